@@ -1,0 +1,148 @@
+"""Which images make which optimiser step, on which process, and the loader that brings them.
+
+A run is one stream of images: the epochs' shuffled orders one after another, cut into full batches. The last
+batch is filled from the order of the next epoch, so no step is ever partial and no image is left out; with fewer
+images than the batch holds, a step still happens. Which images a step sees depends on (seed, step) alone.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lutbench.data.images import ImageSet, load_or_next
+from lutbench.errors import UserError
+from lutbench.randomness import Draw, generator, seeded
+
+Key = tuple[int, int]
+"""(epoch, image index): names one look at one image, and seeds all that is random about it."""
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
+    return generator(Draw.ORDER, seed, epoch).permutation(images)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a stream of images becomes optimiser steps.
+
+    A step's batch is cut into ``passes`` accumulated passes of ``micro_batch`` images, each spread over the
+    processes. Images 2k and 2k + 1 of a batch stay on one process and in one pass, first and last, second and last
+    but one ... of what that process gets, so that a flip of it (timm's Mixup) pairs the same images however the
+    batch is cut.
+
+    Raises:
+        UserError: if a pass does not divide over the processes.
+    """
+
+    images: int
+    epochs: int
+    batch: int
+    micro_batch: int
+    seed: int
+    rank: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.micro_batch % self.processes:
+            raise UserError(
+                f"micro_batch = {self.micro_batch} images per pass do not divide over {self.processes} processes: "
+                f"set batch and micro_batch to multiples of {self.processes}, or start another number of processes."
+            )
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in the run: ceil(epochs * images / batch)."""
+        return -(-self.epochs * self.images // self.batch)
+
+    @property
+    def passes(self) -> int:
+        """Accumulated passes per optimiser step."""
+        return self.batch // self.micro_batch
+
+    def steps_in(self, epochs: float) -> int:
+        """Optimiser steps that ``epochs`` take, rounded; for the warm-up."""
+        return round(epochs * self.images / self.batch)
+
+    def batch_keys(self, step: int) -> list[Key]:
+        """The whole batch of a step, in order."""
+        keys = []
+        for position in range(step * self.batch, (step + 1) * self.batch):
+            epoch, place = divmod(position, self.images)
+            keys.append((epoch, int(_epoch_order(self.images, self.seed, epoch)[place])))
+        return keys
+
+    def rows(self, accumulated: int) -> list[int]:
+        """This process's places in the batch in the given pass."""
+        share = self.micro_batch // self.processes
+        first = accumulated * self.micro_batch + self.rank * share
+        rows = list(range(first, first + share))
+        return rows[0::2] + rows[1::2][::-1]
+
+
+class _FromStep(Sampler[list[Key]]):
+    """This process's passes, from step ``start`` to the end of the run."""
+
+    def __init__(self, schedule: Schedule, start: int) -> None:
+        self.schedule = schedule
+        self.start = start
+
+    def __len__(self) -> int:
+        return max(0, self.schedule.steps - self.start) * self.schedule.passes
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in range(self.start, self.schedule.steps):
+            keys = self.schedule.batch_keys(step)
+            for accumulated in range(self.schedule.passes):
+                yield [keys[row] for row in self.schedule.rows(accumulated)]
+
+
+class _Looks(Dataset[dict[str, Tensor]]):
+    """One look at one image: decoded and transformed under its own key."""
+
+    def __init__(self, images: ImageSet, transform: Callable[[Image], dict[str, Tensor]], seed: int) -> None:
+        self.images = images
+        self.transform = transform
+        self.seed = seed
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        epoch, index = key
+        image, used, skipped = load_or_next(self.images, index)
+        with seeded(Draw.IMAGE, self.seed, epoch, index):
+            sample = self.transform(image)
+        sample["index"] = torch.tensor(used)
+        sample["skipped"] = torch.tensor(skipped)
+        if self.images.labels is not None:
+            sample["label"] = torch.tensor(int(self.images.labels[used]))
+        return sample
+
+
+def stream(
+    images: ImageSet,
+    transform: Callable[[Image], dict[str, Tensor]],
+    schedule: Schedule,
+    start: int = 0,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[dict[str, Tensor]]:
+    """This process's passes from step ``start`` on, ``schedule.passes`` for every optimiser step.
+
+    Every batch is a dict of stacked tensors: what ``transform`` returns, and ``index`` (B,) into ``images``,
+    ``skipped`` (B,) how many undecodable images were passed over, and ``label`` (B,) where there are labels.
+    """
+    options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
+    loader: DataLoader[dict[str, Tensor]] = DataLoader(
+        _Looks(images, transform, schedule.seed),
+        batch_sampler=_FromStep(schedule, start),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        **options,
+    )
+    return iter(loader)

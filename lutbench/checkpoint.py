@@ -1,0 +1,136 @@
+"""Checkpoints: every tensor in one safetensors file, and a JSON that describes and seals it by hash. No pickles.
+
+A checkpoint is a folder, written beside and renamed, so that it is whole or not there. The newest good one wins.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lutbench.errors import UserError
+from lutbench.files import NotJsonError, read_json, whole_folder, write_json
+from lutbench.weights import sha256_of
+
+KEEP = 2
+"""How many checkpoints stay: the newest, and one to fall back on."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on after ``step`` optimiser steps."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    """Of all modules under ``MODULE.`` and their own names, and of the optimiser under ``optimizer.PARAMETER.``."""
+    param_groups: list[dict[str, Any]]
+    """Of the optimiser."""
+    facts: dict[str, Any]
+    """Plain values that the loop keeps: what is needed to go on, and nothing that the step determines."""
+
+    def restore(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+        """Load everything back, strictly."""
+        for name, module in modules.items():
+            module.load_state_dict(self._under(name))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in self._under("optimizer").items():
+            parameter, entry = key.split(".", 1)
+            state.setdefault(int(parameter), {})[entry] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": self.param_groups})
+
+    def _under(self, name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
+
+
+def save_checkpoint(
+    folder: Path,
+    identity: str,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    facts: Mapping[str, Any],
+) -> None:
+    """Save under ``folder`` as ``step-NNNNNNNN`` and remove all but the last few.
+
+    Raises:
+        UserError: on a full disk; earlier checkpoints are untouched.
+    """
+    path = folder / f"step-{step:08d}"
+    if path.exists():  # written by a run that was killed right after; the bits are the same
+        return
+    tensors = {f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()}
+    saved = optimizer.state_dict()
+    for parameter, entries in saved["state"].items():
+        tensors |= {f"optimizer.{parameter}.{entry}": tensor for entry, tensor in entries.items()}
+    with whole_folder(path) as partial:
+        save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, partial / "tensors.safetensors")
+        write_json(
+            partial / "checkpoint.json",
+            {
+                "identity": identity,
+                "step": step,
+                "sha256": sha256_of(partial / "tensors.safetensors"),
+                "param_groups": saved["param_groups"],
+                "facts": dict(facts),
+            },
+        )
+    for old in _paths(folder)[KEEP:]:
+        shutil.rmtree(old)
+
+
+def newest_checkpoint(folder: Path, identity: str) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, and a line about each newer one that is damaged.
+
+    Raises:
+        UserError: if a checkpoint belongs to another recipe, or if there are checkpoints and all are damaged.
+    """
+    damage = []
+    for path in _paths(folder):
+        try:
+            return _read(path, identity), damage
+        except _DamagedError as error:
+            damage.append(f"{path.name} is damaged ({error}) and is passed over")
+    if damage:
+        raise UserError(
+            f"No checkpoint in {folder} is whole: {'; '.join(damage)}. Restore one from a copy, "
+            "or remove the folder to start the run from the beginning."
+        )
+    return None, damage
+
+
+def newest_step(folder: Path) -> int | None:
+    """The step of the newest checkpoint, by its name alone."""
+    paths = _paths(folder)
+    return int(paths[0].name.removeprefix("step-")) if paths else None
+
+
+class _DamagedError(Exception):
+    pass
+
+
+def _paths(folder: Path) -> list[Path]:
+    """Newest first."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _read(path: Path, identity: str) -> Checkpoint:
+    try:
+        seal = read_json(path / "checkpoint.json")
+        if seal["identity"] != identity:
+            raise UserError(
+                f"{path} belongs to another recipe: expected identity {identity[:12]}, found {seal['identity'][:12]}. "
+                "Move it away, or run the recipe that it belongs to."
+            )
+        found = sha256_of(path / "tensors.safetensors")
+        if found != seal["sha256"]:
+            raise _DamagedError(f"expected sha256 {seal['sha256'][:12]}, found {found[:12]}")
+        tensors = load_file(path / "tensors.safetensors")
+        return Checkpoint(int(seal["step"]), tensors, seal["param_groups"], seal["facts"])
+    except (OSError, NotJsonError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _DamagedError(str(error)) from error

@@ -1,0 +1,97 @@
+"""Files that are either whole or not there."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lutbench.errors import UserError
+
+
+class NotJsonError(UserError):
+    """A file that should hold JSON and does not."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write to the path given inside the block; it becomes ``path`` when the block ends without an error.
+
+    Raises:
+        UserError: on a full disk; what stood at ``path`` before is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with _disk_full_explained(path):
+            yield partial
+            _sync(partial)
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Fill the folder given inside the block; it becomes ``path`` when the block ends without an error.
+
+    Raises:
+        UserError: on a full disk; nothing is left at ``path``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        with _disk_full_explained(path):
+            yield partial
+            for file in partial.rglob("*"):
+                _sync(file)
+            _sync(partial)
+            partial.rename(path)
+            _sync(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        NotJsonError: if it is not one.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise NotJsonError(f"{path}: expected JSON, found {error}. Remove the file, or restore it from a copy.") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_full_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # safetensors reports a full disk as an error of its own
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left" in str(error) or "os error 28" in str(error):
+            raise UserError(
+                f"The disk is full: {path} could not be saved. What was saved before is whole. "
+                "Free some space and give the same command again."
+            ) from error
+        raise

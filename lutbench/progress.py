@@ -1,0 +1,58 @@
+"""What a person sees while something runs: a bar on a terminal, a line now and then elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(highlight=False, soft_wrap=True)
+"""Where everything that the suite says is printed."""
+
+LINE_EVERY = 10.0
+"""Seconds between lines where there is no terminal."""
+
+
+class Bar:
+    """Progress through ``total`` steps, with the time left. ``shown`` is False on all processes but the first."""
+
+    def __init__(self, title: str, total: int, done: int = 0, shown: bool = True) -> None:
+        self.title = title
+        self.total = total
+        self.done = self.first = done
+        self.started = self.printed = time.monotonic()
+        self.shown = shown and not console.is_terminal
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (shown and console.is_terminal),
+        )
+        self.task = self.bar.add_task(title, total=total, completed=done, text="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def update(self, done: int, text: str = "") -> None:
+        """Say that ``done`` steps of the total are done; ``text`` tells how it goes."""
+        self.done = done
+        self.bar.update(self.task, completed=done, text=text)
+        now = time.monotonic()
+        finished = done >= self.total
+        if self.shown and (now - self.printed >= LINE_EVERY or (finished and now - self.started > 2)):
+            self.printed = now
+            left = (now - self.started) / max(1, done - self.first) * (self.total - done)
+            when = f"{now - self.started:.0f} s" if finished else f"{left:.0f} s left"
+            console.print("  ".join(part for part in (self.title, f"{done}/{self.total}", text, when) if part))

@@ -1,0 +1,58 @@
+"""All randomness comes from a key, never from a state that was left behind.
+
+What is random about one image is drawn under the key (seed, epoch, image index), what is random about one
+optimiser step under (seed, step). Results therefore do not depend on the number of workers, processes or
+interruptions, and a checkpoint holds no generator state.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Draw(IntEnum):
+    """What a key is for, so that equal numbers used for two purposes give unrelated draws."""
+
+    WEIGHTS = 1
+    """Initial weights: (WEIGHTS, seed, part)."""
+    ORDER = 2
+    """The order of the images in one epoch: (ORDER, seed, epoch)."""
+    IMAGE = 3
+    """Crop, flip, colour and mask noise of one image: (IMAGE, seed, epoch, index)."""
+    STEP = 4
+    """Mixup and drop path of one optimiser step: (STEP, seed, step, ...)."""
+    BUILD = 5
+    """Data sets that the suite builds itself: (BUILD, set, ...)."""
+
+
+def generator(*key: int) -> np.random.Generator:
+    """A NumPy generator that depends on ``key`` alone."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's global generators from ``key``, and put them back afterwards.
+
+    Library transforms (torchvision, timm) draw from the global generators; inside this block what they draw
+    depends on ``key`` alone. CUDA generators are seeded only if CUDA is in use in this process, and are not
+    put back (nothing here draws from them outside such a block).
+    """
+    state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    words = np.random.SeedSequence(key).generate_state(4)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch_seed = int(words[2]) << 32 | int(words[3])
+    torch.default_generator.manual_seed(torch_seed)
+    if torch.cuda.is_initialized() and not torch.utils.data.get_worker_info():
+        torch.cuda.manual_seed_all(torch_seed)
+    try:
+        yield
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+        torch.random.set_rng_state(state[2])

@@ -1,0 +1,134 @@
+"""Settings of the classification tasks. Defaults are the ViT-B recipes of LUT (fine-tuning) and MAE (linear probe)."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, Runtime
+from lutbench.recipes.pretrain import check_micro_batch, check_schedule
+
+
+class EncoderSource(Recipe):
+    """Where the weights of an encoder come from: a pre-training run, timm, a checkpoint, or nowhere."""
+
+    architecture: EncoderRecipe
+    kind: Literal["run", "timm", "checkpoint", "scratch"]
+    path: Annotated[str, Runtime] = ""
+    """Of a checkpoint: a MAE-style ``.pth`` or a ``.safetensors``; its hash is part of the identity."""
+
+
+class ClassificationRecipe(Recipe):
+    """What every classification task has."""
+
+    data: DataRecipe
+    encoder: EncoderSource
+    image_size: PositiveInt | None = None
+    """Side of the input in pixels; the encoder's own if not given. Position embeddings are resized."""
+    eval_crop: float = Field(224 / 256, gt=0, le=1)
+    """Evaluation resizes the short side to image_size / eval_crop and crops the centre (release: 256, 224)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto``: bf16 where the GPU has it, else float32."""
+    eval_batch: Annotated[PositiveInt, Runtime] = 256
+    workers: Annotated[NonNegativeInt, Runtime] = 2
+    log_every: Annotated[PositiveInt, Runtime] = 20
+
+    @property
+    def side(self) -> int:
+        """Side of the input in pixels."""
+        return self.image_size or self.encoder.architecture.image_size
+
+
+class FinetuneRecipe(ClassificationRecipe):
+    """End-to-end fine-tuning (release's FINETUNE document for ViT-B; equals MAE, table 9)."""
+
+    kind: Literal["finetune"] = "finetune"
+    epochs: PositiveInt = 100
+    warmup_epochs: NonNegativeInt = 5
+    batch: PositiveInt = 1024
+    micro_batch: Annotated[PositiveInt | None, Runtime] = None
+    """Images per pass over all processes; the whole batch if not given. Nothing here mixes the images of a pass."""
+    base_lr: PositiveFloat = 1e-3
+    lr_rule: Literal["sqrt", "linear"] = "sqrt"
+    """``sqrt``: lr = base_lr * sqrt(batch) / 8 (the release). ``linear``: base_lr * batch / 256 (MAE). Equal at 1024."""
+    min_lr: NonNegativeFloat = 1e-6
+    layer_decay: float = Field(0.75, gt=0, le=1)
+    """A block at depth d of D learns at layer_decay^(D + 1 - d) of the rate."""
+    weight_decay: NonNegativeFloat = 0.05
+    betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2)
+    drop_path: float = Field(0.1, ge=0, lt=1)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    mixup: NonNegativeFloat = 0.8
+    cutmix: NonNegativeFloat = 1.0
+    rand_augment: str = "rand-m9-mstd0.5-inc1"
+    """timm's name of the policy; empty for none."""
+    erasing: float = Field(0.25, ge=0, le=1)
+    """Probability of random erasing with per-pixel noise."""
+    crop_scale: list[float] = Field([0.08, 1.0], min_length=2, max_length=2)
+    """Area of the random resized crop (MAE's and timm's default)."""
+    flip: float = Field(0.5, ge=0, le=1)
+    head_std: PositiveFloat = 2e-5
+    """Standard deviation of the classifier's initial weights, normal, truncated."""
+    eval_every: Annotated[PositiveInt | None, Runtime] = None
+    """Epochs between evaluations on the way, for the curve; only at the end if not given."""
+    save_every: Annotated[PositiveInt, Runtime] = 500
+    """Optimiser steps between checkpoints."""
+    compile: Annotated[bool, Runtime] = False
+
+    @property
+    def lr(self) -> float:
+        """The highest learning rate of the schedule, before layer decay."""
+        scale = self.batch / 256 if self.lr_rule == "linear" else self.batch**0.5 / 8
+        return self.base_lr * scale
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_schedule(self.epochs, self.warmup_epochs)
+        check_micro_batch(self.batch, self.micro_batch)
+        if (self.mixup > 0 or self.cutmix > 0) and self.batch % 2:
+            raise ValueError(f"batch = {self.batch} is odd, and mixup pairs images: make it even, or set mixup and cutmix to 0")
+        return self
+
+
+class LinearRecipe(ClassificationRecipe):
+    """Linear probe (MAE, table 10): LARS on one linear layer behind a BatchNorm without affine parameters."""
+
+    kind: Literal["linear"] = "linear"
+    epochs: PositiveInt = 90
+    warmup_epochs: NonNegativeInt = 10
+    batch: PositiveInt = 16384
+    base_lr: PositiveFloat = 0.1
+    """lr = base_lr * batch / 256 (MAE's rule)."""
+    weight_decay: NonNegativeFloat = 0.0
+    momentum: float = Field(0.9, ge=0, lt=1)
+    pool: Literal["class", "mean"] = "class"
+    """The class token (MAE), or the mean of the patch tokens."""
+    fresh_crops: bool = True
+    """A random resized crop and flip of every image in every epoch (MAE). False: the centre crop, so that features
+    are encoded once; far cheaper, and a little worse (our choice for small suites)."""
+    crop_scale: list[float] = Field([0.08, 1.0], min_length=2, max_length=2)
+
+    @property
+    def lr(self) -> float:
+        """The highest learning rate of the schedule."""
+        return self.base_lr * self.batch / 256
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_schedule(self.epochs, self.warmup_epochs)
+        return self
+
+
+class KnnRecipe(ClassificationRecipe):
+    """Weighted k-nearest-neighbour vote on frozen features (Wu et al. 2018, as DINO evaluates)."""
+
+    kind: Literal["knn"] = "knn"
+    neighbours: PositiveInt = 20
+    temperature: PositiveFloat = 0.07
+    pool: Literal["class", "mean"] = "mean"
+    """The mean of the patch tokens, or the class token. Our choice: LUT trains the mean."""
+
+
+TaskRecipe = FinetuneRecipe | LinearRecipe | KnnRecipe
+
+TASKS: dict[str, type[Any]] = {"finetune": FinetuneRecipe, "linear": LinearRecipe, "knn": KnnRecipe}
+"""The recipe of every kind of downstream task."""

@@ -1,0 +1,139 @@
+"""Settings of pre-training. The defaults are the paper's LUT; MAE and the controls change a few fields."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, Runtime
+
+
+class PretrainRecipe(Recipe):
+    """One pre-training run. "Paper" is arXiv 2310.13593 with its release's documents; "MAE" is arXiv 2111.06377."""
+
+    data: DataRecipe
+    encoder: EncoderRecipe = EncoderRecipe()
+
+    # Views
+    crop: Literal["simple", "random"] = "simple"
+    """``simple``: short side resized, random crop with 4 px of reflected padding (paper). ``random``: random
+    resized crop of 20 to 100 % of the area (MAE)."""
+    crop_padding: NonNegativeInt = 4
+    """Pixels of reflected padding of the simple crop (paper)."""
+    photometric: bool = True
+    """Colour jitter and one of grayscale, solarize and blur on view 2 (paper)."""
+
+    # Masked image modelling
+    mask_ratio: float = Field(0.75, gt=0, lt=1)
+    """Share of the patches that the encoder does not see (MAE, section 3)."""
+    decoder_width: PositiveInt = 512
+    decoder_depth: PositiveInt = 8
+    decoder_heads: PositiveInt = 16
+    """The decoder of every model size (MAE, table 1)."""
+    normalise_target: bool = True
+    """Pixels are normalised per patch before the loss (MAE, section 4.1)."""
+
+    # Broader context: the loss on unmasked tokens
+    context_weight: NonNegativeFloat = 0.25
+    """Weight of the context loss (paper). 0 leaves the second view, the heads and the teacher out: MAE."""
+    context_loss: Literal["cosine", "l2", "smooth_l1"] = "cosine"
+    """2 - 2 cos (paper); mean squared or smooth-L1 distance of the raw outputs (controls, our choice of form)."""
+    context_target: Literal["pooled", "class"] = "pooled"
+    """What the heads read: the mean of the patch tokens (paper) or the class token (control, our choice)."""
+    both_directions: bool = True
+    """Each sparse view against the teacher's other view (the release's code). False: only sparse view 1
+    against whole view 2 (the paper's figure)."""
+    teacher_view: Literal["whole", "masked"] = "whole"
+    """The teacher sees every patch (paper), or only those that the student sees in that view (control)."""
+    momentum: float = Field(0.996, ge=0, le=1)
+    """Teacher momentum at the start, raised to 1 by a half cosine (paper)."""
+    head_depth: int = Field(2, ge=1)
+    """Linear layers in projector and predictor (paper)."""
+    head_width: PositiveInt = 4096
+    """Width between those layers (paper)."""
+    head_norm: Literal["batch", "layer", "none"] = "batch"
+    """Normalisation between those layers (paper: batch, synchronised over processes)."""
+
+    # Optimisation
+    epochs: PositiveInt = 1600
+    warmup_epochs: NonNegativeInt = 40
+    """Paper. Warm-up is linear from 0; then a half cosine to ``min_lr``, per step."""
+    batch: PositiveInt = 4096
+    """Images per optimiser step, over all processes and accumulated passes (paper: 8 x 128 x 4)."""
+    micro_batch: PositiveInt | None = None
+    """Images per pass over all processes; the whole batch if not given. BatchNorm in the heads sees this many
+    images, so it affects results wherever they are batch-normalised (paper: 8 x 128 = 1024)."""
+    base_lr: PositiveFloat = 1.5e-4
+    lr_rule: Literal["sqrt", "linear"] = "sqrt"
+    """``sqrt``: lr = base_lr * sqrt(batch) / 4 (the release). ``linear``: base_lr * batch / 256 (MAE). Equal at 4096."""
+    min_lr: NonNegativeFloat = 0.0
+    """Paper."""
+    weight_decay: NonNegativeFloat = 0.05
+    """On parameters with more than one dimension that are not biases (paper)."""
+    betas: list[float] = Field([0.9, 0.95], min_length=2, max_length=2)
+    """Of AdamW (paper)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto``: bf16 where the GPU has it, else float32. Losses and targets are float32 always (our choice)."""
+
+    # Runtime: nothing below affects results
+    workers: Annotated[NonNegativeInt, Runtime] = 2
+    """Loader processes per training process."""
+    save_every: Annotated[PositiveInt, Runtime] = 500
+    """Optimiser steps between checkpoints."""
+    log_every: Annotated[PositiveInt, Runtime] = 20
+    """Optimiser steps between readings of the losses."""
+    compile: Annotated[bool, Runtime] = False
+    """Compile the student and the teacher (torch.compile)."""
+
+    @property
+    def has_context(self) -> bool:
+        """Whether the second loss, and with it view 2, heads and teacher, is there at all."""
+        return self.context_weight > 0
+
+    @property
+    def lr(self) -> float:
+        """The highest learning rate of the schedule."""
+        scale = self.batch / 256 if self.lr_rule == "linear" else self.batch**0.5 / 4
+        return self.base_lr * scale
+
+    def affecting_results(self) -> dict[str, Any]:
+        fields = super().affecting_results()
+        if not self.has_context:  # then weight 0 of LUT and MAE with LUT's crop are one and the same run
+            for name in _CONTEXT_FIELDS:
+                del fields[name]
+        if not (self.has_context and self.head_norm == "batch"):
+            del fields["micro_batch"]  # only a batch norm mixes the images of one pass
+        return fields
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_schedule(self.epochs, self.warmup_epochs)
+        check_micro_batch(self.batch, self.micro_batch)
+        return self
+
+
+def check_schedule(epochs: int, warmup_epochs: int) -> None:
+    """Raises ValueError if the warm-up is longer than the run."""
+    if warmup_epochs >= epochs:
+        raise ValueError(
+            f"warmup_epochs = {warmup_epochs} leaves nothing of epochs = {epochs}: make the warm-up shorter or the run longer"
+        )
+
+
+def check_micro_batch(batch: int, micro_batch: int | None) -> None:
+    """Raises ValueError if ``batch`` is not a whole number of passes."""
+    if micro_batch is not None and batch % micro_batch:
+        raise ValueError(f"batch = {batch} is not a multiple of micro_batch = {micro_batch}")
+
+
+_CONTEXT_FIELDS = (
+    "photometric",
+    "context_loss",
+    "context_target",
+    "both_directions",
+    "teacher_view",
+    "momentum",
+    "head_depth",
+    "head_width",
+    "head_norm",
+)
+"""Fields that act through the second view, the heads or the teacher only."""

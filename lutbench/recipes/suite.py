@@ -1,0 +1,255 @@
+"""A suite file: the data sets, pre-training runs, methods and tasks of one experiment, and the runs they make.
+
+One TOML file holds everything that a reader needs to know what is run::
+
+    [data.NAME]        an image set                     [encoder.NAME]     an architecture
+    [pretrain.NAME]    a pre-training run               [method.NAME]      an encoder's origin: a row of the tables
+    [downstream.NAME]  a task: a column of the tables   [defaults.pretrain] and [defaults.TASK-KIND]
+
+``data = "NAME"`` and ``encoder = "NAME"`` refer to those tables. Every task is run for every method (or those it
+lists), for every seed.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, model_validator
+
+from lutbench.errors import UserError, listed, nearest
+from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, read_recipe
+from lutbench.recipes.downstream import TASKS
+from lutbench.recipes.pretrain import PretrainRecipe
+
+SUITES = Path(__file__).parents[2] / "suites"
+"""Where ``lutbench run tiny`` finds ``tiny.toml``."""
+
+
+class MethodRecipe(Recipe):
+    """A row of the tables: where its encoder comes from. Exactly one of the first four fields is given."""
+
+    pretrain: str | None = None
+    """A pre-training run of this suite."""
+    timm: bool = False
+    """timm's own pre-trained weights for ``encoder``."""
+    checkpoint: str | None = None
+    """A file with an encoder's weights: a MAE-style ``.pth`` or a ``.safetensors``."""
+    scratch: bool = False
+    """No weights: trained from random initial ones on the task itself."""
+    encoder: str | None = None
+    """The architecture, one of [encoder.NAME]; a pre-training run brings its own."""
+    label: str = ""
+    """How tables name the method; its name in the suite file if empty."""
+    published: str = ""
+    """The method's name in results/published.toml, for the published value beside the measured one."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        given = [n for n in ("pretrain", "timm", "checkpoint", "scratch") if getattr(self, n)]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of pretrain, timm, checkpoint and scratch, not {', '.join(given) or 'none'}")
+        if (self.encoder is None) != (given == ["pretrain"]):
+            raise ValueError("encoder names the architecture of timm, checkpoint and scratch; pretrain brings its own")
+        return self
+
+
+class TaskTable(Recipe):
+    """A column of the tables. The other keys of its table are those of the task's recipe."""
+
+    kind: str
+    """One of the task kinds: finetune, linear, knn."""
+    title: str = ""
+    """Heading of the column; the task's name in the suite file if empty."""
+    methods: list[str] | None = None
+    """The methods it is run for; all if not given."""
+    published: str = ""
+    """The task's name in results/published.toml."""
+
+
+class Suite(Recipe):
+    """A suite file as read; recipes are checked when :func:`load_suite` expands it into runs."""
+
+    title: str
+    about: str
+    """What it shows, on what machine, how long it takes and what to expect."""
+    kind: Literal["pipeline", "evidence"]
+    """``pipeline``: its tables say that they show that the pipeline works, and nothing about the method."""
+    seeds: list[NonNegativeInt] = Field([0], min_length=1)
+    compare: list[list[str]] = []
+    """Pairs of methods to compare on the same images, as [first, second]."""
+    data: dict[str, DataRecipe]
+    encoder: dict[str, EncoderRecipe]
+    method: dict[str, MethodRecipe]
+    task: dict[str, TaskTable]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a suite, before anything of it exists on disk."""
+
+    suite: str
+    stage: str
+    task: str
+    """The pre-training run's or the downstream task's name in the suite file."""
+    method: str
+    """The row it belongs to; empty for pre-training runs."""
+    seed: int
+    recipe: Recipe = field(repr=False)
+    needs: str | None = None
+    """Name of the run whose encoder it starts from."""
+
+    @property
+    def name(self) -> str:
+        """``pretrain/lut/seed0`` or ``downstream/photos-finetune/lut/seed0``: unique within the suite."""
+        return "/".join(part for part in (self.stage, self.task, self.method, f"seed{self.seed}") if part)
+
+
+@dataclass(frozen=True)
+class LoadedSuite:
+    """A checked suite and the runs it consists of, each after the one it needs."""
+
+    name: str
+    suite: Suite
+    runs: tuple[PlannedRun, ...]
+
+    def chosen(self, stage: str | None = None, only: Sequence[str] = ()) -> list[PlannedRun]:
+        """The runs of a stage whose name, or a part of it between slashes, matches one of the patterns.
+
+        Raises:
+            UserError: if a pattern matches nothing.
+        """
+        runs = [run for run in self.runs if stage in (None, run.stage)]
+        for pattern in only:
+            if not any(_matches(run, pattern) for run in runs):
+                known = sorted({part for run in runs for part in run.name.split("/")})
+                raise UserError(f"--only {pattern}: no run of suite {self.name} has that name.{nearest(pattern, known)} Known: {', '.join(known)}.")
+        return [run for run in runs if not only or any(_matches(run, pattern) for pattern in only)]
+
+
+def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedSuite:
+    """Read ``suites/NAME.toml`` or the file given, apply ``PATH=VALUE`` overrides and check every recipe.
+
+    Raises:
+        UserError: for a missing or malformed file, and for every setting that is unknown, mistyped, out of range
+            or contradictory, before anything is run.
+    """
+    path = Path(name_or_path) if name_or_path.endswith(".toml") else SUITES / f"{name_or_path}.toml"
+    if not path.is_file():
+        known = sorted(p.stem for p in SUITES.glob("*.toml"))
+        raise UserError(f"There is no suite {name_or_path!r}.{nearest(name_or_path, known)} Suites here: {', '.join(known)}; or give the path of a .toml file.")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a TOML file: {error}.") from error
+    for override in overrides:
+        _override(tables, override)
+    return _expand(path.stem, tables)
+
+
+def _expand(name: str, tables: dict[str, Any]) -> LoadedSuite:
+    defaults = tables.pop("defaults", {})
+    pretrain = tables.pop("pretrain", {})
+    downstream = tables.pop("downstream", {})
+    for key in set(defaults) - {"pretrain", *TASKS}:
+        raise UserError(f"defaults.{key}: no such stage or task.{nearest(key, ['pretrain', *TASKS])}")
+    tables.setdefault("data", {})
+    tables.setdefault("encoder", {})
+    tables.setdefault("method", {})
+    tables["task"] = {
+        task: {key: settings[key] for key in TaskTable.model_fields if key in settings}
+        for task, settings in downstream.items()
+    }
+    suite = read_recipe(Suite, tables, "")
+    runs = [*_pretrain_runs(name, suite, pretrain, defaults), *_downstream_runs(name, suite, pretrain, downstream, defaults)]
+    for pair in suite.compare:
+        if len(pair) != 2 or not set(pair) <= set(suite.method):
+            raise UserError(f"compare: expected pairs of methods such as ['lut', 'mae'], found {pair}. Methods: {', '.join(suite.method)}.")
+    return LoadedSuite(name, suite, tuple(runs))
+
+
+def _pretrain_runs(name: str, suite: Suite, pretrain: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[PlannedRun]:
+    runs = []
+    for task, settings in pretrain.items():
+        where = f"pretrain.{task}"
+        merged = {**defaults.get("pretrain", {}), **settings}
+        merged = _resolve(merged, "data", suite.data, where)
+        merged = _resolve(merged, "encoder", suite.encoder, where)
+        recipe = read_recipe(PretrainRecipe, merged, where)
+        runs += [PlannedRun(name, "pretrain", task, "", seed, recipe) for seed in suite.seeds]
+    return runs
+
+
+def _downstream_runs(
+    name: str, suite: Suite, pretrain: Mapping[str, Any], downstream: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> list[PlannedRun]:
+    runs = []
+    for task, settings in downstream.items():
+        where = f"downstream.{task}"
+        table = suite.task[task]
+        if table.kind not in TASKS:
+            raise UserError(f"{where}.kind: no such task {table.kind!r}.{nearest(table.kind, TASKS)} Known: {', '.join(TASKS)}.")
+        own = {key: value for key, value in settings.items() if key == "kind" or key not in TaskTable.model_fields}
+        merged = _resolve({**defaults.get(table.kind, {}), **own}, "data", suite.data, where)
+        for method in table.methods if table.methods is not None else suite.method:
+            if method not in suite.method:
+                raise UserError(f"{where}.methods: no such method {method!r}.{nearest(method, suite.method)}")
+            source, needed = _encoder_source(suite, method, pretrain, defaults)
+            recipe = read_recipe(TASKS[table.kind], {**merged, "encoder": source}, where)
+            runs += [
+                PlannedRun(name, "downstream", task, method, seed, recipe, f"pretrain/{needed}/seed{seed}" if needed else None)
+                for seed in suite.seeds
+            ]
+    return runs
+
+
+def _encoder_source(
+    suite: Suite, method: str, pretrain: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], str | None]:
+    """The ``encoder`` of a downstream recipe, and the pre-training run it waits for."""
+    row = suite.method[method]
+    if row.pretrain is None:
+        kind = "timm" if row.timm else "checkpoint" if row.checkpoint else "scratch"
+        named = _resolve({"encoder": row.encoder}, "encoder", suite.encoder, f"method.{method}")
+        return {"architecture": named["encoder"], "kind": kind, "path": row.checkpoint or ""}, None
+    if row.pretrain not in pretrain:
+        raise UserError(f"method.{method}.pretrain: no such run {row.pretrain!r}.{nearest(row.pretrain, pretrain)} Known: {', '.join(pretrain)}.")
+    settings = {**defaults.get("pretrain", {}), **pretrain[row.pretrain]}
+    named = _resolve({"encoder": {}, **settings}, "encoder", suite.encoder, f"pretrain.{row.pretrain}")
+    return {"architecture": named["encoder"], "kind": "run"}, row.pretrain
+
+
+def _resolve(settings: Mapping[str, Any], key: str, known: Mapping[str, Recipe], where: str) -> dict[str, Any]:
+    """``settings`` with the name under ``key`` replaced by what it names."""
+    name = settings.get(key)
+    if not isinstance(name, str):
+        return dict(settings)
+    if name not in known:
+        raise UserError(f"{where}.{key}: there is no [{key}.{name}] in the suite file.{nearest(name, known)} Known: {listed(known, 20) or 'none'}.")
+    return {**settings, key: {**known[name].model_dump(), "label": known[name].label or name}}  # type: ignore[attr-defined]
+
+
+def _override(tables: dict[str, Any], assignment: str) -> None:
+    """Apply one ``--set PATH=VALUE``; the value is read as TOML, and as plain text if it is not TOML."""
+    path, equals, text = assignment.partition("=")
+    parts = path.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"--set {assignment}: expected PATH=VALUE, such as pretrain.lut.epochs=20.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = tables
+    for depth, part in enumerate(parts[:-1]):
+        inner = table.setdefault(part, {}) if parts[0] == "defaults" else table.get(part)
+        if not isinstance(inner, dict):
+            known = ", ".join(k for k, v in table.items() if isinstance(v, dict))
+            raise UserError(f"--set {assignment}: the suite has no table {'.'.join(parts[: depth + 1])}.{nearest(part, table)} Tables there: {known or 'none'}.")
+        table = inner
+    table[parts[-1]] = value
+
+
+def _matches(run: PlannedRun, pattern: str) -> bool:
+    return any(fnmatch(part, pattern) for part in (run.name, *run.name.split("/")))

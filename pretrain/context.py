@@ -1,0 +1,82 @@
+"""The broader-context loss: what a sparse view encodes must agree with the whole other view (paper, section 3)."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lutbench.recipes import PretrainRecipe
+from pretrain.batchnorm import SyncBatchNorm1d
+
+
+class Targets(NamedTuple):
+    """The teacher's outputs, (B, D) each; view 1's is missing where nothing is compared with it."""
+
+    view1: Tensor | None
+    view2: Tensor
+
+
+@dataclass(frozen=True)
+class ContextLoss:
+    """The second loss and its controls; the defaults are the paper's."""
+
+    weight: float = 0.25
+    distance: Literal["cosine", "l2", "smooth_l1"] = "cosine"
+    target: Literal["pooled", "class"] = "pooled"
+    both_directions: bool = True
+    masked_teacher: bool = False
+
+    @classmethod
+    def from_recipe(cls, recipe: PretrainRecipe) -> "ContextLoss | None":
+        """The loss that a recipe asks for; None where its weight is 0."""
+        if not recipe.has_context:
+            return None
+        return cls(
+            weight=recipe.context_weight,
+            distance=recipe.context_loss,
+            target=recipe.context_target,
+            both_directions=recipe.both_directions,
+            masked_teacher=recipe.teacher_view == "masked",
+        )
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """What the heads read (B, D) of ``tokens`` (B, 1 + K, D): the patches' mean, or the class token."""
+        return tokens[:, 1:].mean(dim=1) if self.target == "pooled" else tokens[:, 0]
+
+    def __call__(self, student1: Tensor, student2: Tensor | None, targets: Targets) -> Tensor:
+        """Mean distance, 0-d, of the student's outputs (B, D) to the teacher's other view.
+
+        With view 2 of the student, the mean of both directions (release); else only sparse view 1 against view 2.
+        """
+        forth = self._distance(student1, targets.view2)
+        if student2 is None:
+            return forth
+        assert targets.view1 is not None, "the teacher was not asked for view 1"
+        return (forth + self._distance(student2, targets.view1)) / 2
+
+    def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.distance == "cosine":
+            return (2 - 2 * F.cosine_similarity(student, teacher, dim=1)).mean()
+        if self.distance == "l2":
+            return F.mse_loss(student, teacher)
+        return F.smooth_l1_loss(student, teacher)
+
+
+def head(width: int, hidden: int, depth: int, norm: Literal["batch", "layer", "none"]) -> nn.Sequential:
+    """Projector or predictor, (B, width) -> (B, width): ``depth`` linear layers without biases, norm and ReLU between.
+
+    Paper: Linear - BatchNorm - ReLU - Linear. Without a norm, only the ReLU is between (our choice).
+    """
+    widths = [width, *[hidden] * (depth - 1), width]
+    layers: list[nn.Module] = []
+    for index in range(depth):
+        if index and norm != "none":
+            layers.append(SyncBatchNorm1d(hidden) if norm == "batch" else nn.LayerNorm(hidden))
+        if index:
+            layers.append(nn.ReLU(inplace=True))
+        layers.append(nn.Linear(widths[index], widths[index + 1], bias=False))
+    return nn.Sequential(*layers)
+
+

@@ -1,0 +1,49 @@
+"""Which patches the encoder sees: two disjoint random sets per image, from one permutation."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lutbench.errors import UserError
+
+
+class Visible(NamedTuple):
+    """Places of the visible patches in the row-major grid, (B, K) each; no place is in both."""
+
+    view1: Tensor
+    view2: Tensor
+
+
+def visible_count(patches: int, mask_ratio: float, views: int) -> int:
+    """K, the number of visible patches out of ``patches`` in each of ``views`` views (release: rounded down).
+
+    Raises:
+        UserError: if nothing would be visible or nothing masked, or if the views' sets cannot be disjoint.
+    """
+    count = int(patches * (1 - mask_ratio))
+    if not 0 < count < patches:
+        raise UserError(
+            f"mask_ratio = {mask_ratio} leaves {count} of {patches} patches visible: expected at least 1 visible and "
+            "1 masked. Change mask_ratio, or use smaller patches or larger images."
+        )
+    if views * count > patches:
+        raise UserError(
+            f"mask_ratio = {mask_ratio} leaves {count} of {patches} patches visible in each view, so that two views "
+            "cannot see different patches. With a context loss that looks at both views, mask_ratio must be at least 0.5."
+        )
+    return count
+
+
+def visible_patches(noise: Tensor, count: int) -> Visible:
+    """Order the patches of each image by ``noise`` (B, N): view 1 sees the first ``count``, view 2 the next.
+
+    One permutation serves both views, so that what one sparse view shows the other does not (release).
+    """
+    order = noise.argsort(dim=1, stable=True)
+    return Visible(order[:, :count], order[:, count : 2 * count])
+
+
+def take(tokens: Tensor, places: Tensor) -> Tensor:
+    """The tokens (B, K, D) at ``places`` (B, K) out of ``tokens`` (B, N, D)."""
+    return torch.take_along_dim(tokens, places.unsqueeze(-1), dim=1)

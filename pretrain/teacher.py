@@ -1,0 +1,89 @@
+"""The teacher: a slowly moving average of the student's encoder and projector."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.autoencoder import encode
+from pretrain.context import Targets
+from pretrain.masking import visible_patches
+from pretrain.student import Student
+from pretrain.views import Views
+
+
+def momentum_at(start: float, step: int, steps: int) -> float:
+    """The teacher's momentum at optimiser step ``step`` of ``steps``: a half cosine from ``start`` to 1 (release)."""
+    return 1 - (1 - start) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+class Teacher(nn.Module):
+    """Starts as a copy of the student. No gradients, and always in evaluation mode, so that its BatchNorm uses the
+    averaged running statistics. It has no decoder and no predictor, which it would never use.
+    """
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        assert student.context is not None, "a student without the context loss has no teacher"
+        assert student.projector is not None
+        self.context = student.context
+        self.visible = student.visible
+        self.encoder = copy.deepcopy(student.encoder)
+        self.projector = copy.deepcopy(student.projector)
+        self.requires_grad_(False)
+        self.eval()
+        self._pairs: _Pairs | None = None
+
+    @torch.no_grad()
+    def forward(self, views: Views) -> Targets:
+        """The targets of a batch: both views whole, or as sparse as the student's (control), in one encoder batch."""
+        assert views.view2 is not None, "the context loss needs view 2"
+        both = self.context.both_directions
+        images = torch.cat([views.view1, views.view2]) if both else views.view2
+        places = None
+        if self.context.masked_teacher:
+            visible = visible_patches(views.noise, self.visible)
+            places = torch.cat(visible) if both else visible.view2
+        output = self.projector(self.context.pool(encode(self.encoder, images, places))).float()
+        return Targets(*output.chunk(2)) if both else Targets(None, output)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode whatever ``mode`` says."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def update(self, student: Student, momentum: float) -> None:
+        """teacher <- momentum * teacher + (1 - momentum) * student: parameters and floating buffers; others are copied.
+
+        The lists of tensors are made once: after the first update, ``student`` may not move to another device.
+        """
+        if self._pairs is None or self._pairs.student is not student:
+            self._pairs = _Pairs(self, student)
+        self._pairs.update(momentum)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self._pairs = None  # moving to another device makes new tensors
+        return super()._apply(fn, recurse)
+
+
+class _Pairs:
+    """The teacher's tensors and the student's that they follow, in the same order."""
+
+    def __init__(self, teacher: Teacher, student: Student) -> None:
+        self.student = student
+        theirs = {**dict(student.named_parameters()), **dict(student.named_buffers())}
+        pairs = [(own, theirs[name]) for name, own in (*teacher.named_parameters(), *teacher.named_buffers())]
+        averaged = [(own, their) for own, their in pairs if own.is_floating_point()]
+        counted = [(own, their) for own, their in pairs if not own.is_floating_point()]
+        self.averages: list[Tensor] = [own for own, _ in averaged]
+        self.values: list[Tensor] = [their for _, their in averaged]
+        self.counters: list[Tensor] = [own for own, _ in counted]
+        self.counts: list[Tensor] = [their for _, their in counted]
+
+    def update(self, momentum: float) -> None:
+        torch._foreach_lerp_(self.averages, self.values, 1 - momentum)
+        if self.counters:
+            torch._foreach_copy_(self.counters, self.counts)
