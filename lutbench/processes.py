@@ -1,11 +1,12 @@
 """One process or many: device, precision and the process group, through accelerate."""
 
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 
 @lru_cache(maxsize=1)
@@ -25,3 +26,9 @@ def autocast(setting: str) -> AbstractContextManager[None]:
     """Mixed precision for a forward pass, as the recipe's ``precision`` says."""
     enabled = precision_of(setting) == "bf16"
     return torch.autocast(accelerator().device.type, torch.bfloat16, enabled=enabled)
+
+
+def reducing(model: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Average the gradients over the processes in the last pass of a step only, not in every accumulated one."""
+    context: AbstractContextManager[None] = nullcontext() if last else accelerator().no_sync(model)
+    return context

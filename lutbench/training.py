@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from lutbench.batches import Schedule
 from lutbench.errors import UserError
 from lutbench.files import write_json
 from lutbench.processes import accelerator
@@ -65,19 +66,10 @@ class Journal:
     """
 
     def __init__(
-        self,
-        title: str,
-        folder: Path,
-        *,
-        steps: int,
-        start: int,
-        images_per_step: int,
-        log_every: int,
-        save_every: int,
-        facts: dict[str, Any],
+        self, title: str, folder: Path, schedule: Schedule, start: int, facts: dict[str, Any], *, log_every: int, save_every: int
     ) -> None:
-        self.title, self.folder, self.steps, self.start = title, folder, steps, start
-        self.images_per_step, self.log_every, self.save_every = images_per_step, log_every, save_every
+        self.title, self.folder, self.schedule, self.start = title, folder, schedule, start
+        self.log_every, self.save_every = log_every, save_every
         self.losses: dict[str, float] = facts.get("losses", {})
         """As last read."""
         self.seconds: float = facts.get("seconds", 0.0)
@@ -92,7 +84,7 @@ class Journal:
 
     def __enter__(self) -> Self:
         main = accelerator().is_main_process
-        self._bar = Bar(self.title, self.steps, self.start, shown=main)
+        self._bar = Bar(self.title, self.schedule.steps, self.start, shown=main)
         self._bar.__enter__()
         self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start) if main else None
         self._handlers = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -117,7 +109,7 @@ class Journal:
     @property
     def images_per_second(self) -> float:
         """Over the whole run."""
-        return self.steps * self.images_per_step / self.seconds if self.seconds else 0.0
+        return self.schedule.steps * self.schedule.batch / self.seconds if self.seconds else 0.0
 
     def waiting(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """``batches``, with the time spent waiting for each counted."""
@@ -143,10 +135,10 @@ class Journal:
             UserError: if a loss was not finite; the step and the images' indices are saved in the run's folder.
         """
         done = step + 1
-        saving = done % self.save_every == 0 and done < self.steps
-        if saving or done % self.log_every == 0 or done == self.steps:
+        saving = done % self.save_every == 0 and done < self.schedule.steps
+        if saving or done % self.log_every == 0 or done == self.schedule.steps:
             stop = self._read(done, lr)
-            if stop and done < self.steps:
+            if stop and done < self.schedule.steps:
                 self._asked_to_stop = True
                 return True
         return saving
@@ -154,7 +146,7 @@ class Journal:
     def stop_if_asked(self, step: int) -> None:
         """Raises Stopped if SIGTERM or SIGINT came; call it after saving."""
         if self._asked_to_stop:
-            raise Stopped(step + 1, self.steps)
+            raise Stopped(step + 1, self.schedule.steps)
 
     def log(self, step: int, **scalars: float) -> None:
         """Write scalars to TensorBoard."""
@@ -176,7 +168,7 @@ class Journal:
         self.seconds += elapsed
         self.skipped += int(everywhere[-1, 0])
         self.losses = dict(zip(names, values.mean(0).tolist(), strict=True))
-        speed = (done - self._read_step) * self.images_per_step / elapsed
+        speed = (done - self._read_step) * self.schedule.batch / elapsed
         share = waited / elapsed
         told = "  ".join(f"{name} {value:.3f}" for name, value in self.losses.items())
         self._bar.update(done, f"{told}  {speed:.0f} images/s  {share:.0%} waiting for data")

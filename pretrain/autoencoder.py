@@ -1,8 +1,7 @@
 """The masked autoencoder (arXiv 2111.06377): encode the visible patches, reconstruct the pixels of the others."""
 
-from functools import partial
-
 import torch
+from timm.layers import LayerNorm
 from timm.models import VisionTransformer
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ def fix_position(encoder: VisionTransformer) -> None:
     grid = encoder.patch_embed.grid_size[0]
     expected = (1, 1 + grid * grid, encoder.embed_dim)
     found = None if encoder.pos_embed is None else tuple(encoder.pos_embed.shape)
-    if encoder.cls_token is None or found != expected:
+    if encoder.pos_embed is None or encoder.cls_token is None or found != expected:
         raise UserError(
             "This encoder cannot be pre-trained here: expected one class token and a square grid of patches with "
             f"position embeddings of shape {expected}, found {found or 'none'}. Choose a plain ViT of timm, such as "
@@ -34,12 +33,15 @@ def fix_position(encoder: VisionTransformer) -> None:
 
 def encode(encoder: VisionTransformer, images: Tensor, places: Tensor | None = None) -> Tensor:
     """Tokens (B, 1 + K, D), class token first, of ``images`` (B, 3, S, S) seen at ``places`` (B, K), or whole."""
+    assert encoder.pos_embed is not None
+    assert encoder.cls_token is not None
     patches = encoder.patch_embed(images) + encoder.pos_embed[:, 1:]
     if places is not None:
         patches = take(patches, places)
     class_token = (encoder.cls_token + encoder.pos_embed[:, :1]).expand(len(images), -1, -1)
     tokens: Tensor = encoder.norm_pre(torch.cat([class_token, patches], dim=1))
-    return encoder.norm(encoder.blocks(tokens))
+    tokens = encoder.norm(encoder.blocks(tokens))
+    return tokens
 
 
 class Decoder(nn.Module):
@@ -54,15 +56,16 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         if width % heads:
-            raise UserError(f"decoder_width = {width} is not a multiple of decoder_heads = {heads}: change one of them.")
-        norm = partial(nn.LayerNorm, eps=1e-6)  # as in timm's encoders
+            raise UserError(
+                f"decoder_width = {width} is not a multiple of decoder_heads = {heads}: change one of them."
+            )
         self.embed = nn.Linear(encoder_width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(sincos_position(grid, width), requires_grad=False)
         self.blocks = nn.Sequential(
-            *[Block(width, heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)]
+            *[Block(width, heads, mlp_ratio, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth)]
         )
-        self.norm = norm(width)
+        self.norm = LayerNorm(width)
         self.predict = nn.Linear(width, patch_size * patch_size * 3)
 
     def forward(self, tokens: Tensor, places: Tensor) -> Tensor:

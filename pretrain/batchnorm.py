@@ -43,7 +43,7 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
 
 
 def _sum_over_processes(x: Tensor) -> Tensor:
-    total: Tensor = _AllReduce.apply(x)  # type: ignore[no-untyped-call]
+    total: Tensor = _AllReduce.apply(x)
     return total
 
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -78,5 +77,3 @@ def head(width: int, hidden: int, depth: int, norm: Literal["batch", "layer", "n
             layers.append(nn.ReLU(inplace=True))
         layers.append(nn.Linear(widths[index], widths[index + 1], bias=False))
     return nn.Sequential(*layers)
-
-

@@ -30,7 +30,7 @@ def visible_count(patches: int, mask_ratio: float, views: int) -> int:
     if views * count > patches:
         raise UserError(
             f"mask_ratio = {mask_ratio} leaves {count} of {patches} patches visible in each view, so that two views "
-            "cannot see different patches. With a context loss that looks at both views, mask_ratio must be at least 0.5."
+            "cannot see different patches. Set mask_ratio to at least 0.5, or compare one direction with whole views."
         )
     return count
 

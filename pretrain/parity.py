@@ -1,43 +1,36 @@
-"""Run the LUT step on a file of numbers from the published model, and compare.
+"""Take the steps of a golden file with the code that pre-training runs, and compare with what the file says.
 
-The file holds initial weights, a few batches, and what the published model made of them: losses, outputs, gradients,
-and the student's and teacher's weights after the last step. Here the same batches go through the same code that
-pre-training runs, in float32 on the CPU. The geometry is inferred from the shapes in the file.
+In float32 on the CPU. What is compared covers the method from masking to the teacher's update: a change to any of it
+shows in the weights after the last step.
 """
 
-import math
-import re
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from rich.table import Table
-from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from lutbench.errors import UserError, listed
 from lutbench.recipes import PretrainRecipe
-from pretrain.autoencoder import Decoder
-from pretrain.context import ContextLoss, head
-from pretrain.student import Student, parameter_groups
+from pretrain.golden import GoldenFile, published_name
+from pretrain.student import parameter_groups
 from pretrain.teacher import Teacher
-from pretrain.views import Views
 
 TOLERANCES = {"losses": 1e-5, "outputs": 1e-4, "gradients": 1e-4, "student weights": 1e-3, "teacher weights": 1e-3}
-"""Largest norm(ours - file) / norm(file) allowed. float32 sums in another order differ by less; AdamW magnifies it."""
+"""Largest norm(ours - file) / norm(file). Sums in another order differ by less; AdamW magnifies what they differ."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The worst agreement among all tensors of one kind."""
+    """How well the tensors of one kind agree, told by the one that agrees worst."""
 
     what: str
     """One of :data:`TOLERANCES`."""
     tensor: str
-    """Name in the file of the tensor that agrees worst."""
+    """Its name in the file."""
     difference: float
     """norm(ours - file) / norm(file)."""
     tolerance: float
@@ -45,50 +38,77 @@ class Comparison:
 
 
 def check_parity(path: Path) -> list[Comparison]:
-    """Run the file's steps and compare; a row for each of :data:`TOLERANCES`.
+    """Take the file's steps and compare; one row for each of :data:`TOLERANCES`.
 
-    Left out are the middle third of every ``attn.qkv.bias`` (the keys' bias cancels in the softmax: its true gradient
-    is zero, and AdamW turns rounding noise into whole steps there) and the teacher's decoder, predictor and counters.
+    Left out, as having no right value, are the keys' bias in ``attn.qkv.bias``
+    (see :meth:`GoldenFile.difference`), and the teacher's counters, decoder and predictor.
 
     Raises:
-        UserError: if the file is missing, is not of this format, or has unknown or missing entries.
+        UserError: if the file is not a golden file.
     """
-    file = _GoldenFile(path)
-    student = file.student()
+    file = GoldenFile(path)
+    student = file.student
     teacher = Teacher(student)
-    optimiser = torch.optim.AdamW(
-        parameter_groups(student, file.number("meta/weight_decay")),
-        lr=file.number("meta/lr"),
-        betas=tuple(PretrainRecipe.model_fields["betas"].default),
-    )
-    outputs = _OutputsOf(student)
+    first, second = PretrainRecipe.model_fields["betas"].default
+    groups = parameter_groups(student, file.number("meta/weight_decay"))
+    optimizer = torch.optim.AdamW(groups, lr=file.number("meta/lr"), betas=(first, second), fused=True)
     differences: dict[str, dict[str, float]] = {what: {} for what in TOLERANCES}
 
     def compare(what: str, name: str, ours: Tensor) -> None:
-        differences[what][name] = file.difference(name, ours.detach())
+        differences[what][name] = file.difference(name, ours)
 
     for step, momentum in enumerate(file.momenta):
-        views = Views(*(file.tensor(f"step{step}/{name}") for name in ("view1", "view2", "noise")))
+        views = file.views(step)
         targets = teacher(views)
-        losses = student(views, targets)
-        optimiser.zero_grad()
+        with _outputs(student.decoder) as pixels, _outputs(student.predictor) as predictions:
+            losses = student(views, targets)
+        optimizer.zero_grad()
         losses.total.backward()
         compare("losses", f"step{step}/mae_loss", losses.mim)
         compare("losses", f"step{step}/bc_loss", losses.context)
+        compare("outputs", f"step{step}/student", torch.cat(predictions))
         compare("outputs", f"step{step}/teacher", torch.cat(targets))
-        compare("outputs", f"step{step}/student", outputs.of("predictor"))
-        pixels = outputs.of("decoder")
         if step == 0:
-            compare("outputs", "step0/pred", pixels)
+            compare("outputs", "step0/pred", pixels[0])
             for name, parameter in student.named_parameters():
                 if parameter.grad is not None:
                     compare("gradients", f"grad0/{published_name(name)}", parameter.grad)
-        optimiser.step()
+        optimizer.step()
         teacher.update(student, momentum)
 
     for name, value in student.state_dict().items():
         compare("student weights", f"final/{published_name(name)}", value)
     for name, value in teacher.state_dict().items():
-        if not name.endswith("num_batches_tracked"):
+        if value.is_floating_point():
             compare("teacher weights", f"final_teacher/{published_name(name)}", value)
     return [_worst(what, differences[what]) for what in TOLERANCES]
+
+
+def parity_table(rows: list[Comparison]) -> Table:
+    """The rows as a table for the terminal."""
+    table = Table("compared", "largest relative difference", "tolerance", "", "of")
+    for row in rows:
+        verdict = "[green]pass" if row.passed else "[red]fail"
+        table.add_row(row.what, f"{row.difference:.1e}", f"{row.tolerance:.0e}", verdict, row.tensor)
+    return table
+
+
+@contextmanager
+def _outputs(module: nn.Module | None) -> Iterator[list[Tensor]]:
+    """What ``module`` returns inside the block, call by call."""
+    assert module is not None
+    outputs: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        outputs.append(output)
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+def _worst(what: str, differences: dict[str, float]) -> Comparison:
+    tensor, difference = max(differences.items(), key=lambda item: float("inf") if item[1] != item[1] else item[1])
+    return Comparison(what, tensor, difference, TOLERANCES[what], difference <= TOLERANCES[what])

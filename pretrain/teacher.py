@@ -66,7 +66,7 @@ class Teacher(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self._pairs = None  # moving to another device makes new tensors
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Pairs:

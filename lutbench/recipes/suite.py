@@ -115,17 +115,27 @@ class LoadedSuite:
     suite: Suite
     runs: tuple[PlannedRun, ...]
 
-    def chosen(self, stage: str | None = None, only: Sequence[str] = ()) -> list[PlannedRun]:
-        """The runs of a stage whose name, or a part of it between slashes, matches one of the patterns.
+    def chosen(self, stages: Sequence[str] = (), only: Sequence[str] = ()) -> list[PlannedRun]:
+        """The runs of the stages whose name, or a part of it between slashes, matches one of the patterns.
 
         Raises:
-            UserError: if a pattern matches nothing.
+            UserError: if a stage or a pattern matches nothing.
         """
-        runs = [run for run in self.runs if stage in (None, run.stage)]
+        known_stages = list(dict.fromkeys(run.stage for run in self.runs))
+        for stage in stages:
+            if stage not in known_stages:
+                raise UserError(
+                    f"--stage {stage}: suite {self.name} has no such stage.{nearest(stage, known_stages)} "
+                    f"Known: {', '.join(known_stages)}."
+                )
+        runs = [run for run in self.runs if not stages or run.stage in stages]
         for pattern in only:
             if not any(_matches(run, pattern) for run in runs):
                 known = sorted({part for run in runs for part in run.name.split("/")})
-                raise UserError(f"--only {pattern}: no run of suite {self.name} has that name.{nearest(pattern, known)} Known: {', '.join(known)}.")
+                raise UserError(
+                    f"--only {pattern}: no run of suite {self.name} has that name.{nearest(pattern, known)} "
+                    f"Known: {', '.join(known)}."
+                )
         return [run for run in runs if not only or any(_matches(run, pattern) for pattern in only)]
 
 

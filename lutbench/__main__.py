@@ -1,0 +1,5 @@
+"""``python -m lutbench``, which is also what ``torchrun -m lutbench`` starts."""
+
+from lutbench.cli import main
+
+main()

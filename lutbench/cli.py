@@ -1,0 +1,114 @@
+"""The command line. Stages are imported when they are run, so that help comes at once."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from click.exceptions import ClickException
+
+from lutbench.errors import UserError
+
+if TYPE_CHECKING:
+    from lutbench.recipes.suite import LoadedSuite, PlannedRun
+    from lutbench.run import Workspace
+
+app = typer.Typer(
+    name="lutbench",
+    help="Pre-train LUT and MAE, measure the encoders, and print the paper's tables beside what was measured.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="The image sets that the suite knows: what is there, whether it is whole, how to get it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="tiny, small or paper; or the path of a suite file (.toml).")]
+Overrides = Annotated[
+    Optional[list[str]],
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a setting of the suite file, such as pretrain.lut.epochs=20. May be repeated."),
+]
+DataRoot = Annotated[Path, typer.Option("--data-root", metavar="DIR", envvar="LUTBENCH_DATA", help="Folder that holds the image sets.")]
+RunsRoot = Annotated[Path, typer.Option("--runs", metavar="DIR", envvar="LUTBENCH_RUNS", help="Folder for checkpoints, weights, logs and pictures.")]
+ResultsRoot = Annotated[Path, typer.Option("--results", metavar="DIR", envvar="LUTBENCH_RESULTS", help="Folder for records and tables.")]
+
+
+@app.callback()
+def _options(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
+) -> None:
+    """Options of every command stand before it."""
+    del traceback  # read by main, which sees every error
+
+
+@app.command()
+def run(
+    suite: SuiteName,
+    stage: Annotated[Optional[list[str]], typer.Option(help="pretrain or downstream; all stages if not given. May be repeated.")] = None,
+    only: Annotated[Optional[list[str]], typer.Option(metavar="NAME", help="Runs whose name, or a part of it, matches, such as lut or 'photographs-*'. May be repeated.")] = None,
+    overrides: Overrides = None,
+    data_root: DataRoot = Path("data"),
+    runs: RunsRoot = Path("runs"),
+    results: ResultsRoot = Path("results"),
+) -> None:
+    """Run what a suite file says. Finished runs are reused, interrupted ones go on, changed ones start anew."""
+    from lutbench.stages import run_suite
+
+    run_suite(_load(suite, overrides), stage or [], only or [], _workspace(data_root, runs, results))
+
+
+@app.command()
+def status(
+    suite: SuiteName,
+    overrides: Overrides = None,
+    data_root: DataRoot = Path("data"),
+    runs: RunsRoot = Path("runs"),
+    results: ResultsRoot = Path("results"),
+) -> None:
+    """Every run of a suite: finished, resumable, stale because a setting changed, or missing; its result and folder."""
+    from lutbench.stages import show_status
+
+    show_status(_load(suite, overrides), _workspace(data_root, runs, results))
+
+
+@app.command()
+def tables(
+    suite: SuiteName,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the tables there differ from the records.")] = False,
+    results: ResultsRoot = Path("results"),
+) -> None:
+    """Rebuild a suite's tables from its records and the published numbers. Needs no data and no GPU."""
+
+
+@app.command()
+def parity(
+    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Steps of the published model; its geometry is read from the shapes in the file.")],
+) -> None:
+    """Compare the LUT step with recorded steps of the published model: losses, outputs, gradients, weights."""
+
+
+def _load(suite: str, overrides: list[str] | None) -> "LoadedSuite":
+    from lutbench.recipes.suite import load_suite
+
+    return load_suite(suite, overrides or [])
+
+
+def _workspace(data_root: Path, runs: Path, results: Path) -> "Workspace":
+    from lutbench.run import Workspace
+
+    return Workspace(data_root, runs, results)
+
+
+def main() -> None:
+    """Entry point of ``lutbench`` and ``python -m lutbench``: a user's mistake is one paragraph, not a traceback."""
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        if "--traceback" in sys.argv:
+            raise
+        print(f"lutbench: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)

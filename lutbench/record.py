@@ -1,0 +1,331 @@
+"""Records: what a finished run measured, with everything that is needed to trace and repeat it.
+
+One JSON per run and, for classification, every image's outcome beside it as ``.npz``, so that two methods can be
+compared on the same images. Tables are made from these files alone.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from lutbench.errors import UserError
+from lutbench.files import read_json, whole_file, write_json
+from lutbench.provenance import Code, Hardware, code, hardware, packages
+from lutbench.recipes.suite import PlannedRun
+from lutbench.statistics import wilson
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Measurement(_Closed):
+    """One number."""
+
+    metric: str
+    """``top-1``, ``top-5``, ``reconstruction loss`` ..."""
+    value: float
+    unit: str = "%"
+    """``%``, or empty for a plain number."""
+    n: int | None = None
+    """How many images it is over."""
+    low: float | None = None
+    high: float | None = None
+    """Ends of its 95 % interval over images, in the same unit."""
+    interval: str = ""
+    """Name of the interval's method."""
+
+
+class OutcomesFile(_Closed):
+    """The per-image outcomes that belong to a record."""
+
+    file: str
+    """Name, in the record's folder."""
+    sha256: str
+    images: str
+    """sha256 over the images' names in order: outcomes are paired only if it is equal."""
+
+
+class Record(_Closed):
+    """A finished run."""
+
+    format: Literal[1] = 1
+    suite: str
+    stage: str
+    task: str
+    method: str
+    """Empty for pre-training runs."""
+    seed: int
+    run: str
+    """The run's name, unique in the suite."""
+    identity: str = Field(pattern="^[0-9a-f]{64}$")
+    """sha256 of ``document``."""
+    document: dict[str, Any]
+    """What determines the result: stage and revision, the settings that affect results, the seed, the fingerprints
+    of the data, and the identity and sha256 of the encoder that went in."""
+    recipe: dict[str, Any]
+    """Every setting, those that cannot affect results included; of absolute paths the last part only."""
+    measurements: list[Measurement] = Field(min_length=1)
+    """The first is the one that tables print."""
+    outcomes: OutcomesFile | None = None
+    checkpoint: str | None = None
+    """sha256 of the weights that the run ended with; None if it made none."""
+    code: Code
+    packages: dict[str, str]
+    hardware: Hardware
+    wall_seconds: float
+    images_per_second: float | None = None
+    created: str
+    """When the run finished, UTC."""
+    extra: dict[str, JsonValue] = {}
+    """Further facts, such as how many images were skipped."""
+
+    def measured(self, metric: str) -> Measurement | None:
+        """The measurement of ``metric``."""
+        return next((m for m in self.measurements if m.metric == metric), None)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """How a classifier did on every image of a set, in the set's order."""
+
+    label: NDArray[np.integer[Any]]
+    """(n,)"""
+    prediction: NDArray[np.integer[Any]]
+    """(n,) The class with the highest score."""
+    rank: NDArray[np.integer[Any]]
+    """(n,) The label's place among the classes in descending order of score, 0 where it is the prediction."""
+    images: str
+    """sha256 over the images' names, see :func:`names_fingerprint`."""
+
+    @classmethod
+    def of(cls, label: ArrayLike, prediction: ArrayLike, rank: ArrayLike, names: Iterable[str]) -> "Outcomes":
+        """Check the outcomes of the images ``names`` and keep them small: int16 where the classes allow.
+
+        Raises:
+            ValueError: if lengths differ, or a rank is 0 where the prediction is not the label, or the reverse.
+        """
+        arrays = [_small(np.asarray(values)) for values in (label, prediction, rank)]
+        listed = list(names)
+        if {array.shape for array in arrays} != {(len(listed),)}:
+            raise ValueError(f"expected 3 arrays of shape ({len(listed)},), found {[a.shape for a in arrays]}")
+        if ((arrays[0] == arrays[1]) != (arrays[2] == 0)).any():
+            raise ValueError("rank must be 0 exactly where the prediction is the label: take both from one ordering")
+        return cls(*arrays, names_fingerprint(listed))
+
+    def right(self, among: int = 1) -> NDArray[np.bool_]:
+        """(n,) Whether the label is among the first so many classes."""
+        return np.asarray(self.rank < among)
+
+    def accuracy(self, among: tuple[int, ...] = (1, 5)) -> list[Measurement]:
+        """Top-k accuracies in percent, each with its Wilson interval."""
+        return [self._accuracy(k) for k in among]
+
+    def _accuracy(self, among: int) -> Measurement:
+        n, right = len(self.rank), int(self.right(among).sum())
+        low, high = wilson(right, n)
+        return Measurement(
+            metric=f"top-{among}", value=100 * right / n, n=n, low=100 * low, high=100 * high, interval="Wilson"
+        )
+
+
+def names_fingerprint(names: Iterable[str]) -> str:
+    """sha256 over names in order, hexadecimal."""
+    return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+
+
+def identity_of(document: Mapping[str, Any]) -> str:
+    """sha256 of a run's document, hexadecimal: equal documents, whatever the order of their keys, are one run."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The fields in which two documents or recipes differ: ``epochs changed from 10 to 20``."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    return [
+        f"{key} changed from {before.get(key, 'not set')} to {after.get(key, 'not set')}"
+        for key in {**before, **after}
+        if before.get(key, _flat) != after.get(key, _flat)
+    ]
+
+
+def make_record(
+    planned: PlannedRun,
+    document: Mapping[str, Any],
+    measurements: list[Measurement],
+    *,
+    wall_seconds: float,
+    images_per_second: float | None = None,
+    checkpoint: str | None = None,
+    processes: int = 1,
+    extra: Mapping[str, JsonValue] | None = None,
+) -> Record:
+    """The record of a run that has just finished on this machine; ``document`` is what its identity hashes."""
+    return Record(
+        suite=planned.suite,
+        stage=planned.stage,
+        task=planned.task,
+        method=planned.method,
+        seed=planned.seed,
+        run=planned.name,
+        identity=identity_of(document),
+        document=dict(document),
+        recipe=_without_machine_paths(planned.recipe.model_dump(mode="json")),
+        measurements=measurements,
+        checkpoint=checkpoint,
+        code=code(),
+        packages=packages(),
+        hardware=hardware(processes),
+        wall_seconds=wall_seconds,
+        images_per_second=images_per_second,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        extra=dict(extra or {}),
+    )
+
+
+def record_path(results_dir: Path, suite: str, run: str) -> Path:
+    """Where the record of a run lies: ``records/SUITE/RUN.json``, such as ``.../downstream/TASK/METHOD/seed0.json``."""
+    return results_dir / "records" / suite / f"{run}.json"
+
+
+def write_record(record: Record, outcomes: Outcomes | None, results_dir: Path) -> Path:
+    """Write a record, and the outcomes beside it, and return the record's path.
+
+    A record that stood there is replaced at once or not at all: outcomes are named by their hash, so the old pair
+    stays whole until the new JSON is in place.
+
+    Raises:
+        UserError: on a full disk.
+    """
+    path = record_path(results_dir, record.suite, record.run)
+    kept = None
+    if outcomes is not None:
+        content = _packed(outcomes)
+        sha256 = hashlib.sha256(content).hexdigest()
+        kept = path.with_name(f"{path.stem}-{sha256[:12]}.npz")
+        with whole_file(kept) as partial:
+            partial.write_bytes(content)
+        record = record.model_copy(
+            update={"outcomes": OutcomesFile(file=kept.name, sha256=sha256, images=outcomes.images)}
+        )
+    write_json(path, record.model_dump(mode="json"))
+    for old in path.parent.glob(f"{path.stem}-*.npz"):
+        if old != kept:
+            old.unlink()
+    return path
+
+
+def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
+    """All records of a suite by run name, each checked against itself and its outcomes.
+
+    Raises:
+        UserError: naming the file that is damaged, edited, misplaced or missing.
+    """
+    folder = results_dir / "records" / suite
+    records = {}
+    for path in sorted(folder.rglob("*.json")):
+        record = _read(path)
+        if record_path(results_dir, suite, record.run) != path or record.suite != suite:
+            raise UserError(
+                f"{path}: this is the record of {record.run} of suite {record.suite}, in the wrong place. "
+                f"Move it to {record_path(results_dir, record.suite, record.run)}."
+            )
+        if record.outcomes is not None:
+            _check_measurements(record, read_outcomes(record, results_dir), path)
+        records[record.run] = record
+    return records
+
+
+def read_outcomes(record: Record, results_dir: Path) -> Outcomes:
+    """The per-image outcomes of a record.
+
+    Raises:
+        UserError: if the file is missing or its hash is not the record's.
+    """
+    if record.outcomes is None:
+        raise UserError(f"{record.run}: its record has no per-image outcomes.")
+    path = record_path(results_dir, record.suite, record.run).with_name(record.outcomes.file)
+    if not path.is_file():
+        raise UserError(f"{path}: the per-image outcomes of {record.run} are missing. {_remedy(record.run)}")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != record.outcomes.sha256:
+        raise UserError(
+            f"{path}: damaged or changed: expected sha256 {record.outcomes.sha256[:12]}, found {found[:12]}. "
+            f"{_remedy(record.run)}"
+        )
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return Outcomes(arrays["label"], arrays["prediction"], arrays["rank"], record.outcomes.images)
+
+
+def _read(path: Path) -> Record:
+    values = read_json(path)
+    try:
+        record = Record.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "the whole file"
+        raise UserError(
+            f"{path}: not a record that this version reads: {where}: {problem['msg']}. {_remedy(path.stem)}"
+        ) from error
+    if identity_of(record.document) != record.identity:
+        raise UserError(f"{path}: its document was changed: it does not hash to its identity. {_remedy(record.run)}")
+    return record
+
+
+def _check_measurements(record: Record, outcomes: Outcomes, path: Path) -> None:
+    """A number in a record is what its outcomes say, not what somebody typed."""
+    for written in record.measurements:
+        kind, _, among = written.metric.partition("-")
+        if kind != "top" or not among.isdigit():
+            continue
+        counted = outcomes.accuracy((int(among),))[0]
+        if not np.isclose(written.value, counted.value, rtol=0, atol=1e-9) or written.n != counted.n:
+            raise UserError(
+                f"{path}: {written.metric} is {written.value} over {written.n} images in the record, but its outcomes "
+                f"give {counted.value} over {counted.n}. {_remedy(record.run)}"
+            )
+
+
+def _remedy(run: str) -> str:
+    return f"Restore it from a copy (git), or remove it with its record and run {run} again."
+
+
+def _small(values: NDArray[Any]) -> NDArray[np.integer[Any]]:
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"expected whole numbers, found {values.dtype}")
+    fits = values.size == 0 or (values.min() >= -(2**15) and values.max() < 2**15)
+    return values.astype(np.int16 if fits else np.int32)
+
+
+def _packed(outcomes: Outcomes) -> bytes:
+    """The same outcomes always make the same bytes: NumPy writes no times into the archive."""
+    content = io.BytesIO()
+    np.savez_compressed(content, label=outcomes.label, prediction=outcomes.prediction, rank=outcomes.rank)
+    return content.getvalue()
+
+
+def _without_machine_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_machine_paths(inner) for key, inner in value.items()}
+    if isinstance(value, str) and (PurePath(value).is_absolute() or value.startswith("~")):
+        return PurePath(value).name
+    return value
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _flat(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner

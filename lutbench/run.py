@@ -1,0 +1,254 @@
+"""A run: its identity, its folder, and what of it is already there.
+
+The identity is a hash over everything that determines the result: the stage and its revision, the settings that
+affect results, the seed, the data and the encoder that goes in. A run's folder is named by it, so a changed recipe
+never overwrites, resumes or passes for another.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from torch import nn
+from torch.optim import Optimizer
+
+from lutbench.checkpoint import newest_checkpoint, newest_step, save_checkpoint
+from lutbench.data.images import ImageSet, open_images
+from lutbench.errors import UserError
+from lutbench.files import read_json, write_json
+from lutbench.processes import accelerator
+from lutbench.progress import console
+from lutbench.recipes import ClassificationRecipe, DataRecipe, PretrainRecipe
+from lutbench.recipes.suite import LoadedSuite, PlannedRun
+from lutbench.weights import sha256_of
+
+REVISIONS = {"pretrain": 1, "finetune": 1, "linear": 1, "knn": 1}
+"""Raised whenever a stage's results change for the same recipe: finished runs of an older revision are then stale."""
+
+Split = Literal["train", "val"]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The three folders of the suite, and the image sets opened so far."""
+
+    data: Path
+    """Where image sets are."""
+    runs: Path
+    """Where runs keep checkpoints, weights, logs and pictures."""
+    results: Path
+    """Where records and tables are."""
+    _images: dict[tuple[str, str], ImageSet] = field(default_factory=dict, repr=False, compare=False)
+
+    def images(self, recipe: DataRecipe, split: Split) -> ImageSet:
+        """The images of a split, listed once per command."""
+        key = recipe.model_dump_json(), split
+        if key not in self._images:
+            self._images[key] = open_images(recipe, split, self.data)
+        return self._images[key]
+
+
+class State(StrEnum):
+    """How far a run has come."""
+
+    FINISHED = "finished"
+    RESUMABLE = "resumable"
+    STALE = "stale"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A run's state and what there is to say about it."""
+
+    state: State
+    detail: str
+    folder: Path
+
+
+@dataclass
+class Run:
+    """A planned run with its identity, ready to be started, resumed or found finished."""
+
+    planned: PlannedRun
+    workspace: Workspace
+    document: dict[str, Any]
+    """What the identity is the hash of."""
+    encoder_weights: Path | None = None
+    """The encoder it starts from."""
+
+    @cached_property
+    def identity(self) -> str:
+        """sha256 of the document, hexadecimal."""
+        text = json.dumps(self.document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def home(self) -> Path:
+        """Of all runs of this name, whatever their recipe."""
+        return self.workspace.runs / self.planned.suite / self.planned.name
+
+    @property
+    def folder(self) -> Path:
+        """Of this very recipe."""
+        return self.home / self.identity[:12]
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        return self.folder / "checkpoints"
+
+    def images(self, split: Split) -> ImageSet:
+        """The images of one split of the recipe's data."""
+        recipe = self.planned.recipe
+        assert isinstance(recipe, PretrainRecipe | ClassificationRecipe)
+        return self.workspace.images(recipe.data, split)
+
+    def standing(self) -> Standing:
+        """Finished, resumable at a step, stale because a field changed, or missing."""
+        if (self.folder / "finished.json").is_file():
+            return Standing(State.FINISHED, "", self.folder)
+        step = newest_step(self.checkpoints)
+        if step is not None:
+            return Standing(State.RESUMABLE, f"at step {step}", self.folder)
+        others = sorted(self.home.glob("*/finished.json"), key=lambda p: p.stat().st_mtime)
+        if others:
+            changed = difference(read_json(others[-1].with_name("run.json"))["document"], self.document)
+            return Standing(State.STALE, f"because {changed}", others[-1].parent)
+        return Standing(State.MISSING, "", self.folder)
+
+    def start(self) -> None:
+        """Write down what this folder is of, before anything else is in it."""
+        write_json(self.folder / "run.json", {"name": self.planned.name, "identity": self.identity, "document": self.document})
+
+    def restore(self, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
+        """Load the newest whole checkpoint, if there is one: the step to go on from, and the facts kept with it."""
+        checkpoint, damage = newest_checkpoint(self.checkpoints, self.identity)
+        for line in damage:
+            console.print(f"{self.planned.name}: {line}.")
+        if checkpoint is None:
+            return 0, {}
+        checkpoint.restore(modules, optimizer)
+        if accelerator().is_main_process:
+            console.print(f"{self.planned.name}: goes on from step {checkpoint.step}.")
+        return checkpoint.step, checkpoint.facts
+
+    def save(
+        self, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer, facts: Mapping[str, Any]
+    ) -> None:
+        """Save a checkpoint, from the first process."""
+        if accelerator().is_main_process:
+            save_checkpoint(self.checkpoints, self.identity, step, modules, optimizer, facts)
+        accelerator().wait_for_everyone()
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Mark the run finished: the last thing it writes."""
+        write_json(self.folder / "finished.json", dict(facts))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other command from this run meanwhile.
+
+        Raises:
+            UserError: naming the process that holds it already.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.home / ".lock")
+        holder = self.home / ".holder.json"
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = read_json(holder) if holder.is_file() else {}
+            raise UserError(
+                f"{self.planned.name} is being run already, by process {who.get('process', 'unknown')} on "
+                f"{who.get('machine', 'unknown')} since {who.get('since', 'unknown')}. Wait for it, or stop it first."
+            ) from None
+        try:
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            write_json(holder, {"process": os.getpid(), "machine": platform.node(), "since": since})
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+
+def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> Run:
+    """The run with its identity, which needs its data and the encoder it starts from.
+
+    Raises:
+        UserError: if the data is not there, or the run that it starts from has not finished; says what to run first.
+    """
+    recipe = planned.recipe
+    assert isinstance(recipe, PretrainRecipe | ClassificationRecipe)
+    kind = "pretrain" if isinstance(recipe, PretrainRecipe) else planned_kind(planned)
+    splits: tuple[Split, ...] = ("train",) if isinstance(recipe, PretrainRecipe) else ("train", "val")
+    document: dict[str, Any] = {
+        "stage": kind,
+        "revision": REVISIONS[kind],
+        "seed": planned.seed,
+        "recipe": recipe.affecting_results(),
+        "data": {split: workspace.images(recipe.data, split).fingerprint for split in splits},
+    }
+    weights = None
+    if planned.needs is not None:
+        needed = needed_run(suite, planned, workspace)
+        weights = needed.folder / "encoder.safetensors"
+        document["encoder"] = {"run": needed.identity, "sha256": read_json(needed.folder / "finished.json")["encoder"]}
+    elif isinstance(recipe, ClassificationRecipe) and recipe.encoder.kind == "checkpoint":
+        weights = Path(recipe.encoder.path).expanduser()
+        if not weights.is_file():
+            raise UserError(f"method.{planned.method}.checkpoint: there is no file {weights}.")
+        document["encoder"] = {"sha256": sha256_of(weights)}
+    return Run(planned, workspace, document, weights)
+
+
+def planned_kind(planned: PlannedRun) -> str:
+    """finetune, linear, knn ... of a downstream run."""
+    return str(planned.recipe.kind)  # type: ignore[attr-defined]
+
+
+def needed_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> Run:
+    """The finished run whose encoder ``planned`` starts from.
+
+    Raises:
+        UserError: if it has not finished, with the command that runs it.
+    """
+    other = next(run for run in suite.runs if run.name == planned.needs)
+    run = open_run(suite, other, workspace)
+    standing = run.standing()
+    if standing.state is not State.FINISHED:
+        told = f"{standing.state} {standing.detail}".strip()
+        raise UserError(
+            f"{planned.name} starts from the encoder of {other.name}, which is {told}. "
+            f"First run: nox -s {other.stage} (or: lutbench run {suite.name} --stage {other.stage})."
+        )
+    return run
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The fields in which two documents differ: ``recipe.epochs changed from 10 to 20``."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    changes = [
+        f"{key} changed from {before.get(key, 'not set')} to {after.get(key, 'not set')}"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    ]
+    return ", ".join(changes) or "nothing that shows"
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _flat(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner

@@ -1,0 +1,114 @@
+"""How sure a number is: one seed, several seeds, and two methods on the same images.
+
+Shares are between 0 and 1; intervals hold 95 %.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+LEVEL = 0.95
+
+Z = float(stats.norm.ppf((1 + LEVEL) / 2))
+
+
+class Interval(NamedTuple):
+    """Both ends of a 95 % interval."""
+
+    low: float
+    high: float
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """Wilson's score interval of a share ``successes / n``: what another sample of ``n`` test images would change.
+
+    It knows nothing of another training run. Source: Wilson 1927, without continuity correction.
+    """
+    interval = stats.binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
+    return Interval(float(interval.low), float(interval.high))
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Student's t interval of the mean of two or more seeds: what other seeds would change, on the same test images.
+
+    In the unit of ``values``. Wide for two seeds (12.7 standard errors), and it should be.
+
+    Raises:
+        ValueError: for fewer than two values.
+    """
+    if len(values) < 2:
+        raise ValueError(f"an interval over seeds needs at least 2 seeds, found {len(values)}")
+    mean = float(np.mean(values))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    return Interval(mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two classifiers, or two sets of as many seeds, on the same images."""
+
+    images: int
+    difference: float
+    """Share of images that the first gets right, minus that of the second; mean over seeds."""
+    interval: Interval
+    """Of the difference, over images."""
+    first_only: int
+    """Images on which the first is right in more seeds than the second (one seed: only the first is right)."""
+    second_only: int
+    p: float
+    """Exact McNemar, two-sided."""
+    seed_differences: tuple[float, ...]
+    seed_interval: Interval | None
+    """Of the difference, over seeds; none for one seed."""
+
+
+def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
+    """Compare outcomes on the same images, ``first`` and ``second`` (seeds, images), True where right.
+
+    Seed k of the first is paired with seed k of the second. The unit is the image: the same image under three seeds
+    is one observation, not three, so counts and p are not inflated by seeds.
+
+    - p: exact McNemar test. With several seeds an image counts for the method that is right on it in more seeds and
+      not at all if they are level (a sign test over images; for one seed it is McNemar's test itself).
+    - interval: Agresti and Min 2005, the normal interval after half a pseudo-image is added to each of the four
+      cells (both right, only first, only second, both wrong). With several seeds, on the per-image mean of the
+      differences, which is the same formula (our choice).
+
+    Raises:
+        ValueError: if the shapes differ or there is nothing in them.
+    """
+    if first.shape != second.shape or first.ndim != 2 or first.size == 0:
+        raise ValueError(f"expected two equal shapes (seeds, images), found {first.shape} and {second.shape}")
+    seeds, images = first.shape
+    net = first.sum(0, dtype=np.int64) - second.sum(0, dtype=np.int64)
+    more, fewer = int((net > 0).sum()), int((net < 0).sum())
+    by_seed = tuple(float(d) for d in first.mean(1) - second.mean(1))
+    return Paired(
+        images=images,
+        difference=float(net.sum()) / (seeds * images),
+        interval=_agresti_min(net / seeds),
+        first_only=more,
+        second_only=fewer,
+        p=mcnemar(more, fewer),
+        seed_differences=by_seed,
+        seed_interval=over_seeds(by_seed) if seeds > 1 else None,
+    )
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """Two-sided p of the exact McNemar test: discordant images fall to either side like a fair coin."""
+    discordant = first_only + second_only
+    return float(stats.binomtest(first_only, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def _agresti_min(differences: NDArray[np.float64]) -> Interval:
+    """Of the mean of per-image ``differences`` (n,), each in [-1, 1]; the four half images differ by 0, 1, -1, 0."""
+    n = len(differences) + 2
+    mean = float(differences.sum()) / n
+    variance = (float(np.square(differences).sum()) + 1) / n - mean**2
+    half = Z * (variance / n) ** 0.5
+    return Interval(mean - half, mean + half)

@@ -1,0 +1,87 @@
+"""Sessions of the suite. They share one environment, ``.venv``, and only call the command line.
+
+``nox -s pretrain downstream results`` runs the suite ``tiny``; ``nox -s pretrain downstream -- small --data-root DIR``
+another one, with options of ``lutbench run``.
+"""
+
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["pretrain", "downstream", "results"]
+
+ROOT = Path(__file__).parent
+ENVIRONMENT = ROOT / ".venv"
+
+
+def lutbench(session: nox.Session, *arguments: str) -> None:
+    """Call the command line in the shared environment, made on first use under constraints.txt."""
+    session.run(_bin(session, "lutbench"), *arguments, external=True)
+
+
+def suite_and_options(session: nox.Session) -> list[str]:
+    """What follows ``--``: a suite and options; ``tiny`` if nothing or only options are given."""
+    given = list(session.posargs)
+    return given if given and not given[0].startswith("-") else ["tiny", *given]
+
+
+@nox.session(venv_backend="none")
+def pretrain(session: nox.Session) -> None:
+    """Pre-train every encoder of a suite."""
+    lutbench(session, "run", *suite_and_options(session), "--stage", "pretrain")
+
+
+@nox.session(venv_backend="none")
+def downstream(session: nox.Session) -> None:
+    """Fine-tune and probe every encoder of a suite."""
+    lutbench(session, "run", *suite_and_options(session), "--stage", "downstream")
+
+
+@nox.session(venv_backend="none")
+def results(session: nox.Session) -> None:
+    """Collate a suite's records into tables and print them."""
+    lutbench(session, "tables", suite_and_options(session)[0])
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run the tests; what follows ``--`` goes to pytest."""
+    session.run(_bin(session, "pytest"), *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and types."""
+    session.run(_bin(session, "ruff"), "check", ".", external=True)
+    session.run(_bin(session, "ruff"), "format", "--check", ".", external=True)
+    session.run(_bin(session, "mypy"), external=True)
+
+
+@nox.session(venv_backend="none")
+def constraints(session: nox.Session) -> None:
+    """Write constraints.txt anew from pyproject.toml, with no registry's address in it."""
+    session.run(
+        "uv", "pip", "compile", "--upgrade", "--no-emit-index-url", "--no-header", "--no-annotate", "--universal",
+        "--extra", "dev", "--python-version", "3.11", "pyproject.toml", "-o", "constraints.txt", external=True,
+    )  # fmt: skip
+
+
+def _bin(session: nox.Session, program: str) -> str:
+    _install(session)
+    folder = ENVIRONMENT / ("Scripts" if (ENVIRONMENT / "Scripts").is_dir() else "bin")
+    return str(folder / program)
+
+
+def _install(session: nox.Session) -> None:
+    """Bring ``.venv`` in line with pyproject.toml and constraints.txt, if either changed since."""
+    wanted = (ROOT / "pyproject.toml").read_text() + (ROOT / "constraints.txt").read_text()
+    stamp = ENVIRONMENT / "installed.txt"
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    if not ENVIRONMENT.is_dir():
+        session.run("uv", "venv", "--python", ">=3.11", str(ENVIRONMENT), external=True)
+    session.run(
+        "uv", "pip", "install", "--python", str(ENVIRONMENT), "-c", "constraints.txt", "-e", ".[dev]", external=True
+    )
+    stamp.write_text(wanted)

@@ -1,0 +1,90 @@
+"""Stage 1: pre-training, from photographs to an encoder."""
+
+import torch
+
+from lutbench.batches import Schedule, stream
+from lutbench.encoders import export_encoder
+from lutbench.processes import accelerator, autocast, reducing
+from lutbench.recipes import PretrainRecipe
+from lutbench.run import Run
+from lutbench.training import Journal, check_moved, learning_rate, set_learning_rate, weights_digest
+from pretrain.pictures import reconstruction_grid
+from pretrain.student import build_student, parameter_groups
+from pretrain.teacher import Teacher, momentum_at
+from pretrain.views import PretrainTransform, Views
+
+PICTURED = 8
+"""Images in the picture grid."""
+
+
+def pretrain(run: Run) -> None:
+    """Train the run's student, with a teacher where the recipe has the context loss, and export its encoder.
+
+    Leaves in the run's folder: ``encoder.safetensors`` and ``encoder.json`` for timm, ``reconstructions.png``,
+    TensorBoard scalars and the record.
+
+    Raises:
+        UserError: if a loss is not finite, nothing moved, an image cannot be decoded, or the disk is full.
+    """
+    recipe = run.planned.recipe
+    assert isinstance(recipe, PretrainRecipe)
+    processes = accelerator()
+    images = run.images("train")
+    schedule = Schedule(
+        images=len(images),
+        epochs=recipe.epochs,
+        batch=recipe.batch,
+        micro_batch=recipe.micro_batch or recipe.batch,
+        seed=run.planned.seed,
+        rank=processes.process_index,
+        processes=processes.num_processes,
+    )
+
+    # Student, teacher, optimiser
+    student = build_student(recipe, run.planned.seed).to(processes.device)
+    teacher = Teacher(student) if recipe.has_context else None
+    optimizer = torch.optim.AdamW(
+        parameter_groups(student, recipe.weight_decay), lr=recipe.lr, betas=tuple(recipe.betas), fused=True
+    )
+    modules = {"student": student} | ({"teacher": teacher} if teacher else {})
+
+    # From the newest checkpoint, or from the beginning
+    facts = {"digest": weights_digest(student)}
+    start, kept = run.restore(modules, optimizer)
+    facts |= kept
+    model = processes.prepare_model(torch.compile(student) if recipe.compile else student)
+    whole_views = torch.compile(teacher) if recipe.compile and teacher else teacher
+
+    # The loop
+    batches = stream(
+        images, PretrainTransform(recipe), schedule, start, recipe.workers, pin_memory=processes.device.type == "cuda"
+    )
+    warmup = schedule.steps_in(recipe.warmup_epochs)
+    student.train()
+    journal = Journal(
+        run.planned.name, run.folder, schedule, start, facts, log_every=recipe.log_every, save_every=recipe.save_every
+    )
+    with journal:
+        waiting = journal.waiting(batches)
+        for step in range(start, schedule.steps):
+            lr = learning_rate(step, schedule.steps, warmup, recipe.lr, recipe.min_lr)
+            set_learning_rate(optimizer, lr)
+            for accumulated in range(schedule.passes):
+                batch = next(waiting)
+                views = Views.from_batch(batch, processes.device)
+                with autocast(recipe.precision):
+                    targets = whole_views(views) if whole_views else None
+                with reducing(model, last=accumulated == schedule.passes - 1), autocast(recipe.precision):
+                    losses = model(views, targets)
+                    (losses.total / schedule.passes).backward()
+                journal.note(
+                    step, {n: loss for n, loss in losses._asdict().items() if loss is not None}, batch["index"]
+                )
+            optimizer.step()
+            optimizer.zero_grad()
+            if teacher:
+                teacher.update(student, momentum_at(recipe.momentum, step, schedule.steps))
+            if journal.end_step(step, lr):
+                run.save(step + 1, modules, optimizer, facts | journal.facts)
+                journal.stop_if_asked(step)
+    check_moved(student, facts["digest"])
