@@ -73,7 +73,9 @@ def code() -> Code:
         return Code(version=__version__)
     root = Path(_git(here.parent, "rev-parse", "--show-toplevel") or here.parent)
     # Records and tables are left out: they change by being made, and nothing depends on them.
-    changes = _git(root, "status", "--porcelain", "--", "*.py", "suites", "pyproject.toml", "constraints.txt", ":!tests")
+    changes = _git(
+        root, "status", "--porcelain", "--", "*.py", "suites", "pyproject.toml", "constraints.txt", ":!tests"
+    )
     modified = None if changes is None else changes != ""
     return Code(version=__version__, commit=_git(root, "rev-parse", "HEAD"), modified=modified)
 

@@ -114,13 +114,16 @@ class Outcomes:
         Raises:
             ValueError: if lengths differ, or a rank is 0 where the prediction is not the label, or the reverse.
         """
-        arrays = [_small(np.asarray(values)) for values in (label, prediction, rank)]
+        labels, predictions, ranks = (_small(np.asarray(values)) for values in (label, prediction, rank))
         listed = list(names)
-        if {array.shape for array in arrays} != {(len(listed),)}:
-            raise ValueError(f"expected 3 arrays of shape ({len(listed)},), found {[a.shape for a in arrays]}")
-        if ((arrays[0] == arrays[1]) != (arrays[2] == 0)).any():
+        if {labels.shape, predictions.shape, ranks.shape} != {(len(listed),)}:
+            raise ValueError(
+                f"expected 3 arrays of shape ({len(listed)},), one value for every image, "
+                f"found {labels.shape}, {predictions.shape} and {ranks.shape}"
+            )
+        if ((labels == predictions) != (ranks == 0)).any():
             raise ValueError("rank must be 0 exactly where the prediction is the label: take both from one ordering")
-        return cls(*arrays, names_fingerprint(listed))
+        return cls(labels, predictions, ranks, names_fingerprint(listed))
 
     def right(self, among: int = 1) -> NDArray[np.bool_]:
         """(n,) Whether the label is among the first so many classes."""

@@ -1,0 +1,202 @@
+"""Linear probe: one linear layer on frozen features, trained by LARS (MAE, section A.1)."""
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from timm.models import VisionTransformer
+from timm.optim.lars import Lars
+from torch import Tensor, nn
+from torch.nn import functional
+
+from downstream.augment import linear_transform
+from downstream.evaluate import Computed, encode_images, labels_of, outcomes_of, place_of_label
+from downstream.stage import conclude, encoder_of, sample
+from lutbench.batches import Schedule, stream
+from lutbench.encoders import encode
+from lutbench.processes import accelerator, autocast
+from lutbench.randomness import Draw, seeded
+from lutbench.recipes import LinearRecipe
+from lutbench.run import Run
+from lutbench.training import Journal, check_moved, learning_rate, set_learning_rate, weights_digest
+from lutbench.weights import save_weights
+
+LINEAR = 102
+"""The last number of the key under which the layer's weights are drawn."""
+
+SCORED = 4096
+"""Images that the finished layer scores at once."""
+
+
+def linear_probe(run: Run) -> None:
+    """Train a linear layer on the run's frozen encoder and evaluate it.
+
+    Every process trains the same layer on the whole batch of features: only encoding is spread, so neither layer nor
+    BatchNorm depends on the number of processes. Leaves ``linear.safetensors`` in the run's folder and the record.
+
+    Raises:
+        UserError: if the encoder's weights do not fit, a loss is not finite, nothing moved, an image cannot be
+            decoded, or the disk is full.
+    """
+    recipe = run.planned.recipe
+    assert isinstance(recipe, LinearRecipe)
+    processes = accelerator()
+    images, held_out = run.images("train"), run.images("val")
+    encoder = encoder_of(run).to(processes.device).eval().requires_grad_(False)
+
+    # Features of the centre crops, once, unless every epoch has fresh crops
+    began = time.monotonic()
+    once = None
+    if not recipe.fresh_crops:
+        once = encode_images(encoder, images, recipe, f"{run.planned.name} features")
+    encoding = time.monotonic() - began
+    schedule = schedule_of(recipe, len(images) if once is None else len(once.index), run.planned.seed)
+
+    # Layer, optimiser; from the newest checkpoint, or from the beginning
+    head = linear_head(encoder.embed_dim, len(images.classes), run.planned.seed).to(processes.device)
+    optimizer = Lars(lars_groups(head, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum)
+    modules = {"head": head}
+    facts = {"digest": weights_digest(head)}
+    start, kept = run.restore(modules, optimizer)
+    facts |= kept
+
+    # The loop
+    warmup = schedule.steps_in(recipe.warmup_epochs)
+    save_every = max(1, schedule.steps // recipe.epochs) if recipe.fresh_crops else schedule.steps
+    head.train()
+    journal = Journal(
+        run.planned.name, run.folder, schedule, start, facts, log_every=recipe.log_every, save_every=save_every
+    )
+    with journal:
+        if once is None:
+            passes = journal.waiting(
+                stream(
+                    images,
+                    partial(sample, linear_transform(recipe)),
+                    schedule,
+                    start,
+                    recipe.workers,
+                    pin_memory=processes.device.type == "cuda",
+                )
+            )
+            batches = encoded_batches(passes, schedule, start, encoder, recipe)
+        else:
+            batches = journal.waiting(remembered_batches(once, labels_of(images), schedule, start))
+        for step, batch in zip(range(start, schedule.steps), batches, strict=True):
+            lr = learning_rate(step, schedule.steps, warmup, recipe.lr)
+            set_learning_rate(optimizer, lr)
+            scores = head(batch["features"].to(processes.device))
+            loss = functional.cross_entropy(scores, batch["label"].to(processes.device))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            journal.note(step, {"loss": loss}, batch["index"])
+            if journal.end_step(step, lr):
+                run.save(step + 1, modules, optimizer, facts | journal.facts)
+                journal.stop_if_asked(step)
+    check_moved(head, facts["digest"])
+
+    # What came of it
+    unseen = encode_images(encoder, held_out, recipe, f"{run.planned.name} evaluation")
+    if processes.is_main_process:
+        conclude(
+            run,
+            outcomes_of(score(head, unseen, labels_of(held_out)), held_out, unseen.index),
+            seconds=encoding + journal.seconds,
+            images_per_second=journal.images_per_second if recipe.fresh_crops else len(images) / encoding,
+            checkpoint=save_weights(head.state_dict(), run.folder / "linear.safetensors"),
+            extra={
+                "loss": journal.losses["loss"],
+                "skipped": len(images) - len(once.index) if once else journal.skipped,
+            },
+        )
+
+
+def linear_head(width: int, classes: int, seed: int) -> nn.Sequential:
+    """Features (B, D) to scores (B, C): BatchNorm without affine parameters, then a linear layer, N(0, 0.01) at first.
+
+    Source: MAE, section A.1; its release for the truncation and the 1e-6.
+    """
+    linear = nn.Linear(width, classes)
+    with seeded(Draw.WEIGHTS, seed, LINEAR):
+        nn.init.trunc_normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), linear)
+
+
+def lars_groups(head: nn.Sequential, weight_decay: float) -> list[dict[str, Any]]:
+    """The weight moves by LARS's trust ratio, decay or not; the bias plainly, without decay (as MAE does)."""
+    linear = head[1]
+    assert isinstance(linear, nn.Linear)
+    return [
+        {"params": [linear.weight], "weight_decay": weight_decay, "always_adapt": True},
+        {"params": [linear.bias], "weight_decay": 0.0},
+    ]
+
+
+def schedule_of(recipe: LinearRecipe, images: int, seed: int) -> Schedule:
+    """The stream of a linear probe on this process, in passes no larger than evaluation's, which change nothing.
+
+    Raises:
+        UserError: if the batch does not divide over the processes that encode it.
+    """
+    batch, processes = recipe.batch, accelerator()
+    if not recipe.fresh_crops:  # nothing is left to spread
+        return Schedule(images, recipe.epochs, batch, batch, seed)
+    world = processes.num_processes
+    sizes = range(world, min(batch, recipe.eval_batch * world) + 1, world)
+    micro_batch = max((size for size in sizes if batch % size == 0), default=batch)
+    return Schedule(images, recipe.epochs, batch, micro_batch, seed, processes.process_index, world)
+
+
+def remembered_batches(once: Computed, labels: Tensor, schedule: Schedule, start: int) -> Iterator[dict[str, Tensor]]:
+    """The whole batch of each step: ``features`` (B, D), ``label`` (B,), ``index`` (B,), ``skipped`` (B,)."""
+    index = torch.from_numpy(once.index)
+    for step in range(start, schedule.steps):
+        rows = torch.tensor([row for _, row in schedule.batch_keys(step)])
+        chosen = index[rows]
+        yield {
+            "features": once.values[rows],
+            "label": labels[chosen],
+            "index": chosen,
+            "skipped": torch.zeros_like(chosen),
+        }
+
+
+def encoded_batches(
+    passes: Iterator[dict[str, Tensor]],
+    schedule: Schedule,
+    start: int,
+    encoder: VisionTransformer,
+    recipe: LinearRecipe,
+) -> Iterator[dict[str, Tensor]]:
+    """The whole batch of each step, from this process's passes and the others': ``features``, ``label``, ``index``."""
+    processes = accelerator()
+    own = torch.tensor([row for accumulated in range(schedule.passes) for row in schedule.rows(accumulated)])
+    order = processes.gather(own.to(processes.device)).argsort()
+    for _ in range(start, schedule.steps):
+        parts: dict[str, list[Tensor]] = {"features": [], "label": [], "index": []}
+        for _ in range(schedule.passes):
+            batch = next(passes)
+            with torch.no_grad(), autocast(recipe.precision):
+                pixels = batch["image"].to(processes.device, non_blocking=True)
+                parts["features"].append(encode(encoder, pixels, recipe.pool))
+            for name in ("label", "index"):
+                parts[name].append(batch[name].to(processes.device))
+        yield {name: processes.gather(torch.cat(tensors))[order] for name, tensors in parts.items()}
+
+
+@torch.no_grad()
+def score(head: nn.Module, unseen: Computed, labels: Tensor) -> Tensor:
+    """Prediction and place of the label (m, 2) of every image in ``unseen``; ``labels`` (n,) are the whole set's."""
+    device = accelerator().device
+    head.eval()
+    wanted = labels[torch.from_numpy(unseen.index)]
+    return torch.cat(
+        [
+            place_of_label(head(features.to(device)), chosen.to(device)).cpu()
+            for features, chosen in zip(torch.split(unseen.values, SCORED), torch.split(wanted, SCORED), strict=True)
+        ]
+    )

@@ -1,0 +1,90 @@
+"""What is random about one fine-tuning step as a whole: mixing images, and dropping paths.
+
+Both are drawn under (seed, step) for the whole batch, so that they do not depend on how the batch is cut into passes
+and spread over processes.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from timm.data.mixup import Mixup
+from timm.layers import drop as timm_drop
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lutbench.randomness import Draw, generator, seeded
+from lutbench.recipes import FinetuneRecipe
+
+MIX, DROP = 0, 1
+"""The last numbers of the keys (STEP, seed, step, ...)."""
+
+
+class Mixing:
+    """timm's Mixup and CutMix with label smoothing, one ratio and one box for the whole batch of a step.
+
+    Image i of a pass is mixed with the i-th from its end: the schedule brings those that belong together.
+    """
+
+    def __init__(self, recipe: FinetuneRecipe, classes: int, seed: int) -> None:
+        self.classes, self.seed, self.smoothing = classes, seed, recipe.label_smoothing
+        self.mixup: Mixup | None = None
+        if recipe.mixup > 0 or recipe.cutmix > 0:
+            self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=classes)  # type: ignore[no-untyped-call]
+
+    def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Mixed images (B, 3, S, S), changed in place, and targets (B, C), from images and ``labels`` (B,)."""
+        if self.mixup is None:
+            return images, smoothed(labels, self.classes, self.smoothing)
+        with seeded(Draw.STEP, self.seed, step, MIX):
+            mixed: tuple[Tensor, Tensor] = self.mixup(images, labels)
+        return mixed
+
+
+def smoothed(labels: Tensor, classes: int, smoothing: float) -> Tensor:
+    """Targets (B, C): 1 - smoothing on the label, and smoothing spread evenly over all classes, as timm's are."""
+    return functional.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (timm's DropPath) that is told which images lose this branch instead of drawing them."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.scale: Tensor | None = None
+        """(B,) 0 where the branch is dropped, 1 / (1 - rate) where it is kept."""
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """``branch`` (B, N, D), scaled per image in training."""
+        if not self.training:
+            return branch
+        assert self.scale is not None, "draw the paths before the pass"
+        return branch * self.scale.to(branch.dtype).view(-1, 1, 1)
+
+
+class DropPaths:
+    """All of a model's paths that can be dropped."""
+
+    def __init__(self, paths: list[DropPath], seed: int) -> None:
+        self.paths, self.seed = paths, seed
+
+    @classmethod
+    def replacing(cls, model: nn.Module, seed: int) -> Self:
+        """Put :class:`DropPath` in the place of every DropPath of timm's in ``model``."""
+        paths = []
+        for name, module in list(model.named_modules()):
+            if isinstance(module, timm_drop.DropPath):
+                paths.append(DropPath(module.drop_prob))
+                model.set_submodule(name, paths[-1])
+        return cls(paths, seed)
+
+    def draw(self, step: int, batch: int, rows: Sequence[int], device: torch.device) -> None:
+        """Decide for the images at ``rows`` of the step's ``batch``, before their pass."""
+        if not self.paths:
+            return
+        rates = torch.tensor([path.rate for path in self.paths])[:, None]
+        uniform = torch.from_numpy(generator(Draw.STEP, self.seed, step, DROP).random((len(self.paths), batch)))
+        scales = (uniform[:, list(rows)] >= rates).float() / (1 - rates)
+        for path, scale in zip(self.paths, scales.to(device, non_blocking=True), strict=True):
+            path.scale = scale

@@ -1,0 +1,61 @@
+"""What every classification task begins and ends with."""
+
+from collections.abc import Mapping
+
+from PIL import Image
+from pydantic import JsonValue
+from timm.models import VisionTransformer
+from torch import Tensor
+
+from downstream.evaluate import Transform
+from lutbench.processes import accelerator
+from lutbench.recipes import ClassificationRecipe
+from lutbench.record import Outcomes, make_record, write_record
+from lutbench.run import Run
+from lutbench.sources import load_encoder
+
+
+def encoder_of(run: Run) -> VisionTransformer:
+    """The encoder that a run starts from, for its image size.
+
+    Raises:
+        UserError: if its weights cannot be had, are not those of the run's identity, or do not fit.
+    """
+    recipe = run.planned.recipe
+    assert isinstance(recipe, ClassificationRecipe)
+    sha256 = run.document.get("encoder", {}).get("sha256")
+    return load_encoder(
+        recipe.encoder, run.encoder_weights, sha256, image_size=recipe.image_size, seed=run.planned.seed
+    )
+
+
+def sample(transform: Transform, image: Image.Image) -> dict[str, Tensor]:
+    """What the stream takes of an image: ``image`` (3, S, S)."""
+    return {"image": transform(image)}
+
+
+def conclude(
+    run: Run,
+    outcomes: Outcomes,
+    *,
+    seconds: float,
+    images_per_second: float | None = None,
+    checkpoint: str | None = None,
+    extra: Mapping[str, JsonValue] | None = None,
+) -> None:
+    """Write the record with every image's outcome and mark the run finished; from the first process.
+
+    ``seconds`` of training or encoding; ``checkpoint`` is the sha256 of the weights that came out.
+    """
+    record = make_record(
+        run.planned,
+        run.document,
+        outcomes.accuracy(),
+        wall_seconds=seconds,
+        images_per_second=images_per_second,
+        checkpoint=checkpoint,
+        processes=accelerator().num_processes,
+        extra=extra,
+    )
+    write_record(record, outcomes, run.workspace.results)
+    run.finish({"checkpoint": checkpoint})

@@ -1,0 +1,71 @@
+"""From the bytes of an image file to 8-bit RGB.
+
+Every mode that Pillow reads ends as RGB, by these choices (ours, where libraries differ):
+
+- transparency (RGBA, LA, PA, palettes with a transparent colour) is laid on white: the colour under a transparent
+  pixel is arbitrary, and dropping the alpha, as torchvision does, would show it;
+- 16-bit grayscale keeps its high byte, as Pillow does for 16-bit RGB; its own conversion would clip at 255;
+- floating-point images are refused: their range is unknown;
+- the first frame of an animation; pixels as stored, without EXIF rotation (as torchvision).
+"""
+
+import struct
+import zlib
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from lutbench.errors import UserError
+
+WHITE = (255, 255, 255, 255)
+
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
+"""What Pillow's decoders raise for files that are truncated, damaged or not images."""
+
+
+class UndecodableImage(UserError):
+    """An image file that cannot be decoded. The message names it."""
+
+
+def decode(content: bytes, name: str) -> Image.Image:
+    """The image in ``content``, mode RGB.
+
+    Raises:
+        UndecodableImage: naming ``name``, if it is empty, truncated, damaged, or of a kind Pillow cannot read.
+    """
+    if not content:
+        raise UndecodableImage(_advice(name, "the file is empty"))
+    try:
+        image = Image.open(BytesIO(content))
+        image.load()
+        return to_rgb(image)
+    except _BROKEN as error:
+        found = "not an image of a known format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise UndecodableImage(_advice(name, found)) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """``image`` as mode RGB, by the choices above.
+
+    Raises:
+        ValueError: for a mode that has no conversion.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; convert it to 8 bits")
+    if image.mode.startswith("I"):
+        wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+        return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def _advice(name: str, found: str) -> str:
+    return (
+        f"{name} cannot be decoded: {found}. Replace or remove the file, or set undecodable = \"skip\" in the data "
+        "table of the suite file to pass over such images and count them."
+    )

@@ -1,0 +1,176 @@
+"""Images in folders: a class folder for each class, or all images in one folder without labels.
+
+The listing is packed (names in one byte string, no Python object per file): ImageNet's 1.28 million files take
+60 MB, and loader processes share them.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from lutbench.data.decoding import decode
+from lutbench.data.progress import tracked
+from lutbench.errors import UserError, listed, nearest
+
+LISTING_THREADS = 8
+"""Class folders listed at once; hides the latency of network file systems."""
+
+_EXTENSIONS = tuple(extension.encode() for extension in IMG_EXTENSIONS)
+"""Upper or lower case, as torchvision's ImageFolder takes them. Names that begin with a dot are passed over."""
+
+
+@dataclass
+class FolderImages:
+    """The images below ``folder``, sorted by class and name."""
+
+    name: str
+    split: str
+    folder: Path
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64] | None
+    skip_undecodable: bool
+    fingerprint: str
+    names: bytes = field(repr=False)
+    """Names of all files relative to ``folder``, one after another."""
+    ends: NDArray[np.int64] = field(repr=False)
+    """(n,) where each name ends."""
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def image(self, index: int) -> Image.Image:
+        """An image, mode RGB.
+
+        Raises:
+            UndecodableImage: naming the file.
+            UserError: if the file cannot be read at all.
+        """
+        path = os.fsencode(self.folder) + b"/" + self._name(index)
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123 - a name need not be UTF-8, and pathlib takes no bytes
+                content = file.read()
+        except OSError as error:
+            raise UserError(
+                f"{os.fsdecode(path)} cannot be read: {error.strerror}. It was there when the folder was listed: "
+                "was it moved or removed, or is its disk gone? Put it back and give the same command again."
+            ) from error
+        return decode(content, os.fsdecode(path))
+
+    def image_name(self, index: int) -> str:
+        """The file's name relative to the folder, with forward slashes."""
+        return self._name(index).decode("utf-8", "backslashreplace")
+
+    def _name(self, index: int) -> bytes:
+        return self.names[self.ends[index - 1] if index else 0 : self.ends[index]]
+
+
+def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool = False) -> FolderImages:
+    """List the images below ``folder``, at any depth below its class folders, following links.
+
+    The fingerprint is the sha256 over class names, file names and file sizes. It notices a file that was added,
+    removed, renamed, moved to another class or changed in size; not pixels changed within the same number of bytes.
+
+    Raises:
+        UserError: if the folder is missing or empty, a class folder holds no image, images lie beside class folders,
+            or links lead round in a circle.
+    """
+    if not folder.is_dir():
+        raise UserError(_expected(folder, name, split, "there is no such folder"))
+    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    loose = _list_files(folder, b"", only_here=True)
+    if classes and len(loose.ends):
+        raise UserError(
+            f"{folder.resolve()} holds {len(loose.ends)} images beside the folders {listed(classes)}: it is not clear "
+            "whether these are classes. Put every image into a class folder, or all images into one folder without labels."
+        )
+    if not classes and not len(loose.ends):
+        raise UserError(_expected(folder, name, split, "it holds no images"))
+    if classes:
+        with ThreadPoolExecutor(LISTING_THREADS) as threads:
+            parts = threads.map(lambda name: _list_files(folder / name, os.fsencode(name) + b"/"), classes)
+            listings = list(tracked(parts, len(classes), f"listing {folder}"))
+        empty = [name for name, part in zip(classes, listings, strict=True) if not len(part.ends)]
+        if empty:
+            raise UserError(
+                f"{name}: no image in class folder{'s' if len(empty) > 1 else ''} {listed(empty)} of {folder.resolve()}. "
+                "Was the set unpacked completely? Fill the folder, or remove it if it is not a class."
+            )
+    else:
+        listings = [loose]
+    names = b"".join(part.names for part in listings)
+    lengths = np.concatenate([np.diff(part.ends, prepend=0) for part in listings])
+    sizes = np.concatenate([part.sizes for part in listings])
+    return FolderImages(
+        name=name,
+        split=split,
+        folder=folder,
+        classes=tuple(classes),
+        labels=np.repeat(np.arange(len(classes)), [len(part.ends) for part in listings]) if classes else None,
+        skip_undecodable=skip_undecodable,
+        fingerprint=fingerprint_of(classes, names, lengths, sizes),
+        names=names,
+        ends=np.cumsum(lengths),
+    )
+
+
+def fingerprint_of(classes: list[str], *parts: bytes | NDArray[np.int64]) -> str:
+    """sha256, in hex, over class names and whatever else tells two sets apart; the same on every machine."""
+    digest = hashlib.sha256(json.dumps(classes).encode())
+    for part in parts:
+        content = part if isinstance(part, bytes) else part.astype("<i8").tobytes()
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+class _Listing(NamedTuple):
+    names: bytes
+    ends: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
+def _list_files(folder: Path, prefix: bytes, only_here: bool = False) -> _Listing:
+    files = sorted(_walk(os.fsencode(folder), prefix, (os.path.realpath(os.fsencode(folder)),), only_here))
+    names = [name for name, _ in files]
+    return _Listing(
+        b"".join(names),
+        np.cumsum(np.fromiter(map(len, names), np.int64, len(names))),
+        np.fromiter((size for _, size in files), np.int64, len(files)),
+    )
+
+
+def _walk(folder: bytes, prefix: bytes, above: tuple[bytes, ...], only_here: bool) -> Iterator[tuple[bytes, int]]:
+    """Names with ``prefix`` and sizes of the images below ``folder``; ``above`` are the real folders it lies in."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(b"."):
+                continue
+            if entry.is_dir():
+                if only_here:
+                    continue
+                real = os.path.realpath(entry.path) if entry.is_symlink() else above[-1] + b"/" + entry.name
+                if real in above:
+                    raise UserError(f"{os.fsdecode(entry.path)} is a link to a folder that it lies in. Remove it.")
+                yield from _walk(entry.path, prefix + entry.name + b"/", (*above, real), only_here)
+            elif entry.name.lower().endswith(_EXTENSIONS):
+                yield prefix + entry.name, entry.stat().st_size
+
+
+def _expected(folder: Path, name: str, split: str, found: str) -> str:
+    beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
+    here = f" Folders beside it: {listed(beside)}.{nearest(folder.name, beside)}" if beside else ""
+    return (
+        f"{name}: expected the images of split {split!r} in {folder.absolute()}, but {found}.{here} The layout is "
+        f"{folder.name}/CLASS/IMAGE.jpg, or {folder.name}/IMAGE.jpg for images without labels. "
+        "Point --data-root at the folder that holds your sets; `lutbench data list` shows the known ones and how to get them."
+    )

@@ -1,0 +1,155 @@
+"""Image sets of Hugging Face `datasets`: by name on the Hub, or local (``save_to_disk``, Parquet, Arrow, ImageFolder)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from PIL import Image
+
+from lutbench.data.decoding import decode
+from lutbench.data.folder import fingerprint_of
+from lutbench.errors import UserError, listed, nearest
+from lutbench.recipes import DataRecipe
+
+HASHED_IMAGES = 1024
+"""At most this many images, evenly spaced, go into the fingerprint byte by byte."""
+
+
+@dataclass
+class HuggingFaceImages:
+    """One split of a `datasets` set."""
+
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64] | None
+    skip_undecodable: bool
+    fingerprint: str
+    column: str = field(repr=False)
+    rows: datasets.Dataset = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def image(self, index: int) -> Image.Image:
+        """An image, mode RGB.
+
+        Raises:
+            UndecodableImage: naming the row and its file.
+        """
+        encoded = self.rows[index][self.column]
+        name = f"{self.name}, {self.image_name(index)}" + (f" ({encoded['path']})" if encoded and encoded["path"] else "")
+        return decode(_content(encoded), name)
+
+    def image_name(self, index: int) -> str:
+        """The split and the row."""
+        return f"{self.split}/{index:08d}"
+
+
+def open_huggingface(recipe: DataRecipe, split: str, root: Path) -> HuggingFaceImages:
+    """Open a split: of what lies at ``recipe.path`` below ``root`` if something does, else of the Hub's set of that name.
+
+    The fingerprint is the sha256 over class names, labels, the byte length of every encoded image and the bytes of at
+    most :data:`HASHED_IMAGES` of them, evenly spaced: equal on every machine and however the rows are stored,
+    which `datasets`' own fingerprint (of files and the calls that made them) is not. A set of more images can change
+    in a single image of the same length without its being noticed.
+
+    Raises:
+        UserError: if the set, split or column is not there, or the columns do not hold images and labels.
+    """
+    name = recipe.label or recipe.path
+    rows = _load(recipe, recipe.train if split == "train" else recipe.val, root)
+    if not len(rows):
+        raise UserError(f"{name}: split {split!r} of {recipe.path} has no rows.")
+    _require_column(rows, recipe.image_column, f"{name}: image_column")
+    kind = rows.features[recipe.image_column]
+    if not (isinstance(kind, datasets.Image) or (isinstance(kind, datasets.Value) and "binary" in kind.dtype)):
+        raise UserError(f"{name}: image_column = {recipe.image_column!r} should hold images, and holds {kind}.")
+    classes, labels = _labels(rows, recipe.label_column, name)
+    rows = rows.select_columns([recipe.image_column]).cast_column(recipe.image_column, datasets.Image(decode=False))
+    return HuggingFaceImages(
+        name=name,
+        split=split,
+        classes=tuple(classes),
+        labels=labels,
+        skip_undecodable=recipe.undecodable == "skip",
+        fingerprint=_fingerprint(rows, recipe.image_column, classes, labels),
+        column=recipe.image_column,
+        rows=rows,
+    )
+
+
+def _load(recipe: DataRecipe, split: str, root: Path) -> datasets.Dataset:
+    local = root / recipe.path
+    try:
+        if (local / split / "state.json").is_file():  # a saved set, or one split of a saved dictionary of sets
+            return datasets.load_from_disk(local / split)
+        if local.is_dir():
+            return datasets.load_dataset(str(local), split=split)
+        if local.suffix in (".parquet", ".arrow") and local.is_file():
+            return datasets.load_dataset(local.suffix[1:], data_files=str(local), split=split)
+        return datasets.load_dataset(recipe.path, split=split, revision=recipe.revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        message = str(error).rstrip(".")
+        raise UserError(
+            f"{recipe.label or recipe.path}: split {split!r} could not be opened: {message}. Looked for a local set at "
+            f"{local.absolute()}{'' if local.exists() else ' (nothing is there)'}, then for {recipe.path!r} on the Hub, "
+            "which needs a network. Check path, train and val; `lutbench data list` shows the known sets."
+        ) from error
+
+
+def _require_column(rows: datasets.Dataset, column: str, what: str) -> None:
+    if column not in rows.column_names:
+        raise UserError(
+            f"{what} = {column!r}: the set has no such column.{nearest(column, rows.column_names)} "
+            f"Columns: {', '.join(rows.column_names)}."
+        )
+
+
+def _labels(rows: datasets.Dataset, column: str, name: str) -> tuple[list[str], NDArray[np.int64] | None]:
+    """Class names and labels: of a ClassLabel column its own, of any other its sorted distinct values."""
+    if not column:
+        return [], None
+    _require_column(rows, column, f"{name}: label_column")
+    values = rows.select_columns([column]).with_format("arrow")[:][column]
+    kind = rows.features[column]
+    if not isinstance(kind, datasets.ClassLabel | datasets.Value) or pa.types.is_floating(values.type):
+        raise UserError(f"{name}: label_column = {column!r} should hold one class per row, and holds {kind}.")
+    unknown = values.null_count
+    if isinstance(kind, datasets.ClassLabel):
+        unknown += pc.sum(pc.less(values, 0)).as_py() or 0
+    if unknown:
+        raise UserError(
+            f"{name}: {unknown} of {len(rows)} rows have no label in column {column!r}. "
+            'Choose a split with labels, or set label_column = "" to use the images without labels.'
+        )
+    if isinstance(kind, datasets.ClassLabel):
+        return list(kind.names), values.to_numpy().astype(np.int64)
+    known, labels = np.unique(values.to_numpy(), return_inverse=True)
+    return [str(value) for value in known], labels.astype(np.int64)
+
+
+def _fingerprint(rows: datasets.Dataset, column: str, classes: list[str], labels: NDArray[np.int64] | None) -> str:
+    encoded = rows.with_format("arrow")[:][column] if rows._indices is not None else rows.data.column(column)
+    lengths = pc.fill_null(pc.binary_length(pc.struct_field(encoded, "bytes")), -1).to_numpy().astype(np.int64)
+    paths = pc.struct_field(encoded, "path")
+    for index in np.flatnonzero(lengths < 0):  # rows that name a file instead of holding it
+        path = paths[int(index)].as_py()
+        lengths[index] = Path(path).stat().st_size if path and Path(path).is_file() else -1
+    spaced = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), HASHED_IMAGES)).astype(np.int64))
+    contents = (_content(rows[int(index)][column]) for index in spaced)
+    return fingerprint_of(classes, np.array([]) if labels is None else labels, lengths, *contents)
+
+
+def _content(encoded: dict[str, bytes | str | None] | None) -> bytes:
+    """The encoded image of a row; empty if there is none."""
+    if encoded is None:
+        return b""
+    content, path = encoded["bytes"], encoded["path"]
+    if isinstance(content, bytes):
+        return content
+    return Path(path).read_bytes() if isinstance(path, str) and Path(path).is_file() else b""

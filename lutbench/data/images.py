@@ -1,0 +1,113 @@
+"""The door to every image set: whatever it comes from, behind it is an :class:`ImageSet`."""
+
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lutbench.data.decoding import UndecodableImage
+from lutbench.data.folder import open_folder
+from lutbench.data.photographs import open_built
+from lutbench.errors import UserError, listed
+from lutbench.recipes import DataRecipe
+
+__all__ = ["ImageSet", "Split", "UndecodableImage", "check_pair", "load_or_next", "open_images"]
+
+Split = Literal["train", "val"]
+
+
+class ImageSet(Protocol):
+    """One split of a set: images by index, with or without labels."""
+
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of the labels; empty without labels."""
+    labels: NDArray[np.int64] | None
+    """(n,) The class of every image, or None."""
+    fingerprint: str
+    """Hex digest that tells two contents apart; the same for the same data on every machine."""
+    skip_undecodable: bool
+    """Whether :func:`load_or_next` passes over images that cannot be decoded."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image.Image:
+        """An image, mode RGB. Raises :class:`UndecodableImage`."""
+        ...
+
+    def image_name(self, index: int) -> str:
+        """A name that is the same on every machine."""
+        ...
+
+
+def open_images(recipe: DataRecipe, split: Split, root: Path) -> ImageSet:
+    """Open one split of the set that ``recipe`` names, below the data root ``root``.
+
+    Nothing is decoded; a set that the suite builds itself is built if it is not there.
+
+    Raises:
+        UserError: if it is missing, empty, incomplete or not laid out as expected; tells what was looked for where.
+    """
+    name = recipe.label or recipe.path or recipe.source
+    skip = recipe.undecodable == "skip"
+    folder = recipe.train if split == "train" else recipe.val
+    if split == "val" and not folder:
+        raise UserError(f"{name}: the set has no validation split (val is empty), and this run needs one. Name its folder or split with val.")
+    if recipe.source == "huggingface":
+        from lutbench.data.huggingface import open_huggingface  # slow to import, and most runs do without
+
+        return open_huggingface(recipe, split, root)
+    if recipe.source == "folder":
+        return open_folder(root / recipe.path / folder, name, split, skip_undecodable=skip)
+    return open_built(recipe.source, split, root, skip_undecodable=skip)
+
+
+def load_or_next(images: ImageSet, index: int) -> tuple[Image.Image, int, int]:
+    """An image, its index, and how many undecodable ones were passed over on the way to it.
+
+    Where the set skips undecodable images the next decodable one takes the place of such an image.
+
+    Raises:
+        UndecodableImage: if the image cannot be decoded and the set does not skip.
+        UserError: if none of the set's images can be decoded.
+    """
+    for skipped in range(len(images)):
+        used = (index + skipped) % len(images)
+        try:
+            return images.image(used), used, skipped
+        except UndecodableImage:
+            if not images.skip_undecodable:
+                raise
+    raise UserError(
+        f"{images.name}: not one of the {len(images)} images of split {images.split!r} can be decoded, "
+        f"beginning with {images.image_name(index)}. Is the set unpacked, and in a format that Pillow reads?"
+    )
+
+
+def check_pair(train: ImageSet, val: ImageSet) -> None:
+    """Whether a classifier trained on ``train`` can be measured on ``val``.
+
+    Raises:
+        UserError: if one has no labels, or their classes differ; names the differences.
+    """
+    for images in (train, val):
+        if images.labels is None:
+            raise UserError(
+                f"{images.name}: split {images.split!r} has no labels, and classification needs them. Sort its images "
+                "into class folders, or name the label column of a Hugging Face set with label_column."
+            )
+    if train.classes == val.classes:
+        return
+    only = {
+        images.split: [name for name in images.classes if name not in set(other.classes)]
+        for images, other in ((train, val), (val, train))
+    }
+    differences = [f"only in {split}: {listed(names)}" for split, names in only.items() if names]
+    raise UserError(
+        f"{train.name}: train and val must have the same classes, but train has {len(train.classes)} and val "
+        f"{len(val.classes)}; {'; '.join(differences) or 'they are in another order'}. "
+        "Was one of them unpacked incompletely, or is it another set's?"
+    )

@@ -1,0 +1,113 @@
+"""Files of weights: written whole, read without running anything that is in them."""
+
+import argparse
+import hashlib
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lutbench.errors import UserError, listed
+from lutbench.files import whole_file
+
+PICKLES = (".pth", ".pt", ".bin", ".tar")
+"""Endings of files that torch.save wrote."""
+
+WRAPPINGS = ("model", "state_dict")
+"""Where a training script's checkpoint keeps the weights: MAE's, and most others'."""
+
+
+def save_weights(tensors: Mapping[str, Tensor], path: Path) -> str:
+    """Write safetensors, whole or not at all, and return the file's sha256.
+
+    Raises:
+        UserError: on a full disk; what stood at ``path`` before is untouched.
+    """
+    with whole_file(path) as partial:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    return sha256_of(path)
+
+
+def read_weights(path: Path, expected_sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors``, or of a ``.pth`` as MAE releases them, by the names that they have there.
+
+    Of a pickle, plain data alone is read; of classes only ``argparse.Namespace``, which MAE's files hold, as data.
+
+    Raises:
+        UserError: if the file is missing, truncated, not what its hash says, not a checkpoint, or would run code.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file of weights {path}. Check the path, or make it first.")
+    if expected_sha256 is not None and (found := sha256_of(path)) != expected_sha256:
+        raise UserError(
+            f"{path}: expected sha256 {expected_sha256}, found {found}: the file was damaged or changed. "
+            "Restore it from a copy, or make it again."
+        )
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in PICKLES:
+        return _tensors_in(_read_pickle(path), path)
+    raise UserError(f"{path}: expected a file of weights ending in .safetensors, {', '.join(PICKLES)}.")
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _damaged(path, "safetensors", str(error)) from error
+
+
+def _read_pickle(path: Path) -> Any:
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickle protocols; what matters is raised
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch's unpickler lets through whatever a damaged pickle trips over
+            needed = re.search(r"GLOBAL (\S+)", str(error))
+            if needed is None:
+                raise _damaged(path, "a checkpoint of torch.save", _last_line(error)) from error
+            raise UserError(
+                f"{path}: expected tensors and plain values, found a pickle that needs {needed[1]}, which could run "
+                "code and is not loaded. Ask its authors for plain weights, or convert it where you trust it: "
+                "safetensors.torch.save_file(state_dict, 'weights.safetensors')."
+            ) from error
+
+
+def _tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
+    """The weights in what a checkpoint holds, bare or under ``model`` or ``state_dict``."""
+    weights = content
+    if isinstance(content, Mapping):
+        weights = next((content[key] for key in WRAPPINGS if isinstance(content.get(key), Mapping)), content)
+    if isinstance(weights, Mapping) and weights and all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        return dict(weights)
+    found = f"the keys {listed(map(str, weights), 8)}" if isinstance(weights, Mapping) else type(weights).__name__
+    raise UserError(
+        f"{path}: expected named tensors, bare or under {' or '.join(WRAPPINGS)}, found {found}. "
+        "Save the model's state_dict() and give that."
+    )
+
+
+def _damaged(path: Path, expected: str, found: str) -> UserError:
+    size = path.stat().st_size
+    return UserError(
+        f"{path}: expected {expected}, found {size} bytes that cannot be read as that ({found}). The file is truncated "
+        "or something else; fetch or save it again."
+    )
+
+
+def _last_line(error: Exception) -> str:
+    """What of torch's long message tells what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "torch.load" not in line]
+    return (lines[-1] if lines else type(error).__name__)[:200]

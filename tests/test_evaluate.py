@@ -1,0 +1,131 @@
+"""Every image of a set is looked at once, whatever the batches and processes, and its outcome is kept."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toy_runs import in_processes, toy_run, write_images
+from torch import Tensor
+
+from downstream.augment import eval_transform
+from downstream.evaluate import evaluate, outcomes_of, over_images, place_of_label
+from lutbench.encoders import create_encoder
+from lutbench.errors import UserError
+from lutbench.recipes import ClassificationRecipe
+from lutbench.record import names_fingerprint
+from lutbench.run import Run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_images(tmp_path)
+    return tmp_path
+
+
+def recipe_of(run: Run) -> ClassificationRecipe:
+    assert isinstance(run.planned.recipe, ClassificationRecipe)
+    return run.planned.recipe
+
+
+def outcomes(run: Run) -> dict[str, Any]:
+    torch.manual_seed(0)
+    recipe = recipe_of(run)
+    classifier = create_encoder(recipe.encoder.architecture, classes=3, pooled_norm=True)
+    found = evaluate(classifier, run.images("val"), recipe, title="")
+    return {name: np.asarray(getattr(found, name)).tolist() for name in ("label", "prediction", "rank", "images")}
+
+
+def test_the_place_of_a_label_is_counted_from_the_highest_score() -> None:
+    scores = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(50) % 7
+    for (prediction, place), row, label in zip(place_of_label(scores, labels).tolist(), scores, labels, strict=True):
+        assert prediction == row.argmax()
+        assert place == sum(other > row[label] for other in row)
+
+
+def test_of_equal_scores_the_lower_class_comes_first() -> None:
+    scores = torch.tensor([[1.0, 2.0, 2.0, 0.0]])
+    assert place_of_label(scores, torch.tensor([1])).tolist() == [[1, 0]]
+    assert place_of_label(scores, torch.tensor([2])).tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_scores_that_are_not_finite_stop_the_evaluation_and_name_the_image(folder: Path, bad: float) -> None:
+    images = toy_run(folder, kind="knn").images("val")
+    scores = torch.zeros(21, 3)
+    scores[4, 1] = bad
+    places = place_of_label(scores, torch.zeros(21, dtype=torch.long))
+    with pytest.raises(UserError, match=f"not finite for 1 of 21 images, first for {images.image_name(4)}"):
+        outcomes_of(places, images, np.arange(21))
+
+
+def test_outcomes_are_those_of_every_image_in_the_order_of_the_set(folder: Path) -> None:
+    run = toy_run(folder, kind="knn")
+    images, recipe = run.images("val"), recipe_of(run)
+    torch.manual_seed(0)
+    classifier = create_encoder(recipe.encoder.architecture, classes=3, pooled_norm=True).eval()
+    found = outcomes(run)
+    transform = eval_transform(recipe)
+    for index in range(len(images)):
+        scores = classifier(transform(images.image(index))[None])[0]
+        assert found["prediction"][index] == scores.argmax()
+        assert found["label"][index] == index // 7
+    assert found["images"] == names_fingerprint(images.image_name(index) for index in range(len(images)))
+
+
+@pytest.mark.parametrize("eval_batch", [1, 4, 21, 64])
+def test_the_batch_size_changes_no_outcome(folder: Path, eval_batch: int) -> None:
+    assert outcomes(toy_run(folder, kind="knn", eval_batch=eval_batch)) == outcomes(toy_run(folder, kind="knn"))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_share_the_images_and_all_get_the_same_outcomes(folder: Path, count: int) -> None:
+    run = toy_run(folder, kind="knn", eval_batch=4)
+    assert in_processes(lambda: outcomes(run), count) == [outcomes(run)] * count
+
+
+def test_more_processes_than_images_give_each_image_once(tmp_path: Path) -> None:
+    write_images(tmp_path, val=1)
+    run = toy_run(tmp_path, kind="knn")
+
+    def indices() -> list[int]:
+        recipe = recipe_of(run)
+        computed = over_images(lambda pixels, index: index, run.images("val"), eval_transform(recipe), recipe, "")
+        return computed.values.tolist()  # type: ignore[no-any-return]
+
+    assert in_processes(indices, 4) == [[0, 1, 2]] * 4
+
+
+def test_an_image_that_cannot_be_decoded_is_left_out_of_the_outcomes_if_the_recipe_skips_it(folder: Path) -> None:
+    (folder / "toy" / "val" / "amber" / "0.png").write_bytes(b"not an image")
+    (folder / "toy" / "val" / "blue" / "3.png").write_bytes(b"")
+    run = toy_run(folder, kind="knn", eval_batch=4)
+    images, recipe = run.images("val"), recipe_of(run)
+    computed = over_images(lambda pixels, index: index, images, eval_transform(recipe), recipe, "")
+    assert computed.index.tolist() == computed.values.tolist() == [i for i in range(21) if i not in (0, 10)]
+    assert len(outcomes(run)["label"]) == 19
+
+
+def test_an_image_that_cannot_be_decoded_stops_the_evaluation_if_the_recipe_does_not_skip_it(folder: Path) -> None:
+    (folder / "toy" / "val" / "blue" / "3.png").write_bytes(b"")
+    run = toy_run(folder, kind="knn")
+    recipe = recipe_of(run)
+    strict = recipe.model_copy(update={"data": recipe.data.model_copy(update={"undecodable": "stop"})})
+
+    def look(pixels: Tensor, index: Tensor) -> Tensor:
+        return index
+
+    with pytest.raises(UserError, match=r"3\.png"):
+        over_images(look, run.images("val"), eval_transform(recipe), strict, "")
+
+
+def test_a_classifier_in_training_is_evaluated_in_evaluation_mode_and_left_in_training(folder: Path) -> None:
+    run = toy_run(folder, kind="knn")
+    classifier = create_encoder(recipe_of(run).encoder.architecture, drop_path=0.9, classes=3, pooled_norm=True)
+    modes: set[bool] = set()
+    classifier.register_forward_pre_hook(lambda module, inputs: modes.add(module.training))
+    evaluate(classifier.train(), run.images("val"), recipe_of(run), title="")
+    assert modes == {False}
+    assert classifier.training

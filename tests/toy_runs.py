@@ -1,0 +1,141 @@
+"""Runs small enough for tests: images on disk, a suite file, and processes to run them in."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from downstream import perform
+from lutbench.processes import accelerator
+from lutbench.recipes.suite import load_suite
+from lutbench.run import Run, Workspace, open_run
+
+CLASSES = ("amber", "blue", "green")
+
+SUITE = """
+title = "toy"
+about = "for tests"
+kind = "pipeline"
+[data.toy]
+source = "folder"
+path = "toy"
+undecodable = "skip"
+[encoder.toy]
+model = "vit_tiny_patch16_224"
+image_size = 16
+patch_size = 4
+width = 16
+depth = 2
+heads = 2
+[method.scratch]
+scratch = true
+encoder = "toy"
+[downstream.task]
+data = "toy"
+workers = 0
+"""
+
+
+def write_images(folder: Path, train: int = 10, val: int = 7) -> None:
+    """So many images of each class; classes differ in colour, images in noise."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for channel, name in enumerate(CLASSES):
+            (folder / "toy" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 160, (20, 20, 3))
+                pixels[..., channel] += 60
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / "toy" / split / name / f"{number}.png")
+
+
+def toy_run(folder: Path, home: str = "here", **settings: Any) -> Run:
+    """A run on :func:`write_images`'s images, with its folders below ``folder / home``, ready to be performed."""
+    lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+    suite = folder / "toy.toml"
+    suite.write_text(SUITE + "\n".join(lines))
+    loaded = load_suite(str(suite))
+    workspace = Workspace(data=folder, runs=folder / home / "runs", results=folder / home / "results")
+    run = open_run(loaded, loaded.runs[0], workspace)
+    run.start()
+    return run
+
+
+def performed(run: Run) -> dict[str, Any]:
+    """Perform a run in this process; what a test compares of two runs, as plain values."""
+    perform(run)
+    return outcome(run)
+
+
+def outcome(run: Run) -> dict[str, Any]:
+    """Accuracies, sha256 of weights and outcomes of a finished run."""
+    record = json.loads(next(run.workspace.results.rglob("*.json")).read_text())
+    return {
+        "measurements": {m["metric"]: m["value"] for m in record["measurements"]},
+        "n": record["measurements"][0]["n"],
+        "checkpoint": record["checkpoint"],
+        "outcomes": record["outcomes"]["sha256"],
+        "extra": record["extra"],
+    }
+
+
+def in_processes(function: Callable[[], Any], count: int = 1) -> list[Any]:
+    """What ``function()`` returns in each of ``count`` processes that form a gloo group; plain values."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    workers = [
+        context.Process(target=_enter, args=(function, queue, rank, count, port), daemon=False) for rank in range(count)
+    ]
+    for worker in workers:
+        worker.start()
+    results = dict(queue.get(timeout=120) for _ in workers)
+    for worker in workers:
+        worker.join()
+    failures = [result for failed, result in results.values() if failed]
+    assert not failures, failures[0]
+    return [results[rank][1] for rank in range(count)]
+
+
+def killed_at_a_checkpoint(run: Run, step: int) -> None:
+    """Start ``run`` in another process and SIGKILL it as soon as it has saved ``step``."""
+    context = multiprocessing.get_context("fork")
+    worker = context.Process(target=_enter, args=(lambda: perform(run), context.Queue(), 0, 1, 0))
+    worker.start()
+    checkpoint = run.checkpoints / f"step-{step:08d}"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists():
+        assert worker.is_alive(), "ended before the checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    assert not (run.folder / "finished.json").exists(), "finished before it could be killed"
+
+
+def _enter(function: Callable[[], Any], queue: Any, rank: int, count: int, port: int) -> None:
+    torch.set_num_threads(1)
+    if count > 1:
+        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+        os.environ |= {"MASTER_ADDR": "localhost", **{name: str(value) for name, value in group.items()}}
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator.cache_clear()
+    try:
+        queue.put((rank, (False, function())))
+    except BaseException:
+        queue.put((rank, (True, traceback.format_exc())))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
