@@ -237,7 +237,7 @@ def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
     folder = results_dir / "records" / suite
     records = {}
     for path in sorted(folder.rglob("*.json")):
-        record = _read(path)
+        record = read_record(path)
         if record_path(results_dir, suite, record.run) != path or record.suite != suite:
             raise UserError(
                 f"{path}: this is the record of {record.run} of suite {record.suite}, in the wrong place. "
@@ -271,7 +271,12 @@ def read_outcomes(record: Record, results_dir: Path) -> Outcomes:
         return Outcomes(arrays["label"], arrays["prediction"], arrays["rank"], record.outcomes.images)
 
 
-def _read(path: Path) -> Record:
+def read_record(path: Path) -> Record:
+    """One record, checked against its own identity; its outcomes are not read.
+
+    Raises:
+        UserError: if it is damaged, was edited, or is of another format.
+    """
     values = read_json(path)
     try:
         record = Record.model_validate(values)

@@ -5,8 +5,6 @@ affect results, the seed, the data and the encoder that goes in. A run's folder 
 never overwrites, resumes or passes for another.
 """
 
-import hashlib
-import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -30,6 +28,7 @@ from lutbench.processes import accelerator
 from lutbench.progress import console
 from lutbench.recipes import ClassificationRecipe, DataRecipe, PretrainRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
+from lutbench.record import Record, changes, identity_of, read_record, record_path
 from lutbench.weights import sha256_of
 
 REVISIONS = {"pretrain": 1, "finetune": 1, "linear": 1, "knn": 1}
@@ -90,8 +89,7 @@ class Run:
     @cached_property
     def identity(self) -> str:
         """sha256 of the document, hexadecimal."""
-        text = json.dumps(self.document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return identity_of(self.document)
 
     @property
     def home(self) -> Path:
@@ -123,9 +121,17 @@ class Run:
             return Standing(State.RESUMABLE, f"at step {step}", self.folder)
         others = sorted(self.home.glob("*/finished.json"), key=lambda p: p.stat().st_mtime)
         if others:
-            changed = difference(read_json(others[-1].with_name("run.json"))["document"], self.document)
-            return Standing(State.STALE, f"because {changed}", others[-1].parent)
+            changed = changes(read_json(others[-1].with_name("run.json"))["document"], self.document)
+            return Standing(State.STALE, f"because {', '.join(changed)}", others[-1].parent)
         return Standing(State.MISSING, "", self.folder)
+
+    def result(self) -> str:
+        """What its record says, in a few words; empty if it has none of this identity."""
+        path = record_path(self.workspace.results, self.planned.suite, self.planned.name)
+        if not path.is_file():
+            return ""
+        record = read_record(path)
+        return summary(record) if record.identity == self.identity else ""
 
     def start(self) -> None:
         """Write down what this folder is of, before anything else is in it."""
@@ -235,20 +241,9 @@ def needed_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) ->
     return run
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The fields in which two documents differ: ``recipe.epochs changed from 10 to 20``."""
-    before, after = dict(_flat(old)), dict(_flat(new))
-    changes = [
-        f"{key} changed from {before.get(key, 'not set')} to {after.get(key, 'not set')}"
-        for key in {**before, **after}
-        if before.get(key) != after.get(key)
-    ]
-    return ", ".join(changes) or "nothing that shows"
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", inner
+def summary(record: Record) -> str:
+    """``top-1 81.2 % [79.4, 82.9]``: the measurement that tables print, or all losses of a pre-training run."""
+    first = record.measurements[0]
+    if first.low is not None and first.high is not None:
+        return f"{first.metric} {first.value:.1f} {first.unit} [{first.low:.1f}, {first.high:.1f}]"
+    return ", ".join(f"{m.metric} {m.value:.3f}{m.unit}" for m in record.measurements)

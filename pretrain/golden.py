@@ -8,6 +8,7 @@ at each step), ``stepS/*`` (views, noise, losses and outputs of step S), ``grad0
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -47,13 +48,15 @@ class GoldenFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self._arrays = _read(path)
-        self.momenta: list[float] = [float(decay) for decay in self._array("decays", dimensions=1)]
-        """The teacher's, at each step."""
-        self.student = self._build_student()
-        """With the file's initial weights."""
-        self._check_entries()
+        try:
+            self.momenta: list[float] = [float(decay) for decay in self._array("decays", dimensions=1)]
+            """The teacher's, at each step."""
+            self.student = self._build_student()
+            """With the file's initial weights."""
+            self._check_entries()
+        except UserError as error:
+            raise UserError(f"{path} is not a golden file of the LUT step: {error}") from error
         state = self.student.state_dict()
         self.student.load_state_dict({name: self.tensor(f"init/{published_name(name)}") for name in state})
 
@@ -84,16 +87,16 @@ class GoldenFile:
 
     def _array(self, name: str, dimensions: int | None = None) -> np.ndarray:
         if name not in self._arrays:
-            raise UserError(f"{self.path}: not a golden file of the LUT step: it has no entry {name}.")
+            raise UserError(f"it has no entry {name}.")
         array = self._arrays[name]
         if dimensions is not None and array.ndim != dimensions:
-            raise UserError(f"{self.path}: expected {dimensions} dimensions of {name}, found shape {array.shape}.")
+            raise UserError(f"expected {dimensions} dimensions of {name}, found shape {array.shape}.")
         return array
 
     def _size(self, name: str, dimension: int = 0) -> int:
         shape = self._array(name).shape
         if len(shape) <= dimension:
-            raise UserError(f"{self.path}: expected more than {dimension} dimensions of {name}, found shape {shape}.")
+            raise UserError(f"expected more than {dimension} dimensions of {name}, found shape {shape}.")
         return int(shape[dimension])
 
     def _build_student(self) -> Student:
@@ -101,7 +104,7 @@ class GoldenFile:
         width, patches = self._size("init/pos_embed", 2), self._size("init/pos_embed", 1) - 1
         grid = math.isqrt(patches)
         if patch_size < 1 or grid * grid != patches:
-            raise UserError(f"{self.path}: {patches} positions of patches of side {patch_size} make no square image.")
+            raise UserError(f"{patches} positions of patches of side {patch_size} make no square image.")
         encoder = VisionTransformer(
             img_size=grid * patch_size,
             patch_size=patch_size,
@@ -144,7 +147,7 @@ class GoldenFile:
     def _heads(self, name: str, width: int) -> int:
         heads = int(self.number(name))
         if heads < 1 or width % heads:
-            raise UserError(f"{self.path}: a width of {width} does not divide into {name} = {heads} heads.")
+            raise UserError(f"a width of {width} does not divide into {name} = {heads} heads.")
         return heads
 
     def _mlp_ratio(self, blocks: str, width: int) -> float:
@@ -168,7 +171,7 @@ class GoldenFile:
         }
         told = "; ".join(f"{what}: {listed(sorted(names))}" for what, names in problems.items() if names)
         if told:
-            raise UserError(f"{self.path}: not a golden file of the LUT step. Entries {told}.")
+            raise UserError(f"entries {told}.")
 
     def _expected_shapes(self) -> Mapping[str, tuple[int, ...]]:
         student = self.student
@@ -206,14 +209,15 @@ class GoldenFile:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}: give the path of a golden file (.npz) of the LUT step.") from error
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path}: expected a golden file, an .npz of plain arrays, and could not read it: {error}."
-        ) from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} could not be read: expected an .npz of plain arrays, found {error}.") from error
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu":
             raise UserError(f"{path}: expected numbers in {name}, found {array.dtype}.")

@@ -1,11 +1,16 @@
 """Stage 1: pre-training, from photographs to an encoder."""
 
 import torch
+from torch import Tensor
+from torch.utils.data import default_collate
 
 from lutbench.batches import Schedule, stream
+from lutbench.data.images import ImageSet, load_or_next
 from lutbench.encoders import export_encoder
 from lutbench.processes import accelerator, autocast, reducing
+from lutbench.randomness import Draw, seeded
 from lutbench.recipes import PretrainRecipe
+from lutbench.record import Measurement, make_record, write_record
 from lutbench.run import Run
 from lutbench.training import Journal, check_moved, learning_rate, set_learning_rate, weights_digest
 from pretrain.pictures import reconstruction_grid
@@ -88,3 +93,34 @@ def pretrain(run: Run) -> None:
                 run.save(step + 1, modules, optimizer, facts | journal.facts)
                 journal.stop_if_asked(step)
     check_moved(student, facts["digest"])
+
+    # What came of it
+    if processes.is_main_process:
+        student.eval()
+        views = Views.from_batch(pictured(images, recipe, run.planned.seed), processes.device)
+        reconstruction_grid(student, views, run.folder / "reconstructions.png", PICTURED)
+        sha256 = export_encoder(student.encoder, recipe.encoder, run.folder)
+        measurements = [
+            Measurement(metric=f"{name} loss", value=value, unit="") for name, value in journal.losses.items()
+        ]
+        record = make_record(
+            run.planned,
+            run.document,
+            measurements,
+            wall_seconds=journal.seconds,
+            images_per_second=journal.images_per_second,
+            checkpoint=sha256,
+            processes=processes.num_processes,
+            extra={"skipped": journal.skipped, "waiting_for_data": journal.waited / journal.seconds},
+        )
+        write_record(record, None, run.workspace.results)
+        run.finish({"encoder": sha256})
+
+
+def pictured(images: ImageSet, recipe: PretrainRecipe, seed: int) -> dict[str, Tensor]:
+    """A batch of a few images for the pictures, spread over the set; views and masks of an epoch never trained on."""
+    transform, samples = PretrainTransform(recipe), []
+    for index in range(0, len(images), max(1, len(images) // PICTURED)):
+        with seeded(Draw.IMAGE, seed, recipe.epochs + 1, index):
+            samples.append(transform(load_or_next(images, index)[0]))
+    return default_collate(samples[:PICTURED])  # type: ignore[no-any-return]

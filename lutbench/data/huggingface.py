@@ -40,10 +40,15 @@ class HuggingFaceImages:
 
         Raises:
             UndecodableImage: naming the row and its file.
+            UserError: if a file that a row names cannot be read at all.
         """
         encoded = self.rows[index][self.column]
         name = f"{self.name}, {self.image_name(index)}" + (f" ({encoded['path']})" if encoded and encoded["path"] else "")
-        return decode(_content(encoded), name)
+        try:
+            content = _content(encoded)
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {error.strerror}. Its row names a file: put it back.") from error
+        return decode(content, name)
 
     def image_name(self, index: int) -> str:
         """The split and the row."""
@@ -62,6 +67,8 @@ def open_huggingface(recipe: DataRecipe, split: str, root: Path) -> HuggingFaceI
         UserError: if the set, split or column is not there, or the columns do not hold images and labels.
     """
     name = recipe.label or recipe.path
+    if not recipe.path:
+        raise UserError("path is empty: give the name of the Hugging Face set on the Hub, or its folder below the data root.")
     rows = _load(recipe, recipe.train if split == "train" else recipe.val, root)
     if not len(rows):
         raise UserError(f"{name}: split {split!r} of {recipe.path} has no rows.")
@@ -139,7 +146,7 @@ def _fingerprint(rows: datasets.Dataset, column: str, classes: list[str], labels
     paths = pc.struct_field(encoded, "path")
     for index in np.flatnonzero(lengths < 0):  # rows that name a file instead of holding it
         path = paths[int(index)].as_py()
-        lengths[index] = Path(path).stat().st_size if path and Path(path).is_file() else -1
+        lengths[index] = Path(path).stat().st_size if path else -1
     spaced = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), HASHED_IMAGES)).astype(np.int64))
     contents = (_content(rows[int(index)][column]) for index in spaced)
     return fingerprint_of(classes, np.array([]) if labels is None else labels, lengths, *contents)
@@ -152,4 +159,4 @@ def _content(encoded: dict[str, bytes | str | None] | None) -> bytes:
     content, path = encoded["bytes"], encoded["path"]
     if isinstance(content, bytes):
         return content
-    return Path(path).read_bytes() if isinstance(path, str) and Path(path).is_file() else b""
+    return Path(path).read_bytes() if isinstance(path, str) else b""

@@ -1,0 +1,62 @@
+"""What a classifier sees of an image: timm's training augmentation, MAE's linear-probe crops, the centre crop.
+
+All return normalised float32 (3, S, S) with ImageNet's mean and deviation, and draw from the global generators of
+Python, NumPy and torch.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from torch import Tensor
+from torchvision.transforms import v2
+
+from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, LinearRecipe
+
+BICUBIC = v2.InterpolationMode.BICUBIC
+
+Transform = Callable[[Image.Image], Tensor]
+"""From an RGB image to (3, S, S)."""
+
+
+def train_transform(recipe: FinetuneRecipe) -> Transform:
+    """Fine-tuning: random resized crop, flip, RandAugment and random erasing with noise, all timm's (as MAE)."""
+    transform: Transform = create_transform(
+        recipe.side,
+        is_training=True,
+        scale=tuple(recipe.crop_scale),
+        hflip=recipe.flip,
+        color_jitter=None,
+        auto_augment=recipe.rand_augment or None,
+        interpolation="bicubic",
+        re_prob=recipe.erasing,
+        re_mode="pixel",
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+    )
+    return transform
+
+
+def linear_transform(recipe: LinearRecipe) -> Transform:
+    """Linear probe: random resized crop and flip (MAE, table 10: no other augmentation)."""
+    crop = v2.RandomResizedCrop(recipe.side, scale=tuple(recipe.crop_scale), interpolation=BICUBIC)
+    return _compose(crop, v2.RandomHorizontalFlip())
+
+
+def eval_transform(recipe: ClassificationRecipe) -> Transform:
+    """The centre: short side resized to S / eval_crop, rounded down (bicubic; MAE), then the middle S x S."""
+    return _compose(v2.Resize(math.floor(recipe.side / recipe.eval_crop + 1e-6), BICUBIC), v2.CenterCrop(recipe.side))
+
+
+def _compose(*steps: v2.Transform) -> Transform:
+    composed: Transform = v2.Compose(
+        [
+            *steps,
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+        ]
+    )
+    return composed

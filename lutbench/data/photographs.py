@@ -1,0 +1,339 @@
+"""Two small sets, cut from photographs that ship inside scikit-image and scikit-learn; nothing is downloaded.
+
+``photographs``: which of 19 photographs is a crop from?  ``photograph-tiles``: which quarter of which of six?
+A photograph's (or quarter's) longer side is cut into a training part, a gap and a validation part, so that no pixel
+is in both splits. Crops are squares of varied side, resized to 64 x 64 (our choice: objects then have no fixed size,
+as in real sets; of crops all of side 64 a raw 10-epoch ViT gets 91 % right, of these 84 %). They say that a pipeline
+works and hardly anything about a method: train and validation crops share a photographer, a light and a camera.
+
+On disk they are laid out as ImageNet is, ``SET/{train,val}/CLASS/0000.png``, with a ``manifest.json``.
+"""
+
+import hashlib
+import importlib.util
+import shutil
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image
+
+from lutbench.data.decoding import decode
+from lutbench.data.folder import FolderImages, open_folder
+from lutbench.data.progress import tracked
+from lutbench.errors import UserError, listed
+from lutbench.files import read_json, write_json
+from lutbench.randomness import Draw, generator
+
+SIDE = 64
+"""Of every crop, in pixels."""
+
+PHOTOGRAPHS = {
+    "astronaut": "skimage/data/astronaut.png",
+    "brick": "skimage/data/brick.png",
+    "camera": "skimage/data/camera.png",
+    "cat": "skimage/data/chelsea.png",
+    "cell": "skimage/data/cell.png",
+    "coffee": "skimage/data/coffee.png",
+    "coins": "skimage/data/coins.png",
+    "flower": "sklearn/datasets/images/flower.jpg",
+    "galaxies": "skimage/data/hubble_deep_field.jpg",
+    "grass": "skimage/data/grass.png",
+    "gravel": "skimage/data/gravel.png",
+    "handwriting": "skimage/data/text.png",
+    "moon": "skimage/data/moon.png",
+    "motorcycle": "skimage/data/motorcycle_left.png",
+    "page": "skimage/data/page.png",
+    "pagoda": "sklearn/datasets/images/china.jpg",
+    "retina": "skimage/data/retina.jpg",
+    "rocket": "skimage/data/rocket.jpg",
+    "tissue": "skimage/data/ihc.png",
+}
+"""Classes and their files inside the installed packages."""
+
+LEFT_OUT = {
+    "chessboard": "skimage/data/chessboard_RGB.png",
+    "clock": "skimage/data/clock_motion.png",
+    "colours": "skimage/data/color.png",
+    "faces": "skimage/data/lfw_subset.npy",
+    "horse": "skimage/data/horse.png",
+    "logo": "skimage/data/logo.png",
+    "phantom": "skimage/data/phantom.png",
+    "vessels": "skimage/data/microaneurysms.png",
+}
+"""Pictures of the same packages that are in no class, kept for a set outside the distribution."""
+
+
+@dataclass(frozen=True)
+class BuiltSet:
+    """How a set is cut. Raise ``revision`` whenever the pixels change, and pin the new checksums."""
+
+    name: str
+    revision: int
+    key: int
+    """The set's number in the random key."""
+    photographs: tuple[str, ...]
+    quarters: bool
+    """Whether every quarter of a photograph is a class of its own."""
+    train: int
+    """Crops of each class."""
+    val: int
+    sides: tuple[int, int]
+    """Shortest and longest side of a crop, in pixels of the photograph; clipped to the part it is cut from."""
+    share: float
+    """Of the longer side that is for training."""
+    gap: int
+    """Pixels between the parts."""
+    pixels: tuple[str, str]
+    """The expected sha256 over the pixels of train and of val, as :func:`pixel_digest` computes it."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, sorted."""
+        return tuple(sorted(name for name, _ in self.regions()))
+
+    def regions(self) -> list[tuple[str, str]]:
+        """Every class with the photograph it is cut from."""
+        if not self.quarters:
+            return [(name, name) for name in self.photographs]
+        return [(f"{name}-{quarter}", name) for name in self.photographs for quarter in QUARTERS]
+
+
+QUARTERS = {"nw": (0, 0), "ne": (1, 0), "sw": (0, 1), "se": (1, 1)}
+"""Column and row of a photograph's quarters."""
+
+BUILT = {
+    built.name: built
+    for built in (
+        BuiltSet(
+            name="photographs",
+            revision=1,
+            key=1,
+            photographs=tuple(PHOTOGRAPHS),
+            quarters=False,
+            train=300,
+            val=100,
+            sides=(48, 112),
+            share=0.7,
+            gap=16,
+            pixels=("", ""),
+        ),
+        BuiltSet(
+            name="photograph-tiles",
+            revision=1,
+            key=2,
+            photographs=("astronaut", "coffee", "motorcycle", "pagoda", "retina", "tissue"),
+            quarters=True,
+            train=150,
+            val=50,
+            sides=(48, 80),
+            share=0.65,
+            gap=8,
+            pixels=("", ""),
+        ),
+    )
+}
+"""The sets by name."""
+
+Box = tuple[int, int, int, int]
+"""Left, upper, right and lower edge in pixels of the photograph."""
+
+
+def open_built(name: str, split: str, root: Path, *, skip_undecodable: bool = False) -> FolderImages:
+    """One split of a set, built at ``root/NAME`` if nothing is there.
+
+    Its fingerprint is the manifest's checksum of the split's pixels, so it is the same however PNG was compressed.
+
+    Raises:
+        UserError: if a photograph is not installed, the set cannot be written, or its files are not those that were
+            written: one is missing, was added or changed in size. (Pixels changed within the same number of bytes
+            are found by :func:`check_pixels`.)
+    """
+    build(name, root)
+    manifest = _manifest(root / name)
+    images = open_folder(root / name / split, name, split, skip_undecodable=skip_undecodable)
+    if images.fingerprint != manifest["splits"][split]["files"]:
+        raise UserError(f"{images.folder.absolute()} is not as it was built: {_difference(images)}. {_rebuild(root / name)}")
+    return replace(images, fingerprint=manifest["splits"][split]["pixels"])
+
+
+def build(name: str, root: Path) -> bool:
+    """Write the set at ``root/NAME`` if nothing is there; returns whether it was written now.
+
+    It is filled beside its place and renamed: what is there is whole. Processes that build at once wait for one.
+
+    Raises:
+        UserError: if a photograph is not installed, or the set cannot be written.
+    """
+    folder = root / name
+    if (folder / "manifest.json").is_file():
+        return False
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{name}.lock"):
+            if folder.exists():
+                _manifest(folder)
+                return False
+            partial = root / f".{name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)  # left by a build that was killed: we hold the lock
+            try:
+                pixels = _write(BUILT[name], partial)
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder.absolute()} could not be built: {error.strerror or error}. It takes about 60 MB: give a data root with "
+            "room that you may write to, with --data-root."
+        ) from error
+    _compare(name, pixels)
+    return True
+
+
+def check_pixels(images: FolderImages) -> str:
+    """sha256 over the decoded pixels of a built split, to compare with its fingerprint; reads every file.
+
+    Raises:
+        UndecodableImage: naming the first file that cannot be decoded.
+    """
+    indices = tracked(range(len(images)), len(images), f"checking {images.name} {images.split}")
+    return pixel_digest((images.image_name(index), images.image(index)) for index in indices)
+
+
+def pixel_digest(images: Iterator[tuple[str, Image.Image]]) -> str:
+    """sha256, in hex, over names and RGB pixels in the order given."""
+    digest = hashlib.sha256()
+    for name, image in images:
+        digest.update(f"{name} {image.width} {image.height}\n".encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def load_photograph(file: str) -> Image.Image:
+    """A photograph by its path inside the installed packages, RGB.
+
+    Raises:
+        UserError: if it is not installed; it is never downloaded.
+    """
+    package, _, inside = file.partition("/")
+    found = importlib.util.find_spec(package)
+    path = Path(found.origin).parent / inside if found and found.origin else None
+    if path is None or not path.is_file():
+        project = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[package]
+        raise UserError(
+            f"The photograph {file} is not installed{f' ({path} is missing)' if path else ''}. It ships inside the wheel of "
+            f"{project} on PyPI; some distributions leave it out. Install it with: pip install --force-reinstall {project}"
+        )
+    return decode(path.read_bytes(), str(path))
+
+
+def parts(built: BuiltSet, cls: str, size: tuple[int, int]) -> dict[str, Box]:
+    """The training and the validation part of a class's photograph of ``size`` (width, height)."""
+    left, upper, right, lower = 0, 0, *size
+    if built.quarters:
+        column, row = QUARTERS[cls.rpartition("-")[2]]
+        middle_x, middle_y = size[0] // 2, size[1] // 2
+        left, right = ((0, middle_x), (middle_x, size[0]))[column]
+        upper, lower = ((0, middle_y), (middle_y, size[1]))[row]
+    if right - left >= lower - upper:
+        cut = left + int((right - left) * built.share)
+        return {"train": (left, upper, cut, lower), "val": (cut + built.gap, upper, right, lower)}
+    cut = upper + int((lower - upper) * built.share)
+    return {"train": (left, upper, right, cut), "val": (left, cut + built.gap, right, lower)}
+
+
+def crops(built: BuiltSet, cls: str, split: str, part: Box, count: int) -> list[Box]:
+    """Where the crops of a class lie: squares of varied side within ``part``, from a key of their own."""
+    left, upper, right, lower = part
+    which = built.classes.index(cls)
+    draw = generator(Draw.BUILD, built.key, built.revision, which, ("train", "val").index(split))
+    boxes = []
+    for _ in range(count):
+        side = min(int(draw.integers(built.sides[0], built.sides[1], endpoint=True)), right - left, lower - upper)
+        x = int(draw.integers(left, right - side, endpoint=True))
+        y = int(draw.integers(upper, lower - side, endpoint=True))
+        boxes.append((x, y, x + side, y + side))
+    return boxes
+
+
+def _write(built: BuiltSet, folder: Path) -> dict[str, str]:
+    """Fill ``folder`` and return the checksum of each split's pixels."""
+    cut: dict[str, list[tuple[str, Image.Image]]] = {"train": [], "val": []}
+    for cls, photograph in tracked(sorted(built.regions()), len(built.regions()), f"building {built.name}"):
+        image = load_photograph(PHOTOGRAPHS[photograph])
+        for split, part in parts(built, cls, image.size).items():
+            (folder / split / cls).mkdir(parents=True)
+            for number, box in enumerate(crops(built, cls, split, part, getattr(built, split))):
+                crop = image.crop(box).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                crop.save(folder / split / cls / f"{number:04d}.png", compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)
+                cut[split].append((f"{cls}/{number:04d}.png", crop))
+    pixels = {split: pixel_digest(iter(images)) for split, images in cut.items()}
+    manifest: dict[str, Any] = {
+        "set": built.name,
+        "revision": built.revision,
+        "cut": {"sides": built.sides, "train_share": built.share, "gap": built.gap, "size": SIDE},
+        "sources": {name: PHOTOGRAPHS[name] for name in built.photographs},
+        "packages": {name: version(name) for name in ("numpy", "pillow", "scikit-image", "scikit-learn")},
+        "splits": {
+            split: {
+                "images": len(images),
+                "classes": len(built.classes),
+                "pixels": pixels[split],
+                "files": open_folder(folder / split, built.name, split).fingerprint,
+            }
+            for split, images in cut.items()
+        },
+    }
+    write_json(folder / "manifest.json", manifest)
+    return pixels
+
+
+def _compare(name: str, pixels: dict[str, str]) -> None:
+    """Warn, and go on, if the pixels are not the pinned ones.
+
+    Not an error: another version of Pillow or of the packages may decode a JPEG one grey level apart, and the run is
+    no worse for it. Records carry the fingerprint, so nothing built so is mixed up with the pinned set's.
+    """
+    if tuple(pixels.values()) != BUILT[name].pixels:
+        warnings.warn(
+            f"{name} was built, but its pixels differ from those that the suite's published records were measured on: "
+            "another version of Pillow, scikit-image or scikit-learn decodes the photographs differently. Everything "
+            "works; scores may differ in the last digits. For the same pixels install the versions in constraints.txt.",
+            stacklevel=3,
+        )
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise UserError(f"{folder.absolute()} holds no manifest.json, so it is not a set that was built here. {_rebuild(folder)}")
+    manifest: dict[str, Any] = read_json(path)
+    built = BUILT[folder.name]
+    if manifest.get("set") != built.name or manifest.get("revision") != built.revision:
+        raise UserError(
+            f"{folder.absolute()} holds revision {manifest.get('revision')} of {manifest.get('set')}, and this version of the suite "
+            f"cuts revision {built.revision}. {_rebuild(folder)}"
+        )
+    return manifest
+
+
+def _difference(images: FolderImages) -> str:
+    built = BUILT[images.name]
+    count = getattr(built, images.split)
+    expected = {f"{cls}/{number:04d}.png" for cls in built.classes for number in range(count)}
+    found = {images.image_name(index) for index in range(len(images))}
+    if missing := sorted(expected - found):
+        return f"{len(missing)} files are missing ({listed(missing)})"
+    if added := sorted(found - expected):
+        return f"{len(added)} files were added ({listed(added)})"
+    return "a file changed in size"
+
+
+def _rebuild(folder: Path) -> str:
+    return f"Remove or rename {folder.absolute()}; the set is built anew, in seconds, when it is next used."

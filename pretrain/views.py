@@ -1,0 +1,193 @@
+"""Two views of an image (paper, section 4.1; release), and one noise per patch from which the mask is drawn.
+
+Both views: short side resized to S (bicubic), random crop of S x S with 4 px of reflected padding, flipped half of the
+time. View 2 is then changed in colour: jitter (4 times of 5), and one of grayscale, solarisation and blur (always).
+With ``crop = "random"`` the crop is MAE's random resized crop instead.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter, ImageOps
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torchvision.transforms import ColorJitter, RandomResizedCrop
+from torchvision.transforms.v2 import functional
+
+from lutbench.encoders import create_encoder
+from lutbench.errors import UserError
+from lutbench.recipes import PretrainRecipe
+
+BICUBIC = functional.InterpolationMode.BICUBIC
+RANDOM_CROP_SCALE = (0.2, 1.0)
+"""Area of the random resized crop (MAE, appendix A.1)."""
+RANDOM_CROP_RATIO = (3 / 4, 4 / 3)
+"""Its aspect ratio (MAE: torchvision's default)."""
+FLIP = 0.5
+JITTER = 0.8
+"""Probability of the colour jitter of view 2 (release)."""
+COLOUR_RANGES = ([0.6, 1.4], [0.6, 1.4], [0.8, 1.2], [-0.1, 0.1])
+"""Factors of brightness, contrast and saturation and the shift of hue: 0.4, 0.4, 0.2 and 0.1 (release)."""
+SOLARIZE_THRESHOLD = 128
+BLUR_RADIUS = (0.1, 2.0)
+"""Standard deviation of the blur in pixels, uniform (release; 3-Augment)."""
+
+
+class PretrainTransform:
+    """From an image to ``view1`` and ``view2``, uint8 (3, S, S), and ``noise``, float32 (N,) in [0, 1).
+
+    Without the context loss there is no ``view2``. View 1 is drawn first, then the noise, then view 2: whatever is
+    done with view 2, recipes of one crop see the same view 1 and noise. Draws from torch's global generator.
+
+    Raises:
+        UserError: when made, if the crop is too small for its padding.
+    """
+
+    def __init__(self, recipe: PretrainRecipe) -> None:
+        with torch.device("meta"):
+            self.patches: int = create_encoder(recipe.encoder).patch_embed.num_patches
+        self.side = recipe.encoder.image_size
+        if recipe.crop_padding * 2 >= self.side:
+            raise UserError(
+                f"crop_padding = {recipe.crop_padding} pixels cannot be reflected in a crop of {self.side}: give less than half."
+            )
+        self.simple = recipe.crop == "simple"
+        self.padding = recipe.crop_padding
+        self.has_context = recipe.has_context
+        self.photometric = recipe.photometric
+
+    def __call__(self, image: Image.Image) -> dict[str, Tensor]:
+        if self.simple:  # the resize draws nothing: once for both views
+            image = resize_short_side(image, self.side)
+        sample = {"view1": to_tensor(self._crop(image)), "noise": torch.rand(self.patches)}
+        if self.has_context:
+            view2 = self._crop(image)
+            sample["view2"] = to_tensor(draw_photometrics().apply(view2) if self.photometric else view2)
+        return sample
+
+    def _crop(self, image: Image.Image) -> Image.Image:
+        if self.simple:
+            return padded_crop(image, self.side, self.padding)
+        return random_resized_crop(image, self.side)
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a training step takes of a batch, on its device, normalised by ImageNet's mean and deviation."""
+
+    view1: Tensor
+    """(B, 3, S, S), float32."""
+    view2: Tensor | None
+    """(B, 3, S, S), float32; None without the context loss."""
+    noise: Tensor
+    """(B, N), float32."""
+
+    @classmethod
+    def from_batch(cls, batch: dict[str, Tensor], device: torch.device) -> Self:
+        """From stacked samples of :class:`PretrainTransform`."""
+        view2 = batch.get("view2")
+        return cls(
+            view1=normalised(batch["view1"], device),
+            view2=None if view2 is None else normalised(view2, device),
+            noise=batch["noise"].to(device, non_blocking=True),
+        )
+
+
+def normalised(pixels: Tensor, device: torch.device) -> Tensor:
+    """Normalised float32 (B, 3, S, S) on ``device`` from uint8; bytes are moved, a quarter of the size."""
+    mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=device).mul(255).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_DEFAULT_STD, device=device).mul(255).view(3, 1, 1)
+    return pixels.to(device, non_blocking=True).float().sub_(mean).div_(std)
+
+
+def resize_short_side(image: Image.Image, side: int) -> Image.Image:
+    """``image`` with a short side of ``side`` pixels; itself if it has that already."""
+    return image if min(image.size) == side else functional.resize(image, [side], BICUBIC)
+
+
+def padded_crop(image: Image.Image, side: int, padding: int) -> Image.Image:
+    """A random square of ``image`` padded by reflection, flipped half of the time. Draws 3 numbers.
+
+    The same pixels as torchvision's RandomCrop(side, padding, padding_mode="reflect") and a flip at that place, but
+    only the crop is padded, by slices: a fifth of the time on a 64 px image.
+    """
+    down, across, flip = torch.rand(3).tolist()
+    upper, rows, above, below = _place(image.height, side, padding, down)
+    left, columns, before, after = _place(image.width, side, padding, across)
+    pixels = np.empty((side, side, 3), np.uint8)
+    inside = image.crop((left, upper, left + columns, upper + rows))
+    pixels[above : above + rows, before : before + columns] = inside
+    pixels[:above] = pixels[above + 1 : 2 * above + 1][::-1]
+    pixels[side - below :] = pixels[side - 2 * below - 1 : side - below - 1][::-1]
+    pixels[:, :before] = pixels[:, before + 1 : 2 * before + 1][:, ::-1]
+    pixels[:, side - after :] = pixels[:, side - 2 * after - 1 : side - after - 1][:, ::-1]
+    return Image.fromarray(pixels[:, ::-1] if flip < FLIP else pixels)
+
+
+def random_resized_crop(image: Image.Image, side: int) -> Image.Image:
+    """MAE's crop: 20 to 100 % of the area, resized to ``side`` (bicubic), flipped half of the time."""
+    box = RandomResizedCrop.get_params(image, list(RANDOM_CROP_SCALE), list(RANDOM_CROP_RATIO))
+    crop: Image.Image = functional.resized_crop(image, *box, [side, side], BICUBIC)
+    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(1).item() < FLIP else crop
+
+
+@dataclass(frozen=True)
+class Photometrics:
+    """The colour changes of one view 2, drawn; applied in PIL here."""
+
+    jittered: bool
+    order: tuple[int, ...]
+    """In which the four factors are applied."""
+    factors: tuple[float, float, float, float]
+    """Brightness, contrast, saturation, hue."""
+    effect: Literal["grayscale", "solarize", "blur"]
+    radius: float
+    """Of the blur, in pixels."""
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """``image``, RGB, with these changes."""
+        if self.jittered:
+            for which in self.order:
+                image = _ADJUST[which](image, self.factors[which])
+        if self.effect == "grayscale":
+            return image.convert("L").convert("RGB")
+        if self.effect == "solarize":
+            return ImageOps.solarize(image, SOLARIZE_THRESHOLD)
+        return image.filter(ImageFilter.GaussianBlur(self.radius))
+
+
+def draw_photometrics() -> Photometrics:
+    """Draw all numbers, those that will not be used too: what follows does not depend on which are."""
+    order, *factors = ColorJitter.get_params(*COLOUR_RANGES)
+    jitter, effect, blur = torch.rand(3).tolist()
+    brightness, contrast, saturation, hue = factors
+    return Photometrics(
+        jittered=jitter < JITTER,
+        order=tuple(order.tolist()),
+        factors=(brightness, contrast, saturation, hue),
+        effect=("grayscale", "solarize", "blur")[int(effect * 3)],
+        radius=BLUR_RADIUS[0] + blur * (BLUR_RADIUS[1] - BLUR_RADIUS[0]),
+    )
+
+
+_ADJUST = (
+    functional.adjust_brightness,
+    functional.adjust_contrast,
+    functional.adjust_saturation,
+    functional.adjust_hue,
+)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """uint8 (3, H, W) of an RGB image."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _place(length: int, side: int, padding: int, where: float) -> tuple[int, int, int, int]:
+    """A crop of ``side`` from a line of ``length`` pixels with ``padding`` on both ends, at the share ``where`` of its
+    possible places: its first pixel inside the line, how many are inside, and how many are missing before and after."""
+    start = int(where * (length + 2 * padding - side + 1)) - padding
+    first, last = max(start, 0), min(start + side, length)
+    return first, last - first, first - start, start + side - last
