@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from click.exceptions import ClickException
@@ -26,7 +26,7 @@ app.add_typer(data_app, name="data")
 
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="tiny, small or paper; or the path of a suite file (.toml).")]
 Overrides = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change a setting of the suite file, such as pretrain.lut.epochs=20. May be repeated."),
 ]
 DataRoot = Annotated[Path, typer.Option("--data-root", metavar="DIR", envvar="LUTBENCH_DATA", help="Folder that holds the image sets.")]
@@ -45,8 +45,8 @@ def _options(
 @app.command()
 def run(
     suite: SuiteName,
-    stage: Annotated[Optional[list[str]], typer.Option(help="pretrain or downstream; all stages if not given. May be repeated.")] = None,
-    only: Annotated[Optional[list[str]], typer.Option(metavar="NAME", help="Runs whose name, or a part of it, matches, such as lut or 'photographs-*'. May be repeated.")] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="pretrain or downstream; all stages if not given. May be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Runs whose name, or a part of it, matches, such as lut or 'photographs-*'. May be repeated.")] = None,
     overrides: Overrides = None,
     data_root: DataRoot = Path("data"),
     runs: RunsRoot = Path("runs"),
@@ -79,6 +79,20 @@ def tables(
     results: ResultsRoot = Path("results"),
 ) -> None:
     """Rebuild a suite's tables from its records and the published numbers. Needs no data and no GPU."""
+    from results.tables import check_tables, show_tables, write_tables
+
+    loaded = _load(suite, None)
+    if check:
+        differences = check_tables(loaded, results)
+        if differences:
+            print("\n".join(differences))
+            raise UserError(
+                f"The tables of {suite} are not what its records say. Rebuild them: lutbench tables {suite}."
+            )
+        print(f"The tables of {suite} are what its records say.")
+        return
+    write_tables(loaded, results)
+    show_tables(loaded, results)
 
 
 @app.command()
@@ -86,6 +100,13 @@ def parity(
     file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Steps of the published model; its geometry is read from the shapes in the file.")],
 ) -> None:
     """Compare the LUT step with recorded steps of the published model: losses, outputs, gradients, weights."""
+    from lutbench.progress import console
+    from pretrain.parity import check_parity, parity_table
+
+    rows = check_parity(file)
+    console.print(parity_table(rows))
+    if not all(row.passed for row in rows):
+        raise typer.Exit(1)
 
 
 def _load(suite: str, overrides: list[str] | None) -> "LoadedSuite":
@@ -103,7 +124,7 @@ def _workspace(data_root: Path, runs: Path, results: Path) -> "Workspace":
 def main() -> None:
     """Entry point of ``lutbench`` and ``python -m lutbench``: a user's mistake is one paragraph, not a traceback."""
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False))
     except UserError as error:
         if "--traceback" in sys.argv:
             raise

@@ -33,6 +33,8 @@ _PUBLISHED_PREFIXES = {
     "predictor.": "predictor.",
 }
 
+_SETTINGS = ("patch_size", "num_heads", "decoder_num_heads", "mask_ratio", "lr", "weight_decay", "context_weight")
+
 
 def published_name(name: str) -> str:
     """What the published model calls the student's parameter or buffer ``name``."""
@@ -61,8 +63,11 @@ class GoldenFile:
         self.student.load_state_dict({name: self.tensor(f"init/{published_name(name)}") for name in state})
 
     def number(self, name: str) -> float:
-        """A scalar entry."""
-        return float(self._array(name, dimensions=0))
+        """A scalar entry, at least 0."""
+        value = float(self._array(name, dimensions=0))
+        if not 0 <= value < math.inf:
+            raise UserError(f"expected a number of at least 0 as {name}, found {value}.")
+        return value
 
     def tensor(self, name: str) -> Tensor:
         """An entry, float32."""
@@ -103,8 +108,10 @@ class GoldenFile:
         patch_size = int(self.number("meta/patch_size"))
         width, patches = self._size("init/pos_embed", 2), self._size("init/pos_embed", 1) - 1
         grid = math.isqrt(patches)
-        if patch_size < 1 or grid * grid != patches:
-            raise UserError(f"{patches} positions of patches of side {patch_size} make no square image.")
+        if grid * grid != patches:
+            raise UserError(f"init/pos_embed has {patches} positions of patches, which make no square image.")
+        if patch_size != self._size("init/patch_embed.proj.weight", 2):
+            raise UserError(f"meta/patch_size = {patch_size} is not the side of init/patch_embed.proj.weight.")
         encoder = VisionTransformer(
             img_size=grid * patch_size,
             patch_size=patch_size,
@@ -155,7 +162,7 @@ class GoldenFile:
         return (hidden + 0.5) / width  # timm multiplies by the width and rounds down
 
     def _check_entries(self) -> None:
-        """Compare names and shapes with those that the student implies."""
+        """Compare names and shapes with those that the student implies, and look at the settings."""
         expected = self._expected_shapes()
         of_no_use = {
             name for name in self._arrays if re.match(r"final_teacher/(decoder_|mask_token|predictor\.)", name)
@@ -172,6 +179,8 @@ class GoldenFile:
         told = "; ".join(f"{what}: {listed(sorted(names))}" for what, names in problems.items() if names)
         if told:
             raise UserError(f"entries {told}.")
+        for name in _SETTINGS:
+            self.number(f"meta/{name}")
 
     def _expected_shapes(self) -> Mapping[str, tuple[int, ...]]:
         student = self.student

@@ -35,7 +35,7 @@ def initialise(component: nn.Module) -> None:
             nn.init.xavier_uniform_(projection.weight.view(len(projection.weight), -1))
             if projection.bias is not None:
                 nn.init.zeros_(projection.bias)
-            assert module.cls_token is not None
-            nn.init.normal_(module.cls_token, std=0.02)
+            if module.cls_token is not None:
+                nn.init.normal_(module.cls_token, std=0.02)
         elif isinstance(module, Decoder):
             nn.init.normal_(module.mask_token, std=0.02)

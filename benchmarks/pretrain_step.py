@@ -1,0 +1,187 @@
+"""Images per second and peak memory of one LUT step, ours against the obvious way, on the machine at hand.
+
+    python benchmarks/pretrain_step.py --sizes S,B,L --batch 128 --compile
+
+Both steps compute the same losses for the same student on the same random views: teacher, student, backward, fused
+AdamW, update of the teacher. The plain step does it as one would first write it: each view goes through the encoder
+by itself, the teacher is a copy of the whole student, and its update is a loop over tensors. Loading of data is not
+part of it. Every row is measured in a process of its own. Prints a Markdown table with hardware and versions.
+"""
+
+import copy
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Annotated, Literal
+
+import torch
+import typer
+
+from lutbench.processes import accelerator, autocast, precision_of
+from lutbench.provenance import hardware, packages
+from lutbench.recipes import PretrainRecipe, read_recipe
+from pretrain.autoencoder import encode, reconstruction_loss
+from pretrain.context import Targets
+from pretrain.masking import visible_patches
+from pretrain.student import Student, build_student, parameter_groups
+from pretrain.teacher import Teacher
+from pretrain.views import Views
+
+MODELS = {"S": "vit_small_patch16_224", "B": "vit_base_patch16_224", "L": "vit_large_patch16_224"}
+MOMENTUM = 0.996
+
+Step = Literal["plain", "ours", "ours, compiled"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table."""
+
+    size: str
+    step: Step
+    batch: int
+    steps: int
+    warmup: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured."""
+
+    images_per_second: float
+    peak_gib: float
+    """Of the GPU's memory, or of the process's resident memory on a CPU."""
+
+
+def main(
+    sizes: Annotated[str, typer.Option(help="Which of S, B and L, with commas between.")] = "S,B,L",
+    batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 20,
+    warmup: Annotated[int, typer.Option(min=1, help="Steps before, which are not.")] = 5,
+    compile: Annotated[bool, typer.Option("--compile", help="Add a row with torch.compile.")] = False,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16; auto is bf16 where the GPU has it.")] = "auto",
+) -> None:
+    """Measure the LUT step of each size, ours against the plain one, and print a Markdown table."""
+    chosen = [size.strip().upper() for size in sizes.split(",")]
+    if not set(chosen) <= set(MODELS):
+        raise typer.BadParameter(f"{sizes!r}: choose among {', '.join(MODELS)}.", param_hint="--sizes")
+    if precision not in ("auto", "fp32", "bf16"):
+        raise typer.BadParameter(f"{precision!r}: choose auto, fp32 or bf16.", param_hint="--precision")
+    kinds: list[Step] = ["plain", "ours", "ours, compiled"] if compile else ["plain", "ours"]
+    on_gpu = accelerator().device.type == "cuda"
+    versions = ", ".join(f"{name} {packages()[name]}" for name in ("python", "torch", "timm"))
+    print(f"{hardware()}; {precision_of(precision)}; {versions}.\n")
+    print(f"    {' '.join(['python', *sys.argv])}\n")
+    print(f"| ViT | step | images/s | against plain | peak {'GPU' if on_gpu else 'resident'} memory, GiB |")
+    print("|---|---|---:|---:|---:|")
+    for size in chosen:
+        plain: float | None = None
+        for kind in kinds:
+            result = _in_own_process(Case(size, kind, batch, steps, warmup, precision))
+            plain = plain or result.images_per_second
+            ratio = result.images_per_second / plain
+            print(
+                f"| {size} | {kind} | {result.images_per_second:.2f} | {ratio:.2f}x | {result.peak_gib:.2f} |",
+                flush=True,
+            )
+
+
+def _in_own_process(case: Case) -> Result:
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure, case).result()
+
+
+def measure(case: Case) -> Result:
+    """Time one case in this process."""
+    device = accelerator().device
+    recipe = read_recipe(PretrainRecipe, {"data": {}, "encoder": {"model": MODELS[case.size]}}, "benchmark")
+    student = build_student(recipe, seed=0).to(device)
+    groups = parameter_groups(student, recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
+    view1, view2 = (torch.randn(case.batch, 3, 224, 224, device=device) for _ in range(2))
+    views = Views(view1, view2, torch.rand(case.batch, 196, device=device))
+    if case.step == "plain":
+        step = _plain_step(student, optimizer, views, case.precision)
+    else:
+        step = _our_step(student, optimizer, views, case.precision, compiled=case.step == "ours, compiled")
+    for _ in range(case.warmup):
+        step()
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(case.steps):
+        step()
+    _wait(device)
+    seconds = time.perf_counter() - start
+    return Result(case.batch * case.steps / seconds, _peak_bytes(device) / 2**30)
+
+
+def _our_step(
+    student: Student, optimizer: torch.optim.Optimizer, views: Views, precision: str, compiled: bool
+) -> Callable[[], None]:
+    teacher = Teacher(student)
+    run_student = torch.compile(student) if compiled else student
+    run_teacher = torch.compile(teacher) if compiled else teacher
+
+    def step() -> None:
+        with autocast(precision):
+            losses = run_student(views, run_teacher(views))
+        losses.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        teacher.update(student, MOMENTUM)
+
+    return step
+
+
+def _plain_step(student: Student, optimizer: torch.optim.Optimizer, views: Views, precision: str) -> Callable[[], None]:
+    teacher = copy.deepcopy(student).eval().requires_grad_(False)
+
+    def step() -> None:
+        assert views.view2 is not None
+        assert student.context is not None
+        assert student.projector is not None
+        assert student.predictor is not None
+        assert teacher.projector is not None
+        visible = visible_patches(views.noise, student.visible)
+        pool = student.context.pool
+        with autocast(precision):
+            with torch.no_grad():
+                target1 = teacher.projector(pool(encode(teacher.encoder, views.view1)))
+                target2 = teacher.projector(pool(encode(teacher.encoder, views.view2)))
+            tokens1 = encode(student.encoder, views.view1, visible.view1)
+            tokens2 = encode(student.encoder, views.view2, visible.view2)
+            pixels = student.decoder(tokens1, visible.view1)
+            output1 = student.predictor(student.projector(pool(tokens1)))
+            output2 = student.predictor(student.projector(pool(tokens2)))
+        mim = reconstruction_loss(pixels.float(), views.view1, visible.view1, student.patch_size, True)
+        context = student.context(output1.float(), output2.float(), Targets(target1.float(), target2.float()))
+        (mim + student.context.weight * context).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            for own, their in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True):
+                if own.is_floating_point():
+                    own.mul_(MOMENTUM).add_(their, alpha=1 - MOMENTUM)
+
+    return step
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+if __name__ == "__main__":
+    typer.run(main)

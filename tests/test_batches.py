@@ -1,0 +1,44 @@
+"""Which images make a step depends on the seed and the step alone."""
+
+import pytest
+
+from lutbench.batches import Schedule
+from lutbench.errors import UserError
+
+
+def test_every_image_is_seen_once_per_epoch_and_no_step_is_partial() -> None:
+    schedule = Schedule(images=10, epochs=3, batch=4, micro_batch=4, seed=0)
+    keys = [key for step in range(schedule.steps) for key in schedule.batch_keys(step)]
+    assert schedule.steps == 8
+    assert len(keys) == 32
+    for epoch in range(3):
+        assert sorted(index for e, index in keys if e == epoch) == list(range(10))
+
+
+def test_fewer_images_than_a_batch_still_make_a_step() -> None:
+    schedule = Schedule(images=3, epochs=1, batch=8, micro_batch=8, seed=0)
+    assert schedule.steps == 1
+    assert {index for _, index in schedule.batch_keys(0)} == {0, 1, 2}
+
+
+def test_another_seed_gives_another_order() -> None:
+    orders = [Schedule(images=50, epochs=1, batch=50, micro_batch=50, seed=s).batch_keys(0) for s in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize(("micro_batch", "processes"), [(12, 1), (12, 2), (6, 1), (4, 2), (12, 3)])
+def test_however_a_batch_is_cut_a_flip_pairs_the_same_images(micro_batch: int, processes: int) -> None:
+    pairs, seen = set(), []
+    for rank in range(processes):
+        schedule = Schedule(24, 1, 12, micro_batch, 0, rank, processes)
+        for accumulated in range(schedule.passes):
+            rows = schedule.rows(accumulated)
+            seen += rows
+            pairs |= {frozenset(pair) for pair in zip(rows, rows[::-1], strict=True)}
+    assert sorted(seen) == list(range(12))
+    assert pairs == {frozenset((k, k + 1)) for k in range(0, 12, 2)}
+
+
+def test_passes_that_do_not_divide_over_the_processes_are_refused() -> None:
+    with pytest.raises(UserError, match="do not divide over 4 processes"):
+        Schedule(images=10, epochs=1, batch=6, micro_batch=6, seed=0, rank=0, processes=4)

@@ -1,0 +1,121 @@
+"""Two processes compute what one does: BatchNorm by itself, and the whole student under DistributedDataParallel."""
+
+import socket
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from tiny_student import random_views, tiny_recipe
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pretrain.batchnorm import SyncBatchNorm1d
+from pretrain.student import build_student
+from pretrain.teacher import Teacher
+from pretrain.views import Views
+
+SHARES = (slice(0, 2), slice(2, 7))
+"""Unequal shares of a batch of 7, for BatchNorm."""
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    """Inputs with a large mean, and what their loss weighs the outputs by."""
+    draw = torch.Generator().manual_seed(0)
+    return 10 + torch.randn(7, 5, generator=draw), torch.randn(7, 5, generator=draw)
+
+
+def normalise(module: nn.BatchNorm1d, share: slice) -> dict[str, Tensor]:
+    """Two training passes and one in evaluation; a loss that is a sum over images, so that gradients add up."""
+    inputs, weights = batch()
+    with torch.no_grad():
+        module.weight.copy_(torch.linspace(0.5, 2, 5))
+        module.bias.copy_(torch.linspace(-1, 1, 5))
+    found = {}
+    for scale in (1.0, 3.0):
+        x = (scale * inputs[share]).requires_grad_()
+        y = module(x)
+        (y * weights[share]).sum().backward()
+        assert x.grad is not None
+        found |= {f"output {scale}": y.detach(), f"input gradient {scale}": x.grad}
+    module.eval()
+    found["evaluation"] = module(inputs[share]).detach()
+    return found
+
+
+def student_step(views: Views, distributed: bool) -> dict[str, Tensor]:
+    """Losses, gradients and running statistics of one pass."""
+    student = build_student(tiny_recipe(), seed=0)
+    targets = Teacher(student)(views)
+    model = DistributedDataParallel(student) if distributed else student
+    losses = model(views, targets)
+    losses.total.backward()
+    found = {f"gradient {name}": p.grad for name, p in student.named_parameters() if p.grad is not None}
+    found |= {f"buffer {name}": buffer for name, buffer in student.named_buffers()}
+    return found | {"losses": torch.stack(losses).detach()}
+
+
+def one_of_two(rank: int, port: int) -> dict[str, Tensor]:
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(minutes=2))
+    module = SyncBatchNorm1d(5)
+    found = normalise(module, SHARES[rank])
+    found |= {f"state {name}": value for name, value in module.state_dict().items()}
+    half = slice(4 * rank, 4 * rank + 4)
+    views = random_views(batch=8)
+    assert views.view2 is not None
+    found |= student_step(Views(views.view1[half], views.view2[half], views.noise[half]), distributed=True)
+    dist.destroy_process_group()
+    return found
+
+
+def the_other(port: int, path: str) -> None:
+    torch.set_num_threads(1)
+    torch.save(one_of_two(1, port), path)
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What each of two gloo processes found; this process is the first of them."""
+    path = tmp_path_factory.mktemp("processes") / "second.pt"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    second = mp.get_context("spawn").Process(target=the_other, args=(port, str(path)))
+    second.start()
+    first = one_of_two(0, port)
+    second.join()
+    assert second.exitcode == 0
+    return first, torch.load(path)
+
+
+def test_two_processes_normalise_as_one(processes: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
+    reference = nn.BatchNorm1d(5)
+    expected = normalise(reference, slice(0, 7))
+    for name, value in expected.items():
+        assert torch.allclose(torch.cat([found[name] for found in processes]), value, atol=2e-5), name
+    for name, value in reference.state_dict().items():
+        for found in processes:
+            assert torch.allclose(found[f"state {name}"], value, rtol=1e-6), name
+
+
+def test_two_processes_train_the_student_as_one(processes: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
+    expected = student_step(random_views(batch=8), distributed=False)
+    losses = torch.stack([found["losses"] for found in processes]).mean(0)
+    assert torch.allclose(losses, expected.pop("losses"), rtol=1e-5)
+    for name, value in expected.items():
+        first, second = (found[name] for found in processes)
+        assert torch.equal(first, second), name
+        if not value.is_floating_point():
+            assert torch.equal(first, value), name
+        elif not name.endswith("qkv.bias"):  # the keys' bias has no gradient but rounding noise
+            assert (first - value).norm() <= 1e-4 * value.norm(), name
+
+
+def test_one_process_is_torchs_own_in_names_and_bits() -> None:
+    ours, torchs = SyncBatchNorm1d(5), nn.BatchNorm1d(5)
+    expected = normalise(torchs, slice(0, 7))
+    assert all(torch.equal(value, expected[name]) for name, value in normalise(ours, slice(0, 7)).items())
+    assert list(ours.state_dict()) == list(torchs.state_dict())
+    assert all(torch.equal(value, torchs.state_dict()[name]) for name, value in ours.state_dict().items())

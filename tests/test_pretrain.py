@@ -1,0 +1,208 @@
+"""Pre-training is exact: interrupted, with other workers or more processes, it is the same run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from toy_runs import in_processes
+
+from lutbench.checkpoint import newest_step
+from lutbench.errors import UserError
+from lutbench.recipes.suite import load_suite
+from lutbench.run import Run, State, Workspace, open_run
+from lutbench.stages import run_suite
+from pretrain.train import pretrain
+
+SUITE = """
+title = "toy"
+about = "for tests"
+kind = "pipeline"
+[data.toy]
+path = "toy"
+[encoder.toy]
+model = "vit_tiny_patch16_224"
+image_size = 16
+patch_size = 4
+width = 16
+depth = 2
+heads = 2
+[pretrain.lut]
+data = "toy"
+encoder = "toy"
+epochs = 6
+warmup_epochs = 1
+batch = 8
+base_lr = 1e-2
+decoder_width = 16
+decoder_depth = 1
+decoder_heads = 2
+head_width = 24
+save_every = 5
+log_every = 5
+workers = 0
+"""
+
+
+@pytest.fixture()
+def folder(tmp_path: Path) -> Path:
+    """27 unlabelled images, so that the last batch of 8 is not full."""
+    generator = np.random.default_rng(0)
+    (tmp_path / "toy" / "train").mkdir(parents=True)
+    for number in range(27):
+        pixels = generator.integers(0, 255, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "toy" / "train" / f"{number}.png")
+    (tmp_path / "toy.toml").write_text(SUITE)
+    return tmp_path
+
+
+def toy(folder: Path, home: str, *changes: str) -> Run:
+    suite = load_suite(str(folder / "toy.toml"), changes)
+    workspace = Workspace(folder, folder / home / "runs", folder / home / "results")
+    return open_run(suite, suite.runs[0], workspace)
+
+
+def trained(run: Run) -> dict[str, Any]:
+    """Pre-train, and return what came of it as plain values."""
+    run.start()
+    pretrain(run)
+    return made(run)
+
+
+def made(run: Run) -> dict[str, Any]:
+    record = json.loads(next(run.workspace.results.rglob("*.json")).read_text())
+    return {"weights": record["checkpoint"], "losses": {m["metric"]: m["value"] for m in record["measurements"]}}
+
+
+def command(folder: Path, home: str, *options: str) -> list[str]:
+    places = ["--data-root", str(folder), "--runs", str(folder / home / "runs")]
+    return [
+        *(sys.executable, "-m", "lutbench", "run", str(folder / "toy.toml"), *places),
+        *("--results", str(folder / home / "results"), *options),
+    ]
+
+
+def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path) -> None:
+    whole = trained(toy(folder, "whole", "pretrain.lut.save_every=1"))
+    run = toy(folder, "killed", "pretrain.lut.save_every=1")
+    again = command(folder, "killed", "--set", "pretrain.lut.save_every=1")
+    for step in (3, 9):
+        process = subprocess.Popen(again, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+        while (newest_step(run.checkpoints) or 0) < step:
+            assert process.poll() is None, "ended before it could be killed"
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert run.standing().state is State.RESUMABLE
+    run_again = trained(run)
+    assert run_again == whole
+    teachers = [
+        {k: t for k, t in load_file(p / "tensors.safetensors").items() if k.startswith("teacher.")}
+        for p in (newest(toy(folder, "whole", "pretrain.lut.save_every=1")), newest(run))
+    ]
+    assert teachers[0].keys() == teachers[1].keys() != set()
+    assert all(torch.equal(teachers[0][key], teachers[1][key]) for key in teachers[0])
+
+
+def newest(run: Run) -> Path:
+    return max(run.checkpoints.glob("step-*"))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_number_of_loader_workers_changes_nothing(folder: Path, workers: int) -> None:
+    alone = trained(toy(folder, "alone"))
+    assert trained(toy(folder, "helped", f"pretrain.lut.workers={workers}")) == alone
+
+
+def test_two_processes_make_the_losses_of_one(folder: Path) -> None:
+    one = trained(toy(folder, "one", "pretrain.lut.micro_batch=4"))
+    two = in_processes(lambda: trained(toy(folder, "two", "pretrain.lut.micro_batch=4")), 2)
+    for name, value in one["losses"].items():
+        assert two[0]["losses"][name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_the_last_images_make_a_step_too(folder: Path) -> None:
+    run = toy(folder, "short", "pretrain.lut.epochs=1", "pretrain.lut.warmup_epochs=0", "pretrain.lut.batch=64")
+    before = made_weights(run)
+    trained(run)
+    assert not torch.equal(before, load_file(run.folder / "encoder.safetensors")["blocks.0.attn.qkv.weight"])
+
+
+def made_weights(run: Run) -> torch.Tensor:
+    from pretrain.student import build_student
+
+    return build_student(run.planned.recipe, 0).encoder.state_dict()["blocks.0.attn.qkv.weight"].clone()  # type: ignore[arg-type]
+
+
+def test_a_run_in_which_nothing_moves_is_an_error(folder: Path) -> None:
+    run = toy(folder, "still", "pretrain.lut.epochs=2", "pretrain.lut.warmup_epochs=1", "pretrain.lut.batch=64")
+    with pytest.raises(UserError, match="No parameter moved"):
+        trained(run)
+
+
+def test_timm_loads_the_exported_encoder_strictly_with_the_same_features(folder: Path) -> None:
+    run = toy(folder, "exported")
+    trained(run)
+    described = json.loads((run.folder / "encoder.json").read_text())
+    text = json.dumps(described)
+    assert "vit_tiny_patch16_224" in text
+    model = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=16,
+        patch_size=4,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        num_classes=0,
+        global_pool="token",
+        checkpoint_path=str(run.folder / "encoder.safetensors"),
+    ).eval()
+    tensors = load_file(run.folder / "encoder.safetensors")
+    assert all(torch.equal(tensors[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_second_command_says_that_the_run_is_finished(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = load_suite(str(folder / "toy.toml"))
+    workspace = Workspace(folder, folder / "runs", folder / "results")
+    run_suite(suite, [], [], workspace)
+    capsys.readouterr()
+    run_suite(suite, [], [], workspace)
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_a_changed_recipe_is_stale_and_says_which_field_changed(folder: Path) -> None:
+    trained(toy(folder, "here"))
+    standing = toy(folder, "here", "pretrain.lut.momentum=0.9").standing()
+    assert standing.state is State.STALE
+    assert "recipe.momentum changed from 0.996 to 0.9" in standing.detail
+    assert toy(folder, "here", "pretrain.lut.workers=2").standing().state is State.FINISHED
+
+
+def test_a_run_that_is_held_says_by_whom(folder: Path) -> None:
+    run = toy(folder, "held")
+    with run.held(), pytest.raises(UserError, match=f"run already, by process {os.getpid()}"), toy(folder, "held").held():
+        pass
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(folder: Path) -> None:
+    run = toy(folder, "burst", "pretrain.lut.base_lr=1e38")
+    with pytest.raises(UserError, match="not finite"):
+        trained(run)
+    report = json.loads((run.folder / "non-finite-0.json").read_text())
+    assert len(report["images"]) == 8
+    assert report["step"] > 0
+
+
+def test_a_batch_that_does_not_divide_over_the_processes_stops_before_compute(folder: Path) -> None:
+    with pytest.raises(AssertionError, match="do not divide over 2 processes"):
+        in_processes(lambda: trained(toy(folder, "odd", "pretrain.lut.batch=7")), 2)
