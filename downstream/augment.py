@@ -26,9 +26,9 @@ def train_transform(recipe: FinetuneRecipe) -> Transform:
     transform: Transform = create_transform(
         recipe.side,
         is_training=True,
-        scale=tuple(recipe.crop_scale),
+        scale=(recipe.crop_scale[0], recipe.crop_scale[1]),
         hflip=recipe.flip,
-        color_jitter=None,
+        color_jitter=0.0,
         auto_augment=recipe.rand_augment or None,
         interpolation="bicubic",
         re_prob=recipe.erasing,

@@ -64,7 +64,9 @@ def save_checkpoint(
     path = folder / f"step-{step:08d}"
     if path.exists():  # written by a run that was killed right after; the bits are the same
         return
-    tensors = {f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()}
+    tensors = {
+        f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()
+    }
     saved = optimizer.state_dict()
     for parameter, entries in saved["state"].items():
         tensors |= {f"optimizer.{parameter}.{entry}": tensor for entry, tensor in entries.items()}
@@ -90,7 +92,7 @@ def newest_checkpoint(folder: Path, identity: str) -> tuple[Checkpoint | None, l
     Raises:
         UserError: if a checkpoint belongs to another recipe, or if there are checkpoints and all are damaged.
     """
-    damage = []
+    damage: list[str] = []
     for path in _paths(folder):
         try:
             return _read(path, identity), damage

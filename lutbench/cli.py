@@ -10,7 +10,7 @@ from click.exceptions import ClickException
 from lutbench.errors import UserError
 
 if TYPE_CHECKING:
-    from lutbench.recipes.suite import LoadedSuite, PlannedRun
+    from lutbench.recipes.suite import LoadedSuite
     from lutbench.run import Workspace
 
 app = typer.Typer(
@@ -21,17 +21,34 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="The image sets that the suite knows: what is there, whether it is whole, how to get it.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="The image sets that the suite knows: what is there, whether it is whole, how to get it.", no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 
-SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="tiny, small or paper; or the path of a suite file (.toml).")]
+SuiteName = Annotated[
+    str, typer.Argument(metavar="SUITE", help="tiny, small or paper; or the path of a suite file (.toml).")
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change a setting of the suite file, such as pretrain.lut.epochs=20. May be repeated."),
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change a setting of the suite file, such as pretrain.lut.epochs=20. May be repeated.",
+    ),
 ]
-DataRoot = Annotated[Path, typer.Option("--data-root", metavar="DIR", envvar="LUTBENCH_DATA", help="Folder that holds the image sets.")]
-RunsRoot = Annotated[Path, typer.Option("--runs", metavar="DIR", envvar="LUTBENCH_RUNS", help="Folder for checkpoints, weights, logs and pictures.")]
-ResultsRoot = Annotated[Path, typer.Option("--results", metavar="DIR", envvar="LUTBENCH_RESULTS", help="Folder for records and tables.")]
+DataRoot = Annotated[
+    Path, typer.Option("--data-root", metavar="DIR", envvar="LUTBENCH_DATA", help="Folder that holds the image sets.")
+]
+RunsRoot = Annotated[
+    Path,
+    typer.Option(
+        "--runs", metavar="DIR", envvar="LUTBENCH_RUNS", help="Folder for checkpoints, weights, logs and pictures."
+    ),
+]
+ResultsRoot = Annotated[
+    Path, typer.Option("--results", metavar="DIR", envvar="LUTBENCH_RESULTS", help="Folder for records and tables.")
+]
 
 
 @app.callback()
@@ -45,8 +62,16 @@ def _options(
 @app.command()
 def run(
     suite: SuiteName,
-    stage: Annotated[list[str] | None, typer.Option(help="pretrain or downstream; all stages if not given. May be repeated.")] = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Runs whose name, or a part of it, matches, such as lut or 'photographs-*'. May be repeated.")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="pretrain or downstream; all stages if not given. May be repeated.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Runs whose name, or a part of it, matches, such as lut or 'photographs-*'. May be repeated.",
+        ),
+    ] = None,
     overrides: Overrides = None,
     data_root: DataRoot = Path("data"),
     runs: RunsRoot = Path("runs"),
@@ -75,7 +100,9 @@ def status(
 @app.command()
 def tables(
     suite: SuiteName,
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the tables there differ from the records.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail if the tables there differ from the records.")
+    ] = False,
     results: ResultsRoot = Path("results"),
 ) -> None:
     """Rebuild a suite's tables from its records and the published numbers. Needs no data and no GPU."""
@@ -97,7 +124,12 @@ def tables(
 
 @app.command()
 def parity(
-    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Steps of the published model; its geometry is read from the shapes in the file.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE.npz", help="Steps of the published model; its geometry is read from the shapes in the file."
+        ),
+    ],
 ) -> None:
     """Compare the LUT step with recorded steps of the published model: losses, outputs, gradients, weights."""
     from lutbench.progress import console

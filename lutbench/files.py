@@ -72,7 +72,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise NotJsonError(f"{path}: expected JSON, found {error}. Remove the file, or restore it from a copy.") from error
+        raise NotJsonError(
+            f"{path}: expected JSON, found {error}. Remove the file, or restore it from a copy."
+        ) from error
 
 
 def _sync(path: Path) -> None:

@@ -42,10 +42,10 @@ def seeded(*key: int) -> Iterator[None]:
     depends on ``key`` alone. CUDA generators are seeded only if CUDA is in use in this process, and are not
     put back (nothing here draws from them outside such a block).
     """
-    state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002 - libraries draw from it
     words = np.random.SeedSequence(key).generate_state(4)
     random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
+    np.random.seed(int(words[1]))  # noqa: NPY002
     torch_seed = int(words[2]) << 32 | int(words[3])
     torch.default_generator.manual_seed(torch_seed)
     if torch.cuda.is_initialized() and not torch.utils.data.get_worker_info():
@@ -54,5 +54,5 @@ def seeded(*key: int) -> Iterator[None]:
         yield
     finally:
         random.setstate(state[0])
-        np.random.set_state(state[1])
+        np.random.set_state(state[1])  # noqa: NPY002
         torch.random.set_rng_state(state[2])

@@ -135,7 +135,9 @@ class Run:
 
     def start(self) -> None:
         """Write down what this folder is of, before anything else is in it."""
-        write_json(self.folder / "run.json", {"name": self.planned.name, "identity": self.identity, "document": self.document})
+        write_json(
+            self.folder / "run.json", {"name": self.planned.name, "identity": self.identity, "document": self.document}
+        )
 
     def restore(self, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
         """Load the newest whole checkpoint, if there is one: the step to go on from, and the facts kept with it."""
@@ -149,9 +151,7 @@ class Run:
             console.print(f"{self.planned.name}: goes on from step {checkpoint.step}.")
         return checkpoint.step, checkpoint.facts
 
-    def save(
-        self, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer, facts: Mapping[str, Any]
-    ) -> None:
+    def save(self, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer, facts: Mapping[str, Any]) -> None:
         """Save a checkpoint, from the first process."""
         if accelerator().is_main_process:
             save_checkpoint(self.checkpoints, self.identity, step, modules, optimizer, facts)

@@ -78,6 +78,7 @@ def check(planned: PlannedRun, workspace: Workspace) -> None:
         UserError: see :func:`run_suite`.
     """
     recipe = planned.recipe
+    assert isinstance(recipe, PretrainRecipe | ClassificationRecipe)
     train = workspace.images(recipe.data, "train")
     processes = accelerator().num_processes
     if isinstance(recipe, PretrainRecipe | FinetuneRecipe):
@@ -98,7 +99,12 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
         try:
             run = open_run(suite, planned, workspace)
         except UserError as error:
-            table.add_row(planned.name, "missing", f"[dim]{error}[/dim]" if planned.needs is None else f"[dim]waits for {planned.needs}[/dim]", "")
+            table.add_row(
+                planned.name,
+                "missing",
+                f"[dim]{error}[/dim]" if planned.needs is None else f"[dim]waits for {planned.needs}[/dim]",
+                "",
+            )
             continue
         standing = run.standing()
         table.add_row(planned.name, f"{standing.state} {standing.detail}".strip(), run.result(), str(standing.folder))

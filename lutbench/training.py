@@ -66,7 +66,15 @@ class Journal:
     """
 
     def __init__(
-        self, title: str, folder: Path, schedule: Schedule, start: int, facts: dict[str, Any], *, log_every: int, save_every: int
+        self,
+        title: str,
+        folder: Path,
+        schedule: Schedule,
+        start: int,
+        facts: dict[str, Any],
+        *,
+        log_every: int,
+        save_every: int,
     ) -> None:
         self.title, self.folder, self.schedule, self.start = title, folder, schedule, start
         self.log_every, self.save_every = log_every, save_every

@@ -86,13 +86,13 @@ class Student(nn.Module):
             return Losses(mim, mim, None)
 
         assert targets is not None, "the context loss needs the teacher's outputs"
-        output1 = self._speak(tokens1)
-        output2 = None if tokens2 is None else self._speak(tokens2)
+        output1 = self._predict(tokens1)
+        output2 = None if tokens2 is None else self._predict(tokens2)
         with torch.autocast(pixels.device.type, enabled=False):
             context = self.context(output1, output2, targets)
             return Losses(mim + self.context.weight * context, mim, context)
 
-    def _speak(self, tokens: Tensor) -> Tensor:
+    def _predict(self, tokens: Tensor) -> Tensor:
         """The prediction (B, D) for one view; once per view, since BatchNorm's statistics are those of a view."""
         assert self.context is not None
         assert self.projector is not None

@@ -49,7 +49,10 @@ def pretrain(run: Run) -> None:
     student = build_student(recipe, run.planned.seed).to(processes.device)
     teacher = Teacher(student) if recipe.has_context else None
     optimizer = torch.optim.AdamW(
-        parameter_groups(student, recipe.weight_decay), lr=recipe.lr, betas=tuple(recipe.betas), fused=True
+        parameter_groups(student, recipe.weight_decay),
+        lr=recipe.lr,
+        betas=(recipe.betas[0], recipe.betas[1]),
+        fused=True,
     )
     modules = {"student": student} | ({"teacher": teacher} if teacher else {})
 

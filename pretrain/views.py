@@ -118,7 +118,7 @@ def padded_crop(image: Image.Image, side: int, padding: int) -> Image.Image:
     left, columns, before, after = _place(image.width, side, padding, across)
     pixels = np.empty((side, side, 3), np.uint8)
     inside = image.crop((left, upper, left + columns, upper + rows))
-    pixels[above : above + rows, before : before + columns] = inside
+    pixels[above : above + rows, before : before + columns] = np.asarray(inside)
     pixels[:above] = pixels[above + 1 : 2 * above + 1][::-1]
     pixels[side - below :] = pixels[side - 2 * below - 1 : side - below - 1][::-1]
     pixels[:, :before] = pixels[:, before + 1 : 2 * before + 1][:, ::-1]

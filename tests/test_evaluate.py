@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy_runs import in_processes, toy_run, write_images
 from torch import Tensor
+from toy_runs import in_processes, toy_run, write_images
 
 from downstream.augment import eval_transform
 from downstream.evaluate import evaluate, outcomes_of, over_images, place_of_label

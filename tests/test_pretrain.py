@@ -19,6 +19,7 @@ from toy_runs import in_processes
 
 from lutbench.checkpoint import newest_step
 from lutbench.errors import UserError
+from lutbench.processes import accelerator
 from lutbench.recipes.suite import load_suite
 from lutbench.run import Run, State, Workspace, open_run
 from lutbench.stages import run_suite
@@ -54,7 +55,7 @@ workers = 0
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """27 unlabelled images, so that the last batch of 8 is not full."""
     generator = np.random.default_rng(0)
@@ -76,6 +77,7 @@ def trained(run: Run) -> dict[str, Any]:
     """Pre-train, and return what came of it as plain values."""
     run.start()
     pretrain(run)
+    accelerator().wait_for_everyone()
     return made(run)
 
 
@@ -125,8 +127,9 @@ def test_the_number_of_loader_workers_changes_nothing(folder: Path, workers: int
 
 
 def test_two_processes_make_the_losses_of_one(folder: Path) -> None:
-    one = trained(toy(folder, "one", "pretrain.lut.micro_batch=4"))
-    two = in_processes(lambda: trained(toy(folder, "two", "pretrain.lut.micro_batch=4")), 2)
+    short = ("pretrain.lut.micro_batch=4", "pretrain.lut.epochs=2", "pretrain.lut.warmup_epochs=0")
+    one = trained(toy(folder, "one", *short))
+    two = in_processes(lambda: trained(toy(folder, "two", *short)), 2)
     for name, value in one["losses"].items():
         assert two[0]["losses"][name] == pytest.approx(value, rel=1e-5), name
 
@@ -190,7 +193,11 @@ def test_a_changed_recipe_is_stale_and_says_which_field_changed(folder: Path) ->
 
 def test_a_run_that_is_held_says_by_whom(folder: Path) -> None:
     run = toy(folder, "held")
-    with run.held(), pytest.raises(UserError, match=f"run already, by process {os.getpid()}"), toy(folder, "held").held():
+    with (
+        run.held(),
+        pytest.raises(UserError, match=f"run already, by process {os.getpid()}"),
+        toy(folder, "held").held(),
+    ):
         pass
 
 

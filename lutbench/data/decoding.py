@@ -14,13 +14,22 @@ import zlib
 from io import BytesIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lutbench.errors import UserError
 
 WHITE = (255, 255, 255, 255)
 
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 """What Pillow's decoders raise for files that are truncated, damaged or not images."""
 
 
@@ -41,7 +50,7 @@ def decode(content: bytes, name: str) -> Image.Image:
         image.load()
         return to_rgb(image)
     except _BROKEN as error:
-        found = "not an image of a known format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        found = "not an image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UndecodableImage(_advice(name, found)) from error
 
 
@@ -66,6 +75,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _advice(name: str, found: str) -> str:
     return (
-        f"{name} cannot be decoded: {found}. Replace or remove the file, or set undecodable = \"skip\" in the data "
+        f'{name} cannot be decoded: {found}. Replace or remove the file, or set undecodable = "skip" in the data '
         "table of the suite file to pass over such images and count them."
     )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lutbench.data.decoding import decode
 from lutbench.data.folder import fingerprint_of
-from lutbench.errors import UserError, listed, nearest
+from lutbench.errors import UserError, nearest
 from lutbench.recipes import DataRecipe
 
 HASHED_IMAGES = 1024
@@ -43,7 +43,9 @@ class HuggingFaceImages:
             UserError: if a file that a row names cannot be read at all.
         """
         encoded = self.rows[index][self.column]
-        name = f"{self.name}, {self.image_name(index)}" + (f" ({encoded['path']})" if encoded and encoded["path"] else "")
+        name = f"{self.name}, {self.image_name(index)}" + (
+            f" ({encoded['path']})" if encoded and encoded["path"] else ""
+        )
         try:
             content = _content(encoded)
         except OSError as error:
@@ -68,7 +70,9 @@ def open_huggingface(recipe: DataRecipe, split: str, root: Path) -> HuggingFaceI
     """
     name = recipe.label or recipe.path
     if not recipe.path:
-        raise UserError("path is empty: give the name of the Hugging Face set on the Hub, or its folder below the data root.")
+        raise UserError(
+            "path is empty: give the name of the Hugging Face set on the Hub, or its folder below the data root."
+        )
     rows = _load(recipe, recipe.train if split == "train" else recipe.val, root)
     if not len(rows):
         raise UserError(f"{name}: split {split!r} of {recipe.path} has no rows.")

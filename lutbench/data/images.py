@@ -55,7 +55,9 @@ def open_images(recipe: DataRecipe, split: Split, root: Path) -> ImageSet:
     skip = recipe.undecodable == "skip"
     folder = recipe.train if split == "train" else recipe.val
     if split == "val" and not folder:
-        raise UserError(f"{name}: the set has no validation split (val is empty), and this run needs one. Name its folder or split with val.")
+        raise UserError(
+            f"{name}: the set has no validation split (val is empty), and this run needs one. Name its folder or split with val."
+        )
     if recipe.source == "huggingface":
         from lutbench.data.huggingface import open_huggingface  # slow to import, and most runs do without
 

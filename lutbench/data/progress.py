@@ -17,14 +17,17 @@ def tracked(items: Iterable[T], total: int, title: str) -> Iterator[T]:
     """``items``, with a bar titled ``title`` once they take longer than two seconds; from the first process only."""
     shown = os.environ.get("RANK", "0") == "0"
     started = time.monotonic()
-    items = iter(items)
-    for done, item in enumerate(items, 1):
+    done = 0
+    source = iter(items)
+    for item in source:
         yield item
+        done += 1
         if time.monotonic() - started > PATIENCE:
             break
     else:
         return
     with Bar(title, total, done, shown) as bar:
-        for done, item in enumerate(items, done + 1):
+        for item in source:
             yield item
+            done += 1
             bar.update(done)

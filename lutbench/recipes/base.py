@@ -61,7 +61,7 @@ class DataRecipe(Recipe):
 
     label: Annotated[str, Runtime] = ""
     """How tables name the set; its name in the suite file if empty."""
-    source: str = Field("folder", pattern="^(folder|huggingface|photographs|photograph-tiles)$")
+    source: str = Field(default="folder", pattern="^(folder|huggingface|photographs|photograph-tiles)$")
     """``folder`` (class folders under train and val, or any images without labels), ``huggingface`` (a
     `datasets` set, local or on the Hub), or one of the two sets built from photographs that ship in packages."""
     path: Annotated[str, Runtime] = ""
@@ -75,10 +75,8 @@ class DataRecipe(Recipe):
     """Columns of a Hugging Face set; an empty label column means no labels."""
     revision: str | None = None
     """Git revision of a Hub set, to pin it."""
-    undecodable: str = Field("stop", pattern="^(stop|skip)$")
+    undecodable: str = Field(default="stop", pattern="^(stop|skip)$")
     """What an image that cannot be decoded does: stop the run, or be passed over and counted."""
-
-
 
 
 R = TypeVar("R", bound=BaseModel)

@@ -85,7 +85,9 @@ class FinetuneRecipe(ClassificationRecipe):
         check_schedule(self.epochs, self.warmup_epochs)
         check_micro_batch(self.batch, self.micro_batch)
         if (self.mixup > 0 or self.cutmix > 0) and self.batch % 2:
-            raise ValueError(f"batch = {self.batch} is odd, and mixup pairs images: make it even, or set mixup and cutmix to 0")
+            raise ValueError(
+                f"batch = {self.batch} is odd, and mixup pairs images: make it even, or set mixup and cutmix to 0"
+            )
         return self
 
 

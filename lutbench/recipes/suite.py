@@ -50,7 +50,9 @@ class MethodRecipe(Recipe):
     def _one_origin(self) -> Self:
         given = [n for n in ("pretrain", "timm", "checkpoint", "scratch") if getattr(self, n)]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of pretrain, timm, checkpoint and scratch, not {', '.join(given) or 'none'}")
+            raise ValueError(
+                f"give exactly one of pretrain, timm, checkpoint and scratch, not {', '.join(given) or 'none'}"
+            )
         if (self.encoder is None) != (given == ["pretrain"]):
             raise ValueError("encoder names the architecture of timm, checkpoint and scratch; pretrain brings its own")
         return self
@@ -78,7 +80,7 @@ class Suite(Recipe):
     kind: Literal["pipeline", "evidence"]
     """``pipeline``: its tables say that they show that the pipeline works, and nothing about the method."""
     seeds: list[NonNegativeInt] = Field([0], min_length=1)
-    compare: list[list[str]] = []
+    compare: list[list[str]] = Field(default_factory=list)
     """Pairs of methods to compare on the same images, as [first, second]."""
     data: dict[str, DataRecipe]
     encoder: dict[str, EncoderRecipe]
@@ -149,7 +151,9 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedSuite:
     path = Path(name_or_path) if name_or_path.endswith(".toml") else SUITES / f"{name_or_path}.toml"
     if not path.is_file():
         known = sorted(p.stem for p in SUITES.glob("*.toml"))
-        raise UserError(f"There is no suite {name_or_path!r}.{nearest(name_or_path, known)} Suites here: {', '.join(known)}; or give the path of a .toml file.")
+        raise UserError(
+            f"There is no suite {name_or_path!r}.{nearest(name_or_path, known)} Suites here: {', '.join(known)}; or give the path of a .toml file."
+        )
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -173,14 +177,21 @@ def _expand(name: str, tables: dict[str, Any]) -> LoadedSuite:
         for task, settings in downstream.items()
     }
     suite = read_recipe(Suite, tables, "")
-    runs = [*_pretrain_runs(name, suite, pretrain, defaults), *_downstream_runs(name, suite, pretrain, downstream, defaults)]
+    runs = [
+        *_pretrain_runs(name, suite, pretrain, defaults),
+        *_downstream_runs(name, suite, pretrain, downstream, defaults),
+    ]
     for pair in suite.compare:
         if len(pair) != 2 or not set(pair) <= set(suite.method):
-            raise UserError(f"compare: expected pairs of methods such as ['lut', 'mae'], found {pair}. Methods: {', '.join(suite.method)}.")
+            raise UserError(
+                f"compare: expected pairs of methods such as ['lut', 'mae'], found {pair}. Methods: {', '.join(suite.method)}."
+            )
     return LoadedSuite(name, suite, tuple(runs))
 
 
-def _pretrain_runs(name: str, suite: Suite, pretrain: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[PlannedRun]:
+def _pretrain_runs(
+    name: str, suite: Suite, pretrain: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> list[PlannedRun]:
     runs = []
     for task, settings in pretrain.items():
         where = f"pretrain.{task}"
@@ -200,7 +211,9 @@ def _downstream_runs(
         where = f"downstream.{task}"
         table = suite.task[task]
         if table.kind not in TASKS:
-            raise UserError(f"{where}.kind: no such task {table.kind!r}.{nearest(table.kind, TASKS)} Known: {', '.join(TASKS)}.")
+            raise UserError(
+                f"{where}.kind: no such task {table.kind!r}.{nearest(table.kind, TASKS)} Known: {', '.join(TASKS)}."
+            )
         own = {key: value for key, value in settings.items() if key == "kind" or key not in TaskTable.model_fields}
         merged = _resolve({**defaults.get(table.kind, {}), **own}, "data", suite.data, where)
         for method in table.methods if table.methods is not None else suite.method:
@@ -209,7 +222,9 @@ def _downstream_runs(
             source, needed = _encoder_source(suite, method, pretrain, defaults)
             recipe = read_recipe(TASKS[table.kind], {**merged, "encoder": source}, where)
             runs += [
-                PlannedRun(name, "downstream", task, method, seed, recipe, f"pretrain/{needed}/seed{seed}" if needed else None)
+                PlannedRun(
+                    name, "downstream", task, method, seed, recipe, f"pretrain/{needed}/seed{seed}" if needed else None
+                )
                 for seed in suite.seeds
             ]
     return runs
@@ -225,7 +240,9 @@ def _encoder_source(
         named = _resolve({"encoder": row.encoder}, "encoder", suite.encoder, f"method.{method}")
         return {"architecture": named["encoder"], "kind": kind, "path": row.checkpoint or ""}, None
     if row.pretrain not in pretrain:
-        raise UserError(f"method.{method}.pretrain: no such run {row.pretrain!r}.{nearest(row.pretrain, pretrain)} Known: {', '.join(pretrain)}.")
+        raise UserError(
+            f"method.{method}.pretrain: no such run {row.pretrain!r}.{nearest(row.pretrain, pretrain)} Known: {', '.join(pretrain)}."
+        )
     settings = {**defaults.get("pretrain", {}), **pretrain[row.pretrain]}
     named = _resolve({"encoder": {}, **settings}, "encoder", suite.encoder, f"pretrain.{row.pretrain}")
     return {"architecture": named["encoder"], "kind": "run"}, row.pretrain
@@ -237,7 +254,9 @@ def _resolve(settings: Mapping[str, Any], key: str, known: Mapping[str, Recipe],
     if not isinstance(name, str):
         return dict(settings)
     if name not in known:
-        raise UserError(f"{where}.{key}: there is no [{key}.{name}] in the suite file.{nearest(name, known)} Known: {listed(known, 20) or 'none'}.")
+        raise UserError(
+            f"{where}.{key}: there is no [{key}.{name}] in the suite file.{nearest(name, known)} Known: {listed(known, 20) or 'none'}."
+        )
     return {**settings, key: {**known[name].model_dump(), "label": known[name].label or name}}  # type: ignore[attr-defined]
 
 
@@ -256,7 +275,9 @@ def _override(tables: dict[str, Any], assignment: str) -> None:
         inner = table.setdefault(part, {}) if parts[0] == "defaults" else table.get(part)
         if not isinstance(inner, dict):
             known = ", ".join(k for k, v in table.items() if isinstance(v, dict))
-            raise UserError(f"--set {assignment}: the suite has no table {'.'.join(parts[: depth + 1])}.{nearest(part, table)} Tables there: {known or 'none'}.")
+            raise UserError(
+                f"--set {assignment}: the suite has no table {'.'.join(parts[: depth + 1])}.{nearest(part, table)} Tables there: {known or 'none'}."
+            )
         table = inner
     table[parts[-1]] = value
 
