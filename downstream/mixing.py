@@ -30,7 +30,7 @@ class Mixing:
         self.classes, self.seed, self.smoothing = classes, seed, recipe.label_smoothing
         self.mixup: Mixup | None = None
         if recipe.mixup > 0 or recipe.cutmix > 0:
-            self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=classes)  # type: ignore[no-untyped-call]
+            self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=classes)
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Mixed images (B, 3, S, S), changed in place, and targets (B, C), from images and ``labels`` (B,)."""
