@@ -148,7 +148,7 @@ def made_weights(run: Run) -> torch.Tensor:
 
 
 def test_a_run_in_which_nothing_moves_is_an_error(folder: Path) -> None:
-    run = toy(folder, "still", "pretrain.lut.epochs=2", "pretrain.lut.warmup_epochs=1", "pretrain.lut.batch=64")
+    run = toy(folder, "still", "pretrain.lut.base_lr=1e-300", "pretrain.lut.weight_decay=0.0")
     with pytest.raises(UserError, match="No parameter moved"):
         trained(run)
 

@@ -171,7 +171,10 @@ def open_built(name: str, split: str, root: Path, *, skip_undecodable: bool = Fa
     """
     build(name, root)
     manifest = _manifest(root / name)
-    images = open_folder(root / name / split, name, split, skip_undecodable=skip_undecodable)
+    try:
+        images = open_folder(root / name / split, name, split, skip_undecodable=skip_undecodable)
+    except UserError as error:
+        raise UserError(f"{error} {_rebuild(root / name)}") from error
     if images.fingerprint != manifest["splits"][split]["files"]:
         raise UserError(
             f"{images.folder.absolute()} is not as it was built: {_difference(images)}. {_rebuild(root / name)}"

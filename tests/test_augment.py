@@ -1,0 +1,178 @@
+"""What classifiers see: shapes, sources and exact repeatability, in this process and in loader workers."""
+
+import pickle
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional
+
+from downstream.augment import eval_transform, linear_transform, train_transform
+from lutbench.randomness import Draw, seeded
+from lutbench.recipes import (
+    DataRecipe,
+    EncoderRecipe,
+    EncoderSource,
+    FinetuneRecipe,
+    KnnRecipe,
+    LinearRecipe,
+    PretrainRecipe,
+)
+from pretrain.views import PretrainTransform
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+BICUBIC = functional.InterpolationMode.BICUBIC
+
+ENCODER = EncoderRecipe(model="vit_tiny_patch16_224", image_size=48, patch_size=8, width=32, depth=1, heads=2)
+SOURCE = EncoderSource(architecture=ENCODER, kind="scratch")
+
+
+def finetune(**changes: object) -> FinetuneRecipe:
+    return FinetuneRecipe(data=DataRecipe(), encoder=SOURCE, **changes)  # type: ignore[arg-type]
+
+
+def picture(width: int, height: int) -> Image.Image:
+    random = np.random.default_rng(width * 1000 + height)
+    return Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((width, height), 3)
+
+
+def normalised(image: Image.Image) -> Tensor:
+    pixels: Tensor = functional.pil_to_tensor(image).float() / 255
+    return (pixels - MEAN) / STD
+
+
+TRANSFORMS: dict[str, Callable[[], Callable[[Image.Image], Tensor]]] = {
+    "train": lambda: train_transform(finetune(erasing=0.9)),
+    "linear": lambda: linear_transform(LinearRecipe(data=DataRecipe(), encoder=SOURCE)),
+    "eval": lambda: eval_transform(KnnRecipe(data=DataRecipe(), encoder=SOURCE)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("size", [(48, 48), (20, 31), (500, 90)])
+def test_images_of_any_size_become_squares_of_the_recipes_side(name: str, size: tuple[int, int]) -> None:
+    with seeded(0):
+        found = TRANSFORMS[name]()(picture(*size))
+    assert found.shape == (3, 48, 48)
+    assert found.dtype == torch.float32
+
+
+def test_another_image_size_of_the_recipe_is_used() -> None:
+    assert eval_transform(finetune(image_size=80))(picture(60, 60)).shape == (3, 80, 80)
+
+
+@pytest.mark.parametrize(("side", "resized"), [(224, 256), (448, 512), (64, 73)])
+def test_evaluation_takes_the_centre_of_the_resized_image(side: int, resized: int) -> None:
+    image = picture(300, 200)
+    expected = functional.center_crop(functional.resize(image, [resized], BICUBIC), [side])
+    found = eval_transform(finetune(image_size=side))(image)
+    torch.testing.assert_close(found, normalised(expected), atol=1e-6, rtol=1e-6)
+
+
+def test_evaluation_without_a_margin_takes_the_whole_square() -> None:
+    image = picture(48, 48)
+    torch.testing.assert_close(eval_transform(finetune(eval_crop=1.0))(image), normalised(image), atol=1e-6, rtol=1e-6)
+
+
+def test_training_with_everything_off_is_a_plain_resize() -> None:
+    recipe = finetune(rand_augment="", erasing=0.0, crop_scale=[1.0, 1.0], flip=0.0)
+    image = picture(96, 96)
+    with seeded(0):
+        found = train_transform(recipe)(image)
+    torch.testing.assert_close(
+        found, normalised(image.resize((48, 48), Image.Resampling.BICUBIC)), atol=1e-6, rtol=1e-6
+    )
+
+
+def test_flip_is_the_recipes() -> None:
+    image = picture(48, 48)
+    plain = {"rand_augment": "", "erasing": 0.0, "crop_scale": [1.0, 1.0]}
+    mirrored = normalised(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    with seeded(0):
+        found = train_transform(finetune(**plain, flip=1.0))(image)
+    torch.testing.assert_close(found, mirrored, atol=1e-6, rtol=1e-6)
+
+
+def test_erased_rectangles_hold_noise_that_differs_from_pixel_to_pixel() -> None:
+    recipe = finetune(rand_augment="", erasing=1.0, crop_scale=[1.0, 1.0], flip=0.0)
+    image = Image.new("RGB", (48, 48), (124, 116, 104))  # the mean: 0 when normalised
+    with seeded(0):
+        found = train_transform(recipe)(image)
+    erased = found[0].abs() > 0.02
+    assert 0.01 < erased.float().mean() < 0.4
+    assert found[0][erased].unique().numel() > 0.9 * erased.sum()
+
+
+def test_rand_augment_changes_images() -> None:
+    image = picture(48, 48)
+    off = {"erasing": 0.0, "crop_scale": [1.0, 1.0], "flip": 0.0}
+    policy = train_transform(finetune(**off))
+    with seeded(0):
+        found = [policy(image) for _ in range(8)]
+    assert sum(not torch.allclose(each, normalised(image), atol=1e-5) for each in found) >= 6
+
+
+def test_crops_are_as_small_as_the_recipe_allows() -> None:
+    rows, columns = np.meshgrid(np.arange(200), np.arange(200), indexing="ij")
+    ramp = Image.fromarray(np.stack([rows, columns, columns], -1).astype(np.uint8))
+    small, large = ([0.01, 0.02], [0.9, 1.0])
+    for scale, extent in ((small, (0.0, 0.3)), (large, (0.8, 1.2))):
+        off = finetune(rand_augment="", erasing=0.0, crop_scale=scale)
+        linear = LinearRecipe(data=DataRecipe(), encoder=SOURCE, crop_scale=scale)
+        for transform in (train_transform(off), linear_transform(linear)):
+            with seeded(0):
+                seen = transform(ramp) * STD + MEAN
+            height = float(seen[0].max() - seen[0].min()) * 255 / 200
+            assert extent[0] < height < extent[1]
+
+
+@pytest.mark.parametrize("name", ["train", "linear"])
+def test_the_key_alone_decides_what_is_drawn(name: str) -> None:
+    transform, image = TRANSFORMS[name](), picture(60, 50)
+    looks = []
+    for key in (1, 1, 2):
+        with seeded(Draw.IMAGE, key):
+            looks.append(transform(image))
+        torch.rand(3), np.random.rand(2)  # noqa: NPY002 - states left behind must not matter
+    assert torch.equal(looks[0], looks[1])
+    assert not torch.equal(looks[0], looks[2])
+
+
+class Looks(Dataset[dict[str, Tensor]]):
+    """Every transform of the suite that draws, on one image, under the image's key."""
+
+    def __init__(self) -> None:
+        self.train, self.linear = TRANSFORMS["train"](), TRANSFORMS["linear"]()
+        self.pretrain = PretrainTransform(PretrainRecipe(data=DataRecipe(), encoder=ENCODER))
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        image = picture(60 + index, 50)
+        with seeded(Draw.IMAGE, index):
+            return {"train": self.train(image), "linear": self.linear(image), **self.pretrain(image)}
+
+
+@pytest.mark.parametrize(("context", "workers"), [("fork", 1), ("fork", 3), ("spawn", 1)])
+def test_loader_workers_draw_the_same_bits(context: str, workers: int) -> None:
+    looks = Looks()
+    loader = DataLoader(looks, batch_size=2, num_workers=workers, multiprocessing_context=context)
+    for number, batch in enumerate(loader):
+        for place in range(2):
+            for name, expected in looks[2 * number + place].items():
+                assert torch.equal(batch[name][place], expected), (name, number, place)
+
+
+def test_transforms_can_be_sent_to_a_worker() -> None:
+    for make in TRANSFORMS.values():
+        transform, image = make(), picture(60, 50)
+        with seeded(0):
+            expected = transform(image)
+        with seeded(0):
+            assert torch.equal(pickle.loads(pickle.dumps(transform))(image), expected)

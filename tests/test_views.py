@@ -1,0 +1,215 @@
+"""The two views of pre-training are those of the paper, and depend on nothing but the key they are drawn under."""
+
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from lutbench.errors import UserError
+from lutbench.randomness import Draw, seeded
+from lutbench.recipes import DataRecipe, EncoderRecipe, PretrainRecipe
+from pretrain import views
+from pretrain.views import PretrainTransform, Views, draw_photometrics, padded_crop, random_resized_crop, to_tensor
+
+SIDE = 32
+
+
+def recipe(**changes: object) -> PretrainRecipe:
+    encoder = EncoderRecipe(model="vit_tiny_patch16_224", image_size=SIDE, patch_size=8, width=32, depth=1, heads=2)
+    return PretrainRecipe(data=DataRecipe(), encoder=encoder, **changes)  # type: ignore[arg-type]
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth colours with some noise."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (6, 7, 3), dtype=np.uint8)).resize((width, height), 3)
+    noise = random.integers(-12, 13, (height, width, 3))
+    return Image.fromarray(np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8))
+
+
+def drawn(changes: dict[str, object], image: Image.Image, key: int = 0) -> dict[str, Tensor]:
+    with seeded(Draw.IMAGE, key):
+        return PretrainTransform(recipe(**changes))(image)
+
+
+def test_a_sample_holds_two_views_and_one_noise_per_patch() -> None:
+    sample = drawn({}, picture(50, 40))
+    assert sample["view1"].shape == sample["view2"].shape == (3, SIDE, SIDE)
+    assert sample["view1"].dtype == sample["view2"].dtype == torch.uint8
+    assert sample["view1"].is_contiguous()
+    assert sample["view2"].is_contiguous()
+    assert sample["noise"].shape == ((SIDE // 8) ** 2,)
+    assert sample["noise"].dtype == torch.float32
+    assert 0 <= sample["noise"].min() <= sample["noise"].max() < 1
+
+
+def test_patches_are_counted_with_the_models_own_patch_size() -> None:
+    default = PretrainTransform(PretrainRecipe(data=DataRecipe()))
+    assert default.patches == 196
+
+
+@pytest.mark.parametrize("crop", ["simple", "random"])
+def test_view_1_and_noise_are_the_same_whatever_is_done_with_view_2(crop: str) -> None:
+    image = picture(50, 40)
+    lut = drawn({"crop": crop}, image)
+    mae = drawn({"crop": crop, "context_weight": 0.0}, image)
+    plain = drawn({"crop": crop, "photometric": False}, image)
+    assert "view2" not in mae
+    for other in (mae, plain):
+        assert torch.equal(lut["view1"], other["view1"])
+        assert torch.equal(lut["noise"], other["noise"])
+    assert not torch.equal(lut["view2"], plain["view2"])
+
+
+def test_the_key_alone_decides_what_is_drawn() -> None:
+    image = picture(50, 40)
+    first, again, other = drawn({}, image, 1), drawn({}, image, 1), drawn({}, image, 2)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_pickled_transform_draws_the_same() -> None:
+    image = picture(50, 40)
+    transform = PretrainTransform(recipe())
+    copy = pickle.loads(pickle.dumps(transform))
+    with seeded(5):
+        expected = transform(image)
+    with seeded(5):
+        found = copy(image)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (45, 32), (32, 60)])
+@pytest.mark.parametrize("padding", [0, 4, 15])
+def test_the_padded_crop_is_torchvisions(size: tuple[int, int], padding: int) -> None:
+    image = picture(*size)
+    padded = functional.pad(image, [padding] * 4, padding_mode="reflect") if padding else image
+    for key in range(40):
+        with seeded(key):
+            found = padded_crop(image, SIDE, padding)
+        with seeded(key):
+            down, across, flip = torch.rand(3).tolist()
+        upper = int(down * (padded.height - SIDE + 1))
+        left = int(across * (padded.width - SIDE + 1))
+        expected = functional.crop(padded, upper, left, SIDE, SIDE)
+        expected = functional.horizontal_flip(expected) if flip < 0.5 else expected
+        assert np.array_equal(found, expected)
+
+
+def test_every_place_of_the_padded_crop_is_drawn_and_half_are_flipped() -> None:
+    rows, columns = np.meshgrid(np.arange(SIDE), np.arange(SIDE), indexing="ij")
+    image = Image.fromarray(np.stack([rows, columns, columns], -1).astype(np.uint8))
+    places: Counter[tuple[int, int]] = Counter()
+    flipped = 0
+    with seeded(0):
+        for _ in range(3000):
+            crop = np.asarray(padded_crop(image, SIDE, 2)).astype(int)
+            is_flipped = crop[0, 10, 1] > crop[0, 20, 1]
+            flipped += is_flipped
+            middle = crop[:, ::-1] if is_flipped else crop
+            places[middle[16, 16, 0] - 16, middle[16, 16, 1] - 16] += 1
+    assert set(places) == {(down, across) for down in range(-2, 3) for across in range(-2, 3)}
+    assert min(places.values()) > 70  # 120 expected of each
+    assert 1400 < flipped < 1600
+
+
+def test_the_simple_crop_keeps_the_scale_and_resizes_the_short_side() -> None:
+    image = picture(64, 128)
+    small = functional.resize(image, [SIDE], functional.InterpolationMode.BICUBIC)
+    assert small.size == (SIDE, 2 * SIDE)
+    with seeded(3):
+        expected = padded_crop(small, SIDE, 4)
+    assert torch.equal(drawn_view1(image, 3), to_tensor(expected))
+    assert views.resize_short_side(small, SIDE) is small, "an image of the right size is not resampled"
+
+
+def drawn_view1(image: Image.Image, key: int) -> Tensor:
+    with seeded(key):
+        return PretrainTransform(recipe())(image)["view1"]
+
+
+def test_the_random_crop_covers_a_fifth_to_all_of_the_area() -> None:
+    rows, columns = np.meshgrid(np.arange(200), np.arange(200), indexing="ij")
+    image = Image.fromarray(np.stack([rows, columns, columns], -1).astype(np.uint8))
+    areas = []
+    with seeded(0):
+        for _ in range(300):
+            crop = np.asarray(random_resized_crop(image, 50)).astype(float)
+            height = abs(crop[40, 25, 0] - crop[10, 25, 0]) / 30 * 50
+            width = abs(crop[25, 40, 1] - crop[25, 10, 1]) / 30 * 50
+            areas.append(height * width / 200**2)
+    assert 0.17 < min(areas) < 0.25
+    assert 0.9 < max(areas) < 1.05
+    assert 0.5 < np.mean(areas) < 0.65
+
+
+def test_two_plain_views_differ_in_their_crops_only() -> None:
+    image = picture(60, 40)
+    sample = drawn({"photometric": False}, image)
+    assert not torch.equal(sample["view1"], sample["view2"])
+    small = functional.resize(image, [SIDE], functional.InterpolationMode.BICUBIC)
+    colours = {tuple(colour) for colour in np.asarray(small).reshape(-1, 3)}
+    assert {tuple(colour) for colour in sample["view2"].flatten(1).T.numpy()} <= colours
+
+
+def test_photometrics_are_drawn_as_often_and_as_strongly_as_published() -> None:
+    with seeded(0):
+        drawings = [draw_photometrics() for _ in range(3000)]
+    assert 0.77 < np.mean([d.jittered for d in drawings]) < 0.83
+    effects = Counter(d.effect for d in drawings)
+    assert set(effects) == {"grayscale", "solarize", "blur"}
+    assert min(effects.values()) > 900
+    factors = np.array([d.factors for d in drawings])
+    for found, low, high in zip(factors.T, (0.6, 0.6, 0.8, -0.1), (1.4, 1.4, 1.2, 0.1), strict=True):
+        assert low <= found.min() < low + 0.01
+        assert high - 0.01 < found.max() <= high
+    radii = [d.radius for d in drawings]
+    assert 0.1 <= min(radii) < 0.12
+    assert 1.98 < max(radii) <= 2.0
+    assert len({d.order for d in drawings}) == 24
+
+
+def test_photometrics_are_torchvisions_jitter_and_then_one_effect() -> None:
+    image = picture(40, 40)
+    jitter = v2.ColorJitter(0.4, 0.4, 0.2, 0.1)
+    seen = set()
+    for key in range(30):
+        with seeded(key):
+            drawing = draw_photometrics()
+        with seeded(key):
+            expected = jitter(image) if drawing.jittered else image
+        if drawing.effect == "grayscale":
+            expected = functional.rgb_to_grayscale(expected, 3)
+        elif drawing.effect == "solarize":
+            pixels = np.asarray(expected)
+            expected = np.where(pixels >= 128, 255 - pixels, pixels)
+        else:
+            expected = expected.filter(ImageFilter.GaussianBlur(drawing.radius))
+        assert np.array_equal(drawing.apply(image), expected)
+        seen.add((drawing.jittered, drawing.effect))
+    assert len(seen) == 6
+
+
+def test_a_batch_becomes_normalised_views() -> None:
+    samples = [drawn({}, picture(50, 40, seed), seed) for seed in range(2)]
+    batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+    normalise = v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    found = Views.from_batch(batch, torch.device("cpu"))
+    assert found.view1.dtype == torch.float32
+    torch.testing.assert_close(found.view1, normalise(batch["view1"] / 255), atol=1e-6, rtol=1e-6)
+    assert found.view2 is not None
+    torch.testing.assert_close(found.view2, normalise(batch["view2"] / 255), atol=1e-6, rtol=1e-6)
+    assert torch.equal(found.noise, batch["noise"])
+    del batch["view2"]
+    assert Views.from_batch(batch, torch.device("cpu")).view2 is None
+
+
+def test_padding_that_cannot_be_reflected_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match="crop_padding = 16"):
+        PretrainTransform(recipe(crop_padding=16))
