@@ -141,6 +141,43 @@ def parity(
         raise typer.Exit(1)
 
 
+@data_app.command("list")
+def data_list(data_root: DataRoot = Path("data")) -> None:
+    """Every known set: classes, images, whether it is there, and where to get it."""
+    from lutbench.data.catalogue import list_sets, render_list
+    from lutbench.progress import console
+
+    console.print(render_list(list_sets(data_root), data_root))
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    full: Annotated[bool, typer.Option("--full", help="Decode every image, not a sample.")] = False,
+    data_root: DataRoot = Path("data"),
+) -> None:
+    """Count a set's images and classes, decode some, and name what is missing or broken; fails if anything is."""
+    from lutbench.data.catalogue import check_set, render_check
+    from lutbench.progress import console
+
+    report = check_set(name, data_root, full)
+    console.print(render_check(report))
+    if report.exit_status:
+        raise typer.Exit(report.exit_status)
+
+
+@data_app.command("prepare")
+def data_prepare(name: Annotated[str, typer.Argument(metavar="NAME")], data_root: DataRoot = Path("data")) -> None:
+    """Build a set that can be built; of others, say how to get it and where to put it."""
+    from lutbench.data.catalogue import prepare_set
+    from lutbench.progress import console
+
+    prepared = prepare_set(name, data_root)
+    console.print(prepared.text)
+    if not prepared.there:
+        raise typer.Exit(1)
+
+
 def _load(suite: str, overrides: list[str] | None) -> "LoadedSuite":
     from lutbench.recipes.suite import load_suite
 

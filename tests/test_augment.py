@@ -159,7 +159,7 @@ class Looks(Dataset[dict[str, Tensor]]):
             return {"train": self.train(image), "linear": self.linear(image), **self.pretrain(image)}
 
 
-@pytest.mark.parametrize(("context", "workers"), [("fork", 1), ("fork", 3), ("spawn", 1)])
+@pytest.mark.parametrize(("context", "workers"), [("fork", 1), ("fork", 2), ("spawn", 1)])
 def test_loader_workers_draw_the_same_bits(context: str, workers: int) -> None:
     looks = Looks()
     loader = DataLoader(looks, batch_size=2, num_workers=workers, multiprocessing_context=context)
