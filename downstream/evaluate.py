@@ -15,7 +15,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from downstream.augment import eval_transform
+from downstream.augment import Transform, eval_transform
 from lutbench.data.images import ImageSet, UndecodableImage
 from lutbench.encoders import encode
 from lutbench.errors import UserError
@@ -23,9 +23,6 @@ from lutbench.processes import accelerator, autocast
 from lutbench.progress import Bar
 from lutbench.recipes import ClassificationRecipe, KnnRecipe, LinearRecipe
 from lutbench.record import Outcomes
-
-Transform = Callable[[Image.Image], Tensor]
-"""To normalised pixels (3, S, S), float32."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ def evaluate(classifier: nn.Module, images: ImageSet, recipe: ClassificationReci
     """How ``classifier`` does on the centre crop of every labelled image of a set; on every process.
 
     Raises:
-        UserError: if its outputs are not finite, or an image cannot be decoded and the recipe does not skip those.
+        UserError: if its outputs are not finite, or an image cannot be decoded and the set does not skip those.
     """
     labels = labels_of(images).to(accelerator().device)
     training = classifier.training
@@ -64,7 +61,7 @@ def encode_images(
     """Features (m, D), float32, of the centre crops of a set; on every process.
 
     Raises:
-        UserError: if an image cannot be decoded and the recipe does not skip those.
+        UserError: if an image cannot be decoded and the set does not skip those.
     """
     encoder.eval()
     return over_images(
@@ -122,14 +119,14 @@ def over_images(
     ``title`` names the progress bar; none is shown if it is empty.
 
     Raises:
-        UserError: if an image cannot be decoded and the recipe does not skip those.
+        UserError: if an image cannot be decoded and the set does not skip those.
     """
     processes = accelerator()
     device, world = processes.device, processes.num_processes
     share = -(-len(images) // world)
     own = [min(processes.process_index + world * k, len(images) - 1) for k in range(share)]
     loader = DataLoader(
-        _Decoded(images, transform, own, skip=recipe.data.undecodable == "skip"),
+        _Decoded(images, transform, own),
         batch_size=recipe.eval_batch,
         num_workers=recipe.workers,
         pin_memory=device.type == "cuda",
@@ -149,8 +146,8 @@ def over_images(
 class _Decoded(Dataset[tuple[Tensor, int, bool]]):
     """Pixels of some images of a set, which images they are, and whether they could be decoded."""
 
-    def __init__(self, images: ImageSet, transform: Transform, index: Sequence[int], skip: bool) -> None:
-        self.images, self.transform, self.index, self.skip = images, transform, index, skip
+    def __init__(self, images: ImageSet, transform: Transform, index: Sequence[int]) -> None:
+        self.images, self.transform, self.index = images, transform, index
 
     def __len__(self) -> int:
         return len(self.index)
@@ -160,7 +157,7 @@ class _Decoded(Dataset[tuple[Tensor, int, bool]]):
         try:
             return self.transform(self.images.image(index)), index, True
         except UndecodableImage:
-            if not self.skip:
+            if not self.images.skip_undecodable:
                 raise
             return self.transform(Image.new("RGB", (64, 64))), index, False
 

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from downstream.evaluate import Transform
+from downstream.augment import Transform
 from lutbench.processes import accelerator
 from lutbench.recipes import ClassificationRecipe
 from lutbench.record import Outcomes, make_record, write_record

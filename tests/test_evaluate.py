@@ -98,7 +98,7 @@ def test_more_processes_than_images_give_each_image_once(tmp_path: Path) -> None
     assert in_processes(indices, 4) == [[0, 1, 2]] * 4
 
 
-def test_an_image_that_cannot_be_decoded_is_left_out_of_the_outcomes_if_the_recipe_skips_it(folder: Path) -> None:
+def test_an_image_that_cannot_be_decoded_is_left_out_of_the_outcomes_if_the_set_skips_it(folder: Path) -> None:
     (folder / "toy" / "val" / "amber" / "0.png").write_bytes(b"not an image")
     (folder / "toy" / "val" / "blue" / "3.png").write_bytes(b"")
     run = toy_run(folder, kind="knn", eval_batch=4)
@@ -108,17 +108,15 @@ def test_an_image_that_cannot_be_decoded_is_left_out_of_the_outcomes_if_the_reci
     assert len(outcomes(run)["label"]) == 19
 
 
-def test_an_image_that_cannot_be_decoded_stops_the_evaluation_if_the_recipe_does_not_skip_it(folder: Path) -> None:
+def test_an_image_that_cannot_be_decoded_stops_the_evaluation_if_the_set_does_not_skip_it(folder: Path) -> None:
     (folder / "toy" / "val" / "blue" / "3.png").write_bytes(b"")
-    run = toy_run(folder, kind="knn")
-    recipe = recipe_of(run)
-    strict = recipe.model_copy(update={"data": recipe.data.model_copy(update={"undecodable": "stop"})})
+    run = toy_run(folder, kind="knn", changes=["data.toy.undecodable=stop"])
 
     def look(pixels: Tensor, index: Tensor) -> Tensor:
         return index
 
     with pytest.raises(UserError, match=r"3\.png"):
-        over_images(look, run.images("val"), eval_transform(recipe), strict, "")
+        over_images(look, run.images("val"), eval_transform(recipe_of(run)), recipe_of(run), "")
 
 
 def test_a_classifier_in_training_is_evaluated_in_evaluation_mode_and_left_in_training(folder: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,6 @@ scratch = true
 encoder = "toy"
 [downstream.task]
 data = "toy"
-workers = 0
 """
 
 
@@ -59,12 +58,12 @@ def write_images(folder: Path, train: int = 10, val: int = 7) -> None:
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / "toy" / split / name / f"{number}.png")
 
 
-def toy_run(folder: Path, home: str = "here", **settings: Any) -> Run:
+def toy_run(folder: Path, home: str = "here", changes: Sequence[str] = (), **settings: Any) -> Run:
     """A run on :func:`write_images`'s images, with its folders below ``folder / home``, ready to be performed."""
-    lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in ({"workers": 0} | settings).items()]
     suite = folder / "toy.toml"
     suite.write_text(SUITE + "\n".join(lines))
-    loaded = load_suite(str(suite))
+    loaded = load_suite(str(suite), changes)
     workspace = Workspace(data=folder, runs=folder / home / "runs", results=folder / home / "results")
     run = open_run(loaded, loaded.runs[0], workspace)
     run.start()

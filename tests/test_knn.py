@@ -1,0 +1,127 @@
+"""The k-NN vote is the one of a plain loop and of scikit-learn, in bounded memory."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+from torch.nn import functional
+from toy_runs import in_processes, outcome, performed, toy_run, write_images
+
+from downstream import knn
+from downstream.knn import knn_classify, nearest_neighbours
+from lutbench.errors import UserError
+
+CLASSES, K, TEMPERATURE = 6, 20, 0.07
+
+
+def features(seed: int, count: int, spread: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Features (count, 12) around one direction per class, and labels."""
+    centres = torch.randn(CLASSES, 12, generator=torch.Generator().manual_seed(9))
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (count,), generator=draw)
+    return centres[labels] + spread * torch.randn(count, 12, generator=draw), labels
+
+
+def by_loop(query: Tensor, bank: Tensor, labels: Tensor) -> list[float]:
+    """The votes of every class, one neighbour after the other."""
+    cosines = [float(functional.cosine_similarity(query, image, dim=0)) for image in bank]
+    votes = [0.0] * CLASSES
+    for place in sorted(range(len(bank)), key=lambda place: -cosines[place])[:K]:
+        votes[labels[place]] += math.exp(cosines[place] / TEMPERATURE)
+    return votes
+
+
+def test_predictions_and_places_are_those_of_a_plain_loop() -> None:
+    (queries, wanted), (bank, labels) = features(0, 40), features(1, 300)
+    found = knn_classify(queries, wanted, bank, labels, CLASSES, K, TEMPERATURE).tolist()
+    for query, label, (prediction, place) in zip(queries, wanted, found, strict=True):
+        votes = by_loop(query, bank, labels)
+        assert prediction == int(np.argmax(votes))
+        ahead = sum(other > votes[label] for other in votes)
+        assert place == (ahead if votes[label] else CLASSES - 1)
+
+
+def test_predictions_are_those_of_scikit_learn() -> None:
+    (queries, wanted), (bank, labels) = features(2, 500, 2.0), features(3, 1500, 2.0)
+    reference = KNeighborsClassifier(
+        K, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / TEMPERATURE)
+    )
+    expected = reference.fit(bank.numpy(), labels.numpy()).predict(queries.numpy())
+    found = knn_classify(queries, wanted, bank, labels, CLASSES, K, TEMPERATURE)[:, 0]
+    assert 0.2 < (found == wanted).float().mean() < 0.95, "too easy or too hard to tell anything"
+    assert found.tolist() == expected.tolist()
+
+
+def test_the_nearest_neighbours_do_not_depend_on_how_the_bank_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, bank = features(4, 30)[0], features(5, 333)[0]
+    similarity, places = nearest_neighbours(queries, bank, K)
+    expected = (queries @ bank.T).topk(K)
+    assert torch.equal(places, expected.indices)
+    for size in (7, 20, 100, 332):
+        monkeypatch.setattr(knn, "BANK", size)
+        cut_similarity, cut_places = nearest_neighbours(queries, bank, K)
+        assert torch.allclose(cut_similarity, similarity)
+        assert torch.equal(cut_places, places)
+
+
+def test_the_vote_does_not_depend_on_how_the_queries_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    (queries, wanted), (bank, labels) = features(6, 50), features(7, 200)
+    whole = knn_classify(queries, wanted, bank, labels, CLASSES, K, TEMPERATURE)
+    monkeypatch.setattr(knn, "QUERIES", 7)
+    assert torch.equal(knn_classify(queries, wanted, bank, labels, CLASSES, K, TEMPERATURE), whole)
+
+
+def test_no_more_than_a_chunk_of_similarities_is_ever_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    (queries, wanted), (bank, labels) = features(8, 40), features(9, 500)
+    monkeypatch.setattr(knn, "QUERIES", 8)
+    monkeypatch.setattr(knn, "BANK", 50)
+    largest = 0
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, Tensor) and result.ndim == 2 and bank.shape[1] not in result.shape:
+                largest = max(largest, result.numel())
+            return result
+
+    with Watch():
+        knn_classify(queries, wanted, bank, labels, CLASSES, K, TEMPERATURE)
+    assert 0 < largest <= 8 * 50
+
+
+def test_a_class_that_no_neighbour_belongs_to_comes_last_whatever_its_number() -> None:
+    bank = torch.eye(4)
+    found = knn_classify(torch.eye(4)[:1], torch.tensor([0]), bank, torch.tensor([3, 3, 2, 2]), 5, 2, TEMPERATURE)
+    assert found.tolist() == [[3, 4]]
+
+
+def test_the_lowest_temperature_is_the_nearest_neighbour_and_does_not_overflow() -> None:
+    (queries, wanted), (bank, labels) = features(10, 60), features(11, 200)
+    found = knn_classify(queries, wanted, bank, labels, CLASSES, K, 1e-4)[:, 0]
+    nearest = (functional.normalize(queries, dim=1) @ functional.normalize(bank, dim=1).T).argmax(1)
+    assert torch.equal(found, labels[nearest])
+
+
+def test_a_run_leaves_a_record_with_every_images_outcome_for_any_number_of_processes(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    alone = performed(toy_run(tmp_path, "one", kind="knn", neighbours=5))
+    assert alone["n"] == 21
+    assert alone["measurements"]["top-1"] > 60, "three colours are easily told apart"
+    run = toy_run(tmp_path, "two", kind="knn", neighbours=5)
+    in_processes(lambda: performed_on_one(run), 2)
+    assert outcome(run) == alone
+
+
+def performed_on_one(run: knn.Run) -> None:
+    knn.knn(run)
+
+
+def test_fewer_images_than_neighbours_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path, train=6)
+    with pytest.raises(UserError, match=r"neighbours = 20, .* has 18 images"):
+        performed(toy_run(tmp_path, kind="knn"))
