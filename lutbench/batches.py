@@ -5,20 +5,20 @@ batch is filled from the order of the next epoch, so no step is ever partial and
 images than the batch holds, a step still happens. Which images a step sees depends on (seed, step) alone.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lutbench.data.images import ImageSet, load_or_next
 from lutbench.errors import UserError
-from lutbench.randomness import Draw, generator, seeded
+from lutbench.randomness import Draw, generator, reseed
 
 Key = tuple[int, int]
 """(epoch, image index): names one look at one image, and seeds all that is random about it."""
@@ -104,23 +104,24 @@ class _FromStep(Sampler[list[Key]]):
                 yield [keys[row] for row in self.schedule.rows(accumulated)]
 
 
-class _Looks(Dataset[dict[str, Tensor]]):
-    """One look at one image: decoded and transformed under its own key."""
+class _Looks(Dataset[dict[str, Any]]):
+    """One look at one image: decoded and transformed under its own key.
+
+    The generators are not put back: nothing draws without a key, and keeping NumPy's state costs as much as a crop.
+    """
 
     def __init__(self, images: ImageSet, transform: Callable[[Image], dict[str, Tensor]], seed: int) -> None:
         self.images = images
         self.transform = transform
         self.seed = seed
 
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+    def __getitem__(self, key: Key) -> dict[str, Any]:
         epoch, index = key
         image, used, skipped = load_or_next(self.images, index)
-        with seeded(Draw.IMAGE, self.seed, epoch, index):
-            sample = self.transform(image)
-        sample["index"] = torch.tensor(used)
-        sample["skipped"] = torch.tensor(skipped)
+        reseed(Draw.IMAGE, self.seed, epoch, index)
+        sample: dict[str, Any] = {**self.transform(image), "index": used, "skipped": skipped}
         if self.images.labels is not None:
-            sample["label"] = torch.tensor(int(self.images.labels[used]))
+            sample["label"] = int(self.images.labels[used])
         return sample
 
 
@@ -143,6 +144,13 @@ def stream(
         batch_sampler=_FromStep(schedule, start),
         num_workers=workers,
         pin_memory=pin_memory,
+        worker_init_fn=_outlive_signals,
         **options,
     )
     return iter(loader)
+
+
+def _outlive_signals(worker: int) -> None:
+    """A scheduler or Ctrl-C signals the whole process group; the loop hears it and saves, which needs its workers."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -34,22 +34,25 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
-@contextmanager
-def seeded(*key: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's global generators from ``key``, and put them back afterwards.
+def reseed(*key: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators: what libraries draw from here on depends on ``key`` alone.
 
-    Library transforms (torchvision, timm) draw from the global generators; inside this block what they draw
-    depends on ``key`` alone. CUDA generators are seeded only if CUDA is in use in this process, and are not
-    put back (nothing here draws from them outside such a block).
+    CUDA's generators are seeded only if CUDA is in use in this process.
     """
-    state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002 - libraries draw from it
     words = np.random.SeedSequence(key).generate_state(4)
     random.seed(int(words[0]))
-    np.random.seed(int(words[1]))  # noqa: NPY002
+    np.random.seed(int(words[1]))  # noqa: NPY002 - libraries draw from it
     torch_seed = int(words[2]) << 32 | int(words[3])
     torch.default_generator.manual_seed(torch_seed)
-    if torch.cuda.is_initialized() and not torch.utils.data.get_worker_info():
+    if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(torch_seed)
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """:func:`reseed` for a block, and put the CPU's generators back afterwards."""
+    state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
+    reseed(*key)
     try:
         yield
     finally:
