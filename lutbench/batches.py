@@ -5,7 +5,7 @@ batch is filled from the order of the next epoch, so no step is ever partial and
 images than the batch holds, a step still happens. Which images a step sees depends on (seed, step) alone.
 """
 
-import signal
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -144,13 +144,12 @@ def stream(
         batch_sampler=_FromStep(schedule, start),
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=_outlive_signals,
+        worker_init_fn=_leave_group,
         **options,
     )
     return iter(loader)
 
 
-def _outlive_signals(worker: int) -> None:
+def _leave_group(worker: int) -> None:
     """A scheduler or Ctrl-C signals the whole process group; the loop hears it and saves, which needs its workers."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgid(0, 0)
