@@ -19,6 +19,9 @@ from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, PretrainRecip
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.run import Run, State, Workspace, needed_run, open_run
 
+THREADS = torch.get_num_threads()
+"""As torch chose, from the cores and ``OMP_NUM_THREADS``."""
+
 
 def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], workspace: Workspace) -> None:
     """Run what was chosen, each run after the one it needs.
@@ -61,6 +64,8 @@ def say(run: Run, text: str) -> None:
 def perform(run: Run) -> None:
     """Call the stage function of a run."""
     recipe = run.planned.recipe
+    assert isinstance(recipe, PretrainRecipe | ClassificationRecipe)
+    torch.set_num_threads(recipe.threads or THREADS)
     if isinstance(recipe, PretrainRecipe):
         from pretrain.train import pretrain
 

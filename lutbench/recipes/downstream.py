@@ -28,6 +28,8 @@ class ClassificationRecipe(Recipe):
     """Evaluation resizes the short side to image_size / eval_crop and crops the centre (release: 256, 224)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 where the GPU has it, else float32."""
+    threads: NonNegativeInt = 0
+    """torch's threads on a CPU; 0 takes one per core. The last bits depend on it."""
     eval_batch: Annotated[PositiveInt, Runtime] = 256
     workers: Annotated[NonNegativeInt, Runtime] = 2
     log_every: Annotated[PositiveInt, Runtime] = 20

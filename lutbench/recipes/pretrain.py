@@ -73,6 +73,9 @@ class PretrainRecipe(Recipe):
     """Of AdamW (paper)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 where the GPU has it, else float32. Losses and targets are float32 always (our choice)."""
+    threads: NonNegativeInt = 0
+    """torch's threads on a CPU; 0 takes one per core. The last bits depend on it: give a number where machines with
+    different numbers of cores shall agree. One thread and one loader worker suit a toy on two cores."""
 
     # Runtime: nothing below affects results
     workers: Annotated[NonNegativeInt, Runtime] = 2
