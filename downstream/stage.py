@@ -10,7 +10,7 @@ from torch import Tensor
 from downstream.augment import Transform
 from lutbench.processes import accelerator
 from lutbench.recipes import ClassificationRecipe
-from lutbench.record import Outcomes, make_record, write_record
+from lutbench.record import Outcomes, make_record
 from lutbench.run import Run
 from lutbench.sources import load_encoder
 
@@ -57,5 +57,5 @@ def conclude(
         processes=accelerator().num_processes,
         extra=extra,
     )
-    write_record(record, outcomes, run.workspace.results)
+    run.record(record, outcomes)
     run.finish({"checkpoint": checkpoint})

@@ -28,7 +28,16 @@ from lutbench.processes import accelerator
 from lutbench.progress import console
 from lutbench.recipes import ClassificationRecipe, DataRecipe, PretrainRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
-from lutbench.record import Record, changes, identity_of, read_record, record_path
+from lutbench.record import (
+    Outcomes,
+    Record,
+    changes,
+    identity_of,
+    read_outcomes,
+    read_record,
+    record_path,
+    write_record,
+)
 from lutbench.weights import sha256_of
 
 REVISIONS = {"pretrain": 1, "finetune": 1, "linear": 1, "knn": 1}
@@ -156,6 +165,23 @@ class Run:
         if accelerator().is_main_process:
             save_checkpoint(self.checkpoints, self.identity, step, modules, optimizer, facts)
         accelerator().wait_for_everyone()
+
+    def record(self, record: Record, outcomes: Outcomes | None) -> None:
+        """Write the record to the results, and a copy into the run's own folder."""
+        for folder in (self.folder, self.workspace.results):
+            write_record(record, outcomes, folder)
+
+    def bring_back_record(self) -> None:
+        """Put the record of this finished run into the results, if none of this very recipe is there.
+
+        It was removed, another recipe's stands in its place, or the results are kept elsewhere now.
+        """
+        path = record_path(self.folder, self.planned.suite, self.planned.name)
+        if self.result() or not path.is_file():
+            return
+        record = read_record(path)
+        outcomes = read_outcomes(record, self.folder) if record.outcomes else None
+        write_record(record, outcomes, self.workspace.results)
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Mark the run finished: the last thing it writes."""

@@ -43,6 +43,8 @@ def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], wo
             accelerator().wait_for_everyone()
             standing = run.standing()
             if standing.state is State.FINISHED:
+                if main:
+                    run.bring_back_record()
                 say(run, f"finished already; {run.result()} ({run.folder})")
                 continue
             if standing.state is State.STALE:

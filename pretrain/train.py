@@ -10,7 +10,7 @@ from lutbench.encoders import export_encoder
 from lutbench.processes import accelerator, autocast, reducing
 from lutbench.randomness import Draw, seeded
 from lutbench.recipes import PretrainRecipe
-from lutbench.record import Measurement, make_record, write_record
+from lutbench.record import Measurement, make_record
 from lutbench.run import Run
 from lutbench.training import Journal, check_moved, learning_rate, set_learning_rate, weights_digest
 from pretrain.pictures import reconstruction_grid
@@ -116,7 +116,7 @@ def pretrain(run: Run) -> None:
             processes=processes.num_processes,
             extra={"skipped": journal.skipped, "waiting_for_data": journal.waited / journal.seconds},
         )
-        write_record(record, None, run.workspace.results)
+        run.record(record, None)
         run.finish({"encoder": sha256})
 
 

@@ -1,26 +1,35 @@
 """Tables from records alone: no data, no GPU, and no number typed by hand.
 
 A value is printed only while its record's settings are those of the suite file; else the cell says that it is stale.
+Published values come from ``published.toml``, for the method's own report under the encoder of the same name.
 """
 
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from lutbench.errors import UserError, nearest
 from lutbench.progress import console
+from lutbench.recipes import ClassificationRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, changes, read_outcomes, read_records
 from lutbench.statistics import over_seeds, paired
+from results.published import Published, PublishedValue, load_published
 
 PIPELINE_ONLY = "These numbers show that the pipeline works. They are no evidence about the method."
 LEGEND = (
-    "Top-1 accuracy in percent with its 95 % interval: Wilson's over images for one seed, Student's t over seeds for "
-    "more. An empty cell was not run; published values are not printed for tasks that the literature has not."
+    "Measured values in percent, each with its 95 % interval: Wilson's over images for one seed, Student's t over seeds "
+    "for more. Published values are those of the method's own report; a difference is measured minus published."
+)
+PAIRED = (
+    "Difference in points over the images, with its 95 % interval (Agresti and Min); p is the exact McNemar test's. "
+    "Another training run would move it by more than another sample of images does: one seed says nothing of that."
 )
 
 
@@ -28,72 +37,131 @@ LEGEND = (
 class Cell:
     """One method on one task."""
 
-    method: str
     task: str
+    method: str
+    encoder: str
+    planned: int
+    """Seeds in the suite file."""
     metric: str = ""
     value: float | None = None
     low: float | None = None
     high: float | None = None
-    seeds: int = 0
     runs: tuple[Record, ...] = ()
+    """The records that the value is the mean of, one per seed."""
     stale: str = ""
-
-    @property
-    def text(self) -> str:
-        """``81.2 [79.4, 82.9] (1 seed)``, or why there is no number."""
-        if self.value is None:
-            return f"stale: {self.stale}" if self.stale else ""
-        seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
-        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}] ({seeds})"
+    """Why a record that is there does not count."""
+    published: PublishedValue | None = None
 
 
 def cells(suite: LoadedSuite, results_dir: Path) -> list[Cell]:
-    """Every cell of the suite's main table, methods and tasks in the suite file's order."""
+    """Every cell of the suite, tasks and in them methods in the suite file's order.
+
+    Raises:
+        UserError: if a record is damaged, or a ``published`` name in the suite file is not in published.toml.
+    """
     records = read_records(results_dir, suite.name)
+    published = load_published()
     made = []
-    for method in suite.suite.method:
-        for task in suite.suite.task:
+    for task in suite.suite.task:
+        for method in suite.suite.method:
             planned = [run for run in suite.runs if (run.task, run.method) == (task, method)]
-            made.append(_cell(method, task, planned, records))
+            if planned:
+                made.append(_cell(suite, task, method, planned, records, published))
     return made
 
 
-def _cell(method: str, task: str, planned: list[PlannedRun], records: dict[str, Record]) -> Cell:
-    current = []
+def _cell(
+    suite: LoadedSuite,
+    task: str,
+    method: str,
+    planned: list[PlannedRun],
+    records: dict[str, Record],
+    published: Published,
+) -> Cell:
+    recipe = planned[0].recipe
+    assert isinstance(recipe, ClassificationRecipe)
+    encoder = recipe.encoder.architecture.label or recipe.encoder.architecture.model
+    known = _published(suite, task, method, encoder, published)
+    current, stale = [], ""
     for run in planned:
         record = records.get(run.name)
         if record is None:
             continue
         changed = changes(record.document["recipe"], run.recipe.affecting_results())
         if changed:
-            return Cell(method, task, stale=changed[0])
-        current.append(record)
+            stale = stale or changed[0]
+        else:
+            current.append(record)
     if not current:
-        return Cell(method, task)
+        return Cell(task, method, encoder, len(planned), stale=stale, published=known)
     first = [record.measurements[0] for record in current]
     values = [measurement.value for measurement in first]
     low, high = over_seeds(values) if len(values) > 1 else (first[0].low, first[0].high)
-    return Cell(method, task, first[0].metric, float(np.mean(values)), low, high, len(values), tuple(current))
+    return Cell(
+        task, method, encoder, len(planned), first[0].metric, float(np.mean(values)), low, high, tuple(current),
+        published=known,
+    )  # fmt: skip
+
+
+def _published(suite: LoadedSuite, task: str, method: str, encoder: str, published: Published) -> PublishedValue | None:
+    names = suite.suite.task[task].published, suite.suite.method[method].published
+    methods = {entry.method for entry in published.reported}
+    for where, name, known in (
+        (f"downstream.{task}", names[0], set(published.task)),
+        (f"method.{method}", names[1], methods),
+    ):
+        if name and name not in known:
+            raise UserError(
+                f"{suite.name}: {where}.published: results/published.toml has no {name!r}.{nearest(name, known)}"
+            )
+    return published.value(names[1], names[0], encoder) if all(names) else None
 
 
 def main_table(suite: LoadedSuite, made: Iterable[Cell]) -> pd.DataFrame:
-    """A row per method, a column per task."""
-    table = pd.DataFrame("", index=list(suite.suite.method), columns=list(suite.suite.task), dtype=object)
-    for cell in made:
-        table.loc[cell.method, cell.task] = cell.text
-    table.index = pd.Index([suite.suite.method[name].label or name for name in suite.suite.method], name="method")
-    table.columns = pd.Index([suite.suite.task[name].title or name for name in suite.suite.task])
-    return table
+    """A row per task and method: measured value, interval, seeds, published value, difference, footnote."""
+    letters = _letters(made)
+    rows = []
+    for number, cell in enumerate(made, 1):
+        measured = "" if cell.value is None else f"{cell.value:.1f}"
+        if cell.stale and not measured:
+            measured = f"stale: {cell.stale}"
+        seeds = f"{len(cell.runs)} of {cell.planned}" if 0 < len(cell.runs) < cell.planned else len(cell.runs) or ""
+        told = cell.published
+        rows.append(
+            {
+                "task": suite.suite.task[cell.task].title or cell.task,
+                "method": suite.suite.method[cell.method].label or cell.method,
+                "encoder": cell.encoder,
+                "metric": cell.metric,
+                "measured": measured,
+                "95 % interval": "" if cell.low is None else f"{cell.low:.1f} to {cell.high:.1f}",
+                "seeds": str(seeds),
+                "published": f"{told.value:.1f} [{letters[told.source]}]" if told else "",
+                "difference": f"{cell.value - told.value:+.1f}" if told and cell.value is not None else "",
+                "runs": f"[{number}]" if cell.runs else "",
+            }
+        )
+    table = pd.DataFrame(rows)
+    # Without a published value in the whole suite the two columns would only be wide.
+    return table if letters else table.drop(columns=["published", "difference"])
+
+
+def _letters(made: Iterable[Cell]) -> dict[str, str]:
+    """A letter for every source of a published value."""
+    sources = dict.fromkeys(cell.published.source for cell in made if cell.published)
+    return dict(zip(sources, ascii_lowercase, strict=False))
 
 
 def comparison_table(suite: LoadedSuite, made: list[Cell], results_dir: Path) -> pd.DataFrame:
     """The suite's pairs of methods on the same images: difference in points, exact McNemar."""
     by = {(cell.method, cell.task): cell for cell in made}
     rows = []
-    for first, second in suite.suite.compare:
-        for task in suite.suite.task:
+    for task in suite.suite.task:
+        for first, second in suite.suite.compare:
+            if not {(first, task), (second, task)} <= set(by):
+                continue
             pair = by[first, task], by[second, task]
-            if not all(cell.runs for cell in pair) or len(pair[0].runs) != len(pair[1].runs):
+            if not pair[0].runs or [r.seed for r in pair[0].runs] != [r.seed for r in pair[1].runs]:
                 continue
             outcomes = [[read_outcomes(record, results_dir) for record in cell.runs] for cell in pair]
             if len({o.images for one in outcomes for o in one}) != 1:
@@ -116,33 +184,48 @@ def comparison_table(suite: LoadedSuite, made: list[Cell], results_dir: Path) ->
 def build_tables(suite: LoadedSuite, results_dir: Path) -> dict[str, str]:
     """File name to text: Markdown for people, CSV for programs, LaTeX for papers. Empty without records."""
     made = cells(suite, results_dir)
-    measured = [cell for cell in made if cell.value is not None]
-    if not any(cell.text for cell in made):
+    if not any(cell.runs or cell.stale for cell in made):
         return {}
     warning = PIPELINE_ONLY if suite.suite.kind == "pipeline" else ""
     table, compared = main_table(suite, made), comparison_table(suite, made, results_dir)
-    tidy = pd.DataFrame(
-        [
-            {
-                "suite": suite.name, "method": cell.method, "task": cell.task, "metric": cell.metric,
-                "value": cell.value, "low": cell.low, "high": cell.high, "seeds": cell.seeds,
-                "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in cell.runs), "note": warning,
-            }
-            for cell in measured
-        ]
-    )  # fmt: skip
-    notes = [
-        f"- `{r.run}` {r.identity[:12]}, seed {r.seed}, {r.hardware}, code {r.code}" for c in measured for r in c.runs
-    ]
-    markdown = [f"# {suite.suite.title}", warning, _markdown(table.reset_index()), LEGEND]
+    markdown = [f"# {suite.suite.title}", warning, suite.suite.about.strip(), _markdown(table), LEGEND]
     if len(compared):
-        markdown += ["## The same images", _markdown(compared)]
-    markdown += ["## Runs", "\n".join(notes)]
+        markdown += ["## The same images", _markdown(compared), PAIRED]
+    markdown += ["## Runs", "\n".join(_footnotes(made))]
+    if letters := _letters(made):
+        markdown += ["## Sources", "\n".join(f"- [{letter}] {source}" for source, letter in letters.items())]
+    caption = f"{suite.suite.title}. {warning}".strip()
     return {
         "main.md": "\n\n".join(part for part in markdown if part) + "\n",
-        "main.csv": tidy.to_csv(index=False),
-        "main.tex": _latex(table.reset_index(), warning),
+        "main.csv": _tidy(suite, made, warning).to_csv(index=False),
+        "main.tex": table.drop(columns="runs").to_latex(index=False, escape=True, caption=caption),
     }
+
+
+def _footnotes(made: Iterable[Cell]) -> list[str]:
+    return [
+        f"- [{number}] `{r.run}` {r.identity[:12]}: {r.measurements[0].value:.1f} {r.measurements[0].unit}, "
+        f"{r.wall_seconds:.0f} s on {r.hardware}, code {r.code}"
+        for number, cell in enumerate(made, 1)
+        for r in cell.runs
+    ]
+
+
+def _tidy(suite: LoadedSuite, made: Iterable[Cell], warning: str) -> pd.DataFrame:
+    """A row per cell with a value, unrounded, for programs."""
+    return pd.DataFrame(
+        [
+            {
+                "suite": suite.name, "task": cell.task, "method": cell.method, "encoder": cell.encoder,
+                "metric": cell.metric, "value": cell.value, "low": cell.low, "high": cell.high,
+                "seeds": len(cell.runs), "published": cell.published.value if cell.published else None,
+                "published in": cell.published.source if cell.published else "",
+                "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in cell.runs), "note": warning,
+            }
+            for cell in made
+            if cell.runs
+        ]
+    )  # fmt: skip
 
 
 def write_tables(suite: LoadedSuite, results_dir: Path) -> None:
@@ -170,44 +253,32 @@ def check_tables(suite: LoadedSuite, results_dir: Path) -> list[str]:
 
 
 def show_tables(suite: LoadedSuite, results_dir: Path) -> None:
-    """Print the main table and the comparisons to the terminal."""
+    """Print the main table and the comparisons to the terminal, published values also where nothing was measured."""
     made = cells(suite, results_dir)
+    console.print(f"[bold]{suite.suite.title}[/bold]")
     if suite.suite.kind == "pipeline":
         console.print(PIPELINE_ONLY)
-    for frame in (main_table(suite, made).reset_index(), comparison_table(suite, made, results_dir)):
-        if len(frame):
-            table = Table(*map(str, frame.columns))
-            for row in frame.itertuples(index=False):
-                table.add_row(*map(str, row))
-            console.print(table)
-    console.print(LEGEND)
+    for frame, legend in (
+        (main_table(suite, made), LEGEND),
+        (comparison_table(suite, made, results_dir), PAIRED),
+    ):
+        if frame.empty:
+            continue
+        table = Table(*map(str, frame.columns), box=None, pad_edge=False, header_style="bold")
+        before = ""
+        for row in frame.itertuples(index=False):
+            if before and row[0] != before:
+                table.add_row()
+            table.add_row("" if row[0] == before else row[0], *map(str, row[1:]))
+            before = row[0]
+        console.print("", table, legend, sep="\n")
+    if any(cell.runs for cell in made):
+        console.print(
+            f"Runs, sources and unrounded numbers: {results_dir / 'tables' / suite.name}/main.md and main.csv"
+        )
+    else:
+        console.print(f"Nothing was measured yet. Run: nox -s pretrain downstream results -- {suite.name}")
 
 
 def _markdown(frame: pd.DataFrame) -> str:
-    lines = [
-        list(map(str, frame.columns)),
-        ["---"] * len(frame.columns),
-        *(list(map(str, r)) for r in frame.to_numpy()),
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _latex(frame: pd.DataFrame, caption: str) -> str:
-    rows = [
-        " & ".join(_escaped(str(v)) for v in row) + r" \\" for row in [list(frame.columns), *frame.to_numpy().tolist()]
-    ]
-    head = [f"% {caption}", rf"\caption{{{_escaped(caption)}}}"] if caption else []
-    body = [
-        r"\begin{tabular}{l" + "l" * (frame.shape[1] - 1) + "}",
-        r"\toprule",
-        rows[0],
-        r"\midrule",
-        *rows[1:],
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join([*head, *body]) + "\n"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&")
+    return frame.to_markdown(index=False, disable_numparse=True)
