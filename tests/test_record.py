@@ -1,0 +1,325 @@
+"""A record comes back as it was written, tells when it was touched, and names nobody's machine."""
+
+import errno
+import io
+import json
+import os
+import platform
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lutbench.errors import UserError
+from lutbench.recipes import DataRecipe, EncoderRecipe, EncoderSource, KnnRecipe
+from lutbench.recipes.suite import PlannedRun
+from lutbench.record import (
+    Measurement,
+    Outcomes,
+    Record,
+    changes,
+    identity_of,
+    make_record,
+    read_outcomes,
+    read_record,
+    read_records,
+    record_path,
+    write_record,
+)
+
+MOUNT = "/mnt/of-somebody"
+
+DOCUMENT = {
+    "stage": "knn",
+    "revision": 1,
+    "seed": 0,
+    "recipe": {"neighbours": 20},
+    "data": {"train": "ab", "val": "cd"},
+}
+
+
+def planned(seed: int = 0) -> PlannedRun:
+    recipe = KnnRecipe(
+        data=DataRecipe(path=f"{MOUNT}/images"),
+        encoder=EncoderSource(architecture=EncoderRecipe(), kind="checkpoint", path="~somebody/weights/mae.pth"),
+    )
+    return PlannedRun("toy", "downstream", "task", "mine", seed, recipe)
+
+
+def outcomes_of(*ranks: int) -> Outcomes:
+    """A set of so many images of class 1 among ten; the prediction is right where the rank is 0."""
+    rank = np.array(ranks)
+    names = (f"one/{number}.png" for number in range(len(ranks)))
+    return Outcomes.of(np.ones(len(ranks), int), np.where(rank == 0, 1, 3), rank, names)
+
+
+def record_of(outcomes: Outcomes | None, seed: int = 0) -> Record:
+    measurements = outcomes.accuracy() if outcomes else [Measurement(metric="loss", value=0.5, unit="")]
+    return make_record(
+        planned(seed),
+        DOCUMENT | {"seed": seed},
+        measurements,
+        wall_seconds=1.5,
+        checkpoint="c" * 64,
+        extra={"skipped": 2},
+    )
+
+
+def written(folder: Path, *ranks: int, seed: int = 0) -> Path:
+    outcomes = outcomes_of(*ranks)
+    return write_record(record_of(outcomes, seed), outcomes, folder)
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+# --- Writing and reading
+
+
+def test_a_record_and_its_outcomes_come_back_as_they_were(tmp_path: Path) -> None:
+    outcomes = outcomes_of(0, 0, 7, 2)
+    record = record_of(outcomes)
+    path = write_record(record, outcomes, tmp_path)
+    assert path == record_path(tmp_path, "toy", "downstream/task/mine/seed0")
+    back = read_records(tmp_path, "toy")["downstream/task/mine/seed0"]
+    assert back.outcomes is not None
+    assert back.model_copy(update={"outcomes": None}) == record
+    read = read_outcomes(back, tmp_path)
+    assert read.images == outcomes.images
+    for name in ("label", "prediction", "rank"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(outcomes, name))
+
+
+def test_a_record_without_outcomes_comes_back_too(tmp_path: Path) -> None:
+    record = record_of(None)
+    write_record(record, None, tmp_path)
+    assert read_records(tmp_path, "toy") == {record.run: record}
+    with pytest.raises(UserError, match="no per-image outcomes"):
+        read_outcomes(record, tmp_path)
+
+
+def test_the_numbers_are_counts_of_the_outcomes() -> None:
+    top1, top5 = outcomes_of(0, 0, 0, 4, 5, 9, 0, 0).accuracy()
+    assert (top1.metric, top1.value, top1.n, top1.unit) == ("top-1", 62.5, 8, "%")
+    assert (top5.metric, top5.value, top5.n) == ("top-5", 75.0, 8)
+    assert top1.low is not None
+    assert top1.high is not None
+    assert top1.low < 62.5 < top1.high
+
+
+def test_outcomes_that_contradict_themselves_are_refused() -> None:
+    with pytest.raises(ValueError, match="rank must be 0 exactly where"):
+        Outcomes.of([1, 1], [1, 3], [0, 0], ["a", "b"])
+    with pytest.raises(ValueError, match="rank must be 0 exactly where"):
+        Outcomes.of([1, 1], [1, 3], [1, 2], ["a", "b"])
+    with pytest.raises(ValueError, match="one value for every image"):
+        Outcomes.of([1, 1], [1, 3], [0, 2], ["a", "b", "c"])
+    with pytest.raises(ValueError, match="whole numbers"):
+        Outcomes.of([1, 1], [1, 3], [0.0, 2.0], ["a", "b"])
+
+
+def test_labels_above_int16_survive(tmp_path: Path) -> None:
+    outcomes = Outcomes.of([40_000, 2], [40_000, 3], [0, 50_000], ["a", "b"])
+    record = record_of(outcomes)
+    write_record(record, outcomes, tmp_path)
+    read = read_outcomes(read_records(tmp_path, "toy")[record.run], tmp_path)
+    assert read.label.tolist() == [40_000, 2]
+    assert read.rank.tolist() == [0, 50_000]
+
+
+def test_the_order_and_the_names_of_the_images_tell_sets_apart() -> None:
+    same = [Outcomes.of([1, 1], [1, 1], [0, 0], names).images for names in (["a", "b"], ["b", "a"], ["ab", ""])]
+    assert len(set(same)) == 3
+
+
+# --- Touched
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["measurements"][0].update(value=99.0), r"top-1 is 99\.0 over 4 images.* give 50\.0 over 4"),
+        (lambda r: r["measurements"][1].update(value=99.0), r"top-5 is 99\.0 over 4"),
+        (lambda r: r["measurements"][0].update(n=4000), "top-1 is 50.0 over 4000 images"),
+        (lambda r: r["measurements"].clear(), "measurements"),
+        (lambda r: r.update(identity="f" * 64), "does not hash to its identity"),
+        (lambda r: r["document"]["recipe"].update(neighbours=21), "does not hash to its identity"),
+        (lambda r: r["document"]["data"].update(val="ce"), "does not hash to its identity"),
+        (lambda r: r.update(format=2), "not a record that this version reads: format"),
+        (lambda r: r.update(remark="better"), "not a record that this version reads: remark"),
+        (lambda r: r.pop("checkpoint") and r.pop("seed"), "not a record that this version reads: seed"),
+    ],
+)
+def test_an_edited_record_is_refused_by_name(tmp_path: Path, change: Callable[[Any], object], message: str) -> None:
+    path = written(tmp_path, 0, 0, 7, 2)
+    edit(path, change)
+    with pytest.raises(UserError, match=message) as refused:
+        read_records(tmp_path, "toy")
+    assert str(refused.value).startswith(f"{path}: ")
+    assert "Restore it" in str(refused.value)
+
+
+def test_a_truncated_record_is_refused_by_name(tmp_path: Path) -> None:
+    path = written(tmp_path, 0, 7)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="expected JSON") as refused:
+        read_records(tmp_path, "toy")
+    assert str(path) in str(refused.value)
+
+
+def test_changed_outcomes_are_refused_by_name(tmp_path: Path) -> None:
+    path = written(tmp_path, 0, 0, 7, 2)
+    other = written(tmp_path / "other", 0, 0, 0, 0)
+    (mine,), (theirs,) = path.parent.glob("*.npz"), other.parent.glob("*.npz")
+    mine.write_bytes(theirs.read_bytes())
+    with pytest.raises(UserError, match="damaged or changed: expected sha256") as refused:
+        read_records(tmp_path, "toy")
+    assert str(refused.value).startswith(f"{mine}: ")
+
+
+def test_missing_outcomes_are_named(tmp_path: Path) -> None:
+    (outcomes,) = written(tmp_path, 0, 7).parent.glob("*.npz")
+    outcomes.unlink()
+    with pytest.raises(UserError, match=r"outcomes of downstream/task/mine/seed0 are missing") as refused:
+        read_records(tmp_path, "toy")
+    assert str(refused.value).startswith(f"{outcomes}: ")
+
+
+def test_a_record_in_the_place_of_another_is_refused_by_name(tmp_path: Path) -> None:
+    path = written(tmp_path, 0, 7)
+    moved = path.with_name("seed1.json")
+    path.rename(moved)
+    with pytest.raises(UserError, match="in the wrong place") as refused:
+        read_records(tmp_path, "toy")
+    assert str(refused.value).startswith(f"{moved}: ")
+    assert f"Move it to {path}." in str(refused.value)
+
+
+def test_a_record_of_another_suite_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, 0, 7)
+    (tmp_path / "records" / "toy").rename(tmp_path / "records" / "paper")
+    with pytest.raises(UserError, match="of suite toy, in the wrong place"):
+        read_records(tmp_path, "paper")
+
+
+# --- What is in the files
+
+
+def test_no_path_and_no_name_of_this_machine_or_user_is_in_a_record(tmp_path: Path) -> None:
+    path = written(tmp_path, 0, 7)
+    text = path.read_text()
+    assert json.loads(text)["recipe"]["data"]["path"] == "images"
+    assert json.loads(text)["recipe"]["encoder"]["path"] == "mae.pth"
+    for private in (MOUNT, "weights/", str(tmp_path), str(Path.cwd()), str(Path.home()) + "/", "somebody"):
+        assert private not in text
+    assert not [
+        value
+        for value in _texts(json.loads(text))
+        if value.startswith(("/", "~")) or value == (platform.node() or None)
+    ]
+
+
+def _texts(value: Any) -> list[str]:
+    """All strings in a JSON value, keys included."""
+    if isinstance(value, dict):
+        return [text for pair in value.items() for part in pair for text in _texts(part)]
+    if isinstance(value, list):
+        return [text for part in value for text in _texts(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_a_record_says_what_it_was_made_with(tmp_path: Path) -> None:
+    record = read_record(written(tmp_path, 0, 7))
+    assert record.packages["torch"]
+    assert record.packages["python"] == platform.python_version()
+    assert record.hardware.cores >= 1
+    assert record.hardware.processes == 1
+    assert record.code.version
+    assert record.recipe["neighbours"] == 20
+    assert record.extra == {"skipped": 2}
+
+
+def test_the_same_outcomes_make_the_same_bytes_at_any_time(tmp_path: Path) -> None:
+    contents = []
+    for folder in ("one", "two"):
+        (path,) = written(tmp_path / folder, 0, 0, 7, 2).parent.glob("*.npz")
+        contents.append((path.name, path.read_bytes()))
+    assert contents[0] == contents[1]
+    with zipfile.ZipFile(io.BytesIO(contents[0][1])) as archive:
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+# --- Writing again
+
+
+def test_writing_again_replaces_the_outcomes_of_this_seed_alone(tmp_path: Path) -> None:
+    for seed in (1, 10):
+        written(tmp_path, 0, 7, seed=seed)
+    path = written(tmp_path, 0, 0, seed=1)
+    records = read_records(tmp_path, "toy")
+    assert sorted(p.name for p in path.parent.iterdir()) == sorted(
+        name for r in records.values() if r.outcomes for name in (f"seed{r.seed}.json", r.outcomes.file)
+    )
+    assert {r.seed: r.measurements[0].value for r in records.values()} == {1: 100.0, 10: 50.0}
+
+
+@pytest.mark.parametrize("files_before_it_is_full", [0, 1])
+def test_a_full_disk_leaves_the_record_before_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files_before_it_is_full: int
+) -> None:
+    path = written(tmp_path, 0, 7)
+    before = path.read_bytes()
+    sync, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > files_before_it_is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="The disk is full"):
+            written(tmp_path, 0, 0)
+    assert path.read_bytes() == before
+    assert read_records(tmp_path, "toy")["downstream/task/mine/seed0"].measurements[0].value == 50.0
+    assert not list(path.parent.glob(".*"))
+    written(tmp_path, 0, 0)
+    assert len(list(path.parent.iterdir())) == 2
+
+
+# --- Identity and changes
+
+
+def test_the_identity_hangs_on_every_value_and_on_no_order() -> None:
+    assert identity_of({"a": 1, "b": {"c": 2, "d": 3}}) == identity_of({"b": {"d": 3, "c": 2}, "a": 1})
+    others: list[dict[str, Any]] = [
+        {"a": 1, "b": 2},
+        {"a": 1, "b": 3},
+        {"a": 1},
+        {"a": 1, "b": "2"},
+        {"a": 1, "b": [2]},
+        {"a": {"b": 2}},
+    ]
+    assert len({identity_of(document) for document in others}) == len(others)
+
+
+def test_changes_names_every_field_that_differs_and_no_other() -> None:
+    old = {"seed": 0, "recipe": {"epochs": 10, "crop": "simple", "betas": [0.9, 0.95]}, "data": {"train": "ab"}}
+    new = {"seed": 0, "recipe": {"epochs": 20, "crop": "simple", "flip": 0.5}, "data": {"train": "ab"}}
+    assert changes(old, new) == [
+        "recipe.epochs changed from 10 to 20",
+        "recipe.betas changed from [0.9, 0.95] to not set",
+        "recipe.flip changed from not set to 0.5",
+    ]
+    assert changes(old, old) == []
+
+
+def test_changes_tells_a_field_that_is_none_from_one_that_is_not_there() -> None:
+    assert changes({}, {"micro_batch": None}) == ["micro_batch changed from not set to None"]

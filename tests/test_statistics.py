@@ -1,0 +1,185 @@
+"""Intervals and tests are the textbook's, and hold what they promise."""
+
+from math import comb, sqrt
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from lutbench.statistics import Interval, mcnemar, over_seeds, paired, wilson
+
+Outcomes = NDArray[np.bool_]
+"""(seeds, images)"""
+
+Z = 1.959963984540054
+
+
+def cells(both: int, first_only: int, second_only: int, neither: int) -> tuple[Outcomes, Outcomes]:
+    """Two classifiers, one seed, with so many images in each cell of the fourfold table."""
+    first = np.repeat([True, True, False, False], [both, first_only, second_only, neither])
+    second = np.repeat([True, False, True, False], [both, first_only, second_only, neither])
+    return first[None], second[None]
+
+
+# --- Wilson
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_is_as_printed_by_newcombe(successes: int, n: int, low: float, high: float) -> None:
+    """Newcombe 1998, Statistics in Medicine 17, table I, method 3."""
+    assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 1), (1, 1), (0, 340), (340, 340), (170, 340), (41_733, 50_000)])
+def test_wilson_ends_are_the_shares_that_lie_95_percent_away(successes: int, n: int) -> None:
+    """The definition: an end is a true share whose own standard error puts the observed one Z errors away."""
+    for end in wilson(successes, n):
+        observed = successes / n
+        assert abs(observed - end) == pytest.approx(Z * sqrt(end * (1 - end) / n), abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 10, 1683])
+def test_wilson_of_none_and_of_all_is_not_a_point_and_stays_in_0_to_1(n: int) -> None:
+    none, every = wilson(0, n), wilson(n, n)
+    assert none.low == 0
+    assert 0 < none.high < 1
+    assert every.high == 1
+    assert (every.low, every.high) == pytest.approx((1 - none.high, 1 - none.low))
+
+
+# --- Student's t over seeds
+
+
+def test_over_seeds_is_as_in_the_t_table() -> None:
+    # mean 2, standard deviation 1, t(0.975; 2) = 4.3027
+    assert over_seeds([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.3027 / sqrt(3), 2 + 4.3027 / sqrt(3)), abs=1e-4)
+    # two seeds: t(0.975; 1) = 12.706, standard error half the distance
+    assert over_seeds([80.0, 81.0]) == pytest.approx((80.5 - 12.706 / 2, 80.5 + 12.706 / 2), abs=1e-3)
+
+
+def test_over_seeds_is_that_of_a_one_sample_t_test() -> None:
+    values = [83.63, 83.66, 83.52, 83.46]
+    told = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert over_seeds(values) == pytest.approx((told.low, told.high))
+
+
+def test_over_seeds_holds_the_mean_in_95_of_100_experiments() -> None:
+    experiments = np.random.default_rng(0).normal(80, 0.5, (2000, 3))
+    held = np.mean([low <= 80 <= high for low, high in map(over_seeds, experiments.tolist())])
+    assert held == pytest.approx(0.95, abs=0.015)  # 3 standard errors
+
+
+@pytest.mark.parametrize("values", [[], [81.2]])
+def test_one_seed_says_nothing_of_other_seeds(values: list[float]) -> None:
+    with pytest.raises(ValueError, match=f"at least 2 seeds, found {len(values)}"):
+        over_seeds(values)
+
+
+# --- McNemar, exact
+
+
+def test_mcnemar_is_as_printed_for_1600_voters_asked_twice() -> None:
+    """Agresti 1990, page 350: 150 turned from approval and 86 to it. The p is that of R's exact2x2."""
+    assert mcnemar(150, 86) == pytest.approx(3.716e-05, abs=5e-9)
+
+
+@pytest.mark.parametrize(("first_only", "second_only"), [(1, 0), (0, 5), (0, 6), (5, 5), (9, 1), (59, 6), (31, 30)])
+def test_mcnemar_counts_all_ways_that_are_as_uneven(first_only: int, second_only: int) -> None:
+    n, fewer = first_only + second_only, min(first_only, second_only)
+    ways = 2 * sum(comb(n, k) for k in range(fewer + 1))
+    assert mcnemar(first_only, second_only) == pytest.approx(min(1.0, ways / 2**n))
+    assert mcnemar(first_only, second_only) == pytest.approx(mcnemar(second_only, first_only))
+
+
+def test_without_a_discordant_image_there_is_no_evidence_of_a_difference_and_still_an_interval() -> None:
+    told = paired(*cells(30, 0, 0, 10))
+    assert (told.difference, told.first_only, told.second_only, told.p) == (0, 0, 0, 1)
+    assert told.interval.low == pytest.approx(-told.interval.high)
+    assert 0 < told.interval.high < 0.1
+
+
+# --- Agresti and Min
+
+
+def test_the_interval_of_a_difference_is_the_normal_one_after_half_an_image_in_every_cell() -> None:
+    """Agresti and Min 2005, Statistics in Medicine 24, section 2.3: from the fourfold table, as they write it."""
+    told = paired(*cells(794, 150, 86, 570))
+    n, p12, p21 = 1602, 150.5 / 1602, 86.5 / 1602
+    half = Z * sqrt(((p12 + p21) - (p12 - p21) ** 2) / n)
+    assert told.interval == pytest.approx((p12 - p21 - half, p12 - p21 + half))
+    assert told.difference == pytest.approx(64 / 1600)
+    assert (told.images, told.first_only, told.second_only) == (1600, 150, 86)
+    assert told.p == mcnemar(150, 86)
+
+
+@pytest.mark.parametrize("discordant", [(0.10, 0.05), (0.02, 0.02), (0.30, 0.01)])
+def test_the_interval_of_a_difference_holds_it_in_95_of_100_test_sets(discordant: tuple[float, float]) -> None:
+    share, rest = [0.6, *discordant], 0.4 - sum(discordant)
+    tables = np.random.default_rng(1).multinomial(200, [*share, rest], 1000)
+    told = [paired(*cells(*table)).interval for table in tables.tolist()]
+    held = np.mean([low <= discordant[0] - discordant[1] <= high for low, high in told])
+    assert 0.93 < held < 0.985
+
+
+def test_the_interval_over_images_holds_the_difference_also_with_several_seeds() -> None:
+    """Images differ in how hard they are for either method; other test images of the same kind are drawn each time."""
+    generator = np.random.default_rng(2)
+    held = []
+    for _ in range(500):
+        hard = generator.uniform(0, 1, 200)  # 0.5 on average, and cubed a quarter
+        first, second = (generator.random((3, 200)) < chance for chance in (hard, hard**3))
+        low, high = paired(first, second).interval
+        held.append(low <= 0.25 <= high)
+    assert np.mean(held) == pytest.approx(0.95, abs=0.03)
+
+
+# --- Several seeds
+
+
+def test_seeds_that_agree_are_no_more_evidence_than_one() -> None:
+    first, second = cells(60, 14, 4, 22)
+    one, three = paired(first, second), paired(first.repeat(3, 0), second.repeat(3, 0))
+    assert (three.images, three.first_only, three.second_only, three.p) == (100, 14, 4, one.p)
+    assert three.difference == pytest.approx(0.1)
+    assert three.interval == pytest.approx(one.interval)
+    assert three.seed_differences == pytest.approx((0.1, 0.1, 0.1))
+    assert one.seed_interval is None
+
+
+def test_an_image_counts_for_the_method_that_is_right_on_it_in_more_seeds() -> None:
+    first = np.array([[1, 1, 0, 1, 0], [1, 0, 1, 0, 0], [0, 0, 0, 1, 0]], dtype=bool)
+    second = np.array([[0, 0, 1, 0, 1], [0, 1, 0, 0, 1], [1, 0, 0, 1, 1]], dtype=bool)
+    told = paired(first, second)  # images: 2 against 1, level, level, 3 against 1, 0 against 3
+    assert (told.first_only, told.second_only, told.p) == (2, 1, 1)
+    assert told.difference == pytest.approx(-1 / 15)
+    assert told.seed_differences == pytest.approx((1 / 5, 0, -2 / 5))
+    assert told.seed_interval == pytest.approx(over_seeds([1 / 5, 0, -2 / 5]))
+
+
+def test_the_interval_with_seeds_is_that_of_images_weighted_with_four_half_ones() -> None:
+    generator = np.random.default_rng(3)
+    first, second = generator.random((2, 3, 50)) < np.array([0.7, 0.5])[:, None, None]
+    images = (first.astype(float) - second).mean(0)
+    values, weights = [*images, 0, 1, -1, 0], [1.0] * 50 + [0.5] * 4
+    mean = np.average(values, weights=weights)
+    half = Z * sqrt(np.average((values - mean) ** 2, weights=weights) / 52)
+    assert paired(first, second).interval == pytest.approx((mean - half, mean + half))
+
+
+def test_exchanging_the_methods_turns_the_difference_around() -> None:
+    first, second = cells(10, 7, 2, 1)
+    one, other = paired(first, second), paired(second, first)
+    assert one.difference == 0.25
+    assert other.difference == -0.25
+    assert other.interval == pytest.approx(Interval(-one.interval.high, -one.interval.low))
+    assert other.p == one.p
+
+
+@pytest.mark.parametrize(("first", "second"), [((1, 5), (1, 4)), ((2, 5), (1, 5)), ((5,), (5,)), ((1, 0), (1, 0))])
+def test_outcomes_that_cannot_be_paired_are_refused(first: tuple[int, ...], second: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="two equal shapes"):
+        paired(np.zeros(first, bool), np.zeros(second, bool))
