@@ -45,6 +45,7 @@ def planned(seed: int = 0) -> PlannedRun:
     recipe = KnnRecipe(
         data=DataRecipe(path=f"{MOUNT}/images"),
         encoder=EncoderSource(architecture=EncoderRecipe(), kind="checkpoint", path="~somebody/weights/mae.pth"),
+        eval_crop=1.0,
     )
     return PlannedRun("toy", "downstream", "task", "mine", seed, recipe)
 
