@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="lutbench",
-    help="Pre-train LUT and MAE, measure the encoders, and print the paper's tables beside what was measured.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,12 +50,9 @@ ResultsRoot = Annotated[
 ]
 
 
-@app.callback()
-def _options(
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
-) -> None:
-    """Options of every command stand before it."""
-    del traceback  # read by main, which sees every error
+@app.callback(epilog="--traceback, anywhere in a command: show where in the code an error came from.")
+def _options() -> None:
+    """Pre-train LUT and MAE, measure the encoders, and print the paper's tables beside what was measured."""
 
 
 @app.command()
@@ -192,10 +188,11 @@ def _workspace(data_root: Path, runs: Path, results: Path) -> "Workspace":
 
 def main() -> None:
     """Entry point of ``lutbench`` and ``python -m lutbench``: a user's mistake is one paragraph, not a traceback."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(arguments, standalone_mode=False))
     except UserError as error:
-        if "--traceback" in sys.argv:
+        if len(arguments) < len(sys.argv) - 1:
             raise
         print(f"lutbench: {error}", file=sys.stderr)
         sys.exit(1)

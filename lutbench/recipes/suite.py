@@ -118,7 +118,7 @@ class LoadedSuite:
     runs: tuple[PlannedRun, ...]
 
     def chosen(self, stages: Sequence[str] = (), only: Sequence[str] = ()) -> list[PlannedRun]:
-        """The runs of the stages whose name, or a part of it between slashes, matches one of the patterns.
+        """The runs of the stages whose name, or consecutive parts of it between slashes, match one of the patterns.
 
         Raises:
             UserError: if a stage or a pattern matches nothing.
@@ -283,4 +283,6 @@ def _override(tables: dict[str, Any], assignment: str) -> None:
 
 
 def _matches(run: PlannedRun, pattern: str) -> bool:
-    return any(fnmatch(part, pattern) for part in (run.name, *run.name.split("/")))
+    """Whether ``pattern`` matches consecutive parts of the name, such as ``photographs-knn/lut``."""
+    parts, length = run.name.split("/"), pattern.count("/") + 1
+    return any(fnmatch("/".join(parts[i : i + length]), pattern) for i in range(len(parts) - length + 1))
