@@ -1,24 +1,24 @@
 """What a classifier sees of an image: timm's training augmentation, MAE's linear-probe crops, the centre crop.
 
-All return normalised float32 (3, S, S) with ImageNet's mean and deviation, and draw from the global generators of
-Python, NumPy and torch.
+All draw from the global generators of Python, NumPy and torch. Training's returns normalised float32 (3, S, S), since
+erasing draws its noise there; the others return uint8, normalised on the device.
 """
 
 import math
 from collections.abc import Callable
 
-import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torch import Tensor
 from torchvision.transforms import v2
 
+from lutbench.pixels import to_tensor
 from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, LinearRecipe
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
 Transform = Callable[[Image.Image], Tensor]
-"""From an RGB image to (3, S, S)."""
+"""From an RGB image to a tensor (3, S, S)."""
 
 
 def train_transform(recipe: FinetuneRecipe) -> Transform:
@@ -42,21 +42,12 @@ def train_transform(recipe: FinetuneRecipe) -> Transform:
 def linear_transform(recipe: LinearRecipe) -> Transform:
     """Linear probe: random resized crop and flip (MAE, table 10: no other augmentation)."""
     crop = v2.RandomResizedCrop(recipe.side, scale=tuple(recipe.crop_scale), interpolation=BICUBIC)
-    return _compose(crop, v2.RandomHorizontalFlip())
+    transform: Transform = v2.Compose([crop, v2.RandomHorizontalFlip(), to_tensor])
+    return transform
 
 
 def eval_transform(recipe: ClassificationRecipe) -> Transform:
     """The centre: short side resized to S / eval_crop, rounded down (bicubic; MAE), then the middle S x S."""
-    return _compose(v2.Resize(math.floor(recipe.side / recipe.eval_crop + 1e-6), BICUBIC), v2.CenterCrop(recipe.side))
-
-
-def _compose(*steps: v2.Transform) -> Transform:
-    composed: Transform = v2.Compose(
-        [
-            *steps,
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
-        ]
-    )
-    return composed
+    resize = v2.Resize(math.floor(recipe.side / recipe.eval_crop + 1e-6), BICUBIC)
+    transform: Transform = v2.Compose([resize, v2.CenterCrop(recipe.side), to_tensor])
+    return transform

@@ -16,6 +16,7 @@ from downstream.evaluate import Computed, encode_images, labels_of, outcomes_of,
 from downstream.stage import conclude, encoder_of, sample
 from lutbench.batches import Schedule, stream
 from lutbench.encoders import encode
+from lutbench.pixels import normalised
 from lutbench.processes import accelerator, autocast
 from lutbench.randomness import Draw, seeded
 from lutbench.recipes import LinearRecipe
@@ -181,7 +182,7 @@ def encoded_batches(
         for _ in range(schedule.passes):
             batch = next(passes)
             with torch.no_grad(), autocast(recipe.precision):
-                pixels = batch["image"].to(processes.device, non_blocking=True)
+                pixels = normalised(batch["image"], processes.device)
                 parts["features"].append(encode(encoder, pixels, recipe.pool))
             for name in ("label", "index"):
                 parts[name].append(batch[name].to(processes.device))

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from click.exceptions import ClickException
 
 from lutbench.errors import UserError
 
@@ -74,9 +73,10 @@ def run(
     results: ResultsRoot = Path("results"),
 ) -> None:
     """Run what a suite file says. Finished runs are reused, interrupted ones go on, changed ones start anew."""
+    loaded = _load(suite, overrides)  # first, so that a mistyped name is answered at once
     from lutbench.stages import run_suite
 
-    run_suite(_load(suite, overrides), stage or [], only or [], _workspace(data_root, runs, results))
+    run_suite(loaded, stage or [], only or [], _workspace(data_root, runs, results))
 
 
 @app.command()
@@ -88,9 +88,10 @@ def status(
     results: ResultsRoot = Path("results"),
 ) -> None:
     """Every run of a suite: finished, resumable, stale because a setting changed, or missing; its result and folder."""
+    loaded = _load(suite, overrides)
     from lutbench.stages import show_status
 
-    show_status(_load(suite, overrides), _workspace(data_root, runs, results))
+    show_status(loaded, _workspace(data_root, runs, results))
 
 
 @app.command()
@@ -102,9 +103,9 @@ def tables(
     results: ResultsRoot = Path("results"),
 ) -> None:
     """Rebuild a suite's tables from its records and the published numbers. Needs no data and no GPU."""
+    loaded = _load(suite, None)
     from results.tables import check_tables, show_tables, write_tables
 
-    loaded = _load(suite, None)
     if check:
         differences = check_tables(loaded, results)
         if differences:
@@ -190,12 +191,9 @@ def main() -> None:
     """Entry point of ``lutbench`` and ``python -m lutbench``: a user's mistake is one paragraph, not a traceback."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     try:
-        sys.exit(app(arguments, standalone_mode=False))
+        app(arguments)
     except UserError as error:
         if len(arguments) < len(sys.argv) - 1:
             raise
         print(f"lutbench: {error}", file=sys.stderr)
         sys.exit(1)
-    except ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)

@@ -11,13 +11,13 @@ from typing import Literal, Self
 import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
 from lutbench.encoders import create_encoder
 from lutbench.errors import UserError
+from lutbench.pixels import normalised, to_tensor
 from lutbench.recipes import PretrainRecipe
 
 BICUBIC = functional.InterpolationMode.BICUBIC
@@ -93,13 +93,6 @@ class Views:
             view2=None if view2 is None else normalised(view2, device),
             noise=batch["noise"].to(device, non_blocking=True),
         )
-
-
-def normalised(pixels: Tensor, device: torch.device) -> Tensor:
-    """Normalised float32 (B, 3, S, S) on ``device`` from uint8; bytes are moved, a quarter of the size."""
-    mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=device).mul(255).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_DEFAULT_STD, device=device).mul(255).view(3, 1, 1)
-    return pixels.to(device, non_blocking=True).float().sub_(mean).div_(std)
 
 
 def resize_short_side(image: Image.Image, side: int) -> Image.Image:
@@ -178,11 +171,6 @@ _ADJUST = (
     functional.adjust_saturation,
     functional.adjust_hue,
 )
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """uint8 (3, H, W) of an RGB image."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def _place(length: int, side: int, padding: int, where: float) -> tuple[int, int, int, int]:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional
 
 from downstream.augment import eval_transform, linear_transform, train_transform
+from lutbench.pixels import normalised as on_device
 from lutbench.randomness import Draw, seeded
 from lutbench.recipes import (
     DataRecipe,
@@ -59,7 +60,7 @@ def test_images_of_any_size_become_squares_of_the_recipes_side(name: str, size: 
     with seeded(0):
         found = TRANSFORMS[name]()(picture(*size))
     assert found.shape == (3, 48, 48)
-    assert found.dtype == torch.float32
+    assert found.dtype == (torch.float32 if name == "train" else torch.uint8)
 
 
 def test_another_image_size_of_the_recipe_is_used() -> None:
@@ -71,12 +72,18 @@ def test_evaluation_takes_the_centre_of_the_resized_image(side: int, resized: in
     image = picture(300, 200)
     expected = functional.center_crop(functional.resize(image, [resized], BICUBIC), [side])
     found = eval_transform(finetune(image_size=side))(image)
-    torch.testing.assert_close(found, normalised(expected), atol=1e-6, rtol=1e-6)
+    assert torch.equal(found, functional.pil_to_tensor(expected))
 
 
 def test_evaluation_without_a_margin_takes_the_whole_square() -> None:
     image = picture(48, 48)
-    torch.testing.assert_close(eval_transform(finetune(eval_crop=1.0))(image), normalised(image), atol=1e-6, rtol=1e-6)
+    assert torch.equal(eval_transform(finetune(eval_crop=1.0))(image), functional.pil_to_tensor(image))
+
+
+def test_training_and_evaluation_normalise_alike() -> None:
+    image = picture(48, 48)
+    found = on_device(eval_transform(finetune(eval_crop=1.0))(image)[None], torch.device("cpu"))[0]
+    torch.testing.assert_close(found, normalised(image), atol=1e-6, rtol=1e-6)
 
 
 def test_training_with_everything_off_is_a_plain_resize() -> None:
@@ -134,8 +141,9 @@ def test_crops_are_as_small_as_the_recipe_allows() -> None:
         linear = LinearRecipe(data=DataRecipe(), encoder=SOURCE, crop_scale=scale)
         for transform in (train_transform(off), linear_transform(linear)):
             with seeded(0):
-                seen = transform(ramp) * STD + MEAN
-            height = float(seen[0].max() - seen[0].min()) * 255 / 200
+                seen = transform(ramp)
+            levels = seen if seen.dtype == torch.uint8 else (seen * STD + MEAN) * 255
+            height = float(levels[0].max() - levels[0].min()) / 200
             assert extent[0] < height < extent[1]
 
 

@@ -13,6 +13,7 @@ from downstream.augment import eval_transform
 from downstream.evaluate import evaluate, outcomes_of, over_images, place_of_label
 from lutbench.encoders import create_encoder
 from lutbench.errors import UserError
+from lutbench.pixels import normalised
 from lutbench.recipes import ClassificationRecipe
 from lutbench.record import names_fingerprint
 from lutbench.run import Run
@@ -69,7 +70,7 @@ def test_outcomes_are_those_of_every_image_in_the_order_of_the_set(folder: Path)
     found = outcomes(run)
     transform = eval_transform(recipe)
     for index in range(len(images)):
-        scores = classifier(transform(images.image(index))[None])[0]
+        scores = classifier(normalised(transform(images.image(index))[None], torch.device("cpu")))[0]
         assert found["prediction"][index] == scores.argmax()
         assert found["label"][index] == index // 7
     assert found["images"] == names_fingerprint(images.image_name(index) for index in range(len(images)))

@@ -12,10 +12,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from lutbench.errors import UserError
+from lutbench.pixels import to_tensor
 from lutbench.randomness import Draw, seeded
 from lutbench.recipes import DataRecipe, EncoderRecipe, PretrainRecipe
 from pretrain import views
-from pretrain.views import PretrainTransform, Views, draw_photometrics, padded_crop, random_resized_crop, to_tensor
+from pretrain.views import PretrainTransform, Views, draw_photometrics, padded_crop, random_resized_crop
 
 SIDE = 32
 
