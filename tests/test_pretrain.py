@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,6 +115,26 @@ def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path) -> Non
     ]
     assert teachers[0].keys() == teachers[1].keys() != set()
     assert all(torch.equal(teachers[0][key], teachers[1][key]) for key in teachers[0])
+
+
+def test_a_signal_to_the_whole_group_lets_the_run_save_though_its_workers_get_it_too(folder: Path) -> None:
+    """As Ctrl-C and schedulers send it."""
+    changes = ("pretrain.lut.save_every=1", "pretrain.lut.workers=2")
+    whole = trained(toy(folder, "whole", *changes))
+    run = toy(folder, "stopped", *changes)
+    line = command(folder, "stopped", *(word for change in changes for word in ("--set", change)))
+    process = subprocess.Popen(
+        line, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while (newest_step(run.checkpoints) or 0) < 2:
+        assert process.poll() is None, "ended before it could be stopped"
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGTERM)
+    told = process.communicate()[1]
+    assert process.returncode == 1
+    assert re.search(r"^lutbench: Stopped at step \d+ of 21, which is saved", told, re.M), told
+    assert f"step {newest_step(run.checkpoints)} of" in told
+    assert trained(run) == whole
 
 
 def newest(run: Run) -> Path:
