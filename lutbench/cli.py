@@ -129,11 +129,11 @@ def parity(
     ],
 ) -> None:
     """Compare the LUT step with recorded steps of the published model: losses, outputs, gradients, weights."""
-    from lutbench.progress import console
+    from lutbench.progress import print_table
     from pretrain.parity import check_parity, parity_table
 
     rows = check_parity(file)
-    console.print(parity_table(rows))
+    print_table(parity_table(rows))
     if not all(row.passed for row in rows):
         raise typer.Exit(1)
 

@@ -262,7 +262,7 @@ def needed_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) ->
         told = f"{standing.state} {standing.detail}".strip()
         raise UserError(
             f"{planned.name} starts from the encoder of {other.name}, which is {told}. "
-            f"First run: nox -s {other.stage} (or: lutbench run {suite.name} --stage {other.stage})."
+            f"First run: nox -s {other.stage} -- {suite.given} (or: lutbench run {suite.given} --stage {other.stage})."
         )
     return run
 

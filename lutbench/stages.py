@@ -14,7 +14,7 @@ from lutbench.data.images import check_pair
 from lutbench.encoders import create_encoder
 from lutbench.errors import UserError
 from lutbench.processes import accelerator
-from lutbench.progress import console
+from lutbench.progress import console, print_table
 from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, PretrainRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.run import Run, State, Workspace, needed_run, open_run
@@ -101,18 +101,17 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     """Print every run of the suite with its state, its result and where it lies."""
     table = Table(title=f"Suite {suite.name}", title_justify="left", box=None, pad_edge=False)
     for column in ("run", "state", "result", "folder"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=True)
+    problems = []
     for planned in suite.runs:
         try:
             run = open_run(suite, planned, workspace)
         except UserError as error:
-            table.add_row(
-                planned.name,
-                "missing",
-                f"[dim]{error}[/dim]" if planned.needs is None else f"[dim]waits for {planned.needs}[/dim]",
-                "",
-            )
+            table.add_row(planned.name, "missing", f"waits for {planned.needs}" if planned.needs else "", "")
+            problems += [] if planned.needs else [str(error)]
             continue
         standing = run.standing()
         table.add_row(planned.name, f"{standing.state} {standing.detail}".strip(), run.result(), str(standing.folder))
-    console.print(table)
+    print_table(table)
+    for problem in dict.fromkeys(problems):
+        console.print(f"\n{problem}")

@@ -87,7 +87,7 @@ def check_parity(path: Path) -> list[Comparison]:
 def parity_table(rows: list[Comparison]) -> Table:
     """The rows as a table for the terminal."""
     table = Table("compared", "largest relative difference", "tolerance", "")
-    table.add_column("found in", overflow="fold")
+    table.add_column("found in")
     for row in rows:
         verdict = "[green]pass" if row.passed else "[red]fail"
         table.add_row(row.what, f"{row.difference:.1e}", f"{row.tolerance:.0e}", verdict, row.tensor)

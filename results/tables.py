@@ -15,7 +15,7 @@ import pandas as pd
 from rich.table import Table
 
 from lutbench.errors import UserError, nearest
-from lutbench.progress import console
+from lutbench.progress import console, print_table
 from lutbench.recipes import ClassificationRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, changes, read_outcomes, read_records
@@ -28,7 +28,8 @@ LEGEND = (
     "for more. Published values are those of the method's own report; a difference is measured minus published."
 )
 PAIRED = (
-    "Difference in points over the images, with its 95 % interval (Agresti and Min); p is the exact McNemar test's. "
+    "Difference in points over the images, with its 95 % interval (Agresti and Min); how many images only the first "
+    "and only the second method gets right; p of the exact McNemar test. "
     "Another training run would move it by more than another sample of images does: one seed says nothing of that."
 )
 
@@ -62,7 +63,7 @@ def cells(suite: LoadedSuite, results_dir: Path) -> list[Cell]:
     records = read_records(results_dir, suite.name)
     published = load_published()
     made = []
-    for task in suite.suite.task:
+    for task in suite.suite.downstream:
         for method in suite.suite.method:
             planned = [run for run in suite.runs if (run.task, run.method) == (task, method)]
             if planned:
@@ -104,7 +105,7 @@ def _cell(
 
 
 def _published(suite: LoadedSuite, task: str, method: str, encoder: str, published: Published) -> PublishedValue | None:
-    names = suite.suite.task[task].published, suite.suite.method[method].published
+    names = suite.suite.downstream[task].published, suite.suite.method[method].published
     methods = {entry.method for entry in published.reported}
     for where, name, known in (
         (f"downstream.{task}", names[0], set(published.task)),
@@ -129,7 +130,7 @@ def main_table(suite: LoadedSuite, made: Iterable[Cell]) -> pd.DataFrame:
         told = cell.published
         rows.append(
             {
-                "task": suite.suite.task[cell.task].title or cell.task,
+                "task": suite.suite.downstream[cell.task].title or cell.task,
                 "method": suite.suite.method[cell.method].label or cell.method,
                 "encoder": cell.encoder,
                 "metric": cell.metric,
@@ -156,7 +157,7 @@ def comparison_table(suite: LoadedSuite, made: list[Cell], results_dir: Path) ->
     """The suite's pairs of methods on the same images: difference in points, exact McNemar."""
     by = {(cell.method, cell.task): cell for cell in made}
     rows = []
-    for task in suite.suite.task:
+    for task in suite.suite.downstream:
         for first, second in suite.suite.compare:
             if not {(first, task), (second, task)} <= set(by):
                 continue
@@ -169,12 +170,12 @@ def comparison_table(suite: LoadedSuite, made: list[Cell], results_dir: Path) ->
             told = paired(*(np.stack([o.right() for o in one]) for one in outcomes))
             rows.append(
                 {
-                    "task": suite.suite.task[task].title or task,
+                    "task": suite.suite.downstream[task].title or task,
                     "pair": f"{suite.suite.method[first].label} - {suite.suite.method[second].label}",
                     "difference": f"{100 * told.difference:+.1f} [{100 * told.interval.low:+.1f}, {100 * told.interval.high:+.1f}]",
-                    "only first right": told.first_only,
-                    "only second right": told.second_only,
-                    "p (exact McNemar)": f"{told.p:.2g}",
+                    "only 1st right": told.first_only,
+                    "only 2nd right": told.second_only,
+                    "p": f"{told.p:.2g}",
                     "images": told.images,
                 }
             )
@@ -258,26 +259,36 @@ def show_tables(suite: LoadedSuite, results_dir: Path) -> None:
     console.print(f"[bold]{suite.suite.title}[/bold]")
     if suite.suite.kind == "pipeline":
         console.print(PIPELINE_ONLY)
-    for frame, legend in (
-        (main_table(suite, made), LEGEND),
-        (comparison_table(suite, made, results_dir), PAIRED),
-    ):
-        if frame.empty:
-            continue
-        table = Table(*map(str, frame.columns), box=None, pad_edge=False, header_style="bold")
-        before = ""
-        for row in frame.itertuples(index=False):
-            if before and row[0] != before:
-                table.add_row()
-            table.add_row("" if row[0] == before else row[0], *map(str, row[1:]))
-            before = row[0]
-        console.print("", table, legend, sep="\n")
+    for frame, legend in ((main_table(suite, made), LEGEND), (comparison_table(suite, made, results_dir), PAIRED)):
+        if not frame.empty:
+            same = [column for column in ("encoder", "metric", "pair") if column in frame and _constant(frame[column])]
+            console.print("\n" + ", ".join(f"{column} {frame[column].iloc[0]}" for column in same))
+            print_table(_for_terminal(frame.drop(columns=same)))
+            console.print(legend)
     if any(cell.runs for cell in made):
         console.print(
             f"Runs, sources and unrounded numbers: {results_dir / 'tables' / suite.name}/main.md and main.csv"
         )
     else:
-        console.print(f"Nothing was measured yet. Run: nox -s pretrain downstream results -- {suite.name}")
+        console.print(f"Nothing was measured yet. Run: nox -s pretrain downstream results -- {suite.given}")
+
+
+def _for_terminal(frame: pd.DataFrame) -> Table:
+    """The frame with a gap between tasks, each named once."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in frame.columns:
+        table.add_column(column, no_wrap=True)
+    before = ""
+    for row in frame.itertuples(index=False):
+        if before and row[0] != before:
+            table.add_row()
+        table.add_row("" if row[0] == before else row[0], *map(str, row[1:]))
+        before = row[0]
+    return table
+
+
+def _constant(column: pd.Series) -> bool:
+    return bool(column.iloc[0] and (column == column.iloc[0]).all())
 
 
 def _markdown(frame: pd.DataFrame) -> str:

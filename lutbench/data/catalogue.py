@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub.constants import HF_HOME
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -235,24 +234,20 @@ def how_to_get(known: KnownSet, root: Path) -> str:
 
 
 def render_list(statuses: list[SetStatus], root: Path) -> RenderableType:
-    """The sets as a table, and below it how to get those that are not there."""
-    table = Table(
-        "Set", "", "Classes", "Train", "Val", "State", title=f"Image sets below {root.absolute()}", title_justify="left"
-    )
-    for column in (2, 3, 4):
-        table.columns[column].justify = "right"
+    """The sets as a table, and below it what each is and how to get those that are not there."""
+    table = Table(title=f"Image sets below {root.absolute()}", title_justify="left", box=None, pad_edge=False)
+    for column in ("set", "classes", "train", "val", "state"):
+        table.add_column(column, no_wrap=True, justify="right" if column in ("classes", *SPLITS) else "left")
+    rest = []
     for status in statuses:
         known = status.known
         counts = [f"{known.images[split]:,}" if split in known.images else "" for split in SPLITS]
         if "all" in known.images:
             counts[0] = f"{known.images['all']:,} in all"
-        table.add_row(known.name, known.title, f"{known.classes:,}", *counts, status.state)
-    rest: list[RenderableType] = []
-    for status in statuses:
-        if status.state != "here":
-            rest.append(Text(f"\n{status.known.name}", style="bold"))
-            rest.append(Padding(Text(f"{how_to_get(status.known, root)}\nTerms: {status.known.terms}."), (0, 0, 0, 2)))
-    return Group(table, *rest)
+        table.add_row(known.name, f"{known.classes:,}", *counts, status.state)
+        told = [] if status.state == "here" else [*how_to_get(known, root).splitlines(), f"Terms: {known.terms}."]
+        rest.append("\n".join([f"\n{known.name}: {known.title}", *(f"  {line}" for line in told)]))
+    return Group(table, *(Text(block) for block in rest))
 
 
 def render_check(report: CheckReport) -> RenderableType:

@@ -4,11 +4,11 @@ Fields that affect results are part of a run's identity; fields marked :data:`Ru
 paths) are not. Unknown keys, wrong types and values out of range are refused with the nearest known name.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from lutbench.errors import UserError, nearest
 
@@ -79,11 +79,25 @@ class DataRecipe(Recipe):
     """What an image that cannot be decoded does: stop the run, or be passed over and counted."""
 
 
+def _ascending(shares: list[float]) -> list[float]:
+    if shares[0] > shares[1]:
+        raise ValueError("the smaller share comes first")
+    return shares
+
+
+Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+"""Both decay rates of Adam's averages."""
+
+CropScale = Annotated[
+    list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2), AfterValidator(_ascending)
+]
+"""Least and greatest share of an image's area in a random crop."""
+
 R = TypeVar("R", bound=BaseModel)
 
 
-def read_recipe(model: type[R], values: Mapping[str, Any], where: str) -> R:
-    """Check ``values`` against ``model``.
+def read_recipe(model: type[R], values: Mapping[str, Any], where: str, also: Iterable[str] = ()) -> R:
+    """Check ``values`` against ``model``; ``also`` names what may stand beside them in the suite file.
 
     Raises:
         UserError: naming each wrong key below ``where``, what was expected and the nearest known name.
@@ -91,16 +105,16 @@ def read_recipe(model: type[R], values: Mapping[str, Any], where: str) -> R:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(" ".join(_explain(error, model, where))) from error
+        raise UserError(" ".join(_explain(error, model, where, also))) from error
 
 
-def _explain(error: ValidationError, model: type[BaseModel], where: str) -> Iterator[str]:
+def _explain(error: ValidationError, model: type[BaseModel], where: str, also: Iterable[str]) -> Iterator[str]:
     for problem in error.errors():
         path = ".".join(str(part) for part in (where, *problem["loc"]) if part != "")
         if problem["type"] == "extra_forbidden":
             owner = _model_at(model, problem["loc"][:-1]) or model
-            unknown = str(problem["loc"][-1])
-            hint = nearest(unknown, owner.model_fields) or f" Known: {', '.join(owner.model_fields)}."
+            known = [*owner.model_fields, *(also if owner is model else ())]
+            hint = nearest(str(problem["loc"][-1]), known) or f" Known: {', '.join(known)}."
             yield f"{path}: no such setting.{hint}"
         elif problem["type"] == "missing":
             yield f"{path}: required, and not given."
@@ -113,17 +127,14 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> Iter
 
 def _model_at(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
     """The model that the nested key ``path`` leads to."""
-    found: type[BaseModel] | None = model
+    found: Any = model
     for part in path:
-        if found is None or str(part) not in found.model_fields:
+        if get_origin(found) is dict:
+            found = get_args(found)[1]
+        elif isinstance(found, type) and issubclass(found, BaseModel) and str(part) in found.model_fields:
+            found = found.model_fields[str(part)].annotation
+        else:
             return None
-        found = _model_in(found.model_fields[str(part)].annotation)
-    return found
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in (Union, UnionType, Annotated):
-        return next((m for a in get_args(annotation) if (m := _model_in(a))), None)
-    return None
+        if get_origin(found) in (Union, UnionType):
+            found = next(part for part in get_args(found) if part is not type(None))
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None

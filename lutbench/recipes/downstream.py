@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, Runtime
+from lutbench.recipes.base import Betas, CropScale, DataRecipe, EncoderRecipe, Recipe, Runtime
 from lutbench.recipes.pretrain import check_micro_batch, check_schedule
 
 
@@ -56,7 +56,7 @@ class FinetuneRecipe(ClassificationRecipe):
     layer_decay: float = Field(0.75, gt=0, le=1)
     """A block at depth d of D learns at layer_decay^(D + 1 - d) of the rate."""
     weight_decay: NonNegativeFloat = 0.05
-    betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2)
+    betas: Betas = Field([0.9, 0.999])
     drop_path: float = Field(0.1, ge=0, lt=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     mixup: NonNegativeFloat = 0.8
@@ -65,7 +65,7 @@ class FinetuneRecipe(ClassificationRecipe):
     """timm's name of the policy; empty for none."""
     erasing: float = Field(0.25, ge=0, le=1)
     """Probability of random erasing with per-pixel noise."""
-    crop_scale: list[float] = Field([0.08, 1.0], min_length=2, max_length=2)
+    crop_scale: CropScale = Field([0.08, 1.0])
     """Area of the random resized crop (MAE's and timm's default)."""
     flip: float = Field(0.5, ge=0, le=1)
     head_std: PositiveFloat = 2e-5
@@ -109,7 +109,7 @@ class LinearRecipe(ClassificationRecipe):
     fresh_crops: bool = True
     """A random resized crop and flip of every image in every epoch (MAE). False: the centre crop, so that features
     are encoded once; far cheaper, and a little worse (our choice for small suites)."""
-    crop_scale: list[float] = Field([0.08, 1.0], min_length=2, max_length=2)
+    crop_scale: CropScale = Field([0.08, 1.0])
 
     @property
     def lr(self) -> float:

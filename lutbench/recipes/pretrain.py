@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, Runtime
+from lutbench.recipes.base import Betas, DataRecipe, EncoderRecipe, Recipe, Runtime
 
 
 class PretrainRecipe(Recipe):
@@ -69,7 +69,7 @@ class PretrainRecipe(Recipe):
     """Paper."""
     weight_decay: NonNegativeFloat = 0.05
     """On parameters with more than one dimension that are not biases (paper)."""
-    betas: list[float] = Field([0.9, 0.95], min_length=2, max_length=2)
+    betas: Betas = Field([0.9, 0.95])
     """Of AdamW (paper)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 where the GPU has it, else float32. Losses and targets are float32 always (our choice)."""

@@ -11,6 +11,7 @@ lists), for every seed.
 """
 
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -58,7 +59,7 @@ class MethodRecipe(Recipe):
         return self
 
 
-class TaskTable(Recipe):
+class TaskTable(Recipe, extra="allow"):
     """A column of the tables. The other keys of its table are those of the task's recipe."""
 
     kind: str
@@ -82,10 +83,13 @@ class Suite(Recipe):
     seeds: list[NonNegativeInt] = Field([0], min_length=1)
     compare: list[list[str]] = Field(default_factory=list)
     """Pairs of methods to compare on the same images, as [first, second]."""
-    data: dict[str, DataRecipe]
-    encoder: dict[str, EncoderRecipe]
-    method: dict[str, MethodRecipe]
-    task: dict[str, TaskTable]
+    data: dict[str, DataRecipe] = Field(default_factory=dict)
+    encoder: dict[str, EncoderRecipe] = Field(default_factory=dict)
+    method: dict[str, MethodRecipe] = Field(default_factory=dict)
+    defaults: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Of ``pretrain`` and of each task kind: settings that hold unless a table says otherwise."""
+    pretrain: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    downstream: dict[str, TaskTable] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ class LoadedSuite:
     name: str
     suite: Suite
     runs: tuple[PlannedRun, ...]
+    given: str
+    """As it was asked for, by name or path: for messages that say what to run."""
 
     def chosen(self, stages: Sequence[str] = (), only: Sequence[str] = ()) -> list[PlannedRun]:
         """The runs of the stages whose name, or consecutive parts of it between slashes, match one of the patterns.
@@ -160,67 +166,59 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedSuite:
         raise UserError(f"{path}: not a TOML file: {error}.") from error
     for override in overrides:
         _override(tables, override)
-    return _expand(path.stem, tables)
+    return _expand(name_or_path, path, tables)
 
 
-def _expand(name: str, tables: dict[str, Any]) -> LoadedSuite:
-    defaults = tables.pop("defaults", {})
-    pretrain = tables.pop("pretrain", {})
-    downstream = tables.pop("downstream", {})
-    for key in set(defaults) - {"pretrain", *TASKS}:
-        raise UserError(f"defaults.{key}: no such stage or task.{nearest(key, ['pretrain', *TASKS])}")
-    tables.setdefault("data", {})
-    tables.setdefault("encoder", {})
-    tables.setdefault("method", {})
-    tables["task"] = {
-        task: {key: settings[key] for key in TaskTable.model_fields if key in settings}
-        for task, settings in downstream.items()
-    }
+def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
     suite = read_recipe(Suite, tables, "")
-    runs = [
-        *_pretrain_runs(name, suite, pretrain, defaults),
-        *_downstream_runs(name, suite, pretrain, downstream, defaults),
-    ]
+    for key in suite.defaults:
+        if key not in ("pretrain", *TASKS):
+            raise UserError(f"defaults.{key}: no such stage or task.{nearest(key, ['pretrain', *TASKS])}")
     for pair in suite.compare:
-        if len(pair) != 2 or not set(pair) <= set(suite.method):
+        if len(pair) != 2 or len(set(pair)) != 2 or not set(pair) <= set(suite.method):
             raise UserError(
                 f"compare: expected pairs of methods such as ['lut', 'mae'], found {pair}. Methods: {', '.join(suite.method)}."
             )
-    return LoadedSuite(name, suite, tuple(runs))
+    runs = [*_pretrain_runs(path.stem, suite), *_downstream_runs(path.stem, suite)]
+    for run, times in Counter(run.name for run in runs).items():
+        if times > 1:
+            raise UserError(f"{run} would be run {times} times: name every seed, and every method of a task, once.")
+    return LoadedSuite(path.stem, suite, tuple(runs), given)
 
 
-def _pretrain_runs(
-    name: str, suite: Suite, pretrain: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> list[PlannedRun]:
+def _pretrain_runs(name: str, suite: Suite) -> list[PlannedRun]:
     runs = []
-    for task, settings in pretrain.items():
-        where = f"pretrain.{task}"
-        merged = {**defaults.get("pretrain", {}), **settings}
-        merged = _resolve(merged, "data", suite.data, where)
-        merged = _resolve(merged, "encoder", suite.encoder, where)
-        recipe = read_recipe(PretrainRecipe, merged, where)
+    for task in suite.pretrain:
+        settings = _pretrain_settings(suite, task)
+        recipe = read_recipe(PretrainRecipe, settings, f"pretrain.{task}")
         runs += [PlannedRun(name, "pretrain", task, "", seed, recipe) for seed in suite.seeds]
     return runs
 
 
-def _downstream_runs(
-    name: str, suite: Suite, pretrain: Mapping[str, Any], downstream: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> list[PlannedRun]:
+def _pretrain_settings(suite: Suite, task: str) -> dict[str, Any]:
+    """What the recipe of a pre-training run is read from."""
+    merged = {"encoder": {}, **suite.defaults.get("pretrain", {}), **suite.pretrain[task]}
+    merged = _resolve(merged, "data", suite.data, f"pretrain.{task}")
+    return _resolve(merged, "encoder", suite.encoder, f"pretrain.{task}")
+
+
+def _downstream_runs(name: str, suite: Suite) -> list[PlannedRun]:
     runs = []
-    for task, settings in downstream.items():
+    for task, table in suite.downstream.items():
         where = f"downstream.{task}"
-        table = suite.task[task]
         if table.kind not in TASKS:
             raise UserError(
                 f"{where}.kind: no such task {table.kind!r}.{nearest(table.kind, TASKS)} Known: {', '.join(TASKS)}."
             )
-        own = {key: value for key, value in settings.items() if key == "kind" or key not in TaskTable.model_fields}
-        merged = _resolve({**defaults.get(table.kind, {}), **own}, "data", suite.data, where)
+        merged = {**suite.defaults.get(table.kind, {}), "kind": table.kind, **(table.model_extra or {})}
+        if "encoder" in merged:
+            raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
+        merged = _resolve(merged, "data", suite.data, where)
         for method in table.methods if table.methods is not None else suite.method:
             if method not in suite.method:
                 raise UserError(f"{where}.methods: no such method {method!r}.{nearest(method, suite.method)}")
-            source, needed = _encoder_source(suite, method, pretrain, defaults)
-            recipe = read_recipe(TASKS[table.kind], {**merged, "encoder": source}, where)
+            source, needed = _encoder_source(suite, method)
+            recipe = read_recipe(TASKS[table.kind], {**merged, "encoder": source}, where, also=TaskTable.model_fields)
             runs += [
                 PlannedRun(
                     name, "downstream", task, method, seed, recipe, f"pretrain/{needed}/seed{seed}" if needed else None
@@ -230,22 +228,18 @@ def _downstream_runs(
     return runs
 
 
-def _encoder_source(
-    suite: Suite, method: str, pretrain: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> tuple[dict[str, Any], str | None]:
+def _encoder_source(suite: Suite, method: str) -> tuple[dict[str, Any], str | None]:
     """The ``encoder`` of a downstream recipe, and the pre-training run it waits for."""
     row = suite.method[method]
     if row.pretrain is None:
         kind = "timm" if row.timm else "checkpoint" if row.checkpoint else "scratch"
         named = _resolve({"encoder": row.encoder}, "encoder", suite.encoder, f"method.{method}")
         return {"architecture": named["encoder"], "kind": kind, "path": row.checkpoint or ""}, None
-    if row.pretrain not in pretrain:
+    if row.pretrain not in suite.pretrain:
         raise UserError(
-            f"method.{method}.pretrain: no such run {row.pretrain!r}.{nearest(row.pretrain, pretrain)} Known: {', '.join(pretrain)}."
+            f"method.{method}.pretrain: no such run {row.pretrain!r}.{nearest(row.pretrain, suite.pretrain)} Known: {', '.join(suite.pretrain)}."
         )
-    settings = {**defaults.get("pretrain", {}), **pretrain[row.pretrain]}
-    named = _resolve({"encoder": {}, **settings}, "encoder", suite.encoder, f"pretrain.{row.pretrain}")
-    return {"architecture": named["encoder"], "kind": "run"}, row.pretrain
+    return {"architecture": _pretrain_settings(suite, row.pretrain)["encoder"], "kind": "run"}, row.pretrain
 
 
 def _resolve(settings: Mapping[str, Any], key: str, known: Mapping[str, Recipe], where: str) -> dict[str, Any]:
@@ -269,7 +263,7 @@ def _override(tables: dict[str, Any], assignment: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
+        value = text.strip()
     table = tables
     for depth, part in enumerate(parts[:-1]):
         inner = table.setdefault(part, {}) if parts[0] == "defaults" else table.get(part)

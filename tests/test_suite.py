@@ -1,0 +1,584 @@
+"""A suite file is checked before anything is run, makes the runs that it says, and tells which settings matter."""
+
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lutbench.errors import UserError
+from lutbench.recipes import (
+    TASKS,
+    DataRecipe,
+    EncoderRecipe,
+    EncoderSource,
+    FinetuneRecipe,
+    KnnRecipe,
+    LinearRecipe,
+    PretrainRecipe,
+    Recipe,
+)
+from lutbench.recipes.suite import SUITES, LoadedSuite, load_suite
+from lutbench.record import identity_of
+
+SUITE = """
+title = "toy"
+about = "for tests"
+kind = "pipeline"
+seeds = [0, 1]
+compare = [["lut", "mae"]]
+
+[data.pets]
+path = "pets"
+[data.birds]
+path = "birds"
+
+[encoder.toy]
+model = "vit_tiny_patch16_224"
+image_size = 16
+patch_size = 4
+
+[defaults.pretrain]
+data = "pets"
+encoder = "toy"
+epochs = 6
+warmup_epochs = 1
+batch = 8
+
+[defaults.finetune]
+data = "pets"
+
+[defaults.knn]
+data = "pets"
+
+[pretrain.lut]
+[pretrain.mae]
+context_weight = 0.0
+crop = "random"
+
+[method.lut]
+pretrain = "lut"
+[method.mae]
+pretrain = "mae"
+[method.scratch]
+scratch = true
+encoder = "toy"
+
+[downstream.pets-finetune]
+kind = "finetune"
+[downstream.pets-knn]
+kind = "knn"
+methods = ["lut", "mae"]
+[downstream.birds-knn]
+kind = "knn"
+data = "birds"
+methods = ["mae"]
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "toy.toml").write_text(SUITE)
+    return tmp_path / "toy.toml"
+
+
+def refused(path: Path, *overrides: str, more: str = "") -> str:
+    """What is said of the suite with these settings changed, and this at its end."""
+    path.write_text(SUITE + more)
+    with pytest.raises(UserError) as error:
+        load_suite(str(path), overrides)
+    assert "\n" not in str(error.value), "one paragraph"
+    return str(error.value)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("titel=other", "titel: no such setting. Did you mean 'title'?"),
+        ("defaults.pretrain.epchs=5", "epchs: no such setting. Did you mean 'epochs'?"),
+        ("defaults.knn.neighbors=5", "neighbors: no such setting. Did you mean 'neighbours'?"),
+        ("data.pets.splitt=x", "data.pets.splitt: no such setting. Known: label, source, path, train"),
+        ("data.pets.lable=x", "data.pets.lable: no such setting. Did you mean 'label'?"),
+        ("encoder.toy.dpeth=3", "encoder.toy.dpeth: no such setting. Did you mean 'depth'?"),
+        ("pretrain.mae.mask_ration=0.5", "pretrain.mae.mask_ration: no such setting. Did you mean 'mask_ratio'?"),
+        ("method.lut.lable=x", "method.lut.lable: no such setting. Did you mean 'label'?"),
+        ("downstream.pets-knn.pol=mean", "downstream.pets-knn.pol: no such setting. Did you mean 'pool'?"),
+        ("downstream.pets-knn.titel=x", "downstream.pets-knn.titel: no such setting. Did you mean 'title'?"),
+        ("downstream.pets-knn.kind=kn", "downstream.pets-knn.kind: no such task 'kn'. Did you mean 'knn'?"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest_known(path: Path, override: str, told: str) -> None:
+    assert told in refused(path, override)
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("pretrian.x", "pretrian: no such setting. Did you mean 'pretrain'?"),
+        ("downstram.x", "downstram: no such setting. Did you mean 'downstream'?"),
+        ("default.pretrain", "default: no such setting. Did you mean 'defaults'?"),
+        ("methods.x", "methods: no such setting. Did you mean 'method'?"),
+        ("task.x", "task: no such setting."),
+        ("defaults.fintune", "defaults.fintune: no such stage or task. Did you mean 'finetune'?"),
+    ],
+)
+def test_an_unknown_table_is_refused_with_the_nearest_known(path: Path, table: str, told: str) -> None:
+    assert told in refused(path, more=f"[{table}]\n")
+
+
+def test_a_setting_that_the_suite_decides_itself_is_refused_in_a_task(path: Path) -> None:
+    assert "downstream.pets-knn.encoder" in refused(path, "downstream.pets-knn.encoder=toy")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("title=3", "title: input should be a valid string, found 3."),
+        ("kind=evidnce", "kind: input should be 'pipeline' or 'evidence', found 'evidnce'."),
+        ("seeds=0", "seeds: input should be a valid list, found 0."),
+        ("seeds=[]", "seeds: list should have at least 1 item"),
+        ("seeds=[0, -1]", "seeds.1: input should be greater than or equal to 0, found -1."),
+        ("pretrain.lut.epochs=6.0", "pretrain.lut.epochs: input should be a valid integer, found 6.0."),
+        ("pretrain.lut.epochs=many", "pretrain.lut.epochs: input should be a valid integer, found 'many'."),
+        ("pretrain.lut.epochs=true", "pretrain.lut.epochs: input should be a valid integer, found True."),
+        ("pretrain.lut.epochs=0", "pretrain.lut.epochs: input should be greater than 0, found 0."),
+        ("pretrain.lut.photometric=1", "pretrain.lut.photometric: input should be a valid boolean, found 1."),
+        ("pretrain.lut.crop=smple", "pretrain.lut.crop: input should be 'simple' or 'random', found 'smple'."),
+        ("pretrain.lut.mask_ratio=1.0", "pretrain.lut.mask_ratio: input should be less than 1, found 1.0."),
+        ("pretrain.lut.momentum=1.5", "pretrain.lut.momentum: input should be less than or equal to 1, found 1.5."),
+        ("pretrain.lut.base_lr=nan", "pretrain.lut.base_lr: input should be greater than 0, found nan."),
+        ("pretrain.lut.betas=[0.9]", "pretrain.lut.betas: list should have at least 2 items"),
+        ("pretrain.lut.betas=[0.9, 1.5]", "pretrain.lut.betas.1: input should be less than 1, found 1.5."),
+        ("encoder.toy.depth=0", "encoder.toy.depth: input should be greater than 0, found 0."),
+        ("data.pets.undecodable=ignore", "data.pets.undecodable: string should match pattern '^(stop|skip)$'"),
+        ("method.lut.timm=yes", "method.lut.timm: input should be a valid boolean, found 'yes'."),
+        ("downstream.pets-knn.neighbours=0", "downstream.pets-knn.neighbours: input should be greater than 0"),
+        ("downstream.pets-knn.methods=lut", "downstream.pets-knn.methods: input should be a valid list, found 'lut'."),
+        ("downstream.pets-knn.kind=3", "downstream.pets-knn.kind: input should be a valid string, found 3."),
+        ("defaults.finetune.drop_path=1.0", "pets-finetune.drop_path: input should be less than 1, found 1.0."),
+        ("defaults.finetune.crop_scale=[-1, 1.0]", "pets-finetune.crop_scale.0: input should be greater than 0"),
+    ],
+)
+def test_a_value_of_another_type_or_out_of_range_is_refused_by_name(path: Path, override: str, told: str) -> None:
+    assert told in refused(path, override)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("data", "data.pets", "encoder.toy", "method.lut", "defaults", "defaults.pretrain"),
+        *("pretrain", "pretrain.lut", "downstream", "downstream.pets-knn"),
+    ],
+)
+def test_a_value_where_a_table_belongs_is_refused_by_name(path: Path, name: str) -> None:
+    assert refused(path, f"{name}=3").startswith(f"{name}: input should be a valid dictionary")
+
+
+def test_what_is_required_and_not_there_is_named(path: Path) -> None:
+    path.write_text('title = "toy"')
+    with pytest.raises(UserError, match=r"about: required, and not given\. kind: required, and not given"):
+        load_suite(str(path))
+    told = refused(path, more='[pretrain.more]\n[downstream.more]\ndata = "pets"\n')
+    assert told == "downstream.more.kind: required, and not given."
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("pretrain.lut.warmup_epochs=6", "pretrain.lut: warmup_epochs = 6 leaves nothing of epochs = 6"),
+        ("pretrain.lut.micro_batch=3", "pretrain.lut: batch = 8 is not a multiple of micro_batch = 3"),
+        ("pretrain.lut.micro_batch=16", "pretrain.lut: batch = 8 is not a multiple of micro_batch = 16"),
+        (
+            "downstream.pets-finetune.epochs=4",
+            "downstream.pets-finetune: warmup_epochs = 5 leaves nothing of epochs = 4",
+        ),
+        ("downstream.pets-finetune.micro_batch=5", "pets-finetune: batch = 1024 is not a multiple of micro_batch = 5"),
+        ("downstream.pets-finetune.batch=33", "downstream.pets-finetune: batch = 33 is odd, and mixup pairs images"),
+        ("downstream.pets-finetune.crop_scale=[1.0, 0.5]", "pets-finetune.crop_scale: the smaller share comes first"),
+        ("seeds=[0, 1, 0]", "pretrain/lut/seed0 would be run 2 times: name every seed"),
+        ('downstream.pets-knn.methods=["lut", "mae", "lut"]', "downstream/pets-knn/lut/seed0 would be run 2 times"),
+        (
+            "method.lut.timm=true",
+            "method.lut: give exactly one of pretrain, timm, checkpoint and scratch, not pretrain, timm",
+        ),
+        (
+            "method.scratch.scratch=false",
+            "method.scratch: give exactly one of pretrain, timm, checkpoint and scratch, not none",
+        ),
+        ("method.lut.encoder=toy", "method.lut: encoder names the architecture of timm, checkpoint and scratch"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(path: Path, override: str, told: str) -> None:
+    assert told in refused(path, override)
+
+
+def test_a_linear_probe_longer_in_warming_up_than_in_all_is_refused(path: Path) -> None:
+    more = '[downstream.probe]\nkind = "linear"\ndata = "pets"\nepochs = 10\n'
+    assert "downstream.probe: warmup_epochs = 10 leaves nothing of epochs = 10" in refused(path, more=more)
+
+
+def test_an_odd_batch_is_fine_where_nothing_pairs_images(path: Path) -> None:
+    load_suite(str(path), [f"defaults.finetune.{change}" for change in ("batch=33", "mixup=0.0", "cutmix=0.0")])
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("pretrain.lut.data=pet", "pretrain.lut.data: there is no [data.pet] in the suite file. Did you mean 'pets'?"),
+        ("pretrain.mae.encoder=tyo", "there is no [encoder.tyo] in the suite file. Did you mean 'toy'? Known: toy."),
+        ("downstream.birds-knn.data=brids", "downstream.birds-knn.data: there is no [data.brids] in the suite file."),
+        ("method.scratch.encoder=tyo", "method.scratch.encoder: there is no [encoder.tyo]"),
+        ("method.lut.pretrain=lit", "method.lut.pretrain: no such run 'lit'. Did you mean 'lut'? Known: lut, mae."),
+        ('downstream.pets-knn.methods=["mea"]', "pets-knn.methods: no such method 'mea'. Did you mean 'mae'?"),
+        ('compare=[["lut"]]', "compare: expected pairs of methods such as ['lut', 'mae'], found ['lut']."),
+        ('compare=[["lut", "mae", "scratch"]]', "compare: expected pairs"),
+        ('compare=[["lut", "lut"]]', "compare: expected pairs"),
+        ('compare=[["lut", "mea"]]', "found ['lut', 'mea']. Methods: lut, mae, scratch."),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_refused_with_what_there_is(path: Path, override: str, told: str) -> None:
+    assert told in refused(path, override)
+
+
+def test_what_is_no_suite_file_is_refused_with_the_nearest_suite(tmp_path: Path) -> None:
+    for name in ("tny", "suites/tiny", str(tmp_path / "tiny.toml")):
+        with pytest.raises(UserError, match=r"There is no suite .*Suites here: paper, small, tiny"):
+            load_suite(name)
+    with pytest.raises(UserError, match="Did you mean 'tiny'"):
+        load_suite("tny")
+    for content in (b"a = [", b"title = caf\xe9"):
+        (tmp_path / "broken.toml").write_bytes(content)
+        with pytest.raises(UserError, match=r"broken\.toml: not a TOML file"):
+            load_suite(str(tmp_path / "broken.toml"))
+
+
+# --set
+
+
+def settings(loaded: LoadedSuite, run: str) -> dict[str, Any]:
+    return next(planned.recipe.model_dump() for planned in loaded.runs if planned.name == run)
+
+
+def test_set_changes_what_it_names_and_nothing_else(path: Path) -> None:
+    before = load_suite(str(path))
+    after = load_suite(
+        str(path),
+        [
+            "pretrain.lut.epochs=20",  # an integer of TOML
+            "pretrain.lut.crop=random",  # no TOML: plain text
+            'pretrain.lut.precision = "fp32"',  # spaces around, as one writes it in the file
+            "pretrain.lut.head_norm = layer",
+            "pretrain.lut.betas=[0.8, 0.9]",
+            "defaults.knn.neighbours=5",
+            "defaults.linear.epochs=50",  # a table that the file does not have
+        ],
+    )
+    changed = {"epochs": 20, "crop": "random", "precision": "fp32", "head_norm": "layer", "betas": [0.8, 0.9]}
+    assert settings(after, "pretrain/lut/seed0") == settings(before, "pretrain/lut/seed0") | changed
+    assert settings(after, "pretrain/mae/seed0") == settings(before, "pretrain/mae/seed0")
+    for run in ("pets-knn/lut", "pets-knn/mae", "birds-knn/mae"):
+        assert settings(after, f"downstream/{run}/seed1")["neighbours"] == 5
+    assert settings(after, "downstream/pets-finetune/lut/seed0") == settings(
+        before, "downstream/pets-finetune/lut/seed0"
+    )
+
+
+def test_a_runs_own_setting_goes_before_the_default_and_the_last_set_before_the_first(path: Path) -> None:
+    loaded = load_suite(str(path), ["defaults.pretrain.context_weight=0.5", "seeds=[3]", "seeds=[7]"])
+    assert settings(loaded, "pretrain/lut/seed7")["context_weight"] == 0.5
+    assert settings(loaded, "pretrain/mae/seed7")["context_weight"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("pretrain.lut.epochs", "expected PATH=VALUE, such as pretrain.lut.epochs=20."),
+        ("=20", "expected PATH=VALUE"),
+        ("pretrain..epochs=20", "expected PATH=VALUE"),
+        ("pretrain.ltu.epochs=20", "no table pretrain.ltu. Did you mean 'lut'? Tables there: lut, mae."),
+        ("pretain.lut.epochs=20", "no table pretain. Did you mean 'pretrain'?"),
+        ("pretrain.mae.crop.x=20", "no table pretrain.mae.crop."),
+        ("defaults.pretrain.epochs.x=20", "no table defaults.pretrain.epochs."),
+        ("title.x=20", "no table title."),
+        ("pretrain.lut.epchs=20", "pretrain.lut.epchs: no such setting. Did you mean 'epochs'?"),
+        ("task=20", "task: no such setting."),
+    ],
+)
+def test_a_set_that_names_nothing_is_refused(path: Path, override: str, told: str) -> None:
+    assert told in refused(path, override)
+
+
+# The runs
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "paper"])
+def test_a_suite_that_comes_with_the_repository_loads_and_its_runs_are_in_order(name: str) -> None:
+    loaded = load_suite(name)
+    names = [planned.name for planned in loaded.runs]
+    assert len(names) == len(set(names)) > 0
+    for place, planned in enumerate(loaded.runs):
+        if planned.stage == "downstream" and loaded.suite.method[planned.method].pretrain:
+            assert planned.needs in names[:place], planned.name
+        else:
+            assert planned.needs is None, planned.name
+
+
+def test_no_suite_of_the_repository_is_left_out_above() -> None:
+    assert {file.stem for file in SUITES.glob("*.toml")} == {"tiny", "small", "paper"}
+
+
+def test_every_task_is_run_for_its_methods_and_every_seed(path: Path) -> None:
+    loaded = load_suite(str(path))
+    expected = [f"pretrain/{task}/seed{seed}" for task in ("lut", "mae") for seed in (0, 1)]
+    tasks = {"pets-finetune": ("lut", "mae", "scratch"), "pets-knn": ("lut", "mae"), "birds-knn": ("mae",)}
+    expected += [
+        f"downstream/{t}/{method}/seed{s}" for t, methods in tasks.items() for method in methods for s in (0, 1)
+    ]
+    assert [planned.name for planned in loaded.runs] == expected
+    for planned in loaded.runs:
+        assert planned.name.endswith(f"seed{planned.seed}")
+        needs = planned.stage == "downstream" and planned.method != "scratch"
+        assert planned.needs == (f"pretrain/{planned.method}/seed{planned.seed}" if needs else None)
+
+
+def test_a_task_takes_the_architecture_of_the_run_that_it_starts_from(path: Path) -> None:
+    loaded = load_suite(str(path), ["pretrain.lut.encoder={ model = 'vit_small_patch16_224' }", "encoder.toy.depth=3"])
+    models = {
+        method: settings(loaded, f"downstream/pets-finetune/{method}/seed0")["encoder"]
+        for method in ("lut", "mae", "scratch")
+    }
+    assert models["lut"]["architecture"]["model"] == "vit_small_patch16_224"
+    assert models["mae"]["architecture"] == models["scratch"]["architecture"]
+    assert models["mae"]["architecture"]["depth"] == 3
+    assert [models[method]["kind"] for method in models] == ["run", "run", "scratch"]
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ("lut", ["pretrain/lut/*", "downstream/pets-finetune/lut/*", "downstream/pets-knn/lut/*"]),
+        ("pets-*", ["downstream/pets-*"]),
+        ("*-knn", ["downstream/*-knn/*"]),
+        ("pets-knn/lut", ["downstream/pets-knn/lut/*"]),
+        ("*-knn/mae", ["downstream/pets-knn/mae/*", "downstream/birds-knn/mae/*"]),
+        ("lut/seed1", ["*/lut/seed1"]),
+        ("seed0", ["*/seed0"]),
+        ("pretrain", ["pretrain/*"]),
+        ("pretrain/lut/seed0", ["pretrain/lut/seed0"]),
+        ("downstream/pets-knn/lut/seed1", ["downstream/pets-knn/lut/seed1"]),
+    ],
+)
+def test_only_chooses_by_name_glob_part_or_consecutive_parts(path: Path, only: str, expected: list[str]) -> None:
+    loaded = load_suite(str(path))
+    wanted = [run.name for run in loaded.runs if any(fnmatch(run.name, pattern) for pattern in expected)]
+    assert [run.name for run in loaded.chosen([], [only])] == wanted != []
+
+
+def test_choices_add_up_within_the_stages_and_keep_the_order(path: Path) -> None:
+    loaded = load_suite(str(path))
+    assert loaded.chosen() == list(loaded.runs)
+    assert {run.stage for run in loaded.chosen(["downstream"])} == {"downstream"}
+    assert loaded.chosen(["downstream", "pretrain"]) == list(loaded.runs)
+    chosen = [run.name for run in loaded.chosen(["downstream"], ["seed1", "birds-knn"])]
+    assert chosen == [n for n in (r.name for r in loaded.runs) if n[0] == "d" and ("seed1" in n or "birds" in n)]
+
+
+@pytest.mark.parametrize(
+    ("stages", "only", "told"),
+    [
+        (
+            ["downstrem"],
+            [],
+            "--stage downstrem: suite toy has no such stage. Did you mean 'downstream'? Known: pretrain",
+        ),
+        (
+            [],
+            ["ltu"],
+            "--only ltu: no run of suite toy has that name. Did you mean 'lut'? Known: birds-knn, downstream",
+        ),
+        ([], ["lut", "ltu"], "--only ltu"),
+        ([], ["pets"], "Did you mean 'pets-knn'"),
+        ([], ["pets-knn/scratch"], "--only pets-knn/scratch: no run"),
+        ([], ["lut/pets-knn"], "--only lut/pets-knn: no run"),
+        ([], ["pets-knn/*/lut"], "--only pets-knn/*/lut: no run"),
+        ([], [""], "--only : no run"),
+        (["pretrain"], ["pets-knn"], "--only pets-knn: no run"),
+    ],
+)
+def test_a_choice_of_nothing_is_refused(path: Path, stages: list[str], only: list[str], told: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_suite(str(path)).chosen(stages, only)
+    assert told in str(error.value)
+
+
+# What affects results
+
+ENCODER = EncoderRecipe(model="vit_tiny_patch16_224", image_size=16, patch_size=4)
+SOURCE = EncoderSource(architecture=ENCODER, kind="checkpoint", path="weights.pth")
+PETS = DataRecipe(path="pets")
+
+CLASSIFICATION: dict[str, Any] = {
+    "data": DataRecipe(path="pets", val="test"),
+    "encoder": SOURCE.model_copy(update={"kind": "scratch"}),
+    "image_size": 32,
+    "eval_crop": 1.0,
+    "precision": "bf16",
+    "threads": 3,
+}
+
+AFFECTING: dict[type[Recipe], dict[str, Any]] = {
+    DataRecipe: {
+        "source": "photographs",
+        "train": "training",
+        "val": "test",
+        "image_column": "img",
+        "label_column": "",
+        "revision": "v2",
+        "undecodable": "skip",
+    },
+    EncoderRecipe: {
+        "model": "vit_small_patch16_224",
+        "image_size": 32,
+        "patch_size": 8,
+        "width": 48,
+        "depth": 3,
+        "heads": 4,
+    },
+    EncoderSource: {"architecture": ENCODER.model_copy(update={"depth": 3}), "kind": "scratch"},
+    PretrainRecipe: {
+        "data": DataRecipe(path="pets", train="training"),
+        "encoder": ENCODER.model_copy(update={"depth": 3}),
+        "crop": "random",
+        "crop_padding": 0,
+        "photometric": False,
+        "mask_ratio": 0.5,
+        "decoder_width": 256,
+        "decoder_depth": 4,
+        "decoder_heads": 8,
+        "normalise_target": False,
+        "context_weight": 1.0,
+        "context_loss": "l2",
+        "context_target": "class",
+        "both_directions": False,
+        "teacher_view": "masked",
+        "momentum": 0.99,
+        "head_depth": 3,
+        "head_width": 1024,
+        "head_norm": "layer",
+        "epochs": 800,
+        "warmup_epochs": 20,
+        "batch": 2048,
+        "micro_batch": 1024,
+        "base_lr": 1e-3,
+        "lr_rule": "linear",
+        "min_lr": 1e-6,
+        "weight_decay": 0.1,
+        "betas": [0.9, 0.999],
+        "precision": "fp32",
+        "threads": 3,
+    },
+    FinetuneRecipe: CLASSIFICATION
+    | {
+        "epochs": 50,
+        "warmup_epochs": 3,
+        "batch": 512,
+        "base_lr": 5e-4,
+        "lr_rule": "linear",
+        "min_lr": 0.0,
+        "layer_decay": 0.65,
+        "weight_decay": 0.1,
+        "betas": [0.9, 0.95],
+        "drop_path": 0.0,
+        "label_smoothing": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "rand_augment": "",
+        "erasing": 0.0,
+        "crop_scale": [0.2, 1.0],
+        "flip": 0.0,
+        "head_std": 0.02,
+    },
+    LinearRecipe: CLASSIFICATION
+    | {
+        "epochs": 50,
+        "warmup_epochs": 3,
+        "batch": 512,
+        "base_lr": 0.2,
+        "weight_decay": 0.1,
+        "momentum": 0.8,
+        "pool": "mean",
+        "fresh_crops": False,
+        "crop_scale": [0.2, 1.0],
+    },
+    KnnRecipe: CLASSIFICATION | {"neighbours": 10, "temperature": 0.1, "pool": "class"},
+}
+
+LOOKS = {"eval_batch": 8, "workers": 5, "log_every": 3}
+WITHOUT_EFFECT: dict[type[Recipe], dict[str, Any]] = {
+    DataRecipe: {"label": "Pets", "path": "elsewhere/pets"},
+    EncoderRecipe: {"label": "ViT-toy"},
+    EncoderSource: {"path": "elsewhere/weights.pth"},
+    PretrainRecipe: {"workers": 5, "save_every": 7, "log_every": 3, "compile": True},
+    FinetuneRecipe: LOOKS | {"micro_batch": 256, "eval_every": 1, "save_every": 7, "compile": True},
+    LinearRecipe: LOOKS,
+    KnnRecipe: LOOKS,
+}
+
+BASE: dict[type[Recipe], dict[str, Any]] = {
+    DataRecipe: {"path": "pets"},
+    EncoderRecipe: {"model": "vit_tiny_patch16_224"},
+    EncoderSource: {"architecture": ENCODER, "kind": "checkpoint", "path": "weights.pth"},
+    PretrainRecipe: {"data": PETS, "encoder": ENCODER},
+    FinetuneRecipe: {"data": PETS, "encoder": SOURCE},
+    LinearRecipe: {"data": PETS, "encoder": SOURCE},
+    KnnRecipe: {"data": PETS, "encoder": SOURCE},
+}
+
+
+def identity(recipe: type[Recipe], /, **changes: Any) -> str:
+    """Of the base recipe with these settings changed."""
+    return identity_of(recipe(**BASE[recipe] | changes).affecting_results())
+
+
+@pytest.mark.parametrize("kind", AFFECTING)
+def test_every_setting_that_can_change_a_result_is_part_of_the_identity_and_no_other(kind: type[Recipe]) -> None:
+    before = identity(kind)
+    for name, value in AFFECTING[kind].items():
+        assert identity(kind, **{name: value}) != before, f"{name} does not count"
+    for name, value in WITHOUT_EFFECT[kind].items():
+        assert value != getattr(kind(**BASE[kind]), name)
+        assert identity(kind, **{name: value}) == before, f"{name} counts"
+    fixed = {"kind"} if kind in TASKS.values() else set()
+    assert {*AFFECTING[kind], *WITHOUT_EFFECT[kind], *fixed} == set(kind.model_fields), "a setting is in neither list"
+
+
+def test_every_kind_of_task_is_in_the_lists_above() -> None:
+    assert set(TASKS.values()) | {PretrainRecipe} <= set(AFFECTING)
+
+
+def test_what_has_no_effect_in_a_data_set_or_an_encoder_has_none_in_a_run_either() -> None:
+    labelled = DataRecipe(label="Pets", path="elsewhere"), ENCODER.model_copy(update={"label": "ViT-toy"})
+    assert identity(PretrainRecipe, data=labelled[0], encoder=labelled[1]) == identity(PretrainRecipe)
+    source = EncoderSource(architecture=labelled[1], kind="checkpoint", path="elsewhere.pth")
+    assert identity(KnnRecipe, data=labelled[0], encoder=source) == identity(KnnRecipe)
+
+
+def test_lut_with_weight_0_is_mae_with_luts_crop_whatever_is_said_of_context() -> None:
+    mae = identity(PretrainRecipe, context_weight=0.0)
+    for name in (
+        *("photometric", "context_loss", "context_target", "both_directions", "teacher_view"),
+        *("momentum", "head_depth", "head_width", "head_norm", "micro_batch"),
+    ):
+        assert identity(PretrainRecipe, context_weight=0.0, **{name: AFFECTING[PretrainRecipe][name]}) == mae, name
+    assert mae != identity(PretrainRecipe)
+    for name in ("crop", "crop_padding", "mask_ratio", "batch", "epochs"):
+        assert identity(PretrainRecipe, context_weight=0.0, **{name: AFFECTING[PretrainRecipe][name]}) != mae, name
+
+
+def test_how_a_batch_is_cut_matters_where_a_batch_norm_mixes_its_images_and_only_there() -> None:
+    assert identity(PretrainRecipe, micro_batch=1024) != identity(PretrainRecipe)
+    for name in ("layer", "none"):
+        assert identity(PretrainRecipe, micro_batch=1024, head_norm=name) == identity(PretrainRecipe, head_norm=name)
