@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from lutbench.errors import UserError
 from lutbench.files import read_json, whole_file, write_json
 from lutbench.provenance import Code, Hardware, code, hardware, packages
-from lutbench.recipes.suite import PlannedRun
+from lutbench.recipes.suite import PlannedRun, run_name
 from lutbench.statistics import wilson
 
 
@@ -51,8 +52,6 @@ class OutcomesFile(_Closed):
     file: str
     """Name, in the record's folder."""
     sha256: str
-    images: str
-    """sha256 over the images' names in order: outcomes are paired only if it is equal."""
 
 
 class Record(_Closed):
@@ -105,7 +104,7 @@ class Outcomes:
     rank: NDArray[np.integer[Any]]
     """(n,) The label's place among the classes in descending order of score, 0 where it is the prediction."""
     images: str
-    """sha256 over the images' names, see :func:`names_fingerprint`."""
+    """sha256 over the images' names, see :func:`names_fingerprint`: outcomes are paired only if it is equal."""
 
     @classmethod
     def of(cls, label: ArrayLike, prediction: ArrayLike, rank: ArrayLike, names: Iterable[str]) -> "Outcomes":
@@ -218,9 +217,7 @@ def write_record(record: Record, outcomes: Outcomes | None, results_dir: Path) -
         kept = path.with_name(f"{path.stem}-{sha256[:12]}.npz")
         with whole_file(kept) as partial:
             partial.write_bytes(content)
-        record = record.model_copy(
-            update={"outcomes": OutcomesFile(file=kept.name, sha256=sha256, images=outcomes.images)}
-        )
+        record = record.model_copy(update={"outcomes": OutcomesFile(file=kept.name, sha256=sha256)})
     write_json(path, record.model_dump(mode="json"))
     for old in path.parent.glob(f"{path.stem}-*.npz"):
         if old != kept:
@@ -268,7 +265,7 @@ def read_outcomes(record: Record, results_dir: Path) -> Outcomes:
             f"{_remedy(record.run)}"
         )
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return Outcomes(arrays["label"], arrays["prediction"], arrays["rank"], record.outcomes.images)
+        return Outcomes(arrays["label"], arrays["prediction"], arrays["rank"], str(arrays["images"]))
 
 
 def read_record(path: Path) -> Record:
@@ -288,21 +285,33 @@ def read_record(path: Path) -> Record:
         ) from error
     if identity_of(record.document) != record.identity:
         raise UserError(f"{path}: its document was changed: it does not hash to its identity. {_remedy(record.run)}")
+    name = run_name(record.stage, record.task, record.method, record.seed)
+    if record.run != name or record.document.get("seed") != record.seed:
+        raise UserError(
+            f"{path}: it says that it is {record.run} with seed {record.document.get('seed')}, but its stage, task, "
+            f"method and seed are those of {name}. {_remedy(record.run)}"
+        )
     return record
 
 
 def _check_measurements(record: Record, outcomes: Outcomes, path: Path) -> None:
-    """A number in a record is what its outcomes say, not what somebody typed."""
-    for written in record.measurements:
-        kind, _, among = written.metric.partition("-")
-        if kind != "top" or not among.isdigit():
-            continue
-        counted = outcomes.accuracy((int(among),))[0]
-        if not np.isclose(written.value, counted.value, rtol=0, atol=1e-9) or written.n != counted.n:
-            raise UserError(
-                f"{path}: {written.metric} is {written.value} over {written.n} images in the record, but its outcomes "
-                f"give {counted.value} over {counted.n}. {_remedy(record.run)}"
-            )
+    """A number in a record is what its outcomes say, not what somebody typed; none is left out."""
+    for written, counted in zip_longest(record.measurements, outcomes.accuracy()):
+        if counted is not None and (written is None or not _same(written, counted)):
+            found = "nothing" if written is None else _told(written)
+            raise UserError(f"{path}: it says {found} where its outcomes give {_told(counted)}. {_remedy(record.run)}")
+
+
+def _same(written: Measurement, counted: Measurement) -> bool:
+    """Equal, but for the last digits of floating point, which another SciPy may change."""
+    numbers = ("value", "low", "high")
+    rest = [m.model_dump(exclude=set(numbers)) for m in (written, counted)]
+    found, expected = (np.array([getattr(m, name) for name in numbers], float) for m in (written, counted))
+    return rest[0] == rest[1] and bool(np.allclose(found, expected, rtol=0, atol=1e-9))
+
+
+def _told(m: Measurement) -> str:
+    return f"{m.metric} {m.value} {m.unit} over {m.n} images, interval {m.low} to {m.high} ({m.interval})"
 
 
 def _remedy(run: str) -> str:
@@ -319,7 +328,13 @@ def _small(values: NDArray[Any]) -> NDArray[np.integer[Any]]:
 def _packed(outcomes: Outcomes) -> bytes:
     """The same outcomes always make the same bytes: NumPy writes no times into the archive."""
     content = io.BytesIO()
-    np.savez_compressed(content, label=outcomes.label, prediction=outcomes.prediction, rank=outcomes.rank)
+    np.savez_compressed(
+        content,
+        label=outcomes.label,
+        prediction=outcomes.prediction,
+        rank=outcomes.rank,
+        images=np.array(outcomes.images),
+    )
     return content.getvalue()
 
 

@@ -531,7 +531,7 @@ def test_an_edited_record_makes_no_table(finished: Path, lutbench: Command, chec
     before = files(finished)
     answer = lutbench("tables", "toy.toml", *check)
     assert answer.status == 1
-    assert answer.err.startswith(f"lutbench: {path}: top-1 is 99.9 over 21 images in the record, but its outcomes give")
+    assert answer.err.startswith(f"lutbench: {path}: it says top-1 99.9 % over 21 images, ")
     assert files(finished) == before
 
 

@@ -109,8 +109,13 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """``pretrain/lut/seed0`` or ``downstream/photos-finetune/lut/seed0``: unique within the suite."""
-        return "/".join(part for part in (self.stage, self.task, self.method, f"seed{self.seed}") if part)
+        """Unique within the suite."""
+        return run_name(self.stage, self.task, self.method, self.seed)
+
+
+def run_name(stage: str, task: str, method: str, seed: int) -> str:
+    """``pretrain/lut/seed0`` or ``downstream/photos-finetune/lut/seed0``."""
+    return "/".join(part for part in (stage, task, method, f"seed{seed}") if part)
 
 
 @dataclass(frozen=True)
