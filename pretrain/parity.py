@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
 from lutbench.recipes import PretrainRecipe
@@ -89,7 +90,7 @@ def parity_table(rows: list[Comparison]) -> Table:
     table = Table("compared", "largest relative difference", "tolerance", "")
     table.add_column("found in")
     for row in rows:
-        verdict = "[green]pass" if row.passed else "[red]fail"
+        verdict = Text("pass", style="green") if row.passed else Text("fail", style="red")
         table.add_row(row.what, f"{row.difference:.1e}", f"{row.tolerance:.0e}", verdict, row.tensor)
     return table
 

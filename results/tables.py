@@ -33,6 +33,9 @@ PAIRED = (
     "Another training run would move it by more than another sample of images does: one seed says nothing of that."
 )
 
+LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"})
+"""What pandas escapes in cells and not in captions."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -199,7 +202,7 @@ def build_tables(suite: LoadedSuite, results_dir: Path) -> dict[str, str]:
     return {
         "main.md": "\n\n".join(part for part in markdown if part) + "\n",
         "main.csv": _tidy(suite, made, warning).to_csv(index=False),
-        "main.tex": table.drop(columns="runs").to_latex(index=False, escape=True, caption=caption),
+        "main.tex": table.drop(columns="runs").to_latex(index=False, escape=True, caption=caption.translate(LATEX)),
     }
 
 
@@ -256,7 +259,7 @@ def check_tables(suite: LoadedSuite, results_dir: Path) -> list[str]:
 def show_tables(suite: LoadedSuite, results_dir: Path) -> None:
     """Print the main table and the comparisons to the terminal, published values also where nothing was measured."""
     made = cells(suite, results_dir)
-    console.print(f"[bold]{suite.suite.title}[/bold]")
+    console.print(suite.suite.title, style="bold")
     if suite.suite.kind == "pipeline":
         console.print(PIPELINE_ONLY)
     for frame, legend in ((main_table(suite, made), LEGEND), (comparison_table(suite, made, results_dir), PAIRED)):
@@ -265,6 +268,8 @@ def show_tables(suite: LoadedSuite, results_dir: Path) -> None:
             console.print("\n" + ", ".join(f"{column} {frame[column].iloc[0]}" for column in same))
             print_table(_for_terminal(frame.drop(columns=same)))
             console.print(legend)
+    for source, letter in _letters(made).items():
+        console.print(f"[{letter}] {source}")
     if any(cell.runs for cell in made):
         console.print(
             f"Runs, sources and unrounded numbers: {results_dir / 'tables' / suite.name}/main.md and main.csv"

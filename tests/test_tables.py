@@ -1,0 +1,266 @@
+"""Tables say what records say: hand-made outcomes, and the numbers that a hand computes from them."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lutbench.errors import UserError
+from lutbench.recipes.suite import LoadedSuite, load_suite
+from lutbench.record import Outcomes, Record, make_record, write_record
+from results.tables import build_tables, cells, check_tables, comparison_table, main_table, show_tables, write_tables
+
+SUITE = """
+title = "Toys & trains"
+about = "for tests, 100 % by hand"
+kind = "evidence"
+compare = [["ours", "theirs"]]
+[data.toys]
+path = "toys"
+[encoder.base]
+label = "ViT-B/16"
+[method.ours]
+scratch = true
+encoder = "base"
+label = "LUT_100%"
+published = "LUT"
+[method.theirs]
+scratch = true
+encoder = "base"
+label = "MAE"
+published = "MAE"
+[downstream.tuned]
+kind = "finetune"
+title = "Fine-tuning"
+data = "toys"
+published = "imagenet-1k/finetune/top-1"
+[downstream.near]
+kind = "knn"
+data = "toys"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "toy.toml").write_text(SUITE)
+    return tmp_path
+
+
+def suite(folder: Path, *changes: str) -> LoadedSuite:
+    return load_suite(str(folder / "toy.toml"), changes)
+
+
+def outcomes(*right: bool, names: str = "image") -> Outcomes:
+    hits = np.array(right)
+    return Outcomes.of(
+        np.ones(len(hits), int),
+        np.where(hits, 1, 2),
+        np.where(hits, 0, 3),
+        (f"{names}{number}.png" for number in range(len(hits))),
+    )
+
+
+def share(count: int, of: int = 100) -> Outcomes:
+    return outcomes(*(number < count for number in range(of)))
+
+
+def recorded(folder: Path, loaded: LoadedSuite, name: str, made: Outcomes) -> Record:
+    """Keep a record as the run of that name would leave it."""
+    planned = next(run for run in loaded.runs if run.name == f"downstream/{name}")
+    document = {"stage": "any", "seed": planned.seed, "recipe": planned.recipe.affecting_results()}
+    record = make_record(planned, document, made.accuracy(), wall_seconds=61.4)
+    write_record(record, made, folder)
+    return record
+
+
+def row(folder: Path, loaded: LoadedSuite, task: str, method: str) -> dict[str, str]:
+    table = main_table(loaded, cells(loaded, folder))
+    (found,) = table[(table["task"] == task) & (table["method"] == method)].to_dict("records")
+    return {str(key): value for key, value in found.items()}
+
+
+def test_one_seed_has_wilsons_interval_over_images(folder: Path) -> None:
+    loaded = suite(folder)
+    recorded(folder, loaded, "tuned/ours/seed0", share(80))
+    found = row(folder, loaded, "Fine-tuning", "LUT_100%")
+    assert (found["metric"], found["measured"], found["95 % interval"]) == ("top-1", "80.0", "71.1 to 86.7")
+    assert (found["encoder"], found["seeds"], found["runs"]) == ("ViT-B/16", "1", "[1]")
+
+
+def test_several_seeds_have_students_interval_of_their_mean(folder: Path) -> None:
+    loaded = suite(folder, "seeds=[0, 1, 2]")
+    for seed, count in enumerate((80, 82, 84)):
+        recorded(folder, loaded, f"tuned/ours/seed{seed}", share(count))
+    found = row(folder, loaded, "Fine-tuning", "LUT_100%")  # 82 +- 4.303 * 2 / sqrt(3)
+    assert (found["measured"], found["95 % interval"], found["seeds"]) == ("82.0", "77.0 to 87.0", "3")
+
+
+def test_seeds_that_were_not_run_are_told(folder: Path) -> None:
+    loaded = suite(folder, "seeds=[0, 1, 2]")
+    for seed, count in ((0, 80), (2, 82)):
+        recorded(folder, loaded, f"tuned/ours/seed{seed}", share(count))
+    found = row(folder, loaded, "Fine-tuning", "LUT_100%")  # 81 +- 12.706 * 1
+    assert (found["measured"], found["95 % interval"], found["seeds"]) == ("81.0", "68.3 to 93.7", "2 of 3")
+
+
+def test_a_published_value_stands_beside_the_measured_one_of_the_same_encoder_only(folder: Path) -> None:
+    loaded = suite(folder)
+    recorded(folder, loaded, "tuned/ours/seed0", share(80))
+    recorded(folder, loaded, "near/ours/seed0", share(80))
+    found = row(folder, loaded, "Fine-tuning", "LUT_100%")
+    assert (found["published"], found["difference"]) == ("84.2 [a]", "-4.2")
+    absent = row(folder, loaded, "Fine-tuning", "MAE")
+    assert (absent["published"], absent["difference"], absent["measured"]) == ("83.6 [b]", "", "")
+    assert row(folder, loaded, "near", "LUT_100%")["published"] == "", "the task names no published one"
+    other = suite(folder, "encoder.base.label=ViT-T/16")
+    assert "published" not in main_table(other, cells(other, folder)).columns
+
+
+def test_sources_are_listed_under_the_letters_of_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = suite(folder)
+    recorded(folder, loaded, "tuned/ours/seed0", share(80))
+    text = build_tables(loaded, folder)["main.md"]
+    assert re.search(r"^- \[a\] .*/lut@", text, re.M)
+    assert re.search(r"^- \[b\] .*\(MAE\), table 3$", text, re.M)
+    show_tables(loaded, folder)
+    assert re.search(r"^\[b\] .*\(MAE\), table 3$", capsys.readouterr().out, re.M)
+
+
+def test_a_record_of_other_settings_is_stale_and_prints_no_value(folder: Path) -> None:
+    recorded(folder, suite(folder), "tuned/ours/seed0", share(80))
+    changed = suite(folder, "downstream.tuned.epochs=50")
+    found = row(folder, changed, "Fine-tuning", "LUT_100%")
+    assert found["measured"] == "stale: epochs changed from 100 to 50"
+    assert (found["95 % interval"], found["difference"], found["seeds"], found["runs"]) == ("", "", "", "")
+    harmless = suite(folder, "downstream.tuned.workers=3", "downstream.tuned.log_every=1")
+    assert row(folder, harmless, "Fine-tuning", "LUT_100%")["measured"] == "80.0"
+
+
+def test_two_methods_are_compared_on_the_same_images(folder: Path) -> None:
+    loaded = suite(folder)
+    both = [True] * 60 + [False] * 28
+    recorded(folder, loaded, "tuned/ours/seed0", outcomes(*both, *[True] * 10, *[False] * 2))
+    recorded(folder, loaded, "tuned/theirs/seed0", outcomes(*both, *[False] * 10, *[True] * 2))
+    (found,) = comparison_table(loaded, cells(loaded, folder), folder).to_dict("records")
+    assert (found["task"], found["pair"], found["images"]) == ("Fine-tuning", "LUT_100% - MAE", 100)
+    assert (found["only 1st right"], found["only 2nd right"]) == (10, 2)
+    assert found["difference"].startswith("+8.0 [+")
+    assert found["p"] == "0.039"  # 2 (1 + 12 + 66) / 2 ** 12
+
+
+def test_methods_seen_on_other_images_or_with_other_seeds_are_not_compared(folder: Path) -> None:
+    loaded = suite(folder, "seeds=[0, 1]")
+    for name, made in (
+        ("tuned/ours/seed0", outcomes(True, False)),
+        ("tuned/theirs/seed0", outcomes(True, False, names="other")),
+        ("near/ours/seed0", outcomes(True, False)),
+        ("near/theirs/seed1", outcomes(True, False)),
+    ):
+        recorded(folder, loaded, name, made)
+    assert comparison_table(loaded, cells(loaded, folder), folder).empty
+    assert "same images" not in build_tables(loaded, folder)["main.md"]
+
+
+def test_a_value_leads_to_its_run(folder: Path) -> None:
+    loaded = suite(folder)
+    recorded(folder, loaded, "near/ours/seed0", share(1))
+    record = recorded(folder, loaded, "tuned/theirs/seed0", share(80))
+    assert row(folder, loaded, "Fine-tuning", "MAE")["runs"] == "[2]"
+    text = build_tables(loaded, folder)["main.md"]
+    assert (
+        f"- [2] `downstream/tuned/theirs/seed0` {record.identity[:12]}: 80.0 %, 61 s on {record.hardware}, code" in text
+    )
+
+
+def test_programs_read_unrounded_numbers(folder: Path) -> None:
+    loaded = suite(folder)
+    record = recorded(folder, loaded, "tuned/ours/seed0", share(66, of=99))
+    (found,) = pd.read_csv(io.StringIO(build_tables(loaded, folder)["main.csv"])).to_dict("records")
+    assert found["value"] == 100 * 66 / 99
+    assert (found["low"], found["high"]) == (record.measurements[0].low, record.measurements[0].high)
+    assert (found["task"], found["method"], found["seeds"], found["published"]) == ("tuned", "ours", 1, 84.2)
+    assert found["runs"] == f"downstream/tuned/ours/seed0@{record.identity[:12]}"
+
+
+def test_latex_escapes_what_it_would_stumble_over(folder: Path) -> None:
+    loaded = suite(folder)
+    recorded(folder, loaded, "tuned/ours/seed0", share(80))
+    text = build_tables(loaded, folder)["main.tex"]
+    assert r"LUT\_100\%" in text
+    assert r"Toys \& trains" in text
+    assert not re.search(r"(?<!\\)[%_]", text)
+    assert "80.0" in text
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "evidence"])
+def test_a_suite_that_shows_the_pipeline_says_so_in_every_file_and_another_does_not(
+    folder: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = suite(folder, f"kind={kind}")
+    recorded(folder, loaded, "tuned/ours/seed0", share(80))
+    files = build_tables(loaded, folder)
+    assert set(files) == {"main.md", "main.csv", "main.tex"}
+    show_tables(loaded, folder)
+    for text in (*files.values(), capsys.readouterr().out):
+        assert ("no evidence about the method" in text) == (kind == "pipeline")
+
+
+def test_what_is_shown_is_not_cut_on_80_columns(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    loaded = suite(folder, "method.ours.label=A method with a name that alone is wider than half of a terminal")
+    recorded(folder, loaded, "tuned/ours/seed0", share(80))
+    show_tables(loaded, folder)
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    (line,) = [line for line in shown.splitlines() if "71.1 to 86.7" in line]
+    assert "wider than half of a terminal" in line
+    assert "84.2 [a]" in line
+
+
+def test_tables_that_were_written_pass_their_check_and_edited_ones_are_named(folder: Path) -> None:
+    loaded = suite(folder)
+    recorded(folder, loaded, "tuned/ours/seed0", share(80))
+    write_tables(loaded, folder)
+    assert check_tables(loaded, folder) == []
+    tables = folder / "tables/toy"
+    before = (tables / "main.md").read_text()
+    (tables / "main.md").write_text(before.replace("80.0", "81.0"))
+    (tables / "main.tex").unlink()
+    edited, missing = check_tables(loaded, folder)
+    assert "main.md as it is" in edited
+    assert any(line.startswith("-") and "81.0" in line for line in edited.splitlines())
+    assert "main.tex as records say" in missing
+    write_tables(loaded, folder)
+    assert (tables / "main.md").read_text() == before
+    recorded(folder, loaded, "near/theirs/seed0", share(1))
+    assert len(check_tables(loaded, folder)) == 3, "a record more changes every table"
+
+
+def test_without_records_there_are_no_files_and_the_terminal_says_what_to_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = suite(folder)
+    write_tables(loaded, folder)
+    assert not (folder / "tables").exists()
+    assert check_tables(loaded, folder) == []
+    show_tables(loaded, folder)
+    shown = capsys.readouterr().out
+    assert "84.2 [a]" in shown, "the literature's values are known all the same"
+    assert f"nox -s pretrain downstream results -- {folder / 'toy.toml'}" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("method.ours.published=LUTT", r"method\.ours\.published: .* no 'LUTT'\. Did you mean 'LUT'"),
+        ("downstream.tuned.published=imagenet/finetune/top-1", r"downstream\.tuned\.published: .* Did you mean"),
+    ],
+)
+def test_a_published_name_that_nobody_knows_is_refused_with_the_nearest(folder: Path, change: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        cells(suite(folder, change), folder)
