@@ -221,7 +221,10 @@ def test_a_linear_probe_longer_in_warming_up_than_in_all_is_refused(path: Path) 
 
 
 def test_an_odd_batch_is_fine_where_nothing_pairs_images(path: Path) -> None:
-    load_suite(str(path), [f"defaults.finetune.{change}" for change in ("batch=33", "mixup=0.0", "cutmix=0.0")])
+    loaded = load_suite(
+        str(path), [f"defaults.finetune.{change}" for change in ("batch=33", "mixup=0.0", "cutmix=0.0")]
+    )
+    assert settings(loaded, "downstream/pets-finetune/lut/seed0")["batch"] == 33
 
 
 @pytest.mark.parametrize(
