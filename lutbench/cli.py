@@ -149,29 +149,41 @@ def data_list(data_root: DataRoot = Path("data")) -> None:
 
 @data_app.command("check")
 def data_check(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Every set that is there if not given.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Decode every image, not a sample.")] = False,
     data_root: DataRoot = Path("data"),
 ) -> None:
     """Count a set's images and classes, decode some, and name what is missing or broken; fails if anything is."""
-    from lutbench.data.catalogue import check_set, render_check
+    from lutbench.data.catalogue import check_set, render_check, sets_here
     from lutbench.progress import console
 
-    report = check_set(name, data_root, full)
-    console.print(render_check(report))
-    if report.exit_status:
-        raise typer.Exit(report.exit_status)
+    status = 0
+    for each in [name] if name else sets_here(data_root):
+        report = check_set(each, data_root, full)
+        console.print(render_check(report))
+        status = max(status, report.exit_status)
+    if status:
+        raise typer.Exit(status)
 
 
 @data_app.command("prepare")
-def data_prepare(name: Annotated[str, typer.Argument(metavar="NAME")], data_root: DataRoot = Path("data")) -> None:
+def data_prepare(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Every set that can be built if not given.")
+    ] = None,
+    data_root: DataRoot = Path("data"),
+) -> None:
     """Build a set that can be built; of others, say how to get it and where to put it."""
     from lutbench.data.catalogue import prepare_set
+    from lutbench.data.photographs import BUILT
     from lutbench.progress import console
 
-    prepared = prepare_set(name, data_root)
-    console.print(prepared.text)
-    if not prepared.there:
+    there = True
+    for each in [name] if name else BUILT:
+        prepared = prepare_set(each, data_root)
+        console.print(prepared.text)
+        there = there and prepared.there
+    if not there:
         raise typer.Exit(1)
 
 

@@ -208,7 +208,7 @@ def test_help_and_a_mistyped_suite_are_answered_without_importing_anything_slow(
         (("run",), "Missing argument 'SUITE'"),
         (("run", "tiny", "--onyl", "lut"), "No such option"),
         (("run", "tiny", "--stage"), "requires an argument"),
-        (("data", "check"), "Missing argument 'NAME'"),
+        (("parity",), "Missing argument 'FILE.npz'"),
     ],
 )
 def test_a_command_that_cannot_be_read_ends_with_status_2(
@@ -613,6 +613,17 @@ def test_a_check_of_a_set_that_is_not_whole_fails_and_a_glance_at_the_list_does_
     prepared = lutbench("data", "prepare", "caltech101")
     assert prepared.status == 1
     assert "https://data.caltech.edu" in prepared.out
+
+
+def test_without_a_name_every_set_that_is_there_is_checked(fresh: Path, lutbench: Command) -> None:
+    assert "None of the known sets is below" in lutbench("data", "check").err
+    (fresh / "data/toy").rename(fresh / "data/flowers17")
+    (fresh / "data/caltech101").mkdir()
+    answer = lutbench("data", "check")
+    assert answer.status == 1
+    assert "flowers17: " in answer.out
+    assert "caltech101: " in answer.out
+    assert "imagenet-1k: " not in answer.out
 
 
 # nox

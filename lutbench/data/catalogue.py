@@ -180,6 +180,21 @@ def list_sets(root: Path) -> list[SetStatus]:
     return [SetStatus(known, _state(known, root), str(place(known, root))) for known in CATALOGUE.values()]
 
 
+def sets_here(root: Path) -> list[str]:
+    """Names of the known sets that are below ``root``, whole or in part.
+
+    Raises:
+        UserError: if none is.
+    """
+    names = [known.name for known in CATALOGUE.values() if place(known, root).exists()]
+    if not names:
+        raise UserError(
+            f"None of the known sets is below {root.absolute()}: point --data-root at the folder that holds them. "
+            "`lutbench data list` says what they are and how to get them."
+        )
+    return names
+
+
 def check_set(name: str, root: Path, full: bool = False) -> CheckReport:
     """Count a set's classes and images, compare with what is expected, and decode some of them, or all if ``full``.
 
