@@ -149,7 +149,7 @@ def data_list(data_root: DataRoot = Path("data")) -> None:
 
 @data_app.command("check")
 def data_check(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Every set that is there if not given.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Every set that is there if not given.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Decode every image, not a sample.")] = False,
     data_root: DataRoot = Path("data"),
 ) -> None:
@@ -169,7 +169,7 @@ def data_check(
 @data_app.command("prepare")
 def data_prepare(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Every set that can be built if not given.")
+        str | None, typer.Argument(metavar="NAME", help="Every set that can be built if not given.")
     ] = None,
     data_root: DataRoot = Path("data"),
 ) -> None:
