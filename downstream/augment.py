@@ -12,6 +12,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from torch import Tensor
 from torchvision.transforms import v2
 
+from lutbench.errors import UserError
 from lutbench.pixels import to_tensor
 from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, LinearRecipe
 
@@ -22,7 +23,21 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 def train_transform(recipe: FinetuneRecipe) -> Transform:
-    """Fine-tuning: random resized crop, flip, RandAugment and random erasing with noise, all timm's (as MAE)."""
+    """Fine-tuning: random resized crop, flip, RandAugment and random erasing with noise, all timm's (as MAE).
+
+    Raises:
+        UserError: if timm has no such policy as the recipe's ``rand_augment``.
+    """
+    try:
+        return _timms(recipe)
+    except (AssertionError, ValueError, KeyError) as error:
+        raise UserError(
+            f"rand_augment = {recipe.rand_augment!r}: timm makes no policy of it ({error}). Give one such as "
+            "'rand-m9-mstd0.5-inc1', or '' for none."
+        ) from error
+
+
+def _timms(recipe: FinetuneRecipe) -> Transform:
     transform: Transform = create_transform(
         recipe.side,
         is_training=True,

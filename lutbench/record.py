@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from lutbench.errors import UserError
 from lutbench.files import read_json, whole_file, write_json
 from lutbench.provenance import Code, Hardware, code, hardware, packages
+from lutbench.recipes.downstream import TASKS
 from lutbench.recipes.suite import PlannedRun, run_name
 from lutbench.statistics import wilson
 
@@ -49,7 +50,7 @@ class Measurement(_Closed):
 class OutcomesFile(_Closed):
     """The per-image outcomes that belong to a record."""
 
-    file: str
+    file: str = Field(pattern=r"^[^/\\]+\.npz$")
     """Name, in the record's folder."""
     sha256: str
 
@@ -269,7 +270,7 @@ def read_outcomes(record: Record, results_dir: Path) -> Outcomes:
 
 
 def read_record(path: Path) -> Record:
-    """One record, checked against its own identity; its outcomes are not read.
+    """One record, checked against its own identity and name; its outcomes are not read.
 
     Raises:
         UserError: if it is damaged, was edited, or is of another format.
@@ -286,20 +287,29 @@ def read_record(path: Path) -> Record:
     if identity_of(record.document) != record.identity:
         raise UserError(f"{path}: its document was changed: it does not hash to its identity. {_remedy(record.run)}")
     name = run_name(record.stage, record.task, record.method, record.seed)
-    if record.run != name or record.document.get("seed") != record.seed:
+    if record.run != name:
         raise UserError(
-            f"{path}: it says that it is {record.run} with seed {record.document.get('seed')}, but its stage, task, "
-            f"method and seed are those of {name}. {_remedy(record.run)}"
+            f"{path}: it says that it is {record.run}, but its stage, task, method and seed are those of {name}. "
+            f"{_remedy(record.run)}"
         )
+    kind, seed = record.document.get("stage"), record.document.get("seed")
+    if seed != record.seed or (kind == "pretrain") != (record.stage == "pretrain"):
+        raise UserError(
+            f"{path}: it says that it is a {record.stage} run with seed {record.seed}, but its document is that of a "
+            f"{kind} run with seed {seed}. {_remedy(record.run)}"
+        )
+    if kind in TASKS and record.outcomes is None:
+        raise UserError(f"{path}: it names no per-image outcomes, as every {kind} run has. {_remedy(record.run)}")
     return record
 
 
 def _check_measurements(record: Record, outcomes: Outcomes, path: Path) -> None:
-    """A number in a record is what its outcomes say, not what somebody typed; none is left out."""
+    """A number in a record is what its outcomes say, not what somebody typed; none is left out or put in."""
     for written, counted in zip_longest(record.measurements, outcomes.accuracy()):
-        if counted is not None and (written is None or not _same(written, counted)):
-            found = "nothing" if written is None else _told(written)
-            raise UserError(f"{path}: it says {found} where its outcomes give {_told(counted)}. {_remedy(record.run)}")
+        if written is None or counted is None or not _same(written, counted):
+            raise UserError(
+                f"{path}: it says {_told(written)} where its outcomes give {_told(counted)}. {_remedy(record.run)}"
+            )
 
 
 def _same(written: Measurement, counted: Measurement) -> bool:
@@ -310,7 +320,9 @@ def _same(written: Measurement, counted: Measurement) -> bool:
     return rest[0] == rest[1] and bool(np.allclose(found, expected, rtol=0, atol=1e-9))
 
 
-def _told(m: Measurement) -> str:
+def _told(m: Measurement | None) -> str:
+    if m is None:
+        return "nothing"
     return f"{m.metric} {m.value} {m.unit} over {m.n} images, interval {m.low} to {m.high} ({m.interval})"
 
 

@@ -58,6 +58,24 @@ class Workspace:
     """Where records and tables are."""
     _images: dict[tuple[str, str], ImageSet] = field(default_factory=dict, repr=False, compare=False)
 
+    def make(self) -> None:
+        """Make the folders of runs and results.
+
+        Raises:
+            UserError: if one cannot be made or written to.
+        """
+        for option, folder in (("--runs", self.runs), ("--results", self.results)):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"{option} {folder}: cannot be made a folder: {error.strerror}. Give another place."
+                ) from error
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise UserError(
+                    f"{option} {folder}: nothing can be written there. Change its permissions, or give another place."
+                )
+
     def images(self, recipe: DataRecipe, split: Split) -> ImageSet:
         """The images of a split, listed once per command."""
         key = recipe.model_dump_json(), split

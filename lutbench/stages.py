@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
-from rich.table import Table
 
 from lutbench.batches import Schedule
 from lutbench.data.images import check_pair
 from lutbench.encoders import create_encoder
 from lutbench.errors import UserError
 from lutbench.processes import accelerator
-from lutbench.progress import console, print_table
+from lutbench.progress import console
 from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, PretrainRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.run import Run, State, Workspace, needed_run, open_run
@@ -27,8 +26,9 @@ def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], wo
     """Run what was chosen, each run after the one it needs.
 
     Raises:
-        UserError: before anything is run, if data is missing or unfit, an encoder cannot be built, a batch does not
-            divide over the processes, or a run from outside the choice is needed first.
+        UserError: before anything is run, if data is missing or unfit, an encoder or an augmentation cannot be built,
+            a batch does not divide over the processes, a folder cannot be made, or a run from outside the choice is
+            needed first.
     """
     chosen = suite.chosen(stages, only)
     names = {planned.name for planned in chosen}
@@ -37,6 +37,7 @@ def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], wo
         check(planned, workspace)
         if planned.needs is not None and planned.needs not in names:
             needed_run(suite, planned, workspace)
+    workspace.make()
     for planned in chosen:
         run = open_run(suite, planned, workspace)
         with run.held() if main else nullcontext():
@@ -93,25 +94,37 @@ def check(planned: PlannedRun, workspace: Workspace) -> None:
     architecture = recipe.encoder if isinstance(recipe, PretrainRecipe) else recipe.encoder.architecture
     with torch.device("meta"):
         create_encoder(architecture, recipe.side if isinstance(recipe, ClassificationRecipe) else None)
+    if isinstance(recipe, FinetuneRecipe):
+        from downstream.augment import train_transform
+
+        train_transform(recipe)
     if isinstance(recipe, ClassificationRecipe):
         check_pair(train, workspace.images(recipe.data, "val"))
 
 
 def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
-    """Print every run of the suite with its state, its result and where it lies."""
-    table = Table(title=f"Suite {suite.name}", title_justify="left", box=None, pad_edge=False)
-    for column in ("run", "state", "result", "folder"):
-        table.add_column(column, no_wrap=True)
-    problems = []
+    """Print every run of the suite with its state, its result and where it lies.
+
+    A line each; on a terminal too narrow for that, result and folder below it.
+    """
+    rows, problems = [], []
     for planned in suite.runs:
         try:
             run = open_run(suite, planned, workspace)
         except UserError as error:
-            table.add_row(planned.name, "missing", f"waits for {planned.needs}" if planned.needs else "", "")
+            rows.append((planned.name, "missing", f"waits for {planned.needs}" if planned.needs else "", ""))
             problems += [] if planned.needs else [str(error)]
             continue
         standing = run.standing()
-        table.add_row(planned.name, f"{standing.state} {standing.detail}".strip(), run.result(), str(standing.folder))
-    print_table(table)
+        state = f"{standing.state} {standing.detail}".strip()
+        rows.append((planned.name, state, run.result(), str(standing.folder)))
+    console.print(f"Suite {suite.name}")
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    narrow = console.is_terminal and sum(widths) - 2 > console.width
+    for row in rows:
+        if narrow:
+            console.print("\n    ".join(part for part in (f"{row[0]}  {row[1]}", *row[2:]) if part))
+        else:
+            console.print("".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip())
     for problem in dict.fromkeys(problems):
         console.print(f"\n{problem}")

@@ -1,6 +1,7 @@
 """Tables from records alone: no data, no GPU, and no number typed by hand.
 
-A value is printed only while its record's settings are those of the suite file; else the cell says that it is stale.
+A value is printed only while its record's settings, and those of the run that its encoder comes from, are those of the
+suite file; else the cell says that it is stale, and a footnote why.
 Published values come from ``published.toml``, for the method's own report under the encoder of the same name.
 """
 
@@ -12,10 +13,9 @@ from string import ascii_lowercase
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
 
 from lutbench.errors import UserError, nearest
-from lutbench.progress import console, print_table
+from lutbench.progress import console
 from lutbench.recipes import ClassificationRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, changes, read_outcomes, read_records
@@ -28,9 +28,9 @@ LEGEND = (
     "for more. Published values are those of the method's own report; a difference is measured minus published."
 )
 PAIRED = (
-    "Difference in points over the images, with its 95 % interval (Agresti and Min); how many images only the first "
-    "and only the second method gets right; p of the exact McNemar test. "
-    "Another training run would move it by more than another sample of images does: one seed says nothing of that."
+    "Difference in points with its 95 % interval (Agresti and Min); images on which only the first or only the second "
+    "method is right (of several seeds, right in more of them); p of the exact McNemar test. "
+    "Interval and p tell what other images would change, not what another training run would."
 )
 
 LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"})
@@ -52,8 +52,8 @@ class Cell:
     high: float | None = None
     runs: tuple[Record, ...] = ()
     """The records that the value is the mean of, one per seed."""
-    stale: str = ""
-    """Why a record that is there does not count."""
+    stale: tuple[str, ...] = ()
+    """The runs whose records are there and do not count, each with the reason."""
     published: PublishedValue | None = None
 
 
@@ -86,25 +86,33 @@ def _cell(
     assert isinstance(recipe, ClassificationRecipe)
     encoder = recipe.encoder.architecture.label or recipe.encoder.architecture.model
     known = _published(suite, task, method, encoder, published)
-    current, stale = [], ""
-    for run in planned:
-        record = records.get(run.name)
-        if record is None:
-            continue
-        changed = changes(record.document["recipe"], run.recipe.affecting_results())
-        if changed:
-            stale = stale or changed[0]
-        else:
-            current.append(record)
+    reasons = {run.name: _outdated(suite, run, records) for run in planned if run.name in records}
+    current = [records[name] for name, reason in reasons.items() if not reason]
+    stale = tuple(f"`{name}` stale: {reason}" for name, reason in reasons.items() if reason)
     if not current:
         return Cell(task, method, encoder, len(planned), stale=stale, published=known)
     first = [record.measurements[0] for record in current]
     values = [measurement.value for measurement in first]
     low, high = over_seeds(values) if len(values) > 1 else (first[0].low, first[0].high)
     return Cell(
-        task, method, encoder, len(planned), first[0].metric, float(np.mean(values)), low, high, tuple(current),
-        published=known,
+        task, method, encoder, len(planned), first[0].metric, float(np.mean(values)), low, high, tuple(current), stale,
+        known,
     )  # fmt: skip
+
+
+def _outdated(suite: LoadedSuite, run: PlannedRun, records: dict[str, Record]) -> str:
+    """Why the record of a run is not that of the suite file's settings; empty if it is."""
+    record = records[run.name]
+    changed = changes(record.document["recipe"], run.recipe.affecting_results())
+    if changed or run.needs is None:
+        return changed[0] if changed else ""
+    if run.needs not in records:
+        return f"its encoder's run, {run.needs}, has no record"
+    if record.document["encoder"]["run"] != records[run.needs].identity:
+        return f"its encoder is not that of the record of {run.needs}"
+    needed = next(other for other in suite.runs if other.name == run.needs)
+    reason = _outdated(suite, needed, records)
+    return f"{run.needs}: {reason}" if reason else ""
 
 
 def _published(suite: LoadedSuite, task: str, method: str, encoder: str, published: Published) -> PublishedValue | None:
@@ -126,15 +134,13 @@ def main_table(suite: LoadedSuite, made: Iterable[Cell]) -> pd.DataFrame:
     letters = _letters(made)
     rows = []
     for number, cell in enumerate(made, 1):
-        measured = "" if cell.value is None else f"{cell.value:.1f}"
-        if cell.stale and not measured:
-            measured = f"stale: {cell.stale}"
+        measured = ("stale" if cell.stale else "") if cell.value is None else f"{cell.value:.1f}"
         seeds = f"{len(cell.runs)} of {cell.planned}" if 0 < len(cell.runs) < cell.planned else len(cell.runs) or ""
         told = cell.published
         rows.append(
             {
-                "task": suite.suite.downstream[cell.task].title or cell.task,
-                "method": suite.suite.method[cell.method].label or cell.method,
+                "task": _title(suite, cell.task),
+                "method": _label(suite, cell.method),
                 "encoder": cell.encoder,
                 "metric": cell.metric,
                 "measured": measured,
@@ -142,12 +148,20 @@ def main_table(suite: LoadedSuite, made: Iterable[Cell]) -> pd.DataFrame:
                 "seeds": str(seeds),
                 "published": f"{told.value:.1f} [{letters[told.source]}]" if told else "",
                 "difference": f"{cell.value - told.value:+.1f}" if told and cell.value is not None else "",
-                "runs": f"[{number}]" if cell.runs else "",
+                "runs": f"[{number}]" if cell.runs or cell.stale else "",
             }
         )
     table = pd.DataFrame(rows)
     # Without a published value in the whole suite the two columns would only be wide.
     return table if letters else table.drop(columns=["published", "difference"])
+
+
+def _title(suite: LoadedSuite, task: str) -> str:
+    return suite.suite.downstream[task].title or task
+
+
+def _label(suite: LoadedSuite, method: str) -> str:
+    return suite.suite.method[method].label or method
 
 
 def _letters(made: Iterable[Cell]) -> dict[str, str]:
@@ -173,13 +187,13 @@ def comparison_table(suite: LoadedSuite, made: list[Cell], results_dir: Path) ->
             told = paired(*(np.stack([o.right() for o in one]) for one in outcomes))
             rows.append(
                 {
-                    "task": suite.suite.downstream[task].title or task,
-                    "pair": f"{suite.suite.method[first].label} - {suite.suite.method[second].label}",
+                    "task": _title(suite, task),
+                    "pair": f"{_label(suite, first)} - {_label(suite, second)}",
                     "difference": f"{100 * told.difference:+.1f} [{100 * told.interval.low:+.1f}, {100 * told.interval.high:+.1f}]",
-                    "only 1st right": told.first_only,
-                    "only 2nd right": told.second_only,
+                    "only 1st": str(told.first_only),
+                    "only 2nd": str(told.second_only),
                     "p": f"{told.p:.2g}",
-                    "images": told.images,
+                    "images": str(told.images),
                 }
             )
     return pd.DataFrame(rows)
@@ -207,12 +221,16 @@ def build_tables(suite: LoadedSuite, results_dir: Path) -> dict[str, str]:
 
 
 def _footnotes(made: Iterable[Cell]) -> list[str]:
-    return [
-        f"- [{number}] `{r.run}` {r.identity[:12]}: {r.measurements[0].value:.1f} {r.measurements[0].unit}, "
-        f"{r.wall_seconds:.0f} s on {r.hardware}, code {r.code}"
-        for number, cell in enumerate(made, 1)
-        for r in cell.runs
-    ]
+    lines = []
+    for number, cell in enumerate(made, 1):
+        for r in cell.runs:
+            first = r.measurements[0]
+            lines.append(
+                f"- [{number}] `{r.run}` {r.identity[:12]}: {first.value:.1f} {first.unit}, "
+                f"{r.wall_seconds:.0f} s on {r.hardware}, code {r.code}"
+            )
+        lines += [f"- [{number}] {reason}" for reason in cell.stale]
+    return lines
 
 
 def _tidy(suite: LoadedSuite, made: Iterable[Cell], warning: str) -> pd.DataFrame:
@@ -261,16 +279,14 @@ def show_tables(suite: LoadedSuite, results_dir: Path) -> None:
     made = cells(suite, results_dir)
     console.print(suite.suite.title, style="bold")
     if suite.suite.kind == "pipeline":
-        console.print(PIPELINE_ONLY)
-    for frame, legend in ((main_table(suite, made), LEGEND), (comparison_table(suite, made, results_dir), PAIRED)):
-        if not frame.empty:
-            same = [column for column in ("encoder", "metric", "pair") if column in frame and _constant(frame[column])]
-            console.print("\n" + ", ".join(f"{column} {frame[column].iloc[0]}" for column in same))
-            print_table(_for_terminal(frame.drop(columns=same)))
-            console.print(legend)
+        console.print(PIPELINE_ONLY, soft_wrap=False)
+    _print(main_table(suite, made).drop(columns="runs"), LEGEND)
+    _print(comparison_table(suite, made, results_dir), PAIRED)
     for source, letter in _letters(made).items():
         console.print(f"[{letter}] {source}")
-    if any(cell.runs for cell in made):
+    for reason in (reason for cell in made for reason in cell.stale):
+        console.print(reason)
+    if any(cell.runs or cell.stale for cell in made):
         console.print(
             f"Runs, sources and unrounded numbers: {results_dir / 'tables' / suite.name}/main.md and main.csv"
         )
@@ -278,22 +294,34 @@ def show_tables(suite: LoadedSuite, results_dir: Path) -> None:
         console.print(f"Nothing was measured yet. Run: nox -s pretrain downstream results -- {suite.given}")
 
 
-def _for_terminal(frame: pd.DataFrame) -> Table:
-    """The frame with a gap between tasks, each named once."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in frame.columns:
-        table.add_column(column, no_wrap=True)
-    before = ""
-    for row in frame.itertuples(index=False):
-        if before and row[0] != before:
-            table.add_row()
-        table.add_row("" if row[0] == before else row[0], *map(str, row[1:]))
-        before = row[0]
-    return table
+def _print(frame: pd.DataFrame, legend: str) -> None:
+    """Print a table, if it has rows, without its empty columns and with a heading for every task.
 
-
-def _constant(column: pd.Series) -> bool:
-    return bool(column.iloc[0] and (column == column.iloc[0]).all())
+    The heading says what holds for all rows of the task, so that the rest fits into 80 columns for names of usual
+    length. A row is one line, never cut or folded; the legend is folded.
+    """
+    if frame.empty:
+        return
+    frame = frame.loc[:, (frame != "").any()]
+    tasks = frame.groupby("task", sort=False)
+    shared = [
+        name
+        for name in ("encoder", "metric")
+        if name in frame and all(len({*values} - {""}) <= 1 for _, values in tasks[name])
+    ]
+    columns = [[str(name), *values] for name, values in frame.drop(columns=["task", *shared]).items()]
+    widths = [max(map(len, column)) for column in columns]
+    head, *lines = (
+        "  ".join(["", *(value.ljust(width) for value, width in zip(row, widths, strict=True))]).rstrip()
+        for row in zip(*columns, strict=True)
+    )
+    console.print(f"\n{head}", style="bold")
+    for task, rows in tasks:
+        told = [value for name in shared for value in rows[name].unique() if value and value not in str(task)]
+        console.print(", ".join([str(task), *told]))
+        for number in rows.index:
+            console.print(lines[number])
+    console.print(legend, soft_wrap=False)
 
 
 def _markdown(frame: pd.DataFrame) -> str:

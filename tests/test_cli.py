@@ -325,6 +325,23 @@ def test_unfit_data_stops_the_whole_suite_before_anything_is_run(
     assert sorted(path.name for path in fresh.iterdir() if path.name != "sets") == ["toy.toml"]
 
 
+@pytest.mark.parametrize("option", ["--runs", "--results"])
+def test_a_file_where_a_folder_belongs_is_named_before_anything_is_run(
+    fresh: Path, lutbench: Command, option: str
+) -> None:
+    answer = lutbench("run", "toy.toml", option, "toy.toml")
+    assert answer.status == 1
+    assert answer.err.startswith(f"lutbench: {option} toy.toml: cannot be made a folder")
+    assert not list(fresh.rglob("*.safetensors"))
+
+
+def test_an_unknown_augmentation_is_refused_before_anything_is_run(fresh: Path, lutbench: Command) -> None:
+    answer = lutbench("run", "toy.toml", "--set", "defaults.finetune.rand_augment=randaug-9")
+    assert answer.status == 1
+    assert answer.err.startswith("lutbench: rand_augment = 'randaug-9': timm makes no policy of it")
+    assert not (fresh / "runs").exists()
+
+
 def test_a_task_without_its_encoder_says_what_to_run_first(fresh: Path, lutbench: Command) -> None:
     answer = lutbench("run", "toy.toml", "--stage", "downstream")
     assert answer.status == 1
@@ -418,7 +435,7 @@ def test_status_of_what_was_never_run_is_missing_and_says_what_is_waited_for(fre
     answer = lutbench("status", "toy.toml")
     assert (answer.status, answer.err) == (0, "")
     for name in RUNS[:2]:
-        assert re.match(rf"{name} +missing ", line_of(answer.out, name))
+        assert re.match(rf"{name} +missing\b", line_of(answer.out, name))
     assert "waits for pretrain/lut/seed0" in line_of(answer.out, "downstream/toy-finetune/lut/seed0")
     assert "waits for pretrain/mae/seed0" in line_of(answer.out, "downstream/toy-knn/mae/seed0")
     assert not (fresh / "runs").exists()
@@ -427,7 +444,7 @@ def test_status_of_what_was_never_run_is_missing_and_says_what_is_waited_for(fre
 def test_status_without_data_says_what_is_expected_where(fresh: Path, lutbench: Command) -> None:
     answer = lutbench("status", "toy.toml", "--data-root", "nowhere")
     assert answer.status == 0
-    assert " missing " in line_of(answer.out, "pretrain/lut/seed0")
+    assert re.match(r"pretrain/lut/seed0 +missing$", line_of(answer.out, "pretrain/lut/seed0").rstrip())
     assert answer.out.count(str(fresh / "nowhere/toy/train")) == 1, "said once for all runs"
 
 
@@ -472,7 +489,7 @@ def test_a_run_that_is_told_to_stop_saves_and_the_same_line_goes_on(fresh: Path,
 
     status = lutbench("status", "toy.toml", *settings)
     assert f" resumable at step {stopped[1]} " in line_of(status.out, "pretrain/lut/seed0")
-    again = lutbench(*line, *settings)
+    again = lutbench(*line, *settings[:2])
     assert again.status == 0
     assert f"pretrain/lut/seed0: goes on from step {stopped[1]}." in again.out
     assert " finished " in line_of(lutbench("status", "toy.toml", *settings).out, "pretrain/lut/seed0")

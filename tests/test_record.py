@@ -7,6 +7,7 @@ import os
 import platform
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,11 @@ def outcomes_of(*ranks: int) -> Outcomes:
     return Outcomes.of(np.ones(len(ranks), int), np.where(rank == 0, 1, 3), rank, names)
 
 
-def record_of(outcomes: Outcomes | None, seed: int = 0) -> Record:
-    measurements = outcomes.accuracy() if outcomes else [Measurement(metric="loss", value=0.5, unit="")]
+def record_of(outcomes: Outcomes, seed: int = 0) -> Record:
     return make_record(
         planned(seed),
         DOCUMENT | {"seed": seed},
-        measurements,
+        outcomes.accuracy(),
         wall_seconds=1.5,
         checkpoint="c" * 64,
         extra={"skipped": 2},
@@ -98,7 +98,9 @@ def test_a_record_and_its_outcomes_come_back_as_they_were(tmp_path: Path) -> Non
 
 
 def test_a_record_without_outcomes_comes_back_too(tmp_path: Path) -> None:
-    record = record_of(None)
+    run = replace(planned(), stage="pretrain", task="mine", method="")
+    loss = Measurement(metric="total loss", value=0.5, unit="")
+    record = make_record(run, DOCUMENT | {"stage": "pretrain"}, [loss], wall_seconds=1.5)
     write_record(record, None, tmp_path)
     assert read_records(tmp_path, "toy") == {record.run: record}
     with pytest.raises(UserError, match="no per-image outcomes"):
@@ -158,7 +160,13 @@ def test_the_order_and_the_names_of_the_images_tell_sets_apart() -> None:
         (lambda r: r["measurements"].pop(0), r"says top-5 .* give top-1"),
         (lambda r: r["measurements"].pop(1), "says nothing where its outcomes give top-5"),
         (lambda r: r["measurements"].reverse(), r"says top-5 .* give top-1"),
-        (lambda r: r.update(seed=1), r"seed 0, but .* are those of downstream/task/mine/seed1"),
+        (lambda r: r["measurements"].append(r["measurements"][0] | {"value": 99.0}), r"top-1 99\.0 .* give nothing"),
+        (lambda r: r.update(outcomes=None), "names no per-image outcomes, as every knn run has"),
+        (lambda r: r["outcomes"].update(file="../task/other.npz"), r"outcomes\.file"),
+        (lambda r: r["outcomes"].update(images="a" * 64), r"outcomes\.images"),
+        (lambda r: r.update(seed=1), r"are those of downstream/task/mine/seed1"),
+        (lambda r: r.update(seed=1, run="downstream/task/mine/seed1"), r"a downstream run with seed 1, .* with seed 0"),
+        (lambda r: r.update(stage="pretrain", run="pretrain/task/mine/seed0"), r"a pretrain run .* that of a knn run"),
         (lambda r: r.update(task="other"), r"are those of downstream/other/mine/seed0"),
         (lambda r: r.update(method="other"), r"are those of downstream/task/other/seed0"),
         (lambda r: r.update(stage="pretrain"), r"are those of pretrain/task/mine/seed0"),

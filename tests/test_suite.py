@@ -99,6 +99,7 @@ def refused(path: Path, *overrides: str, more: str = "") -> str:
     [
         ("titel=other", "titel: no such setting. Did you mean 'title'?"),
         ("defaults.pretrain.epchs=5", "epchs: no such setting. Did you mean 'epochs'?"),
+        ("defaults.linear.epchs=5", "defaults.linear.epchs: no such setting. Did you mean 'epochs'?"),
         ("defaults.knn.neighbors=5", "neighbors: no such setting. Did you mean 'neighbours'?"),
         ("data.pets.splitt=x", "data.pets.splitt: no such setting. Known: label, source, path, train"),
         ("data.pets.lable=x", "data.pets.lable: no such setting. Did you mean 'label'?"),
@@ -189,6 +190,7 @@ def test_what_is_required_and_not_there_is_named(path: Path) -> None:
     ("override", "told"),
     [
         ("pretrain.lut.warmup_epochs=6", "pretrain.lut: warmup_epochs = 6 leaves nothing of epochs = 6"),
+        ("pretrain.lut.micro_batch=1", "pretrain.lut: a pass of one image has no statistics for the heads' batch norm"),
         ("pretrain.lut.micro_batch=3", "pretrain.lut: batch = 8 is not a multiple of micro_batch = 3"),
         ("pretrain.lut.micro_batch=16", "pretrain.lut: batch = 8 is not a multiple of micro_batch = 16"),
         (

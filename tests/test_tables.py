@@ -10,7 +10,7 @@ import pytest
 
 from lutbench.errors import UserError
 from lutbench.recipes.suite import LoadedSuite, load_suite
-from lutbench.record import Outcomes, Record, make_record, write_record
+from lutbench.record import Measurement, Outcomes, Record, make_record, write_record
 from results.tables import build_tables, cells, check_tables, comparison_table, main_table, show_tables, write_tables
 
 SUITE = """
@@ -67,11 +67,19 @@ def share(count: int, of: int = 100) -> Outcomes:
     return outcomes(*(number < count for number in range(of)))
 
 
-def recorded(folder: Path, loaded: LoadedSuite, name: str, made: Outcomes) -> Record:
-    """Keep a record as the run of that name would leave it."""
-    planned = next(run for run in loaded.runs if run.name == f"downstream/{name}")
-    document = {"stage": "any", "seed": planned.seed, "recipe": planned.recipe.affecting_results()}
-    record = make_record(planned, document, made.accuracy(), wall_seconds=61.4)
+def recorded(
+    folder: Path, loaded: LoadedSuite, name: str, made: Outcomes | None, encoder: Record | None = None
+) -> Record:
+    """Keep a record as the run of that name would leave it; ``encoder`` is that of the run before it."""
+    planned = next(run for run in loaded.runs if run.name in (name, f"downstream/{name}"))
+    document = {
+        "stage": planned.stage if made is None else planned.recipe.model_dump()["kind"],
+        "seed": planned.seed,
+        "recipe": planned.recipe.affecting_results(),
+        "encoder": encoder and {"run": encoder.identity},
+    }
+    measured = [Measurement(metric="total loss", value=0.5, unit="")] if made is None else made.accuracy()
+    record = make_record(planned, document, measured, wall_seconds=61.4)
     write_record(record, made, folder)
     return record
 
@@ -129,14 +137,49 @@ def test_sources_are_listed_under_the_letters_of_the_table(folder: Path, capsys:
     assert re.search(r"^\[b\] .*\(MAE\), table 3$", capsys.readouterr().out, re.M)
 
 
-def test_a_record_of_other_settings_is_stale_and_prints_no_value(folder: Path) -> None:
+def test_a_record_of_other_settings_is_stale_and_prints_no_value(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recorded(folder, suite(folder), "tuned/ours/seed0", share(80))
     changed = suite(folder, "downstream.tuned.epochs=50")
     found = row(folder, changed, "Fine-tuning", "LUT_100%")
-    assert found["measured"] == "stale: epochs changed from 100 to 50"
-    assert (found["95 % interval"], found["difference"], found["seeds"], found["runs"]) == ("", "", "", "")
+    assert (found["measured"], found["runs"]) == ("stale", "[1]")
+    assert (found["95 % interval"], found["difference"], found["seeds"]) == ("", "", "")
+    reason = "`downstream/tuned/ours/seed0` stale: epochs changed from 100 to 50"
+    files = build_tables(changed, folder)
+    assert f"- [1] {reason}\n" in files["main.md"]
+    show_tables(changed, folder)
+    shown = capsys.readouterr().out
+    assert reason in shown
+    assert not [text for text in (*files.values(), shown) if "80.0" in text]
     harmless = suite(folder, "downstream.tuned.workers=3", "downstream.tuned.log_every=1")
     assert row(folder, harmless, "Fine-tuning", "LUT_100%")["measured"] == "80.0"
+
+
+def test_a_seed_that_is_stale_is_told_beside_the_others(folder: Path) -> None:
+    recorded(folder, suite(folder), "tuned/ours/seed0", share(80))
+    loaded = suite(folder, "seeds=[0, 1]", "downstream.tuned.epochs=50")
+    recorded(folder, loaded, "tuned/ours/seed1", share(70))
+    found = row(folder, loaded, "Fine-tuning", "LUT_100%")
+    assert (found["measured"], found["seeds"]) == ("70.0", "1 of 2")
+    assert "[1] `downstream/tuned/ours/seed0` stale: epochs changed" in build_tables(loaded, folder)["main.md"]
+
+
+def test_a_value_is_stale_if_the_run_that_its_encoder_comes_from_is(folder: Path) -> None:
+    (folder / "toy.toml").write_text(f'{SUITE}[pretrain.lut]\ndata = "toys"\n[method.mine]\npretrain = "lut"')
+    loaded, changed = suite(folder), suite(folder, "pretrain.lut.epochs=700")
+    first = recorded(folder, loaded, "pretrain/lut/seed0", None)
+    recorded(folder, loaded, "near/mine/seed0", share(80), first)
+    assert row(folder, loaded, "near", "mine")["measured"] == "80.0"
+    assert row(folder, changed, "near", "mine")["measured"] == "stale"
+    assert "stale: pretrain/lut/seed0: epochs changed from" in build_tables(changed, folder)["main.md"]
+
+    recorded(folder, changed, "pretrain/lut/seed0", None)
+    assert row(folder, changed, "near", "mine")["measured"] == "stale", "its encoder is of the first epochs still"
+    assert "stale: its encoder is not that of the record of pretrain/lut" in build_tables(changed, folder)["main.md"]
+
+    (folder / "records/toy/pretrain/lut/seed0.json").unlink()
+    assert "pretrain/lut/seed0, has no record" in build_tables(loaded, folder)["main.md"]
 
 
 def test_two_methods_are_compared_on_the_same_images(folder: Path) -> None:
@@ -145,9 +188,9 @@ def test_two_methods_are_compared_on_the_same_images(folder: Path) -> None:
     recorded(folder, loaded, "tuned/ours/seed0", outcomes(*both, *[True] * 10, *[False] * 2))
     recorded(folder, loaded, "tuned/theirs/seed0", outcomes(*both, *[False] * 10, *[True] * 2))
     (found,) = comparison_table(loaded, cells(loaded, folder), folder).to_dict("records")
-    assert (found["task"], found["pair"], found["images"]) == ("Fine-tuning", "LUT_100% - MAE", 100)
-    assert (found["only 1st right"], found["only 2nd right"]) == (10, 2)
-    assert found["difference"].startswith("+8.0 [+")
+    assert (found["task"], found["pair"], found["images"]) == ("Fine-tuning", "LUT_100% - MAE", "100")
+    assert (found["only 1st"], found["only 2nd"]) == ("10", "2")
+    assert found["difference"] == "+8.0 [+1.1, +14.6]"  # 8 / 102 +- 1.96 sqrt(13 - 64 / 102) / 102
     assert found["p"] == "0.039"  # 2 (1 + 12 + 66) / 2 ** 12
 
 
@@ -185,6 +228,30 @@ def test_programs_read_unrounded_numbers(folder: Path) -> None:
     assert found["runs"] == f"downstream/tuned/ours/seed0@{record.identity[:12]}"
 
 
+def test_the_three_files_tell_the_same(folder: Path) -> None:
+    loaded = suite(folder)
+    for name, count in (("tuned/ours", 80), ("tuned/theirs", 71), ("near/theirs", 9)):
+        recorded(folder, loaded, f"{name}/seed0", share(count))
+    files = build_tables(loaded, folder)
+
+    programs = pd.read_csv(io.StringIO(files["main.csv"])).to_dict("records")
+    labels = {"ours": "LUT_100%", "theirs": "MAE"}
+    told = [(labels[r["method"]], f"{r['value']:.1f}", f"{r['low']:.1f} to {r['high']:.1f}") for r in programs]
+    assert [value for _, value, _ in told] == ["80.0", "71.0", "9.0"]
+
+    lines = (files["main.md"] + files["main.tex"].replace(r"\_", "_").replace(r"\%", "%")).splitlines()
+    rows = [[cell.strip() for cell in re.split(r"[|&\\]", line)] for line in lines]
+    found = [tuple(cells[cells.index("top-1") + step] for step in (-2, 1, 2)) for cells in rows if "top-1" in cells]
+    assert found == [*told, *told]
+
+
+def test_no_table_names_a_folder_of_the_machine(folder: Path) -> None:
+    loaded = suite(folder, f"data.toys.path={folder}/toys")
+    recorded(folder, loaded, "tuned/ours/seed0", share(80))
+    for text in build_tables(loaded, folder).values():
+        assert not [private for private in (str(folder), str(Path.cwd()), f"{Path.home()}/") if private in text]
+
+
 def test_latex_escapes_what_it_would_stumble_over(folder: Path) -> None:
     loaded = suite(folder)
     recorded(folder, loaded, "tuned/ours/seed0", share(80))
@@ -205,10 +272,27 @@ def test_a_suite_that_shows_the_pipeline_says_so_in_every_file_and_another_does_
     assert set(files) == {"main.md", "main.csv", "main.tex"}
     show_tables(loaded, folder)
     for text in (*files.values(), capsys.readouterr().out):
-        assert ("no evidence about the method" in text) == (kind == "pipeline")
+        assert ("no evidence about the method" in " ".join(text.split())) == (kind == "pipeline")
 
 
-def test_what_is_shown_is_not_cut_on_80_columns(
+def test_what_is_shown_fits_into_80_columns(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    loaded = suite(folder, "method.theirs.label=MAE, LUT's crop")
+    for name in ("tuned/ours", "tuned/theirs", "near/ours"):
+        recorded(folder, loaded, f"{name}/seed0", share(80))
+    show_tables(loaded, folder)
+    shown = capsys.readouterr().out.splitlines()
+    assert re.match(
+        r"  LUT_100% +80\.0 +71\.1 to 86\.7 +1 +84\.2 \[a\] +-4\.2$",
+        shown[shown.index("Fine-tuning, ViT-B/16, top-1") + 1],
+    )
+    assert re.match(r"  LUT_100% - MAE, LUT's crop +\+0\.0 \[", shown[shown.index("Fine-tuning") + 1])
+    assert max(len(line) for line in shown if not line.startswith(("[", "Runs, sources"))) <= 80
+
+
+def test_names_wider_than_the_terminal_are_not_cut(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")

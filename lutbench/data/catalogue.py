@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub.constants import HF_HOME
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -253,7 +254,7 @@ def render_list(statuses: list[SetStatus], root: Path) -> RenderableType:
     table = Table(title=f"Image sets below {root.absolute()}", title_justify="left", box=None, pad_edge=False)
     for column in ("set", "classes", "train", "val", "state"):
         table.add_column(column, no_wrap=True, justify="right" if column in ("classes", *SPLITS) else "left")
-    rest = []
+    rest: list[RenderableType] = []
     for status in statuses:
         known = status.known
         counts = [f"{known.images[split]:,}" if split in known.images else "" for split in SPLITS]
@@ -261,8 +262,11 @@ def render_list(statuses: list[SetStatus], root: Path) -> RenderableType:
             counts[0] = f"{known.images['all']:,} in all"
         table.add_row(known.name, f"{known.classes:,}", *counts, status.state)
         told = [] if status.state == "here" else [*how_to_get(known, root).splitlines(), f"Terms: {known.terms}."]
-        rest.append("\n".join([f"\n{known.name}: {known.title}", *(f"  {line}" for line in told)]))
-    return Group(table, *(Text(block) for block in rest))
+        rest.append(Text(f"\n{known.name}: {known.title}"))
+        for line in told:
+            command = line.startswith(" ")  # to be copied, so never broken; the rest is prose
+            rest.append(Text(f"  {line}") if command else Padding.indent(Text(line, no_wrap=False, overflow="fold"), 2))
+    return Group(table, *rest)
 
 
 def render_check(report: CheckReport) -> RenderableType:

@@ -111,6 +111,11 @@ class PretrainRecipe(Recipe):
     def _consistent(self) -> Self:
         check_schedule(self.epochs, self.warmup_epochs)
         check_micro_batch(self.batch, self.micro_batch)
+        if self.has_context and self.head_norm == "batch" and (self.micro_batch or self.batch) < 2:
+            raise ValueError(
+                "a pass of one image has no statistics for the heads' batch norm: make batch and micro_batch at least 2, "
+                "or set head_norm to 'layer'"
+            )
         return self
 
 

@@ -176,9 +176,15 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedSuite:
 
 def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
     suite = read_recipe(Suite, tables, "")
-    for key in suite.defaults:
-        if key not in ("pretrain", *TASKS):
-            raise UserError(f"defaults.{key}: no such stage or task.{nearest(key, ['pretrain', *TASKS])}")
+    recipes: dict[str, type[Recipe]] = {"pretrain": PretrainRecipe, **TASKS}
+    for key, settings in suite.defaults.items():
+        if key not in recipes:
+            raise UserError(f"defaults.{key}: no such stage or task.{nearest(key, recipes)}")
+        for setting in settings:
+            if setting not in recipes[key].model_fields:
+                raise UserError(
+                    f"defaults.{key}.{setting}: no such setting.{nearest(setting, recipes[key].model_fields)}"
+                )
     for pair in suite.compare:
         if len(pair) != 2 or len(set(pair)) != 2 or not set(pair) <= set(suite.method):
             raise UserError(
