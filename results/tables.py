@@ -153,7 +153,7 @@ def main_table(suite: LoadedSuite, made: Iterable[Cell]) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows)
     # Without a published value in the whole suite the two columns would only be wide.
-    return table if letters else table.drop(columns=["published", "difference"])
+    return table if letters or table.empty else table.drop(columns=["published", "difference"])
 
 
 def _title(suite: LoadedSuite, task: str) -> str:
@@ -280,7 +280,7 @@ def show_tables(suite: LoadedSuite, results_dir: Path) -> None:
     console.print(suite.suite.title, style="bold")
     if suite.suite.kind == "pipeline":
         console.print(PIPELINE_ONLY, soft_wrap=False)
-    _print(main_table(suite, made).drop(columns="runs"), LEGEND)
+    _print(main_table(suite, made), LEGEND)
     _print(comparison_table(suite, made, results_dir), PAIRED)
     for source, letter in _letters(made).items():
         console.print(f"[{letter}] {source}")
@@ -302,7 +302,7 @@ def _print(frame: pd.DataFrame, legend: str) -> None:
     """
     if frame.empty:
         return
-    frame = frame.loc[:, (frame != "").any()]
+    frame = frame.loc[:, (frame != "").any()].drop(columns="runs", errors="ignore")  # footnotes are in the files
     tasks = frame.groupby("task", sort=False)
     shared = [
         name

@@ -279,7 +279,7 @@ def test_what_is_shown_fits_into_80_columns(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    loaded = suite(folder, "method.theirs.label=MAE, LUT's crop")
+    loaded = suite(folder, "method.theirs.label=MAE, LUT's crop", "downstream.near.title=k-NN of ViT-B/16")
     for name in ("tuned/ours", "tuned/theirs", "near/ours"):
         recorded(folder, loaded, f"{name}/seed0", share(80))
     show_tables(loaded, folder)
@@ -288,6 +288,7 @@ def test_what_is_shown_fits_into_80_columns(
         r"  LUT_100% +80\.0 +71\.1 to 86\.7 +1 +84\.2 \[a\] +-4\.2$",
         shown[shown.index("Fine-tuning, ViT-B/16, top-1") + 1],
     )
+    assert "k-NN of ViT-B/16, top-1" in shown, "no encoder twice"
     assert re.match(r"  LUT_100% - MAE, LUT's crop +\+0\.0 \[", shown[shown.index("Fine-tuning") + 1])
     assert max(len(line) for line in shown if not line.startswith(("[", "Runs, sources"))) <= 80
 
@@ -335,7 +336,14 @@ def test_without_records_there_are_no_files_and_the_terminal_says_what_to_run(
     show_tables(loaded, folder)
     shown = capsys.readouterr().out
     assert "84.2 [a]" in shown, "the literature's values are known all the same"
+    assert not re.search("measured +95 %", shown), "nor columns without values"
     assert f"nox -s pretrain downstream results -- {folder / 'toy.toml'}" in shown
+
+
+def test_a_suite_without_tasks_has_no_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "toy.toml").write_text(SUITE[: SUITE.index("[downstream.tuned]")])
+    show_tables(suite(folder), folder)
+    assert "Nothing was measured yet" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
