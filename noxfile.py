@@ -4,6 +4,7 @@
 another one, with options of ``lutbench run``.
 """
 
+from argparse import ArgumentParser
 from pathlib import Path
 
 import nox
@@ -26,6 +27,14 @@ def suite_and_options(session: nox.Session) -> list[str]:
     return given if given and not given[0].startswith("-") else ["tiny", *given]
 
 
+def tables_options(given: list[str]) -> list[str]:
+    """Of a suite and options of ``lutbench run``, those that ``lutbench tables`` takes: the suite and ``--results``."""
+    parser = ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--results")
+    folder = parser.parse_known_args(given[1:])[0].results
+    return [given[0], *(["--results", folder] if folder else [])]
+
+
 @nox.session(venv_backend="none")
 def pretrain(session: nox.Session) -> None:
     """Pre-train every encoder of a suite."""
@@ -41,7 +50,7 @@ def downstream(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def results(session: nox.Session) -> None:
     """Collate a suite's records into tables and print them."""
-    lutbench(session, "tables", suite_and_options(session)[0])
+    lutbench(session, "tables", *tables_options(suite_and_options(session)))
 
 
 @nox.session(venv_backend="none")

@@ -64,7 +64,8 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Runs whose name, or a part of it, matches, such as lut or 'photographs-*'. May be repeated.",
+            help="Runs whose name, or consecutive parts of it, match, such as lut, 'photographs-*' or "
+            "photographs-knn/lut. May be repeated.",
         ),
     ] = None,
     overrides: Overrides = None,

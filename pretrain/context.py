@@ -1,4 +1,4 @@
-"""The broader-context loss: what a sparse view encodes must agree with the whole other view (paper, section 3)."""
+"""The broader-context loss: what a sparse view encodes must agree with the whole other view (paper)."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple

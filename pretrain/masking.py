@@ -38,7 +38,7 @@ def visible_count(patches: int, mask_ratio: float, views: int) -> int:
 def visible_patches(noise: Tensor, count: int) -> Visible:
     """Order the patches of each image by ``noise`` (B, N): view 1 sees the first ``count``, view 2 the next.
 
-    One permutation serves both views, so that what one sparse view shows the other does not (release).
+    One permutation serves both views, so that no place of the grid is seen in both (release).
     """
     order = noise.argsort(dim=1, stable=True)
     return Visible(order[:, :count], order[:, count : 2 * count])

@@ -1,4 +1,4 @@
-"""Two views of an image (paper, section 4.1; release), and one noise per patch from which the mask is drawn.
+"""Two views of an image (release), and one noise per patch from which the mask is drawn.
 
 Both views: short side resized to S (bicubic), random crop of S x S with 4 px of reflected padding, flipped half of the
 time. View 2 is then changed in colour: jitter (4 times of 5), and one of grayscale, solarisation and blur (always).

@@ -661,3 +661,12 @@ def test_what_follows_two_dashes_is_a_suite_and_options(
     monkeypatch.setitem(sys.modules, "nox", MagicMock())  # it has an environment of its own; only its names are needed
     session = SimpleNamespace(posargs=tuple(given))
     assert runpy.run_path(str(ROOT / "noxfile.py"))["suite_and_options"](session) == expected
+
+
+def test_nox_collates_the_results_where_they_were_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nox", MagicMock())
+    options = runpy.run_path(str(ROOT / "noxfile.py"))["tables_options"]
+    given = ["small", "--data-root", "sets", "--results", "there", "--set", "seeds=[0]"]
+    assert options(given) == ["small", "--results", "there"]
+    assert options(["small", "--results=there"]) == ["small", "--results", "there"]
+    assert options(given[:3]) == ["small"]

@@ -8,7 +8,7 @@ from lutbench.recipes.base import Betas, DataRecipe, EncoderRecipe, Recipe, Runt
 
 
 class PretrainRecipe(Recipe):
-    """One pre-training run. "Paper" is arXiv 2310.13593 with its release's documents; "MAE" is arXiv 2111.06377."""
+    """One pre-training run. "Paper" is arXiv 2310.13593 as its release and documents give it; "MAE" arXiv 2111.06377."""
 
     data: DataRecipe
     encoder: EncoderRecipe = EncoderRecipe()
