@@ -80,7 +80,7 @@ def constraints(session: nox.Session) -> None:
     """Write constraints.txt anew from pyproject.toml, with no registry's address in it."""
     session.run(
         "uv", "pip", "compile", "--upgrade", "--no-emit-index-url", "--no-header", "--no-annotate", "--universal",
-        "--extra", "dev", "--python-version", "3.11", "pyproject.toml", "-o", "constraints.txt", external=True,
+        "--extra", "dev", "--extra", "segmentation", "--python-version", "3.11", "pyproject.toml", "-o", "constraints.txt", external=True,
     )  # fmt: skip
 
 
@@ -99,6 +99,15 @@ def _install(session: nox.Session) -> None:
     if not ENVIRONMENT.is_dir():
         session.run("uv", "venv", "--python", ">=3.11", str(ENVIRONMENT), external=True)
     session.run(
-        "uv", "pip", "install", "--python", str(ENVIRONMENT), "-c", "constraints.txt", "-e", ".[dev]", external=True
+        "uv",
+        "pip",
+        "install",
+        "--python",
+        str(ENVIRONMENT),
+        "-c",
+        "constraints.txt",
+        "-e",
+        ".[dev,segmentation]",
+        external=True,
     )
     stamp.write_text(wanted)

@@ -1,6 +1,7 @@
-"""Stage 2: what an encoder is worth on a labelled image set. Fine-tuning, linear probe, k-nearest neighbours."""
+"""Stage 2: what an encoder is worth on a labelled set. Fine-tuning, linear probe,
+k-nearest neighbours; semantic segmentation on images with masks."""
 
-from lutbench.recipes import FinetuneRecipe, LinearRecipe
+from lutbench.recipes import FinetuneRecipe, LinearRecipe, SegmentationRecipe
 from lutbench.run import Run
 
 
@@ -15,6 +16,10 @@ def perform(run: Run) -> None:
         from downstream.linear import linear_probe
 
         linear_probe(run)
+    elif isinstance(recipe, SegmentationRecipe):
+        from downstream.segmentation.train import segment
+
+        segment(run)
     else:
         from downstream.knn import knn
 

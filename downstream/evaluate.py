@@ -19,11 +19,11 @@ from downstream.augment import Transform, eval_transform
 from lutbench.data.images import ImageSet, UndecodableImage
 from lutbench.encoders import encode
 from lutbench.errors import UserError
+from lutbench.outcomes import Outcomes
 from lutbench.pixels import normalised
 from lutbench.processes import accelerator, autocast
 from lutbench.progress import Bar
 from lutbench.recipes import ClassificationRecipe, KnnRecipe, LinearRecipe
-from lutbench.record import Outcomes
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def finetune(run: Run) -> None:
                 journal.stop_if_asked(step)
             if step + 1 in evaluations:
                 on_the_way = evaluate(classifier, held_out, recipe, title="")
-                journal.log(step + 1, top_1=on_the_way.accuracy()[0].value)
+                journal.log(step + 1, top_1=on_the_way.measurements()[0].value)
     check_moved(classifier, facts["digest"])
 
     # What came of it

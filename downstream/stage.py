@@ -9,24 +9,23 @@ from torch import Tensor
 
 from downstream.augment import Transform
 from lutbench.processes import accelerator
-from lutbench.recipes import ClassificationRecipe
-from lutbench.record import Outcomes, make_record
+from lutbench.recipes import ClassificationRecipe, SegmentationRecipe
+from lutbench.record import PerImage, make_record
 from lutbench.run import Run
 from lutbench.sources import load_encoder
 
 
 def encoder_of(run: Run) -> VisionTransformer:
-    """The encoder that a run starts from, for its image size.
+    """The encoder that a run starts from, for the size of its input.
 
     Raises:
         UserError: if its weights cannot be had, are not those of the run's identity, or do not fit.
     """
     recipe = run.planned.recipe
-    assert isinstance(recipe, ClassificationRecipe)
+    assert isinstance(recipe, ClassificationRecipe | SegmentationRecipe)
+    side = recipe.crop if isinstance(recipe, SegmentationRecipe) else recipe.image_size
     sha256 = run.document.get("encoder", {}).get("sha256")
-    return load_encoder(
-        recipe.encoder, run.encoder_weights, sha256, image_size=recipe.image_size, seed=run.planned.seed
-    )
+    return load_encoder(recipe.encoder, run.encoder_weights, sha256, image_size=side, seed=run.planned.seed)
 
 
 def sample(transform: Transform, image: Image.Image) -> dict[str, Tensor]:
@@ -36,7 +35,7 @@ def sample(transform: Transform, image: Image.Image) -> dict[str, Tensor]:
 
 def conclude(
     run: Run,
-    outcomes: Outcomes,
+    outcomes: PerImage,
     *,
     seconds: float,
     images_per_second: float | None = None,
@@ -50,7 +49,7 @@ def conclude(
     record = make_record(
         run.planned,
         run.document,
-        outcomes.accuracy(),
+        outcomes.measurements(),
         wall_seconds=seconds,
         images_per_second=images_per_second,
         checkpoint=checkpoint,

@@ -8,6 +8,7 @@ images than the batch holds, a step still happens. Which images a step sees depe
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -43,7 +44,8 @@ class Schedule:
     """
 
     images: int
-    epochs: int
+    epochs: int | Fraction
+    """A fraction for runs that are counted in iterations, see :meth:`of_iterations`."""
     batch: int
     micro_batch: int
     seed: int
@@ -56,6 +58,13 @@ class Schedule:
                 f"micro_batch = {self.micro_batch} images per pass do not divide over {self.processes} processes: "
                 f"set batch and micro_batch to multiples of {self.processes}, or start another number of processes."
             )
+
+    @classmethod
+    def of_iterations(
+        cls, images: int, iterations: int, batch: int, seed: int, rank: int = 0, processes: int = 1
+    ) -> "Schedule":
+        """The schedule of exactly so many optimiser steps of one pass each."""
+        return cls(images, Fraction(iterations * batch, images), batch, batch, seed, rank, processes)
 
     @property
     def steps(self) -> int:
@@ -87,7 +96,7 @@ class Schedule:
         return rows[0::2] + rows[1::2][::-1]
 
 
-class _FromStep(Sampler[list[Key]]):
+class FromStep(Sampler[list[Key]]):
     """This process's passes, from step ``start`` to the end of the run."""
 
     def __init__(self, schedule: Schedule, start: int) -> None:
@@ -141,15 +150,15 @@ def stream(
     options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
     loader: DataLoader[dict[str, Tensor]] = DataLoader(
         _Looks(images, transform, schedule.seed),
-        batch_sampler=_FromStep(schedule, start),
+        batch_sampler=FromStep(schedule, start),
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_group,
+        worker_init_fn=leave_group,
         **options,
     )
     return iter(loader)
 
 
-def _leave_group(worker: int) -> None:
+def leave_group(worker: int) -> None:
     """A scheduler or Ctrl-C signals the whole process group; the loop hears it and saves, which needs its workers."""
     os.setpgid(0, 0)

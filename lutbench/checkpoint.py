@@ -107,9 +107,9 @@ def newest_checkpoint(folder: Path, identity: str) -> tuple[Checkpoint | None, l
 
 
 def newest_step(folder: Path) -> int | None:
-    """The step of the newest checkpoint, by its name alone."""
-    paths = _paths(folder)
-    return int(paths[0].name.removeprefix("step-")) if paths else None
+    """The step of the newest checkpoint, by its name alone: a folder, or the JSON that seals a file."""
+    whole = [path for path in folder.glob("step-*") if path.is_dir() or path.suffix == ".json"]
+    return max((int(path.stem.removeprefix("step-")) for path in whole), default=None)
 
 
 class _DamagedError(Exception):

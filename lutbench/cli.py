@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -139,6 +139,27 @@ def parity(
         raise typer.Exit(1)
 
 
+@app.command()
+def export(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A finished segmentation run, such as tiny/downstream/mosaics/lut/seed0, or its folder.",
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if it is not there.")],
+    to: Annotated[Literal["mmseg"], typer.Option(help="What shall load it: MMSegmentation's init_model.")] = "mmseg",
+    runs: RunsRoot = Path("runs"),
+) -> None:
+    """Take a finished run's model away: for MMSegmentation a config and a checkpoint that it loads by itself."""
+    from downstream.segmentation.export import export_mmseg
+    from lutbench.run import finished_folder
+
+    config, checkpoint = export_mmseg(finished_folder(run, runs), folder)
+    print(f"mmseg.apis.init_model({str(config)!r}, {str(checkpoint)!r})")
+
+
 @data_app.command("list")
 def data_list(data_root: DataRoot = Path("data")) -> None:
     """Every known set: classes, images, whether it is there, and where to get it."""
@@ -176,11 +197,11 @@ def data_prepare(
 ) -> None:
     """Build a set that can be built; of others, say how to get it and where to put it."""
     from lutbench.data.catalogue import prepare_set
-    from lutbench.data.photographs import BUILT
+    from lutbench.data.known import BUILDERS
     from lutbench.progress import console
 
     there = True
-    for each in [name] if name else BUILT:
+    for each in [name] if name else BUILDERS:
         prepared = prepare_set(each, data_root)
         console.print(prepared.text)
         there = there and prepared.there

@@ -124,15 +124,34 @@ def export_encoder(
     return sha256
 
 
-class _Geometry(NamedTuple):
+class Geometry(NamedTuple):
+    """Sizes of a Vision Transformer."""
+
     patch_size: int
     width: int
+    depth: int
     heads: int
     class_token: bool
 
 
+def geometry_of(recipe: EncoderRecipe) -> Geometry:
+    """Sizes of the encoder that a recipe describes, without making it.
+
+    Raises:
+        UserError: if timm has no such model, or it is not a plain ViT.
+    """
+    own = _own_geometry(recipe.model)
+    return Geometry(
+        recipe.patch_size or own.patch_size,
+        recipe.width or own.width,
+        recipe.depth or own.depth,
+        recipe.heads or own.heads,
+        own.class_token,
+    )
+
+
 @lru_cache
-def _own_geometry(name: str) -> _Geometry:
+def _own_geometry(name: str) -> Geometry:
     """Of a model as timm defines it.
 
     Raises:
@@ -155,12 +174,12 @@ def _own_geometry(name: str) -> _Geometry:
             "Choose one such as vit_base_patch16_224."
         )
     heads: int = model.blocks[0].get_submodule("attn").num_heads  # type: ignore[assignment]
-    return _Geometry(model.patch_embed.patch_size[0], model.embed_dim, heads, model.has_class_token)
+    return Geometry(model.patch_embed.patch_size[0], model.embed_dim, len(model.blocks), heads, model.has_class_token)
 
 
-def _checked_geometry(recipe: EncoderRecipe, image_size: int) -> _Geometry:
-    own = _own_geometry(recipe.model)
-    patch_size, width, heads = recipe.patch_size or own.patch_size, recipe.width or own.width, recipe.heads or own.heads
+def _checked_geometry(recipe: EncoderRecipe, image_size: int) -> Geometry:
+    geometry = geometry_of(recipe)
+    patch_size, width, heads = geometry.patch_size, geometry.width, geometry.heads
     if image_size % patch_size:
         raise UserError(
             f"image_size = {image_size} is not a whole number of patches of patch_size = {patch_size}: "
@@ -168,4 +187,4 @@ def _checked_geometry(recipe: EncoderRecipe, image_size: int) -> _Geometry:
         )
     if width % heads:
         raise UserError(f"width = {width} does not divide over heads = {heads}: change one of them.")
-    return _Geometry(patch_size, width, heads, own.class_token)
+    return geometry

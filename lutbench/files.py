@@ -26,7 +26,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        with _disk_full_explained(path):
+        with disk_full_explained(path):
             yield partial
             _sync(partial)
             partial.replace(path)
@@ -46,7 +46,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        with _disk_full_explained(path):
+        with disk_full_explained(path):
             yield partial
             for file in partial.rglob("*"):
                 _sync(file)
@@ -86,7 +86,8 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _disk_full_explained(path: Path) -> Iterator[None]:
+def disk_full_explained(path: Path) -> Iterator[None]:
+    """Turn the error of a full disk, whoever raises it, into a UserError that says what was being saved."""
     try:
         yield
     except Exception as error:  # safetensors reports a full disk as an error of its own

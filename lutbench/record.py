@@ -1,50 +1,36 @@
 """Records: what a finished run measured, with everything that is needed to trace and repeat it.
 
-One JSON per run and, for classification, every image's outcome beside it as ``.npz``, so that two methods can be
+One JSON per run and, for downstream tasks, every image's outcome beside it as ``.npz``, so that two methods can be
 compared on the same images. Tables are made from these files alone.
 """
 
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from lutbench.confusions import Confusions
 from lutbench.errors import UserError
 from lutbench.files import read_json, whole_file, write_json
+from lutbench.outcomes import Measurement, Outcomes
 from lutbench.provenance import Code, Hardware, code, hardware, packages
-from lutbench.recipes.downstream import TASKS
+from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.recipes.suite import PlannedRun, run_name
-from lutbench.statistics import wilson
+from lutbench.recipes.tasks import TASKS
+
+PerImage = Outcomes | Confusions
+"""What a downstream run did on every image, from which its measurements follow."""
 
 
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Measurement(_Closed):
-    """One number."""
-
-    metric: str
-    """``top-1``, ``top-5``, ``reconstruction loss`` ..."""
-    value: float
-    unit: str = "%"
-    """``%``, or empty for a plain number."""
-    n: int | None = None
-    """How many images it is over."""
-    low: float | None = None
-    high: float | None = None
-    """Ends of its 95 % interval over images, in the same unit."""
-    interval: str = ""
-    """Name of the interval's method."""
 
 
 class OutcomesFile(_Closed):
@@ -92,58 +78,6 @@ class Record(_Closed):
     def measured(self, metric: str) -> Measurement | None:
         """The measurement of ``metric``."""
         return next((m for m in self.measurements if m.metric == metric), None)
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """How a classifier did on every image of a set, in the set's order."""
-
-    label: NDArray[np.integer[Any]]
-    """(n,)"""
-    prediction: NDArray[np.integer[Any]]
-    """(n,) The class with the highest score."""
-    rank: NDArray[np.integer[Any]]
-    """(n,) The label's place among the classes in descending order of score, 0 where it is the prediction."""
-    images: str
-    """sha256 over the images' names, see :func:`names_fingerprint`: outcomes are paired only if it is equal."""
-
-    @classmethod
-    def of(cls, label: ArrayLike, prediction: ArrayLike, rank: ArrayLike, names: Iterable[str]) -> "Outcomes":
-        """Check the outcomes of the images ``names`` and keep them small: int16 where the classes allow.
-
-        Raises:
-            ValueError: if lengths differ, or a rank is 0 where the prediction is not the label, or the reverse.
-        """
-        labels, predictions, ranks = (_small(np.asarray(values)) for values in (label, prediction, rank))
-        listed = list(names)
-        if {labels.shape, predictions.shape, ranks.shape} != {(len(listed),)}:
-            raise ValueError(
-                f"expected 3 arrays of shape ({len(listed)},), one value for every image, "
-                f"found {labels.shape}, {predictions.shape} and {ranks.shape}"
-            )
-        if ((labels == predictions) != (ranks == 0)).any():
-            raise ValueError("rank must be 0 exactly where the prediction is the label: take both from one ordering")
-        return cls(labels, predictions, ranks, names_fingerprint(listed))
-
-    def right(self, among: int = 1) -> NDArray[np.bool_]:
-        """(n,) Whether the label is among the first so many classes."""
-        return np.asarray(self.rank < among)
-
-    def accuracy(self, among: tuple[int, ...] = (1, 5)) -> list[Measurement]:
-        """Top-k accuracies in percent, each with its Wilson interval."""
-        return [self._accuracy(k) for k in among]
-
-    def _accuracy(self, among: int) -> Measurement:
-        n, right = len(self.rank), int(self.right(among).sum())
-        low, high = wilson(right, n)
-        return Measurement(
-            metric=f"top-{among}", value=100 * right / n, n=n, low=100 * low, high=100 * high, interval="Wilson"
-        )
-
-
-def names_fingerprint(names: Iterable[str]) -> str:
-    """sha256 over names in order, hexadecimal."""
-    return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
 
 
 def identity_of(document: Mapping[str, Any]) -> str:
@@ -201,7 +135,7 @@ def record_path(results_dir: Path, suite: str, run: str) -> Path:
     return results_dir / "records" / suite / f"{run}.json"
 
 
-def write_record(record: Record, outcomes: Outcomes | None, results_dir: Path) -> Path:
+def write_record(record: Record, outcomes: PerImage | None, results_dir: Path) -> Path:
     """Write a record, and the outcomes beside it, and return the record's path.
 
     A record that stood there is replaced at once or not at all: outcomes are named by their hash, so the old pair
@@ -247,11 +181,11 @@ def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
     return records
 
 
-def read_outcomes(record: Record, results_dir: Path) -> Outcomes:
-    """The per-image outcomes of a record.
+def read_outcomes(record: Record, results_dir: Path) -> PerImage:
+    """The per-image outcomes of a record: confusions of a segmentation, of all else a classifier's outcomes.
 
     Raises:
-        UserError: if the file is missing or its hash is not the record's.
+        UserError: if the file is missing, its hash is not the record's, or it holds outcomes of the other kind.
     """
     if record.outcomes is None:
         raise UserError(f"{record.run}: its record has no per-image outcomes.")
@@ -265,8 +199,16 @@ def read_outcomes(record: Record, results_dir: Path) -> Outcomes:
             f"{path}: damaged or changed: expected sha256 {record.outcomes.sha256[:12]}, found {found[:12]}. "
             f"{_remedy(record.run)}"
         )
+    kind = str(record.document.get("stage"))
+    expected = Confusions if TASKS.get(kind) is SegmentationRecipe else Outcomes
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return Outcomes(arrays["label"], arrays["prediction"], arrays["rank"], str(arrays["images"]))
+        try:
+            return expected.from_arrays(arrays)
+        except KeyError as error:
+            raise UserError(
+                f"{path}: expected the {expected.__name__.lower()} of a {kind} run, found arrays "
+                f"{', '.join(arrays.files)}. {_remedy(record.run)}"
+            ) from error
 
 
 def read_record(path: Path) -> Record:
@@ -303,9 +245,9 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def _check_measurements(record: Record, outcomes: Outcomes, path: Path) -> None:
+def _check_measurements(record: Record, outcomes: PerImage, path: Path) -> None:
     """A number in a record is what its outcomes say, not what somebody typed; none is left out or put in."""
-    for written, counted in zip_longest(record.measurements, outcomes.accuracy()):
+    for written, counted in zip_longest(record.measurements, outcomes.measurements()):
         if written is None or counted is None or not _same(written, counted):
             raise UserError(
                 f"{path}: it says {_told(written)} where its outcomes give {_told(counted)}. {_remedy(record.run)}"
@@ -330,23 +272,11 @@ def _remedy(run: str) -> str:
     return f"Restore it from a copy (git), or remove it with its record and run {run} again."
 
 
-def _small(values: NDArray[Any]) -> NDArray[np.integer[Any]]:
-    if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"expected whole numbers, found {values.dtype}")
-    fits = values.size == 0 or (values.min() >= -(2**15) and values.max() < 2**15)
-    return values.astype(np.int16 if fits else np.int32)
-
-
-def _packed(outcomes: Outcomes) -> bytes:
+def _packed(outcomes: PerImage) -> bytes:
     """The same outcomes always make the same bytes: NumPy writes no times into the archive."""
+    arrays: dict[str, Any] = outcomes.arrays()
     content = io.BytesIO()
-    np.savez_compressed(
-        content,
-        label=outcomes.label,
-        prediction=outcomes.prediction,
-        rank=outcomes.rank,
-        images=np.array(outcomes.images),
-    )
+    np.savez_compressed(content, **arrays)
     return content.getvalue()
 
 

@@ -7,7 +7,7 @@ never overwrites, resumes or passes for another.
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,14 +22,22 @@ from torch.optim import Optimizer
 
 from lutbench.checkpoint import newest_checkpoint, newest_step, save_checkpoint
 from lutbench.data.images import ImageSet, open_images
-from lutbench.errors import UserError
+from lutbench.data.scenes import Scenes, open_scenes
+from lutbench.errors import UserError, listed, nearest
 from lutbench.files import read_json, write_json
 from lutbench.processes import accelerator
 from lutbench.progress import console
-from lutbench.recipes import ClassificationRecipe, DataRecipe, PretrainRecipe
+from lutbench.recipes import (
+    ClassificationRecipe,
+    DataRecipe,
+    DownstreamRecipe,
+    PretrainRecipe,
+    ScenesRecipe,
+    SegmentationRecipe,
+)
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import (
-    Outcomes,
+    PerImage,
     Record,
     changes,
     identity_of,
@@ -39,9 +47,6 @@ from lutbench.record import (
     write_record,
 )
 from lutbench.weights import sha256_of
-
-REVISIONS = {"pretrain": 1, "finetune": 1, "linear": 1, "knn": 1}
-"""Raised whenever a stage's results change for the same recipe: finished runs of an older revision are then stale."""
 
 Split = Literal["train", "val"]
 
@@ -56,7 +61,7 @@ class Workspace:
     """Where runs keep checkpoints, weights, logs and pictures."""
     results: Path
     """Where records and tables are."""
-    _images: dict[tuple[str, str], ImageSet] = field(default_factory=dict, repr=False, compare=False)
+    _opened: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def make(self) -> None:
         """Make the folders of runs and results.
@@ -78,10 +83,25 @@ class Workspace:
 
     def images(self, recipe: DataRecipe, split: Split) -> ImageSet:
         """The images of a split, listed once per command."""
+        images: ImageSet = self._open(open_images, recipe, split)
+        return images
+
+    def scenes(self, recipe: ScenesRecipe, split: Split) -> Scenes:
+        """The images and masks of a split, listed once per command."""
+        scenes: Scenes = self._open(open_scenes, recipe, split)
+        return scenes
+
+    def _open(self, opening: Callable[..., Any], recipe: DataRecipe | ScenesRecipe, split: Split) -> Any:
         key = recipe.model_dump_json(), split
-        if key not in self._images:
-            self._images[key] = open_images(recipe, split, self.data)
-        return self._images[key]
+        if key not in self._opened:
+            self._opened[key] = opening(recipe, split, self.data)
+        return self._opened[key]
+
+    def fingerprint(self, recipe: DataRecipe | ScenesRecipe, split: Split) -> str:
+        """What tells the content of a split from any other."""
+        return (
+            self.scenes(recipe, split) if isinstance(recipe, ScenesRecipe) else self.images(recipe, split)
+        ).fingerprint
 
 
 class State(StrEnum):
@@ -139,6 +159,17 @@ class Run:
         assert isinstance(recipe, PretrainRecipe | ClassificationRecipe)
         return self.workspace.images(recipe.data, split)
 
+    def scenes(self, split: Split) -> Scenes:
+        """The images and masks of one split of a segmentation recipe's data."""
+        recipe = self.planned.recipe
+        assert isinstance(recipe, SegmentationRecipe)
+        return self.workspace.scenes(recipe.data, split)
+
+    def say(self, text: str) -> None:
+        """Print a line about the run, once."""
+        if accelerator().is_main_process:
+            console.print(f"{self.planned.name}: {text}")
+
     def standing(self) -> Standing:
         """Finished, resumable at a step, stale because a field changed, or missing."""
         if (self.folder / "finished.json").is_file():
@@ -170,12 +201,11 @@ class Run:
         """Load the newest whole checkpoint, if there is one: the step to go on from, and the facts kept with it."""
         checkpoint, damage = newest_checkpoint(self.checkpoints, self.identity)
         for line in damage:
-            console.print(f"{self.planned.name}: {line}.")
+            self.say(f"{line}.")
         if checkpoint is None:
             return 0, {}
         checkpoint.restore(modules, optimizer)
-        if accelerator().is_main_process:
-            console.print(f"{self.planned.name}: goes on from step {checkpoint.step}.")
+        self.say(f"goes on from step {checkpoint.step}.")
         return checkpoint.step, checkpoint.facts
 
     def save(self, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer, facts: Mapping[str, Any]) -> None:
@@ -184,7 +214,7 @@ class Run:
             save_checkpoint(self.checkpoints, self.identity, step, modules, optimizer, facts)
         accelerator().wait_for_everyone()
 
-    def record(self, record: Record, outcomes: Outcomes | None) -> None:
+    def record(self, record: Record, outcomes: PerImage | None) -> None:
         """Write the record to the results, and a copy into the run's own folder."""
         for folder in (self.folder, self.workspace.results):
             write_record(record, outcomes, folder)
@@ -239,22 +269,22 @@ def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> R
         UserError: if the data is not there, or the run that it starts from has not finished; says what to run first.
     """
     recipe = planned.recipe
-    assert isinstance(recipe, PretrainRecipe | ClassificationRecipe)
+    assert isinstance(recipe, PretrainRecipe | ClassificationRecipe | SegmentationRecipe)
     kind = "pretrain" if isinstance(recipe, PretrainRecipe) else planned_kind(planned)
     splits: tuple[Split, ...] = ("train",) if isinstance(recipe, PretrainRecipe) else ("train", "val")
     document: dict[str, Any] = {
         "stage": kind,
-        "revision": REVISIONS[kind],
+        "revision": recipe.revision,
         "seed": planned.seed,
         "recipe": recipe.affecting_results(),
-        "data": {split: workspace.images(recipe.data, split).fingerprint for split in splits},
+        "data": {split: workspace.fingerprint(recipe.data, split) for split in splits},
     }
     weights = None
     if planned.needs is not None:
         needed = needed_run(suite, planned, workspace)
         weights = needed.folder / "encoder.safetensors"
         document["encoder"] = {"run": needed.identity, "sha256": read_json(needed.folder / "finished.json")["encoder"]}
-    elif isinstance(recipe, ClassificationRecipe) and recipe.encoder.kind == "checkpoint":
+    elif isinstance(recipe, DownstreamRecipe) and recipe.encoder.kind == "checkpoint":
         weights = Path(recipe.encoder.path).expanduser()
         if not weights.is_file():
             raise UserError(f"method.{planned.method}.checkpoint: there is no file {weights}.")
@@ -283,6 +313,24 @@ def needed_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) ->
             f"First run: nox -s {other.stage} -- {suite.given} (or: lutbench run {suite.given} --stage {other.stage})."
         )
     return run
+
+
+def finished_folder(name: str, runs: Path) -> Path:
+    """The folder of a finished run, by its folder or by ``SUITE/NAME`` below ``runs``; of several recipes the latest.
+
+    Raises:
+        UserError: if there is none; names those that there are.
+    """
+    for home in (Path(name), runs / name):
+        if (home / "finished.json").is_file():
+            return home
+        finished = sorted(home.glob("*/finished.json"), key=lambda path: path.stat().st_mtime)
+        if finished:
+            return finished[-1].parent
+    known = sorted({path.parents[1].relative_to(runs).as_posix() for path in runs.glob("**/finished.json")})
+    raise UserError(
+        f"There is no finished run {name!r} in {runs.absolute()}.{nearest(name, known)} Finished there: {listed(known) or 'none'}."
+    )
 
 
 def summary(record: Record) -> str:

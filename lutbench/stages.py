@@ -3,6 +3,7 @@
 The one place that knows every stage; stages are imported when their first run comes.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -10,11 +11,13 @@ import torch
 
 from lutbench.batches import Schedule
 from lutbench.data.images import check_pair
+from lutbench.data.masks import check_masks
+from lutbench.data.scenes import check_scenes
 from lutbench.encoders import create_encoder
-from lutbench.errors import UserError
+from lutbench.errors import UserError, listed
 from lutbench.processes import accelerator
 from lutbench.progress import console
-from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, PretrainRecipe
+from lutbench.recipes import ClassificationRecipe, DownstreamRecipe, FinetuneRecipe, PretrainRecipe, SegmentationRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.run import Run, State, Workspace, needed_run, open_run
 
@@ -46,28 +49,22 @@ def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], wo
             if standing.state is State.FINISHED:
                 if main:
                     run.bring_back_record()
-                say(run, f"finished already; {run.result()} ({run.folder})")
+                run.say(f"finished already; {run.result()} ({run.folder})")
                 continue
             if standing.state is State.STALE:
-                say(run, f"stale {standing.detail}; runs anew, and the old run stays in {standing.folder}")
+                run.say(f"stale {standing.detail}; runs anew, and the old run stays in {standing.folder}")
             if main:
                 run.start()
             accelerator().wait_for_everyone()
             perform(run)
             accelerator().wait_for_everyone()
-            say(run, run.result())
-
-
-def say(run: Run, text: str) -> None:
-    """Print a line about a run, once."""
-    if accelerator().is_main_process:
-        console.print(f"{run.planned.name}: {text}")
+            run.say(run.result())
 
 
 def perform(run: Run) -> None:
     """Call the stage function of a run."""
     recipe = run.planned.recipe
-    assert isinstance(recipe, PretrainRecipe | ClassificationRecipe)
+    assert isinstance(recipe, PretrainRecipe | DownstreamRecipe)
     torch.set_num_threads(recipe.threads or THREADS)
     if isinstance(recipe, PretrainRecipe):
         from pretrain.train import pretrain
@@ -86,6 +83,9 @@ def check(planned: PlannedRun, workspace: Workspace) -> None:
         UserError: see :func:`run_suite`.
     """
     recipe = planned.recipe
+    if isinstance(recipe, SegmentationRecipe):
+        check_segmentation(planned, recipe, workspace)
+        return
     assert isinstance(recipe, PretrainRecipe | ClassificationRecipe)
     train = workspace.images(recipe.data, "train")
     processes = accelerator().num_processes
@@ -100,6 +100,30 @@ def check(planned: PlannedRun, workspace: Workspace) -> None:
         train_transform(recipe)
     if isinstance(recipe, ClassificationRecipe):
         check_pair(train, workspace.images(recipe.data, "val"))
+
+
+def check_segmentation(planned: PlannedRun, recipe: SegmentationRecipe, workspace: Workspace) -> None:
+    """:func:`check` of a segmentation run.
+
+    Raises:
+        UserError: see :func:`run_suite`; also if MMSegmentation is not installed, or a mask does not fit its image or
+            the classes.
+    """
+    missing = [name for name in ("mmcv", "mmengine", "mmseg") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"{planned.name} needs MMSegmentation, and {listed(missing)} cannot be found. Install it: "
+            'python -m pip install -c constraints.txt -e ".[segmentation]" (nox does so by itself).'
+        )
+    train, val = workspace.scenes(recipe.data, "train"), workspace.scenes(recipe.data, "val")
+    check_scenes(train, val)
+    for scenes in (train, val):
+        check_masks(scenes, workspace.runs / "checked")
+    with torch.device("meta"):
+        create_encoder(recipe.encoder.architecture, recipe.crop)
+    from downstream.segmentation.config import check_segmentation as check_sizes
+
+    check_sizes(recipe, accelerator().num_processes)
 
 
 def show_status(suite: LoadedSuite, workspace: Workspace) -> None:

@@ -1,132 +1,25 @@
-"""Tables from records alone: no data, no GPU, and no number typed by hand.
-
-A value is printed only while its record's settings, and those of the run that its encoder comes from, are those of the
-suite file; else the cell says that it is stale, and a footnote why.
-Published values come from ``published.toml``, for the method's own report under the encoder of the same name.
-"""
+"""Tables and figures from records alone: no data, no GPU, and no number typed by hand."""
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from lutbench.errors import UserError, nearest
+from lutbench.files import whole_file
 from lutbench.progress import console
-from lutbench.recipes import ClassificationRecipe
-from lutbench.recipes.suite import LoadedSuite, PlannedRun
-from lutbench.record import Record, changes, read_outcomes, read_records
-from lutbench.statistics import over_seeds, paired
-from results.published import Published, PublishedValue, load_published
+from lutbench.recipes import TASKS, SegmentationRecipe
+from lutbench.recipes.suite import LoadedSuite
+from lutbench.record import Record
+from lutbench.statistics import RESAMPLES
+from results.cells import Cell, cells, method_label, task_title
+from results.comparisons import comparison_tables
 
 PIPELINE_ONLY = "These numbers show that the pipeline works. They are no evidence about the method."
-LEGEND = (
-    "Measured values in percent, each with its 95 % interval: Wilson's over images for one seed, Student's t over seeds "
-    "for more. Published values are those of the method's own report; a difference is measured minus published."
-)
-PAIRED = (
-    "Difference in points with its 95 % interval (Agresti and Min); images on which only the first or only the second "
-    "method is right (of several seeds, right in more of them); p of the exact McNemar test. "
-    "Interval and p tell what other images would change, not what another training run would."
-)
-
 LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"})
 """What pandas escapes in cells and not in captions."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One method on one task."""
-
-    task: str
-    method: str
-    encoder: str
-    planned: int
-    """Seeds in the suite file."""
-    metric: str = ""
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    runs: tuple[Record, ...] = ()
-    """The records that the value is the mean of, one per seed."""
-    stale: tuple[str, ...] = ()
-    """The runs whose records are there and do not count, each with the reason."""
-    published: PublishedValue | None = None
-
-
-def cells(suite: LoadedSuite, results_dir: Path) -> list[Cell]:
-    """Every cell of the suite, tasks and in them methods in the suite file's order.
-
-    Raises:
-        UserError: if a record is damaged, or a ``published`` name in the suite file is not in published.toml.
-    """
-    records = read_records(results_dir, suite.name)
-    published = load_published()
-    made = []
-    for task in suite.suite.downstream:
-        for method in suite.suite.method:
-            planned = [run for run in suite.runs if (run.task, run.method) == (task, method)]
-            if planned:
-                made.append(_cell(suite, task, method, planned, records, published))
-    return made
-
-
-def _cell(
-    suite: LoadedSuite,
-    task: str,
-    method: str,
-    planned: list[PlannedRun],
-    records: dict[str, Record],
-    published: Published,
-) -> Cell:
-    recipe = planned[0].recipe
-    assert isinstance(recipe, ClassificationRecipe)
-    encoder = recipe.encoder.architecture.label or recipe.encoder.architecture.model
-    known = _published(suite, task, method, encoder, published)
-    reasons = {run.name: _outdated(suite, run, records) for run in planned if run.name in records}
-    current = [records[name] for name, reason in reasons.items() if not reason]
-    stale = tuple(f"`{name}` stale: {reason}" for name, reason in reasons.items() if reason)
-    if not current:
-        return Cell(task, method, encoder, len(planned), stale=stale, published=known)
-    first = [record.measurements[0] for record in current]
-    values = [measurement.value for measurement in first]
-    low, high = over_seeds(values) if len(values) > 1 else (first[0].low, first[0].high)
-    return Cell(
-        task, method, encoder, len(planned), first[0].metric, float(np.mean(values)), low, high, tuple(current), stale,
-        known,
-    )  # fmt: skip
-
-
-def _outdated(suite: LoadedSuite, run: PlannedRun, records: dict[str, Record]) -> str:
-    """Why the record of a run is not that of the suite file's settings; empty if it is."""
-    record = records[run.name]
-    changed = changes(record.document["recipe"], run.recipe.affecting_results())
-    if changed or run.needs is None:
-        return changed[0] if changed else ""
-    if run.needs not in records:
-        return f"its encoder's run, {run.needs}, has no record"
-    if record.document["encoder"]["run"] != records[run.needs].identity:
-        return f"its encoder is not that of the record of {run.needs}"
-    needed = next(other for other in suite.runs if other.name == run.needs)
-    reason = _outdated(suite, needed, records)
-    return f"{run.needs}: {reason}" if reason else ""
-
-
-def _published(suite: LoadedSuite, task: str, method: str, encoder: str, published: Published) -> PublishedValue | None:
-    names = suite.suite.downstream[task].published, suite.suite.method[method].published
-    methods = {entry.method for entry in published.reported}
-    for where, name, known in (
-        (f"downstream.{task}", names[0], set(published.task)),
-        (f"method.{method}", names[1], methods),
-    ):
-        if name and name not in known:
-            raise UserError(
-                f"{suite.name}: {where}.published: results/published.toml has no {name!r}.{nearest(name, known)}"
-            )
-    return published.value(names[1], names[0], encoder) if all(names) else None
 
 
 def main_table(suite: LoadedSuite, made: Iterable[Cell]) -> pd.DataFrame:
@@ -139,8 +32,8 @@ def main_table(suite: LoadedSuite, made: Iterable[Cell]) -> pd.DataFrame:
         told = cell.published
         rows.append(
             {
-                "task": _title(suite, cell.task),
-                "method": _label(suite, cell.method),
+                "task": task_title(suite, cell.task),
+                "method": method_label(suite, cell.method),
                 "encoder": cell.encoder,
                 "metric": cell.metric,
                 "measured": measured,
@@ -156,59 +49,44 @@ def main_table(suite: LoadedSuite, made: Iterable[Cell]) -> pd.DataFrame:
     return table if letters or table.empty else table.drop(columns=["published", "difference"])
 
 
-def _title(suite: LoadedSuite, task: str) -> str:
-    return suite.suite.downstream[task].title or task
-
-
-def _label(suite: LoadedSuite, method: str) -> str:
-    return suite.suite.method[method].label or method
-
-
 def _letters(made: Iterable[Cell]) -> dict[str, str]:
     """A letter for every source of a published value."""
     sources = dict.fromkeys(cell.published.source for cell in made if cell.published)
-    return dict(zip(sources, ascii_lowercase, strict=False))
+    return {source: _letter(number) for number, source in enumerate(sources)}
 
 
-def comparison_table(suite: LoadedSuite, made: list[Cell], results_dir: Path) -> pd.DataFrame:
-    """The suite's pairs of methods on the same images: difference in points, exact McNemar."""
-    by = {(cell.method, cell.task): cell for cell in made}
-    rows = []
-    for task in suite.suite.downstream:
-        for first, second in suite.suite.compare:
-            if not {(first, task), (second, task)} <= set(by):
-                continue
-            pair = by[first, task], by[second, task]
-            if not pair[0].runs or [r.seed for r in pair[0].runs] != [r.seed for r in pair[1].runs]:
-                continue
-            outcomes = [[read_outcomes(record, results_dir) for record in cell.runs] for cell in pair]
-            if len({o.images for one in outcomes for o in one}) != 1:
-                continue  # other images: nothing to pair
-            told = paired(*(np.stack([o.right() for o in one]) for one in outcomes))
-            rows.append(
-                {
-                    "task": _title(suite, task),
-                    "pair": f"{_label(suite, first)} - {_label(suite, second)}",
-                    "difference": f"{100 * told.difference:+.1f} [{100 * told.interval.low:+.1f}, {100 * told.interval.high:+.1f}]",
-                    "only 1st": str(told.first_only),
-                    "only 2nd": str(told.second_only),
-                    "p": f"{told.p:.2g}",
-                    "images": str(told.images),
-                }
-            )
-    return pd.DataFrame(rows)
+def _letter(number: int) -> str:
+    """a to z, then aa, ab ..."""
+    before, last = divmod(number, len(ascii_lowercase))
+    return (_letter(before - 1) if before else "") + ascii_lowercase[last]
+
+
+def _legend(suite: LoadedSuite) -> str:
+    segmented = {TASKS[task.kind] is SegmentationRecipe for task in suite.suite.downstream.values()}
+    of_one = {False: "Wilson's over images", True: f"percentiles of {RESAMPLES} resamples of the images"}
+    intervals = " or, of mIoU, ".join(of_one[kind] for kind in sorted(segmented))
+    return (
+        f"Measured values in percent, each with its 95 % interval: {intervals} for one seed, Student's t over seeds "
+        "for more. Published values are those of the method's own report; a difference is measured minus published."
+    )
 
 
 def build_tables(suite: LoadedSuite, results_dir: Path) -> dict[str, str]:
     """File name to text: Markdown for people, CSV for programs, LaTeX for papers. Empty without records."""
-    made = cells(suite, results_dir)
+    return _texts(suite, cells(suite, results_dir), results_dir)
+
+
+def _texts(suite: LoadedSuite, made: list[Cell], results_dir: Path) -> dict[str, str]:
     if not any(cell.runs or cell.stale for cell in made):
         return {}
     warning = PIPELINE_ONLY if suite.suite.kind == "pipeline" else ""
-    table, compared = main_table(suite, made), comparison_table(suite, made, results_dir)
-    markdown = [f"# {suite.suite.title}", warning, suite.suite.about.strip(), _markdown(table), LEGEND]
-    if len(compared):
-        markdown += ["## The same images", _markdown(compared), PAIRED]
+    table, compared = main_table(suite, made), comparison_tables(suite, made, results_dir)
+    markdown = [f"# {suite.suite.title}", warning, suite.suite.about.strip(), _markdown(table), _legend(suite)]
+    if compared:
+        markdown += ["## The same images", *(text for one in compared for text in (_markdown(one.table), one.legend))]
+    if drawings := _drawings(suite, made):
+        links = (f"![{drawing.title}](../../figures/{suite.name}/{name})" for name, drawing in drawings.items())
+        markdown += ["## Classes", *links]
     markdown += ["## Runs", "\n".join(_footnotes(made))]
     if letters := _letters(made):
         markdown += ["## Sources", "\n".join(f"- [{letter}] {source}" for source, letter in letters.items())]
@@ -235,7 +113,7 @@ def _footnotes(made: Iterable[Cell]) -> list[str]:
 
 def _tidy(suite: LoadedSuite, made: Iterable[Cell], warning: str) -> pd.DataFrame:
     """A row per cell with a value, unrounded, for programs."""
-    return pd.DataFrame(
+    table = pd.DataFrame(
         [
             {
                 "suite": suite.name, "task": cell.task, "method": cell.method, "encoder": cell.encoder,
@@ -245,23 +123,57 @@ def _tidy(suite: LoadedSuite, made: Iterable[Cell], warning: str) -> pd.DataFram
                 "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in cell.runs), "note": warning,
             }
             for cell in made
-            if cell.runs
         ]
     )  # fmt: skip
+    return table[table["seeds"] > 0]  # its columns are named even if there is none
+
+
+class _Drawing(NamedTuple):
+    title: str
+    methods: list[tuple[str, tuple[Record, ...]]]
+
+
+def _drawings(suite: LoadedSuite, made: Iterable[Cell]) -> dict[str, _Drawing]:
+    """File name to what is drawn of every segmentation task that has a record."""
+    drawings = {
+        f"{task}-iou.png": _Drawing(
+            f"{suite.suite.title}, {task_title(suite, task)}: IoU per class",
+            [(method_label(suite, cell.method), cell.runs) for cell in made if cell.task == task and cell.runs],
+        )
+        for task, table in suite.suite.downstream.items()
+        if TASKS[table.kind] is SegmentationRecipe
+    }
+    return {name: drawing for name, drawing in drawings.items() if drawing.methods}
 
 
 def write_tables(suite: LoadedSuite, results_dir: Path) -> None:
-    """Write the tables to ``tables/SUITE``."""
+    """Write the tables to ``tables/SUITE``, and to ``figures/SUITE`` what they show.
+
+    Raises:
+        UserError: if a record is damaged, or on a full disk.
+    """
+    made = cells(suite, results_dir)
     folder = results_dir / "tables" / suite.name
-    for name, text in build_tables(suite, results_dir).items():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
+    for name, text in _texts(suite, made, results_dir).items():
+        with whole_file(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    drawings = _drawings(suite, made)
+    if drawings:
+        from results.figures import write_class_figure  # here, because matplotlib takes a second to import
+
+        for name, drawing in drawings.items():
+            note = PIPELINE_ONLY if suite.suite.kind == "pipeline" else ""
+            write_class_figure(_figure_path(suite, name, results_dir), drawing.title, drawing.methods, note)
 
 
 def check_tables(suite: LoadedSuite, results_dir: Path) -> list[str]:
-    """A unified diff for every table that differs from what its records say; empty if none does."""
+    """A unified diff for every table that differs from what its records say, and every figure that is missing.
+
+    Empty if there are none. What is in a figure is not compared: its pixels depend on matplotlib's version.
+    """
+    made = cells(suite, results_dir)
     folder = results_dir / "tables" / suite.name
-    expected = build_tables(suite, results_dir)
+    expected = _texts(suite, made, results_dir)
     there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("main.*")} if folder.is_dir() else {}
     differences = []
     for name in sorted({*expected, *there}):
@@ -271,7 +183,12 @@ def check_tables(suite: LoadedSuite, results_dir: Path) -> list[str]:
                 old.splitlines(), new.splitlines(), f"{name} as it is", f"{name} as records say", lineterm=""
             )
             differences.append("\n".join(lines))
-    return differences
+    figures = (_figure_path(suite, name, results_dir) for name in _drawings(suite, made))
+    return differences + [f"{path} is missing" for path in figures if not path.is_file()]
+
+
+def _figure_path(suite: LoadedSuite, name: str, results_dir: Path) -> Path:
+    return results_dir / "figures" / suite.name / name
 
 
 def show_tables(suite: LoadedSuite, results_dir: Path) -> None:
@@ -280,8 +197,9 @@ def show_tables(suite: LoadedSuite, results_dir: Path) -> None:
     console.print(suite.suite.title, style="bold")
     if suite.suite.kind == "pipeline":
         console.print(PIPELINE_ONLY, soft_wrap=False)
-    _print(main_table(suite, made), LEGEND)
-    _print(comparison_table(suite, made, results_dir), PAIRED)
+    _print(main_table(suite, made), _legend(suite))
+    for compared in comparison_tables(suite, made, results_dir):
+        _print(compared.table, compared.legend)
     for source, letter in _letters(made).items():
         console.print(f"[{letter}] {source}")
     for reason in (reason for cell in made for reason in cell.stale):

@@ -21,7 +21,7 @@ import pytest
 from toy_runs import write_images
 
 from lutbench.cli import main
-from lutbench.data.catalogue import CATALOGUE
+from lutbench.data.known import CATALOGUE
 from lutbench.errors import UserError
 from lutbench.recipes.suite import load_suite
 from lutbench.run import Workspace, open_run

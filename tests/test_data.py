@@ -12,9 +12,10 @@ from PIL import Image
 from rich.console import Console, RenderableType
 
 from lutbench.data import catalogue
-from lutbench.data.catalogue import CATALOGUE, check_set, known_set, list_sets, prepare_set, render_check, render_list
+from lutbench.data.catalogue import check_set, list_sets, prepare_set, render_check, render_list
 from lutbench.data.decoding import decode
 from lutbench.data.images import ImageSet, UndecodableImage, check_pair, load_or_next, open_images
+from lutbench.data.known import CATALOGUE, known_set
 from lutbench.errors import UserError
 from lutbench.recipes import DataRecipe
 

@@ -13,9 +13,9 @@ from downstream.augment import eval_transform
 from downstream.evaluate import evaluate, outcomes_of, over_images, place_of_label
 from lutbench.encoders import create_encoder
 from lutbench.errors import UserError
+from lutbench.outcomes import names_fingerprint
 from lutbench.pixels import normalised
 from lutbench.recipes import ClassificationRecipe
-from lutbench.record import names_fingerprint
 from lutbench.run import Run
 
 

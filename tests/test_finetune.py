@@ -249,7 +249,7 @@ def test_a_run_learns_and_leaves_a_record_and_a_classifier_that_timm_loads(
         description["model"], **description["arguments"], checkpoint_path="classifier.safetensors"
     )
     again = finetune.evaluate(loaded, run.images("val"), run.planned.recipe, title="")  # type: ignore[arg-type]
-    assert {m.metric: m.value for m in again.accuracy()} == found["measurements"]
+    assert {m.metric: m.value for m in again.measurements()} == found["measurements"]
 
 
 def test_evaluating_on_the_way_changes_nothing(folder: Path) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lutbench.confusions import Confusions
 from lutbench.errors import UserError
+from lutbench.outcomes import Measurement, Outcomes
 from lutbench.recipes import DataRecipe, EncoderRecipe, EncoderSource, KnnRecipe
 from lutbench.recipes.suite import PlannedRun
 from lutbench.record import (
-    Measurement,
-    Outcomes,
+    PerImage,
     Record,
     changes,
     identity_of,
@@ -58,11 +59,17 @@ def outcomes_of(*ranks: int) -> Outcomes:
     return Outcomes.of(np.ones(len(ranks), int), np.where(rank == 0, 1, 3), rank, names)
 
 
-def record_of(outcomes: Outcomes, seed: int = 0) -> Record:
+def confusions(multi_scale: Confusions | None = None) -> Confusions:
+    """Two images and three classes, of which `dog` is nowhere."""
+    counts = [np.array([[0, 0, 60], [0, 2, 20]]), np.array([[0, 0, 5], [2, 0, 10], [2, 2, 5]])]
+    return Confusions.of(counts, ["sky", "dog", "sea"], ["one.jpg", "two.jpg"], multi_scale)
+
+
+def record_of(outcomes: PerImage, seed: int = 0, stage: str = "knn") -> Record:
     return make_record(
         planned(seed),
-        DOCUMENT | {"seed": seed},
-        outcomes.accuracy(),
+        DOCUMENT | {"seed": seed, "stage": stage},
+        outcomes.measurements(),
         wall_seconds=1.5,
         checkpoint="c" * 64,
         extra={"skipped": 2},
@@ -92,6 +99,7 @@ def test_a_record_and_its_outcomes_come_back_as_they_were(tmp_path: Path) -> Non
     assert back.outcomes is not None
     assert back.model_copy(update={"outcomes": None}) == record
     read = read_outcomes(back, tmp_path)
+    assert isinstance(read, Outcomes)
     assert read.images == outcomes.images
     for name in ("label", "prediction", "rank"):
         np.testing.assert_array_equal(getattr(read, name), getattr(outcomes, name))
@@ -108,7 +116,7 @@ def test_a_record_without_outcomes_comes_back_too(tmp_path: Path) -> None:
 
 
 def test_the_numbers_are_counts_of_the_outcomes() -> None:
-    top1, top5 = outcomes_of(0, 0, 0, 4, 5, 9, 0, 0).accuracy()
+    top1, top5 = outcomes_of(0, 0, 0, 4, 5, 9, 0, 0).measurements()
     assert (top1.metric, top1.value, top1.n, top1.unit) == ("top-1", 62.5, 8, "%")
     assert (top5.metric, top5.value, top5.n) == ("top-5", 75.0, 8)
     assert top1.low is not None
@@ -132,6 +140,7 @@ def test_labels_above_int16_survive(tmp_path: Path) -> None:
     record = record_of(outcomes)
     write_record(record, outcomes, tmp_path)
     read = read_outcomes(read_records(tmp_path, "toy")[record.run], tmp_path)
+    assert isinstance(read, Outcomes)
     assert read.label.tolist() == [40_000, 2]
     assert read.rank.tolist() == [0, 50_000]
 
@@ -139,6 +148,54 @@ def test_labels_above_int16_survive(tmp_path: Path) -> None:
 def test_the_order_and_the_names_of_the_images_tell_sets_apart() -> None:
     same = [Outcomes.of([1, 1], [1, 1], [0, 0], names).images for names in (["a", "b"], ["b", "a"], ["ab", ""])]
     assert len(set(same)) == 3
+
+
+# --- Segmentation
+
+
+def test_a_segmentation_and_its_confusions_come_back_as_they_were(tmp_path: Path) -> None:
+    several = replace(confusions(), count=np.array([70, 10, 5, 1, 14]))
+    for made in (confusions(), confusions(several)):
+        record = record_of(made, stage="segmentation")
+        write_record(record, made, tmp_path)
+        back = read_records(tmp_path, "toy")[record.run]
+        assert back.model_copy(update={"outcomes": None}) == record
+        read = read_outcomes(back, tmp_path)
+        assert isinstance(read, Confusions)
+        assert (read.n, read.classes, read.images) == (2, ("sky", "dog", "sea"), made.images)
+        for there, here in ((read, made), (read.multi_scale, made.multi_scale)):
+            for name in ("image", "label", "prediction", "count"):
+                np.testing.assert_array_equal(getattr(there, name, None), getattr(here, name, None))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["measurements"][0].update(value=99.0), r"says mIoU 99\.0 % over 2 images.* give mIoU 41\.35"),
+        (lambda r: r["measurements"][0].update(low=40.0), r"says mIoU 41\.3.*interval 40\.0 to"),
+        (lambda r: r["measurements"][3].update(value=99.0), r"says mIoU, multi-scale 99\.0"),
+        (lambda r: r["measurements"][4].update(metric="IoU dog"), r"says IoU dog .* give IoU sky"),
+        (lambda r: r["measurements"].pop(), "says nothing where its outcomes give IoU sea"),
+        (lambda r: r["measurements"].append(r["measurements"][0]), "says mIoU .* give nothing"),
+        (lambda r: r.update(outcomes=None), "names no per-image outcomes, as every segmentation run has"),
+    ],
+)
+def test_an_edited_record_of_a_segmentation_is_refused(
+    tmp_path: Path, change: Callable[[Any], object], message: str
+) -> None:
+    made = confusions(confusions())
+    path = write_record(record_of(made, stage="segmentation"), made, tmp_path)
+    edit(path, change)
+    with pytest.raises(UserError, match=message) as refused:
+        read_records(tmp_path, "toy")
+    assert str(refused.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(("made", "stage"), [(confusions(), "knn"), (outcomes_of(0, 7), "segmentation")])
+def test_outcomes_of_another_kind_of_task_are_refused(tmp_path: Path, made: PerImage, stage: str) -> None:
+    write_record(record_of(made, stage=stage), made, tmp_path)
+    with pytest.raises(UserError, match=rf"\.npz: expected the \w+ of a {stage} run, found arrays"):
+        read_records(tmp_path, "toy")
 
 
 # --- Touched

@@ -7,7 +7,18 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from lutbench.statistics import Interval, mcnemar, over_seeds, paired, wilson
+from lutbench.statistics import (
+    RESAMPLES,
+    Interval,
+    bootstrap,
+    mcnemar,
+    over_seeds,
+    paired,
+    percentiles,
+    resampled,
+    resamples,
+    wilson,
+)
 
 Outcomes = NDArray[np.bool_]
 """(seeds, images)"""
@@ -184,3 +195,128 @@ def test_exchanging_the_methods_turns_the_difference_around() -> None:
 def test_outcomes_that_cannot_be_paired_are_refused(first: tuple[int, ...], second: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="two equal shapes"):
         paired(np.zeros(first, bool), np.zeros(second, bool))
+
+
+# --- Bootstrap over images
+
+
+def ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of sums (b, 2): (b,). No mean over images, like IoU; of a value and ones, the mean."""
+    return sums[:, 0] / sums[:, 1]
+
+
+def with_ones(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., images) to (..., images, 2)."""
+    return np.stack([values, np.ones_like(values)], -1)
+
+
+@pytest.mark.parametrize("n", [1, 7, 1000, 3000])
+def test_every_resample_has_as_many_images_as_there_are(n: int) -> None:
+    weights = np.concatenate(list(resamples(n)))
+    assert weights.shape == (RESAMPLES, n)
+    assert (weights.sum(1) == n).all()
+    if n > 1:
+        assert weights.mean(0) == pytest.approx(1, abs=6 / RESAMPLES**0.5)
+        assert weights.var() == pytest.approx(1 - 1 / n, abs=0.05), "drawn with replacement"
+
+
+def test_resamples_are_the_same_on_every_machine_and_at_every_call() -> None:
+    """The first draws of NumPy's PCG64, seeded by 0, as they are and always will be: records are checked by them."""
+    first, again = next(resamples(10)), next(resamples(10))
+    assert first[0].tolist() == [0, 3, 0, 2, 2, 0, 0, 3, 0, 0]
+    np.testing.assert_array_equal(first, again)
+
+
+def test_the_bootstrap_of_a_mean_has_its_standard_error() -> None:
+    values = np.random.default_rng(4).exponential(2, 500)
+    drawn = bootstrap(with_ones(values), ratio)
+    assert drawn.shape == (RESAMPLES,)
+    assert drawn.std() == pytest.approx(values.std() / sqrt(500), rel=0.05)
+    low, high = percentiles(drawn)
+    assert (low, high) == pytest.approx(
+        (values.mean() - Z * values.std() / sqrt(500), values.mean() + Z * values.std() / sqrt(500)), abs=0.03
+    )
+
+
+def test_percentiles_pass_over_resamples_in_which_there_is_no_number() -> None:
+    drawn = np.array([[1.0, np.nan, np.nan]] * 4 + [[2.0, 5.0, np.nan]] * 97)
+    ends = percentiles(drawn)
+    assert ends[:, 0] == pytest.approx([1, 2])
+    assert ends[:, 1] == pytest.approx([5, 5])
+    assert np.isnan(ends[:, 2]).all()
+
+
+# --- Two methods on the same resamples
+
+
+def test_the_interval_of_a_paired_difference_is_that_of_the_per_image_differences() -> None:
+    generator = np.random.default_rng(5)
+    first = generator.normal(0, 5, 300)
+    second = first + generator.normal(0.2, 1, 300)  # images differ far more than methods
+    told = resampled(with_ones(first[None]), with_ones(second[None]), ratio)
+    differences = first - second
+    half = Z * differences.std() / sqrt(300)
+    assert told.difference == pytest.approx(differences.mean())
+    assert told.interval == pytest.approx((differences.mean() - half, differences.mean() + half), abs=0.012)
+    assert (told.images, told.seed_interval) == (300, None)
+    assert told.p == pytest.approx(
+        2 * stats.norm.sf(abs(differences.mean()) * sqrt(300) / differences.std()), abs=0.005
+    )
+
+
+def test_the_interval_of_a_ratios_difference_holds_it_in_95_of_100_test_sets() -> None:
+    """Two methods that hit 60 and 50 % of objects whose sizes differ; other images are drawn each time."""
+    generator, held, significant = np.random.default_rng(6), [], []
+    for _ in range(200):
+        size = generator.exponential(1, 100)
+        chance = generator.beta(2, 2, 100)
+        hits = [size * (chance + generator.normal(lift, 0.1, 100)) for lift in (0.1, 0.1, 0.0)]
+        first, same, second = (np.stack([hit, size], -1)[None] for hit in hits)
+        low, high = resampled(first, second, ratio).interval
+        held.append(low <= 0.1 <= high)
+        significant.append(resampled(first, same, ratio).p < 0.05)
+    assert np.mean(held) == pytest.approx(0.95, abs=0.045)  # 3 standard errors
+    assert np.mean(significant) == pytest.approx(0.05, abs=0.045)
+
+
+def test_equal_methods_do_not_differ_and_clear_ones_do() -> None:
+    values = with_ones(np.random.default_rng(7).normal(1, 1, (1, 50)))
+    level = resampled(values, values, ratio)
+    assert (level.difference, level.interval, level.p) == (0, (0, 0), 1)
+    apart = resampled(values + np.array([9, 0]), values, ratio)
+    assert apart.p == 2 / (RESAMPLES + 1)
+    assert apart.interval == pytest.approx((9, 9))
+
+
+def test_seeds_that_agree_are_no_more_evidence_to_the_bootstrap_either() -> None:
+    generator = np.random.default_rng(8)
+    first, second = (with_ones(generator.normal(mean, 1, (1, 80))) for mean in (1.1, 1))
+    one, three = resampled(first, second, ratio), resampled(first.repeat(3, 0), second.repeat(3, 0), ratio)
+    assert three.interval == pytest.approx(one.interval)
+    assert three.p == one.p
+    assert three.seed_differences == pytest.approx((one.difference,) * 3)
+
+
+def test_seeds_that_differ_are_averaged_in_every_resample() -> None:
+    generator = np.random.default_rng(9)
+    first, second = (generator.normal(mean, 1, (3, 200)) for mean in (1.3, 1))
+    told = resampled(with_ones(first), with_ones(second), ratio)
+    averaged = resampled(with_ones(first.mean(0)[None]), with_ones(second.mean(0)[None]), ratio)
+    assert told.difference == pytest.approx(averaged.difference)
+    assert told.interval == pytest.approx(averaged.interval)
+    assert told.seed_differences == pytest.approx(tuple(first.mean(1) - second.mean(1)))
+    assert told.seed_interval == pytest.approx(over_seeds(told.seed_differences))
+
+
+def test_exchanging_the_methods_turns_the_resampled_difference_around() -> None:
+    generator = np.random.default_rng(10)
+    first, second = (with_ones(generator.normal(mean, 1, (1, 60))) for mean in (1.2, 1))
+    one, other = resampled(first, second, ratio), resampled(second, first, ratio)
+    assert other.interval == pytest.approx(Interval(-one.interval.high, -one.interval.low))
+    assert (other.difference, other.p) == (-one.difference, one.p)
+
+
+@pytest.mark.parametrize(("first", "second"), [((1, 5, 2), (1, 4, 2)), ((2, 5, 2), (1, 5, 2)), ((5,), (5,))])
+def test_counts_that_cannot_be_paired_are_refused(first: tuple[int, ...], second: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="two equal shapes"):
+        resampled(np.zeros(first), np.zeros(second), ratio)

@@ -2,16 +2,26 @@
 
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from lutbench.confusions import Confusions
 from lutbench.errors import UserError
+from lutbench.outcomes import Measurement, Outcomes
+from lutbench.recipes import FinetuneRecipe, KnnRecipe, PretrainRecipe
 from lutbench.recipes.suite import LoadedSuite, load_suite
-from lutbench.record import Measurement, Outcomes, Record, make_record, write_record
-from results.tables import build_tables, cells, check_tables, comparison_table, main_table, show_tables, write_tables
+from lutbench.record import PerImage, Record, make_record, write_record
+from results.cells import Cell, cells
+from results.comparisons import comparison_tables
+from results.published import PublishedValue
+from results.tables import build_tables, check_tables, main_table, show_tables, write_tables
+
+ROOT = Path(__file__).parents[1]
 
 SUITE = """
 title = "Toys & trains"
@@ -42,6 +52,18 @@ kind = "knn"
 data = "toys"
 """
 
+SEGMENTATION = """
+[data.streets]
+source = "scenes"
+path = "streets"
+classes = ["road", "sky"]
+[downstream.masks]
+kind = "segmentation"
+title = "Streets"
+data = "streets"
+published = "ade20k/upernet/miou"
+"""
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -67,18 +89,25 @@ def share(count: int, of: int = 100) -> Outcomes:
     return outcomes(*(number < count for number in range(of)))
 
 
+def streets(*hits: int, names: str = "street") -> Confusions:
+    """An image for every number: so many of 100 pixels of road and of sky are right."""
+    counts = [np.array([[0, 0, hit], [0, 1, 100 - hit], [1, 0, 100 - hit], [1, 1, hit]]) for hit in hits]
+    return Confusions.of(counts, ["road", "sky"], (f"{names}{number}.jpg" for number in range(len(hits))))
+
+
 def recorded(
-    folder: Path, loaded: LoadedSuite, name: str, made: Outcomes | None, encoder: Record | None = None
+    folder: Path, loaded: LoadedSuite, name: str, made: PerImage | None, encoder: Record | None = None
 ) -> Record:
     """Keep a record as the run of that name would leave it; ``encoder`` is that of the run before it."""
     planned = next(run for run in loaded.runs if run.name in (name, f"downstream/{name}"))
     document = {
         "stage": planned.stage if made is None else planned.recipe.model_dump()["kind"],
+        "revision": planned.recipe.revision,
         "seed": planned.seed,
         "recipe": planned.recipe.affecting_results(),
         "encoder": encoder and {"run": encoder.identity},
     }
-    measured = [Measurement(metric="total loss", value=0.5, unit="")] if made is None else made.accuracy()
+    measured = [Measurement(metric="total loss", value=0.5, unit="")] if made is None else made.measurements()
     record = make_record(planned, document, measured, wall_seconds=61.4)
     write_record(record, made, folder)
     return record
@@ -137,6 +166,15 @@ def test_sources_are_listed_under_the_letters_of_the_table(folder: Path, capsys:
     assert re.search(r"^\[b\] .*\(MAE\), table 3$", capsys.readouterr().out, re.M)
 
 
+def test_more_sources_than_letters_go_on_with_two(folder: Path) -> None:
+    loaded = suite(folder)
+    told = (PublishedValue(80.0, f"source {number}", "", "") for number in range(60))
+    made = [Cell("tuned", "ours", "ViT-B/16", 1, published=value) for value in told]
+    letters = [text.split()[1] for text in main_table(loaded, made)["published"]]
+    assert len(set(letters)) == 60
+    assert [letters[place] for place in (0, 25, 26, 51, 52)] == ["[a]", "[z]", "[aa]", "[az]", "[ba]"]
+
+
 def test_a_record_of_other_settings_is_stale_and_prints_no_value(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +194,26 @@ def test_a_record_of_other_settings_is_stale_and_prints_no_value(
     assert row(folder, harmless, "Fine-tuning", "LUT_100%")["measured"] == "80.0"
 
 
+def test_a_record_of_older_code_is_stale(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = suite(folder)
+    recorded(folder, loaded, "tuned/ours/seed0", share(80))
+    monkeypatch.setattr(KnnRecipe, "revision", 7)
+    assert row(folder, loaded, "Fine-tuning", "LUT_100%")["measured"] == "80.0", "another stage's code"
+    monkeypatch.setattr(FinetuneRecipe, "revision", 7)
+    assert row(folder, loaded, "Fine-tuning", "LUT_100%")["measured"] == "stale"
+    assert (
+        "`downstream/tuned/ours/seed0` stale: revision changed from 1 to 7" in build_tables(loaded, folder)["main.md"]
+    )
+
+
+def test_where_every_record_is_stale_programs_still_read_a_table(folder: Path) -> None:
+    recorded(folder, suite(folder), "tuned/ours/seed0", share(80))
+    text = build_tables(suite(folder, "downstream.tuned.epochs=50"), folder)["main.csv"]
+    table = pd.read_csv(io.StringIO(text))
+    assert len(table) == 0
+    assert {"task", "method", "value", "published"} <= set(table.columns)
+
+
 def test_a_seed_that_is_stale_is_told_beside_the_others(folder: Path) -> None:
     recorded(folder, suite(folder), "tuned/ours/seed0", share(80))
     loaded = suite(folder, "seeds=[0, 1]", "downstream.tuned.epochs=50")
@@ -165,13 +223,19 @@ def test_a_seed_that_is_stale_is_told_beside_the_others(folder: Path) -> None:
     assert "[1] `downstream/tuned/ours/seed0` stale: epochs changed" in build_tables(loaded, folder)["main.md"]
 
 
-def test_a_value_is_stale_if_the_run_that_its_encoder_comes_from_is(folder: Path) -> None:
+def test_a_value_is_stale_if_the_run_that_its_encoder_comes_from_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "toy.toml").write_text(f'{SUITE}[pretrain.lut]\ndata = "toys"\n[method.mine]\npretrain = "lut"')
     loaded, changed = suite(folder), suite(folder, "pretrain.lut.epochs=700")
     first = recorded(folder, loaded, "pretrain/lut/seed0", None)
     recorded(folder, loaded, "near/mine/seed0", share(80), first)
     assert row(folder, loaded, "near", "mine")["measured"] == "80.0"
     assert row(folder, changed, "near", "mine")["measured"] == "stale"
+    with monkeypatch.context() as newer:
+        newer.setattr(PretrainRecipe, "revision", 2)
+        text = build_tables(loaded, folder)["main.md"]
+        assert "stale: pretrain/lut/seed0: revision changed from 1 to 2" in text
     assert "stale: pretrain/lut/seed0: epochs changed from" in build_tables(changed, folder)["main.md"]
 
     recorded(folder, changed, "pretrain/lut/seed0", None)
@@ -187,7 +251,8 @@ def test_two_methods_are_compared_on_the_same_images(folder: Path) -> None:
     both = [True] * 60 + [False] * 28
     recorded(folder, loaded, "tuned/ours/seed0", outcomes(*both, *[True] * 10, *[False] * 2))
     recorded(folder, loaded, "tuned/theirs/seed0", outcomes(*both, *[False] * 10, *[True] * 2))
-    (found,) = comparison_table(loaded, cells(loaded, folder), folder).to_dict("records")
+    (compared,) = comparison_tables(loaded, cells(loaded, folder), folder)
+    (found,) = compared.table.to_dict("records")
     assert (found["task"], found["pair"], found["images"]) == ("Fine-tuning", "LUT_100% - MAE", "100")
     assert (found["only 1st"], found["only 2nd"]) == ("10", "2")
     assert found["difference"] == "+8.0 [+1.1, +14.6]"  # 8 / 102 +- 1.96 sqrt(13 - 64 / 102) / 102
@@ -203,8 +268,105 @@ def test_methods_seen_on_other_images_or_with_other_seeds_are_not_compared(folde
         ("near/theirs/seed1", outcomes(True, False)),
     ):
         recorded(folder, loaded, name, made)
-    assert comparison_table(loaded, cells(loaded, folder), folder).empty
+    assert comparison_tables(loaded, cells(loaded, folder), folder) == []
     assert "same images" not in build_tables(loaded, folder)["main.md"]
+
+
+# --- Segmentation
+
+
+@pytest.fixture
+def segmented(folder: Path) -> Path:
+    (folder / "toy.toml").write_text(SUITE + SEGMENTATION)
+    return folder
+
+
+def test_a_segmentation_shows_its_miou_with_the_interval_over_images(segmented: Path) -> None:
+    loaded = suite(segmented)
+    record = recorded(segmented, loaded, "masks/ours/seed0", streets(60, 70, 80, 90))
+    found = row(segmented, loaded, "Streets", "LUT_100%")
+    assert (found["metric"], found["measured"]) == ("mIoU", "60.0")  # 300 right of 500 in label or prediction
+    first = record.measurements[0]
+    assert found["95 % interval"] == f"{first.low:.1f} to {first.high:.1f}"
+    assert "percentiles of 2000 resamples of the images for one seed" in build_tables(loaded, segmented)["main.md"]
+    assert row(segmented, loaded, "Streets", "MAE")["published"] == "48.1 [c]"
+
+
+def test_two_segmentations_are_compared_by_resampling_the_images_in_a_table_of_their_own(segmented: Path) -> None:
+    loaded = suite(segmented)
+    recorded(segmented, loaded, "tuned/ours/seed0", share(80))
+    recorded(segmented, loaded, "tuned/theirs/seed0", share(71))
+    recorded(segmented, loaded, "masks/ours/seed0", streets(*[80] * 30))
+    recorded(segmented, loaded, "masks/theirs/seed0", streets(*[75] * 30))
+    counted, resampled = comparison_tables(loaded, cells(loaded, segmented), segmented)
+    assert list(counted.table["task"]) == ["Fine-tuning"]
+    (found,) = resampled.table.to_dict("records")
+    assert (found["task"], found["pair"], found["images"]) == ("Streets", "LUT_100% - MAE", "30")
+    assert found["difference"] == "+6.7 [+6.7, +6.7]"  # 80 / 120 - 75 / 125, the same in every image
+    assert found["p"] == "0.001"
+    assert "only 1st" not in found
+    text = build_tables(loaded, segmented)["main.md"].split("## The same images")[1]
+    assert text.index("McNemar") < text.index("+6.7 [+6.7, +6.7]") < text.index("resamples of the images, the same for")
+
+
+def test_segmentations_of_other_images_are_not_compared(segmented: Path) -> None:
+    loaded = suite(segmented)
+    recorded(segmented, loaded, "masks/ours/seed0", streets(80, 90))
+    recorded(segmented, loaded, "masks/theirs/seed0", streets(80, 90, names="other"))
+    assert comparison_tables(loaded, cells(loaded, segmented), segmented) == []
+
+
+def test_the_classes_of_a_segmentation_are_drawn_and_the_tables_lead_to_the_figure(segmented: Path) -> None:
+    loaded = suite(segmented)
+    recorded(segmented, loaded, "tuned/ours/seed0", share(80))
+    write_tables(loaded, segmented)
+    assert not (segmented / "figures").exists(), "no segmentation was measured"
+    recorded(segmented, loaded, "masks/ours/seed0", streets(60, 70))
+    write_tables(loaded, segmented)
+    tables = segmented / "tables/toy"
+    (link,) = re.findall(
+        r"^!\[Toys & trains, Streets: IoU per class\]\((.*)\)$", (tables / "main.md").read_text(), re.M
+    )
+    figure = (tables / link).resolve()
+    assert figure == segmented / "figures/toy/masks-iou.png"
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    figure.write_bytes(b"as another version draws it")
+    assert check_tables(loaded, segmented) == []
+    figure.unlink()
+    assert check_tables(loaded, segmented) == [f"{figure} is missing"]
+
+
+def test_a_published_value_in_another_metric_is_refused(segmented: Path) -> None:
+    loaded = suite(segmented, "downstream.masks.published=ade20k/upernet/macc", "method.theirs.published=iBOT")
+    cells(loaded, segmented)
+    recorded(segmented, loaded, "masks/theirs/seed0", streets(60, 70))
+    with pytest.raises(UserError, match=r"masks\.published: ade20k/upernet/macc is in mAcc, .* measured in mIoU"):
+        cells(loaded, segmented)
+
+
+IMPORTED = """
+import sys
+from pathlib import Path
+from lutbench.cli import tables
+for results in sys.argv[2:]:
+    tables(sys.argv[1], False, Path(results))
+    print("imported:", *{"torch", "timm", "mmseg", "pandas", "matplotlib"} & set(sys.modules))
+"""
+
+
+def test_tables_need_no_torch_and_matplotlib_only_where_a_figure_is_drawn(segmented: Path) -> None:
+    loaded = suite(segmented)
+    recorded(segmented / "one", loaded, "tuned/ours/seed0", share(80))
+    recorded(segmented / "two", loaded, "masks/ours/seed0", streets(60, 70))
+    arguments = [segmented / name for name in ("toy.toml", "one", "two")]
+    ended = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    found = [set(line.split()[1:]) for line in ended.stdout.splitlines() if line.startswith("imported:")]
+    assert found == [{"pandas"}, {"pandas", "matplotlib"}]
+
+
+# --- What is in the files
 
 
 def test_a_value_leads_to_its_run(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The image sets that the suite knows: whether they are there and whole, and how to get them."""
+"""Whether the image sets that the suite knows are there and whole."""
 
 import os
 from collections.abc import Iterator
@@ -13,119 +13,22 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lutbench.data.building import Buildable
 from lutbench.data.folder import FolderImages
 from lutbench.data.images import ImageSet, Split, UndecodableImage, check_pair, open_images
-from lutbench.data.photographs import BUILT, build, check_pixels
+from lutbench.data.known import BUILDERS, CATALOGUE, KnownSet, how_to_get, known_set, place
+from lutbench.data.masks import explain_faults, inspect_masks
+from lutbench.data.mosaics import MOSAICS, mosaic_pixels
+from lutbench.data.photographs import BUILT, check_pixels
 from lutbench.data.progress import tracked
-from lutbench.errors import UserError, listed, nearest
-from lutbench.recipes import DataRecipe
+from lutbench.data.scenes import Scenes, check_scenes, open_scenes
+from lutbench.errors import UserError, listed
+from lutbench.recipes import ScenesRecipe
 
 SAMPLE = 256
 """Images of each split, evenly spaced, that a check without ``full`` decodes."""
 
 SPLITS: tuple[Split, Split] = ("train", "val")
-
-
-@dataclass(frozen=True)
-class KnownSet:
-    """A set as its authors describe it."""
-
-    name: str
-    title: str
-    recipe: DataRecipe
-    """How a suite file opens it."""
-    classes: int
-    images: dict[str, int]
-    """Of each split; under ``all`` the sum, for a set that has no fixed split."""
-    get: str
-    """What to do to have it, step by step; ``DIR`` stands for the set's folder."""
-    terms: str
-
-
-def _built(name: str, title: str) -> KnownSet:
-    cut = BUILT[name]
-    return KnownSet(
-        name=name,
-        title=title,
-        recipe=DataRecipe(label=name, source=name),
-        classes=len(cut.classes),
-        images={split: len(cut.classes) * count for split, count in cut.counts.items()},
-        get="Built in seconds when it is first used, from photographs that ship in scikit-image and scikit-learn.",
-        terms="the photographs' own; see skimage/data and sklearn/datasets/images in the installed packages",
-    )
-
-
-CATALOGUE = {
-    known.name: known
-    for known in (
-        _built("photographs", "Crops of 19 photographs"),
-        _built("photograph-tiles", "Crops of the quarters of six photographs"),
-        KnownSet(
-            name="imagenet-1k",
-            title="ImageNet-1K (ILSVRC 2012 classification)",
-            recipe=DataRecipe(label="imagenet-1k", path="imagenet-1k"),
-            classes=1000,
-            images={"train": 1_281_167, "val": 50_000},
-            get=(
-                "1. Register at https://image-net.org/download and download ILSVRC2012_img_train.tar (138 GB), "
-                "ILSVRC2012_img_val.tar (6 GB) and ILSVRC2012_devkit_t12.tar.gz into DIR.\n"
-                "2. Unpack them into class folders, DIR/train/n01440764/*.JPEG and DIR/val/n01440764/*.JPEG:\n"
-                "   python -c \"from torchvision.datasets import ImageNet; [ImageNet('DIR', split) for split in ('train', 'val')]\""
-            ),
-            terms="non-commercial research and education, by ImageNet's terms of access",
-        ),
-        KnownSet(
-            name="caltech101",
-            title="Caltech-101, without background and the doubled faces",
-            recipe=DataRecipe(label="caltech101", path="caltech101"),
-            classes=100,
-            images={"all": 8_242},
-            get=(
-                "1. Download caltech-101.zip (137 MB) from https://data.caltech.edu/records/mzrjq-6wc02 and unpack it and the "
-                "101_ObjectCategories.tar.gz in it.\n"
-                "2. Remove the folders BACKGROUND_Google and Faces_easy (the photographs of Faces again, cropped).\n"
-                "3. There is no official split. Put about four fifths of each class into DIR/train/CLASS and the rest into "
-                "DIR/val/CLASS; compare only scores on one and the same split."
-            ),
-            terms="CC BY 4.0",
-        ),
-        KnownSet(
-            name="flowers17",
-            title="Oxford Flowers-17",
-            recipe=DataRecipe(label="flowers17", path="flowers17"),
-            classes=17,
-            images={"train": 1_020, "val": 340},
-            get=(
-                "1. Download 17flowers.tgz (58 MB) from https://www.robots.ox.ac.uk/~vgg/data/flowers/17/ and unpack it: 1,360 "
-                "images in order of class, 80 of each.\n"
-                "2. Images 1 to 80 are class c1, 81 to 160 c2, and so on to c17. Put those whose number divides by four into "
-                "DIR/val/CLASS and the others into DIR/train/CLASS (our split: the official ones need Matlab files)."
-            ),
-            terms="research; photographs from the web, rights with their owners",
-        ),
-        KnownSet(
-            name="cifar-100",
-            title="CIFAR-100",
-            recipe=DataRecipe(
-                label="cifar-100",
-                source="huggingface",
-                path="uoft-cs/cifar100",
-                val="test",
-                image_column="img",
-                label_column="fine_label",
-            ),
-            classes=100,
-            images={"train": 50_000, "val": 10_000},
-            get=(
-                "Downloaded from the Hugging Face Hub (119 MB) when it is first used. For a machine without a network, on one "
-                "that has it:\n"
-                "   python -c \"from datasets import load_dataset; load_dataset('uoft-cs/cifar100').save_to_disk('DIR')\""
-            ),
-            terms="none stated by its authors; cite Krizhevsky 2009",
-        ),
-    )
-}
-"""The known sets, by name."""
 
 
 @dataclass(frozen=True)
@@ -165,17 +68,6 @@ class Prepared:
     text: str
 
 
-def known_set(name: str) -> KnownSet:
-    """A set by name.
-
-    Raises:
-        UserError: with the nearest name, if there is none.
-    """
-    if name not in CATALOGUE:
-        raise UserError(f"There is no known set {name!r}.{nearest(name, CATALOGUE)} Known: {', '.join(CATALOGUE)}.")
-    return CATALOGUE[name]
-
-
 def list_sets(root: Path) -> list[SetStatus]:
     """Every known set and whether it is below ``root``. Looks at folders only, so it is instant."""
     return [SetStatus(known, _state(known, root), str(place(known, root))) for known in CATALOGUE.values()]
@@ -199,23 +91,25 @@ def sets_here(root: Path) -> list[str]:
 def check_set(name: str, root: Path, full: bool = False) -> CheckReport:
     """Count a set's classes and images, compare with what is expected, and decode some of them, or all if ``full``.
 
+    Masks are checked with their images.
+
     Raises:
         UserError: if there is no known set of that name.
     """
     known = known_set(name)
     report = CheckReport(name, str(place(known, root)))
-    if known.recipe.source in BUILT and not place(known, root).exists():
+    if name in BUILDERS and not place(known, root).exists():
         report.problems.append(f"Not built yet: lutbench data prepare {name}")
         return report
-    opened: dict[str, ImageSet] = {}
+    opened: dict[Split, ImageSet | Scenes] = {}
     for split in SPLITS:
         try:
-            opened[split] = open_images(known.recipe, split, root)
+            opened[split] = _open(known, split, root)
         except UserError as error:
             report.problems.append(str(error))
     _compare_counts(known, opened, report)
     for images in opened.values():
-        _decode(images, full, report)
+        _look(images, full, report)
     return report
 
 
@@ -227,8 +121,8 @@ def prepare_set(name: str, root: Path) -> Prepared:
     """
     known = known_set(name)
     where = place(known, root)
-    if name in BUILT:
-        new = build(name, root)
+    if name in BUILDERS:
+        new = BUILDERS[name](root)
         return Prepared(True, f"{name} {'was built' if new else 'is there already'}: {where}")
     state = _state(known, root)
     if state == "here":
@@ -237,16 +131,6 @@ def prepare_set(name: str, root: Path) -> Prepared:
         False,
         f"{name} is not complete at {where} ({state}). How to get it:\n{how_to_get(known, root)}\nTerms: {known.terms}.",
     )
-
-
-def place(known: KnownSet, root: Path) -> Path:
-    """Where the set lies, or would lie."""
-    return (root / (known.name if known.recipe.source in BUILT else known.recipe.path)).absolute()
-
-
-def how_to_get(known: KnownSet, root: Path) -> str:
-    """The steps to have a set, with the folder filled in."""
-    return known.get.replace("DIR", str(place(known, root)))
 
 
 def render_list(statuses: list[SetStatus], root: Path) -> RenderableType:
@@ -286,13 +170,22 @@ def _state(known: KnownSet, root: Path) -> str:
             "/", "___"
         )
         return "here" if where.exists() or cached.exists() else "on the Hub"
-    if known.name in BUILT and not where.exists():
+    if known.name in BUILDERS and not where.exists():
         return "built on first use"
-    missing = [split for split in (known.recipe.train, known.recipe.val) if not (where / split).is_dir()]
-    return "missing" if len(missing) == 2 else f"{missing[0]} is missing" if missing else "here"
+    kinds = ("images/", "annotations/") if isinstance(known.recipe, ScenesRecipe) else ("",)
+    folders = [kind + split for split in (known.recipe.train, known.recipe.val) for kind in kinds]
+    missing = [folder for folder in folders if not (where / folder).is_dir()]
+    return "missing" if missing == folders else f"{missing[0]} is missing" if missing else "here"
 
 
-def _compare_counts(known: KnownSet, opened: dict[str, ImageSet], report: CheckReport) -> None:
+def _open(known: KnownSet, split: Split, root: Path) -> ImageSet | Scenes:
+    if isinstance(known.recipe, ScenesRecipe):
+        return open_scenes(known.recipe, split, root)
+    return open_images(known.recipe, split, root)
+
+
+def _compare_counts(known: KnownSet, opened: dict[Split, ImageSet | Scenes], report: CheckReport) -> None:
+    pinned: dict[str, Buildable] = {**BUILT, MOSAICS.name: MOSAICS}
     for split, images in opened.items():
         report.lines.append(
             f"{split}: {len(images):,} images, {len(images.classes):,} classes, fingerprint {images.fingerprint[:12]}"
@@ -300,7 +193,7 @@ def _compare_counts(known: KnownSet, opened: dict[str, ImageSet], report: CheckR
         _expect(f"{split}, classes", len(images.classes), known.classes, report)
         if split in known.images:
             _expect(f"{split}, images", len(images), known.images[split], report)
-        if known.name in BUILT and images.fingerprint != BUILT[known.name].pixels[split]:
+        if known.name in pinned and images.fingerprint != pinned[known.name].pixels[split]:
             report.notes.append(
                 f"{split} has other pixels than the suite's published records: another decoder's version made it."
             )
@@ -308,9 +201,16 @@ def _compare_counts(known: KnownSet, opened: dict[str, ImageSet], report: CheckR
         if "all" in known.images:
             _expect("images in all", sum(map(len, opened.values())), known.images["all"], report)
         try:
-            check_pair(opened["train"], opened["val"])
+            _check_pair(opened["train"], opened["val"])
         except UserError as error:
             report.problems.append(str(error))
+
+
+def _check_pair(train: ImageSet | Scenes, val: ImageSet | Scenes) -> None:
+    if isinstance(train, Scenes) and isinstance(val, Scenes):
+        check_scenes(train, val)
+    elif not isinstance(train, Scenes) and not isinstance(val, Scenes):
+        check_pair(train, val)
 
 
 def _expect(what: str, found: int, expected: int, report: CheckReport) -> None:
@@ -318,27 +218,37 @@ def _expect(what: str, found: int, expected: int, report: CheckReport) -> None:
         report.problems.append(f"{what}: expected {expected:,}, found {found:,} ({found - expected:+,}).")
 
 
-def _decode(images: ImageSet, full: bool, report: CheckReport) -> None:
+def _look(images: ImageSet | Scenes, full: bool, report: CheckReport) -> None:
+    """Decode images and masks."""
     count = len(images) if full else min(SAMPLE, len(images))
     indices = np.unique(np.linspace(0, len(images) - 1, count).astype(np.int64)).tolist()
     broken = [problem for problem in _attempts(images, indices) if problem]
     report.lines.append(
         f"{images.split}: {len(indices) - len(broken):,} of {len(indices):,} images looked at can be decoded"
     )
-    if broken:
-        report.problems.append(f"{images.split}: {len(broken)} images cannot be decoded: {listed(broken)}.")
-    elif (
-        full
-        and isinstance(images, FolderImages)
-        and images.name in BUILT
-        and check_pixels(images) != images.fingerprint
-    ):
-        report.problems.append(
+    problems = [f"{images.split}: {len(broken)} images cannot be decoded: {listed(broken)}."] if broken else []
+    if isinstance(images, Scenes):
+        pixels, faults = inspect_masks(images, indices)
+        report.lines.append(f"{images.split}: {len(indices):,} masks looked at")
+        problems += [explain_faults(images, faults)] if faults else []
+        absent = [name for name, seen in zip(images.classes, pixels, strict=True) if not seen]
+        if full and absent and not faults:
+            report.notes.append(f"{images.split}: no mask has a pixel of {listed(absent)}.")
+    if full and not problems and _pixels_of_built(images) not in (None, images.fingerprint):
+        problems.append(
             f"{images.split}: pixels are not those that were written. Remove {report.where}; it is built anew when next used."
         )
+    report.problems += problems
 
 
-def _attempts(images: ImageSet, indices: list[int], at_once: int = 1024) -> Iterator[str]:
+def _pixels_of_built(images: ImageSet | Scenes) -> str | None:
+    """The checksum of what can be decoded; of sets that are built here alone."""
+    if isinstance(images, Scenes):
+        return mosaic_pixels(images) if images.name == MOSAICS.name else None
+    return check_pixels(images) if isinstance(images, FolderImages) and images.name in BUILT else None
+
+
+def _attempts(images: ImageSet | Scenes, indices: list[int], at_once: int = 1024) -> Iterator[str]:
     """For every image nothing, or its name if it cannot be decoded; by threads, since Pillow decodes in parallel."""
 
     def attempt(index: int) -> str:

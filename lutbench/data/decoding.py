@@ -20,7 +20,7 @@ from lutbench.errors import UserError
 
 WHITE = (255, 255, 255, 255)
 
-_BROKEN = (
+BROKEN = (
     OSError,
     SyntaxError,
     ValueError,
@@ -49,7 +49,7 @@ def decode(content: bytes, name: str) -> Image.Image:
         image = Image.open(BytesIO(content))
         image.load()
         return to_rgb(image)
-    except _BROKEN as error:
+    except BROKEN as error:
         found = "not an image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UndecodableImage(_advice(name, found)) from error
 

@@ -9,26 +9,21 @@ works and hardly anything about a method: train and validation crops share a pho
 On disk they are laid out as ImageNet is, ``SET/{train,val}/CLASS/0000.png``, with a ``manifest.json``.
 """
 
-import hashlib
 import importlib.util
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+import numpy as np
 from PIL import Image
 
+from lutbench.data.building import build_once, changed, pixel_digest, read_manifest, rebuild
 from lutbench.data.decoding import decode
 from lutbench.data.folder import FolderImages, open_folder
 from lutbench.data.progress import tracked
-from lutbench.errors import UserError, listed
-from lutbench.files import read_json, write_json
-from lutbench.progress import console
+from lutbench.errors import UserError
 from lutbench.randomness import Draw, generator
 
 SIDE = 64
@@ -175,49 +170,25 @@ def open_built(name: str, split: str, root: Path, *, skip_undecodable: bool = Fa
             are found by :func:`check_pixels`.)
     """
     build(name, root)
-    manifest = _manifest(root / name)
+    folder, built = root / name, BUILT[name]
+    facts = read_manifest(built, folder)["splits"][split]
     try:
-        images = open_folder(root / name / split, name, split, skip_undecodable=skip_undecodable)
+        images = open_folder(folder / split, name, split, skip_undecodable=skip_undecodable)
     except UserError as error:
-        raise UserError(f"{error} {_rebuild(root / name)}") from error
-    if images.fingerprint != manifest["splits"][split]["files"]:
-        raise UserError(
-            f"{images.folder.absolute()} is not as it was built: {_difference(images)}. {_rebuild(root / name)}"
-        )
-    return replace(images, fingerprint=manifest["splits"][split]["pixels"])
+        raise UserError(f"{error} {rebuild(folder)}") from error
+    if images.fingerprint != facts["files"]:
+        expected = (f"{cls}/{number:04d}.png" for cls in built.classes for number in range(built.counts[split]))
+        raise changed(folder, folder / split, expected, map(images.image_name, range(len(images))))
+    return replace(images, fingerprint=facts["pixels"])
 
 
 def build(name: str, root: Path) -> bool:
     """Write the set at ``root/NAME`` if nothing is there; returns whether it was written now.
 
-    It is filled beside its place and renamed: what is there is whole. Processes that build at once wait for one.
-
     Raises:
         UserError: if a photograph is not installed, or the set cannot be written.
     """
-    folder = root / name
-    if (folder / "manifest.json").is_file():
-        return False
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock"):
-            if folder.exists():
-                _manifest(folder)
-                return False
-            partial = root / f".{name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)  # left by a build that was killed: we hold the lock
-            try:
-                pixels = _write(BUILT[name], partial)
-                partial.rename(folder)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder.absolute()} could not be built: {error.strerror or error}. It takes about 60 MB: give a data root with "
-            "room that you may write to, with --data-root."
-        ) from error
-    _compare(name, pixels)
-    return True
+    return build_once(BUILT[name], root, lambda folder: _write(BUILT[name], folder))
 
 
 def check_pixels(images: FolderImages) -> str:
@@ -228,15 +199,6 @@ def check_pixels(images: FolderImages) -> str:
     """
     indices = tracked(range(len(images)), len(images), f"checking {images.name} {images.split}")
     return pixel_digest((images.image_name(index), images.image(index)) for index in indices)
-
-
-def pixel_digest(images: Iterator[tuple[str, Image.Image]]) -> str:
-    """sha256, in hex, over names and RGB pixels in the order given."""
-    digest = hashlib.sha256()
-    for name, image in images:
-        digest.update(f"{name} {image.width} {image.height}\n".encode())
-        digest.update(image.tobytes())
-    return digest.hexdigest()
 
 
 def load_photograph(file: str) -> Image.Image:
@@ -264,12 +226,18 @@ def parts(built: BuiltSet, cls: str, size: tuple[int, int]) -> dict[str, list[Bo
         column, row = QUARTERS[cls.rpartition("-")[2]]
         left, right = ((0, size[0] // 2), (size[0] // 2, size[0]))[column]
         upper, lower = ((0, size[1] // 2), (size[1] // 2, size[1]))[row]
+    return bands((left, upper, right, lower), built.gap)
+
+
+def bands(box: Box, gap: int) -> dict[str, list[Box]]:
+    """The bands of ``box``, across its longer side and ``gap`` pixels apart, for training and for validation."""
+    left, upper, right, lower = box
     upright = right - left >= lower - upper
     first, last = (left, right) if upright else (upper, lower)
-    width = (last - first - (len(BANDS) - 1) * built.gap) // len(BANDS)
+    width = (last - first - (len(BANDS) - 1) * gap) // len(BANDS)
     found: dict[str, list[Box]] = {split: [] for split in BANDS}
     for number, split in enumerate(BANDS):
-        begin = first + number * (width + built.gap)
+        begin = first + number * (width + gap)
         end = begin + width
         found[split].append((begin, upper, end, lower) if upright else (left, begin, right, end))
     return found
@@ -279,18 +247,20 @@ def crops(built: BuiltSet, cls: str, split: str, boxes: list[Box]) -> list[Box]:
     """Where the crops of a class lie: squares of varied side, in each of ``boxes`` by turns, from a key of their own."""
     which = built.classes.index(cls)
     draw = generator(Draw.BUILD, built.key, built.revision, which, ("train", "val").index(split))
-    found = []
-    for number in range(built.counts[split]):
-        left, upper, right, lower = boxes[number % len(boxes)]
-        side = min(int(draw.integers(built.sides[0], built.sides[1], endpoint=True)), right - left, lower - upper)
-        x = int(draw.integers(left, right - side, endpoint=True))
-        y = int(draw.integers(upper, lower - side, endpoint=True))
-        found.append((x, y, x + side, y + side))
-    return found
+    return [square(draw, boxes[number % len(boxes)], built.sides) for number in range(built.counts[split])]
 
 
-def _write(built: BuiltSet, folder: Path) -> dict[str, str]:
-    """Fill ``folder`` and return the checksum of each split's pixels."""
+def square(draw: np.random.Generator, box: Box, sides: tuple[int, int]) -> Box:
+    """A random square in ``box``, its side from the first to the second of ``sides``, or less if it would not fit."""
+    left, upper, right, lower = box
+    side = min(int(draw.integers(sides[0], sides[1], endpoint=True)), right - left, lower - upper)
+    x = int(draw.integers(left, right - side, endpoint=True))
+    y = int(draw.integers(upper, lower - side, endpoint=True))
+    return x, y, x + side, y + side
+
+
+def _write(built: BuiltSet, folder: Path) -> dict[str, dict[str, Any]]:
+    """Fill ``folder`` and return what the manifest says of each split."""
     cut: dict[str, list[tuple[str, Image.Image]]] = {"train": [], "val": []}
     by_photograph = [(name, list(same)) for name, same in groupby(built.regions(), key=itemgetter(1))]
     for photograph, regions in tracked(by_photograph, len(by_photograph), f"building {built.name}"):
@@ -302,64 +272,12 @@ def _write(built: BuiltSet, folder: Path) -> dict[str, str]:
                     crop = image.crop(box).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
                     crop.save(folder / split / cls / f"{number:04d}.png", compress_level=UNCOMPRESSED)
                     cut[split].append((f"{cls}/{number:04d}.png", crop))
-    pixels = {split: pixel_digest(iter(images)) for split, images in cut.items()}
-    manifest: dict[str, Any] = {
-        "set": built.name,
-        "recipe": built.recipe(),
-        "packages": {name: version(name) for name in ("numpy", "pillow", "scikit-image", "scikit-learn")},
-        "splits": {
-            split: {
-                "images": len(images),
-                "classes": len(built.classes),
-                "pixels": pixels[split],
-                "files": open_folder(folder / split, built.name, split).fingerprint,
-            }
-            for split, images in cut.items()
-        },
+    return {
+        split: {
+            "images": len(images),
+            "classes": len(built.classes),
+            "pixels": pixel_digest(images),
+            "files": open_folder(folder / split, built.name, split).fingerprint,
+        }
+        for split, images in cut.items()
     }
-    write_json(folder / "manifest.json", manifest)
-    return pixels
-
-
-def _compare(name: str, pixels: dict[str, str]) -> None:
-    """Say so, and go on, if the pixels are not the pinned ones.
-
-    Not an error: another version of Pillow or of the packages may decode a JPEG one grey level apart, and the run is
-    no worse for it. Records carry the fingerprint, so nothing built so is mixed up with the pinned set's.
-    """
-    if pixels != BUILT[name].pixels:
-        console.print(
-            f"{name} was built, but its pixels differ from those that the suite's published records were measured on: "
-            "another version of Pillow, scikit-image or scikit-learn decodes the photographs differently. Everything "
-            "works; scores may differ in the last digits. For the same pixels install the versions in constraints.txt."
-        )
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise UserError(
-            f"{folder.absolute()} holds no manifest.json, so it is not a set that was built here. {_rebuild(folder)}"
-        )
-    manifest: dict[str, Any] = read_json(path)
-    built = BUILT[folder.name]
-    if manifest.get("set") != built.name or manifest.get("recipe") != built.recipe():
-        raise UserError(
-            f"{folder.absolute()} was cut by another version of the suite, which cuts {built.name} in another way. {_rebuild(folder)}"
-        )
-    return manifest
-
-
-def _difference(images: FolderImages) -> str:
-    built = BUILT[images.name]
-    expected = {f"{cls}/{number:04d}.png" for cls in built.classes for number in range(built.counts[images.split])}
-    found = {images.image_name(index) for index in range(len(images))}
-    if missing := sorted(expected - found):
-        return f"{len(missing)} files are missing ({listed(missing)})"
-    if added := sorted(found - expected):
-        return f"{len(added)} files were added ({listed(added)})"
-    return "a file changed in size"
-
-
-def _rebuild(folder: Path) -> str:
-    return f"Remove or rename {folder.absolute()}; the set is built anew, in seconds, when it is next used."

@@ -2,20 +2,22 @@
 
 from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, Runtime, read_recipe
 from lutbench.recipes.downstream import (
-    TASKS,
     ClassificationRecipe,
+    DownstreamRecipe,
     EncoderSource,
     FinetuneRecipe,
     KnnRecipe,
     LinearRecipe,
-    TaskRecipe,
 )
 from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.recipes.segmentation import ScenesRecipe, SegmentationRecipe
+from lutbench.recipes.tasks import TASKS
 
 __all__ = [
     "TASKS",
     "ClassificationRecipe",
     "DataRecipe",
+    "DownstreamRecipe",
     "EncoderRecipe",
     "EncoderSource",
     "FinetuneRecipe",
@@ -24,6 +26,7 @@ __all__ = [
     "PretrainRecipe",
     "Recipe",
     "Runtime",
-    "TaskRecipe",
+    "ScenesRecipe",
+    "SegmentationRecipe",
     "read_recipe",
 ]

@@ -6,7 +6,7 @@ paths) are not. Unknown keys, wrong types and values out of range are refused wi
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
@@ -40,6 +40,14 @@ class Recipe(BaseModel):
         return fields
 
 
+class RunRecipe(Recipe):
+    """All settings of one run."""
+
+    revision: ClassVar[int]
+    """Of the code that performs it: raised whenever its results change for the same settings. Finished runs and
+    records of an older revision are then stale."""
+
+
 class EncoderRecipe(Recipe):
     """A Vision Transformer of timm, by name, with the changes that make it smaller or larger."""
 
@@ -61,7 +69,7 @@ class DataRecipe(Recipe):
 
     label: Annotated[str, Runtime] = ""
     """How tables name the set; its name in the suite file if empty."""
-    source: str = Field(default="folder", pattern="^(folder|huggingface|photographs|photograph-tiles)$")
+    source: Literal["folder", "huggingface", "photographs", "photograph-tiles"] = "folder"
     """``folder`` (class folders under train and val, or any images without labels), ``huggingface`` (a
     `datasets` set, local or on the Hub), or one of the two sets built from photographs that ship in packages."""
     path: Annotated[str, Runtime] = ""
@@ -75,7 +83,7 @@ class DataRecipe(Recipe):
     """Columns of a Hugging Face set; an empty label column means no labels."""
     revision: str | None = None
     """Git revision of a Hub set, to pin it."""
-    undecodable: str = Field(default="stop", pattern="^(stop|skip)$")
+    undecodable: Literal["stop", "skip"] = "stop"
     """What an image that cannot be decoded does: stop the run, or be passed over and counted."""
 
 

@@ -1,10 +1,10 @@
 """Settings of the classification tasks. Defaults are the ViT-B recipes of LUT (fine-tuning) and MAE (linear probe)."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from lutbench.recipes.base import Betas, CropScale, DataRecipe, EncoderRecipe, Recipe, Runtime
+from lutbench.recipes.base import Betas, CropScale, DataRecipe, EncoderRecipe, Recipe, RunRecipe, Runtime
 from lutbench.recipes.pretrain import check_micro_batch, check_schedule
 
 
@@ -17,22 +17,27 @@ class EncoderSource(Recipe):
     """Of a checkpoint: a MAE-style ``.pth`` or a ``.safetensors``; its hash is part of the identity."""
 
 
-class ClassificationRecipe(Recipe):
-    """What every classification task has."""
+class DownstreamRecipe(RunRecipe):
+    """What every task has that measures an encoder."""
 
-    data: DataRecipe
     encoder: EncoderSource
-    image_size: PositiveInt | None = None
-    """Side of the input in pixels; the encoder's own if not given. Position embeddings are resized."""
-    eval_crop: float = Field(224 / 256, gt=0, le=1)
-    """Evaluation resizes the short side to image_size / eval_crop and crops the centre (release: 256, 224)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 where the GPU has it, else float32."""
     threads: NonNegativeInt = 0
     """torch's threads on a CPU; 0 takes one per core. The last bits depend on it."""
-    eval_batch: Annotated[PositiveInt, Runtime] = 256
     workers: Annotated[NonNegativeInt, Runtime] = 2
     log_every: Annotated[PositiveInt, Runtime] = 20
+
+
+class ClassificationRecipe(DownstreamRecipe):
+    """What every classification task has."""
+
+    data: DataRecipe
+    image_size: PositiveInt | None = None
+    """Side of the input in pixels; the encoder's own if not given. Position embeddings are resized."""
+    eval_crop: float = Field(224 / 256, gt=0, le=1)
+    """Evaluation resizes the short side to image_size / eval_crop and crops the centre (release: 256, 224)."""
+    eval_batch: Annotated[PositiveInt, Runtime] = 256
 
     @property
     def side(self) -> int:
@@ -43,6 +48,7 @@ class ClassificationRecipe(Recipe):
 class FinetuneRecipe(ClassificationRecipe):
     """End-to-end fine-tuning (release's FINETUNE document for ViT-B; equals MAE, table 9)."""
 
+    revision: ClassVar[int] = 1
     kind: Literal["finetune"] = "finetune"
     epochs: PositiveInt = 100
     warmup_epochs: NonNegativeInt = 5
@@ -96,6 +102,7 @@ class FinetuneRecipe(ClassificationRecipe):
 class LinearRecipe(ClassificationRecipe):
     """Linear probe (MAE, table 10): LARS on one linear layer behind a BatchNorm without affine parameters."""
 
+    revision: ClassVar[int] = 1
     kind: Literal["linear"] = "linear"
     epochs: PositiveInt = 90
     warmup_epochs: NonNegativeInt = 10
@@ -125,14 +132,9 @@ class LinearRecipe(ClassificationRecipe):
 class KnnRecipe(ClassificationRecipe):
     """Weighted k-nearest-neighbour vote on frozen features (Wu et al. 2018, as DINO evaluates)."""
 
+    revision: ClassVar[int] = 1
     kind: Literal["knn"] = "knn"
     neighbours: PositiveInt = 20
     temperature: PositiveFloat = 0.07
     pool: Literal["class", "mean"] = "mean"
     """The mean of the patch tokens, or the class token. Our choice: LUT trains the mean."""
-
-
-TaskRecipe = FinetuneRecipe | LinearRecipe | KnnRecipe
-
-TASKS: dict[str, type[Any]] = {"finetune": FinetuneRecipe, "linear": LinearRecipe, "knn": KnnRecipe}
-"""The recipe of every kind of downstream task."""

@@ -1,15 +1,16 @@
 """Settings of pre-training. The defaults are the paper's LUT; MAE and the controls change a few fields."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from lutbench.recipes.base import Betas, DataRecipe, EncoderRecipe, Recipe, Runtime
+from lutbench.recipes.base import Betas, DataRecipe, EncoderRecipe, RunRecipe, Runtime
 
 
-class PretrainRecipe(Recipe):
+class PretrainRecipe(RunRecipe):
     """One pre-training run. "Paper" is arXiv 2310.13593 as its release and documents give it; "MAE" arXiv 2111.06377."""
 
+    revision: ClassVar[int] = 1
     data: DataRecipe
     encoder: EncoderRecipe = EncoderRecipe()
 

@@ -21,9 +21,16 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from lutbench.errors import UserError, listed, nearest
-from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, read_recipe
-from lutbench.recipes.downstream import TASKS
+from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, RunRecipe, read_recipe
 from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.recipes.segmentation import ScenesRecipe
+from lutbench.recipes.tasks import TASKS
+
+SOURCES: dict[str, type[DataRecipe | ScenesRecipe]] = {
+    **dict.fromkeys(("folder", "huggingface", "photographs", "photograph-tiles"), DataRecipe),
+    **dict.fromkeys(("scenes", "ade20k", "mosaics"), ScenesRecipe),
+}
+"""What a data set is described by: images with or without labels, or images with masks."""
 
 SUITES = Path(__file__).parents[2] / "suites"
 """Where ``lutbench run tiny`` finds ``tiny.toml``."""
@@ -63,7 +70,7 @@ class TaskTable(Recipe, extra="allow"):
     """A column of the tables. The other keys of its table are those of the task's recipe."""
 
     kind: str
-    """One of the task kinds: finetune, linear, knn."""
+    """One of the task kinds: finetune, linear, knn, segmentation."""
     title: str = ""
     """Heading of the column; the task's name in the suite file if empty."""
     methods: list[str] | None = None
@@ -83,7 +90,7 @@ class Suite(Recipe):
     seeds: list[NonNegativeInt] = Field([0], min_length=1)
     compare: list[list[str]] = Field(default_factory=list)
     """Pairs of methods to compare on the same images, as [first, second]."""
-    data: dict[str, DataRecipe] = Field(default_factory=dict)
+    data: dict[str, dict[str, Any]] = Field(default_factory=dict)
     encoder: dict[str, EncoderRecipe] = Field(default_factory=dict)
     method: dict[str, MethodRecipe] = Field(default_factory=dict)
     defaults: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -103,7 +110,7 @@ class PlannedRun:
     method: str
     """The row it belongs to; empty for pre-training runs."""
     seed: int
-    recipe: Recipe = field(repr=False)
+    recipe: RunRecipe = field(repr=False)
     needs: str | None = None
     """Name of the run whose encoder it starts from."""
 
@@ -190,17 +197,32 @@ def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
             raise UserError(
                 f"compare: expected pairs of methods such as ['lut', 'mae'], found {pair}. Methods: {', '.join(suite.method)}."
             )
-    runs = [*_pretrain_runs(path.stem, suite), *_downstream_runs(path.stem, suite)]
+    data = {name: _data(name, values) for name, values in suite.data.items()}
+    runs = [*_pretrain_runs(path.stem, suite, data), *_downstream_runs(path.stem, suite, data)]
     for run, times in Counter(run.name for run in runs).items():
         if times > 1:
             raise UserError(f"{run} would be run {times} times: name every seed, and every method of a task, once.")
     return LoadedSuite(path.stem, suite, tuple(runs), given)
 
 
-def _pretrain_runs(name: str, suite: Suite) -> list[PlannedRun]:
+AnyData = DataRecipe | ScenesRecipe
+
+
+def _data(name: str, values: dict[str, Any]) -> AnyData:
+    """The recipe of ``[data.NAME]``."""
+    source = values.get("source", "folder")
+    if source not in SOURCES:
+        raise UserError(
+            f"data.{name}.source: there is no {source!r}.{nearest(str(source), SOURCES)} Known: {', '.join(SOURCES)}."
+        )
+    return read_recipe(SOURCES[source], values, f"data.{name}")
+
+
+def _pretrain_runs(name: str, suite: Suite, data: Mapping[str, AnyData]) -> list[PlannedRun]:
     runs = []
     for task in suite.pretrain:
         settings = _pretrain_settings(suite, task)
+        settings = _with_data(settings, PretrainRecipe, data, f"pretrain.{task}")
         recipe = read_recipe(PretrainRecipe, settings, f"pretrain.{task}")
         runs += [PlannedRun(name, "pretrain", task, "", seed, recipe) for seed in suite.seeds]
     return runs
@@ -209,11 +231,26 @@ def _pretrain_runs(name: str, suite: Suite) -> list[PlannedRun]:
 def _pretrain_settings(suite: Suite, task: str) -> dict[str, Any]:
     """What the recipe of a pre-training run is read from."""
     merged = {"encoder": {}, **suite.defaults.get("pretrain", {}), **suite.pretrain[task]}
-    merged = _resolve(merged, "data", suite.data, f"pretrain.{task}")
     return _resolve(merged, "encoder", suite.encoder, f"pretrain.{task}")
 
 
-def _downstream_runs(name: str, suite: Suite) -> list[PlannedRun]:
+def _with_data(
+    settings: Mapping[str, Any], model: type[Recipe], data: Mapping[str, AnyData], where: str
+) -> dict[str, Any]:
+    """``settings`` with the name of a data set replaced by what it names, which must be what ``model`` works on."""
+    name = settings.get("data")
+    wanted = model.model_fields["data"].annotation
+    if isinstance(name, str) and name in data and not isinstance(data[name], wanted or AnyData):
+        needs = "images with masks" if wanted is ScenesRecipe else "images"
+        fitting = [other for other, recipe in data.items() if isinstance(recipe, wanted or AnyData)]
+        raise UserError(
+            f"{where}.data: expected a set of {needs}, found {name}, whose source is {data[name].source}. "
+            f"Fitting sets: {listed(fitting, 20) or 'none'}."
+        )
+    return _resolve(settings, "data", data, where)
+
+
+def _downstream_runs(name: str, suite: Suite, data: Mapping[str, AnyData]) -> list[PlannedRun]:
     runs = []
     for task, table in suite.downstream.items():
         where = f"downstream.{task}"
@@ -224,7 +261,7 @@ def _downstream_runs(name: str, suite: Suite) -> list[PlannedRun]:
         merged = {**suite.defaults.get(table.kind, {}), "kind": table.kind, **(table.model_extra or {})}
         if "encoder" in merged:
             raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
-        merged = _resolve(merged, "data", suite.data, where)
+        merged = _with_data(merged, TASKS[table.kind], data, where)
         for method in table.methods if table.methods is not None else suite.method:
             if method not in suite.method:
                 raise UserError(f"{where}.methods: no such method {method!r}.{nearest(method, suite.method)}")

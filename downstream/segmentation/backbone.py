@@ -1,0 +1,71 @@
+"""An encoder's weights under the names of MMSegmentation's MAE backbone, every key accounted for."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from mmengine.model import BaseModule
+from timm.models import VisionTransformer
+from torch import Tensor
+
+from lutbench.errors import UserError, listed
+
+RENAMED = (
+    (r"cls_token", "cls_token"),
+    (r"pos_embed", "pos_embed"),
+    (r"patch_embed\.proj\.(weight|bias)", r"patch_embed.projection.\1"),
+    (r"blocks\.(\d+)\.norm([12])\.(weight|bias)", r"layers.\1.ln\2.\3"),
+    (r"blocks\.(\d+)\.attn\.(qkv|proj)\.(weight|bias)", r"layers.\1.attn.\2.\3"),
+    (r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"layers.\1.ffn.layers.0.0.\2"),
+    (r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"layers.\1.ffn.layers.1.\2"),
+    (r"blocks\.(\d+)\.ls([12])\.gamma", r"layers.\1.gamma_\2"),
+)
+"""timm's names, and what the backbone calls them."""
+
+LEFT_OUT = re.compile(r"(norm|fc_norm|head)\..*")
+"""The last norm, which the backbone does not apply to what it hands to the pyramid, and heads."""
+
+OWN = re.compile(r"layers\.\d+\.(attn\.relative_position_(bias_table|index)|gamma_[12])")
+"""What the backbone has and an encoder may not: relative position biases, zero at first, and LayerScale."""
+
+
+def load_backbone(backbone: BaseModule, encoder: VisionTransformer) -> None:
+    """Give MMSegmentation's MAE ``backbone`` the weights of ``encoder``, whose input has the backbone's size.
+
+    Relative position biases become zero, so the backbone computes what the encoder does. LayerScale, where the encoder
+    has none, keeps the value of the recipe.
+
+    Raises:
+        UserError: listing what has no place on either side, or another shape.
+    """
+    expected = backbone.state_dict()
+    given = converted(encoder.state_dict())
+    for name, tensor in expected.items():
+        if OWN.fullmatch(name) and name not in given:
+            given[name] = torch.zeros_like(tensor) if name.endswith("bias_table") else tensor
+    missing, unknown = expected.keys() - given.keys(), given.keys() - expected.keys()
+    shapes = [
+        f"{name}: expected {tuple(expected[name].shape)}, found {tuple(given[name].shape)}"
+        for name in sorted(expected.keys() & given.keys())
+        if expected[name].shape != given[name].shape
+    ]
+    problems = [f"missing: {listed(sorted(missing))}"] if missing else []
+    problems += [f"not part of the backbone: {listed(sorted(unknown))}"] if unknown else []
+    if problems or shapes:
+        raise UserError(
+            f"The encoder does not fit MMSegmentation's MAE backbone. {'; '.join(problems + shapes[:5])}. "
+            "It takes plain Vision Transformers with a class token and biases in attention; choose such an encoder."
+        )
+    backbone.load_state_dict(given)
+
+
+def converted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` under the backbone's names; those it has no name for keep theirs, the last norm and heads go."""
+    return {_renamed(name): tensor for name, tensor in tensors.items() if not LEFT_OUT.fullmatch(name)}
+
+
+def _renamed(name: str) -> str:
+    for pattern, template in RENAMED:
+        if match := re.fullmatch(pattern, name):
+            return match.expand(template)
+    return name

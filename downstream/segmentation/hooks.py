@@ -1,0 +1,121 @@
+"""What makes MMEngine's Runner keep the suite's promises: keyed randomness, the journal, sealed checkpoints.
+
+Nothing of training or evaluation is done here.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from downstream.segmentation.checkpoints import KEEP, NAME, read_checkpoint, seal
+from lutbench.batches import Key, Schedule
+from lutbench.files import disk_full_explained
+from lutbench.processes import accelerator
+from lutbench.progress import Bar
+from lutbench.randomness import Draw, reseed
+from lutbench.run import Run
+from lutbench.training import Journal
+
+
+class SuiteRunner(Runner):
+    """A Runner that starts from the weights it is given and loads nothing unsafe."""
+
+    def _init_model_weights(self) -> None:
+        """The model has its weights already."""
+
+    def load_checkpoint(self, filename: str, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
+        """Load the model's weights strictly, and return the whole checkpoint for the optimiser and the schedule."""
+        checkpoint = read_checkpoint(Path(filename))
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model.load_state_dict(checkpoint["state_dict"])
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        self._has_loaded = True
+        return checkpoint
+
+
+class KeyedScenes(Dataset[dict[str, Any]]):
+    """A data set of MMSegmentation whose augmentation is drawn under the key of each look."""
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+        self.metainfo = dataset.metainfo
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        epoch, index = key
+        reseed(Draw.IMAGE, self.seed, epoch, index)
+        sample: dict[str, Any] = self.dataset[index]
+        return sample
+
+
+class SuiteHook(CheckpointHook):
+    """MMEngine's CheckpointHook, called by the suite's journal, that seals what it has saved."""
+
+    def __init__(self, run: Run, journal: Journal, schedule: Schedule, images: int) -> None:
+        super().__init__(by_epoch=False, max_keep_ckpts=KEEP, filename_tmpl=NAME, save_last=False)
+        self.run, self.journal, self.schedule, self.images = run, journal, schedule, images
+        self._since = 0.0
+        self._rate = 0.0
+        self._bar: Bar | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """From here on the loop waits for data."""
+        super().before_train(runner)
+        self._since = time.monotonic()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """What is random about this step depends on its key alone."""
+        self.journal.waited += time.monotonic() - self._since
+        self._rate = max(group["lr"] for group in runner.optim_wrapper.param_groups)
+        reseed(Draw.STEP, self.run.planned.seed, batch_idx, accelerator().process_index)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Note the losses; save where the journal says so, and after the last step, so that evaluation can be resumed."""
+        assert outputs is not None
+        losses = {told: outputs[name] for name, told in LOSSES.items() if isinstance(outputs.get(name), Tensor)}
+        keys, rows = self.schedule.batch_keys(batch_idx), self.schedule.rows(0)
+        self.journal.note(batch_idx, losses, torch.tensor([keys[row][1] for row in rows]))
+        saving = self.journal.end_step(batch_idx, self._rate)
+        if saving or batch_idx + 1 == self.schedule.steps:
+            self._save(runner, batch_idx + 1)
+        self.journal.stop_if_asked(batch_idx)
+        self._since = time.monotonic()
+
+    def _save(self, runner: Runner, step: int) -> None:
+        path = Path(self.out_dir) / NAME.format(step)
+        with disk_full_explained(path):
+            self._save_checkpoint(runner)
+        if accelerator().is_main_process:
+            seal(path, self.run.identity, step, self.journal.facts)
+        accelerator().wait_for_everyone()
+
+    def before_val(self, runner: Runner) -> None:
+        """Show how far evaluation has come."""
+        self._bar = Bar(f"{self.run.planned.name} evaluation", self.images, shown=accelerator().is_main_process)
+        self._bar.__enter__()
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Another image, on every process."""
+        assert self._bar is not None
+        self._bar.update(min(self.images, (batch_idx + 1) * accelerator().num_processes))
+
+    def after_val(self, runner: Runner) -> None:
+        """End the bar."""
+        assert self._bar is not None
+        self._bar.__exit__(None, None, None)
+        self._since = time.monotonic()
+
+    before_test, after_test_iter, after_test = before_val, after_val_iter, after_val
+
+
+LOSSES = {"loss": "loss", "decode.loss_ce": "head", "aux.loss_ce": "auxiliary"}
+"""MMSegmentation's names of the losses, and the journal's."""

@@ -1,0 +1,69 @@
+"""Pictures of what a segmenter sees: for a handful of validation images the input, the ground truth, the prediction."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lutbench.data.scenes import Scenes
+from mmengine.dataset import pseudo_collate
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from lutbench.files import whole_file
+
+HEIGHT = 160
+"""Of every picture, in pixels."""
+GAP = 4
+PER_ROW = 2
+"""Images, of three pictures each, side by side."""
+VEIL = 0.6
+"""Share of a class's colour over the image."""
+
+
+@torch.no_grad()
+def picture_predictions(model: nn.Module, dataset: Any, scenes: Scenes, path: Path, count: int = 6) -> None:
+    """Write a PNG of ``count`` images, evenly spaced over the set. Ignored pixels keep the image's own colours.
+
+    Raises:
+        UserError: on a full disk.
+    """
+    model.eval()
+    palette = np.array(scenes.palette, np.uint8)
+    triples = []
+    for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist():
+        sample = dataset[index]
+        truth = sample["data_samples"].gt_sem_seg.data.squeeze().cpu().numpy()
+        seen = model.test_step(pseudo_collate([sample]))[0].pred_sem_seg.data.squeeze().cpu().numpy()
+        with Image.open(dataset.get_data_info(index)["img_path"]) as file:
+            image = file.convert("RGB").resize(truth.shape[::-1])
+        coloured = [_coloured(np.asarray(image), mask, palette) for mask in (truth, seen)]
+        triples.append([_scaled(Image.fromarray(pixels)) for pixels in (np.asarray(image), *coloured)])
+    with whole_file(path) as partial:
+        _sheet(triples).save(partial, format="PNG")
+
+
+def _coloured(image: NDArray[np.uint8], mask: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``image`` (H, W, 3) under a veil of the colours of ``mask`` (H, W)."""
+    known = mask < len(palette)
+    colours = np.where(known[..., None], palette[np.where(known, mask, 0)], image)
+    return (VEIL * colours + (1 - VEIL) * image).astype(np.uint8)
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    width = max(1, round(image.width * HEIGHT / image.height))
+    return image.resize((width, HEIGHT), Image.Resampling.NEAREST if image.height < HEIGHT else Image.Resampling.BOX)
+
+
+def _sheet(triples: list[list[Image.Image]]) -> Image.Image:
+    width = max(picture.width for triple in triples for picture in triple)
+    rows = -(-len(triples) // PER_ROW)
+    across = 3 * min(PER_ROW, len(triples))
+    sheet = Image.new("RGB", (across * (width + GAP) + GAP, rows * (HEIGHT + GAP) + GAP), "white")
+    for number, triple in enumerate(triples):
+        row, column = divmod(number, PER_ROW)
+        for place, picture in enumerate(triple):
+            x = GAP + (3 * column + place) * (width + GAP)
+            sheet.paste(picture, (x, GAP + row * (HEIGHT + GAP)))
+    return sheet

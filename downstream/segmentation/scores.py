@@ -1,0 +1,46 @@
+"""Every image's confusion counts, beside the metric that MMSegmentation computes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmseg.evaluation.metrics import IoUMetric
+from mmseg.registry import METRICS
+from numpy.typing import NDArray
+
+
+@METRICS.register_module()
+class ConfusionMetric(IoUMetric):
+    """MMSegmentation's IoUMetric, that keeps the confusion counts of every image it is computed from."""
+
+    counts: list[NDArray[np.int64]] | None = None
+    """Of every image in the set's order, after an evaluation, on the first process: rows (label, prediction, pixels)."""
+
+    def process(self, data_batch: dict[str, Any], data_samples: Sequence[dict[str, Any]]) -> None:
+        """Count the pixels of each image by label and prediction, those with the ignored label left out."""
+        classes = len(self.dataset_meta["classes"])
+        for sample in data_samples:
+            prediction = sample["pred_sem_seg"]["data"].squeeze()
+            label = sample["gt_sem_seg"]["data"].squeeze().to(prediction)
+            seen = label != self.ignore_index
+            pairs = torch.bincount(label[seen] * classes + prediction[seen], minlength=classes * classes).cpu().numpy()
+            kept = np.flatnonzero(pairs)
+            self.results.append(np.stack([kept // classes, kept % classes, pairs[kept]], 1))
+
+    def compute_metrics(self, results: list[NDArray[np.int64]]) -> dict[str, float]:
+        """IoUMetric's numbers, in percent; the counts stay in :attr:`counts`."""
+        self.counts = list(results)
+        classes = len(self.dataset_meta["classes"])
+        metrics: dict[str, float] = super().compute_metrics([_areas(rows, classes) for rows in results])
+        return metrics
+
+
+def _areas(rows: NDArray[np.int64], classes: int) -> tuple[torch.Tensor, ...]:
+    """What IoUMetric keeps of an image: pixels (C,) in intersection, union, prediction and label of each class."""
+    label, prediction, pixels = rows.T
+    by_label = np.bincount(label, pixels, classes)
+    by_prediction = np.bincount(prediction, pixels, classes)
+    right = np.bincount(label[label == prediction], pixels[label == prediction], classes)
+    areas = right, by_label + by_prediction - right, by_prediction, by_label
+    return tuple(torch.from_numpy(area) for area in areas)

@@ -1,0 +1,195 @@
+"""UPerNet on an encoder: MMSegmentation's Runner trains and tests it, and its outcome becomes a record."""
+
+import contextlib
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmseg.registry import DATASETS, MODELS
+from mmseg.utils import register_all_modules
+from torch import nn
+from torch.utils.data import DataLoader
+
+from downstream.segmentation.backbone import load_backbone
+from downstream.segmentation.checkpoints import newest_sealed
+from downstream.segmentation.config import mmseg_config
+from downstream.segmentation.export import keep_segmenter
+from downstream.segmentation.hooks import KeyedScenes, SuiteHook, SuiteRunner
+from downstream.segmentation.pictures import picture_predictions
+from downstream.segmentation.scores import ConfusionMetric
+from downstream.stage import conclude, encoder_of
+from lutbench.batches import FromStep, Schedule, leave_group
+from lutbench.confusions import Confusions
+from lutbench.data.scenes import Scenes
+from lutbench.processes import accelerator, precision_of
+from lutbench.randomness import Draw, seeded
+from lutbench.recipes import SegmentationRecipe
+from lutbench.run import Run
+from lutbench.training import Journal, check_moved, weights_digest
+
+QUIET = {"runtime_info": None, "timer": None, "sampler_seed": None, "logger": None}
+"""MMEngine's hooks that the suite's take the place of. Its history of every loss would grow with the run."""
+
+DECODER = 103
+"""The last number of the key under which the weights of neck and heads are drawn."""
+
+
+def segment(run: Run) -> None:
+    """Train UPerNet on the run's encoder, evaluate it, and keep it for MMSegmentation.
+
+    Leaves in the run's folder ``segmenter.safetensors`` and ``segmenter.py`` (its config), ``predictions.png``,
+    TensorBoard scalars and, in the results, the record with every image's confusion counts.
+
+    Raises:
+        UserError: if the encoder's weights do not fit, a loss is not finite, nothing moved, or the disk is full.
+    """
+    recipe = run.planned.recipe
+    assert isinstance(recipe, SegmentationRecipe)
+    register_all_modules()
+    MMLogger.get_instance(run.planned.name, log_level="ERROR")  # what is logged before the Runner has its own
+    processes = accelerator()
+    train, val = run.scenes("train"), run.scenes("val")
+    seed = run.planned.seed
+    cfg = mmseg_config(recipe, train, val, processes=processes.num_processes)
+    schedule = Schedule.of_iterations(
+        len(train), recipe.iterations, recipe.batch, seed, processes.process_index, processes.num_processes
+    )
+
+    # Model, from the encoder; the newest checkpoint, if there is one
+    model = build_segmenter(cfg, run)
+    digest = weights_digest(model)
+    checkpoint, damage = newest_sealed(run.checkpoints, run.identity)
+    for line in damage:
+        run.say(line)
+    start, facts = (checkpoint.step, checkpoint.facts) if checkpoint else (0, {})
+    if checkpoint:
+        run.say(f"goes on from step {start}.")
+
+    # The loop is MMEngine's
+    journal = Journal(
+        run.planned.name, run.folder, schedule, start, facts, log_every=recipe.log_every, save_every=recipe.save_every
+    )
+    metric = ConfusionMetric(ignore_index=cfg.val_evaluator.ignore_index)
+    runner = SuiteRunner(
+        model=model,
+        work_dir=str(run.checkpoints),
+        train_dataloader=_train_loader(cfg, schedule, start, recipe.workers),
+        val_dataloader=cfg.val_dataloader,
+        train_cfg={
+            **cfg.train_cfg,
+            "val_begin": 1 if recipe.val_every else recipe.iterations + 1,
+            "fast_forward_on_resume": True,  # the loader begins there
+        },
+        val_cfg=cfg.val_cfg,
+        val_evaluator=[metric],
+        optim_wrapper=optimizer_of(model, cfg, recipe),
+        param_scheduler=cfg.param_scheduler,
+        default_hooks={
+            **QUIET,
+            "checkpoint": SuiteHook(run, journal, schedule, len(val)),
+        },
+        env_cfg=cfg.env_cfg,
+        log_level="ERROR",
+        load_from=str(checkpoint.path) if checkpoint else None,
+        resume=checkpoint is not None,
+        launcher="pytorch" if processes.num_processes > 1 else "none",
+        randomness={"seed": seed},
+        experiment_name=f"{run.planned.name.replace('/', '-')}-{run.identity[:12]}",
+        default_scope="mmseg",
+    )
+    with journal:
+        runner.train()
+    check_moved(model, digest)
+
+    # What came of it
+    if metric.counts is None:  # with val_every the last iteration is evaluated in the loop
+        runner.val()
+    several = _multi_scale(model, cfg, runner) if recipe.tta else None
+    if processes.is_main_process:
+        dataset: Any = runner.val_dataloader.dataset
+        outcomes = _confusions(metric, dataset, val, several)
+        picture_predictions(model, dataset, val, run.folder / "predictions.png")
+        conclude(
+            run,
+            outcomes,
+            seconds=journal.seconds,
+            images_per_second=journal.images_per_second,
+            checkpoint=keep_segmenter(model, cfg, run.folder),
+            extra=dict(journal.losses),
+        )
+
+
+def build_segmenter(cfg: Config, run: Run) -> nn.Module:
+    """MMSegmentation's model with the weights of the run's encoder in its backbone, neck and heads drawn from a key.
+
+    Raises:
+        UserError: if the encoder's weights cannot be had, are not those of the run's identity, or do not fit.
+    """
+    with seeded(Draw.WEIGHTS, run.planned.seed, DECODER):
+        model: nn.Module = MODELS.build(cfg.model)
+        model.init_weights()
+    load_backbone(model.backbone, encoder_of(run))
+    return model
+
+
+def optimizer_of(model: nn.Module, cfg: Config, recipe: SegmentationRecipe) -> OptimWrapper:
+    """AdamW with a rate for every depth, by MMSegmentation's constructor, under the recipe's precision."""
+    amp = {"type": "AmpOptimWrapper", "dtype": "bfloat16", "loss_scale": 1.0}
+    settings = {**cfg.optim_wrapper, **(amp if precision_of(recipe.precision) == "bf16" else {})}
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints every parameter's name
+        return build_optim_wrapper(model, settings)
+
+
+def _train_loader(cfg: Config, schedule: Schedule, start: int, workers: int) -> DataLoader[dict[str, Any]]:
+    dataset = KeyedScenes(DATASETS.build(cfg.train_dataloader.dataset), schedule.seed)
+    options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
+    return DataLoader(
+        dataset,
+        batch_sampler=FromStep(schedule, start),
+        num_workers=workers,
+        collate_fn=pseudo_collate,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=leave_group,
+        **options,
+    )
+
+
+def _multi_scale(model: nn.Module, cfg: Config, runner: SuiteRunner) -> ConfusionMetric:
+    """The counts of six scales and flips together, by MMSegmentation's SegTTAModel."""
+    metric = ConfusionMetric(ignore_index=cfg.test_evaluator.ignore_index)
+    loader = copy.deepcopy(cfg.test_dataloader)
+    loader.dataset.pipeline = cfg.tta_pipeline
+    SuiteRunner(
+        model=MODELS.build({**cfg.tta_model, "module": model}),
+        work_dir=runner.work_dir,
+        test_dataloader=loader,
+        test_cfg=cfg.test_cfg,
+        test_evaluator=[metric],
+        default_hooks={**QUIET, "checkpoint": None},
+        custom_hooks=[hook for hook in runner.hooks if isinstance(hook, SuiteHook)],
+        env_cfg=cfg.env_cfg,
+        log_level="ERROR",
+        launcher="pytorch" if accelerator().num_processes > 1 else "none",
+        experiment_name=f"{runner.experiment_name}-multi-scale",
+        default_scope="mmseg",
+    ).test()
+    return metric
+
+
+def _confusions(metric: ConfusionMetric, dataset: Any, val: Scenes, several: ConfusionMetric | None) -> Confusions:
+    names = [
+        Path(dataset.get_data_info(index)["img_path"]).relative_to(val.images).as_posix()
+        for index in range(len(dataset))
+    ]
+    assert metric.counts is not None
+    more = None
+    if several is not None:
+        assert several.counts is not None
+        more = Confusions.of(several.counts, val.classes, names)
+    return Confusions.of(metric.counts, val.classes, names, more)

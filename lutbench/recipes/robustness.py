@@ -1,0 +1,149 @@
+"""Settings of the robustness stage: a test set whose images are shifted, and a finished classifier on it."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from lutbench.recipes.base import Recipe, RunRecipe, Runtime
+
+Resizing = Literal["bicubic", "bilinear", "crop", "whole"]
+"""How an image comes to the classifier's size: its short side resized, then the centre; the centre alone; as it is."""
+
+SEVERITIES = [1, 2, 3, 4, 5]
+
+EXTRA_CORRUPTIONS = ["speckle_noise", "gaussian_blur", "spatter", "saturate"]
+"""Of ImageNet-C's authors, for validation: reported apart, never part of a mean over the fifteen."""
+
+NAMED_LABELS = ("classifier", "imagenet-1k", "imagenet-1k-numbers", "imagenet-9", "objectnet", "si-score")
+
+
+class ShiftedSetRecipe(Recipe):
+    """A set on which finished classifiers are measured: a published one or a user's own, ``PATH/CLASS/IMAGE.jpg``."""
+
+    label: Annotated[str, Runtime] = ""
+    """How tables name the set; its name in the suite file if empty."""
+    path: Annotated[str, Runtime] = ""
+    """Folder below the data root."""
+    kind: Literal["classes", "corruptions", "detection", "occlusion"] = "classes"
+    """``classes``: accuracy. ``corruptions``: error on every PATH/CORRUPTION/SEVERITY, and means of it. ``detection``:
+    how well images of no class are told from those of ``known``, by how unsure the classifier is. ``occlusion``:
+    accuracy where patches are dropped or shuffled."""
+    parts: dict[str, str] = Field(default_factory=lambda: {"": ""})
+    """Name and folder below ``path`` of every part of the set that has an accuracy of its own."""
+    gap: list[str] = Field(default_factory=list)
+    """Two parts: the accuracy on the first minus that on the second is measured too."""
+
+    labels: str = "classifier"
+    """What the names of class folders say: ``classifier`` (the classifier's own class names), ``imagenet-1k`` (WordNet
+    identifiers), ``imagenet-1k-numbers`` (0 to 999), ``imagenet-9``, ``objectnet``, ``si-score``, or a JSON file below
+    the data root that gives each folder a class or a list of classes, by name or by number."""
+    subset: Literal["", "imagenet-a", "imagenet-r", "imagenet-o"] = ""
+    """A published list of ImageNet classes that the set is about; those that its folders name if empty."""
+    logits: list[Literal["all", "subset"]] = Field(["all"], min_length=1)
+    """Which outputs of the classifier compete: all, or only those of the set's classes. The first is what tables print;
+    all are recorded under their names."""
+    real: str = ""
+    """Label lists of ImageNet's validation images (ReaL) to measure as well: ``timm`` for those that ship in timm, or
+    a JSON file below the data root; none if empty."""
+
+    preprocessing: list[Resizing] = Field(["bicubic"], min_length=1)
+    """Each is measured and recorded under its name, the first is what tables print. ``crop`` and ``whole`` are for
+    images that are stored at the classifier's size."""
+    eval_crop: float | None = Field(None, gt=0, le=1)
+    """Where images are resized, side of the crop over the resized short side; the run's if not given."""
+    border: NonNegativeInt = 0
+    """Pixels to cut off on every side before anything else (ObjectNet: 2)."""
+
+    corruptions: list[str] = Field(default_factory=list)
+    """Folders of ``kind = "corruptions"``; all that are there if not given."""
+    severities: list[PositiveInt] = Field(SEVERITIES, min_length=1)
+    extra: list[str] = Field(EXTRA_CORRUPTIONS)
+    """Corruptions that are reported apart, where they are there."""
+    alexnet: bool = False
+    """Measure mCE: errors over AlexNet's. For ImageNet-C's own files only: of other images AlexNet's are unknown."""
+
+    known: Annotated[str, Runtime] = ""
+    """Of ``kind = "detection"``: folder below the data root with images of known classes, in class folders."""
+
+    drops: list[Annotated[int, Field(ge=0, le=9)]] = Field(list(range(10)))
+    """Of ``kind = "occlusion"``: how many tenths of the patches are dropped."""
+    drop_grid: PositiveInt = 14
+    """Patches on a side (Naseer et al. 2021: 14)."""
+    shuffles: list[PositiveInt] = Field([2, 4, 8, 14])
+    """Tiles on a side of the images whose tiles are shuffled (our choice of sizes; 14 is a ViT's patches)."""
+
+    images: Annotated[PositiveInt | dict[str, PositiveInt] | None, Runtime] = None
+    """How many there must be in every part, or by name of the part; not checked if not given."""
+    classes: Annotated[PositiveInt | None, Runtime] = None
+    """How many class folders there must be in every part; not checked if not given."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.labels not in NAMED_LABELS and not self.labels.endswith(".json"):
+            raise ValueError(f"labels = {self.labels!r}: expected one of {', '.join(NAMED_LABELS)}, or a .json file")
+        if self.gap and (len(set(self.gap)) != 2 or not set(self.gap) <= set(self.parts)):
+            raise ValueError(f"gap: expected two of the parts {', '.join(self.parts)}")
+        if self.kind != "classes" and self.parts != {"": ""}:
+            raise ValueError(f'parts: a set of kind = "{self.kind}" has parts of its own: leave them out')
+        if (self.kind == "detection") != bool(self.known):
+            raise ValueError('known: name the images of known classes for kind = "detection", and only for that')
+        if self.kind == "corruptions" and (len(self.preprocessing) > 1 or self.logits != ["all"]):
+            raise ValueError('kind = "corruptions" is measured in one preprocessing and over all logits')
+        if self.alexnet and self.kind != "corruptions":
+            raise ValueError('alexnet: for kind = "corruptions" only')
+        if self.kind == "detection" and len(self.logits) > 1:
+            raise ValueError('kind = "detection" is measured over one choice of logits')
+        for name in ("preprocessing", "logits", "corruptions", "severities", "drops", "shuffles"):
+            if len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise ValueError(f"{name}: one is named twice")
+        return self
+
+
+class ClassifierSource(Recipe):
+    """Where a classifier comes from: a fine-tuning run, timm, or a checkpoint of a timm model."""
+
+    kind: Literal["run", "timm", "checkpoint"]
+    model: str = ""
+    """Of timm; a run brings its own."""
+    path: Annotated[str, Runtime] = ""
+    """Of a checkpoint; its hash is part of the identity."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.kind == "run") == bool(self.model):
+            raise ValueError("model: name it for timm and checkpoint; a run brings its own")
+        if (self.kind == "checkpoint") != bool(self.path):
+            raise ValueError("path: name the file of a checkpoint, and only of that")
+        return self
+
+
+class RobustnessRecipe(RunRecipe):
+    """One classifier on one shifted set: ``[robustness.NAME]`` has one such run for each of its sets and methods."""
+
+    revision: ClassVar[int] = 1
+    kind: Literal["robustness"] = "robustness"
+    classifier: ClassifierSource
+    set: ShiftedSetRecipe
+    image_size: PositiveInt | None = None
+    """Side of the input in pixels; the classifier's own if not given."""
+    eval_crop: float = Field(224 / 256, gt=0, le=1)
+    """Where images are resized and the set says nothing: as in fine-tuning."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto``: bf16 where the GPU has it, else float32."""
+    threads: NonNegativeInt = 0
+    """torch's threads on a CPU; 0 takes one per core. The last bits depend on it."""
+    eval_batch: Annotated[PositiveInt, Runtime] = 256
+    """Images per pass and process."""
+    workers: Annotated[NonNegativeInt, Runtime] = 2
+
+
+class RobustnessTable(Recipe, extra="allow"):
+    """``[robustness.NAME]`` of a suite file. The other keys of the table are those of :class:`RobustnessRecipe`."""
+
+    sets: list[str] = Field(min_length=1)
+    """Published sets, or [shifted.NAME] tables of the suite file."""
+    task: str = ""
+    """The [downstream.NAME] fine-tuning whose classifiers are measured."""
+    title: str = ""
+    methods: list[str] | None = None
+    """The methods it is run for; all that the task is run for, if not given."""
