@@ -1,5 +1,9 @@
-"""Stage 2: what an encoder is worth on a labelled set. Fine-tuning, linear probe,
-k-nearest neighbours; semantic segmentation on images with masks."""
+"""Stage 2: what an encoder is worth. Fine-tuning, linear probe and k-nearest neighbours on labelled images, semantic
+segmentation on images with masks."""
+
+import io
+import warnings
+from contextlib import redirect_stdout
 
 from lutbench.recipes import FinetuneRecipe, LinearRecipe, SegmentationRecipe
 from lutbench.run import Run
@@ -17,7 +21,9 @@ def perform(run: Run) -> None:
 
         linear_probe(run)
     elif isinstance(recipe, SegmentationRecipe):
-        from downstream.segmentation.train import segment
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says at length what optional packages it misses
+            from downstream.segmentation.train import segment
 
         segment(run)
     else:

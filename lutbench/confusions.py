@@ -172,5 +172,5 @@ def _measured(areas: NDArray[np.float64], names: Sequence[str], images: Sequence
     for place, (name, n) in enumerate(zip(names, images, strict=True)):
         if np.isnan(scores[place]):
             continue
-        ends = {"low": low[place], "high": high[place], "interval": BOOTSTRAP} if n > 0 else {}
+        ends = {"low": low[place], "high": high[place], "interval": BOOTSTRAP} if n > 1 else {}
         yield Measurement(metric=name, value=scores[place], n=n, **ends)

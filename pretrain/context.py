@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lutbench.batchnorm import SyncBatchNorm
 from lutbench.recipes import PretrainRecipe
-from pretrain.batchnorm import SyncBatchNorm1d
 
 
 class Targets(NamedTuple):
@@ -72,7 +72,7 @@ def head(width: int, hidden: int, depth: int, norm: Literal["batch", "layer", "n
     layers: list[nn.Module] = []
     for index in range(depth):
         if index and norm != "none":
-            layers.append(SyncBatchNorm1d(hidden) if norm == "batch" else nn.LayerNorm(hidden))
+            layers.append(SyncBatchNorm(hidden) if norm == "batch" else nn.LayerNorm(hidden))
         if index:
             layers.append(nn.ReLU(inplace=True))
         layers.append(nn.Linear(widths[index], widths[index + 1], bias=False))

@@ -11,7 +11,7 @@ from tiny_student import random_views, tiny_recipe
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain.batchnorm import SyncBatchNorm1d
+from lutbench.batchnorm import SyncBatchNorm
 from pretrain.student import build_student
 from pretrain.teacher import Teacher
 from pretrain.views import Views
@@ -59,7 +59,7 @@ def student_step(views: Views, distributed: bool) -> dict[str, Tensor]:
 def one_of_two(rank: int, port: int) -> dict[str, Tensor]:
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(minutes=2))
-    module = SyncBatchNorm1d(5)
+    module = SyncBatchNorm(5)
     found = normalise(module, SHARES[rank])
     found |= {f"state {name}": value for name, value in module.state_dict().items()}
     half = slice(4 * rank, 4 * rank + 4)
@@ -114,7 +114,7 @@ def test_two_processes_train_the_student_as_one(processes: tuple[dict[str, Tenso
 
 
 def test_one_process_is_torchs_own_in_names_and_bits() -> None:
-    ours, torchs = SyncBatchNorm1d(5), nn.BatchNorm1d(5)
+    ours, torchs = SyncBatchNorm(5), nn.BatchNorm1d(5)
     expected = normalise(torchs, slice(0, 7))
     assert all(torch.equal(value, expected[name]) for name, value in normalise(ours, slice(0, 7)).items())
     assert list(ours.state_dict()) == list(torchs.state_dict())

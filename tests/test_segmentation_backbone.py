@@ -20,7 +20,7 @@ SIZES: dict[str, Any] = {"img_size": 48, "patch_size": 8, "embed_dim": 32, "dept
 
 def encoder(model: str = "vit_tiny_patch16_224", **changes: Any) -> VisionTransformer:
     torch.manual_seed(0)
-    made = timm.create_model(model, num_classes=0, **{**SIZES, **changes})
+    made = timm.create_model(model, **{"num_classes": 0, **SIZES, **changes})
     for parameter in made.parameters():  # so that no bias, norm or LayerScale is what every model begins with
         torch.nn.init.normal_(parameter, std=0.2)
     return made.eval()
@@ -42,7 +42,8 @@ def backbone(**changes: Any) -> Any:
     )
     torch.manual_seed(1)
     made.init_weights()
-    return made.eval()
+    made.eval()  # which returns nothing
+    return made
 
 
 def features(model: VisionTransformer, images: torch.Tensor) -> list[torch.Tensor]:

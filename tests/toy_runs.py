@@ -58,11 +58,66 @@ def write_images(folder: Path, train: int = 10, val: int = 7) -> None:
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / "toy" / split / name / f"{number}.png")
 
 
-def toy_run(folder: Path, home: str = "here", changes: Sequence[str] = (), **settings: Any) -> Run:
-    """A run on :func:`write_images`'s images, with its folders below ``folder / home``, ready to be performed."""
+SCENES = """
+title = "toy"
+about = "for tests"
+kind = "pipeline"
+[data.toy]
+source = "scenes"
+path = "scenes"
+classes = ["ground", "amber", "blue"]
+reduce_zero_label = true
+[encoder.toy]
+model = "vit_tiny_patch16_224"
+image_size = 16
+patch_size = 4
+width = 16
+depth = 4
+heads = 2
+[method.scratch]
+scratch = true
+encoder = "toy"
+[downstream.task]
+data = "toy"
+kind = "segmentation"
+crop = 16
+stride = 8
+scale = [96, 24]
+iterations = 12
+warmup = 2
+batch = 4
+lr = 2e-3
+channels = 8
+auxiliary_channels = 8
+"""
+
+
+def write_scenes(folder: Path, train: int = 10, val: int = 5) -> None:
+    """So many images of 32 x 24 with a mask each: a box in amber or blue on the ground, and a border without a class."""
+    generator = np.random.default_rng(0)
+    for split, count in (("training", train), ("validation", val)):
+        for kind in ("images", "annotations"):
+            (folder / "scenes" / kind / split).mkdir(parents=True)
+        for number in range(count):
+            pixels, mask = generator.integers(0, 120, (24, 32, 3)), np.ones((24, 32), np.uint8)
+            x, y, label = generator.integers(4, 14), generator.integers(4, 10), number % 2
+            mask[y : y + 10, x : x + 12] = 2 + label
+            pixels[mask == 2 + label, 2 * label] += 120
+            mask[:2] = 0
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"scenes/images/{split}/{number}.jpg", quality=95)
+            Image.fromarray(mask).save(folder / f"scenes/annotations/{split}/{number}.png")
+
+
+def toy_run(
+    folder: Path, home: str = "here", changes: Sequence[str] = (), suite_text: str = SUITE, **settings: Any
+) -> Run:
+    """A run on :func:`write_images`'s images, or on other images by another suite, ready to be performed.
+
+    Its folders are below ``folder / home``.
+    """
     lines = [f"{name} = {json.dumps(value)}" for name, value in ({"workers": 0} | settings).items()]
     suite = folder / "toy.toml"
-    suite.write_text(SUITE + "\n".join(lines))
+    suite.write_text("\n".join([suite_text, *lines]))
     loaded = load_suite(str(suite), changes)
     workspace = Workspace(data=folder, runs=folder / home / "runs", results=folder / home / "results")
     run = open_run(loaded, loaded.runs[0], workspace)
@@ -113,9 +168,9 @@ def killed_at_a_checkpoint(run: Run, step: int) -> None:
     context = multiprocessing.get_context("fork")
     worker = context.Process(target=_enter, args=(lambda: perform(run), context.Queue(), 0, 1, 0))
     worker.start()
-    checkpoint = run.checkpoints / f"step-{step:08d}"
+    names = f"step-{step:08d}", f"step-{step:08d}.json"
     deadline = time.monotonic() + 60
-    while not checkpoint.exists():
+    while not any((run.checkpoints / name).exists() for name in names):
         assert worker.is_alive(), "ended before the checkpoint"
         assert time.monotonic() < deadline
         time.sleep(0.001)

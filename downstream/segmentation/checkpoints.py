@@ -21,6 +21,7 @@ NAME = "step-{:08d}.pth"
 KEEP = 2
 """How many stay: the newest, and one to fall back on."""
 
+
 @dataclass(frozen=True)
 class Sealed:
     """A whole checkpoint."""

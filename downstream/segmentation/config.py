@@ -46,6 +46,8 @@ def mmseg_config(
             "test_dataloader": _val_dataloader(recipe, val, _test_pipeline(recipe)),
             "val_evaluator": {"type": "IoUMetric", "iou_metrics": ["mIoU"], "ignore_index": ignored(val)},
             "test_evaluator": {"type": "IoUMetric", "iou_metrics": ["mIoU"], "ignore_index": ignored(val)},
+            "train_pipeline": _train_pipeline(recipe, ignored(train)),
+            "test_pipeline": _test_pipeline(recipe),
             "tta_model": {"type": "SegTTAModel"},
             "tta_pipeline": _tta_pipeline(recipe),
             "train_cfg": {

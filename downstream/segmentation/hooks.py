@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from downstream.segmentation.checkpoints import KEEP, NAME, read_checkpoint, seal
 from lutbench.batches import Key, Schedule
+from lutbench.batchnorm import SyncBatchNorm
 from lutbench.files import disk_full_explained
 from lutbench.processes import accelerator
 from lutbench.progress import Bar
@@ -26,6 +27,14 @@ from lutbench.training import Journal
 
 class SuiteRunner(Runner):
     """A Runner that starts from the weights it is given and loads nothing unsafe."""
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
+        """As MMEngine does; on CPUs, which torch's SyncBatchNorm and device numbers are not for, with the suite's."""
+        if self.distributed and not torch.cuda.is_available():
+            wrapped: nn.Module = MMDistributedDataParallel(module=on_cpus(model), broadcast_buffers=False)
+        else:
+            wrapped = super().wrap_model(model_wrapper_cfg, model)
+        return wrapped
 
     def _init_model_weights(self) -> None:
         """The model has its weights already."""
@@ -38,6 +47,17 @@ class SuiteRunner(Runner):
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         self._has_loaded = True
         return checkpoint
+
+
+def on_cpus(model: nn.Module) -> nn.Module:
+    """``model`` with the suite's SyncBatchNorm, of the same names and numbers, in the place of torch's."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.SyncBatchNorm):
+                norm = SyncBatchNorm(child.num_features, child.eps, child.momentum)
+                norm.load_state_dict(child.state_dict())
+                setattr(module, name, norm)
+    return model
 
 
 class KeyedScenes(Dataset[dict[str, Any]]):

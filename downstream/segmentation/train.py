@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def segment(run: Run) -> None:
         experiment_name=f"{run.planned.name.replace('/', '-')}-{run.identity[:12]}",
         default_scope="mmseg",
     )
-    with journal:
+    with journal, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning)  # of torch and MMSegmentation about each other
         runner.train()
     check_moved(model, digest)
 
@@ -132,10 +134,11 @@ def build_segmenter(cfg: Config, run: Run) -> nn.Module:
         UserError: if the encoder's weights cannot be had, are not those of the run's identity, or do not fit.
     """
     with seeded(Draw.WEIGHTS, run.planned.seed, DECODER):
-        model: nn.Module = MODELS.build(cfg.model)
+        model = MODELS.build(cfg.model)
         model.init_weights()
     load_backbone(model.backbone, encoder_of(run))
-    return model
+    built: nn.Module = model
+    return built
 
 
 def optimizer_of(model: nn.Module, cfg: Config, recipe: SegmentationRecipe) -> OptimWrapper:

@@ -17,7 +17,7 @@ from lutbench.data.building import Buildable
 from lutbench.data.folder import FolderImages
 from lutbench.data.images import ImageSet, Split, UndecodableImage, check_pair, open_images
 from lutbench.data.known import BUILDERS, CATALOGUE, KnownSet, how_to_get, known_set, place
-from lutbench.data.masks import explain_faults, inspect_masks
+from lutbench.data.masks import inspect_masks
 from lutbench.data.mosaics import MOSAICS, mosaic_pixels
 from lutbench.data.photographs import BUILT, check_pixels
 from lutbench.data.progress import tracked
@@ -228,12 +228,13 @@ def _look(images: ImageSet | Scenes, full: bool, report: CheckReport) -> None:
     )
     problems = [f"{images.split}: {len(broken)} images cannot be decoded: {listed(broken)}."] if broken else []
     if isinstance(images, Scenes):
-        pixels, faults = inspect_masks(images, indices)
-        report.lines.append(f"{images.split}: {len(indices):,} masks looked at")
-        problems += [explain_faults(images, faults)] if faults else []
-        absent = [name for name, seen in zip(images.classes, pixels, strict=True) if not seen]
-        if full and absent and not faults:
-            report.notes.append(f"{images.split}: no mask has a pixel of {listed(absent)}.")
+        masks = inspect_masks(images, indices)
+        if masks.faults:
+            problems.append(masks.problem)
+        else:
+            report.lines.append(f"{images.split}: {len(indices):,} masks looked at fit their images and the classes")
+            if full and masks.absent:
+                report.notes.append(f"{images.split}: no mask has a pixel of {listed(masks.absent)}.")
     if full and not problems and _pixels_of_built(images) not in (None, images.fingerprint):
         problems.append(
             f"{images.split}: pixels are not those that were written. Remove {report.where}; it is built anew when next used."

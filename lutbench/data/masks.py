@@ -22,25 +22,50 @@ from lutbench.files import NotJsonError, read_json, write_json
 REVISION = 1
 """Of the check: raised when it looks for more, so that older stamps no longer count."""
 
-ENOUGH = 5
+ENOUGH = 3
 """Faulty masks after which a check stops."""
 
 
 @dataclass(frozen=True)
-class Inspected:
-    """What was found in one mask."""
+class Inspection:
+    """What was found in some of a set's masks."""
 
+    scenes: Scenes
     pixels: NDArray[np.int64]
-    """(256,) pixels of every value; zeros if it cannot be read."""
-    fault: str = ""
-    """Why it cannot be trained on; empty if it can."""
+    """(256,) of every value."""
+    faults: list[str]
+    """Of the first masks that cannot be trained on, why."""
+
+    @property
+    def absent(self) -> list[str]:
+        """The classes of which no mask has a pixel."""
+        found = self.pixels[int(self.scenes.reduce_zero_label) :]
+        return [name for name, pixels in zip(self.scenes.classes, found, strict=False) if not pixels]
+
+    @property
+    def problem(self) -> str:
+        """A paragraph about the masks that cannot be trained on; empty if there is none."""
+        if not self.faults:
+            return ""
+        parts = [
+            f"{self.scenes.name}, split {self.scenes.split!r}: masks in {self.scenes.masks.absolute()} that cannot be trained on:",
+            *self.faults,
+        ]
+        if len(self.faults) == ENOUGH:
+            parts.append("The check stopped there; there may be more.")
+        if self.pixels[~_expected(self.scenes)].any():
+            parts.append(
+                f"The values must be those of the {len(self.scenes.classes)} classes that are named: are there more? If one "
+                "value means no class, set ignore to it; if that is 0, and 1 the first class, set reduce_zero_label = true."
+            )
+        return " ".join(parts)
 
 
 def check_masks(scenes: Scenes, stamps: Path | None = None) -> list[str]:
     """Decode every mask and read every image's header; returns the classes of which no mask has a pixel.
 
     With ``stamps`` the outcome is kept in that folder, and a set that is there by its fingerprint is not read again.
-    For one process: let the others wait.
+    Two cores read ADE20K's 22,210 in about a minute.
 
     Raises:
         UserError: if a mask cannot be read, is not one channel of 8 bits, has a value that is no class, or differs in
@@ -52,50 +77,29 @@ def check_masks(scenes: Scenes, stamps: Path | None = None) -> list[str]:
     if key.items() <= known.items():
         absent: list[str] = known["absent"]
         return absent
-    pixels, faults = inspect_masks(scenes, range(len(scenes)))
-    if faults:
-        raise UserError(explain_faults(scenes, faults))
-    absent = [name for name, count in zip(scenes.classes, pixels, strict=False) if not count]
+    inspection = inspect_masks(scenes, range(len(scenes)))
+    if inspection.faults:
+        raise UserError(inspection.problem)
     if stamp:
-        write_json(stamp, {**key, "set": scenes.name, "split": scenes.split, "masks": len(scenes), "absent": absent})
-    return absent
+        told = {"set": scenes.name, "split": scenes.split, "masks": len(scenes), "absent": inspection.absent}
+        write_json(stamp, key | told)
+    return inspection.absent
 
 
-def inspect_masks(scenes: Scenes, indices: Sequence[int]) -> tuple[NDArray[np.int64], list[str]]:
-    """The pixels (C,) of every class in some of the masks, and what is wrong with the first faulty ones."""
-    found = np.zeros(256, np.int64)
+def inspect_masks(scenes: Scenes, indices: Sequence[int]) -> Inspection:
+    """Look at some of the masks, until enough of them are found faulty."""
+    pixels = np.zeros(256, np.int64)
     faults: list[str] = []
-    for mask in tracked(
-        _inspected(scenes, indices), len(indices), f"checking the masks of {scenes.name} {scenes.split}"
-    ):
-        found += mask.pixels
-        faults += [mask.fault] if mask.fault else []
+    title = f"checking the masks of {scenes.name} {scenes.split}"
+    for found, fault in tracked(_inspected(scenes, indices), len(indices), title):
+        pixels += found
+        faults += [fault] if fault else []
         if len(faults) == ENOUGH:
             break
-    first = int(scenes.reduce_zero_label)
-    return found[first : first + len(scenes.classes)], faults
+    return Inspection(scenes, pixels, faults)
 
 
-def explain_faults(scenes: Scenes, faults: list[str]) -> str:
-    """One paragraph about the masks that cannot be trained on."""
-    stopped = " The check stopped there; there may be more." if len(faults) == ENOUGH else ""
-    return (
-        f"{scenes.name}, split {scenes.split!r}: {len(faults)} of {len(scenes):,} masks cannot be trained on. "
-        f"{' '.join(faults)}{stopped} The values must be those of the {len(scenes.classes)} classes that are named: are "
-        "there more? If one value means no class, set ignore to it; if that is 0, and 1 the first class, set "
-        "reduce_zero_label = true."
-    )
-
-
-def _inspected(scenes: Scenes, indices: Sequence[int], at_once: int = 512) -> Iterator[Inspected]:
-    """By threads, since Pillow decodes in parallel."""
-    expected = _values(scenes)
-    with ThreadPoolExecutor() as threads:
-        for first in range(0, len(indices), at_once):
-            yield from threads.map(lambda index: _inspect(scenes, index, expected), indices[first : first + at_once])
-
-
-def _values(scenes: Scenes) -> NDArray[np.bool_]:
+def _expected(scenes: Scenes) -> NDArray[np.bool_]:
     """(256,) whether a value may be in a mask file."""
     expected = np.zeros(256, bool)
     expected[: len(scenes.classes) + scenes.reduce_zero_label] = True
@@ -103,25 +107,33 @@ def _values(scenes: Scenes) -> NDArray[np.bool_]:
     return expected
 
 
-def _inspect(scenes: Scenes, index: int, expected: NDArray[np.bool_]) -> Inspected:
-    path = scenes.mask_path(index)
+def _inspected(scenes: Scenes, indices: Sequence[int], at_once: int = 512) -> Iterator[tuple[NDArray[np.int64], str]]:
+    """Of every mask the pixels (256,) of every value, and its fault; by threads, since Pillow decodes in parallel."""
+    expected = _expected(scenes)
+    with ThreadPoolExecutor() as threads:
+        for first in range(0, len(indices), at_once):
+            yield from threads.map(lambda index: _inspect(scenes, index, expected), indices[first : first + at_once])
+
+
+def _inspect(scenes: Scenes, index: int, expected: NDArray[np.bool_]) -> tuple[NDArray[np.int64], str]:
+    name = scenes.stems[index] + scenes.mask_suffix
     try:
-        with opened_mask(path) as mask:
+        with opened_mask(scenes.mask_path(index)) as mask:
             size, pixels = mask.size, np.array(mask.histogram(), np.int64)
         with opened(scenes.image_path(index)) as image:
             sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # OpenCV turns it
             image_size = image.size[::-1] if sideways else image.size
     except UserError as error:
-        return Inspected(np.zeros(256, np.int64), str(error))
+        return np.zeros(256, np.int64), str(error)
     fault = ""
     strange = np.flatnonzero((pixels > 0) & ~expected)
     if len(strange):
         values = listed(f"{value} in {pixels[value]:,} pixels" for value in strange)
-        fault = f"{path}: expected values {_ranges(expected)}, found {values}."
+        fault = f"{name}: expected values {_ranges(expected)}, found {values}."
     elif size != image_size:
         turned = ", its EXIF orientation applied" if sideways else ""
-        fault = f"{path}: expected the size of its image, {_by(image_size)}{turned}, found {_by(size)}."
-    return Inspected(pixels, fault)
+        fault = f"{name}: expected the size of its image, {_by(image_size)}{turned}, found {_by(size)}."
+    return pixels, fault
 
 
 def _ranges(expected: NDArray[np.bool_]) -> str:
@@ -137,7 +149,7 @@ def _by(size: tuple[int, int]) -> str:
 
 def _read_stamp(path: Path) -> dict[str, Any]:
     try:
-        stamp: dict[str, Any] = read_json(path)
+        stamp = read_json(path)
     except (FileNotFoundError, NotJsonError):
         return {}
-    return stamp
+    return stamp if isinstance(stamp, dict) else {}

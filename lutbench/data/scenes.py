@@ -187,7 +187,7 @@ def list_scenes(recipe: ScenesRecipe, split: Split, root: Path) -> Scenes:
     for place, listing, suffix in zip(folders, (images, masks), suffixes, strict=True):
         if not listing.sizes:
             ends = sorted({"." + other.rpartition(".")[2] for other in listing.others})
-            found = f"no file in it ends in {suffix!r}" + (f" (some end in {listed(ends)})" if ends else "")
+            found = f"no file there ends in {suffix!r}" + (f" (of images, some in {listed(ends)})" if ends else "")
             raise UserError(_expected(recipe, name, split, place, found))
         _refuse_twins(name, place, listing, suffix)
     _refuse_singles(recipe, name, split, folders, images, masks)

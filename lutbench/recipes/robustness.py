@@ -1,6 +1,6 @@
 """Settings of the robustness stage: a test set whose images are shifted, and a finished classifier on it."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -13,6 +13,13 @@ SEVERITIES = [1, 2, 3, 4, 5]
 
 EXTRA_CORRUPTIONS = ["speckle_noise", "gaussian_blur", "spatter", "saturate"]
 """Of ImageNet-C's authors, for validation: reported apart, never part of a mean over the fifteen."""
+
+_ONLY_OF = {
+    "classes": ("parts", "gap"),
+    "corruptions": ("corruptions", "severities", "extra", "alexnet"),
+    "occlusion": ("drops", "drop_grid", "shuffles"),
+}
+"""Settings that have no effect on other kinds."""
 
 NAMED_LABELS = ("classifier", "imagenet-1k", "imagenet-1k-numbers", "imagenet-9", "objectnet", "si-score")
 
@@ -76,6 +83,12 @@ class ShiftedSetRecipe(Recipe):
     """How many there must be in every part, or by name of the part; not checked if not given."""
     classes: Annotated[PositiveInt | None, Runtime] = None
     """How many class folders there must be in every part; not checked if not given."""
+
+    def affecting_results(self) -> dict[str, Any]:
+        """Without the settings of other kinds."""
+        fields = super().affecting_results()
+        others = {name for kind, names in _ONLY_OF.items() if kind != self.kind for name in names}
+        return {name: value for name, value in fields.items() if name not in others}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

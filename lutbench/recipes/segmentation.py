@@ -85,8 +85,8 @@ class SegmentationRecipe(DownstreamRecipe):
     iterations: PositiveInt = 160_000
     warmup: NonNegativeInt = 1500
     """Iterations of linear warm-up, from 1e-6 of the rate."""
-    batch: PositiveInt = 16
-    """Images per iteration over all processes."""
+    batch: int = Field(16, ge=2)
+    """Images per iteration over all processes; BatchNorm in the head needs two."""
     lr: PositiveFloat = 1e-4
     power: PositiveFloat = 1.0
     """Of the polynomial decay to 0."""

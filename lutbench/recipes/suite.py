@@ -239,10 +239,10 @@ def _with_data(
 ) -> dict[str, Any]:
     """``settings`` with the name of a data set replaced by what it names, which must be what ``model`` works on."""
     name = settings.get("data")
-    wanted = model.model_fields["data"].annotation
-    if isinstance(name, str) and name in data and not isinstance(data[name], wanted or AnyData):
+    wanted = ScenesRecipe if model.model_fields["data"].annotation is ScenesRecipe else DataRecipe
+    if isinstance(name, str) and name in data and not isinstance(data[name], wanted):
         needs = "images with masks" if wanted is ScenesRecipe else "images"
-        fitting = [other for other, recipe in data.items() if isinstance(recipe, wanted or AnyData)]
+        fitting = [other for other, recipe in data.items() if isinstance(recipe, wanted)]
         raise UserError(
             f"{where}.data: expected a set of {needs}, found {name}, whose source is {data[name].source}. "
             f"Fitting sets: {listed(fitting, 20) or 'none'}."

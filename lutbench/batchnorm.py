@@ -4,32 +4,40 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class SyncBatchNorm1d(nn.BatchNorm1d):
-    """``nn.BatchNorm1d`` whose statistics, in training, are those of the concatenated batches of all processes.
+class SyncBatchNorm(_BatchNorm):
+    """``nn.BatchNorm1d`` or ``2d`` whose statistics, in training, are those of the batches of all processes together.
 
-    Names of parameters and buffers are those of ``nn.BatchNorm1d``, and with one process or in evaluation it is that.
+    Names of parameters and buffers are those of torch's, and with one process or in evaluation it is that.
     Gradients are right where they are averaged over processes afterwards, as DistributedDataParallel does.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``input`` (B, C); processes may hold unequal shares. Statistics are float32 in mixed precision."""
+        """Normalise ``input`` (B, C, ...); processes may hold unequal shares. Statistics are float32 in mixed precision."""
         if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
         with torch.autocast(input.device.type, enabled=False):
             return self._synchronised(input.float()).to(input.dtype)
 
     def _synchronised(self, x: Tensor) -> Tensor:
-        own_count = torch.full((1,), float(len(x)), device=x.device)
-        sums = _sum_over_processes(torch.cat([x.sum(0), own_count]))
+        others = [0, *range(2, x.ndim)]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        own_count = torch.full((1,), float(x.numel() // x.shape[1]), device=x.device)
+        sums = _sum_over_processes(torch.cat([x.sum(others), own_count]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
+        centred = x - mean.view(shape)
         # A second sum over processes, of squares around the common mean, loses no digits to a large mean.
-        variance = _sum_over_processes((x - mean).square().sum(0)) / count
+        variance = _sum_over_processes(centred.square().sum(others)) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1))
-        return (x - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        return centred * torch.rsqrt(variance + self.eps).view(shape) * self.weight.view(shape) + self.bias.view(shape)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"expected (B, C, ...), found {tuple(input.shape)}")
 
     @torch.no_grad()
     def _track(self, mean: Tensor, unbiased_variance: Tensor) -> None:

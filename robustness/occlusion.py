@@ -1,0 +1,85 @@
+"""Images with patches dropped, or cut into tiles and shuffled (Naseer et al. 2021), from pixels in memory.
+
+Which patches is drawn under the key of the image alone, so the same for every classifier, batch and process. More drawn
+patches include the fewer, so a curve over shares follows one order of losing patches in each image (our choice, as is
+one draw for each image and black for what is dropped: its authors repeat with fresh ones).
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lutbench.errors import UserError
+from lutbench.randomness import Draw, generator
+from lutbench.recipes.robustness import ShiftedSetRecipe
+
+Change = Callable[[Tensor, Tensor], Tensor]
+"""From uint8 pixels (B, 3, S, S) and the images' places in their set (B,) to other pixels."""
+
+
+def occlusions(recipe: ShiftedSetRecipe) -> dict[str, Change]:
+    """The changes of a set of ``kind = "occlusion"``, by name of the cell: ``drop 3/10``, ``shuffle 4x4``."""
+    dropped = {f"drop {k}/10": partial(drop_patches, tenths=k, grid=recipe.drop_grid) for k in recipe.drops}
+    return {**dropped, **{f"shuffle {grid}x{grid}": partial(shuffle_tiles, grid=grid) for grid in recipe.shuffles}}
+
+
+def drop_patches(pixels: Tensor, index: Tensor, tenths: int, grid: int = 14) -> Tensor:
+    """``pixels`` (B, 3, S, S) with ``tenths`` of their ``grid`` x ``grid`` patches black, rounded down.
+
+    Raises:
+        UserError: if the side is not a whole number of patches.
+    """
+    tiles = _tiles(pixels, grid)
+    dropped = _orders(index, grid)[:, : tenths * grid * grid // 10].to(pixels.device)
+    kept = torch.ones(len(pixels), grid * grid, dtype=pixels.dtype, device=pixels.device).scatter_(1, dropped, 0)
+    return _joined(tiles * kept[:, :, None, None, None])
+
+
+def shuffle_tiles(pixels: Tensor, index: Tensor, grid: int) -> Tensor:
+    """``pixels`` (B, 3, S, S) with their ``grid`` x ``grid`` tiles in another order.
+
+    Raises:
+        UserError: if the side is not a whole number of tiles.
+    """
+    tiles = _tiles(pixels, grid)
+    order = _orders(index, grid).to(pixels.device)
+    return _joined(tiles.gather(1, order[:, :, None, None, None].expand_as(tiles)))
+
+
+def check_grid(side: int, grid: int) -> None:
+    """Whether images of this side can be cut.
+
+    Raises:
+        UserError: if the side is not a whole number of tiles.
+    """
+    if side % grid:
+        fitting = [n for n in range(2, side + 1) if side % n == 0 and n <= 2 * grid]
+        raise UserError(
+            f"Images of {side} x {side} pixels do not divide into {grid} x {grid} patches. "
+            f"Set drop_grid and shuffles to some of {', '.join(map(str, fitting))}."
+        )
+
+
+def _orders(index: Tensor, grid: int) -> Tensor:
+    """An order (B, grid * grid) of the tiles of every image, from bits that NumPy promises never to change."""
+    keys = [generator(Draw.OCCLUSION, grid, place).bit_generator.random_raw(grid * grid) for place in index.tolist()]
+    return torch.from_numpy(np.argsort(np.stack(keys), axis=1, kind="stable"))
+
+
+def _tiles(pixels: Tensor, grid: int) -> Tensor:
+    """(B, grid * grid, 3, S / grid, S / grid), row by row."""
+    check_grid(pixels.shape[-1], grid)
+    batch, channels, side = len(pixels), pixels.shape[1], pixels.shape[-1] // grid
+    rows = pixels.view(batch, channels, grid, side, grid, side)
+    return rows.permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, channels, side, side)
+
+
+def _joined(tiles: Tensor) -> Tensor:
+    """The reverse of :func:`_tiles`."""
+    batch, count, channels, side, _ = tiles.shape
+    grid = round(count**0.5)
+    rows = tiles.view(batch, grid, grid, channels, side, side).permute(0, 3, 1, 4, 2, 5)
+    return rows.reshape(batch, channels, grid * side, grid * side)

@@ -1,0 +1,66 @@
+"""From an image of a set to the square that a classifier sees, by the set's own protocol; uint8 (3, S, S).
+
+- ``bicubic``, ``bilinear``: short side to S / eval_crop, then the middle S x S. MAE and timm resize bicubic, torchvision
+  and with it the code of ImageNet-A, -R and -O bilinear.
+- ``crop``: the middle S x S of an image that is stored larger or at that size (hendrycks/robustness ImageNet-C/test.py).
+- ``whole``: the image as it is (ImageNet-9, Stylized-ImageNet).
+
+The last two never resize, so they refuse images that are stored at another size than the classifier's.
+"""
+
+import math
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms import v2
+
+from lutbench.data.images import ImageSet
+from lutbench.errors import UserError
+from lutbench.pixels import to_tensor
+from lutbench.recipes.robustness import Resizing, ShiftedSetRecipe
+
+_INTERPOLATION = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
+
+
+def all_views(image: Image.Image, recipe: ShiftedSetRecipe, side: int, eval_crop: float) -> Tensor:
+    """An image preprocessed in every way of the recipe, uint8 (V, 3, S, S), decoded once.
+
+    Raises:
+        UserError: see :func:`view`.
+    """
+    return torch.stack([view(image, recipe, how, side, eval_crop) for how in recipe.preprocessing])
+
+
+def view(image: Image.Image, recipe: ShiftedSetRecipe, how: Resizing, side: int, eval_crop: float) -> Tensor:
+    """An RGB image as uint8 (3, S, S); ``eval_crop`` holds where the recipe has none.
+
+    Raises:
+        UserError: if it is stored at a size at which it is not to be resized.
+    """
+    inner = ImageOps.crop(image, recipe.border) if recipe.border else image
+    if how in _INTERPOLATION:
+        short = math.floor(side / (recipe.eval_crop or eval_crop) + 1e-6)
+        inner = v2.functional.resize(inner, [short], _INTERPOLATION[how])
+    elif min(inner.size) < side or (how == "whole" and inner.size != (side, side)):
+        expected = f"{side} x {side}" if how == "whole" else f"at least {side} x {side}"
+        raise UserError(
+            f"{recipe.label or recipe.path}: expected images of {expected} pixels, which is what the classifier sees, and "
+            f"found one of {inner.size[0]} x {inner.size[1]}. The set's protocol does not resize: measure a classifier for "
+            'images of that size on it, or set preprocessing = ["bicubic"] and compare with nothing published.'
+        )
+    return to_tensor(v2.functional.center_crop(inner, [side, side]))
+
+
+def seen_as(how: Resizing) -> str:
+    """What a metric's name says of the preprocessing: nothing where images are not resized, since that is no choice."""
+    return how if how in _INTERPOLATION else ""
+
+
+def check_stored_size(images: ImageSet, recipe: ShiftedSetRecipe, side: int) -> None:
+    """Whether the first image can be preprocessed for a classifier of this side, before many are.
+
+    Raises:
+        UserError: if it is stored at a size at which it is not to be resized.
+    """
+    all_views(images.image(0), recipe, side, eval_crop=1.0)

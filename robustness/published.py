@@ -1,0 +1,197 @@
+"""The published shifted sets: where they lie below the data root, their protocols and counts, and how to get them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lutbench.errors import UserError, nearest
+from lutbench.recipes.robustness import ShiftedSetRecipe
+from robustness.metrics import ALEXNET_ERROR
+
+
+@dataclass(frozen=True)
+class PublishedSet:
+    """A shifted set as its authors describe it."""
+
+    name: str
+    title: str
+    recipe: ShiftedSetRecipe
+    get: str
+    """What to do to have it; ``DIR`` stands for the set's folder."""
+    source: str
+    """Where protocol and counts were read."""
+
+
+def _imagenet(name: str, title: str, get: str, source: str, **settings: Any) -> PublishedSet:
+    """A set of images to be seen as ImageNet's own: short side to 256, the middle 224."""
+    recipe = {"label": name, "path": name, "labels": "imagenet-1k", "classes": 1000, "eval_crop": 224 / 256}
+    return PublishedSet(name, title, ShiftedSetRecipe.model_validate(recipe | settings), get, source)
+
+
+_BOTH = ["bicubic", "bilinear"]
+_SUBSET_FIRST = ["subset", "all"]
+_VAL = "See imagenet-1k in `lutbench data list`."
+_SI_SCORE = "Unpack {0}.zip of https://s3.us-east-1.amazonaws.com/si-score-dataset below DIR."
+_SI_SOURCE = "google-research/si-score README; counts: tensorflow/datasets docs/catalog/siscore.md"
+
+PUBLISHED = {
+    published.name: published
+    for published in (
+        _imagenet(
+            "imagenet-val",
+            "ImageNet-1K, validation, with ReaL's labels",
+            _VAL,
+            "google-research/reassessed-imagenet real.json, as timm ships it",
+            path="imagenet-1k",
+            parts={"": "val"},
+            images=50_000,
+            preprocessing=_BOTH,
+            real="timm",
+        ),
+        _imagenet(
+            "imagenet-v2",
+            "ImageNet-V2, three variants",
+            "Unpack imagenetv2-{matched-frequency,threshold0.7,top-images}.tar.gz of https://huggingface.co/datasets/vaishaal/ImageNetV2 in DIR.",
+            "modestyachts/ImageNetV2",
+            labels="imagenet-1k-numbers",
+            parts={
+                name: f"imagenetv2-{name}-format-val" for name in ("matched-frequency", "threshold0.7", "top-images")
+            },
+            images=10_000,
+            preprocessing=_BOTH,
+        ),
+        _imagenet(
+            "imagenet-a",
+            "ImageNet-A",
+            "Unpack https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar; DIR is its folder imagenet-a.",
+            "hendrycks/natural-adv-examples eval.py: argmax over 200 logits",
+            subset="imagenet-a",
+            logits=_SUBSET_FIRST,
+            images=7_500,
+            classes=200,
+            preprocessing=_BOTH,
+        ),
+        _imagenet(
+            "imagenet-r",
+            "ImageNet-R",
+            "Unpack https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar; DIR is its folder imagenet-r.",
+            "hendrycks/imagenet-r eval.py: argmax over 200 logits",
+            subset="imagenet-r",
+            logits=_SUBSET_FIRST,
+            images=30_000,
+            classes=200,
+            preprocessing=_BOTH,
+        ),
+        _imagenet(
+            "imagenet-o",
+            "ImageNet-O",
+            "Unpack https://people.eecs.berkeley.edu/~hendrycks/imagenet-o.tar; DIR is its folder imagenet-o. ImageNet's validation images of the same 200 classes are the known ones.",
+            "hendrycks/natural-adv-examples eval_many_models.py: softmax over 200 logits",
+            kind="detection",
+            known="imagenet-1k/val",
+            subset="imagenet-o",
+            logits=["subset"],
+            images={"unknown": 2_000, "known": 10_000},
+            classes=200,
+            preprocessing=_BOTH,
+        ),
+        _imagenet(
+            "imagenet-c",
+            "ImageNet-C",
+            "Unpack blur.tar, digital.tar, noise.tar, weather.tar, and extra.tar if you like, of https://zenodo.org/records/2235448 in DIR.",
+            "hendrycks/robustness ImageNet-C/test.py: no resize",
+            kind="corruptions",
+            corruptions=list(ALEXNET_ERROR),
+            alexnet=True,
+            images=50_000,
+            preprocessing=["crop"],
+        ),
+        _imagenet(
+            "imagenet-sketch",
+            "ImageNet-Sketch",
+            "See https://github.com/HaohanWang/ImageNet-Sketch; DIR is its folder sketch.",
+            "HaohanWang/ImageNet-Sketch; its README rounds to 50,000, the released files and their copies are 50,889",
+            images=50_889,
+            preprocessing=_BOTH,
+        ),
+        _imagenet(
+            "objectnet",
+            "ObjectNet, the 113 classes that ImageNet has",
+            "Unpack objectnet-1.0.zip of https://objectnet.dev; DIR is its folder images.",
+            "abarbu/objectnet-template-pytorch: 2 px of border cut, then Resize(224), CenterCrop(224)",
+            labels="objectnet",
+            logits=["all", "subset"],
+            border=2,
+            eval_crop=1.0,
+            images=18_574,
+            classes=113,
+            preprocessing=["bilinear"],
+        ),
+        *(
+            _imagenet(
+                f"si-score-{factor}",
+                f"SI-Score, {factor}",
+                _SI_SCORE.format(factor),
+                _SI_SOURCE,
+                path="si-score",
+                parts={"": folder},
+                labels="si-score",
+                images=images,
+                classes=61,
+            )
+            for factor, folder, images in (
+                ("size", "area", 92_884),
+                ("location", "location20_area02_min0pc", 541_548),
+                ("rotation", "rotation", 39_540),
+            )
+        ),
+        _imagenet(
+            "imagenet-9",
+            "ImageNet-9, backgrounds",
+            "Unpack backgrounds_challenge_data.tar.gz of https://github.com/MadryLab/backgrounds_challenge/releases; DIR is its folder bg_challenge. Put in_to_in9.json of the same repository in DIR.",
+            "MadryLab/backgrounds_challenge in9_eval.py: argmax over 1000 logits, mapped",
+            labels="imagenet-9",
+            parts={
+                name: f"{name}/val"
+                for name in (
+                    "original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t",
+                )
+            },
+            gap=["mixed_same", "mixed_rand"],
+            images=4_050,
+            classes=9,
+            preprocessing=["whole"],
+        ),
+        _imagenet(
+            "stylized-imagenet",
+            "Stylized-ImageNet, validation",
+            "Make it by https://github.com/rgeirhos/Stylized-ImageNet, into DIR/val.",
+            "alibaba/easyrobust stylized_imagenet.py: as stored, 224 px",
+            parts={"": "val"},
+            images=50_000,
+            preprocessing=["whole"],
+        ),
+        _imagenet(
+            "imagenet-occlusion",
+            "ImageNet-1K, validation, with patches dropped or shuffled",
+            _VAL,
+            "Naseer et al. 2021: so many tenths of 14 x 14 patches dropped at random",
+            path="imagenet-1k/val",
+            kind="occlusion",
+            images=50_000,
+        ),
+    )
+}  # fmt: skip
+"""By name."""
+
+
+def published_set(name: str) -> PublishedSet:
+    """A published set by name.
+
+    Raises:
+        UserError: with the nearest name, if there is none.
+    """
+    if name not in PUBLISHED:
+        raise UserError(
+            f"There is no published shifted set {name!r}.{nearest(name, PUBLISHED)} Known: {', '.join(PUBLISHED)}."
+        )
+    return PUBLISHED[name]

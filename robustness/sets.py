@@ -1,0 +1,295 @@
+"""The shifted sets on disk, each in its own layout: what of a set is there, and its cells opened one at a time.
+
+A cell is a folder of class folders: a part of the set, or CORRUPTION/SEVERITY. Listing is all that happens before
+anything runs: images, classes, parts and severities are counted, and what is missing is named. A set of which nothing is
+there is ``not run``: a state, not an error.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lutbench.data.folder import FolderImages, fingerprint_of, open_folder
+from lutbench.data.images import ImageSet
+from lutbench.errors import UserError, listed
+from lutbench.recipes.robustness import ShiftedSetRecipe
+from robustness.labels import (
+    IMAGENET_9_MAP,
+    Answer,
+    LabelSpace,
+    answers_of,
+    imagenet_subset,
+    known_folders,
+    real_labels,
+    val_numbers,
+)
+from robustness.occlusion import Change, occlusions
+from robustness.outcomes import KNOWN, UNKNOWN
+from robustness.protocols import Protocol
+
+
+class State(StrEnum):
+    """How much of a set is there."""
+
+    WHOLE = "whole"
+    INCOMPLETE = "incomplete"
+    ABSENT = "not run"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What of a set is there."""
+
+    name: str
+    where: Path
+    state: State
+    problems: tuple[str, ...]
+    """What is missing or not as published; why the set is not run."""
+    images: dict[str, int]
+    """Of every cell that is there."""
+    classes: tuple[str, ...]
+    """Class folders of all cells."""
+    fingerprint: str
+    """Of all cells together; tells two contents apart."""
+
+    def require(self) -> None:
+        """Stop before anything runs if the set is not whole.
+
+        Raises:
+            UserError: saying what is missing.
+        """
+        if self.state is not State.WHOLE:
+            raise UserError(f"{self.name}: {self.state} at {self.where}: {' '.join(self.problems)}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell, opened for a classifier."""
+
+    name: str
+    images: ImageSet
+    labels: NDArray[np.int64]
+    """(n,) Each image's place in the classes of ``images``; 0 for images of no class."""
+    protocols: tuple[Protocol, ...]
+    """What is asked of it; the first is what tables print."""
+    change: Change | None
+    """What is done to its pixels after preprocessing."""
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """The images of some class folders of a set, in the set's order."""
+
+    whole: FolderImages
+    index: NDArray[np.int64]
+    """(n,) Which images of the whole set."""
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, whole: FolderImages, folders: frozenset[str]) -> "ChosenImages":
+        """Those in ``folders``; the other class folders do not count."""
+        assert whole.labels is not None
+        places = [place for place, name in enumerate(whole.classes) if name in folders]
+        index = np.flatnonzero(np.isin(whole.labels, places))
+        chosen = tuple(whole.classes[place] for place in places)
+        return cls(whole, index, chosen, np.searchsorted(places, whole.labels[index]))
+
+    @property
+    def name(self) -> str:
+        """Of the whole set."""
+        return self.whole.name
+
+    @property
+    def split(self) -> str:
+        """Of the whole set."""
+        return self.whole.split
+
+    @property
+    def skip_undecodable(self) -> bool:
+        """As the whole set does."""
+        return self.whole.skip_undecodable
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the whole set and of what was chosen."""
+        return fingerprint_of(list(self.classes), self.whole.fingerprint.encode())
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def image(self, index: int) -> Image.Image:
+        """An image, mode RGB. Raises UndecodableImage."""
+        return self.whole.image(int(self.index[index]))
+
+    def image_name(self, index: int) -> str:
+        """The file's name relative to the cell's folder."""
+        return self.whole.image_name(int(self.index[index]))
+
+
+def look_for(recipe: ShiftedSetRecipe, root: Path) -> Found:
+    """List a set below the data root and compare it with what is expected of it."""
+    name, where = recipe.label or recipe.path, (root / recipe.path).absolute()
+    folders = cell_folders(recipe, root)
+    missing = [cell for cell, folder in folders.items() if not folder.is_dir()]
+    if not where.is_dir() or len(missing) == len(folders):
+        what = (
+            "there is no such folder."
+            if not where.is_dir()
+            else f"nothing of it is there ({_grouped(recipe, missing)})."
+        )
+        return Found(name, where, State.ABSENT, (what,), {}, (), "")
+    problems = [f"missing: {_grouped(recipe, missing)}."] if missing else []
+    images, classes, fingerprints, order = {}, set[str](), [], {}
+    seen: dict[Path, FolderImages | ChosenImages] = {}
+    for cell, folder in folders.items():
+        if cell in missing:
+            continue
+        try:
+            found = seen[folder] if folder in seen else _listed(recipe, cell, folder)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        seen = {folder: found}  # one listing is kept at a time: ImageNet-C's are 5 million names
+        images[cell] = len(found)
+        classes |= set(found.classes)
+        fingerprints.append(f"{cell} {found.fingerprint}")
+        order[cell] = _names_digest(found) if recipe.kind == "corruptions" else ""
+        problems += _unexpected(recipe, cell, found)
+    others = [cell for cell, digest in order.items() if digest != next(iter(order.values()))]
+    if others:
+        problems.append(f"{listed(others)}: not the same images as {next(iter(order))}, as corruptions of one set are.")
+    state = State.INCOMPLETE if problems else State.WHOLE
+    digest = hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()
+    return Found(name, where, state, tuple(problems), images, tuple(sorted(classes)), digest)
+
+
+def cell_folders(recipe: ShiftedSetRecipe, root: Path) -> dict[str, Path]:
+    """Every cell of a set by name, and the folder that it lies in or would lie in."""
+    path = root / recipe.path
+    if recipe.kind == "detection":
+        return {KNOWN: root / recipe.known, UNKNOWN: path}
+    if recipe.kind == "occlusion":
+        return dict.fromkeys(occlusions(recipe), path)
+    if recipe.kind == "classes":
+        return {name: path / folder for name, folder in recipe.parts.items()}
+    here = sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+    main = recipe.corruptions or [name for name in here if name not in recipe.extra]
+    extra = [name for name in recipe.extra if name not in main] if set(here) & set(recipe.extra) else []
+    return {f"{name}/{level}": path / name / str(level) for name in (*main, *extra) for level in recipe.severities}
+
+
+def open_cell(recipe: ShiftedSetRecipe, root: Path, cell: str, space: LabelSpace) -> Cell:
+    """List one cell and lay out what a classifier with the classes of ``space`` is asked of it.
+
+    Raises:
+        UserError: if it is not there or not laid out as expected, or its labels are no classes of the classifier.
+    """
+    images = _listed(recipe, cell, cell_folders(recipe, root)[cell])
+    labels = np.zeros(len(images), np.int64) if images.labels is None else images.labels
+    change = occlusions(recipe)[cell] if recipe.kind == "occlusion" else None
+    return Cell(cell, images, labels, tuple(_protocols(recipe, root, cell, images, labels, space)), change)
+
+
+def check_labels(recipe: ShiftedSetRecipe, root: Path, found: Found, space: LabelSpace) -> None:
+    """Whether a set that was found can be asked of a classifier with the classes of ``space``.
+
+    Raises:
+        UserError: if its labels are no classes of the classifier.
+    """
+    folders = _known_folders(recipe, root) if recipe.kind == "detection" else found.classes
+    _answers(recipe, root, folders, space)
+
+
+def _protocols(
+    recipe: ShiftedSetRecipe, root: Path, cell: str, images: ImageSet, labels: NDArray[np.int64], space: LabelSpace
+) -> Iterator[Protocol]:
+    folders = _known_folders(recipe, root) if recipe.kind == "detection" else images.classes
+    answers = _answers(recipe, root, folders, space)
+    own = sorted({place for answer in answers for place in answer})
+    subset = imagenet_subset(recipe.subset) if recipe.subset else tuple(own)
+    kinds = {"all": (f"{len(space.names)} classes", None), "subset": (f"{_count(recipe, folders)} classes", subset)}
+    if cell == UNKNOWN and recipe.kind == "detection":
+        answers = ((),)
+    for name, columns in dict(kinds[logits] for logits in recipe.logits).items():
+        yield Protocol(name, columns, answers, labels)
+    if recipe.real:
+        if not space.imagenet:
+            raise UserError(
+                f'real = {recipe.real!r}: ReaL\'s labels are for classifiers of ImageNet-1k. Set real = "".'
+            )
+        every = real_labels(None if recipe.real == "timm" else root / recipe.real)
+        numbers = val_numbers(images.image_name(index) for index in range(len(images)))
+        unlike = {answer: place for place, answer in enumerate(dict.fromkeys(every))}
+        yield Protocol("ReaL", None, tuple(unlike), np.array([unlike[every[number]] for number in numbers], np.int64))
+
+
+def _answers(recipe: ShiftedSetRecipe, root: Path, folders: tuple[str, ...], space: LabelSpace) -> tuple[Answer, ...]:
+    if not folders:
+        raise UserError(f"{recipe.label or recipe.path}: expected class folders, found images without labels.")
+    file = root / recipe.labels if recipe.labels.endswith(".json") else root / recipe.path / IMAGENET_9_MAP
+    return answers_of(recipe.labels, folders, space, file)
+
+
+def _count(recipe: ShiftedSetRecipe, folders: tuple[str, ...]) -> int:
+    """Of the set's classes, which may be several of the classifier's each."""
+    return len(imagenet_subset(recipe.subset)) if recipe.subset else len(folders)
+
+
+def _known_folders(recipe: ShiftedSetRecipe, root: Path) -> tuple[str, ...]:
+    """Class folders of a detection's known images that count."""
+    folder = root / recipe.known
+    here = {p.name for p in folder.iterdir() if p.is_dir()} if folder.is_dir() else set[str]()
+    wanted = known_folders(recipe.labels, recipe.subset) if recipe.subset else None
+    return tuple(sorted(here & set(wanted) if wanted else here))
+
+
+def _listed(recipe: ShiftedSetRecipe, cell: str, folder: Path) -> FolderImages | ChosenImages:
+    """The images of a cell that count.
+
+    Raises:
+        UserError: if the folder is missing or not laid out as expected.
+    """
+    images = open_folder(folder, recipe.label or recipe.path, cell or folder.name)
+    if recipe.kind == "detection" and cell == UNKNOWN:
+        return replace(images, labels=None, classes=())
+    only = known_folders(recipe.labels, recipe.subset) if recipe.labels == "objectnet" or cell == KNOWN else None
+    if only is None or images.labels is None or (cell == KNOWN and not recipe.subset):
+        return images
+    return ChosenImages.of(images, frozenset(only))
+
+
+def _unexpected(recipe: ShiftedSetRecipe, cell: str, found: FolderImages | ChosenImages) -> Iterator[str]:
+    """What differs from the counts that the recipe gives."""
+    where = f"{cell}: " if cell else ""
+    images = recipe.images.get(cell) if isinstance(recipe.images, Mapping) else recipe.images
+    known = known_folders(recipe.labels, recipe.subset)
+    if cell != UNKNOWN and recipe.classes is not None and len(found.classes) != recipe.classes:
+        absent = [name for name in known if name not in set(found.classes)] if known else []
+        named = f"; missing: {listed(absent)}" if absent else ""
+        yield f"{where}{recipe.classes:,} classes expected, {len(found.classes):,} found{named}."
+    if images is not None and len(found) != images:
+        yield f"{where}{images:,} images expected, {len(found):,} found ({len(found) - images:+,})."
+
+
+def _grouped(recipe: ShiftedSetRecipe, cells: list[str]) -> str:
+    """Names of cells; a corruption of which no severity is there is named once."""
+    if recipe.kind != "corruptions":
+        return listed(cells, 10)
+    levels: dict[str, list[str]] = {}
+    for cell in cells:
+        name, level = cell.rsplit("/", 1)
+        levels.setdefault(name, []).append(level)
+    every = len(recipe.severities)
+    return listed((n if len(some) == every else f"{n} at {', '.join(some)}" for n, some in levels.items()), 20)
+
+
+def _names_digest(images: FolderImages | ChosenImages) -> str:
+    assert isinstance(images, FolderImages)
+    return hashlib.sha256(images.names).hexdigest()

@@ -1,0 +1,273 @@
+"""Segmentation runs are MMSegmentation's, with the suite's promises: rates, bits, resume, records, export."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toy_runs import SCENES, in_processes, killed_at_a_checkpoint, outcome, performed, toy_run, write_scenes
+
+pytest.importorskip("mmseg")
+
+from mmengine.optim import build_optim_wrapper
+from mmseg.apis import inference_model, init_model
+from mmseg.registry import MODELS
+from mmseg.utils import register_all_modules
+from PIL import Image
+
+from downstream.segmentation.checkpoints import read_checkpoint
+from downstream.segmentation.config import blocks_of, check_segmentation, mmseg_config
+from downstream.segmentation.train import segment
+from lutbench.errors import UserError
+from lutbench.processes import accelerator
+from lutbench.recipes import SegmentationRecipe
+from lutbench.run import Run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_scenes(tmp_path)
+    return tmp_path
+
+
+def scenes_run(folder: Path, home: str = "here", **settings: Any) -> Run:
+    return toy_run(folder, home, suite_text="\n".join(without(settings)), **settings)
+
+
+def without(settings: dict[str, Any]) -> list[str]:
+    """The lines of the suite, but those of settings that are given."""
+    return [line for line in SCENES.splitlines() if line.split(" = ")[0] not in settings]
+
+
+def recipe(model: str = "vit_base_patch16_224", **settings: Any) -> SegmentationRecipe:
+    architecture = {"model": model, **settings.pop("architecture", {})}
+    data = {"source": "scenes", "path": "scenes", "classes": ["ground", "amber", "blue"], "reduce_zero_label": True}
+    encoder = {"architecture": architecture, "kind": "scratch"}
+    return SegmentationRecipe.model_validate({"data": data, "encoder": encoder, **settings})
+
+
+def config(folder: Path, settings: SegmentationRecipe) -> Any:
+    run = scenes_run(folder)
+    return mmseg_config(settings, run.scenes("train"), run.scenes("val"))
+
+
+# The published recipe
+
+
+def test_every_parameter_of_twelve_blocks_learns_at_its_depths_rate(folder: Path) -> None:
+    register_all_modules()
+    cfg = config(folder, recipe(architecture={"width": 24, "heads": 2}, crop=64, stride=32, auxiliary_channels=8))
+    assert cfg.model.backbone.num_layers == 12
+    model = MODELS.build(cfg.model)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
+    rates = {name: group["lr"] for group in groups for name in group["param_names"]}
+    assert rates.keys() == {name for name, _ in model.named_parameters()}
+    for name, rate in rates.items():
+        place = name.split(".")
+        if name.startswith("backbone.layers."):
+            depth = int(place[2]) + 1
+        else:
+            depth = 0 if place[0] == "backbone" else 13
+        assert rate == pytest.approx(1e-4 * 0.65 ** (13 - depth), rel=1e-12), name
+    assert len({round(rate, 15) for rate in rates.values()}) == 14
+
+
+def test_the_defaults_are_the_config_that_reproduced_mae(folder: Path) -> None:
+    cfg = config(folder, recipe())
+    assert cfg.model.backbone.out_indices == [3, 5, 7, 11]
+    assert (cfg.model.backbone.init_values, cfg.model.backbone.drop_path_rate) == (1.0, 0.1)
+    assert (cfg.model.decode_head.channels, cfg.model.auxiliary_head.in_index) == (768, 2)
+    assert (cfg.model.decode_head.loss_decode.loss_weight, cfg.model.auxiliary_head.loss_decode.loss_weight) == (1, 0.4)
+    assert cfg.model.test_cfg == {"mode": "slide", "crop_size": (512, 512), "stride": (341, 341)}
+    assert cfg.optim_wrapper.optimizer == {"type": "AdamW", "lr": 1e-4, "betas": (0.9, 0.999), "weight_decay": 0.05}
+    rise, fall = cfg.param_scheduler
+    assert (rise.start_factor, rise.end, fall.begin, fall.end, fall.power) == (1e-6, 1500, 1500, 160_000, 1.0)
+    assert cfg.train_cfg.max_iters == 160_000
+    assert cfg.train_dataloader.batch_size == 16
+    resize = next(step for step in cfg.train_pipeline if step.type == "RandomResize")
+    assert (resize.scale, resize.ratio_range) == ((2048, 512), (0.5, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("depth", "blocks"),
+    [(4, [0, 1, 2, 3]), (5, [1, 2, 3, 4]), (6, [1, 2, 3, 5]), (12, [3, 5, 7, 11]), (24, [7, 11, 15, 23])],
+)
+def test_the_pyramid_takes_four_blocks_at_the_published_shares_of_the_depth(depth: int, blocks: list[int]) -> None:
+    assert blocks_of(recipe(), depth) == blocks
+
+
+@pytest.mark.parametrize("depth", range(4, 49))
+def test_the_four_blocks_are_distinct_and_end_with_the_last(depth: int) -> None:
+    blocks = blocks_of(recipe(), depth)
+    assert len(set(blocks)) == 4
+    assert blocks == sorted(blocks)
+    assert blocks[-1] == depth - 1
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"crop": 500}, "crop = 500 is not a whole number of patches of 16 pixels: take 496"),
+        ({"architecture": {"depth": 3}}, "the encoder has 3: take an encoder of at least four"),
+        ({"blocks": [3, 5, 7, 12]}, "the encoder has 12: name other blocks"),
+        ({"model": "vit_base_patch16_gap_224"}, "has no class token"),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_segmentation(recipe(**settings))
+    assert told in str(error.value)
+
+
+def test_a_batch_that_does_not_divide_over_the_processes_is_refused() -> None:
+    with pytest.raises(UserError, match="do not divide over 3 processes"):
+        check_segmentation(recipe(), processes=3)
+
+
+# Runs
+
+
+def test_a_run_learns_and_leaves_record_picture_and_segmenter(folder: Path) -> None:
+    run = scenes_run(folder, iterations=150, warmup=10, lr=5e-3, save_every=1000)
+    found = performed(run)
+    assert found["n"] == 5
+    assert found["measurements"]["mIoU"] > 50, "three colours are easily told apart"
+    assert found["measurements"].keys() == {"mIoU", "mAcc", "aAcc", "IoU ground", "IoU amber", "IoU blue"}
+    assert json.loads((run.folder / "finished.json").read_text())["checkpoint"] == found["checkpoint"]
+    with Image.open(run.folder / "predictions.png") as sheet:
+        assert sheet.width > sheet.height > 100
+
+
+def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path) -> None:
+    settings = {"iterations": 30, "drop_path": 0.3, "save_every": 1}
+    whole = in_processes(lambda: performed(scenes_run(folder, "whole", **settings)))[0]
+    run = scenes_run(folder, "killed", **settings)
+    killed_at_a_checkpoint(run, step=3)
+    killed_at_a_checkpoint(run, step=12)
+    assert run.standing().state == "resumable"
+    assert in_processes(lambda: performed(run))[0] == whole
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_number_of_loader_workers_changes_nothing(folder: Path, workers: int) -> None:
+    assert performed(scenes_run(folder, "helped", workers=workers)) == performed(scenes_run(folder, "alone"))
+
+
+def test_evaluating_on_the_way_changes_nothing(folder: Path) -> None:
+    alone = performed(scenes_run(folder, "alone"))
+    assert performed(scenes_run(folder, "watched", val_every=4)) == alone
+
+
+def test_two_processes_make_the_losses_of_one(folder: Path) -> None:
+    settings = {"dropout": 0.0, "drop_path": 0.0, "log_every": 1, "iterations": 4, "warmup": 1}
+    one = performed(scenes_run(folder, "one", **settings))
+    run = scenes_run(folder, "two", **settings)
+
+    def train() -> None:
+        segment(run)
+        accelerator().wait_for_everyone()
+
+    in_processes(train, 2)
+    assert outcome(run)["extra"]["loss"] == pytest.approx(one["extra"]["loss"], rel=1e-5)
+    assert outcome(run)["n"] == 5
+
+
+def test_several_scales_are_measured_beside_one(folder: Path) -> None:
+    found = performed(scenes_run(folder, iterations=4, warmup=1, tta=True))
+    assert "mIoU, multi-scale" in found["measurements"]
+    alone = performed(scenes_run(folder, "alone", iterations=4, warmup=1))
+    del found["measurements"]["mIoU, multi-scale"]
+    assert found["measurements"] == alone["measurements"]
+
+
+def test_a_run_in_which_nothing_can_move_is_an_error(folder: Path) -> None:
+    with pytest.raises(UserError, match="No parameter moved"):
+        performed(scenes_run(folder, lr=1e-45, iterations=2, warmup=0))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_images(folder: Path) -> None:
+    run = scenes_run(folder, lr=1e30, log_every=1, warmup=0)
+    with pytest.raises(UserError, match="not finite at step"):
+        performed(run)
+    report = json.loads((run.folder / "non-finite-0.json").read_text())
+    assert len(report["images"]) == 4
+    assert not (run.folder / "finished.json").exists()
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(folder: Path) -> None:
+    settings = {"iterations": 30, "save_every": 1}
+    whole = in_processes(lambda: performed(scenes_run(folder, "whole", **settings)))[0]
+    run = scenes_run(folder, "killed", **settings)
+    killed_at_a_checkpoint(run, step=5)
+    newest = sorted(run.checkpoints.glob("step-*.json"))[-1].with_suffix(".pth")
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert in_processes(lambda: performed(run))[0] == whole
+
+
+# Checkpoints
+
+
+class Payload:
+    """What a pickle could do on loading."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("ran"),))
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "step-00000001.pth"
+    torch.save({"meta": {"iter": 1}, "state_dict": {}, "message_hub": Payload()}, path)
+    with pytest.raises(UserError, match="could run code"):
+        read_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(pickle.dumps(Payload()))  # the payload works where it is let
+    assert (tmp_path / "ran").exists()
+
+
+def test_the_suites_own_checkpoints_hold_tensors_and_plain_values_alone(folder: Path) -> None:
+    run = scenes_run(folder, iterations=4, warmup=1, save_every=2)
+    performed(run)
+    for path in run.checkpoints.glob("*.pth"):
+        assert not torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        assert read_checkpoint(path)["meta"]["iter"] == int(path.stem.removeprefix("step-"))
+
+
+# Taking it away
+
+
+def test_an_exported_segmenter_works_in_mmsegmentation_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lutbench.cli import app
+
+    run = scenes_run(folder, iterations=20)
+    performed(run)
+    target = folder / "away"
+    app(
+        ["export", "toy/downstream/task/scratch/seed0", "--to", "mmseg", str(target), "--runs", str(run.workspace.runs)],
+        standalone_mode=False,
+    )
+    assert "init_model" in capsys.readouterr().out
+    model = init_model(str(target / "config.py"), str(target / "checkpoint.pth"), device="cpu")
+    assert model.dataset_meta["classes"] == ["ground", "amber", "blue"]
+    labels, predictions = [], []
+    val = run.scenes("val")
+    for index in range(len(val)):
+        found = inference_model(model, str(val.image_path(index)))
+        labels.append(val.mask(index).ravel())
+        predictions.append(found.pred_sem_seg.data.numpy().ravel())
+    label, prediction = np.concatenate(labels), np.concatenate(predictions)
+    right = (label == prediction)[label != 255].mean() * 100
+    assert right == pytest.approx(outcome(run)["measurements"]["aAcc"], abs=1e-9)
+
+
+def test_a_run_that_has_no_segmenter_is_not_exported(folder: Path) -> None:
+    from lutbench.cli import app
+
+    with pytest.raises(UserError, match="no finished run"):
+        app(["export", "toy/downstream/task", str(folder / "away"), "--runs", str(folder)], standalone_mode=False)
