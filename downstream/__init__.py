@@ -21,11 +21,11 @@ def perform(run: Run) -> None:
 
         linear_probe(run)
     elif isinstance(recipe, SegmentationRecipe):
-        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says at length what optional packages it misses
-            from downstream.segmentation.train import segment
-
-        segment(run)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of torch and OpenMMLab's packages about each other
+            with redirect_stdout(io.StringIO()):  # they print what optional packages they miss
+                from downstream.segmentation.train import segment
+            segment(run)
     else:
         from downstream.knn import knn
 

@@ -22,6 +22,9 @@ PACKAGES = (
     "scikit-learn",
     "pillow",
     "safetensors",
+    "onedl-mmcv",
+    "onedl-mmengine",
+    "onedl-mmsegmentation",
 )
 """Those that a result can depend on."""
 

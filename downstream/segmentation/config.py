@@ -64,6 +64,7 @@ def mmseg_config(
                     "lr": recipe.lr,
                     "betas": tuple(recipe.betas),
                     "weight_decay": recipe.weight_decay,
+                    "fused": True,
                 },
                 "constructor": "LearningRateDecayOptimizerConstructor",
                 "paramwise_cfg": {

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lutbench.data.scenes import Scenes
 from mmengine.dataset import pseudo_collate
 from numpy.typing import NDArray
 from PIL import Image
 
+from lutbench.data.scenes import Scenes
 from lutbench.files import whole_file
 
 HEIGHT = 160

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import io
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,8 @@ from lutbench.recipes import SegmentationRecipe
 from lutbench.run import Run
 from lutbench.training import Journal, check_moved, weights_digest
 
+register_all_modules()  # so that configs can name MMSegmentation's components
+
 QUIET = {"runtime_info": None, "timer": None, "sampler_seed": None, "logger": None}
 """MMEngine's hooks that the suite's take the place of. Its history of every loss would grow with the run."""
 
@@ -52,7 +53,6 @@ def segment(run: Run) -> None:
     """
     recipe = run.planned.recipe
     assert isinstance(recipe, SegmentationRecipe)
-    register_all_modules()
     MMLogger.get_instance(run.planned.name, log_level="ERROR")  # what is logged before the Runner has its own
     processes = accelerator()
     train, val = run.scenes("train"), run.scenes("val")
@@ -104,8 +104,7 @@ def segment(run: Run) -> None:
         experiment_name=f"{run.planned.name.replace('/', '-')}-{run.identity[:12]}",
         default_scope="mmseg",
     )
-    with journal, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning)  # of torch and MMSegmentation about each other
+    with journal:
         runner.train()
     check_moved(model, digest)
 
