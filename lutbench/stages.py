@@ -117,8 +117,13 @@ def check_segmentation(planned: PlannedRun, recipe: SegmentationRecipe, workspac
         )
     train, val = workspace.scenes(recipe.data, "train"), workspace.scenes(recipe.data, "val")
     check_scenes(train, val)
-    for scenes in (train, val):
-        check_masks(scenes, workspace.runs / "checked")
+    workspace.make()
+    if accelerator().is_main_process:
+        for scenes in (train, val):
+            absent = check_masks(scenes, workspace.runs / "checked")
+            if absent:
+                console.print(f"{scenes.name}: no mask of split {scenes.split} has a pixel of {listed(absent)}.")
+    accelerator().wait_for_everyone()
     with torch.device("meta"):
         create_encoder(recipe.encoder.architecture, recipe.crop)
     from downstream.segmentation.config import check_segmentation as check_sizes

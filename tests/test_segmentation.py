@@ -79,7 +79,7 @@ def test_the_defaults_are_the_config_that_reproduced_mae(folder: Path) -> None:
     assert (cfg.model.decode_head.loss_decode.loss_weight, cfg.model.auxiliary_head.loss_decode.loss_weight) == (1, 0.4)
     assert cfg.model.test_cfg == {"mode": "slide", "crop_size": (512, 512), "stride": (341, 341)}
     optimizer = {"type": "AdamW", "lr": 1e-4, "betas": (0.9, 0.999), "weight_decay": 0.05}
-    assert optimizer.items() <= cfg.optim_wrapper.optimizer.items()
+    assert {name: cfg.optim_wrapper.optimizer[name] for name in optimizer} == optimizer
     rise, fall = cfg.param_scheduler
     assert (rise.start_factor, rise.end, fall.begin, fall.end, fall.power) == (1e-6, 1500, 1500, 160_000, 1.0)
     assert cfg.train_cfg.max_iters == 160_000
