@@ -28,7 +28,9 @@ class ScenesRecipe(Recipe):
     """What file names end in: of the image ``NAME.jpg`` the mask is ``NAME.png``. Known for ``mosaics``."""
     classes: list[str] = Field(default_factory=list)
     """In the order of the masks' values; known for ``ade20k`` and ``mosaics``."""
-    palette: list[Annotated[list[Grey], Field(min_length=3, max_length=3)]] = Field(default_factory=list)
+    palette: Annotated[list[Annotated[list[Grey], Field(min_length=3, max_length=3)]], Runtime] = Field(
+        default_factory=list
+    )
     """A colour (red, green, blue) for every class, for pictures; chosen for you if not given."""
     reduce_zero_label: bool = False
     """Whether 0 in a mask means no class and 1 the first one (ADE20K), or 0 the first one."""
