@@ -241,7 +241,7 @@ def test_an_odd_batch_is_fine_where_nothing_pairs_images(path: Path) -> None:
         ("method.lut.pretrain=lit", "method.lut.pretrain: no such run 'lit'. Did you mean 'lut'? Known: lut, mae."),
         ('downstream.pets-knn.methods=["mea"]', "pets-knn.methods: no such method 'mea'. Did you mean 'mae'?"),
         (
-            "downstream.pets-knn.kind=segmentation",
+            'downstream.pets-knn={kind="segmentation", data="pets"}',
             "pets-knn.data: expected a set of images with masks, found pets, whose",
         ),
         (
