@@ -1,5 +1,6 @@
 """Segmentation runs are MMSegmentation's, with the suite's promises: rates, bits, resume, records, export."""
 
+import importlib.util
 import json
 import pickle
 from pathlib import Path
@@ -276,3 +277,54 @@ def test_a_run_that_has_no_segmenter_is_not_exported(folder: Path) -> None:
 
     with pytest.raises(UserError, match="no finished run"):
         app(["export", "toy/downstream/task", str(folder / "away"), "--runs", str(folder)], standalone_mode=False)
+
+
+# Through the command line
+
+
+def lutbench(folder: Path, *arguments: str) -> None:
+    from lutbench.cli import app
+
+    suite = folder / "toy.toml"
+    suite.write_text(SCENES + "workers = 0")
+    places = ["--data-root", str(folder), "--runs", str(folder / "runs"), "--results", str(folder / "results")]
+    app([arguments[0], str(suite), *arguments[1:], *places], standalone_mode=False)
+
+
+def test_a_run_is_made_once_and_its_record_is_in_the_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lutbench(folder, "run")
+    lutbench(folder, "run")
+    assert "finished already; mIoU" in capsys.readouterr().out
+    lutbench(folder, "status")
+    assert "downstream/task/scratch/seed0  finished  mIoU" in capsys.readouterr().out
+    assert len(list((folder / "runs" / "checked").glob("*.json"))) == 2, "masks are read once"
+
+
+def test_a_mask_with_a_value_that_is_no_class_stops_the_run_before_it_begins(folder: Path) -> None:
+    path = folder / "scenes/annotations/training/3.png"
+    mask = np.asarray(Image.open(path)).copy()
+    mask[5, 5] = 4
+    Image.fromarray(mask).save(path)
+    with pytest.raises(UserError, match=r"3\.png.*4"):
+        lutbench(folder, "run")
+    assert not (folder / "runs" / "toy").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [("crop=18", "not a whole number of patches"), ("encoder", "at least four"), ("batch=1", "greater than or equal")],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_made(folder: Path, change: str, told: str) -> None:
+    override = "encoder.toy.depth=3" if change == "encoder" else f"downstream.task.{change}"
+    with pytest.raises(UserError, match=told):
+        lutbench(folder, "run", "--set", override)
+    assert not (folder / "runs" / "toy").exists()
+
+
+def test_without_mmsegmentation_the_line_that_installs_it_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mmseg" else find(name))
+    with pytest.raises(UserError, match=r"mmseg cannot be found.*pip install .*\[segmentation\]"):
+        lutbench(folder, "run")

@@ -32,6 +32,9 @@ SOURCES: dict[str, type[DataRecipe | ScenesRecipe]] = {
 }
 """What a data set is described by: images with or without labels, or images with masks."""
 
+STAGES = ("pretrain", "downstream")
+"""In the order in which they are run."""
+
 SUITES = Path(__file__).parents[2] / "suites"
 """Where ``lutbench run tiny`` finds ``tiny.toml``."""
 
@@ -143,6 +146,8 @@ class LoadedSuite:
         """
         known_stages = list(dict.fromkeys(run.stage for run in self.runs))
         for stage in stages:
+            if stage in STAGES and stage not in known_stages:
+                raise UserError(f"--stage {stage}: suite {self.name} has no run of that stage.")
             if stage not in known_stages:
                 raise UserError(
                     f"--stage {stage}: suite {self.name} has no such stage.{nearest(stage, known_stages)} "
