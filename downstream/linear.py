@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from downstream.augment import linear_transform
-from downstream.evaluate import Computed, encode_images, labels_of, outcomes_of, place_of_label
+from downstream.evaluate import encode_images, labels_of, outcomes_of, place_of_label
 from downstream.stage import conclude, encoder_of, sample
 from lutbench.batches import Schedule, stream
 from lutbench.encoders import encode
+from lutbench.every_image import Computed
 from lutbench.pixels import normalised
 from lutbench.processes import accelerator, autocast
 from lutbench.randomness import Draw, seeded

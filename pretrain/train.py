@@ -7,10 +7,11 @@ from torch.utils.data import default_collate
 from lutbench.batches import Schedule, stream
 from lutbench.data.images import ImageSet, load_or_next
 from lutbench.encoders import export_encoder
+from lutbench.outcomes import Measurement
 from lutbench.processes import accelerator, autocast, reducing
 from lutbench.randomness import Draw, seeded
 from lutbench.recipes import PretrainRecipe
-from lutbench.record import Measurement, make_record
+from lutbench.record import make_record
 from lutbench.run import Run
 from lutbench.training import Journal, check_moved, learning_rate, set_learning_rate, weights_digest
 from pretrain.pictures import reconstruction_grid

@@ -10,9 +10,10 @@ from torch import Tensor
 from toy_runs import in_processes, toy_run, write_images
 
 from downstream.augment import eval_transform
-from downstream.evaluate import evaluate, outcomes_of, over_images, place_of_label
+from downstream.evaluate import evaluate, outcomes_of, place_of_label
 from lutbench.encoders import create_encoder
 from lutbench.errors import UserError
+from lutbench.every_image import over_images
 from lutbench.outcomes import names_fingerprint
 from lutbench.pixels import normalised
 from lutbench.recipes import ClassificationRecipe
