@@ -27,6 +27,8 @@ class Draw(IntEnum):
     """Mixup and drop path of one optimiser step: (STEP, seed, step, ...)."""
     BUILD = 5
     """Data sets that the suite builds itself: (BUILD, set, ...)."""
+    CORRUPTION = 6
+    """What corrupts one image: (CORRUPTION, corruption, severity, index); sheets of frost: (CORRUPTION, sheet)."""
     OCCLUSION = 7
     """Patches of one image that are dropped or shuffled: (OCCLUSION, grid, index)."""
 

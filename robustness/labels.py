@@ -25,15 +25,6 @@ from lutbench.files import read_json
 Answer = tuple[int, ...]
 """The classes that are right, by their place among a classifier's outputs; empty for an image that is not counted."""
 
-IMAGENET_9 = (
-    "00_dog", "01_bird", "02_wheeled vehicle", "03_reptile", "04_carnivore", "05_insect", "06_musical instrument",
-    "07_primate", "08_fish",
-)  # fmt: skip
-"""Folders of ImageNet-9; the number is that of the class in its map (MadryLab/backgrounds_challenge)."""
-
-IMAGENET_9_MAP = "in_to_in9.json"
-"""Lies beside the code of MadryLab/backgrounds_challenge, which has no licence that was seen: so it is not in here."""
-
 VAL_IMAGES = 50_000
 """Of ImageNet's validation set."""
 
@@ -124,17 +115,17 @@ def known_folders(labels: str, subset: str = "") -> tuple[str, ...] | None:
         return tuple(names[place] for place in classes)
     if labels == "imagenet-1k-numbers":
         return tuple(str(place) for place in classes)
-    return IMAGENET_9 if labels == "imagenet-9" else tuple(_shipped(labels)) if labels in _SHIPPED else None
+    return tuple(_shipped(labels)) if labels in _SHIPPED else None
 
 
 def answers_of(labels: str, folders: Sequence[str], space: LabelSpace, file: Path) -> tuple[Answer, ...]:
     """The answer of every class folder for a classifier with the classes of ``space``.
 
-    ``labels`` is that of :class:`ShiftedSetRecipe`; ``file`` the map from folders, or ImageNet-9's, where it needs one.
+    ``labels`` is that of :class:`ShiftedSetRecipe`; ``file`` the map from folders, where labels name one.
 
     Raises:
         UserError: if the classifier's classes are not ImageNet's where the labels are, a folder's name is not known,
-            or the file is missing or unfit.
+            or the map is missing or unfit.
     """
     if labels == "classifier":
         return _by_name(_named(space), folders, "the classifier's classes")
@@ -151,41 +142,22 @@ def answers_of(labels: str, folders: Sequence[str], space: LabelSpace, file: Pat
     if labels == "imagenet-1k-numbers":
         # By value: sorted as text, 10 comes before 2, and a folder's place in the listing says nothing.
         return _by_name({str(place): (place,) for place in range(1000)}, folders, "the numbers 0 to 999")
-    if labels == "imagenet-9":
-        return _by_name(_imagenet_9(file), folders, "ImageNet-9's classes")
     return _by_name(_shipped(labels), folders, f"{labels}'s classes")
 
 
-_SHIPPED = {"objectnet": "objectnet.json", "si-score": "si_score.json"}
+_SHIPPED = {"imagenet-9": "imagenet_9.json", "objectnet": "objectnet.json", "si-score": "si_score.json"}
 """Class folders and their ImageNet classes.
 
-objectnet: 113 folders, 125 classes. mapping_files/imagenet_pytorch_id_to_objectnet_id.json and folder_to_imagenet_1k.json
-of abarbu/objectnet-template-tensorflow, which say the same (its PyTorch twin: MIT). si-score: the 61 classes of the
-published sets, label_str_to_imagenet_classes.py of google-research/si-score (Apache-2.0).
+imagenet-9: 9 folders, 370 classes; in_to_in9.json of MadryLab/backgrounds_challenge, read in its copy in bytedance/ibot
+(Apache-2.0), turned round. objectnet: 113 folders, 125 classes; imagenet_pytorch_id_to_objectnet_id.json and
+folder_to_imagenet_1k.json in mapping_files of abarbu/objectnet-template-tensorflow, which say the same (its PyTorch twin:
+MIT). si-score: the 61 classes of the published sets, label_str_to_imagenet_classes.py of google-research/si-score
+(Apache-2.0).
 """
 
 
 def _shipped(labels: str) -> dict[str, Answer]:
     return {folder: tuple(classes) for folder, classes in read_json(_DATA / _SHIPPED[labels]).items()}
-
-
-def _imagenet_9(file: Path) -> dict[str, Answer]:
-    """From the map of 1000 classes to nine; all others are -1 in it."""
-    if not file.is_file():
-        raise UserError(
-            f"{file}: missing. It says which ImageNet classes each of ImageNet-9's is, and comes with the code of "
-            f"github.com/MadryLab/backgrounds_challenge ({IMAGENET_9_MAP}), not with the images. Put a copy there."
-        )
-    found = _json(file)
-    whole = isinstance(found, dict) and _numbers(found.values(), len(IMAGENET_9), least=-1)
-    if not whole or not all(key.isdecimal() and int(key) < 1000 for key in found):
-        raise UserError(
-            f"{file}: expected numbers of ImageNet classes, each with one of ImageNet-9's from 0 to 8 or -1."
-        )
-    return {
-        folder: tuple(sorted(int(key) for key, value in found.items() if value == place))
-        for place, folder in enumerate(IMAGENET_9)
-    }
 
 
 def _own_map(file: Path, space: LabelSpace) -> dict[str, Answer]:

@@ -1,8 +1,9 @@
 """Images with patches dropped, or cut into tiles and shuffled (Naseer et al. 2021), from pixels in memory.
 
-Which patches is drawn under the key of the image alone, so the same for every classifier, batch and process. More drawn
-patches include the fewer, so a curve over shares follows one order of losing patches in each image (our choice, as is
-one draw for each image and black for what is dropped: its authors repeat with fresh ones).
+Which patches is drawn under the key of the image alone, so the same for every classifier, batch and process; more
+dropped patches include the fewer, so a curve over shares follows one order of losing patches in each image. Our choices,
+with black for what is dropped: bytedance/ibot's analysis/occlusion/eval.py draws once for a batch, afresh for every
+share, and drops after normalisation, which leaves the mean colour.
 """
 
 from collections.abc import Callable

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lutbench.outcomes import Measurement, names_fingerprint
+from lutbench.recipes.robustness import ShiftedSetRecipe
 from lutbench.statistics import Paired, Resampled
 from robustness.detection import NAMES, Detection, compare_detections
 from robustness.metrics import Quantity, compare, corruption_quantities, gap, measure, share
@@ -114,6 +115,16 @@ class RobustOutcomes:
     """Corruptions that are reported apart."""
     alexnet: bool = False
     """Whether errors are divided by AlexNet's too."""
+
+    @classmethod
+    def of(cls, recipe: ShiftedSetRecipe, cells: Iterable[CellOutcomes]) -> "RobustOutcomes":
+        """All cells of a set.
+
+        Raises:
+            ValueError: if they do not go together.
+        """
+        kind: Kind = "accuracy" if recipe.kind in ("classes", "occlusion") else recipe.kind  # type: ignore[assignment]
+        return cls(kind, tuple(cells), tuple(recipe.gap), tuple(recipe.extra), recipe.alexnet)
 
     def __post_init__(self) -> None:
         """Check that the cells go together.

@@ -147,7 +147,7 @@ PUBLISHED = {
         _imagenet(
             "imagenet-9",
             "ImageNet-9, backgrounds",
-            "Unpack backgrounds_challenge_data.tar.gz of https://github.com/MadryLab/backgrounds_challenge/releases; DIR is its folder bg_challenge. Put in_to_in9.json of the same repository in DIR.",
+            "Unpack backgrounds_challenge_data.tar.gz of https://github.com/MadryLab/backgrounds_challenge/releases; DIR is its folder bg_challenge.",
             "MadryLab/backgrounds_challenge in9_eval.py: argmax over 1000 logits, mapped",
             labels="imagenet-9",
             parts={

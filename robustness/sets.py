@@ -20,7 +20,6 @@ from lutbench.data.images import ImageSet
 from lutbench.errors import UserError, listed
 from lutbench.recipes.robustness import ShiftedSetRecipe
 from robustness.labels import (
-    IMAGENET_9_MAP,
     Answer,
     LabelSpace,
     answers_of,
@@ -65,7 +64,9 @@ class Found:
             UserError: saying what is missing.
         """
         if self.state is not State.WHOLE:
-            raise UserError(f"{self.name}: {self.state} at {self.where}: {' '.join(self.problems)}")
+            rest = len(self.problems) - 6
+            told = " ".join(self.problems[:6]) + (f" And {rest} problems more." if rest > 0 else "")
+            raise UserError(f"{self.name}: {self.state} at {self.where}: {told}")
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,19 @@ class Cell:
     """What is done to its pixels after preprocessing."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ChosenImages:
     """The images of some class folders of a set, in the set's order."""
 
     whole: FolderImages
     index: NDArray[np.int64]
     """(n,) Which images of the whole set."""
+    name: str
+    split: str
     classes: tuple[str, ...]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    skip_undecodable: bool
+    fingerprint: str
 
     @classmethod
     def of(cls, whole: FolderImages, folders: frozenset[str]) -> "ChosenImages":
@@ -99,27 +104,9 @@ class ChosenImages:
         places = [place for place, name in enumerate(whole.classes) if name in folders]
         index = np.flatnonzero(np.isin(whole.labels, places))
         chosen = tuple(whole.classes[place] for place in places)
-        return cls(whole, index, chosen, np.searchsorted(places, whole.labels[index]))
-
-    @property
-    def name(self) -> str:
-        """Of the whole set."""
-        return self.whole.name
-
-    @property
-    def split(self) -> str:
-        """Of the whole set."""
-        return self.whole.split
-
-    @property
-    def skip_undecodable(self) -> bool:
-        """As the whole set does."""
-        return self.whole.skip_undecodable
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the whole set and of what was chosen."""
-        return fingerprint_of(list(self.classes), self.whole.fingerprint.encode())
+        labels = np.searchsorted(places, whole.labels[index])
+        fingerprint = fingerprint_of(list(chosen), whole.fingerprint.encode())
+        return cls(whole, index, whole.name, whole.split, chosen, labels, whole.skip_undecodable, fingerprint)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -140,9 +127,7 @@ def look_for(recipe: ShiftedSetRecipe, root: Path) -> Found:
     missing = [cell for cell, folder in folders.items() if not folder.is_dir()]
     if not where.is_dir() or len(missing) == len(folders):
         what = (
-            "there is no such folder."
-            if not where.is_dir()
-            else f"nothing of it is there ({_grouped(recipe, missing)})."
+            f"nothing of it is there ({_grouped(recipe, missing)})." if where.is_dir() else "there is no such folder."
         )
         return Found(name, where, State.ABSENT, (what,), {}, (), "")
     problems = [f"missing: {_grouped(recipe, missing)}."] if missing else []
@@ -179,7 +164,7 @@ def cell_folders(recipe: ShiftedSetRecipe, root: Path) -> dict[str, Path]:
         return dict.fromkeys(occlusions(recipe), path)
     if recipe.kind == "classes":
         return {name: path / folder for name, folder in recipe.parts.items()}
-    here = sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+    here = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")) if path.is_dir() else []
     main = recipe.corruptions or [name for name in here if name not in recipe.extra]
     extra = [name for name in recipe.extra if name not in main] if set(here) & set(recipe.extra) else []
     return {f"{name}/{level}": path / name / str(level) for name in (*main, *extra) for level in recipe.severities}
@@ -215,7 +200,7 @@ def _protocols(
     own = sorted({place for answer in answers for place in answer})
     subset = imagenet_subset(recipe.subset) if recipe.subset else tuple(own)
     kinds = {"all": (f"{len(space.names)} classes", None), "subset": (f"{_count(recipe, folders)} classes", subset)}
-    if cell == UNKNOWN and recipe.kind == "detection":
+    if recipe.kind == "detection" and cell == UNKNOWN:
         answers = ((),)
     for name, columns in dict(kinds[logits] for logits in recipe.logits).items():
         yield Protocol(name, columns, answers, labels)
@@ -233,8 +218,7 @@ def _protocols(
 def _answers(recipe: ShiftedSetRecipe, root: Path, folders: tuple[str, ...], space: LabelSpace) -> tuple[Answer, ...]:
     if not folders:
         raise UserError(f"{recipe.label or recipe.path}: expected class folders, found images without labels.")
-    file = root / recipe.labels if recipe.labels.endswith(".json") else root / recipe.path / IMAGENET_9_MAP
-    return answers_of(recipe.labels, folders, space, file)
+    return answers_of(recipe.labels, folders, space, root / recipe.labels)
 
 
 def _count(recipe: ShiftedSetRecipe, folders: tuple[str, ...]) -> int:
@@ -259,10 +243,9 @@ def _listed(recipe: ShiftedSetRecipe, cell: str, folder: Path) -> FolderImages |
     images = open_folder(folder, recipe.label or recipe.path, cell or folder.name)
     if recipe.kind == "detection" and cell == UNKNOWN:
         return replace(images, labels=None, classes=())
-    only = known_folders(recipe.labels, recipe.subset) if recipe.labels == "objectnet" or cell == KNOWN else None
-    if only is None or images.labels is None or (cell == KNOWN and not recipe.subset):
-        return images
-    return ChosenImages.of(images, frozenset(only))
+    some = recipe.labels == "objectnet" or (recipe.kind == "detection" and recipe.subset != "")
+    only = known_folders(recipe.labels, recipe.subset) if some else None
+    return images if only is None or images.labels is None else ChosenImages.of(images, frozenset(only))
 
 
 def _unexpected(recipe: ShiftedSetRecipe, cell: str, found: FolderImages | ChosenImages) -> Iterator[str]:
@@ -270,7 +253,8 @@ def _unexpected(recipe: ShiftedSetRecipe, cell: str, found: FolderImages | Chose
     where = f"{cell}: " if cell else ""
     images = recipe.images.get(cell) if isinstance(recipe.images, Mapping) else recipe.images
     known = known_folders(recipe.labels, recipe.subset)
-    if cell != UNKNOWN and recipe.classes is not None and len(found.classes) != recipe.classes:
+    unlabelled = recipe.kind == "detection" and cell == UNKNOWN
+    if not unlabelled and recipe.classes is not None and len(found.classes) != recipe.classes:
         absent = [name for name in known if name not in set(found.classes)] if known else []
         named = f"; missing: {listed(absent)}" if absent else ""
         yield f"{where}{recipe.classes:,} classes expected, {len(found.classes):,} found{named}."

@@ -17,7 +17,8 @@ from lutbench.data.decoding import decode
 from lutbench.data.images import ImageSet, UndecodableImage, check_pair, load_or_next, open_images
 from lutbench.data.known import CATALOGUE, known_set
 from lutbench.errors import UserError
-from lutbench.recipes import DataRecipe
+from lutbench.recipes import DataRecipe, SegmentationRecipe
+from lutbench.recipes.suite import load_suite
 
 COLOURS = {"cat": (200, 40, 30), "dog": (20, 160, 220), "newt": (90, 200, 10)}
 
@@ -426,6 +427,66 @@ def test_a_whole_set_passes_its_check(tmp_path: Path) -> None:
     assert report.exit_status == 0
     assert any("train: 1,020 images, 17 classes" in line for line in report.lines)
     assert "whole" in text_of(render_check(report))
+
+
+def camvid(root: Path, highest: int = 10) -> Path:
+    """CamVid's layout, with small frames, and masks with every value from 0 to ``highest``, and 255."""
+    mask = np.full((4, 6), 255, np.uint8)
+    mask.flat[: highest + 1] = np.arange(highest + 1)
+    frame, labels = encoded(picture(COLOURS["newt"]).resize((6, 4)), "jpeg"), encoded(Image.fromarray(mask), "png")
+    for split, count in (("training", 367), ("validation", 101)):
+        for kind, content, suffix in (("images", frame, "jpg"), ("annotations", labels, "png")):
+            folder = root / "camvid" / kind / split
+            folder.mkdir(parents=True)
+            for k in range(count):
+                (folder / f"{k:04d}.{suffix}").write_bytes(content + split.encode())
+    return root / "camvid"
+
+
+def test_a_whole_set_with_masks_passes_its_check(tmp_path: Path) -> None:
+    states = {status.known.name: status.state for status in list_sets(tmp_path)}
+    assert (states["camvid"], states["ade20k"], states["mosaics"]) == ("missing", "missing", "built on first use")
+    folder = camvid(tmp_path)
+    report = check_set("camvid", tmp_path)
+    assert (report.exit_status, report.problems, report.notes) == (0, [], [])
+    assert any("val: 101 images, 11 classes" in line for line in report.lines)
+    assert any("train: 256 masks looked at fit" in line for line in report.lines)
+    assert {status.known.name: status.state for status in list_sets(tmp_path)}["camvid"] == "here"
+    (folder / "annotations/validation").rename(folder / "annotations/elsewhere")
+    states = {status.known.name: status.state for status in list_sets(tmp_path)}
+    assert states["camvid"] == "annotations/validation is missing"
+
+
+def test_a_check_of_a_set_with_masks_names_what_is_wrong(tmp_path: Path) -> None:
+    folder = camvid(tmp_path, highest=9)
+    report = check_set("camvid", tmp_path, full=True)
+    assert report.problems == []
+    assert report.notes == ["train: no mask has a pixel of bicyclist.", "val: no mask has a pixel of bicyclist."]
+    (folder / "annotations/training/0100.png").write_bytes(encoded(Image.new("L", (6, 4), 11), "png"))
+    (folder / "images/training/0366.jpg").write_bytes(b"broken")
+    (folder / "annotations/validation/0007.png").unlink()
+    report = check_set("camvid", tmp_path, full=True)
+    assert report.exit_status == 1
+    found = " ".join(report.problems)
+    assert "0100.png: expected values 0 to 10 and 255, found 11 in 24 pixels" in found
+    assert "1 images cannot be decoded: 0366.jpg" in found
+    assert "1 images without a mask (0007.jpg)" in found
+    (folder / "images/validation/0007.jpg").unlink()
+    assert "val, images: expected 101, found 100 (-1)" in " ".join(check_set("camvid", tmp_path).problems)
+
+
+@pytest.mark.parametrize("suite", ["camvid", "small"])
+def test_the_suites_mean_by_camvid_what_is_checked(suite: str) -> None:
+    recipes = [run.recipe.data for run in load_suite(suite).runs if isinstance(run.recipe, SegmentationRecipe)]
+    assert recipes
+    assert all(recipe == CATALOGUE["camvid"].recipe for recipe in recipes)
+
+
+def test_an_incomplete_ade20k_is_counted(tmp_path: Path) -> None:
+    camvid(tmp_path).rename(tmp_path / "ADEChallengeData2016")
+    problems = check_set("ade20k", tmp_path).problems
+    assert "expected the 20,210 images" in problems[0]
+    assert "expected the 2,000 images" in problems[1]
 
 
 def test_a_check_names_what_is_missing_and_what_is_broken(tmp_path: Path) -> None:

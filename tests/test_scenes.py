@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from lutbench.data import ade20k
+from lutbench.data import ade20k, masks
 from lutbench.data.decoding import UndecodableImage
 from lutbench.data.masks import check_masks
 from lutbench.data.scenes import Scenes, check_scenes, choose_palette, open_scenes
@@ -91,6 +91,11 @@ def test_the_suffixes_may_hold_a_part_of_the_name(tmp_path: Path) -> None:
     scenes = opened(tmp_path, image_suffix="_photo.png", mask_suffix="_labels.png")
     assert scenes.stems == ("ulm/000",)
     assert scenes.mask_path(0).name == "000_labels.png"
+    picture().save(tmp_path / "set/annotations/training/ulm/000.jpg")
+    opened(tmp_path, image_suffix="_photo.png", mask_suffix="_labels.png")
+    picture().save(tmp_path / "set/annotations/training/ulm/000_labels.jpg")
+    with pytest.raises(UserError, match=r"1 images .* ulm/000_labels\.jpg\. It is not clear"):
+        opened(tmp_path, image_suffix="_photo.png", mask_suffix="_labels.png")
 
 
 @pytest.mark.parametrize("reduce_zero_label", [False, True])
@@ -364,7 +369,7 @@ def test_an_image_or_mask_that_is_gone_is_named(tmp_path: Path) -> None:
             read(0)
 
 
-def test_a_set_is_read_once(tmp_path: Path) -> None:
+def test_a_set_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_set(tmp_path)
     stamps = tmp_path / "runs/checked"
     mask = folder / "annotations/training/0.png"
@@ -382,6 +387,10 @@ def test_a_set_is_read_once(tmp_path: Path) -> None:
             check_masks(opened(tmp_path, **changed), stamps)
     with pytest.raises(UserError, match="cannot be decoded"):
         check_masks(opened(tmp_path, classes=classes))
+    with monkeypatch.context() as later:
+        later.setattr(masks, "REVISION", masks.REVISION + 1)
+        with pytest.raises(UserError, match="cannot be decoded"):
+            check_masks(opened(tmp_path, classes=classes), stamps)
     for content in (b"[]", b"{", b"{}"):
         for stamp in stamps.iterdir():
             stamp.write_bytes(content)

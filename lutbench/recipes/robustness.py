@@ -76,8 +76,8 @@ class ShiftedSetRecipe(Recipe):
     """Of ``kind = "occlusion"``: how many tenths of the patches are dropped."""
     drop_grid: PositiveInt = 14
     """Patches on a side (Naseer et al. 2021: 14)."""
-    shuffles: list[PositiveInt] = Field([2, 4, 8, 14])
-    """Tiles on a side of the images whose tiles are shuffled (our choice of sizes; 14 is a ViT's patches)."""
+    shuffles: list[PositiveInt] = Field([2, 4, 8, 14, 16])
+    """Tiles on a side of the images whose tiles are shuffled (the square ones of bytedance/ibot's eval_shuffle.sh)."""
 
     images: Annotated[PositiveInt | dict[str, PositiveInt] | None, Runtime] = None
     """How many there must be in every part, or by name of the part; not checked if not given."""
@@ -94,6 +94,12 @@ class ShiftedSetRecipe(Recipe):
     def _consistent(self) -> Self:
         if self.labels not in NAMED_LABELS and not self.labels.endswith(".json"):
             raise ValueError(f"labels = {self.labels!r}: expected one of {', '.join(NAMED_LABELS)}, or a .json file")
+        if self.subset and not self.labels.startswith("imagenet-1k"):
+            raise ValueError(
+                f"subset = {self.subset!r} is a list of ImageNet's classes: set labels = 'imagenet-1k' with it"
+            )
+        if self.real and self.kind != "classes":
+            raise ValueError('real: for kind = "classes" only')
         if self.gap and (len(set(self.gap)) != 2 or not set(self.gap) <= set(self.parts)):
             raise ValueError(f"gap: expected two of the parts {', '.join(self.parts)}")
         if self.kind != "classes" and self.parts != {"": ""}:

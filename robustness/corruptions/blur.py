@@ -10,13 +10,14 @@ def defocus_blur(image: Pixels, draw: np.random.Generator, radius: float, softne
     """The mean over a disk, whose edge is softened by a Gaussian of standard deviation ``softness``."""
     reach = max(8, int(radius))
     rows, columns = np.indices((2 * reach + 1, 2 * reach + 1)) - reach
-    disk = (rows**2 + columns**2 <= radius**2).astype(np.float64)
+    inside = rows**2 + columns**2 <= radius**2
+    disk = inside / inside.sum()
     taps = np.arange(-1, 2) if radius <= 8 else np.arange(-2, 3)
     weights = np.exp(-(taps**2) / (2 * softness**2))
     for axis in (0, 1):
         disk = ndimage.correlate1d(disk, weights / weights.sum(), axis, mode="mirror")
     padded = np.pad(image, [(reach, reach), (reach, reach), (0, 0)], mode="reflect")
-    return np.asarray(signal.fftconvolve(padded, disk[..., None] / disk.sum(), mode="valid", axes=(0, 1)))
+    return np.asarray(signal.fftconvolve(padded, disk[..., None], mode="valid", axes=(0, 1)))
 
 
 def glass_blur(image: Pixels, draw: np.random.Generator, sigma: float, reach: float, rounds: float) -> Pixels:

@@ -12,10 +12,11 @@ from robustness.corruptions.pixels import Pixels, from_bytes, to_bytes
 
 
 def brightness(image: Pixels, draw: np.random.Generator, more: float) -> Pixels:
-    """HSV's value raised by ``more``."""
-    hsv = rgb2hsv(image)
-    hsv[..., 2] = np.clip(hsv[..., 2] + more, 0, 1)
-    return np.asarray(hsv2rgb(hsv))
+    """HSV's value raised by ``more``: so colours keep their proportions, and black becomes grey."""
+    value: Pixels = image.max(-1, keepdims=True)
+    black = value == 0
+    colour = np.where(black, 1, image / np.where(black, 1, value))
+    return colour * np.minimum(value + more, 1)
 
 
 def saturate(image: Pixels, draw: np.random.Generator, factor: float, more: float) -> Pixels:
@@ -27,7 +28,7 @@ def saturate(image: Pixels, draw: np.random.Generator, factor: float, more: floa
 
 def contrast(image: Pixels, draw: np.random.Generator, factor: float) -> Pixels:
     """Distances from each channel's mean times ``factor``."""
-    mean = image.mean((0, 1))
+    mean: Pixels = image.mean((0, 1))
     return (image - mean) * factor + mean
 
 
@@ -41,7 +42,7 @@ def elastic_transform(image: Pixels, draw: np.random.Generator, height: float, s
     points = centre + arm * np.array([[1, 1], [-1, 1], [-1, -1]])  # rows and columns
     moved = points + draw.uniform(-shift, shift, points.shape)
     back = np.linalg.solve(np.column_stack([moved, np.ones(3)]), points)  # from where a moved point came
-    places = np.indices(image.shape[:2])
+    places = np.indices(image.shape[:2]).astype(np.float64)
     image = _sampled(image, np.tensordot(back[:2].T, places, 1) + back[2][:, None, None], "mirror")
     if not height:
         return image

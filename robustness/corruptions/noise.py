@@ -18,7 +18,7 @@ def shot_noise(image: Pixels, draw: np.random.Generator, photons: float) -> Pixe
 
 def impulse_noise(image: Pixels, draw: np.random.Generator, share: float) -> Pixels:
     """A ``share`` of all values is set to 0 or 1."""
-    return np.asarray(random_noise(image, mode="s&p", rng=draw, amount=share))
+    return np.asarray(random_noise(image, mode="s&p", rng=draw, amount=share))  # type: ignore[no-untyped-call]
 
 
 def speckle_noise(image: Pixels, draw: np.random.Generator, scale: float) -> Pixels:

@@ -5,6 +5,8 @@ matrix products and fused multiplications differ between processors. So everythi
 numbers aside nothing is compared with a threshold that it could equal, and :func:`to_bytes` keeps whole grey levels whole.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -53,14 +55,15 @@ def smear(image: Pixels, radius: float, sigma: float, degrees: float) -> Pixels:
 
 def zoomed(image: Pixels, factor: float) -> Pixels:
     """The middle of ``image`` enlarged by ``factor`` to the size of the whole, bilinearly: (H, W) or (H, W, C)."""
-    low, part = _zoom_positions(image.shape[0], factor)
-    part = part.reshape(-1, *[1] * (image.ndim - 1))
-    image = image[low] * (1 - part) + image[low + 1] * part
-    low, part = _zoom_positions(image.shape[1], factor)
-    part = part.reshape(1, -1, *[1] * (image.ndim - 2))
-    return image[:, low] * (1 - part) + image[:, low + 1] * part
+    for _ in range(2):  # rows, and then columns as rows: whole rows are quick to copy
+        low, part = _zoom_positions(image.shape[0], factor)
+        part = part.reshape(-1, *[1] * (image.ndim - 1))
+        image = image[low] * (1 - part) + image[low + 1] * part
+        image = np.ascontiguousarray(image.swapaxes(0, 1))
+    return image
 
 
+@lru_cache(maxsize=256)
 def _zoom_positions(length: int, factor: float) -> tuple[NDArray[np.int64], Pixels]:
     """Where the enlarged pixels lie: (n,) the pixel before, and (n,) how far on the way to the next one.
 
