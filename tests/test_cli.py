@@ -226,7 +226,7 @@ def test_a_command_that_cannot_be_read_ends_with_status_2(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("run", "tny"), "There is no suite 'tny'. Did you mean 'tiny'? Suites here: paper, small, tiny"),
+        (("run", "tny"), "There is no suite 'tny'. Did you mean 'tiny'? Suites here: camvid, paper, small, tiny"),
         (("status", "tny"), "Did you mean 'tiny'?"),
         (("tables", "tny"), "Did you mean 'tiny'?"),
         (("run", "toy.toml", "--set", "defaults.pretrain.epchs=3"), "no such setting. Did you mean 'epochs'?"),
