@@ -1,6 +1,6 @@
 """Sessions of the suite. They share one environment, ``.venv``, and only call the command line.
 
-``nox -s pretrain downstream results`` runs the suite ``tiny``; ``nox -s pretrain downstream -- small --data-root DIR``
+``nox -s pretrain downstream robustness results`` runs the suite ``tiny``; ``nox -s pretrain downstream -- small --data-root DIR``
 another one, with options of ``lutbench run``.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import nox
 
 nox.options.default_venv_backend = "uv"
-nox.options.sessions = ["pretrain", "downstream", "results"]
+nox.options.sessions = ["pretrain", "downstream", "robustness", "results"]
 
 ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".venv"
@@ -43,8 +43,14 @@ def pretrain(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def downstream(session: nox.Session) -> None:
-    """Fine-tune and probe every encoder of a suite."""
+    """Fine-tune, probe and segment with every encoder of a suite."""
     lutbench(session, "run", *suite_and_options(session), "--stage", "downstream")
+
+
+@nox.session(venv_backend="none")
+def robustness(session: nox.Session) -> None:
+    """Measure a suite's fine-tuned classifiers on shifted test sets."""
+    lutbench(session, "run", *suite_and_options(session), "--stage", "robustness")
 
 
 @nox.session(venv_backend="none")
@@ -101,6 +107,7 @@ def _install(session: nox.Session) -> None:
         "uv",
         "pip",
         "install",
+        "--compile-bytecode",
         "--python",
         str(ENVIRONMENT),
         "-c",

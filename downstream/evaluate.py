@@ -12,6 +12,7 @@ from lutbench.encoders import encode
 from lutbench.errors import UserError
 from lutbench.every_image import Computed, over_images
 from lutbench.outcomes import Outcomes
+from lutbench.pixels import normalised
 from lutbench.processes import accelerator
 from lutbench.recipes import ClassificationRecipe, KnnRecipe, LinearRecipe
 
@@ -26,7 +27,7 @@ def evaluate(classifier: nn.Module, images: ImageSet, recipe: ClassificationReci
     training = classifier.training
     classifier.eval()
     computed = over_images(
-        lambda pixels, index: place_of_label(classifier(pixels), labels[index]),
+        lambda pixels, index: place_of_label(classifier(normalised(pixels)), labels[index]),
         images,
         eval_transform(recipe),
         recipe,
@@ -46,7 +47,11 @@ def encode_images(
     """
     encoder.eval()
     return over_images(
-        lambda pixels, index: encode(encoder, pixels, recipe.pool), images, eval_transform(recipe), recipe, title
+        lambda pixels, index: encode(encoder, normalised(pixels), recipe.pool),
+        images,
+        eval_transform(recipe),
+        recipe,
+        title,
     )
 
 

@@ -25,7 +25,7 @@ def encoder_of(run: Run) -> VisionTransformer:
     assert isinstance(recipe, ClassificationRecipe | SegmentationRecipe)
     side = recipe.crop if isinstance(recipe, SegmentationRecipe) else recipe.image_size
     sha256 = run.document.get("encoder", {}).get("sha256")
-    return load_encoder(recipe.encoder, run.encoder_weights, sha256, image_size=side, seed=run.planned.seed)
+    return load_encoder(recipe.encoder, run.weights, sha256, image_size=side, seed=run.planned.seed)
 
 
 def sample(transform: Transform, image: Image.Image) -> dict[str, Tensor]:

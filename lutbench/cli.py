@@ -58,7 +58,8 @@ def _options() -> None:
 def run(
     suite: SuiteName,
     stage: Annotated[
-        list[str] | None, typer.Option(help="pretrain or downstream; all stages if not given. May be repeated.")
+        list[str] | None,
+        typer.Option(help="pretrain, downstream or robustness; all stages if not given. May be repeated."),
     ] = None,
     only: Annotated[
         list[str] | None,

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lutbench.data.images import ImageSet, UndecodableImage
-from lutbench.pixels import normalised
 from lutbench.processes import accelerator, autocast
 from lutbench.progress import Bar
 
@@ -52,8 +51,8 @@ def over_images(
 ) -> Computed:
     """``function(pixels, index)`` of every image, on every process, in the set's order.
 
-    ``transform`` gives uint8 pixels. The function gets them normalised, (B, 3, S, S), and index (B,) on the device,
-    under the recipe's precision, and returns (B, ...).
+    ``transform`` gives uint8 pixels. The function gets them, (B, ...), and index (B,) on the device, under the
+    recipe's precision, and returns (B, ...).
     ``title`` names the progress bar; none is shown if it is empty.
 
     Raises:
@@ -73,7 +72,7 @@ def over_images(
     with Bar(title, len(images), shown=bool(title) and processes.is_main_process) as bar:
         for pixels, index, whole in loader:
             with autocast(recipe.precision):
-                values.append(function(normalised(pixels, device), index.to(device)))
+                values.append(function(pixels.to(device, non_blocking=True), index.to(device)))
             decoded.append(whole.to(device))
             done += len(index)
             bar.update(min(done * world, len(images)))

@@ -14,14 +14,22 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def normalised(pixels: Tensor, device: torch.device) -> Tensor:
-    """float32 (B, 3, S, S) on ``device`` from uint8, by ImageNet's mean and deviation."""
-    mean, std = _mean_and_deviation(device)
-    return pixels.to(device, non_blocking=True).float().sub_(mean).div_(std)
+Colour = tuple[float, ...]
+"""A value of each channel, between 0 and 1."""
+
+
+def normalised(
+    pixels: Tensor,
+    device: torch.device | None = None,
+    mean: Colour = IMAGENET_DEFAULT_MEAN,
+    std: Colour = IMAGENET_DEFAULT_STD,
+) -> Tensor:
+    """float32 (..., 3, S, S) from uint8, by a mean and a deviation; on ``device``, or where ``pixels`` are."""
+    to = device or pixels.device
+    return pixels.to(to, non_blocking=True).float().sub_(_on(to, mean)).div_(_on(to, std))
 
 
 @lru_cache
-def _mean_and_deviation(device: torch.device) -> tuple[Tensor, Tensor]:
-    """In bytes, (3, 1, 1) each; kept, since making them anew would wait for the device in every step."""
-    mean, std = (torch.tensor(values, device=device) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-    return mean.mul(255).view(3, 1, 1), std.mul(255).view(3, 1, 1)
+def _on(device: torch.device, values: Colour) -> Tensor:
+    """In bytes, (3, 1, 1); kept, since making it anew would wait for the device in every step."""
+    return torch.tensor(values, device=device).mul(255).view(3, 1, 1)

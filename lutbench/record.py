@@ -24,9 +24,10 @@ from lutbench.provenance import Code, Hardware, code, hardware, packages
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.recipes.suite import PlannedRun, run_name
 from lutbench.recipes.tasks import TASKS
+from lutbench.shifted.outcomes import RobustOutcomes
 
-PerImage = Outcomes | Confusions
-"""What a downstream run did on every image, from which its measurements follow."""
+PerImage = Outcomes | Confusions | RobustOutcomes
+"""What a downstream or robustness run did on every image, from which its measurements follow."""
 
 
 class _Closed(BaseModel):
@@ -182,7 +183,7 @@ def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
 
 
 def read_outcomes(record: Record, results_dir: Path) -> PerImage:
-    """The per-image outcomes of a record: confusions of a segmentation, of all else a classifier's outcomes.
+    """The per-image outcomes of a record: confusions of a segmentation, a classifier's on a set or on a shifted set.
 
     Raises:
         UserError: if the file is missing, its hash is not the record's, or it holds outcomes of the other kind.
@@ -200,7 +201,11 @@ def read_outcomes(record: Record, results_dir: Path) -> PerImage:
             f"{_remedy(record.run)}"
         )
     kind = str(record.document.get("stage"))
-    expected = Confusions if TASKS.get(kind) is SegmentationRecipe else Outcomes
+    expected: type[Confusions | RobustOutcomes | Outcomes] = Outcomes
+    if kind == "robustness":
+        expected = RobustOutcomes
+    elif TASKS.get(kind) is SegmentationRecipe:
+        expected = Confusions
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         try:
             return expected.from_arrays(arrays)
@@ -240,7 +245,7 @@ def read_record(path: Path) -> Record:
             f"{path}: it says that it is a {record.stage} run with seed {record.seed}, but its document is that of a "
             f"{kind} run with seed {seed}. {_remedy(record.run)}"
         )
-    if kind in TASKS and record.outcomes is None:
+    if kind != "pretrain" and record.outcomes is None:
         raise UserError(f"{path}: it names no per-image outcomes, as every {kind} run has. {_remedy(record.run)}")
     return record
 

@@ -30,11 +30,11 @@ from lutbench.progress import console
 from lutbench.recipes import (
     ClassificationRecipe,
     DataRecipe,
-    DownstreamRecipe,
     PretrainRecipe,
     ScenesRecipe,
     SegmentationRecipe,
 )
+from lutbench.recipes.robustness import RobustnessRecipe, ShiftedSetRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import (
     PerImage,
@@ -46,6 +46,8 @@ from lutbench.record import (
     record_path,
     write_record,
 )
+from lutbench.shifted.sets import Found, look_for
+from lutbench.shifted.sets import State as SetState
 from lutbench.weights import sha256_of
 
 Split = Literal["train", "val"]
@@ -91,6 +93,14 @@ class Workspace:
         scenes: Scenes = self._open(open_scenes, recipe, split)
         return scenes
 
+    def shifted(self, recipe: ShiftedSetRecipe) -> Found:
+        """What is there of a shifted set, listed once per command."""
+        key = recipe.model_dump_json(), "test"
+        if key not in self._opened:
+            self._opened[key] = look_for(recipe, self.data)
+        found: Found = self._opened[key]
+        return found
+
     def _open(self, opening: Callable[..., Any], recipe: DataRecipe | ScenesRecipe, split: Split) -> Any:
         key = recipe.model_dump_json(), split
         if key not in self._opened:
@@ -102,6 +112,10 @@ class Workspace:
         return (
             self.scenes(recipe, split) if isinstance(recipe, ScenesRecipe) else self.images(recipe, split)
         ).fingerprint
+
+
+class NotRun(UserError):
+    """A run of a shifted set that is not there: it is left out, and said to be."""
 
 
 class State(StrEnum):
@@ -130,8 +144,8 @@ class Run:
     workspace: Workspace
     document: dict[str, Any]
     """What the identity is the hash of."""
-    encoder_weights: Path | None = None
-    """The encoder it starts from."""
+    weights: Path | None = None
+    """The encoder that it starts from, or the classifier that it measures."""
 
     @cached_property
     def identity(self) -> str:
@@ -152,6 +166,11 @@ class Run:
     def checkpoints(self) -> Path:
         """Where checkpoints go."""
         return self.folder / "checkpoints"
+
+    @property
+    def cells(self) -> Path:
+        """Where the outcomes of a shifted set go, as soon as a cell is measured."""
+        return self.folder / "cells"
 
     def images(self, split: Split) -> ImageSet:
         """The images of one split of the recipe's data."""
@@ -177,6 +196,8 @@ class Run:
         step = newest_step(self.checkpoints)
         if step is not None:
             return Standing(State.RESUMABLE, f"at step {step}", self.folder)
+        if cells := sum(1 for _ in self.cells.glob("*.npz")):
+            return Standing(State.RESUMABLE, f"after {cells} cells", self.folder)
         others = sorted(self.home.glob("*/finished.json"), key=lambda p: p.stat().st_mtime)
         if others:
             changed = changes(read_json(others[-1].with_name("run.json"))["document"], self.document)
@@ -263,42 +284,67 @@ class Run:
 
 
 def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> Run:
-    """The run with its identity, which needs its data and the encoder it starts from.
+    """The run with its identity, which needs its data and the encoder it starts from or the classifier it measures.
 
     Raises:
-        UserError: if the data is not there, or the run that it starts from has not finished; says what to run first.
+        NotRun: if nothing of its shifted set is there.
+        UserError: if the data is not there, or the run that it needs has not finished; says what to run first.
     """
     recipe = planned.recipe
-    assert isinstance(recipe, PretrainRecipe | ClassificationRecipe | SegmentationRecipe)
-    kind = "pretrain" if isinstance(recipe, PretrainRecipe) else planned_kind(planned)
-    splits: tuple[Split, ...] = ("train",) if isinstance(recipe, PretrainRecipe) else ("train", "val")
     document: dict[str, Any] = {
-        "stage": kind,
+        "stage": "pretrain" if isinstance(recipe, PretrainRecipe) else recipe.kind,  # type: ignore[attr-defined]
         "revision": recipe.revision,
         "seed": planned.seed,
         "recipe": recipe.affecting_results(),
-        "data": {split: workspace.fingerprint(recipe.data, split) for split in splits},
+        "data": _fingerprints(planned, workspace),
     }
+    measured = isinstance(recipe, RobustnessRecipe)
+    part = "classifier" if measured else "encoder"
     weights = None
     if planned.needs is not None:
         needed = needed_run(suite, planned, workspace)
-        weights = needed.folder / "encoder.safetensors"
-        document["encoder"] = {"run": needed.identity, "sha256": read_json(needed.folder / "finished.json")["encoder"]}
-    elif isinstance(recipe, DownstreamRecipe) and recipe.encoder.kind == "checkpoint":
-        weights = Path(recipe.encoder.path).expanduser()
-        if not weights.is_file():
-            raise UserError(f"method.{planned.method}.checkpoint: there is no file {weights}.")
-        document["encoder"] = {"sha256": sha256_of(weights)}
+        weights = needed.folder / f"{part}.safetensors"
+        facts = read_json(needed.folder / "finished.json")
+        document[part] = {"run": needed.identity, "sha256": facts["checkpoint" if measured else "encoder"]}
+    elif checkpoint := checkpoint_of(planned):
+        weights = checkpoint
+        document[part] = {"sha256": sha256_of(weights)}
+    elif measured:
+        document[part] = {}  # timm's, by the name in the recipe
     return Run(planned, workspace, document, weights)
 
 
-def planned_kind(planned: PlannedRun) -> str:
-    """finetune, linear, knn ... of a downstream run."""
-    return str(planned.recipe.kind)  # type: ignore[attr-defined]
+def checkpoint_of(planned: PlannedRun) -> Path | None:
+    """The user's file of weights that a run starts from, if it does.
+
+    Raises:
+        UserError: if it is not there.
+    """
+    recipe = planned.recipe
+    source: Any = recipe.classifier if isinstance(recipe, RobustnessRecipe) else getattr(recipe, "encoder", None)
+    if getattr(source, "kind", "") != "checkpoint":
+        return None
+    weights = Path(source.path).expanduser()
+    if not weights.is_file():
+        table = "classifier" if isinstance(recipe, RobustnessRecipe) else "method"
+        raise UserError(f"{table}.{planned.method}.checkpoint: there is no file {weights}.")
+    return weights
+
+
+def _fingerprints(planned: PlannedRun, workspace: Workspace) -> dict[str, str]:
+    recipe = planned.recipe
+    if isinstance(recipe, RobustnessRecipe):
+        found = workspace.shifted(recipe.set)
+        if found.state is SetState.ABSENT:
+            raise NotRun(f"{planned.name}: not run: {found.name} is not at {found.where}: {found.problems[0]}")
+        return {"test": found.fingerprint}
+    assert isinstance(recipe, PretrainRecipe | ClassificationRecipe | SegmentationRecipe)
+    splits: tuple[Split, ...] = ("train",) if isinstance(recipe, PretrainRecipe) else ("train", "val")
+    return {split: workspace.fingerprint(recipe.data, split) for split in splits}
 
 
 def needed_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> Run:
-    """The finished run whose encoder ``planned`` starts from.
+    """The finished run whose encoder ``planned`` starts from, or whose classifier it measures.
 
     Raises:
         UserError: if it has not finished, with the command that runs it.
@@ -308,8 +354,10 @@ def needed_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) ->
     standing = run.standing()
     if standing.state is not State.FINISHED:
         told = f"{standing.state} {standing.detail}".strip()
+        measured = isinstance(planned.recipe, RobustnessRecipe)
+        uses = "measures the classifier" if measured else "starts from the encoder"
         raise UserError(
-            f"{planned.name} starts from the encoder of {other.name}, which is {told}. "
+            f"{planned.name} {uses} of {other.name}, which is {told}. "
             f"First run: nox -s {other.stage} -- {suite.given} (or: lutbench run {suite.given} --stage {other.stage})."
         )
     return run

@@ -18,28 +18,38 @@ from lutbench.errors import UserError, listed
 from lutbench.processes import accelerator
 from lutbench.progress import console
 from lutbench.recipes import ClassificationRecipe, DownstreamRecipe, FinetuneRecipe, PretrainRecipe, SegmentationRecipe
+from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
-from lutbench.run import Run, State, Workspace, needed_run, open_run
+from lutbench.run import NotRun, Run, State, Workspace, checkpoint_of, needed_run, open_run
+from lutbench.shifted.labels import imagenet_1k, label_space
+from lutbench.shifted.making import make_shifted
+from lutbench.shifted.sets import State as SetState
 
 THREADS = torch.get_num_threads()
 """As torch chose, from the cores and ``OMP_NUM_THREADS``."""
 
 
 def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], workspace: Workspace) -> None:
-    """Run what was chosen, each run after the one it needs.
+    """Run what was chosen, each run after the one it needs. A shifted set that is not there is said to be not run.
 
     Raises:
         UserError: before anything is run, if data is missing or unfit, an encoder or an augmentation cannot be built,
             a batch does not divide over the processes, a folder cannot be made, or a run from outside the choice is
             needed first.
     """
-    chosen = suite.chosen(stages, only)
-    names = {planned.name for planned in chosen}
     main = accelerator().is_main_process
-    for planned in chosen:
-        check(planned, workspace)
+    chosen, names = [], set[str]()
+    for planned in suite.chosen(stages, only):
+        try:
+            check(suite, planned, workspace)
+        except NotRun as reason:
+            if main:
+                console.print(str(reason))
+            continue
         if planned.needs is not None and planned.needs not in names:
             needed_run(suite, planned, workspace)
+        chosen.append(planned)
+        names.add(planned.name)
     workspace.make()
     for planned in chosen:
         run = open_run(suite, planned, workspace)
@@ -64,25 +74,33 @@ def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], wo
 def perform(run: Run) -> None:
     """Call the stage function of a run."""
     recipe = run.planned.recipe
-    assert isinstance(recipe, PretrainRecipe | DownstreamRecipe)
+    assert isinstance(recipe, PretrainRecipe | DownstreamRecipe | RobustnessRecipe)
     torch.set_num_threads(recipe.threads or THREADS)
     if isinstance(recipe, PretrainRecipe):
         from pretrain.train import pretrain
 
         pretrain(run)
+    elif isinstance(recipe, RobustnessRecipe):
+        from robustness.measure import measure
+
+        measure(run)
     else:
         from downstream import perform as downstream
 
         downstream(run)
 
 
-def check(planned: PlannedRun, workspace: Workspace) -> None:
+def check(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> None:
     """Find what would stop a run before any compute is spent.
 
     Raises:
+        NotRun: if nothing of its shifted set is there.
         UserError: see :func:`run_suite`.
     """
     recipe = planned.recipe
+    if isinstance(recipe, RobustnessRecipe):
+        check_robustness(suite, planned, recipe, workspace)
+        return
     if isinstance(recipe, SegmentationRecipe):
         check_segmentation(planned, recipe, workspace)
         return
@@ -131,6 +149,35 @@ def check_segmentation(planned: PlannedRun, recipe: SegmentationRecipe, workspac
     check_sizes(recipe, accelerator().num_processes)
 
 
+def check_robustness(suite: LoadedSuite, planned: PlannedRun, recipe: RobustnessRecipe, workspace: Workspace) -> None:
+    """:func:`check` of a robustness run; a set that the suite makes is made first.
+
+    Raises:
+        NotRun: if nothing of the set is there.
+        UserError: if the set is not as published, its labels are no classes of the classifier, its images are stored at
+            another size than the protocol takes, or the classifier cannot be had.
+    """
+    from robustness.cells import check_set
+    from robustness.classifier import input_side
+
+    if accelerator().is_main_process:
+        make_shifted(recipe.set, workspace.data)
+    accelerator().wait_for_everyone()
+    found = workspace.shifted(recipe.set)
+    if found.state is SetState.ABSENT:
+        raise NotRun(f"{planned.name}: not run: nothing of {found.name} is at {found.where}.")
+    found.require()
+    checkpoint_of(planned)
+    if planned.needs is None:
+        side, space = input_side(recipe.classifier, recipe.image_size), imagenet_1k()
+    else:
+        task = next(run for run in suite.runs if run.name == planned.needs).recipe
+        assert isinstance(task, FinetuneRecipe)
+        side = recipe.image_size or task.side
+        space = label_space(workspace.images(task.data, "train").classes)
+    check_set(recipe.set, workspace.data, found, space, side)
+
+
 def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     """Print every run of the suite with its state, its result and where it lies.
 
@@ -140,6 +187,10 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     for planned in suite.runs:
         try:
             run = open_run(suite, planned, workspace)
+        except NotRun as reason:
+            rows.append((planned.name, "not run", "", ""))
+            problems.append(str(reason).partition(": not run: ")[2])
+            continue
         except UserError as error:
             rows.append((planned.name, "missing", f"waits for {planned.needs}" if planned.needs else "", ""))
             problems += [] if planned.needs else [str(error)]

@@ -1,29 +1,37 @@
-"""Cells: one method on one task, measured and published.
+"""Cells: one method on one task by one metric, measured and published.
 
-A value counts only while its record's settings and revision, and those of the run that its encoder comes from, are
-those of the suite file and of the code; else the cell is stale, and says why.
+A value counts only while its record's settings and revision, and those of the runs that its encoder or its classifier
+comes from, are those of the suite file and of the code; else the cell is stale, and says why.
 Published values come from ``published.toml``, for the method's own report under the encoder of the same name.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from lutbench.errors import UserError, nearest
+from lutbench.outcomes import Measurement
 from lutbench.recipes import DownstreamRecipe
+from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
-from lutbench.record import Record, changes, read_records
+from lutbench.record import Record, changes, read_outcomes, read_records
+from lutbench.shifted.outcomes import RobustOutcomes
 from lutbench.statistics import over_seeds
+from results.names import row_of
 from results.published import Published, PublishedValue, load_published
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on one task."""
+    """One method on one task, by one metric."""
 
     task: str
+    """Its name in the suite file, or ``TABLE/SET`` of a shifted set."""
     method: str
+    """Its name in the suite file, or that of a classifier."""
     encoder: str
     planned: int
     """Seeds in the suite file."""
@@ -36,10 +44,20 @@ class Cell:
     stale: tuple[str, ...] = ()
     """The runs whose records are there and do not count, each with the reason."""
     published: PublishedValue | None = None
+    stage: Literal["downstream", "robustness"] = "downstream"
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Task and method: cells of one row are of the same runs, by several metrics."""
+        return self.task, self.method
 
 
 def cells(suite: LoadedSuite, results_dir: Path) -> list[Cell]:
-    """Every cell of the suite, tasks and in them methods in the suite file's order.
+    """Every cell of the suite: tasks and in them methods in the suite file's order, then the shifted sets.
+
+    A method on a task has one cell; on a shifted set one for each metric that tables print, set by set and metric by
+    metric, so that methods stand beside each other. Where a set was not measured, the metrics are those in which there
+    are published values, or nothing.
 
     Raises:
         UserError: if a record is damaged, or a ``published`` name in the suite file is not in published.toml, or is that
@@ -48,48 +66,123 @@ def cells(suite: LoadedSuite, results_dir: Path) -> list[Cell]:
     records = read_records(results_dir, suite.name)
     published = load_published()
     made = []
-    for task in suite.suite.downstream:
-        for method in suite.suite.method:
-            planned = [run for run in suite.runs if (run.task, run.method) == (task, method)]
-            if planned:
-                made.append(_cell(suite, task, method, planned, records, published))
+    for (task, method), planned in planned_rows(suite, "downstream").items():
+        known = _published(suite, task, method, _encoder(planned[0]), published)
+        made.append(_cell(suite, planned, records, None, known))
+        told = suite.suite.downstream[task].published
+        if known and made[-1].metric and published.task[told].metric != made[-1].metric:
+            raise UserError(
+                f"{suite.name}: downstream.{task}.published: {told} is in {published.task[told].metric}, and the task is "
+                f"measured in {made[-1].metric}. Name a published task in {made[-1].metric}, or none."
+            )
+    rows = planned_rows(suite, "robustness")
+    for task in dict.fromkeys(task for task, _ in rows):
+        of_task = {method: planned for (other, method), planned in rows.items() if other == task}
+        made += _robust_cells(suite, of_task, records, published, results_dir)
     return made
+
+
+def planned_rows(suite: LoadedSuite, stage: str) -> dict[tuple[str, str], list[PlannedRun]]:
+    """The runs of a stage, one per seed, by task and method: tasks as in the suite file, in them methods likewise."""
+    methods = [*suite.suite.method, *suite.suite.classifier]
+    planned = [run for run in suite.runs if run.stage == stage]
+    tasks = list(dict.fromkeys(run.task for run in planned))
+    rows: dict[tuple[str, str], list[PlannedRun]] = {}
+    for run in sorted(planned, key=lambda run: (tasks.index(run.task), methods.index(run.method))):
+        rows.setdefault((run.task, run.method), []).append(run)
+    return rows
+
+
+def _robust_cells(
+    suite: LoadedSuite,
+    rows: Mapping[str, list[PlannedRun]],
+    records: Mapping[str, Record],
+    published: Published,
+    results_dir: Path,
+) -> Iterator[Cell]:
+    """Of one shifted set, metric by metric."""
+    metrics: dict[str, list[str]] = {}
+    for method, planned in rows.items():
+        for run in planned:
+            if run.name in records and not _outdated(suite, run, records):
+                metrics[method] = _printed(records[run.name], results_dir)
+                break
+    every = list(dict.fromkeys(metric for printed in metrics.values() for metric in printed))
+    first = next(iter(rows.values()))[0]
+    told = _published_metrics(suite, first, every, published)
+    every = every or list(told) or [""]
+    for metric in every:
+        for method, planned in rows.items():
+            if metric in metrics.get(method, every):
+                known = _published_row(suite, method, told.get(metric, ""), _encoder(planned[0]), published)
+                yield _cell(suite, planned, records, metric, known)
+
+
+def _published_metrics(
+    suite: LoadedSuite, run: PlannedRun, metrics: Sequence[str], published: Published
+) -> dict[str, str]:
+    """The published task of each metric of a shifted set that has one; of all that are named where none is measured."""
+    assert isinstance(run.recipe, RobustnessRecipe)
+    found: dict[str, str] = {}
+    for part, task in run.recipe.set.published.items():
+        where = f"{suite.name}: shifted.{run.task.split('/')[-1]}.published"
+        _check_name(where, task, published.task)
+        kind = published.task[task].metric
+        naming = [metric for metric in metrics if part in metric.split(", ")]
+        fitting = [metric for metric in naming if metric.split(", ")[0] == kind]
+        if naming and not fitting:
+            raise UserError(
+                f"{where}: {task} is in {kind}, and {part!r} is measured in {naming[0].split(', ')[0]}. "
+                "Name a published task in that, or none."
+            )
+        for metric in fitting if metrics else [kind if part == kind else f"{kind}, {part}"]:
+            found.setdefault(metric, task)
+    return found
 
 
 def _cell(
     suite: LoadedSuite,
-    task: str,
-    method: str,
-    planned: list[PlannedRun],
-    records: dict[str, Record],
-    published: Published,
+    planned: Sequence[PlannedRun],
+    records: Mapping[str, Record],
+    metric: str | None,
+    known: PublishedValue | None,
 ) -> Cell:
-    recipe = planned[0].recipe
-    assert isinstance(recipe, DownstreamRecipe)
-    encoder = recipe.encoder.architecture.label or recipe.encoder.architecture.model
-    known = _published(suite, task, method, encoder, published)
+    """The cell of a row by ``metric``, by the one that tables print if that is None."""
+    first = planned[0]
+    stage: Literal["downstream", "robustness"] = "robustness" if first.stage == "robustness" else "downstream"
+    cell = Cell(first.task, first.method, _encoder(first), len(planned), metric or "", published=known, stage=stage)
     reasons = {run.name: _outdated(suite, run, records) for run in planned if run.name in records}
     current = [records[name] for name, reason in reasons.items() if not reason]
     stale = tuple(f"`{name}` stale: {reason}" for name, reason in reasons.items() if reason)
-    if not current:
-        return Cell(task, method, encoder, len(planned), stale=stale, published=known)
-    first = [record.measurements[0] for record in current]
-    metric = first[0].metric
-    told = suite.suite.downstream[task].published
-    if known and published.task[told].metric != metric:
-        raise UserError(
-            f"{suite.name}: downstream.{task}.published: {told} is in {published.task[told].metric}, and the task is "
-            f"measured in {metric}. Name a published task in {metric}, or none."
-        )
-    values = [measurement.value for measurement in first]
-    low, high = over_seeds(values) if len(values) > 1 else (first[0].low, first[0].high)
-    return Cell(
-        task, method, encoder, len(planned), metric, float(np.mean(values)), low, high, tuple(current), stale,
-        known,
-    )  # fmt: skip
+    measured = [(r, m) for r in current if (m := r.measurements[0] if metric is None else r.measured(metric))]
+    if not measured:
+        return replace(cell, stale=stale)
+    value, low, high = over_runs([m for _, m in measured])
+    runs = tuple(r for r, _ in measured)
+    return replace(cell, metric=measured[0][1].metric, value=value, low=low, high=high, runs=runs, stale=stale)
 
 
-def _outdated(suite: LoadedSuite, run: PlannedRun, records: dict[str, Record]) -> str:
+def over_runs(measured: Sequence[Measurement]) -> tuple[float, float | None, float | None]:
+    """The mean of one metric over seeds and its interval: over images for one seed, Student's t for more."""
+    values = [m.value for m in measured]
+    low, high = over_seeds(values) if len(values) > 1 else (measured[0].low, measured[0].high)
+    return float(np.mean(values)), low, high
+
+
+def _encoder(run: PlannedRun) -> str:
+    if isinstance(run.recipe, RobustnessRecipe):
+        return run.recipe.classifier.encoder
+    assert isinstance(run.recipe, DownstreamRecipe)
+    return run.recipe.encoder.architecture.label or run.recipe.encoder.architecture.model
+
+
+def _printed(record: Record, results_dir: Path) -> list[str]:
+    outcomes = read_outcomes(record, results_dir)
+    assert isinstance(outcomes, RobustOutcomes)
+    return outcomes.printed()
+
+
+def _outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record]) -> str:
     """Why the record of a run is not that of the suite file's settings, performed by this code; empty if it is."""
     record = records[run.name]
     changed = changes(
@@ -98,34 +191,35 @@ def _outdated(suite: LoadedSuite, run: PlannedRun, records: dict[str, Record]) -
     )
     if changed or run.needs is None:
         return changed[0] if changed else ""
+    part = "classifier" if run.stage == "robustness" else "encoder"
     if run.needs not in records:
-        return f"its encoder's run, {run.needs}, has no record"
-    if record.document["encoder"]["run"] != records[run.needs].identity:
-        return f"its encoder is not that of the record of {run.needs}"
+        return f"its {part}'s run, {run.needs}, has no record"
+    if record.document[part]["run"] != records[run.needs].identity:
+        return f"its {part} is not that of the record of {run.needs}"
     needed = next(other for other in suite.runs if other.name == run.needs)
     reason = _outdated(suite, needed, records)
     return f"{run.needs}: {reason}" if reason else ""
 
 
 def _published(suite: LoadedSuite, task: str, method: str, encoder: str, published: Published) -> PublishedValue | None:
-    names = suite.suite.downstream[task].published, suite.suite.method[method].published
-    methods = {entry.method for entry in published.reported}
-    for where, name, known in (
-        (f"downstream.{task}", names[0], set(published.task)),
-        (f"method.{method}", names[1], methods),
-    ):
-        if name and name not in known:
-            raise UserError(
-                f"{suite.name}: {where}.published: results/published.toml has no {name!r}.{nearest(name, known)}"
-            )
-    return published.value(names[1], names[0], encoder) if all(names) else None
+    told = suite.suite.downstream[task].published
+    if told:
+        _check_name(f"{suite.name}: downstream.{task}.published", told, published.task)
+    return _published_row(suite, method, told, encoder, published)
 
 
-def task_title(suite: LoadedSuite, task: str) -> str:
-    """How tables name a task."""
-    return suite.suite.downstream[task].title or task
+def _published_row(
+    suite: LoadedSuite, method: str, task: str, encoder: str, published: Published
+) -> PublishedValue | None:
+    """Of a method or classifier on a published task, empty if there is none."""
+    kind = "method" if method in suite.suite.method else "classifier"
+    name = row_of(suite, method).published
+    if name:
+        known = {entry.method for entry in published.reported}
+        _check_name(f"{suite.name}: {kind}.{method}.published", name, known)
+    return published.value(name, task, encoder) if name and task else None
 
 
-def method_label(suite: LoadedSuite, method: str) -> str:
-    """How tables name a method."""
-    return suite.suite.method[method].label or method
+def _check_name(where: str, name: str, known: Mapping[str, object] | set[str]) -> None:
+    if name not in known:
+        raise UserError(f"{where}: results/published.toml has no {name!r}.{nearest(name, known)}")

@@ -1,6 +1,6 @@
 """Pairs of methods on the same images: what of a difference could be these images' doing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,10 @@ from lutbench.confusions import Confusions, mean_iou
 from lutbench.outcomes import Outcomes
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import read_outcomes
-from lutbench.statistics import RESAMPLES, Interval, paired, resampled
-from results.cells import Cell, method_label, task_title
+from lutbench.shifted.outcomes import RobustOutcomes, compare_outcomes
+from lutbench.statistics import RESAMPLES, Interval, Paired, Resampled, paired, resampled
+from results.cells import Cell
+from results.names import directed, pair_name, task_title
 
 NOT_OTHER_RUNS = "Interval and p tell what other images would change, not what another training run would."
 PAIRED = (
@@ -20,14 +22,17 @@ PAIRED = (
     "method is right (of several seeds, right in more of them); p of the exact McNemar test. " + NOT_OTHER_RUNS
 )
 RESAMPLED = (
-    f"Difference of mIoU in points (of several seeds, their mean) with the percentiles of {RESAMPLES} resamples of the "
-    f"images, the same for both methods, as its 95 % interval; p, two-sided, from the same, {2 / RESAMPLES:.2g} at the "
-    "least. " + NOT_OTHER_RUNS
+    "Difference in points, of a segmentation in mIoU (of several seeds, their mean), with the percentiles of "
+    f"{RESAMPLES} resamples of the images, the same for both methods, as its 95 % interval; p, two-sided, from the same, "
+    f"{2 / RESAMPLES:.2g} at the least. " + NOT_OTHER_RUNS
 )
+
+Seeds = Sequence[Any]
+"""Outcomes of one kind, one per seed."""
 
 
 class Compared(NamedTuple):
-    """The pairs of one kind of task."""
+    """The pairs that are compared in one way."""
 
     table: pd.DataFrame
     legend: str
@@ -36,58 +41,71 @@ class Compared(NamedTuple):
 def comparison_tables(suite: LoadedSuite, made: list[Cell], results_dir: Path) -> list[Compared]:
     """The suite's pairs of methods on the same images, in a table for each way of comparing that has rows.
 
-    A pair is left out where the two were not run with the same seeds, or not measured on the same images.
+    A pair is left out where the two were not run with the same seeds, or not measured on the same images. Only a table
+    with shifted sets has a column for the metric, of which these may have several.
     """
-    by = {(cell.method, cell.task): cell for cell in made}
-    rows: dict[type, list[dict[str, str]]] = {kind: [] for kind in _WAYS}
-    for task in suite.suite.downstream:
+    rows: dict[type, list[dict[str, str]]] = {kind: [] for kind in _LEGENDS}
+    named = dict.fromkeys(_LEGENDS, False)
+    for task in dict.fromkeys(cell.task for cell in made):
+        encoders = {cell.method: cell.encoder for cell in made if cell.task == task}
+        of_task = [cell for cell in made if cell.task == task and cell.runs]
         for first, second in suite.suite.compare:
-            if not {(first, task), (second, task)} <= set(by):
+            both = same_images({cell.method: cell for cell in of_task}, first, second, results_dir)
+            if both is None:
                 continue
-            pair = by[first, task], by[second, task]
-            if not pair[0].runs or [r.seed for r in pair[0].runs] != [r.seed for r in pair[1].runs]:
-                continue
-            outcomes = [[read_outcomes(record, results_dir) for record in cell.runs] for cell in pair]
-            if len({o.images for one in outcomes for o in one}) != 1:
-                continue  # other images: nothing to pair
-            kind = type(outcomes[0][0])
-            labels = {
-                "task": task_title(suite, task),
-                "pair": f"{method_label(suite, first)} - {method_label(suite, second)}",
-            }
-            rows[kind].append(labels | _WAYS[kind].row(*outcomes))
-    return [Compared(pd.DataFrame(rows[kind]), way.legend) for kind, way in _WAYS.items() if rows[kind]]
+            robust = isinstance(both[0][0], RobustOutcomes)
+            for metric in dict.fromkeys(cell.metric for cell in of_task):
+                if not {(first, metric), (second, metric)} <= {(cell.method, cell.metric) for cell in of_task}:
+                    continue
+                told = compared(*both, metric)
+                labels = {
+                    "task": task_title(suite, task),
+                    "metric": directed(metric),
+                    "pair": pair_name(suite, encoders, first, second),
+                }
+                rows[type(told)].append(labels | _row(told))
+                named[type(told)] |= robust
+    frames = {kind: pd.DataFrame(rows[kind]) for kind in _LEGENDS if rows[kind]}
+    return [
+        Compared(frame if named[kind] else frame.drop(columns="metric"), _LEGENDS[kind])
+        for kind, frame in frames.items()
+    ]
 
 
-def _right_or_not(first: Sequence[Outcomes], second: Sequence[Outcomes]) -> dict[str, str]:
-    told = paired(*(np.stack([o.right() for o in one]) for one in (first, second)))
-    return {
-        "difference": _points(told.difference, told.interval),
-        "only 1st": str(told.first_only),
-        "only 2nd": str(told.second_only),
-        "p": f"{told.p:.2g}",
-        "images": str(told.images),
-    }
+def same_images(cells: Mapping[str, Cell], first: str, second: str, results_dir: Path) -> tuple[Seeds, Seeds] | None:
+    """The outcomes of two methods on one task; None if they have not the same seeds or not the same images."""
+    if first not in cells or second not in cells:
+        return None
+    runs = cells[first].runs, cells[second].runs
+    if [r.seed for r in runs[0]] != [r.seed for r in runs[1]]:
+        return None
+    one, other = ([read_outcomes(record, results_dir) for record in of] for of in runs)
+    return (one, other) if len({o.images for o in (*one, *other)}) == 1 else None
 
 
-def _mean_ious(first: Sequence[Confusions], second: Sequence[Confusions]) -> dict[str, str]:
+def compared(first: Seeds, second: Seeds, metric: str) -> Paired | Resampled:
+    """Two methods' outcomes on the same images; ``metric`` is that of a shifted set, other tasks have one."""
+    if isinstance(first[0], RobustOutcomes):
+        return compare_outcomes(first, second, metric)
+    if isinstance(first[0], Outcomes):
+        return paired(*(np.stack([o.right() for o in one]) for one in (first, second)))
+    assert isinstance(first[0], Confusions)
     areas = [np.stack([o.areas() for o in one]) for one in (first, second)]
-    told = resampled(areas[0], areas[1], mean_iou)
-    return {
-        "difference": _points(told.difference, told.interval),
-        "p": f"{told.p:.2g}",
-        "images": str(told.images),
-    }
+    return resampled(areas[0], areas[1], mean_iou)
 
 
-def _points(difference: float, interval: Interval) -> str:
+def points(difference: float, interval: Interval) -> str:
+    """``+1.2 [+0.2, +2.2]`` of shares."""
     return f"{100 * difference:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
 
 
-class _Way(NamedTuple):
-    row: Callable[[Any, Any], dict[str, str]]
-    legend: str
+def _row(told: Paired | Resampled) -> dict[str, str]:
+    counts = {"only 1st": str(told.first_only), "only 2nd": str(told.second_only)} if isinstance(told, Paired) else {}
+    return {
+        "difference": points(told.difference, told.interval), **counts,
+        "p": f"{told.p:.2g}", "images": str(told.images),
+    }  # fmt: skip
 
 
-_WAYS: dict[type, _Way] = {Outcomes: _Way(_right_or_not, PAIRED), Confusions: _Way(_mean_ious, RESAMPLED)}
-"""How two methods are compared, by the kind of their outcomes."""
+_LEGENDS: dict[type, str] = {Paired: PAIRED, Resampled: RESAMPLED}
+"""By the way in which two methods are compared."""

@@ -40,7 +40,15 @@ def write_class_figure(path: Path, title: str, methods: Methods, note: str = "")
     Raises:
         UserError: on a full disk.
     """
-    figure = class_figure(title, methods, note)
+    write_figure(path, class_figure(title, methods, note))
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a PNG.
+
+    Raises:
+        UserError: on a full disk.
+    """
     with whole_file(path) as partial:
         # No version of matplotlib in the file: the same records make the same bytes as long as the drawing is the same.
         figure.savefig(partial, format="png", metadata={"Software": None})

@@ -1,10 +1,9 @@
 """Tables and figures from records alone: no data, no GPU, and no number typed by hand."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import ascii_lowercase
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -12,53 +11,37 @@ from lutbench.files import whole_file
 from lutbench.progress import console
 from lutbench.recipes import TASKS, SegmentationRecipe
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.record import Record
+from lutbench.record import Record, read_outcomes
 from lutbench.statistics import RESAMPLES
-from results.cells import Cell, cells, method_label, task_title
+from results.cells import Cell, cells
 from results.comparisons import comparison_tables
+from results.names import method_names, task_title
+from results.robustness import (
+    CORRUPTIONS_LEGEND,
+    LEGEND,
+    corruption_tables,
+    every_measurement,
+    measured_sets,
+    not_run,
+    robust_cells,
+    robust_table,
+)
+from results.rows import footnotes, letters, stale_reasons, value_table
 
+FILES = ("main.md", "main.csv", "main.tex", "robustness.csv", "robustness.tex")
+"""All that a suite's folder of tables may hold; other files in it are nobody's business here."""
+
+CORRUPTIONS_SHOWN = "Mean over severities, lower is better; intervals of the errors are in main.md."
 PIPELINE_ONLY = "These numbers show that the pipeline works. They are no evidence about the method."
 LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"})
 """What pandas escapes in cells and not in captions."""
+ARROWS = str.maketrans({"↑": r"$\uparrow$", "↓": r"$\downarrow$"})
+"""LaTeX's own fonts have them in formulas only."""
 
 
-def main_table(suite: LoadedSuite, made: Iterable[Cell]) -> pd.DataFrame:
-    """A row per task and method: measured value, interval, seeds, published value, difference, footnote."""
-    letters = _letters(made)
-    rows = []
-    for number, cell in enumerate(made, 1):
-        measured = ("stale" if cell.stale else "") if cell.value is None else f"{cell.value:.1f}"
-        seeds = f"{len(cell.runs)} of {cell.planned}" if 0 < len(cell.runs) < cell.planned else len(cell.runs) or ""
-        told = cell.published
-        rows.append(
-            {
-                "task": task_title(suite, cell.task),
-                "method": method_label(suite, cell.method),
-                "encoder": cell.encoder,
-                "metric": cell.metric,
-                "measured": measured,
-                "95 % interval": "" if cell.low is None else f"{cell.low:.1f} to {cell.high:.1f}",
-                "seeds": str(seeds),
-                "published": f"{told.value:.1f} [{letters[told.source]}]" if told else "",
-                "difference": f"{cell.value - told.value:+.1f}" if told and cell.value is not None else "",
-                "runs": f"[{number}]" if cell.runs or cell.stale else "",
-            }
-        )
-    table = pd.DataFrame(rows)
-    # Without a published value in the whole suite the two columns would only be wide.
-    return table if letters or table.empty else table.drop(columns=["published", "difference"])
-
-
-def _letters(made: Iterable[Cell]) -> dict[str, str]:
-    """A letter for every source of a published value."""
-    sources = dict.fromkeys(cell.published.source for cell in made if cell.published)
-    return {source: _letter(number) for number, source in enumerate(sources)}
-
-
-def _letter(number: int) -> str:
-    """a to z, then aa, ab ..."""
-    before, last = divmod(number, len(ascii_lowercase))
-    return (_letter(before - 1) if before else "") + ascii_lowercase[last]
+def main_table(suite: LoadedSuite, made: Sequence[Cell]) -> pd.DataFrame:
+    """A row per downstream task and method: measured value, interval, seeds, published value, difference, footnote."""
+    return value_table(suite, [cell for cell in made if cell.stage == "downstream"], made)
 
 
 def _legend(suite: LoadedSuite) -> str:
@@ -79,39 +62,69 @@ def build_tables(suite: LoadedSuite, results_dir: Path) -> dict[str, str]:
 def _texts(suite: LoadedSuite, made: list[Cell], results_dir: Path) -> dict[str, str]:
     if not any(cell.runs or cell.stale for cell in made):
         return {}
-    warning = PIPELINE_ONLY if suite.suite.kind == "pipeline" else ""
-    table, compared = main_table(suite, made), comparison_tables(suite, made, results_dir)
-    markdown = [f"# {suite.suite.title}", warning, suite.suite.about.strip(), _markdown(table), _legend(suite)]
+    warning = _warning(suite)
+    main, robust = main_table(suite, made), robust_table(suite, made)
+    corrupted, compared = corruption_tables(suite, made, results_dir), comparison_tables(suite, made, results_dir)
+    drawings = _drawings(suite, made)
+    markdown = [f"# {suite.suite.title}", warning, suite.suite.about.strip()]
+    if not main.empty:
+        markdown += [_markdown(main), _legend(suite)]
+    if robust_cells(made):
+        markdown += ["## Shifted test sets"]
+        markdown += [] if robust.empty else [_markdown(robust.rename(columns={"task": "set"})), LEGEND]
+        markdown += [not_run(suite, made)]
+    if corrupted:
+        markdown += ["## Corruptions"]
+        for one in corrupted:
+            markdown += [f"### {one.title}", _markdown(one.table)]
+        markdown += [CORRUPTIONS_LEGEND]
+        markdown += _pictures(suite, drawings, "severity")
+    markdown += _pictures(suite, drawings, "occlusion", "## Occlusion")
     if compared:
         markdown += ["## The same images", *(text for one in compared for text in (_markdown(one.table), one.legend))]
-    if drawings := _drawings(suite, made):
-        links = (f"![{drawing.title}](../../figures/{suite.name}/{name})" for name, drawing in drawings.items())
-        markdown += ["## Classes", *links]
-    markdown += ["## Runs", "\n".join(_footnotes(made))]
-    if letters := _letters(made):
-        markdown += ["## Sources", "\n".join(f"- [{letter}] {source}" for source, letter in letters.items())]
-    caption = f"{suite.suite.title}. {warning}".strip()
-    return {
+    markdown += _pictures(suite, drawings, "classes", "## Classes")
+    markdown += ["## Runs", "\n".join(footnotes(made))]
+    if marks := letters(made):
+        markdown += ["## Sources", "\n".join(f"- [{letter}] {source}" for source, letter in marks.items())]
+    texts = {
         "main.md": "\n\n".join(part for part in markdown if part) + "\n",
         "main.csv": _tidy(suite, made, warning).to_csv(index=False),
-        "main.tex": table.drop(columns="runs").to_latex(index=False, escape=True, caption=caption.translate(LATEX)),
     }
+    if not main.empty:
+        texts["main.tex"] = _latex(main.drop(columns="runs"), f"{suite.suite.title}. {warning}")
+    if robust_cells(made):
+        texts["robustness.csv"] = every_measurement(suite, made, warning).to_csv(index=False)
+    if not robust.empty:
+        captioned = {
+            f"{suite.suite.title}, shifted test sets": robust.drop(columns="runs").rename(columns={"task": "set"})
+        }
+        captioned |= {f"{suite.suite.title}, {one.title}: top-1 error": one.table for one in corrupted}
+        texts["robustness.tex"] = "\n".join(
+            _latex(table, f"{caption}. {warning}", longtable=True) for caption, table in captioned.items()
+        )
+    return texts
 
 
-def _footnotes(made: Iterable[Cell]) -> list[str]:
-    lines = []
-    for number, cell in enumerate(made, 1):
-        for r in cell.runs:
-            first = r.measurements[0]
-            lines.append(
-                f"- [{number}] `{r.run}` {r.identity[:12]}: {first.value:.1f} {first.unit}, "
-                f"{r.wall_seconds:.0f} s on {r.hardware}, code {r.code}"
-            )
-        lines += [f"- [{number}] {reason}" for reason in cell.stale]
-    return lines
+def _warning(suite: LoadedSuite) -> str:
+    return PIPELINE_ONLY if suite.suite.kind == "pipeline" else ""
 
 
-def _tidy(suite: LoadedSuite, made: Iterable[Cell], warning: str) -> pd.DataFrame:
+def _latex(table: pd.DataFrame, caption: str, longtable: bool = False) -> str:
+    text = table.to_latex(index=False, escape=True, caption=caption.strip().translate(LATEX), longtable=longtable)
+    return text.translate(ARROWS)
+
+
+def _pictures(suite: LoadedSuite, drawings: Mapping[str, "_Drawing"], kind: str, heading: str = "") -> list[str]:
+    """Links to the figures of one kind, below a heading if there are any."""
+    links = [
+        f"![{drawing.title}](../../figures/{suite.name}/{name})"
+        for name, drawing in drawings.items()
+        if drawing.kind == kind
+    ]
+    return [heading, *links] if links else []
+
+
+def _tidy(suite: LoadedSuite, made: Sequence[Cell], warning: str) -> pd.DataFrame:
     """A row per cell with a value, unrounded, for programs."""
     table = pd.DataFrame(
         [
@@ -128,42 +141,72 @@ def _tidy(suite: LoadedSuite, made: Iterable[Cell], warning: str) -> pd.DataFram
     return table[table["seeds"] > 0]  # its columns are named even if there is none
 
 
+_Kind = Literal["classes", "severity", "occlusion"]
+
+
 class _Drawing(NamedTuple):
+    kind: _Kind
     title: str
     methods: list[tuple[str, tuple[Record, ...]]]
 
 
-def _drawings(suite: LoadedSuite, made: Iterable[Cell]) -> dict[str, _Drawing]:
-    """File name to what is drawn of every segmentation task that has a record."""
-    drawings = {
-        f"{task}-iou.png": _Drawing(
-            f"{suite.suite.title}, {task_title(suite, task)}: IoU per class",
-            [(method_label(suite, cell.method), cell.runs) for cell in made if cell.task == task and cell.runs],
-        )
-        for task, table in suite.suite.downstream.items()
-        if TASKS[table.kind] is SegmentationRecipe
-    }
-    return {name: drawing for name, drawing in drawings.items() if drawing.methods}
+def _drawings(suite: LoadedSuite, made: Sequence[Cell]) -> dict[str, _Drawing]:
+    """File name to what is drawn: every segmentation, corrupted set and set with occlusions that has a record."""
+    segmented = [task for task, table in suite.suite.downstream.items() if TASKS[table.kind] is SegmentationRecipe]
+    kinds: tuple[tuple[list[str], _Kind, str, str], ...] = (
+        (segmented, "classes", "iou", "IoU per class"),
+        (measured_sets(suite, made, "corruptions"), "severity", "severity", "accuracy against severity"),
+        (
+            measured_sets(suite, made, "occlusion"),
+            "occlusion",
+            "occlusion",
+            "accuracy with patches dropped or shuffled",
+        ),
+    )
+    drawings = {}
+    for tasks, kind, ending, told in kinds:
+        for task in tasks:
+            records = {cell.method: cell.runs for cell in made if cell.task == task and cell.runs}
+            names = method_names(suite, {cell.method: cell.encoder for cell in made if cell.task == task})
+            if records:
+                drawings[f"{task.replace('/', '-')}-{ending}.png"] = _Drawing(
+                    kind,
+                    f"{suite.suite.title}, {task_title(suite, task)}: {told}",
+                    [(names[method], runs) for method, runs in records.items()],
+                )
+    return drawings
 
 
 def write_tables(suite: LoadedSuite, results_dir: Path) -> None:
-    """Write the tables to ``tables/SUITE``, and to ``figures/SUITE`` what they show.
+    """Write the tables to ``tables/SUITE``, and to ``figures/SUITE`` what they show. A table of no records is removed.
 
     Raises:
         UserError: if a record is damaged, or on a full disk.
     """
     made = cells(suite, results_dir)
     folder = results_dir / "tables" / suite.name
-    for name, text in _texts(suite, made, results_dir).items():
+    texts = _texts(suite, made, results_dir)
+    for name, text in texts.items():
         with whole_file(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
-    drawings = _drawings(suite, made)
-    if drawings:
-        from results.figures import write_class_figure  # here, because matplotlib takes a second to import
+    for name in FILES:
+        if name not in texts:
+            (folder / name).unlink(missing_ok=True)
+    for name, drawing in _drawings(suite, made).items():
+        _draw(_figure_path(suite, name, results_dir), drawing, _warning(suite), results_dir)
 
-        for name, drawing in drawings.items():
-            note = PIPELINE_ONLY if suite.suite.kind == "pipeline" else ""
-            write_class_figure(_figure_path(suite, name, results_dir), drawing.title, drawing.methods, note)
+
+def _draw(path: Path, drawing: _Drawing, note: str, results_dir: Path) -> None:
+    from results.figures import write_class_figure, write_figure  # here, because matplotlib takes a second to import
+
+    if drawing.kind == "classes":
+        write_class_figure(path, drawing.title, drawing.methods, note)
+        return
+    from results.curves import occlusion_figure, severity_figure
+
+    outcomes: Any = [(label, [read_outcomes(r, results_dir) for r in records]) for label, records in drawing.methods]
+    figure = severity_figure if drawing.kind == "severity" else occlusion_figure
+    write_figure(path, figure(drawing.title, outcomes, note))
 
 
 def check_tables(suite: LoadedSuite, results_dir: Path) -> list[str]:
@@ -174,7 +217,7 @@ def check_tables(suite: LoadedSuite, results_dir: Path) -> list[str]:
     made = cells(suite, results_dir)
     folder = results_dir / "tables" / suite.name
     expected = _texts(suite, made, results_dir)
-    there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("main.*")} if folder.is_dir() else {}
+    there = {name: (folder / name).read_text(encoding="utf-8") for name in FILES if (folder / name).is_file()}
     differences = []
     for name in sorted({*expected, *there}):
         old, new = there.get(name, ""), expected.get(name, "")
@@ -192,24 +235,38 @@ def _figure_path(suite: LoadedSuite, name: str, results_dir: Path) -> Path:
 
 
 def show_tables(suite: LoadedSuite, results_dir: Path) -> None:
-    """Print the main table and the comparisons to the terminal, published values also where nothing was measured."""
+    """Print tables and comparisons to the terminal, published values also where nothing was measured."""
     made = cells(suite, results_dir)
+    robust = bool(robust_cells(made))
     console.print(suite.suite.title, style="bold")
-    if suite.suite.kind == "pipeline":
-        console.print(PIPELINE_ONLY, soft_wrap=False)
+    if warning := _warning(suite):
+        console.print(warning, soft_wrap=False)
     _print(main_table(suite, made), _legend(suite))
+    _print(_by_metric(robust_table(suite, made)), LEGEND)
+    if missing := not_run(suite, made):
+        console.print(missing, soft_wrap=False)
+    for one in corruption_tables(suite, made, results_dir):
+        without = one.table.replace(r"^(\d[\d.]*) \[.*", r"\1", regex=True)  # differences begin with a sign
+        _print(without.assign(task=f"{one.title}, top-1 error, %"), CORRUPTIONS_SHOWN)
     for compared in comparison_tables(suite, made, results_dir):
-        _print(compared.table, compared.legend)
-    for source, letter in _letters(made).items():
+        _print(_by_metric(compared.table), compared.legend)
+    for source, letter in letters(made).items():
         console.print(f"[{letter}] {source}")
-    for reason in (reason for cell in made for reason in cell.stale):
+    for reason in stale_reasons(made):
         console.print(reason)
     if any(cell.runs or cell.stale for cell in made):
-        console.print(
-            f"Runs, sources and unrounded numbers: {results_dir / 'tables' / suite.name}/main.md and main.csv"
-        )
+        files = "main.md, main.csv and robustness.csv" if robust else "main.md and main.csv"
+        console.print(f"Runs, sources and unrounded numbers: {results_dir / 'tables' / suite.name}/{files}")
     else:
-        console.print(f"Nothing was measured yet. Run: nox -s pretrain downstream results -- {suite.given}")
+        stages = "pretrain downstream robustness results" if robust else "pretrain downstream results"
+        console.print(f"Nothing was measured yet. Run: nox -s {stages} -- {suite.given}")
+
+
+def _by_metric(frame: pd.DataFrame) -> pd.DataFrame:
+    """With a heading for every task and metric where a task has several."""
+    if "metric" not in frame:
+        return frame
+    return frame.assign(task=(frame["task"] + ", " + frame["metric"]).str.removesuffix(", ")).drop(columns="metric")
 
 
 def _print(frame: pd.DataFrame, legend: str) -> None:

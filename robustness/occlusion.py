@@ -23,8 +23,12 @@ Change = Callable[[Tensor, Tensor], Tensor]
 
 def occlusions(recipe: ShiftedSetRecipe) -> dict[str, Change]:
     """The changes of a set of ``kind = "occlusion"``, by name of the cell: ``drop 3/10``, ``shuffle 4x4``."""
-    dropped = {f"drop {k}/10": partial(drop_patches, tenths=k, grid=recipe.drop_grid) for k in recipe.drops}
-    return {**dropped, **{f"shuffle {grid}x{grid}": partial(shuffle_tiles, grid=grid) for grid in recipe.shuffles}}
+    return {
+        cell: partial(drop_patches, tenths=many, grid=recipe.drop_grid)
+        if kind == "drop"
+        else partial(shuffle_tiles, grid=many)
+        for cell, (kind, many) in recipe.occlusions.items()
+    }
 
 
 def drop_patches(pixels: Tensor, index: Tensor, tenths: int, grid: int = 14) -> Tensor:

@@ -45,7 +45,7 @@ def view(image: Image.Image, recipe: ShiftedSetRecipe, how: Resizing, side: int,
     elif min(inner.size) < side or (how == "whole" and inner.size != (side, side)):
         expected = f"{side} x {side}" if how == "whole" else f"at least {side} x {side}"
         raise UserError(
-            f"{recipe.label or recipe.path}: expected images of {expected} pixels, which is what the classifier sees, and "
+            f"{recipe.name}: expected images of {expected} pixels, which is what the classifier sees, and "
             f"found one of {inner.size[0]} x {inner.size[1]}. The set's protocol does not resize: measure a classifier for "
             'images of that size on it, or set preprocessing = ["bicubic"] and compare with nothing published.'
         )

@@ -19,10 +19,10 @@ from lutbench.data.folder import FolderImages, open_folder
 from lutbench.data.photographs import BUILT, build, check_pixels, open_built
 from lutbench.errors import UserError
 from lutbench.recipes.robustness import ShiftedSetRecipe
-from robustness import corrupted
-from robustness.corrupted import build_corrupted, open_corrupted, prepared
-from robustness.corruptions import corrupt, draw_of
-from robustness.sets import State, look_for
+from lutbench.shifted import corrupted
+from lutbench.shifted.corrupted import build_corrupted, open_corrupted, prepared
+from lutbench.shifted.corruptions import corrupt, draw_of
+from lutbench.shifted.sets import State, look_for
 
 FORK = multiprocessing.get_context("fork")
 

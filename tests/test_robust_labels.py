@@ -10,7 +10,7 @@ from timm.data import ImageNetInfo
 
 from lutbench.errors import UserError
 from lutbench.recipes.robustness import ShiftedSetRecipe
-from robustness.labels import (
+from lutbench.shifted.labels import (
     Answer,
     LabelSpace,
     answers_of,
@@ -21,8 +21,9 @@ from robustness.labels import (
     real_labels,
     val_numbers,
 )
+from lutbench.shifted.sets import State, look_for
+from robustness.cells import open_cell
 from robustness.preprocessing import view
-from robustness.sets import State, look_for, open_cell
 
 SAMPLE = os.environ.get("LUTBENCH_IMAGENET_SAMPLE", "")
 """A folder with one image of every ImageNet class, ``val/WNID/WNID_name.jpg``, 224 pixels."""

@@ -11,12 +11,20 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lutbench.recipes.robustness import ShiftedSetRecipe
+from lutbench.shifted.corruptions import CORRUPTIONS, EXTRA
+from lutbench.shifted.detection import Detection, _draws, compare_detections
+from lutbench.shifted.labels import Answer, answers_of, imagenet_1k, imagenet_subset, real_labels
+from lutbench.shifted.metrics import (
+    ALEXNET_ERROR,
+    ALEXNET_EXTRA_ERROR,
+    compare,
+    corruption_quantities,
+    gap,
+    measure,
+    share,
+)
+from lutbench.shifted.outcomes import CellOutcomes, RobustOutcomes, compare_outcomes
 from lutbench.statistics import Paired, Resampled, wilson
-from robustness.corruptions import CORRUPTIONS, EXTRA
-from robustness.detection import Detection, _draws, compare_detections
-from robustness.labels import Answer, answers_of, imagenet_1k, imagenet_subset, real_labels
-from robustness.metrics import ALEXNET_ERROR, ALEXNET_EXTRA_ERROR, compare, corruption_quantities, gap, measure, share
-from robustness.outcomes import CellOutcomes, RobustOutcomes, compare_outcomes
 from robustness.protocols import Asked, Protocol
 
 IMAGES = 50_000
@@ -370,8 +378,15 @@ def test_a_set_of_either_kind_of_accuracy_and_of_corruptions_is_measured_as_its_
         "top-1, second, 2 classes",
         "gap, first - second, 2 classes",
     ]
-    occluded = RobustOutcomes.of(ShiftedSetRecipe(kind="occlusion"), [outcomes_of(right, "drop 3/10", "bicubic")])
-    assert measured(occluded) == {"top-1, drop 3/10, 2 classes, bicubic": 60}
+    views = [outcomes_of(np.arange(10) < n, cell, "bicubic") for n, cell in ((8, "drop 0/10"), (3, "drop 3/10"))]
+    occluded = RobustOutcomes.of(ShiftedSetRecipe(kind="occlusion"), views)
+    assert measured(occluded) == pytest.approx(
+        {
+            "mean top-1, patches dropped": 55,
+            "top-1, drop 0/10, 2 classes, bicubic": 80,
+            "top-1, drop 3/10, 2 classes, bicubic": 30,
+        }
+    )
     corrupted = ShiftedSetRecipe(kind="corruptions", extra=["fog"])
     made = RobustOutcomes.of(corrupted, [outcomes_of(right, f"{name}/1") for name in ("snow", "fog")])
     assert next(iter(measured(made).items())) == ("mean error, 1 corruption", 40)

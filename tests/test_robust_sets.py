@@ -14,12 +14,14 @@ from lutbench.errors import UserError
 from lutbench.pixels import to_tensor
 from lutbench.recipes import ClassificationRecipe, DataRecipe, EncoderRecipe, EncoderSource, read_recipe
 from lutbench.recipes.robustness import EXTRA_CORRUPTIONS, ClassifierSource, RobustnessRecipe, ShiftedSetRecipe
-from robustness.corruptions import EXTRA
-from robustness.labels import LabelSpace, imagenet_1k, imagenet_subset, known_folders
-from robustness.metrics import ALEXNET_ERROR
+from lutbench.shifted.corruptions import EXTRA
+from lutbench.shifted.labels import LabelSpace, imagenet_1k, imagenet_subset, known_folders
+from lutbench.shifted.metrics import ALEXNET_ERROR
+from lutbench.shifted.published import PUBLISHED, published_set
+from lutbench.shifted.sets import State, cell_folders, look_for
+from robustness.cells import check_labels, open_cell
+from robustness.occlusion import occlusions
 from robustness.preprocessing import all_views, check_stored_size, seen_as, view
-from robustness.published import PUBLISHED, published_set
-from robustness.sets import State, cell_folders, check_labels, look_for, open_cell
 
 PIXEL = Image.new("RGB", (1, 1))
 
@@ -293,8 +295,7 @@ def test_an_occluded_set_has_a_change_for_every_cell(tmp_path: Path) -> None:
     found = look_for(recipe, tmp_path)
     assert found.images == {"drop 0/10": 3, "drop 5/10": 3, "shuffle 4x4": 3}
     cell = open_cell(recipe, tmp_path, "drop 5/10", OWN)
-    assert cell.change is not None
-    dropped = cell.change(torch.full((3, 3, 8, 8), 255, dtype=torch.uint8), torch.arange(3))
+    dropped = occlusions(recipe)[cell.name](torch.full((3, 3, 8, 8), 255, dtype=torch.uint8), torch.arange(3))
     assert (dropped == 0).float().mean() == 0.5
 
 

@@ -336,7 +336,8 @@ def test_a_suite_that_comes_with_the_repository_loads_and_its_runs_are_in_order(
     names = [planned.name for planned in loaded.runs]
     assert len(names) == len(set(names)) > 0
     for place, planned in enumerate(loaded.runs):
-        if planned.stage == "downstream" and loaded.suite.method[planned.method].pretrain:
+        pretrained = planned.stage == "downstream" and loaded.suite.method[planned.method].pretrain
+        if pretrained or (planned.stage == "robustness" and planned.method in loaded.suite.method):
             assert planned.needs in names[:place], planned.name
         else:
             assert planned.needs is None, planned.name

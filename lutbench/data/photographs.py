@@ -207,6 +207,16 @@ def load_photograph(file: str) -> Image.Image:
     Raises:
         UserError: if it is not installed; it is never downloaded.
     """
+    path = photograph_path(file)
+    return decode(path.read_bytes(), str(path))
+
+
+def photograph_path(file: str) -> Path:
+    """Where a file inside the installed packages is.
+
+    Raises:
+        UserError: if it is not installed.
+    """
     package, _, inside = file.partition("/")
     found = importlib.util.find_spec(package)
     path = Path(found.origin).parent / inside if found and found.origin else None
@@ -216,7 +226,7 @@ def load_photograph(file: str) -> Image.Image:
             f"The photograph {file} is not installed{f' ({path} is missing)' if path else ''}. It ships inside the wheel of "
             f"{project} on PyPI; some distributions leave it out. Install it with: pip install --force-reinstall {project}"
         )
-    return decode(path.read_bytes(), str(path))
+    return path
 
 
 def parts(built: BuiltSet, cls: str, size: tuple[int, int]) -> dict[str, list[Box]]:

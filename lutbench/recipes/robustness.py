@@ -29,8 +29,19 @@ class ShiftedSetRecipe(Recipe):
 
     label: Annotated[str, Runtime] = ""
     """How tables name the set; its name in the suite file if empty."""
+    source: Annotated[Literal["folder", "corrupted", "photographs-a", "photographs-r", "photographs-o"], Runtime] = (
+        "folder"
+    )
+    """``folder``: it is there. ``corrupted``: a corrupted copy of ``copy_of``, made at ``path`` before the first run.
+    The others are made of photographs that ship in packages; they are named after the sets whose idea they follow."""
     path: Annotated[str, Runtime] = ""
-    """Folder below the data root."""
+    """Folder below the data root; a set of photographs has its own."""
+    copy_of: Annotated[str, Runtime] = ""
+    """Folder below the data root, of class folders, that a corrupted copy is made of."""
+    copy_side: Annotated[PositiveInt, Runtime] = 224
+    """Side of a corrupted copy's images in pixels."""
+    copy_per_class: Annotated[PositiveInt | None, Runtime] = None
+    """Images of each class in a corrupted copy, evenly spaced; all if not given."""
     kind: Literal["classes", "corruptions", "detection", "occlusion"] = "classes"
     """``classes``: accuracy. ``corruptions``: error on every PATH/CORRUPTION/SEVERITY, and means of it. ``detection``:
     how well images of no class are told from those of ``known``, by how unsure the classifier is. ``occlusion``:
@@ -83,6 +94,24 @@ class ShiftedSetRecipe(Recipe):
     """How many there must be in every part, or by name of the part; not checked if not given."""
     classes: Annotated[PositiveInt | None, Runtime] = None
     """How many class folders there must be in every part; not checked if not given."""
+    published: Annotated[dict[str, str], Runtime] = Field(default_factory=dict)
+    """Task in results/published.toml by what a metric's name says: its first word, the part, or the protocol."""
+
+    @property
+    def folder(self) -> str:
+        """Where the set is, below the data root."""
+        return self.source if self.source.startswith("photographs") else self.path
+
+    @property
+    def name(self) -> str:
+        """How messages name the set."""
+        return self.label or self.folder
+
+    @property
+    def occlusions(self) -> dict[str, tuple[Literal["drop", "shuffle"], int]]:
+        """Cells of ``kind = "occlusion"``: ``drop 3/10`` with its tenths, ``shuffle 4x4`` with its tiles on a side."""
+        dropped = {f"drop {tenths}/10": ("drop", tenths) for tenths in self.drops}
+        return {**dropped, **{f"shuffle {side}x{side}": ("shuffle", side) for side in self.shuffles}}  # type: ignore[dict-item]
 
     def affecting_results(self) -> dict[str, Any]:
         """Without the settings of other kinds."""
@@ -92,6 +121,12 @@ class ShiftedSetRecipe(Recipe):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if (self.source == "corrupted") != bool(self.copy_of) or (self.copy_of and self.kind != "corruptions"):
+            raise ValueError(
+                'copy_of: name the images for source = "corrupted", kind = "corruptions", and only for that'
+            )
+        if self.path and self.source.startswith("photographs"):
+            raise ValueError(f'path: a set of source = "{self.source}" has a folder of its own: leave it out')
         if self.labels not in NAMED_LABELS and not self.labels.endswith(".json"):
             raise ValueError(f"labels = {self.labels!r}: expected one of {', '.join(NAMED_LABELS)}, or a .json file")
         if self.subset and not self.labels.startswith("imagenet-1k"):
@@ -118,6 +153,23 @@ class ShiftedSetRecipe(Recipe):
         return self
 
 
+class ClassifierTable(Recipe):
+    """``[classifier.NAME]`` of a suite file: a row of the robustness tables that no run of the suite made."""
+
+    model: str
+    """Of timm."""
+    checkpoint: str = ""
+    """File of its weights; timm's own if empty."""
+    image_size: PositiveInt | None = None
+    """Side of the input in pixels; the model's own if not given."""
+    label: str = ""
+    """How tables name it; its name in the suite file if empty."""
+    encoder: str = ""
+    """Its architecture, as in results/published.toml."""
+    published: str = ""
+    """The method's name in results/published.toml."""
+
+
 class ClassifierSource(Recipe):
     """Where a classifier comes from: a fine-tuning run, timm, or a checkpoint of a timm model."""
 
@@ -126,6 +178,8 @@ class ClassifierSource(Recipe):
     """Of timm; a run brings its own."""
     path: Annotated[str, Runtime] = ""
     """Of a checkpoint; its hash is part of the identity."""
+    encoder: Annotated[str, Runtime] = ""
+    """How tables name the architecture."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -146,7 +200,7 @@ class RobustnessRecipe(RunRecipe):
     image_size: PositiveInt | None = None
     """Side of the input in pixels; the classifier's own if not given."""
     eval_crop: float = Field(224 / 256, gt=0, le=1)
-    """Where images are resized and the set says nothing: as in fine-tuning."""
+    """Where images are resized and the set says nothing; the fine-tuning's if not given."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 where the GPU has it, else float32."""
     threads: NonNegativeInt = 0
@@ -160,9 +214,12 @@ class RobustnessTable(Recipe, extra="allow"):
     """``[robustness.NAME]`` of a suite file. The other keys of the table are those of :class:`RobustnessRecipe`."""
 
     sets: list[str] = Field(min_length=1)
-    """Published sets, or [shifted.NAME] tables of the suite file."""
-    task: str = ""
-    """The [downstream.NAME] fine-tuning whose classifiers are measured."""
+    """[shifted.NAME] tables of the suite file, or published sets."""
+    tasks: list[str] = Field(default_factory=list)
+    """The [downstream.NAME] fine-tunings whose classifiers are measured."""
     title: str = ""
+    """What tables put before the sets' names; its name in the suite file if empty."""
     methods: list[str] | None = None
-    """The methods it is run for; all that the task is run for, if not given."""
+    """The methods it is run for; all that the tasks are run for, if not given."""
+    classifiers: list[str] | None = None
+    """The [classifier.NAME] tables it is run for; all if not given."""

@@ -4,10 +4,12 @@ One TOML file holds everything that a reader needs to know what is run::
 
     [data.NAME]        an image set                     [encoder.NAME]     an architecture
     [pretrain.NAME]    a pre-training run               [method.NAME]      an encoder's origin: a row of the tables
-    [downstream.NAME]  a task: a column of the tables   [defaults.pretrain] and [defaults.TASK-KIND]
+    [downstream.NAME]  a task: a column of the tables   [defaults.pretrain], [defaults.robustness]
+    [shifted.NAME]     a shifted test set                   and [defaults.TASK-KIND]
+    [robustness.NAME]  a task's classifiers on sets     [classifier.NAME]  a row of those that no run made
 
 ``data = "NAME"`` and ``encoder = "NAME"`` refer to those tables. Every task is run for every method (or those it
-lists), for every seed.
+lists), for every seed; its classifiers are then measured on every shifted set.
 """
 
 import tomllib
@@ -22,9 +24,12 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from lutbench.errors import UserError, listed, nearest
 from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, RunRecipe, read_recipe
+from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.recipes.robustness import ClassifierTable, RobustnessRecipe, RobustnessTable, ShiftedSetRecipe
 from lutbench.recipes.segmentation import ScenesRecipe
 from lutbench.recipes.tasks import TASKS
+from lutbench.shifted.published import PUBLISHED
 
 SOURCES: dict[str, type[DataRecipe | ScenesRecipe]] = {
     **dict.fromkeys(("folder", "huggingface", "photographs", "photograph-tiles"), DataRecipe),
@@ -32,7 +37,7 @@ SOURCES: dict[str, type[DataRecipe | ScenesRecipe]] = {
 }
 """What a data set is described by: images with or without labels, or images with masks."""
 
-STAGES = ("pretrain", "downstream")
+STAGES = ("pretrain", "downstream", "robustness")
 """In the order in which they are run."""
 
 SUITES = Path(__file__).parents[2] / "suites"
@@ -97,9 +102,12 @@ class Suite(Recipe):
     encoder: dict[str, EncoderRecipe] = Field(default_factory=dict)
     method: dict[str, MethodRecipe] = Field(default_factory=dict)
     defaults: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Of ``pretrain`` and of each task kind: settings that hold unless a table says otherwise."""
+    """Of ``pretrain``, ``robustness`` and each task kind: settings that hold unless a table says otherwise."""
     pretrain: dict[str, dict[str, Any]] = Field(default_factory=dict)
     downstream: dict[str, TaskTable] = Field(default_factory=dict)
+    classifier: dict[str, ClassifierTable] = Field(default_factory=dict)
+    shifted: dict[str, ShiftedSetRecipe] = Field(default_factory=dict)
+    robustness: dict[str, RobustnessTable] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,13 +117,13 @@ class PlannedRun:
     suite: str
     stage: str
     task: str
-    """The pre-training run's or the downstream task's name in the suite file."""
+    """The pre-training run's or the downstream task's name in the suite file; ``TABLE/SET`` in robustness."""
     method: str
-    """The row it belongs to; empty for pre-training runs."""
+    """The row it belongs to, a method or a classifier; empty for pre-training runs."""
     seed: int
     recipe: RunRecipe = field(repr=False)
     needs: str | None = None
-    """Name of the run whose encoder it starts from."""
+    """Name of the run whose encoder it starts from, or whose classifier it measures."""
 
     @property
     def name(self) -> str:
@@ -188,7 +196,7 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedSuite:
 
 def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
     suite = read_recipe(Suite, tables, "")
-    recipes: dict[str, type[Recipe]] = {"pretrain": PretrainRecipe, **TASKS}
+    recipes: dict[str, type[Recipe]] = {"pretrain": PretrainRecipe, "robustness": RobustnessRecipe, **TASKS}
     for key, settings in suite.defaults.items():
         if key not in recipes:
             raise UserError(f"defaults.{key}: no such stage or task.{nearest(key, recipes)}")
@@ -198,12 +206,19 @@ def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
                     f"defaults.{key}.{setting}: no such setting.{nearest(setting, recipes[key].model_fields)}"
                 )
     for pair in suite.compare:
-        if len(pair) != 2 or len(set(pair)) != 2 or not set(pair) <= set(suite.method):
+        rows = [*suite.method, *suite.classifier]
+        if len(pair) != 2 or len(set(pair)) != 2 or not set(pair) <= set(rows):
             raise UserError(
-                f"compare: expected pairs of methods such as ['lut', 'mae'], found {pair}. Methods: {', '.join(suite.method)}."
+                f"compare: expected pairs of methods such as ['lut', 'mae'], found {pair}. Methods: {', '.join(rows)}."
             )
+    if both := sorted(set(suite.method) & set(suite.classifier)):
+        raise UserError(
+            f"classifier.{both[0]}: there is a method of this name. Rename one: both are rows of the tables."
+        )
     data = {name: _data(name, values) for name, values in suite.data.items()}
-    runs = [*_pretrain_runs(path.stem, suite, data), *_downstream_runs(path.stem, suite, data)]
+    runs = _pretrain_runs(path.stem, suite, data)
+    tasks = _downstream_runs(path.stem, suite, data)
+    runs += [*tasks, *_robustness_runs(path.stem, suite, tasks)]
     for run, times in Counter(run.name for run in runs).items():
         if times > 1:
             raise UserError(f"{run} would be run {times} times: name every seed, and every method of a task, once.")
@@ -279,6 +294,81 @@ def _downstream_runs(name: str, suite: Suite, data: Mapping[str, AnyData]) -> li
                 for seed in suite.seeds
             ]
     return runs
+
+
+def _robustness_runs(name: str, suite: Suite, tasks: list[PlannedRun]) -> list[PlannedRun]:
+    runs = []
+    for table, given in suite.robustness.items():
+        where = f"robustness.{table}"
+        fitting = {run.task for run in tasks if isinstance(run.recipe, FinetuneRecipe)}
+        for task in given.tasks:
+            if task not in fitting:
+                raise UserError(
+                    f"{where}.tasks: expected fine-tunings, found {task!r}.{nearest(task, fitting)} "
+                    f"Fitting tasks: {listed(sorted(fitting), 20) or 'none'}."
+                )
+        measured = [run for run in tasks if run.task in given.tasks]
+        methods = list(dict.fromkeys(run.method for run in measured))
+        for key, rows, known in (
+            ("methods", given.methods, methods),
+            ("classifiers", given.classifiers, list(suite.classifier)),
+        ):
+            for row in rows or ():
+                if row not in known:
+                    told = f"in its tasks, {listed(given.tasks) or 'none'}" if key == "methods" else "in the suite file"
+                    raise UserError(f"{where}.{key}: there is no {row!r} {told}.{nearest(row, known)}")
+        settings = {**suite.defaults.get("robustness", {}), **(given.model_extra or {})}
+        for shifted in given.sets:
+            settings["set"] = _shifted(suite, shifted, where)
+            for run in measured:
+                if given.methods is None or run.method in given.methods:
+                    runs.append(_of_run(name, table, shifted, run, settings, where))
+            chosen = suite.classifier if given.classifiers is None else given.classifiers
+            runs += [_of_classifier(name, table, shifted, row, suite, settings, where) for row in chosen]
+    return runs
+
+
+def _of_run(
+    suite: str, table: str, shifted: str, run: PlannedRun, settings: Mapping[str, Any], where: str
+) -> PlannedRun:
+    """The classifier of a fine-tuning run on a shifted set, seen as that run saw its images."""
+    task = run.recipe
+    assert isinstance(task, FinetuneRecipe)
+    encoder = task.encoder.architecture
+    source = {"kind": "run", "encoder": encoder.label or encoder.model}
+    values = {"image_size": task.side, "eval_crop": task.eval_crop, **settings, "classifier": source}
+    recipe = read_recipe(RobustnessRecipe, values, where, also=RobustnessTable.model_fields)
+    return PlannedRun(suite, "robustness", f"{table}/{shifted}", run.method, run.seed, recipe, run.name)
+
+
+def _of_classifier(
+    name: str, table: str, shifted: str, row: str, suite: Suite, settings: Mapping[str, Any], where: str
+) -> PlannedRun:
+    """A classifier that no run of the suite made, on a shifted set; under the suite's first seed, as it has none."""
+    given = suite.classifier[row]
+    source = {
+        "kind": "checkpoint" if given.checkpoint else "timm", "model": given.model, "path": given.checkpoint,
+        "encoder": given.encoder or given.model,
+    }  # fmt: skip
+    values = {**settings, "classifier": source}
+    if given.image_size is not None:
+        values["image_size"] = given.image_size
+    recipe = read_recipe(RobustnessRecipe, values, where, also=RobustnessTable.model_fields)
+    return PlannedRun(name, "robustness", f"{table}/{shifted}", row, suite.seeds[0], recipe)
+
+
+def _shifted(suite: Suite, name: str, where: str) -> dict[str, Any]:
+    """What the recipe of a shifted set is read from: of the suite file, or published."""
+    if name in suite.shifted:
+        own = suite.shifted[name]
+        return {**own.model_dump(), "label": own.label or name}
+    if name in PUBLISHED:
+        return PUBLISHED[name].recipe.model_dump()
+    known = [*suite.shifted, *PUBLISHED]
+    raise UserError(
+        f"{where}.sets: there is neither a [shifted.{name}] in the suite file nor a published set {name!r}."
+        f"{nearest(name, known)} Known: {', '.join(known)}."
+    )
 
 
 def _encoder_source(suite: Suite, method: str) -> tuple[dict[str, Any], str | None]:

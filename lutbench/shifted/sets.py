@@ -1,4 +1,4 @@
-"""The shifted sets on disk, each in its own layout: what of a set is there, and its cells opened one at a time.
+"""The shifted sets on disk, each in its own layout: what of a set is there, and its cells listed one at a time.
 
 A cell is a folder of class folders: a part of the set, or CORRUPTION/SEVERITY. Listing is all that happens before
 anything runs: images, classes, parts and severities are counted, and what is missing is named. A set of which nothing is
@@ -16,21 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.folder import FolderImages, fingerprint_of, open_folder
-from lutbench.data.images import ImageSet
 from lutbench.errors import UserError, listed
 from lutbench.recipes.robustness import ShiftedSetRecipe
-from robustness.labels import (
-    Answer,
-    LabelSpace,
-    answers_of,
-    imagenet_subset,
-    known_folders,
-    real_labels,
-    val_numbers,
-)
-from robustness.occlusion import Change, occlusions
-from robustness.outcomes import KNOWN, UNKNOWN
-from robustness.protocols import Protocol
+from lutbench.shifted.labels import known_folders
+from lutbench.shifted.outcomes import KNOWN, UNKNOWN
+from lutbench.shifted.photographs import open_shifted
 
 
 class State(StrEnum):
@@ -67,20 +57,6 @@ class Found:
             rest = len(self.problems) - 6
             told = " ".join(self.problems[:6]) + (f" And {rest} problems more." if rest > 0 else "")
             raise UserError(f"{self.name}: {self.state} at {self.where}: {told}")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell, opened for a classifier."""
-
-    name: str
-    images: ImageSet
-    labels: NDArray[np.int64]
-    """(n,) Each image's place in the classes of ``images``; 0 for images of no class."""
-    protocols: tuple[Protocol, ...]
-    """What is asked of it; the first is what tables print."""
-    change: Change | None
-    """What is done to its pixels after preprocessing."""
 
 
 @dataclass
@@ -122,7 +98,7 @@ class ChosenImages:
 
 def look_for(recipe: ShiftedSetRecipe, root: Path) -> Found:
     """List a set below the data root and compare it with what is expected of it."""
-    name, where = recipe.label or recipe.path, (root / recipe.path).absolute()
+    name, where = recipe.name, (root / recipe.folder).absolute()
     folders = cell_folders(recipe, root)
     missing = [cell for cell, folder in folders.items() if not folder.is_dir()]
     if not where.is_dir() or len(missing) == len(folders):
@@ -137,7 +113,7 @@ def look_for(recipe: ShiftedSetRecipe, root: Path) -> Found:
         if cell in missing:
             continue
         try:
-            found = seen[folder] if folder in seen else _listed(recipe, cell, folder)
+            found = seen[folder] if folder in seen else list_cell(recipe, cell, folder)
         except UserError as error:
             problems.append(str(error))
             continue
@@ -157,11 +133,11 @@ def look_for(recipe: ShiftedSetRecipe, root: Path) -> Found:
 
 def cell_folders(recipe: ShiftedSetRecipe, root: Path) -> dict[str, Path]:
     """Every cell of a set by name, and the folder that it lies in or would lie in."""
-    path = root / recipe.path
+    path = root / recipe.folder
     if recipe.kind == "detection":
         return {KNOWN: root / recipe.known, UNKNOWN: path}
     if recipe.kind == "occlusion":
-        return dict.fromkeys(occlusions(recipe), path)
+        return dict.fromkeys(recipe.occlusions, path)
     if recipe.kind == "classes":
         return {name: path / folder for name, folder in recipe.parts.items()}
     here = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")) if path.is_dir() else []
@@ -170,63 +146,7 @@ def cell_folders(recipe: ShiftedSetRecipe, root: Path) -> dict[str, Path]:
     return {f"{name}/{level}": path / name / str(level) for name in (*main, *extra) for level in recipe.severities}
 
 
-def open_cell(recipe: ShiftedSetRecipe, root: Path, cell: str, space: LabelSpace) -> Cell:
-    """List one cell and lay out what a classifier with the classes of ``space`` is asked of it.
-
-    Raises:
-        UserError: if it is not there or not laid out as expected, or its labels are no classes of the classifier.
-    """
-    images = _listed(recipe, cell, cell_folders(recipe, root)[cell])
-    labels = np.zeros(len(images), np.int64) if images.labels is None else images.labels
-    change = occlusions(recipe)[cell] if recipe.kind == "occlusion" else None
-    return Cell(cell, images, labels, tuple(_protocols(recipe, root, cell, images, labels, space)), change)
-
-
-def check_labels(recipe: ShiftedSetRecipe, root: Path, found: Found, space: LabelSpace) -> None:
-    """Whether a set that was found can be asked of a classifier with the classes of ``space``.
-
-    Raises:
-        UserError: if its labels are no classes of the classifier.
-    """
-    folders = _known_folders(recipe, root) if recipe.kind == "detection" else found.classes
-    _answers(recipe, root, folders, space)
-
-
-def _protocols(
-    recipe: ShiftedSetRecipe, root: Path, cell: str, images: ImageSet, labels: NDArray[np.int64], space: LabelSpace
-) -> Iterator[Protocol]:
-    folders = _known_folders(recipe, root) if recipe.kind == "detection" else images.classes
-    answers = _answers(recipe, root, folders, space)
-    own = sorted({place for answer in answers for place in answer})
-    subset = imagenet_subset(recipe.subset) if recipe.subset else tuple(own)
-    kinds = {"all": (f"{len(space.names)} classes", None), "subset": (f"{_count(recipe, folders)} classes", subset)}
-    if recipe.kind == "detection" and cell == UNKNOWN:
-        answers = ((),)
-    for name, columns in dict(kinds[logits] for logits in recipe.logits).items():
-        yield Protocol(name, columns, answers, labels)
-    if recipe.real:
-        if not space.imagenet:
-            raise UserError(
-                f'real = {recipe.real!r}: ReaL\'s labels are for classifiers of ImageNet-1k. Set real = "".'
-            )
-        every = real_labels(None if recipe.real == "timm" else root / recipe.real)
-        numbers = val_numbers(images.image_name(index) for index in range(len(images)))
-        unlike = {answer: place for place, answer in enumerate(dict.fromkeys(every))}
-        yield Protocol("ReaL", None, tuple(unlike), np.array([unlike[every[number]] for number in numbers], np.int64))
-
-
-def _answers(recipe: ShiftedSetRecipe, root: Path, folders: tuple[str, ...], space: LabelSpace) -> tuple[Answer, ...]:
-    if not folders:
-        raise UserError(f"{recipe.label or recipe.path}: expected class folders, found images without labels.")
-    return answers_of(recipe.labels, folders, space, root / recipe.labels)
-
-
-def _count(recipe: ShiftedSetRecipe, folders: tuple[str, ...]) -> int:
-    """Of the set's classes, which may be several of the classifier's each."""
-    return len(imagenet_subset(recipe.subset)) if recipe.subset else len(folders)
-
-
-def _known_folders(recipe: ShiftedSetRecipe, root: Path) -> tuple[str, ...]:
+def known_class_folders(recipe: ShiftedSetRecipe, root: Path) -> tuple[str, ...]:
     """Class folders of a detection's known images that count."""
     folder = root / recipe.known
     here = {p.name for p in folder.iterdir() if p.is_dir()} if folder.is_dir() else set[str]()
@@ -234,13 +154,21 @@ def _known_folders(recipe: ShiftedSetRecipe, root: Path) -> tuple[str, ...]:
     return tuple(sorted(here & set(wanted) if wanted else here))
 
 
-def _listed(recipe: ShiftedSetRecipe, cell: str, folder: Path) -> FolderImages | ChosenImages:
+def list_cell(recipe: ShiftedSetRecipe, cell: str, folder: Path) -> FolderImages | ChosenImages:
     """The images of a cell that count.
 
     Raises:
         UserError: if the folder is missing or not laid out as expected.
     """
-    images = open_folder(folder, recipe.label or recipe.path, cell or folder.name)
+    if recipe.source == "corrupted":
+        from lutbench.shifted.corrupted import open_corrupted  # here, because scikit-image takes a second to import
+
+        corruption, level = cell.rsplit("/", 1)
+        return open_corrupted(folder.parents[1], corruption, int(level))
+    if recipe.source == folder.name:
+        images = open_shifted(recipe.source, folder.parent)
+    else:
+        images = open_folder(folder, recipe.name, cell or folder.name)
     if recipe.kind == "detection" and cell == UNKNOWN:
         return replace(images, labels=None, classes=())
     some = recipe.labels == "objectnet" or (recipe.kind == "detection" and recipe.subset != "")

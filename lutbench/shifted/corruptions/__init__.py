@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from lutbench.errors import UserError, nearest
 from lutbench.randomness import Draw, generator
-from robustness.corruptions import blur, digital, noise, weather
-from robustness.corruptions.constants import Constants, constants_for
-from robustness.corruptions.pixels import Pixels, from_bytes, to_bytes
-from robustness.corruptions.spatter import spatter
+from lutbench.shifted.corruptions import blur, digital, noise, weather
+from lutbench.shifted.corruptions.constants import Constants, constants_for
+from lutbench.shifted.corruptions.pixels import Pixels, from_bytes, to_bytes
+from lutbench.shifted.corruptions.spatter import spatter
 
 __all__ = [
     "CORRUPTIONS",

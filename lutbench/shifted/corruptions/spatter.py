@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from robustness.corruptions.pixels import HAIR, Pixels, gaussian, to_bytes
+from lutbench.shifted.corruptions.pixels import HAIR, Pixels, gaussian, to_bytes
 
 WATER = np.array([175, 238, 238]) / 255
 """Pale turquoise."""

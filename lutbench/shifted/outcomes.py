@@ -14,11 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from lutbench.outcomes import Measurement, names_fingerprint
 from lutbench.recipes.robustness import ShiftedSetRecipe
+from lutbench.shifted.detection import NAMES, Detection, compare_detections
+from lutbench.shifted.metrics import Quantity, compare, corruption_quantities, gap, mean, measure, share
 from lutbench.statistics import Paired, Resampled
-from robustness.detection import NAMES, Detection, compare_detections
-from robustness.metrics import Quantity, compare, corruption_quantities, gap, measure, share
 
-Kind = Literal["accuracy", "corruptions", "detection"]
+Kind = Literal["accuracy", "corruptions", "detection", "occlusion"]
+
+REAL = "ReaL"
+"""The protocol of ReaL's labels."""
 
 KNOWN, UNKNOWN = "known", "unknown"
 """The cells of a detection."""
@@ -123,17 +126,17 @@ class RobustOutcomes:
         Raises:
             ValueError: if they do not go together.
         """
-        kind: Kind = "accuracy" if recipe.kind in ("classes", "occlusion") else recipe.kind  # type: ignore[assignment]
+        kind: Kind = "accuracy" if recipe.kind == "classes" else recipe.kind
         return cls(kind, tuple(cells), tuple(recipe.gap), tuple(recipe.extra), recipe.alexnet)
 
     def __post_init__(self) -> None:
         """Check that the cells go together.
 
         Raises:
-            ValueError: if corruptions are not of the same images, or a detection lacks a cell or scores.
+            ValueError: if corruptions or occlusions are not of the same images, or a detection lacks a cell or scores.
         """
-        if self.kind == "corruptions" and len({cell.images for cell in self.cells}) != 1:
-            raise ValueError("corruptions are compared on the same images, and these cells have others")
+        if self.kind in ("corruptions", "occlusion") and len({cell.images for cell in self.cells}) != 1:
+            raise ValueError("corruptions and occlusions are of the same images, and these cells have others")
         if self.kind == "detection":
             if {cell.cell for cell in self.cells} != {KNOWN, UNKNOWN}:
                 raise ValueError(f"a detection has the cells {KNOWN} and {UNKNOWN}")
@@ -150,6 +153,25 @@ class RobustOutcomes:
         if self.kind == "detection":
             return [one for name, detection in self._detections().items() for one in detection.measurements(name)]
         return measure(self._quantities())
+
+    def printed(self) -> list[str]:
+        """The metrics that tables print: of several protocols and ways of seeing the first, and ReaL's labels.
+
+        Of corruptions the means, of a detection AUPR, of occlusions the means over shares and over tiles.
+        """
+        if self.kind == "corruptions":
+            return [q.metric for q in self._errors() if q.metric == "mCE" or q.metric.startswith("mean error")][:2]
+        if self.kind == "detection":
+            return [f"{NAMES[0]}, {next(iter(self._detections()))}"]
+        if self.kind == "occlusion":
+            return [q.metric for q in self._occlusions()]
+        first = self.cells[0].seen
+        return [
+            _told("top-1", one.cell, protocol, one.seen)
+            for one in self.cells
+            for place, protocol in enumerate(one.protocols)
+            if one.seen == first and (place == 0 or protocol == REAL)
+        ] + [q.metric for q in self._gaps()][:1]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What is kept of it in a file."""
@@ -179,7 +201,19 @@ class RobustOutcomes:
         return cls(kind, cells, between, extra, bool(arrays["alexnet"]))  # type: ignore[arg-type]
 
     def _quantities(self) -> list[Quantity]:
-        return self._errors() if self.kind == "corruptions" else [*self._accuracies(), *self._gaps()]
+        if self.kind == "corruptions":
+            return self._errors()
+        return [*self._occlusions(), *self._accuracies(), *self._gaps()]
+
+    def _occlusions(self) -> Iterator[Quantity]:
+        """Means over the cells in which patches are dropped, and over those in which tiles are shuffled."""
+        if self.kind != "occlusion":
+            return
+        for kind, told in (("drop", "patches dropped"), ("shuffle", "tiles shuffled")):
+            chosen = [one for one in self.cells if one.cell.startswith(kind) and one.seen == self.cells[0].seen]
+            if chosen:
+                share_right = np.mean([one.right() for one in chosen], axis=0)
+                yield mean(f"mean top-1, {told}", share_right)
 
     def _accuracies(self) -> Iterator[Quantity]:
         for one in self.cells:

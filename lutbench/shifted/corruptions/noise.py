@@ -3,7 +3,7 @@
 import numpy as np
 from skimage.util import random_noise
 
-from robustness.corruptions.pixels import Pixels
+from lutbench.shifted.corruptions.pixels import Pixels
 
 
 def gaussian_noise(image: Pixels, draw: np.random.Generator, scale: float) -> Pixels:

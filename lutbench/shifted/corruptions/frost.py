@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from lutbench.randomness import Draw, generator
-from robustness.corruptions.pixels import Pixels, smear
+from lutbench.shifted.corruptions.pixels import Pixels, smear
 
 SHEETS = (
     ((0.30, 0.58, 0.65), 0.06),

@@ -29,7 +29,7 @@ from lutbench.data.photographs import UNCOMPRESSED
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import disk_full_explained, read_json, write_json
 from lutbench.progress import Bar
-from robustness.corruptions import CORRUPTIONS, REVISION, SEVERITIES, check_names, constants_for, corrupt, draw_of
+from lutbench.shifted.corruptions import CORRUPTIONS, REVISION, SEVERITIES, check_names, constants_for, corrupt, draw_of
 
 PACKAGES = ("numpy", "pillow", "scikit-image", "scipy")
 """Those that the pixels depend on."""

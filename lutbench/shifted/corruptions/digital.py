@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.color import hsv2rgb, rgb2hsv
 
-from robustness.corruptions.pixels import Pixels, from_bytes, to_bytes
+from lutbench.shifted.corruptions.pixels import Pixels, from_bytes, to_bytes
 
 
 def brightness(image: Pixels, draw: np.random.Generator, more: float) -> Pixels:

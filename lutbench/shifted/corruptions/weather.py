@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from robustness.corruptions.frost import frost_crop
-from robustness.corruptions.pixels import Pixels, from_bytes, smear, to_bytes, zoomed
+from lutbench.shifted.corruptions.frost import frost_crop
+from lutbench.shifted.corruptions.pixels import Pixels, from_bytes, smear, to_bytes, zoomed
 
 LUMA = np.array([0.299, 0.587, 0.114])
 """Of grey in red, green and blue (ITU-R BT.601)."""

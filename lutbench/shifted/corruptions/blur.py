@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage, signal
 
-from robustness.corruptions.pixels import Pixels, from_bytes, gaussian, smear, to_bytes, zoomed
+from lutbench.shifted.corruptions.pixels import Pixels, from_bytes, gaussian, smear, to_bytes, zoomed
 
 
 def defocus_blur(image: Pixels, draw: np.random.Generator, radius: float, softness: float) -> Pixels:

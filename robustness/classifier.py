@@ -1,0 +1,153 @@
+"""A classifier to be measured: a fine-tuning run's, one of timm's, or a checkpoint of a timm model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+from lutbench.errors import UserError, listed, nearest
+from lutbench.files import read_json
+from lutbench.pixels import Colour, normalised
+from lutbench.processes import accelerator
+from lutbench.recipes.robustness import ClassifierSource
+from lutbench.shifted.labels import LabelSpace, imagenet_1k, label_space
+from lutbench.sources import fit
+from lutbench.weights import read_weights, sha256_of
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model in evaluation mode on this process's device, and what it needs to know of pixels and classes."""
+
+    model: nn.Module
+    side: int
+    """Of its input in pixels."""
+    space: LabelSpace
+    """What its outputs stand for."""
+    mean: Colour
+    std: Colour
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Logits (B, C) of uint8 pixels (B, 3, S, S)."""
+        logits: Tensor = self.model(normalised(pixels, mean=self.mean, std=self.std))
+        return logits
+
+
+def load_classifier(
+    source: ClassifierSource, image_size: int | None = None, weights: Path | None = None, sha256: str | None = None
+) -> Classifier:
+    """The classifier of a source, for images of ``image_size`` if given. ``weights`` must have the hash ``sha256``.
+
+    Raises:
+        UserError: if the weights cannot be had, do not fit name by name and shape by shape, or it is not known what the
+            outputs stand for.
+    """
+    if source.kind == "timm":
+        return _of_timm(source.model, image_size)
+    assert weights is not None
+    exported = weights.with_suffix(".json")
+    tensors = read_weights(weights, sha256)
+    if exported.is_file() and read_json(exported).get("sha256") == (sha256 or sha256_of(weights)):
+        return _exported(read_json(exported), tensors, image_size, str(weights))
+    return _of_checkpoint(source.model, tensors, image_size, str(weights))
+
+
+def input_side(source: ClassifierSource, image_size: int | None) -> int:
+    """Side of the input of a classifier of timm or of a checkpoint, without its weights.
+
+    Raises:
+        UserError: if timm has no such model, or no weights for it where they are asked for.
+    """
+    if not timm.is_model(source.model):
+        raise UserError(
+            f"model = {source.model!r}: timm {timm.__version__} has no such model.{nearest(source.model, timm.list_models())}"
+        )
+    if source.kind == "timm" and not timm.is_model_pretrained(source.model):
+        tags = timm.list_pretrained(f"{source.model.split('.')[0]}.*")
+        raise UserError(
+            f"model = {source.model!r}: timm has no such weights.{nearest(source.model, tags)} Known: {listed(tags) or 'none'}."
+        )
+    return image_size or _side(source.model)
+
+
+def _exported(facts: dict[str, Any], tensors: dict[str, Tensor], image_size: int | None, where: str) -> Classifier:
+    """As :func:`lutbench.encoders.export_encoder` wrote it."""
+    arguments = {**facts["arguments"], "img_size": image_size or facts["arguments"]["img_size"]}
+    model = timm.create_model(facts["model"], **arguments)
+    assert isinstance(model, VisionTransformer)
+    fit(model, tensors, where)
+    space = label_space(facts["class_names"])
+    return _ready(model, arguments["img_size"], space, tuple(facts["mean"]), tuple(facts["std"]))
+
+
+def _of_timm(name: str, image_size: int | None) -> Classifier:
+    sized: dict[str, Any] = {"img_size": image_size} if image_size else {}
+    try:
+        model = timm.create_model(name, pretrained=True, **sized)
+    except OSError as error:
+        raise UserError(
+            f"The weights of {name} are not on this machine, and the Hugging Face Hub could not be reached "
+            f"({type(error).__name__}). Connect once, or on a connected machine run "
+            f'python -c "import timm; timm.create_model({name!r}, pretrained=True)" '
+            "and copy its Hugging Face cache (HF_HOME) here."
+        ) from error
+    known = _trained_on(name)
+    return _of_imagenet(model, image_size or _side(name), int(known["num_classes"]), known["mean"], known["std"], name)
+
+
+def _of_checkpoint(name: str, tensors: dict[str, Tensor], image_size: int | None, where: str) -> Classifier:
+    """Of a model of timm, such as a classifier that MAE's release fine-tuned: mean over patches, norm behind it.
+
+    Its images are normalised as ImageNet's are, as in MAE, DeiT and here: a file of weights does not say.
+    """
+    outputs = next(
+        (len(tensors[key]) for key in ("head.weight", "fc.weight", "classifier.weight") if key in tensors), 0
+    )
+    sized: dict[str, Any] = {"img_size": image_size} if image_size else {}
+    if "fc_norm.weight" in tensors and "norm.weight" not in tensors:
+        sized |= {"global_pool": "avg", "fc_norm": True}
+    model = timm.create_model(name, num_classes=outputs, **sized)
+    if isinstance(model, VisionTransformer):
+        fit(model, tensors, where)
+    else:
+        _load_strictly(model, tensors, where)
+    side = image_size or _side(name)
+    return _of_imagenet(model, side, outputs, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, where)
+
+
+def _load_strictly(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(
+            f"{where}: the weights do not fit {type(model).__name__}: {' '.join(str(error).split())[:400]} "
+            "Name the model that they belong to."
+        ) from error
+
+
+def _of_imagenet(model: nn.Module, side: int, outputs: int, mean: Colour, std: Colour, where: str) -> Classifier:
+    if outputs != len(imagenet_1k().names):
+        raise UserError(
+            f"{where}: expected a classifier of ImageNet-1k's 1,000 classes, found {outputs:,} outputs, and nothing says "
+            "which classes they are. Of other classifiers those can be measured that this suite fine-tuned: "
+            "their export names its classes."
+        )
+    return _ready(model, side, imagenet_1k(), mean, std)
+
+
+def _trained_on(name: str) -> dict[str, Any]:
+    """How timm says that a model's images are prepared; empty for one that has no weights."""
+    known = timm.get_pretrained_cfg(name)
+    return dict(known.to_dict()) if known else {}
+
+
+def _side(name: str) -> int:
+    return int(_trained_on(name).get("input_size", (3, 224, 224))[-1])
+
+
+def _ready(model: nn.Module, side: int, space: LabelSpace, mean: Colour, std: Colour) -> Classifier:
+    return Classifier(model.to(accelerator().device).eval(), side, space, tuple(mean), tuple(std))

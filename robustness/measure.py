@@ -1,0 +1,167 @@
+"""A classifier on a shifted set: every image once, every cell kept as soon as it is measured."""
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lutbench.errors import UserError
+from lutbench.every_image import Computed, over_images
+from lutbench.files import whole_file
+from lutbench.processes import accelerator
+from lutbench.recipes.robustness import RobustnessRecipe, ShiftedSetRecipe
+from lutbench.record import make_record
+from lutbench.run import Run
+from lutbench.shifted.outcomes import CellOutcomes, RobustOutcomes
+from lutbench.shifted.sets import cell_folders
+from robustness.cells import Cell, open_cell
+from robustness.classifier import Classifier, load_classifier
+from robustness.occlusion import Change, occlusions
+from robustness.preprocessing import all_views, seen_as
+from robustness.protocols import Asked
+
+
+def measure(run: Run) -> None:
+    """Measure a run's classifier on its shifted set, write the record with every image's outcomes, finish the run.
+
+    A cell that was measured before is not measured again: it lies in the run's folder.
+
+    Raises:
+        UserError: if the weights do not fit, an image cannot be decoded, an output is not finite, or the disk is full.
+    """
+    recipe = run.planned.recipe
+    assert isinstance(recipe, RobustnessRecipe)
+    root, main = run.workspace.data, accelerator().is_main_process
+    sha256 = run.document["classifier"].get("sha256")
+    classifier = load_classifier(recipe.classifier, recipe.image_size, run.weights, sha256)
+    passes = list(_passes(recipe.set, root))
+    for number, names in enumerate(passes, 1):
+        kept = {name: _kept(run, name) for name in names}
+        if all(path.is_file() for path in kept.values()):
+            continue
+        started = time.monotonic()
+        cell = open_cell(recipe.set, root, names[0], classifier.space)
+        told = names[0] if len(names) == 1 else f"{len(names)} occlusions"
+        of = f" ({number} of {len(passes)})" if len(passes) > 1 else ""
+        title = f"{run.planned.name}{f' {told}' if told else ''}{of}"
+        changes = {name: occlusions(recipe.set)[name] if recipe.set.kind == "occlusion" else None for name in names}
+        measured = measure_cells(classifier, cell, changes, recipe, title)
+        if main:
+            seconds = (time.monotonic() - started) / len(names)
+            for name, outcomes in measured.items():
+                _write(outcomes, seconds, kept[name])
+        accelerator().wait_for_everyone()
+    if main:
+        read = [_read(_kept(run, name)) for names in passes for name in names]
+        cells, seconds = [one for ways, _ in read for one in ways], sum(took for _, took in read)
+        seen = sum(len(one.label) for one in cells)
+        robust = RobustOutcomes.of(recipe.set, cells)
+        record = make_record(
+            run.planned,
+            run.document,
+            robust.measurements(),
+            wall_seconds=seconds,
+            images_per_second=seen / seconds,
+            checkpoint=sha256,
+            processes=accelerator().num_processes,
+        )
+        run.record(record, robust)
+        run.finish({"checkpoint": sha256})
+
+
+@torch.no_grad()
+def measure_cells(
+    classifier: Classifier, cell: Cell, changes: Mapping[str, Change | None], recipe: RobustnessRecipe, title: str
+) -> dict[str, list[CellOutcomes]]:
+    """Outcomes of one cell's images under every change of their pixels, by name, each in every way of seeing.
+
+    Images are decoded once, and all protocols answered from the same logits; on every process.
+
+    Raises:
+        UserError: if an image cannot be decoded, or an output is not finite.
+    """
+    asked = Asked(cell.protocols, len(classifier.space.names), accelerator().device)
+
+    def answers(pixels: Tensor, index: Tensor) -> Tensor:
+        """(B, changes, views, protocols, 3) of uint8 pixels (B, views, 3, S, S)."""
+        return torch.stack(
+            [
+                torch.stack([asked(classifier(_changed(view, index, change)), index) for view in pixels.unbind(1)], 1)
+                for change in changes.values()
+            ],
+            1,
+        )
+
+    computed = over_images(
+        answers,
+        cell.images,
+        lambda image: all_views(image, recipe.set, classifier.side, recipe.eval_crop),
+        recipe,
+        title,
+    )
+    _check_finite(computed, cell)
+    names = [cell.images.image_name(int(index)) for index in computed.index]
+    protocols, labels = [protocol.name for protocol in cell.protocols], cell.labels[computed.index]
+    return {
+        name: [
+            CellOutcomes.of(
+                name,
+                seen_as(how),
+                protocols,
+                labels,
+                computed.values[:, place, view].numpy(),
+                names,
+                scored=recipe.set.kind == "detection",
+            )
+            for view, how in enumerate(recipe.set.preprocessing)
+        ]
+        for place, name in enumerate(changes)
+    }
+
+
+def _changed(pixels: Tensor, index: Tensor, change: Change | None) -> Tensor:
+    return pixels if change is None else change(pixels, index)
+
+
+def _passes(recipe: ShiftedSetRecipe, root: Path) -> Iterator[list[str]]:
+    """The cells of a set; those that are of the same images together."""
+    if recipe.kind == "occlusion":
+        yield list(recipe.occlusions)
+    else:
+        yield from ([name] for name in cell_folders(recipe, root))
+
+
+def _check_finite(computed: Computed, cell: Cell) -> None:
+    wrong = (computed.values[..., 0] < 0).flatten(1).any(1).numpy()
+    if wrong.any():
+        first = cell.images.image_name(int(computed.index[wrong][0]))
+        raise UserError(
+            f"{cell.images.name}: the classifier's outputs are not finite for {wrong.sum()} of {len(wrong)} images, "
+            f"first for {first}. Training went wrong, or its weights are not usable."
+        )
+
+
+def _kept(run: Run, cell: str) -> Path:
+    return run.cells / f"{cell.replace('/', '-') or 'all'}.npz"
+
+
+def _write(ways: list[CellOutcomes], seconds: float, path: Path) -> None:
+    arrays = {f"{place}.{name}": array for place, one in enumerate(ways) for name, array in one.arrays().items()}
+    arrays |= {"ways": np.array(len(ways)), "seconds": np.array(seconds)}
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def _read(path: Path) -> tuple[list[CellOutcomes], float]:
+    """A cell's outcomes in every way of seeing, and how long it took."""
+    with np.load(path, allow_pickle=False) as arrays:
+        ways = [
+            CellOutcomes.from_arrays(
+                {name.removeprefix(f"{place}."): arrays[name] for name in arrays.files if name.startswith(f"{place}.")}
+            )
+            for place in range(int(arrays["ways"]))
+        ]
+        return ways, float(arrays["seconds"])

@@ -1,0 +1,283 @@
+"""A fine-tuned classifier on shifted sets: measured once, kept cell by cell, and the same however it is gone through."""
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from toy_runs import CLASSES, SUITE, in_processes, write_images
+
+from lutbench.errors import UserError
+from lutbench.recipes.robustness import ClassifierSource
+from lutbench.recipes.suite import LoadedSuite, load_suite
+from lutbench.record import read_outcomes, read_record, read_records, record_path
+from lutbench.run import NotRun, Run, State, Workspace, open_run
+from lutbench.shifted.labels import imagenet_1k
+from lutbench.shifted.outcomes import RobustOutcomes
+from lutbench.stages import run_suite
+from robustness import measure as measuring
+from robustness.classifier import load_classifier
+from robustness.measure import measure
+
+SHIFTED = """
+kind = "finetune"
+epochs = 1
+warmup_epochs = 0
+batch = 8
+base_lr = 1e-2
+mixup = 0.0
+cutmix = 0.0
+threads = 1
+workers = 0
+eval_crop = 1.0
+[defaults.robustness]
+threads = 1
+workers = 0
+eval_batch = 5
+[shifted.plain]
+path = "toy/val"
+preprocessing = ["bicubic", "bilinear"]
+[shifted.broken]
+path = "broken"
+kind = "corruptions"
+severities = [1, 2]
+[shifted.copied]
+source = "corrupted"
+path = "copied"
+copy_of = "toy/val"
+copy_side = 32
+copy_per_class = 2
+kind = "corruptions"
+corruptions = ["fog", "contrast"]
+extra = []
+severities = [5]
+[shifted.hidden]
+path = "toy/val"
+kind = "occlusion"
+drops = [0, 5]
+drop_grid = 4
+shuffles = [2]
+[shifted.unknown]
+path = "other"
+kind = "detection"
+known = "toy/val"
+[shifted.absent]
+path = "nowhere"
+[robustness.shift]
+tasks = ["task"]
+sets = ["plain", "broken", "copied", "hidden", "unknown", "absent"]
+"""
+
+
+def suite_of(folder: Path, text: str = SUITE + SHIFTED) -> LoadedSuite:
+    path = folder / "toy.toml"
+    path.write_text(text)
+    return load_suite(str(path))
+
+
+def workspace_of(folder: Path) -> Workspace:
+    return Workspace(folder, folder / "runs", folder / "results")
+
+
+def write_shifted(folder: Path) -> None:
+    """Corrupted images darker by severity, and images of no class."""
+    write_images(folder)
+    generator = np.random.default_rng(1)
+    for severity in (1, 2):
+        for name in CLASSES:
+            place = folder / "broken" / "dark" / str(severity) / name
+            place.mkdir(parents=True)
+            for number in range(4):
+                Image.fromarray(generator.integers(0, 200 // severity, (20, 20, 3), np.uint8)).save(
+                    place / f"{number}.png"
+                )
+    (folder / "other").mkdir()
+    for number in range(6):
+        Image.fromarray(generator.integers(0, 256, (20, 20, 3), np.uint8)).save(folder / "other" / f"{number}.png")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A whole suite that was run, and what was printed."""
+    folder = tmp_path_factory.mktemp("measured")
+    write_shifted(folder)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        run_suite(suite_of(folder), [], [], workspace_of(folder))
+    return folder, said.getvalue()
+
+
+def opened(folder: Path, shifted: str) -> Run:
+    suite = suite_of(folder)
+    planned = next(run for run in suite.runs if run.task == f"shift/{shifted}")
+    return open_run(suite, planned, workspace_of(folder))
+
+
+def outcomes_of(folder: Path, shifted: str) -> RobustOutcomes:
+    record = read_record(record_path(folder / "results", "toy", f"robustness/shift/{shifted}/scratch/seed0"))
+    outcomes = read_outcomes(record, folder / "results")
+    assert isinstance(outcomes, RobustOutcomes)
+    return outcomes
+
+
+def test_a_set_that_is_not_there_is_said_to_be_not_run_and_the_others_are_run(measured: tuple[Path, str]) -> None:
+    folder, _ = measured
+    assert set(read_records(folder / "results", "toy")) == {
+        "downstream/task/scratch/seed0",
+        *(f"robustness/shift/{name}/scratch/seed0" for name in ("plain", "broken", "copied", "hidden", "unknown")),
+    }
+    with pytest.raises(NotRun, match=r"absent is not at .*nowhere"):
+        opened(folder, "absent")
+
+
+def test_on_its_own_validation_images_a_classifier_does_as_it_did_in_stage_two(measured: tuple[Path, str]) -> None:
+    folder, _ = measured
+    record = read_record(record_path(folder / "results", "toy", "downstream/task/scratch/seed0"))
+    before = read_outcomes(record, folder / "results")
+    bicubic, bilinear = outcomes_of(folder, "plain").cells
+    assert (bicubic.seen, bilinear.seen) == ("bicubic", "bilinear")
+    assert bicubic.prediction[0].tolist() == before.prediction.tolist()  # type: ignore[union-attr]
+    assert bicubic.rank[0].tolist() == before.rank.tolist()  # type: ignore[union-attr]
+    untouched = outcomes_of(folder, "hidden").cells[0]
+    assert untouched.prediction[0].tolist() == before.prediction.tolist()  # type: ignore[union-attr]
+
+
+def test_every_kind_of_set_prints_its_own_numbers(measured: tuple[Path, str]) -> None:
+    folder, _ = measured
+    assert {
+        name: outcomes_of(folder, name).printed() for name in ("plain", "broken", "copied", "hidden", "unknown")
+    } == {
+        "plain": ["top-1, 3 classes, bicubic"],
+        "broken": ["mean error, 1 corruption"],
+        "copied": ["mean error, 2 corruptions"],
+        "hidden": ["mean top-1, patches dropped", "mean top-1, tiles shuffled"],
+        "unknown": ["AUPR, 3 classes, bicubic"],
+    }
+
+
+def test_a_finished_run_is_not_measured_again(measured: tuple[Path, str]) -> None:
+    folder, _ = measured
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.npz")}
+    run_suite(suite_of(folder), ["robustness"], [], workspace_of(folder))
+    assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.npz")} == before
+
+
+def test_an_interrupted_run_measures_only_the_cells_that_are_missing(
+    measured: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(measured[0], "broken")
+    assert run.standing().state is State.FINISHED
+    before = outcomes_of(measured[0], "broken")
+    (run.folder / "finished.json").unlink()
+    (run.folder / "cells" / "dark-2.npz").unlink()
+    assert run.standing().state is State.RESUMABLE
+    opened_cells = []
+    honest = measuring.open_cell
+
+    def seen(recipe: Any, root: Path, cell: str, space: Any) -> Any:
+        opened_cells.append(cell)
+        return honest(recipe, root, cell, space)
+
+    monkeypatch.setattr(measuring, "open_cell", seen)
+    measure(run)
+    assert opened_cells == ["dark/2"]
+    after = outcomes_of(measured[0], "broken")
+    assert [m.model_dump() for m in after.measurements()] == [m.model_dump() for m in before.measurements()]
+
+
+def test_another_classifier_or_another_image_makes_another_run(measured: tuple[Path, str], tmp_path: Path) -> None:
+    run = opened(measured[0], "plain")
+    assert (
+        run.document["classifier"]["sha256"]
+        == read_record(record_path(measured[0] / "results", "toy", "downstream/task/scratch/seed0")).checkpoint
+    )
+    write_shifted(tmp_path)
+    suite = suite_of(tmp_path)
+    run_suite(suite, ["downstream"], [], workspace_of(tmp_path))
+    first = opened(tmp_path, "broken")
+    Image.new("RGB", (30, 30)).save(tmp_path / "broken" / "dark" / "2" / CLASSES[0] / "0.png")
+    assert opened(tmp_path, "broken").identity != first.identity
+
+
+def test_two_processes_and_other_batches_and_workers_give_the_same_outcomes(tmp_path: Path) -> None:
+    write_shifted(tmp_path)
+    suite = suite_of(tmp_path)
+    run_suite(suite, [], ["task", "broken"], workspace_of(tmp_path))
+    expected = outcomes_of(tmp_path, "broken").arrays()
+    for path in (tmp_path / "runs").glob("toy/robustness/**/*"):
+        if path.name == "finished.json" or path.suffix == ".npz":
+            path.unlink()
+    suite_of(tmp_path, (SUITE + SHIFTED).replace("workers = 0\neval_batch = 5", "workers = 1\neval_batch = 3"))
+    in_processes(lambda: _measure_again(tmp_path), 2)
+    found = outcomes_of(tmp_path, "broken").arrays()
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in expected if not name.endswith("score"))
+
+
+def _measure_again(folder: Path) -> None:
+    suite = load_suite(str(folder / "toy.toml"))
+    planned = next(run for run in suite.runs if run.task == "shift/broken")
+    measure(open_run(suite, planned, workspace_of(folder)))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (('sets = ["plain"', 'sets = ["plane", "plain"'), "neither a .*plane.* nor a published set"),
+        (('tasks = ["task"]', 'tasks = ["tusk"]'), "expected fine-tunings, found 'tusk'.*task"),
+        (('tasks = ["task"]', 'tasks = ["task"]\nmethods = ["lute"]'), "there is no 'lute' in its tasks"),
+        (("eval_batch = 5", "eval_bach = 5"), "defaults.robustness.eval_bach"),
+        (('copy_of = "toy/val"\n', ""), "copy_of"),
+    ],
+)
+def test_a_mistake_in_the_suite_file_is_named(tmp_path: Path, change: tuple[str, str], told: str) -> None:
+    text = SUITE + SHIFTED
+    assert change[0] in text
+    with pytest.raises(UserError, match=told):
+        suite_of(tmp_path, text.replace(*change))
+
+
+def test_a_set_whose_classes_the_classifier_does_not_have_stops_everything_before_it_begins(tmp_path: Path) -> None:
+    write_shifted(tmp_path)
+    (tmp_path / "broken" / "dark" / "2" / CLASSES[0]).rename(tmp_path / "broken" / "dark" / "2" / "purple")
+    (tmp_path / "broken" / "dark" / "1" / CLASSES[0]).rename(tmp_path / "broken" / "dark" / "1" / "purple")
+    with pytest.raises(UserError, match="purple"):
+        run_suite(suite_of(tmp_path), [], [], workspace_of(tmp_path))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_classifier_comes_before_its_robustness(tmp_path: Path) -> None:
+    write_shifted(tmp_path)
+    with pytest.raises(
+        UserError, match=r"measures the classifier of downstream/task/scratch/seed0.*--stage downstream"
+    ):
+        run_suite(suite_of(tmp_path), ["robustness"], ["plain"], workspace_of(tmp_path))
+
+
+def test_a_checkpoint_of_imagenet_is_measured_as_timm_has_it(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"img_size": 32, "patch_size": 16, "embed_dim": 12, "depth": 1, "num_heads": 2}
+    model = timm.create_model("vit_tiny_patch16_224", global_pool="avg", fc_norm=True, **arguments).eval()
+    path = tmp_path / "odd.safetensors"
+    save_file(model.state_dict(), path)
+    with pytest.raises(UserError, match="do not fit"):
+        load_classifier(ClassifierSource(kind="checkpoint", model="vit_tiny_patch16_224", path=str(path)), 32, path)
+    model = timm.create_model("vit_tiny_patch16_224", global_pool="avg", fc_norm=True, img_size=32).eval()
+    path = tmp_path / "whole.safetensors"
+    save_file(model.state_dict(), path)
+    source = ClassifierSource(kind="checkpoint", model="vit_tiny_patch16_224", path=str(path))
+    loaded = load_classifier(source, 32, path)
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(pixels), model((pixels / 255 - mean) / std), atol=1e-5, rtol=1e-5)
+    assert (loaded.side, loaded.space) == (32, imagenet_1k())
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=7).eval()
+    save_file(model.state_dict(), path)
+    with pytest.raises(UserError, match="1,000 classes, found 7 outputs"):
+        load_classifier(source, None, path)

@@ -1,0 +1,79 @@
+"""tiny's own A, R and O are what they say: wrong for raw pixels, renditions, and pictures of no class."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lutbench.data.folder import open_folder
+from lutbench.data.photographs import LEFT_OUT, check_pixels, open_built
+from lutbench.errors import UserError
+from lutbench.shifted.photographs import MOST_WRONG, RENDITIONS, SETS, build_shifted, open_shifted
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("built")
+    assert [build_shifted(name, root) for name in SETS] == [True, True, True]
+    return root
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_its_pixels_are_the_pinned_ones_and_it_is_built_once(root: Path, name: str) -> None:
+    images = open_shifted(name, root)
+    assert (check_pixels(images), len(images)) == (SETS[name].pixels["test"], SETS[name].images)
+    assert images.fingerprint == SETS[name].pixels["test"]
+    assert images.image(0).size == (64, 64)
+    assert not build_shifted(name, root)
+
+
+def test_crops_of_a_are_those_whose_nearest_training_crop_is_of_another_class(root: Path) -> None:
+    train, val = (open_built("photographs", split, root) for split in ("train", "val"))
+    assert train.labels is not None
+    assert val.labels is not None
+    chosen = open_shifted("photographs-a", root)
+    names = {chosen.image_name(index) for index in range(len(chosen))}
+    known = np.stack([_blocks(train.image(index)) for index in range(0, len(train))])
+    wrong: dict[int, int] = {}
+    for index in range(3, len(val), 50):
+        distances = np.square(known - _blocks(val.image(index))).sum(1)
+        right = train.labels[distances.argmin()] == val.labels[index]
+        if val.image_name(index) in names:
+            assert not right, val.image_name(index)
+        elif not right:
+            wrong[int(val.labels[index])] = wrong.get(int(val.labels[index]), 0) + 1
+    counts = dict(zip(chosen.classes, np.bincount(chosen.labels), strict=True))  # type: ignore[arg-type]
+    assert all(counts[val.classes[label]] == MOST_WRONG for label in wrong), "one was left out though there was room"
+
+
+def _blocks(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """Means over blocks of 4 x 4, rounded as Pillow's box filter rounds them."""
+    pixels = np.asarray(image, np.int64).reshape(16, 4, 16, 4, 3).sum((1, 3))
+    return ((pixels + 8) // 16).ravel()
+
+
+def test_r_has_every_rendition_of_every_class_named_as_in_imagenet_r(root: Path) -> None:
+    images = open_shifted("photographs-r", root)
+    val = open_built("photographs", "val", root)
+    names = [images.image_name(index) for index in range(len(images))]
+    assert names == sorted(f"{cls}/{kind}_{k}.png" for cls in val.classes for kind in RENDITIONS for k in range(5))
+    crops = {val.image(index).tobytes() for index in range(len(val))}
+    assert not crops & {images.image(index).tobytes() for index in range(len(images))}
+
+
+def test_o_has_pictures_that_are_of_no_class(root: Path) -> None:
+    images = open_shifted("photographs-o", root)
+    assert set(images.classes) == set(LEFT_OUT)
+    assert not set(images.classes) & set(open_built("photographs", "val", root).classes)
+    greys = [np.asarray(images.image(index).convert("L"), float).std() for index in range(len(images))]
+    assert min(greys) > 2
+
+
+def test_a_set_that_lost_an_image_says_which_and_what_to_do(root: Path) -> None:
+    folder = root / "photographs-o"
+    (folder / "clock" / "0003.png").rename(root / "kept.png")
+    with pytest.raises(UserError, match=r"1 files are missing \(clock/0003.png\)\. Remove or rename"):
+        open_shifted("photographs-o", root)
+    (root / "kept.png").rename(folder / "clock" / "0003.png")
+    assert len(open_folder(folder, "o", "test")) == SETS["photographs-o"].images
