@@ -1,0 +1,111 @@
+"""Images per second of the robustness stage, and how long the whole of ImageNet-C takes on the machine at hand.
+
+    python benchmarks/robustness.py --sizes S,B --images 512 --workers 8
+
+Goes through the stage's own code, from JPEG files on disk to per-image outcomes: one cell in ImageNet-C's layout, of crops
+of photographs that ship in packages, 224 x 224, stored as ImageNet-C is (JPEG, quality 85). Weights are random, which
+costs the same. The first cell warms up and is not timed. `torchrun` spreads the images over processes as in a run.
+Prints a Markdown table with hardware and versions.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import timm
+import typer
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from lutbench.data.photographs import PHOTOGRAPHS, load_photograph, square
+from lutbench.every_image import over_images
+from lutbench.processes import accelerator, precision_of
+from lutbench.provenance import hardware, packages
+from lutbench.randomness import generator
+from lutbench.recipes import read_recipe
+from lutbench.recipes.robustness import RobustnessRecipe, ShiftedSetRecipe
+from lutbench.shifted.labels import imagenet_1k
+from robustness.cells import Cell, open_cell
+from robustness.classifier import Classifier
+from robustness.measure import measure_cells
+from robustness.preprocessing import all_views
+
+MODELS = {"S": "vit_small_patch16_224", "B": "vit_base_patch16_224", "L": "vit_large_patch16_224"}
+IMAGES = 50_000
+"""Of every cell of ImageNet-C."""
+CELLS = {"15 corruptions": 75, "with the 4 extra": 95}
+
+
+def main(
+    sizes: Annotated[str, typer.Option(help="Which of S, B and L, with commas between.")] = "S,B,L",
+    images: Annotated[int, typer.Option(min=1, help="Images of the cell that is timed.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Images per pass and process.")] = 64,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16; auto is bf16 where the GPU has it.")] = "auto",
+) -> None:
+    """Measure each size, print images/s and the predicted time for ImageNet-C."""
+    chosen = [size.strip().upper() for size in sizes.split(",")]
+    if not set(chosen) <= set(MODELS):
+        raise typer.BadParameter(f"{sizes!r}: choose among {', '.join(MODELS)}.", param_hint="--sizes")
+    main_process = accelerator().is_main_process
+    shifted = read_recipe(
+        ShiftedSetRecipe, {"path": ".", "labels": "imagenet-1k", "preprocessing": ["crop"]}, "shifted"
+    )
+    settings = {"classifier": {"kind": "timm", "model": MODELS["S"]}, "set": shifted.model_dump()}
+    settings |= {"eval_batch": batch, "workers": workers, "precision": precision}
+    recipe = read_recipe(RobustnessRecipe, settings, "benchmark")
+    with tempfile.TemporaryDirectory() as folder:
+        _write_cell(Path(folder), images)
+        cell = open_cell(shifted, Path(folder), "", imagenet_1k())
+        rows = [("decoding alone", _timed(lambda: _decode(cell, recipe), images))]
+        for size in chosen:
+            classifier = Classifier(
+                timm.create_model(MODELS[size]).to(accelerator().device).eval(),
+                224, imagenet_1k(), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD,
+            )  # fmt: skip
+            rows.append((f"ViT-{size}/16", _timed(lambda: _classify(classifier, cell, recipe), images)))  # noqa: B023
+    if main_process:
+        versions = ", ".join(f"{name} {packages()[name]}" for name in ("python", "torch", "timm"))
+        print(f"{hardware(accelerator().num_processes)}; {precision_of(precision)}; {workers} workers; {versions}.\n")
+        print(f"    {' '.join(['python', *sys.argv])}\n")
+        print(f"| | images/s | {' | '.join(f'ImageNet-C, {name}' for name in CELLS)} |")
+        print(f"|---|---:|{'---:|' * len(CELLS)}")
+        for name, rate in rows:
+            hours = (f"{cells * IMAGES / rate / 3600:,.1f} h" for cells in CELLS.values())
+            print(f"| {name} | {rate:,.1f} | {' | '.join(hours)} |")
+
+
+def _timed(go: Callable[[], object], images: int) -> float:
+    """Images per second of the second of two times."""
+    go()
+    started = time.perf_counter()
+    go()
+    return images / (time.perf_counter() - started)
+
+
+def _classify(classifier: Classifier, cell: Cell, recipe: RobustnessRecipe) -> object:
+    return measure_cells(classifier, cell, {"": None}, recipe, title="")
+
+
+def _decode(cell: Cell, recipe: RobustnessRecipe) -> object:
+    return over_images(
+        lambda pixels, index: index, cell.images, lambda image: all_views(image, recipe.set, 224, 1.0), recipe, ""
+    )
+
+
+def _write_cell(folder: Path, images: int) -> None:
+    """Crops of photographs in class folders, JPEG of quality 85."""
+    photographs = [load_photograph(file) for file in PHOTOGRAPHS.values()]
+    draw = generator(0)
+    for number in range(images):
+        picture = photographs[number % len(photographs)]
+        crop = picture.crop(square(draw, (0, 0, *picture.size), (180, 260))).resize((224, 224))
+        place = folder / imagenet_1k().names[number % 10]
+        place.mkdir(exist_ok=True)
+        crop.save(place / f"{number}.JPEG", quality=85)
+
+
+if __name__ == "__main__":
+    typer.run(main)
