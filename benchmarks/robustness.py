@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, in which `robustness` is this file
+
 import timm
 import typer
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
