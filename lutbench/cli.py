@@ -25,7 +25,7 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 SuiteName = Annotated[
-    str, typer.Argument(metavar="SUITE", help="tiny, small or paper; or the path of a suite file (.toml).")
+    str, typer.Argument(metavar="SUITE", help="tiny, camvid, small or paper; or the path of a suite file (.toml).")
 ]
 Overrides = Annotated[
     list[str] | None,

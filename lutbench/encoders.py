@@ -157,15 +157,7 @@ def _own_geometry(name: str) -> Geometry:
     Raises:
         UserError: if there is no such model or it is not a plain ViT.
     """
-    if not timm.is_model(name):
-        raise UserError(
-            f"model = {name!r}: timm {timm.__version__} has no such model.{nearest(name, timm.list_models())}"
-        )
-    if "." in name and not timm.is_model_pretrained(name):
-        tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
-        raise UserError(
-            f"model = {name!r}: timm has no such weights.{nearest(name, tags)} Known: {listed(tags) or 'none'}."
-        )
+    check_name(name)
     with torch.device("meta"):
         model = timm.create_model(name)
     if not isinstance(model, VisionTransformer) or not isinstance(model.patch_embed, PatchEmbed):
@@ -175,6 +167,23 @@ def _own_geometry(name: str) -> Geometry:
         )
     heads: int = model.blocks[0].get_submodule("attn").num_heads  # type: ignore[assignment]
     return Geometry(model.patch_embed.patch_size[0], model.embed_dim, len(model.blocks), heads, model.has_class_token)
+
+
+def check_name(name: str) -> None:
+    """Whether timm has a model of this name and, if the name has one, with this tag.
+
+    Raises:
+        UserError: with the nearest names, if it has not.
+    """
+    if not timm.is_model(name):
+        raise UserError(
+            f"model = {name!r}: timm {timm.__version__} has no such model.{nearest(name, timm.list_models())}"
+        )
+    if "." in name and not timm.is_model_pretrained(name):
+        tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
+        raise UserError(
+            f"model = {name!r}: timm has no such weights.{nearest(name, tags)} Known: {listed(tags) or 'none'}."
+        )
 
 
 def _checked_geometry(recipe: EncoderRecipe, image_size: int) -> Geometry:

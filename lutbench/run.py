@@ -335,6 +335,8 @@ def _fingerprints(planned: PlannedRun, workspace: Workspace) -> dict[str, str]:
     recipe = planned.recipe
     if isinstance(recipe, RobustnessRecipe):
         found = workspace.shifted(recipe.set)
+        if found.state is SetState.ABSENT and recipe.set.source != "folder":
+            raise UserError(f"{found.name} is not at {found.where} yet: it is made when it is first measured.")
         if found.state is SetState.ABSENT:
             raise NotRun(f"{planned.name}: not run: {found.name} is not at {found.where}: {found.problems[0]}")
         return {"test": found.fingerprint}

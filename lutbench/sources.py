@@ -3,15 +3,16 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
-from lutbench.encoders import create_encoder, timm_arguments
+from lutbench.encoders import check_name, create_encoder, timm_arguments
 from lutbench.errors import UserError, listed
 from lutbench.randomness import Draw, seeded
 from lutbench.recipes import EncoderSource
@@ -123,12 +124,36 @@ def _resized(position: Tensor, model: VisionTransformer) -> Tensor:
 
 def _timm_weights(name: str) -> dict[str, Tensor]:
     """timm's pre-trained weights of a model, for images normalised as ImageNet's are."""
+    model = pretrained_model(name)
+    assert isinstance(model, VisionTransformer)
+    trained_on = timm.get_pretrained_cfg(name)
+    assert trained_on is not None
+    take_imagenet_normalisation(model, trained_on.mean, trained_on.std)
+    return model.state_dict()
+
+
+def check_pretrained(name: str) -> None:
+    """Whether timm has weights of a model.
+
+    Raises:
+        UserError: if it has no such model, or no weights of it.
+    """
+    check_name(name)
     if not timm.is_model_pretrained(name):
         raise UserError(
             f"model = {name!r}: timm has no pre-trained weights for it. Choose another, or give a checkpoint."
         )
+
+
+def pretrained_model(name: str, **arguments: Any) -> nn.Module:
+    """A model of timm with its weights.
+
+    Raises:
+        UserError: if timm has none, or they are not on this machine and cannot be fetched.
+    """
+    check_pretrained(name)
     try:
-        model = timm.create_model(name, pretrained=True)
+        return timm.create_model(name, pretrained=True, **arguments)
     except OSError as error:
         raise UserError(
             f"The weights of {name} are not on this machine, and the Hugging Face Hub could not be reached "
@@ -136,11 +161,6 @@ def _timm_weights(name: str) -> dict[str, Tensor]:
             f'python -c "import timm; timm.create_model({name!r}, pretrained=True)" '
             "and copy its Hugging Face cache (HF_HOME) here."
         ) from error
-    assert isinstance(model, VisionTransformer)
-    trained_on = timm.get_pretrained_cfg(name)
-    assert trained_on is not None
-    take_imagenet_normalisation(model, trained_on.mean, trained_on.std)
-    return model.state_dict()
 
 
 @torch.no_grad()

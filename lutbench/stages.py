@@ -21,7 +21,7 @@ from lutbench.recipes import ClassificationRecipe, DownstreamRecipe, FinetuneRec
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.run import NotRun, Run, State, Workspace, checkpoint_of, needed_run, open_run
-from lutbench.shifted.labels import imagenet_1k, label_space
+from lutbench.shifted.labels import label_space
 from lutbench.shifted.making import make_shifted
 from lutbench.shifted.sets import State as SetState
 
@@ -158,7 +158,7 @@ def check_robustness(suite: LoadedSuite, planned: PlannedRun, recipe: Robustness
             another size than the protocol takes, or the classifier cannot be had.
     """
     from robustness.cells import check_set
-    from robustness.classifier import input_side
+    from robustness.classifier import side_and_space
 
     if accelerator().is_main_process:
         make_shifted(recipe.set, workspace.data)
@@ -167,9 +167,8 @@ def check_robustness(suite: LoadedSuite, planned: PlannedRun, recipe: Robustness
     if found.state is SetState.ABSENT:
         raise NotRun(f"{planned.name}: not run: nothing of {found.name} is at {found.where}.")
     found.require()
-    checkpoint_of(planned)
     if planned.needs is None:
-        side, space = input_side(recipe.classifier, recipe.image_size), imagenet_1k()
+        side, space = side_and_space(recipe.classifier, recipe.image_size, checkpoint_of(planned))
     else:
         task = next(run for run in suite.runs if run.name == planned.needs).recipe
         assert isinstance(task, FinetuneRecipe)

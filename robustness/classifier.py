@@ -9,13 +9,14 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from lutbench.errors import UserError, listed, nearest
+from lutbench.encoders import check_name
+from lutbench.errors import UserError
 from lutbench.files import read_json
 from lutbench.pixels import Colour, normalised
 from lutbench.processes import accelerator
 from lutbench.recipes.robustness import ClassifierSource
 from lutbench.shifted.labels import LabelSpace, imagenet_1k, label_space
-from lutbench.sources import fit
+from lutbench.sources import check_pretrained, fit, pretrained_model
 from lutbench.weights import read_weights, sha256_of
 
 
@@ -49,33 +50,39 @@ def load_classifier(
     if source.kind == "timm":
         return _of_timm(source.model, image_size)
     assert weights is not None
-    exported = weights.with_suffix(".json")
     tensors = read_weights(weights, sha256)
-    if exported.is_file() and read_json(exported).get("sha256") == (sha256 or sha256_of(weights)):
-        return _exported(read_json(exported), tensors, image_size, str(weights))
+    facts = _export_of(weights)
+    if facts is not None:
+        return _exported(facts, tensors, image_size, str(weights))
     return _of_checkpoint(source.model, tensors, image_size, str(weights))
 
 
-def input_side(source: ClassifierSource, image_size: int | None) -> int:
-    """Side of the input of a classifier of timm or of a checkpoint, without its weights.
+def side_and_space(
+    source: ClassifierSource, image_size: int | None, weights: Path | None = None
+) -> tuple[int, LabelSpace]:
+    """Side of the input and classes of a classifier of timm or of a checkpoint, without its weights.
 
     Raises:
-        UserError: if timm has no such model, or no weights for it where they are asked for.
+        UserError: if timm has no such model, or no weights of it where they are asked for.
     """
-    if not timm.is_model(source.model):
-        raise UserError(
-            f"model = {source.model!r}: timm {timm.__version__} has no such model.{nearest(source.model, timm.list_models())}"
-        )
-    if source.kind == "timm" and not timm.is_model_pretrained(source.model):
-        tags = timm.list_pretrained(f"{source.model.split('.')[0]}.*")
-        raise UserError(
-            f"model = {source.model!r}: timm has no such weights.{nearest(source.model, tags)} Known: {listed(tags) or 'none'}."
-        )
-    return image_size or _side(source.model)
+    if source.kind == "timm":
+        check_pretrained(source.model)
+    else:
+        check_name(source.model)
+    facts = None if weights is None else _export_of(weights)
+    if facts is not None:
+        return image_size or facts["arguments"]["img_size"], label_space(facts["class_names"])
+    return image_size or _side(source.model), imagenet_1k()
+
+
+def _export_of(weights: Path) -> dict[str, Any] | None:
+    """What stands beside weights that this suite exported (:func:`lutbench.encoders.export_encoder`)."""
+    beside = weights.with_suffix(".json")
+    facts: dict[str, Any] = read_json(beside) if beside.is_file() else {}
+    return facts if facts.get("sha256") == sha256_of(weights) else None
 
 
 def _exported(facts: dict[str, Any], tensors: dict[str, Tensor], image_size: int | None, where: str) -> Classifier:
-    """As :func:`lutbench.encoders.export_encoder` wrote it."""
     arguments = {**facts["arguments"], "img_size": image_size or facts["arguments"]["img_size"]}
     model = timm.create_model(facts["model"], **arguments)
     assert isinstance(model, VisionTransformer)
@@ -85,17 +92,7 @@ def _exported(facts: dict[str, Any], tensors: dict[str, Tensor], image_size: int
 
 
 def _of_timm(name: str, image_size: int | None) -> Classifier:
-    sized: dict[str, Any] = {"img_size": image_size} if image_size else {}
-    try:
-        model = timm.create_model(name, pretrained=True, **sized)
-    except OSError as error:
-        raise UserError(
-            f"The weights of {name} are not on this machine, and the Hugging Face Hub could not be reached "
-            f"({type(error).__name__}). Connect once, or on a connected machine run "
-            f'python -c "import timm; timm.create_model({name!r}, pretrained=True)" '
-            "and copy its Hugging Face cache (HF_HOME) here."
-        ) from error
-    known = _trained_on(name)
+    model, known = pretrained_model(name, **_sized(name, image_size)), _trained_on(name)
     return _of_imagenet(model, image_size or _side(name), int(known["num_classes"]), known["mean"], known["std"], name)
 
 
@@ -107,10 +104,10 @@ def _of_checkpoint(name: str, tensors: dict[str, Tensor], image_size: int | None
     outputs = next(
         (len(tensors[key]) for key in ("head.weight", "fc.weight", "classifier.weight") if key in tensors), 0
     )
-    sized: dict[str, Any] = {"img_size": image_size} if image_size else {}
+    arguments = _sized(name, image_size)
     if "fc_norm.weight" in tensors and "norm.weight" not in tensors:
-        sized |= {"global_pool": "avg", "fc_norm": True}
-    model = timm.create_model(name, num_classes=outputs, **sized)
+        arguments |= {"global_pool": "avg", "fc_norm": True}
+    model = timm.create_model(name, num_classes=outputs, **arguments)
     if isinstance(model, VisionTransformer):
         fit(model, tensors, where)
     else:
@@ -143,6 +140,12 @@ def _trained_on(name: str) -> dict[str, Any]:
     """How timm says that a model's images are prepared; empty for one that has no weights."""
     known = timm.get_pretrained_cfg(name)
     return dict(known.to_dict()) if known else {}
+
+
+def _sized(name: str, image_size: int | None) -> dict[str, Any]:
+    """What to make a model with for another size; one without position embeddings takes any as it is."""
+    fixed = _trained_on(name).get("fixed_input_size", False)
+    return {"img_size": image_size} if image_size and fixed else {}
 
 
 def _side(name: str) -> int:

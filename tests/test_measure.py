@@ -20,7 +20,7 @@ from lutbench.record import read_outcomes, read_record, read_records, record_pat
 from lutbench.run import NotRun, Run, State, Workspace, open_run
 from lutbench.shifted.labels import imagenet_1k
 from lutbench.shifted.outcomes import RobustOutcomes
-from lutbench.stages import run_suite
+from lutbench.stages import run_suite, show_status
 from robustness import measure as measuring
 from robustness.classifier import load_classifier
 from robustness.measure import measure
@@ -281,3 +281,38 @@ def test_a_checkpoint_of_imagenet_is_measured_as_timm_has_it(tmp_path: Path) -> 
     save_file(model.state_dict(), path)
     with pytest.raises(UserError, match="1,000 classes, found 7 outputs"):
         load_classifier(source, None, path)
+
+
+def test_an_export_of_this_suite_knows_its_classes_wherever_it_is_taken(measured: tuple[Path, str]) -> None:
+    folder, _ = measured
+    [export] = (folder / "runs").rglob("classifier.safetensors")
+    text = (SUITE + SHIFTED).replace(
+        'sets = ["plain", "broken", "copied", "hidden", "unknown", "absent"]', 'sets = ["plain"]'
+    )
+    text += f'[classifier.taken]\nmodel = "vit_tiny_patch16_224"\ncheckpoint = "{export}"\n'
+    suite = suite_of(folder, text.replace("eval_batch = 5", "eval_batch = 5\neval_crop = 1.0"))
+    run_suite(suite, ["robustness"], ["taken"], workspace_of(folder))
+    record = read_record(record_path(folder / "results", "toy", "robustness/shift/plain/taken/seed0"))
+    taken = read_outcomes(record, folder / "results")
+    assert isinstance(taken, RobustOutcomes)
+    assert np.array_equal(taken.cells[0].rank, outcomes_of(folder, "plain").cells[0].rank)
+
+
+def test_a_network_that_takes_any_size_is_asked_for_none(tmp_path: Path) -> None:
+    model = timm.create_model("resnet10t").eval()
+    path = tmp_path / "whole.safetensors"
+    save_file(model.state_dict(), path)
+    loaded = load_classifier(ClassifierSource(kind="checkpoint", model="resnet10t", path=str(path)), 64, path)
+    assert loaded.side == 64
+    with torch.no_grad():
+        assert loaded(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape == (1, 1000)
+
+
+def test_a_set_that_the_suite_makes_is_no_missing_one_before_it_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shifted(tmp_path)
+    show_status(suite_of(tmp_path), workspace_of(tmp_path))
+    shown = {line.split()[0]: line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines() if "/" in line}
+    assert shown["robustness/shift/copied/scratch/seed0"].startswith("missing")
+    assert shown["robustness/shift/absent/scratch/seed0"].startswith("not run")
