@@ -211,7 +211,7 @@ def data_prepare(
 
 
 def _load(suite: str, overrides: list[str] | None) -> "LoadedSuite":
-    from lutbench.recipes.suite import load_suite
+    from lutbench.recipes.loading import load_suite
 
     return load_suite(suite, overrides or [])
 

@@ -23,7 +23,7 @@ from toy_runs import write_images
 from lutbench.cli import main
 from lutbench.data.known import CATALOGUE
 from lutbench.errors import UserError
-from lutbench.recipes.suite import load_suite
+from lutbench.recipes.loading import load_suite
 from lutbench.run import Workspace, open_run
 from pretrain.parity import TOLERANCES
 

@@ -18,7 +18,7 @@ from lutbench.data.images import ImageSet, UndecodableImage, check_pair, load_or
 from lutbench.data.known import CATALOGUE, known_set
 from lutbench.errors import UserError
 from lutbench.recipes import DataRecipe, SegmentationRecipe
-from lutbench.recipes.suite import load_suite
+from lutbench.recipes.loading import load_suite
 
 COLOURS = {"cat": (200, 40, 30), "dog": (20, 160, 220), "newt": (90, 200, 10)}
 

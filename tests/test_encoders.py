@@ -16,7 +16,7 @@ from torch import Tensor
 from lutbench.encoders import class_token, create_encoder, encode, export_encoder, patch_mean
 from lutbench.errors import UserError
 from lutbench.recipes import EncoderRecipe, EncoderSource
-from lutbench.recipes.suite import SUITES
+from lutbench.recipes.loading import SUITES
 from lutbench.sources import load_encoder, take_imagenet_normalisation
 from lutbench.weights import save_weights, sha256_of
 

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from toy_runs import CLASSES, SUITE, in_processes, write_images
 
 from lutbench.errors import UserError
+from lutbench.recipes.loading import load_suite
 from lutbench.recipes.robustness import ClassifierSource
-from lutbench.recipes.suite import LoadedSuite, load_suite
+from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import read_outcomes, read_record, read_records, record_path
 from lutbench.run import NotRun, Run, State, Workspace, open_run
 from lutbench.shifted.labels import imagenet_1k

@@ -21,7 +21,7 @@ from toy_runs import in_processes
 from lutbench.checkpoint import newest_step
 from lutbench.errors import UserError
 from lutbench.processes import accelerator
-from lutbench.recipes.suite import load_suite
+from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, State, Workspace, open_run
 from lutbench.stages import run_suite
 from pretrain.train import pretrain

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 import lutbench.record
 from lutbench.errors import UserError
 from lutbench.outcomes import Outcomes
+from lutbench.recipes.loading import load_suite
 from lutbench.recipes.robustness import RobustnessRecipe
-from lutbench.recipes.suite import LoadedSuite, load_suite
+from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import Record, make_record, read_records, write_record
 from lutbench.shifted.outcomes import CellOutcomes, RobustOutcomes
 from lutbench.shifted.published import ALEXNET_ERROR

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from toy_runs import SUITE, write_images
 
-from lutbench.recipes.suite import load_suite
+from lutbench.recipes.loading import load_suite
 from lutbench.run import Workspace
 from lutbench.stages import show_status
 

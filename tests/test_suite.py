@@ -20,7 +20,8 @@ from lutbench.recipes import (
     ScenesRecipe,
     SegmentationRecipe,
 )
-from lutbench.recipes.suite import SUITES, LoadedSuite, load_suite
+from lutbench.recipes.loading import SUITES, load_suite
+from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import identity_of
 
 SUITE = """

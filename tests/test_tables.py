@@ -14,7 +14,8 @@ from lutbench.confusions import Confusions
 from lutbench.errors import UserError
 from lutbench.outcomes import Measurement, Outcomes
 from lutbench.recipes import FinetuneRecipe, KnnRecipe, PretrainRecipe
-from lutbench.recipes.suite import LoadedSuite, load_suite
+from lutbench.recipes.loading import load_suite
+from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import PerImage, Record, make_record, write_record
 from results.cells import Cell, cells
 from results.comparisons import comparison_tables

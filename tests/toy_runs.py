@@ -18,7 +18,7 @@ from PIL import Image
 
 from downstream import perform
 from lutbench.processes import accelerator
-from lutbench.recipes.suite import load_suite
+from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, Workspace, open_run
 
 CLASSES = ("amber", "blue", "green")
