@@ -15,7 +15,7 @@ from toy_runs import CLASSES, SUITE, in_processes, write_images
 
 from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
-from lutbench.recipes.robustness import ClassifierSource
+from lutbench.recipes.robustness import ClassifierSource, RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import read_outcomes, read_record, read_records, record_path
 from lutbench.run import NotRun, Run, State, Workspace, open_run
@@ -143,10 +143,24 @@ def test_on_its_own_validation_images_a_classifier_does_as_it_did_in_stage_two(m
     before = read_outcomes(record, folder / "results")
     bicubic, bilinear = outcomes_of(folder, "plain").cells
     assert (bicubic.seen, bilinear.seen) == ("bicubic", "bilinear")
+    assert len(set(bicubic.prediction[0].tolist())) > 1, "one class for all would be the same however images are seen"
     assert bicubic.prediction[0].tolist() == before.prediction.tolist()  # type: ignore[union-attr]
     assert bicubic.rank[0].tolist() == before.rank.tolist()  # type: ignore[union-attr]
     untouched = outcomes_of(folder, "hidden").cells[0]
     assert untouched.prediction[0].tolist() == before.prediction.tolist()  # type: ignore[union-attr]
+
+
+def test_images_are_seen_at_the_size_and_crop_of_the_fine_tuning_unless_the_suite_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    def seen(text: str) -> set[tuple[Any, ...]]:
+        recipes = [run.recipe for run in suite_of(tmp_path, text).runs if run.stage == "robustness"]
+        return {(recipe.image_size, recipe.eval_crop) for recipe in recipes if isinstance(recipe, RobustnessRecipe)}
+
+    assert seen(SUITE + SHIFTED) == {(16, 1.0)}
+    assert seen((SUITE + SHIFTED).replace("eval_batch = 5", "eval_batch = 5\nimage_size = 24\neval_crop = 0.5")) == {
+        (24, 0.5)
+    }
 
 
 def test_every_kind_of_set_prints_its_own_numbers(measured: tuple[Path, str]) -> None:
