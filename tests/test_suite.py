@@ -457,6 +457,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "label_column": "",
         "revision": "v2",
         "undecodable": "skip",
+        "streaming": True,
     },
     EncoderRecipe: {
         "model": "vit_small_patch16_224",
@@ -473,6 +474,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "crop": "random",
         "crop_padding": 0,
         "photometric": False,
+        "photometrics_on": "device",
         "mask_ratio": 0.5,
         "decoder_width": 256,
         "decoder_depth": 4,
@@ -576,10 +578,10 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
 
 LOOKS = {"eval_batch": 8, "workers": 5, "log_every": 3}
 WITHOUT_EFFECT: dict[type[Recipe], dict[str, Any]] = {
-    DataRecipe: {"label": "Pets", "path": "elsewhere/pets"},
+    DataRecipe: {"label": "Pets", "path": "elsewhere/pets", "metric": "mean per class"},
     EncoderRecipe: {"label": "ViT-toy"},
     EncoderSource: {"path": "elsewhere/weights.pth"},
-    PretrainRecipe: {"workers": 5, "save_every": 7, "log_every": 3, "compile": True},
+    PretrainRecipe: {"workers": 5, "save_every": 7, "log_every": 3, "compile": True, "cache": True},
     FinetuneRecipe: LOOKS | {"micro_batch": 256, "eval_every": 1, "save_every": 7, "compile": True},
     LinearRecipe: LOOKS,
     KnnRecipe: LOOKS,
@@ -618,6 +620,16 @@ def test_every_setting_that_can_change_a_result_is_part_of_the_identity_and_no_o
     assert {*AFFECTING[kind], *WITHOUT_EFFECT[kind], *fixed} == set(kind.model_fields), "a setting is in neither list"
 
 
+def test_a_setting_that_came_later_is_in_the_identity_only_where_it_is_not_the_default() -> None:
+    settings = PretrainRecipe(**BASE[PretrainRecipe]).affecting_results()
+    assert "photometrics_on" not in settings
+    assert "streaming" not in settings["data"]
+    assert (
+        PretrainRecipe(**BASE[PretrainRecipe], photometrics_on="device").affecting_results()["photometrics_on"]
+        == "device"
+    )
+
+
 def test_every_kind_of_task_is_in_the_lists_above() -> None:
     assert set(TASKS.values()) | {PretrainRecipe} <= set(AFFECTING)
 
@@ -632,7 +644,7 @@ def test_what_has_no_effect_in_a_data_set_or_an_encoder_has_none_in_a_run_either
 def test_lut_with_weight_0_is_mae_with_luts_crop_whatever_is_said_of_context() -> None:
     mae = identity(PretrainRecipe, context_weight=0.0)
     for name in (
-        *("photometric", "context_loss", "context_target", "both_directions", "teacher_view"),
+        *("photometric", "photometrics_on", "context_loss", "context_target", "both_directions", "teacher_view"),
         *("momentum", "head_depth", "head_width", "head_norm", "micro_batch"),
     ):
         assert identity(PretrainRecipe, context_weight=0.0, **{name: AFFECTING[PretrainRecipe][name]}) == mae, name

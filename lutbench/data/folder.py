@@ -44,6 +44,8 @@ class FolderImages:
     """Names of all files relative to ``folder``, one after another."""
     ends: NDArray[np.int64] = field(repr=False)
     """(n,) where each name ends."""
+    sizes: NDArray[np.int64] = field(repr=False)
+    """(n,) Bytes of each file."""
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -55,20 +57,30 @@ class FolderImages:
             UndecodableImage: naming the file.
             UserError: if the file cannot be read at all.
         """
-        path = os.fsencode(self.folder) + b"/" + self._name(index)
+        return decode(self.content(index), os.fsdecode(self._path(index)))
+
+    def content(self, index: int) -> bytes:
+        """The file of an image, as it is.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        path = self._path(index)
         try:
             with open(path, "rb") as file:  # noqa: PTH123 - a name need not be UTF-8, and pathlib takes no bytes
-                content = file.read()
+                return file.read()
         except OSError as error:
             raise UserError(
                 f"{os.fsdecode(path)} cannot be read: {error.strerror}. It was there when the folder was listed: "
                 "was it moved or removed, or is its disk gone? Put it back and give the same command again."
             ) from error
-        return decode(content, os.fsdecode(path))
 
     def image_name(self, index: int) -> str:
         """The file's name relative to the folder, with forward slashes."""
         return self._name(index).decode("utf-8", "backslashreplace")
+
+    def _path(self, index: int) -> bytes:
+        return os.fsencode(self.folder) + b"/" + self._name(index)
 
     def _name(self, index: int) -> bytes:
         return self.names[self.ends[index - 1] if index else 0 : self.ends[index]]
@@ -120,6 +132,7 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
         fingerprint=fingerprint_of(classes, names, lengths, sizes),
         names=names,
         ends=np.cumsum(lengths),
+        sizes=sizes,
     )
 
 

@@ -20,6 +20,13 @@ class _Runtime:
 Runtime = _Runtime()
 
 
+class _Later:
+    """Marks a field that came after runs were made: at its default it is no part of the identity, which those keep."""
+
+
+Later = _Later()
+
+
 class Recipe(BaseModel):
     """Base of all settings: frozen, strict about types, closed to unknown keys."""
 
@@ -29,9 +36,11 @@ class Recipe(BaseModel):
         """The fields that affect results, as plain JSON values; subclasses drop what has no effect in context."""
         fields: dict[str, Any] = {}
         for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
             if any(isinstance(mark, _Runtime) for mark in info.metadata):
                 continue
-            value = getattr(self, name)
+            if any(isinstance(mark, _Later) for mark in info.metadata) and value == info.default:
+                continue
             fields[name] = (
                 value.affecting_results()
                 if isinstance(value, Recipe)
@@ -85,6 +94,10 @@ class DataRecipe(Recipe):
     """Git revision of a Hub set, to pin it."""
     undecodable: Literal["stop", "skip"] = "stop"
     """What an image that cannot be decoded does: stop the run, or be passed over and counted."""
+    metric: Annotated[Literal["top-1", "mean per class"], Runtime] = "top-1"
+    """What tables print of a classification: accuracy over images, or its mean over classes. Both are recorded."""
+    streaming: Annotated[bool, Later] = False
+    """Read a Hugging Face set as a stream, which needs no room for it on disk; for pre-training only."""
 
 
 def _ascending(shares: list[float]) -> list[float]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from lutbench.recipes.base import Betas, DataRecipe, EncoderRecipe, RunRecipe, Runtime
+from lutbench.recipes.base import Betas, DataRecipe, EncoderRecipe, Later, RunRecipe, Runtime
 
 
 class PretrainRecipe(RunRecipe):
@@ -22,6 +22,9 @@ class PretrainRecipe(RunRecipe):
     """Pixels of reflected padding of the simple crop (paper)."""
     photometric: bool = True
     """Colour jitter and one of grayscale, solarize and blur on view 2 (paper)."""
+    photometrics_on: Annotated[Literal["loader", "device"], Later] = "loader"
+    """Where view 2 is changed in colour: in the loader's processes with Pillow, or in batches on the training device
+    from the same draws, which is far faster and differs by rounding (our choice)."""
 
     # Masked image modelling
     mask_ratio: float = Field(0.75, gt=0, lt=1)
@@ -79,6 +82,10 @@ class PretrainRecipe(RunRecipe):
     different numbers of cores shall agree. One thread and one loader worker suit a toy on two cores."""
 
     # Runtime: nothing below affects results
+    cache: Annotated[bool, Runtime] = False
+    """Read the images from a cache, resized once to the short side that the simple crop resizes to anyway; it is made if
+    it is not there (``lutbench data prepare``). Its fingerprint, with the resampling, takes the data's place in the
+    run's identity."""
     workers: Annotated[NonNegativeInt, Runtime] = 2
     """Loader processes per training process."""
     save_every: Annotated[PositiveInt, Runtime] = 500
@@ -103,7 +110,7 @@ class PretrainRecipe(RunRecipe):
         fields = super().affecting_results()
         if not self.has_context:  # then weight 0 of LUT and MAE with LUT's crop are one and the same run
             for name in _CONTEXT_FIELDS:
-                del fields[name]
+                fields.pop(name, None)
         if not (self.has_context and self.head_norm == "batch"):
             del fields["micro_batch"]  # only a batch norm mixes the images of one pass
         return fields
@@ -112,6 +119,10 @@ class PretrainRecipe(RunRecipe):
     def _consistent(self) -> Self:
         check_schedule(self.epochs, self.warmup_epochs)
         check_micro_batch(self.batch, self.micro_batch)
+        if self.cache and self.crop != "simple":
+            raise ValueError(
+                "cache = true holds resized images, and crop = 'random' cuts from the full ones: set one of them otherwise"
+            )
         if self.has_context and self.head_norm == "batch" and (self.micro_batch or self.batch) < 2:
             raise ValueError(
                 "a pass of one image has no statistics for the heads' batch norm: make batch and micro_batch at least 2, "
@@ -136,6 +147,7 @@ def check_micro_batch(batch: int, micro_batch: int | None) -> None:
 
 _CONTEXT_FIELDS = (
     "photometric",
+    "photometrics_on",
     "context_loss",
     "context_target",
     "both_directions",
