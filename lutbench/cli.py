@@ -162,22 +162,33 @@ def export(
 
 
 @data_app.command("list")
-def data_list(data_root: DataRoot = Path("data")) -> None:
-    """Every known set: classes, images, whether it is there, and where to get it."""
-    from lutbench.data.catalogue import list_sets, render_list
+def data_list(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Everything about this set.")] = None,
+    data_root: DataRoot = Path("data"),
+) -> None:
+    """Every known set: classes, images, metric, whether it is there; or of one set also how to get it."""
+    from lutbench.data.catalogue import any_set, list_sets, status_of
+    from lutbench.data.listing import render_list, render_set
     from lutbench.progress import console
 
-    console.print(render_list(list_sets(data_root), data_root))
+    shown = render_set(status_of(any_set(name), data_root), data_root) if name else None
+    console.print(shown or render_list(list_sets(data_root), data_root))
 
 
 @data_app.command("check")
 def data_check(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Every set that is there if not given.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Decode every image, not a sample.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Decode every image and compare all of train and val, not a sample.")
+    ] = False,
     data_root: DataRoot = Path("data"),
 ) -> None:
-    """Count a set's images and classes, decode some, and name what is missing or broken; fails if anything is."""
-    from lutbench.data.catalogue import check_set, render_check, sets_here
+    """Count a set's images and classes, decode some, name what is missing, broken or in both splits; fails if the set is not whole.
+
+    What was found is kept in DIR/.lutbench/NAME.json, and compared with the next time.
+    """
+    from lutbench.data.catalogue import sets_here
+    from lutbench.data.checks import check_set, render_check
     from lutbench.progress import console
 
     status = 0
@@ -192,18 +203,29 @@ def data_check(
 @data_app.command("prepare")
 def data_prepare(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Every set that can be built if not given.")
+        str | None, typer.Argument(metavar="NAME", help="Every set that the suite builds if not given.")
+    ] = None,
+    side: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Short side of the cache in pixels; 224 if not given, and no cache for sets that the suite builds.",
+        ),
     ] = None,
     data_root: DataRoot = Path("data"),
 ) -> None:
-    """Build a set that can be built; of others, say how to get it and where to put it."""
-    from lutbench.data.catalogue import prepare_set
+    """Build a set that the suite builds; of others, make the cache that pre-training reads with cache = true.
+
+    Its training images, resized once, as bytes: large, and read many times as fast as files. Goes on where it stopped;
+    of a cache that is there the checksums are compared. Of a set that is not there, says how to get it.
+    """
     from lutbench.data.known import BUILDERS
+    from lutbench.data.preparing import prepare_set
     from lutbench.progress import console
 
     there = True
     for each in [name] if name else BUILDERS:
-        prepared = prepare_set(each, data_root)
+        prepared = prepare_set(each, data_root, side)
         console.print(prepared.text)
         there = there and prepared.there
     if not there:

@@ -7,11 +7,20 @@ import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
 
 def to_tensor(image: Image.Image) -> Tensor:
     """uint8 (3, H, W) of an RGB image."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def resize_short_side(image: Image.Image, side: int) -> Image.Image:
+    """``image`` with a short side of ``side`` pixels, bicubic; itself if it has that already."""
+    if min(image.size) == side:
+        return image
+    resized: Image.Image = functional.resize(image, [side], functional.InterpolationMode.BICUBIC)
+    return resized
 
 
 Colour = tuple[float, ...]

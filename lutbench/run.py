@@ -88,6 +88,26 @@ class Workspace:
         images: ImageSet = self._open(open_images, recipe, split)
         return images
 
+    def cached(self, recipe: DataRecipe, side: int, make: bool = False) -> ImageSet:
+        """The training images in their cache of short side ``side``, which is made if it is not there and ``make``.
+
+        Raises:
+            UserError: if it is not there, or not whole.
+        """
+        from lutbench.data.cache import make_cache, open_cache  # here, because datasets takes a second to import
+
+        key = recipe.model_dump_json(), f"cache {side}"
+        if key not in self._opened:
+            images = self.images(recipe, "train")
+            cached = make_cache(images, side, self.data) if make else open_cache(images, side, self.data)
+            if cached is None:
+                raise UserError(
+                    f"{images.name}: there is no cache of short side {side} yet: it is made before the first run."
+                )
+            self._opened[key] = cached
+        opened: ImageSet = self._opened[key]
+        return opened
+
     def scenes(self, recipe: ScenesRecipe, split: Split) -> Scenes:
         """The images and masks of a split, listed once per command."""
         scenes: Scenes = self._open(open_scenes, recipe, split)
@@ -176,6 +196,8 @@ class Run:
         """The images of one split of the recipe's data."""
         recipe = self.planned.recipe
         assert isinstance(recipe, PretrainRecipe | ClassificationRecipe)
+        if isinstance(recipe, PretrainRecipe) and recipe.cache:
+            return self.workspace.cached(recipe.data, recipe.encoder.image_size)
         return self.workspace.images(recipe.data, split)
 
     def scenes(self, split: Split) -> Scenes:
@@ -341,6 +363,8 @@ def _fingerprints(planned: PlannedRun, workspace: Workspace) -> dict[str, str]:
             raise NotRun(f"{planned.name}: not run: {found.name} is not at {found.where}: {found.problems[0]}")
         return {"test": found.fingerprint}
     assert isinstance(recipe, PretrainRecipe | ClassificationRecipe | SegmentationRecipe)
+    if isinstance(recipe, PretrainRecipe) and recipe.cache:
+        return {"train": workspace.cached(recipe.data, recipe.encoder.image_size).fingerprint}
     splits: tuple[Split, ...] = ("train",) if isinstance(recipe, PretrainRecipe) else ("train", "val")
     return {split: workspace.fingerprint(recipe.data, split) for split in splits}
 

@@ -112,6 +112,8 @@ def check(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> None
     architecture = recipe.encoder if isinstance(recipe, PretrainRecipe) else recipe.encoder.architecture
     with torch.device("meta"):
         create_encoder(architecture, recipe.side if isinstance(recipe, ClassificationRecipe) else None)
+    if isinstance(recipe, PretrainRecipe) and recipe.cache:
+        workspace.cached(recipe.data, recipe.encoder.image_size, make=True)
     if isinstance(recipe, FinetuneRecipe):
         from downstream.augment import train_transform
 

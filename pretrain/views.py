@@ -1,24 +1,25 @@
 """Two views of an image (release), and one noise per patch from which the mask is drawn.
 
 Both views: short side resized to S (bicubic), random crop of S x S with 4 px of reflected padding, flipped half of the
-time. View 2 is then changed in colour: jitter (4 times of 5), and one of grayscale, solarisation and blur (always).
-With ``crop = "random"`` the crop is MAE's random resized crop instead.
+time. View 2 is then changed in colour (``photometrics.py``). With ``crop = "random"`` the crop is MAE's random resized crop
+instead.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms import ColorJitter, RandomResizedCrop
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
 from lutbench.encoders import create_encoder
 from lutbench.errors import UserError
-from lutbench.pixels import normalised, to_tensor
+from lutbench.pixels import normalised, resize_short_side, to_tensor
 from lutbench.recipes import PretrainRecipe
+from pretrain.photometrics import apply_in_batch, draw_photometrics
 
 BICUBIC = functional.InterpolationMode.BICUBIC
 RANDOM_CROP_SCALE = (0.2, 1.0)
@@ -26,20 +27,14 @@ RANDOM_CROP_SCALE = (0.2, 1.0)
 RANDOM_CROP_RATIO = (3 / 4, 4 / 3)
 """Its aspect ratio (MAE: torchvision's default)."""
 FLIP = 0.5
-JITTER = 0.8
-"""Probability of the colour jitter of view 2 (release)."""
-COLOUR_RANGES = ([0.6, 1.4], [0.6, 1.4], [0.8, 1.2], [-0.1, 0.1])
-"""Factors of brightness, contrast and saturation and the shift of hue: 0.4, 0.4, 0.2 and 0.1 (release)."""
-SOLARIZE_THRESHOLD = 128
-BLUR_RADIUS = (0.1, 2.0)
-"""Standard deviation of the blur in pixels, uniform (release; 3-Augment)."""
 
 
 class PretrainTransform:
     """From an image to ``view1`` and ``view2``, uint8 (3, S, S), and ``noise``, float32 (N,) in [0, 1).
 
     Without the context loss there is no ``view2``. View 1 is drawn first, then the noise, then view 2: whatever is
-    done with view 2, recipes of one crop see the same view 1 and noise. Draws from torch's global generator.
+    done with view 2, recipes of one crop see the same view 1 and noise. Draws from torch's global generator. Where the
+    training device changes the colours, ``photometrics``, float32 (11,), says how, and ``view2`` is still as cropped.
 
     Raises:
         UserError: when made, if the crop is too small for its padding.
@@ -57,6 +52,7 @@ class PretrainTransform:
         self.padding = recipe.crop_padding
         self.has_context = recipe.has_context
         self.photometric = recipe.photometric
+        self.on_device = recipe.photometrics_on == "device"
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
         if self.simple:  # the resize draws nothing: once for both views
@@ -64,7 +60,13 @@ class PretrainTransform:
         sample = {"view1": to_tensor(self._crop(image)), "noise": torch.rand(self.patches)}
         if self.has_context:
             view2 = self._crop(image)
-            sample["view2"] = to_tensor(draw_photometrics().apply(view2) if self.photometric else view2)
+            if self.photometric:
+                drawn = draw_photometrics()
+                if self.on_device:
+                    sample["photometrics"] = drawn.numbers()
+                else:
+                    view2 = drawn.apply(view2)
+            sample["view2"] = to_tensor(view2)
         return sample
 
     def _crop(self, image: Image.Image) -> Image.Image:
@@ -88,16 +90,13 @@ class Views:
     def from_batch(cls, batch: dict[str, Tensor], device: torch.device) -> Self:
         """From stacked samples of :class:`PretrainTransform`."""
         view2 = batch.get("view2")
+        if view2 is not None and "photometrics" in batch:
+            view2 = apply_in_batch(view2.to(device, non_blocking=True), batch["photometrics"])
         return cls(
             view1=normalised(batch["view1"], device),
             view2=None if view2 is None else normalised(view2, device),
             noise=batch["noise"].to(device, non_blocking=True),
         )
-
-
-def resize_short_side(image: Image.Image, side: int) -> Image.Image:
-    """``image`` with a short side of ``side`` pixels; itself if it has that already."""
-    return image if min(image.size) == side else functional.resize(image, [side], BICUBIC)
 
 
 def padded_crop(image: Image.Image, side: int, padding: int) -> Image.Image:
@@ -124,53 +123,6 @@ def random_resized_crop(image: Image.Image, side: int) -> Image.Image:
     box = RandomResizedCrop.get_params(image, list(RANDOM_CROP_SCALE), list(RANDOM_CROP_RATIO))
     crop: Image.Image = functional.resized_crop(image, *box, [side, side], BICUBIC)
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(1).item() < FLIP else crop
-
-
-@dataclass(frozen=True)
-class Photometrics:
-    """The colour changes of one view 2, drawn; applied in PIL here."""
-
-    jittered: bool
-    order: tuple[int, ...]
-    """In which the four factors are applied."""
-    factors: tuple[float, float, float, float]
-    """Brightness, contrast, saturation, hue."""
-    effect: Literal["grayscale", "solarize", "blur"]
-    radius: float
-    """Of the blur, in pixels."""
-
-    def apply(self, image: Image.Image) -> Image.Image:
-        """``image``, RGB, with these changes."""
-        if self.jittered:
-            for which in self.order:
-                image = _ADJUST[which](image, self.factors[which])
-        if self.effect == "grayscale":
-            return image.convert("L").convert("RGB")
-        if self.effect == "solarize":
-            return ImageOps.solarize(image, SOLARIZE_THRESHOLD)
-        return image.filter(ImageFilter.GaussianBlur(self.radius))
-
-
-def draw_photometrics() -> Photometrics:
-    """Draw all numbers, those that will not be used too: what follows does not depend on which are."""
-    order, *factors = ColorJitter.get_params(*COLOUR_RANGES)
-    jitter, effect, blur = torch.rand(3).tolist()
-    brightness, contrast, saturation, hue = factors
-    return Photometrics(
-        jittered=jitter < JITTER,
-        order=tuple(order.tolist()),
-        factors=(brightness, contrast, saturation, hue),
-        effect=("grayscale", "solarize", "blur")[int(effect * 3)],
-        radius=BLUR_RADIUS[0] + blur * (BLUR_RADIUS[1] - BLUR_RADIUS[0]),
-    )
-
-
-_ADJUST = (
-    functional.adjust_brightness,
-    functional.adjust_contrast,
-    functional.adjust_saturation,
-    functional.adjust_hue,
-)
 
 
 def _place(length: int, side: int, padding: int, where: float) -> tuple[int, int, int, int]:

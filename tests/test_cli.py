@@ -25,6 +25,7 @@ from lutbench.data.known import CATALOGUE
 from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Workspace, open_run
+from lutbench.shifted.published import PUBLISHED
 from pretrain.parity import TOLERANCES
 
 ROOT = Path(__file__).parents[1]
@@ -603,19 +604,16 @@ def test_parity_fails_and_names_the_one_number_that_is_a_hundredth_off(
 # Data
 
 
-def test_the_list_of_known_sets_is_whole_on_80_columns(
-    tmp_path: Path, lutbench: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))  # of a set that is here the list says no more
+def test_the_list_of_known_sets_leads_to_how_to_get_each(tmp_path: Path, lutbench: Command) -> None:
     answer = lutbench("data", "list", "--data-root", tmp_path)
     assert answer.status == 0
-    together = "".join(answer.out.split())
-    for name, known in CATALOGUE.items():
-        assert name in answer.out.split()
-        for step in known.get.replace("DIR", str(tmp_path / (known.recipe.path or name))).splitlines():
-            assert "".join(step.split()) in together, step
-        assert "".join(known.terms.split()) in together
+    assert {*CATALOGUE, *PUBLISHED} <= set(answer.out.split())
+    assert "lutbench data list NAME" in answer.out
+    one = lutbench("data", "list", "caltech101", "--data-root", tmp_path)
+    assert one.status == 0
+    assert "https://data.caltech.edu" in one.out
+    assert str(tmp_path / "caltech101") in one.out
+    assert "Did you mean 'caltech101'?" in lutbench("data", "list", "caltech-101").err
 
 
 def test_a_check_of_a_set_that_is_not_whole_fails_and_a_glance_at_the_list_does_not(

@@ -2,45 +2,19 @@
 
 import pickle
 import shutil
-from io import BytesIO
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+from image_files import COLOURS, encoded, picture, tree
 from PIL import Image
-from rich.console import Console, RenderableType
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from lutbench.data import catalogue
-from lutbench.data.catalogue import check_set, list_sets, prepare_set, render_check, render_list
 from lutbench.data.decoding import decode
 from lutbench.data.images import ImageSet, UndecodableImage, check_pair, load_or_next, open_images
-from lutbench.data.known import CATALOGUE, known_set
 from lutbench.errors import UserError
-from lutbench.recipes import DataRecipe, SegmentationRecipe
-from lutbench.recipes.loading import load_suite
-
-COLOURS = {"cat": (200, 40, 30), "dog": (20, 160, 220), "newt": (90, 200, 10)}
-
-
-def picture(colour: tuple[int, int, int], number: int = 0, side: int = 12) -> Image.Image:
-    pixels = np.random.default_rng(number).integers(-15, 16, (side, side, 3)) + np.array(colour)
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
-
-
-def tree(folder: Path, classes: tuple[str, ...] = ("cat", "dog", "newt"), count: int = 3, suffix: str = "png") -> Path:
-    """A class folder of ``count`` images for each class."""
-    for number, name in enumerate(classes):
-        (folder / name).mkdir(parents=True)
-        for k in range(count):
-            picture(COLOURS[name], 10 * number + k).save(folder / name / f"{k}.{suffix}")
-    return folder
+from lutbench.recipes import DataRecipe
 
 
 def opened(root: Path, split: str = "train", **changes: object) -> ImageSet:
@@ -75,6 +49,16 @@ def test_a_class_folder_tree_is_read_in_order_of_class_and_name(tmp_path: Path) 
     ]
     assert np.array_equal(images.image(3), picture(COLOURS["newt"]))
     assert images.image(4).mode == "RGB"
+    assert images.content(1) == (tmp_path / "set/train/cat/1.png").read_bytes()
+    assert images.sizes.tolist() == [len(images.content(index)) for index in range(7)]
+
+
+def test_the_files_that_torchvision_takes_for_images_are_images(tmp_path: Path) -> None:
+    (tmp_path / "set/train").mkdir(parents=True)
+    for suffix in (*IMG_EXTENSIONS, ".txt", ".npy"):
+        (tmp_path / f"set/train/0{suffix}").touch()
+    images = opened(tmp_path)
+    assert sorted(images.image_name(index)[1:] for index in range(len(images))) == sorted(IMG_EXTENSIONS)
 
 
 def test_images_without_class_folders_are_a_set_without_labels(tmp_path: Path) -> None:
@@ -95,6 +79,20 @@ def test_a_link_to_a_class_folder_is_followed_and_a_circle_is_named(tmp_path: Pa
     (tmp_path / "set/train/cat/round").symlink_to(tmp_path / "set/train/cat")
     with pytest.raises(UserError, match="cat/round is a link to a folder that it lies in"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["train/cat/a.png", "train/a.png", "train/cat/a", "train/a"])
+@pytest.mark.parametrize("target", ["a.png", "nowhere.png"])
+def test_links_that_lead_nowhere_are_named(tmp_path: Path, where: str, target: str) -> None:
+    tree(tmp_path / "set/train", ("cat",))
+    link = tmp_path / "set" / where
+    link.symlink_to(link if target == "a.png" else link.with_name(target))
+    if target == "nowhere.png" and not link.suffix:
+        assert len(opened(tmp_path)) == 3, "of a name that is no image's it does not matter"
+        return
+    with pytest.raises(UserError) as error:
+        opened(tmp_path)
+    assert f"{link} cannot be read: " in str(error.value)
 
 
 def test_names_that_are_not_utf_8_are_read(tmp_path: Path) -> None:
@@ -301,6 +299,8 @@ def test_hugging_face_sets_of_every_local_format_are_opened_alike(tmp_path: Path
     assert images.labels.tolist() == [k % 2 for k in order]
     for index, k in enumerate(order):
         assert np.array_equal(images.image(index), picture(COLOURS["dog"], k))
+        assert images.content(index) == encoded(picture(COLOURS["dog"], k), "png")
+        assert images.sizes[index] == len(images.content(index))
     assert images.image_name(3) == "train/00000003"
     copy = pickle.loads(pickle.dumps(images))
     assert np.array_equal(copy.image(2), images.image(2))
@@ -377,159 +377,3 @@ def test_an_undecodable_row_is_named_and_skipped_on_request(tmp_path: Path) -> N
     with pytest.raises(UndecodableImage, match=r"train/00000001 \(odd\.png\)"):
         images.image(1)
     assert load_or_next(images, 1)[1:] == (2, 1)
-
-
-# The catalogue
-
-
-def text_of(shown: RenderableType) -> str:
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(shown)
-    return console.export_text()
-
-
-def flowers(root: Path, train: int = 60, val: int = 20) -> Path:
-    """Flowers-17's layout, with one small image per file."""
-    content = encoded(picture(COLOURS["newt"], side=4), "png")
-    for split, count in (("train", train), ("val", val)):
-        for number in range(1, 18):
-            folder = root / "flowers17" / split / f"c{number}"
-            folder.mkdir(parents=True)
-            for k in range(count):
-                (folder / f"image_{k:04d}.jpg").write_bytes(content)
-    return root / "flowers17"
-
-
-def test_the_list_names_every_set_its_size_and_whether_it_is_there(tmp_path: Path) -> None:
-    tree(tmp_path / "imagenet-1k/train")
-    states = {status.known.name: status.state for status in list_sets(tmp_path)}
-    assert states["photographs"] == "built on first use"
-    assert states["imagenet-1k"] == "val is missing"
-    assert states["caltech101"] == "missing"
-    tree(tmp_path / "imagenet-1k/val")
-    assert {s.known.name: s.state for s in list_sets(tmp_path)}["imagenet-1k"] == "here"
-    shown = text_of(render_list(list_sets(tmp_path), tmp_path))
-    for told in (
-        "1,281,167",
-        "50,000",
-        "https://data.caltech.edu",
-        str(tmp_path / "flowers17"),
-        "CC BY 4.0",
-        "uoft-cs/cifar100",
-    ):
-        assert told in shown
-    assert "image-net.org" not in shown, "what is here needs no instructions"
-
-
-def test_a_whole_set_passes_its_check(tmp_path: Path) -> None:
-    flowers(tmp_path)
-    report = check_set("flowers17", tmp_path)
-    assert report.exit_status == 0
-    assert any("train: 1,020 images, 17 classes" in line for line in report.lines)
-    assert "whole" in text_of(render_check(report))
-
-
-def camvid(root: Path, highest: int = 10) -> Path:
-    """CamVid's layout, with small frames, and masks with every value from 0 to ``highest``, and 255."""
-    mask = np.full((4, 6), 255, np.uint8)
-    mask.flat[: highest + 1] = np.arange(highest + 1)
-    frame, labels = encoded(picture(COLOURS["newt"]).resize((6, 4)), "jpeg"), encoded(Image.fromarray(mask), "png")
-    for split, count in (("training", 367), ("validation", 101)):
-        for kind, content, suffix in (("images", frame, "jpg"), ("annotations", labels, "png")):
-            folder = root / "camvid" / kind / split
-            folder.mkdir(parents=True)
-            for k in range(count):
-                (folder / f"{k:04d}.{suffix}").write_bytes(content + split.encode())
-    return root / "camvid"
-
-
-def test_a_whole_set_with_masks_passes_its_check(tmp_path: Path) -> None:
-    states = {status.known.name: status.state for status in list_sets(tmp_path)}
-    assert (states["camvid"], states["ade20k"], states["mosaics"]) == ("missing", "missing", "built on first use")
-    folder = camvid(tmp_path)
-    report = check_set("camvid", tmp_path)
-    assert (report.exit_status, report.problems, report.notes) == (0, [], [])
-    assert any("val: 101 images, 11 classes" in line for line in report.lines)
-    assert any("train: 256 masks looked at fit" in line for line in report.lines)
-    assert {status.known.name: status.state for status in list_sets(tmp_path)}["camvid"] == "here"
-    (folder / "annotations/validation").rename(folder / "annotations/elsewhere")
-    states = {status.known.name: status.state for status in list_sets(tmp_path)}
-    assert states["camvid"] == "annotations/validation is missing"
-
-
-def test_a_check_of_a_set_with_masks_names_what_is_wrong(tmp_path: Path) -> None:
-    folder = camvid(tmp_path, highest=9)
-    report = check_set("camvid", tmp_path, full=True)
-    assert report.problems == []
-    assert report.notes == ["train: no mask has a pixel of bicyclist.", "val: no mask has a pixel of bicyclist."]
-    (folder / "annotations/training/0100.png").write_bytes(encoded(Image.new("L", (6, 4), 11), "png"))
-    (folder / "images/training/0366.jpg").write_bytes(b"broken")
-    (folder / "annotations/validation/0007.png").unlink()
-    report = check_set("camvid", tmp_path, full=True)
-    assert report.exit_status == 1
-    found = " ".join(report.problems)
-    assert "0100.png: expected values 0 to 10 and 255, found 11 in 24 pixels" in found
-    assert "1 images cannot be decoded: 0366.jpg" in found
-    assert "1 images without a mask (0007.jpg)" in found
-    (folder / "images/validation/0007.jpg").unlink()
-    assert "val, images: expected 101, found 100 (-1)" in " ".join(check_set("camvid", tmp_path).problems)
-
-
-@pytest.mark.parametrize("suite", ["camvid", "small"])
-def test_the_suites_mean_by_camvid_what_is_checked(suite: str) -> None:
-    recipes = [run.recipe.data for run in load_suite(suite).runs if isinstance(run.recipe, SegmentationRecipe)]
-    assert recipes
-    assert all(recipe == CATALOGUE["camvid"].recipe for recipe in recipes)
-
-
-def test_an_incomplete_ade20k_is_counted(tmp_path: Path) -> None:
-    camvid(tmp_path).rename(tmp_path / "ADEChallengeData2016")
-    problems = check_set("ade20k", tmp_path).problems
-    assert "expected the 20,210 images" in problems[0]
-    assert "expected the 2,000 images" in problems[1]
-
-
-def test_a_check_names_what_is_missing_and_what_is_broken(tmp_path: Path) -> None:
-    folder = flowers(tmp_path, val=19)
-    (folder / "train/c3/image_0007.jpg").unlink()
-    (folder / "train/c5/image_0011.jpg").write_bytes(b"broken")
-    report = check_set("flowers17", tmp_path, full=True)
-    found = " ".join(report.problems)
-    assert report.exit_status == 1
-    assert "train, images: expected 1,020, found 1,019 (-1)" in found
-    assert "val, images: expected 340, found 323 (-17)" in found
-    assert "c5/image_0011.jpg" in found
-    shutil.rmtree(folder / "val")
-    assert "no such folder" in " ".join(check_set("flowers17", tmp_path).problems)
-
-
-def test_a_check_of_a_sample_decodes_evenly_spaced_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "SAMPLE", 5)
-    folder = flowers(tmp_path)
-    (folder / "train/c9/image_0059.jpg").write_bytes(b"broken")  # the last of the last class in order of names
-    report = check_set("flowers17", tmp_path)
-    assert "1 images cannot be decoded: c9/image_0059.jpg" in " ".join(report.problems)
-    assert any("4 of 5 images looked at" in line for line in report.lines)
-
-
-def test_preparing_says_how_to_get_what_cannot_be_built(tmp_path: Path) -> None:
-    prepared = prepare_set("imagenet-1k", tmp_path)
-    assert not prepared.there
-    assert str(tmp_path / "imagenet-1k") in prepared.text
-    assert "ILSVRC2012_img_train.tar" in prepared.text
-    flowers(tmp_path)
-    assert prepare_set("flowers17", tmp_path).there
-
-
-def test_an_unknown_set_is_answered_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Did you mean 'imagenet-1k'"):
-        known_set("imagenet1k")
-
-
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_every_known_set_can_be_described(tmp_path: Path, name: str) -> None:
-    known = CATALOGUE[name]
-    assert known.classes > 1
-    assert set(known.images) in ({"train", "val"}, {"all"})
-    assert known.get
-    assert known.terms

@@ -12,10 +12,11 @@ from PIL import Image
 from sklearn.linear_model import RidgeClassifier
 
 from lutbench.data import mosaics
-from lutbench.data.catalogue import check_set, prepare_set
+from lutbench.data.checks import check_set
 from lutbench.data.masks import check_masks
 from lutbench.data.mosaics import MOSAICS, MosaicSet, Region, build_mosaics, open_mosaics, regions
 from lutbench.data.photographs import PHOTOGRAPHS, bands, load_photograph
+from lutbench.data.preparing import prepare_set
 from lutbench.data.scenes import Scenes, check_scenes, open_scenes
 from lutbench.errors import UserError
 from lutbench.recipes import ScenesRecipe

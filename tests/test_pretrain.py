@@ -147,6 +147,29 @@ def test_the_number_of_loader_workers_changes_nothing(folder: Path, workers: int
     assert trained(toy(folder, "helped", f"pretrain.lut.workers={workers}")) == alone
 
 
+def test_a_run_from_the_cache_is_that_from_the_files_under_an_identity_of_its_own(folder: Path) -> None:
+    files = toy(folder, "files")
+    suite = load_suite(str(folder / "toy.toml"), ("pretrain.lut.cache=true",))
+    workspace = Workspace(folder, folder / "cached/runs", folder / "cached/results")
+    with pytest.raises(UserError, match="no cache of short side 16"):
+        open_run(suite, suite.runs[0], workspace)
+    run_suite(suite, [], [], workspace)
+    cached = open_run(suite, suite.runs[0], workspace)
+    assert made(cached) == trained(files)
+    assert cached.identity != files.identity
+    assert cached.document["recipe"] == files.document["recipe"]
+    assert cached.document["data"] != files.document["data"]
+
+
+def test_colours_changed_on_the_device_make_another_run_of_nearly_the_same_losses(folder: Path) -> None:
+    short = ("pretrain.lut.epochs=2",)
+    loader, device = toy(folder, "loader", *short), toy(folder, "device", *short, "pretrain.lut.photometrics_on=device")
+    assert loader.identity != device.identity
+    one, other = trained(loader), trained(device)
+    for name, value in one["losses"].items():
+        assert other["losses"][name] == pytest.approx(value, rel=2e-2), name
+
+
 def test_two_processes_make_the_losses_of_one(folder: Path) -> None:
     short = ("pretrain.lut.micro_batch=4", "pretrain.lut.epochs=2", "pretrain.lut.warmup_epochs=0")
     one = trained(toy(folder, "one", *short))

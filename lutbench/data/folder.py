@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lutbench.data.decoding import decode
 from lutbench.data.progress import tracked
@@ -25,8 +25,11 @@ from lutbench.errors import UserError, listed, nearest
 LISTING_THREADS = 8
 """Class folders listed at once; hides the latency of network file systems."""
 
-_EXTENSIONS = tuple(extension.encode() for extension in IMG_EXTENSIONS)
-"""Upper or lower case, as torchvision's ImageFolder takes them. Names that begin with a dot are passed over."""
+IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Those of torchvision's ImageFolder, in upper or lower case, without torchvision: importing it takes seconds and
+600 MB. Names that begin with a dot are passed over."""
+
+_ENDINGS = tuple(map(os.fsencode, IMG_EXTENSIONS))
 
 
 @dataclass
@@ -77,7 +80,7 @@ class FolderImages:
 
     def image_name(self, index: int) -> str:
         """The file's name relative to the folder, with forward slashes."""
-        return self._name(index).decode("utf-8", "backslashreplace")
+        return printable(os.fsdecode(self._name(index)))
 
     def _path(self, index: int) -> bytes:
         return os.fsencode(self.folder) + b"/" + self._name(index)
@@ -94,11 +97,11 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
 
     Raises:
         UserError: if the folder is missing or empty, a class folder holds no image, images lie beside class folders,
-            or links lead round in a circle.
+            something cannot be read, or links lead nowhere or round in a circle.
     """
     if not folder.is_dir():
         raise UserError(_expected(folder, name, split, "there is no such folder"))
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    classes = _class_folders(folder)
     loose = _list_files(folder, b"", only_here=True)
     if classes and len(loose.ends):
         raise UserError(
@@ -126,7 +129,7 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
         name=name,
         split=split,
         folder=folder,
-        classes=tuple(classes),
+        classes=tuple(map(printable, classes)),
         labels=np.repeat(np.arange(len(classes)), [len(part.ends) for part in listings]) if classes else None,
         skip_undecodable=skip_undecodable,
         fingerprint=fingerprint_of(classes, names, lengths, sizes),
@@ -134,6 +137,11 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
         ends=np.cumsum(lengths),
         sizes=sizes,
     )
+
+
+def printable(name: str) -> str:
+    """A file's name or path as it can be printed and written to JSON: what is not UTF-8 in it as ``\\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def fingerprint_of(classes: list[str], *parts: bytes | NDArray[np.int64]) -> str:
@@ -146,6 +154,22 @@ def fingerprint_of(classes: list[str], *parts: bytes | NDArray[np.int64]) -> str
     return digest.hexdigest()
 
 
+def _class_folders(folder: Path) -> list[str]:
+    with _explained():
+        return sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and e.is_dir())
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{os.fsdecode(error.filename or '')} cannot be read: {error.strerror}. Remove it if it is a link that leads "
+            "nowhere; or give yourself the permission, or look after its disk."
+        ) from error
+
+
 class _Listing(NamedTuple):
     names: bytes
     ends: NDArray[np.int64]
@@ -153,7 +177,8 @@ class _Listing(NamedTuple):
 
 
 def _list_files(folder: Path, prefix: bytes, only_here: bool = False) -> _Listing:
-    files = sorted(_walk(os.fsencode(folder), prefix, (os.path.realpath(os.fsencode(folder)),), only_here))
+    with _explained():
+        files = sorted(_walk(os.fsencode(folder), prefix, (os.path.realpath(os.fsencode(folder)),), only_here))
     names = [name for name, _ in files]
     return _Listing(
         b"".join(names),
@@ -172,10 +197,10 @@ def _walk(folder: bytes, prefix: bytes, above: tuple[bytes, ...], only_here: boo
                 if only_here:
                     continue
                 real = os.path.realpath(entry.path) if entry.is_symlink() else above[-1] + b"/" + entry.name
-                if real in above:
+                if real in above or (above[-1] + b"/").startswith(real + b"/"):
                     raise UserError(f"{os.fsdecode(entry.path)} is a link to a folder that it lies in. Remove it.")
                 yield from _walk(entry.path, prefix + entry.name + b"/", (*above, real), only_here)
-            elif entry.name.lower().endswith(_EXTENSIONS):
+            elif entry.name.lower().endswith(_ENDINGS):
                 yield prefix + entry.name, entry.stat().st_size
 
 

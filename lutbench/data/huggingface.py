@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 import datasets
 import numpy as np
@@ -19,6 +20,10 @@ HASHED_IMAGES = 1024
 """At most this many images, evenly spaced, go into the fingerprint byte by byte."""
 
 
+Encoded = TypedDict("Encoded", {"bytes": bytes | None, "path": str | None})  # noqa: UP013 - bytes would hide the type
+"""An image as a row has it: its bytes, or the path of its file."""
+
+
 @dataclass
 class HuggingFaceImages:
     """One split of a `datasets` set."""
@@ -31,6 +36,8 @@ class HuggingFaceImages:
     fingerprint: str
     column: str = field(repr=False)
     rows: datasets.Dataset = field(repr=False)
+    sizes: NDArray[np.int64] = field(repr=False)
+    """(n,) Bytes of each encoded image; -1 for a row without one."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -43,18 +50,31 @@ class HuggingFaceImages:
             UserError: if a file that a row names cannot be read at all.
         """
         encoded = self.rows[index][self.column]
-        name = f"{self.name}, {self.image_name(index)}" + (
-            f" ({encoded['path']})" if encoded and encoded["path"] else ""
-        )
-        try:
-            content = _content(encoded)
-        except OSError as error:
-            raise UserError(f"{name} cannot be read: {error.strerror}. Its row names a file: put it back.") from error
-        return decode(content, name)
+        return decode(self._read(index, encoded), self._told(index, encoded))
+
+    def content(self, index: int) -> bytes:
+        """The image as its row has it, encoded; empty if there is none.
+
+        Raises:
+            UserError: if a file that the row names cannot be read.
+        """
+        return self._read(index, self.rows[index][self.column])
 
     def image_name(self, index: int) -> str:
         """The split and the row."""
         return f"{self.split}/{index:08d}"
+
+    def _read(self, index: int, encoded: Encoded | None) -> bytes:
+        try:
+            return _content(encoded)
+        except OSError as error:
+            raise UserError(
+                f"{self._told(index, encoded)} cannot be read: {error.strerror}. Its row names a file: put it back."
+            ) from error
+
+    def _told(self, index: int, encoded: Encoded | None) -> str:
+        file = f" ({encoded['path']})" if encoded and encoded["path"] else ""
+        return f"{self.name}, {self.image_name(index)}{file}"
 
 
 def open_huggingface(recipe: DataRecipe, split: str, root: Path) -> HuggingFaceImages:
@@ -82,15 +102,17 @@ def open_huggingface(recipe: DataRecipe, split: str, root: Path) -> HuggingFaceI
         raise UserError(f"{name}: image_column = {recipe.image_column!r} should hold images, and holds {kind}.")
     classes, labels = _labels(rows, recipe.label_column, name)
     rows = rows.select_columns([recipe.image_column]).cast_column(recipe.image_column, datasets.Image(decode=False))
+    sizes = _sizes(rows, recipe.image_column)
     return HuggingFaceImages(
         name=name,
         split=split,
         classes=tuple(classes),
         labels=labels,
         skip_undecodable=recipe.undecodable == "skip",
-        fingerprint=_fingerprint(rows, recipe.image_column, classes, labels),
+        fingerprint=_fingerprint(rows, recipe.image_column, sizes, classes, labels),
         column=recipe.image_column,
         rows=rows,
+        sizes=sizes,
     )
 
 
@@ -144,23 +166,36 @@ def _labels(rows: datasets.Dataset, column: str, name: str) -> tuple[list[str], 
     return [str(value) for value in known], labels.astype(np.int64)
 
 
-def _fingerprint(rows: datasets.Dataset, column: str, classes: list[str], labels: NDArray[np.int64] | None) -> str:
+def _sizes(rows: datasets.Dataset, column: str) -> NDArray[np.int64]:
+    """(n,) Bytes of every encoded image; -1 for a row without one."""
     encoded = rows.with_format("arrow")[:][column] if rows._indices is not None else rows.data.column(column)
-    lengths = pc.fill_null(pc.binary_length(pc.struct_field(encoded, "bytes")), -1).to_numpy().astype(np.int64)
+    lengths: NDArray[np.int64] = (
+        pc.fill_null(pc.binary_length(pc.struct_field(encoded, "bytes")), -1).to_numpy().astype(np.int64)
+    )
     paths = pc.struct_field(encoded, "path")
     for index in np.flatnonzero(lengths < 0):  # rows that name a file instead of holding it
         path = paths[int(index)].as_py()
         lengths[index] = Path(path).stat().st_size if path else -1
+    return lengths
+
+
+def _fingerprint(
+    rows: datasets.Dataset,
+    column: str,
+    sizes: NDArray[np.int64],
+    classes: list[str],
+    labels: NDArray[np.int64] | None,
+) -> str:
     spaced = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), HASHED_IMAGES)).astype(np.int64))
     contents = (_content(rows[int(index)][column]) for index in spaced)
-    return fingerprint_of(classes, np.array([]) if labels is None else labels, lengths, *contents)
+    return fingerprint_of(classes, np.array([]) if labels is None else labels, sizes, *contents)
 
 
-def _content(encoded: dict[str, bytes | str | None] | None) -> bytes:
+def _content(encoded: Encoded | None) -> bytes:
     """The encoded image of a row; empty if there is none."""
     if encoded is None:
         return b""
     content, path = encoded["bytes"], encoded["path"]
-    if isinstance(content, bytes):
+    if content is not None:
         return content
-    return Path(path).read_bytes() if isinstance(path, str) else b""
+    return Path(path).read_bytes() if path else b""

@@ -32,10 +32,19 @@ class ImageSet(Protocol):
     skip_undecodable: bool
     """Whether :func:`load_or_next` passes over images that cannot be decoded."""
 
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(n,) Bytes of every encoded image; -1 where there is none."""
+        ...
+
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> Image.Image:
         """An image, mode RGB. Raises :class:`UndecodableImage`."""
+        ...
+
+    def content(self, index: int) -> bytes:
+        """An image as it is stored, encoded. Raises UserError if it cannot be read."""
         ...
 
     def image_name(self, index: int) -> str:

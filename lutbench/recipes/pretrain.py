@@ -111,6 +111,8 @@ class PretrainRecipe(RunRecipe):
         if not self.has_context:  # then weight 0 of LUT and MAE with LUT's crop are one and the same run
             for name in _CONTEXT_FIELDS:
                 fields.pop(name, None)
+        if not self.photometric:
+            fields.pop("photometrics_on", None)
         if not (self.has_context and self.head_norm == "batch"):
             del fields["micro_batch"]  # only a batch norm mixes the images of one pass
         return fields

@@ -6,7 +6,7 @@ there is ``not run``: a state, not an error.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -87,6 +87,15 @@ class ChosenImages:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(n,) Bytes of each file."""
+        return self.whole.sizes[self.index]
+
+    def content(self, index: int) -> bytes:
+        """The file of an image, as it is. Raises UserError if it cannot be read."""
+        return self.whole.content(int(self.index[index]))
+
     def image(self, index: int) -> Image.Image:
         """An image, mode RGB. Raises UndecodableImage."""
         return self.whole.image(int(self.index[index]))
@@ -96,8 +105,15 @@ class ChosenImages:
         return self.whole.image_name(int(self.index[index]))
 
 
-def look_for(recipe: ShiftedSetRecipe, root: Path) -> Found:
-    """List a set below the data root and compare it with what is expected of it."""
+Visitor = Callable[[str, FolderImages | ChosenImages], None]
+
+
+def look_for(recipe: ShiftedSetRecipe, root: Path, visit: Visitor | None = None) -> Found:
+    """List a set below the data root and compare it with what is expected of it.
+
+    ``visit`` is called with every cell that can be listed, by name: the listing is not kept. Cells that are one folder
+    are visited once.
+    """
     name, where = recipe.name, (root / recipe.folder).absolute()
     folders = cell_folders(recipe, root)
     missing = [cell for cell, folder in folders.items() if not folder.is_dir()]
@@ -117,6 +133,8 @@ def look_for(recipe: ShiftedSetRecipe, root: Path) -> Found:
         except UserError as error:
             problems.append(str(error))
             continue
+        if visit and folder not in seen:
+            visit(cell, found)
         seen = {folder: found}  # one listing is kept at a time: ImageNet-C's are 5 million names
         images[cell] = len(found)
         classes |= set(found.classes)

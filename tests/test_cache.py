@@ -1,0 +1,210 @@
+"""Images from the cache are those of the files, bit by bit; what is interrupted, damaged or too large is dealt with."""
+
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from image_files import COLOURS, picture
+from torch.utils.data import DataLoader
+
+from lutbench.data import cache
+from lutbench.data.cache import cache_folder, expected_bytes, make_cache, open_cache, remove_damaged
+from lutbench.data.images import ImageSet, UndecodableImage, load_or_next, open_images
+from lutbench.data.preparing import prepare_set
+from lutbench.errors import UserError
+from lutbench.files import read_json
+from lutbench.pixels import resize_short_side
+from lutbench.randomness import reseed
+from lutbench.recipes import DataRecipe, PretrainRecipe, read_recipe
+from pretrain.views import PretrainTransform
+
+SIDE = 16
+COUNT = 23
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "SHARD", 5)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageSet:
+    """Of different shapes, larger and smaller than the cache's."""
+    for number in range(COUNT):
+        name = list(COLOURS)[number % 3]
+        folder = tmp_path / "set" / "train" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        shape = (20 + number, 40) if number % 2 else (12, 10 + number)
+        picture(COLOURS[name], number, 48).resize(shape).save(folder / f"{number:02d}.png")
+    return opened(tmp_path)
+
+
+def opened(root: Path, **changes: object) -> ImageSet:
+    return open_images(read_recipe(DataRecipe, {"path": "set", **changes}, "data"), "train", root)
+
+
+def test_a_cached_image_is_the_resized_file_bit_by_bit(images: ImageSet, tmp_path: Path) -> None:
+    cached = make_cache(images, SIDE, tmp_path)
+    assert len(cached) == COUNT
+    assert cached.labels is images.labels
+    for index in range(COUNT):
+        assert np.array_equal(cached.image(index), resize_short_side(images.image(index), SIDE))
+        assert min(cached.image(index).size) == SIDE
+
+
+@pytest.mark.parametrize("on", ["loader", "device"])
+def test_views_from_the_cache_are_those_from_the_files(images: ImageSet, tmp_path: Path, on: str) -> None:
+    encoder = {"model": "vit_tiny_patch16_224", "image_size": SIDE, "patch_size": 4}
+    recipe = read_recipe(PretrainRecipe, {"data": {}, "encoder": encoder, "photometrics_on": on}, "pretrain.lut")
+    transform, cached = PretrainTransform(recipe), make_cache(images, SIDE, tmp_path)
+    for index in range(COUNT):
+        samples = []
+        for source in (images, cached):
+            reseed(0, index)
+            samples.append(transform(load_or_next(source, index)[0]))
+        assert samples[0].keys() == samples[1].keys()
+        assert all(torch.equal(samples[0][name], samples[1][name]) for name in samples[0])
+
+
+def test_loader_processes_read_the_same_pixels(images: ImageSet, tmp_path: Path) -> None:
+    cached = make_cache(images, SIDE, tmp_path)
+
+    expected = [np.asarray(cached.image(index)) for index in range(COUNT)]
+    for context in ("fork", "spawn"):
+        loader = DataLoader(_Pixels(cached), None, num_workers=2, multiprocessing_context=context)  # type: ignore[var-annotated]
+        assert all(np.array_equal(a, b) for a, b in zip(loader, expected, strict=True))
+
+
+class _Pixels:
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.array(self.images.image(index))
+
+
+def test_what_was_interrupted_goes_on_and_ends_with_the_same_bits(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make_cache(images, SIDE, tmp_path)
+    contents = {file.name: file.read_bytes() for file in whole.folder.glob("*.arrow")}
+    shutil.rmtree(whole.folder)
+    written = cache._write_shard
+
+    def interrupted(path: Path, *rest: object) -> None:
+        if path.name == "00003.arrow":
+            raise KeyboardInterrupt
+        written(path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cache, "_write_shard", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_cache(images, SIDE, tmp_path)
+    assert open_cache(images, SIDE, tmp_path) is None, "a part is not taken for the whole"
+    kept = {file.name: file.stat().st_mtime_ns for file in whole.folder.glob("*.arrow")}
+    assert sorted(kept) == ["00000.arrow", "00001.arrow", "00002.arrow"]
+    monkeypatch.setattr(cache, "_write_shard", written)
+    again = make_cache(images, SIDE, tmp_path)
+    assert again.fingerprint == whole.fingerprint
+    assert {file.name: file.read_bytes() for file in again.folder.glob("*.arrow")} == contents
+    assert all((again.folder / name).stat().st_mtime_ns == time for name, time in kept.items()), "made twice"
+
+
+def test_a_damaged_file_is_noticed_and_made_again(images: ImageSet, tmp_path: Path) -> None:
+    cached = make_cache(images, SIDE, tmp_path)
+    path = cached.folder / "00001.arrow"
+    good = path.read_bytes()
+    path.write_bytes(good[:-1])
+    with pytest.raises(UserError, match=r"00001\.arrow is not as written"):
+        open_cache(images, SIDE, tmp_path)
+    path.write_bytes(good[:500] + bytes([good[500] ^ 1]) + good[501:])  # the same size
+    assert remove_damaged(cached.folder) == 1
+    assert make_cache(images, SIDE, tmp_path).fingerprint == cached.fingerprint
+    assert path.read_bytes() == good
+    assert remove_damaged(cached.folder) == 0
+
+
+@contextmanager
+def files_of_at_most(count: int) -> Iterator[None]:
+    """As on a disk that fills up: writing beyond so many bytes of a file fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_whole_files_only(images: ImageSet, tmp_path: Path) -> None:
+    whole = make_cache(images, SIDE, tmp_path)
+    sizes = [shard["bytes"] for shard in read_json(whole.folder / "cache.json")["shards"]]
+    shutil.rmtree(whole.folder)
+    largest = sizes.index(max(sizes))
+    assert largest > 0
+    with files_of_at_most(max(sizes) - 1), pytest.raises((UserError, OSError)):
+        make_cache(images, SIDE, tmp_path)
+    left = sorted(file.name for file in whole.folder.glob("*.arrow"))
+    assert left == [f"{number:05d}.arrow" for number in range(largest)]
+    assert not list(whole.folder.glob(".*partial*"))
+    assert make_cache(images, SIDE, tmp_path).fingerprint == whole.fingerprint
+
+
+def test_too_little_room_is_said_before_anything_is_made(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = expected_bytes(images, SIDE)
+    pixels = sum(np.asarray(resize_short_side(images.image(index), SIDE)).size for index in range(COUNT))
+    assert needed == pytest.approx(pixels, rel=0.05)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=needed - 1))
+    with pytest.raises(UserError, match="needs about"):
+        make_cache(images, SIDE, tmp_path)
+    assert f"{COUNT} images of split 'train', short side {SIDE}" in capsys.readouterr().out.replace("\n", " ")
+    assert not list(cache_folder(images, SIDE, tmp_path).glob("*.arrow"))
+
+
+def test_other_files_and_another_side_have_another_cache_and_fingerprint(images: ImageSet, tmp_path: Path) -> None:
+    first, other = make_cache(images, SIDE, tmp_path), make_cache(images, 2 * SIDE, tmp_path)
+    picture(COLOURS["cat"], 99, 30).save(tmp_path / "set/train/cat/new.png")
+    third = make_cache(opened(tmp_path), SIDE, tmp_path)
+    assert len({c.folder for c in (first, other, third)}) == 3
+    assert len({c.fingerprint for c in (first, other, third)} | {images.fingerprint}) == 4
+    facts = read_json(first.folder / "cache.json")
+    assert (facts["resampling"], facts["short side"], facts["source"]) == ("bicubic", SIDE, images.fingerprint)
+
+
+def test_an_image_that_cannot_be_decoded_stops_the_cache_or_is_passed_over(images: ImageSet, tmp_path: Path) -> None:
+    (tmp_path / "set/train/cat/00.png").write_bytes(b"nothing")
+    with pytest.raises(UndecodableImage, match=r"00\.png"):
+        make_cache(opened(tmp_path), SIDE, tmp_path)
+    skipping = make_cache(opened(tmp_path, undecodable="skip"), SIDE, tmp_path)
+    with pytest.raises(UndecodableImage, match=r"cat/00\.png"):
+        skipping.image(0)
+    assert load_or_next(skipping, 0)[1:] == (1, 1)
+
+
+def test_a_cache_is_no_cache_for_crops_of_the_full_image() -> None:
+    with pytest.raises(UserError, match="cache = true"):
+        read_recipe(PretrainRecipe, {"data": {}, "cache": True, "crop": "random"}, "pretrain.mae")
+
+
+def test_preparing_makes_the_cache_and_again_compares_its_checksums(tmp_path: Path) -> None:
+    for number in range(4):
+        for split in ("train", "val"):
+            folder = tmp_path / "flowers17" / split / f"c{number}"
+            folder.mkdir(parents=True)
+            picture((90, 10 * number, 30), number).save(folder / "0.png")
+    told = prepare_set("flowers17", tmp_path, SIDE)
+    assert told.there
+    assert f"cache of short side {SIDE} was made: 4 images" in told.text
+    assert "its checksums are right" in prepare_set("flowers17", tmp_path, SIDE).text
+    shard = next(tmp_path.rglob("00000.arrow"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    assert "1 damaged files of it were made again" in prepare_set("flowers17", tmp_path, SIDE).text
