@@ -212,6 +212,10 @@ def data_prepare(
             help="Short side of the cache in pixels; 224 if not given, and no cache for sets that the suite builds.",
         ),
     ] = None,
+    download: Annotated[
+        bool,
+        typer.Option("--download", help="Download a set that is not there, where torchvision can; needs a network."),
+    ] = False,
     data_root: DataRoot = Path("data"),
 ) -> None:
     """Build a set that the suite builds; of others, make the cache that pre-training reads with cache = true.
@@ -225,7 +229,7 @@ def data_prepare(
 
     there = True
     for each in [name] if name else BUILDERS:
-        prepared = prepare_set(each, data_root, side)
+        prepared = prepare_set(each, data_root, side, download)
         console.print(prepared.text)
         there = there and prepared.there
     if not there:

@@ -12,7 +12,8 @@ from pathlib import Path
 from huggingface_hub.constants import HF_HOME
 
 from lutbench.data.images import Split
-from lutbench.data.known import BUILDERS, CATALOGUE, KnownSet, place
+from lutbench.data.known import BUILDERS, CATALOGUE, place
+from lutbench.data.literature import KnownSet
 from lutbench.errors import UserError, listed, nearest
 from lutbench.recipes import DataRecipe, ScenesRecipe
 from lutbench.recipes.robustness import ShiftedSetRecipe

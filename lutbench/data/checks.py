@@ -13,7 +13,8 @@ from lutbench.data.building import Buildable
 from lutbench.data.catalogue import any_set, splits_of
 from lutbench.data.folder import FolderImages, printable
 from lutbench.data.images import ImageSet, Split, check_pair, open_images
-from lutbench.data.known import BUILDERS, CATALOGUE, KnownSet, place
+from lutbench.data.known import BUILDERS, CATALOGUE, place
+from lutbench.data.literature import KnownSet
 from lutbench.data.looking import SAMPLE, Files, Look, SceneFiles, find_duplicates, look
 from lutbench.data.manifest import NAMED, SplitFacts, keep_manifest, new_manifest
 from lutbench.data.masks import inspect_masks

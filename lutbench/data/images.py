@@ -9,7 +9,7 @@ from PIL import Image
 
 from lutbench.data.decoding import UndecodableImage
 from lutbench.data.folder import open_folder
-from lutbench.data.photographs import open_built
+from lutbench.data.photographs import BUILT, open_built
 from lutbench.errors import UserError, listed
 from lutbench.recipes import DataRecipe
 
@@ -73,6 +73,10 @@ def open_images(recipe: DataRecipe, split: Split, root: Path) -> ImageSet:
         return open_huggingface(recipe, split, root)
     if recipe.source == "folder":
         return open_folder(root / recipe.path / folder, name, split, skip_undecodable=skip)
+    if recipe.source not in BUILT:
+        from lutbench.data.official import open_official
+
+        return open_official(recipe, split, root)
     return open_built(recipe.source, split, root, skip_undecodable=skip)
 
 

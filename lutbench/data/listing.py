@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lutbench.data.catalogue import HERE, AnySet, SetStatus
-from lutbench.data.known import KnownSet, how_to_get
+from lutbench.data.known import how_to_get
+from lutbench.data.literature import KnownSet
 from lutbench.recipes import DataRecipe
 from lutbench.recipes.loading import SUITES
 from lutbench.recipes.robustness import ShiftedSetRecipe
@@ -70,12 +71,12 @@ def _facts(known: KnownSet) -> list[tuple[str, str]]:
     return [
         ("classes", f"{known.classes:,}"),
         ("images", ", ".join(f"{count:,} {split}" for split, count in images.items())),
-        ("split", _fact(known, "split")),
+        ("split", known.split),
         ("metric", known.recipe.metric if isinstance(known.recipe, DataRecipe) else "mIoU"),
-        ("layout", _fact(known, "layout")),
-        ("size", f"{gigabytes} GB" if (gigabytes := _fact(known, "gigabytes")) else ""),
-        ("paper", _fact(known, "paper")),
-        ("torchvision", _fact(known, "torchvision")),
+        ("layout", known.layout),
+        ("size", f"{known.gigabytes:g} GB unpacked"),
+        ("paper", known.paper),
+        ("torchvision", known.torchvision),
         ("terms", known.terms),
         ("suites", ", ".join(_suites_with(known))),
     ]
@@ -91,11 +92,6 @@ def _shifted_facts(known: PublishedSet) -> list[tuple[str, str]]:
         ("source", known.source),
         ("suites", ", ".join(_suites_with(known))),
     ]
-
-
-def _fact(known: KnownSet, name: str) -> str:
-    """What the catalogue says of a set beyond what every set must have; empty if it says nothing."""
-    return str(getattr(known, name, "") or "")
 
 
 def _metric(known: KnownSet) -> str:
@@ -129,6 +125,9 @@ def _suites_with(known: AnySet) -> Iterator[str]:
             used = any(known.name in table["sets"] for table in suite.get("robustness", {}).values())
         else:
             where = (known.recipe.source, known.recipe.path)
-            used = any((t.get("source", "folder"), t.get("path", "")) == where for t in suite.get("data", {}).values())
+            tables = suite.get("data", {}).values()
+            used = any(
+                t.get("known") == known.name or (t.get("source", "folder"), t.get("path")) == where for t in tables
+            )
         if used:
             yield path.stem

@@ -6,7 +6,10 @@ from pathlib import Path
 from lutbench.data.cache import cache_folder, make_cache, remove_damaged
 from lutbench.data.catalogue import HERE, status_of
 from lutbench.data.images import open_images
-from lutbench.data.known import BUILDERS, KnownSet, how_to_get, known_set, place
+from lutbench.data.known import BUILDERS, how_to_get, known_set, place
+from lutbench.data.literature import KnownSet
+from lutbench.errors import UserError
+from lutbench.progress import console
 from lutbench.recipes import DataRecipe
 
 SIDE = 224
@@ -22,15 +25,16 @@ class Prepared:
     text: str
 
 
-def prepare_set(name: str, root: Path, side: int | None = None) -> Prepared:
+def prepare_set(name: str, root: Path, side: int | None = None, download: bool = False) -> Prepared:
     """Build a set that the suite builds, and make the cache of a set's training images, of short side ``side``.
 
     Sets that the suite builds have a cache only where ``side`` is given, sets with masks none. Of a cache that is there the
-    checksums are compared, and what is damaged is made again. Of a set that is not there, says how to get it.
+    checksums are compared, and what is damaged is made again. Of a set that is not there, says how to get it; with
+    ``download`` torchvision gets it, where it can.
 
     Raises:
-        UserError: if there is no known set of that name, it cannot be built, an image of it cannot be decoded, or the disk
-            has no room for the cache.
+        UserError: if there is no known set of that name, it cannot be built or downloaded, an image of it cannot be decoded,
+            or the disk has no room for the cache.
     """
     known = known_set(name)
     where = place(known, root)
@@ -39,12 +43,37 @@ def prepare_set(name: str, root: Path, side: int | None = None) -> Prepared:
         told = f"{name} {'was built' if new else 'is there already'}: {where}"
         return Prepared(True, told if side is None else f"{told}\n{_cached(known, side, root)}")
     state = status_of(known, root).state
+    if state not in (HERE, "on the Hub") and download:
+        _download(known, root)
+        state = status_of(known, root).state
     if state not in (HERE, "on the Hub"):
         return Prepared(
             False,
-            f"{name} is not complete at {where} ({state}). How to get it:\n{how_to_get(known, root)}\nTerms: {known.terms}.",
+            f"{name} is not complete at {where} ({state}). How to get it:\n{how_to_get(known, root)}\nTerms: {known.terms}."
+            + (f"\nOr: lutbench data prepare {name} --download" if known.torchvision else ""),
         )
     return Prepared(True, f"{_cached(known, side or SIDE, root)}\nWhether the set is whole: lutbench data check {name}")
+
+
+def _download(known: KnownSet, root: Path) -> None:
+    """By torchvision's class, which compares the archives' checksums."""
+    if not known.torchvision:
+        raise UserError(
+            f"{known.name} cannot be downloaded by this command: its terms ask for more, or it has no public address that lasts. "
+            f"`lutbench data list {known.name}` says how to get it."
+        )
+    import torchvision.datasets  # here, because it takes seconds
+
+    where = place(known, root)
+    console.print(f"{known.name}: downloading to {where}. Terms: {known.terms}.")
+    try:
+        where.parent.mkdir(parents=True, exist_ok=True)
+        getattr(torchvision.datasets, known.torchvision)(where.parent, download=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"{known.name} could not be downloaded to {where}: {error}. Is there a network, and room for {known.gigabytes:g} GB? "
+            f"`lutbench data list {known.name}` says how to get it by hand."
+        ) from error
 
 
 def _cached(known: KnownSet, side: int, root: Path) -> str:

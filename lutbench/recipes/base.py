@@ -78,9 +78,13 @@ class DataRecipe(Recipe):
 
     label: Annotated[str, Runtime] = ""
     """How tables name the set; its name in the suite file if empty."""
-    source: Literal["folder", "huggingface", "photographs", "photograph-tiles"] = "folder"
+    source: Literal[
+        "folder", "huggingface", "photographs", "photograph-tiles",
+        "cub", "cars", "aircraft", "flowers102", "pets", "dogs", "inaturalist", "food101", "dtd", "places365",
+    ] = "folder"  # fmt: skip
     """``folder`` (class folders under train and val, or any images without labels), ``huggingface`` (a
-    `datasets` set, local or on the Hub), or one of the two sets built from photographs that ship in packages."""
+    `datasets` set, local or on the Hub), one of the two sets built from photographs that ship in packages, or a set with its
+    authors' lists, as it unpacks (``lutbench/data/official.py``)."""
     path: Annotated[str, Runtime] = ""
     """Folder below the data root, or the name of the Hugging Face set."""
     train: str = "train"

@@ -4,8 +4,9 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from lutbench.data.literature import LITERATURE
 from lutbench.errors import UserError, listed, nearest
 from lutbench.recipes.base import DataRecipe, Recipe, read_recipe
 from lutbench.recipes.downstream import FinetuneRecipe
@@ -17,7 +18,7 @@ from lutbench.recipes.tasks import TASKS
 from lutbench.shifted.published import PUBLISHED
 
 SOURCES: dict[str, type[DataRecipe | ScenesRecipe]] = {
-    **dict.fromkeys(("folder", "huggingface", "photographs", "photograph-tiles"), DataRecipe),
+    **dict.fromkeys(get_args(DataRecipe.model_fields["source"].annotation), DataRecipe),
     **dict.fromkeys(("scenes", "ade20k", "mosaics"), ScenesRecipe),
 }
 """What a data set is described by: images with or without labels, or images with masks."""
@@ -83,7 +84,15 @@ AnyData = DataRecipe | ScenesRecipe
 
 
 def _data(name: str, values: dict[str, Any]) -> AnyData:
-    """The recipe of ``[data.NAME]``."""
+    """The recipe of ``[data.NAME]``; with ``known`` that of a known set, and what else is given changes it."""
+    known = values.get("known")
+    if known is not None:
+        if known not in LITERATURE:
+            raise UserError(
+                f"data.{name}.known: there is no known set {known!r}.{nearest(str(known), LITERATURE)} Known: {', '.join(LITERATURE)}."
+            )
+        recipe = LITERATURE[known].recipe.model_dump(exclude_defaults=True)
+        values = {**recipe, **{key: value for key, value in values.items() if key != "known"}}
     source = values.get("source", "folder")
     if source not in SOURCES:
         raise UserError(

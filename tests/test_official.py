@@ -1,0 +1,325 @@
+"""Sets in their authors' layouts are opened with their official splits, and what is missing is named."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+from image_files import picture
+from scipy.io import savemat
+from torchvision.datasets import DTD, Flowers102, Places365
+from torchvision.datasets.utils import calculate_md5
+
+from lutbench.data.images import ImageSet, check_pair, open_images
+from lutbench.data.known import known_set
+from lutbench.data.official import FORMATS
+from lutbench.data.preparing import prepare_set
+from lutbench.errors import UserError
+from lutbench.recipes import DataRecipe
+from lutbench.recipes.loading import load_suite
+
+Patch = pytest.MonkeyPatch
+
+
+def jpeg(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture((20 * number % 250, 90, 40), number).save(path)
+
+
+def lines(path: Path, *texts: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{text}\n" for text in texts))
+
+
+# The sets as they unpack: in each, six images of three classes; which are for training differs
+
+
+def cub(root: Path, patch: Patch) -> None:
+    home = root / "CUB_200_2011"
+    names = ["001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross"]
+    files = [f"{names[k % 3]}/{names[k % 3][4:]}_{k:04d}.jpg" for k in range(6)]
+    for k, file in enumerate(files):
+        jpeg(home / "images" / file, k)
+    lines(home / "classes.txt", *(f"{k + 1} {name}" for k, name in enumerate(names)))
+    lines(home / "images.txt", *(f"{k + 1} {file}" for k, file in enumerate(files)))
+    lines(home / "image_class_labels.txt", *(f"{k + 1} {k % 3 + 1}" for k in range(6)))
+    lines(home / "train_test_split.txt", *(f"{k + 1} {int(k < 3)}" for k in range(6)))
+
+
+def cars(root: Path, patch: Patch) -> None:
+    home, boxes = root / "stanford_cars", dict.fromkeys(("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"), 0)
+
+    def annotations(images: list[int]) -> np.ndarray:
+        rows = [{**boxes, "class": k % 3 + 1, "fname": f"{k:05d}.jpg"} for k in images]
+        kinds = [(name, object) for name in rows[0]]
+        return np.array([tuple(row.values()) for row in rows], dtype=kinds)
+
+    for k in range(6):
+        jpeg(home / ("cars_train" if k < 3 else "cars_test") / f"{k:05d}.jpg", k)
+    (home / "devkit").mkdir()
+    savemat(home / "devkit/cars_meta.mat", {"class_names": np.array(["Acura TL", "BMW M3", "Fiat 500"], object)})
+    savemat(home / "devkit/cars_train_annos.mat", {"annotations": annotations([0, 1, 2])})
+    savemat(home / "cars_test_annos_withlabels.mat", {"annotations": annotations([3, 4, 5])})
+
+
+def aircraft(root: Path, patch: Patch) -> None:
+    home, names = root / "fgvc-aircraft-2013b/data", ["707-320", "A300B4", "DC-3"]
+    for k in range(6):
+        jpeg(home / f"images/{k:07d}.jpg", k)
+    lines(home / "variants.txt", *names)
+    lines(home / "images_variant_trainval.txt", *(f"{k:07d} {names[k]}" for k in range(3)))
+    lines(home / "images_variant_test.txt", *(f"{k:07d} {names[k % 3]}" for k in range(3, 6)))
+
+
+def flowers102(root: Path, patch: Patch) -> None:
+    home = root / "flowers-102"
+    for k in range(1, 10):
+        jpeg(home / f"jpg/image_{k:05d}.jpg", k)
+    savemat(home / "setid.mat", {"trnid": [[1, 3, 8]], "valid": [[9, 2, 7]], "tstid": [[4, 5, 6]]})
+    savemat(home / "imagelabels.mat", {"labels": [[1, 2, 3, 1, 2, 3, 1, 2, 3]]})
+    kept = {part: (name, md5) for part, (name, md5) in Flowers102._file_dict.items()}
+    for part in ("label", "setid"):
+        kept[part] = (kept[part][0], calculate_md5(home / kept[part][0]))
+    patch.setattr(Flowers102, "_file_dict", kept)
+
+
+def pets(root: Path, patch: Patch) -> None:
+    home, names = root / "oxford-iiit-pet", ["Abyssinian", "american_bulldog", "Birman"]
+    lists: dict[str, list[str]] = {"trainval": [], "test": []}
+    for k in range(6):
+        jpeg(home / f"images/{names[k % 3]}_{k}.jpg", k)
+        lists["trainval" if k < 3 else "test"].append(f"{names[k % 3]}_{k} {k % 3 + 1} 1 1")
+    for name, texts in lists.items():
+        lines(home / f"annotations/{name}.txt", *texts)
+
+
+def dogs(root: Path, patch: Patch) -> None:
+    home, names = root / "stanford-dogs", ["n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02085936-Maltese_dog"]
+    files = [f"{names[k % 3]}/{names[k % 3][:9]}_{k}.jpg" for k in range(6)]
+    for k, file in enumerate(files):
+        jpeg(home / "Images" / file, k)
+    for split, some in (("train", [0, 1, 2]), ("test", [3, 4, 5])):
+        content = {
+            "file_list": np.array([files[k] for k in some], object)[:, None], "labels": [[k % 3 + 1] for k in some]
+        }  # fmt: skip
+        savemat(home / f"{split}_list.mat", content)
+
+
+def inaturalist(root: Path, patch: Patch, year: int = 2018) -> None:
+    home = root / f"inaturalist-{year}"
+    categories = [{"id": k, "name": name} for k, name in ((7, "Apis mellifera"), (2, "Rana"), (5, "Rana"))]
+    for split, some in (("train", [0, 1, 2]), ("val", [3, 4, 5])):
+        files = {k: f"train_val{year}/Insecta/{(2, 5, 7)[k % 3]}/{k}.jpg" for k in some}
+        for k, file in files.items():
+            jpeg(home / file, k)
+        content = {
+            "images": [{"id": 100 + k, "file_name": file} for k, file in files.items()],
+            "annotations": [{"id": k, "image_id": 100 + k, "category_id": (2, 5, 7)[k % 3]} for k in reversed(some)],
+            "categories": categories,
+        }
+        (home / f"{split}{year}.json").write_text(json.dumps(content))
+
+
+def food101(root: Path, patch: Patch) -> None:
+    home, names = root / "food-101", ["apple_pie", "baby_back_ribs", "baklava"]
+    (home / "meta").mkdir(parents=True)
+    for split, some in (("train", range(3)), ("test", range(3, 6))):
+        for k in some:
+            jpeg(home / f"images/{names[k % 3]}/{k}.jpg", k)
+        (home / f"meta/{split}.json").write_text(json.dumps({names[k % 3]: [f"{names[k % 3]}/{k}"] for k in some}))
+
+
+def dtd(root: Path, patch: Patch) -> None:
+    home, names = root / "dtd/dtd", ["banded", "blotchy", "braided"]
+    files = [f"{names[k % 3]}/{names[k % 3]}_{k:04d}.jpg" for k in range(9)]
+    for k, file in enumerate(files):
+        jpeg(home / "images" / file, k)
+    for part, name in enumerate(("train1", "val1", "test1")):
+        lines(home / f"labels/{name}.txt", *files[3 * part : 3 * part + 3])
+
+
+def places365(root: Path, patch: Patch) -> None:
+    home, names = root / "places365", ["/a/airfield", "/a/alcove", "/b/bar"]
+    for k in range(3):
+        jpeg(home / f"data_large_standard{names[k]}/{k:08d}.jpg", k)
+        jpeg(home / f"val_large/Places365_val_{k:08d}.jpg", 3 + k)
+    lines(home / "categories_places365.txt", *(f"{name} {k}" for k, name in enumerate(names)))
+    lines(home / "places365_train_standard.txt", *(f"{names[k]}/{k:08d}.jpg {k}" for k in range(3)))
+    lines(home / "places365_val.txt", *(f"Places365_val_{k:08d}.jpg {k}" for k in range(3)))
+    sums = {split: (name, calculate_md5(home / name) if (home / name).is_file() else md5)
+            for split, (name, md5) in Places365._FILE_LIST_META.items()}  # fmt: skip
+    patch.setattr(Places365, "_FILE_LIST_META", sums)
+    name = Places365._CATEGORIES_META[0]
+    patch.setattr(Places365, "_CATEGORIES_META", (name, calculate_md5(home / name)))
+
+
+WRITERS: dict[str, Callable[[Path, Patch], None]] = {
+    "cub-200-2011": cub, "stanford-cars": cars, "fgvc-aircraft": aircraft, "flowers-102": flowers102, "oxford-pets": pets,
+    "stanford-dogs": dogs, "inaturalist-2018": inaturalist, "food-101": food101, "dtd": dtd, "places365": places365,
+}  # fmt: skip
+
+CLASSES = {
+    "cub-200-2011": ("001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross"),
+    "stanford-cars": ("Acura TL", "BMW M3", "Fiat 500"),
+    "fgvc-aircraft": ("707-320", "A300B4", "DC-3"),
+    "flowers-102": ("pink primrose", "hard-leaved pocket orchid", "canterbury bells"),
+    "oxford-pets": ("Abyssinian", "American Bulldog", "Birman"),
+    "stanford-dogs": ("Chihuahua", "Japanese_spaniel", "Maltese_dog"),
+    "inaturalist-2018": ("Rana (0)", "Rana (1)", "Apis mellifera"),
+    "food-101": ("apple_pie", "baby_back_ribs", "baklava"),
+    "dtd": ("banded", "blotchy", "braided"),
+    "places365": ("/a/airfield", "/a/alcove", "/b/bar"),
+}
+
+
+def opened(name: str, root: Path) -> tuple[ImageSet, ImageSet]:
+    recipe = known_set(name).recipe
+    assert isinstance(recipe, DataRecipe)
+    return open_images(recipe, "train", root), open_images(recipe, "val", root)
+
+
+def test_every_official_format_is_tried_below() -> None:
+    sources = {known_set(name).recipe.source for name in WRITERS}
+    assert sources == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_set_as_it_unpacks_is_opened_with_its_official_split(name: str, tmp_path: Path, monkeypatch: Patch) -> None:
+    WRITERS[name](tmp_path, monkeypatch)
+    train, val = opened(name, tmp_path)
+    check_pair(train, val)
+    assert train.classes[:3] == val.classes[:3] == CLASSES[name]
+    number = {"dtd": 6, "flowers-102": 6}.get(name, 3)
+    assert (len(train), len(val)) == (number, 3)
+    assert train.labels is not None
+    assert val.labels is not None
+    assert sorted(train.labels.tolist()) == sorted([0, 1, 2] * (number // 3))
+    assert val.labels.tolist() == [0, 1, 2]
+    names = [images.image_name(index) for images in (train, val) for index in range(len(images))]
+    assert len(set(names)) == number + 3
+    assert train.sizes.tolist() == [len(train.content(index)) for index in range(number)]
+    assert train.image(0).size == (12, 12)
+    assert train.fingerprint != val.fingerprint
+
+
+def test_the_labels_are_those_of_the_lists(tmp_path: Path, monkeypatch: Patch) -> None:
+    flowers102(tmp_path, monkeypatch)
+    train, _ = opened("flowers-102", tmp_path)
+    assert train.labels is not None
+    named = {train.image_name(index): int(train.labels[index]) for index in range(6)}
+    assert named == {f"jpg/image_{k:05d}.jpg": (k - 1) % 3 for k in (1, 3, 8, 9, 2, 7)}
+
+
+def test_a_changed_label_is_another_fingerprint(tmp_path: Path, monkeypatch: Patch) -> None:
+    cub(tmp_path, monkeypatch)
+    before = opened("cub-200-2011", tmp_path)[0].fingerprint
+    lines(
+        tmp_path / "CUB_200_2011/image_class_labels.txt", *(f"{k + 1} {1 if k == 1 else k % 3 + 1}" for k in range(6))
+    )
+    assert opened("cub-200-2011", tmp_path)[0].fingerprint != before
+
+
+def test_a_set_half_unpacked_is_counted(tmp_path: Path, monkeypatch: Patch) -> None:
+    dogs(tmp_path, monkeypatch)
+    for k in (0, 2):
+        next((tmp_path / "stanford-dogs/Images").rglob(f"*_{k}.jpg")).unlink()
+    with pytest.raises(
+        UserError, match=r"2 of the 3 images that the list of train names are not in .*Chihuahua/n02085620_0"
+    ):
+        opened("stanford-dogs", tmp_path)
+
+
+def test_the_wrong_years_inaturalist_is_named(tmp_path: Path, monkeypatch: Patch) -> None:
+    inaturalist(tmp_path, monkeypatch, 2019)
+    (tmp_path / "inaturalist-2019").rename(tmp_path / "inaturalist-2018")
+    with pytest.raises(UserError, match=r"no official split 'train2018' .* There: train2019, val2019"):
+        opened("inaturalist-2018", tmp_path)
+
+
+def test_a_set_an_unknown_split_and_a_list_that_are_not_there_are_named(tmp_path: Path, monkeypatch: Patch) -> None:
+    with pytest.raises(UserError, match="expected its folder at"):
+        opened("stanford-cars", tmp_path)
+    food101(tmp_path, monkeypatch)
+    recipe = known_set("food-101").recipe
+    assert isinstance(recipe, DataRecipe)
+    with pytest.raises(UserError, match="Did you mean 'train'"):
+        open_images(recipe.model_copy(update={"train": "trein"}), "train", tmp_path)
+    (tmp_path / "food-101/meta/test.json").unlink()
+    with pytest.raises(UserError, match=r"test\.json is missing"):
+        open_images(recipe, "val", tmp_path)
+
+
+def test_a_list_that_is_not_the_published_one_is_refused(tmp_path: Path, monkeypatch: Patch) -> None:
+    flowers102(tmp_path, monkeypatch)
+    savemat(tmp_path / "flowers-102/setid.mat", {"trnid": [[1]], "valid": [[2]], "tstid": [[3]]})
+    with pytest.raises(UserError, match="not found or corrupted"):
+        opened("flowers-102", tmp_path)
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[[Path], str]]:
+    """Serves a folder on this machine; gives its address."""
+    servers = []
+
+    def serve(folder: Path) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+        Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+
+
+def test_a_set_that_torchvision_can_download_is_downloaded_and_its_checksum_compared(
+    tmp_path: Path, monkeypatch: Patch, served: Callable[[Path], str]
+) -> None:
+    dtd(tmp_path / "there", monkeypatch)
+    archive = Path(shutil.make_archive(str(tmp_path / "dtd-r1.0.1"), "gztar", tmp_path / "there/dtd", "dtd"))
+    (tmp_path / "served").mkdir()
+    archive = archive.rename(tmp_path / "served" / archive.name)
+    monkeypatch.setattr(DTD, "_URL", f"{served(archive.parent)}/{archive.name}")
+    monkeypatch.setattr(DTD, "_MD5", "0" * 32)
+    root = tmp_path / "root"
+    assert "--download" in prepare_set("dtd", root, 8).text
+    with pytest.raises(UserError, match="could not be downloaded"):
+        prepare_set("dtd", root, 8, download=True)
+    shutil.rmtree(root)
+    monkeypatch.setattr(DTD, "_MD5", calculate_md5(archive))
+    assert prepare_set("dtd", root, 8, download=True).there
+    assert [len(images) for images in opened("dtd", root)] == [6, 3]
+    with pytest.raises(UserError, match="cannot be downloaded by this command"):
+        prepare_set("stanford-cars", root, 8, download=True)
+
+
+def test_a_suite_names_a_known_set_in_one_line(tmp_path: Path) -> None:
+    text = """
+title = "toy"
+about = "for tests"
+kind = "pipeline"
+[data.birds]
+known = "cub-200-2011"
+path = "birds"
+[encoder.b]
+[method.scratch]
+scratch = true
+encoder = "b"
+[downstream.birds]
+kind = "knn"
+data = "birds"
+"""
+    suite = tmp_path / "toy.toml"
+    suite.write_text(text)
+    data = load_suite(str(suite)).runs[0].recipe.data  # type: ignore[attr-defined]
+    expected = known_set("cub-200-2011").recipe.model_copy(update={"path": "birds"})
+    assert data.affecting_results() == expected.affecting_results()
+    assert data.path == "birds"
+    suite.write_text(text.replace("cub-200-2011", "cub-2011"))
+    with pytest.raises(UserError, match=r"no known set 'cub-2011'\. Did you mean 'cub-200-2011'"):
+        load_suite(str(suite))
