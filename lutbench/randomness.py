@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from enum import IntEnum
 
 import numpy as np
-import torch
 
 
 class Draw(IntEnum):
@@ -43,6 +42,8 @@ def reseed(*key: int) -> None:
 
     CUDA's generators are seeded only if CUDA is in use in this process.
     """
+    import torch  # here, so that what only lists files need not wait for it
+
     words = np.random.SeedSequence(key).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))  # noqa: NPY002 - libraries draw from it
@@ -55,6 +56,8 @@ def reseed(*key: int) -> None:
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
     """:func:`reseed` for a block, and put the CPU's generators back afterwards."""
+    import torch
+
     state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
     reseed(*key)
     try:

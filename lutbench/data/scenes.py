@@ -17,11 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lutbench.data import ade20k
 from lutbench.data.decoding import BROKEN, UndecodableImage, to_rgb
-from lutbench.data.folder import fingerprint_of
+from lutbench.data.folder import IMG_EXTENSIONS, fingerprint_of
 from lutbench.data.images import Split
 from lutbench.errors import UserError, listed, nearest
 from lutbench.recipes import ScenesRecipe
