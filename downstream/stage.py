@@ -1,6 +1,7 @@
 """What every classification task begins and ends with."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from PIL import Image
 from pydantic import JsonValue
@@ -8,6 +9,7 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from downstream.augment import Transform
+from lutbench.outcomes import Outcomes
 from lutbench.processes import accelerator
 from lutbench.recipes import ClassificationRecipe, SegmentationRecipe
 from lutbench.record import PerImage, make_record
@@ -46,6 +48,9 @@ def conclude(
 
     ``seconds`` of training or encoding; ``checkpoint`` is the sha256 of the weights that came out.
     """
+    recipe = run.planned.recipe
+    if isinstance(outcomes, Outcomes) and isinstance(recipe, ClassificationRecipe):
+        outcomes = replace(outcomes, metric=recipe.data.metric)
     record = make_record(
         run.planned,
         run.document,

@@ -117,8 +117,7 @@ def tables(
             )
         print(f"The tables of {suite} are what its records say.")
         return
-    write_tables(loaded, results)
-    show_tables(loaded, results)
+    show_tables(loaded, results, write_tables(loaded, results))
 
 
 @app.command()

@@ -13,10 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutbench.outcomes import Measurement, names_fingerprint
-from lutbench.statistics import bootstrap, percentiles
-
-BOOTSTRAP = "bootstrap over images"
-"""Name of the intervals' method."""
+from lutbench.statistics import BOOTSTRAP, bootstrap, percentiles
 
 IOU_OF = "IoU "
 """What stands before a class's name in its metric."""

@@ -1,15 +1,20 @@
 """What a classifier did on every image of a set, and the measurements that follow from it."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
+from scipy.sparse import csr_array
 
-from lutbench.statistics import wilson
+from lutbench.statistics import BOOTSTRAP, Resampled, compare_resampled, percentiles, resamples, wilson
+
+Metric = Literal["top-1", "mean per class"]
+PER_CLASS: Metric = "mean per class"
 
 
 class Measurement(BaseModel):
@@ -43,6 +48,8 @@ class Outcomes:
     """(n,) The label's place among the classes in descending order of score, 0 where it is the prediction."""
     images: str
     """sha256 over the images' names, see :func:`names_fingerprint`: outcomes are paired only if it is equal."""
+    metric: Metric = "top-1"
+    """The measurement that comes first, which tables print."""
 
     @classmethod
     def of(cls, label: ArrayLike, prediction: ArrayLike, rank: ArrayLike, names: Iterable[str]) -> "Outcomes":
@@ -63,9 +70,10 @@ class Outcomes:
         return cls(labels, predictions, ranks, names_fingerprint(listed))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What is kept of it in a file."""
+        """What is kept of it in a file; the metric where it is not top-1, as files were before there was another."""
+        metric = {} if self.metric == "top-1" else {"metric": np.array(self.metric)}
         return {
-            "label": self.label, "prediction": self.prediction, "rank": self.rank, "images": np.array(self.images)
+            "label": self.label, "prediction": self.prediction, "rank": self.rank, "images": np.array(self.images), **metric
         }  # fmt: skip
 
     @classmethod
@@ -75,15 +83,43 @@ class Outcomes:
         Raises:
             KeyError: if they are not those of a classifier.
         """
-        return cls(arrays["label"], arrays["prediction"], arrays["rank"], str(arrays["images"]))
+        metric = PER_CLASS if str(arrays.get("metric", "")) == PER_CLASS else "top-1"
+        return cls(arrays["label"], arrays["prediction"], arrays["rank"], str(arrays["images"]), metric)
 
     def right(self, among: int = 1) -> NDArray[np.bool_]:
         """(n,) Whether the label is among the first so many classes."""
         return np.asarray(self.rank < among)
 
     def measurements(self) -> list[Measurement]:
-        """Top-1 and top-5 accuracy in percent, each with its Wilson interval."""
-        return [self._accuracy(k) for k in (1, 5)]
+        """Top-1 and top-5 accuracy in percent, each with its Wilson interval, and before them the mean per class if asked."""
+        first = [self._mean_per_class()] if self.metric == PER_CLASS else []
+        return first + [self._accuracy(k) for k in (1, 5)]
+
+    def per_class(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(b,) Mean over classes of the accuracy on each, between 0 and 1, with the images weighed by ``weights`` (b, n).
+
+        Classes that no image with a weight is of are left out.
+        """
+        images = weights @ self._classes
+        right = (weights * self.right()) @ self._classes
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.nanmean(right / images, axis=1))
+
+    @cached_property
+    def _classes(self) -> csr_array:
+        """(n, C) 1 where an image is of a class, of those that occur; sparse, for sets of thousands of classes."""
+        names, place = np.unique(self.label, return_inverse=True)
+        n = len(place)
+        return csr_array((np.ones(n), (np.arange(n), place)), shape=(n, len(names)))
+
+    def _mean_per_class(self) -> Measurement:
+        n = len(self.label)
+        drawn = np.concatenate([self.per_class(weights) for weights in resamples(n)])
+        low, high = percentiles(drawn)
+        value = float(self.per_class(np.ones((1, n)))[0])
+        return Measurement(
+            metric=PER_CLASS, value=100 * value, n=n, low=100 * float(low), high=100 * float(high), interval=BOOTSTRAP
+        )  # fmt: skip
 
     def _accuracy(self, among: int) -> Measurement:
         n, right = len(self.rank), int(self.right(among).sum())
@@ -91,6 +127,19 @@ class Outcomes:
         return Measurement(
             metric=f"top-{among}", value=100 * right / n, n=n, low=100 * low, high=100 * high, interval="Wilson"
         )
+
+
+def compare_per_class(first: Sequence[Outcomes], second: Sequence[Outcomes]) -> Resampled:
+    """Two methods in mean per class on the same images, a set of outcomes for every seed."""
+    n = len(first[0].label)
+
+    def differences(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.stack(
+            [one.per_class(weights) - other.per_class(weights) for one, other in zip(first, second, strict=True)], 1
+        )
+
+    drawn = np.concatenate([differences(weights).mean(1) for weights in resamples(n)])
+    return compare_resampled(n, differences(np.ones((1, n)))[0].tolist(), drawn)
 
 
 def names_fingerprint(names: Iterable[str]) -> str:

@@ -15,6 +15,9 @@ LEVEL = 0.95
 
 Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 
+BOOTSTRAP = "bootstrap over images"
+"""Name of the percentile interval, as measurements carry it."""
+
 RESAMPLES = 2000
 """Of a bootstrap: ends of its intervals are then good to about a tenth of their standard error."""
 
@@ -181,6 +184,11 @@ def resampled(first: NDArray[np.float64], second: NDArray[np.float64], statistic
     counted = np.concatenate([first, second]).swapaxes(0, 1)
     by_seed = tuple(float(d) for d in differences(counted.sum(0)[None])[0])
     drawn = bootstrap(counted, lambda sums: differences(sums).mean(1))
+    return compare_resampled(images, by_seed, drawn)
+
+
+def compare_resampled(images: int, by_seed: Sequence[float], drawn: NDArray[np.float64]) -> Resampled:
+    """What follows from the differences ``by_seed`` on the images and ``drawn`` (RESAMPLES,), mean over seeds, on resamples."""
     low, high = percentiles(drawn)
     known = drawn[~np.isnan(drawn)]
     fewer = min(int((known <= 0).sum()), int((known >= 0).sum()))
@@ -189,8 +197,8 @@ def resampled(first: NDArray[np.float64], second: NDArray[np.float64], statistic
         difference=float(np.mean(by_seed)),
         interval=Interval(float(low), float(high)),
         p=min(1.0, 2 * (fewer + 1) / (len(known) + 1)),
-        seed_differences=by_seed,
-        seed_interval=over_seeds(by_seed) if seeds > 1 else None,
+        seed_differences=tuple(by_seed),
+        seed_interval=over_seeds(by_seed) if len(by_seed) > 1 else None,
     )
 
 

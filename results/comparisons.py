@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lutbench.confusions import Confusions, mean_iou
-from lutbench.outcomes import Outcomes
+from lutbench.outcomes import PER_CLASS, Outcomes, compare_per_class
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import read_outcomes
 from lutbench.shifted.outcomes import RobustOutcomes, compare_outcomes
@@ -22,7 +22,7 @@ PAIRED = (
     "method is right (of several seeds, right in more of them); p of the exact McNemar test. " + NOT_OTHER_RUNS
 )
 RESAMPLED = (
-    "Difference in points, of a segmentation in mIoU (of several seeds, their mean), with the percentiles of "
+    "Difference in points, of a segmentation in mIoU{by_class} (of several seeds, their mean), with the percentiles of "
     f"{RESAMPLES} resamples of the images, the same for both methods, as its 95 % interval; p, two-sided, from the same, "
     f"{2 / RESAMPLES:.2g} at the least. " + NOT_OTHER_RUNS
 )
@@ -46,6 +46,7 @@ def comparison_tables(suite: LoadedSuite, made: list[Cell], results_dir: Path) -
     """
     rows: dict[type, list[dict[str, str]]] = {kind: [] for kind in _LEGENDS}
     named = dict.fromkeys(_LEGENDS, False)
+    by_class = False
     for task in dict.fromkeys(cell.task for cell in made):
         encoders = {cell.method: cell.encoder for cell in made if cell.task == task}
         of_task = [cell for cell in made if cell.task == task and cell.runs]
@@ -65,9 +66,13 @@ def comparison_tables(suite: LoadedSuite, made: list[Cell], results_dir: Path) -
                 }
                 rows[type(told)].append(labels | _row(told))
                 named[type(told)] |= robust
+                by_class |= metric == PER_CLASS
     frames = {kind: pd.DataFrame(rows[kind]) for kind in _LEGENDS if rows[kind]}
     return [
-        Compared(frame if named[kind] else frame.drop(columns="metric"), _LEGENDS[kind])
+        Compared(
+            frame if named[kind] else frame.drop(columns="metric"),
+            _LEGENDS[kind].format(by_class=f", of a task in {PER_CLASS} in that" if by_class else ""),
+        )
         for kind, frame in frames.items()
     ]
 
@@ -84,9 +89,11 @@ def same_images(cells: Mapping[str, Cell], first: str, second: str, results_dir:
 
 
 def compared(first: Seeds, second: Seeds, metric: str) -> Paired | Resampled:
-    """Two methods' outcomes on the same images; ``metric`` is that of a shifted set, other tasks have one."""
+    """Two methods' outcomes on the same images, by the metric of their cells."""
     if isinstance(first[0], RobustOutcomes):
         return compare_outcomes(first, second, metric)
+    if isinstance(first[0], Outcomes) and metric == PER_CLASS:
+        return compare_per_class(first, second)
     if isinstance(first[0], Outcomes):
         return paired(*(np.stack([o.right() for o in one]) for one in (first, second)))
     assert isinstance(first[0], Confusions)

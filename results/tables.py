@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from lutbench.files import whole_file
+from lutbench.outcomes import PER_CLASS
 from lutbench.progress import console
-from lutbench.recipes import TASKS, SegmentationRecipe
+from lutbench.recipes import TASKS, ClassificationRecipe, SegmentationRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import Record, read_outcomes
 from lutbench.statistics import RESAMPLES
@@ -45,11 +46,17 @@ def main_table(suite: LoadedSuite, made: Sequence[Cell]) -> pd.DataFrame:
 
 
 def _legend(suite: LoadedSuite) -> str:
-    segmented = {TASKS[task.kind] is SegmentationRecipe for task in suite.suite.downstream.values()}
-    of_one = {False: "Wilson's over images", True: f"percentiles of {RESAMPLES} resamples of the images"}
-    intervals = " or, of mIoU, ".join(of_one[kind] for kind in sorted(segmented))
+    recipes = [run.recipe for run in suite.runs if run.stage == "downstream"]
+    classified = any(isinstance(recipe, ClassificationRecipe) for recipe in recipes)
+    resampled = ["mIoU"] if any(isinstance(recipe, SegmentationRecipe) for recipe in recipes) else []
+    if any(isinstance(recipe, ClassificationRecipe) and recipe.data.metric == PER_CLASS for recipe in recipes):
+        resampled.append(PER_CLASS)
+    of_one = ["Wilson's over images"] if classified else []
+    if resampled:
+        which = f"of {' and '.join(resampled)}, " if classified else ""
+        of_one.append(f"{which}percentiles of {RESAMPLES} resamples of the images")
     return (
-        f"Measured values in percent, each with its 95 % interval: {intervals} for one seed, Student's t over seeds "
+        f"Measured values in percent, each with its 95 % interval: {' or, '.join(of_one)} for one seed, Student's t over seeds "
         "for more. Published values are those of the method's own report; a difference is measured minus published."
     )
 
@@ -177,8 +184,10 @@ def _drawings(suite: LoadedSuite, made: Sequence[Cell]) -> dict[str, _Drawing]:
     return drawings
 
 
-def write_tables(suite: LoadedSuite, results_dir: Path) -> None:
+def write_tables(suite: LoadedSuite, results_dir: Path) -> list[Cell]:
     """Write the tables to ``tables/SUITE``, and to ``figures/SUITE`` what they show. A table of no records is removed.
+
+    Returns the cells that they are made of, for :func:`show_tables`.
 
     Raises:
         UserError: if a record is damaged, or on a full disk.
@@ -194,6 +203,7 @@ def write_tables(suite: LoadedSuite, results_dir: Path) -> None:
             (folder / name).unlink(missing_ok=True)
     for name, drawing in _drawings(suite, made).items():
         _draw(_figure_path(suite, name, results_dir), drawing, _warning(suite), results_dir)
+    return made
 
 
 def _draw(path: Path, drawing: _Drawing, note: str, results_dir: Path) -> None:
@@ -234,9 +244,12 @@ def _figure_path(suite: LoadedSuite, name: str, results_dir: Path) -> Path:
     return results_dir / "figures" / suite.name / name
 
 
-def show_tables(suite: LoadedSuite, results_dir: Path) -> None:
-    """Print tables and comparisons to the terminal, published values also where nothing was measured."""
-    made = cells(suite, results_dir)
+def show_tables(suite: LoadedSuite, results_dir: Path, made: list[Cell] | None = None) -> None:
+    """Print tables and comparisons to the terminal, published values also where nothing was measured.
+
+    ``made`` are the suite's cells, if they were collated already.
+    """
+    made = cells(suite, results_dir) if made is None else made
     robust = bool(robust_cells(made))
     console.print(suite.suite.title, style="bold")
     if warning := _warning(suite):

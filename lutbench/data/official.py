@@ -9,6 +9,7 @@ never opened by torchvision: behind the door they are :class:`FolderImages` like
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +39,14 @@ class Format(NamedTuple):
 
     read: Callable[[Path, str], Listed]
     """From the set's folder and one official split."""
-    splits: Callable[[Path], Sequence[str]]
-    """Official splits, as far as they are there."""
+    splits: Sequence[str]
+    """The official splits; empty where any list that is there is one."""
+    needs: Callable[[str], Sequence[str]]
+    """Lists and folders of images, relative to the set's folder, without which a split cannot be read."""
+
+
+STATS_AT_ONCE = 1000
+"""Files whose sizes a thread looks up for one task: a task for each of 600,000 files would take 1 GB."""
 
 
 def open_official(recipe: DataRecipe, split: str, root: Path) -> FolderImages:
@@ -50,21 +57,27 @@ def open_official(recipe: DataRecipe, split: str, root: Path) -> FolderImages:
     Raises:
         UserError: if the set, its lists or a split is not there, a split is empty, or listed images are missing.
     """
-    folder, name = root / recipe.path, recipe.label or recipe.path
+    folder, name = (root / recipe.path).absolute(), recipe.label or recipe.path or recipe.source
     if not folder.is_dir():
         raise UserError(
-            f"{name}: expected its folder at {folder.absolute()}, and there is none. Point --data-root at the folder that "
+            f"{name}: expected its folder at {folder}, and there is none. Point --data-root at the folder that "
             "holds your sets; `lutbench data list` shows the known ones and how to get them."
         )
     form = FORMATS[recipe.source]
     wanted = recipe.train if split == "train" else recipe.val
-    parts = [_read(form, folder, name, part.strip()) for part in wanted.split("+")]
+    named = [part.strip() for part in wanted.split("+")]
+    parts = [_read(form, folder, name, part) for part in named]
     if len({tuple(part.classes) for part in parts}) > 1:
         raise UserError(f"{name}: the lists of {wanted} have different classes. Are they of one version of the set?")
     files = [file for part in parts for file in part.files]
+    if len(parts) > 1 and len(twice := [file for file, times in Counter(files).items() if times > 1]):
+        raise UserError(
+            f"{name}: {len(twice):,} images are in several of the splits {wanted}, first {printable(twice[0])}. Name "
+            "splits that do not overlap."
+        )
     labels = np.array([label for part in parts for label in part.labels], np.int64)
     if not files:
-        raise UserError(f"{name}: the list of split {wanted} in {folder.absolute()} names no image.")
+        raise UserError(f"{name}: the list of split {wanted} in {folder} names no image.")
     classes = list(parts[0].classes)
     if labels.min() < 0 or labels.max() >= len(classes):
         raise UserError(
@@ -88,24 +101,29 @@ def open_official(recipe: DataRecipe, split: str, root: Path) -> FolderImages:
 
 
 def _read(form: Format, folder: Path, name: str, part: str) -> Listed:
-    known = list(form.splits(folder))
-    if known and part not in known:
+    if form.splits and part not in form.splits:
         raise UserError(
-            f"{name}: there is no official split {part!r} in {folder.absolute()}.{nearest(part, known)} There: "
-            f"{', '.join(known)}; several are joined by '+'."
+            f"{name}: there is no official split {part!r}.{nearest(part, form.splits)} There are "
+            f"{', '.join(form.splits)}; several are joined by '+'."
         )
+    for needed in form.needs(part):
+        path = folder / needed
+        if not path.exists():
+            near = next(parent for parent in path.parents if parent.is_dir())
+            beside = listed(sorted(p.name for p in near.iterdir())) or "nothing"
+            raise UserError(
+                f"{name}: {path} is missing, and split {part!r} needs it. In {near}: {beside}. Was the set unpacked "
+                "completely, and as `lutbench data list` says?"
+            )
     try:
         return form.read(folder, part)
-    except FileNotFoundError as error:
+    except UserError:
+        raise
+    except Exception as error:  # json, scipy and torchvision have a dozen ways to fail at a broken list
+        told = re.sub(r"\s*You can \w+ download=True to download it\.?", "", str(error)).rstrip(".")
         raise UserError(
-            f"{name}: {error.filename} is missing: the list of split {part!r}, or what names the classes. Was the set "
-            f"unpacked completely? Beside it lie {listed(sorted(p.name for p in folder.iterdir()))}."
-        ) from error
-    except (RuntimeError, ValueError, KeyError, IndexError) as error:
-        raise UserError(
-            f"{name}: the lists of split {part!r} in {folder.absolute()} cannot be read: {type(error).__name__}: "
-            f"{str(error).rstrip('.')}. Was the set unpacked completely, and is it the version that "
-            "`lutbench data list` describes?"
+            f"{name}: the lists of split {part!r} in {folder} cannot be read: {type(error).__name__}: {told}. Was the set "
+            "unpacked completely, and is it the version that `lutbench data list` describes?"
         ) from error
 
 
@@ -113,25 +131,34 @@ def _sizes(folder: Path, files: Sequence[bytes], name: str, split: str) -> NDArr
     """Bytes of every listed file (n,).
 
     Raises:
-        UserError: if some are not there; counts them.
+        UserError: if some are not there, counting them, or cannot be looked at.
     """
     home = os.fsencode(folder) + b"/"
 
     def size(file: bytes) -> int:
         try:
             return os.stat(home + file).st_size  # noqa: PTH116 - a name need not be UTF-8, and pathlib takes no bytes
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return -1
+        except OSError as error:
+            raise UserError(
+                f"{printable(os.fsdecode(home + file))} cannot be read: {error.strerror}. Give yourself the permission, or "
+                "look after its disk."
+            ) from error
 
+    def sizes_from(start: int) -> list[int]:
+        return [size(file) for file in files[start : start + STATS_AT_ONCE]]
+
+    starts = range(0, len(files), STATS_AT_ONCE)
     with ThreadPoolExecutor(LISTING_THREADS) as threads:
-        found = tracked(threads.map(size, files, chunksize=256), len(files), f"listing {name} {split}")
-        sizes = np.fromiter(found, np.int64, len(files))
+        found = tracked(threads.map(sizes_from, starts), len(starts), f"listing {name} {split}")
+        sizes = np.fromiter((size for some in found for size in some), np.int64, len(files))
     missing = np.flatnonzero(sizes < 0)
     if len(missing):
         some = [printable(os.fsdecode(files[index])) for index in missing[:4]]
         raise UserError(
             f"{name}: {len(missing):,} of the {len(files):,} images that the list of {split} names are not in "
-            f"{folder.absolute()}, first {', '.join(some)}. Was the set unpacked completely?"
+            f"{folder}, first {', '.join(some)}. Was the set unpacked completely?"
         )
     return sizes
 
@@ -139,7 +166,9 @@ def _sizes(folder: Path, files: Sequence[bytes], name: str, split: str) -> NDArr
 # Read by torchvision
 
 
-def _of_torchvision(kind: str, home: str, files: str, splits: Sequence[str]) -> Format:
+def _of_torchvision(
+    kind: str, home: str, files: str, splits: Sequence[str], needs: Callable[[str], Sequence[str]]
+) -> Format:
     """The format of a torchvision class ``kind``, which wants its folder to be called ``home`` and keeps paths in ``files``.
 
     A number behind a split is that of DTD's ten partitions.
@@ -150,17 +179,17 @@ def _of_torchvision(kind: str, home: str, files: str, splits: Sequence[str]) -> 
 
         if folder.name != home:
             raise UserError(
-                f"{folder.absolute()}: torchvision reads this set, and wants its folder to be called {home}. Rename it."
+                f"{folder}: torchvision reads this set, and wants its folder to be called {home}. Rename it."
             )
         part = split.rstrip("0123456789")
         number = {"partition": int(split[len(part) :])} if part != split else {}
         made: Any = getattr(torchvision.datasets, kind)(folder.parent, split=part, **number)
         samples = getattr(made, files)
         paths = [sample[0] if isinstance(sample, tuple) else sample for sample in samples]
-        labels = [sample[1] for sample in samples] if isinstance(samples[0], tuple) else made._labels
+        labels = made._labels if hasattr(made, "_labels") else [sample[1] for sample in samples]
         return Listed(_distinct(made.classes), _relative(paths, folder), [int(label) for label in labels])
 
-    return Format(read, lambda folder: splits)
+    return Format(read, splits, needs)
 
 
 def _places365(folder: Path, split: str) -> Listed:
@@ -194,10 +223,7 @@ def _dogs(folder: Path, split: str) -> Listed:
     """Stanford Dogs: ``train_list.mat`` and ``test_list.mat``; class names are those of the folders."""
     from scipy.io import loadmat
 
-    path = folder / f"{split}_list.mat"
-    if not path.is_file():
-        path = folder / "lists" / path.name
-    content = loadmat(path, squeeze_me=True)
+    content = loadmat(folder / f"{split}_list.mat", squeeze_me=True)
     files = [str(file) for file in np.atleast_1d(content["file_list"])]
     labels = [int(label) - 1 for label in np.atleast_1d(content["labels"])]
     named = {label: file.split("/")[0].split("-", 1)[-1] for file, label in zip(files, labels, strict=True)}
@@ -218,11 +244,6 @@ def _inaturalist(folder: Path, split: str) -> Listed:
     return Listed(_distinct([str(category["name"]) for category in categories]), files, labels)
 
 
-def _annotated(folder: Path) -> Sequence[str]:
-    """Annotation files of an iNaturalist that are there; test files have no labels."""
-    return sorted(path.stem for path in folder.glob("*20*.json") if not path.stem.startswith("test"))
-
-
 def _relative(paths: Sequence[str | Path], folder: Path) -> list[str]:
     home = len(str(folder)) + 1
     return [str(path)[home:].replace(os.sep, "/") for path in paths]
@@ -234,18 +255,46 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return [name if times[name] == 1 else f"{name} ({place})" for place, name in enumerate(names)]
 
 
+def _each(*files: str) -> Callable[[str], Sequence[str]]:
+    """What a split needs, its name in place of ``{}``."""
+    return lambda split: [file.format(split) for file in files]
+
+
+def _cars(split: str) -> Sequence[str]:
+    annotations = "devkit/cars_train_annos.mat" if split == "train" else "cars_test_annos_withlabels.mat"
+    return ["devkit/cars_meta.mat", annotations, f"cars_{split}"]
+
+
+def _places(split: str) -> Sequence[str]:
+    parts = ("train_standard", "data_large_standard") if split == "train" else ("val", "val_large")
+    return ["categories_places365.txt", f"places365_{parts[0]}.txt", parts[1]]
+
+
 FORMATS = {
-    "cub": Format(_cub, lambda folder: ("train", "test")),
-    "cars": _of_torchvision("StanfordCars", "stanford_cars", "_samples", ("train", "test")),
-    "aircraft": _of_torchvision("FGVCAircraft", "fgvc-aircraft-2013b", "_image_files", ("train", "val", "trainval", "test")),
-    "flowers102": _of_torchvision("Flowers102", "flowers-102", "_image_files", ("train", "val", "test")),
-    "pets": _of_torchvision("OxfordIIITPet", "oxford-iiit-pet", "_images", ("trainval", "test")),
-    "dogs": Format(_dogs, lambda folder: ("train", "test")),
-    "inaturalist": Format(_inaturalist, _annotated),
-    "food101": _of_torchvision("Food101", "food-101", "_image_files", ("train", "test")),
+    "cub": Format(
+        _cub, ("train", "test"),
+        _each("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt", "images"),
+    ),
+    "cars": _of_torchvision("StanfordCars", "stanford_cars", "_samples", ("train", "test"), _cars),
+    "aircraft": _of_torchvision(
+        "FGVCAircraft", "fgvc-aircraft-2013b", "_image_files", ("train", "val", "trainval", "test"),
+        _each("data/variants.txt", "data/images_variant_{}.txt", "data/images"),
+    ),
+    "flowers102": _of_torchvision(
+        "Flowers102", "flowers-102", "_image_files", ("train", "val", "test"), _each("setid.mat", "imagelabels.mat", "jpg")
+    ),
+    "pets": _of_torchvision(
+        "OxfordIIITPet", "oxford-iiit-pet", "_images", ("trainval", "test"), _each("annotations/{}.txt", "images")
+    ),
+    "dogs": Format(_dogs, ("train", "test"), _each("{}_list.mat", "Images")),
+    "inaturalist": Format(_inaturalist, (), _each("{}.json")),
+    "food101": _of_torchvision(
+        "Food101", "food-101", "_image_files", ("train", "test"), _each("meta/{}.json", "images")
+    ),
     "dtd": _of_torchvision(
         "DTD", "dtd", "_image_files", [f"{part}{number}" for number in range(1, 11) for part in ("train", "val", "test")],
+        _each("dtd/labels/{}.txt", "dtd/images"),
     ),
-    "places365": Format(_places365, lambda folder: ("train", "val")),
+    "places365": Format(_places365, ("train", "val"), _places),
 }  # fmt: skip
 """By a recipe's source."""

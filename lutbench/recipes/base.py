@@ -83,8 +83,8 @@ class DataRecipe(Recipe):
         "cub", "cars", "aircraft", "flowers102", "pets", "dogs", "inaturalist", "food101", "dtd", "places365",
     ] = "folder"  # fmt: skip
     """``folder`` (class folders under train and val, or any images without labels), ``huggingface`` (a
-    `datasets` set, local or on the Hub), one of the two sets built from photographs that ship in packages, or a set with its
-    authors' lists, as it unpacks (``lutbench/data/official.py``)."""
+    `datasets` set, local or on the Hub), one of the two sets built from photographs that ship in packages, or a set
+    as it unpacks, with its authors' lists (``lutbench/data/official.py``): its ``train`` and ``val`` are official splits."""
     path: Annotated[str, Runtime] = ""
     """Folder below the data root, or the name of the Hugging Face set."""
     train: str = "train"
@@ -99,7 +99,7 @@ class DataRecipe(Recipe):
     undecodable: Literal["stop", "skip"] = "stop"
     """What an image that cannot be decoded does: stop the run, or be passed over and counted."""
     metric: Annotated[Literal["top-1", "mean per class"], Runtime] = "top-1"
-    """What tables print of a classification: accuracy over images, or its mean over classes. Both are recorded."""
+    """What tables print of a classification: accuracy over images, which is recorded in any case, or its mean over classes."""
     streaming: Annotated[bool, Later] = False
     """Read a Hugging Face set as a stream, which needs no room for it on disk; for pre-training only."""
 

@@ -82,19 +82,27 @@ def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
 
 AnyData = DataRecipe | ScenesRecipe
 
+BUILT_HERE = ("photographs", "photograph-tiles", "mosaics")
+"""The known sets that the suite builds itself: each is a source of its own name, and has no other setting."""
+
 
 def _data(name: str, values: dict[str, Any]) -> AnyData:
     """The recipe of ``[data.NAME]``; with ``known`` that of a known set, and what else is given changes it."""
-    known = values.get("known")
-    if known is not None:
-        if known not in LITERATURE:
+    if "known" in values:
+        known = values["known"]
+        names = [*BUILT_HERE, *LITERATURE]
+        if known not in names:
+            shifted = isinstance(known, str) and known in PUBLISHED
+            hint = " It is a shifted set: name it in the sets of a [robustness.NAME]." if shifted else ""
             raise UserError(
-                f"data.{name}.known: there is no known set {known!r}.{nearest(str(known), LITERATURE)} Known: {', '.join(LITERATURE)}."
+                f"data.{name}.known: there is no set {known!r} to train on.{hint or nearest(str(known), names)} "
+                f"Known: {', '.join(names)}."
             )
-        recipe = LITERATURE[known].recipe.model_dump(exclude_defaults=True)
+        built = {"label": known, "source": known}
+        recipe = built if known in BUILT_HERE else LITERATURE[known].recipe.model_dump(exclude_defaults=True)
         values = {**recipe, **{key: value for key, value in values.items() if key != "known"}}
     source = values.get("source", "folder")
-    if source not in SOURCES:
+    if not isinstance(source, str) or source not in SOURCES:
         raise UserError(
             f"data.{name}.source: there is no {source!r}.{nearest(str(source), SOURCES)} Known: {', '.join(SOURCES)}."
         )

@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutbench.outcomes import Measurement
-from lutbench.statistics import RESAMPLES, Interval, Resampled, over_seeds, percentiles
+from lutbench.statistics import BOOTSTRAP, RESAMPLES, Interval, Resampled, over_seeds, percentiles
 
 NAMES = ("AUPR", "AUROC", "FPR95")
-
-BOOTSTRAP = "bootstrap over images"
 
 
 @dataclass(frozen=True)
