@@ -93,7 +93,7 @@ def status(
     loaded = _load(suite, overrides)
     from lutbench.stages import show_status
 
-    show_status(loaded, _workspace(data_root, runs, results))
+    show_status(loaded, _workspace(data_root, runs, results, download=False))
 
 
 @app.command()
@@ -241,10 +241,10 @@ def _load(suite: str, overrides: list[str] | None) -> "LoadedSuite":
     return load_suite(suite, overrides or [])
 
 
-def _workspace(data_root: Path, runs: Path, results: Path) -> "Workspace":
+def _workspace(data_root: Path, runs: Path, results: Path, download: bool = True) -> "Workspace":
     from lutbench.run import Workspace
 
-    return Workspace(data_root, runs, results)
+    return Workspace(data_root, runs, results, download)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from lutbench.checkpoint import newest_checkpoint, newest_step, save_checkpoint
 from lutbench.data.images import ImageSet, open_images
+from lutbench.data.known import in_hub_cache
 from lutbench.data.scenes import Scenes, open_scenes
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import read_json, write_json
@@ -63,6 +64,8 @@ class Workspace:
     """Where runs keep checkpoints, weights, logs and pictures."""
     results: Path
     """Where records and tables are."""
+    download: bool = True
+    """Whether a set of the Hugging Face Hub that is not on this machine is downloaded when it is opened."""
     _opened: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def make(self) -> None:
@@ -124,7 +127,14 @@ class Workspace:
     def _open(self, opening: Callable[..., Any], recipe: DataRecipe | ScenesRecipe, split: Split) -> Any:
         key = recipe.model_dump_json(), split
         if key not in self._opened:
-            self._opened[key] = opening(recipe, split, self.data)
+            try:
+                if not self.download:
+                    refuse_to_download(recipe, self.data)
+                self._opened[key] = opening(recipe, split, self.data)
+            except UserError as error:  # kept too: looking for it again would take as long
+                self._opened[key] = error
+        if isinstance(self._opened[key], UserError):
+            raise self._opened[key]
         return self._opened[key]
 
     def fingerprint(self, recipe: DataRecipe | ScenesRecipe, split: Split) -> str:
@@ -132,6 +142,15 @@ class Workspace:
         return (
             self.scenes(recipe, split) if isinstance(recipe, ScenesRecipe) else self.images(recipe, split)
         ).fingerprint
+
+
+def refuse_to_download(recipe: DataRecipe | ScenesRecipe, root: Path) -> None:
+    """Raises UserError if a set would have to be downloaded from the Hub."""
+    if recipe.source == "huggingface" and not (root / recipe.path).exists() and not in_hub_cache(recipe.path):
+        raise UserError(
+            f"{recipe.label or recipe.path} is not at {(root / recipe.path).absolute()}: it is downloaded from the Hugging Face "
+            "Hub when it is first used."
+        )
 
 
 class NotRun(UserError):

@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 
 from lutbench.errors import UserError, nearest
-from lutbench.outcomes import Measurement
-from lutbench.recipes import DownstreamRecipe
+from lutbench.outcomes import Measurement, Outcomes
+from lutbench.recipes import ClassificationRecipe, DownstreamRecipe
+from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, changes, read_outcomes, read_records
@@ -68,7 +69,7 @@ def cells(suite: LoadedSuite, results_dir: Path) -> list[Cell]:
     made = []
     for (task, method), planned in planned_rows(suite, "downstream").items():
         known = _published(suite, task, method, _encoder(planned[0]), published)
-        made.append(_cell(suite, planned, records, None, known))
+        made.append(_cell(suite, planned, records, None, known, results_dir))
         told = suite.suite.downstream[task].published
         if known and made[-1].metric and published.task[told].metric != made[-1].metric:
             raise UserError(
@@ -115,7 +116,7 @@ def _robust_cells(
         for method, planned in rows.items():
             if metric in metrics.get(method, every):
                 known = _published_row(suite, method, told.get(metric, ""), _encoder(planned[0]), published)
-                yield _cell(suite, planned, records, metric, known)
+                yield _cell(suite, planned, records, metric, known, results_dir)
 
 
 def _published_metrics(
@@ -146,6 +147,7 @@ def _cell(
     records: Mapping[str, Record],
     metric: str | None,
     known: PublishedValue | None,
+    results_dir: Path,
 ) -> Cell:
     """The cell of a row by ``metric``, by the one that tables print if that is None."""
     first = planned[0]
@@ -154,12 +156,28 @@ def _cell(
     reasons = {run.name: _outdated(suite, run, records) for run in planned if run.name in records}
     current = [records[name] for name, reason in reasons.items() if not reason]
     stale = tuple(f"`{name}` stale: {reason}" for name, reason in reasons.items() if reason)
-    measured = [(r, m) for r in current if (m := r.measurements[0] if metric is None else r.measured(metric))]
+    measured = [
+        (r, m)
+        for r in current
+        if (m := _of_task(r, first.recipe, results_dir) if metric is None else r.measured(metric))
+    ]
     if not measured:
         return replace(cell, stale=stale)
     value, low, high = over_runs([m for _, m in measured])
     runs = tuple(r for r, _ in measured)
     return replace(cell, metric=measured[0][1].metric, value=value, low=low, high=high, runs=runs, stale=stale)
+
+
+def _of_task(record: Record, recipe: RunRecipe, results_dir: Path) -> Measurement:
+    """What tables print of a task: of a classification in the metric that its set has now, whichever it had then."""
+    if not isinstance(recipe, ClassificationRecipe):
+        return record.measurements[0]
+    measured = record.measured(recipe.data.metric)
+    if measured is not None:
+        return measured
+    outcomes = read_outcomes(record, results_dir)
+    assert isinstance(outcomes, Outcomes)
+    return replace(outcomes, metric=recipe.data.metric).measurements()[0]
 
 
 def over_runs(measured: Sequence[Measurement]) -> tuple[float, float | None, float | None]:

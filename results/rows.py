@@ -61,7 +61,7 @@ def footnotes(made: Iterable[Cell]) -> list[str]:
         of_row = [cell for cell in made if cell.row == row]
         for r in {r.run: r for cell in of_row for r in cell.runs}.values():
             first = r.measurements[0]
-            metric = f"{first.metric} " if r.stage == "robustness" else ""
+            metric = "" if first.metric == of_row[0].metric and r.stage != "robustness" else f"{first.metric} "
             lines.append(
                 f"- [{number}] `{r.run}` {r.identity[:12]}: {metric}{first.value:.1f} {first.unit}, "
                 f"{r.wall_seconds:.0f} s on {r.hardware}, code {r.code}"

@@ -92,7 +92,7 @@ def test_a_set_is_told_with_the_suites_that_use_it(tmp_path: Path) -> None:
 
     assert "suites   paper" in told("imagenet-c")
     assert "suites   camvid, small" in told("camvid")
-    assert "suites" not in told("cifar-100")
+    assert "suites" not in told("food-101")
 
 
 def test_parts_of_a_shifted_set_that_are_missing_are_seen_at_a_glance(tmp_path: Path) -> None:

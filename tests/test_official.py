@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +18,7 @@ from torchvision.datasets.utils import calculate_md5
 
 from lutbench.data.images import ImageSet, check_pair, open_images
 from lutbench.data.known import known_set
-from lutbench.data.official import FORMATS
+from lutbench.data.official import FORMATS, _sizes
 from lutbench.data.preparing import prepare_set
 from lutbench.errors import UserError
 from lutbench.recipes import DataRecipe
@@ -237,8 +238,75 @@ def test_a_set_half_unpacked_is_counted(tmp_path: Path, monkeypatch: Patch) -> N
 def test_the_wrong_years_inaturalist_is_named(tmp_path: Path, monkeypatch: Patch) -> None:
     inaturalist(tmp_path, monkeypatch, 2019)
     (tmp_path / "inaturalist-2019").rename(tmp_path / "inaturalist-2018")
-    with pytest.raises(UserError, match=r"no official split 'train2018' .* There: train2019, val2019"):
+    with pytest.raises(UserError, match=r"train2018\.json is missing.* train2019\.json, train_val2019, val2019\.json"):
         opened("inaturalist-2018", tmp_path)
+
+
+def lists_of(root: Path) -> list[Path]:
+    """All files below ``root`` but the images."""
+    return sorted(path for path in root.rglob("*") if path.suffix in (".txt", ".mat", ".json"))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_list_that_is_missing_or_cut_off_is_told(name: str, tmp_path: Path, monkeypatch: Patch) -> None:
+    WRITERS[name](tmp_path, monkeypatch)
+    lists = lists_of(tmp_path)
+    assert len(lists) > 1
+    for path in lists:
+        content = path.read_bytes()
+        path.unlink()
+        with pytest.raises(UserError, match=f"{path} is missing, and split '[a-z0-9]+' needs it"):
+            opened(name, tmp_path)
+        path.write_bytes(content[: len(content) // 2])
+        with pytest.raises(UserError) as caught:
+            opened(name, tmp_path)
+        assert name in str(caught.value)
+        assert "download=True" not in str(caught.value), "which the reader cannot set"
+        path.write_bytes(content)
+    opened(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_set_is_found_from_within_the_data_root(name: str, tmp_path: Path, monkeypatch: Patch) -> None:
+    WRITERS[name](tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    for here, there in zip(opened(name, Path()), opened(name, tmp_path), strict=True):
+        assert here.fingerprint == there.fingerprint
+        assert here.image(0).size == (12, 12)
+
+
+def test_a_set_with_an_empty_list_and_overlapping_splits_are_refused(tmp_path: Path, monkeypatch: Patch) -> None:
+    aircraft(tmp_path, monkeypatch)
+    recipe = known_set("fgvc-aircraft").recipe
+    assert isinstance(recipe, DataRecipe)
+    home = tmp_path / "fgvc-aircraft-2013b/data"
+    shutil.copy(home / "images_variant_trainval.txt", home / "images_variant_train.txt")
+    with pytest.raises(UserError, match=r"3 images are in several of the splits trainval\+train, first data/images/0"):
+        open_images(recipe.model_copy(update={"train": "trainval+train"}), "train", tmp_path)
+    lines(home / "images_variant_val.txt")
+    with pytest.raises(UserError, match=r"list of split val .* names no image"):
+        open_images(recipe.model_copy(update={"val": "val"}), "val", tmp_path)
+
+
+def test_sizes_of_many_images_are_found_in_little_memory(tmp_path: Path) -> None:
+    (tmp_path / "image.jpg").write_bytes(b"1234567")
+    number = 50_000
+    tracemalloc.start()
+    sizes = _sizes(tmp_path, [b"image.jpg"] * number, "many", "train")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (sizes == 7).all()
+    assert len(sizes) == number
+    assert peak < 100 * number, "bytes; a task of a thread for each image takes more than ten times as many"
+
+
+def test_an_image_that_cannot_be_looked_at_is_named(tmp_path: Path, monkeypatch: Patch) -> None:
+    cub(tmp_path, monkeypatch)
+    path = next((tmp_path / "CUB_200_2011/images").rglob("*_0001.jpg"))
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(UserError, match=f"{path} cannot be read: Too many levels of symbolic links"):
+        opened("cub-200-2011", tmp_path)
 
 
 def test_a_set_an_unknown_split_and_a_list_that_are_not_there_are_named(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -321,5 +389,12 @@ data = "birds"
     assert data.affecting_results() == expected.affecting_results()
     assert data.path == "birds"
     suite.write_text(text.replace("cub-200-2011", "cub-2011"))
-    with pytest.raises(UserError, match=r"no known set 'cub-2011'\. Did you mean 'cub-200-2011'"):
+    with pytest.raises(UserError, match=r"no set 'cub-2011' to train on\. Did you mean 'cub-200-2011'"):
         load_suite(str(suite))
+    suite.write_text(text.replace("cub-200-2011", "imagenet-a"))
+    with pytest.raises(UserError, match=r"no set 'imagenet-a' to train on\. It is a shifted set"):
+        load_suite(str(suite))
+    for wrong, told in (("3", "no set 3"), ("[]", r"no set \[\]")):
+        suite.write_text(text.replace('"cub-200-2011"', wrong))
+        with pytest.raises(UserError, match=told):
+            load_suite(str(suite))

@@ -9,7 +9,7 @@ from toy_runs import SUITE, performed, toy_run, write_images
 
 from lutbench.outcomes import PER_CLASS, Outcomes, compare_per_class
 from lutbench.recipes.loading import load_suite
-from lutbench.record import read_record
+from lutbench.record import read_outcomes, read_record
 from results.cells import cells
 from results.comparisons import comparison_tables
 from results.tables import build_tables
@@ -94,3 +94,26 @@ def test_a_set_in_mean_per_class_is_recorded_printed_and_compared_so(tmp_path: P
         )
         == 1
     )
+
+
+@pytest.mark.parametrize(("then", "now"), [("top-1", PER_CLASS), (PER_CLASS, "top-1")])
+def test_a_finished_run_is_printed_in_the_metric_that_its_set_has_now(tmp_path: Path, then: str, now: str) -> None:
+    write_images(tmp_path)
+    for number in range(4):
+        (tmp_path / f"toy/val/amber/{number}.png").unlink()
+    run = toy_run(tmp_path, changes=[f"data.toy.metric={then}"], kind="knn")
+    performed(run)
+    results, suite = run.workspace.results, load_suite(str(tmp_path / "toy.toml"), [f"data.toy.metric={now}"])
+    record = read_record(next(results.rglob("*.json")))
+    kept = read_outcomes(record, results)
+    assert isinstance(kept, Outcomes)
+    right, label = kept.right(), kept.label
+    by_class = [right[label == one].mean() for one in range(3)]
+    expected = {"top-1": 100 * right.mean(), PER_CLASS: 100 * np.mean(by_class)}
+    assert expected["top-1"] != expected[PER_CLASS]
+    assert (record.measurements[0].metric, record.measurements[0].value) == (then, pytest.approx(expected[then]))
+    [cell] = cells(suite, results)
+    assert (cell.metric, cell.value) == (now, pytest.approx(expected[now]))
+    text = build_tables(suite, results)["main.md"]
+    assert f"| {now} " in text
+    assert f": {then} {expected[then]:.1f} %" in text, "the run's own line tells what its record has first"

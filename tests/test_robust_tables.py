@@ -23,7 +23,7 @@ from lutbench.shifted.published import ALEXNET_ERROR
 from results.cells import Cell, cells
 from results.comparisons import comparison_tables
 from results.curves import occlusion_curves, occlusion_figure, severity_curves, severity_figure
-from results.names import method_names
+from results.names import method_names, task_title
 from results.robustness import corruption_tables, not_run, robust_table
 from results.tables import build_tables, check_tables, main_table, show_tables, write_tables
 
@@ -344,6 +344,33 @@ def test_a_suite_of_classifiers_alone_has_no_main_table(folder: Path) -> None:
     files = build_tables(loaded, folder)
     assert set(files) == {"main.md", "main.csv", "robustness.csv", "robustness.tex"}
     assert "| Adversarial | DeiT" in files["main.md"]
+
+
+def test_two_fine_tunings_of_a_method_in_one_table_are_refused_with_the_way_out(folder: Path) -> None:
+    more = '[downstream.longer]\nkind = "finetune"\ndata = "toys"\nmethods = ["ours"]\n'
+    apart = '[robustness.more]\ntasks = ["longer"]\nclassifiers = []\nsets = ["adversarial"]\n'
+    (folder / "toy.toml").write_text(SUITE + more)
+    both = 'robustness.shifts.tasks=["tuned", "longer"]'
+    with pytest.raises(UserError) as refused:
+        suite(folder, both)
+    assert str(refused.value) == (
+        "robustness.shifts.tasks: tuned and longer each fine-tune ours, and a table has one classifier of a method. "
+        "Name one of these tasks in it, and the others in a [robustness.NAME] of their own."
+    )
+    assert suite(folder, both, 'robustness.shifts.methods=["theirs"]'), "of this method there is one"
+    (folder / "toy.toml").write_text(SUITE + more + apart)
+    needed = {run.task: run.needs for run in suite(folder).runs if run.method == "ours" and run.stage == "robustness"}
+    assert needed["more/adversarial"] == "downstream/longer/ours/seed0"
+    assert needed["shifts/adversarial"] == "downstream/tuned/ours/seed0"
+
+
+def test_published_sets_have_the_names_that_their_authors_gave_them(folder: Path) -> None:
+    loaded = suite(folder, 'robustness.shifts.sets=["imagenet-a", "imagenet-c"]')
+    assert [task_title(loaded, f"shifts/{name}") for name in ("imagenet-a", "imagenet-c")] == [
+        "ImageNet-A",
+        "ImageNet-C",
+    ]
+    assert not_run(loaded, cells(loaded, folder)) == "Not run: ImageNet-A; ImageNet-C."
 
 
 def test_sets_of_several_tables_are_told_apart_by_the_tables_title(folder: Path) -> None:

@@ -4,15 +4,12 @@ What a set holds, and how to get it, is in :mod:`lutbench.data.known` and, for t
 :mod:`lutbench.shifted.published`; whether one is whole is for :mod:`lutbench.data.checks`.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub.constants import HF_HOME
-
 from lutbench.data.images import Split
-from lutbench.data.known import BUILDERS, CATALOGUE, place
+from lutbench.data.known import BUILDERS, CATALOGUE, in_hub_cache, place
 from lutbench.data.literature import KnownSet
 from lutbench.errors import UserError, listed, nearest
 from lutbench.recipes import DataRecipe, ScenesRecipe
@@ -88,8 +85,7 @@ def splits_of(recipe: DataRecipe | ScenesRecipe) -> tuple[Split, ...]:
 def _state(known: KnownSet, root: Path) -> str:
     where, recipe = place(known, root), known.recipe
     if recipe.source == "huggingface":
-        cached = Path(os.environ.get("HF_DATASETS_CACHE", f"{HF_HOME}/datasets")) / recipe.path.replace("/", "___")
-        return HERE if where.exists() or cached.exists() else "on the Hub"
+        return HERE if where.exists() or in_hub_cache(recipe.path) else "on the Hub"
     if known.name in BUILDERS and not where.exists():
         return "built on first use"
     if isinstance(recipe, DataRecipe) and recipe.source not in ("folder", *BUILDERS):

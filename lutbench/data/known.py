@@ -1,8 +1,11 @@
 """The image sets that the suite knows: those of the literature and those that it builds itself."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+from huggingface_hub.constants import HF_HOME
 
 from lutbench.data.literature import LITERATURE, KnownSet
 from lutbench.data.mosaics import MOSAICS, build_mosaics
@@ -59,6 +62,12 @@ BUILDERS: dict[str, Callable[[Path], bool]] = {name: partial(build, name) for na
     "mosaics": build_mosaics
 }
 """Of the sets that the suite builds itself: writes one below the data root, and says whether it was written now."""
+
+
+def in_hub_cache(name: str) -> bool:
+    """Whether a set of the Hugging Face Hub was downloaded to this machine."""
+    cache = Path(os.environ.get("HF_DATASETS_CACHE", f"{HF_HOME}/datasets"))
+    return (cache / name.replace("/", "___")).exists()
 
 
 def known_set(name: str) -> KnownSet:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import cache
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -108,7 +108,7 @@ def _transformer(architecture: EncoderRecipe, side: int, classes: int) -> _Model
 def _of_timm(name: str, side: int) -> float:
     with torch.device("meta"):
         sized = timm.get_pretrained_cfg(name)
-        fixed = {"img_size": side} if sized is not None and sized.fixed_input_size else {}
+        fixed: dict[str, Any] = {"img_size": side} if sized is not None and sized.fixed_input_size else {}
         return _flop_of(timm.create_model(name, **fixed).eval(), side)
 
 

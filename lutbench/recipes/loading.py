@@ -188,6 +188,13 @@ def _robustness_runs(name: str, suite: Suite, tasks: list[PlannedRun]) -> list[P
                 if row not in known:
                     told = f"in its tasks, {listed(given.tasks) or 'none'}" if key == "methods" else "in the suite file"
                     raise UserError(f"{where}.{key}: there is no {row!r} {told}.{nearest(row, known)}")
+        for method in methods if given.methods is None else given.methods:
+            tunings = list(dict.fromkeys(run.task for run in measured if run.method == method))
+            if len(tunings) > 1:
+                raise UserError(
+                    f"{where}.tasks: {' and '.join(tunings)} each fine-tune {method}, and a table has one classifier of a "
+                    "method. Name one of these tasks in it, and the others in a [robustness.NAME] of their own."
+                )
         settings = {**suite.defaults.get("robustness", {}), **(given.model_extra or {})}
         for shifted in given.sets:
             settings["set"] = _shifted(suite, shifted, where)

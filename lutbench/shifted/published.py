@@ -47,7 +47,7 @@ class PublishedSet:
 
 def _imagenet(name: str, title: str, get: str, source: str, **settings: Any) -> PublishedSet:
     """A set of images to be seen as ImageNet's own: short side to 256, the middle 224."""
-    recipe = {"label": name, "path": name, "labels": "imagenet-1k", "classes": 1000, "eval_crop": 224 / 256}
+    recipe = {"label": title, "path": name, "labels": "imagenet-1k", "classes": 1000, "eval_crop": 224 / 256}
     return PublishedSet(name, title, ShiftedSetRecipe.model_validate(recipe | settings), get, source)
 
 

@@ -1,0 +1,194 @@
+"""What a suite takes on disk: what of it is there, what is still to come, and whether it fits."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lutbench.checkpoint import KEEP
+from lutbench.data.known import BUILDERS, CATALOGUE, place
+from lutbench.errors import UserError
+from lutbench.plan.compute import ASPECT
+from lutbench.plan.costs import Costs
+from lutbench.plan.counts import AnyData, Counts, corruptions_of, kept_checkpoints, known_of
+from lutbench.recipes import DataRecipe, PretrainRecipe, ScenesRecipe
+from lutbench.recipes.robustness import RobustnessRecipe, ShiftedSetRecipe
+from lutbench.recipes.suite import LoadedSuite
+from lutbench.run import Workspace
+from lutbench.shifted.published import PUBLISHED
+from lutbench.shifted.sets import State
+
+VALUE = 4
+"""Bytes of a number: weights and moments are kept in float32."""
+
+DATA, RUNS, RESULTS = "data", "runs", "results"
+"""The three folders."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that takes room."""
+
+    what: str
+    folder: str
+    """``data``, ``runs`` or ``results``."""
+    here: int | None = None
+    """Bytes that are there; None if it is there and was not measured."""
+    to_come: int | None = 0
+    """Bytes that it will take more; None if nothing says."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """One of the three folders, or that in which it will be made."""
+
+    name: str
+    path: Path
+    free: int
+    device: int
+
+
+def items_of(suite: LoadedSuite, workspace: Workspace, counts: Counts, costs: Costs) -> list[Item]:
+    """Data sets, caches, corrupted copies, checkpoints and the weights that stay. Records are small and left out."""
+    items = [*_sets(suite, workspace, counts), *_caches(suite, workspace, counts), *_copies(suite, workspace, counts)]
+    checkpoints = exported = 0
+    for cost in costs.to_run:
+        checkpoints += VALUE * cost.demand.checkpoint * kept_checkpoints(cost.planned.recipe, counts, KEEP)
+        exported += VALUE * cost.demand.exported
+    if costs.to_run:
+        items += [
+            Item(f"checkpoints, the last {KEEP} of each run", RUNS, 0, checkpoints),
+            Item("weights of encoders, classifiers and segmenters", RUNS, 0, exported),
+        ]
+    return items
+
+
+def rooms_of(workspace: Workspace) -> list[Room]:
+    """The three folders with their free space."""
+    rooms = []
+    for name, folder in ((DATA, workspace.data), (RUNS, workspace.runs), (RESULTS, workspace.results)):
+        path = folder.absolute()
+        there = next(parent for parent in (path, *path.parents) if parent.exists())
+        rooms.append(Room(name, path, shutil.disk_usage(there).free, there.stat().st_dev))
+    return rooms
+
+
+def too_little(items: list[Item], rooms: list[Room]) -> list[tuple[list[Room], int, int]]:
+    """Disks on which what is to come does not fit: the folders that lie there, bytes to come, bytes free."""
+    short = []
+    for device in dict.fromkeys(room.device for room in rooms):
+        there = [room for room in rooms if room.device == device]
+        names, free = {room.name for room in there}, min(room.free for room in there)
+        wanted = sum(item.to_come or 0 for item in items if item.folder in names)
+        if wanted > free:
+            short.append((there, wanted, free))
+    return short
+
+
+def data_of(suite: LoadedSuite) -> list[AnyData]:
+    """The sets that a suite trains on, each once."""
+    found: dict[tuple[str, str], AnyData] = {}
+    for run in suite.runs:
+        data = getattr(run.recipe, "data", None)
+        if isinstance(data, DataRecipe | ScenesRecipe):
+            known = found.setdefault((data.source, data.path), data)
+            if not known.val:  # the other recipe of the same set says more
+                found[data.source, data.path] = data
+    return list(found.values())
+
+
+def shifted_of(suite: LoadedSuite) -> dict[str, tuple[ShiftedSetRecipe, int]]:
+    """The shifted sets by name, and how many runs measure each."""
+    found: dict[str, tuple[ShiftedSetRecipe, int]] = {}
+    for run in suite.runs:
+        if isinstance(run.recipe, RobustnessRecipe):
+            recipe, runs = found.get(run.recipe.set.name, (run.recipe.set, 0))
+            found[run.recipe.set.name] = recipe, runs + 1
+    return found
+
+
+def _sets(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterator[Item]:
+    taken = []
+    for data in data_of(suite):
+        known = known_of(data)
+        name = data.label or data.path or data.source
+        published = None if known is None else int(known.gigabytes * 1e9)
+        taken.append(place(known, workspace.data) if known else (workspace.data / data.path).absolute())
+        if counts.problem(data):
+            yield Item(f"{name} ({_of(known is not None)})", DATA, 0, published)
+        else:
+            yield Item(name, DATA, _bytes(data, workspace))
+    for name, (recipe, _) in shifted_of(suite).items():
+        where = (workspace.data / recipe.folder).absolute()
+        if recipe.source == "corrupted" or any(where.is_relative_to(folder) for folder in taken):
+            continue
+        taken.append(where)
+        if workspace.shifted(recipe).state is State.WHOLE:
+            yield Item(name, DATA, None)
+        elif recipe.source == "folder":
+            yield Item(name, DATA, 0, None)
+
+
+def _of(known: bool) -> str:
+    return "as published" if known else "size unknown"
+
+
+def _bytes(data: AnyData, workspace: Workspace) -> int | None:
+    """Of the files of a set that is there; None for masks, whose files are not listed with their sizes."""
+    if isinstance(data, ScenesRecipe):
+        return None
+    splits = [workspace.images(data, "train"), *([workspace.images(data, "val")] if data.val else [])]
+    return sum(int(np.maximum(images.sizes, 0).sum()) for images in splits)
+
+
+def _caches(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterator[Item]:
+    recipes = [run.recipe for run in suite.runs if isinstance(run.recipe, PretrainRecipe) and run.recipe.cache]
+    wanted = {(recipe.data.model_dump_json(), recipe.encoder.image_size): recipe.data for recipe in recipes}
+    for (_, side), data in wanted.items():
+        what = f"cache of {data.label or data.path or data.source}, short side {side}"
+        if counts.is_here(data):
+            from lutbench.data.cache import cache_folder, expected_bytes  # here: datasets takes a second to import
+
+            images = workspace.images(data, "train")
+            size = expected_bytes(images, side)
+            made = (cache_folder(images, side, workspace.data) / "cache.json").is_file()
+            yield Item(what, DATA, size if made else 0, 0 if made else size)
+        else:
+            count = counts.images(data, "train")
+            yield Item(what, DATA, 0, None if count is None else round(count * 3 * side * side * ASPECT))
+
+
+def _copies(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterator[Item]:
+    for name, (recipe, _) in shifted_of(suite).items():
+        if recipe.source != "corrupted":
+            continue
+        each, cells = counts.copied(recipe), len(corruptions_of(recipe)) * len(recipe.severities)
+        size = None if each is None else cells * each * 3 * recipe.copy_side**2
+        whole = workspace.shifted(recipe).state is State.WHOLE
+        yield Item(f"{name}, a corrupted copy", DATA, size if whole else 0, 0 if whole else size)
+
+
+def missing(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> list[str]:
+    """What is not there that the suite does not make itself, a paragraph each, and how to get it."""
+    told = []
+    for data in data_of(suite):
+        if data.source in BUILDERS:
+            continue
+        if problem := counts.problem(data):
+            known = known_of(data)
+            told.append(problem if known is None else f"{problem} How to get it: lutbench data list {known.name}")
+    for name, (recipe, runs) in shifted_of(suite).items():
+        found = workspace.shifted(recipe)
+        if recipe.source != "folder" or found.state is State.WHOLE or _is_part(recipe, workspace):
+            continue
+        how = f" How to get it: lutbench data list {name}" if name in PUBLISHED else ""
+        left = f"its {runs} runs are left out until it is there." if found.state is State.ABSENT else ""
+        told.append(f"{name}: {found.where}: {' '.join((*found.problems[:2], left)).strip()}{how}")
+    for run in suite.runs:
+        try:
+            _checkpoint(run)
+        except UserError as error:
+            told.append(str(error))
+    return list(dict.fromkeys(told))

@@ -1,0 +1,103 @@
+"""The catalogue of image sets holds what is published, and every set of it stands in a suite by its name alone."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torchvision.datasets
+
+from lutbench.data.known import BUILDERS, CATALOGUE, how_to_get, known_set, place
+from lutbench.data.official import FORMATS
+from lutbench.errors import UserError
+from lutbench.recipes import DataRecipe
+from lutbench.recipes.loading import BUILT_HERE, load_suite
+
+PUBLISHED_SIZES = {
+    "imagenet-1k": (1000, 1_281_167, 50_000),
+    "ade20k": (150, 20_210, 2_000),
+    "cub-200-2011": (200, 5_994, 5_794),
+    "stanford-cars": (196, 8_144, 8_041),
+    "fgvc-aircraft": (100, 6_667, 3_333),
+    "flowers-102": (102, 2_040, 6_149),
+    "oxford-pets": (37, 3_680, 3_669),
+    "stanford-dogs": (120, 12_000, 8_580),
+    "inaturalist-2017": (5089, 579_184, 95_986),
+    "inaturalist-2018": (8142, 437_513, 24_426),
+    "inaturalist-2019": (1010, 265_213, 3_030),
+    "cifar-10": (10, 50_000, 10_000),
+    "cifar-100": (100, 50_000, 10_000),
+    "food-101": (101, 75_750, 25_250),
+    "dtd": (47, 3_760, 1_880),
+    "places365": (365, 1_803_460, 36_500),
+    "camvid": (11, 367, 101),
+}
+"""Classes, images to train and to test on, as their authors and those who publish scores on them count."""
+
+
+def test_the_catalogue_counts_what_is_published() -> None:
+    known = {name: CATALOGUE[name] for name in PUBLISHED_SIZES}
+    assert {name: (k.classes, k.images["train"], k.images["val"]) for name, k in known.items()} == PUBLISHED_SIZES
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_set_is_told_completely(name: str) -> None:
+    known = known_set(name)
+    assert known.name == known.recipe.label == name
+    assert set(known.images) in ({"train", "val"}, {"all"})
+    assert known.gigabytes > 0
+    for text in (known.title, known.layout, known.split, known.paper, known.terms, known.get):
+        assert text == text.strip() != ""
+    assert "DIR" in known.layout
+    assert "DIR" not in how_to_get(known, Path("/data")).replace(str(place(known, Path("/data"))), "")
+    assert hasattr(torchvision.datasets, known.torchvision or "DTD")
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_an_official_set_names_splits_that_its_format_has(name: str) -> None:
+    recipe = known_set(name).recipe
+    if recipe.source in FORMATS and (splits := FORMATS[recipe.source].splits):
+        assert {*recipe.train.split("+"), *recipe.val.split("+")} <= set(splits)
+        assert not {*recipe.train.split("+")} & {*recipe.val.split("+")}
+
+
+def test_the_metric_is_the_mean_per_class_where_the_published_scores_are() -> None:
+    recipes = [known.recipe for known in CATALOGUE.values()]
+    per_class = {recipe.label for recipe in recipes if isinstance(recipe, DataRecipe) and recipe.metric != "top-1"}
+    assert per_class == {"oxford-pets"}
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_suite_needs_one_line_for_a_known_set(name: str, tmp_path: Path) -> None:
+    expected = known_set(name).recipe
+    kind = "knn" if isinstance(expected, DataRecipe) else "segmentation"
+    suite = tmp_path / "toy.toml"
+    suite.write_text(
+        f'title = "toy"\nabout = "for tests"\nkind = "pipeline"\n[data.x]\nknown = "{name}"\n[encoder.b]\n'
+        '[method.scratch]\nscratch = true\nencoder = "b"\n'
+        f'[downstream.x]\nkind = "{kind}"\ndata = "x"\n'
+    )
+    assert load_suite(str(suite)).runs[0].recipe.data == expected  # type: ignore[attr-defined]
+    assert load_suite(str(suite), ["data.x.label=Own"]).runs[0].recipe.data.label == "Own"  # type: ignore[attr-defined]
+
+
+def test_the_sets_that_the_suite_builds_are_those_with_builders() -> None:
+    assert set(BUILT_HERE) == set(BUILDERS)
+
+
+def test_a_name_that_is_not_known_brings_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"no known set 'oxford-pet'\. Did you mean 'oxford-pets'"):
+        known_set("oxford-pet")
+
+
+def test_the_catalogue_is_read_without_anything_heavy() -> None:
+    code = "import sys, lutbench.recipes.loading; print(*{'torch', 'datasets', 'skimage', 'scipy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_catalogue_is_in_the_package() -> None:
+    folder = Path(sys.modules["lutbench.data.literature"].__file__ or "").parent
+    tables = tomllib.loads((folder / "sets.toml").read_text(encoding="utf-8"))
+    assert [*BUILT_HERE, *tables] == list(CATALOGUE)
