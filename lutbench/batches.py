@@ -10,16 +10,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
 
-from lutbench.data.images import ImageSet, load_or_next
+from lutbench.data.images import ImageSet, is_streamed, load_or_next
 from lutbench.errors import UserError
 from lutbench.randomness import Draw, generator, reseed
+
+if TYPE_CHECKING:
+    from lutbench.data.streaming import StreamedImages
 
 Key = tuple[int, int]
 """(epoch, image index): names one look at one image, and seeds all that is random about it."""
@@ -113,6 +117,45 @@ class FromStep(Sampler[list[Key]]):
                 yield [keys[row] for row in self.schedule.rows(accumulated)]
 
 
+class _StreamedLooks(IterableDataset[dict[str, Tensor]]):
+    """The passes of a streamed set: a loader's worker w of W takes the passes w, w + W ... of its process.
+
+    An image that cannot be decoded gives its place to the next one in the set.
+    """
+
+    def __init__(self, looks: "_Looks", images: "StreamedImages", schedule: Schedule, start: int) -> None:
+        self.looks = looks
+        self.images = images
+        self.schedule = schedule
+        self.start = start
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        coming = self._in_order(number, workers)
+        for positions in self._passes(number, workers):
+            samples = {}
+            for position in sorted(positions):
+                epoch = position // self.schedule.images
+                index, content = next(coming)
+                samples[position] = self.looks.look(epoch, index, content)
+            yield default_collate([samples[position] for position in positions])
+
+    def _passes(self, number: int, workers: int) -> Iterator[list[int]]:
+        """Positions in the run's stream of images of every pass of this worker."""
+        schedule = self.schedule
+        every = ((step, part) for step in range(self.start, schedule.steps) for part in range(schedule.passes))
+        for step, part in islice(every, number, None, workers):
+            yield [step * schedule.batch + row for row in schedule.rows(part)]
+
+    def _in_order(self, number: int, workers: int) -> Iterator[tuple[int, bytes]]:
+        """Index and content of this worker's images, epoch by epoch."""
+        positions = (position for one in self._passes(number, workers) for position in sorted(one))
+        for epoch, some in groupby(positions, lambda position: position // self.schedule.images):
+            places = np.fromiter(some, np.int64) % self.schedule.images
+            yield from self.images.contents(self.schedule.seed, epoch, places)
+
+
 class _Looks(Dataset[dict[str, Any]]):
     """One look at one image: decoded and transformed under its own key.
 
@@ -125,8 +168,11 @@ class _Looks(Dataset[dict[str, Any]]):
         self.seed = seed
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        epoch, index = key
-        image, used, skipped = load_or_next(self.images, index)
+        return self.look(*key)
+
+    def look(self, epoch: int, index: int, content: bytes | None = None) -> dict[str, Any]:
+        """The sample of an image, whose ``content`` may have been read already."""
+        image, used, skipped = load_or_next(self.images, index, content)
         reseed(Draw.IMAGE, self.seed, epoch, index)
         sample: dict[str, Any] = {**self.transform(image), "index": used, "skipped": skipped}
         if self.images.labels is not None:
@@ -148,15 +194,11 @@ def stream(
     ``skipped`` (B,) how many undecodable images were passed over, and ``label`` (B,) where there are labels.
     """
     options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
-    loader: DataLoader[dict[str, Tensor]] = DataLoader(
-        _Looks(images, transform, schedule.seed),
-        batch_sampler=FromStep(schedule, start),
-        num_workers=workers,
-        pin_memory=pin_memory,
-        worker_init_fn=leave_group,
-        **options,
-    )
-    return iter(loader)
+    options |= {"num_workers": workers, "pin_memory": pin_memory, "worker_init_fn": leave_group}
+    looks = _Looks(images, transform, schedule.seed)
+    if is_streamed(images):
+        return iter(DataLoader(_StreamedLooks(looks, images, schedule, start), batch_size=None, **options))
+    return iter(DataLoader(looks, batch_sampler=FromStep(schedule, start), **options))
 
 
 def leave_group(worker: int) -> None:

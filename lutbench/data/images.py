@@ -1,7 +1,7 @@
 """The door to every image set: whatever it comes from, behind it is an :class:`ImageSet`."""
 
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,10 @@ from lutbench.data.photographs import BUILT, open_built
 from lutbench.errors import UserError, listed
 from lutbench.recipes import DataRecipe
 
-__all__ = ["ImageSet", "Split", "UndecodableImage", "check_pair", "load_or_next", "open_images"]
+if TYPE_CHECKING:
+    from lutbench.data.streaming import StreamedImages
+
+__all__ = ["ImageSet", "Split", "UndecodableImage", "check_pair", "is_streamed", "load_or_next", "open_images"]
 
 Split = Literal["train", "val"]
 
@@ -67,6 +70,10 @@ def open_images(recipe: DataRecipe, split: Split, root: Path) -> ImageSet:
         raise UserError(
             f"{name}: the set has no validation split (val is empty), and this run needs one. Name its folder or split with val."
         )
+    if recipe.streaming:
+        from lutbench.data.streaming import open_streamed
+
+        return open_streamed(recipe, folder, root)
     if recipe.source == "huggingface":
         from lutbench.data.huggingface import open_huggingface  # slow to import, and most runs do without
 
@@ -80,8 +87,15 @@ def open_images(recipe: DataRecipe, split: Split, root: Path) -> ImageSet:
     return open_built(recipe.source, split, root, skip_undecodable=skip)
 
 
-def load_or_next(images: ImageSet, index: int) -> tuple[Image.Image, int, int]:
+def is_streamed(images: ImageSet) -> "TypeGuard[StreamedImages]":
+    """Whether images come quickly only in the order of a stream."""
+    return hasattr(images, "contents")
+
+
+def load_or_next(images: ImageSet, index: int, content: bytes | None = None) -> tuple[Image.Image, int, int]:
     """An image, its index, and how many undecodable ones were passed over on the way to it.
+
+    ``content`` is that of a streamed set's image ``index``, read already.
 
     Where the set skips undecodable images the next decodable one takes the place of such an image.
 
@@ -92,6 +106,8 @@ def load_or_next(images: ImageSet, index: int) -> tuple[Image.Image, int, int]:
     for skipped in range(len(images)):
         used = (index + skipped) % len(images)
         try:
+            if content is not None and not skipped and is_streamed(images):
+                return images.decoded(used, content), used, 0
             return images.image(used), used, skipped
         except UndecodableImage:
             if not images.skip_undecodable:

@@ -6,9 +6,9 @@ paths) are not. Unknown keys, wrong types and values out of range are refused wi
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from lutbench.errors import UserError, nearest
 
@@ -102,6 +102,12 @@ class DataRecipe(Recipe):
     """What tables print of a classification: accuracy over images, which is recorded in any case, or its mean over classes."""
     streaming: Annotated[bool, Later] = False
     """Read a Hugging Face set as a stream, which needs no room for it on disk; for pre-training only."""
+
+    @model_validator(mode="after")
+    def _streamed_sets_are_hugging_faces(self) -> Self:
+        if self.streaming and self.source != "huggingface":
+            raise ValueError(f"streaming = true reads Hugging Face sets; source = {self.source!r} has files of its own")
+        return self
 
 
 def _ascending(shares: list[float]) -> list[float]:

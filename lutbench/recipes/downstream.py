@@ -44,6 +44,12 @@ class ClassificationRecipe(DownstreamRecipe):
         """Side of the input in pixels."""
         return self.image_size or self.encoder.architecture.image_size
 
+    @model_validator(mode="after")
+    def _not_streamed(self) -> Self:
+        if self.data.streaming:
+            raise ValueError("data.streaming = true is for pre-training: classification needs labels and a fixed order")
+        return self
+
 
 class FinetuneRecipe(ClassificationRecipe):
     """End-to-end fine-tuning (release's FINETUNE document for ViT-B; equals MAE, table 9)."""

@@ -121,6 +121,10 @@ class PretrainRecipe(RunRecipe):
     def _consistent(self) -> Self:
         check_schedule(self.epochs, self.warmup_epochs)
         check_micro_batch(self.batch, self.micro_batch)
+        if self.cache and self.data.streaming:
+            raise ValueError(
+                "cache = true keeps on disk what data.streaming = true shall not: set one of them to false"
+            )
         if self.cache and self.crop != "simple":
             raise ValueError(
                 "cache = true holds resized images, and crop = 'random' cuts from the full ones: set one of them otherwise"

@@ -1,0 +1,235 @@
+"""Hugging Face sets that are larger than the disk, for pre-training: Parquet files, on the Hub or local, read as streams.
+
+A stream cannot be shuffled as a whole. The order of an epoch (our choice, as `datasets` shuffles its streams) is that of the
+files, drawn anew, with their rows passed through a buffer of :data:`BUFFER` images from which the next one is drawn. It
+depends on the seed and the epoch alone: every process and loader worker works out the whole order, which needs no image, and
+reads the row groups that hold images of its own. So neither their number nor an interruption changes what a step
+sees. Reading is multiplied by up to workers times processes, since a row group holds images of many; decoding is not.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from lutbench.data.decoding import decode
+from lutbench.data.folder import fingerprint_of
+from lutbench.errors import UserError, nearest
+from lutbench.randomness import Draw, generator
+from lutbench.recipes import DataRecipe
+
+BUFFER = 8192
+"""Images that the next one is drawn from (our choice). The workers of all processes hold so many together: 1 GB of ImageNet."""
+
+
+class ParquetFile(NamedTuple):
+    """One file of a split, as its footer and its file system tell."""
+
+    path: str
+    """Local, or ``hf://datasets/NAME@COMMIT/...``."""
+    name: str
+    """Relative to the set's folder, or with the commit: the same on every machine."""
+    bytes: int
+    groups: tuple[int, ...]
+    """Rows of every row group."""
+
+    @property
+    def rows(self) -> int:
+        """Of all groups."""
+        return sum(self.groups)
+
+
+@dataclass
+class StreamedImages:
+    """One split of a set in Parquet files, without labels. Any image can be had, but quickly only in a stream's order."""
+
+    name: str
+    split: str
+    skip_undecodable: bool
+    fingerprint: str
+    column: str = field(repr=False)
+    files: tuple[ParquetFile, ...] = field(repr=False)
+    classes: tuple[str, ...] = ()
+    labels: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(n,) -1: known only when an image is read."""
+        return np.full(len(self), -1)
+
+    def image(self, index: int) -> Image.Image:
+        """An image, mode RGB, for which its whole row group is read. Raises UndecodableImage."""
+        return self.decoded(index, self.content(index))
+
+    def decoded(self, index: int, content: bytes) -> Image.Image:
+        """An image whose content was read already. Raises UndecodableImage."""
+        return decode(content, f"{self.name}, {self.image_name(index)}")
+
+    def content(self, index: int) -> bytes:
+        """An image as it is stored; its whole row group is read."""
+        for first, file, group, rows in self._groups(range(len(self.files))):
+            if first <= index < first + rows:
+                return self._read(file, group)[index - first]
+        raise IndexError(index)
+
+    def image_name(self, index: int) -> str:
+        """The split and the row."""
+        return f"{self.split}/{index:08d}"
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """(n,) The images in the order in which an epoch looks at them."""
+        return _order(tuple(file.rows for file in self.files), seed, epoch)[1]
+
+    def contents(self, seed: int, epoch: int, places: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
+        """Index and content of the images at ``places`` (m,), ascending, of an epoch's order.
+
+        Row groups without such an image are not read: going on in the middle of an epoch skips what was read before.
+        """
+        rows = tuple(file.rows for file in self.files)
+        turns, order = _order(rows, seed, epoch)
+        wanted = np.zeros(len(order), bool)
+        wanted[order[places]] = True
+        held: dict[int, bytes] = {}
+        coming = iter(order[places].tolist())
+        index = next(coming, None)
+        for first, file, group, count in self._groups(turns.tolist()):
+            some = np.flatnonzero(wanted[first : first + count]).tolist()
+            if some:
+                contents = self._read(file, group, some)
+                held |= {first + row: content for row, content in zip(some, contents, strict=True)}
+            while index in held:
+                yield index, held.pop(index)
+                index = next(coming, None)
+            if index is None:
+                return
+
+    def _groups(self, turns: "list[int] | range") -> Iterator[tuple[int, ParquetFile, int, int]]:
+        """Every row group, file by file in turn: index of its first image, its file, its number there, its rows."""
+        firsts = np.cumsum([0, *(file.rows for file in self.files)]).tolist()
+        for turn in turns:
+            file, first = self.files[turn], firsts[turn]
+            for group, rows in enumerate(file.groups):
+                yield first, file, group, rows
+                first += rows
+
+    def _read(self, file: ParquetFile, group: int, rows: list[int] | None = None) -> list[bytes]:
+        """Contents of a row group's images, or of some."""
+        try:
+            table = _opened(file.path).read_row_group(group, columns=[self.column])
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(
+                f"{self.name}: {file.path} cannot be read: {error}. Is the network there, and the file as it was when the "
+                "run began? The same command goes on from the last checkpoint."
+            ) from error
+        values = table.column(self.column)
+        values = values.take(rows) if rows is not None else values
+        return [_bytes(value) for value in values.to_pylist()]
+
+
+def open_streamed(recipe: DataRecipe, split: str, root: Path) -> StreamedImages:
+    """Open a split of the Parquet files at ``recipe.path`` below ``root``, or of the Hub's set of that name.
+
+    Reads the files' footers and no image. The fingerprint is over names, sizes and row counts of the files, and on the
+    Hub over the commit: it does not notice a local file that changed within the same number of bytes and rows.
+
+    Raises:
+        UserError: if set, split or column is not there, or the files are not Parquet.
+    """
+    name = recipe.label or recipe.path
+    local = (root / recipe.path).absolute()
+    paths = _paths(recipe, split, local)
+    wrong = [path for path in paths if not path.endswith(".parquet")]
+    if wrong or not paths:
+        raise UserError(
+            f"{name}: a stream is read from Parquet files, and split {split!r} has {wrong[0] if wrong else 'no file'}. Leave out "
+            "streaming, or convert the set: datasets' to_parquet, or the Hub's own revision 'refs/convert/parquet'."
+        )
+    files = tuple(_footer(path, local, name) for path in paths)
+    columns = _opened(files[0].path).schema_arrow.names
+    if recipe.image_column not in columns:
+        raise UserError(
+            f"{name}: image_column = {recipe.image_column!r}: the set has no such column."
+            f"{nearest(recipe.image_column, columns)} Columns: {', '.join(columns)}."
+        )
+    told = json.dumps([recipe.image_column, *([file.name, file.bytes, file.groups] for file in files)])
+    return StreamedImages(
+        name, split, recipe.undecodable == "skip", fingerprint_of([], told.encode()), recipe.image_column, files
+    )
+
+
+def _paths(recipe: DataRecipe, split: str, local: Path) -> list[str]:
+    """The files of a split, as `datasets` finds them in a folder or on the Hub."""
+    place = str(local) if local.is_dir() else recipe.path
+    try:
+        builder = datasets.load_dataset_builder(place, revision=None if local.is_dir() else recipe.revision)
+        found: dict[str, Any] = dict(builder.config.data_files or {})
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(
+            f"{recipe.label or recipe.path}: could not be opened: {str(error).rstrip('.')}. Looked for a folder of Parquet files "
+            f"at {local}, then for {recipe.path!r} on the Hub, which needs a network."
+        ) from error
+    if split not in found:
+        raise UserError(
+            f"{recipe.label or recipe.path}: there is no split {split!r}.{nearest(split, found)} Splits: {', '.join(found) or 'none'}."
+        )
+    return [str(path) for path in found[split]]
+
+
+def _footer(path: str, local: Path, name: str) -> ParquetFile:
+    try:
+        metadata = _opened(path).metadata
+        size = int(fsspec.core.url_to_fs(path)[0].size(path))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"{name}: {path} is not a whole Parquet file: {error}. Was it downloaded completely?"
+        ) from error
+    relative = path.removeprefix(f"{local}/")
+    return ParquetFile(
+        path, relative, size, tuple(metadata.row_group(g).num_rows for g in range(metadata.num_row_groups))
+    )
+
+
+def _opened(path: str) -> pq.ParquetFile:
+    """Kept while its row groups are read one after another; each process has its own, as they share no place in a file."""
+    return _opened_by(path, os.getpid())
+
+
+@lru_cache(maxsize=2)
+def _opened_by(path: str, process: int) -> pq.ParquetFile:
+    return pq.ParquetFile(fsspec.open(path).open())
+
+
+@lru_cache(maxsize=2)
+def _order(rows: tuple[int, ...], seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The files in turn, and the images (n,) in the order in which they leave the buffer."""
+    draw = generator(Draw.ORDER, seed, epoch)
+    turns = draw.permutation(len(rows))
+    firsts = np.cumsum([0, *rows])
+    read = np.concatenate([np.arange(firsts[turn], firsts[turn + 1]) for turn in turns])
+    size = min(BUFFER, len(read))
+    picks = draw.integers(size, size=len(read)).tolist()
+    buffer, left = read[:size].tolist(), []
+    for pick, index in zip(picks, read[size:].tolist(), strict=False):
+        left.append(buffer[pick])
+        buffer[pick] = index
+    return turns, np.array([*left, *draw.permutation(buffer).tolist()], np.int64)
+
+
+def _bytes(value: Any) -> bytes:
+    """The encoded image of a row: a column of `datasets`' images holds ``bytes`` and ``path``."""
+    content = value.get("bytes") if isinstance(value, dict) else value
+    return content if isinstance(content, bytes) else b""

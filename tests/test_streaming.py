@@ -1,0 +1,236 @@
+"""Streamed sets: a step's images depend on seed and step alone, and only what is looked at is read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from image_files import encoded, picture
+from torch import Tensor
+
+from lutbench.batches import Schedule, stream
+from lutbench.data import streaming
+from lutbench.data.images import ImageSet, UndecodableImage, open_images
+from lutbench.data.streaming import StreamedImages
+from lutbench.errors import UserError
+from lutbench.pixels import to_tensor
+from lutbench.recipes import DataRecipe, KnnRecipe, PretrainRecipe, read_recipe
+from lutbench.recipes.loading import load_suite
+from lutbench.run import Workspace, open_run
+from lutbench.stages import run_suite
+
+COUNTS = (9, 4, 8)
+"""Rows of the three files, in row groups of three."""
+IMAGES = sum(COUNTS)
+
+
+@pytest.fixture(autouse=True)
+def small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "BUFFER", 5)
+    streaming._order.cache_clear()
+
+
+def write_set(folder: Path, broken: int | None = None) -> Path:
+    """As the Hub lays out a set: an image is gray by its number, so that it tells which it is."""
+    (folder / "data").mkdir(parents=True)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    number = 0
+    for part, count in enumerate(COUNTS):
+        contents = [encoded(picture((10 * k, 10 * k, 10 * k), k), "png") for k in range(number, number + count)]
+        contents = [b"broken" if number + k == broken else content for k, content in enumerate(contents)]
+        rows = [{"bytes": content, "path": None} for content in contents]
+        table = datasets.Dataset.from_dict({"image": rows, "label": [k % 2 for k in range(count)]}, features=features)
+        table.to_parquet(folder / f"data/train-{part:05d}-of-00003.parquet", batch_size=3)
+        number += count
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_set(tmp_path / "set")
+    return tmp_path
+
+
+def opened(root: Path, **changes: object) -> ImageSet:
+    recipe = {"source": "huggingface", "path": "set", "streaming": True, **changes}
+    return open_images(read_recipe(DataRecipe, recipe, "data"), "train", root)
+
+
+def looks(images: ImageSet, start: int = 0, workers: int = 0, **changes: Any) -> list[dict[str, Tensor]]:
+    """The passes of a run of 3 epochs, with a draw under every image's key."""
+    schedule = Schedule(**{"images": len(images), "epochs": 3, "batch": 8, "micro_batch": 4, "seed": 1} | changes)
+    return list(stream(images, _draw, schedule, start, workers))
+
+
+def _draw(image: Any) -> dict[str, Tensor]:
+    return {"pixels": to_tensor(image), "noise": torch.rand(3)}
+
+
+def same(first: list[dict[str, Tensor]], second: list[dict[str, Tensor]]) -> bool:
+    return len(first) == len(second) and all(
+        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def test_an_image_is_that_of_its_row(root: Path) -> None:
+    images = opened(root)
+    assert len(images) == IMAGES
+    assert images.labels is None
+    for index in (0, 8, 9, 12, 20):
+        assert np.array_equal(images.image(index), picture((10 * index,) * 3, index))  # type: ignore[arg-type]
+
+
+def test_every_epoch_looks_at_every_image_once_in_an_order_of_its_own(root: Path) -> None:
+    images = opened(root)
+    passes = looks(images)
+    schedule = Schedule(IMAGES, 3, 8, 4, 1)
+    by_position = torch.empty(schedule.steps * 8, dtype=torch.int64)
+    for number, part in enumerate(passes):
+        step, accumulated = divmod(number, 2)
+        by_position[[8 * step + row for row in schedule.rows(accumulated)]] = part["index"]
+    epochs = [by_position[IMAGES * epoch : IMAGES * (epoch + 1)].tolist() for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(IMAGES)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert epochs[0] != sorted(epochs[0])
+
+
+def test_pixels_are_those_of_the_index(root: Path) -> None:
+    images = opened(root)
+    for part in looks(images):
+        for index, pixels in zip(part["index"].tolist(), part["pixels"], strict=True):
+            assert torch.equal(pixels, to_tensor(images.image(index)))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_number_of_loader_workers_changes_nothing(root: Path, workers: int) -> None:
+    images = opened(root)
+    assert same(looks(images, workers=workers), looks(images))
+
+
+def test_two_processes_look_at_what_one_does(root: Path) -> None:
+    images = opened(root)
+    one = looks(images)
+    two = [looks(images, rank=rank, processes=2) for rank in range(2)]
+    for whole, *parts in zip(one, *two, strict=True):
+        rows = dict(zip(whole["index"].tolist(), whole["noise"], strict=True))
+        shared = {i: noise for part in parts for i, noise in zip(part["index"].tolist(), part["noise"], strict=True)}
+        assert rows.keys() == shared.keys()
+        assert all(torch.equal(rows[index], shared[index]) for index in rows)
+
+
+@pytest.mark.parametrize("start", [1, 3, 6])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_stream_goes_on_as_the_uninterrupted_one(root: Path, start: int, workers: int) -> None:
+    images = opened(root)
+    assert same(looks(images, start, workers), looks(images)[2 * start :])
+
+
+def test_going_on_late_in_an_epoch_reads_only_what_is_still_to_come(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = opened(root)
+    assert isinstance(images, StreamedImages)
+    read = []
+    reading = StreamedImages._read
+
+    def counted(self: StreamedImages, *arguments: Any) -> list[bytes]:
+        read.append(arguments)
+        return reading(self, *arguments)
+
+    monkeypatch.setattr(StreamedImages, "_read", counted)
+    assert len(list(images.contents(1, 0, np.arange(IMAGES)))) == IMAGES
+    whole, read[:] = len(read), []
+    places = np.arange(IMAGES - 2, IMAGES)
+    found = [index for index, _ in images.contents(1, 0, places)]
+    assert found == images.order(1, 0)[places].tolist()
+    assert len(read) <= 2 < whole
+
+
+def test_listing_reads_no_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StreamedImages, "_read", lambda *arguments: pytest.fail("an image was read"))
+    assert len(opened(root)) == IMAGES
+
+
+def test_an_image_that_cannot_be_decoded_stops_or_gives_its_place_to_the_next(tmp_path: Path) -> None:
+    write_set(tmp_path / "set", broken=7)
+    with pytest.raises(UndecodableImage, match="train/00000007"):
+        looks(opened(tmp_path))
+    passes = looks(opened(tmp_path, undecodable="skip"))
+    skipped = torch.cat([part["skipped"] for part in passes])
+    used = torch.cat([part["index"] for part in passes])
+    assert 7 not in used.tolist()
+    assert used[skipped == 1].tolist() == [8] * int((skipped == 1).sum())
+    assert (skipped == 1).sum() >= 2
+
+
+def test_another_file_is_another_fingerprint_and_another_place_is_not(root: Path, tmp_path: Path) -> None:
+    before = opened(root).fingerprint
+    write_set(tmp_path / "elsewhere/set")
+    assert opened(tmp_path / "elsewhere").fingerprint == before
+    (root / "set/data/train-00002-of-00003.parquet").unlink()
+    assert opened(root).fingerprint != before
+
+
+def test_what_cannot_be_streamed_is_said(root: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'train'"):
+        opened(root, train="trian")
+    with pytest.raises(UserError, match="Did you mean 'image'"):
+        opened(root, image_column="imge")
+    whole = root / "set/data/train-00001-of-00003.parquet"
+    whole.write_bytes(whole.read_bytes()[:-10])
+    with pytest.raises(UserError, match=r"train-00001-of-00003\.parquet is not a whole Parquet file"):
+        opened(root)
+    with pytest.raises(UserError, match="streaming = true reads Hugging Face sets"):
+        read_recipe(DataRecipe, {"path": "set", "streaming": True}, "data")
+    streamed = {"source": "huggingface", "path": "set", "streaming": True}
+    with pytest.raises(UserError, match="cache = true"):
+        read_recipe(PretrainRecipe, {"data": streamed, "cache": True}, "pretrain.lut")
+    source = {"architecture": {}, "kind": "scratch"}
+    with pytest.raises(UserError, match="for pre-training"):
+        read_recipe(KnnRecipe, {"data": streamed, "encoder": source}, "downstream.knn")
+
+
+SUITE = """
+title = "toy"
+about = "for tests"
+kind = "pipeline"
+[data.toy]
+source = "huggingface"
+path = "set"
+streaming = true
+[encoder.toy]
+model = "vit_tiny_patch16_224"
+image_size = 16
+patch_size = 4
+width = 16
+depth = 2
+heads = 2
+[pretrain.lut]
+data = "toy"
+encoder = "toy"
+epochs = 2
+warmup_epochs = 0
+batch = 8
+decoder_width = 16
+decoder_depth = 1
+decoder_heads = 2
+head_width = 24
+workers = 0
+"""
+
+
+def test_a_run_from_a_stream_is_the_same_whatever_the_workers(root: Path) -> None:
+    (root / "toy.toml").write_text(SUITE)
+    weights = []
+    for workers in (0, 2):
+        suite = load_suite(str(root / "toy.toml"), [f"pretrain.lut.workers={workers}"])
+        workspace = Workspace(root, root / f"runs{workers}", root / f"results{workers}")
+        run_suite(suite, [], [], workspace)
+        run = open_run(suite, suite.runs[0], workspace)
+        assert (run.folder / "reconstructions.png").is_file()
+        weights.append(json.loads((run.folder / "finished.json").read_text())["encoder"])
+    assert weights[0] == weights[1]
