@@ -177,7 +177,7 @@ def line_of(text: str, beginning: str) -> str:
         (("data",), "The image sets that the suite knows"),
         (("data", "list"), "Every known set"),
         (("data", "check"), "Count a set's images and classes"),
-        (("data", "prepare"), "Build a set that can be built"),
+        (("data", "prepare"), "Build a set that the suite builds"),
     ],
 )
 @pytest.mark.parametrize("option", ["--help", "-h"])
