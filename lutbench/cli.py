@@ -97,6 +97,33 @@ def status(
 
 
 @app.command()
+def plan(
+    suite: SuiteName,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER",
+            help="Images/s of all GPUs of a run together; NAME as for --only, such as pretrain/lut. May be repeated.",
+        ),
+    ] = None,
+    flops: Annotated[
+        float | None,
+        typer.Option(help="FLOP/s that one GPU keeps up, for runs without a rate: 4e14 of an H100 is much."),
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that each run is spread over.")] = 1,
+    overrides: Overrides = None,
+    data_root: DataRoot = Path("data"),
+    runs: RunsRoot = Path("runs"),
+    results: ResultsRoot = Path("results"),
+) -> None:
+    """What a suite will cost, before anything runs: images, hours, disk, and what is missing."""
+    loaded = _load(suite, overrides)
+    from lutbench.plan.show import show_plan
+
+    show_plan(loaded, _workspace(data_root, runs, results, download=False), rate or [], flops, gpus)
+
+
+@app.command()
 def tables(
     suite: SuiteName,
     check: Annotated[

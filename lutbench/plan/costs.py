@@ -13,7 +13,7 @@ from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, read_record, record_path
 from lutbench.run import State, Workspace, open_run
 
-GIVEN, MEASURED, COUNTED, NO_RATE, NO_COUNT = "given", "measured", "from FLOP", "no rate", "size unknown"
+GIVEN, MEASURED, COUNTED, NO_RATE, NO_COUNT = "given", "measured", "FLOP", "no rate", "size unknown"
 """Where the time of a run comes from, or why there is none."""
 
 HOUR = 3600

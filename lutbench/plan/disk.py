@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lutbench.checkpoint import KEEP
-from lutbench.data.known import BUILDERS, CATALOGUE, place
+from lutbench.data.known import BUILDERS, place
 from lutbench.errors import UserError
 from lutbench.plan.compute import ASPECT
 from lutbench.plan.costs import Costs
@@ -16,7 +16,7 @@ from lutbench.plan.counts import AnyData, Counts, corruptions_of, kept_checkpoin
 from lutbench.recipes import DataRecipe, PretrainRecipe, ScenesRecipe
 from lutbench.recipes.robustness import RobustnessRecipe, ShiftedSetRecipe
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import Workspace
+from lutbench.run import Workspace, checkpoint_of
 from lutbench.shifted.published import PUBLISHED
 from lutbench.shifted.sets import State
 
@@ -181,14 +181,14 @@ def missing(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> list[st
             told.append(problem if known is None else f"{problem} How to get it: lutbench data list {known.name}")
     for name, (recipe, runs) in shifted_of(suite).items():
         found = workspace.shifted(recipe)
-        if recipe.source != "folder" or found.state is State.WHOLE or _is_part(recipe, workspace):
+        if recipe.source != "folder" or found.state is State.WHOLE:
             continue
         how = f" How to get it: lutbench data list {name}" if name in PUBLISHED else ""
         left = f"its {runs} runs are left out until it is there." if found.state is State.ABSENT else ""
         told.append(f"{name}: {found.where}: {' '.join((*found.problems[:2], left)).strip()}{how}")
     for run in suite.runs:
         try:
-            _checkpoint(run)
+            checkpoint_of(run)
         except UserError as error:
             told.append(str(error))
     return list(dict.fromkeys(told))
