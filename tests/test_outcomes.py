@@ -100,7 +100,7 @@ def test_a_set_in_mean_per_class_is_recorded_printed_and_compared_so(tmp_path: P
 def test_a_finished_run_is_printed_in_the_metric_that_its_set_has_now(tmp_path: Path, then: str, now: str) -> None:
     write_images(tmp_path)
     for number in range(4):
-        (tmp_path / f"toy/val/amber/{number}.png").unlink()
+        (tmp_path / f"toy/val/amber/{number}.png").rename(tmp_path / f"toy/val/blue/amber{number}.png")
     run = toy_run(tmp_path, changes=[f"data.toy.metric={then}"], kind="knn")
     performed(run)
     results, suite = run.workspace.results, load_suite(str(tmp_path / "toy.toml"), [f"data.toy.metric={now}"])

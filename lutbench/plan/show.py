@@ -81,7 +81,7 @@ def gigabytes(count: int | None) -> str:
 
 def _runs(groups: Sequence[Group]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("run", "to go", "million images", "FLOP", "images/s", "from", "time"):
+    for column in ("run", "to go", "million\nimages", "FLOP", "images\n/s", "from", "time"):
         table.add_column(column, no_wrap=True, justify="left" if column in ("run", "from") else "right")
     stage = ""
     for group in groups:
