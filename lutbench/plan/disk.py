@@ -178,14 +178,20 @@ def missing(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> list[st
             continue
         if problem := counts.problem(data):
             known = known_of(data)
-            told.append(problem if known is None else f"{problem} How to get it: lutbench data list {known.name}")
+            if known is None:
+                told.append(problem)
+                continue
+            where = place(known, workspace.data)
+            short = f"{known.name}: not at {where}."
+            told.append(f"{problem if where.exists() else short} How to get it: lutbench data list {known.name}")
+    published = {known.recipe.name: name for name, known in PUBLISHED.items()}
     for name, (recipe, runs) in shifted_of(suite).items():
         found = workspace.shifted(recipe)
         if recipe.source != "folder" or found.state is State.WHOLE:
             continue
-        how = f" How to get it: lutbench data list {name}" if name in PUBLISHED else ""
-        left = f"its {runs} runs are left out until it is there." if found.state is State.ABSENT else ""
-        told.append(f"{name}: {found.where}: {' '.join((*found.problems[:2], left)).strip()}{how}")
+        how = f" How to get it: lutbench data list {published[name]}" if name in published else ""
+        why = f"not at {found.where}; its {runs} runs are left out until it is."
+        told.append(f"{name}: {why if found.state is State.ABSENT else ' '.join(found.problems[:2])}{how}")
     for run in suite.runs:
         try:
             checkpoint_of(run)
