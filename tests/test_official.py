@@ -349,6 +349,7 @@ def test_a_set_that_torchvision_can_download_is_downloaded_and_its_checksum_comp
     tmp_path: Path, monkeypatch: Patch, served: Callable[[Path], str]
 ) -> None:
     dtd(tmp_path / "there", monkeypatch)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     archive = Path(shutil.make_archive(str(tmp_path / "dtd-r1.0.1"), "gztar", tmp_path / "there/dtd", "dtd"))
     (tmp_path / "served").mkdir()
     archive = archive.rename(tmp_path / "served" / archive.name)
