@@ -135,10 +135,14 @@ def _of(known: bool) -> str:
     return "as published" if known else "size unknown"
 
 
-def _bytes(data: AnyData, workspace: Workspace) -> int | None:
-    """Of the files of a set that is there; None for masks, whose files are not listed with their sizes."""
+def _bytes(data: AnyData, workspace: Workspace) -> int:
+    """Of the files of a set that is there."""
     if isinstance(data, ScenesRecipe):
-        return None
+        both = workspace.scenes(data, "train"), workspace.scenes(data, "val")
+        files = (
+            path(index) for each in both for path in (each.image_path, each.mask_path) for index in range(len(each))
+        )
+        return sum(file.stat().st_size for file in files)
     splits = [workspace.images(data, "train"), *([workspace.images(data, "val")] if data.val else [])]
     return sum(int(np.maximum(images.sizes, 0).sum()) for images in splits)
 
