@@ -1,8 +1,10 @@
 """What a person sees while something runs: a bar on a terminal, a line now and then elsewhere."""
 
+import os
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -21,6 +23,11 @@ def print_table(table: Table) -> None:
 
 LINE_EVERY = 10.0
 """Seconds between lines where there is no terminal."""
+
+PATIENCE = 2.0
+"""Seconds before the bar of something that may be quick is shown."""
+
+T = TypeVar("T")
 
 
 class Bar:
@@ -65,3 +72,23 @@ class Bar:
             left = (now - self.started) / max(1, done - self.first) * (self.total - done)
             when = f"{now - self.started:.0f} s" if finished else f"{left:.0f} s left"
             console.print("  ".join(part for part in (self.title, f"{done}/{self.total}", text, when) if part))
+
+
+def tracked(items: Iterable[T], total: int, title: str) -> Iterator[T]:
+    """``items``, with a bar titled ``title`` once they take longer than two seconds; from the first process only."""
+    shown = os.environ.get("RANK", "0") == "0"
+    started = time.monotonic()
+    done = 0
+    source = iter(items)
+    for item in source:
+        yield item
+        done += 1
+        if time.monotonic() - started > PATIENCE:
+            break
+    else:
+        return
+    with Bar(title, total, done, shown) as bar:
+        for item in source:
+            yield item
+            done += 1
+            bar.update(done)

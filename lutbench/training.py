@@ -88,6 +88,7 @@ class Journal:
         """Undecodable images passed over."""
         self._notes: list[_Note] = []
         self._skips: list[Tensor] = []
+        self._told = ""
         self._asked_to_stop = False
 
     def __enter__(self) -> Self:
@@ -149,6 +150,8 @@ class Journal:
             if stop and done < self.schedule.steps:
                 self._asked_to_stop = True
                 return True
+        else:
+            self._bar.update(done, self._told)
         return saving
 
     def stop_if_asked(self, step: int) -> None:
@@ -179,7 +182,8 @@ class Journal:
         speed = (done - self._read_step) * self.schedule.batch / elapsed
         share = waited / elapsed
         told = "  ".join(f"{name} {value:.3f}" for name, value in self.losses.items())
-        self._bar.update(done, f"{told}  {speed:.0f} images/s  {share:.0%} waiting for data")
+        self._told = f"{told}  {speed:.0f} images/s  {share:.0%} waiting for data"
+        self._bar.update(done, self._told)
         self.log(done, **self.losses, lr=lr, images_per_second=speed, waiting_for_data=share)
         self._last, self._waited_before, self._read_step = now, self.waited, done
         self._notes.clear()

@@ -12,11 +12,12 @@ from threading import Thread
 import numpy as np
 import pytest
 from image_files import picture
+from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import DTD, Flowers102, Places365
 from torchvision.datasets.utils import calculate_md5
 
-from lutbench.data.images import ImageSet, check_pair, open_images
+from lutbench.data.images import ImageSet, UndecodableImage, check_pair, open_images
 from lutbench.data.known import known_set
 from lutbench.data.official import FORMATS, _sizes
 from lutbench.data.preparing import prepare_set
@@ -27,9 +28,12 @@ from lutbench.recipes.loading import load_suite
 Patch = pytest.MonkeyPatch
 
 
-def jpeg(path: Path, number: int) -> None:
+def jpeg(path: Path, number: int, banner: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture((20 * number % 250, 90, 40), number).save(path)
+    photograph = picture((20 * number % 250, 90, 40), number)
+    whole = Image.new("RGB", (photograph.width, photograph.height + banner))
+    whole.paste(photograph)
+    whole.save(path, quality=95)
 
 
 def lines(path: Path, *texts: str) -> None:
@@ -71,7 +75,7 @@ def cars(root: Path, patch: Patch) -> None:
 def aircraft(root: Path, patch: Patch) -> None:
     home, names = root / "fgvc-aircraft-2013b/data", ["707-320", "A300B4", "DC-3"]
     for k in range(6):
-        jpeg(home / f"images/{k:07d}.jpg", k)
+        jpeg(home / f"images/{k:07d}.jpg", k, banner=20)
     lines(home / "variants.txt", *names)
     lines(home / "images_variant_trainval.txt", *(f"{k:07d} {names[k]}" for k in range(3)))
     lines(home / "images_variant_test.txt", *(f"{k:07d} {names[k % 3]}" for k in range(3, 6)))
@@ -206,6 +210,17 @@ def test_a_set_as_it_unpacks_is_opened_with_its_official_split(name: str, tmp_pa
     assert train.sizes.tolist() == [len(train.content(index)) for index in range(number)]
     assert train.image(0).size == (12, 12)
     assert train.fingerprint != val.fingerprint
+
+
+def test_the_banner_of_aircraft_is_cut_off(tmp_path: Path, monkeypatch: Patch) -> None:
+    aircraft(tmp_path, monkeypatch)
+    train, _ = opened("fgvc-aircraft", tmp_path)
+    with Image.open(tmp_path / "fgvc-aircraft-2013b/data" / "images/0000000.jpg") as whole:
+        assert whole.size == (12, 32)
+        assert train.image(0).tobytes() == whole.convert("RGB").crop((0, 0, 12, 12)).tobytes()
+    picture((1, 2, 3), side=20).save(tmp_path / "fgvc-aircraft-2013b/data/images/0000000.jpg")
+    with pytest.raises(UndecodableImage, match=r"0000000\.jpg is 20 pixels high, of which 20 should be a banner"):
+        opened("fgvc-aircraft", tmp_path)[0].image(0)
 
 
 def test_the_labels_are_those_of_the_lists(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -17,8 +17,8 @@ from lutbench.errors import UserError
 from lutbench.plan.compute import counted, demand_of, windows
 from lutbench.plan.costs import COUNTED, GIVEN, MEASURED, NO_COUNT, NO_RATE, Costs, Rates, costs_of, read_rates
 from lutbench.plan.counts import Counts
-from lutbench.plan.disk import items_of, missing, rooms_of, too_little
-from lutbench.plan.show import duration, gigabytes, show_plan, totals
+from lutbench.plan.disk import demands_of, items_of, missing, rooms_of
+from lutbench.plan.show import amount, duration, gigabytes, show_plan, totals
 from lutbench.plan.upernet import upernet
 from lutbench.recipes import EncoderRecipe, SegmentationRecipe
 from lutbench.recipes.loading import load_suite
@@ -101,7 +101,7 @@ def test_images_and_hours_are_those_of_the_hand(folder: Path) -> None:
         "neighbours/lut": 2 * (TRAIN + VAL),
     }
     seconds = 2 * (4 * TRAIN / 2 + (3 * TRAIN + VAL) / 0.5 + (TRAIN + VAL) / 4)
-    assert found.hours == pytest.approx(seconds / 3600)
+    assert found.seconds == pytest.approx(seconds)
     assert found.gpu_hours == pytest.approx(8 * seconds / 3600)
     assert {cost.origin for cost in found.to_run} == {GIVEN}
     assert f"6 runs to go, 0 finished; {sum(n for n in images.values() if n):,} images" in totals(found)[0]
@@ -259,10 +259,11 @@ def test_flop_become_hours_where_nothing_was_measured(folder: Path) -> None:
     write_images(folder)
     found = costs(folder, Rates(flops=1e9, gpus=4))
     assert {cost.origin for cost in found.to_run} == {COUNTED}
-    assert found.hours == pytest.approx(found.flop / 1e9 / 4 / 3600)
+    assert found.seconds == pytest.approx(found.flop / 1e9 / 4)
+    assert found.gpu_hours == pytest.approx(found.flop / 1e9 / 3600)
     without = costs(folder)
     assert {cost.origin for cost in without.to_run} == {NO_RATE}
-    assert without.hours == 0
+    assert without.seconds == 0
     assert any("6 runs have no rate" in line for line in totals(without))
 
 
@@ -289,8 +290,7 @@ def test_a_suite_without_its_data_is_planned_from_what_is_published(folder: Path
     found = costs(folder)
     assert {group.name: group.images for group in found.groups}["lut"] == 2 * 4 * 1020
     suite, workspace = opened(folder)
-    [told] = missing(suite, workspace, Counts(workspace))
-    assert "lutbench data list flowers17" in told
+    assert missing(suite, workspace, Counts(workspace)) == ({"flowers17": f"not at {folder / 'flowers17'}"}, [])
 
 
 def test_a_set_that_nobody_knows_is_in_no_sum(folder: Path) -> None:
@@ -299,7 +299,9 @@ def test_a_set_that_nobody_knows_is_in_no_sum(folder: Path) -> None:
     assert found.images == 0
     assert any("6 runs are on sets of unknown size" in line for line in totals(found))
     suite, workspace = opened(folder)
-    assert any("expected the images" in told for told in missing(suite, workspace, Counts(workspace)))
+    known_sets, told = missing(suite, workspace, Counts(workspace))
+    assert known_sets == {}
+    assert any("expected the images" in paragraph for paragraph in told)
 
 
 def test_a_finished_run_costs_nothing_and_tells_its_speed(folder: Path) -> None:
@@ -312,6 +314,9 @@ def test_a_finished_run_costs_nothing_and_tells_its_speed(folder: Path) -> None:
     record = json.loads((workspace.results / "records/toy/pretrain/lut/seed0.json").read_text())
     assert group.costs[0].origin == MEASURED
     assert group.seconds == pytest.approx(4 * TRAIN / record["images_per_second"])
+    eight = costs(folder, Rates(gpus=8))
+    assert eight.seconds == pytest.approx(group.seconds / 8), "a record's rate is taken for each GPU"
+    assert eight.gpu_hours == pytest.approx(group.seconds / 3600)
     assert list(found.measured.values()) == [1]
     again = costs(folder, None, "pretrain.lut.epochs=5")
     assert again.groups[0].done == 0, "a changed run is to be run"
@@ -363,12 +368,18 @@ def test_a_disk_that_is_too_small_is_said(
     write_images(folder)
     suite, workspace = opened(folder)
     items = items_of(suite, workspace, Counts(workspace), costs(folder))
-    rooms = rooms_of(workspace)
-    assert too_little(items, rooms) == []
     wanted = sum(item.to_come or 0 for item in items)
-    small = [room.__class__(room.name, room.path, wanted - 1, room.device) for room in rooms]
-    [(there, needed, free)] = too_little(items, small)
-    assert (len(there), needed, free) == (3, wanted, wanted - 1)
+    rooms = rooms_of(workspace)
+    small = [replace(room, free=wanted - 1) for room in rooms]
+    [(there, needed, free)] = demands_of(items, small)
+    assert ([room.name for room in there], needed, free) == (["data", "runs", "results"], wanted, wanted - 1)
+    apart = [replace(room, device=number) for number, room in enumerate(rooms)]
+    assert [needed for _, needed, _ in demands_of(items, apart)] == [0, wanted, 0], (
+        "checkpoints and weights are in runs"
+    )
+    monkeypatch.setattr("lutbench.plan.show.rooms_of", lambda workspace: small)
+    show_plan(suite, workspace, [], None, 1)
+    assert "will not fit" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["pretrain/lut", "pretrain/lut=fast", "pretrain/lut=0", "=3"])
@@ -387,14 +398,31 @@ def test_the_plan_is_printed_with_every_group_and_sum(folder: Path, capsys: pyte
     suite, workspace = opened(folder)
     show_plan(suite, workspace, ["lut=10"], None, 2)
     out = capsys.readouterr().out
-    assert all(name in out for name in ("pretrain", "tuned/lut", "neighbours/lut", "given", "free for data"))
-    seconds = 2 * (4 * TRAIN + 3 * TRAIN + VAL + TRAIN + VAL) / 10
-    assert (
-        f"{duration(seconds)} one after another on 2 GPUs or CPU: {2 * seconds / 3600:.2f} GPU-hours, of 6 of the 6 runs"
-        in " ".join(out.split())
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    pretraining, tuning = 2 * 4 * TRAIN, 2 * (3 * TRAIN + VAL)
+    seconds = (pretraining + tuning + 2 * (TRAIN + VAL)) / 10
+    assert any(
+        row.startswith(f"lut 2 {pretraining} ") and row.endswith(f" 10.0 {duration(pretraining / 10)}") for row in rows
     )
+    assert rows.index("tuned") < rows.index("neighbours")
+    assert any(row.startswith(f"lut 2 {tuning} ") for row in rows)
+    assert any(row.startswith("downstream 4 ") for row in rows), "each stage has its sum"
+    assert f"{duration(seconds)} one after another on 2 GPUs: {2 * seconds / 3600:.2f} GPU-hours." in " ".join(rows)
+    assert "will not fit" not in out
+
+
+@pytest.mark.parametrize("suite", ["tiny", "small"])
+def test_no_number_of_a_plan_is_cut_where_80_columns_are_shown(
+    suite: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_plan(load_suite(suite), Workspace(tmp_path, tmp_path / "runs", tmp_path / "results"), [], 1e12, 1)
+    out = capsys.readouterr().out
+    table = out[: out.index("one after another")]
+    assert "…" not in table
+    assert max(map(len, (line.rstrip() for line in table.splitlines()))) <= 80
 
 
 def test_numbers_are_printed_in_units_that_people_read() -> None:
+    assert [amount(n) for n in (0, 98_304, 2_049_867_200)] == ["0", "98,304", "2,049.9 M"]
     assert [duration(float(Fraction(s))) for s in (12, 204, 4_332_600)] == ["12 s", "3.4 min", "1,203.5 h"]
     assert [gigabytes(n) for n in (None, 1_500_000, int(np.int64(145e9)))] == ["unknown", "1.5 MB", "145.0 GB"]

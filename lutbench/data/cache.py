@@ -30,11 +30,10 @@ from PIL import __version__ as PILLOW
 
 from lutbench.data.decoding import BROKEN, UndecodableImage
 from lutbench.data.images import ImageSet
-from lutbench.data.progress import tracked
 from lutbench.errors import UserError, listed
 from lutbench.files import read_json, whole_file, write_json
 from lutbench.pixels import resize_short_side
-from lutbench.progress import console
+from lutbench.progress import console, tracked
 from lutbench.weights import sha256_of
 
 SHARD = 512

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lutbench.data.decoding import decode
-from lutbench.data.progress import tracked
+from lutbench.data.decoding import UndecodableImage, decode
 from lutbench.errors import UserError, listed, nearest
+from lutbench.progress import tracked
 
 LISTING_THREADS = 8
 """Class folders listed at once; hides the latency of network file systems."""
@@ -49,6 +49,8 @@ class FolderImages:
     """(n,) where each name ends."""
     sizes: NDArray[np.int64] = field(repr=False)
     """(n,) Bytes of each file."""
+    banner: int = 0
+    """Rows of pixels at the bottom of every image that are no part of the photograph, and are cut off."""
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -60,7 +62,15 @@ class FolderImages:
             UndecodableImage: naming the file.
             UserError: if the file cannot be read at all.
         """
-        return decode(self.content(index), os.fsdecode(self._path(index)))
+        image = decode(self.content(index), os.fsdecode(self._path(index)))
+        if not self.banner:
+            return image
+        if image.height <= self.banner:
+            raise UndecodableImage(
+                f"{os.fsdecode(self._path(index))} is {image.height} pixels high, of which {self.banner} should be a banner that "
+                "is cut off. Is it as its authors distribute it?"
+            )
+        return image.crop((0, 0, image.width, image.height - self.banner))
 
     def content(self, index: int) -> bytes:
         """The file of an image, as it is.

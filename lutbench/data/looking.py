@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.decoding import decode
-from lutbench.data.progress import tracked
 from lutbench.data.scenes import Scenes
 from lutbench.errors import UserError, listed
+from lutbench.progress import tracked
 
 SAMPLE = 256
 """Images of each split, evenly spaced, that a check looks at if it does not look at all."""

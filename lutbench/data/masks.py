@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags
 
-from lutbench.data.progress import tracked
 from lutbench.data.scenes import Scenes, opened, opened_mask
 from lutbench.errors import UserError, listed
 from lutbench.files import NotJsonError, read_json, write_json
+from lutbench.progress import tracked
 
 REVISION = 1
 """Of the check: raised when it looks for more, so that older stamps no longer count."""

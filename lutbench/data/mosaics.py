@@ -21,9 +21,9 @@ from PIL import Image
 from lutbench.data.building import build_once, changed, pixel_digest, read_manifest, rebuild
 from lutbench.data.images import Split
 from lutbench.data.photographs import BANDS, PHOTOGRAPHS, UNCOMPRESSED, Box, bands, load_photograph, square
-from lutbench.data.progress import tracked
 from lutbench.data.scenes import Scenes, list_scenes
 from lutbench.errors import UserError
+from lutbench.progress import tracked
 from lutbench.randomness import Draw, generator
 from lutbench.recipes import ScenesRecipe
 

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutbench.data.folder import LISTING_THREADS, FolderImages, fingerprint_of, printable
-from lutbench.data.progress import tracked
 from lutbench.errors import UserError, listed, nearest
+from lutbench.progress import tracked
 from lutbench.recipes import DataRecipe
 
 
@@ -43,6 +43,8 @@ class Format(NamedTuple):
     """The official splits; empty where any list that is there is one."""
     needs: Callable[[str], Sequence[str]]
     """Lists and folders of images, relative to the set's folder, without which a split cannot be read."""
+    banner: int = 0
+    """Rows of pixels below every photograph that the set's authors ask to cut off."""
 
 
 STATS_AT_ONCE = 1000
@@ -52,7 +54,7 @@ STATS_AT_ONCE = 1000
 def open_official(recipe: DataRecipe, split: str, root: Path) -> FolderImages:
     """One split of a set in its authors' layout.
 
-    The fingerprint is over class names, labels, file names and sizes, as :func:`open_folder`'s.
+    The fingerprint is over class names, labels, file names and sizes, as :func:`open_folder`'s, and over a banner that is cut.
 
     Raises:
         UserError: if the set, its lists or a split is not there, a split is empty, or listed images are missing.
@@ -93,10 +95,13 @@ def open_official(recipe: DataRecipe, split: str, root: Path) -> FolderImages:
         classes=tuple(map(printable, classes)),
         labels=labels,
         skip_undecodable=recipe.undecodable == "skip",
-        fingerprint=fingerprint_of(classes, names, lengths, sizes, labels),
+        fingerprint=fingerprint_of(
+            classes, names, lengths, sizes, labels, *([np.array([form.banner])] if form.banner else [])
+        ),
         names=names,
         ends=np.cumsum(lengths),
         sizes=sizes,
+        banner=form.banner,
     )
 
 
@@ -167,7 +172,7 @@ def _sizes(folder: Path, files: Sequence[bytes], name: str, split: str) -> NDArr
 
 
 def _of_torchvision(
-    kind: str, home: str, files: str, splits: Sequence[str], needs: Callable[[str], Sequence[str]]
+    kind: str, home: str, files: str, splits: Sequence[str], needs: Callable[[str], Sequence[str]], banner: int = 0
 ) -> Format:
     """The format of a torchvision class ``kind``, which wants its folder to be called ``home`` and keeps paths in ``files``.
 
@@ -189,7 +194,7 @@ def _of_torchvision(
         labels = made._labels if hasattr(made, "_labels") else [sample[1] for sample in samples]
         return Listed(_distinct(made.classes), _relative(paths, folder), [int(label) for label in labels])
 
-    return Format(read, splits, needs)
+    return Format(read, splits, needs, banner)
 
 
 def _places365(folder: Path, split: str) -> Listed:
@@ -279,6 +284,7 @@ FORMATS = {
     "aircraft": _of_torchvision(
         "FGVCAircraft", "fgvc-aircraft-2013b", "_image_files", ("train", "val", "trainval", "test"),
         _each("data/variants.txt", "data/images_variant_{}.txt", "data/images"),
+        banner=20,  # its README: the photographer's name, to be removed in training and evaluation
     ),
     "flowers102": _of_torchvision(
         "Flowers102", "flowers-102", "_image_files", ("train", "val", "test"), _each("setid.mat", "imagelabels.mat", "jpg")

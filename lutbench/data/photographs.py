@@ -22,8 +22,8 @@ from PIL import Image
 from lutbench.data.building import build_once, changed, pixel_digest, read_manifest, rebuild
 from lutbench.data.decoding import decode
 from lutbench.data.folder import FolderImages, open_folder
-from lutbench.data.progress import tracked
 from lutbench.errors import UserError
+from lutbench.progress import tracked
 from lutbench.randomness import Draw, generator
 
 SIDE = 64

@@ -1,7 +1,7 @@
 """What the runs of a suite will cost: images, time and compute of every group of seeds. Nothing is run or written."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from lutbench.errors import UserError
@@ -28,7 +28,7 @@ class Rates:
     flops: float | None = None
     """FLOP/s that one GPU keeps up; for runs that have no images/s."""
     gpus: int = 1
-    """That a run is spread over."""
+    """That a run is spread over. A record's rate is taken for each of its processes, and as many times as there are GPUs."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,17 @@ class Group:
     """The seeds of a pre-training run, of a task or of a set with one method: a row of the plan."""
 
     stage: str
-    name: str
-    """Task and method."""
+    task: str
+    method: str
+    """Empty for a pre-training run."""
     runs: int
     costs: tuple[Cost, ...]
     """Of the runs that have not finished."""
+
+    @property
+    def name(self) -> str:
+        """Task and method."""
+        return "/".join(filter(None, (self.task, self.method)))
 
     @property
     def done(self) -> int:
@@ -88,9 +94,9 @@ class Group:
         return len(rated) / sum(1 / rate for rate in rated) if rated else None
 
     @property
-    def origins(self) -> tuple[str, ...]:
-        """Where the times come from."""
-        return tuple(dict.fromkeys(cost.origin for cost in self.costs))
+    def lacks(self) -> str:
+        """Why not every run has a time; empty if each has."""
+        return next((cost.origin for cost in self.costs if cost.seconds is None), "")
 
 
 @dataclass(frozen=True)
@@ -123,14 +129,22 @@ class Costs:
         return sum(cost.flop or 0 for cost in self.to_run)
 
     @property
-    def hours(self) -> float:
+    def seconds(self) -> float:
         """Of the runs whose time can be told, one after another."""
-        return sum(cost.seconds or 0 for cost in self.to_run) / HOUR
+        return sum(cost.seconds or 0 for cost in self.to_run)
 
     @property
     def gpu_hours(self) -> float:
         """The same on so many GPUs at once."""
-        return self.hours * self.gpus
+        return self.seconds / HOUR * self.gpus
+
+    def of_stages(self) -> dict[str, "Costs"]:
+        """Each stage's part."""
+        stages = dict.fromkeys(group.stage for group in self.groups)
+        return {
+            stage: replace(self, groups=tuple(group for group in self.groups if group.stage == stage))
+            for stage in stages
+        }
 
 
 def costs_of(suite: LoadedSuite, workspace: Workspace, counts: Counts, rates: Rates) -> Costs:
@@ -154,7 +168,7 @@ def costs_of(suite: LoadedSuite, workspace: Workspace, counts: Counts, rates: Ra
             if cost.origin == MEASURED and record is not None:
                 measured[str(record.hardware)] = measured.get(str(record.hardware), 0) + 1
             costs.append(cost)
-        groups.append(Group(stage, "/".join(filter(None, (task, method))), len(runs), tuple(costs)))
+        groups.append(Group(stage, task, method, len(runs), tuple(costs)))
     return Costs(tuple(groups), rates.gpus, measured)
 
 
@@ -217,7 +231,8 @@ def _cost(suite: LoadedSuite, planned: PlannedRun, counts: Counts, rates: Rates,
     demand, looks = demand_of(recipe, classes, measured), looks_of(recipe, counts)
     rate, origin = rates.given.get(planned.name), GIVEN
     if rate is None and record is not None:
-        rate, origin = record.images_per_second, MEASURED
+        assert record.images_per_second is not None
+        rate, origin = record.images_per_second / record.hardware.processes * rates.gpus, MEASURED
     if looks is None:
         return Cost(planned, None, None, rate, NO_COUNT, None, demand)
     flop = demand.train * looks.train + demand.evaluate * looks.evaluate

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lutbench.checkpoint import KEEP
-from lutbench.data.known import BUILDERS, place
+from lutbench.data.known import BUILDERS, CATALOGUE, place
 from lutbench.errors import UserError
 from lutbench.plan.compute import ASPECT
 from lutbench.plan.costs import Costs
@@ -25,6 +25,9 @@ VALUE = 4
 
 DATA, RUNS, RESULTS = "data", "runs", "results"
 """The three folders."""
+
+_PUBLISHED = {known.recipe.name: known for known in PUBLISHED.values()}
+"""Shifted sets by the name that they have in a suite's tables."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,14 @@ def rooms_of(workspace: Workspace) -> list[Room]:
     return rooms
 
 
-def too_little(items: list[Item], rooms: list[Room]) -> list[tuple[list[Room], int, int]]:
-    """Disks on which what is to come does not fit: the folders that lie there, bytes to come, bytes free."""
-    short = []
+def demands_of(items: list[Item], rooms: list[Room]) -> list[tuple[list[Room], int, int]]:
+    """Of every disk the folders that lie there, the bytes to come as far as they are known, and the bytes free."""
+    demands = []
     for device in dict.fromkeys(room.device for room in rooms):
         there = [room for room in rooms if room.device == device]
         names, free = {room.name for room in there}, min(room.free for room in there)
-        wanted = sum(item.to_come or 0 for item in items if item.folder in names)
-        if wanted > free:
-            short.append((there, wanted, free))
-    return short
+        demands.append((there, sum(item.to_come or 0 for item in items if item.folder in names), free))
+    return demands
 
 
 def data_of(suite: LoadedSuite) -> list[AnyData]:
@@ -110,25 +111,30 @@ def shifted_of(suite: LoadedSuite) -> dict[str, tuple[ShiftedSetRecipe, int]]:
 
 
 def _sets(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterator[Item]:
-    taken = []
+    trained_on = []
     for data in data_of(suite):
         known = known_of(data)
         name = data.label or data.path or data.source
         published = None if known is None else int(known.gigabytes * 1e9)
-        taken.append(place(known, workspace.data) if known else (workspace.data / data.path).absolute())
+        trained_on.append(place(known, workspace.data) if known else (workspace.data / data.path).absolute())
         if counts.problem(data):
             yield Item(f"{name} ({_of(known is not None)})", DATA, 0, published)
         else:
             yield Item(name, DATA, _bytes(data, workspace))
+    seen = set[tuple[Path, ...]]()
     for name, (recipe, _) in shifted_of(suite).items():
         where = (workspace.data / recipe.folder).absolute()
-        if recipe.source == "corrupted" or any(where.is_relative_to(folder) for folder in taken):
+        folders = tuple(where / part for part in recipe.parts.values()) or (where,)
+        if recipe.source != "folder" or any(map(where.is_relative_to, trained_on)) or folders in seen:
             continue
-        taken.append(where)
+        seen.add(folders)
+        known_set = _PUBLISHED.get(name)
         if workspace.shifted(recipe).state is State.WHOLE:
-            yield Item(name, DATA, None)
-        elif recipe.source == "folder":
-            yield Item(name, DATA, 0, None)
+            yield Item(known_set.name if known_set else name, DATA, None)
+        elif known_set and known_set.gigabytes:
+            yield Item(f"{known_set.name} ({_of(True)})", DATA, 0, int(known_set.gigabytes * 1e9))
+        else:
+            yield Item(f"{known_set.name if known_set else name} ({_of(False)})", DATA, 0, None)
 
 
 def _of(known: bool) -> str:
@@ -174,31 +180,35 @@ def _copies(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterato
         yield Item(f"{name}, a corrupted copy", DATA, size if whole else 0, 0 if whole else size)
 
 
-def missing(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> list[str]:
-    """What is not there that the suite does not make itself, a paragraph each, and how to get it."""
-    told = []
+def missing(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> tuple[dict[str, str], list[str]]:
+    """What is not there that the suite does not make itself.
+
+    Known sets by name, each with what it lacks or where it was looked for; and a paragraph for everything else.
+    """
+    known_sets, told = dict[str, str](), list[str]()
     for data in data_of(suite):
-        if data.source in BUILDERS:
+        problem = "" if data.source in BUILDERS else counts.problem(data)
+        if not problem:
             continue
-        if problem := counts.problem(data):
-            known = known_of(data)
-            if known is None:
-                told.append(problem)
-                continue
+        known = known_of(data)
+        if known is None:
+            told.append(problem)
+        else:
             where = place(known, workspace.data)
-            short = f"{known.name}: not at {where}."
-            told.append(f"{problem if where.exists() else short} How to get it: lutbench data list {known.name}")
-    published = {known.recipe.name: name for name, known in PUBLISHED.items()}
-    for name, (recipe, runs) in shifted_of(suite).items():
+            known_sets[known.name] = problem if where.exists() else f"not at {where}"
+    built = [place(CATALOGUE[name], workspace.data) for name in BUILDERS]
+    for name, (recipe, _) in shifted_of(suite).items():
         found = workspace.shifted(recipe)
-        if recipe.source != "folder" or found.state is State.WHOLE:
+        if recipe.source != "folder" or found.state is State.WHOLE or any(map(found.where.is_relative_to, built)):
             continue
-        how = f" How to get it: lutbench data list {published[name]}" if name in published else ""
-        why = f"not at {found.where}; its {runs} runs are left out until it is."
-        told.append(f"{name}: {why if found.state is State.ABSENT else ' '.join(found.problems[:2])}{how}")
+        lacks = f"not at {found.where}" if found.state is State.ABSENT else " ".join(found.problems[:2])
+        if name in _PUBLISHED:
+            known_sets[_PUBLISHED[name].name] = lacks
+        else:
+            told.append(f"{name}: {lacks}")
     for run in suite.runs:
         try:
             checkpoint_of(run)
         except UserError as error:
             told.append(str(error))
-    return list(dict.fromkeys(told))
+    return known_sets, list(dict.fromkeys(told))

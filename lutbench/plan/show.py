@@ -1,14 +1,15 @@
-"""Prints the plan: a row per group of seeds, then totals, disk, and what is missing."""
+"""Prints the plan: a row per group of seeds below its stage's sum, then totals, disk, and what is missing."""
 
 from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
 
-from lutbench.plan.costs import NO_COUNT, NO_RATE, Costs, Group, Rates, costs_of, read_rates
+from lutbench.errors import listed
+from lutbench.plan.costs import MEASURED, NO_COUNT, NO_RATE, Costs, Group, Rates, costs_of, read_rates
 from lutbench.plan.counts import Counts
-from lutbench.plan.disk import Item, items_of, missing, rooms_of, too_little
-from lutbench.progress import console
+from lutbench.plan.disk import Item, demands_of, items_of, missing, rooms_of
+from lutbench.progress import console, print_table
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Workspace
 
@@ -22,35 +23,34 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], fl
     counts = Counts(workspace)
     costs = costs_of(suite, workspace, counts, Rates(read_rates(suite, rates), flops, gpus))
     console.print(suite.suite.title, style="bold")
-    console.print(_runs(costs.groups))
+    print_table(_runs(costs))
     for line in totals(costs):
         console.print(line, soft_wrap=False)
     items = items_of(suite, workspace, counts, costs)
-    console.print(_disk(items))
+    print_table(_disk(items))
     rooms = rooms_of(workspace)
-    for room in rooms:
-        console.print(f"{gigabytes(room.free)} free for {room.name} at {room.path}", soft_wrap=True)
-    for there, wanted, free in too_little(items, rooms):
-        names = " and ".join(room.name for room in there)
-        console.print(
-            f"It will not fit: {names} need {gigabytes(wanted)} more, and {gigabytes(free)} are free.", style="red"
-        )
-    told = missing(suite, workspace, counts)
-    if told:
-        console.print(f"\nMissing ({len(told)}):", style="bold")
+    for there, wanted, free in demands_of(items, rooms):
+        folders = listed([f"{room.name} ({room.path})" for room in there])
+        console.print(f"{folders}: {gigabytes(wanted)} to come, {gigabytes(free)} free.")
+        if wanted > free:
+            console.print("It will not fit.", style="red")
+    known_sets, told = missing(suite, workspace, counts)
+    if known_sets:
+        print_table(_missing(known_sets))
     for paragraph in told:
-        console.print(paragraph, soft_wrap=False)
+        console.print(f"\nMissing: {paragraph}", soft_wrap=False)
 
 
 def totals(costs: Costs) -> list[str]:
-    """The sums below the table, and what they leave out."""
+    """The sums below the table, what they leave out, and what they rest on."""
     to_run = len(costs.to_run)
     lines = [f"{to_run} runs to go, {costs.done} finished; {costs.images:,} images, {costs.flop:.2g} FLOP."]
     timed = [cost for cost in costs.to_run if cost.seconds is not None]
     if timed:
+        machine = "one GPU, or the CPU" if costs.gpus == 1 else f"{costs.gpus} GPUs"
+        which = "" if len(timed) == to_run else f", of {len(timed)} of the {to_run} runs"
         lines.append(
-            f"{duration(3600 * costs.hours)} one after another on {costs.gpus} GPU{'s' if costs.gpus > 1 else ''} or CPU: "
-            f"{costs.gpu_hours:,.2f} GPU-hours, of {len(timed)} of the {to_run} runs."
+            f"{duration(costs.seconds)} one after another on {machine}: {costs.gpu_hours:,.2f} GPU-hours{which}."
         )
     unrated = sum(cost.origin == NO_RATE for cost in costs.to_run)
     if unrated:
@@ -62,6 +62,8 @@ def totals(costs: Costs) -> list[str]:
     if uncounted:
         lines.append(f"{uncounted} runs are on sets of unknown size, which are not there: they are in no sum.")
     lines += [f"Rates of {runs} runs were measured on {hardware}." for hardware, runs in costs.measured.items()]
+    if any(cost.origin == MEASURED and cost.looks and all(cost.looks) for cost in timed):
+        lines.append("Evaluating an image is taken to be as slow as training on one, which was measured.")
     return lines
 
 
@@ -79,37 +81,56 @@ def gigabytes(count: int | None) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 
-def _runs(groups: Sequence[Group]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("run", "to go", "million\nimages", "FLOP", "images\n/s", "from", "time"):
-        table.add_column(column, no_wrap=True, justify="left" if column in ("run", "from") else "right")
-    stage = ""
-    for group in groups:
-        if group.stage != stage:
-            stage = group.stage
-            table.add_row(Text(stage, style="bold"))
-        number = f"{len(group.costs)}" if not group.done else f"{len(group.costs)} of {group.runs}"
-        if not group.costs:
-            table.add_row(f"  {group.name}", "done")
-            continue
-        table.add_row(
-            f"  {group.name}",
-            number,
-            "" if group.images is None else f"{group.images / 1e6:,.3f}",
-            "" if group.flop is None else f"{group.flop:.1e}",
-            "" if group.rate is None else f"{group.rate:,.1f}",
-            ", ".join(group.origins),
-            "" if group.seconds is None else duration(group.seconds),
-        )
+def amount(count: int) -> str:
+    """``98,304`` or ``2,049.9 M``."""
+    return f"{count:,}" if count < 1e5 else f"{count / 1e6:,.1f} M"
+
+
+def _runs(costs: Costs) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("run")
+    for column in ("to go", "images", "FLOP", "images/s", "time"):
+        table.add_column(column, justify="right")
+    for stage, part in costs.of_stages().items():
+        time = duration(part.seconds) if part.seconds else ""
+        table.add_row(stage, str(len(part.to_run)), amount(part.images), f"{part.flop:.1e}", "", time, style="bold")
+        task = ""
+        for group in part.groups:
+            if group.method and group.task != task:
+                task = group.task
+                table.add_row(f"  {task}")
+            table.add_row(f"    {group.method}" if group.method else f"  {group.task}", *_cells(group))
     return table
 
 
+def _cells(group: Group) -> Sequence[str]:
+    if not group.costs:
+        return ("done",)
+    return (
+        f"{len(group.costs)} of {group.runs}" if group.done else f"{group.runs}",
+        "" if group.images is None else amount(group.images),
+        "" if group.flop is None else f"{group.flop:.1e}",
+        "" if group.rate is None else f"{group.rate:,.1f}",
+        group.lacks if group.seconds is None else duration(group.seconds),
+    )
+
+
 def _disk(items: Sequence[Item]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("\ndisk", "\nin", "\nthere", "\nto come"):
-        table.add_column(column, no_wrap=True, justify="right" if column in ("\nthere", "\nto come") else "left")
+        table.add_column(column, justify="right" if column in ("\nthere", "\nto come") else "left")
     for item in items:
         there = "yes" if item.here is None else gigabytes(item.here) if item.here else ""
         coming = "" if item.to_come == 0 else gigabytes(item.to_come)
         table.add_row(item.what, item.folder, there, coming)
+    return table
+
+
+def _missing(known_sets: dict[str, str]) -> Table:
+    caption = Text("How to get one: lutbench data list NAME. Runs on a shifted set that is missing are left out.")
+    table = Table(box=None, padding=(0, 2, 0, 0), caption=caption, caption_justify="left")
+    table.add_column(f"\nmissing sets ({len(known_sets)})")
+    table.add_column("")
+    for name, lacks in known_sets.items():
+        table.add_row(name, lacks)
     return table

@@ -34,8 +34,8 @@ from lutbench.data.photographs import (
     photograph_path,
     square,
 )
-from lutbench.data.progress import tracked
 from lutbench.errors import UserError
+from lutbench.progress import tracked
 from lutbench.randomness import Draw, generator
 
 Drawn = Iterator[tuple[str, Image.Image]]

@@ -43,6 +43,8 @@ class PublishedSet:
     """What to do to have it; ``DIR`` stands for the set's folder."""
     source: str
     """Where protocol and counts were read."""
+    gigabytes: float = 0.0
+    """On disk, unpacked, approximately; 0 where it could not be read, and for images of another known set."""
 
 
 def _imagenet(name: str, title: str, get: str, source: str, **settings: Any) -> PublishedSet:
