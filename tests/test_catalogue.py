@@ -1,6 +1,7 @@
 """Every known set is listed and checked: what is missing, broken, swapped, in both splits or another set is named."""
 
 import json
+import re
 import shutil
 import tracemalloc
 from dataclasses import replace
@@ -82,15 +83,16 @@ def test_one_set_is_told_with_every_step_to_get_it(tmp_path: Path, name: str) ->
     for step in [*known.get.replace("DIR", str(status.where)).splitlines(), known.title, str(status.where)]:
         assert "".join(step.split()) in together
     assert f"state{status.state.replace(' ', '')}" in together
-    if name in CATALOGUE:
-        assert "".join(CATALOGUE[name].terms.split()) in together
+    for fact in (known.paper, known.terms):
+        assert "".join(fact.split()) in together
+    assert "layoutDIR/" in together or "layoutaHuggingFaceset" in together
 
 
 def test_a_set_is_told_with_the_suites_that_use_it(tmp_path: Path) -> None:
     def told(name: str) -> str:
         return text_of(render_set(status_of(any_set(name), tmp_path), tmp_path))
 
-    assert "suites   paper" in told("imagenet-c")
+    assert re.search(r"suites +paper", told("imagenet-c"))
     assert "suites   camvid, small" in told("camvid")
     assert "suites" not in told("food-101")
 
@@ -228,15 +230,6 @@ def test_an_unknown_set_is_answered_with_the_nearest(tmp_path: Path) -> None:
         known_set("imagenet1k")
     with pytest.raises(UserError, match="Did you mean 'imagenet-sketch'"):
         any_set("imagenet-sketches")
-
-
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_every_known_set_can_be_described(tmp_path: Path, name: str) -> None:
-    known = CATALOGUE[name]
-    assert known.classes > 1
-    assert set(known.images) in ({"train", "val"}, {"all"}, {"train"})
-    assert known.get
-    assert known.terms
 
 
 def told(report: CheckReport) -> str:

@@ -17,7 +17,7 @@ from lutbench.recipes.robustness import EXTRA_CORRUPTIONS, ClassifierSource, Rob
 from lutbench.shifted.corruptions import EXTRA
 from lutbench.shifted.labels import LabelSpace, imagenet_1k, imagenet_subset, known_folders
 from lutbench.shifted.metrics import ALEXNET_ERROR
-from lutbench.shifted.published import PUBLISHED, published_set
+from lutbench.shifted.published import PUBLISHED
 from lutbench.shifted.sets import State, cell_folders, look_for
 from robustness.cells import check_labels, open_cell
 from robustness.occlusion import occlusions
@@ -41,7 +41,7 @@ def recipe_of(**settings: Any) -> ShiftedSetRecipe:
 
 def small(name: str, images: Any) -> ShiftedSetRecipe:
     """A published set with other numbers of images."""
-    return published_set(name).recipe.model_copy(update={"images": images})
+    return PUBLISHED[name].recipe.model_copy(update={"images": images})
 
 
 # --- What is there
@@ -72,11 +72,6 @@ def test_published_sets_have_the_counts_that_were_published() -> None:
         folders = known_folders(published.recipe.labels, published.recipe.subset)
         assert folders is not None
         assert published.recipe.classes == len(folders), name
-
-
-def test_an_unknown_published_set_is_answered_by_the_nearest_name() -> None:
-    with pytest.raises(UserError, match="Did you mean 'imagenet-sketch'"):
-        published_set("imagenet-skech")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -88,8 +88,12 @@ def _shifted_facts(known: PublishedSet) -> list[tuple[str, str]]:
         ("classes", "" if recipe.classes is None else f"{recipe.classes:,}"),
         ("images", _shifted_images(recipe)),
         ("metric", _shifted_metric(recipe)),
-        ("parts", ", ".join(recipe.corruptions or filter(None, recipe.parts))),
-        ("source", known.source),
+        ("corruptions", ", ".join(recipe.corruptions)),
+        ("layout", _shifted_layout(recipe)),
+        ("size", f"{known.gigabytes:g} GB" if known.gigabytes else ""),
+        ("paper", known.paper),
+        ("protocol", known.source),
+        ("terms", known.terms),
         ("suites", ", ".join(_suites_with(known))),
     ]
 
@@ -105,6 +109,13 @@ def _shifted_metric(recipe: ShiftedSetRecipe) -> str:
     if recipe.kind == "corruptions":
         return "mCE" if recipe.alexnet else "mean error"
     return "AUPR" if recipe.kind == "detection" else "top-1"
+
+
+def _shifted_layout(recipe: ShiftedSetRecipe) -> str:
+    if recipe.kind == "corruptions":
+        return "DIR/CORRUPTION/SEVERITY/CLASS/*"
+    folders = list(filter(None, recipe.parts.values()))
+    return "/".join(["DIR", *([f"{{{', '.join(folders)}}}"] if len(folders) > 1 else folders), "CLASS", "*"])
 
 
 def _shifted_images(recipe: ShiftedSetRecipe) -> str:

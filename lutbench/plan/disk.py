@@ -131,7 +131,7 @@ def _sets(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterator[
         known_set = _PUBLISHED.get(name)
         if workspace.shifted(recipe).state is State.WHOLE:
             yield Item(known_set.name if known_set else name, DATA, None)
-        elif known_set and known_set.gigabytes:
+        elif known_set and known_set.gigabytes is not None:
             yield Item(f"{known_set.name} ({_of(True)})", DATA, 0, int(known_set.gigabytes * 1e9))
         else:
             yield Item(f"{known_set.name if known_set else name} ({_of(False)})", DATA, 0, None)

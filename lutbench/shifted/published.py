@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from lutbench.errors import UserError, nearest
 from lutbench.recipes.robustness import ShiftedSetRecipe
 
 ALEXNET_ERROR = {
@@ -43,20 +42,30 @@ class PublishedSet:
     """What to do to have it; ``DIR`` stands for the set's folder."""
     source: str
     """Where protocol and counts were read."""
-    gigabytes: float = 0.0
-    """On disk, unpacked, approximately; 0 where it could not be read, and for images of another known set."""
+    paper: str
+    terms: str
+    """As its authors state them; of ImageNet's own images, ImageNet's."""
+    gigabytes: float | None
+    """On disk, approximately: its archives, where these hold images hardly compressed. None where no size could be read; 0
+    for images of another known set."""
 
 
-def _imagenet(name: str, title: str, get: str, source: str, **settings: Any) -> PublishedSet:
+def _imagenet(
+    name: str, title: str, get: str, source: str, *, paper: str, terms: str, gigabytes: float | None, **settings: Any
+) -> PublishedSet:
     """A set of images to be seen as ImageNet's own: short side to 256, the middle 224."""
     recipe = {"label": title, "path": name, "labels": "imagenet-1k", "classes": 1000, "eval_crop": 224 / 256}
-    return PublishedSet(name, title, ShiftedSetRecipe.model_validate(recipe | settings), get, source)
+    return PublishedSet(
+        name, title, ShiftedSetRecipe.model_validate(recipe | settings), get, source, paper, terms, gigabytes
+    )
 
 
 _BOTH = ["bicubic", "bilinear"]
 _SUBSET_FIRST = ["subset", "all"]
 _VAL = "See imagenet-1k in `lutbench data list`."
 _SI_SCORE = "Unpack {0}.zip of https://s3.us-east-1.amazonaws.com/si-score-dataset below DIR."
+_IMAGENET_TERMS = "ImageNet's: non-commercial research and education"
+_MIT = "the authors' repository is MIT; of the images, which are from the web, they state none"
 _SI_SOURCE = "google-research/si-score README; counts: tensorflow/datasets docs/catalog/siscore.md"
 
 PUBLISHED = {
@@ -67,6 +76,9 @@ PUBLISHED = {
             "ImageNet-1K, validation, with ReaL's labels",
             _VAL,
             "google-research/reassessed-imagenet real.json, as timm ships it",
+            paper="Beyer et al., Are we done with ImageNet?, arXiv 2006.07159, 2020 (ReaL)",
+            terms=_IMAGENET_TERMS,
+            gigabytes=0,
             path="imagenet-1k",
             parts={"": "val"},
             images=50_000,
@@ -79,6 +91,9 @@ PUBLISHED = {
             "ImageNet-V2, three variants",
             "Unpack imagenetv2-{matched-frequency,threshold0.7,top-images}.tar.gz of https://huggingface.co/datasets/vaishaal/ImageNetV2 in DIR.",
             "modestyachts/ImageNetV2",
+            paper="Recht et al., Do ImageNet Classifiers Generalize to ImageNet?, ICML 2019",
+            terms="as ImageNet's images: the authors' MIT licence is not for these, which are from Flickr",
+            gigabytes=3.8,
             labels="imagenet-1k-numbers",
             parts={
                 name: f"imagenetv2-{name}-format-val" for name in ("matched-frequency", "threshold0.7", "top-images")
@@ -92,6 +107,9 @@ PUBLISHED = {
             "ImageNet-A",
             "Unpack https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar; DIR is its folder imagenet-a.",
             "hendrycks/natural-adv-examples eval.py: argmax over 200 logits",
+            paper="Hendrycks et al., Natural Adversarial Examples, CVPR 2021",
+            terms=_MIT,
+            gigabytes=0.7,
             subset="imagenet-a",
             logits=_SUBSET_FIRST,
             images=7_500,
@@ -104,6 +122,9 @@ PUBLISHED = {
             "ImageNet-R",
             "Unpack https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar; DIR is its folder imagenet-r.",
             "hendrycks/imagenet-r eval.py: argmax over 200 logits",
+            paper="Hendrycks et al., The Many Faces of Robustness, ICCV 2021",
+            terms="none stated; images from the web",
+            gigabytes=2.2,
             subset="imagenet-r",
             logits=_SUBSET_FIRST,
             images=30_000,
@@ -116,6 +137,9 @@ PUBLISHED = {
             "ImageNet-O",
             "Unpack https://people.eecs.berkeley.edu/~hendrycks/imagenet-o.tar; DIR is its folder imagenet-o. ImageNet's validation images of the same 200 classes are the known ones.",
             "hendrycks/natural-adv-examples eval_many_models.py: softmax over 200 logits",
+            paper="Hendrycks et al., Natural Adversarial Examples, CVPR 2021",
+            terms=_MIT,
+            gigabytes=0.2,
             kind="detection",
             known="imagenet-1k/val",
             subset="imagenet-o",
@@ -129,6 +153,9 @@ PUBLISHED = {
             "ImageNet-C",
             "Unpack blur.tar, digital.tar, noise.tar, weather.tar, and extra.tar if you like, of https://zenodo.org/records/2235448 in DIR.",
             "hendrycks/robustness ImageNet-C/test.py: no resize",
+            paper="Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR 2019",
+            terms="CC BY 4.0, of ImageNet's images",
+            gigabytes=50,
             kind="corruptions",
             corruptions=list(ALEXNET_ERROR),
             alexnet=True,
@@ -141,6 +168,9 @@ PUBLISHED = {
             "ImageNet-Sketch",
             "See https://github.com/HaohanWang/ImageNet-Sketch; DIR is its folder sketch.",
             "HaohanWang/ImageNet-Sketch; its README rounds to 50,000, the released files and their copies are 50,889",
+            paper="Wang et al., Learning Robust Global Representations by Penalizing Local Predictive Power, NeurIPS 2019",
+            terms=_MIT,
+            gigabytes=8.4,
             images=50_889,
             preprocessing=_BOTH,
             published={"top-1": "imagenet-sketch/finetune/top-1"},
@@ -150,6 +180,9 @@ PUBLISHED = {
             "ObjectNet, the 113 classes that ImageNet has",
             "Unpack objectnet-1.0.zip of https://objectnet.dev; DIR is its folder images.",
             "abarbu/objectnet-template-pytorch: 2 px of border cut, then Resize(224), CenterCrop(224)",
+            paper="Barbu et al., ObjectNet: A large-scale bias-controlled dataset for pushing the limits of object recognition models, NeurIPS 2019",
+            terms="CC BY 4.0 and two clauses: no model's parameters may be tuned on it, and an image that is shown needs a red border of a pixel",
+            gigabytes=None,
             labels="objectnet",
             logits=["all", "subset"],
             border=2,
@@ -164,16 +197,19 @@ PUBLISHED = {
                 f"SI-Score, {factor}",
                 _SI_SCORE.format(factor),
                 _SI_SOURCE,
+                paper="Djolonga et al., On Robustness and Transferability of Convolutional Neural Networks, CVPR 2021",
+                terms="Apache-2.0; foregrounds of Open Images, backgrounds of Pexels",
+                gigabytes=gigabytes,
                 path="si-score",
                 parts={"": folder},
                 labels="si-score",
                 images=images,
                 classes=61,
             )
-            for factor, folder, images in (
-                ("size", "area", 92_884),
-                ("location", "location20_area02_min0pc", 541_548),
-                ("rotation", "rotation", 39_540),
+            for factor, folder, images, gigabytes in (
+                ("size", "area", 92_884, 3.5),
+                ("location", "location20_area02_min0pc", 541_548, 19.6),
+                ("rotation", "rotation", 39_540, 1.5),
             )
         ),
         _imagenet(
@@ -181,6 +217,9 @@ PUBLISHED = {
             "ImageNet-9, backgrounds",
             "Unpack backgrounds_challenge_data.tar.gz of https://github.com/MadryLab/backgrounds_challenge/releases; DIR is its folder bg_challenge.",
             "MadryLab/backgrounds_challenge in9_eval.py: argmax over 1000 logits, mapped",
+            paper="Xiao et al., Noise or Signal: The Role of Image Backgrounds in Object Recognition, ICLR 2021",
+            terms="none stated, of ImageNet's images",
+            gigabytes=None,
             labels="imagenet-9",
             parts={
                 name: f"{name}/val"
@@ -198,6 +237,9 @@ PUBLISHED = {
             "Stylized-ImageNet, validation",
             "Make it by https://github.com/rgeirhos/Stylized-ImageNet, into DIR/val.",
             "alibaba/easyrobust stylized_imagenet.py: as stored, 224 px",
+            paper="Geirhos et al., ImageNet-trained CNNs are biased towards texture, ICLR 2019",
+            terms="none stated, of ImageNet's images and of paintings of Kaggle's painter-by-numbers",
+            gigabytes=5,
             parts={"": "val"},
             images=50_000,
             preprocessing=["whole"],
@@ -207,6 +249,9 @@ PUBLISHED = {
             "ImageNet-1K, validation, with patches dropped or shuffled",
             _VAL,
             "Naseer et al. 2021: so many tenths of 14 x 14 patches dropped at random",
+            paper="Naseer et al., Intriguing Properties of Vision Transformers, NeurIPS 2021",
+            terms=_IMAGENET_TERMS,
+            gigabytes=0,
             path="imagenet-1k/val",
             kind="occlusion",
             images=50_000,
@@ -214,16 +259,3 @@ PUBLISHED = {
     )
 }  # fmt: skip
 """By name."""
-
-
-def published_set(name: str) -> PublishedSet:
-    """A published set by name.
-
-    Raises:
-        UserError: with the nearest name, if there is none.
-    """
-    if name not in PUBLISHED:
-        raise UserError(
-            f"There is no published shifted set {name!r}.{nearest(name, PUBLISHED)} Known: {', '.join(PUBLISHED)}."
-        )
-    return PUBLISHED[name]

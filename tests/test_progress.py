@@ -1,0 +1,36 @@
+"""What takes long says how far it is and how long it will still take."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lutbench.batches import Schedule
+from lutbench.progress import tracked
+from lutbench.training import Journal
+
+
+def test_a_run_says_how_far_it_is_between_two_readings_of_its_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A step of a large batch may take half a minute on a CPU, and losses are read every twenty."""
+    monkeypatch.setattr("lutbench.progress.LINE_EVERY", 0.0)
+    schedule = Schedule(images=40, epochs=1, batch=10, micro_batch=10, seed=0)
+    with Journal("toy", tmp_path, schedule, 0, {}, log_every=2, save_every=100) as journal:
+        for step in range(3):
+            journal._skips.append(torch.zeros(1))
+            journal.note(step, {"total": torch.tensor(1.5)}, torch.arange(10))
+            journal.end_step(step, 0.1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["1/4", "2/4", "3/4"]
+    assert [line.split("  ")[2] for line in lines[1:]] == ["total 1.500"] * 2
+    assert all(line.endswith("s left") for line in lines)
+
+
+def test_what_is_quick_shows_no_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(tracked(iter("abc"), 3, "letters")) == ["a", "b", "c"]
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("lutbench.progress.PATIENCE", -1.0)
+    monkeypatch.setattr("lutbench.progress.LINE_EVERY", 0.0)
+    assert list(tracked(iter("abc"), 3, "letters")) == ["a", "b", "c"]
+    assert "letters  2/3" in capsys.readouterr().out
