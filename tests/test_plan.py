@@ -13,6 +13,7 @@ from toy_runs import SCENES, write_images, write_scenes
 
 from lutbench.checkpoint import KEEP
 from lutbench.data.scenes import Scenes
+from lutbench.encoders import create_encoder
 from lutbench.errors import UserError
 from lutbench.plan.compute import counted, demand_of, windows
 from lutbench.plan.costs import COUNTED, GIVEN, MEASURED, NO_COUNT, NO_RATE, Costs, Rates, costs_of, read_rates
@@ -20,7 +21,7 @@ from lutbench.plan.counts import Counts
 from lutbench.plan.disk import demands_of, items_of, missing, rooms_of
 from lutbench.plan.show import amount, duration, gigabytes, show_plan, totals
 from lutbench.plan.upernet import upernet
-from lutbench.recipes import EncoderRecipe, SegmentationRecipe
+from lutbench.recipes import EncoderRecipe, FinetuneRecipe, SegmentationRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Workspace
@@ -282,6 +283,16 @@ def test_flop_of_a_block_are_those_of_its_products(folder: Path) -> None:
     one, two = (demand_of(kind, 3).evaluate for kind in (recipe, deeper))
     assert two - one == pytest.approx(block, rel=0.01)
     assert one - block == pytest.approx(2 * 16 * (3 * 4 * 4) * width, rel=0.01)
+
+
+def test_a_classifier_is_counted_as_it_is_built(folder: Path) -> None:
+    suite, _ = opened(folder)
+    recipe = next(run.recipe for run in suite.runs if isinstance(run.recipe, FinetuneRecipe))
+    with torch.device("meta"):
+        model = create_encoder(recipe.encoder.architecture, recipe.side, classes=7, pooled_norm=True).eval()
+        flop = counted(lambda: model(torch.empty(2, 3, recipe.side, recipe.side))) / 2
+    found = demand_of(recipe, 7)
+    assert (found.evaluate, found.exported) == (flop, sum(tensor.numel() for tensor in model.state_dict().values()))
 
 
 def test_a_suite_without_its_data_is_planned_from_what_is_published(folder: Path) -> None:

@@ -97,10 +97,16 @@ class _Model(NamedTuple):
     """Numbers in its weights."""
 
 
-@cache
 def _transformer(architecture: EncoderRecipe, side: int, classes: int) -> _Model:
+    """An encoder and, for ``classes`` above 0, a linear layer on its mean."""
+    body, width = _encoder(architecture, side), geometry_of(architecture).width
+    return _Model(body.flop + 2 * width * classes, body.values + (width + 1) * classes)
+
+
+@cache
+def _encoder(architecture: EncoderRecipe, side: int) -> _Model:
     with torch.device("meta"):
-        model = create_encoder(architecture, side, classes=classes, pooled_norm=classes > 0).eval()
+        model = create_encoder(architecture, side).eval()
         return _Model(_flop_of(model, side), _values(model))
 
 

@@ -7,6 +7,7 @@ from math import isfinite
 from lutbench.errors import UserError
 from lutbench.plan.compute import Demand, demand_of
 from lutbench.plan.counts import Counts, Looks, looks_of
+from lutbench.progress import tracked
 from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, PretrainRecipe, SegmentationRecipe
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
@@ -157,7 +158,7 @@ def costs_of(suite: LoadedSuite, workspace: Workspace, counts: Counts, rates: Ra
     for planned in suite.runs:
         grouped.setdefault((planned.stage, planned.task, planned.method), []).append(planned)
     groups, measured = [], dict[str, int]()
-    for (stage, task, method), runs in grouped.items():
+    for (stage, task, method), runs in tracked(grouped.items(), len(grouped), "counting"):
         records = {planned.name: record for planned in runs if (record := _record(planned, workspace)) is not None}
         costs = []
         for planned in runs:
