@@ -242,6 +242,13 @@ def data_prepare(
         bool,
         typer.Option("--download", help="Download a set that is not there, where torchvision can; needs a network."),
     ] = False,
+    skip_undecodable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-undecodable",
+            help='Leave images out of the cache that cannot be decoded, for runs whose data has undecodable = "skip".',
+        ),
+    ] = False,
     data_root: DataRoot = Path("data"),
 ) -> None:
     """Build a set that the suite builds; of others, make the cache that pre-training reads with cache = true.
@@ -255,7 +262,7 @@ def data_prepare(
 
     there = True
     for each in [name] if name else BUILDERS:
-        prepared = prepare_set(each, data_root, side, download)
+        prepared = prepare_set(each, data_root, side, download=download, skip_undecodable=skip_undecodable)
         console.print(prepared.text)
         there = there and prepared.there
     if not there:

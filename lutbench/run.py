@@ -104,9 +104,7 @@ class Workspace:
             images = self.images(recipe, "train")
             cached = make_cache(images, side, self.data) if make else open_cache(images, side, self.data)
             if cached is None:
-                raise UserError(
-                    f"{images.name}: there is no cache of short side {side} yet: it is made before the first run."
-                )
+                raise UserError(f"{images.name}: there is no cache of short side {side}: it is made before a run.")
             self._opened[key] = cached
         opened: ImageSet = self._opened[key]
         return opened
@@ -383,7 +381,9 @@ def _fingerprints(planned: PlannedRun, workspace: Workspace) -> dict[str, str]:
         return {"test": found.fingerprint}
     assert isinstance(recipe, PretrainRecipe | ClassificationRecipe | SegmentationRecipe)
     if isinstance(recipe, PretrainRecipe) and recipe.cache:
-        return {"train": workspace.cached(recipe.data, recipe.encoder.image_size).fingerprint}
+        from lutbench.data.cache import cache_fingerprint  # here, because datasets takes a second to import
+
+        return {"train": cache_fingerprint(workspace.images(recipe.data, "train"), recipe.encoder.image_size)}
     splits: tuple[Split, ...] = ("train",) if isinstance(recipe, PretrainRecipe) else ("train", "val")
     return {split: workspace.fingerprint(recipe.data, split) for split in splits}
 

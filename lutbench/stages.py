@@ -112,7 +112,7 @@ def check(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> None
     architecture = recipe.encoder if isinstance(recipe, PretrainRecipe) else recipe.encoder.architecture
     with torch.device("meta"):
         create_encoder(architecture, recipe.side if isinstance(recipe, ClassificationRecipe) else None)
-    if isinstance(recipe, PretrainRecipe) and recipe.cache:
+    if isinstance(recipe, PretrainRecipe) and recipe.cache and not _has_finished(suite, planned, workspace):
         workspace.cached(recipe.data, recipe.encoder.image_size, make=True)
     if isinstance(recipe, FinetuneRecipe):
         from downstream.augment import train_transform
@@ -120,6 +120,10 @@ def check(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> None
         train_transform(recipe)
     if isinstance(recipe, ClassificationRecipe):
         check_pair(train, workspace.images(recipe.data, "val"))
+
+
+def _has_finished(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> bool:
+    return open_run(suite, planned, workspace).standing().state is State.FINISHED
 
 
 def check_segmentation(planned: PlannedRun, recipe: SegmentationRecipe, workspace: Workspace) -> None:

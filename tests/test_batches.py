@@ -1,9 +1,15 @@
 """Which images make a step depends on the seed and the step alone."""
 
-import pytest
+from pathlib import Path
 
-from lutbench.batches import Schedule
+import pytest
+import torch
+from image_files import tree
+
+from lutbench.batches import Schedule, stream
+from lutbench.data.images import open_images
 from lutbench.errors import UserError
+from lutbench.recipes import DataRecipe
 
 
 def test_every_image_is_seen_once_per_epoch_and_no_step_is_partial() -> None:
@@ -19,6 +25,18 @@ def test_fewer_images_than_a_batch_still_make_a_step() -> None:
     schedule = Schedule(images=3, epochs=1, batch=8, micro_batch=8, seed=0)
     assert schedule.steps == 1
     assert {index for _, index in schedule.batch_keys(0)} == {0, 1, 2}
+
+
+def test_an_image_is_seen_in_another_way_in_every_epoch(tmp_path: Path) -> None:
+    tree(tmp_path / "set" / "train")
+    images = open_images(DataRecipe(path="set"), "train", tmp_path)
+    schedule = Schedule(images=9, epochs=2, batch=9, micro_batch=9, seed=0)
+    first, second = (
+        dict(zip(part["index"].tolist(), part["draw"].tolist(), strict=True))
+        for part in stream(images, lambda image: {"draw": torch.rand(())}, schedule)
+    )
+    assert first.keys() == second.keys()
+    assert len({*first.values(), *second.values()}) == 18
 
 
 def test_another_seed_gives_another_order() -> None:

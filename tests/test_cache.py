@@ -1,5 +1,6 @@
 """Images from the cache are those of the files, bit by bit; what is interrupted, damaged or too large is dealt with."""
 
+import multiprocessing
 import resource
 import shutil
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from image_files import COLOURS, picture
 from torch.utils.data import DataLoader
 
 from lutbench.data import cache
-from lutbench.data.cache import cache_folder, expected_bytes, make_cache, open_cache, remove_damaged
+from lutbench.data.cache import cache_folder, expected_bytes, make_cache, open_cache, repair_cache
 from lutbench.data.images import ImageSet, UndecodableImage, load_or_next, open_images
 from lutbench.data.preparing import prepare_set
 from lutbench.errors import UserError
@@ -123,13 +124,128 @@ def test_a_damaged_file_is_noticed_and_made_again(images: ImageSet, tmp_path: Pa
     path = cached.folder / "00001.arrow"
     good = path.read_bytes()
     path.write_bytes(good[:-1])
-    with pytest.raises(UserError, match=r"00001\.arrow is not as written"):
+    with pytest.raises(UserError, match=r"00001\.arrow is not as written\. Remove it and cache\.json"):
         open_cache(images, SIDE, tmp_path)
     path.write_bytes(good[:500] + bytes([good[500] ^ 1]) + good[501:])  # the same size
-    assert remove_damaged(cached.folder) == 1
-    assert make_cache(images, SIDE, tmp_path).fingerprint == cached.fingerprint
+    assert repair_cache(images, SIDE, tmp_path) == 1
+    assert make_cache(images, SIDE, tmp_path).folder == cached.folder
     assert path.read_bytes() == good
-    assert remove_damaged(cached.folder) == 0
+    assert repair_cache(images, SIDE, tmp_path) == 0
+
+
+def test_damage_is_found_also_where_a_repair_was_killed_or_cache_json_is_gone(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = make_cache(images, SIDE, tmp_path)
+    shards = [cached.folder / f"0000{number}.arrow" for number in (1, 3)]
+    good = [shard.read_bytes() for shard in shards]
+
+    def damage() -> None:
+        for shard, content in zip(shards, good, strict=True):
+            shard.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
+
+    unlink = Path.unlink
+    for number in (1, 2, 3):  # killed at the first, second and third file that it removes
+        damage()
+        left = iter(range(number - 1))
+
+        def killed(path: Path, missing_ok: bool = False, left: Iterator[int] = left) -> None:
+            if path.name[0] != "." and next(left, None) is None:
+                raise KeyboardInterrupt
+            unlink(path, missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            repair_cache(images, SIDE, tmp_path)
+        monkeypatch.setattr(Path, "unlink", unlink)
+        repair_cache(images, SIDE, tmp_path)
+        make_cache(images, SIDE, tmp_path)
+        assert [shard.read_bytes() for shard in shards] == good
+    damage()
+    (cached.folder / "cache.json").unlink()
+    assert repair_cache(images, SIDE, tmp_path) is None
+    make_cache(images, SIDE, tmp_path)
+    assert [shard.read_bytes() for shard in shards] == good
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "{"])
+@pytest.mark.parametrize("name", ["cache.json", "00002.json"])
+def test_facts_that_are_not_as_written_are_written_again(
+    images: ImageSet, tmp_path: Path, content: str, name: str
+) -> None:
+    cached = make_cache(images, SIDE, tmp_path)
+    (cached.folder / name).write_text(content)
+    if name == "cache.json":
+        with pytest.raises(UserError, match="is not as written"):
+            make_cache(images, SIDE, tmp_path)
+    repair_cache(images, SIDE, tmp_path)
+    again = make_cache(images, SIDE, tmp_path)
+    assert all(np.array_equal(again.image(index), cached.image(index)) for index in range(COUNT))
+    assert repair_cache(images, SIDE, tmp_path) == 0
+
+
+def test_a_file_with_other_rows_or_of_another_pillow_is_made_again(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cached = make_cache(images, SIDE, tmp_path)
+    pixels = [np.array(cached.image(index)) for index in range(COUNT)]
+    for kind in ("arrow", "json"):
+        shutil.copy(cached.folder / f"00004.{kind}", cached.folder / f"00001.{kind}")
+    (cached.folder / "cache.json").unlink()
+    again = make_cache(images, SIDE, tmp_path)
+    assert len(again) == COUNT
+    assert all(np.array_equal(again.image(index), pixels[index]) for index in range(COUNT))
+    monkeypatch.setattr(cache, "PILLOW", "0.1")
+    capsys.readouterr()
+    assert open_cache(images, SIDE, tmp_path)
+    assert "and here is 0.1" in capsys.readouterr().out
+    (cached.folder / "00001.arrow").unlink()
+    (cached.folder / "cache.json").unlink()
+    make_cache(images, SIDE, tmp_path)
+    assert {shard["pillow"] for shard in read_json(cached.folder / "cache.json")["shards"]} == {"0.1"}
+
+
+def test_another_resampling_is_another_fingerprint_and_another_size_of_files_is_not(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_cache(images, SIDE, tmp_path)
+    shutil.rmtree(first.folder)
+    monkeypatch.setattr(cache, "SHARD", 7)
+    assert make_cache(images, SIDE, tmp_path).fingerprint == first.fingerprint
+    assert make_cache(opened(tmp_path, label="My set"), SIDE, tmp_path).folder == first.folder
+    monkeypatch.setitem(cache.HOW, "resampling", "nearest")
+    assert make_cache(images, SIDE, tmp_path).fingerprint != first.fingerprint
+
+
+def test_processes_that_ask_at_once_make_it_once(
+    images: ImageSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    processes = [
+        multiprocessing.get_context("fork").Process(target=make_cache, args=(images, SIDE, tmp_path)) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert capfd.readouterr().out.count(f"cache of {COUNT} images") == 1
+    assert repair_cache(images, SIDE, tmp_path) == 0
+
+
+def test_a_whole_cache_is_read_where_nothing_may_be_written(images: ImageSet, tmp_path: Path) -> None:
+    folder = make_cache(images, SIDE, tmp_path).folder
+    (folder / ".lock").unlink(missing_ok=True)
+    names = sorted(folder.iterdir())
+    make_cache(images, SIDE, tmp_path)
+    assert sorted(folder.iterdir()) == names, "not even a lock"
+
+
+def test_what_a_killed_process_was_writing_is_removed(images: ImageSet, tmp_path: Path) -> None:
+    folder = cache_folder(images, SIDE, tmp_path)
+    folder.mkdir(parents=True)
+    (folder / ".00001.arrow.partial-123").write_bytes(b"part")
+    make_cache(images, SIDE, tmp_path)
+    assert not list(folder.glob("*partial*"))
 
 
 @contextmanager
@@ -149,7 +265,7 @@ def test_a_full_disk_leaves_whole_files_only(images: ImageSet, tmp_path: Path) -
     shutil.rmtree(whole.folder)
     largest = sizes.index(max(sizes))
     assert largest > 0
-    with files_of_at_most(max(sizes) - 1), pytest.raises((UserError, OSError)):
+    with files_of_at_most(max(sizes) - 1), pytest.raises(OSError, match="File too large"):
         make_cache(images, SIDE, tmp_path)
     left = sorted(file.name for file in whole.folder.glob("*.arrow"))
     assert left == [f"{number:05d}.arrow" for number in range(largest)]
@@ -177,7 +293,7 @@ def test_other_files_and_another_side_have_another_cache_and_fingerprint(images:
     assert len({c.folder for c in (first, other, third)}) == 3
     assert len({c.fingerprint for c in (first, other, third)} | {images.fingerprint}) == 4
     facts = read_json(first.folder / "cache.json")
-    assert (facts["resampling"], facts["short side"], facts["source"]) == ("bicubic", SIDE, images.fingerprint)
+    assert (facts["how"]["resampling"], facts["side"], facts["source"]) == ("bicubic", SIDE, images.fingerprint)
 
 
 def test_an_image_that_cannot_be_decoded_stops_the_cache_or_is_passed_over(images: ImageSet, tmp_path: Path) -> None:
@@ -188,6 +304,8 @@ def test_an_image_that_cannot_be_decoded_stops_the_cache_or_is_passed_over(image
     with pytest.raises(UndecodableImage, match=r"cat/00\.png"):
         skipping.image(0)
     assert load_or_next(skipping, 0)[1:] == (1, 1)
+    with pytest.raises(UserError, match=r"1 images could not be decoded when its cache"):
+        make_cache(opened(tmp_path), SIDE, tmp_path)
 
 
 def test_a_cache_is_no_cache_for_crops_of_the_full_image() -> None:

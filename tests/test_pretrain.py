@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,14 +152,18 @@ def test_a_run_from_the_cache_is_that_from_the_files_under_an_identity_of_its_ow
     files = toy(folder, "files")
     suite = load_suite(str(folder / "toy.toml"), ("pretrain.lut.cache=true",))
     workspace = Workspace(folder, folder / "cached/runs", folder / "cached/results")
-    with pytest.raises(UserError, match="no cache of short side 16"):
-        open_run(suite, suite.runs[0], workspace)
+    before = open_run(suite, suite.runs[0], workspace)
+    assert before.standing().state is State.MISSING
     run_suite(suite, [], [], workspace)
     cached = open_run(suite, suite.runs[0], workspace)
+    assert cached.identity == before.identity, "known before the cache is made"
     assert made(cached) == trained(files)
     assert cached.identity != files.identity
     assert cached.document["recipe"] == files.document["recipe"]
     assert cached.document["data"] != files.document["data"]
+    shutil.rmtree(folder / ".lutbench")
+    run_suite(suite, [], [], Workspace(folder, workspace.runs, workspace.results))
+    assert not (folder / ".lutbench/cache").exists(), "made again for a run that has finished"
 
 
 def test_colours_changed_on_the_device_make_another_run_of_nearly_the_same_losses(folder: Path) -> None:

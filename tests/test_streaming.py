@@ -6,6 +6,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from image_files import encoded, picture
@@ -150,9 +151,63 @@ def test_going_on_late_in_an_epoch_reads_only_what_is_still_to_come(
     assert len(read) <= 2 < whole
 
 
-def test_listing_reads_no_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StreamedImages, "_read", lambda *arguments: pytest.fail("an image was read"))
-    assert len(opened(root)) == IMAGES
+def test_opening_reads_no_image(root: Path) -> None:
+    """Of files that hold nothing but zeros before their footer."""
+    before = opened(root).fingerprint
+    for path in (root / "set/data").iterdir():
+        content = path.read_bytes()
+        footer = int.from_bytes(content[-8:-4], "little") + 8
+        path.write_bytes(content[:4] + bytes(len(content) - 4 - footer) + content[-footer:])
+    images = opened(root)
+    assert (len(images), images.fingerprint) == (IMAGES, before)
+    with pytest.raises(UserError, match="cannot be read"):
+        images.content(0)
+
+
+def test_an_order_is_the_same_in_whatever_pieces_it_is_drawn(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = opened(root)
+    assert isinstance(images, StreamedImages)
+    whole = images.order(1, 0)
+    for size in (1, 3, 16, 17):
+        monkeypatch.setattr(streaming, "PLACES_AT_ONCE", size)
+        streaming._order.cache_clear()
+        assert np.array_equal(images.order(1, 0), whole)
+
+
+def test_a_row_group_is_read_in_pieces(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = opened(root)
+    whole = [images.content(index) for index in range(IMAGES)]
+    for size in (1, 2):
+        monkeypatch.setattr(streaming, "ROWS_AT_ONCE", size)
+        assert [images.content(index) for index in range(IMAGES)] == whole
+        assert same(looks(images), looks(opened(root)))
+
+
+def test_a_file_with_other_columns_is_noticed_when_the_set_is_opened(root: Path) -> None:
+    path = root / "set/data/train-00001-of-00003.parquet"
+    rows = pq.read_table(path)
+    pq.write_table(rows.rename_columns(["img", "label"]), path)
+    with pytest.raises(UserError, match=r"00001-of-00003\.parquet has no such column.* Columns: img, label"):
+        opened(root)
+    with pytest.raises(UserError, match="should hold images' bytes, and holds int64"):
+        opened(root, image_column="label")
+    for file in (root / "set/data").iterdir():
+        pq.write_table(rows.slice(0, 0), file)
+    with pytest.raises(UserError, match="has no rows"):
+        opened(root)
+
+
+def test_a_file_that_was_replaced_since_is_noticed_when_it_is_read(root: Path) -> None:
+    images = opened(root)
+    path = root / "set/data/train-00001-of-00003.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 2), path)
+    with pytest.raises(UserError, match="is not as it was when the run began"):
+        images.content(COUNTS[0])
+
+
+def test_a_stream_of_everything_below_the_data_root_is_refused(root: Path) -> None:
+    with pytest.raises(UserError, match="path is empty"):
+        opened(root, path="")
 
 
 def test_an_image_that_cannot_be_decoded_stops_or_gives_its_place_to_the_next(tmp_path: Path) -> None:

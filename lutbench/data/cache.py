@@ -5,35 +5,38 @@ to the same pixels. The cache holds just these, 8-bit RGB, uncompressed (our cho
 are those of the files, bit by bit), in Arrow files that are mapped into memory. Of 1000 images of ImageNet's shape
 at S = 224 it takes 200 MB.
 
-It lies below the data root in ``.lutbench/cache/``, in a folder named by set, split, side and the files' fingerprint, and
-is made shard by shard: what was interrupted goes on. Its fingerprint is over the source's, how it was resized and the
-checksums of all shards, and stands in the identity of the runs that read it.
+It lies below the data root in ``.lutbench/cache/``, in a folder named by the files' fingerprint and the side, and is made
+shard by shard: what was interrupted goes on. Its fingerprint, which stands in the identity of the runs that read it, is over
+the source's and how it was resized: it can be told without the cache, so a cache may be removed when a run has finished.
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import datasets
 import numpy as np
 import pyarrow as pa
 from datasets.arrow_writer import ArrowWriter
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 from PIL import __version__ as PILLOW
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lutbench.data.decoding import BROKEN, UndecodableImage
 from lutbench.data.images import ImageSet
 from lutbench.errors import UserError, listed
-from lutbench.files import read_json, whole_file, write_json
+from lutbench.files import NotJsonError, read_json, whole_file, write_json
 from lutbench.pixels import resize_short_side
-from lutbench.progress import console, tracked
+from lutbench.progress import PATIENCE, console, is_first_process, tracked
 from lutbench.weights import sha256_of
 
 SHARD = 512
@@ -44,6 +47,34 @@ HOW = {"resampling": "bicubic", "resized by": "Pillow", "pixels": "8-bit RGB, un
 FEATURES = datasets.Features(
     {"pixels": datasets.Value("binary"), "height": datasets.Value("int32"), "width": datasets.Value("int32")}
 )
+
+
+class ShardFacts(BaseModel):
+    """What is known of one file; written after it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: str
+    images: int
+    undecodable: int
+    bytes: int
+    sha256: str
+    pillow: str
+    """Version that decoded and resized its images."""
+
+
+class CacheFacts(BaseModel):
+    """``cache.json``, written when all shards are there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    set: str
+    split: str
+    side: int
+    source: str
+    """Fingerprint of the files."""
+    how: dict[str, str]
+    shards: list[ShardFacts]
 
 
 @dataclass
@@ -95,15 +126,13 @@ class CachedImages:
         Raises:
             UndecodableImage: if it could not be decoded when the cache was made.
         """
-        table = self.rows.data
-        height, width = table["height"][index].as_py(), table["width"][index].as_py()
-        if not height:
+        row = self.rows[index]
+        if not row["height"]:
             raise UndecodableImage(
                 f"{self.name}, {self.image_name(index)} could not be decoded when its cache, {self.folder}, was made. "
                 f'Replace or remove the image, or set undecodable = "skip" in the data table of the suite file.'
             )
-        pixels = np.frombuffer(table["pixels"][index].as_buffer(), np.uint8)
-        return Image.fromarray(pixels.reshape(height, width, 3))
+        return Image.frombytes("RGB", (row["width"], row["height"]), row["pixels"])
 
     def content(self, index: int) -> bytes:
         """The source's image as it is stored."""
@@ -114,39 +143,52 @@ class CachedImages:
         return self.source.image_name(index)
 
 
+def cache_fingerprint(images: ImageSet, side: int) -> str:
+    """Of the cache of ``images``, whether or not it is there: hex sha256 over theirs, the side, and how they are resized."""
+    told = {**HOW, "short side": side, "source": images.fingerprint}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
 def cache_folder(images: ImageSet, side: int, root: Path) -> Path:
     """Where the cache of ``images`` lies, or would lie: another one for other files or another side."""
-    name = images.name.replace("/", "-")
-    return root.absolute() / ".lutbench" / "cache" / f"{name}-{images.split}-{side}-{images.fingerprint[:12]}"
+    return root.absolute() / ".lutbench" / "cache" / f"{side}px-{cache_fingerprint(images, side)[:16]}"
 
 
 def open_cache(images: ImageSet, side: int, root: Path) -> CachedImages | None:
     """The cache of ``images``, if it was made; sizes of its files are compared, their checksums are not.
 
     Raises:
-        UserError: if a file of it is missing, has another size than was written, or cannot be read.
+        UserError: if a file of it is missing, has another size or other rows than were written, or cannot be read; or if it
+            holds images that could not be decoded, and the set does not skip those.
     """
     folder = cache_folder(images, side, root)
     path = folder / "cache.json"
     if not path.is_file():
         return None
-    facts: dict[str, Any] = read_json(path)
-    files = [folder / shard["file"] for shard in facts["shards"]]
-    parts, wrong = [], []
-    for file, shard in zip(files, facts["shards"], strict=True):
-        if not file.is_file() or file.stat().st_size != shard["bytes"]:
-            wrong.append(file.name)
-            continue
-        try:
-            parts.append(datasets.Dataset.from_file(str(file)))
-        except pa.ArrowInvalid:
-            wrong.append(file.name)
-    if wrong:
+    facts = _read(path, CacheFacts)
+    if facts is None:
+        raise UserError(f"{path} is not as written. Remove it; the next run makes it, and what is not whole, again.")
+    parts = [_open_shard(folder / shard.file, shard) for shard in facts.shards]
+    wrong = [shard.file for shard, part in zip(facts.shards, parts, strict=True) if part is None]
+    if wrong or sum(shard.images for shard in facts.shards) != len(images):
         raise UserError(
-            f"{folder}: {listed(wrong)} {'is' if len(wrong) == 1 else 'are'} not as written. "
-            "`lutbench data prepare` makes what is damaged again; or remove the folder."
+            f"{folder}: {listed(wrong) or 'cache.json'} {'are' if len(wrong) > 1 else 'is'} not as written. Remove "
+            f"{'them' if len(wrong) > 1 else 'it'} and cache.json; the next run makes again what is missing."
         )
-    return CachedImages(images, folder, side, facts["fingerprint"], datasets.concatenate_datasets(parts))
+    undecodable = sum(shard.undecodable for shard in facts.shards)
+    if undecodable and not images.skip_undecodable:
+        raise UserError(
+            f"{images.name}: {undecodable:,} images could not be decoded when its cache, {folder}, was made. Set undecodable = "
+            '"skip" in the data table of the suite file; or replace or remove them (`lutbench data check` names them).'
+        )
+    others = {shard.pillow for shard in facts.shards} - {PILLOW}
+    if others and is_first_process():
+        console.print(
+            f"{folder} was made with Pillow {listed(sorted(others))}, and here is {PILLOW}: should it decode or resize differently, "
+            "pixels are not those that the files would give. Remove the folder to make it anew."
+        )
+    rows = datasets.concatenate_datasets([part for part in parts if part is not None])
+    return CachedImages(images, folder, side, cache_fingerprint(images, side), rows)
 
 
 def make_cache(images: ImageSet, side: int, root: Path) -> CachedImages:
@@ -156,42 +198,99 @@ def make_cache(images: ImageSet, side: int, root: Path) -> CachedImages:
 
     Raises:
         UserError: if an image cannot be decoded and the set does not skip those, or there is no room; what was made
-            until then stays.
+            until then stays and is used by the next call.
     """
     if len(images) == 0:
         raise UserError(f"{images.name}: split {images.split!r} has no images to keep in a cache.")
+    if cached := open_cache(images, side, root):  # which needs no permission to write
+        return cached
     folder = cache_folder(images, side, root)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be made: {error.strerror}. The cache lies below the data root: give one that you may write "
-            "to with --data-root (its sets may be links), or leave the cache out with cache = false."
-        ) from error
-    with FileLock(folder / ".lock"):
+    with _held(folder):
         if not (folder / "cache.json").is_file():
             _make(images, side, folder)
-    cached = open_cache(images, side, root)
-    assert cached is not None, "it was made"
-    return cached
+    made = open_cache(images, side, root)
+    assert made is not None
+    return made
 
 
-def remove_damaged(folder: Path) -> int | None:
-    """Remove the files of a cache that do not have the checksum they were written with; how many there were.
+def repair_cache(images: ImageSet, side: int, root: Path) -> int | None:
+    """Compare all checksums of a cache, and make again what is damaged: how many files. None if it was not made to its end.
 
-    :func:`make_cache` then makes what is missing. None if no whole cache lies in ``folder``.
+    Raises:
+        UserError: as :func:`make_cache`.
     """
-    path = folder / "cache.json"
-    if not path.is_file():
+    folder = cache_folder(images, side, root)
+    if not folder.is_dir():
         return None
-    files = [(folder / shard["file"], shard["sha256"]) for shard in read_json(path)["shards"]]
-    titled = tracked(files, len(files), f"comparing checksums of {folder.name}")
-    broken = [file for file, sha256 in titled if not file.is_file() or sha256_of(file) != sha256]
-    if broken:
-        path.unlink()  # first: what is not whole must not pass for it
-    for file in broken:
-        file.unlink(missing_ok=True)
-    return len(broken)
+    with _held(folder):
+        path = folder / "cache.json"
+        whole, facts = path.is_file(), _read(path, CacheFacts)
+        files = {folder / shard.file for shard in facts.shards} if facts else set()
+        broken = _damaged(sorted(files | set(folder.glob("[0-9]*.arrow"))), folder.name)
+        # Shards first: should this be interrupted, a file that is missing is noticed, and one that is damaged may not be.
+        for file in broken:
+            file.unlink(missing_ok=True)
+        if broken or facts is None:
+            path.unlink(missing_ok=True)
+        if whole and not path.is_file():
+            _make(images, side, folder)
+    return len(broken) if whole else None
+
+
+def _damaged(files: list[Path], name: str) -> list[Path]:
+    """Those that are missing, or do not have the checksum that the facts beside them tell."""
+
+    def is_damaged(file: Path) -> bool:
+        facts = _read(file.with_suffix(".json"), ShardFacts)
+        return facts is None or not file.is_file() or sha256_of(file) != facts.sha256
+
+    return [
+        file for file in tracked(files, len(files), f"comparing checksums of {name}", shown=True) if is_damaged(file)
+    ]
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Make the folder, and hold it against other processes."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            console.print(f"{folder}: another process is at work on this cache; waiting for it.")
+            lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written: {error.strerror}. The cache lies below the data root: give one that you may write "
+            "to with --data-root (its sets may be links), or leave the cache out with cache = false."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _open_shard(file: Path, facts: ShardFacts) -> datasets.Dataset | None:
+    """A shard's rows; None if they are not as written."""
+    try:
+        if file.stat().st_size != facts.bytes:
+            return None
+        rows = datasets.Dataset.from_file(str(file))
+    except (pa.ArrowException, OSError, ValueError):  # damaged bytes raise all three
+        return None
+    return rows if rows.features == FEATURES and len(rows) == facts.images else None
+
+
+Facts = TypeVar("Facts", bound=BaseModel)
+
+
+def _read(path: Path, kind: type[Facts]) -> Facts | None:
+    """Facts; None if they are not there or not as written."""
+    try:
+        return kind.model_validate(read_json(path))
+    except (OSError, NotJsonError, ValidationError):
+        return None
 
 
 def expected_bytes(images: ImageSet, side: int) -> int:
@@ -211,10 +310,14 @@ def _area(images: ImageSet, index: int, side: int) -> float:
 
 
 def _make(images: ImageSet, side: int, folder: Path) -> None:
-    starts = range(0, len(images), SHARD)
+    """Write the shards that are missing, then ``cache.json``; the folder is held."""
+    for partial in folder.glob(".*.partial-*"):  # of a process that was killed
+        partial.unlink()
+    starts = list(range(0, len(images), SHARD))
+    counts = [min(SHARD, len(images) - start) for start in starts]
     files = [folder / f"{number:05d}.arrow" for number in range(len(starts))]
-    missing = [number for number, file in enumerate(files) if not _whole(file)]
-    share = len(missing) / len(files)
+    missing = [number for number, file in enumerate(files) if not _is_whole(file, counts[number])]
+    share = sum(counts[number] for number in missing) / len(images)
     wanted, free = int(expected_bytes(images, side) * share), shutil.disk_usage(folder).free
     already = f", {len(files) - len(missing)} of {len(files)} files are there already" if share < 1 else ""
     console.print(
@@ -226,25 +329,25 @@ def _make(images: ImageSet, side: int, folder: Path) -> None:
             f"{folder}: the cache of {images.name} needs about {_gigabytes(wanted)}, and {_gigabytes(free)} are free. Make "
             "room, give a data root on a larger disk (its sets may be links), or leave the cache out with cache = false."
         )
-    todo = [index for number in missing for index in range(starts[number], min(starts[number] + SHARD, len(images)))]
+    todo = [index for number in missing for index in range(starts[number], starts[number] + counts[number])]
     with ThreadPoolExecutor() as threads:
-        resized = tracked(_resized(images, side, todo, threads), len(todo), f"resizing {images.name} {images.split}")
+        title = f"resizing {images.name} {images.split}"
+        resized = tracked(_resized(images, side, todo, threads), len(todo), title, shown=True)
         for number in missing:
-            rows = min(SHARD, len(images) - starts[number])
-            _write_shard(files[number], resized, rows)
-    shards = [read_json(file.with_suffix(".json")) for file in files]
-    facts = HOW | {"short side": side, "source": images.fingerprint}
-    digest = hashlib.sha256("\n".join([*map(str, facts.items()), *(shard["pixels"] for shard in shards)]).encode())
-    write_json(
-        folder / "cache.json",
-        facts | {"fingerprint": digest.hexdigest(), "images": len(images), "Pillow": PILLOW, "shards": shards},
+            _write_shard(files[number], resized, counts[number])
+    shards = [ShardFacts.model_validate(read_json(file.with_suffix(".json"))) for file in files]
+    facts = CacheFacts(
+        set=images.name, split=images.split, side=side, source=images.fingerprint, how=HOW, shards=shards
     )
+    write_json(folder / "cache.json", facts.model_dump())
 
 
-def _whole(file: Path) -> bool:
-    """Whether a shard was written to its end: its facts are written after it."""
-    facts = file.with_suffix(".json")
-    return file.is_file() and facts.is_file() and bool(read_json(facts)["bytes"] == file.stat().st_size)
+def _is_whole(file: Path, images: int) -> bool:
+    """Whether a shard was written to its end, with so many images and by this Pillow: never are two mixed."""
+    facts = _read(file.with_suffix(".json"), ShardFacts)
+    if facts is None or not file.is_file():
+        return False
+    return (facts.images, facts.pillow, facts.bytes) == (images, PILLOW, file.stat().st_size)
 
 
 def _resized(
@@ -265,23 +368,29 @@ def _resized(
         yield from threads.map(resize, indices[first : first + at_once])
 
 
-def _write_shard(path: Path, resized: Iterator[NDArray[np.uint8]], rows: int) -> None:
-    """Write the next ``rows`` images, then the facts about the file beside it."""
-    digest = hashlib.sha256()
+def _write_shard(path: Path, resized: Iterator[NDArray[np.uint8]], images: int) -> None:
+    """Write the next so many images, then the facts about the file beside it."""
+    undecodable = 0
     with whole_file(path) as partial:
         writer = ArrowWriter(path=str(partial), features=FEATURES, writer_batch_size=SHARD)
         try:
-            for _ in range(rows):
+            for _ in range(images):
                 pixels = next(resized)
                 height, width, _ = pixels.shape
-                content = pixels.tobytes()
-                digest.update(f"{height} {width}\n".encode() + content)
-                writer.write({"pixels": content, "height": height, "width": width})
+                undecodable += height == 0
+                writer.write({"pixels": pixels.tobytes(), "height": height, "width": width})
             writer.finalize()
         finally:
             writer.close()
-    facts = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path), "pixels": digest.hexdigest()}
-    write_json(path.with_suffix(".json"), facts)
+    facts = ShardFacts(
+        file=path.name,
+        images=images,
+        undecodable=undecodable,
+        bytes=path.stat().st_size,
+        sha256=sha256_of(path),
+        pillow=PILLOW,
+    )
+    write_json(path.with_suffix(".json"), facts.model_dump())
 
 
 def _gigabytes(count: int) -> str:

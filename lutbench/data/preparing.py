@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lutbench.data.cache import cache_folder, make_cache, remove_damaged
+from lutbench.data.cache import make_cache, repair_cache
 from lutbench.data.catalogue import HERE, status_of
 from lutbench.data.images import open_images
 from lutbench.data.known import BUILDERS, how_to_get, known_set, place
@@ -25,7 +25,9 @@ class Prepared:
     text: str
 
 
-def prepare_set(name: str, root: Path, side: int | None = None, download: bool = False) -> Prepared:
+def prepare_set(
+    name: str, root: Path, side: int | None = None, *, download: bool = False, skip_undecodable: bool = False
+) -> Prepared:
     """Build a set that the suite builds, and make the cache of a set's training images, of short side ``side``.
 
     Sets that the suite builds have a cache only where ``side`` is given, sets with masks none. Of a cache that is there the
@@ -33,15 +35,15 @@ def prepare_set(name: str, root: Path, side: int | None = None, download: bool =
     ``download`` torchvision gets it, where it can.
 
     Raises:
-        UserError: if there is no known set of that name, it cannot be built or downloaded, an image of it cannot be decoded,
-            or the disk has no room for the cache.
+        UserError: if there is no known set of that name, it cannot be built or downloaded, an image of it cannot be decoded
+            and not ``skip_undecodable``, or the disk has no room for the cache.
     """
     known = known_set(name)
     where = place(known, root)
     if name in BUILDERS:
         new = BUILDERS[name](root)
         told = f"{name} {'was built' if new else 'is there already'}: {where}"
-        return Prepared(True, told if side is None else f"{told}\n{_cached(known, side, root)}")
+        return Prepared(True, told if side is None else f"{told}\n{_cached(known, side, root, skip_undecodable)}")
     state = status_of(known, root).state
     if state not in (HERE, "on the Hub") and download:
         _download(known, root)
@@ -52,7 +54,10 @@ def prepare_set(name: str, root: Path, side: int | None = None, download: bool =
             f"{name} is not complete at {where} ({state}). How to get it:\n{how_to_get(known, root)}\nTerms: {known.terms}."
             + (f"\nOr: lutbench data prepare {name} --download" if known.torchvision else ""),
         )
-    return Prepared(True, f"{_cached(known, side or SIDE, root)}\nWhether the set is whole: lutbench data check {name}")
+    return Prepared(
+        True,
+        f"{_cached(known, side or SIDE, root, skip_undecodable)}\nWhether the set is whole: lutbench data check {name}",
+    )
 
 
 def _download(known: KnownSet, root: Path) -> None:
@@ -76,14 +81,15 @@ def _download(known: KnownSet, root: Path) -> None:
         ) from error
 
 
-def _cached(known: KnownSet, side: int, root: Path) -> str:
+def _cached(known: KnownSet, side: int, root: Path, skip: bool) -> str:
     """Make the cache, or compare its checksums."""
     if not isinstance(known.recipe, DataRecipe):
         return (
             f"{known.name} is there: {place(known, root)}. Sets with masks are not pre-trained on, and have no cache."
         )
-    images = open_images(known.recipe, "train", root)
-    broken = remove_damaged(cache_folder(images, side, root))
+    recipe = known.recipe.model_copy(update={"undecodable": "skip" if skip else "stop"})
+    images = open_images(recipe, "train", root)
+    broken = repair_cache(images, side, root)
     told = "was made"
     if broken is not None:
         told = (

@@ -10,6 +10,7 @@ sees. Reading is multiplied by up to workers times processes, since a row group 
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -24,13 +25,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.decoding import decode
-from lutbench.data.folder import fingerprint_of
+from lutbench.data.folder import LISTING_THREADS, fingerprint_of
 from lutbench.errors import UserError, nearest
+from lutbench.progress import tracked
 from lutbench.randomness import Draw, generator
 from lutbench.recipes import DataRecipe
 
 BUFFER = 8192
 """Images that the next one is drawn from (our choice). The workers of all processes hold so many together: 1 GB of ImageNet."""
+
+ROWS_AT_ONCE, READ_AT_ONCE = 64, 8 << 20
+"""Rows and bytes of a row group that are in memory at once, as far as its pages allow: a group may be a whole file."""
+PLACES_AT_ONCE = 1 << 20
+"""Places of an epoch's order that are drawn at once: Python's numbers take ten times the room of an array's."""
 
 
 class ParquetFile(NamedTuple):
@@ -128,16 +135,24 @@ class StreamedImages:
 
     def _read(self, file: ParquetFile, group: int, rows: list[int] | None = None) -> list[bytes]:
         """Contents of a row group's images, or of some."""
+        wanted = np.arange(file.groups[group]) if rows is None else np.array(rows)
+        contents, first = list[bytes](), 0
         try:
-            table = _opened(file.path).read_row_group(group, columns=[self.column])
-        except (OSError, pa.ArrowInvalid) as error:
+            for batch in _opened(file.path).iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[self.column]):
+                inside = wanted[(first <= wanted) & (wanted < first + len(batch))] - first
+                contents += map(_bytes, batch.column(0).take(pa.array(inside)).to_pylist())
+                first += len(batch)
+        except (OSError, pa.ArrowException) as error:
             raise UserError(
                 f"{self.name}: {file.path} cannot be read: {error}. Is the network there, and the file as it was when the "
                 "run began? The same command goes on from the last checkpoint."
             ) from error
-        values = table.column(self.column)
-        values = values.take(rows) if rows is not None else values
-        return [_bytes(value) for value in values.to_pylist()]
+        if len(contents) != len(wanted):
+            raise UserError(
+                f"{self.name}: {file.path} is not as it was when the run began: row group {group} has {first} rows and had "
+                f"{file.groups[group]}. Put the file back, or begin the run anew."
+            )
+        return contents
 
 
 def open_streamed(recipe: DataRecipe, split: str, root: Path) -> StreamedImages:
@@ -151,6 +166,10 @@ def open_streamed(recipe: DataRecipe, split: str, root: Path) -> StreamedImages:
     """
     name = recipe.label or recipe.path
     local = (root / recipe.path).absolute()
+    if not recipe.path:
+        raise UserError(
+            "path is empty: give the name of the Hugging Face set on the Hub, or its folder below the data root."
+        )
     paths = _paths(recipe, split, local)
     wrong = [path for path in paths if not path.endswith(".parquet")]
     if wrong or not paths:
@@ -158,13 +177,11 @@ def open_streamed(recipe: DataRecipe, split: str, root: Path) -> StreamedImages:
             f"{name}: a stream is read from Parquet files, and split {split!r} has {wrong[0] if wrong else 'no file'}. Leave out "
             "streaming, or convert the set: datasets' to_parquet, or the Hub's own revision 'refs/convert/parquet'."
         )
-    files = tuple(_footer(path, local, name) for path in paths)
-    columns = _opened(files[0].path).schema_arrow.names
-    if recipe.image_column not in columns:
-        raise UserError(
-            f"{name}: image_column = {recipe.image_column!r}: the set has no such column."
-            f"{nearest(recipe.image_column, columns)} Columns: {', '.join(columns)}."
-        )
+    with ThreadPoolExecutor(LISTING_THREADS) as threads:
+        footers = threads.map(lambda path: _footer(path, local, name, recipe.image_column), paths)
+        files = tuple(tracked(footers, len(paths), f"reading the footers of {name}"))
+    if not any(file.rows for file in files):
+        raise UserError(f"{name}: split {split!r} of {recipe.path} has no rows.")
     told = json.dumps([recipe.image_column, *([file.name, file.bytes, file.groups] for file in files)])
     return StreamedImages(
         name, split, recipe.undecodable == "skip", fingerprint_of([], told.encode()), recipe.image_column, files
@@ -189,14 +206,26 @@ def _paths(recipe: DataRecipe, split: str, local: Path) -> list[str]:
     return [str(path) for path in found[split]]
 
 
-def _footer(path: str, local: Path, name: str) -> ParquetFile:
+def _footer(path: str, local: Path, name: str, column: str) -> ParquetFile:
+    """Raises UserError if the file is not whole, or has no column of images' bytes."""
     try:
-        metadata = _opened(path).metadata
+        with fsspec.open(path) as content:
+            footer = pq.ParquetFile(content)
+            metadata, schema = footer.metadata, footer.schema_arrow
         size = int(fsspec.core.url_to_fs(path)[0].size(path))
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(
             f"{name}: {path} is not a whole Parquet file: {error}. Was it downloaded completely?"
         ) from error
+    if column not in schema.names:
+        raise UserError(
+            f"{name}: image_column = {column!r}: {path} has no such column.{nearest(column, schema.names)} "
+            f"Columns: {', '.join(schema.names)}."
+        )
+    kind = schema.field(column).type
+    held = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+    if not (pa.types.is_binary(held) or pa.types.is_large_binary(held)):
+        raise UserError(f"{name}: image_column = {column!r} should hold images' bytes, and holds {kind} in {path}.")
     relative = path.removeprefix(f"{local}/")
     return ParquetFile(
         path, relative, size, tuple(metadata.row_group(g).num_rows for g in range(metadata.num_row_groups))
@@ -210,7 +239,7 @@ def _opened(path: str) -> pq.ParquetFile:
 
 @lru_cache(maxsize=2)
 def _opened_by(path: str, process: int) -> pq.ParquetFile:
-    return pq.ParquetFile(fsspec.open(path).open())
+    return pq.ParquetFile(fsspec.open(path).open(), buffer_size=READ_AT_ONCE)
 
 
 @lru_cache(maxsize=2)
@@ -221,12 +250,17 @@ def _order(rows: tuple[int, ...], seed: int, epoch: int) -> tuple[NDArray[np.int
     firsts = np.cumsum([0, *rows])
     read = np.concatenate([np.arange(firsts[turn], firsts[turn + 1]) for turn in turns])
     size = min(BUFFER, len(read))
-    picks = draw.integers(size, size=len(read)).tolist()
-    buffer, left = read[:size].tolist(), []
-    for pick, index in zip(picks, read[size:].tolist(), strict=False):
-        left.append(buffer[pick])
-        buffer[pick] = index
-    return turns, np.array([*left, *draw.permutation(buffer).tolist()], np.int64)
+    picks = draw.integers(size, size=len(read))
+    buffer, order = read[:size].tolist(), read.copy()
+    for first in range(0, len(read) - size, PLACES_AT_ONCE):
+        last = min(first + PLACES_AT_ONCE, len(read) - size)
+        leaving = []
+        for pick, index in zip(picks[first:last].tolist(), read[size + first : size + last].tolist(), strict=True):
+            leaving.append(buffer[pick])
+            buffer[pick] = index
+        order[first:last] = leaving
+    order[len(read) - size :] = draw.permutation(buffer)
+    return turns, order
 
 
 def _bytes(value: Any) -> bytes:
