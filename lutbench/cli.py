@@ -1,5 +1,6 @@
 """The command line. Stages are imported when they are run, so that help comes at once."""
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -284,6 +285,8 @@ def _workspace(data_root: Path, runs: Path, results: Path, download: bool = True
 def main() -> None:
     """Entry point of ``lutbench`` and ``python -m lutbench``: a user's mistake is one paragraph, not a traceback."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         app(arguments)
     except UserError as error:

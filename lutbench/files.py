@@ -71,7 +71,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers without end, or nested without end
         raise NotJsonError(
             f"{path}: expected JSON, found {error}. Remove the file, or restore it from a copy."
         ) from error

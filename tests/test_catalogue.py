@@ -179,6 +179,12 @@ def test_a_check_of_a_set_with_masks_names_what_is_wrong(tmp_path: Path) -> None
     assert "val, images: expected 101, found 100 (-1)" in " ".join(check_set("camvid", tmp_path).problems)
 
 
+def test_a_check_of_a_sample_looks_at_the_masks_of_all_its_images(tmp_path: Path) -> None:
+    folder = camvid(tmp_path)
+    (folder / "annotations/validation/0057.png").write_bytes(encoded(Image.new("L", (6, 4), 11), "png"))
+    assert "0057.png: expected values" in " ".join(check_set("camvid", tmp_path).problems)
+
+
 @pytest.mark.parametrize("suite", ["camvid", "small"])
 def test_the_suites_mean_by_camvid_what_is_checked(suite: str) -> None:
     recipes = [run.recipe.data for run in load_suite(suite).runs if isinstance(run.recipe, SegmentationRecipe)]
@@ -214,6 +220,8 @@ def test_a_check_of_a_sample_decodes_evenly_spaced_images(tmp_path: Path, monkey
     report = check_set("flowers17", tmp_path)
     assert "1 images cannot be decoded: c9/image_0059.jpg" in " ".join(report.problems)
     assert any("4 of 5 images looked at" in line for line in report.lines)
+    train = open_folder(folder / "train", "flowers17", "train")
+    assert looking.look(train, 5).indices.tolist() == [0, 254, 509, 764, 1019]
 
 
 def test_preparing_says_how_to_get_what_cannot_be_built(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_name_that_is_not_known_brings_the_nearest() -> None:
 
 
 def test_the_catalogue_is_read_without_anything_heavy() -> None:
-    code = "import sys, lutbench.recipes.loading; print(*{'torch', 'datasets', 'skimage', 'scipy'} & set(sys.modules))"
+    code = "import sys, lutbench.recipes.loading, lutbench.data.listing; print(*{'torch', 'datasets', 'skimage', 'scipy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 

@@ -52,7 +52,7 @@ def cub(root: Path, patch: Patch) -> None:
         jpeg(home / "images" / file, k)
     lines(home / "classes.txt", *(f"{k + 1} {name}" for k, name in enumerate(names)))
     lines(home / "images.txt", *(f"{k + 1} {file}" for k, file in enumerate(files)))
-    lines(home / "image_class_labels.txt", *(f"{k + 1} {k % 3 + 1}" for k in range(6)))
+    lines(home / "image_class_labels.txt", *(f"{k + 1} {k % 3 + 1}" for k in reversed(range(6))))
     lines(home / "train_test_split.txt", *(f"{k + 1} {int(k < 3)}" for k in range(6)))
 
 
@@ -203,7 +203,7 @@ def test_a_set_as_it_unpacks_is_opened_with_its_official_split(name: str, tmp_pa
     assert (len(train), len(val)) == (number, 3)
     assert train.labels is not None
     assert val.labels is not None
-    assert sorted(train.labels.tolist()) == sorted([0, 1, 2] * (number // 3))
+    assert train.labels.tolist() == {"flowers-102": [0, 2, 1, 2, 1, 0]}.get(name, [0, 1, 2] * (number // 3))
     assert val.labels.tolist() == [0, 1, 2]
     names = [images.image_name(index) for images in (train, val) for index in range(len(images))]
     assert len(set(names)) == number + 3
@@ -234,10 +234,14 @@ def test_the_labels_are_those_of_the_lists(tmp_path: Path, monkeypatch: Patch) -
 def test_a_changed_label_is_another_fingerprint(tmp_path: Path, monkeypatch: Patch) -> None:
     cub(tmp_path, monkeypatch)
     before = opened("cub-200-2011", tmp_path)[0].fingerprint
+    image = next((tmp_path / "CUB_200_2011/images").rglob("*_0000.jpg"))
+    image.write_bytes(image.read_bytes() + b" ")
+    larger = opened("cub-200-2011", tmp_path)[0].fingerprint
+    assert larger != before
     lines(
         tmp_path / "CUB_200_2011/image_class_labels.txt", *(f"{k + 1} {1 if k == 1 else k % 3 + 1}" for k in range(6))
     )
-    assert opened("cub-200-2011", tmp_path)[0].fingerprint != before
+    assert opened("cub-200-2011", tmp_path)[0].fingerprint not in (before, larger)
 
 
 def test_a_set_half_unpacked_is_counted(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -296,7 +300,7 @@ def test_a_set_with_an_empty_list_and_overlapping_splits_are_refused(tmp_path: P
     assert isinstance(recipe, DataRecipe)
     home = tmp_path / "fgvc-aircraft-2013b/data"
     shutil.copy(home / "images_variant_trainval.txt", home / "images_variant_train.txt")
-    with pytest.raises(UserError, match=r"3 images are in several of the splits trainval\+train, first data/images/0"):
+    with pytest.raises(UserError, match=r"lists of trainval\+train name 3 images more than once, first data/images/0"):
         open_images(recipe.model_copy(update={"train": "trainval+train"}), "train", tmp_path)
     lines(home / "images_variant_val.txt")
     with pytest.raises(UserError, match=r"list of split val .* names no image"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from lutbench.data.images import Split
 from lutbench.data.known import BUILDERS, CATALOGUE, in_hub_cache, place
 from lutbench.data.literature import KnownSet
+from lutbench.data.official import FORMATS
 from lutbench.errors import UserError, listed, nearest
 from lutbench.recipes import DataRecipe, ScenesRecipe
 from lutbench.recipes.robustness import ShiftedSetRecipe
@@ -38,9 +39,12 @@ def list_sets(root: Path) -> list[SetStatus]:
 
 def status_of(known: AnySet, root: Path) -> SetStatus:
     """Whether a set is below ``root``."""
-    if isinstance(known, PublishedSet):
-        return SetStatus(known, _shifted_state(known.recipe, root), (root / known.recipe.folder).absolute())
-    return SetStatus(known, _state(known, root), place(known, root))
+    where = (root / known.recipe.folder).absolute() if isinstance(known, PublishedSet) else place(known, root)
+    try:
+        state = _shifted_state(known.recipe, root) if isinstance(known, PublishedSet) else _state(known, root)
+    except PermissionError as error:
+        state = f"cannot be read: {error.strerror}"
+    return SetStatus(known, state, where)
 
 
 def any_set(name: str) -> AnySet:
@@ -89,7 +93,8 @@ def _state(known: KnownSet, root: Path) -> str:
     if known.name in BUILDERS and not where.exists():
         return "built on first use"
     if isinstance(recipe, DataRecipe) and recipe.source not in ("folder", *BUILDERS):
-        return HERE if where.is_dir() else MISSING  # in its authors' layout, which the check knows
+        parts = (part.strip() for split in (recipe.train, recipe.val) for part in split.split("+"))
+        return _glance(where, [*dict.fromkeys(need for part in parts for need in FORMATS[recipe.source].needs(part))])
     kinds = ("images/", "annotations/") if isinstance(recipe, ScenesRecipe) else ("",)
     names = {"train": recipe.train, "val": recipe.val}
     return _glance(where, [kind + names[split] for split in splits_of(recipe) for kind in kinds])
@@ -104,7 +109,7 @@ def _shifted_state(recipe: ShiftedSetRecipe, root: Path) -> str:
 
 
 def _glance(where: Path, folders: list[str]) -> str:
-    missing = [folder for folder in folders if not (where / folder).is_dir()]
+    missing = [folder for folder in folders if not (where / folder).exists()]
     if not missing:
         return HERE
     return MISSING if missing == folders else f"{listed(missing, 1)} {'is' if len(missing) == 1 else 'are'} missing"

@@ -184,6 +184,9 @@ def _compare_counts(known: KnownSet, opened: Mapping[Split, ImageSet | Scenes], 
             _check_pair(opened["train"], opened["val"])
         except UserError as error:
             report.problems.append(str(error))
+        else:
+            if opened["train"].fingerprint == opened["val"].fingerprint:
+                report.problems.append("train and val are the same images.")
     _take_for_another(known, opened, report)
 
 
@@ -195,7 +198,7 @@ def _take_for_another(known: KnownSet, opened: Mapping[Split, ImageSet | Scenes]
         return
     if len(expected) == 2 and found == {"train": expected["val"], "val": expected["train"]}:
         report.problems.append(
-            "train and val are swapped: each has the other's number of images. Rename their folders."
+            "train and val are swapped: each has the other's number of images. Exchange their folders or lists."
         )
     classes = {len(images.classes) for images in opened.values()}
     like = [other.name for other in CATALOGUE.values() if classes == {other.classes} and _counts_are(other, found)]

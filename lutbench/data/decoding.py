@@ -22,6 +22,7 @@ WHITE = (255, 255, 255, 255)
 
 BROKEN = (
     OSError,
+    RuntimeError,
     SyntaxError,
     ValueError,
     EOFError,

@@ -99,6 +99,19 @@ class FolderImages:
         return self.names[self.ends[index - 1] if index else 0 : self.ends[index]]
 
 
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn what the operating system refuses while files are listed into a UserError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{os.fsdecode(error.filename or '')} cannot be read: {error.strerror}. Remove it if it is a link that leads "
+            "nowhere; or give yourself the permission, or look after its disk."
+        ) from error
+
+
+@explained()
 def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool = False) -> FolderImages:
     """List the images below ``folder``, at any depth below its class folders, following links.
 
@@ -165,19 +178,7 @@ def fingerprint_of(classes: list[str], *parts: bytes | NDArray[np.int64]) -> str
 
 
 def _class_folders(folder: Path) -> list[str]:
-    with _explained():
-        return sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and e.is_dir())
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{os.fsdecode(error.filename or '')} cannot be read: {error.strerror}. Remove it if it is a link that leads "
-            "nowhere; or give yourself the permission, or look after its disk."
-        ) from error
+    return sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and e.is_dir())
 
 
 class _Listing(NamedTuple):
@@ -187,8 +188,7 @@ class _Listing(NamedTuple):
 
 
 def _list_files(folder: Path, prefix: bytes, only_here: bool = False) -> _Listing:
-    with _explained():
-        files = sorted(_walk(os.fsencode(folder), prefix, (os.path.realpath(os.fsencode(folder)),), only_here))
+    files = sorted(_walk(os.fsencode(folder), prefix, (os.path.realpath(os.fsencode(folder)),), only_here))
     names = [name for name, _ in files]
     return _Listing(
         b"".join(names),
@@ -207,7 +207,7 @@ def _walk(folder: bytes, prefix: bytes, above: tuple[bytes, ...], only_here: boo
                 if only_here:
                     continue
                 real = os.path.realpath(entry.path) if entry.is_symlink() else above[-1] + b"/" + entry.name
-                if real in above or (above[-1] + b"/").startswith(real + b"/"):
+                if real in above or (above[-1] + b"/").startswith(real.rstrip(b"/") + b"/"):
                     raise UserError(f"{os.fsdecode(entry.path)} is a link to a folder that it lies in. Remove it.")
                 yield from _walk(entry.path, prefix + entry.name + b"/", (*above, real), only_here)
             elif entry.name.lower().endswith(_ENDINGS):

@@ -121,7 +121,7 @@ def _inspect(scenes: Scenes, index: int, expected: NDArray[np.bool_]) -> tuple[N
         with opened_mask(scenes.mask_path(index)) as mask:
             size, pixels = mask.size, np.array(mask.histogram(), np.int64)
         with opened(scenes.image_path(index)) as image:
-            sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # OpenCV turns it
+            sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # OpenCV turns it
             image_size = image.size[::-1] if sideways else image.size
     except UserError as error:
         return np.zeros(256, np.int64), str(error)

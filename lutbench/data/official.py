@@ -13,13 +13,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lutbench.data.folder import LISTING_THREADS, FolderImages, fingerprint_of, printable
+from lutbench.data.folder import LISTING_THREADS, FolderImages, explained, fingerprint_of, printable
 from lutbench.errors import UserError, listed, nearest
 from lutbench.progress import tracked
 from lutbench.recipes import DataRecipe
@@ -29,7 +30,7 @@ class Listed(NamedTuple):
     """What the official lists say of one split."""
 
     classes: Sequence[str]
-    files: Sequence[str]
+    files: Sequence[bytes]
     """Relative to the set's folder, with forward slashes."""
     labels: Sequence[int]
 
@@ -51,6 +52,7 @@ STATS_AT_ONCE = 1000
 """Files whose sizes a thread looks up for one task: a task for each of 600,000 files would take 1 GB."""
 
 
+@explained()
 def open_official(recipe: DataRecipe, split: str, root: Path) -> FolderImages:
     """One split of a set in its authors' layout.
 
@@ -72,10 +74,10 @@ def open_official(recipe: DataRecipe, split: str, root: Path) -> FolderImages:
     if len({tuple(part.classes) for part in parts}) > 1:
         raise UserError(f"{name}: the lists of {wanted} have different classes. Are they of one version of the set?")
     files = [file for part in parts for file in part.files]
-    if len(parts) > 1 and len(twice := [file for file, times in Counter(files).items() if times > 1]):
+    if twice := [one for one, other in pairwise(sorted(files)) if one == other]:
         raise UserError(
-            f"{name}: {len(twice):,} images are in several of the splits {wanted}, first {printable(twice[0])}. Name "
-            "splits that do not overlap."
+            f"{name}: the lists of {wanted} name {len(twice):,} images more than once, first "
+            f"{printable(os.fsdecode(twice[0]))}. Name splits that do not overlap, and take the lists as they are published."
         )
     labels = np.array([label for part in parts for label in part.labels], np.int64)
     if not files:
@@ -85,14 +87,13 @@ def open_official(recipe: DataRecipe, split: str, root: Path) -> FolderImages:
         raise UserError(
             f"{name}: the lists of {wanted} have labels from {labels.min()} to {labels.max()}, and {len(classes)} classes."
         )
-    encoded = [os.fsencode(file) for file in files]
-    sizes = _sizes(folder, encoded, name, wanted)
-    names, lengths = b"".join(encoded), np.fromiter(map(len, encoded), np.int64, len(encoded))
+    sizes = _sizes(folder, files, name, wanted)
+    names, lengths = b"".join(files), np.fromiter(map(len, files), np.int64, len(files))
     return FolderImages(
         name=name,
         split=split,
         folder=folder,
-        classes=tuple(map(printable, classes)),
+        classes=tuple(classes),
         labels=labels,
         skip_undecodable=recipe.undecodable == "skip",
         fingerprint=fingerprint_of(
@@ -121,13 +122,15 @@ def _read(form: Format, folder: Path, name: str, part: str) -> Listed:
                 "completely, and as `lutbench data list` says?"
             )
     try:
-        return form.read(folder, part)
-    except UserError:
+        found = form.read(folder, part)
+        return found._replace(classes=[*map(printable, found.classes)])
+    except (UserError, PermissionError):
         raise
     except Exception as error:  # json, scipy and torchvision have a dozen ways to fail at a broken list
         told = re.sub(r"\s*You can \w+ download=True to download it\.?", "", str(error)).rstrip(".")
+        what = f"they have no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {told}"
         raise UserError(
-            f"{name}: the lists of split {part!r} in {folder} cannot be read: {type(error).__name__}: {told}. Was the set "
+            f"{name}: the lists of split {part!r} in {folder} cannot be read: {what}. Was the set "
             "unpacked completely, and is it the version that `lutbench data list` describes?"
         ) from error
 
@@ -143,7 +146,7 @@ def _sizes(folder: Path, files: Sequence[bytes], name: str, split: str) -> NDArr
     def size(file: bytes) -> int:
         try:
             return os.stat(home + file).st_size  # noqa: PTH116 - a name need not be UTF-8, and pathlib takes no bytes
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
             return -1
         except OSError as error:
             raise UserError(
@@ -198,11 +201,17 @@ def _of_torchvision(
 
 
 def _places365(folder: Path, split: str) -> Listed:
-    from torchvision.datasets import Places365
-
-    made = Places365(folder, split="train-standard" if split == "train" else split)
-    classes = sorted(made.class_to_idx, key=made.class_to_idx.__getitem__)
-    return Listed(classes, _relative([path for path, _ in made.imgs], folder), [int(label) for label in made.targets])
+    """Places365: lists of ``FILE LABEL`` lines, read here: torchvision's class takes 1 GB for the 1.8 million of them."""
+    categories, files_of_split, home = _places(split)
+    numbered = [line.split() for line in (folder / categories).read_text(encoding="utf-8").splitlines()]
+    classes = [name for name, _ in sorted(numbered, key=lambda one: int(one[1]))]
+    files, labels = [], []
+    with (folder / files_of_split).open("rb") as lines:
+        for line in lines:
+            file, label = line.split()
+            files.append(os.fsencode(home) + b"/" + file.lstrip(b"/"))
+            labels.append(int(label))
+    return Listed(classes, files, labels)
 
 
 # Read here
@@ -212,15 +221,17 @@ def _cub(folder: Path, split: str) -> Listed:
     """CUB-200-2011: lists of ``ID VALUE`` lines; ``train_test_split.txt`` has 1 for training images."""
 
     def table(name: str) -> dict[str, str]:
-        lines = (folder / name).read_text(encoding="utf-8").splitlines()
-        return dict(line.split(maxsplit=1) for line in lines if line.strip())
+        text = (folder / name).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        return dict(line.strip().split(maxsplit=1) for line in text.split("\n") if line.strip())
 
     classes, files = table("classes.txt"), table("images.txt")
     labels, chosen = table("image_class_labels.txt"), table("train_test_split.txt")
     places = {number: place for place, number in enumerate(classes)}
-    some = [image for image in files if (chosen[image] == "1") == (split == "train")]
+    some = [image for image in files if {"1": "train", "0": "test"}[chosen[image]] == split]
     return Listed(
-        list(classes.values()), [f"images/{files[image]}" for image in some], [places[labels[image]] for image in some]
+        list(classes.values()),
+        [os.fsencode(f"images/{files[image]}") for image in some],
+        [places[labels[image]] for image in some],
     )
 
 
@@ -233,25 +244,33 @@ def _dogs(folder: Path, split: str) -> Listed:
     labels = [int(label) - 1 for label in np.atleast_1d(content["labels"])]
     named = {label: file.split("/")[0].split("-", 1)[-1] for file, label in zip(files, labels, strict=True)}
     classes = [named[label] for label in range(len(named))]
-    return Listed(_distinct(classes), [f"Images/{file}" for file in files], labels)
+    return Listed(_distinct(classes), [os.fsencode(f"Images/{file}") for file in files], labels)
 
 
 def _inaturalist(folder: Path, split: str) -> Listed:
     """The competitions' ``train2018.json`` and the like, which name files relative to the folder."""
-    content = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+
+    def kept(record: dict[str, Any]) -> Any:
+        """Two values of each of a million records: all of them as dictionaries take 500 MB."""
+        if "file_name" in record:
+            return record["id"], os.fsencode(record["file_name"])
+        if "category_id" in record:
+            return record["image_id"], record["category_id"]
+        return record
+
+    with (folder / f"{split}.json").open(encoding="utf-8") as file:
+        content = json.load(file, object_hook=kept)
     categories = sorted(content["categories"], key=lambda category: int(category["id"]))
     places = {category["id"]: place for place, category in enumerate(categories)}
-    label_of = {annotation["image_id"]: places[annotation["category_id"]] for annotation in content["annotations"]}
-    files, labels = [], []
-    for image in content["images"]:
-        files.append(image["file_name"])
-        labels.append(label_of[image["id"]])
+    label_of = {image: places[category] for image, category in content["annotations"]}
+    files = [file for _, file in content["images"]]
+    labels = [label_of[image] for image, _ in content["images"]]
     return Listed(_distinct([str(category["name"]) for category in categories]), files, labels)
 
 
-def _relative(paths: Sequence[str | Path], folder: Path) -> list[str]:
+def _relative(paths: Sequence[str | Path], folder: Path) -> list[bytes]:
     home = len(str(folder)) + 1
-    return [str(path)[home:].replace(os.sep, "/") for path in paths]
+    return [os.fsencode(str(path)[home:].replace(os.sep, "/")) for path in paths]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

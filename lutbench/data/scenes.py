@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lutbench.data import ade20k
 from lutbench.data.decoding import BROKEN, UndecodableImage, to_rgb
-from lutbench.data.folder import IMG_EXTENSIONS, fingerprint_of
+from lutbench.data.folder import IMG_EXTENSIONS, explained, fingerprint_of, printable
 from lutbench.data.images import Split
 from lutbench.errors import UserError, listed, nearest
 from lutbench.recipes import ScenesRecipe
@@ -61,15 +61,15 @@ class Scenes:
 
     def image_path(self, index: int) -> Path:
         """The file of an image."""
-        return self.images / self.image_name(index)
+        return self.images / (self.stems[index] + self.image_suffix)
 
     def mask_path(self, index: int) -> Path:
         """The file of an image's mask."""
         return self.masks / (self.stems[index] + self.mask_suffix)
 
     def image_name(self, index: int) -> str:
-        """The image's file name below its folder, with forward slashes."""
-        return self.stems[index] + self.image_suffix
+        """The image's file name below its folder, with forward slashes, as :func:`printable` has it."""
+        return printable(self.stems[index] + self.image_suffix)
 
     def image(self, index: int) -> Image.Image:
         """An image, mode RGB, turned as its EXIF tag says: so OpenCV, and through it MMSegmentation, reads it.
@@ -157,14 +157,17 @@ def open_scenes(recipe: ScenesRecipe, split: Split, root: Path) -> Scenes:
     }
     scenes = list_scenes(recipe.model_copy(update=known), split, root)
     if len(scenes) != ade20k.IMAGES[split]:
+        other = "val" if split == "train" else "train"
+        swapped = f" So many has {other}: are the folders swapped?" if len(scenes) == ade20k.IMAGES[other] else ""
         raise UserError(
             f"{scenes.name}: expected the {ade20k.IMAGES[split]:,} images of ADE20K's {split} split in "
-            f"{scenes.images.absolute()}, found {len(scenes):,}. Was it unpacked completely? "
+            f"{scenes.images.absolute()}, found {len(scenes):,}.{swapped} Was it unpacked completely? "
             'A part of it is another set: give it source = "scenes", with classes and reduce_zero_label = true.'
         )
     return scenes
 
 
+@explained()
 def list_scenes(recipe: ScenesRecipe, split: Split, root: Path) -> Scenes:
     """List one split of a set whose classes ``recipe`` names.
 
