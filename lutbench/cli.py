@@ -198,7 +198,7 @@ def data_list(
     from lutbench.data.listing import render_list, render_set
     from lutbench.progress import console
 
-    shown = render_set(status_of(any_set(name), data_root), data_root) if name else None
+    shown = render_set(status_of(any_set(name), data_root)) if name else None
     console.print(shown or render_list(list_sets(data_root), data_root))
 
 

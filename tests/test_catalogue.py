@@ -1,9 +1,15 @@
 """Every known set is listed and checked: what is missing, broken, swapped, in both splits or another set is named."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+import tempfile
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +24,7 @@ from lutbench.data.catalogue import any_set, list_sets, sets_here, status_of
 from lutbench.data.checks import CheckReport, check_set, render_check
 from lutbench.data.folder import open_folder
 from lutbench.data.images import open_images
-from lutbench.data.known import CATALOGUE, known_set
+from lutbench.data.known import CATALOGUE
 from lutbench.data.listing import render_list, render_set
 from lutbench.data.manifest import manifest_path, read_manifest
 from lutbench.data.preparing import prepare_set
@@ -66,6 +72,51 @@ def test_the_list_names_every_set_its_size_and_whether_it_is_there(tmp_path: Pat
     assert "https://" not in shown, "how to get a set is told with the set"
 
 
+def test_a_set_that_unpacked_to_an_empty_folder_is_not_called_here(tmp_path: Path) -> None:
+    (tmp_path / "oxford-iiit-pet").mkdir()
+    (tmp_path / "CUB_200_2011/images").mkdir(parents=True)
+    states = {status.known.name: status.state for status in list_sets(tmp_path)}
+    assert states["oxford-pets"] == "missing"
+    assert states["cub-200-2011"] == "images.txt and 3 more are missing"
+
+
+@contextmanager
+def as_nobody() -> Iterator[Path]:
+    """A folder, and no privileges that root may have: permissions count."""
+    before = os.geteuid()
+    with tempfile.TemporaryDirectory() as root:
+        Path(root).chmod(0o755)
+        yield Path(root)
+        os.seteuid(before)
+        for folder in (path for path, _, _ in os.walk(root)):
+            Path(folder).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "where", ["flowers17", "flowers17/train", "flowers17/val/c3", "camvid", "camvid/images/training"]
+)
+def test_a_folder_that_may_not_be_read_is_told(where: str) -> None:
+    with as_nobody() as root:
+        flowers(root)
+        camvid(root)
+        (root / where).chmod(0)
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+        name = where.partition("/")[0]
+        states = {status.known.name: status.state for status in list_sets(root)}
+        report = check_set(name, root)
+    assert list(states) == [*CATALOGUE, *PUBLISHED]
+    assert states[name] in ("cannot be read: Permission denied", "here")
+    assert re.search(f"{root}/{where}\\S* cannot be read: Permission denied", told(report))
+
+
+def test_a_data_root_that_is_not_utf_8_is_printed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lutbench", "data", "list", "--data-root", os.fsencode(tmp_path) + b"/\xe9"]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, env=strict, capture_output=True, text=True, check=True)
+    assert f"Image sets below {tmp_path}/\\udce9" in done.stdout.replace("\n", "")
+
+
 def test_the_list_fits_80_columns_with_nothing_cut(tmp_path: Path) -> None:
     (tmp_path / "ADEChallengeData2016/images/training").mkdir(parents=True)
     shown = text_of(render_list(list_sets(tmp_path), Path("/data")), 80)
@@ -79,7 +130,7 @@ def test_the_list_fits_80_columns_with_nothing_cut(tmp_path: Path) -> None:
 def test_one_set_is_told_with_every_step_to_get_it(tmp_path: Path, name: str) -> None:
     known = any_set(name)
     status = status_of(known, tmp_path)
-    together = "".join(text_of(render_set(status, tmp_path), 80).split())
+    together = "".join(text_of(render_set(status), 80).split())
     for step in [*known.get.replace("DIR", str(status.where)).splitlines(), known.title, str(status.where)]:
         assert "".join(step.split()) in together
     assert f"state{status.state.replace(' ', '')}" in together
@@ -90,7 +141,7 @@ def test_one_set_is_told_with_every_step_to_get_it(tmp_path: Path, name: str) ->
 
 def test_a_set_is_told_with_the_suites_that_use_it(tmp_path: Path) -> None:
     def told(name: str) -> str:
-        return text_of(render_set(status_of(any_set(name), tmp_path), tmp_path))
+        return text_of(render_set(status_of(any_set(name), tmp_path)))
 
     assert re.search(r"suites +paper", told("imagenet-c"))
     assert "suites   camvid, small" in told("camvid")
@@ -231,11 +282,21 @@ def test_preparing_says_how_to_get_what_cannot_be_built(tmp_path: Path) -> None:
     assert "ILSVRC2012_img_train.tar" in prepared.text
     flowers(tmp_path)
     assert prepare_set("flowers17", tmp_path).there
+    shifted = prepare_set("imagenet-c", tmp_path)
+    assert not shifted.there
+    assert f"zenodo.org/records/2235448 in {tmp_path}/imagenet-c." in shifted.text
+
+
+def test_a_set_that_is_not_there_is_told_once_and_how_to_get_it(tmp_path: Path) -> None:
+    for name in ("cub-200-2011", "imagenet-c", "inaturalist-2018"):
+        problems = check_set(name, tmp_path).problems
+        assert len(set(problems)) == len(problems) <= 2
+        assert f"How to get it: lutbench data list {name}" in " ".join(problems)
 
 
 def test_an_unknown_set_is_answered_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Did you mean 'imagenet-1k'"):
-        known_set("imagenet1k")
+        any_set("imagenet1k")
     with pytest.raises(UserError, match="Did you mean 'imagenet-sketch'"):
         any_set("imagenet-sketches")
 
@@ -449,12 +510,14 @@ def test_what_a_full_check_found_outlives_the_check_of_a_sample(
     assert "c2/image_0030.jpg" in told(report)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"set": "flowers17", "later": 1}'])
+@pytest.mark.parametrize("content", ["", "[]", "[" * 200_000, '{"set": "flowers17", "later": 1}'])
 def test_a_manifest_that_cannot_be_read_is_written_anew(tmp_path: Path, content: str) -> None:
     flowers(tmp_path)
     (tmp_path / ".lutbench").mkdir()
     manifest_path("flowers17", tmp_path).write_text(content)
-    assert check_set("flowers17", tmp_path).exit_status == 0
+    report = check_set("flowers17", tmp_path)
+    assert report.exit_status == 0
+    assert [note for note in report.notes if "flowers17.json could not be read, and is made anew" in note]
     assert read_manifest(manifest_path("flowers17", tmp_path)) is not None
 
 
@@ -482,7 +545,7 @@ def shifted(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_shifted_set_is_checked_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = check_set("imagenet-a", tmp_path)
-    assert f"How to get it: {PUBLISHED['imagenet-a'].get.replace('DIR', str(tmp_path / 'imagenet-a'))}" in told(report)
+    assert "How to get it: lutbench data list imagenet-a" in told(report)
     assert not manifest_path("imagenet-a", tmp_path).exists()
     folder = shifted(tmp_path, monkeypatch)
     report = check_set("imagenet-a", tmp_path)

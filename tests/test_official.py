@@ -8,6 +8,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from torchvision.datasets import DTD, Flowers102, Places365
 from torchvision.datasets.utils import calculate_md5
 
 from lutbench.data.images import ImageSet, UndecodableImage, check_pair, open_images
-from lutbench.data.known import known_set
+from lutbench.data.known import CATALOGUE
 from lutbench.data.official import FORMATS, _sizes
 from lutbench.data.preparing import prepare_set
 from lutbench.errors import UserError
@@ -183,13 +184,13 @@ CLASSES = {
 
 
 def opened(name: str, root: Path) -> tuple[ImageSet, ImageSet]:
-    recipe = known_set(name).recipe
+    recipe = CATALOGUE[name].recipe
     assert isinstance(recipe, DataRecipe)
     return open_images(recipe, "train", root), open_images(recipe, "val", root)
 
 
 def test_every_official_format_is_tried_below() -> None:
-    sources = {known_set(name).recipe.source for name in WRITERS}
+    sources = {CATALOGUE[name].recipe.source for name in WRITERS}
     assert sources == set(FORMATS)
 
 
@@ -261,6 +262,51 @@ def test_the_wrong_years_inaturalist_is_named(tmp_path: Path, monkeypatch: Patch
         opened("inaturalist-2018", tmp_path)
 
 
+def test_a_list_with_what_belongs_to_no_image_is_told(tmp_path: Path, monkeypatch: Patch) -> None:
+    inaturalist(tmp_path, monkeypatch)
+    path = tmp_path / "inaturalist-2018/train2018.json"
+    good = path.read_text()
+
+    def told(change: Callable[[dict[str, Any]], Any]) -> str:
+        content = json.loads(good)
+        change(content)
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError) as caught:
+            opened("inaturalist-2018", tmp_path)
+        return str(caught.value)
+
+    for name in (3, None, ["a"], "a\ud800.jpg"):
+        assert "the lists of split 'train2018'" in told(
+            lambda content, name=name: content["images"][0].update(file_name=name)
+        )
+    assert "1 of the 3 images" in told(lambda content: content["images"][0].update(file_name="a\0.jpg"))
+    assert "they have no 'annotations'" in told(lambda content: content.pop("annotations"))
+    assert "they have no 100" in told(lambda content: content["annotations"].pop())
+    assert "they have no 9" in told(lambda content: content["annotations"][0].update(category_id=9))
+
+
+@pytest.mark.parametrize("line", ["1 1 ", "\ufeff1 1", "1  1"])
+def test_spaces_and_marks_in_cubs_lists_move_no_image(tmp_path: Path, monkeypatch: Patch, line: str) -> None:
+    cub(tmp_path, monkeypatch)
+    before = opened("cub-200-2011", tmp_path)[0].fingerprint
+    path = tmp_path / "CUB_200_2011/train_test_split.txt"
+    good = path.read_text()
+    path.write_text(line + "\r\n" + good.partition("\n")[2])
+    assert opened("cub-200-2011", tmp_path)[0].fingerprint == before
+    path.write_text(good.replace("1 1", "1 7"))
+    with pytest.raises(UserError, match="they have no '7'"):
+        opened("cub-200-2011", tmp_path)
+
+
+def test_an_image_twice_in_a_list_is_refused(tmp_path: Path, monkeypatch: Patch) -> None:
+    cub(tmp_path, monkeypatch)
+    path = tmp_path / "CUB_200_2011/images.txt"
+    first, _, *rest = path.read_text().splitlines()
+    lines(path, first, f"2 {first.split()[1]}", *rest)
+    with pytest.raises(UserError, match=r"lists of train name 1 images more than once, first images/001\."):
+        opened("cub-200-2011", tmp_path)
+
+
 def lists_of(root: Path) -> list[Path]:
     """All files below ``root`` but the images."""
     return sorted(path for path in root.rglob("*") if path.suffix in (".txt", ".mat", ".json"))
@@ -296,7 +342,7 @@ def test_a_set_is_found_from_within_the_data_root(name: str, tmp_path: Path, mon
 
 def test_a_set_with_an_empty_list_and_overlapping_splits_are_refused(tmp_path: Path, monkeypatch: Patch) -> None:
     aircraft(tmp_path, monkeypatch)
-    recipe = known_set("fgvc-aircraft").recipe
+    recipe = CATALOGUE["fgvc-aircraft"].recipe
     assert isinstance(recipe, DataRecipe)
     home = tmp_path / "fgvc-aircraft-2013b/data"
     shutil.copy(home / "images_variant_trainval.txt", home / "images_variant_train.txt")
@@ -332,7 +378,7 @@ def test_a_set_an_unknown_split_and_a_list_that_are_not_there_are_named(tmp_path
     with pytest.raises(UserError, match="expected its folder at"):
         opened("stanford-cars", tmp_path)
     food101(tmp_path, monkeypatch)
-    recipe = known_set("food-101").recipe
+    recipe = CATALOGUE["food-101"].recipe
     assert isinstance(recipe, DataRecipe)
     with pytest.raises(UserError, match="Did you mean 'train'"):
         open_images(recipe.model_copy(update={"train": "trein"}), "train", tmp_path)
@@ -405,7 +451,7 @@ data = "birds"
     suite = tmp_path / "toy.toml"
     suite.write_text(text)
     data = load_suite(str(suite)).runs[0].recipe.data  # type: ignore[attr-defined]
-    expected = known_set("cub-200-2011").recipe.model_copy(update={"path": "birds"})
+    expected = CATALOGUE["cub-200-2011"].recipe.model_copy(update={"path": "birds"})
     assert data.affecting_results() == expected.affecting_results()
     assert data.path == "birds"
     suite.write_text(text.replace("cub-200-2011", "cub-2011"))

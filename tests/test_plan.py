@@ -71,7 +71,7 @@ workers = 0
 """
 
 TWO_CLASSES = Scenes(
-    "toy", "train", Path(), Path(), ".jpg", ".png", ("a", "b"), ((0, 0, 0), (1, 1, 1)), False, 255, "", ()
+    "toy", "train", Path(), Path(), ".jpg", ".png", ("a", "b"), ((0, 0, 0), (1, 1, 1)), False, 255, "", (), np.array([])
 )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,52 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, twin: str) -> None:
     picture().save(folder / twin)
     with pytest.raises(UserError, match=f"1 images in .* have the name of another one .*{Path(twin).name}"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["me", "me.jpg", "images/training/me"])
+@pytest.mark.parametrize("target", ["me", "nowhere"])
+def test_a_link_to_itself_or_to_nothing_is_named(tmp_path: Path, name: str, target: str) -> None:
+    folder = write_set(tmp_path) / "images/training"
+    link = folder / Path(name).name
+    link.symlink_to(Path(target).with_suffix(link.suffix))
+    with pytest.raises(UserError, match=f"{link} cannot be read"):
+        opened(tmp_path)
+
+
+def test_names_that_are_not_utf_8_can_be_told(tmp_path: Path) -> None:
+    folder = write_set(tmp_path)
+    try:
+        for kind, suffix in (("images", "jpg"), ("annotations", "png")):
+            (folder / kind / f"training/0.{suffix}").rename(folder / kind / f"training/\udce9.{suffix}")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    scenes = opened(tmp_path)
+    names = [scenes.image_name(index) for index in range(3)]
+    assert "\\xe9.jpg" in names
+    index = names.index("\\xe9.jpg")
+    assert scenes.content(index) == scenes.image_path(index).read_bytes()
+    assert scenes.sizes[index] == len(scenes.content(index))
+    assert scenes.mask(index).shape == (8, 12)
+
+
+def test_an_orientation_that_is_no_number_turns_nothing(tmp_path: Path) -> None:
+    folder = write_set(tmp_path)
+    path = folder / "images/training/0.jpg"
+    text = b"II*\0" + struct.pack("<IHHHI", 8, 1, ORIENTATION, 2, 2) + b"6\0\0\0" + bytes(4)  # as ASCII
+    exif = b"Exif\0\0" + text
+    content = path.read_bytes()
+    path.write_bytes(content[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[2:])
+    with Image.open(path) as image:
+        assert image.getexif()[ORIENTATION] == "6"
+    assert check_masks(opened(tmp_path), tmp_path / "checked") == []
+
+
+def test_swapped_folders_of_ade20k_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_set(tmp_path)
+    (tmp_path / "set").rename(tmp_path / ade20k.FOLDER)
+    monkeypatch.setattr(ade20k, "IMAGES", {"train": 7, "val": 3})
+    with pytest.raises(UserError, match=r"found 3\. So many has val: are the folders swapped\?"):
+        open_scenes(ScenesRecipe(source="ade20k"), "train", tmp_path)
 
 
 def test_a_link_to_a_folder_it_lies_in_is_named(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def status_of(known: AnySet, root: Path) -> SetStatus:
     return SetStatus(known, state, where)
 
 
+def how_to_get(status: SetStatus) -> str:
+    """The steps to have a set, with the folder filled in."""
+    return status.known.get.replace("DIR", str(status.where))
+
+
 def any_set(name: str) -> AnySet:
     """A set, shifted or not, by name.
 

@@ -11,16 +11,17 @@ from rich.text import Text
 
 from lutbench.data.building import Buildable
 from lutbench.data.catalogue import any_set, splits_of
-from lutbench.data.folder import FolderImages, printable
+from lutbench.data.folder import FolderImages
 from lutbench.data.images import ImageSet, Split, check_pair, open_images
 from lutbench.data.known import BUILDERS, CATALOGUE, place
 from lutbench.data.literature import KnownSet
-from lutbench.data.looking import SAMPLE, Files, Look, SceneFiles, find_duplicates, look
+from lutbench.data.looking import SAMPLE, Files, Look, find_duplicates, look
 from lutbench.data.manifest import NAMED, SplitFacts, keep_manifest, new_manifest
 from lutbench.data.masks import inspect_masks
 from lutbench.data.mosaics import MOSAICS, mosaic_pixels
 from lutbench.data.photographs import BUILT, check_pixels
 from lutbench.data.scenes import Scenes, check_scenes, open_scenes
+from lutbench.data.walking import printable
 from lutbench.errors import UserError, listed
 from lutbench.progress import LINE_EVERY, console
 from lutbench.recipes import DataRecipe, ScenesRecipe
@@ -71,15 +72,17 @@ def check_set(name: str, root: Path, full: bool = False) -> CheckReport:
         try:
             opened[split] = _open(known, split, root)
         except UserError as error:
-            report.problems.append(str(error))
+            if str(error) not in report.problems:
+                report.problems.append(str(error))
+    if not opened:
+        report.problems.append(f"How to get it: lutbench data list {name}")
     _compare_counts(known, opened, report)
-    files: dict[Split, Files] = {s: SceneFiles(i) if isinstance(i, Scenes) else i for s, i in opened.items()}
-    looks = {split: _look(files[split], None if full else SAMPLE, full, report) for split in files}
+    looks = {split: _look(images, None if full else SAMPLE, full, report) for split, images in opened.items()}
     for split, images in opened.items():
         _check_more(images, looks[split], full, report)
-    facts: dict[str, SplitFacts] = {split: _facts(opened[split], files[split], looks[split]) for split in files}
-    if len(files) == 2 and not (isinstance(known.recipe, DataRecipe) and known.recipe.streaming):
-        duplicates = find_duplicates(files["train"], files["val"], (looks["train"], looks["val"]))
+    facts: dict[str, SplitFacts] = {split: _facts(images, looks[split]) for split, images in opened.items()}
+    if len(opened) == 2 and not (isinstance(known.recipe, DataRecipe) and known.recipe.streaming):
+        duplicates = find_duplicates(opened["train"], opened["val"], (looks["train"], looks["val"]))
         (report.notes if duplicates.pairs else report.lines).append(str(duplicates))
         facts["val"].duplicates = len(duplicates.pairs)
         facts["val"].duplicate_names = duplicates.pairs[:NAMED]
@@ -112,7 +115,7 @@ def _check_shifted(published: PublishedSet, root: Path, full: bool) -> CheckRepo
     def visit(cell: str, images: FolderImages | ChosenImages) -> None:
         nonlocal told
         seen = CheckReport(cell, "")
-        facts[cell] = _facts(images, images, _look(images, each, False, seen))
+        facts[cell] = _facts(images, _look(images, each, False, seen))
         report.notes.extend(seen.notes)
         report.problems.extend(seen.problems)
         if time.monotonic() - told > LINE_EVERY:  # ImageNet-C has 75 parts, of some seconds each
@@ -121,8 +124,7 @@ def _check_shifted(published: PublishedSet, root: Path, full: bool) -> CheckRepo
 
     found = look_for(recipe, root, visit)
     if found.state is State.ABSENT:
-        how = published.get.replace("DIR", report.where)
-        report.problems.append(f"{' '.join(found.problems)} How to get it: {how}")
+        report.problems.append(f"{' '.join(found.problems)} How to get it: lutbench data list {published.name}")
         return report
     images, looked_at = sum(found.images.values()), sum(one.looked_at for one in facts.values())
     parts = f" in {len(found.images):,} parts" if len(found.images) > 1 else ""
@@ -145,11 +147,11 @@ def _keep(report: CheckReport, facts: dict[str, SplitFacts], root: Path, fingerp
     report.problems += kept.problems
 
 
-def _facts(images: ImageSet | Scenes, files: Files, seen: Look) -> SplitFacts:
+def _facts(images: ImageSet | Scenes, seen: Look) -> SplitFacts:
     return SplitFacts(
         images=len(images),
         classes=len(images.classes),
-        bytes=int(files.sizes.clip(0).sum()),
+        bytes=int(images.sizes.clip(0).sum()),
         fingerprint=images.fingerprint,
         looked_at=len(seen.indices) + len(seen.empty),
         undecodable=len(seen.undecodable),

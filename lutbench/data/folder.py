@@ -7,9 +7,7 @@ The listing is packed (names in one byte string, no Python object per file): Ima
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -19,17 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.decoding import UndecodableImage, decode
+from lutbench.data.walking import explained, printable, walk
 from lutbench.errors import UserError, listed, nearest
 from lutbench.progress import tracked
 
 LISTING_THREADS = 8
 """Class folders listed at once; hides the latency of network file systems."""
-
-IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Those of torchvision's ImageFolder, in upper or lower case, without torchvision: importing it takes seconds and
-600 MB. Names that begin with a dot are passed over."""
-
-_ENDINGS = tuple(map(os.fsencode, IMG_EXTENSIONS))
 
 
 @dataclass
@@ -99,18 +92,6 @@ class FolderImages:
         return self.names[self.ends[index - 1] if index else 0 : self.ends[index]]
 
 
-@contextmanager
-def explained() -> Iterator[None]:
-    """Turn what the operating system refuses while files are listed into a UserError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{os.fsdecode(error.filename or '')} cannot be read: {error.strerror}. Remove it if it is a link that leads "
-            "nowhere; or give yourself the permission, or look after its disk."
-        ) from error
-
-
 @explained()
 def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool = False) -> FolderImages:
     """List the images below ``folder``, at any depth below its class folders, following links.
@@ -162,11 +143,6 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
     )
 
 
-def printable(name: str) -> str:
-    """A file's name or path as it can be printed and written to JSON: what is not UTF-8 in it as ``\\xe9``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
 def fingerprint_of(classes: list[str], *parts: bytes | NDArray[np.int64]) -> str:
     """sha256, in hex, over class names and whatever else tells two sets apart; the same on every machine."""
     digest = hashlib.sha256(json.dumps(classes).encode())
@@ -178,7 +154,9 @@ def fingerprint_of(classes: list[str], *parts: bytes | NDArray[np.int64]) -> str
 
 
 def _class_folders(folder: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and e.is_dir())
+    """Names of the folders in ``folder``."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
 
 
 class _Listing(NamedTuple):
@@ -188,30 +166,13 @@ class _Listing(NamedTuple):
 
 
 def _list_files(folder: Path, prefix: bytes, only_here: bool = False) -> _Listing:
-    files = sorted(_walk(os.fsencode(folder), prefix, (os.path.realpath(os.fsencode(folder)),), only_here))
+    files = sorted(walk(os.fsencode(folder), prefix=prefix, deep=not only_here))
     names = [name for name, _ in files]
     return _Listing(
         b"".join(names),
         np.cumsum(np.fromiter(map(len, names), np.int64, len(names))),
         np.fromiter((size for _, size in files), np.int64, len(files)),
     )
-
-
-def _walk(folder: bytes, prefix: bytes, above: tuple[bytes, ...], only_here: bool) -> Iterator[tuple[bytes, int]]:
-    """Names with ``prefix`` and sizes of the images below ``folder``; ``above`` are the real folders it lies in."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(b"."):
-                continue
-            if entry.is_dir():
-                if only_here:
-                    continue
-                real = os.path.realpath(entry.path) if entry.is_symlink() else above[-1] + b"/" + entry.name
-                if real in above or (above[-1] + b"/").startswith(real.rstrip(b"/") + b"/"):
-                    raise UserError(f"{os.fsdecode(entry.path)} is a link to a folder that it lies in. Remove it.")
-                yield from _walk(entry.path, prefix + entry.name + b"/", (*above, real), only_here)
-            elif entry.name.lower().endswith(_ENDINGS):
-                yield prefix + entry.name, entry.stat().st_size
 
 
 def _expected(folder: Path, name: str, split: str, found: str) -> str:

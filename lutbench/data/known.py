@@ -10,7 +10,6 @@ from huggingface_hub.constants import HF_HOME
 from lutbench.data.literature import LITERATURE, KnownSet
 from lutbench.data.mosaics import MOSAICS, build_mosaics
 from lutbench.data.photographs import BUILT, build
-from lutbench.errors import UserError, nearest
 from lutbench.recipes import DataRecipe, ScenesRecipe
 
 BUILT_FROM = "Built in seconds when it is first used, from photographs that ship in scikit-image and scikit-learn."
@@ -70,22 +69,6 @@ def in_hub_cache(name: str) -> bool:
     return (cache / name.replace("/", "___")).exists()
 
 
-def known_set(name: str) -> KnownSet:
-    """A set by name.
-
-    Raises:
-        UserError: with the nearest name, if there is none.
-    """
-    if name not in CATALOGUE:
-        raise UserError(f"There is no known set {name!r}.{nearest(name, CATALOGUE)} Known: {', '.join(CATALOGUE)}.")
-    return CATALOGUE[name]
-
-
 def place(known: KnownSet, root: Path) -> Path:
     """Where the set lies, or would lie."""
     return (root / (known.name if known.name in BUILDERS else known.recipe.path)).absolute()
-
-
-def how_to_get(known: KnownSet, root: Path) -> str:
-    """The steps to have a set, with the folder filled in."""
-    return known.get.replace("DIR", str(place(known, root)))

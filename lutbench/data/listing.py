@@ -9,8 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lutbench.data.catalogue import HERE, AnySet, SetStatus
-from lutbench.data.known import how_to_get
+from lutbench.data.catalogue import HERE, AnySet, SetStatus, how_to_get
 from lutbench.data.literature import KnownSet
 from lutbench.recipes import DataRecipe
 from lutbench.recipes.loading import SUITES
@@ -38,7 +37,7 @@ def render_list(statuses: list[SetStatus], root: Path) -> RenderableType:
     return Group(sets, Text(), shifted, Text("\nOne set, and how to get it: lutbench data list NAME"))
 
 
-def render_set(status: SetStatus, root: Path) -> RenderableType:
+def render_set(status: SetStatus) -> RenderableType:
     """Everything that is known of a set."""
     known = status.known
     facts = _shifted_facts(known) if isinstance(known, PublishedSet) else _facts(known)
@@ -48,9 +47,8 @@ def render_set(status: SetStatus, root: Path) -> RenderableType:
     for name, value in [*facts, ("folder", str(status.where)), ("state", status.state)]:
         if value:
             grid.add_row(name, value)
-    get = known.get.replace("DIR", str(status.where)) if isinstance(known, PublishedSet) else how_to_get(known, root)
     steps: list[RenderableType] = []
-    for line in get.splitlines():
+    for line in how_to_get(status).splitlines():
         command = line.startswith(" ")  # to be copied, so never broken; the rest is prose
         steps.append(Text(f"  {line}") if command else Padding.indent(Text(line, no_wrap=False, overflow="fold"), 2))
     then = [] if status.state != HERE else [Text(f"\nWhether it is whole: lutbench data check {known.name}")]

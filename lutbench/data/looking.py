@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import sha256
 from io import BytesIO
 from typing import NamedTuple, Protocol, TypeVar
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.decoding import decode
-from lutbench.data.scenes import Scenes
 from lutbench.errors import UserError, listed
 from lutbench.progress import tracked
 
@@ -33,7 +31,7 @@ T = TypeVar("T")
 
 
 class Files(Protocol):
-    """One split's images as they are stored."""
+    """One split's images as they are stored: of a set of images, or of one with masks, which have a check of their own."""
 
     @property
     def name(self) -> str: ...
@@ -51,44 +49,6 @@ class Files(Protocol):
         ...
 
     def image_name(self, index: int) -> str: ...
-
-
-@dataclass(frozen=True)
-class SceneFiles:
-    """The images of a set with masks; the masks have a check of their own."""
-
-    scenes: Scenes
-
-    @property
-    def name(self) -> str:
-        """Of the set."""
-        return self.scenes.name
-
-    @property
-    def split(self) -> str:
-        """Train or val."""
-        return self.scenes.split
-
-    @cached_property
-    def sizes(self) -> NDArray[np.int64]:
-        """(n,) Bytes of each file."""
-        paths = (self.scenes.image_path(index) for index in range(len(self)))
-        return np.fromiter((path.stat().st_size for path in paths), np.int64, len(self))
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def content(self, index: int) -> bytes:
-        """The file of an image, as it is. Raises UserError if it cannot be read."""
-        path = self.scenes.image_path(index)
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-
-    def image_name(self, index: int) -> str:
-        """The file's name below its folder."""
-        return self.scenes.image_name(index)
 
 
 @dataclass(frozen=True)

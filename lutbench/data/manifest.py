@@ -100,6 +100,10 @@ def keep_manifest(new: Manifest, root: Path) -> Kept:
     """
     path, kept = manifest_path(new.set, root), Kept()
     old = read_manifest(path)
+    if old is None and path.exists():
+        kept.notes.append(
+            f"The manifest {path} could not be read, and is made anew: what earlier checks found is lost."
+        )
     if old and old.content != new.content:
         kept.notes.append(f"Changed since the check of {old.date[:10]}: {'; '.join(_changes(old, new))}.")
     elif old and old.looked_at > new.looked_at:
@@ -134,6 +138,6 @@ def _changes(old: Manifest, new: Manifest) -> list[str]:
                 for what in ("images", "classes", "bytes")
                 if getattr(now, what) != getattr(before, what)
             ]
-            what = ", ".join(parts) or "as many images, classes and bytes, with other names or in other classes"
+            what = ", ".join(parts) or "as many images, classes and bytes, with other names, classes or masks"
             told.append(f"{split}: {what}, fingerprint {before.fingerprint[:12]} is now {now.fingerprint[:12]}")
     return told

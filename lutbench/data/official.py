@@ -1,8 +1,9 @@
 """Sets as their authors unpack them: images beside lists that say which are for training and of which class.
 
 Where torchvision has a class for a set, that class reads the lists (``download=False``), with its checks of them; CUB,
-Stanford Dogs and the iNaturalists are read here. torchvision's INaturalist has no split into train and val. Images are
-never opened by torchvision: behind the door they are :class:`FolderImages` like all others.
+Stanford Dogs, the iNaturalists and Places365 are read here. torchvision's INaturalist has no split into train and val, and
+its Places365 takes 1.7 GB to list 1.8 million images. Images are never opened by torchvision: behind the door they are
+:class:`FolderImages` like all others.
 
 ``path`` of a recipe is the folder that the archive makes, ``train`` and ``val`` name official splits, joined by ``+``.
 """
@@ -20,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lutbench.data.folder import LISTING_THREADS, FolderImages, explained, fingerprint_of, printable
+from lutbench.data.folder import LISTING_THREADS, FolderImages, fingerprint_of
+from lutbench.data.walking import explained, printable
 from lutbench.errors import UserError, listed, nearest
 from lutbench.progress import tracked
 from lutbench.recipes import DataRecipe
@@ -200,20 +202,6 @@ def _of_torchvision(
     return Format(read, splits, needs, banner)
 
 
-def _places365(folder: Path, split: str) -> Listed:
-    """Places365: lists of ``FILE LABEL`` lines, read here: torchvision's class takes 1 GB for the 1.8 million of them."""
-    categories, files_of_split, home = _places(split)
-    numbered = [line.split() for line in (folder / categories).read_text(encoding="utf-8").splitlines()]
-    classes = [name for name, _ in sorted(numbered, key=lambda one: int(one[1]))]
-    files, labels = [], []
-    with (folder / files_of_split).open("rb") as lines:
-        for line in lines:
-            file, label = line.split()
-            files.append(os.fsencode(home) + b"/" + file.lstrip(b"/"))
-            labels.append(int(label))
-    return Listed(classes, files, labels)
-
-
 # Read here
 
 
@@ -268,6 +256,20 @@ def _inaturalist(folder: Path, split: str) -> Listed:
     return Listed(_distinct([str(category["name"]) for category in categories]), files, labels)
 
 
+def _places365(folder: Path, split: str) -> Listed:
+    """Places365: lists of ``FILE LABEL`` lines, read here: torchvision's class takes 1 GB for the 1.8 million of them."""
+    categories, files_of_split, home = _places(split)
+    numbered = [line.split() for line in (folder / categories).read_text(encoding="utf-8").splitlines()]
+    classes = [name for name, _ in sorted(numbered, key=lambda one: int(one[1]))]
+    files, labels = [], []
+    with (folder / files_of_split).open("rb") as lines:
+        for line in lines:
+            file, label = line.split()
+            files.append(os.fsencode(home) + b"/" + file.lstrip(b"/"))
+            labels.append(int(label))
+    return Listed(classes, files, labels)
+
+
 def _relative(paths: Sequence[str | Path], folder: Path) -> list[bytes]:
     home = len(str(folder)) + 1
     return [os.fsencode(str(path)[home:].replace(os.sep, "/")) for path in paths]
@@ -303,7 +305,7 @@ FORMATS = {
     "aircraft": _of_torchvision(
         "FGVCAircraft", "fgvc-aircraft-2013b", "_image_files", ("train", "val", "trainval", "test"),
         _each("data/variants.txt", "data/images_variant_{}.txt", "data/images"),
-        banner=20,  # its README: the photographer's name, to be removed in training and evaluation
+        banner=20,  # its README asks to remove it for training and evaluation
     ),
     "flowers102": _of_torchvision(
         "Flowers102", "flowers-102", "_image_files", ("train", "val", "test"), _each("setid.mat", "imagelabels.mat", "jpg")

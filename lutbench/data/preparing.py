@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lutbench.data.cache import make_cache, repair_cache
-from lutbench.data.catalogue import HERE, status_of
+from lutbench.data.catalogue import HERE, AnySet, any_set, how_to_get, status_of
 from lutbench.data.images import open_images
-from lutbench.data.known import BUILDERS, how_to_get, known_set, place
+from lutbench.data.known import BUILDERS, place
 from lutbench.data.literature import KnownSet
 from lutbench.errors import UserError
 from lutbench.progress import console
 from lutbench.recipes import DataRecipe
+from lutbench.shifted.published import PublishedSet
 
 SIDE = 224
 """Short side of a cache, in pixels, if none is given: the paper's."""
@@ -38,7 +39,9 @@ def prepare_set(
         UserError: if there is no known set of that name, it cannot be built or downloaded, an image of it cannot be decoded
             and not ``skip_undecodable``, or the disk has no room for the cache.
     """
-    known = known_set(name)
+    known = any_set(name)
+    if isinstance(known, PublishedSet):
+        return Prepared(False, f"{name} is tested on and needs nothing but its files. {_advice(known, root)}")
     where = place(known, root)
     if name in BUILDERS:
         new = BUILDERS[name](root)
@@ -51,13 +54,17 @@ def prepare_set(
     if state not in (HERE, "on the Hub"):
         return Prepared(
             False,
-            f"{name} is not complete at {where} ({state}). How to get it:\n{how_to_get(known, root)}\nTerms: {known.terms}."
+            f"{name} is not complete at {where} ({state}). {_advice(known, root)}"
             + (f"\nOr: lutbench data prepare {name} --download" if known.torchvision else ""),
         )
     return Prepared(
         True,
         f"{_cached(known, side or SIDE, root, skip_undecodable)}\nWhether the set is whole: lutbench data check {name}",
     )
+
+
+def _advice(known: AnySet, root: Path) -> str:
+    return f"How to get it:\n{how_to_get(status_of(known, root))}\nTerms: {known.terms}."
 
 
 def _download(known: KnownSet, root: Path) -> None:

@@ -20,8 +20,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lutbench.data import ade20k
 from lutbench.data.decoding import BROKEN, UndecodableImage, to_rgb
-from lutbench.data.folder import IMG_EXTENSIONS, explained, fingerprint_of, printable
+from lutbench.data.folder import fingerprint_of
 from lutbench.data.images import Split
+from lutbench.data.walking import IMAGES, explained, printable, walk
 from lutbench.errors import UserError, listed, nearest
 from lutbench.recipes import ScenesRecipe
 
@@ -55,6 +56,8 @@ class Scenes:
     """Hex digest that tells two contents apart; the same for the same data on every machine."""
     stems: tuple[str, ...] = field(repr=False)
     """File names without suffix, in MMSegmentation's order."""
+    sizes: NDArray[np.int64] = field(repr=False, compare=False)
+    """(n,) Bytes of each image's file."""
 
     def __len__(self) -> int:
         return len(self.stems)
@@ -70,6 +73,11 @@ class Scenes:
     def image_name(self, index: int) -> str:
         """The image's file name below its folder, with forward slashes, as :func:`printable` has it."""
         return printable(self.stems[index] + self.image_suffix)
+
+    def content(self, index: int) -> bytes:
+        """The file of an image, as it is. Raises UserError if it cannot be read."""
+        with explained():
+            return self.image_path(index).read_bytes()
 
     def image(self, index: int) -> Image.Image:
         """An image, mode RGB, turned as its EXIF tag says: so OpenCV, and through it MMSegmentation, reads it.
@@ -185,7 +193,7 @@ def list_scenes(recipe: ScenesRecipe, split: Split, root: Path) -> Scenes:
         if not place.is_dir():
             raise UserError(_expected(recipe, name, split, place, "there is no such folder"))
     with ThreadPoolExecutor(2) as threads:  # hides some of the latency of a network file system
-        images, masks = threads.map(_list_files, map(str, folders), suffixes)
+        images, masks = threads.map(_list_files, folders, suffixes)
     for place, listing, suffix in zip(folders, (images, masks), suffixes, strict=True):
         if not listing.sizes:
             ends = sorted({"." + other.rpartition(".")[2] for other in listing.others})
@@ -213,6 +221,7 @@ def list_scenes(recipe: ScenesRecipe, split: Split, root: Path) -> Scenes:
             np.array([listing.sizes[stem] for listing in (images, masks) for stem in stems], np.int64),
         ),
         stems=stems,
+        sizes=np.array([images.sizes[stem] for stem in stems], np.int64),
     )
 
 
@@ -250,27 +259,16 @@ class _Listing(NamedTuple):
     """Files that are images by their names and end otherwise."""
 
 
-def _list_files(folder: str, suffix: str) -> _Listing:
+def _list_files(folder: Path, suffix: str) -> _Listing:
+    """The files that MMSegmentation would find, which also looks into hidden folders."""
     listing = _Listing({}, [])
-    for name, size in _walk(folder, "", (os.path.realpath(folder),)):
+    for encoded, size in walk(os.fsencode(folder), (*IMAGES, os.fsencode(suffix.lower())), hidden=True):
+        name = os.fsdecode(encoded)
         if name.endswith(suffix):
             listing.sizes[name.removesuffix(suffix)] = size
-        elif name.lower().endswith(IMG_EXTENSIONS):
+        else:
             listing.others.append(name)
     return listing
-
-
-def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    """Names and sizes of the files that MMSegmentation would find, which also looks into hidden folders."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                real = os.path.realpath(entry.path)
-                if real in above:
-                    raise UserError(f"{entry.path} is a link to a folder that it lies in. Remove it.")
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, real))
-            elif not entry.name.startswith(".") and entry.is_file():
-                yield prefix + entry.name, entry.stat().st_size
 
 
 def _refuse_twins(name: str, place: Path, listing: _Listing, suffix: str) -> None:
