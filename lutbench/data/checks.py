@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from lutbench.data.images import ImageSet, Split, check_pair, open_images
 from lutbench.data.known import BUILDERS, CATALOGUE, place
 from lutbench.data.literature import KnownSet
 from lutbench.data.looking import SAMPLE, Files, Look, find_duplicates, look
-from lutbench.data.manifest import NAMED, SplitFacts, keep_manifest, new_manifest
+from lutbench.data.manifest import NAMED, Findings, SplitFacts, keep_manifest, new_manifest
 from lutbench.data.masks import inspect_masks
 from lutbench.data.mosaics import MOSAICS, mosaic_pixels
 from lutbench.data.photographs import BUILT, check_pixels
@@ -35,16 +35,11 @@ PER_CELL = 8
 
 
 @dataclass
-class CheckReport:
-    """What a check found."""
+class CheckReport(Findings):
+    """What a check of a set found."""
 
-    name: str
-    where: str
-    lines: list[str] = field(default_factory=list)
-    """What was seen."""
-    notes: list[str] = field(default_factory=list)
-    """What is unusual and no fault."""
-    problems: list[str] = field(default_factory=list)
+    name: str = ""
+    where: str = ""
 
     @property
     def exit_status(self) -> int:
@@ -63,7 +58,7 @@ def check_set(name: str, root: Path, full: bool = False) -> CheckReport:
     known = any_set(name)
     if isinstance(known, PublishedSet):
         return _check_shifted(known, root, full)
-    report = CheckReport(name, str(place(known, root)))
+    report = CheckReport(name=name, where=str(place(known, root)))
     if name in BUILDERS and not place(known, root).exists():
         report.problems.append(f"Not built yet: lutbench data prepare {name}")
         return report
@@ -107,14 +102,14 @@ def _check_shifted(published: PublishedSet, root: Path, full: bool) -> CheckRepo
     from lutbench.shifted.sets import ChosenImages, State, cell_folders, look_for  # timm, which takes seconds to import
 
     recipe = published.recipe
-    report = CheckReport(published.name, str((root / recipe.folder).absolute()))
+    report = CheckReport(name=published.name, where=str((root / recipe.folder).absolute()))
     each = None if full else max(PER_CELL, SAMPLE // max(1, len(set(cell_folders(recipe, root).values()))))
     facts: dict[str, SplitFacts] = {}
     told = time.monotonic()
 
     def visit(cell: str, images: FolderImages | ChosenImages) -> None:
         nonlocal told
-        seen = CheckReport(cell, "")
+        seen = Findings()
         facts[cell] = _facts(images, _look(images, each, False, seen))
         report.notes.extend(seen.notes)
         report.problems.extend(seen.problems)
@@ -141,10 +136,7 @@ def _check_shifted(published: PublishedSet, root: Path, full: bool) -> CheckRepo
 def _keep(report: CheckReport, facts: dict[str, SplitFacts], root: Path, fingerprint: str = "") -> None:
     if not facts:
         return
-    kept = keep_manifest(new_manifest(report.name, facts, fingerprint), root)
-    report.lines += kept.lines
-    report.notes += kept.notes
-    report.problems += kept.problems
+    report.add(keep_manifest(new_manifest(report.name, facts, fingerprint), root))
 
 
 def _facts(images: ImageSet | Scenes, seen: Look) -> SplitFacts:
@@ -223,12 +215,12 @@ def _check_pair(train: ImageSet | Scenes, val: ImageSet | Scenes) -> None:
         check_pair(train, val)
 
 
-def _expect(what: str, found: int, expected: int, report: CheckReport, more: str = "") -> None:
+def _expect(what: str, found: int, expected: int, report: Findings, more: str = "") -> None:
     if found != expected:
         report.problems.append(f"{what}: expected {expected:,}, found {found:,} ({found - expected:+,}).{more}")
 
 
-def _expect_classes(known: KnownSet, images: ImageSet | Scenes, report: CheckReport) -> None:
+def _expect_classes(known: KnownSet, images: ImageSet | Scenes, report: Findings) -> None:
     """Compare the class folders' names, of sets of which they are known."""
     if known.name != "imagenet-1k":
         return
@@ -250,7 +242,7 @@ def _fewest(images: ImageSet | Scenes) -> str:
     return f" The classes with the fewest: {', '.join(f'{images.classes[one]} ({counts[one]:,})' for one in fewest)}."
 
 
-def _look(files: Files, count: int | None, digests: bool, report: CheckReport) -> Look:
+def _look(files: Files, count: int | None, digests: bool, report: Findings) -> Look:
     """Decode images, and report on them."""
     seen = look(files, count, digests)
     split = files.split

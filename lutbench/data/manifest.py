@@ -66,12 +66,20 @@ class Manifest(BaseModel):
 
 
 @dataclass
-class Kept:
-    """What became of a check's manifest: for its report."""
+class Findings:
+    """What a check, or a part of it, found."""
 
     lines: list[str] = field(default_factory=list)
+    """What was seen."""
     notes: list[str] = field(default_factory=list)
+    """What is unusual and no fault."""
     problems: list[str] = field(default_factory=list)
+
+    def add(self, other: "Findings") -> None:
+        """Take up what another part found."""
+        self.lines += other.lines
+        self.notes += other.notes
+        self.problems += other.problems
 
 
 def new_manifest(name: str, splits: dict[str, SplitFacts], fingerprint: str = "") -> Manifest:
@@ -93,12 +101,12 @@ def read_manifest(path: Path) -> Manifest | None:
         return None
 
 
-def keep_manifest(new: Manifest, root: Path) -> Kept:
+def keep_manifest(new: Manifest, root: Path) -> Findings:
     """Compare ``new`` with the manifest that is there, and put it in its place.
 
     One of the same content that looked at more images stays, and what it found undecodable counts.
     """
-    path, kept = manifest_path(new.set, root), Kept()
+    path, kept = manifest_path(new.set, root), Findings()
     old = read_manifest(path)
     if old is None and path.exists():
         kept.notes.append(
