@@ -258,7 +258,8 @@ def _held(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=PATIENCE)
         except Timeout:
-            console.print(f"{folder}: another process is at work on this cache; waiting for it.")
+            if is_first_process():
+                console.print(f"{folder}: another process is at work on this cache; waiting for it.")
             lock.acquire()
     except OSError as error:
         raise UserError(
