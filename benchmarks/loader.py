@@ -29,7 +29,7 @@ from PIL import Image, ImageFilter
 from torch.utils.data import default_collate
 from torchvision import transforms
 
-from lutbench.data.cache import make_cache
+from lutbench.data.caching import make_cache
 from lutbench.data.images import ImageSet, load_or_next, open_images
 from lutbench.data.photographs import PHOTOGRAPHS, load_photograph
 from lutbench.processes import accelerator

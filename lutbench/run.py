@@ -23,7 +23,8 @@ from torch.optim import Optimizer
 from lutbench.checkpoint import newest_checkpoint, newest_step, save_checkpoint
 from lutbench.data.images import ImageSet, open_images
 from lutbench.data.known import in_hub_cache
-from lutbench.data.scenes import Scenes, open_scenes
+from lutbench.data.scene_sets import open_scenes
+from lutbench.data.scenes import Scenes
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import read_json, write_json
 from lutbench.processes import accelerator
@@ -97,7 +98,8 @@ class Workspace:
         Raises:
             UserError: if it is not there, or not whole.
         """
-        from lutbench.data.cache import make_cache, open_cache  # here, because datasets takes a second to import
+        from lutbench.data.cache import open_cache  # here, because datasets takes a second to import
+        from lutbench.data.caching import make_cache
 
         key = recipe.model_dump_json(), f"cache {side}"
         if key not in self._opened:

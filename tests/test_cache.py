@@ -14,8 +14,9 @@ import torch
 from image_files import COLOURS, picture
 from torch.utils.data import DataLoader
 
-from lutbench.data import cache
-from lutbench.data.cache import cache_folder, expected_bytes, make_cache, open_cache, repair_cache
+from lutbench.data import cache, caching
+from lutbench.data.cache import cache_folder, open_cache
+from lutbench.data.caching import expected_bytes, make_cache, repair_cache
 from lutbench.data.images import ImageSet, UndecodableImage, load_or_next, open_images
 from lutbench.data.preparing import prepare_set
 from lutbench.errors import UserError
@@ -31,7 +32,7 @@ COUNT = 23
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "SHARD", 5)
+    monkeypatch.setattr(caching, "SHARD", 5)
 
 
 @pytest.fixture
@@ -99,20 +100,20 @@ def test_what_was_interrupted_goes_on_and_ends_with_the_same_bits(
     whole = make_cache(images, SIDE, tmp_path)
     contents = {file.name: file.read_bytes() for file in whole.folder.glob("*.arrow")}
     shutil.rmtree(whole.folder)
-    written = cache._write_shard
+    written = caching._write_shard
 
     def interrupted(path: Path, *rest: object) -> None:
         if path.name == "00003.arrow":
             raise KeyboardInterrupt
         written(path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cache, "_write_shard", interrupted)
+    monkeypatch.setattr(caching, "_write_shard", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_cache(images, SIDE, tmp_path)
     assert open_cache(images, SIDE, tmp_path) is None, "a part is not taken for the whole"
     kept = {file.name: file.stat().st_mtime_ns for file in whole.folder.glob("*.arrow")}
     assert sorted(kept) == ["00000.arrow", "00001.arrow", "00002.arrow"]
-    monkeypatch.setattr(cache, "_write_shard", written)
+    monkeypatch.setattr(caching, "_write_shard", written)
     again = make_cache(images, SIDE, tmp_path)
     assert again.fingerprint == whole.fingerprint
     assert {file.name: file.read_bytes() for file in again.folder.glob("*.arrow")} == contents
@@ -195,7 +196,8 @@ def test_a_file_with_other_rows_or_of_another_pillow_is_made_again(
     again = make_cache(images, SIDE, tmp_path)
     assert len(again) == COUNT
     assert all(np.array_equal(again.image(index), pixels[index]) for index in range(COUNT))
-    monkeypatch.setattr(cache, "PILLOW", "0.1")
+    for module in (cache, caching):
+        monkeypatch.setattr(module, "PILLOW", "0.1")
     capsys.readouterr()
     assert open_cache(images, SIDE, tmp_path)
     assert "and here is 0.1" in capsys.readouterr().out
@@ -210,7 +212,7 @@ def test_another_resampling_is_another_fingerprint_and_another_size_of_files_is_
 ) -> None:
     first = make_cache(images, SIDE, tmp_path)
     shutil.rmtree(first.folder)
-    monkeypatch.setattr(cache, "SHARD", 7)
+    monkeypatch.setattr(caching, "SHARD", 7)
     assert make_cache(images, SIDE, tmp_path).fingerprint == first.fingerprint
     assert make_cache(opened(tmp_path, label="My set"), SIDE, tmp_path).folder == first.folder
     monkeypatch.setitem(cache.HOW, "resampling", "nearest")

@@ -17,7 +17,8 @@ from lutbench.data.masks import check_masks
 from lutbench.data.mosaics import MOSAICS, MosaicSet, Region, build_mosaics, open_mosaics, regions
 from lutbench.data.photographs import PHOTOGRAPHS, bands, load_photograph
 from lutbench.data.preparing import prepare_set
-from lutbench.data.scenes import Scenes, check_scenes, open_scenes
+from lutbench.data.scene_sets import open_scenes
+from lutbench.data.scenes import Scenes, check_scenes
 from lutbench.errors import UserError
 from lutbench.recipes import ScenesRecipe
 

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from lutbench.data import ade20k, masks
 from lutbench.data.decoding import UndecodableImage
 from lutbench.data.masks import check_masks
-from lutbench.data.scenes import Scenes, check_scenes, choose_palette, open_scenes
+from lutbench.data.scene_sets import open_scenes
+from lutbench.data.scenes import Scenes, check_scenes, choose_palette
 from lutbench.errors import UserError
 from lutbench.recipes import ScenesRecipe
 

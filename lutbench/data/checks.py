@@ -20,7 +20,8 @@ from lutbench.data.manifest import NAMED, Findings, SplitFacts, keep_manifest, n
 from lutbench.data.masks import inspect_masks
 from lutbench.data.mosaics import MOSAICS, mosaic_pixels
 from lutbench.data.photographs import BUILT, check_pixels
-from lutbench.data.scenes import Scenes, check_scenes, open_scenes
+from lutbench.data.scene_sets import open_scenes
+from lutbench.data.scenes import Scenes, check_scenes
 from lutbench.data.walking import printable
 from lutbench.errors import UserError, listed
 from lutbench.progress import LINE_EVERY, console

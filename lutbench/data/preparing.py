@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lutbench.data.cache import make_cache, repair_cache
+from lutbench.data.caching import make_cache, repair_cache
 from lutbench.data.catalogue import HERE, AnySet, any_set, how_to_get, status_of
 from lutbench.data.images import open_images
 from lutbench.data.known import BUILDERS, place

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lutbench.data import ade20k
 from lutbench.data.decoding import BROKEN, UndecodableImage, to_rgb
 from lutbench.data.folder import fingerprint_of
 from lutbench.data.images import Split
@@ -142,39 +141,6 @@ def opened_mask(path: Path) -> Iterator[Image.Image]:
         yield file
 
 
-def open_scenes(recipe: ScenesRecipe, split: Split, root: Path) -> Scenes:
-    """List one split of the set that ``recipe`` names, below the data root ``root``; build mosaics if they are not there.
-
-    Nothing is decoded: that is for :func:`check_masks`.
-
-    Raises:
-        UserError: if a folder is missing or empty, images and masks do not pair up, two images share a name, or ADE20K
-            is not complete; tells what was looked for where.
-    """
-    if recipe.source == "mosaics":
-        from lutbench.data.mosaics import open_mosaics  # which is built on this module
-
-        return open_mosaics(split, root)
-    if recipe.source == "scenes":
-        return list_scenes(recipe, split, root)
-    known = {
-        "path": recipe.path or ade20k.FOLDER,
-        "classes": list(ade20k.COLOURS),
-        "palette": [list(rgb.to_bytes(3, "big")) for rgb in ade20k.COLOURS.values()],
-        "reduce_zero_label": True,
-    }
-    scenes = list_scenes(recipe.model_copy(update=known), split, root)
-    if len(scenes) != ade20k.IMAGES[split]:
-        other = "val" if split == "train" else "train"
-        swapped = f" So many has {other}: are the folders swapped?" if len(scenes) == ade20k.IMAGES[other] else ""
-        raise UserError(
-            f"{scenes.name}: expected the {ade20k.IMAGES[split]:,} images of ADE20K's {split} split in "
-            f"{scenes.images.absolute()}, found {len(scenes):,}.{swapped} Was it unpacked completely? "
-            'A part of it is another set: give it source = "scenes", with classes and reduce_zero_label = true.'
-        )
-    return scenes
-
-
 @explained()
 def list_scenes(recipe: ScenesRecipe, split: Split, root: Path) -> Scenes:
     """List one split of a set whose classes ``recipe`` names.
@@ -183,7 +149,7 @@ def list_scenes(recipe: ScenesRecipe, split: Split, root: Path) -> Scenes:
     all images and masks; not pixels changed within the same number of bytes.
 
     Raises:
-        UserError: as :func:`open_scenes`.
+        UserError: if a folder is missing or empty, images and masks do not pair up, or two images share a name.
     """
     name = recipe.label or recipe.path
     folder, part = root / recipe.path, recipe.train if split == "train" else recipe.val

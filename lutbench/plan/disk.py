@@ -159,7 +159,8 @@ def _caches(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterato
     for (_, side), data in wanted.items():
         what = f"cache of {data.label or data.path or data.source}, short side {side}"
         if counts.is_here(data):
-            from lutbench.data.cache import cache_folder, expected_bytes  # here: datasets takes a second to import
+            from lutbench.data.cache import cache_folder  # here: datasets takes a second to import
+            from lutbench.data.caching import expected_bytes
 
             images = workspace.images(data, "train")
             size = expected_bytes(images, side)
