@@ -304,6 +304,13 @@ def test_a_suite_without_its_data_is_planned_from_what_is_published(folder: Path
     assert missing(suite, workspace, Counts(workspace)) == ({"flowers17": f"not at {folder / 'flowers17'}"}, [])
 
 
+def test_a_set_on_the_hub_is_said_to_be_fetched(folder: Path) -> None:
+    (folder / "toy.toml").write_text(SUITE.replace('path = "toy"', 'known = "cifar-10"'))
+    suite, workspace = opened(folder)
+    known_sets, _ = missing(suite, workspace, Counts(workspace))
+    assert known_sets == {"cifar-10": f"not at {folder / 'uoft-cs/cifar10'}, to be fetched from the Hub"}
+
+
 def test_a_set_that_nobody_knows_is_in_no_sum(folder: Path) -> None:
     found = costs(folder)
     assert {cost.origin for cost in found.to_run} == {NO_COUNT}

@@ -196,7 +196,8 @@ def missing(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> tuple[d
             told.append(problem)
         else:
             where = place(known, workspace.data)
-            known_sets[known.name] = problem if where.exists() else f"not at {where}"
+            fetched = ", to be fetched from the Hub" if data.source == "huggingface" else ""
+            known_sets[known.name] = problem if where.exists() else f"not at {where}{fetched}"
     built = [place(CATALOGUE[name], workspace.data) for name in BUILDERS]
     for name, (recipe, _) in shifted_of(suite).items():
         found = workspace.shifted(recipe)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from rich.table import Table
-from rich.text import Text
 
 from lutbench.errors import listed
 from lutbench.plan.costs import MEASURED, NO_COUNT, NO_RATE, Costs, Group, Rates, costs_of, read_rates
@@ -37,8 +36,13 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], fl
     known_sets, told = missing(suite, workspace, counts)
     if known_sets:
         print_table(_missing(known_sets))
+        told.insert(
+            0,
+            "How to get one: lutbench data list NAME. What is counted above is with all of them; a run measures "
+            "on the shifted sets that are there.",
+        )
     for paragraph in told:
-        console.print(f"\nMissing: {paragraph}", soft_wrap=False)
+        console.print(f"\n{paragraph}", soft_wrap=False)
 
 
 def totals(costs: Costs) -> list[str]:
@@ -127,8 +131,7 @@ def _disk(items: Sequence[Item]) -> Table:
 
 
 def _missing(known_sets: dict[str, str]) -> Table:
-    caption = Text("How to get one: lutbench data list NAME. Runs on a shifted set that is missing are left out.")
-    table = Table(box=None, padding=(0, 2, 0, 0), caption=caption, caption_justify="left")
+    table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column(f"\nmissing sets ({len(known_sets)})")
     table.add_column("")
     for name, lacks in known_sets.items():
