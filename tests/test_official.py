@@ -353,6 +353,28 @@ def test_a_set_with_an_empty_list_and_overlapping_splits_are_refused(tmp_path: P
         open_images(recipe.model_copy(update={"val": "val"}), "val", tmp_path)
 
 
+def test_the_largest_lists_are_read_in_little_memory(tmp_path: Path) -> None:
+    """Bytes for each image: Places365 has 1.8 million, iNaturalist 2017 0.6 million."""
+    number = 20_000
+    files = [f"Plantae/Some species/{k:032x}.jpg" for k in range(number)]
+    lines(tmp_path / "categories_places365.txt", *(f"/a/class{k} {k}" for k in range(100)))
+    lines(tmp_path / "places365_train_standard.txt", *(f"/{file} {k % 100}" for k, file in enumerate(files)))
+    told = {"license": 3, "rights_holder": "somebody", "height": 600, "width": 800}
+    content = {
+        "images": [{"id": k, "file_name": file, **told} for k, file in enumerate(files)],
+        "annotations": [{"id": k, "image_id": k, "category_id": k % 100, "bbox": [1, 2, 3, 4]} for k in range(number)],
+        "categories": [{"id": k, "name": f"species {k}"} for k in range(100)],
+    }
+    (tmp_path / "train2017.json").write_text(json.dumps(content))
+    for source, split, most in (("places365", "train", 250), ("inaturalist", "train2017", 750)):
+        tracemalloc.start()
+        found = FORMATS[source].read(tmp_path, split)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(found.files) == number
+        assert peak < most * number
+
+
 def test_sizes_of_many_images_are_found_in_little_memory(tmp_path: Path) -> None:
     (tmp_path / "image.jpg").write_bytes(b"1234567")
     number = 50_000
