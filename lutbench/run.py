@@ -106,7 +106,9 @@ class Workspace:
             images = self.images(recipe, "train")
             cached = make_cache(images, side, self.data) if make else open_cache(images, side, self.data)
             if cached is None:
-                raise UserError(f"{images.name}: there is no cache of short side {side}: it is made before a run.")
+                raise UserError(
+                    f"{images.name}: there is no cache of short side {side}: it is made before a run. Give the command again."
+                )
             self._opened[key] = cached
         opened: ImageSet = self._opened[key]
         return opened

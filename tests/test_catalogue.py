@@ -86,10 +86,12 @@ def as_nobody() -> Iterator[Path]:
     before = os.geteuid()
     with tempfile.TemporaryDirectory() as root:
         Path(root).chmod(0o755)
-        yield Path(root)
-        os.seteuid(before)
-        for folder in (path for path, _, _ in os.walk(root)):
-            Path(folder).chmod(0o755)
+        try:
+            yield Path(root)
+        finally:
+            os.seteuid(before)
+            for folder in (path for path, _, _ in os.walk(root)):
+                Path(folder).chmod(0o755)
 
 
 @pytest.mark.parametrize(

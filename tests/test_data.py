@@ -100,6 +100,16 @@ def test_a_link_to_a_folder_far_above_is_not_walked(tmp_path: Path, target: str)
         opened(tmp_path)
 
 
+def test_of_a_circle_of_links_through_elsewhere_a_link_is_named(tmp_path: Path) -> None:
+    """Whose reader removes what is named."""
+    folder = tree(tmp_path / "set/train", ("cat",)) / "cat"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "set")
+    (folder / "more").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"{folder}/more/back is a link to a folder that it lies in"):
+        opened(tmp_path)
+
+
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
 def test_whatever_byte_of_an_image_is_damaged_it_is_read_or_named() -> None:
     """AVIF's decoder raises errors of a kind that no other does."""

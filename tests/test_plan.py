@@ -15,11 +15,13 @@ from lutbench.checkpoint import KEEP
 from lutbench.data.scenes import Scenes
 from lutbench.encoders import create_encoder
 from lutbench.errors import UserError
+from lutbench.files import gigabytes
 from lutbench.plan.compute import counted, demand_of, windows
 from lutbench.plan.costs import COUNTED, GIVEN, MEASURED, NO_COUNT, NO_RATE, Costs, Rates, costs_of, read_rates
 from lutbench.plan.counts import Counts
-from lutbench.plan.disk import demands_of, items_of, missing, rooms_of
-from lutbench.plan.show import amount, duration, gigabytes, show_plan, totals
+from lutbench.plan.disk import HUB, demands_of, items_of, rooms_of
+from lutbench.plan.sets import missing
+from lutbench.plan.show import amount, duration, show_plan, totals
 from lutbench.plan.upernet import upernet
 from lutbench.recipes import EncoderRecipe, FinetuneRecipe, SegmentationRecipe
 from lutbench.recipes.loading import load_suite
@@ -307,7 +309,10 @@ def test_a_suite_without_its_data_is_planned_from_what_is_published(folder: Path
 def test_a_set_on_the_hub_is_said_to_be_fetched(folder: Path) -> None:
     (folder / "toy.toml").write_text(SUITE.replace('path = "toy"', 'known = "cifar-10"'))
     suite, workspace = opened(folder)
-    known_sets, _ = missing(suite, workspace, Counts(workspace))
+    counts = Counts(workspace)
+    known_sets, _ = missing(suite, workspace, counts)
+    [item] = [item for item in items_of(suite, workspace, counts, costs(folder)) if "cifar" in item.what]
+    assert (item.folder, item.to_come) == (HUB, 2 * 10**8)
     assert known_sets == {"cifar-10": f"not at {folder / 'uoft-cs/cifar10'}, to be fetched from the Hub"}
 
 
@@ -332,9 +337,12 @@ def test_a_finished_run_costs_nothing_and_tells_its_speed(folder: Path) -> None:
     record = json.loads((workspace.results / "records/toy/pretrain/lut/seed0.json").read_text())
     assert group.costs[0].origin == MEASURED
     assert group.seconds == pytest.approx(4 * TRAIN / record["images_per_second"])
+    record["hardware"] |= {"processes": 4, "gpus": ["some GPU"] * 4}
+    path = workspace.results / "records/toy/pretrain/lut/seed0.json"
+    path.write_text(json.dumps(record))
     eight = costs(folder, Rates(gpus=8))
-    assert eight.seconds == pytest.approx(group.seconds / 8), "a record's rate is taken for each GPU"
-    assert eight.gpu_hours == pytest.approx(group.seconds / 3600)
+    assert eight.seconds == pytest.approx(group.seconds * 4 / 8), "measured on four, planned on eight"
+    assert eight.gpu_hours == pytest.approx(4 * group.seconds / 3600)
     assert list(found.measured.values()) == [1]
     again = costs(folder, None, "pretrain.lut.epochs=5")
     assert again.groups[0].done == 0, "a changed run is to be run"
@@ -350,12 +358,38 @@ def test_disk_is_counted_to_the_byte_where_it_can_be(folder: Path) -> None:
     files = sum(path.stat().st_size for path in (folder / "toy").rglob("*.png"))
     assert found["toy"].here == files
     assert found["cache of toy, short side 16"].to_come == TRAIN * 3 * 16 * 16
+    cache = next((folder / ".lutbench/cache").iterdir()) if (folder / ".lutbench/cache").exists() else None
+    assert cache is None, "a plan makes none"
     run_suite(suite, [], [], workspace)
     done = {
         item.what: item
         for item in items_of(suite, workspace, counts, costs_of(suite, workspace, Counts(workspace), Rates()))
     }
-    assert not any(name.startswith("checkpoints") for name in done)
+    assert not any(name.startswith(("checkpoints", "cache")) for name in done), "what has finished needs none"
+
+
+SHIFTED = """
+[classifier.deit]
+model = "deit_tiny_patch16_224"
+[robustness.all]
+sets = ["imagenet-val", "imagenet-occlusion", "imagenet-o", "imagenet-9", "si-score-size", "si-score-rotation"]
+"""
+
+
+def test_shifted_sets_take_their_own_room_and_that_of_what_they_are_made_of(folder: Path) -> None:
+    """ImageNet for three of them, once, and the parts of a set that are there together each by itself."""
+    head = SUITE[: SUITE.index("[data.toy]")].replace("[0, 1]", "[0]")
+    (folder / "toy.toml").write_text(head + SHIFTED)
+    suite, workspace = opened(folder)
+    counts = Counts(workspace)
+    items = items_of(suite, workspace, counts, costs_of(suite, workspace, counts, Rates()))
+    assert {item.what: item.to_come for item in items if item.folder == "data"} == {
+        "imagenet-1k (as published)": 155 * 10**9,
+        "imagenet-o (as published)": 2 * 10**8,
+        "imagenet-9 (size unknown)": None,
+        "si-score-size (as published)": 35 * 10**8,
+        "si-score-rotation (as published)": 15 * 10**8,
+    }
 
 
 @pytest.mark.parametrize(("save_every", "kept"), [(500, 0), (7, 1), (3, KEEP)])

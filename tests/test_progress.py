@@ -1,12 +1,14 @@
 """What takes long says how far it is and how long it will still take."""
 
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from lutbench.batches import Schedule
-from lutbench.progress import tracked
+from lutbench.progress import Bar, tracked
 from lutbench.training import Journal
 
 
@@ -17,8 +19,7 @@ def test_a_run_says_how_far_it_is_between_two_readings_of_its_losses(
     monkeypatch.setattr("lutbench.progress.LINE_EVERY", 0.0)
     schedule = Schedule(images=40, epochs=1, batch=10, micro_batch=10, seed=0)
     with Journal("toy", tmp_path, schedule, 0, {}, log_every=2, save_every=100) as journal:
-        for step in range(3):
-            journal._skips.append(torch.zeros(1))
+        for step, _ in enumerate(journal.waiting([{"skipped": torch.zeros(10)}] * 3)):
             journal.note(step, {"total": torch.tensor(1.5)}, torch.arange(10))
             journal.end_step(step, 0.1)
     lines = capsys.readouterr().out.splitlines()
@@ -34,3 +35,13 @@ def test_what_is_quick_shows_no_bar(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr("lutbench.progress.LINE_EVERY", 0.0)
     assert list(tracked(iter("abc"), 3, "letters")) == ["a", "b", "c"]
     assert "letters  2/3" in capsys.readouterr().out
+
+
+def test_a_title_with_brackets_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(force_terminal=True, file=StringIO(), width=100)
+    monkeypatch.setattr("lutbench.progress.console", screen)
+    with Bar("listing /data/[/old]/train", 3) as bar:
+        bar.update(3, "[red] 5 images/s")
+    assert isinstance(screen.file, StringIO)
+    assert "listing /data/[/old]/train" in screen.file.getvalue()
+    assert "[red] 5 images/s" in screen.file.getvalue()

@@ -159,13 +159,13 @@ def open_cache(images: ImageSet, side: int, root: Path) -> CachedImages | None:
     wrong = [shard.file for shard, part in zip(facts.shards, parts, strict=True) if part is None]
     if wrong or sum(shard.images for shard in facts.shards) != len(images):
         raise UserError(
-            f"{folder}: {listed(wrong) or 'cache.json'} {'are' if len(wrong) > 1 else 'is'} not as written. Remove "
-            f"{'them' if len(wrong) > 1 else 'it'} and cache.json; the next run makes again what is missing."
+            f"{folder}: {listed(wrong) or 'cache.json'} {'are' if len(wrong) > 1 else 'is'} not as written. Of a known set "
+            "`lutbench data prepare` makes again what is damaged; else remove the folder, and the next run makes it anew."
         )
     undecodable = sum(shard.undecodable for shard in facts.shards)
     if undecodable and not images.skip_undecodable:
-        raise UserError(
-            f"{images.name}: {undecodable:,} images could not be decoded when its cache, {folder}, was made. Set undecodable = "
+        raise UndecodableImage(
+            f"{images.name}: {undecodable:,} of the images could not be decoded when its cache, {folder}, was made. Set undecodable = "
             '"skip" in the data table of the suite file; or replace or remove them (`lutbench data check` names them).'
         )
     others = {shard.pillow for shard in facts.shards} - {PILLOW}

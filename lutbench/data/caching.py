@@ -27,7 +27,7 @@ from lutbench.data.cache import (
 from lutbench.data.decoding import BROKEN, UndecodableImage
 from lutbench.data.images import ImageSet
 from lutbench.errors import UserError
-from lutbench.files import read_json, whole_file, write_json
+from lutbench.files import gigabytes, read_json, whole_file, write_json
 from lutbench.pixels import resize_short_side
 from lutbench.progress import PATIENCE, console, is_first_process, tracked
 from lutbench.weights import sha256_of
@@ -67,17 +67,20 @@ def repair_cache(images: ImageSet, side: int, root: Path) -> int | None:
         UserError: as :func:`make_cache`.
     """
     folder = cache_folder(images, side, root)
+    path = folder / "cache.json"
+    whole, facts = path.is_file(), read_facts(path, CacheFacts)
+    files = {folder / shard.file for shard in facts.shards} if facts else set()
+    suspects = _damaged(sorted(files | set(folder.glob("[0-9]*.arrow"))), folder.name)
+    if not suspects and facts is not None:
+        return 0
     if not folder.is_dir():
         return None
     with _held(folder):
-        path = folder / "cache.json"
-        whole, facts = path.is_file(), read_facts(path, CacheFacts)
-        files = {folder / shard.file for shard in facts.shards} if facts else set()
-        broken = _damaged(sorted(files | set(folder.glob("[0-9]*.arrow"))), folder.name)
+        broken = _damaged(suspects, folder.name)  # another process may have mended them meanwhile
         # Shards first: should this be interrupted, a file that is missing is noticed, and one that is damaged may not be.
         for file in broken:
             file.unlink(missing_ok=True)
-        if broken or facts is None:
+        if broken or read_facts(path, CacheFacts) is None:
             path.unlink(missing_ok=True)
         if whole and not path.is_file():
             _make(images, side, folder)
@@ -143,16 +146,19 @@ def _make(images: ImageSet, side: int, folder: Path) -> None:
     counts = [min(SHARD, len(images) - start) for start in starts]
     files = [folder / f"{number:05d}.arrow" for number in range(len(starts))]
     missing = [number for number, file in enumerate(files) if not _is_whole(file, counts[number])]
-    share = sum(counts[number] for number in missing) / len(images)
+    outdated = [number for number in missing if files[number].is_file()]  # replaced one by one: they need no more room
+    share = sum(counts[number] for number in set(missing) - set(outdated)) / len(images)
     wanted, free = int(expected_bytes(images, side) * share), shutil.disk_usage(folder).free
-    already = f", {len(files) - len(missing)} of {len(files)} files are there already" if share < 1 else ""
+    there = len(files) - len(missing)
+    already = f", {there} of {len(files)} files are there already" if there else ""
+    already += f", {len(outdated)} were made otherwise or by another Pillow, and are made anew" if outdated else ""
     console.print(
         f"{images.name}: cache of {len(images):,} images of split {images.split!r}, short side {side}: about "
-        f"{_gigabytes(wanted)} in {folder}; {_gigabytes(free)} free{already}"
+        f"{gigabytes(wanted)} in {folder}; {gigabytes(free)} free{already}"
     )
     if wanted > free:
         raise UserError(
-            f"{folder}: the cache of {images.name} needs about {_gigabytes(wanted)}, and {_gigabytes(free)} are free. Make "
+            f"{folder}: the cache of {images.name} needs about {gigabytes(wanted)}, and {gigabytes(free)} are free. Make "
             "room, give a data root on a larger disk (its sets may be links), or leave the cache out with cache = false."
         )
     todo = [index for number in missing for index in range(starts[number], starts[number] + counts[number])]
@@ -217,7 +223,3 @@ def _write_shard(path: Path, resized: Iterator[NDArray[np.uint8]], images: int) 
         pillow=PILLOW,
     )
     write_json(path.with_suffix(".json"), facts.model_dump())
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -141,7 +141,8 @@ def _sizes(folder: Path, files: Sequence[bytes], name: str, split: str) -> NDArr
     """Bytes of every listed file (n,).
 
     Raises:
-        UserError: if some are not there, counting them, or cannot be looked at.
+        UserError: if some are not there, counting them.
+        OSError: if one cannot be looked at.
     """
     home = os.fsencode(folder) + b"/"
 
@@ -150,11 +151,6 @@ def _sizes(folder: Path, files: Sequence[bytes], name: str, split: str) -> NDArr
             return os.stat(home + file).st_size  # noqa: PTH116 - a name need not be UTF-8, and pathlib takes no bytes
         except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
             return -1
-        except OSError as error:
-            raise UserError(
-                f"{printable(os.fsdecode(home + file))} cannot be read: {error.strerror}. Give yourself the permission, or "
-                "look after its disk."
-            ) from error
 
     def sizes_from(start: int) -> list[int]:
         return [size(file) for file in files[start : start + STATS_AT_ONCE]]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lutbench.data.caching import make_cache, repair_cache
 from lutbench.data.catalogue import HERE, AnySet, any_set, how_to_get, status_of
-from lutbench.data.images import open_images
+from lutbench.data.images import UndecodableImage, open_images
 from lutbench.data.known import BUILDERS, place
 from lutbench.data.literature import KnownSet
 from lutbench.errors import UserError
@@ -96,13 +96,18 @@ def _cached(known: KnownSet, side: int, root: Path, skip: bool) -> str:
         )
     recipe = known.recipe.model_copy(update={"undecodable": "skip" if skip else "stop"})
     images = open_images(recipe, "train", root)
-    broken = repair_cache(images, side, root)
+    try:
+        broken = repair_cache(images, side, root)
+        cached = make_cache(images, side, root)
+    except UndecodableImage as error:
+        raise UserError(
+            f"{error} Or leave such images out: lutbench data prepare {known.name} --skip-undecodable."
+        ) from error
     told = "was made"
     if broken is not None:
         told = (
-            f"is there, and {broken} damaged files of it were made again"
+            f"is there (damaged files that were made again: {broken})"
             if broken
             else "is there, and its checksums are right"
         )
-    cached = make_cache(images, side, root)
     return f"{known.name}: the cache of short side {side} {told}: {len(cached):,} images in {cached.folder}"

@@ -142,9 +142,9 @@ class StreamedImages:
                 inside = wanted[(first <= wanted) & (wanted < first + len(batch))] - first
                 contents += map(_bytes, batch.column(0).take(pa.array(inside)).to_pylist())
                 first += len(batch)
-        except (OSError, pa.ArrowException) as error:
+        except Exception as error:  # the Hub's client has errors of its own for a network that is gone
             raise UserError(
-                f"{self.name}: {file.path} cannot be read: {error}. Is the network there, and the file as it was when the "
+                f"{self.name}: {file.path} cannot be read: {type(error).__name__}: {error}. Is the network there, and the file as it was when the "
                 "run began? The same command goes on from the last checkpoint."
             ) from error
         if len(contents) != len(wanted):
@@ -213,9 +213,13 @@ def _footer(path: str, local: Path, name: str, column: str) -> ParquetFile:
             footer = pq.ParquetFile(content)
             metadata, schema = footer.metadata, footer.schema_arrow
         size = int(fsspec.core.url_to_fs(path)[0].size(path))
-    except (OSError, pa.ArrowInvalid) as error:
+    except pa.ArrowInvalid as error:
         raise UserError(
             f"{name}: {path} is not a whole Parquet file: {error}. Was it downloaded completely?"
+        ) from error
+    except Exception as error:  # as above
+        raise UserError(
+            f"{name}: {path} cannot be read: {type(error).__name__}: {error}. Is the network there, or the disk?"
         ) from error
     if column not in schema.names:
         raise UserError(

@@ -39,7 +39,7 @@ def _walk(
             if entry.is_dir():
                 if deep:
                     real = os.path.realpath(entry.path) if entry.is_symlink() else above[-1] + b"/" + entry.name
-                    if real in above or (above[-1] + b"/").startswith(real.rstrip(b"/") + b"/"):
+                    if any((outer + b"/").startswith(real.rstrip(b"/") + b"/") for outer in above):
                         raise UserError(f"{os.fsdecode(entry.path)} is a link to a folder that it lies in. Remove it.")
                     yield from _walk(entry.path, endings, prefix + entry.name + b"/", (*above, real), deep, hidden)
             elif dotted:
@@ -57,7 +57,7 @@ def explained() -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{os.fsdecode(error.filename or '')} cannot be read: {error.strerror}. Remove it if it is a link that leads "
+            f"{printable(os.fsdecode(error.filename or ''))} cannot be read: {error.strerror}. Remove it if it is a link that leads "
             "nowhere; or give yourself the permission, or look after its disk."
         ) from error
 

@@ -7,6 +7,7 @@ from math import isfinite
 from lutbench.errors import UserError
 from lutbench.plan.compute import Demand, demand_of
 from lutbench.plan.counts import Counts, Looks, looks_of
+from lutbench.plan.sets import look_at_all
 from lutbench.progress import tracked
 from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, PretrainRecipe, SegmentationRecipe
 from lutbench.recipes.robustness import RobustnessRecipe
@@ -29,7 +30,7 @@ class Rates:
     flops: float | None = None
     """FLOP/s that one GPU keeps up; for runs that have no images/s."""
     gpus: int = 1
-    """That a run is spread over. A record's rate is taken for each of its processes, and as many times as there are GPUs."""
+    """That a run is spread over. A record's rate is divided by its own GPUs, and multiplied by these."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def costs_of(suite: LoadedSuite, workspace: Workspace, counts: Counts, rates: Ra
     for planned in suite.runs:
         grouped.setdefault((planned.stage, planned.task, planned.method), []).append(planned)
     groups, measured = [], dict[str, int]()
+    look_at_all(suite, counts)
     for (stage, task, method), runs in tracked(grouped.items(), len(grouped), "counting"):
         records = {planned.name: record for planned in runs if (record := _record(planned, workspace)) is not None}
         costs = []
@@ -233,7 +235,8 @@ def _cost(suite: LoadedSuite, planned: PlannedRun, counts: Counts, rates: Rates,
     rate, origin = rates.given.get(planned.name), GIVEN
     if rate is None and record is not None:
         assert record.images_per_second is not None
-        rate, origin = record.images_per_second / record.hardware.processes * rates.gpus, MEASURED
+        each = record.images_per_second / max(1, len(record.hardware.gpus))  # processes on a CPU share it
+        rate, origin = each * rates.gpus, MEASURED
     if looks is None:
         return Cost(planned, None, None, rate, NO_COUNT, None, demand)
     flop = demand.train * looks.train + demand.evaluate * looks.evaluate

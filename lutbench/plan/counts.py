@@ -56,6 +56,7 @@ class Counts:
 
     workspace: Workspace
     _problems: dict[str, str] = field(default_factory=dict)
+    _copied: dict[str, int | None] = field(default_factory=dict)
 
     def is_here(self, data: AnyData, split: Split = "train") -> bool:
         """Whether a split can be listed as it lies."""
@@ -94,6 +95,12 @@ class Counts:
 
     def copied(self, shifted: ShiftedSetRecipe) -> int | None:
         """Images in each cell of a corrupted copy."""
+        key = f"copied {shifted.copy_of} {shifted.copy_per_class}"
+        if key not in self._copied:
+            self._copied[key] = self._count_copied(shifted)
+        return self._copied[key]
+
+    def _count_copied(self, shifted: ShiftedSetRecipe) -> int | None:
         folder, most = self.workspace.data / shifted.copy_of, shifted.copy_per_class
         if folder.is_dir():
             try:

@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from lutbench.checkpoint import KEEP
-from lutbench.data.known import BUILDERS, CATALOGUE, place
-from lutbench.errors import UserError
+from lutbench.data.known import CATALOGUE, place
 from lutbench.plan.compute import ASPECT
 from lutbench.plan.costs import Costs
 from lutbench.plan.counts import AnyData, Counts, corruptions_of, kept_checkpoints, known_of
+from lutbench.plan.sets import data_of, published_of, shifted_of
 from lutbench.recipes import DataRecipe, PretrainRecipe, ScenesRecipe
-from lutbench.recipes.robustness import RobustnessRecipe, ShiftedSetRecipe
+from lutbench.recipes.robustness import ShiftedSetRecipe
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import Workspace, checkpoint_of
-from lutbench.shifted.published import PUBLISHED
+from lutbench.run import Workspace
 from lutbench.shifted.sets import State
 
 VALUE = 4
@@ -26,8 +25,8 @@ VALUE = 4
 DATA, RUNS, RESULTS = "data", "runs", "results"
 """The three folders."""
 
-_PUBLISHED = {known.recipe.name: known for known in PUBLISHED.values()}
-"""Shifted sets by the name that they have in a suite's tables."""
+HUB = "HF_HOME"
+"""Where `datasets` keeps what it fetches from the Hub."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Item:
 
     what: str
     folder: str
-    """``data``, ``runs`` or ``results``."""
+    """``data``, ``runs``, ``results`` or ``HF_HOME``."""
     here: int | None = None
     """Bytes that are there; None if it is there and was not measured."""
     to_come: int | None = 0
@@ -55,7 +54,7 @@ class Room:
 
 def items_of(suite: LoadedSuite, workspace: Workspace, counts: Counts, costs: Costs) -> list[Item]:
     """Data sets, caches, corrupted copies, checkpoints and the weights that stay. Records are small and left out."""
-    items = [*_sets(suite, workspace, counts), *_caches(suite, workspace, counts), *_copies(suite, workspace, counts)]
+    items = [*_sets(suite, workspace, counts), *_caches(costs, workspace, counts), *_copies(suite, workspace, counts)]
     checkpoints = exported = 0
     for cost in costs.to_run:
         checkpoints += VALUE * cost.demand.checkpoint * kept_checkpoints(cost.planned.recipe, counts, KEEP)
@@ -88,57 +87,53 @@ def demands_of(items: list[Item], rooms: list[Room]) -> list[tuple[list[Room], i
     return demands
 
 
-def data_of(suite: LoadedSuite) -> list[AnyData]:
-    """The sets that a suite trains on, each once."""
-    found: dict[tuple[str, str], AnyData] = {}
-    for run in suite.runs:
-        data = getattr(run.recipe, "data", None)
-        if isinstance(data, DataRecipe | ScenesRecipe):
-            known = found.setdefault((data.source, data.path), data)
-            if not known.val:  # the other recipe of the same set says more
-                found[data.source, data.path] = data
-    return list(found.values())
-
-
-def shifted_of(suite: LoadedSuite) -> dict[str, tuple[ShiftedSetRecipe, int]]:
-    """The shifted sets by name, and how many runs measure each."""
-    found: dict[str, tuple[ShiftedSetRecipe, int]] = {}
-    for run in suite.runs:
-        if isinstance(run.recipe, RobustnessRecipe):
-            recipe, runs = found.get(run.recipe.set.name, (run.recipe.set, 0))
-            found[run.recipe.set.name] = recipe, runs + 1
-    return found
-
-
 def _sets(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterator[Item]:
-    trained_on = []
+    """The sets that a suite trains on; then the shifted ones that are not made of those."""
+    places = []
     for data in data_of(suite):
-        known = known_of(data)
-        name = data.label or data.path or data.source
-        published = None if known is None else int(known.gigabytes * 1e9)
-        trained_on.append(place(known, workspace.data) if known else (workspace.data / data.path).absolute())
-        if counts.problem(data):
-            yield Item(f"{name} ({_of(known is not None)})", DATA, 0, published)
-        else:
-            yield Item(name, DATA, _bytes(data, workspace))
-    seen = set[tuple[Path, ...]]()
-    for name, (recipe, _) in shifted_of(suite).items():
-        where = (workspace.data / recipe.folder).absolute()
-        folders = tuple(where / part for part in recipe.parts.values()) or (where,)
-        if recipe.source != "folder" or any(map(where.is_relative_to, trained_on)) or folders in seen:
+        if isinstance(data, DataRecipe) and data.streaming:
             continue
-        seen.add(folders)
-        known_set = _PUBLISHED.get(name)
-        if workspace.shifted(recipe).state is State.WHOLE:
-            yield Item(known_set.name if known_set else name, DATA, None)
-        elif known_set and known_set.gigabytes is not None:
-            yield Item(f"{known_set.name} ({_of(True)})", DATA, 0, int(known_set.gigabytes * 1e9))
+        known = known_of(data)
+        where = place(known, workspace.data) if known else (workspace.data / data.path).absolute()
+        places.append(where)
+        name = data.label or data.path or data.source
+        folder = HUB if data.source == "huggingface" and not where.exists() else DATA
+        if counts.problem(data):
+            yield _to_come(name, None if known is None else known.gigabytes, folder)
         else:
-            yield Item(f"{known_set.name if known_set else name} ({_of(False)})", DATA, 0, None)
+            yield Item(name, folder, _bytes(data, workspace))
+    for recipe in shifted_of(suite).values():
+        if recipe.source == "folder":
+            yield from _shifted(recipe, workspace, places)
 
 
-def _of(known: bool) -> str:
-    return "as published" if known else "size unknown"
+def _shifted(recipe: ShiftedSetRecipe, workspace: Workspace, places: list[Path]) -> Iterator[Item]:
+    """What a shifted set takes that is not at one of ``places``, which its own are added to: its files, and the set of the
+    catalogue that it is made of, or whose classes are the known ones."""
+    root = workspace.data.absolute()
+    for folder in filter(None, (recipe.folder, recipe.known)):
+        for known in CATALOGUE.values():
+            where = place(known, root)
+            if (root / folder).is_relative_to(where) and where not in places:
+                places.append(where)
+                yield Item(known.name, DATA, None) if where.exists() else _to_come(known.name, known.gigabytes)
+    folders = [root / recipe.folder / part for part in recipe.parts.values()]
+    if all(any(map(folder.is_relative_to, places)) for folder in folders):
+        return
+    places += folders
+    published = published_of(recipe)
+    name = published.name if published else recipe.name
+    if workspace.shifted(recipe).state is State.WHOLE:
+        yield Item(name, DATA, None)
+    else:
+        yield _to_come(name, published.gigabytes if published else None)
+
+
+def _to_come(name: str, size: float | None, folder: str = DATA) -> Item:
+    """A set that is not there, of ``size`` GB as published."""
+    if size is None:
+        return Item(f"{name} (size unknown)", folder, 0, None)
+    return Item(f"{name} (as published)", folder, 0, int(size * 1e9))
 
 
 def _bytes(data: AnyData, workspace: Workspace) -> int:
@@ -153,9 +148,11 @@ def _bytes(data: AnyData, workspace: Workspace) -> int:
     return sum(int(np.maximum(images.sizes, 0).sum()) for images in splits)
 
 
-def _caches(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterator[Item]:
-    recipes = [run.recipe for run in suite.runs if isinstance(run.recipe, PretrainRecipe) and run.recipe.cache]
-    wanted = {(recipe.data.model_dump_json(), recipe.encoder.image_size): recipe.data for recipe in recipes}
+def _caches(costs: Costs, workspace: Workspace, counts: Counts) -> Iterator[Item]:
+    """Of the runs that have not finished: a finished one needs its cache no more."""
+    recipes = [cost.planned.recipe for cost in costs.to_run]
+    cached = [recipe for recipe in recipes if isinstance(recipe, PretrainRecipe) and recipe.cache]
+    wanted = {(recipe.data.model_dump_json(), recipe.encoder.image_size): recipe.data for recipe in cached}
     for (_, side), data in wanted.items():
         what = f"cache of {data.label or data.path or data.source}, short side {side}"
         if counts.is_here(data):
@@ -163,54 +160,20 @@ def _caches(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterato
             from lutbench.data.caching import expected_bytes
 
             images = workspace.images(data, "train")
-            size = expected_bytes(images, side)
-            made = (cache_folder(images, side, workspace.data) / "cache.json").is_file()
-            yield Item(what, DATA, size if made else 0, 0 if made else size)
+            folder = cache_folder(images, side, workspace.data)
+            here = sum(file.stat().st_size for file in folder.glob("*.arrow"))
+            made = (folder / "cache.json").is_file()
+            yield Item(what, DATA, here, 0 if made else max(0, expected_bytes(images, side) - here))
         else:
             count = counts.images(data, "train")
             yield Item(what, DATA, 0, None if count is None else round(count * 3 * side * side * ASPECT))
 
 
 def _copies(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterator[Item]:
-    for name, (recipe, _) in shifted_of(suite).items():
+    for name, recipe in shifted_of(suite).items():
         if recipe.source != "corrupted":
             continue
         each, cells = counts.copied(recipe), len(corruptions_of(recipe)) * len(recipe.severities)
         size = None if each is None else cells * each * 3 * recipe.copy_side**2
         whole = workspace.shifted(recipe).state is State.WHOLE
         yield Item(f"{name}, a corrupted copy", DATA, size if whole else 0, 0 if whole else size)
-
-
-def missing(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> tuple[dict[str, str], list[str]]:
-    """What is not there that the suite does not make itself.
-
-    Known sets by name, each with what it lacks or where it was looked for; and a paragraph for everything else.
-    """
-    known_sets, told = dict[str, str](), list[str]()
-    for data in data_of(suite):
-        problem = "" if data.source in BUILDERS else counts.problem(data)
-        if not problem:
-            continue
-        known = known_of(data)
-        if known is None:
-            told.append(problem)
-        else:
-            where = place(known, workspace.data)
-            fetched = ", to be fetched from the Hub" if data.source == "huggingface" else ""
-            known_sets[known.name] = problem if where.exists() else f"not at {where}{fetched}"
-    built = [place(CATALOGUE[name], workspace.data) for name in BUILDERS]
-    for name, (recipe, _) in shifted_of(suite).items():
-        found = workspace.shifted(recipe)
-        if recipe.source != "folder" or found.state is State.WHOLE or any(map(found.where.is_relative_to, built)):
-            continue
-        lacks = f"not at {found.where}" if found.state is State.ABSENT else " ".join(found.problems[:2])
-        if name in _PUBLISHED:
-            known_sets[_PUBLISHED[name].name] = lacks
-        else:
-            told.append(f"{name}: {lacks}")
-    for run in suite.runs:
-        try:
-            checkpoint_of(run)
-        except UserError as error:
-            told.append(str(error))
-    return known_sets, list(dict.fromkeys(told))

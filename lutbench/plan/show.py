@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from lutbench.errors import listed
+from lutbench.files import gigabytes
 from lutbench.plan.costs import MEASURED, NO_COUNT, NO_RATE, Costs, Group, Rates, costs_of, read_rates
 from lutbench.plan.counts import Counts
-from lutbench.plan.disk import Item, demands_of, items_of, missing, rooms_of
+from lutbench.plan.disk import Item, demands_of, items_of, rooms_of
+from lutbench.plan.sets import missing
 from lutbench.progress import console, print_table
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Workspace
@@ -66,7 +68,7 @@ def totals(costs: Costs) -> list[str]:
     if uncounted:
         lines.append(f"{uncounted} runs are on sets of unknown size, which are not there: they are in no sum.")
     lines += [f"Rates of {runs} runs were measured on {hardware}." for hardware, runs in costs.measured.items()]
-    if any(cost.origin == MEASURED and cost.looks and all(cost.looks) for cost in timed):
+    if any(cost.origin == MEASURED and cost.demand.train > cost.demand.evaluate > 0 for cost in timed):
         lines.append("Evaluating an image is taken to be as slow as training on one, which was measured.")
     return lines
 
@@ -76,13 +78,6 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
-
-
-def gigabytes(count: int | None) -> str:
-    """``1.3 GB``, or ``unknown``."""
-    if count is None:
-        return "unknown"
-    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 
 def amount(count: int) -> str:
