@@ -205,6 +205,24 @@ def test_a_file_that_was_replaced_since_is_noticed_when_it_is_read(root: Path) -
         images.content(COUNTS[0])
 
 
+def test_a_network_that_is_gone_is_explained(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose errors are the Hub client's own, and no OSError."""
+
+    class ConnectError(Exception):
+        pass
+
+    def gone(*arguments: Any) -> None:
+        raise ConnectError("name resolution failed")
+
+    images = opened(root)
+    monkeypatch.setattr(streaming, "_opened", gone)
+    with pytest.raises(UserError, match=r"ConnectError: name resolution failed\. Is the network there"):
+        images.content(0)
+    monkeypatch.setattr("fsspec.open", gone)
+    with pytest.raises(UserError, match=r"ConnectError: name resolution failed\. Is the network there"):
+        opened(root)
+
+
 def test_a_stream_of_everything_below_the_data_root_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match="path is empty"):
         opened(root, path="")
