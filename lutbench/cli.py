@@ -11,7 +11,7 @@ from lutbench.errors import UserError
 
 if TYPE_CHECKING:
     from lutbench.recipes.suite import LoadedSuite
-    from lutbench.run import Workspace
+    from lutbench.workspace import Workspace
 
 app = typer.Typer(
     name="lutbench",
@@ -277,7 +277,7 @@ def _load(suite: str, overrides: list[str] | None) -> "LoadedSuite":
 
 
 def _workspace(data_root: Path, runs: Path, results: Path, download: bool = True) -> "Workspace":
-    from lutbench.run import Workspace
+    from lutbench.workspace import Workspace
 
     return Workspace(data_root, runs, results, download)
 

@@ -7,23 +7,21 @@ never overwrites, resumes or passes for another.
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 from torch import nn
 from torch.optim import Optimizer
 
 from lutbench.checkpoint import newest_checkpoint, newest_step, save_checkpoint
-from lutbench.data.images import ImageSet, open_images
-from lutbench.data.known import in_hub_cache
-from lutbench.data.scene_sets import open_scenes
+from lutbench.data.images import ImageSet, Split
 from lutbench.data.scenes import Scenes
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import read_json, write_json
@@ -31,12 +29,10 @@ from lutbench.processes import accelerator
 from lutbench.progress import console
 from lutbench.recipes import (
     ClassificationRecipe,
-    DataRecipe,
     PretrainRecipe,
-    ScenesRecipe,
     SegmentationRecipe,
 )
-from lutbench.recipes.robustness import RobustnessRecipe, ShiftedSetRecipe
+from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import (
     PerImage,
@@ -48,111 +44,9 @@ from lutbench.record import (
     record_path,
     write_record,
 )
-from lutbench.shifted.sets import Found, look_for
 from lutbench.shifted.sets import State as SetState
 from lutbench.weights import sha256_of
-
-Split = Literal["train", "val"]
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """The three folders of the suite, and the image sets opened so far."""
-
-    data: Path
-    """Where image sets are."""
-    runs: Path
-    """Where runs keep checkpoints, weights, logs and pictures."""
-    results: Path
-    """Where records and tables are."""
-    download: bool = True
-    """Whether a set of the Hugging Face Hub that is not on this machine is downloaded when it is opened."""
-    _opened: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
-
-    def make(self) -> None:
-        """Make the folders of runs and results.
-
-        Raises:
-            UserError: if one cannot be made or written to.
-        """
-        for option, folder in (("--runs", self.runs), ("--results", self.results)):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(
-                    f"{option} {folder}: cannot be made a folder: {error.strerror}. Give another place."
-                ) from error
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise UserError(
-                    f"{option} {folder}: nothing can be written there. Change its permissions, or give another place."
-                )
-
-    def images(self, recipe: DataRecipe, split: Split) -> ImageSet:
-        """The images of a split, listed once per command."""
-        images: ImageSet = self._open(open_images, recipe, split)
-        return images
-
-    def cached(self, recipe: DataRecipe, side: int, make: bool = False) -> ImageSet:
-        """The training images in their cache of short side ``side``, which is made if it is not there and ``make``.
-
-        Raises:
-            UserError: if it is not there, or not whole.
-        """
-        from lutbench.data.cache import open_cache  # here, because datasets takes a second to import
-        from lutbench.data.caching import make_cache
-
-        key = recipe.model_dump_json(), f"cache {side}"
-        if key not in self._opened:
-            images = self.images(recipe, "train")
-            cached = make_cache(images, side, self.data) if make else open_cache(images, side, self.data)
-            if cached is None:
-                raise UserError(
-                    f"{images.name}: there is no cache of short side {side}: it is made before a run. Give the command again."
-                )
-            self._opened[key] = cached
-        opened: ImageSet = self._opened[key]
-        return opened
-
-    def scenes(self, recipe: ScenesRecipe, split: Split) -> Scenes:
-        """The images and masks of a split, listed once per command."""
-        scenes: Scenes = self._open(open_scenes, recipe, split)
-        return scenes
-
-    def shifted(self, recipe: ShiftedSetRecipe) -> Found:
-        """What is there of a shifted set, listed once per command."""
-        key = recipe.model_dump_json(), "test"
-        if key not in self._opened:
-            self._opened[key] = look_for(recipe, self.data)
-        found: Found = self._opened[key]
-        return found
-
-    def _open(self, opening: Callable[..., Any], recipe: DataRecipe | ScenesRecipe, split: Split) -> Any:
-        key = recipe.model_dump_json(), split
-        if key not in self._opened:
-            try:
-                if not self.download:
-                    refuse_to_download(recipe, self.data)
-                self._opened[key] = opening(recipe, split, self.data)
-            except UserError as error:  # kept too: looking for it again would take as long
-                self._opened[key] = error
-        if isinstance(self._opened[key], UserError):
-            raise self._opened[key]
-        return self._opened[key]
-
-    def fingerprint(self, recipe: DataRecipe | ScenesRecipe, split: Split) -> str:
-        """What tells the content of a split from any other."""
-        return (
-            self.scenes(recipe, split) if isinstance(recipe, ScenesRecipe) else self.images(recipe, split)
-        ).fingerprint
-
-
-def refuse_to_download(recipe: DataRecipe | ScenesRecipe, root: Path) -> None:
-    """Raises UserError if a set would have to be downloaded from the Hub."""
-    if recipe.source == "huggingface" and not (root / recipe.path).exists() and not in_hub_cache(recipe.path):
-        raise UserError(
-            f"{recipe.label or recipe.path} is not at {(root / recipe.path).absolute()}: it is downloaded from the Hugging Face "
-            "Hub when it is first used."
-        )
+from lutbench.workspace import Workspace
 
 
 class NotRun(UserError):

@@ -20,10 +20,11 @@ from lutbench.progress import console
 from lutbench.recipes import ClassificationRecipe, DownstreamRecipe, FinetuneRecipe, PretrainRecipe, SegmentationRecipe
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
-from lutbench.run import NotRun, Run, State, Workspace, checkpoint_of, needed_run, open_run
+from lutbench.run import NotRun, Run, State, checkpoint_of, needed_run, open_run
 from lutbench.shifted.labels import label_space
 from lutbench.shifted.making import make_shifted
 from lutbench.shifted.sets import State as SetState
+from lutbench.workspace import Workspace
 
 THREADS = torch.get_num_threads()
 """As torch chose, from the cores and ``OMP_NUM_THREADS``."""

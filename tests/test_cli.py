@@ -24,8 +24,9 @@ from lutbench.cli import main
 from lutbench.data.known import CATALOGUE
 from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
-from lutbench.run import Workspace, open_run
+from lutbench.run import open_run
 from lutbench.shifted.published import PUBLISHED
+from lutbench.workspace import Workspace
 from pretrain.parity import TOLERANCES
 
 ROOT = Path(__file__).parents[1]

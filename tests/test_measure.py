@@ -18,10 +18,11 @@ from lutbench.recipes.loading import load_suite
 from lutbench.recipes.robustness import ClassifierSource, RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import read_outcomes, read_record, read_records, record_path
-from lutbench.run import NotRun, Run, State, Workspace, open_run
+from lutbench.run import NotRun, Run, State, open_run
 from lutbench.shifted.labels import imagenet_1k
 from lutbench.shifted.outcomes import RobustOutcomes
 from lutbench.stages import run_suite, show_status
+from lutbench.workspace import Workspace
 from robustness import measure as measuring
 from robustness.classifier import load_classifier
 from robustness.measure import measure

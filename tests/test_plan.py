@@ -26,8 +26,8 @@ from lutbench.plan.upernet import upernet
 from lutbench.recipes import EncoderRecipe, FinetuneRecipe, SegmentationRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import Workspace
 from lutbench.stages import run_suite
+from lutbench.workspace import Workspace
 
 TRAIN, VAL = 30, 21
 """Images that write_images writes of three classes: ten and seven of each."""

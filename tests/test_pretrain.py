@@ -23,8 +23,9 @@ from lutbench.checkpoint import newest_step
 from lutbench.errors import UserError
 from lutbench.processes import accelerator
 from lutbench.recipes.loading import load_suite
-from lutbench.run import Run, State, Workspace, open_run
+from lutbench.run import Run, State, open_run
 from lutbench.stages import run_suite
+from lutbench.workspace import Workspace
 from pretrain.train import pretrain
 
 SUITE = """

@@ -7,8 +7,8 @@ from rich.console import Console
 from toy_runs import SUITE, write_images
 
 from lutbench.recipes.loading import load_suite
-from lutbench.run import Workspace
 from lutbench.stages import show_status
+from lutbench.workspace import Workspace
 
 NAME = "downstream/task/scratch/seed0"
 

@@ -20,8 +20,9 @@ from lutbench.errors import UserError
 from lutbench.pixels import to_tensor
 from lutbench.recipes import DataRecipe, KnnRecipe, PretrainRecipe, read_recipe
 from lutbench.recipes.loading import load_suite
-from lutbench.run import Workspace, open_run
+from lutbench.run import open_run
 from lutbench.stages import run_suite
+from lutbench.workspace import Workspace
 
 COUNTS = (9, 4, 8)
 """Rows of the three files, in row groups of three."""

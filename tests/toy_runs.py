@@ -19,7 +19,8 @@ from PIL import Image
 from downstream import perform
 from lutbench.processes import accelerator
 from lutbench.recipes.loading import load_suite
-from lutbench.run import Run, Workspace, open_run
+from lutbench.run import Run, open_run
+from lutbench.workspace import Workspace
 
 CLASSES = ("amber", "blue", "green")
 

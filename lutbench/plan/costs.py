@@ -13,7 +13,8 @@ from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, PretrainRecip
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, read_record, record_path
-from lutbench.run import State, Workspace, open_run
+from lutbench.run import State, open_run
+from lutbench.workspace import Workspace
 
 GIVEN, MEASURED, COUNTED, NO_RATE, NO_COUNT = "given", "measured", "FLOP", "no rate", "size unknown"
 """Where the time of a run comes from, or why there is none."""

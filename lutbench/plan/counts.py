@@ -29,10 +29,10 @@ from lutbench.recipes import (
 )
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.robustness import RobustnessRecipe, ShiftedSetRecipe
-from lutbench.run import Workspace
 from lutbench.shifted.outcomes import KNOWN
 from lutbench.shifted.photographs import SETS
 from lutbench.shifted.sets import Found, State, cell_folders
+from lutbench.workspace import Workspace
 
 AnyData = DataRecipe | ScenesRecipe
 

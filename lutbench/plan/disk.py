@@ -16,8 +16,8 @@ from lutbench.plan.sets import data_of, published_of, shifted_of
 from lutbench.recipes import DataRecipe, PretrainRecipe, ScenesRecipe
 from lutbench.recipes.robustness import ShiftedSetRecipe
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import Workspace
 from lutbench.shifted.sets import State
+from lutbench.workspace import Workspace
 
 VALUE = 4
 """Bytes of a number: weights and moments are kept in float32."""

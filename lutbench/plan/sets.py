@@ -6,9 +6,10 @@ from lutbench.plan.counts import AnyData, Counts, known_of
 from lutbench.recipes import DataRecipe, ScenesRecipe
 from lutbench.recipes.robustness import RobustnessRecipe, ShiftedSetRecipe
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import Workspace, checkpoint_of
+from lutbench.run import checkpoint_of
 from lutbench.shifted.published import PUBLISHED, PublishedSet
 from lutbench.shifted.sets import State
+from lutbench.workspace import Workspace
 
 
 def data_of(suite: LoadedSuite) -> list[AnyData]:

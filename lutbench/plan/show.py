@@ -12,7 +12,7 @@ from lutbench.plan.disk import Item, demands_of, items_of, rooms_of
 from lutbench.plan.sets import missing
 from lutbench.progress import console, print_table
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import Workspace
+from lutbench.workspace import Workspace
 
 
 def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], flops: float | None, gpus: int) -> None:
