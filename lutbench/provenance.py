@@ -114,11 +114,15 @@ def hardware(processes: int = 1) -> Hardware:
 
 
 def _cpu() -> str:
+    """The model's name, with family and model where they are known: names such as "AMD EPYC" stand for processors of several
+    generations, on which the same program ends with other last bits."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = info.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
+        known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        if "model name" in known:
+            numbers = [f"{name.split()[-1]} {known[name]}" for name in ("cpu family", "model") if name in known]
+            return ", ".join([known["model name"], *numbers])
     return platform.processor() or platform.machine()
 
 
