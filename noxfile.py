@@ -28,11 +28,12 @@ def suite_and_options(session: nox.Session) -> list[str]:
 
 
 def tables_options(given: list[str]) -> list[str]:
-    """Of a suite and options of ``lutbench run``, those that ``lutbench tables`` takes: the suite and ``--results``."""
+    """Of a suite and options of ``lutbench run``, those that ``lutbench tables`` takes too: ``--results`` and ``--set``."""
     parser = ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--results")
-    folder = parser.parse_known_args(given[1:])[0].results
-    return [given[0], *(["--results", folder] if folder else [])]
+    parser.add_argument("--results", action="append", default=[])
+    parser.add_argument("--set", action="append", default=[])
+    options = vars(parser.parse_known_args(given[1:])[0])
+    return [given[0], *(part for name, values in options.items() for value in values for part in (f"--{name}", value))]
 
 
 @nox.session(venv_backend="none")

@@ -130,10 +130,11 @@ def tables(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail if the tables there differ from the records.")
     ] = False,
+    overrides: Overrides = None,
     results: ResultsRoot = Path("results"),
 ) -> None:
     """Rebuild a suite's tables from its records and the published numbers. Needs no data and no GPU."""
-    loaded = _load(suite, None)
+    loaded = _load(suite, overrides)
     from results.tables import check_tables, show_tables, write_tables
 
     if check:

@@ -567,6 +567,8 @@ def test_a_changed_suite_file_makes_its_numbers_stale_in_the_tables(finished: Pa
     lutbench("tables", "toy.toml")
     table = Path("results/tables/toy/main.md").read_text()
     assert table.count("stale: neighbours changed from 3 to 5") == 2
+    lutbench("tables", "toy.toml", "--set", "defaults.knn.neighbours=3")
+    assert "stale" not in Path("results/tables/toy/main.md").read_text(), "of the settings that the runs were given"
 
 
 # Parity
@@ -666,6 +668,7 @@ def test_nox_collates_the_results_where_they_were_written(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "nox", MagicMock())
     options = runpy.run_path(str(ROOT / "noxfile.py"))["tables_options"]
     given = ["small", "--data-root", "sets", "--results", "there", "--set", "seeds=[0]"]
-    assert options(given) == ["small", "--results", "there"]
+    assert options(given) == ["small", "--results", "there", "--set", "seeds=[0]"]
+    assert options([*given, "--set", "a.b=1"])[-4:] == ["--set", "seeds=[0]", "--set", "a.b=1"]
     assert options(["small", "--results=there"]) == ["small", "--results", "there"]
     assert options(given[:3]) == ["small"]
