@@ -350,7 +350,7 @@ import sys
 from pathlib import Path
 from lutbench.cli import tables
 for results in sys.argv[2:]:
-    tables(sys.argv[1], False, Path(results))
+    tables(sys.argv[1], results=Path(results))
     print("imported:", *{"torch", "timm", "mmseg", "pandas", "matplotlib"} & set(sys.modules))
 """
 
