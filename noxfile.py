@@ -64,7 +64,7 @@ def results(session: nox.Session) -> None:
 def tables(session: nox.Session) -> None:
     """Compare the tables of every suite that come with the repository with the records that they are made from."""
     for suite in ("tiny", "camvid", "small", "paper"):
-        lutbench(session, "tables", suite, "--check")
+        lutbench(session, "tables", suite, "--check", "--results", "results/reference")
 
 
 @nox.session(venv_backend="none")

@@ -29,13 +29,13 @@ from PIL import Image, ImageFilter
 from torch.utils.data import default_collate
 from torchvision import transforms
 
-from lutbench.data.caching import make_cache
-from lutbench.data.images import ImageSet, load_or_next, open_images
-from lutbench.data.photographs import PHOTOGRAPHS, load_photograph
-from lutbench.processes import accelerator
+from lutbench.data.cache_build import make_cache
+from lutbench.data.images import ImageDataset, load_or_next, open_images
+from lutbench.data.toy.photographs import PHOTOGRAPHS, load_photograph
 from lutbench.provenance import hardware, packages
-from lutbench.randomness import Draw, generator, reseed
 from lutbench.recipes import DataRecipe, PretrainRecipe
+from lutbench.train.processes import accelerator
+from lutbench.train.randomness import RngStream, generator, reseed
 from pretrain.photometrics import apply_in_batch
 from pretrain.views import PretrainTransform
 
@@ -99,7 +99,7 @@ def write_photographs(folder: Path, count: int) -> None:
     every = map(load_photograph, PHOTOGRAPHS.values())
     large = [image for image in every if image.width >= 400 and image.height >= 300]
     for number in range(count):
-        draw = generator(Draw.BUILD, number)
+        draw = generator(RngStream.BUILD, number)
         image = large[number % len(large)]
         width = int(image.width * draw.uniform(0.7, 1))
         height = min(image.height, width * SIZE[1] // SIZE[0])
@@ -108,7 +108,7 @@ def write_photographs(folder: Path, count: int) -> None:
         crop.save(folder / f"{number:05d}.jpg", quality=QUALITY)
 
 
-def first_images(files: ImageSet, count: int, root: Path) -> ImageSet:
+def first_images(files: ImageDataset, count: int, root: Path) -> ImageDataset:
     """Copies of images evenly spaced over a set, as a set."""
     (root / "chosen").mkdir()
     for number, index in enumerate(np.linspace(0, len(files) - 1, count).astype(int).tolist()):
@@ -116,7 +116,7 @@ def first_images(files: ImageSet, count: int, root: Path) -> ImageSet:
     return open_images(DataRecipe(label="chosen", path="chosen", train=""), "train", root)
 
 
-def obvious(images: ImageSet) -> Load:
+def obvious(images: ImageDataset) -> Load:
     """Each view by itself, by torchvision's transforms of Pillow images."""
     crop = [
         transforms.Resize(224, transforms.InterpolationMode.BICUBIC),
@@ -141,13 +141,13 @@ def _blurred(image: Image.Image) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(torch.empty(1).uniform_(0.1, 2.0).item()))
 
 
-def ours(images: ImageSet, data: DataRecipe, on: str) -> Load:
+def ours(images: ImageDataset, data: DataRecipe, on: str) -> Load:
     """As the suite's loader does it, its seeding included."""
     transform = PretrainTransform(PretrainRecipe.model_validate({"data": data, "photometrics_on": on}))
 
     def load(index: int) -> dict[str, Any]:
         image, used, skipped = load_or_next(images, index)
-        reseed(Draw.IMAGE, 0, 0, index)
+        reseed(RngStream.IMAGE, 0, 0, index)
         return {**transform(image), "index": used, "skipped": skipped}
 
     return load

@@ -23,9 +23,9 @@ from typing import Annotated, Literal
 import torch
 import typer
 
-from lutbench.processes import accelerator, autocast, precision_of
 from lutbench.provenance import hardware, packages
 from lutbench.recipes import PretrainRecipe, read_recipe
+from lutbench.train.processes import accelerator, autocast, precision_of
 from pretrain.autoencoder import encode, reconstruction_loss
 from pretrain.context import Targets
 from pretrain.masking import visible_patches

@@ -21,17 +21,17 @@ import timm
 import typer
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from lutbench.data.photographs import PHOTOGRAPHS, load_photograph, square
-from lutbench.every_image import over_images
-from lutbench.processes import accelerator, precision_of
+from lutbench.data.toy.photographs import PHOTOGRAPHS, load_photograph, square
+from lutbench.evaluate.inference import over_images
 from lutbench.provenance import hardware, packages
-from lutbench.randomness import generator
 from lutbench.recipes import read_recipe
-from lutbench.recipes.robustness import RobustnessRecipe, ShiftedSetRecipe
-from lutbench.shifted.labels import imagenet_1k
-from robustness.cells import Cell, open_cell
+from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
+from lutbench.train.processes import accelerator, precision_of
+from lutbench.train.randomness import generator
 from robustness.classifier import Classifier
-from robustness.measure import measure_cells
+from robustness.conditions import Condition, open_condition
+from robustness.labels import imagenet_1k
+from robustness.measure import measure_conditions
 from robustness.preprocessing import all_views
 
 MODELS = {"S": "vit_small_patch16_224", "B": "vit_base_patch16_224", "L": "vit_large_patch16_224"}
@@ -53,14 +53,14 @@ def main(
         raise typer.BadParameter(f"{sizes!r}: choose among {', '.join(MODELS)}.", param_hint="--sizes")
     main_process = accelerator().is_main_process
     shifted = read_recipe(
-        ShiftedSetRecipe, {"path": ".", "labels": "imagenet-1k", "preprocessing": ["crop"]}, "shifted"
+        RobustnessDatasetRecipe, {"path": ".", "labels": "imagenet-1k", "preprocessing": ["crop"]}, "shifted"
     )
     settings = {"classifier": {"kind": "timm", "model": MODELS["S"]}, "set": shifted.model_dump()}
     settings |= {"eval_batch": batch, "workers": workers, "precision": precision}
     recipe = read_recipe(RobustnessRecipe, settings, "benchmark")
     with tempfile.TemporaryDirectory() as folder:
         _write_cell(Path(folder), images)
-        cell = open_cell(shifted, Path(folder), "", imagenet_1k())
+        cell = open_condition(shifted, Path(folder), "", imagenet_1k())
         rows = [("decoding alone", _timed(lambda: _decode(cell, recipe), images))]
         for size in chosen:
             classifier = Classifier(
@@ -87,11 +87,11 @@ def _timed(go: Callable[[], object], images: int) -> float:
     return images / (time.perf_counter() - started)
 
 
-def _classify(classifier: Classifier, cell: Cell, recipe: RobustnessRecipe) -> object:
-    return measure_cells(classifier, cell, {"": None}, recipe, title="")
+def _classify(classifier: Classifier, cell: Condition, recipe: RobustnessRecipe) -> object:
+    return measure_conditions(classifier, cell, {"": None}, recipe, title="")
 
 
-def _decode(cell: Cell, recipe: RobustnessRecipe) -> object:
+def _decode(cell: Condition, recipe: RobustnessRecipe) -> object:
     return over_images(
         lambda pixels, index: index, cell.images, lambda image: all_views(image, recipe.set, 224, 1.0), recipe, ""
     )

@@ -12,8 +12,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from torch import Tensor
 from torchvision.transforms import v2
 
+from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
-from lutbench.pixels import to_tensor
 from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, LinearRecipe
 
 BICUBIC = v2.InterpolationMode.BICUBIC

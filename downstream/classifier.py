@@ -7,10 +7,10 @@ from timm.models import VisionTransformer
 from timm.optim._param_groups import param_groups_layer_decay
 from torch import nn
 
-from lutbench.encoders import create_encoder
-from lutbench.randomness import Draw, seeded
+from lutbench.models.encoders import create_encoder
+from lutbench.models.pretrained import fit
 from lutbench.recipes import FinetuneRecipe
-from lutbench.sources import fit
+from lutbench.train.randomness import RngStream, seeded
 
 HEAD = 101
 """The last number of the key under which a classifier's own weights are drawn."""
@@ -25,7 +25,7 @@ def build_classifier(encoder: VisionTransformer, recipe: FinetuneRecipe, classes
     The LayerNorm behind the mean replaces the encoder's last one, which is dropped (as MAE does). Position
     embeddings are trained.
     """
-    with seeded(Draw.WEIGHTS, seed, HEAD):
+    with seeded(RngStream.WEIGHTS, seed, HEAD):
         classifier = create_encoder(
             recipe.encoder.architecture, recipe.image_size, recipe.drop_path, classes=classes, pooled_norm=True
         )

@@ -7,17 +7,17 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from downstream.augment import eval_transform
-from lutbench.data.images import ImageSet
-from lutbench.encoders import encode
+from lutbench.data.images import ImageDataset
+from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
-from lutbench.every_image import Computed, over_images
-from lutbench.outcomes import Outcomes
-from lutbench.pixels import normalised
-from lutbench.processes import accelerator
+from lutbench.evaluate.inference import Computed, over_images
+from lutbench.evaluate.outcomes import Outcomes
+from lutbench.models.encoders import encode
 from lutbench.recipes import ClassificationRecipe, KnnRecipe, LinearRecipe
+from lutbench.train.processes import accelerator
 
 
-def evaluate(classifier: nn.Module, images: ImageSet, recipe: ClassificationRecipe, title: str) -> Outcomes:
+def evaluate(classifier: nn.Module, images: ImageDataset, recipe: ClassificationRecipe, title: str) -> Outcomes:
     """How ``classifier`` does on the centre crop of every labelled image of a set; on every process.
 
     Raises:
@@ -38,7 +38,7 @@ def evaluate(classifier: nn.Module, images: ImageSet, recipe: ClassificationReci
 
 
 def encode_images(
-    encoder: VisionTransformer, images: ImageSet, recipe: LinearRecipe | KnnRecipe, title: str
+    encoder: VisionTransformer, images: ImageDataset, recipe: LinearRecipe | KnnRecipe, title: str
 ) -> Computed:
     """Features (m, D), float32, of the centre crops of a set; on every process.
 
@@ -55,7 +55,7 @@ def encode_images(
     )
 
 
-def labels_of(images: ImageSet) -> Tensor:
+def labels_of(images: ImageDataset) -> Tensor:
     """The labels (n,), int64, of a set that has them."""
     assert images.labels is not None, "check_pair refuses sets without labels"
     return torch.from_numpy(images.labels.astype(np.int64))
@@ -73,7 +73,7 @@ def place_of_label(scores: Tensor, labels: Tensor) -> Tensor:
     return result.where(scores.isfinite().all(1, keepdim=True), -1)
 
 
-def outcomes_of(places: Tensor, images: ImageSet, index: NDArray[np.int64]) -> Outcomes:
+def outcomes_of(places: Tensor, images: ImageDataset, index: NDArray[np.int64]) -> Outcomes:
     """Outcomes of the images ``index`` (m,) of a labelled set, from what :func:`place_of_label` gave, (m, 2).
 
     Raises:

@@ -9,14 +9,15 @@ from downstream.augment import train_transform
 from downstream.classifier import build_classifier, layer_decay_groups
 from downstream.evaluate import evaluate
 from downstream.mixing import DropPaths, Mixing
-from downstream.stage import conclude, encoder_of, sample
-from lutbench.batches import Schedule, stream
-from lutbench.encoders import export_encoder
+from downstream.stage import encoder_of, sample, save_results
 from lutbench.errors import UserError
-from lutbench.processes import accelerator, autocast, reducing
+from lutbench.models.encoders import export_encoder
 from lutbench.recipes import FinetuneRecipe
 from lutbench.run import Run
-from lutbench.training import Journal, check_moved, learning_rate, set_learning_rate, weights_digest
+from lutbench.train.batches import Schedule, stream
+from lutbench.train.logger import TrainingLogger
+from lutbench.train.processes import accelerator, autocast, reducing
+from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
 
 
 def finetune(run: Run) -> None:
@@ -62,33 +63,33 @@ def finetune(run: Run) -> None:
     warmup = schedule.steps_in(recipe.warmup_epochs)
     evaluations = evaluation_steps(recipe, schedule)
     classifier.train()
-    journal = Journal(
+    logger = TrainingLogger(
         run.planned.name, run.folder, schedule, start, facts, log_every=recipe.log_every, save_every=recipe.save_every
     )
-    with journal:
-        waiting = journal.waiting(batches)
+    with logger:
+        waiting = logger.waiting(batches)
         for step in range(start, schedule.steps):
             lr = learning_rate(step, schedule.steps, warmup, recipe.lr, recipe.min_lr)
             set_learning_rate(optimizer, lr)
-            for accumulated in range(schedule.passes):
+            for accumulated in range(schedule.micro_batches):
                 batch = next(waiting)
                 pixels, labels = (batch[name].to(processes.device, non_blocking=True) for name in ("image", "label"))
                 pixels, targets = mixing(pixels, labels, step)
                 paths.draw(step, schedule.batch, schedule.rows(accumulated), processes.device)
-                with reducing(model, last=accumulated == schedule.passes - 1):
+                with reducing(model, last=accumulated == schedule.micro_batches - 1):
                     with autocast(recipe.precision):
                         scores = model(pixels)
                     loss = functional.cross_entropy(scores.float(), targets)
-                    (loss / schedule.passes).backward()
-                journal.note(step, {"loss": loss}, batch["index"])
+                    (loss / schedule.micro_batches).backward()
+                logger.note(step, {"loss": loss}, batch["index"])
             optimizer.step()
             optimizer.zero_grad()
-            if journal.end_step(step, lr):
-                run.save(step + 1, modules, optimizer, facts | journal.facts)
-                journal.stop_if_asked(step)
+            if logger.end_step(step, lr):
+                run.save(step + 1, modules, optimizer, facts | logger.facts)
+                logger.stop_if_asked(step)
             if step + 1 in evaluations:
                 on_the_way = evaluate(classifier, held_out, recipe, title="")
-                journal.log(step + 1, top_1=on_the_way.measurements()[0].value)
+                logger.log(step + 1, top_1=on_the_way.measurements()[0].value)
     check_moved(classifier, facts["digest"])
 
     # What came of it
@@ -97,13 +98,13 @@ def finetune(run: Run) -> None:
         sha256 = export_encoder(
             classifier, recipe.encoder.architecture, run.folder, name="classifier", class_names=images.classes
         )
-        conclude(
+        save_results(
             run,
             outcomes,
-            seconds=journal.seconds,
-            images_per_second=journal.images_per_second,
+            seconds=logger.seconds,
+            images_per_second=logger.images_per_second,
             checkpoint=sha256,
-            extra={"loss": journal.losses["loss"], "skipped": journal.skipped},
+            extra={"loss": logger.losses["loss"], "skipped": logger.skipped},
         )
 
 

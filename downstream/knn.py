@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from downstream.evaluate import encode_images, labels_of, outcomes_of, place_of_label
-from downstream.stage import conclude, encoder_of
+from downstream.stage import encoder_of, save_results
 from lutbench.errors import UserError
-from lutbench.processes import accelerator
 from lutbench.recipes import KnnRecipe
 from lutbench.run import Run
+from lutbench.train.processes import accelerator
 
 QUERIES = 512
 """Queries that are compared at once,"""
@@ -51,7 +51,7 @@ def knn(run: Run) -> None:
             recipe.neighbours,
             recipe.temperature,
         )
-        conclude(
+        save_results(
             run,
             outcomes_of(places.cpu(), held_out, queries.index),
             seconds=time.monotonic() - began,

@@ -13,17 +13,18 @@ from torch.nn import functional
 
 from downstream.augment import linear_transform
 from downstream.evaluate import encode_images, labels_of, outcomes_of, place_of_label
-from downstream.stage import conclude, encoder_of, sample
-from lutbench.batches import Schedule, stream
-from lutbench.encoders import encode
-from lutbench.every_image import Computed
-from lutbench.pixels import normalised
-from lutbench.processes import accelerator, autocast
-from lutbench.randomness import Draw, seeded
+from downstream.stage import encoder_of, sample, save_results
+from lutbench.data.tensors import normalised
+from lutbench.evaluate.inference import Computed
+from lutbench.models.encoders import encode
+from lutbench.models.weights import save_weights
 from lutbench.recipes import LinearRecipe
 from lutbench.run import Run
-from lutbench.training import Journal, check_moved, learning_rate, set_learning_rate, weights_digest
-from lutbench.weights import save_weights
+from lutbench.train.batches import Schedule, stream
+from lutbench.train.logger import TrainingLogger
+from lutbench.train.processes import accelerator, autocast
+from lutbench.train.randomness import RngStream, seeded
+from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
 
 LINEAR = 102
 """The last number of the key under which the layer's weights are drawn."""
@@ -68,12 +69,12 @@ def linear_probe(run: Run) -> None:
     warmup = schedule.steps_in(recipe.warmup_epochs)
     save_every = max(1, schedule.steps // recipe.epochs) if recipe.fresh_crops else schedule.steps
     head.train()
-    journal = Journal(
+    logger = TrainingLogger(
         run.planned.name, run.folder, schedule, start, facts, log_every=recipe.log_every, save_every=save_every
     )
-    with journal:
+    with logger:
         if once is None:
-            passes = journal.waiting(
+            passes = logger.waiting(
                 stream(
                     images,
                     partial(sample, linear_transform(recipe)),
@@ -85,7 +86,7 @@ def linear_probe(run: Run) -> None:
             )
             batches = encoded_batches(passes, schedule, start, encoder, recipe)
         else:
-            batches = journal.waiting(remembered_batches(once, labels_of(images), schedule, start))
+            batches = logger.waiting(remembered_batches(once, labels_of(images), schedule, start))
         for step, batch in zip(range(start, schedule.steps), batches, strict=True):
             lr = learning_rate(step, schedule.steps, warmup, recipe.lr)
             set_learning_rate(optimizer, lr)
@@ -94,24 +95,24 @@ def linear_probe(run: Run) -> None:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            journal.note(step, {"loss": loss}, batch["index"])
-            if journal.end_step(step, lr):
-                run.save(step + 1, modules, optimizer, facts | journal.facts)
-                journal.stop_if_asked(step)
+            logger.note(step, {"loss": loss}, batch["index"])
+            if logger.end_step(step, lr):
+                run.save(step + 1, modules, optimizer, facts | logger.facts)
+                logger.stop_if_asked(step)
     check_moved(head, facts["digest"])
 
     # What came of it
     unseen = encode_images(encoder, held_out, recipe, f"{run.planned.name} evaluation")
     if processes.is_main_process:
-        conclude(
+        save_results(
             run,
             outcomes_of(score(head, unseen, labels_of(held_out)), held_out, unseen.index),
-            seconds=encoding + journal.seconds,
-            images_per_second=journal.images_per_second if recipe.fresh_crops else len(images) / encoding,
+            seconds=encoding + logger.seconds,
+            images_per_second=logger.images_per_second if recipe.fresh_crops else len(images) / encoding,
             checkpoint=save_weights(head.state_dict(), run.folder / "linear.safetensors"),
             extra={
-                "loss": journal.losses["loss"],
-                "skipped": len(images) - len(once.index) if once else journal.skipped,
+                "loss": logger.losses["loss"],
+                "skipped": len(images) - len(once.index) if once else logger.skipped,
             },
         )
 
@@ -122,7 +123,7 @@ def linear_head(width: int, classes: int, seed: int) -> nn.Sequential:
     Source: MAE, section A.1; its release for the truncation and the 1e-6.
     """
     linear = nn.Linear(width, classes)
-    with seeded(Draw.WEIGHTS, seed, LINEAR):
+    with seeded(RngStream.WEIGHTS, seed, LINEAR):
         nn.init.trunc_normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)
     return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), linear)
@@ -176,11 +177,11 @@ def encoded_batches(
 ) -> Iterator[dict[str, Tensor]]:
     """The whole batch of each step, from this process's passes and the others': ``features``, ``label``, ``index``."""
     processes = accelerator()
-    own = torch.tensor([row for accumulated in range(schedule.passes) for row in schedule.rows(accumulated)])
+    own = torch.tensor([row for accumulated in range(schedule.micro_batches) for row in schedule.rows(accumulated)])
     order = processes.gather(own.to(processes.device)).argsort()
     for _ in range(start, schedule.steps):
         parts: dict[str, list[Tensor]] = {"features": [], "label": [], "index": []}
-        for _ in range(schedule.passes):
+        for _ in range(schedule.micro_batches):
             batch = next(passes)
             with torch.no_grad(), autocast(recipe.precision):
                 pixels = normalised(batch["image"], processes.device)

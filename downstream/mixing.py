@@ -13,8 +13,8 @@ from timm.layers import drop as timm_drop
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lutbench.randomness import Draw, generator, seeded
 from lutbench.recipes import FinetuneRecipe
+from lutbench.train.randomness import RngStream, generator, seeded
 
 MIX, DROP = 0, 1
 """The last numbers of the keys (STEP, seed, step, ...)."""
@@ -36,7 +36,7 @@ class Mixing:
         """Mixed images (B, 3, S, S), changed in place, and targets (B, C), from images and ``labels`` (B,)."""
         if self.mixup is None:
             return images, smoothed(labels, self.classes, self.smoothing)
-        with seeded(Draw.STEP, self.seed, step, MIX):
+        with seeded(RngStream.STEP, self.seed, step, MIX):
             mixed: tuple[Tensor, Tensor] = self.mixup(images, labels)
         return mixed
 
@@ -84,7 +84,7 @@ class DropPaths:
         if not self.paths:
             return
         rates = torch.tensor([path.rate for path in self.paths])[:, None]
-        uniform = torch.from_numpy(generator(Draw.STEP, self.seed, step, DROP).random((len(self.paths), batch)))
+        uniform = torch.from_numpy(generator(RngStream.STEP, self.seed, step, DROP).random((len(self.paths), batch)))
         scales = (uniform[:, list(rows)] >= rates).float() / (1 - rates)
         for path, scale in zip(self.paths, scales.to(device, non_blocking=True), strict=True):
             path.scale = scale

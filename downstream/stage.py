@@ -9,12 +9,12 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from downstream.augment import Transform
-from lutbench.outcomes import Outcomes
-from lutbench.processes import accelerator
+from lutbench.evaluate.outcomes import Outcomes
+from lutbench.models.pretrained import load_encoder
 from lutbench.recipes import ClassificationRecipe, SegmentationRecipe
 from lutbench.record import PerImage, make_record
 from lutbench.run import Run
-from lutbench.sources import load_encoder
+from lutbench.train.processes import accelerator
 
 
 def encoder_of(run: Run) -> VisionTransformer:
@@ -35,7 +35,7 @@ def sample(transform: Transform, image: Image.Image) -> dict[str, Tensor]:
     return {"image": transform(image)}
 
 
-def conclude(
+def save_results(
     run: Run,
     outcomes: PerImage,
     *,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lutbench.errors import UserError
 from lutbench.files import NotJsonError, read_json, whole_folder, write_json
-from lutbench.weights import sha256_of
+from lutbench.models.weights import sha256_of
 
 KEEP = 2
 """How many checkpoints stay: the newest, and one to fall back on."""

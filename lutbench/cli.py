@@ -135,7 +135,7 @@ def tables(
 ) -> None:
     """Rebuild a suite's tables from its records and the published numbers. Needs no data and no GPU."""
     loaded = _load(suite, overrides)
-    from results.tables import check_tables, show_tables, write_tables
+    from lutbench.report.tables import check_tables, show_tables, write_tables
 
     if check:
         differences = check_tables(loaded, results)
@@ -196,7 +196,7 @@ def data_list(
 ) -> None:
     """Every known set: classes, images, metric, whether it is there; or of one set also how to get it."""
     from lutbench.data.catalogue import any_set, list_sets, status_of
-    from lutbench.data.listing import render_list, render_set
+    from lutbench.data.describe import render_list, render_set
     from lutbench.progress import console
 
     shown = render_set(status_of(any_set(name), data_root)) if name else None
@@ -216,7 +216,7 @@ def data_check(
     What was found is kept in DIR/.lutbench/NAME.json, and compared with the next time.
     """
     from lutbench.data.catalogue import sets_here
-    from lutbench.data.checks import check_set, render_check
+    from lutbench.data.verify import check_set, render_check
     from lutbench.progress import console
 
     status = 0
@@ -259,7 +259,7 @@ def data_prepare(
     of a cache that is there the checksums are compared. Of a set that is not there, says how to get it.
     """
     from lutbench.data.known import BUILDERS
-    from lutbench.data.preparing import prepare_set
+    from lutbench.data.prepare import prepare_set
     from lutbench.progress import console
 
     there = True

@@ -16,17 +16,17 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from lutbench.confusions import Confusions
+from downstream.segmentation.confusions import Confusions
 from lutbench.errors import UserError
+from lutbench.evaluate.outcomes import Measurement, Outcomes
 from lutbench.files import read_json, whole_file, write_json
-from lutbench.outcomes import Measurement, Outcomes
 from lutbench.provenance import Code, Hardware, code, hardware, packages
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.recipes.suite import PlannedRun, run_name
 from lutbench.recipes.tasks import TASKS
-from lutbench.shifted.outcomes import RobustOutcomes
+from robustness.condition_outcomes import RobustnessOutcomes
 
-PerImage = Outcomes | Confusions | RobustOutcomes
+PerImage = Outcomes | Confusions | RobustnessOutcomes
 """What a downstream or robustness run did on every image, from which its measurements follow."""
 
 
@@ -201,9 +201,9 @@ def read_outcomes(record: Record, results_dir: Path) -> PerImage:
             f"{_remedy(record.run)}"
         )
     kind = str(record.document.get("stage"))
-    expected: type[Confusions | RobustOutcomes | Outcomes] = Outcomes
+    expected: type[Confusions | RobustnessOutcomes | Outcomes] = Outcomes
     if kind == "robustness":
-        expected = RobustOutcomes
+        expected = RobustnessOutcomes
     elif TASKS.get(kind) is SegmentationRecipe:
         expected = Confusions
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:

@@ -21,11 +21,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lutbench.checkpoint import newest_checkpoint, newest_step, save_checkpoint
-from lutbench.data.images import ImageSet, Split
-from lutbench.data.scenes import Scenes
+from lutbench.data.images import ImageDataset, Split
+from lutbench.data.scenes import SegmentationDataset
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import read_json, write_json
-from lutbench.processes import accelerator
+from lutbench.models.weights import sha256_of
 from lutbench.progress import console
 from lutbench.recipes import (
     ClassificationRecipe,
@@ -44,16 +44,16 @@ from lutbench.record import (
     record_path,
     write_record,
 )
-from lutbench.shifted.sets import State as SetState
-from lutbench.weights import sha256_of
+from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
+from robustness.datasets import DatasetState
 
 
 class NotRun(UserError):
     """A run of a shifted set that is not there: it is left out, and said to be."""
 
 
-class State(StrEnum):
+class RunState(StrEnum):
     """How far a run has come."""
 
     FINISHED = "finished"
@@ -63,10 +63,10 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """A run's state and what there is to say about it."""
 
-    state: State
+    state: RunState
     detail: str
     folder: Path
 
@@ -107,7 +107,7 @@ class Run:
         """Where the outcomes of a shifted set go, as soon as a cell is measured."""
         return self.folder / "cells"
 
-    def images(self, split: Split) -> ImageSet:
+    def images(self, split: Split) -> ImageDataset:
         """The images of one split of the recipe's data."""
         recipe = self.planned.recipe
         assert isinstance(recipe, PretrainRecipe | ClassificationRecipe)
@@ -115,31 +115,31 @@ class Run:
             return self.workspace.cached(recipe.data, recipe.encoder.image_size)
         return self.workspace.images(recipe.data, split)
 
-    def scenes(self, split: Split) -> Scenes:
+    def scenes(self, split: Split) -> SegmentationDataset:
         """The images and masks of one split of a segmentation recipe's data."""
         recipe = self.planned.recipe
         assert isinstance(recipe, SegmentationRecipe)
         return self.workspace.scenes(recipe.data, split)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line about the run, once."""
         if accelerator().is_main_process:
             console.print(f"{self.planned.name}: {text}")
 
-    def standing(self) -> Standing:
+    def status(self) -> RunStatus:
         """Finished, resumable at a step, stale because a field changed, or missing."""
         if (self.folder / "finished.json").is_file():
-            return Standing(State.FINISHED, "", self.folder)
+            return RunStatus(RunState.FINISHED, "", self.folder)
         step = newest_step(self.checkpoints)
         if step is not None:
-            return Standing(State.RESUMABLE, f"at step {step}", self.folder)
+            return RunStatus(RunState.RESUMABLE, f"at step {step}", self.folder)
         if cells := sum(1 for _ in self.cells.glob("*.npz")):
-            return Standing(State.RESUMABLE, f"after {cells} cells", self.folder)
+            return RunStatus(RunState.RESUMABLE, f"after {cells} cells", self.folder)
         others = sorted(self.home.glob("*/finished.json"), key=lambda p: p.stat().st_mtime)
         if others:
             changed = changes(read_json(others[-1].with_name("run.json"))["document"], self.document)
-            return Standing(State.STALE, f"because {', '.join(changed)}", others[-1].parent)
-        return Standing(State.MISSING, "", self.folder)
+            return RunStatus(RunState.STALE, f"because {', '.join(changed)}", others[-1].parent)
+        return RunStatus(RunState.MISSING, "", self.folder)
 
     def result(self) -> str:
         """What its record says, in a few words; empty if it has none of this identity."""
@@ -159,11 +159,11 @@ class Run:
         """Load the newest whole checkpoint, if there is one: the step to go on from, and the facts kept with it."""
         checkpoint, damage = newest_checkpoint(self.checkpoints, self.identity)
         for line in damage:
-            self.say(f"{line}.")
+            self.log(f"{line}.")
         if checkpoint is None:
             return 0, {}
         checkpoint.restore(modules, optimizer)
-        self.say(f"goes on from step {checkpoint.step}.")
+        self.log(f"goes on from step {checkpoint.step}.")
         return checkpoint.step, checkpoint.facts
 
     def save(self, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer, facts: Mapping[str, Any]) -> None:
@@ -177,7 +177,7 @@ class Run:
         for folder in (self.folder, self.workspace.results):
             write_record(record, outcomes, folder)
 
-    def bring_back_record(self) -> None:
+    def restore_record(self) -> None:
         """Put the record of this finished run into the results, if none of this very recipe is there.
 
         It was removed, another recipe's stands in its place, or the results are kept elsewhere now.
@@ -194,7 +194,7 @@ class Run:
         write_json(self.folder / "finished.json", dict(facts))
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keep every other command from this run meanwhile.
 
         Raises:
@@ -272,9 +272,9 @@ def _fingerprints(planned: PlannedRun, workspace: Workspace) -> dict[str, str]:
     recipe = planned.recipe
     if isinstance(recipe, RobustnessRecipe):
         found = workspace.shifted(recipe.set)
-        if found.state is SetState.ABSENT and recipe.set.source != "folder":
+        if found.state is DatasetState.ABSENT and recipe.set.source != "folder":
             raise UserError(f"{found.name} is not at {found.where} yet: it is made when it is first measured.")
-        if found.state is SetState.ABSENT:
+        if found.state is DatasetState.ABSENT:
             raise NotRun(f"{planned.name}: not run: {found.name} is not at {found.where}: {found.problems[0]}")
         return {"test": found.fingerprint}
     assert isinstance(recipe, PretrainRecipe | ClassificationRecipe | SegmentationRecipe)
@@ -294,9 +294,9 @@ def needed_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) ->
     """
     other = next(run for run in suite.runs if run.name == planned.needs)
     run = open_run(suite, other, workspace)
-    standing = run.standing()
-    if standing.state is not State.FINISHED:
-        told = f"{standing.state} {standing.detail}".strip()
+    status = run.status()
+    if status.state is not RunState.FINISHED:
+        told = f"{status.state} {status.detail}".strip()
         measured = isinstance(planned.recipe, RobustnessRecipe)
         uses = "measures the classifier" if measured else "starts from the encoder"
         raise UserError(

@@ -4,27 +4,36 @@ The one place that knows every stage; stages are imported when their first run c
 """
 
 import importlib.util
+import io
+import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 
 import torch
 
-from lutbench.batches import Schedule
 from lutbench.data.images import check_pair
 from lutbench.data.masks import check_masks
 from lutbench.data.scenes import check_scenes
-from lutbench.encoders import create_encoder
 from lutbench.errors import UserError, listed
-from lutbench.processes import accelerator
+from lutbench.models.encoders import create_encoder
 from lutbench.progress import console
-from lutbench.recipes import ClassificationRecipe, DownstreamRecipe, FinetuneRecipe, PretrainRecipe, SegmentationRecipe
+from lutbench.recipes import (
+    ClassificationRecipe,
+    DownstreamRecipe,
+    FinetuneRecipe,
+    LinearRecipe,
+    PretrainRecipe,
+    SegmentationRecipe,
+)
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
-from lutbench.run import NotRun, Run, State, checkpoint_of, needed_run, open_run
-from lutbench.shifted.labels import label_space
-from lutbench.shifted.making import make_shifted
-from lutbench.shifted.sets import State as SetState
+from lutbench.run import NotRun, Run, RunState, checkpoint_of, needed_run, open_run
+from lutbench.train.batches import Schedule
+from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
+from robustness.datasets import DatasetState
+from robustness.labels import label_space
+from robustness.making import make_shifted
 
 THREADS = torch.get_num_threads()
 """As torch chose, from the cores and ``OMP_NUM_THREADS``."""
@@ -54,22 +63,22 @@ def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], wo
     workspace.make()
     for planned in chosen:
         run = open_run(suite, planned, workspace)
-        with run.held() if main else nullcontext():
+        with run.lock() if main else nullcontext():
             accelerator().wait_for_everyone()
-            standing = run.standing()
-            if standing.state is State.FINISHED:
+            status = run.status()
+            if status.state is RunState.FINISHED:
                 if main:
-                    run.bring_back_record()
-                run.say(f"finished already; {run.result()} ({run.folder})")
+                    run.restore_record()
+                run.log(f"finished already; {run.result()} ({run.folder})")
                 continue
-            if standing.state is State.STALE:
-                run.say(f"stale {standing.detail}; runs anew, and the old run stays in {standing.folder}")
+            if status.state is RunState.STALE:
+                run.log(f"stale {status.detail}; runs anew, and the old run stays in {status.folder}")
             if main:
                 run.start()
             accelerator().wait_for_everyone()
             perform(run)
             accelerator().wait_for_everyone()
-            run.say(run.result())
+            run.log(run.result())
 
 
 def perform(run: Run) -> None:
@@ -85,10 +94,24 @@ def perform(run: Run) -> None:
         from robustness.measure import measure
 
         measure(run)
-    else:
-        from downstream import perform as downstream
+    elif isinstance(recipe, FinetuneRecipe):
+        from downstream.finetune import finetune
 
-        downstream(run)
+        finetune(run)
+    elif isinstance(recipe, LinearRecipe):
+        from downstream.linear import linear_probe
+
+        linear_probe(run)
+    elif isinstance(recipe, SegmentationRecipe):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of torch and OpenMMLab's packages about each other
+            with redirect_stdout(io.StringIO()):  # they print what optional packages they miss
+                from downstream.segmentation.train import segment
+            segment(run)
+    else:
+        from downstream.knn import knn
+
+        knn(run)
 
 
 def check(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> None:
@@ -124,7 +147,7 @@ def check(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> None
 
 
 def _has_finished(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> bool:
-    return open_run(suite, planned, workspace).standing().state is State.FINISHED
+    return open_run(suite, planned, workspace).status().state is RunState.FINISHED
 
 
 def check_segmentation(planned: PlannedRun, recipe: SegmentationRecipe, workspace: Workspace) -> None:
@@ -164,14 +187,14 @@ def check_robustness(suite: LoadedSuite, planned: PlannedRun, recipe: Robustness
         UserError: if the set is not as published, its labels are no classes of the classifier, its images are stored at
             another size than the protocol takes, or the classifier cannot be had.
     """
-    from robustness.cells import check_set
     from robustness.classifier import side_and_space
+    from robustness.conditions import check_set
 
     if accelerator().is_main_process:
         make_shifted(recipe.set, workspace.data)
     accelerator().wait_for_everyone()
     found = workspace.shifted(recipe.set)
-    if found.state is SetState.ABSENT:
+    if found.state is DatasetState.ABSENT:
         raise NotRun(f"{planned.name}: not run: nothing of {found.name} is at {found.where}.")
     found.require()
     if planned.needs is None:
@@ -201,9 +224,9 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
             rows.append((planned.name, "missing", f"waits for {planned.needs}" if planned.needs else "", ""))
             problems += [] if planned.needs else [str(error)]
             continue
-        standing = run.standing()
-        state = f"{standing.state} {standing.detail}".strip()
-        rows.append((planned.name, state, run.result(), str(standing.folder)))
+        status = run.status()
+        state = f"{status.state} {status.detail}".strip()
+        rows.append((planned.name, state, run.result(), str(status.folder)))
     console.print(f"Suite {suite.name}")
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
     narrow = console.is_terminal and sum(widths) - 2 > console.width

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lutbench.data.images import ImageSet, Split, open_images
+from lutbench.data.images import ImageDataset, Split, open_images
 from lutbench.data.known import in_hub_cache
 from lutbench.data.scene_sets import open_scenes
-from lutbench.data.scenes import Scenes
+from lutbench.data.scenes import SegmentationDataset
 from lutbench.errors import UserError
-from lutbench.recipes import DataRecipe, ScenesRecipe
-from lutbench.recipes.robustness import ShiftedSetRecipe
-from lutbench.shifted.sets import Found, look_for
+from lutbench.recipes import DataRecipe, SegmentationDataRecipe
+from lutbench.recipes.robustness import RobustnessDatasetRecipe
+from robustness.datasets import DatasetListing, look_for
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,19 @@ class Workspace:
                     f"{option} {folder}: nothing can be written there. Change its permissions, or give another place."
                 )
 
-    def images(self, recipe: DataRecipe, split: Split) -> ImageSet:
+    def images(self, recipe: DataRecipe, split: Split) -> ImageDataset:
         """The images of a split, listed once per command."""
-        images: ImageSet = self._open(open_images, recipe, split)
+        images: ImageDataset = self._open(open_images, recipe, split)
         return images
 
-    def cached(self, recipe: DataRecipe, side: int, make: bool = False) -> ImageSet:
+    def cached(self, recipe: DataRecipe, side: int, make: bool = False) -> ImageDataset:
         """The training images in their cache of short side ``side``, which is made if it is not there and ``make``.
 
         Raises:
             UserError: if it is not there, or not whole.
         """
         from lutbench.data.cache import open_cache  # here, because datasets takes a second to import
-        from lutbench.data.caching import make_cache
+        from lutbench.data.cache_build import make_cache
 
         key = recipe.model_dump_json(), f"cache {side}"
         if key not in self._opened:
@@ -71,23 +71,23 @@ class Workspace:
                     f"{images.name}: there is no cache of short side {side}: it is made before a run. Give the command again."
                 )
             self._opened[key] = cached
-        opened: ImageSet = self._opened[key]
+        opened: ImageDataset = self._opened[key]
         return opened
 
-    def scenes(self, recipe: ScenesRecipe, split: Split) -> Scenes:
+    def scenes(self, recipe: SegmentationDataRecipe, split: Split) -> SegmentationDataset:
         """The images and masks of a split, listed once per command."""
-        scenes: Scenes = self._open(open_scenes, recipe, split)
+        scenes: SegmentationDataset = self._open(open_scenes, recipe, split)
         return scenes
 
-    def shifted(self, recipe: ShiftedSetRecipe) -> Found:
+    def shifted(self, recipe: RobustnessDatasetRecipe) -> DatasetListing:
         """What is there of a shifted set, listed once per command."""
         key = recipe.model_dump_json(), "test"
         if key not in self._opened:
             self._opened[key] = look_for(recipe, self.data)
-        found: Found = self._opened[key]
+        found: DatasetListing = self._opened[key]
         return found
 
-    def _open(self, opening: Callable[..., Any], recipe: DataRecipe | ScenesRecipe, split: Split) -> Any:
+    def _open(self, opening: Callable[..., Any], recipe: DataRecipe | SegmentationDataRecipe, split: Split) -> Any:
         key = recipe.model_dump_json(), split
         if key not in self._opened:
             try:
@@ -100,14 +100,14 @@ class Workspace:
             raise self._opened[key]
         return self._opened[key]
 
-    def fingerprint(self, recipe: DataRecipe | ScenesRecipe, split: Split) -> str:
+    def fingerprint(self, recipe: DataRecipe | SegmentationDataRecipe, split: Split) -> str:
         """What tells the content of a split from any other."""
         return (
-            self.scenes(recipe, split) if isinstance(recipe, ScenesRecipe) else self.images(recipe, split)
+            self.scenes(recipe, split) if isinstance(recipe, SegmentationDataRecipe) else self.images(recipe, split)
         ).fingerprint
 
 
-def refuse_to_download(recipe: DataRecipe | ScenesRecipe, root: Path) -> None:
+def refuse_to_download(recipe: DataRecipe | SegmentationDataRecipe, root: Path) -> None:
     """Raises UserError if a set would have to be downloaded from the Hub."""
     if recipe.source == "huggingface" and not (root / recipe.path).exists() and not in_hub_cache(recipe.path):
         raise UserError(

@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lutbench.batchnorm import SyncBatchNorm
 from lutbench.recipes import PretrainRecipe
+from lutbench.train.batchnorm import SyncBatchNorm
 
 
 class Targets(NamedTuple):

@@ -60,7 +60,7 @@ class Photometrics:
 
 
 def draw_photometrics() -> Photometrics:
-    """Draw all numbers, those that will not be used too: what follows does not depend on which are."""
+    """RngStream all numbers, those that will not be used too: what follows does not depend on which are."""
     order, *factors = ColorJitter.get_params(*COLOUR_RANGES)
     jitter, effect, blur = torch.rand(3).tolist()
     brightness, contrast, saturation, hue = factors

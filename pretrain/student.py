@@ -7,9 +7,9 @@ from timm.models import VisionTransformer
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
-from lutbench.encoders import create_encoder
-from lutbench.randomness import Draw, seeded
+from lutbench.models.encoders import create_encoder
 from lutbench.recipes import PretrainRecipe
+from lutbench.train.randomness import RngStream, seeded
 from pretrain.autoencoder import (
     Decoder,
     encode,
@@ -103,11 +103,11 @@ class Student(nn.Module):
 
 def build_student(recipe: PretrainRecipe, seed: int) -> Student:
     """The student of a recipe, with initial weights that depend on ``seed`` alone."""
-    with seeded(Draw.WEIGHTS, seed, Part.ENCODER):
+    with seeded(RngStream.WEIGHTS, seed, Part.ENCODER):
         encoder = create_encoder(recipe.encoder)
         initialise(encoder)
     width, embedding = encoder.embed_dim, encoder.patch_embed
-    with seeded(Draw.WEIGHTS, seed, Part.DECODER):
+    with seeded(RngStream.WEIGHTS, seed, Part.DECODER):
         decoder = Decoder(
             width,
             recipe.decoder_width,
@@ -120,7 +120,7 @@ def build_student(recipe: PretrainRecipe, seed: int) -> Student:
     heads: dict[str, Any] = {}
     if recipe.has_context:
         for name, part in (("projector", Part.PROJECTOR), ("predictor", Part.PREDICTOR)):
-            with seeded(Draw.WEIGHTS, seed, part):
+            with seeded(RngStream.WEIGHTS, seed, part):
                 heads[name] = head(width, recipe.head_width, recipe.head_depth, recipe.head_norm)
                 initialise(heads[name])
     return Student(

@@ -4,16 +4,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from lutbench.batches import Schedule, stream
-from lutbench.data.images import ImageSet, load_or_next
-from lutbench.encoders import export_encoder
-from lutbench.outcomes import Measurement
-from lutbench.processes import accelerator, autocast, reducing
-from lutbench.randomness import Draw, seeded
+from lutbench.data.images import ImageDataset, load_or_next
+from lutbench.evaluate.outcomes import Measurement
+from lutbench.models.encoders import export_encoder
 from lutbench.recipes import PretrainRecipe
 from lutbench.record import make_record
 from lutbench.run import Run
-from lutbench.training import Journal, check_moved, learning_rate, set_learning_rate, weights_digest
+from lutbench.train.batches import Schedule, stream
+from lutbench.train.logger import TrainingLogger
+from lutbench.train.processes import accelerator, autocast, reducing
+from lutbench.train.randomness import RngStream, seeded
+from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
 from pretrain.pictures import reconstruction_grid
 from pretrain.student import build_student, parameter_groups
 from pretrain.teacher import Teacher, momentum_at
@@ -70,32 +71,30 @@ def pretrain(run: Run) -> None:
     )
     warmup = schedule.steps_in(recipe.warmup_epochs)
     student.train()
-    journal = Journal(
+    logger = TrainingLogger(
         run.planned.name, run.folder, schedule, start, facts, log_every=recipe.log_every, save_every=recipe.save_every
     )
-    with journal:
-        waiting = journal.waiting(batches)
+    with logger:
+        waiting = logger.waiting(batches)
         for step in range(start, schedule.steps):
             lr = learning_rate(step, schedule.steps, warmup, recipe.lr, recipe.min_lr)
             set_learning_rate(optimizer, lr)
-            for accumulated in range(schedule.passes):
+            for accumulated in range(schedule.micro_batches):
                 batch = next(waiting)
                 views = Views.from_batch(batch, processes.device)
                 with autocast(recipe.precision):
                     targets = whole_views(views) if whole_views else None
-                with reducing(model, last=accumulated == schedule.passes - 1), autocast(recipe.precision):
+                with reducing(model, last=accumulated == schedule.micro_batches - 1), autocast(recipe.precision):
                     losses = model(views, targets)
-                    (losses.total / schedule.passes).backward()
-                journal.note(
-                    step, {n: loss for n, loss in losses._asdict().items() if loss is not None}, batch["index"]
-                )
+                    (losses.total / schedule.micro_batches).backward()
+                logger.note(step, {n: loss for n, loss in losses._asdict().items() if loss is not None}, batch["index"])
             optimizer.step()
             optimizer.zero_grad()
             if teacher:
                 teacher.update(student, momentum_at(recipe.momentum, step, schedule.steps))
-            if journal.end_step(step, lr):
-                run.save(step + 1, modules, optimizer, facts | journal.facts)
-                journal.stop_if_asked(step)
+            if logger.end_step(step, lr):
+                run.save(step + 1, modules, optimizer, facts | logger.facts)
+                logger.stop_if_asked(step)
     check_moved(student, facts["digest"])
 
     # What came of it
@@ -105,26 +104,26 @@ def pretrain(run: Run) -> None:
         reconstruction_grid(student, views, run.folder / "reconstructions.png", PICTURED)
         sha256 = export_encoder(student.encoder, recipe.encoder, run.folder)
         measurements = [
-            Measurement(metric=f"{name} loss", value=value, unit="") for name, value in journal.losses.items()
+            Measurement(metric=f"{name} loss", value=value, unit="") for name, value in logger.losses.items()
         ]
         record = make_record(
             run.planned,
             run.document,
             measurements,
-            wall_seconds=journal.seconds,
-            images_per_second=journal.images_per_second,
+            wall_seconds=logger.seconds,
+            images_per_second=logger.images_per_second,
             checkpoint=sha256,
             processes=processes.num_processes,
-            extra={"skipped": journal.skipped, "waiting_for_data": journal.waited / journal.seconds},
+            extra={"skipped": logger.skipped, "waiting_for_data": logger.waited / logger.seconds},
         )
         run.record(record, None)
         run.finish({"encoder": sha256})
 
 
-def pictured(images: ImageSet, recipe: PretrainRecipe, seed: int) -> dict[str, Tensor]:
+def pictured(images: ImageDataset, recipe: PretrainRecipe, seed: int) -> dict[str, Tensor]:
     """A batch of a few images for the pictures, spread over the set; views and masks of an epoch never trained on."""
     transform, samples = PretrainTransform(recipe), []
     for index in range(0, len(images), max(1, len(images) // PICTURED)):
-        with seeded(Draw.IMAGE, seed, recipe.epochs + 1, index):
+        with seeded(RngStream.IMAGE, seed, recipe.epochs + 1, index):
             samples.append(transform(load_or_next(images, index)[0]))
     return default_collate(samples[:PICTURED])  # type: ignore[no-any-return]

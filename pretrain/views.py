@@ -15,9 +15,9 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
-from lutbench.encoders import create_encoder
+from lutbench.data.tensors import normalised, resize_short_side, to_tensor
 from lutbench.errors import UserError
-from lutbench.pixels import normalised, resize_short_side, to_tensor
+from lutbench.models.encoders import create_encoder
 from lutbench.recipes import PretrainRecipe
 from pretrain.photometrics import apply_in_batch, draw_photometrics
 

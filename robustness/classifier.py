@@ -9,15 +9,15 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from lutbench.encoders import check_name
+from lutbench.data.tensors import Colour, normalised
 from lutbench.errors import UserError
 from lutbench.files import read_json
-from lutbench.pixels import Colour, normalised
-from lutbench.processes import accelerator
+from lutbench.models.encoders import check_name
+from lutbench.models.pretrained import check_pretrained, fit, pretrained_model
+from lutbench.models.weights import read_weights, sha256_of
 from lutbench.recipes.robustness import ClassifierSource
-from lutbench.shifted.labels import LabelSpace, imagenet_1k, label_space
-from lutbench.sources import check_pretrained, fit, pretrained_model
-from lutbench.weights import read_weights, sha256_of
+from lutbench.train.processes import accelerator
+from robustness.labels import LabelSpace, imagenet_1k, label_space
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def side_and_space(
 
 
 def _export_of(weights: Path) -> dict[str, Any] | None:
-    """What stands beside weights that this suite exported (:func:`lutbench.encoders.export_encoder`)."""
+    """What stands beside weights that this suite exported (:func:`lutbench.models.encoders.export_encoder`)."""
     beside = weights.with_suffix(".json")
     facts: dict[str, Any] = read_json(beside) if beside.is_file() else {}
     return facts if facts.get("sha256") == sha256_of(weights) else None

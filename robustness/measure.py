@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from lutbench.errors import UserError
-from lutbench.every_image import Computed, over_images
+from lutbench.evaluate.inference import Computed, over_images
 from lutbench.files import whole_file
-from lutbench.processes import accelerator
-from lutbench.recipes.robustness import RobustnessRecipe, ShiftedSetRecipe
+from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
 from lutbench.record import make_record
 from lutbench.run import Run
-from lutbench.shifted.outcomes import CellOutcomes, RobustOutcomes
-from lutbench.shifted.sets import cell_folders
-from robustness.cells import Cell, open_cell
+from lutbench.train.processes import accelerator
 from robustness.classifier import Classifier, load_classifier
+from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
+from robustness.conditions import Condition, open_condition
+from robustness.datasets import condition_folders
 from robustness.occlusion import Change, occlusions
 from robustness.preprocessing import all_views, seen_as
 from robustness.protocols import Asked
@@ -43,12 +43,12 @@ def measure(run: Run) -> None:
         if all(path.is_file() for path in kept.values()):
             continue
         started = time.monotonic()
-        cell = open_cell(recipe.set, root, names[0], classifier.space)
+        cell = open_condition(recipe.set, root, names[0], classifier.space)
         told = names[0] if len(names) == 1 else f"{len(names)} occlusions"
         of = f" ({number} of {len(passes)})" if len(passes) > 1 else ""
         title = f"{run.planned.name}{f' {told}' if told else ''}{of}"
         changes = {name: occlusions(recipe.set)[name] if recipe.set.kind == "occlusion" else None for name in names}
-        measured = measure_cells(classifier, cell, changes, recipe, title)
+        measured = measure_conditions(classifier, cell, changes, recipe, title)
         if main:
             seconds = (time.monotonic() - started) / len(names)
             for name, outcomes in measured.items():
@@ -58,7 +58,7 @@ def measure(run: Run) -> None:
         read = [_read(_kept(run, name)) for names in passes for name in names]
         cells, seconds = [one for ways, _ in read for one in ways], sum(took for _, took in read)
         seen = sum(len(one.label) for one in cells)
-        robust = RobustOutcomes.of(recipe.set, cells)
+        robust = RobustnessOutcomes.of(recipe.set, cells)
         record = make_record(
             run.planned,
             run.document,
@@ -73,9 +73,9 @@ def measure(run: Run) -> None:
 
 
 @torch.no_grad()
-def measure_cells(
-    classifier: Classifier, cell: Cell, changes: Mapping[str, Change | None], recipe: RobustnessRecipe, title: str
-) -> dict[str, list[CellOutcomes]]:
+def measure_conditions(
+    classifier: Classifier, cell: Condition, changes: Mapping[str, Change | None], recipe: RobustnessRecipe, title: str
+) -> dict[str, list[ConditionOutcomes]]:
     """Outcomes of one cell's images under every change of their pixels, by name, each in every way of seeing.
 
     Images are decoded once, and all protocols answered from the same logits; on every process.
@@ -107,7 +107,7 @@ def measure_cells(
     protocols, labels = [protocol.name for protocol in cell.protocols], cell.labels[computed.index]
     return {
         name: [
-            CellOutcomes.of(
+            ConditionOutcomes.of(
                 name,
                 seen_as(how),
                 protocols,
@@ -126,15 +126,15 @@ def _changed(pixels: Tensor, index: Tensor, change: Change | None) -> Tensor:
     return pixels if change is None else change(pixels, index)
 
 
-def _passes(recipe: ShiftedSetRecipe, root: Path) -> Iterator[list[str]]:
+def _passes(recipe: RobustnessDatasetRecipe, root: Path) -> Iterator[list[str]]:
     """The cells of a set; those that are of the same images together."""
     if recipe.kind == "occlusion":
         yield list(recipe.occlusions)
     else:
-        yield from ([name] for name in cell_folders(recipe, root))
+        yield from ([name] for name in condition_folders(recipe, root))
 
 
-def _check_finite(computed: Computed, cell: Cell) -> None:
+def _check_finite(computed: Computed, cell: Condition) -> None:
     wrong = (computed.values[..., 0] < 0).flatten(1).any(1).numpy()
     if wrong.any():
         first = cell.images.image_name(int(computed.index[wrong][0]))
@@ -148,18 +148,18 @@ def _kept(run: Run, cell: str) -> Path:
     return run.cells / f"{cell.replace('/', '-') or 'all'}.npz"
 
 
-def _write(ways: list[CellOutcomes], seconds: float, path: Path) -> None:
+def _write(ways: list[ConditionOutcomes], seconds: float, path: Path) -> None:
     arrays = {f"{place}.{name}": array for place, one in enumerate(ways) for name, array in one.arrays().items()}
     arrays |= {"ways": np.array(len(ways)), "seconds": np.array(seconds)}
     with whole_file(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def _read(path: Path) -> tuple[list[CellOutcomes], float]:
+def _read(path: Path) -> tuple[list[ConditionOutcomes], float]:
     """A cell's outcomes in every way of seeing, and how long it took."""
     with np.load(path, allow_pickle=False) as arrays:
         ways = [
-            CellOutcomes.from_arrays(
+            ConditionOutcomes.from_arrays(
                 {name.removeprefix(f"{place}."): arrays[name] for name in arrays.files if name.startswith(f"{place}.")}
             )
             for place in range(int(arrays["ways"]))

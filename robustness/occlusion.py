@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from lutbench.errors import UserError
-from lutbench.randomness import Draw, generator
-from lutbench.recipes.robustness import ShiftedSetRecipe
+from lutbench.recipes.robustness import RobustnessDatasetRecipe
+from lutbench.train.randomness import RngStream, generator
 
 Change = Callable[[Tensor, Tensor], Tensor]
 """From uint8 pixels (B, 3, S, S) and the images' places in their set (B,) to other pixels."""
 
 
-def occlusions(recipe: ShiftedSetRecipe) -> dict[str, Change]:
+def occlusions(recipe: RobustnessDatasetRecipe) -> dict[str, Change]:
     """The changes of a set of ``kind = "occlusion"``, by name of the cell: ``drop 3/10``, ``shuffle 4x4``."""
     return {
         cell: partial(drop_patches, tenths=many, grid=recipe.drop_grid)
@@ -70,7 +70,9 @@ def check_grid(side: int, grid: int) -> None:
 
 def _orders(index: Tensor, grid: int) -> Tensor:
     """An order (B, grid * grid) of the tiles of every image, from bits that NumPy promises never to change."""
-    keys = [generator(Draw.OCCLUSION, grid, place).bit_generator.random_raw(grid * grid) for place in index.tolist()]
+    keys = [
+        generator(RngStream.OCCLUSION, grid, place).bit_generator.random_raw(grid * grid) for place in index.tolist()
+    ]
     return torch.from_numpy(np.argsort(np.stack(keys), axis=1, kind="stable"))
 
 

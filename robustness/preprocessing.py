@@ -15,15 +15,15 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lutbench.data.images import ImageSet
+from lutbench.data.images import ImageDataset
+from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
-from lutbench.pixels import to_tensor
-from lutbench.recipes.robustness import Resizing, ShiftedSetRecipe
+from lutbench.recipes.robustness import Resizing, RobustnessDatasetRecipe
 
 _INTERPOLATION = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
 
 
-def all_views(image: Image.Image, recipe: ShiftedSetRecipe, side: int, eval_crop: float) -> Tensor:
+def all_views(image: Image.Image, recipe: RobustnessDatasetRecipe, side: int, eval_crop: float) -> Tensor:
     """An image preprocessed in every way of the recipe, uint8 (V, 3, S, S), decoded once.
 
     Raises:
@@ -32,7 +32,7 @@ def all_views(image: Image.Image, recipe: ShiftedSetRecipe, side: int, eval_crop
     return torch.stack([view(image, recipe, how, side, eval_crop) for how in recipe.preprocessing])
 
 
-def view(image: Image.Image, recipe: ShiftedSetRecipe, how: Resizing, side: int, eval_crop: float) -> Tensor:
+def view(image: Image.Image, recipe: RobustnessDatasetRecipe, how: Resizing, side: int, eval_crop: float) -> Tensor:
     """An RGB image as uint8 (3, S, S); ``eval_crop`` holds where the recipe has none.
 
     Raises:
@@ -57,7 +57,7 @@ def seen_as(how: Resizing) -> str:
     return how if how in _INTERPOLATION else ""
 
 
-def check_stored_size(images: ImageSet, recipe: ShiftedSetRecipe, side: int) -> None:
+def check_stored_size(images: ImageDataset, recipe: RobustnessDatasetRecipe, side: int) -> None:
     """Whether the first image can be preprocessed for a classifier of this side, before many are.
 
     Raises:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lutbench.shifted.labels import Answer
+from robustness.labels import Answer
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Asked:
     def __call__(self, logits: Tensor, index: Tensor) -> Tensor:
         """(B, p, 3), float32: prediction, rank and highest softmax of ``logits`` (B, C) of the images ``index`` (B,).
 
-        As in :class:`lutbench.shifted.outcomes.CellOutcomes`. Of equal scores the lower class comes first. Prediction and
+        As in :class:`robustness.condition_outcomes.ConditionOutcomes`. Of equal scores the lower class comes first. Prediction and
         rank are -1, and the softmax is NaN, where a logit is not finite.
         """
         scores = logits.float()

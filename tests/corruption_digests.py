@@ -5,7 +5,7 @@ import json
 
 from record_imagecorruptions import clean_images
 
-from lutbench.shifted.corruptions import CORRUPTIONS, EXTRA, SEVERITIES, corrupt, draw_of
+from robustness.corruptions import CORRUPTIONS, EXTRA, SEVERITIES, corrupt, draw_of
 
 
 def digests() -> dict[str, str]:

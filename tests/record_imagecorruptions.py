@@ -21,7 +21,7 @@ NOT_COMPARED = ("frost", "elastic_transform")
 """The package's frost are photographs, ours are drawn; its elastic transform is another one than ImageNet-C's."""
 
 SEEDED = ("impulse_noise", "glass_blur")
-"""Draw from generators of their own, not from NumPy's global one."""
+"""RngStream from generators of their own, not from NumPy's global one."""
 
 REPEATS = 60
 

@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional
 
 from downstream.augment import eval_transform, linear_transform, train_transform
-from lutbench.pixels import normalised as on_device
-from lutbench.randomness import Draw, seeded
+from lutbench.data.tensors import normalised as on_device
 from lutbench.recipes import (
     DataRecipe,
     EncoderRecipe,
@@ -23,6 +22,7 @@ from lutbench.recipes import (
     LinearRecipe,
     PretrainRecipe,
 )
+from lutbench.train.randomness import RngStream, seeded
 from pretrain.views import PretrainTransform
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -128,7 +128,7 @@ def test_no_draw_of_the_default_recipe_stops_a_run() -> None:
     """Its posterize asks for 0 bits about once in 600 images, which some versions of Pillow refuse."""
     transform, image = train_transform(finetune()), picture(48, 48)
     for index in range(5000):
-        with seeded(Draw.IMAGE, 0, 0, index):
+        with seeded(RngStream.IMAGE, 0, 0, index):
             assert transform(image).isfinite().all()
 
 
@@ -152,14 +152,14 @@ def test_the_key_alone_decides_what_is_drawn(name: str) -> None:
     transform, image = TRANSFORMS[name](), picture(60, 50)
     looks = []
     for key in (1, 1, 2):
-        with seeded(Draw.IMAGE, key):
+        with seeded(RngStream.IMAGE, key):
             looks.append(transform(image))
         torch.rand(3), np.random.rand(2)  # noqa: NPY002 - states left behind must not matter
     assert torch.equal(looks[0], looks[1])
     assert not torch.equal(looks[0], looks[2])
 
 
-class Looks(Dataset[dict[str, Tensor]]):
+class Samples(Dataset[dict[str, Tensor]]):
     """Every transform of the suite that draws, on one image, under the image's key."""
 
     def __init__(self) -> None:
@@ -171,13 +171,13 @@ class Looks(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         image = picture(60 + index, 50)
-        with seeded(Draw.IMAGE, index):
+        with seeded(RngStream.IMAGE, index):
             return {"train": self.train(image), "linear": self.linear(image), **self.pretrain(image)}
 
 
 @pytest.mark.parametrize(("context", "workers"), [("fork", 1), ("fork", 2), ("spawn", 1)])
 def test_loader_workers_draw_the_same_bits(context: str, workers: int) -> None:
-    looks = Looks()
+    looks = Samples()
     loader = DataLoader(looks, batch_size=2, num_workers=workers, multiprocessing_context=context)
     for number, batch in enumerate(loader):
         for place in range(2):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from image_files import tree
 
-from lutbench.batches import Schedule, stream
 from lutbench.data.images import open_images
 from lutbench.errors import UserError
 from lutbench.recipes import DataRecipe
+from lutbench.train.batches import Schedule, stream
 
 
 def test_every_image_is_seen_once_per_epoch_and_no_step_is_partial() -> None:
@@ -49,7 +49,7 @@ def test_however_a_batch_is_cut_a_flip_pairs_the_same_images(micro_batch: int, p
     pairs, seen = set(), []
     for rank in range(processes):
         schedule = Schedule(24, 1, 12, micro_batch, 0, rank, processes)
-        for accumulated in range(schedule.passes):
+        for accumulated in range(schedule.micro_batches):
             rows = schedule.rows(accumulated)
             seen += rows
             pairs |= {frozenset(pair) for pair in zip(rows, rows[::-1], strict=True)}

@@ -11,7 +11,7 @@ from tiny_student import random_views, tiny_recipe
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lutbench.batchnorm import SyncBatchNorm
+from lutbench.train.batchnorm import SyncBatchNorm
 from pretrain.student import build_student
 from pretrain.teacher import Teacher
 from pretrain.views import Views

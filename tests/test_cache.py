@@ -14,16 +14,16 @@ import torch
 from image_files import COLOURS, picture
 from torch.utils.data import DataLoader
 
-from lutbench.data import cache, caching
+from lutbench.data import cache, cache_build
 from lutbench.data.cache import cache_folder, open_cache
-from lutbench.data.caching import expected_bytes, make_cache, repair_cache
-from lutbench.data.images import ImageSet, UndecodableImage, load_or_next, open_images
-from lutbench.data.preparing import prepare_set
+from lutbench.data.cache_build import expected_bytes, make_cache, repair_cache
+from lutbench.data.images import ImageDataset, UndecodableImage, load_or_next, open_images
+from lutbench.data.prepare import prepare_set
+from lutbench.data.tensors import resize_short_side
 from lutbench.errors import UserError
 from lutbench.files import read_json
-from lutbench.pixels import resize_short_side
-from lutbench.randomness import reseed
 from lutbench.recipes import DataRecipe, PretrainRecipe, read_recipe
+from lutbench.train.randomness import reseed
 from pretrain.views import PretrainTransform
 
 SIDE = 16
@@ -32,11 +32,11 @@ COUNT = 23
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caching, "SHARD", 5)
+    monkeypatch.setattr(cache_build, "SHARD", 5)
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> ImageSet:
+def images(tmp_path: Path) -> ImageDataset:
     """Of different shapes, larger and smaller than the cache's."""
     for number in range(COUNT):
         name = list(COLOURS)[number % 3]
@@ -47,11 +47,11 @@ def images(tmp_path: Path) -> ImageSet:
     return opened(tmp_path)
 
 
-def opened(root: Path, **changes: object) -> ImageSet:
+def opened(root: Path, **changes: object) -> ImageDataset:
     return open_images(read_recipe(DataRecipe, {"path": "set", **changes}, "data"), "train", root)
 
 
-def test_a_cached_image_is_the_resized_file_bit_by_bit(images: ImageSet, tmp_path: Path) -> None:
+def test_a_cached_image_is_the_resized_file_bit_by_bit(images: ImageDataset, tmp_path: Path) -> None:
     cached = make_cache(images, SIDE, tmp_path)
     assert len(cached) == COUNT
     assert cached.labels is images.labels
@@ -61,7 +61,7 @@ def test_a_cached_image_is_the_resized_file_bit_by_bit(images: ImageSet, tmp_pat
 
 
 @pytest.mark.parametrize("on", ["loader", "device"])
-def test_views_from_the_cache_are_those_from_the_files(images: ImageSet, tmp_path: Path, on: str) -> None:
+def test_views_from_the_cache_are_those_from_the_files(images: ImageDataset, tmp_path: Path, on: str) -> None:
     encoder = {"model": "vit_tiny_patch16_224", "image_size": SIDE, "patch_size": 4}
     recipe = read_recipe(PretrainRecipe, {"data": {}, "encoder": encoder, "photometrics_on": on}, "pretrain.lut")
     transform, cached = PretrainTransform(recipe), make_cache(images, SIDE, tmp_path)
@@ -74,7 +74,7 @@ def test_views_from_the_cache_are_those_from_the_files(images: ImageSet, tmp_pat
         assert all(torch.equal(samples[0][name], samples[1][name]) for name in samples[0])
 
 
-def test_loader_processes_read_the_same_pixels(images: ImageSet, tmp_path: Path) -> None:
+def test_loader_processes_read_the_same_pixels(images: ImageDataset, tmp_path: Path) -> None:
     cached = make_cache(images, SIDE, tmp_path)
 
     expected = [np.asarray(cached.image(index)) for index in range(COUNT)]
@@ -84,7 +84,7 @@ def test_loader_processes_read_the_same_pixels(images: ImageSet, tmp_path: Path)
 
 
 class _Pixels:
-    def __init__(self, images: ImageSet) -> None:
+    def __init__(self, images: ImageDataset) -> None:
         self.images = images
 
     def __len__(self) -> int:
@@ -95,32 +95,32 @@ class _Pixels:
 
 
 def test_what_was_interrupted_goes_on_and_ends_with_the_same_bits(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = make_cache(images, SIDE, tmp_path)
     contents = {file.name: file.read_bytes() for file in whole.folder.glob("*.arrow")}
     shutil.rmtree(whole.folder)
-    written = caching._write_shard
+    written = cache_build._write_shard
 
     def interrupted(path: Path, *rest: object) -> None:
         if path.name == "00003.arrow":
             raise KeyboardInterrupt
         written(path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(caching, "_write_shard", interrupted)
+    monkeypatch.setattr(cache_build, "_write_shard", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_cache(images, SIDE, tmp_path)
     assert open_cache(images, SIDE, tmp_path) is None, "a part is not taken for the whole"
     kept = {file.name: file.stat().st_mtime_ns for file in whole.folder.glob("*.arrow")}
     assert sorted(kept) == ["00000.arrow", "00001.arrow", "00002.arrow"]
-    monkeypatch.setattr(caching, "_write_shard", written)
+    monkeypatch.setattr(cache_build, "_write_shard", written)
     again = make_cache(images, SIDE, tmp_path)
     assert again.fingerprint == whole.fingerprint
     assert {file.name: file.read_bytes() for file in again.folder.glob("*.arrow")} == contents
     assert all((again.folder / name).stat().st_mtime_ns == time for name, time in kept.items()), "made twice"
 
 
-def test_a_damaged_file_is_noticed_and_made_again(images: ImageSet, tmp_path: Path) -> None:
+def test_a_damaged_file_is_noticed_and_made_again(images: ImageDataset, tmp_path: Path) -> None:
     cached = make_cache(images, SIDE, tmp_path)
     path = cached.folder / "00001.arrow"
     good = path.read_bytes()
@@ -135,7 +135,7 @@ def test_a_damaged_file_is_noticed_and_made_again(images: ImageSet, tmp_path: Pa
 
 
 def test_damage_is_found_also_where_a_repair_was_killed_or_cache_json_is_gone(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached = make_cache(images, SIDE, tmp_path)
     shards = [cached.folder / f"0000{number}.arrow" for number in (1, 3)]
@@ -172,7 +172,7 @@ def test_damage_is_found_also_where_a_repair_was_killed_or_cache_json_is_gone(
 @pytest.mark.parametrize("content", ["{}", "[]", "null", "{"])
 @pytest.mark.parametrize("name", ["cache.json", "00002.json"])
 def test_facts_that_are_not_as_written_are_written_again(
-    images: ImageSet, tmp_path: Path, content: str, name: str
+    images: ImageDataset, tmp_path: Path, content: str, name: str
 ) -> None:
     cached = make_cache(images, SIDE, tmp_path)
     (cached.folder / name).write_text(content)
@@ -186,7 +186,7 @@ def test_facts_that_are_not_as_written_are_written_again(
 
 
 def test_a_file_with_other_rows_or_of_another_pillow_is_made_again(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cached = make_cache(images, SIDE, tmp_path)
     pixels = [np.array(cached.image(index)) for index in range(COUNT)]
@@ -196,7 +196,7 @@ def test_a_file_with_other_rows_or_of_another_pillow_is_made_again(
     again = make_cache(images, SIDE, tmp_path)
     assert len(again) == COUNT
     assert all(np.array_equal(again.image(index), pixels[index]) for index in range(COUNT))
-    for module in (cache, caching):
+    for module in (cache, cache_build):
         monkeypatch.setattr(module, "PILLOW", "0.1")
     capsys.readouterr()
     assert open_cache(images, SIDE, tmp_path)
@@ -208,11 +208,11 @@ def test_a_file_with_other_rows_or_of_another_pillow_is_made_again(
 
 
 def test_another_resampling_is_another_fingerprint_and_another_size_of_files_is_not(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = make_cache(images, SIDE, tmp_path)
     shutil.rmtree(first.folder)
-    monkeypatch.setattr(caching, "SHARD", 7)
+    monkeypatch.setattr(cache_build, "SHARD", 7)
     assert make_cache(images, SIDE, tmp_path).fingerprint == first.fingerprint
     assert make_cache(opened(tmp_path, label="My set"), SIDE, tmp_path).folder == first.folder
     monkeypatch.setitem(cache.HOW, "resampling", "nearest")
@@ -220,7 +220,7 @@ def test_another_resampling_is_another_fingerprint_and_another_size_of_files_is_
 
 
 def test_processes_that_ask_at_once_make_it_once(
-    images: ImageSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    images: ImageDataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     processes = [
         multiprocessing.get_context("fork").Process(target=make_cache, args=(images, SIDE, tmp_path)) for _ in range(3)
@@ -234,7 +234,7 @@ def test_processes_that_ask_at_once_make_it_once(
     assert repair_cache(images, SIDE, tmp_path) == 0
 
 
-def test_a_whole_cache_is_read_where_nothing_may_be_written(images: ImageSet, tmp_path: Path) -> None:
+def test_a_whole_cache_is_read_where_nothing_may_be_written(images: ImageDataset, tmp_path: Path) -> None:
     folder = make_cache(images, SIDE, tmp_path).folder
     (folder / ".lock").unlink(missing_ok=True)
     names = sorted(folder.iterdir())
@@ -242,7 +242,7 @@ def test_a_whole_cache_is_read_where_nothing_may_be_written(images: ImageSet, tm
     assert sorted(folder.iterdir()) == names, "not even a lock"
 
 
-def test_what_a_killed_process_was_writing_is_removed(images: ImageSet, tmp_path: Path) -> None:
+def test_what_a_killed_process_was_writing_is_removed(images: ImageDataset, tmp_path: Path) -> None:
     folder = cache_folder(images, SIDE, tmp_path)
     folder.mkdir(parents=True)
     (folder / ".00001.arrow.partial-123").write_bytes(b"part")
@@ -261,7 +261,7 @@ def files_of_at_most(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_leaves_whole_files_only(images: ImageSet, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_whole_files_only(images: ImageDataset, tmp_path: Path) -> None:
     whole = make_cache(images, SIDE, tmp_path)
     sizes = [shard["bytes"] for shard in read_json(whole.folder / "cache.json")["shards"]]
     shutil.rmtree(whole.folder)
@@ -276,7 +276,7 @@ def test_a_full_disk_leaves_whole_files_only(images: ImageSet, tmp_path: Path) -
 
 
 def test_too_little_room_is_said_before_anything_is_made(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     needed = expected_bytes(images, SIDE)
     pixels = sum(np.asarray(resize_short_side(images.image(index), SIDE)).size for index in range(COUNT))
@@ -288,7 +288,7 @@ def test_too_little_room_is_said_before_anything_is_made(
     assert not list(cache_folder(images, SIDE, tmp_path).glob("*.arrow"))
 
 
-def test_other_files_and_another_side_have_another_cache_and_fingerprint(images: ImageSet, tmp_path: Path) -> None:
+def test_other_files_and_another_side_have_another_cache_and_fingerprint(images: ImageDataset, tmp_path: Path) -> None:
     first, other = make_cache(images, SIDE, tmp_path), make_cache(images, 2 * SIDE, tmp_path)
     picture(COLOURS["cat"], 99, 30).save(tmp_path / "set/train/cat/new.png")
     third = make_cache(opened(tmp_path), SIDE, tmp_path)
@@ -298,7 +298,9 @@ def test_other_files_and_another_side_have_another_cache_and_fingerprint(images:
     assert (facts["how"]["resampling"], facts["side"], facts["source"]) == ("bicubic", SIDE, images.fingerprint)
 
 
-def test_an_image_that_cannot_be_decoded_stops_the_cache_or_is_passed_over(images: ImageSet, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_decoded_stops_the_cache_or_is_passed_over(
+    images: ImageDataset, tmp_path: Path
+) -> None:
     (tmp_path / "set/train/cat/00.png").write_bytes(b"nothing")
     with pytest.raises(UndecodableImage, match=r"00\.png"):
         make_cache(opened(tmp_path), SIDE, tmp_path)

@@ -14,12 +14,12 @@ from image_files import tree
 from toy_sets import camvid, flowers, text_of, told
 
 from lutbench.data.catalogue import any_set, list_sets, sets_here, status_of
-from lutbench.data.checks import check_set
+from lutbench.data.describe import render_list, render_set
 from lutbench.data.known import CATALOGUE
-from lutbench.data.listing import render_list, render_set
-from lutbench.data.preparing import prepare_set
+from lutbench.data.prepare import prepare_set
+from lutbench.data.verify import check_set
 from lutbench.errors import UserError
-from lutbench.shifted.published import PUBLISHED
+from robustness.published_sets import PUBLISHED
 
 # The list
 

@@ -12,18 +12,18 @@ from image_files import COLOURS, encoded, picture, tree
 from PIL import Image
 from toy_sets import camvid, flowers, text_of, told
 
-from lutbench.data import checks, looking
+from lutbench.data import integrity, verify
 from lutbench.data.catalogue import list_sets
-from lutbench.data.checks import check_set, render_check
 from lutbench.data.folder import open_folder
 from lutbench.data.images import open_images
 from lutbench.data.known import CATALOGUE
 from lutbench.data.manifest import manifest_path, read_manifest
+from lutbench.data.verify import check_set, render_check
 from lutbench.recipes import DataRecipe, SegmentationRecipe
 from lutbench.recipes.loading import load_suite
-from lutbench.shifted.labels import imagenet_1k, known_folders
-from lutbench.shifted.published import PUBLISHED
 from lutbench.workspace import Workspace
+from robustness.labels import imagenet_1k, known_folders
+from robustness.published_sets import PUBLISHED
 
 
 def test_a_whole_set_passes_its_check(tmp_path: Path) -> None:
@@ -102,14 +102,14 @@ def test_a_check_names_what_is_missing_and_what_is_broken(tmp_path: Path) -> Non
 
 
 def test_a_check_of_a_sample_decodes_evenly_spaced_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "SAMPLE", 5)
+    monkeypatch.setattr(verify, "SAMPLE", 5)
     folder = flowers(tmp_path)
     (folder / "train/c9/image_0059.jpg").write_bytes(b"broken")  # the last of the last class in order of names
     report = check_set("flowers17", tmp_path)
     assert "1 images cannot be decoded: c9/image_0059.jpg" in " ".join(report.problems)
     assert any("4 of 5 images looked at" in line for line in report.lines)
     train = open_folder(folder / "train", "flowers17", "train")
-    assert looking.look(train, 5).indices.tolist() == [0, 254, 509, 764, 1019]
+    assert integrity.look(train, 5).indices.tolist() == [0, 254, 509, 764, 1019]
 
 
 def test_missing_classes_of_imagenet_are_named(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_images_that_are_in_both_splits_are_counted_and_named(
     assert any("no image is in both splits" in line for line in check_set("flowers17", tmp_path, full).lines)
     for source, copy in (("c3/image_0007", "c3/image_0002"), ("c4/image_0050", "c11/image_0019")):
         shutil.copyfile(folder / f"train/{source}.jpg", folder / f"val/{copy}.jpg")
-    monkeypatch.setattr(checks, "SAMPLE", 340)  # all of val
+    monkeypatch.setattr(verify, "SAMPLE", 340)  # all of val
     report = check_set("flowers17", tmp_path, full)
     assert report.problems == []
     note = next(note for note in report.notes if "byte for byte" in note)
@@ -183,7 +183,7 @@ def test_images_that_are_in_both_splits_are_counted_and_named(
 
 
 def test_a_sample_is_compared_with_files_of_its_sizes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looking, "COMPARED", 2)
+    monkeypatch.setattr(integrity, "COMPARED", 2)
     for split, sizes in (("train", (10, 20, 20, 20, 30)), ("val", (20, 40))):
         (tmp_path / split).mkdir()
         for number, size in enumerate(sizes):
@@ -196,8 +196,8 @@ def test_a_sample_is_compared_with_files_of_its_sizes_alone(tmp_path: Path, monk
         return b"a" * int(train.sizes[index])
 
     monkeypatch.setattr(train, "content", content)
-    looks = looking.look(val), looking.look(val)
-    found = looking.find_duplicates(train, val, looks)
+    looks = integrity.look(val), integrity.look(val)
+    found = integrity.find_duplicates(train, val, looks)
     assert sorted(read) == ["1.png", "3.png"]
     assert found.pairs == [("0.png", "1.png")]
     assert "2 of 3 of the same size in bytes" in str(found)
@@ -228,7 +228,7 @@ def test_images_of_unusual_kinds_are_noted_and_no_problem(tmp_path: Path) -> Non
 def test_an_empty_file_is_found_even_where_only_a_sample_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "SAMPLE", 2)
+    monkeypatch.setattr(verify, "SAMPLE", 2)
     folder = flowers(tmp_path)
     (folder / "train/c2/image_0030.jpg").write_bytes(b"")
     assert "train: 1 files are empty: c2/image_0030.jpg." in told(check_set("flowers17", tmp_path))
@@ -304,7 +304,7 @@ def test_a_second_check_says_whether_anything_changed(tmp_path: Path) -> None:
 def test_what_a_full_check_found_outlives_the_check_of_a_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "SAMPLE", 2)
+    monkeypatch.setattr(verify, "SAMPLE", 2)
     folder = flowers(tmp_path)
     (folder / "train/c2/image_0030.jpg").write_bytes(b"broken")
     check_set("flowers17", tmp_path, full=True)

@@ -25,9 +25,9 @@ from lutbench.data.known import CATALOGUE
 from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
 from lutbench.run import open_run
-from lutbench.shifted.published import PUBLISHED
 from lutbench.workspace import Workspace
 from pretrain.parity import TOLERANCES
+from robustness.published_sets import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "fixtures" / "lut_steps.npz"
@@ -362,7 +362,7 @@ def test_a_run_that_another_process_holds_is_left_to_it(fresh: Path, lutbench: C
     holds, may_end = context.Event(), context.Event()
 
     def hold() -> None:
-        with run.held():
+        with run.lock():
             holds.set()
             may_end.wait(60)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lutbench.confusions import Confusions, mean_iou
-from lutbench.outcomes import Measurement, names_fingerprint
+from downstream.segmentation.confusions import Confusions, mean_iou
+from lutbench.evaluate.outcomes import Measurement, names_fingerprint
 
 CLASSES = ("sky", "tree", "car", "sea", "ship")
 IGNORED = 255

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.folder import FolderImages, open_folder
-from lutbench.data.photographs import BUILT, build, check_pixels, open_built
+from lutbench.data.toy.photographs import BUILT, build, check_pixels, open_built
 from lutbench.errors import UserError
-from lutbench.recipes.robustness import ShiftedSetRecipe
-from lutbench.shifted import corrupted
-from lutbench.shifted.corrupted import build_corrupted, open_corrupted, prepared
-from lutbench.shifted.corruptions import corrupt, draw_of
-from lutbench.shifted.sets import State, look_for
+from lutbench.recipes.robustness import RobustnessDatasetRecipe
+from robustness import corrupted
+from robustness.corrupted import build_corrupted, open_corrupted, prepared
+from robustness.corruptions import corrupt, draw_of
+from robustness.datasets import DatasetState, look_for
 
 FORK = multiprocessing.get_context("fork")
 
@@ -74,8 +74,8 @@ def test_a_copy_is_laid_out_as_imagenet_c_and_keeps_names_and_classes(built: Pat
 
 def test_the_robustness_stage_finds_it_whole(built: Path) -> None:
     settings = {"path": built.name, "kind": "corruptions", "severities": [2, 5], "classes": 2, "images": 12}
-    found = look_for(ShiftedSetRecipe.model_validate(settings), built.parent)
-    assert (found.state, found.problems) == (State.WHOLE, ())
+    found = look_for(RobustnessDatasetRecipe.model_validate(settings), built.parent)
+    assert (found.state, found.problems) == (DatasetState.WHOLE, ())
     assert set(found.images) == {f"{name}/{severity}" for name in NAMES for severity in (2, 5)}
 
 

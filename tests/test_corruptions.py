@@ -18,18 +18,18 @@ from scipy import ndimage
 from skimage.color import hsv2rgb, rgb2hsv
 from skimage.feature import canny
 
-from lutbench.data.photographs import PHOTOGRAPHS, load_photograph
+from lutbench.data.toy.photographs import PHOTOGRAPHS, load_photograph
 from lutbench.errors import UserError
-from lutbench.randomness import generator
-from lutbench.shifted.corruptions import CORRUPTIONS, EXTRA, REVISION, SEVERITIES, constants_for, corrupt, draw_of
-from lutbench.shifted.corruptions.blur import glass_blur
-from lutbench.shifted.corruptions.constants import CIFAR_10_C, IMAGENET_C, PUBLISHED, TINY_IMAGENET_C
-from lutbench.shifted.corruptions.digital import brightness, elastic_transform
-from lutbench.shifted.corruptions.frost import SHEETS, frost_crop
-from lutbench.shifted.corruptions.noise import impulse_noise, shot_noise
-from lutbench.shifted.corruptions.pixels import Pixels, from_bytes, smear, to_bytes, zoomed
-from lutbench.shifted.corruptions.spatter import edges_of
-from lutbench.shifted.corruptions.weather import plasma
+from lutbench.train.randomness import generator
+from robustness.corruptions import CORRUPTIONS, EXTRA, REVISION, SEVERITIES, constants_for, corrupt, draw_of
+from robustness.corruptions.blur import glass_blur
+from robustness.corruptions.constants import CIFAR_10_C, IMAGENET_C, PUBLISHED, TINY_IMAGENET_C
+from robustness.corruptions.digital import brightness, elastic_transform
+from robustness.corruptions.frost import SHEETS, frost_crop
+from robustness.corruptions.noise import impulse_noise, shot_noise
+from robustness.corruptions.pixels import Pixels, from_bytes, smear, to_bytes, zoomed
+from robustness.corruptions.spatter import edges_of
+from robustness.corruptions.weather import plasma
 
 ALL = CORRUPTIONS + EXTRA
 

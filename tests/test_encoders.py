@@ -13,12 +13,12 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from lutbench.encoders import class_token, create_encoder, encode, export_encoder, patch_mean
 from lutbench.errors import UserError
+from lutbench.models.encoders import class_token, create_encoder, encode, export_encoder, patch_mean
+from lutbench.models.pretrained import load_encoder, take_imagenet_normalisation
+from lutbench.models.weights import save_weights, sha256_of
 from lutbench.recipes import EncoderRecipe, EncoderSource
 from lutbench.recipes.loading import SUITES
-from lutbench.sources import load_encoder, take_imagenet_normalisation
-from lutbench.weights import save_weights, sha256_of
 
 TINY = EncoderRecipe(model="vit_tiny_patch16_224", image_size=32, patch_size=8, width=24, depth=2, heads=2)
 SMALL = EncoderRecipe(model="vit_small_patch16_224")

@@ -11,11 +11,11 @@ from toy_runs import in_processes, toy_run, write_images
 
 from downstream.augment import eval_transform
 from downstream.evaluate import evaluate, outcomes_of, place_of_label
-from lutbench.encoders import create_encoder
+from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
-from lutbench.every_image import over_images
-from lutbench.outcomes import names_fingerprint
-from lutbench.pixels import normalised
+from lutbench.evaluate.inference import over_images
+from lutbench.evaluate.outcomes import names_fingerprint
+from lutbench.models.encoders import create_encoder
 from lutbench.recipes import ClassificationRecipe
 from lutbench.run import Run
 

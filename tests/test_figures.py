@@ -7,10 +7,10 @@ import pytest
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
-from lutbench.outcomes import Measurement
+from lutbench.evaluate.outcomes import Measurement
 from lutbench.provenance import Code, Hardware
 from lutbench.record import Record
-from results.figures import class_bars, class_figure, write_class_figure
+from lutbench.report.figures import class_bars, class_figure, write_class_figure
 
 
 def record(ious: dict[str, float], half: float | None = 2.0, seed: int = 0) -> Record:

@@ -22,14 +22,14 @@ from downstream import finetune
 from downstream.classifier import build_classifier, layer_decay_groups
 from downstream.finetune import evaluation_steps, schedule_of
 from downstream.mixing import DropPath, DropPaths, Mixing, smoothed
-from lutbench.batches import Schedule
-from lutbench.encoders import create_encoder
 from lutbench.errors import UserError
-from lutbench.processes import accelerator
+from lutbench.models.encoders import create_encoder
+from lutbench.models.pretrained import load_encoder
 from lutbench.recipes import FinetuneRecipe
 from lutbench.run import Run
-from lutbench.sources import load_encoder
-from lutbench.training import learning_rate, set_learning_rate
+from lutbench.train.batches import Schedule
+from lutbench.train.processes import accelerator
+from lutbench.train.schedule import learning_rate, set_learning_rate
 
 SHORT: dict[str, Any] = {"kind": "finetune", "epochs": 4, "warmup_epochs": 1, "batch": 8, "base_lr": 2e-3}
 """30 images: 15 steps."""
@@ -59,7 +59,7 @@ def units(micro_batch: int, processes: int) -> Iterator[list[int]]:
     """The rows of every pass of every process."""
     for rank in range(processes):
         schedule = Schedule(30, 4, 8, micro_batch, seed=0, rank=rank, processes=processes)
-        for accumulated in range(schedule.passes):
+        for accumulated in range(schedule.micro_batches):
             yield schedule.rows(accumulated)
 
 
@@ -220,7 +220,7 @@ def test_an_image_without_a_partner_to_mix_with_is_refused_before_anything_is_co
         performed(run)
     settings = run.planned.recipe
     assert isinstance(settings, FinetuneRecipe)
-    assert schedule_of(settings.model_copy(update={"mixup": 0.0, "cutmix": 0.0}), 30, 0).passes == 2
+    assert schedule_of(settings.model_copy(update={"mixup": 0.0, "cutmix": 0.0}), 30, 0).micro_batches == 2
 
 
 def test_evaluations_on_the_way_are_at_the_ends_of_epochs_and_not_at_the_end(folder: Path) -> None:

@@ -15,9 +15,9 @@ from toy_runs import in_processes, killed_at_a_checkpoint, outcome, performed, t
 from downstream import linear
 from downstream.linear import lars_groups, linear_head, schedule_of
 from lutbench.errors import UserError
-from lutbench.processes import accelerator
 from lutbench.recipes import LinearRecipe
 from lutbench.run import Run
+from lutbench.train.processes import accelerator
 
 SHORT: dict[str, Any] = {"kind": "linear", "epochs": 4, "warmup_epochs": 1, "batch": 12, "base_lr": 20.0}
 
@@ -72,8 +72,8 @@ def test_the_rate_is_base_lr_times_batch_over_256(folder: Path) -> None:
 def test_a_batch_is_encoded_in_passes_that_memory_allows(folder: Path) -> None:
     recipe = recipe_of(toy_run(folder, kind="linear", eval_batch=300))
     assert schedule_of(recipe, 30, seed=0).micro_batch == 256
-    assert schedule_of(recipe.model_copy(update={"batch": 30, "eval_batch": 7}), 30, seed=0).passes == 5
-    assert schedule_of(recipe.model_copy(update={"batch": 31, "eval_batch": 7}), 30, seed=0).passes == 31
+    assert schedule_of(recipe.model_copy(update={"batch": 30, "eval_batch": 7}), 30, seed=0).micro_batches == 5
+    assert schedule_of(recipe.model_copy(update={"batch": 31, "eval_batch": 7}), 30, seed=0).micro_batches == 31
 
 
 @pytest.mark.parametrize("fresh_crops", [True, False])

@@ -18,13 +18,13 @@ from lutbench.recipes.loading import load_suite
 from lutbench.recipes.robustness import ClassifierSource, RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import read_outcomes, read_record, read_records, record_path
-from lutbench.run import NotRun, Run, State, open_run
-from lutbench.shifted.labels import imagenet_1k
-from lutbench.shifted.outcomes import RobustOutcomes
+from lutbench.run import NotRun, Run, RunState, open_run
 from lutbench.stages import run_suite, show_status
 from lutbench.workspace import Workspace
 from robustness import measure as measuring
 from robustness.classifier import load_classifier
+from robustness.condition_outcomes import RobustnessOutcomes
+from robustness.labels import imagenet_1k
 from robustness.measure import measure
 
 SHIFTED = """
@@ -121,10 +121,10 @@ def opened(folder: Path, shifted: str) -> Run:
     return open_run(suite, planned, workspace_of(folder))
 
 
-def outcomes_of(folder: Path, shifted: str) -> RobustOutcomes:
+def outcomes_of(folder: Path, shifted: str) -> RobustnessOutcomes:
     record = read_record(record_path(folder / "results", "toy", f"robustness/shift/{shifted}/scratch/seed0"))
     outcomes = read_outcomes(record, folder / "results")
-    assert isinstance(outcomes, RobustOutcomes)
+    assert isinstance(outcomes, RobustnessOutcomes)
     return outcomes
 
 
@@ -188,19 +188,19 @@ def test_an_interrupted_run_measures_only_the_cells_that_are_missing(
     measured: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = opened(measured[0], "broken")
-    assert run.standing().state is State.FINISHED
+    assert run.status().state is RunState.FINISHED
     before = outcomes_of(measured[0], "broken")
     (run.folder / "finished.json").unlink()
     (run.folder / "cells" / "dark-2.npz").unlink()
-    assert run.standing().state is State.RESUMABLE
+    assert run.status().state is RunState.RESUMABLE
     opened_cells = []
-    honest = measuring.open_cell
+    honest = measuring.open_condition
 
     def seen(recipe: Any, root: Path, cell: str, space: Any) -> Any:
         opened_cells.append(cell)
         return honest(recipe, root, cell, space)
 
-    monkeypatch.setattr(measuring, "open_cell", seen)
+    monkeypatch.setattr(measuring, "open_condition", seen)
     measure(run)
     assert opened_cells == ["dark/2"]
     after = outcomes_of(measured[0], "broken")
@@ -310,7 +310,7 @@ def test_an_export_of_this_suite_knows_its_classes_wherever_it_is_taken(measured
     run_suite(suite, ["robustness"], ["taken"], workspace_of(folder))
     record = read_record(record_path(folder / "results", "toy", "robustness/shift/plain/taken/seed0"))
     taken = read_outcomes(record, folder / "results")
-    assert isinstance(taken, RobustOutcomes)
+    assert isinstance(taken, RobustnessOutcomes)
     assert np.array_equal(taken.cells[0].rank, outcomes_of(folder, "plain").cells[0].rank)
 
 

@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 from sklearn.linear_model import RidgeClassifier
 
-from lutbench.data import mosaics
-from lutbench.data.checks import check_set
 from lutbench.data.masks import check_masks
-from lutbench.data.mosaics import MOSAICS, MosaicSet, Region, build_mosaics, open_mosaics, regions
-from lutbench.data.photographs import PHOTOGRAPHS, bands, load_photograph
-from lutbench.data.preparing import prepare_set
+from lutbench.data.prepare import prepare_set
 from lutbench.data.scene_sets import open_scenes
-from lutbench.data.scenes import Scenes, check_scenes
+from lutbench.data.scenes import SegmentationDataset, check_scenes
+from lutbench.data.toy import mosaics
+from lutbench.data.toy.mosaics import MOSAICS, MosaicSet, Region, build_mosaics, open_mosaics, regions
+from lutbench.data.toy.photographs import PHOTOGRAPHS, bands, load_photograph
+from lutbench.data.verify import check_set
 from lutbench.errors import UserError
-from lutbench.recipes import ScenesRecipe
+from lutbench.recipes import SegmentationDataRecipe
 
 SPLITS = ("train", "val")
 
@@ -58,7 +58,7 @@ def test_the_pixels_are_those_of_the_published_records(root: Path) -> None:
 
 
 def test_the_set_is_laid_out_as_ade20k_and_opens_like_any(root: Path) -> None:
-    train, val = (open_scenes(ScenesRecipe(source="mosaics"), split, root) for split in ("train", "val"))
+    train, val = (open_scenes(SegmentationDataRecipe(source="mosaics"), split, root) for split in ("train", "val"))
     check_scenes(train, val)
     assert (len(train), len(val)) == (600, 150)
     assert train.reduce_zero_label
@@ -219,7 +219,7 @@ def test_a_set_that_is_not_built_is_prepared_and_not_by_a_check(tmp_path: Path, 
     assert "is there already" in prepare_set("mosaics", tmp_path).text
 
 
-def patches(scenes: Scenes, every: int) -> tuple[np.ndarray, np.ndarray]:
+def patches(scenes: SegmentationDataset, every: int) -> tuple[np.ndarray, np.ndarray]:
     """Of every so many-th image the patches of 16 x 16 pixels that are of one class: their pixels, halved, and the class."""
     found, classes = [], []
     for index in range(0, len(scenes), every):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lutbench.errors import UserError
-from lutbench.recipes.robustness import ShiftedSetRecipe
+from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.occlusion import drop_patches, occlusions, shuffle_tiles
 
 
@@ -97,7 +97,7 @@ def test_a_side_that_is_no_whole_number_of_patches_is_refused() -> None:
 
 
 def test_the_cells_of_an_occluded_set_are_named_by_what_is_done() -> None:
-    made = occlusions(ShiftedSetRecipe(kind="occlusion", drops=[0, 9], drop_grid=4, shuffles=[2]))
+    made = occlusions(RobustnessDatasetRecipe(kind="occlusion", drops=[0, 9], drop_grid=4, shuffles=[2]))
     assert list(made) == ["drop 0/10", "drop 9/10", "shuffle 2x2"]
     pixels, index = images(side=8), torch.arange(4)
     assert torch.equal(made["drop 0/10"](pixels, index), pixels)

@@ -18,10 +18,10 @@ from scipy.io import savemat
 from torchvision.datasets import DTD, Flowers102, Places365
 from torchvision.datasets.utils import calculate_md5
 
-from lutbench.data.images import ImageSet, UndecodableImage, check_pair, open_images
+from lutbench.data.images import ImageDataset, UndecodableImage, check_pair, open_images
 from lutbench.data.known import CATALOGUE
 from lutbench.data.official import FORMATS, _sizes
-from lutbench.data.preparing import prepare_set
+from lutbench.data.prepare import prepare_set
 from lutbench.errors import UserError
 from lutbench.recipes import DataRecipe
 from lutbench.recipes.loading import load_suite
@@ -183,7 +183,7 @@ CLASSES = {
 }
 
 
-def opened(name: str, root: Path) -> tuple[ImageSet, ImageSet]:
+def opened(name: str, root: Path) -> tuple[ImageDataset, ImageDataset]:
     recipe = CATALOGUE[name].recipe
     assert isinstance(recipe, DataRecipe)
     return open_images(recipe, "train", root), open_images(recipe, "val", root)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from toy_runs import SUITE, performed, toy_run, write_images
 
-from lutbench.outcomes import PER_CLASS, Outcomes, compare_per_class
+from lutbench.evaluate.outcomes import PER_CLASS, Outcomes, compare_per_class
 from lutbench.recipes.loading import load_suite
 from lutbench.record import read_outcomes, read_record
-from results.cells import cells
-from results.comparisons import comparison_tables
-from results.tables import build_tables
+from lutbench.report.comparisons import comparison_tables
+from lutbench.report.entries import entries
+from lutbench.report.tables import build_tables
 
 
 def outcomes(labels: list[int], predictions: list[int]) -> Outcomes:
@@ -85,7 +85,7 @@ def test_a_set_in_mean_per_class_is_recorded_printed_and_compared_so(tmp_path: P
     suite = load_suite(str(tmp_path / "toy.toml"))
     record = read_record(next(run.workspace.results.rglob("*.json")))
     assert [m.metric for m in record.measurements] == [PER_CLASS, "top-1", "top-5"]
-    [cell] = [cell for cell in cells(suite, run.workspace.results) if cell.runs]
+    [cell] = [cell for cell in entries(suite, run.workspace.results) if cell.runs]
     assert (cell.metric, cell.value) == (PER_CLASS, record.measurements[0].value)
     assert "of mean per class, percentiles of" in build_tables(suite, run.workspace.results)["main.md"]
     assert (
@@ -112,7 +112,7 @@ def test_a_finished_run_is_printed_in_the_metric_that_its_set_has_now(tmp_path: 
     expected = {"top-1": 100 * right.mean(), PER_CLASS: 100 * np.mean(by_class)}
     assert expected["top-1"] != expected[PER_CLASS]
     assert (record.measurements[0].metric, record.measurements[0].value) == (then, pytest.approx(expected[then]))
-    [cell] = cells(suite, results)
+    [cell] = entries(suite, results)
     assert (cell.metric, cell.value) == (now, pytest.approx(expected[now]))
     text = build_tables(suite, results)["main.md"]
     assert f"| {now} " in text

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 from sklearn.linear_model import RidgeClassifier
 
-from lutbench.data import photographs
-from lutbench.data.checks import check_set
 from lutbench.data.images import check_pair, open_images
-from lutbench.data.photographs import BUILT, LEFT_OUT, PHOTOGRAPHS, build, crops, load_photograph, open_built, parts
-from lutbench.data.preparing import prepare_set
+from lutbench.data.prepare import prepare_set
+from lutbench.data.toy import photographs
+from lutbench.data.toy.photographs import BUILT, LEFT_OUT, PHOTOGRAPHS, build, crops, load_photograph, open_built, parts
+from lutbench.data.verify import check_set
 from lutbench.errors import UserError
 from lutbench.recipes import DataRecipe
 

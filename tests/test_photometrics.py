@@ -11,8 +11,8 @@ from skimage import data
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from lutbench.pixels import to_tensor
-from lutbench.randomness import seeded
+from lutbench.data.tensors import to_tensor
+from lutbench.train.randomness import seeded
 from pretrain.photometrics import EFFECTS, Photometrics, apply_in_batch, draw_photometrics
 
 SIDE = 96

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from toy_runs import SCENES, write_images, write_scenes
 
 from lutbench.checkpoint import KEEP
-from lutbench.data.scenes import Scenes
-from lutbench.encoders import create_encoder
+from lutbench.data.scenes import SegmentationDataset
 from lutbench.errors import UserError
 from lutbench.files import gigabytes
+from lutbench.models.encoders import create_encoder
 from lutbench.plan.compute import counted, demand_of, windows
 from lutbench.plan.costs import COUNTED, GIVEN, MEASURED, NO_COUNT, NO_RATE, Costs, Rates, costs_of, read_rates
 from lutbench.plan.counts import Counts
@@ -72,7 +72,7 @@ data = "toy"
 workers = 0
 """
 
-TWO_CLASSES = Scenes(
+TWO_CLASSES = SegmentationDataset(
     "toy", "train", Path(), Path(), ".jpg", ".png", ("a", "b"), ((0, 0, 0), (1, 1, 1)), False, 255, "", (), np.array([])
 )
 

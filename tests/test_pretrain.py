@@ -21,10 +21,10 @@ from toy_runs import in_processes
 
 from lutbench.checkpoint import newest_step
 from lutbench.errors import UserError
-from lutbench.processes import accelerator
 from lutbench.recipes.loading import load_suite
-from lutbench.run import Run, State, open_run
+from lutbench.run import Run, RunState, open_run
 from lutbench.stages import run_suite
+from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 from pretrain.train import pretrain
 
@@ -108,7 +108,7 @@ def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path) -> Non
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert run.standing().state is State.RESUMABLE
+        assert run.status().state is RunState.RESUMABLE
     run_again = trained(run)
     assert run_again == whole
     teachers = [
@@ -154,7 +154,7 @@ def test_a_run_from_the_cache_is_that_from_the_files_under_an_identity_of_its_ow
     suite = load_suite(str(folder / "toy.toml"), ("pretrain.lut.cache=true",))
     workspace = Workspace(folder, folder / "cached/runs", folder / "cached/results")
     before = open_run(suite, suite.runs[0], workspace)
-    assert before.standing().state is State.MISSING
+    assert before.status().state is RunState.MISSING
     run_suite(suite, [], [], workspace)
     cached = open_run(suite, suite.runs[0], workspace)
     assert cached.identity == before.identity, "known before the cache is made"
@@ -235,18 +235,18 @@ def test_a_second_command_says_that_the_run_is_finished(folder: Path, capsys: py
 
 def test_a_changed_recipe_is_stale_and_says_which_field_changed(folder: Path) -> None:
     trained(toy(folder, "here"))
-    standing = toy(folder, "here", "pretrain.lut.momentum=0.9").standing()
-    assert standing.state is State.STALE
-    assert "recipe.momentum changed from 0.996 to 0.9" in standing.detail
-    assert toy(folder, "here", "pretrain.lut.workers=2").standing().state is State.FINISHED
+    status = toy(folder, "here", "pretrain.lut.momentum=0.9").status()
+    assert status.state is RunState.STALE
+    assert "recipe.momentum changed from 0.996 to 0.9" in status.detail
+    assert toy(folder, "here", "pretrain.lut.workers=2").status().state is RunState.FINISHED
 
 
 def test_a_run_that_is_held_says_by_whom(folder: Path) -> None:
     run = toy(folder, "held")
     with (
-        run.held(),
+        run.lock(),
         pytest.raises(UserError, match=f"run already, by process {os.getpid()}"),
-        toy(folder, "held").held(),
+        toy(folder, "held").lock(),
     ):
         pass
 

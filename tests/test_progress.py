@@ -7,9 +7,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from lutbench.batches import Schedule
 from lutbench.progress import Bar, tracked
-from lutbench.training import Journal
+from lutbench.train.batches import Schedule
+from lutbench.train.logger import TrainingLogger
 
 
 def test_a_run_says_how_far_it_is_between_two_readings_of_its_losses(
@@ -18,10 +18,10 @@ def test_a_run_says_how_far_it_is_between_two_readings_of_its_losses(
     """A step of a large batch may take half a minute on a CPU, and losses are read every twenty."""
     monkeypatch.setattr("lutbench.progress.LINE_EVERY", 0.0)
     schedule = Schedule(images=40, epochs=1, batch=10, micro_batch=10, seed=0)
-    with Journal("toy", tmp_path, schedule, 0, {}, log_every=2, save_every=100) as journal:
-        for step, _ in enumerate(journal.waiting([{"skipped": torch.zeros(10)}] * 3)):
-            journal.note(step, {"total": torch.tensor(1.5)}, torch.arange(10))
-            journal.end_step(step, 0.1)
+    with TrainingLogger("toy", tmp_path, schedule, 0, {}, log_every=2, save_every=100) as logger:
+        for step, _ in enumerate(logger.waiting([{"skipped": torch.zeros(10)}] * 3)):
+            logger.note(step, {"total": torch.tensor(1.5)}, torch.arange(10))
+            logger.end_step(step, 0.1)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[1] for line in lines] == ["1/4", "2/4", "3/4"]
     assert [line.split("  ")[2] for line in lines[1:]] == ["total 1.500"] * 2

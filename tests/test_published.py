@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lutbench.errors import UserError
-from results.published import Published, PublishedValue, load_published
+from lutbench.report.published import Published, PublishedValue, load_published
 
 SMALL = """
 [task.finetune]

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lutbench.confusions import Confusions
+from downstream.segmentation.confusions import Confusions
 from lutbench.errors import UserError
-from lutbench.outcomes import Measurement, Outcomes
+from lutbench.evaluate.outcomes import Measurement, Outcomes
 from lutbench.recipes import DataRecipe, EncoderRecipe, EncoderSource, KnnRecipe
 from lutbench.recipes.suite import PlannedRun
 from lutbench.record import (

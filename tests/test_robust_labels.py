@@ -9,8 +9,10 @@ import pytest
 from timm.data import ImageNetInfo
 
 from lutbench.errors import UserError
-from lutbench.recipes.robustness import ShiftedSetRecipe
-from lutbench.shifted.labels import (
+from lutbench.recipes.robustness import RobustnessDatasetRecipe
+from robustness.conditions import open_condition
+from robustness.datasets import DatasetState, look_for
+from robustness.labels import (
     Answer,
     LabelSpace,
     answers_of,
@@ -21,8 +23,6 @@ from lutbench.shifted.labels import (
     real_labels,
     val_numbers,
 )
-from lutbench.shifted.sets import State, look_for
-from robustness.cells import open_cell
 from robustness.preprocessing import view
 
 SAMPLE = os.environ.get("LUTBENCH_IMAGENET_SAMPLE", "")
@@ -198,11 +198,11 @@ def test_a_missing_map_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not SAMPLE, reason="LUTBENCH_IMAGENET_SAMPLE names no folder with an image of every class")
 def test_every_image_of_an_imagenet_sample_has_the_class_that_its_file_is_named_after() -> None:
-    recipe = ShiftedSetRecipe(
+    recipe = RobustnessDatasetRecipe(
         parts={"": "val"}, labels="imagenet-1k", images=1000, classes=1000, preprocessing=["whole"]
     )
-    assert look_for(recipe, Path(SAMPLE)).state is State.WHOLE
-    cell = open_cell(recipe, Path(SAMPLE), "", imagenet_1k())
+    assert look_for(recipe, Path(SAMPLE)).state is DatasetState.WHOLE
+    cell = open_condition(recipe, Path(SAMPLE), "", imagenet_1k())
     [protocol] = cell.protocols
     assert protocol.name == "1000 classes"
     seen = set()
@@ -221,8 +221,8 @@ def test_every_image_of_an_imagenet_sample_has_the_class_that_its_file_is_named_
 def test_real_images_in_numbered_folders_keep_the_class_that_their_file_is_named_after(tmp_path: Path) -> None:
     for place, wnid in enumerate(imagenet_1k().names):
         (tmp_path / str(place)).symlink_to((Path(SAMPLE) / "val" / wnid).absolute())
-    recipe = ShiftedSetRecipe(labels="imagenet-1k-numbers", images=1000, classes=1000)
-    cell = open_cell(recipe, tmp_path, "", imagenet_1k())
+    recipe = RobustnessDatasetRecipe(labels="imagenet-1k-numbers", images=1000, classes=1000)
+    cell = open_condition(recipe, tmp_path, "", imagenet_1k())
     [protocol] = cell.protocols
     for index in range(len(cell.images)):
         [place] = protocol.answers[protocol.answer[index]]

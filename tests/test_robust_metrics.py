@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from lutbench.recipes.robustness import ShiftedSetRecipe
-from lutbench.shifted.corruptions import CORRUPTIONS, EXTRA
-from lutbench.shifted.detection import Detection, _draws, compare_detections
-from lutbench.shifted.labels import Answer, answers_of, imagenet_1k, imagenet_subset, real_labels
-from lutbench.shifted.metrics import (
+from lutbench.evaluate.statistics import Paired, Resampled, wilson
+from lutbench.recipes.robustness import RobustnessDatasetRecipe
+from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes, compare_outcomes
+from robustness.corruptions import CORRUPTIONS, EXTRA
+from robustness.detection import Detection, _draws, compare_detections
+from robustness.labels import Answer, answers_of, imagenet_1k, imagenet_subset, real_labels
+from robustness.metrics import (
     ALEXNET_ERROR,
     ALEXNET_EXTRA_ERROR,
     compare,
@@ -23,8 +25,6 @@ from lutbench.shifted.metrics import (
     measure,
     share,
 )
-from lutbench.shifted.outcomes import CellOutcomes, RobustOutcomes, compare_outcomes
-from lutbench.statistics import Paired, Resampled, wilson
 from robustness.protocols import Asked, Protocol
 
 IMAGES = 50_000
@@ -54,15 +54,15 @@ def alexnet_errors(corruptions: Sequence[str] = tuple(ALEXNET_ERROR)) -> dict[st
     return errors
 
 
-def outcomes_of(rights: NDArray[np.bool_], cell: str = "", seen: str = "", names: str = "image") -> CellOutcomes:
+def outcomes_of(rights: NDArray[np.bool_], cell: str = "", seen: str = "", names: str = "image") -> ConditionOutcomes:
     """A cell under one protocol."""
     places = np.stack([np.where(rights, 0, 1), np.where(rights, 0, 1), np.zeros(len(rights))], 1)[:, None]
-    return CellOutcomes.of(
+    return ConditionOutcomes.of(
         cell, seen, ["2 classes"], np.zeros(len(rights)), places, [f"{names} {i}" for i in range(len(rights))]
     )
 
 
-def measured(outcomes: RobustOutcomes) -> dict[str, float]:
+def measured(outcomes: RobustnessOutcomes) -> dict[str, float]:
     return {m.metric: m.value for m in outcomes.measurements()}
 
 
@@ -162,8 +162,8 @@ def test_of_200_or_1000_logits_each_protocol_has_its_own_prediction_from_the_sam
     found = Asked(protocols, 1000, torch.device("cpu"))(logits, torch.arange(3))
     assert found[:, 0, :2].tolist() == [[inside[0], 0], [inside[0], 0], [inside[5], 1]]
     assert found[:, 1, :2].tolist() == [[inside[0], 0], [outside, 1], [outside, 2]]
-    cell = CellOutcomes.of("", "bicubic", [p.name for p in protocols], every, found, "abc")
-    assert measured(RobustOutcomes("accuracy", (cell,))) == {
+    cell = ConditionOutcomes.of("", "bicubic", [p.name for p in protocols], every, found, "abc")
+    assert measured(RobustnessOutcomes("accuracy", (cell,))) == {
         "top-1, 200 classes, bicubic": pytest.approx(200 / 3),
         "top-1, 1000 classes, bicubic": pytest.approx(100 / 3),
     }
@@ -172,8 +172,8 @@ def test_of_200_or_1000_logits_each_protocol_has_its_own_prediction_from_the_sam
 def test_an_image_whose_class_does_not_compete_is_wrong_and_one_without_a_class_is_not_counted() -> None:
     found = asked([[0, 0, 3, 0, 0]] * 3, [(2,), (4,), ()], columns=(1, 2))
     assert found[:, :2].tolist() == [[2, 0], [2, 2], [2, -1]]
-    cell = CellOutcomes.of("", "", ["2 classes"], [0, 1, 2], found[:, None], "abc")
-    [top_1] = RobustOutcomes("accuracy", (cell,)).measurements()
+    cell = ConditionOutcomes.of("", "", ["2 classes"], [0, 1, 2], found[:, None], "abc")
+    [top_1] = RobustnessOutcomes("accuracy", (cell,)).measurements()
     assert (top_1.value, top_1.n) == (50, 2)
 
 
@@ -186,8 +186,8 @@ def test_with_real_labels_any_of_them_is_right_and_images_without_one_are_skippe
         logits[image, prediction] = 1
     answers = [real[place] for place in (0, 1, 1, 1, 2, 2)]
     found = asked(logits, answers, classes=1000)
-    cell = CellOutcomes.of("", "bicubic", ["ReaL"], range(6), found[:, None], "abcdef")
-    [top_1] = RobustOutcomes("accuracy", (cell,)).measurements()
+    cell = ConditionOutcomes.of("", "bicubic", ["ReaL"], range(6), found[:, None], "abcdef")
+    [top_1] = RobustnessOutcomes("accuracy", (cell,)).measurements()
     assert (top_1.metric, top_1.value, top_1.n) == ("top-1, ReaL, bicubic", 80, 5)
     assert cell.rank[0].tolist() == [-1, 0, 0, 795, 0, 0]
 
@@ -212,7 +212,7 @@ def test_logits_that_are_not_finite_make_no_outcome(bad: float) -> None:
     found = asked([[0, 1, 0, 0, 0], [0, bad, 0, 0, 0]], [(1,), (1,)], columns=(0, 2))
     assert found[:, 0].tolist() == [0, -1]
     with pytest.raises(ValueError, match="not finite"):
-        CellOutcomes.of("", "", ["some"], [0, 0], found[:, None], "ab")
+        ConditionOutcomes.of("", "", ["some"], [0, 0], found[:, None], "ab")
 
 
 def test_the_score_is_the_highest_softmax_among_the_classes_that_compete() -> None:
@@ -273,26 +273,26 @@ def test_known_and_unknown_images_are_drawn_apart() -> None:
 
 
 def test_unsure_predictions_look_unknown_and_known_images_of_other_classes_do_not_count() -> None:
-    def cell(name: str, surest: Sequence[float], ranks: Sequence[int]) -> CellOutcomes:
+    def cell(name: str, surest: Sequence[float], ranks: Sequence[int]) -> ConditionOutcomes:
         places = np.stack([np.zeros(len(ranks)), ranks, surest], 1)[:, None]
         names = [f"{name} {i}" for i in range(len(ranks))]
-        return CellOutcomes.of(name, "bicubic", ["200 classes"], np.zeros(len(ranks)), places, names, scored=True)
+        return ConditionOutcomes.of(name, "bicubic", ["200 classes"], np.zeros(len(ranks)), places, names, scored=True)
 
     known, unknown = cell("known", [0.9, 0.8, 0.1], [0, 4, -1]), cell("unknown", [0.5, 0.85], [-1, -1])
-    found = RobustOutcomes("detection", (known, unknown)).measurements()
+    found = RobustnessOutcomes("detection", (known, unknown)).measurements()
     assert [m.metric for m in found] == [f"{rate}, 200 classes, bicubic" for rate in ("AUPR", "AUROC", "FPR95")]
     # Falling unsureness: unknown .5, known .8, unknown .85, known .9
     assert [m.value for m in found] == pytest.approx([100 * (1 + 2 / 3) / 2, 75, 50])
     assert {m.n for m in found} == {4}
     with pytest.raises(ValueError, match="known and unknown"):
-        RobustOutcomes("detection", (known,))
+        RobustnessOutcomes("detection", (known,))
 
 
 # --- Intervals, gap, comparisons
 
 
 def test_accuracies_have_wilsons_interval() -> None:
-    [top_1] = RobustOutcomes("accuracy", (outcomes_of(np.arange(100) < 81),)).measurements()
+    [top_1] = RobustnessOutcomes("accuracy", (outcomes_of(np.arange(100) < 81),)).measurements()
     assert (top_1.value, top_1.n, top_1.interval) == (81, 100, "Wilson")
     assert (top_1.low, top_1.high) == pytest.approx(tuple(100 * end for end in wilson(81, 100)))
 
@@ -306,13 +306,13 @@ def test_a_gap_is_a_difference_of_two_parts_with_newcombes_interval() -> None:
 def test_the_background_gap_is_mixed_same_minus_mixed_rand() -> None:
     parts = {"original": 9, "mixed_same": 8, "mixed_rand": 5}
     cells = tuple(outcomes_of(np.arange(10) < right, name, names=name) for name, right in parts.items())
-    found = measured(RobustOutcomes("accuracy", cells, gap=("mixed_same", "mixed_rand")))
+    found = measured(RobustnessOutcomes("accuracy", cells, gap=("mixed_same", "mixed_rand")))
     assert next(iter(found)) == "top-1, original, 2 classes"
     assert found["gap, mixed_same - mixed_rand, 2 classes"] == pytest.approx(30)
 
 
 def test_accuracies_of_two_methods_are_compared_image_by_image() -> None:
-    first, second = (RobustOutcomes("accuracy", (outcomes_of(np.arange(20) < n),)) for n in (15, 7))
+    first, second = (RobustnessOutcomes("accuracy", (outcomes_of(np.arange(20) < n),)) for n in (15, 7))
     found = compare_outcomes([first], [second], "top-1, 2 classes")
     assert isinstance(found, Paired)
     assert (found.first_only, found.second_only, found.difference) == (8, 0, 0.4)
@@ -324,7 +324,7 @@ def test_mean_errors_of_two_methods_are_compared_on_the_same_resamples() -> None
     cells = ("fog/1", "fog/2", "snow/1", "snow/2")
     easier = wrong & (np.arange(500) % 10 > 0)  # a tenth of the errors is mended, whatever else is hard about an image
     first, second = (
-        RobustOutcomes("corruptions", tuple(outcomes_of(~w, c) for w, c in zip(some, cells, strict=True)))
+        RobustnessOutcomes("corruptions", tuple(outcomes_of(~w, c) for w, c in zip(some, cells, strict=True)))
         for some in (easier, wrong)
     )
     metric = "mean error, 2 corruptions"
@@ -351,8 +351,8 @@ def test_detections_of_two_methods_are_compared_on_the_same_resamples() -> None:
 
 
 def test_only_outcomes_of_the_same_images_and_an_existing_metric_are_compared() -> None:
-    one = RobustOutcomes("accuracy", (outcomes_of(np.arange(9) < 4),))
-    other = RobustOutcomes("accuracy", (outcomes_of(np.arange(9) < 4, names="another"),))
+    one = RobustnessOutcomes("accuracy", (outcomes_of(np.arange(9) < 4),))
+    other = RobustnessOutcomes("accuracy", (outcomes_of(np.arange(9) < 4, names="another"),))
     with pytest.raises(ValueError, match="other images"):
         compare_outcomes([one], [other], "top-1, 2 classes")
     with pytest.raises(ValueError, match="there is no top-1, 3"):
@@ -364,7 +364,7 @@ def test_only_outcomes_of_the_same_images_and_an_existing_metric_are_compared() 
 def test_corruptions_of_other_images_are_no_set() -> None:
     cells = outcomes_of(np.ones(5, bool), "fog/1"), outcomes_of(np.ones(5, bool), "fog/2", names="another")
     with pytest.raises(ValueError, match="the same images"):
-        RobustOutcomes("corruptions", cells)
+        RobustnessOutcomes("corruptions", cells)
 
 
 # --- Kept outcomes
@@ -372,14 +372,14 @@ def test_corruptions_of_other_images_are_no_set() -> None:
 
 def test_a_set_of_either_kind_of_accuracy_and_of_corruptions_is_measured_as_its_recipe_says() -> None:
     parts, right = ("first", "second"), np.arange(10) < 6
-    two = ShiftedSetRecipe(parts=dict.fromkeys(parts, ""), gap=list(parts))
-    assert [*measured(RobustOutcomes.of(two, [outcomes_of(right, part) for part in parts]))] == [
+    two = RobustnessDatasetRecipe(parts=dict.fromkeys(parts, ""), gap=list(parts))
+    assert [*measured(RobustnessOutcomes.of(two, [outcomes_of(right, part) for part in parts]))] == [
         "top-1, first, 2 classes",
         "top-1, second, 2 classes",
         "gap, first - second, 2 classes",
     ]
     views = [outcomes_of(np.arange(10) < n, cell, "bicubic") for n, cell in ((8, "drop 0/10"), (3, "drop 3/10"))]
-    occluded = RobustOutcomes.of(ShiftedSetRecipe(kind="occlusion"), views)
+    occluded = RobustnessOutcomes.of(RobustnessDatasetRecipe(kind="occlusion"), views)
     assert measured(occluded) == pytest.approx(
         {
             "mean top-1, patches dropped": 55,
@@ -387,41 +387,41 @@ def test_a_set_of_either_kind_of_accuracy_and_of_corruptions_is_measured_as_its_
             "top-1, drop 3/10, 2 classes, bicubic": 30,
         }
     )
-    corrupted = ShiftedSetRecipe(kind="corruptions", extra=["fog"])
-    made = RobustOutcomes.of(corrupted, [outcomes_of(right, f"{name}/1") for name in ("snow", "fog")])
+    corrupted = RobustnessDatasetRecipe(kind="corruptions", extra=["fog"])
+    made = RobustnessOutcomes.of(corrupted, [outcomes_of(right, f"{name}/1") for name in ("snow", "fog")])
     assert next(iter(measured(made).items())) == ("mean error, 1 corruption", 40)
     assert measured(made)["mean error, 1 extra corruption"] == 40
 
 
 def test_outcomes_read_back_are_those_that_were_kept_and_measure_the_same() -> None:
     rights = np.random.default_rng(0).random((4, 50)) < 0.5
-    kept = RobustOutcomes(
+    kept = RobustnessOutcomes(
         "corruptions",
         tuple(outcomes_of(right, f"{name}/1", "bicubic") for right, name in zip(rights, "abcd", strict=True)),
         extra=("c", "d"),
         alexnet=True,
     )
-    read = RobustOutcomes.from_arrays(kept.arrays())
+    read = RobustnessOutcomes.from_arrays(kept.arrays())
     assert read.measurements() == kept.measurements()
     assert read.images == kept.images
     for name, values in kept.arrays().items():
         assert read.arrays()[name].dtype == values.dtype
         np.testing.assert_array_equal(read.arrays()[name], values)
     with pytest.raises(KeyError):
-        RobustOutcomes.from_arrays({"label": np.zeros(3)})
+        RobustnessOutcomes.from_arrays({"label": np.zeros(3)})
 
 
 def test_an_image_takes_two_bytes_for_its_label_and_four_for_every_protocol() -> None:
     found = torch.zeros(1000, 3, 3)
     found[:, :, 0] = 999
-    cell = CellOutcomes.of("", "", ["a", "b", "c"], np.arange(1000), found, map(str, range(1000)))
+    cell = ConditionOutcomes.of("", "", ["a", "b", "c"], np.arange(1000), found, map(str, range(1000)))
     assert sum(values.nbytes for name, values in cell.arrays().items() if values.size > 3) == 1000 * (2 + 3 * 4)
 
 
 def test_lengths_that_differ_are_refused() -> None:
-    def of(**changed: Any) -> CellOutcomes:
+    def of(**changed: Any) -> ConditionOutcomes:
         whole: dict[str, Any] = {"label": [0, 0], "places": np.zeros((2, 1, 3)), "names": ["a", "b"]}
-        return CellOutcomes.of("", "", ["some"], **{**whole, **changed})
+        return ConditionOutcomes.of("", "", ["some"], **{**whole, **changed})
 
     of()
     for changed in ({"label": [0]}, {"places": np.zeros((2, 2, 3))}, {"names": ["a"]}):

@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 
 from downstream.augment import eval_transform
+from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
-from lutbench.pixels import to_tensor
 from lutbench.recipes import ClassificationRecipe, DataRecipe, EncoderRecipe, EncoderSource, read_recipe
-from lutbench.recipes.robustness import EXTRA_CORRUPTIONS, ClassifierSource, RobustnessRecipe, ShiftedSetRecipe
-from lutbench.shifted.corruptions import EXTRA
-from lutbench.shifted.labels import LabelSpace, imagenet_1k, imagenet_subset, known_folders
-from lutbench.shifted.metrics import ALEXNET_ERROR
-from lutbench.shifted.published import PUBLISHED
-from lutbench.shifted.sets import State, cell_folders, look_for
-from robustness.cells import check_labels, open_cell
+from lutbench.recipes.robustness import EXTRA_CORRUPTIONS, ClassifierSource, RobustnessDatasetRecipe, RobustnessRecipe
+from robustness.conditions import check_labels, open_condition
+from robustness.corruptions import EXTRA
+from robustness.datasets import DatasetState, condition_folders, look_for
+from robustness.labels import LabelSpace, imagenet_1k, imagenet_subset, known_folders
+from robustness.metrics import ALEXNET_ERROR
 from robustness.occlusion import occlusions
 from robustness.preprocessing import all_views, check_stored_size, seen_as, view
+from robustness.published_sets import PUBLISHED
 
 PIXEL = Image.new("RGB", (1, 1))
 
@@ -35,11 +35,11 @@ def write(folder: Path, classes: Sequence[str], images: int = 1, stem: str = "")
             PIXEL.save(folder / name / f"{stem}{number}.png")
 
 
-def recipe_of(**settings: Any) -> ShiftedSetRecipe:
-    return read_recipe(ShiftedSetRecipe, {"label": "toy", "path": "toy", **settings}, "shifted.toy")
+def recipe_of(**settings: Any) -> RobustnessDatasetRecipe:
+    return read_recipe(RobustnessDatasetRecipe, {"label": "toy", "path": "toy", **settings}, "shifted.toy")
 
 
-def small(name: str, images: Any) -> ShiftedSetRecipe:
+def small(name: str, images: Any) -> RobustnessDatasetRecipe:
     """A published set with other numbers of images."""
     return PUBLISHED[name].recipe.model_copy(update={"images": images})
 
@@ -65,9 +65,9 @@ def test_published_sets_have_the_counts_that_were_published() -> None:
         "stylized-imagenet": 50_000,
         "imagenet-occlusion": 50_000,
     }
-    cells = cell_folders(PUBLISHED["imagenet-c"].recipe, Path("nowhere"))
+    cells = condition_folders(PUBLISHED["imagenet-c"].recipe, Path("nowhere"))
     assert len(cells) * 50_000 == 3_750_000
-    assert len(cell_folders(PUBLISHED["imagenet-v2"].recipe, Path("nowhere"))) == 3
+    assert len(condition_folders(PUBLISHED["imagenet-v2"].recipe, Path("nowhere"))) == 3
     for name, published in PUBLISHED.items():
         folders = known_folders(published.recipe.labels, published.recipe.subset)
         assert folders is not None
@@ -77,7 +77,7 @@ def test_published_sets_have_the_counts_that_were_published() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_set_that_is_absent_is_not_run_and_that_is_no_error(tmp_path: Path, name: str) -> None:
     found = look_for(PUBLISHED[name].recipe, tmp_path)
-    assert found.state is State.ABSENT
+    assert found.state is DatasetState.ABSENT
     assert str(found.state) == "not run"
     assert "no such folder" in found.problems[0]
     with pytest.raises(UserError, match=f"not run at .*{tmp_path.name}"):
@@ -87,14 +87,14 @@ def test_a_set_that_is_absent_is_not_run_and_that_is_no_error(tmp_path: Path, na
 def test_an_empty_folder_is_a_set_that_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "imagenet-v2").mkdir()
     found = look_for(PUBLISHED["imagenet-v2"].recipe, tmp_path)
-    assert found.state is State.ABSENT
+    assert found.state is DatasetState.ABSENT
     assert found.problems == ("nothing of it is there (matched-frequency, threshold0.7, top-images).",)
 
 
 def test_a_set_with_all_that_is_expected_is_whole(tmp_path: Path) -> None:
     write(tmp_path / "imagenet-a", known_folders("imagenet-1k", "imagenet-a") or ())
     found = look_for(small("imagenet-a", 200), tmp_path)
-    assert (found.state, found.problems, found.images) == (State.WHOLE, (), {"": 200})
+    assert (found.state, found.problems, found.images) == (DatasetState.WHOLE, (), {"": 200})
     found.require()
 
 
@@ -102,7 +102,7 @@ def test_missing_classes_are_named_and_missing_images_counted(tmp_path: Path) ->
     wnids = known_folders("imagenet-1k", "imagenet-r") or ()
     write(tmp_path / "imagenet-r", [name for name in wnids if name not in ("n01443537", "n02099601")])
     found = look_for(PUBLISHED["imagenet-r"].recipe, tmp_path)
-    assert found.state is State.INCOMPLETE
+    assert found.state is DatasetState.INCOMPLETE
     assert found.problems == (
         "200 classes expected, 198 found; missing: n01443537, n02099601.",
         "30,000 images expected, 198 found (-29,802).",
@@ -112,7 +112,7 @@ def test_missing_classes_are_named_and_missing_images_counted(tmp_path: Path) ->
 def test_missing_parts_are_named(tmp_path: Path) -> None:
     write(tmp_path / "imagenet-v2" / "imagenetv2-top-images-format-val", known_folders("imagenet-1k-numbers") or ())
     found = look_for(small("imagenet-v2", 1000), tmp_path)
-    assert found.state is State.INCOMPLETE
+    assert found.state is DatasetState.INCOMPLETE
     assert found.problems == ("missing: matched-frequency, threshold0.7.",)
 
 
@@ -132,8 +132,8 @@ def test_extra_corruptions_may_be_absent_but_not_in_part(tmp_path: Path) -> None
     for name in ("fog", "snow"):
         write(tmp_path / "toy" / name / "1", OWN.names)
         write(tmp_path / "toy" / name / "2", OWN.names)
-    assert look_for(recipe, tmp_path).state is State.WHOLE
-    assert list(cell_folders(recipe, tmp_path)) == ["fog/1", "fog/2", "snow/1", "snow/2"]
+    assert look_for(recipe, tmp_path).state is DatasetState.WHOLE
+    assert list(condition_folders(recipe, tmp_path)) == ["fog/1", "fog/2", "snow/1", "snow/2"]
     write(tmp_path / "toy" / "spatter" / "1", OWN.names)
     found = look_for(recipe, tmp_path)
     assert found.problems == ("missing: speckle_noise, gaussian_blur, spatter at 2, saturate.",)
@@ -151,7 +151,7 @@ def test_an_empty_class_folder_is_a_problem_of_its_cell_and_not_a_crash(tmp_path
     write(tmp_path / "toy", OWN.names)
     (tmp_path / "toy" / "empty").mkdir()
     found = look_for(recipe_of(), tmp_path)
-    assert found.state is State.INCOMPLETE
+    assert found.state is DatasetState.INCOMPLETE
     assert "no image in class folder empty" in found.problems[0]
 
 
@@ -169,7 +169,7 @@ def test_the_fingerprint_changes_with_the_content_and_with_the_place_only_if_cel
 
 def test_numbered_folders_are_asked_by_their_number_though_they_are_listed_as_text(tmp_path: Path) -> None:
     write(tmp_path / "imagenet-v2" / "imagenetv2-top-images-format-val", known_folders("imagenet-1k-numbers") or ())
-    cell = open_cell(PUBLISHED["imagenet-v2"].recipe, tmp_path, "top-images", imagenet_1k())
+    cell = open_condition(PUBLISHED["imagenet-v2"].recipe, tmp_path, "top-images", imagenet_1k())
     [protocol] = cell.protocols
     assert cell.images.image_name(2) == "10/0.png"
     assert protocol.answers[protocol.answer[2]] == (10,)
@@ -179,7 +179,7 @@ def test_numbered_folders_are_asked_by_their_number_though_they_are_listed_as_te
 
 def test_imagenet_a_is_asked_over_200_logits_first_and_over_1000_as_well(tmp_path: Path) -> None:
     write(tmp_path / "imagenet-a", known_folders("imagenet-1k", "imagenet-a") or ())
-    cell = open_cell(PUBLISHED["imagenet-a"].recipe, tmp_path, "", imagenet_1k())
+    cell = open_condition(PUBLISHED["imagenet-a"].recipe, tmp_path, "", imagenet_1k())
     first, second = cell.protocols
     assert (first.name, first.columns) == ("200 classes", imagenet_subset("imagenet-a"))
     assert (second.name, second.columns) == ("1000 classes", None)
@@ -192,8 +192,8 @@ def test_imagenet_o_is_asked_with_validation_images_of_its_200_classes(tmp_path:
     write(tmp_path / "imagenet-o", wnids, images=2)
     recipe = small("imagenet-o", {"unknown": 400, "known": 200})
     found = look_for(recipe, tmp_path)
-    assert (found.state, found.images) == (State.WHOLE, {"known": 200, "unknown": 400})
-    known, unknown = (open_cell(recipe, tmp_path, cell, imagenet_1k()) for cell in ("known", "unknown"))
+    assert (found.state, found.images) == (DatasetState.WHOLE, {"known": 200, "unknown": 400})
+    known, unknown = (open_condition(recipe, tmp_path, cell, imagenet_1k()) for cell in ("known", "unknown"))
     for cell in (known, unknown):
         assert [(p.name, p.columns) for p in cell.protocols] == [("200 classes", imagenet_subset("imagenet-o"))]
     assert known.images.classes == wnids
@@ -213,9 +213,9 @@ def test_unknown_images_need_no_class_folders_and_known_ones_may_be_of_the_class
         PIXEL.save(tmp_path / "toy" / f"{number}.png")
     recipe = recipe_of(kind="detection", known="val")
     found = look_for(recipe, tmp_path)
-    assert (found.state, found.images) == (State.WHOLE, {"known": 6, "unknown": 4})
+    assert (found.state, found.images) == (DatasetState.WHOLE, {"known": 6, "unknown": 4})
     check_labels(recipe, tmp_path, found, OWN)
-    unknown = open_cell(recipe, tmp_path, "unknown", OWN)
+    unknown = open_condition(recipe, tmp_path, "unknown", OWN)
     assert [(p.name, p.answers) for p in unknown.protocols] == [("3 classes", ((),))]
     assert unknown.labels.tolist() == [0] * 4
 
@@ -225,8 +225,8 @@ def test_only_objectnets_classes_that_imagenet_has_are_read(tmp_path: Path) -> N
     write(tmp_path / "objectnet", [*folders, "air_freshener", "wrench"])
     recipe = small("objectnet", 113)
     found = look_for(recipe, tmp_path)
-    assert (found.state, found.images) == (State.WHOLE, {"": 113})
-    cell = open_cell(recipe, tmp_path, "", imagenet_1k())
+    assert (found.state, found.images) == (DatasetState.WHOLE, {"": 113})
+    cell = open_condition(recipe, tmp_path, "", imagenet_1k())
     assert [p.name for p in cell.protocols] == ["1000 classes", "113 classes"]
     assert cell.protocols[1].columns is not None
     assert len(cell.protocols[1].columns) == 125
@@ -240,8 +240,8 @@ def test_the_parts_of_imagenet_9_lie_in_val_folders_and_have_a_gap(tmp_path: Pat
     recipe = small("imagenet-9", 9)
     for part in recipe.parts:
         write(tmp_path / "imagenet-9" / part / "val", known_folders("imagenet-9") or ())
-    assert look_for(recipe, tmp_path).state is State.WHOLE
-    cell = open_cell(recipe, tmp_path, "mixed_rand", imagenet_1k())
+    assert look_for(recipe, tmp_path).state is DatasetState.WHOLE
+    cell = open_condition(recipe, tmp_path, "mixed_rand", imagenet_1k())
     assert [len(answer) for answer in cell.protocols[0].answers] == [116, 52, 42, 36, 35, 27, 26, 20, 16]
     assert recipe.gap == ["mixed_same", "mixed_rand"]
 
@@ -250,13 +250,13 @@ def test_real_is_asked_of_validation_images_by_their_numbers(tmp_path: Path) -> 
     for wnid, number in (("n01440764", 293), ("n02110063", 2), ("n04033901", 1)):
         (tmp_path / "imagenet-1k" / "val" / wnid).mkdir(parents=True)
         PIXEL.save(tmp_path / "imagenet-1k" / "val" / wnid / f"ILSVRC2012_val_{number:08}.JPEG")
-    cell = open_cell(PUBLISHED["imagenet-val"].recipe, tmp_path, "", imagenet_1k())
+    cell = open_condition(PUBLISHED["imagenet-val"].recipe, tmp_path, "", imagenet_1k())
     own, real = cell.protocols
     assert (own.name, real.name) == ("1000 classes", "ReaL")
     assert [own.answers[place] for place in own.answer] == [(0,), (249,), (749,)]
     assert [real.answers[place] for place in real.answer] == [(0,), (970, 795), ()]
     with pytest.raises(UserError, match="for classifiers of ImageNet-1k"):
-        open_cell(recipe_of(path="imagenet-1k/val", real="timm", labels="m.json"), _mapped(tmp_path), "", OWN)
+        open_condition(recipe_of(path="imagenet-1k/val", real="timm", labels="m.json"), _mapped(tmp_path), "", OWN)
 
 
 def _mapped(root: Path) -> Path:
@@ -270,7 +270,7 @@ def test_a_users_set_with_a_map_needs_no_code(tmp_path: Path) -> None:
     recipe = recipe_of(labels="map.json", logits=["all", "subset"], images=4)
     found = look_for(recipe, tmp_path)
     check_labels(recipe, tmp_path, found, OWN)
-    cell = open_cell(recipe, tmp_path, "", OWN)
+    cell = open_condition(recipe, tmp_path, "", OWN)
     assert [(p.name, p.columns) for p in cell.protocols] == [("3 classes", None), ("2 classes", (0, 1, 2))]
     assert [cell.protocols[0].answers[place] for place in cell.labels] == [(0,), (0,), (1, 2), (1, 2)]
     write(tmp_path / "toy", ["sea"])
@@ -280,7 +280,7 @@ def test_a_users_set_with_a_map_needs_no_code(tmp_path: Path) -> None:
 
 def test_one_protocol_is_asked_once_if_a_set_has_all_classes(tmp_path: Path) -> None:
     write(tmp_path / "toy", OWN.names)
-    cell = open_cell(recipe_of(logits=["subset", "all"]), tmp_path, "", OWN)
+    cell = open_condition(recipe_of(logits=["subset", "all"]), tmp_path, "", OWN)
     assert [p.name for p in cell.protocols] == ["3 classes"]
 
 
@@ -289,7 +289,7 @@ def test_an_occluded_set_has_a_change_for_every_cell(tmp_path: Path) -> None:
     recipe = recipe_of(kind="occlusion", drops=[0, 5], drop_grid=2, shuffles=[4])
     found = look_for(recipe, tmp_path)
     assert found.images == {"drop 0/10": 3, "drop 5/10": 3, "shuffle 4x4": 3}
-    cell = open_cell(recipe, tmp_path, "drop 5/10", OWN)
+    cell = open_condition(recipe, tmp_path, "drop 5/10", OWN)
     dropped = occlusions(recipe)[cell.name](torch.full((3, 3, 8, 8), 255, dtype=torch.uint8), torch.arange(3))
     assert (dropped == 0).float().mean() == 0.5
 
@@ -316,7 +316,7 @@ def test_a_stored_size_that_is_not_the_classifiers_is_refused_before_it_runs(tmp
     with pytest.raises(UserError, match="expected images of 224 x 224 pixels"):
         all_views(larger, whole, 224, 1.0)
     for recipe in (crop, whole):
-        images = open_cell(recipe, tmp_path, "", OWN).images
+        images = open_condition(recipe, tmp_path, "", OWN).images
         check_stored_size(images, recipe, 1)
         with pytest.raises(UserError, match="found one of 1 x 1"):
             check_stored_size(images, recipe, 224)

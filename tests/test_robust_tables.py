@@ -13,19 +13,19 @@ from matplotlib.figure import Figure
 
 import lutbench.record
 from lutbench.errors import UserError
-from lutbench.outcomes import Outcomes
+from lutbench.evaluate.outcomes import Outcomes
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import Record, make_record, read_records, write_record
-from lutbench.shifted.outcomes import CellOutcomes, RobustOutcomes
-from lutbench.shifted.published import ALEXNET_ERROR
-from results.cells import Cell, cells
-from results.comparisons import comparison_tables
-from results.curves import occlusion_curves, occlusion_figure, severity_curves, severity_figure
-from results.names import method_names, task_title
-from results.robustness import corruption_tables, not_run, robust_table
-from results.tables import build_tables, check_tables, main_table, show_tables, write_tables
+from lutbench.report.comparisons import comparison_tables
+from lutbench.report.curves import occlusion_curves, occlusion_figure, severity_curves, severity_figure
+from lutbench.report.entries import TableEntry, entries
+from lutbench.report.names import method_names, task_title
+from lutbench.report.robustness_tables import corruption_tables, not_run, robust_table
+from lutbench.report.tables import build_tables, check_tables, main_table, show_tables, write_tables
+from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
+from robustness.published_sets import ALEXNET_ERROR
 
 SUITE = """
 title = "Toys"
@@ -104,7 +104,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "toy.toml").write_text(SUITE)
     loaded = suite(folder)
     for place, method in enumerate(METHODS):
-        classifier = tuned(folder, loaded, method) if method in loaded.suite.method else None
+        classifier = tuned(folder, loaded, method) if method in loaded.config.method else None
         for shifted, made in (
             ("adversarial", adversarial(30 + place, 40 + place, 35)),
             ("corrupted", corrupted(10 + place)),
@@ -116,8 +116,8 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(full: Path) -> list[Cell]:
-    return cells(suite(full), full)
+def made(full: Path) -> list[TableEntry]:
+    return entries(suite(full), full)
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +131,12 @@ def suite(folder: Path, *changes: str) -> LoadedSuite:
 
 def seen(
     cell: str, *right: Sequence[bool], protocols: Sequence[str] = ("9 classes",), way: str = "", scored: bool = False
-) -> CellOutcomes:
+) -> ConditionOutcomes:
     """A cell in which under each protocol so many of the images are right."""
     hits = np.array(right)
     scores = np.linspace(0.2, 0.9, hits.shape[1])[None].repeat(len(hits), 0)
     places = np.stack([hits * 1, 1 - hits, scores], 2).swapaxes(0, 1)
-    return CellOutcomes.of(
+    return ConditionOutcomes.of(
         cell, way, protocols, np.ones(hits.shape[1], int), places, (f"{n}.png" for n in range(hits.shape[1])), scored
     )
 
@@ -145,7 +145,7 @@ def first(count: int, of: int = 100) -> list[bool]:
     return [number < count for number in range(of)]
 
 
-def adversarial(all_right: int, subset_right: int, bilinear: int = 0) -> list[CellOutcomes]:
+def adversarial(all_right: int, subset_right: int, bilinear: int = 0) -> list[ConditionOutcomes]:
     protocols = ("200 classes", "1000 classes")
     return [
         seen("", first(subset_right), first(all_right), protocols=protocols, way="bicubic"),
@@ -155,7 +155,7 @@ def adversarial(all_right: int, subset_right: int, bilinear: int = 0) -> list[Ce
 
 def corrupted(
     falling: int, names: Sequence[str] = ("fog", "snow", "saturate"), severities: int = 3
-) -> list[CellOutcomes]:
+) -> list[ConditionOutcomes]:
     """Of 100 images 90 less so many at every further severity are right; 10 fewer for every further corruption."""
     return [
         seen(f"{name}/{severity}", first(max(0, 90 - 10 * place - falling * (severity - 1))))
@@ -164,12 +164,12 @@ def corrupted(
     ]
 
 
-def occluded(falling: int) -> list[CellOutcomes]:
+def occluded(falling: int) -> list[ConditionOutcomes]:
     dropped = [seen(f"drop {tenths}/10", first(90 - falling * tenths), way="bicubic") for tenths in range(10)]
     return dropped + [seen(f"shuffle {n}x{n}", first(80 - falling * n // 4), way="bicubic") for n in (2, 4, 8, 14, 16)]
 
 
-def outliers(known: int) -> list[CellOutcomes]:
+def outliers(known: int) -> list[ConditionOutcomes]:
     return [seen("known", first(known, 20), scored=True), seen("unknown", [False] * 20, scored=True)]
 
 
@@ -177,7 +177,7 @@ def recorded(
     folder: Path,
     loaded: LoadedSuite,
     name: str,
-    made: Sequence[CellOutcomes] | Outcomes,
+    made: Sequence[ConditionOutcomes] | Outcomes,
     classifier: Record | None = None,
 ) -> Record:
     """Keep a record as the run of that name would leave it; ``classifier`` is that of the run before it."""
@@ -191,7 +191,7 @@ def recorded(
     }
     if isinstance(recipe, RobustnessRecipe):
         assert not isinstance(made, Outcomes)
-        outcomes: RobustOutcomes | Outcomes = RobustOutcomes.of(recipe.set, made)
+        outcomes: RobustnessOutcomes | Outcomes = RobustnessOutcomes.of(recipe.set, made)
         if planned.needs:
             document["classifier"] = {
                 "run": (classifier or tuned(folder, loaded, planned.method, planned.seed)).identity
@@ -212,7 +212,7 @@ def tuned(folder: Path, loaded: LoadedSuite, method: str, seed: int = 0) -> Reco
 
 
 def rows(folder: Path, loaded: LoadedSuite, task: str, method: str) -> list[dict[str, str]]:
-    table = robust_table(loaded, cells(loaded, folder))
+    table = robust_table(loaded, entries(loaded, folder))
     found = table[(table["task"] == task) & (table["method"] == method)].to_dict("records")
     return [{str(key): value for key, value in row.items()} for row in found]
 
@@ -225,7 +225,7 @@ def told(line: str) -> list[str]:
 # --- The table of all sets
 
 
-def test_every_method_and_classifier_has_a_row_of_each_printed_metric(full: Path, made: list[Cell]) -> None:
+def test_every_method_and_classifier_has_a_row_of_each_printed_metric(full: Path, made: list[TableEntry]) -> None:
     loaded = suite(full)
     table = robust_table(loaded, made)
     assert list(table["method"]) == ["LUT", "MAE", "DeiT"] * 6, "methods stand beside each other in every metric"
@@ -275,7 +275,7 @@ def test_a_set_that_was_not_run_has_no_number_and_is_named_below(
 ) -> None:
     loaded = suite(folder)
     recorded(folder, loaded, "corrupted/ours/seed0", corrupted(10))
-    made = cells(loaded, folder)
+    made = entries(loaded, folder)
     told = "Not run: Adversarial; Corrupted with MAE, DeiT; Occluded; Outliers."
     assert not_run(loaded, made) == told
     assert told in build_tables(loaded, folder)["main.md"]
@@ -290,7 +290,7 @@ def test_a_set_that_was_not_run_has_no_number_and_is_named_below(
     assert list(listed["task"]) == ["tuned", *["shifts/corrupted"] * 2]
 
 
-def test_nothing_is_said_to_be_not_run_where_all_was(full: Path, made: list[Cell], files: dict[str, str]) -> None:
+def test_nothing_is_said_to_be_not_run_where_all_was(full: Path, made: list[TableEntry], files: dict[str, str]) -> None:
     loaded = suite(full)
     assert not_run(loaded, made) == ""
     assert "Not run" not in files["main.md"]
@@ -301,7 +301,7 @@ def test_a_record_of_other_settings_is_stale_and_is_not_said_to_be_not_run(folde
     changed = suite(folder, "shifted.adversarial.border=2")
     (found,) = rows(folder, changed, "Adversarial", "LUT")
     assert (found["measured"], found["runs"], found["difference"]) == ("stale", "[3]", "")
-    assert "Adversarial with MAE, DeiT;" in not_run(changed, cells(changed, folder))
+    assert "Adversarial with MAE, DeiT;" in not_run(changed, entries(changed, folder))
     files = build_tables(changed, folder)
     assert "[3] `robustness/shifts/adversarial/ours/seed0` stale: set.border changed from 0 to 2\n" in files["main.md"]
     assert "40.0" not in files["robustness.tex"]
@@ -328,7 +328,7 @@ def test_a_value_is_stale_if_the_fine_tuning_that_made_its_classifier_is(folder:
     )
 
 
-def test_the_main_table_is_of_downstream_tasks_only(full: Path, made: list[Cell], files: dict[str, str]) -> None:
+def test_the_main_table_is_of_downstream_tasks_only(full: Path, made: list[TableEntry], files: dict[str, str]) -> None:
     loaded = suite(full)
     assert list(main_table(loaded, made)["task"]) == ["Fine-tuning", "Fine-tuning"]
     assert "Adversarial" not in files["main.tex"]
@@ -370,7 +370,7 @@ def test_published_sets_have_the_names_that_their_authors_gave_them(folder: Path
         "ImageNet-A",
         "ImageNet-C",
     ]
-    assert not_run(loaded, cells(loaded, folder)) == "Not run: ImageNet-A; ImageNet-C."
+    assert not_run(loaded, entries(loaded, folder)) == "Not run: ImageNet-A; ImageNet-C."
 
 
 def test_sets_of_several_tables_are_told_apart_by_the_tables_title(folder: Path) -> None:
@@ -379,7 +379,7 @@ def test_sets_of_several_tables_are_told_apart_by_the_tables_title(folder: Path)
     loaded = suite(folder)
     recorded(folder, loaded, "adversarial/ours/seed0", adversarial(30, 40))
     recorded(folder, loaded, "robustness/more/adversarial/supervised/seed0", adversarial(30, 50))
-    table = robust_table(loaded, cells(loaded, folder)).set_index(["task", "method"])["measured"]
+    table = robust_table(loaded, entries(loaded, folder)).set_index(["task", "method"])["measured"]
     assert table["shifts, Adversarial", "LUT"] == "40.0"
     assert table["Classifiers, Adversarial", "DeiT"] == "50.0"
 
@@ -410,7 +410,7 @@ def test_a_published_name_that_is_unknown_or_of_another_metric_is_refused(
 ) -> None:
     recorded(folder, suite(folder), "adversarial/ours/seed0", adversarial(30, 40))
     with pytest.raises(UserError, match=message):
-        cells(suite(folder, change), folder)
+        entries(suite(folder, change), folder)
 
 
 def test_published_values_stand_beside_the_metric_that_their_key_names(folder: Path) -> None:
@@ -432,7 +432,7 @@ def test_published_values_stand_beside_the_metric_that_their_key_names(folder: P
 
 
 def test_each_corruption_has_a_row_the_extra_ones_stand_apart_and_the_first_pair_is_compared(
-    full: Path, made: list[Cell]
+    full: Path, made: list[TableEntry]
 ) -> None:
     loaded = suite(full)
     (one,) = corruption_tables(loaded, made, full)
@@ -467,7 +467,7 @@ def test_methods_of_one_label_are_told_apart_by_their_encoder(folder: Path) -> N
     loaded = suite(folder, 'compare=[["ours", "theirs"], ["ours-small", "theirs-small"], ["ours", "ours-small"]]')
     for place, method in enumerate(("ours", "theirs", "ours-small", "theirs-small")):
         recorded(folder, loaded, f"corrupted/{method}/seed0", corrupted(10 + place))
-    made = cells(loaded, folder)
+    made = entries(loaded, folder)
     base, other = corruption_tables(loaded, made, folder)
     assert (base.title, other.title) == ("Corrupted, ViT-B/16", "Corrupted, ViT-S/16")
     for one, fog in ((base, "20.0"), (other, "22.0")):
@@ -490,17 +490,17 @@ def test_methods_that_saw_other_corruptions_are_not_compared(folder: Path) -> No
     loaded = suite(folder)
     recorded(folder, loaded, "corrupted/ours/seed0", corrupted(10))
     recorded(folder, loaded, "corrupted/theirs/seed0", corrupted(10, ["fog"]))
-    (one,) = corruption_tables(loaded, cells(loaded, folder), folder)
+    (one,) = corruption_tables(loaded, entries(loaded, folder), folder)
     assert list(one.table) == ["corruption", "LUT", "MAE"]
     assert one.table.set_index("corruption")["MAE"]["snow"] == ""
-    assert comparison_tables(loaded, cells(loaded, folder), folder)[0].table["task"].tolist() == ["Fine-tuning"]
+    assert comparison_tables(loaded, entries(loaded, folder), folder)[0].table["task"].tolist() == ["Fine-tuning"]
 
 
 # --- The same images
 
 
 def test_two_methods_are_compared_on_every_set_and_printed_metric(
-    full: Path, made: list[Cell], files: dict[str, str]
+    full: Path, made: list[TableEntry], files: dict[str, str]
 ) -> None:
     loaded = suite(full)
     counted, drawn = comparison_tables(loaded, made, full)
@@ -579,7 +579,7 @@ def test_robustness_has_no_files_and_no_words_in_a_suite_without_it(
         tuned(folder, loaded, method)
     files = build_tables(loaded, folder)
     assert set(files) == {"main.md", "main.csv", "main.tex"}
-    (compared,) = comparison_tables(loaded, cells(loaded, folder), folder)
+    (compared,) = comparison_tables(loaded, entries(loaded, folder), folder)
     assert list(compared.table) == ["task", "pair", "difference", "only 1st", "only 2nd", "p", "images"]
     assert not [word for word in ("Shifted", "Not run", "Corruptions", "↑") if word in files["main.md"]]
 
@@ -645,8 +645,8 @@ def test_without_records_published_values_and_what_to_run_are_shown(
 # --- Curves
 
 
-def robust(loaded: LoadedSuite, shifted: str, made: Sequence[CellOutcomes]) -> RobustOutcomes:
-    return RobustOutcomes.of(loaded.suite.shifted[shifted], made)
+def robust(loaded: LoadedSuite, shifted: str, made: Sequence[ConditionOutcomes]) -> RobustnessOutcomes:
+    return RobustnessOutcomes.of(loaded.config.shifted[shifted], made)
 
 
 def legend(figure: Figure) -> list[str]:

@@ -16,9 +16,9 @@ from lutbench.data import ade20k, masks
 from lutbench.data.decoding import UndecodableImage
 from lutbench.data.masks import check_masks
 from lutbench.data.scene_sets import open_scenes
-from lutbench.data.scenes import Scenes, check_scenes, choose_palette
+from lutbench.data.scenes import SegmentationDataset, check_scenes, choose_palette
 from lutbench.errors import UserError
-from lutbench.recipes import ScenesRecipe
+from lutbench.recipes import SegmentationDataRecipe
 
 ORIENTATION = 274
 """The EXIF tag."""
@@ -48,12 +48,12 @@ def write_set(root: Path, count: int = 3, highest: int = 2, suffix: str = ".jpg"
     return root / "set"
 
 
-def recipe(**changes: Any) -> ScenesRecipe:
+def recipe(**changes: Any) -> SegmentationDataRecipe:
     fields = {"source": "scenes", "path": "set", "classes": ["cat", "dog", "newt"], **changes}
-    return ScenesRecipe.model_validate(fields)
+    return SegmentationDataRecipe.model_validate(fields)
 
 
-def opened(root: Path, split: Any = "train", **changes: Any) -> Scenes:
+def opened(root: Path, split: Any = "train", **changes: Any) -> SegmentationDataset:
     return open_scenes(recipe(**changes), split, root)
 
 
@@ -262,7 +262,7 @@ def test_swapped_folders_of_ade20k_are_told(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "set").rename(tmp_path / ade20k.FOLDER)
     monkeypatch.setattr(ade20k, "IMAGES", {"train": 7, "val": 3})
     with pytest.raises(UserError, match=r"found 3\. So many has val: are the folders swapped\?"):
-        open_scenes(ScenesRecipe(source="ade20k"), "train", tmp_path)
+        open_scenes(SegmentationDataRecipe(source="ade20k"), "train", tmp_path)
 
 
 def test_a_link_to_a_folder_it_lies_in_is_named(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_ade20k_has_its_classes_and_is_refused_if_it_is_not_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_set(tmp_path, highest=11).rename(tmp_path / ade20k.FOLDER)
-    found = ScenesRecipe(source="ade20k")
+    found = SegmentationDataRecipe(source="ade20k")
     with pytest.raises(UserError, match=r"expected the 20,210 images of ADE20K's train split in .*, found 3"):
         open_scenes(found, "train", tmp_path)
     monkeypatch.setattr(ade20k, "IMAGES", {"train": 3, "val": 3})
@@ -332,7 +332,7 @@ def test_ade20k_has_its_classes_and_is_refused_if_it_is_not_complete(
     assert scenes.mask(0)[0, :3].tolist() == [255, 0, 1]
     assert check_masks(scenes) == list(scenes.classes[11:])
     (tmp_path / ade20k.FOLDER).rename(tmp_path / "elsewhere")
-    assert open_scenes(ScenesRecipe(source="ade20k", path="elsewhere"), "val", tmp_path).split == "val"
+    assert open_scenes(SegmentationDataRecipe(source="ade20k", path="elsewhere"), "val", tmp_path).split == "val"
 
 
 def test_ade20k_has_the_names_and_colours_of_mmsegmentation() -> None:

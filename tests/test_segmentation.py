@@ -22,9 +22,9 @@ from downstream.segmentation.checkpoints import read_checkpoint
 from downstream.segmentation.config import blocks_of, check_segmentation, mmseg_config
 from downstream.segmentation.train import segment
 from lutbench.errors import UserError
-from lutbench.processes import accelerator
 from lutbench.recipes import SegmentationRecipe
 from lutbench.run import Run
+from lutbench.train.processes import accelerator
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path) -> Non
     run = scenes_run(folder, "killed", **settings)
     killed_at_a_checkpoint(run, step=3)
     killed_at_a_checkpoint(run, step=12)
-    assert run.standing().state == "resumable"
+    assert run.status().state == "resumable"
     assert in_processes(lambda: performed(run))[0] == whole
 
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from lutbench.data.folder import open_folder
-from lutbench.data.photographs import LEFT_OUT, check_pixels, open_built
+from lutbench.data.toy.photographs import LEFT_OUT, check_pixels, open_built
 from lutbench.errors import UserError
-from lutbench.shifted.photographs import MOST_WRONG, RENDITIONS, SETS, build_shifted, open_shifted
+from robustness.toy_sets import MOST_WRONG, RENDITIONS, SETS, build_shifted, open_shifted
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from lutbench.statistics import (
+from lutbench.evaluate.statistics import (
     RESAMPLES,
     Interval,
     bootstrap,

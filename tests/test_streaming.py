@@ -12,16 +12,16 @@ import torch
 from image_files import encoded, picture
 from torch import Tensor
 
-from lutbench.batches import Schedule, stream
 from lutbench.data import streaming
-from lutbench.data.images import ImageSet, UndecodableImage, open_images
+from lutbench.data.images import ImageDataset, UndecodableImage, open_images
 from lutbench.data.streaming import StreamedImages
+from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
-from lutbench.pixels import to_tensor
 from lutbench.recipes import DataRecipe, KnnRecipe, PretrainRecipe, read_recipe
 from lutbench.recipes.loading import load_suite
 from lutbench.run import open_run
 from lutbench.stages import run_suite
+from lutbench.train.batches import Schedule, stream
 from lutbench.workspace import Workspace
 
 COUNTS = (9, 4, 8)
@@ -56,12 +56,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opened(root: Path, **changes: object) -> ImageSet:
+def opened(root: Path, **changes: object) -> ImageDataset:
     recipe = {"source": "huggingface", "path": "set", "streaming": True, **changes}
     return open_images(read_recipe(DataRecipe, recipe, "data"), "train", root)
 
 
-def looks(images: ImageSet, start: int = 0, workers: int = 0, **changes: Any) -> list[dict[str, Tensor]]:
+def looks(images: ImageDataset, start: int = 0, workers: int = 0, **changes: Any) -> list[dict[str, Tensor]]:
     """The passes of a run of 3 epochs, with a draw under every image's key."""
     schedule = Schedule(**{"images": len(images), "epochs": 3, "batch": 8, "micro_batch": 4, "seed": 1} | changes)
     return list(stream(images, _draw, schedule, start, workers))

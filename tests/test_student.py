@@ -10,8 +10,8 @@ from tiny_student import CONTROLS, TINY_ENCODER, random_views, tiny_recipe
 from torch import Tensor, nn
 
 import pretrain.student
-from lutbench.encoders import create_encoder
 from lutbench.errors import UserError
+from lutbench.models.encoders import create_encoder
 from lutbench.recipes import EncoderRecipe
 from pretrain.autoencoder import encode, patchify, unpatchify
 from pretrain.context import ContextLoss, Targets

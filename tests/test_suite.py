@@ -17,7 +17,7 @@ from lutbench.recipes import (
     LinearRecipe,
     PretrainRecipe,
     Recipe,
-    ScenesRecipe,
+    SegmentationDataRecipe,
     SegmentationRecipe,
 )
 from lutbench.recipes.loading import SUITES, load_suite
@@ -337,8 +337,8 @@ def test_a_suite_that_comes_with_the_repository_loads_and_its_runs_are_in_order(
     names = [planned.name for planned in loaded.runs]
     assert len(names) == len(set(names)) > 0
     for place, planned in enumerate(loaded.runs):
-        pretrained = planned.stage == "downstream" and loaded.suite.method[planned.method].pretrain
-        if pretrained or (planned.stage == "robustness" and planned.method in loaded.suite.method):
+        pretrained = planned.stage == "downstream" and loaded.config.method[planned.method].pretrain
+        if pretrained or (planned.stage == "robustness" and planned.method in loaded.config.method):
             assert planned.needs in names[:place], planned.name
         else:
             assert planned.needs is None, planned.name
@@ -437,7 +437,7 @@ def test_a_choice_of_nothing_is_refused(path: Path, stages: list[str], only: lis
 ENCODER = EncoderRecipe(model="vit_tiny_patch16_224", image_size=16, patch_size=4)
 SOURCE = EncoderSource(architecture=ENCODER, kind="checkpoint", path="weights.pth")
 PETS = DataRecipe(path="pets")
-STREETS = ScenesRecipe(source="scenes", path="streets", classes=["a", "b"])
+STREETS = SegmentationDataRecipe(source="scenes", path="streets", classes=["a", "b"])
 
 CLASSIFICATION: dict[str, Any] = {
     "data": DataRecipe(path="pets", val="test"),
@@ -535,7 +535,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "crop_scale": [0.2, 1.0],
     },
     KnnRecipe: CLASSIFICATION | {"neighbours": 10, "temperature": 0.1, "pool": "class"},
-    ScenesRecipe: {
+    SegmentationDataRecipe: {
         "source": "mosaics",
         "train": "train",
         "val": "test",
@@ -546,7 +546,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "ignore": 11,
     },
     SegmentationRecipe: {
-        "data": ScenesRecipe(source="scenes", path="streets", classes=["a", "b", "c"]),
+        "data": SegmentationDataRecipe(source="scenes", path="streets", classes=["a", "b", "c"]),
         "encoder": SOURCE.model_copy(update={"kind": "scratch"}),
         "precision": "bf16",
         "threads": 3,
@@ -585,7 +585,7 @@ WITHOUT_EFFECT: dict[type[Recipe], dict[str, Any]] = {
     FinetuneRecipe: LOOKS | {"micro_batch": 256, "eval_every": 1, "save_every": 7, "compile": True},
     LinearRecipe: LOOKS,
     KnnRecipe: LOOKS,
-    ScenesRecipe: {"label": "Streets", "path": "elsewhere", "palette": [[0, 0, 0], [255, 255, 255]]},
+    SegmentationDataRecipe: {"label": "Streets", "path": "elsewhere", "palette": [[0, 0, 0], [255, 255, 255]]},
     SegmentationRecipe: {"workers": 5, "log_every": 3, "val_every": 100, "save_every": 7},
 }
 
@@ -597,7 +597,7 @@ BASE: dict[type[Recipe], dict[str, Any]] = {
     FinetuneRecipe: {"data": PETS, "encoder": SOURCE},
     LinearRecipe: {"data": PETS, "encoder": SOURCE},
     KnnRecipe: {"data": PETS, "encoder": SOURCE},
-    ScenesRecipe: {"source": "scenes", "path": "streets", "classes": ["a", "b"]},
+    SegmentationDataRecipe: {"source": "scenes", "path": "streets", "classes": ["a", "b"]},
     SegmentationRecipe: {"data": STREETS, "encoder": SOURCE},
 }
 

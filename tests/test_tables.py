@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lutbench.confusions import Confusions
+from downstream.segmentation.confusions import Confusions
 from lutbench.errors import UserError
-from lutbench.outcomes import Measurement, Outcomes
+from lutbench.evaluate.outcomes import Measurement, Outcomes
 from lutbench.recipes import FinetuneRecipe, KnnRecipe, PretrainRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import PerImage, Record, make_record, write_record
-from results.cells import Cell, cells
-from results.comparisons import comparison_tables
-from results.published import PublishedValue
-from results.tables import build_tables, check_tables, main_table, show_tables, write_tables
+from lutbench.report.comparisons import comparison_tables
+from lutbench.report.entries import TableEntry, entries
+from lutbench.report.published import PublishedValue
+from lutbench.report.tables import build_tables, check_tables, main_table, show_tables, write_tables
 
 ROOT = Path(__file__).parents[1]
 
@@ -115,7 +115,7 @@ def recorded(
 
 
 def row(folder: Path, loaded: LoadedSuite, task: str, method: str) -> dict[str, str]:
-    table = main_table(loaded, cells(loaded, folder))
+    table = main_table(loaded, entries(loaded, folder))
     (found,) = table[(table["task"] == task) & (table["method"] == method)].to_dict("records")
     return {str(key): value for key, value in found.items()}
 
@@ -154,7 +154,7 @@ def test_a_published_value_stands_beside_the_measured_one_of_the_same_encoder_on
     assert (absent["published"], absent["difference"], absent["measured"]) == ("83.6 [b]", "", "")
     assert row(folder, loaded, "near", "LUT_100%")["published"] == "", "the task names no published one"
     other = suite(folder, "encoder.base.label=ViT-T/16")
-    assert "published" not in main_table(other, cells(other, folder)).columns
+    assert "published" not in main_table(other, entries(other, folder)).columns
 
 
 def test_sources_are_listed_under_the_letters_of_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,7 +170,7 @@ def test_sources_are_listed_under_the_letters_of_the_table(folder: Path, capsys:
 def test_more_sources_than_letters_go_on_with_two(folder: Path) -> None:
     loaded = suite(folder)
     told = (PublishedValue(80.0, f"source {number}", "", "") for number in range(60))
-    made = [Cell("tuned", "ours", "ViT-B/16", 1, published=value) for value in told]
+    made = [TableEntry("tuned", "ours", "ViT-B/16", 1, published=value) for value in told]
     letters = [text.split()[1] for text in main_table(loaded, made)["published"]]
     assert len(set(letters)) == 60
     assert [letters[place] for place in (0, 25, 26, 51, 52)] == ["[a]", "[z]", "[aa]", "[az]", "[ba]"]
@@ -252,7 +252,7 @@ def test_two_methods_are_compared_on_the_same_images(folder: Path) -> None:
     both = [True] * 60 + [False] * 28
     recorded(folder, loaded, "tuned/ours/seed0", outcomes(*both, *[True] * 10, *[False] * 2))
     recorded(folder, loaded, "tuned/theirs/seed0", outcomes(*both, *[False] * 10, *[True] * 2))
-    (compared,) = comparison_tables(loaded, cells(loaded, folder), folder)
+    (compared,) = comparison_tables(loaded, entries(loaded, folder), folder)
     (found,) = compared.table.to_dict("records")
     assert (found["task"], found["pair"], found["images"]) == ("Fine-tuning", "LUT_100% - MAE", "100")
     assert (found["only 1st"], found["only 2nd"]) == ("10", "2")
@@ -269,7 +269,7 @@ def test_methods_seen_on_other_images_or_with_other_seeds_are_not_compared(folde
         ("near/theirs/seed1", outcomes(True, False)),
     ):
         recorded(folder, loaded, name, made)
-    assert comparison_tables(loaded, cells(loaded, folder), folder) == []
+    assert comparison_tables(loaded, entries(loaded, folder), folder) == []
     assert "same images" not in build_tables(loaded, folder)["main.md"]
 
 
@@ -299,7 +299,7 @@ def test_two_segmentations_are_compared_by_resampling_the_images_in_a_table_of_t
     recorded(segmented, loaded, "tuned/theirs/seed0", share(71))
     recorded(segmented, loaded, "masks/ours/seed0", streets(*[80] * 30))
     recorded(segmented, loaded, "masks/theirs/seed0", streets(*[75] * 30))
-    counted, resampled = comparison_tables(loaded, cells(loaded, segmented), segmented)
+    counted, resampled = comparison_tables(loaded, entries(loaded, segmented), segmented)
     assert list(counted.table["task"]) == ["Fine-tuning"]
     (found,) = resampled.table.to_dict("records")
     assert (found["task"], found["pair"], found["images"]) == ("Streets", "LUT_100% - MAE", "30")
@@ -314,7 +314,7 @@ def test_segmentations_of_other_images_are_not_compared(segmented: Path) -> None
     loaded = suite(segmented)
     recorded(segmented, loaded, "masks/ours/seed0", streets(80, 90))
     recorded(segmented, loaded, "masks/theirs/seed0", streets(80, 90, names="other"))
-    assert comparison_tables(loaded, cells(loaded, segmented), segmented) == []
+    assert comparison_tables(loaded, entries(loaded, segmented), segmented) == []
 
 
 def test_the_classes_of_a_segmentation_are_drawn_and_the_tables_lead_to_the_figure(segmented: Path) -> None:
@@ -339,10 +339,10 @@ def test_the_classes_of_a_segmentation_are_drawn_and_the_tables_lead_to_the_figu
 
 def test_a_published_value_in_another_metric_is_refused(segmented: Path) -> None:
     loaded = suite(segmented, "downstream.masks.published=ade20k/upernet/macc", "method.theirs.published=iBOT")
-    cells(loaded, segmented)
+    entries(loaded, segmented)
     recorded(segmented, loaded, "masks/theirs/seed0", streets(60, 70))
     with pytest.raises(UserError, match=r"masks\.published: ade20k/upernet/macc is in mAcc, .* measured in mIoU"):
-        cells(loaded, segmented)
+        entries(loaded, segmented)
 
 
 IMPORTED = """
@@ -518,4 +518,4 @@ def test_a_suite_without_tasks_has_no_tables(folder: Path, capsys: pytest.Captur
 )
 def test_a_published_name_that_nobody_knows_is_refused_with_the_nearest(folder: Path, change: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        cells(suite(folder, change), folder)
+        entries(suite(folder, change), folder)

@@ -11,10 +11,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from lutbench.data.tensors import resize_short_side, to_tensor
 from lutbench.errors import UserError
-from lutbench.pixels import resize_short_side, to_tensor
-from lutbench.randomness import Draw, seeded
 from lutbench.recipes import DataRecipe, EncoderRecipe, PretrainRecipe
+from lutbench.train.randomness import RngStream, seeded
 from pretrain.views import PretrainTransform, Views, padded_crop, random_resized_crop
 
 SIDE = 32
@@ -34,7 +34,7 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def drawn(changes: dict[str, object], image: Image.Image, key: int = 0) -> dict[str, Tensor]:
-    with seeded(Draw.IMAGE, key):
+    with seeded(RngStream.IMAGE, key):
         return PretrainTransform(recipe(**changes))(image)
 
 

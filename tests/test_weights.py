@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lutbench.errors import UserError
-from lutbench.weights import read_weights, save_weights, sha256_of
+from lutbench.models.weights import read_weights, save_weights, sha256_of
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}
 

@@ -16,10 +16,10 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from downstream import perform
-from lutbench.processes import accelerator
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, open_run
+from lutbench.stages import perform
+from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
 CLASSES = ("amber", "blue", "green")

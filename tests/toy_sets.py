@@ -7,7 +7,7 @@ from image_files import COLOURS, encoded, picture
 from PIL import Image
 from rich.console import Console, RenderableType
 
-from lutbench.data.checks import CheckReport
+from lutbench.data.verify import CheckReport
 
 
 def text_of(shown: RenderableType, width: int = 200) -> str:

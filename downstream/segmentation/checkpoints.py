@@ -13,7 +13,7 @@ import torch
 
 from lutbench.errors import UserError
 from lutbench.files import NotJsonError, read_json, write_json
-from lutbench.weights import sha256_of
+from lutbench.models.weights import sha256_of
 
 NAME = "step-{:08d}.pth"
 """Of a checkpoint after so many iterations; its seal ends in ``.json``."""
@@ -29,7 +29,7 @@ class Sealed:
     path: Path
     step: int
     facts: dict[str, Any]
-    """What the journal kept."""
+    """What the logger kept."""
 
 
 def seal(path: Path, identity: str, step: int, facts: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ def newest_sealed(folder: Path, identity: str) -> tuple[Sealed | None, list[str]
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What a checkpoint holds: tensors and plain values, on the CPU.
 
-    MMEngine's history of losses, which is objects of its own, is not among them: the suite's journal keeps it.
+    MMEngine's history of losses, which is objects of its own, is not among them: the suite's logger keeps it.
 
     Raises:
         UserError: if it holds anything else, which could run code.

@@ -5,9 +5,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from lutbench.data.scenes import Scenes
-from lutbench.encoders import Geometry, geometry_of
+from lutbench.data.scenes import SegmentationDataset
 from lutbench.errors import UserError
+from lutbench.models.encoders import Geometry, geometry_of
 from lutbench.recipes import SegmentationRecipe
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -24,7 +24,12 @@ IGNORED = 255
 
 
 def mmseg_config(
-    recipe: SegmentationRecipe, train: Scenes, val: Scenes, *, processes: int = 1, norm: str = "SyncBN"
+    recipe: SegmentationRecipe,
+    train: SegmentationDataset,
+    val: SegmentationDataset,
+    *,
+    processes: int = 1,
+    norm: str = "SyncBN",
 ) -> Config:
     """The whole experiment: model, data, schedule and evaluation. ``norm`` is the norm of neck and heads.
 
@@ -139,7 +144,7 @@ def blocks_of(recipe: SegmentationRecipe, depth: int) -> list[int]:
     return [round(depth * share) - 1 for share in (1 / 3, 1 / 2, 2 / 3, 1)]
 
 
-def ignored(scenes: Scenes) -> int:
+def ignored(scenes: SegmentationDataset) -> int:
     """The value that counts neither in training nor in evaluation, as MMSegmentation sees masks."""
     return IGNORED if scenes.reduce_zero_label else scenes.ignore
 
@@ -248,7 +253,7 @@ def _tta_pipeline(recipe: SegmentationRecipe) -> list[dict[str, Any]]:
     ]
 
 
-def _dataset(recipe: SegmentationRecipe, scenes: Scenes, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
+def _dataset(recipe: SegmentationRecipe, scenes: SegmentationDataset, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "type": "BaseSegDataset",
         "metainfo": {"classes": list(scenes.classes), "palette": [list(colour) for colour in scenes.palette]},
@@ -261,7 +266,9 @@ def _dataset(recipe: SegmentationRecipe, scenes: Scenes, pipeline: list[dict[str
     }
 
 
-def _val_dataloader(recipe: SegmentationRecipe, val: Scenes, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
+def _val_dataloader(
+    recipe: SegmentationRecipe, val: SegmentationDataset, pipeline: list[dict[str, Any]]
+) -> dict[str, Any]:
     return {
         "batch_size": 1,
         "num_workers": recipe.workers,

@@ -9,7 +9,7 @@ from torch import nn
 
 from lutbench.errors import UserError
 from lutbench.files import read_json, whole_file
-from lutbench.weights import read_weights, save_weights
+from lutbench.models.weights import read_weights, save_weights
 
 CONFIG, WEIGHTS = "segmenter.py", "segmenter.safetensors"
 

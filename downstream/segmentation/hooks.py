@@ -1,4 +1,4 @@
-"""What makes MMEngine's Runner keep the suite's promises: keyed randomness, the journal, sealed checkpoints.
+"""What makes MMEngine's Runner keep the suite's promises: keyed randomness, the logger, sealed checkpoints.
 
 Nothing of training or evaluation is done here.
 """
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from downstream.segmentation.checkpoints import KEEP, NAME, read_checkpoint, seal
-from lutbench.batches import Key, Schedule
-from lutbench.batchnorm import SyncBatchNorm
 from lutbench.files import disk_full_explained
-from lutbench.processes import accelerator
 from lutbench.progress import Bar
-from lutbench.randomness import Draw, reseed
 from lutbench.run import Run
-from lutbench.training import Journal
+from lutbench.train.batches import Key, Schedule
+from lutbench.train.batchnorm import SyncBatchNorm
+from lutbench.train.logger import TrainingLogger
+from lutbench.train.processes import accelerator
+from lutbench.train.randomness import RngStream, reseed
 
 
 class SuiteRunner(Runner):
@@ -60,7 +60,7 @@ def on_cpus(model: nn.Module) -> nn.Module:
     return model
 
 
-class KeyedScenes(Dataset[dict[str, Any]]):
+class KeyedDataset(Dataset[dict[str, Any]]):
     """A data set of MMSegmentation whose augmentation is drawn under the key of each look."""
 
     def __init__(self, dataset: Any, seed: int) -> None:
@@ -72,17 +72,17 @@ class KeyedScenes(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
         epoch, index = key
-        reseed(Draw.IMAGE, self.seed, epoch, index)
+        reseed(RngStream.IMAGE, self.seed, epoch, index)
         sample: dict[str, Any] = self.dataset[index]
         return sample
 
 
 class SuiteHook(CheckpointHook):
-    """MMEngine's CheckpointHook, called by the suite's journal, that seals what it has saved."""
+    """MMEngine's CheckpointHook, called by the suite's logger, that seals what it has saved."""
 
-    def __init__(self, run: Run, journal: Journal, schedule: Schedule, images: int) -> None:
+    def __init__(self, run: Run, logger: TrainingLogger, schedule: Schedule, images: int) -> None:
         super().__init__(by_epoch=False, max_keep_ckpts=KEEP, filename_tmpl=NAME, save_last=False)
-        self.run, self.journal, self.schedule, self.images = run, journal, schedule, images
+        self.run, self.logger, self.schedule, self.images = run, logger, schedule, images
         self._since = 0.0
         self._rate = 0.0
         self._bar: Bar | None = None
@@ -94,20 +94,20 @@ class SuiteHook(CheckpointHook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """What is random about this step depends on its key alone."""
-        self.journal.waited += time.monotonic() - self._since
+        self.logger.waited += time.monotonic() - self._since
         self._rate = max(group["lr"] for group in runner.optim_wrapper.param_groups)
-        reseed(Draw.STEP, self.run.planned.seed, batch_idx, accelerator().process_index)
+        reseed(RngStream.STEP, self.run.planned.seed, batch_idx, accelerator().process_index)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Note the losses; save where the journal says so, and after the last step, so that evaluation can be resumed."""
+        """Note the losses; save where the logger says so, and after the last step, so that evaluation can be resumed."""
         assert outputs is not None
         losses = {told: outputs[name] for name, told in LOSSES.items() if isinstance(outputs.get(name), Tensor)}
         keys, rows = self.schedule.batch_keys(batch_idx), self.schedule.rows(0)
-        self.journal.note(batch_idx, losses, torch.tensor([keys[row][1] for row in rows]))
-        saving = self.journal.end_step(batch_idx, self._rate)
+        self.logger.note(batch_idx, losses, torch.tensor([keys[row][1] for row in rows]))
+        saving = self.logger.end_step(batch_idx, self._rate)
         if saving or batch_idx + 1 == self.schedule.steps:
             self._save(runner, batch_idx + 1)
-        self.journal.stop_if_asked(batch_idx)
+        self.logger.stop_if_asked(batch_idx)
         self._since = time.monotonic()
 
     def _save(self, runner: Runner, step: int) -> None:
@@ -115,7 +115,7 @@ class SuiteHook(CheckpointHook):
         with disk_full_explained(path):
             self._save_checkpoint(runner)
         if accelerator().is_main_process:
-            seal(path, self.run.identity, step, self.journal.facts)
+            seal(path, self.run.identity, step, self.logger.facts)
         accelerator().wait_for_everyone()
 
     def before_val(self, runner: Runner) -> None:
@@ -138,4 +138,4 @@ class SuiteHook(CheckpointHook):
 
 
 LOSSES = {"loss": "loss", "decode.loss_ce": "head", "aux.loss_ce": "auxiliary"}
-"""MMSegmentation's names of the losses, and the journal's."""
+"""MMSegmentation's names of the losses, and the logger's."""

@@ -9,7 +9,7 @@ from mmengine.dataset import pseudo_collate
 from numpy.typing import NDArray
 from PIL import Image
 
-from lutbench.data.scenes import Scenes
+from lutbench.data.scenes import SegmentationDataset
 from lutbench.files import whole_file
 
 HEIGHT = 160
@@ -22,7 +22,7 @@ VEIL = 0.6
 
 
 @torch.no_grad()
-def picture_predictions(model: Any, dataset: Any, scenes: Scenes, path: Path, count: int = 6) -> None:
+def picture_predictions(model: Any, dataset: Any, scenes: SegmentationDataset, path: Path, count: int = 6) -> None:
     """Write a PNG of ``count`` images, evenly spaced over the set. Ignored pixels keep the image's own colours.
 
     Raises:

@@ -19,19 +19,20 @@ from torch.utils.data import DataLoader
 from downstream.segmentation.backbone import load_backbone
 from downstream.segmentation.checkpoints import newest_sealed
 from downstream.segmentation.config import mmseg_config
+from downstream.segmentation.confusions import Confusions
 from downstream.segmentation.export import keep_segmenter
-from downstream.segmentation.hooks import KeyedScenes, SuiteHook, SuiteRunner
+from downstream.segmentation.hooks import KeyedDataset, SuiteHook, SuiteRunner
 from downstream.segmentation.pictures import picture_predictions
 from downstream.segmentation.scores import ConfusionMetric
-from downstream.stage import conclude, encoder_of
-from lutbench.batches import FromStep, Schedule, leave_group
-from lutbench.confusions import Confusions
-from lutbench.data.scenes import Scenes
-from lutbench.processes import accelerator, precision_of
-from lutbench.randomness import Draw, seeded
+from downstream.stage import encoder_of, save_results
+from lutbench.data.scenes import SegmentationDataset
 from lutbench.recipes import SegmentationRecipe
 from lutbench.run import Run
-from lutbench.training import Journal, check_moved, weights_digest
+from lutbench.train.batches import FromStep, Schedule, leave_group
+from lutbench.train.logger import TrainingLogger
+from lutbench.train.processes import accelerator, precision_of
+from lutbench.train.randomness import RngStream, seeded
+from lutbench.train.schedule import check_moved, weights_digest
 
 register_all_modules()  # so that configs can name MMSegmentation's components
 
@@ -67,13 +68,13 @@ def segment(run: Run) -> None:
     digest = weights_digest(model)
     checkpoint, damage = newest_sealed(run.checkpoints, run.identity)
     for line in damage:
-        run.say(line)
+        run.log(line)
     start, facts = (checkpoint.step, checkpoint.facts) if checkpoint else (0, {})
     if checkpoint:
-        run.say(f"goes on from step {start}.")
+        run.log(f"goes on from step {start}.")
 
     # The loop is MMEngine's
-    journal = Journal(
+    logger = TrainingLogger(
         run.planned.name, run.folder, schedule, start, facts, log_every=recipe.log_every, save_every=recipe.save_every
     )
     metric = ConfusionMetric(ignore_index=cfg.val_evaluator.ignore_index)
@@ -93,7 +94,7 @@ def segment(run: Run) -> None:
         param_scheduler=cfg.param_scheduler,
         default_hooks={
             **QUIET,
-            "checkpoint": SuiteHook(run, journal, schedule, len(val)),
+            "checkpoint": SuiteHook(run, logger, schedule, len(val)),
         },
         env_cfg=cfg.env_cfg,
         log_level="ERROR",
@@ -104,7 +105,7 @@ def segment(run: Run) -> None:
         experiment_name=f"{run.planned.name.replace('/', '-')}-{run.identity[:12]}",
         default_scope="mmseg",
     )
-    with journal:
+    with logger:
         runner.train()
     check_moved(model, digest)
 
@@ -116,13 +117,13 @@ def segment(run: Run) -> None:
         dataset: Any = runner.val_dataloader.dataset
         outcomes = _confusions(metric, dataset, val, several)
         picture_predictions(model, dataset, val, run.folder / "predictions.png")
-        conclude(
+        save_results(
             run,
             outcomes,
-            seconds=journal.seconds,
-            images_per_second=journal.images_per_second,
+            seconds=logger.seconds,
+            images_per_second=logger.images_per_second,
             checkpoint=keep_segmenter(model, cfg, run.folder),
-            extra=dict(journal.losses),
+            extra=dict(logger.losses),
         )
 
 
@@ -132,7 +133,7 @@ def build_segmenter(cfg: Config, run: Run) -> nn.Module:
     Raises:
         UserError: if the encoder's weights cannot be had, are not those of the run's identity, or do not fit.
     """
-    with seeded(Draw.WEIGHTS, run.planned.seed, DECODER):
+    with seeded(RngStream.WEIGHTS, run.planned.seed, DECODER):
         model = MODELS.build(cfg.model)
         model.init_weights()
     load_backbone(model.backbone, encoder_of(run))
@@ -149,7 +150,7 @@ def optimizer_of(model: nn.Module, cfg: Config, recipe: SegmentationRecipe) -> O
 
 
 def _train_loader(cfg: Config, schedule: Schedule, start: int, workers: int) -> DataLoader[dict[str, Any]]:
-    dataset = KeyedScenes(DATASETS.build(cfg.train_dataloader.dataset), schedule.seed)
+    dataset = KeyedDataset(DATASETS.build(cfg.train_dataloader.dataset), schedule.seed)
     options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
     return DataLoader(
         dataset,
@@ -184,7 +185,9 @@ def _multi_scale(model: nn.Module, cfg: Config, runner: SuiteRunner) -> Confusio
     return metric
 
 
-def _confusions(metric: ConfusionMetric, dataset: Any, val: Scenes, several: ConfusionMetric | None) -> Confusions:
+def _confusions(
+    metric: ConfusionMetric, dataset: Any, val: SegmentationDataset, several: ConfusionMetric | None
+) -> Confusions:
     names = [
         Path(dataset.get_data_info(index)["img_path"]).relative_to(val.images).as_posix()
         for index in range(len(dataset))

@@ -6,7 +6,7 @@ are those of the files, bit by bit), in Arrow files that are mapped into memory.
 at S = 224 it takes 200 MB.
 
 It lies below the data root in ``.lutbench/cache/``, in a folder named by the files' fingerprint and the side; how it is made is
-in :mod:`lutbench.data.caching`. Its fingerprint, which stands in the identity of the runs that read it, is over the source's and
+in :mod:`lutbench.data.cache_build`. Its fingerprint, which stands in the identity of the runs that read it, is over the source's and
 how it was resized: it can be told without the cache, so a cache may be removed when a run has finished.
 """
 
@@ -25,7 +25,7 @@ from PIL import __version__ as PILLOW
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lutbench.data.decoding import UndecodableImage
-from lutbench.data.images import ImageSet
+from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError, listed
 from lutbench.files import NotJsonError, read_json
 from lutbench.progress import console, is_first_process
@@ -68,7 +68,7 @@ class CacheFacts(BaseModel):
 class CachedImages:
     """A split of a set, read from its cache. An image that could not be decoded cannot be here either."""
 
-    source: ImageSet = field(repr=False)
+    source: ImageDataset = field(repr=False)
     folder: Path
     side: int
     fingerprint: str
@@ -130,18 +130,18 @@ class CachedImages:
         return self.source.image_name(index)
 
 
-def cache_fingerprint(images: ImageSet, side: int) -> str:
+def cache_fingerprint(images: ImageDataset, side: int) -> str:
     """Of the cache of ``images``, whether or not it is there: hex sha256 over theirs, the side, and how they are resized."""
     told = {**HOW, "short side": side, "source": images.fingerprint}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def cache_folder(images: ImageSet, side: int, root: Path) -> Path:
+def cache_folder(images: ImageDataset, side: int, root: Path) -> Path:
     """Where the cache of ``images`` lies, or would lie: another one for other files or another side."""
     return root.absolute() / ".lutbench" / "cache" / f"{side}px-{cache_fingerprint(images, side)[:16]}"
 
 
-def open_cache(images: ImageSet, side: int, root: Path) -> CachedImages | None:
+def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | None:
     """The cache of ``images``, if it was made; sizes of its files are compared, their checksums are not.
 
     Raises:

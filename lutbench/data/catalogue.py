@@ -1,7 +1,7 @@
 """Which of the known sets are there; nothing here reads an image.
 
 What a set holds, and how to get it, is in :mod:`lutbench.data.known` and, for the shifted ones,
-:mod:`lutbench.shifted.published`; whether one is whole is for :mod:`lutbench.data.checks`.
+:mod:`robustness.published_sets`; whether one is whole is for :mod:`lutbench.data.verify`.
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from lutbench.data.known import BUILDERS, CATALOGUE, in_hub_cache, place
 from lutbench.data.literature import KnownSet
 from lutbench.data.official import FORMATS
 from lutbench.errors import UserError, listed, nearest
-from lutbench.recipes import DataRecipe, ScenesRecipe
-from lutbench.recipes.robustness import ShiftedSetRecipe
-from lutbench.shifted.published import PUBLISHED, PublishedSet
+from lutbench.recipes import DataRecipe, SegmentationDataRecipe
+from lutbench.recipes.robustness import RobustnessDatasetRecipe
+from robustness.published_sets import PUBLISHED, PublishedSet
 
 HERE, MISSING = "here", "missing"
 
@@ -23,7 +23,7 @@ AnySet = KnownSet | PublishedSet
 
 
 @dataclass(frozen=True)
-class SetStatus:
+class DatasetStatus:
     """Whether a known set is there, as far as a glance tells."""
 
     known: AnySet
@@ -32,22 +32,22 @@ class SetStatus:
     where: Path
 
 
-def list_sets(root: Path) -> list[SetStatus]:
-    """Every known set, the shifted ones last. Looks at folders by name and lists none, so it is instant."""
+def list_sets(root: Path) -> list[DatasetStatus]:
+    """Every known set, the shifted ones last. Samples at folders by name and lists none, so it is instant."""
     return [status_of(any_set(name), root) for name in (*CATALOGUE, *PUBLISHED)]
 
 
-def status_of(known: AnySet, root: Path) -> SetStatus:
+def status_of(known: AnySet, root: Path) -> DatasetStatus:
     """Whether a set is below ``root``."""
     where = (root / known.recipe.folder).absolute() if isinstance(known, PublishedSet) else place(known, root)
     try:
         state = _shifted_state(known.recipe, root) if isinstance(known, PublishedSet) else _state(known, root)
     except PermissionError as error:
         state = f"cannot be read: {error.strerror}"
-    return SetStatus(known, state, where)
+    return DatasetStatus(known, state, where)
 
 
-def how_to_get(status: SetStatus) -> str:
+def how_to_get(status: DatasetStatus) -> str:
     """The steps to have a set, with the folder filled in."""
     return status.known.get.replace("DIR", str(status.where))
 
@@ -86,7 +86,7 @@ def sets_here(root: Path) -> list[str]:
     return names
 
 
-def splits_of(recipe: DataRecipe | ScenesRecipe) -> tuple[Split, ...]:
+def splits_of(recipe: DataRecipe | SegmentationDataRecipe) -> tuple[Split, ...]:
     """The splits that a set has: a set that is only pre-trained on has no val."""
     return ("train", "val") if recipe.val else ("train",)
 
@@ -100,12 +100,12 @@ def _state(known: KnownSet, root: Path) -> str:
     if isinstance(recipe, DataRecipe) and recipe.source not in ("folder", *BUILDERS):
         parts = (part.strip() for split in (recipe.train, recipe.val) for part in split.split("+"))
         return _glance(where, [*dict.fromkeys(need for part in parts for need in FORMATS[recipe.source].needs(part))])
-    kinds = ("images/", "annotations/") if isinstance(recipe, ScenesRecipe) else ("",)
+    kinds = ("images/", "annotations/") if isinstance(recipe, SegmentationDataRecipe) else ("",)
     names = {"train": recipe.train, "val": recipe.val}
     return _glance(where, [kind + names[split] for split in splits_of(recipe) for kind in kinds])
 
 
-def _shifted_state(recipe: ShiftedSetRecipe, root: Path) -> str:
+def _shifted_state(recipe: RobustnessDatasetRecipe, root: Path) -> str:
     where = root / recipe.folder
     if recipe.kind == "corruptions":
         return _glance(where, recipe.corruptions or [""])

@@ -1,4 +1,4 @@
-"""The door to every image set: whatever it comes from, behind it is an :class:`ImageSet`."""
+"""The door to every image set: whatever it comes from, behind it is an :class:`ImageDataset`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeGuard
@@ -9,19 +9,19 @@ from PIL import Image
 
 from lutbench.data.decoding import UndecodableImage
 from lutbench.data.folder import open_folder
-from lutbench.data.photographs import BUILT, open_built
+from lutbench.data.toy.photographs import BUILT, open_built
 from lutbench.errors import UserError, listed
 from lutbench.recipes import DataRecipe
 
 if TYPE_CHECKING:
     from lutbench.data.streaming import StreamedImages
 
-__all__ = ["ImageSet", "Split", "UndecodableImage", "check_pair", "is_streamed", "load_or_next", "open_images"]
+__all__ = ["ImageDataset", "Split", "UndecodableImage", "check_pair", "is_streamed", "load_or_next", "open_images"]
 
 Split = Literal["train", "val"]
 
 
-class ImageSet(Protocol):
+class ImageDataset(Protocol):
     """One split of a set: images by index, with or without labels."""
 
     name: str
@@ -55,7 +55,7 @@ class ImageSet(Protocol):
         ...
 
 
-def open_images(recipe: DataRecipe, split: Split, root: Path) -> ImageSet:
+def open_images(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
     """Open one split of the set that ``recipe`` names, below the data root ``root``.
 
     Nothing is decoded; a set that the suite builds itself is built if it is not there.
@@ -87,12 +87,12 @@ def open_images(recipe: DataRecipe, split: Split, root: Path) -> ImageSet:
     return open_built(recipe.source, split, root, skip_undecodable=skip)
 
 
-def is_streamed(images: ImageSet) -> "TypeGuard[StreamedImages]":
+def is_streamed(images: ImageDataset) -> "TypeGuard[StreamedImages]":
     """Whether images come quickly only in the order of a stream."""
     return hasattr(images, "contents")
 
 
-def load_or_next(images: ImageSet, index: int, content: bytes | None = None) -> tuple[Image.Image, int, int]:
+def load_or_next(images: ImageDataset, index: int, content: bytes | None = None) -> tuple[Image.Image, int, int]:
     """An image, its index, and how many undecodable ones were passed over on the way to it.
 
     ``content`` is that of a streamed set's image ``index``, read already.
@@ -118,7 +118,7 @@ def load_or_next(images: ImageSet, index: int, content: bytes | None = None) -> 
     )
 
 
-def check_pair(train: ImageSet, val: ImageSet) -> None:
+def check_pair(train: ImageDataset, val: ImageDataset) -> None:
     """Whether a classifier trained on ``train`` can be measured on ``val``.
 
     Raises:

@@ -8,9 +8,9 @@ from pathlib import Path
 from huggingface_hub.constants import HF_HOME
 
 from lutbench.data.literature import LITERATURE, KnownSet
-from lutbench.data.mosaics import MOSAICS, build_mosaics
-from lutbench.data.photographs import BUILT, build
-from lutbench.recipes import DataRecipe, ScenesRecipe
+from lutbench.data.toy.mosaics import MOSAICS, build_mosaics
+from lutbench.data.toy.photographs import BUILT, build
+from lutbench.recipes import DataRecipe, SegmentationDataRecipe
 
 BUILT_FROM = "Built in seconds when it is first used, from photographs that ship in scikit-image and scikit-learn."
 
@@ -42,7 +42,7 @@ CATALOGUE = {
         KnownSet(
             name="mosaics",
             title="Mosaics of crops of photographs, with masks",
-            recipe=ScenesRecipe(label="mosaics", source="mosaics"),
+            recipe=SegmentationDataRecipe(label="mosaics", source="mosaics"),
             classes=len(MOSAICS.classes),
             images=MOSAICS.counts,
             get=BUILT_FROM,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lutbench.recipes import DataRecipe, ScenesRecipe, read_recipe
+from lutbench.recipes import DataRecipe, SegmentationDataRecipe, read_recipe
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class KnownSet:
 
     name: str
     title: str
-    recipe: DataRecipe | ScenesRecipe
+    recipe: DataRecipe | SegmentationDataRecipe
     """How a suite file opens it, with the metric that the literature prints."""
     classes: int
     images: dict[str, int]
@@ -35,7 +35,9 @@ class KnownSet:
 
 def _read(name: str, values: dict[str, Any]) -> KnownSet:
     given = {"label": name, **values.pop("recipe")}
-    model: type[DataRecipe | ScenesRecipe] = ScenesRecipe if given.get("source") in ("scenes", "ade20k") else DataRecipe
+    model: type[DataRecipe | SegmentationDataRecipe] = (
+        SegmentationDataRecipe if given.get("source") in ("scenes", "ade20k") else DataRecipe
+    )
     recipe = read_recipe(model, given, f"sets.toml: {name}.recipe")
     return KnownSet(name=name, recipe=recipe, **{**values, "get": values["get"].strip()})
 

@@ -66,7 +66,7 @@ class Manifest(BaseModel):
 
 
 @dataclass
-class Findings:
+class IntegrityReport:
     """What a check, or a part of it, found."""
 
     lines: list[str] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Findings:
     """What is unusual and no fault."""
     problems: list[str] = field(default_factory=list)
 
-    def add(self, other: "Findings") -> None:
+    def add(self, other: "IntegrityReport") -> None:
         """Take up what another part found."""
         self.lines += other.lines
         self.notes += other.notes
@@ -101,12 +101,12 @@ def read_manifest(path: Path) -> Manifest | None:
         return None
 
 
-def keep_manifest(new: Manifest, root: Path) -> Findings:
+def keep_manifest(new: Manifest, root: Path) -> IntegrityReport:
     """Compare ``new`` with the manifest that is there, and put it in its place.
 
     One of the same content that looked at more images stays, and what it found undecodable counts.
     """
-    path, kept = manifest_path(new.set, root), Findings()
+    path, kept = manifest_path(new.set, root), IntegrityReport()
     old = read_manifest(path)
     if old is None and path.exists():
         kept.notes.append(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags
 
-from lutbench.data.scenes import Scenes, opened, opened_mask
+from lutbench.data.scenes import SegmentationDataset, opened, opened_mask
 from lutbench.errors import UserError, listed
 from lutbench.files import NotJsonError, read_json, write_json
 from lutbench.progress import tracked
@@ -30,7 +30,7 @@ ENOUGH = 3
 class Inspection:
     """What was found in some of a set's masks."""
 
-    scenes: Scenes
+    scenes: SegmentationDataset
     pixels: NDArray[np.int64]
     """(256,) of every value."""
     faults: list[str]
@@ -61,7 +61,7 @@ class Inspection:
         return " ".join(parts)
 
 
-def check_masks(scenes: Scenes, stamps: Path | None = None) -> list[str]:
+def check_masks(scenes: SegmentationDataset, stamps: Path | None = None) -> list[str]:
     """Decode every mask and read every image's header; returns the classes of which no mask has a pixel.
 
     With ``stamps`` the outcome is kept in that folder, and a set that is there by its fingerprint is not read again.
@@ -86,8 +86,8 @@ def check_masks(scenes: Scenes, stamps: Path | None = None) -> list[str]:
     return inspection.absent
 
 
-def inspect_masks(scenes: Scenes, indices: Sequence[int]) -> Inspection:
-    """Look at some of the masks, until enough of them are found faulty."""
+def inspect_masks(scenes: SegmentationDataset, indices: Sequence[int]) -> Inspection:
+    """Scan at some of the masks, until enough of them are found faulty."""
     pixels = np.zeros(256, np.int64)
     faults: list[str] = []
     title = f"checking the masks of {scenes.name} {scenes.split}"
@@ -99,7 +99,7 @@ def inspect_masks(scenes: Scenes, indices: Sequence[int]) -> Inspection:
     return Inspection(scenes, pixels, faults)
 
 
-def _expected(scenes: Scenes) -> NDArray[np.bool_]:
+def _expected(scenes: SegmentationDataset) -> NDArray[np.bool_]:
     """(256,) whether a value may be in a mask file."""
     expected = np.zeros(256, bool)
     expected[: len(scenes.classes) + scenes.reduce_zero_label] = True
@@ -107,7 +107,9 @@ def _expected(scenes: Scenes) -> NDArray[np.bool_]:
     return expected
 
 
-def _inspected(scenes: Scenes, indices: Sequence[int], at_once: int = 512) -> Iterator[tuple[NDArray[np.int64], str]]:
+def _inspected(
+    scenes: SegmentationDataset, indices: Sequence[int], at_once: int = 512
+) -> Iterator[tuple[NDArray[np.int64], str]]:
     """Of every mask the pixels (256,) of every value, and its fault; by threads, since Pillow decodes in parallel."""
     expected = _expected(scenes)
     with ThreadPoolExecutor() as threads:
@@ -115,7 +117,7 @@ def _inspected(scenes: Scenes, indices: Sequence[int], at_once: int = 512) -> It
             yield from threads.map(lambda index: _inspect(scenes, index, expected), indices[first : first + at_once])
 
 
-def _inspect(scenes: Scenes, index: int, expected: NDArray[np.bool_]) -> tuple[NDArray[np.int64], str]:
+def _inspect(scenes: SegmentationDataset, index: int, expected: NDArray[np.bool_]) -> tuple[NDArray[np.int64], str]:
     name = scenes.stems[index] + scenes.mask_suffix
     try:
         with opened_mask(scenes.mask_path(index)) as mask:

@@ -1,16 +1,16 @@
-"""The door to every set of images with masks: whatever it comes from, behind it are :class:`Scenes`."""
+"""The door to every set of images with masks: whatever it comes from, behind it are :class:`SegmentationDataset`."""
 
 from pathlib import Path
 
 from lutbench.data import ade20k
 from lutbench.data.images import Split
-from lutbench.data.mosaics import open_mosaics
-from lutbench.data.scenes import Scenes, list_scenes
+from lutbench.data.scenes import SegmentationDataset, list_scenes
+from lutbench.data.toy.mosaics import open_mosaics
 from lutbench.errors import UserError
-from lutbench.recipes import ScenesRecipe
+from lutbench.recipes import SegmentationDataRecipe
 
 
-def open_scenes(recipe: ScenesRecipe, split: Split, root: Path) -> Scenes:
+def open_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> SegmentationDataset:
     """List one split of the set that ``recipe`` names, below the data root ``root``; build mosaics if they are not there.
 
     Nothing is decoded: that is for :func:`check_masks`.

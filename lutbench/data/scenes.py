@@ -23,7 +23,7 @@ from lutbench.data.folder import fingerprint_of
 from lutbench.data.images import Split
 from lutbench.data.walking import IMAGES, explained, printable, walk
 from lutbench.errors import UserError, listed, nearest
-from lutbench.recipes import ScenesRecipe
+from lutbench.recipes import SegmentationDataRecipe
 
 IGNORED = 255
 """In a mask as training sees it: a pixel that counts neither in training nor in evaluation."""
@@ -33,7 +33,7 @@ Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Scenes:
+class SegmentationDataset:
     """One split of a set of images with masks."""
 
     name: str
@@ -142,7 +142,7 @@ def opened_mask(path: Path) -> Iterator[Image.Image]:
 
 
 @explained()
-def list_scenes(recipe: ScenesRecipe, split: Split, root: Path) -> Scenes:
+def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> SegmentationDataset:
     """List one split of a set whose classes ``recipe`` names.
 
     The fingerprint is the sha256 over classes, the treatment of zero and of the ignored value, and names and sizes of
@@ -169,7 +169,7 @@ def list_scenes(recipe: ScenesRecipe, split: Split, root: Path) -> Scenes:
     _refuse_singles(recipe, name, split, folders, images, masks)
 
     stems = tuple(sorted(images.sizes, key=lambda stem: stem + recipe.image_suffix))
-    return Scenes(
+    return SegmentationDataset(
         name=name,
         split=split,
         images=folders[0],
@@ -191,7 +191,7 @@ def list_scenes(recipe: ScenesRecipe, split: Split, root: Path) -> Scenes:
     )
 
 
-def check_scenes(train: Scenes, val: Scenes) -> None:
+def check_scenes(train: SegmentationDataset, val: SegmentationDataset) -> None:
     """Whether what is trained on ``train`` can be measured on ``val``.
 
     Raises:
@@ -250,7 +250,7 @@ def _refuse_twins(name: str, place: Path, listing: _Listing, suffix: str) -> Non
 
 
 def _refuse_singles(
-    recipe: ScenesRecipe, name: str, split: str, folders: tuple[Path, Path], images: _Listing, masks: _Listing
+    recipe: SegmentationDataRecipe, name: str, split: str, folders: tuple[Path, Path], images: _Listing, masks: _Listing
 ) -> None:
     """Every image has a mask, and every mask an image."""
     kinds = ("images without a mask", "masks without an image")
@@ -268,7 +268,7 @@ def _refuse_singles(
         )
 
 
-def _expected(recipe: ScenesRecipe, name: str, split: str, place: Path, found: str) -> str:
+def _expected(recipe: SegmentationDataRecipe, name: str, split: str, place: Path, found: str) -> str:
     folder = next((above for above in list(place.parents)[:3] if above.is_dir()), None)  # images, the set's, the root
     here = ""
     if folder:

@@ -28,8 +28,8 @@ from lutbench.data.decoding import decode
 from lutbench.data.folder import LISTING_THREADS, fingerprint_of
 from lutbench.errors import UserError, nearest
 from lutbench.progress import tracked
-from lutbench.randomness import Draw, generator
 from lutbench.recipes import DataRecipe
+from lutbench.train.randomness import RngStream, generator
 
 BUFFER = 8192
 """Images that the next one is drawn from (our choice). The workers of all processes hold so many together: 1 GB of ImageNet."""
@@ -249,7 +249,7 @@ def _opened_by(path: str, process: int) -> pq.ParquetFile:
 @lru_cache(maxsize=2)
 def _order(rows: tuple[int, ...], seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The files in turn, and the images (n,) in the order in which they leave the buffer."""
-    draw = generator(Draw.ORDER, seed, epoch)
+    draw = generator(RngStream.ORDER, seed, epoch)
     turns = draw.permutation(len(rows))
     firsts = np.cumsum([0, *rows])
     read = np.concatenate([np.arange(firsts[turn], firsts[turn + 1]) for turn in turns])

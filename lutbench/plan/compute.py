@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lutbench.encoders import create_encoder, geometry_of
+from lutbench.models.encoders import create_encoder, geometry_of
 from lutbench.plan.upernet import upernet
 from lutbench.recipes import (
     ClassificationRecipe,

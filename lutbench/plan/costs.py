@@ -6,14 +6,14 @@ from math import isfinite
 
 from lutbench.errors import UserError
 from lutbench.plan.compute import Demand, demand_of
-from lutbench.plan.counts import Counts, Looks, looks_of
+from lutbench.plan.counts import Counts, Samples, samples_of
 from lutbench.plan.sets import look_at_all
 from lutbench.progress import tracked
 from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, PretrainRecipe, SegmentationRecipe
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, read_record, record_path
-from lutbench.run import State, open_run
+from lutbench.run import RunState, open_run
 from lutbench.workspace import Workspace
 
 GIVEN, MEASURED, COUNTED, NO_RATE, NO_COUNT = "given", "measured", "FLOP", "no rate", "size unknown"
@@ -39,7 +39,7 @@ class Cost:
     """Of one run that is still to be run."""
 
     planned: PlannedRun
-    looks: Looks | None
+    looks: Samples | None
     """None where the size of a set is not known."""
     flop: float | None
     """None with ``looks``."""
@@ -207,7 +207,7 @@ def has_finished(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace, 
     if any(not counts.is_here(recipe.data) for recipe in _chain(suite, planned)):
         return False
     try:
-        return open_run(suite, planned, workspace).standing().state is State.FINISHED
+        return open_run(suite, planned, workspace).status().state is RunState.FINISHED
     except UserError:
         return False
 
@@ -232,7 +232,7 @@ def _cost(suite: LoadedSuite, planned: PlannedRun, counts: Counts, rates: Rates,
     else:
         assert isinstance(recipe, PretrainRecipe | ClassificationRecipe | SegmentationRecipe)
         classes = counts.classes(recipe.data)
-    demand, looks = demand_of(recipe, classes, measured), looks_of(recipe, counts)
+    demand, looks = demand_of(recipe, classes, measured), samples_of(recipe, counts)
     rate, origin = rates.given.get(planned.name), GIVEN
     if rate is None and record is not None:
         assert record.images_per_second is not None

@@ -24,20 +24,20 @@ from lutbench.recipes import (
     FinetuneRecipe,
     LinearRecipe,
     PretrainRecipe,
-    ScenesRecipe,
+    SegmentationDataRecipe,
     SegmentationRecipe,
 )
 from lutbench.recipes.base import RunRecipe
-from lutbench.recipes.robustness import RobustnessRecipe, ShiftedSetRecipe
-from lutbench.shifted.outcomes import KNOWN
-from lutbench.shifted.photographs import SETS
-from lutbench.shifted.sets import Found, State, cell_folders
+from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
 from lutbench.workspace import Workspace
+from robustness.condition_outcomes import KNOWN
+from robustness.datasets import DatasetListing, DatasetState, condition_folders
+from robustness.toy_sets import SETS
 
-AnyData = DataRecipe | ScenesRecipe
+AnyData = DataRecipe | SegmentationDataRecipe
 
 
-class Looks(NamedTuple):
+class Samples(NamedTuple):
     """Images that go through the network in one run."""
 
     train: int
@@ -69,7 +69,7 @@ class Counts:
     def images(self, data: AnyData, split: Split) -> int | None:
         """Of a split: listed, else as published under this name and split; None if nothing says."""
         if self.is_here(data, split):
-            opened = self.workspace.scenes(data, split) if isinstance(data, ScenesRecipe) else None
+            opened = self.workspace.scenes(data, split) if isinstance(data, SegmentationDataRecipe) else None
             return len(opened if opened is not None else self.workspace.images(data, split))  # type: ignore[arg-type]
         known = known_of(data)
         if known is None or getattr(known.recipe, split) != getattr(data, split):
@@ -78,29 +78,29 @@ class Counts:
 
     def classes(self, data: AnyData) -> int:
         """Listed, else as published; 0 if nothing says, which leaves the last layer out."""
-        if isinstance(data, ScenesRecipe) and data.classes:
+        if isinstance(data, SegmentationDataRecipe) and data.classes:
             return len(data.classes)
         if isinstance(data, DataRecipe) and self.is_here(data):
             return len(self.workspace.images(data, "train").classes)
         known = known_of(data)
         return 0 if known is None else known.classes
 
-    def cells(self, shifted: ShiftedSetRecipe) -> int | None:
+    def cells(self, shifted: RobustnessDatasetRecipe) -> int | None:
         """Images of all cells of a shifted set together; an occluded image counts for every occlusion."""
         found = self.workspace.shifted(shifted)
-        if found.state is State.WHOLE:
+        if found.state is DatasetState.WHOLE:
             return sum(found.images.values())
         each = [self._cell(shifted, cell, folder) for cell, folder in self._expected(shifted, found)]
         return None if None in each else sum(count for count in each if count is not None)
 
-    def copied(self, shifted: ShiftedSetRecipe) -> int | None:
+    def copied(self, shifted: RobustnessDatasetRecipe) -> int | None:
         """Images in each cell of a corrupted copy."""
         key = f"copied {shifted.copy_of} {shifted.copy_per_class}"
         if key not in self._copied:
             self._copied[key] = self._count_copied(shifted)
         return self._copied[key]
 
-    def _count_copied(self, shifted: ShiftedSetRecipe) -> int | None:
+    def _count_copied(self, shifted: RobustnessDatasetRecipe) -> int | None:
         folder, most = self.workspace.data / shifted.copy_of, shifted.copy_per_class
         if folder.is_dir():
             try:
@@ -128,7 +128,7 @@ class Counts:
         if data.source == "huggingface" and not here:  # to open it would be to download it
             return f"{data.label or data.path}: not at {where.absolute()}; it would be fetched from the Hub."
         try:
-            if isinstance(data, ScenesRecipe):
+            if isinstance(data, SegmentationDataRecipe):
                 self.workspace.scenes(data, split)
             else:
                 self.workspace.images(data, split)
@@ -136,14 +136,14 @@ class Counts:
             return str(error)
         return ""
 
-    def _expected(self, shifted: ShiftedSetRecipe, found: Found) -> list[tuple[str, Path]]:
+    def _expected(self, shifted: RobustnessDatasetRecipe, found: DatasetListing) -> list[tuple[str, Path]]:
         """The cells of a set that is not there, or not whole: name and folder."""
         if shifted.source != "corrupted":
-            return list(cell_folders(shifted, self.workspace.data).items())
+            return list(condition_folders(shifted, self.workspace.data).items())
         names = corruptions_of(shifted)
         return [(f"{name}/{level}", found.where / name / str(level)) for name in names for level in shifted.severities]
 
-    def _cell(self, shifted: ShiftedSetRecipe, cell: str, folder: Path) -> int | None:
+    def _cell(self, shifted: RobustnessDatasetRecipe, cell: str, folder: Path) -> int | None:
         if shifted.source == "corrupted":
             return self.copied(shifted)
         if isinstance(shifted.images, dict) and cell in shifted.images:
@@ -174,36 +174,36 @@ def known_of(data: AnyData) -> KnownSet | None:
     return next((known for known in CATALOGUE.values() if (known.recipe.source, known.recipe.path) == here), None)
 
 
-def corruptions_of(shifted: ShiftedSetRecipe) -> tuple[str, ...]:
+def corruptions_of(shifted: RobustnessDatasetRecipe) -> tuple[str, ...]:
     """Those of a corrupted copy, the extra ones last."""
-    from lutbench.shifted.corruptions import CORRUPTIONS  # here, because scikit-image takes a second to import
+    from robustness.corruptions import CORRUPTIONS  # here, because scikit-image takes a second to import
 
     main = shifted.corruptions or [name for name in CORRUPTIONS if name not in shifted.extra]
     return (*main, *(name for name in shifted.extra if name not in main))
 
 
-def looks_of(recipe: RunRecipe, counts: Counts) -> Looks | None:
+def samples_of(recipe: RunRecipe, counts: Counts) -> Samples | None:
     """What one run looks at; None where the size of a set is not known."""
     if isinstance(recipe, RobustnessRecipe):
         cells = counts.cells(recipe.set)
-        return None if cells is None else Looks(0, cells * len(recipe.set.preprocessing))
+        return None if cells is None else Samples(0, cells * len(recipe.set.preprocessing))
     assert isinstance(recipe, PretrainRecipe | ClassificationRecipe | SegmentationRecipe)
     train = counts.images(recipe.data, "train")
     if isinstance(recipe, PretrainRecipe):
-        return None if train is None else Looks(recipe.epochs * train, 0)
+        return None if train is None else Samples(recipe.epochs * train, 0)
     val = counts.images(recipe.data, "val")
     if isinstance(recipe, SegmentationRecipe):
         if val is None:
             return None
         evaluations = ceil(recipe.iterations / recipe.val_every) if recipe.val_every else 1
-        return Looks(recipe.iterations * recipe.batch, val * (evaluations + MULTI_SCALE * recipe.tta))
+        return Samples(recipe.iterations * recipe.batch, val * (evaluations + MULTI_SCALE * recipe.tta))
     if train is None or val is None:
         return None
     if isinstance(recipe, FinetuneRecipe):
         on_the_way = (recipe.epochs - 1) // recipe.eval_every if recipe.eval_every else 0
-        return Looks(recipe.epochs * train, val * (on_the_way + 1))
+        return Samples(recipe.epochs * train, val * (on_the_way + 1))
     epochs = recipe.epochs if isinstance(recipe, LinearRecipe) and recipe.fresh_crops else 1
-    return Looks(epochs * train, val)
+    return Samples(epochs * train, val)
 
 
 def kept_checkpoints(recipe: RunRecipe, counts: Counts, keep: int) -> int:

@@ -13,11 +13,11 @@ from lutbench.plan.compute import ASPECT
 from lutbench.plan.costs import Costs
 from lutbench.plan.counts import AnyData, Counts, corruptions_of, kept_checkpoints, known_of
 from lutbench.plan.sets import data_of, published_of, shifted_of
-from lutbench.recipes import DataRecipe, PretrainRecipe, ScenesRecipe
-from lutbench.recipes.robustness import ShiftedSetRecipe
+from lutbench.recipes import DataRecipe, PretrainRecipe, SegmentationDataRecipe
+from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.shifted.sets import State
 from lutbench.workspace import Workspace
+from robustness.datasets import DatasetState
 
 VALUE = 4
 """Bytes of a number: weights and moments are kept in float32."""
@@ -107,7 +107,7 @@ def _sets(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterator[
             yield from _shifted(recipe, workspace, places)
 
 
-def _shifted(recipe: ShiftedSetRecipe, workspace: Workspace, places: list[Path]) -> Iterator[Item]:
+def _shifted(recipe: RobustnessDatasetRecipe, workspace: Workspace, places: list[Path]) -> Iterator[Item]:
     """What a shifted set takes that is not at one of ``places``, which its own are added to: its files, and the set of the
     catalogue that it is made of, or whose classes are the known ones."""
     root = workspace.data.absolute()
@@ -123,7 +123,7 @@ def _shifted(recipe: ShiftedSetRecipe, workspace: Workspace, places: list[Path])
     places += folders
     published = published_of(recipe)
     name = published.name if published else recipe.name
-    if workspace.shifted(recipe).state is State.WHOLE:
+    if workspace.shifted(recipe).state is DatasetState.WHOLE:
         yield Item(name, DATA, None)
     else:
         yield _to_come(name, published.gigabytes if published else None)
@@ -138,7 +138,7 @@ def _to_come(name: str, size: float | None, folder: str = DATA) -> Item:
 
 def _bytes(data: AnyData, workspace: Workspace) -> int:
     """Of the files of a set that is there."""
-    if isinstance(data, ScenesRecipe):
+    if isinstance(data, SegmentationDataRecipe):
         both = workspace.scenes(data, "train"), workspace.scenes(data, "val")
         files = (
             path(index) for each in both for path in (each.image_path, each.mask_path) for index in range(len(each))
@@ -157,7 +157,7 @@ def _caches(costs: Costs, workspace: Workspace, counts: Counts) -> Iterator[Item
         what = f"cache of {data.label or data.path or data.source}, short side {side}"
         if counts.is_here(data):
             from lutbench.data.cache import cache_folder  # here: datasets takes a second to import
-            from lutbench.data.caching import expected_bytes
+            from lutbench.data.cache_build import expected_bytes
 
             images = workspace.images(data, "train")
             folder = cache_folder(images, side, workspace.data)
@@ -175,5 +175,5 @@ def _copies(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterato
             continue
         each, cells = counts.copied(recipe), len(corruptions_of(recipe)) * len(recipe.severities)
         size = None if each is None else cells * each * 3 * recipe.copy_side**2
-        whole = workspace.shifted(recipe).state is State.WHOLE
+        whole = workspace.shifted(recipe).state is DatasetState.WHOLE
         yield Item(f"{name}, a corrupted copy", DATA, size if whole else 0, 0 if whole else size)

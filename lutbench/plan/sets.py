@@ -3,13 +3,13 @@
 from lutbench.data.known import BUILDERS, CATALOGUE, in_hub_cache, place
 from lutbench.errors import UserError
 from lutbench.plan.counts import AnyData, Counts, known_of
-from lutbench.recipes import DataRecipe, ScenesRecipe
-from lutbench.recipes.robustness import RobustnessRecipe, ShiftedSetRecipe
+from lutbench.recipes import DataRecipe, SegmentationDataRecipe
+from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import checkpoint_of
-from lutbench.shifted.published import PUBLISHED, PublishedSet
-from lutbench.shifted.sets import State
 from lutbench.workspace import Workspace
+from robustness.datasets import DatasetState
+from robustness.published_sets import PUBLISHED, PublishedSet
 
 
 def data_of(suite: LoadedSuite) -> list[AnyData]:
@@ -17,19 +17,19 @@ def data_of(suite: LoadedSuite) -> list[AnyData]:
     found: dict[tuple[str, str], AnyData] = {}
     for run in suite.runs:
         data = getattr(run.recipe, "data", None)
-        if isinstance(data, DataRecipe | ScenesRecipe):
+        if isinstance(data, DataRecipe | SegmentationDataRecipe):
             known = found.setdefault((data.source, data.path), data)
             if not known.val:  # the other recipe of the same set says more
                 found[data.source, data.path] = data
     return list(found.values())
 
 
-def shifted_of(suite: LoadedSuite) -> dict[str, ShiftedSetRecipe]:
+def shifted_of(suite: LoadedSuite) -> dict[str, RobustnessDatasetRecipe]:
     """The shifted sets by name."""
     return {run.recipe.set.name: run.recipe.set for run in suite.runs if isinstance(run.recipe, RobustnessRecipe)}
 
 
-def published_of(recipe: ShiftedSetRecipe) -> PublishedSet | None:
+def published_of(recipe: RobustnessDatasetRecipe) -> PublishedSet | None:
     """The published set that a suite measures on; None for one of its own."""
     return next((known for known in PUBLISHED.values() if known.recipe.name == recipe.name), None)
 
@@ -62,9 +62,13 @@ def missing(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> tuple[d
     built = [place(CATALOGUE[name], workspace.data) for name in BUILDERS]
     for name, recipe in shifted_of(suite).items():
         found = workspace.shifted(recipe)
-        if recipe.source != "folder" or found.state is State.WHOLE or any(map(found.where.is_relative_to, built)):
+        if (
+            recipe.source != "folder"
+            or found.state is DatasetState.WHOLE
+            or any(map(found.where.is_relative_to, built))
+        ):
             continue
-        lacks = f"not at {found.where}" if found.state is State.ABSENT else " ".join(found.problems[:2])
+        lacks = f"not at {found.where}" if found.state is DatasetState.ABSENT else " ".join(found.problems[:2])
         published = published_of(recipe)
         if published:
             known_sets[published.name] = lacks

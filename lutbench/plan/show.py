@@ -23,7 +23,7 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], fl
     """
     counts = Counts(workspace)
     costs = costs_of(suite, workspace, counts, Rates(read_rates(suite, rates), flops, gpus))
-    console.print(suite.suite.title, style="bold")
+    console.print(suite.config.title, style="bold")
     print_table(_runs(costs))
     for line in totals(costs):
         console.print(line, soft_wrap=False)

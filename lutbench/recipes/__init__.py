@@ -10,7 +10,7 @@ from lutbench.recipes.downstream import (
     LinearRecipe,
 )
 from lutbench.recipes.pretrain import PretrainRecipe
-from lutbench.recipes.segmentation import ScenesRecipe, SegmentationRecipe
+from lutbench.recipes.segmentation import SegmentationDataRecipe, SegmentationRecipe
 from lutbench.recipes.tasks import TASKS
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "PretrainRecipe",
     "Recipe",
     "Runtime",
-    "ScenesRecipe",
+    "SegmentationDataRecipe",
     "SegmentationRecipe",
     "read_recipe",
 ]

@@ -3,6 +3,7 @@
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,18 +13,18 @@ from lutbench.recipes.base import DataRecipe, Recipe, read_recipe
 from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.robustness import RobustnessRecipe, RobustnessTable
-from lutbench.recipes.segmentation import ScenesRecipe
+from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun, Suite, TaskTable
 from lutbench.recipes.tasks import TASKS
-from lutbench.shifted.published import PUBLISHED
+from robustness.published_sets import PUBLISHED
 
-SOURCES: dict[str, type[DataRecipe | ScenesRecipe]] = {
+SOURCES: dict[str, type[DataRecipe | SegmentationDataRecipe]] = {
     **dict.fromkeys(get_args(DataRecipe.model_fields["source"].annotation), DataRecipe),
-    **dict.fromkeys(("scenes", "ade20k", "mosaics"), ScenesRecipe),
+    **dict.fromkeys(("scenes", "ade20k", "mosaics"), SegmentationDataRecipe),
 }
 """What a data set is described by: images with or without labels, or images with masks."""
 
-SUITES = Path(__file__).parents[2] / "suites"
+SUITES = Path(str(files("suites")))
 """Where ``lutbench run tiny`` finds ``tiny.toml``."""
 
 
@@ -80,7 +81,7 @@ def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
     return LoadedSuite(path.stem, suite, tuple(runs), given)
 
 
-AnyData = DataRecipe | ScenesRecipe
+AnyData = DataRecipe | SegmentationDataRecipe
 
 BUILT_HERE = ("photographs", "photograph-tiles", "mosaics")
 """The known sets that the suite builds itself: each is a source of its own name, and has no other setting."""
@@ -130,9 +131,9 @@ def _with_data(
 ) -> dict[str, Any]:
     """``settings`` with the name of a data set replaced by what it names, which must be what ``model`` works on."""
     name = settings.get("data")
-    wanted = ScenesRecipe if model.model_fields["data"].annotation is ScenesRecipe else DataRecipe
+    wanted = SegmentationDataRecipe if model.model_fields["data"].annotation is SegmentationDataRecipe else DataRecipe
     if isinstance(name, str) and name in data and not isinstance(data[name], wanted):
-        needs = "images with masks" if wanted is ScenesRecipe else "images"
+        needs = "images with masks" if wanted is SegmentationDataRecipe else "images"
         fitting = [other for other, recipe in data.items() if isinstance(recipe, wanted)]
         raise UserError(
             f"{where}.data: expected a set of {needs}, found {name}, whose source is {data[name].source}. "

@@ -24,7 +24,7 @@ _ONLY_OF = {
 NAMED_LABELS = ("classifier", "imagenet-1k", "imagenet-1k-numbers", "imagenet-9", "objectnet", "si-score")
 
 
-class ShiftedSetRecipe(Recipe):
+class RobustnessDatasetRecipe(Recipe):
     """A set on which finished classifiers are measured: a published one or a user's own, ``PATH/CLASS/IMAGE.jpg``."""
 
     label: Annotated[str, Runtime] = ""
@@ -95,7 +95,7 @@ class ShiftedSetRecipe(Recipe):
     classes: Annotated[PositiveInt | None, Runtime] = None
     """How many class folders there must be in every part; not checked if not given."""
     published: Annotated[dict[str, str], Runtime] = Field(default_factory=dict)
-    """Task in results/published.toml by what a metric's name says: its first word, the part, or the protocol."""
+    """Task in lutbench/report/published.toml by what a metric's name says: its first word, the part, or the protocol."""
 
     @property
     def folder(self) -> str:
@@ -165,9 +165,9 @@ class ClassifierTable(Recipe):
     label: str = ""
     """How tables name it; its name in the suite file if empty."""
     encoder: str = ""
-    """Its architecture, as in results/published.toml."""
+    """Its architecture, as in lutbench/report/published.toml."""
     published: str = ""
-    """The method's name in results/published.toml."""
+    """The method's name in lutbench/report/published.toml."""
 
 
 class ClassifierSource(Recipe):
@@ -196,7 +196,7 @@ class RobustnessRecipe(RunRecipe):
     revision: ClassVar[int] = 1
     kind: Literal["robustness"] = "robustness"
     classifier: ClassifierSource
-    set: ShiftedSetRecipe
+    set: RobustnessDatasetRecipe
     image_size: PositiveInt | None = None
     """Side of the input in pixels; the classifier's own if not given."""
     eval_crop: float = Field(224 / 256, gt=0, le=1)

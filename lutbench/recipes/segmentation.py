@@ -10,7 +10,7 @@ from lutbench.recipes.downstream import DownstreamRecipe
 Grey = Annotated[int, Field(ge=0, le=255)]
 
 
-class ScenesRecipe(Recipe):
+class SegmentationDataRecipe(Recipe):
     """Images and masks in ADE20K's layout: ``PATH/images/SPLIT/NAME.jpg`` and ``PATH/annotations/SPLIT/NAME.png``."""
 
     label: Annotated[str, Runtime] = ""
@@ -69,7 +69,7 @@ class SegmentationRecipe(DownstreamRecipe):
 
     revision: ClassVar[int] = 1
     kind: Literal["segmentation"] = "segmentation"
-    data: ScenesRecipe
+    data: SegmentationDataRecipe
     crop: PositiveInt = 512
     """Side of the crops that are trained on, and of the window that slides over test images, in pixels."""
     stride: PositiveInt = 341

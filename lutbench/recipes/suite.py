@@ -21,7 +21,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from lutbench.errors import UserError, nearest
 from lutbench.recipes.base import EncoderRecipe, Recipe, RunRecipe
-from lutbench.recipes.robustness import ClassifierTable, RobustnessTable, ShiftedSetRecipe
+from lutbench.recipes.robustness import ClassifierTable, RobustnessDatasetRecipe, RobustnessTable
 
 STAGES = ("pretrain", "downstream", "robustness")
 """In the order in which they are run."""
@@ -43,7 +43,7 @@ class MethodRecipe(Recipe):
     label: str = ""
     """How tables name the method; its name in the suite file if empty."""
     published: str = ""
-    """The method's name in results/published.toml, for the published value beside the measured one."""
+    """The method's name in lutbench/report/published.toml, for the published value beside the measured one."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -67,7 +67,7 @@ class TaskTable(Recipe, extra="allow"):
     methods: list[str] | None = None
     """The methods it is run for; all if not given."""
     published: str = ""
-    """The task's name in results/published.toml."""
+    """The task's name in lutbench/report/published.toml."""
 
 
 class Suite(Recipe):
@@ -89,7 +89,7 @@ class Suite(Recipe):
     pretrain: dict[str, dict[str, Any]] = Field(default_factory=dict)
     downstream: dict[str, TaskTable] = Field(default_factory=dict)
     classifier: dict[str, ClassifierTable] = Field(default_factory=dict)
-    shifted: dict[str, ShiftedSetRecipe] = Field(default_factory=dict)
+    shifted: dict[str, RobustnessDatasetRecipe] = Field(default_factory=dict)
     robustness: dict[str, RobustnessTable] = Field(default_factory=dict)
 
 
@@ -124,7 +124,7 @@ class LoadedSuite:
     """A checked suite and the runs it consists of, each after the one it needs."""
 
     name: str
-    suite: Suite
+    config: Suite
     runs: tuple[PlannedRun, ...]
     given: str
     """As it was asked for, by name or path: for messages that say what to run."""

@@ -1,0 +1,173 @@
+"""What a segmentation did on every image of a set, and the measurements that follow from it.
+
+Kept per image are the pixels of every pair of label and prediction that occurs. IoU, unlike accuracy, is no mean over
+images: intersections and unions are summed over all of them first, as ADE20K's and MMSegmentation's is.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lutbench.evaluate.outcomes import Measurement, names_fingerprint
+from lutbench.evaluate.statistics import BOOTSTRAP, bootstrap, percentiles
+
+IOU_OF = "IoU "
+"""What stands before a class's name in its metric."""
+
+
+@dataclass(frozen=True)
+class Confusions:
+    """How a segmentation did on every image of a set, in the set's order; ignored pixels are not in it."""
+
+    image: NDArray[np.int32]
+    """(k,) Place of the image in the set, ascending."""
+    label: NDArray[np.int16]
+    """(k,)"""
+    prediction: NDArray[np.int16]
+    """(k,)"""
+    count: NDArray[np.int64]
+    """(k,) Pixels of this image with this label and this prediction; at least 1."""
+    n: int
+    """Images in the set."""
+    classes: tuple[str, ...]
+    """Their names; C of them."""
+    images: str
+    """sha256 over the images' names, see :func:`names_fingerprint`: confusions are paired only if it is equal."""
+    multi_scale: "Confusions | None" = None
+    """Of the same images, predicted at several scales and flipped."""
+
+    @classmethod
+    def of(
+        cls,
+        counts: Iterable[NDArray[np.integer[Any]]],
+        classes: Sequence[str],
+        names: Iterable[str],
+        multi_scale: "Confusions | None" = None,
+    ) -> "Confusions":
+        """Check the counts of the images ``names``, and put them together.
+
+        Of each image rows (k, 3) of label, prediction and pixels, for the pairs that occur, ascending.
+
+        Raises:
+            ValueError: if there are not as many counts as names, a row names no class, a pair has no pixel or comes
+                twice, no pixel counts at all, or ``multi_scale`` is of other images or classes.
+        """
+        listed = list(names)
+        rows = [np.zeros((4, 0), np.int64)]
+        for place, (name, one) in enumerate(zip(listed, counts, strict=True)):
+            label, prediction, pixels = one.T.astype(np.int64)
+            known = ((one[:, :2] >= 0) & (one[:, :2] < len(classes))).all()
+            if not known or (pixels < 1).any() or (np.diff(label * len(classes) + prediction) < 1).any():
+                raise ValueError(f"{name}: not the pixels by label and prediction of {len(classes)} classes, ascending")
+            rows.append(np.stack([np.full(len(one), place), label, prediction, pixels]))
+        image, label, prediction, count = np.concatenate(rows, 1)
+        if not len(count):
+            raise ValueError("no pixel of any image has a label")
+        made = cls(
+            image.astype(np.int32), label.astype(np.int16), prediction.astype(np.int16), count, len(listed),
+            tuple(classes), names_fingerprint(listed), multi_scale,
+        )  # fmt: skip
+        if multi_scale and (multi_scale.images, multi_scale.classes) != (made.images, made.classes):
+            raise ValueError("the multi-scale predictions are of other images or classes")
+        return made
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What is kept of it in a file."""
+        own: dict[str, NDArray[Any]] = {
+            "image": self.image, "label": self.label, "prediction": self.prediction, "count": self.count,
+            "n": np.array(self.n), "classes": np.array(self.classes), "images": np.array(self.images),
+        }  # fmt: skip
+        others = self.multi_scale.arrays() if self.multi_scale else {}
+        return own | {f"multi_scale_{name}": others[name] for name in _COUNTS if others}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Confusions":
+        """The reverse of :meth:`arrays`.
+
+        Raises:
+            KeyError: if they are not those of a segmentation.
+        """
+
+        def scale(prefix: str, multi_scale: "Confusions | None" = None) -> "Confusions":
+            image, label, prediction, count = (arrays[prefix + name] for name in _COUNTS)
+            classes = tuple(arrays["classes"].tolist())
+            return cls(image, label, prediction, count, int(arrays["n"]), classes, str(arrays["images"]), multi_scale)
+
+        return scale("", scale("multi_scale_") if "multi_scale_count" in arrays else None)
+
+    def areas(self) -> NDArray[np.float64]:
+        """Pixels (n, 3, C) of every image and class: of the intersection, of the label, of the prediction."""
+        hit = self.label == self.prediction
+        return np.stack(
+            [self._by_class(self.label, hit), self._by_class(self.label), self._by_class(self.prediction)], 1
+        )
+
+    def _by_class(self, of: NDArray[np.int16], kept: NDArray[np.bool_] | EllipsisType = ...) -> NDArray[np.float64]:
+        place = self.image[kept].astype(np.int64) * len(self.classes) + of[kept]
+        pixels = np.bincount(place, self.count[kept], self.n * len(self.classes)).astype(np.float64)
+        return pixels.reshape(self.n, len(self.classes))
+
+    def measurements(self) -> list[Measurement]:
+        """In percent: mIoU, mAcc, aAcc, perhaps ``mIoU, multi-scale``, and ``IoU NAME`` of every class that occurs.
+
+        They equal those of MMSegmentation's IoUMetric: a class that is neither in a label nor in a prediction has no
+        IoU and is left out of the mean; so is, from mAcc, one that is in no label. Intervals hold 95 % and are the
+        percentiles over resamples of the images. Of a class, n are the images that it is in; in a single one, there
+        is nothing to resample, and no interval.
+        """
+        areas = self.areas()
+        occurs_in = (areas[:, 1:].sum(1) > 0).sum(0)
+        names = ["mIoU", "mAcc", "aAcc", *(f"{IOU_OF}{name}" for name in self.classes)]
+        made = list(_measured(areas, names, [self.n] * 3 + occurs_in.tolist()))
+        if self.multi_scale:
+            several = _measured(self.multi_scale.areas(), ["mIoU, multi-scale"], [self.n])
+            made[3:3] = [next(several)]
+        return made
+
+
+_COUNTS = ("image", "label", "prediction", "count")
+"""The fields that differ from scale to scale."""
+
+
+def mean_iou(areas: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(...,) from areas (..., 3, C): mean over the classes that occur, between 0 and 1; NaN if none does."""
+    return _mean(_iou(areas))
+
+
+def _scores(areas: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., 3 + C) from areas (..., 3, C): mIoU, mAcc, aAcc and every class's IoU, between 0 and 1."""
+    intersection, label = areas[..., 0, :], areas[..., 1, :]
+    iou = _iou(areas)
+    means = _mean(iou), _mean(_share(intersection, label)), _share(intersection.sum(-1), label.sum(-1))
+    return np.concatenate([np.stack(means, -1), iou], -1)
+
+
+def _iou(areas: NDArray[np.float64]) -> NDArray[np.float64]:
+    intersection, label, prediction = np.moveaxis(areas, -2, 0)
+    return _share(intersection, label + prediction - intersection)
+
+
+def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the last axis, NaN left out; NaN if there is nothing else."""
+    known = ~np.isnan(values)
+    return _share(np.where(known, values, 0).sum(-1), known.sum(-1).astype(np.float64))
+
+
+def _measured(areas: NDArray[np.float64], names: Sequence[str], images: Sequence[int]) -> Iterator[Measurement]:
+    """The first of :func:`_scores` in percent, those that are not NaN, with their intervals."""
+    scores = 100 * _scores(areas.sum(0))
+    low, high = 100 * percentiles(bootstrap(areas, lambda drawn: _scores(drawn)[:, : len(names)]))
+    for place, (name, n) in enumerate(zip(names, images, strict=True)):
+        if np.isnan(scores[place]):
+            continue
+        ends = {"low": low[place], "high": high[place], "interval": BOOTSTRAP} if n > 1 else {}
+        yield Measurement(metric=name, value=scores[place], n=n, **ends)

@@ -1,0 +1,225 @@
+"""Making the cache of a set, and making again what of it is damaged: shard by shard, so that what was interrupted goes on."""
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from datasets.arrow_writer import ArrowWriter
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from PIL import Image
+from PIL import __version__ as PILLOW
+
+from lutbench.data.cache import (
+    FEATURES,
+    HOW,
+    CachedImages,
+    CacheFacts,
+    ShardFacts,
+    cache_folder,
+    open_cache,
+    read_facts,
+)
+from lutbench.data.decoding import BROKEN, UndecodableImage
+from lutbench.data.images import ImageDataset
+from lutbench.data.tensors import resize_short_side
+from lutbench.errors import UserError
+from lutbench.files import gigabytes, read_json, whole_file, write_json
+from lutbench.models.weights import sha256_of
+from lutbench.progress import PATIENCE, console, is_first_process, tracked
+
+SHARD = 512
+"""Images of one Arrow file: some 100 MB at 224 pixels (our choice: what an interruption may lose)."""
+SAMPLED = 64
+"""Images whose shape is looked at to tell the size of the whole."""
+
+
+def make_cache(images: ImageDataset, side: int, root: Path) -> CachedImages:
+    """The cache of ``images``, made if it is not there; what an interruption left of it is gone on with.
+
+    Processes that ask for it at once wait for the one that makes it. Prints the size before it begins.
+
+    Raises:
+        UserError: if an image cannot be decoded and the set does not skip those, or there is no room; what was made
+            until then stays and is used by the next call.
+    """
+    if len(images) == 0:
+        raise UserError(f"{images.name}: split {images.split!r} has no images to keep in a cache.")
+    if cached := open_cache(images, side, root):  # which needs no permission to write
+        return cached
+    folder = cache_folder(images, side, root)
+    with _held(folder):
+        if not (folder / "cache.json").is_file():
+            _make(images, side, folder)
+    made = open_cache(images, side, root)
+    assert made is not None
+    return made
+
+
+def repair_cache(images: ImageDataset, side: int, root: Path) -> int | None:
+    """Compare all checksums of a cache, and make again what is damaged: how many files. None if it was not made to its end.
+
+    Raises:
+        UserError: as :func:`make_cache`.
+    """
+    folder = cache_folder(images, side, root)
+    path = folder / "cache.json"
+    whole, facts = path.is_file(), read_facts(path, CacheFacts)
+    files = {folder / shard.file for shard in facts.shards} if facts else set()
+    suspects = _damaged(sorted(files | set(folder.glob("[0-9]*.arrow"))), folder.name)
+    if not suspects and facts is not None:
+        return 0
+    if not folder.is_dir():
+        return None
+    with _held(folder):
+        broken = _damaged(suspects, folder.name)  # another process may have mended them meanwhile
+        # Shards first: should this be interrupted, a file that is missing is noticed, and one that is damaged may not be.
+        for file in broken:
+            file.unlink(missing_ok=True)
+        if broken or read_facts(path, CacheFacts) is None:
+            path.unlink(missing_ok=True)
+        if whole and not path.is_file():
+            _make(images, side, folder)
+    return len(broken) if whole else None
+
+
+def _damaged(files: list[Path], name: str) -> list[Path]:
+    """Those that are missing, or do not have the checksum that the facts beside them tell."""
+
+    def is_damaged(file: Path) -> bool:
+        facts = read_facts(file.with_suffix(".json"), ShardFacts)
+        return facts is None or not file.is_file() or sha256_of(file) != facts.sha256
+
+    return [
+        file for file in tracked(files, len(files), f"comparing checksums of {name}", shown=True) if is_damaged(file)
+    ]
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Make the folder, and hold it against other processes."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            if is_first_process():
+                console.print(f"{folder}: another process is at work on this cache; waiting for it.")
+            lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written: {error.strerror}. The cache lies below the data root: give one that you may write "
+            "to with --data-root (its sets may be links), or leave the cache out with cache = false."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def expected_bytes(images: ImageDataset, side: int) -> int:
+    """What the cache takes on disk, from the shapes of :data:`SAMPLED` images, evenly spaced."""
+    sampled = np.unique(np.linspace(0, len(images) - 1, min(SAMPLED, len(images))).astype(np.int64))
+    areas = [area for index in sampled if (area := _area(images, int(index), side))]
+    return int(3 * len(images) * np.mean(areas)) if areas else 0
+
+
+def _area(images: ImageDataset, index: int, side: int) -> float:
+    """Pixels of an image whose short side is ``side``; 0 if it cannot be decoded."""
+    try:
+        width, height = Image.open(BytesIO(images.content(index))).size
+    except BROKEN:
+        return 0.0
+    return side * side * max(width, height) / min(width, height)
+
+
+def _make(images: ImageDataset, side: int, folder: Path) -> None:
+    """Write the shards that are missing, then ``cache.json``; the folder is held."""
+    for partial in folder.glob(".*.partial-*"):  # of a process that was killed
+        partial.unlink()
+    starts = list(range(0, len(images), SHARD))
+    counts = [min(SHARD, len(images) - start) for start in starts]
+    files = [folder / f"{number:05d}.arrow" for number in range(len(starts))]
+    missing = [number for number, file in enumerate(files) if not _is_whole(file, counts[number])]
+    outdated = [number for number in missing if files[number].is_file()]  # replaced one by one: they need no more room
+    share = sum(counts[number] for number in set(missing) - set(outdated)) / len(images)
+    wanted, free = int(expected_bytes(images, side) * share), shutil.disk_usage(folder).free
+    there = len(files) - len(missing)
+    already = f", {there} of {len(files)} files are there already" if there else ""
+    already += f", {len(outdated)} were made otherwise or by another Pillow, and are made anew" if outdated else ""
+    console.print(
+        f"{images.name}: cache of {len(images):,} images of split {images.split!r}, short side {side}: about "
+        f"{gigabytes(wanted)} in {folder}; {gigabytes(free)} free{already}"
+    )
+    if wanted > free:
+        raise UserError(
+            f"{folder}: the cache of {images.name} needs about {gigabytes(wanted)}, and {gigabytes(free)} are free. Make "
+            "room, give a data root on a larger disk (its sets may be links), or leave the cache out with cache = false."
+        )
+    todo = [index for number in missing for index in range(starts[number], starts[number] + counts[number])]
+    with ThreadPoolExecutor() as threads:
+        title = f"resizing {images.name} {images.split}"
+        resized = tracked(_resized(images, side, todo, threads), len(todo), title, shown=True)
+        for number in missing:
+            _write_shard(files[number], resized, counts[number])
+    shards = [ShardFacts.model_validate(read_json(file.with_suffix(".json"))) for file in files]
+    facts = CacheFacts(
+        set=images.name, split=images.split, side=side, source=images.fingerprint, how=HOW, shards=shards
+    )
+    write_json(folder / "cache.json", facts.model_dump())
+
+
+def _is_whole(file: Path, images: int) -> bool:
+    """Whether a shard was written to its end, with so many images and by this Pillow: never are two mixed."""
+    facts = read_facts(file.with_suffix(".json"), ShardFacts)
+    if facts is None or not file.is_file():
+        return False
+    return (facts.images, facts.pillow, facts.bytes) == (images, PILLOW, file.stat().st_size)
+
+
+def _resized(
+    images: ImageDataset, side: int, indices: list[int], threads: ThreadPoolExecutor
+) -> Iterator[NDArray[np.uint8]]:
+    """The resized images in order, by threads: Pillow decodes and resizes in parallel."""
+
+    def resize(index: int) -> NDArray[np.uint8]:
+        try:
+            return np.asarray(resize_short_side(images.image(index), side))
+        except UndecodableImage:
+            if not images.skip_undecodable:
+                raise
+            return np.empty((0, 0, 3), np.uint8)
+
+    at_once = 128
+    for first in range(0, len(indices), at_once):
+        yield from threads.map(resize, indices[first : first + at_once])
+
+
+def _write_shard(path: Path, resized: Iterator[NDArray[np.uint8]], images: int) -> None:
+    """Write the next so many images, then the facts about the file beside it."""
+    undecodable = 0
+    with whole_file(path) as partial:
+        writer = ArrowWriter(path=str(partial), features=FEATURES, writer_batch_size=SHARD)
+        try:
+            for _ in range(images):
+                pixels = next(resized)
+                height, width, _ = pixels.shape
+                undecodable += height == 0
+                writer.write({"pixels": pixels.tobytes(), "height": height, "width": width})
+            writer.finalize()
+        finally:
+            writer.close()
+    facts = ShardFacts(
+        file=path.name,
+        images=images,
+        undecodable=undecodable,
+        bytes=path.stat().st_size,
+        sha256=sha256_of(path),
+        pillow=PILLOW,
+    )
+    write_json(path.with_suffix(".json"), facts.model_dump())

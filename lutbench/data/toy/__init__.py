@@ -1,0 +1,1 @@
+"""Small datasets of photographs that ship inside scikit-image and scikit-learn; nothing is downloaded."""

@@ -1,0 +1,235 @@
+"""A small set of images with masks, made of photographs that ship inside scikit-image and scikit-learn.
+
+Which photograph is a pixel from? Every image is a mosaic of two to four Voronoi regions, each filled from a crop of
+another photograph. As in ADE20K, 1 is the first class and 0 is what belongs to none: a ninth photograph. Crops for
+training and validation come from different bands of the photographs, with gaps between them, so that no pixel is in
+both splits. The mosaics say that a pipeline works, and nothing about a method.
+
+On disk they are laid out as ADE20K is, ``mosaics/{images,annotations}/{training,validation}/0000.png``, with a
+``manifest.json``. The images are PNG, unlike ADE20K's: a JPEG's pixels depend on who writes and who reads it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from lutbench.data.images import Split
+from lutbench.data.scenes import SegmentationDataset, list_scenes
+from lutbench.data.toy.build import build_once, changed, pixel_digest, read_manifest, rebuild
+from lutbench.data.toy.photographs import BANDS, PHOTOGRAPHS, UNCOMPRESSED, Box, bands, load_photograph, square
+from lutbench.errors import UserError
+from lutbench.progress import tracked
+from lutbench.recipes import SegmentationDataRecipe
+from lutbench.train.randomness import RngStream, generator
+
+PALETTE = [
+    [230, 159, 0],
+    [86, 180, 233],
+    [0, 158, 115],
+    [240, 228, 66],
+    [0, 114, 178],
+    [213, 94, 0],
+    [204, 121, 167],
+    [150, 150, 150],
+]
+"""Okabe and Ito's colours, which the colour-blind can tell apart, with grey for black."""
+
+SPLITS: tuple[Split, Split] = ("train", "val")
+
+
+@dataclass(frozen=True)
+class MosaicSet:
+    """How the set is made. Whoever changes this, or the code that makes it, raises ``revision`` and pins the new checksums."""
+
+    name: str
+    revision: int
+    key: int
+    """The set's number in the random key."""
+    classes: tuple[str, ...]
+    """Photographs, in the order of the masks' values from 1."""
+    unlabelled: str
+    """The photograph that is no class; 0 in the masks."""
+    counts: dict[str, int]
+    """Images in train and val."""
+    size: int
+    """Side of an image in pixels."""
+    regions: tuple[int, int]
+    """Fewest and most regions of an image."""
+    apart: int
+    """Least distance between the points that the regions lie around, in pixels."""
+    sides: tuple[int, int]
+    """Shortest and longest side of a crop, in pixels of the photograph; clipped to the band it is cut from."""
+    gap: int
+    """Pixels between bands."""
+    pixels: dict[str, str]
+    """The expected checksum of train and val, over images and masks."""
+
+    @property
+    def photographs(self) -> tuple[str, ...]:
+        """By their values in the masks."""
+        return (self.unlabelled, *self.classes)
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides the pixels, as it stands in the manifest."""
+        return {
+            "revision": self.revision,
+            "photographs": {name: PHOTOGRAPHS[name] for name in self.photographs},
+            "counts": self.counts,
+            "size": self.size,
+            "regions": list(self.regions),
+            "apart": self.apart,
+            "sides": list(self.sides),
+            "gap": self.gap,
+            "bands": list(BANDS),
+        }
+
+
+MOSAICS = MosaicSet(
+    name="mosaics",
+    revision=1,
+    key=3,
+    classes=("brick", "cat", "coffee", "flower", "galaxies", "grass", "page", "tissue"),
+    unlabelled="rocket",
+    counts={"train": 600, "val": 150},
+    size=96,
+    regions=(2, 4),
+    apart=24,
+    sides=(64, 112),
+    gap=16,
+    pixels={
+        "train": "9ae2af43184028fd2bea3604d379edb9972e651373a1b9d4a81dff57094987de",
+        "val": "07340e283a6aacec29e78e61af5932f964e8392ad0cb1d635ef0cdeeedac8f07",
+    },
+)
+
+
+class Region(NamedTuple):
+    """A part of a mosaic: what is nearer to its point than to any other."""
+
+    value: int
+    """In the mask, and so the number of the photograph."""
+    point: tuple[int, int]
+    """Column and row in the image."""
+    box: Box
+    """The crop of the photograph that fills it."""
+
+
+def open_mosaics(split: Split, root: Path) -> SegmentationDataset:
+    """One split of the mosaics, built at ``root/mosaics`` if nothing is there.
+
+    Its fingerprint is the manifest's checksum of the split's pixels, so it is the same however PNG was compressed.
+
+    Raises:
+        UserError: if a photograph is not installed, the set cannot be written, or its files are not those that were
+            written: one is missing, was added or changed in size. (Pixels changed within the same number of bytes
+            are found by :func:`mosaic_pixels`.)
+    """
+    build_mosaics(root)
+    folder = root / MOSAICS.name
+    facts = read_manifest(MOSAICS, folder)["splits"][split]
+    try:
+        scenes = list_scenes(_layout(MOSAICS, MOSAICS.name), split, root)
+    except UserError as error:
+        raise UserError(f"{error} {rebuild(folder)}") from error
+    if scenes.fingerprint != facts["files"]:
+        expected = (f"{number:04d}" for number in range(MOSAICS.counts[split]))
+        raise changed(folder, scenes.images, expected, scenes.stems)
+    return replace(scenes, fingerprint=facts["pixels"])
+
+
+def build_mosaics(root: Path) -> bool:
+    """Write the set at ``root/mosaics`` if nothing is there; returns whether it was written now.
+
+    Raises:
+        UserError: if a photograph is not installed, or the set cannot be written.
+    """
+    return build_once(MOSAICS, root, lambda folder: _write(MOSAICS, folder))
+
+
+def mosaic_pixels(scenes: SegmentationDataset) -> str:
+    """sha256 over the decoded images and masks of a split, to compare with its fingerprint; reads every file.
+
+    Raises:
+        UndecodableImage: naming the first file that cannot be decoded.
+    """
+    indices = tracked(range(len(scenes)), len(scenes), f"checking {scenes.name} {scenes.split}")
+    return pixel_digest(
+        pair
+        for index in indices
+        for pair in (
+            (scenes.image_name(index), scenes.image(index)),
+            (scenes.mask_path(index).name, Image.fromarray(scenes.mask(index))),
+        )
+    )
+
+
+def regions(mosaics: MosaicSet, split: Split, number: int, boxes: Mapping[int, list[Box]]) -> list[Region]:
+    """The regions of one image, from a key of its own; ``boxes`` are the split's bands of every photograph."""
+    draw = generator(RngStream.BUILD, mosaics.key, mosaics.revision, SPLITS.index(split), number)
+    count = int(draw.integers(*mosaics.regions, endpoint=True))
+    values = draw.permutation(len(mosaics.photographs))[:count].tolist()
+    while True:
+        points = [(int(x), int(y)) for x, y in draw.integers(0, mosaics.size, (count, 2))]
+        if all((a - c) ** 2 + (b - d) ** 2 >= mosaics.apart**2 for (a, b), (c, d) in combinations(points, 2)):
+            break
+    found = []
+    for value, point in zip(values, points, strict=True):
+        box = boxes[value][int(draw.integers(len(boxes[value])))]
+        found.append(Region(value, point, square(draw, box, mosaics.sides)))
+    return found
+
+
+def mosaic(
+    mosaics: MosaicSet, parts: list[Region], photographs: Mapping[int, Image.Image]
+) -> tuple[Image.Image, Image.Image]:
+    """The image, mode RGB, and the mask, mode L, that the regions make."""
+    rows, columns = np.indices((mosaics.size, mosaics.size))
+    distances = np.stack([(columns - x) ** 2 + (rows - y) ** 2 for _, (x, y), _ in parts])
+    nearest = distances.argmin(0)  # exact, in integers; the first of equals
+    pixels = np.zeros((mosaics.size, mosaics.size, 3), np.uint8)
+    for number, part in enumerate(parts):
+        crop = photographs[part.value].crop(part.box)
+        whole = np.asarray(crop.resize((mosaics.size, mosaics.size), Image.Resampling.BICUBIC))
+        pixels[nearest == number] = whole[nearest == number]
+    values = np.array([part.value for part in parts], np.uint8)
+    return Image.fromarray(pixels), Image.fromarray(values[nearest])
+
+
+def _write(mosaics: MosaicSet, folder: Path) -> dict[str, dict[str, Any]]:
+    """Fill ``folder`` and return what the manifest says of each split."""
+    photographs = {value: load_photograph(PHOTOGRAPHS[name]) for value, name in enumerate(mosaics.photographs)}
+    whole = {value: bands((0, 0, *image.size), mosaics.gap) for value, image in photographs.items()}
+    layout = _layout(mosaics, folder.name)
+    facts: dict[str, dict[str, Any]] = {}
+    for split in SPLITS:
+        part = layout.train if split == "train" else layout.val
+        images, masks = folder / "images" / part, folder / "annotations" / part
+        images.mkdir(parents=True)
+        masks.mkdir(parents=True)
+        boxes = {value: found[split] for value, found in whole.items()}
+        count = mosaics.counts[split]
+        for number in tracked(range(count), count, f"building {mosaics.name} {split}"):
+            image, mask = mosaic(mosaics, regions(mosaics, split, number, boxes), photographs)
+            image.save(images / f"{number:04d}.png", compress_level=UNCOMPRESSED)
+            mask.save(masks / f"{number:04d}.png")
+        scenes = list_scenes(layout, split, folder.parent)
+        facts[split] = {"images": count, "pixels": mosaic_pixels(scenes), "files": scenes.fingerprint}
+    return facts
+
+
+def _layout(mosaics: MosaicSet, path: str) -> SegmentationDataRecipe:
+    """As a suite file would describe the set, were it not known."""
+    return SegmentationDataRecipe(
+        label=mosaics.name,
+        source="scenes",
+        path=path,
+        image_suffix=".png",
+        classes=list(mosaics.classes),
+        palette=PALETTE[: len(mosaics.classes)],
+        reduce_zero_label=True,
+    )

@@ -1,0 +1,154 @@
+"""What a classifier did on every image of a set, and the measurements that follow from it."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict
+from scipy.sparse import csr_array
+
+from lutbench.evaluate.statistics import BOOTSTRAP, Resampled, compare_resampled, percentiles, resamples, wilson
+
+Metric = Literal["top-1", "mean per class"]
+PER_CLASS: Metric = "mean per class"
+
+
+class Measurement(BaseModel):
+    """One number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    metric: str
+    """``top-1``, ``top-5``, ``mIoU``, ``IoU sky``, ``reconstruction loss`` ..."""
+    value: float
+    unit: str = "%"
+    """``%``, or empty for a plain number."""
+    n: int | None = None
+    """How many images it is over."""
+    low: float | None = None
+    high: float | None = None
+    """Ends of its 95 % interval over images, in the same unit."""
+    interval: str = ""
+    """Name of the interval's method."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """How a classifier did on every image of a set, in the set's order."""
+
+    label: NDArray[np.integer[Any]]
+    """(n,)"""
+    prediction: NDArray[np.integer[Any]]
+    """(n,) The class with the highest score."""
+    rank: NDArray[np.integer[Any]]
+    """(n,) The label's place among the classes in descending order of score, 0 where it is the prediction."""
+    images: str
+    """sha256 over the images' names, see :func:`names_fingerprint`: outcomes are paired only if it is equal."""
+    metric: Metric = "top-1"
+    """The measurement that comes first, which tables print."""
+
+    @classmethod
+    def of(cls, label: ArrayLike, prediction: ArrayLike, rank: ArrayLike, names: Iterable[str]) -> "Outcomes":
+        """Check the outcomes of the images ``names`` and keep them small: int16 where the classes allow.
+
+        Raises:
+            ValueError: if lengths differ, or a rank is 0 where the prediction is not the label, or the reverse.
+        """
+        labels, predictions, ranks = (_small(np.asarray(values)) for values in (label, prediction, rank))
+        listed = list(names)
+        if {labels.shape, predictions.shape, ranks.shape} != {(len(listed),)}:
+            raise ValueError(
+                f"expected 3 arrays of shape ({len(listed)},), one value for every image, "
+                f"found {labels.shape}, {predictions.shape} and {ranks.shape}"
+            )
+        if ((labels == predictions) != (ranks == 0)).any():
+            raise ValueError("rank must be 0 exactly where the prediction is the label: take both from one ordering")
+        return cls(labels, predictions, ranks, names_fingerprint(listed))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What is kept of it in a file; the metric where it is not top-1, as files were before there was another."""
+        metric = {} if self.metric == "top-1" else {"metric": np.array(self.metric)}
+        return {
+            "label": self.label, "prediction": self.prediction, "rank": self.rank, "images": np.array(self.images), **metric
+        }  # fmt: skip
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Outcomes":
+        """The reverse of :meth:`arrays`.
+
+        Raises:
+            KeyError: if they are not those of a classifier.
+        """
+        metric = PER_CLASS if str(arrays.get("metric", "")) == PER_CLASS else "top-1"
+        return cls(arrays["label"], arrays["prediction"], arrays["rank"], str(arrays["images"]), metric)
+
+    def right(self, among: int = 1) -> NDArray[np.bool_]:
+        """(n,) Whether the label is among the first so many classes."""
+        return np.asarray(self.rank < among)
+
+    def measurements(self) -> list[Measurement]:
+        """Top-1 and top-5 accuracy in percent, each with its Wilson interval, and before them the mean per class if asked."""
+        first = [self._mean_per_class()] if self.metric == PER_CLASS else []
+        return first + [self._accuracy(k) for k in (1, 5)]
+
+    def per_class(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(b,) Mean over classes of the accuracy on each, between 0 and 1, with the images weighed by ``weights`` (b, n).
+
+        Classes that no image with a weight is of are left out.
+        """
+        images = weights @ self._classes
+        right = (weights * self.right()) @ self._classes
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.nanmean(right / images, axis=1))
+
+    @cached_property
+    def _classes(self) -> csr_array:
+        """(n, C) 1 where an image is of a class, of those that occur; sparse, for sets of thousands of classes."""
+        names, place = np.unique(self.label, return_inverse=True)
+        n = len(place)
+        return csr_array((np.ones(n), (np.arange(n), place)), shape=(n, len(names)))
+
+    def _mean_per_class(self) -> Measurement:
+        n = len(self.label)
+        drawn = np.concatenate([self.per_class(weights) for weights in resamples(n)])
+        low, high = percentiles(drawn)
+        value = float(self.per_class(np.ones((1, n)))[0])
+        return Measurement(
+            metric=PER_CLASS, value=100 * value, n=n, low=100 * float(low), high=100 * float(high), interval=BOOTSTRAP
+        )  # fmt: skip
+
+    def _accuracy(self, among: int) -> Measurement:
+        n, right = len(self.rank), int(self.right(among).sum())
+        low, high = wilson(right, n)
+        return Measurement(
+            metric=f"top-{among}", value=100 * right / n, n=n, low=100 * low, high=100 * high, interval="Wilson"
+        )
+
+
+def compare_per_class(first: Sequence[Outcomes], second: Sequence[Outcomes]) -> Resampled:
+    """Two methods in mean per class on the same images, a set of outcomes for every seed."""
+    n = len(first[0].label)
+
+    def differences(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.stack(
+            [one.per_class(weights) - other.per_class(weights) for one, other in zip(first, second, strict=True)], 1
+        )
+
+    drawn = np.concatenate([differences(weights).mean(1) for weights in resamples(n)])
+    return compare_resampled(n, differences(np.ones((1, n)))[0].tolist(), drawn)
+
+
+def names_fingerprint(names: Iterable[str]) -> str:
+    """sha256 over names in order, hexadecimal."""
+    return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+
+
+def _small(values: NDArray[Any]) -> NDArray[np.integer[Any]]:
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"expected whole numbers, found {values.dtype}")
+    fits = values.size == 0 or (values.min() >= -(2**15) and values.max() < 2**15)
+    return values.astype(np.int16 if fits else np.int32)

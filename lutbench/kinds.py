@@ -1,0 +1,106 @@
+"""Every kind of run, declared once; and every kind of dataset.
+
+The one place through which the suite knows its stages. What a declaration names is imported when it is used, so that help
+and tables need no torch.
+
+A kind's module has two functions, and a third where its runs multiply matrices::
+
+    check(run)              find what would stop the run before any compute is spent; raises UserError, or NotRun
+    perform(run)            do it: write the record, finish the run
+    cost(run, classes)      what one image of it costs, see lutbench.plan.compute.Cost
+
+A new kind is a module, a recipe and a line here; a new stage also has a table in :class:`lutbench.recipes.suite.Suite`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from lutbench.recipes.base import Recipe, RunRecipe
+
+StartsFrom = Literal["nothing", "encoder", "classifier"]
+"""What goes into a run: nothing but data, the encoder of a method, or the classifier of a fine-tuning."""
+
+
+def load(name: str) -> Any:
+    """The object that ``module:attribute`` names, or the module that ``module`` names."""
+    module, _, attribute = name.partition(":")
+    loaded = import_module(module)
+    return getattr(loaded, attribute) if attribute else loaded
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run. All names are dotted: ``module`` or ``module:attribute``."""
+
+    name: str
+    """``kind = "NAME"`` in a suite file, and what the identity of its runs begins with."""
+    stage: str
+    recipe_name: str
+    module_name: str
+    starts_from: StartsFrom
+    outcomes_name: str = ""
+    """The type of its per-image outcomes, see :class:`lutbench.evaluate.outcomes.PerImage`; empty if it has none."""
+    report_name: str = ""
+    """A module with ``sections(view)``: what tables say of its runs beside the rows that every kind has."""
+
+    @property
+    def recipe(self) -> "type[RunRecipe]":
+        """The type of its settings."""
+        recipe: type[RunRecipe] = load(self.recipe_name)
+        return recipe
+
+    @property
+    def module(self) -> ModuleType:
+        """The module that performs its runs."""
+        return import_module(self.module_name)
+
+    @property
+    def outcomes(self) -> Any:
+        """The type of its per-image outcomes; None if it has none."""
+        return load(self.outcomes_name) if self.outcomes_name else None
+
+    @property
+    def report(self) -> ModuleType | None:
+        """The module that has more to say in the tables, if there is one."""
+        return import_module(self.report_name) if self.report_name else None
+
+
+_OUTCOMES = "lutbench.evaluate.outcomes:Outcomes"
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("pretrain", "pretrain", "lutbench.recipes.pretrain:PretrainRecipe", "pretrain.train", "nothing"),
+        Kind("finetune", "downstream", "lutbench.recipes.downstream:FinetuneRecipe", "downstream.finetune", "encoder", _OUTCOMES),
+        Kind("linear", "downstream", "lutbench.recipes.downstream:LinearRecipe", "downstream.linear", "encoder", _OUTCOMES),
+        Kind("knn", "downstream", "lutbench.recipes.downstream:KnnRecipe", "downstream.knn", "encoder", _OUTCOMES),
+        Kind("segmentation", "downstream", "lutbench.recipes.segmentation:SegmentationRecipe", "downstream.segmentation", "encoder", "downstream.segmentation.confusions:Confusions", "downstream.segmentation.report"),
+        Kind("robustness", "robustness", "lutbench.recipes.robustness:RobustnessRecipe", "robustness.measure", "classifier", "robustness.condition_outcomes:RobustnessOutcomes", "robustness.report"),
+    )
+}  # fmt: skip
+"""By name, in the order in which their stages are run."""
+
+STAGES = tuple(dict.fromkeys(kind.stage for kind in KINDS.values()))
+"""In the order in which they are run."""
+
+DATASETS: Mapping[str, str] = {
+    "DataRecipe": "lutbench.data.images",
+    "SegmentationDataRecipe": "lutbench.data.scenes",
+    "RobustnessDatasetRecipe": "robustness.datasets",
+}
+"""By the type of a dataset's recipe the module behind it, which has ``open_dataset(recipe, split, root)`` (one split, its
+content told by a ``fingerprint``; raises UserError or NotRun) and ``survey(recipe, root)`` (what is there and what it takes)."""
+
+
+def kinds_of(stage: str) -> dict[str, Kind]:
+    """The kinds of a stage by name."""
+    return {name: kind for name, kind in KINDS.items() if kind.stage == stage}
+
+
+def dataset_module(recipe: "Recipe") -> ModuleType:
+    """The module behind a dataset."""
+    return import_module(DATASETS[type(recipe).__name__])

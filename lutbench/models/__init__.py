@@ -1,0 +1,1 @@
+"""Encoders: timm's Vision Transformers, where their weights come from, and how they are kept."""

@@ -1,0 +1,184 @@
+"""Where the weights of an encoder come from: a run, timm, anybody's checkpoint, or nowhere."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+from lutbench.errors import UserError, listed
+from lutbench.models.encoders import check_name, create_encoder, timm_arguments
+from lutbench.models.weights import read_weights
+from lutbench.recipes import EncoderSource
+from lutbench.train.randomness import RngStream, seeded
+
+SCRATCH = 100
+"""The last number of the key under which the weights of an encoder without a source are drawn."""
+
+LEFT_OUT = re.compile(
+    r"(module\.)?(decoder[._].*|mask_token|(head|head_dist|projector|predictor|fc_norm|attn_pool)\..*)"
+)
+"""What a checkpoint may hold besides the encoder: a decoder, and heads with their norm and pooling."""
+
+PREFIXES = re.compile(r"((?:module\.|encoder\.|backbone\.)*)patch_embed\.proj\.weight")
+"""The key that every ViT has, behind what training scripts put before it."""
+
+
+def load_encoder(
+    source: EncoderSource,
+    weights: Path | None = None,
+    sha256: str | None = None,
+    *,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> VisionTransformer:
+    """The encoder with the weights of its source, for images of ``image_size``, normalised as ImageNet's are.
+
+    ``weights`` is the file of a run's export or of a checkpoint, ``sha256`` what it must be. Position embeddings are
+    resized where the grid differs. Where the last norm comes after pooling (``fc_norm``, as in classifiers), it stays
+    there: :func:`encode` applies it.
+
+    Raises:
+        UserError: if the weights cannot be had, or do not fit name by name and shape by shape.
+    """
+    recipe = source.architecture
+    timm_arguments(recipe, image_size)  # refuses what cannot be built before anything is fetched or read
+    if source.kind == "scratch":
+        with seeded(RngStream.WEIGHTS, seed, SCRATCH):
+            return create_encoder(recipe, image_size)
+    if source.kind == "timm":
+        where = f"timm's weights of {recipe.model}"
+        tensors = _timm_weights(recipe.model)
+    else:
+        assert weights is not None
+        where = str(weights)
+        tensors = read_weights(weights, sha256)
+    tensors = _encoder_part(tensors, where)
+    pooled_norm = "fc_norm.weight" in tensors and "norm.weight" not in tensors
+    encoder = create_encoder(recipe, image_size, pooled_norm=pooled_norm)
+    fit(encoder, tensors, where)
+    return encoder
+
+
+def fit(model: VisionTransformer, tensors: Mapping[str, Tensor], where: str, fresh: Iterable[str] = ()) -> None:
+    """Load ``tensors`` into ``model``, strictly, with what :data:`LEFT_OUT` names left out.
+
+    Only the position embedding may have another shape: the part that belongs to the grid is resized. Parameters
+    named in ``fresh`` keep the values that they have.
+
+    Raises:
+        UserError: listing what is missing, what nobody asked for, and what has another shape.
+    """
+    expected = model.state_dict()
+    given = {name: t.float() for name, t in tensors.items() if name in expected or not LEFT_OUT.fullmatch(name)}
+    if "pos_embed" in given and "pos_embed" in expected:
+        given["pos_embed"] = _resized(given["pos_embed"], model)
+    given |= {name: expected[name] for name in fresh}
+    problems = [f"missing: {listed(sorted(expected.keys() - given.keys()))}"] if expected.keys() - given.keys() else []
+    if given.keys() - expected.keys():
+        problems.append(f"not part of the model: {listed(sorted(given.keys() - expected.keys()))}")
+    problems += [
+        f"{name}: expected {tuple(expected[name].shape)}, found {tuple(given[name].shape)}"
+        for name in sorted(expected.keys() & given.keys())
+        if expected[name].shape != given[name].shape
+    ][:5]
+    if problems:
+        raise UserError(
+            f"{where}: the weights do not fit the encoder. {'; '.join(problems)}. "
+            "Name the architecture that they belong to, or give its weights."
+        )
+    model.load_state_dict(given)
+
+
+def _encoder_part(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """``tensors`` under timm's names: what training scripts put before them removed."""
+    found = [match for name in tensors if (match := PREFIXES.fullmatch(name))]
+    if len(found) != 1:
+        raise UserError(
+            f"{where}: expected the weights of one Vision Transformer under timm's names (patch_embed.proj.weight, "
+            f"blocks.0.attn.qkv.weight, ...), found {len(found)}. The keys begin with {listed(tensors, 4)}."
+        )
+    prefix = found[0][1]
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix) or not LEFT_OUT.fullmatch(name)
+    }
+
+
+def _resized(position: Tensor, model: VisionTransformer) -> Tensor:
+    """``position`` (1, prefix + n, D) for the model's grid; as it is where it cannot come from a square grid."""
+    prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+    patches = position.shape[1] - prefix
+    if position.ndim != 3 or patches < 1 or int(patches**0.5) ** 2 != patches:
+        return position
+    resized: Tensor = resample_abs_pos_embed(position, list(model.patch_embed.grid_size), num_prefix_tokens=prefix)
+    return resized
+
+
+def _timm_weights(name: str) -> dict[str, Tensor]:
+    """timm's pre-trained weights of a model, for images normalised as ImageNet's are."""
+    model = pretrained_model(name)
+    assert isinstance(model, VisionTransformer)
+    trained_on = timm.get_pretrained_cfg(name)
+    assert trained_on is not None
+    take_imagenet_normalisation(model, trained_on.mean, trained_on.std)
+    return model.state_dict()
+
+
+def check_pretrained(name: str) -> None:
+    """Whether timm has weights of a model.
+
+    Raises:
+        UserError: if it has no such model, or no weights of it.
+    """
+    check_name(name)
+    if not timm.is_model_pretrained(name):
+        raise UserError(
+            f"model = {name!r}: timm has no pre-trained weights for it. Choose another, or give a checkpoint."
+        )
+
+
+def pretrained_model(name: str, **arguments: Any) -> nn.Module:
+    """A model of timm with its weights.
+
+    Raises:
+        UserError: if timm has none, or they are not on this machine and cannot be fetched.
+    """
+    check_pretrained(name)
+    try:
+        return timm.create_model(name, pretrained=True, **arguments)
+    except OSError as error:
+        raise UserError(
+            f"The weights of {name} are not on this machine, and the Hugging Face Hub could not be reached "
+            f"({type(error).__name__}). Connect once, or on a connected machine run "
+            f'python -c "import timm; timm.create_model({name!r}, pretrained=True)" '
+            "and copy its Hugging Face cache (HF_HOME) here."
+        ) from error
+
+
+@torch.no_grad()
+def take_imagenet_normalisation(model: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Make a model that was trained on images normalised by ``mean`` and ``std`` take ImageNet's normalisation.
+
+    The difference is a scale and a shift per channel, which the patch embedding absorbs exactly: the shift in its
+    bias or, where it has none, in the position embedding (our choice: one normalisation for all encoders).
+    """
+    if tuple(mean) == IMAGENET_DEFAULT_MEAN and tuple(std) == IMAGENET_DEFAULT_STD:
+        return
+    ours_mean, ours_std = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
+    projection = model.patch_embed.proj
+    shift = ((ours_mean - torch.tensor(mean)) / torch.tensor(std)).view(1, 3, 1, 1)
+    constant = (projection.weight * shift).sum((1, 2, 3))
+    projection.weight.mul_((ours_std / torch.tensor(std)).view(1, 3, 1, 1))
+    if projection.bias is not None:
+        projection.bias.add_(constant)
+    else:
+        assert model.pos_embed is not None
+        model.pos_embed[:, 0 if model.no_embed_class else model.num_prefix_tokens :].add_(constant)

@@ -1,0 +1,1 @@
+"""Tables and figures from records and published numbers alone."""

@@ -1,0 +1,206 @@
+"""Which images make which optimiser step, on which process, and the loader that brings them.
+
+A run is one stream of images: the epochs' shuffled orders one after another, cut into full batches. The last
+batch is filled from the order of the next epoch, so no step is ever partial and no image is left out; with fewer
+images than the batch holds, a step still happens. Which images a step sees depends on (seed, step) alone.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
+
+from lutbench.data.images import ImageDataset, is_streamed, load_or_next
+from lutbench.errors import UserError
+from lutbench.train.randomness import RngStream, generator, reseed
+
+if TYPE_CHECKING:
+    from lutbench.data.streaming import StreamedImages
+
+Key = tuple[int, int]
+"""(epoch, image index): names one look at one image, and seeds all that is random about it."""
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
+    return generator(RngStream.ORDER, seed, epoch).permutation(images)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a stream of images becomes optimiser steps.
+
+    A step's batch is cut into ``passes`` accumulated passes of ``micro_batch`` images, each spread over the
+    processes. Images 2k and 2k + 1 of a batch stay on one process and in one pass, first and last, second and last
+    but one ... of what that process gets, so that a flip of it (timm's Mixup) pairs the same images however the
+    batch is cut.
+
+    Raises:
+        UserError: if a pass does not divide over the processes.
+    """
+
+    images: int
+    epochs: int | Fraction
+    """A fraction for runs that are counted in iterations, see :meth:`of_iterations`."""
+    batch: int
+    micro_batch: int
+    seed: int
+    rank: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.micro_batch % self.processes:
+            raise UserError(
+                f"micro_batch = {self.micro_batch} images per pass do not divide over {self.processes} processes: "
+                f"set batch and micro_batch to multiples of {self.processes}, or start another number of processes."
+            )
+
+    @classmethod
+    def of_iterations(
+        cls, images: int, iterations: int, batch: int, seed: int, rank: int = 0, processes: int = 1
+    ) -> "Schedule":
+        """The schedule of exactly so many optimiser steps of one pass each."""
+        return cls(images, Fraction(iterations * batch, images), batch, batch, seed, rank, processes)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in the run: ceil(epochs * images / batch)."""
+        return -(-self.epochs * self.images // self.batch)
+
+    @property
+    def micro_batches(self) -> int:
+        """Accumulated passes per optimiser step."""
+        return self.batch // self.micro_batch
+
+    def steps_in(self, epochs: float) -> int:
+        """Optimiser steps that ``epochs`` take, rounded; for the warm-up."""
+        return round(epochs * self.images / self.batch)
+
+    def batch_keys(self, step: int) -> list[Key]:
+        """The whole batch of a step, in order."""
+        keys = []
+        for position in range(step * self.batch, (step + 1) * self.batch):
+            epoch, place = divmod(position, self.images)
+            keys.append((epoch, int(_epoch_order(self.images, self.seed, epoch)[place])))
+        return keys
+
+    def rows(self, accumulated: int) -> list[int]:
+        """This process's places in the batch in the given pass."""
+        share = self.micro_batch // self.processes
+        first = accumulated * self.micro_batch + self.rank * share
+        rows = list(range(first, first + share))
+        return rows[0::2] + rows[1::2][::-1]
+
+
+class FromStep(Sampler[list[Key]]):
+    """This process's passes, from step ``start`` to the end of the run."""
+
+    def __init__(self, schedule: Schedule, start: int) -> None:
+        self.schedule = schedule
+        self.start = start
+
+    def __len__(self) -> int:
+        return max(0, self.schedule.steps - self.start) * self.schedule.micro_batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in range(self.start, self.schedule.steps):
+            keys = self.schedule.batch_keys(step)
+            for accumulated in range(self.schedule.micro_batches):
+                yield [keys[row] for row in self.schedule.rows(accumulated)]
+
+
+class _StreamedSamples(IterableDataset[dict[str, Tensor]]):
+    """The passes of a streamed set: a loader's worker w of W takes the passes w, w + W ... of its process.
+
+    An image that cannot be decoded gives its place to the next one in the set.
+    """
+
+    def __init__(self, looks: "_Samples", images: "StreamedImages", schedule: Schedule, start: int) -> None:
+        self.looks = looks
+        self.images = images
+        self.schedule = schedule
+        self.start = start
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        coming = self._in_order(number, workers)
+        for positions in self._passes(number, workers):
+            samples = {}
+            for position in sorted(positions):
+                epoch = position // self.schedule.images
+                index, content = next(coming)
+                samples[position] = self.looks.look(epoch, index, content)
+            yield default_collate([samples[position] for position in positions])
+
+    def _passes(self, number: int, workers: int) -> Iterator[list[int]]:
+        """Positions in the run's stream of images of every pass of this worker."""
+        schedule = self.schedule
+        every = ((step, part) for step in range(self.start, schedule.steps) for part in range(schedule.micro_batches))
+        for step, part in islice(every, number, None, workers):
+            yield [step * schedule.batch + row for row in schedule.rows(part)]
+
+    def _in_order(self, number: int, workers: int) -> Iterator[tuple[int, bytes]]:
+        """Index and content of this worker's images, epoch by epoch."""
+        positions = (position for one in self._passes(number, workers) for position in sorted(one))
+        for epoch, some in groupby(positions, lambda position: position // self.schedule.images):
+            places = np.fromiter(some, np.int64) % self.schedule.images
+            yield from self.images.contents(self.schedule.seed, epoch, places)
+
+
+class _Samples(Dataset[dict[str, Any]]):
+    """One look at one image: decoded and transformed under its own key.
+
+    The generators are not put back: nothing draws without a key, and keeping NumPy's state costs as much as a crop.
+    """
+
+    def __init__(self, images: ImageDataset, transform: Callable[[Image], dict[str, Tensor]], seed: int) -> None:
+        self.images = images
+        self.transform = transform
+        self.seed = seed
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        return self.look(*key)
+
+    def look(self, epoch: int, index: int, content: bytes | None = None) -> dict[str, Any]:
+        """The sample of an image, whose ``content`` may have been read already."""
+        image, used, skipped = load_or_next(self.images, index, content)
+        reseed(RngStream.IMAGE, self.seed, epoch, index)
+        sample: dict[str, Any] = {**self.transform(image), "index": used, "skipped": skipped}
+        if self.images.labels is not None:
+            sample["label"] = int(self.images.labels[used])
+        return sample
+
+
+def stream(
+    images: ImageDataset,
+    transform: Callable[[Image], dict[str, Tensor]],
+    schedule: Schedule,
+    start: int = 0,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[dict[str, Tensor]]:
+    """This process's passes from step ``start`` on, ``schedule.micro_batches`` for every optimiser step.
+
+    Every batch is a dict of stacked tensors: what ``transform`` returns, and ``index`` (B,) into ``images``,
+    ``skipped`` (B,) how many undecodable images were passed over, and ``label`` (B,) where there are labels.
+    """
+    options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
+    options |= {"num_workers": workers, "pin_memory": pin_memory, "worker_init_fn": leave_group}
+    looks = _Samples(images, transform, schedule.seed)
+    if is_streamed(images):
+        return iter(DataLoader(_StreamedSamples(looks, images, schedule, start), batch_size=None, **options))
+    return iter(DataLoader(looks, batch_sampler=FromStep(schedule, start), **options))
+
+
+def leave_group(worker: int) -> None:
+    """A scheduler or Ctrl-C signals the whole process group; the loop hears it and saves, which needs its workers."""
+    os.setpgid(0, 0)

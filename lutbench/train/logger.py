@@ -1,0 +1,191 @@
+"""What the training loops share: the learning-rate schedule, and the logger of a run."""
+
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from lutbench.errors import UserError
+from lutbench.files import write_json
+from lutbench.progress import Bar
+from lutbench.train.batches import Schedule
+from lutbench.train.processes import accelerator
+
+
+@dataclass(frozen=True)
+class _Note:
+    """One pass: its losses, still on the device, and its images."""
+
+    step: int
+    losses: dict[str, Tensor]
+    index: Tensor
+
+
+class TrainingLogger:
+    """Progress, losses, speed and time spent waiting for data, read every few steps and nowhere else.
+
+    Losses stay on the device between readings, so that no step waits for the device. A reading averages them over
+    passes, steps and processes, prints and logs them, stops the run if one is not finite, and hears SIGTERM and
+    SIGINT, which every process must hear at the same step.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        folder: Path,
+        schedule: Schedule,
+        start: int,
+        facts: dict[str, Any],
+        *,
+        log_every: int,
+        save_every: int,
+    ) -> None:
+        self.title, self.folder, self.schedule, self.start = title, folder, schedule, start
+        self.log_every, self.save_every = log_every, save_every
+        self.losses: dict[str, float] = facts.get("losses", {})
+        """As last read."""
+        self.seconds: float = facts.get("seconds", 0.0)
+        """Spent in the loop, over all interruptions."""
+        self.waited: float = facts.get("waited", 0.0)
+        """Of that, spent waiting for data."""
+        self.skipped: int = facts.get("skipped", 0)
+        """Undecodable images passed over."""
+        self._notes: list[_Note] = []
+        self._skips: list[Tensor] = []
+        self._told = ""
+        self._asked_to_stop = False
+
+    def __enter__(self) -> Self:
+        main = accelerator().is_main_process
+        self._bar = Bar(self.title, self.schedule.steps, self.start, shown=main)
+        self._bar.__enter__()
+        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start) if main else None
+        self._handlers = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._last = time.monotonic()
+        self._waited_before, self._read_step = self.waited, self.start
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+        if self._writer:
+            self._writer.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the logger."""
+        return {"losses": self.losses, "seconds": self.seconds, "waited": self.waited, "skipped": self.skipped}
+
+    @property
+    def images_per_second(self) -> float:
+        """Over the whole run."""
+        return self.schedule.steps * self.schedule.batch / self.seconds if self.seconds else 0.0
+
+    def waiting(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """``batches``, with the time spent waiting for each counted."""
+        iterator = iter(batches)
+        while True:
+            before = time.monotonic()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self.waited += time.monotonic() - before
+            self._skips.append(batch["skipped"])
+            yield batch
+
+    def note(self, step: int, losses: dict[str, Tensor], index: Tensor) -> None:
+        """Keep the losses of one pass until the next reading; ``index`` (B,) names its images."""
+        self._notes.append(_Note(step, {name: loss.detach() for name, loss in losses.items()}, index))
+
+    def end_step(self, step: int, lr: float) -> bool:
+        """Read the losses if it is time; say whether to save a checkpoint now.
+
+        Raises:
+            UserError: if a loss was not finite; the step and the images' indices are saved in the run's folder.
+        """
+        done = step + 1
+        saving = done % self.save_every == 0 and done < self.schedule.steps
+        if saving or done % self.log_every == 0 or done == self.schedule.steps:
+            stop = self._read(done, lr)
+            if stop and done < self.schedule.steps:
+                self._asked_to_stop = True
+                return True
+        else:
+            self._bar.update(done, self._told)
+        return saving
+
+    def stop_if_asked(self, step: int) -> None:
+        """Raises Stopped if SIGTERM or SIGINT came; call it after saving."""
+        if self._asked_to_stop:
+            raise Stopped(step + 1, self.schedule.steps)
+
+    def log(self, step: int, **scalars: float) -> None:
+        """Write scalars to TensorBoard."""
+        if self._writer:
+            for name, value in scalars.items():
+                self._writer.add_scalar(name.replace("_", " "), value, step)
+
+    def _read(self, done: int, lr: float) -> bool:
+        names = list(self._notes[0].losses)
+        local = torch.stack([torch.stack([note.losses[name].float() for name in names]) for note in self._notes])
+        flag = torch.full((1, len(names)), float(self._signalled), device=local.device)
+        skips = torch.full((1, len(names)), float(sum(int(s.sum()) for s in self._skips)), device=local.device)
+        everywhere = accelerator().reduce(torch.cat([local, flag, skips]), "sum").cpu()
+        values = everywhere[:-2] / accelerator().num_processes
+        if not values.isfinite().all():
+            self._stop_at_non_finite(local.cpu(), names)
+        now = time.monotonic()
+        elapsed, waited = now - self._last, self.waited - self._waited_before
+        self.seconds += elapsed
+        self.skipped += int(everywhere[-1, 0])
+        self.losses = dict(zip(names, values.mean(0).tolist(), strict=True))
+        speed = (done - self._read_step) * self.schedule.batch / elapsed
+        share = waited / elapsed
+        told = "  ".join(f"{name} {value:.3f}" for name, value in self.losses.items())
+        self._told = f"{told}  {speed:.0f} images/s  {share:.0%} waiting for data"
+        self._bar.update(done, self._told)
+        self.log(done, **self.losses, lr=lr, images_per_second=speed, waiting_for_data=share)
+        self._last, self._waited_before, self._read_step = now, self.waited, done
+        self._notes.clear()
+        self._skips.clear()
+        return bool(everywhere[-2, 0])
+
+    def _stop_at_non_finite(self, values: Tensor, names: list[str]) -> None:
+        rank = accelerator().process_index
+        wrong = [note for note, row in zip(self._notes, values, strict=True) if not row.isfinite().all()]
+        if wrong:
+            first = wrong[0]
+            losses = {name: str(float(first.losses[name])) for name in names}
+            report = {"step": first.step, "process": rank, "losses": losses, "images": first.index.tolist()}
+            write_json(self.folder / f"non-finite-{rank}.json", report)
+        where = f"step {wrong[0].step}" if wrong else f"one of the last {len(values)} passes, on another process"
+        raise UserError(
+            f"{self.title}: a loss was not finite at {where}. The step, the losses and the images' indices are in "
+            f"{self.folder}/non-finite-*.json; the last checkpoint is from before. Scan at those images, "
+            "or lower base_lr, and start again."
+        )
+
+    _signalled = False
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self._signalled:  # asked twice: do not wait for the next reading
+            raise KeyboardInterrupt
+        self._signalled = True
+
+
+class Stopped(UserError):
+    """A run that was asked to stop, and did after saving."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        super().__init__(f"Stopped at step {step} of {steps}, which is saved. Give the same command again to go on.")

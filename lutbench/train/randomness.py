@@ -1,0 +1,68 @@
+"""All randomness comes from a key, never from a state that was left behind.
+
+What is random about one image is drawn under the key (seed, epoch, image index), what is random about one
+optimiser step under (seed, step). Results therefore do not depend on the number of workers, processes or
+interruptions, and a checkpoint holds no generator state.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import numpy as np
+
+
+class RngStream(IntEnum):
+    """What a key is for, so that equal numbers used for two purposes give unrelated draws."""
+
+    WEIGHTS = 1
+    """Initial weights: (WEIGHTS, seed, part)."""
+    ORDER = 2
+    """The order of the images in one epoch: (ORDER, seed, epoch)."""
+    IMAGE = 3
+    """Crop, flip, colour and mask noise of one image: (IMAGE, seed, epoch, index)."""
+    STEP = 4
+    """Mixup and drop path of one optimiser step: (STEP, seed, step, ...)."""
+    BUILD = 5
+    """Data sets that the suite builds itself: (BUILD, set, ...)."""
+    CORRUPTION = 6
+    """What corrupts one image: (CORRUPTION, corruption, severity, index); sheets of frost: (CORRUPTION, sheet)."""
+    OCCLUSION = 7
+    """Patches of one image that are dropped or shuffled: (OCCLUSION, grid, index)."""
+
+
+def generator(*key: int) -> np.random.Generator:
+    """A NumPy generator that depends on ``key`` alone."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+def reseed(*key: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators: what libraries draw from here on depends on ``key`` alone.
+
+    CUDA's generators are seeded only if CUDA is in use in this process.
+    """
+    import torch  # here, so that what only lists files need not wait for it
+
+    words = np.random.SeedSequence(key).generate_state(4)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))  # noqa: NPY002 - libraries draw from it
+    torch_seed = int(words[2]) << 32 | int(words[3])
+    torch.default_generator.manual_seed(torch_seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(torch_seed)
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """:func:`reseed` for a block, and put the CPU's generators back afterwards."""
+    import torch
+
+    state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
+    reseed(*key)
+    try:
+        yield
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])  # noqa: NPY002
+        torch.random.set_rng_state(state[2])

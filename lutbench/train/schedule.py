@@ -1,0 +1,36 @@
+"""The learning rate at every step, and whether training moved anything."""
+
+import math
+
+import torch
+from torch import nn
+
+from lutbench.errors import UserError
+
+
+def learning_rate(step: int, steps: int, warmup: int, peak: float, floor: float = 0.0) -> float:
+    """Linear from 0 over ``warmup`` steps, then a half cosine to ``floor``, per optimiser step (MAE, section A.1)."""
+    if step < warmup:
+        return peak * step / warmup
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group its rate: ``lr`` times the group's ``lr_scale`` (layer decay), where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def weights_digest(model: nn.Module) -> float:
+    """A number that changes when a trainable parameter does: the float64 sum of squares."""
+    with torch.no_grad():
+        return float(sum(p.double().square().sum() for p in model.parameters() if p.requires_grad))
+
+
+def check_moved(model: nn.Module, before: float) -> None:
+    """Raises UserError if no parameter differs from when ``before`` was taken by :func:`weights_digest`."""
+    if weights_digest(model) == before:
+        raise UserError(
+            "No parameter moved during the whole run, so there is nothing to keep: the learning rate was 0, or too small "
+            "to change a float32 weight, at every step. Raise base_lr, train longer, or shorten warmup_epochs."
+        )

@@ -1,0 +1,107 @@
+"""One cell of a shifted set, opened for a classifier: its images, and what is asked of every one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lutbench.data.images import ImageDataset
+from lutbench.errors import UserError
+from lutbench.recipes.robustness import RobustnessDatasetRecipe
+from robustness.condition_outcomes import REAL, UNKNOWN
+from robustness.datasets import DatasetListing, condition_folders, known_class_folders, list_condition
+from robustness.labels import Answer, LabelSpace, answers_of, imagenet_subset, real_labels, val_numbers
+from robustness.occlusion import check_grid
+from robustness.preprocessing import check_stored_size
+from robustness.protocols import Protocol
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One cell, opened for a classifier."""
+
+    name: str
+    images: ImageDataset
+    labels: NDArray[np.int64]
+    """(n,) Each image's place in the classes of ``images``; 0 for images of no class."""
+    protocols: tuple[Protocol, ...]
+    """What is asked of it; the first is what tables print."""
+
+
+def open_condition(recipe: RobustnessDatasetRecipe, root: Path, cell: str, space: LabelSpace) -> Condition:
+    """List one cell and lay out what a classifier with the classes of ``space`` is asked of it.
+
+    Raises:
+        UserError: if it is not there or not laid out as expected, or its labels are no classes of the classifier.
+    """
+    images = list_condition(recipe, cell, condition_folders(recipe, root)[cell])
+    labels = np.zeros(len(images), np.int64) if images.labels is None else images.labels
+    return Condition(cell, images, labels, tuple(_protocols(recipe, root, cell, images, labels, space)))
+
+
+def check_labels(recipe: RobustnessDatasetRecipe, root: Path, found: DatasetListing, space: LabelSpace) -> None:
+    """Whether a set that was found can be asked of a classifier with the classes of ``space``.
+
+    Raises:
+        UserError: if its labels are no classes of the classifier.
+    """
+    folders = known_class_folders(recipe, root) if recipe.kind == "detection" else found.classes
+    _answers(recipe, root, folders, space)
+
+
+def check_set(recipe: RobustnessDatasetRecipe, root: Path, found: DatasetListing, space: LabelSpace, side: int) -> None:
+    """Whether a set that was found can be shown to a classifier with these classes and this side of its input.
+
+    Raises:
+        UserError: if its labels are no classes of the classifier, its images are stored at another size than its
+            protocol takes, or the input cannot be cut into its patches.
+    """
+    check_labels(recipe, root, found, space)
+    if recipe.kind == "occlusion":
+        for kind, many in recipe.occlusions.values():
+            check_grid(side, recipe.drop_grid if kind == "drop" else many)
+    first, folder = next(iter(condition_folders(recipe, root).items()))
+    check_stored_size(list_condition(recipe, first, folder), recipe, side)
+
+
+def _protocols(
+    recipe: RobustnessDatasetRecipe,
+    root: Path,
+    cell: str,
+    images: ImageDataset,
+    labels: NDArray[np.int64],
+    space: LabelSpace,
+) -> Iterator[Protocol]:
+    folders = known_class_folders(recipe, root) if recipe.kind == "detection" else images.classes
+    answers = _answers(recipe, root, folders, space)
+    own = sorted({place for answer in answers for place in answer})
+    subset = imagenet_subset(recipe.subset) if recipe.subset else tuple(own)
+    kinds = {"all": (f"{len(space.names)} classes", None), "subset": (f"{_count(recipe, folders)} classes", subset)}
+    if recipe.kind == "detection" and cell == UNKNOWN:
+        answers = ((),)
+    for name, columns in dict(kinds[logits] for logits in recipe.logits).items():
+        yield Protocol(name, columns, answers, labels)
+    if recipe.real:
+        if not space.imagenet:
+            raise UserError(
+                f'real = {recipe.real!r}: ReaL\'s labels are for classifiers of ImageNet-1k. Set real = "".'
+            )
+        every = real_labels(None if recipe.real == "timm" else root / recipe.real)
+        numbers = val_numbers(images.image_name(index) for index in range(len(images)))
+        unlike = {answer: place for place, answer in enumerate(dict.fromkeys(every))}
+        yield Protocol(REAL, None, tuple(unlike), np.array([unlike[every[number]] for number in numbers], np.int64))
+
+
+def _answers(
+    recipe: RobustnessDatasetRecipe, root: Path, folders: tuple[str, ...], space: LabelSpace
+) -> tuple[Answer, ...]:
+    if not folders:
+        raise UserError(f"{recipe.name}: expected class folders, found images without labels.")
+    return answers_of(recipe.labels, folders, space, root / recipe.labels)
+
+
+def _count(recipe: RobustnessDatasetRecipe, folders: tuple[str, ...]) -> int:
+    """Of the set's classes, which may be several of the classifier's each."""
+    return len(imagenet_subset(recipe.subset)) if recipe.subset else len(folders)

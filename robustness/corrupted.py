@@ -1,0 +1,283 @@
+"""The corrupted copy of a labelled set, on disk: made once, the same on every machine, laid out as ImageNet-C is.
+
+``FOLDER/CORRUPTION/SEVERITY/CLASS/IMAGE.png``. Every corruption at one severity is a cell. A cell is whole or not there;
+an interrupted build goes on with the cells that are missing, and cells can be added later. FOLDER/manifest.json says what
+the images come from and with which packages they were made, CELL/manifest.json how strong the corruption is, and a checksum
+of the cell's pixels.
+
+The images are stored without loss: ImageNet-C's and Tiny-ImageNet-C's JPEG of quality 85 is a corruption of its own,
+which the clean images would not have, and a JPEG's pixels depend on who reads it. So errors on these copies are
+not comparable with published ones, which were measured on the official files.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from lutbench.data.folder import FolderImages, open_folder
+from lutbench.data.images import ImageDataset, UndecodableImage
+from lutbench.data.toy.build import pixel_digest
+from lutbench.data.toy.photographs import UNCOMPRESSED
+from lutbench.errors import UserError, listed, nearest
+from lutbench.files import disk_full_explained, read_json, write_json
+from lutbench.progress import Bar
+from robustness.corruptions import CORRUPTIONS, REVISION, SEVERITIES, check_names, constants_for, corrupt, draw_of
+
+PACKAGES = ("numpy", "pillow", "scikit-image", "scipy")
+"""Those that the pixels depend on."""
+
+RESIZED = 256 / 224
+"""Short side that a larger image is resized to, over the side of the crop: as ImageNet-C was made."""
+
+MANIFEST = "manifest.json"
+
+
+def build_corrupted(
+    images: ImageDataset,
+    folder: Path,
+    corruptions: Sequence[str] = CORRUPTIONS,
+    severities: Sequence[int] = SEVERITIES,
+    *,
+    side: int,
+    per_class: int | None = None,
+    workers: int = 0,
+) -> bool:
+    """Write the cells that are not in ``folder`` yet; returns whether there were any.
+
+    ``images`` are copied at ``side`` x ``side`` pixels: those of this size as they are, others resized to 256/224 of it
+    and cropped in the centre, bilinearly, as for ImageNet-C. Of every class ``per_class`` are taken, evenly spaced, or
+    all. An image is corrupted in the same way whichever others are taken, and whatever the number of ``workers``, which are
+    processes. Processes that build at once wait for one.
+
+    Raises:
+        UserError: if there is no such corruption or severity, the images have no labels or their names cannot be told
+            apart, one cannot be decoded, the folder holds something else or cannot be written, or it was begun with other
+            packages.
+    """
+    check_names(corruptions, severities)
+    work = _Cells(images, folder, _targets(images, per_class), side, [])
+    origin = _origin(images, side, per_class)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{folder.name}.lock"):
+            cells = [(name, severity) for name in corruptions for severity in severities]
+            missing = [cell for cell in cells if not (_place(folder, *cell) / MANIFEST).is_file()]
+            _begin(folder, origin, bool(missing))
+            if not missing:
+                return False
+            loader = DataLoader(replace(work, cells=missing), batch_size=None, num_workers=workers, in_order=False)
+            title = f"corrupting {images.name} {images.split}"
+            with Bar(title, len(cells), len(cells) - len(missing)) as bar:
+                for done, problem in enumerate(loader, len(cells) - len(missing) + 1):
+                    if problem is not None:
+                        raise problem
+                    bar.update(done)
+    except OSError as error:
+        raise UserError(
+            f"{folder.absolute()} could not be written: {error.strerror or error}. Name a folder that you may write to."
+        ) from error
+    return True
+
+
+def open_corrupted(folder: Path, corruption: str, severity: int) -> FolderImages:
+    """One cell. Its fingerprint is the manifest's checksum of the pixels, the same on every machine.
+
+    Raises:
+        UserError: if it is not there, was made by another version of the suite, or its files are not those that were
+            written: one is missing, was added or changed in size. (Pixels changed within the same number of bytes
+            are found by :func:`lutbench.data.toy.photographs.check_pixels`.)
+    """
+    check_names([corruption], [severity])
+    origin = _read_origin(folder)
+    cell = _place(folder, corruption, severity)
+    if not (cell / MANIFEST).is_file():
+        there = sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in folder.glob(f"*/[0-9]/{MANIFEST}"))
+        wanted = f"{corruption}/{severity}"
+        raise UserError(
+            f"{folder.absolute()} has no {wanted}.{nearest(wanted, there)} There are {listed(there) or 'none'}. "
+            "Build it, by the same command that built these."
+        )
+    facts = read_json(cell / MANIFEST)
+    images = open_folder(cell, f"{origin['set']}-c", f"{corruption}/{severity}")
+    if images.fingerprint != facts["files"]:
+        raise UserError(
+            f"{cell.absolute()} is not as it was built: {facts['images']} images were written and {len(images)} are there, or "
+            "their names or sizes differ. Remove it, and it is built anew by the command that built it."
+        )
+    return replace(images, fingerprint=facts["pixels"])
+
+
+@dataclass(frozen=True)
+class _Cells(Dataset[UserError | OSError | None]):
+    """Writes a cell where a loader asks for an item, and hands out what went wrong."""
+
+    images: ImageDataset
+    folder: Path
+    targets: dict[str, int]
+    """File names, and which images they are corrupted copies of."""
+    side: int
+    cells: list[tuple[str, int]]
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __getitem__(self, number: int) -> UserError | OSError | None:
+        cell = self.cells[number]
+        place = _place(self.folder, *cell)
+        if place.exists():
+            return UserError(f"{place.absolute()} has no {MANIFEST}, so it was not built here. Remove or rename it.")
+        partial = place.with_name(f".{place.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # left by a build that was killed: our parent holds the lock
+        try:
+            with disk_full_explained(place):
+                self._write(*cell, partial)
+                partial.rename(place)
+        except (UserError, OSError) as error:
+            return error  # raised here, it would reach the user inside the loader's traceback
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return None
+
+    def _write(self, corruption: str, severity: int, folder: Path) -> None:
+        pixels = pixel_digest(self._written(corruption, severity, folder))
+        written = open_folder(folder, self.images.name, f"{corruption}/{severity}")
+        facts = {
+            "strengths": constants_for(self.side).rows[corruption][severity - 1],
+            "images": len(written),
+            "pixels": pixels,
+            "files": written.fingerprint,
+        }
+        write_json(folder / MANIFEST, facts)
+
+    def _written(self, corruption: str, severity: int, folder: Path) -> Iterator[tuple[str, Image.Image]]:
+        for name, index in self.targets.items():
+            try:
+                clean = prepared(self.images.image(index), self.side)
+            except UndecodableImage:
+                if not self.images.skip_undecodable:
+                    raise
+                continue
+            draw = draw_of(corruption, severity, index)
+            image = Image.fromarray(corrupt(np.asarray(clean), corruption, severity, draw))
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            image.save(folder / name, compress_level=UNCOMPRESSED)
+            yield name, image
+
+
+def prepared(image: Image.Image, side: int) -> Image.Image:
+    """``image`` at ``side`` x ``side`` pixels: as it is if it has that size, else resized and cropped as for ImageNet-C."""
+    if image.size == (side, side):
+        return image
+    scale = round(side * RESIZED) / min(image.size)
+    width, height = (max(side, round(length * scale)) for length in image.size)
+    left, upper = (width - side) // 2, (height - side) // 2
+    return image.resize((width, height), Image.Resampling.BILINEAR).crop((left, upper, left + side, upper + side))
+
+
+def _place(folder: Path, corruption: str, severity: int) -> Path:
+    return folder / corruption / str(severity)
+
+
+def _targets(images: ImageDataset, per_class: int | None) -> dict[str, int]:
+    """Names of the files in a cell, in the order in which a folder is listed, and which images they are."""
+    if images.labels is None:
+        raise UserError(
+            f"{images.name}: split {images.split!r} has no labels, and a corrupted copy needs class folders."
+        )
+    if bad := [name for name in images.classes if "/" in name or name.startswith(".")]:
+        raise UserError(f"{images.name}: {listed(bad)} cannot be the name of a class folder. Rename the class.")
+    targets: dict[str, int] = {}
+    for label, cls in sorted(enumerate(images.classes), key=lambda item: item[1]):
+        own = np.flatnonzero(images.labels == label)
+        if per_class is not None and per_class < len(own):
+            own = own[np.linspace(0, len(own) - 1, per_class).round().astype(np.int64)]
+        named = {f"{cls}/{_stem(images.image_name(index), cls)}.png": index for index in own.tolist()}
+        if len(named) < len(own):
+            raise UserError(
+                f"{images.name}: {len(own) - len(named)} images of class {cls} have the name of another but for the suffix "
+                "or folder, and would be one file in a corrupted copy. Rename them."
+            )
+        targets.update(sorted(named.items()))
+    return targets
+
+
+def _stem(name: str, cls: str) -> str:
+    """What an image's copy is called: its name without class folder and suffix."""
+    path = PurePosixPath(name).with_suffix("")
+    inside = path.parts[1:] if path.parts[0] == cls and len(path.parts) > 1 else path.parts[-1:]
+    return "_".join(inside)
+
+
+def _origin(images: ImageDataset, side: int, per_class: int | None) -> dict[str, Any]:
+    """What decides the pixels of every cell, as it stands in the folder's manifest."""
+    return {
+        "revision": REVISION,
+        "set": images.name,
+        "split": images.split,
+        "source": images.fingerprint,
+        "side": side,
+        "per_class": per_class,
+        "constants": constants_for(side).name,
+    }
+
+
+def _begin(folder: Path, origin: dict[str, Any], more: bool) -> None:
+    """Write the folder's manifest, or compare it with what is to be built.
+
+    Raises:
+        UserError: if the folder holds something else, or cells are to be added with other packages than it was begun with.
+    """
+    packages = {name: version(name) for name in PACKAGES}
+    if not (folder / MANIFEST).is_file():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(
+                f"{folder.absolute()} is not empty, and was not built here: it has no {MANIFEST}. Name another folder."
+            )
+        write_json(folder / MANIFEST, {**origin, "packages": packages})
+        return
+    there = _read_origin(folder)
+    begun = there.pop("packages")
+    differing = [
+        f"{key} ({there.get(key)!r} there, {value!r} now)" for key, value in origin.items() if there.get(key) != value
+    ]
+    if differing:
+        raise UserError(
+            f"{folder.absolute()} holds a corrupted copy of other images: it differs in {listed(differing)}. "
+            "Remove it, or name another folder."
+        )
+    if more and begun != packages:
+        differing = [
+            f"{name} ({begun.get(name)} there, {now} now)" for name, now in packages.items() if begun.get(name) != now
+        ]
+        raise UserError(
+            f"{folder.absolute()} was begun with other versions of {listed(differing)}, which may make other pixels. "
+            "Install those, or remove the folder: it is built anew."
+        )
+
+
+def _read_origin(folder: Path) -> dict[str, Any]:
+    """The folder's manifest.
+
+    Raises:
+        UserError: if there is none, or the cells were made by another version of the corruptions.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{folder.absolute()} is no corrupted copy that was built here: it has no {MANIFEST}. Build it first."
+        )
+    origin: dict[str, Any] = read_json(path)
+    if origin.get("revision") != REVISION:
+        raise UserError(
+            f"{folder.absolute()} was made by another version of the corruptions ({origin.get('revision')}, now {REVISION}). "
+            "Remove it: it is built anew."
+        )
+    return origin

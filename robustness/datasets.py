@@ -1,0 +1,225 @@
+"""The shifted sets on disk, each in its own layout: what of a set is there, and its cells listed one at a time.
+
+A cell is a folder of class folders: a part of the set, or CORRUPTION/SEVERITY. Listing is all that happens before
+anything runs: images, classes, parts and severities are counted, and what is missing is named. A set of which nothing is
+there is ``not run``: a state, not an error.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lutbench.data.folder import FolderImages, fingerprint_of, open_folder
+from lutbench.errors import UserError, listed
+from lutbench.recipes.robustness import RobustnessDatasetRecipe
+from robustness.condition_outcomes import KNOWN, UNKNOWN
+from robustness.labels import known_folders
+from robustness.toy_sets import open_shifted
+
+
+class DatasetState(StrEnum):
+    """How much of a set is there."""
+
+    WHOLE = "whole"
+    INCOMPLETE = "incomplete"
+    ABSENT = "not run"
+
+
+@dataclass(frozen=True)
+class DatasetListing:
+    """What of a set is there."""
+
+    name: str
+    where: Path
+    state: DatasetState
+    problems: tuple[str, ...]
+    """What is missing or not as published; why the set is not run."""
+    images: dict[str, int]
+    """Of every cell that is there."""
+    classes: tuple[str, ...]
+    """Class folders of all cells."""
+    fingerprint: str
+    """Of all cells together; tells two contents apart."""
+
+    def require(self) -> None:
+        """Stop before anything runs if the set is not whole.
+
+        Raises:
+            UserError: saying what is missing.
+        """
+        if self.state is not DatasetState.WHOLE:
+            rest = len(self.problems) - 6
+            told = " ".join(self.problems[:6]) + (f" And {rest} problems more." if rest > 0 else "")
+            raise UserError(f"{self.name}: {self.state} at {self.where}: {told}")
+
+
+@dataclass
+class ChosenImages:
+    """The images of some class folders of a set, in the set's order."""
+
+    whole: FolderImages
+    index: NDArray[np.int64]
+    """(n,) Which images of the whole set."""
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64] | None
+    skip_undecodable: bool
+    fingerprint: str
+
+    @classmethod
+    def of(cls, whole: FolderImages, folders: frozenset[str]) -> "ChosenImages":
+        """Those in ``folders``; the other class folders do not count."""
+        assert whole.labels is not None
+        places = [place for place, name in enumerate(whole.classes) if name in folders]
+        index = np.flatnonzero(np.isin(whole.labels, places))
+        chosen = tuple(whole.classes[place] for place in places)
+        labels = np.searchsorted(places, whole.labels[index])
+        fingerprint = fingerprint_of(list(chosen), whole.fingerprint.encode())
+        return cls(whole, index, whole.name, whole.split, chosen, labels, whole.skip_undecodable, fingerprint)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(n,) Bytes of each file."""
+        return self.whole.sizes[self.index]
+
+    def content(self, index: int) -> bytes:
+        """The file of an image, as it is. Raises UserError if it cannot be read."""
+        return self.whole.content(int(self.index[index]))
+
+    def image(self, index: int) -> Image.Image:
+        """An image, mode RGB. Raises UndecodableImage."""
+        return self.whole.image(int(self.index[index]))
+
+    def image_name(self, index: int) -> str:
+        """The file's name relative to the cell's folder."""
+        return self.whole.image_name(int(self.index[index]))
+
+
+Visitor = Callable[[str, FolderImages | ChosenImages], None]
+
+
+def look_for(recipe: RobustnessDatasetRecipe, root: Path, visit: Visitor | None = None) -> DatasetListing:
+    """List a set below the data root and compare it with what is expected of it.
+
+    ``visit`` is called with every cell that can be listed, by name: the listing is not kept. Cells that are one folder
+    are visited once.
+    """
+    name, where = recipe.name, (root / recipe.folder).absolute()
+    folders = condition_folders(recipe, root)
+    missing = [cell for cell, folder in folders.items() if not folder.is_dir()]
+    if not where.is_dir() or len(missing) == len(folders):
+        what = (
+            f"nothing of it is there ({_grouped(recipe, missing)})." if where.is_dir() else "there is no such folder."
+        )
+        return DatasetListing(name, where, DatasetState.ABSENT, (what,), {}, (), "")
+    problems = [f"missing: {_grouped(recipe, missing)}."] if missing else []
+    images, classes, fingerprints, order = {}, set[str](), [], {}
+    seen: dict[Path, FolderImages | ChosenImages] = {}
+    for cell, folder in folders.items():
+        if cell in missing:
+            continue
+        try:
+            found = seen[folder] if folder in seen else list_condition(recipe, cell, folder)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if visit and folder not in seen:
+            visit(cell, found)
+        seen = {folder: found}  # one listing is kept at a time: ImageNet-C's are 5 million names
+        images[cell] = len(found)
+        classes |= set(found.classes)
+        fingerprints.append(f"{cell} {found.fingerprint}")
+        order[cell] = _names_digest(found) if recipe.kind == "corruptions" else ""
+        problems += _unexpected(recipe, cell, found)
+    others = [cell for cell, digest in order.items() if digest != next(iter(order.values()))]
+    if others:
+        problems.append(f"{listed(others)}: not the same images as {next(iter(order))}, as corruptions of one set are.")
+    state = DatasetState.INCOMPLETE if problems else DatasetState.WHOLE
+    digest = hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()
+    return DatasetListing(name, where, state, tuple(problems), images, tuple(sorted(classes)), digest)
+
+
+def condition_folders(recipe: RobustnessDatasetRecipe, root: Path) -> dict[str, Path]:
+    """Every cell of a set by name, and the folder that it lies in or would lie in."""
+    path = root / recipe.folder
+    if recipe.kind == "detection":
+        return {KNOWN: root / recipe.known, UNKNOWN: path}
+    if recipe.kind == "occlusion":
+        return dict.fromkeys(recipe.occlusions, path)
+    if recipe.kind == "classes":
+        return {name: path / folder for name, folder in recipe.parts.items()}
+    here = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")) if path.is_dir() else []
+    main = recipe.corruptions or [name for name in here if name not in recipe.extra]
+    extra = [name for name in recipe.extra if name not in main] if set(here) & set(recipe.extra) else []
+    return {f"{name}/{level}": path / name / str(level) for name in (*main, *extra) for level in recipe.severities}
+
+
+def known_class_folders(recipe: RobustnessDatasetRecipe, root: Path) -> tuple[str, ...]:
+    """Class folders of a detection's known images that count."""
+    folder = root / recipe.known
+    here = {p.name for p in folder.iterdir() if p.is_dir()} if folder.is_dir() else set[str]()
+    wanted = known_folders(recipe.labels, recipe.subset) if recipe.subset else None
+    return tuple(sorted(here & set(wanted) if wanted else here))
+
+
+def list_condition(recipe: RobustnessDatasetRecipe, cell: str, folder: Path) -> FolderImages | ChosenImages:
+    """The images of a cell that count.
+
+    Raises:
+        UserError: if the folder is missing or not laid out as expected.
+    """
+    if recipe.source == "corrupted":
+        from robustness.corrupted import open_corrupted  # here, because scikit-image takes a second to import
+
+        corruption, level = cell.rsplit("/", 1)
+        return open_corrupted(folder.parents[1], corruption, int(level))
+    if recipe.source == folder.name:
+        images = open_shifted(recipe.source, folder.parent)
+    else:
+        images = open_folder(folder, recipe.name, cell or folder.name)
+    if recipe.kind == "detection" and cell == UNKNOWN:
+        return replace(images, labels=None, classes=())
+    some = recipe.labels == "objectnet" or (recipe.kind == "detection" and recipe.subset != "")
+    only = known_folders(recipe.labels, recipe.subset) if some else None
+    return images if only is None or images.labels is None else ChosenImages.of(images, frozenset(only))
+
+
+def _unexpected(recipe: RobustnessDatasetRecipe, cell: str, found: FolderImages | ChosenImages) -> Iterator[str]:
+    """What differs from the counts that the recipe gives."""
+    where = f"{cell}: " if cell else ""
+    images = recipe.images.get(cell) if isinstance(recipe.images, Mapping) else recipe.images
+    known = known_folders(recipe.labels, recipe.subset)
+    unlabelled = recipe.kind == "detection" and cell == UNKNOWN
+    if not unlabelled and recipe.classes is not None and len(found.classes) != recipe.classes:
+        absent = [name for name in known if name not in set(found.classes)] if known else []
+        named = f"; missing: {listed(absent)}" if absent else ""
+        yield f"{where}{recipe.classes:,} classes expected, {len(found.classes):,} found{named}."
+    if images is not None and len(found) != images:
+        yield f"{where}{images:,} images expected, {len(found):,} found ({len(found) - images:+,})."
+
+
+def _grouped(recipe: RobustnessDatasetRecipe, cells: list[str]) -> str:
+    """Names of cells; a corruption of which no severity is there is named once."""
+    if recipe.kind != "corruptions":
+        return listed(cells, 10)
+    levels: dict[str, list[str]] = {}
+    for cell in cells:
+        name, level = cell.rsplit("/", 1)
+        levels.setdefault(name, []).append(level)
+    every = len(recipe.severities)
+    return listed((n if len(some) == every else f"{n} at {', '.join(some)}" for n, some in levels.items()), 20)
+
+
+def _names_digest(images: FolderImages | ChosenImages) -> str:
+    assert isinstance(images, FolderImages)
+    return hashlib.sha256(images.names).hexdigest()

@@ -1,0 +1,110 @@
+"""How well a classifier's unsureness tells images of no known class from images of known ones (ImageNet-O).
+
+The score is minus the highest softmax probability; images of no known class are the positives (Hendrycks et al. 2021).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lutbench.evaluate.outcomes import Measurement
+from lutbench.evaluate.statistics import BOOTSTRAP, RESAMPLES, Interval, Resampled, over_seeds, percentiles
+
+NAMES = ("AUPR", "AUROC", "FPR95")
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Scores of images of known classes and of none, higher for those that look like none."""
+
+    known: NDArray[np.float64]
+    """(k,)"""
+    unknown: NDArray[np.float64]
+    """(u,)"""
+
+    def rates(self) -> NDArray[np.float64]:
+        """(3,) AUPR, AUROC and FPR95, between 0 and 1.
+
+        AUPR is the average precision, as scikit-learn's, and depends on how many images of either kind there are.
+        FPR95 is the least share of known images that are taken for unknown where at least 95 % of the unknown are found.
+        """
+        whole: NDArray[np.float64] = self._rates(np.ones((1, len(self.known))), np.ones((1, len(self.unknown))))[0]
+        return whole
+
+    def resampled_rates(self) -> NDArray[np.float64]:
+        """(RESAMPLES, 3) of resamples that keep the number of known and of unknown images; the same draws at every call."""
+        drawn = _draws(len(self.known), len(self.unknown))
+        return np.concatenate([self._rates(known, unknown) for known, unknown in drawn])
+
+    def measurements(self, protocol: str) -> list[Measurement]:
+        """In percent, with percentile intervals of the bootstrap; ``protocol`` follows the names."""
+        values, (low, high) = 100 * self.rates(), 100 * percentiles(self.resampled_rates())
+        n = len(self.known) + len(self.unknown)
+        return [
+            Measurement(
+                metric=f"{name}, {protocol}", value=values[i], n=n, low=low[i], high=high[i], interval=BOOTSTRAP
+            )
+            for i, name in enumerate(NAMES)
+        ]
+
+    def _rates(self, known: NDArray[np.float64], unknown: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(b, 3) where each image counts so many times: weights (b, k) and (b, u)."""
+        scores = np.concatenate([self.known, self.unknown])
+        order = np.argsort(-scores, kind="stable")
+        falling = scores[order]
+        ends = np.flatnonzero(np.append(np.diff(falling) != 0, True))  # images of equal score pass together
+        nothing = np.zeros_like
+        false = np.cumsum(np.concatenate([known, nothing(unknown)], 1)[:, order], 1)[:, ends]
+        true = np.cumsum(np.concatenate([nothing(known), unknown], 1)[:, order], 1)[:, ends]
+        found, taken = true / true[:, -1:], false / false[:, -1:]
+        precision = true / np.maximum(true + false, 1)
+        aupr = (np.diff(found, axis=1, prepend=0) * precision).sum(1)
+        before = np.concatenate([np.zeros_like(found[:, :1]), found[:, :-1]], 1)
+        auroc = (np.diff(taken, axis=1, prepend=0) * (before + found) / 2).sum(1)
+        enough = (20 * true >= 19 * true[:, -1:]).argmax(1)  # in whole numbers, so exactly 95 %
+        return np.stack([aupr, auroc, taken[np.arange(len(taken)), enough]], 1)
+
+
+def compare_detections(first: Sequence[Detection], second: Sequence[Detection], rate: int) -> Resampled:
+    """Two methods by one of :data:`NAMES` on the same images and resamples, seed k with seed k.
+
+    Raises:
+        ValueError: if they are not of as many seeds and images.
+    """
+    if len(first) != len(second) or len({(len(one.known), len(one.unknown)) for one in (*first, *second)}) != 1:
+        raise ValueError("expected as many seeds and the same images of both methods")
+    by_seed = tuple(float(a.rates()[rate] - b.rates()[rate]) for a, b in zip(first, second, strict=True))
+    drawn = np.mean(
+        [a.resampled_rates()[:, rate] - b.resampled_rates()[:, rate] for a, b in zip(first, second, strict=True)],
+        axis=0,
+    )
+    low, high = percentiles(drawn)
+    fewer = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return Resampled(
+        images=len(first[0].known) + len(first[0].unknown),
+        difference=float(np.mean(by_seed)),
+        interval=Interval(float(low), float(high)),
+        p=min(1.0, 2 * (fewer + 1) / (len(drawn) + 1)),
+        seed_differences=by_seed,
+        seed_interval=over_seeds(by_seed) if len(by_seed) > 1 else None,
+    )
+
+
+def _draws(known: int, unknown: int) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """How often each image is in each resample, (b, known) and (b, unknown), drawn apart: the two are two samples.
+
+    From bits that NumPy promises never to change, as in :func:`lutbench.evaluate.statistics.resamples`.
+    """
+    bits = np.random.PCG64(np.random.SeedSequence(0))
+    at_once = max(1, 2**20 // (known + unknown))
+    for done in range(0, RESAMPLES, at_once):
+        rows = min(at_once, RESAMPLES - done)
+        yield _counts(bits, rows, known), _counts(bits, rows, unknown)
+
+
+def _counts(bits: np.random.PCG64, rows: int, n: int) -> NDArray[np.float64]:
+    drawn = (bits.random_raw(rows * n) % np.uint64(n)).astype(np.int64).reshape(rows, n)
+    drawn += n * np.arange(rows)[:, None]
+    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)

@@ -1,0 +1,222 @@
+"""What the folders of a test set say in the classes that a classifier knows.
+
+A classifier's outputs stand for the classes of a :class:`LabelSpace`, in its order; ImageNet-1k's thousand are one. A set
+gives each of its class folders an answer: the classes that are right for its images. Mostly one; several in ObjectNet,
+whose chairs are three of ImageNet's classes; none for an image that is not counted.
+"""
+
+import json
+import pkgutil
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from timm.data import ImageNetInfo
+
+from lutbench.errors import UserError, listed, nearest
+from lutbench.files import read_json
+
+Answer = tuple[int, ...]
+"""The classes that are right, by their place among a classifier's outputs; empty for an image that is not counted."""
+
+VAL_IMAGES = 50_000
+"""Of ImageNet's validation set."""
+
+_DATA = Path(__file__).parent / "data"
+_VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.")
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes that the outputs of a classifier stand for, in their order."""
+
+    names: tuple[str, ...]
+
+    @property
+    def imagenet(self) -> bool:
+        """Whether these are the classes of ImageNet-1k in their usual order."""
+        return self == imagenet_1k()
+
+
+@lru_cache(maxsize=1)
+def imagenet_1k() -> LabelSpace:
+    """The thousand classes by WordNet identifier, which is also the order of their numbers (timm ships the list)."""
+    return LabelSpace(tuple(ImageNetInfo().label_names()))
+
+
+def label_space(names: Sequence[str]) -> LabelSpace:
+    """The space of a classifier with these class names.
+
+    ImageNet-1k's, also where its classes are named in words, as in its copy on the Hugging Face Hub.
+    """
+    given = tuple(names)
+    in_words = tuple(ImageNetInfo().label_descriptions())
+    return imagenet_1k() if given == in_words else LabelSpace(given)
+
+
+def imagenet_subset(name: str) -> Answer:
+    """The 200 classes, ascending, that ``imagenet-a``, ``imagenet-r`` or ``imagenet-o`` is about.
+
+    Sources: timm's lists for the first two, which are those of the sets' own evaluation code
+    (hendrycks/natural-adv-examples eval.py, hendrycks/imagenet-r eval.py); for the last its eval_many_models.py.
+    """
+    if name == "imagenet-o":
+        return tuple(read_json(_DATA / "imagenet_o.json"))
+    return tuple(map(int, _of_timm(f"{name.replace('-', '_')}_indices.txt").split()))
+
+
+def real_labels(file: Path | None = None) -> tuple[Answer, ...]:
+    """ReaL's answers (Beyer et al. 2020) for ImageNet's validation images in the order of their numbers.
+
+    Several for some, none for 3,163 that are not counted. From timm, or a ``real.json`` as its authors publish it.
+
+    Raises:
+        UserError: if ``file`` does not hold 50,000 lists of classes.
+    """
+    lists = json.loads(_of_timm("imagenet_real_labels.json")) if file is None else _json(file)
+    whole = isinstance(lists, list) and len(lists) == VAL_IMAGES
+    if not whole or not all(isinstance(one, list) and _numbers(one, 1000) for one in lists):
+        raise UserError(
+            f"{file}: expected {VAL_IMAGES:,} lists of class numbers from 0 to 999, one for each validation image of "
+            "ImageNet in order, as real.json of google-research/reassessed-imagenet has them."
+        )
+    return tuple(tuple(one) for one in lists)
+
+
+def val_numbers(names: Iterable[str]) -> NDArray[np.int64]:
+    """(n,) Places from 0, in the order of their numbers, of ImageNet validation images with these file names.
+
+    Raises:
+        UserError: for a name that has no number between 1 and 50,000.
+    """
+    numbers = []
+    for name in names:
+        found = _VAL_NAME.search(name)
+        if not found or not 1 <= int(found[1]) <= VAL_IMAGES:
+            raise UserError(
+                f"{name}: ReaL's labels belong to the images ILSVRC2012_val_00000001 to ILSVRC2012_val_00050000, and "
+                'this is none of them. Restore the original file names, or set real = "".'
+            )
+        numbers.append(int(found[1]) - 1)
+    return np.array(numbers, np.int64)
+
+
+def known_folders(labels: str, subset: str = "") -> tuple[str, ...] | None:
+    """Names that class folders can have, as far as the kind of labels tells; None if it does not."""
+    names = imagenet_1k().names
+    classes = imagenet_subset(subset) if subset else range(len(names))
+    if labels == "imagenet-1k":
+        return tuple(names[place] for place in classes)
+    if labels == "imagenet-1k-numbers":
+        return tuple(str(place) for place in classes)
+    return tuple(_shipped(labels)) if labels in _SHIPPED else None
+
+
+def answers_of(labels: str, folders: Sequence[str], space: LabelSpace, file: Path) -> tuple[Answer, ...]:
+    """The answer of every class folder for a classifier with the classes of ``space``.
+
+    ``labels`` is that of :class:`RobustnessDatasetRecipe`; ``file`` the map from folders, where labels name one.
+
+    Raises:
+        UserError: if the classifier's classes are not ImageNet's where the labels are, a folder's name is not known,
+            or the map is missing or unfit.
+    """
+    if labels == "classifier":
+        return _by_name(_named(space), folders, "the classifier's classes")
+    if labels.endswith(".json"):
+        return _by_name(_own_map(file, space), folders, str(file))
+    if not space.imagenet:
+        raise UserError(
+            f"The set's labels are classes of ImageNet-1k ({labels}), and the classifier has {len(space.names)} classes of its "
+            f'own: {listed(space.names, 3)}. Measure a classifier of ImageNet-1k on it, or say by labels = "MAP.json" '
+            "which of its classes each folder is."
+        )
+    if labels == "imagenet-1k":
+        return _by_name(_named(space), folders, "ImageNet-1k's WordNet identifiers")
+    if labels == "imagenet-1k-numbers":
+        # By value: sorted as text, 10 comes before 2, and a folder's place in the listing says nothing.
+        return _by_name({str(place): (place,) for place in range(1000)}, folders, "the numbers 0 to 999")
+    return _by_name(_shipped(labels), folders, f"{labels}'s classes")
+
+
+_SHIPPED = {"imagenet-9": "imagenet_9.json", "objectnet": "objectnet.json", "si-score": "si_score.json"}
+"""Class folders and their ImageNet classes.
+
+imagenet-9: 9 folders, 370 classes; in_to_in9.json of MadryLab/backgrounds_challenge, read in its copy in bytedance/ibot
+(Apache-2.0), turned round. objectnet: 113 folders, 125 classes; imagenet_pytorch_id_to_objectnet_id.json and
+folder_to_imagenet_1k.json in mapping_files of abarbu/objectnet-template-tensorflow, which say the same (its PyTorch twin:
+MIT). si-score: the 61 classes of the published sets, label_str_to_imagenet_classes.py of google-research/si-score
+(Apache-2.0).
+"""
+
+
+def _shipped(labels: str) -> dict[str, Answer]:
+    return {folder: tuple(classes) for folder, classes in read_json(_DATA / _SHIPPED[labels]).items()}
+
+
+def _own_map(file: Path, space: LabelSpace) -> dict[str, Answer]:
+    """Of a user's JSON file: folder to a class, or a list of classes, by name or by number."""
+    if not file.is_file():
+        raise UserError(f"labels: there is no file {file}. It gives each class folder a class, or a list of classes.")
+    found = _json(file)
+    if not isinstance(found, dict):
+        raise UserError(
+            f'{file}: expected {{"FOLDER": "CLASS", ...}}, with a class or a list of classes for each folder.'
+        )
+    return {folder: _answer(classes, space, f"{file}: {folder}") for folder, classes in found.items()}
+
+
+def _answer(classes: Any, space: LabelSpace, where: str) -> Answer:
+    by_name = _named(space)
+    answer: set[int] = set()
+    for one in classes if isinstance(classes, list) else [classes]:
+        if isinstance(one, str) and one in by_name:
+            answer |= set(by_name[one])
+        elif _numbers([one], len(space.names)):
+            answer.add(one)
+        else:
+            hint = nearest(one, by_name) if isinstance(one, str) else ""
+            raise UserError(
+                f"{where}: the classifier has no class {one!r}.{hint} It has {len(space.names)} classes, to be given by "
+                f"name ({listed(space.names, 3)}) or by number from 0."
+            )
+    return tuple(sorted(answer))
+
+
+def _named(space: LabelSpace) -> dict[str, Answer]:
+    """Every class by its name; a name that two classes share is left out, since it does not say which."""
+    times = Counter(space.names)
+    return {name: (place,) for place, name in enumerate(space.names) if times[name] == 1}
+
+
+def _by_name(answers: Mapping[str, Answer], folders: Sequence[str], of: str) -> tuple[Answer, ...]:
+    unknown = [folder for folder in folders if folder not in answers]
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} of {len(folders)} class folders are not among {of}: {listed(unknown)}."
+            f"{nearest(unknown[0], answers)} Rename them, or say by labels what their names mean."
+        )
+    return tuple(answers[folder] for folder in folders)
+
+
+def _numbers(values: Iterable[Any], end: int, least: int = 0) -> bool:
+    """Whether all are whole numbers from ``least`` to before ``end``."""
+    return all(isinstance(one, int) and not isinstance(one, bool) and least <= one < end for one in values)
+
+
+def _json(file: Path) -> Any:
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such file.")
+    return read_json(file)
+
+
+def _of_timm(name: str) -> str:
+    content = pkgutil.get_data("timm.data", f"_info/{name}")
+    assert content is not None, "part of timm since 0.9"
+    return content.decode()

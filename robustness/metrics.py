@@ -1,0 +1,166 @@
+"""Numbers on shifted sets, from what a classifier did on every image: accuracies, corruption errors, their intervals.
+
+Every number here is a statistic of sums over images, so one bootstrap gives all their intervals and two methods are
+compared on the same resamples. Shares are between 0 and 1 until they become measurements, which are in percent.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lutbench.evaluate.outcomes import Measurement
+from lutbench.evaluate.statistics import (
+    Interval,
+    Paired,
+    Resampled,
+    Statistic,
+    bootstrap,
+    paired,
+    percentiles,
+    resampled,
+    wilson,
+)
+from robustness.published_sets import ALEXNET_ERROR, ALEXNET_EXTRA_ERROR, ALEXNET_SEVERITIES
+
+Method = Literal["Wilson", "Newcombe", "bootstrap over images"]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number as a statistic of sums over images."""
+
+    metric: str
+    values: NDArray[np.float64]
+    """(n, m) What each image adds to the sums."""
+    statistic: Statistic
+    """From sums (b, m) to values (b,)."""
+    method: Method
+    """Of its interval."""
+
+    @property
+    def value(self) -> float:
+        """Between 0 and 1 for a share."""
+        return float(self.statistic(self.values.sum(0)[None])[0])
+
+
+def share(metric: str, hits: NDArray[np.bool_]) -> Quantity:
+    """The share of ``hits`` (n,), with Wilson's interval."""
+    return Quantity(metric, _column(hits), _mean_of(len(hits)), "Wilson")
+
+
+def mean(metric: str, values: NDArray[np.float64]) -> Quantity:
+    """The mean of ``values`` (n,), with a bootstrap over images."""
+    return Quantity(metric, _column(values), _mean_of(len(values)), "bootstrap over images")
+
+
+def gap(metric: str, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Quantity:
+    """The share of ``first`` (k,) minus that of ``second`` (l,), of other images; Newcombe's interval (1998, method 10)."""
+    values = np.zeros((len(first) + len(second), 4))
+    values[: len(first), :2] = np.stack([first, np.ones_like(first)], 1)
+    values[len(first) :, 2:] = np.stack([second, np.ones_like(second)], 1)
+    return Quantity(metric, values, lambda sums: sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3], "Newcombe")
+
+
+def corruption_quantities(
+    errors: Mapping[str, Mapping[int, NDArray[np.bool_]]], extra: Sequence[str] = (), alexnet: bool = False
+) -> list[Quantity]:
+    """All numbers of a corrupted set from ``errors[corruption][severity]`` (n,), True where the classifier is wrong.
+
+    A corruption's error is the mean over its severities. First come the means over corruptions, without ``extra``:
+    ``mCE`` (Hendrycks and Dietterich 2019: every error over AlexNet's; only if ``alexnet`` and all fifteen corruptions
+    at five severities are there) and the raw ``mean error``. Then every corruption (``error, fog``; with ``alexnet`` its
+    ``CE, fog``), the extra ones and their mean apart, and the raw mean over all of them together, which some publish.
+    Then every severity (``error, fog 3``).
+
+    An image counts in all cells at once, so the bootstrap knows that they are the same images.
+    """
+    by_corruption = {name: np.mean(list(cells.values()), axis=0) for name, cells in errors.items()}
+    main = [name for name in by_corruption if name not in extra]
+    apart = [name for name in by_corruption if name in extra]
+    known = ALEXNET_ERROR | ALEXNET_EXTRA_ERROR if alexnet else {}
+    relative = {name: by_corruption[name] / known[name] for name in by_corruption if name in known}
+    made = []
+    if alexnet and all(tuple(sorted(errors.get(name, ()))) == ALEXNET_SEVERITIES for name in ALEXNET_ERROR):
+        made.append(mean("mCE", np.mean([relative[name] for name in ALEXNET_ERROR], axis=0)))
+    for names, kind in ((main, ""), (apart, "extra "), ([*main, *apart] if main and apart else [], "")):
+        if names:
+            told = f"mean error, {len(names)} {kind}corruption{'s' if len(names) > 1 else ''}"
+            made.append(mean(told, np.mean([by_corruption[name] for name in names], axis=0)))
+    for name in (*main, *apart):
+        made.append(mean(f"error, {name}", by_corruption[name]))
+        made += [mean(f"CE, {name}", relative[name])] if name in relative else []
+    return made + [
+        share(f"error, {name} {severity}", errors[name][severity])
+        for name in (*main, *apart)
+        for severity in errors[name]
+    ]
+
+
+def measure(quantities: Sequence[Quantity]) -> list[Measurement]:
+    """Each in percent with its 95 % interval; those that need a bootstrap share one."""
+    drawn = [one for one in quantities if one.method == "bootstrap over images"]
+    ends = {one.metric: interval for one, interval in zip(drawn, _bootstrapped(drawn), strict=True)}
+    made = []
+    for one in quantities:
+        low, high = ends[one.metric] if one.metric in ends else _closed_form(one)
+        made.append(
+            Measurement(
+                metric=one.metric,
+                value=100 * one.value,
+                n=len(one.values),
+                low=100 * low,
+                high=100 * high,
+                interval=one.method,
+            )
+        )
+    return made
+
+
+def compare(first: Sequence[Quantity], second: Sequence[Quantity]) -> Paired | Resampled:
+    """Two methods by one number on the same images, seed k of the first with seed k of the second.
+
+    A share by McNemar's test, any other number by a bootstrap of the difference over images.
+
+    Raises:
+        ValueError: if they are not of the same metric and as many seeds and images.
+    """
+    if len({one.metric for one in (*first, *second)}) != 1:
+        raise ValueError("expected one metric of every seed of both methods")
+    values = [np.stack([one.values for one in seeds]) for seeds in (first, second)]
+    if first[0].method == "Wilson":
+        return paired(values[0][..., 0] > 0, values[1][..., 0] > 0)
+    return resampled(values[0], values[1], first[0].statistic)
+
+
+def _bootstrapped(quantities: Sequence[Quantity]) -> Iterator[Interval]:
+    """Of means over the same images."""
+    if quantities:
+        values = np.concatenate([one.values for one in quantities], 1)
+        low, high = percentiles(bootstrap(values, lambda sums: sums / len(values)))
+        yield from (Interval(float(a), float(b)) for a, b in zip(low, high, strict=True))
+
+
+def _closed_form(quantity: Quantity) -> Interval:
+    sums = quantity.values.sum(0)
+    if quantity.method == "Wilson":
+        return wilson(int(sums[0]), len(quantity.values))
+    (p, (low_p, high_p)), (q, (low_q, high_q)) = (
+        (hits / n, wilson(int(hits), int(n))) for hits, n in (sums[:2], sums[2:])
+    )
+    below = ((p - low_p) ** 2 + (high_q - q) ** 2) ** 0.5
+    above = ((high_p - p) ** 2 + (q - low_q) ** 2) ** 0.5
+    return Interval(float(p - q - below), float(p - q + above))
+
+
+def _mean_of(n: int) -> Statistic:
+    def statistic(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return sums[:, 0] / n
+
+    return statistic
+
+
+def _column(values: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray(values, np.float64)[:, None]
