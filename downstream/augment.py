@@ -1,25 +1,16 @@
-"""What a classifier sees of an image: timm's training augmentation, MAE's linear-probe crops, the centre crop.
+"""What a classifier sees of an image in training: timm's augmentation, and MAE's linear-probe crops.
 
 All draw from the global generators of Python, NumPy and torch. Training's returns normalised float32 (3, S, S), since
 erasing draws its noise there; the others return uint8, normalised on the device.
 """
 
-import math
-from collections.abc import Callable
-
-from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
-from torch import Tensor
 from torchvision.transforms import v2
 
 from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
-from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, LinearRecipe
-
-BICUBIC = v2.InterpolationMode.BICUBIC
-
-Transform = Callable[[Image.Image], Tensor]
-"""From an RGB image to a tensor (3, S, S)."""
+from lutbench.evaluate.transform import BICUBIC, Transform
+from lutbench.recipes import FinetuneRecipe, LinearRecipe
 
 
 def train_transform(recipe: FinetuneRecipe) -> Transform:
@@ -58,11 +49,4 @@ def linear_transform(recipe: LinearRecipe) -> Transform:
     """Linear probe: random resized crop and flip (MAE, table 10: no other augmentation)."""
     crop = v2.RandomResizedCrop(recipe.side, scale=tuple(recipe.crop_scale), interpolation=BICUBIC)
     transform: Transform = v2.Compose([crop, v2.RandomHorizontalFlip(), to_tensor])
-    return transform
-
-
-def eval_transform(recipe: ClassificationRecipe) -> Transform:
-    """The centre: short side resized to S / eval_crop, rounded down (bicubic; MAE), then the middle S x S."""
-    resize = v2.Resize(math.floor(recipe.side / recipe.eval_crop + 1e-6), BICUBIC)
-    transform: Transform = v2.Compose([resize, v2.CenterCrop(recipe.side), to_tensor])
     return transform

@@ -7,11 +7,13 @@ from torch.nn import functional
 
 from downstream.augment import train_transform
 from downstream.classifier import build_classifier, layer_decay_groups
-from downstream.evaluate import evaluate
 from downstream.mixing import DropPaths, Mixing
-from downstream.stage import encoder_of, sample, save_results
+from downstream.stage import check_classification, sample
+from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
+from lutbench.evaluate.inference import evaluate
 from lutbench.models.encoders import export_encoder
+from lutbench.models.pretrained import encoder_of
 from lutbench.recipes import FinetuneRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Schedule, stream
@@ -20,7 +22,18 @@ from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
 
 
-def finetune(run: Run) -> None:
+def check(run: Run[FinetuneRecipe]) -> None:
+    """Find what would stop a run before any compute is spent.
+
+    Raises:
+        UserError: see :func:`check_classification` and :func:`schedule_of`; also if timm knows no such augmentation.
+    """
+    check_classification(run)
+    schedule_of(run.recipe, len(run.dataset("train")), run.seed)
+    train_transform(run.recipe)
+
+
+def perform(run: Run[FinetuneRecipe]) -> None:
     """Fine-tune the run's encoder on its image set, evaluate the classifier, and export it for timm.
 
     Leaves in the run's folder ``classifier.safetensors`` and ``classifier.json``, TensorBoard scalars and, in the
@@ -30,25 +43,26 @@ def finetune(run: Run) -> None:
         UserError: if the encoder's weights do not fit, a loss is not finite, nothing moved, an image cannot be
             decoded, or the disk is full.
     """
-    recipe = run.planned.recipe
-    assert isinstance(recipe, FinetuneRecipe)
-    processes = accelerator()
-    images, held_out = run.images("train"), run.images("val")
-    schedule = schedule_of(recipe, len(images), run.planned.seed)
+    recipe, processes = run.recipe, accelerator()
+    images: ImageDataset = run.dataset("train")
+    held_out: ImageDataset = run.dataset("val")
+    schedule = schedule_of(recipe, len(images), run.seed)
 
     # Classifier, optimiser
-    classifier = build_classifier(encoder_of(run), recipe, len(images.classes), run.planned.seed).to(processes.device)
-    paths = DropPaths.replacing(classifier, run.planned.seed)
-    mixing = Mixing(recipe, len(images.classes), run.planned.seed)
+    classifier = build_classifier(encoder_of(run, recipe.image_size), recipe, len(images.classes), run.seed).to(
+        processes.device
+    )
+    paths = DropPaths.replacing(classifier, run.seed)
+    mixing = Mixing(recipe, len(images.classes), run.seed)
     optimizer = torch.optim.AdamW(
         layer_decay_groups(classifier, recipe), lr=recipe.lr, betas=(recipe.betas[0], recipe.betas[1]), fused=True
     )
     modules = {"classifier": classifier}
 
     # From the newest checkpoint, or from the beginning
-    facts = {"digest": weights_digest(classifier)}
+    extra_state = {"digest": weights_digest(classifier)}
     start, kept = run.restore(modules, optimizer)
-    facts |= kept
+    extra_state |= kept
     model = processes.prepare_model(torch.compile(classifier) if recipe.compile else classifier)
 
     # The loop
@@ -64,7 +78,7 @@ def finetune(run: Run) -> None:
     evaluations = evaluation_steps(recipe, schedule)
     classifier.train()
     logger = TrainingLogger(
-        run.planned.name, run.folder, schedule, start, facts, log_every=recipe.log_every, save_every=recipe.save_every
+        run.name, run.folder, schedule, start, extra_state, log_every=recipe.log_every, save_every=recipe.save_every
     )
     with logger:
         waiting = logger.waiting(batches)
@@ -85,21 +99,20 @@ def finetune(run: Run) -> None:
             optimizer.step()
             optimizer.zero_grad()
             if logger.end_step(step, lr):
-                run.save(step + 1, modules, optimizer, facts | logger.facts)
+                run.save(step + 1, modules, optimizer, extra_state | logger.extra_state)
                 logger.stop_if_asked(step)
             if step + 1 in evaluations:
                 on_the_way = evaluate(classifier, held_out, recipe, title="")
                 logger.log(step + 1, top_1=on_the_way.measurements()[0].value)
-    check_moved(classifier, facts["digest"])
+    check_moved(classifier, extra_state["digest"])
 
     # What came of it
-    outcomes = evaluate(classifier, held_out, recipe, f"{run.planned.name} evaluation")
+    outcomes = evaluate(classifier, held_out, recipe, f"{run.name} evaluation")
     if processes.is_main_process:
         sha256 = export_encoder(
             classifier, recipe.encoder.architecture, run.folder, name="classifier", class_names=images.classes
         )
-        save_results(
-            run,
+        run.save_results(
             outcomes,
             seconds=logger.seconds,
             images_per_second=logger.images_per_second,

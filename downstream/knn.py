@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from downstream.evaluate import encode_images, labels_of, outcomes_of, place_of_label
-from downstream.stage import encoder_of, save_results
+from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
+from lutbench.evaluate.inference import encode_images, labels_of, outcomes_of, rank_of_label
+from lutbench.models.pretrained import encoder_of
 from lutbench.recipes import KnnRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
@@ -19,27 +20,26 @@ BANK = 65536
 """with so many of the bank: 128 MiB of similarities, whatever the size of the sets."""
 
 
-def knn(run: Run) -> None:
+def perform(run: Run[KnnRecipe]) -> None:
     """Classify the validation images by their nearest training images, and write the record.
 
     Raises:
         UserError: if the encoder's weights do not fit, an image cannot be decoded, or there are too few images.
     """
-    recipe = run.planned.recipe
-    assert isinstance(recipe, KnnRecipe)
-    processes = accelerator()
+    recipe, processes = run.recipe, accelerator()
     device = processes.device
-    images, held_out = run.images("train"), run.images("val")
+    images: ImageDataset = run.dataset("train")
+    held_out: ImageDataset = run.dataset("val")
     if recipe.neighbours > len(images):
         raise UserError(
             f"neighbours = {recipe.neighbours}, and the training split of {images.name} has {len(images)} images: "
             "lower neighbours, or give more images."
         )
-    encoder = encoder_of(run).to(device)
+    encoder = encoder_of(run, recipe.image_size).to(device)
 
     began = time.monotonic()
-    bank = encode_images(encoder, images, recipe, f"{run.planned.name} features")
-    queries = encode_images(encoder, held_out, recipe, f"{run.planned.name} evaluation")
+    bank = encode_images(encoder, images, recipe, f"{run.name} features")
+    queries = encode_images(encoder, held_out, recipe, f"{run.name} evaluation")
     encoding = time.monotonic() - began
     if processes.is_main_process:
         places = knn_classify(
@@ -51,9 +51,8 @@ def knn(run: Run) -> None:
             recipe.neighbours,
             recipe.temperature,
         )
-        save_results(
-            run,
-            outcomes_of(places.cpu(), held_out, queries.index),
+        run.save_results(
+            outcomes_of(places.cpu(), held_out, queries.index, recipe.metric),
             seconds=time.monotonic() - began,
             images_per_second=(len(images) + len(held_out)) / encoding,
             extra={"skipped": len(images) - len(bank.index) + len(held_out) - len(queries.index)},
@@ -69,7 +68,7 @@ def knn_classify(
     neighbours: int,
     temperature: float,
 ) -> Tensor:
-    """Prediction and place of the label (Q, 2), see :func:`place_of_label`, by the vote of the nearest in the bank.
+    """Prediction and place of the label (Q, 2), see :func:`rank_of_label`, by the vote of the nearest in the bank.
 
     ``queries`` (Q, D) with ``labels`` (Q,), ``bank`` (M, D) with ``bank_labels`` (M,), normalised here. A neighbour at
     cosine s votes with exp(s / temperature). A class that no neighbour belongs to comes last, not by its number.
@@ -79,7 +78,7 @@ def knn_classify(
     for chunk, chunk_labels in zip(torch.split(queries, QUERIES), torch.split(labels, QUERIES), strict=True):
         similarity, index = nearest_neighbours(functional.normalize(chunk, dim=1), bank, neighbours)
         votes = vote(similarity, bank_labels[index], classes, temperature)
-        result = place_of_label(votes, chunk_labels)
+        result = rank_of_label(votes, chunk_labels)
         voteless = votes.gather(1, chunk_labels[:, None])[:, 0] == 0
         result[voteless, 1] = classes - 1
         results.append(result)

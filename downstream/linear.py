@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from downstream.augment import linear_transform
-from downstream.evaluate import encode_images, labels_of, outcomes_of, place_of_label
-from downstream.stage import encoder_of, sample, save_results
+from downstream.stage import sample
+from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import normalised
-from lutbench.evaluate.inference import Computed
+from lutbench.evaluate.inference import Computed, encode_images, labels_of, outcomes_of, rank_of_label
 from lutbench.models.encoders import encode
+from lutbench.models.pretrained import encoder_of
 from lutbench.models.weights import save_weights
 from lutbench.recipes import LinearRecipe
 from lutbench.run import Run
@@ -33,7 +34,7 @@ SCORED = 4096
 """Images that the finished layer scores at once."""
 
 
-def linear_probe(run: Run) -> None:
+def perform(run: Run[LinearRecipe]) -> None:
     """Train a linear layer on the run's frozen encoder and evaluate it.
 
     Every process trains the same layer on the whole batch of features: only encoding is spread, so neither layer nor
@@ -43,34 +44,33 @@ def linear_probe(run: Run) -> None:
         UserError: if the encoder's weights do not fit, a loss is not finite, nothing moved, an image cannot be
             decoded, or the disk is full.
     """
-    recipe = run.planned.recipe
-    assert isinstance(recipe, LinearRecipe)
-    processes = accelerator()
-    images, held_out = run.images("train"), run.images("val")
-    encoder = encoder_of(run).to(processes.device).eval().requires_grad_(False)
+    recipe, processes = run.recipe, accelerator()
+    images: ImageDataset = run.dataset("train")
+    held_out: ImageDataset = run.dataset("val")
+    encoder = encoder_of(run, recipe.image_size).to(processes.device).eval().requires_grad_(False)
 
     # Features of the centre crops, once, unless every epoch has fresh crops
     began = time.monotonic()
     once = None
     if not recipe.fresh_crops:
-        once = encode_images(encoder, images, recipe, f"{run.planned.name} features")
+        once = encode_images(encoder, images, recipe, f"{run.name} features")
     encoding = time.monotonic() - began
-    schedule = schedule_of(recipe, len(images) if once is None else len(once.index), run.planned.seed)
+    schedule = schedule_of(recipe, len(images) if once is None else len(once.index), run.seed)
 
     # Layer, optimiser; from the newest checkpoint, or from the beginning
-    head = linear_head(encoder.embed_dim, len(images.classes), run.planned.seed).to(processes.device)
+    head = linear_head(encoder.embed_dim, len(images.classes), run.seed).to(processes.device)
     optimizer = Lars(lars_groups(head, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum)
     modules = {"head": head}
-    facts = {"digest": weights_digest(head)}
+    extra_state = {"digest": weights_digest(head)}
     start, kept = run.restore(modules, optimizer)
-    facts |= kept
+    extra_state |= kept
 
     # The loop
     warmup = schedule.steps_in(recipe.warmup_epochs)
     save_every = max(1, schedule.steps // recipe.epochs) if recipe.fresh_crops else schedule.steps
     head.train()
     logger = TrainingLogger(
-        run.planned.name, run.folder, schedule, start, facts, log_every=recipe.log_every, save_every=save_every
+        run.name, run.folder, schedule, start, extra_state, log_every=recipe.log_every, save_every=save_every
     )
     with logger:
         if once is None:
@@ -97,16 +97,15 @@ def linear_probe(run: Run) -> None:
             optimizer.zero_grad()
             logger.note(step, {"loss": loss}, batch["index"])
             if logger.end_step(step, lr):
-                run.save(step + 1, modules, optimizer, facts | logger.facts)
+                run.save(step + 1, modules, optimizer, extra_state | logger.extra_state)
                 logger.stop_if_asked(step)
-    check_moved(head, facts["digest"])
+    check_moved(head, extra_state["digest"])
 
     # What came of it
-    unseen = encode_images(encoder, held_out, recipe, f"{run.planned.name} evaluation")
+    unseen = encode_images(encoder, held_out, recipe, f"{run.name} evaluation")
     if processes.is_main_process:
-        save_results(
-            run,
-            outcomes_of(score(head, unseen, labels_of(held_out)), held_out, unseen.index),
+        run.save_results(
+            outcomes_of(score(head, unseen, labels_of(held_out)), held_out, unseen.index, recipe.metric),
             seconds=encoding + logger.seconds,
             images_per_second=logger.images_per_second if recipe.fresh_crops else len(images) / encoding,
             checkpoint=save_weights(head.state_dict(), run.folder / "linear.safetensors"),
@@ -199,7 +198,7 @@ def score(head: nn.Module, unseen: Computed, labels: Tensor) -> Tensor:
     wanted = labels[torch.from_numpy(unseen.index)]
     return torch.cat(
         [
-            place_of_label(head(features.to(device)), chosen.to(device)).cpu()
+            rank_of_label(head(features.to(device)), chosen.to(device)).cpu()
             for features, chosen in zip(torch.split(unseen.values, SCORED), torch.split(wanted, SCORED), strict=True)
         ]
     )

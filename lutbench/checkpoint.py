@@ -31,7 +31,7 @@ class Checkpoint:
     """Of all modules under ``MODULE.`` and their own names, and of the optimiser under ``optimizer.PARAMETER.``."""
     param_groups: list[dict[str, Any]]
     """Of the optimiser."""
-    facts: dict[str, Any]
+    extra_state: dict[str, Any]
     """Plain values that the loop keeps: what is needed to go on, and nothing that the step determines."""
 
     def restore(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
@@ -54,7 +54,7 @@ def save_checkpoint(
     step: int,
     modules: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
-    facts: Mapping[str, Any],
+    extra_state: Mapping[str, Any],
 ) -> None:
     """Save under ``folder`` as ``step-NNNNNNNN`` and remove all but the last few.
 
@@ -79,7 +79,7 @@ def save_checkpoint(
                 "step": step,
                 "sha256": sha256_of(partial / "tensors.safetensors"),
                 "param_groups": saved["param_groups"],
-                "facts": dict(facts),
+                "facts": dict(extra_state),
             },
         )
     for old in _paths(folder)[KEEP:]:

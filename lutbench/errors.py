@@ -11,6 +11,10 @@ class UserError(Exception):
     """
 
 
+class NotRun(UserError):
+    """An optional dataset is absent: runs on it are left out, and the message says why."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A suggestion such as ``" Did you mean 'epochs'?"``, or the empty string if nothing is near."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.5)

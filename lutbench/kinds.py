@@ -78,7 +78,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("finetune", "downstream", "lutbench.recipes.downstream:FinetuneRecipe", "downstream.finetune", "encoder", _OUTCOMES),
         Kind("linear", "downstream", "lutbench.recipes.downstream:LinearRecipe", "downstream.linear", "encoder", _OUTCOMES),
         Kind("knn", "downstream", "lutbench.recipes.downstream:KnnRecipe", "downstream.knn", "encoder", _OUTCOMES),
-        Kind("segmentation", "downstream", "lutbench.recipes.segmentation:SegmentationRecipe", "downstream.segmentation", "encoder", "downstream.segmentation.confusions:Confusions", "downstream.segmentation.report"),
+        Kind("segmentation", "downstream", "lutbench.recipes.segmentation:SegmentationRecipe", "downstream.segmentation.task", "encoder", "downstream.segmentation.confusions:Confusions", "downstream.segmentation.report"),
         Kind("robustness", "robustness", "lutbench.recipes.robustness:RobustnessRecipe", "robustness.measure", "classifier", "robustness.condition_outcomes:RobustnessOutcomes", "robustness.report"),
     )
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """Records: what a finished run measured, with everything that is needed to trace and repeat it.
 
-One JSON per run and, for downstream tasks, every image's outcome beside it as ``.npz``, so that two methods can be
-compared on the same images. Tables are made from these files alone.
+One JSON per run. Beside it, each named with its hash, lie every image's outcome (``.npz``), so that two methods can be
+compared on the same images, and arrays (``.npy``) and pictures (``.png``) where a number is not enough. Tables are made
+from these files alone.
 """
 
 import hashlib
@@ -9,37 +10,40 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError
 
-from downstream.segmentation.confusions import Confusions
 from lutbench.errors import UserError
-from lutbench.evaluate.outcomes import Measurement, Outcomes
+from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import read_json, whole_file, write_json
+from lutbench.kinds import KINDS, Kind
 from lutbench.provenance import Code, Hardware, code, hardware, packages
-from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.recipes.suite import PlannedRun, run_name
-from lutbench.recipes.tasks import TASKS
-from robustness.condition_outcomes import RobustnessOutcomes
-
-PerImage = Outcomes | Confusions | RobustnessOutcomes
-"""What a downstream or robustness run did on every image, from which its measurements follow."""
 
 
 class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_by_name=True)
 
 
-class OutcomesFile(_Closed):
-    """The per-image outcomes that belong to a record."""
+class KeptFile(_Closed):
+    """A file that belongs to a record."""
 
-    file: str = Field(pattern=r"^[^/\\]+\.npz$")
+    file: str = Field(pattern=r"^[^/\\]+\.(npz|npy|png)$")
     """Name, in the record's folder."""
     sha256: str
+
+
+class Attachment(KeptFile):
+    """An array or a picture that a run leaves where a number is not enough, such as a spectrum."""
+
+    name: str = Field(pattern=r"^[a-z0-9-]+$")
+    kind: Literal["array", "picture"]
 
 
 class Record(_Closed):
@@ -55,15 +59,16 @@ class Record(_Closed):
     run: str
     """The run's name, unique in the suite."""
     identity: str = Field(pattern="^[0-9a-f]{64}$")
-    """sha256 of ``document``."""
-    document: dict[str, Any]
-    """What determines the result: stage and revision, the settings that affect results, the seed, the fingerprints
-    of the data, and the identity and sha256 of the encoder that went in."""
+    """sha256 of the identity inputs."""
+    identity_inputs: dict[str, Any] = Field(alias="document")
+    """What determines the result: the kind of run (under ``stage``) and its revision, the settings that affect results,
+    the seed, the fingerprints of the data, and the identity and sha256 of the encoder or classifier that went in."""
     recipe: dict[str, Any]
     """Every setting, those that cannot affect results included; of absolute paths the last part only."""
     measurements: list[Measurement] = Field(min_length=1)
     """The first is the one that tables print."""
-    outcomes: OutcomesFile | None = None
+    outcomes_file: KeptFile | None = Field(default=None, alias="outcomes")
+    attachments: list[Attachment] = []
     checkpoint: str | None = None
     """sha256 of the weights that the run ended with; None if it made none."""
     code: Code
@@ -74,16 +79,89 @@ class Record(_Closed):
     created: str
     """When the run finished, UTC."""
     extra: dict[str, JsonValue] = {}
-    """Further facts, such as how many images were skipped."""
+    """Further values, such as how many images were skipped."""
+
+    _folder: Path | None = PrivateAttr(None)
+    """Where the record was read, and its files are."""
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of run."""
+        return KINDS[str(self.identity_inputs["stage"])]
 
     def measured(self, metric: str) -> Measurement | None:
-        """The measurement of ``metric``."""
+        """Return the measurement of ``metric``, if there is one."""
         return next((m for m in self.measurements if m.metric == metric), None)
 
+    @cached_property
+    def outcomes(self) -> Any:
+        """The per-image outcomes, of the type that its kind has (:class:`PerImage`); read once, when first asked for.
 
-def identity_of(document: Mapping[str, Any]) -> str:
-    """sha256 of a run's document, hexadecimal: equal documents, whatever the order of their keys, are one run."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        Raises:
+            UserError: if there are none, the file is missing, its hash is not the record's, or it is of another kind.
+        """
+        if self.outcomes_file is None:
+            raise UserError(f"{self.run}: its record has no per-image outcomes.")
+        with np.load(io.BytesIO(self.content(self.outcomes_file)), allow_pickle=False) as arrays:
+            try:
+                return self.kind.outcomes.from_arrays(arrays)
+            except KeyError as error:
+                expected = self.kind.outcomes.__name__.lower()
+                raise UserError(
+                    f"{self._path(self.outcomes_file)}: expected the {expected} of a {self.kind.name} run, found arrays "
+                    f"{', '.join(arrays.files)}. {_remedy(self.run)}"
+                ) from error
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Read an attached array.
+
+        Raises:
+            UserError: if there is none of this name, the file is missing, or its hash is not the record's.
+        """
+        array: NDArray[Any] = np.load(io.BytesIO(self._attached(name, "array")), allow_pickle=False)
+        return array
+
+    def picture(self, name: str) -> bytes:
+        """Read an attached picture, as PNG; raises as :meth:`array` does."""
+        return self._attached(name, "picture")
+
+    @property
+    def files(self) -> list[KeptFile]:
+        """All files that belong to the record."""
+        return [*([self.outcomes_file] if self.outcomes_file else []), *self.attachments]
+
+    def content(self, kept: KeptFile) -> bytes:
+        """Read one of its files.
+
+        Raises:
+            UserError: if it is missing, or its hash is not the record's.
+        """
+        path = self._path(kept)
+        if not path.is_file():
+            what = "per-image outcomes" if kept == self.outcomes_file else "files"
+            raise UserError(f"{path}: the {what} of {self.run} are missing. {_remedy(self.run)}")
+        content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != kept.sha256:
+            raise UserError(
+                f"{path}: damaged or changed: expected sha256 {kept.sha256[:12]}, found {found[:12]}. {_remedy(self.run)}"
+            )
+        return content
+
+    def _attached(self, name: str, kind: str) -> bytes:
+        found = next((one for one in self.attachments if (one.name, one.kind) == (name, kind)), None)
+        if found is None:
+            raise UserError(f"{self.run}: its record has no {kind} {name!r}.")
+        return self.content(found)
+
+    def _path(self, kept: KeptFile) -> Path:
+        assert self._folder is not None, "a record that was not read has no files yet"
+        return self._folder / kept.file
+
+
+def identity_of(identity_inputs: Mapping[str, Any]) -> str:
+    """Return the sha256, hexadecimal, of what determines a run's result, whatever the order of its keys."""
+    text = json.dumps(identity_inputs, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -99,7 +177,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def make_record(
     planned: PlannedRun,
-    document: Mapping[str, Any],
+    identity_inputs: Mapping[str, Any],
     measurements: list[Measurement],
     *,
     wall_seconds: float,
@@ -108,7 +186,7 @@ def make_record(
     processes: int = 1,
     extra: Mapping[str, JsonValue] | None = None,
 ) -> Record:
-    """The record of a run that has just finished on this machine; ``document`` is what its identity hashes."""
+    """Make the record of a run that has just finished on this machine."""
     return Record(
         suite=planned.suite,
         stage=planned.stage,
@@ -116,8 +194,8 @@ def make_record(
         method=planned.method,
         seed=planned.seed,
         run=planned.name,
-        identity=identity_of(document),
-        document=dict(document),
+        identity=identity_of(identity_inputs),
+        document=dict(identity_inputs),
         recipe=_without_machine_paths(planned.recipe.model_dump(mode="json")),
         measurements=measurements,
         checkpoint=checkpoint,
@@ -136,33 +214,66 @@ def record_path(results_dir: Path, suite: str, run: str) -> Path:
     return results_dir / "records" / suite / f"{run}.json"
 
 
-def write_record(record: Record, outcomes: PerImage | None, results_dir: Path) -> Path:
-    """Write a record, and the outcomes beside it, and return the record's path.
+def write_record(
+    record: Record,
+    outcomes: PerImage | None,
+    results_dir: Path,
+    *,
+    arrays: Mapping[str, NDArray[Any]] | None = None,
+    pictures: Mapping[str, bytes] | None = None,
+) -> Path:
+    """Write a record with its per-image outcomes, arrays and pictures (PNG), and return the record's path.
 
-    A record that stood there is replaced at once or not at all: outcomes are named by their hash, so the old pair
-    stays whole until the new JSON is in place.
+    A record that stood there is replaced at once or not at all: files are named by their hash, so the old ones stay whole
+    until the new JSON is in place.
 
     Raises:
         UserError: on a full disk.
     """
-    path = record_path(results_dir, record.suite, record.run)
-    kept = None
-    if outcomes is not None:
-        content = _packed(outcomes)
+    stem = record_path(results_dir, record.suite, record.run).stem
+    contents: dict[str, bytes] = {}
+
+    def keep(content: bytes, ending: str, name: str = "") -> dict[str, str]:
         sha256 = hashlib.sha256(content).hexdigest()
-        kept = path.with_name(f"{path.stem}-{sha256[:12]}.npz")
-        with whole_file(kept) as partial:
+        file = f"{'-'.join(filter(None, (stem, name, sha256[:12])))}.{ending}"
+        contents[file] = content
+        return {"file": file, "sha256": sha256}
+
+    kept: dict[str, Any] = {"attachments": []}
+    if outcomes is not None:
+        kept["outcomes_file"] = KeptFile.model_validate(keep(_packed(outcomes), "npz"))
+    for name, array in (arrays or {}).items():
+        values = {"name": name, "kind": "array", **keep(_array_bytes(array), "npy", name)}
+        kept["attachments"].append(Attachment.model_validate(values))
+    for name, picture in (pictures or {}).items():
+        values = {"name": name, "kind": "picture", **keep(picture, "png", name)}
+        kept["attachments"].append(Attachment.model_validate(values))
+    return _write(record.model_copy(update=kept), contents, results_dir)
+
+
+def copy_record(record: Record, results_dir: Path) -> Path:
+    """Write a record that was read, with all its files, to other results.
+
+    Raises:
+        UserError: on a full disk, or if one of its files is damaged.
+    """
+    return _write(record, {kept.file: record.content(kept) for kept in record.files}, results_dir)
+
+
+def _write(record: Record, contents: Mapping[str, bytes], results_dir: Path) -> Path:
+    path = record_path(results_dir, record.suite, record.run)
+    for file, content in contents.items():
+        with whole_file(path.with_name(file)) as partial:
             partial.write_bytes(content)
-        record = record.model_copy(update={"outcomes": OutcomesFile(file=kept.name, sha256=sha256)})
-    write_json(path, record.model_dump(mode="json"))
-    for old in path.parent.glob(f"{path.stem}-*.npz"):
-        if old != kept:
+    write_json(path, record.model_dump(mode="json", by_alias=True))
+    for old in path.parent.glob(f"{path.stem}-*.*"):
+        if old.name not in contents and old.suffix in (".npz", ".npy", ".png"):
             old.unlink()
     return path
 
 
 def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
-    """All records of a suite by run name, each checked against itself and its outcomes.
+    """Read all records of a suite, by run name, each checked against itself and its outcomes.
 
     Raises:
         UserError: naming the file that is damaged, edited, misplaced or missing.
@@ -176,44 +287,12 @@ def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
                 f"{path}: this is the record of {record.run} of suite {record.suite}, in the wrong place. "
                 f"Move it to {record_path(results_dir, record.suite, record.run)}."
             )
-        if record.outcomes is not None:
-            _check_measurements(record, read_outcomes(record, results_dir), path)
+        if record.outcomes_file is not None:
+            _check_measurements(record, record.outcomes, path)
+        for kept in record.attachments:
+            record.content(kept)
         records[record.run] = record
     return records
-
-
-def read_outcomes(record: Record, results_dir: Path) -> PerImage:
-    """The per-image outcomes of a record: confusions of a segmentation, a classifier's on a set or on a shifted set.
-
-    Raises:
-        UserError: if the file is missing, its hash is not the record's, or it holds outcomes of the other kind.
-    """
-    if record.outcomes is None:
-        raise UserError(f"{record.run}: its record has no per-image outcomes.")
-    path = record_path(results_dir, record.suite, record.run).with_name(record.outcomes.file)
-    if not path.is_file():
-        raise UserError(f"{path}: the per-image outcomes of {record.run} are missing. {_remedy(record.run)}")
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != record.outcomes.sha256:
-        raise UserError(
-            f"{path}: damaged or changed: expected sha256 {record.outcomes.sha256[:12]}, found {found[:12]}. "
-            f"{_remedy(record.run)}"
-        )
-    kind = str(record.document.get("stage"))
-    expected: type[Confusions | RobustnessOutcomes | Outcomes] = Outcomes
-    if kind == "robustness":
-        expected = RobustnessOutcomes
-    elif TASKS.get(kind) is SegmentationRecipe:
-        expected = Confusions
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        try:
-            return expected.from_arrays(arrays)
-        except KeyError as error:
-            raise UserError(
-                f"{path}: expected the {expected.__name__.lower()} of a {kind} run, found arrays "
-                f"{', '.join(arrays.files)}. {_remedy(record.run)}"
-            ) from error
 
 
 def read_record(path: Path) -> Record:
@@ -231,7 +310,7 @@ def read_record(path: Path) -> Record:
         raise UserError(
             f"{path}: not a record that this version reads: {where}: {problem['msg']}. {_remedy(path.stem)}"
         ) from error
-    if identity_of(record.document) != record.identity:
+    if identity_of(record.identity_inputs) != record.identity:
         raise UserError(f"{path}: its document was changed: it does not hash to its identity. {_remedy(record.run)}")
     name = run_name(record.stage, record.task, record.method, record.seed)
     if record.run != name:
@@ -239,14 +318,19 @@ def read_record(path: Path) -> Record:
             f"{path}: it says that it is {record.run}, but its stage, task, method and seed are those of {name}. "
             f"{_remedy(record.run)}"
         )
-    kind, seed = record.document.get("stage"), record.document.get("seed")
-    if seed != record.seed or (kind == "pretrain") != (record.stage == "pretrain"):
+    kind, seed = str(record.identity_inputs.get("stage")), record.identity_inputs.get("seed")
+    if kind not in KINDS:
+        raise UserError(
+            f"{path}: it is the record of a {kind!r} run, a kind that this version does not know. Known: {', '.join(KINDS)}."
+        )
+    if seed != record.seed or KINDS[kind].stage != record.stage:
         raise UserError(
             f"{path}: it says that it is a {record.stage} run with seed {record.seed}, but its document is that of a "
             f"{kind} run with seed {seed}. {_remedy(record.run)}"
         )
-    if kind != "pretrain" and record.outcomes is None:
+    if KINDS[kind].outcomes_name and record.outcomes_file is None:
         raise UserError(f"{path}: it names no per-image outcomes, as every {kind} run has. {_remedy(record.run)}")
+    record._folder = path.parent
     return record
 
 
@@ -278,10 +362,16 @@ def _remedy(run: str) -> str:
 
 
 def _packed(outcomes: PerImage) -> bytes:
-    """The same outcomes always make the same bytes: NumPy writes no times into the archive."""
+    """Return outcomes as ``.npz``: the same outcomes always make the same bytes, as NumPy writes no times into it."""
     arrays: dict[str, Any] = outcomes.arrays()
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
+    return content.getvalue()
+
+
+def _array_bytes(array: NDArray[Any]) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
     return content.getvalue()
 
 

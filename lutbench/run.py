@@ -1,56 +1,49 @@
-"""A run: its identity, its folder, and what of it is already there.
+"""A run: its identity, its folder, and what of it is present already.
 
-The identity is a hash over everything that determines the result: the stage and its revision, the settings that
-affect results, the seed, the data and the encoder that goes in. A run's folder is named by it, so a changed recipe
-never overwrites, resumes or passes for another.
+The identity is a hash over everything that determines the result: the kind of run and its revision, the settings that
+affect results, the seed, the data and the weights that go in. A run's folder is named by it, so a changed recipe never
+overwrites, resumes or passes for another.
 """
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from pydantic import JsonValue
 from torch import nn
 from torch.optim import Optimizer
 
 from lutbench.checkpoint import newest_checkpoint, newest_step, save_checkpoint
-from lutbench.data.images import ImageDataset, Split
-from lutbench.data.scenes import SegmentationDataset
 from lutbench.errors import UserError, listed, nearest
+from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import read_json, write_json
 from lutbench.models.weights import sha256_of
 from lutbench.progress import console
-from lutbench.recipes import (
-    ClassificationRecipe,
-    PretrainRecipe,
-    SegmentationRecipe,
-)
-from lutbench.recipes.robustness import RobustnessRecipe
+from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import (
-    PerImage,
     Record,
     changes,
+    copy_record,
     identity_of,
-    read_outcomes,
+    make_record,
     read_record,
     record_path,
     write_record,
 )
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
-from robustness.datasets import DatasetState
 
-
-class NotRun(UserError):
-    """A run of a shifted set that is not there: it is left out, and said to be."""
+R = TypeVar("R", bound=RunRecipe, covariant=True)
 
 
 class RunState(StrEnum):
@@ -64,86 +57,174 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run's state and what there is to say about it."""
+    """How far a run has come, since when or why, and the folder that holds it."""
 
     state: RunState
     detail: str
     folder: Path
 
+    def __str__(self) -> str:
+        return f"{self.state} {self.detail}".strip()
+
 
 @dataclass
-class Run:
-    """A planned run with its identity, ready to be started, resumed or found finished."""
+class Run(Generic[R]):
+    """A planned run in a workspace, with the run whose encoder or classifier it takes."""
 
     planned: PlannedRun
     workspace: Workspace
-    document: dict[str, Any]
-    """What the identity is the hash of."""
-    weights: Path | None = None
-    """The encoder that it starts from, or the classifier that it measures."""
+    needs: "Run[Any] | None" = None
+    given: str = ""
+    """The suite as the command named it, for messages that say what to run."""
+
+    @property
+    def name(self) -> str:
+        """The run's name, unique in its suite."""
+        return self.planned.name
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything random in it."""
+        return self.planned.seed
+
+    @property
+    def recipe(self) -> R:
+        """Its settings."""
+        return cast(R, self.planned.recipe)
+
+    @cached_property
+    def identity_inputs(self) -> dict[str, Any]:
+        """What the identity is the hash of.
+
+        Raises:
+            NotRun: if its dataset is absent and optional.
+            UserError: if its data or a file of weights is absent, or the run that it needs has not finished.
+        """
+        recipe, part = self.recipe, self.planned.kind.starts_from
+        inputs: dict[str, Any] = {
+            "stage": self.planned.kind.name,
+            "revision": recipe.revision,
+            "seed": self.seed,
+            "recipe": recipe.affecting_results(),
+            "data": {split: self.fingerprint(split) for split in recipe.splits},
+        }
+        if self.needs is not None:
+            self.require_needed()
+            inputs[part] = {"run": self.needs.identity, "sha256": self.needs.weights_made()}
+        elif self.weights is not None:
+            inputs[part] = {"sha256": sha256_of(self.weights)}
+        elif part == "classifier":
+            inputs[part] = {}  # timm's, by the name in the recipe
+        return inputs
 
     @cached_property
     def identity(self) -> str:
-        """sha256 of the document, hexadecimal."""
-        return identity_of(self.document)
+        """sha256 of the identity inputs, hexadecimal."""
+        return identity_of(self.identity_inputs)
+
+    @property
+    def weights(self) -> Path | None:
+        """The file of weights that it starts from, if there is one.
+
+        Raises:
+            UserError: if the user's file is absent.
+        """
+        return checkpoint_of(self.planned) if self.needs is None else self.needs.folder / self._weights_name
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """What the file of weights must hash to."""
+        found: str | None = self.identity_inputs.get(self.planned.kind.starts_from, {}).get("sha256")
+        return found
+
+    @property
+    def _weights_name(self) -> str:
+        return f"{self.planned.kind.starts_from}.safetensors"
 
     @property
     def home(self) -> Path:
-        """Of all runs of this name, whatever their recipe."""
-        return self.workspace.runs / self.planned.suite / self.planned.name
+        """The folder of all runs of this name, whatever their recipe."""
+        return self.workspace.runs / self.planned.suite / self.name
 
     @property
     def folder(self) -> Path:
-        """Of this very recipe."""
+        """The folder of the run with this identity."""
         return self.home / self.identity[:12]
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints go."""
+        """The folder of its checkpoints."""
         return self.folder / "checkpoints"
 
     @property
-    def cells(self) -> Path:
-        """Where the outcomes of a shifted set go, as soon as a cell is measured."""
+    def parts(self) -> Path:
+        """The folder of those parts of its result that are finished, for runs whose result has parts."""
         return self.folder / "cells"
 
-    def images(self, split: Split) -> ImageDataset:
-        """The images of one split of the recipe's data."""
-        recipe = self.planned.recipe
-        assert isinstance(recipe, PretrainRecipe | ClassificationRecipe)
-        if isinstance(recipe, PretrainRecipe) and recipe.cache:
-            return self.workspace.cached(recipe.data, recipe.encoder.image_size)
-        return self.workspace.images(recipe.data, split)
+    def dataset(self, split: str) -> Any:
+        """Open one split of the recipe's dataset, of the type that its module gives; listed once per command."""
+        recipe = self.recipe
+        if recipe.cache_side is not None:
+            return self.workspace.cached(recipe.dataset, recipe.cache_side)
+        return self.workspace.open(recipe.dataset, split)
 
-    def scenes(self, split: Split) -> SegmentationDataset:
-        """The images and masks of one split of a segmentation recipe's data."""
-        recipe = self.planned.recipe
-        assert isinstance(recipe, SegmentationRecipe)
-        return self.workspace.scenes(recipe.data, split)
+    def fingerprint(self, split: str) -> str:
+        """Return what tells the content of a split from any other; of a cache it is known without the cache."""
+        dataset, side = self.workspace.open(self.recipe.dataset, split), self.recipe.cache_side
+        if side is None:
+            return str(dataset.fingerprint)
+        from lutbench.data.cache import cache_fingerprint  # here, because datasets takes a second to import
+
+        return cache_fingerprint(dataset, side)
 
     def log(self, text: str) -> None:
-        """Print a line about the run, once."""
+        """Print a line about the run, once for all processes."""
         if accelerator().is_main_process:
-            console.print(f"{self.planned.name}: {text}")
+            console.print(f"{self.name}: {text}")
 
     def status(self) -> RunStatus:
-        """Finished, resumable at a step, stale because a field changed, or missing."""
+        """Return whether it is finished, resumable at a step, stale because a field changed, or missing."""
         if (self.folder / "finished.json").is_file():
             return RunStatus(RunState.FINISHED, "", self.folder)
         step = newest_step(self.checkpoints)
         if step is not None:
             return RunStatus(RunState.RESUMABLE, f"at step {step}", self.folder)
-        if cells := sum(1 for _ in self.cells.glob("*.npz")):
-            return RunStatus(RunState.RESUMABLE, f"after {cells} cells", self.folder)
+        if parts := sum(1 for _ in self.parts.glob("*.npz")):
+            return RunStatus(RunState.RESUMABLE, f"after {parts} part{'s' if parts > 1 else ''}", self.folder)
         others = sorted(self.home.glob("*/finished.json"), key=lambda p: p.stat().st_mtime)
         if others:
-            changed = changes(read_json(others[-1].with_name("run.json"))["document"], self.document)
+            changed = changes(read_json(others[-1].with_name("run.json"))["document"], self.identity_inputs)
             return RunStatus(RunState.STALE, f"because {', '.join(changed)}", others[-1].parent)
         return RunStatus(RunState.MISSING, "", self.folder)
 
+    def require_needed(self) -> None:
+        """Check that the run whose encoder or classifier it takes has finished.
+
+        Raises:
+            UserError: if it has not, with the command that runs it.
+        """
+        if self.needs is None:
+            return
+        status, other = self.needs.status(), self.needs.planned
+        if status.state is not RunState.FINISHED:
+            uses = (
+                "measures the classifier"
+                if self.planned.kind.starts_from == "classifier"
+                else "starts from the encoder"
+            )
+            raise UserError(
+                f"{self.name} {uses} of {other.name}, which is {status}. "
+                f"First run: nox -s {other.stage} -- {self.given} (or: lutbench run {self.given} --stage {other.stage})."
+            )
+
+    def weights_made(self) -> str:
+        """Return the sha256 of the weights that this finished run ended with."""
+        metadata = read_json(self.folder / "finished.json")
+        return str(metadata.get("checkpoint") or metadata["encoder"])
+
     def result(self) -> str:
-        """What its record says, in a few words; empty if it has none of this identity."""
-        path = record_path(self.workspace.results, self.planned.suite, self.planned.name)
+        """Return what its record says, in a few words; empty if it has none of this identity."""
+        path = record_path(self.workspace.results, self.planned.suite, self.name)
         if not path.is_file():
             return ""
         record = read_record(path)
@@ -151,12 +232,11 @@ class Run:
 
     def start(self) -> None:
         """Write down what this folder is of, before anything else is in it."""
-        write_json(
-            self.folder / "run.json", {"name": self.planned.name, "identity": self.identity, "document": self.document}
-        )
+        values = {"name": self.name, "identity": self.identity, "document": self.identity_inputs}
+        write_json(self.folder / "run.json", values)
 
     def restore(self, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
-        """Load the newest whole checkpoint, if there is one: the step to go on from, and the facts kept with it."""
+        """Load the newest whole checkpoint, if there is one; return the step to go on from, and the extra state."""
         checkpoint, damage = newest_checkpoint(self.checkpoints, self.identity)
         for line in damage:
             self.log(f"{line}.")
@@ -164,34 +244,56 @@ class Run:
             return 0, {}
         checkpoint.restore(modules, optimizer)
         self.log(f"goes on from step {checkpoint.step}.")
-        return checkpoint.step, checkpoint.facts
+        return checkpoint.step, checkpoint.extra_state
 
-    def save(self, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer, facts: Mapping[str, Any]) -> None:
+    def save(
+        self, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer, extra_state: Mapping[str, Any]
+    ) -> None:
         """Save a checkpoint, from the first process."""
         if accelerator().is_main_process:
-            save_checkpoint(self.checkpoints, self.identity, step, modules, optimizer, facts)
+            save_checkpoint(self.checkpoints, self.identity, step, modules, optimizer, extra_state)
         accelerator().wait_for_everyone()
 
-    def record(self, record: Record, outcomes: PerImage | None) -> None:
-        """Write the record to the results, and a copy into the run's own folder."""
+    def save_results(
+        self,
+        results: PerImage | Sequence[Measurement],
+        *,
+        seconds: float,
+        images_per_second: float | None = None,
+        checkpoint: str | None = None,
+        extra: Mapping[str, JsonValue] | None = None,
+        arrays: Mapping[str, NDArray[Any]] | None = None,
+        pictures: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Write the record to the results, with a copy in the run's own folder, and mark the run finished.
+
+        To be called from the first process. ``results`` are what happened on every image or, for a kind without
+        that, the measurements; ``seconds`` those of training, encoding or measuring; ``checkpoint`` is the sha256 of the
+        weights that came out; ``arrays`` and ``pictures`` (PNG) are kept with the record.
+        """
+        outcomes = results if isinstance(results, PerImage) else None
+        record = make_record(
+            self.planned,
+            self.identity_inputs,
+            results.measurements() if isinstance(results, PerImage) else list(results),
+            wall_seconds=seconds,
+            images_per_second=images_per_second,
+            checkpoint=checkpoint,
+            processes=accelerator().num_processes,
+            extra=extra,
+        )
         for folder in (self.folder, self.workspace.results):
-            write_record(record, outcomes, folder)
+            write_record(record, outcomes, folder, arrays=arrays, pictures=pictures)
+        write_json(self.folder / "finished.json", {"checkpoint": checkpoint})
 
     def restore_record(self) -> None:
-        """Put the record of this finished run into the results, if none of this very recipe is there.
+        """Put the record of this finished run into the results, if none of this identity is there.
 
         It was removed, another recipe's stands in its place, or the results are kept elsewhere now.
         """
-        path = record_path(self.folder, self.planned.suite, self.planned.name)
-        if self.result() or not path.is_file():
-            return
-        record = read_record(path)
-        outcomes = read_outcomes(record, self.folder) if record.outcomes else None
-        write_record(record, outcomes, self.workspace.results)
-
-    def finish(self, facts: Mapping[str, Any]) -> None:
-        """Mark the run finished: the last thing it writes."""
-        write_json(self.folder / "finished.json", dict(facts))
+        path = record_path(self.folder, self.planned.suite, self.name)
+        if not self.result() and path.is_file():
+            copy_record(read_record(path), self.workspace.results)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -208,7 +310,7 @@ class Run:
         except Timeout:
             who = read_json(holder) if holder.is_file() else {}
             raise UserError(
-                f"{self.planned.name} is being run already, by process {who.get('process', 'unknown')} on "
+                f"{self.name} is being run already, by process {who.get('process', 'unknown')} on "
                 f"{who.get('machine', 'unknown')} since {who.get('since', 'unknown')}. Wait for it, or stop it first."
             ) from None
         try:
@@ -220,94 +322,30 @@ class Run:
             lock.release()
 
 
-def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> Run:
-    """The run with its identity, which needs its data and the encoder it starts from or the classifier it measures.
-
-    Raises:
-        NotRun: if nothing of its shifted set is there.
-        UserError: if the data is not there, or the run that it needs has not finished; says what to run first.
-    """
-    recipe = planned.recipe
-    document: dict[str, Any] = {
-        "stage": "pretrain" if isinstance(recipe, PretrainRecipe) else recipe.kind,  # type: ignore[attr-defined]
-        "revision": recipe.revision,
-        "seed": planned.seed,
-        "recipe": recipe.affecting_results(),
-        "data": _fingerprints(planned, workspace),
-    }
-    measured = isinstance(recipe, RobustnessRecipe)
-    part = "classifier" if measured else "encoder"
-    weights = None
-    if planned.needs is not None:
-        needed = needed_run(suite, planned, workspace)
-        weights = needed.folder / f"{part}.safetensors"
-        facts = read_json(needed.folder / "finished.json")
-        document[part] = {"run": needed.identity, "sha256": facts["checkpoint" if measured else "encoder"]}
-    elif checkpoint := checkpoint_of(planned):
-        weights = checkpoint
-        document[part] = {"sha256": sha256_of(weights)}
-    elif measured:
-        document[part] = {}  # timm's, by the name in the recipe
-    return Run(planned, workspace, document, weights)
+def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> Run[Any]:
+    """Return a run of a suite with the run that it needs. Nothing is opened: its identity is found out when asked for."""
+    needed = open_run(suite, suite.run(planned.needs), workspace) if planned.needs else None
+    return Run(planned, workspace, needed, suite.given)
 
 
 def checkpoint_of(planned: PlannedRun) -> Path | None:
-    """The user's file of weights that a run starts from, if it does.
+    """Return the user's file of weights that a run starts from, if it does.
 
     Raises:
-        UserError: if it is not there.
+        UserError: if it is absent.
     """
-    recipe = planned.recipe
-    source: Any = recipe.classifier if isinstance(recipe, RobustnessRecipe) else getattr(recipe, "encoder", None)
-    if getattr(source, "kind", "") != "checkpoint":
+    source = planned.recipe.source
+    if source is None or source.kind != "checkpoint":
         return None
     weights = Path(source.path).expanduser()
     if not weights.is_file():
-        table = "classifier" if isinstance(recipe, RobustnessRecipe) else "method"
+        table = "classifier" if planned.kind.starts_from == "classifier" else "method"
         raise UserError(f"{table}.{planned.method}.checkpoint: there is no file {weights}.")
     return weights
 
 
-def _fingerprints(planned: PlannedRun, workspace: Workspace) -> dict[str, str]:
-    recipe = planned.recipe
-    if isinstance(recipe, RobustnessRecipe):
-        found = workspace.shifted(recipe.set)
-        if found.state is DatasetState.ABSENT and recipe.set.source != "folder":
-            raise UserError(f"{found.name} is not at {found.where} yet: it is made when it is first measured.")
-        if found.state is DatasetState.ABSENT:
-            raise NotRun(f"{planned.name}: not run: {found.name} is not at {found.where}: {found.problems[0]}")
-        return {"test": found.fingerprint}
-    assert isinstance(recipe, PretrainRecipe | ClassificationRecipe | SegmentationRecipe)
-    if isinstance(recipe, PretrainRecipe) and recipe.cache:
-        from lutbench.data.cache import cache_fingerprint  # here, because datasets takes a second to import
-
-        return {"train": cache_fingerprint(workspace.images(recipe.data, "train"), recipe.encoder.image_size)}
-    splits: tuple[Split, ...] = ("train",) if isinstance(recipe, PretrainRecipe) else ("train", "val")
-    return {split: workspace.fingerprint(recipe.data, split) for split in splits}
-
-
-def needed_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> Run:
-    """The finished run whose encoder ``planned`` starts from, or whose classifier it measures.
-
-    Raises:
-        UserError: if it has not finished, with the command that runs it.
-    """
-    other = next(run for run in suite.runs if run.name == planned.needs)
-    run = open_run(suite, other, workspace)
-    status = run.status()
-    if status.state is not RunState.FINISHED:
-        told = f"{status.state} {status.detail}".strip()
-        measured = isinstance(planned.recipe, RobustnessRecipe)
-        uses = "measures the classifier" if measured else "starts from the encoder"
-        raise UserError(
-            f"{planned.name} {uses} of {other.name}, which is {told}. "
-            f"First run: nox -s {other.stage} -- {suite.given} (or: lutbench run {suite.given} --stage {other.stage})."
-        )
-    return run
-
-
 def finished_folder(name: str, runs: Path) -> Path:
-    """The folder of a finished run, by its folder or by ``SUITE/NAME`` below ``runs``; of several recipes the latest.
+    """Return the folder of a finished run, by itself or by ``SUITE/NAME`` below ``runs``; of several recipes the latest.
 
     Raises:
         UserError: if there is none; names those that there are.
@@ -325,7 +363,7 @@ def finished_folder(name: str, runs: Path) -> Path:
 
 
 def summary(record: Record) -> str:
-    """``top-1 81.2 % [79.4, 82.9]``: the measurement that tables print, or all losses of a pre-training run."""
+    """Return ``top-1 81.2 % [79.4, 82.9]``: the measurement that tables print, or all those without an interval."""
     first = record.measurements[0]
     if first.low is not None and first.high is not None:
         return f"{first.metric} {first.value:.1f} {first.unit} [{first.low:.1f}, {first.high:.1f}]"

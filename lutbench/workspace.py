@@ -1,19 +1,15 @@
 """Where a command finds images, runs and results, and the sets that it has opened."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lutbench.data.images import ImageDataset, Split, open_images
+from lutbench.data.images import ImageDataset
 from lutbench.data.known import in_hub_cache
-from lutbench.data.scene_sets import open_scenes
-from lutbench.data.scenes import SegmentationDataset
 from lutbench.errors import UserError
-from lutbench.recipes import DataRecipe, SegmentationDataRecipe
-from lutbench.recipes.robustness import RobustnessDatasetRecipe
-from robustness.datasets import DatasetListing, look_for
+from lutbench.kinds import dataset_module
+from lutbench.recipes.base import Recipe
 
 
 @dataclass(frozen=True)
@@ -48,12 +44,31 @@ class Workspace:
                     f"{option} {folder}: nothing can be written there. Change its permissions, or give another place."
                 )
 
-    def images(self, recipe: DataRecipe, split: Split) -> ImageDataset:
-        """The images of a split, listed once per command."""
-        images: ImageDataset = self._open(open_images, recipe, split)
-        return images
+    def open(self, recipe: Recipe, split: str) -> Any:
+        """Open one split of a dataset, of the type that the module behind it gives; listed once per command.
 
-    def cached(self, recipe: DataRecipe, side: int, make: bool = False) -> ImageDataset:
+        Raises:
+            NotRun: if it is absent and optional.
+            UserError: if it is absent or unfit, or would have to be downloaded and ``download`` is False.
+        """
+        key = recipe.model_dump_json(), split
+        if key not in self._opened:
+            try:
+                if not self.download:
+                    refuse_to_download(recipe, self.data)
+                self._opened[key] = dataset_module(recipe).open_dataset(recipe, split, self.data)
+            except UserError as error:  # kept too: looking for it again would take as long
+                self._opened[key] = error
+        if isinstance(self._opened[key], UserError):
+            raise self._opened[key]
+        return self._opened[key]
+
+    def reopen(self, recipe: Recipe) -> None:
+        """Forget what was opened of a dataset: it was made since."""
+        for key in [key for key in self._opened if key[0] == recipe.model_dump_json()]:
+            del self._opened[key]
+
+    def cached(self, recipe: Recipe, side: int, make: bool = False) -> ImageDataset:
         """The training images in their cache of short side ``side``, which is made if it is not there and ``make``.
 
         Raises:
@@ -64,7 +79,7 @@ class Workspace:
 
         key = recipe.model_dump_json(), f"cache {side}"
         if key not in self._opened:
-            images = self.images(recipe, "train")
+            images = self.open(recipe, "train")
             cached = make_cache(images, side, self.data) if make else open_cache(images, side, self.data)
             if cached is None:
                 raise UserError(
@@ -74,41 +89,9 @@ class Workspace:
         opened: ImageDataset = self._opened[key]
         return opened
 
-    def scenes(self, recipe: SegmentationDataRecipe, split: Split) -> SegmentationDataset:
-        """The images and masks of a split, listed once per command."""
-        scenes: SegmentationDataset = self._open(open_scenes, recipe, split)
-        return scenes
 
-    def shifted(self, recipe: RobustnessDatasetRecipe) -> DatasetListing:
-        """What is there of a shifted set, listed once per command."""
-        key = recipe.model_dump_json(), "test"
-        if key not in self._opened:
-            self._opened[key] = look_for(recipe, self.data)
-        found: DatasetListing = self._opened[key]
-        return found
-
-    def _open(self, opening: Callable[..., Any], recipe: DataRecipe | SegmentationDataRecipe, split: Split) -> Any:
-        key = recipe.model_dump_json(), split
-        if key not in self._opened:
-            try:
-                if not self.download:
-                    refuse_to_download(recipe, self.data)
-                self._opened[key] = opening(recipe, split, self.data)
-            except UserError as error:  # kept too: looking for it again would take as long
-                self._opened[key] = error
-        if isinstance(self._opened[key], UserError):
-            raise self._opened[key]
-        return self._opened[key]
-
-    def fingerprint(self, recipe: DataRecipe | SegmentationDataRecipe, split: Split) -> str:
-        """What tells the content of a split from any other."""
-        return (
-            self.scenes(recipe, split) if isinstance(recipe, SegmentationDataRecipe) else self.images(recipe, split)
-        ).fingerprint
-
-
-def refuse_to_download(recipe: DataRecipe | SegmentationDataRecipe, root: Path) -> None:
-    """Raises UserError if a set would have to be downloaded from the Hub."""
+def refuse_to_download(recipe: Any, root: Path) -> None:
+    """Raise UserError if a dataset would have to be downloaded from the Hub."""
     if recipe.source == "huggingface" and not (root / recipe.path).exists() and not in_hub_cache(recipe.path):
         raise UserError(
             f"{recipe.label or recipe.path} is not at {(root / recipe.path).absolute()}: it is downloaded from the Hugging Face "

@@ -6,10 +6,9 @@ from torch.utils.data import default_collate
 
 from lutbench.data.images import ImageDataset, load_or_next
 from lutbench.evaluate.outcomes import Measurement
-from lutbench.models.encoders import export_encoder
+from lutbench.models.encoders import create_encoder, export_encoder
 from lutbench.recipes import PretrainRecipe
-from lutbench.record import make_record
-from lutbench.run import Run
+from lutbench.run import Run, RunState
 from lutbench.train.batches import Schedule, stream
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
@@ -24,7 +23,22 @@ PICTURED = 8
 """Images in the picture grid."""
 
 
-def pretrain(run: Run) -> None:
+def check(run: Run[PretrainRecipe]) -> None:
+    """Find what would stop a run before any compute is spent; make the cache of its images if it needs one.
+
+    Raises:
+        UserError: if its data is absent or unfit, a batch does not divide over the processes, or its encoder cannot be built.
+    """
+    recipe = run.recipe
+    images = run.workspace.open(recipe.dataset, "train")
+    schedule_of(recipe, len(images), run.seed)
+    with torch.device("meta"):
+        create_encoder(recipe.encoder)
+    if recipe.cache_side is not None and run.status().state is not RunState.FINISHED:
+        run.workspace.cached(recipe.dataset, recipe.cache_side, make=True)
+
+
+def perform(run: Run[PretrainRecipe]) -> None:
     """Train the run's student, with a teacher where the recipe has the context loss, and export its encoder.
 
     Leaves in the run's folder: ``encoder.safetensors`` and ``encoder.json`` for timm, ``reconstructions.png``,
@@ -33,22 +47,12 @@ def pretrain(run: Run) -> None:
     Raises:
         UserError: if a loss is not finite, nothing moved, an image cannot be decoded, or the disk is full.
     """
-    recipe = run.planned.recipe
-    assert isinstance(recipe, PretrainRecipe)
-    processes = accelerator()
-    images = run.images("train")
-    schedule = Schedule(
-        images=len(images),
-        epochs=recipe.epochs,
-        batch=recipe.batch,
-        micro_batch=recipe.micro_batch or recipe.batch,
-        seed=run.planned.seed,
-        rank=processes.process_index,
-        processes=processes.num_processes,
-    )
+    recipe, processes = run.recipe, accelerator()
+    images: ImageDataset = run.dataset("train")
+    schedule = schedule_of(recipe, len(images), run.seed)
 
     # Student, teacher, optimiser
-    student = build_student(recipe, run.planned.seed).to(processes.device)
+    student = build_student(recipe, run.seed).to(processes.device)
     teacher = Teacher(student) if recipe.has_context else None
     optimizer = torch.optim.AdamW(
         parameter_groups(student, recipe.weight_decay),
@@ -59,9 +63,9 @@ def pretrain(run: Run) -> None:
     modules = {"student": student} | ({"teacher": teacher} if teacher else {})
 
     # From the newest checkpoint, or from the beginning
-    facts = {"digest": weights_digest(student)}
+    extra_state = {"digest": weights_digest(student)}
     start, kept = run.restore(modules, optimizer)
-    facts |= kept
+    extra_state |= kept
     model = processes.prepare_model(torch.compile(student) if recipe.compile else student)
     whole_views = torch.compile(teacher) if recipe.compile and teacher else teacher
 
@@ -72,7 +76,7 @@ def pretrain(run: Run) -> None:
     warmup = schedule.steps_in(recipe.warmup_epochs)
     student.train()
     logger = TrainingLogger(
-        run.planned.name, run.folder, schedule, start, facts, log_every=recipe.log_every, save_every=recipe.save_every
+        run.name, run.folder, schedule, start, extra_state, log_every=recipe.log_every, save_every=recipe.save_every
     )
     with logger:
         waiting = logger.waiting(batches)
@@ -93,31 +97,44 @@ def pretrain(run: Run) -> None:
             if teacher:
                 teacher.update(student, momentum_at(recipe.momentum, step, schedule.steps))
             if logger.end_step(step, lr):
-                run.save(step + 1, modules, optimizer, facts | logger.facts)
+                run.save(step + 1, modules, optimizer, extra_state | logger.extra_state)
                 logger.stop_if_asked(step)
-    check_moved(student, facts["digest"])
+    check_moved(student, extra_state["digest"])
 
     # What came of it
     if processes.is_main_process:
         student.eval()
-        views = Views.from_batch(pictured(images, recipe, run.planned.seed), processes.device)
+        views = Views.from_batch(pictured(images, recipe, run.seed), processes.device)
         reconstruction_grid(student, views, run.folder / "reconstructions.png", PICTURED)
         sha256 = export_encoder(student.encoder, recipe.encoder, run.folder)
         measurements = [
             Measurement(metric=f"{name} loss", value=value, unit="") for name, value in logger.losses.items()
         ]
-        record = make_record(
-            run.planned,
-            run.document,
+        run.save_results(
             measurements,
-            wall_seconds=logger.seconds,
+            seconds=logger.seconds,
             images_per_second=logger.images_per_second,
             checkpoint=sha256,
-            processes=processes.num_processes,
             extra={"skipped": logger.skipped, "waiting_for_data": logger.waited / logger.seconds},
         )
-        run.record(record, None)
-        run.finish({"encoder": sha256})
+
+
+def schedule_of(recipe: PretrainRecipe, images: int, seed: int) -> Schedule:
+    """Return the stream of a pre-training run on this process.
+
+    Raises:
+        UserError: if a micro-batch does not divide over the processes.
+    """
+    processes = accelerator()
+    return Schedule(
+        images=images,
+        epochs=recipe.epochs,
+        batch=recipe.batch,
+        micro_batch=recipe.micro_batch or recipe.batch,
+        seed=seed,
+        rank=processes.process_index,
+        processes=processes.num_processes,
+    )
 
 
 def pictured(images: ImageDataset, recipe: PretrainRecipe, seed: int) -> dict[str, Tensor]:

@@ -7,12 +7,12 @@ of the first right answer: 4 bytes a protocol, before compression 28 MB for Imag
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lutbench.evaluate.outcomes import Measurement, names_fingerprint
+from lutbench.evaluate.outcomes import Measurement, PerImage, names_fingerprint
 from lutbench.evaluate.statistics import Paired, Resampled
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.detection import NAMES, Detection, compare_detections
@@ -106,7 +106,7 @@ _FIELDS = ("cell", "seen", "protocols", "label", "prediction", "rank", "score", 
 
 
 @dataclass(frozen=True)
-class RobustnessOutcomes:
+class RobustnessOutcomes(PerImage):
     """How a classifier did on a shifted set."""
 
     kind: Kind
@@ -172,6 +172,22 @@ class RobustnessOutcomes:
             for place, protocol in enumerate(one.protocols)
             if one.seen == first and (place == 0 or protocol == REAL)
         ] + [q.metric for q in self._gaps()][:1]
+
+    @classmethod
+    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Paired | Resampled:
+        """Compare accuracies and single errors by McNemar's test, means, gaps and detections by a bootstrap over images."""
+        if len({one.images for one in (*first, *second)}) != 1:
+            raise ValueError("the methods were measured on other images")
+        if first[0].kind == "detection":
+            name, _, told = metric.partition(", ")
+            if name not in NAMES or told not in first[0]._detections():
+                raise ValueError(f"there is no {metric}")
+            left, right = ([one._detections()[told] for one in side] for side in (first, second))
+            return compare_detections(left, right, NAMES.index(name))
+        chosen = [[q for one in side for q in one._quantities() if q.metric == metric] for side in (first, second)]
+        if not all(chosen):
+            raise ValueError(f"there is no {metric}")
+        return compare(*chosen)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What is kept of it in a file."""
@@ -245,31 +261,6 @@ class RobustnessOutcomes:
             scores = -known.score[known.rank[0] >= 0].astype(np.float64), -unknown.score.astype(np.float64)
             made[_told(known.protocols[0], seen)] = Detection(*scores)
         return made
-
-
-def compare_outcomes(
-    first: Sequence[RobustnessOutcomes], second: Sequence[RobustnessOutcomes], metric: str
-) -> Paired | Resampled:
-    """Two methods on the same images by one of their metrics, seed k of the first with seed k of the second.
-
-    Accuracies and single errors by McNemar's test, means, gaps and detections by a bootstrap over images. Differences
-    are between shares, not in percent.
-
-    Raises:
-        ValueError: if images or cells differ, or there is no such metric.
-    """
-    if len({one.images for one in (*first, *second)}) != 1:
-        raise ValueError("the methods were measured on other images")
-    if first[0].kind == "detection":
-        name, _, told = metric.partition(", ")
-        if name not in NAMES or told not in first[0]._detections():
-            raise ValueError(f"there is no {metric}")
-        left, right = ([one._detections()[told] for one in side] for side in (first, second))
-        return compare_detections(left, right, NAMES.index(name))
-    chosen = [[q for one in side for q in one._quantities() if q.metric == metric] for side in (first, second)]
-    if not all(chosen):
-        raise ValueError(f"there is no {metric}")
-    return compare(*chosen)
 
 
 def _told(*parts: str) -> str:

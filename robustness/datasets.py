@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.folder import FolderImages, fingerprint_of, open_folder
-from lutbench.errors import UserError, listed
+from lutbench.errors import NotRun, UserError, listed
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import KNOWN, UNKNOWN
 from robustness.labels import known_folders
@@ -106,6 +106,21 @@ class ChosenImages:
 
 
 Visitor = Callable[[str, FolderImages | ChosenImages], None]
+
+
+def open_dataset(recipe: RobustnessDatasetRecipe, split: str, root: Path) -> DatasetListing:
+    """List a dataset below the data root.
+
+    Raises:
+        NotRun: if nothing of it is present.
+        UserError: the same of a dataset that the suite makes.
+    """
+    found = look_for(recipe, root)
+    if found.state is DatasetState.ABSENT and recipe.source != "folder":
+        raise UserError(f"{found.name} is not at {found.where} yet: it is made when it is first measured.")
+    if found.state is DatasetState.ABSENT:
+        raise NotRun(f"{found.name} is not at {found.where}: {found.problems[0]}")
+    return found
 
 
 def look_for(recipe: RobustnessDatasetRecipe, root: Path, visit: Visitor | None = None) -> DatasetListing:

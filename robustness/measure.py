@@ -12,31 +12,52 @@ from lutbench.errors import UserError
 from lutbench.evaluate.inference import Computed, over_images
 from lutbench.files import whole_file
 from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
-from lutbench.record import make_record
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
-from robustness.classifier import Classifier, load_classifier
+from robustness.classifier import Classifier, load_classifier, side_and_space
 from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
-from robustness.conditions import Condition, open_condition
-from robustness.datasets import condition_folders
+from robustness.conditions import Condition, check_set, open_condition
+from robustness.datasets import DatasetListing, condition_folders
+from robustness.labels import label_space
+from robustness.making import make_shifted
 from robustness.occlusion import Change, occlusions
 from robustness.preprocessing import all_views, seen_as
 from robustness.protocols import Asked
 
 
-def measure(run: Run) -> None:
-    """Measure a run's classifier on its shifted set, write the record with every image's outcomes, finish the run.
+def check(run: Run[RobustnessRecipe]) -> None:
+    """Find what would stop a run before any compute is spent; a dataset that the suite makes is made first.
 
-    A cell that was measured before is not measured again: it lies in the run's folder.
+    Raises:
+        NotRun: if nothing of the dataset is present.
+        UserError: if the dataset is not as published, its labels are no classes of the classifier, its images are stored at
+            another size than the protocol takes, or the classifier cannot be had.
+    """
+    recipe, root = run.recipe, run.workspace.data
+    if accelerator().is_main_process:
+        make_shifted(recipe.set, root)
+    accelerator().wait_for_everyone()
+    found: DatasetListing = run.dataset("test")
+    found.require()
+    if run.needs is None:
+        side, space = side_and_space(recipe.classifier, recipe.image_size, run.weights)
+    else:
+        tuned = run.needs.recipe
+        side = recipe.image_size or tuned.side
+        space = label_space(run.workspace.open(tuned.dataset, "train").classes)
+    check_set(recipe.set, root, found, space, side)
+
+
+def perform(run: Run[RobustnessRecipe]) -> None:
+    """Measure a run's classifier on its dataset, write the record with every image's outcomes, finish the run.
+
+    A condition that was measured before is not measured again: it is kept in the run's folder.
 
     Raises:
         UserError: if the weights do not fit, an image cannot be decoded, an output is not finite, or the disk is full.
     """
-    recipe = run.planned.recipe
-    assert isinstance(recipe, RobustnessRecipe)
-    root, main = run.workspace.data, accelerator().is_main_process
-    sha256 = run.document["classifier"].get("sha256")
-    classifier = load_classifier(recipe.classifier, recipe.image_size, run.weights, sha256)
+    recipe, root, main = run.recipe, run.workspace.data, accelerator().is_main_process
+    classifier = load_classifier(recipe.classifier, recipe.image_size, run.weights, run.weights_sha256)
     passes = list(_passes(recipe.set, root))
     for number, names in enumerate(passes, 1):
         kept = {name: _kept(run, name) for name in names}
@@ -46,7 +67,7 @@ def measure(run: Run) -> None:
         cell = open_condition(recipe.set, root, names[0], classifier.space)
         told = names[0] if len(names) == 1 else f"{len(names)} occlusions"
         of = f" ({number} of {len(passes)})" if len(passes) > 1 else ""
-        title = f"{run.planned.name}{f' {told}' if told else ''}{of}"
+        title = f"{run.name}{f' {told}' if told else ''}{of}"
         changes = {name: occlusions(recipe.set)[name] if recipe.set.kind == "occlusion" else None for name in names}
         measured = measure_conditions(classifier, cell, changes, recipe, title)
         if main:
@@ -59,17 +80,7 @@ def measure(run: Run) -> None:
         cells, seconds = [one for ways, _ in read for one in ways], sum(took for _, took in read)
         seen = sum(len(one.label) for one in cells)
         robust = RobustnessOutcomes.of(recipe.set, cells)
-        record = make_record(
-            run.planned,
-            run.document,
-            robust.measurements(),
-            wall_seconds=seconds,
-            images_per_second=seen / seconds,
-            checkpoint=sha256,
-            processes=accelerator().num_processes,
-        )
-        run.record(record, robust)
-        run.finish({"checkpoint": sha256})
+        run.save_results(robust, seconds=seconds, images_per_second=seen / seconds, checkpoint=run.weights_sha256)
 
 
 @torch.no_grad()
@@ -144,8 +155,8 @@ def _check_finite(computed: Computed, cell: Condition) -> None:
         )
 
 
-def _kept(run: Run, cell: str) -> Path:
-    return run.cells / f"{cell.replace('/', '-') or 'all'}.npz"
+def _kept(run: Run[RobustnessRecipe], cell: str) -> Path:
+    return run.parts / f"{cell.replace('/', '-') or 'all'}.npz"
 
 
 def _write(ways: list[ConditionOutcomes], seconds: float, path: Path) -> None:

@@ -8,8 +8,6 @@
 The last two never resize, so they refuse images that are stored at another size than the classifier's.
 """
 
-import math
-
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -18,6 +16,7 @@ from torchvision.transforms import v2
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
+from lutbench.evaluate.transform import resize_for_crop
 from lutbench.recipes.robustness import Resizing, RobustnessDatasetRecipe
 
 _INTERPOLATION = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
@@ -40,8 +39,7 @@ def view(image: Image.Image, recipe: RobustnessDatasetRecipe, how: Resizing, sid
     """
     inner = ImageOps.crop(image, recipe.border) if recipe.border else image
     if how in _INTERPOLATION:
-        short = math.floor(side / (recipe.eval_crop or eval_crop) + 1e-6)
-        inner = v2.functional.resize(inner, [short], _INTERPOLATION[how])
+        inner = resize_for_crop(inner, side, recipe.eval_crop or eval_crop, _INTERPOLATION[how])
     elif min(inner.size) < side or (how == "whole" and inner.size != (side, side)):
         expected = f"{side} x {side}" if how == "whole" else f"at least {side} x {side}"
         raise UserError(

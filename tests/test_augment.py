@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional
 
-from downstream.augment import eval_transform, linear_transform, train_transform
+from downstream.augment import linear_transform, train_transform
 from lutbench.data.tensors import normalised as on_device
+from lutbench.evaluate.transform import Transform, eval_transform
 from lutbench.recipes import (
     DataRecipe,
     EncoderRecipe,
@@ -50,7 +51,7 @@ def normalised(image: Image.Image) -> Tensor:
 TRANSFORMS: dict[str, Callable[[], Callable[[Image.Image], Tensor]]] = {
     "train": lambda: train_transform(finetune(erasing=0.9)),
     "linear": lambda: linear_transform(LinearRecipe(data=DataRecipe(), encoder=SOURCE)),
-    "eval": lambda: eval_transform(KnnRecipe(data=DataRecipe(), encoder=SOURCE)),
+    "eval": lambda: eval_transform_of(KnnRecipe(data=DataRecipe(), encoder=SOURCE)),
 }
 
 
@@ -64,25 +65,25 @@ def test_images_of_any_size_become_squares_of_the_recipes_side(name: str, size: 
 
 
 def test_another_image_size_of_the_recipe_is_used() -> None:
-    assert eval_transform(finetune(image_size=80))(picture(60, 60)).shape == (3, 80, 80)
+    assert eval_transform_of(finetune(image_size=80))(picture(60, 60)).shape == (3, 80, 80)
 
 
 @pytest.mark.parametrize(("side", "resized"), [(224, 256), (448, 512), (64, 73)])
 def test_evaluation_takes_the_centre_of_the_resized_image(side: int, resized: int) -> None:
     image = picture(300, 200)
     expected = functional.center_crop(functional.resize(image, [resized], BICUBIC), [side])
-    found = eval_transform(finetune(image_size=side))(image)
+    found = eval_transform_of(finetune(image_size=side))(image)
     assert torch.equal(found, functional.pil_to_tensor(expected))
 
 
 def test_evaluation_without_a_margin_takes_the_whole_square() -> None:
     image = picture(48, 48)
-    assert torch.equal(eval_transform(finetune(eval_crop=1.0))(image), functional.pil_to_tensor(image))
+    assert torch.equal(eval_transform_of(finetune(eval_crop=1.0))(image), functional.pil_to_tensor(image))
 
 
 def test_training_and_evaluation_normalise_alike() -> None:
     image = picture(48, 48)
-    found = on_device(eval_transform(finetune(eval_crop=1.0))(image)[None], torch.device("cpu"))[0]
+    found = on_device(eval_transform_of(finetune(eval_crop=1.0))(image)[None], torch.device("cpu"))[0]
     torch.testing.assert_close(found, normalised(image), atol=1e-6, rtol=1e-6)
 
 

@@ -361,7 +361,7 @@ def test_a_shifted_set_is_checked_by_its_name(tmp_path: Path, monkeypatch: pytes
     workspace = Workspace(tmp_path, tmp_path / "runs", tmp_path / "results")
     manifest = read_manifest(manifest_path("imagenet-a", tmp_path))
     assert manifest is not None
-    assert manifest.fingerprint == workspace.shifted(PUBLISHED["imagenet-a"].recipe).fingerprint
+    assert manifest.fingerprint == workspace.open(PUBLISHED["imagenet-a"].recipe, "test").fingerprint
     (folder / "n01498041/0.jpg").write_bytes(b"broken")
     shutil.rmtree(folder / "n01531178")
     found = told(check_set("imagenet-a", tmp_path))

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from toy_runs import in_processes, toy_run, write_images
 
-from downstream.augment import eval_transform
-from downstream.evaluate import evaluate, outcomes_of, place_of_label
 from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
-from lutbench.evaluate.inference import over_images
+from lutbench.evaluate.inference import evaluate, outcomes_of, over_images, rank_of_label
 from lutbench.evaluate.outcomes import names_fingerprint
+from lutbench.evaluate.transform import eval_transform
 from lutbench.models.encoders import create_encoder
 from lutbench.recipes import ClassificationRecipe
 from lutbench.run import Run
@@ -35,22 +34,22 @@ def outcomes(run: Run) -> dict[str, Any]:
     torch.manual_seed(0)
     recipe = recipe_of(run)
     classifier = create_encoder(recipe.encoder.architecture, classes=3, pooled_norm=True)
-    found = evaluate(classifier, run.images("val"), recipe, title="")
+    found = evaluate(classifier, run.dataset("val"), recipe, title="")
     return {name: np.asarray(getattr(found, name)).tolist() for name in ("label", "prediction", "rank", "images")}
 
 
 def test_the_place_of_a_label_is_counted_from_the_highest_score() -> None:
     scores = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(50) % 7
-    for (prediction, place), row, label in zip(place_of_label(scores, labels).tolist(), scores, labels, strict=True):
+    for (prediction, place), row, label in zip(rank_of_label(scores, labels).tolist(), scores, labels, strict=True):
         assert prediction == row.argmax()
         assert place == sum(other > row[label] for other in row)
 
 
 def test_of_equal_scores_the_lower_class_comes_first() -> None:
     scores = torch.tensor([[1.0, 2.0, 2.0, 0.0]])
-    assert place_of_label(scores, torch.tensor([1])).tolist() == [[1, 0]]
-    assert place_of_label(scores, torch.tensor([2])).tolist() == [[1, 1]]
+    assert rank_of_label(scores, torch.tensor([1])).tolist() == [[1, 0]]
+    assert rank_of_label(scores, torch.tensor([2])).tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -58,18 +57,18 @@ def test_scores_that_are_not_finite_stop_the_evaluation_and_name_the_image(folde
     images = toy_run(folder, kind="knn").images("val")
     scores = torch.zeros(21, 3)
     scores[4, 1] = bad
-    places = place_of_label(scores, torch.zeros(21, dtype=torch.long))
+    places = rank_of_label(scores, torch.zeros(21, dtype=torch.long))
     with pytest.raises(UserError, match=f"not finite for 1 of 21 images, first for {images.image_name(4)}"):
         outcomes_of(places, images, np.arange(21))
 
 
 def test_outcomes_are_those_of_every_image_in_the_order_of_the_set(folder: Path) -> None:
     run = toy_run(folder, kind="knn")
-    images, recipe = run.images("val"), recipe_of(run)
+    images, recipe = run.dataset("val"), recipe_of(run)
     torch.manual_seed(0)
     classifier = create_encoder(recipe.encoder.architecture, classes=3, pooled_norm=True).eval()
     found = outcomes(run)
-    transform = eval_transform(recipe)
+    transform = eval_transform(recipe.side, recipe.eval_crop)
     for index in range(len(images)):
         scores = classifier(normalised(transform(images.image(index))[None], torch.device("cpu")))[0]
         assert found["prediction"][index] == scores.argmax()
@@ -94,7 +93,9 @@ def test_more_processes_than_images_give_each_image_once(tmp_path: Path) -> None
 
     def indices() -> list[int]:
         recipe = recipe_of(run)
-        computed = over_images(lambda pixels, index: index, run.images("val"), eval_transform(recipe), recipe, "")
+        computed = over_images(
+            lambda pixels, index: index, run.dataset("val"), eval_transform(recipe.side, recipe.eval_crop), recipe, ""
+        )
         return computed.values.tolist()  # type: ignore[no-any-return]
 
     assert in_processes(indices, 4) == [[0, 1, 2]] * 4
@@ -104,8 +105,10 @@ def test_an_image_that_cannot_be_decoded_is_left_out_of_the_outcomes_if_the_set_
     (folder / "toy" / "val" / "amber" / "0.png").write_bytes(b"not an image")
     (folder / "toy" / "val" / "blue" / "3.png").write_bytes(b"")
     run = toy_run(folder, kind="knn", eval_batch=4)
-    images, recipe = run.images("val"), recipe_of(run)
-    computed = over_images(lambda pixels, index: index, images, eval_transform(recipe), recipe, "")
+    images, recipe = run.dataset("val"), recipe_of(run)
+    computed = over_images(
+        lambda pixels, index: index, images, eval_transform(recipe.side, recipe.eval_crop), recipe, ""
+    )
     assert computed.index.tolist() == computed.values.tolist() == [i for i in range(21) if i not in (0, 10)]
     assert len(outcomes(run)["label"]) == 19
 
@@ -118,7 +121,9 @@ def test_an_image_that_cannot_be_decoded_stops_the_evaluation_if_the_set_does_no
         return index
 
     with pytest.raises(UserError, match=r"3\.png"):
-        over_images(look, run.images("val"), eval_transform(recipe_of(run)), recipe_of(run), "")
+        over_images(
+            look, run.dataset("val"), eval_transform(recipe_of(run).side, recipe_of(run).eval_crop), recipe_of(run), ""
+        )
 
 
 def test_a_classifier_in_training_is_evaluated_in_evaluation_mode_and_left_in_training(folder: Path) -> None:
@@ -126,6 +131,6 @@ def test_a_classifier_in_training_is_evaluated_in_evaluation_mode_and_left_in_tr
     classifier = create_encoder(recipe_of(run).encoder.architecture, drop_path=0.9, classes=3, pooled_norm=True)
     modes: set[bool] = set()
     classifier.register_forward_pre_hook(lambda module, inputs: modes.add(module.training))
-    evaluate(classifier.train(), run.images("val"), recipe_of(run), title="")
+    evaluate(classifier.train(), run.dataset("val"), recipe_of(run), title="")
     assert modes == {False}
     assert classifier.training

@@ -248,7 +248,7 @@ def test_a_run_learns_and_leaves_a_record_and_a_classifier_that_timm_loads(
     loaded = timm.create_model(
         description["model"], **description["arguments"], checkpoint_path="classifier.safetensors"
     )
-    again = finetune.evaluate(loaded, run.images("val"), run.planned.recipe, title="")  # type: ignore[arg-type]
+    again = finetune.evaluate(loaded, run.dataset("val"), run.planned.recipe, title="")  # type: ignore[arg-type]
     assert {m.metric: m.value for m in again.measurements()} == found["measurements"]
 
 
@@ -278,7 +278,7 @@ def test_two_processes_and_passes_make_the_losses_of_one(folder: Path) -> None:
     run = toy_run(folder, "two", **settings | {"micro_batch": 4})
 
     def tune() -> None:
-        finetune.finetune(run)
+        finetune.perform(run)
         accelerator().wait_for_everyone()
 
     in_processes(tune, 2)

@@ -118,7 +118,7 @@ def test_a_run_leaves_a_record_with_every_images_outcome_for_any_number_of_proce
 
 
 def performed_on_one(run: knn.Run) -> None:
-    knn.knn(run)
+    knn.perform(run)
 
 
 def test_fewer_images_than_neighbours_are_refused(tmp_path: Path) -> None:

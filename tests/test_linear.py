@@ -117,10 +117,10 @@ def test_without_fresh_crops_every_image_is_encoded_once(folder: Path, monkeypat
 def test_the_encoder_is_frozen_and_in_evaluation_mode(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoders = []
     encoder_of = linear.encoder_of
-    monkeypatch.setattr(linear, "encoder_of", lambda run: encoders.append(encoder_of(run)) or encoders[-1])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(linear, "encoder_of", lambda *of: encoders.append(encoder_of(*of)) or encoders[-1])  # type: ignore[func-returns-value]
     run = toy_run(folder, **SHORT)
     performed(run)
-    fresh = encoder_of(run).state_dict()
+    fresh = encoder_of(run, None).state_dict()
     assert not encoders[0].training
     assert all(torch.equal(tensor, fresh[name]) for name, tensor in encoders[0].state_dict().items())
     assert all(parameter.grad is None for parameter in encoders[0].parameters())

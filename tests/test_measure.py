@@ -17,8 +17,9 @@ from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.robustness import ClassifierSource, RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.record import read_outcomes, read_record, read_records, record_path
-from lutbench.run import NotRun, Run, RunState, open_run
+from lutbench.record import read_record, read_records, record_path
+from lutbench.errors import NotRun
+from lutbench.run import Run, RunState, open_run
 from lutbench.stages import run_suite, show_status
 from lutbench.workspace import Workspace
 from robustness import measure as measuring
@@ -123,7 +124,7 @@ def opened(folder: Path, shifted: str) -> Run:
 
 def outcomes_of(folder: Path, shifted: str) -> RobustnessOutcomes:
     record = read_record(record_path(folder / "results", "toy", f"robustness/shift/{shifted}/scratch/seed0"))
-    outcomes = read_outcomes(record, folder / "results")
+    outcomes = record.outcomes
     assert isinstance(outcomes, RobustnessOutcomes)
     return outcomes
 
@@ -141,7 +142,7 @@ def test_a_set_that_is_not_there_is_said_to_be_not_run_and_the_others_are_run(me
 def test_on_its_own_validation_images_a_classifier_does_as_it_did_in_stage_two(measured: tuple[Path, str]) -> None:
     folder, _ = measured
     record = read_record(record_path(folder / "results", "toy", "downstream/task/scratch/seed0"))
-    before = read_outcomes(record, folder / "results")
+    before = record.outcomes
     bicubic, bilinear = outcomes_of(folder, "plain").cells
     assert (bicubic.seen, bilinear.seen) == ("bicubic", "bilinear")
     assert len(set(bicubic.prediction[0].tolist())) > 1, "one class for all would be the same however images are seen"
@@ -210,7 +211,7 @@ def test_an_interrupted_run_measures_only_the_cells_that_are_missing(
 def test_another_classifier_or_another_image_makes_another_run(measured: tuple[Path, str], tmp_path: Path) -> None:
     run = opened(measured[0], "plain")
     assert (
-        run.document["classifier"]["sha256"]
+        run.identity_inputs["classifier"]["sha256"]
         == read_record(record_path(measured[0] / "results", "toy", "downstream/task/scratch/seed0")).checkpoint
     )
     write_shifted(tmp_path)
@@ -309,7 +310,7 @@ def test_an_export_of_this_suite_knows_its_classes_wherever_it_is_taken(measured
     suite = suite_of(folder, text.replace("eval_batch = 5", "eval_batch = 5\neval_crop = 1.0"))
     run_suite(suite, ["robustness"], ["taken"], workspace_of(folder))
     record = read_record(record_path(folder / "results", "toy", "robustness/shift/plain/taken/seed0"))
-    taken = read_outcomes(record, folder / "results")
+    taken = record.outcomes
     assert isinstance(taken, RobustnessOutcomes)
     assert np.array_equal(taken.cells[0].rank, outcomes_of(folder, "plain").cells[0].rank)
 

@@ -9,7 +9,7 @@ from toy_runs import SUITE, performed, toy_run, write_images
 
 from lutbench.evaluate.outcomes import PER_CLASS, Outcomes, compare_per_class
 from lutbench.recipes.loading import load_suite
-from lutbench.record import read_outcomes, read_record
+from lutbench.record import read_record
 from lutbench.report.comparisons import comparison_tables
 from lutbench.report.entries import entries
 from lutbench.report.tables import build_tables
@@ -105,7 +105,7 @@ def test_a_finished_run_is_printed_in_the_metric_that_its_set_has_now(tmp_path: 
     performed(run)
     results, suite = run.workspace.results, load_suite(str(tmp_path / "toy.toml"), [f"data.toy.metric={now}"])
     record = read_record(next(results.rglob("*.json")))
-    kept = read_outcomes(record, results)
+    kept = record.outcomes
     assert isinstance(kept, Outcomes)
     right, label = kept.right(), kept.label
     by_class = [right[label == one].mean() for one in range(3)]

@@ -160,8 +160,8 @@ def test_a_run_from_the_cache_is_that_from_the_files_under_an_identity_of_its_ow
     assert cached.identity == before.identity, "known before the cache is made"
     assert made(cached) == trained(files)
     assert cached.identity != files.identity
-    assert cached.document["recipe"] == files.document["recipe"]
-    assert cached.document["data"] != files.document["data"]
+    assert cached.identity_inputs["recipe"] == files.identity_inputs["recipe"]
+    assert cached.identity_inputs["data"] != files.identity_inputs["data"]
     shutil.rmtree(folder / ".lutbench")
     run_suite(suite, [], [], Workspace(folder, workspace.runs, workspace.results))
     assert not (folder / ".lutbench/cache").exists(), "made again for a run that has finished"

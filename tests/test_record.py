@@ -17,6 +17,7 @@ import pytest
 from downstream.segmentation.confusions import Confusions
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, Outcomes
+from lutbench.kinds import KINDS
 from lutbench.recipes import DataRecipe, EncoderRecipe, EncoderSource, KnnRecipe
 from lutbench.recipes.suite import PlannedRun
 from lutbench.record import (
@@ -25,7 +26,6 @@ from lutbench.record import (
     changes,
     identity_of,
     make_record,
-    read_outcomes,
     read_record,
     read_records,
     record_path,
@@ -49,7 +49,7 @@ def planned(seed: int = 0) -> PlannedRun:
         encoder=EncoderSource(architecture=EncoderRecipe(), kind="checkpoint", path="~somebody/weights/mae.pth"),
         eval_crop=1.0,
     )
-    return PlannedRun("toy", "downstream", "task", "mine", seed, recipe)
+    return PlannedRun("toy", KINDS["knn"], "task", "mine", seed, recipe)
 
 
 def outcomes_of(*ranks: int) -> Outcomes:
@@ -98,7 +98,7 @@ def test_a_record_and_its_outcomes_come_back_as_they_were(tmp_path: Path) -> Non
     back = read_records(tmp_path, "toy")["downstream/task/mine/seed0"]
     assert back.outcomes is not None
     assert back.model_copy(update={"outcomes": None}) == record
-    read = read_outcomes(back, tmp_path)
+    read = back.outcomes
     assert isinstance(read, Outcomes)
     assert read.images == outcomes.images
     for name in ("label", "prediction", "rank"):
@@ -106,13 +106,14 @@ def test_a_record_and_its_outcomes_come_back_as_they_were(tmp_path: Path) -> Non
 
 
 def test_a_record_without_outcomes_comes_back_too(tmp_path: Path) -> None:
-    run = replace(planned(), stage="pretrain", task="mine", method="")
+    run = replace(planned(), kind=KINDS["pretrain"], task="mine", method="")
     loss = Measurement(metric="total loss", value=0.5, unit="")
     record = make_record(run, DOCUMENT | {"stage": "pretrain"}, [loss], wall_seconds=1.5)
     write_record(record, None, tmp_path)
-    assert read_records(tmp_path, "toy") == {record.run: record}
+    back = read_records(tmp_path, "toy")
+    assert {name: one.model_dump() for name, one in back.items()} == {record.run: record.model_dump()}
     with pytest.raises(UserError, match="no per-image outcomes"):
-        read_outcomes(record, tmp_path)
+        _ = back[record.run].outcomes
 
 
 def test_the_numbers_are_counts_of_the_outcomes() -> None:
@@ -139,7 +140,7 @@ def test_labels_above_int16_survive(tmp_path: Path) -> None:
     outcomes = Outcomes.of([40_000, 2], [40_000, 3], [0, 50_000], ["a", "b"])
     record = record_of(outcomes)
     write_record(record, outcomes, tmp_path)
-    read = read_outcomes(read_records(tmp_path, "toy")[record.run], tmp_path)
+    read = read_records(tmp_path, "toy")[record.run].outcomes
     assert isinstance(read, Outcomes)
     assert read.label.tolist() == [40_000, 2]
     assert read.rank.tolist() == [0, 50_000]
@@ -160,7 +161,7 @@ def test_a_segmentation_and_its_confusions_come_back_as_they_were(tmp_path: Path
         write_record(record, made, tmp_path)
         back = read_records(tmp_path, "toy")[record.run]
         assert back.model_copy(update={"outcomes": None}) == record
-        read = read_outcomes(back, tmp_path)
+        read = back.outcomes
         assert isinstance(read, Confusions)
         assert (read.n, read.classes, read.images) == (2, ("sky", "dog", "sea"), made.images)
         for there, here in ((read, made), (read.multi_scale, made.multi_scale)):

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lutbench.evaluate.statistics import Paired, Resampled, wilson
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
-from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes, compare_outcomes
+from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
 from robustness.corruptions import CORRUPTIONS, EXTRA
 from robustness.detection import Detection, _draws, compare_detections
 from robustness.labels import Answer, answers_of, imagenet_1k, imagenet_subset, real_labels
@@ -313,7 +313,7 @@ def test_the_background_gap_is_mixed_same_minus_mixed_rand() -> None:
 
 def test_accuracies_of_two_methods_are_compared_image_by_image() -> None:
     first, second = (RobustnessOutcomes("accuracy", (outcomes_of(np.arange(20) < n),)) for n in (15, 7))
-    found = compare_outcomes([first], [second], "top-1, 2 classes")
+    found = RobustnessOutcomes.compare([first], [second], "top-1, 2 classes")
     assert isinstance(found, Paired)
     assert (found.first_only, found.second_only, found.difference) == (8, 0, 0.4)
     assert found.p == pytest.approx(2 / 2**8)
@@ -328,7 +328,7 @@ def test_mean_errors_of_two_methods_are_compared_on_the_same_resamples() -> None
         for some in (easier, wrong)
     )
     metric = "mean error, 2 corruptions"
-    found = compare_outcomes([first], [second], metric)
+    found = RobustnessOutcomes.compare([first], [second], metric)
     assert isinstance(found, Resampled)
     assert 100 * found.difference == pytest.approx(measured(first)[metric] - measured(second)[metric])
     whole = next(m for m in first.measurements() if m.metric == metric)
@@ -354,9 +354,9 @@ def test_only_outcomes_of_the_same_images_and_an_existing_metric_are_compared() 
     one = RobustnessOutcomes("accuracy", (outcomes_of(np.arange(9) < 4),))
     other = RobustnessOutcomes("accuracy", (outcomes_of(np.arange(9) < 4, names="another"),))
     with pytest.raises(ValueError, match="other images"):
-        compare_outcomes([one], [other], "top-1, 2 classes")
+        RobustnessOutcomes.compare([one], [other], "top-1, 2 classes")
     with pytest.raises(ValueError, match="there is no top-1, 3"):
-        compare_outcomes([one], [one], "top-1, 3 classes")
+        RobustnessOutcomes.compare([one], [one], "top-1, 3 classes")
     with pytest.raises(ValueError, match="one metric"):
         compare([share("a", np.ones(3, bool))], [share("b", np.ones(3, bool))])
 

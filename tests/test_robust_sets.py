@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from downstream.augment import eval_transform
 from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
+from lutbench.evaluate.transform import Transform, eval_transform
 from lutbench.recipes import ClassificationRecipe, DataRecipe, EncoderRecipe, EncoderSource, read_recipe
 from lutbench.recipes.robustness import EXTRA_CORRUPTIONS, ClassifierSource, RobustnessDatasetRecipe, RobustnessRecipe
 from robustness.conditions import check_labels, open_condition
@@ -329,7 +329,7 @@ def test_bicubic_is_what_fine_tuning_evaluates_on_and_bilinear_is_not() -> None:
     )
     recipe = recipe_of(preprocessing=["bicubic", "bilinear"])
     bicubic, bilinear = all_views(image, recipe, 32, eval_crop=tuned.eval_crop)
-    assert torch.equal(bicubic, eval_transform(tuned)(image))
+    assert torch.equal(bicubic, eval_transform_of(tuned)(image))
     assert not torch.equal(bicubic, bilinear)
     assert (bicubic.float() - bilinear.float()).abs().mean() < 30
 

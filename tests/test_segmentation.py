@@ -51,7 +51,7 @@ def recipe(model: str = "vit_base_patch16_224", **settings: Any) -> Segmentation
 
 def config(folder: Path, settings: SegmentationRecipe) -> Any:
     run = scenes_run(folder)
-    return mmseg_config(settings, run.scenes("train"), run.scenes("val"))
+    return mmseg_config(settings, run.dataset("train"), run.dataset("val"))
 
 
 # The published recipe
@@ -262,7 +262,7 @@ def test_an_exported_segmenter_works_in_mmsegmentation_alone(folder: Path, capsy
     model = init_model(str(target / "config.py"), str(target / "checkpoint.pth"), device="cpu")
     assert model.dataset_meta["classes"] == ["ground", "amber", "blue"]
     labels, predictions = [], []
-    val = run.scenes("val")
+    val = run.dataset("val")
     for index in range(len(val)):
         found = inference_model(model, str(val.image_path(index)))
         labels.append(val.mask(index).ravel())

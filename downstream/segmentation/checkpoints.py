@@ -28,13 +28,13 @@ class Sealed:
 
     path: Path
     step: int
-    facts: dict[str, Any]
+    extra_state: dict[str, Any]
     """What the logger kept."""
 
 
-def seal(path: Path, identity: str, step: int, facts: dict[str, Any]) -> None:
+def seal(path: Path, identity: str, step: int, extra_state: dict[str, Any]) -> None:
     """Declare a checkpoint whole, and remove the seals of those that are gone."""
-    value = {"identity": identity, "step": step, "sha256": sha256_of(path), "facts": facts}
+    value = {"identity": identity, "step": step, "sha256": sha256_of(path), "facts": extra_state}
     write_json(path.with_suffix(".json"), value)
     for other in path.parent.glob("step-*.json"):
         if not other.with_suffix(".pth").is_file():

@@ -7,20 +7,20 @@ images: intersections and unions are summed over all of them first, as ADE20K's 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lutbench.evaluate.outcomes import Measurement, names_fingerprint
-from lutbench.evaluate.statistics import BOOTSTRAP, bootstrap, percentiles
+from lutbench.evaluate.outcomes import Measurement, PerImage, names_fingerprint
+from lutbench.evaluate.statistics import BOOTSTRAP, Resampled, bootstrap, percentiles, resampled
 
 IOU_OF = "IoU "
 """What stands before a class's name in its metric."""
 
 
 @dataclass(frozen=True)
-class Confusions:
+class Confusions(PerImage):
     """How a segmentation did on every image of a set, in the set's order; ignored pixels are not in it."""
 
     image: NDArray[np.int32]
@@ -98,6 +98,14 @@ class Confusions:
             return cls(image, label, prediction, count, int(arrays["n"]), classes, str(arrays["images"]), multi_scale)
 
         return scale("", scale("multi_scale_") if "multi_scale_count" in arrays else None)
+
+    @classmethod
+    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Resampled:
+        """Compare mIoU by a bootstrap over images."""
+        if metric != "mIoU":
+            raise ValueError(f"there is no comparison by {metric}")
+        areas = [np.stack([one.areas() for one in seeds]) for seeds in (first, second)]
+        return resampled(areas[0], areas[1], mean_iou)
 
     def areas(self) -> NDArray[np.float64]:
         """Pixels (n, 3, C) of every image and class: of the intersection, of the label, of the prediction."""

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from downstream.segmentation.checkpoints import KEEP, NAME, read_checkpoint, seal
 from lutbench.files import disk_full_explained
 from lutbench.progress import Bar
+from lutbench.recipes import SegmentationRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Key, Schedule
 from lutbench.train.batchnorm import SyncBatchNorm
@@ -80,7 +81,7 @@ class KeyedDataset(Dataset[dict[str, Any]]):
 class SuiteHook(CheckpointHook):
     """MMEngine's CheckpointHook, called by the suite's logger, that seals what it has saved."""
 
-    def __init__(self, run: Run, logger: TrainingLogger, schedule: Schedule, images: int) -> None:
+    def __init__(self, run: Run[SegmentationRecipe], logger: TrainingLogger, schedule: Schedule, images: int) -> None:
         super().__init__(by_epoch=False, max_keep_ckpts=KEEP, filename_tmpl=NAME, save_last=False)
         self.run, self.logger, self.schedule, self.images = run, logger, schedule, images
         self._since = 0.0
@@ -96,7 +97,7 @@ class SuiteHook(CheckpointHook):
         """What is random about this step depends on its key alone."""
         self.logger.waited += time.monotonic() - self._since
         self._rate = max(group["lr"] for group in runner.optim_wrapper.param_groups)
-        reseed(RngStream.STEP, self.run.planned.seed, batch_idx, accelerator().process_index)
+        reseed(RngStream.STEP, self.run.seed, batch_idx, accelerator().process_index)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Note the losses; save where the logger says so, and after the last step, so that evaluation can be resumed."""
@@ -115,12 +116,12 @@ class SuiteHook(CheckpointHook):
         with disk_full_explained(path):
             self._save_checkpoint(runner)
         if accelerator().is_main_process:
-            seal(path, self.run.identity, step, self.logger.facts)
+            seal(path, self.run.identity, step, self.logger.extra_state)
         accelerator().wait_for_everyone()
 
     def before_val(self, runner: Runner) -> None:
         """Show how far evaluation has come."""
-        self._bar = Bar(f"{self.run.planned.name} evaluation", self.images, shown=accelerator().is_main_process)
+        self._bar = Bar(f"{self.run.name} evaluation", self.images, shown=accelerator().is_main_process)
         self._bar.__enter__()
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:

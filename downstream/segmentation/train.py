@@ -24,8 +24,8 @@ from downstream.segmentation.export import keep_segmenter
 from downstream.segmentation.hooks import KeyedDataset, SuiteHook, SuiteRunner
 from downstream.segmentation.pictures import picture_predictions
 from downstream.segmentation.scores import ConfusionMetric
-from downstream.stage import encoder_of, save_results
 from lutbench.data.scenes import SegmentationDataset
+from lutbench.models.pretrained import encoder_of
 from lutbench.recipes import SegmentationRecipe
 from lutbench.run import Run
 from lutbench.train.batches import FromStep, Schedule, leave_group
@@ -43,7 +43,7 @@ DECODER = 103
 """The last number of the key under which the weights of neck and heads are drawn."""
 
 
-def segment(run: Run) -> None:
+def segment(run: Run[SegmentationRecipe]) -> None:
     """Train UPerNet on the run's encoder, evaluate it, and keep it for MMSegmentation.
 
     Leaves in the run's folder ``segmenter.safetensors`` and ``segmenter.py`` (its config), ``predictions.png``,
@@ -52,12 +52,12 @@ def segment(run: Run) -> None:
     Raises:
         UserError: if the encoder's weights do not fit, a loss is not finite, nothing moved, or the disk is full.
     """
-    recipe = run.planned.recipe
-    assert isinstance(recipe, SegmentationRecipe)
-    MMLogger.get_instance(run.planned.name, log_level="ERROR")  # what is logged before the Runner has its own
+    recipe = run.recipe
+    MMLogger.get_instance(run.name, log_level="ERROR")  # what is logged before the Runner has its own
     processes = accelerator()
-    train, val = run.scenes("train"), run.scenes("val")
-    seed = run.planned.seed
+    train: SegmentationDataset = run.dataset("train")
+    val: SegmentationDataset = run.dataset("val")
+    seed = run.seed
     cfg = mmseg_config(recipe, train, val, processes=processes.num_processes)
     schedule = Schedule.of_iterations(
         len(train), recipe.iterations, recipe.batch, seed, processes.process_index, processes.num_processes
@@ -69,13 +69,13 @@ def segment(run: Run) -> None:
     checkpoint, damage = newest_sealed(run.checkpoints, run.identity)
     for line in damage:
         run.log(line)
-    start, facts = (checkpoint.step, checkpoint.facts) if checkpoint else (0, {})
+    start, extra_state = (checkpoint.step, checkpoint.extra_state) if checkpoint else (0, {})
     if checkpoint:
         run.log(f"goes on from step {start}.")
 
     # The loop is MMEngine's
     logger = TrainingLogger(
-        run.planned.name, run.folder, schedule, start, facts, log_every=recipe.log_every, save_every=recipe.save_every
+        run.name, run.folder, schedule, start, extra_state, log_every=recipe.log_every, save_every=recipe.save_every
     )
     metric = ConfusionMetric(ignore_index=cfg.val_evaluator.ignore_index)
     runner = SuiteRunner(
@@ -102,7 +102,7 @@ def segment(run: Run) -> None:
         resume=checkpoint is not None,
         launcher="pytorch" if processes.num_processes > 1 else "none",
         randomness={"seed": seed},
-        experiment_name=f"{run.planned.name.replace('/', '-')}-{run.identity[:12]}",
+        experiment_name=f"{run.name.replace('/', '-')}-{run.identity[:12]}",
         default_scope="mmseg",
     )
     with logger:
@@ -117,8 +117,7 @@ def segment(run: Run) -> None:
         dataset: Any = runner.val_dataloader.dataset
         outcomes = _confusions(metric, dataset, val, several)
         picture_predictions(model, dataset, val, run.folder / "predictions.png")
-        save_results(
-            run,
+        run.save_results(
             outcomes,
             seconds=logger.seconds,
             images_per_second=logger.images_per_second,
@@ -127,16 +126,16 @@ def segment(run: Run) -> None:
         )
 
 
-def build_segmenter(cfg: Config, run: Run) -> nn.Module:
+def build_segmenter(cfg: Config, run: Run[SegmentationRecipe]) -> nn.Module:
     """MMSegmentation's model with the weights of the run's encoder in its backbone, neck and heads drawn from a key.
 
     Raises:
         UserError: if the encoder's weights cannot be had, are not those of the run's identity, or do not fit.
     """
-    with seeded(RngStream.WEIGHTS, run.planned.seed, DECODER):
+    with seeded(RngStream.WEIGHTS, run.seed, DECODER):
         model = MODELS.build(cfg.model)
         model.init_weights()
-    load_backbone(model.backbone, encoder_of(run))
+    load_backbone(model.backbone, encoder_of(run, run.recipe.crop))
     built: nn.Module = model
     return built
 

@@ -87,6 +87,9 @@ def open_images(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
     return open_built(recipe.source, split, root, skip_undecodable=skip)
 
 
+open_dataset = open_images
+
+
 def is_streamed(images: ImageDataset) -> "TypeGuard[StreamedImages]":
     """Whether images come quickly only in the order of a stream."""
     return hasattr(images, "contents")

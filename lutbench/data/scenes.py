@@ -191,6 +191,12 @@ def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Seg
     )
 
 
+def open_dataset(recipe: SegmentationDataRecipe, split: Split, root: Path) -> SegmentationDataset:
+    from lutbench.data.scene_sets import open_scenes
+
+    return open_scenes(recipe, split, root)
+
+
 def check_scenes(train: SegmentationDataset, val: SegmentationDataset) -> None:
     """Whether what is trained on ``train`` can be measured on ``val``.
 

@@ -1,27 +1,34 @@
-"""Something computed from every image of a set: a classifier's outcomes, features, answers to questions.
+"""A model on every image of a dataset: a classifier's outcomes, an encoder's features, or anything else computed from them.
 
 The images are spread over the processes: process r of w takes images r, r + w, r + 2w ...; results are put back in
 the set's order.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from timm.models import VisionTransformer
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lutbench.data.images import ImageDataset, UndecodableImage
+from lutbench.data.tensors import normalised
+from lutbench.errors import UserError
+from lutbench.evaluate.outcomes import Outcomes
+from lutbench.evaluate.transform import eval_transform
+from lutbench.models.encoders import Pool, encode
 from lutbench.progress import Bar
+from lutbench.recipes.base import Metric
 from lutbench.train.processes import accelerator, autocast
 
 
-class Pace(Protocol):
-    """What of a recipe says how images are gone through."""
+class InferenceRecipe(Protocol):
+    """The settings of inference: none of them but the precision affects results."""
 
     @property
     def precision(self) -> str: ...
@@ -29,6 +36,24 @@ class Pace(Protocol):
     def eval_batch(self) -> int: ...
     @property
     def workers(self) -> int: ...
+
+
+class EvaluationRecipe(InferenceRecipe, Protocol):
+    """The same with what is seen of an image, and the metric that tables print."""
+
+    @property
+    def side(self) -> int: ...
+    @property
+    def eval_crop(self) -> float: ...
+    @property
+    def metric(self) -> Metric: ...
+
+
+class FeatureRecipe(EvaluationRecipe, Protocol):
+    """The same with what is taken of an encoder's tokens."""
+
+    @property
+    def pool(self) -> Pool: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +71,7 @@ def over_images(
     function: Callable[[Tensor, Tensor], Tensor],
     images: ImageDataset,
     transform: Callable[[Image.Image], Tensor],
-    recipe: Pace,
+    recipe: InferenceRecipe,
     title: str,
 ) -> Computed:
     """``function(pixels, index)`` of every image, on every process, in the set's order.
@@ -78,6 +103,80 @@ def over_images(
             bar.update(min(done * world, len(images)))
     kept = _in_order(torch.cat(decoded), len(images))
     return Computed(_in_order(torch.cat(values), len(images))[kept], np.flatnonzero(kept.numpy()))
+
+
+def evaluate(classifier: nn.Module, images: ImageDataset, recipe: EvaluationRecipe, title: str) -> Outcomes:
+    """Classify the centre crop of every image of a labelled dataset; on every process.
+
+    Raises:
+        UserError: if its outputs are not finite, or an image cannot be decoded and the set does not skip those.
+    """
+    labels = labels_of(images).to(accelerator().device)
+    training = classifier.training
+    classifier.eval()
+    computed = over_images(
+        lambda pixels, index: rank_of_label(classifier(normalised(pixels)), labels[index]),
+        images,
+        eval_transform(recipe.side, recipe.eval_crop),
+        recipe,
+        title,
+    )
+    classifier.train(training)
+    return outcomes_of(computed.values, images, computed.index, recipe.metric)
+
+
+def encode_images(encoder: VisionTransformer, images: ImageDataset, recipe: FeatureRecipe, title: str) -> Computed:
+    """Encode the centre crop of every image of a dataset: features (m, D), float32; on every process.
+
+    Raises:
+        UserError: if an image cannot be decoded and the set does not skip those.
+    """
+    encoder.eval()
+    return over_images(
+        lambda pixels, index: encode(encoder, normalised(pixels), recipe.pool),
+        images,
+        eval_transform(recipe.side, recipe.eval_crop),
+        recipe,
+        title,
+    )
+
+
+def labels_of(images: ImageDataset) -> Tensor:
+    """Return the labels (n,), int64, of a dataset that has them."""
+    assert images.labels is not None, "check_pair refuses sets without labels"
+    return torch.from_numpy(images.labels.astype(np.int64))
+
+
+def rank_of_label(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return prediction and rank of the label (B, 2), int64, from ``scores`` (B, C) and ``labels`` (B,).
+
+    The rank is 0 where the label has the highest score; of equal scores the lower class comes first. Both are -1
+    where a score is not finite.
+    """
+    order = scores.float().argsort(dim=1, descending=True, stable=True)
+    rank = (order == labels[:, None]).int().argmax(1)
+    result = torch.stack([order[:, 0], rank], 1)
+    return result.where(scores.isfinite().all(1, keepdim=True), -1)
+
+
+def outcomes_of(ranked: Tensor, images: ImageDataset, index: NDArray[np.int64], metric: Metric = "top-1") -> Outcomes:
+    """Return the outcomes of the images ``index`` (m,) of a labelled dataset, from what :func:`rank_of_label` gave, (m, 2);
+    ``metric`` is what tables print of them.
+
+    Raises:
+        UserError: if a classifier's outputs were not finite.
+    """
+    assert images.labels is not None
+    prediction, rank = ranked.numpy().T
+    wrong = prediction < 0
+    if wrong.any():
+        first = images.image_name(int(index[wrong][0]))
+        raise UserError(
+            f"{images.name}: the classifier's outputs are not finite for {wrong.sum()} of {len(wrong)} images, "
+            f"first for {first}. Training went wrong, or the encoder's weights are not usable."
+        )
+    names = (images.image_name(int(i)) for i in index)
+    return replace(Outcomes.of(images.labels[index], prediction, rank, names), metric=metric)
 
 
 class _Decoded(Dataset[tuple[Tensor, int, bool]]):

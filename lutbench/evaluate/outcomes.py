@@ -1,19 +1,29 @@
 """What a classifier did on every image of a set, and the measurements that follow from it."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy.sparse import csr_array
 
-from lutbench.evaluate.statistics import BOOTSTRAP, Resampled, compare_resampled, percentiles, resamples, wilson
+from lutbench.evaluate.statistics import (
+    BOOTSTRAP,
+    Paired,
+    Resampled,
+    compare_resampled,
+    paired,
+    percentiles,
+    resamples,
+    wilson,
+)
+from lutbench.recipes.base import Metric
 
-Metric = Literal["top-1", "mean per class"]
 PER_CLASS: Metric = "mean per class"
 
 
@@ -36,8 +46,55 @@ class Measurement(BaseModel):
     """Name of the interval's method."""
 
 
+class PerImage(ABC):
+    """What a run did on every image, from which its measurements follow. Each kind of task has its own type."""
+
+    images: Any
+    """sha256 over the images' names: outcomes are compared image by image only if it is equal."""
+
+    @abstractmethod
+    def measurements(self) -> list[Measurement]:
+        """Return all numbers, the one that tables print first."""
+
+    def measurement(self, metric: str) -> Measurement:
+        """Return the measurement of ``metric``.
+
+        Raises:
+            StopIteration: if there is none.
+        """
+        return next(m for m in self.measurements() if m.metric == metric)
+
+    def printed(self) -> list[str]:
+        """Return the metrics that tables print."""
+        return [self.measurements()[0].metric]
+
+    @classmethod
+    @abstractmethod
+    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Paired | Resampled:
+        """Compare two methods by ``metric`` on the same images, seed k of the first with seed k of the second.
+
+        Differences are between shares, not in percent.
+
+        Raises:
+            ValueError: if images differ, or there is no such metric.
+        """
+
+    @abstractmethod
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what is kept of it in a file."""
+
+    @classmethod
+    @abstractmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Return the outcomes that :meth:`arrays` gave.
+
+        Raises:
+            KeyError: if they are those of another type.
+        """
+
+
 @dataclass(frozen=True)
-class Outcomes:
+class Outcomes(PerImage):
     """How a classifier did on every image of a set, in the set's order."""
 
     label: NDArray[np.integer[Any]]
@@ -94,6 +151,18 @@ class Outcomes:
         """Top-1 and top-5 accuracy in percent, each with its Wilson interval, and before them the mean per class if asked."""
         first = [self._mean_per_class()] if self.metric == PER_CLASS else []
         return first + [self._accuracy(k) for k in (1, 5)]
+
+    def measurement(self, metric: str) -> Measurement:
+        """Return the measurement of ``metric``, be it recorded or not: the mean per class can always be had."""
+        named = replace(self, metric=PER_CLASS) if metric == PER_CLASS else self
+        return next(m for m in named.measurements() if m.metric == metric)
+
+    @classmethod
+    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Paired | Resampled:
+        """Compare top-1 by McNemar's test, the mean per class by a bootstrap over images."""
+        if metric == PER_CLASS:
+            return compare_per_class(first, second)
+        return paired(*(np.stack([one.right() for one in seeds]) for seeds in (first, second)))
 
     def per_class(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """(b,) Mean over classes of the accuracy on each, between 0 and 1, with the images weighed by ``weights`` (b, n).

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
@@ -17,6 +17,9 @@ from lutbench.models.encoders import check_name, create_encoder, timm_arguments
 from lutbench.models.weights import read_weights
 from lutbench.recipes import EncoderSource
 from lutbench.train.randomness import RngStream, seeded
+
+if TYPE_CHECKING:
+    from lutbench.run import Run
 
 SCRATCH = 100
 """The last number of the key under which the weights of an encoder without a source are drawn."""
@@ -64,6 +67,15 @@ def load_encoder(
     encoder = create_encoder(recipe, image_size, pooled_norm=pooled_norm)
     fit(encoder, tensors, where)
     return encoder
+
+
+def encoder_of(run: "Run[Any]", image_size: int | None) -> VisionTransformer:
+    """Return the encoder that a run starts from, for images of ``image_size``.
+
+    Raises:
+        UserError: if its weights cannot be had, are not those of the run's identity, or do not fit.
+    """
+    return load_encoder(run.recipe.encoder, run.weights, run.weights_sha256, image_size=image_size, seed=run.seed)
 
 
 def fit(model: VisionTransformer, tensors: Mapping[str, Tensor], where: str, fresh: Iterable[str] = ()) -> None:

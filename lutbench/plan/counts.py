@@ -31,7 +31,7 @@ from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
 from lutbench.workspace import Workspace
 from robustness.condition_outcomes import KNOWN
-from robustness.datasets import DatasetListing, DatasetState, condition_folders
+from robustness.datasets import DatasetListing, DatasetState, condition_folders, look_for
 from robustness.toy_sets import SETS
 
 AnyData = DataRecipe | SegmentationDataRecipe
@@ -69,8 +69,8 @@ class Counts:
     def images(self, data: AnyData, split: Split) -> int | None:
         """Of a split: listed, else as published under this name and split; None if nothing says."""
         if self.is_here(data, split):
-            opened = self.workspace.scenes(data, split) if isinstance(data, SegmentationDataRecipe) else None
-            return len(opened if opened is not None else self.workspace.images(data, split))  # type: ignore[arg-type]
+            opened = self.workspace.open(data, split) if isinstance(data, SegmentationDataRecipe) else None
+            return len(opened if opened is not None else self.workspace.open(data, split))
         known = known_of(data)
         if known is None or getattr(known.recipe, split) != getattr(data, split):
             return None
@@ -81,13 +81,13 @@ class Counts:
         if isinstance(data, SegmentationDataRecipe) and data.classes:
             return len(data.classes)
         if isinstance(data, DataRecipe) and self.is_here(data):
-            return len(self.workspace.images(data, "train").classes)
+            return len(self.workspace.open(data, "train").classes)
         known = known_of(data)
         return 0 if known is None else known.classes
 
     def cells(self, shifted: RobustnessDatasetRecipe) -> int | None:
         """Images of all cells of a shifted set together; an occluded image counts for every occlusion."""
-        found = self.workspace.shifted(shifted)
+        found = look_for(shifted, self.workspace.data)
         if found.state is DatasetState.WHOLE:
             return sum(found.images.values())
         each = [self._cell(shifted, cell, folder) for cell, folder in self._expected(shifted, found)]
@@ -129,9 +129,9 @@ class Counts:
             return f"{data.label or data.path}: not at {where.absolute()}; it would be fetched from the Hub."
         try:
             if isinstance(data, SegmentationDataRecipe):
-                self.workspace.scenes(data, split)
+                self.workspace.open(data, split)
             else:
-                self.workspace.images(data, split)
+                self.workspace.open(data, split)
         except UserError as error:
             return str(error)
         return ""

@@ -17,7 +17,7 @@ from lutbench.recipes import DataRecipe, PretrainRecipe, SegmentationDataRecipe
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.workspace import Workspace
-from robustness.datasets import DatasetState
+from robustness.datasets import DatasetState, look_for
 
 VALUE = 4
 """Bytes of a number: weights and moments are kept in float32."""
@@ -123,7 +123,7 @@ def _shifted(recipe: RobustnessDatasetRecipe, workspace: Workspace, places: list
     places += folders
     published = published_of(recipe)
     name = published.name if published else recipe.name
-    if workspace.shifted(recipe).state is DatasetState.WHOLE:
+    if look_for(recipe, workspace.data).state is DatasetState.WHOLE:
         yield Item(name, DATA, None)
     else:
         yield _to_come(name, published.gigabytes if published else None)
@@ -139,12 +139,12 @@ def _to_come(name: str, size: float | None, folder: str = DATA) -> Item:
 def _bytes(data: AnyData, workspace: Workspace) -> int:
     """Of the files of a set that is there."""
     if isinstance(data, SegmentationDataRecipe):
-        both = workspace.scenes(data, "train"), workspace.scenes(data, "val")
+        both = workspace.open(data, "train"), workspace.open(data, "val")
         files = (
             path(index) for each in both for path in (each.image_path, each.mask_path) for index in range(len(each))
         )
         return sum(file.stat().st_size for file in files)
-    splits = [workspace.images(data, "train"), *([workspace.images(data, "val")] if data.val else [])]
+    splits = [workspace.open(data, "train"), *([workspace.open(data, "val")] if data.val else [])]
     return sum(int(np.maximum(images.sizes, 0).sum()) for images in splits)
 
 
@@ -159,7 +159,7 @@ def _caches(costs: Costs, workspace: Workspace, counts: Counts) -> Iterator[Item
             from lutbench.data.cache import cache_folder  # here: datasets takes a second to import
             from lutbench.data.cache_build import expected_bytes
 
-            images = workspace.images(data, "train")
+            images = workspace.open(data, "train")
             folder = cache_folder(images, side, workspace.data)
             here = sum(file.stat().st_size for file in folder.glob("*.arrow"))
             made = (folder / "cache.json").is_file()
@@ -175,5 +175,5 @@ def _copies(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterato
             continue
         each, cells = counts.copied(recipe), len(corruptions_of(recipe)) * len(recipe.severities)
         size = None if each is None else cells * each * 3 * recipe.copy_side**2
-        whole = workspace.shifted(recipe).state is DatasetState.WHOLE
+        whole = look_for(recipe, workspace.data).state is DatasetState.WHOLE
         yield Item(f"{name}, a corrupted copy", DATA, size if whole else 0, 0 if whole else size)

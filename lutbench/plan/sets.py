@@ -8,7 +8,7 @@ from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecip
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import checkpoint_of
 from lutbench.workspace import Workspace
-from robustness.datasets import DatasetState
+from robustness.datasets import DatasetState, look_for
 from robustness.published_sets import PUBLISHED, PublishedSet
 
 
@@ -61,7 +61,7 @@ def missing(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> tuple[d
             known_sets[known.name] = f"not at {where}{fetched}" if absent else problem
     built = [place(CATALOGUE[name], workspace.data) for name in BUILDERS]
     for name, recipe in shifted_of(suite).items():
-        found = workspace.shifted(recipe)
+        found = look_for(recipe, workspace.data)
         if (
             recipe.source != "folder"
             or found.state is DatasetState.WHOLE

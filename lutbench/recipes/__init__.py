@@ -11,10 +11,8 @@ from lutbench.recipes.downstream import (
 )
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe, SegmentationRecipe
-from lutbench.recipes.tasks import TASKS
 
 __all__ = [
-    "TASKS",
     "ClassificationRecipe",
     "DataRecipe",
     "DownstreamRecipe",

@@ -8,9 +8,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from lutbench.errors import UserError, nearest
+
+Metric = Literal["top-1", "mean per class"]
+"""Of a classification: accuracy over images, or its mean over classes."""
 
 
 class _Runtime:
@@ -49,12 +61,55 @@ class Recipe(BaseModel):
         return fields
 
 
+class WeightsSource(Recipe):
+    """Where the weights come from that a run starts from."""
+
+    kind: Literal["run", "timm", "checkpoint", "scratch"]
+    path: Annotated[str, Runtime] = ""
+    """Of a checkpoint; its hash is part of the identity."""
+
+
 class RunRecipe(Recipe):
-    """All settings of one run."""
+    """All settings of one run, and what follows from them alone."""
 
     revision: ClassVar[int]
     """Of the code that performs it: raised whenever its results change for the same settings. Finished runs and
     records of an older revision are then stale."""
+    splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    """The splits of its dataset that it reads."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto``: bf16 where the GPU has it, else float32. Losses and targets are float32 always (our choice)."""
+    threads: NonNegativeInt = 0
+    """torch's threads on a CPU; 0 takes one per core. The last bits depend on it: give a number where machines with
+    different numbers of cores shall agree. One thread and one loader worker suit a toy on two cores."""
+    workers: Annotated[NonNegativeInt, Runtime] = 2
+    """Loader processes per training process."""
+
+    @property
+    def dataset(self) -> Recipe:
+        """The dataset that it reads."""
+        return self.data  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def source(self) -> WeightsSource | None:
+        """Where the weights come from that it starts from; None if it starts from none."""
+        return None
+
+    @property
+    def encoder_label(self) -> str:
+        """How tables name the architecture."""
+        return ""
+
+    @property
+    def metric(self) -> str | None:
+        """The metric that tables print, where the settings choose one; the record's first otherwise."""
+        return None
+
+    @property
+    def cache_side(self) -> int | None:
+        """Short side of the cache that it reads its training images from; None if it reads them as they are."""
+        return None
 
 
 class EncoderRecipe(Recipe):
@@ -98,7 +153,7 @@ class DataRecipe(Recipe):
     """Git revision of a Hub set, to pin it."""
     undecodable: Literal["stop", "skip"] = "stop"
     """What an image that cannot be decoded does: stop the run, or be passed over and counted."""
-    metric: Annotated[Literal["top-1", "mean per class"], Runtime] = "top-1"
+    metric: Annotated[Metric, Runtime] = "top-1"
     """What tables print of a classification: accuracy over images, which is recorded in any case, or its mean over classes."""
     streaming: Annotated[bool, Later] = False
     """Read a Hugging Face set as a stream, which needs no room for it on disk; for pre-training only."""

@@ -4,29 +4,31 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from lutbench.recipes.base import Betas, CropScale, DataRecipe, EncoderRecipe, Recipe, RunRecipe, Runtime
+from lutbench.recipes.base import Betas, CropScale, DataRecipe, EncoderRecipe, Metric, RunRecipe, Runtime, WeightsSource
 from lutbench.recipes.pretrain import check_micro_batch, check_schedule
 
 
-class EncoderSource(Recipe):
-    """Where the weights of an encoder come from: a pre-training run, timm, a checkpoint, or nowhere."""
+class EncoderSource(WeightsSource):
+    """An encoder, and where its weights come from: a pre-training run, timm, a checkpoint, or nowhere."""
 
     architecture: EncoderRecipe
-    kind: Literal["run", "timm", "checkpoint", "scratch"]
-    path: Annotated[str, Runtime] = ""
-    """Of a checkpoint: a MAE-style ``.pth`` or a ``.safetensors``; its hash is part of the identity."""
 
 
 class DownstreamRecipe(RunRecipe):
     """What every task has that measures an encoder."""
 
     encoder: EncoderSource
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto``: bf16 where the GPU has it, else float32."""
-    threads: NonNegativeInt = 0
-    """torch's threads on a CPU; 0 takes one per core. The last bits depend on it."""
-    workers: Annotated[NonNegativeInt, Runtime] = 2
     log_every: Annotated[PositiveInt, Runtime] = 20
+
+    @property
+    def source(self) -> EncoderSource:
+        """Where its encoder comes from."""
+        return self.encoder
+
+    @property
+    def encoder_label(self) -> str:
+        """How tables name the architecture."""
+        return self.encoder.architecture.label or self.encoder.architecture.model
 
 
 class ClassificationRecipe(DownstreamRecipe):
@@ -43,6 +45,11 @@ class ClassificationRecipe(DownstreamRecipe):
     def side(self) -> int:
         """Side of the input in pixels."""
         return self.image_size or self.encoder.architecture.image_size
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that the literature prints for the dataset."""
+        return self.data.metric
 
     @model_validator(mode="after")
     def _not_streamed(self) -> Self:

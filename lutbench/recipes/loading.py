@@ -2,20 +2,18 @@
 
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
 from lutbench.data.literature import LITERATURE
-from lutbench.errors import UserError, listed, nearest
-from lutbench.recipes.base import DataRecipe, Recipe, read_recipe
-from lutbench.recipes.downstream import FinetuneRecipe
-from lutbench.recipes.pretrain import PretrainRecipe
-from lutbench.recipes.robustness import RobustnessRecipe, RobustnessTable
+from lutbench.errors import UserError, nearest
+from lutbench.kinds import KINDS
+from lutbench.recipes.base import DataRecipe, read_recipe
+from lutbench.recipes.expand import AnyData, expand
 from lutbench.recipes.segmentation import SegmentationDataRecipe
-from lutbench.recipes.suite import LoadedSuite, PlannedRun, Suite, TaskTable
-from lutbench.recipes.tasks import TASKS
+from lutbench.recipes.suite import LoadedSuite, Suite
 from robustness.published_sets import PUBLISHED
 
 SOURCES: dict[str, type[DataRecipe | SegmentationDataRecipe]] = {
@@ -52,15 +50,13 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedSuite:
 
 def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
     suite = read_recipe(Suite, tables, "")
-    recipes: dict[str, type[Recipe]] = {"pretrain": PretrainRecipe, "robustness": RobustnessRecipe, **TASKS}
     for key, settings in suite.defaults.items():
-        if key not in recipes:
-            raise UserError(f"defaults.{key}: no such stage or task.{nearest(key, recipes)}")
+        if key not in KINDS:
+            raise UserError(f"defaults.{key}: no such stage or task.{nearest(key, KINDS)}")
+        known = KINDS[key].recipe.model_fields
         for setting in settings:
-            if setting not in recipes[key].model_fields:
-                raise UserError(
-                    f"defaults.{key}.{setting}: no such setting.{nearest(setting, recipes[key].model_fields)}"
-                )
+            if setting not in known:
+                raise UserError(f"defaults.{key}.{setting}: no such setting.{nearest(setting, known)}")
     for pair in suite.compare:
         rows = [*suite.method, *suite.classifier]
         if len(pair) != 2 or len(set(pair)) != 2 or not set(pair) <= set(rows):
@@ -72,16 +68,12 @@ def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
             f"classifier.{both[0]}: there is a method of this name. Rename one: both are rows of the tables."
         )
     data = {name: _data(name, values) for name, values in suite.data.items()}
-    runs = _pretrain_runs(path.stem, suite, data)
-    tasks = _downstream_runs(path.stem, suite, data)
-    runs += [*tasks, *_robustness_runs(path.stem, suite, tasks)]
+    runs = expand(path.stem, suite, data, {name: known.recipe for name, known in PUBLISHED.items()})
     for run, times in Counter(run.name for run in runs).items():
         if times > 1:
             raise UserError(f"{run} would be run {times} times: name every seed, and every method of a task, once.")
     return LoadedSuite(path.stem, suite, tuple(runs), given)
 
-
-AnyData = DataRecipe | SegmentationDataRecipe
 
 BUILT_HERE = ("photographs", "photograph-tiles", "mosaics")
 """The known sets that the suite builds itself: each is a source of its own name, and has no other setting."""
@@ -108,172 +100,6 @@ def _data(name: str, values: dict[str, Any]) -> AnyData:
             f"data.{name}.source: there is no {source!r}.{nearest(str(source), SOURCES)} Known: {', '.join(SOURCES)}."
         )
     return read_recipe(SOURCES[source], values, f"data.{name}")
-
-
-def _pretrain_runs(name: str, suite: Suite, data: Mapping[str, AnyData]) -> list[PlannedRun]:
-    runs = []
-    for task in suite.pretrain:
-        settings = _pretrain_settings(suite, task)
-        settings = _with_data(settings, PretrainRecipe, data, f"pretrain.{task}")
-        recipe = read_recipe(PretrainRecipe, settings, f"pretrain.{task}")
-        runs += [PlannedRun(name, "pretrain", task, "", seed, recipe) for seed in suite.seeds]
-    return runs
-
-
-def _pretrain_settings(suite: Suite, task: str) -> dict[str, Any]:
-    """What the recipe of a pre-training run is read from."""
-    merged = {"encoder": {}, **suite.defaults.get("pretrain", {}), **suite.pretrain[task]}
-    return _resolve(merged, "encoder", suite.encoder, f"pretrain.{task}")
-
-
-def _with_data(
-    settings: Mapping[str, Any], model: type[Recipe], data: Mapping[str, AnyData], where: str
-) -> dict[str, Any]:
-    """``settings`` with the name of a data set replaced by what it names, which must be what ``model`` works on."""
-    name = settings.get("data")
-    wanted = SegmentationDataRecipe if model.model_fields["data"].annotation is SegmentationDataRecipe else DataRecipe
-    if isinstance(name, str) and name in data and not isinstance(data[name], wanted):
-        needs = "images with masks" if wanted is SegmentationDataRecipe else "images"
-        fitting = [other for other, recipe in data.items() if isinstance(recipe, wanted)]
-        raise UserError(
-            f"{where}.data: expected a set of {needs}, found {name}, whose source is {data[name].source}. "
-            f"Fitting sets: {listed(fitting, 20) or 'none'}."
-        )
-    return _resolve(settings, "data", data, where)
-
-
-def _downstream_runs(name: str, suite: Suite, data: Mapping[str, AnyData]) -> list[PlannedRun]:
-    runs = []
-    for task, table in suite.downstream.items():
-        where = f"downstream.{task}"
-        if table.kind not in TASKS:
-            raise UserError(
-                f"{where}.kind: no such task {table.kind!r}.{nearest(table.kind, TASKS)} Known: {', '.join(TASKS)}."
-            )
-        merged = {**suite.defaults.get(table.kind, {}), "kind": table.kind, **(table.model_extra or {})}
-        if "encoder" in merged:
-            raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
-        merged = _with_data(merged, TASKS[table.kind], data, where)
-        for method in table.methods if table.methods is not None else suite.method:
-            if method not in suite.method:
-                raise UserError(f"{where}.methods: no such method {method!r}.{nearest(method, suite.method)}")
-            source, needed = _encoder_source(suite, method)
-            recipe = read_recipe(TASKS[table.kind], {**merged, "encoder": source}, where, also=TaskTable.model_fields)
-            runs += [
-                PlannedRun(
-                    name, "downstream", task, method, seed, recipe, f"pretrain/{needed}/seed{seed}" if needed else None
-                )
-                for seed in suite.seeds
-            ]
-    return runs
-
-
-def _robustness_runs(name: str, suite: Suite, tasks: list[PlannedRun]) -> list[PlannedRun]:
-    runs = []
-    for table, given in suite.robustness.items():
-        where = f"robustness.{table}"
-        fitting = {run.task for run in tasks if isinstance(run.recipe, FinetuneRecipe)}
-        for task in given.tasks:
-            if task not in fitting:
-                raise UserError(
-                    f"{where}.tasks: expected fine-tunings, found {task!r}.{nearest(task, fitting)} "
-                    f"Fitting tasks: {listed(sorted(fitting), 20) or 'none'}."
-                )
-        measured = [run for run in tasks if run.task in given.tasks]
-        methods = list(dict.fromkeys(run.method for run in measured))
-        for key, rows, known in (
-            ("methods", given.methods, methods),
-            ("classifiers", given.classifiers, list(suite.classifier)),
-        ):
-            for row in rows or ():
-                if row not in known:
-                    told = f"in its tasks, {listed(given.tasks) or 'none'}" if key == "methods" else "in the suite file"
-                    raise UserError(f"{where}.{key}: there is no {row!r} {told}.{nearest(row, known)}")
-        for method in methods if given.methods is None else given.methods:
-            tunings = list(dict.fromkeys(run.task for run in measured if run.method == method))
-            if len(tunings) > 1:
-                raise UserError(
-                    f"{where}.tasks: {' and '.join(tunings)} each fine-tune {method}, and a table has one classifier of a "
-                    "method. Name one of these tasks in it, and the others in a [robustness.NAME] of their own."
-                )
-        settings = {**suite.defaults.get("robustness", {}), **(given.model_extra or {})}
-        for shifted in given.sets:
-            settings["set"] = _shifted(suite, shifted, where)
-            for run in measured:
-                if given.methods is None or run.method in given.methods:
-                    runs.append(_of_run(name, table, shifted, run, settings, where))
-            chosen = suite.classifier if given.classifiers is None else given.classifiers
-            runs += [_of_classifier(name, table, shifted, row, suite, settings, where) for row in chosen]
-    return runs
-
-
-def _of_run(
-    suite: str, table: str, shifted: str, run: PlannedRun, settings: Mapping[str, Any], where: str
-) -> PlannedRun:
-    """The classifier of a fine-tuning run on a shifted set, seen as that run saw its images."""
-    task = run.recipe
-    assert isinstance(task, FinetuneRecipe)
-    encoder = task.encoder.architecture
-    source = {"kind": "run", "encoder": encoder.label or encoder.model}
-    values = {"image_size": task.side, "eval_crop": task.eval_crop, **settings, "classifier": source}
-    recipe = read_recipe(RobustnessRecipe, values, where, also=RobustnessTable.model_fields)
-    return PlannedRun(suite, "robustness", f"{table}/{shifted}", run.method, run.seed, recipe, run.name)
-
-
-def _of_classifier(
-    name: str, table: str, shifted: str, row: str, suite: Suite, settings: Mapping[str, Any], where: str
-) -> PlannedRun:
-    """A classifier that no run of the suite made, on a shifted set; under the suite's first seed, as it has none."""
-    given = suite.classifier[row]
-    source = {
-        "kind": "checkpoint" if given.checkpoint else "timm", "model": given.model, "path": given.checkpoint,
-        "encoder": given.encoder or given.model,
-    }  # fmt: skip
-    values = {**settings, "classifier": source}
-    if given.image_size is not None:
-        values["image_size"] = given.image_size
-    recipe = read_recipe(RobustnessRecipe, values, where, also=RobustnessTable.model_fields)
-    return PlannedRun(name, "robustness", f"{table}/{shifted}", row, suite.seeds[0], recipe)
-
-
-def _shifted(suite: Suite, name: str, where: str) -> dict[str, Any]:
-    """What the recipe of a shifted set is read from: of the suite file, or published."""
-    if name in suite.shifted:
-        own = suite.shifted[name]
-        return {**own.model_dump(), "label": own.label or name}
-    if name in PUBLISHED:
-        return PUBLISHED[name].recipe.model_dump()
-    known = [*suite.shifted, *PUBLISHED]
-    raise UserError(
-        f"{where}.sets: there is neither a [shifted.{name}] in the suite file nor a published set {name!r}."
-        f"{nearest(name, known)} Known: {', '.join(known)}."
-    )
-
-
-def _encoder_source(suite: Suite, method: str) -> tuple[dict[str, Any], str | None]:
-    """The ``encoder`` of a downstream recipe, and the pre-training run it waits for."""
-    row = suite.method[method]
-    if row.pretrain is None:
-        kind = "timm" if row.timm else "checkpoint" if row.checkpoint else "scratch"
-        named = _resolve({"encoder": row.encoder}, "encoder", suite.encoder, f"method.{method}")
-        return {"architecture": named["encoder"], "kind": kind, "path": row.checkpoint or ""}, None
-    if row.pretrain not in suite.pretrain:
-        raise UserError(
-            f"method.{method}.pretrain: no such run {row.pretrain!r}.{nearest(row.pretrain, suite.pretrain)} Known: {', '.join(suite.pretrain)}."
-        )
-    return {"architecture": _pretrain_settings(suite, row.pretrain)["encoder"], "kind": "run"}, row.pretrain
-
-
-def _resolve(settings: Mapping[str, Any], key: str, known: Mapping[str, Recipe], where: str) -> dict[str, Any]:
-    """``settings`` with the name under ``key`` replaced by what it names."""
-    name = settings.get(key)
-    if not isinstance(name, str):
-        return dict(settings)
-    if name not in known:
-        raise UserError(
-            f"{where}.{key}: there is no [{key}.{name}] in the suite file.{nearest(name, known)} Known: {listed(known, 20) or 'none'}."
-        )
-    return {**settings, key: {**known[name].model_dump(), "label": known[name].label or name}}  # type: ignore[attr-defined]
 
 
 def _override(tables: dict[str, Any], assignment: str) -> None:

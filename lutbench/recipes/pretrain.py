@@ -11,6 +11,7 @@ class PretrainRecipe(RunRecipe):
     """One pre-training run. "Paper" is arXiv 2310.13593 as its release and documents give it; "MAE" arXiv 2111.06377."""
 
     revision: ClassVar[int] = 1
+    splits: ClassVar[tuple[str, ...]] = ("train",)
     data: DataRecipe
     encoder: EncoderRecipe = EncoderRecipe()
 
@@ -75,19 +76,12 @@ class PretrainRecipe(RunRecipe):
     """On parameters with more than one dimension that are not biases (paper)."""
     betas: Betas = Field([0.9, 0.95])
     """Of AdamW (paper)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto``: bf16 where the GPU has it, else float32. Losses and targets are float32 always (our choice)."""
-    threads: NonNegativeInt = 0
-    """torch's threads on a CPU; 0 takes one per core. The last bits depend on it: give a number where machines with
-    different numbers of cores shall agree. One thread and one loader worker suit a toy on two cores."""
 
     # Runtime: nothing below affects results
     cache: Annotated[bool, Runtime] = False
     """Read the images from a cache, resized once to the short side that the simple crop resizes to anyway; it is made if
     it is not there (``lutbench data prepare``). Its fingerprint, with the resampling, takes the data's place in the
     run's identity."""
-    workers: Annotated[NonNegativeInt, Runtime] = 2
-    """Loader processes per training process."""
     save_every: Annotated[PositiveInt, Runtime] = 500
     """Optimiser steps between checkpoints."""
     log_every: Annotated[PositiveInt, Runtime] = 20
@@ -99,6 +93,11 @@ class PretrainRecipe(RunRecipe):
     def has_context(self) -> bool:
         """Whether the second loss, and with it view 2, heads and teacher, is there at all."""
         return self.context_weight > 0
+
+    @property
+    def cache_side(self) -> int | None:
+        """Short side of the images in the cache, if it reads from one."""
+        return self.encoder.image_size if self.cache else None
 
     @property
     def lr(self) -> float:

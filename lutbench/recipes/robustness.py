@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from lutbench.recipes.base import Recipe, RunRecipe, Runtime
+from lutbench.recipes.base import Recipe, RunRecipe, Runtime, WeightsSource
 
 Resizing = Literal["bicubic", "bilinear", "crop", "whole"]
 """How an image comes to the classifier's size: its short side resized, then the centre; the centre alone; as it is."""
@@ -170,14 +170,12 @@ class ClassifierTable(Recipe):
     """The method's name in lutbench/report/published.toml."""
 
 
-class ClassifierSource(Recipe):
+class ClassifierSource(WeightsSource):
     """Where a classifier comes from: a fine-tuning run, timm, or a checkpoint of a timm model."""
 
     kind: Literal["run", "timm", "checkpoint"]
     model: str = ""
     """Of timm; a run brings its own."""
-    path: Annotated[str, Runtime] = ""
-    """Of a checkpoint; its hash is part of the identity."""
     encoder: Annotated[str, Runtime] = ""
     """How tables name the architecture."""
 
@@ -194,6 +192,7 @@ class RobustnessRecipe(RunRecipe):
     """One classifier on one shifted set: ``[robustness.NAME]`` has one such run for each of its sets and methods."""
 
     revision: ClassVar[int] = 1
+    splits: ClassVar[tuple[str, ...]] = ("test",)
     kind: Literal["robustness"] = "robustness"
     classifier: ClassifierSource
     set: RobustnessDatasetRecipe
@@ -201,13 +200,23 @@ class RobustnessRecipe(RunRecipe):
     """Side of the input in pixels; the classifier's own if not given."""
     eval_crop: float = Field(224 / 256, gt=0, le=1)
     """Where images are resized and the set says nothing; the fine-tuning's if not given."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto``: bf16 where the GPU has it, else float32."""
-    threads: NonNegativeInt = 0
-    """torch's threads on a CPU; 0 takes one per core. The last bits depend on it."""
     eval_batch: Annotated[PositiveInt, Runtime] = 256
-    """Images per pass and process."""
-    workers: Annotated[NonNegativeInt, Runtime] = 2
+    """Images per batch and process."""
+
+    @property
+    def dataset(self) -> RobustnessDatasetRecipe:
+        """The dataset that it reads."""
+        return self.set
+
+    @property
+    def source(self) -> ClassifierSource:
+        """Where its classifier comes from."""
+        return self.classifier
+
+    @property
+    def encoder_label(self) -> str:
+        """How tables name the classifier's architecture."""
+        return self.classifier.encoder
 
 
 class RobustnessTable(Recipe, extra="allow"):

@@ -20,11 +20,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from lutbench.errors import UserError, nearest
+from lutbench.kinds import STAGES, Kind
 from lutbench.recipes.base import EncoderRecipe, Recipe, RunRecipe
 from lutbench.recipes.robustness import ClassifierTable, RobustnessDatasetRecipe, RobustnessTable
-
-STAGES = ("pretrain", "downstream", "robustness")
-"""In the order in which they are run."""
 
 
 class MethodRecipe(Recipe):
@@ -61,7 +59,7 @@ class TaskTable(Recipe, extra="allow"):
     """A column of the tables. The other keys of its table are those of the task's recipe."""
 
     kind: str
-    """One of the task kinds: finetune, linear, knn, segmentation."""
+    """A kind of its stage, such as finetune, linear, knn or segmentation."""
     title: str = ""
     """Heading of the column; the task's name in the suite file if empty."""
     methods: list[str] | None = None
@@ -98,9 +96,9 @@ class PlannedRun:
     """One run of a suite, before anything of it exists on disk."""
 
     suite: str
-    stage: str
+    kind: Kind
     task: str
-    """The pre-training run's or the downstream task's name in the suite file; ``TABLE/SET`` in robustness."""
+    """The pre-training run's or the task's name in the suite file; ``TABLE/SET`` in robustness."""
     method: str
     """The row it belongs to, a method or a classifier; empty for pre-training runs."""
     seed: int
@@ -109,8 +107,13 @@ class PlannedRun:
     """Name of the run whose encoder it starts from, or whose classifier it measures."""
 
     @property
+    def stage(self) -> str:
+        """The stage that it belongs to."""
+        return self.kind.stage
+
+    @property
     def name(self) -> str:
-        """Unique within the suite."""
+        """The run's name, unique within the suite."""
         return run_name(self.stage, self.task, self.method, self.seed)
 
 
@@ -128,6 +131,10 @@ class LoadedSuite:
     runs: tuple[PlannedRun, ...]
     given: str
     """As it was asked for, by name or path: for messages that say what to run."""
+
+    def run(self, name: str) -> PlannedRun:
+        """Return the run of this name."""
+        return next(run for run in self.runs if run.name == name)
 
     def chosen(self, stages: Sequence[str] = (), only: Sequence[str] = ()) -> list[PlannedRun]:
         """The runs of the stages whose name, or consecutive parts of it between slashes, match one of the patterns.

@@ -4,17 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from downstream.segmentation.confusions import Confusions, mean_iou
-from lutbench.evaluate.outcomes import PER_CLASS, Outcomes, compare_per_class
-from lutbench.evaluate.statistics import RESAMPLES, Interval, Paired, Resampled, paired, resampled
+from lutbench.evaluate.outcomes import PER_CLASS
+from lutbench.evaluate.statistics import RESAMPLES, Interval, Paired, Resampled
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.record import read_outcomes
 from lutbench.report.entries import TableEntry
 from lutbench.report.names import directed, pair_name, task_title
-from robustness.condition_outcomes import RobustnessOutcomes, compare_outcomes
+from robustness.condition_outcomes import RobustnessOutcomes
 
 NOT_OTHER_RUNS = "Interval and p tell what other images would change, not what another training run would."
 PAIRED = (
@@ -86,21 +83,14 @@ def same_images(
     runs = cells[first].runs, cells[second].runs
     if [r.seed for r in runs[0]] != [r.seed for r in runs[1]]:
         return None
-    one, other = ([read_outcomes(record, results_dir) for record in of] for of in runs)
+    one, other = ([record.outcomes for record in of] for of in runs)
     return (one, other) if len({o.images for o in (*one, *other)}) == 1 else None
 
 
 def compared(first: Seeds, second: Seeds, metric: str) -> Paired | Resampled:
     """Two methods' outcomes on the same images, by the metric of their cells."""
-    if isinstance(first[0], RobustnessOutcomes):
-        return compare_outcomes(first, second, metric)
-    if isinstance(first[0], Outcomes) and metric == PER_CLASS:
-        return compare_per_class(first, second)
-    if isinstance(first[0], Outcomes):
-        return paired(*(np.stack([o.right() for o in one]) for one in (first, second)))
-    assert isinstance(first[0], Confusions)
-    areas = [np.stack([o.areas() for o in one]) for one in (first, second)]
-    return resampled(areas[0], areas[1], mean_iou)
+    both: Paired | Resampled = type(first[0]).compare(first, second, metric)
+    return both
 
 
 def points(difference: float, interval: Interval) -> str:

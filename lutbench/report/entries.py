@@ -19,7 +19,7 @@ from lutbench.recipes import ClassificationRecipe, DownstreamRecipe
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
-from lutbench.record import Record, changes, read_outcomes, read_records
+from lutbench.record import Record, changes, read_records
 from lutbench.report.names import row_of
 from lutbench.report.published import Published, PublishedValue, load_published
 from robustness.condition_outcomes import RobustnessOutcomes
@@ -177,7 +177,7 @@ def _of_task(record: Record, recipe: RunRecipe, results_dir: Path) -> Measuremen
     measured = record.measured(recipe.data.metric)
     if measured is not None:
         return measured
-    outcomes = read_outcomes(record, results_dir)
+    outcomes = record.outcomes
     assert isinstance(outcomes, Outcomes)
     return replace(outcomes, metric=recipe.data.metric).measurements()[0]
 
@@ -197,7 +197,7 @@ def _encoder(run: PlannedRun) -> str:
 
 
 def _printed(record: Record, results_dir: Path) -> list[str]:
-    outcomes = read_outcomes(record, results_dir)
+    outcomes = record.outcomes
     assert isinstance(outcomes, RobustnessOutcomes)
     return outcomes.printed()
 
@@ -206,7 +206,7 @@ def _outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record]
     """Why the record of a run is not that of the suite file's settings, performed by this code; empty if it is."""
     record = records[run.name]
     changed = changes(
-        {"revision": record.document["revision"], **record.document["recipe"]},
+        {"revision": record.identity_inputs["revision"], **record.identity_inputs["recipe"]},
         {"revision": run.recipe.revision, **run.recipe.affecting_results()},
     )
     if changed or run.needs is None:
@@ -214,7 +214,7 @@ def _outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record]
     part = "classifier" if run.stage == "robustness" else "encoder"
     if run.needs not in records:
         return f"its {part}'s run, {run.needs}, has no record"
-    if record.document[part]["run"] != records[run.needs].identity:
+    if record.identity_inputs[part]["run"] != records[run.needs].identity:
         return f"its {part} is not that of the record of {run.needs}"
     needed = next(other for other in suite.runs if other.name == run.needs)
     reason = _outdated(suite, needed, records)

@@ -14,7 +14,7 @@ import pandas as pd
 from lutbench.evaluate.statistics import RESAMPLES
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.record import Record, read_outcomes
+from lutbench.record import Record
 from lutbench.report.comparisons import compared, points, same_images
 from lutbench.report.entries import TableEntry, over_runs
 from lutbench.report.names import directed, method_names, pair_name, task_title
@@ -144,7 +144,7 @@ def _corruption_rows(records: Sequence[Record], results_dir: Path) -> list[tuple
     """Label and metric of every row, of all that any of the records has."""
     main, extra, means = dict[str, str](), dict[str, str](), dict[str, str]()
     for record in records:
-        outcomes = read_outcomes(record, results_dir)
+        outcomes = record.outcomes
         assert isinstance(outcomes, RobustnessOutcomes)
         for cell in outcomes.cells:
             corruption = cell.cell.rsplit("/", 1)[0]

@@ -10,10 +10,11 @@ import pandas as pd
 from lutbench.evaluate.outcomes import PER_CLASS
 from lutbench.evaluate.statistics import RESAMPLES
 from lutbench.files import whole_file
+from lutbench.kinds import KINDS
 from lutbench.progress import console
-from lutbench.recipes import TASKS, ClassificationRecipe, SegmentationRecipe
+from lutbench.recipes import ClassificationRecipe, SegmentationRecipe
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.record import Record, read_outcomes
+from lutbench.record import Record
 from lutbench.report.comparisons import comparison_tables
 from lutbench.report.entries import TableEntry, entries
 from lutbench.report.names import method_names, task_title
@@ -159,7 +160,7 @@ class _Drawing(NamedTuple):
 
 def _drawings(suite: LoadedSuite, made: Sequence[TableEntry]) -> dict[str, _Drawing]:
     """File name to what is drawn: every segmentation, corrupted set and set with occlusions that has a record."""
-    segmented = [task for task, table in suite.config.downstream.items() if TASKS[table.kind] is SegmentationRecipe]
+    segmented = [task for task, table in suite.config.downstream.items() if KINDS[table.kind].name == "segmentation"]
     kinds: tuple[tuple[list[str], _Kind, str, str], ...] = (
         (segmented, "classes", "iou", "IoU per class"),
         (measured_sets(suite, made, "corruptions"), "severity", "severity", "accuracy against severity"),
@@ -217,7 +218,7 @@ def _draw(path: Path, drawing: _Drawing, note: str, results_dir: Path) -> None:
         return
     from lutbench.report.curves import occlusion_figure, severity_figure
 
-    outcomes: Any = [(label, [read_outcomes(r, results_dir) for r in records]) for label, records in drawing.methods]
+    outcomes: Any = [(label, [r.outcomes for r in records]) for label, records in drawing.methods]
     figure = severity_figure if drawing.kind == "severity" else occlusion_figure
     write_figure(path, figure(drawing.title, outcomes, note))
 

@@ -42,20 +42,20 @@ class TrainingLogger:
         folder: Path,
         schedule: Schedule,
         start: int,
-        facts: dict[str, Any],
+        extra_state: dict[str, Any],
         *,
         log_every: int,
         save_every: int,
     ) -> None:
         self.title, self.folder, self.schedule, self.start = title, folder, schedule, start
         self.log_every, self.save_every = log_every, save_every
-        self.losses: dict[str, float] = facts.get("losses", {})
+        self.losses: dict[str, float] = extra_state.get("losses", {})
         """As last read."""
-        self.seconds: float = facts.get("seconds", 0.0)
+        self.seconds: float = extra_state.get("seconds", 0.0)
         """Spent in the loop, over all interruptions."""
-        self.waited: float = facts.get("waited", 0.0)
+        self.waited: float = extra_state.get("waited", 0.0)
         """Of that, spent waiting for data."""
-        self.skipped: int = facts.get("skipped", 0)
+        self.skipped: int = extra_state.get("skipped", 0)
         """Undecodable images passed over."""
         self._notes: list[_Note] = []
         self._skips: list[Tensor] = []
@@ -82,7 +82,7 @@ class TrainingLogger:
             signal.signal(number, handler)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def extra_state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the logger."""
         return {"losses": self.losses, "seconds": self.seconds, "waited": self.waited, "skipped": self.skipped}
 

@@ -1,0 +1,56 @@
+"""The segmentation task: what is checked before it runs, and its run. MMSegmentation is imported here when it is used."""
+
+import importlib.util
+import io
+import warnings
+from contextlib import redirect_stdout
+
+import torch
+
+from lutbench.data.masks import check_masks
+from lutbench.data.scenes import SegmentationDataset, check_scenes
+from lutbench.errors import UserError, listed
+from lutbench.models.encoders import create_encoder
+from lutbench.progress import console
+from lutbench.recipes import SegmentationRecipe
+from lutbench.run import Run
+from lutbench.train.processes import accelerator
+
+
+def check(run: Run[SegmentationRecipe]) -> None:
+    """Find what would stop a run before any compute is spent; every mask is read once.
+
+    Raises:
+        UserError: if MMSegmentation is not installed, data is absent, a mask does not fit its image or the classes, or
+            sizes do not go together.
+    """
+    missing = [name for name in ("mmcv", "mmengine", "mmseg") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"{run.name} needs MMSegmentation, and {listed(missing)} cannot be found. Install it: "
+            'python -m pip install -c constraints.txt -e ".[segmentation]" (nox does so by itself).'
+        )
+    train: SegmentationDataset = run.dataset("train")
+    val: SegmentationDataset = run.dataset("val")
+    check_scenes(train, val)
+    run.workspace.make()
+    if accelerator().is_main_process:
+        for dataset in (train, val):
+            absent = check_masks(dataset, run.workspace.runs / "checked")
+            if absent:
+                console.print(f"{dataset.name}: no mask of split {dataset.split} has a pixel of {listed(absent)}.")
+    accelerator().wait_for_everyone()
+    with torch.device("meta"):
+        create_encoder(run.recipe.encoder.architecture, run.recipe.crop)
+    from downstream.segmentation.config import check_segmentation
+
+    check_segmentation(run.recipe, accelerator().num_processes)
+
+
+def perform(run: Run[SegmentationRecipe]) -> None:
+    """Train UPerNet on the run's encoder and evaluate it, see :func:`downstream.segmentation.train.segment`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of torch and OpenMMLab's packages about each other
+        with redirect_stdout(io.StringIO()):  # they print what optional packages they miss
+            from downstream.segmentation.train import segment
+        segment(run)
