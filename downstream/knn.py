@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from downstream.stage import check_classification
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import encode_images, labels_of, outcomes_of, rank_of_label
@@ -13,6 +14,8 @@ from lutbench.models.pretrained import encoder_of
 from lutbench.recipes import KnnRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
+
+check = check_classification
 
 QUERIES = 512
 """Queries that are compared at once,"""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from downstream.augment import linear_transform
-from downstream.stage import sample
+from downstream.stage import check_classification, sample
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import normalised
 from lutbench.evaluate.inference import Computed, encode_images, labels_of, outcomes_of, rank_of_label
@@ -26,6 +26,8 @@ from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
+
+check = check_classification
 
 LINEAR = 102
 """The last number of the key under which the layer's weights are drawn."""

@@ -159,11 +159,12 @@ def parity(
     ],
 ) -> None:
     """Compare the LUT step with recorded steps of the published model: losses, outputs, gradients, weights."""
+    from lutbench.kinds import TOOLS, load
     from lutbench.progress import print_table
-    from pretrain.parity import check_parity, parity_table
 
-    rows = check_parity(file)
-    print_table(parity_table(rows))
+    parity = load(TOOLS["parity"])
+    rows = parity.check_parity(file)
+    print_table(parity.parity_table(rows))
     if not all(row.passed for row in rows):
         raise typer.Exit(1)
 
@@ -182,10 +183,10 @@ def export(
     runs: RunsRoot = Path("runs"),
 ) -> None:
     """Take a finished run's model away: for MMSegmentation a config and a checkpoint that it loads by itself."""
-    from downstream.segmentation.export import export_mmseg
+    from lutbench.kinds import TOOLS, load
     from lutbench.run import finished_folder
 
-    config, checkpoint = export_mmseg(finished_folder(run, runs), folder)
+    config, checkpoint = load(TOOLS["export"]).export_mmseg(finished_folder(run, runs), folder)
     print(f"mmseg.apis.init_model({str(config)!r}, {str(checkpoint)!r})")
 
 

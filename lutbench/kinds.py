@@ -96,6 +96,13 @@ DATASETS: Mapping[str, str] = {
 content told by a ``fingerprint``; raises UserError or NotRun) and ``survey(recipe, root)`` (what is there and what it takes)."""
 
 
+TOOLS: Mapping[str, str] = {
+    "parity": "pretrain.parity",
+    "export": "downstream.segmentation.export",
+}
+"""By the name of a command of the command line the stage's module behind it."""
+
+
 def kinds_of(stage: str) -> dict[str, Kind]:
     """The kinds of a stage by name."""
     return {name: kind for name, kind in KINDS.items() if kind.stage == stage}

@@ -15,6 +15,7 @@ from downstream.augment import linear_transform, train_transform
 from lutbench.data.tensors import normalised as on_device
 from lutbench.evaluate.transform import Transform, eval_transform
 from lutbench.recipes import (
+    ClassificationRecipe,
     DataRecipe,
     EncoderRecipe,
     EncoderSource,
@@ -32,6 +33,10 @@ BICUBIC = functional.InterpolationMode.BICUBIC
 
 ENCODER = EncoderRecipe(model="vit_tiny_patch16_224", image_size=48, patch_size=8, width=32, depth=1, heads=2)
 SOURCE = EncoderSource(architecture=ENCODER, kind="scratch")
+
+
+def eval_transform_of(recipe: ClassificationRecipe) -> Transform:
+    return eval_transform(recipe.side, recipe.eval_crop)
 
 
 def finetune(**changes: object) -> FinetuneRecipe:

@@ -13,12 +13,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from toy_runs import CLASSES, SUITE, in_processes, write_images
 
-from lutbench.errors import UserError
+from lutbench.errors import NotRun, UserError
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.robustness import ClassifierSource, RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import read_record, read_records, record_path
-from lutbench.errors import NotRun
 from lutbench.run import Run, RunState, open_run
 from lutbench.stages import run_suite, show_status
 from lutbench.workspace import Workspace
@@ -26,7 +25,7 @@ from robustness import measure as measuring
 from robustness.classifier import load_classifier
 from robustness.condition_outcomes import RobustnessOutcomes
 from robustness.labels import imagenet_1k
-from robustness.measure import measure
+from robustness.measure import perform
 
 SHIFTED = """
 kind = "finetune"
@@ -202,7 +201,7 @@ def test_an_interrupted_run_measures_only_the_cells_that_are_missing(
         return honest(recipe, root, cell, space)
 
     monkeypatch.setattr(measuring, "open_condition", seen)
-    measure(run)
+    perform(run)
     assert opened_cells == ["dark/2"]
     after = outcomes_of(measured[0], "broken")
     assert [m.model_dump() for m in after.measurements()] == [m.model_dump() for m in before.measurements()]
@@ -240,7 +239,7 @@ def test_two_processes_and_other_batches_and_workers_give_the_same_outcomes(tmp_
 def _measure_again(folder: Path) -> None:
     suite = load_suite(str(folder / "toy.toml"))
     planned = next(run for run in suite.runs if run.task == "shift/broken")
-    measure(open_run(suite, planned, workspace_of(folder)))
+    perform(open_run(suite, planned, workspace_of(folder)))
 
 
 @pytest.mark.parametrize(

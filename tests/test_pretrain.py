@@ -26,7 +26,7 @@ from lutbench.run import Run, RunState, open_run
 from lutbench.stages import run_suite
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
-from pretrain.train import pretrain
+from pretrain.train import perform
 
 SUITE = """
 title = "toy"
@@ -79,7 +79,7 @@ def toy(folder: Path, home: str, *changes: str) -> Run:
 def trained(run: Run) -> dict[str, Any]:
     """Pre-train, and return what came of it as plain values."""
     run.start()
-    pretrain(run)
+    perform(run)
     accelerator().wait_for_everyone()
     return made(run)
 

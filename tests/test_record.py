@@ -16,14 +16,14 @@ import pytest
 
 from downstream.segmentation.confusions import Confusions
 from lutbench.errors import UserError
-from lutbench.evaluate.outcomes import Measurement, Outcomes
+from lutbench.evaluate.outcomes import Measurement, Outcomes, PerImage
 from lutbench.kinds import KINDS
 from lutbench.recipes import DataRecipe, EncoderRecipe, EncoderSource, KnnRecipe
 from lutbench.recipes.suite import PlannedRun
 from lutbench.record import (
-    PerImage,
     Record,
     changes,
+    copy_record,
     identity_of,
     make_record,
     read_record,
@@ -96,8 +96,7 @@ def test_a_record_and_its_outcomes_come_back_as_they_were(tmp_path: Path) -> Non
     path = write_record(record, outcomes, tmp_path)
     assert path == record_path(tmp_path, "toy", "downstream/task/mine/seed0")
     back = read_records(tmp_path, "toy")["downstream/task/mine/seed0"]
-    assert back.outcomes is not None
-    assert back.model_copy(update={"outcomes": None}) == record
+    assert back.model_dump() | {"outcomes_file": None} == record.model_dump()
     read = back.outcomes
     assert isinstance(read, Outcomes)
     assert read.images == outcomes.images
@@ -160,7 +159,7 @@ def test_a_segmentation_and_its_confusions_come_back_as_they_were(tmp_path: Path
         record = record_of(made, stage="segmentation")
         write_record(record, made, tmp_path)
         back = read_records(tmp_path, "toy")[record.run]
-        assert back.model_copy(update={"outcomes": None}) == record
+        assert back.model_dump() | {"outcomes_file": None} == record.model_dump()
         read = back.outcomes
         assert isinstance(read, Confusions)
         assert (read.n, read.classes, read.images) == (2, ("sky", "dog", "sea"), made.images)
@@ -346,7 +345,7 @@ def test_writing_again_replaces_the_outcomes_of_this_seed_alone(tmp_path: Path) 
     path = written(tmp_path, 0, 0, seed=1)
     records = read_records(tmp_path, "toy")
     assert sorted(p.name for p in path.parent.iterdir()) == sorted(
-        name for r in records.values() if r.outcomes for name in (f"seed{r.seed}.json", r.outcomes.file)
+        name for r in records.values() if r.outcomes_file for name in (f"seed{r.seed}.json", r.outcomes_file.file)
     )
     assert {r.seed: r.measurements[0].value for r in records.values()} == {1: 100.0, 10: 50.0}
 
@@ -405,3 +404,45 @@ def test_changes_names_every_field_that_differs_and_no_other() -> None:
 
 def test_changes_tells_a_field_that_is_none_from_one_that_is_not_there() -> None:
     assert changes({}, {"micro_batch": None}) == ["micro_batch changed from not set to None"]
+
+
+def test_arrays_and_pictures_come_back_and_each_is_checked_by_its_hash(tmp_path: Path) -> None:
+    outcomes = outcomes_of(0, 3, 0)
+    spectrum, picture = np.linspace(0, 1, 12).reshape(3, 4), b"\x89PNG not looked into"
+    path = write_record(
+        record_of(outcomes), outcomes, tmp_path, arrays={"spectrum": spectrum}, pictures={"heads": picture}
+    )
+    back = read_records(tmp_path, "toy")[read_record(path).run]
+    np.testing.assert_array_equal(back.array("spectrum"), spectrum)
+    assert back.picture("heads") == picture
+    assert back.outcomes.rank.tolist() == [0, 3, 0]
+    with pytest.raises(UserError, match="has no array 'heads'"):
+        back.array("heads")
+    copied = read_record(copy_record(back, tmp_path / "elsewhere"))
+    np.testing.assert_array_equal(copied.array("spectrum"), spectrum)
+    (file,) = path.parent.glob("*.npy")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="damaged or changed"):
+        back.array("spectrum")
+    with pytest.raises(UserError, match="damaged or changed"):
+        read_records(tmp_path, "toy")
+
+
+def test_a_record_that_is_replaced_leaves_no_file_of_the_old_one(tmp_path: Path) -> None:
+    first, second = outcomes_of(0, 3, 0), outcomes_of(0, 0, 0)
+    write_record(record_of(first), first, tmp_path, arrays={"spectrum": np.ones(3)}, pictures={"heads": b"old"})
+    path = write_record(record_of(second), second, tmp_path, arrays={"spectrum": np.zeros(3)})
+    assert len(list(path.parent.iterdir())) == 3
+    assert read_record(path).array("spectrum").tolist() == [0, 0, 0]
+
+
+def test_outcomes_are_read_when_asked_for_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = outcomes_of(0, 3, 0)
+    path = write_record(record_of(outcomes), outcomes, tmp_path)
+    reads = []
+    honest = Record.content
+    monkeypatch.setattr(Record, "content", lambda self, kept: reads.append(kept.file) or honest(self, kept))
+    back = read_record(path)
+    assert reads == []
+    assert back.outcomes is back.outcomes
+    assert len(reads) == 1

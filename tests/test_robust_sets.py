@@ -28,6 +28,10 @@ PIXEL = Image.new("RGB", (1, 1))
 OWN = LabelSpace(("grass", "cat", "moon"))
 
 
+def eval_transform_of(recipe: ClassificationRecipe) -> Transform:
+    return eval_transform(recipe.side, recipe.eval_crop)
+
+
 def write(folder: Path, classes: Sequence[str], images: int = 1, stem: str = "") -> None:
     for name in classes:
         (folder / name).mkdir(parents=True, exist_ok=True)
