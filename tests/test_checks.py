@@ -272,7 +272,7 @@ def test_a_manifest_has_the_fingerprints_that_runs_and_records_have(tmp_path: Pa
     recipe = DataRecipe(label="flowers17", path="flowers17")
     assert (manifest["set"], set(manifest["splits"])) == ("flowers17", {"train", "val"})
     for split, facts in manifest["splits"].items():
-        assert facts["fingerprint"] == workspace.fingerprint(recipe, split)
+        assert facts["fingerprint"] == workspace.open(recipe, split).fingerprint
         images = open_images(recipe, split, tmp_path)
         assert (facts["images"], facts["classes"], facts["looked_at"]) == (len(images), 17, len(images))
         assert facts["bytes"] == sum(file.stat().st_size for file in (folder / split).rglob("*.jpg"))

@@ -306,5 +306,5 @@ def test_a_run_from_a_stream_is_the_same_whatever_the_workers(root: Path) -> Non
         run_suite(suite, [], [], workspace)
         run = open_run(suite, suite.runs[0], workspace)
         assert (run.folder / "reconstructions.png").is_file()
-        weights.append(json.loads((run.folder / "finished.json").read_text())["encoder"])
+        weights.append(json.loads((run.folder / "finished.json").read_text())["checkpoint"])
     assert weights[0] == weights[1]

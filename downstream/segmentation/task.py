@@ -48,9 +48,9 @@ def check(run: Run[SegmentationRecipe]) -> None:
 
 
 def perform(run: Run[SegmentationRecipe]) -> None:
-    """Train UPerNet on the run's encoder and evaluate it, see :func:`downstream.segmentation.train.segment`."""
+    """Train UPerNet on the run's encoder and evaluate it, see :func:`downstream.segmentation.segment.segment`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of torch and OpenMMLab's packages about each other
         with redirect_stdout(io.StringIO()):  # they print what optional packages they miss
-            from downstream.segmentation.train import segment
+            from downstream.segmentation.segment import segment
         segment(run)

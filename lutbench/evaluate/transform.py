@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from PIL import Image
 from torch import Tensor
@@ -17,7 +18,11 @@ BICUBIC = v2.InterpolationMode.BICUBIC
 
 def eval_transform(side: int, eval_crop: float) -> Transform:
     """Return the transform to the centre, uint8 (3, S, S): resized as :func:`resize_for_crop` does, then cropped (MAE)."""
-    return lambda image: to_tensor(v2.functional.center_crop(resize_for_crop(image, side, eval_crop), [side, side]))
+    return partial(_centre, side=side, eval_crop=eval_crop)
+
+
+def _centre(image: Image.Image, side: int, eval_crop: float) -> Tensor:
+    return to_tensor(v2.functional.center_crop(resize_for_crop(image, side, eval_crop), [side, side]))
 
 
 def resize_for_crop(

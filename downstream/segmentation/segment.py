@@ -22,7 +22,7 @@ from downstream.segmentation.config import mmseg_config
 from downstream.segmentation.confusions import Confusions
 from downstream.segmentation.export import keep_segmenter
 from downstream.segmentation.hooks import KeyedDataset, SuiteHook, SuiteRunner
-from downstream.segmentation.pictures import picture_predictions
+from downstream.segmentation.predictions import picture_predictions
 from downstream.segmentation.scores import ConfusionMetric
 from lutbench.data.scenes import SegmentationDataset
 from lutbench.models.pretrained import encoder_of
