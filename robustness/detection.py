@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutbench.evaluate.outcomes import Measurement
-from lutbench.evaluate.statistics import BOOTSTRAP, RESAMPLES, Interval, Resampled, over_seeds, percentiles
+from lutbench.evaluate.statistics import BOOTSTRAP, RESAMPLES, Resampled, compare_resampled, draw_counts, percentiles
 
 NAMES = ("AUPR", "AUROC", "FPR95")
 
@@ -80,16 +80,7 @@ def compare_detections(first: Sequence[Detection], second: Sequence[Detection], 
         [a.resampled_rates()[:, rate] - b.resampled_rates()[:, rate] for a, b in zip(first, second, strict=True)],
         axis=0,
     )
-    low, high = percentiles(drawn)
-    fewer = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return Resampled(
-        images=len(first[0].known) + len(first[0].unknown),
-        difference=float(np.mean(by_seed)),
-        interval=Interval(float(low), float(high)),
-        p=min(1.0, 2 * (fewer + 1) / (len(drawn) + 1)),
-        seed_differences=by_seed,
-        seed_interval=over_seeds(by_seed) if len(by_seed) > 1 else None,
-    )
+    return compare_resampled(len(first[0].known) + len(first[0].unknown), by_seed, drawn)
 
 
 def _draws(known: int, unknown: int) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -101,10 +92,4 @@ def _draws(known: int, unknown: int) -> Iterator[tuple[NDArray[np.float64], NDAr
     at_once = max(1, 2**20 // (known + unknown))
     for done in range(0, RESAMPLES, at_once):
         rows = min(at_once, RESAMPLES - done)
-        yield _counts(bits, rows, known), _counts(bits, rows, unknown)
-
-
-def _counts(bits: np.random.PCG64, rows: int, n: int) -> NDArray[np.float64]:
-    drawn = (bits.random_raw(rows * n) % np.uint64(n)).astype(np.int64).reshape(rows, n)
-    drawn += n * np.arange(rows)[:, None]
-    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+        yield draw_counts(bits, rows, known), draw_counts(bits, rows, unknown)

@@ -117,10 +117,14 @@ def resamples(n: int) -> Iterator[NDArray[np.float64]]:
     bits = np.random.PCG64(np.random.SeedSequence(0))
     at_once = max(1, 2**20 // n)  # 8 MB of weights, and for a million images not more than one row
     for done in range(0, RESAMPLES, at_once):
-        rows = min(at_once, RESAMPLES - done)
-        drawn = (bits.random_raw(rows * n) % np.uint64(n)).astype(np.int64).reshape(rows, n)
-        drawn += n * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+        yield draw_counts(bits, min(at_once, RESAMPLES - done), n)
+
+
+def draw_counts(bits: np.random.PCG64, rows: int, n: int) -> NDArray[np.float64]:
+    """Draw ``n`` of ``n`` with replacement, and return how often each was drawn (rows, n)."""
+    drawn = (bits.random_raw(rows * n) % np.uint64(n)).astype(np.int64).reshape(rows, n)
+    drawn += n * np.arange(rows)[:, None]
+    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
 def bootstrap(values: NDArray[np.float64], statistic: Statistic) -> NDArray[np.float64]:
