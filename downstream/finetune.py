@@ -150,7 +150,7 @@ def build_classifier(encoder: VisionTransformer, recipe: FinetuneRecipe, classes
 
 
 def layer_decay_groups(classifier: VisionTransformer, recipe: FinetuneRecipe) -> list[dict[str, Any]]:
-    """Groups for the optimiser, whose ``lr_scale`` is layer_decay^(D + 1 - depth) for a ViT of D blocks.
+    """Return the optimiser's groups, whose ``lr_scale`` is layer_decay^(D + 1 - depth) for a ViT of D blocks.
 
     Embeddings have depth 0, block i depth i + 1, norm and head depth D + 1. No weight decay on 1-D parameters, class
     token and position embedding (as MAE does).
@@ -165,7 +165,7 @@ def layer_decay_groups(classifier: VisionTransformer, recipe: FinetuneRecipe) ->
 
 
 def schedule_of(recipe: FinetuneRecipe, images: int, seed: int) -> Schedule:
-    """The stream of a fine-tuning run on this process.
+    """Return the stream of a fine-tuning run on this process.
 
     Raises:
         UserError: if a pass does not divide over the processes, or leaves one of them an image without a partner.
@@ -190,7 +190,7 @@ def schedule_of(recipe: FinetuneRecipe, images: int, seed: int) -> Schedule:
 
 
 def evaluation_steps(recipe: FinetuneRecipe, schedule: Schedule) -> set[int]:
-    """After which steps, short of the last, the classifier is evaluated for the curve."""
+    """Return the steps, short of the last, after which the classifier is evaluated for the curve."""
     if recipe.eval_every is None:
         return set()
     steps = {schedule.steps_in(epoch) for epoch in range(recipe.eval_every, recipe.epochs, recipe.eval_every)}

@@ -89,7 +89,7 @@ def knn_classify(
 
 
 def nearest_neighbours(queries: Tensor, bank: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
-    """The highest inner products (Q, k) of ``queries`` (Q, D) with ``bank`` (M, D), and where in the bank (Q, k)."""
+    """Return the highest inner products (Q, k) of ``queries`` (Q, D) with ``bank`` (M, D), and where in the bank (Q, k)."""
     best = queries.new_empty(len(queries), 0)
     places = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
     for start in range(0, len(bank), BANK):
@@ -101,7 +101,7 @@ def nearest_neighbours(queries: Tensor, bank: Tensor, neighbours: int) -> tuple[
 
 
 def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
-    """Votes (Q, C) of neighbours with ``similarity`` (Q, k) and ``labels`` (Q, k).
+    """Return the votes (Q, C) of neighbours with ``similarity`` (Q, k) and ``labels`` (Q, k).
 
     Relative to the nearest neighbour's, which leaves the order as it is and lets no temperature overflow.
     """

@@ -90,7 +90,7 @@ def status(
     runs: RunsRoot = Path("runs"),
     results: ResultsRoot = Path("results"),
 ) -> None:
-    """Every run of a suite: finished, resumable, stale because a setting changed, or missing; its result and folder."""
+    """Show every run of a suite: finished, resumable, stale because a setting changed, or missing; its result and folder."""
     loaded = _load(suite, overrides)
     from lutbench.stages import show_status
 
@@ -117,7 +117,7 @@ def plan(
     runs: RunsRoot = Path("runs"),
     results: ResultsRoot = Path("results"),
 ) -> None:
-    """What a suite will cost, before anything runs: images, hours, disk, and what is missing."""
+    """Show what a suite will cost, before anything runs: images, hours, disk, and what is missing."""
     loaded = _load(suite, overrides)
     from lutbench.plan.show import show_plan
 
@@ -195,7 +195,7 @@ def data_list(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Everything about this set.")] = None,
     data_root: DataRoot = Path("data"),
 ) -> None:
-    """Every known set: classes, images, metric, whether it is there; or of one set also how to get it."""
+    """List every known set: classes, images, metric, whether it is present; or of one set also how to get it."""
     from lutbench.data.catalogue import any_set, list_sets, status_of
     from lutbench.data.describe import render_list, render_set
     from lutbench.progress import console

@@ -26,7 +26,7 @@ StartsFrom = Literal["nothing", "encoder", "classifier"]
 
 
 def load(name: str) -> Any:
-    """The object that ``module:attribute`` names, or the module that ``module`` names."""
+    """Return the object that ``module:attribute`` names, or the module that ``module`` names."""
     module, _, attribute = name.partition(":")
     loaded = import_module(module)
     return getattr(loaded, attribute) if attribute else loaded
@@ -104,10 +104,10 @@ TOOLS: Mapping[str, str] = {
 
 
 def kinds_of(stage: str) -> dict[str, Kind]:
-    """The kinds of a stage by name."""
+    """Return the kinds of a stage by name."""
     return {name: kind for name, kind in KINDS.items() if kind.stage == stage}
 
 
 def dataset_module(recipe: "Recipe") -> ModuleType:
-    """The module behind a dataset."""
+    """Return the module behind a dataset."""
     return import_module(DATASETS[type(recipe).__name__])

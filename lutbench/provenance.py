@@ -95,7 +95,7 @@ def packages() -> dict[str, str]:
 
 
 def hardware(processes: int = 1) -> Hardware:
-    """This machine; of GPUs, the ``processes`` first, if torch can use any."""
+    """Return this machine; of GPUs, the ``processes`` first, if torch can use any."""
     import torch  # here, because tables read records without torch
 
     gpus = []
@@ -114,7 +114,7 @@ def hardware(processes: int = 1) -> Hardware:
 
 
 def _cpu() -> str:
-    """The model's name, with family and model where they are known: names such as "AMD EPYC" stand for processors of several
+    """Return the model's name, with family and model where they are known: names such as "AMD EPYC" stand for processors of several
     generations, on which the same program ends with other last bits."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -127,7 +127,7 @@ def _cpu() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, or None if it is not there or refuses."""
+    """Return what git prints, or None if it is absent or refuses."""
     try:
         answer = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30, check=True

@@ -166,7 +166,7 @@ def identity_of(identity_inputs: Mapping[str, Any]) -> str:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The fields in which two documents or recipes differ: ``epochs changed from 10 to 20``."""
+    """Return the fields in which two identity inputs or recipes differ: ``epochs changed from 10 to 20``."""
     before, after = dict(_flat(old)), dict(_flat(new))
     return [
         f"{key} changed from {before.get(key, 'not set')} to {after.get(key, 'not set')}"
@@ -210,7 +210,7 @@ def make_record(
 
 
 def record_path(results_dir: Path, suite: str, run: str) -> Path:
-    """Where the record of a run lies: ``records/SUITE/RUN.json``, such as ``.../downstream/TASK/METHOD/seed0.json``."""
+    """Return where the record of a run lies: ``records/SUITE/RUN.json``, such as ``.../downstream/TASK/METHOD/seed0.json``."""
     return results_dir / "records" / suite / f"{run}.json"
 
 
@@ -296,7 +296,7 @@ def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
 
 
 def read_record(path: Path) -> Record:
-    """One record, checked against its own identity and name; its outcomes are not read.
+    """Read one record, checked against its own identity and name; its outcomes are not read.
 
     Raises:
         UserError: if it is damaged, was edited, or is of another format.
@@ -335,7 +335,7 @@ def read_record(path: Path) -> Record:
 
 
 def _check_measurements(record: Record, outcomes: PerImage, path: Path) -> None:
-    """A number in a record is what its outcomes say, not what somebody typed; none is left out or put in."""
+    """Check that every number in a record is what its outcomes say, and that none is left out or put in."""
     for written, counted in zip_longest(record.measurements, outcomes.measurements()):
         if written is None or counted is None or not _same(written, counted):
             raise UserError(

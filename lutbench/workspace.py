@@ -69,7 +69,7 @@ class Workspace:
             del self._opened[key]
 
     def cached(self, recipe: Recipe, side: int, make: bool = False) -> ImageDataset:
-        """The training images in their cache of short side ``side``, which is made if it is not there and ``make``.
+        """Return the training images in their cache of short side ``side``, which is made if it is not there and ``make``.
 
         Raises:
             UserError: if it is not there, or not whole.

@@ -42,7 +42,7 @@ def open_condition(recipe: RobustnessDatasetRecipe, root: Path, cell: str, space
 
 
 def check_labels(recipe: RobustnessDatasetRecipe, root: Path, found: DatasetListing, space: LabelSpace) -> None:
-    """Whether a set that was found can be asked of a classifier with the classes of ``space``.
+    """Check that a dataset that was found can be asked of a classifier with the classes of ``space``.
 
     Raises:
         UserError: if its labels are no classes of the classifier.
@@ -52,7 +52,7 @@ def check_labels(recipe: RobustnessDatasetRecipe, root: Path, found: DatasetList
 
 
 def check_set(recipe: RobustnessDatasetRecipe, root: Path, found: DatasetListing, space: LabelSpace, side: int) -> None:
-    """Whether a set that was found can be shown to a classifier with these classes and this side of its input.
+    """Check that a dataset that was found can be shown to a classifier with these classes and this side of its input.
 
     Raises:
         UserError: if its labels are no classes of the classifier, its images are stored at another size than its
@@ -103,5 +103,5 @@ def _answers(
 
 
 def _count(recipe: RobustnessDatasetRecipe, folders: tuple[str, ...]) -> int:
-    """Of the set's classes, which may be several of the classifier's each."""
+    """Return the number of the dataset's classes, each of which may be several of the classifier's."""
     return len(imagenet_subset(recipe.subset)) if recipe.subset else len(folders)

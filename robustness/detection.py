@@ -25,7 +25,7 @@ class Detection:
     """(u,)"""
 
     def rates(self) -> NDArray[np.float64]:
-        """(3,) AUPR, AUROC and FPR95, between 0 and 1.
+        """Return AUPR, AUROC and FPR95 (3,), between 0 and 1.
 
         AUPR is the average precision, as scikit-learn's, and depends on how many images of either kind there are.
         FPR95 is the least share of known images that are taken for unknown where at least 95 % of the unknown are found.
@@ -34,12 +34,12 @@ class Detection:
         return whole
 
     def resampled_rates(self) -> NDArray[np.float64]:
-        """(RESAMPLES, 3) of resamples that keep the number of known and of unknown images; the same draws at every call."""
+        """Return the rates (RESAMPLES, 3) on resamples that keep the number of known and of unknown images; the same draws at every call."""
         drawn = _draws(len(self.known), len(self.unknown))
         return np.concatenate([self._rates(known, unknown) for known, unknown in drawn])
 
     def measurements(self, protocol: str) -> list[Measurement]:
-        """In percent, with percentile intervals of the bootstrap; ``protocol`` follows the names."""
+        """Return all three in percent, with percentile intervals of the bootstrap; ``protocol`` follows the names."""
         values, (low, high) = 100 * self.rates(), 100 * percentiles(self.resampled_rates())
         n = len(self.known) + len(self.unknown)
         return [
@@ -50,7 +50,7 @@ class Detection:
         ]
 
     def _rates(self, known: NDArray[np.float64], unknown: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(b, 3) where each image counts so many times: weights (b, k) and (b, u)."""
+        """Return the rates (b, 3) where each image counts so many times: weights (b, k) and (b, u)."""
         scores = np.concatenate([self.known, self.unknown])
         order = np.argsort(-scores, kind="stable")
         falling = scores[order]
@@ -68,7 +68,7 @@ class Detection:
 
 
 def compare_detections(first: Sequence[Detection], second: Sequence[Detection], rate: int) -> Resampled:
-    """Two methods by one of :data:`NAMES` on the same images and resamples, seed k with seed k.
+    """Compare two methods by one of :data:`NAMES` on the same images and resamples, seed k with seed k.
 
     Raises:
         ValueError: if they are not of as many seeds and images.
@@ -84,7 +84,7 @@ def compare_detections(first: Sequence[Detection], second: Sequence[Detection], 
 
 
 def _draws(known: int, unknown: int) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """How often each image is in each resample, (b, known) and (b, unknown), drawn apart: the two are two samples.
+    """Yield how often each image is in each resample, (b, known) and (b, unknown), drawn apart: the two are two samples.
 
     From bits that NumPy promises never to change, as in :func:`lutbench.evaluate.statistics.resamples`.
     """

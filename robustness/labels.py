@@ -46,12 +46,12 @@ class LabelSpace:
 
 @lru_cache(maxsize=1)
 def imagenet_1k() -> LabelSpace:
-    """The thousand classes by WordNet identifier, which is also the order of their numbers (timm ships the list)."""
+    """Return the thousand classes by WordNet identifier, which is also the order of their numbers (timm ships the list)."""
     return LabelSpace(tuple(ImageNetInfo().label_names()))
 
 
 def label_space(names: Sequence[str]) -> LabelSpace:
-    """The space of a classifier with these class names.
+    """Return the space of a classifier with these class names.
 
     ImageNet-1k's, also where its classes are named in words, as in its copy on the Hugging Face Hub.
     """
@@ -61,7 +61,7 @@ def label_space(names: Sequence[str]) -> LabelSpace:
 
 
 def imagenet_subset(name: str) -> Answer:
-    """The 200 classes, ascending, that ``imagenet-a``, ``imagenet-r`` or ``imagenet-o`` is about.
+    """Return the 200 classes, ascending, that ``imagenet-a``, ``imagenet-r`` or ``imagenet-o`` is about.
 
     Sources: timm's lists for the first two, which are those of the sets' own evaluation code
     (hendrycks/natural-adv-examples eval.py, hendrycks/imagenet-r eval.py); for the last its eval_many_models.py.
@@ -90,7 +90,7 @@ def real_labels(file: Path | None = None) -> tuple[Answer, ...]:
 
 
 def val_numbers(names: Iterable[str]) -> NDArray[np.int64]:
-    """(n,) Places from 0, in the order of their numbers, of ImageNet validation images with these file names.
+    """Return (n,) Places from 0, in the order of their numbers, of ImageNet validation images with these file names.
 
     Raises:
         UserError: for a name that has no number between 1 and 50,000.
@@ -108,7 +108,7 @@ def val_numbers(names: Iterable[str]) -> NDArray[np.int64]:
 
 
 def known_folders(labels: str, subset: str = "") -> tuple[str, ...] | None:
-    """Names that class folders can have, as far as the kind of labels tells; None if it does not."""
+    """Return names that class folders can have, as far as the kind of labels tells; None if it does not."""
     names = imagenet_1k().names
     classes = imagenet_subset(subset) if subset else range(len(names))
     if labels == "imagenet-1k":
@@ -119,7 +119,7 @@ def known_folders(labels: str, subset: str = "") -> tuple[str, ...] | None:
 
 
 def answers_of(labels: str, folders: Sequence[str], space: LabelSpace, file: Path) -> tuple[Answer, ...]:
-    """The answer of every class folder for a classifier with the classes of ``space``.
+    """Return the answer of every class folder for a classifier with the classes of ``space``.
 
     ``labels`` is that of :class:`RobustnessDatasetRecipe`; ``file`` the map from folders, where labels name one.
 
@@ -161,7 +161,7 @@ def _shipped(labels: str) -> dict[str, Answer]:
 
 
 def _own_map(file: Path, space: LabelSpace) -> dict[str, Answer]:
-    """Of a user's JSON file: folder to a class, or a list of classes, by name or by number."""
+    """Return of a user's JSON file: folder to a class, or a list of classes, by name or by number."""
     if not file.is_file():
         raise UserError(f"labels: there is no file {file}. It gives each class folder a class, or a list of classes.")
     found = _json(file)
@@ -190,7 +190,7 @@ def _answer(classes: Any, space: LabelSpace, where: str) -> Answer:
 
 
 def _named(space: LabelSpace) -> dict[str, Answer]:
-    """Every class by its name; a name that two classes share is left out, since it does not say which."""
+    """Return every class by its name; a name that two classes share is left out, since it does not say which."""
     times = Counter(space.names)
     return {name: (place,) for place, name in enumerate(space.names) if times[name] == 1}
 
@@ -206,7 +206,7 @@ def _by_name(answers: Mapping[str, Answer], folders: Sequence[str], of: str) -> 
 
 
 def _numbers(values: Iterable[Any], end: int, least: int = 0) -> bool:
-    """Whether all are whole numbers from ``least`` to before ``end``."""
+    """Return whether all are whole numbers from ``least`` to before ``end``."""
     return all(isinstance(one, int) and not isinstance(one, bool) and least <= one < end for one in values)
 
 

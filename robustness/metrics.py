@@ -47,17 +47,17 @@ class Quantity:
 
 
 def share(metric: str, hits: NDArray[np.bool_]) -> Quantity:
-    """The share of ``hits`` (n,), with Wilson's interval."""
+    """Return the share of ``hits`` (n,), with Wilson's interval."""
     return Quantity(metric, _column(hits), _mean_of(len(hits)), "Wilson")
 
 
 def mean(metric: str, values: NDArray[np.float64]) -> Quantity:
-    """The mean of ``values`` (n,), with a bootstrap over images."""
+    """Return the mean of ``values`` (n,), with a bootstrap over images."""
     return Quantity(metric, _column(values), _mean_of(len(values)), "bootstrap over images")
 
 
 def gap(metric: str, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Quantity:
-    """The share of ``first`` (k,) minus that of ``second`` (l,), of other images; Newcombe's interval (1998, method 10)."""
+    """Return the share of ``first`` (k,) minus that of ``second`` (l,), of other images; Newcombe's interval (1998, method 10)."""
     values = np.zeros((len(first) + len(second), 4))
     values[: len(first), :2] = np.stack([first, np.ones_like(first)], 1)
     values[len(first) :, 2:] = np.stack([second, np.ones_like(second)], 1)
@@ -67,7 +67,7 @@ def gap(metric: str, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Qua
 def corruption_quantities(
     errors: Mapping[str, Mapping[int, NDArray[np.bool_]]], extra: Sequence[str] = (), alexnet: bool = False
 ) -> list[Quantity]:
-    """All numbers of a corrupted set from ``errors[corruption][severity]`` (n,), True where the classifier is wrong.
+    """Return all numbers of a corrupted set from ``errors[corruption][severity]`` (n,), True where the classifier is wrong.
 
     A corruption's error is the mean over its severities. First come the means over corruptions, without ``extra``:
     ``mCE`` (Hendrycks and Dietterich 2019: every error over AlexNet's; only if ``alexnet`` and all fifteen corruptions
@@ -100,7 +100,7 @@ def corruption_quantities(
 
 
 def measure(quantities: Sequence[Quantity]) -> list[Measurement]:
-    """Each in percent with its 95 % interval; those that need a bootstrap share one."""
+    """Return each in percent with its 95 % interval; those that need a bootstrap share one."""
     drawn = [one for one in quantities if one.method == "bootstrap over images"]
     ends = {one.metric: interval for one, interval in zip(drawn, _bootstrapped(drawn), strict=True)}
     made = []
@@ -120,7 +120,7 @@ def measure(quantities: Sequence[Quantity]) -> list[Measurement]:
 
 
 def compare(first: Sequence[Quantity], second: Sequence[Quantity]) -> Paired | Resampled:
-    """Two methods by one number on the same images, seed k of the first with seed k of the second.
+    """Return two methods by one number on the same images, seed k of the first with seed k of the second.
 
     A share by McNemar's test, any other number by a bootstrap of the difference over images.
 
@@ -136,7 +136,7 @@ def compare(first: Sequence[Quantity], second: Sequence[Quantity]) -> Paired | R
 
 
 def _bootstrapped(quantities: Sequence[Quantity]) -> Iterator[Interval]:
-    """Of means over the same images."""
+    """Yield of means over the same images."""
     if quantities:
         values = np.concatenate([one.values for one in quantities], 1)
         low, high = percentiles(bootstrap(values, lambda sums: sums / len(values)))

@@ -60,7 +60,7 @@ def load_backbone(backbone: BaseModule, encoder: VisionTransformer) -> None:
 
 
 def converted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` under the backbone's names; those it has no name for keep theirs, the last norm and heads go."""
+    """Return ``tensors`` under the backbone's names; those it has no name for keep theirs, the last norm and heads go."""
     return {_renamed(name): tensor for name, tensor in tensors.items() if not LEFT_OUT.fullmatch(name)}
 
 

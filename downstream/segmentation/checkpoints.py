@@ -42,7 +42,7 @@ def seal(path: Path, identity: str, step: int, extra_state: dict[str, Any]) -> N
 
 
 def newest_sealed(folder: Path, identity: str) -> tuple[Sealed | None, list[str]]:
-    """The newest whole checkpoint, and a line about each newer one that is damaged.
+    """Return the newest whole checkpoint, and a line about each newer one that is damaged.
 
     Raises:
         UserError: if a checkpoint belongs to another recipe, or if there are checkpoints and all are damaged.
@@ -73,7 +73,7 @@ def newest_sealed(folder: Path, identity: str) -> tuple[Sealed | None, list[str]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds: tensors and plain values, on the CPU.
+    """Return what a checkpoint holds: tensors and plain values, on the CPU.
 
     MMEngine's history of losses, which is objects of its own, is not among them: the suite's logger keeps it.
 

@@ -76,7 +76,7 @@ class Confusions(PerImage):
         return made
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What is kept of it in a file."""
+        """Return what is kept of it in a file."""
         own: dict[str, NDArray[Any]] = {
             "image": self.image, "label": self.label, "prediction": self.prediction, "count": self.count,
             "n": np.array(self.n), "classes": np.array(self.classes), "images": np.array(self.images),
@@ -86,7 +86,7 @@ class Confusions(PerImage):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Confusions":
-        """The reverse of :meth:`arrays`.
+        """Return the outcomes that :meth:`arrays` gave.
 
         Raises:
             KeyError: if they are not those of a segmentation.
@@ -120,7 +120,7 @@ class Confusions(PerImage):
         return pixels.reshape(self.n, len(self.classes))
 
     def measurements(self) -> list[Measurement]:
-        """In percent: mIoU, mAcc, aAcc, perhaps ``mIoU, multi-scale``, and ``IoU NAME`` of every class that occurs.
+        """Return, in percent: mIoU, mAcc, aAcc, perhaps ``mIoU, multi-scale``, and ``IoU NAME`` of every class that occurs.
 
         They equal those of MMSegmentation's IoUMetric: a class that is neither in a label nor in a prediction has no
         IoU and is left out of the mean; so is, from mAcc, one that is in no label. Intervals hold 95 % and are the
@@ -142,12 +142,12 @@ _COUNTS = ("image", "label", "prediction", "count")
 
 
 def mean_iou(areas: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(...,) from areas (..., 3, C): mean over the classes that occur, between 0 and 1; NaN if none does."""
+    """Return mIoU (...,) from areas (..., 3, C): the mean over the classes that occur, between 0 and 1; NaN if none does."""
     return _mean(_iou(areas))
 
 
 def _scores(areas: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(..., 3 + C) from areas (..., 3, C): mIoU, mAcc, aAcc and every class's IoU, between 0 and 1."""
+    """Return the scores (..., 3 + C) from areas (..., 3, C): mIoU, mAcc, aAcc and every class's IoU, between 0 and 1."""
     intersection, label = areas[..., 0, :], areas[..., 1, :]
     iou = _iou(areas)
     means = _mean(iou), _mean(_share(intersection, label)), _share(intersection.sum(-1), label.sum(-1))
@@ -165,13 +165,13 @@ def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over the last axis, NaN left out; NaN if there is nothing else."""
+    """Return the mean over the last axis, NaN left out; NaN if there is nothing else."""
     known = ~np.isnan(values)
     return _share(np.where(known, values, 0).sum(-1), known.sum(-1).astype(np.float64))
 
 
 def _measured(areas: NDArray[np.float64], names: Sequence[str], images: Sequence[int]) -> Iterator[Measurement]:
-    """The first of :func:`_scores` in percent, those that are not NaN, with their intervals."""
+    """Yield the first of :func:`_scores` in percent, those that are not NaN, with their intervals."""
     scores = 100 * _scores(areas.sum(0))
     low, high = 100 * percentiles(bootstrap(areas, lambda drawn: _scores(drawn)[:, : len(names)]))
     for place, (name, n) in enumerate(zip(names, images, strict=True)):

@@ -44,7 +44,7 @@ def picture_predictions(model: Any, dataset: Any, scenes: SegmentationDataset, p
 
 
 def _coloured(image: NDArray[np.uint8], mask: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``image`` (H, W, 3) under a veil of the colours of ``mask`` (H, W)."""
+    """Return ``image`` (H, W, 3) under a veil of the colours of ``mask`` (H, W)."""
     known = mask < len(palette)
     colours = np.where(known[..., None], palette[np.where(known, mask, 0)], image)
     return (VEIL * colours + (1 - VEIL) * image).astype(np.uint8)

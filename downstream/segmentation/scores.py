@@ -37,7 +37,7 @@ class ConfusionMetric(IoUMetric):
 
 
 def _areas(rows: NDArray[np.int64], classes: int) -> tuple[torch.Tensor, ...]:
-    """What IoUMetric keeps of an image: pixels (C,) in intersection, union, prediction and label of each class."""
+    """Return what IoUMetric keeps of an image: pixels (C,) in intersection, union, prediction and label of each class."""
     label, prediction, pixels = rows.T
     by_label = np.bincount(label, pixels, classes)
     by_prediction = np.bincount(prediction, pixels, classes)

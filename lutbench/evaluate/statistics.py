@@ -109,7 +109,7 @@ def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
 
 
 def resamples(n: int) -> Iterator[NDArray[np.float64]]:
-    """How often each of ``n`` images is in each resample (b, n), a few resamples at a time, :data:`RESAMPLES` in all.
+    """Yield how often each of ``n`` images is in each resample (b, n), a few resamples at a time, :data:`RESAMPLES` in all.
 
     The same at every call, on every machine and for every version of NumPy, which promises it of the bits that are
     used here and not of its samplers. The remainder favours the first images by less than n / 2^64.
@@ -128,7 +128,7 @@ def draw_counts(bits: np.random.PCG64, rows: int, n: int) -> NDArray[np.float64]
 
 
 def bootstrap(values: NDArray[np.float64], statistic: Statistic) -> NDArray[np.float64]:
-    """``statistic`` of the sums over images of every resample of ``values`` (n, ...): (RESAMPLES,) or (RESAMPLES, m).
+    """Compute ``statistic`` of the sums over images of every resample of ``values`` (n, ...): (RESAMPLES,) or (RESAMPLES, m).
 
     Sums of whole numbers, such as pixels, are exact in whatever order they are taken.
     """
@@ -181,7 +181,7 @@ def resampled(first: NDArray[np.float64], second: NDArray[np.float64], statistic
     seeds, images = first.shape[:2]
 
     def differences(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(b, seeds) from (b, 2 * seeds, ...)."""
+        """Return the differences (b, seeds) from (b, 2 * seeds, ...)."""
         values = statistic(sums.reshape(-1, *first.shape[2:])).reshape(-1, 2, seeds)
         return values[:, 0] - values[:, 1]
 
@@ -192,7 +192,7 @@ def resampled(first: NDArray[np.float64], second: NDArray[np.float64], statistic
 
 
 def compare_resampled(images: int, by_seed: Sequence[float], drawn: NDArray[np.float64]) -> Resampled:
-    """What follows from the differences ``by_seed`` on the images and ``drawn`` (RESAMPLES,), mean over seeds, on resamples."""
+    """Return the comparison that follows from the differences ``by_seed`` on the images and ``drawn`` (RESAMPLES,), mean over seeds, on resamples."""
     low, high = percentiles(drawn)
     known = drawn[~np.isnan(drawn)]
     fewer = min(int((known <= 0).sum()), int((known >= 0).sum()))
@@ -213,7 +213,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
 
 
 def _agresti_min(differences: NDArray[np.float64]) -> Interval:
-    """Of the mean of per-image ``differences`` (n,), each in [-1, 1]; the four half images differ by 0, 1, -1, 0."""
+    """Return the interval of the mean of per-image ``differences`` (n,), each in [-1, 1]; the four half images differ by 0, 1, -1, 0."""
     n = len(differences) + 2
     mean = float(differences.sum()) / n
     variance = (float(np.square(differences).sum()) + 1) / n - mean**2

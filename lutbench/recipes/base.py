@@ -45,7 +45,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     def affecting_results(self) -> dict[str, Any]:
-        """The fields that affect results, as plain JSON values; subclasses drop what has no effect in context."""
+        """Return the fields that affect results, as plain JSON values; subclasses drop what has no effect in context."""
         fields: dict[str, Any] = {}
         for name, info in type(self).model_fields.items():
             value = getattr(self, name)
@@ -212,7 +212,7 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str, also: I
 
 
 def _model_at(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The model that the nested key ``path`` leads to."""
+    """Return the model that the nested key ``path`` leads to."""
     found: Any = model
     for part in path:
         if get_origin(found) is dict:

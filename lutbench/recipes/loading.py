@@ -80,7 +80,7 @@ BUILT_HERE = ("photographs", "photograph-tiles", "mosaics")
 
 
 def _data(name: str, values: dict[str, Any]) -> AnyData:
-    """The recipe of ``[data.NAME]``; with ``known`` that of a known set, and what else is given changes it."""
+    """Return the recipe of ``[data.NAME]``; with ``known`` that of a known set, and what else is given changes it."""
     if "known" in values:
         known = values["known"]
         names = [*BUILT_HERE, *LITERATURE]

@@ -114,7 +114,7 @@ class RobustnessDatasetRecipe(Recipe):
         return {**dropped, **{f"shuffle {side}x{side}": ("shuffle", side) for side in self.shuffles}}  # type: ignore[dict-item]
 
     def affecting_results(self) -> dict[str, Any]:
-        """Without the settings of other kinds."""
+        """Return the fields that affect results, without the settings of other kinds."""
         fields = super().affecting_results()
         others = {name for kind, names in _ONLY_OF.items() if kind != self.kind for name in names}
         return {name: value for name, value in fields.items() if name not in others}
