@@ -90,7 +90,7 @@ def real_labels(file: Path | None = None) -> tuple[Answer, ...]:
 
 
 def val_numbers(names: Iterable[str]) -> NDArray[np.int64]:
-    """Return (n,) Places from 0, in the order of their numbers, of ImageNet validation images with these file names.
+    """Return the ranks (n,) from 0, in the order of their numbers, of ImageNet validation images with these file names.
 
     Raises:
         UserError: for a name that has no number between 1 and 50,000.
@@ -108,7 +108,7 @@ def val_numbers(names: Iterable[str]) -> NDArray[np.int64]:
 
 
 def known_folders(labels: str, subset: str = "") -> tuple[str, ...] | None:
-    """Return names that class folders can have, as far as the kind of labels tells; None if it does not."""
+    """Return the names that class folders can have, as far as the kind of labels tells; None if it does not."""
     names = imagenet_1k().names
     classes = imagenet_subset(subset) if subset else range(len(names))
     if labels == "imagenet-1k":
@@ -161,7 +161,7 @@ def _shipped(labels: str) -> dict[str, Answer]:
 
 
 def _own_map(file: Path, space: LabelSpace) -> dict[str, Answer]:
-    """Return of a user's JSON file: folder to a class, or a list of classes, by name or by number."""
+    """Read a user's JSON file: of every folder a class, or a list of classes, by name or by number."""
     if not file.is_file():
         raise UserError(f"labels: there is no file {file}. It gives each class folder a class, or a list of classes.")
     found = _json(file)

@@ -87,7 +87,7 @@ def perform(run: Run[RobustnessRecipe]) -> None:
 def measure_conditions(
     classifier: Classifier, cell: Condition, changes: Mapping[str, Change | None], recipe: RobustnessRecipe, title: str
 ) -> dict[str, list[ConditionOutcomes]]:
-    """Return outcomes of one cell's images under every change of their pixels, by name, each in every way of seeing.
+    """Return the outcomes of one condition's images under every change of their pixels, by name, in every preprocessing.
 
     Images are decoded once, and all protocols answered from the same logits; on every process.
 
@@ -97,7 +97,7 @@ def measure_conditions(
     asked = Asked(cell.protocols, len(classifier.space.names), accelerator().device)
 
     def answers(pixels: Tensor, index: Tensor) -> Tensor:
-        """Return (B, changes, views, protocols, 3) of uint8 pixels (B, views, 3, S, S)."""
+        """Return the answers (B, changes, views, protocols, 3) to uint8 pixels (B, views, 3, S, S)."""
         return torch.stack(
             [
                 torch.stack([asked(classifier(_changed(view, index, change)), index) for view in pixels.unbind(1)], 1)
@@ -138,7 +138,7 @@ def _changed(pixels: Tensor, index: Tensor, change: Change | None) -> Tensor:
 
 
 def _passes(recipe: RobustnessDatasetRecipe, root: Path) -> Iterator[list[str]]:
-    """Yield the cells of a set; those that are of the same images together."""
+    """Yield the conditions of a dataset; those of the same images together."""
     if recipe.kind == "occlusion":
         yield list(recipe.occlusions)
     else:
@@ -167,7 +167,7 @@ def _write(ways: list[ConditionOutcomes], seconds: float, path: Path) -> None:
 
 
 def _read(path: Path) -> tuple[list[ConditionOutcomes], float]:
-    """Return a cell's outcomes in every way of seeing, and how long it took."""
+    """Return a condition's outcomes in every preprocessing, and the seconds that it took."""
     with np.load(path, allow_pickle=False) as arrays:
         ways = [
             ConditionOutcomes.from_arrays(

@@ -57,7 +57,7 @@ def mean(metric: str, values: NDArray[np.float64]) -> Quantity:
 
 
 def gap(metric: str, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Quantity:
-    """Return the share of ``first`` (k,) minus that of ``second`` (l,), of other images; Newcombe's interval (1998, method 10)."""
+    """Return the share of ``first`` (k,) minus that of ``second`` (l,), of other images, with Newcombe's interval (1998, method 10)."""
     values = np.zeros((len(first) + len(second), 4))
     values[: len(first), :2] = np.stack([first, np.ones_like(first)], 1)
     values[len(first) :, 2:] = np.stack([second, np.ones_like(second)], 1)
@@ -100,7 +100,7 @@ def corruption_quantities(
 
 
 def measure(quantities: Sequence[Quantity]) -> list[Measurement]:
-    """Return each in percent with its 95 % interval; those that need a bootstrap share one."""
+    """Return each quantity in percent with its 95 % interval; those that need a bootstrap share one."""
     drawn = [one for one in quantities if one.method == "bootstrap over images"]
     ends = {one.metric: interval for one, interval in zip(drawn, _bootstrapped(drawn), strict=True)}
     made = []
@@ -120,7 +120,7 @@ def measure(quantities: Sequence[Quantity]) -> list[Measurement]:
 
 
 def compare(first: Sequence[Quantity], second: Sequence[Quantity]) -> Paired | Resampled:
-    """Return two methods by one number on the same images, seed k of the first with seed k of the second.
+    """Compare two methods by one number on the same images, seed k of the first with seed k of the second.
 
     A share by McNemar's test, any other number by a bootstrap of the difference over images.
 
@@ -136,7 +136,7 @@ def compare(first: Sequence[Quantity], second: Sequence[Quantity]) -> Paired | R
 
 
 def _bootstrapped(quantities: Sequence[Quantity]) -> Iterator[Interval]:
-    """Yield of means over the same images."""
+    """Yield the intervals of means over the same images."""
     if quantities:
         values = np.concatenate([one.values for one in quantities], 1)
         low, high = percentiles(bootstrap(values, lambda sums: sums / len(values)))

@@ -22,7 +22,7 @@ Change = Callable[[Tensor, Tensor], Tensor]
 
 
 def occlusions(recipe: RobustnessDatasetRecipe) -> dict[str, Change]:
-    """Return the changes of a set of ``kind = "occlusion"``, by name of the cell: ``drop 3/10``, ``shuffle 4x4``."""
+    """Return the changes of a set of ``kind = "occlusion"``, by name of the condition: ``drop 3/10``, ``shuffle 4x4``."""
     return {
         cell: partial(drop_patches, tenths=many, grid=recipe.drop_grid)
         if kind == "drop"
@@ -77,7 +77,7 @@ def _orders(index: Tensor, grid: int) -> Tensor:
 
 
 def _tiles(pixels: Tensor, grid: int) -> Tensor:
-    """Return (B, grid * grid, 3, S / grid, S / grid), row by row."""
+    """Return the tiles (B, grid * grid, 3, S / grid, S / grid), row by row."""
     check_grid(pixels.shape[-1], grid)
     batch, channels, side = len(pixels), pixels.shape[1], pixels.shape[-1] // grid
     rows = pixels.view(batch, channels, grid, side, grid, side)
@@ -85,7 +85,7 @@ def _tiles(pixels: Tensor, grid: int) -> Tensor:
 
 
 def _joined(tiles: Tensor) -> Tensor:
-    """Return the reverse of :func:`_tiles`."""
+    """Return the images whose :func:`_tiles` these are."""
     batch, count, channels, side, _ = tiles.shape
     grid = round(count**0.5)
     rows = tiles.view(batch, grid, grid, channels, side, side).permute(0, 3, 1, 4, 2, 5)
