@@ -30,7 +30,7 @@ HEAD = 101
 """The last number of the key under which a classifier's own weights are drawn."""
 
 OWN = ("fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias")
-"""What of a classifier does not come from the encoder."""
+"""Parameters of a classifier that do not come from the encoder."""
 
 
 def check(run: Run[FinetuneRecipe]) -> None:

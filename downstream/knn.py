@@ -18,9 +18,9 @@ from lutbench.train.processes import accelerator
 check = check_classification
 
 QUERIES = 512
-"""Queries that are compared at once,"""
+"""Queries that are compared at once."""
 BANK = 65536
-"""with so many of the bank: 128 MiB of similarities, whatever the size of the sets."""
+"""Features of the bank that they are compared with at once: 128 MiB of similarities, whatever the size of the datasets."""
 
 
 def perform(run: Run[KnnRecipe]) -> None:

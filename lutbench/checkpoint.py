@@ -28,9 +28,9 @@ class Checkpoint:
 
     step: int
     tensors: dict[str, Tensor]
-    """Of all modules under ``MODULE.`` and their own names, and of the optimiser under ``optimizer.PARAMETER.``."""
+    """Tensors of all modules under ``MODULE.`` and their own names, and of the optimiser under ``optimizer.PARAMETER.``."""
     param_groups: list[dict[str, Any]]
-    """Of the optimiser."""
+    """Parameter groups of the optimiser."""
     extra_state: dict[str, Any]
     """Plain values that the loop keeps: what is needed to go on, and nothing that the step determines."""
 

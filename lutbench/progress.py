@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
-"""Where everything that the suite says is printed; brackets are brackets."""
+"""The console of every message; brackets are printed as brackets."""
 
 
 def print_table(table: Table) -> None:

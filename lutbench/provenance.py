@@ -26,7 +26,7 @@ PACKAGES = (
     "onedl-mmengine",
     "onedl-mmsegmentation",
 )
-"""Those that a result can depend on."""
+"""Packages that a result can depend on."""
 
 
 class Code(BaseModel):
@@ -35,9 +35,9 @@ class Code(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: str
-    """Of this package."""
+    """Version of this package."""
     commit: str | None = None
-    """Of git, 40 hex digits; None if the code is not in a git checkout."""
+    """git commit, 40 hex digits; None if the code is not in a git checkout."""
     modified: bool | None = None
     """Whether Python files, suite files or constraints differed from the commit; None without one."""
 
@@ -54,10 +54,10 @@ class Hardware(BaseModel):
     system: str
     cpu: str
     cores: int
-    """Those that this process may use."""
+    """CPU cores that this process may use."""
     memory_gib: float
     threads: int
-    """Of torch, per process."""
+    """torch's threads per process."""
     processes: int
     gpus: list[str]
     """Names with memory; empty if the run was on the CPU."""

@@ -14,7 +14,7 @@ from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
 THREADS = torch.get_num_threads()
-"""As torch chose, from the cores and ``OMP_NUM_THREADS``."""
+"""The number that torch chose, from the cores and ``OMP_NUM_THREADS``."""
 
 
 def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], workspace: Workspace) -> None:

@@ -17,11 +17,11 @@ class Workspace:
     """The three folders of the suite, and the image sets opened so far."""
 
     data: Path
-    """Where image sets are."""
+    """Folder of the datasets."""
     runs: Path
-    """Where runs keep checkpoints, weights, logs and pictures."""
+    """Folder in which runs keep checkpoints, weights, logs and pictures."""
     results: Path
-    """Where records and tables are."""
+    """Folder of records and tables."""
     download: bool = True
     """Whether a set of the Hugging Face Hub that is not on this machine is downloaded when it is opened."""
     _opened: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)

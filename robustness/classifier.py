@@ -26,9 +26,9 @@ class Classifier:
 
     model: nn.Module
     side: int
-    """Of its input in pixels."""
+    """Side of its input in pixels."""
     space: LabelSpace
-    """What its outputs stand for."""
+    """Classes that its outputs stand for."""
     mean: Colour
     std: Colour
 

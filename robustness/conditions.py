@@ -27,7 +27,7 @@ class Condition:
     labels: NDArray[np.int64]
     """(n,) Each image's place in the classes of ``images``; 0 for images of no class."""
     protocols: tuple[Protocol, ...]
-    """What is asked of it; the first is what tables print."""
+    """Questions about its images; tables print the first."""
 
 
 def open_condition(recipe: RobustnessDatasetRecipe, root: Path, cell: str, space: LabelSpace) -> Condition:

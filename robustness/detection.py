@@ -20,9 +20,9 @@ class Detection:
     """Scores of images of known classes and of none, higher for those that look like none."""
 
     known: NDArray[np.float64]
-    """(k,)"""
+    """(k,) Scores of images of known classes."""
     unknown: NDArray[np.float64]
-    """(u,)"""
+    """(u,) Scores of images of no known class."""
 
     def rates(self) -> NDArray[np.float64]:
         """Return AUPR, AUROC and FPR95 (3,), between 0 and 1.

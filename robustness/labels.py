@@ -26,7 +26,7 @@ Answer = tuple[int, ...]
 """The classes that are right, by their place among a classifier's outputs; empty for an image that is not counted."""
 
 VAL_IMAGES = 50_000
-"""Of ImageNet's validation set."""
+"""Images of ImageNet's validation set."""
 
 _DATA = Path(__file__).parent / "data"
 _VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.")

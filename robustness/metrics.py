@@ -36,9 +36,9 @@ class Quantity:
     values: NDArray[np.float64]
     """(n, m) What each image adds to the sums."""
     statistic: Statistic
-    """From sums (b, m) to values (b,)."""
+    """A function from sums (b, m) to values (b,)."""
     method: Method
-    """Of its interval."""
+    """How its interval is computed."""
 
     @property
     def value(self) -> float:

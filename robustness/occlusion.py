@@ -18,7 +18,7 @@ from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from lutbench.train.randomness import RngStream, generator
 
 Change = Callable[[Tensor, Tensor], Tensor]
-"""From uint8 pixels (B, 3, S, S) and the images' places in their set (B,) to other pixels."""
+"""A function from uint8 pixels (B, 3, S, S) and the images' indices in their dataset (B,) to other pixels."""
 
 
 def occlusions(recipe: RobustnessDatasetRecipe) -> dict[str, Change]:

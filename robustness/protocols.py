@@ -50,13 +50,13 @@ class Asked:
 @dataclass(frozen=True)
 class _OnDevice:
     columns: Tensor
-    """(K,)"""
+    """(K,) The classes that compete."""
     right: Tensor
     """(A, K), bool: whether each competing class is right for each kind of answer."""
     missed: Tensor
     """(A,) The rank where none that competes is right: K, which is wrong, or -1 where the answer is empty."""
     answer: Tensor
-    """(n,)"""
+    """(n,) Index of each image's answer."""
 
     @classmethod
     def of(cls, protocol: Protocol, classes: int, device: torch.device) -> "_OnDevice":

@@ -16,7 +16,7 @@ from lutbench.files import NotJsonError, read_json, write_json
 from lutbench.models.weights import sha256_of
 
 NAME = "step-{:08d}.pth"
-"""Of a checkpoint after so many iterations; its seal ends in ``.json``."""
+"""Name of a checkpoint after so many iterations; its seal ends in ``.json``."""
 
 KEEP = 2
 """How many stay: the newest, and one to fall back on."""
@@ -29,7 +29,7 @@ class Sealed:
     path: Path
     step: int
     extra_state: dict[str, Any]
-    """What the logger kept."""
+    """What the training log keeps of the iterations so far."""
 
 
 def seal(path: Path, identity: str, step: int, extra_state: dict[str, Any]) -> None:

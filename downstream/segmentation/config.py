@@ -14,13 +14,13 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 """ImageNet's, of RGB from 0 to 255."""
 
 TTA_SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
-"""Of multi-scale testing, each also flipped (MMSegmentation's ADE20K config)."""
+"""Scales of multi-scale testing, each also flipped (MMSegmentation's ADE20K config)."""
 
 LEVELS = 4
-"""Of the pyramid: the maps of four blocks, enlarged 4, 2, 1 and 0.5 times."""
+"""Levels of the pyramid: the maps of four blocks, enlarged 4, 2, 1 and 0.5 times."""
 
 IGNORED = 255
-"""What MMSegmentation makes of a reduced zero."""
+"""The value that MMSegmentation gives a reduced zero."""
 
 
 def mmseg_config(

@@ -16,7 +16,7 @@ from lutbench.evaluate.outcomes import Measurement, PerImage, names_fingerprint
 from lutbench.evaluate.statistics import BOOTSTRAP, Resampled, bootstrap, percentiles, resampled
 
 IOU_OF = "IoU "
-"""What stands before a class's name in its metric."""
+"""Prefix of a class's name in its metric."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Confusions(PerImage):
     """How a segmentation did on every image of a set, in the set's order; ignored pixels are not in it."""
 
     image: NDArray[np.int32]
-    """(k,) Place of the image in the set, ascending."""
+    """(k,) Index of the image in the dataset, ascending."""
     label: NDArray[np.int16]
-    """(k,)"""
+    """(k,) Class of the label."""
     prediction: NDArray[np.int16]
-    """(k,)"""
+    """(k,) Class that was predicted."""
     count: NDArray[np.int64]
     """(k,) Pixels of this image with this label and this prediction; at least 1."""
     n: int
@@ -38,7 +38,7 @@ class Confusions(PerImage):
     images: str
     """sha256 over the images' names, see :func:`names_fingerprint`: confusions are paired only if it is equal."""
     multi_scale: "Confusions | None" = None
-    """Of the same images, predicted at several scales and flipped."""
+    """Confusions of the same images, predicted at several scales and flipped."""
 
     @classmethod
     def of(

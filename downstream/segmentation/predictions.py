@@ -13,7 +13,7 @@ from lutbench.data.scenes import SegmentationDataset
 from lutbench.files import whole_file
 
 HEIGHT = 160
-"""Of every picture, in pixels."""
+"""Height of every picture, in pixels."""
 GAP = 4
 PER_ROW = 2
 """Images, of three pictures each, side by side."""

@@ -15,7 +15,7 @@ class ConfusionMetric(IoUMetric):
     """MMSegmentation's IoUMetric, that keeps the confusion counts of every image it is computed from."""
 
     counts: list[NDArray[np.int64]] | None = None
-    """Of every image in the set's order, after an evaluation, on the first process: rows (label, prediction, pixels)."""
+    """Rows (label, prediction, pixels) of every image in the dataset's order, after an evaluation, on the first process."""
 
     def process(self, data_batch: dict[str, Any], data_samples: Sequence[dict[str, Any]]) -> None:
         """Count the pixels of each image by label and prediction, those with the ignored label left out."""

@@ -98,11 +98,11 @@ class Outcomes(PerImage):
     """How a classifier did on every image of a set, in the set's order."""
 
     label: NDArray[np.integer[Any]]
-    """(n,)"""
+    """(n,) The class of the image."""
     prediction: NDArray[np.integer[Any]]
     """(n,) The class with the highest score."""
     rank: NDArray[np.integer[Any]]
-    """(n,) The label's place among the classes in descending order of score, 0 where it is the prediction."""
+    """(n,) Position of the label among the classes in descending order of score; 0 where it is the prediction."""
     images: str
     """sha256 over the images' names, see :func:`names_fingerprint`: outcomes are paired only if it is equal."""
     metric: Metric = "top-1"

@@ -19,10 +19,10 @@ BOOTSTRAP = "bootstrap over images"
 """Name of the percentile interval, as measurements carry it."""
 
 RESAMPLES = 2000
-"""Of a bootstrap: ends of its intervals are then good to about a tenth of their standard error."""
+"""Resamples of a bootstrap: the ends of its intervals are then good to about a tenth of their standard error."""
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""From sums over images (b, ...), a row per resample, to values (b,) or (b, m)."""
+"""A function from sums over images (b, ...), a row per resample, to values (b,) or (b, m)."""
 
 
 class Interval(NamedTuple):
@@ -64,7 +64,7 @@ class Paired:
     difference: float
     """Share of images that the first gets right, minus that of the second; mean over seeds."""
     interval: Interval
-    """Of the difference, over images."""
+    """95 % interval of the difference, over images."""
     first_only: int
     """Images on which the first is right in more seeds than the second (one seed: only the first is right)."""
     second_only: int
@@ -72,7 +72,7 @@ class Paired:
     """Exact McNemar, two-sided."""
     seed_differences: tuple[float, ...]
     seed_interval: Interval | None
-    """Of the difference, over seeds; none for one seed."""
+    """95 % interval of the difference, over seeds; None for one seed."""
 
 
 def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
@@ -155,15 +155,15 @@ class Resampled:
 
     images: int
     difference: float
-    """Of the first minus the second; mean over seeds."""
+    """The first's statistic minus the second's; mean over seeds."""
     interval: Interval
-    """Of the difference, over images: percentiles of the bootstrap."""
+    """95 % interval of the difference, over images: percentiles of the bootstrap."""
     p: float
     """Two-sided: twice the share of resamples in which the difference is not on the side that it is on in most. At
     least 2 / (RESAMPLES + 1)."""
     seed_differences: tuple[float, ...]
     seed_interval: Interval | None
-    """Of the difference, over seeds; none for one seed."""
+    """95 % interval of the difference, over seeds; None for one seed."""
 
 
 def resampled(first: NDArray[np.float64], second: NDArray[np.float64], statistic: Statistic) -> Resampled:

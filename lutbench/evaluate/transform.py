@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from lutbench.data.tensors import to_tensor
 
 Transform = Callable[[Image.Image], Tensor]
-"""From an RGB image to a tensor (3, S, S)."""
+"""A function from an RGB image to a tensor (3, S, S)."""
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 

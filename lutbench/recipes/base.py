@@ -22,7 +22,7 @@ from pydantic import (
 from lutbench.errors import UserError, nearest
 
 Metric = Literal["top-1", "mean per class"]
-"""Of a classification: accuracy over images, or its mean over classes."""
+"""Metrics of a classification: accuracy over images, or its mean over classes."""
 
 
 class _Runtime:
@@ -66,14 +66,14 @@ class WeightsSource(Recipe):
 
     kind: Literal["run", "timm", "checkpoint", "scratch"]
     path: Annotated[str, Runtime] = ""
-    """Of a checkpoint; its hash is part of the identity."""
+    """File of a checkpoint; its hash is part of the identity."""
 
 
 class RunRecipe(Recipe):
     """All settings of one run, and what follows from them alone."""
 
     revision: ClassVar[int]
-    """Of the code that performs it: raised whenever its results change for the same settings. Finished runs and
+    """Number of the code that performs it: raised whenever its results change for the same settings. Finished runs and
     records of an older revision are then stale."""
     splits: ClassVar[tuple[str, ...]] = ("train", "val")
     """The splits of its dataset that it reads."""
@@ -154,7 +154,7 @@ class DataRecipe(Recipe):
     undecodable: Literal["stop", "skip"] = "stop"
     """What an image that cannot be decoded does: stop the run, or be passed over and counted."""
     metric: Annotated[Metric, Runtime] = "top-1"
-    """What tables print of a classification: accuracy over images, which is recorded in any case, or its mean over classes."""
+    """The metric of a classification that tables print: accuracy over images, which is recorded in any case, or its mean over classes."""
     streaming: Annotated[bool, Later] = False
     """Read a Hugging Face set as a stream, which needs no room for it on disk; for pre-training only."""
 
@@ -172,7 +172,7 @@ def _ascending(shares: list[float]) -> list[float]:
 
 
 Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
-"""Both decay rates of Adam's averages."""
+"""The two decay rates of Adam's averages."""
 
 CropScale = Annotated[
     list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2), AfterValidator(_ascending)

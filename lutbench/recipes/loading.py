@@ -20,7 +20,7 @@ SOURCES: dict[str, type[DataRecipe | SegmentationDataRecipe]] = {
     **dict.fromkeys(get_args(DataRecipe.model_fields["source"].annotation), DataRecipe),
     **dict.fromkeys(("scenes", "ade20k", "mosaics"), SegmentationDataRecipe),
 }
-"""What a data set is described by: images with or without labels, or images with masks."""
+"""The type of recipe that describes each source of data: images with or without labels, or images with masks."""
 
 SUITES = Path(str(files("suites")))
 """Where ``lutbench run tiny`` finds ``tiny.toml``."""

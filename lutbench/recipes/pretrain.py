@@ -61,21 +61,21 @@ class PretrainRecipe(RunRecipe):
     # Optimisation
     epochs: PositiveInt = 1600
     warmup_epochs: NonNegativeInt = 40
-    """Paper. Warm-up is linear from 0; then a half cosine to ``min_lr``, per step."""
+    """Epochs of warm-up (paper), which is linear from 0; then a half cosine to ``min_lr``, per step."""
     batch: PositiveInt = 4096
-    """Images per optimiser step, over all processes and accumulated passes (paper: 8 x 128 x 4)."""
+    """Images per optimiser step, over all processes and micro-batches (paper: 8 x 128 x 4)."""
     micro_batch: PositiveInt | None = None
-    """Images per pass over all processes; the whole batch if not given. BatchNorm in the heads sees this many
+    """Images per forward pass over all processes; the whole batch if not given. BatchNorm in the heads sees this many
     images, so it affects results wherever they are batch-normalised (paper: 8 x 128 = 1024)."""
     base_lr: PositiveFloat = 1.5e-4
     lr_rule: Literal["sqrt", "linear"] = "sqrt"
     """``sqrt``: lr = base_lr * sqrt(batch) / 4 (the release). ``linear``: base_lr * batch / 256 (MAE). Equal at 4096."""
     min_lr: NonNegativeFloat = 0.0
-    """Paper."""
+    """Learning rate at the end (paper)."""
     weight_decay: NonNegativeFloat = 0.05
-    """On parameters with more than one dimension that are not biases (paper)."""
+    """Decay of parameters with more than one dimension that are not biases (paper)."""
     betas: Betas = Field([0.9, 0.95])
-    """Of AdamW (paper)."""
+    """Decay rates of AdamW's averages (paper)."""
 
     # Runtime: nothing below affects results
     cache: Annotated[bool, Runtime] = False

@@ -12,7 +12,7 @@ Resizing = Literal["bicubic", "bilinear", "crop", "whole"]
 SEVERITIES = [1, 2, 3, 4, 5]
 
 EXTRA_CORRUPTIONS = ["speckle_noise", "gaussian_blur", "spatter", "saturate"]
-"""Of ImageNet-C's authors, for validation: reported apart, never part of a mean over the fifteen."""
+"""Corruptions that ImageNet-C's authors made for validation: reported apart, never part of a mean over the fifteen."""
 
 _ONLY_OF = {
     "classes": ("parts", "gap"),
@@ -157,7 +157,7 @@ class ClassifierTable(Recipe):
     """``[classifier.NAME]`` of a suite file: a row of the robustness tables that no run of the suite made."""
 
     model: str
-    """Of timm."""
+    """Name of the model in timm."""
     checkpoint: str = ""
     """File of its weights; timm's own if empty."""
     image_size: PositiveInt | None = None
@@ -175,7 +175,7 @@ class ClassifierSource(WeightsSource):
 
     kind: Literal["run", "timm", "checkpoint"]
     model: str = ""
-    """Of timm; a run brings its own."""
+    """Name of the model in timm; a run brings its own."""
     encoder: Annotated[str, Runtime] = ""
     """How tables name the architecture."""
 

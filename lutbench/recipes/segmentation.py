@@ -27,7 +27,7 @@ class SegmentationDataRecipe(Recipe):
     mask_suffix: str = Field(default=".png", min_length=1)
     """What file names end in: of the image ``NAME.jpg`` the mask is ``NAME.png``. Known for ``mosaics``."""
     classes: list[str] = Field(default_factory=list)
-    """In the order of the masks' values; known for ``ade20k`` and ``mosaics``."""
+    """Names in the order of the masks' values; known for ``ade20k`` and ``mosaics``."""
     palette: Annotated[list[Annotated[list[Grey], Field(min_length=3, max_length=3)]], Runtime] = Field(
         default_factory=list
     )
@@ -77,12 +77,12 @@ class SegmentationRecipe(DownstreamRecipe):
     scale: list[PositiveInt] = Field([2048, 512], min_length=2, max_length=2)
     """Images are resized, aspect kept, so that the long side is at most the first and the short at most the second."""
     ratio: list[PositiveFloat] = Field([0.5, 2.0], min_length=2, max_length=2)
-    """Of the random resize in training: from so many times ``scale`` to so many."""
+    """Range of the random resize in training, in multiples of ``scale``."""
     cat_max_ratio: float = Field(0.75, gt=0, le=1)
     """A crop is drawn again, up to ten times, where one class covers more than this share of it."""
     flip: float = Field(0.5, ge=0, le=1)
     photometric: bool = True
-    """MMSegmentation's PhotoMetricDistortion."""
+    """Whether colours are changed in training, by MMSegmentation's PhotoMetricDistortion."""
 
     iterations: PositiveInt = 160_000
     warmup: NonNegativeInt = 1500
@@ -91,7 +91,7 @@ class SegmentationRecipe(DownstreamRecipe):
     """Images per iteration over all processes; BatchNorm in the head needs two."""
     lr: PositiveFloat = 1e-4
     power: PositiveFloat = 1.0
-    """Of the polynomial decay to 0."""
+    """Exponent of the polynomial decay of the learning rate to 0."""
     betas: Betas = Field([0.9, 0.999])
     weight_decay: NonNegativeFloat = 0.05
     layer_decay: float = Field(0.65, gt=0, le=1)
@@ -104,10 +104,10 @@ class SegmentationRecipe(DownstreamRecipe):
     """The four blocks, from 0, whose outputs feed the pyramid; those at 1/3, 1/2, 2/3 and all of the depth if not given
     (3, 5, 7, 11 of 12; BEiT's 7, 11, 15, 23 of 24), the last four of an encoder with four or five."""
     channels: PositiveInt | None = None
-    """Of UPerHead; the encoder's width if not given (768 for ViT-B)."""
+    """Channels of UPerHead; the encoder's width if not given (768 for ViT-B)."""
     auxiliary_channels: PositiveInt = 256
     auxiliary_weight: NonNegativeFloat = 0.4
-    """Of the loss of the FCN head on the last but one level."""
+    """Weight of the loss of the FCN head on the last but one level."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Before the classifier of both heads."""
 

@@ -83,7 +83,7 @@ class Suite(Recipe):
     encoder: dict[str, EncoderRecipe] = Field(default_factory=dict)
     method: dict[str, MethodRecipe] = Field(default_factory=dict)
     defaults: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Of ``pretrain``, ``robustness`` and each task kind: settings that hold unless a table says otherwise."""
+    """Settings of each kind of run that hold unless a table says otherwise."""
     pretrain: dict[str, dict[str, Any]] = Field(default_factory=dict)
     downstream: dict[str, TaskTable] = Field(default_factory=dict)
     classifier: dict[str, ClassifierTable] = Field(default_factory=dict)
@@ -130,7 +130,7 @@ class LoadedSuite:
     config: Suite
     runs: tuple[PlannedRun, ...]
     given: str
-    """As it was asked for, by name or path: for messages that say what to run."""
+    """The suite as the command named it, by name or path: for messages that say what to run."""
 
     def run(self, name: str) -> PlannedRun:
         """Return the run of this name."""
