@@ -51,9 +51,9 @@ def load_classifier(
         return _of_timm(source.model, image_size)
     assert weights is not None
     tensors = read_weights(weights, sha256)
-    facts = _export_of(weights)
-    if facts is not None:
-        return _exported(facts, tensors, image_size, str(weights))
+    metadata = _export_of(weights)
+    if metadata is not None:
+        return _exported(metadata, tensors, image_size, str(weights))
     return _of_checkpoint(source.model, tensors, image_size, str(weights))
 
 
@@ -69,26 +69,26 @@ def side_and_space(
         check_pretrained(source.model)
     else:
         check_name(source.model)
-    facts = None if weights is None else _export_of(weights)
-    if facts is not None:
-        return image_size or facts["arguments"]["img_size"], label_space(facts["class_names"])
+    metadata = None if weights is None else _export_of(weights)
+    if metadata is not None:
+        return image_size or metadata["arguments"]["img_size"], label_space(metadata["class_names"])
     return image_size or _side(source.model), imagenet_1k()
 
 
 def _export_of(weights: Path) -> dict[str, Any] | None:
     """Return what stands beside weights that this suite exported (:func:`lutbench.models.encoders.export_encoder`)."""
     beside = weights.with_suffix(".json")
-    facts: dict[str, Any] = read_json(beside) if beside.is_file() else {}
-    return facts if facts.get("sha256") == sha256_of(weights) else None
+    metadata: dict[str, Any] = read_json(beside) if beside.is_file() else {}
+    return metadata if metadata.get("sha256") == sha256_of(weights) else None
 
 
-def _exported(facts: dict[str, Any], tensors: dict[str, Tensor], image_size: int | None, where: str) -> Classifier:
-    arguments = {**facts["arguments"], "img_size": image_size or facts["arguments"]["img_size"]}
-    model = timm.create_model(facts["model"], **arguments)
+def _exported(metadata: dict[str, Any], tensors: dict[str, Tensor], image_size: int | None, where: str) -> Classifier:
+    arguments = {**metadata["arguments"], "img_size": image_size or metadata["arguments"]["img_size"]}
+    model = timm.create_model(metadata["model"], **arguments)
     assert isinstance(model, VisionTransformer)
     fit(model, tensors, where)
-    space = label_space(facts["class_names"])
-    return _ready(model, arguments["img_size"], space, tuple(facts["mean"]), tuple(facts["std"]))
+    space = label_space(metadata["class_names"])
+    return _ready(model, arguments["img_size"], space, tuple(metadata["mean"]), tuple(metadata["std"]))
 
 
 def _of_timm(name: str, image_size: int | None) -> Classifier:

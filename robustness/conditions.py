@@ -25,7 +25,7 @@ class Condition:
     name: str
     images: ImageDataset
     labels: NDArray[np.int64]
-    """(n,) Each image's place in the classes of ``images``; 0 for images of no class."""
+    """(n,) Each image's class among those of ``images``; 0 for images of no class."""
     protocols: tuple[Protocol, ...]
     """Questions about its images; tables print the first."""
 
@@ -76,7 +76,7 @@ def _protocols(
 ) -> Iterator[Protocol]:
     folders = known_class_folders(recipe, root) if recipe.kind == "detection" else images.classes
     answers = _answers(recipe, root, folders, space)
-    own = sorted({place for answer in answers for place in answer})
+    own = sorted({number for answer in answers for number in answer})
     subset = imagenet_subset(recipe.subset) if recipe.subset else tuple(own)
     kinds = {"all": (f"{len(space.names)} classes", None), "subset": (f"{_count(recipe, folders)} classes", subset)}
     if recipe.kind == "detection" and cell == UNKNOWN:
@@ -90,7 +90,7 @@ def _protocols(
             )
         every = real_labels(None if recipe.real == "timm" else root / recipe.real)
         numbers = val_numbers(images.image_name(index) for index in range(len(images)))
-        unlike = {answer: place for place, answer in enumerate(dict.fromkeys(every))}
+        unlike = {answer: index for index, answer in enumerate(dict.fromkeys(every))}
         yield Protocol(REAL, None, tuple(unlike), np.array([unlike[every[number]] for number in numbers], np.int64))
 
 

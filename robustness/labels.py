@@ -23,7 +23,7 @@ from lutbench.errors import UserError, listed, nearest
 from lutbench.files import read_json
 
 Answer = tuple[int, ...]
-"""The classes that are right, by their place among a classifier's outputs; empty for an image that is not counted."""
+"""The classes that are right, by their position among a classifier's outputs; empty for an image that is not counted."""
 
 VAL_IMAGES = 50_000
 """Images of ImageNet's validation set."""
@@ -112,9 +112,9 @@ def known_folders(labels: str, subset: str = "") -> tuple[str, ...] | None:
     names = imagenet_1k().names
     classes = imagenet_subset(subset) if subset else range(len(names))
     if labels == "imagenet-1k":
-        return tuple(names[place] for place in classes)
+        return tuple(names[index] for index in classes)
     if labels == "imagenet-1k-numbers":
-        return tuple(str(place) for place in classes)
+        return tuple(str(index) for index in classes)
     return tuple(_shipped(labels)) if labels in _SHIPPED else None
 
 
@@ -140,8 +140,8 @@ def answers_of(labels: str, folders: Sequence[str], space: LabelSpace, file: Pat
     if labels == "imagenet-1k":
         return _by_name(_named(space), folders, "ImageNet-1k's WordNet identifiers")
     if labels == "imagenet-1k-numbers":
-        # By value: sorted as text, 10 comes before 2, and a folder's place in the listing says nothing.
-        return _by_name({str(place): (place,) for place in range(1000)}, folders, "the numbers 0 to 999")
+        # By value: sorted as text, 10 comes before 2, and a folder's position in the listing says nothing.
+        return _by_name({str(index): (index,) for index in range(1000)}, folders, "the numbers 0 to 999")
     return _by_name(_shipped(labels), folders, f"{labels}'s classes")
 
 
@@ -192,7 +192,7 @@ def _answer(classes: Any, space: LabelSpace, where: str) -> Answer:
 def _named(space: LabelSpace) -> dict[str, Answer]:
     """Return every class by its name; a name that two classes share is left out, since it does not say which."""
     times = Counter(space.names)
-    return {name: (place,) for place, name in enumerate(space.names) if times[name] == 1}
+    return {name: (index,) for index, name in enumerate(space.names) if times[name] == 1}
 
 
 def _by_name(answers: Mapping[str, Answer], folders: Sequence[str], of: str) -> tuple[Answer, ...]:

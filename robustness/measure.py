@@ -65,9 +65,9 @@ def perform(run: Run[RobustnessRecipe]) -> None:
             continue
         started = time.monotonic()
         cell = open_condition(recipe.set, root, names[0], classifier.space)
-        told = names[0] if len(names) == 1 else f"{len(names)} occlusions"
+        label = names[0] if len(names) == 1 else f"{len(names)} occlusions"
         of = f" ({number} of {len(passes)})" if len(passes) > 1 else ""
-        title = f"{run.name}{f' {told}' if told else ''}{of}"
+        title = f"{run.name}{f' {label}' if label else ''}{of}"
         changes = {name: occlusions(recipe.set)[name] if recipe.set.kind == "occlusion" else None for name in names}
         measured = measure_conditions(classifier, cell, changes, recipe, title)
         if main:
@@ -78,9 +78,9 @@ def perform(run: Run[RobustnessRecipe]) -> None:
     if main:
         read = [_read(_kept(run, name)) for names in passes for name in names]
         cells, seconds = [one for ways, _ in read for one in ways], sum(took for _, took in read)
-        seen = sum(len(one.label) for one in cells)
+        samples = sum(len(one.label) for one in cells)
         robust = RobustnessOutcomes.of(recipe.set, cells)
-        run.save_results(robust, seconds=seconds, images_per_second=seen / seconds, checkpoint=run.weights_sha256)
+        run.save_results(robust, seconds=seconds, images_per_second=samples / seconds, checkpoint=run.weights_sha256)
 
 
 @torch.no_grad()
@@ -123,13 +123,13 @@ def measure_conditions(
                 seen_as(how),
                 protocols,
                 labels,
-                computed.values[:, place, view].numpy(),
+                computed.values[:, number, view].numpy(),
                 names,
                 scored=recipe.set.kind == "detection",
             )
             for view, how in enumerate(recipe.set.preprocessing)
         ]
-        for place, name in enumerate(changes)
+        for number, name in enumerate(changes)
     }
 
 
@@ -160,7 +160,7 @@ def _kept(run: Run[RobustnessRecipe], cell: str) -> Path:
 
 
 def _write(ways: list[ConditionOutcomes], seconds: float, path: Path) -> None:
-    arrays = {f"{place}.{name}": array for place, one in enumerate(ways) for name, array in one.arrays().items()}
+    arrays = {f"{number}.{name}": array for number, one in enumerate(ways) for name, array in one.arrays().items()}
     arrays |= {"ways": np.array(len(ways)), "seconds": np.array(seconds)}
     with whole_file(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -171,8 +171,12 @@ def _read(path: Path) -> tuple[list[ConditionOutcomes], float]:
     with np.load(path, allow_pickle=False) as arrays:
         ways = [
             ConditionOutcomes.from_arrays(
-                {name.removeprefix(f"{place}."): arrays[name] for name in arrays.files if name.startswith(f"{place}.")}
+                {
+                    name.removeprefix(f"{number}."): arrays[name]
+                    for name in arrays.files
+                    if name.startswith(f"{number}.")
+                }
             )
-            for place in range(int(arrays["ways"]))
+            for number in range(int(arrays["ways"]))
         ]
         return ways, float(arrays["seconds"])

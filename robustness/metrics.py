@@ -87,8 +87,8 @@ def corruption_quantities(
         made.append(mean("mCE", np.mean([relative[name] for name in ALEXNET_ERROR], axis=0)))
     for names, kind in ((main, ""), (apart, "extra "), ([*main, *apart] if main and apart else [], "")):
         if names:
-            told = f"mean error, {len(names)} {kind}corruption{'s' if len(names) > 1 else ''}"
-            made.append(mean(told, np.mean([by_corruption[name] for name in names], axis=0)))
+            label = f"mean error, {len(names)} {kind}corruption{'s' if len(names) > 1 else ''}"
+            made.append(mean(label, np.mean([by_corruption[name] for name in names], axis=0)))
     for name in (*main, *apart):
         made.append(mean(f"error, {name}", by_corruption[name]))
         made += [mean(f"CE, {name}", relative[name])] if name in relative else []

@@ -71,7 +71,7 @@ def check_grid(side: int, grid: int) -> None:
 def _orders(index: Tensor, grid: int) -> Tensor:
     """Return an order (B, grid * grid) of the tiles of every image, from bits that NumPy promises never to change."""
     keys = [
-        generator(RngStream.OCCLUSION, grid, place).bit_generator.random_raw(grid * grid) for place in index.tolist()
+        generator(RngStream.OCCLUSION, grid, number).bit_generator.random_raw(grid * grid) for number in index.tolist()
     ]
     return torch.from_numpy(np.argsort(np.stack(keys), axis=1, kind="stable"))
 

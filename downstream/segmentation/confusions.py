@@ -58,12 +58,12 @@ class Confusions(PerImage):
         """
         listed = list(names)
         rows = [np.zeros((4, 0), np.int64)]
-        for place, (name, one) in enumerate(zip(listed, counts, strict=True)):
+        for index, (name, one) in enumerate(zip(listed, counts, strict=True)):
             label, prediction, pixels = one.T.astype(np.int64)
             known = ((one[:, :2] >= 0) & (one[:, :2] < len(classes))).all()
             if not known or (pixels < 1).any() or (np.diff(label * len(classes) + prediction) < 1).any():
                 raise ValueError(f"{name}: not the pixels by label and prediction of {len(classes)} classes, ascending")
-            rows.append(np.stack([np.full(len(one), place), label, prediction, pixels]))
+            rows.append(np.stack([np.full(len(one), index), label, prediction, pixels]))
         image, label, prediction, count = np.concatenate(rows, 1)
         if not len(count):
             raise ValueError("no pixel of any image has a label")
@@ -115,8 +115,8 @@ class Confusions(PerImage):
         )
 
     def _by_class(self, of: NDArray[np.int16], kept: NDArray[np.bool_] | EllipsisType = ...) -> NDArray[np.float64]:
-        place = self.image[kept].astype(np.int64) * len(self.classes) + of[kept]
-        pixels = np.bincount(place, self.count[kept], self.n * len(self.classes)).astype(np.float64)
+        cell = self.image[kept].astype(np.int64) * len(self.classes) + of[kept]
+        pixels = np.bincount(cell, self.count[kept], self.n * len(self.classes)).astype(np.float64)
         return pixels.reshape(self.n, len(self.classes))
 
     def measurements(self) -> list[Measurement]:
@@ -174,8 +174,8 @@ def _measured(areas: NDArray[np.float64], names: Sequence[str], images: Sequence
     """Yield the first of :func:`_scores` in percent, those that are not NaN, with their intervals."""
     scores = 100 * _scores(areas.sum(0))
     low, high = 100 * percentiles(bootstrap(areas, lambda drawn: _scores(drawn)[:, : len(names)]))
-    for place, (name, n) in enumerate(zip(names, images, strict=True)):
-        if np.isnan(scores[place]):
+    for index, (name, n) in enumerate(zip(names, images, strict=True)):
+        if np.isnan(scores[index]):
             continue
-        ends = {"low": low[place], "high": high[place], "interval": BOOTSTRAP} if n > 1 else {}
-        yield Measurement(metric=name, value=scores[place], n=n, **ends)
+        ends = {"low": low[index], "high": high[index], "interval": BOOTSTRAP} if n > 1 else {}
+        yield Measurement(metric=name, value=scores[index], n=n, **ends)

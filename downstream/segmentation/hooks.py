@@ -102,7 +102,7 @@ class SuiteHook(CheckpointHook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Note the losses; save where the logger says so, and after the last step, so that evaluation can be resumed."""
         assert outputs is not None
-        losses = {told: outputs[name] for name, told in LOSSES.items() if isinstance(outputs.get(name), Tensor)}
+        losses = {label: outputs[name] for name, label in LOSSES.items() if isinstance(outputs.get(name), Tensor)}
         keys, rows = self.schedule.batch_keys(batch_idx), self.schedule.rows(0)
         self.logger.note(batch_idx, losses, torch.tensor([keys[row][1] for row in rows]))
         saving = self.logger.end_step(batch_idx, self._rate)

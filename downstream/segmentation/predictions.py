@@ -34,10 +34,10 @@ def picture_predictions(model: Any, dataset: Any, scenes: SegmentationDataset, p
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist():
         sample = dataset[index]
         truth = sample["data_samples"].gt_sem_seg.data.squeeze().cpu().numpy()
-        seen = model.test_step(pseudo_collate([sample]))[0].pred_sem_seg.data.squeeze().cpu().numpy()
+        prediction = model.test_step(pseudo_collate([sample]))[0].pred_sem_seg.data.squeeze().cpu().numpy()
         with Image.open(dataset.get_data_info(index)["img_path"]) as file:
             image = file.convert("RGB").resize(truth.shape[::-1])
-        coloured = [_coloured(np.asarray(image), mask, palette) for mask in (truth, seen)]
+        coloured = [_coloured(np.asarray(image), mask, palette) for mask in (truth, prediction)]
         triples.append([_scaled(Image.fromarray(pixels)) for pixels in (np.asarray(image), *coloured)])
     with whole_file(path) as partial:
         _sheet(triples).save(partial, format="PNG")
@@ -62,7 +62,7 @@ def _sheet(triples: list[list[Image.Image]]) -> Image.Image:
     sheet = Image.new("RGB", (across * (width + GAP) + GAP, rows * (HEIGHT + GAP) + GAP), "white")
     for number, triple in enumerate(triples):
         row, column = divmod(number, PER_ROW)
-        for place, picture in enumerate(triple):
-            x = GAP + (3 * column + place) * (width + GAP)
+        for position, picture in enumerate(triple):
+            x = GAP + (3 * column + position) * (width + GAP)
             sheet.paste(picture, (x, GAP + row * (HEIGHT + GAP)))
     return sheet

@@ -23,8 +23,12 @@ class ConfusionMetric(IoUMetric):
         for sample in data_samples:
             prediction = sample["pred_sem_seg"]["data"].squeeze()
             label = sample["gt_sem_seg"]["data"].squeeze().to(prediction)
-            seen = label != self.ignore_index
-            pairs = torch.bincount(label[seen] * classes + prediction[seen], minlength=classes * classes).cpu().numpy()
+            counted = label != self.ignore_index
+            pairs = (
+                torch.bincount(label[counted] * classes + prediction[counted], minlength=classes * classes)
+                .cpu()
+                .numpy()
+            )
             kept = np.flatnonzero(pairs)
             self.results.append(np.stack([kept // classes, kept % classes, pairs[kept]], 1))
 

@@ -188,8 +188,8 @@ class _Decoded(Dataset[tuple[Tensor, int, bool]]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int, bool]:
-        index = self.index[place]
+    def __getitem__(self, position: int) -> tuple[Tensor, int, bool]:
+        index = self.index[position]
         try:
             return self.transform(self.images.image(index)), index, True
         except UndecodableImage:

@@ -177,9 +177,9 @@ class Outcomes(PerImage):
     @cached_property
     def _classes(self) -> csr_array:
         """(n, C) 1 where an image is of a class, of those that occur; sparse, for sets of thousands of classes."""
-        names, place = np.unique(self.label, return_inverse=True)
-        n = len(place)
-        return csr_array((np.ones(n), (np.arange(n), place)), shape=(n, len(names)))
+        names, index = np.unique(self.label, return_inverse=True)
+        n = len(index)
+        return csr_array((np.ones(n), (np.arange(n), index)), shape=(n, len(names)))
 
     def _mean_per_class(self) -> Measurement:
         n = len(self.label)

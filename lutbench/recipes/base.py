@@ -207,8 +207,8 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str, also: I
         else:
             message = problem["msg"].removeprefix("Value error, ")
             found = problem["input"]
-            told = "" if isinstance(found, Mapping | BaseModel) else f", found {found!r}"
-            yield f"{path}: {message[:1].lower()}{message[1:].rstrip('.')}{told}."
+            shown = "" if isinstance(found, Mapping | BaseModel) else f", found {found!r}"
+            yield f"{path}: {message[:1].lower()}{message[1:].rstrip('.')}{shown}."
 
 
 def _model_at(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
