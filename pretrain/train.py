@@ -14,7 +14,7 @@ from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
-from pretrain.pictures import reconstruction_grid
+from pretrain.reconstruction import reconstruction_grid
 from pretrain.student import build_student, parameter_groups
 from pretrain.teacher import Teacher, momentum_at
 from pretrain.views import PretrainTransform, Views

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lutbench import kinds
 from lutbench.models.encoders import create_encoder, geometry_of
 from lutbench.plan.upernet import upernet
 from lutbench.recipes import (
@@ -62,7 +63,8 @@ def demand_of(recipe: RunRecipe, classes: int, measured: FinetuneRecipe | None =
         UserError: if an encoder cannot be built.
     """
     if isinstance(recipe, PretrainRecipe):
-        return _pretraining(recipe.model_dump_json())
+        demand: Demand = kinds.load("pretrain.cost:cost_of")(recipe.model_dump_json())
+        return demand
     if isinstance(recipe, RobustnessRecipe):
         if measured is None:
             return Demand(0, _of_timm(recipe.classifier.model, recipe.image_size or SIDE), 0, 0)
@@ -121,47 +123,6 @@ def _of_timm(name: str, side: int) -> float:
 def _flop_of(model: nn.Module, side: int) -> float:
     pixels = torch.empty(COUNTED, 3, side, side)
     return counted(lambda: model(pixels)) / COUNTED
-
-
-@cache
-def _pretraining(recipe_json: str) -> Demand:
-    """The student forward and backward, the teacher forward."""
-    from pretrain.student import Student, build_student
-    from pretrain.teacher import Teacher
-    from pretrain.views import Views
-
-    recipe = PretrainRecipe.model_validate_json(recipe_json)
-    with torch.device("meta"):
-        student: Student = build_student(recipe, seed=0)
-        side = recipe.encoder.image_size
-        view = torch.empty(COUNTED, 3, side, side)
-        views = Views(view, view, torch.empty(COUNTED, student.encoder.patch_embed.num_patches))
-        teacher = Teacher(student) if recipe.has_context else None
-        watched = 0 if teacher is None else counted(lambda: teacher(views))
-        flop = STEP * counted(lambda: _student_forward(student, views.view1, views.noise)) + watched
-    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    kept = _values(student) + 2 * trained + (0 if teacher is None else _values(teacher))
-    return Demand(flop / COUNTED, 0, kept, _values(student.encoder))
-
-
-def _student_forward(student: nn.Module, view: Tensor, noise: Tensor) -> None:
-    """What :class:`pretrain.student.Student` multiplies; its losses ask for an autocast that meta tensors do not have."""
-    from pretrain.autoencoder import encode
-    from pretrain.masking import visible_patches
-    from pretrain.student import Student
-
-    assert isinstance(student, Student)
-    visible = visible_patches(noise, student.visible)
-    tokens = encode(student.encoder, view, visible.view1)
-    student.decoder(tokens, visible.view1)
-    if student.context is None:
-        return
-    assert student.projector is not None
-    assert student.predictor is not None
-    for _ in range(2 if student.context.both_directions else 1):
-        student.predictor(student.projector(student.context.pool(tokens)))
-    if student.context.both_directions:
-        encode(student.encoder, view, visible.view2)
 
 
 def _segmentation(recipe: SegmentationRecipe, classes: int) -> Demand:

@@ -28,6 +28,11 @@ def autocast(setting: str) -> AbstractContextManager[None]:
     return torch.autocast(accelerator().device.type, torch.bfloat16, enabled=enabled)
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Switch mixed precision off for a block; the meta device, on which only shapes are computed, has none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
 def reducing(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Average the gradients over the processes in the last pass of a step only, not in every accumulated one."""
     context: AbstractContextManager[None] = nullcontext() if last else accelerator().no_sync(model)
