@@ -25,6 +25,7 @@ from lutbench.data.known import CATALOGUE
 from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
 from lutbench.run import open_run
+from lutbench.stages import lock
 from lutbench.workspace import Workspace
 from pretrain.parity import TOLERANCES
 from robustness.published_sets import PUBLISHED
@@ -176,7 +177,7 @@ def line_of(text: str, beginning: str) -> str:
         (("tables",), "Rebuild a suite's tables from its records"),
         (("parity",), "Compare the LUT step with recorded steps"),
         (("data",), "The image sets that the suite knows"),
-        (("data", "list"), "Every known set"),
+        (("data", "list"), "List every known set"),
         (("data", "check"), "Count a set's images and classes"),
         (("data", "prepare"), "Build a set that the suite builds"),
     ],
@@ -362,7 +363,7 @@ def test_a_run_that_another_process_holds_is_left_to_it(fresh: Path, lutbench: C
     holds, may_end = context.Event(), context.Event()
 
     def hold() -> None:
-        with run.lock():
+        with lock(run):
             holds.set()
             may_end.wait(60)
 

@@ -23,7 +23,7 @@ from lutbench.checkpoint import newest_step
 from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, RunState, open_run
-from lutbench.stages import run_suite
+from lutbench.stages import lock, run_suite
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 from pretrain.train import perform
@@ -244,9 +244,9 @@ def test_a_changed_recipe_is_stale_and_says_which_field_changed(folder: Path) ->
 def test_a_run_that_is_held_says_by_whom(folder: Path) -> None:
     run = toy(folder, "held")
     with (
-        run.lock(),
+        lock(run),
         pytest.raises(UserError, match=f"run already, by process {os.getpid()}"),
-        toy(folder, "held").lock(),
+        lock(toy(folder, "held")),
     ):
         pass
 

@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-import lutbench.record
+import lutbench.record_writing
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.record import Record, make_record, read_records, write_record
+from lutbench.record import Record, read_records
+from lutbench.record_writing import make_record, write_record
 from lutbench.report.comparisons import comparison_tables
 from lutbench.report.curves import occlusion_curves, occlusion_figure, severity_curves, severity_figure
 from lutbench.report.entries import TableEntry, entries
@@ -93,7 +94,7 @@ def _machine_seen_once() -> Iterator[None]:
     """What a record says of this machine takes a tenth of a second each time."""
     with pytest.MonkeyPatch.context() as patched:
         for name in ("code", "hardware", "packages"):
-            patched.setattr(lutbench.record, name, functools.cache(getattr(lutbench.record, name)))
+            patched.setattr(lutbench.record_writing, name, functools.cache(getattr(lutbench.record_writing, name)))
         yield
 
 
