@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lutbench.errors import UserError
+from lutbench.kinds import STAGES, TOOLS, load
 
 if TYPE_CHECKING:
     from lutbench.recipes.suite import LoadedSuite
@@ -60,7 +61,7 @@ def run(
     suite: SuiteName,
     stage: Annotated[
         list[str] | None,
-        typer.Option(help="pretrain, downstream or robustness; all stages if not given. May be repeated."),
+        typer.Option(help=f"{', '.join(STAGES[:-1])} or {STAGES[-1]}; all stages if not given. May be repeated."),
     ] = None,
     only: Annotated[
         list[str] | None,
@@ -159,7 +160,6 @@ def parity(
     ],
 ) -> None:
     """Compare the LUT step with recorded steps of the published model: losses, outputs, gradients, weights."""
-    from lutbench.kinds import TOOLS, load
     from lutbench.progress import print_table
 
     parity = load(TOOLS["parity"])
@@ -183,7 +183,6 @@ def export(
     runs: RunsRoot = Path("runs"),
 ) -> None:
     """Take a finished run's model away: for MMSegmentation a config and a checkpoint that it loads by itself."""
-    from lutbench.kinds import TOOLS, load
     from lutbench.run import finished_folder
 
     config, checkpoint = load(TOOLS["export"]).export_mmseg(finished_folder(run, runs), folder)
