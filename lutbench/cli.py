@@ -195,12 +195,11 @@ def data_list(
     data_root: DataRoot = Path("data"),
 ) -> None:
     """List every known set: classes, images, metric, whether it is present; or of one set also how to get it."""
-    from lutbench.data.catalogue import any_set, list_sets, status_of
-    from lutbench.data.describe import render_list, render_set
+    from lutbench.data.catalogue import find, status_of
+    from lutbench.data.describe import render_dataset, render_list
     from lutbench.progress import console
 
-    shown = render_set(status_of(any_set(name), data_root)) if name else None
-    console.print(shown or render_list(list_sets(data_root), data_root))
+    console.print(render_dataset(status_of(find(name), data_root)) if name else render_list(data_root))
 
 
 @data_app.command("check")
@@ -215,14 +214,14 @@ def data_check(
 
     What was found is kept in DIR/.lutbench/NAME.json, and compared with the next time.
     """
-    from lutbench.data.catalogue import sets_here
-    from lutbench.data.verify import check_set, render_check
+    from lutbench.data.catalogue import present
+    from lutbench.data.verify import render_report, verify
     from lutbench.progress import console
 
     status = 0
-    for each in [name] if name else sets_here(data_root):
-        report = check_set(each, data_root, full)
-        console.print(render_check(report))
+    for each in [name] if name else present(data_root):
+        report = verify(each, data_root, full)
+        console.print(render_report(report))
         status = max(status, report.exit_status)
     if status:
         raise typer.Exit(status)
@@ -258,12 +257,12 @@ def data_prepare(
     Its training images, resized once, as bytes: large, and read many times as fast as files. Goes on where it stopped;
     of a cache that is there the checksums are compared. Of a set that is not there, says how to get it.
     """
-    from lutbench.data.known import BUILDERS
+    from lutbench.data.catalogue import CATALOGUE
     from lutbench.data.prepare import prepare_set
     from lutbench.progress import console
 
     there = True
-    for each in [name] if name else BUILDERS:
+    for each in [name] if name else [known.name for known in CATALOGUE.values() if known.built]:
         prepared = prepare_set(each, data_root, side, download=download, skip_undecodable=skip_undecodable)
         console.print(prepared.text)
         there = there and prepared.there

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lutbench.data.catalogue import in_hub_cache
 from lutbench.data.images import ImageDataset
-from lutbench.data.known import in_hub_cache
 from lutbench.errors import UserError
 from lutbench.kinds import dataset_module
 from lutbench.recipes.base import Recipe

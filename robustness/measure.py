@@ -17,9 +17,8 @@ from lutbench.train.processes import accelerator
 from robustness.classifier import Classifier, load_classifier, side_and_space
 from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
 from robustness.conditions import Condition, check_set, open_condition
-from robustness.datasets import DatasetListing, condition_folders
+from robustness.datasets import DatasetListing, condition_folders, make
 from robustness.labels import label_space
-from robustness.making import make_shifted
 from robustness.occlusion import Change, occlusions
 from robustness.preprocessing import all_views, seen_as
 from robustness.protocols import Asked
@@ -35,7 +34,7 @@ def check(run: Run[RobustnessRecipe]) -> None:
     """
     recipe, root = run.recipe, run.workspace.data
     if accelerator().is_main_process:
-        make_shifted(recipe.set, root)
+        make(recipe.set, root)
     accelerator().wait_for_everyone()
     found: DatasetListing = run.dataset("test")
     found.require()

@@ -37,4 +37,6 @@ def test_tinys_datasets_as_they_are_built_today_have_the_fingerprints_that_were_
     for planned in suite.runs:
         run = open_run(suite, planned, workspace)
         check(run)  # builds what it reads
-        assert {split: run.fingerprint(split) for split in planned.recipe.splits} == KNOWN[planned.name]["data"], run.name
+        assert {split: run.fingerprint(split) for split in planned.recipe.splits} == KNOWN[planned.name]["data"], (
+            run.name
+        )

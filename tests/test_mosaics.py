@@ -13,12 +13,11 @@ from sklearn.linear_model import RidgeClassifier
 
 from lutbench.data.masks import check_masks
 from lutbench.data.prepare import prepare_set
-from lutbench.data.scene_sets import open_scenes
-from lutbench.data.scenes import SegmentationDataset, check_scenes
+from lutbench.data.scenes import SegmentationDataset, check_pair, open_dataset
 from lutbench.data.toy import mosaics
 from lutbench.data.toy.mosaics import MOSAICS, MosaicSet, Region, build_mosaics, open_mosaics, regions
 from lutbench.data.toy.photographs import PHOTOGRAPHS, bands, load_photograph
-from lutbench.data.verify import check_set
+from lutbench.data.verify import verify
 from lutbench.errors import UserError
 from lutbench.recipes import SegmentationDataRecipe
 
@@ -58,8 +57,8 @@ def test_the_pixels_are_those_of_the_published_records(root: Path) -> None:
 
 
 def test_the_set_is_laid_out_as_ade20k_and_opens_like_any(root: Path) -> None:
-    train, val = (open_scenes(SegmentationDataRecipe(source="mosaics"), split, root) for split in ("train", "val"))
-    check_scenes(train, val)
+    train, val = (open_dataset(SegmentationDataRecipe(source="mosaics"), split, root) for split in ("train", "val"))
+    check_pair(train, val)
     assert (len(train), len(val)) == (600, 150)
     assert train.reduce_zero_label
     assert len(set(train.palette)) == len(train.classes) == 8
@@ -204,16 +203,16 @@ def test_a_set_of_another_version_is_not_mistaken_for_this_ones(
 
 def test_pixels_changed_within_the_same_size_are_found_by_a_full_check(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root / "mosaics", tmp_path / "mosaics")
-    report = check_set("mosaics", tmp_path, full=True)
+    report = verify("mosaics", tmp_path, full=True)
     assert (report.exit_status, report.problems, report.notes) == (0, [], [])
     files = sorted((tmp_path / "mosaics/images/training").iterdir(), key=lambda file: file.stat().st_size)
     files[-1].write_bytes(files[0].read_bytes().ljust(files[-1].stat().st_size, b"\0"))
-    assert check_set("mosaics", tmp_path).exit_status == 0
-    assert "train: pixels are not those that were written" in check_set("mosaics", tmp_path, full=True).problems[0]
+    assert verify("mosaics", tmp_path).exit_status == 0
+    assert "train: pixels are not those that were written" in verify("mosaics", tmp_path, full=True).problems[0]
 
 
 def test_a_set_that_is_not_built_is_prepared_and_not_by_a_check(tmp_path: Path, small: MosaicSet) -> None:
-    assert "lutbench data prepare mosaics" in check_set("mosaics", tmp_path).problems[0]
+    assert "lutbench data prepare mosaics" in verify("mosaics", tmp_path).problems[0]
     assert not (tmp_path / "mosaics").exists()
     assert "was built" in prepare_set("mosaics", tmp_path).text
     assert "is there already" in prepare_set("mosaics", tmp_path).text

@@ -26,7 +26,7 @@ from lutbench.report.names import method_names, task_title
 from lutbench.report.robustness_tables import corruption_tables, not_run, robust_table
 from lutbench.report.tables import build_tables, check_tables, main_table, show_tables, write_tables
 from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
-from robustness.published_sets import ALEXNET_ERROR
+from robustness.metrics import ALEXNET_ERROR
 
 SUITE = """
 title = "Toys"

@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 import torch
 
 from lutbench.data.masks import check_masks
-from lutbench.data.scenes import SegmentationDataset, check_scenes
+from lutbench.data.scenes import SegmentationDataset, check_pair
 from lutbench.errors import UserError, listed
 from lutbench.models.encoders import create_encoder
 from lutbench.progress import console
@@ -32,7 +32,7 @@ def check(run: Run[SegmentationRecipe]) -> None:
         )
     train: SegmentationDataset = run.dataset("train")
     val: SegmentationDataset = run.dataset("val")
-    check_scenes(train, val)
+    check_pair(train, val)
     run.workspace.make()
     if accelerator().is_main_process:
         for dataset in (train, val):

@@ -10,12 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lutbench.data import ade20k
-from lutbench.data.catalogue import HERE, status_of
+from lutbench.data.catalogue import PRESENT, TRAINED_ON, KnownDataset, status_of
 from lutbench.data.folder import open_folder
 from lutbench.data.images import Split
-from lutbench.data.known import BUILDERS, CATALOGUE
-from lutbench.data.literature import KnownSet
 from lutbench.errors import UserError
 from lutbench.plan.compute import MULTI_SCALE
 from lutbench.recipes import (
@@ -35,6 +32,8 @@ from robustness.datasets import DatasetListing, DatasetState, condition_folders,
 from robustness.toy_sets import SETS
 
 AnyData = DataRecipe | SegmentationDataRecipe
+
+BUILT_HERE = ("photographs", "photograph-tiles", "mosaics")
 
 
 class Samples(NamedTuple):
@@ -122,9 +121,9 @@ class Counts:
 
     def _tried(self, data: AnyData, split: Split) -> str:
         known, where = known_of(data), self.workspace.data / data.path
-        if data.source in BUILDERS and not (self.workspace.data / data.source / "manifest.json").is_file():
+        if data.source in BUILT_HERE and not (self.workspace.data / data.source / "manifest.json").is_file():
             return f"{data.source}: built when it is first used."
-        here = where.exists() or (known is not None and status_of(known, self.workspace.data).state == HERE)
+        here = where.exists() or (known is not None and status_of(known, self.workspace.data).state == PRESENT)
         if data.source == "huggingface" and not here:  # to open it would be to download it
             return f"{data.label or data.path}: not at {where.absolute()}; it would be fetched from the Hub."
         try:
@@ -154,10 +153,10 @@ class Counts:
             return SETS[shifted.source].images
         return self._known_folder(folder)[1]
 
-    def _known_folder(self, folder: Path) -> tuple[KnownSet | None, int | None]:
+    def _known_folder(self, folder: Path) -> tuple[KnownDataset | None, int | None]:
         """The known set whose split lies in a folder that is not there, and its images."""
         root = self.workspace.data
-        for known in CATALOGUE.values():
+        for known in TRAINED_ON.values():
             place = root / (known.recipe.path or known.name)
             for split in ("train", "val"):
                 if isinstance(known.recipe, DataRecipe) and folder == place / getattr(known.recipe, split):
@@ -165,13 +164,13 @@ class Counts:
         return None, None
 
 
-def known_of(data: AnyData) -> KnownSet | None:
+def known_of(data: AnyData) -> KnownDataset | None:
     """The set of the catalogue that a suite file means: the same source, and the same folder or name on the Hub."""
-    if data.source in BUILDERS:
-        return CATALOGUE[data.source]
-    path = data.path or (ade20k.FOLDER if data.source == "ade20k" else "")
+    if data.source in BUILT_HERE:
+        return TRAINED_ON[data.source]
+    path = data.path or ("ADEChallengeData2016" if data.source == "ade20k" else "")
     here = (data.source, path)
-    return next((known for known in CATALOGUE.values() if (known.recipe.source, known.recipe.path) == here), None)
+    return next((known for known in TRAINED_ON.values() if (known.recipe.source, known.recipe.path) == here), None)
 
 
 def corruptions_of(shifted: RobustnessDatasetRecipe) -> tuple[str, ...]:

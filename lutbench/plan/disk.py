@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lutbench.checkpoint import KEEP
-from lutbench.data.known import CATALOGUE, place
+from lutbench.data.catalogue import TRAINED_ON, location
 from lutbench.plan.compute import ASPECT
 from lutbench.plan.costs import Costs
 from lutbench.plan.counts import AnyData, Counts, corruptions_of, kept_checkpoints, known_of
@@ -94,7 +94,7 @@ def _sets(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> Iterator[
         if isinstance(data, DataRecipe) and data.streaming:
             continue
         known = known_of(data)
-        where = place(known, workspace.data) if known else (workspace.data / data.path).absolute()
+        where = location(known, workspace.data) if known else (workspace.data / data.path).absolute()
         places.append(where)
         name = data.label or data.path or data.source
         folder = HUB if data.source == "huggingface" and not where.exists() else DATA
@@ -112,8 +112,8 @@ def _shifted(recipe: RobustnessDatasetRecipe, workspace: Workspace, places: list
     catalogue that it is made of, or whose classes are the known ones."""
     root = workspace.data.absolute()
     for folder in filter(None, (recipe.folder, recipe.known)):
-        for known in CATALOGUE.values():
-            where = place(known, root)
+        for known in TRAINED_ON.values():
+            where = location(known, root)
             if (root / folder).is_relative_to(where) and where not in places:
                 places.append(where)
                 yield Item(known.name, DATA, None) if where.exists() else _to_come(known.name, known.gigabytes)

@@ -1,6 +1,6 @@
 """The sets that a suite needs, and which of them are not there."""
 
-from lutbench.data.known import BUILDERS, CATALOGUE, in_hub_cache, place
+from lutbench.data.catalogue import MEASURED_ON, TRAINED_ON, KnownDataset, in_hub_cache, location
 from lutbench.errors import UserError
 from lutbench.plan.counts import AnyData, Counts, known_of
 from lutbench.recipes import DataRecipe, SegmentationDataRecipe
@@ -9,7 +9,8 @@ from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import checkpoint_of
 from lutbench.workspace import Workspace
 from robustness.datasets import DatasetState, look_for
-from robustness.published_sets import PUBLISHED, PublishedSet
+
+BUILT_HERE = ("photographs", "photograph-tiles", "mosaics")
 
 
 def data_of(suite: LoadedSuite) -> list[AnyData]:
@@ -29,9 +30,9 @@ def shifted_of(suite: LoadedSuite) -> dict[str, RobustnessDatasetRecipe]:
     return {run.recipe.set.name: run.recipe.set for run in suite.runs if isinstance(run.recipe, RobustnessRecipe)}
 
 
-def published_of(recipe: RobustnessDatasetRecipe) -> PublishedSet | None:
+def published_of(recipe: RobustnessDatasetRecipe) -> KnownDataset | None:
     """The published set that a suite measures on; None for one of its own."""
-    return next((known for known in PUBLISHED.values() if known.recipe.name == recipe.name), None)
+    return next((known for known in MEASURED_ON.values() if known.recipe.same_as(recipe)), None)
 
 
 def look_at_all(suite: LoadedSuite, counts: Counts) -> None:
@@ -49,17 +50,17 @@ def missing(suite: LoadedSuite, workspace: Workspace, counts: Counts) -> tuple[d
     """
     known_sets, told = dict[str, str](), list[str]()
     for data in data_of(suite):
-        problem = "" if data.source in BUILDERS else counts.problem(data)
+        problem = "" if data.source in BUILT_HERE else counts.problem(data)
         known = known_of(data)
         if problem and known is None:
             told.append(problem)
         elif problem and known is not None:
-            where = place(known, workspace.data)
+            where = location(known, workspace.data)
             of_hub = data.source == "huggingface"
             absent = not where.exists() and not (of_hub and in_hub_cache(data.path))
             fetched = ", to be fetched from the Hub" if of_hub else ""
             known_sets[known.name] = f"not at {where}{fetched}" if absent else problem
-    built = [place(CATALOGUE[name], workspace.data) for name in BUILDERS]
+    built = [location(TRAINED_ON[name], workspace.data) for name in BUILT_HERE]
     for name, recipe in shifted_of(suite).items():
         found = look_for(recipe, workspace.data)
         if (

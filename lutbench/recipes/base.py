@@ -61,6 +61,101 @@ class Recipe(BaseModel):
         return fields
 
 
+class EncoderRecipe(Recipe):
+    """A Vision Transformer of timm, by name, with the changes that make it smaller or larger."""
+
+    label: Annotated[str, Runtime] = ""
+    """How tables name the architecture, such as ``ViT-B/16``; the model's name if empty."""
+    model: str = "vit_base_patch16_224"
+    """Name in timm (paper: ViT-S/B/L with patch 16)."""
+    image_size: PositiveInt = 224
+    """Side of the square input in pixels (paper)."""
+    patch_size: PositiveInt | None = None
+    """Side of a patch in pixels; timm's for the model if not given, like the next three."""
+    width: PositiveInt | None = None
+    depth: PositiveInt | None = None
+    heads: PositiveInt | None = None
+
+
+class DatasetRecipe(Recipe):
+    """A dataset: what is behind it, and where it lies."""
+
+    label: Annotated[str, Runtime] = ""
+    """How tables name the dataset; its name in the suite file if empty."""
+    source: str
+    path: Annotated[str, Runtime] = ""
+    """Folder below the data root; a dataset of photographs that ship in packages has its own."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it has."""
+        return ("train", "val")
+
+    @property
+    def folder(self) -> str:
+        """Where it lies, below the data root."""
+        return self.path
+
+    @property
+    def printed_metric(self) -> str:
+        """The metric that tables print first."""
+        raise NotImplementedError
+
+    def same_as(self, other: "DatasetRecipe") -> bool:
+        """Return whether the two mean one dataset: of the same source, in the same folder."""
+        return (type(self), self.source, self.folder) == (type(other), other.source, other.folder)
+
+
+class DataRecipe(DatasetRecipe):
+    """One image set with a training and a validation split."""
+
+    source: Literal[
+        "folder", "huggingface", "photographs", "photograph-tiles",
+        "cub", "cars", "aircraft", "flowers102", "pets", "dogs", "inaturalist", "food101", "dtd", "places365",
+    ] = "folder"  # fmt: skip
+    """``folder`` (class folders under train and val, or any images without labels), ``huggingface`` (a
+    `datasets` set, local or on the Hub), one of the two sets built from photographs that ship in packages, or a set
+    as it unpacks, with its authors' lists (``lutbench/data/official.py``): its ``train`` and ``val`` are official splits."""
+    path: Annotated[str, Runtime] = ""
+    """Folder below the data root, or the name of the Hugging Face set."""
+    train: str = "train"
+    """Name of the training split or folder."""
+    val: str = "val"
+    """Name of the validation split or folder; may be empty for a set that is only pre-trained on."""
+    image_column: str = "image"
+    label_column: str = "label"
+    """Columns of a Hugging Face set; an empty label column means no labels."""
+    revision: str | None = None
+    """Git revision of a Hub set, to pin it."""
+    undecodable: Literal["stop", "skip"] = "stop"
+    """What an image that cannot be decoded does: stop the run, or be passed over and counted."""
+    metric: Annotated[Metric, Runtime] = "top-1"
+    """The metric of a classification that tables print: accuracy over images, which is recorded in any case, or its mean over classes."""
+    streaming: Annotated[bool, Later] = False
+    """Read a Hugging Face set as a stream, which needs no room for it on disk; for pre-training only."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it has: a set that is only pre-trained on has no val."""
+        return ("train", "val") if self.val else ("train",)
+
+    @property
+    def folder(self) -> str:
+        """Where it lies, below the data root."""
+        return self.source if self.source.startswith("photograph") else self.path
+
+    @property
+    def printed_metric(self) -> str:
+        """The metric that tables print first."""
+        return self.metric
+
+    @model_validator(mode="after")
+    def _streamed_sets_are_hugging_faces(self) -> Self:
+        if self.streaming and self.source != "huggingface":
+            raise ValueError(f"streaming = true reads Hugging Face sets; source = {self.source!r} has files of its own")
+        return self
+
+
 class WeightsSource(Recipe):
     """Where the weights come from that a run starts from."""
 
@@ -87,7 +182,7 @@ class RunRecipe(Recipe):
     """Loader processes per training process."""
 
     @property
-    def dataset(self) -> Recipe:
+    def dataset(self) -> DatasetRecipe:
         """The dataset that it reads."""
         return self.data  # type: ignore[attr-defined, no-any-return]
 
@@ -110,59 +205,6 @@ class RunRecipe(Recipe):
     def cache_side(self) -> int | None:
         """Short side of the cache that it reads its training images from; None if it reads them as they are."""
         return None
-
-
-class EncoderRecipe(Recipe):
-    """A Vision Transformer of timm, by name, with the changes that make it smaller or larger."""
-
-    label: Annotated[str, Runtime] = ""
-    """How tables name the architecture, such as ``ViT-B/16``; the model's name if empty."""
-    model: str = "vit_base_patch16_224"
-    """Name in timm (paper: ViT-S/B/L with patch 16)."""
-    image_size: PositiveInt = 224
-    """Side of the square input in pixels (paper)."""
-    patch_size: PositiveInt | None = None
-    """Side of a patch in pixels; timm's for the model if not given, like the next three."""
-    width: PositiveInt | None = None
-    depth: PositiveInt | None = None
-    heads: PositiveInt | None = None
-
-
-class DataRecipe(Recipe):
-    """One image set with a training and a validation split."""
-
-    label: Annotated[str, Runtime] = ""
-    """How tables name the set; its name in the suite file if empty."""
-    source: Literal[
-        "folder", "huggingface", "photographs", "photograph-tiles",
-        "cub", "cars", "aircraft", "flowers102", "pets", "dogs", "inaturalist", "food101", "dtd", "places365",
-    ] = "folder"  # fmt: skip
-    """``folder`` (class folders under train and val, or any images without labels), ``huggingface`` (a
-    `datasets` set, local or on the Hub), one of the two sets built from photographs that ship in packages, or a set
-    as it unpacks, with its authors' lists (``lutbench/data/official.py``): its ``train`` and ``val`` are official splits."""
-    path: Annotated[str, Runtime] = ""
-    """Folder below the data root, or the name of the Hugging Face set."""
-    train: str = "train"
-    """Name of the training split or folder."""
-    val: str = "val"
-    """Name of the validation split or folder; may be empty for a set that is only pre-trained on."""
-    image_column: str = "image"
-    label_column: str = "label"
-    """Columns of a Hugging Face set; an empty label column means no labels."""
-    revision: str | None = None
-    """Git revision of a Hub set, to pin it."""
-    undecodable: Literal["stop", "skip"] = "stop"
-    """What an image that cannot be decoded does: stop the run, or be passed over and counted."""
-    metric: Annotated[Metric, Runtime] = "top-1"
-    """The metric of a classification that tables print: accuracy over images, which is recorded in any case, or its mean over classes."""
-    streaming: Annotated[bool, Later] = False
-    """Read a Hugging Face set as a stream, which needs no room for it on disk; for pre-training only."""
-
-    @model_validator(mode="after")
-    def _streamed_sets_are_hugging_faces(self) -> Self:
-        if self.streaming and self.source != "huggingface":
-            raise ValueError(f"streaming = true reads Hugging Face sets; source = {self.source!r} has files of its own")
-        return self
 
 
 def _ascending(shares: list[float]) -> list[float]:

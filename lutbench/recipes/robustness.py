@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from lutbench.recipes.base import Recipe, RunRecipe, Runtime, WeightsSource
+from lutbench.recipes.base import DatasetRecipe, Recipe, RunRecipe, Runtime, WeightsSource
 
 Resizing = Literal["bicubic", "bilinear", "crop", "whole"]
 """How an image comes to the classifier's size: its short side resized, then the centre; the centre alone; as it is."""
@@ -24,18 +24,14 @@ _ONLY_OF = {
 NAMED_LABELS = ("classifier", "imagenet-1k", "imagenet-1k-numbers", "imagenet-9", "objectnet", "si-score")
 
 
-class RobustnessDatasetRecipe(Recipe):
+class RobustnessDatasetRecipe(DatasetRecipe):
     """A set on which finished classifiers are measured: a published one or a user's own, ``PATH/CLASS/IMAGE.jpg``."""
 
-    label: Annotated[str, Runtime] = ""
-    """How tables name the set; its name in the suite file if empty."""
     source: Annotated[Literal["folder", "corrupted", "photographs-a", "photographs-r", "photographs-o"], Runtime] = (
         "folder"
     )
     """``folder``: it is there. ``corrupted``: a corrupted copy of ``copy_of``, made at ``path`` before the first run.
     The others are made of photographs that ship in packages; they are named after the sets whose idea they follow."""
-    path: Annotated[str, Runtime] = ""
-    """Folder below the data root; a set of photographs has its own."""
     copy_of: Annotated[str, Runtime] = ""
     """Folder below the data root, of class folders, that a corrupted copy is made of."""
     copy_side: Annotated[PositiveInt, Runtime] = 224
@@ -98,8 +94,24 @@ class RobustnessDatasetRecipe(Recipe):
     """Task in lutbench/report/published.toml by what a metric's name says: its first word, the part, or the protocol."""
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it has."""
+        return ("test",)
+
+    @property
+    def printed_metric(self) -> str:
+        """The metric that tables print first."""
+        if self.kind == "corruptions":
+            return "mCE" if self.alexnet else "mean error"
+        return "AUPR" if self.kind == "detection" else "top-1"
+
+    def same_as(self, other: DatasetRecipe) -> bool:
+        """Return whether the two mean one dataset: several share the images of ImageNet, so by name too."""
+        return super().same_as(other) and isinstance(other, RobustnessDatasetRecipe) and self.name == other.name
+
+    @property
     def folder(self) -> str:
-        """Where the set is, below the data root."""
+        """Where it lies, below the data root."""
         return self.source if self.source.startswith("photographs") else self.path
 
     @property

@@ -4,22 +4,18 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from lutbench.recipes.base import Betas, Recipe, Runtime
+from lutbench.recipes.base import Betas, DatasetRecipe, Runtime
 from lutbench.recipes.downstream import DownstreamRecipe
 
 Grey = Annotated[int, Field(ge=0, le=255)]
 
 
-class SegmentationDataRecipe(Recipe):
+class SegmentationDataRecipe(DatasetRecipe):
     """Images and masks in ADE20K's layout: ``PATH/images/SPLIT/NAME.jpg`` and ``PATH/annotations/SPLIT/NAME.png``."""
 
-    label: Annotated[str, Runtime] = ""
-    """How tables name the set; its name in the suite file if empty."""
     source: Literal["scenes", "ade20k", "mosaics"]
     """``scenes``: any set in this layout. ``ade20k``: the same with ADE20K's 150 classes, colours and counts.
     ``mosaics``: a set built from photographs that ship in packages."""
-    path: Annotated[str, Runtime] = ""
-    """Folder below the data root."""
     train: str = Field(default="training", min_length=1)
     val: str = Field(default="validation", min_length=1)
     """Names of the splits' folders."""
@@ -36,6 +32,17 @@ class SegmentationDataRecipe(Recipe):
     """Whether 0 in a mask means no class and 1 the first one (ADE20K), or 0 the first one."""
     ignore: Grey = 255
     """The value in a mask that counts neither in training nor in evaluation, besides a reduced zero."""
+
+    @property
+    def folder(self) -> str:
+        """Where it lies, below the data root."""
+        own = {"ade20k": "ADEChallengeData2016", "mosaics": "mosaics"}  # what ADE20K's archive unpacks to
+        return self.path or own.get(self.source, "")
+
+    @property
+    def printed_metric(self) -> str:
+        """The metric that tables print first."""
+        return "mIoU"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
