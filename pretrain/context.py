@@ -41,7 +41,7 @@ class ContextLoss:
         )
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Return the heads' input (B, D) out of unmasked ``tokens`` (B, 1 + K, D): the patches' mean, or the class token."""
+        """Return what the heads read (B, D) of ``tokens`` (B, 1 + K, D): the mean over patches, or the class token."""
         return tokens[:, 1:].mean(dim=1) if self.target == "pooled" else tokens[:, 0]
 
     def __call__(self, student1: Tensor, student2: Tensor | None, targets: Targets) -> Tensor:

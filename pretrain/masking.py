@@ -35,7 +35,7 @@ def visible_count(patches: int, mask_ratio: float, views: int) -> int:
 
 
 def visible_patches(noise: Tensor, count: int) -> Visible:
-    """Order the patches of each image by ``noise`` (B, N): of view 1 the first ``count`` are visible, of view 2 the next.
+    """Order each image's patches by ``noise`` (B, N): the first ``count`` are visible in view 1, the next in view 2.
 
     One permutation serves both views, so that no patch of the grid is visible in both (release).
     """

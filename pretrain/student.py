@@ -56,7 +56,7 @@ class Student(nn.Module):
         self.visible_count = visible_count(encoder.patch_embed.num_patches, mask_ratio, views=2 if two_views else 1)
 
     def forward(self, views: Views, targets: Targets | None = None) -> Losses:
-        """Return the losses of a batch. ``targets`` are the teacher's outputs for the same views; None without context."""
+        """Return the losses of a batch; ``targets`` are the teacher's outputs for it, None without ``context``."""
         visible = visible_patches(views.noise, self.visible_count)
         tokens2 = None
         if self.context is not None and self.context.both_directions:
@@ -80,7 +80,7 @@ class Student(nn.Module):
             return Losses(mim + self.context.weight * context, mim, context)
 
     def _predict(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Return the prediction (B, D) for one view; once per view, since BatchNorm's statistics are those of a view."""
+        """Return the prediction (B, D) for one view: apart, since BatchNorm's statistics are those of a view."""
         assert self.context is not None
         assert self.projector is not None
         assert self.predictor is not None
@@ -105,6 +105,6 @@ def build_student(recipe: PretrainRecipe, seed: int) -> Student:
 
 
 def parameter_groups(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the optimiser's groups: no decay on biases and 1-D parameters (paper); class and mask token are decayed."""
+    """Return the optimiser's groups: no decay on biases and 1-D parameters, but on class and mask token (paper)."""
     groups: list[dict[str, Any]] = param_groups_weight_decay(student, weight_decay)
     return groups

@@ -41,7 +41,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Views) -> Targets:
-        """Return the targets of a batch: of whole views, or as sparse as the student's (control), in one encoder batch."""
+        """Return the targets of a batch, encoded at once: of whole views, or as sparse as the student's (control)."""
         assert views.view2 is not None, "the context loss needs view 2"
         both = self.context.both_directions
         images = torch.cat([views.view1, views.view2]) if both else views.view2

@@ -13,8 +13,8 @@ class Framework(Protocol):
     It holds all that is trained apart from the encoder in ``decoder``, and is itself no module: the student registers
     encoder and decoder, and student and teacher, whose encoders differ, share the framework.
 
-    B images of N patches, of which K are visible; D is the encoder's width. ``visible`` (B, K) are indices of patches in
-    the row-major grid. What the framework makes of masked patches in the encoder (nothing, or mask tokens) is its own.
+    B images of N patches, of which K are visible; D is the encoder's width. ``visible`` (B, K) are indices of patches
+    in the row-major grid. What the framework makes of masked patches in the encoder (nothing, or mask tokens) is its own.
     """
 
     @property
@@ -25,7 +25,7 @@ class Framework(Protocol):
         """Return ``encoder``'s tokens of ``images`` (B, 3, S, S); of whole images where ``visible`` is None."""
 
     def unmasked(self, tokens: Tensor, visible: Tensor | None) -> Tensor:
-        """Return those of ``encode``'s ``tokens`` that LUT's heads may read: class token, visible patches (B, 1 + K, D)."""
+        """Return the ``tokens`` (B, 1 + K, D) that LUT's heads may read: class token and visible patches."""
 
     def loss(self, pixels: Tensor, images: Tensor, visible: Tensor) -> Tensor:
         """Return the reconstruction loss, 0-d, of ``decoder``'s ``pixels`` over the masked patches of ``images``."""

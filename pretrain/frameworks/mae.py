@@ -58,7 +58,7 @@ class MAE:
         return tokens
 
     def loss(self, pixels: Tensor, images: Tensor, visible: Tensor) -> Tensor:
-        """Return the mean squared error, 0-d, of ``pixels`` (B, N, P * P * 3) over the patches that are not ``visible``.
+        """Return the mean squared error, 0-d, of ``pixels`` (B, N, P * P * 3) over patches that are not ``visible``.
 
         With ``normalise_target``, each patch's target has mean 0 and variance 1 (MAE, section 4.1).
         """
@@ -183,7 +183,7 @@ def sincos_position(grid: int, width: int) -> Tensor:
     """Return embeddings (1, 1 + grid * grid, width) of a class token (zeros) and a row-major grid of patches.
 
     The first half of the channels encodes the column, the second half the row (release); in each half come the sines
-    and then the cosines of the coordinate times 10000^(-i / (width / 4)), for i = 0 ... width / 4 - 1 (MAE, section A.1).
+    and then the cosines of the coordinate times 10000^(-i / (width / 4)), i = 0 ... width / 4 - 1 (MAE, section A.1).
 
     Raises:
         UserError: if ``width`` is not a multiple of 4.
@@ -209,7 +209,7 @@ def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Return patches (B, N, P * P * 3) of ``images`` (B, 3, S, S): grid row-major, inside a patch row, column, channel."""
+    """Cut ``images`` (B, 3, S, S) into patches (B, N, P * P * 3): row-major grid; in each row, column, channel."""
     batch, channels, side, _ = images.shape
     grid = side // patch_size
     patches = images.reshape(batch, channels, grid, patch_size, grid, patch_size)
