@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from downstream.augment import train_transform
+from downstream.cost import finetuning as cost  # noqa: F401 - asked for by lutbench.kinds
 from downstream.mixing import DropPaths, Mixing
 from downstream.stage import check_classification, sample
 from lutbench.data.images import ImageDataset

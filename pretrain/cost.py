@@ -3,17 +3,16 @@
 from functools import cache
 
 import torch
-from torch import nn
 
-from lutbench.plan.compute import COUNTED, STEP, Demand, counted
+from lutbench.plan.compute import COUNTED, STEP, Cost, counted, values
 from lutbench.recipes import PretrainRecipe
-from lutbench.recipes.suite import PlannedRun
+from lutbench.run import Run
 from pretrain.student import build_student
 from pretrain.teacher import Teacher
 from pretrain.views import Views
 
 
-def cost(run: PlannedRun, classes: int) -> Demand:
+def cost(run: Run[PretrainRecipe], classes: int) -> Cost:
     """Return what ``run`` asks of the machine, whatever the number of ``classes``.
 
     Raises:
@@ -23,7 +22,7 @@ def cost(run: PlannedRun, classes: int) -> Demand:
 
 
 @cache
-def cost_of(recipe_json: str) -> Demand:
+def cost_of(recipe_json: str) -> Cost:
     """Return the cost of a recipe, given as JSON: the student forward and backward, the teacher forward."""
     recipe = PretrainRecipe.model_validate_json(recipe_json)
     with torch.device("meta"):
@@ -35,10 +34,5 @@ def cost_of(recipe_json: str) -> Demand:
         targets = teacher(views) if teacher else None
         flop = STEP * counted(lambda: student(views, targets)) + (counted(lambda: teacher(views)) if teacher else 0)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    kept = _values(student) + 2 * trained + (_values(teacher) if teacher else 0)
-    return Demand(flop / COUNTED, 0, kept, _values(student.encoder))
-
-
-def _values(module: nn.Module) -> int:
-    """Return how many numbers the weights of ``module`` are."""
-    return sum(tensor.numel() for tensor in module.state_dict().values())
+    kept = values(student) + 2 * trained + (values(teacher) if teacher else 0)
+    return Cost(flop / COUNTED, 0, kept, values(student.encoder))

@@ -14,6 +14,7 @@ from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
+from pretrain.cost import cost  # noqa: F401 - asked for by lutbench.kinds
 from pretrain.reconstruction import reconstruction_grid
 from pretrain.student import build_student, parameter_groups
 from pretrain.teacher import Teacher, momentum_at

@@ -28,7 +28,9 @@ from robustness.toy_sets import SETS, build_shifted, open_shifted
 
 if TYPE_CHECKING:
     from lutbench.data.manifest import SplitMetadata
+    from lutbench.data.survey import Survey
     from lutbench.data.verify import VerifyReport
+    from lutbench.workspace import Workspace
 
 
 class DatasetState(StrEnum):
@@ -114,6 +116,13 @@ class ChosenImages:
 
 
 Visitor = Callable[[str, FolderImages | ChosenImages], None]
+
+
+def survey(recipe: RobustnessDatasetRecipe, workspace: "Workspace") -> "Survey":
+    """Survey a dataset for a plan, see :func:`robustness.survey.survey`."""
+    from robustness.survey import survey
+
+    return survey(recipe, workspace)
 
 
 def needs(recipe: RobustnessDatasetRecipe, root: Path) -> dict[str, Path]:

@@ -7,6 +7,7 @@ from contextlib import redirect_stdout
 
 import torch
 
+from downstream.segmentation.cost import cost  # noqa: F401 - asked for by lutbench.kinds
 from lutbench.data.masks import check_masks
 from lutbench.data.scenes import SegmentationDataset, check_pair
 from lutbench.errors import UserError, listed

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from lutbench.data.integrity import Scan
     from lutbench.data.manifest import IntegrityReport
     from lutbench.data.streaming import StreamedImages
+    from lutbench.data.survey import Survey
+    from lutbench.recipes.base import DatasetRecipe
+    from lutbench.workspace import Workspace
 
 __all__ = ["ImageDataset", "Split", "UndecodableImage", "check_pair", "is_streamed", "load_or_next", "open_dataset"]
 
@@ -87,6 +90,13 @@ def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
 
         return open_official(recipe, split, root)
     return open_built(recipe.source, split, root, skip_undecodable=skip)
+
+
+def survey(recipe: "DatasetRecipe", workspace: "Workspace") -> "Survey":
+    """Survey a dataset for a plan, see :func:`lutbench.data.survey.survey`."""
+    from lutbench.data.survey import survey
+
+    return survey(recipe, workspace)
 
 
 def needs(recipe: DataRecipe, root: Path) -> dict[str, Path]:

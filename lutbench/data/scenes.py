@@ -29,6 +29,9 @@ from lutbench.recipes import SegmentationDataRecipe
 if TYPE_CHECKING:
     from lutbench.data.integrity import Scan
     from lutbench.data.manifest import IntegrityReport
+    from lutbench.data.survey import Survey
+    from lutbench.recipes.base import DatasetRecipe
+    from lutbench.workspace import Workspace
 
 IGNORED = 255
 """In a mask as training sees it: a pixel that counts neither in training nor in evaluation."""
@@ -231,6 +234,13 @@ def open_dataset(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Se
             'A part of it is another set: give it source = "scenes", with classes and reduce_zero_label = true.'
         )
     return dataset
+
+
+def survey(recipe: "DatasetRecipe", workspace: "Workspace") -> "Survey":
+    """Survey a dataset for a plan, see :func:`lutbench.data.survey.survey`."""
+    from lutbench.data.survey import survey
+
+    return survey(recipe, workspace)
 
 
 def needs(recipe: SegmentationDataRecipe, root: Path) -> dict[str, Path]:

@@ -6,7 +6,7 @@ paths) are not. Unknown keys, wrong types and values out of range are refused wi
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -164,6 +164,20 @@ class WeightsSource(Recipe):
     """File of a checkpoint; its hash is part of the identity."""
 
 
+class Samples(NamedTuple):
+    """Images that go through the network in one run; the six scales of one image are six."""
+
+    train: int
+    """Images trained on, or encoded for a probe."""
+    evaluate: int
+    """Images evaluated, on the way and at the end."""
+
+    @property
+    def all(self) -> int:
+        """Images trained on and evaluated."""
+        return self.train + self.evaluate
+
+
 class RunRecipe(Recipe):
     """All settings of one run, and what follows from them alone."""
 
@@ -205,6 +219,24 @@ class RunRecipe(Recipe):
     def cache_side(self) -> int | None:
         """Short side of the cache that it reads its training images from; None if it reads them as they are."""
         return None
+
+    def samples(self, images: Mapping[str, int]) -> Samples:
+        """Return how many images go through the network: unless a kind says otherwise, those of its splits once.
+
+        ``images`` has the size of every split whose size is known.
+
+        Raises:
+            KeyError: if it lacks a split that counts.
+        """
+        evaluated = (images[split] for split in self.splits if split != "train")
+        return Samples(images["train"] if "train" in self.splits else 0, sum(evaluated))
+
+    def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
+        """Return how many checkpoints stay on disk, of which a run keeps the last ``keep``: none, unless a kind saves any.
+
+        ``images`` has the size of every split whose size is known; where it matters and is not, they are ``keep``.
+        """
+        return 0
 
 
 def _ascending(shares: list[float]) -> list[float]:

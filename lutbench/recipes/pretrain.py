@@ -1,10 +1,12 @@
 """Settings of pre-training. The defaults are the paper's LUT; MAE and the controls change a few fields."""
 
+from collections.abc import Mapping
+from math import ceil
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from lutbench.recipes.base import Betas, DataRecipe, EncoderRecipe, Later, RunRecipe, Runtime
+from lutbench.recipes.base import Betas, DataRecipe, EncoderRecipe, Later, RunRecipe, Runtime, Samples
 
 
 class PretrainRecipe(RunRecipe):
@@ -99,6 +101,14 @@ class PretrainRecipe(RunRecipe):
         """Short side of the images in the cache, if it reads from one."""
         return self.encoder.image_size if self.cache else None
 
+    def samples(self, images: Mapping[str, int]) -> Samples:
+        """Return the training images, once per epoch."""
+        return Samples(self.epochs * images["train"], 0)
+
+    def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
+        """Return how many of those saved every ``save_every`` steps stay."""
+        return kept_checkpoints(images, keep, self.epochs, self.batch, self.save_every)
+
     @property
     def lr(self) -> float:
         """The highest learning rate of the schedule."""
@@ -134,6 +144,19 @@ class PretrainRecipe(RunRecipe):
                 "or set head_norm to 'layer'"
             )
         return self
+
+
+def kept_checkpoints(
+    images: Mapping[str, int], keep: int, epochs: int, batch: int, save_every: int | None = None
+) -> int:
+    """Return how many of the checkpoints stay that a run saves every so many steps or, without ``save_every``, every epoch.
+
+    The last step saves none. They are ``keep`` if ``images`` lacks the size of the training split.
+    """
+    if "train" not in images:
+        return keep
+    steps = ceil(epochs * images["train"] / batch)
+    return min(keep, (steps - 1) // (save_every or max(1, steps // epochs)))
 
 
 def check_schedule(epochs: int, warmup_epochs: int) -> None:

@@ -1,10 +1,11 @@
 """Settings of the robustness stage: a test set whose images are shifted, and a finished classifier on it."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from lutbench.recipes.base import DatasetRecipe, Recipe, RunRecipe, Runtime, WeightsSource
+from lutbench.recipes.base import DatasetRecipe, Recipe, RunRecipe, Runtime, Samples, WeightsSource
 
 Resizing = Literal["bicubic", "bilinear", "crop", "whole"]
 """How an image comes to the classifier's size: its short side resized, then the centre; the centre alone; as it is."""
@@ -229,6 +230,10 @@ class RobustnessRecipe(RunRecipe):
     def encoder_label(self) -> str:
         """How tables name the classifier's architecture."""
         return self.classifier.encoder
+
+    def samples(self, images: Mapping[str, int]) -> Samples:
+        """Return the images of all conditions, in every preprocessing."""
+        return Samples(0, len(self.set.preprocessing) * images["test"])
 
 
 class RobustnessTable(Recipe, extra="allow"):

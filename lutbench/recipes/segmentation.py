@@ -1,11 +1,16 @@
 """Settings of semantic segmentation: the data in ADE20K's layout, and UPerNet's recipe as MMSegmentation runs it."""
 
+from collections.abc import Mapping
+from math import ceil
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from lutbench.recipes.base import Betas, DatasetRecipe, Runtime
+from lutbench.recipes.base import Betas, DatasetRecipe, Runtime, Samples
 from lutbench.recipes.downstream import DownstreamRecipe
+
+MULTI_SCALE = 12
+"""Times that an evaluation with ``tta`` looks at each image: six scales, each also flipped."""
 
 Grey = Annotated[int, Field(ge=0, le=255)]
 
@@ -124,6 +129,15 @@ class SegmentationRecipe(DownstreamRecipe):
     """Iterations between evaluations on the way, for the curve; only at the end if not given."""
     save_every: Annotated[PositiveInt, Runtime] = 2000
     """Iterations between checkpoints."""
+
+    def samples(self, images: Mapping[str, int]) -> Samples:
+        """Return the images of all batches, and the validation images of every evaluation and scale."""
+        evaluations = ceil(self.iterations / self.val_every) if self.val_every else 1
+        return Samples(self.iterations * self.batch, (evaluations + MULTI_SCALE * self.tta) * images["val"])
+
+    def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
+        """Return how many stay; MMSegmentation's Runner saves one at the end as well."""
+        return min(keep, (self.iterations - 1) // self.save_every + 1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
