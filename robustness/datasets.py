@@ -24,7 +24,7 @@ from lutbench.errors import NotRun, UserError, listed
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import KNOWN, UNKNOWN
 from robustness.labels import known_folders
-from robustness.toy_sets import SETS, build_shifted, open_shifted
+from robustness.toy_sets import SETS, open_toy_set
 
 if TYPE_CHECKING:
     from lutbench.data.manifest import SplitMetadata
@@ -140,7 +140,7 @@ def make(recipe: RobustnessDatasetRecipe, root: Path) -> bool:
         UserError: if what it is made from is absent or cannot be decoded, or it cannot be written.
     """
     if recipe.source in SETS:
-        return build_shifted(recipe.source, root)
+        return SETS[recipe.source].build(root)
     if recipe.source != "corrupted":
         return False
     from robustness.corrupted import build_corrupted  # here, because scikit-image takes a second to import
@@ -261,7 +261,7 @@ def list_condition(recipe: RobustnessDatasetRecipe, cell: str, folder: Path) -> 
         corruption, level = cell.rsplit("/", 1)
         return open_corrupted(folder.parents[1], corruption, int(level))
     if recipe.source == folder.name:
-        images = open_shifted(recipe.source, folder.parent)
+        images = open_toy_set(recipe.source, folder.parent)
     else:
         images = open_folder(folder, recipe.name, cell or folder.name)
     if recipe.kind == "detection" and cell == UNKNOWN:

@@ -253,9 +253,9 @@ def make(recipe: SegmentationDataRecipe, root: Path) -> bool:
     """Build mosaics if they are absent; return whether they were built now."""
     if recipe.source != "mosaics":
         return False
-    from lutbench.data.toy.mosaics import build_mosaics
+    from lutbench.data.toy.mosaics import MOSAICS
 
-    return build_mosaics(root)
+    return MOSAICS.build(root)
 
 
 def pinned_pixels(recipe: SegmentationDataRecipe) -> dict[str, str]:
