@@ -88,7 +88,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
                 batch = next(waiting)
                 views = Views.from_batch(batch, processes.device)
                 with autocast(recipe.precision):
-                    targets = whole_views(views) if whole_views else None
+                    targets = whole_views(views) if whole_views is not None else None
                 with reducing(model, last=accumulated == schedule.micro_batches - 1), autocast(recipe.precision):
                     losses = model(views, targets)
                     (losses.total / schedule.micro_batches).backward()
