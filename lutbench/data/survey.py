@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lutbench.data.catalogue import PRESENT, KnownDataset, in_hub_cache, known_by, location, status_of
 from lutbench.errors import UserError
 from lutbench.recipes.base import DatasetRecipe
-from lutbench.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lutbench.workspace import Workspace
 
 DATA, HUB = "data", "HF_HOME"
 """Where a dataset is kept: below the data root, or in the cache of `datasets`, which keeps what it fetches from the Hub."""
@@ -47,7 +49,7 @@ class Survey:
     """What is missing that the suite does not make itself; of a dataset that is not known, a whole paragraph."""
 
 
-def survey(recipe: DatasetRecipe, workspace: Workspace) -> Survey:
+def survey(recipe: DatasetRecipe, workspace: "Workspace") -> Survey:
     """Survey a dataset with a training and a validation split."""
     known, path = known_by(recipe), (workspace.data / recipe.folder).absolute()
     problems = {split: _problem(recipe, known, path, split, workspace) for split in recipe.splits}
@@ -78,7 +80,7 @@ def to_come(name: str, paths: tuple[Path, ...], known: KnownDataset | None, fold
     return Holding(f"{name} (as published)", paths, False, int(known.gigabytes * 1e9), folder)
 
 
-def _problem(recipe: DatasetRecipe, known: KnownDataset | None, path: Path, split: str, workspace: Workspace) -> str:
+def _problem(recipe: DatasetRecipe, known: KnownDataset | None, path: Path, split: str, workspace: "Workspace") -> str:
     """Return why a split cannot be listed as it lies; empty if it can."""
     if known and known.built and not (location(known, workspace.data) / "manifest.json").is_file():
         return f"{known.name}: built when it is first used."
@@ -100,7 +102,7 @@ def _lacks(recipe: DatasetRecipe, known: KnownDataset | None, path: Path, proble
 
 
 def _holdings(
-    recipe: DatasetRecipe, known: KnownDataset | None, path: Path, problem: str, workspace: Workspace
+    recipe: DatasetRecipe, known: KnownDataset | None, path: Path, problem: str, workspace: "Workspace"
 ) -> tuple[Holding, ...]:
     if getattr(recipe, "streaming", False):
         return ()
