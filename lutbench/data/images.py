@@ -9,14 +9,26 @@ from PIL import Image
 
 from lutbench.data.decoding import UndecodableImage
 from lutbench.data.folder import open_folder
-from lutbench.data.toy.photographs import BUILT, open_built
+from lutbench.data.survey import survey
+from lutbench.data.toy.photographs import BUILT, CropDataset
 from lutbench.errors import UserError, listed
 from lutbench.recipes import DataRecipe
 
 if TYPE_CHECKING:
     from lutbench.data.streaming import StreamedImages
 
-__all__ = ["ImageDataset", "Split", "UndecodableImage", "check_pair", "is_streamed", "load_or_next", "open_images"]
+__all__ = [
+    "ImageDataset",
+    "Split",
+    "UndecodableImage",
+    "built_by",
+    "check_pair",
+    "is_streamed",
+    "load_or_next",
+    "needs",
+    "open_dataset",
+    "survey",
+]
 
 Split = Literal["train", "val"]
 
@@ -55,7 +67,7 @@ class ImageDataset(Protocol):
         ...
 
 
-def open_images(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
+def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
     """Open one split of the set that ``recipe`` names, below the data root ``root``.
 
     Nothing is decoded; a set that the suite builds itself is built if it is not there.
@@ -80,14 +92,28 @@ def open_images(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
         return open_huggingface(recipe, split, root)
     if recipe.source == "folder":
         return open_folder(root / recipe.path / folder, name, split, skip_undecodable=skip)
-    if recipe.source not in BUILT:
-        from lutbench.data.official import open_official
+    if toy := built_by(recipe):
+        return toy.open(split, root, skip_undecodable=skip)
+    from lutbench.data.official import open_official
 
-        return open_official(recipe, split, root)
-    return open_built(recipe.source, split, root, skip_undecodable=skip)
+    return open_official(recipe, split, root)
 
 
-open_dataset = open_images
+def needs(recipe: DataRecipe, root: Path) -> dict[str, Path]:
+    """Return the files and folders without which a dataset is not whole, by the names that messages give them."""
+    splits = [recipe.train, *([recipe.val] if recipe.val else [])]
+    names = splits
+    if recipe.source != "folder":
+        from lutbench.data.official import FORMATS
+
+        parts = (part.strip() for split in splits for part in split.split("+"))
+        names = [name for part in parts for name in FORMATS[recipe.source].needs(part)]
+    return {name: root / recipe.folder / name for name in names}
+
+
+def built_by(recipe: DataRecipe) -> CropDataset | None:
+    """Return what builds a dataset from photographs; None if it is not the suite's own."""
+    return BUILT.get(recipe.source)
 
 
 def is_streamed(images: ImageDataset) -> "TypeGuard[StreamedImages]":
