@@ -9,6 +9,7 @@ from PIL import Image
 
 from lutbench.data.decoding import UndecodableImage
 from lutbench.data.folder import FolderImages, open_folder
+from lutbench.data.survey import survey_images as survey  # noqa: F401 - asked for by lutbench.kinds
 from lutbench.data.toy.photographs import BUILT, build, check_pixels, open_built
 from lutbench.errors import UserError, listed
 from lutbench.recipes import DataRecipe
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from lutbench.data.integrity import Scan
     from lutbench.data.manifest import IntegrityReport
     from lutbench.data.streaming import StreamedImages
-    from lutbench.data.survey import Survey
-    from lutbench.recipes.base import DatasetRecipe
-    from lutbench.workspace import Workspace
 
 __all__ = ["ImageDataset", "Split", "UndecodableImage", "check_pair", "is_streamed", "load_or_next", "open_dataset"]
 
@@ -90,13 +88,6 @@ def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
 
         return open_official(recipe, split, root)
     return open_built(recipe.source, split, root, skip_undecodable=skip)
-
-
-def survey(recipe: "DatasetRecipe", workspace: "Workspace") -> "Survey":
-    """Survey a dataset for a plan, see :func:`lutbench.data.survey.survey`."""
-    from lutbench.data.survey import survey
-
-    return survey(recipe, workspace)
 
 
 def needs(recipe: DataRecipe, root: Path) -> dict[str, Path]:

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from lutbench.data.decoding import BROKEN, UndecodableImage, to_rgb
 from lutbench.data.folder import fingerprint_of
 from lutbench.data.images import Split
+from lutbench.data.survey import survey_scenes as survey  # noqa: F401 - asked for by lutbench.kinds
 from lutbench.data.walking import IMAGES, explained, printable, walk
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import read_json
@@ -29,9 +30,6 @@ from lutbench.recipes import SegmentationDataRecipe
 if TYPE_CHECKING:
     from lutbench.data.integrity import Scan
     from lutbench.data.manifest import IntegrityReport
-    from lutbench.data.survey import Survey
-    from lutbench.recipes.base import DatasetRecipe
-    from lutbench.workspace import Workspace
 
 IGNORED = 255
 """In a mask as training sees it: a pixel that counts neither in training nor in evaluation."""
@@ -234,13 +232,6 @@ def open_dataset(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Se
             'A part of it is another set: give it source = "scenes", with classes and reduce_zero_label = true.'
         )
     return dataset
-
-
-def survey(recipe: "DatasetRecipe", workspace: "Workspace") -> "Survey":
-    """Survey a dataset for a plan, see :func:`lutbench.data.survey.survey`."""
-    from lutbench.data.survey import survey
-
-    return survey(recipe, workspace)
 
 
 def needs(recipe: SegmentationDataRecipe, root: Path) -> dict[str, Path]:
