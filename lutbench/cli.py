@@ -135,10 +135,13 @@ def tables(
 ) -> None:
     """Rebuild a suite's tables from its records and the published numbers. Needs no data and no GPU."""
     loaded = _load(suite, overrides)
-    from lutbench.report.tables import check_tables, show_tables, write_tables
+    from lutbench.report.sections import View
+    from lutbench.report.tables import all_sections, check_tables, show_tables, write_tables
 
+    view = View.read(loaded, results)
+    sections = all_sections(view)
     if check:
-        differences = check_tables(loaded, results)
+        differences = check_tables(view, sections, results)
         if differences:
             print("\n".join(differences))
             raise UserError(
@@ -146,7 +149,8 @@ def tables(
             )
         print(f"The tables of {suite} are what its records say.")
         return
-    show_tables(loaded, results, write_tables(loaded, results))
+    write_tables(view, sections, results)
+    show_tables(view, sections, results)
 
 
 @app.command()

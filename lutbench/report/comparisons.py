@@ -1,110 +1,120 @@
-"""Pairs of methods on the same images: what of a difference could be these images' doing."""
+"""Pairs of methods on the same images: what of a difference could be these images' doing, and what these seeds'."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
-from lutbench.evaluate.outcomes import PER_CLASS
 from lutbench.evaluate.statistics import RESAMPLES, Interval, Paired, Resampled
-from lutbench.recipes.suite import LoadedSuite
 from lutbench.report.entries import TableEntry
-from lutbench.report.names import directed, pair_name, task_title
-from robustness.condition_outcomes import RobustnessOutcomes
+from lutbench.report.sections import Section, View, by_task, directed
 
-NOT_OTHER_RUNS = "Interval and p tell what other images would change, not what another training run would."
 PAIRED = (
-    "Difference in points with its 95 % interval (Agresti and Min); images on which only the first or only the second "
-    "method is right (of several seeds, right in more of them); p of the exact McNemar test. " + NOT_OTHER_RUNS
+    "Difference in points with its 95 % interval over images (Agresti and Min); images on which only the first or only the "
+    "second method is right (of several seeds, right in more of them); p of the exact McNemar test."
 )
 RESAMPLED = (
-    "Difference in points, of a segmentation in mIoU{by_class} (of several seeds, their mean), with the percentiles of "
-    f"{RESAMPLES} resamples of the images, the same for both methods, as its 95 % interval; p, two-sided, from the same, "
-    f"{2 / RESAMPLES:.2g} at the least. " + NOT_OTHER_RUNS
+    f"Difference in points (of several seeds, their mean), with the percentiles of {RESAMPLES} resamples of the images, the "
+    f"same for both methods, as its 95 % interval over images; p, two-sided, from the same, {2 / RESAMPLES:.2g} at the least."
 )
+NOT_OTHER_RUNS = "Interval and p tell what other images would change, not what another training run would."
+OVER_SEEDS = (
+    "Over seeds: the 95 % interval of the same difference by Student's t on the differences between runs of one seed. It tells "
+    "what other training runs would change, on these images; the interval over images and p tell what other images would "
+    "change, with these runs. Of two methods of training, such as LUT and MAE, the interval over seeds is the one that counts."
+)
+WAYS: dict[type, tuple[str, str]] = {
+    Paired: ("The same images, right or wrong", PAIRED),
+    Resampled: ("The same images, resampled", RESAMPLED),
+}
+"""Title and legend by the way in which methods are compared."""
 
-Seeds = Sequence[Any]
-"""Outcomes of one kind, one per seed."""
 
+def comparison_sections(view: View) -> list[Section]:
+    """Return the suite's pairs of methods on the same images, in a table for each way of comparing that has rows.
 
-class Compared(NamedTuple):
-    """The pairs that are compared in one way."""
-
-    table: pd.DataFrame
-    legend: str
-
-
-def comparison_tables(suite: LoadedSuite, made: list[TableEntry], results_dir: Path) -> list[Compared]:
-    """The suite's pairs of methods on the same images, in a table for each way of comparing that has rows.
-
-    A pair is left out where the two were not run with the same seeds, or not measured on the same images. Only a table
-    with shifted sets has a column for the metric, of which these may have several.
+    A pair is left out where the two were not run with the same seeds, or not measured on the same images.
     """
-    rows: dict[type, list[dict[str, str]]] = {kind: [] for kind in _LEGENDS}
-    named = dict.fromkeys(_LEGENDS, False)
-    by_class = False
-    for task in dict.fromkeys(cell.task for cell in made):
-        encoders = {cell.method: cell.encoder for cell in made if cell.task == task}
-        of_task = [cell for cell in made if cell.task == task and cell.runs]
-        for first, second in suite.config.compare:
-            both = same_images({cell.method: cell for cell in of_task}, first, second, results_dir)
-            if both is None:
-                continue
-            robust = isinstance(both[0][0], RobustnessOutcomes)
-            for metric in dict.fromkeys(cell.metric for cell in of_task):
-                if not {(first, metric), (second, metric)} <= {(cell.method, cell.metric) for cell in of_task}:
+    rows: dict[type, list[dict[str, str]]] = {way: [] for way in WAYS}
+    data = []
+    for of_task in by_task(view.entries):
+        found = {(entry.method, entry.metric): entry for entry in of_task}
+        for first, second in view.suite.config.compare:
+            for metric in dict.fromkeys(entry.metric for entry in of_task):
+                one, other = found.get((first, metric)), found.get((second, metric))
+                if one is None or other is None or not on_same_images(one, other):
                     continue
-                told = compared(*both, metric)
+                compared = compare(one, other, metric)
                 labels = {
-                    "task": task_title(suite, task),
+                    "task": view.task_title(one),
                     "metric": directed(metric),
-                    "pair": pair_name(suite, encoders, first, second),
+                    "pair": view.pair_name(of_task, one, other),
                 }
-                rows[type(told)].append(labels | _row(told))
-                named[type(told)] |= robust
-                by_class |= metric == PER_CLASS
-    frames = {kind: pd.DataFrame(rows[kind]) for kind in _LEGENDS if rows[kind]}
-    return [
-        Compared(
-            frame if named[kind] else frame.drop(columns="metric"),
-            _LEGENDS[kind].format(by_class=f", of a task in {PER_CLASS} in that" if by_class else ""),
+                rows[type(compared)].append(labels | _text(compared))
+                data.append(_numbers(view, one, other, compared))
+    sections: list[Section] = []
+    for way, (title, legend) in WAYS.items():
+        table = pd.DataFrame(rows[way])
+        if table.empty:
+            continue
+        over_seeds = (table["over seeds"] != "").any()
+        sections.append(
+            Section(
+                title,
+                frame=table if over_seeds else table.drop(columns="over seeds"),
+                legend=f"{legend} {OVER_SEEDS if over_seeds else NOT_OTHER_RUNS}",
+                name="comparisons",
+                data=None if sections else pd.DataFrame(data),  # of both
+            )
         )
-        for kind, frame in frames.items()
-    ]
+    return sections
 
 
-def same_images(
-    cells: Mapping[str, TableEntry], first: str, second: str, results_dir: Path
-) -> tuple[Seeds, Seeds] | None:
-    """The outcomes of two methods on one task; None if they have not the same seeds or not the same images."""
-    if first not in cells or second not in cells:
-        return None
-    runs = cells[first].runs, cells[second].runs
-    if [r.seed for r in runs[0]] != [r.seed for r in runs[1]]:
-        return None
-    one, other = ([record.outcomes for record in of] for of in runs)
-    return (one, other) if len({o.images for o in (*one, *other)}) == 1 else None
+def on_same_images(first: TableEntry, second: TableEntry) -> bool:
+    """Whether two entries were measured with the same seeds on the same images, of which the outcomes are known."""
+    runs = [*first.runs, *second.runs]
+    if not runs or [r.seed for r in first.runs] != [r.seed for r in second.runs]:
+        return False
+    return all(r.outcomes_file for r in runs) and len({r.outcomes.images for r in runs}) == 1
 
 
-def compared(first: Seeds, second: Seeds, metric: str) -> Paired | Resampled:
-    """Two methods' outcomes on the same images, by the metric of their cells."""
-    both: Paired | Resampled = type(first[0]).compare(first, second, metric)
-    return both
+def compare(first: TableEntry, second: TableEntry, metric: str) -> Paired | Resampled:
+    """Compare two methods by a metric on the same images, seed by seed; see :func:`on_same_images`."""
+    both: list[list[Any]] = [[r.outcomes for r in entry.runs] for entry in (first, second)]
+    compared: Paired | Resampled = type(both[0][0]).compare(*both, metric)
+    return compared
 
 
 def points(difference: float, interval: Interval) -> str:
-    """``+1.2 [+0.2, +2.2]`` of shares."""
-    return f"{100 * difference:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+    """Return ``+1.2 [+0.2, +2.2]`` of shares."""
+    return f"{100 * difference:+.1f} {_ends(interval)}"
 
 
-def _row(told: Paired | Resampled) -> dict[str, str]:
-    counts = {"only 1st": str(told.first_only), "only 2nd": str(told.second_only)} if isinstance(told, Paired) else {}
+def _ends(interval: Interval | None) -> str:
+    return f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]" if interval else ""
+
+
+def _text(compared: Paired | Resampled) -> dict[str, str]:
+    """Return the cells of a row that people read."""
+    counts = {}
+    if isinstance(compared, Paired):
+        counts = {"only 1st": str(compared.first_only), "only 2nd": str(compared.second_only)}
     return {
-        "difference": points(told.difference, told.interval), **counts,
-        "p": f"{told.p:.2g}", "images": str(told.images),
+        "difference": points(compared.difference, compared.interval), "over seeds": _ends(compared.seed_interval), **counts,
+        "p": f"{compared.p:.2g}", "images": str(compared.images),
     }  # fmt: skip
 
 
-_LEGENDS: dict[type, str] = {Paired: PAIRED, Resampled: RESAMPLED}
-"""By the way in which two methods are compared."""
+def _numbers(view: View, first: TableEntry, second: TableEntry, compared: Paired | Resampled) -> dict[str, Any]:
+    """Return a row for programs, differences in points: of more digits than here every version of SciPy has its own."""
+    low, high = compared.seed_interval or (None, None)
+    numbers = {
+        "difference": compared.difference, "low": compared.interval.low, "high": compared.interval.high,
+        "low over seeds": low, "high over seeds": high,
+    }  # fmt: skip
+    return {
+        "suite": view.suite.name, "task": first.task, "metric": first.metric, "first": first.method, "second": second.method,
+        **{name: None if share is None else round(100 * share, 6) for name, share in numbers.items()},
+        "seeds": len(compared.seed_differences),
+        "only first": getattr(compared, "first_only", ""), "only second": getattr(compared, "second_only", ""),
+        "p": float(f"{compared.p:.6g}"), "images": compared.images, "note": view.note,
+    }  # fmt: skip

@@ -1,49 +1,44 @@
-"""Figures from records: the IoU of every class, method beside method."""
+"""Drawing that figures of several kinds share. matplotlib is imported when a figure is made: it takes a second."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from downstream.segmentation.confusions import IOU_OF
 from lutbench.evaluate.statistics import over_seeds
 from lutbench.files import whole_file
-from lutbench.record import Record
 
-MOST_CLASSES = 30
-"""More would not be read."""
-
-ABOUT = "Lines are 95 % intervals: bootstrap over images for one seed, Student's t over seeds for more."
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-Methods = Sequence[tuple[str, Sequence[Record]]]
-"""Every method's name, and its records, one per seed."""
-
-
-class Bar(NamedTuple):
-    """One class of one method, in percent, mean over seeds."""
+class Point(NamedTuple):
+    """A share in percent with its 95 % interval."""
 
     value: float
     low: float
     high: float
 
 
-NOTHING = Bar(0, 0, 0)
-"""Of a method that leaves a class alone that is in no label."""
+def over_seeds_point(points: Sequence[Point]) -> Point:
+    """Return the mean over seeds with Student's interval, between 0 and 100; of one seed its own point."""
+    if len(points) == 1:
+        return points[0]
+    values = [point.value for point in points]
+    low, high = over_seeds(values)
+    return Point(float(np.mean(values)), max(0.0, low), min(100.0, high))
 
 
-def write_class_figure(path: Path, title: str, methods: Methods, note: str = "") -> None:
-    """RngStream :func:`class_figure` as a PNG.
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of so many inches."""
+    from matplotlib.figure import Figure
 
-    Raises:
-        UserError: on a full disk.
-    """
-    write_figure(path, class_figure(title, methods, note))
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
-def write_figure(path: Path, figure: Figure) -> None:
+def write_figure(path: Path, figure: "Figure") -> None:
     """Write a PNG.
 
     Raises:
@@ -54,82 +49,31 @@ def write_figure(path: Path, figure: Figure) -> None:
         figure.savefig(partial, format="png", metadata={"Software": None})
 
 
-def class_figure(title: str, methods: Methods, note: str = "") -> Figure:
-    """A bar for every class and method, the first method's best classes on top.
+def draw_lines(axes: "Axes", curves: Mapping[str, Mapping[int, Point]], small: bool = False) -> None:
+    """Draw a line and a band per label; its colour is that of the label's place, also where it has no line."""
+    for number, (label, curve) in enumerate(curves.items()):
+        places, values = list(curve), np.array(list(curve.values())).reshape(-1, 3)
+        style: dict[str, Any] = {"color": f"C{number % 10}"}
+        axes.fill_between(places, values[:, 1], values[:, 2], alpha=0.2, linewidth=0, **style)
+        marks: dict[str, Any] = {"marker": "o", "markersize": 1.5 if small else 3.5, "linewidth": 0.9 if small else 1.4}
+        axes.plot(places, values[:, 0], label=label, **marks, **style)
+    plain_axes(axes)
+    axes.tick_params(labelsize="x-small" if small else "small")
 
-    Of more than :data:`MOST_CLASSES` classes those are shown in which the first two methods differ most, and the title
-    says so.
-    """
-    bars = [class_bars(records) for _, records in methods]
-    classes = list(dict.fromkeys(name for of in bars for name in of))
-    shown = most_different(bars, classes) if len(classes) > MOST_CLASSES else classes
-    if len(shown) < len(classes):
-        told = (
-            f"in which {methods[0][0]} and {methods[1][0]} differ most" if len(methods) > 1 else "with the highest IoU"
-        )
-        title = f"{title}\nThe {len(shown)} of {len(classes)} classes {told}"
-    shown = sorted(shown, key=lambda name: -bars[0].get(name, NOTHING).value)
 
-    thickness = 0.8 / len(methods)
-    figure = Figure(figsize=(7.5, 1.8 + 0.13 * len(shown) * (len(methods) + 0.8)), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    for number, ((label, records), of) in enumerate(zip(methods, bars, strict=True)):
-        there = [place for place, name in enumerate(shown) if name in of]
-        drawn = [of[shown[place]] for place in there]
-        values = np.array([bar.value for bar in drawn])
-        ends = np.clip([[bar.value - bar.low, bar.high - bar.value] for bar in drawn], 0, None).reshape(-1, 2).T
-        axes.barh(
-            np.array(there) + thickness * (number - (len(methods) - 1) / 2),
-            values,
-            thickness,
-            xerr=ends,
-            label=_legend_of(label, records),
-            error_kw={"elinewidth": 0.8, "ecolor": "0.25"},
-        )
-    axes.set_yticks(range(len(shown)), shown)
-    axes.set_ylim(len(shown) - 0.5, -0.5)
-    axes.set_xlim(0, min(100.0, 1.05 * max(bar.high for of in bars for bar in of.values()) or 1))
-    axes.set_xlabel("IoU, %")
-    axes.grid(axis="x", linewidth=0.4)
+def plain_axes(axes: "Axes", grid: Literal["both", "x", "y"] = "both") -> None:
+    """Draw a thin grid below everything, and no frame above and on the right."""
+    axes.grid(axis=grid, linewidth=0.4)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def label_figure(figure: "Figure", title: str, *below: str) -> None:
+    """Write the title above a figure, and below it a line for each text that is not empty."""
     figure.suptitle(title, fontsize="medium")
-    wide = sum(len(_legend_of(*method)) for method in methods) > 80
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=1 if wide else len(methods), fontsize="small", frameon=False
-    )
-    figure.supxlabel("\n".join(part for part in (ABOUT, note) if part), fontsize="x-small")
-    return figure
+    figure.supxlabel("\n".join(text for text in below if text), fontsize="x-small")
 
 
-def class_bars(records: Sequence[Record]) -> dict[str, Bar]:
-    """Every class that has an IoU, by name: of one seed with its interval over images, else with that over seeds."""
-    measured: dict[str, list[Bar]] = {}
-    for record in records:
-        for m in record.measurements:
-            if m.metric.startswith(IOU_OF):
-                low, high = (m.value if end is None else end for end in (m.low, m.high))
-                measured.setdefault(m.metric.removeprefix(IOU_OF), []).append(Bar(m.value, low, high))
-    return {name: _over_seeds(bars) for name, bars in measured.items()}
-
-
-def most_different(bars: Sequence[Mapping[str, Bar]], classes: Sequence[str]) -> list[str]:
-    """Of ``classes`` the :data:`MOST_CLASSES` in which the first two methods differ most; of one method its best."""
-    first, second = (*bars[:2], {})[:2]
-    differences = {name: abs(first.get(name, NOTHING).value - second.get(name, NOTHING).value) for name in classes}
-    return sorted(classes, key=lambda name: -differences[name])[:MOST_CLASSES]
-
-
-def _over_seeds(bars: Sequence[Bar]) -> Bar:
-    if len(bars) == 1:
-        return bars[0]
-    values = [bar.value for bar in bars]
-    low, high = over_seeds(values)
-    return Bar(float(np.mean(values)), max(0.0, low), min(100.0, high))
-
-
-def _legend_of(label: str, records: Sequence[Record]) -> str:
-    first = records[0].measurements[0].metric
-    mean = np.mean([record.measurements[0].value for record in records])
-    seeds = f", {len(records)} seeds" if len(records) > 1 else ""
-    return f"{label}: {first} {mean:.1f} %{seeds}"
+def seeds_label(label: str, seeds: int) -> str:
+    """Return ``LUT``, or ``LUT, 3 seeds``."""
+    return f"{label}, {seeds} seeds" if seeds > 1 else label

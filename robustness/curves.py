@@ -1,15 +1,18 @@
 """Curves of shifted sets: accuracy against the severity of corruptions, and against how much of the image is missing."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lutbench.evaluate.statistics import bootstrap, over_seeds, percentiles, wilson
+from lutbench.evaluate.statistics import bootstrap, percentiles, wilson
+from lutbench.report.figures import Point, draw_lines, label_figure, new_figure, over_seeds_point, seeds_label
 from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Methods = Sequence[tuple[str, Sequence[RobustnessOutcomes]]]
 """Every method's name, and its outcomes, one per seed."""
@@ -24,20 +27,12 @@ OF_SEVERITY = ABOUT.format("Wilson's; of the mean over corruptions a bootstrap")
 OF_OCCLUSION = ABOUT.format("Wilson's")
 
 
-class Point(NamedTuple):
-    """Top-1 in percent at one place of a curve, mean over seeds."""
-
-    value: float
-    low: float
-    high: float
-
-
 Curve = dict[int, Point]
-"""By severity, tenths of the patches, or tiles on a side."""
+"""Top-1, mean over seeds, by severity, tenths of the patches, or tiles on a side."""
 
 
 def severity_curves(seeds: Sequence[RobustnessOutcomes]) -> dict[str, Curve]:
-    """Top-1 by severity: ``mean`` over the corruptions that are not extra, if there are any, then every corruption.
+    """Return top-1 by severity: ``mean`` over the corruptions that are not extra, if there are any, then every corruption.
 
     The mean's interval comes from a bootstrap over images, each of which counts in all corruptions at once.
     """
@@ -50,31 +45,31 @@ def severity_curves(seeds: Sequence[RobustnessOutcomes]) -> dict[str, Curve]:
 
 
 def occlusion_curves(seeds: Sequence[RobustnessOutcomes]) -> dict[str, Curve]:
-    """Top-1 of ``drop`` by tenths of the patches, and of ``shuffle`` by tiles on a side."""
+    """Return top-1 of ``drop`` by tenths of the patches, and of ``shuffle`` by tiles on a side."""
     each = [_by_occlusion(one) for one in seeds]
     return {kind: _over_seeds([_curve(one[kind]) for one in each]) for kind in ("drop", "shuffle")}
 
 
-def severity_figure(title: str, methods: Methods, note: str = "") -> Figure:
-    """The mean over corruptions against severity, a line per method, and a small panel for every corruption."""
-    curves = {_told(label, seeds): severity_curves(seeds) for label, seeds in methods}
+def severity_figure(title: str, methods: Methods, note: str = "") -> "Figure":
+    """Draw the mean over corruptions against severity, a line per method, and a small panel for every corruption."""
+    curves = {seeds_label(label, len(seeds)): severity_curves(seeds) for label, seeds in methods}
     names = list(dict.fromkeys(name for of in curves.values() for name in of if name != MEAN))
     extra = methods[0][1][0].extra
     count = sum(name not in extra for name in names)
     rows = -(-len(names) // COLUMNS)
-    figure = Figure(figsize=(8.5, 4.4 + 1.45 * rows), dpi=120, layout="constrained")
+    figure = new_figure(8.5, 4.4 + 1.45 * rows)
     parts: Any = figure.subfigures(2, 1, height_ratios=[3.2, 0.5 + 1.45 * rows])
     above, below = parts
     large = above.subplots()
-    _draw(large, {label: of.get(MEAN, {}) for label, of in curves.items()})
+    draw_lines(large, {label: of.get(MEAN, {}) for label, of in curves.items()})
     large.set_title(f"Mean over {count} corruption{'s' if count > 1 else ''}", fontsize="small")
     large.set_ylabel("top-1, %")
     large.set_xlabel("severity")
     panels = below.subplots(rows, min(COLUMNS, len(names)), sharex=True, sharey=True, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=False):
-        _draw(axes, {label: of.get(name, {}) for label, of in curves.items()}, small=True)
-        told = name.replace("_", " ")
-        axes.set_title(f"{told}, extra" if name in extra else told, fontsize="x-small", pad=3)
+        draw_lines(axes, {label: of.get(name, {}) for label, of in curves.items()}, small=True)
+        label = name.replace("_", " ")
+        axes.set_title(f"{label}, extra" if name in extra else label, fontsize="x-small", pad=3)
     for axes in panels[len(names) :]:
         axes.remove()
     severities = sorted({severity for of in curves.values() for curve in of.values() for severity in curve})
@@ -86,33 +81,33 @@ def severity_figure(title: str, methods: Methods, note: str = "") -> Figure:
     _from_zero(panels[:1], [curve for of in curves.values() for curve in of.values()])
     below.supxlabel("severity", fontsize="small")
     below.supylabel("top-1, %", fontsize="small")
-    _around(figure, large, title, OF_SEVERITY, note)
+    _label(figure, large, title, OF_SEVERITY, note)
     return figure
 
 
-def occlusion_figure(title: str, methods: Methods, note: str = "") -> Figure:
-    """Top-1 against the share of dropped patches, and beside it against the number of shuffled tiles."""
-    curves = {_told(label, seeds): occlusion_curves(seeds) for label, seeds in methods}
+def occlusion_figure(title: str, methods: Methods, note: str = "") -> "Figure":
+    """Draw top-1 against the share of dropped patches, and beside it against the number of shuffled tiles."""
+    curves = {seeds_label(label, len(seeds)): occlusion_curves(seeds) for label, seeds in methods}
     kinds = [kind for kind in ("drop", "shuffle") if any(of[kind] for of in curves.values())]
-    figure = Figure(figsize=(8.5, 4.2), dpi=120, layout="constrained")
+    figure = new_figure(8.5, 4.2)
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=True):
-        places = sorted({place for of in curves.values() for place in of[kind]})
+        amounts = sorted({amount for of in curves.values() for amount in of[kind]})
         # Tiles are at even steps: 14 x 14 and 16 x 16 would lie on each other, and 2 x 2 at the edge.
-        at = {place: 10 * place if kind == "drop" else number for number, place in enumerate(places)}
-        moved = {label: {at[place]: point for place, point in of[kind].items()} for label, of in curves.items()}
-        _draw(axes, moved)
-        told = [f"{10 * place}" if kind == "drop" else f"{place**2}" for place in places]
-        axes.set_xticks(list(at.values()), told)
+        at = {amount: 10 * amount if kind == "drop" else number for number, amount in enumerate(amounts)}
+        moved = {label: {at[amount]: point for amount, point in of[kind].items()} for label, of in curves.items()}
+        draw_lines(axes, moved)
+        ticks = [f"{10 * amount}" if kind == "drop" else f"{amount**2}" for amount in amounts]
+        axes.set_xticks(list(at.values()), ticks)
         axes.set_xlabel("patches dropped, %" if kind == "drop" else "tiles, in random order")
     panels[0].set_ylabel("top-1, %")
     _from_zero(panels[:1], [of[kind] for of in curves.values() for kind in kinds])
-    _around(figure, panels[-1], title, OF_OCCLUSION, note)
+    _label(figure, panels[-1], title, OF_OCCLUSION, note)
     return figure
 
 
 def _by_corruption(outcomes: RobustnessOutcomes) -> dict[str, dict[int, NDArray[np.bool_]]]:
-    """(n,) Whether each image is right, by corruption and severity."""
+    """Return whether each image (n,) is right, by corruption and severity."""
     right: dict[str, dict[int, NDArray[np.bool_]]] = {}
     for one in outcomes.cells:
         corruption, severity = one.cell.rsplit("/", 1)
@@ -121,32 +116,31 @@ def _by_corruption(outcomes: RobustnessOutcomes) -> dict[str, dict[int, NDArray[
 
 
 def _by_occlusion(outcomes: RobustnessOutcomes) -> dict[str, dict[int, NDArray[np.bool_]]]:
-    """The same for ``drop`` by tenths and ``shuffle`` by tiles on a side, seen in the way that tables print."""
+    """Return whether each image (n,) is right, in the preprocessing that tables print; ``drop`` by tenths, ``shuffle`` by tiles."""
     right: dict[str, dict[int, NDArray[np.bool_]]] = {"drop": {}, "shuffle": {}}
     for one in outcomes.cells:
         if one.seen == outcomes.cells[0].seen:
-            kind, place = _occlusion(one)
-            right[kind][place] = one.right()
+            kind, amount = _occlusion(one)
+            right[kind][amount] = one.right()
     return right
 
 
 def _occlusion(cell: ConditionOutcomes) -> tuple[str, int]:
-    """``drop 3/10`` is ("drop", 3), ``shuffle 4x4`` is ("shuffle", 4)."""
-    kind, told = cell.cell.split()
-    return kind, int(told.replace("x", "/").split("/")[0])
+    """Return ("drop", 3) of ``drop 3/10``, ("shuffle", 4) of ``shuffle 4x4``."""
+    kind, amount = cell.cell.split()
+    return kind, int(amount.replace("x", "/").split("/")[0])
 
 
 def _curve(right: Mapping[int, NDArray[np.bool_]]) -> Curve:
-    """With Wilson's intervals."""
-    ends = {place: wilson(int(hits.sum()), len(hits)) for place, hits in right.items()}
+    """Return the share that is right, with Wilson's interval."""
+    ends = {x: wilson(int(hits.sum()), len(hits)) for x, hits in right.items()}
     return {
-        place: Point(100 * float(hits.mean()), 100 * ends[place].low, 100 * ends[place].high)
-        for place, hits in sorted(right.items())
+        x: Point(100 * float(hits.mean()), 100 * ends[x].low, 100 * ends[x].high) for x, hits in sorted(right.items())
     }
 
 
 def _mean_curve(corruptions: Sequence[Mapping[int, NDArray[np.bool_]]]) -> Curve:
-    """The mean over those corruptions that have a severity."""
+    """Return the mean over those corruptions that have a severity."""
     severities = sorted({severity for one in corruptions for severity in one})
     values = np.stack([np.mean([one[s] for one in corruptions if s in one], axis=0) for s in severities], 1)
     low, high = 100 * percentiles(bootstrap(values, lambda sums: sums / len(values)))
@@ -154,45 +148,19 @@ def _mean_curve(corruptions: Sequence[Mapping[int, NDArray[np.bool_]]]) -> Curve
 
 
 def _over_seeds(curves: Sequence[Curve]) -> Curve:
-    """One seed's as it is, else the mean over seeds at the places that all have."""
-    if len(curves) == 1:
-        return curves[0]
-    made = {}
-    for place in curves[0]:
-        if all(place in curve for curve in curves):
-            values = [curve[place].value for curve in curves]
-            low, high = over_seeds(values)
-            made[place] = Point(float(np.mean(values)), max(0.0, low), min(100.0, high))
-    return made
+    """Return the mean over seeds where all have a point."""
+    shared = [x for x in curves[0] if all(x in curve for curve in curves)]
+    return {x: over_seeds_point([curve[x] for curve in curves]) for x in shared}
 
 
-def _draw(axes: Axes, curves: Mapping[str, Curve], small: bool = False) -> None:
-    """A line and a band per method; the colour is that of the method's place, also where it has no line."""
-    for number, (label, curve) in enumerate(curves.items()):
-        places, values = list(curve), np.array(list(curve.values())).reshape(-1, 3)
-        style: dict[str, Any] = {"color": f"C{number % 10}"}
-        axes.fill_between(places, values[:, 1], values[:, 2], alpha=0.2, linewidth=0, **style)
-        marks: dict[str, Any] = {"marker": "o", "markersize": 1.5 if small else 3.5, "linewidth": 0.9 if small else 1.4}
-        axes.plot(places, values[:, 0], label=label, **marks, **style)
-    axes.grid(linewidth=0.4)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize="x-small" if small else "small")
-
-
-def _from_zero(panels: Sequence[Axes], curves: Sequence[Curve]) -> None:
-    """The whole band of every curve, and zero."""
+def _from_zero(panels: Sequence["Axes"], curves: Sequence[Curve]) -> None:
+    """Scale panels to show the whole band of every curve, and zero."""
     highest = max((point.high for curve in curves for point in curve.values()), default=0.0)
     for axes in panels:
         axes.set_ylim(0, min(100.0, 1.03 * highest) or 1)
 
 
-def _around(figure: Figure, beside: Axes, title: str, about: str, note: str) -> None:
-    """Title, what the bands are, and the legend, right of a panel: nine methods' would hide lines in it."""
-    figure.suptitle(title, fontsize="medium")
+def _label(figure: "Figure", beside: "Axes", title: str, about: str, note: str) -> None:
+    """Write title, what the bands are, and the legend, right of a panel: nine methods' would hide lines in it."""
     beside.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", frameon=False)
-    figure.supxlabel("\n".join(part for part in (about, note) if part), fontsize="x-small")
-
-
-def _told(label: str, seeds: Sequence[RobustnessOutcomes]) -> str:
-    return f"{label}, {len(seeds)} seeds" if len(seeds) > 1 else label
+    label_figure(figure, title, about, note)

@@ -1,0 +1,107 @@
+"""What tables say of segmentations: a figure with the IoU of every class, method beside method."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from downstream.segmentation.confusions import IOU_OF
+from lutbench.record import Record
+from lutbench.report.figures import Point, label_figure, new_figure, over_seeds_point, plain_axes, seeds_label
+from lutbench.report.sections import Drawing, Section, View, by_task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_CLASSES = 30
+"""More would not be read."""
+
+ABOUT = "Lines are 95 % intervals: bootstrap over images for one seed, Student's t over seeds for more."
+
+Methods = Sequence[tuple[str, Sequence[Record]]]
+"""Every method's name, and its records, one per seed."""
+
+NOTHING = Point(0, 0, 0)
+"""Of a method that leaves a class alone that is in no label."""
+
+
+def sections(view: View) -> list[Section]:
+    """Return a section with a figure for every task that was measured, if there is one."""
+    drawings = []
+    for of_task in by_task(view.of_kind("segmentation")):
+        title = f"{view.suite.config.title}, {view.task_title(of_task[0])}: IoU per class"
+        names = view.method_names(of_task)
+        methods = [(names[entry.method], entry.runs) for entry in of_task if entry.runs]
+        if methods:
+            drawings.append(_drawing(f"{of_task[0].task}-iou.png", title, methods, view.note))
+    return [Section("Classes", figures=drawings, files_only=True)] if drawings else []
+
+
+def class_figure(title: str, methods: Methods, note: str = "") -> "Figure":
+    """Draw a bar for every class and method, the first method's best classes on top.
+
+    Of more than :data:`MOST_CLASSES` classes those are shown in which the first two methods differ most, and the title
+    says so.
+    """
+    bars = [class_bars(records) for _, records in methods]
+    classes = list(dict.fromkeys(name for of in bars for name in of))
+    shown = most_different(bars, classes) if len(classes) > MOST_CLASSES else classes
+    if len(shown) < len(classes):
+        chosen = (
+            f"in which {methods[0][0]} and {methods[1][0]} differ most" if len(methods) > 1 else "with the highest IoU"
+        )
+        title = f"{title}\nThe {len(shown)} of {len(classes)} classes {chosen}"
+    shown = sorted(shown, key=lambda name: -bars[0].get(name, NOTHING).value)
+
+    thickness = 0.8 / len(methods)
+    labels = [_label(*method) for method in methods]
+    figure = new_figure(7.5, 1.8 + 0.13 * len(shown) * (len(methods) + 0.8))
+    axes = figure.subplots()
+    for number, (label, of) in enumerate(zip(labels, bars, strict=True)):
+        rows = [row for row, name in enumerate(shown) if name in of]
+        values, low, high = np.array([of[shown[row]] for row in rows]).reshape(-1, 3).T
+        axes.barh(
+            np.array(rows) + thickness * (number - (len(methods) - 1) / 2),
+            values,
+            thickness,
+            xerr=np.clip([values - low, high - values], 0, None),
+            label=label,
+            error_kw={"elinewidth": 0.8, "ecolor": "0.25"},
+        )
+    axes.set_yticks(range(len(shown)), shown)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_xlim(0, min(100.0, 1.05 * max(bar.high for of in bars for bar in of.values()) or 1))
+    axes.set_xlabel("IoU, %")
+    plain_axes(axes, "x")
+    columns = 1 if sum(map(len, labels)) > 80 else len(methods)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize="small", frameon=False)
+    label_figure(figure, title, ABOUT, note)
+    return figure
+
+
+def class_bars(records: Sequence[Record]) -> dict[str, Point]:
+    """Return every class that has an IoU, by name: of one seed with its interval over images, else with that over seeds."""
+    measured: dict[str, list[Point]] = {}
+    for record in records:
+        for m in record.measurements:
+            if m.metric.startswith(IOU_OF):
+                low, high = (m.value if end is None else end for end in (m.low, m.high))
+                measured.setdefault(m.metric.removeprefix(IOU_OF), []).append(Point(m.value, low, high))
+    return {name: over_seeds_point(points) for name, points in measured.items()}
+
+
+def most_different(bars: Sequence[Mapping[str, Point]], classes: Sequence[str]) -> list[str]:
+    """Return of ``classes`` the :data:`MOST_CLASSES` in which the first two methods differ most; of one method its best."""
+    first, second = (*bars[:2], {})[:2]
+    differences = {name: abs(first.get(name, NOTHING).value - second.get(name, NOTHING).value) for name in classes}
+    return sorted(classes, key=lambda name: -differences[name])[:MOST_CLASSES]
+
+
+def _drawing(name: str, title: str, methods: Methods, note: str) -> Drawing:
+    return Drawing(name, title, lambda: class_figure(title, methods, note))
+
+
+def _label(method: str, records: Sequence[Record]) -> str:
+    first = records[0].measurements[0].metric
+    mean = np.mean([record.measurements[0].value for record in records])
+    return seeds_label(f"{method}: {first} {mean:.1f} %", len(records))

@@ -1,0 +1,115 @@
+"""Renderers of sections, functions from sections to text: Markdown and the terminal, LaTeX and CSV."""
+
+import re
+from collections.abc import Sequence
+from textwrap import fill
+
+import pandas as pd
+
+from lutbench.report.sections import Section
+
+PAGE = 40
+"""Rows of a table that fit on a page."""
+
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$"}
+)
+"""What LaTeX would stumble over, and what its fonts have in formulas only."""
+
+_VALUE_WITH_INTERVAL = re.compile(r"^(\d[\d.]*) \[[\d-].*")
+"""A value with its interval behind it; unlike a value with a source, and a difference, which begins with a sign."""
+
+
+def markdown(sections: Sequence[Section], figures: str) -> str:
+    """Return all sections as Markdown, with links to the folder ``figures``."""
+    parts = []
+    for section in sections:
+        frame = _marked(section, "**{}**", "<u>{}</u>")
+        frame.columns = pd.Index([", ".join(filter(None, name)) if isinstance(name, tuple) else name for name in frame])
+        parts += [f"{'#' * section.level} {section.title}" if section.title else ""]
+        parts += ["" if frame.empty else frame.to_markdown(index=False, disable_numparse=True), section.legend]
+        parts += [f"![{drawing.title}]({figures}/{drawing.name})" for drawing in section.figures]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def latex(sections: Sequence[Section], title: str, note: str) -> str:
+    """Return the tables of sections as LaTeX (booktabs), each with the suite's title and ``note`` in its caption.
+
+    One that is longer than a page is a longtable.
+    """
+    tables = []
+    for section in sections:
+        if section.frame.empty:
+            continue
+        heading = ": ".join(filter(None, (title, section.title)))
+        caption = " ".join(filter(None, (f"{heading}.", " ".join(section.legend.split()), note))).translate(LATEX)
+        frame = _marked(section, r"\textbf{{{}}}", r"\underline{{{}}}", LATEX).drop(columns="runs", errors="ignore")
+        frame = frame.rename(columns=lambda name: str(name).translate(LATEX))
+        longtable = len(frame) > PAGE
+        tables.append(
+            frame.to_latex(index=False, escape=False, caption=caption, longtable=longtable, multicolumn_format="c")
+        )
+    return "\n".join(tables)
+
+
+def csv(sections: Sequence[Section]) -> str:
+    """Return what sections have for programs, a row per value."""
+    return "".join(section.data.to_csv(index=False) for section in sections if section.data is not None)
+
+
+def terminal(sections: Sequence[Section], width: int) -> str:
+    """Return sections as plain text, without figures; legends are folded to ``width``, rows of tables never."""
+    lines: list[str] = []
+    for section in sections:
+        if section.files_only:
+            continue
+        frame = section.frame.replace(_VALUE_WITH_INTERVAL, r"\1", regex=True)
+        dropped = [] if frame.equals(section.frame) else ["Intervals are in main.md."]
+        lines += ["", section.title] if section.title else []
+        lines += _table(frame)
+        lines += [fill(line, width) for line in [*section.legend.splitlines(), *dropped] if line]
+    return "\n".join(lines[1:])
+
+
+def _table(frame: pd.DataFrame) -> list[str]:
+    """Return a table without its empty columns, and with a heading for every task and metric.
+
+    The heading says what holds for all rows of the task, so that the rest fits into 80 columns for names of usual length.
+    """
+    if frame.empty:
+        return []
+    frame = frame.loc[:, (frame != "").any()].drop(columns="runs", errors="ignore")  # footnotes are in the files
+    groups = [name for name in ("task", "metric") if name in frame]
+    tasks = list(frame.groupby(groups, sort=False)) if groups else [((), frame)]
+    shared = groups + [
+        name
+        for name in ("encoder",)
+        if groups and name in frame and all(len({*rows[name]} - {""}) <= 1 for _, rows in tasks)
+    ]
+    columns = [[str(name), *values] for name, values in frame.drop(columns=shared).items()]
+    widths = [max(map(len, column)) for column in columns]
+    head, *lines = (
+        "  ".join(["", *(value.ljust(width) for value, width in zip(row, widths, strict=True))]).rstrip()
+        for row in zip(*columns, strict=True)
+    )
+    numbers = dict(zip(frame.index, lines, strict=True))
+    shown = ["", head]
+    for _, rows in tasks:
+        heading: list[str] = []
+        for name in shared:
+            value = next((value for value in rows[name] if value), "")
+            heading += [value] if value and value not in ", ".join(heading) else []
+        shown += [", ".join(heading)] if heading else []
+        shown += [numbers[number] for number in rows.index]
+    return shown
+
+
+def _marked(section: Section, best: str, second: str, escapes: dict[int, str] | None = None) -> pd.DataFrame:
+    """Return a section's table with its best values and the second ones marked, all of it escaped."""
+    frame = section.frame.map(lambda text: str(text).translate(escapes or {}))
+    for (row, column), rank in section.marks.items():
+        value, *rest = str(frame.iloc[row, column]).split(" ", 1)
+        frame.iloc[row, column] = " ".join([(best if rank == 1 else second).format(value), *rest])
+    return frame

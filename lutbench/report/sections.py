@@ -1,0 +1,145 @@
+"""Sections: what a suite has to say, whatever it is printed in; and the view of its records that they are made from.
+
+A kind of run with more to say than a row per method has a module with ``sections(view)``, see :class:`lutbench.kinds.Kind`.
+If the module has ``OWN_ROWS = True``, these sections have the rows of its runs too; else they stand in the main table.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from lutbench.recipes.suite import LoadedSuite
+from lutbench.record import Record, read_records
+from lutbench.report.entries import TableEntry, entries, row_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PIPELINE_ONLY = "These numbers show that the pipeline works. They are no evidence about the method."
+
+LOWER = ("mCE", "CE", "error", "mean error", "gap", "FPR95")
+"""Of these metrics lower values are better."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure."""
+
+    name: str
+    """Of its file, a PNG, below ``figures/SUITE``."""
+    title: str
+    draw: Callable[[], "Figure"]
+    """Imports matplotlib, which takes a second, when it is called."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, a table, what explains it, and figures; each may be absent."""
+
+    title: str = ""
+    level: int = 2
+    """Of the heading; 1 is the suite's."""
+    frame: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """The table as people read it: text, of which columns have a heading of one line or of two."""
+    marks: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    """Of cells of the table, by row and column, 1 for the best value and 2 for the second."""
+    legend: str = ""
+    """Paragraphs below the table."""
+    figures: Sequence[Drawing] = ()
+    name: str = ""
+    """Of the files that have the section alone, ``NAME.tex`` and ``NAME.csv``; several sections may share them."""
+    data: pd.DataFrame | None = None
+    """The same for programs, unrounded: what is in ``NAME.csv``."""
+    files_only: bool = False
+    """Whether it is too long or too wide for a terminal."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A suite, its records, and the table entries that follow from them; with the names that tables use."""
+
+    suite: LoadedSuite
+    records: Mapping[str, Record]
+    """All, by run name, those included that do not count."""
+    entries: Sequence[TableEntry]
+
+    @classmethod
+    def read(cls, suite: LoadedSuite, results_dir: Path) -> "View":
+        """Read the records of a suite, each file once.
+
+        Raises:
+            UserError: if a record is damaged, or as :func:`lutbench.report.entries.entries` does.
+        """
+        records = read_records(results_dir, suite.name)
+        return cls(suite, records, entries(suite, records))
+
+    @property
+    def note(self) -> str:
+        """What has to stand beside every number; empty if nothing."""
+        return PIPELINE_ONLY if self.suite.config.kind == "pipeline" else ""
+
+    @property
+    def has_records(self) -> bool:
+        """Whether anything was measured, be it stale."""
+        return any(entry.runs or entry.stale for entry in self.entries)
+
+    def of_kind(self, name: str) -> list[TableEntry]:
+        """Return the entries of a kind of run."""
+        return [entry for entry in self.entries if entry.kind.name == name]
+
+    def task_title(self, entry: TableEntry) -> str:
+        """Return how tables name a task; a dataset of a table with the table's title, where the suite has several."""
+        tables = getattr(self.suite.config, entry.kind.stage)
+        table = entry.task if entry.task in tables else entry.task.split("/")[0]
+        title: str = getattr(tables[table], "title", "") or table
+        if table == entry.task:
+            return title
+        dataset: str = next(run for run in self.suite.runs if run.task == entry.task).recipe.dataset.label  # type: ignore[attr-defined]
+        return dataset if len(tables) == 1 else f"{title}, {dataset}"
+
+    def method_label(self, method: str) -> str:
+        """Return how tables name a method or a classifier."""
+        row = row_of(self.suite, method)
+        return (row and row.label) or method
+
+    def method_names(self, of: Iterable[TableEntry]) -> dict[str, str]:
+        """Return how methods are told apart without a column for the encoder.
+
+        By their labels; where two have the same, with the encoder: LUT with ViT-S/16 and with ViT-B/16.
+        """
+        encoders = {entry.method: entry.encoder for entry in of}
+        names = {method: self.method_label(method) for method in encoders}
+        for suffixes in (encoders, {method: method for method in encoders}):
+            times = Counter(names.values())
+            names = {m: f"{name}, {suffixes[m]}" if times[name] > 1 else name for m, name in names.items()}
+        return names
+
+    def pair_name(self, of: Sequence[TableEntry], first: TableEntry, second: TableEntry) -> str:
+        """Return ``LUT - MAE``, or ``LUT - MAE, ViT-B/16`` where the labels stand for several methods of the task."""
+        names = self.method_names(of)
+        names = {method: names[method] for method in (first.method, second.method)}
+        encoder = f", {first.encoder}"
+        if all(name.endswith(encoder) for name in names.values()):
+            names[first.method] = names[first.method].removesuffix(encoder)
+        return " - ".join(names.values())
+
+
+def by_task(of: Iterable[TableEntry]) -> list[list[TableEntry]]:
+    """Return entries, in their order, task by task."""
+    return [list(of_task) for _, of_task in groupby(of, key=lambda entry: entry.row[:2])]
+
+
+def directed(metric: str, unit: str = "%") -> str:
+    """Return a metric with an arrow that says which values are better; of a plain number nobody knows."""
+    arrow = "" if unit != "%" or not metric else " ↓" if is_lower_better(metric) else " ↑"
+    return metric + arrow
+
+
+def is_lower_better(metric: str) -> bool:
+    """Whether the lower of two values is the better one."""
+    return metric.split(", ")[0] in LOWER

@@ -1,0 +1,184 @@
+"""The tables of values: the long one with published values beside measured ones, and the wide one that papers print."""
+
+from collections.abc import Iterable, Sequence
+from string import ascii_lowercase
+
+import pandas as pd
+
+from lutbench.evaluate.outcomes import Measurement
+from lutbench.evaluate.statistics import BOOTSTRAP, RESAMPLES
+from lutbench.report.entries import STUDENT, TableEntry, method_order
+from lutbench.report.sections import Section, View, directed, is_lower_better
+
+INTERVALS = {
+    "Wilson": "Wilson's over images",
+    "Newcombe": "Newcombe's over images",
+    BOOTSTRAP: f"percentiles of {RESAMPLES} resamples of the images",
+    STUDENT: f"{STUDENT} over seeds",
+}
+"""How legends name the methods of intervals, in their order."""
+
+MARKED = (
+    "Of the methods of one encoder the best value is bold and the second underlined; whether a difference could be chance, "
+    "the comparisons on the same images tell."
+)
+
+
+def value_table(view: View, shown: Sequence[TableEntry]) -> pd.DataFrame:
+    """Return a row for each entry: measured value, interval, seeds, published value, difference, footnotes.
+
+    Without the columns of published values if there is none: they would only be wide.
+    """
+    marks, numbers = letters(view), row_numbers(view)
+    rows = []
+    for entry in shown:
+        measured, published = entry.measured, entry.published
+        ends = measured and measured.low is not None and f"{measured.low:.1f} to {measured.high:.1f}"
+        seeds = f"{len(entry.runs)} of {entry.planned}" if len(entry.runs) < entry.planned else str(entry.planned)
+        rows.append(
+            {
+                "task": view.task_title(entry),
+                "method": view.method_label(entry.method),
+                "encoder": entry.encoder,
+                "metric": entry.metric,
+                "measured": number_text(measured.value, measured.unit) if measured else "stale" if entry.stale else "",
+                "95 % interval": ends or "",
+                "seeds": seeds if entry.runs else "",
+                "published": f"{published.value:.1f} [{marks[published.source]}]" if published else "",
+                "difference": f"{measured.value - published.value:+.1f}" if measured and published else "",
+                "runs": f"[{numbers[entry.row]}]" if entry.runs or entry.stale else "",
+            }
+        )
+    table = pd.DataFrame(rows)
+    without = [] if any(entry.published for entry in shown) or not rows else ["published", "difference"]
+    return table.drop(columns=without)
+
+
+def value_legend(shown: Sequence[TableEntry]) -> str:
+    """Return what the values, intervals and published values of these entries are."""
+    sentences = []
+    if any(entry.measured for entry in shown):
+        intervals = interval_legend(entry.measured for entry in shown)
+        each = f", each with its 95 % interval: {intervals}" if intervals else ""
+        sentences.append(f"{_percent(shown, 'Measured values')}{each}.")
+    if any(entry.published for entry in shown):
+        sentences.append(
+            "Published values are those of the method's own report; a difference is measured minus published."
+        )
+    return " ".join(sentences)
+
+
+def interval_legend(measured: Iterable[Measurement | None]) -> str:
+    """Return how the intervals of these values were made, as their records say; empty without any."""
+    metrics: dict[str, dict[str, None]] = {name: {} for name in INTERVALS}
+    for m in measured:
+        if m and m.interval:
+            metrics.setdefault(m.interval, {})[m.metric.split(", ")[0]] = None
+    seeds = INTERVALS[STUDENT] if metrics.pop(STUDENT) else ""
+    found = {INTERVALS.get(name, name): f" ({', '.join(of)})" for name, of in metrics.items() if of}
+    images = " and ".join(name + (of if len(found) > 1 else "") for name, of in found.items())
+    return f"{images} for one seed, {seeds} for more" if images and seeds else images + seeds
+
+
+def wide_sections(view: View, shown: Sequence[TableEntry]) -> list[Section]:
+    """Return the table with a row per method and encoder and a column per task and metric; none without values.
+
+    Tasks and methods without a value are left out, other cells without one are empty.
+    """
+    measured = [entry for entry in shown if entry.measured]
+    if not measured:
+        return []
+    columns = {entry.column: entry for entry in measured}
+    order = method_order(view.suite, dict.fromkeys(entry.method for entry in measured))
+    rows = dict.fromkeys(sorted(((e.method, e.encoder) for e in measured), key=lambda row: order.index(row[0])))
+    cells = {((entry.method, entry.encoder), entry.column): entry for entry in measured}
+    headings = [(view.task_title(entry), directed(entry.metric, unit_of(entry))) for entry in columns.values()]
+    frame = pd.DataFrame(
+        [
+            [view.method_label(row[0]), row[1], *(_with_half_width(cells.get((row, column))) for column in columns)]
+            for row in rows
+        ],
+        columns=pd.MultiIndex.from_tuples([("method", ""), ("encoder", ""), *headings]),
+    )
+    marks = {
+        (number, place): rank
+        for place, column in enumerate(columns, 2)
+        for number, rank in _ranks([cells.get((row, column)) for row in rows]).items()
+    }
+    half_width = (
+        f" ± is half the width of the 95 % interval: {intervals}."
+        if (intervals := interval_legend(entry.measured for entry in shown))
+        else ""
+    )
+    legend = f"{_percent(shown, 'Values')}.{half_width} {MARKED}"
+    return [Section("Side by side", 3, frame, marks, legend, name="wide", files_only=True)]
+
+
+def letters(view: View) -> dict[str, str]:
+    """Return a letter for every source of a published value."""
+    sources = dict.fromkeys(entry.published.source for entry in view.entries if entry.published)
+    return {source: _letter(place) for place, source in enumerate(sources)}
+
+
+def footnotes(view: View) -> tuple[list[str], list[str]]:
+    """Return the runs of every row of the tables, and those that do not count, each with the reason."""
+    runs, stale = dict[str, None](), dict[str, None]()
+    numbers = row_numbers(view)
+    for entry in sorted(view.entries, key=lambda entry: numbers[entry.row]):
+        for r in entry.runs:
+            first = r.measurements[0]
+            value = f"{first.metric} {number_text(first.value, first.unit)} {first.unit}".rstrip()
+            made = f"{value}, {r.wall_seconds:.0f} s on {r.hardware}, code {r.code}"
+            runs[f"- [{numbers[entry.row]}] `{r.run}` {r.identity[:12]}: {made}"] = None
+        stale |= {f"- [{numbers[entry.row]}] {reason}": None for reason in entry.stale}
+    return list(runs), list(stale)
+
+
+def row_numbers(view: View) -> dict[tuple[str, str, str], int]:
+    """Return the footnote of every row."""
+    return {row: number for number, row in enumerate(dict.fromkeys(entry.row for entry in view.entries), 1)}
+
+
+def unit_of(entry: TableEntry) -> str:
+    """Return the unit of what was measured."""
+    return entry.measured.unit if entry.measured else "%"
+
+
+def number_text(value: float, unit: str) -> str:
+    """Return a value as tables print it: ``78.1`` percent, ``1900`` images."""
+    return f"{value:.1f}" if unit == "%" else f"{value:g}"
+
+
+def _percent(shown: Sequence[TableEntry], what: str) -> str:
+    plain = dict.fromkeys(entry.metric for entry in shown if unit_of(entry) != "%")
+    return f"{what} in percent" + (f", but for {', '.join(plain)}" if plain else "")
+
+
+def _with_half_width(entry: TableEntry | None) -> str:
+    """Return ``78.1 ± 1.9``."""
+    if entry is None or entry.measured is None:
+        return ""
+    m = entry.measured
+    half = "" if m.low is None or m.high is None else f" ± {number_text((m.high - m.low) / 2, m.unit)}"
+    return number_text(m.value, m.unit) + half
+
+
+def _ranks(column: Sequence[TableEntry | None]) -> dict[int, int]:
+    """Return 1 for the best and 2 for the second of those entries that compete, by place; equal ones as printed share it."""
+    ranks: dict[int, int] = {}
+    for encoder in {entry.encoder for entry in column if entry}:
+        values = {
+            place: round(entry.measured.value, 1)
+            for place, entry in enumerate(column)
+            if entry and entry.encoder == encoder and entry.measured and entry.measured.unit == "%"
+        }
+        best = sorted(set(values.values()), reverse=not any(is_lower_better(e.metric) for e in column if e))[:2]
+        if len(values) > 1:
+            ranks |= {place: 1 + best.index(value) for place, value in values.items() if value in best}
+    return ranks
+
+
+def _letter(number: int) -> str:
+    """Return a to z, then aa, ab ..."""
+    before, last = divmod(number, len(ascii_lowercase))
+    return (_letter(before - 1) if before else "") + ascii_lowercase[last]

@@ -1,0 +1,187 @@
+"""What tables say of shifted test sets: every method on every set, every corruption, curves, and all that was measured.
+
+Sets are in rows, and in each set and metric a row per method, published value beside measured one: the paper's sets have
+some thirty printed metrics, which as columns alone would be read nowhere.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from lutbench.record import Record
+from lutbench.report.comparisons import compare, on_same_images, points
+from lutbench.report.entries import TableEntry, over_runs
+from lutbench.report.sections import Drawing, Section, View, by_task, directed
+from lutbench.report.values import interval_legend, value_legend, value_table, wide_sections
+from robustness.condition_outcomes import RobustnessOutcomes
+from robustness.curves import occlusion_figure, severity_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OWN_ROWS = True
+"""The main table leaves the rows of robustness runs to the sections of this module."""
+
+NAME = "robustness"
+"""Of the kind of run, and of the files robustness.csv and robustness.tex."""
+
+LEGEND = (
+    "Higher (↑) or lower (↓) is better. What follows a metric's name is the part of the set and the protocol: which of the "
+    "classifier's outputs compete, and how images were resized. Other protocols and severities are in robustness.csv."
+)
+CORRUPTIONS_LEGEND = (
+    "Top-1 error in percent, lower is better, mean over severities, with its 95 % interval: {}. Extra corruptions are in no "
+    "mean but those that count them. Differences are in points, with the percentiles of the same resamples of the images "
+    "for both methods."
+)
+COLUMNS = [
+    "suite", "table", "set", "method", "encoder", "seed", "metric", "value", "low", "high", "n", "interval", "run", "note",
+]  # fmt: skip
+"""Of robustness.csv, also where nothing was measured."""
+
+
+def sections(view: View) -> list[Section]:
+    """Return the table of all sets, those of corrupted sets, and the curves.
+
+    Sets that no method was run on, and that nothing was published of, are only named as not run.
+    """
+    robust = view.of_kind(NAME)
+    if not robust:
+        return []
+    known = {entry.task for entry in robust if entry.runs or entry.stale or entry.published}
+    shown = [entry for entry in robust if entry.task in known]
+    table = value_table(view, shown)
+    if shown:
+        table["metric"] = table["metric"].map(directed)
+    legend = [*([f"{value_legend(shown)} {LEGEND}".strip()] if shown else []), not_run(view)]
+    occluded = occlusion_drawings(view)
+    return [
+        Section(
+            "Shifted test sets",
+            frame=table,
+            legend="\n\n".join(filter(None, legend)),
+            name=NAME,
+            data=every_measurement(view),
+        ),
+        *wide_sections(view, shown),
+        *corruption_sections(view),
+        *([Section("Occlusion", figures=occluded, files_only=True)] if occluded else []),
+    ]
+
+
+def not_run(view: View) -> str:
+    """Return ``Not run: ImageNet-A; ImageNet-R with MAE.``; empty if every method was run on every set."""
+    missing = []
+    for of_set in by_task(view.of_kind(NAME)):
+        ran = {entry.method for entry in of_set if entry.runs or entry.stale}
+        names = [name for method, name in view.method_names(of_set).items() if method not in ran]
+        if names:
+            missing.append(view.task_title(of_set[0]) + (f" with {', '.join(names)}" if ran else ""))
+    return f"Not run: {'; '.join(missing)}." if missing else ""
+
+
+def corruption_sections(view: View) -> list[Section]:
+    """Return for every corrupted set that was measured a row per corruption, then their mean, then the extra ones apart.
+
+    A column per method, and the difference of the suite's first pair that was measured on the same images. Methods of
+    other encoders have a table of their own: the paper's together would be too wide.
+    """
+    sets = _measured_sets(view, "corruptions")
+    intervals = interval_legend(entry.measured for of_set in sets for entry in of_set)
+    made = [Section("Corruptions", legend=CORRUPTIONS_LEGEND.format(intervals))] if sets else []
+    for of_set in sets:
+        title, encoders = view.task_title(of_set[0]), list(dict.fromkeys(entry.encoder for entry in of_set))
+        for encoder in encoders:
+            methods = {entry.method: entry for entry in of_set if entry.encoder == encoder}
+            heading = ", ".join([title, *([encoder] if len(encoders) > 1 else [])])
+            drawings = (_drawing(view, of_set, "severity", "accuracy against severity", severity_figure),)
+            figures = drawings if encoder == encoders[-1] else ()
+            table = _corruption_table(view, methods)
+            made.append(Section(f"{heading}: top-1 error, %", 3, table, figures=figures, name=NAME))
+    return made
+
+
+def occlusion_drawings(view: View) -> list[Drawing]:
+    """Return the curves of every set with occlusions that was measured."""
+    title = "accuracy with patches dropped or shuffled"
+    sets = _measured_sets(view, "occlusion")
+    return [_drawing(view, of_set, "occlusion", title, occlusion_figure) for of_set in sets]
+
+
+def every_measurement(view: View) -> pd.DataFrame:
+    """Return all protocols, parts and severities of the records that count, unrounded: a row per measurement."""
+    records = {r.run: (entry, r) for entry in view.of_kind(NAME) for r in entry.runs}
+    rows = []
+    for entry, r in records.values():
+        table, dataset = entry.task.split("/", 1)
+        rows += [
+            {
+                "suite": view.suite.name, "table": table, "set": dataset, "method": entry.method,
+                "encoder": entry.encoder, "seed": r.seed, **measurement.model_dump(),
+                "run": f"{r.run}@{r.identity[:12]}", "note": view.note,
+            }
+            for measurement in r.measurements
+        ]  # fmt: skip
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _measured_sets(view: View, kind: str) -> list[list[TableEntry]]:
+    """Return the entries with records of each set of one kind."""
+    measured = [entry for entry in view.of_kind(NAME) if entry.runs and _outcomes(entry)[0].kind == kind]
+    return by_task(measured)
+
+
+def _outcomes(entry: TableEntry) -> list[RobustnessOutcomes]:
+    return [r.outcomes for r in entry.runs]
+
+
+def _drawing(
+    view: View,
+    of_set: Sequence[TableEntry],
+    ending: str,
+    about: str,
+    draw: "Callable[[str, Sequence[tuple[str, Sequence[RobustnessOutcomes]]], str], Figure]",
+) -> Drawing:
+    names = view.method_names(of_set)
+    title = f"{view.suite.config.title}, {view.task_title(of_set[0])}: {about}"
+    methods = [(names[method], _outcomes(entry)) for method, entry in {e.method: e for e in of_set}.items()]
+    file = f"{of_set[0].task.replace('/', '-')}-{ending}.png"
+    return Drawing(file, title, lambda: draw(title, methods, view.note))
+
+
+def _corruption_table(view: View, methods: dict[str, TableEntry]) -> pd.DataFrame:
+    of_set = list(methods.values())
+    names = view.method_names(of_set)
+    pairs = ((methods[one], methods[other]) for one, other in view.suite.config.compare if {one, other} <= set(methods))
+    pair = next((pair for pair in pairs if on_same_images(*pair)), None)
+    rows = []
+    for label, metric in _corruption_rows([entry.runs[0] for entry in of_set]):
+        row = {"corruption": label} | {names[method]: _value(entry.runs, metric) for method, entry in methods.items()}
+        if pair and all(entry.runs[0].measured(metric) for entry in pair):
+            compared = compare(*pair, metric)
+            row[view.pair_name(of_set, *pair)] = points(compared.difference, compared.interval)
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("")
+
+
+def _corruption_rows(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Return label and metric of every row, of all that any of the records has."""
+    main, extra, means = dict[str, str](), dict[str, str](), dict[str, str]()
+    for record in records:
+        for one in record.outcomes.cells:
+            corruption = one.cell.rsplit("/", 1)[0]
+            label, is_extra = corruption.replace("_", " "), corruption in record.outcomes.extra
+            (extra if is_extra else main)[f"{label}, extra" if is_extra else label] = f"error, {corruption}"
+        named = (m.metric for m in record.measurements if m.metric.startswith("mean error, "))
+        means |= {name.replace("mean error", "mean"): name for name in named}
+    ahead = dict(list(means.items())[: 1 if main else 0])  # of the corruptions that are not extra
+    return list((main | ahead | extra | means).items())
+
+
+def _value(records: Sequence[Record], metric: str) -> str:
+    measured = [m for record in records if (m := record.measured(metric))]
+    if not measured:
+        return ""
+    mean = over_runs(measured)
+    return f"{mean.value:.1f} [{mean.low:.1f}, {mean.high:.1f}]"
