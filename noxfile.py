@@ -10,7 +10,14 @@ from pathlib import Path
 import nox
 
 nox.options.default_venv_backend = "uv"
-nox.options.sessions = ["pretrain", "downstream", "robustness", "results"]
+STAGES = {
+    "pretrain": "Pre-train every encoder of a suite.",
+    "downstream": "Fine-tune, probe and segment with every encoder of a suite.",
+    "robustness": "Measure a suite's fine-tuned classifiers on shifted test sets.",
+}
+"""A session each, in the order in which they are run: the stages of lutbench/kinds.py, each with what it does."""
+
+nox.options.sessions = [*STAGES, "results"]
 
 ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".venv"
@@ -36,22 +43,18 @@ def tables_options(given: list[str]) -> list[str]:
     return [given[0], *(part for name, values in options.items() for value in values for part in (f"--{name}", value))]
 
 
-@nox.session(venv_backend="none")
-def pretrain(session: nox.Session) -> None:
-    """Pre-train every encoder of a suite."""
-    lutbench(session, "run", *suite_and_options(session), "--stage", "pretrain")
+def add_stage(name: str, about: str) -> None:
+    """Make the session that runs one stage of a suite."""
+
+    def stage(session: nox.Session) -> None:
+        lutbench(session, "run", *suite_and_options(session), "--stage", name)
+
+    stage.__doc__ = about
+    nox.session(stage, name=name, venv_backend="none")
 
 
-@nox.session(venv_backend="none")
-def downstream(session: nox.Session) -> None:
-    """Fine-tune, probe and segment with every encoder of a suite."""
-    lutbench(session, "run", *suite_and_options(session), "--stage", "downstream")
-
-
-@nox.session(venv_backend="none")
-def robustness(session: nox.Session) -> None:
-    """Measure a suite's fine-tuned classifiers on shifted test sets."""
-    lutbench(session, "run", *suite_and_options(session), "--stage", "robustness")
+for name, about in STAGES.items():
+    add_stage(name, about)
 
 
 @nox.session(venv_backend="none")

@@ -30,7 +30,7 @@ from torch.utils.data import default_collate
 from torchvision import transforms
 
 from lutbench.data.cache_build import make_cache
-from lutbench.data.images import ImageDataset, load_or_next, open_images
+from lutbench.data.images import ImageDataset, load_or_next, open_dataset
 from lutbench.data.toy.photographs import PHOTOGRAPHS, load_photograph
 from lutbench.provenance import hardware, packages
 from lutbench.recipes import DataRecipe, PretrainRecipe
@@ -61,7 +61,7 @@ def main(
         if folder is None:
             write_photographs(root / "photographs", images)
         recipe = DataRecipe(label="photographs", path=str((folder or root / "photographs").absolute()), train="")
-        files = open_images(recipe, "train", root)
+        files = open_dataset(recipe, "train", root)
         some = files if len(files) <= images else first_images(files, images, root)
         cached = make_cache(some, 224, root)
         ways = {
@@ -113,7 +113,7 @@ def first_images(files: ImageDataset, count: int, root: Path) -> ImageDataset:
     (root / "chosen").mkdir()
     for number, index in enumerate(np.linspace(0, len(files) - 1, count).astype(int).tolist()):
         (root / "chosen" / f"{number:05d}.jpg").write_bytes(files.content(index))
-    return open_images(DataRecipe(label="chosen", path="chosen", train=""), "train", root)
+    return open_dataset(DataRecipe(label="chosen", path="chosen", train=""), "train", root)
 
 
 def obvious(images: ImageDataset) -> Load:

@@ -5,7 +5,7 @@
 Both steps compute the same losses for the same student on the same random views: teacher, student, backward, fused
 AdamW, update of the teacher. The plain step does it as one would first write it: each view goes through the encoder
 by itself, the teacher is a copy of the whole student, and its update is a loop over tensors. Loading of data is not
-part of it. Every measurement has a process of its own; the steps take turns, round by round, and each row tells the
+part of it. Every measurement has a process of its own; the steps take turns, round by round, and each row shows the
 round in which its step was fastest, so that what else the machine does weighs on all alike. Prints a Markdown table
 with hardware and versions.
 """
@@ -22,13 +22,13 @@ from typing import Annotated, Literal
 
 import torch
 import typer
+from timm.models import VisionTransformer
+from torch import Tensor
 
 from lutbench.provenance import hardware, packages
 from lutbench.recipes import PretrainRecipe, read_recipe
 from lutbench.train.processes import accelerator, autocast, precision_of
-from pretrain.autoencoder import encode, reconstruction_loss
-from pretrain.context import Targets
-from pretrain.masking import visible_patches
+from pretrain.frameworks.interface import Framework
 from pretrain.student import Student, build_student, parameter_groups
 from pretrain.teacher import Teacher
 from pretrain.views import Views
@@ -139,36 +139,39 @@ def _our_step(
 
 
 def _plain_step(student: Student, optimizer: torch.optim.Optimizer, views: Views, precision: str) -> Callable[[], None]:
-    teacher = copy.deepcopy(student).eval().requires_grad_(False)
+    student.framework = ViewByView(student.framework)
+    whole = copy.deepcopy(student).eval().requires_grad_(False)
+    assert whole.projector is not None
+    teacher = Teacher(student)
+    teacher.encoder, teacher.projector = whole.encoder, whole.projector
 
     def step() -> None:
-        assert views.view2 is not None
-        assert student.context is not None
-        assert student.projector is not None
-        assert student.predictor is not None
-        assert teacher.projector is not None
-        visible = visible_patches(views.noise, student.visible)
-        pool = student.context.pool
         with autocast(precision):
-            with torch.no_grad():
-                target1 = teacher.projector(pool(encode(teacher.encoder, views.view1)))
-                target2 = teacher.projector(pool(encode(teacher.encoder, views.view2)))
-            tokens1 = encode(student.encoder, views.view1, visible.view1)
-            tokens2 = encode(student.encoder, views.view2, visible.view2)
-            pixels = student.decoder(tokens1, visible.view1)
-            output1 = student.predictor(student.projector(pool(tokens1)))
-            output2 = student.predictor(student.projector(pool(tokens2)))
-        mim = reconstruction_loss(pixels.float(), views.view1, visible.view1, student.patch_size, True)
-        context = student.context(output1.float(), output2.float(), Targets(target1.float(), target2.float()))
-        (mim + student.context.weight * context).backward()  # type: ignore[no-untyped-call]
+            losses = student(views, teacher(views))
+        losses.total.backward()
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
-            for own, their in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True):
+            for own, their in zip(whole.state_dict().values(), student.state_dict().values(), strict=True):
                 if own.is_floating_point():
                     own.mul_(MOMENTUM).add_(their, alpha=1 - MOMENTUM)
 
     return step
+
+
+class ViewByView:
+    """A framework whose encoder is shown the two views of a batch one after the other."""
+
+    def __init__(self, framework: Framework) -> None:
+        self.decoder = framework.decoder
+        self.unmasked, self.loss, self.reconstruct = framework.unmasked, framework.loss, framework.reconstruct
+        self._encode = framework.encode
+
+    def encode(self, encoder: VisionTransformer, images: Tensor, visible: Tensor | None) -> Tensor:
+        """Return the tokens that the framework's own ``encode`` returns for both views at once."""
+        of_views = (None, None) if visible is None else visible.chunk(2)
+        views = zip(images.chunk(2), of_views, strict=True)
+        return torch.cat([self._encode(encoder, view, of_view) for view, of_view in views])
 
 
 def _wait(device: torch.device) -> None:

@@ -1,25 +1,37 @@
 """End-to-end fine-tuning: encoder and a new head, layer by layer at their own rate (MAE, section A.1; release)."""
 
 from functools import partial
+from typing import Any
 
 import torch
+from timm.layers.weight_init import trunc_normal_
+from timm.models import VisionTransformer
+from timm.optim._param_groups import param_groups_layer_decay
+from torch import nn
 from torch.nn import functional
 
 from downstream.augment import train_transform
-from downstream.classifier import build_classifier, layer_decay_groups
+from downstream.cost import finetuning as cost  # noqa: F401 - asked for by lutbench.kinds
 from downstream.mixing import DropPaths, Mixing
 from downstream.stage import check_classification, sample
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import evaluate
-from lutbench.models.encoders import export_encoder
-from lutbench.models.pretrained import encoder_of
+from lutbench.models.encoders import create_encoder, export_encoder
+from lutbench.models.pretrained import encoder_of, fit
 from lutbench.recipes import FinetuneRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Schedule, stream
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
+from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
+
+HEAD = 101
+"""The last number of the key under which a classifier's own weights are drawn."""
+
+OWN = ("fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias")
+"""Parameters of a classifier that do not come from the encoder."""
 
 
 def check(run: Run[FinetuneRecipe]) -> None:
@@ -121,8 +133,40 @@ def perform(run: Run[FinetuneRecipe]) -> None:
         )
 
 
+def build_classifier(encoder: VisionTransformer, recipe: FinetuneRecipe, classes: int, seed: int) -> VisionTransformer:
+    """Mean over patch tokens, a new LayerNorm, a linear head with N(0, head_std) truncated at 2 (MAE, section A.1).
+
+    The LayerNorm behind the mean replaces the encoder's last one, which is dropped (as MAE does). Position
+    embeddings are trained.
+    """
+    with seeded(RngStream.WEIGHTS, seed, HEAD):
+        classifier = create_encoder(
+            recipe.encoder.architecture, recipe.image_size, recipe.drop_path, classes=classes, pooled_norm=True
+        )
+        assert isinstance(classifier.head, nn.Linear)
+        trunc_normal_(classifier.head.weight, std=recipe.head_std)
+    kept = {name: t for name, t in encoder.state_dict().items() if not name.startswith(("norm.", "fc_norm."))}
+    fit(classifier, kept, "The encoder", fresh=OWN)
+    return classifier
+
+
+def layer_decay_groups(classifier: VisionTransformer, recipe: FinetuneRecipe) -> list[dict[str, Any]]:
+    """Return the optimiser's groups, whose ``lr_scale`` is layer_decay^(D + 1 - depth) for a ViT of D blocks.
+
+    Embeddings have depth 0, block i depth i + 1, norm and head depth D + 1. No weight decay on 1-D parameters, class
+    token and position embedding (as MAE does).
+    """
+    groups: list[dict[str, Any]] = param_groups_layer_decay(
+        classifier,
+        recipe.weight_decay,
+        no_weight_decay_list=classifier.no_weight_decay(),
+        layer_decay=recipe.layer_decay,
+    )
+    return groups
+
+
 def schedule_of(recipe: FinetuneRecipe, images: int, seed: int) -> Schedule:
-    """The stream of a fine-tuning run on this process.
+    """Return the stream of a fine-tuning run on this process.
 
     Raises:
         UserError: if a pass does not divide over the processes, or leaves one of them an image without a partner.
@@ -147,7 +191,7 @@ def schedule_of(recipe: FinetuneRecipe, images: int, seed: int) -> Schedule:
 
 
 def evaluation_steps(recipe: FinetuneRecipe, schedule: Schedule) -> set[int]:
-    """After which steps, short of the last, the classifier is evaluated for the curve."""
+    """Return the steps, short of the last, after which the classifier is evaluated for the curve."""
     if recipe.eval_every is None:
         return set()
     steps = {schedule.steps_in(epoch) for epoch in range(recipe.eval_every, recipe.epochs, recipe.eval_every)}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from downstream.cost import encoding as cost  # noqa: F401 - asked for by lutbench.kinds
 from downstream.stage import check_classification
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
@@ -18,9 +19,9 @@ from lutbench.train.processes import accelerator
 check = check_classification
 
 QUERIES = 512
-"""Queries that are compared at once,"""
+"""Queries that are compared at once."""
 BANK = 65536
-"""with so many of the bank: 128 MiB of similarities, whatever the size of the sets."""
+"""Features of the bank that they are compared with at once: 128 MiB of similarities, whatever the size of the datasets."""
 
 
 def perform(run: Run[KnnRecipe]) -> None:
@@ -45,7 +46,7 @@ def perform(run: Run[KnnRecipe]) -> None:
     queries = encode_images(encoder, held_out, recipe, f"{run.name} evaluation")
     encoding = time.monotonic() - began
     if processes.is_main_process:
-        places = knn_classify(
+        ranked = knn_classify(
             queries.values.to(device),
             labels_of(held_out)[torch.from_numpy(queries.index)].to(device),
             bank.values.to(device),
@@ -55,7 +56,7 @@ def perform(run: Run[KnnRecipe]) -> None:
             recipe.temperature,
         )
         run.save_results(
-            outcomes_of(places.cpu(), held_out, queries.index, recipe.metric),
+            outcomes_of(ranked.cpu(), held_out, queries.index, recipe.metric),
             seconds=time.monotonic() - began,
             images_per_second=(len(images) + len(held_out)) / encoding,
             extra={"skipped": len(images) - len(bank.index) + len(held_out) - len(queries.index)},
@@ -71,7 +72,7 @@ def knn_classify(
     neighbours: int,
     temperature: float,
 ) -> Tensor:
-    """Prediction and place of the label (Q, 2), see :func:`rank_of_label`, by the vote of the nearest in the bank.
+    """Return prediction and rank of the label (Q, 2), see :func:`rank_of_label`, by the vote of the nearest in the bank.
 
     ``queries`` (Q, D) with ``labels`` (Q,), ``bank`` (M, D) with ``bank_labels`` (M,), normalised here. A neighbour at
     cosine s votes with exp(s / temperature). A class that no neighbour belongs to comes last, not by its number.
@@ -89,19 +90,19 @@ def knn_classify(
 
 
 def nearest_neighbours(queries: Tensor, bank: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
-    """The highest inner products (Q, k) of ``queries`` (Q, D) with ``bank`` (M, D), and where in the bank (Q, k)."""
+    """Return the highest inner products (Q, k) of ``queries`` (Q, D) with ``bank`` (M, D), and where in the bank (Q, k)."""
     best = queries.new_empty(len(queries), 0)
-    places = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    index = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
     for start in range(0, len(bank), BANK):
-        similarity, place = (queries @ bank[start : start + BANK].T).topk(min(neighbours, BANK, len(bank) - start))
-        best, places = torch.cat([best, similarity], 1), torch.cat([places, place + start], 1)
+        similarity, found = (queries @ bank[start : start + BANK].T).topk(min(neighbours, BANK, len(bank) - start))
+        best, index = torch.cat([best, similarity], 1), torch.cat([index, found + start], 1)
         best, chosen = best.topk(min(neighbours, best.shape[1]))
-        places = places.gather(1, chosen)
-    return best, places
+        index = index.gather(1, chosen)
+    return best, index
 
 
 def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
-    """Votes (Q, C) of neighbours with ``similarity`` (Q, k) and ``labels`` (Q, k).
+    """Return the votes (Q, C) of neighbours with ``similarity`` (Q, k) and ``labels`` (Q, k).
 
     Relative to the nearest neighbour's, which leaves the order as it is and lets no temperature overflow.
     """

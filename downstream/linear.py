@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from downstream.augment import linear_transform
+from downstream.cost import linear_probe as cost  # noqa: F401 - asked for by lutbench.kinds
 from downstream.stage import check_classification, sample
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import normalised
@@ -119,7 +120,7 @@ def perform(run: Run[LinearRecipe]) -> None:
 
 
 def linear_head(width: int, classes: int, seed: int) -> nn.Sequential:
-    """Features (B, D) to scores (B, C): BatchNorm without affine parameters, then a linear layer, N(0, 0.01) at first.
+    """Return the probe from features (B, D) to scores (B, C): BatchNorm without affine parameters, then a linear layer, N(0, 0.01) at first.
 
     Source: MAE, section A.1; its release for the truncation and the 1e-6.
     """
@@ -131,7 +132,7 @@ def linear_head(width: int, classes: int, seed: int) -> nn.Sequential:
 
 
 def lars_groups(head: nn.Sequential, weight_decay: float) -> list[dict[str, Any]]:
-    """The weight moves by LARS's trust ratio, decay or not; the bias plainly, without decay (as MAE does)."""
+    """Return the optimiser's groups: the weight moves by LARS's trust ratio, decay or not; the bias plainly, without decay (as MAE does)."""
     linear = head[1]
     assert isinstance(linear, nn.Linear)
     return [
@@ -141,7 +142,7 @@ def lars_groups(head: nn.Sequential, weight_decay: float) -> list[dict[str, Any]
 
 
 def schedule_of(recipe: LinearRecipe, images: int, seed: int) -> Schedule:
-    """The stream of a linear probe on this process, in passes no larger than evaluation's, which change nothing.
+    """Return the stream of a linear probe on this process, in micro-batches no larger than evaluation's, which change nothing.
 
     Raises:
         UserError: if the batch does not divide over the processes that encode it.
@@ -156,7 +157,7 @@ def schedule_of(recipe: LinearRecipe, images: int, seed: int) -> Schedule:
 
 
 def remembered_batches(once: Computed, labels: Tensor, schedule: Schedule, start: int) -> Iterator[dict[str, Tensor]]:
-    """The whole batch of each step: ``features`` (B, D), ``label`` (B,), ``index`` (B,), ``skipped`` (B,)."""
+    """Yield the whole batch of each step: ``features`` (B, D), ``label`` (B,), ``index`` (B,), ``skipped`` (B,)."""
     index = torch.from_numpy(once.index)
     for step in range(start, schedule.steps):
         rows = torch.tensor([row for _, row in schedule.batch_keys(step)])
@@ -176,7 +177,7 @@ def encoded_batches(
     encoder: VisionTransformer,
     recipe: LinearRecipe,
 ) -> Iterator[dict[str, Tensor]]:
-    """The whole batch of each step, from this process's passes and the others': ``features``, ``label``, ``index``."""
+    """Yield the whole batch of each step, from this process's micro-batches and the others': ``features``, ``label``, ``index``."""
     processes = accelerator()
     own = torch.tensor([row for accumulated in range(schedule.micro_batches) for row in schedule.rows(accumulated)])
     order = processes.gather(own.to(processes.device)).argsort()

@@ -56,7 +56,7 @@ class DropPath(nn.Module):
         """(B,) 0 where the branch is dropped, 1 / (1 - rate) where it is kept."""
 
     def forward(self, branch: Tensor) -> Tensor:
-        """``branch`` (B, N, D), scaled per image in training."""
+        """Scale ``branch`` (B, N, D) per image in training."""
         if not self.training:
             return branch
         assert self.scale is not None, "draw the paths before the pass"

@@ -28,9 +28,9 @@ class Checkpoint:
 
     step: int
     tensors: dict[str, Tensor]
-    """Of all modules under ``MODULE.`` and their own names, and of the optimiser under ``optimizer.PARAMETER.``."""
+    """Tensors of all modules under ``MODULE.`` and their own names, and of the optimiser under ``optimizer.PARAMETER.``."""
     param_groups: list[dict[str, Any]]
-    """Of the optimiser."""
+    """Parameter groups of the optimiser."""
     extra_state: dict[str, Any]
     """Plain values that the loop keeps: what is needed to go on, and nothing that the step determines."""
 
@@ -87,7 +87,7 @@ def save_checkpoint(
 
 
 def newest_checkpoint(folder: Path, identity: str) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, and a line about each newer one that is damaged.
+    """Return the newest whole checkpoint, and a line about each newer one that is damaged.
 
     Raises:
         UserError: if a checkpoint belongs to another recipe, or if there are checkpoints and all are damaged.
@@ -107,7 +107,7 @@ def newest_checkpoint(folder: Path, identity: str) -> tuple[Checkpoint | None, l
 
 
 def newest_step(folder: Path) -> int | None:
-    """The step of the newest checkpoint, by its name alone: a folder, or the JSON that seals a file."""
+    """Return the step of the newest checkpoint, by its name alone: a folder, or the JSON that seals a file."""
     whole = [path for path in folder.glob("step-*") if path.is_dir() or path.suffix == ".json"]
     return max((int(path.stem.removeprefix("step-")) for path in whole), default=None)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lutbench.errors import UserError
+from lutbench.kinds import STAGES, TOOLS, load
 
 if TYPE_CHECKING:
     from lutbench.recipes.suite import LoadedSuite
@@ -60,7 +61,7 @@ def run(
     suite: SuiteName,
     stage: Annotated[
         list[str] | None,
-        typer.Option(help="pretrain, downstream or robustness; all stages if not given. May be repeated."),
+        typer.Option(help=f"{', '.join(STAGES[:-1])} or {STAGES[-1]}; all stages if not given. May be repeated."),
     ] = None,
     only: Annotated[
         list[str] | None,
@@ -90,7 +91,7 @@ def status(
     runs: RunsRoot = Path("runs"),
     results: ResultsRoot = Path("results"),
 ) -> None:
-    """Every run of a suite: finished, resumable, stale because a setting changed, or missing; its result and folder."""
+    """Show every run of a suite: finished, resumable, stale because a setting changed, or missing; its result and folder."""
     loaded = _load(suite, overrides)
     from lutbench.stages import show_status
 
@@ -117,7 +118,7 @@ def plan(
     runs: RunsRoot = Path("runs"),
     results: ResultsRoot = Path("results"),
 ) -> None:
-    """What a suite will cost, before anything runs: images, hours, disk, and what is missing."""
+    """Show what a suite will cost, before anything runs: images, hours, disk, and what is missing."""
     loaded = _load(suite, overrides)
     from lutbench.plan.show import show_plan
 
@@ -163,7 +164,6 @@ def parity(
     ],
 ) -> None:
     """Compare the LUT step with recorded steps of the published model: losses, outputs, gradients, weights."""
-    from lutbench.kinds import TOOLS, load
     from lutbench.progress import print_table
 
     parity = load(TOOLS["parity"])
@@ -187,7 +187,6 @@ def export(
     runs: RunsRoot = Path("runs"),
 ) -> None:
     """Take a finished run's model away: for MMSegmentation a config and a checkpoint that it loads by itself."""
-    from lutbench.kinds import TOOLS, load
     from lutbench.run import finished_folder
 
     config, checkpoint = load(TOOLS["export"]).export_mmseg(finished_folder(run, runs), folder)
@@ -199,13 +198,12 @@ def data_list(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Everything about this set.")] = None,
     data_root: DataRoot = Path("data"),
 ) -> None:
-    """Every known set: classes, images, metric, whether it is there; or of one set also how to get it."""
-    from lutbench.data.catalogue import any_set, list_sets, status_of
-    from lutbench.data.describe import render_list, render_set
+    """List every known set: classes, images, metric, whether it is present; or of one set also how to get it."""
+    from lutbench.data.catalogue import find, status_of
+    from lutbench.data.describe import render_dataset, render_list
     from lutbench.progress import console
 
-    shown = render_set(status_of(any_set(name), data_root)) if name else None
-    console.print(shown or render_list(list_sets(data_root), data_root))
+    console.print(render_dataset(status_of(find(name), data_root)) if name else render_list(data_root))
 
 
 @data_app.command("check")
@@ -220,14 +218,14 @@ def data_check(
 
     What was found is kept in DIR/.lutbench/NAME.json, and compared with the next time.
     """
-    from lutbench.data.catalogue import sets_here
-    from lutbench.data.verify import check_set, render_check
+    from lutbench.data.catalogue import present
+    from lutbench.data.verify import render_report, verify
     from lutbench.progress import console
 
     status = 0
-    for each in [name] if name else sets_here(data_root):
-        report = check_set(each, data_root, full)
-        console.print(render_check(report))
+    for each in [name] if name else present(data_root):
+        report = verify(each, data_root, full)
+        console.print(render_report(report))
         status = max(status, report.exit_status)
     if status:
         raise typer.Exit(status)
@@ -263,12 +261,12 @@ def data_prepare(
     Its training images, resized once, as bytes: large, and read many times as fast as files. Goes on where it stopped;
     of a cache that is there the checksums are compared. Of a set that is not there, says how to get it.
     """
-    from lutbench.data.known import BUILDERS
+    from lutbench.data.catalogue import CATALOGUE
     from lutbench.data.prepare import prepare_set
     from lutbench.progress import console
 
     there = True
-    for each in [name] if name else BUILDERS:
+    for each in [name] if name else [known.name for known in CATALOGUE.values() if known.built]:
         prepared = prepare_set(each, data_root, side, download=download, skip_undecodable=skip_undecodable)
         console.print(prepared.text)
         there = there and prepared.there

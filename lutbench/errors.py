@@ -16,13 +16,13 @@ class NotRun(UserError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A suggestion such as ``" Did you mean 'epochs'?"``, or the empty string if nothing is near."""
+    """Return a suggestion such as ``" Did you mean 'epochs'?"``, or the empty string if nothing is near."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:
-    """The first few of many names, for a message: ``a, b, c and 12 more``."""
+    """Return the first few of many names, for a message: ``a, b, c and 12 more``."""
     all_names = list(names)
     shown = ", ".join(all_names[:limit])
     return shown if len(all_names) <= limit else f"{shown} and {len(all_names) - limit} more"

@@ -58,7 +58,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def gigabytes(count: int | None) -> str:
-    """``1.3 GB`` of a number of bytes, or ``unknown``."""
+    """Return ``1.3 GB`` of a number of bytes, or ``unknown``."""
     if count is None:
         return "unknown"
     return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"

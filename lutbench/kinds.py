@@ -26,7 +26,7 @@ StartsFrom = Literal["nothing", "encoder", "classifier"]
 
 
 def load(name: str) -> Any:
-    """The object that ``module:attribute`` names, or the module that ``module`` names."""
+    """Return the object that ``module:attribute`` names, or the module that ``module`` names."""
     module, _, attribute = name.partition(":")
     loaded = import_module(module)
     return getattr(loaded, attribute) if attribute else loaded
@@ -82,17 +82,17 @@ KINDS: Mapping[str, Kind] = {
         Kind("robustness", "robustness", "lutbench.recipes.robustness:RobustnessRecipe", "robustness.measure", "classifier", "robustness.condition_outcomes:RobustnessOutcomes", "robustness.report"),
     )
 }  # fmt: skip
-"""By name, in the order in which their stages are run."""
+"""The kinds by name, in the order in which their stages are run."""
 
 STAGES = tuple(dict.fromkeys(kind.stage for kind in KINDS.values()))
-"""In the order in which they are run."""
+"""The stages, in the order in which they are run."""
 
 DATASETS: Mapping[str, str] = {
     "DataRecipe": "lutbench.data.images",
     "SegmentationDataRecipe": "lutbench.data.scenes",
     "RobustnessDatasetRecipe": "robustness.datasets",
 }
-"""By the type of a dataset's recipe the module behind it, which has ``open_dataset(recipe, split, root)`` (one split, its
+"""The module behind each type of dataset, by the name of its recipe's type. It has ``open_dataset(recipe, split, root)`` (one split, its
 content told by a ``fingerprint``; raises UserError or NotRun) and ``survey(recipe, root)`` (what is there and what it takes)."""
 
 
@@ -100,14 +100,14 @@ TOOLS: Mapping[str, str] = {
     "parity": "pretrain.parity",
     "export": "downstream.segmentation.export",
 }
-"""By the name of a command of the command line the stage's module behind it."""
+"""The stage's module behind a command of the command line, by the command's name."""
 
 
 def kinds_of(stage: str) -> dict[str, Kind]:
-    """The kinds of a stage by name."""
+    """Return the kinds of a stage by name."""
     return {name: kind for name, kind in KINDS.items() if kind.stage == stage}
 
 
 def dataset_module(recipe: "Recipe") -> ModuleType:
-    """The module behind a dataset."""
+    """Return the module behind a dataset."""
     return import_module(DATASETS[type(recipe).__name__])

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
-"""Where everything that the suite says is printed; brackets are brackets."""
+"""The console of every message; brackets are printed as brackets."""
 
 
 def print_table(table: Table) -> None:
@@ -75,12 +75,12 @@ class Bar:
 
 
 def is_first_process() -> bool:
-    """Whether this is the only process of the command, or that which speaks for all of ``torchrun``."""
+    """Return whether this is the only process of the command, or that which speaks for all of ``torchrun``."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def tracked(items: Iterable[T], total: int, title: str, shown: bool | None = None) -> Iterator[T]:
-    """``items``, with a bar titled ``title`` once they take longer than two seconds; on the first process if not ``shown``."""
+    """Yield ``items``, with a bar titled ``title`` once they take longer than two seconds; on the first process if not ``shown``."""
     shown = is_first_process() if shown is None else shown
     started = time.monotonic()
     done = 0

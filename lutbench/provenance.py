@@ -26,7 +26,7 @@ PACKAGES = (
     "onedl-mmengine",
     "onedl-mmsegmentation",
 )
-"""Those that a result can depend on."""
+"""Packages that a result can depend on."""
 
 
 class Code(BaseModel):
@@ -35,9 +35,9 @@ class Code(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: str
-    """Of this package."""
+    """Version of this package."""
     commit: str | None = None
-    """Of git, 40 hex digits; None if the code is not in a git checkout."""
+    """git commit, 40 hex digits; None if the code is not in a git checkout."""
     modified: bool | None = None
     """Whether Python files, suite files or constraints differed from the commit; None without one."""
 
@@ -54,10 +54,10 @@ class Hardware(BaseModel):
     system: str
     cpu: str
     cores: int
-    """Those that this process may use."""
+    """CPU cores that this process may use."""
     memory_gib: float
     threads: int
-    """Of torch, per process."""
+    """torch's threads per process."""
     processes: int
     gpus: list[str]
     """Names with memory; empty if the run was on the CPU."""
@@ -95,7 +95,7 @@ def packages() -> dict[str, str]:
 
 
 def hardware(processes: int = 1) -> Hardware:
-    """This machine; of GPUs, the ``processes`` first, if torch can use any."""
+    """Return this machine; of GPUs, the ``processes`` first, if torch can use any."""
     import torch  # here, because tables read records without torch
 
     gpus = []
@@ -114,7 +114,7 @@ def hardware(processes: int = 1) -> Hardware:
 
 
 def _cpu() -> str:
-    """The model's name, with family and model where they are known: names such as "AMD EPYC" stand for processors of several
+    """Return the model's name, with family and model where they are known: names such as "AMD EPYC" stand for processors of several
     generations, on which the same program ends with other last bits."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -127,7 +127,7 @@ def _cpu() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, or None if it is not there or refuses."""
+    """Return what git prints, or None if it is absent or refuses."""
     try:
         answer = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30, check=True

@@ -9,10 +9,9 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from functools import cached_property
 from itertools import zip_longest
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,10 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, Valid
 
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, PerImage
-from lutbench.files import read_json, whole_file, write_json
+from lutbench.files import read_json
 from lutbench.kinds import KINDS, Kind
-from lutbench.provenance import Code, Hardware, code, hardware, packages
-from lutbench.recipes.suite import PlannedRun, run_name
+from lutbench.provenance import Code, Hardware
+from lutbench.recipes.suite import run_name
 
 
 class _Closed(BaseModel):
@@ -166,7 +165,7 @@ def identity_of(identity_inputs: Mapping[str, Any]) -> str:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The fields in which two documents or recipes differ: ``epochs changed from 10 to 20``."""
+    """Return the fields in which two identity inputs or recipes differ: ``epochs changed from 10 to 20``."""
     before, after = dict(_flat(old)), dict(_flat(new))
     return [
         f"{key} changed from {before.get(key, 'not set')} to {after.get(key, 'not set')}"
@@ -175,101 +174,9 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def make_record(
-    planned: PlannedRun,
-    identity_inputs: Mapping[str, Any],
-    measurements: list[Measurement],
-    *,
-    wall_seconds: float,
-    images_per_second: float | None = None,
-    checkpoint: str | None = None,
-    processes: int = 1,
-    extra: Mapping[str, JsonValue] | None = None,
-) -> Record:
-    """Make the record of a run that has just finished on this machine."""
-    return Record(
-        suite=planned.suite,
-        stage=planned.stage,
-        task=planned.task,
-        method=planned.method,
-        seed=planned.seed,
-        run=planned.name,
-        identity=identity_of(identity_inputs),
-        document=dict(identity_inputs),
-        recipe=_without_machine_paths(planned.recipe.model_dump(mode="json")),
-        measurements=measurements,
-        checkpoint=checkpoint,
-        code=code(),
-        packages=packages(),
-        hardware=hardware(processes),
-        wall_seconds=wall_seconds,
-        images_per_second=images_per_second,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        extra=dict(extra or {}),
-    )
-
-
 def record_path(results_dir: Path, suite: str, run: str) -> Path:
-    """Where the record of a run lies: ``records/SUITE/RUN.json``, such as ``.../downstream/TASK/METHOD/seed0.json``."""
+    """Return where the record of a run lies: ``records/SUITE/RUN.json``, such as ``.../downstream/TASK/METHOD/seed0.json``."""
     return results_dir / "records" / suite / f"{run}.json"
-
-
-def write_record(
-    record: Record,
-    outcomes: PerImage | None,
-    results_dir: Path,
-    *,
-    arrays: Mapping[str, NDArray[Any]] | None = None,
-    pictures: Mapping[str, bytes] | None = None,
-) -> Path:
-    """Write a record with its per-image outcomes, arrays and pictures (PNG), and return the record's path.
-
-    A record that stood there is replaced at once or not at all: files are named by their hash, so the old ones stay whole
-    until the new JSON is in place.
-
-    Raises:
-        UserError: on a full disk.
-    """
-    stem = record_path(results_dir, record.suite, record.run).stem
-    contents: dict[str, bytes] = {}
-
-    def keep(content: bytes, ending: str, name: str = "") -> dict[str, str]:
-        sha256 = hashlib.sha256(content).hexdigest()
-        file = f"{'-'.join(filter(None, (stem, name, sha256[:12])))}.{ending}"
-        contents[file] = content
-        return {"file": file, "sha256": sha256}
-
-    kept: dict[str, Any] = {"attachments": []}
-    if outcomes is not None:
-        kept["outcomes_file"] = KeptFile.model_validate(keep(_packed(outcomes), "npz"))
-    for name, array in (arrays or {}).items():
-        values = {"name": name, "kind": "array", **keep(_array_bytes(array), "npy", name)}
-        kept["attachments"].append(Attachment.model_validate(values))
-    for name, picture in (pictures or {}).items():
-        values = {"name": name, "kind": "picture", **keep(picture, "png", name)}
-        kept["attachments"].append(Attachment.model_validate(values))
-    return _write(record.model_copy(update=kept), contents, results_dir)
-
-
-def copy_record(record: Record, results_dir: Path) -> Path:
-    """Write a record that was read, with all its files, to other results.
-
-    Raises:
-        UserError: on a full disk, or if one of its files is damaged.
-    """
-    return _write(record, {kept.file: record.content(kept) for kept in record.files}, results_dir)
-
-
-def _write(record: Record, contents: Mapping[str, bytes], results_dir: Path) -> Path:
-    path = record_path(results_dir, record.suite, record.run)
-    for file, content in contents.items():
-        with whole_file(path.with_name(file)) as partial:
-            partial.write_bytes(content)
-    write_json(path, record.model_dump(mode="json", by_alias=True))
-    for old in path.parent.glob(f"{path.stem}-*.*"):
-        if old.name not in contents and old.suffix in (".npz", ".npy", ".png"):
-            old.unlink()
-    return path
 
 
 def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
@@ -296,7 +203,7 @@ def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
 
 
 def read_record(path: Path) -> Record:
-    """One record, checked against its own identity and name; its outcomes are not read.
+    """Read one record, checked against its own identity and name; its outcomes are not read.
 
     Raises:
         UserError: if it is damaged, was edited, or is of another format.
@@ -335,7 +242,7 @@ def read_record(path: Path) -> Record:
 
 
 def _check_measurements(record: Record, outcomes: PerImage, path: Path) -> None:
-    """A number in a record is what its outcomes say, not what somebody typed; none is left out or put in."""
+    """Check that every number in a record is what its outcomes say, and that none is left out or put in."""
     for written, counted in zip_longest(record.measurements, outcomes.measurements()):
         if written is None or counted is None or not _same(written, counted):
             raise UserError(
@@ -359,28 +266,6 @@ def _told(m: Measurement | None) -> str:
 
 def _remedy(run: str) -> str:
     return f"Restore it from a copy (git), or remove it with its record and run {run} again."
-
-
-def _packed(outcomes: PerImage) -> bytes:
-    """Return outcomes as ``.npz``: the same outcomes always make the same bytes, as NumPy writes no times into it."""
-    arrays: dict[str, Any] = outcomes.arrays()
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    return content.getvalue()
-
-
-def _array_bytes(array: NDArray[Any]) -> bytes:
-    content = io.BytesIO()
-    np.save(content, array, allow_pickle=False)
-    return content.getvalue()
-
-
-def _without_machine_paths(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_machine_paths(inner) for key, inner in value.items()}
-    if isinstance(value, str) and (PurePath(value).is_absolute() or value.startswith("~")):
-        return PurePath(value).name
-    return value
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,18 +5,13 @@ affect results, the seed, the data and the weights that go in. A run's folder is
 overwrites, resumes or passes for another.
 """
 
-import os
-import platform
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from pydantic import JsonValue
 from torch import nn
@@ -30,16 +25,8 @@ from lutbench.models.weights import sha256_of
 from lutbench.progress import console
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
-from lutbench.record import (
-    Record,
-    changes,
-    copy_record,
-    identity_of,
-    make_record,
-    read_record,
-    record_path,
-    write_record,
-)
+from lutbench.record import Record, changes, identity_of, read_record, record_path
+from lutbench.record_writing import copy_record, make_record, write_record
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
@@ -294,32 +281,6 @@ class Run(Generic[R]):
         path = record_path(self.folder, self.planned.suite, self.name)
         if not self.result() and path.is_file():
             copy_record(read_record(path), self.workspace.results)
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep every other command from this run meanwhile.
-
-        Raises:
-            UserError: naming the process that holds it already.
-        """
-        self.home.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.home / ".lock")
-        holder = self.home / ".holder.json"
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            who = read_json(holder) if holder.is_file() else {}
-            raise UserError(
-                f"{self.name} is being run already, by process {who.get('process', 'unknown')} on "
-                f"{who.get('machine', 'unknown')} since {who.get('since', 'unknown')}. Wait for it, or stop it first."
-            ) from None
-        try:
-            since = datetime.now(UTC).isoformat(timespec="seconds")
-            write_json(holder, {"process": os.getpid(), "machine": platform.node(), "since": since})
-            yield
-        finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
 
 
 def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> Run[Any]:

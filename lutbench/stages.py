@@ -1,12 +1,17 @@
 """What a command does with the runs of a suite: check them, run them in order, show their status."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from lutbench.errors import NotRun, UserError
+from lutbench.files import read_json, write_json
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run, RunState, open_run
@@ -14,7 +19,7 @@ from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
 THREADS = torch.get_num_threads()
-"""As torch chose, from the cores and ``OMP_NUM_THREADS``."""
+"""The number that torch chose, from the cores and ``OMP_NUM_THREADS``."""
 
 
 def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], workspace: Workspace) -> None:
@@ -39,7 +44,7 @@ def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], wo
         chosen[run.name] = run
     workspace.make()
     for run in chosen.values():
-        with run.lock() if main else nullcontext():
+        with lock(run) if main else nullcontext():
             accelerator().wait_for_everyone()
             status = run.status()
             if status.state is RunState.FINISHED:
@@ -71,6 +76,33 @@ def perform(run: Run[Any]) -> None:
     """Perform a run, to its record."""
     torch.set_num_threads(run.recipe.threads or THREADS)
     run.planned.kind.module.perform(run)
+
+
+@contextmanager
+def lock(run: Run[Any]) -> Iterator[None]:
+    """Keep every other command from a run meanwhile.
+
+    Raises:
+        UserError: naming the process that holds it already.
+    """
+    run.home.mkdir(parents=True, exist_ok=True)
+    file = FileLock(run.home / ".lock")
+    holder = run.home / ".holder.json"
+    try:
+        file.acquire(timeout=0)
+    except Timeout:
+        who = read_json(holder) if holder.is_file() else {}
+        raise UserError(
+            f"{run.name} is being run already, by process {who.get('process', 'unknown')} on "
+            f"{who.get('machine', 'unknown')} since {who.get('since', 'unknown')}. Wait for it, or stop it first."
+        ) from None
+    try:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(holder, {"process": os.getpid(), "machine": platform.node(), "since": since})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        file.release()
 
 
 def show_status(suite: LoadedSuite, workspace: Workspace) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lutbench.data.catalogue import in_hub_cache
 from lutbench.data.images import ImageDataset
-from lutbench.data.known import in_hub_cache
 from lutbench.errors import UserError
 from lutbench.kinds import dataset_module
 from lutbench.recipes.base import Recipe
@@ -17,11 +17,11 @@ class Workspace:
     """The three folders of the suite, and the image sets opened so far."""
 
     data: Path
-    """Where image sets are."""
+    """Folder of the datasets."""
     runs: Path
-    """Where runs keep checkpoints, weights, logs and pictures."""
+    """Folder in which runs keep checkpoints, weights, logs and pictures."""
     results: Path
-    """Where records and tables are."""
+    """Folder of records and tables."""
     download: bool = True
     """Whether a set of the Hugging Face Hub that is not on this machine is downloaded when it is opened."""
     _opened: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
@@ -69,7 +69,7 @@ class Workspace:
             del self._opened[key]
 
     def cached(self, recipe: Recipe, side: int, make: bool = False) -> ImageDataset:
-        """The training images in their cache of short side ``side``, which is made if it is not there and ``make``.
+        """Return the training images in their cache of short side ``side``, which is made if it is not there and ``make``.
 
         Raises:
             UserError: if it is not there, or not whole.

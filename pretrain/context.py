@@ -11,7 +11,7 @@ from lutbench.train.batchnorm import SyncBatchNorm
 
 
 class Targets(NamedTuple):
-    """The teacher's outputs, (B, D) each; view 1's is missing where nothing is compared with it."""
+    """The teacher's outputs, (B, D) each; view 1's is None where nothing is compared with it."""
 
     view1: Tensor | None
     view2: Tensor
@@ -29,7 +29,7 @@ class ContextLoss:
 
     @classmethod
     def from_recipe(cls, recipe: PretrainRecipe) -> "ContextLoss | None":
-        """The loss that a recipe asks for; None where its weight is 0."""
+        """Return the loss that a recipe asks for; None where its weight is 0."""
         if not recipe.has_context:
             return None
         return cls(
@@ -41,11 +41,11 @@ class ContextLoss:
         )
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """What the heads read (B, D) of ``tokens`` (B, 1 + K, D): the patches' mean, or the class token."""
+        """Return what the heads read (B, D) of ``tokens`` (B, 1 + K, D): the mean over patches, or the class token."""
         return tokens[:, 1:].mean(dim=1) if self.target == "pooled" else tokens[:, 0]
 
     def __call__(self, student1: Tensor, student2: Tensor | None, targets: Targets) -> Tensor:
-        """Mean distance, 0-d, of the student's outputs (B, D) to the teacher's other view.
+        """Return the mean distance, 0-d, of the student's outputs (B, D) to the teacher's of the other view.
 
         With view 2 of the student, the mean of both directions (release); else only sparse view 1 against view 2.
         """
@@ -64,9 +64,10 @@ class ContextLoss:
 
 
 def head(width: int, hidden: int, depth: int, norm: Literal["batch", "layer", "none"]) -> nn.Sequential:
-    """Projector or predictor, (B, width) -> (B, width): ``depth`` linear layers without biases, norm and ReLU between.
+    """Return a projector or predictor, (B, width) -> (B, width): ``depth`` linear layers, norm and ReLU between them.
 
-    Paper: Linear - BatchNorm - ReLU - Linear. Without a norm, only the ReLU is between (our choice).
+    Paper: Linear - BatchNorm - ReLU - Linear, without biases, Xavier uniform. Without a norm, only the ReLU is between
+    (our choice).
     """
     widths = [width, *[hidden] * (depth - 1), width]
     layers: list[nn.Module] = []
@@ -76,4 +77,7 @@ def head(width: int, hidden: int, depth: int, norm: Literal["batch", "layer", "n
         if index:
             layers.append(nn.ReLU(inplace=True))
         layers.append(nn.Linear(widths[index], widths[index + 1], bias=False))
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
     return nn.Sequential(*layers)

@@ -1,22 +1,21 @@
-"""Which patches the encoder sees: two disjoint random sets per image, from one permutation."""
+"""Which patches of each view are visible: two disjoint random sets per image, from one permutation."""
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from lutbench.errors import UserError
 
 
 class Visible(NamedTuple):
-    """Places of the visible patches in the row-major grid, (B, K) each; no place is in both."""
+    """Indices of the visible patches in the row-major grid, (B, K) each; no index is in both."""
 
     view1: Tensor
     view2: Tensor
 
 
 def visible_count(patches: int, mask_ratio: float, views: int) -> int:
-    """K, the number of visible patches out of ``patches`` in each of ``views`` views (release: rounded down).
+    """Return K, the number of visible patches out of ``patches`` in each of ``views`` views (release: rounded down).
 
     Raises:
         UserError: if nothing would be visible or nothing masked, or if the views' sets cannot be disjoint.
@@ -36,14 +35,9 @@ def visible_count(patches: int, mask_ratio: float, views: int) -> int:
 
 
 def visible_patches(noise: Tensor, count: int) -> Visible:
-    """Order the patches of each image by ``noise`` (B, N): view 1 sees the first ``count``, view 2 the next.
+    """Order each image's patches by ``noise`` (B, N): the first ``count`` are visible in view 1, the next in view 2.
 
-    One permutation serves both views, so that no place of the grid is seen in both (release).
+    One permutation serves both views, so that no patch of the grid is visible in both (release).
     """
     order = noise.argsort(dim=1, stable=True)
     return Visible(order[:, :count], order[:, count : 2 * count])
-
-
-def take(tokens: Tensor, places: Tensor) -> Tensor:
-    """The tokens (B, K, D) at ``places`` (B, K) out of ``tokens`` (B, N, D)."""
-    return torch.take_along_dim(tokens, places.unsqueeze(-1), dim=1)

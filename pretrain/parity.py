@@ -1,9 +1,10 @@
-"""Take the steps of a golden file with the code that pre-training runs, and compare with what the file says.
+"""The steps of a golden file, taken by the code that pre-training runs and compared with the file's numbers.
 
 In float32 on the CPU. What is compared covers the method from masking to the teacher's update: a change to any of it
 shows in the weights after the last step.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
+from lutbench.errors import UserError
 from lutbench.recipes import PretrainRecipe
 from pretrain.golden import GoldenFile, published_name
 from pretrain.student import parameter_groups
@@ -26,12 +28,12 @@ TOLERANCES = {"losses": 1e-5, "outputs": 1e-4, "gradients": 1e-4, "student weigh
 
 @dataclass(frozen=True)
 class Comparison:
-    """How well the tensors of one kind agree, told by the one that agrees worst."""
+    """How well the tensors of one kind agree: the one that agrees worst."""
 
-    what: str
+    kind: str
     """One of :data:`TOLERANCES`."""
     tensor: str
-    """Its name in the file."""
+    """The name of that tensor in the file."""
     difference: float
     """norm(ours - file) / norm(file)."""
     tolerance: float
@@ -39,27 +41,37 @@ class Comparison:
 
 
 def check_parity(path: Path) -> list[Comparison]:
-    """Take the file's steps and compare; one row for each of :data:`TOLERANCES`.
+    """Take the file's steps and compare; return one row for each of :data:`TOLERANCES`.
 
     Left out, as having no right value, are the keys' bias in ``attn.qkv.bias``
     (see :meth:`GoldenFile.difference`), and the teacher's counters, decoder and predictor.
 
     Raises:
-        UserError: if the file is not a golden file.
+        UserError: if the file is not a golden file: an entry is missing, unknown, misshapen or impossible.
     """
     file = GoldenFile(path)
-    student = file.student
+    try:
+        differences = _differences(file)
+        file.check_all_read()
+    except UserError as error:
+        raise UserError(f"{path} is not a golden file of the LUT step: {error}") from error
+    return [_worst(kind, differences[kind]) for kind in TOLERANCES]
+
+
+def _differences(file: GoldenFile) -> dict[str, dict[str, float]]:
+    """Take the file's steps and return the relative differences by kind and by name in the file."""
+    student = file.student()
     teacher = Teacher(student)
     first, second = PretrainRecipe.model_fields["betas"].default
     groups = parameter_groups(student, file.number("meta/weight_decay"))
     optimizer = torch.optim.AdamW(groups, lr=file.number("meta/lr"), betas=(first, second), fused=True)
-    differences: dict[str, dict[str, float]] = {what: {} for what in TOLERANCES}
+    differences: dict[str, dict[str, float]] = {kind: {} for kind in TOLERANCES}
 
-    def compare(what: str, name: str, ours: Tensor) -> None:
-        differences[what][name] = file.difference(name, ours)
+    def compare(kind: str, name: str, ours: Tensor) -> None:
+        differences[kind][name] = file.difference(name, ours)
 
-    for step, momentum in enumerate(file.momenta):
-        views = file.views(step)
+    for step, momentum in enumerate(file.momenta()):
+        views = file.views(step, student)
         targets = teacher(views)
         with _outputs(student.decoder) as pixels, _outputs(student.predictor) as predictions:
             losses = student(views, targets)
@@ -82,22 +94,22 @@ def check_parity(path: Path) -> list[Comparison]:
     for name, value in teacher.state_dict().items():
         if value.is_floating_point():
             compare("teacher weights", f"final_teacher/{published_name(name)}", value)
-    return [_worst(what, differences[what]) for what in TOLERANCES]
+    return differences
 
 
 def parity_table(rows: list[Comparison]) -> Table:
-    """The rows as a table for the terminal."""
+    """Return the rows as a table for the terminal."""
     table = Table("compared", "largest relative difference", "tolerance", "")
     table.add_column("found in")
     for row in rows:
         verdict = Text("pass", style="green") if row.passed else Text("fail", style="red")
-        table.add_row(row.what, f"{row.difference:.1e}", f"{row.tolerance:.0e}", verdict, row.tensor)
+        table.add_row(row.kind, f"{row.difference:.1e}", f"{row.tolerance:.0e}", verdict, row.tensor)
     return table
 
 
 @contextmanager
 def _outputs(module: nn.Module | None) -> Iterator[list[Tensor]]:
-    """What ``module`` returns inside the block, call by call."""
+    """Collect what ``module`` returns inside the block, call by call."""
     assert module is not None
     outputs: list[Tensor] = []
 
@@ -111,6 +123,7 @@ def _outputs(module: nn.Module | None) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _worst(what: str, differences: dict[str, float]) -> Comparison:
-    tensor, difference = max(differences.items(), key=lambda item: float("inf") if item[1] != item[1] else item[1])
-    return Comparison(what, tensor, difference, TOLERANCES[what], difference <= TOLERANCES[what])
+def _worst(kind: str, differences: dict[str, float]) -> Comparison:
+    """Return the largest of the differences, a NaN first."""
+    tensor, difference = max(differences.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])
+    return Comparison(kind, tensor, difference, TOLERANCES[kind], difference <= TOLERANCES[kind])

@@ -1,4 +1,4 @@
-"""How view 2 is changed in colour (release): jitter, 4 times of 5, then one of grayscale, solarisation and blur, always.
+"""The colour changes of view 2 (release): jitter, 4 times of 5, then always one of grayscale, solarisation and blur.
 
 The numbers are drawn per image, where the image is loaded; the changes are made there with Pillow, or in batches on the
 training device. :func:`apply_in_batch` computes what Pillow does, with its rounding to whole grey levels after every
@@ -26,29 +26,29 @@ SOLARIZE_THRESHOLD = 128
 BLUR_RADIUS = (0.1, 2.0)
 """Standard deviation of the blur in pixels, uniform (release; 3-Augment)."""
 BLUR_PASSES = 3
-"""Pillow's Gaussian blur is so many box blurs, one after another."""
+"""Box blurs, one after another, of which Pillow's Gaussian blur consists."""
 
 
 @dataclass(frozen=True)
 class Photometrics:
-    """The colour changes of one view 2, drawn; applied in PIL here."""
+    """The colour changes drawn for one view 2."""
 
     jittered: bool
     order: tuple[int, ...]
-    """In which the four factors are applied."""
+    """The indices of the four factors, in the order in which they are applied."""
     factors: tuple[float, float, float, float]
     """Brightness, contrast, saturation, hue."""
     effect: Effect
     radius: float
-    """Of the blur, in pixels."""
+    """Standard deviation of the blur, in pixels."""
 
     def numbers(self) -> Tensor:
-        """float32 (11,): jittered, order, factors, effect and radius, as :func:`apply_in_batch` takes them."""
+        """Return jittered, order, factors, effect and radius, float32 (11,), as :func:`apply_in_batch` takes them."""
         effect = float(EFFECTS.index(self.effect))
         return torch.tensor([float(self.jittered), *self.order, *self.factors, effect, self.radius])
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """``image``, RGB, with these changes."""
+        """Return ``image``, RGB, with these changes, made with Pillow."""
         if self.jittered:
             for which in self.order:
                 image = _ADJUST[which](image, self.factors[which])
@@ -60,7 +60,10 @@ class Photometrics:
 
 
 def draw_photometrics() -> Photometrics:
-    """RngStream all numbers, those that will not be used too: what follows does not depend on which are."""
+    """Draw all numbers, those that will not be used too: later draws do not depend on which are.
+
+    Draws from torch's global generator.
+    """
     order, *factors = ColorJitter.get_params(*COLOUR_RANGES)
     jitter, effect, blur = torch.rand(3).tolist()
     brightness, contrast, saturation, hue = factors
@@ -74,15 +77,15 @@ def draw_photometrics() -> Photometrics:
 
 
 def apply_in_batch(pixels: Tensor, drawn: Tensor) -> Tensor:
-    """View 2 (B, 3, S, S), uint8, with the changes ``drawn``, float32 (B, 11), see :meth:`Photometrics.numbers`.
+    """Return view 2 (B, 3, S, S), uint8, with the changes ``drawn``, float32 (B, 11), see :meth:`Photometrics.numbers`.
 
-    ``drawn`` stays on the CPU, where the images of each change are chosen, so that the device need not be waited for.
+    ``drawn`` stays on the CPU, where the images of each change are chosen, so that nothing waits for the device.
     """
     changed = pixels.float()
     jittered = drawn[:, 0] > 0
-    for place in range(4):
+    for turn in range(4):
         for which, adjust in enumerate(_ADJUST_IN_BATCH):
-            chosen = jittered & (drawn[:, 1 + place] == which)
+            chosen = jittered & (drawn[:, 1 + turn] == which)
             _change(changed, chosen, adjust, drawn[:, 5 + which])
     for which, effect in enumerate((_grayscale, _solarize, _blur)):
         _change(changed, drawn[:, 9] == which, effect, drawn[:, 10])
@@ -90,7 +93,7 @@ def apply_in_batch(pixels: Tensor, drawn: Tensor) -> Tensor:
 
 
 def _change(images: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor], amounts: Tensor) -> None:
-    """Replace the ``chosen`` (B,) of ``images`` (B, 3, S, S) by ``change`` of them, each by its own amount."""
+    """Change those of ``images`` (B, 3, S, S) that are ``chosen`` (B,), in place, each by its own amount."""
     index = chosen.nonzero().flatten()
     if len(index):
         on_device = index.to(images.device, non_blocking=True)
@@ -115,7 +118,7 @@ def _saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Through Pillow's 8-bit hue and saturation; the hue moves by whole steps of a 256th of the circle."""
+    """Move the hue as Pillow does: in 8-bit hue and saturation, by whole steps of a 256th of the circle."""
     red, green, blue = images.unbind(1)
     value, least = images.amax(1), images.amin(1)
     spread = value - least
@@ -158,9 +161,9 @@ def _solarize(images: Tensor, _: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor, radius: Tensor) -> Tensor:
-    """Three box blurs of a width with a fraction, along rows and columns; the border's pixels go on outside.
+    """Blur thrice with a box of fractional width, along rows and columns; the border's pixels are repeated outside.
 
-    Sums of shifted images, term by term: a convolution may sum in another order for another batch.
+    The images are shifted and summed term by term: a convolution may sum in another order for another batch.
     """
     whole, weight, edge = _box(radius)
     reach = (
@@ -181,7 +184,7 @@ def _blur(images: Tensor, radius: Tensor) -> Tensor:
 
 
 def _box(radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of boxes whose :data:`BLUR_PASSES` passes have the deviation ``radius``: whole reach, weight, and the edge's weight.
+    """Return reach, weight and edge weight of the box whose :data:`BLUR_PASSES` passes have the deviation ``radius``.
 
     Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution by extended box filtering", as Pillow has it.
     """
@@ -193,7 +196,7 @@ def _box(radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Pillow's luminance (B, 1, S, S): Rec. 601 in 16-bit fixed point, all of which float32 holds but the last bit."""
+    """Return Pillow's luminance (B, 1, S, S): Rec. 601 in 16-bit fixed point."""
     red, green, blue = images.to(torch.int32).unbind(1)
     return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16)[:, None].float()
 

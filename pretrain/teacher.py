@@ -8,7 +8,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pretrain.autoencoder import encode
 from pretrain.context import Targets
 from pretrain.masking import visible_patches
 from pretrain.student import Student
@@ -16,13 +15,15 @@ from pretrain.views import Views
 
 
 def momentum_at(start: float, step: int, steps: int) -> float:
-    """The teacher's momentum at optimiser step ``step`` of ``steps``: a half cosine from ``start`` to 1 (release)."""
+    """Return the momentum at optimiser step ``step`` of ``steps``: a half cosine from ``start`` to 1 (release)."""
     return 1 - (1 - start) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 class Teacher(nn.Module):
-    """Starts as a copy of the student. No gradients, and always in evaluation mode, so that its BatchNorm uses the
-    averaged running statistics. It has no decoder and no predictor, which it would never use.
+    """An encoder and a projector that start as copies of the student's and follow them.
+
+    No gradients, and always in evaluation mode, so that its BatchNorm uses the averaged running statistics. It has no
+    decoder and no predictor, which it would never use.
     """
 
     def __init__(self, student: Student) -> None:
@@ -30,7 +31,8 @@ class Teacher(nn.Module):
         assert student.context is not None, "a student without the context loss has no teacher"
         assert student.projector is not None
         self.context = student.context
-        self.visible = student.visible
+        self.framework = student.framework
+        self.visible_count = student.visible_count
         self.encoder = copy.deepcopy(student.encoder)
         self.projector = copy.deepcopy(student.projector)
         self.requires_grad_(False)
@@ -39,19 +41,20 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Views) -> Targets:
-        """The targets of a batch: both views whole, or as sparse as the student's (control), in one encoder batch."""
+        """Return the targets of a batch, encoded at once: of whole views, or as sparse as the student's (control)."""
         assert views.view2 is not None, "the context loss needs view 2"
         both = self.context.both_directions
         images = torch.cat([views.view1, views.view2]) if both else views.view2
-        places = None
+        visible = None
         if self.context.masked_teacher:
-            visible = visible_patches(views.noise, self.visible)
-            places = torch.cat(visible) if both else visible.view2
-        output = self.projector(self.context.pool(encode(self.encoder, images, places))).float()
+            each = visible_patches(views.noise, self.visible_count)
+            visible = torch.cat(each) if both else each.view2
+        tokens = self.framework.unmasked(self.framework.encode(self.encoder, images, visible), visible)
+        output = self.projector(self.context.pool(tokens)).float()
         return Targets(*output.chunk(2)) if both else Targets(None, output)
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode whatever ``mode`` says."""
+        """Stay in evaluation mode, whatever ``mode`` says."""
         return super().train(False)
 
     @torch.no_grad()

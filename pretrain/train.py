@@ -14,7 +14,8 @@ from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
-from pretrain.pictures import reconstruction_grid
+from pretrain.cost import cost  # noqa: F401 - asked for by lutbench.kinds
+from pretrain.reconstruction import reconstruction_grid
 from pretrain.student import build_student, parameter_groups
 from pretrain.teacher import Teacher, momentum_at
 from pretrain.views import PretrainTransform, Views
@@ -87,7 +88,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
                 batch = next(waiting)
                 views = Views.from_batch(batch, processes.device)
                 with autocast(recipe.precision):
-                    targets = whole_views(views) if whole_views else None
+                    targets = whole_views(views) if whole_views is not None else None
                 with reducing(model, last=accumulated == schedule.micro_batches - 1), autocast(recipe.precision):
                     losses = model(views, targets)
                     (losses.total / schedule.micro_batches).backward()

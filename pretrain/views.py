@@ -1,8 +1,8 @@
 """Two views of an image (release), and one noise per patch from which the mask is drawn.
 
 Both views: short side resized to S (bicubic), random crop of S x S with 4 px of reflected padding, flipped half of the
-time. View 2 is then changed in colour (``photometrics.py``). With ``crop = "random"`` the crop is MAE's random resized crop
-instead.
+time. View 2 is then changed in colour (``photometrics.py``). With ``crop = "random"`` the crop is MAE's random resized
+crop instead.
 """
 
 from dataclasses import dataclass
@@ -23,18 +23,19 @@ from pretrain.photometrics import apply_in_batch, draw_photometrics
 
 BICUBIC = functional.InterpolationMode.BICUBIC
 RANDOM_CROP_SCALE = (0.2, 1.0)
-"""Area of the random resized crop (MAE, appendix A.1)."""
+"""Share of the image's area in the random resized crop (MAE, appendix A.1)."""
 RANDOM_CROP_RATIO = (3 / 4, 4 / 3)
-"""Its aspect ratio (MAE: torchvision's default)."""
+"""Aspect ratio of the random resized crop (MAE: torchvision's default)."""
 FLIP = 0.5
+"""Probability of a horizontal flip (release)."""
 
 
 class PretrainTransform:
-    """From an image to ``view1`` and ``view2``, uint8 (3, S, S), and ``noise``, float32 (N,) in [0, 1).
+    """Turns an image into ``view1`` and ``view2``, uint8 (3, S, S), and ``noise``, float32 (N,) in [0, 1).
 
     Without the context loss there is no ``view2``. View 1 is drawn first, then the noise, then view 2: whatever is
-    done with view 2, recipes of one crop see the same view 1 and noise. Draws from torch's global generator. Where the
-    training device changes the colours, ``photometrics``, float32 (11,), says how, and ``view2`` is still as cropped.
+    done with view 2, recipes of one crop get the same view 1 and noise. Draws from torch's global generator. Where the
+    training device changes the colours, ``view2`` is as cropped, and ``photometrics``, float32 (11,), has the changes.
 
     Raises:
         UserError: when made, if the crop is too small for its padding.
@@ -77,7 +78,7 @@ class PretrainTransform:
 
 @dataclass(frozen=True)
 class Views:
-    """What a training step takes of a batch, on its device, normalised by ImageNet's mean and deviation."""
+    """The images and the mask noise of a batch, on the training device, normalised by ImageNet's mean and deviation."""
 
     view1: Tensor
     """(B, 3, S, S), float32."""
@@ -88,7 +89,7 @@ class Views:
 
     @classmethod
     def from_batch(cls, batch: dict[str, Tensor], device: torch.device) -> Self:
-        """From stacked samples of :class:`PretrainTransform`."""
+        """Make views of stacked samples of :class:`PretrainTransform`."""
         view2 = batch.get("view2")
         if view2 is not None and "photometrics" in batch:
             view2 = apply_in_batch(view2.to(device, non_blocking=True), batch["photometrics"])
@@ -100,14 +101,14 @@ class Views:
 
 
 def padded_crop(image: Image.Image, side: int, padding: int) -> Image.Image:
-    """A random square of ``image`` padded by reflection, flipped half of the time. Draws 3 numbers.
+    """Return a random square of ``image`` padded by reflection, flipped half of the time. Draws 3 numbers.
 
-    The same pixels as torchvision's RandomCrop(side, padding, padding_mode="reflect") and a flip at that place, but
-    only the crop is padded, by slices: a fifth of the time on a 64 px image.
+    The same pixels as torchvision's RandomCrop(side, padding, padding_mode="reflect") and a flip, for the same
+    position, but only the crop is padded, by slices: a fifth of the time on a 64 px image.
     """
     down, across, flip = torch.rand(3).tolist()
-    upper, rows, above, below = _place(image.height, side, padding, down)
-    left, columns, before, after = _place(image.width, side, padding, across)
+    upper, rows, above, below = _span(image.height, side, padding, down)
+    left, columns, before, after = _span(image.width, side, padding, across)
     pixels = np.empty((side, side, 3), np.uint8)
     inside = image.crop((left, upper, left + columns, upper + rows))
     pixels[above : above + rows, before : before + columns] = np.asarray(inside)
@@ -119,15 +120,17 @@ def padded_crop(image: Image.Image, side: int, padding: int) -> Image.Image:
 
 
 def random_resized_crop(image: Image.Image, side: int) -> Image.Image:
-    """MAE's crop: 20 to 100 % of the area, resized to ``side`` (bicubic), flipped half of the time."""
+    """Return MAE's crop: 20 to 100 % of the area, resized to ``side`` (bicubic), flipped half of the time."""
     box = RandomResizedCrop.get_params(image, list(RANDOM_CROP_SCALE), list(RANDOM_CROP_RATIO))
     crop: Image.Image = functional.resized_crop(image, *box, [side, side], BICUBIC)
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(1).item() < FLIP else crop
 
 
-def _place(length: int, side: int, padding: int, where: float) -> tuple[int, int, int, int]:
-    """A crop of ``side`` from a line of ``length`` pixels with ``padding`` on both ends, at the share ``where`` of its
-    possible places: its first pixel inside the line, how many are inside, and how many are missing before and after."""
-    start = int(where * (length + 2 * padding - side + 1)) - padding
+def _span(length: int, side: int, padding: int, share: float) -> tuple[int, int, int, int]:
+    """Cut ``side`` pixels from a line of ``length`` with ``padding`` on both ends, at ``share`` of all offsets.
+
+    Returns the first pixel inside the line, how many are inside, and how many are missing before and after.
+    """
+    start = int(share * (length + 2 * padding - side + 1)) - padding
     first, last = max(start, 0), min(start + side, length)
     return first, last - first, first - start, start + side - last

@@ -26,9 +26,9 @@ class Classifier:
 
     model: nn.Module
     side: int
-    """Of its input in pixels."""
+    """Side of its input in pixels."""
     space: LabelSpace
-    """What its outputs stand for."""
+    """Classes that its outputs stand for."""
     mean: Colour
     std: Colour
 
@@ -41,7 +41,7 @@ class Classifier:
 def load_classifier(
     source: ClassifierSource, image_size: int | None = None, weights: Path | None = None, sha256: str | None = None
 ) -> Classifier:
-    """The classifier of a source, for images of ``image_size`` if given. ``weights`` must have the hash ``sha256``.
+    """Return the classifier of a source, for images of ``image_size`` if given. ``weights`` must have the hash ``sha256``.
 
     Raises:
         UserError: if the weights cannot be had, do not fit name by name and shape by shape, or it is not known what the
@@ -51,9 +51,9 @@ def load_classifier(
         return _of_timm(source.model, image_size)
     assert weights is not None
     tensors = read_weights(weights, sha256)
-    facts = _export_of(weights)
-    if facts is not None:
-        return _exported(facts, tensors, image_size, str(weights))
+    metadata = _export_of(weights)
+    if metadata is not None:
+        return _exported(metadata, tensors, image_size, str(weights))
     return _of_checkpoint(source.model, tensors, image_size, str(weights))
 
 
@@ -69,26 +69,26 @@ def side_and_space(
         check_pretrained(source.model)
     else:
         check_name(source.model)
-    facts = None if weights is None else _export_of(weights)
-    if facts is not None:
-        return image_size or facts["arguments"]["img_size"], label_space(facts["class_names"])
+    metadata = None if weights is None else _export_of(weights)
+    if metadata is not None:
+        return image_size or metadata["arguments"]["img_size"], label_space(metadata["class_names"])
     return image_size or _side(source.model), imagenet_1k()
 
 
 def _export_of(weights: Path) -> dict[str, Any] | None:
-    """What stands beside weights that this suite exported (:func:`lutbench.models.encoders.export_encoder`)."""
+    """Return what stands beside weights that this suite exported (:func:`lutbench.models.encoders.export_encoder`)."""
     beside = weights.with_suffix(".json")
-    facts: dict[str, Any] = read_json(beside) if beside.is_file() else {}
-    return facts if facts.get("sha256") == sha256_of(weights) else None
+    metadata: dict[str, Any] = read_json(beside) if beside.is_file() else {}
+    return metadata if metadata.get("sha256") == sha256_of(weights) else None
 
 
-def _exported(facts: dict[str, Any], tensors: dict[str, Tensor], image_size: int | None, where: str) -> Classifier:
-    arguments = {**facts["arguments"], "img_size": image_size or facts["arguments"]["img_size"]}
-    model = timm.create_model(facts["model"], **arguments)
+def _exported(metadata: dict[str, Any], tensors: dict[str, Tensor], image_size: int | None, where: str) -> Classifier:
+    arguments = {**metadata["arguments"], "img_size": image_size or metadata["arguments"]["img_size"]}
+    model = timm.create_model(metadata["model"], **arguments)
     assert isinstance(model, VisionTransformer)
     fit(model, tensors, where)
-    space = label_space(facts["class_names"])
-    return _ready(model, arguments["img_size"], space, tuple(facts["mean"]), tuple(facts["std"]))
+    space = label_space(metadata["class_names"])
+    return _ready(model, arguments["img_size"], space, tuple(metadata["mean"]), tuple(metadata["std"]))
 
 
 def _of_timm(name: str, image_size: int | None) -> Classifier:
@@ -97,7 +97,7 @@ def _of_timm(name: str, image_size: int | None) -> Classifier:
 
 
 def _of_checkpoint(name: str, tensors: dict[str, Tensor], image_size: int | None, where: str) -> Classifier:
-    """Of a model of timm, such as a classifier that MAE's release fine-tuned: mean over patches, norm behind it.
+    """Return a checkpoint of a model of timm, such as a classifier that MAE's release fine-tuned: mean over patches, norm behind it.
 
     Its images are normalised as ImageNet's are, as in MAE, DeiT and here: a file of weights does not say.
     """
@@ -137,13 +137,13 @@ def _of_imagenet(model: nn.Module, side: int, outputs: int, mean: Colour, std: C
 
 
 def _trained_on(name: str) -> dict[str, Any]:
-    """How timm says that a model's images are prepared; empty for one that has no weights."""
+    """Return how timm says that a model's images are prepared; empty for one that has no weights."""
     known = timm.get_pretrained_cfg(name)
     return dict(known.to_dict()) if known else {}
 
 
 def _sized(name: str, image_size: int | None) -> dict[str, Any]:
-    """What to make a model with for another size; one without position embeddings takes any as it is."""
+    """Return the arguments that make a model for another size; one without position embeddings takes any as it is."""
     fixed = _trained_on(name).get("fixed_input_size", False)
     return {"img_size": image_size} if image_size and fixed else {}
 

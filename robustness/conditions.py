@@ -25,9 +25,9 @@ class Condition:
     name: str
     images: ImageDataset
     labels: NDArray[np.int64]
-    """(n,) Each image's place in the classes of ``images``; 0 for images of no class."""
+    """(n,) Each image's class among those of ``images``; 0 for images of no class."""
     protocols: tuple[Protocol, ...]
-    """What is asked of it; the first is what tables print."""
+    """Questions about its images; tables print the first."""
 
 
 def open_condition(recipe: RobustnessDatasetRecipe, root: Path, cell: str, space: LabelSpace) -> Condition:
@@ -42,7 +42,7 @@ def open_condition(recipe: RobustnessDatasetRecipe, root: Path, cell: str, space
 
 
 def check_labels(recipe: RobustnessDatasetRecipe, root: Path, found: DatasetListing, space: LabelSpace) -> None:
-    """Whether a set that was found can be asked of a classifier with the classes of ``space``.
+    """Check that a dataset that was found can be asked of a classifier with the classes of ``space``.
 
     Raises:
         UserError: if its labels are no classes of the classifier.
@@ -52,7 +52,7 @@ def check_labels(recipe: RobustnessDatasetRecipe, root: Path, found: DatasetList
 
 
 def check_set(recipe: RobustnessDatasetRecipe, root: Path, found: DatasetListing, space: LabelSpace, side: int) -> None:
-    """Whether a set that was found can be shown to a classifier with these classes and this side of its input.
+    """Check that a dataset that was found can be shown to a classifier with these classes and this side of its input.
 
     Raises:
         UserError: if its labels are no classes of the classifier, its images are stored at another size than its
@@ -76,7 +76,7 @@ def _protocols(
 ) -> Iterator[Protocol]:
     folders = known_class_folders(recipe, root) if recipe.kind == "detection" else images.classes
     answers = _answers(recipe, root, folders, space)
-    own = sorted({place for answer in answers for place in answer})
+    own = sorted({number for answer in answers for number in answer})
     subset = imagenet_subset(recipe.subset) if recipe.subset else tuple(own)
     kinds = {"all": (f"{len(space.names)} classes", None), "subset": (f"{_count(recipe, folders)} classes", subset)}
     if recipe.kind == "detection" and cell == UNKNOWN:
@@ -90,7 +90,7 @@ def _protocols(
             )
         every = real_labels(None if recipe.real == "timm" else root / recipe.real)
         numbers = val_numbers(images.image_name(index) for index in range(len(images)))
-        unlike = {answer: place for place, answer in enumerate(dict.fromkeys(every))}
+        unlike = {answer: index for index, answer in enumerate(dict.fromkeys(every))}
         yield Protocol(REAL, None, tuple(unlike), np.array([unlike[every[number]] for number in numbers], np.int64))
 
 
@@ -103,5 +103,5 @@ def _answers(
 
 
 def _count(recipe: RobustnessDatasetRecipe, folders: tuple[str, ...]) -> int:
-    """Of the set's classes, which may be several of the classifier's each."""
+    """Return the number of the dataset's classes, each of which may be several of the classifier's."""
     return len(imagenet_subset(recipe.subset)) if recipe.subset else len(folders)

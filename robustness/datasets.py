@@ -6,21 +6,31 @@ there is ``not run``: a state, not an error.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lutbench.data.catalogue import KnownDataset
 from lutbench.data.folder import FolderImages, fingerprint_of, open_folder
+from lutbench.data.toy.photographs import BUILT, build
 from lutbench.errors import NotRun, UserError, listed
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import KNOWN, UNKNOWN
 from robustness.labels import known_folders
-from robustness.toy_sets import open_shifted
+from robustness.toy_sets import SETS, open_toy_set
+
+if TYPE_CHECKING:
+    from lutbench.data.manifest import SplitMetadata
+    from lutbench.data.survey import Survey
+    from lutbench.data.verify import VerifyReport
+    from lutbench.workspace import Workspace
 
 
 class DatasetState(StrEnum):
@@ -106,6 +116,58 @@ class ChosenImages:
 
 
 Visitor = Callable[[str, FolderImages | ChosenImages], None]
+
+
+def survey(recipe: RobustnessDatasetRecipe, workspace: "Workspace") -> "Survey":
+    """Survey a dataset for a plan, see :func:`robustness.survey.survey`."""
+    from robustness.survey import survey
+
+    return survey(recipe, workspace)
+
+
+def needs(recipe: RobustnessDatasetRecipe, root: Path) -> dict[str, Path]:
+    """Return the folders without which a dataset is not whole, by the names that messages give them."""
+    path = root / recipe.folder
+    names = recipe.corruptions if recipe.kind == "corruptions" else list(recipe.parts.values())
+    found = {name: path / name for name in names or [""]}
+    return found | ({recipe.known: root / recipe.known} if recipe.known else {})
+
+
+def make(recipe: RobustnessDatasetRecipe, root: Path) -> bool:
+    """Make a dataset below the data root if it is one of the suite's own and absent; return whether it was made now.
+
+    Raises:
+        UserError: if what it is made from is absent or cannot be decoded, or it cannot be written.
+    """
+    if recipe.source in SETS:
+        return SETS[recipe.source].build(root)
+    if recipe.source != "corrupted":
+        return False
+    from robustness.corrupted import build_corrupted  # here, because scikit-image takes a second to import
+    from robustness.corruptions import CORRUPTIONS
+
+    first = Path(recipe.copy_of).parts[0]
+    if first in BUILT:
+        build(first, root)
+    folder = root / recipe.copy_of
+    return build_corrupted(
+        open_folder(folder, first, folder.name),
+        root / recipe.path,
+        (*(recipe.corruptions or [name for name in CORRUPTIONS if name not in recipe.extra]), *recipe.extra),
+        recipe.severities,
+        side=recipe.copy_side,
+        per_class=recipe.copy_per_class,
+        workers=os.cpu_count() or 1,
+    )
+
+
+def verify(
+    known: KnownDataset, root: Path, full: bool, report: "VerifyReport"
+) -> "tuple[dict[str, SplitMetadata], str]":
+    """Check a known dataset, see :func:`robustness.verify.verify`."""
+    from robustness.verify import verify
+
+    return verify(known, root, full, report)
 
 
 def open_dataset(recipe: RobustnessDatasetRecipe, split: str, root: Path) -> DatasetListing:
@@ -199,7 +261,7 @@ def list_condition(recipe: RobustnessDatasetRecipe, cell: str, folder: Path) -> 
         corruption, level = cell.rsplit("/", 1)
         return open_corrupted(folder.parents[1], corruption, int(level))
     if recipe.source == folder.name:
-        images = open_shifted(recipe.source, folder.parent)
+        images = open_toy_set(recipe.source, folder.parent)
     else:
         images = open_folder(folder, recipe.name, cell or folder.name)
     if recipe.kind == "detection" and cell == UNKNOWN:

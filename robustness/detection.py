@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutbench.evaluate.outcomes import Measurement
-from lutbench.evaluate.statistics import BOOTSTRAP, RESAMPLES, Interval, Resampled, over_seeds, percentiles
+from lutbench.evaluate.statistics import BOOTSTRAP, RESAMPLES, Resampled, compare_resampled, draw_counts, percentiles
 
 NAMES = ("AUPR", "AUROC", "FPR95")
 
@@ -20,12 +20,12 @@ class Detection:
     """Scores of images of known classes and of none, higher for those that look like none."""
 
     known: NDArray[np.float64]
-    """(k,)"""
+    """(k,) Scores of images of known classes."""
     unknown: NDArray[np.float64]
-    """(u,)"""
+    """(u,) Scores of images of no known class."""
 
     def rates(self) -> NDArray[np.float64]:
-        """(3,) AUPR, AUROC and FPR95, between 0 and 1.
+        """Return AUPR, AUROC and FPR95 (3,), between 0 and 1.
 
         AUPR is the average precision, as scikit-learn's, and depends on how many images of either kind there are.
         FPR95 is the least share of known images that are taken for unknown where at least 95 % of the unknown are found.
@@ -34,12 +34,12 @@ class Detection:
         return whole
 
     def resampled_rates(self) -> NDArray[np.float64]:
-        """(RESAMPLES, 3) of resamples that keep the number of known and of unknown images; the same draws at every call."""
+        """Return the rates (RESAMPLES, 3) on resamples that keep the number of known and of unknown images; the same draws at every call."""
         drawn = _draws(len(self.known), len(self.unknown))
         return np.concatenate([self._rates(known, unknown) for known, unknown in drawn])
 
     def measurements(self, protocol: str) -> list[Measurement]:
-        """In percent, with percentile intervals of the bootstrap; ``protocol`` follows the names."""
+        """Return all three in percent, with percentile intervals of the bootstrap; ``protocol`` follows the names."""
         values, (low, high) = 100 * self.rates(), 100 * percentiles(self.resampled_rates())
         n = len(self.known) + len(self.unknown)
         return [
@@ -50,7 +50,7 @@ class Detection:
         ]
 
     def _rates(self, known: NDArray[np.float64], unknown: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(b, 3) where each image counts so many times: weights (b, k) and (b, u)."""
+        """Return the rates (b, 3) where each image counts so many times: weights (b, k) and (b, u)."""
         scores = np.concatenate([self.known, self.unknown])
         order = np.argsort(-scores, kind="stable")
         falling = scores[order]
@@ -68,7 +68,7 @@ class Detection:
 
 
 def compare_detections(first: Sequence[Detection], second: Sequence[Detection], rate: int) -> Resampled:
-    """Two methods by one of :data:`NAMES` on the same images and resamples, seed k with seed k.
+    """Compare two methods by one of :data:`NAMES` on the same images and resamples, seed k with seed k.
 
     Raises:
         ValueError: if they are not of as many seeds and images.
@@ -80,20 +80,11 @@ def compare_detections(first: Sequence[Detection], second: Sequence[Detection], 
         [a.resampled_rates()[:, rate] - b.resampled_rates()[:, rate] for a, b in zip(first, second, strict=True)],
         axis=0,
     )
-    low, high = percentiles(drawn)
-    fewer = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return Resampled(
-        images=len(first[0].known) + len(first[0].unknown),
-        difference=float(np.mean(by_seed)),
-        interval=Interval(float(low), float(high)),
-        p=min(1.0, 2 * (fewer + 1) / (len(drawn) + 1)),
-        seed_differences=by_seed,
-        seed_interval=over_seeds(by_seed) if len(by_seed) > 1 else None,
-    )
+    return compare_resampled(len(first[0].known) + len(first[0].unknown), by_seed, drawn)
 
 
 def _draws(known: int, unknown: int) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """How often each image is in each resample, (b, known) and (b, unknown), drawn apart: the two are two samples.
+    """Yield how often each image is in each resample, (b, known) and (b, unknown), drawn apart: the two are two samples.
 
     From bits that NumPy promises never to change, as in :func:`lutbench.evaluate.statistics.resamples`.
     """
@@ -101,10 +92,4 @@ def _draws(known: int, unknown: int) -> Iterator[tuple[NDArray[np.float64], NDAr
     at_once = max(1, 2**20 // (known + unknown))
     for done in range(0, RESAMPLES, at_once):
         rows = min(at_once, RESAMPLES - done)
-        yield _counts(bits, rows, known), _counts(bits, rows, unknown)
-
-
-def _counts(bits: np.random.PCG64, rows: int, n: int) -> NDArray[np.float64]:
-    drawn = (bits.random_raw(rows * n) % np.uint64(n)).astype(np.int64).reshape(rows, n)
-    drawn += n * np.arange(rows)[:, None]
-    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+        yield draw_counts(bits, rows, known), draw_counts(bits, rows, unknown)

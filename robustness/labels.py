@@ -23,10 +23,10 @@ from lutbench.errors import UserError, listed, nearest
 from lutbench.files import read_json
 
 Answer = tuple[int, ...]
-"""The classes that are right, by their place among a classifier's outputs; empty for an image that is not counted."""
+"""The classes that are right, by their position among a classifier's outputs; empty for an image that is not counted."""
 
 VAL_IMAGES = 50_000
-"""Of ImageNet's validation set."""
+"""Images of ImageNet's validation set."""
 
 _DATA = Path(__file__).parent / "data"
 _VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.")
@@ -46,12 +46,12 @@ class LabelSpace:
 
 @lru_cache(maxsize=1)
 def imagenet_1k() -> LabelSpace:
-    """The thousand classes by WordNet identifier, which is also the order of their numbers (timm ships the list)."""
+    """Return the thousand classes by WordNet identifier, which is also the order of their numbers (timm ships the list)."""
     return LabelSpace(tuple(ImageNetInfo().label_names()))
 
 
 def label_space(names: Sequence[str]) -> LabelSpace:
-    """The space of a classifier with these class names.
+    """Return the space of a classifier with these class names.
 
     ImageNet-1k's, also where its classes are named in words, as in its copy on the Hugging Face Hub.
     """
@@ -61,7 +61,7 @@ def label_space(names: Sequence[str]) -> LabelSpace:
 
 
 def imagenet_subset(name: str) -> Answer:
-    """The 200 classes, ascending, that ``imagenet-a``, ``imagenet-r`` or ``imagenet-o`` is about.
+    """Return the 200 classes, ascending, that ``imagenet-a``, ``imagenet-r`` or ``imagenet-o`` is about.
 
     Sources: timm's lists for the first two, which are those of the sets' own evaluation code
     (hendrycks/natural-adv-examples eval.py, hendrycks/imagenet-r eval.py); for the last its eval_many_models.py.
@@ -90,7 +90,7 @@ def real_labels(file: Path | None = None) -> tuple[Answer, ...]:
 
 
 def val_numbers(names: Iterable[str]) -> NDArray[np.int64]:
-    """(n,) Places from 0, in the order of their numbers, of ImageNet validation images with these file names.
+    """Return the ranks (n,) from 0, in the order of their numbers, of ImageNet validation images with these file names.
 
     Raises:
         UserError: for a name that has no number between 1 and 50,000.
@@ -108,18 +108,18 @@ def val_numbers(names: Iterable[str]) -> NDArray[np.int64]:
 
 
 def known_folders(labels: str, subset: str = "") -> tuple[str, ...] | None:
-    """Names that class folders can have, as far as the kind of labels tells; None if it does not."""
+    """Return the names that class folders can have, as far as the kind of labels tells; None if it does not."""
     names = imagenet_1k().names
     classes = imagenet_subset(subset) if subset else range(len(names))
     if labels == "imagenet-1k":
-        return tuple(names[place] for place in classes)
+        return tuple(names[index] for index in classes)
     if labels == "imagenet-1k-numbers":
-        return tuple(str(place) for place in classes)
+        return tuple(str(index) for index in classes)
     return tuple(_shipped(labels)) if labels in _SHIPPED else None
 
 
 def answers_of(labels: str, folders: Sequence[str], space: LabelSpace, file: Path) -> tuple[Answer, ...]:
-    """The answer of every class folder for a classifier with the classes of ``space``.
+    """Return the answer of every class folder for a classifier with the classes of ``space``.
 
     ``labels`` is that of :class:`RobustnessDatasetRecipe`; ``file`` the map from folders, where labels name one.
 
@@ -140,8 +140,8 @@ def answers_of(labels: str, folders: Sequence[str], space: LabelSpace, file: Pat
     if labels == "imagenet-1k":
         return _by_name(_named(space), folders, "ImageNet-1k's WordNet identifiers")
     if labels == "imagenet-1k-numbers":
-        # By value: sorted as text, 10 comes before 2, and a folder's place in the listing says nothing.
-        return _by_name({str(place): (place,) for place in range(1000)}, folders, "the numbers 0 to 999")
+        # By value: sorted as text, 10 comes before 2, and a folder's position in the listing says nothing.
+        return _by_name({str(index): (index,) for index in range(1000)}, folders, "the numbers 0 to 999")
     return _by_name(_shipped(labels), folders, f"{labels}'s classes")
 
 
@@ -161,7 +161,7 @@ def _shipped(labels: str) -> dict[str, Answer]:
 
 
 def _own_map(file: Path, space: LabelSpace) -> dict[str, Answer]:
-    """Of a user's JSON file: folder to a class, or a list of classes, by name or by number."""
+    """Read a user's JSON file: of every folder a class, or a list of classes, by name or by number."""
     if not file.is_file():
         raise UserError(f"labels: there is no file {file}. It gives each class folder a class, or a list of classes.")
     found = _json(file)
@@ -190,9 +190,9 @@ def _answer(classes: Any, space: LabelSpace, where: str) -> Answer:
 
 
 def _named(space: LabelSpace) -> dict[str, Answer]:
-    """Every class by its name; a name that two classes share is left out, since it does not say which."""
+    """Return every class by its name; a name that two classes share is left out, since it does not say which."""
     times = Counter(space.names)
-    return {name: (place,) for place, name in enumerate(space.names) if times[name] == 1}
+    return {name: (index,) for index, name in enumerate(space.names) if times[name] == 1}
 
 
 def _by_name(answers: Mapping[str, Answer], folders: Sequence[str], of: str) -> tuple[Answer, ...]:
@@ -206,7 +206,7 @@ def _by_name(answers: Mapping[str, Answer], folders: Sequence[str], of: str) -> 
 
 
 def _numbers(values: Iterable[Any], end: int, least: int = 0) -> bool:
-    """Whether all are whole numbers from ``least`` to before ``end``."""
+    """Return whether all are whole numbers from ``least`` to before ``end``."""
     return all(isinstance(one, int) and not isinstance(one, bool) and least <= one < end for one in values)
 
 

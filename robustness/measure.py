@@ -17,9 +17,9 @@ from lutbench.train.processes import accelerator
 from robustness.classifier import Classifier, load_classifier, side_and_space
 from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
 from robustness.conditions import Condition, check_set, open_condition
-from robustness.datasets import DatasetListing, condition_folders
+from robustness.cost import cost  # noqa: F401 - asked for by lutbench.kinds
+from robustness.datasets import DatasetListing, condition_folders, make
 from robustness.labels import label_space
-from robustness.making import make_shifted
 from robustness.occlusion import Change, occlusions
 from robustness.preprocessing import all_views, seen_as
 from robustness.protocols import Asked
@@ -35,7 +35,7 @@ def check(run: Run[RobustnessRecipe]) -> None:
     """
     recipe, root = run.recipe, run.workspace.data
     if accelerator().is_main_process:
-        make_shifted(recipe.set, root)
+        make(recipe.set, root)
     accelerator().wait_for_everyone()
     found: DatasetListing = run.dataset("test")
     found.require()
@@ -65,9 +65,9 @@ def perform(run: Run[RobustnessRecipe]) -> None:
             continue
         started = time.monotonic()
         cell = open_condition(recipe.set, root, names[0], classifier.space)
-        told = names[0] if len(names) == 1 else f"{len(names)} occlusions"
+        label = names[0] if len(names) == 1 else f"{len(names)} occlusions"
         of = f" ({number} of {len(passes)})" if len(passes) > 1 else ""
-        title = f"{run.name}{f' {told}' if told else ''}{of}"
+        title = f"{run.name}{f' {label}' if label else ''}{of}"
         changes = {name: occlusions(recipe.set)[name] if recipe.set.kind == "occlusion" else None for name in names}
         measured = measure_conditions(classifier, cell, changes, recipe, title)
         if main:
@@ -78,16 +78,16 @@ def perform(run: Run[RobustnessRecipe]) -> None:
     if main:
         read = [_read(_kept(run, name)) for names in passes for name in names]
         cells, seconds = [one for ways, _ in read for one in ways], sum(took for _, took in read)
-        seen = sum(len(one.label) for one in cells)
+        samples = sum(len(one.label) for one in cells)
         robust = RobustnessOutcomes.of(recipe.set, cells)
-        run.save_results(robust, seconds=seconds, images_per_second=seen / seconds, checkpoint=run.weights_sha256)
+        run.save_results(robust, seconds=seconds, images_per_second=samples / seconds, checkpoint=run.weights_sha256)
 
 
 @torch.no_grad()
 def measure_conditions(
     classifier: Classifier, cell: Condition, changes: Mapping[str, Change | None], recipe: RobustnessRecipe, title: str
 ) -> dict[str, list[ConditionOutcomes]]:
-    """Outcomes of one cell's images under every change of their pixels, by name, each in every way of seeing.
+    """Return the outcomes of one condition's images under every change of their pixels, by name, in every preprocessing.
 
     Images are decoded once, and all protocols answered from the same logits; on every process.
 
@@ -97,7 +97,7 @@ def measure_conditions(
     asked = Asked(cell.protocols, len(classifier.space.names), accelerator().device)
 
     def answers(pixels: Tensor, index: Tensor) -> Tensor:
-        """(B, changes, views, protocols, 3) of uint8 pixels (B, views, 3, S, S)."""
+        """Return the answers (B, changes, views, protocols, 3) to uint8 pixels (B, views, 3, S, S)."""
         return torch.stack(
             [
                 torch.stack([asked(classifier(_changed(view, index, change)), index) for view in pixels.unbind(1)], 1)
@@ -123,13 +123,13 @@ def measure_conditions(
                 seen_as(how),
                 protocols,
                 labels,
-                computed.values[:, place, view].numpy(),
+                computed.values[:, number, view].numpy(),
                 names,
                 scored=recipe.set.kind == "detection",
             )
             for view, how in enumerate(recipe.set.preprocessing)
         ]
-        for place, name in enumerate(changes)
+        for number, name in enumerate(changes)
     }
 
 
@@ -138,7 +138,7 @@ def _changed(pixels: Tensor, index: Tensor, change: Change | None) -> Tensor:
 
 
 def _passes(recipe: RobustnessDatasetRecipe, root: Path) -> Iterator[list[str]]:
-    """The cells of a set; those that are of the same images together."""
+    """Yield the conditions of a dataset; those of the same images together."""
     if recipe.kind == "occlusion":
         yield list(recipe.occlusions)
     else:
@@ -160,19 +160,23 @@ def _kept(run: Run[RobustnessRecipe], cell: str) -> Path:
 
 
 def _write(ways: list[ConditionOutcomes], seconds: float, path: Path) -> None:
-    arrays = {f"{place}.{name}": array for place, one in enumerate(ways) for name, array in one.arrays().items()}
+    arrays = {f"{number}.{name}": array for number, one in enumerate(ways) for name, array in one.arrays().items()}
     arrays |= {"ways": np.array(len(ways)), "seconds": np.array(seconds)}
     with whole_file(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def _read(path: Path) -> tuple[list[ConditionOutcomes], float]:
-    """A cell's outcomes in every way of seeing, and how long it took."""
+    """Return a condition's outcomes in every preprocessing, and the seconds that it took."""
     with np.load(path, allow_pickle=False) as arrays:
         ways = [
             ConditionOutcomes.from_arrays(
-                {name.removeprefix(f"{place}."): arrays[name] for name in arrays.files if name.startswith(f"{place}.")}
+                {
+                    name.removeprefix(f"{number}."): arrays[name]
+                    for name in arrays.files
+                    if name.startswith(f"{number}.")
+                }
             )
-            for place in range(int(arrays["ways"]))
+            for number in range(int(arrays["ways"]))
         ]
         return ways, float(arrays["seconds"])

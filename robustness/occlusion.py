@@ -18,11 +18,11 @@ from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from lutbench.train.randomness import RngStream, generator
 
 Change = Callable[[Tensor, Tensor], Tensor]
-"""From uint8 pixels (B, 3, S, S) and the images' places in their set (B,) to other pixels."""
+"""A function from uint8 pixels (B, 3, S, S) and the images' indices in their dataset (B,) to other pixels."""
 
 
 def occlusions(recipe: RobustnessDatasetRecipe) -> dict[str, Change]:
-    """The changes of a set of ``kind = "occlusion"``, by name of the cell: ``drop 3/10``, ``shuffle 4x4``."""
+    """Return the changes of a set of ``kind = "occlusion"``, by name of the condition: ``drop 3/10``, ``shuffle 4x4``."""
     return {
         cell: partial(drop_patches, tenths=many, grid=recipe.drop_grid)
         if kind == "drop"
@@ -32,7 +32,7 @@ def occlusions(recipe: RobustnessDatasetRecipe) -> dict[str, Change]:
 
 
 def drop_patches(pixels: Tensor, index: Tensor, tenths: int, grid: int = 14) -> Tensor:
-    """``pixels`` (B, 3, S, S) with ``tenths`` of their ``grid`` x ``grid`` patches black, rounded down.
+    """Return ``pixels`` (B, 3, S, S) with ``tenths`` of their ``grid`` x ``grid`` patches black, rounded down.
 
     Raises:
         UserError: if the side is not a whole number of patches.
@@ -44,7 +44,7 @@ def drop_patches(pixels: Tensor, index: Tensor, tenths: int, grid: int = 14) -> 
 
 
 def shuffle_tiles(pixels: Tensor, index: Tensor, grid: int) -> Tensor:
-    """``pixels`` (B, 3, S, S) with their ``grid`` x ``grid`` tiles in another order.
+    """Return ``pixels`` (B, 3, S, S) with their ``grid`` x ``grid`` tiles in another order.
 
     Raises:
         UserError: if the side is not a whole number of tiles.
@@ -55,7 +55,7 @@ def shuffle_tiles(pixels: Tensor, index: Tensor, grid: int) -> Tensor:
 
 
 def check_grid(side: int, grid: int) -> None:
-    """Whether images of this side can be cut.
+    """Check that images of this side can be cut.
 
     Raises:
         UserError: if the side is not a whole number of tiles.
@@ -69,15 +69,15 @@ def check_grid(side: int, grid: int) -> None:
 
 
 def _orders(index: Tensor, grid: int) -> Tensor:
-    """An order (B, grid * grid) of the tiles of every image, from bits that NumPy promises never to change."""
+    """Return an order (B, grid * grid) of the tiles of every image, from bits that NumPy promises never to change."""
     keys = [
-        generator(RngStream.OCCLUSION, grid, place).bit_generator.random_raw(grid * grid) for place in index.tolist()
+        generator(RngStream.OCCLUSION, grid, number).bit_generator.random_raw(grid * grid) for number in index.tolist()
     ]
     return torch.from_numpy(np.argsort(np.stack(keys), axis=1, kind="stable"))
 
 
 def _tiles(pixels: Tensor, grid: int) -> Tensor:
-    """(B, grid * grid, 3, S / grid, S / grid), row by row."""
+    """Return the tiles (B, grid * grid, 3, S / grid, S / grid), row by row."""
     check_grid(pixels.shape[-1], grid)
     batch, channels, side = len(pixels), pixels.shape[1], pixels.shape[-1] // grid
     rows = pixels.view(batch, channels, grid, side, grid, side)
@@ -85,7 +85,7 @@ def _tiles(pixels: Tensor, grid: int) -> Tensor:
 
 
 def _joined(tiles: Tensor) -> Tensor:
-    """The reverse of :func:`_tiles`."""
+    """Return the images whose :func:`_tiles` these are."""
     batch, count, channels, side, _ = tiles.shape
     grid = round(count**0.5)
     rows = tiles.view(batch, grid, grid, channels, side, side).permute(0, 3, 1, 4, 2, 5)

@@ -23,7 +23,7 @@ _INTERPOLATION = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.Interp
 
 
 def all_views(image: Image.Image, recipe: RobustnessDatasetRecipe, side: int, eval_crop: float) -> Tensor:
-    """An image preprocessed in every way of the recipe, uint8 (V, 3, S, S), decoded once.
+    """Return an image preprocessed in every way of the recipe, uint8 (V, 3, S, S), decoded once.
 
     Raises:
         UserError: see :func:`view`.
@@ -32,7 +32,7 @@ def all_views(image: Image.Image, recipe: RobustnessDatasetRecipe, side: int, ev
 
 
 def view(image: Image.Image, recipe: RobustnessDatasetRecipe, how: Resizing, side: int, eval_crop: float) -> Tensor:
-    """An RGB image as uint8 (3, S, S); ``eval_crop`` holds where the recipe has none.
+    """Return an RGB image as uint8 (3, S, S); ``eval_crop`` holds where the recipe has none.
 
     Raises:
         UserError: if it is stored at a size at which it is not to be resized.
@@ -51,12 +51,12 @@ def view(image: Image.Image, recipe: RobustnessDatasetRecipe, how: Resizing, sid
 
 
 def seen_as(how: Resizing) -> str:
-    """What a metric's name says of the preprocessing: nothing where images are not resized, since that is no choice."""
+    """Return what a metric's name says of the preprocessing: nothing where images are not resized, since that is no choice."""
     return how if how in _INTERPOLATION else ""
 
 
 def check_stored_size(images: ImageDataset, recipe: RobustnessDatasetRecipe, side: int) -> None:
-    """Whether the first image can be preprocessed for a classifier of this side, before many are.
+    """Check that the first image can be preprocessed for a classifier of this side, before many are.
 
     Raises:
         UserError: if it is stored at a size at which it is not to be resized.

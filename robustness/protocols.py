@@ -36,7 +36,7 @@ class Asked:
         self._asked = [_OnDevice.of(protocol, classes, device) for protocol in protocols]
 
     def __call__(self, logits: Tensor, index: Tensor) -> Tensor:
-        """(B, p, 3), float32: prediction, rank and highest softmax of ``logits`` (B, C) of the images ``index`` (B,).
+        """Return prediction, rank and highest softmax (B, p, 3), float32, of ``logits`` (B, C) of the images ``index`` (B,).
 
         As in :class:`robustness.condition_outcomes.ConditionOutcomes`. Of equal scores the lower class comes first. Prediction and
         rank are -1, and the softmax is NaN, where a logit is not finite.
@@ -50,13 +50,13 @@ class Asked:
 @dataclass(frozen=True)
 class _OnDevice:
     columns: Tensor
-    """(K,)"""
+    """(K,) The classes that compete."""
     right: Tensor
     """(A, K), bool: whether each competing class is right for each kind of answer."""
     missed: Tensor
     """(A,) The rank where none that competes is right: K, which is wrong, or -1 where the answer is empty."""
     answer: Tensor
-    """(n,)"""
+    """(n,) Index of each image's answer."""
 
     @classmethod
     def of(cls, protocol: Protocol, classes: int, device: torch.device) -> "_OnDevice":
@@ -69,7 +69,7 @@ class _OnDevice:
         return cls(*(torch.from_numpy(part).to(device) for part in parts))
 
     def __call__(self, scores: Tensor, index: Tensor) -> Tensor:
-        """(B, 3)"""
+        """Return prediction, rank and highest softmax (B, 3)."""
         competing = scores[:, self.columns]
         order = competing.argsort(dim=1, descending=True, stable=True)
         answer = self.answer[index]

@@ -10,7 +10,7 @@ work of art. On disk they are laid out as the published sets are, ``SET/CLASS/NA
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
 from lutbench.data.folder import FolderImages, open_folder
-from lutbench.data.toy.build import build_once, changed, pixel_digest, read_manifest, rebuild
+from lutbench.data.toy.build import ToyDataset, pixel_digest
 from lutbench.data.toy.photographs import (
     BUILT,
     LEFT_OUT,
@@ -34,7 +34,6 @@ from lutbench.data.toy.photographs import (
     photograph_path,
     square,
 )
-from lutbench.errors import UserError
 from lutbench.progress import tracked
 from lutbench.train.randomness import RngStream, generator
 
@@ -141,103 +140,52 @@ RENDITIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 @dataclass(frozen=True)
-class ShiftedSet:
-    """How a set is made. Whoever changes this, or the code that makes it, raises ``revision`` and pins the checksum."""
+class RobustnessToyDataset(ToyDataset):
+    """A robustness dataset made of the crops of ``photographs``; its one split is ``test``."""
 
-    name: str
-    revision: int
-    key: int
-    """The set's number in the random key."""
     made: Callable[[Path], Drawn]
     """From the data root, which has ``photographs``."""
     images: int
-    pixels: dict[str, str]
-    """The expected checksum of the pixels, under ``test``."""
+    """How many it has."""
 
     def recipe(self) -> dict[str, Any]:
         """What decides the pixels, as it stands in the manifest."""
         return {"revision": self.revision, "photographs": BUILT["photographs"].recipe()}
 
+    def write(self, folder: Path, root: Path) -> dict[str, dict[str, Any]]:
+        """Fill ``folder`` with what is made of ``photographs``, which are built first if they are absent."""
+        build("photographs", root)
+        written = []
+        for name, picture in tracked(self.made(root), self.images, f"building {self.name}"):
+            image = picture.convert("RGB")
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            image.save(folder / name, compress_level=UNCOMPRESSED)
+            written.append((name, image))
+        images = open_folder(folder, self.name, "test")
+        metadata = {
+            "images": len(images),
+            "classes": len(images.classes),
+            "pixels": pixel_digest(sorted(written, key=itemgetter(0))),
+            "files": images.fingerprint,
+            "names": [name for name, _ in written],
+        }
+        return {"test": metadata}
+
 
 SETS = {
-    shifted.name: shifted
-    for shifted in (
-        ShiftedSet(
-            "photographs-a",
-            1,
-            4,
-            wrong_for_pixels,
-            362,
-            {"test": "c859c03f9d95301a94bfc15dece34d30970c03bda1c16ef6e53054c71578b4b1"},
-        ),
-        ShiftedSet(
-            "photographs-r",
-            1,
-            5,
-            renditions,
-            475,
-            {"test": "1ed176074b267b972330789ffa64ce1396ce93e292eeb4f49ea1ae2a4300d70b"},
-        ),
-        ShiftedSet(
-            "photographs-o",
-            1,
-            6,
-            of_no_class,
-            240,
-            {"test": "41175ada42c8623956a782104e28f78468348572f58298aac200a106923c007a"},
-        ),
+    name: RobustnessToyDataset(name, 1, key, {"test": pixels}, made, images)
+    for name, key, made, images, pixels in (
+        ("photographs-a", 4, wrong_for_pixels, 362, "c859c03f9d95301a94bfc15dece34d30970c03bda1c16ef6e53054c71578b4b1"),
+        ("photographs-r", 5, renditions, 475, "1ed176074b267b972330789ffa64ce1396ce93e292eeb4f49ea1ae2a4300d70b"),
+        ("photographs-o", 6, of_no_class, 240, "41175ada42c8623956a782104e28f78468348572f58298aac200a106923c007a"),
     )
 }
-"""The sets by name."""
+"""The datasets by name, all of revision 1."""
 
 
-def build_shifted(name: str, root: Path) -> bool:
-    """Write the set at ``root/NAME`` if nothing is there; returns whether it was written now.
-
-    Raises:
-        UserError: if a photograph is not installed, or the set cannot be written.
-    """
-    if (root / name / "manifest.json").is_file():
-        return False
-    build("photographs", root)
-    return build_once(SETS[name], root, lambda folder: _write(SETS[name], root, folder))
-
-
-def open_shifted(name: str, root: Path) -> FolderImages:
-    """A set that is there. Its fingerprint is the manifest's checksum of the pixels.
-
-    Raises:
-        UserError: if its files are not those that were written: one is missing, was added or changed in size.
-    """
-    folder = root / name
-    facts = read_manifest(SETS[name], folder)["splits"]["test"]
-    try:
-        images = open_folder(folder, name, "test")
-    except UserError as error:
-        raise UserError(f"{error} {rebuild(folder)}") from error
-    if images.fingerprint != facts["files"]:
-        found = [images.image_name(index) for index in range(len(images))]
-        raise changed(folder, folder, facts["names"], found)
-    return replace(images, fingerprint=facts["pixels"])
-
-
-def _write(shifted: ShiftedSet, root: Path, folder: Path) -> dict[str, dict[str, Any]]:
-    """Fill ``folder`` and return what the manifest says of it."""
-    written = []
-    for name, picture in tracked(shifted.made(root), shifted.images, f"building {shifted.name}"):
-        image = picture.convert("RGB")
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        image.save(folder / name, compress_level=UNCOMPRESSED)
-        written.append((name, image))
-    images = open_folder(folder, shifted.name, "test")
-    facts = {
-        "images": len(images),
-        "classes": len(images.classes),
-        "pixels": pixel_digest(sorted(written, key=itemgetter(0))),
-        "files": images.fingerprint,
-        "names": [name for name, _ in written],
-    }
-    return {"test": facts}
+def open_toy_set(name: str, root: Path) -> FolderImages:
+    """Return a dataset that is present, see :meth:`ToyDataset.as_built`."""
+    return SETS[name].as_built(root, "test", "", lambda: open_folder(root / name, name, "test"), ())
 
 
 def _small(images: FolderImages) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from image_files import tree
 
-from lutbench.data.images import open_images
+from lutbench.data.images import open_dataset
 from lutbench.errors import UserError
 from lutbench.recipes import DataRecipe
 from lutbench.train.batches import Schedule, stream
@@ -29,7 +29,7 @@ def test_fewer_images_than_a_batch_still_make_a_step() -> None:
 
 def test_an_image_is_seen_in_another_way_in_every_epoch(tmp_path: Path) -> None:
     tree(tmp_path / "set" / "train")
-    images = open_images(DataRecipe(path="set"), "train", tmp_path)
+    images = open_dataset(DataRecipe(path="set"), "train", tmp_path)
     schedule = Schedule(images=9, epochs=2, batch=9, micro_batch=9, seed=0)
     first, second = (
         dict(zip(part["index"].tolist(), part["draw"].tolist(), strict=True))

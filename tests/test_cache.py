@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from lutbench.data import cache, cache_build
 from lutbench.data.cache import cache_folder, open_cache
 from lutbench.data.cache_build import expected_bytes, make_cache, repair_cache
-from lutbench.data.images import ImageDataset, UndecodableImage, load_or_next, open_images
+from lutbench.data.images import ImageDataset, UndecodableImage, load_or_next, open_dataset
 from lutbench.data.prepare import prepare_set
 from lutbench.data.tensors import resize_short_side
 from lutbench.errors import UserError
@@ -48,7 +48,7 @@ def images(tmp_path: Path) -> ImageDataset:
 
 
 def opened(root: Path, **changes: object) -> ImageDataset:
-    return open_images(read_recipe(DataRecipe, {"path": "set", **changes}, "data"), "train", root)
+    return open_dataset(read_recipe(DataRecipe, {"path": "set", **changes}, "data"), "train", root)
 
 
 def test_a_cached_image_is_the_resized_file_bit_by_bit(images: ImageDataset, tmp_path: Path) -> None:

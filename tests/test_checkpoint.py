@@ -31,7 +31,7 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     checkpoint, damage = newest_checkpoint(tmp_path, "a" * 64)
     assert checkpoint is not None
     assert damage == []
-    assert (checkpoint.step, checkpoint.facts) == (7, {"seconds": 1.5})
+    assert (checkpoint.step, checkpoint.extra_state) == (7, {"seconds": 1.5})
     layer, optimizer = nn.Linear(3, 2), None
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.5)
     checkpoint.restore({"layer": layer}, optimizer)

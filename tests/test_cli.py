@@ -21,13 +21,13 @@ import pytest
 from toy_runs import write_images
 
 from lutbench.cli import main
-from lutbench.data.known import CATALOGUE
+from lutbench.data.catalogue import CATALOGUE, MEASURED_ON
 from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
 from lutbench.run import open_run
+from lutbench.stages import lock
 from lutbench.workspace import Workspace
 from pretrain.parity import TOLERANCES
-from robustness.published_sets import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "fixtures" / "lut_steps.npz"
@@ -176,7 +176,7 @@ def line_of(text: str, beginning: str) -> str:
         (("tables",), "Rebuild a suite's tables from its records"),
         (("parity",), "Compare the LUT step with recorded steps"),
         (("data",), "The image sets that the suite knows"),
-        (("data", "list"), "Every known set"),
+        (("data", "list"), "List every known set"),
         (("data", "check"), "Count a set's images and classes"),
         (("data", "prepare"), "Build a set that the suite builds"),
     ],
@@ -362,7 +362,7 @@ def test_a_run_that_another_process_holds_is_left_to_it(fresh: Path, lutbench: C
     holds, may_end = context.Event(), context.Event()
 
     def hold() -> None:
-        with run.lock():
+        with lock(run):
             holds.set()
             may_end.wait(60)
 
@@ -610,7 +610,7 @@ def test_parity_fails_and_names_the_one_number_that_is_a_hundredth_off(
 def test_the_list_of_known_sets_leads_to_how_to_get_each(tmp_path: Path, lutbench: Command) -> None:
     answer = lutbench("data", "list", "--data-root", tmp_path)
     assert answer.status == 0
-    assert {*CATALOGUE, *PUBLISHED} <= set(answer.out.split())
+    assert {*CATALOGUE, *MEASURED_ON} <= set(answer.out.split())
     assert "lutbench data list NAME" in answer.out
     one = lutbench("data", "list", "caltech101", "--data-root", tmp_path)
     assert one.status == 0

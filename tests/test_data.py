@@ -12,14 +12,14 @@ from PIL import Image, features
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lutbench.data.decoding import decode
-from lutbench.data.images import ImageDataset, UndecodableImage, check_pair, load_or_next, open_images
+from lutbench.data.images import ImageDataset, UndecodableImage, check_pair, load_or_next, open_dataset
 from lutbench.errors import UserError
 from lutbench.recipes import DataRecipe
 
 
 def opened(root: Path, split: str = "train", **changes: object) -> ImageDataset:
     recipe = DataRecipe.model_validate({"path": "set", **changes})
-    return open_images(recipe, split, root)  # type: ignore[arg-type]
+    return open_dataset(recipe, split, root)  # type: ignore[arg-type]
 
 
 # Folders

@@ -54,7 +54,7 @@ def test_of_equal_scores_the_lower_class_comes_first() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_scores_that_are_not_finite_stop_the_evaluation_and_name_the_image(folder: Path, bad: float) -> None:
-    images = toy_run(folder, kind="knn").images("val")
+    images = toy_run(folder, kind="knn").dataset("val")
     scores = torch.zeros(21, 3)
     scores[4, 1] = bad
     places = rank_of_label(scores, torch.zeros(21, dtype=torch.long))

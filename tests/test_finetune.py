@@ -19,8 +19,7 @@ from torch.nn import functional
 from toy_runs import in_processes, killed_at_a_checkpoint, outcome, performed, toy_run, write_images
 
 from downstream import finetune
-from downstream.classifier import build_classifier, layer_decay_groups
-from downstream.finetune import evaluation_steps, schedule_of
+from downstream.finetune import build_classifier, evaluation_steps, layer_decay_groups, schedule_of
 from downstream.mixing import DropPath, DropPaths, Mixing, smoothed
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder

@@ -1,5 +1,7 @@
 """The catalogue of image sets holds what is published, and every set of it stands in a suite by its name alone."""
 
+import hashlib
+import json
 import subprocess
 import sys
 import tomllib
@@ -8,11 +10,12 @@ from pathlib import Path
 import pytest
 import torchvision.datasets
 
-from lutbench.data.catalogue import how_to_get, status_of
-from lutbench.data.known import BUILDERS, CATALOGUE
+from lutbench.data.catalogue import CATALOGUE, MEASURED_ON, TRAINED_ON, status_of
 from lutbench.data.official import FORMATS
+from lutbench.data.toy.mosaics import MOSAICS
+from lutbench.data.toy.photographs import BUILT
 from lutbench.recipes import DataRecipe
-from lutbench.recipes.loading import BUILT_HERE, load_suite
+from lutbench.recipes.loading import load_suite
 
 PUBLISHED_SIZES = {
     "imagenet-1k": (1000, 1_281_167, 50_000),
@@ -41,7 +44,7 @@ def test_the_catalogue_counts_what_is_published() -> None:
     assert {name: (k.classes, k.images["train"], k.images["val"]) for name, k in known.items()} == PUBLISHED_SIZES
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", TRAINED_ON)
 def test_a_set_is_told_completely(name: str) -> None:
     known = CATALOGUE[name]
     assert known.name == known.recipe.label == name
@@ -50,11 +53,11 @@ def test_a_set_is_told_completely(name: str) -> None:
     for text in (known.title, known.layout, known.split, known.paper, known.terms, known.get):
         assert text == text.strip() != ""
     assert "DIR" in known.layout
-    assert "DIR" not in how_to_get(status_of(known, Path("/data")))
+    assert "DIR" not in status_of(known, Path("/data")).steps
     assert hasattr(torchvision.datasets, known.torchvision or "DTD")
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", TRAINED_ON)
 def test_an_official_set_names_splits_that_its_format_has(name: str) -> None:
     recipe = CATALOGUE[name].recipe
     if recipe.source in FORMATS and (splits := FORMATS[recipe.source].splits):
@@ -63,12 +66,12 @@ def test_an_official_set_names_splits_that_its_format_has(name: str) -> None:
 
 
 def test_the_metric_is_the_mean_per_class_where_the_published_scores_are() -> None:
-    recipes = [known.recipe for known in CATALOGUE.values()]
+    recipes = [known.recipe for known in TRAINED_ON.values()]
     per_class = {recipe.label for recipe in recipes if isinstance(recipe, DataRecipe) and recipe.metric != "top-1"}
     assert per_class == {"oxford-pets"}
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", TRAINED_ON)
 def test_a_suite_needs_one_line_for_a_known_set(name: str, tmp_path: Path) -> None:
     expected = CATALOGUE[name].recipe
     kind = "knn" if isinstance(expected, DataRecipe) else "segmentation"
@@ -82,8 +85,30 @@ def test_a_suite_needs_one_line_for_a_known_set(name: str, tmp_path: Path) -> No
     assert load_suite(str(suite), ["data.x.label=Own"]).runs[0].recipe.data.label == "Own"  # type: ignore[attr-defined]
 
 
-def test_the_sets_that_the_suite_builds_are_those_with_builders() -> None:
-    assert set(BUILT_HERE) == set(BUILDERS)
+def test_the_sets_that_the_suite_builds_hold_what_the_catalogue_says() -> None:
+    built = {known.name: (known.classes, known.images) for known in CATALOGUE.values() if known.built}
+    counts = {
+        name: (len(cut.classes), {split: len(cut.classes) * count for split, count in cut.counts.items()})
+        for name, cut in BUILT.items()
+    }
+    assert built == counts | {"mosaics": (len(MOSAICS.classes), MOSAICS.counts)}
+
+
+@pytest.mark.parametrize("name", MEASURED_ON)
+def test_a_robustness_dataset_is_described_completely(name: str) -> None:
+    known = MEASURED_ON[name]
+    assert known.recipe.label == known.title
+    for text in (known.title, known.protocol, known.paper, known.terms, known.get):
+        assert text == text.strip() != ""
+
+
+def test_every_recipe_of_the_catalogue_is_the_one_that_identities_rest_on() -> None:
+    pinned = json.loads((Path(__file__).parent / "fixtures" / "known_recipes.json").read_text())
+    found = {
+        name: hashlib.sha256(json.dumps(known.recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+        for name, known in CATALOGUE.items()
+    }
+    assert found == pinned
 
 
 def test_the_catalogue_is_read_without_anything_heavy() -> None:
@@ -93,6 +118,7 @@ def test_the_catalogue_is_read_without_anything_heavy() -> None:
 
 
 def test_the_catalogue_is_in_the_package() -> None:
-    folder = Path(sys.modules["lutbench.data.literature"].__file__ or "").parent
+    folder = Path(sys.modules["lutbench.data.catalogue"].__file__ or "").parent
     tables = tomllib.loads((folder / "sets.toml").read_text(encoding="utf-8"))
-    assert [*BUILT_HERE, *tables] == list(CATALOGUE)
+    assert [*tables.pop("robustness", {}), *tables] != []
+    assert set(tables) == set(TRAINED_ON)

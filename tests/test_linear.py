@@ -150,7 +150,7 @@ def test_two_processes_make_the_layer_of_one(folder: Path, fresh_crops: bool) ->
     two = toy_run(folder, "two", **settings)
 
     def probe() -> None:
-        linear.linear_probe(two)
+        linear.perform(two)
         accelerator().wait_for_everyone()
 
     in_processes(probe, 2)

@@ -1,4 +1,4 @@
-"""What the encoder sees, and where it is told to be."""
+"""Which patches are visible, and the positions that their tokens get."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ import torch
 from plain_lut import sincos
 
 from lutbench.errors import UserError
-from pretrain.masking import take, visible_count, visible_patches
-from pretrain.position import sincos_position
+from pretrain.frameworks.mae import sincos_position, take
+from pretrain.masking import visible_count, visible_patches
 
 
 def test_the_views_see_disjoint_patches_in_order_of_noise() -> None:
@@ -40,7 +40,7 @@ def test_a_mask_ratio_that_cannot_work_is_refused() -> None:
     assert visible_count(16, 0.4, views=1) == 9
 
 
-def test_take_picks_the_tokens_at_their_places() -> None:
+def test_take_picks_the_visible_tokens() -> None:
     tokens = torch.arange(12.0).reshape(2, 3, 2)
     taken = take(tokens, torch.tensor([[2, 0], [1, 1]]))
     assert taken.tolist() == [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]

@@ -118,7 +118,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def opened(folder: Path, shifted: str) -> Run:
     suite = suite_of(folder)
     planned = next(run for run in suite.runs if run.task == f"shift/{shifted}")
-    return open_run(suite, planned, workspace_of(folder))
+    run = open_run(suite, planned, workspace_of(folder))
+    assert len(run.identity) == 64  # found out now, before a test changes a file
+    return run
 
 
 def outcomes_of(folder: Path, shifted: str) -> RobustnessOutcomes:

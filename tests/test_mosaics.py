@@ -13,12 +13,11 @@ from sklearn.linear_model import RidgeClassifier
 
 from lutbench.data.masks import check_masks
 from lutbench.data.prepare import prepare_set
-from lutbench.data.scene_sets import open_scenes
-from lutbench.data.scenes import SegmentationDataset, check_scenes
+from lutbench.data.scenes import SegmentationDataset, check_pair, open_dataset
 from lutbench.data.toy import mosaics
-from lutbench.data.toy.mosaics import MOSAICS, MosaicSet, Region, build_mosaics, open_mosaics, regions
+from lutbench.data.toy.mosaics import MOSAICS, MosaicDataset, Region, open_mosaics, regions
 from lutbench.data.toy.photographs import PHOTOGRAPHS, bands, load_photograph
-from lutbench.data.verify import check_set
+from lutbench.data.verify import verify
 from lutbench.errors import UserError
 from lutbench.recipes import SegmentationDataRecipe
 
@@ -29,7 +28,7 @@ SPLITS = ("train", "val")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with the set."""
     folder = tmp_path_factory.mktemp("data")
-    assert build_mosaics(folder)
+    assert mosaics.MOSAICS.build(folder)
     return folder
 
 
@@ -40,7 +39,7 @@ def photographs() -> dict[int, Image.Image]:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> MosaicSet:
+def small(monkeypatch: pytest.MonkeyPatch) -> MosaicDataset:
     """A set that is built in no time, in place of the whole one."""
     built = replace(MOSAICS, counts={"train": 4, "val": 2})
     monkeypatch.setattr(mosaics, "MOSAICS", built)
@@ -58,8 +57,8 @@ def test_the_pixels_are_those_of_the_published_records(root: Path) -> None:
 
 
 def test_the_set_is_laid_out_as_ade20k_and_opens_like_any(root: Path) -> None:
-    train, val = (open_scenes(SegmentationDataRecipe(source="mosaics"), split, root) for split in ("train", "val"))
-    check_scenes(train, val)
+    train, val = (open_dataset(SegmentationDataRecipe(source="mosaics"), split, root) for split in ("train", "val"))
+    check_pair(train, val)
     assert (len(train), len(val)) == (600, 150)
     assert train.reduce_zero_label
     assert len(set(train.palette)) == len(train.classes) == 8
@@ -127,18 +126,18 @@ def test_no_pixel_is_in_both_splits(photographs: dict[int, Image.Image]) -> None
 
 
 def test_a_second_build_has_the_same_pixels(
-    tmp_path: Path, small: MosaicSet, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, small: MosaicDataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for place in ("a", "b"):
-        assert build_mosaics(tmp_path / place)
+        assert mosaics.MOSAICS.build(tmp_path / place)
         assert "its pixels differ" in capsys.readouterr().out, "the pinned checksums are of the whole set"
     first, second = (open_mosaics("train", tmp_path / place) for place in ("a", "b"))
     assert first.fingerprint == second.fingerprint != open_mosaics("val", tmp_path / "a").fingerprint
-    assert not build_mosaics(tmp_path / "a"), "what is there is not built again"
+    assert not mosaics.MOSAICS.build(tmp_path / "a"), "what is there is not built again"
 
 
-def test_an_image_does_not_depend_on_how_many_there_are(root: Path, tmp_path: Path, small: MosaicSet) -> None:
-    build_mosaics(tmp_path)
+def test_an_image_does_not_depend_on_how_many_there_are(root: Path, tmp_path: Path, small: MosaicDataset) -> None:
+    mosaics.MOSAICS.build(tmp_path)
     for kind in ("images", "annotations"):
         for number in range(4):
             path = f"mosaics/{kind}/training/{number:04d}.png"
@@ -146,7 +145,7 @@ def test_an_image_does_not_depend_on_how_many_there_are(root: Path, tmp_path: Pa
 
 
 def test_a_build_that_fails_leaves_nothing_that_could_be_taken_for_a_set(
-    tmp_path: Path, small: MosaicSet, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small: MosaicDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(PHOTOGRAPHS, "tissue", "skimage/data/eagle.png")  # scikit-image would download this one
     with pytest.raises(UserError, match=r"skimage/data/eagle\.png is not installed"):
@@ -157,7 +156,7 @@ def test_a_build_that_fails_leaves_nothing_that_could_be_taken_for_a_set(
     assert len(open_mosaics("train", tmp_path)) == 4
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="could not be built"):
-        build_mosaics(tmp_path / "file")
+        mosaics.MOSAICS.build(tmp_path / "file")
 
 
 def _remove_pair(folder: Path) -> None:
@@ -173,8 +172,8 @@ def _add_pair(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (_remove_pair, r"1 files are missing \(0003\)"),
-        (_add_pair, r"1 files were added \(more\)"),
+        (_remove_pair, r"1 files are missing \(0003\.png\)"),
+        (_add_pair, r"1 files were added \(more\.png\)"),
         (lambda folder: (folder / "annotations/training/0003.png").unlink(), "1 images without a mask"),
         (lambda folder: (folder / "images/training/0003.png").unlink(), "1 masks without an image"),
         (lambda folder: (folder / "annotations/training/0003.png").write_bytes(b"other"), "changed in size"),
@@ -184,9 +183,9 @@ def _add_pair(folder: Path) -> None:
     ],
 )
 def test_a_set_that_is_no_longer_whole_is_not_opened(
-    tmp_path: Path, small: MosaicSet, spoil: Callable[[Path], None], told: str
+    tmp_path: Path, small: MosaicDataset, spoil: Callable[[Path], None], told: str
 ) -> None:
-    build_mosaics(tmp_path)
+    mosaics.MOSAICS.build(tmp_path)
     spoil(tmp_path / "mosaics")
     with pytest.raises(UserError, match=told) as error:
         open_mosaics("train", tmp_path)
@@ -194,9 +193,9 @@ def test_a_set_that_is_no_longer_whole_is_not_opened(
 
 
 def test_a_set_of_another_version_is_not_mistaken_for_this_ones(
-    tmp_path: Path, small: MosaicSet, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small: MosaicDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build_mosaics(tmp_path)
+    mosaics.MOSAICS.build(tmp_path)
     monkeypatch.setattr(mosaics, "MOSAICS", replace(small, revision=2))
     with pytest.raises(UserError, match="another version of the suite"):
         open_mosaics("val", tmp_path)
@@ -204,16 +203,16 @@ def test_a_set_of_another_version_is_not_mistaken_for_this_ones(
 
 def test_pixels_changed_within_the_same_size_are_found_by_a_full_check(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root / "mosaics", tmp_path / "mosaics")
-    report = check_set("mosaics", tmp_path, full=True)
+    report = verify("mosaics", tmp_path, full=True)
     assert (report.exit_status, report.problems, report.notes) == (0, [], [])
     files = sorted((tmp_path / "mosaics/images/training").iterdir(), key=lambda file: file.stat().st_size)
     files[-1].write_bytes(files[0].read_bytes().ljust(files[-1].stat().st_size, b"\0"))
-    assert check_set("mosaics", tmp_path).exit_status == 0
-    assert "train: pixels are not those that were written" in check_set("mosaics", tmp_path, full=True).problems[0]
+    assert verify("mosaics", tmp_path).exit_status == 0
+    assert "train: pixels are not those that were written" in verify("mosaics", tmp_path, full=True).problems[0]
 
 
-def test_a_set_that_is_not_built_is_prepared_and_not_by_a_check(tmp_path: Path, small: MosaicSet) -> None:
-    assert "lutbench data prepare mosaics" in check_set("mosaics", tmp_path).problems[0]
+def test_a_set_that_is_not_built_is_prepared_and_not_by_a_check(tmp_path: Path, small: MosaicDataset) -> None:
+    assert "lutbench data prepare mosaics" in verify("mosaics", tmp_path).problems[0]
     assert not (tmp_path / "mosaics").exists()
     assert "was built" in prepare_set("mosaics", tmp_path).text
     assert "is there already" in prepare_set("mosaics", tmp_path).text

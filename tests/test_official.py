@@ -18,8 +18,8 @@ from scipy.io import savemat
 from torchvision.datasets import DTD, Flowers102, Places365
 from torchvision.datasets.utils import calculate_md5
 
-from lutbench.data.images import ImageDataset, UndecodableImage, check_pair, open_images
-from lutbench.data.known import CATALOGUE
+from lutbench.data.catalogue import CATALOGUE
+from lutbench.data.images import ImageDataset, UndecodableImage, check_pair, open_dataset
 from lutbench.data.official import FORMATS, _sizes
 from lutbench.data.prepare import prepare_set
 from lutbench.errors import UserError
@@ -186,7 +186,7 @@ CLASSES = {
 def opened(name: str, root: Path) -> tuple[ImageDataset, ImageDataset]:
     recipe = CATALOGUE[name].recipe
     assert isinstance(recipe, DataRecipe)
-    return open_images(recipe, "train", root), open_images(recipe, "val", root)
+    return open_dataset(recipe, "train", root), open_dataset(recipe, "val", root)
 
 
 def test_every_official_format_is_tried_below() -> None:
@@ -347,10 +347,10 @@ def test_a_set_with_an_empty_list_and_overlapping_splits_are_refused(tmp_path: P
     home = tmp_path / "fgvc-aircraft-2013b/data"
     shutil.copy(home / "images_variant_trainval.txt", home / "images_variant_train.txt")
     with pytest.raises(UserError, match=r"lists of trainval\+train name 3 images more than once, first data/images/0"):
-        open_images(recipe.model_copy(update={"train": "trainval+train"}), "train", tmp_path)
+        open_dataset(recipe.model_copy(update={"train": "trainval+train"}), "train", tmp_path)
     lines(home / "images_variant_val.txt")
     with pytest.raises(UserError, match=r"list of split val .* names no image"):
-        open_images(recipe.model_copy(update={"val": "val"}), "val", tmp_path)
+        open_dataset(recipe.model_copy(update={"val": "val"}), "val", tmp_path)
 
 
 def test_the_largest_lists_are_read_in_little_memory(tmp_path: Path) -> None:
@@ -403,10 +403,10 @@ def test_a_set_an_unknown_split_and_a_list_that_are_not_there_are_named(tmp_path
     recipe = CATALOGUE["food-101"].recipe
     assert isinstance(recipe, DataRecipe)
     with pytest.raises(UserError, match="Did you mean 'train'"):
-        open_images(recipe.model_copy(update={"train": "trein"}), "train", tmp_path)
+        open_dataset(recipe.model_copy(update={"train": "trein"}), "train", tmp_path)
     (tmp_path / "food-101/meta/test.json").unlink()
     with pytest.raises(UserError, match=r"test\.json is missing"):
-        open_images(recipe, "val", tmp_path)
+        open_dataset(recipe, "val", tmp_path)
 
 
 def test_a_list_that_is_not_the_published_one_is_refused(tmp_path: Path, monkeypatch: Patch) -> None:

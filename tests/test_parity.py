@@ -29,12 +29,12 @@ GEOMETRIES = {
 
 
 def failed(rows: list[Comparison]) -> set[str]:
-    return {row.what for row in rows if not row.passed}
+    return {row.kind for row in rows if not row.passed}
 
 
 def test_the_published_numbers_come_out() -> None:
     rows = check_parity(PUBLISHED)
-    assert [row.what for row in rows] == list(TOLERANCES)
+    assert [row.kind for row in rows] == list(TOLERANCES)
     assert failed(rows) == set()
     assert all(row.difference <= row.tolerance for row in rows)
 
@@ -125,6 +125,9 @@ def test_a_missing_entry_is_refused_by_name(tmp_path: Path, entries: dict[str, n
         ("init/norm.bias", np.zeros(5)),
         ("step2/noise", np.zeros((6, 15))),
         ("init/pos_embed", np.zeros((1, 16, 48))),
+        ("init/pos_embed", np.zeros((1, 0, 48))),
+        ("init/head.0.weight", np.zeros(48)),
+        ("meta/patch_size", np.array(0)),
         ("meta/num_heads", np.array(5)),
         ("meta/num_heads", np.array(0)),
         ("meta/num_heads", np.array(np.nan)),
@@ -144,7 +147,7 @@ def test_an_impossible_entry_is_refused(
 def test_a_number_that_is_not_finite_fails(tmp_path: Path, entries: dict[str, np.ndarray]) -> None:
     entries["step2/bc_loss"] = np.array(np.nan)
     np.savez(tmp_path / "nan.npz", **entries)
-    rows = {row.what: row for row in check_parity(tmp_path / "nan.npz")}
+    rows = {row.kind: row for row in check_parity(tmp_path / "nan.npz")}
     assert not rows["losses"].passed
     assert rows["losses"].tensor == "step2/bc_loss"
 

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 from sklearn.linear_model import RidgeClassifier
 
-from lutbench.data.images import check_pair, open_images
+from lutbench.data.images import check_pair, open_dataset
 from lutbench.data.prepare import prepare_set
 from lutbench.data.toy import photographs
 from lutbench.data.toy.photographs import BUILT, LEFT_OUT, PHOTOGRAPHS, build, crops, load_photograph, open_built, parts
-from lutbench.data.verify import check_set
+from lutbench.data.verify import verify
 from lutbench.errors import UserError
 from lutbench.recipes import DataRecipe
 
@@ -52,7 +52,7 @@ def test_the_pixels_are_those_of_the_published_records(root: Path, name: str) ->
 
 @pytest.mark.parametrize("name", BUILT)
 def test_a_set_is_laid_out_as_imagenet_and_opens_like_any(root: Path, name: str) -> None:
-    train, val = (open_images(DataRecipe(source=name), split, root) for split in ("train", "val"))
+    train, val = (open_dataset(DataRecipe(source=name), split, root) for split in ("train", "val"))
     check_pair(train, val)
     built = BUILT[name]
     assert train.classes == val.classes == built.classes
@@ -179,8 +179,8 @@ def test_a_set_that_is_no_longer_whole_is_not_opened(copy: Path, spoil: object, 
 def test_pixels_changed_within_the_same_size_are_found_by_a_full_check(copy: Path) -> None:
     files = sorted((copy / "photograph-tiles/train/tissue-sw").iterdir(), key=lambda file: file.stat().st_size)
     files[-1].write_bytes(files[0].read_bytes().ljust(files[-1].stat().st_size, b"\0"))
-    assert check_set("photograph-tiles", copy).exit_status == 0
-    report = check_set("photograph-tiles", copy, full=True)
+    assert verify("photograph-tiles", copy).exit_status == 0
+    report = verify("photograph-tiles", copy, full=True)
     assert report.exit_status == 1
     assert "pixels are not those that were written" in report.problems[0]
 
@@ -193,12 +193,12 @@ def test_a_set_of_another_version_is_not_mistaken_for_this_ones(copy: Path, monk
 
 
 def test_a_full_check_of_a_whole_set_passes(root: Path) -> None:
-    report = check_set("photograph-tiles", root, full=True)
+    report = verify("photograph-tiles", root, full=True)
     assert (report.exit_status, report.problems, report.notes) == (0, [], [])
 
 
 def test_a_set_that_is_not_built_is_prepared_and_not_by_a_check(tmp_path: Path) -> None:
-    assert check_set("photographs", tmp_path).exit_status == 1
+    assert verify("photographs", tmp_path).exit_status == 1
     assert not (tmp_path / "photographs").exists()
 
 

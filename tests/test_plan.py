@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,23 +12,33 @@ import torch
 from safetensors.torch import load_file
 from toy_runs import SCENES, write_images, write_scenes
 
+from downstream.segmentation.cost import upernet, windows
 from lutbench.checkpoint import KEEP
 from lutbench.data.scenes import SegmentationDataset
+from lutbench.data.survey import HUB
 from lutbench.errors import UserError
 from lutbench.files import gigabytes
+from lutbench.kinds import KINDS
 from lutbench.models.encoders import create_encoder
-from lutbench.plan.compute import counted, demand_of, windows
+from lutbench.plan.compute import Cost, counted
 from lutbench.plan.costs import COUNTED, GIVEN, MEASURED, NO_COUNT, NO_RATE, Costs, Rates, costs_of, read_rates
-from lutbench.plan.counts import Counts
-from lutbench.plan.disk import HUB, demands_of, items_of, rooms_of
-from lutbench.plan.sets import missing
+from lutbench.plan.datasets import Surveys, missing
+from lutbench.plan.disk import demands_of, items_of, rooms_of
 from lutbench.plan.show import amount, duration, show_plan, totals
-from lutbench.plan.upernet import upernet
 from lutbench.recipes import EncoderRecipe, FinetuneRecipe, SegmentationRecipe
+from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.stages import run_suite
 from lutbench.workspace import Workspace
+
+
+def demand_of(recipe: RunRecipe, classes: int) -> Cost:
+    """What one image of a run with this recipe costs, by the module of its kind."""
+    kind = next(kind for kind in KINDS.values() if kind.recipe is type(recipe))
+    cost: Cost = kind.module.cost(SimpleNamespace(recipe=recipe, needs=None), classes)
+    return cost
+
 
 TRAIN, VAL = 30, 21
 """Images that write_images writes of three classes: ten and seven of each."""
@@ -89,7 +100,7 @@ def opened(folder: Path, *changes: str) -> tuple[LoadedSuite, Workspace]:
 
 def costs(folder: Path, rates: Rates | None = None, *changes: str) -> Costs:
     suite, workspace = opened(folder, *changes)
-    return costs_of(suite, workspace, Counts(workspace), rates or Rates())
+    return costs_of(suite, workspace, Surveys(workspace), rates or Rates())
 
 
 def test_images_and_hours_are_those_of_the_hand(folder: Path) -> None:
@@ -178,7 +189,7 @@ def test_a_corrupted_copy_takes_three_bytes_a_pixel(folder: Path) -> None:
     write_images(folder)
     (folder / "toy.toml").write_text(SUITE + PROBES)
     suite, workspace = opened(folder)
-    found = items_of(suite, workspace, Counts(workspace), costs(folder))
+    found = items_of(suite, workspace, Surveys(workspace), costs(folder))
     assert [item.to_come for item in found if "copy of" in item.what or "corrupted copy" in item.what] == [
         9 * 15 * 3 * 16 * 16
     ]
@@ -303,15 +314,15 @@ def test_a_suite_without_its_data_is_planned_from_what_is_published(folder: Path
     found = costs(folder)
     assert {group.name: group.images for group in found.groups}["lut"] == 2 * 4 * 1020
     suite, workspace = opened(folder)
-    assert missing(suite, workspace, Counts(workspace)) == ({"flowers17": f"not at {folder / 'flowers17'}"}, [])
+    assert missing(suite, Surveys(workspace)) == ({"flowers17": f"not at {folder / 'flowers17'}"}, [])
 
 
 def test_a_set_on_the_hub_is_said_to_be_fetched(folder: Path) -> None:
     (folder / "toy.toml").write_text(SUITE.replace('path = "toy"', 'known = "cifar-10"'))
     suite, workspace = opened(folder)
-    counts = Counts(workspace)
-    known_sets, _ = missing(suite, workspace, counts)
-    [item] = [item for item in items_of(suite, workspace, counts, costs(folder)) if "cifar" in item.what]
+    surveys = Surveys(workspace)
+    known_sets, _ = missing(suite, surveys)
+    [item] = [item for item in items_of(suite, workspace, surveys, costs(folder)) if "cifar" in item.what]
     assert (item.folder, item.to_come) == (HUB, 2 * 10**8)
     assert known_sets == {"cifar-10": f"not at {folder / 'uoft-cs/cifar10'}, to be fetched from the Hub"}
 
@@ -322,7 +333,7 @@ def test_a_set_that_nobody_knows_is_in_no_sum(folder: Path) -> None:
     assert found.images == 0
     assert any("6 runs are on sets of unknown size" in line for line in totals(found))
     suite, workspace = opened(folder)
-    known_sets, told = missing(suite, workspace, Counts(workspace))
+    known_sets, told = missing(suite, Surveys(workspace))
     assert known_sets == {}
     assert any("expected the images" in paragraph for paragraph in told)
 
@@ -351,19 +362,19 @@ def test_a_finished_run_costs_nothing_and_tells_its_speed(folder: Path) -> None:
 def test_disk_is_counted_to_the_byte_where_it_can_be(folder: Path) -> None:
     write_images(folder)
     suite, workspace = opened(folder, "pretrain.lut.cache=true")
-    counts = Counts(workspace)
+    surveys = Surveys(workspace)
     found = {
-        item.what: item for item in items_of(suite, workspace, counts, costs_of(suite, workspace, counts, Rates()))
+        item.what: item for item in items_of(suite, workspace, surveys, costs_of(suite, workspace, surveys, Rates()))
     }
     files = sum(path.stat().st_size for path in (folder / "toy").rglob("*.png"))
-    assert found["toy"].here == files
+    assert found["toy"].present == files
     assert found["cache of toy, short side 16"].to_come == TRAIN * 3 * 16 * 16
     cache = next((folder / ".lutbench/cache").iterdir()) if (folder / ".lutbench/cache").exists() else None
     assert cache is None, "a plan makes none"
     run_suite(suite, [], [], workspace)
     done = {
         item.what: item
-        for item in items_of(suite, workspace, counts, costs_of(suite, workspace, Counts(workspace), Rates()))
+        for item in items_of(suite, workspace, surveys, costs_of(suite, workspace, Surveys(workspace), Rates()))
     }
     assert not any(name.startswith(("checkpoints", "cache")) for name in done), "what has finished needs none"
 
@@ -381,8 +392,8 @@ def test_shifted_sets_take_their_own_room_and_that_of_what_they_are_made_of(fold
     head = SUITE[: SUITE.index("[data.toy]")].replace("[0, 1]", "[0]")
     (folder / "toy.toml").write_text(head + SHIFTED)
     suite, workspace = opened(folder)
-    counts = Counts(workspace)
-    items = items_of(suite, workspace, counts, costs_of(suite, workspace, counts, Rates()))
+    surveys = Surveys(workspace)
+    items = items_of(suite, workspace, surveys, costs_of(suite, workspace, surveys, Rates()))
     assert {item.what: item.to_come for item in items if item.folder == "data"} == {
         "imagenet-1k (as published)": 155 * 10**9,
         "imagenet-o (as published)": 2 * 10**8,
@@ -401,7 +412,7 @@ def test_checkpoints_take_the_room_that_was_planned(folder: Path, save_every: in
     )
     pretraining = replace(suite, runs=suite.runs[:1])
     items = items_of(
-        pretraining, workspace, Counts(workspace), costs_of(pretraining, workspace, Counts(workspace), Rates())
+        pretraining, workspace, Surveys(workspace), costs_of(pretraining, workspace, Surveys(workspace), Rates())
     )
     planned = {item.what: item.to_come for item in items}
     run_suite(suite, ["pretrain"], ["seed0"], workspace)
@@ -419,7 +430,7 @@ def test_a_disk_that_is_too_small_is_said(
 ) -> None:
     write_images(folder)
     suite, workspace = opened(folder)
-    items = items_of(suite, workspace, Counts(workspace), costs(folder))
+    items = items_of(suite, workspace, Surveys(workspace), costs(folder))
     wanted = sum(item.to_come or 0 for item in items)
     rooms = rooms_of(workspace)
     small = [replace(room, free=wanted - 1) for room in rooms]

@@ -1,5 +1,6 @@
 """Pre-training is exact: interrupted, with other workers or more processes, it is the same run."""
 
+import functools
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from lutbench.checkpoint import newest_step
 from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, RunState, open_run
-from lutbench.stages import run_suite
+from lutbench.stages import lock, run_suite
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 from pretrain.train import perform
@@ -117,6 +118,13 @@ def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path) -> Non
     ]
     assert teachers[0].keys() == teachers[1].keys() != set()
     assert all(torch.equal(teachers[0][key], teachers[1][key]) for key in teachers[0])
+
+
+def test_a_compiled_run_ends_as_one_that_is_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch.compile's own tracing; what its compilers make of the trace is theirs to test, and takes a minute."""
+    plain = trained(toy(folder, "plain"))
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    assert trained(toy(folder, "compiled", "pretrain.lut.compile=true")) == plain
 
 
 def test_a_signal_to_the_whole_group_lets_the_run_save_though_its_workers_get_it_too(folder: Path) -> None:
@@ -244,9 +252,9 @@ def test_a_changed_recipe_is_stale_and_says_which_field_changed(folder: Path) ->
 def test_a_run_that_is_held_says_by_whom(folder: Path) -> None:
     run = toy(folder, "held")
     with (
-        run.lock(),
+        lock(run),
         pytest.raises(UserError, match=f"run already, by process {os.getpid()}"),
-        toy(folder, "held").lock(),
+        lock(toy(folder, "held")),
     ):
         pass
 

@@ -20,17 +20,8 @@ from lutbench.evaluate.outcomes import Measurement, Outcomes, PerImage
 from lutbench.kinds import KINDS
 from lutbench.recipes import DataRecipe, EncoderRecipe, EncoderSource, KnnRecipe
 from lutbench.recipes.suite import PlannedRun
-from lutbench.record import (
-    Record,
-    changes,
-    copy_record,
-    identity_of,
-    make_record,
-    read_record,
-    read_records,
-    record_path,
-    write_record,
-)
+from lutbench.record import Record, changes, identity_of, read_record, read_records, record_path
+from lutbench.record_writing import copy_record, make_record, write_record
 
 MOUNT = "/mnt/of-somebody"
 

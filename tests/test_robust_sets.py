@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lutbench.data.catalogue import MEASURED_ON
 from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
 from lutbench.evaluate.transform import Transform, eval_transform
@@ -21,7 +22,6 @@ from robustness.labels import LabelSpace, imagenet_1k, imagenet_subset, known_fo
 from robustness.metrics import ALEXNET_ERROR
 from robustness.occlusion import occlusions
 from robustness.preprocessing import all_views, check_stored_size, seen_as, view
-from robustness.published_sets import PUBLISHED
 
 PIXEL = Image.new("RGB", (1, 1))
 
@@ -45,14 +45,14 @@ def recipe_of(**settings: Any) -> RobustnessDatasetRecipe:
 
 def small(name: str, images: Any) -> RobustnessDatasetRecipe:
     """A published set with other numbers of images."""
-    return PUBLISHED[name].recipe.model_copy(update={"images": images})
+    return MEASURED_ON[name].recipe.model_copy(update={"images": images})
 
 
 # --- What is there
 
 
 def test_published_sets_have_the_counts_that_were_published() -> None:
-    per_cell = {name: published.recipe.images for name, published in PUBLISHED.items()}
+    per_cell = {name: published.recipe.images for name, published in MEASURED_ON.items()}
     assert per_cell == {
         "imagenet-val": 50_000,
         "imagenet-v2": 10_000,
@@ -69,18 +69,18 @@ def test_published_sets_have_the_counts_that_were_published() -> None:
         "stylized-imagenet": 50_000,
         "imagenet-occlusion": 50_000,
     }
-    cells = condition_folders(PUBLISHED["imagenet-c"].recipe, Path("nowhere"))
+    cells = condition_folders(MEASURED_ON["imagenet-c"].recipe, Path("nowhere"))
     assert len(cells) * 50_000 == 3_750_000
-    assert len(condition_folders(PUBLISHED["imagenet-v2"].recipe, Path("nowhere"))) == 3
-    for name, published in PUBLISHED.items():
+    assert len(condition_folders(MEASURED_ON["imagenet-v2"].recipe, Path("nowhere"))) == 3
+    for name, published in MEASURED_ON.items():
         folders = known_folders(published.recipe.labels, published.recipe.subset)
         assert folders is not None
         assert published.recipe.classes == len(folders), name
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", MEASURED_ON)
 def test_a_set_that_is_absent_is_not_run_and_that_is_no_error(tmp_path: Path, name: str) -> None:
-    found = look_for(PUBLISHED[name].recipe, tmp_path)
+    found = look_for(MEASURED_ON[name].recipe, tmp_path)
     assert found.state is DatasetState.ABSENT
     assert str(found.state) == "not run"
     assert "no such folder" in found.problems[0]
@@ -90,7 +90,7 @@ def test_a_set_that_is_absent_is_not_run_and_that_is_no_error(tmp_path: Path, na
 
 def test_an_empty_folder_is_a_set_that_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "imagenet-v2").mkdir()
-    found = look_for(PUBLISHED["imagenet-v2"].recipe, tmp_path)
+    found = look_for(MEASURED_ON["imagenet-v2"].recipe, tmp_path)
     assert found.state is DatasetState.ABSENT
     assert found.problems == ("nothing of it is there (matched-frequency, threshold0.7, top-images).",)
 
@@ -105,7 +105,7 @@ def test_a_set_with_all_that_is_expected_is_whole(tmp_path: Path) -> None:
 def test_missing_classes_are_named_and_missing_images_counted(tmp_path: Path) -> None:
     wnids = known_folders("imagenet-1k", "imagenet-r") or ()
     write(tmp_path / "imagenet-r", [name for name in wnids if name not in ("n01443537", "n02099601")])
-    found = look_for(PUBLISHED["imagenet-r"].recipe, tmp_path)
+    found = look_for(MEASURED_ON["imagenet-r"].recipe, tmp_path)
     assert found.state is DatasetState.INCOMPLETE
     assert found.problems == (
         "200 classes expected, 198 found; missing: n01443537, n02099601.",
@@ -173,7 +173,7 @@ def test_the_fingerprint_changes_with_the_content_and_with_the_place_only_if_cel
 
 def test_numbered_folders_are_asked_by_their_number_though_they_are_listed_as_text(tmp_path: Path) -> None:
     write(tmp_path / "imagenet-v2" / "imagenetv2-top-images-format-val", known_folders("imagenet-1k-numbers") or ())
-    cell = open_condition(PUBLISHED["imagenet-v2"].recipe, tmp_path, "top-images", imagenet_1k())
+    cell = open_condition(MEASURED_ON["imagenet-v2"].recipe, tmp_path, "top-images", imagenet_1k())
     [protocol] = cell.protocols
     assert cell.images.image_name(2) == "10/0.png"
     assert protocol.answers[protocol.answer[2]] == (10,)
@@ -183,7 +183,7 @@ def test_numbered_folders_are_asked_by_their_number_though_they_are_listed_as_te
 
 def test_imagenet_a_is_asked_over_200_logits_first_and_over_1000_as_well(tmp_path: Path) -> None:
     write(tmp_path / "imagenet-a", known_folders("imagenet-1k", "imagenet-a") or ())
-    cell = open_condition(PUBLISHED["imagenet-a"].recipe, tmp_path, "", imagenet_1k())
+    cell = open_condition(MEASURED_ON["imagenet-a"].recipe, tmp_path, "", imagenet_1k())
     first, second = cell.protocols
     assert (first.name, first.columns) == ("200 classes", imagenet_subset("imagenet-a"))
     assert (second.name, second.columns) == ("1000 classes", None)
@@ -254,7 +254,7 @@ def test_real_is_asked_of_validation_images_by_their_numbers(tmp_path: Path) -> 
     for wnid, number in (("n01440764", 293), ("n02110063", 2), ("n04033901", 1)):
         (tmp_path / "imagenet-1k" / "val" / wnid).mkdir(parents=True)
         PIXEL.save(tmp_path / "imagenet-1k" / "val" / wnid / f"ILSVRC2012_val_{number:08}.JPEG")
-    cell = open_condition(PUBLISHED["imagenet-val"].recipe, tmp_path, "", imagenet_1k())
+    cell = open_condition(MEASURED_ON["imagenet-val"].recipe, tmp_path, "", imagenet_1k())
     own, real = cell.protocols
     assert (own.name, real.name) == ("1000 classes", "ReaL")
     assert [own.answers[place] for place in own.answer] == [(0,), (249,), (749,)]
@@ -305,7 +305,7 @@ def test_images_stored_at_224_pixels_are_not_resized() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
     stored = Image.fromarray(noise)
     for name in ("imagenet-c", "imagenet-9", "stylized-imagenet"):
-        recipe = PUBLISHED[name].recipe
+        recipe = MEASURED_ON[name].recipe
         [pixels] = all_views(stored, recipe, 224, eval_crop=0.5)
         assert torch.equal(pixels, to_tensor(stored)), name
         assert pixels.dtype == torch.uint8
@@ -349,7 +349,7 @@ def test_objectnets_red_border_is_cut_off_before_anything_else() -> None:
     grey = Image.new("RGB", (104, 84), (90, 90, 90))
     framed = Image.new("RGB", (104, 84), (255, 0, 0))
     framed.paste(grey.crop((0, 0, 100, 80)), (2, 2))
-    recipe = PUBLISHED["objectnet"].recipe
+    recipe = MEASURED_ON["objectnet"].recipe
     [pixels] = all_views(framed, recipe, 40, eval_crop=224 / 256)
     assert pixels.unique().tolist() == [90]
     left = framed.copy()
@@ -359,7 +359,7 @@ def test_objectnets_red_border_is_cut_off_before_anything_else() -> None:
 
 def test_both_interpolations_in_use_are_named_where_images_are_resized() -> None:
     for name in ("imagenet-val", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-o", "imagenet-sketch"):
-        assert [seen_as(how) for how in PUBLISHED[name].recipe.preprocessing] == ["bicubic", "bilinear"]
+        assert [seen_as(how) for how in MEASURED_ON[name].recipe.preprocessing] == ["bicubic", "bilinear"]
 
 
 # --- Settings

@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-import lutbench.record
+import lutbench.record_writing
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.record import Record, make_record, read_records, write_record
+from lutbench.record import Record, read_records
+from lutbench.record_writing import make_record, write_record
 from lutbench.report.comparisons import comparison_tables
 from lutbench.report.curves import occlusion_curves, occlusion_figure, severity_curves, severity_figure
 from lutbench.report.entries import TableEntry, entries
@@ -25,7 +26,7 @@ from lutbench.report.names import method_names, task_title
 from lutbench.report.robustness_tables import corruption_tables, not_run, robust_table
 from lutbench.report.tables import build_tables, check_tables, main_table, show_tables, write_tables
 from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
-from robustness.published_sets import ALEXNET_ERROR
+from robustness.metrics import ALEXNET_ERROR
 
 SUITE = """
 title = "Toys"
@@ -93,7 +94,7 @@ def _machine_seen_once() -> Iterator[None]:
     """What a record says of this machine takes a tenth of a second each time."""
     with pytest.MonkeyPatch.context() as patched:
         for name in ("code", "hardware", "packages"):
-            patched.setattr(lutbench.record, name, functools.cache(getattr(lutbench.record, name)))
+            patched.setattr(lutbench.record_writing, name, functools.cache(getattr(lutbench.record_writing, name)))
         yield
 
 

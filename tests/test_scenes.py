@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from lutbench.data import ade20k, masks
+from lutbench.data import masks
+from lutbench.data import scenes as listing
 from lutbench.data.decoding import UndecodableImage
 from lutbench.data.masks import check_masks
-from lutbench.data.scene_sets import open_scenes
-from lutbench.data.scenes import SegmentationDataset, check_scenes, choose_palette
+from lutbench.data.scenes import SegmentationDataset, check_pair, choose_palette, open_dataset
 from lutbench.errors import UserError
 from lutbench.recipes import SegmentationDataRecipe
 
@@ -54,7 +54,7 @@ def recipe(**changes: Any) -> SegmentationDataRecipe:
 
 
 def opened(root: Path, split: Any = "train", **changes: Any) -> SegmentationDataset:
-    return open_scenes(recipe(**changes), split, root)
+    return open_dataset(recipe(**changes), split, root)
 
 
 # Listing
@@ -259,10 +259,10 @@ def test_an_orientation_that_is_no_number_turns_nothing(tmp_path: Path) -> None:
 
 def test_swapped_folders_of_ade20k_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(tmp_path)
-    (tmp_path / "set").rename(tmp_path / ade20k.FOLDER)
-    monkeypatch.setattr(ade20k, "IMAGES", {"train": 7, "val": 3})
+    (tmp_path / "set").rename(tmp_path / "ADEChallengeData2016")
+    monkeypatch.setattr(listing, "ADE20K_IMAGES", {"train": 7, "val": 3})
     with pytest.raises(UserError, match=r"found 3\. So many has val: are the folders swapped\?"):
-        open_scenes(SegmentationDataRecipe(source="ade20k"), "train", tmp_path)
+        open_dataset(SegmentationDataRecipe(source="ade20k"), "train", tmp_path)
 
 
 def test_a_link_to_a_folder_it_lies_in_is_named(tmp_path: Path) -> None:
@@ -296,13 +296,13 @@ def test_settings_that_cannot_be_meant_are_refused(changes: dict[str, Any], told
 def test_train_and_val_must_mean_the_same_and_be_two(tmp_path: Path) -> None:
     write_set(tmp_path)
     train, val = opened(tmp_path), opened(tmp_path, "val")
-    check_scenes(train, val)
+    check_pair(train, val)
     with pytest.raises(UserError, match="must agree in classes"):
-        check_scenes(train, opened(tmp_path, "val", classes=["cat", "dog", "toad"]))
+        check_pair(train, opened(tmp_path, "val", classes=["cat", "dog", "toad"]))
     with pytest.raises(UserError, match="must agree in reduce_zero_label, but train has False and val True"):
-        check_scenes(train, opened(tmp_path, "val", reduce_zero_label=True))
+        check_pair(train, opened(tmp_path, "val", reduce_zero_label=True))
     with pytest.raises(UserError, match="are the same images"):
-        check_scenes(train, opened(tmp_path, "val", val="training"))
+        check_pair(train, opened(tmp_path, "val", val="training"))
 
 
 def test_chosen_colours_differ_and_given_ones_stay(tmp_path: Path) -> None:
@@ -321,24 +321,24 @@ def test_chosen_colours_differ_and_given_ones_stay(tmp_path: Path) -> None:
 def test_ade20k_has_its_classes_and_is_refused_if_it_is_not_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_set(tmp_path, highest=11).rename(tmp_path / ade20k.FOLDER)
+    write_set(tmp_path, highest=11).rename(tmp_path / "ADEChallengeData2016")
     found = SegmentationDataRecipe(source="ade20k")
     with pytest.raises(UserError, match=r"expected the 20,210 images of ADE20K's train split in .*, found 3"):
-        open_scenes(found, "train", tmp_path)
-    monkeypatch.setattr(ade20k, "IMAGES", {"train": 3, "val": 3})
-    scenes = open_scenes(found, "train", tmp_path)
+        open_dataset(found, "train", tmp_path)
+    monkeypatch.setattr(listing, "ADE20K_IMAGES", {"train": 3, "val": 3})
+    scenes = open_dataset(found, "train", tmp_path)
     assert (len(scenes.classes), scenes.classes[:3]) == (150, ("wall", "building", "sky"))
     assert scenes.palette[0] == (120, 120, 120)
     assert scenes.mask(0)[0, :3].tolist() == [255, 0, 1]
     assert check_masks(scenes) == list(scenes.classes[11:])
-    (tmp_path / ade20k.FOLDER).rename(tmp_path / "elsewhere")
-    assert open_scenes(SegmentationDataRecipe(source="ade20k", path="elsewhere"), "val", tmp_path).split == "val"
+    (tmp_path / "ADEChallengeData2016").rename(tmp_path / "elsewhere")
+    assert open_dataset(SegmentationDataRecipe(source="ade20k", path="elsewhere"), "val", tmp_path).split == "val"
 
 
 def test_ade20k_has_the_names_and_colours_of_mmsegmentation() -> None:
     theirs = pytest.importorskip("mmseg.datasets").ADE20KDataset.METAINFO
-    assert list(ade20k.COLOURS) == [name.strip() for name in theirs["classes"]]
-    assert [list(rgb.to_bytes(3, "big")) for rgb in ade20k.COLOURS.values()] == theirs["palette"]
+    assert list(listing.ade20k_colours()) == [name.strip() for name in theirs["classes"]]
+    assert [list(rgb) for rgb in listing.ade20k_colours().values()] == theirs["palette"]
 
 
 # Masks

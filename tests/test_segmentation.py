@@ -20,7 +20,7 @@ from PIL import Image
 
 from downstream.segmentation.checkpoints import read_checkpoint
 from downstream.segmentation.config import blocks_of, check_segmentation, mmseg_config
-from downstream.segmentation.train import segment
+from downstream.segmentation.segment import segment
 from lutbench.errors import UserError
 from lutbench.recipes import SegmentationRecipe
 from lutbench.run import Run

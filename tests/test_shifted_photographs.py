@@ -9,30 +9,30 @@ from PIL import Image
 from lutbench.data.folder import open_folder
 from lutbench.data.toy.photographs import LEFT_OUT, check_pixels, open_built
 from lutbench.errors import UserError
-from robustness.toy_sets import MOST_WRONG, RENDITIONS, SETS, build_shifted, open_shifted
+from robustness.toy_sets import MOST_WRONG, RENDITIONS, SETS, open_toy_set
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("built")
-    assert [build_shifted(name, root) for name in SETS] == [True, True, True]
+    assert [SETS[name].build(root) for name in SETS] == [True, True, True]
     return root
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_its_pixels_are_the_pinned_ones_and_it_is_built_once(root: Path, name: str) -> None:
-    images = open_shifted(name, root)
+    images = open_toy_set(name, root)
     assert (check_pixels(images), len(images)) == (SETS[name].pixels["test"], SETS[name].images)
     assert images.fingerprint == SETS[name].pixels["test"]
     assert images.image(0).size == (64, 64)
-    assert not build_shifted(name, root)
+    assert not SETS[name].build(root)
 
 
 def test_crops_of_a_are_those_whose_nearest_training_crop_is_of_another_class(root: Path) -> None:
     train, val = (open_built("photographs", split, root) for split in ("train", "val"))
     assert train.labels is not None
     assert val.labels is not None
-    chosen = open_shifted("photographs-a", root)
+    chosen = open_toy_set("photographs-a", root)
     names = {chosen.image_name(index) for index in range(len(chosen))}
     known = np.stack([_blocks(train.image(index)) for index in range(0, len(train))])
     wrong: dict[int, int] = {}
@@ -54,7 +54,7 @@ def _blocks(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int64
 
 
 def test_r_has_every_rendition_of_every_class_named_as_in_imagenet_r(root: Path) -> None:
-    images = open_shifted("photographs-r", root)
+    images = open_toy_set("photographs-r", root)
     val = open_built("photographs", "val", root)
     names = [images.image_name(index) for index in range(len(images))]
     assert names == sorted(f"{cls}/{kind}_{k}.png" for cls in val.classes for kind in RENDITIONS for k in range(5))
@@ -63,7 +63,7 @@ def test_r_has_every_rendition_of_every_class_named_as_in_imagenet_r(root: Path)
 
 
 def test_o_has_pictures_that_are_of_no_class(root: Path) -> None:
-    images = open_shifted("photographs-o", root)
+    images = open_toy_set("photographs-o", root)
     assert set(images.classes) == set(LEFT_OUT)
     assert not set(images.classes) & set(open_built("photographs", "val", root).classes)
     greys = [np.asarray(images.image(index).convert("L"), float).std() for index in range(len(images))]
@@ -74,6 +74,6 @@ def test_a_set_that_lost_an_image_says_which_and_what_to_do(root: Path) -> None:
     folder = root / "photographs-o"
     (folder / "clock" / "0003.png").rename(root / "kept.png")
     with pytest.raises(UserError, match=r"1 files are missing \(clock/0003.png\)\. Remove or rename"):
-        open_shifted("photographs-o", root)
+        open_toy_set("photographs-o", root)
     (root / "kept.png").rename(folder / "clock" / "0003.png")
     assert len(open_folder(folder, "o", "test")) == SETS["photographs-o"].images

@@ -13,7 +13,7 @@ from image_files import encoded, picture
 from torch import Tensor
 
 from lutbench.data import streaming
-from lutbench.data.images import ImageDataset, UndecodableImage, open_images
+from lutbench.data.images import ImageDataset, UndecodableImage, open_dataset
 from lutbench.data.streaming import StreamedImages
 from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
@@ -58,7 +58,7 @@ def root(tmp_path: Path) -> Path:
 
 def opened(root: Path, **changes: object) -> ImageDataset:
     recipe = {"source": "huggingface", "path": "set", "streaming": True, **changes}
-    return open_images(read_recipe(DataRecipe, recipe, "data"), "train", root)
+    return open_dataset(read_recipe(DataRecipe, recipe, "data"), "train", root)
 
 
 def looks(images: ImageDataset, start: int = 0, workers: int = 0, **changes: Any) -> list[dict[str, Tensor]]:
@@ -306,5 +306,5 @@ def test_a_run_from_a_stream_is_the_same_whatever_the_workers(root: Path) -> Non
         run_suite(suite, [], [], workspace)
         run = open_run(suite, suite.runs[0], workspace)
         assert (run.folder / "reconstructions.png").is_file()
-        weights.append(json.loads((run.folder / "finished.json").read_text())["encoder"])
+        weights.append(json.loads((run.folder / "finished.json").read_text())["checkpoint"])
     assert weights[0] == weights[1]

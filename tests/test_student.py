@@ -9,14 +9,14 @@ import torch
 from tiny_student import CONTROLS, TINY_ENCODER, random_views, tiny_recipe
 from torch import Tensor, nn
 
-import pretrain.student
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder
 from lutbench.recipes import EncoderRecipe
-from pretrain.autoencoder import encode, patchify, unpatchify
 from pretrain.context import ContextLoss, Targets
+from pretrain.frameworks.mae import MAE, patchify, unpatchify
 from pretrain.masking import visible_patches
-from pretrain.student import Losses, Student, build_student, parameter_groups, reconstruct
+from pretrain.reconstruction import reconstruct
+from pretrain.student import Losses, Student, build_student, parameter_groups
 from pretrain.teacher import Teacher
 from pretrain.views import Views
 
@@ -66,20 +66,22 @@ def test_both_views_in_one_batch_equal_two_passes(monkeypatch: pytest.MonkeyPatc
     views = random_views()
     targets = Teacher(together)(views)
     batches: list[int] = []
+    right = MAE.encode
 
-    def counted(encoder: Any, images: Tensor, places: Tensor | None = None) -> Tensor:
+    def counted(self: MAE, encoder: Any, images: Tensor, visible: Tensor | None) -> Tensor:
         batches.append(len(images))
-        return encode(encoder, images, places)
+        return right(self, encoder, images, visible)
 
-    monkeypatch.setattr(pretrain.student, "encode", counted)
+    monkeypatch.setattr(MAE, "encode", counted)
     losses = together(views, targets)
     losses.total.backward()
     assert batches == [12]
 
-    def one_at_a_time(encoder: Any, images: Tensor, places: Tensor) -> Tensor:
-        return torch.cat([encode(encoder, i, p) for i, p in zip(images.chunk(2), places.chunk(2), strict=True)])
+    def one_at_a_time(self: MAE, encoder: Any, images: Tensor, visible: Tensor) -> Tensor:
+        views = zip(images.chunk(2), visible.chunk(2), strict=True)
+        return torch.cat([right(self, encoder, view, each) for view, each in views])
 
-    monkeypatch.setattr(pretrain.student, "encode", one_at_a_time)
+    monkeypatch.setattr(MAE, "encode", one_at_a_time)
     losses_apart = apart(views, targets)
     losses_apart.total.backward()
     assert torch.allclose(losses.total, losses_apart.total, rtol=1e-6)
@@ -152,13 +154,13 @@ def test_losses_are_float32_scalars_in_mixed_precision(changes: dict[str, Any]) 
 def test_losses_themselves_are_not_rounded_in_mixed_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     student = build_student(tiny_recipe(), seed=0)
     dtypes: set[torch.dtype] = set()
-    right = pretrain.student.reconstruction_loss
+    right = MAE.loss
 
-    def watched(pixels: Tensor, images: Tensor, *rest: Any) -> Tensor:
+    def watched(self: MAE, pixels: Tensor, images: Tensor, visible: Tensor) -> Tensor:
         dtypes.update({pixels.dtype, images.dtype, (pixels[0] @ pixels[0].T).dtype})  # autocast would round a product
-        return right(pixels, images, *rest)
+        return right(self, pixels, images, visible)
 
-    monkeypatch.setattr(pretrain.student, "reconstruction_loss", watched)
+    monkeypatch.setattr(MAE, "loss", watched)
     right_call = ContextLoss.__call__
 
     def watched_call(self: ContextLoss, q1: Tensor, q2: Tensor, targets: Targets) -> Tensor:
@@ -218,7 +220,9 @@ def test_the_encoder_exports_strictly_to_timm_and_computes_the_same() -> None:
     exported = create_encoder(TINY_ENCODER)
     exported.load_state_dict(student.encoder.state_dict(), strict=True)
     images = random_views().view1
-    assert torch.allclose(exported.forward_features(images), encode(student.encoder, images), atol=1e-6)
+    assert torch.allclose(
+        exported.forward_features(images), student.framework.encode(student.encoder, images, None), atol=1e-6
+    )
 
 
 def test_decay_is_on_weights_and_tokens_only() -> None:
@@ -248,19 +252,19 @@ def test_patches_are_row_major_with_pixels_as_row_column_channel() -> None:
 
 
 @pytest.mark.parametrize("normalise", [True, False])
-def test_a_reconstruction_keeps_what_was_seen_and_a_perfect_one_is_the_image(
+def test_a_reconstruction_keeps_what_was_visible_and_a_perfect_one_is_the_image(
     normalise: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student = build_student(tiny_recipe(normalise_target=normalise), seed=0)
     views = random_views()
-    seen = visible_patches(views.noise, 4).view1
+    visible = visible_patches(views.noise, 4).view1
     rebuilt, truth = patchify(reconstruct(student, views), 4), patchify(views.view1, 4)
     for image in range(6):
-        same = {place for place in range(16) if torch.equal(rebuilt[image, place], truth[image, place])}
-        assert same == set(seen[image].tolist())
+        same = {patch for patch in range(16) if torch.equal(rebuilt[image, patch], truth[image, patch])}
+        assert same == set(visible[image].tolist())
     mean, deviation = truth.mean(2, keepdim=True), (truth.var(2, keepdim=True) + 1e-6).sqrt()
     perfect = (truth - mean) / deviation if normalise else truth
-    monkeypatch.setattr(student.decoder, "forward", lambda tokens, places: perfect)
+    monkeypatch.setattr(student.decoder, "forward", lambda tokens, visible: perfect)
     assert torch.allclose(reconstruct(student, views), views.view1, atol=1e-5)
     assert losses_of(student, views).mim.item() < 1e-10
 
@@ -268,21 +272,21 @@ def test_a_reconstruction_keeps_what_was_seen_and_a_perfect_one_is_the_image(
 def test_only_masked_patches_count() -> None:
     student = build_student(tiny_recipe(context_weight=0.0, normalise_target=False), seed=0)
     views = random_views(batch=1)
-    seen = visible_patches(views.noise, 4).view1[0].tolist()
+    visible = visible_patches(views.noise, 4).view1[0].tolist()
     right = student.decoder.forward
     before = student(views).mim
 
-    def disturbed(place: int) -> Tensor:
-        def forward(tokens: Tensor, places: Tensor) -> Tensor:
-            pixels = right(tokens, places).clone()
-            pixels[0, place] += 1
+    def disturbed(patch: int) -> Tensor:
+        def forward(tokens: Tensor, visible: Tensor) -> Tensor:
+            pixels = right(tokens, visible).clone()
+            pixels[0, patch] += 1
             return pixels
 
         student.decoder.forward = forward  # type: ignore[method-assign]
         return student(views).mim
 
-    for place in range(16):
-        assert torch.equal(disturbed(place), before) == (place in seen)
+    for patch in range(16):
+        assert torch.equal(disturbed(patch), before) == (patch in visible)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from lutbench.evaluate.outcomes import Measurement, Outcomes
 from lutbench.recipes import FinetuneRecipe, KnnRecipe, PretrainRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.record import PerImage, Record, make_record, write_record
+from lutbench.record import PerImage, Record
+from lutbench.record_writing import make_record, write_record
 from lutbench.report.comparisons import comparison_tables
 from lutbench.report.entries import TableEntry, entries
 from lutbench.report.published import PublishedValue

@@ -8,8 +8,7 @@ import torch
 from tiny_student import CONTROLS, random_views, tiny_recipe
 from torch import Tensor, nn
 
-import pretrain.teacher
-from pretrain.autoencoder import encode
+from pretrain.frameworks.mae import MAE
 from pretrain.masking import visible_patches
 from pretrain.student import Student, build_student
 from pretrain.teacher import Teacher, momentum_at
@@ -92,24 +91,26 @@ def test_it_encodes_once_what_the_loss_needs(changes: dict[str, Any], monkeypatc
     student = build_student(tiny_recipe(**changes), seed=0)
     teacher, views = Teacher(student), random_views()
     assert views.view2 is not None
-    visible = visible_patches(views.noise, student.visible)
-    calls: list[tuple[Tensor, Tensor | None]] = []
+    visible = visible_patches(views.noise, student.visible_count)
+    calls: list[tuple[Any, Tensor, Tensor | None]] = []
+    right = MAE.encode
 
-    def watched(encoder: Any, images: Tensor, places: Tensor | None = None) -> Tensor:
-        calls.append((images, places))
-        return encode(encoder, images, places)
+    def watched(self: MAE, encoder: Any, images: Tensor, visible: Tensor | None) -> Tensor:
+        calls.append((encoder, images, visible))
+        return right(self, encoder, images, visible)
 
-    monkeypatch.setattr(pretrain.teacher, "encode", watched)
+    monkeypatch.setattr(MAE, "encode", watched)
     targets = teacher(views)
-    ((images, places),) = calls
+    ((encoder, images, shown),) = calls
+    assert encoder is teacher.encoder
     both = changes.get("both_directions", True)
     assert torch.equal(images, torch.cat([views.view1, views.view2]) if both else views.view2)
     assert (targets.view1 is not None) == both
     if changes.get("teacher_view") == "masked":
-        assert places is not None
-        assert torch.equal(places, torch.cat(visible) if both else visible.view2)
+        assert shown is not None
+        assert torch.equal(shown, torch.cat(visible) if both else visible.view2)
     else:
-        assert places is None
+        assert shown is None
 
 
 def test_both_views_in_one_batch_equal_two_passes() -> None:

@@ -7,7 +7,7 @@ from image_files import COLOURS, encoded, picture
 from PIL import Image
 from rich.console import Console, RenderableType
 
-from lutbench.data.verify import CheckReport
+from lutbench.data.verify import VerifyReport
 
 
 def text_of(shown: RenderableType, width: int = 200) -> str:
@@ -42,5 +42,5 @@ def camvid(root: Path, highest: int = 10) -> Path:
     return root / "camvid"
 
 
-def told(report: CheckReport) -> str:
+def told(report: VerifyReport) -> str:
     return " ".join(report.problems)

@@ -26,7 +26,7 @@ LEFT_OUT = re.compile(r"(norm|fc_norm|head)\..*")
 """The last norm, which the backbone does not apply to what it hands to the pyramid, and heads."""
 
 OWN = re.compile(r"layers\.\d+\.(attn\.relative_position_(bias_table|index)|gamma_[12])")
-"""What the backbone has and an encoder may not: relative position biases, zero at first, and LayerScale."""
+"""Parameters that the backbone has and an encoder may not have: relative position biases, zero at first, and LayerScale."""
 
 
 def load_backbone(backbone: BaseModule, encoder: VisionTransformer) -> None:
@@ -60,7 +60,7 @@ def load_backbone(backbone: BaseModule, encoder: VisionTransformer) -> None:
 
 
 def converted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` under the backbone's names; those it has no name for keep theirs, the last norm and heads go."""
+    """Return ``tensors`` under the backbone's names; those it has no name for keep theirs, the last norm and heads go."""
     return {_renamed(name): tensor for name, tensor in tensors.items() if not LEFT_OUT.fullmatch(name)}
 
 

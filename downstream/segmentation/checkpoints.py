@@ -16,7 +16,7 @@ from lutbench.files import NotJsonError, read_json, write_json
 from lutbench.models.weights import sha256_of
 
 NAME = "step-{:08d}.pth"
-"""Of a checkpoint after so many iterations; its seal ends in ``.json``."""
+"""Name of a checkpoint after so many iterations; its seal ends in ``.json``."""
 
 KEEP = 2
 """How many stay: the newest, and one to fall back on."""
@@ -29,7 +29,7 @@ class Sealed:
     path: Path
     step: int
     extra_state: dict[str, Any]
-    """What the logger kept."""
+    """What the training log keeps of the iterations so far."""
 
 
 def seal(path: Path, identity: str, step: int, extra_state: dict[str, Any]) -> None:
@@ -42,7 +42,7 @@ def seal(path: Path, identity: str, step: int, extra_state: dict[str, Any]) -> N
 
 
 def newest_sealed(folder: Path, identity: str) -> tuple[Sealed | None, list[str]]:
-    """The newest whole checkpoint, and a line about each newer one that is damaged.
+    """Return the newest whole checkpoint, and a line about each newer one that is damaged.
 
     Raises:
         UserError: if a checkpoint belongs to another recipe, or if there are checkpoints and all are damaged.
@@ -73,7 +73,7 @@ def newest_sealed(folder: Path, identity: str) -> tuple[Sealed | None, list[str]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds: tensors and plain values, on the CPU.
+    """Return what a checkpoint holds: tensors and plain values, on the CPU.
 
     MMEngine's history of losses, which is objects of its own, is not among them: the suite's logger keeps it.
 

@@ -14,13 +14,13 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 """ImageNet's, of RGB from 0 to 255."""
 
 TTA_SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
-"""Of multi-scale testing, each also flipped (MMSegmentation's ADE20K config)."""
+"""Scales of multi-scale testing, each also flipped (MMSegmentation's ADE20K config)."""
 
 LEVELS = 4
-"""Of the pyramid: the maps of four blocks, enlarged 4, 2, 1 and 0.5 times."""
+"""Levels of the pyramid: the maps of four blocks, enlarged 4, 2, 1 and 0.5 times."""
 
 IGNORED = 255
-"""What MMSegmentation makes of a reduced zero."""
+"""The value that MMSegmentation gives a reduced zero."""
 
 
 def mmseg_config(
@@ -31,7 +31,7 @@ def mmseg_config(
     processes: int = 1,
     norm: str = "SyncBN",
 ) -> Config:
-    """The whole experiment: model, data, schedule and evaluation. ``norm`` is the norm of neck and heads.
+    """Return the whole experiment: model, data, schedule and evaluation. ``norm`` is the norm of neck and heads.
 
     Raises:
         UserError: if sizes do not go together, see :func:`check_segmentation`.
@@ -105,7 +105,7 @@ def mmseg_config(
 
 
 def check_segmentation(recipe: SegmentationRecipe, processes: int = 1) -> Geometry:
-    """The geometry of the recipe's encoder, if everything fits together.
+    """Return the geometry of the recipe's encoder, if everything fits together.
 
     Raises:
         UserError: if the crop is not a whole number of patches, a block is deeper than the encoder, or the batch does
@@ -136,7 +136,7 @@ def check_segmentation(recipe: SegmentationRecipe, processes: int = 1) -> Geomet
 
 
 def blocks_of(recipe: SegmentationRecipe, depth: int) -> list[int]:
-    """The blocks, from 0, that feed the pyramid, of an encoder with ``depth`` blocks."""
+    """Return the blocks, from 0, that feed the pyramid, of an encoder with ``depth`` blocks."""
     if recipe.blocks is not None:
         return recipe.blocks
     if depth < 6:  # too few for the shares
@@ -145,7 +145,7 @@ def blocks_of(recipe: SegmentationRecipe, depth: int) -> list[int]:
 
 
 def ignored(scenes: SegmentationDataset) -> int:
-    """The value that counts neither in training nor in evaluation, as MMSegmentation sees masks."""
+    """Return the value that counts neither in training nor in evaluation, as MMSegmentation sees masks."""
     return IGNORED if scenes.reduce_zero_label else scenes.ignore
 
 

@@ -16,7 +16,7 @@ from lutbench.evaluate.outcomes import Measurement, PerImage, names_fingerprint
 from lutbench.evaluate.statistics import BOOTSTRAP, Resampled, bootstrap, percentiles, resampled
 
 IOU_OF = "IoU "
-"""What stands before a class's name in its metric."""
+"""Prefix of a class's name in its metric."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Confusions(PerImage):
     """How a segmentation did on every image of a set, in the set's order; ignored pixels are not in it."""
 
     image: NDArray[np.int32]
-    """(k,) Place of the image in the set, ascending."""
+    """(k,) Index of the image in the dataset, ascending."""
     label: NDArray[np.int16]
-    """(k,)"""
+    """(k,) Class of the label."""
     prediction: NDArray[np.int16]
-    """(k,)"""
+    """(k,) Class that was predicted."""
     count: NDArray[np.int64]
     """(k,) Pixels of this image with this label and this prediction; at least 1."""
     n: int
@@ -38,7 +38,7 @@ class Confusions(PerImage):
     images: str
     """sha256 over the images' names, see :func:`names_fingerprint`: confusions are paired only if it is equal."""
     multi_scale: "Confusions | None" = None
-    """Of the same images, predicted at several scales and flipped."""
+    """Confusions of the same images, predicted at several scales and flipped."""
 
     @classmethod
     def of(
@@ -58,12 +58,12 @@ class Confusions(PerImage):
         """
         listed = list(names)
         rows = [np.zeros((4, 0), np.int64)]
-        for place, (name, one) in enumerate(zip(listed, counts, strict=True)):
+        for index, (name, one) in enumerate(zip(listed, counts, strict=True)):
             label, prediction, pixels = one.T.astype(np.int64)
             known = ((one[:, :2] >= 0) & (one[:, :2] < len(classes))).all()
             if not known or (pixels < 1).any() or (np.diff(label * len(classes) + prediction) < 1).any():
                 raise ValueError(f"{name}: not the pixels by label and prediction of {len(classes)} classes, ascending")
-            rows.append(np.stack([np.full(len(one), place), label, prediction, pixels]))
+            rows.append(np.stack([np.full(len(one), index), label, prediction, pixels]))
         image, label, prediction, count = np.concatenate(rows, 1)
         if not len(count):
             raise ValueError("no pixel of any image has a label")
@@ -76,7 +76,7 @@ class Confusions(PerImage):
         return made
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What is kept of it in a file."""
+        """Return what is kept of it in a file."""
         own: dict[str, NDArray[Any]] = {
             "image": self.image, "label": self.label, "prediction": self.prediction, "count": self.count,
             "n": np.array(self.n), "classes": np.array(self.classes), "images": np.array(self.images),
@@ -86,7 +86,7 @@ class Confusions(PerImage):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Confusions":
-        """The reverse of :meth:`arrays`.
+        """Return the outcomes that :meth:`arrays` gave.
 
         Raises:
             KeyError: if they are not those of a segmentation.
@@ -115,12 +115,12 @@ class Confusions(PerImage):
         )
 
     def _by_class(self, of: NDArray[np.int16], kept: NDArray[np.bool_] | EllipsisType = ...) -> NDArray[np.float64]:
-        place = self.image[kept].astype(np.int64) * len(self.classes) + of[kept]
-        pixels = np.bincount(place, self.count[kept], self.n * len(self.classes)).astype(np.float64)
+        cell = self.image[kept].astype(np.int64) * len(self.classes) + of[kept]
+        pixels = np.bincount(cell, self.count[kept], self.n * len(self.classes)).astype(np.float64)
         return pixels.reshape(self.n, len(self.classes))
 
     def measurements(self) -> list[Measurement]:
-        """In percent: mIoU, mAcc, aAcc, perhaps ``mIoU, multi-scale``, and ``IoU NAME`` of every class that occurs.
+        """Return, in percent: mIoU, mAcc, aAcc, perhaps ``mIoU, multi-scale``, and ``IoU NAME`` of every class that occurs.
 
         They equal those of MMSegmentation's IoUMetric: a class that is neither in a label nor in a prediction has no
         IoU and is left out of the mean; so is, from mAcc, one that is in no label. Intervals hold 95 % and are the
@@ -142,12 +142,12 @@ _COUNTS = ("image", "label", "prediction", "count")
 
 
 def mean_iou(areas: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(...,) from areas (..., 3, C): mean over the classes that occur, between 0 and 1; NaN if none does."""
+    """Return mIoU (...,) from areas (..., 3, C): the mean over the classes that occur, between 0 and 1; NaN if none does."""
     return _mean(_iou(areas))
 
 
 def _scores(areas: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(..., 3 + C) from areas (..., 3, C): mIoU, mAcc, aAcc and every class's IoU, between 0 and 1."""
+    """Return the scores (..., 3 + C) from areas (..., 3, C): mIoU, mAcc, aAcc and every class's IoU, between 0 and 1."""
     intersection, label = areas[..., 0, :], areas[..., 1, :]
     iou = _iou(areas)
     means = _mean(iou), _mean(_share(intersection, label)), _share(intersection.sum(-1), label.sum(-1))
@@ -165,17 +165,17 @@ def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over the last axis, NaN left out; NaN if there is nothing else."""
+    """Return the mean over the last axis, NaN left out; NaN if there is nothing else."""
     known = ~np.isnan(values)
     return _share(np.where(known, values, 0).sum(-1), known.sum(-1).astype(np.float64))
 
 
 def _measured(areas: NDArray[np.float64], names: Sequence[str], images: Sequence[int]) -> Iterator[Measurement]:
-    """The first of :func:`_scores` in percent, those that are not NaN, with their intervals."""
+    """Yield the first of :func:`_scores` in percent, those that are not NaN, with their intervals."""
     scores = 100 * _scores(areas.sum(0))
     low, high = 100 * percentiles(bootstrap(areas, lambda drawn: _scores(drawn)[:, : len(names)]))
-    for place, (name, n) in enumerate(zip(names, images, strict=True)):
-        if np.isnan(scores[place]):
+    for index, (name, n) in enumerate(zip(names, images, strict=True)):
+        if np.isnan(scores[index]):
             continue
-        ends = {"low": low[place], "high": high[place], "interval": BOOTSTRAP} if n > 1 else {}
-        yield Measurement(metric=name, value=scores[place], n=n, **ends)
+        ends = {"low": low[index], "high": high[index], "interval": BOOTSTRAP} if n > 1 else {}
+        yield Measurement(metric=name, value=scores[index], n=n, **ends)

@@ -30,7 +30,7 @@ class SuiteRunner(Runner):
     """A Runner that starts from the weights it is given and loads nothing unsafe."""
 
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
-        """As MMEngine does; on CPUs, which torch's SyncBatchNorm and device numbers are not for, with the suite's."""
+        """Wrap the model as MMEngine does; on CPUs, which torch's SyncBatchNorm and device numbers are not for, with the suite's."""
         if self.distributed and not torch.cuda.is_available():
             wrapped: nn.Module = MMDistributedDataParallel(module=on_cpus(model), broadcast_buffers=False)
         else:
@@ -38,7 +38,7 @@ class SuiteRunner(Runner):
         return wrapped
 
     def _init_model_weights(self) -> None:
-        """The model has its weights already."""
+        """Leave the model's weights as they are."""
 
     def load_checkpoint(self, filename: str, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
         """Load the model's weights strictly, and return the whole checkpoint for the optimiser and the schedule."""
@@ -51,7 +51,7 @@ class SuiteRunner(Runner):
 
 
 def on_cpus(model: nn.Module) -> nn.Module:
-    """``model`` with the suite's SyncBatchNorm, of the same names and numbers, in the place of torch's."""
+    """Put the suite's SyncBatchNorm, of the same names and numbers, in the place of torch's."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.SyncBatchNorm):
@@ -89,12 +89,12 @@ class SuiteHook(CheckpointHook):
         self._bar: Bar | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """From here on the loop waits for data."""
+        """Begin to wait for data."""
         super().before_train(runner)
         self._since = time.monotonic()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """What is random about this step depends on its key alone."""
+        """Seed what is random about this step by its key alone."""
         self.logger.waited += time.monotonic() - self._since
         self._rate = max(group["lr"] for group in runner.optim_wrapper.param_groups)
         reseed(RngStream.STEP, self.run.seed, batch_idx, accelerator().process_index)
@@ -102,7 +102,7 @@ class SuiteHook(CheckpointHook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Note the losses; save where the logger says so, and after the last step, so that evaluation can be resumed."""
         assert outputs is not None
-        losses = {told: outputs[name] for name, told in LOSSES.items() if isinstance(outputs.get(name), Tensor)}
+        losses = {label: outputs[name] for name, label in LOSSES.items() if isinstance(outputs.get(name), Tensor)}
         keys, rows = self.schedule.batch_keys(batch_idx), self.schedule.rows(0)
         self.logger.note(batch_idx, losses, torch.tensor([keys[row][1] for row in rows]))
         saving = self.logger.end_step(batch_idx, self._rate)
@@ -125,7 +125,7 @@ class SuiteHook(CheckpointHook):
         self._bar.__enter__()
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Another image, on every process."""
+        """Count another image, on every process."""
         assert self._bar is not None
         self._bar.update(min(self.images, (batch_idx + 1) * accelerator().num_processes))
 

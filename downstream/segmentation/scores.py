@@ -15,7 +15,7 @@ class ConfusionMetric(IoUMetric):
     """MMSegmentation's IoUMetric, that keeps the confusion counts of every image it is computed from."""
 
     counts: list[NDArray[np.int64]] | None = None
-    """Of every image in the set's order, after an evaluation, on the first process: rows (label, prediction, pixels)."""
+    """Rows (label, prediction, pixels) of every image in the dataset's order, after an evaluation, on the first process."""
 
     def process(self, data_batch: dict[str, Any], data_samples: Sequence[dict[str, Any]]) -> None:
         """Count the pixels of each image by label and prediction, those with the ignored label left out."""
@@ -23,8 +23,12 @@ class ConfusionMetric(IoUMetric):
         for sample in data_samples:
             prediction = sample["pred_sem_seg"]["data"].squeeze()
             label = sample["gt_sem_seg"]["data"].squeeze().to(prediction)
-            seen = label != self.ignore_index
-            pairs = torch.bincount(label[seen] * classes + prediction[seen], minlength=classes * classes).cpu().numpy()
+            counted = label != self.ignore_index
+            pairs = (
+                torch.bincount(label[counted] * classes + prediction[counted], minlength=classes * classes)
+                .cpu()
+                .numpy()
+            )
             kept = np.flatnonzero(pairs)
             self.results.append(np.stack([kept // classes, kept % classes, pairs[kept]], 1))
 
@@ -37,7 +41,7 @@ class ConfusionMetric(IoUMetric):
 
 
 def _areas(rows: NDArray[np.int64], classes: int) -> tuple[torch.Tensor, ...]:
-    """What IoUMetric keeps of an image: pixels (C,) in intersection, union, prediction and label of each class."""
+    """Return what IoUMetric keeps of an image: pixels (C,) in intersection, union, prediction and label of each class."""
     label, prediction, pixels = rows.T
     by_label = np.bincount(label, pixels, classes)
     by_prediction = np.bincount(prediction, pixels, classes)

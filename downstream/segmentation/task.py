@@ -7,8 +7,9 @@ from contextlib import redirect_stdout
 
 import torch
 
+from downstream.segmentation.cost import cost  # noqa: F401 - asked for by lutbench.kinds
 from lutbench.data.masks import check_masks
-from lutbench.data.scenes import SegmentationDataset, check_scenes
+from lutbench.data.scenes import SegmentationDataset, check_pair
 from lutbench.errors import UserError, listed
 from lutbench.models.encoders import create_encoder
 from lutbench.progress import console
@@ -32,7 +33,7 @@ def check(run: Run[SegmentationRecipe]) -> None:
         )
     train: SegmentationDataset = run.dataset("train")
     val: SegmentationDataset = run.dataset("val")
-    check_scenes(train, val)
+    check_pair(train, val)
     run.workspace.make()
     if accelerator().is_main_process:
         for dataset in (train, val):
@@ -48,9 +49,9 @@ def check(run: Run[SegmentationRecipe]) -> None:
 
 
 def perform(run: Run[SegmentationRecipe]) -> None:
-    """Train UPerNet on the run's encoder and evaluate it, see :func:`downstream.segmentation.train.segment`."""
+    """Train UPerNet on the run's encoder and evaluate it, see :func:`downstream.segmentation.segment.segment`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of torch and OpenMMLab's packages about each other
         with redirect_stdout(io.StringIO()):  # they print what optional packages they miss
-            from downstream.segmentation.train import segment
+            from downstream.segmentation.segment import segment
         segment(run)

@@ -79,22 +79,22 @@ class CachedImages:
 
     @property
     def name(self) -> str:
-        """The set's."""
+        """Name of the source's dataset."""
         return self.source.name
 
     @property
     def split(self) -> str:
-        """The source's."""
+        """Split of the source's dataset."""
         return self.source.split
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The source's."""
+        """Names of the source's classes."""
         return self.source.classes
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """The source's."""
+        """Labels (n,) of the source."""
         return self.source.labels
 
     @property
@@ -104,11 +104,11 @@ class CachedImages:
 
     @property
     def skip_undecodable(self) -> bool:
-        """The source's."""
+        """Whether the source passes over images that cannot be decoded."""
         return self.source.skip_undecodable
 
     def image(self, index: int) -> Image.Image:
-        """An image whose short side is ``side``, mode RGB.
+        """Return an image whose short side is ``side``, mode RGB.
 
         Raises:
             UndecodableImage: if it could not be decoded when the cache was made.
@@ -122,27 +122,27 @@ class CachedImages:
         return Image.frombytes("RGB", (row["width"], row["height"]), row["pixels"])
 
     def content(self, index: int) -> bytes:
-        """The source's image as it is stored."""
+        """Return the source's image as it is stored."""
         return self.source.content(index)
 
     def image_name(self, index: int) -> str:
-        """The source's."""
+        """Return the name of the source's image."""
         return self.source.image_name(index)
 
 
 def cache_fingerprint(images: ImageDataset, side: int) -> str:
-    """Of the cache of ``images``, whether or not it is there: hex sha256 over theirs, the side, and how they are resized."""
+    """Return the fingerprint of the cache of ``images``, made or not: hex sha256 over theirs, the side, and how they are resized."""
     told = {**HOW, "short side": side, "source": images.fingerprint}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def cache_folder(images: ImageDataset, side: int, root: Path) -> Path:
-    """Where the cache of ``images`` lies, or would lie: another one for other files or another side."""
+    """Return the folder of the cache of ``images``, made or not: another one for other files or another side."""
     return root.absolute() / ".lutbench" / "cache" / f"{side}px-{cache_fingerprint(images, side)[:16]}"
 
 
 def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | None:
-    """The cache of ``images``, if it was made; sizes of its files are compared, their checksums are not.
+    """Return the cache of ``images``, if it was made; sizes of its files are compared, their checksums are not.
 
     Raises:
         UserError: if a file of it is missing, has another size or other rows than were written, or cannot be read; or if it
@@ -179,7 +179,7 @@ def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | No
 
 
 def _open_shard(file: Path, facts: ShardFacts) -> datasets.Dataset | None:
-    """A shard's rows; None if they are not as written."""
+    """Return a shard's rows; None if they are not as written."""
     try:
         if file.stat().st_size != facts.bytes:
             return None

@@ -39,7 +39,7 @@ SAMPLED = 64
 
 
 def make_cache(images: ImageDataset, side: int, root: Path) -> CachedImages:
-    """The cache of ``images``, made if it is not there; what an interruption left of it is gone on with.
+    """Return the cache of ``images``, made if it is absent; what an interruption left of it is gone on with.
 
     Processes that ask for it at once wait for the one that makes it. Prints the size before it begins.
 
@@ -88,7 +88,7 @@ def repair_cache(images: ImageDataset, side: int, root: Path) -> int | None:
 
 
 def _damaged(files: list[Path], name: str) -> list[Path]:
-    """Those that are missing, or do not have the checksum that the facts beside them tell."""
+    """Return the files that are missing, or do not have the checksum in the metadata beside them."""
 
     def is_damaged(file: Path) -> bool:
         facts = read_facts(file.with_suffix(".json"), ShardFacts)
@@ -123,7 +123,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def expected_bytes(images: ImageDataset, side: int) -> int:
-    """What the cache takes on disk, from the shapes of :data:`SAMPLED` images, evenly spaced."""
+    """Return what the cache takes on disk, from the shapes of :data:`SAMPLED` images, evenly spaced."""
     sampled = np.unique(np.linspace(0, len(images) - 1, min(SAMPLED, len(images))).astype(np.int64))
     areas = [area for index in sampled if (area := _area(images, int(index), side))]
     return int(3 * len(images) * np.mean(areas)) if areas else 0
@@ -175,7 +175,7 @@ def _make(images: ImageDataset, side: int, folder: Path) -> None:
 
 
 def _is_whole(file: Path, images: int) -> bool:
-    """Whether a shard was written to its end, with so many images and by this Pillow: never are two mixed."""
+    """Return whether a shard was written to its end, with so many images and by this Pillow: never are two mixed."""
     facts = read_facts(file.with_suffix(".json"), ShardFacts)
     if facts is None or not file.is_file():
         return False
@@ -185,7 +185,7 @@ def _is_whole(file: Path, images: int) -> bool:
 def _resized(
     images: ImageDataset, side: int, indices: list[int], threads: ThreadPoolExecutor
 ) -> Iterator[NDArray[np.uint8]]:
-    """The resized images in order, by threads: Pillow decodes and resizes in parallel."""
+    """Yield the resized images in order, by threads: Pillow decodes and resizes in parallel."""
 
     def resize(index: int) -> NDArray[np.uint8]:
         try:

@@ -1,83 +1,166 @@
-"""Which of the known sets are there; nothing here reads an image.
+"""The datasets that the suite knows: what each holds, how a suite file opens it, where it lies, and how to get it.
 
-What a set holds, and how to get it, is in :mod:`lutbench.data.known` and, for the shifted ones,
-:mod:`robustness.published_sets`; whether one is whole is for :mod:`lutbench.data.verify`.
+All facts are in ``sets.toml``. Nothing here reads an image: whether a dataset is whole is for :mod:`lutbench.data.verify`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from lutbench.data.images import Split
-from lutbench.data.known import BUILDERS, CATALOGUE, in_hub_cache, place
-from lutbench.data.literature import KnownSet
-from lutbench.data.official import FORMATS
+from huggingface_hub.constants import HF_HOME
+
 from lutbench.errors import UserError, listed, nearest
-from lutbench.recipes import DataRecipe, SegmentationDataRecipe
+from lutbench.kinds import dataset_module
+from lutbench.recipes.base import DataRecipe, DatasetRecipe, read_recipe
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
-from robustness.published_sets import PUBLISHED, PublishedSet
+from lutbench.recipes.segmentation import SegmentationDataRecipe
 
-HERE, MISSING = "here", "missing"
+PRESENT, MISSING = "here", "missing"
 
-AnySet = KnownSet | PublishedSet
+_ROBUSTNESS = {"labels": "imagenet-1k", "classes": 1000, "eval_crop": 224 / 256}
+"""What holds of a robustness dataset unless sets.toml says otherwise: its images are seen as ImageNet's own are."""
+
+
+@dataclass(frozen=True)
+class KnownDataset:
+    """A dataset as its authors describe it."""
+
+    name: str
+    title: str
+    recipe: DatasetRecipe
+    """How a suite file opens it, with the metric that the literature prints."""
+    paper: str
+    terms: str
+    get: str
+    """The steps to have it; ``DIR`` stands for its folder."""
+    classes: int = 0
+    """0 where no number is published."""
+    images: dict[str, int] = field(default_factory=dict)
+    """Images of each split; under ``all`` the sum, for a dataset without a fixed split."""
+    split: str = ""
+    """Which splits the literature trains and tests on."""
+    layout: str = ""
+    """What lies where on disk."""
+    protocol: str = ""
+    """Where the protocol of a robustness dataset was read."""
+    gigabytes: float | None = None
+    """Approximate size on disk, unpacked; None where no size could be read, 0 for images of another known dataset."""
+    torchvision: str = ""
+    """The class of torchvision that can download it; empty if there is none."""
+    built: bool = False
+    """Whether the suite builds it itself."""
 
 
 @dataclass(frozen=True)
 class DatasetStatus:
-    """Whether a known set is there, as far as a glance tells."""
+    """Whether a known dataset is present, as far as a glance tells."""
 
-    known: AnySet
+    known: KnownDataset
     state: str
     """``here``, ``built on first use``, ``on the Hub``, ``missing``, or what of it is missing."""
-    where: Path
+    path: Path
+
+    @property
+    def steps(self) -> str:
+        """The steps to have it, with the folder filled in."""
+        return self.known.get.replace("DIR", str(self.path))
 
 
-def list_sets(root: Path) -> list[DatasetStatus]:
-    """Every known set, the shifted ones last. Samples at folders by name and lists none, so it is instant."""
-    return [status_of(any_set(name), root) for name in (*CATALOGUE, *PUBLISHED)]
+def _read() -> Iterator[KnownDataset]:
+    tables = tomllib.loads(Path(__file__).with_name("sets.toml").read_text(encoding="utf-8"))
+    robustness = tables.pop("robustness")
+    for name, values in tables.items():
+        segmentation = values["recipe"].get("source") in ("scenes", "ade20k", "mosaics")
+        yield _known(name, values, SegmentationDataRecipe if segmentation else DataRecipe, {"label": name})
+    for name, values in robustness.items():
+        defaults = {**_ROBUSTNESS, "label": values["title"], "path": name}
+        known = _known(name, values, RobustnessDatasetRecipe, defaults)
+        assert isinstance(known.recipe, RobustnessDatasetRecipe)
+        yield known
 
 
-def status_of(known: AnySet, root: Path) -> DatasetStatus:
-    """Whether a set is below ``root``."""
-    where = (root / known.recipe.folder).absolute() if isinstance(known, PublishedSet) else place(known, root)
-    try:
-        state = _shifted_state(known.recipe, root) if isinstance(known, PublishedSet) else _state(known, root)
-    except PermissionError as error:
-        state = f"cannot be read: {error.strerror}"
-    return DatasetStatus(known, state, where)
+def _known(name: str, values: dict[str, Any], model: type[DatasetRecipe], defaults: dict[str, Any]) -> KnownDataset:
+    recipe = read_recipe(model, {**defaults, **values.pop("recipe")}, f"sets.toml: {name}.recipe")
+    return KnownDataset(name=name, recipe=recipe, **{**values, "get": values["get"].strip()})
 
 
-def how_to_get(status: DatasetStatus) -> str:
-    """The steps to have a set, with the folder filled in."""
-    return status.known.get.replace("DIR", str(status.where))
+CATALOGUE = {known.name: known for known in _read()}
+"""The known datasets by name: those to train on, then those that finished classifiers are measured on."""
+
+TRAINED_ON = {name: known for name, known in CATALOGUE.items() if "train" in known.recipe.splits}
+"""The known datasets to train on."""
+
+MEASURED_ON = {name: known for name, known in CATALOGUE.items() if name not in TRAINED_ON}
+"""The known robustness datasets."""
 
 
-def any_set(name: str) -> AnySet:
-    """A set, shifted or not, by name.
+def find(name: str) -> KnownDataset:
+    """Return the known dataset of this name.
 
     Raises:
         UserError: with the nearest name, if there is none.
     """
-    found: Mapping[str, AnySet] = {**CATALOGUE, **PUBLISHED}
-    if name not in found:
-        raise UserError(f"There is no known set {name!r}.{nearest(name, found)} `lutbench data list` names all.")
-    return found[name]
+    if name not in CATALOGUE:
+        raise UserError(f"There is no known set {name!r}.{nearest(name, CATALOGUE)} `lutbench data list` names all.")
+    return CATALOGUE[name]
 
 
-def sets_here(root: Path) -> list[str]:
-    """Names of the known sets that are below ``root``, whole or in part.
+def known_by(recipe: DatasetRecipe) -> KnownDataset | None:
+    """Return the known dataset that a suite file's recipe means; None if it is another."""
+    return next((known for known in CATALOGUE.values() if known.recipe.same_as(recipe)), None)
 
-    A shifted set that is made of another's images, as ImageNet with patches dropped, is not named beside it.
+
+def location(known: KnownDataset, root: Path) -> Path:
+    """Return the folder of a dataset below the data root, present or not."""
+    return (root / known.recipe.folder).absolute()
+
+
+def status_of(known: KnownDataset, root: Path) -> DatasetStatus:
+    """Look whether a dataset is below ``root``: at folders by name, without listing any, so it is instant."""
+    path = location(known, root)
+    try:
+        state = _state(known, path, root)
+    except PermissionError as error:
+        state = f"cannot be read: {error.strerror}"
+    return DatasetStatus(known, state, path)
+
+
+def _state(known: KnownDataset, path: Path, root: Path) -> str:
+    recipe = known.recipe
+    if recipe.source == "huggingface":
+        return PRESENT if path.exists() or in_hub_cache(recipe.path) else "on the Hub"
+    if not path.exists():
+        return "built on first use" if known.built else MISSING
+    if known.built:
+        return PRESENT
+    needs = dataset_module(recipe).needs(recipe, root)
+    missing = [label for label, needed in needs.items() if not needed.exists()]
+    if not missing:
+        return PRESENT
+    return (
+        MISSING
+        if len(missing) == len(needs)
+        else f"{listed(missing, 1)} {'is' if len(missing) == 1 else 'are'} missing"
+    )
+
+
+def present(root: Path) -> list[str]:
+    """Return the names of the known datasets that are below ``root``, whole or in part.
+
+    A robustness dataset that is made of another's images, as ImageNet with patches dropped, is not named beside it.
 
     Raises:
         UserError: if none is.
     """
-    names = [known.name for known in CATALOGUE.values() if place(known, root).exists()]
-    others = {place(known, root) for known in CATALOGUE.values()}
-    for published in PUBLISHED.values():
-        status = status_of(published, root)
-        if status.state != MISSING and not others & {status.where, *status.where.parents}:
-            names.append(published.name)
+    names = [name for name, known in TRAINED_ON.items() if location(known, root).exists()]
+    others = {location(known, root) for known in TRAINED_ON.values()}
+    for name, known in MEASURED_ON.items():
+        status = status_of(known, root)
+        if status.state != MISSING and not others & {status.path, *status.path.parents}:
+            names.append(name)
     if not names:
         raise UserError(
             f"None of the known sets is below {root.absolute()}: point --data-root at the folder that holds them. "
@@ -86,35 +169,7 @@ def sets_here(root: Path) -> list[str]:
     return names
 
 
-def splits_of(recipe: DataRecipe | SegmentationDataRecipe) -> tuple[Split, ...]:
-    """The splits that a set has: a set that is only pre-trained on has no val."""
-    return ("train", "val") if recipe.val else ("train",)
-
-
-def _state(known: KnownSet, root: Path) -> str:
-    where, recipe = place(known, root), known.recipe
-    if recipe.source == "huggingface":
-        return HERE if where.exists() or in_hub_cache(recipe.path) else "on the Hub"
-    if known.name in BUILDERS and not where.exists():
-        return "built on first use"
-    if isinstance(recipe, DataRecipe) and recipe.source not in ("folder", *BUILDERS):
-        parts = (part.strip() for split in (recipe.train, recipe.val) for part in split.split("+"))
-        return _glance(where, [*dict.fromkeys(need for part in parts for need in FORMATS[recipe.source].needs(part))])
-    kinds = ("images/", "annotations/") if isinstance(recipe, SegmentationDataRecipe) else ("",)
-    names = {"train": recipe.train, "val": recipe.val}
-    return _glance(where, [kind + names[split] for split in splits_of(recipe) for kind in kinds])
-
-
-def _shifted_state(recipe: RobustnessDatasetRecipe, root: Path) -> str:
-    where = root / recipe.folder
-    if recipe.kind == "corruptions":
-        return _glance(where, recipe.corruptions or [""])
-    state = _glance(where, list(recipe.parts.values()) if recipe.kind == "classes" else [""])
-    return f"{recipe.known} is missing" if state == HERE and not (root / recipe.known).is_dir() else state
-
-
-def _glance(where: Path, folders: list[str]) -> str:
-    missing = [folder for folder in folders if not (where / folder).exists()]
-    if not missing:
-        return HERE
-    return MISSING if missing == folders else f"{listed(missing, 1)} {'is' if len(missing) == 1 else 'are'} missing"
+def in_hub_cache(name: str) -> bool:
+    """Return whether a dataset of the Hugging Face Hub was downloaded to this machine."""
+    cache = Path(os.environ.get("HF_DATASETS_CACHE", f"{HF_HOME}/datasets"))
+    return (cache / name.replace("/", "___")).exists()

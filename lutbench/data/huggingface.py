@@ -43,7 +43,7 @@ class HuggingFaceImages:
         return len(self.rows)
 
     def image(self, index: int) -> Image.Image:
-        """An image, mode RGB.
+        """Return an image, mode RGB.
 
         Raises:
             UndecodableImage: naming the row and its file.
@@ -53,7 +53,7 @@ class HuggingFaceImages:
         return decode(self._read(index, encoded), self._told(index, encoded))
 
     def content(self, index: int) -> bytes:
-        """The image as its row has it, encoded; empty if there is none.
+        """Return the image as its row has it, encoded; empty if there is none.
 
         Raises:
             UserError: if a file that the row names cannot be read.
@@ -61,7 +61,7 @@ class HuggingFaceImages:
         return self._read(index, self.rows[index][self.column])
 
     def image_name(self, index: int) -> str:
-        """The split and the row."""
+        """Return a name made of the split and the row."""
         return f"{self.split}/{index:08d}"
 
     def _read(self, index: int, encoded: Encoded | None) -> bytes:
@@ -167,7 +167,7 @@ def _labels(rows: datasets.Dataset, column: str, name: str) -> tuple[list[str], 
 
 
 def _sizes(rows: datasets.Dataset, column: str) -> NDArray[np.int64]:
-    """(n,) Bytes of every encoded image; -1 for a row without one."""
+    """Return the bytes (n,) of every encoded image; -1 for a row without one."""
     encoded = rows.with_format("arrow")[:][column] if rows._indices is not None else rows.data.column(column)
     lengths: NDArray[np.int64] = (
         pc.fill_null(pc.binary_length(pc.struct_field(encoded, "bytes")), -1).to_numpy().astype(np.int64)
@@ -192,7 +192,7 @@ def _fingerprint(
 
 
 def _content(encoded: Encoded | None) -> bytes:
-    """The encoded image of a row; empty if there is none."""
+    """Return the encoded image of a row; empty if there is none."""
     if encoded is None:
         return b""
     content, path = encoded["bytes"], encoded["path"]

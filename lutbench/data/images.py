@@ -8,15 +8,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.decoding import UndecodableImage
-from lutbench.data.folder import open_folder
-from lutbench.data.toy.photographs import BUILT, open_built
+from lutbench.data.folder import FolderImages, open_folder
+from lutbench.data.toy.photographs import BUILT, build, check_pixels, open_built
 from lutbench.errors import UserError, listed
 from lutbench.recipes import DataRecipe
 
 if TYPE_CHECKING:
+    from lutbench.data.integrity import Scan
+    from lutbench.data.manifest import IntegrityReport
     from lutbench.data.streaming import StreamedImages
+    from lutbench.data.survey import Survey
+    from lutbench.recipes.base import DatasetRecipe
+    from lutbench.workspace import Workspace
 
-__all__ = ["ImageDataset", "Split", "UndecodableImage", "check_pair", "is_streamed", "load_or_next", "open_images"]
+__all__ = ["ImageDataset", "Split", "UndecodableImage", "check_pair", "is_streamed", "load_or_next", "open_dataset"]
 
 Split = Literal["train", "val"]
 
@@ -55,7 +60,7 @@ class ImageDataset(Protocol):
         ...
 
 
-def open_images(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
+def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
     """Open one split of the set that ``recipe`` names, below the data root ``root``.
 
     Nothing is decoded; a set that the suite builds itself is built if it is not there.
@@ -87,7 +92,39 @@ def open_images(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
     return open_built(recipe.source, split, root, skip_undecodable=skip)
 
 
-open_dataset = open_images
+def survey(recipe: "DatasetRecipe", workspace: "Workspace") -> "Survey":
+    """Survey a dataset for a plan, see :func:`lutbench.data.survey.survey`."""
+    from lutbench.data.survey import survey
+
+    return survey(recipe, workspace)
+
+
+def needs(recipe: DataRecipe, root: Path) -> dict[str, Path]:
+    """Return the files and folders without which a dataset is not whole, by the names that messages give them."""
+    splits = [recipe.train, *([recipe.val] if recipe.val else [])]
+    names = splits
+    if recipe.source != "folder":
+        from lutbench.data.official import FORMATS
+
+        parts = (part.strip() for split in splits for part in split.split("+"))
+        names = [name for part in parts for name in FORMATS[recipe.source].needs(part)]
+    return {name: root / recipe.folder / name for name in names}
+
+
+def make(recipe: DataRecipe, root: Path) -> bool:
+    """Build a set of photographs if it is absent; return whether it was built now."""
+    return recipe.source in BUILT and build(recipe.source, root)
+
+
+def pinned_pixels(recipe: DataRecipe) -> dict[str, str]:
+    """Return the expected fingerprints of a set of photographs that the suite builds; nothing of others."""
+    return BUILT[recipe.source].pixels if recipe.source in BUILT else {}
+
+
+def inspect(images: ImageDataset, scan: "Scan", full: bool, report: "IntegrityReport") -> None:
+    """Compare the pixels of a set of photographs that the suite built with those that were written, if ``full``."""
+    if full and not scan.undecodable and isinstance(images, FolderImages) and images.name in BUILT:
+        report.expect_pixels(images, check_pixels(images))
 
 
 def is_streamed(images: ImageDataset) -> "TypeGuard[StreamedImages]":

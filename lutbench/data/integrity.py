@@ -89,7 +89,7 @@ class Duplicates:
         return f"{len(self.pairs):,} val {many} in train too, byte for byte ({self.compared}): {named}"
 
 
-def look(files: Files, count: int | None = None, digests: bool = False) -> Scan:
+def scan(files: Files, count: int | None = None, digests: bool = False) -> Scan:
     """Decode ``count`` images, evenly spaced, or all; each file is read once."""
     spaced = np.unique(np.linspace(0, len(files) - 1, min(count or len(files), len(files))).astype(np.int64))
     filled = files.sizes > 0
@@ -97,28 +97,28 @@ def look(files: Files, count: int | None = None, digests: bool = False) -> Scan:
     broken: list[str] = []
     unusual: dict[str, list[str]] = {}
     found = np.zeros(len(indices), DIGEST) if digests else None
-    seen = _over(lambda index: _look(files, index, digests), indices, f"decoding {files.name} {files.split}")
-    for place, (index, one) in enumerate(zip(indices.tolist(), seen, strict=True)):
+    scanned = _over(lambda index: _scan(files, index, digests), indices, f"decoding {files.name} {files.split}")
+    for row, (index, one) in enumerate(zip(indices.tolist(), scanned, strict=True)):
         if one.broken:
             broken.append(files.image_name(index))
         if one.unusual:
             unusual.setdefault(one.unusual, []).append(files.image_name(index))
         if found is not None:
-            found[place] = one.digest
+            found[row] = one.digest
     empty = [files.image_name(index) for index in np.flatnonzero(~filled).tolist()]
     return Scan(indices, empty, broken, unusual, found)
 
 
-def find_duplicates(train: Files, val: Files, looks: tuple[Scan, Scan]) -> Duplicates:
+def find_duplicates(train: Files, val: Files, scans: tuple[Scan, Scan]) -> Duplicates:
     """Of the val images that were looked at, those that are in train: among all, where digests were taken, else among
     those of the same number of bytes, at most :data:`COMPARED`.
     """
-    of_train, of_val = (one.digests for one in looks)
+    of_train, of_val = (one.digests for one in scans)
     if of_train is not None and of_val is not None:
         pairs = _equal(of_train, of_val)
         told = f"{len(of_val):,} compared with {len(of_train):,}"
-        return Duplicates(_named(train, val, looks[0].indices, looks[1].indices, pairs), told)
-    asked = looks[1].indices
+        return Duplicates(_named(train, val, scans[0].indices, scans[1].indices, pairs), told)
+    asked = scans[1].indices
     alike = np.flatnonzero(np.isin(train.sizes, val.sizes[asked]))
     some = alike[np.unique(np.linspace(0, len(alike) - 1, min(len(alike), COMPARED)).astype(np.int64))]
     asked = asked[np.isin(val.sizes[asked], train.sizes[some])]
@@ -128,7 +128,7 @@ def find_duplicates(train: Files, val: Files, looks: tuple[Scan, Scan]) -> Dupli
         read = _over(lambda index, files=files: _digest_of(files, index), indices, title)  # type: ignore[misc]
         digests.append(np.fromiter(read, DIGEST, len(indices)))
     of = f" of {len(alike):,}" if len(some) < len(alike) else ""
-    told = f"{len(looks[1].indices):,} compared with {len(some):,}{of} of the same size in bytes"
+    told = f"{len(scans[1].indices):,} compared with {len(some):,}{of} of the same size in bytes"
     return Duplicates(_named(train, val, some, asked, _equal(*digests)), told)
 
 
@@ -152,23 +152,23 @@ def _named(
     return [(val.image_name(int(of_val[one])), train.image_name(int(of_train[other]))) for one, other in pairs]
 
 
-class _Seen(NamedTuple):
+class _Scanned(NamedTuple):
     broken: bool
     unusual: str
     digest: bytes
 
 
-def _look(files: Files, index: int, digest: bool) -> _Seen:
+def _scan(files: Files, index: int, digest: bool) -> _Scanned:
     try:
         content = files.content(index)
     except UserError:
-        return _Seen(True, "", b"")
+        return _Scanned(True, "", b"")
     taken = sha256(content).digest()[:16] if digest else b""
     try:
         decode(content, "")
     except UserError:
-        return _Seen(True, "", taken)
-    return _Seen(False, _unusual(content), taken)
+        return _Scanned(True, "", taken)
+    return _Scanned(False, _unusual(content), taken)
 
 
 def _unusual(content: bytes) -> str:

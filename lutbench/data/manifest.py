@@ -8,6 +8,7 @@ in both splits, stands in the manifest; records repeat none of it.
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,7 +20,7 @@ NAMED = 1000
 """At most so many names of each kind are kept; the numbers are whole."""
 
 
-class SplitFacts(BaseModel):
+class SplitMetadata(BaseModel):
     """One split, or one part of a shifted set."""
 
     model_config = ConfigDict(extra="forbid")
@@ -52,17 +53,17 @@ class Manifest(BaseModel):
     """Version of this package."""
     fingerprint: str = ""
     """Of a shifted set as a whole, as in records; empty for others, which have one for each split."""
-    splits: dict[str, SplitFacts]
+    splits: dict[str, SplitMetadata]
 
     @property
     def looked_at(self) -> int:
         """Images of all splits."""
-        return sum(facts.looked_at for facts in self.splits.values())
+        return sum(metadata.looked_at for metadata in self.splits.values())
 
     @property
     def content(self) -> dict[str, str]:
         """The fingerprint of every split."""
-        return {split: facts.fingerprint for split, facts in self.splits.items()}
+        return {split: metadata.fingerprint for split, metadata in self.splits.items()}
 
 
 @dataclass
@@ -75,6 +76,14 @@ class IntegrityReport:
     """What is unusual and no fault."""
     problems: list[str] = field(default_factory=list)
 
+    def expect_pixels(self, dataset: Any, pixels: str) -> None:
+        """Report if a split that the suite built does not have the ``pixels`` that were written."""
+        if pixels != dataset.fingerprint:
+            self.problems.append(
+                f"{dataset.split}: pixels are not those that were written. Remove the set's folder; it is built anew when "
+                "next used."
+            )
+
     def add(self, other: "IntegrityReport") -> None:
         """Take up what another part found."""
         self.lines += other.lines
@@ -82,7 +91,7 @@ class IntegrityReport:
         self.problems += other.problems
 
 
-def new_manifest(name: str, splits: dict[str, SplitFacts], fingerprint: str = "") -> Manifest:
+def new_manifest(name: str, splits: dict[str, SplitMetadata], fingerprint: str = "") -> Manifest:
     """A manifest of now."""
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return Manifest(set=name, date=date, lutbench=__version__, fingerprint=fingerprint, splits=splits)
@@ -117,10 +126,10 @@ def keep_manifest(new: Manifest, root: Path) -> IntegrityReport:
     elif old and old.looked_at > new.looked_at:
         kept.lines.append(f"equals its manifest of {old.date[:10]}, which stays: more images were looked at, {path}")
         kept.problems = [
-            f"{split}: {facts.undecodable:,} images could not be decoded in the check of {old.date[:10]}: "
-            f"{', '.join(facts.undecodable_names[:5])}. If they were mended, check again with --full."
-            for split, facts in old.splits.items()
-            if facts.undecodable > new.splits[split].undecodable
+            f"{split}: {metadata.undecodable:,} images could not be decoded in the check of {old.date[:10]}: "
+            f"{', '.join(metadata.undecodable_names[:5])}. If they were mended, check again with --full."
+            for split, metadata in old.splits.items()
+            if metadata.undecodable > new.splits[split].undecodable
         ]
         return kept
     try:

@@ -20,7 +20,7 @@ from lutbench.files import NotJsonError, read_json, write_json
 from lutbench.progress import tracked
 
 REVISION = 1
-"""Of the check: raised when it looks for more, so that older stamps no longer count."""
+"""Revision of the check: raised when it looks for more, so that older stamps no longer count."""
 
 ENOUGH = 3
 """Faulty masks after which a check stops."""
@@ -34,7 +34,7 @@ class Inspection:
     pixels: NDArray[np.int64]
     """(256,) of every value."""
     faults: list[str]
-    """Of the first masks that cannot be trained on, why."""
+    """Why the first masks that cannot be trained on cannot be."""
 
     @property
     def absent(self) -> list[str]:
@@ -100,7 +100,7 @@ def inspect_masks(scenes: SegmentationDataset, indices: Sequence[int]) -> Inspec
 
 
 def _expected(scenes: SegmentationDataset) -> NDArray[np.bool_]:
-    """(256,) whether a value may be in a mask file."""
+    """Return whether each value may be in a mask file, (256,)."""
     expected = np.zeros(256, bool)
     expected[: len(scenes.classes) + scenes.reduce_zero_label] = True
     expected[scenes.ignore] = True
@@ -110,7 +110,7 @@ def _expected(scenes: SegmentationDataset) -> NDArray[np.bool_]:
 def _inspected(
     scenes: SegmentationDataset, indices: Sequence[int], at_once: int = 512
 ) -> Iterator[tuple[NDArray[np.int64], str]]:
-    """Of every mask the pixels (256,) of every value, and its fault; by threads, since Pillow decodes in parallel."""
+    """Yield of every mask the pixels (256,) of every value, and its fault; by threads, since Pillow decodes in parallel."""
     expected = _expected(scenes)
     with ThreadPoolExecutor() as threads:
         for first in range(0, len(indices), at_once):
@@ -139,7 +139,7 @@ def _inspect(scenes: SegmentationDataset, index: int, expected: NDArray[np.bool_
 
 
 def _ranges(expected: NDArray[np.bool_]) -> str:
-    """Such as ``0 to 10 and 255``."""
+    """Return the values as ranges, such as ``0 to 10 and 255``."""
     values = np.flatnonzero(expected)
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return " and ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

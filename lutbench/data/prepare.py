@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lutbench.data.cache_build import make_cache, repair_cache
-from lutbench.data.catalogue import HERE, AnySet, any_set, how_to_get, status_of
-from lutbench.data.images import UndecodableImage, open_images
-from lutbench.data.known import BUILDERS, place
-from lutbench.data.literature import KnownSet
+from lutbench.data.catalogue import MEASURED_ON, PRESENT, KnownDataset, find, location, status_of
+from lutbench.data.images import UndecodableImage, open_dataset
 from lutbench.errors import UserError
+from lutbench.kinds import dataset_module
 from lutbench.progress import console
 from lutbench.recipes import DataRecipe
-from robustness.published_sets import PublishedSet
 
 SIDE = 224
 """Short side of a cache, in pixels, if none is given: the paper's."""
@@ -39,22 +37,22 @@ def prepare_set(
         UserError: if there is no known set of that name, it cannot be built or downloaded, an image of it cannot be decoded
             and not ``skip_undecodable``, or the disk has no room for the cache.
     """
-    known = any_set(name)
-    if isinstance(known, PublishedSet):
+    known = find(name)
+    if known.name in MEASURED_ON:
         return Prepared(False, f"{name} is tested on and needs nothing but its files. {_advice(known, root)}")
-    where = place(known, root)
-    if name in BUILDERS:
-        new = BUILDERS[name](root)
-        told = f"{name} {'was built' if new else 'is there already'}: {where}"
-        return Prepared(True, told if side is None else f"{told}\n{_cached(known, side, root, skip_undecodable)}")
+    path = location(known, root)
+    if known.built:
+        new = dataset_module(known.recipe).make(known.recipe, root)
+        built = f"{name} {'was built' if new else 'is there already'}: {path}"
+        return Prepared(True, built if side is None else f"{built}\n{_cached(known, side, root, skip_undecodable)}")
     state = status_of(known, root).state
-    if state not in (HERE, "on the Hub") and download:
+    if state not in (PRESENT, "on the Hub") and download:
         _download(known, root)
         state = status_of(known, root).state
-    if state not in (HERE, "on the Hub"):
+    if state not in (PRESENT, "on the Hub"):
         return Prepared(
             False,
-            f"{name} is not complete at {where} ({state}). {_advice(known, root)}"
+            f"{name} is not complete at {path} ({state}). {_advice(known, root)}"
             + (f"\nOr: lutbench data prepare {name} --download" if known.torchvision else ""),
         )
     return Prepared(
@@ -63,11 +61,11 @@ def prepare_set(
     )
 
 
-def _advice(known: AnySet, root: Path) -> str:
-    return f"How to get it:\n{how_to_get(status_of(known, root))}\nTerms: {known.terms}."
+def _advice(known: KnownDataset, root: Path) -> str:
+    return f"How to get it:\n{status_of(known, root).steps}\nTerms: {known.terms}."
 
 
-def _download(known: KnownSet, root: Path) -> None:
+def _download(known: KnownDataset, root: Path) -> None:
     """By torchvision's class, which compares the archives' checksums."""
     if not known.torchvision:
         raise UserError(
@@ -76,26 +74,24 @@ def _download(known: KnownSet, root: Path) -> None:
         )
     import torchvision.datasets  # here, because it takes seconds
 
-    where = place(known, root)
-    console.print(f"{known.name}: downloading to {where}. Terms: {known.terms}.")
+    path = location(known, root)
+    console.print(f"{known.name}: downloading to {path}. Terms: {known.terms}.")
     try:
-        where.parent.mkdir(parents=True, exist_ok=True)
-        getattr(torchvision.datasets, known.torchvision)(where.parent, download=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        getattr(torchvision.datasets, known.torchvision)(path.parent, download=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"{known.name} could not be downloaded to {where}: {error}. Is there a network, and room for {known.gigabytes:g} GB? "
+            f"{known.name} could not be downloaded to {path}: {error}. Is there a network, and room for {known.gigabytes:g} GB? "
             f"`lutbench data list {known.name}` says how to get it by hand."
         ) from error
 
 
-def _cached(known: KnownSet, side: int, root: Path, skip: bool) -> str:
+def _cached(known: KnownDataset, side: int, root: Path, skip: bool) -> str:
     """Make the cache, or compare its checksums."""
     if not isinstance(known.recipe, DataRecipe):
-        return (
-            f"{known.name} is there: {place(known, root)}. Sets with masks are not pre-trained on, and have no cache."
-        )
+        return f"{known.name} is there: {location(known, root)}. Sets with masks are not pre-trained on, and have no cache."
     recipe = known.recipe.model_copy(update={"undecodable": "skip" if skip else "stop"})
-    images = open_images(recipe, "train", root)
+    images = open_dataset(recipe, "train", root)
     try:
         broken = repair_cache(images, side, root)
         cached = make_cache(images, side, root)

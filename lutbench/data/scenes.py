@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,21 @@ from lutbench.data.folder import fingerprint_of
 from lutbench.data.images import Split
 from lutbench.data.walking import IMAGES, explained, printable, walk
 from lutbench.errors import UserError, listed, nearest
+from lutbench.files import read_json
 from lutbench.recipes import SegmentationDataRecipe
+
+if TYPE_CHECKING:
+    from lutbench.data.integrity import Scan
+    from lutbench.data.manifest import IntegrityReport
+    from lutbench.data.survey import Survey
+    from lutbench.recipes.base import DatasetRecipe
+    from lutbench.workspace import Workspace
 
 IGNORED = 255
 """In a mask as training sees it: a pixel that counts neither in training nor in evaluation."""
+
+ADE20K_IMAGES: dict[Split, int] = {"train": 20_210, "val": 2_000}
+"""Images of each split of ADE20K's scene-parsing benchmark."""
 
 Colour = tuple[int, int, int]
 """Red, green and blue from 0 to 255."""
@@ -192,12 +203,96 @@ def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Seg
 
 
 def open_dataset(recipe: SegmentationDataRecipe, split: Split, root: Path) -> SegmentationDataset:
-    from lutbench.data.scene_sets import open_scenes
+    """List one split of a dataset below the data root; build mosaics if they are absent.
 
-    return open_scenes(recipe, split, root)
+    Nothing is decoded: that is for :func:`lutbench.data.masks.check_masks`.
+
+    Raises:
+        UserError: if a folder is missing or empty, images and masks do not pair up, two images share a name, or ADE20K
+            is not complete; says what was looked for where.
+    """
+    if recipe.source == "mosaics":
+        from lutbench.data.toy.mosaics import open_mosaics
+
+        return open_mosaics(split, root)
+    if recipe.source == "scenes":
+        return list_scenes(recipe, split, root)
+    colours = ade20k_colours()
+    known = {
+        "path": recipe.folder,
+        "classes": list(colours),
+        "palette": [list(colour) for colour in colours.values()],
+        "reduce_zero_label": True,
+    }
+    dataset = list_scenes(recipe.model_copy(update=known), split, root)
+    if len(dataset) != ADE20K_IMAGES[split]:
+        other: Split = "val" if split == "train" else "train"
+        swapped = f" So many has {other}: are the folders swapped?" if len(dataset) == ADE20K_IMAGES[other] else ""
+        raise UserError(
+            f"{dataset.name}: expected the {ADE20K_IMAGES[split]:,} images of ADE20K's {split} split in "
+            f"{dataset.images.absolute()}, found {len(dataset):,}.{swapped} Was it unpacked completely? "
+            'A part of it is another set: give it source = "scenes", with classes and reduce_zero_label = true.'
+        )
+    return dataset
 
 
-def check_scenes(train: SegmentationDataset, val: SegmentationDataset) -> None:
+def survey(recipe: "DatasetRecipe", workspace: "Workspace") -> "Survey":
+    """Survey a dataset for a plan, see :func:`lutbench.data.survey.survey`."""
+    from lutbench.data.survey import survey
+
+    return survey(recipe, workspace)
+
+
+def needs(recipe: SegmentationDataRecipe, root: Path) -> dict[str, Path]:
+    """Return the folders without which a dataset is not whole, by the names that messages give them."""
+    parts = [f"{kind}/{split}" for split in (recipe.train, recipe.val) for kind in ("images", "annotations")]
+    return {part: root / recipe.folder / part for part in parts}
+
+
+def make(recipe: SegmentationDataRecipe, root: Path) -> bool:
+    """Build mosaics if they are absent; return whether they were built now."""
+    if recipe.source != "mosaics":
+        return False
+    from lutbench.data.toy.mosaics import MOSAICS
+
+    return MOSAICS.build(root)
+
+
+def pinned_pixels(recipe: SegmentationDataRecipe) -> dict[str, str]:
+    """Return the expected fingerprints of the mosaics, which the suite builds; nothing of others."""
+    if recipe.source != "mosaics":
+        return {}
+    from lutbench.data.toy.mosaics import MOSAICS
+
+    return MOSAICS.pixels
+
+
+def inspect(dataset: SegmentationDataset, scan: "Scan", full: bool, report: "IntegrityReport") -> None:
+    """Check the masks of the images that were scanned, and the pixels of mosaics if ``full``."""
+    from lutbench.data.masks import inspect_masks
+    from lutbench.data.toy.mosaics import MOSAICS, mosaic_pixels
+
+    masks = inspect_masks(dataset, scan.indices.tolist())
+    if masks.faults:
+        report.problems.append(masks.problem)
+        return
+    report.lines.append(f"{dataset.split}: {len(scan.indices):,} masks looked at fit their images and the classes")
+    if full and masks.absent:
+        report.notes.append(f"{dataset.split}: no mask has a pixel of {listed(masks.absent)}.")
+    if full and not scan.undecodable and dataset.name == MOSAICS.name:
+        report.expect_pixels(dataset, mosaic_pixels(dataset))
+
+
+def ade20k_colours() -> dict[str, Colour]:
+    """Return ADE20K's 150 classes in the order of the masks' values, with the colours that its pictures have.
+
+    The same as MMSegmentation's ADE20KDataset has, which is not always installed and takes seconds to import.
+    """
+    colours = read_json(Path(__file__).with_name("ade20k.json"))
+    return {name: (int(c[1:3], 16), int(c[3:5], 16), int(c[5:], 16)) for name, c in colours.items()}
+
+
+def check_pair(train: SegmentationDataset, val: SegmentationDataset) -> None:
     """Whether what is trained on ``train`` can be measured on ``val``.
 
     Raises:

@@ -53,7 +53,7 @@ class ParquetFile(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Of all groups."""
+        """Number of rows of all groups together."""
         return sum(self.groups)
 
 
@@ -79,26 +79,26 @@ class StreamedImages:
         return np.full(len(self), -1)
 
     def image(self, index: int) -> Image.Image:
-        """An image, mode RGB, for which its whole row group is read. Raises UndecodableImage."""
+        """Return an image, mode RGB, for which its whole row group is read. Raises UndecodableImage."""
         return self.decoded(index, self.content(index))
 
     def decoded(self, index: int, content: bytes) -> Image.Image:
-        """An image whose content was read already. Raises UndecodableImage."""
+        """Return an image whose content was read already. Raises UndecodableImage."""
         return decode(content, f"{self.name}, {self.image_name(index)}")
 
     def content(self, index: int) -> bytes:
-        """An image as it is stored; its whole row group is read."""
+        """Return an image as it is stored; its whole row group is read."""
         for first, file, group, rows in self._groups(range(len(self.files))):
             if first <= index < first + rows:
                 return self._read(file, group)[index - first]
         raise IndexError(index)
 
     def image_name(self, index: int) -> str:
-        """The split and the row."""
+        """Return a name made of the split and the row."""
         return f"{self.split}/{index:08d}"
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        """(n,) The images in the order in which an epoch looks at them."""
+        """Return the images (n,) in the order in which an epoch sees them."""
         return _order(tuple(file.rows for file in self.files), seed, epoch)[1]
 
     def contents(self, seed: int, epoch: int, places: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
@@ -125,7 +125,7 @@ class StreamedImages:
                 return
 
     def _groups(self, turns: "list[int] | range") -> Iterator[tuple[int, ParquetFile, int, int]]:
-        """Every row group, file by file in turn: index of its first image, its file, its number there, its rows."""
+        """Yield every row group, file by file in turn: index of its first image, its file, its number there, its rows."""
         firsts = np.cumsum([0, *(file.rows for file in self.files)]).tolist()
         for turn in turns:
             file, first = self.files[turn], firsts[turn]
@@ -189,7 +189,7 @@ def open_streamed(recipe: DataRecipe, split: str, root: Path) -> StreamedImages:
 
 
 def _paths(recipe: DataRecipe, split: str, local: Path) -> list[str]:
-    """The files of a split, as `datasets` finds them in a folder or on the Hub."""
+    """Return the files of a split, as `datasets` finds them in a folder or on the Hub."""
     place = str(local) if local.is_dir() else recipe.path
     try:
         builder = datasets.load_dataset_builder(place, revision=None if local.is_dir() else recipe.revision)
@@ -248,7 +248,7 @@ def _opened_by(path: str, process: int) -> pq.ParquetFile:
 
 @lru_cache(maxsize=2)
 def _order(rows: tuple[int, ...], seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The files in turn, and the images (n,) in the order in which they leave the buffer."""
+    """Return the files in turn, and the images (n,) in the order in which they leave the buffer."""
     draw = generator(RngStream.ORDER, seed, epoch)
     turns = draw.permutation(len(rows))
     firsts = np.cumsum([0, *rows])
@@ -268,6 +268,6 @@ def _order(rows: tuple[int, ...], seed: int, epoch: int) -> tuple[NDArray[np.int
 
 
 def _bytes(value: Any) -> bytes:
-    """The encoded image of a row: a column of `datasets`' images holds ``bytes`` and ``path``."""
+    """Return the encoded image of a row: a column of `datasets`' images holds ``bytes`` and ``path``."""
     content = value.get("bytes") if isinstance(value, dict) else value
     return content if isinstance(content, bytes) else b""

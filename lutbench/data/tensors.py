@@ -11,12 +11,12 @@ from torchvision.transforms.v2 import functional
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """uint8 (3, H, W) of an RGB image."""
+    """Return uint8 pixels (3, H, W) of an RGB image."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def resize_short_side(image: Image.Image, side: int) -> Image.Image:
-    """``image`` with a short side of ``side`` pixels, bicubic; itself if it has that already."""
+    """Return ``image`` with a short side of ``side`` pixels, bicubic; itself if it has that already."""
     if min(image.size) == side:
         return image
     resized: Image.Image = functional.resize(image, [side], functional.InterpolationMode.BICUBIC)
@@ -33,12 +33,12 @@ def normalised(
     mean: Colour = IMAGENET_DEFAULT_MEAN,
     std: Colour = IMAGENET_DEFAULT_STD,
 ) -> Tensor:
-    """float32 (..., 3, S, S) from uint8, by a mean and a deviation; on ``device``, or where ``pixels`` are."""
+    """Return float32 pixels (..., 3, S, S) from uint8, by a mean and a deviation; on ``device``, or where ``pixels`` are."""
     to = device or pixels.device
     return pixels.to(to, non_blocking=True).float().sub_(_on(to, mean)).div_(_on(to, std))
 
 
 @lru_cache
 def _on(device: torch.device, values: Colour) -> Tensor:
-    """In bytes, (3, 1, 1); kept, since making it anew would wait for the device in every step."""
+    """Return values in bytes, (3, 1, 1); kept, since making them anew would wait for the device in every step."""
     return torch.tensor(values, device=device).mul(255).view(3, 1, 1)

@@ -74,7 +74,7 @@ def over_images(
     recipe: InferenceRecipe,
     title: str,
 ) -> Computed:
-    """``function(pixels, index)`` of every image, on every process, in the set's order.
+    """Compute ``function(pixels, index)`` of every image, on every process, in the set's order.
 
     ``transform`` gives uint8 pixels. The function gets them, (B, ...), and index (B,) on the device, under the
     recipe's precision, and returns (B, ...).
@@ -188,8 +188,8 @@ class _Decoded(Dataset[tuple[Tensor, int, bool]]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int, bool]:
-        index = self.index[place]
+    def __getitem__(self, position: int) -> tuple[Tensor, int, bool]:
+        index = self.index[position]
         try:
             return self.transform(self.images.image(index)), index, True
         except UndecodableImage:
@@ -199,7 +199,7 @@ class _Decoded(Dataset[tuple[Tensor, int, bool]]):
 
 
 def _in_order(own: Tensor, images: int) -> Tensor:
-    """All processes' rows (images, ...) in the set's order, on the CPU, from this process's ``own`` (share, ...)."""
+    """Return all processes' rows (images, ...) in the set's order, on the CPU, from this process's ``own`` (share, ...)."""
     processes = accelerator()
     if processes.num_processes == 1:
         return own.cpu()

@@ -98,11 +98,11 @@ class Outcomes(PerImage):
     """How a classifier did on every image of a set, in the set's order."""
 
     label: NDArray[np.integer[Any]]
-    """(n,)"""
+    """(n,) The class of the image."""
     prediction: NDArray[np.integer[Any]]
     """(n,) The class with the highest score."""
     rank: NDArray[np.integer[Any]]
-    """(n,) The label's place among the classes in descending order of score, 0 where it is the prediction."""
+    """(n,) Position of the label among the classes in descending order of score; 0 where it is the prediction."""
     images: str
     """sha256 over the images' names, see :func:`names_fingerprint`: outcomes are paired only if it is equal."""
     metric: Metric = "top-1"
@@ -127,7 +127,7 @@ class Outcomes(PerImage):
         return cls(labels, predictions, ranks, names_fingerprint(listed))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What is kept of it in a file; the metric where it is not top-1, as files were before there was another."""
+        """Return what is kept of it in a file."""
         metric = {} if self.metric == "top-1" else {"metric": np.array(self.metric)}
         return {
             "label": self.label, "prediction": self.prediction, "rank": self.rank, "images": np.array(self.images), **metric
@@ -135,7 +135,7 @@ class Outcomes(PerImage):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Outcomes":
-        """The reverse of :meth:`arrays`.
+        """Return the outcomes that :meth:`arrays` gave.
 
         Raises:
             KeyError: if they are not those of a classifier.
@@ -144,7 +144,7 @@ class Outcomes(PerImage):
         return cls(arrays["label"], arrays["prediction"], arrays["rank"], str(arrays["images"]), metric)
 
     def right(self, among: int = 1) -> NDArray[np.bool_]:
-        """(n,) Whether the label is among the first so many classes."""
+        """Return whether the label is among the first so many classes, (n,)."""
         return np.asarray(self.rank < among)
 
     def measurements(self) -> list[Measurement]:
@@ -165,7 +165,7 @@ class Outcomes(PerImage):
         return paired(*(np.stack([one.right() for one in seeds]) for seeds in (first, second)))
 
     def per_class(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(b,) Mean over classes of the accuracy on each, between 0 and 1, with the images weighed by ``weights`` (b, n).
+        """Return the mean over classes of the accuracy on each (b,), between 0 and 1, with images weighed by ``weights`` (b, n).
 
         Classes that no image with a weight is of are left out.
         """
@@ -177,9 +177,9 @@ class Outcomes(PerImage):
     @cached_property
     def _classes(self) -> csr_array:
         """(n, C) 1 where an image is of a class, of those that occur; sparse, for sets of thousands of classes."""
-        names, place = np.unique(self.label, return_inverse=True)
-        n = len(place)
-        return csr_array((np.ones(n), (np.arange(n), place)), shape=(n, len(names)))
+        names, index = np.unique(self.label, return_inverse=True)
+        n = len(index)
+        return csr_array((np.ones(n), (np.arange(n), index)), shape=(n, len(names)))
 
     def _mean_per_class(self) -> Measurement:
         n = len(self.label)
@@ -199,7 +199,7 @@ class Outcomes(PerImage):
 
 
 def compare_per_class(first: Sequence[Outcomes], second: Sequence[Outcomes]) -> Resampled:
-    """Two methods in mean per class on the same images, a set of outcomes for every seed."""
+    """Compare two methods in mean per class on the same images, with a set of outcomes for every seed."""
     n = len(first[0].label)
 
     def differences(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -212,7 +212,7 @@ def compare_per_class(first: Sequence[Outcomes], second: Sequence[Outcomes]) -> 
 
 
 def names_fingerprint(names: Iterable[str]) -> str:
-    """sha256 over names in order, hexadecimal."""
+    """Return the sha256 over names in order, hexadecimal."""
     return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
 
 

@@ -19,10 +19,10 @@ BOOTSTRAP = "bootstrap over images"
 """Name of the percentile interval, as measurements carry it."""
 
 RESAMPLES = 2000
-"""Of a bootstrap: ends of its intervals are then good to about a tenth of their standard error."""
+"""Resamples of a bootstrap: the ends of its intervals are then good to about a tenth of their standard error."""
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""From sums over images (b, ...), a row per resample, to values (b,) or (b, m)."""
+"""A function from sums over images (b, ...), a row per resample, to values (b,) or (b, m)."""
 
 
 class Interval(NamedTuple):
@@ -64,7 +64,7 @@ class Paired:
     difference: float
     """Share of images that the first gets right, minus that of the second; mean over seeds."""
     interval: Interval
-    """Of the difference, over images."""
+    """95 % interval of the difference, over images."""
     first_only: int
     """Images on which the first is right in more seeds than the second (one seed: only the first is right)."""
     second_only: int
@@ -72,7 +72,7 @@ class Paired:
     """Exact McNemar, two-sided."""
     seed_differences: tuple[float, ...]
     seed_interval: Interval | None
-    """Of the difference, over seeds; none for one seed."""
+    """95 % interval of the difference, over seeds; None for one seed."""
 
 
 def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
@@ -109,7 +109,7 @@ def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
 
 
 def resamples(n: int) -> Iterator[NDArray[np.float64]]:
-    """How often each of ``n`` images is in each resample (b, n), a few resamples at a time, :data:`RESAMPLES` in all.
+    """Yield how often each of ``n`` images is in each resample (b, n), a few resamples at a time, :data:`RESAMPLES` in all.
 
     The same at every call, on every machine and for every version of NumPy, which promises it of the bits that are
     used here and not of its samplers. The remainder favours the first images by less than n / 2^64.
@@ -117,14 +117,18 @@ def resamples(n: int) -> Iterator[NDArray[np.float64]]:
     bits = np.random.PCG64(np.random.SeedSequence(0))
     at_once = max(1, 2**20 // n)  # 8 MB of weights, and for a million images not more than one row
     for done in range(0, RESAMPLES, at_once):
-        rows = min(at_once, RESAMPLES - done)
-        drawn = (bits.random_raw(rows * n) % np.uint64(n)).astype(np.int64).reshape(rows, n)
-        drawn += n * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+        yield draw_counts(bits, min(at_once, RESAMPLES - done), n)
+
+
+def draw_counts(bits: np.random.PCG64, rows: int, n: int) -> NDArray[np.float64]:
+    """Draw ``n`` of ``n`` with replacement, and return how often each was drawn (rows, n)."""
+    drawn = (bits.random_raw(rows * n) % np.uint64(n)).astype(np.int64).reshape(rows, n)
+    drawn += n * np.arange(rows)[:, None]
+    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
 def bootstrap(values: NDArray[np.float64], statistic: Statistic) -> NDArray[np.float64]:
-    """``statistic`` of the sums over images of every resample of ``values`` (n, ...): (RESAMPLES,) or (RESAMPLES, m).
+    """Compute ``statistic`` of the sums over images of every resample of ``values`` (n, ...): (RESAMPLES,) or (RESAMPLES, m).
 
     Sums of whole numbers, such as pixels, are exact in whatever order they are taken.
     """
@@ -151,15 +155,15 @@ class Resampled:
 
     images: int
     difference: float
-    """Of the first minus the second; mean over seeds."""
+    """The first's statistic minus the second's; mean over seeds."""
     interval: Interval
-    """Of the difference, over images: percentiles of the bootstrap."""
+    """95 % interval of the difference, over images: percentiles of the bootstrap."""
     p: float
     """Two-sided: twice the share of resamples in which the difference is not on the side that it is on in most. At
     least 2 / (RESAMPLES + 1)."""
     seed_differences: tuple[float, ...]
     seed_interval: Interval | None
-    """Of the difference, over seeds; none for one seed."""
+    """95 % interval of the difference, over seeds; None for one seed."""
 
 
 def resampled(first: NDArray[np.float64], second: NDArray[np.float64], statistic: Statistic) -> Resampled:
@@ -177,7 +181,7 @@ def resampled(first: NDArray[np.float64], second: NDArray[np.float64], statistic
     seeds, images = first.shape[:2]
 
     def differences(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(b, seeds) from (b, 2 * seeds, ...)."""
+        """Return the differences (b, seeds) from (b, 2 * seeds, ...)."""
         values = statistic(sums.reshape(-1, *first.shape[2:])).reshape(-1, 2, seeds)
         return values[:, 0] - values[:, 1]
 
@@ -188,7 +192,7 @@ def resampled(first: NDArray[np.float64], second: NDArray[np.float64], statistic
 
 
 def compare_resampled(images: int, by_seed: Sequence[float], drawn: NDArray[np.float64]) -> Resampled:
-    """What follows from the differences ``by_seed`` on the images and ``drawn`` (RESAMPLES,), mean over seeds, on resamples."""
+    """Return the comparison that follows from the differences ``by_seed`` on the images and ``drawn`` (RESAMPLES,), mean over seeds, on resamples."""
     low, high = percentiles(drawn)
     known = drawn[~np.isnan(drawn)]
     fewer = min(int((known <= 0).sum()), int((known >= 0).sum()))
@@ -209,7 +213,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
 
 
 def _agresti_min(differences: NDArray[np.float64]) -> Interval:
-    """Of the mean of per-image ``differences`` (n,), each in [-1, 1]; the four half images differ by 0, 1, -1, 0."""
+    """Return the interval of the mean of per-image ``differences`` (n,), each in [-1, 1]; the four half images differ by 0, 1, -1, 0."""
     n = len(differences) + 2
     mean = float(differences.sum()) / n
     variance = (float(np.square(differences).sum()) + 1) / n - mean**2

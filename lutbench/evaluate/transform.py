@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from PIL import Image
 from torch import Tensor
@@ -10,14 +11,18 @@ from torchvision.transforms import v2
 from lutbench.data.tensors import to_tensor
 
 Transform = Callable[[Image.Image], Tensor]
-"""From an RGB image to a tensor (3, S, S)."""
+"""A function from an RGB image to a tensor (3, S, S)."""
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
 
 def eval_transform(side: int, eval_crop: float) -> Transform:
     """Return the transform to the centre, uint8 (3, S, S): resized as :func:`resize_for_crop` does, then cropped (MAE)."""
-    return lambda image: to_tensor(v2.functional.center_crop(resize_for_crop(image, side, eval_crop), [side, side]))
+    return partial(_centre, side=side, eval_crop=eval_crop)
+
+
+def _centre(image: Image.Image, side: int, eval_crop: float) -> Tensor:
+    return to_tensor(v2.functional.center_crop(resize_for_crop(image, side, eval_crop), [side, side]))
 
 
 def resize_for_crop(

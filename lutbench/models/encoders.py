@@ -28,7 +28,7 @@ def create_encoder(
     classes: int = 0,
     pooled_norm: bool = False,
 ) -> VisionTransformer:
-    """A ViT with timm's own initial weights: tokens in, final LayerNorm last, no classifier unless ``classes``.
+    """Return a ViT with timm's own initial weights: tokens in, final LayerNorm last, no classifier unless ``classes``.
 
     ``pooled_norm`` moves the final LayerNorm behind the mean over patch tokens (timm's ``fc_norm``).
 
@@ -44,7 +44,7 @@ def create_encoder(
 def timm_arguments(
     recipe: EncoderRecipe, image_size: int | None = None, *, classes: int = 0, pooled_norm: bool = False
 ) -> dict[str, Any]:
-    """What to call ``timm.create_model(recipe.model, ...)`` with to get the model of :func:`create_encoder`."""
+    """Return the arguments of ``timm.create_model(recipe.model, ...)`` to get the model of :func:`create_encoder`."""
     geometry = _checked_geometry(recipe, image_size or recipe.image_size)
     sizes = {
         "patch_size": recipe.patch_size,
@@ -62,7 +62,7 @@ def timm_arguments(
 
 
 def encode(encoder: VisionTransformer, images: Tensor, pool: Pool) -> Tensor:
-    """Features (B, D), float32, of ``images`` (B, 3, S, S).
+    """Return the features (B, D), float32, of ``images`` (B, 3, S, S).
 
     Raises:
         UserError: if the class token is asked for and there is none.
@@ -79,12 +79,12 @@ def encode(encoder: VisionTransformer, images: Tensor, pool: Pool) -> Tensor:
 
 
 def class_token(tokens: Tensor) -> Tensor:
-    """The class token (B, D) of ``tokens`` (B, 1 + N, D)."""
+    """Return the class token (B, D) of ``tokens`` (B, 1 + N, D)."""
     return tokens[:, 0]
 
 
 def patch_mean(tokens: Tensor, prefix: int = 1) -> Tensor:
-    """The mean (B, D) over the patches of ``tokens`` (B, prefix + N, D), class and register tokens left out."""
+    """Return the mean (B, D) over the patches of ``tokens`` (B, prefix + N, D), class and register tokens left out."""
     return tokens[:, prefix:].mean(1)
 
 
@@ -152,7 +152,7 @@ def geometry_of(recipe: EncoderRecipe) -> Geometry:
 
 @lru_cache
 def _own_geometry(name: str) -> Geometry:
-    """Of a model as timm defines it.
+    """Return the geometry of a model as timm defines it.
 
     Raises:
         UserError: if there is no such model or it is not a plain ViT.
@@ -170,7 +170,7 @@ def _own_geometry(name: str) -> Geometry:
 
 
 def check_name(name: str) -> None:
-    """Whether timm has a model of this name and, if the name has one, with this tag.
+    """Check that timm has a model of this name and, if the name has one, with this tag.
 
     Raises:
         UserError: with the nearest names, if it has not.

@@ -41,7 +41,7 @@ def load_encoder(
     image_size: int | None = None,
     seed: int = 0,
 ) -> VisionTransformer:
-    """The encoder with the weights of its source, for images of ``image_size``, normalised as ImageNet's are.
+    """Return the encoder with the weights of its source, for images of ``image_size``, normalised as ImageNet's are.
 
     ``weights`` is the file of a run's export or of a checkpoint, ``sha256`` what it must be. Position embeddings are
     resized where the grid differs. Where the last norm comes after pooling (``fc_norm``, as in classifiers), it stays
@@ -109,7 +109,7 @@ def fit(model: VisionTransformer, tensors: Mapping[str, Tensor], where: str, fre
 
 
 def _encoder_part(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """``tensors`` under timm's names: what training scripts put before them removed."""
+    """Return ``tensors`` under timm's names: what training scripts put before them removed."""
     found = [match for name in tensors if (match := PREFIXES.fullmatch(name))]
     if len(found) != 1:
         raise UserError(
@@ -125,7 +125,7 @@ def _encoder_part(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor
 
 
 def _resized(position: Tensor, model: VisionTransformer) -> Tensor:
-    """``position`` (1, prefix + n, D) for the model's grid; as it is where it cannot come from a square grid."""
+    """Return ``position`` (1, prefix + n, D) for the model's grid; as it is where it cannot come from a square grid."""
     prefix = 0 if model.no_embed_class else model.num_prefix_tokens
     patches = position.shape[1] - prefix
     if position.ndim != 3 or patches < 1 or int(patches**0.5) ** 2 != patches:
@@ -135,7 +135,7 @@ def _resized(position: Tensor, model: VisionTransformer) -> Tensor:
 
 
 def _timm_weights(name: str) -> dict[str, Tensor]:
-    """timm's pre-trained weights of a model, for images normalised as ImageNet's are."""
+    """Return timm's pre-trained weights of a model, for images normalised as ImageNet's are."""
     model = pretrained_model(name)
     assert isinstance(model, VisionTransformer)
     trained_on = timm.get_pretrained_cfg(name)
@@ -145,7 +145,7 @@ def _timm_weights(name: str) -> dict[str, Tensor]:
 
 
 def check_pretrained(name: str) -> None:
-    """Whether timm has weights of a model.
+    """Check that timm has weights of a model.
 
     Raises:
         UserError: if it has no such model, or no weights of it.
@@ -158,7 +158,7 @@ def check_pretrained(name: str) -> None:
 
 
 def pretrained_model(name: str, **arguments: Any) -> nn.Module:
-    """A model of timm with its weights.
+    """Return a model of timm with its weights.
 
     Raises:
         UserError: if timm has none, or they are not on this machine and cannot be fetched.

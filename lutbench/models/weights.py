@@ -35,7 +35,7 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> str:
 
 
 def read_weights(path: Path, expected_sha256: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors``, or of a ``.pth`` as MAE releases them, by the names that they have there.
+    """Return the tensors of a ``.safetensors``, or of a ``.pth`` as MAE releases them, by the names that they have there.
 
     Of a pickle, plain data alone is read; of classes only ``argparse.Namespace``, which MAE's files hold, as data.
 
@@ -57,7 +57,7 @@ def read_weights(path: Path, expected_sha256: str | None = None) -> dict[str, Te
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file, hexadecimal."""
+    """Return the sha256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -86,7 +86,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
-    """The weights in what a checkpoint holds, bare or under ``model`` or ``state_dict``."""
+    """Return the weights in what a checkpoint holds, bare or under ``model`` or ``state_dict``."""
     weights = content
     if isinstance(content, Mapping):
         weights = next((content[key] for key in WRAPPINGS if isinstance(content.get(key), Mapping)), content)
@@ -108,6 +108,6 @@ def _damaged(path: Path, expected: str, found: str) -> UserError:
 
 
 def _last_line(error: Exception) -> str:
-    """What of torch's long message tells what is wrong."""
+    """Return the part of torch's long message that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "torch.load" not in line]
     return (lines[-1] if lines else type(error).__name__)[:200]

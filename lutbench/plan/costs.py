@@ -3,17 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
+from typing import Any
 
 from lutbench.errors import UserError
-from lutbench.plan.compute import Demand, demand_of
-from lutbench.plan.counts import Counts, Samples, samples_of
-from lutbench.plan.sets import look_at_all
+from lutbench.plan.compute import Cost
+from lutbench.plan.datasets import Surveys, datasets_of
 from lutbench.progress import tracked
-from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, PretrainRecipe, SegmentationRecipe
-from lutbench.recipes.robustness import RobustnessRecipe
+from lutbench.recipes.base import DatasetRecipe, Samples
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, read_record, record_path
-from lutbench.run import RunState, open_run
+from lutbench.run import Run, RunState, open_run
 from lutbench.workspace import Workspace
 
 GIVEN, MEASURED, COUNTED, NO_RATE, NO_COUNT = "given", "measured", "FLOP", "no rate", "size unknown"
@@ -35,20 +34,20 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Cost:
+class RunCost:
     """Of one run that is still to be run."""
 
     planned: PlannedRun
-    looks: Samples | None
+    samples: Samples | None
     """None where the size of a set is not known."""
     flop: float | None
-    """None with ``looks``."""
+    """None with ``samples``."""
     rate: float | None
     """Images/s; None if there is none."""
     origin: str
     """Where the time comes from."""
     seconds: float | None
-    demand: Demand
+    demand: Cost
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Group:
     method: str
     """Empty for a pre-training run."""
     runs: int
-    costs: tuple[Cost, ...]
+    costs: tuple[RunCost, ...]
     """Of the runs that have not finished."""
 
     @property
@@ -76,8 +75,8 @@ class Group:
     @property
     def images(self) -> int | None:
         """To look at; None where the size of a set is not known."""
-        looks = [cost.looks for cost in self.costs]
-        return None if None in looks else sum(look.all for look in looks if look is not None)
+        samples = [cost.samples for cost in self.costs]
+        return None if None in samples else sum(one.all for one in samples if one is not None)
 
     @property
     def flop(self) -> float | None:
@@ -112,7 +111,7 @@ class Costs:
     """Hardware of the records whose rates are used, and of how many runs."""
 
     @property
-    def to_run(self) -> list[Cost]:
+    def to_run(self) -> list[RunCost]:
         """Of every run that has not finished."""
         return [cost for group in self.groups for cost in group.costs]
 
@@ -124,7 +123,7 @@ class Costs:
     @property
     def images(self) -> int:
         """Of the runs whose sets have a known size."""
-        return sum(cost.looks.all for cost in self.to_run if cost.looks is not None)
+        return sum(cost.samples.all for cost in self.to_run if cost.samples is not None)
 
     @property
     def flop(self) -> float:
@@ -150,8 +149,8 @@ class Costs:
         }
 
 
-def costs_of(suite: LoadedSuite, workspace: Workspace, counts: Counts, rates: Rates) -> Costs:
-    """What every run of a suite will cost.
+def costs_of(suite: LoadedSuite, workspace: Workspace, surveys: Surveys, rates: Rates) -> Costs:
+    """Return what every run of a suite will cost.
 
     Raises:
         UserError: if an encoder cannot be built, or a record is damaged.
@@ -159,16 +158,18 @@ def costs_of(suite: LoadedSuite, workspace: Workspace, counts: Counts, rates: Ra
     grouped: dict[tuple[str, str, str], list[PlannedRun]] = {}
     for planned in suite.runs:
         grouped.setdefault((planned.stage, planned.task, planned.method), []).append(planned)
+    for recipe in datasets_of(suite):  # listed now, so that what comes after shows no bar within another
+        surveys.of(recipe)
     groups, measured = [], dict[str, int]()
-    look_at_all(suite, counts)
     for (stage, task, method), runs in tracked(grouped.items(), len(grouped), "counting"):
         records = {planned.name: record for planned in runs if (record := _record(planned, workspace)) is not None}
         costs = []
         for planned in runs:
-            if has_finished(suite, planned, workspace, counts):
+            run = open_run(suite, planned, workspace)
+            if has_finished(run, surveys):
                 continue
             record = records.get(planned.name) or next(iter(records.values()), None)
-            cost = _cost(suite, planned, counts, rates, record)
+            cost = _cost(run, surveys, rates, record)
             if cost.origin == MEASURED and record is not None:
                 measured[str(record.hardware)] = measured.get(str(record.hardware), 0) + 1
             costs.append(cost)
@@ -199,53 +200,49 @@ def read_rates(suite: LoadedSuite, given: Sequence[str]) -> dict[str, float]:
     return rates
 
 
-def has_finished(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace, counts: Counts) -> bool:
-    """Whether a run of this very recipe, on the data that is there, has finished.
+def has_finished(run: Run[Any], surveys: Surveys) -> bool:
+    """Return whether a run of this recipe, on the data that is present, has finished.
 
     Without its data, or without the run that it needs, a run has no identity: it is to be run.
     """
-    if any(not counts.is_here(recipe.data) for recipe in _chain(suite, planned)):
+    if any(surveys.of(recipe).problem for recipe in _datasets(run) if "train" in recipe.splits):
         return False
     try:
-        return open_run(suite, planned, workspace).status().state is RunState.FINISHED
+        return run.status().state is RunState.FINISHED
     except UserError:
         return False
 
 
-def _chain(
-    suite: LoadedSuite, planned: PlannedRun
-) -> Iterator[PretrainRecipe | ClassificationRecipe | SegmentationRecipe]:
-    """The recipes with data of a run and of those that it needs."""
-    if not isinstance(planned.recipe, RobustnessRecipe):
-        assert isinstance(planned.recipe, PretrainRecipe | ClassificationRecipe | SegmentationRecipe)
-        yield planned.recipe
-    if planned.needs is not None:
-        yield from _chain(suite, next(run for run in suite.runs if run.name == planned.needs))
+def _datasets(run: Run[Any]) -> Iterator[DatasetRecipe]:
+    """Yield the datasets of a run and of those that it needs."""
+    yield run.recipe.dataset
+    if run.needs is not None:
+        yield from _datasets(run.needs)
 
 
-def _cost(suite: LoadedSuite, planned: PlannedRun, counts: Counts, rates: Rates, record: Record | None) -> Cost:
-    recipe, measured = planned.recipe, None
-    if isinstance(recipe, RobustnessRecipe):
-        needed = next((run.recipe for run in suite.runs if run.name == planned.needs), None)
-        measured = needed if isinstance(needed, FinetuneRecipe) else None
-        classes = 0 if measured is None else counts.classes(measured.data)
-    else:
-        assert isinstance(recipe, PretrainRecipe | ClassificationRecipe | SegmentationRecipe)
-        classes = counts.classes(recipe.data)
-    demand, looks = demand_of(recipe, classes, measured), samples_of(recipe, counts)
+def _cost(run: Run[Any], surveys: Surveys, rates: Rates, record: Record | None) -> RunCost:
+    planned, recipe = run.planned, run.recipe
+    measured = run.needs if planned.kind.starts_from == "classifier" else None
+    classes = surveys.of((measured or run).recipe.dataset).classes
+    count = getattr(planned.kind.module, "cost", None)
+    demand: Cost = count(run, classes) if count else Cost()
+    try:
+        samples = recipe.samples(surveys.of(recipe.dataset).images)
+    except KeyError:  # the size of a split is not known
+        samples = None
     rate, origin = rates.given.get(planned.name), GIVEN
     if rate is None and record is not None:
         assert record.images_per_second is not None
         each = record.images_per_second / max(1, len(record.hardware.gpus))  # processes on a CPU share it
         rate, origin = each * rates.gpus, MEASURED
-    if looks is None:
-        return Cost(planned, None, None, rate, NO_COUNT, None, demand)
-    flop = demand.train * looks.train + demand.evaluate * looks.evaluate
+    if samples is None:
+        return RunCost(planned, None, None, rate, NO_COUNT, None, demand)
+    flop = demand.train * samples.train + demand.evaluate * samples.evaluate
     if rate is not None:
-        return Cost(planned, looks, flop, rate, origin, looks.all / rate, demand)
+        return RunCost(planned, samples, flop, rate, origin, samples.all / rate, demand)
     if rates.flops is not None:
-        return Cost(planned, looks, flop, None, COUNTED, flop / (rates.flops * rates.gpus), demand)
-    return Cost(planned, looks, flop, None, NO_RATE, None, demand)
+        return RunCost(planned, samples, flop, None, COUNTED, flop / (rates.flops * rates.gpus), demand)
+    return RunCost(planned, samples, flop, None, NO_RATE, None, demand)
 
 
 def _record(planned: PlannedRun, workspace: Workspace) -> Record | None:

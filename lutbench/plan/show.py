@@ -7,9 +7,8 @@ from rich.table import Table
 from lutbench.errors import listed
 from lutbench.files import gigabytes
 from lutbench.plan.costs import MEASURED, NO_COUNT, NO_RATE, Costs, Group, Rates, costs_of, read_rates
-from lutbench.plan.counts import Counts
+from lutbench.plan.datasets import Surveys, missing
 from lutbench.plan.disk import Item, demands_of, items_of, rooms_of
-from lutbench.plan.sets import missing
 from lutbench.progress import console, print_table
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.workspace import Workspace
@@ -21,13 +20,13 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], fl
     Raises:
         UserError: if a rate is not understood, an encoder cannot be built, or a record is damaged.
     """
-    counts = Counts(workspace)
-    costs = costs_of(suite, workspace, counts, Rates(read_rates(suite, rates), flops, gpus))
+    surveys = Surveys(workspace)
+    costs = costs_of(suite, workspace, surveys, Rates(read_rates(suite, rates), flops, gpus))
     console.print(suite.config.title, style="bold")
     print_table(_runs(costs))
     for line in totals(costs):
         console.print(line, soft_wrap=False)
-    items = items_of(suite, workspace, counts, costs)
+    items = items_of(suite, workspace, surveys, costs)
     print_table(_disk(items))
     rooms = rooms_of(workspace)
     for there, wanted, free in demands_of(items, rooms):
@@ -35,7 +34,7 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], fl
         console.print(f"{folders}: {gigabytes(wanted)} to come, {gigabytes(free)} free.")
         if wanted > free:
             console.print("It will not fit.", style="red")
-    known_sets, told = missing(suite, workspace, counts)
+    known_sets, told = missing(suite, surveys)
     if known_sets:
         print_table(_missing(known_sets))
         told.insert(
@@ -119,7 +118,7 @@ def _disk(items: Sequence[Item]) -> Table:
     for column in ("\ndisk", "\nin", "\nthere", "\nto come"):
         table.add_column(column, justify="right" if column in ("\nthere", "\nto come") else "left")
     for item in items:
-        there = "yes" if item.here is None else gigabytes(item.here) if item.here else ""
+        there = "yes" if item.present is None else gigabytes(item.present) if item.present else ""
         coming = "" if item.to_come == 0 else gigabytes(item.to_come)
         table.add_row(item.what, item.folder, there, coming)
     return table

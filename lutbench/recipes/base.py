@@ -6,7 +6,7 @@ paths) are not. Unknown keys, wrong types and values out of range are refused wi
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -22,7 +22,7 @@ from pydantic import (
 from lutbench.errors import UserError, nearest
 
 Metric = Literal["top-1", "mean per class"]
-"""Of a classification: accuracy over images, or its mean over classes."""
+"""Metrics of a classification: accuracy over images, or its mean over classes."""
 
 
 class _Runtime:
@@ -45,7 +45,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     def affecting_results(self) -> dict[str, Any]:
-        """The fields that affect results, as plain JSON values; subclasses drop what has no effect in context."""
+        """Return the fields that affect results, as plain JSON values; subclasses drop what has no effect in context."""
         fields: dict[str, Any] = {}
         for name, info in type(self).model_fields.items():
             value = getattr(self, name)
@@ -61,19 +61,128 @@ class Recipe(BaseModel):
         return fields
 
 
+class EncoderRecipe(Recipe):
+    """A Vision Transformer of timm, by name, with the changes that make it smaller or larger."""
+
+    label: Annotated[str, Runtime] = ""
+    """How tables name the architecture, such as ``ViT-B/16``; the model's name if empty."""
+    model: str = "vit_base_patch16_224"
+    """Name in timm (paper: ViT-S/B/L with patch 16)."""
+    image_size: PositiveInt = 224
+    """Side of the square input in pixels (paper)."""
+    patch_size: PositiveInt | None = None
+    """Side of a patch in pixels; timm's for the model if not given, like the next three."""
+    width: PositiveInt | None = None
+    depth: PositiveInt | None = None
+    heads: PositiveInt | None = None
+
+
+class DatasetRecipe(Recipe):
+    """A dataset: what is behind it, and where it lies."""
+
+    label: Annotated[str, Runtime] = ""
+    """How tables name the dataset; its name in the suite file if empty."""
+    source: str
+    path: Annotated[str, Runtime] = ""
+    """Folder below the data root; a dataset of photographs that ship in packages has its own."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it has."""
+        return ("train", "val")
+
+    @property
+    def folder(self) -> str:
+        """Where it lies, below the data root."""
+        return self.path
+
+    @property
+    def printed_metric(self) -> str:
+        """The metric that tables print first."""
+        raise NotImplementedError
+
+    def same_as(self, other: "DatasetRecipe") -> bool:
+        """Return whether the two mean one dataset: of the same source, in the same folder."""
+        return (type(self), self.source, self.folder) == (type(other), other.source, other.folder)
+
+
+class DataRecipe(DatasetRecipe):
+    """One image set with a training and a validation split."""
+
+    source: Literal[
+        "folder", "huggingface", "photographs", "photograph-tiles",
+        "cub", "cars", "aircraft", "flowers102", "pets", "dogs", "inaturalist", "food101", "dtd", "places365",
+    ] = "folder"  # fmt: skip
+    """``folder`` (class folders under train and val, or any images without labels), ``huggingface`` (a
+    `datasets` set, local or on the Hub), one of the two sets built from photographs that ship in packages, or a set
+    as it unpacks, with its authors' lists (``lutbench/data/official.py``): its ``train`` and ``val`` are official splits."""
+    path: Annotated[str, Runtime] = ""
+    """Folder below the data root, or the name of the Hugging Face set."""
+    train: str = "train"
+    """Name of the training split or folder."""
+    val: str = "val"
+    """Name of the validation split or folder; may be empty for a set that is only pre-trained on."""
+    image_column: str = "image"
+    label_column: str = "label"
+    """Columns of a Hugging Face set; an empty label column means no labels."""
+    revision: str | None = None
+    """Git revision of a Hub set, to pin it."""
+    undecodable: Literal["stop", "skip"] = "stop"
+    """What an image that cannot be decoded does: stop the run, or be passed over and counted."""
+    metric: Annotated[Metric, Runtime] = "top-1"
+    """The metric of a classification that tables print: accuracy over images, which is recorded in any case, or its mean over classes."""
+    streaming: Annotated[bool, Later] = False
+    """Read a Hugging Face set as a stream, which needs no room for it on disk; for pre-training only."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it has: a set that is only pre-trained on has no val."""
+        return ("train", "val") if self.val else ("train",)
+
+    @property
+    def folder(self) -> str:
+        """Where it lies, below the data root."""
+        return self.source if self.source.startswith("photograph") else self.path
+
+    @property
+    def printed_metric(self) -> str:
+        """The metric that tables print first."""
+        return self.metric
+
+    @model_validator(mode="after")
+    def _streamed_sets_are_hugging_faces(self) -> Self:
+        if self.streaming and self.source != "huggingface":
+            raise ValueError(f"streaming = true reads Hugging Face sets; source = {self.source!r} has files of its own")
+        return self
+
+
 class WeightsSource(Recipe):
     """Where the weights come from that a run starts from."""
 
     kind: Literal["run", "timm", "checkpoint", "scratch"]
     path: Annotated[str, Runtime] = ""
-    """Of a checkpoint; its hash is part of the identity."""
+    """File of a checkpoint; its hash is part of the identity."""
+
+
+class Samples(NamedTuple):
+    """Images that go through the network in one run; the six scales of one image are six."""
+
+    train: int
+    """Images trained on, or encoded for a probe."""
+    evaluate: int
+    """Images evaluated, on the way and at the end."""
+
+    @property
+    def all(self) -> int:
+        """Images trained on and evaluated."""
+        return self.train + self.evaluate
 
 
 class RunRecipe(Recipe):
     """All settings of one run, and what follows from them alone."""
 
     revision: ClassVar[int]
-    """Of the code that performs it: raised whenever its results change for the same settings. Finished runs and
+    """Number of the code that performs it: raised whenever its results change for the same settings. Finished runs and
     records of an older revision are then stale."""
     splits: ClassVar[tuple[str, ...]] = ("train", "val")
     """The splits of its dataset that it reads."""
@@ -87,7 +196,7 @@ class RunRecipe(Recipe):
     """Loader processes per training process."""
 
     @property
-    def dataset(self) -> Recipe:
+    def dataset(self) -> DatasetRecipe:
         """The dataset that it reads."""
         return self.data  # type: ignore[attr-defined, no-any-return]
 
@@ -111,58 +220,23 @@ class RunRecipe(Recipe):
         """Short side of the cache that it reads its training images from; None if it reads them as they are."""
         return None
 
+    def samples(self, images: Mapping[str, int]) -> Samples:
+        """Return how many images go through the network: unless a kind says otherwise, those of its splits once.
 
-class EncoderRecipe(Recipe):
-    """A Vision Transformer of timm, by name, with the changes that make it smaller or larger."""
+        ``images`` has the size of every split whose size is known.
 
-    label: Annotated[str, Runtime] = ""
-    """How tables name the architecture, such as ``ViT-B/16``; the model's name if empty."""
-    model: str = "vit_base_patch16_224"
-    """Name in timm (paper: ViT-S/B/L with patch 16)."""
-    image_size: PositiveInt = 224
-    """Side of the square input in pixels (paper)."""
-    patch_size: PositiveInt | None = None
-    """Side of a patch in pixels; timm's for the model if not given, like the next three."""
-    width: PositiveInt | None = None
-    depth: PositiveInt | None = None
-    heads: PositiveInt | None = None
+        Raises:
+            KeyError: if it lacks a split that counts.
+        """
+        evaluated = (images[split] for split in self.splits if split != "train")
+        return Samples(images["train"] if "train" in self.splits else 0, sum(evaluated))
 
+    def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
+        """Return how many checkpoints stay on disk, of which a run keeps the last ``keep``: none, unless a kind saves any.
 
-class DataRecipe(Recipe):
-    """One image set with a training and a validation split."""
-
-    label: Annotated[str, Runtime] = ""
-    """How tables name the set; its name in the suite file if empty."""
-    source: Literal[
-        "folder", "huggingface", "photographs", "photograph-tiles",
-        "cub", "cars", "aircraft", "flowers102", "pets", "dogs", "inaturalist", "food101", "dtd", "places365",
-    ] = "folder"  # fmt: skip
-    """``folder`` (class folders under train and val, or any images without labels), ``huggingface`` (a
-    `datasets` set, local or on the Hub), one of the two sets built from photographs that ship in packages, or a set
-    as it unpacks, with its authors' lists (``lutbench/data/official.py``): its ``train`` and ``val`` are official splits."""
-    path: Annotated[str, Runtime] = ""
-    """Folder below the data root, or the name of the Hugging Face set."""
-    train: str = "train"
-    """Name of the training split or folder."""
-    val: str = "val"
-    """Name of the validation split or folder; may be empty for a set that is only pre-trained on."""
-    image_column: str = "image"
-    label_column: str = "label"
-    """Columns of a Hugging Face set; an empty label column means no labels."""
-    revision: str | None = None
-    """Git revision of a Hub set, to pin it."""
-    undecodable: Literal["stop", "skip"] = "stop"
-    """What an image that cannot be decoded does: stop the run, or be passed over and counted."""
-    metric: Annotated[Metric, Runtime] = "top-1"
-    """What tables print of a classification: accuracy over images, which is recorded in any case, or its mean over classes."""
-    streaming: Annotated[bool, Later] = False
-    """Read a Hugging Face set as a stream, which needs no room for it on disk; for pre-training only."""
-
-    @model_validator(mode="after")
-    def _streamed_sets_are_hugging_faces(self) -> Self:
-        if self.streaming and self.source != "huggingface":
-            raise ValueError(f"streaming = true reads Hugging Face sets; source = {self.source!r} has files of its own")
-        return self
+        ``images`` has the size of every split whose size is known; where it matters and is not, they are ``keep``.
+        """
+        return 0
 
 
 def _ascending(shares: list[float]) -> list[float]:
@@ -172,7 +246,7 @@ def _ascending(shares: list[float]) -> list[float]:
 
 
 Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
-"""Both decay rates of Adam's averages."""
+"""The two decay rates of Adam's averages."""
 
 CropScale = Annotated[
     list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2), AfterValidator(_ascending)
@@ -207,12 +281,12 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str, also: I
         else:
             message = problem["msg"].removeprefix("Value error, ")
             found = problem["input"]
-            told = "" if isinstance(found, Mapping | BaseModel) else f", found {found!r}"
-            yield f"{path}: {message[:1].lower()}{message[1:].rstrip('.')}{told}."
+            shown = "" if isinstance(found, Mapping | BaseModel) else f", found {found!r}"
+            yield f"{path}: {message[:1].lower()}{message[1:].rstrip('.')}{shown}."
 
 
 def _model_at(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The model that the nested key ``path`` leads to."""
+    """Return the model that the nested key ``path`` leads to."""
     found: Any = model
     for part in path:
         if get_origin(found) is dict:

@@ -1,11 +1,22 @@
 """Settings of the classification tasks. Defaults are the ViT-B recipes of LUT (fine-tuning) and MAE (linear probe)."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from lutbench.recipes.base import Betas, CropScale, DataRecipe, EncoderRecipe, Metric, RunRecipe, Runtime, WeightsSource
-from lutbench.recipes.pretrain import check_micro_batch, check_schedule
+from lutbench.recipes.base import (
+    Betas,
+    CropScale,
+    DataRecipe,
+    EncoderRecipe,
+    Metric,
+    RunRecipe,
+    Runtime,
+    Samples,
+    WeightsSource,
+)
+from lutbench.recipes.pretrain import check_micro_batch, check_schedule, kept_checkpoints
 
 
 class EncoderSource(WeightsSource):
@@ -95,6 +106,15 @@ class FinetuneRecipe(ClassificationRecipe):
     """Optimiser steps between checkpoints."""
     compile: Annotated[bool, Runtime] = False
 
+    def samples(self, images: Mapping[str, int]) -> Samples:
+        """Return the training images, once per epoch, and those of every evaluation on the way and at the end."""
+        on_the_way = (self.epochs - 1) // self.eval_every if self.eval_every else 0
+        return Samples(self.epochs * images["train"], (on_the_way + 1) * images["val"])
+
+    def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
+        """Return how many of those saved every ``save_every`` steps stay."""
+        return kept_checkpoints(images, keep, self.epochs, self.batch, self.save_every)
+
     @property
     def lr(self) -> float:
         """The highest learning rate of the schedule, before layer decay."""
@@ -130,6 +150,14 @@ class LinearRecipe(ClassificationRecipe):
     """A random resized crop and flip of every image in every epoch (MAE). False: the centre crop, so that features
     are encoded once; far cheaper, and a little worse (our choice for small suites)."""
     crop_scale: CropScale = Field([0.08, 1.0])
+
+    def samples(self, images: Mapping[str, int]) -> Samples:
+        """Return the training images that are encoded, in every epoch anew or once, and the validation images."""
+        return Samples((self.epochs if self.fresh_crops else 1) * images["train"], images["val"])
+
+    def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
+        """Return how many of those saved every epoch stay; none where features are encoded once, which is soon repeated."""
+        return kept_checkpoints(images, keep, self.epochs, self.batch) if self.fresh_crops else 0
 
     @property
     def lr(self) -> float:

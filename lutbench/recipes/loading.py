@@ -7,20 +7,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
-from lutbench.data.literature import LITERATURE
+from lutbench.data.catalogue import MEASURED_ON, TRAINED_ON
 from lutbench.errors import UserError, nearest
 from lutbench.kinds import KINDS
 from lutbench.recipes.base import DataRecipe, read_recipe
 from lutbench.recipes.expand import AnyData, expand
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.suite import LoadedSuite, Suite
-from robustness.published_sets import PUBLISHED
 
 SOURCES: dict[str, type[DataRecipe | SegmentationDataRecipe]] = {
     **dict.fromkeys(get_args(DataRecipe.model_fields["source"].annotation), DataRecipe),
     **dict.fromkeys(("scenes", "ade20k", "mosaics"), SegmentationDataRecipe),
 }
-"""What a data set is described by: images with or without labels, or images with masks."""
+"""The type of recipe that describes each source of data: images with or without labels, or images with masks."""
 
 SUITES = Path(str(files("suites")))
 """Where ``lutbench run tiny`` finds ``tiny.toml``."""
@@ -68,31 +67,25 @@ def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
             f"classifier.{both[0]}: there is a method of this name. Rename one: both are rows of the tables."
         )
     data = {name: _data(name, values) for name, values in suite.data.items()}
-    runs = expand(path.stem, suite, data, {name: known.recipe for name, known in PUBLISHED.items()})
+    runs = expand(path.stem, suite, data, {name: known.recipe for name, known in MEASURED_ON.items()})
     for run, times in Counter(run.name for run in runs).items():
         if times > 1:
             raise UserError(f"{run} would be run {times} times: name every seed, and every method of a task, once.")
     return LoadedSuite(path.stem, suite, tuple(runs), given)
 
 
-BUILT_HERE = ("photographs", "photograph-tiles", "mosaics")
-"""The known sets that the suite builds itself: each is a source of its own name, and has no other setting."""
-
-
 def _data(name: str, values: dict[str, Any]) -> AnyData:
-    """The recipe of ``[data.NAME]``; with ``known`` that of a known set, and what else is given changes it."""
+    """Return the recipe of ``[data.NAME]``; with ``known`` that of a known dataset, and what else is given changes it."""
     if "known" in values:
         known = values["known"]
-        names = [*BUILT_HERE, *LITERATURE]
-        if known not in names:
-            shifted = isinstance(known, str) and known in PUBLISHED
-            hint = " It is a shifted set: name it in the sets of a [robustness.NAME]." if shifted else ""
+        if known not in list(TRAINED_ON):
+            measured_on = known in list(MEASURED_ON)
+            hint = " It is a shifted set: name it in the sets of a [robustness.NAME]." if measured_on else ""
             raise UserError(
-                f"data.{name}.known: there is no set {known!r} to train on.{hint or nearest(str(known), names)} "
-                f"Known: {', '.join(names)}."
+                f"data.{name}.known: there is no set {known!r} to train on.{hint or nearest(str(known), TRAINED_ON)} "
+                f"Known: {', '.join(TRAINED_ON)}."
             )
-        built = {"label": known, "source": known}
-        recipe = built if known in BUILT_HERE else LITERATURE[known].recipe.model_dump(exclude_defaults=True)
+        recipe = TRAINED_ON[known].recipe.model_dump(exclude_defaults=True)
         values = {**recipe, **{key: value for key, value in values.items() if key != "known"}}
     source = values.get("source", "folder")
     if not isinstance(source, str) or source not in SOURCES:

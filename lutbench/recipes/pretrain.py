@@ -1,10 +1,12 @@
 """Settings of pre-training. The defaults are the paper's LUT; MAE and the controls change a few fields."""
 
+from collections.abc import Mapping
+from math import ceil
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from lutbench.recipes.base import Betas, DataRecipe, EncoderRecipe, Later, RunRecipe, Runtime
+from lutbench.recipes.base import Betas, DataRecipe, EncoderRecipe, Later, RunRecipe, Runtime, Samples
 
 
 class PretrainRecipe(RunRecipe):
@@ -61,21 +63,21 @@ class PretrainRecipe(RunRecipe):
     # Optimisation
     epochs: PositiveInt = 1600
     warmup_epochs: NonNegativeInt = 40
-    """Paper. Warm-up is linear from 0; then a half cosine to ``min_lr``, per step."""
+    """Epochs of warm-up (paper), which is linear from 0; then a half cosine to ``min_lr``, per step."""
     batch: PositiveInt = 4096
-    """Images per optimiser step, over all processes and accumulated passes (paper: 8 x 128 x 4)."""
+    """Images per optimiser step, over all processes and micro-batches (paper: 8 x 128 x 4)."""
     micro_batch: PositiveInt | None = None
-    """Images per pass over all processes; the whole batch if not given. BatchNorm in the heads sees this many
+    """Images per forward pass over all processes; the whole batch if not given. BatchNorm in the heads sees this many
     images, so it affects results wherever they are batch-normalised (paper: 8 x 128 = 1024)."""
     base_lr: PositiveFloat = 1.5e-4
     lr_rule: Literal["sqrt", "linear"] = "sqrt"
     """``sqrt``: lr = base_lr * sqrt(batch) / 4 (the release). ``linear``: base_lr * batch / 256 (MAE). Equal at 4096."""
     min_lr: NonNegativeFloat = 0.0
-    """Paper."""
+    """Learning rate at the end (paper)."""
     weight_decay: NonNegativeFloat = 0.05
-    """On parameters with more than one dimension that are not biases (paper)."""
+    """Decay of parameters with more than one dimension that are not biases (paper)."""
     betas: Betas = Field([0.9, 0.95])
-    """Of AdamW (paper)."""
+    """Decay rates of AdamW's averages (paper)."""
 
     # Runtime: nothing below affects results
     cache: Annotated[bool, Runtime] = False
@@ -98,6 +100,14 @@ class PretrainRecipe(RunRecipe):
     def cache_side(self) -> int | None:
         """Short side of the images in the cache, if it reads from one."""
         return self.encoder.image_size if self.cache else None
+
+    def samples(self, images: Mapping[str, int]) -> Samples:
+        """Return the training images, once per epoch."""
+        return Samples(self.epochs * images["train"], 0)
+
+    def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
+        """Return how many of those saved every ``save_every`` steps stay."""
+        return kept_checkpoints(images, keep, self.epochs, self.batch, self.save_every)
 
     @property
     def lr(self) -> float:
@@ -134,6 +144,19 @@ class PretrainRecipe(RunRecipe):
                 "or set head_norm to 'layer'"
             )
         return self
+
+
+def kept_checkpoints(
+    images: Mapping[str, int], keep: int, epochs: int, batch: int, save_every: int | None = None
+) -> int:
+    """Return how many of the checkpoints stay that a run saves every so many steps or, without ``save_every``, every epoch.
+
+    The last step saves none. They are ``keep`` if ``images`` lacks the size of the training split.
+    """
+    if "train" not in images:
+        return keep
+    steps = ceil(epochs * images["train"] / batch)
+    return min(keep, (steps - 1) // (save_every or max(1, steps // epochs)))
 
 
 def check_schedule(epochs: int, warmup_epochs: int) -> None:

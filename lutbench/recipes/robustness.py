@@ -1,10 +1,11 @@
 """Settings of the robustness stage: a test set whose images are shifted, and a finished classifier on it."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from lutbench.recipes.base import Recipe, RunRecipe, Runtime, WeightsSource
+from lutbench.recipes.base import DatasetRecipe, Recipe, RunRecipe, Runtime, Samples, WeightsSource
 
 Resizing = Literal["bicubic", "bilinear", "crop", "whole"]
 """How an image comes to the classifier's size: its short side resized, then the centre; the centre alone; as it is."""
@@ -12,7 +13,7 @@ Resizing = Literal["bicubic", "bilinear", "crop", "whole"]
 SEVERITIES = [1, 2, 3, 4, 5]
 
 EXTRA_CORRUPTIONS = ["speckle_noise", "gaussian_blur", "spatter", "saturate"]
-"""Of ImageNet-C's authors, for validation: reported apart, never part of a mean over the fifteen."""
+"""Corruptions that ImageNet-C's authors made for validation: reported apart, never part of a mean over the fifteen."""
 
 _ONLY_OF = {
     "classes": ("parts", "gap"),
@@ -24,18 +25,14 @@ _ONLY_OF = {
 NAMED_LABELS = ("classifier", "imagenet-1k", "imagenet-1k-numbers", "imagenet-9", "objectnet", "si-score")
 
 
-class RobustnessDatasetRecipe(Recipe):
+class RobustnessDatasetRecipe(DatasetRecipe):
     """A set on which finished classifiers are measured: a published one or a user's own, ``PATH/CLASS/IMAGE.jpg``."""
 
-    label: Annotated[str, Runtime] = ""
-    """How tables name the set; its name in the suite file if empty."""
     source: Annotated[Literal["folder", "corrupted", "photographs-a", "photographs-r", "photographs-o"], Runtime] = (
         "folder"
     )
     """``folder``: it is there. ``corrupted``: a corrupted copy of ``copy_of``, made at ``path`` before the first run.
     The others are made of photographs that ship in packages; they are named after the sets whose idea they follow."""
-    path: Annotated[str, Runtime] = ""
-    """Folder below the data root; a set of photographs has its own."""
     copy_of: Annotated[str, Runtime] = ""
     """Folder below the data root, of class folders, that a corrupted copy is made of."""
     copy_side: Annotated[PositiveInt, Runtime] = 224
@@ -98,8 +95,24 @@ class RobustnessDatasetRecipe(Recipe):
     """Task in lutbench/report/published.toml by what a metric's name says: its first word, the part, or the protocol."""
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it has."""
+        return ("test",)
+
+    @property
+    def printed_metric(self) -> str:
+        """The metric that tables print first."""
+        if self.kind == "corruptions":
+            return "mCE" if self.alexnet else "mean error"
+        return "AUPR" if self.kind == "detection" else "top-1"
+
+    def same_as(self, other: DatasetRecipe) -> bool:
+        """Return whether the two mean one dataset: several share the images of ImageNet, so by name too."""
+        return super().same_as(other) and isinstance(other, RobustnessDatasetRecipe) and self.name == other.name
+
+    @property
     def folder(self) -> str:
-        """Where the set is, below the data root."""
+        """Where it lies, below the data root."""
         return self.source if self.source.startswith("photographs") else self.path
 
     @property
@@ -114,7 +127,7 @@ class RobustnessDatasetRecipe(Recipe):
         return {**dropped, **{f"shuffle {side}x{side}": ("shuffle", side) for side in self.shuffles}}  # type: ignore[dict-item]
 
     def affecting_results(self) -> dict[str, Any]:
-        """Without the settings of other kinds."""
+        """Return the fields that affect results, without the settings of other kinds."""
         fields = super().affecting_results()
         others = {name for kind, names in _ONLY_OF.items() if kind != self.kind for name in names}
         return {name: value for name, value in fields.items() if name not in others}
@@ -157,7 +170,7 @@ class ClassifierTable(Recipe):
     """``[classifier.NAME]`` of a suite file: a row of the robustness tables that no run of the suite made."""
 
     model: str
-    """Of timm."""
+    """Name of the model in timm."""
     checkpoint: str = ""
     """File of its weights; timm's own if empty."""
     image_size: PositiveInt | None = None
@@ -175,7 +188,7 @@ class ClassifierSource(WeightsSource):
 
     kind: Literal["run", "timm", "checkpoint"]
     model: str = ""
-    """Of timm; a run brings its own."""
+    """Name of the model in timm; a run brings its own."""
     encoder: Annotated[str, Runtime] = ""
     """How tables name the architecture."""
 
@@ -217,6 +230,10 @@ class RobustnessRecipe(RunRecipe):
     def encoder_label(self) -> str:
         """How tables name the classifier's architecture."""
         return self.classifier.encoder
+
+    def samples(self, images: Mapping[str, int]) -> Samples:
+        """Return the images of all conditions, in every preprocessing."""
+        return Samples(0, len(self.set.preprocessing) * images["test"])
 
 
 class RobustnessTable(Recipe, extra="allow"):

@@ -1,25 +1,26 @@
 """Settings of semantic segmentation: the data in ADE20K's layout, and UPerNet's recipe as MMSegmentation runs it."""
 
+from collections.abc import Mapping
+from math import ceil
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from lutbench.recipes.base import Betas, Recipe, Runtime
+from lutbench.recipes.base import Betas, DatasetRecipe, Runtime, Samples
 from lutbench.recipes.downstream import DownstreamRecipe
+
+MULTI_SCALE = 12
+"""Times that an evaluation with ``tta`` looks at each image: six scales, each also flipped."""
 
 Grey = Annotated[int, Field(ge=0, le=255)]
 
 
-class SegmentationDataRecipe(Recipe):
+class SegmentationDataRecipe(DatasetRecipe):
     """Images and masks in ADE20K's layout: ``PATH/images/SPLIT/NAME.jpg`` and ``PATH/annotations/SPLIT/NAME.png``."""
 
-    label: Annotated[str, Runtime] = ""
-    """How tables name the set; its name in the suite file if empty."""
     source: Literal["scenes", "ade20k", "mosaics"]
     """``scenes``: any set in this layout. ``ade20k``: the same with ADE20K's 150 classes, colours and counts.
     ``mosaics``: a set built from photographs that ship in packages."""
-    path: Annotated[str, Runtime] = ""
-    """Folder below the data root."""
     train: str = Field(default="training", min_length=1)
     val: str = Field(default="validation", min_length=1)
     """Names of the splits' folders."""
@@ -27,7 +28,7 @@ class SegmentationDataRecipe(Recipe):
     mask_suffix: str = Field(default=".png", min_length=1)
     """What file names end in: of the image ``NAME.jpg`` the mask is ``NAME.png``. Known for ``mosaics``."""
     classes: list[str] = Field(default_factory=list)
-    """In the order of the masks' values; known for ``ade20k`` and ``mosaics``."""
+    """Names in the order of the masks' values; known for ``ade20k`` and ``mosaics``."""
     palette: Annotated[list[Annotated[list[Grey], Field(min_length=3, max_length=3)]], Runtime] = Field(
         default_factory=list
     )
@@ -36,6 +37,17 @@ class SegmentationDataRecipe(Recipe):
     """Whether 0 in a mask means no class and 1 the first one (ADE20K), or 0 the first one."""
     ignore: Grey = 255
     """The value in a mask that counts neither in training nor in evaluation, besides a reduced zero."""
+
+    @property
+    def folder(self) -> str:
+        """Where it lies, below the data root."""
+        own = {"ade20k": "ADEChallengeData2016", "mosaics": "mosaics"}  # what ADE20K's archive unpacks to
+        return self.path or own.get(self.source, "")
+
+    @property
+    def printed_metric(self) -> str:
+        """The metric that tables print first."""
+        return "mIoU"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -77,12 +89,12 @@ class SegmentationRecipe(DownstreamRecipe):
     scale: list[PositiveInt] = Field([2048, 512], min_length=2, max_length=2)
     """Images are resized, aspect kept, so that the long side is at most the first and the short at most the second."""
     ratio: list[PositiveFloat] = Field([0.5, 2.0], min_length=2, max_length=2)
-    """Of the random resize in training: from so many times ``scale`` to so many."""
+    """Range of the random resize in training, in multiples of ``scale``."""
     cat_max_ratio: float = Field(0.75, gt=0, le=1)
     """A crop is drawn again, up to ten times, where one class covers more than this share of it."""
     flip: float = Field(0.5, ge=0, le=1)
     photometric: bool = True
-    """MMSegmentation's PhotoMetricDistortion."""
+    """Whether colours are changed in training, by MMSegmentation's PhotoMetricDistortion."""
 
     iterations: PositiveInt = 160_000
     warmup: NonNegativeInt = 1500
@@ -91,7 +103,7 @@ class SegmentationRecipe(DownstreamRecipe):
     """Images per iteration over all processes; BatchNorm in the head needs two."""
     lr: PositiveFloat = 1e-4
     power: PositiveFloat = 1.0
-    """Of the polynomial decay to 0."""
+    """Exponent of the polynomial decay of the learning rate to 0."""
     betas: Betas = Field([0.9, 0.999])
     weight_decay: NonNegativeFloat = 0.05
     layer_decay: float = Field(0.65, gt=0, le=1)
@@ -104,10 +116,10 @@ class SegmentationRecipe(DownstreamRecipe):
     """The four blocks, from 0, whose outputs feed the pyramid; those at 1/3, 1/2, 2/3 and all of the depth if not given
     (3, 5, 7, 11 of 12; BEiT's 7, 11, 15, 23 of 24), the last four of an encoder with four or five."""
     channels: PositiveInt | None = None
-    """Of UPerHead; the encoder's width if not given (768 for ViT-B)."""
+    """Channels of UPerHead; the encoder's width if not given (768 for ViT-B)."""
     auxiliary_channels: PositiveInt = 256
     auxiliary_weight: NonNegativeFloat = 0.4
-    """Of the loss of the FCN head on the last but one level."""
+    """Weight of the loss of the FCN head on the last but one level."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Before the classifier of both heads."""
 
@@ -117,6 +129,15 @@ class SegmentationRecipe(DownstreamRecipe):
     """Iterations between evaluations on the way, for the curve; only at the end if not given."""
     save_every: Annotated[PositiveInt, Runtime] = 2000
     """Iterations between checkpoints."""
+
+    def samples(self, images: Mapping[str, int]) -> Samples:
+        """Return the images of all batches, and the validation images of every evaluation and scale."""
+        evaluations = ceil(self.iterations / self.val_every) if self.val_every else 1
+        return Samples(self.iterations * self.batch, (evaluations + MULTI_SCALE * self.tta) * images["val"])
+
+    def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
+        """Return how many stay; MMSegmentation's Runner saves one at the end as well."""
+        return min(keep, (self.iterations - 1) // self.save_every + 1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

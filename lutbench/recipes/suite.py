@@ -83,7 +83,7 @@ class Suite(Recipe):
     encoder: dict[str, EncoderRecipe] = Field(default_factory=dict)
     method: dict[str, MethodRecipe] = Field(default_factory=dict)
     defaults: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Of ``pretrain``, ``robustness`` and each task kind: settings that hold unless a table says otherwise."""
+    """Settings of each kind of run that hold unless a table says otherwise."""
     pretrain: dict[str, dict[str, Any]] = Field(default_factory=dict)
     downstream: dict[str, TaskTable] = Field(default_factory=dict)
     classifier: dict[str, ClassifierTable] = Field(default_factory=dict)
@@ -118,7 +118,7 @@ class PlannedRun:
 
 
 def run_name(stage: str, task: str, method: str, seed: int) -> str:
-    """``pretrain/lut/seed0`` or ``downstream/photos-finetune/lut/seed0``."""
+    """Return the name of a run, such as ``pretrain/lut/seed0`` or ``downstream/photos-finetune/lut/seed0``."""
     return "/".join(part for part in (stage, task, method, f"seed{seed}") if part)
 
 
@@ -130,14 +130,14 @@ class LoadedSuite:
     config: Suite
     runs: tuple[PlannedRun, ...]
     given: str
-    """As it was asked for, by name or path: for messages that say what to run."""
+    """The suite as the command named it, by name or path: for messages that say what to run."""
 
     def run(self, name: str) -> PlannedRun:
         """Return the run of this name."""
         return next(run for run in self.runs if run.name == name)
 
     def chosen(self, stages: Sequence[str] = (), only: Sequence[str] = ()) -> list[PlannedRun]:
-        """The runs of the stages whose name, or consecutive parts of it between slashes, match one of the patterns.
+        """Return the runs of the stages whose name, or consecutive parts of it between slashes, match one of the patterns.
 
         Raises:
             UserError: if a stage or a pattern matches nothing.
@@ -163,6 +163,6 @@ class LoadedSuite:
 
 
 def _matches(run: PlannedRun, pattern: str) -> bool:
-    """Whether ``pattern`` matches consecutive parts of the name, such as ``photographs-knn/lut``."""
+    """Return whether ``pattern`` matches consecutive parts of the name, such as ``photographs-knn/lut``."""
     parts, length = run.name.split("/"), pattern.count("/") + 1
     return any(fnmatch("/".join(parts[i : i + length]), pattern) for i in range(len(parts) - length + 1))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lutbench.data.streaming import StreamedImages
 
 Key = tuple[int, int]
-"""(epoch, image index): names one look at one image, and seeds all that is random about it."""
+"""(epoch, image index): one sample of one image, and the key of all that is random about it."""
 
 
 @lru_cache(maxsize=2)
@@ -38,13 +38,13 @@ def _epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
 class Schedule:
     """How a stream of images becomes optimiser steps.
 
-    A step's batch is cut into ``passes`` accumulated passes of ``micro_batch`` images, each spread over the
-    processes. Images 2k and 2k + 1 of a batch stay on one process and in one pass, first and last, second and last
+    A step's batch is cut into ``micro_batches`` of ``micro_batch`` images, whose gradients are accumulated, each spread over
+    the processes. Images 2k and 2k + 1 of a batch stay on one process and in one micro-batch, first and last, second and last
     but one ... of what that process gets, so that a flip of it (timm's Mixup) pairs the same images however the
     batch is cut.
 
     Raises:
-        UserError: if a pass does not divide over the processes.
+        UserError: if a micro-batch does not divide over the processes.
     """
 
     images: int
@@ -59,7 +59,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.micro_batch % self.processes:
             raise UserError(
-                f"micro_batch = {self.micro_batch} images per pass do not divide over {self.processes} processes: "
+                f"micro_batch = {self.micro_batch} images do not divide over {self.processes} processes: "
                 f"set batch and micro_batch to multiples of {self.processes}, or start another number of processes."
             )
 
@@ -67,7 +67,7 @@ class Schedule:
     def of_iterations(
         cls, images: int, iterations: int, batch: int, seed: int, rank: int = 0, processes: int = 1
     ) -> "Schedule":
-        """The schedule of exactly so many optimiser steps of one pass each."""
+        """Return the schedule of exactly so many optimiser steps of one micro-batch each."""
         return cls(images, Fraction(iterations * batch, images), batch, batch, seed, rank, processes)
 
     @property
@@ -77,23 +77,23 @@ class Schedule:
 
     @property
     def micro_batches(self) -> int:
-        """Accumulated passes per optimiser step."""
+        """How many are accumulated per optimiser step."""
         return self.batch // self.micro_batch
 
     def steps_in(self, epochs: float) -> int:
-        """Optimiser steps that ``epochs`` take, rounded; for the warm-up."""
+        """Return the optimiser steps that ``epochs`` take, rounded; for the warm-up."""
         return round(epochs * self.images / self.batch)
 
     def batch_keys(self, step: int) -> list[Key]:
-        """The whole batch of a step, in order."""
+        """Return the keys of the whole batch of a step, in order."""
         keys = []
         for position in range(step * self.batch, (step + 1) * self.batch):
-            epoch, place = divmod(position, self.images)
-            keys.append((epoch, int(_epoch_order(self.images, self.seed, epoch)[place])))
+            epoch, rank = divmod(position, self.images)
+            keys.append((epoch, int(_epoch_order(self.images, self.seed, epoch)[rank])))
         return keys
 
     def rows(self, accumulated: int) -> list[int]:
-        """This process's places in the batch in the given pass."""
+        """Return this process's rows of the batch in one of its micro-batches."""
         share = self.micro_batch // self.processes
         first = accumulated * self.micro_batch + self.rank * share
         rows = list(range(first, first + share))
@@ -101,7 +101,7 @@ class Schedule:
 
 
 class FromStep(Sampler[list[Key]]):
-    """This process's passes, from step ``start`` to the end of the run."""
+    """Samples this process's micro-batches, from step ``start`` to the end of the run."""
 
     def __init__(self, schedule: Schedule, start: int) -> None:
         self.schedule = schedule
@@ -118,13 +118,13 @@ class FromStep(Sampler[list[Key]]):
 
 
 class _StreamedSamples(IterableDataset[dict[str, Tensor]]):
-    """The passes of a streamed set: a loader's worker w of W takes the passes w, w + W ... of its process.
+    """The micro-batches of a streamed dataset: a loader's worker w of W takes those numbered w, w + W ... of its process.
 
     An image that cannot be decoded gives its place to the next one in the set.
     """
 
-    def __init__(self, looks: "_Samples", images: "StreamedImages", schedule: Schedule, start: int) -> None:
-        self.looks = looks
+    def __init__(self, samples: "_Samples", images: "StreamedImages", schedule: Schedule, start: int) -> None:
+        self.samples = samples
         self.images = images
         self.schedule = schedule
         self.start = start
@@ -133,31 +133,31 @@ class _StreamedSamples(IterableDataset[dict[str, Tensor]]):
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         coming = self._in_order(number, workers)
-        for positions in self._passes(number, workers):
-            samples = {}
+        for positions in self._micro_batches(number, workers):
+            taken = {}
             for position in sorted(positions):
                 epoch = position // self.schedule.images
                 index, content = next(coming)
-                samples[position] = self.looks.look(epoch, index, content)
-            yield default_collate([samples[position] for position in positions])
+                taken[position] = self.samples.sample(epoch, index, content)
+            yield default_collate([taken[position] for position in positions])
 
-    def _passes(self, number: int, workers: int) -> Iterator[list[int]]:
-        """Positions in the run's stream of images of every pass of this worker."""
+    def _micro_batches(self, number: int, workers: int) -> Iterator[list[int]]:
+        """Yield the positions, in the run's stream of images, of every micro-batch of this worker."""
         schedule = self.schedule
         every = ((step, part) for step in range(self.start, schedule.steps) for part in range(schedule.micro_batches))
         for step, part in islice(every, number, None, workers):
             yield [step * schedule.batch + row for row in schedule.rows(part)]
 
     def _in_order(self, number: int, workers: int) -> Iterator[tuple[int, bytes]]:
-        """Index and content of this worker's images, epoch by epoch."""
-        positions = (position for one in self._passes(number, workers) for position in sorted(one))
+        """Yield index and content of this worker's images, epoch by epoch."""
+        positions = (position for one in self._micro_batches(number, workers) for position in sorted(one))
         for epoch, some in groupby(positions, lambda position: position // self.schedule.images):
-            places = np.fromiter(some, np.int64) % self.schedule.images
-            yield from self.images.contents(self.schedule.seed, epoch, places)
+            ranks = np.fromiter(some, np.int64) % self.schedule.images
+            yield from self.images.contents(self.schedule.seed, epoch, ranks)
 
 
 class _Samples(Dataset[dict[str, Any]]):
-    """One look at one image: decoded and transformed under its own key.
+    """One image by one: decoded and transformed under its own key.
 
     The generators are not put back: nothing draws without a key, and keeping NumPy's state costs as much as a crop.
     """
@@ -168,16 +168,16 @@ class _Samples(Dataset[dict[str, Any]]):
         self.seed = seed
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        return self.look(*key)
+        return self.sample(*key)
 
-    def look(self, epoch: int, index: int, content: bytes | None = None) -> dict[str, Any]:
-        """The sample of an image, whose ``content`` may have been read already."""
+    def sample(self, epoch: int, index: int, content: bytes | None = None) -> dict[str, Any]:
+        """Return the sample of an image, whose ``content`` may have been read already."""
         image, used, skipped = load_or_next(self.images, index, content)
         reseed(RngStream.IMAGE, self.seed, epoch, index)
-        sample: dict[str, Any] = {**self.transform(image), "index": used, "skipped": skipped}
+        made: dict[str, Any] = {**self.transform(image), "index": used, "skipped": skipped}
         if self.images.labels is not None:
-            sample["label"] = int(self.images.labels[used])
-        return sample
+            made["label"] = int(self.images.labels[used])
+        return made
 
 
 def stream(
@@ -188,19 +188,19 @@ def stream(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
-    """This process's passes from step ``start`` on, ``schedule.micro_batches`` for every optimiser step.
+    """Return this process's micro-batches from step ``start`` on, ``schedule.micro_batches`` for every optimiser step.
 
     Every batch is a dict of stacked tensors: what ``transform`` returns, and ``index`` (B,) into ``images``,
     ``skipped`` (B,) how many undecodable images were passed over, and ``label`` (B,) where there are labels.
     """
     options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
     options |= {"num_workers": workers, "pin_memory": pin_memory, "worker_init_fn": leave_group}
-    looks = _Samples(images, transform, schedule.seed)
+    samples = _Samples(images, transform, schedule.seed)
     if is_streamed(images):
-        return iter(DataLoader(_StreamedSamples(looks, images, schedule, start), batch_size=None, **options))
-    return iter(DataLoader(looks, batch_sampler=FromStep(schedule, start), **options))
+        return iter(DataLoader(_StreamedSamples(samples, images, schedule, start), batch_size=None, **options))
+    return iter(DataLoader(samples, batch_sampler=FromStep(schedule, start), **options))
 
 
 def leave_group(worker: int) -> None:
-    """A scheduler or Ctrl-C signals the whole process group; the loop hears it and saves, which needs its workers."""
+    """Leave the process group: a signal to all of it is for the loop, which saves and needs its workers for that."""
     os.setpgid(0, 0)

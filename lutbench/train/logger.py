@@ -20,8 +20,8 @@ from lutbench.train.processes import accelerator
 
 
 @dataclass(frozen=True)
-class _Note:
-    """One pass: its losses, still on the device, and its images."""
+class _MicroBatchLosses:
+    """The losses of one micro-batch, still on the device, and its images."""
 
     step: int
     losses: dict[str, Tensor]
@@ -32,7 +32,7 @@ class TrainingLogger:
     """Progress, losses, speed and time spent waiting for data, read every few steps and nowhere else.
 
     Losses stay on the device between readings, so that no step waits for the device. A reading averages them over
-    passes, steps and processes, prints and logs them, stops the run if one is not finite, and hears SIGTERM and
+    micro-batches, steps and processes, prints and logs them, stops the run if one is not finite, and hears SIGTERM and
     SIGINT, which every process must hear at the same step.
     """
 
@@ -50,16 +50,16 @@ class TrainingLogger:
         self.title, self.folder, self.schedule, self.start = title, folder, schedule, start
         self.log_every, self.save_every = log_every, save_every
         self.losses: dict[str, float] = extra_state.get("losses", {})
-        """As last read."""
+        """Mean of each loss over the steps of the last reading."""
         self.seconds: float = extra_state.get("seconds", 0.0)
-        """Spent in the loop, over all interruptions."""
+        """Seconds spent in the loop, over all interruptions."""
         self.waited: float = extra_state.get("waited", 0.0)
-        """Of that, spent waiting for data."""
+        """Seconds of those spent waiting for data."""
         self.skipped: int = extra_state.get("skipped", 0)
-        """Undecodable images passed over."""
-        self._notes: list[_Note] = []
+        """Number of undecodable images that were passed over."""
+        self._notes: list[_MicroBatchLosses] = []
         self._skips: list[Tensor] = []
-        self._told = ""
+        self._label = ""
         self._asked_to_stop = False
 
     def __enter__(self) -> Self:
@@ -83,16 +83,16 @@ class TrainingLogger:
 
     @property
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the logger."""
+        """What a checkpoint keeps of the log."""
         return {"losses": self.losses, "seconds": self.seconds, "waited": self.waited, "skipped": self.skipped}
 
     @property
     def images_per_second(self) -> float:
-        """Over the whole run."""
+        """Images per second over the whole run."""
         return self.schedule.steps * self.schedule.batch / self.seconds if self.seconds else 0.0
 
     def waiting(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-        """``batches``, with the time spent waiting for each counted."""
+        """Yield ``batches``, and count the time spent waiting for each."""
         iterator = iter(batches)
         while True:
             before = time.monotonic()
@@ -105,11 +105,11 @@ class TrainingLogger:
             yield batch
 
     def note(self, step: int, losses: dict[str, Tensor], index: Tensor) -> None:
-        """Keep the losses of one pass until the next reading; ``index`` (B,) names its images."""
-        self._notes.append(_Note(step, {name: loss.detach() for name, loss in losses.items()}, index))
+        """Keep the losses of one micro-batch until the next reading; ``index`` (B,) names its images."""
+        self._notes.append(_MicroBatchLosses(step, {name: loss.detach() for name, loss in losses.items()}, index))
 
     def end_step(self, step: int, lr: float) -> bool:
-        """Read the losses if it is time; say whether to save a checkpoint now.
+        """Read the losses if it is time; return whether to save a checkpoint now.
 
         Raises:
             UserError: if a loss was not finite; the step and the images' indices are saved in the run's folder.
@@ -122,7 +122,7 @@ class TrainingLogger:
                 self._asked_to_stop = True
                 return True
         else:
-            self._bar.update(done, self._told)
+            self._bar.update(done, self._label)
         return saving
 
     def stop_if_asked(self, step: int) -> None:
@@ -152,9 +152,9 @@ class TrainingLogger:
         self.losses = dict(zip(names, values.mean(0).tolist(), strict=True))
         speed = (done - self._read_step) * self.schedule.batch / elapsed
         share = waited / elapsed
-        told = "  ".join(f"{name} {value:.3f}" for name, value in self.losses.items())
-        self._told = f"{told}  {speed:.0f} images/s  {share:.0%} waiting for data"
-        self._bar.update(done, self._told)
+        values_label = "  ".join(f"{name} {value:.3f}" for name, value in self.losses.items())
+        self._label = f"{values_label}  {speed:.0f} images/s  {share:.0%} waiting for data"
+        self._bar.update(done, self._label)
         self.log(done, **self.losses, lr=lr, images_per_second=speed, waiting_for_data=share)
         self._last, self._waited_before, self._read_step = now, self.waited, done
         self._notes.clear()
@@ -169,7 +169,7 @@ class TrainingLogger:
             losses = {name: str(float(first.losses[name])) for name in names}
             report = {"step": first.step, "process": rank, "losses": losses, "images": first.index.tolist()}
             write_json(self.folder / f"non-finite-{rank}.json", report)
-        where = f"step {wrong[0].step}" if wrong else f"one of the last {len(values)} passes, on another process"
+        where = f"step {wrong[0].step}" if wrong else f"one of the last {len(values)} micro-batches, on another process"
         raise UserError(
             f"{self.title}: a loss was not finite at {where}. The step, the losses and the images' indices are in "
             f"{self.folder}/non-finite-*.json; the last checkpoint is from before. Scan at those images, "
@@ -185,7 +185,7 @@ class TrainingLogger:
 
 
 class Stopped(UserError):
-    """A run that was asked to stop, and did after saving."""
+    """The run was asked to stop by a signal, and stopped after saving."""
 
     def __init__(self, step: int, steps: int) -> None:
         super().__init__(f"Stopped at step {step} of {steps}, which is saved. Give the same command again to go on.")

@@ -11,12 +11,12 @@ from torch import nn
 
 @lru_cache(maxsize=1)
 def accelerator() -> Accelerator:
-    """The process group of this command: one process under ``python``, many under ``torchrun`` (gloo on CPU)."""
+    """Return the process group of this command: one process under ``python``, many under ``torchrun`` (gloo on CPU)."""
     return Accelerator(cpu=not torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1)
 
 
 def precision_of(setting: str) -> str:
-    """What ``auto`` means here: bf16 where the GPU has it, else fp32 (bf16 is slower on CPUs)."""
+    """Return what ``auto`` means here: bf16 where the GPU has it, else fp32 (bf16 is slower on CPUs)."""
     if setting != "auto":
         return setting
     return "bf16" if accelerator().device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
@@ -26,6 +26,11 @@ def autocast(setting: str) -> AbstractContextManager[None]:
     """Mixed precision for a forward pass, as the recipe's ``precision`` says."""
     enabled = precision_of(setting) == "bf16"
     return torch.autocast(accelerator().device.type, torch.bfloat16, enabled=enabled)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Switch mixed precision off for a block; the meta device, on which only shapes are computed, has none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def reducing(model: nn.Module, last: bool) -> AbstractContextManager[None]:

@@ -33,7 +33,7 @@ class RngStream(IntEnum):
 
 
 def generator(*key: int) -> np.random.Generator:
-    """A NumPy generator that depends on ``key`` alone."""
+    """Return a NumPy generator that depends on ``key`` alone."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
@@ -55,7 +55,7 @@ def reseed(*key: int) -> None:
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """:func:`reseed` for a block, and put the CPU's generators back afterwards."""
+    """Seed all generators for a block as :func:`reseed` does, and put the CPU's generators back afterwards."""
     import torch
 
     state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002

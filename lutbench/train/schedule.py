@@ -22,7 +22,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def weights_digest(model: nn.Module) -> float:
-    """A number that changes when a trainable parameter does: the float64 sum of squares."""
+    """Return a number that changes when a trainable parameter does: the float64 sum of squares."""
     with torch.no_grad():
         return float(sum(p.double().square().sum() for p in model.parameters() if p.requires_grad))
 

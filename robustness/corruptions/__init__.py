@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 REVISION = 1
-"""Of the pixels that the functions make. Whoever changes them raises it."""
+"""Revision of the pixels that the functions make: whoever changes them raises it."""
 
 SMALLEST = 32
 """Side of the smallest images that strengths are published for, in pixels."""
@@ -79,7 +79,7 @@ EXTRA = tuple(_FUNCTIONS)[15:]
 def corrupt(
     image: NDArray[np.uint8], name: str, severity: int, draw: np.random.Generator, constants: Constants | None = None
 ) -> NDArray[np.uint8]:
-    """A corrupted copy of ``image`` (H, W, 3), RGB. Everything random comes from ``draw``.
+    """Return a corrupted copy of ``image`` (H, W, 3), RGB. Everything random comes from ``draw``.
 
     As strong as ``constants`` say; as those for the image's shorter side, if not given.
 
@@ -97,12 +97,12 @@ def corrupt(
 
 
 def draw_of(name: str, severity: int, index: int) -> np.random.Generator:
-    """The generator for image ``index`` of a set: it depends on these three alone."""
+    """Return the generator for image ``index`` of a dataset: it depends on these three alone."""
     return generator(RngStream.CORRUPTION, tuple(_FUNCTIONS).index(name), severity, index)
 
 
 def check_names(corruptions: Sequence[str], severities: Sequence[int]) -> None:
-    """Whether there are such corruptions and severities.
+    """Check that there are such corruptions and severities.
 
     Raises:
         UserError: naming the first that is not there, and the nearest name.

@@ -7,7 +7,7 @@ from robustness.corruptions.pixels import Pixels, from_bytes, gaussian, smear, t
 
 
 def defocus_blur(image: Pixels, draw: np.random.Generator, radius: float, softness: float) -> Pixels:
-    """The mean over a disk, whose edge is softened by a Gaussian of standard deviation ``softness``."""
+    """Average over a disk, whose edge is softened by a Gaussian of standard deviation ``softness``."""
     reach = max(8, int(radius))
     rows, columns = np.indices((2 * reach + 1, 2 * reach + 1)) - reach
     inside = rows**2 + columns**2 <= radius**2
@@ -46,7 +46,7 @@ def motion_blur(image: Pixels, draw: np.random.Generator, radius: float, sigma: 
 
 
 def zoom_blur(image: Pixels, draw: np.random.Generator, end: float, step: float) -> Pixels:
-    """The mean of the image and its middle, ever more enlarged."""
+    """Average the image and its middle, ever more enlarged."""
     factors = np.arange(1, end, step)
     total = image.copy()
     for factor in factors:
@@ -55,5 +55,5 @@ def zoom_blur(image: Pixels, draw: np.random.Generator, end: float, step: float)
 
 
 def gaussian_blur(image: Pixels, draw: np.random.Generator, sigma: float) -> Pixels:
-    """Of standard deviation ``sigma`` pixels."""
+    """Blur by a Gaussian of standard deviation ``sigma`` pixels."""
     return gaussian(image, sigma)

@@ -33,7 +33,7 @@ def contrast(image: Pixels, draw: np.random.Generator, factor: float) -> Pixels:
 
 
 def elastic_transform(image: Pixels, draw: np.random.Generator, height: float, sigma: float, shift: float) -> Pixels:
-    """An affine map that moves three points by up to ``shift`` pixels, then a smooth field of displacements.
+    """Move three points by up to ``shift`` pixels in an affine map, then displace by a smooth field.
 
     The field is uniform noise in [-1, 1], blurred with ``sigma`` pixels and multiplied by ``height`` pixels.
     """
@@ -65,7 +65,7 @@ def jpeg_compression(image: Pixels, draw: np.random.Generator, quality: float) -
 
 
 def _sampled(image: Pixels, places: Pixels, mode: str) -> Pixels:
-    """``image`` at rows and columns ``places`` (2, H, W), bilinearly."""
+    """Return ``image`` at rows and columns ``places`` (2, H, W), bilinearly."""
     channels = [ndimage.map_coordinates(image[..., k], places, order=1, mode=mode) for k in range(image.shape[2])]
     return np.stack(channels, -1)
 
@@ -78,5 +78,5 @@ def _blurred_noise(draw: np.random.Generator, shape: tuple[int, ...], sigma: flo
 
 @lru_cache(maxsize=16)
 def _blur_matrix(length: int, sigma: float) -> Pixels:
-    """The (n, n) matrix that blurs n values: a blur far wider than the image costs no more than a narrow one."""
+    """Return the (n, n) matrix that blurs n values: a blur far wider than the image costs no more than a narrow one."""
     return np.asarray(ndimage.gaussian_filter1d(np.eye(length), sigma, axis=0, mode="reflect", truncate=3))

@@ -37,7 +37,7 @@ GERM = 3
 
 
 def frost_crop(shape: tuple[int, int], draw: np.random.Generator) -> Pixels:
-    """A random part (H, W, 3) of one of the sheets, in [0, 1]; ``shape`` is (H, W)."""
+    """Return a random part (H, W, 3) of one of the sheets, in [0, 1]; ``shape`` is (H, W)."""
     sheet = _sheet(int(draw.integers(len(SHEETS))), max(shape))
     rows, columns = (draw.integers(len(sheet)) + np.arange(side) for side in shape)
     return sheet.take(rows, 0, mode="wrap").take(columns, 1, mode="wrap")
@@ -45,7 +45,7 @@ def frost_crop(shape: tuple[int, int], draw: np.random.Generator) -> Pixels:
 
 @lru_cache(maxsize=2 * len(SHEETS))
 def _sheet(number: int, side: int) -> Pixels:
-    """A sheet for images of that side, seamless and always the same: (S, S, 3)."""
+    """Return a sheet for images of that side, seamless and always the same: (S, S, 3)."""
     draw = generator(RngStream.CORRUPTION, number)
     size = LARGER * side
     colour, spread = SHEETS[number]
@@ -78,6 +78,6 @@ def _noise(size: int, sigma: float, draw: np.random.Generator) -> Pixels:
 
 
 def _scaled(field: Pixels) -> Pixels:
-    """With mean 0 and standard deviation 1."""
+    """Return the values scaled to mean 0 and standard deviation 1."""
     scaled: Pixels = (field - field.mean()) / field.std()
     return scaled

@@ -7,7 +7,7 @@ from robustness.corruptions.pixels import Pixels
 
 
 def gaussian_noise(image: Pixels, draw: np.random.Generator, scale: float) -> Pixels:
-    """Of standard deviation ``scale`` in every channel."""
+    """Add Gaussian noise of standard deviation ``scale`` in every channel."""
     return image + draw.normal(scale=scale, size=image.shape)
 
 
@@ -17,7 +17,7 @@ def shot_noise(image: Pixels, draw: np.random.Generator, photons: float) -> Pixe
 
 
 def impulse_noise(image: Pixels, draw: np.random.Generator, share: float) -> Pixels:
-    """A ``share`` of all values is set to 0 or 1."""
+    """Set a ``share`` of all values to 0 or 1."""
     return np.asarray(random_noise(image, mode="s&p", rng=draw, amount=share))  # type: ignore[no-untyped-call]
 
 

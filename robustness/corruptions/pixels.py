@@ -14,17 +14,17 @@ from scipy import ndimage
 Pixels = NDArray[np.float64]
 
 HAIR = 1e-6
-"""In grey levels: far above the errors of rounding, far below what could be seen."""
+"""Grey levels: far above the errors of rounding, far below what could be seen."""
 
 
 def to_bytes(image: Pixels) -> NDArray[np.uint8]:
-    """8-bit grey levels of ``image``, in [0, 1] or clipped to it: truncated, as the makers of ImageNet-C do, except that
+    """Return 8-bit grey levels of ``image``, in [0, 1] or clipped to it: truncated, as the makers of ImageNet-C do, except that
     what errors of rounding left a hair below a whole level is that level."""
     return np.floor(np.clip(image, 0, 1) * 255 + HAIR).astype(np.uint8)
 
 
 def from_bytes(image: NDArray[np.uint8]) -> Pixels:
-    """The reverse of :func:`to_bytes`, exactly."""
+    """Return the image whose :func:`to_bytes` these are, exactly."""
     return image / 255.0
 
 
@@ -54,7 +54,7 @@ def smear(image: Pixels, radius: float, sigma: float, degrees: float) -> Pixels:
 
 
 def zoomed(image: Pixels, factor: float) -> Pixels:
-    """The middle of ``image`` enlarged by ``factor`` to the size of the whole, bilinearly: (H, W) or (H, W, C)."""
+    """Return the middle of ``image`` enlarged by ``factor`` to the size of the whole, bilinearly: (H, W) or (H, W, C)."""
     for _ in range(2):  # rows, and then columns as rows: whole rows are quick to copy
         low, part = _zoom_positions(image.shape[0], factor)
         part = part.reshape(-1, *[1] * (image.ndim - 1))
@@ -65,7 +65,7 @@ def zoomed(image: Pixels, factor: float) -> Pixels:
 
 @lru_cache(maxsize=256)
 def _zoom_positions(length: int, factor: float) -> tuple[NDArray[np.int64], Pixels]:
-    """Where the enlarged pixels lie: (n,) the pixel before, and (n,) how far on the way to the next one.
+    """Return where the enlarged pixels lie: (n,) the pixel before, and (n,) how far on the way to the next one.
 
     As scipy.ndimage.zoom does to the middle part, its first and last pixel staying where they are, cut to ``length``.
     """

@@ -7,9 +7,9 @@ from scipy import ndimage
 from robustness.corruptions.pixels import HAIR, Pixels, gaussian, to_bytes
 
 WATER = np.array([175, 238, 238]) / 255
-"""Pale turquoise."""
+"""The colour of water: pale turquoise."""
 MUD = np.array([63, 42, 20]) / 255
-"""Brown."""
+"""The colour of mud: brown."""
 
 
 def spatter(
@@ -37,7 +37,7 @@ def spatter(
 
 
 def _relief(drops: NDArray[np.uint8]) -> Pixels:
-    """(H, W) in grey levels: how drops are lit, from the distance to the nearest edge, at most 20 pixels."""
+    """Return how drops are lit, (H, W) in grey levels, from the distance to the nearest edge, at most 20 pixels."""
     edges = edges_of(drops)
     distance = ndimage.distance_transform_edt(~edges) if edges.any() else np.full(drops.shape, 20.0)
     smooth = ndimage.uniform_filter(np.minimum(distance, 20), 3, mode="mirror")

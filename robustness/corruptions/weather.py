@@ -6,7 +6,7 @@ from robustness.corruptions.frost import frost_crop
 from robustness.corruptions.pixels import Pixels, from_bytes, smear, to_bytes, zoomed
 
 LUMA = np.array([0.299, 0.587, 0.114])
-"""Of grey in red, green and blue (ITU-R BT.601)."""
+"""Shares of red, green and blue in grey (ITU-R BT.601)."""
 
 
 def snow(
@@ -35,7 +35,7 @@ def snow(
 
 
 def frost(image: Pixels, draw: np.random.Generator, kept: float, ice: float) -> Pixels:
-    """``kept`` of the image plus ``ice`` times a sheet of ice.
+    """Add ``ice`` times a sheet of ice to ``kept`` of the image.
 
     The published sets take the ice from five photographs of unknown origin; ours is drawn (:mod:`.frost`).
     """
@@ -43,7 +43,7 @@ def frost(image: Pixels, draw: np.random.Generator, kept: float, ice: float) -> 
 
 
 def fog(image: Pixels, draw: np.random.Generator, thickness: float, decay: float) -> Pixels:
-    """``thickness`` times a cloud (:func:`plasma`) is added, and all scaled so that the brightest stays as bright."""
+    """Add ``thickness`` times a cloud (:func:`plasma`), and scale so that the brightest stays as bright."""
     height, width = image.shape[:2]
     brightest = float(image.max())
     cloud = plasma(1 << (max(height, width) - 1).bit_length(), decay, draw)
@@ -51,7 +51,7 @@ def fog(image: Pixels, draw: np.random.Generator, thickness: float, decay: float
 
 
 def plasma(side: int, decay: float, draw: np.random.Generator) -> Pixels:
-    """A cloud (side, side) in [0, 1] by the diamond-square method, seamless; ``side`` is a power of two.
+    """Return a cloud (side, side) in [0, 1] by the diamond-square method, seamless; ``side`` is a power of two.
 
     From coarse to fine, every new point is the mean of the four around it plus noise. When the distance is halved, the
     noise's amplitude is divided by the square of ``decay``.

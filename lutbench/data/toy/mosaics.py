@@ -10,7 +10,7 @@ On disk they are laid out as ADE20K is, ``mosaics/{images,annotations}/{training
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +20,8 @@ from PIL import Image
 
 from lutbench.data.images import Split
 from lutbench.data.scenes import SegmentationDataset, list_scenes
-from lutbench.data.toy.build import build_once, changed, pixel_digest, read_manifest, rebuild
+from lutbench.data.toy.build import ToyDataset, pixel_digest
 from lutbench.data.toy.photographs import BANDS, PHOTOGRAPHS, UNCOMPRESSED, Box, bands, load_photograph, square
-from lutbench.errors import UserError
 from lutbench.progress import tracked
 from lutbench.recipes import SegmentationDataRecipe
 from lutbench.train.randomness import RngStream, generator
@@ -43,13 +42,9 @@ SPLITS: tuple[Split, Split] = ("train", "val")
 
 
 @dataclass(frozen=True)
-class MosaicSet:
-    """How the set is made. Whoever changes this, or the code that makes it, raises ``revision`` and pins the new checksums."""
+class MosaicDataset(ToyDataset):
+    """A dataset of mosaics of crops of photographs."""
 
-    name: str
-    revision: int
-    key: int
-    """The set's number in the random key."""
     classes: tuple[str, ...]
     """Photographs, in the order of the masks' values from 1."""
     unlabelled: str
@@ -66,8 +61,6 @@ class MosaicSet:
     """Shortest and longest side of a crop, in pixels of the photograph; clipped to the band it is cut from."""
     gap: int
     """Pixels between bands."""
-    pixels: dict[str, str]
-    """The expected checksum of train and val, over images and masks."""
 
     @property
     def photographs(self) -> tuple[str, ...]:
@@ -88,8 +81,29 @@ class MosaicSet:
             "bands": list(BANDS),
         }
 
+    def write(self, folder: Path, root: Path) -> dict[str, dict[str, Any]]:
+        """Fill ``folder`` with images and masks."""
+        photographs = {value: load_photograph(PHOTOGRAPHS[name]) for value, name in enumerate(self.photographs)}
+        whole = {value: bands((0, 0, *image.size), self.gap) for value, image in photographs.items()}
+        layout = _layout(self, folder.name)
+        metadata: dict[str, dict[str, Any]] = {}
+        for split in SPLITS:
+            part = layout.train if split == "train" else layout.val
+            images, masks = folder / "images" / part, folder / "annotations" / part
+            images.mkdir(parents=True)
+            masks.mkdir(parents=True)
+            boxes = {value: found[split] for value, found in whole.items()}
+            count = self.counts[split]
+            for number in tracked(range(count), count, f"building {self.name} {split}"):
+                image, mask = mosaic(self, regions(self, split, number, boxes), photographs)
+                image.save(images / f"{number:04d}.png", compress_level=UNCOMPRESSED)
+                mask.save(masks / f"{number:04d}.png")
+            scenes = list_scenes(layout, split, folder.parent)
+            metadata[split] = {"images": count, "pixels": mosaic_pixels(scenes), "files": scenes.fingerprint}
+        return metadata
 
-MOSAICS = MosaicSet(
+
+MOSAICS = MosaicDataset(
     name="mosaics",
     revision=1,
     key=3,
@@ -120,35 +134,12 @@ class Region(NamedTuple):
 
 
 def open_mosaics(split: Split, root: Path) -> SegmentationDataset:
-    """One split of the mosaics, built at ``root/mosaics`` if nothing is there.
-
-    Its fingerprint is the manifest's checksum of the split's pixels, so it is the same however PNG was compressed.
-
-    Raises:
-        UserError: if a photograph is not installed, the set cannot be written, or its files are not those that were
-            written: one is missing, was added or changed in size. (Pixels changed within the same number of bytes
-            are found by :func:`mosaic_pixels`.)
-    """
-    build_mosaics(root)
-    folder = root / MOSAICS.name
-    facts = read_manifest(MOSAICS, folder)["splits"][split]
-    try:
-        scenes = list_scenes(_layout(MOSAICS, MOSAICS.name), split, root)
-    except UserError as error:
-        raise UserError(f"{error} {rebuild(folder)}") from error
-    if scenes.fingerprint != facts["files"]:
-        expected = (f"{number:04d}" for number in range(MOSAICS.counts[split]))
-        raise changed(folder, scenes.images, expected, scenes.stems)
-    return replace(scenes, fingerprint=facts["pixels"])
-
-
-def build_mosaics(root: Path) -> bool:
-    """Write the set at ``root/mosaics`` if nothing is there; returns whether it was written now.
-
-    Raises:
-        UserError: if a photograph is not installed, or the set cannot be written.
-    """
-    return build_once(MOSAICS, root, lambda folder: _write(MOSAICS, folder))
+    """Return one split of the mosaics, built at ``root/mosaics`` if they are absent, see :meth:`ToyDataset.as_built`."""
+    MOSAICS.build(root)
+    layout = _layout(MOSAICS, MOSAICS.name)
+    part = layout.train if split == "train" else layout.val
+    names = (f"{number:04d}.png" for number in range(MOSAICS.counts[split]))
+    return MOSAICS.as_built(root, split, f"images/{part}", lambda: list_scenes(layout, split, root), names)
 
 
 def mosaic_pixels(scenes: SegmentationDataset) -> str:
@@ -168,7 +159,7 @@ def mosaic_pixels(scenes: SegmentationDataset) -> str:
     )
 
 
-def regions(mosaics: MosaicSet, split: Split, number: int, boxes: Mapping[int, list[Box]]) -> list[Region]:
+def regions(mosaics: MosaicDataset, split: Split, number: int, boxes: Mapping[int, list[Box]]) -> list[Region]:
     """The regions of one image, from a key of its own; ``boxes`` are the split's bands of every photograph."""
     draw = generator(RngStream.BUILD, mosaics.key, mosaics.revision, SPLITS.index(split), number)
     count = int(draw.integers(*mosaics.regions, endpoint=True))
@@ -185,7 +176,7 @@ def regions(mosaics: MosaicSet, split: Split, number: int, boxes: Mapping[int, l
 
 
 def mosaic(
-    mosaics: MosaicSet, parts: list[Region], photographs: Mapping[int, Image.Image]
+    mosaics: MosaicDataset, parts: list[Region], photographs: Mapping[int, Image.Image]
 ) -> tuple[Image.Image, Image.Image]:
     """The image, mode RGB, and the mask, mode L, that the regions make."""
     rows, columns = np.indices((mosaics.size, mosaics.size))
@@ -200,29 +191,7 @@ def mosaic(
     return Image.fromarray(pixels), Image.fromarray(values[nearest])
 
 
-def _write(mosaics: MosaicSet, folder: Path) -> dict[str, dict[str, Any]]:
-    """Fill ``folder`` and return what the manifest says of each split."""
-    photographs = {value: load_photograph(PHOTOGRAPHS[name]) for value, name in enumerate(mosaics.photographs)}
-    whole = {value: bands((0, 0, *image.size), mosaics.gap) for value, image in photographs.items()}
-    layout = _layout(mosaics, folder.name)
-    facts: dict[str, dict[str, Any]] = {}
-    for split in SPLITS:
-        part = layout.train if split == "train" else layout.val
-        images, masks = folder / "images" / part, folder / "annotations" / part
-        images.mkdir(parents=True)
-        masks.mkdir(parents=True)
-        boxes = {value: found[split] for value, found in whole.items()}
-        count = mosaics.counts[split]
-        for number in tracked(range(count), count, f"building {mosaics.name} {split}"):
-            image, mask = mosaic(mosaics, regions(mosaics, split, number, boxes), photographs)
-            image.save(images / f"{number:04d}.png", compress_level=UNCOMPRESSED)
-            mask.save(masks / f"{number:04d}.png")
-        scenes = list_scenes(layout, split, folder.parent)
-        facts[split] = {"images": count, "pixels": mosaic_pixels(scenes), "files": scenes.fingerprint}
-    return facts
-
-
-def _layout(mosaics: MosaicSet, path: str) -> SegmentationDataRecipe:
+def _layout(mosaics: MosaicDataset, path: str) -> SegmentationDataRecipe:
     """As a suite file would describe the set, were it not known."""
     return SegmentationDataRecipe(
         label=mosaics.name,

@@ -10,7 +10,7 @@ On disk they are laid out as ImageNet is, ``SET/{train,val}/CLASS/0000.png``, wi
 """
 
 import importlib.util
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -21,7 +21,7 @@ from PIL import Image
 
 from lutbench.data.decoding import decode
 from lutbench.data.folder import FolderImages, open_folder
-from lutbench.data.toy.build import build_once, changed, pixel_digest, read_manifest, rebuild
+from lutbench.data.toy.build import ToyDataset, pixel_digest
 from lutbench.errors import UserError
 from lutbench.progress import tracked
 from lutbench.train.randomness import RngStream, generator
@@ -72,13 +72,9 @@ LEFT_OUT = {
 
 
 @dataclass(frozen=True)
-class BuiltSet:
-    """How a set is cut. Whoever changes this, or the code that cuts, raises ``revision`` and pins the new checksums."""
+class CropDataset(ToyDataset):
+    """A dataset of crops of photographs."""
 
-    name: str
-    revision: int
-    key: int
-    """The set's number in the random key."""
     photographs: tuple[str, ...]
     """Sorted."""
     quarters: bool
@@ -89,8 +85,6 @@ class BuiltSet:
     """Shortest and longest side of a crop, in pixels of the photograph; clipped to the part it is cut from."""
     gap: int
     """Pixels between the parts."""
-    pixels: dict[str, str]
-    """The expected :func:`pixel_digest` of train and val."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -116,6 +110,29 @@ class BuiltSet:
             "bands": list(BANDS),
         }
 
+    def write(self, folder: Path, root: Path) -> dict[str, dict[str, Any]]:
+        """Fill ``folder`` with crops."""
+        cut: dict[str, list[tuple[str, Image.Image]]] = {"train": [], "val": []}
+        by_photograph = [(name, list(same)) for name, same in groupby(self.regions(), key=itemgetter(1))]
+        for photograph, regions in tracked(by_photograph, len(by_photograph), f"building {self.name}"):
+            image = load_photograph(PHOTOGRAPHS[photograph])
+            for cls, _ in regions:
+                for split, boxes in parts(self, cls, image.size).items():
+                    (folder / split / cls).mkdir(parents=True)
+                    for number, box in enumerate(crops(self, cls, split, boxes)):
+                        crop = image.crop(box).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                        crop.save(folder / split / cls / f"{number:04d}.png", compress_level=UNCOMPRESSED)
+                        cut[split].append((f"{cls}/{number:04d}.png", crop))
+        return {
+            split: {
+                "images": len(images),
+                "classes": len(self.classes),
+                "pixels": pixel_digest(images),
+                "files": open_folder(folder / split, self.name, split).fingerprint,
+            }
+            for split, images in cut.items()
+        }
+
 
 QUARTERS = {"nw": (0, 0), "ne": (1, 0), "sw": (0, 1), "se": (1, 1)}
 """Column and row of a photograph's quarters."""
@@ -123,7 +140,7 @@ QUARTERS = {"nw": (0, 0), "ne": (1, 0), "sw": (0, 1), "se": (1, 1)}
 BUILT = {
     built.name: built
     for built in (
-        BuiltSet(
+        CropDataset(
             name="photographs",
             revision=1,
             key=1,
@@ -137,7 +154,7 @@ BUILT = {
                 "val": "fd11bb94d13f97ed66c92ee5bfdf0793a6ae1fc3a848da51ef62e90d4ed9a514",
             },
         ),
-        BuiltSet(
+        CropDataset(
             name="photograph-tiles",
             revision=1,
             key=2,
@@ -160,35 +177,21 @@ Box = tuple[int, int, int, int]
 
 
 def open_built(name: str, split: str, root: Path, *, skip_undecodable: bool = False) -> FolderImages:
-    """One split of a set, built at ``root/NAME`` if nothing is there.
-
-    Its fingerprint is the manifest's checksum of the split's pixels, so it is the same however PNG was compressed.
-
-    Raises:
-        UserError: if a photograph is not installed, the set cannot be written, or its files are not those that were
-            written: one is missing, was added or changed in size. (Pixels changed within the same number of bytes
-            are found by :func:`check_pixels`.)
-    """
+    """Return one split of a dataset, built at ``root/NAME`` if it is absent, see :meth:`ToyDataset.as_built`."""
     build(name, root)
-    folder, built = root / name, BUILT[name]
-    facts = read_manifest(built, folder)["splits"][split]
-    try:
-        images = open_folder(folder / split, name, split, skip_undecodable=skip_undecodable)
-    except UserError as error:
-        raise UserError(f"{error} {rebuild(folder)}") from error
-    if images.fingerprint != facts["files"]:
-        expected = (f"{cls}/{number:04d}.png" for cls in built.classes for number in range(built.counts[split]))
-        raise changed(folder, folder / split, expected, map(images.image_name, range(len(images))))
-    return replace(images, fingerprint=facts["pixels"])
+    built = BUILT[name]
+    return built.as_built(
+        root,
+        split,
+        split,
+        lambda: open_folder(root / name / split, name, split, skip_undecodable=skip_undecodable),
+        (f"{cls}/{number:04d}.png" for cls in built.classes for number in range(built.counts[split])),
+    )
 
 
 def build(name: str, root: Path) -> bool:
-    """Write the set at ``root/NAME`` if nothing is there; returns whether it was written now.
-
-    Raises:
-        UserError: if a photograph is not installed, or the set cannot be written.
-    """
-    return build_once(BUILT[name], root, lambda folder: _write(BUILT[name], folder))
+    """Write the dataset at ``root/NAME`` if it is absent; return whether it was written now, see :meth:`ToyDataset.build`."""
+    return BUILT[name].build(root)
 
 
 def check_pixels(images: FolderImages) -> str:
@@ -229,7 +232,7 @@ def photograph_path(file: str) -> Path:
     return path
 
 
-def parts(built: BuiltSet, cls: str, size: tuple[int, int]) -> dict[str, list[Box]]:
+def parts(built: CropDataset, cls: str, size: tuple[int, int]) -> dict[str, list[Box]]:
     """The bands of a class's photograph of ``size`` (width, height) that are for training and for validation."""
     left, upper, right, lower = 0, 0, *size
     if built.quarters:
@@ -253,7 +256,7 @@ def bands(box: Box, gap: int) -> dict[str, list[Box]]:
     return found
 
 
-def crops(built: BuiltSet, cls: str, split: str, boxes: list[Box]) -> list[Box]:
+def crops(built: CropDataset, cls: str, split: str, boxes: list[Box]) -> list[Box]:
     """Where the crops of a class lie: squares of varied side, in each of ``boxes`` by turns, from a key of their own."""
     which = built.classes.index(cls)
     draw = generator(RngStream.BUILD, built.key, built.revision, which, ("train", "val").index(split))
@@ -267,27 +270,3 @@ def square(draw: np.random.Generator, box: Box, sides: tuple[int, int]) -> Box:
     x = int(draw.integers(left, right - side, endpoint=True))
     y = int(draw.integers(upper, lower - side, endpoint=True))
     return x, y, x + side, y + side
-
-
-def _write(built: BuiltSet, folder: Path) -> dict[str, dict[str, Any]]:
-    """Fill ``folder`` and return what the manifest says of each split."""
-    cut: dict[str, list[tuple[str, Image.Image]]] = {"train": [], "val": []}
-    by_photograph = [(name, list(same)) for name, same in groupby(built.regions(), key=itemgetter(1))]
-    for photograph, regions in tracked(by_photograph, len(by_photograph), f"building {built.name}"):
-        image = load_photograph(PHOTOGRAPHS[photograph])
-        for cls, _ in regions:
-            for split, boxes in parts(built, cls, image.size).items():
-                (folder / split / cls).mkdir(parents=True)
-                for number, box in enumerate(crops(built, cls, split, boxes)):
-                    crop = image.crop(box).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-                    crop.save(folder / split / cls / f"{number:04d}.png", compress_level=UNCOMPRESSED)
-                    cut[split].append((f"{cls}/{number:04d}.png", crop))
-    return {
-        split: {
-            "images": len(images),
-            "classes": len(built.classes),
-            "pixels": pixel_digest(images),
-            "files": open_folder(folder / split, built.name, split).fingerprint,
-        }
-        for split, images in cut.items()
-    }

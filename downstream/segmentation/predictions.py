@@ -13,7 +13,7 @@ from lutbench.data.scenes import SegmentationDataset
 from lutbench.files import whole_file
 
 HEIGHT = 160
-"""Of every picture, in pixels."""
+"""Height of every picture, in pixels."""
 GAP = 4
 PER_ROW = 2
 """Images, of three pictures each, side by side."""
@@ -34,17 +34,17 @@ def picture_predictions(model: Any, dataset: Any, scenes: SegmentationDataset, p
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist():
         sample = dataset[index]
         truth = sample["data_samples"].gt_sem_seg.data.squeeze().cpu().numpy()
-        seen = model.test_step(pseudo_collate([sample]))[0].pred_sem_seg.data.squeeze().cpu().numpy()
+        prediction = model.test_step(pseudo_collate([sample]))[0].pred_sem_seg.data.squeeze().cpu().numpy()
         with Image.open(dataset.get_data_info(index)["img_path"]) as file:
             image = file.convert("RGB").resize(truth.shape[::-1])
-        coloured = [_coloured(np.asarray(image), mask, palette) for mask in (truth, seen)]
+        coloured = [_coloured(np.asarray(image), mask, palette) for mask in (truth, prediction)]
         triples.append([_scaled(Image.fromarray(pixels)) for pixels in (np.asarray(image), *coloured)])
     with whole_file(path) as partial:
         _sheet(triples).save(partial, format="PNG")
 
 
 def _coloured(image: NDArray[np.uint8], mask: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``image`` (H, W, 3) under a veil of the colours of ``mask`` (H, W)."""
+    """Return ``image`` (H, W, 3) under a veil of the colours of ``mask`` (H, W)."""
     known = mask < len(palette)
     colours = np.where(known[..., None], palette[np.where(known, mask, 0)], image)
     return (VEIL * colours + (1 - VEIL) * image).astype(np.uint8)
@@ -62,7 +62,7 @@ def _sheet(triples: list[list[Image.Image]]) -> Image.Image:
     sheet = Image.new("RGB", (across * (width + GAP) + GAP, rows * (HEIGHT + GAP) + GAP), "white")
     for number, triple in enumerate(triples):
         row, column = divmod(number, PER_ROW)
-        for place, picture in enumerate(triple):
-            x = GAP + (3 * column + place) * (width + GAP)
+        for position, picture in enumerate(triple):
+            x = GAP + (3 * column + position) * (width + GAP)
             sheet.paste(picture, (x, GAP + row * (HEIGHT + GAP)))
     return sheet

@@ -22,7 +22,7 @@ from downstream.segmentation.config import mmseg_config
 from downstream.segmentation.confusions import Confusions
 from downstream.segmentation.export import keep_segmenter
 from downstream.segmentation.hooks import KeyedDataset, SuiteHook, SuiteRunner
-from downstream.segmentation.pictures import picture_predictions
+from downstream.segmentation.predictions import picture_predictions
 from downstream.segmentation.scores import ConfusionMetric
 from lutbench.data.scenes import SegmentationDataset
 from lutbench.models.pretrained import encoder_of
@@ -163,7 +163,7 @@ def _train_loader(cfg: Config, schedule: Schedule, start: int, workers: int) -> 
 
 
 def _multi_scale(model: nn.Module, cfg: Config, runner: SuiteRunner) -> ConfusionMetric:
-    """The counts of six scales and flips together, by MMSegmentation's SegTTAModel."""
+    """Return the counts of six scales and flips together, by MMSegmentation's SegTTAModel."""
     metric = ConfusionMetric(ignore_index=cfg.test_evaluator.ignore_index)
     loader = copy.deepcopy(cfg.test_dataloader)
     loader.dataset.pipeline = cfg.tta_pipeline

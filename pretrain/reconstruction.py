@@ -1,4 +1,4 @@
-"""Pictures of what a student reconstructs: for each image the input, what the encoder saw, and the reconstruction."""
+"""Pictures of what a student reconstructs: for each image the input, the visible patches, and the reconstruction."""
 
 from pathlib import Path
 
@@ -10,13 +10,22 @@ from torchvision.utils import make_grid
 
 from lutbench.files import whole_file
 from pretrain.masking import visible_patches
-from pretrain.student import Student, reconstruct
+from pretrain.student import Student
 from pretrain.views import Views
 
 READABLE = 192
 """Least side of a picture in the grid, in pixels; smaller ones are enlarged by whole factors (our choice)."""
 PER_ROW = 2
 """Images, of three pictures each, side by side."""
+
+
+@torch.no_grad()
+def reconstruct(student: Student, views: Views) -> Tensor:
+    """Return view 1 (B, 3, S, S), normalised as it came, its masked patches replaced by what the student predicts."""
+    visible = visible_patches(views.noise, student.visible_count).view1
+    tokens = student.framework.encode(student.encoder, views.view1, visible)
+    pixels = student.decoder(tokens, visible).float()
+    return student.framework.reconstruct(pixels, views.view1, visible)
 
 
 def reconstruction_grid(student: Student, views: Views, path: Path, count: int = 8) -> None:
@@ -36,17 +45,17 @@ def reconstruction_grid(student: Student, views: Views, path: Path, count: int =
 
 
 def _masked(student: Student, views: Views) -> Tensor:
-    """View 1 (B, 3, S, S) with its masked patches set to the mean colour of ImageNet: zero, as normalised."""
-    places = visible_patches(views.noise, student.visible).view1
-    seen = torch.zeros_like(views.noise).scatter(1, places, 1.0)
+    """Return view 1 (B, 3, S, S) with its masked patches set to ImageNet's mean colour, which is zero as normalised."""
+    visible = visible_patches(views.noise, student.visible_count).view1
+    mask = torch.zeros_like(views.noise).scatter(1, visible, 1.0)
     grid = student.encoder.patch_embed.grid_size
-    mask = resize(seen.reshape(-1, 1, *grid), list(views.view1.shape[2:]), InterpolationMode.NEAREST)
+    mask = resize(mask.reshape(-1, 1, *grid), list(views.view1.shape[2:]), InterpolationMode.NEAREST)
     masked: Tensor = views.view1 * mask
     return masked
 
 
 def _as_colours(images: Tensor) -> Tensor:
-    """Images (B, 3, S, S) normalised by ImageNet's mean and deviation, as colours in [0, 1] on the CPU."""
+    """Return images (B, 3, S, S), normalised by ImageNet's mean and deviation, as colours in [0, 1] on the CPU."""
     mean = torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1)
     deviation = torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1)
     return (images.float().cpu() * deviation + mean).clamp(0, 1)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from tiny_student import random_views, tiny_recipe
 
-from pretrain.pictures import reconstruction_grid
+from pretrain.reconstruction import reconstruction_grid
 from pretrain.student import build_student
 from pretrain.views import Views
 

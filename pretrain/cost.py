@@ -1,0 +1,38 @@
+"""What pre-training computes for one image: its own student and teacher, run on tensors without memory."""
+
+from functools import cache
+
+import torch
+
+from lutbench.plan.compute import COUNTED, STEP, Cost, counted, values
+from lutbench.recipes import PretrainRecipe
+from lutbench.run import Run
+from pretrain.student import build_student
+from pretrain.teacher import Teacher
+from pretrain.views import Views
+
+
+def cost(run: Run[PretrainRecipe], classes: int) -> Cost:
+    """Return what ``run`` asks of the machine, whatever the number of ``classes``.
+
+    Raises:
+        UserError: if its student cannot be built.
+    """
+    return cost_of(run.recipe.model_dump_json())
+
+
+@cache
+def cost_of(recipe_json: str) -> Cost:
+    """Return the cost of a recipe, given as JSON: the student forward and backward, the teacher forward."""
+    recipe = PretrainRecipe.model_validate_json(recipe_json)
+    with torch.device("meta"):
+        student = build_student(recipe, seed=0)
+        teacher = Teacher(student) if recipe.has_context else None
+        side = recipe.encoder.image_size
+        view = torch.empty(COUNTED, 3, side, side)
+        views = Views(view, view, torch.empty(COUNTED, student.encoder.patch_embed.num_patches))
+        targets = teacher(views) if teacher else None
+        flop = STEP * counted(lambda: student(views, targets)) + (counted(lambda: teacher(views)) if teacher else 0)
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    kept = values(student) + 2 * trained + (values(teacher) if teacher else 0)
+    return Cost(flop / COUNTED, 0, kept, values(student.encoder))

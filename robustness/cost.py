@@ -1,0 +1,31 @@
+"""What measuring a classifier computes for one image."""
+
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+
+from lutbench.plan.compute import Cost, count, transformer
+from lutbench.recipes.robustness import RobustnessRecipe
+from lutbench.run import Run
+
+SIDE = 224
+"""Side in pixels of the input of a timm model whose configuration is not asked: most of them."""
+
+
+def cost(run: Run[RobustnessRecipe], classes: int) -> Cost:
+    """Return what the forward pass takes of the run's classifier: a fine-tuned one of ``classes`` outputs, or timm's."""
+    recipe = run.recipe
+    if run.needs is None:
+        return Cost(evaluate=_of_timm(recipe.classifier.model, recipe.image_size or SIDE))
+    tuned = run.needs.recipe
+    return Cost(evaluate=transformer(tuned.encoder.architecture, recipe.image_size or tuned.side, classes).flop)
+
+
+@cache
+def _of_timm(name: str, side: int) -> float:
+    config = timm.get_pretrained_cfg(name)
+    fixed: dict[str, Any] = {"img_size": side} if config is not None and config.fixed_input_size else {}
+    with torch.device("meta"):
+        return count(timm.create_model(name, **fixed).eval(), side).flop
