@@ -9,7 +9,7 @@ from PIL import Image
 
 from lutbench.data.decoding import UndecodableImage
 from lutbench.data.folder import open_folder
-from lutbench.data.survey import survey
+from lutbench.data.survey import survey_images as survey
 from lutbench.data.toy.photographs import BUILT, CropDataset
 from lutbench.errors import UserError, listed
 from lutbench.recipes import DataRecipe

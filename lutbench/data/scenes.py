@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from lutbench.data.catalogue import CATALOGUE
 from lutbench.data.images import Split
 from lutbench.data.scene_folder import Colour, SegmentationDataset, list_scenes
-from lutbench.data.survey import survey
+from lutbench.data.survey import survey_scenes as survey
 from lutbench.data.toy import mosaics
 from lutbench.errors import UserError, listed
 from lutbench.files import read_json
