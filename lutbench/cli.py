@@ -131,6 +131,12 @@ def tables(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail if the tables there differ from the records.")
     ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Results to compare the records with; `reference` below --results if not given."
+        ),
+    ] = None,
     overrides: Overrides = None,
     results: ResultsRoot = Path("results"),
 ) -> None:
@@ -139,7 +145,7 @@ def tables(
     from lutbench.report.sections import View
     from lutbench.report.tables import all_sections, check_tables, show_tables, write_tables
 
-    view = View.read(loaded, results)
+    view = View.read(loaded, results, reference)
     sections = all_sections(view)
     if check:
         differences = check_tables(view, sections, results)

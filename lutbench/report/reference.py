@@ -23,6 +23,7 @@ from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.statistics import Paired, Resampled
 from lutbench.record import Record
 from lutbench.report.comparisons import points
+from lutbench.report.sections import Section, View
 
 Verdict = Literal["same bits", "within what another machine changes", "different"]
 
@@ -32,6 +33,13 @@ two generations of AMD EPYC."""
 
 LOSS = 1e-3
 """Share of the value. Our choice: the losses of ``tiny`` differed by at most 8.4e-5 between the same machines."""
+
+
+LEGEND = (
+    "The records of this suite beside those of the same recipes, seeds and data that come with the repository: values, and yours "
+    "minus the reference with its 95 % interval over images, in the metric that differs most of those that tables print. Another "
+    f"machine changes differences of at most {POINTS:g} point, or whose interval holds 0; of losses at most {LOSS:.1%}."
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,17 @@ class Agreement:
     def points(self) -> float:
         """Own minus reference, in the metric's unit."""
         return self.measured.value - self.expected.value
+
+
+def reference_sections(view: View) -> list[Section]:
+    """Return how the records compare with the reference's; nothing if there are none of the same recipes."""
+    agreements = compare_with_reference(view.records, view.reference)
+    if not agreements:
+        return []
+    return [
+        Section("The reference records", legend=agreement_sentence(agreements)),
+        Section(frame=agreement_frame(agreements), legend=LEGEND, files_only=True),
+    ]
 
 
 def compare_with_reference(own: Mapping[str, Record], reference: Mapping[str, Record]) -> list[Agreement]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from lutbench.errors import UserError
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import Record, read_records
 from lutbench.report.entries import TableEntry, entries, row_of
@@ -67,16 +68,22 @@ class View:
     records: Mapping[str, Record]
     """All, by run name, those included that do not count."""
     entries: Sequence[TableEntry]
+    reference: Mapping[str, Record] = field(default_factory=dict)
+    """The records to compare with, by run name."""
 
     @classmethod
-    def read(cls, suite: LoadedSuite, results_dir: Path) -> "View":
-        """Read the records of a suite, each file once.
+    def read(cls, suite: LoadedSuite, results_dir: Path, reference_dir: Path | None = None) -> "View":
+        """Read the records of a suite, each file once, and those to compare with, ``reference`` below the results if not given.
 
         Raises:
-            UserError: if a record is damaged, or as :func:`lutbench.report.entries.entries` does.
+            UserError: if a record is damaged, ``reference_dir`` has none of the suite, or as
+                :func:`lutbench.report.entries.entries` does.
         """
         records = read_records(results_dir, suite.name)
-        return cls(suite, records, entries(suite, records))
+        reference = read_records(reference_dir or results_dir / "reference", suite.name)
+        if reference_dir and not reference:
+            raise UserError(f"There are no records of suite {suite.name} in {reference_dir}/records.")
+        return cls(suite, records, entries(suite, records), reference)
 
     @property
     def note(self) -> str:

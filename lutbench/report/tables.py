@@ -11,6 +11,7 @@ from lutbench.kinds import KINDS
 from lutbench.progress import console
 from lutbench.report.comparisons import comparison_sections
 from lutbench.report.figures import write_figure
+from lutbench.report.reference import reference_sections
 from lutbench.report.render import csv, latex, markdown, terminal
 from lutbench.report.sections import Section, View
 from lutbench.report.values import footnotes, letters, value_legend, value_table, wide_sections
@@ -33,6 +34,7 @@ def all_sections(view: View) -> list[Section]:
         *wide_sections(view, main),
         *(section for report in dict.fromkeys(reports.values()) if report for section in report.sections(view)),
         *comparison_sections(view),
+        *reference_sections(view),
         *([Section("Runs", legend="\n".join(runs), files_only=True)] if runs else []),
         *([Section("Stale records", legend="\n".join(stale))] if stale else []),
         *([Section("Sources", legend="\n".join(sources))] if sources else []),

@@ -1,0 +1,179 @@
+"""How records compare with those that come with the repository: the shipped records of ``tiny``, and changes to them."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lutbench.errors import UserError
+from lutbench.evaluate.outcomes import Outcomes, PerImage
+from lutbench.recipes.loading import load_suite
+from lutbench.record import Attachment, Record, read_records
+from lutbench.record_writing import write_record
+from lutbench.report.reference import (
+    Agreement,
+    agreement_frame,
+    agreement_sentence,
+    compare_with_reference,
+    reference_sections,
+)
+from lutbench.report.sections import View
+
+RESULTS = Path(__file__).parents[1] / "results/reference"
+TUNED, LOSSES, OCCLUSION = (
+    "downstream/photographs-finetune/lut/seed0",
+    "pretrain/lut/seed0",
+    "robustness/photographs/occlusion/lut/seed0",
+)
+WITHIN = "within what another machine changes"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> dict[str, Record]:
+    return read_records(RESULTS, "tiny")
+
+
+def measured(record: Record, outcomes: PerImage, folder: Path) -> Record:
+    """The same record with other outcomes."""
+    write_record(record.model_copy(update={"measurements": outcomes.measurements()}), outcomes, folder)
+    return read_records(folder, record.suite)[record.run]
+
+
+def flipped(outcomes: Outcomes, to_wrong: int, to_right: int) -> Outcomes:
+    """So many of the images that were right are wrong, and so many of the wrong ones right."""
+    rank, prediction = outcomes.rank.copy(), outcomes.prediction.copy()
+    wrong, right = np.flatnonzero(outcomes.right())[:to_wrong], np.flatnonzero(~outcomes.right())[:to_right]
+    rank[wrong], rank[right] = 1, 0
+    prediction[wrong], prediction[right] = (outcomes.label[wrong] + 1) % 19, outcomes.label[right]
+    return replace(outcomes, rank=rank, prediction=prediction)
+
+
+def agreement(own: Record, shipped: Mapping[str, Record]) -> Agreement:
+    (found,) = [one for one in compare_with_reference({**shipped, own.run: own}, shipped) if one.own is own]
+    return found
+
+
+def with_inputs(record: Record, **inputs: Any) -> Record:
+    return record.model_copy(update={"identity_inputs": {**record.identity_inputs, **inputs}})
+
+
+def test_the_shipped_records_have_the_same_bits_as_themselves(shipped: dict[str, Record]) -> None:
+    agreements = compare_with_reference(shipped, shipped)
+    assert {one.own.run for one in agreements} == set(shipped)
+    assert {one.verdict for one in agreements} == {"same bits"}
+    assert agreement_sentence(agreements) == "24 of 24 records agree with the reference: 24 same bits."
+
+
+@pytest.mark.parametrize(
+    ("to_wrong", "to_right", "verdict"),
+    [
+        (1, 1, WITHIN),  # the same top-1 of other images
+        (18, 0, WITHIN),  # 0.95 points, with an interval that does not hold 0
+        (20, 0, "different"),  # 1.05 points
+        (100, 80, WITHIN),  # 1.05 points, with an interval that holds 0
+        (100, 40, "different"),  # 3.2 points
+    ],
+)
+def test_per_image_outcomes_are_compared_on_the_same_images(
+    shipped: dict[str, Record], tmp_path: Path, to_wrong: int, to_right: int, verdict: str
+) -> None:
+    reference = shipped[TUNED]
+    own = measured(reference, flipped(reference.outcomes, to_wrong, to_right), tmp_path)
+    found = agreement(own, shipped)
+    assert found.verdict == verdict
+    assert found.difference == Outcomes.compare([own.outcomes], [reference.outcomes], "top-1")
+    assert found.difference is not None
+    assert found.difference.difference == pytest.approx((to_right - to_wrong) / 1900)
+    assert found.points == pytest.approx(100 * (to_right - to_wrong) / 1900)
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0009, WITHIN), (0.9991, WITHIN), (1.002, "different")])
+def test_losses_are_compared_by_their_relative_difference(
+    shipped: dict[str, Record], factor: float, verdict: str
+) -> None:
+    reference = shipped[LOSSES]
+    losses = [
+        m.model_copy(update={"value": factor * m.value}) if m.metric == "context loss" else m
+        for m in reference.measurements
+    ]
+    found = agreement(reference.model_copy(update={"measurements": losses}), shipped)
+    assert (found.verdict, found.measured.metric) == (verdict, "context loss")
+    assert found.difference is None
+
+
+def test_every_metric_that_tables_print_decides(shipped: dict[str, Record], tmp_path: Path) -> None:
+    reference = shipped[OCCLUSION]
+    cells = [
+        replace(cell, rank=np.ones_like(cell.rank)) if cell.cell.startswith("shuffle") else cell
+        for cell in reference.outcomes.cells
+    ]
+    found = agreement(measured(reference, replace(reference.outcomes, cells=tuple(cells)), tmp_path), shipped)
+    assert (found.verdict, found.measured.metric) == ("different", "mean top-1, tiles shuffled")
+
+
+def test_equal_numbers_with_another_array_are_not_the_same_bits(shipped: dict[str, Record]) -> None:
+    array = Attachment(name="spectrum", kind="array", file="seed0-spectrum-0.npy", sha256="0" * 64)
+    assert agreement(shipped[LOSSES].model_copy(update={"attachments": [array]}), shipped).verdict == WITHIN
+
+
+@pytest.mark.parametrize(
+    "changed", [{"revision": 99}, {"seed": 1}, {"recipe": {}}, {"data": {"train": "0", "val": "0"}}, {"stage": "knn"}]
+)
+def test_only_runs_of_the_same_recipe_kind_revision_seed_and_data_are_compared(
+    shipped: dict[str, Record], changed: dict[str, Any]
+) -> None:
+    own = {**shipped, TUNED: with_inputs(shipped[TUNED], **changed)}
+    compared = {one.own.run for one in compare_with_reference(own, shipped)}
+    robust = {name for name in shipped if name.startswith("robustness") and "/lut/" in name}
+    assert compared == set(shipped) - robust - {TUNED}, "nor those of the classifier that came out"
+
+
+def test_the_bits_of_the_encoder_that_a_run_starts_from_may_differ_but_not_where_they_are_from(
+    shipped: dict[str, Record],
+) -> None:
+    pretrained = shipped[LOSSES].model_copy(update={"identity": "1" * 64})
+    tuned = with_inputs(shipped[TUNED], encoder={"run": "1" * 64, "sha256": "2" * 64})
+    own = {LOSSES: pretrained, TUNED: tuned}
+    assert [one.verdict for one in compare_with_reference(own, shipped)] == ["same bits", "same bits"]
+    assert compare_with_reference({TUNED: tuned}, shipped) == [], "nobody knows its encoder's recipe"
+    longer = with_inputs(pretrained, recipe={**pretrained.identity_inputs["recipe"], "epochs": 3})
+    assert compare_with_reference({**own, LOSSES: longer}, shipped) == []
+    mine, yours = (with_inputs(shipped[TUNED], encoder={"sha256": digit * 64}) for digit in "12")
+    assert compare_with_reference({TUNED: mine}, {TUNED: yours}) == [], "another file of weights"
+    assert len(compare_with_reference({TUNED: mine}, {TUNED: mine})) == 1
+
+
+def test_a_row_has_both_values_and_the_sentence_names_what_is_different(
+    shipped: dict[str, Record], tmp_path: Path
+) -> None:
+    own = {**shipped, TUNED: measured(shipped[TUNED], flipped(shipped[TUNED].outcomes, 190, 0), tmp_path)}
+    agreements = compare_with_reference(own, shipped)
+    frame = agreement_frame(agreements)
+    assert len(frame) == 24
+    (row,) = frame[frame["verdict"] == "different"].to_dict("records")
+    assert row["difference"].startswith("-10.0 [-11.")
+    assert {name: row[name] for name in ("task", "method", "seed", "metric", "yours", "reference")} == {
+        "task": "downstream/photographs-finetune", "method": "lut", "seed": "0", "metric": "top-1", "yours": "68.1", "reference": "78.1",
+    }  # fmt: skip
+    assert agreement_sentence(agreements) == (
+        f"23 of 24 records agree with the reference: 23 same bits. Different: {TUNED} (top-1 68.1, reference 78.1)."
+    )
+
+
+def test_tables_say_it_where_there_is_a_reference_and_nothing_where_not(tmp_path: Path) -> None:
+    suite = load_suite("tiny")
+    for folder in (tmp_path, tmp_path / "reference"):
+        shutil.copytree(RESULTS / "records/tiny/pretrain", folder / "records/tiny/pretrain")
+    with pytest.raises(UserError, match=r"no records of suite tiny in .*elsewhere"):
+        View.read(suite, tmp_path, tmp_path / "elsewhere")
+    for view in (View.read(suite, tmp_path), View.read(suite, tmp_path, RESULTS)):
+        sentence, table = reference_sections(view)
+        assert sentence.legend == "2 of 2 records agree with the reference: 2 same bits."
+        assert not sentence.files_only
+        assert len(table.frame) == 2
+    shutil.rmtree(tmp_path / "reference")
+    assert reference_sections(View.read(suite, tmp_path)) == []
