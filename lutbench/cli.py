@@ -133,9 +133,20 @@ def tables(
     ] = False,
     overrides: Overrides = None,
     results: ResultsRoot = Path("results"),
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Records to compare these with, of the same recipes; RESULTS/reference if not given, as the repository has.",
+        ),
+    ] = None,
 ) -> None:
-    """Rebuild a suite's tables from its records and the published numbers. Needs no data and no GPU."""
+    """Rebuild a suite's tables from its records and the published numbers. Needs no data and no GPU.
+
+    Where there are reference records of the same recipes, says how these compare with them.
+    """
     loaded = _load(suite, overrides)
+    from lutbench.report.reference import reference_section
     from lutbench.report.sections import View
     from lutbench.report.tables import all_sections, check_tables, show_tables, write_tables
 
@@ -151,7 +162,8 @@ def tables(
         print(f"The tables of {suite} are what its records say.")
         return
     write_tables(view, sections, results)
-    show_tables(view, sections, results)
+    beside = reference_section(loaded, results, reference or results / "reference")
+    show_tables(view, [*sections, *([beside] if beside else [])], results)
 
 
 @app.command()

@@ -4,16 +4,20 @@ Two machines do not end training with the same bits: another processor or librar
 same recipe, seed and data is compared image by image with the reference's.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 import pandas as pd
 
 from lutbench.evaluate.statistics import Paired, Resampled
-from lutbench.record import Record
+from lutbench.recipes.suite import LoadedSuite
+from lutbench.record import Record, read_records
+from lutbench.report.sections import Section
 
 Verdict = Literal["same bits", "within what another machine changes", "different"]
+SAME, WITHIN, DIFFERENT = get_args(Verdict)
 
 POINTS = 1.0
 """Percentage points by which a metric may differ beyond its interval over images. Our choice: of the 24 runs of ``tiny`` on
@@ -22,6 +26,13 @@ two generations of AMD EPYC none was 0.6 points off, while another seed moves th
 LOSS = 1e-3
 """Relative difference that numbers without per-image outcomes, such as losses, may have. Our choice: the losses of ``tiny``
 on the same two machines differed by 1e-6."""
+
+
+LEGEND = (
+    "Difference with its 95 % interval over images, of the two runs image by image. Within what another machine changes: the "
+    f"interval, widened by {POINTS:g} point, holds 0; losses agree to {LOSS:.1%}. Another processor adds in another order, "
+    "and training carries the last bits on."
+)
 
 
 @dataclass(frozen=True)
@@ -54,35 +65,52 @@ def compare_with_reference(own: Mapping[str, Record], reference: Mapping[str, Re
     return [_compare(own[name], reference[name]) for name in names]
 
 
+def reference_section(suite: LoadedSuite, results_dir: Path, reference_dir: Path) -> Section | None:
+    """Return how the records of a suite compare with the reference records; None if no two can be compared.
+
+    Raises:
+        UserError: if a record is damaged.
+    """
+    if results_dir.absolute() == reference_dir.absolute():
+        return None
+    reference = read_records(reference_dir, suite.name)
+    agreements = compare_with_reference(read_records(results_dir, suite.name), reference) if reference else []
+    if not agreements:
+        return None
+    legend = f"{agreement_sentence(agreements)} {LEGEND}"
+    return Section("Beside the reference records", frame=agreement_frame(agreements), legend=legend)
+
+
 def agreement_frame(agreements: Iterable[Agreement]) -> pd.DataFrame:
-    """Return a row per run: both values, their difference with its interval, and the verdict."""
+    """Return a row per run: both values, their difference with its interval over images, and the verdict."""
     rows = []
     for one in agreements:
-        percent = one.unit == "%"
-        digits = 1 if percent else 4
-        row = {
-            "run": one.own.run,
-            "metric": one.metric,
-            "yours": f"{one.value:.{digits}f}",
-            "reference": f"{one.expected:.{digits}f}",
-            "difference": f"{one.value - one.expected:+.{digits}f}",
-            "95 % interval": "",
-            "verdict": one.verdict,
-        }
+        digits = 1 if one.unit == "%" else 4
+        difference = f"{one.value - one.expected:+.{digits}f}"
         if one.difference is not None:
             low, high = (100 * end for end in one.difference.interval)
-            row["95 % interval"] = f"{low:+.1f} to {high:+.1f}"
-        rows.append(row)
+            difference += f" [{low:+.1f}, {high:+.1f}]"
+        rows.append(
+            {
+                "task": f"{one.own.stage}/{one.own.task}",
+                "metric": one.metric,
+                "run": "/".join(filter(None, (one.own.method, f"seed{one.own.seed}"))),
+                "yours": f"{one.value:.{digits}f}",
+                "reference": f"{one.expected:.{digits}f}",
+                "difference": difference,
+                "": {SAME: SAME, WITHIN: "within"}.get(one.verdict, one.verdict),
+            }
+        )
     return pd.DataFrame(rows)
 
 
-def agreement_sentence(agreements: Iterable[Agreement]) -> str:
-    """Return ``24 records have a reference: 20 same bits, 4 within ...``, and which are different."""
+def agreement_sentence(agreements: Sequence[Agreement]) -> str:
+    """Return ``24 of your records ...: 6 same bits, 18 within what another machine changes``, and which are different."""
     verdicts = [one.verdict for one in agreements]
-    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(sorted(verdicts)))
-    different = [f"{one.own.run} ({one.metric})" for one in agreements if one.verdict == "different"]
-    warning = f" Different: {', '.join(different)}." if different else ""
-    return f"{len(verdicts)} records have a reference of the same recipe that came with the suite: {counts}.{warning}"
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in get_args(Verdict) if verdict in verdicts)
+    different = ", ".join(one.own.run for one in agreements if one.verdict == DIFFERENT)
+    warning = f" Look into {different}: the packages differ, or something is wrong." if different else ""
+    return f"{len(verdicts)} of your records have a reference of the same recipe and data: {counts}.{warning}"
 
 
 def _inputs(record: Record) -> dict[str, object]:
@@ -97,6 +125,8 @@ def _compare(own: Record, reference: Record) -> Agreement:
     if difference is not None:
         slack = POINTS / 100
         agrees = difference.interval.low - slack <= 0 <= difference.interval.high + slack
+    elif own.outcomes_file is not None:  # they are of other images
+        agrees = False
     else:
         agrees = len(own.measurements) == len(reference.measurements) and all(
             a.metric == b.metric and abs(a.value - b.value) <= LOSS * max(abs(a.value), abs(b.value))
