@@ -19,18 +19,17 @@ from PIL import Image
 
 from lutbench.data.catalogue import KnownDataset
 from lutbench.data.folder import FolderImages, fingerprint_of, open_folder
-from lutbench.data.toy.photographs import BUILT, build
+from lutbench.data.toy.photographs import BUILT
 from lutbench.errors import NotRun, UserError, listed
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import KNOWN, UNKNOWN
 from robustness.labels import known_folders
-from robustness.toy_sets import SETS, open_toy_set
+from robustness.survey import survey  # noqa: F401 - asked for by lutbench.kinds
+from robustness.toy_sets import SETS
 
 if TYPE_CHECKING:
     from lutbench.data.manifest import SplitMetadata
-    from lutbench.data.survey import Survey
     from lutbench.data.verify import VerifyReport
-    from lutbench.workspace import Workspace
 
 
 class DatasetState(StrEnum):
@@ -118,13 +117,6 @@ class ChosenImages:
 Visitor = Callable[[str, FolderImages | ChosenImages], None]
 
 
-def survey(recipe: RobustnessDatasetRecipe, workspace: "Workspace") -> "Survey":
-    """Survey a dataset for a plan, see :func:`robustness.survey.survey`."""
-    from robustness.survey import survey
-
-    return survey(recipe, workspace)
-
-
 def needs(recipe: RobustnessDatasetRecipe, root: Path) -> dict[str, Path]:
     """Return the folders without which a dataset is not whole, by the names that messages give them."""
     path = root / recipe.folder
@@ -148,7 +140,7 @@ def make(recipe: RobustnessDatasetRecipe, root: Path) -> bool:
 
     first = Path(recipe.copy_of).parts[0]
     if first in BUILT:
-        build(first, root)
+        BUILT[first].build(root)
     folder = root / recipe.copy_of
     return build_corrupted(
         open_folder(folder, first, folder.name),
@@ -261,7 +253,7 @@ def list_condition(recipe: RobustnessDatasetRecipe, cell: str, folder: Path) -> 
         corruption, level = cell.rsplit("/", 1)
         return open_corrupted(folder.parents[1], corruption, int(level))
     if recipe.source == folder.name:
-        images = open_toy_set(recipe.source, folder.parent)
+        images = SETS[recipe.source].open("test", folder.parent)
     else:
         images = open_folder(folder, recipe.name, cell or folder.name)
     if recipe.kind == "detection" and cell == UNKNOWN:

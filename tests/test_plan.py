@@ -1,10 +1,11 @@
 """What a suite will cost is arithmetic on what is known, and what is not known is said."""
 
 import json
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,33 +13,34 @@ import torch
 from safetensors.torch import load_file
 from toy_runs import SCENES, write_images, write_scenes
 
-from downstream.segmentation.cost import upernet, windows
 from lutbench.checkpoint import KEEP
 from lutbench.data.scenes import SegmentationDataset
-from lutbench.data.survey import HUB
+from lutbench.data.survey import HUB, DiskUse
 from lutbench.errors import UserError
 from lutbench.files import gigabytes
-from lutbench.kinds import KINDS
 from lutbench.models.encoders import create_encoder
 from lutbench.plan.compute import Cost, counted
-from lutbench.plan.costs import COUNTED, GIVEN, MEASURED, NO_COUNT, NO_RATE, Costs, Rates, costs_of, read_rates
-from lutbench.plan.datasets import Surveys, missing
-from lutbench.plan.disk import demands_of, items_of, rooms_of
+from lutbench.plan.costs import (
+    COUNTED,
+    GIVEN,
+    MEASURED,
+    NO_COUNT,
+    NO_RATE,
+    Costs,
+    Rates,
+    costs_of,
+    read_rates,
+    together,
+)
+from lutbench.plan.datasets import missing, survey_all
+from lutbench.plan.disk import by_disk, disk_uses, rooms_of
 from lutbench.plan.show import amount, duration, show_plan, totals
 from lutbench.recipes import EncoderRecipe, FinetuneRecipe, SegmentationRecipe
-from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.loading import load_suite
-from lutbench.recipes.suite import LoadedSuite
+from lutbench.recipes.suite import LoadedSuite, PlannedRun
+from lutbench.run import open_run
 from lutbench.stages import run_suite
 from lutbench.workspace import Workspace
-
-
-def demand_of(recipe: RunRecipe, classes: int) -> Cost:
-    """What one image of a run with this recipe costs, by the module of its kind."""
-    kind = next(kind for kind in KINDS.values() if kind.recipe is type(recipe))
-    cost: Cost = kind.module.cost(SimpleNamespace(recipe=recipe, needs=None), classes)
-    return cost
-
 
 TRAIN, VAL = 30, 21
 """Images that write_images writes of three classes: ten and seven of each."""
@@ -98,17 +100,40 @@ def opened(folder: Path, *changes: str) -> tuple[LoadedSuite, Workspace]:
     return load_suite(str(folder / "toy.toml"), changes), Workspace(folder, folder / "runs", folder / "results")
 
 
-def costs(folder: Path, rates: Rates | None = None, *changes: str) -> Costs:
-    suite, workspace = opened(folder, *changes)
-    return costs_of(suite, workspace, Surveys(workspace), rates or Rates())
+class Plan(NamedTuple):
+    groups: list[Costs]
+    all: Costs
+    disk: dict[str, DiskUse]
+    missing: tuple[dict[str, str], list[str]]
+
+
+def plan_of(suite: LoadedSuite, workspace: Workspace, rates: Rates | None = None) -> Plan:
+    surveys, rates = survey_all(suite, workspace), rates or Rates()
+    groups = costs_of(suite, workspace, surveys, rates)
+    costs = together(groups, rates.gpus)
+    disk = {use.name: use for use in disk_uses(costs, surveys, workspace)}
+    return Plan(groups, costs, disk, missing(suite, surveys))
+
+
+def planned(folder: Path, rates: Rates | None = None, *changes: str) -> Plan:
+    return plan_of(*opened(folder, *changes), rates)
+
+
+def name_of(group: Costs) -> str:
+    return "/".join(filter(None, (group.task, group.method)))
+
+
+def cost_of(suite: LoadedSuite, planned: PlannedRun, classes: int) -> Cost:
+    found: Cost = planned.kind.module.cost(open_run(suite, planned, Workspace(Path(), Path(), Path())), classes)
+    return found
 
 
 def test_images_and_hours_are_those_of_the_hand(folder: Path) -> None:
     write_images(folder)
     suite, _ = opened(folder)
     rates = read_rates(suite, ["pretrain/lut=2", "tuned=0.5", "neighbours=4"])
-    found = costs(folder, Rates(rates, gpus=8))
-    images = {group.name: group.images for group in found.groups}
+    groups, found, *_ = planned(folder, Rates(rates, gpus=8))
+    images = {name_of(group): group.images for group in groups}
     assert images == {
         "lut": 2 * 4 * TRAIN,
         "tuned/lut": 2 * (3 * TRAIN + VAL),
@@ -168,8 +193,8 @@ sets = ["copy", "occluded", "own"]
 def test_every_kind_of_run_looks_at_the_images_that_it_says(folder: Path) -> None:
     write_images(folder)
     (folder / "toy.toml").write_text(SUITE + PROBES)
-    found = costs(folder, None, "seeds=[0]")
-    assert {group.name: group.images for group in found.groups} == {
+    groups = planned(folder, None, "seeds=[0]").groups
+    assert {name_of(group): group.images for group in groups} == {
         "lut": 4 * TRAIN,
         "tuned/lut": 3 * TRAIN + VAL,
         "neighbours/lut": TRAIN + VAL,
@@ -180,7 +205,7 @@ def test_every_kind_of_run_looks_at_the_images_that_it_says(folder: Path) -> Non
         "shift/occluded/lut": (2 + 3) * VAL,
         "shift/own/lut": 2 * VAL,
     }
-    flop = {group.name: cost.demand for group in found.groups for cost in group.costs}
+    flop = {name_of(group): one.cost for group in groups for one in group.to_run}
     assert flop["tuned/lut"].train == 3 * flop["tuned/lut"].evaluate, "forward and backward"
     assert flop["shift/own/lut"].evaluate == flop["tuned/lut"].evaluate, "the same classifier"
 
@@ -188,11 +213,8 @@ def test_every_kind_of_run_looks_at_the_images_that_it_says(folder: Path) -> Non
 def test_a_corrupted_copy_takes_three_bytes_a_pixel(folder: Path) -> None:
     write_images(folder)
     (folder / "toy.toml").write_text(SUITE + PROBES)
-    suite, workspace = opened(folder)
-    found = items_of(suite, workspace, Surveys(workspace), costs(folder))
-    assert [item.to_come for item in found if "copy of" in item.what or "corrupted copy" in item.what] == [
-        9 * 15 * 3 * 16 * 16
-    ]
+    disk = planned(folder).disk
+    assert [use.to_come for name, use in disk.items() if "corrupted copy" in name] == [9 * 15 * 3 * 16 * 16]
 
 
 @pytest.mark.parametrize(
@@ -203,12 +225,14 @@ def test_segmentation_looks_at_batches_and_at_the_validation_images(
 ) -> None:
     write_scenes(tmp_path, train=5, val=4)
     (tmp_path / "toy.toml").write_text(SCENES)
-    [group] = costs(tmp_path, None, *(f"downstream.task.{change}" for change in changes)).groups
+    [group] = planned(tmp_path, None, *(f"downstream.task.{change}" for change in changes)).groups
     assert group.images == 12 * 4 + looks
 
 
 def test_windows_slide_over_a_validation_image_as_over_a_photograph(folder: Path) -> None:
     """Of 4:3 with a short side of 512: 683 by 512 pixels, two windows of 512 side by side."""
+    from downstream.segmentation.cost import windows
+
     paper = load_suite("paper")
     recipe = next(run.recipe for run in paper.runs if isinstance(run.recipe, SegmentationRecipe))
     assert windows(recipe) == 2
@@ -224,6 +248,7 @@ def test_upernet_is_counted_as_mmsegmentation_builds_it(width: int, grid: int, c
     from mmseg.registry import MODELS
 
     from downstream.segmentation.config import mmseg_config
+    from downstream.segmentation.cost import upernet
 
     init_default_scope("mmseg")
     recipe = next(run.recipe for run in load_suite("paper").runs if isinstance(run.recipe, SegmentationRecipe))
@@ -250,9 +275,10 @@ def test_upernet_is_counted_as_mmsegmentation_builds_it(width: int, grid: int, c
 
 def test_pre_training_takes_the_compute_that_the_paper_suite_tells() -> None:
     """Counted apart when the suite was written: LUT 1.3, 3.2, 9.5 and MAE 0.8, 1.2, 2.6 times 1e20 FLOP for ViT-S, B, L."""
+    suite = load_suite("paper")
     found = {
-        run.task: 1600 * 1_281_167 * demand_of(run.recipe, 1000).train / 1e20
-        for run in load_suite("paper").runs
+        run.task: 1600 * 1_281_167 * cost_of(suite, run, 1000).train / 1e20
+        for run in suite.runs
         if run.stage == "pretrain"
     }
     told = {"lut-s": 1.3, "lut-b": 3.2, "lut-l": 9.5, "mae-s": 0.8, "mae-b": 1.2, "mae-l": 2.6, "mae-crop-b": 1.2}
@@ -263,19 +289,20 @@ def test_pre_training_takes_the_compute_that_the_paper_suite_tells() -> None:
 def test_heads_are_counted_for_every_view_of_student_and_teacher(folder: Path, setting: str, heads: int) -> None:
     """Projector and predictor of each of the student's views, three times; the teacher's projector of each of its own."""
     narrow, wide = (
-        demand_of(opened(folder, f"pretrain.lut.both_directions={setting}", change)[0].runs[0].recipe, 3).train
+        cost_of(suite, suite.runs[0], 3).train
         for change in ("pretrain.lut.head_width=24", "pretrain.lut.head_width=48")
+        for suite, _ in [opened(folder, f"pretrain.lut.both_directions={setting}", change)]
     )
     assert wide - narrow == heads * 2 * (2 * 16 * 24)
 
 
 def test_flop_become_hours_where_nothing_was_measured(folder: Path) -> None:
     write_images(folder)
-    found = costs(folder, Rates(flops=1e9, gpus=4))
+    found = planned(folder, Rates(flops=1e9, gpus=4)).all
     assert {cost.origin for cost in found.to_run} == {COUNTED}
     assert found.seconds == pytest.approx(found.flop / 1e9 / 4)
     assert found.gpu_hours == pytest.approx(found.flop / 1e9 / 3600)
-    without = costs(folder)
+    without = planned(folder).all
     assert {cost.origin for cost in without.to_run} == {NO_RATE}
     assert without.seconds == 0
     assert any("6 runs have no rate" in line for line in totals(without))
@@ -283,57 +310,50 @@ def test_flop_become_hours_where_nothing_was_measured(folder: Path) -> None:
 
 def test_flop_of_a_block_are_those_of_its_products(folder: Path) -> None:
     """Per image a product of (n, a) and (a, b) takes 2 n a b: patches, and in each block qkv, attention, output and MLP."""
-    suite, _ = opened(folder)
-    recipe = next(run.recipe for run in suite.runs if run.task == "neighbours")
-    deeper = next(
-        run.recipe
-        for run in load_suite(str(folder / "toy.toml"), ["encoder.toy.depth=2"]).runs
-        if run.task == "neighbours"
+    one, two = (
+        cost_of(suite, next(run for run in suite.runs if run.task == "neighbours"), 3).evaluate
+        for suite, _ in (opened(folder), opened(folder, "encoder.toy.depth=2"))
     )
     tokens, width = 16 + 1, 16
     block = 2 * tokens * width * 3 * width + 2 * 2 * tokens * tokens * width + 2 * tokens * width * width
     block += 2 * 2 * tokens * width * 4 * width
-    one, two = (demand_of(kind, 3).evaluate for kind in (recipe, deeper))
     assert two - one == pytest.approx(block, rel=0.01)
     assert one - block == pytest.approx(2 * 16 * (3 * 4 * 4) * width, rel=0.01)
 
 
 def test_a_classifier_is_counted_as_it_is_built(folder: Path) -> None:
     suite, _ = opened(folder)
-    recipe = next(run.recipe for run in suite.runs if isinstance(run.recipe, FinetuneRecipe))
+    run = next(run for run in suite.runs if run.task == "tuned")
+    recipe = run.recipe
+    assert isinstance(recipe, FinetuneRecipe)
     with torch.device("meta"):
         model = create_encoder(recipe.encoder.architecture, recipe.side, classes=7, pooled_norm=True).eval()
         flop = counted(lambda: model(torch.empty(2, 3, recipe.side, recipe.side))) / 2
-    found = demand_of(recipe, 7)
+    found = cost_of(suite, run, 7)
     assert (found.evaluate, found.exported) == (flop, sum(tensor.numel() for tensor in model.state_dict().values()))
 
 
 def test_a_suite_without_its_data_is_planned_from_what_is_published(folder: Path) -> None:
     text = SUITE.replace('path = "toy"', 'known = "flowers17"')
     (folder / "toy.toml").write_text(text)
-    found = costs(folder)
-    assert {group.name: group.images for group in found.groups}["lut"] == 2 * 4 * 1020
-    suite, workspace = opened(folder)
-    assert missing(suite, Surveys(workspace)) == ({"flowers17": f"not at {folder / 'flowers17'}"}, [])
+    found = planned(folder)
+    assert {name_of(group): group.images for group in found.groups}["lut"] == 2 * 4 * 1020
+    assert found.missing == ({"flowers17": f"not at {folder / 'flowers17'}"}, [])
 
 
 def test_a_set_on_the_hub_is_said_to_be_fetched(folder: Path) -> None:
     (folder / "toy.toml").write_text(SUITE.replace('path = "toy"', 'known = "cifar-10"'))
-    suite, workspace = opened(folder)
-    surveys = Surveys(workspace)
-    known_sets, _ = missing(suite, surveys)
-    [item] = [item for item in items_of(suite, workspace, surveys, costs(folder)) if "cifar" in item.what]
-    assert (item.folder, item.to_come) == (HUB, 2 * 10**8)
-    assert known_sets == {"cifar-10": f"not at {folder / 'uoft-cs/cifar10'}, to be fetched from the Hub"}
+    found = planned(folder)
+    [use] = [use for name, use in found.disk.items() if "cifar" in name]
+    assert (use.folder, use.to_come) == (HUB, 2 * 10**8)
+    assert found.missing[0] == {"cifar-10": f"not at {folder / 'uoft-cs/cifar10'}, to be fetched from the Hub"}
 
 
 def test_a_set_that_nobody_knows_is_in_no_sum(folder: Path) -> None:
-    found = costs(folder)
+    _, found, _, (known_sets, told) = planned(folder)
     assert {cost.origin for cost in found.to_run} == {NO_COUNT}
     assert found.images == 0
     assert any("6 runs are on sets of unknown size" in line for line in totals(found))
-    suite, workspace = opened(folder)
-    known_sets, told = missing(suite, Surveys(workspace))
     assert known_sets == {}
     assert any("expected the images" in paragraph for paragraph in told)
 
@@ -342,40 +362,57 @@ def test_a_finished_run_costs_nothing_and_tells_its_speed(folder: Path) -> None:
     write_images(folder)
     suite, workspace = opened(folder)
     run_suite(suite, ["pretrain"], ["seed0"], workspace)
-    found = costs(folder)
+    found = planned(folder)
     group = found.groups[0]
-    assert (group.done, len(group.costs)) == (1, 1)
+    assert (group.done, len(group.to_run)) == (1, 1)
     record = json.loads((workspace.results / "records/toy/pretrain/lut/seed0.json").read_text())
-    assert group.costs[0].origin == MEASURED
+    assert group.to_run[0].origin == MEASURED
     assert group.seconds == pytest.approx(4 * TRAIN / record["images_per_second"])
     record["hardware"] |= {"processes": 4, "gpus": ["some GPU"] * 4}
     path = workspace.results / "records/toy/pretrain/lut/seed0.json"
     path.write_text(json.dumps(record))
-    eight = costs(folder, Rates(gpus=8))
+    eight = planned(folder, Rates(gpus=8)).all
     assert eight.seconds == pytest.approx(group.seconds * 4 / 8), "measured on four, planned on eight"
     assert eight.gpu_hours == pytest.approx(4 * group.seconds / 3600)
-    assert list(found.measured.values()) == [1]
-    again = costs(folder, None, "pretrain.lut.epochs=5")
+    assert [line.split(" were")[0] for line in totals(found.all) if "were measured" in line] == ["Rates of 1 runs"]
+    again = planned(folder, None, "pretrain.lut.epochs=5")
     assert again.groups[0].done == 0, "a changed run is to be run"
+    shutil.rmtree(folder / "toy/val")
+    assert planned(folder).groups[0].done == 1, "pre-training needs no validation images"
+
+
+def test_a_set_of_corruptions_that_are_neither_named_nor_present_is_of_unknown_size(folder: Path) -> None:
+    write_images(folder)
+    text = SUITE + PROBES.replace('corruptions = ["fog", "snow"]', "").replace(
+        'source = "corrupted"\npath = "toy-c"\ncopy_of = "toy/val"\ncopy_side = 16\ncopy_per_class = 5',
+        'path = "toy-c"',
+    )
+    (folder / "toy.toml").write_text(text)
+    [cost] = next(group.to_run for group in planned(folder, None, "seeds=[0]").groups if "copy" in group.task)
+    assert cost.origin == NO_COUNT
+
+
+def test_a_set_in_the_data_root_itself_hides_no_other(folder: Path) -> None:
+    write_images(folder)
+    for split in ("train", "val"):
+        shutil.copytree(folder / "toy" / split, folder / split)
+    (folder / "toy.toml").write_text(SUITE + PROBES.replace('data = "toy"', 'data = "root"') + "[data.root]\n")
+    disk = planned(folder).disk
+    assert disk["root"].present == disk["toy"].present
+    assert any("corrupted copy" in name for name in disk)
 
 
 def test_disk_is_counted_to_the_byte_where_it_can_be(folder: Path) -> None:
     write_images(folder)
     suite, workspace = opened(folder, "pretrain.lut.cache=true")
-    surveys = Surveys(workspace)
-    found = {
-        item.what: item for item in items_of(suite, workspace, surveys, costs_of(suite, workspace, surveys, Rates()))
-    }
+    found = plan_of(suite, workspace).disk
     files = sum(path.stat().st_size for path in (folder / "toy").rglob("*.png"))
     assert found["toy"].present == files
     assert found["cache of toy, short side 16"].to_come == TRAIN * 3 * 16 * 16
     cache = next((folder / ".lutbench/cache").iterdir()) if (folder / ".lutbench/cache").exists() else None
     assert cache is None, "a plan makes none"
     run_suite(suite, [], [], workspace)
-    done = {
-        item.what: item
-        for item in items_of(suite, workspace, surveys, costs_of(suite, workspace, Surveys(workspace), Rates()))
-    }
+    done = plan_of(suite, workspace).disk
     assert not any(name.startswith(("checkpoints", "cache")) for name in done), "what has finished needs none"
 
 
@@ -391,10 +428,8 @@ def test_shifted_sets_take_their_own_room_and_that_of_what_they_are_made_of(fold
     """ImageNet for three of them, once, and the parts of a set that are there together each by itself."""
     head = SUITE[: SUITE.index("[data.toy]")].replace("[0, 1]", "[0]")
     (folder / "toy.toml").write_text(head + SHIFTED)
-    suite, workspace = opened(folder)
-    surveys = Surveys(workspace)
-    items = items_of(suite, workspace, surveys, costs_of(suite, workspace, surveys, Rates()))
-    assert {item.what: item.to_come for item in items if item.folder == "data"} == {
+    disk = planned(folder).disk
+    assert {name: use.to_come for name, use in disk.items() if use.folder == "data"} == {
         "imagenet-1k (as published)": 155 * 10**9,
         "imagenet-o (as published)": 2 * 10**8,
         "imagenet-9 (size unknown)": None,
@@ -411,18 +446,15 @@ def test_checkpoints_take_the_room_that_was_planned(folder: Path, save_every: in
         folder, "encoder.toy.width=64", f"pretrain.lut.save_every={save_every}", "pretrain.lut.head_width=256"
     )
     pretraining = replace(suite, runs=suite.runs[:1])
-    items = items_of(
-        pretraining, workspace, Surveys(workspace), costs_of(pretraining, workspace, Surveys(workspace), Rates())
-    )
-    planned = {item.what: item.to_come for item in items}
+    disk = plan_of(pretraining, workspace).disk
     run_suite(suite, ["pretrain"], ["seed0"], workspace)
     files = list((folder / "runs").rglob("tensors.safetensors"))
     there = sum(tensor.nbytes for file in files for tensor in load_file(file).values())
     assert len(files) == kept
-    assert there == pytest.approx(planned[f"checkpoints, the last {KEEP} of each run"], rel=0.01)
+    assert there == pytest.approx(disk[f"checkpoints, the last {KEEP} of each run"].to_come, rel=0.01)
     [encoder] = (folder / "runs").rglob("encoder.safetensors")
     exported = sum(tensor.nbytes for tensor in load_file(encoder).values())
-    assert exported == planned["weights of encoders, classifiers and segmenters"]
+    assert exported == disk["weights of encoders, classifiers and segmenters"].to_come
 
 
 def test_a_disk_that_is_too_small_is_said(
@@ -430,16 +462,14 @@ def test_a_disk_that_is_too_small_is_said(
 ) -> None:
     write_images(folder)
     suite, workspace = opened(folder)
-    items = items_of(suite, workspace, Surveys(workspace), costs(folder))
-    wanted = sum(item.to_come or 0 for item in items)
+    uses = list(plan_of(suite, workspace).disk.values())
+    wanted = sum(use.to_come or 0 for use in uses)
     rooms = rooms_of(workspace)
     small = [replace(room, free=wanted - 1) for room in rooms]
-    [(there, needed, free)] = demands_of(items, small)
+    [(there, needed, free)] = by_disk(uses, small)
     assert ([room.name for room in there], needed, free) == (["data", "runs", "results"], wanted, wanted - 1)
     apart = [replace(room, device=number) for number, room in enumerate(rooms)]
-    assert [needed for _, needed, _ in demands_of(items, apart)] == [0, wanted, 0], (
-        "checkpoints and weights are in runs"
-    )
+    assert [needed for _, needed, _ in by_disk(uses, apart)] == [0, wanted, 0], "checkpoints and weights are in runs"
     monkeypatch.setattr("lutbench.plan.show.rooms_of", lambda workspace: small)
     show_plan(suite, workspace, [], None, 1)
     assert "will not fit" in capsys.readouterr().out

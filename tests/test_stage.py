@@ -139,7 +139,7 @@ COMMANDS = {
 }
 
 IN_ONE_PROCESS = f"""
-import contextlib, io, json, runpy, sys
+import contextlib, io, json, runpy, sys, traceback
 answers = {{}}
 for name, arguments in {COMMANDS!r}.items():
     sys.argv = ["lutbench", *arguments]
@@ -148,6 +148,9 @@ for name, arguments in {COMMANDS!r}.items():
             runpy.run_module("lutbench", run_name="__main__", alter_sys=True)
         except SystemExit as ended:
             status = ended.code or 0
+        except Exception:
+            status = "crashed"
+            traceback.print_exc()
     answers[name] = [status, out.getvalue(), err.getvalue()]
 print(json.dumps(answers))
 """

@@ -1,119 +1,126 @@
-"""What is known of a dataset without building, downloading or decoding anything of it: for plans."""
+"""What is known of a dataset before anything runs: from its files where they are present, else from the catalogue.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+Files are listed. Nothing is made, downloaded or decoded.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lutbench.data.catalogue import PRESENT, KnownDataset, in_hub_cache, known_by, location, status_of
+from lutbench.data.catalogue import in_hub_cache, known_by
 from lutbench.errors import UserError
-from lutbench.recipes.base import DatasetRecipe
-from lutbench.workspace import Workspace
+from lutbench.recipes.base import DataRecipe, DatasetRecipe
+from lutbench.recipes.segmentation import SegmentationDataRecipe
+
+if TYPE_CHECKING:
+    from lutbench.data.images import ImageDataset
+    from lutbench.data.scenes import SegmentationDataset
+    from lutbench.workspace import Workspace
 
 DATA, HUB = "data", "HF_HOME"
-"""Where a dataset is kept: below the data root, or in the cache of `datasets`, which keeps what it fetches from the Hub."""
+"""Folders that hold datasets: the data root, and where `datasets` keeps what it fetches from the Hub."""
 
 
 @dataclass(frozen=True)
-class Holding:
-    """Files that a dataset needs on disk."""
+class DiskUse:
+    """Something that takes room on disk."""
 
     name: str
-    paths: tuple[Path, ...]
-    """Folders that hold them, by which datasets that share images are told from others."""
-    present: bool
-    size: int | None = None
-    """Bytes: of what is present, None if not measured; of what is to come, None if nothing says."""
     folder: str = DATA
+    """The folder that holds it: :data:`DATA`, :data:`HUB`, or another of the suite's."""
+    present: int | None = 0
+    """Bytes that are present; None if it is present and was not measured."""
+    to_come: int | None = 0
+    """Bytes that it will take more; None if nothing says."""
+    paths: tuple[Path, ...] = ()
+    """Folders that it fills: what lies within another dataset's is counted with that. If empty, it is counted always."""
+
+    @classmethod
+    def dataset(cls, name: str, whole: bool, size: int | None, gigabytes: float | None, *paths: Path) -> "DiskUse":
+        """Return the room of a dataset: ``size`` bytes if it is ``whole``, else what its authors say, if they do."""
+        if whole:
+            return cls(name, DATA, size, 0, paths)
+        if gigabytes is None:
+            return cls(f"{name} (size unknown)", DATA, 0, None, paths)
+        return cls(f"{name} (as published)", DATA, 0, int(gigabytes * 1e9), paths)
 
 
 @dataclass(frozen=True)
 class Survey:
     """What a plan needs to know of a dataset."""
 
-    problem: str
-    """Why it cannot be used now; empty if it can."""
+    name: str
     images: Mapping[str, int]
-    """The size of every split whose size is known, as listed or else as published."""
+    """Images of every split: listed, else as published. A split of which nothing is known is left out."""
+    problems: Mapping[str, str]
+    """By split why it cannot be used now; a split that can is left out."""
     classes: int
-    """The number of classes as listed, else as published; 0 if nothing says."""
-    holdings: tuple[Holding, ...]
-    """What of it is on disk, and what is to come."""
-    known: str = ""
-    """Its name in the catalogue, if it is known."""
-    lacks: str = ""
-    """What is missing that the suite does not make itself; of a dataset that is not known, a whole paragraph."""
+    """Classes: listed, else as published; 0 if nothing is known."""
+    disk: tuple[DiskUse, ...]
+    """Its files, and those of the datasets whose images it is about."""
+    made: bool
+    """Whether the suite makes it when it is first used."""
+    known: str
+    """Its name in the catalogue; empty if it is not known."""
 
 
-def survey(recipe: DatasetRecipe, workspace: Workspace) -> Survey:
-    """Survey a dataset with a training and a validation split."""
-    known, path = known_by(recipe), (workspace.data / recipe.folder).absolute()
-    problems = {split: _problem(recipe, known, path, split, workspace) for split in recipe.splits}
-    problem = next(filter(None, problems.values()), "")
-    images = {}
-    for split in recipe.splits:
-        if not problems[split]:
-            images[split] = len(workspace.open(recipe, split))
-        elif known and getattr(known.recipe, split) == getattr(recipe, split) and split in known.images:
-            images[split] = known.images[split]
-    classes = len(getattr(recipe, "classes", ())) or (known.classes if known else 0)
-    if not problems["train"]:
-        classes = len(workspace.open(recipe, "train").classes)
-    return Survey(
-        problem=problem,
-        images=images,
-        classes=classes,
-        holdings=_holdings(recipe, known, path, problem, workspace),
-        known=known.name if known else "",
-        lacks="" if not problem or (known and known.built) else _lacks(recipe, known, path, problem),
+def survey_images(recipe: DataRecipe, workspace: "Workspace") -> Survey:
+    """Return what is known of a dataset of images; one that is streamed takes no room."""
+
+    def size(images: "ImageDataset") -> int:
+        return int(np.maximum(images.sizes, 0).sum())
+
+    survey = _survey(recipe, workspace, size)
+    return replace(survey, disk=()) if recipe.streaming else survey
+
+
+def survey_scenes(recipe: SegmentationDataRecipe, workspace: "Workspace") -> Survey:
+    """Return what is known of a dataset of images with masks."""
+
+    def size(scenes: "SegmentationDataset") -> int:
+        return int(scenes.sizes.sum()) + sum(scenes.mask_path(index).stat().st_size for index in range(len(scenes)))
+
+    survey = _survey(recipe, workspace, size)
+    return replace(survey, classes=len(recipe.classes)) if recipe.classes else survey
+
+
+def _survey(recipe: DatasetRecipe, workspace: "Workspace", size: Callable[[Any], int]) -> Survey:
+    """Return what is known of a dataset to train on; ``size`` gives the bytes of a split."""
+    known, path, offline = (
+        known_by(recipe),
+        (workspace.data / recipe.folder).absolute(),
+        replace(workspace, download=False),
     )
-
-
-def to_come(name: str, paths: tuple[Path, ...], known: KnownDataset | None, folder: str = DATA) -> Holding:
-    """Return the holding of files that are absent, of the size that is published, if one is."""
-    if known is None or known.gigabytes is None:
-        return Holding(f"{name} (size unknown)", paths, False, None, folder)
-    return Holding(f"{name} (as published)", paths, False, int(known.gigabytes * 1e9), folder)
-
-
-def _problem(recipe: DatasetRecipe, known: KnownDataset | None, path: Path, split: str, workspace: Workspace) -> str:
-    """Return why a split cannot be listed as it lies; empty if it can."""
-    if known and known.built and not (location(known, workspace.data) / "manifest.json").is_file():
-        return f"{known.name}: built when it is first used."
-    present = path.exists() or (known is not None and status_of(known, workspace.data).state == PRESENT)
-    if recipe.source == "huggingface" and not present:  # to open it would be to download it
-        return f"{recipe.label or recipe.path}: not at {path}; it would be fetched from the Hub."
-    try:
-        workspace.open(recipe, split)
-    except UserError as error:
-        return str(error)
-    return ""
-
-
-def _lacks(recipe: DatasetRecipe, known: KnownDataset | None, path: Path, problem: str) -> str:
-    of_hub = recipe.source == "huggingface"
-    if known is None or path.exists() or (of_hub and in_hub_cache(recipe.path)):
-        return problem
-    return f"not at {path}{', to be fetched from the Hub' if of_hub else ''}"
-
-
-def _holdings(
-    recipe: DatasetRecipe, known: KnownDataset | None, path: Path, problem: str, workspace: Workspace
-) -> tuple[Holding, ...]:
-    if getattr(recipe, "streaming", False):
-        return ()
-    name = recipe.label or recipe.path or recipe.source
-    if problem:
-        folder = HUB if recipe.source == "huggingface" and not path.exists() else DATA
-        return (to_come(name, (path,), known, folder),)
-    size = sum(_bytes(workspace.open(recipe, split)) for split in recipe.splits)
-    return (Holding(name, (path,), True, size),)
-
-
-def _bytes(dataset: Any) -> int:
-    """Return the bytes of a split's images, and of its masks if it has any."""
-    masks = (dataset.mask_path(index) for index in range(len(dataset))) if hasattr(dataset, "mask_path") else ()
-    size: int = int(np.maximum(dataset.sizes, 0).sum()) + sum(mask.stat().st_size for mask in masks)
-    return size
+    name, hub, made = (
+        recipe.label or recipe.path or recipe.source,
+        recipe.source == "huggingface",
+        bool(known and known.built),
+    )
+    absent = not path.exists() and not (hub and in_hub_cache(recipe.path))
+    opened, images, problems = dict[str, Any](), dict[str, int](), dict[str, str]()
+    for split in recipe.splits:
+        try:
+            if made and not (path / "manifest.json").is_file():
+                raise UserError(f"{name}: built when it is first used.")
+            opened[split] = offline.open(recipe, split)
+            images[split] = len(opened[split])
+        except UserError as error:
+            to_fetch = f"not at {path}{', to be fetched from the Hub' if hub else ''}"
+            problems[split] = to_fetch if known and absent else str(error)
+            if known and split in known.images and getattr(known.recipe, split) == getattr(recipe, split):
+                images[split] = known.images[split]
+    bytes_present = None if problems else sum(map(size, opened.values()))
+    paths = () if path == workspace.data.absolute() else (path,)
+    use = DiskUse.dataset(name, not problems, bytes_present, known.gigabytes if known else None, *paths)
+    return Survey(
+        name=name,
+        images=images,
+        problems=problems,
+        classes=len(opened["train"].classes) if "train" in opened else known.classes if known else 0,
+        disk=(replace(use, folder=HUB) if hub and not path.exists() else use,),
+        made=made,
+        known=known.name if known else "",
+    )

@@ -1,15 +1,15 @@
 """What the runs of a suite will cost: images, time and compute of every group of seeds. Nothing is run or written."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+from lutbench.data.survey import Survey
 from lutbench.errors import UserError
 from lutbench.plan.compute import Cost
-from lutbench.plan.datasets import Surveys, datasets_of
 from lutbench.progress import tracked
-from lutbench.recipes.base import DatasetRecipe, Samples
+from lutbench.recipes.base import Samples
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, read_record, record_path
 from lutbench.run import Run, RunState, open_run
@@ -17,8 +17,6 @@ from lutbench.workspace import Workspace
 
 GIVEN, MEASURED, COUNTED, NO_RATE, NO_COUNT = "given", "measured", "FLOP", "no rate", "size unknown"
 """Where the time of a run comes from, or why there is none."""
-
-HOUR = 3600
 
 
 @dataclass(frozen=True)
@@ -30,127 +28,119 @@ class Rates:
     flops: float | None = None
     """FLOP/s that one GPU keeps up; for runs that have no images/s."""
     gpus: int = 1
-    """That a run is spread over. A record's rate is divided by its own GPUs, and multiplied by these."""
+    """GPUs that a run is spread over. A record's rate is divided by its own GPUs, and multiplied by these."""
 
 
 @dataclass(frozen=True)
 class RunCost:
-    """Of one run that is still to be run."""
+    """What a run will cost that has not finished."""
 
-    planned: PlannedRun
+    run: Run[Any]
+    cost: Cost
     samples: Samples | None
-    """None where the size of a set is not known."""
-    flop: float | None
-    """None with ``samples``."""
-    rate: float | None
-    """Images/s; None if there is none."""
-    origin: str
-    """Where the time comes from."""
-    seconds: float | None
-    demand: Cost
-
-
-@dataclass(frozen=True)
-class Group:
-    """The seeds of a pre-training run, of a task or of a set with one method: a row of the plan."""
-
-    stage: str
-    task: str
-    method: str
-    """Empty for a pre-training run."""
-    runs: int
-    costs: tuple[RunCost, ...]
-    """Of the runs that have not finished."""
+    """None where the size of its dataset is not known."""
+    rate: float | None = None
+    """Images/s; None if none was given or measured."""
+    hardware: str = ""
+    """The machine that the rate was measured on; empty if it was given."""
+    flops: float | None = None
+    """FLOP/s, by which its time is told where there is no rate."""
 
     @property
-    def name(self) -> str:
-        """Task and method."""
-        return "/".join(filter(None, (self.task, self.method)))
+    def images(self) -> int:
+        """Images that go through the network; 0 where they are not known."""
+        return self.samples.all if self.samples else 0
 
     @property
-    def done(self) -> int:
-        """Runs that have finished: they cost nothing more."""
-        return self.runs - len(self.costs)
+    def flop(self) -> float:
+        """Compute of those images."""
+        train, evaluate = self.samples or (0, 0)
+        return self.cost.train * train + self.cost.evaluate * evaluate
 
     @property
-    def images(self) -> int | None:
-        """To look at; None where the size of a set is not known."""
-        samples = [cost.samples for cost in self.costs]
-        return None if None in samples else sum(one.all for one in samples if one is not None)
-
-    @property
-    def flop(self) -> float | None:
-        """To compute; None where the size of a set is not known."""
-        return None if self.images is None else sum(cost.flop or 0 for cost in self.costs)
+    def origin(self) -> str:
+        """Where the time comes from, or why there is none."""
+        if self.samples is None:
+            return NO_COUNT
+        if self.rate is not None:
+            return MEASURED if self.hardware else GIVEN
+        return NO_RATE if self.flops is None else COUNTED
 
     @property
     def seconds(self) -> float | None:
-        """Of the runs whose time can be told, one after another; None if there is none."""
-        told = [cost.seconds for cost in self.costs if cost.seconds is not None]
-        return sum(told) if told else None
-
-    @property
-    def rate(self) -> float | None:
-        """Images/s over the runs that have a rate."""
-        rated = [cost.rate for cost in self.costs if cost.rate is not None]
-        return len(rated) / sum(1 / rate for rate in rated) if rated else None
-
-    @property
-    def lacks(self) -> str:
-        """Why not every run has a time; empty if each has."""
-        return next((cost.origin for cost in self.costs if cost.seconds is None), "")
+        """Its time; None where there is none."""
+        if self.samples is None:
+            return None
+        if self.rate is not None:
+            return self.images / self.rate
+        return None if self.flops is None else self.flop / self.flops
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Of a whole suite."""
+    """What some runs will cost together: the seeds of a task with one method, a stage, or a suite."""
 
-    groups: tuple[Group, ...]
-    gpus: int
-    measured: dict[str, int]
-    """Hardware of the records whose rates are used, and of how many runs."""
-
-    @property
-    def to_run(self) -> list[RunCost]:
-        """Of every run that has not finished."""
-        return [cost for group in self.groups for cost in group.costs]
+    runs: int
+    to_run: tuple[RunCost, ...]
+    """The runs that have not finished."""
+    gpus: int = 1
+    """GPUs that each run is spread over."""
+    stage: str = ""
+    task: str = ""
+    method: str = ""
+    """Empty for pre-training, and where there are several."""
 
     @property
     def done(self) -> int:
-        """Runs that have finished."""
-        return sum(group.done for group in self.groups)
+        """Runs that have finished: they cost nothing more."""
+        return self.runs - len(self.to_run)
 
     @property
     def images(self) -> int:
-        """Of the runs whose sets have a known size."""
-        return sum(cost.samples.all for cost in self.to_run if cost.samples is not None)
+        """Images of the runs whose datasets have a known size."""
+        return sum(one.images for one in self.to_run)
 
     @property
     def flop(self) -> float:
-        """Of the same runs."""
-        return sum(cost.flop or 0 for cost in self.to_run)
+        """Compute of the same runs."""
+        return sum(one.flop for one in self.to_run)
+
+    @property
+    def timed(self) -> list[RunCost]:
+        """Runs whose time is known."""
+        return [one for one in self.to_run if one.seconds is not None]
 
     @property
     def seconds(self) -> float:
-        """Of the runs whose time can be told, one after another."""
-        return sum(cost.seconds or 0 for cost in self.to_run)
+        """Time of those runs, one after another."""
+        return sum(one.seconds or 0 for one in self.to_run)
 
     @property
     def gpu_hours(self) -> float:
-        """The same on so many GPUs at once."""
-        return self.seconds / HOUR * self.gpus
+        """Time of those runs on so many GPUs at once."""
+        return self.seconds / 3600 * self.gpus
 
-    def of_stages(self) -> dict[str, "Costs"]:
-        """Each stage's part."""
-        stages = dict.fromkeys(group.stage for group in self.groups)
-        return {
-            stage: replace(self, groups=tuple(group for group in self.groups if group.stage == stage))
-            for stage in stages
-        }
+    @property
+    def rate(self) -> float | None:
+        """Images/s over the runs that have a rate."""
+        rated = [one.rate for one in self.to_run if one.rate is not None]
+        return len(rated) / sum(1 / rate for rate in rated) if rated else None
+
+    def count(self, origin: str) -> int:
+        """Return how many runs have their time, or lack it, for this reason."""
+        return sum(one.origin == origin for one in self.to_run)
 
 
-def costs_of(suite: LoadedSuite, workspace: Workspace, surveys: Surveys, rates: Rates) -> Costs:
-    """Return what every run of a suite will cost.
+def together(groups: Iterable[Costs], gpus: int, stage: str = "") -> Costs:
+    """Return the sum of the groups of a stage, or of all."""
+    groups = [group for group in groups if stage in ("", group.stage)]
+    return Costs(
+        sum(group.runs for group in groups), tuple(one for group in groups for one in group.to_run), gpus, stage
+    )
+
+
+def costs_of(suite: LoadedSuite, workspace: Workspace, surveys: Mapping[str, Survey], rates: Rates) -> list[Costs]:
+    """Return what every group of seeds will cost; ``surveys`` are of the runs' datasets, by name of the run.
 
     Raises:
         UserError: if an encoder cannot be built, or a record is damaged.
@@ -158,27 +148,21 @@ def costs_of(suite: LoadedSuite, workspace: Workspace, surveys: Surveys, rates: 
     grouped: dict[tuple[str, str, str], list[PlannedRun]] = {}
     for planned in suite.runs:
         grouped.setdefault((planned.stage, planned.task, planned.method), []).append(planned)
-    for recipe in datasets_of(suite):  # listed now, so that what comes after shows no bar within another
-        surveys.of(recipe)
-    groups, measured = [], dict[str, int]()
-    for (stage, task, method), runs in tracked(grouped.items(), len(grouped), "counting"):
-        records = {planned.name: record for planned in runs if (record := _record(planned, workspace)) is not None}
-        costs = []
-        for planned in runs:
-            run = open_run(suite, planned, workspace)
-            if has_finished(run, surveys):
-                continue
-            record = records.get(planned.name) or next(iter(records.values()), None)
-            cost = _cost(run, surveys, rates, record)
-            if cost.origin == MEASURED and record is not None:
-                measured[str(record.hardware)] = measured.get(str(record.hardware), 0) + 1
-            costs.append(cost)
-        groups.append(Group(stage, task, method, len(runs), tuple(costs)))
-    return Costs(tuple(groups), rates.gpus, measured)
+    groups = []
+    for (stage, task, method), seeds in tracked(grouped.items(), len(grouped), "counting"):
+        records = {planned.name: record for planned in seeds if (record := _record(planned, workspace)) is not None}
+        runs = [open_run(suite, planned, workspace) for planned in seeds]
+        costs = tuple(
+            _cost(run, surveys, rates, records.get(run.name) or next(iter(records.values()), None))
+            for run in runs
+            if not is_finished(run, surveys)
+        )
+        groups.append(Costs(len(runs), costs, rates.gpus, stage, task, method))
+    return groups
 
 
 def read_rates(suite: LoadedSuite, given: Sequence[str]) -> dict[str, float]:
-    """``NAME=IMAGES_PER_SECOND`` of the command line as the rate of every run that NAME matches; a later one wins.
+    """Return ``NAME=IMAGES_PER_SECOND`` of the command line as the rate of every run that NAME matches; a later one wins.
 
     Raises:
         UserError: if one is not of this form, or matches no run.
@@ -200,53 +184,41 @@ def read_rates(suite: LoadedSuite, given: Sequence[str]) -> dict[str, float]:
     return rates
 
 
-def has_finished(run: Run[Any], surveys: Surveys) -> bool:
+def is_finished(run: Run[Any], surveys: Mapping[str, Survey]) -> bool:
     """Return whether a run of this recipe, on the data that is present, has finished.
 
     Without its data, or without the run that it needs, a run has no identity: it is to be run.
     """
-    if any(surveys.of(recipe).problem for recipe in _datasets(run) if "train" in recipe.splits):
-        return False
+    one: Run[Any] | None = run
+    while one is not None:
+        if any(split in surveys[one.name].problems for split in one.recipe.splits):
+            return False  # and to open it could be to make it
+        one = one.needs
     try:
         return run.status().state is RunState.FINISHED
     except UserError:
         return False
 
 
-def _datasets(run: Run[Any]) -> Iterator[DatasetRecipe]:
-    """Yield the datasets of a run and of those that it needs."""
-    yield run.recipe.dataset
-    if run.needs is not None:
-        yield from _datasets(run.needs)
-
-
-def _cost(run: Run[Any], surveys: Surveys, rates: Rates, record: Record | None) -> RunCost:
-    planned, recipe = run.planned, run.recipe
-    measured = run.needs if planned.kind.starts_from == "classifier" else None
-    classes = surveys.of((measured or run).recipe.dataset).classes
-    count = getattr(planned.kind.module, "cost", None)
-    demand: Cost = count(run, classes) if count else Cost()
-    try:
-        samples = recipe.samples(surveys.of(recipe.dataset).images)
-    except KeyError:  # the size of a split is not known
-        samples = None
-    rate, origin = rates.given.get(planned.name), GIVEN
+def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Record | None) -> RunCost:
+    kind = run.planned.kind
+    trained = run.needs if run.needs is not None and kind.starts_from == "classifier" else run
+    count = getattr(kind.module, "cost", None)
+    cost = Cost() if count is None else count(run, surveys[trained.name].classes)
+    rate, hardware = rates.given.get(run.name), ""
     if rate is None and record is not None:
         assert record.images_per_second is not None
         each = record.images_per_second / max(1, len(record.hardware.gpus))  # processes on a CPU share it
-        rate, origin = each * rates.gpus, MEASURED
-    if samples is None:
-        return RunCost(planned, None, None, rate, NO_COUNT, None, demand)
-    flop = demand.train * samples.train + demand.evaluate * samples.evaluate
-    if rate is not None:
-        return RunCost(planned, samples, flop, rate, origin, samples.all / rate, demand)
-    if rates.flops is not None:
-        return RunCost(planned, samples, flop, None, COUNTED, flop / (rates.flops * rates.gpus), demand)
-    return RunCost(planned, samples, flop, None, NO_RATE, None, demand)
+        rate, hardware = each * rates.gpus, str(record.hardware)
+    try:
+        samples = run.recipe.samples(surveys[run.name].images)
+    except KeyError:  # the size of a split is not known
+        samples = None
+    return RunCost(run, cost, samples, rate, hardware, rates.flops and rates.flops * rates.gpus)
 
 
 def _record(planned: PlannedRun, workspace: Workspace) -> Record | None:
-    """The record of a run of this name, whatever its recipe, if it has a rate."""
+    """Return the record of a run of this name, whatever its recipe, if it has a rate."""
     path = record_path(workspace.results, planned.suite, planned.name)
     record = read_record(path) if path.is_file() else None
     return record if record is not None and record.images_per_second else None

@@ -1,41 +1,26 @@
 """What a suite takes on disk: what of it is present, what is still to come, and whether it fits."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lutbench.checkpoint import KEEP
-from lutbench.data.survey import DATA
+from lutbench.data.survey import DATA, DiskUse, Survey
 from lutbench.plan.compute import ASPECT
 from lutbench.plan.costs import Costs
-from lutbench.plan.datasets import Surveys, datasets_of
-from lutbench.recipes.suite import LoadedSuite
 from lutbench.workspace import Workspace
 
 VALUE = 4
 """Bytes of a number: weights and moments are kept in float32."""
 
 RUNS, RESULTS = "runs", "results"
-"""The folders beside that of data."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """Something that takes room."""
-
-    what: str
-    folder: str
-    """``data``, ``runs``, ``results`` or ``HF_HOME``."""
-    present: int | None = None
-    """Bytes that are on disk; None if it is present and was not measured."""
-    to_come: int | None = 0
-    """Bytes that it will take more; None if nothing says."""
+"""The folders of the suite beside that of the data."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """One of the three folders, or that in which it will be made."""
+    """One of the suite's three folders, or that in which it will be made."""
 
     name: str
     path: Path
@@ -43,20 +28,20 @@ class Room:
     device: int
 
 
-def items_of(suite: LoadedSuite, workspace: Workspace, surveys: Surveys, costs: Costs) -> list[Item]:
-    """Return datasets, caches, corrupted copies, checkpoints and the weights that stay. Records are small and left out."""
-    items = [*_datasets(suite, surveys), *_caches(costs, workspace, surveys)]
+def disk_uses(costs: Costs, surveys: Mapping[str, Survey], workspace: Workspace) -> list[DiskUse]:
+    """Return datasets, caches, checkpoints and the weights that stay. Records are small and left out."""
+    uses = [*_datasets(surveys.values()), *_caches(costs, surveys, workspace)]
     checkpoints = exported = 0
-    for cost in costs.to_run:
-        recipe = cost.planned.recipe
-        checkpoints += VALUE * cost.demand.checkpoint * recipe.checkpoints(surveys.of(recipe.dataset).images, KEEP)
-        exported += VALUE * cost.demand.exported
+    for one in costs.to_run:
+        images = surveys[one.run.name].images
+        checkpoints += VALUE * one.cost.checkpoint * one.run.recipe.checkpoints(images, KEEP)
+        exported += VALUE * one.cost.exported
     if costs.to_run:
-        items += [
-            Item(f"checkpoints, the last {KEEP} of each run", RUNS, 0, checkpoints),
-            Item("weights of encoders, classifiers and segmenters", RUNS, 0, exported),
+        uses += [
+            DiskUse(f"checkpoints, the last {KEEP} of each run", RUNS, 0, checkpoints),
+            DiskUse("weights of encoders, classifiers and segmenters", RUNS, 0, exported),
         ]
-    return items
+    return uses
 
 
 def rooms_of(workspace: Workspace) -> list[Room]:
@@ -64,50 +49,46 @@ def rooms_of(workspace: Workspace) -> list[Room]:
     rooms = []
     for name, folder in ((DATA, workspace.data), (RUNS, workspace.runs), (RESULTS, workspace.results)):
         path = folder.absolute()
-        existing = next(parent for parent in (path, *path.parents) if parent.exists())
-        rooms.append(Room(name, path, shutil.disk_usage(existing).free, existing.stat().st_dev))
+        parent = next(parent for parent in (path, *path.parents) if parent.exists())
+        rooms.append(Room(name, path, shutil.disk_usage(parent).free, parent.stat().st_dev))
     return rooms
 
 
-def demands_of(items: list[Item], rooms: list[Room]) -> list[tuple[list[Room], int, int]]:
-    """Return of every disk the folders on it, the bytes to come as far as they are known, and the bytes free."""
-    demands = []
+def by_disk(uses: Iterable[DiskUse], rooms: list[Room]) -> Iterator[tuple[list[Room], int, int]]:
+    """Yield for every disk the folders on it, the bytes to come as far as they are known, and the bytes free."""
     for device in dict.fromkeys(room.device for room in rooms):
         on_it = [room for room in rooms if room.device == device]
-        names, free = {room.name for room in on_it}, min(room.free for room in on_it)
-        demands.append((on_it, sum(item.to_come or 0 for item in items if item.folder in names), free))
-    return demands
+        names = {room.name for room in on_it}
+        yield on_it, sum(use.to_come or 0 for use in uses if use.folder in names), min(room.free for room in on_it)
 
 
-def _datasets(suite: LoadedSuite, surveys: Surveys) -> Iterator[Item]:
-    """Yield the files of every dataset, those that several share once."""
-    claimed: list[Path] = []
-    for recipe in datasets_of(suite):
-        for holding in surveys.of(recipe).holdings:
-            if all(any(map(path.is_relative_to, claimed)) for path in holding.paths):
-                continue
-            claimed += holding.paths
-            if holding.present:
-                yield Item(holding.name, holding.folder, holding.size)
-            else:
-                yield Item(holding.name, holding.folder, 0, holding.size)
+def _datasets(surveys: Iterable[Survey]) -> Iterable[DiskUse]:
+    """Return the room of all datasets; what lies within another's folders is part of it."""
+    found: dict[tuple[Path, ...] | str, DiskUse] = {}
+    for use in (use for survey in surveys for use in survey.disk):
+        key = use.paths or use.name
+        if key in found:  # two recipes of one dataset, of which one may have more splits
+            found[key] = max(found[key], use, key=lambda use: (use.to_come != 0, use.present or 0))
+            continue
+        filled = [path for other in found.values() for path in other.paths]
+        if not use.paths or not all(any(map(path.is_relative_to, filled)) for path in use.paths):
+            found[key] = use
+    return found.values()
 
 
-def _caches(costs: Costs, workspace: Workspace, surveys: Surveys) -> Iterator[Item]:
+def _caches(costs: Costs, surveys: Mapping[str, Survey], workspace: Workspace) -> Iterator[DiskUse]:
     """Yield the caches of the runs that have not finished: a finished one needs its cache no more."""
-    recipes = [cost.planned.recipe for cost in costs.to_run]
-    wanted = {
-        (recipe.dataset.model_dump_json(), recipe.cache_side): recipe.dataset
-        for recipe in recipes
-        if recipe.cache_side is not None
+    cached = {
+        (one.run.recipe.dataset.model_dump_json(), side): one.run
+        for one in costs.to_run
+        if (side := one.run.recipe.cache_side) is not None
     }
-    for (_, side), dataset in wanted.items():
-        assert side is not None
-        what = f"cache of {dataset.label or dataset.path or dataset.source}, short side {side}"
-        survey = surveys.of(dataset)
-        if survey.problem:
+    for (_, side), run in cached.items():
+        survey, dataset = surveys[run.name], run.recipe.dataset
+        name = f"cache of {survey.name}, short side {side}"
+        if "train" in survey.problems:
             count = survey.images.get("train")
-            yield Item(what, DATA, 0, None if count is None else round(count * 3 * side * side * ASPECT))
+            yield DiskUse(name, DATA, 0, None if count is None else round(count * 3 * side * side * ASPECT))
             continue
         from lutbench.data.cache import cache_folder  # here: datasets takes a second to import
         from lutbench.data.cache_build import expected_bytes
@@ -115,5 +96,5 @@ def _caches(costs: Costs, workspace: Workspace, surveys: Surveys) -> Iterator[It
         images = workspace.open(dataset, "train")
         folder = cache_folder(images, side, workspace.data)
         present = sum(file.stat().st_size for file in folder.glob("*.arrow"))
-        made = (folder / "cache.json").is_file()
-        yield Item(what, DATA, present, 0 if made else max(0, expected_bytes(images, side) - present))
+        whole = (folder / "cache.json").is_file()
+        yield DiskUse(name, DATA, present, 0 if whole else max(0, expected_bytes(images, side) - present))

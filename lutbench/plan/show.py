@@ -1,14 +1,16 @@
 """Prints the plan: a row per group of seeds below its stage's sum, then totals, disk, and what is missing."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.table import Table
 
+from lutbench.data.survey import DiskUse
 from lutbench.errors import listed
 from lutbench.files import gigabytes
-from lutbench.plan.costs import MEASURED, NO_COUNT, NO_RATE, Costs, Group, Rates, costs_of, read_rates
-from lutbench.plan.datasets import Surveys, missing
-from lutbench.plan.disk import Item, demands_of, items_of, rooms_of
+from lutbench.plan.costs import MEASURED, NO_COUNT, NO_RATE, Costs, Rates, costs_of, read_rates, together
+from lutbench.plan.datasets import missing, survey_all
+from lutbench.plan.disk import by_disk, disk_uses, rooms_of
 from lutbench.progress import console, print_table
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.workspace import Workspace
@@ -20,80 +22,78 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], fl
     Raises:
         UserError: if a rate is not understood, an encoder cannot be built, or a record is damaged.
     """
-    surveys = Surveys(workspace)
-    costs = costs_of(suite, workspace, surveys, Rates(read_rates(suite, rates), flops, gpus))
+    given = Rates(read_rates(suite, rates), flops, gpus)
+    surveys = survey_all(suite, workspace)
+    groups = costs_of(suite, workspace, surveys, given)
+    costs = together(groups, gpus)
     console.print(suite.config.title, style="bold")
-    print_table(_runs(costs))
+    print_table(_runs(groups))
     for line in totals(costs):
         console.print(line, soft_wrap=False)
-    items = items_of(suite, workspace, surveys, costs)
-    print_table(_disk(items))
-    rooms = rooms_of(workspace)
-    for there, wanted, free in demands_of(items, rooms):
-        folders = listed([f"{room.name} ({room.path})" for room in there])
+    uses = disk_uses(costs, surveys, workspace)
+    print_table(_disk(uses))
+    for rooms, wanted, free in by_disk(uses, rooms_of(workspace)):
+        folders = listed([f"{room.name} ({room.path})" for room in rooms])
         console.print(f"{folders}: {gigabytes(wanted)} to come, {gigabytes(free)} free.")
         if wanted > free:
             console.print("It will not fit.", style="red")
-    known_sets, told = missing(suite, surveys)
-    if known_sets:
-        print_table(_missing(known_sets))
-        told.insert(
+    known, paragraphs = missing(suite, surveys)
+    if known:
+        print_table(_missing(known))
+        paragraphs.insert(
             0,
             "How to get one: lutbench data list NAME. What is counted above is with all of them; a run measures "
             "on the shifted sets that are there.",
         )
-    for paragraph in told:
+    for paragraph in paragraphs:
         console.print(f"\n{paragraph}", soft_wrap=False)
 
 
 def totals(costs: Costs) -> list[str]:
-    """The sums below the table, what they leave out, and what they rest on."""
-    to_run = len(costs.to_run)
+    """Return the sums below the table, what they leave out, and what they rest on."""
+    to_run, timed = len(costs.to_run), len(costs.timed)
     lines = [f"{to_run} runs to go, {costs.done} finished; {costs.images:,} images, {costs.flop:.2g} FLOP."]
-    timed = [cost for cost in costs.to_run if cost.seconds is not None]
     if timed:
         machine = "one GPU, or the CPU" if costs.gpus == 1 else f"{costs.gpus} GPUs"
-        which = "" if len(timed) == to_run else f", of {len(timed)} of the {to_run} runs"
+        which = "" if timed == to_run else f", of {timed} of the {to_run} runs"
         lines.append(
             f"{duration(costs.seconds)} one after another on {machine}: {costs.gpu_hours:,.2f} GPU-hours{which}."
         )
-    unrated = sum(cost.origin == NO_RATE for cost in costs.to_run)
-    if unrated:
+    if unrated := costs.count(NO_RATE):
         lines.append(
             f"{unrated} runs have no rate: none was measured. Give one, --rate NAME=IMAGES_PER_SECOND, or what a GPU keeps up, "
             "--flops 4e14."
         )
-    uncounted = sum(cost.origin == NO_COUNT for cost in costs.to_run)
-    if uncounted:
+    if uncounted := costs.count(NO_COUNT):
         lines.append(f"{uncounted} runs are on sets of unknown size, which are not there: they are in no sum.")
-    lines += [f"Rates of {runs} runs were measured on {hardware}." for hardware, runs in costs.measured.items()]
-    if any(cost.origin == MEASURED and cost.demand.train > cost.demand.evaluate > 0 for cost in timed):
+    measured = [one for one in costs.timed if one.origin == MEASURED]
+    for hardware, runs in Counter(one.hardware for one in measured).items():
+        lines.append(f"Rates of {runs} runs were measured on {hardware}.")
+    if any(one.cost.train > one.cost.evaluate > 0 for one in measured):
         lines.append("Evaluating an image is taken to be as slow as training on one, which was measured.")
     return lines
 
 
 def duration(seconds: float) -> str:
-    """``12 s``, ``3.4 min`` or ``1,203.5 h``."""
+    """Return a time such as ``12 s``, ``3.4 min`` or ``1,203.5 h``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
 def amount(count: int) -> str:
-    """``98,304`` or ``2,049.9 M``."""
+    """Return a number such as ``98,304`` or ``2,049.9 M``."""
     return f"{count:,}" if count < 1e5 else f"{count / 1e6:,.1f} M"
 
 
-def _runs(costs: Costs) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("run")
-    for column in ("to go", "images", "FLOP", "images/s", "time"):
-        table.add_column(column, justify="right")
-    for stage, part in costs.of_stages().items():
-        time = duration(part.seconds) if part.seconds else ""
+def _runs(groups: Sequence[Costs]) -> Table:
+    table = _table(["run"], ["to go", "images", "FLOP", "images/s", "time"])
+    for stage in dict.fromkeys(group.stage for group in groups):
+        part = together(groups, 1, stage)
+        time = duration(part.seconds) if part.timed else ""
         table.add_row(stage, str(len(part.to_run)), amount(part.images), f"{part.flop:.1e}", "", time, style="bold")
         task = ""
-        for group in part.groups:
+        for group in (group for group in groups if group.stage == stage):
             if group.method and group.task != task:
                 task = group.task
                 table.add_row(f"  {task}")
@@ -101,33 +101,37 @@ def _runs(costs: Costs) -> Table:
     return table
 
 
-def _cells(group: Group) -> Sequence[str]:
-    if not group.costs:
+def _cells(group: Costs) -> Sequence[str]:
+    if not group.to_run:
         return ("done",)
+    known = not group.count(NO_COUNT)
     return (
-        f"{len(group.costs)} of {group.runs}" if group.done else f"{group.runs}",
-        "" if group.images is None else amount(group.images),
-        "" if group.flop is None else f"{group.flop:.1e}",
+        f"{len(group.to_run)} of {group.runs}" if group.done else f"{group.runs}",
+        amount(group.images) if known else "",
+        f"{group.flop:.1e}" if known else "",
         "" if group.rate is None else f"{group.rate:,.1f}",
-        group.lacks if group.seconds is None else duration(group.seconds),
+        duration(group.seconds) if group.timed else group.to_run[0].origin,
     )
 
 
-def _disk(items: Sequence[Item]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("\ndisk", "\nin", "\nthere", "\nto come"):
-        table.add_column(column, justify="right" if column in ("\nthere", "\nto come") else "left")
-    for item in items:
-        there = "yes" if item.present is None else gigabytes(item.present) if item.present else ""
-        coming = "" if item.to_come == 0 else gigabytes(item.to_come)
-        table.add_row(item.what, item.folder, there, coming)
+def _disk(uses: Sequence[DiskUse]) -> Table:
+    table = _table(["\ndisk", "\nin"], ["\nthere", "\nto come"])
+    for use in uses:
+        present = "yes" if use.present is None else gigabytes(use.present) if use.present else ""
+        to_come = "" if use.to_come == 0 else gigabytes(use.to_come)
+        table.add_row(use.name, use.folder, present, to_come)
     return table
 
 
-def _missing(known_sets: dict[str, str]) -> Table:
+def _missing(known: dict[str, str]) -> Table:
+    table = _table([f"\nmissing sets ({len(known)})", ""])
+    for name, problem in known.items():
+        table.add_row(name, problem)
+    return table
+
+
+def _table(left: Sequence[str], right: Sequence[str] = ()) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column(f"\nmissing sets ({len(known_sets)})")
-    table.add_column("")
-    for name, lacks in known_sets.items():
-        table.add_row(name, lacks)
+    for column in (*left, *right):
+        table.add_column(column, justify="right" if column in right else "left")
     return table

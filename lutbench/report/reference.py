@@ -31,8 +31,9 @@ class Agreement:
     own: Record
     reference: Record
     metric: str
-    values: tuple[float, float]
-    """Own and reference value."""
+    value: float
+    expected: float
+    """The reference's value."""
     unit: str
     difference: Paired | Resampled | None
     """Own minus reference, image by image; None for kinds without per-image outcomes, or over other images."""
@@ -62,9 +63,9 @@ def agreement_frame(agreements: Iterable[Agreement]) -> pd.DataFrame:
         row = {
             "run": one.own.run,
             "metric": one.metric,
-            "yours": f"{one.values[0]:.{digits}f}",
-            "reference": f"{one.values[1]:.{digits}f}",
-            "difference": f"{one.values[0] - one.values[1]:+.{digits}f}",
+            "yours": f"{one.value:.{digits}f}",
+            "reference": f"{one.expected:.{digits}f}",
+            "difference": f"{one.value - one.expected:+.{digits}f}",
             "95 % interval": "",
             "verdict": one.verdict,
         }
@@ -90,9 +91,8 @@ def _inputs(record: Record) -> dict[str, object]:
 
 def _compare(own: Record, reference: Record) -> Agreement:
     first, second = own.measurements[0], reference.measurements[0]
-    values = first.value, second.value
     if own.measurements == reference.measurements and _hashes(own) == _hashes(reference):
-        return Agreement(own, reference, first.metric, values, first.unit, None, "same bits")
+        return Agreement(own, reference, first.metric, first.value, second.value, first.unit, None, "same bits")
     difference = _paired(own, reference, first.metric)
     if difference is not None:
         slack = POINTS / 100
@@ -103,7 +103,7 @@ def _compare(own: Record, reference: Record) -> Agreement:
             for a, b in zip(own.measurements, reference.measurements, strict=True)
         )
     verdict: Verdict = "within what another machine changes" if agrees else "different"
-    return Agreement(own, reference, first.metric, values, first.unit, difference, verdict)
+    return Agreement(own, reference, first.metric, first.value, second.value, first.unit, difference, verdict)
 
 
 def _paired(own: Record, reference: Record, metric: str) -> Paired | Resampled | None:
