@@ -58,6 +58,11 @@ class Section:
     files_only: bool = False
     """Whether it is too long or too wide for a terminal."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has nothing but a heading."""
+        return self.frame.empty and self.data is None and not (self.legend or self.figures or self.level == 1)
+
 
 @dataclass(frozen=True)
 class View:
@@ -107,21 +112,21 @@ class View:
         row = row_of(self.suite, method)
         return (row and row.label) or method
 
-    def method_names(self, of: Iterable[TableEntry]) -> dict[str, str]:
+    def method_names(self, shown: Iterable[TableEntry]) -> dict[str, str]:
         """Return how methods are told apart without a column for the encoder.
 
         By their labels; where two have the same, with the encoder: LUT with ViT-S/16 and with ViT-B/16.
         """
-        encoders = {entry.method: entry.encoder for entry in of}
+        encoders = {entry.method: entry.encoder for entry in shown}
         names = {method: self.method_label(method) for method in encoders}
         for suffixes in (encoders, {method: method for method in encoders}):
             times = Counter(names.values())
             names = {m: f"{name}, {suffixes[m]}" if times[name] > 1 else name for m, name in names.items()}
         return names
 
-    def pair_name(self, of: Sequence[TableEntry], first: TableEntry, second: TableEntry) -> str:
+    def pair_name(self, shown: Sequence[TableEntry], first: TableEntry, second: TableEntry) -> str:
         """Return ``LUT - MAE``, or ``LUT - MAE, ViT-B/16`` where the labels stand for several methods of the task."""
-        names = self.method_names(of)
+        names = self.method_names(shown)
         names = {method: names[method] for method in (first.method, second.method)}
         encoder = f", {first.encoder}"
         if all(name.endswith(encoder) for name in names.values()):
@@ -129,9 +134,9 @@ class View:
         return " - ".join(names.values())
 
 
-def by_task(of: Iterable[TableEntry]) -> list[list[TableEntry]]:
+def by_task(shown: Iterable[TableEntry]) -> list[list[TableEntry]]:
     """Return entries, in their order, task by task."""
-    return [list(of_task) for _, of_task in groupby(of, key=lambda entry: entry.row[:2])]
+    return [list(of_task) for _, of_task in groupby(shown, key=lambda entry: entry.row[:2])]
 
 
 def directed(metric: str, unit: str = "%") -> str:
