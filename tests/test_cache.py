@@ -312,7 +312,7 @@ def test_an_image_that_cannot_be_decoded_stops_the_cache_or_is_passed_over(
     (tmp_path / "flowers17").symlink_to(tmp_path / "set")
     with pytest.raises(UserError, match=r"data prepare flowers17 --skip-undecodable"):
         prepare_set("flowers17", tmp_path, SIDE)
-    assert prepare_set("flowers17", tmp_path, SIDE, skip_undecodable=True).there
+    assert prepare_set("flowers17", tmp_path, SIDE, skip_undecodable=True).ready
     with pytest.raises(UserError, match=r"1 of the images could not be decoded when its cache"):
         make_cache(opened(tmp_path), SIDE, tmp_path)
 
