@@ -329,7 +329,7 @@ def test_preparing_makes_the_cache_and_again_compares_its_checksums(tmp_path: Pa
             folder.mkdir(parents=True)
             picture((90, 10 * number, 30), number).save(folder / "0.png")
     told = prepare_set("flowers17", tmp_path, SIDE)
-    assert told.there
+    assert told.ready
     assert f"cache of short side {SIDE} was made: 4 images" in told.text
     assert "its checksums are right" in prepare_set("flowers17", tmp_path, SIDE).text
     shard = next(tmp_path.rglob("00000.arrow"))
