@@ -281,7 +281,7 @@ def data_prepare(
     for each in [name] if name else [known.name for known in CATALOGUE.values() if known.built]:
         prepared = prepare_set(each, data_root, side, download=download, skip_undecodable=skip_undecodable)
         console.print(prepared.text)
-        there = there and prepared.there
+        there = there and prepared.ready
     if not there:
         raise typer.Exit(1)
 
