@@ -93,7 +93,7 @@ def open_corrupted(folder: Path, corruption: str, severity: int) -> FolderImages
     Raises:
         UserError: if it is not there, was made by another version of the suite, or its files are not those that were
             written: one is missing, was added or changed in size. (Pixels changed within the same number of bytes
-            are found by :func:`lutbench.data.toy.photographs.check_pixels`.)
+            are found by :func:`lutbench.data.toy.build.check_pixels`.)
     """
     check_names([corruption], [severity])
     origin = _read_origin(folder)

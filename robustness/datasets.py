@@ -19,12 +19,12 @@ from PIL import Image
 
 from lutbench.data.catalogue import KnownDataset
 from lutbench.data.folder import FolderImages, fingerprint_of, open_folder
-from lutbench.data.toy.photographs import BUILT, build
+from lutbench.data.toy.photographs import BUILT
 from lutbench.errors import NotRun, UserError, listed
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import KNOWN, UNKNOWN
 from robustness.labels import known_folders
-from robustness.toy_sets import SETS, open_toy_set
+from robustness.toy_sets import SETS
 
 if TYPE_CHECKING:
     from lutbench.data.manifest import SplitMetadata
@@ -148,7 +148,7 @@ def make(recipe: RobustnessDatasetRecipe, root: Path) -> bool:
 
     first = Path(recipe.copy_of).parts[0]
     if first in BUILT:
-        build(first, root)
+        BUILT[first].build(root)
     folder = root / recipe.copy_of
     return build_corrupted(
         open_folder(folder, first, folder.name),
@@ -261,7 +261,7 @@ def list_condition(recipe: RobustnessDatasetRecipe, cell: str, folder: Path) -> 
         corruption, level = cell.rsplit("/", 1)
         return open_corrupted(folder.parents[1], corruption, int(level))
     if recipe.source == folder.name:
-        images = open_toy_set(recipe.source, folder.parent)
+        images = SETS[recipe.source].open("test", folder.parent)
     else:
         images = open_folder(folder, recipe.name, cell or folder.name)
     if recipe.kind == "detection" and cell == UNKNOWN:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from timm.data import ImageNetInfo
 
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import read_json
@@ -47,6 +46,8 @@ class LabelSpace:
 @lru_cache(maxsize=1)
 def imagenet_1k() -> LabelSpace:
     """Return the thousand classes by WordNet identifier, which is also the order of their numbers (timm ships the list)."""
+    from timm.data import ImageNetInfo  # here, because timm takes seconds to import
+
     return LabelSpace(tuple(ImageNetInfo().label_names()))
 
 
@@ -55,6 +56,8 @@ def label_space(names: Sequence[str]) -> LabelSpace:
 
     ImageNet-1k's, also where its classes are named in words, as in its copy on the Hugging Face Hub.
     """
+    from timm.data import ImageNetInfo
+
     given = tuple(names)
     in_words = tuple(ImageNetInfo().label_descriptions())
     return imagenet_1k() if given == in_words else LabelSpace(given)

@@ -28,9 +28,7 @@ from lutbench.data.toy.photographs import (
     SIDE,
     UNCOMPRESSED,
     Box,
-    build,
     load_photograph,
-    open_built,
     photograph_path,
     square,
 )
@@ -63,7 +61,7 @@ def wrong_for_pixels(root: Path) -> Drawn:
 
     Distances are whole numbers, so the same on every machine; of equal ones the first crop counts.
     """
-    train, val = (open_built("photographs", split, root) for split in ("train", "val"))
+    train, val = (BUILT["photographs"].open(split, root) for split in ("train", "val"))
     assert train.labels is not None
     assert val.labels is not None
     known, asked = _small(train), _small(val)
@@ -81,7 +79,7 @@ def wrong_for_pixels(root: Path) -> Drawn:
 
 def renditions(root: Path) -> Drawn:
     """Some held-out crops of every class in every rendition, evenly spaced, each crop in one."""
-    val = open_built("photographs", "val", root)
+    val = BUILT["photographs"].open("val", root)
     assert val.labels is not None
     for label, cls in enumerate(val.classes):
         own = np.flatnonzero(val.labels == label)
@@ -140,7 +138,7 @@ RENDITIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 @dataclass(frozen=True)
-class RobustnessToyDataset(ToyDataset):
+class RobustnessToyDataset(ToyDataset[FolderImages]):
     """A robustness dataset made of the crops of ``photographs``; its one split is ``test``."""
 
     made: Callable[[Path], Drawn]
@@ -152,16 +150,20 @@ class RobustnessToyDataset(ToyDataset):
         """What decides the pixels, as it stands in the manifest."""
         return {"revision": self.revision, "photographs": BUILT["photographs"].recipe()}
 
+    def list_files(self, folder: Path, split: str, skip_undecodable: bool = False) -> FolderImages:
+        """List the dataset that lies in ``folder``."""
+        return open_folder(folder, self.name, split, skip_undecodable=skip_undecodable)
+
     def write(self, folder: Path, root: Path) -> dict[str, dict[str, Any]]:
         """Fill ``folder`` with what is made of ``photographs``, which are built first if they are absent."""
-        build("photographs", root)
+        BUILT["photographs"].build(root)
         written = []
         for name, picture in tracked(self.made(root), self.images, f"building {self.name}"):
             image = picture.convert("RGB")
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             image.save(folder / name, compress_level=UNCOMPRESSED)
             written.append((name, image))
-        images = open_folder(folder, self.name, "test")
+        images = self.list_files(folder, "test")
         metadata = {
             "images": len(images),
             "classes": len(images.classes),
@@ -181,11 +183,6 @@ SETS = {
     )
 }
 """The datasets by name, all of revision 1."""
-
-
-def open_toy_set(name: str, root: Path) -> FolderImages:
-    """Return a dataset that is present, see :meth:`ToyDataset.as_built`."""
-    return SETS[name].as_built(root, "test", "", lambda: open_folder(root / name, name, "test"), ())
 
 
 def _small(images: FolderImages) -> NDArray[np.float64]:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.folder import FolderImages, open_folder
-from lutbench.data.toy.photographs import BUILT, build, check_pixels, open_built
+from lutbench.data.toy.build import check_pixels
+from lutbench.data.toy.photographs import BUILT
 from lutbench.errors import UserError
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness import corrupted
@@ -33,11 +34,7 @@ NAMES = ["contrast", "gaussian_noise", "frost"]
 def clean(tmp_path_factory: pytest.TempPathFactory) -> FolderImages:
     """Twelve photographs of two classes."""
     small = replace(BUILT["photographs"], name="small", photographs=("cat", "coins"), counts={"train": 1, "val": 6})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BUILT, "small", small)
-        root = tmp_path_factory.mktemp("data")
-        build("small", root)
-        return open_built("small", "val", root)
+    return small.open("val", tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ import pytest
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
+from downstream.segmentation.report import class_bars, class_figure
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.provenance import Code, Hardware
 from lutbench.record import Record
-from lutbench.report.figures import class_bars, class_figure, write_class_figure
+from lutbench.report.figures import write_figure
 
 
 def record(ious: dict[str, float], half: float | None = 2.0, seed: int = 0) -> Record:
@@ -107,7 +108,7 @@ def test_of_many_classes_those_are_shown_in_which_the_first_two_methods_differ_m
 def test_the_same_records_make_the_same_file_and_a_note_is_in_it(tmp_path: Path) -> None:
     methods = [("LUT", [record({"sky": 70, "sea": 90})])]
     for name in ("one.png", "two.png", "noted.png"):
-        write_class_figure(tmp_path / name, "Toys", methods, "No evidence." if name == "noted.png" else "")
+        write_figure(tmp_path / name, class_figure("Toys", methods, "No evidence." if name == "noted.png" else ""))
     one, two, noted = ((tmp_path / name).read_bytes() for name in ("one.png", "two.png", "noted.png"))
     assert one == two != noted
     assert "No evidence." in class_figure("Toys", methods, "No evidence.").get_supxlabel()

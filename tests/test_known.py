@@ -98,8 +98,9 @@ def test_the_sets_that_the_suite_builds_hold_what_the_catalogue_says() -> None:
 def test_a_robustness_dataset_is_described_completely(name: str) -> None:
     known = MEASURED_ON[name]
     assert known.recipe.label == known.title
-    for text in (known.title, known.protocol, known.paper, known.terms, known.get):
+    for text in (known.title, known.layout, known.protocol, known.paper, known.terms, known.get):
         assert text == text.strip() != ""
+    assert "DIR" in known.layout
 
 
 def test_every_recipe_of_the_catalogue_is_the_one_that_identities_rest_on() -> None:
@@ -117,8 +118,18 @@ def test_the_catalogue_is_read_without_anything_heavy() -> None:
     assert done.stdout.split() == []
 
 
+def test_whether_a_robustness_dataset_is_present_is_seen_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "imagenet-a").mkdir()
+    code = (
+        "import sys; from pathlib import Path; from lutbench.data.catalogue import find, status_of; "
+        f"print(status_of(find('imagenet-a'), Path({str(tmp_path)!r})).state, *{{'torch', 'skimage'}} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["here"]
+
+
 def test_the_catalogue_is_in_the_package() -> None:
     folder = Path(sys.modules["lutbench.data.catalogue"].__file__ or "").parent
     tables = tomllib.loads((folder / "sets.toml").read_text(encoding="utf-8"))
-    assert [*tables.pop("robustness", {}), *tables] != []
-    assert set(tables) == set(TRAINED_ON)
+    assert list(tables.pop("robustness")) == list(MEASURED_ON)
+    assert list(tables) == list(TRAINED_ON)

@@ -15,7 +15,7 @@ from lutbench.data.masks import check_masks
 from lutbench.data.prepare import prepare_set
 from lutbench.data.scenes import SegmentationDataset, check_pair, open_dataset
 from lutbench.data.toy import mosaics
-from lutbench.data.toy.mosaics import MOSAICS, MosaicDataset, Region, open_mosaics, regions
+from lutbench.data.toy.mosaics import MOSAICS, MosaicDataset, Region, regions
 from lutbench.data.toy.photographs import PHOTOGRAPHS, bands, load_photograph
 from lutbench.data.verify import verify
 from lutbench.errors import UserError
@@ -73,7 +73,7 @@ def test_the_set_is_laid_out_as_ade20k_and_opens_like_any(root: Path) -> None:
 def test_masks_are_exact_and_every_pixel_is_from_the_photograph_of_its_class(
     root: Path, photographs: dict[int, Image.Image]
 ) -> None:
-    scenes = open_mosaics("train", root)
+    scenes = mosaics.MOSAICS.open("train", root)
     numbers = set()
     for index in range(60):
         parts = plan(photographs, "train", index)
@@ -97,7 +97,7 @@ def test_masks_are_exact_and_every_pixel_is_from_the_photograph_of_its_class(
 
 
 def test_zero_is_the_photograph_that_is_no_class(root: Path) -> None:
-    scenes = open_mosaics("val", root)
+    scenes = mosaics.MOSAICS.open("val", root)
     assert MOSAICS.photographs[0] == "rocket"
     assert "rocket" not in scenes.classes
     shares = (
@@ -131,8 +131,8 @@ def test_a_second_build_has_the_same_pixels(
     for place in ("a", "b"):
         assert mosaics.MOSAICS.build(tmp_path / place)
         assert "its pixels differ" in capsys.readouterr().out, "the pinned checksums are of the whole set"
-    first, second = (open_mosaics("train", tmp_path / place) for place in ("a", "b"))
-    assert first.fingerprint == second.fingerprint != open_mosaics("val", tmp_path / "a").fingerprint
+    first, second = (mosaics.MOSAICS.open("train", tmp_path / place) for place in ("a", "b"))
+    assert first.fingerprint == second.fingerprint != mosaics.MOSAICS.open("val", tmp_path / "a").fingerprint
     assert not mosaics.MOSAICS.build(tmp_path / "a"), "what is there is not built again"
 
 
@@ -149,11 +149,11 @@ def test_a_build_that_fails_leaves_nothing_that_could_be_taken_for_a_set(
 ) -> None:
     monkeypatch.setitem(PHOTOGRAPHS, "tissue", "skimage/data/eagle.png")  # scikit-image would download this one
     with pytest.raises(UserError, match=r"skimage/data/eagle\.png is not installed"):
-        open_mosaics("train", tmp_path)
+        mosaics.MOSAICS.open("train", tmp_path)
     monkeypatch.undo()
     monkeypatch.setattr(mosaics, "MOSAICS", small)
     assert not list(tmp_path.rglob("*.png"))
-    assert len(open_mosaics("train", tmp_path)) == 4
+    assert len(mosaics.MOSAICS.open("train", tmp_path)) == 4
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="could not be built"):
         mosaics.MOSAICS.build(tmp_path / "file")
@@ -188,7 +188,7 @@ def test_a_set_that_is_no_longer_whole_is_not_opened(
     mosaics.MOSAICS.build(tmp_path)
     spoil(tmp_path / "mosaics")
     with pytest.raises(UserError, match=told) as error:
-        open_mosaics("train", tmp_path)
+        mosaics.MOSAICS.open("train", tmp_path)
     assert f"Remove or rename {tmp_path / 'mosaics'}" in str(error.value)
 
 
@@ -198,7 +198,7 @@ def test_a_set_of_another_version_is_not_mistaken_for_this_ones(
     mosaics.MOSAICS.build(tmp_path)
     monkeypatch.setattr(mosaics, "MOSAICS", replace(small, revision=2))
     with pytest.raises(UserError, match="another version of the suite"):
-        open_mosaics("val", tmp_path)
+        mosaics.MOSAICS.open("val", tmp_path)
 
 
 def test_pixels_changed_within_the_same_size_are_found_by_a_full_check(root: Path, tmp_path: Path) -> None:
@@ -234,5 +234,5 @@ def patches(scenes: SegmentationDataset, every: int) -> tuple[np.ndarray, np.nda
 
 
 def test_the_classes_can_be_told_from_pixels_but_not_well(root: Path) -> None:
-    model = RidgeClassifier(alpha=10).fit(*patches(open_mosaics("train", root), 4))
-    assert 0.5 < model.score(*patches(open_mosaics("val", root), 2)) < 0.9
+    model = RidgeClassifier(alpha=10).fit(*patches(mosaics.MOSAICS.open("train", root), 4))
+    assert 0.5 < model.score(*patches(mosaics.MOSAICS.open("val", root), 2)) < 0.9

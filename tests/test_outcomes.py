@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reported import build_tables
 from toy_runs import SUITE, performed, toy_run, write_images
 
 from lutbench.evaluate.outcomes import PER_CLASS, Outcomes, compare_per_class
 from lutbench.recipes.loading import load_suite
 from lutbench.record import read_record
-from lutbench.report.comparisons import comparison_tables
-from lutbench.report.entries import entries
-from lutbench.report.tables import build_tables
+from lutbench.report.comparisons import comparison_sections
+from lutbench.report.sections import View
 
 
 def outcomes(labels: list[int], predictions: list[int]) -> Outcomes:
@@ -85,15 +85,17 @@ def test_a_set_in_mean_per_class_is_recorded_printed_and_compared_so(tmp_path: P
     suite = load_suite(str(tmp_path / "toy.toml"))
     record = read_record(next(run.workspace.results.rglob("*.json")))
     assert [m.metric for m in record.measurements] == [PER_CLASS, "top-1", "top-5"]
-    [cell] = [cell for cell in entries(suite, run.workspace.results) if cell.runs]
-    assert (cell.metric, cell.value) == (PER_CLASS, record.measurements[0].value)
-    assert "of mean per class, percentiles of" in build_tables(suite, run.workspace.results)["main.md"]
-    assert (
-        comparison_tables(suite, [cell, replace(cell, method="other")], run.workspace.results)[0].legend.count(
-            PER_CLASS
-        )
-        == 1
-    )
+    view = View.read(suite, run.workspace.results)
+    [entry] = [entry for entry in view.entries if entry.runs]
+    assert (entry.metric, entry.measured) == (PER_CLASS, record.measurements[0])
+    text = build_tables(suite, run.workspace.results)["main.md"]
+    assert "| mean per class | " in text
+    assert "interval: percentiles of 2000 resamples of the images." in text
+    both = View(suite, view.records, [entry, replace(entry, method="other")])
+    [compared] = comparison_sections(both)
+    assert compared.frame["metric"].tolist() == [f"{PER_CLASS} ↑"]
+    assert compared.frame["difference"].tolist() == ["+0.0 [+0.0, +0.0]"]
+    assert "resamples of the images" in compared.legend
 
 
 @pytest.mark.parametrize(("then", "now"), [("top-1", PER_CLASS), (PER_CLASS, "top-1")])
@@ -112,8 +114,9 @@ def test_a_finished_run_is_printed_in_the_metric_that_its_set_has_now(tmp_path: 
     expected = {"top-1": 100 * right.mean(), PER_CLASS: 100 * np.mean(by_class)}
     assert expected["top-1"] != expected[PER_CLASS]
     assert (record.measurements[0].metric, record.measurements[0].value) == (then, pytest.approx(expected[then]))
-    [cell] = entries(suite, results)
-    assert (cell.metric, cell.value) == (now, pytest.approx(expected[now]))
+    [entry] = View.read(suite, results).entries
+    assert entry.measured is not None
+    assert (entry.metric, entry.measured.value) == (now, pytest.approx(expected[now]))
     text = build_tables(suite, results)["main.md"]
     assert f"| {now} " in text
     assert f": {then} {expected[then]:.1f} %" in text, "the run's own line tells what its record has first"

@@ -19,7 +19,7 @@ from sklearn.linear_model import RidgeClassifier
 from lutbench.data.images import check_pair, open_dataset
 from lutbench.data.prepare import prepare_set
 from lutbench.data.toy import photographs
-from lutbench.data.toy.photographs import BUILT, LEFT_OUT, PHOTOGRAPHS, build, crops, load_photograph, open_built, parts
+from lutbench.data.toy.photographs import BUILT, LEFT_OUT, PHOTOGRAPHS, crops, load_photograph, parts
 from lutbench.data.verify import verify
 from lutbench.errors import UserError
 from lutbench.recipes import DataRecipe
@@ -32,7 +32,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with both sets."""
     folder = tmp_path_factory.mktemp("data")
     for name in BUILT:
-        build(name, folder)
+        BUILT[name].build(folder)
     return folder
 
 
@@ -96,12 +96,12 @@ def test_the_gap_between_the_splits_is_kept() -> None:
 
 def test_a_second_build_has_the_same_pixels(tmp_path: Path, small: str, capsys: pytest.CaptureFixture[str]) -> None:
     for place in ("a", "b"):
-        assert build(small, tmp_path / place)
+        assert BUILT[small].build(tmp_path / place)
         assert "its pixels differ" in capsys.readouterr().out, "the pinned checksums are of the whole set"
-    first, second = (open_built(small, "train", tmp_path / place) for place in ("a", "b"))
+    first, second = (BUILT[small].open("train", tmp_path / place) for place in ("a", "b"))
     assert first.fingerprint == second.fingerprint
     assert all(np.array_equal(first.image(k), second.image(k)) for k in range(len(first)))
-    assert not build(small, tmp_path / "a"), "what is there is not built again"
+    assert not BUILT[small].build(tmp_path / "a"), "what is there is not built again"
 
 
 def test_an_interrupted_build_is_never_taken_for_a_whole_one(
@@ -117,7 +117,7 @@ def test_an_interrupted_build_is_never_taken_for_a_whole_one(
         return original(file)
 
     monkeypatch.setattr(photographs, "load_photograph", slow)
-    process = FORK.Process(target=build, args=(small, tmp_path))
+    process = FORK.Process(target=BUILT[small].build, args=(tmp_path,))
     process.start()
     assert reached.wait(30)
     assert process.pid
@@ -128,13 +128,13 @@ def test_an_interrupted_build_is_never_taken_for_a_whole_one(
     assert left, "the build was under way"
 
     monkeypatch.setattr(photographs, "load_photograph", original)
-    assert len(open_built(small, "train", tmp_path)) == 12
+    assert len(BUILT[small].open("train", tmp_path)) == 12
     assert {path for path in tmp_path.iterdir() if path.is_dir()} == {tmp_path / small}, "what was left behind is gone"
 
 
 def _build_at(start: Event, name: str, root: Path, new: "multiprocessing.queues.Queue[bool]") -> None:
     start.wait()
-    new.put(build(name, root))
+    new.put(BUILT[name].build(root))
 
 
 def test_processes_that_build_at_once_build_once(tmp_path: Path, small: str) -> None:
@@ -147,7 +147,7 @@ def test_processes_that_build_at_once_build_once(tmp_path: Path, small: str) -> 
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    assert len(open_built(small, "val", tmp_path)) == 4
+    assert len(BUILT[small].open("val", tmp_path)) == 4
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def copy(root: Path, tmp_path: Path) -> Path:
 def test_a_set_that_is_no_longer_whole_is_not_opened(copy: Path, spoil: object, told: str) -> None:
     spoil(copy / "photograph-tiles/train/astronaut-ne")  # type: ignore[operator]
     with pytest.raises(UserError, match=told) as error:
-        open_built("photograph-tiles", "train", copy)
+        BUILT["photograph-tiles"].open("train", copy)
     assert f"Remove or rename {copy / 'photograph-tiles'}" in str(error.value)
 
 
@@ -189,7 +189,7 @@ def test_a_set_of_another_version_is_not_mistaken_for_this_ones(copy: Path, monk
     changed = replace(BUILT["photograph-tiles"], revision=2)
     monkeypatch.setitem(BUILT, "photograph-tiles", changed)
     with pytest.raises(UserError, match="another version of the suite"):
-        open_built("photograph-tiles", "val", copy)
+        BUILT["photograph-tiles"].open("val", copy)
 
 
 def test_a_full_check_of_a_whole_set_passes(root: Path) -> None:
@@ -216,14 +216,14 @@ def test_a_photograph_that_is_not_installed_is_named_and_not_downloaded(
     with pytest.raises(
         UserError, match=r"skimage/data/eagle\.png is not installed .*pip install --force-reinstall scikit-image"
     ):
-        build(small, tmp_path)
+        BUILT[small].build(tmp_path)
     assert not list(tmp_path.rglob("*.png"))
 
 
 def test_a_data_root_that_cannot_be_written_is_named(tmp_path: Path, small: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="could not be built"):
-        build(small, tmp_path / "file")
+        BUILT[small].build(tmp_path / "file")
 
 
 def test_pictures_kept_for_later_are_installed_and_in_no_class() -> None:
@@ -235,7 +235,7 @@ def test_pictures_kept_for_later_are_installed_and_in_no_class() -> None:
 
 def pixels_of(root: Path, name: str, split: str, every: int) -> tuple[np.ndarray, np.ndarray]:
     """Every so many-th image as 16 x 16 x 3 numbers, and its class."""
-    images = open_built(name, split, root)
+    images = BUILT[name].open(split, root)
     assert images.labels is not None
     indices = range(0, len(images), every)
     small = [np.asarray(images.image(k).reduce(4), np.float32).ravel() / 255 - 0.5 for k in indices]

@@ -13,10 +13,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from lutbench.data import masks
-from lutbench.data import scenes as listing
+from lutbench.data.catalogue import CATALOGUE
 from lutbench.data.decoding import UndecodableImage
 from lutbench.data.masks import check_masks
-from lutbench.data.scenes import SegmentationDataset, check_pair, choose_palette, open_dataset
+from lutbench.data.scene_folder import choose_palette
+from lutbench.data.scenes import SegmentationDataset, ade20k_colours, check_pair, open_dataset
 from lutbench.errors import UserError
 from lutbench.recipes import SegmentationDataRecipe
 
@@ -260,7 +261,8 @@ def test_an_orientation_that_is_no_number_turns_nothing(tmp_path: Path) -> None:
 def test_swapped_folders_of_ade20k_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(tmp_path)
     (tmp_path / "set").rename(tmp_path / "ADEChallengeData2016")
-    monkeypatch.setattr(listing, "ADE20K_IMAGES", {"train": 7, "val": 3})
+    for split, count in (("train", 7), ("val", 3)):
+        monkeypatch.setitem(CATALOGUE["ade20k"].images, split, count)
     with pytest.raises(UserError, match=r"found 3\. So many has val: are the folders swapped\?"):
         open_dataset(SegmentationDataRecipe(source="ade20k"), "train", tmp_path)
 
@@ -325,7 +327,8 @@ def test_ade20k_has_its_classes_and_is_refused_if_it_is_not_complete(
     found = SegmentationDataRecipe(source="ade20k")
     with pytest.raises(UserError, match=r"expected the 20,210 images of ADE20K's train split in .*, found 3"):
         open_dataset(found, "train", tmp_path)
-    monkeypatch.setattr(listing, "ADE20K_IMAGES", {"train": 3, "val": 3})
+    for split, count in (("train", 3), ("val", 3)):
+        monkeypatch.setitem(CATALOGUE["ade20k"].images, split, count)
     scenes = open_dataset(found, "train", tmp_path)
     assert (len(scenes.classes), scenes.classes[:3]) == (150, ("wall", "building", "sky"))
     assert scenes.palette[0] == (120, 120, 120)
@@ -337,8 +340,8 @@ def test_ade20k_has_its_classes_and_is_refused_if_it_is_not_complete(
 
 def test_ade20k_has_the_names_and_colours_of_mmsegmentation() -> None:
     theirs = pytest.importorskip("mmseg.datasets").ADE20KDataset.METAINFO
-    assert list(listing.ade20k_colours()) == [name.strip() for name in theirs["classes"]]
-    assert [list(rgb) for rgb in listing.ade20k_colours().values()] == theirs["palette"]
+    assert list(ade20k_colours()) == [name.strip() for name in theirs["classes"]]
+    assert [list(rgb) for rgb in ade20k_colours().values()] == theirs["palette"]
 
 
 # Masks

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from lutbench.data.folder import open_folder
-from lutbench.data.toy.photographs import LEFT_OUT, check_pixels, open_built
+from lutbench.data.toy.build import check_pixels
+from lutbench.data.toy.photographs import BUILT, LEFT_OUT
 from lutbench.errors import UserError
-from robustness.toy_sets import MOST_WRONG, RENDITIONS, SETS, open_toy_set
+from robustness.toy_sets import MOST_WRONG, RENDITIONS, SETS
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", SETS)
 def test_its_pixels_are_the_pinned_ones_and_it_is_built_once(root: Path, name: str) -> None:
-    images = open_toy_set(name, root)
+    images = SETS[name].open("test", root)
     assert (check_pixels(images), len(images)) == (SETS[name].pixels["test"], SETS[name].images)
     assert images.fingerprint == SETS[name].pixels["test"]
     assert images.image(0).size == (64, 64)
@@ -29,10 +30,10 @@ def test_its_pixels_are_the_pinned_ones_and_it_is_built_once(root: Path, name: s
 
 
 def test_crops_of_a_are_those_whose_nearest_training_crop_is_of_another_class(root: Path) -> None:
-    train, val = (open_built("photographs", split, root) for split in ("train", "val"))
+    train, val = (BUILT["photographs"].open(split, root) for split in ("train", "val"))
     assert train.labels is not None
     assert val.labels is not None
-    chosen = open_toy_set("photographs-a", root)
+    chosen = SETS["photographs-a"].open("test", root)
     names = {chosen.image_name(index) for index in range(len(chosen))}
     known = np.stack([_blocks(train.image(index)) for index in range(0, len(train))])
     wrong: dict[int, int] = {}
@@ -54,8 +55,8 @@ def _blocks(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int64
 
 
 def test_r_has_every_rendition_of_every_class_named_as_in_imagenet_r(root: Path) -> None:
-    images = open_toy_set("photographs-r", root)
-    val = open_built("photographs", "val", root)
+    images = SETS["photographs-r"].open("test", root)
+    val = BUILT["photographs"].open("val", root)
     names = [images.image_name(index) for index in range(len(images))]
     assert names == sorted(f"{cls}/{kind}_{k}.png" for cls in val.classes for kind in RENDITIONS for k in range(5))
     crops = {val.image(index).tobytes() for index in range(len(val))}
@@ -63,9 +64,9 @@ def test_r_has_every_rendition_of_every_class_named_as_in_imagenet_r(root: Path)
 
 
 def test_o_has_pictures_that_are_of_no_class(root: Path) -> None:
-    images = open_toy_set("photographs-o", root)
+    images = SETS["photographs-o"].open("test", root)
     assert set(images.classes) == set(LEFT_OUT)
-    assert not set(images.classes) & set(open_built("photographs", "val", root).classes)
+    assert not set(images.classes) & set(BUILT["photographs"].open("val", root).classes)
     greys = [np.asarray(images.image(index).convert("L"), float).std() for index in range(len(images))]
     assert min(greys) > 2
 
@@ -74,6 +75,6 @@ def test_a_set_that_lost_an_image_says_which_and_what_to_do(root: Path) -> None:
     folder = root / "photographs-o"
     (folder / "clock" / "0003.png").rename(root / "kept.png")
     with pytest.raises(UserError, match=r"1 files are missing \(clock/0003.png\)\. Remove or rename"):
-        open_toy_set("photographs-o", root)
+        SETS["photographs-o"].open("test", root)
     (root / "kept.png").rename(folder / "clock" / "0003.png")
     assert len(open_folder(folder, "o", "test")) == SETS["photographs-o"].images

@@ -4,24 +4,31 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from reported import build_tables, check_tables, section, show_tables, write_tables
 
 from downstream.segmentation.confusions import Confusions
+from lutbench import cli
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, Outcomes
+from lutbench.kinds import KINDS
 from lutbench.recipes import FinetuneRecipe, KnnRecipe, PretrainRecipe
 from lutbench.recipes.loading import load_suite
-from lutbench.recipes.suite import LoadedSuite
+from lutbench.recipes.suite import LoadedSuite, Suite, TaskTable
 from lutbench.record import PerImage, Record
 from lutbench.record_writing import make_record, write_record
-from lutbench.report.comparisons import comparison_tables
+from lutbench.report import tables
+from lutbench.report.comparisons import comparison_sections
 from lutbench.report.entries import TableEntry, entries
 from lutbench.report.published import PublishedValue
-from lutbench.report.tables import build_tables, check_tables, main_table, show_tables, write_tables
+from lutbench.report.sections import View
+from lutbench.report.values import value_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,7 +123,7 @@ def recorded(
 
 
 def row(folder: Path, loaded: LoadedSuite, task: str, method: str) -> dict[str, str]:
-    table = main_table(loaded, entries(loaded, folder))
+    table = section(loaded, folder, "main").frame
     (found,) = table[(table["task"] == task) & (table["method"] == method)].to_dict("records")
     return {str(key): value for key, value in found.items()}
 
@@ -155,7 +162,7 @@ def test_a_published_value_stands_beside_the_measured_one_of_the_same_encoder_on
     assert (absent["published"], absent["difference"], absent["measured"]) == ("83.6 [b]", "", "")
     assert row(folder, loaded, "near", "LUT_100%")["published"] == "", "the task names no published one"
     other = suite(folder, "encoder.base.label=ViT-T/16")
-    assert "published" not in main_table(other, entries(other, folder)).columns
+    assert "published" not in section(other, folder, "main").frame.columns
 
 
 def test_sources_are_listed_under_the_letters_of_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,14 +172,14 @@ def test_sources_are_listed_under_the_letters_of_the_table(folder: Path, capsys:
     assert re.search(r"^- \[a\] .*/lut@", text, re.M)
     assert re.search(r"^- \[b\] .*\(MAE\), table 3$", text, re.M)
     show_tables(loaded, folder)
-    assert re.search(r"^\[b\] .*\(MAE\), table 3$", capsys.readouterr().out, re.M)
+    assert re.search(r"^- \[b\] .*\(MAE\), table 3$", capsys.readouterr().out, re.M)
 
 
 def test_more_sources_than_letters_go_on_with_two(folder: Path) -> None:
     loaded = suite(folder)
-    told = (PublishedValue(80.0, f"source {number}", "", "") for number in range(60))
-    made = [TableEntry("tuned", "ours", "ViT-B/16", 1, published=value) for value in told]
-    letters = [text.split()[1] for text in main_table(loaded, made)["published"]]
+    values = (PublishedValue(80.0, f"source {number}", "", "") for number in range(60))
+    made = [TableEntry(KINDS["finetune"], "tuned", "ours", "ViT-B/16", 1, published=value) for value in values]
+    letters = [text.split()[1] for text in value_table(View(loaded, {}, made), made)["published"]]
     assert len(set(letters)) == 60
     assert [letters[place] for place in (0, 25, 26, 51, 52)] == ["[a]", "[z]", "[aa]", "[az]", "[ba]"]
 
@@ -253,8 +260,8 @@ def test_two_methods_are_compared_on_the_same_images(folder: Path) -> None:
     both = [True] * 60 + [False] * 28
     recorded(folder, loaded, "tuned/ours/seed0", outcomes(*both, *[True] * 10, *[False] * 2))
     recorded(folder, loaded, "tuned/theirs/seed0", outcomes(*both, *[False] * 10, *[True] * 2))
-    (compared,) = comparison_tables(loaded, entries(loaded, folder), folder)
-    (found,) = compared.table.to_dict("records")
+    (compared,) = comparison_sections(View.read(loaded, folder))
+    (found,) = compared.frame.to_dict("records")
     assert (found["task"], found["pair"], found["images"]) == ("Fine-tuning", "LUT_100% - MAE", "100")
     assert (found["only 1st"], found["only 2nd"]) == ("10", "2")
     assert found["difference"] == "+8.0 [+1.1, +14.6]"  # 8 / 102 +- 1.96 sqrt(13 - 64 / 102) / 102
@@ -270,7 +277,7 @@ def test_methods_seen_on_other_images_or_with_other_seeds_are_not_compared(folde
         ("near/theirs/seed1", outcomes(True, False)),
     ):
         recorded(folder, loaded, name, made)
-    assert comparison_tables(loaded, entries(loaded, folder), folder) == []
+    assert comparison_sections(View.read(loaded, folder)) == []
     assert "same images" not in build_tables(loaded, folder)["main.md"]
 
 
@@ -290,7 +297,7 @@ def test_a_segmentation_shows_its_miou_with_the_interval_over_images(segmented: 
     assert (found["metric"], found["measured"]) == ("mIoU", "60.0")  # 300 right of 500 in label or prediction
     first = record.measurements[0]
     assert found["95 % interval"] == f"{first.low:.1f} to {first.high:.1f}"
-    assert "percentiles of 2000 resamples of the images for one seed" in build_tables(loaded, segmented)["main.md"]
+    assert "interval: percentiles of 2000 resamples of the images." in build_tables(loaded, segmented)["main.md"]
     assert row(segmented, loaded, "Streets", "MAE")["published"] == "48.1 [c]"
 
 
@@ -300,14 +307,14 @@ def test_two_segmentations_are_compared_by_resampling_the_images_in_a_table_of_t
     recorded(segmented, loaded, "tuned/theirs/seed0", share(71))
     recorded(segmented, loaded, "masks/ours/seed0", streets(*[80] * 30))
     recorded(segmented, loaded, "masks/theirs/seed0", streets(*[75] * 30))
-    counted, resampled = comparison_tables(loaded, entries(loaded, segmented), segmented)
-    assert list(counted.table["task"]) == ["Fine-tuning"]
-    (found,) = resampled.table.to_dict("records")
+    counted, resampled = comparison_sections(View.read(loaded, segmented))
+    assert list(counted.frame["task"]) == ["Fine-tuning"]
+    (found,) = resampled.frame.to_dict("records")
     assert (found["task"], found["pair"], found["images"]) == ("Streets", "LUT_100% - MAE", "30")
     assert found["difference"] == "+6.7 [+6.7, +6.7]"  # 80 / 120 - 75 / 125, the same in every image
     assert found["p"] == "0.001"
     assert "only 1st" not in found
-    text = build_tables(loaded, segmented)["main.md"].split("## The same images")[1]
+    text = build_tables(loaded, segmented)["main.md"].split("## The same images, right or wrong")[1]
     assert text.index("McNemar") < text.index("+6.7 [+6.7, +6.7]") < text.index("resamples of the images, the same for")
 
 
@@ -315,7 +322,7 @@ def test_segmentations_of_other_images_are_not_compared(segmented: Path) -> None
     loaded = suite(segmented)
     recorded(segmented, loaded, "masks/ours/seed0", streets(80, 90))
     recorded(segmented, loaded, "masks/theirs/seed0", streets(80, 90, names="other"))
-    assert comparison_tables(loaded, entries(loaded, segmented), segmented) == []
+    assert comparison_sections(View.read(loaded, segmented)) == []
 
 
 def test_the_classes_of_a_segmentation_are_drawn_and_the_tables_lead_to_the_figure(segmented: Path) -> None:
@@ -340,10 +347,10 @@ def test_the_classes_of_a_segmentation_are_drawn_and_the_tables_lead_to_the_figu
 
 def test_a_published_value_in_another_metric_is_refused(segmented: Path) -> None:
     loaded = suite(segmented, "downstream.masks.published=ade20k/upernet/macc", "method.theirs.published=iBOT")
-    entries(loaded, segmented)
+    View.read(loaded, segmented)
     recorded(segmented, loaded, "masks/theirs/seed0", streets(60, 70))
     with pytest.raises(UserError, match=r"masks\.published: ade20k/upernet/macc is in mAcc, .* measured in mIoU"):
-        entries(loaded, segmented)
+        View.read(loaded, segmented)
 
 
 IMPORTED = """
@@ -378,7 +385,8 @@ def test_a_value_leads_to_its_run(folder: Path) -> None:
     assert row(folder, loaded, "Fine-tuning", "MAE")["runs"] == "[2]"
     text = build_tables(loaded, folder)["main.md"]
     assert (
-        f"- [2] `downstream/tuned/theirs/seed0` {record.identity[:12]}: 80.0 %, 61 s on {record.hardware}, code" in text
+        f"- [2] `downstream/tuned/theirs/seed0` {record.identity[:12]}: top-1 80.0 %, 61 s on {record.hardware}, code"
+        in text
     )
 
 
@@ -406,7 +414,192 @@ def test_the_three_files_tell_the_same(folder: Path) -> None:
     lines = (files["main.md"] + files["main.tex"].replace(r"\_", "_").replace(r"\%", "%")).splitlines()
     rows = [[cell.strip() for cell in re.split(r"[|&\\]", line)] for line in lines]
     found = [tuple(cells[cells.index("top-1") + step] for step in (-2, 1, 2)) for cells in rows if "top-1" in cells]
-    assert found == [*told, *told]
+    assert [row for row in found if row[1]] == [*told, *told]
+    assert found.count(("LUT_100%", "", "")) == 2, "not run, and the metric is that of the others"
+
+
+# --- Side by side
+
+
+WIDE = """
+[encoder.small]
+label = "ViT-S/16"
+[method.third]
+scratch = true
+encoder = "base"
+label = "Third"
+[method.small]
+scratch = true
+encoder = "small"
+label = "LUT_100%"
+[method.never]
+scratch = true
+encoder = "base"
+"""
+
+
+@pytest.fixture
+def several(folder: Path) -> Path:
+    """Four methods of two encoders, of which one was not run on the second task, and one not at all."""
+    (folder / "toy.toml").write_text(SUITE + WIDE)
+    loaded = suite(folder)
+    for name, count in (
+        ("tuned/ours", 80), ("tuned/theirs", 90), ("tuned/third", 80), ("tuned/small", 95),
+        ("near/ours", 30), ("near/third", 20), ("near/small", 10),
+    ):  # fmt: skip
+        recorded(folder, loaded, f"{name}/seed0", share(count))
+    return folder
+
+
+def columns(text: str, start: str) -> list[list[str]]:
+    """The columns of the rows of a Markdown table that begin with the names ``start``."""
+    lines = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    return [[column.strip() for column in line.strip("|").split("|")] for line in lines]
+
+
+def test_beside_the_long_table_there_is_one_with_a_row_per_method_and_a_column_per_task(several: Path) -> None:
+    text = build_tables(suite(several), several)["main.md"].split("### Side by side")[1].split("## ")[0]
+    assert columns(text, "method") == [["method", "encoder", "Fine-tuning, top-1 ↑", "near, top-1 ↑"]]
+    # Wilson's interval of 80 of 100 is 71.1 to 86.7, of 90 82.6 to 94.5; of 95 88.8 to 97.8; of 30, 20 and 10 likewise.
+    assert columns(text, "LUT_100%") == [
+        ["LUT_100%", "ViT-B/16", "<u>80.0</u> ± 7.8", "**30.0** ± 8.8"],
+        ["LUT_100%", "ViT-S/16", "95.0 ± 4.5", "10.0 ± 6.0"],
+    ]
+    assert columns(text, "MAE") == [["MAE", "ViT-B/16", "**90.0** ± 6.0", ""]]
+    assert columns(text, "Third") == [["Third", "ViT-B/16", "<u>80.0</u> ± 7.8", "<u>20.0</u> ± 7.8"]]
+    assert "never" not in text, "a method without any value"
+    assert "± is half the width of the 95 % interval: Wilson's over images." in text
+
+
+def test_the_wide_table_is_for_papers_too(several: Path) -> None:
+    text = build_tables(suite(several), several)["wide.tex"]
+    assert r"method & encoder & Fine-tuning & near \\" in text
+    assert r"LUT\_100\% & ViT-B/16 & \underline{80.0} $\pm$ 7.8 & \textbf{30.0} $\pm$ 8.8 \\" in text
+    assert r"MAE & ViT-B/16 & \textbf{90.0} $\pm$ 6.0 &  \\" in text
+    assert r"LUT\_100\% & ViT-S/16 & 95.0 $\pm$ 4.5 & 10.0 $\pm$ 6.0 \\" in text
+    assert r"half the width of the 95 \% interval" in text
+    assert text.isascii()
+
+
+def test_the_terminal_has_the_long_table_alone(several: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_tables(suite(several), several)
+    shown = capsys.readouterr().out
+    assert "Side by side" not in shown
+    assert not re.search(r"±|\*\*|<u>", shown)
+
+
+# --- Seeds
+
+
+@pytest.fixture
+def seeds(folder: Path) -> Path:
+    """Of 100 images LUT gets 80 and 84 right, MAE 78 and 80: differences of 2 and 4."""
+    loaded = suite(folder, "seeds=[0, 1]")
+    for name, count in (("ours/seed0", 80), ("ours/seed1", 84), ("theirs/seed0", 78), ("theirs/seed1", 80)):
+        recorded(folder, loaded, f"tuned/{name}", share(count))
+    return folder
+
+
+def test_with_several_seeds_a_difference_has_its_interval_over_seeds_too(
+    seeds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = suite(seeds, "seeds=[0, 1]")
+    (compared,) = comparison_sections(View.read(loaded, seeds))
+    (found,) = compared.frame.to_dict("records")
+    assert found["difference"].startswith("+3.0 [")
+    assert found["over seeds"] == "[-9.7, +15.7]"  # 3 +- 12.706 * 1
+    assert "the interval over seeds is the one that counts" in compared.legend
+    files = build_tables(loaded, seeds)
+    assert "| [-9.7, +15.7] |" in files["main.md"]
+    assert "& [-9.7, +15.7] &" in files["comparisons.tex"]
+    (listed,) = pd.read_csv(io.StringIO(files["comparisons.csv"])).to_dict("records")
+    assert (listed["task"], listed["first"], listed["second"], listed["seeds"]) == ("tuned", "ours", "theirs", 2)
+    assert (listed["difference"], listed["low over seeds"], listed["high over seeds"]) == (
+        3, pytest.approx(3 - 12.7062), pytest.approx(3 + 12.7062),
+    )  # fmt: skip
+    assert listed["low"] < 3 < listed["high"]
+    assert (listed["only first"], listed["only second"], listed["images"]) == (6, 0, 100)
+    for text in (files["main.md"], files["comparisons.tex"]):
+        assert "the interval over seeds is the one that counts" in text
+    show_tables(loaded, seeds)
+    shown = capsys.readouterr().out
+    assert "[-9.7, +15.7]" in shown
+    assert "the interval over seeds is the one that counts" in " ".join(shown.split())
+
+
+def test_with_one_seed_nothing_is_said_over_seeds(folder: Path) -> None:
+    loaded = suite(folder)
+    for method in ("ours", "theirs"):
+        recorded(folder, loaded, f"tuned/{method}/seed0", share(80))
+    (compared,) = comparison_sections(View.read(loaded, folder))
+    assert "over seeds" not in compared.frame
+    assert "not what another training run would" in compared.legend
+    files = build_tables(loaded, folder)
+    assert not [name for name, text in files.items() if "ver seeds:" in text]
+    (listed,) = pd.read_csv(io.StringIO(files["comparisons.csv"])).to_dict("records")
+    assert np.isnan(listed["low over seeds"])
+
+
+# --- Any kind of run
+
+
+def counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedSuite:
+    """A suite in which the tasks ``near`` are of a kind that only counts, in a stage of its own."""
+    kind = replace(KINDS["knn"], name="count", stage="counting", outcomes_name="")
+    monkeypatch.setattr(Suite, "counting", {"many": TaskTable(kind="count", title="Images")}, raising=False)
+    loaded = suite(folder)
+    near = [replace(run, kind=kind, task="many") for run in loaded.runs if run.task == "near"]
+    return replace(loaded, runs=(*loaded.runs, *near))
+
+
+def test_a_kind_without_outcomes_in_a_stage_of_its_own_has_its_rows_and_no_comparison(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = counted(folder, monkeypatch)
+    view = View.read(loaded, folder)
+    planned = [run for run in loaded.runs if run.stage == "counting"]
+    records = {}
+    for run, count in zip(planned, (1900, 30), strict=True):
+        document = {"revision": run.recipe.revision, "recipe": run.recipe.affecting_results()}
+        measured = [Measurement(metric="images", value=count, unit="")]
+        records[run.name] = make_record(run, document, measured, wall_seconds=1)
+    view = View(loaded, records, entries(loaded, records))
+    texts = tables.build_tables(view, tables.all_sections(view))
+    assert columns(texts["main.md"], "Images") == [
+        ["Images", label, "ViT-B/16", "images", value, "", "1", *rest, f"[{number}]"]
+        for label, value, number, rest in (("LUT_100%", "1900", 5, ["", ""]), ("MAE", "30", 6, ["", ""]))
+    ]
+    assert "in percent, but for images." in texts["main.md"]
+    wide = texts["main.md"].split("### Side by side")[1]
+    assert columns(wide, "LUT_100%") == [["LUT_100%", "ViT-B/16", "1900"]], "nobody knows which is the best"
+    assert "comparisons.csv" not in texts
+    assert not [text for text in texts.values() if "same images" in text]
+
+
+def test_every_file_of_the_records_is_read_once(
+    segmented: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = suite(segmented)
+    for method in ("ours", "theirs"):
+        recorded(segmented, loaded, f"tuned/{method}/seed0", share(80))
+        recorded(segmented, loaded, f"masks/{method}/seed0", streets(60, 70))
+    read: list[Path] = []
+    for name in ("read_bytes", "read_text"):
+        original = getattr(Path, name)
+
+        def counting(path: Path, *given: Any, original: Any = original, **named: Any) -> Any:
+            read.append(path)
+            return original(path, *given, **named)
+
+        monkeypatch.setattr(Path, name, counting)
+    cli.tables(str(segmented / "toy.toml"), results=segmented)
+    assert "Streets" in capsys.readouterr().out
+    files = sorted(path for path in read if "records" in path.parts)
+    assert files == sorted(path for path in (segmented / "records").rglob("*") if path.is_file())
+    assert len(files) == 8
+
+
+# --- Files
 
 
 def test_no_table_names_a_folder_of_the_machine(folder: Path) -> None:
@@ -433,7 +626,7 @@ def test_a_suite_that_shows_the_pipeline_says_so_in_every_file_and_another_does_
     loaded = suite(folder, f"kind={kind}")
     recorded(folder, loaded, "tuned/ours/seed0", share(80))
     files = build_tables(loaded, folder)
-    assert set(files) == {"main.md", "main.csv", "main.tex"}
+    assert set(files) == {"main.md", "main.csv", "main.tex", "wide.tex"}
     show_tables(loaded, folder)
     for text in (*files.values(), capsys.readouterr().out):
         assert ("no evidence about the method" in " ".join(text.split())) == (kind == "pipeline")
@@ -450,11 +643,11 @@ def test_what_is_shown_fits_into_80_columns(
     shown = capsys.readouterr().out.splitlines()
     assert re.match(
         r"  LUT_100% +80\.0 +71\.1 to 86\.7 +1 +84\.2 \[a\] +-4\.2$",
-        shown[shown.index("Fine-tuning, ViT-B/16, top-1") + 1],
+        shown[shown.index("Fine-tuning, top-1, ViT-B/16") + 1],
     )
     assert "k-NN of ViT-B/16, top-1" in shown, "no encoder twice"
-    assert re.match(r"  LUT_100% - MAE, LUT's crop +\+0\.0 \[", shown[shown.index("Fine-tuning") + 1])
-    assert max(len(line) for line in shown if not line.startswith(("[", "Runs, sources"))) <= 80
+    assert re.match(r"  LUT_100% - MAE, LUT's crop +\+0\.0 \[", shown[shown.index("Fine-tuning, top-1 ↑") + 1])
+    assert max(len(line) for line in shown if not line.startswith("Runs, sources")) <= 80
 
 
 def test_names_wider_than_the_terminal_are_not_cut(
@@ -487,7 +680,7 @@ def test_tables_that_were_written_pass_their_check_and_edited_ones_are_named(fol
     write_tables(loaded, folder)
     assert (tables / "main.md").read_text() == before
     recorded(folder, loaded, "near/theirs/seed0", share(1))
-    assert len(check_tables(loaded, folder)) == 3, "a record more changes every table"
+    assert len(check_tables(loaded, folder)) == 4, "a record more changes every table"
 
 
 def test_without_records_there_are_no_files_and_the_terminal_says_what_to_run(
@@ -501,7 +694,7 @@ def test_without_records_there_are_no_files_and_the_terminal_says_what_to_run(
     shown = capsys.readouterr().out
     assert "84.2 [a]" in shown, "the literature's values are known all the same"
     assert not re.search("measured +95 %", shown), "nor columns without values"
-    assert f"nox -s pretrain downstream results -- {folder / 'toy.toml'}" in shown
+    assert f"nox -s downstream results -- {folder / 'toy.toml'}" in shown
 
 
 def test_a_suite_without_tasks_has_no_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -519,4 +712,4 @@ def test_a_suite_without_tasks_has_no_tables(folder: Path, capsys: pytest.Captur
 )
 def test_a_published_name_that_nobody_knows_is_refused_with_the_nearest(folder: Path, change: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        entries(suite(folder, change), folder)
+        View.read(suite(folder, change), folder)

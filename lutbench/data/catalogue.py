@@ -36,14 +36,15 @@ class KnownDataset:
     terms: str
     get: str
     """The steps to have it; ``DIR`` stands for its folder."""
+    layout: str
+    """What lies where on disk."""
     classes: int = 0
     """0 where no number is published."""
     images: dict[str, int] = field(default_factory=dict)
-    """Images of each split; under ``all`` the sum, for a dataset without a fixed split."""
+    """Images of each split; under ``all`` the sum, for a dataset without a fixed split. Those of a robustness dataset are in
+    its recipe."""
     split: str = ""
     """Which splits the literature trains and tests on."""
-    layout: str = ""
-    """What lies where on disk."""
     protocol: str = ""
     """Where the protocol of a robustness dataset was read."""
     gigabytes: float | None = None
@@ -77,9 +78,8 @@ def _read() -> Iterator[KnownDataset]:
         yield _known(name, values, SegmentationDataRecipe if segmentation else DataRecipe, {"label": name})
     for name, values in robustness.items():
         defaults = {**_ROBUSTNESS, "label": values["title"], "path": name}
-        known = _known(name, values, RobustnessDatasetRecipe, defaults)
-        assert isinstance(known.recipe, RobustnessDatasetRecipe)
-        yield known
+        values["classes"] = {**defaults, **values["recipe"]}["classes"]
+        yield _known(name, values, RobustnessDatasetRecipe, defaults)
 
 
 def _known(name: str, values: dict[str, Any], model: type[DatasetRecipe], defaults: dict[str, Any]) -> KnownDataset:
@@ -140,11 +140,9 @@ def _state(known: KnownDataset, path: Path, root: Path) -> str:
     missing = [label for label, needed in needs.items() if not needed.exists()]
     if not missing:
         return PRESENT
-    return (
-        MISSING
-        if len(missing) == len(needs)
-        else f"{listed(missing, 1)} {'is' if len(missing) == 1 else 'are'} missing"
-    )
+    if len(missing) == len(needs):
+        return MISSING
+    return f"{listed(missing, 1)} {'is' if len(missing) == 1 else 'are'} missing"
 
 
 def present(root: Path) -> list[str]:

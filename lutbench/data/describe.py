@@ -19,16 +19,16 @@ SPLITS = ("train", "val")
 def render_list(root: Path) -> RenderableType:
     """Return the known datasets as two tables: those to train on, and those that classifiers are measured on."""
     sets = _table(("set", "classes", *SPLITS, "metric", "state"), f"Image sets below {root.absolute()}")
-    shifted = _table(("shifted set", "classes", "images", "metric", "state"))
+    measured = _table(("robustness set", "classes", "images", "metric", "state"))
     for name, known in CATALOGUE.items():
         state, metric = status_of(known, root).state, known.recipe.printed_metric.replace("mean per class", "per class")
         if name in TRAINED_ON:
             counts = [f"{known.images[split]:,}" if split in known.images else "" for split in SPLITS]
             counts = [f"{known.images['all']:,}", "in all"] if "all" in known.images else counts
-            sets.add_row(name, _classes(known), *counts, metric, state)
+            sets.add_row(name, f"{known.classes:,}", *counts, metric, state)
         else:
-            shifted.add_row(name, _classes(known), _images(known), metric, state)
-    return Group(sets, Text(), shifted, Text("\nOne set, and how to get it: lutbench data list NAME"))
+            measured.add_row(name, f"{known.classes:,}", _images(known), metric, state)
+    return Group(sets, Text(), measured, Text("\nOne set, and how to get it: lutbench data list NAME"))
 
 
 def render_dataset(status: DatasetStatus) -> RenderableType:
@@ -58,28 +58,21 @@ def _table(columns: tuple[str, ...], title: str | None = None) -> Table:
 
 
 def _rows(known: KnownDataset) -> list[tuple[str, str]]:
-    recipe = known.recipe
-    measured = isinstance(recipe, RobustnessDatasetRecipe)
+    size = "" if not known.gigabytes else f"{known.gigabytes:g} GB{' unpacked' if known.name in TRAINED_ON else ''}"
     return [
-        ("classes", _classes(known)),
+        ("classes", f"{known.classes:,}"),
         ("images", _images(known)),
         ("split", known.split),
-        ("metric", recipe.printed_metric),
-        ("corruptions", ", ".join(recipe.corruptions) if isinstance(recipe, RobustnessDatasetRecipe) else ""),
-        ("layout", known.layout or _layout(recipe)),
-        ("size", f"{known.gigabytes:g} GB{'' if measured else ' unpacked'}" if known.gigabytes else ""),
+        ("metric", known.recipe.printed_metric),
+        ("corruptions", ", ".join(getattr(known.recipe, "corruptions", ()))),
+        ("layout", known.layout),
+        ("size", size),
         ("paper", known.paper),
         ("protocol", known.protocol),
         ("torchvision", known.torchvision),
         ("terms", known.terms),
         ("suites", ", ".join(_suites_with(known))),
     ]
-
-
-def _classes(known: KnownDataset) -> str:
-    recipe = known.recipe
-    classes = recipe.classes if isinstance(recipe, RobustnessDatasetRecipe) else known.classes
-    return f"{classes:,}" if classes else ""
 
 
 def _images(known: KnownDataset) -> str:
@@ -93,25 +86,17 @@ def _images(known: KnownDataset) -> str:
     return f"{parts} x {recipe.images:,}" if parts > 1 else f"{recipe.images:,}"
 
 
-def _layout(recipe: object) -> str:
-    """Return the layout of a robustness dataset."""
-    assert isinstance(recipe, RobustnessDatasetRecipe)
-    if recipe.kind == "corruptions":
-        return "DIR/CORRUPTION/SEVERITY/CLASS/*"
-    folders = list(filter(None, recipe.parts.values()))
-    return "/".join(["DIR", *([f"{{{', '.join(folders)}}}"] if len(folders) > 1 else folders), "CLASS", "*"])
-
-
 def _suites_with(known: KnownDataset) -> Iterator[str]:
     """Yield the shipped suites that use a dataset: in a table of its data, or of robustness."""
     for path in sorted(SUITES.glob("*.toml")):
         suite = tomllib.loads(path.read_text(encoding="utf-8"))
         opened = (known.recipe.source, known.recipe.path)
-        used = any(
-            t.get("known") == known.name or (t.get("source", "folder"), t.get("path")) == opened
-            for t in suite.get("data", {}).values()
-        )
-        if (known.name in TRAINED_ON and used) or any(
-            known.name in table["sets"] for table in suite.get("robustness", {}).values()
-        ):
+        if known.name in TRAINED_ON:
+            tables = suite.get("data", {}).values()
+            used = any(
+                t.get("known") == known.name or (t.get("source", "folder"), t.get("path")) == opened for t in tables
+            )
+        else:
+            used = any(known.name in table["sets"] for table in suite.get("robustness", {}).values())
+        if used:
             yield path.stem

@@ -8,18 +8,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.decoding import UndecodableImage
-from lutbench.data.folder import FolderImages, open_folder
-from lutbench.data.survey import survey_images as survey  # noqa: F401 - asked for by lutbench.kinds
-from lutbench.data.toy.photographs import BUILT, build, check_pixels, open_built
+from lutbench.data.folder import open_folder
+from lutbench.data.survey import survey_images as survey
+from lutbench.data.toy.photographs import BUILT, CropDataset
 from lutbench.errors import UserError, listed
 from lutbench.recipes import DataRecipe
 
 if TYPE_CHECKING:
-    from lutbench.data.integrity import Scan
-    from lutbench.data.manifest import IntegrityReport
     from lutbench.data.streaming import StreamedImages
 
-__all__ = ["ImageDataset", "Split", "UndecodableImage", "check_pair", "is_streamed", "load_or_next", "open_dataset"]
+__all__ = [
+    "ImageDataset",
+    "Split",
+    "UndecodableImage",
+    "built_by",
+    "check_pair",
+    "is_streamed",
+    "load_or_next",
+    "needs",
+    "open_dataset",
+    "survey",
+]
 
 Split = Literal["train", "val"]
 
@@ -83,11 +92,11 @@ def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
         return open_huggingface(recipe, split, root)
     if recipe.source == "folder":
         return open_folder(root / recipe.path / folder, name, split, skip_undecodable=skip)
-    if recipe.source not in BUILT:
-        from lutbench.data.official import open_official
+    if toy := built_by(recipe):
+        return toy.open(split, root, skip_undecodable=skip)
+    from lutbench.data.official import open_official
 
-        return open_official(recipe, split, root)
-    return open_built(recipe.source, split, root, skip_undecodable=skip)
+    return open_official(recipe, split, root)
 
 
 def needs(recipe: DataRecipe, root: Path) -> dict[str, Path]:
@@ -102,20 +111,9 @@ def needs(recipe: DataRecipe, root: Path) -> dict[str, Path]:
     return {name: root / recipe.folder / name for name in names}
 
 
-def make(recipe: DataRecipe, root: Path) -> bool:
-    """Build a set of photographs if it is absent; return whether it was built now."""
-    return recipe.source in BUILT and build(recipe.source, root)
-
-
-def pinned_pixels(recipe: DataRecipe) -> dict[str, str]:
-    """Return the expected fingerprints of a set of photographs that the suite builds; nothing of others."""
-    return BUILT[recipe.source].pixels if recipe.source in BUILT else {}
-
-
-def inspect(images: ImageDataset, scan: "Scan", full: bool, report: "IntegrityReport") -> None:
-    """Compare the pixels of a set of photographs that the suite built with those that were written, if ``full``."""
-    if full and not scan.undecodable and isinstance(images, FolderImages) and images.name in BUILT:
-        report.expect_pixels(images, check_pixels(images))
+def built_by(recipe: DataRecipe) -> CropDataset | None:
+    """Return what builds a dataset from photographs; None if it is not the suite's own."""
+    return BUILT.get(recipe.source)
 
 
 def is_streamed(images: ImageDataset) -> "TypeGuard[StreamedImages]":

@@ -8,7 +8,6 @@ in both splits, stands in the manifest; records repeat none of it.
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -75,14 +74,6 @@ class IntegrityReport:
     notes: list[str] = field(default_factory=list)
     """What is unusual and no fault."""
     problems: list[str] = field(default_factory=list)
-
-    def expect_pixels(self, dataset: Any, pixels: str) -> None:
-        """Report if a split that the suite built does not have the ``pixels`` that were written."""
-        if pixels != dataset.fingerprint:
-            self.problems.append(
-                f"{dataset.split}: pixels are not those that were written. Remove the set's folder; it is built anew when "
-                "next used."
-            )
 
     def add(self, other: "IntegrityReport") -> None:
         """Take up what another part found."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags
 
-from lutbench.data.scenes import SegmentationDataset, opened, opened_mask
+from lutbench.data.scene_folder import SegmentationDataset, opened, opened_mask
 from lutbench.errors import UserError, listed
 from lutbench.files import NotJsonError, read_json, write_json
 from lutbench.progress import tracked

@@ -42,7 +42,7 @@ def prepare_set(
         return Prepared(False, f"{name} is tested on and needs nothing but its files. {_advice(known, root)}")
     path = location(known, root)
     if known.built:
-        new = dataset_module(known.recipe).make(known.recipe, root)
+        new = dataset_module(known.recipe).built_by(known.recipe).build(root)
         built = f"{name} {'was built' if new else 'is there already'}: {path}"
         return Prepared(True, built if side is None else f"{built}\n{_cached(known, side, root, skip_undecodable)}")
     state = status_of(known, root).state

@@ -140,10 +140,10 @@ def _of_task(
 
 
 def _printed(record: Record, recipe: RunRecipe) -> list[str]:
-    """Return the metrics that tables print: the one that the settings choose now, or those of the outcomes."""
-    if recipe.metric:
-        return [recipe.metric]
-    metrics: list[str] = record.outcomes.printed() if record.outcomes_file else [record.measurements[0].metric]
+    """Return the metrics that tables print: the one that the settings choose now, those of the outcomes, or the first."""
+    if record.outcomes_file is None:
+        return [record.measurements[0].metric]
+    metrics: list[str] = [recipe.metric] if recipe.metric else record.outcomes.printed()
     return metrics
 
 

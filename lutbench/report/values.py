@@ -19,8 +19,8 @@ INTERVALS = {
 """How legends name the methods of intervals, in their order."""
 
 MARKED = (
-    "Of the methods of one encoder the best value is bold and the second underlined; whether a difference could be chance, "
-    "the comparisons on the same images tell."
+    "Of the methods of one encoder the best value is bold and the second underlined, which says nothing of whether the "
+    "difference could be chance."
 )
 
 

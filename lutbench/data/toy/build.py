@@ -2,24 +2,24 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from filelock import FileLock
 from PIL import Image
 
 from lutbench.errors import UserError, listed
 from lutbench.files import read_json, write_json
-from lutbench.progress import console
+from lutbench.progress import console, tracked
 
 D = TypeVar("D")
 
 
 @dataclass(frozen=True)
-class ToyDataset:
+class ToyDataset(Generic[D]):
     """How a dataset is made. Whoever changes this, or the code that makes it, raises ``revision`` and pins the checksums."""
 
     name: str
@@ -37,6 +37,14 @@ class ToyDataset:
     def write(self, folder: Path, root: Path) -> dict[str, dict[str, Any]]:
         """Fill ``folder``, and return what the manifest says of each split, with its checksum under ``pixels``."""
         raise NotImplementedError
+
+    def list_files(self, folder: Path, split: str, skip_undecodable: bool = False) -> D:
+        """List one split of the dataset that lies in ``folder``, with a fingerprint over names and sizes of its files."""
+        raise NotImplementedError
+
+    def names(self, split: str) -> Iterable[str]:
+        """Return the names of a split's images, of a dataset whose manifest does not hold them."""
+        return ()
 
     def build(self, root: Path) -> bool:
         """Write the dataset below ``root`` if it is absent; return whether it was written now.
@@ -92,27 +100,26 @@ class ToyDataset:
             )
         return manifest
 
-    def as_built(self, root: Path, split: str, part: str, list_files: Callable[[], D], expected: Iterable[str]) -> D:
-        """Return what ``list_files`` lists of a split in folder ``part``, if its files are those that were written.
+    def open(self, split: str, root: Path, *, skip_undecodable: bool = False) -> D:
+        """List one split, after building the dataset below ``root`` if it is absent.
 
         Its fingerprint is the manifest's checksum of the split's pixels, so it is the same however PNG was compressed.
-        ``expected`` are the names of all files.
 
         Raises:
-            UserError: if a file is missing, was added or changed in size. (Pixels changed within the same number of
-                bytes are found by ``lutbench data check --full``.)
+            UserError: see :meth:`build`; also if a file is missing, was added or changed in size. (Pixels changed within
+                the same number of bytes are found by :func:`check_pixels`.)
         """
+        self.build(root)
         folder = root / self.name
-        metadata = self.manifest(folder)["splits"][split]
+        written = self.manifest(folder)["splits"][split]
         try:
-            dataset: Any = list_files()
+            dataset: Any = self.list_files(folder, split, skip_undecodable)
         except UserError as error:
             raise UserError(f"{error} {_rebuild(folder)}") from error
-        if dataset.fingerprint != metadata["files"]:
-            names = metadata.get("names", expected)
-            found = [dataset.image_name(index) for index in range(len(dataset))]
-            raise _changed(folder, folder / part, names, found)
-        built: D = replace(dataset, fingerprint=metadata["pixels"])
+        if dataset.fingerprint != written["files"]:
+            present = [dataset.image_name(index) for index in range(len(dataset))]
+            raise _changed(folder, split, written.get("names") or self.names(split), present)
+        built: D = replace(dataset, fingerprint=written["pixels"])
         return built
 
     def _compare(self, pixels: dict[str, str]) -> None:
@@ -130,8 +137,8 @@ class ToyDataset:
             )
 
 
-def _changed(folder: Path, part: Path, expected: Iterable[str], found: Iterable[str]) -> UserError:
-    """Return what to say if the files in ``part`` of the dataset in ``folder`` are not those that were written."""
+def _changed(folder: Path, split: str, expected: Iterable[str], found: Iterable[str]) -> UserError:
+    """Return the error that a split of the dataset in ``folder`` does not have the files that were written."""
     written, present = set(expected), set(found)
     if missing := sorted(written - present):
         difference = f"{len(missing)} files are missing ({listed(missing)})"
@@ -139,7 +146,7 @@ def _changed(folder: Path, part: Path, expected: Iterable[str], found: Iterable[
         difference = f"{len(added)} files were added ({listed(added)})"
     else:
         difference = "a file changed in size"
-    return UserError(f"{part.absolute()} is not as it was built: {difference}. {_rebuild(folder)}")
+    return UserError(f"{folder.absolute()}: split {split!r} is not as it was built: {difference}. {_rebuild(folder)}")
 
 
 def _rebuild(folder: Path) -> str:
@@ -154,3 +161,21 @@ def pixel_digest(images: Iterable[tuple[str, Image.Image]]) -> str:
         digest.update(f"{name} {image.width} {image.height}\n".encode())
         digest.update(image.tobytes())
     return digest.hexdigest()
+
+
+def check_pixels(dataset: Any) -> str:
+    """Return the :func:`pixel_digest` of a listed split, to compare with its fingerprint; reads every file.
+
+    Where there are masks, each follows its image, with the values that training sees.
+
+    Raises:
+        UndecodableImage: naming the first file that cannot be decoded.
+    """
+
+    def pictures() -> Iterator[tuple[str, Image.Image]]:
+        for index in tracked(range(len(dataset)), len(dataset), f"checking {dataset.name} {dataset.split}"):
+            yield dataset.image_name(index), dataset.image(index)
+            if hasattr(dataset, "mask"):
+                yield dataset.mask_path(index).name, Image.fromarray(dataset.mask(index))
+
+    return pixel_digest(pictures())

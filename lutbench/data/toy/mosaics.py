@@ -9,7 +9,7 @@ On disk they are laid out as ADE20K is, ``mosaics/{images,annotations}/{training
 ``manifest.json``. The images are PNG, unlike ADE20K's: a JPEG's pixels depend on who writes and who reads it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from lutbench.data.images import Split
-from lutbench.data.scenes import SegmentationDataset, list_scenes
-from lutbench.data.toy.build import ToyDataset, pixel_digest
+from lutbench.data.scene_folder import SegmentationDataset, list_scenes
+from lutbench.data.toy.build import ToyDataset, check_pixels
 from lutbench.data.toy.photographs import BANDS, PHOTOGRAPHS, UNCOMPRESSED, Box, bands, load_photograph, square
 from lutbench.progress import tracked
 from lutbench.recipes import SegmentationDataRecipe
@@ -42,7 +42,7 @@ SPLITS: tuple[Split, Split] = ("train", "val")
 
 
 @dataclass(frozen=True)
-class MosaicDataset(ToyDataset):
+class MosaicDataset(ToyDataset[SegmentationDataset]):
     """A dataset of mosaics of crops of photographs."""
 
     classes: tuple[str, ...]
@@ -81,11 +81,31 @@ class MosaicDataset(ToyDataset):
             "bands": list(BANDS),
         }
 
+    def layout(self, folder: Path) -> SegmentationDataRecipe:
+        """Return how a suite file would describe the dataset that lies in ``folder``, were it not known."""
+        return SegmentationDataRecipe(
+            label=self.name,
+            source="scenes",
+            path=folder.name,
+            image_suffix=".png",
+            classes=list(self.classes),
+            palette=PALETTE[: len(self.classes)],
+            reduce_zero_label=True,
+        )
+
+    def list_files(self, folder: Path, split: str, skip_undecodable: bool = False) -> SegmentationDataset:
+        """List one split of the dataset that lies in ``folder``."""
+        return list_scenes(self.layout(folder), "train" if split == "train" else "val", folder.parent)
+
+    def names(self, split: str) -> Iterator[str]:
+        """Yield the names of a split's images."""
+        return (f"{number:04d}.png" for number in range(self.counts[split]))
+
     def write(self, folder: Path, root: Path) -> dict[str, dict[str, Any]]:
         """Fill ``folder`` with images and masks."""
         photographs = {value: load_photograph(PHOTOGRAPHS[name]) for value, name in enumerate(self.photographs)}
         whole = {value: bands((0, 0, *image.size), self.gap) for value, image in photographs.items()}
-        layout = _layout(self, folder.name)
+        layout = self.layout(folder)
         metadata: dict[str, dict[str, Any]] = {}
         for split in SPLITS:
             part = layout.train if split == "train" else layout.val
@@ -98,8 +118,8 @@ class MosaicDataset(ToyDataset):
                 image, mask = mosaic(self, regions(self, split, number, boxes), photographs)
                 image.save(images / f"{number:04d}.png", compress_level=UNCOMPRESSED)
                 mask.save(masks / f"{number:04d}.png")
-            scenes = list_scenes(layout, split, folder.parent)
-            metadata[split] = {"images": count, "pixels": mosaic_pixels(scenes), "files": scenes.fingerprint}
+            written = self.list_files(folder, split)
+            metadata[split] = {"images": count, "pixels": check_pixels(written), "files": written.fingerprint}
         return metadata
 
 
@@ -133,32 +153,6 @@ class Region(NamedTuple):
     """The crop of the photograph that fills it."""
 
 
-def open_mosaics(split: Split, root: Path) -> SegmentationDataset:
-    """Return one split of the mosaics, built at ``root/mosaics`` if they are absent, see :meth:`ToyDataset.as_built`."""
-    MOSAICS.build(root)
-    layout = _layout(MOSAICS, MOSAICS.name)
-    part = layout.train if split == "train" else layout.val
-    names = (f"{number:04d}.png" for number in range(MOSAICS.counts[split]))
-    return MOSAICS.as_built(root, split, f"images/{part}", lambda: list_scenes(layout, split, root), names)
-
-
-def mosaic_pixels(scenes: SegmentationDataset) -> str:
-    """sha256 over the decoded images and masks of a split, to compare with its fingerprint; reads every file.
-
-    Raises:
-        UndecodableImage: naming the first file that cannot be decoded.
-    """
-    indices = tracked(range(len(scenes)), len(scenes), f"checking {scenes.name} {scenes.split}")
-    return pixel_digest(
-        pair
-        for index in indices
-        for pair in (
-            (scenes.image_name(index), scenes.image(index)),
-            (scenes.mask_path(index).name, Image.fromarray(scenes.mask(index))),
-        )
-    )
-
-
 def regions(mosaics: MosaicDataset, split: Split, number: int, boxes: Mapping[int, list[Box]]) -> list[Region]:
     """The regions of one image, from a key of its own; ``boxes`` are the split's bands of every photograph."""
     draw = generator(RngStream.BUILD, mosaics.key, mosaics.revision, SPLITS.index(split), number)
@@ -189,16 +183,3 @@ def mosaic(
         pixels[nearest == number] = whole[nearest == number]
     values = np.array([part.value for part in parts], np.uint8)
     return Image.fromarray(pixels), Image.fromarray(values[nearest])
-
-
-def _layout(mosaics: MosaicDataset, path: str) -> SegmentationDataRecipe:
-    """As a suite file would describe the set, were it not known."""
-    return SegmentationDataRecipe(
-        label=mosaics.name,
-        source="scenes",
-        path=path,
-        image_suffix=".png",
-        classes=list(mosaics.classes),
-        palette=PALETTE[: len(mosaics.classes)],
-        reduce_zero_label=True,
-    )

@@ -10,6 +10,7 @@ On disk they are laid out as ImageNet is, ``SET/{train,val}/CLASS/0000.png``, wi
 """
 
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -72,7 +73,7 @@ LEFT_OUT = {
 
 
 @dataclass(frozen=True)
-class CropDataset(ToyDataset):
+class CropDataset(ToyDataset[FolderImages]):
     """A dataset of crops of photographs."""
 
     photographs: tuple[str, ...]
@@ -110,6 +111,14 @@ class CropDataset(ToyDataset):
             "bands": list(BANDS),
         }
 
+    def list_files(self, folder: Path, split: str, skip_undecodable: bool = False) -> FolderImages:
+        """List one split of the dataset that lies in ``folder``."""
+        return open_folder(folder / split, self.name, split, skip_undecodable=skip_undecodable)
+
+    def names(self, split: str) -> Iterator[str]:
+        """Yield the names of a split's images."""
+        return (f"{cls}/{number:04d}.png" for cls in self.classes for number in range(self.counts[split]))
+
     def write(self, folder: Path, root: Path) -> dict[str, dict[str, Any]]:
         """Fill ``folder`` with crops."""
         cut: dict[str, list[tuple[str, Image.Image]]] = {"train": [], "val": []}
@@ -128,7 +137,7 @@ class CropDataset(ToyDataset):
                 "images": len(images),
                 "classes": len(self.classes),
                 "pixels": pixel_digest(images),
-                "files": open_folder(folder / split, self.name, split).fingerprint,
+                "files": self.list_files(folder, split).fingerprint,
             }
             for split, images in cut.items()
         }
@@ -174,34 +183,6 @@ BUILT = {
 
 Box = tuple[int, int, int, int]
 """Left, upper, right and lower edge in pixels of the photograph."""
-
-
-def open_built(name: str, split: str, root: Path, *, skip_undecodable: bool = False) -> FolderImages:
-    """Return one split of a dataset, built at ``root/NAME`` if it is absent, see :meth:`ToyDataset.as_built`."""
-    build(name, root)
-    built = BUILT[name]
-    return built.as_built(
-        root,
-        split,
-        split,
-        lambda: open_folder(root / name / split, name, split, skip_undecodable=skip_undecodable),
-        (f"{cls}/{number:04d}.png" for cls in built.classes for number in range(built.counts[split])),
-    )
-
-
-def build(name: str, root: Path) -> bool:
-    """Write the dataset at ``root/NAME`` if it is absent; return whether it was written now, see :meth:`ToyDataset.build`."""
-    return BUILT[name].build(root)
-
-
-def check_pixels(images: FolderImages) -> str:
-    """sha256 over the decoded pixels of a built split, to compare with its fingerprint; reads every file.
-
-    Raises:
-        UndecodableImage: naming the first file that cannot be decoded.
-    """
-    indices = tracked(range(len(images)), len(images), f"checking {images.name} {images.split}")
-    return pixel_digest((images.image_name(index), images.image(index)) for index in indices)
 
 
 def load_photograph(file: str) -> Image.Image:

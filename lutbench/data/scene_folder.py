@@ -1,0 +1,264 @@
+"""Images with masks in ADE20K's layout: ``PATH/images/SPLIT/NAME.jpg`` and ``PATH/annotations/SPLIT/NAME.png``.
+
+MMSegmentation reads the files itself. What is here lists the same files in the same order, says what is wrong with
+them before anything is computed, and gives what it takes to describe them to MMSegmentation, to draw them and to tell
+two contents apart. Names may hold folders, ``NAME`` being the path below the split's folder.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lutbench.data.decoding import BROKEN, UndecodableImage, to_rgb
+from lutbench.data.folder import fingerprint_of
+from lutbench.data.images import Split
+from lutbench.data.walking import IMAGES, explained, printable, walk
+from lutbench.errors import UserError, listed, nearest
+from lutbench.recipes import SegmentationDataRecipe
+
+IGNORED = 255
+"""In a mask as training sees it: a pixel that counts neither in training nor in evaluation."""
+
+Colour = tuple[int, int, int]
+"""Red, green and blue from 0 to 255."""
+
+
+@dataclass(frozen=True)
+class SegmentationDataset:
+    """One split of a set of images with masks."""
+
+    name: str
+    split: str
+    images: Path
+    masks: Path
+    """Folders of the split's images and masks."""
+    image_suffix: str
+    mask_suffix: str
+    classes: tuple[str, ...]
+    """In the order of the values that training sees."""
+    palette: tuple[Colour, ...]
+    """A colour for every class."""
+    reduce_zero_label: bool
+    """Whether a 0 in a mask file means no class and 1 the first one, or 0 the first one."""
+    ignore: int
+    """The value in a mask file that counts neither in training nor in evaluation, besides a reduced zero."""
+    fingerprint: str
+    """Hex digest that tells two contents apart; the same for the same data on every machine."""
+    stems: tuple[str, ...] = field(repr=False)
+    """File names without suffix, in MMSegmentation's order."""
+    sizes: NDArray[np.int64] = field(repr=False, compare=False)
+    """(n,) Bytes of each image's file."""
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    def image_path(self, index: int) -> Path:
+        """The file of an image."""
+        return self.images / (self.stems[index] + self.image_suffix)
+
+    def mask_path(self, index: int) -> Path:
+        """The file of an image's mask."""
+        return self.masks / (self.stems[index] + self.mask_suffix)
+
+    def image_name(self, index: int) -> str:
+        """The image's file name below its folder, with forward slashes, as :func:`printable` has it."""
+        return printable(self.stems[index] + self.image_suffix)
+
+    def content(self, index: int) -> bytes:
+        """The file of an image, as it is. Raises UserError if it cannot be read."""
+        with explained():
+            return self.image_path(index).read_bytes()
+
+    def image(self, index: int) -> Image.Image:
+        """An image, mode RGB, turned as its EXIF tag says: so OpenCV, and through it MMSegmentation, reads it.
+
+        Raises:
+            UndecodableImage: naming the file.
+        """
+        with opened(self.image_path(index)) as file:
+            return ImageOps.exif_transpose(to_rgb(file))
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """(H, W) the class of every pixel as training sees it: zero reduced, and 255 where a pixel is ignored.
+
+        Raises:
+            UndecodableImage: naming the file.
+            UserError: if it is not one channel of 8 bits.
+        """
+        with opened_mask(self.mask_path(index)) as file:
+            mask: NDArray[np.uint8] = self._seen[np.asarray(file)]
+            return mask
+
+    @cached_property
+    def _seen(self) -> NDArray[np.uint8]:
+        """(256,) what training sees of every value in a mask file."""
+        seen = np.arange(256, dtype=np.uint8)
+        if self.reduce_zero_label:
+            seen = np.roll(seen, 1)  # 0 becomes 255, and any other value one less
+        seen[self.ignore] = IGNORED
+        return seen
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, whose pixels are decoded when they are asked for.
+
+    Raises:
+        UndecodableImage: naming the file, if it cannot be read, also where its pixels are decoded inside the block.
+    """
+    try:
+        with Image.open(path) as file:
+            yield file
+    except BROKEN as error:
+        found = "not an image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise UndecodableImage(
+            f"{path} cannot be decoded: {found}. Replace the file, or remove it with its mask or image."
+        ) from error
+
+
+@contextmanager
+def opened_mask(path: Path) -> Iterator[Image.Image]:
+    """As :func:`opened`, for a mask.
+
+    Raises:
+        UserError: also if it is not one channel of 8 bits.
+    """
+    with opened(path) as file:
+        if file.mode not in ("L", "P"):
+            raise UserError(
+                f"{path}: expected one channel of 8 bits whose values are classes (Pillow's mode L or P), found mode "
+                f"{file.mode}. Masks that hold colours must be rewritten with the classes' numbers."
+            )
+        yield file
+
+
+@explained()
+def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> SegmentationDataset:
+    """List one split of a set whose classes ``recipe`` names.
+
+    The fingerprint is the sha256 over classes, the treatment of zero and of the ignored value, and names and sizes of
+    all images and masks; not pixels changed within the same number of bytes.
+
+    Raises:
+        UserError: if a folder is missing or empty, images and masks do not pair up, or two images share a name.
+    """
+    name = recipe.label or recipe.path
+    folder, part = root / recipe.path, recipe.train if split == "train" else recipe.val
+    folders = folder / "images" / part, folder / "annotations" / part
+    suffixes = recipe.image_suffix, recipe.mask_suffix
+    for place in folders:
+        if not place.is_dir():
+            raise UserError(_expected(recipe, name, split, place, "there is no such folder"))
+    with ThreadPoolExecutor(2) as threads:  # hides some of the latency of a network file system
+        images, masks = threads.map(_list_files, folders, suffixes)
+    for place, listing, suffix in zip(folders, (images, masks), suffixes, strict=True):
+        if not listing.sizes:
+            ends = sorted({"." + other.rpartition(".")[2] for other in listing.others})
+            found = f"no file there ends in {suffix!r}" + (f" (of images, some in {listed(ends)})" if ends else "")
+            raise UserError(_expected(recipe, name, split, place, found))
+        _refuse_twins(name, place, listing, suffix)
+    _refuse_singles(recipe, name, split, folders, images, masks)
+
+    stems = tuple(sorted(images.sizes, key=lambda stem: stem + recipe.image_suffix))
+    return SegmentationDataset(
+        name=name,
+        split=split,
+        images=folders[0],
+        masks=folders[1],
+        image_suffix=recipe.image_suffix,
+        mask_suffix=recipe.mask_suffix,
+        classes=tuple(recipe.classes),
+        palette=tuple((r, g, b) for r, g, b in recipe.palette) or choose_palette(len(recipe.classes)),
+        reduce_zero_label=recipe.reduce_zero_label,
+        ignore=recipe.ignore,
+        fingerprint=fingerprint_of(
+            recipe.classes,
+            np.array([recipe.reduce_zero_label, recipe.ignore], np.int64),
+            b"\0".join(os.fsencode(stem + suffix) for suffix in suffixes for stem in stems),
+            np.array([listing.sizes[stem] for listing in (images, masks) for stem in stems], np.int64),
+        ),
+        stems=stems,
+        sizes=np.array([images.sizes[stem] for stem in stems], np.int64),
+    )
+
+
+def choose_palette(count: int) -> tuple[Colour, ...]:
+    """Colours for up to 255 classes, all different and none black: those of PASCAL VOC, by the bits of the number."""
+    numbers = np.arange(1, count + 1)
+    bits = numbers[:, None, None] >> (np.arange(8)[:, None] * 3 + np.arange(3)) & 1  # (count, bit, channel)
+    colours = (bits << np.arange(7, -1, -1)[:, None]).sum(1)
+    return tuple((int(r), int(g), int(b)) for r, g, b in colours)
+
+
+class _Listing(NamedTuple):
+    sizes: dict[str, int]
+    """Of every file that ends in the suffix, by what comes before it."""
+    others: list[str]
+    """Files that are images by their names and end otherwise."""
+
+
+def _list_files(folder: Path, suffix: str) -> _Listing:
+    """The files that MMSegmentation would find, which also looks into hidden folders."""
+    listing = _Listing({}, [])
+    for encoded, size in walk(os.fsencode(folder), (*IMAGES, os.fsencode(suffix.lower())), hidden=True):
+        name = os.fsdecode(encoded)
+        if name.endswith(suffix):
+            listing.sizes[name.removesuffix(suffix)] = size
+        else:
+            listing.others.append(name)
+    return listing
+
+
+def _refuse_twins(name: str, place: Path, listing: _Listing, suffix: str) -> None:
+    """Of two images of one name in two formats it is not clear which is meant."""
+    end = suffix.rpartition(".")[0]  # of a suffix such as "_labels.png" the part that belongs to the name
+    names = {stem + end for stem in listing.sizes}
+    twins = [other for other in listing.others if other.rpartition(".")[0] in names]
+    if twins:
+        raise UserError(
+            f"{name}: {len(twins)} images in {place.absolute()} have the name of another one that ends in {suffix!r}: "
+            f"{listed(sorted(twins))}. It is not clear which is meant: remove one of each."
+        )
+
+
+def _refuse_singles(
+    recipe: SegmentationDataRecipe, name: str, split: str, folders: tuple[Path, Path], images: _Listing, masks: _Listing
+) -> None:
+    """Every image has a mask, and every mask an image."""
+    kinds = ("images without a mask", "masks without an image")
+    singles = sorted(images.sizes.keys() - masks.sizes.keys()), sorted(masks.sizes.keys() - images.sizes.keys())
+    if any(singles):
+        told = [
+            f"{len(stems):,} {kind} ({listed(stem + suffix for stem in stems)})"
+            for kind, stems, suffix in zip(kinds, singles, (recipe.image_suffix, recipe.mask_suffix), strict=True)
+            if stems
+        ]
+        raise UserError(
+            f"{name}, split {split!r}: every image NAME{recipe.image_suffix} in {folders[0].absolute()} needs a mask "
+            f"NAME{recipe.mask_suffix} in {folders[1].absolute()}, and the other way round. Found {' and '.join(told)}. "
+            "Was the set unpacked completely? If only the ends of the names differ, set image_suffix and mask_suffix."
+        )
+
+
+def _expected(recipe: SegmentationDataRecipe, name: str, split: str, place: Path, found: str) -> str:
+    folder = next((above for above in list(place.parents)[:3] if above.is_dir()), None)  # images, the set's, the root
+    here = ""
+    if folder:
+        beside = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry != place)
+        hint = nearest(place.relative_to(folder).parts[0], beside)
+        here = f" Folders in {folder.absolute()}: {listed(beside)}.{hint}" if beside else ""
+    part = place.name
+    return (
+        f"{name}: expected split {split!r} in {place.absolute()}, but {found}.{here} The layout is "
+        f"images/{part}/NAME{recipe.image_suffix} with annotations/{part}/NAME{recipe.mask_suffix} below the set's folder. "
+        "Point --data-root at the folder that holds your sets; `lutbench data list` shows the known ones and how to get them."
+    )
