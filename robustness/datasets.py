@@ -24,12 +24,13 @@ from lutbench.errors import NotRun, UserError, listed
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import KNOWN, UNKNOWN
 from robustness.labels import known_folders
-from robustness.survey import survey  # noqa: F401 - asked for by lutbench.kinds
 from robustness.toy_sets import SETS
 
 if TYPE_CHECKING:
     from lutbench.data.manifest import SplitMetadata
+    from lutbench.data.survey import Survey
     from lutbench.data.verify import VerifyReport
+    from lutbench.workspace import Workspace
 
 
 class DatasetState(StrEnum):
@@ -115,6 +116,13 @@ class ChosenImages:
 
 
 Visitor = Callable[[str, FolderImages | ChosenImages], None]
+
+
+def survey(recipe: RobustnessDatasetRecipe, workspace: "Workspace") -> "Survey":
+    """Return what is known of a dataset before anything runs, see :func:`robustness.survey.survey`."""
+    from robustness.survey import survey  # here, because it lists datasets by the functions of this file
+
+    return survey(recipe, workspace)
 
 
 def needs(recipe: RobustnessDatasetRecipe, root: Path) -> dict[str, Path]:
