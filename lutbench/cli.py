@@ -131,21 +131,26 @@ def tables(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail if the tables there differ from the records.")
     ] = False,
+    overrides: Overrides = None,
+    results: ResultsRoot = Path("results"),
     reference: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Results to compare the records with; `reference` below --results if not given."
+            metavar="DIR",
+            help="Records to compare these with, of the same recipes; RESULTS/reference if not given, as the repository has.",
         ),
     ] = None,
-    overrides: Overrides = None,
-    results: ResultsRoot = Path("results"),
 ) -> None:
-    """Rebuild a suite's tables from its records and the published numbers. Needs no data and no GPU."""
+    """Rebuild a suite's tables from its records and the published numbers. Needs no data and no GPU.
+
+    Where there are reference records of the same recipes, says how these compare with them.
+    """
     loaded = _load(suite, overrides)
+    from lutbench.report.reference import reference_section
     from lutbench.report.sections import View
     from lutbench.report.tables import all_sections, check_tables, show_tables, write_tables
 
-    view = View.read(loaded, results, reference)
+    view = View.read(loaded, results)
     sections = all_sections(view)
     if check:
         differences = check_tables(view, sections, results)
@@ -157,7 +162,8 @@ def tables(
         print(f"The tables of {suite} are what its records say.")
         return
     write_tables(view, sections, results)
-    show_tables(view, sections, results)
+    beside = reference_section(view, results, reference)
+    show_tables(view, [*sections, *([beside] if beside else [])], results)
 
 
 @app.command()
@@ -275,7 +281,7 @@ def data_prepare(
     for each in [name] if name else [known.name for known in CATALOGUE.values() if known.built]:
         prepared = prepare_set(each, data_root, side, download=download, skip_undecodable=skip_undecodable)
         console.print(prepared.text)
-        there = there and prepared.there
+        there = there and prepared.ready
     if not there:
         raise typer.Exit(1)
 

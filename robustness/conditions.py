@@ -1,4 +1,4 @@
-"""One cell of a shifted set, opened for a classifier: its images, and what is asked of every one."""
+"""One condition of a robustness dataset, opened for a classifier: its images, and what is asked of every one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from robustness.protocols import Protocol
 
 @dataclass(frozen=True)
 class Condition:
-    """One cell, opened for a classifier."""
+    """A condition, opened for a classifier."""
 
     name: str
     images: ImageDataset
@@ -30,15 +30,15 @@ class Condition:
     """Questions about its images; tables print the first."""
 
 
-def open_condition(recipe: RobustnessDatasetRecipe, root: Path, cell: str, space: LabelSpace) -> Condition:
-    """List one cell and lay out what a classifier with the classes of ``space`` is asked of it.
+def open_condition(recipe: RobustnessDatasetRecipe, root: Path, condition: str, space: LabelSpace) -> Condition:
+    """List a condition and lay out what a classifier with the classes of ``space`` is asked of it.
 
     Raises:
-        UserError: if it is not there or not laid out as expected, or its labels are no classes of the classifier.
+        UserError: if it is absent or not laid out as expected, or its labels are no classes of the classifier.
     """
-    images = list_condition(recipe, cell, condition_folders(recipe, root)[cell])
+    images = list_condition(recipe, condition, condition_folders(recipe, root)[condition])
     labels = np.zeros(len(images), np.int64) if images.labels is None else images.labels
-    return Condition(cell, images, labels, tuple(_protocols(recipe, root, cell, images, labels, space)))
+    return Condition(condition, images, labels, tuple(_protocols(recipe, root, condition, images, labels, space)))
 
 
 def check_labels(recipe: RobustnessDatasetRecipe, root: Path, found: DatasetListing, space: LabelSpace) -> None:
@@ -69,7 +69,7 @@ def check_set(recipe: RobustnessDatasetRecipe, root: Path, found: DatasetListing
 def _protocols(
     recipe: RobustnessDatasetRecipe,
     root: Path,
-    cell: str,
+    condition: str,
     images: ImageDataset,
     labels: NDArray[np.int64],
     space: LabelSpace,
@@ -79,7 +79,7 @@ def _protocols(
     own = sorted({number for answer in answers for number in answer})
     subset = imagenet_subset(recipe.subset) if recipe.subset else tuple(own)
     kinds = {"all": (f"{len(space.names)} classes", None), "subset": (f"{_count(recipe, folders)} classes", subset)}
-    if recipe.kind == "detection" and cell == UNKNOWN:
+    if recipe.kind == "detection" and condition == UNKNOWN:
         answers = ((),)
     for name, columns in dict(kinds[logits] for logits in recipe.logits).items():
         yield Protocol(name, columns, answers, labels)

@@ -1,9 +1,9 @@
-"""The corrupted copy of a labelled set, on disk: made once, the same on every machine, laid out as ImageNet-C is.
+"""The corrupted copy of a labelled dataset, on disk: made once, the same on every machine, laid out as ImageNet-C is.
 
-``FOLDER/CORRUPTION/SEVERITY/CLASS/IMAGE.png``. Every corruption at one severity is a cell. A cell is whole or not there;
-an interrupted build goes on with the cells that are missing, and cells can be added later. FOLDER/manifest.json says what
-the images come from and with which packages they were made, CELL/manifest.json how strong the corruption is, and a checksum
-of the cell's pixels.
+``FOLDER/CORRUPTION/SEVERITY/CLASS/IMAGE.png``. Every corruption at one severity is a condition. A condition is whole or absent;
+an interrupted build goes on with the conditions that are missing, and conditions can be added later. FOLDER/manifest.json says what
+the images come from and with which packages they were made, CONDITION/manifest.json how strong the corruption is, and a checksum
+of the condition's pixels.
 
 The images are stored without loss: ImageNet-C's and Tiny-ImageNet-C's JPEG of quality 85 is a corruption of its own,
 which the clean images would not have, and a JPEG's pixels depend on who reads it. So errors on these copies are
@@ -50,7 +50,7 @@ def build_corrupted(
     per_class: int | None = None,
     workers: int = 0,
 ) -> bool:
-    """Write the cells that are not in ``folder`` yet; returns whether there were any.
+    """Write the conditions that ``folder`` lacks; return whether there were any.
 
     ``images`` are copied at ``side`` x ``side`` pixels: those of this size as they are, others resized to 256/224 of it
     and cropped in the centre, bilinearly, as for ImageNet-C. Of every class ``per_class`` are taken, evenly spaced, or
@@ -63,20 +63,22 @@ def build_corrupted(
             packages.
     """
     check_names(corruptions, severities)
-    work = _Cells(images, folder, _targets(images, per_class), side, [])
+    work = _Conditions(images, folder, _targets(images, per_class), side, [])
     origin = _origin(images, side, per_class)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"):
-            cells = [(name, severity) for name in corruptions for severity in severities]
-            missing = [cell for cell in cells if not (_place(folder, *cell) / MANIFEST).is_file()]
+            conditions = [(name, severity) for name in corruptions for severity in severities]
+            missing = [
+                condition for condition in conditions if not (_folder_of(folder, *condition) / MANIFEST).is_file()
+            ]
             _begin(folder, origin, bool(missing))
             if not missing:
                 return False
-            loader = DataLoader(replace(work, cells=missing), batch_size=None, num_workers=workers, in_order=False)
+            loader = DataLoader(replace(work, conditions=missing), batch_size=None, num_workers=workers, in_order=False)
             title = f"corrupting {images.name} {images.split}"
-            with Bar(title, len(cells), len(cells) - len(missing)) as bar:
-                for done, problem in enumerate(loader, len(cells) - len(missing) + 1):
+            with Bar(title, len(conditions), len(conditions) - len(missing)) as bar:
+                for done, problem in enumerate(loader, len(conditions) - len(missing) + 1):
                     if problem is not None:
                         raise problem
                     bar.update(done)
@@ -88,58 +90,58 @@ def build_corrupted(
 
 
 def open_corrupted(folder: Path, corruption: str, severity: int) -> FolderImages:
-    """One cell. Its fingerprint is the manifest's checksum of the pixels, the same on every machine.
+    """List a condition. Its fingerprint is the manifest's checksum of the pixels, the same on every machine.
 
     Raises:
-        UserError: if it is not there, was made by another version of the suite, or its files are not those that were
+        UserError: if it is absent, was made by another version of the suite, or its files are not those that were
             written: one is missing, was added or changed in size. (Pixels changed within the same number of bytes
             are found by :func:`lutbench.data.toy.build.check_pixels`.)
     """
     check_names([corruption], [severity])
     origin = _read_origin(folder)
-    cell = _place(folder, corruption, severity)
-    if not (cell / MANIFEST).is_file():
-        there = sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in folder.glob(f"*/[0-9]/{MANIFEST}"))
+    condition = _folder_of(folder, corruption, severity)
+    if not (condition / MANIFEST).is_file():
+        present = sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in folder.glob(f"*/[0-9]/{MANIFEST}"))
         wanted = f"{corruption}/{severity}"
         raise UserError(
-            f"{folder.absolute()} has no {wanted}.{nearest(wanted, there)} There are {listed(there) or 'none'}. "
+            f"{folder.absolute()} has no {wanted}.{nearest(wanted, present)} There are {listed(present) or 'none'}. "
             "Build it, by the same command that built these."
         )
-    facts = read_json(cell / MANIFEST)
-    images = open_folder(cell, f"{origin['set']}-c", f"{corruption}/{severity}")
-    if images.fingerprint != facts["files"]:
+    metadata = read_json(condition / MANIFEST)
+    images = open_folder(condition, f"{origin['set']}-c", f"{corruption}/{severity}")
+    if images.fingerprint != metadata["files"]:
         raise UserError(
-            f"{cell.absolute()} is not as it was built: {facts['images']} images were written and {len(images)} are there, or "
+            f"{condition.absolute()} is not as it was built: {metadata['images']} images were written and {len(images)} are there, or "
             "their names or sizes differ. Remove it, and it is built anew by the command that built it."
         )
-    return replace(images, fingerprint=facts["pixels"])
+    return replace(images, fingerprint=metadata["pixels"])
 
 
 @dataclass(frozen=True)
-class _Cells(Dataset[UserError | OSError | None]):
-    """Writes a cell where a loader asks for an item, and hands out what went wrong."""
+class _Conditions(Dataset[UserError | OSError | None]):
+    """Conditions to write: a loader that asks for an item has one written, and gets the error if there was one."""
 
     images: ImageDataset
     folder: Path
     targets: dict[str, int]
-    """File names, and which images they are corrupted copies of."""
+    """The index of the image that each file, by name, is a corrupted copy of."""
     side: int
-    cells: list[tuple[str, int]]
+    conditions: list[tuple[str, int]]
 
     def __len__(self) -> int:
-        return len(self.cells)
+        return len(self.conditions)
 
     def __getitem__(self, number: int) -> UserError | OSError | None:
-        cell = self.cells[number]
-        place = _place(self.folder, *cell)
-        if place.exists():
-            return UserError(f"{place.absolute()} has no {MANIFEST}, so it was not built here. Remove or rename it.")
-        partial = place.with_name(f".{place.name}.partial")
+        condition = self.conditions[number]
+        target = _folder_of(self.folder, *condition)
+        if target.exists():
+            return UserError(f"{target.absolute()} has no {MANIFEST}, so it was not built here. Remove or rename it.")
+        partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # left by a build that was killed: our parent holds the lock
         try:
-            with disk_full_explained(place):
-                self._write(*cell, partial)
-                partial.rename(place)
+            with disk_full_explained(target):
+                self._write(*condition, partial)
+                partial.rename(target)
         except (UserError, OSError) as error:
             return error  # raised here, it would reach the user inside the loader's traceback
         finally:
@@ -149,13 +151,13 @@ class _Cells(Dataset[UserError | OSError | None]):
     def _write(self, corruption: str, severity: int, folder: Path) -> None:
         pixels = pixel_digest(self._written(corruption, severity, folder))
         written = open_folder(folder, self.images.name, f"{corruption}/{severity}")
-        facts = {
+        metadata = {
             "strengths": constants_for(self.side).rows[corruption][severity - 1],
             "images": len(written),
             "pixels": pixels,
             "files": written.fingerprint,
         }
-        write_json(folder / MANIFEST, facts)
+        write_json(folder / MANIFEST, metadata)
 
     def _written(self, corruption: str, severity: int, folder: Path) -> Iterator[tuple[str, Image.Image]]:
         for name, index in self.targets.items():
@@ -173,7 +175,7 @@ class _Cells(Dataset[UserError | OSError | None]):
 
 
 def prepared(image: Image.Image, side: int) -> Image.Image:
-    """``image`` at ``side`` x ``side`` pixels: as it is if it has that size, else resized and cropped as for ImageNet-C."""
+    """Return ``image`` at ``side`` x ``side`` pixels: as it is if it has that size, else resized and cropped as for ImageNet-C."""
     if image.size == (side, side):
         return image
     scale = round(side * RESIZED) / min(image.size)
@@ -182,12 +184,12 @@ def prepared(image: Image.Image, side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR).crop((left, upper, left + side, upper + side))
 
 
-def _place(folder: Path, corruption: str, severity: int) -> Path:
+def _folder_of(folder: Path, corruption: str, severity: int) -> Path:
     return folder / corruption / str(severity)
 
 
 def _targets(images: ImageDataset, per_class: int | None) -> dict[str, int]:
-    """Names of the files in a cell, in the order in which a folder is listed, and which images they are."""
+    """Return the index of each image by its file's name in a condition, in the order in which a folder is listed."""
     if images.labels is None:
         raise UserError(
             f"{images.name}: split {images.split!r} has no labels, and a corrupted copy needs class folders."
@@ -210,14 +212,14 @@ def _targets(images: ImageDataset, per_class: int | None) -> dict[str, int]:
 
 
 def _stem(name: str, cls: str) -> str:
-    """What an image's copy is called: its name without class folder and suffix."""
+    """Return the name of an image's copy: its own without class folder and suffix."""
     path = PurePosixPath(name).with_suffix("")
     inside = path.parts[1:] if path.parts[0] == cls and len(path.parts) > 1 else path.parts[-1:]
     return "_".join(inside)
 
 
 def _origin(images: ImageDataset, side: int, per_class: int | None) -> dict[str, Any]:
-    """What decides the pixels of every cell, as it stands in the folder's manifest."""
+    """Return what decides the pixels of every condition, as the folder's manifest has it."""
     return {
         "revision": REVISION,
         "set": images.name,
@@ -233,7 +235,7 @@ def _begin(folder: Path, origin: dict[str, Any], more: bool) -> None:
     """Write the folder's manifest, or compare it with what is to be built.
 
     Raises:
-        UserError: if the folder holds something else, or cells are to be added with other packages than it was begun with.
+        UserError: if the folder holds something else, or conditions are to be added with other packages than it was begun with.
     """
     packages = {name: version(name) for name in PACKAGES}
     if not (folder / MANIFEST).is_file():
@@ -243,10 +245,12 @@ def _begin(folder: Path, origin: dict[str, Any], more: bool) -> None:
             )
         write_json(folder / MANIFEST, {**origin, "packages": packages})
         return
-    there = _read_origin(folder)
-    begun = there.pop("packages")
+    begun_from = _read_origin(folder)
+    begun = begun_from.pop("packages")
     differing = [
-        f"{key} ({there.get(key)!r} there, {value!r} now)" for key, value in origin.items() if there.get(key) != value
+        f"{key} ({begun_from.get(key)!r} there, {value!r} now)"
+        for key, value in origin.items()
+        if begun_from.get(key) != value
     ]
     if differing:
         raise UserError(
@@ -264,10 +268,10 @@ def _begin(folder: Path, origin: dict[str, Any], more: bool) -> None:
 
 
 def _read_origin(folder: Path) -> dict[str, Any]:
-    """The folder's manifest.
+    """Read the folder's manifest.
 
     Raises:
-        UserError: if there is none, or the cells were made by another version of the corruptions.
+        UserError: if there is none, or the conditions were made by another version of the corruptions.
     """
     path = folder / MANIFEST
     if not path.is_file():

@@ -75,7 +75,7 @@ def imagenet_subset(name: str) -> Answer:
 
 
 def real_labels(file: Path | None = None) -> tuple[Answer, ...]:
-    """ReaL's answers (Beyer et al. 2020) for ImageNet's validation images in the order of their numbers.
+    """Return ReaL's answers (Beyer et al. 2020) for ImageNet's validation images in the order of their numbers.
 
     Several for some, none for 3,163 that are not counted. From timm, or a ``real.json`` as its authors publish it.
 

@@ -13,7 +13,7 @@ from lutbench.record import Record
 from lutbench.report.comparisons import compare, on_same_images, points
 from lutbench.report.entries import TableEntry, over_runs
 from lutbench.report.sections import Drawing, Section, View, by_task, directed
-from lutbench.report.values import interval_legend, value_legend, value_table, wide_sections
+from lutbench.report.values import interval_legend, value_legend, value_table, wide_section
 from robustness.condition_outcomes import RobustnessOutcomes
 from robustness.curves import occlusion_figure, severity_figure
 
@@ -35,6 +35,7 @@ CORRUPTIONS_LEGEND = (
     "mean but those that count them. Differences are in points, with the percentiles of the same resamples of the images "
     "for both methods."
 )
+OCCLUSION = "accuracy with patches dropped or shuffled"
 COLUMNS = [
     "suite", "table", "set", "method", "encoder", "seed", "metric", "value", "low", "high", "n", "interval", "run", "note",
 ]  # fmt: skip
@@ -55,7 +56,8 @@ def sections(view: View) -> list[Section]:
     if shown:
         table["metric"] = table["metric"].map(directed)
     legend = [*([f"{value_legend(shown)} {LEGEND}".strip()] if shown else []), not_run(view)]
-    occluded = occlusion_drawings(view)
+    occluded = _measured_sets(view, "occlusion")
+    drawings = [_drawing(view, of_set, "occlusion", OCCLUSION, occlusion_figure) for of_set in occluded]
     return [
         Section(
             "Shifted test sets",
@@ -64,9 +66,9 @@ def sections(view: View) -> list[Section]:
             name=NAME,
             data=every_measurement(view),
         ),
-        *wide_sections(view, shown),
+        wide_section(view, shown),
         *corruption_sections(view),
-        *([Section("Occlusion", figures=occluded, files_only=True)] if occluded else []),
+        Section("Occlusion", figures=drawings, files_only=True),
     ]
 
 
@@ -95,18 +97,11 @@ def corruption_sections(view: View) -> list[Section]:
         for encoder in encoders:
             methods = {entry.method: entry for entry in of_set if entry.encoder == encoder}
             heading = ", ".join([title, *([encoder] if len(encoders) > 1 else [])])
-            drawings = (_drawing(view, of_set, "severity", "accuracy against severity", severity_figure),)
-            figures = drawings if encoder == encoders[-1] else ()
+            drawing = _drawing(view, of_set, "severity", "accuracy against severity", severity_figure)
+            figures = [drawing] if encoder == encoders[-1] else []
             table = _corruption_table(view, methods)
             made.append(Section(f"{heading}: top-1 error, %", 3, table, figures=figures, name=NAME))
     return made
-
-
-def occlusion_drawings(view: View) -> list[Drawing]:
-    """Return the curves of every set with occlusions that was measured."""
-    title = "accuracy with patches dropped or shuffled"
-    sets = _measured_sets(view, "occlusion")
-    return [_drawing(view, of_set, "occlusion", title, occlusion_figure) for of_set in sets]
 
 
 def every_measurement(view: View) -> pd.DataFrame:

@@ -11,8 +11,8 @@ from lutbench.data.survey import DATA, DiskUse, Survey
 from lutbench.errors import UserError
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from lutbench.workspace import Workspace
-from robustness import datasets  # whose functions are used when called: it imports this file
 from robustness.condition_outcomes import KNOWN
+from robustness.datasets import DatasetListing, DatasetState, condition_folders
 from robustness.toy_sets import SETS
 
 
@@ -24,10 +24,10 @@ def survey(recipe: RobustnessDatasetRecipe, workspace: Workspace) -> Survey:
     root, known = workspace.data.absolute(), known_by(recipe)
     path = root / recipe.folder
     try:
-        listing: datasets.DatasetListing | None = workspace.open(recipe, "test")
+        listing: DatasetListing | None = workspace.open(recipe, "test")
     except UserError:
         listing = None  # nothing of it is present
-    whole = listing is not None and listing.state is datasets.DatasetState.WHOLE
+    whole = listing is not None and listing.state is DatasetState.WHOLE
     problem = " ".join(listing.problems[:2]) if listing else f"not at {path}"
     counts = list(listing.images.values()) if listing and whole else list(_expected(recipe, root))
     images = None if None in counts or not counts else sum(count or 0 for count in counts)
@@ -51,7 +51,7 @@ def _expected(recipe: RobustnessDatasetRecipe, root: Path) -> Iterator[int | Non
         names = recipe.corruptions or [name for name in CORRUPTIONS if name not in recipe.extra]
         yield from [_copied(recipe, root)] * (len({*names, *recipe.extra}) * len(recipe.severities))
         return
-    for condition, folder in datasets.condition_folders(recipe, root).items():
+    for condition, folder in condition_folders(recipe, root).items():
         if isinstance(recipe.images, dict) and condition in recipe.images:
             yield recipe.images[condition]
         elif isinstance(recipe.images, int):

@@ -1,4 +1,4 @@
-"""Shifted test sets of the photographs of :mod:`lutbench.data.toy.photographs`, made by the ideas of ImageNet-A, -R and -O.
+"""Robustness datasets of the photographs of :mod:`lutbench.data.toy.photographs`, made by the ideas of ImageNet-A, -R and -O.
 
 - ``photographs-a``: held-out crops that a raw-pixel nearest-neighbour classifier gets wrong, as ImageNet-A is what a
   ResNet-50 got wrong (Hendrycks et al. 2021).
@@ -57,7 +57,7 @@ LEAST_DEVIATION = 5
 
 
 def wrong_for_pixels(root: Path) -> Drawn:
-    """Held-out crops whose nearest training crop, by squared distance of 16 x 16 pixels, is of another class.
+    """Yield held-out crops whose nearest training crop, by squared distance of 16 x 16 pixels, is of another class.
 
     Distances are whole numbers, so the same on every machine; of equal ones the first crop counts.
     """
@@ -78,7 +78,7 @@ def wrong_for_pixels(root: Path) -> Drawn:
 
 
 def renditions(root: Path) -> Drawn:
-    """Some held-out crops of every class in every rendition, evenly spaced, each crop in one."""
+    """Yield held-out crops of every class, evenly spaced, in every rendition, each crop in one."""
     val = BUILT["photographs"].open("val", root)
     assert val.labels is not None
     for label, cls in enumerate(val.classes):
@@ -90,7 +90,7 @@ def renditions(root: Path) -> Drawn:
 
 
 def of_no_class(root: Path) -> Drawn:
-    """Crops of the pictures that were left out of the classes; none that is nearly plain."""
+    """Yield crops of the pictures that were left out of the classes; none that is nearly plain."""
     for which, (name, file) in enumerate(sorted(LEFT_OUT.items())):
         picture = _faces(file) if file.endswith(".npy") else load_photograph(file)
         draw = generator(RngStream.BUILD, SETS["photographs-o"].key, SETS["photographs-o"].revision, which)
@@ -110,7 +110,7 @@ def _embossed(image: Image.Image) -> Image.Image:
 
 
 def _halftone(image: Image.Image) -> Image.Image:
-    """Black and white, by Bayer's matrix of 4 x 4."""
+    """Return the crop in black and white, by Bayer's matrix of 4 x 4."""
     bayer = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], np.int64) * 16 + 8
     grey = np.asarray(ImageOps.autocontrast(ImageOps.grayscale(image)), np.int64)
     return Image.fromarray(np.where(grey > np.tile(bayer, (SIDE // 4, SIDE // 4)), 255, 0).astype(np.uint8))
@@ -121,7 +121,7 @@ def _poster(image: Image.Image) -> Image.Image:
 
 
 def _sketch(image: Image.Image) -> Image.Image:
-    """Grey levels over those of their surroundings, which leaves lines on white."""
+    """Divide grey levels by those of their surroundings, which leaves lines on white."""
     grey = ImageOps.grayscale(image)
     around = np.asarray(grey.filter(ImageFilter.BoxBlur(3)), np.int64)
     return Image.fromarray(np.minimum(255, 255 * np.asarray(grey, np.int64) // np.maximum(around, 1)).astype(np.uint8))
@@ -142,12 +142,12 @@ class RobustnessToyDataset(ToyDataset[FolderImages]):
     """A robustness dataset made of the crops of ``photographs``; its one split is ``test``."""
 
     made: Callable[[Path], Drawn]
-    """From the data root, which has ``photographs``."""
+    """Yields its pictures, given the data root, which has ``photographs``."""
     images: int
-    """How many it has."""
+    """Their number."""
 
     def recipe(self) -> dict[str, Any]:
-        """What decides the pixels, as it stands in the manifest."""
+        """Return what decides the pixels, as the manifest has it."""
         return {"revision": self.revision, "photographs": BUILT["photographs"].recipe()}
 
     def list_files(self, folder: Path, split: str, skip_undecodable: bool = False) -> FolderImages:
@@ -186,7 +186,7 @@ SETS = {
 
 
 def _small(images: FolderImages) -> NDArray[np.float64]:
-    """(n, 768) Crops averaged to 16 x 16 pixels; whole numbers, whose products double precision holds exactly."""
+    """Return crops averaged to 16 x 16 pixels (n, 768): whole numbers, whose products double precision holds exactly."""
     size = (NEIGHBOUR_SIDE, NEIGHBOUR_SIDE)
     crops = (images.image(index).resize(size, Image.Resampling.BOX) for index in range(len(images)))
     return np.stack([np.asarray(crop, np.float64).ravel() for crop in crops])
@@ -199,7 +199,7 @@ def _deviates(crop: Image.Image) -> bool:
 
 
 def _faces(file: str) -> Image.Image:
-    """The hundred faces of scikit-image's subset of LFW, ten by ten."""
+    """Return the hundred faces of scikit-image's subset of LFW, ten by ten."""
     faces = np.load(photograph_path(file), allow_pickle=False)[:100]
     side = faces.shape[1]
     sheet = faces.reshape(10, 10, side, side).swapaxes(1, 2).reshape(10 * side, 10 * side)

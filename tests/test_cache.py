@@ -312,7 +312,7 @@ def test_an_image_that_cannot_be_decoded_stops_the_cache_or_is_passed_over(
     (tmp_path / "flowers17").symlink_to(tmp_path / "set")
     with pytest.raises(UserError, match=r"data prepare flowers17 --skip-undecodable"):
         prepare_set("flowers17", tmp_path, SIDE)
-    assert prepare_set("flowers17", tmp_path, SIDE, skip_undecodable=True).there
+    assert prepare_set("flowers17", tmp_path, SIDE, skip_undecodable=True).ready
     with pytest.raises(UserError, match=r"1 of the images could not be decoded when its cache"):
         make_cache(opened(tmp_path), SIDE, tmp_path)
 
@@ -329,7 +329,7 @@ def test_preparing_makes_the_cache_and_again_compares_its_checksums(tmp_path: Pa
             folder.mkdir(parents=True)
             picture((90, 10 * number, 30), number).save(folder / "0.png")
     told = prepare_set("flowers17", tmp_path, SIDE)
-    assert told.there
+    assert told.ready
     assert f"cache of short side {SIDE} was made: 4 images" in told.text
     assert "its checksums are right" in prepare_set("flowers17", tmp_path, SIDE).text
     shard = next(tmp_path.rglob("00000.arrow"))

@@ -148,13 +148,13 @@ def test_the_sets_that_are_here_are_named_once(tmp_path: Path) -> None:
 
 def test_preparing_says_how_to_get_what_cannot_be_built(tmp_path: Path) -> None:
     prepared = prepare_set("imagenet-1k", tmp_path)
-    assert not prepared.there
+    assert not prepared.ready
     assert str(tmp_path / "imagenet-1k") in prepared.text
     assert "ILSVRC2012_img_train.tar" in prepared.text
     flowers(tmp_path)
-    assert prepare_set("flowers17", tmp_path).there
+    assert prepare_set("flowers17", tmp_path).ready
     shifted = prepare_set("imagenet-c", tmp_path)
-    assert not shifted.there
+    assert not shifted.ready
     assert f"zenodo.org/records/2235448 in {tmp_path}/imagenet-c." in shifted.text
 
 

@@ -516,7 +516,9 @@ def test_tables_are_written_and_shown_and_pass_their_check(finished: Path, lutbe
     assert (answer.status, answer.err) == (0, "")
     for told in ("toy-finetune", "toy-knn", "LUT", "MAE", "top-1", "LUT - MAE", "no evidence about the method"):
         assert told in answer.out
-    assert {path.name for path in Path("results/tables/toy").iterdir()} == {"main.md", "main.csv", "main.tex"}
+    assert {path.name for path in Path("results/tables/toy").iterdir()} == {
+        "main.md", "main.csv", "main.tex", "wide.tex", "comparisons.csv", "comparisons.tex",
+    }  # fmt: skip
     checked = lutbench("tables", "toy.toml", "--check")
     assert (checked.status, checked.err) == (0, "")
 

@@ -448,7 +448,7 @@ def test_a_set_that_torchvision_can_download_is_downloaded_and_its_checksum_comp
         prepare_set("dtd", root, 8, download=True)
     shutil.rmtree(root)
     monkeypatch.setattr(DTD, "_MD5", calculate_md5(archive))
-    assert prepare_set("dtd", root, 8, download=True).there
+    assert prepare_set("dtd", root, 8, download=True).ready
     assert [len(images) for images in opened("dtd", root)] == [6, 3]
     with pytest.raises(UserError, match="cannot be downloaded by this command"):
         prepare_set("stanford-cars", root, 8, download=True)

@@ -19,7 +19,7 @@ from lutbench.report.reference import (
     agreement_frame,
     agreement_sentence,
     compare_with_reference,
-    reference_sections,
+    reference_section,
 )
 from lutbench.report.sections import View
 
@@ -88,10 +88,18 @@ def test_per_image_outcomes_are_compared_on_the_same_images(
     assert found.difference == Outcomes.compare([own.outcomes], [reference.outcomes], "top-1")
     assert found.difference is not None
     assert found.difference.difference == pytest.approx((to_right - to_wrong) / 1900)
-    assert found.points == pytest.approx(100 * (to_right - to_wrong) / 1900)
+    assert (found.measured, found.expected) == (own.measurements[0], reference.measurements[0])
 
 
-@pytest.mark.parametrize(("factor", "verdict"), [(1.0009, WITHIN), (0.9991, WITHIN), (1.002, "different")])
+def test_outcomes_on_other_images_are_different(shipped: dict[str, Record], tmp_path: Path) -> None:
+    found = agreement(measured(shipped[TUNED], replace(shipped[TUNED].outcomes, images="0" * 64), tmp_path), shipped)
+    assert (found.verdict, found.difference) == ("different", None)
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"),
+    [(1, "same bits"), (1.0009, WITHIN), (0.9991, WITHIN), (1.0011, "different"), (0.8, "different")],
+)
 def test_losses_are_compared_by_their_relative_difference(
     shipped: dict[str, Record], factor: float, verdict: str
 ) -> None:
@@ -101,8 +109,8 @@ def test_losses_are_compared_by_their_relative_difference(
         for m in reference.measurements
     ]
     found = agreement(reference.model_copy(update={"measurements": losses}), shipped)
-    assert (found.verdict, found.measured.metric) == (verdict, "context loss")
-    assert found.difference is None
+    assert (found.verdict, found.difference) == (verdict, None)
+    assert found.measured.metric == ("total loss" if factor == 1 else "context loss")
 
 
 def test_every_metric_that_tables_print_decides(shipped: dict[str, Record], tmp_path: Path) -> None:
@@ -154,26 +162,26 @@ def test_a_row_has_both_values_and_the_sentence_names_what_is_different(
     agreements = compare_with_reference(own, shipped)
     frame = agreement_frame(agreements)
     assert len(frame) == 24
-    (row,) = frame[frame["verdict"] == "different"].to_dict("records")
-    assert row["difference"].startswith("-10.0 [-11.")
-    assert {name: row[name] for name in ("task", "method", "seed", "metric", "yours", "reference")} == {
-        "task": "downstream/photographs-finetune", "method": "lut", "seed": "0", "metric": "top-1", "yours": "68.1", "reference": "78.1",
+    (row,) = frame[frame[""] == "different"].to_dict("records")
+    assert row.pop("difference").startswith("-10.0 [-11.")
+    assert row == {
+        "task": "downstream/photographs-finetune", "metric": "top-1", "run": "lut/seed0", "yours": "68.1", "reference": "78.1", "": "different",
     }  # fmt: skip
     assert agreement_sentence(agreements) == (
-        f"23 of 24 records agree with the reference: 23 same bits. Different: {TUNED} (top-1 68.1, reference 78.1)."
+        f"23 of 24 records agree with the reference: 23 same bits. Different: {TUNED} (top-1)."
     )
 
 
 def test_tables_say_it_where_there_is_a_reference_and_nothing_where_not(tmp_path: Path) -> None:
-    suite = load_suite("tiny")
     for folder in (tmp_path, tmp_path / "reference"):
         shutil.copytree(RESULTS / "records/tiny/pretrain", folder / "records/tiny/pretrain")
-    with pytest.raises(UserError, match=r"no records of suite tiny in .*elsewhere"):
-        View.read(suite, tmp_path, tmp_path / "elsewhere")
-    for view in (View.read(suite, tmp_path), View.read(suite, tmp_path, RESULTS)):
-        sentence, table = reference_sections(view)
-        assert sentence.legend == "2 of 2 records agree with the reference: 2 same bits."
-        assert not sentence.files_only
-        assert len(table.frame) == 2
+    view = View.read(load_suite("tiny"), tmp_path)
+    for given in (None, RESULTS):
+        section = reference_section(view, tmp_path, given)
+        assert section is not None
+        assert section.legend.startswith("2 of 2 records agree with the reference: 2 same bits. ")
+        assert len(section.frame) == 2
+    with pytest.raises(UserError, match=r"--reference .*elsewhere: there are no records of suite tiny"):
+        reference_section(view, tmp_path, tmp_path / "elsewhere")
     shutil.rmtree(tmp_path / "reference")
-    assert reference_sections(View.read(suite, tmp_path)) == []
+    assert reference_section(view, tmp_path) is None

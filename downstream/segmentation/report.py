@@ -26,7 +26,7 @@ NOTHING = Point(0, 0, 0)
 
 
 def sections(view: View) -> list[Section]:
-    """Return a section with a figure for every task that was measured, if there is one."""
+    """Return a section with a figure for every task that was measured."""
     drawings = []
     for of_task in by_task(view.of_kind("segmentation")):
         title = f"{view.suite.config.title}, {view.task_title(of_task[0])}: IoU per class"
@@ -34,7 +34,7 @@ def sections(view: View) -> list[Section]:
         methods = [(names[entry.method], entry.runs) for entry in of_task if entry.runs]
         if methods:
             drawings.append(_drawing(f"{of_task[0].task}-iou.png", title, methods, view.note))
-    return [Section("Classes", figures=drawings, files_only=True)] if drawings else []
+    return [Section("Classes", figures=drawings, files_only=True)]
 
 
 def class_figure(title: str, methods: Methods, note: str = "") -> "Figure":

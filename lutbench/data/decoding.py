@@ -39,7 +39,7 @@ class UndecodableImage(UserError):
 
 
 def decode(content: bytes, name: str) -> Image.Image:
-    """The image in ``content``, mode RGB.
+    """Decode the image in ``content``, mode RGB.
 
     Raises:
         UndecodableImage: naming ``name``, if it is empty, truncated, damaged, or of a kind Pillow cannot read.

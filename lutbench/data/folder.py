@@ -39,7 +39,7 @@ class FolderImages:
     names: bytes = field(repr=False)
     """Names of all files relative to ``folder``, one after another."""
     ends: NDArray[np.int64] = field(repr=False)
-    """(n,) where each name ends."""
+    """(n,) The end of each name in ``names``."""
     sizes: NDArray[np.int64] = field(repr=False)
     """(n,) Bytes of each file."""
     banner: int = 0
@@ -49,7 +49,7 @@ class FolderImages:
         return len(self.ends)
 
     def image(self, index: int) -> Image.Image:
-        """An image, mode RGB.
+        """Decode an image, mode RGB.
 
         Raises:
             UndecodableImage: naming the file.
@@ -66,7 +66,7 @@ class FolderImages:
         return image.crop((0, 0, image.width, image.height - self.banner))
 
     def content(self, index: int) -> bytes:
-        """The file of an image, as it is.
+        """Return the file of an image, as it is.
 
         Raises:
             UserError: if it cannot be read.
@@ -82,7 +82,7 @@ class FolderImages:
             ) from error
 
     def image_name(self, index: int) -> str:
-        """The file's name relative to the folder, with forward slashes."""
+        """Return the file's name relative to the folder, with forward slashes."""
         return printable(os.fsdecode(self._name(index)))
 
     def _path(self, index: int) -> bytes:
@@ -144,7 +144,7 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
 
 
 def fingerprint_of(classes: list[str], *parts: bytes | NDArray[np.int64]) -> str:
-    """sha256, in hex, over class names and whatever else tells two sets apart; the same on every machine."""
+    """Return the sha256, in hex, over class names and whatever else tells two datasets apart; the same on every machine."""
     digest = hashlib.sha256(json.dumps(classes).encode())
     for part in parts:
         content = part if isinstance(part, bytes) else part.astype("<i8").tobytes()
@@ -154,7 +154,7 @@ def fingerprint_of(classes: list[str], *parts: bytes | NDArray[np.int64]) -> str
 
 
 def _class_folders(folder: Path) -> list[str]:
-    """Names of the folders in ``folder``."""
+    """Return the names of the folders in ``folder``, hidden ones left out."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
 
@@ -177,9 +177,9 @@ def _list_files(folder: Path, prefix: bytes, only_here: bool = False) -> _Listin
 
 def _expected(folder: Path, name: str, split: str, found: str) -> str:
     beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-    here = f" Folders beside it: {listed(beside)}.{nearest(folder.name, beside)}" if beside else ""
+    siblings = f" Folders beside it: {listed(beside)}.{nearest(folder.name, beside)}" if beside else ""
     return (
-        f"{name}: expected the images of split {split!r} in {folder.absolute()}, but {found}.{here} The layout is "
+        f"{name}: expected the images of split {split!r} in {folder.absolute()}, but {found}.{siblings} The layout is "
         f"{folder.name}/CLASS/IMAGE.jpg, or {folder.name}/IMAGE.jpg for images without labels. "
         "Point --data-root at the folder that holds your sets; `lutbench data list` shows the known ones and how to get them."
     )

@@ -1,4 +1,4 @@
-"""The door to every image set: whatever it comes from, behind it is an :class:`ImageDataset`."""
+"""The door to every dataset of images: whatever it comes from, behind it is an :class:`ImageDataset`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeGuard
@@ -34,7 +34,7 @@ Split = Literal["train", "val"]
 
 
 class ImageDataset(Protocol):
-    """One split of a set: images by index, with or without labels."""
+    """One split of a dataset: images by index, with or without labels."""
 
     name: str
     split: str
@@ -55,25 +55,25 @@ class ImageDataset(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> Image.Image:
-        """An image, mode RGB. Raises :class:`UndecodableImage`."""
+        """Decode an image, mode RGB. Raises :class:`UndecodableImage`."""
         ...
 
     def content(self, index: int) -> bytes:
-        """An image as it is stored, encoded. Raises UserError if it cannot be read."""
+        """Return an image as it is stored, encoded. Raises UserError if it cannot be read."""
         ...
 
     def image_name(self, index: int) -> str:
-        """A name that is the same on every machine."""
+        """Return a name that is the same on every machine."""
         ...
 
 
 def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
-    """Open one split of the set that ``recipe`` names, below the data root ``root``.
+    """Open one split of a dataset below the data root.
 
-    Nothing is decoded; a set that the suite builds itself is built if it is not there.
+    Nothing is decoded; a dataset that the suite builds itself is built if it is absent.
 
     Raises:
-        UserError: if it is missing, empty, incomplete or not laid out as expected; tells what was looked for where.
+        UserError: if it is missing, empty, incomplete or not laid out as expected; says what was looked for where.
     """
     name = recipe.label or recipe.path or recipe.source
     skip = recipe.undecodable == "skip"
@@ -122,15 +122,14 @@ def is_streamed(images: ImageDataset) -> "TypeGuard[StreamedImages]":
 
 
 def load_or_next(images: ImageDataset, index: int, content: bytes | None = None) -> tuple[Image.Image, int, int]:
-    """An image, its index, and how many undecodable ones were passed over on the way to it.
+    """Return an image, its index, and how many undecodable ones were passed over on the way to it.
 
-    ``content`` is that of a streamed set's image ``index``, read already.
-
-    Where the set skips undecodable images the next decodable one takes the place of such an image.
+    ``content`` is that of a streamed dataset's image ``index``, read already. Where a dataset skips undecodable images, the
+    next decodable one takes the place of such an image.
 
     Raises:
-        UndecodableImage: if the image cannot be decoded and the set does not skip.
-        UserError: if none of the set's images can be decoded.
+        UndecodableImage: if the image cannot be decoded and the dataset does not skip.
+        UserError: if none of the dataset's images can be decoded.
     """
     for skipped in range(len(images)):
         used = (index + skipped) % len(images)
@@ -148,7 +147,7 @@ def load_or_next(images: ImageDataset, index: int, content: bytes | None = None)
 
 
 def check_pair(train: ImageDataset, val: ImageDataset) -> None:
-    """Whether a classifier trained on ``train`` can be measured on ``val``.
+    """Check that a classifier trained on ``train`` can be measured on ``val``.
 
     Raises:
         UserError: if one has no labels, or their classes differ; names the differences.

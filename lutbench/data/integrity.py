@@ -1,4 +1,4 @@
-"""Looking at the files of a set: which can be decoded, which are of an unusual kind, and which are in both splits."""
+"""Scans of the files of a dataset: which can be decoded, which are of an unusual kind, and which are in both splits."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Files(Protocol):
-    """One split's images as they are stored: of a set of images, or of one with masks, which have a check of their own."""
+    """One split's images as they are stored, with or without masks, which have a check of their own."""
 
     @property
     def name(self) -> str: ...
@@ -45,7 +45,7 @@ class Files(Protocol):
     def __len__(self) -> int: ...
 
     def content(self, index: int) -> bytes:
-        """Raises UserError if it cannot be read."""
+        """Return an image's file. Raises UserError if it cannot be read."""
         ...
 
     def image_name(self, index: int) -> str: ...
@@ -53,7 +53,7 @@ class Files(Protocol):
 
 @dataclass(frozen=True)
 class Scan:
-    """What was seen of one split's files."""
+    """Findings in one split's files."""
 
     indices: NDArray[np.int64]
     """(n,) The images that were looked at; empty files are not, they are known by their size."""
@@ -79,7 +79,7 @@ class Duplicates:
     pairs: list[tuple[str, str]]
     """Name in val, and the first such name in train."""
     compared: str
-    """Which images were."""
+    """The number of images that were compared, for messages."""
 
     def __str__(self) -> str:
         if not self.pairs:
@@ -110,14 +110,14 @@ def scan(files: Files, count: int | None = None, digests: bool = False) -> Scan:
 
 
 def find_duplicates(train: Files, val: Files, scans: tuple[Scan, Scan]) -> Duplicates:
-    """Of the val images that were looked at, those that are in train: among all, where digests were taken, else among
-    those of the same number of bytes, at most :data:`COMPARED`.
+    """Find the scanned val images that are in train: among all, where digests were taken, else among those of the same
+    number of bytes, at most :data:`COMPARED`.
     """
     of_train, of_val = (one.digests for one in scans)
     if of_train is not None and of_val is not None:
         pairs = _equal(of_train, of_val)
-        told = f"{len(of_val):,} compared with {len(of_train):,}"
-        return Duplicates(_named(train, val, scans[0].indices, scans[1].indices, pairs), told)
+        compared = f"{len(of_val):,} compared with {len(of_train):,}"
+        return Duplicates(_named(train, val, scans[0].indices, scans[1].indices, pairs), compared)
     asked = scans[1].indices
     alike = np.flatnonzero(np.isin(train.sizes, val.sizes[asked]))
     some = alike[np.unique(np.linspace(0, len(alike) - 1, min(len(alike), COMPARED)).astype(np.int64))]
@@ -128,18 +128,18 @@ def find_duplicates(train: Files, val: Files, scans: tuple[Scan, Scan]) -> Dupli
         read = _over(lambda index, files=files: _digest_of(files, index), indices, title)  # type: ignore[misc]
         digests.append(np.fromiter(read, DIGEST, len(indices)))
     of = f" of {len(alike):,}" if len(some) < len(alike) else ""
-    told = f"{len(scans[1].indices):,} compared with {len(some):,}{of} of the same size in bytes"
-    return Duplicates(_named(train, val, some, asked, _equal(*digests)), told)
+    compared = f"{len(scans[1].indices):,} compared with {len(some):,}{of} of the same size in bytes"
+    return Duplicates(_named(train, val, some, asked, _equal(*digests)), compared)
 
 
 def _equal(train: NDArray[np.bytes_], val: NDArray[np.bytes_]) -> list[tuple[int, int]]:
-    """Places in val, and the first in train, of equal digests."""
+    """Return the indices in val, and the first in train, of equal digests."""
     if not len(train):
         return []
     order = np.argsort(train, kind="stable")
-    place = np.minimum(np.searchsorted(train, val, sorter=order), len(train) - 1)
-    there = np.flatnonzero((train[order[place]] == val) & (val != b""))
-    return list(zip(there.tolist(), order[place[there]].tolist(), strict=True))
+    index = np.minimum(np.searchsorted(train, val, sorter=order), len(train) - 1)
+    equal = np.flatnonzero((train[order[index]] == val) & (val != b""))
+    return list(zip(equal.tolist(), order[index[equal]].tolist(), strict=True))
 
 
 def _named(
@@ -187,7 +187,7 @@ def _digest_of(files: Files, index: int) -> bytes:
 
 
 def _over(function: Callable[[int], T], indices: NDArray[np.int64], title: str) -> Iterator[T]:
-    """``function`` of every index, in order, by threads: reading waits, and Pillow decodes in parallel."""
+    """Yield ``function`` of every index, in order, by threads: reading waits, and Pillow decodes in parallel."""
 
     def results() -> Iterator[T]:
         with ThreadPoolExecutor() as threads:

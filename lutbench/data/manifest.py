@@ -1,4 +1,4 @@
-"""What a check found of a set, kept at ``ROOT/.lutbench/NAME.json``, so that a later check can say what changed.
+"""What a check found of a dataset, kept at ``ROOT/.lutbench/NAME.json``, so that a later check can say what changed.
 
 The fingerprint of a split is the one that goes into the identity of every run on it and into the run's record. So a record
 and a manifest with the same fingerprint are about the same images: whether those could all be decoded, and what was
@@ -20,16 +20,16 @@ NAMED = 1000
 
 
 class SplitMetadata(BaseModel):
-    """One split, or one part of a shifted set."""
+    """What a check found of one split, or of one condition of a robustness dataset."""
 
     model_config = ConfigDict(extra="forbid")
 
     images: int
     classes: int
     bytes: int
-    """Of all encoded images, masks not counted."""
+    """Size of all encoded images; masks are not counted."""
     fingerprint: str
-    """As in records."""
+    """The same as in records."""
     looked_at: int
     """Images that the check tried to decode."""
     undecodable: int
@@ -37,64 +37,64 @@ class SplitMetadata(BaseModel):
     duplicates: int = 0
     """Images that are in train too, byte for byte, as far as was compared."""
     duplicate_names: list[tuple[str, str]] = []
-    """Here, and in train."""
+    """Their names in this split, and in train."""
 
 
 class Manifest(BaseModel):
-    """One set, as one check found it."""
+    """A dataset, as one check found it."""
 
     model_config = ConfigDict(extra="forbid")
 
     set: str
     date: str
-    """Of the check, UTC, as ISO 8601 has it."""
+    """Time of the check, UTC, in ISO 8601."""
     lutbench: str
-    """Version of this package."""
+    """Version of this package that made the check."""
     fingerprint: str = ""
-    """Of a shifted set as a whole, as in records; empty for others, which have one for each split."""
+    """Of a robustness dataset as a whole, as in records; empty for others, which have one for each split."""
     splits: dict[str, SplitMetadata]
 
     @property
     def looked_at(self) -> int:
-        """Images of all splits."""
+        """Number of images that the check tried to decode, of all splits."""
         return sum(metadata.looked_at for metadata in self.splits.values())
 
     @property
     def content(self) -> dict[str, str]:
-        """The fingerprint of every split."""
+        """The fingerprint of each split."""
         return {split: metadata.fingerprint for split, metadata in self.splits.items()}
 
 
 @dataclass
 class IntegrityReport:
-    """What a check, or a part of it, found."""
+    """Findings of a check, or of a part of it."""
 
     lines: list[str] = field(default_factory=list)
-    """What was seen."""
+    """What was counted and compared."""
     notes: list[str] = field(default_factory=list)
     """What is unusual and no fault."""
     problems: list[str] = field(default_factory=list)
 
     def add(self, other: "IntegrityReport") -> None:
-        """Take up what another part found."""
+        """Append the findings of another part."""
         self.lines += other.lines
         self.notes += other.notes
         self.problems += other.problems
 
 
 def new_manifest(name: str, splits: dict[str, SplitMetadata], fingerprint: str = "") -> Manifest:
-    """A manifest of now."""
+    """Return a manifest of the present time."""
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return Manifest(set=name, date=date, lutbench=__version__, fingerprint=fingerprint, splits=splits)
 
 
 def manifest_path(name: str, root: Path) -> Path:
-    """Where a set's manifest is."""
+    """Return the path of a dataset's manifest, present or not."""
     return (root / ".lutbench" / f"{name}.json").absolute()
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """The manifest there; None if there is none that this version can read."""
+    """Read a manifest; None if there is none that this version can read."""
     try:
         return Manifest.model_validate(read_json(path))
     except (OSError, NotJsonError, ValidationError):
@@ -102,9 +102,9 @@ def read_manifest(path: Path) -> Manifest | None:
 
 
 def keep_manifest(new: Manifest, root: Path) -> IntegrityReport:
-    """Compare ``new`` with the manifest that is there, and put it in its place.
+    """Compare ``new`` with the manifest that is kept, and replace it.
 
-    One of the same content that looked at more images stays, and what it found undecodable counts.
+    A manifest of the same content, made by a check that decoded more images, stays, and what it found undecodable counts.
     """
     path, kept = manifest_path(new.set, root), IntegrityReport()
     old = read_manifest(path)
@@ -135,11 +135,11 @@ def keep_manifest(new: Manifest, root: Path) -> IntegrityReport:
 
 
 def _changes(old: Manifest, new: Manifest) -> list[str]:
-    told = []
+    changes = []
     for split in dict.fromkeys([*old.splits, *new.splits]):
         before, now = old.splits.get(split), new.splits.get(split)
         if before is None or now is None:
-            told.append(f"{split or 'its images'} {'was added' if now else 'cannot be opened any more'}")
+            changes.append(f"{split or 'its images'} {'was added' if now else 'cannot be opened any more'}")
         elif before.fingerprint != now.fingerprint:
             parts = [
                 f"{getattr(now, what):,} {what} ({getattr(now, what) - getattr(before, what):+,})"
@@ -147,5 +147,5 @@ def _changes(old: Manifest, new: Manifest) -> list[str]:
                 if getattr(now, what) != getattr(before, what)
             ]
             what = ", ".join(parts) or "as many images, classes and bytes, with other names, classes or masks"
-            told.append(f"{split}: {what}, fingerprint {before.fingerprint[:12]} is now {now.fingerprint[:12]}")
-    return told
+            changes.append(f"{split}: {what}, fingerprint {before.fingerprint[:12]} is now {now.fingerprint[:12]}")
+    return changes

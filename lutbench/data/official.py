@@ -56,7 +56,7 @@ STATS_AT_ONCE = 1000
 
 @explained()
 def open_official(recipe: DataRecipe, split: str, root: Path) -> FolderImages:
-    """One split of a set in its authors' layout.
+    """List one split of a dataset in its authors' layout.
 
     The fingerprint is over class names, labels, file names and sizes, as :func:`open_folder`'s, and over a banner that is cut.
 
@@ -129,8 +129,8 @@ def _read(form: Format, folder: Path, name: str, part: str) -> Listed:
     except (UserError, PermissionError):
         raise
     except Exception as error:  # json, scipy and torchvision have a dozen ways to fail at a broken list
-        told = re.sub(r"\s*You can \w+ download=True to download it\.?", "", str(error)).rstrip(".")
-        what = f"they have no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {told}"
+        message = re.sub(r"\s*You can \w+ download=True to download it\.?", "", str(error)).rstrip(".")
+        what = f"they have no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {message}"
         raise UserError(
             f"{name}: the lists of split {part!r} in {folder} cannot be read: {what}. Was the set "
             "unpacked completely, and is it the version that `lutbench data list` describes?"
@@ -138,7 +138,7 @@ def _read(form: Format, folder: Path, name: str, part: str) -> Listed:
 
 
 def _sizes(folder: Path, files: Sequence[bytes], name: str, split: str) -> NDArray[np.int64]:
-    """Bytes of every listed file (n,).
+    """Return the bytes of every listed file (n,).
 
     Raises:
         UserError: if some are not there, counting them.
@@ -175,7 +175,7 @@ def _sizes(folder: Path, files: Sequence[bytes], name: str, split: str) -> NDArr
 def _of_torchvision(
     kind: str, home: str, files: str, splits: Sequence[str], needs: Callable[[str], Sequence[str]], banner: int = 0
 ) -> Format:
-    """The format of a torchvision class ``kind``, which wants its folder to be called ``home`` and keeps paths in ``files``.
+    """Return the format of a torchvision class ``kind``, which wants its folder to be called ``home`` and keeps paths in ``files``.
 
     A number behind a split is that of DTD's ten partitions.
     """
@@ -202,7 +202,7 @@ def _of_torchvision(
 
 
 def _cub(folder: Path, split: str) -> Listed:
-    """CUB-200-2011: lists of ``ID VALUE`` lines; ``train_test_split.txt`` has 1 for training images."""
+    """Read CUB-200-2011: lists of ``ID VALUE`` lines; ``train_test_split.txt`` has 1 for training images."""
 
     def table(name: str) -> dict[str, str]:
         text = (folder / name).read_text(encoding="utf-8-sig", errors="surrogateescape")
@@ -210,17 +210,17 @@ def _cub(folder: Path, split: str) -> Listed:
 
     classes, files = table("classes.txt"), table("images.txt")
     labels, chosen = table("image_class_labels.txt"), table("train_test_split.txt")
-    places = {number: place for place, number in enumerate(classes)}
+    label_of = {number: label for label, number in enumerate(classes)}
     some = [image for image in files if {"1": "train", "0": "test"}[chosen[image]] == split]
     return Listed(
         list(classes.values()),
         [os.fsencode(f"images/{files[image]}") for image in some],
-        [places[labels[image]] for image in some],
+        [label_of[labels[image]] for image in some],
     )
 
 
 def _dogs(folder: Path, split: str) -> Listed:
-    """Stanford Dogs: ``train_list.mat`` and ``test_list.mat``; class names are those of the folders."""
+    """Read Stanford Dogs: ``train_list.mat`` and ``test_list.mat``; class names are those of the folders."""
     from scipy.io import loadmat
 
     content = loadmat(folder / f"{split}_list.mat", squeeze_me=True)
@@ -232,10 +232,10 @@ def _dogs(folder: Path, split: str) -> Listed:
 
 
 def _inaturalist(folder: Path, split: str) -> Listed:
-    """The competitions' ``train2018.json`` and the like, which name files relative to the folder."""
+    """Read the competitions' ``train2018.json`` and the like, which name files relative to the folder."""
 
     def kept(record: dict[str, Any]) -> Any:
-        """Two values of each of a million records: all of them as dictionaries take 500 MB."""
+        """Keep two values of each of a million records: as dictionaries they take 500 MB."""
         if "file_name" in record:
             return record["id"], os.fsencode(record["file_name"])
         if "category_id" in record:
@@ -245,15 +245,15 @@ def _inaturalist(folder: Path, split: str) -> Listed:
     with (folder / f"{split}.json").open(encoding="utf-8") as file:
         content = json.load(file, object_hook=kept)
     categories = sorted(content["categories"], key=lambda category: int(category["id"]))
-    places = {category["id"]: place for place, category in enumerate(categories)}
-    label_of = {image: places[category] for image, category in content["annotations"]}
+    order = {category["id"]: label for label, category in enumerate(categories)}
+    label_of = {image: order[category] for image, category in content["annotations"]}
     files = [file for _, file in content["images"]]
     labels = [label_of[image] for image, _ in content["images"]]
     return Listed(_distinct([str(category["name"]) for category in categories]), files, labels)
 
 
 def _places365(folder: Path, split: str) -> Listed:
-    """Places365: lists of ``FILE LABEL`` lines."""
+    """Read Places365: lists of ``FILE LABEL`` lines."""
     categories, files_of_split, home = _places(split)
     numbered = [line.split() for line in (folder / categories).read_text(encoding="utf-8").splitlines()]
     classes = [name for name, _ in sorted(numbered, key=lambda one: int(one[1]))]
@@ -272,13 +272,13 @@ def _relative(paths: Sequence[str | Path], folder: Path) -> list[bytes]:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """``names``, numbered where one stands for several classes."""
+    """Return ``names``, numbered where one stands for several classes."""
     times = Counter(names)
-    return [name if times[name] == 1 else f"{name} ({place})" for place, name in enumerate(names)]
+    return [name if times[name] == 1 else f"{name} ({label})" for label, name in enumerate(names)]
 
 
 def _each(*files: str) -> Callable[[str], Sequence[str]]:
-    """What a split needs, its name in place of ``{}``."""
+    """Return the function that names what a split needs: ``files`` with the split in place of ``{}``."""
     return lambda split: [file.format(split) for file in files]
 
 

@@ -1,4 +1,4 @@
-"""Making a set ready before anything runs: building it, or making its cache; else saying how to get it."""
+"""Making a dataset ready before anything runs: building it, or making its cache; else saying how to get it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +17,25 @@ SIDE = 224
 
 @dataclass(frozen=True)
 class Prepared:
-    """What came of preparing a set."""
+    """Result of preparing a dataset."""
 
-    there: bool
-    """Whether it can be used now; if not, ``text`` says how to get it."""
+    ready: bool
+    """Whether the dataset can be used now."""
     text: str
+    """What was done; or how to get the dataset, if it is not ready."""
 
 
 def prepare_set(
     name: str, root: Path, side: int | None = None, *, download: bool = False, skip_undecodable: bool = False
 ) -> Prepared:
-    """Build a set that the suite builds, and make the cache of a set's training images, of short side ``side``.
+    """Build a dataset that the suite builds, or make the cache of a dataset's training images, of short side ``side``.
 
-    Sets that the suite builds have a cache only where ``side`` is given, sets with masks none. Of a cache that is there the
-    checksums are compared, and what is damaged is made again. Of a set that is not there, says how to get it; with
-    ``download`` torchvision gets it, where it can.
+    Datasets that the suite builds have a cache only if ``side`` is given, those with masks none. Of a cache that is present
+    the checksums are compared, and what is damaged is made again. If a dataset is absent, the result says how to get it;
+    with ``download`` torchvision gets it, where it can.
 
     Raises:
-        UserError: if there is no known set of that name, it cannot be built or downloaded, an image of it cannot be decoded
+        UserError: if there is no known dataset of that name, it cannot be built or downloaded, an image of it cannot be decoded
             and not ``skip_undecodable``, or the disk has no room for the cache.
     """
     known = find(name)
@@ -66,7 +67,7 @@ def _advice(known: KnownDataset, root: Path) -> str:
 
 
 def _download(known: KnownDataset, root: Path) -> None:
-    """By torchvision's class, which compares the archives' checksums."""
+    """Download a dataset by torchvision's class, which compares the archives' checksums."""
     if not known.torchvision:
         raise UserError(
             f"{known.name} cannot be downloaded by this command: its terms ask for more, or it has no public address that lasts. "
@@ -87,7 +88,7 @@ def _download(known: KnownDataset, root: Path) -> None:
 
 
 def _cached(known: KnownDataset, side: int, root: Path, skip: bool) -> str:
-    """Make the cache, or compare its checksums."""
+    """Make the cache, or compare its checksums; return what was done."""
     if not isinstance(known.recipe, DataRecipe):
         return f"{known.name} is there: {location(known, root)}. Sets with masks are not pre-trained on, and have no cache."
     recipe = known.recipe.model_copy(update={"undecodable": "skip" if skip else "stop"})
@@ -99,11 +100,7 @@ def _cached(known: KnownDataset, side: int, root: Path, skip: bool) -> str:
         raise UserError(
             f"{error} Or leave such images out: lutbench data prepare {known.name} --skip-undecodable."
         ) from error
-    told = "was made"
-    if broken is not None:
-        told = (
-            f"is there (damaged files that were made again: {broken})"
-            if broken
-            else "is there, and its checksums are right"
-        )
-    return f"{known.name}: the cache of short side {side} {told}: {len(cached):,} images in {cached.folder}"
+    state = "was made" if broken is None else "is there, and its checksums are right"
+    if broken:
+        state = f"is there (damaged files that were made again: {broken})"
+    return f"{known.name}: the cache of short side {side} {state}: {len(cached):,} images in {cached.folder}"

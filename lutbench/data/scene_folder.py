@@ -34,7 +34,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class SegmentationDataset:
-    """One split of a set of images with masks."""
+    """One split of a dataset of images with masks."""
 
     name: str
     split: str
@@ -62,24 +62,24 @@ class SegmentationDataset:
         return len(self.stems)
 
     def image_path(self, index: int) -> Path:
-        """The file of an image."""
+        """Return the file of an image."""
         return self.images / (self.stems[index] + self.image_suffix)
 
     def mask_path(self, index: int) -> Path:
-        """The file of an image's mask."""
+        """Return the file of an image's mask."""
         return self.masks / (self.stems[index] + self.mask_suffix)
 
     def image_name(self, index: int) -> str:
-        """The image's file name below its folder, with forward slashes, as :func:`printable` has it."""
+        """Return the image's file name below its folder, with forward slashes, as :func:`printable` has it."""
         return printable(self.stems[index] + self.image_suffix)
 
     def content(self, index: int) -> bytes:
-        """The file of an image, as it is. Raises UserError if it cannot be read."""
+        """Return the file of an image, as it is. Raises UserError if it cannot be read."""
         with explained():
             return self.image_path(index).read_bytes()
 
     def image(self, index: int) -> Image.Image:
-        """An image, mode RGB, turned as its EXIF tag says: so OpenCV, and through it MMSegmentation, reads it.
+        """Decode an image, mode RGB, turned as its EXIF tag says: so OpenCV, and through it MMSegmentation, reads it.
 
         Raises:
             UndecodableImage: naming the file.
@@ -88,29 +88,29 @@ class SegmentationDataset:
             return ImageOps.exif_transpose(to_rgb(file))
 
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """(H, W) the class of every pixel as training sees it: zero reduced, and 255 where a pixel is ignored.
+        """Return the class of every pixel (H, W) as training sees it: zero reduced, and 255 where a pixel is ignored.
 
         Raises:
             UndecodableImage: naming the file.
             UserError: if it is not one channel of 8 bits.
         """
         with opened_mask(self.mask_path(index)) as file:
-            mask: NDArray[np.uint8] = self._seen[np.asarray(file)]
+            mask: NDArray[np.uint8] = self._classes_of_values[np.asarray(file)]
             return mask
 
     @cached_property
-    def _seen(self) -> NDArray[np.uint8]:
-        """(256,) what training sees of every value in a mask file."""
-        seen = np.arange(256, dtype=np.uint8)
+    def _classes_of_values(self) -> NDArray[np.uint8]:
+        """(256,) The class as which training sees each value of a mask file."""
+        classes = np.arange(256, dtype=np.uint8)
         if self.reduce_zero_label:
-            seen = np.roll(seen, 1)  # 0 becomes 255, and any other value one less
-        seen[self.ignore] = IGNORED
-        return seen
+            classes = np.roll(classes, 1)  # 0 becomes 255, and any other value one less
+        classes[self.ignore] = IGNORED
+        return classes
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file, whose pixels are decoded when they are asked for.
+    """Open an image file, whose pixels are decoded when they are asked for.
 
     Raises:
         UndecodableImage: naming the file, if it cannot be read, also where its pixels are decoded inside the block.
@@ -127,10 +127,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def opened_mask(path: Path) -> Iterator[Image.Image]:
-    """As :func:`opened`, for a mask.
+    """Open the file of a mask, as :func:`opened` does.
 
     Raises:
-        UserError: also if it is not one channel of 8 bits.
+        UndecodableImage: naming the file, if it cannot be read.
+        UserError: if it is not one channel of 8 bits.
     """
     with opened(path) as file:
         if file.mode not in ("L", "P"):
@@ -143,7 +144,7 @@ def opened_mask(path: Path) -> Iterator[Image.Image]:
 
 @explained()
 def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> SegmentationDataset:
-    """List one split of a set whose classes ``recipe`` names.
+    """List one split of a dataset whose classes ``recipe`` names.
 
     The fingerprint is the sha256 over classes, the treatment of zero and of the ignored value, and names and sizes of
     all images and masks; not pixels changed within the same number of bytes.
@@ -155,17 +156,17 @@ def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Seg
     folder, part = root / recipe.path, recipe.train if split == "train" else recipe.val
     folders = folder / "images" / part, folder / "annotations" / part
     suffixes = recipe.image_suffix, recipe.mask_suffix
-    for place in folders:
-        if not place.is_dir():
-            raise UserError(_expected(recipe, name, split, place, "there is no such folder"))
+    for part_folder in folders:
+        if not part_folder.is_dir():
+            raise UserError(_expected(recipe, name, split, part_folder, "there is no such folder"))
     with ThreadPoolExecutor(2) as threads:  # hides some of the latency of a network file system
         images, masks = threads.map(_list_files, folders, suffixes)
-    for place, listing, suffix in zip(folders, (images, masks), suffixes, strict=True):
+    for part_folder, listing, suffix in zip(folders, (images, masks), suffixes, strict=True):
         if not listing.sizes:
             ends = sorted({"." + other.rpartition(".")[2] for other in listing.others})
             found = f"no file there ends in {suffix!r}" + (f" (of images, some in {listed(ends)})" if ends else "")
-            raise UserError(_expected(recipe, name, split, place, found))
-        _refuse_twins(name, place, listing, suffix)
+            raise UserError(_expected(recipe, name, split, part_folder, found))
+        _refuse_twins(name, part_folder, listing, suffix)
     _refuse_singles(recipe, name, split, folders, images, masks)
 
     stems = tuple(sorted(images.sizes, key=lambda stem: stem + recipe.image_suffix))
@@ -192,7 +193,7 @@ def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Seg
 
 
 def choose_palette(count: int) -> tuple[Colour, ...]:
-    """Colours for up to 255 classes, all different and none black: those of PASCAL VOC, by the bits of the number."""
+    """Return colours for up to 255 classes, all different and none black: those of PASCAL VOC, by the bits of the number."""
     numbers = np.arange(1, count + 1)
     bits = numbers[:, None, None] >> (np.arange(8)[:, None] * 3 + np.arange(3)) & 1  # (count, bit, channel)
     colours = (bits << np.arange(7, -1, -1)[:, None]).sum(1)
@@ -201,13 +202,13 @@ def choose_palette(count: int) -> tuple[Colour, ...]:
 
 class _Listing(NamedTuple):
     sizes: dict[str, int]
-    """Of every file that ends in the suffix, by what comes before it."""
+    """Bytes of each file that ends in the suffix, by what comes before it."""
     others: list[str]
     """Files that are images by their names and end otherwise."""
 
 
 def _list_files(folder: Path, suffix: str) -> _Listing:
-    """The files that MMSegmentation would find, which also looks into hidden folders."""
+    """List the files that MMSegmentation would find, which also looks into hidden folders."""
     listing = _Listing({}, [])
     for encoded, size in walk(os.fsencode(folder), (*IMAGES, os.fsencode(suffix.lower())), hidden=True):
         name = os.fsdecode(encoded)
@@ -218,14 +219,14 @@ def _list_files(folder: Path, suffix: str) -> _Listing:
     return listing
 
 
-def _refuse_twins(name: str, place: Path, listing: _Listing, suffix: str) -> None:
-    """Of two images of one name in two formats it is not clear which is meant."""
+def _refuse_twins(name: str, folder: Path, listing: _Listing, suffix: str) -> None:
+    """Raise UserError if two images have one name in two formats: it is not clear which is meant."""
     end = suffix.rpartition(".")[0]  # of a suffix such as "_labels.png" the part that belongs to the name
     names = {stem + end for stem in listing.sizes}
     twins = [other for other in listing.others if other.rpartition(".")[0] in names]
     if twins:
         raise UserError(
-            f"{name}: {len(twins)} images in {place.absolute()} have the name of another one that ends in {suffix!r}: "
+            f"{name}: {len(twins)} images in {folder.absolute()} have the name of another one that ends in {suffix!r}: "
             f"{listed(sorted(twins))}. It is not clear which is meant: remove one of each."
         )
 
@@ -233,32 +234,32 @@ def _refuse_twins(name: str, place: Path, listing: _Listing, suffix: str) -> Non
 def _refuse_singles(
     recipe: SegmentationDataRecipe, name: str, split: str, folders: tuple[Path, Path], images: _Listing, masks: _Listing
 ) -> None:
-    """Every image has a mask, and every mask an image."""
+    """Raise UserError unless every image has a mask, and every mask an image."""
     kinds = ("images without a mask", "masks without an image")
     singles = sorted(images.sizes.keys() - masks.sizes.keys()), sorted(masks.sizes.keys() - images.sizes.keys())
     if any(singles):
-        told = [
+        differences = [
             f"{len(stems):,} {kind} ({listed(stem + suffix for stem in stems)})"
             for kind, stems, suffix in zip(kinds, singles, (recipe.image_suffix, recipe.mask_suffix), strict=True)
             if stems
         ]
         raise UserError(
             f"{name}, split {split!r}: every image NAME{recipe.image_suffix} in {folders[0].absolute()} needs a mask "
-            f"NAME{recipe.mask_suffix} in {folders[1].absolute()}, and the other way round. Found {' and '.join(told)}. "
+            f"NAME{recipe.mask_suffix} in {folders[1].absolute()}, and the other way round. Found {' and '.join(differences)}. "
             "Was the set unpacked completely? If only the ends of the names differ, set image_suffix and mask_suffix."
         )
 
 
-def _expected(recipe: SegmentationDataRecipe, name: str, split: str, place: Path, found: str) -> str:
-    folder = next((above for above in list(place.parents)[:3] if above.is_dir()), None)  # images, the set's, the root
-    here = ""
+def _expected(recipe: SegmentationDataRecipe, name: str, split: str, missing: Path, found: str) -> str:
+    folder = next((above for above in list(missing.parents)[:3] if above.is_dir()), None)  # images, the set's, the root
+    beside = ""
     if folder:
-        beside = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry != place)
-        hint = nearest(place.relative_to(folder).parts[0], beside)
-        here = f" Folders in {folder.absolute()}: {listed(beside)}.{hint}" if beside else ""
-    part = place.name
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry != missing)
+        hint = nearest(missing.relative_to(folder).parts[0], names)
+        beside = f" Folders in {folder.absolute()}: {listed(names)}.{hint}" if names else ""
+    part = missing.name
     return (
-        f"{name}: expected split {split!r} in {place.absolute()}, but {found}.{here} The layout is "
+        f"{name}: expected split {split!r} in {missing.absolute()}, but {found}.{beside} The layout is "
         f"images/{part}/NAME{recipe.image_suffix} with annotations/{part}/NAME{recipe.mask_suffix} below the set's folder. "
         "Point --data-root at the folder that holds your sets; `lutbench data list` shows the known ones and how to get them."
     )

@@ -16,7 +16,7 @@ IMAGES = tuple(map(os.fsencode, IMG_EXTENSIONS))
 def walk(
     folder: bytes, endings: tuple[bytes, ...] = IMAGES, *, prefix: bytes = b"", deep: bool = True, hidden: bool = False
 ) -> Iterator[tuple[bytes, int]]:
-    """Name, with ``prefix``, and bytes of every file below ``folder`` whose name ends so in upper or lower case.
+    """Yield name, with ``prefix``, and bytes of every file below ``folder`` whose name ends so in upper or lower case.
 
     Files whose names begin with a dot are passed over, and, unless ``hidden``, such folders; all folders if not ``deep``.
 
@@ -63,5 +63,5 @@ def explained() -> Iterator[None]:
 
 
 def printable(name: str) -> str:
-    """A file's name or path as it can be printed and written to JSON: what is not UTF-8 in it as ``\\xe9``."""
+    """Return a file's name or path as it can be printed and written to JSON: what is not UTF-8 in it as ``\\xe9``."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -18,9 +18,10 @@ RESAMPLED = (
 )
 NOT_OTHER_RUNS = "Interval and p tell what other images would change, not what another training run would."
 OVER_SEEDS = (
-    "Over seeds: the 95 % interval of the same difference by Student's t on the differences between runs of one seed. It tells "
-    "what other training runs would change, on these images; the interval over images and p tell what other images would "
-    "change, with these runs. Of two methods of training, such as LUT and MAE, the interval over seeds is the one that counts."
+    "Over seeds: the 95 % interval of the same difference, Student's t on the differences between runs with the same seed. It "
+    "tells what other training runs would change, on these images; the interval over images and p tell what other images "
+    "would change, for these runs. For LUT against MAE, and any two ways of training, the interval over seeds is the one "
+    "that counts."
 )
 WAYS: dict[type, tuple[str, str]] = {
     Paired: ("The same images, right or wrong", PAIRED),

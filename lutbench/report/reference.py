@@ -1,44 +1,44 @@
 """How a user's records compare with those that come with the repository: the proof that an installation works.
 
 Two machines do not end training with the same bits: another processor or library adds in another order. So the records of
-runs with the same recipe, seed and data are compared image by image.
+runs with the same recipe, seed and data are compared image by image. The verdict is
 
-Their verdict is
-
-- ``same bits``: all measurements, and the hashes of all files of the record, are equal.
-- ``within what another machine changes``: the 95 % interval over images of the paired difference holds 0, or the difference is
-  at most :data:`POINTS`; of numbers that are no percentages, such as losses, at most :data:`LOSS` of the value. This holds for
-  every metric that tables print; of a kind without per-image outcomes, for all it measured.
-- ``different``: anything else, such as other versions of packages, or a defect. A training of many epochs may come out so on a
-  sound installation too: rounding grows with every step, until another machine is as good as another seed.
+- ``same bits``: all measurements, and the hashes of all files of the record, are equal;
+- ``within what another machine changes``: the difference is at most :data:`POINTS`, or its 95 % interval over images holds 0;
+  of numbers without per-image outcomes, such as losses, it is at most :data:`LOSS` of the value. This holds for every metric
+  that tables print, and for every one of a kind without per-image outcomes;
+- ``different``: anything else, such as other versions of packages, or a defect. A training of many epochs may come out so on
+  a sound installation too: rounding grows with every step, until another machine is as good as another seed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
+from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.statistics import Paired, Resampled
-from lutbench.record import Record
+from lutbench.record import Record, read_records
 from lutbench.report.comparisons import points
 from lutbench.report.sections import Section, View
 
 Verdict = Literal["same bits", "within what another machine changes", "different"]
+SAME, WITHIN, DIFFERENT = get_args(Verdict)
 
 POINTS = 1.0
 """Percentage points. Our choice: of all that tables print of the 24 runs of ``tiny``, nothing differed by more than 0.56 between
-two generations of AMD EPYC."""
+two generations of AMD EPYC, while another seed moves it by several."""
 
 LOSS = 1e-3
-"""Share of the value. Our choice: the losses of ``tiny`` differed by at most 8.4e-5 between the same machines."""
-
+"""Share of the reference's value. Our choice: the losses of ``tiny`` differed by at most 8.4e-5 between the same machines."""
 
 LEGEND = (
-    "The records of this suite beside those of the same recipes, seeds and data that come with the repository: values, and yours "
-    "minus the reference with its 95 % interval over images, in the metric that differs most of those that tables print. Another "
-    f"machine changes differences of at most {POINTS:g} point, or whose interval holds 0; of losses at most {LOSS:.1%}."
+    "Yours minus the reference, with its 95 % interval over images, in the metric that differs most. Within what another "
+    f"machine changes: at most {POINTS:g} point, or an interval that holds 0; of losses at most {LOSS:.1%}. Another processor "
+    "adds in another order, and training carries the last bits on."
 )
 
 
@@ -49,35 +49,19 @@ class Agreement:
     own: Record
     reference: Record
     measured: Measurement
-    """What the own record has in the metric that decides the verdict: of several the one that differs most."""
+    """What the own record says in the metric that decides: of several that tables print the one that differs most."""
     expected: Measurement
-    """What the reference has in the same metric."""
+    """What the reference says in this metric."""
     difference: Paired | Resampled | None
-    """Own minus reference, image by image, in shares; None for kinds without per-image outcomes, or if images differ."""
+    """Own minus reference, image by image; None for the same bits, without per-image outcomes, or over other images."""
     verdict: Verdict
-
-    @property
-    def points(self) -> float:
-        """Own minus reference, in the metric's unit."""
-        return self.measured.value - self.expected.value
-
-
-def reference_sections(view: View) -> list[Section]:
-    """Return how the records compare with the reference's; nothing if there are none of the same recipes."""
-    agreements = compare_with_reference(view.records, view.reference)
-    if not agreements:
-        return []
-    return [
-        Section("The reference records", legend=agreement_sentence(agreements)),
-        Section(frame=agreement_frame(agreements), legend=LEGEND, files_only=True),
-    ]
 
 
 def compare_with_reference(own: Mapping[str, Record], reference: Mapping[str, Record]) -> list[Agreement]:
-    """Compare the records that both have of the same recipe, kind, revision, seed and data, by the name of the run.
+    """Compare the records that both have of the same recipe, kind, revision, seed and data.
 
-    The encoder or classifier that a run starts from may differ in its bits, and so may the identities; but it must come from
-    a run of which the same holds, or from the same file.
+    The encoder or classifier that a run starts from may differ in its bits, and so may the identities; but it comes from a
+    run of which the same holds, or from the same file.
     """
     own_runs, reference_runs = ({record.identity: record for record in side.values()} for side in (own, reference))
     return [
@@ -87,80 +71,83 @@ def compare_with_reference(own: Mapping[str, Record], reference: Mapping[str, Re
     ]
 
 
+def reference_section(view: View, results_dir: Path, reference_dir: Path | None = None) -> Section | None:
+    """Return how the records of a suite compare with those in ``reference_dir``; None if no two can be compared.
+
+    It is ``reference`` below the results, if not given and present.
+
+    Raises:
+        UserError: if a reference record is damaged, or there is none in the folder that was given.
+    """
+    reference = read_records(reference_dir or results_dir / "reference", view.suite.name)
+    if reference_dir is not None and not reference:
+        raise UserError(f"--reference {reference_dir}: there are no records of suite {view.suite.name} below it.")
+    agreements = compare_with_reference(view.records, reference)
+    if not agreements:
+        return None
+    legend = f"{agreement_sentence(agreements)} {LEGEND}"
+    return Section("Beside the reference records", frame=agreement_frame(agreements), legend=legend)
+
+
 def agreement_frame(agreements: Iterable[Agreement]) -> pd.DataFrame:
-    """Return a row per run: both values, their difference with its 95 % interval over images, and the verdict."""
-    return pd.DataFrame(
-        [
+    """Return a row per run: both values, their difference with its interval over images, and the verdict."""
+    rows = []
+    for one in agreements:
+        digits = 1 if one.measured.unit == "%" else 4
+        own, reference = (f"{m.value:.{digits}f}" for m in (one.measured, one.expected))
+        plain = f"{one.measured.value - one.expected.value:+.{digits}f}"
+        rows.append(
             {
                 "task": f"{one.own.stage}/{one.own.task}",
-                "method": one.own.method,
-                "seed": str(one.own.seed),
                 "metric": one.measured.metric,
-                "yours": _text(one.measured),
-                "reference": _text(one.expected),
-                "difference": points(one.difference.difference, one.difference.interval)
-                if one.difference
-                else f"{one.points:+{_format(one.measured)}}",
-                "verdict": one.verdict,
+                "run": "/".join(filter(None, (one.own.method, f"seed{one.own.seed}"))),
+                "yours": own,
+                "reference": reference,
+                "difference": points(one.difference.difference, one.difference.interval) if one.difference else plain,
+                "": "within" if one.verdict == WITHIN else one.verdict,
             }
-            for one in agreements
-        ]
-    )
+        )
+    return pd.DataFrame(rows)
 
 
-def agreement_sentence(agreements: Iterable[Agreement]) -> str:
+def agreement_sentence(agreements: Sequence[Agreement]) -> str:
     """Return ``23 of 24 records agree with the reference: 20 same bits, 3 within ...``, and which are different."""
-    agreements = list(agreements)
     verdicts = [one.verdict for one in agreements]
-    agreeing: tuple[Verdict, ...] = ("same bits", "within what another machine changes")
-    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in agreeing if verdict in verdicts)
-    different = [
-        f"{one.own.run} ({one.measured.metric} {_text(one.measured)}, reference {_text(one.expected)})"
-        for one in agreements
-        if one.verdict == "different"
-    ]
-    return (
-        f"{len(agreements) - len(different)} of {len(agreements)} records agree with the reference"
-        + (f": {counts}." if counts else ".")
-        + (f" Different: {'; '.join(different)}." if different else "")
-    )
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (SAME, WITHIN) if verdict in verdicts)
+    sentence = f"{len(verdicts) - verdicts.count(DIFFERENT)} of {len(verdicts)} records agree with the reference"
+    sentence += f": {counts}." if counts else "."
+    different = [f"{one.own.run} ({one.measured.metric})" for one in agreements if one.verdict == DIFFERENT]
+    return sentence + (f" Different: {', '.join(different)}." if different else "")
 
 
 def _inputs(record: Record, runs: Mapping[str, Record]) -> dict[str, Any]:
     """Return the identity inputs, with those of the run that it starts from in place of that run's identity and weights."""
     inputs, part = dict(record.identity_inputs), record.kind.starts_from
     needed = runs.get(inputs.get(part, {}).get("run", ""))
-    return {**inputs, part: _inputs(needed, runs)} if needed else inputs
+    return inputs if needed is None else {**inputs, part: _inputs(needed, runs)}
 
 
 def _compare(own: Record, reference: Record) -> Agreement:
     if own.measurements == reference.measurements and _hashes(own) == _hashes(reference):
-        return Agreement(own, reference, own.measurements[0], reference.measurements[0], None, "same bits")
+        return Agreement(own, reference, own.measurements[0], reference.measurements[0], None, SAME)
     shared = [(one, other) for one in own.measurements if (other := reference.measured(one.metric))]
     printed = own.outcomes.printed() if own.outcomes_file else [one.metric for one in own.measurements]
     decisive = [pair for pair in shared if pair[0].metric in printed] or shared[:1]
     found = [_by_metric(own, reference, *pair) for pair in decisive]
-    return max(found, key=lambda one: (one.verdict == "different", abs(one.points)))
+    return max(found, key=lambda one: (one.verdict == DIFFERENT, abs(one.measured.value - one.expected.value)))
 
 
 def _by_metric(own: Record, reference: Record, measured: Measurement, expected: Measurement) -> Agreement:
-    difference = None
-    if own.outcomes_file and reference.outcomes_file and own.outcomes.images == reference.outcomes.images:
+    difference, distance = None, abs(measured.value - expected.value)
+    if own.outcomes_file is None:
+        agrees = distance <= LOSS * abs(expected.value)
+    elif own.outcomes.images != reference.outcomes.images:
+        agrees = False
+    else:
         difference = type(own.outcomes).compare([own.outcomes], [reference.outcomes], measured.metric)
-    most = POINTS if measured.unit == "%" else LOSS * abs(expected.value)
-    agrees = abs(measured.value - expected.value) <= most
-    agrees |= difference is not None and difference.interval.low <= 0 <= difference.interval.high
-    verdict: Verdict = "within what another machine changes" if agrees else "different"
-    return Agreement(own, reference, measured, expected, difference, verdict)
+        agrees = distance <= POINTS or difference.interval.low <= 0 <= difference.interval.high
+    return Agreement(own, reference, measured, expected, difference, WITHIN if agrees else DIFFERENT)
 
 
 def _hashes(record: Record) -> list[str]:
     return [kept.sha256 for kept in record.files]
-
-
-def _format(measured: Measurement) -> str:
-    return ".1f" if measured.unit == "%" else ".4f"
-
-
-def _text(measured: Measurement) -> str:
-    return f"{measured.value:{_format(measured)}}"

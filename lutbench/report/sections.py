@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from lutbench.errors import UserError
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import Record, read_records
 from lutbench.report.entries import TableEntry, entries, row_of
@@ -59,6 +58,11 @@ class Section:
     files_only: bool = False
     """Whether it is too long or too wide for a terminal."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has nothing but a heading."""
+        return self.frame.empty and self.data is None and not (self.legend or self.figures or self.level == 1)
+
 
 @dataclass(frozen=True)
 class View:
@@ -68,22 +72,16 @@ class View:
     records: Mapping[str, Record]
     """All, by run name, those included that do not count."""
     entries: Sequence[TableEntry]
-    reference: Mapping[str, Record] = field(default_factory=dict)
-    """The records to compare with, by run name."""
 
     @classmethod
-    def read(cls, suite: LoadedSuite, results_dir: Path, reference_dir: Path | None = None) -> "View":
-        """Read the records of a suite, each file once, and those to compare with, ``reference`` below the results if not given.
+    def read(cls, suite: LoadedSuite, results_dir: Path) -> "View":
+        """Read the records of a suite, each file once.
 
         Raises:
-            UserError: if a record is damaged, ``reference_dir`` has none of the suite, or as
-                :func:`lutbench.report.entries.entries` does.
+            UserError: if a record is damaged, or as :func:`lutbench.report.entries.entries` does.
         """
         records = read_records(results_dir, suite.name)
-        reference = read_records(reference_dir or results_dir / "reference", suite.name)
-        if reference_dir and not reference:
-            raise UserError(f"There are no records of suite {suite.name} in {reference_dir}/records.")
-        return cls(suite, records, entries(suite, records), reference)
+        return cls(suite, records, entries(suite, records))
 
     @property
     def note(self) -> str:
@@ -114,21 +112,21 @@ class View:
         row = row_of(self.suite, method)
         return (row and row.label) or method
 
-    def method_names(self, of: Iterable[TableEntry]) -> dict[str, str]:
+    def method_names(self, shown: Iterable[TableEntry]) -> dict[str, str]:
         """Return how methods are told apart without a column for the encoder.
 
         By their labels; where two have the same, with the encoder: LUT with ViT-S/16 and with ViT-B/16.
         """
-        encoders = {entry.method: entry.encoder for entry in of}
+        encoders = {entry.method: entry.encoder for entry in shown}
         names = {method: self.method_label(method) for method in encoders}
         for suffixes in (encoders, {method: method for method in encoders}):
             times = Counter(names.values())
             names = {m: f"{name}, {suffixes[m]}" if times[name] > 1 else name for m, name in names.items()}
         return names
 
-    def pair_name(self, of: Sequence[TableEntry], first: TableEntry, second: TableEntry) -> str:
+    def pair_name(self, shown: Sequence[TableEntry], first: TableEntry, second: TableEntry) -> str:
         """Return ``LUT - MAE``, or ``LUT - MAE, ViT-B/16`` where the labels stand for several methods of the task."""
-        names = self.method_names(of)
+        names = self.method_names(shown)
         names = {method: names[method] for method in (first.method, second.method)}
         encoder = f", {first.encoder}"
         if all(name.endswith(encoder) for name in names.values()):
@@ -136,9 +134,9 @@ class View:
         return " - ".join(names.values())
 
 
-def by_task(of: Iterable[TableEntry]) -> list[list[TableEntry]]:
+def by_task(shown: Iterable[TableEntry]) -> list[list[TableEntry]]:
     """Return entries, in their order, task by task."""
-    return [list(of_task) for _, of_task in groupby(of, key=lambda entry: entry.row[:2])]
+    return [list(of_task) for _, of_task in groupby(shown, key=lambda entry: entry.row[:2])]
 
 
 def directed(metric: str, unit: str = "%") -> str:

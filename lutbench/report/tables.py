@@ -11,34 +11,33 @@ from lutbench.kinds import KINDS
 from lutbench.progress import console
 from lutbench.report.comparisons import comparison_sections
 from lutbench.report.figures import write_figure
-from lutbench.report.reference import reference_sections
 from lutbench.report.render import csv, latex, markdown, terminal
 from lutbench.report.sections import Section, View
-from lutbench.report.values import footnotes, letters, value_legend, value_table, wide_sections
+from lutbench.report.values import footnotes, letters, value_legend, value_table, wide_section
 
 FILES = {"main.md"} | {f"{name}.{end}" for name in ("main", "wide", "comparisons", *KINDS) for end in ("csv", "tex")}
 """All that a suite's folder of tables may hold; other files in it are nobody's business."""
 
 
 def all_sections(view: View) -> list[Section]:
-    """Return what a suite has to say; the first section is its title."""
+    """Return what a suite has to say; the first section is its title. Empty ones are left out."""
     config, reports = view.suite.config, {run.kind.name: run.kind.report for run in view.suite.runs}
     apart = {name for name, report in reports.items() if getattr(report, "OWN_ROWS", False)}
     main = [entry for entry in view.entries if entry.kind.name not in apart]
     runs, stale = footnotes(view)
     sources = [f"- [{letter}] {source}" for source, letter in letters(view).items()]
-    return [
+    sections = [
         Section(config.title, 1, legend=view.note),
         Section(legend=config.about.strip(), files_only=True),
         Section(frame=value_table(view, main), legend=value_legend(main), name="main", data=_tidy(view)),
-        *wide_sections(view, main),
+        wide_section(view, main),
         *(section for report in dict.fromkeys(reports.values()) if report for section in report.sections(view)),
         *comparison_sections(view),
-        *reference_sections(view),
-        *([Section("Runs", legend="\n".join(runs), files_only=True)] if runs else []),
-        *([Section("Stale records", legend="\n".join(stale))] if stale else []),
-        *([Section("Sources", legend="\n".join(sources))] if sources else []),
+        Section("Runs", legend="\n".join(runs), files_only=True),
+        Section("Stale records", legend="\n".join(stale)),
+        Section("Sources", legend="\n".join(sources)),
     ]
+    return [section for section in sections if not section.is_empty]
 
 
 def build_tables(view: View, sections: Sequence[Section]) -> dict[str, str]:

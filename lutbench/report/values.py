@@ -80,14 +80,14 @@ def interval_legend(measured: Iterable[Measurement | None]) -> str:
     return f"{images} for one seed, {seeds} for more" if images and seeds else images + seeds
 
 
-def wide_sections(view: View, shown: Sequence[TableEntry]) -> list[Section]:
-    """Return the table with a row per method and encoder and a column per task and metric; none without values.
+def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
+    """Return the table with a row per method and encoder and a column per task and metric; empty without values.
 
     Tasks and methods without a value are left out, other cells without one are empty.
     """
     measured = [entry for entry in shown if entry.measured]
     if not measured:
-        return []
+        return Section()
     columns = {entry.column: entry for entry in measured}
     order = method_order(view.suite, dict.fromkeys(entry.method for entry in measured))
     rows = dict.fromkeys(sorted(((e.method, e.encoder) for e in measured), key=lambda row: order.index(row[0])))
@@ -101,23 +101,20 @@ def wide_sections(view: View, shown: Sequence[TableEntry]) -> list[Section]:
         columns=pd.MultiIndex.from_tuples([("method", ""), ("encoder", ""), *headings]),
     )
     marks = {
-        (number, place): rank
-        for place, column in enumerate(columns, 2)
-        for number, rank in _ranks([cells.get((row, column)) for row in rows]).items()
+        (row_index, column_index): rank
+        for column_index, column in enumerate(columns, 2)
+        for row_index, rank in _ranks([cells.get((row, column)) for row in rows]).items()
     }
-    half_width = (
-        f" ± is half the width of the 95 % interval: {intervals}."
-        if (intervals := interval_legend(entry.measured for entry in shown))
-        else ""
-    )
-    legend = f"{_percent(shown, 'Values')}.{half_width} {MARKED}"
-    return [Section("Side by side", 3, frame, marks, legend, name="wide", files_only=True)]
+    intervals = interval_legend(entry.measured for entry in measured)
+    half_width = [f"± is half the width of the 95 % interval: {intervals}."] if intervals else []
+    legend = " ".join([f"{_percent(measured, 'Values')}.", *half_width, MARKED])
+    return Section("Side by side", 3, frame, marks, legend, name="wide", files_only=True)
 
 
 def letters(view: View) -> dict[str, str]:
     """Return a letter for every source of a published value."""
     sources = dict.fromkeys(entry.published.source for entry in view.entries if entry.published)
-    return {source: _letter(place) for place, source in enumerate(sources)}
+    return {source: _letter(index) for index, source in enumerate(sources)}
 
 
 def footnotes(view: View) -> tuple[list[str], list[str]]:
@@ -164,17 +161,17 @@ def _with_half_width(entry: TableEntry | None) -> str:
 
 
 def _ranks(column: Sequence[TableEntry | None]) -> dict[int, int]:
-    """Return 1 for the best and 2 for the second of those entries that compete, by place; equal ones as printed share it."""
+    """Return by index 1 for the best and 2 for the second of the entries that compete; ties, as printed, share a rank."""
     ranks: dict[int, int] = {}
     for encoder in {entry.encoder for entry in column if entry}:
         values = {
-            place: round(entry.measured.value, 1)
-            for place, entry in enumerate(column)
+            index: round(entry.measured.value, 1)
+            for index, entry in enumerate(column)
             if entry and entry.encoder == encoder and entry.measured and entry.measured.unit == "%"
         }
         best = sorted(set(values.values()), reverse=not any(is_lower_better(e.metric) for e in column if e))[:2]
         if len(values) > 1:
-            ranks |= {place: 1 + best.index(value) for place, value in values.items() if value in best}
+            ranks |= {index: 1 + best.index(value) for index, value in values.items() if value in best}
     return ranks
 
 

@@ -1,4 +1,4 @@
-"""A small set of images with masks, made of photographs that ship inside scikit-image and scikit-learn.
+"""A small dataset of images with masks, made of photographs that ship inside scikit-image and scikit-learn.
 
 Which photograph is a pixel from? Every image is a mosaic of two to four Voronoi regions, each filled from a crop of
 another photograph. As in ADE20K, 1 is the first class and 0 is what belongs to none: a ninth photograph. Crops for
@@ -64,11 +64,11 @@ class MosaicDataset(ToyDataset[SegmentationDataset]):
 
     @property
     def photographs(self) -> tuple[str, ...]:
-        """By their values in the masks."""
+        """The photographs in the order of their values in the masks."""
         return (self.unlabelled, *self.classes)
 
     def recipe(self) -> dict[str, Any]:
-        """What decides the pixels, as it stands in the manifest."""
+        """Return what decides the pixels, as the manifest has it."""
         return {
             "revision": self.revision,
             "photographs": {name: PHOTOGRAPHS[name] for name in self.photographs},
@@ -146,7 +146,7 @@ class Region(NamedTuple):
     """A part of a mosaic: what is nearer to its point than to any other."""
 
     value: int
-    """In the mask, and so the number of the photograph."""
+    """Its value in the mask, which is the number of the photograph."""
     point: tuple[int, int]
     """Column and row in the image."""
     box: Box
@@ -154,7 +154,7 @@ class Region(NamedTuple):
 
 
 def regions(mosaics: MosaicDataset, split: Split, number: int, boxes: Mapping[int, list[Box]]) -> list[Region]:
-    """The regions of one image, from a key of its own; ``boxes`` are the split's bands of every photograph."""
+    """Draw the regions of one image, from a key of its own; ``boxes`` are the split's bands of every photograph."""
     draw = generator(RngStream.BUILD, mosaics.key, mosaics.revision, SPLITS.index(split), number)
     count = int(draw.integers(*mosaics.regions, endpoint=True))
     values = draw.permutation(len(mosaics.photographs))[:count].tolist()
@@ -172,7 +172,7 @@ def regions(mosaics: MosaicDataset, split: Split, number: int, boxes: Mapping[in
 def mosaic(
     mosaics: MosaicDataset, parts: list[Region], photographs: Mapping[int, Image.Image]
 ) -> tuple[Image.Image, Image.Image]:
-    """The image, mode RGB, and the mask, mode L, that the regions make."""
+    """Return the image, mode RGB, and the mask, mode L, that the regions make."""
     rows, columns = np.indices((mosaics.size, mosaics.size))
     distances = np.stack([(columns - x) ** 2 + (rows - y) ** 2 for _, (x, y), _ in parts])
     nearest = distances.argmin(0)  # exact, in integers; the first of equals

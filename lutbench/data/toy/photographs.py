@@ -1,4 +1,4 @@
-"""Two small sets, cut from photographs that ship inside scikit-image and scikit-learn; nothing is downloaded.
+"""Two small datasets, cut from photographs that ship inside scikit-image and scikit-learn; nothing is downloaded.
 
 ``photographs``: which of 19 photographs is a crop from?  ``photograph-tiles``: which quarter of which of six?
 A photograph (or quarter) is cut into bands, by turns for training and validation, with gaps between them, so that no
@@ -89,17 +89,17 @@ class CropDataset(ToyDataset[FolderImages]):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names, sorted."""
+        """Names of the classes, sorted."""
         return tuple(name for name, _ in self.regions())
 
     def regions(self) -> list[tuple[str, str]]:
-        """Every class with the photograph it is cut from, sorted."""
+        """Return every class with the photograph it is cut from, sorted."""
         if not self.quarters:
             return [(name, name) for name in self.photographs]
         return [(f"{name}-{quarter}", name) for name in self.photographs for quarter in sorted(QUARTERS)]
 
     def recipe(self) -> dict[str, Any]:
-        """What decides the pixels, as it stands in the manifest."""
+        """Return what decides the pixels, as the manifest has it."""
         return {
             "revision": self.revision,
             "photographs": {name: PHOTOGRAPHS[name] for name in self.photographs},
@@ -179,14 +179,14 @@ BUILT = {
         ),
     )
 }
-"""The sets by name."""
+"""The datasets by name."""
 
 Box = tuple[int, int, int, int]
 """Left, upper, right and lower edge in pixels of the photograph."""
 
 
 def load_photograph(file: str) -> Image.Image:
-    """A photograph by its path inside the installed packages, RGB.
+    """Load a photograph by its path inside the installed packages, RGB.
 
     Raises:
         UserError: if it is not installed; it is never downloaded.
@@ -196,7 +196,7 @@ def load_photograph(file: str) -> Image.Image:
 
 
 def photograph_path(file: str) -> Path:
-    """Where a file inside the installed packages is.
+    """Return the path of a file inside the installed packages.
 
     Raises:
         UserError: if it is not installed.
@@ -214,7 +214,7 @@ def photograph_path(file: str) -> Path:
 
 
 def parts(built: CropDataset, cls: str, size: tuple[int, int]) -> dict[str, list[Box]]:
-    """The bands of a class's photograph of ``size`` (width, height) that are for training and for validation."""
+    """Return the bands of a class's photograph of ``size`` (width, height) that are for training and for validation."""
     left, upper, right, lower = 0, 0, *size
     if built.quarters:
         column, row = QUARTERS[cls.rpartition("-")[2]]
@@ -224,7 +224,7 @@ def parts(built: CropDataset, cls: str, size: tuple[int, int]) -> dict[str, list
 
 
 def bands(box: Box, gap: int) -> dict[str, list[Box]]:
-    """The bands of ``box``, across its longer side and ``gap`` pixels apart, for training and for validation."""
+    """Return the bands of ``box``, across its longer side and ``gap`` pixels apart, for training and for validation."""
     left, upper, right, lower = box
     upright = right - left >= lower - upper
     first, last = (left, right) if upright else (upper, lower)
@@ -238,14 +238,14 @@ def bands(box: Box, gap: int) -> dict[str, list[Box]]:
 
 
 def crops(built: CropDataset, cls: str, split: str, boxes: list[Box]) -> list[Box]:
-    """Where the crops of a class lie: squares of varied side, in each of ``boxes`` by turns, from a key of their own."""
-    which = built.classes.index(cls)
-    draw = generator(RngStream.BUILD, built.key, built.revision, which, ("train", "val").index(split))
+    """Return the crops of a class: squares of varied side, in each of ``boxes`` by turns, from a key of their own."""
+    label = built.classes.index(cls)
+    draw = generator(RngStream.BUILD, built.key, built.revision, label, ("train", "val").index(split))
     return [square(draw, boxes[number % len(boxes)], built.sides) for number in range(built.counts[split])]
 
 
 def square(draw: np.random.Generator, box: Box, sides: tuple[int, int]) -> Box:
-    """A random square in ``box``, its side from the first to the second of ``sides``, or less if it would not fit."""
+    """Draw a random square in ``box``, its side from the first to the second of ``sides``, or less if it would not fit."""
     left, upper, right, lower = box
     side = min(int(draw.integers(sides[0], sides[1], endpoint=True)), right - left, lower - upper)
     x = int(draw.integers(left, right - side, endpoint=True))
