@@ -1,0 +1,37 @@
+"""What the documents name in the repository is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+DOCUMENTS = (
+    "README.md",
+    "results/README.md",
+    "docs/method.md",
+    "docs/benchmarks.md",
+    "suites/paper.toml",
+    "suites/small.toml",
+)
+
+NAMED = re.compile(r"(?<![\w/.-])(?:lutbench|pretrain|downstream|robustness|suites|tests|benchmarks)/[\w/.-]*\w(?:\.\w+|/)")
+"""A file or a folder of the repository, by its first folder."""
+
+LINKED = re.compile(r"\]\(([\w./-]+)\)")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_path_that_is_named_exists(document: str) -> None:
+    text = re.sub(
+        r"\bruns/\S*|results/(?:records|tables|figures)/\S*", "", (ROOT / document).read_text(encoding="utf-8")
+    )
+    named = {path.split(":")[0] for path in NAMED.findall(text)}
+    linked = {str((ROOT / document).parent.joinpath(link).relative_to(ROOT)) for link in LINKED.findall(text)}
+    missing = [path for path in sorted(named | linked) if not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_documents_name_paths_at_all() -> None:
+    assert len(NAMED.findall((ROOT / "README.md").read_text(encoding="utf-8"))) > 20
