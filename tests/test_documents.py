@@ -7,16 +7,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-DOCUMENTS = (
-    "README.md",
-    "results/README.md",
-    "docs/method.md",
-    "docs/benchmarks.md",
-    "suites/paper.toml",
-    "suites/small.toml",
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("README.md", "results/README.md", "docs/*.md", "suites/*.toml")
+    for path in ROOT.glob(pattern)
 )
 
-NAMED = re.compile(r"(?<![\w/.-])(?:lutbench|pretrain|downstream|robustness|suites|tests|benchmarks)/[\w/.-]*\w(?:\.\w+|/)")
+NAMED = re.compile(
+    r"(?<![\w/.-])(?:lutbench|pretrain|downstream|robustness|suites|tests|benchmarks|results)/[\w/.-]*\w(?:\.\w+|/)"
+)
 """A file or a folder of the repository, by its first folder."""
 
 LINKED = re.compile(r"\]\(([\w./-]+)\)")
