@@ -179,10 +179,10 @@ class RobustnessOutcomes(PerImage):
         if len({one.images for one in (*first, *second)}) != 1:
             raise ValueError("the methods were measured on other images")
         if first[0].kind == "detection":
-            name, _, told = metric.partition(", ")
-            if name not in NAMES or told not in first[0]._detections():
+            name, _, protocol = metric.partition(", ")
+            if name not in NAMES or protocol not in first[0]._detections():
                 raise ValueError(f"there is no {metric}")
-            left, right = ([one._detections()[told] for one in side] for side in (first, second))
+            left, right = ([one._detections()[protocol] for one in side] for side in (first, second))
             return compare_detections(left, right, NAMES.index(name))
         chosen = [[q for one in side for q in one._quantities() if q.metric == metric] for side in (first, second)]
         if not all(chosen):

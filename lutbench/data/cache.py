@@ -36,7 +36,7 @@ FEATURES = datasets.Features(
 )
 
 
-class ShardFacts(BaseModel):
+class ShardMetadata(BaseModel):
     """What is known of one file; written after it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -50,7 +50,7 @@ class ShardFacts(BaseModel):
     """Version that decoded and resized its images."""
 
 
-class CacheFacts(BaseModel):
+class CacheMetadata(BaseModel):
     """``cache.json``, written when all shards are there."""
 
     model_config = ConfigDict(extra="forbid")
@@ -61,7 +61,7 @@ class CacheFacts(BaseModel):
     source: str
     """Fingerprint of the files."""
     how: dict[str, str]
-    shards: list[ShardFacts]
+    shards: list[ShardMetadata]
 
 
 @dataclass
@@ -132,8 +132,8 @@ class CachedImages:
 
 def cache_fingerprint(images: ImageDataset, side: int) -> str:
     """Return the fingerprint of the cache of ``images``, made or not: hex sha256 over theirs, the side, and how they are resized."""
-    told = {**HOW, "short side": side, "source": images.fingerprint}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    inputs = {**HOW, "short side": side, "source": images.fingerprint}
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def cache_folder(images: ImageDataset, side: int, root: Path) -> Path:
@@ -152,23 +152,23 @@ def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | No
     path = folder / "cache.json"
     if not path.is_file():
         return None
-    facts = read_facts(path, CacheFacts)
-    if facts is None:
+    metadata = read_metadata(path, CacheMetadata)
+    if metadata is None:
         raise UserError(f"{path} is not as written. Remove it; the next run makes it, and what is not whole, again.")
-    parts = [_open_shard(folder / shard.file, shard) for shard in facts.shards]
-    wrong = [shard.file for shard, part in zip(facts.shards, parts, strict=True) if part is None]
-    if wrong or sum(shard.images for shard in facts.shards) != len(images):
+    parts = [_open_shard(folder / shard.file, shard) for shard in metadata.shards]
+    wrong = [shard.file for shard, part in zip(metadata.shards, parts, strict=True) if part is None]
+    if wrong or sum(shard.images for shard in metadata.shards) != len(images):
         raise UserError(
             f"{folder}: {listed(wrong) or 'cache.json'} {'are' if len(wrong) > 1 else 'is'} not as written. Of a known set "
             "`lutbench data prepare` makes again what is damaged; else remove the folder, and the next run makes it anew."
         )
-    undecodable = sum(shard.undecodable for shard in facts.shards)
+    undecodable = sum(shard.undecodable for shard in metadata.shards)
     if undecodable and not images.skip_undecodable:
         raise UndecodableImage(
             f"{images.name}: {undecodable:,} of the images could not be decoded when its cache, {folder}, was made. Set undecodable = "
             '"skip" in the data table of the suite file; or replace or remove them (`lutbench data check` names them).'
         )
-    others = {shard.pillow for shard in facts.shards} - {PILLOW}
+    others = {shard.pillow for shard in metadata.shards} - {PILLOW}
     if others and is_first_process():
         console.print(
             f"{folder} was made with Pillow {listed(sorted(others))}, and here is {PILLOW}: should it decode or resize differently, "
@@ -178,21 +178,21 @@ def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | No
     return CachedImages(images, folder, side, cache_fingerprint(images, side), rows)
 
 
-def _open_shard(file: Path, facts: ShardFacts) -> datasets.Dataset | None:
+def _open_shard(file: Path, metadata: ShardMetadata) -> datasets.Dataset | None:
     """Return a shard's rows; None if they are not as written."""
     try:
-        if file.stat().st_size != facts.bytes:
+        if file.stat().st_size != metadata.bytes:
             return None
         rows = datasets.Dataset.from_file(str(file))
     except (pa.ArrowException, OSError, ValueError):  # damaged bytes raise all three
         return None
-    return rows if rows.features == FEATURES and len(rows) == facts.images else None
+    return rows if rows.features == FEATURES and len(rows) == metadata.images else None
 
 
 Facts = TypeVar("Facts", bound=BaseModel)
 
 
-def read_facts(path: Path, kind: type[Facts]) -> Facts | None:
+def read_metadata(path: Path, kind: type[Facts]) -> Facts | None:
     """Facts; None if they are not there or not as written."""
     try:
         return kind.model_validate(read_json(path))

@@ -18,11 +18,11 @@ from lutbench.data.cache import (
     FEATURES,
     HOW,
     CachedImages,
-    CacheFacts,
-    ShardFacts,
+    CacheMetadata,
+    ShardMetadata,
     cache_folder,
     open_cache,
-    read_facts,
+    read_metadata,
 )
 from lutbench.data.decoding import BROKEN, UndecodableImage
 from lutbench.data.images import ImageDataset
@@ -68,10 +68,10 @@ def repair_cache(images: ImageDataset, side: int, root: Path) -> int | None:
     """
     folder = cache_folder(images, side, root)
     path = folder / "cache.json"
-    whole, facts = path.is_file(), read_facts(path, CacheFacts)
-    files = {folder / shard.file for shard in facts.shards} if facts else set()
+    whole, metadata = path.is_file(), read_metadata(path, CacheMetadata)
+    files = {folder / shard.file for shard in metadata.shards} if metadata else set()
     suspects = _damaged(sorted(files | set(folder.glob("[0-9]*.arrow"))), folder.name)
-    if not suspects and facts is not None:
+    if not suspects and metadata is not None:
         return 0
     if not folder.is_dir():
         return None
@@ -80,7 +80,7 @@ def repair_cache(images: ImageDataset, side: int, root: Path) -> int | None:
         # Shards first: should this be interrupted, a file that is missing is noticed, and one that is damaged may not be.
         for file in broken:
             file.unlink(missing_ok=True)
-        if broken or read_facts(path, CacheFacts) is None:
+        if broken or read_metadata(path, CacheMetadata) is None:
             path.unlink(missing_ok=True)
         if whole and not path.is_file():
             _make(images, side, folder)
@@ -91,8 +91,8 @@ def _damaged(files: list[Path], name: str) -> list[Path]:
     """Return the files that are missing, or do not have the checksum in the metadata beside them."""
 
     def is_damaged(file: Path) -> bool:
-        facts = read_facts(file.with_suffix(".json"), ShardFacts)
-        return facts is None or not file.is_file() or sha256_of(file) != facts.sha256
+        metadata = read_metadata(file.with_suffix(".json"), ShardMetadata)
+        return metadata is None or not file.is_file() or sha256_of(file) != metadata.sha256
 
     return [
         file for file in tracked(files, len(files), f"comparing checksums of {name}", shown=True) if is_damaged(file)
@@ -167,19 +167,19 @@ def _make(images: ImageDataset, side: int, folder: Path) -> None:
         resized = tracked(_resized(images, side, todo, threads), len(todo), title, shown=True)
         for number in missing:
             _write_shard(files[number], resized, counts[number])
-    shards = [ShardFacts.model_validate(read_json(file.with_suffix(".json"))) for file in files]
-    facts = CacheFacts(
+    shards = [ShardMetadata.model_validate(read_json(file.with_suffix(".json"))) for file in files]
+    metadata = CacheMetadata(
         set=images.name, split=images.split, side=side, source=images.fingerprint, how=HOW, shards=shards
     )
-    write_json(folder / "cache.json", facts.model_dump())
+    write_json(folder / "cache.json", metadata.model_dump())
 
 
 def _is_whole(file: Path, images: int) -> bool:
     """Return whether a shard was written to its end, with so many images and by this Pillow: never are two mixed."""
-    facts = read_facts(file.with_suffix(".json"), ShardFacts)
-    if facts is None or not file.is_file():
+    metadata = read_metadata(file.with_suffix(".json"), ShardMetadata)
+    if metadata is None or not file.is_file():
         return False
-    return (facts.images, facts.pillow, facts.bytes) == (images, PILLOW, file.stat().st_size)
+    return (metadata.images, metadata.pillow, metadata.bytes) == (images, PILLOW, file.stat().st_size)
 
 
 def _resized(
@@ -201,7 +201,7 @@ def _resized(
 
 
 def _write_shard(path: Path, resized: Iterator[NDArray[np.uint8]], images: int) -> None:
-    """Write the next so many images, then the facts about the file beside it."""
+    """Write the next so many images, then the metadata about the file beside it."""
     undecodable = 0
     with whole_file(path) as partial:
         writer = ArrowWriter(path=str(partial), features=FEATURES, writer_batch_size=SHARD)
@@ -214,7 +214,7 @@ def _write_shard(path: Path, resized: Iterator[NDArray[np.uint8]], images: int) 
             writer.finalize()
         finally:
             writer.close()
-    facts = ShardFacts(
+    metadata = ShardMetadata(
         file=path.name,
         images=images,
         undecodable=undecodable,
@@ -222,4 +222,4 @@ def _write_shard(path: Path, resized: Iterator[NDArray[np.uint8]], images: int) 
         sha256=sha256_of(path),
         pillow=PILLOW,
     )
-    write_json(path.with_suffix(".json"), facts.model_dump())
+    write_json(path.with_suffix(".json"), metadata.model_dump())

@@ -81,8 +81,8 @@ def check_masks(scenes: SegmentationDataset, stamps: Path | None = None) -> list
     if inspection.faults:
         raise UserError(inspection.problem)
     if stamp:
-        told = {"set": scenes.name, "split": scenes.split, "masks": len(scenes), "absent": inspection.absent}
-        write_json(stamp, key | told)
+        stamped = {"set": scenes.name, "split": scenes.split, "masks": len(scenes), "absent": inspection.absent}
+        write_json(stamp, key | stamped)
     return inspection.absent
 
 

@@ -182,9 +182,9 @@ def open_streamed(recipe: DataRecipe, split: str, root: Path) -> StreamedImages:
         files = tuple(tracked(footers, len(paths), f"reading the footers of {name}"))
     if not any(file.rows for file in files):
         raise UserError(f"{name}: split {split!r} of {recipe.path} has no rows.")
-    told = json.dumps([recipe.image_column, *([file.name, file.bytes, file.groups] for file in files)])
+    inputs = json.dumps([recipe.image_column, *([file.name, file.bytes, file.groups] for file in files)])
     return StreamedImages(
-        name, split, recipe.undecodable == "skip", fingerprint_of([], told.encode()), recipe.image_column, files
+        name, split, recipe.undecodable == "skip", fingerprint_of([], inputs.encode()), recipe.image_column, files
     )
 
 
