@@ -76,7 +76,7 @@ class Run(Generic[R]):
 
     @property
     def recipe(self) -> R:
-        """Its settings."""
+        """The settings of the run, of its kind's type."""
         return cast(R, self.planned.recipe)
 
     @cached_property

@@ -59,7 +59,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def update(self, student: Student, momentum: float) -> None:
-        """teacher <- momentum * teacher + (1 - momentum) * student: parameters and floating buffers; others are copied.
+        """Move the teacher: teacher <- momentum * teacher + (1 - momentum) * student: parameters and floating buffers; others are copied.
 
         The lists of tensors are made once: after the first update, ``student`` may not move to another device.
         """

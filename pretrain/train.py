@@ -139,7 +139,7 @@ def schedule_of(recipe: PretrainRecipe, images: int, seed: int) -> Schedule:
 
 
 def pictured(images: ImageDataset, recipe: PretrainRecipe, seed: int) -> dict[str, Tensor]:
-    """A batch of a few images for the pictures, spread over the set; views and masks of an epoch never trained on."""
+    """Return a batch of a few images for the pictures, spread over the set; views and masks of an epoch never trained on."""
     transform, samples = PretrainTransform(recipe), []
     for index in range(0, len(images), max(1, len(images) // PICTURED)):
         with seeded(RngStream.IMAGE, seed, recipe.epochs + 1, index):

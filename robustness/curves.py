@@ -109,8 +109,8 @@ def occlusion_figure(title: str, methods: Methods, note: str = "") -> "Figure":
 def _by_corruption(outcomes: RobustnessOutcomes) -> dict[str, dict[int, NDArray[np.bool_]]]:
     """Return whether each image (n,) is right, by corruption and severity."""
     right: dict[str, dict[int, NDArray[np.bool_]]] = {}
-    for one in outcomes.cells:
-        corruption, severity = one.cell.rsplit("/", 1)
+    for one in outcomes.conditions:
+        corruption, severity = one.condition.rsplit("/", 1)
         right.setdefault(corruption, {})[int(severity)] = one.right()
     return right
 
@@ -118,8 +118,8 @@ def _by_corruption(outcomes: RobustnessOutcomes) -> dict[str, dict[int, NDArray[
 def _by_occlusion(outcomes: RobustnessOutcomes) -> dict[str, dict[int, NDArray[np.bool_]]]:
     """Return whether each image (n,) is right, in the preprocessing that tables print; ``drop`` by tenths, ``shuffle`` by tiles."""
     right: dict[str, dict[int, NDArray[np.bool_]]] = {"drop": {}, "shuffle": {}}
-    for one in outcomes.cells:
-        if one.seen == outcomes.cells[0].seen:
+    for one in outcomes.conditions:
+        if one.preprocessing == outcomes.conditions[0].preprocessing:
             kind, amount = _occlusion(one)
             right[kind][amount] = one.right()
     return right
@@ -127,7 +127,7 @@ def _by_occlusion(outcomes: RobustnessOutcomes) -> dict[str, dict[int, NDArray[n
 
 def _occlusion(cell: ConditionOutcomes) -> tuple[str, int]:
     """Return ("drop", 3) of ``drop 3/10``, ("shuffle", 4) of ``shuffle 4x4``."""
-    kind, amount = cell.cell.split()
+    kind, amount = cell.condition.split()
     return kind, int(amount.replace("x", "/").split("/")[0])
 
 

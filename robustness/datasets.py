@@ -103,15 +103,15 @@ class ChosenImages:
         return self.whole.sizes[self.index]
 
     def content(self, index: int) -> bytes:
-        """The file of an image, as it is. Raises UserError if it cannot be read."""
+        """Return the file of an image, as it is. Raises UserError if it cannot be read."""
         return self.whole.content(int(self.index[index]))
 
     def image(self, index: int) -> Image.Image:
-        """An image, mode RGB. Raises UndecodableImage."""
+        """Return an image, mode RGB. Raises UndecodableImage."""
         return self.whole.image(int(self.index[index]))
 
     def image_name(self, index: int) -> str:
-        """The file's name relative to the condition's folder."""
+        """Return the file's name relative to the condition's folder."""
         return self.whole.image_name(int(self.index[index]))
 
 

@@ -144,12 +144,12 @@ def test_on_its_own_validation_images_a_classifier_does_as_it_did_in_stage_two(m
     folder, _ = measured
     record = read_record(record_path(folder / "results", "toy", "downstream/task/scratch/seed0"))
     before = record.outcomes
-    bicubic, bilinear = outcomes_of(folder, "plain").cells
-    assert (bicubic.seen, bilinear.seen) == ("bicubic", "bilinear")
+    bicubic, bilinear = outcomes_of(folder, "plain").conditions
+    assert (bicubic.preprocessing, bilinear.preprocessing) == ("bicubic", "bilinear")
     assert len(set(bicubic.prediction[0].tolist())) > 1, "one class for all would be the same however images are seen"
     assert bicubic.prediction[0].tolist() == before.prediction.tolist()  # type: ignore[union-attr]
     assert bicubic.rank[0].tolist() == before.rank.tolist()  # type: ignore[union-attr]
-    untouched = outcomes_of(folder, "hidden").cells[0]
+    untouched = outcomes_of(folder, "hidden").conditions[0]
     assert untouched.prediction[0].tolist() == before.prediction.tolist()  # type: ignore[union-attr]
 
 
@@ -313,7 +313,7 @@ def test_an_export_of_this_suite_knows_its_classes_wherever_it_is_taken(measured
     record = read_record(record_path(folder / "results", "toy", "robustness/shift/plain/taken/seed0"))
     taken = record.outcomes
     assert isinstance(taken, RobustnessOutcomes)
-    assert np.array_equal(taken.cells[0].rank, outcomes_of(folder, "plain").cells[0].rank)
+    assert np.array_equal(taken.conditions[0].rank, outcomes_of(folder, "plain").conditions[0].rank)
 
 
 def test_a_network_that_takes_any_size_is_asked_for_none(tmp_path: Path) -> None:

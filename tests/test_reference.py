@@ -116,10 +116,10 @@ def test_losses_are_compared_by_their_relative_difference(
 def test_every_metric_that_tables_print_decides(shipped: dict[str, Record], tmp_path: Path) -> None:
     reference = shipped[OCCLUSION]
     cells = [
-        replace(cell, rank=np.ones_like(cell.rank)) if cell.cell.startswith("shuffle") else cell
-        for cell in reference.outcomes.cells
+        replace(cell, rank=np.ones_like(cell.rank)) if cell.condition.startswith("shuffle") else cell
+        for cell in reference.outcomes.conditions
     ]
-    found = agreement(measured(reference, replace(reference.outcomes, cells=tuple(cells)), tmp_path), shipped)
+    found = agreement(measured(reference, replace(reference.outcomes, conditions=tuple(cells)), tmp_path), shipped)
     assert (found.verdict, found.measured.metric) == ("different", "mean top-1, tiles shuffled")
 
 

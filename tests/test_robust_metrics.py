@@ -420,10 +420,10 @@ def test_an_image_takes_two_bytes_for_its_label_and_four_for_every_protocol() ->
 
 def test_lengths_that_differ_are_refused() -> None:
     def of(**changed: Any) -> ConditionOutcomes:
-        whole: dict[str, Any] = {"label": [0, 0], "places": np.zeros((2, 1, 3)), "names": ["a", "b"]}
+        whole: dict[str, Any] = {"label": [0, 0], "answers": np.zeros((2, 1, 3)), "names": ["a", "b"]}
         return ConditionOutcomes.of("", "", ["some"], **{**whole, **changed})
 
     of()
-    for changed in ({"label": [0]}, {"places": np.zeros((2, 2, 3))}, {"names": ["a"]}):
-        with pytest.raises(ValueError, match="expected places"):
+    for changed in ({"label": [0]}, {"answers": np.zeros((2, 2, 3))}, {"names": ["a"]}):
+        with pytest.raises(ValueError, match="expected answers"):
             of(**changed)

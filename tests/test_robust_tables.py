@@ -699,7 +699,7 @@ def test_several_seeds_are_drawn_as_their_mean_with_students_interval(folder: Pa
 
 def test_occlusion_is_drawn_against_the_share_of_dropped_patches_and_the_number_of_tiles(folder: Path) -> None:
     loaded = suite(folder)
-    other = [seen(one.cell, [False] * 100, way="bilinear") for one in occluded(5)]
+    other = [seen(one.condition, [False] * 100, way="bilinear") for one in occluded(5)]
     methods = [
         ("LUT", [robust(loaded, "occluded", [*occluded(5), *other])]),
         ("MAE", [robust(loaded, "occluded", occluded(6))]),

@@ -56,7 +56,7 @@ def decode(content: bytes, name: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """``image`` as mode RGB, by the choices above.
+    """Return ``image`` as mode RGB, by the choices above.
 
     Raises:
         ValueError: for a mode that has no conversion.

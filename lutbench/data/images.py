@@ -117,7 +117,7 @@ def built_by(recipe: DataRecipe) -> CropDataset | None:
 
 
 def is_streamed(images: ImageDataset) -> "TypeGuard[StreamedImages]":
-    """Whether images come quickly only in the order of a stream."""
+    """Return whether images come quickly only in the order of a stream."""
     return hasattr(images, "contents")
 
 

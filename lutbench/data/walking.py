@@ -30,7 +30,7 @@ def walk(
 def _walk(
     folder: bytes, endings: tuple[bytes, ...], prefix: bytes, above: tuple[bytes, ...], deep: bool, hidden: bool
 ) -> Iterator[tuple[bytes, int]]:
-    """``above`` are the real folders that ``folder`` lies in, itself the last."""
+    """Walk; ``above`` are the real folders that ``folder`` lies in, itself the last."""
     with os.scandir(folder) as entries:
         for entry in entries:
             dotted = entry.name.startswith(b".")

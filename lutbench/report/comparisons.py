@@ -71,7 +71,7 @@ def comparison_sections(view: View) -> list[Section]:
 
 
 def on_same_images(first: TableEntry, second: TableEntry) -> bool:
-    """Whether two entries were measured with the same seeds on the same images, of which the outcomes are known."""
+    """Return whether two entries were measured with the same seeds on the same images, of which the outcomes are known."""
     runs = [*first.runs, *second.runs]
     if not runs or [r.seed for r in first.runs] != [r.seed for r in second.runs]:
         return False

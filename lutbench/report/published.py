@@ -65,7 +65,7 @@ class Published(_Closed):
     reported: list[Reported]
 
     def value(self, method: str, task: str, encoder: str) -> PublishedValue | None:
-        """The primary value, or None: the method's own report was not read, or there is none."""
+        """Return the primary value, or None: the method's own report was not read, or there is none."""
         for entry in self.reported:
             if (entry.method, entry.task) == (method, task) and encoder in entry.values and not entry.secondary:
                 return PublishedValue(entry.values[encoder], self.source[entry.source], entry.setting, entry.note)
@@ -133,6 +133,6 @@ def _check(published: Published) -> None:
 
 
 def _name(entry: Any) -> str:
-    """``MAE on imagenet-1k/finetune/top-1 in mae-table-3``."""
+    """Return ``MAE on imagenet-1k/finetune/top-1 in mae-table-3``."""
     given = entry if isinstance(entry, dict) else {}
     return f"{given.get('method', '?')} on {given.get('task', '?')} in {given.get('source', '?')}"

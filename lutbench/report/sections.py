@@ -146,5 +146,5 @@ def directed(metric: str, unit: str = "%") -> str:
 
 
 def is_lower_better(metric: str) -> bool:
-    """Whether the lower of two values is the better one."""
+    """Return whether the lower of two values is the better one."""
     return metric.split(", ")[0] in LOWER
