@@ -117,7 +117,7 @@ class _DamagedError(Exception):
 
 
 def _paths(folder: Path) -> list[Path]:
-    """Newest first."""
+    """Return the checkpoints in ``folder``, the newest first."""
     return sorted(folder.glob("step-*"), reverse=True)
 
 

@@ -26,6 +26,7 @@ def verify(known: KnownDataset, root: Path, full: bool, report: VerifyReport) ->
     printed = time.monotonic()
 
     def visit(condition: str, images: FolderImages | ChosenImages) -> None:
+        """Check the files of one condition, and say now and then how far it is."""
         nonlocal printed
         found = IntegrityReport()
         metadata[condition] = metadata_of(images, scan_files(images, each, False, found))

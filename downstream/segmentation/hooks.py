@@ -130,7 +130,7 @@ class SuiteHook(CheckpointHook):
         self._bar.update(min(self.images, (batch_idx + 1) * accelerator().num_processes))
 
     def after_val(self, runner: Runner) -> None:
-        """End the bar."""
+        """Close the progress bar; the wait for the next batch counts from here, without the evaluation."""
         assert self._bar is not None
         self._bar.__exit__(None, None, None)
         self._since = time.monotonic()

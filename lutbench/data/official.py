@@ -181,6 +181,7 @@ def _of_torchvision(
     """
 
     def read(folder: Path, split: str) -> Listed:
+        """Return the paths and labels of a split as torchvision lists them."""
         import torchvision.datasets  # here, because it takes seconds and most runs do without
 
         if folder.name != home:

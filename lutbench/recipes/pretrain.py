@@ -116,6 +116,7 @@ class PretrainRecipe(RunRecipe):
         return self.base_lr * scale
 
     def affecting_results(self) -> dict[str, Any]:
+        """Return the fields that the result depends on: without those of parts that this recipe does not use."""
         fields = super().affecting_results()
         if not self.has_context:  # then weight 0 of LUT and MAE with LUT's crop are one and the same run
             for name in _CONTEXT_FIELDS:
