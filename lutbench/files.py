@@ -7,9 +7,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from lutbench.errors import UserError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class NotJsonError(UserError):
@@ -82,6 +86,14 @@ def read_json(path: Path) -> Any:
         raise NotJsonError(
             f"{path}: expected JSON, found {error}. Remove the file, or restore it from a copy."
         ) from error
+
+
+def read_model(path: Path, kind: type[M]) -> M | None:
+    """Read a JSON file that holds a ``kind``; None if it is not there, cannot be read, or holds something else."""
+    try:
+        return kind.model_validate(read_json(path))
+    except (OSError, NotJsonError, ValidationError):
+        return None
 
 
 def _sync(path: Path) -> None:

@@ -17,8 +17,9 @@ from lutbench.data import verify as verifying
 from lutbench.data.catalogue import CATALOGUE, MEASURED_ON, status_of
 from lutbench.data.folder import open_folder
 from lutbench.data.images import open_dataset
-from lutbench.data.manifest import manifest_path, read_manifest
+from lutbench.data.manifest import Manifest, manifest_path
 from lutbench.data.verify import render_report, verify
+from lutbench.files import read_model
 from lutbench.recipes import DataRecipe, SegmentationRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.workspace import Workspace
@@ -312,7 +313,7 @@ def test_what_a_full_check_found_outlives_the_check_of_a_sample(
     (folder / "train/c2/image_0030.jpg").write_bytes(b"broken")
     verify("flowers17", tmp_path, full=True)
     report = verify("flowers17", tmp_path)
-    manifest = read_manifest(manifest_path("flowers17", tmp_path))
+    manifest = read_model(manifest_path("flowers17", tmp_path), Manifest)
     assert manifest is not None
     assert manifest.looked_at == 1360
     assert report.exit_status == 1
@@ -328,7 +329,7 @@ def test_a_manifest_that_cannot_be_read_is_written_anew(tmp_path: Path, content:
     report = verify("flowers17", tmp_path)
     assert report.exit_status == 0
     assert [note for note in report.notes if "flowers17.json could not be read, and is made anew" in note]
-    assert read_manifest(manifest_path("flowers17", tmp_path)) is not None
+    assert read_model(manifest_path("flowers17", tmp_path), Manifest) is not None
 
 
 def test_a_check_goes_on_where_nothing_can_be_written(tmp_path: Path) -> None:
@@ -362,7 +363,7 @@ def test_a_shifted_set_is_checked_by_its_name(tmp_path: Path, monkeypatch: pytes
     assert report.problems == []
     assert any("200 images, 200 classes" in line for line in report.lines)
     workspace = Workspace(tmp_path, tmp_path / "runs", tmp_path / "results")
-    manifest = read_manifest(manifest_path("imagenet-a", tmp_path))
+    manifest = read_model(manifest_path("imagenet-a", tmp_path), Manifest)
     assert manifest is not None
     assert manifest.fingerprint == workspace.open(MEASURED_ON["imagenet-a"].recipe, "test").fingerprint
     (folder / "n01498041/0.jpg").write_bytes(b"broken")

@@ -14,7 +14,6 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import datasets
 import numpy as np
@@ -22,12 +21,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 from PIL import __version__ as PILLOW
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from lutbench.data.decoding import UndecodableImage
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError, listed
-from lutbench.files import NotJsonError, read_json
+from lutbench.files import read_model
 from lutbench.progress import console, is_first_process
 
 HOW = {"resampling": "bicubic", "resized by": "Pillow", "pixels": "8-bit RGB, uncompressed"}
@@ -68,47 +67,24 @@ class CacheMetadata(BaseModel):
 class CachedImages:
     """A split of a set, read from its cache. An image that could not be decoded cannot be here either."""
 
-    source: ImageDataset = field(repr=False)
-    folder: Path
-    side: int
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64] | None
+    skip_undecodable: bool
     fingerprint: str
+    sizes: NDArray[np.int64] = field(repr=False)
+    """(n,) Bytes of the source's encoded images."""
+    folder: Path
     rows: datasets.Dataset = field(repr=False)
+    source: ImageDataset = field(repr=False)
+    """The dataset whose images these are, as they are stored."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def name(self) -> str:
-        """Name of the source's dataset."""
-        return self.source.name
-
-    @property
-    def split(self) -> str:
-        """Split of the source's dataset."""
-        return self.source.split
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the source's classes."""
-        return self.source.classes
-
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        """Labels (n,) of the source."""
-        return self.source.labels
-
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """Of the source's images."""
-        return self.source.sizes
-
-    @property
-    def skip_undecodable(self) -> bool:
-        """Whether the source passes over images that cannot be decoded."""
-        return self.source.skip_undecodable
-
     def image(self, index: int) -> Image.Image:
-        """Return an image whose short side is ``side``, mode RGB.
+        """Return an image whose short side is the cache's, mode RGB.
 
         Raises:
             UndecodableImage: if it could not be decoded when the cache was made.
@@ -152,7 +128,7 @@ def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | No
     path = folder / "cache.json"
     if not path.is_file():
         return None
-    metadata = read_metadata(path, CacheMetadata)
+    metadata = read_model(path, CacheMetadata)
     if metadata is None:
         raise UserError(f"{path} is not as written. Remove it; the next run makes it, and what is not whole, again.")
     parts = [_open_shard(folder / shard.file, shard) for shard in metadata.shards]
@@ -174,8 +150,18 @@ def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | No
             f"{folder} was made with Pillow {listed(sorted(others))}, and here is {PILLOW}: should it decode or resize differently, "
             "pixels are not those that the files would give. Remove the folder to make it anew."
         )
-    rows = datasets.concatenate_datasets([part for part in parts if part is not None])
-    return CachedImages(images, folder, side, cache_fingerprint(images, side), rows)
+    return CachedImages(
+        name=images.name,
+        split=images.split,
+        classes=images.classes,
+        labels=images.labels,
+        skip_undecodable=images.skip_undecodable,
+        fingerprint=cache_fingerprint(images, side),
+        sizes=images.sizes,
+        folder=folder,
+        rows=datasets.concatenate_datasets([part for part in parts if part is not None]),
+        source=images,
+    )
 
 
 def _open_shard(file: Path, metadata: ShardMetadata) -> datasets.Dataset | None:
@@ -187,14 +173,3 @@ def _open_shard(file: Path, metadata: ShardMetadata) -> datasets.Dataset | None:
     except (pa.ArrowException, OSError, ValueError):  # damaged bytes raise all three
         return None
     return rows if rows.features == FEATURES and len(rows) == metadata.images else None
-
-
-Facts = TypeVar("Facts", bound=BaseModel)
-
-
-def read_metadata(path: Path, kind: type[Facts]) -> Facts | None:
-    """Facts; None if they are not there or not as written."""
-    try:
-        return kind.model_validate(read_json(path))
-    except (OSError, NotJsonError, ValidationError):
-        return None

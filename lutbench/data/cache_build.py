@@ -2,9 +2,9 @@
 
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,13 @@ from lutbench.data.cache import (
     ShardMetadata,
     cache_folder,
     open_cache,
-    read_metadata,
 )
 from lutbench.data.decoding import BROKEN, UndecodableImage
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import resize_short_side
+from lutbench.data.walking import evenly_spaced, in_threads
 from lutbench.errors import UserError
-from lutbench.files import gigabytes, read_json, whole_file, write_json
+from lutbench.files import gigabytes, read_json, read_model, whole_file, write_json
 from lutbench.models.weights import sha256_of
 from lutbench.progress import PATIENCE, console, is_first_process, tracked
 
@@ -68,7 +68,7 @@ def repair_cache(images: ImageDataset, side: int, root: Path) -> int | None:
     """
     folder = cache_folder(images, side, root)
     path = folder / "cache.json"
-    whole, metadata = path.is_file(), read_metadata(path, CacheMetadata)
+    whole, metadata = path.is_file(), read_model(path, CacheMetadata)
     files = {folder / shard.file for shard in metadata.shards} if metadata else set()
     suspects = _damaged(sorted(files | set(folder.glob("[0-9]*.arrow"))), folder.name)
     if not suspects and metadata is not None:
@@ -80,7 +80,7 @@ def repair_cache(images: ImageDataset, side: int, root: Path) -> int | None:
         # Shards first: should this be interrupted, a file that is missing is noticed, and one that is damaged may not be.
         for file in broken:
             file.unlink(missing_ok=True)
-        if broken or read_metadata(path, CacheMetadata) is None:
+        if broken or read_model(path, CacheMetadata) is None:
             path.unlink(missing_ok=True)
         if whole and not path.is_file():
             _make(images, side, folder)
@@ -91,7 +91,7 @@ def _damaged(files: list[Path], name: str) -> list[Path]:
     """Return the files that are missing, or do not have the checksum in the metadata beside them."""
 
     def is_damaged(file: Path) -> bool:
-        metadata = read_metadata(file.with_suffix(".json"), ShardMetadata)
+        metadata = read_model(file.with_suffix(".json"), ShardMetadata)
         return metadata is None or not file.is_file() or sha256_of(file) != metadata.sha256
 
     return [
@@ -124,8 +124,8 @@ def _held(folder: Path) -> Iterator[None]:
 
 def expected_bytes(images: ImageDataset, side: int) -> int:
     """Return what the cache takes on disk, from the shapes of :data:`SAMPLED` images, evenly spaced."""
-    sampled = np.unique(np.linspace(0, len(images) - 1, min(SAMPLED, len(images))).astype(np.int64))
-    areas = [area for index in sampled if (area := _area(images, int(index), side))]
+    sampled = evenly_spaced(len(images), SAMPLED).tolist()
+    areas = [area for index in sampled if (area := _area(images, index, side))]
     return int(3 * len(images) * np.mean(areas)) if areas else 0
 
 
@@ -142,15 +142,15 @@ def _make(images: ImageDataset, side: int, folder: Path) -> None:
     """Write the shards that are missing, then ``cache.json``; the folder is held."""
     for partial in folder.glob(".*.partial-*"):  # of a process that was killed
         partial.unlink()
-    starts = list(range(0, len(images), SHARD))
-    counts = [min(SHARD, len(images) - start) for start in starts]
-    files = [folder / f"{number:05d}.arrow" for number in range(len(starts))]
-    missing = [number for number, file in enumerate(files) if not _is_whole(file, counts[number])]
-    outdated = [number for number in missing if files[number].is_file()]  # replaced one by one: they need no more room
-    share = sum(counts[number] for number in set(missing) - set(outdated)) / len(images)
+    indices = range(len(images))
+    parts = [indices[first : first + SHARD] for first in indices[::SHARD]]
+    shards = {folder / f"{number:05d}.arrow": part for number, part in enumerate(parts)}
+    missing = {file: part for file, part in shards.items() if not _is_whole(file, len(part))}
+    outdated = {file for file in missing if file.is_file()}  # replaced one by one: they need no more room
+    share = sum(len(part) for file, part in missing.items() if file not in outdated) / len(images)
     wanted, free = int(expected_bytes(images, side) * share), shutil.disk_usage(folder).free
-    there = len(files) - len(missing)
-    already = f", {there} of {len(files)} files are there already" if there else ""
+    there = len(shards) - len(missing)
+    already = f", {there} of {len(shards)} files are there already" if there else ""
     already += f", {len(outdated)} were made otherwise or by another Pillow, and are made anew" if outdated else ""
     console.print(
         f"{images.name}: cache of {len(images):,} images of split {images.split!r}, short side {side}: about "
@@ -161,43 +161,34 @@ def _make(images: ImageDataset, side: int, folder: Path) -> None:
             f"{folder}: the cache of {images.name} needs about {gigabytes(wanted)}, and {gigabytes(free)} are free. Make "
             "room, give a data root on a larger disk (its sets may be links), or leave the cache out with cache = false."
         )
-    todo = [index for number in missing for index in range(starts[number], starts[number] + counts[number])]
-    with ThreadPoolExecutor() as threads:
-        title = f"resizing {images.name} {images.split}"
-        resized = tracked(_resized(images, side, todo, threads), len(todo), title, shown=True)
-        for number in missing:
-            _write_shard(files[number], resized, counts[number])
-    shards = [ShardMetadata.model_validate(read_json(file.with_suffix(".json"))) for file in files]
+    title = f"resizing {images.name} {images.split}"
+    todo = list(chain(*missing.values()))
+    resized = in_threads(lambda index: _resized(images, index, side), todo, title, at_once=128, shown=True)
+    for file, part in missing.items():
+        _write_shard(file, resized, len(part))
+    written = [ShardMetadata.model_validate(read_json(file.with_suffix(".json"))) for file in shards]
     metadata = CacheMetadata(
-        set=images.name, split=images.split, side=side, source=images.fingerprint, how=HOW, shards=shards
+        set=images.name, split=images.split, side=side, source=images.fingerprint, how=HOW, shards=written
     )
     write_json(folder / "cache.json", metadata.model_dump())
 
 
 def _is_whole(file: Path, images: int) -> bool:
     """Return whether a shard was written to its end, with so many images and by this Pillow: never are two mixed."""
-    metadata = read_metadata(file.with_suffix(".json"), ShardMetadata)
+    metadata = read_model(file.with_suffix(".json"), ShardMetadata)
     if metadata is None or not file.is_file():
         return False
     return (metadata.images, metadata.pillow, metadata.bytes) == (images, PILLOW, file.stat().st_size)
 
 
-def _resized(
-    images: ImageDataset, side: int, indices: list[int], threads: ThreadPoolExecutor
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield the resized images in order, by threads: Pillow decodes and resizes in parallel."""
-
-    def resize(index: int) -> NDArray[np.uint8]:
-        try:
-            return np.asarray(resize_short_side(images.image(index), side))
-        except UndecodableImage:
-            if not images.skip_undecodable:
-                raise
-            return np.empty((0, 0, 3), np.uint8)
-
-    at_once = 128
-    for first in range(0, len(indices), at_once):
-        yield from threads.map(resize, indices[first : first + at_once])
+def _resized(images: ImageDataset, index: int, side: int) -> NDArray[np.uint8]:
+    """Return the pixels (H, W, 3) of an image whose short side is ``side``; none (0, 0, 3) of one that is skipped."""
+    try:
+        return np.asarray(resize_short_side(images.image(index), side))
+    except UndecodableImage:
+        if not images.skip_undecodable:
+            raise
+        return np.empty((0, 0, 3), np.uint8)
 
 
 def _write_shard(path: Path, resized: Iterator[NDArray[np.uint8]], images: int) -> None:

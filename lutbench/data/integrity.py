@@ -1,19 +1,17 @@
 """Scans of the files of a dataset: which can be decoded, which are of an unusual kind, and which are in both splits."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.decoding import decode
+from lutbench.data.walking import evenly_spaced, in_threads
 from lutbench.errors import UserError, listed
-from lutbench.progress import tracked
 
 SAMPLE = 256
 """Images of each split, evenly spaced, that a check looks at if it does not look at all."""
@@ -21,13 +19,8 @@ SAMPLE = 256
 COMPARED = 4096
 """At most so many training images are read to find a sample's duplicates: 0.5 GB of ImageNet."""
 
-AT_ONCE = 1024
-"""Images that threads work on before any result is taken: bounds what waits in memory."""
-
 DIGEST = "S16"
 """Half a sha256: ImageNet's digests take 20 MB, and two different files have one only in 2 ** 64 files."""
-
-T = TypeVar("T")
 
 
 class Files(Protocol):
@@ -91,14 +84,16 @@ class Duplicates:
 
 def scan(files: Files, count: int | None = None, digests: bool = False) -> Scan:
     """Decode ``count`` images, evenly spaced, or all; each file is read once."""
-    spaced = np.unique(np.linspace(0, len(files) - 1, min(count or len(files), len(files))).astype(np.int64))
+    spaced = evenly_spaced(len(files), count or len(files))
     filled = files.sizes > 0
     indices = spaced[filled[spaced]]
+    numbers = indices.tolist()
     broken: list[str] = []
     unusual: dict[str, list[str]] = {}
     found = np.zeros(len(indices), DIGEST) if digests else None
-    scanned = _over(lambda index: _scan(files, index, digests), indices, f"decoding {files.name} {files.split}")
-    for row, (index, one) in enumerate(zip(indices.tolist(), scanned, strict=True)):
+    title = f"decoding {files.name} {files.split}"
+    scanned = in_threads(lambda index: _scan(files, index, digests), numbers, title)
+    for row, (index, one) in enumerate(zip(numbers, scanned, strict=True)):
         if one.broken:
             broken.append(files.image_name(index))
         if one.unusual:
@@ -113,23 +108,21 @@ def find_duplicates(train: Files, val: Files, scans: tuple[Scan, Scan]) -> Dupli
     """Find the scanned val images that are in train: among all, where digests were taken, else among those of the same
     number of bytes, at most :data:`COMPARED`.
     """
-    of_train, of_val = (one.digests for one in scans)
-    if of_train is not None and of_val is not None:
-        pairs = _equal(of_train, of_val)
-        compared = f"{len(of_val):,} compared with {len(of_train):,}"
-        return Duplicates(_named(train, val, scans[0].indices, scans[1].indices, pairs), compared)
-    asked = scans[1].indices
-    alike = np.flatnonzero(np.isin(train.sizes, val.sizes[asked]))
-    some = alike[np.unique(np.linspace(0, len(alike) - 1, min(len(alike), COMPARED)).astype(np.int64))]
-    asked = asked[np.isin(val.sizes[asked], train.sizes[some])]
-    digests = []
-    for files, indices in ((train, some), (val, asked)):
-        title = f"comparing {files.name} {files.split}"
-        read = _over(lambda index, files=files: _digest_of(files, index), indices, title)  # type: ignore[misc]
-        digests.append(np.fromiter(read, DIGEST, len(indices)))
-    of = f" of {len(alike):,}" if len(some) < len(alike) else ""
-    compared = f"{len(scans[1].indices):,} compared with {len(some):,}{of} of the same size in bytes"
-    return Duplicates(_named(train, val, some, asked, _equal(*digests)), compared)
+    in_train, in_val = scans[0].indices, scans[1].indices
+    digests = [one.digests for one in scans if one.digests is not None]
+    if len(digests) == 2:
+        compared = f"{len(in_val):,} compared with {len(in_train):,}"
+    else:
+        alike = np.flatnonzero(np.isin(train.sizes, val.sizes[in_val]))
+        in_train = alike[evenly_spaced(len(alike), COMPARED)]
+        of = f" of {len(alike):,}" if len(in_train) < len(alike) else ""
+        compared = f"{len(in_val):,} compared with {len(in_train):,}{of} of the same size in bytes"
+        in_val = in_val[np.isin(val.sizes[in_val], train.sizes[in_train])]
+        digests = [_digests(train, in_train), _digests(val, in_val)]
+    pairs = [
+        (val.image_name(int(in_val[one])), train.image_name(int(in_train[other]))) for one, other in _equal(*digests)
+    ]
+    return Duplicates(pairs, compared)
 
 
 def _equal(train: NDArray[np.bytes_], val: NDArray[np.bytes_]) -> list[tuple[int, int]]:
@@ -140,16 +133,6 @@ def _equal(train: NDArray[np.bytes_], val: NDArray[np.bytes_]) -> list[tuple[int
     index = np.minimum(np.searchsorted(train, val, sorter=order), len(train) - 1)
     equal = np.flatnonzero((train[order[index]] == val) & (val != b""))
     return list(zip(equal.tolist(), order[index[equal]].tolist(), strict=True))
-
-
-def _named(
-    train: Files,
-    val: Files,
-    of_train: NDArray[np.int64],
-    of_val: NDArray[np.int64],
-    pairs: list[tuple[int, int]],
-) -> list[tuple[str, str]]:
-    return [(val.image_name(int(of_val[one])), train.image_name(int(of_train[other]))) for one, other in pairs]
 
 
 class _Scanned(NamedTuple):
@@ -179,19 +162,14 @@ def _unusual(content: bytes) -> str:
         return kinds.get(image.mode, "of more than 8 bits" if image.mode[0] == "I" else f"of mode {image.mode}")
 
 
-def _digest_of(files: Files, index: int) -> bytes:
-    try:
-        return sha256(files.content(index)).digest()[:16]
-    except UserError:
-        return b""
+def _digests(files: Files, indices: NDArray[np.int64]) -> NDArray[np.bytes_]:
+    """Return the digests (n,) of some images' bytes; empty where a file cannot be read."""
 
+    def digest(index: int) -> bytes:
+        try:
+            return sha256(files.content(index)).digest()[:16]
+        except UserError:
+            return b""
 
-def _over(function: Callable[[int], T], indices: NDArray[np.int64], title: str) -> Iterator[T]:
-    """Yield ``function`` of every index, in order, by threads: reading waits, and Pillow decodes in parallel."""
-
-    def results() -> Iterator[T]:
-        with ThreadPoolExecutor() as threads:
-            for first in range(0, len(indices), AT_ONCE):
-                yield from threads.map(function, indices[first : first + AT_ONCE].tolist())
-
-    return tracked(results(), len(indices), title)
+    digests = in_threads(digest, indices.tolist(), f"comparing {files.name} {files.split}")
+    return np.fromiter(digests, DIGEST, len(indices))

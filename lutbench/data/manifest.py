@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from lutbench import __version__
 from lutbench.errors import UserError
-from lutbench.files import NotJsonError, read_json, write_json
+from lutbench.files import read_model, write_json
 
 NAMED = 1000
 """At most so many names of each kind are kept; the numbers are whole."""
@@ -75,63 +75,46 @@ class IntegrityReport:
     """What is unusual and no fault."""
     problems: list[str] = field(default_factory=list)
 
-    def add(self, other: "IntegrityReport") -> None:
-        """Append the findings of another part."""
-        self.lines += other.lines
-        self.notes += other.notes
-        self.problems += other.problems
-
-
-def new_manifest(name: str, splits: dict[str, SplitMetadata], fingerprint: str = "") -> Manifest:
-    """Return a manifest of the present time."""
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    return Manifest(set=name, date=date, lutbench=__version__, fingerprint=fingerprint, splits=splits)
-
 
 def manifest_path(name: str, root: Path) -> Path:
     """Return the path of a dataset's manifest, present or not."""
     return (root / ".lutbench" / f"{name}.json").absolute()
 
 
-def read_manifest(path: Path) -> Manifest | None:
-    """Read a manifest; None if there is none that this version can read."""
-    try:
-        return Manifest.model_validate(read_json(path))
-    except (OSError, NotJsonError, ValidationError):
-        return None
-
-
-def keep_manifest(new: Manifest, root: Path) -> IntegrityReport:
-    """Compare ``new`` with the manifest that is kept, and replace it.
+def keep_manifest(
+    name: str, splits: dict[str, SplitMetadata], fingerprint: str, root: Path, report: IntegrityReport
+) -> None:
+    """Compare what a check found with the manifest that is kept, report on it, and replace it.
 
     A manifest of the same content, made by a check that decoded more images, stays, and what it found undecodable counts.
     """
-    path, kept = manifest_path(new.set, root), IntegrityReport()
-    old = read_manifest(path)
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    new = Manifest(set=name, date=date, lutbench=__version__, fingerprint=fingerprint, splits=splits)
+    path = manifest_path(name, root)
+    old = read_model(path, Manifest)
+    same = old is not None and old.content == new.content
     if old is None and path.exists():
-        kept.notes.append(
+        report.notes.append(
             f"The manifest {path} could not be read, and is made anew: what earlier checks found is lost."
         )
-    if old and old.content != new.content:
-        kept.notes.append(f"Changed since the check of {old.date[:10]}: {'; '.join(_changes(old, new))}.")
+    if old and not same:
+        report.notes.append(f"Changed since the check of {old.date[:10]}: {'; '.join(_changes(old, new))}.")
     elif old and old.looked_at > new.looked_at:
-        kept.lines.append(f"equals its manifest of {old.date[:10]}, which stays: more images were looked at, {path}")
-        kept.problems = [
+        report.lines.append(f"equals its manifest of {old.date[:10]}, which stays: more images were looked at, {path}")
+        report.problems += [
             f"{split}: {metadata.undecodable:,} images could not be decoded in the check of {old.date[:10]}: "
             f"{', '.join(metadata.undecodable_names[:5])}. If they were mended, check again with --full."
             for split, metadata in old.splits.items()
             if metadata.undecodable > new.splits[split].undecodable
         ]
-        return kept
+        return
     try:
         write_json(path, new.model_dump(mode="json"))
     except (OSError, UserError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        kept.notes.append(f"The manifest {path} could not be written: {reason}.")
-        return kept
-    same = old is not None and old.content == new.content
-    kept.lines.append(f"equals its manifest of {old.date[:10]}: {path}" if old and same else f"manifest: {path}")
-    return kept
+        report.notes.append(f"The manifest {path} could not be written: {reason}.")
+        return
+    report.lines.append(f"equals its manifest of {old.date[:10]}: {path}" if old and same else f"manifest: {path}")
 
 
 def _changes(old: Manifest, new: Manifest) -> list[str]:

@@ -4,8 +4,7 @@ A value outside the classes stops a GPU hours into training, with a message that
 another size than its image trains on the wrong pixels. So every mask is decoded, and every image's header read, once.
 """
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags
 
 from lutbench.data.scene_folder import SegmentationDataset, opened, opened_mask
+from lutbench.data.walking import in_threads
 from lutbench.errors import UserError, listed
 from lutbench.files import NotJsonError, read_json, write_json
-from lutbench.progress import tracked
 
 REVISION = 1
 """Revision of the check: raised when it looks for more, so that older stamps no longer count."""
@@ -39,8 +38,8 @@ class Inspection:
     @property
     def absent(self) -> list[str]:
         """The classes of which no mask has a pixel."""
-        found = self.pixels[int(self.scenes.reduce_zero_label) :]
-        return [name for name, pixels in zip(self.scenes.classes, found, strict=False) if not pixels]
+        first = int(self.scenes.reduce_zero_label)
+        return [name for value, name in enumerate(self.scenes.classes, first) if not self.pixels[value]]
 
     @property
     def problem(self) -> str:
@@ -90,8 +89,9 @@ def inspect_masks(scenes: SegmentationDataset, indices: Sequence[int]) -> Inspec
     """Scan at some of the masks, until enough of them are found faulty."""
     pixels = np.zeros(256, np.int64)
     faults: list[str] = []
+    expected = _expected(scenes)
     title = f"checking the masks of {scenes.name} {scenes.split}"
-    for found, fault in tracked(_inspected(scenes, indices), len(indices), title):
+    for found, fault in in_threads(lambda index: _inspect(scenes, index, expected), indices, title):
         pixels += found
         faults += [fault] if fault else []
         if len(faults) == ENOUGH:
@@ -107,17 +107,8 @@ def _expected(scenes: SegmentationDataset) -> NDArray[np.bool_]:
     return expected
 
 
-def _inspected(
-    scenes: SegmentationDataset, indices: Sequence[int], at_once: int = 512
-) -> Iterator[tuple[NDArray[np.int64], str]]:
-    """Yield of every mask the pixels (256,) of every value, and its fault; by threads, since Pillow decodes in parallel."""
-    expected = _expected(scenes)
-    with ThreadPoolExecutor() as threads:
-        for first in range(0, len(indices), at_once):
-            yield from threads.map(lambda index: _inspect(scenes, index, expected), indices[first : first + at_once])
-
-
 def _inspect(scenes: SegmentationDataset, index: int, expected: NDArray[np.bool_]) -> tuple[NDArray[np.int64], str]:
+    """Return the pixels (256,) of every value in a mask, and its fault, empty if it has none."""
     name = scenes.stems[index] + scenes.mask_suffix
     try:
         with opened_mask(scenes.mask_path(index)) as mask:

@@ -13,8 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutbench.data.folder import LISTING_THREADS, FolderImages, fingerprint_of
-from lutbench.data.walking import explained, printable
+from lutbench.data.walking import explained, in_threads, printable
 from lutbench.errors import UserError, listed, nearest
-from lutbench.progress import tracked
 from lutbench.recipes import DataRecipe
 
 
@@ -156,9 +154,8 @@ def _sizes(folder: Path, files: Sequence[bytes], name: str, split: str) -> NDArr
         return [size(file) for file in files[start : start + STATS_AT_ONCE]]
 
     starts = range(0, len(files), STATS_AT_ONCE)
-    with ThreadPoolExecutor(LISTING_THREADS) as threads:
-        found = tracked(threads.map(sizes_from, starts), len(starts), f"listing {name} {split}")
-        sizes = np.fromiter((size for some in found for size in some), np.int64, len(files))
+    found = in_threads(sizes_from, starts, f"listing {name} {split}", threads=LISTING_THREADS)
+    sizes = np.fromiter(chain.from_iterable(found), np.int64, len(files))
     missing = np.flatnonzero(sizes < 0)
     if len(missing):
         some = [printable(os.fsdecode(files[index])) for index in missing[:4]]
@@ -194,7 +191,9 @@ def _of_torchvision(
         samples = getattr(made, files)
         paths = [sample[0] if isinstance(sample, tuple) else sample for sample in samples]
         labels = made._labels if hasattr(made, "_labels") else [sample[1] for sample in samples]
-        return Listed(_distinct(made.classes), _relative(paths, folder), [int(label) for label in labels])
+        inside = len(str(folder)) + 1
+        relative = [os.fsencode(str(path)[inside:].replace(os.sep, "/")) for path in paths]
+        return Listed(_distinct(made.classes), relative, [int(label) for label in labels])
 
     return Format(read, splits, needs, banner)
 
@@ -265,11 +264,6 @@ def _places365(folder: Path, split: str) -> Listed:
             files.append(os.fsencode(home) + b"/" + file.lstrip(b"/"))
             labels.append(int(label))
     return Listed(classes, files, labels)
-
-
-def _relative(paths: Sequence[str | Path], folder: Path) -> list[bytes]:
-    home = len(str(folder)) + 1
-    return [os.fsencode(str(path)[home:].replace(os.sep, "/")) for path in paths]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lutbench.data.catalogue import CATALOGUE, KnownDataset, find, location
 from lutbench.data.integrity import SAMPLE, Files, Scan, find_duplicates, scan
-from lutbench.data.manifest import NAMED, IntegrityReport, SplitMetadata, keep_manifest, new_manifest
+from lutbench.data.manifest import NAMED, IntegrityReport, SplitMetadata, keep_manifest
 from lutbench.data.toy.build import check_pixels
 from lutbench.data.walking import printable
 from lutbench.errors import UserError, listed
@@ -50,7 +50,7 @@ def verify(name: str, root: Path, full: bool = False) -> VerifyReport:
     own = getattr(dataset_module(known.recipe), "verify", _verify_splits)
     metadata, fingerprint = own(known, root, full, report)
     if metadata:
-        report.add(keep_manifest(new_manifest(name, metadata, fingerprint), root))
+        keep_manifest(name, metadata, fingerprint, root, report)
     return report
 
 

@@ -1,16 +1,25 @@
-"""Going through the files of a folder: links are followed, and what cannot be read is said."""
+"""Going through the files of a folder, or the images of a dataset: all of them or some, one by one or by threads."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lutbench.errors import UserError
+from lutbench.progress import tracked
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Those of torchvision's ImageFolder, in upper or lower case, without torchvision: importing it takes seconds and
 600 MB."""
 
 IMAGES = tuple(map(os.fsencode, IMG_EXTENSIONS))
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def walk(
@@ -48,6 +57,34 @@ def _walk(
                 yield prefix + entry.name, entry.stat().st_size
             elif entry.is_symlink():
                 entry.stat()  # which fails if it leads nowhere: it may have been a folder of images
+
+
+def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
+    """Return at most ``most`` of the indices of ``count`` items (m,), evenly spaced from the first to the last."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
+def in_threads(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    title: str,
+    *,
+    threads: int | None = None,
+    at_once: int = 512,
+    shown: bool | None = None,
+) -> Iterator[R]:
+    """Yield ``function`` of every item, in order, by threads: reading waits, and Pillow decodes in parallel.
+
+    ``at_once`` of them are handed to the threads before the results are taken: it bounds what waits in memory. ``title`` and
+    ``shown`` are those of :func:`lutbench.progress.tracked`.
+    """
+
+    def results() -> Iterator[R]:
+        with ThreadPoolExecutor(threads) as pool:
+            for first in range(0, len(items), at_once):
+                yield from pool.map(function, items[first : first + at_once])
+
+    return tracked(results(), len(items), title, shown)
 
 
 @contextmanager
