@@ -1,5 +1,6 @@
 """Image sets of Hugging Face `datasets`: by name on the Hub, or local (``save_to_disk``, Parquet, Arrow, ImageFolder)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
@@ -13,6 +14,7 @@ from PIL import Image
 
 from lutbench.data.decoding import decode
 from lutbench.data.folder import fingerprint_of
+from lutbench.data.walking import evenly_spaced
 from lutbench.errors import UserError, nearest
 from lutbench.recipes import DataRecipe
 
@@ -50,7 +52,7 @@ class HuggingFaceImages:
             UserError: if a file that a row names cannot be read at all.
         """
         encoded = self.rows[index][self.column]
-        return decode(self._read(index, encoded), self._told(index, encoded))
+        return decode(self._read(index, encoded), self._label(index, encoded))
 
     def content(self, index: int) -> bytes:
         """Return the image as its row has it, encoded; empty if there is none.
@@ -69,10 +71,10 @@ class HuggingFaceImages:
             return _content(encoded)
         except OSError as error:
             raise UserError(
-                f"{self._told(index, encoded)} cannot be read: {error.strerror}. Its row names a file: put it back."
+                f"{self._label(index, encoded)} cannot be read: {error.strerror}. Its row names a file: put it back."
             ) from error
 
-    def _told(self, index: int, encoded: Encoded | None) -> str:
+    def _label(self, index: int, encoded: Encoded | None) -> str:
         file = f" ({encoded['path']})" if encoded and encoded["path"] else ""
         return f"{self.name}, {self.image_name(index)}{file}"
 
@@ -89,27 +91,26 @@ def open_huggingface(recipe: DataRecipe, split: str, root: Path) -> HuggingFaceI
         UserError: if the set, split or column is not there, or the columns do not hold images and labels.
     """
     name = recipe.label or recipe.path
-    if not recipe.path:
-        raise UserError(
-            "path is empty: give the name of the Hugging Face set on the Hub, or its folder below the data root."
-        )
     rows = _load(recipe, recipe.train if split == "train" else recipe.val, root)
     if not len(rows):
         raise UserError(f"{name}: split {split!r} of {recipe.path} has no rows.")
-    _require_column(rows, recipe.image_column, f"{name}: image_column")
+    require_column(rows.column_names, recipe.image_column, f"{name}: image_column")
     kind = rows.features[recipe.image_column]
     if not (isinstance(kind, datasets.Image) or (isinstance(kind, datasets.Value) and "binary" in kind.dtype)):
         raise UserError(f"{name}: image_column = {recipe.image_column!r} should hold images, and holds {kind}.")
     classes, labels = _labels(rows, recipe.label_column, name)
     rows = rows.select_columns([recipe.image_column]).cast_column(recipe.image_column, datasets.Image(decode=False))
     sizes = _sizes(rows, recipe.image_column)
+    contents = (
+        _content(rows[index][recipe.image_column]) for index in evenly_spaced(len(rows), HASHED_IMAGES).tolist()
+    )
     return HuggingFaceImages(
         name=name,
         split=split,
         classes=tuple(classes),
         labels=labels,
         skip_undecodable=recipe.undecodable == "skip",
-        fingerprint=_fingerprint(rows, recipe.image_column, sizes, classes, labels),
+        fingerprint=fingerprint_of(classes, np.array([]) if labels is None else labels, sizes, *contents),
         column=recipe.image_column,
         rows=rows,
         sizes=sizes,
@@ -135,11 +136,11 @@ def _load(recipe: DataRecipe, split: str, root: Path) -> datasets.Dataset:
         ) from error
 
 
-def _require_column(rows: datasets.Dataset, column: str, what: str) -> None:
-    if column not in rows.column_names:
+def require_column(columns: Sequence[str], column: str, setting: str, where: str = "the set") -> None:
+    """Raise UserError if ``column``, which the message calls ``setting``, is none of the ``columns`` that are ``where``."""
+    if column not in columns:
         raise UserError(
-            f"{what} = {column!r}: the set has no such column.{nearest(column, rows.column_names)} "
-            f"Columns: {', '.join(rows.column_names)}."
+            f"{setting} = {column!r}: {where} has no such column.{nearest(column, columns)} Columns: {', '.join(columns)}."
         )
 
 
@@ -147,7 +148,7 @@ def _labels(rows: datasets.Dataset, column: str, name: str) -> tuple[list[str], 
     """Class names and labels: of a ClassLabel column its own, of any other its sorted distinct values."""
     if not column:
         return [], None
-    _require_column(rows, column, f"{name}: label_column")
+    require_column(rows.column_names, column, f"{name}: label_column")
     values = rows.select_columns([column]).with_format("arrow")[:][column]
     kind = rows.features[column]
     if not isinstance(kind, datasets.ClassLabel | datasets.Value) or pa.types.is_floating(values.type):
@@ -177,18 +178,6 @@ def _sizes(rows: datasets.Dataset, column: str) -> NDArray[np.int64]:
         path = paths[int(index)].as_py()
         lengths[index] = Path(path).stat().st_size if path else -1
     return lengths
-
-
-def _fingerprint(
-    rows: datasets.Dataset,
-    column: str,
-    sizes: NDArray[np.int64],
-    classes: list[str],
-    labels: NDArray[np.int64] | None,
-) -> str:
-    spaced = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), HASHED_IMAGES)).astype(np.int64))
-    contents = (_content(rows[int(index)][column]) for index in spaced)
-    return fingerprint_of(classes, np.array([]) if labels is None else labels, sizes, *contents)
 
 
 def _content(encoded: Encoded | None) -> bytes:

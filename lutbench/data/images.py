@@ -1,5 +1,6 @@
 """The door to every dataset of images: whatever it comes from, behind it is an :class:`ImageDataset`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeGuard
 
@@ -7,28 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lutbench.data.decoding import UndecodableImage
+from lutbench.data.decoding import UndecodableImage as UndecodableImage  # which belongs to the protocol
 from lutbench.data.folder import open_folder
-from lutbench.data.survey import survey_images as survey
+from lutbench.data.survey import Survey, survey_splits
 from lutbench.data.toy.photographs import BUILT, CropDataset
 from lutbench.errors import UserError, listed
 from lutbench.recipes import DataRecipe
 
 if TYPE_CHECKING:
     from lutbench.data.streaming import StreamedImages
-
-__all__ = [
-    "ImageDataset",
-    "Split",
-    "UndecodableImage",
-    "built_by",
-    "check_pair",
-    "is_streamed",
-    "load_or_next",
-    "needs",
-    "open_dataset",
-    "survey",
-]
+    from lutbench.workspace import Workspace
 
 Split = Literal["train", "val"]
 
@@ -82,6 +71,10 @@ def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
         raise UserError(
             f"{name}: the set has no validation split (val is empty), and this run needs one. Name its folder or split with val."
         )
+    if recipe.source == "huggingface" and not recipe.path:
+        raise UserError(
+            "path is empty: give the name of the Hugging Face set on the Hub, or its folder below the data root."
+        )
     if recipe.streaming:
         from lutbench.data.streaming import open_streamed
 
@@ -97,6 +90,12 @@ def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
     from lutbench.data.official import open_official
 
     return open_official(recipe, split, root)
+
+
+def survey(recipe: DataRecipe, workspace: "Workspace") -> Survey:
+    """Return what is known of a dataset before anything runs; one that is streamed takes no room."""
+    found = survey_splits(recipe, workspace, lambda images: int(images.sizes.clip(0).sum()))
+    return replace(found, disk=()) if recipe.streaming else found
 
 
 def needs(recipe: DataRecipe, root: Path) -> dict[str, Path]:

@@ -1,12 +1,13 @@
 """The door to every dataset of images with masks: whatever it comes from, behind it is a :class:`SegmentationDataset`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lutbench.data.catalogue import CATALOGUE
 from lutbench.data.images import Split
 from lutbench.data.scene_folder import Colour, SegmentationDataset, list_scenes
-from lutbench.data.survey import survey_scenes as survey
+from lutbench.data.survey import Survey, survey_splits
 from lutbench.data.toy import mosaics
 from lutbench.errors import UserError, listed
 from lutbench.files import read_json
@@ -15,6 +16,7 @@ from lutbench.recipes import SegmentationDataRecipe
 if TYPE_CHECKING:
     from lutbench.data.integrity import Scan
     from lutbench.data.manifest import IntegrityReport
+    from lutbench.workspace import Workspace
 
 __all__ = ["SegmentationDataset", "built_by", "check_pair", "inspect", "needs", "open_dataset", "survey"]
 
@@ -49,6 +51,16 @@ def open_dataset(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Se
             'A part of it is another dataset: give it source = "scenes", with classes and reduce_zero_label = true.'
         )
     return dataset
+
+
+def survey(recipe: SegmentationDataRecipe, workspace: "Workspace") -> Survey:
+    """Return what is known of a dataset before anything runs."""
+
+    def size(dataset: SegmentationDataset) -> int:
+        return int(dataset.sizes.sum()) + sum(dataset.mask_path(n).stat().st_size for n in range(len(dataset)))
+
+    found = survey_splits(recipe, workspace, size)
+    return replace(found, classes=len(recipe.classes)) if recipe.classes else found
 
 
 def built_by(recipe: SegmentationDataRecipe) -> mosaics.MosaicDataset | None:

@@ -10,9 +10,8 @@ sees. Reading is multiplied by up to workers times processes, since a row group 
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +25,9 @@ from PIL import Image
 
 from lutbench.data.decoding import decode
 from lutbench.data.folder import LISTING_THREADS, fingerprint_of
+from lutbench.data.huggingface import require_column
+from lutbench.data.walking import in_threads
 from lutbench.errors import UserError, nearest
-from lutbench.progress import tracked
 from lutbench.recipes import DataRecipe
 from lutbench.train.randomness import RngStream, generator
 
@@ -97,17 +97,12 @@ class StreamedImages:
         """Return a name made of the split and the row."""
         return f"{self.split}/{index:08d}"
 
-    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        """Return the images (n,) in the order in which an epoch sees them."""
-        return _order(tuple(file.rows for file in self.files), seed, epoch)[1]
-
     def contents(self, seed: int, epoch: int, places: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
         """Index and content of the images at ``places`` (m,), ascending, of an epoch's order.
 
         Row groups without such an image are not read: going on in the middle of an epoch skips what was read before.
         """
-        rows = tuple(file.rows for file in self.files)
-        turns, order = _order(rows, seed, epoch)
+        turns, order = _order(tuple(file.rows for file in self.files), seed, epoch)
         wanted = np.zeros(len(order), bool)
         wanted[order[places]] = True
         held: dict[int, bytes] = {}
@@ -138,7 +133,8 @@ class StreamedImages:
         wanted = np.arange(file.groups[group]) if rows is None else np.array(rows)
         contents, first = list[bytes](), 0
         try:
-            for batch in _opened(file.path).iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[self.column]):
+            opened = _opened(file.path, os.getpid())
+            for batch in opened.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[self.column]):
                 inside = wanted[(first <= wanted) & (wanted < first + len(batch))] - first
                 contents += map(_bytes, batch.column(0).take(pa.array(inside)).to_pylist())
                 first += len(batch)
@@ -166,10 +162,6 @@ def open_streamed(recipe: DataRecipe, split: str, root: Path) -> StreamedImages:
     """
     name = recipe.label or recipe.path
     local = (root / recipe.path).absolute()
-    if not recipe.path:
-        raise UserError(
-            "path is empty: give the name of the Hugging Face set on the Hub, or its folder below the data root."
-        )
     paths = _paths(recipe, split, local)
     wrong = [path for path in paths if not path.endswith(".parquet")]
     if wrong or not paths:
@@ -177,9 +169,9 @@ def open_streamed(recipe: DataRecipe, split: str, root: Path) -> StreamedImages:
             f"{name}: a stream is read from Parquet files, and split {split!r} has {wrong[0] if wrong else 'no file'}. Leave out "
             "streaming, or convert the set: datasets' to_parquet, or the Hub's own revision 'refs/convert/parquet'."
         )
-    with ThreadPoolExecutor(LISTING_THREADS) as threads:
-        footers = threads.map(lambda path: _footer(path, local, name, recipe.image_column), paths)
-        files = tuple(tracked(footers, len(paths), f"reading the footers of {name}"))
+    title = f"reading the footers of {name}"
+    footer = partial(_footer, local=local, name=name, column=recipe.image_column)
+    files = tuple(in_threads(footer, paths, title, threads=LISTING_THREADS))
     if not any(file.rows for file in files):
         raise UserError(f"{name}: split {split!r} of {recipe.path} has no rows.")
     inputs = json.dumps([recipe.image_column, *([file.name, file.bytes, file.groups] for file in files)])
@@ -221,11 +213,7 @@ def _footer(path: str, local: Path, name: str, column: str) -> ParquetFile:
         raise UserError(
             f"{name}: {path} cannot be read: {type(error).__name__}: {error}. Is the network there, or the disk?"
         ) from error
-    if column not in schema.names:
-        raise UserError(
-            f"{name}: image_column = {column!r}: {path} has no such column.{nearest(column, schema.names)} "
-            f"Columns: {', '.join(schema.names)}."
-        )
+    require_column(schema.names, column, f"{name}: image_column", path)
     kind = schema.field(column).type
     held = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
     if not (pa.types.is_binary(held) or pa.types.is_large_binary(held)):
@@ -236,13 +224,9 @@ def _footer(path: str, local: Path, name: str, column: str) -> ParquetFile:
     )
 
 
-def _opened(path: str) -> pq.ParquetFile:
-    """Kept while its row groups are read one after another; each process has its own, as they share no place in a file."""
-    return _opened_by(path, os.getpid())
-
-
 @lru_cache(maxsize=2)
-def _opened_by(path: str, process: int) -> pq.ParquetFile:
+def _opened(path: str, process: int) -> pq.ParquetFile:
+    """Kept while its row groups are read one after another; each process has its own, as they share no place in a file."""
     return pq.ParquetFile(fsspec.open(path).open(), buffer_size=READ_AT_ONCE)
 
 

@@ -8,16 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lutbench.data.catalogue import in_hub_cache, known_by
 from lutbench.errors import UserError
-from lutbench.recipes.base import DataRecipe, DatasetRecipe
-from lutbench.recipes.segmentation import SegmentationDataRecipe
+from lutbench.recipes.base import DatasetRecipe
 
 if TYPE_CHECKING:
-    from lutbench.data.images import ImageDataset
-    from lutbench.data.scenes import SegmentationDataset
     from lutbench.workspace import Workspace
 
 DATA, HUB = "data", "HF_HOME"
@@ -67,38 +62,11 @@ class Survey:
     """Its name in the catalogue; empty if it is not known."""
 
 
-def survey_images(recipe: DataRecipe, workspace: "Workspace") -> Survey:
-    """Return what is known of a dataset of images; one that is streamed takes no room."""
-
-    def size(images: "ImageDataset") -> int:
-        return int(np.maximum(images.sizes, 0).sum())
-
-    survey = _survey(recipe, workspace, size)
-    return replace(survey, disk=()) if recipe.streaming else survey
-
-
-def survey_scenes(recipe: SegmentationDataRecipe, workspace: "Workspace") -> Survey:
-    """Return what is known of a dataset of images with masks."""
-
-    def size(scenes: "SegmentationDataset") -> int:
-        return int(scenes.sizes.sum()) + sum(scenes.mask_path(index).stat().st_size for index in range(len(scenes)))
-
-    survey = _survey(recipe, workspace, size)
-    return replace(survey, classes=len(recipe.classes)) if recipe.classes else survey
-
-
-def _survey(recipe: DatasetRecipe, workspace: "Workspace", size: Callable[[Any], int]) -> Survey:
+def survey_splits(recipe: DatasetRecipe, workspace: "Workspace", size: Callable[[Any], int]) -> Survey:
     """Return what is known of a dataset to train on; ``size`` gives the bytes of a split."""
-    known, path, offline = (
-        known_by(recipe),
-        (workspace.data / recipe.folder).absolute(),
-        replace(workspace, download=False),
-    )
-    name, hub, made = (
-        recipe.label or recipe.path or recipe.source,
-        recipe.source == "huggingface",
-        bool(known and known.built),
-    )
+    known, name = known_by(recipe), recipe.label or recipe.path or recipe.source
+    path, offline = (workspace.data / recipe.folder).absolute(), replace(workspace, download=False)
+    hub, made = recipe.source == "huggingface", bool(known and known.built)
     absent = not path.exists() and not (hub and in_hub_cache(recipe.path))
     opened, images, problems = dict[str, Any](), dict[str, int](), dict[str, str]()
     for split in recipe.splits:
