@@ -36,7 +36,7 @@ class Bar:
     def __init__(self, title: str, total: int, done: int = 0, shown: bool = True) -> None:
         self.title = title
         self.total = total
-        self.done = self.first = done
+        self.first = done
         self.started = self.printed = time.monotonic()
         self.shown = shown and not console.is_terminal
         self.bar = Progress(
@@ -63,7 +63,6 @@ class Bar:
 
     def update(self, done: int, text: str = "") -> None:
         """Say that ``done`` steps of the total are done; ``text`` tells how it goes."""
-        self.done = done
         self.bar.update(self.task, completed=done, text=text)
         now = time.monotonic()
         finished = done >= self.total

@@ -63,11 +63,6 @@ class Workspace:
             raise self._opened[key]
         return self._opened[key]
 
-    def reopen(self, recipe: Recipe) -> None:
-        """Forget what was opened of a dataset: it was made since."""
-        for key in [key for key in self._opened if key[0] == recipe.model_dump_json()]:
-            del self._opened[key]
-
     def cached(self, recipe: Recipe, side: int, make: bool = False) -> ImageDataset:
         """Return the training images in their cache of short side ``side``, which is made if it is not there and ``make``.
 
