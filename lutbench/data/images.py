@@ -22,11 +22,32 @@ if TYPE_CHECKING:
 Split = Literal["train", "val"]
 
 
-class ImageDataset(Protocol):
+class Files(Protocol):
+    """One split's images as they are stored, with or without labels or masks."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(n,) Bytes of every encoded image; less than 1 where there is none."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def content(self, index: int) -> bytes:
+        """Return an image as it is stored, encoded. Raises UserError if it cannot be read."""
+        ...
+
+    def image_name(self, index: int) -> str:
+        """Return a name that is the same on every machine."""
+        ...
+
+
+class ImageDataset(Files, Protocol):
     """One split of a dataset: images by index, with or without labels."""
 
-    name: str
-    split: str
     classes: tuple[str, ...]
     """Names of the classes, in the order of the labels; empty without labels."""
     labels: NDArray[np.int64] | None
@@ -36,23 +57,8 @@ class ImageDataset(Protocol):
     skip_undecodable: bool
     """Whether :func:`load_or_next` passes over images that cannot be decoded."""
 
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """(n,) Bytes of every encoded image; -1 where there is none."""
-        ...
-
-    def __len__(self) -> int: ...
-
     def image(self, index: int) -> Image.Image:
         """Decode an image, mode RGB. Raises :class:`UndecodableImage`."""
-        ...
-
-    def content(self, index: int) -> bytes:
-        """Return an image as it is stored, encoded. Raises UserError if it cannot be read."""
-        ...
-
-    def image_name(self, index: int) -> str:
-        """Return a name that is the same on every machine."""
         ...
 
 

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
-from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.decoding import decode
+from lutbench.data.images import Files
 from lutbench.data.walking import evenly_spaced, in_threads
 from lutbench.errors import UserError, listed
 
@@ -21,27 +21,6 @@ COMPARED = 4096
 
 DIGEST = "S16"
 """Half a sha256: ImageNet's digests take 20 MB, and two different files have one only in 2 ** 64 files."""
-
-
-class Files(Protocol):
-    """One split's images as they are stored, with or without masks, which have a check of their own."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def split(self) -> str: ...
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """(n,) Bytes of every image; less than 1 where there is none."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def content(self, index: int) -> bytes:
-        """Return an image's file. Raises UserError if it cannot be read."""
-        ...
-
-    def image_name(self, index: int) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -93,13 +72,13 @@ def scan(files: Files, count: int | None = None, digests: bool = False) -> Scan:
     found = np.zeros(len(indices), DIGEST) if digests else None
     title = f"decoding {files.name} {files.split}"
     scanned = in_threads(lambda index: _scan(files, index, digests), numbers, title)
-    for row, (index, one) in enumerate(zip(numbers, scanned, strict=True)):
-        if one.broken:
+    for row, (index, (kind, digest)) in enumerate(zip(numbers, scanned, strict=True)):
+        if kind is None:
             broken.append(files.image_name(index))
-        if one.unusual:
-            unusual.setdefault(one.unusual, []).append(files.image_name(index))
+        elif kind:
+            unusual.setdefault(kind, []).append(files.image_name(index))
         if found is not None:
-            found[row] = one.digest
+            found[row] = digest
     empty = [files.image_name(index) for index in np.flatnonzero(~filled).tolist()]
     return Scan(indices, empty, broken, unusual, found)
 
@@ -135,23 +114,16 @@ def _equal(train: NDArray[np.bytes_], val: NDArray[np.bytes_]) -> list[tuple[int
     return list(zip(equal.tolist(), order[index[equal]].tolist(), strict=True))
 
 
-class _Scanned(NamedTuple):
-    broken: bool
-    unusual: str
-    digest: bytes
-
-
-def _scan(files: Files, index: int, digest: bool) -> _Scanned:
+def _scan(files: Files, index: int, digest: bool) -> tuple[str | None, bytes]:
+    """Return what is unusual about an image, None if it cannot be decoded; and its digest, if asked for and readable."""
+    taken = b""
     try:
         content = files.content(index)
-    except UserError:
-        return _Scanned(True, "", b"")
-    taken = sha256(content).digest()[:16] if digest else b""
-    try:
+        taken = sha256(content).digest()[:16] if digest else b""
         decode(content, "")
     except UserError:
-        return _Scanned(True, "", taken)
-    return _Scanned(False, _unusual(content), taken)
+        return None, taken
+    return _unusual(content), taken
 
 
 def _unusual(content: bytes) -> str:

@@ -11,6 +11,9 @@ from lutbench.kinds import dataset_module
 from lutbench.progress import console
 from lutbench.recipes import DataRecipe
 
+READY = (PRESENT, "on the Hub")
+"""States of a dataset that can be opened."""
+
 SIDE = 224
 """Short side of a cache, in pixels, if none is given: the paper's."""
 
@@ -39,34 +42,25 @@ def prepare_set(
             and not ``skip_undecodable``, or the disk has no room for the cache.
     """
     known = find(name)
-    if known.name in MEASURED_ON:
-        return Prepared(False, f"{name} is tested on and needs nothing but its files. {_advice(known, root)}")
-    path = location(known, root)
+    status = status_of(known, root)
+    advice = f"How to get it:\n{status.steps}\nTerms: {known.terms}."
+    if name in MEASURED_ON:
+        return Prepared(False, f"{name} is tested on and needs nothing but its files. {advice}")
     if known.built:
         new = dataset_module(known.recipe).built_by(known.recipe).build(root)
-        built = f"{name} {'was built' if new else 'is there already'}: {path}"
+        built = f"{name} {'was built' if new else 'is there already'}: {status.path}"
         return Prepared(True, built if side is None else f"{built}\n{_cached(known, side, root, skip_undecodable)}")
-    state = status_of(known, root).state
-    if state not in (PRESENT, "on the Hub") and download:
-        _download(known, root)
-        state = status_of(known, root).state
-    if state not in (PRESENT, "on the Hub"):
-        return Prepared(
-            False,
-            f"{name} is not complete at {path} ({state}). {_advice(known, root)}"
-            + (f"\nOr: lutbench data prepare {name} --download" if known.torchvision else ""),
-        )
-    return Prepared(
-        True,
-        f"{_cached(known, side or SIDE, root, skip_undecodable)}\nWhether the set is whole: lutbench data check {name}",
-    )
+    if status.state not in READY and download:
+        _download(known, status.path)
+        status = status_of(known, root)
+    if status.state not in READY:
+        also = f"\nOr: lutbench data prepare {name} --download" if known.torchvision else ""
+        return Prepared(False, f"{name} is not complete at {status.path} ({status.state}). {advice}{also}")
+    done = _cached(known, side or SIDE, root, skip_undecodable)
+    return Prepared(True, f"{done}\nWhether the set is whole: lutbench data check {name}")
 
 
-def _advice(known: KnownDataset, root: Path) -> str:
-    return f"How to get it:\n{status_of(known, root).steps}\nTerms: {known.terms}."
-
-
-def _download(known: KnownDataset, root: Path) -> None:
+def _download(known: KnownDataset, path: Path) -> None:
     """Download a dataset by torchvision's class, which compares the archives' checksums."""
     if not known.torchvision:
         raise UserError(
@@ -75,7 +69,6 @@ def _download(known: KnownDataset, root: Path) -> None:
         )
     import torchvision.datasets  # here, because it takes seconds
 
-    path = location(known, root)
     console.print(f"{known.name}: downloading to {path}. Terms: {known.terms}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -152,31 +152,31 @@ def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Seg
     Raises:
         UserError: if a folder is missing or empty, images and masks do not pair up, or two images share a name.
     """
-    name = recipe.label or recipe.path
-    folder, part = root / recipe.path, recipe.train if split == "train" else recipe.val
-    folders = folder / "images" / part, folder / "annotations" / part
+    name, part = recipe.label or recipe.path, recipe.train if split == "train" else recipe.val
+    folders = [root / recipe.path / kind / part for kind in ("images", "annotations")]
     suffixes = recipe.image_suffix, recipe.mask_suffix
-    for part_folder in folders:
-        if not part_folder.is_dir():
-            raise UserError(_expected(recipe, name, split, part_folder, "there is no such folder"))
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(_expected(recipe, name, split, folder, "there is no such folder"))
     with ThreadPoolExecutor(2) as threads:  # hides some of the latency of a network file system
         images, masks = threads.map(_list_files, folders, suffixes)
-    for part_folder, listing, suffix in zip(folders, (images, masks), suffixes, strict=True):
+    for listing in (images, masks):
         if not listing.sizes:
             ends = sorted({"." + other.rpartition(".")[2] for other in listing.others})
-            found = f"no file there ends in {suffix!r}" + (f" (of images, some in {listed(ends)})" if ends else "")
-            raise UserError(_expected(recipe, name, split, part_folder, found))
-        _refuse_twins(name, part_folder, listing, suffix)
-    _refuse_singles(recipe, name, split, folders, images, masks)
+            found = f"no file there ends in {listing.suffix!r}"
+            found += f" (of images, some in {listed(ends)})" if ends else ""
+            raise UserError(_expected(recipe, name, split, listing.folder, found))
+        _refuse_twins(name, listing)
+    _refuse_singles(name, split, images, masks)
 
     stems = tuple(sorted(images.sizes, key=lambda stem: stem + recipe.image_suffix))
     return SegmentationDataset(
         name=name,
         split=split,
-        images=folders[0],
-        masks=folders[1],
-        image_suffix=recipe.image_suffix,
-        mask_suffix=recipe.mask_suffix,
+        images=images.folder,
+        masks=masks.folder,
+        image_suffix=images.suffix,
+        mask_suffix=masks.suffix,
         classes=tuple(recipe.classes),
         palette=tuple((r, g, b) for r, g, b in recipe.palette) or choose_palette(len(recipe.classes)),
         reduce_zero_label=recipe.reduce_zero_label,
@@ -201,6 +201,8 @@ def choose_palette(count: int) -> tuple[Colour, ...]:
 
 
 class _Listing(NamedTuple):
+    folder: Path
+    suffix: str
     sizes: dict[str, int]
     """Bytes of each file that ends in the suffix, by what comes before it."""
     others: list[str]
@@ -209,7 +211,7 @@ class _Listing(NamedTuple):
 
 def _list_files(folder: Path, suffix: str) -> _Listing:
     """List the files that MMSegmentation would find, which also looks into hidden folders."""
-    listing = _Listing({}, [])
+    listing = _Listing(folder, suffix, {}, [])
     for encoded, size in walk(os.fsencode(folder), (*IMAGES, os.fsencode(suffix.lower())), hidden=True):
         name = os.fsdecode(encoded)
         if name.endswith(suffix):
@@ -219,33 +221,29 @@ def _list_files(folder: Path, suffix: str) -> _Listing:
     return listing
 
 
-def _refuse_twins(name: str, folder: Path, listing: _Listing, suffix: str) -> None:
+def _refuse_twins(name: str, listing: _Listing) -> None:
     """Raise UserError if two images have one name in two formats: it is not clear which is meant."""
-    end = suffix.rpartition(".")[0]  # of a suffix such as "_labels.png" the part that belongs to the name
+    end = listing.suffix.rpartition(".")[0]  # of a suffix such as "_labels.png" the part that belongs to the name
     names = {stem + end for stem in listing.sizes}
     twins = [other for other in listing.others if other.rpartition(".")[0] in names]
     if twins:
         raise UserError(
-            f"{name}: {len(twins)} images in {folder.absolute()} have the name of another one that ends in {suffix!r}: "
-            f"{listed(sorted(twins))}. It is not clear which is meant: remove one of each."
+            f"{name}: {len(twins)} images in {listing.folder.absolute()} have the name of another one that ends in "
+            f"{listing.suffix!r}: {listed(sorted(twins))}. It is not clear which is meant: remove one of each."
         )
 
 
-def _refuse_singles(
-    recipe: SegmentationDataRecipe, name: str, split: str, folders: tuple[Path, Path], images: _Listing, masks: _Listing
-) -> None:
+def _refuse_singles(name: str, split: str, images: _Listing, masks: _Listing) -> None:
     """Raise UserError unless every image has a mask, and every mask an image."""
-    kinds = ("images without a mask", "masks without an image")
-    singles = sorted(images.sizes.keys() - masks.sizes.keys()), sorted(masks.sizes.keys() - images.sizes.keys())
-    if any(singles):
-        differences = [
-            f"{len(stems):,} {kind} ({listed(stem + suffix for stem in stems)})"
-            for kind, stems, suffix in zip(kinds, singles, (recipe.image_suffix, recipe.mask_suffix), strict=True)
-            if stems
-        ]
+    differences = [
+        f"{len(singles):,} {kind} ({listed(stem + own.suffix for stem in sorted(singles))})"
+        for kind, own, other in (("images without a mask", images, masks), ("masks without an image", masks, images))
+        if (singles := own.sizes.keys() - other.sizes.keys())
+    ]
+    if differences:
         raise UserError(
-            f"{name}, split {split!r}: every image NAME{recipe.image_suffix} in {folders[0].absolute()} needs a mask "
-            f"NAME{recipe.mask_suffix} in {folders[1].absolute()}, and the other way round. Found {' and '.join(differences)}. "
+            f"{name}, split {split!r}: every image NAME{images.suffix} in {images.folder.absolute()} needs a mask "
+            f"NAME{masks.suffix} in {masks.folder.absolute()}, and the other way round. Found {' and '.join(differences)}. "
             "Was the set unpacked completely? If only the ends of the names differ, set image_suffix and mask_suffix."
         )
 

@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from lutbench.data.catalogue import CATALOGUE, KnownDataset, find, location
-from lutbench.data.integrity import SAMPLE, Files, Scan, find_duplicates, scan
+from lutbench.data.images import Files
+from lutbench.data.integrity import SAMPLE, Scan, find_duplicates, scan
 from lutbench.data.manifest import NAMED, IntegrityReport, SplitMetadata, keep_manifest
 from lutbench.data.toy.build import check_pixels
 from lutbench.data.walking import printable
