@@ -18,8 +18,9 @@ from robustness.classifier import Classifier, load_classifier, side_and_space
 from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
 from robustness.conditions import Condition, check_set, open_condition
 from robustness.cost import cost  # noqa: F401 - asked for by lutbench.kinds
-from robustness.datasets import DatasetListing, condition_folders, make
+from robustness.datasets import make
 from robustness.labels import label_space
+from robustness.listing import DatasetListing, condition_folders
 from robustness.occlusion import Change, occlusions
 from robustness.preprocessing import all_views, seen_as
 from robustness.protocols import Asked
