@@ -164,8 +164,7 @@ def _corruption_rows(records: Sequence[Record]) -> list[tuple[str, str]]:
     """Return label and metric of every row, of all that any of the records has."""
     main, extra, means = dict[str, str](), dict[str, str](), dict[str, str]()
     for record in records:
-        for one in record.outcomes.conditions:
-            corruption = one.condition.rsplit("/", 1)[0]
+        for corruption in record.outcomes.by_amount():
             label, is_extra = corruption.replace("_", " "), corruption in record.outcomes.extra
             (extra if is_extra else main)[f"{label}, extra" if is_extra else label] = f"error, {corruption}"
         named = (m.metric for m in record.measurements if m.metric.startswith("mean error, "))
