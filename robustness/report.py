@@ -15,7 +15,7 @@ from lutbench.report.entries import TableEntry, over_runs
 from lutbench.report.sections import Drawing, Section, View, by_task, directed
 from lutbench.report.values import interval_legend, value_legend, value_table, wide_section
 from robustness.condition_outcomes import RobustnessOutcomes
-from robustness.curves import occlusion_figure, severity_figure
+from robustness.curves import Methods, occlusion_figure, severity_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,7 +136,7 @@ def _drawing(
     of_set: Sequence[TableEntry],
     ending: str,
     about: str,
-    draw: "Callable[[str, Sequence[tuple[str, Sequence[RobustnessOutcomes]]], str], Figure]",
+    draw: "Callable[[str, Methods, str], Figure]",
 ) -> Drawing:
     names = view.method_names(of_set)
     title = f"{view.suite.config.title}, {view.task_title(of_set[0])}: {about}"
