@@ -139,9 +139,9 @@ def list_condition(recipe: RobustnessDatasetRecipe, condition: str, folder: Path
         images = open_folder(folder, recipe.name, condition or folder.name)
     if recipe.kind == "detection" and condition == UNKNOWN:
         return replace(images, labels=None, classes=())
-    some = recipe.labels == "objectnet" or (recipe.kind == "detection" and recipe.subset != "")
-    only = known_folders(recipe.labels, recipe.subset) if some else None
-    return images if only is None or images.labels is None else images.of_classes(frozenset(only))
+    if images.labels is not None and (recipe.labels == "objectnet" or (recipe.kind == "detection" and recipe.subset)):
+        return images.of_classes(frozenset(known_folders(recipe.labels, recipe.subset) or ()))
+    return images
 
 
 def _unexpected(recipe: RobustnessDatasetRecipe, condition: str, found: FolderImages) -> Iterator[str]:
