@@ -88,7 +88,7 @@ def _timed(go: Callable[[], object], images: int) -> float:
 
 
 def _classify(classifier: Classifier, cell: Condition, recipe: RobustnessRecipe) -> object:
-    return measure_conditions(classifier, cell, {"": None}, recipe, title="")
+    return measure_conditions(classifier, cell, {"": lambda pixels, index: pixels}, recipe, title="")
 
 
 def _decode(cell: Condition, recipe: RobustnessRecipe) -> object:

@@ -43,18 +43,38 @@ def load_classifier(
 ) -> Classifier:
     """Return the classifier of a source, for images of ``image_size`` if given. ``weights`` must have the hash ``sha256``.
 
+    Images for a checkpoint are normalised as ImageNet's are, as in MAE, DeiT and here: a file of weights does not say.
+
     Raises:
         UserError: if the weights cannot be had, do not fit name by name and shape by shape, or it is not known what the
             outputs stand for.
     """
+    export, mean, std = None, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if source.kind == "timm":
-        return _of_timm(source.model, image_size)
-    assert weights is not None
-    tensors = read_weights(weights, sha256)
-    metadata = _export_of(weights)
-    if metadata is not None:
-        return _exported(metadata, tensors, image_size, str(weights))
-    return _of_checkpoint(source.model, tensors, image_size, str(weights))
+        model, where = pretrained_model(source.model, **size_argument(source.model, image_size)), source.model
+        mean, std = (_trained_on(source.model)[name] for name in ("mean", "std"))
+    else:
+        assert weights is not None
+        where, tensors, export = str(weights), read_weights(weights, sha256), _export_of(weights)
+        if export:
+            size = {"img_size": image_size} if image_size else {}
+            model = timm.create_model(export["model"], **(export["arguments"] | size))
+            mean, std = export["mean"], export["std"]
+        else:
+            model = _model_of(source.model, image_size, tensors)
+        if isinstance(model, VisionTransformer):
+            fit(model, tensors, where)
+        else:
+            _load_strictly(model, tensors, where)
+    outputs: Any = model.num_classes
+    if export is None and outputs != len(imagenet_1k().names):
+        raise UserError(
+            f"{where}: expected a classifier of ImageNet-1k's 1,000 classes, found {outputs:,} outputs, and nothing says "
+            "which classes they are. Of other classifiers those can be measured that this suite fine-tuned: "
+            "their export names its classes."
+        )
+    side, space = _side_and_space(source.model, image_size, export)
+    return Classifier(model.to(accelerator().device).eval(), side, space, tuple(mean), tuple(std))
 
 
 def side_and_space(
@@ -69,10 +89,19 @@ def side_and_space(
         check_pretrained(source.model)
     else:
         check_name(source.model)
-    metadata = None if weights is None else _export_of(weights)
-    if metadata is not None:
-        return image_size or metadata["arguments"]["img_size"], label_space(metadata["class_names"])
-    return image_size or _side(source.model), imagenet_1k()
+    return _side_and_space(source.model, image_size, None if weights is None else _export_of(weights))
+
+
+def size_argument(name: str, image_size: int | None) -> dict[str, Any]:
+    """Return the argument that makes a model of timm for another size; one without position embeddings takes any as it is."""
+    fixed = _trained_on(name).get("fixed_input_size", False)
+    return {"img_size": image_size} if image_size and fixed else {}
+
+
+def _side_and_space(name: str, image_size: int | None, export: dict[str, Any] | None) -> tuple[int, LabelSpace]:
+    if export:
+        return image_size or export["arguments"]["img_size"], label_space(export["class_names"])
+    return image_size or int(_trained_on(name).get("input_size", (3, 224, 224))[-1]), imagenet_1k()
 
 
 def _export_of(weights: Path) -> dict[str, Any] | None:
@@ -82,38 +111,15 @@ def _export_of(weights: Path) -> dict[str, Any] | None:
     return metadata if metadata.get("sha256") == sha256_of(weights) else None
 
 
-def _exported(metadata: dict[str, Any], tensors: dict[str, Tensor], image_size: int | None, where: str) -> Classifier:
-    arguments = {**metadata["arguments"], "img_size": image_size or metadata["arguments"]["img_size"]}
-    model = timm.create_model(metadata["model"], **arguments)
-    assert isinstance(model, VisionTransformer)
-    fit(model, tensors, where)
-    space = label_space(metadata["class_names"])
-    return _ready(model, arguments["img_size"], space, tuple(metadata["mean"]), tuple(metadata["std"]))
+def _model_of(name: str, image_size: int | None, tensors: dict[str, Tensor]) -> nn.Module:
+    """Return a model of timm with the outputs of a checkpoint, and with its pooling.
 
-
-def _of_timm(name: str, image_size: int | None) -> Classifier:
-    model, known = pretrained_model(name, **_sized(name, image_size)), _trained_on(name)
-    return _of_imagenet(model, image_size or _side(name), int(known["num_classes"]), known["mean"], known["std"], name)
-
-
-def _of_checkpoint(name: str, tensors: dict[str, Tensor], image_size: int | None, where: str) -> Classifier:
-    """Return a checkpoint of a model of timm, such as a classifier that MAE's release fine-tuned: mean over patches, norm behind it.
-
-    Its images are normalised as ImageNet's are, as in MAE, DeiT and here: a file of weights does not say.
+    A classifier that MAE's release fine-tuned takes the mean over patches, with the norm behind it.
     """
-    outputs = next(
-        (len(tensors[key]) for key in ("head.weight", "fc.weight", "classifier.weight") if key in tensors), 0
-    )
-    arguments = _sized(name, image_size)
-    if "fc_norm.weight" in tensors and "norm.weight" not in tensors:
-        arguments |= {"global_pool": "avg", "fc_norm": True}
-    model = timm.create_model(name, num_classes=outputs, **arguments)
-    if isinstance(model, VisionTransformer):
-        fit(model, tensors, where)
-    else:
-        _load_strictly(model, tensors, where)
-    side = image_size or _side(name)
-    return _of_imagenet(model, side, outputs, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, where)
+    heads = (tensors[key] for key in ("head.weight", "fc.weight", "classifier.weight") if key in tensors)
+    pooled = "fc_norm.weight" in tensors and "norm.weight" not in tensors
+    pooling: dict[str, Any] = {"global_pool": "avg", "fc_norm": True} if pooled else {}
+    return timm.create_model(name, num_classes=len(next(heads, ())), **size_argument(name, image_size), **pooling)
 
 
 def _load_strictly(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
@@ -126,31 +132,7 @@ def _load_strictly(model: nn.Module, tensors: dict[str, Tensor], where: str) -> 
         ) from error
 
 
-def _of_imagenet(model: nn.Module, side: int, outputs: int, mean: Colour, std: Colour, where: str) -> Classifier:
-    if outputs != len(imagenet_1k().names):
-        raise UserError(
-            f"{where}: expected a classifier of ImageNet-1k's 1,000 classes, found {outputs:,} outputs, and nothing says "
-            "which classes they are. Of other classifiers those can be measured that this suite fine-tuned: "
-            "their export names its classes."
-        )
-    return _ready(model, side, imagenet_1k(), mean, std)
-
-
 def _trained_on(name: str) -> dict[str, Any]:
     """Return how timm says that a model's images are prepared; empty for one that has no weights."""
     known = timm.get_pretrained_cfg(name)
     return dict(known.to_dict()) if known else {}
-
-
-def _sized(name: str, image_size: int | None) -> dict[str, Any]:
-    """Return the arguments that make a model for another size; one without position embeddings takes any as it is."""
-    fixed = _trained_on(name).get("fixed_input_size", False)
-    return {"img_size": image_size} if image_size and fixed else {}
-
-
-def _side(name: str) -> int:
-    return int(_trained_on(name).get("input_size", (3, 224, 224))[-1])
-
-
-def _ready(model: nn.Module, side: int, space: LabelSpace, mean: Colour, std: Colour) -> Classifier:
-    return Classifier(model.to(accelerator().device).eval(), side, space, tuple(mean), tuple(std))

@@ -5,6 +5,7 @@ kept its label and, under every protocol (which outputs compete, which answers a
 of the first right answer: 4 bytes a protocol, before compression 28 MB for ImageNet-C with its extras.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
@@ -12,7 +13,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lutbench.evaluate.outcomes import Measurement, PerImage, names_fingerprint
+from lutbench.evaluate.outcomes import Measurement, PerImage, names_fingerprint, small_integers
 from lutbench.evaluate.statistics import Paired, Resampled
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.detection import NAMES, Detection, compare_detections
@@ -65,45 +66,21 @@ class ConditionOutcomes:
         Raises:
             ValueError: if lengths differ, or a classifier's outputs were not finite.
         """
-        listed, values, labels = list(names), np.asarray(answers), np.asarray(label)
+        listed, values, labels = list(names), np.asarray(answers), np.asarray(label, np.int64)
         expected = (len(listed), len(protocols), 3)
         if values.shape != expected or labels.shape != (len(listed),):
             raise ValueError(f"expected answers {expected} and a label each, found {values.shape} and {labels.shape}")
         if (values[..., 0] < 0).any():
             raise ValueError("a prediction is negative: the classifier's outputs were not finite")
-        return cls(
-            condition,
-            preprocessing,
-            tuple(protocols),
-            _small(labels),
-            _small(values[..., 0].T),
-            _small(values[..., 1].T),
-            np.ascontiguousarray(values[: len(listed) if scored else 0, 0, 2], np.float32),
-            names_fingerprint(listed),
-        )
+        prediction, rank = (small_integers(values[..., k].T.astype(np.int64, order="C")) for k in (0, 1))
+        score = np.ascontiguousarray(values[: len(listed) if scored else 0, 0, 2], np.float32)
+        images = names_fingerprint(listed)
+        return cls(condition, preprocessing, tuple(protocols), small_integers(labels), prediction, rank, score, images)
 
     def right(self, protocol: int = 0) -> NDArray[np.bool_]:
         """Return whether the prediction is right, of the images that count under a protocol, (m,)."""
         rank = self.rank[protocol]
         return np.asarray(rank[rank >= 0] == 0)
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what is kept of it in a file."""
-        return {key: np.array(getattr(self, name)) for name, key in _KEYS.items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "ConditionOutcomes":
-        """Return the outcomes that :meth:`arrays` gave.
-
-        Raises:
-            KeyError: if they are not those of a condition.
-        """
-        condition, preprocessing, protocols, label, prediction, rank, score, images = (
-            arrays[key] for key in _KEYS.values()
-        )
-        return cls(
-            str(condition), str(preprocessing), tuple(protocols.tolist()), label, prediction, rank, score, str(images)
-        )
 
 
 _KEYS = {
@@ -111,6 +88,29 @@ _KEYS = {
     **{name: name for name in ("protocols", "label", "prediction", "rank", "score", "images")},
 }  # fmt: skip
 """What a field is called in files, where older names stand."""
+
+
+def pack(conditions: Sequence[ConditionOutcomes]) -> dict[str, NDArray[Any]]:
+    """Return what is kept of conditions in a file, each under its number: ``0.cell``, ``0.label`` ..., ``1.cell`` ..."""
+    numbered = enumerate(conditions)
+    return {f"{number}.{key}": np.array(getattr(one, name)) for number, one in numbered for name, key in _KEYS.items()}
+
+
+def unpack(arrays: Mapping[str, NDArray[Any]], count: int) -> tuple[ConditionOutcomes, ...]:
+    """Return the ``count`` conditions that :func:`pack` gave.
+
+    Raises:
+        KeyError: if they are not those of conditions.
+    """
+
+    def one(number: int) -> ConditionOutcomes:
+        condition, preprocessing, protocols, label, prediction, rank, score, images = (
+            arrays[f"{number}.{key}"] for key in _KEYS.values()
+        )
+        names = tuple(protocols.tolist())
+        return ConditionOutcomes(str(condition), str(preprocessing), names, label, prediction, rank, score, str(images))
+
+    return tuple(map(one, range(count)))
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,21 @@ class RobustnessOutcomes(PerImage):
             if one.preprocessing == first and (index == 0 or protocol == REAL)
         ] + [q.metric for q in self._gaps()][:1]
 
+    def by_amount(self) -> dict[str, dict[int, NDArray[np.bool_]]]:
+        """Return whether each image (n,) is right, in the preprocessing and under the protocol that tables print.
+
+        By corruption and severity; or by ``drop`` and tenths of the patches, and ``shuffle`` and tiles on a side.
+        """
+        right: dict[str, dict[int, NDArray[np.bool_]]] = {}
+        for one in self.conditions:
+            if one.preprocessing == self.conditions[0].preprocessing:
+                if self.kind == "corruptions":
+                    name, amount = one.condition.rsplit("/", 1)
+                else:
+                    name, amount, _ = re.split("[ /x]", one.condition)
+                right.setdefault(name, {})[int(amount)] = one.right()
+        return right
+
     @classmethod
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Paired | Resampled:
         """Compare accuracies and single errors by McNemar's test, means, gaps and detections by a bootstrap over images."""
@@ -199,13 +214,10 @@ class RobustnessOutcomes(PerImage):
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what is kept of it in a file."""
-        kept: dict[str, NDArray[Any]] = {
+        return {
             "kind": np.array(self.kind), "gap": np.array(self.gap, str), "extra": np.array(self.extra, str),
-            "alexnet": np.array(self.alexnet), "cells": np.array(len(self.conditions)),
+            "alexnet": np.array(self.alexnet), "cells": np.array(len(self.conditions)), **pack(self.conditions),
         }  # fmt: skip
-        for index, condition in enumerate(self.conditions):
-            kept |= {f"{index}.{name}": values for name, values in condition.arrays().items()}
-        return kept
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "RobustnessOutcomes":
@@ -217,10 +229,7 @@ class RobustnessOutcomes(PerImage):
         kind = str(arrays["kind"])
         if kind not in get_args(Kind):
             raise KeyError(kind)
-        conditions = tuple(
-            ConditionOutcomes.from_arrays({key: arrays[f"{index}.{key}"] for key in _KEYS.values()})
-            for index in range(int(arrays["cells"]))
-        )
+        conditions = unpack(arrays, int(arrays["cells"]))
         between, extra = (tuple(arrays[name].tolist()) for name in ("gap", "extra"))
         return cls(kind, conditions, between, extra, bool(arrays["alexnet"]))  # type: ignore[arg-type]
 
@@ -231,17 +240,10 @@ class RobustnessOutcomes(PerImage):
 
     def _occlusions(self) -> Iterator[Quantity]:
         """Means over the conditions in which patches are dropped, and over those in which tiles are shuffled."""
-        if self.kind != "occlusion":
-            return
-        for kind, told in (("drop", "patches dropped"), ("shuffle", "tiles shuffled")):
-            chosen = [
-                one
-                for one in self.conditions
-                if one.condition.startswith(kind) and one.preprocessing == self.conditions[0].preprocessing
-            ]
-            if chosen:
-                share_right = np.mean([one.right() for one in chosen], axis=0)
-                yield mean(f"mean top-1, {told}", share_right)
+        if self.kind == "occlusion":
+            about = {"drop": "patches dropped", "shuffle": "tiles shuffled"}
+            for kind, right in self.by_amount().items():
+                yield mean(f"mean top-1, {about[kind]}", np.mean(list(right.values()), axis=0))
 
     def _accuracies(self) -> Iterator[Quantity]:
         for one in self.conditions:
@@ -257,20 +259,17 @@ class RobustnessOutcomes(PerImage):
                     yield gap(named, one.right(index), other.right(index))
 
     def _errors(self) -> list[Quantity]:
-        errors: dict[str, dict[int, NDArray[np.bool_]]] = {}
-        for one in self.conditions:
-            corruption, severity = one.condition.rsplit("/", 1)
-            errors.setdefault(corruption, {})[int(severity)] = ~one.right()
+        errors = {
+            corruption: {severity: ~right for severity, right in of.items()}
+            for corruption, of in self.by_amount().items()
+        }
         return corruption_quantities(errors, self.extra, self.alexnet)
 
     def _detections(self) -> dict[str, Detection]:
         """Return the scores by protocol and preprocessing; only known images that count."""
-        made = {}
+        made, by_name = {}, {(one.condition, one.preprocessing): one for one in self.conditions}
         for preprocessing in dict.fromkeys(one.preprocessing for one in self.conditions):
-            known, unknown = (
-                next(one for one in self.conditions if (one.condition, one.preprocessing) == (condition, preprocessing))
-                for condition in (KNOWN, UNKNOWN)
-            )
+            known, unknown = by_name[KNOWN, preprocessing], by_name[UNKNOWN, preprocessing]
             scores = -known.score[known.rank[0] >= 0].astype(np.float64), -unknown.score.astype(np.float64)
             made[_metric_name(known.protocols[0], preprocessing)] = Detection(*scores)
         return made
@@ -278,9 +277,3 @@ class RobustnessOutcomes(PerImage):
 
 def _metric_name(*parts: str) -> str:
     return ", ".join(part for part in parts if part)
-
-
-def _small(values: NDArray[Any]) -> NDArray[np.integer[Any]]:
-    """Return whole numbers as int16 where that holds them."""
-    whole = np.ascontiguousarray(values).astype(np.int64)
-    return whole.astype(np.int16 if whole.size == 0 or np.abs(whole).max() < 2**15 else np.int32)

@@ -1,6 +1,5 @@
-"""One condition of a robustness dataset, opened for a classifier: its images, and what is asked of every one."""
+"""A condition of a robustness dataset, opened for a classifier: its images, and what is asked of every one."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +9,11 @@ from numpy.typing import NDArray
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
-from robustness.condition_outcomes import REAL, UNKNOWN
-from robustness.datasets import DatasetListing, condition_folders, known_class_folders, list_condition
+from robustness.condition_outcomes import KNOWN, REAL, UNKNOWN
 from robustness.labels import Answer, LabelSpace, answers_of, imagenet_subset, real_labels, val_numbers
+from robustness.listing import DatasetListing, condition_folders, list_condition
 from robustness.occlusion import check_grid
-from robustness.preprocessing import check_stored_size
+from robustness.preprocessing import all_views
 from robustness.protocols import Protocol
 
 
@@ -22,7 +21,6 @@ from robustness.protocols import Protocol
 class Condition:
     """A condition, opened for a classifier."""
 
-    name: str
     images: ImageDataset
     labels: NDArray[np.int64]
     """(n,) Each image's class among those of ``images``; 0 for images of no class."""
@@ -36,19 +34,20 @@ def open_condition(recipe: RobustnessDatasetRecipe, root: Path, condition: str, 
     Raises:
         UserError: if it is absent or not laid out as expected, or its labels are no classes of the classifier.
     """
-    images = list_condition(recipe, condition, condition_folders(recipe, root)[condition])
-    labels = np.zeros(len(images), np.int64) if images.labels is None else images.labels
-    return Condition(condition, images, labels, tuple(_protocols(recipe, root, condition, images, labels, space)))
-
-
-def check_labels(recipe: RobustnessDatasetRecipe, root: Path, found: DatasetListing, space: LabelSpace) -> None:
-    """Check that a dataset that was found can be asked of a classifier with the classes of ``space``.
-
-    Raises:
-        UserError: if its labels are no classes of the classifier.
-    """
-    folders = known_class_folders(recipe, root) if recipe.kind == "detection" else found.classes
-    _answers(recipe, root, folders, space)
+    folders = condition_folders(recipe, root)
+    images = list_condition(recipe, condition, folders[condition])
+    if recipe.kind == "detection" and condition == UNKNOWN:
+        labels = np.zeros(len(images), np.int64)
+        known = _answers(recipe, root, list_condition(recipe, KNOWN, folders[KNOWN]).classes, space)
+        answers: tuple[Answer, ...] = ((),)
+    else:
+        known = answers = _answers(recipe, root, images.classes, space)
+        assert images.labels is not None
+        labels = images.labels
+    protocols = [Protocol(name, columns, answers, labels) for name, columns in _competing(recipe, known, space).items()]
+    if recipe.real:
+        protocols.append(_real(recipe, root, images, space))
+    return Condition(images, labels, tuple(protocols))
 
 
 def check_set(recipe: RobustnessDatasetRecipe, root: Path, found: DatasetListing, space: LabelSpace, side: int) -> None:
@@ -58,40 +57,12 @@ def check_set(recipe: RobustnessDatasetRecipe, root: Path, found: DatasetListing
         UserError: if its labels are no classes of the classifier, its images are stored at another size than its
             protocol takes, or the input cannot be cut into its patches.
     """
-    check_labels(recipe, root, found, space)
+    _answers(recipe, root, found.classes, space)
     if recipe.kind == "occlusion":
         for kind, many in recipe.occlusions.values():
             check_grid(side, recipe.drop_grid if kind == "drop" else many)
     first, folder = next(iter(condition_folders(recipe, root).items()))
-    check_stored_size(list_condition(recipe, first, folder), recipe, side)
-
-
-def _protocols(
-    recipe: RobustnessDatasetRecipe,
-    root: Path,
-    condition: str,
-    images: ImageDataset,
-    labels: NDArray[np.int64],
-    space: LabelSpace,
-) -> Iterator[Protocol]:
-    folders = known_class_folders(recipe, root) if recipe.kind == "detection" else images.classes
-    answers = _answers(recipe, root, folders, space)
-    own = sorted({number for answer in answers for number in answer})
-    subset = imagenet_subset(recipe.subset) if recipe.subset else tuple(own)
-    kinds = {"all": (f"{len(space.names)} classes", None), "subset": (f"{_count(recipe, folders)} classes", subset)}
-    if recipe.kind == "detection" and condition == UNKNOWN:
-        answers = ((),)
-    for name, columns in dict(kinds[logits] for logits in recipe.logits).items():
-        yield Protocol(name, columns, answers, labels)
-    if recipe.real:
-        if not space.imagenet:
-            raise UserError(
-                f'real = {recipe.real!r}: ReaL\'s labels are for classifiers of ImageNet-1k. Set real = "".'
-            )
-        every = real_labels(None if recipe.real == "timm" else root / recipe.real)
-        numbers = val_numbers(images.image_name(index) for index in range(len(images)))
-        unlike = {answer: index for index, answer in enumerate(dict.fromkeys(every))}
-        yield Protocol(REAL, None, tuple(unlike), np.array([unlike[every[number]] for number in numbers], np.int64))
+    all_views(list_condition(recipe, first, folder).image(0), recipe, side, eval_crop=1.0)
 
 
 def _answers(
@@ -102,6 +73,30 @@ def _answers(
     return answers_of(recipe.labels, folders, space, root / recipe.labels)
 
 
-def _count(recipe: RobustnessDatasetRecipe, folders: tuple[str, ...]) -> int:
-    """Return the number of the dataset's classes, each of which may be several of the classifier's."""
-    return len(imagenet_subset(recipe.subset)) if recipe.subset else len(folders)
+def _competing(
+    recipe: RobustnessDatasetRecipe, answers: tuple[Answer, ...], space: LabelSpace
+) -> dict[str, Answer | None]:
+    """Return the classes that compete under every choice of logits, by the protocol's name; None where all do.
+
+    The name counts the dataset's classes, each of which may be several of the classifier's.
+    """
+    subset = (
+        imagenet_subset(recipe.subset)
+        if recipe.subset
+        else tuple(sorted({one for answer in answers for one in answer}))
+    )
+    count = len(subset if recipe.subset else answers)
+    choices: dict[str, tuple[str, Answer | None]] = {
+        "all": (f"{len(space.names)} classes", None),
+        "subset": (f"{count} classes", subset),
+    }
+    return dict(choices[logits] for logits in recipe.logits)
+
+
+def _real(recipe: RobustnessDatasetRecipe, root: Path, images: ImageDataset, space: LabelSpace) -> Protocol:
+    if not space.imagenet:
+        raise UserError(f'real = {recipe.real!r}: ReaL\'s labels are for classifiers of ImageNet-1k. Set real = "".')
+    every = real_labels(None if recipe.real == "timm" else root / recipe.real)
+    numbers = val_numbers(images.image_name(index) for index in range(len(images)))
+    unlike = {answer: index for index, answer in enumerate(dict.fromkeys(every))}
+    return Protocol(REAL, None, tuple(unlike), np.array([unlike[every[number]] for number in numbers], np.int64))

@@ -63,22 +63,29 @@ def build_corrupted(
             packages.
     """
     check_names(corruptions, severities)
-    work = _Conditions(images, folder, _targets(images, per_class), side, [])
-    origin = _origin(images, side, per_class)
+    targets = _targets(images, per_class)
+    origin = {
+        "revision": REVISION,
+        "set": images.name,
+        "split": images.split,
+        "source": images.fingerprint,
+        "side": side,
+        "per_class": per_class,
+        "constants": constants_for(side).name,
+    }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"):
-            conditions = [(name, severity) for name in corruptions for severity in severities]
-            missing = [
-                condition for condition in conditions if not (_folder_of(folder, *condition) / MANIFEST).is_file()
-            ]
+            conditions = [f"{name}/{severity}" for name in corruptions for severity in severities]
+            missing = [condition for condition in conditions if not (folder / condition / MANIFEST).is_file()]
             _begin(folder, origin, bool(missing))
             if not missing:
                 return False
-            loader = DataLoader(replace(work, conditions=missing), batch_size=None, num_workers=workers, in_order=False)
-            title = f"corrupting {images.name} {images.split}"
-            with Bar(title, len(conditions), len(conditions) - len(missing)) as bar:
-                for done, problem in enumerate(loader, len(conditions) - len(missing) + 1):
+            work = _Conditions(images, folder, targets, side, missing)
+            loader = DataLoader(work, batch_size=None, num_workers=workers, in_order=False)
+            present = len(conditions) - len(missing)
+            with Bar(f"corrupting {images.name} {images.split}", len(conditions), present) as bar:
+                for done, problem in enumerate(loader, present + 1):
                     if problem is not None:
                         raise problem
                     bar.update(done)
@@ -99,16 +106,16 @@ def open_corrupted(folder: Path, corruption: str, severity: int) -> FolderImages
     """
     check_names([corruption], [severity])
     origin = _read_origin(folder)
-    condition = _folder_of(folder, corruption, severity)
+    wanted = f"{corruption}/{severity}"
+    condition = folder / wanted
     if not (condition / MANIFEST).is_file():
-        present = sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in folder.glob(f"*/[0-9]/{MANIFEST}"))
-        wanted = f"{corruption}/{severity}"
+        present = sorted(path.parent.relative_to(folder).as_posix() for path in folder.glob(f"*/[0-9]/{MANIFEST}"))
         raise UserError(
             f"{folder.absolute()} has no {wanted}.{nearest(wanted, present)} There are {listed(present) or 'none'}. "
             "Build it, by the same command that built these."
         )
     metadata = read_json(condition / MANIFEST)
-    images = open_folder(condition, f"{origin['set']}-c", f"{corruption}/{severity}")
+    images = open_folder(condition, f"{origin['set']}-c", wanted)
     if images.fingerprint != metadata["files"]:
         raise UserError(
             f"{condition.absolute()} is not as it was built: {metadata['images']} images were written and {len(images)} are there, or "
@@ -126,21 +133,21 @@ class _Conditions(Dataset[UserError | OSError | None]):
     targets: dict[str, int]
     """The index of the image that each file, by name, is a corrupted copy of."""
     side: int
-    conditions: list[tuple[str, int]]
+    conditions: list[str]
+    """``fog/3``: its folder below ``folder``."""
 
     def __len__(self) -> int:
         return len(self.conditions)
 
     def __getitem__(self, number: int) -> UserError | OSError | None:
-        condition = self.conditions[number]
-        target = _folder_of(self.folder, *condition)
+        target = self.folder / self.conditions[number]
         if target.exists():
             return UserError(f"{target.absolute()} has no {MANIFEST}, so it was not built here. Remove or rename it.")
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # left by a build that was killed: our parent holds the lock
         try:
             with disk_full_explained(target):
-                self._write(*condition, partial)
+                self._write(target.parent.name, int(target.name), partial)
                 partial.rename(target)
         except (UserError, OSError) as error:
             return error  # raised here, it would reach the user inside the loader's traceback
@@ -184,10 +191,6 @@ def prepared(image: Image.Image, side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR).crop((left, upper, left + side, upper + side))
 
 
-def _folder_of(folder: Path, corruption: str, severity: int) -> Path:
-    return folder / corruption / str(severity)
-
-
 def _targets(images: ImageDataset, per_class: int | None) -> dict[str, int]:
     """Return the index of each image by its file's name in a condition, in the order in which a folder is listed."""
     if images.labels is None:
@@ -218,19 +221,6 @@ def _stem(name: str, cls: str) -> str:
     return "_".join(inside)
 
 
-def _origin(images: ImageDataset, side: int, per_class: int | None) -> dict[str, Any]:
-    """Return what decides the pixels of every condition, as the folder's manifest has it."""
-    return {
-        "revision": REVISION,
-        "set": images.name,
-        "split": images.split,
-        "source": images.fingerprint,
-        "side": side,
-        "per_class": per_class,
-        "constants": constants_for(side).name,
-    }
-
-
 def _begin(folder: Path, origin: dict[str, Any], more: bool) -> None:
     """Write the folder's manifest, or compare it with what is to be built.
 
@@ -246,25 +236,22 @@ def _begin(folder: Path, origin: dict[str, Any], more: bool) -> None:
         write_json(folder / MANIFEST, {**origin, "packages": packages})
         return
     begun_from = _read_origin(folder)
-    begun = begun_from.pop("packages")
-    differing = [
-        f"{key} ({begun_from.get(key)!r} there, {value!r} now)"
-        for key, value in origin.items()
-        if begun_from.get(key) != value
-    ]
-    if differing:
+    if differing := _differing(begun_from, origin):
         raise UserError(
-            f"{folder.absolute()} holds a corrupted copy of other images: it differs in {listed(differing)}. "
+            f"{folder.absolute()} holds a corrupted copy of other images: it differs in {differing}. "
             "Remove it, or name another folder."
         )
-    if more and begun != packages:
-        differing = [
-            f"{name} ({begun.get(name)} there, {now} now)" for name, now in packages.items() if begun.get(name) != now
-        ]
+    if more and (differing := _differing(begun_from["packages"], packages)):
         raise UserError(
-            f"{folder.absolute()} was begun with other versions of {listed(differing)}, which may make other pixels. "
+            f"{folder.absolute()} was begun with other versions of {differing}, which may make other pixels. "
             "Install those, or remove the folder: it is built anew."
         )
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return what of ``now`` was otherwise before, for a message; empty if nothing was."""
+    differing = {key: value for key, value in now.items() if before.get(key) != value}
+    return listed(f"{key} ({before.get(key)} there, {value} now)" for key, value in differing.items())
 
 
 def _read_origin(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What measuring a classifier computes for one image."""
 
 from functools import cache
-from typing import Any
 
 import timm
 import torch
@@ -9,6 +8,7 @@ import torch
 from lutbench.plan.compute import Cost, count, transformer
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.run import Run
+from robustness.classifier import size_argument
 
 SIDE = 224
 """Side in pixels of the input of a timm model whose configuration is not asked: most of them."""
@@ -25,7 +25,5 @@ def cost(run: Run[RobustnessRecipe], classes: int) -> Cost:
 
 @cache
 def _of_timm(name: str, side: int) -> float:
-    config = timm.get_pretrained_cfg(name)
-    fixed: dict[str, Any] = {"img_size": side} if config is not None and config.fixed_input_size else {}
     with torch.device("meta"):
-        return count(timm.create_model(name, **fixed).eval(), side).flop
+        return count(timm.create_model(name, **size_argument(name, side)).eval(), side).flop

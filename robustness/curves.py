@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lutbench.evaluate.statistics import bootstrap, percentiles, wilson
 from lutbench.report.figures import Point, draw_lines, label_figure, new_figure, over_seeds_point, seeds_label
-from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
+from robustness.condition_outcomes import RobustnessOutcomes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def severity_curves(seeds: Sequence[RobustnessOutcomes]) -> dict[str, Curve]:
 
     The mean's interval comes from a bootstrap over images, each of which counts in all corruptions at once.
     """
-    each = [_by_corruption(one) for one in seeds]
+    each = [one.by_amount() for one in seeds]
     extra = seeds[0].extra
     names = sorted(each[0], key=lambda name: name in extra)  # the extra ones last, else in the set's order
     main = [name for name in names if name not in extra]
@@ -46,8 +46,8 @@ def severity_curves(seeds: Sequence[RobustnessOutcomes]) -> dict[str, Curve]:
 
 def occlusion_curves(seeds: Sequence[RobustnessOutcomes]) -> dict[str, Curve]:
     """Return top-1 of ``drop`` by tenths of the patches, and of ``shuffle`` by tiles on a side."""
-    each = [_by_occlusion(one) for one in seeds]
-    return {kind: _over_seeds([_curve(one[kind]) for one in each]) for kind in ("drop", "shuffle")}
+    each = [one.by_amount() for one in seeds]
+    return {kind: _over_seeds([_curve(one.get(kind, {})) for one in each]) for kind in ("drop", "shuffle")}
 
 
 def severity_figure(title: str, methods: Methods, note: str = "") -> "Figure":
@@ -65,17 +65,18 @@ def severity_figure(title: str, methods: Methods, note: str = "") -> "Figure":
     large.set_title(f"Mean over {count} corruption{'s' if count > 1 else ''}", fontsize="small")
     large.set_ylabel("top-1, %")
     large.set_xlabel("severity")
-    panels = below.subplots(rows, min(COLUMNS, len(names)), sharex=True, sharey=True, squeeze=False).ravel()
-    for axes, name in zip(panels, names, strict=False):
+    grid = below.subplots(rows, min(COLUMNS, len(names)), sharex=True, sharey=True, squeeze=False).ravel()
+    panels, spare = grid[: len(names)], grid[len(names) :]
+    for axes, name in zip(panels, names, strict=True):
         draw_lines(axes, {label: of.get(name, {}) for label, of in curves.items()}, small=True)
         label = name.replace("_", " ")
         axes.set_title(f"{label}, extra" if name in extra else label, fontsize="x-small", pad=3)
-    for axes in panels[len(names) :]:
+    for axes in spare:
         axes.remove()
     severities = sorted({severity for of in curves.values() for curve in of.values() for severity in curve})
-    for axes in (large, *panels[: len(names)]):
+    for axes in (large, *panels):
         axes.set_xticks(severities)
-    for axes in panels[max(0, len(names) - COLUMNS) : len(names)]:
+    for axes in panels[-COLUMNS:]:
         axes.tick_params(labelbottom=True)  # also of a panel with nothing below it
     _from_zero([large], [of.get(MEAN, {}) for of in curves.values()])
     _from_zero(panels[:1], [curve for of in curves.values() for curve in of.values()])
@@ -106,37 +107,13 @@ def occlusion_figure(title: str, methods: Methods, note: str = "") -> "Figure":
     return figure
 
 
-def _by_corruption(outcomes: RobustnessOutcomes) -> dict[str, dict[int, NDArray[np.bool_]]]:
-    """Return whether each image (n,) is right, by corruption and severity."""
-    right: dict[str, dict[int, NDArray[np.bool_]]] = {}
-    for one in outcomes.conditions:
-        corruption, severity = one.condition.rsplit("/", 1)
-        right.setdefault(corruption, {})[int(severity)] = one.right()
-    return right
-
-
-def _by_occlusion(outcomes: RobustnessOutcomes) -> dict[str, dict[int, NDArray[np.bool_]]]:
-    """Return whether each image (n,) is right, in the preprocessing that tables print; ``drop`` by tenths, ``shuffle`` by tiles."""
-    right: dict[str, dict[int, NDArray[np.bool_]]] = {"drop": {}, "shuffle": {}}
-    for one in outcomes.conditions:
-        if one.preprocessing == outcomes.conditions[0].preprocessing:
-            kind, amount = _occlusion(one)
-            right[kind][amount] = one.right()
-    return right
-
-
-def _occlusion(cell: ConditionOutcomes) -> tuple[str, int]:
-    """Return ("drop", 3) of ``drop 3/10``, ("shuffle", 4) of ``shuffle 4x4``."""
-    kind, amount = cell.condition.split()
-    return kind, int(amount.replace("x", "/").split("/")[0])
-
-
 def _curve(right: Mapping[int, NDArray[np.bool_]]) -> Curve:
     """Return the share that is right, with Wilson's interval."""
-    ends = {x: wilson(int(hits.sum()), len(hits)) for x, hits in right.items()}
-    return {
-        x: Point(100 * float(hits.mean()), 100 * ends[x].low, 100 * ends[x].high) for x, hits in sorted(right.items())
-    }
+    curve = {}
+    for x, hits in sorted(right.items()):
+        low, high = wilson(int(hits.sum()), len(hits))
+        curve[x] = Point(100 * float(hits.mean()), 100 * low, 100 * high)
+    return curve
 
 
 def _mean_curve(corruptions: Sequence[Mapping[int, NDArray[np.bool_]]]) -> Curve:

@@ -9,7 +9,7 @@ import json
 import pkgutil
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -82,9 +82,11 @@ def real_labels(file: Path | None = None) -> tuple[Answer, ...]:
     Raises:
         UserError: if ``file`` does not hold 50,000 lists of classes.
     """
-    lists = json.loads(_of_timm("imagenet_real_labels.json")) if file is None else _json(file)
+    if file and not file.is_file():
+        raise UserError(f"{file}: there is no such file.")
+    lists = read_json(file) if file else json.loads(_of_timm("imagenet_real_labels.json"))
     whole = isinstance(lists, list) and len(lists) == VAL_IMAGES
-    if not whole or not all(isinstance(one, list) and _numbers(one, 1000) for one in lists):
+    if not whole or not all(isinstance(one, list) and all(_is_class(c, 1000) for c in one) for one in lists):
         raise UserError(
             f"{file}: expected {VAL_IMAGES:,} lists of class numbers from 0 to 999, one for each validation image of "
             "ImageNet in order, as real.json of google-research/reassessed-imagenet has them."
@@ -112,13 +114,8 @@ def val_numbers(names: Iterable[str]) -> NDArray[np.int64]:
 
 def known_folders(labels: str, subset: str = "") -> tuple[str, ...] | None:
     """Return the names that class folders can have, as far as the kind of labels tells; None if it does not."""
-    names = imagenet_1k().names
-    classes = imagenet_subset(subset) if subset else range(len(names))
-    if labels == "imagenet-1k":
-        return tuple(names[index] for index in classes)
-    if labels == "imagenet-1k-numbers":
-        return tuple(str(index) for index in classes)
-    return tuple(_shipped(labels)) if labels in _SHIPPED else None
+    wanted = set(imagenet_subset(subset) if subset else range(len(imagenet_1k().names)))
+    return tuple(folder for folder, answer in _imagenet_answers(labels).items() if wanted.issuperset(answer)) or None
 
 
 def answers_of(labels: str, folders: Sequence[str], space: LabelSpace, file: Path) -> tuple[Answer, ...]:
@@ -130,23 +127,34 @@ def answers_of(labels: str, folders: Sequence[str], space: LabelSpace, file: Pat
         UserError: if the classifier's classes are not ImageNet's where the labels are, a folder's name is not known,
             or the map is missing or unfit.
     """
+    of = _WHOSE.get(labels, f"{labels}'s classes")
     if labels == "classifier":
-        return _by_name(_named(space), folders, "the classifier's classes")
-    if labels.endswith(".json"):
-        return _by_name(_own_map(file, space), folders, str(file))
-    if not space.imagenet:
+        answers = _by_name(space)
+    elif labels.endswith(".json"):
+        answers, of = _own_map(file, space), str(file)
+    elif space.imagenet:
+        answers = _imagenet_answers(labels)
+    else:
         raise UserError(
             f"The set's labels are classes of ImageNet-1k ({labels}), and the classifier has {len(space.names)} classes of its "
             f'own: {listed(space.names, 3)}. Measure a classifier of ImageNet-1k on it, or say by labels = "MAP.json" '
             "which of its classes each folder is."
         )
-    if labels == "imagenet-1k":
-        return _by_name(_named(space), folders, "ImageNet-1k's WordNet identifiers")
-    if labels == "imagenet-1k-numbers":
-        # By value: sorted as text, 10 comes before 2, and a folder's position in the listing says nothing.
-        return _by_name({str(index): (index,) for index in range(1000)}, folders, "the numbers 0 to 999")
-    return _by_name(_shipped(labels), folders, f"{labels}'s classes")
+    unknown = [folder for folder in folders if folder not in answers]
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} of {len(folders)} class folders are not among {of}: {listed(unknown)}."
+            f"{nearest(unknown[0], answers)} Rename them, or say by labels what their names mean."
+        )
+    return tuple(answers[folder] for folder in folders)
 
+
+_WHOSE = {
+    "classifier": "the classifier's classes",
+    "imagenet-1k": "ImageNet-1k's WordNet identifiers",
+    "imagenet-1k-numbers": "the numbers 0 to 999",
+}
+"""What messages call the names that folders can have."""
 
 _SHIPPED = {"imagenet-9": "imagenet_9.json", "objectnet": "objectnet.json", "si-score": "si_score.json"}
 """Class folders and their ImageNet classes.
@@ -159,15 +167,22 @@ MIT). si-score: the 61 classes of the published sets, label_str_to_imagenet_clas
 """
 
 
-def _shipped(labels: str) -> dict[str, Answer]:
-    return {folder: tuple(classes) for folder, classes in read_json(_DATA / _SHIPPED[labels]).items()}
+def _imagenet_answers(labels: str) -> dict[str, Answer]:
+    """Return the ImageNet classes of every class folder, by its name; nothing if the labels are not ImageNet's."""
+    if labels == "imagenet-1k":
+        return _by_name(imagenet_1k())
+    if labels == "imagenet-1k-numbers":
+        # By value: sorted as text, 10 comes before 2, and a folder's position in the listing says nothing.
+        return {str(index): (index,) for index in range(1000)}
+    shipped = read_json(_DATA / _SHIPPED[labels]) if labels in _SHIPPED else {}
+    return {folder: tuple(classes) for folder, classes in shipped.items()}
 
 
 def _own_map(file: Path, space: LabelSpace) -> dict[str, Answer]:
     """Read a user's JSON file: of every folder a class, or a list of classes, by name or by number."""
     if not file.is_file():
         raise UserError(f"labels: there is no file {file}. It gives each class folder a class, or a list of classes.")
-    found = _json(file)
+    found = read_json(file)
     if not isinstance(found, dict):
         raise UserError(
             f'{file}: expected {{"FOLDER": "CLASS", ...}}, with a class or a list of classes for each folder.'
@@ -176,12 +191,12 @@ def _own_map(file: Path, space: LabelSpace) -> dict[str, Answer]:
 
 
 def _answer(classes: Any, space: LabelSpace, where: str) -> Answer:
-    by_name = _named(space)
+    by_name = _by_name(space)
     answer: set[int] = set()
     for one in classes if isinstance(classes, list) else [classes]:
         if isinstance(one, str) and one in by_name:
-            answer |= set(by_name[one])
-        elif _numbers([one], len(space.names)):
+            answer.update(by_name[one])
+        elif _is_class(one, len(space.names)):
             answer.add(one)
         else:
             hint = nearest(one, by_name) if isinstance(one, str) else ""
@@ -192,31 +207,15 @@ def _answer(classes: Any, space: LabelSpace, where: str) -> Answer:
     return tuple(sorted(answer))
 
 
-def _named(space: LabelSpace) -> dict[str, Answer]:
+def _by_name(space: LabelSpace) -> dict[str, Answer]:
     """Return every class by its name; a name that two classes share is left out, since it does not say which."""
     times = Counter(space.names)
     return {name: (index,) for index, name in enumerate(space.names) if times[name] == 1}
 
 
-def _by_name(answers: Mapping[str, Answer], folders: Sequence[str], of: str) -> tuple[Answer, ...]:
-    unknown = [folder for folder in folders if folder not in answers]
-    if unknown:
-        raise UserError(
-            f"{len(unknown)} of {len(folders)} class folders are not among {of}: {listed(unknown)}."
-            f"{nearest(unknown[0], answers)} Rename them, or say by labels what their names mean."
-        )
-    return tuple(answers[folder] for folder in folders)
-
-
-def _numbers(values: Iterable[Any], end: int, least: int = 0) -> bool:
-    """Return whether all are whole numbers from ``least`` to before ``end``."""
-    return all(isinstance(one, int) and not isinstance(one, bool) and least <= one < end for one in values)
-
-
-def _json(file: Path) -> Any:
-    if not file.is_file():
-        raise UserError(f"{file}: there is no such file.")
-    return read_json(file)
+def _is_class(value: Any, classes: int) -> bool:
+    """Return whether a value is the number of one of so many classes."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < classes
 
 
 def _of_timm(name: str) -> str:

@@ -4,7 +4,7 @@ Every number here is a statistic of sums over images, so one bootstrap gives all
 compared on the same resamples. Shares are between 0 and 1 until they become measurements, which are in percent.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.statistics import (
+    BOOTSTRAP,
     Interval,
     Paired,
     Resampled,
@@ -72,12 +73,13 @@ class Quantity:
 
 def share(metric: str, hits: NDArray[np.bool_]) -> Quantity:
     """Return the share of ``hits`` (n,), with Wilson's interval."""
-    return Quantity(metric, _column(hits), _mean_of(len(hits)), "Wilson")
+    return mean(metric, hits, "Wilson")
 
 
-def mean(metric: str, values: NDArray[np.float64]) -> Quantity:
-    """Return the mean of ``values`` (n,), with a bootstrap over images."""
-    return Quantity(metric, _column(values), _mean_of(len(values)), "bootstrap over images")
+def mean(metric: str, values: NDArray[Any], method: Method = "bootstrap over images") -> Quantity:
+    """Return the mean of ``values`` (n,), with a bootstrap over images if no other ``method`` is given."""
+    column = np.asarray(values, np.float64)[:, None]
+    return Quantity(metric, column, lambda sums: sums[:, 0] / len(column), method)
 
 
 def gap(metric: str, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Quantity:
@@ -125,20 +127,17 @@ def corruption_quantities(
 
 def measure(quantities: Sequence[Quantity]) -> list[Measurement]:
     """Return each quantity in percent with its 95 % interval; those that need a bootstrap share one."""
-    drawn = [one for one in quantities if one.method == "bootstrap over images"]
-    ends = {one.metric: interval for one, interval in zip(drawn, _bootstrapped(drawn), strict=True)}
+    means, ends = [one for one in quantities if one.method == BOOTSTRAP], dict[str, Sequence[float]]()
+    if means:
+        values = np.concatenate([one.values for one in means], 1)
+        drawn = percentiles(bootstrap(values, lambda sums: sums / len(values)))
+        ends = dict(zip((one.metric for one in means), drawn.T.tolist(), strict=True))
     made = []
     for one in quantities:
         low, high = ends[one.metric] if one.metric in ends else _closed_form(one)
+        value, n = 100 * one.value, len(one.values)
         made.append(
-            Measurement(
-                metric=one.metric,
-                value=100 * one.value,
-                n=len(one.values),
-                low=100 * low,
-                high=100 * high,
-                interval=one.method,
-            )
+            Measurement(metric=one.metric, value=value, n=n, low=100 * low, high=100 * high, interval=one.method)
         )
     return made
 
@@ -159,14 +158,6 @@ def compare(first: Sequence[Quantity], second: Sequence[Quantity]) -> Paired | R
     return resampled(values[0], values[1], first[0].statistic)
 
 
-def _bootstrapped(quantities: Sequence[Quantity]) -> Iterator[Interval]:
-    """Yield the intervals of means over the same images."""
-    if quantities:
-        values = np.concatenate([one.values for one in quantities], 1)
-        low, high = percentiles(bootstrap(values, lambda sums: sums / len(values)))
-        yield from (Interval(float(a), float(b)) for a, b in zip(low, high, strict=True))
-
-
 def _closed_form(quantity: Quantity) -> Interval:
     sums = quantity.values.sum(0)
     if quantity.method == "Wilson":
@@ -177,14 +168,3 @@ def _closed_form(quantity: Quantity) -> Interval:
     below = ((p - low_p) ** 2 + (high_q - q) ** 2) ** 0.5
     above = ((high_p - p) ** 2 + (q - low_q) ** 2) ** 0.5
     return Interval(float(p - q - below), float(p - q + above))
-
-
-def _mean_of(n: int) -> Statistic:
-    def statistic(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return sums[:, 0] / n
-
-    return statistic
-
-
-def _column(values: NDArray[Any]) -> NDArray[np.float64]:
-    return np.asarray(values, np.float64)[:, None]

@@ -13,7 +13,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
 from lutbench.evaluate.transform import resize_for_crop
@@ -53,12 +52,3 @@ def view(image: Image.Image, recipe: RobustnessDatasetRecipe, how: Resizing, sid
 def seen_as(how: Resizing) -> str:
     """Return what a metric's name says of the preprocessing: nothing where images are not resized, since that is no choice."""
     return how if how in _INTERPOLATION else ""
-
-
-def check_stored_size(images: ImageDataset, recipe: RobustnessDatasetRecipe, side: int) -> None:
-    """Check that the first image can be preprocessed for a classifier of this side, before many are.
-
-    Raises:
-        UserError: if it is stored at a size at which it is not to be resized.
-    """
-    all_views(images.image(0), recipe, side, eval_crop=1.0)

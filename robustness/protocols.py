@@ -4,7 +4,7 @@ A protocol says which of the classifier's outputs compete and which answers are 
 ImageNet-A's classes, ImageNet's own labels or ReaL's. All protocols of a cell are answered from the same logits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ class Asked:
     """The protocols of a cell on a device, to be called with the logits of one batch after another."""
 
     def __init__(self, protocols: Sequence[Protocol], classes: int, device: torch.device) -> None:
-        self._asked = [_OnDevice.of(protocol, classes, device) for protocol in protocols]
+        self._asked = [_on_device(protocol, classes, device) for protocol in protocols]
 
     def __call__(self, logits: Tensor, index: Tensor) -> Tensor:
         """Return prediction, rank and highest softmax (B, p, 3), float32, of ``logits`` (B, C) of the images ``index`` (B,).
@@ -47,33 +47,25 @@ class Asked:
         return answers.where(finite, answers.new_tensor([-1, -1, torch.nan]))
 
 
-@dataclass(frozen=True)
-class _OnDevice:
-    columns: Tensor
-    """(K,) The classes that compete."""
-    right: Tensor
-    """(A, K), bool: whether each competing class is right for each kind of answer."""
-    missed: Tensor
-    """(A,) The rank where none that competes is right: K, which is wrong, or -1 where the answer is empty."""
-    answer: Tensor
-    """(n,) Index of each image's answer."""
+def _on_device(protocol: Protocol, classes: int, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a function that gives prediction, rank and highest softmax (B, 3) from scores (B, C) of the images (B,)."""
+    competing = np.arange(classes) if protocol.columns is None else np.array(protocol.columns)
+    is_right = np.zeros((len(protocol.answers), classes), bool)
+    for row, answer in zip(is_right, protocol.answers, strict=True):
+        row[list(answer)] = True
+    # (A,) The rank where none that competes is right: their number, which is wrong, or -1 where the answer is empty.
+    missed = np.where(is_right.any(1), len(competing), -1)
+    columns, right_of, missed_of, answer_of = (
+        torch.from_numpy(part).to(device) for part in (competing, is_right[:, competing], missed, protocol.answer)
+    )
 
-    @classmethod
-    def of(cls, protocol: Protocol, classes: int, device: torch.device) -> "_OnDevice":
-        right = np.zeros((len(protocol.answers), classes), bool)
-        for row, answer in zip(right, protocol.answers, strict=True):
-            row[list(answer)] = True
-        columns = np.arange(classes) if protocol.columns is None else np.array(protocol.columns)
-        missed = np.where(right.any(1), len(columns), -1)
-        parts = (columns, right[:, columns], missed, protocol.answer)
-        return cls(*(torch.from_numpy(part).to(device) for part in parts))
+    def ask(scores: Tensor, index: Tensor) -> Tensor:
+        of_columns = scores[:, columns]
+        order = of_columns.argsort(dim=1, descending=True, stable=True)
+        answer = answer_of[index]
+        right = right_of[answer].gather(1, order)
+        rank = right.int().argmax(1).where(right.any(1), missed_of[answer])
+        surest = of_columns.softmax(1).amax(1)
+        return torch.stack([columns[order[:, 0]].float(), rank.float(), surest], 1)
 
-    def __call__(self, scores: Tensor, index: Tensor) -> Tensor:
-        """Return prediction, rank and highest softmax (B, 3)."""
-        competing = scores[:, self.columns]
-        order = competing.argsort(dim=1, descending=True, stable=True)
-        answer = self.answer[index]
-        right = self.right[answer].gather(1, order)
-        rank = right.int().argmax(1).where(right.any(1), self.missed[answer])
-        surest = competing.softmax(1).amax(1)
-        return torch.stack([self.columns[order[:, 0]].float(), rank.float(), surest], 1)
+    return ask

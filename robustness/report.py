@@ -15,7 +15,7 @@ from lutbench.report.entries import TableEntry, over_runs
 from lutbench.report.sections import Drawing, Section, View, by_task, directed
 from lutbench.report.values import interval_legend, value_legend, value_table, wide_section
 from robustness.condition_outcomes import RobustnessOutcomes
-from robustness.curves import occlusion_figure, severity_figure
+from robustness.curves import Methods, occlusion_figure, severity_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,7 +136,7 @@ def _drawing(
     of_set: Sequence[TableEntry],
     ending: str,
     about: str,
-    draw: "Callable[[str, Sequence[tuple[str, Sequence[RobustnessOutcomes]]], str], Figure]",
+    draw: "Callable[[str, Methods, str], Figure]",
 ) -> Drawing:
     names = view.method_names(of_set)
     title = f"{view.suite.config.title}, {view.task_title(of_set[0])}: {about}"
@@ -164,8 +164,7 @@ def _corruption_rows(records: Sequence[Record]) -> list[tuple[str, str]]:
     """Return label and metric of every row, of all that any of the records has."""
     main, extra, means = dict[str, str](), dict[str, str](), dict[str, str]()
     for record in records:
-        for one in record.outcomes.conditions:
-            corruption = one.condition.rsplit("/", 1)[0]
+        for corruption in record.outcomes.by_amount():
             label, is_extra = corruption.replace("_", " "), corruption in record.outcomes.extra
             (extra if is_extra else main)[f"{label}, extra" if is_extra else label] = f"error, {corruption}"
         named = (m.metric for m in record.measurements if m.metric.startswith("mean error, "))

@@ -12,7 +12,7 @@ from lutbench.errors import UserError
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from lutbench.workspace import Workspace
 from robustness.condition_outcomes import KNOWN
-from robustness.datasets import DatasetListing, DatasetState, condition_folders
+from robustness.listing import DatasetListing, DatasetState, condition_folders, copied_corruptions
 from robustness.toy_sets import SETS
 
 
@@ -46,10 +46,7 @@ def survey(recipe: RobustnessDatasetRecipe, workspace: Workspace) -> Survey:
 def _expected(recipe: RobustnessDatasetRecipe, root: Path) -> Iterator[int | None]:
     """Yield the images of every condition of a dataset that is not whole; None where nothing says how many."""
     if recipe.source == "corrupted":
-        from robustness.corruptions import CORRUPTIONS  # here, because scikit-image takes a second to import
-
-        names = recipe.corruptions or [name for name in CORRUPTIONS if name not in recipe.extra]
-        yield from [_copied(recipe, root)] * (len({*names, *recipe.extra}) * len(recipe.severities))
+        yield from [_copied(recipe, root)] * (len(copied_corruptions(recipe)) * len(recipe.severities))
         return
     for condition, folder in condition_folders(recipe, root).items():
         if isinstance(recipe.images, dict) and condition in recipe.images:

@@ -23,7 +23,7 @@ from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness import corrupted
 from robustness.corrupted import build_corrupted, open_corrupted, prepared
 from robustness.corruptions import corrupt, draw_of
-from robustness.datasets import DatasetState, look_for
+from robustness.listing import DatasetState, look_for
 
 FORK = multiprocessing.get_context("fork")
 

@@ -11,7 +11,6 @@ from timm.data import ImageNetInfo
 from lutbench.errors import UserError
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.conditions import open_condition
-from robustness.datasets import DatasetState, look_for
 from robustness.labels import (
     Answer,
     LabelSpace,
@@ -23,6 +22,7 @@ from robustness.labels import (
     real_labels,
     val_numbers,
 )
+from robustness.listing import DatasetState, look_for
 from robustness.preprocessing import view
 
 SAMPLE = os.environ.get("LUTBENCH_IMAGENET_SAMPLE", "")

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lutbench.evaluate.statistics import Paired, Resampled, wilson
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
-from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
+from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes, pack
 from robustness.corruptions import CORRUPTIONS, EXTRA
 from robustness.detection import Detection, _draws, compare_detections
 from robustness.labels import Answer, answers_of, imagenet_1k, imagenet_subset, real_labels
@@ -415,7 +415,7 @@ def test_an_image_takes_two_bytes_for_its_label_and_four_for_every_protocol() ->
     found = torch.zeros(1000, 3, 3)
     found[:, :, 0] = 999
     cell = ConditionOutcomes.of("", "", ["a", "b", "c"], np.arange(1000), found, map(str, range(1000)))
-    assert sum(values.nbytes for name, values in cell.arrays().items() if values.size > 3) == 1000 * (2 + 3 * 4)
+    assert sum(values.nbytes for name, values in pack([cell]).items() if values.size > 3) == 1000 * (2 + 3 * 4)
 
 
 def test_lengths_that_differ_are_refused() -> None:

@@ -15,13 +15,13 @@ from lutbench.errors import UserError
 from lutbench.evaluate.transform import Transform, eval_transform
 from lutbench.recipes import ClassificationRecipe, DataRecipe, EncoderRecipe, EncoderSource, read_recipe
 from lutbench.recipes.robustness import EXTRA_CORRUPTIONS, ClassifierSource, RobustnessDatasetRecipe, RobustnessRecipe
-from robustness.conditions import check_labels, open_condition
+from robustness.conditions import check_set, open_condition
 from robustness.corruptions import EXTRA
-from robustness.datasets import DatasetState, condition_folders, look_for
 from robustness.labels import LabelSpace, imagenet_1k, imagenet_subset, known_folders
+from robustness.listing import DatasetState, condition_folders, look_for
 from robustness.metrics import ALEXNET_ERROR
 from robustness.occlusion import occlusions
-from robustness.preprocessing import all_views, check_stored_size, seen_as, view
+from robustness.preprocessing import all_views, seen_as, view
 
 PIXEL = Image.new("RGB", (1, 1))
 
@@ -218,7 +218,7 @@ def test_unknown_images_need_no_class_folders_and_known_ones_may_be_of_the_class
     recipe = recipe_of(kind="detection", known="val")
     found = look_for(recipe, tmp_path)
     assert (found.state, found.images) == (DatasetState.WHOLE, {"known": 6, "unknown": 4})
-    check_labels(recipe, tmp_path, found, OWN)
+    check_set(recipe, tmp_path, found, OWN, 1)
     unknown = open_condition(recipe, tmp_path, "unknown", OWN)
     assert [(p.name, p.answers) for p in unknown.protocols] == [("3 classes", ((),))]
     assert unknown.labels.tolist() == [0] * 4
@@ -273,13 +273,13 @@ def test_a_users_set_with_a_map_needs_no_code(tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text('{"lawn": "grass", "sky": ["moon", "cat"]}')
     recipe = recipe_of(labels="map.json", logits=["all", "subset"], images=4)
     found = look_for(recipe, tmp_path)
-    check_labels(recipe, tmp_path, found, OWN)
+    check_set(recipe, tmp_path, found, OWN, 1)
     cell = open_condition(recipe, tmp_path, "", OWN)
     assert [(p.name, p.columns) for p in cell.protocols] == [("3 classes", None), ("2 classes", (0, 1, 2))]
     assert [cell.protocols[0].answers[place] for place in cell.labels] == [(0,), (0,), (1, 2), (1, 2)]
     write(tmp_path / "toy", ["sea"])
     with pytest.raises(UserError, match=r"1 of 3 class folders .*sea"):
-        check_labels(recipe, tmp_path, look_for(recipe, tmp_path), OWN)
+        check_set(recipe, tmp_path, look_for(recipe, tmp_path), OWN, 1)
 
 
 def test_one_protocol_is_asked_once_if_a_set_has_all_classes(tmp_path: Path) -> None:
@@ -293,8 +293,8 @@ def test_an_occluded_set_has_a_change_for_every_cell(tmp_path: Path) -> None:
     recipe = recipe_of(kind="occlusion", drops=[0, 5], drop_grid=2, shuffles=[4])
     found = look_for(recipe, tmp_path)
     assert found.images == {"drop 0/10": 3, "drop 5/10": 3, "shuffle 4x4": 3}
-    cell = open_condition(recipe, tmp_path, "drop 5/10", OWN)
-    dropped = occlusions(recipe)[cell.name](torch.full((3, 3, 8, 8), 255, dtype=torch.uint8), torch.arange(3))
+    assert len(open_condition(recipe, tmp_path, "drop 5/10", OWN).images) == 3
+    dropped = occlusions(recipe)["drop 5/10"](torch.full((3, 3, 8, 8), 255, dtype=torch.uint8), torch.arange(3))
     assert (dropped == 0).float().mean() == 0.5
 
 
@@ -320,10 +320,10 @@ def test_a_stored_size_that_is_not_the_classifiers_is_refused_before_it_runs(tmp
     with pytest.raises(UserError, match="expected images of 224 x 224 pixels"):
         all_views(larger, whole, 224, 1.0)
     for recipe in (crop, whole):
-        images = open_condition(recipe, tmp_path, "", OWN).images
-        check_stored_size(images, recipe, 1)
+        found = look_for(recipe, tmp_path)
+        check_set(recipe, tmp_path, found, OWN, 1)
         with pytest.raises(UserError, match="found one of 1 x 1"):
-            check_stored_size(images, recipe, 224)
+            check_set(recipe, tmp_path, found, OWN, 224)
 
 
 def test_bicubic_is_what_fine_tuning_evaluates_on_and_bilinear_is_not() -> None:

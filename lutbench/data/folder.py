@@ -7,8 +7,9 @@ The listing is packed (names in one byte string, no Python object per file): Ima
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,6 +85,22 @@ class FolderImages:
     def image_name(self, index: int) -> str:
         """Return the file's name relative to the folder, with forward slashes."""
         return printable(os.fsdecode(self._name(index)))
+
+    def of_classes(self, folders: Collection[str]) -> "FolderImages":
+        """Return the images in the class folders ``folders``, in the same order; the other class folders do not count."""
+        assert self.labels is not None
+        kept = [label for label, name in enumerate(self.classes) if name in folders]
+        index = np.flatnonzero(np.isin(self.labels, kept))
+        classes = [self.classes[label] for label in kept]
+        return replace(
+            self,
+            classes=tuple(classes),
+            labels=np.searchsorted(kept, self.labels[index]),
+            fingerprint=fingerprint_of(classes, self.fingerprint.encode()),
+            names=b"".join(map(self._name, index.tolist())),
+            ends=np.cumsum(np.diff(self.ends, prepend=0)[index]),
+            sizes=self.sizes[index],
+        )
 
     def _path(self, index: int) -> bytes:
         return os.fsencode(self.folder) + b"/" + self._name(index)

@@ -168,15 +168,23 @@ def outcomes_of(ranked: Tensor, images: ImageDataset, index: NDArray[np.int64], 
     """
     assert images.labels is not None
     prediction, rank = ranked.numpy().T
-    wrong = prediction < 0
-    if wrong.any():
-        first = images.image_name(int(index[wrong][0]))
-        raise UserError(
-            f"{images.name}: the classifier's outputs are not finite for {wrong.sum()} of {len(wrong)} images, "
-            f"first for {first}. Training went wrong, or the encoder's weights are not usable."
-        )
+    check_finite(prediction >= 0, images, index)
     names = (images.image_name(int(i)) for i in index)
     return replace(Outcomes.of(images.labels[index], prediction, rank, names), metric=metric)
+
+
+def check_finite(finite: NDArray[np.bool_], images: ImageDataset, index: NDArray[np.int64]) -> None:
+    """Check that a classifier's outputs were ``finite`` (m,) for all of the images ``index`` (m,) of a dataset.
+
+    Raises:
+        UserError: naming the first image for which they were not.
+    """
+    if not finite.all():
+        first = images.image_name(int(index[~finite][0]))
+        raise UserError(
+            f"{images.name}: the classifier's outputs are not finite for {(~finite).sum()} of {len(finite)} images, "
+            f"first for {first}. Training went wrong, or the weights are not usable."
+        )
 
 
 class _Decoded(Dataset[tuple[Tensor, int, bool]]):

@@ -115,7 +115,7 @@ class Outcomes(PerImage):
         Raises:
             ValueError: if lengths differ, or a rank is 0 where the prediction is not the label, or the reverse.
         """
-        labels, predictions, ranks = (_small(np.asarray(values)) for values in (label, prediction, rank))
+        labels, predictions, ranks = (small_integers(np.asarray(values)) for values in (label, prediction, rank))
         listed = list(names)
         if {labels.shape, predictions.shape, ranks.shape} != {(len(listed),)}:
             raise ValueError(
@@ -216,7 +216,12 @@ def names_fingerprint(names: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
 
 
-def _small(values: NDArray[Any]) -> NDArray[np.integer[Any]]:
+def small_integers(values: NDArray[Any]) -> NDArray[np.integer[Any]]:
+    """Return whole numbers as int16 where that holds all of them, else as int32.
+
+    Raises:
+        ValueError: if they are not of a type of whole numbers.
+    """
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(f"expected whole numbers, found {values.dtype}")
     fits = values.size == 0 or (values.min() >= -(2**15) and values.max() < 2**15)

@@ -20,12 +20,8 @@ class Constants:
     """The arguments at severities 1 to 5, by corruption."""
 
 
-def _read(name: str, table: dict[str, list[list[float]]], side: int) -> Constants:
-    return Constants(name, side, {corruption: tuple(map(tuple, rows)) for corruption, rows in table.items()})
-
-
 PUBLISHED = tuple(
-    _read(name, table, table.pop("side"))
+    Constants(name, table.pop("side"), {corruption: tuple(map(tuple, rows)) for corruption, rows in table.items()})
     for name, table in tomllib.loads(Path(__file__).with_name("constants.toml").read_text(encoding="utf-8")).items()
 )
 IMAGENET_C, TINY_IMAGENET_C, CIFAR_10_C = PUBLISHED
