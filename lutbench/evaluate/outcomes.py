@@ -14,8 +14,7 @@ from scipy.sparse import csr_array
 
 from lutbench.evaluate.statistics import (
     BOOTSTRAP,
-    Paired,
-    Resampled,
+    Comparison,
     compare_resampled,
     paired,
     percentiles,
@@ -70,7 +69,7 @@ class PerImage(ABC):
 
     @classmethod
     @abstractmethod
-    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Paired | Resampled:
+    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
         """Compare two methods by ``metric`` on the same images, seed k of the first with seed k of the second.
 
         Differences are between shares, not in percent.
@@ -158,7 +157,7 @@ class Outcomes(PerImage):
         return next(m for m in named.measurements() if m.metric == metric)
 
     @classmethod
-    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Paired | Resampled:
+    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
         """Compare top-1 by McNemar's test, the mean per class by a bootstrap over images."""
         if metric == PER_CLASS:
             return compare_per_class(first, second)
@@ -198,7 +197,7 @@ class Outcomes(PerImage):
         )
 
 
-def compare_per_class(first: Sequence[Outcomes], second: Sequence[Outcomes]) -> Resampled:
+def compare_per_class(first: Sequence[Outcomes], second: Sequence[Outcomes]) -> Comparison:
     """Compare two methods in mean per class on the same images, with a set of outcomes for every seed."""
     n = len(first[0].label)
 

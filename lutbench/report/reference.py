@@ -20,7 +20,7 @@ import pandas as pd
 
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement
-from lutbench.evaluate.statistics import Paired, Resampled
+from lutbench.evaluate.statistics import Comparison
 from lutbench.record import Record, read_records
 from lutbench.report.comparisons import points
 from lutbench.report.sections import Section, View
@@ -52,7 +52,7 @@ class Agreement:
     """What the own record says in the metric that decides: of several that tables print the one that differs most."""
     expected: Measurement
     """What the reference says in this metric."""
-    difference: Paired | Resampled | None
+    difference: Comparison | None
     """Own minus reference, image by image; None for the same bits, without per-image outcomes, or over other images."""
     verdict: Verdict
 
