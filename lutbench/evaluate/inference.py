@@ -6,7 +6,6 @@ the set's order.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,39 +20,12 @@ from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.evaluate.transform import eval_transform
-from lutbench.models.encoders import Pool, encode
+from lutbench.models.encoders import encode
 from lutbench.progress import Bar
 from lutbench.recipes.base import Metric
+from lutbench.recipes.downstream import ClassificationRecipe, KnnRecipe, LinearRecipe
+from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.train.processes import accelerator, autocast
-
-
-class InferenceRecipe(Protocol):
-    """The settings of inference: none of them but the precision affects results."""
-
-    @property
-    def precision(self) -> str: ...
-    @property
-    def eval_batch(self) -> int: ...
-    @property
-    def workers(self) -> int: ...
-
-
-class EvaluationRecipe(InferenceRecipe, Protocol):
-    """The same with what is seen of an image, and the metric that tables print."""
-
-    @property
-    def side(self) -> int: ...
-    @property
-    def eval_crop(self) -> float: ...
-    @property
-    def metric(self) -> Metric: ...
-
-
-class FeatureRecipe(EvaluationRecipe, Protocol):
-    """The same with what is taken of an encoder's tokens."""
-
-    @property
-    def pool(self) -> Pool: ...
 
 
 @dataclass(frozen=True)
@@ -71,13 +43,13 @@ def over_images(
     function: Callable[[Tensor, Tensor], Tensor],
     images: ImageDataset,
     transform: Callable[[Image.Image], Tensor],
-    recipe: InferenceRecipe,
+    recipe: ClassificationRecipe | RobustnessRecipe,
     title: str,
 ) -> Computed:
     """Compute ``function(pixels, index)`` of every image, on every process, in the set's order.
 
     ``transform`` gives uint8 pixels. The function gets them, (B, ...), and index (B,) on the device, under the
-    recipe's precision, and returns (B, ...).
+    recipe's precision, and returns (B, ...). The recipe's ``eval_batch`` and ``workers`` cannot change a result.
     ``title`` names the progress bar; none is shown if it is empty.
 
     Raises:
@@ -105,7 +77,7 @@ def over_images(
     return Computed(_in_order(torch.cat(values), len(images))[kept], np.flatnonzero(kept.numpy()))
 
 
-def evaluate(classifier: nn.Module, images: ImageDataset, recipe: EvaluationRecipe, title: str) -> Outcomes:
+def evaluate(classifier: nn.Module, images: ImageDataset, recipe: ClassificationRecipe, title: str) -> Outcomes:
     """Classify the centre crop of every image of a labelled dataset; on every process.
 
     Raises:
@@ -125,7 +97,9 @@ def evaluate(classifier: nn.Module, images: ImageDataset, recipe: EvaluationReci
     return outcomes_of(computed.values, images, computed.index, recipe.metric)
 
 
-def encode_images(encoder: VisionTransformer, images: ImageDataset, recipe: FeatureRecipe, title: str) -> Computed:
+def encode_images(
+    encoder: VisionTransformer, images: ImageDataset, recipe: LinearRecipe | KnnRecipe, title: str
+) -> Computed:
     """Encode the centre crop of every image of a dataset: features (m, D), float32; on every process.
 
     Raises:

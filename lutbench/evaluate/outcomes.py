@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -54,14 +54,6 @@ class PerImage(ABC):
     @abstractmethod
     def measurements(self) -> list[Measurement]:
         """Return all numbers, the one that tables print first."""
-
-    def measurement(self, metric: str) -> Measurement:
-        """Return the measurement of ``metric``.
-
-        Raises:
-            StopIteration: if there is none.
-        """
-        return next(m for m in self.measurements() if m.metric == metric)
 
     def printed(self) -> list[str]:
         """Return the metrics that tables print."""
@@ -150,11 +142,6 @@ class Outcomes(PerImage):
         """Top-1 and top-5 accuracy in percent, each with its Wilson interval, and before them the mean per class if asked."""
         first = [self._mean_per_class()] if self.metric == PER_CLASS else []
         return first + [self._accuracy(k) for k in (1, 5)]
-
-    def measurement(self, metric: str) -> Measurement:
-        """Return the measurement of ``metric``, be it recorded or not: the mean per class can always be had."""
-        named = replace(self, metric=PER_CLASS) if metric == PER_CLASS else self
-        return next(m for m in named.measurements() if m.metric == metric)
 
     @classmethod
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
