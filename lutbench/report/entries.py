@@ -23,9 +23,6 @@ from lutbench.report.published import Published, PublishedValue, load_published
 STUDENT = "Student's t"
 """Name of the interval of a mean over seeds."""
 
-Rows = Mapping[str, Sequence[PlannedRun]]
-"""The runs of one task by method, one per seed."""
-
 
 @dataclass(frozen=True)
 class TableEntry:
@@ -98,8 +95,9 @@ def over_runs(measured: Sequence[Measurement]) -> Measurement:
 
 
 def _of_task(
-    suite: LoadedSuite, rows: Rows, records: Mapping[str, Record], published: Published
+    suite: LoadedSuite, rows: Mapping[str, Sequence[PlannedRun]], records: Mapping[str, Record], published: Published
 ) -> Iterator[TableEntry]:
+    """Yield the entries of one task from its runs by method, one per seed."""
     rows = {method: rows[method] for method in method_order(suite, rows)}
     first = next(iter(rows.values()))[0]
     reasons = {

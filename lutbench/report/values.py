@@ -50,9 +50,8 @@ def value_table(view: View, shown: Sequence[TableEntry]) -> pd.DataFrame:
                 "runs": f"[{numbers[entry.row]}]" if entry.runs or entry.stale else "",
             }
         )
-    table = pd.DataFrame(rows)
-    without = [] if any(entry.published for entry in shown) or not rows else ["published", "difference"]
-    return table.drop(columns=without)
+    without = [] if any(entry.published for entry in shown) else ["published", "difference"]
+    return pd.DataFrame(rows).drop(columns=without, errors="ignore")
 
 
 def value_legend(shown: Sequence[TableEntry]) -> str:
