@@ -4,7 +4,7 @@ The images are spread over the processes: process r of w takes images r, r + w, 
 the set's order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,7 +60,8 @@ def over_images(
     share = -(-len(images) // world)
     own = [min(processes.process_index + world * k, len(images) - 1) for k in range(share)]
     loader = DataLoader(
-        _Decoded(images, transform, own),
+        _Decoded(images, transform),
+        sampler=own,
         batch_size=recipe.eval_batch,
         num_workers=recipe.workers,
         pin_memory=device.type == "cuda",
@@ -154,16 +155,12 @@ def outcomes_of(ranked: Tensor, images: ImageDataset, index: NDArray[np.int64], 
 
 
 class _Decoded(Dataset[tuple[Tensor, int, bool]]):
-    """Pixels of some images of a set, which images they are, and whether they could be decoded."""
+    """Pixels of the images of a set, which images they are, and whether they could be decoded."""
 
-    def __init__(self, images: ImageDataset, transform: Callable[[Image.Image], Tensor], index: Sequence[int]) -> None:
-        self.images, self.transform, self.index = images, transform, index
+    def __init__(self, images: ImageDataset, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.images, self.transform = images, transform
 
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, int, bool]:
-        index = self.index[position]
+    def __getitem__(self, index: int) -> tuple[Tensor, int, bool]:
         try:
             return self.transform(self.images.image(index)), index, True
         except UndecodableImage:
