@@ -161,8 +161,8 @@ def tables(
             )
         print(f"The tables of {suite} are what its records say.")
         return
+    beside = reference_section(view, results, reference)  # refuses a folder without records before anything is written
     write_tables(view, sections, results)
-    beside = reference_section(view, results, reference)
     show_tables(view, [*sections, *([beside] if beside else [])], results)
 
 

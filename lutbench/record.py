@@ -185,9 +185,8 @@ def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
     Raises:
         UserError: naming the file that is damaged, edited, misplaced or missing.
     """
-    folder = results_dir / "records" / suite
     records = {}
-    for path in sorted(folder.rglob("*.json")):
+    for path in sorted((results_dir / "records" / suite).rglob("*.json")):
         record = read_record(path)
         if record_path(results_dir, suite, record.run) != path or record.suite != suite:
             raise UserError(
@@ -217,26 +216,23 @@ def read_record(path: Path) -> Record:
         raise UserError(
             f"{path}: not a record that this version reads: {where}: {problem['msg']}. {_remedy(path.stem)}"
         ) from error
-    if identity_of(record.identity_inputs) != record.identity:
-        raise UserError(f"{path}: its document was changed: it does not hash to its identity. {_remedy(record.run)}")
-    name = run_name(record.stage, record.task, record.method, record.seed)
-    if record.run != name:
-        raise UserError(
-            f"{path}: it says that it is {record.run}, but its stage, task, method and seed are those of {name}. "
-            f"{_remedy(record.run)}"
-        )
     kind, seed = str(record.identity_inputs.get("stage")), record.identity_inputs.get("seed")
-    if kind not in KINDS:
-        raise UserError(
-            f"{path}: it is the record of a {kind!r} run, a kind that this version does not know. Known: {', '.join(KINDS)}."
+    name, wrong = run_name(record.stage, record.task, record.method, record.seed), ""
+    if identity_of(record.identity_inputs) != record.identity:
+        wrong = "its document was changed: it does not hash to its identity"
+    elif record.run != name:
+        wrong = f"it says that it is {record.run}, but its stage, task, method and seed are those of {name}"
+    elif kind not in KINDS:
+        wrong = f"a {kind!r} run is of a kind that this version does not know; it knows {', '.join(KINDS)}"
+    elif (seed, KINDS[kind].stage) != (record.seed, record.stage):
+        wrong = (
+            f"it says that it is a {record.stage} run with seed {record.seed}, but its document is that of a {kind} run "
+            f"with seed {seed}"
         )
-    if seed != record.seed or KINDS[kind].stage != record.stage:
-        raise UserError(
-            f"{path}: it says that it is a {record.stage} run with seed {record.seed}, but its document is that of a "
-            f"{kind} run with seed {seed}. {_remedy(record.run)}"
-        )
-    if KINDS[kind].outcomes_name and record.outcomes_file is None:
-        raise UserError(f"{path}: it names no per-image outcomes, as every {kind} run has. {_remedy(record.run)}")
+    elif KINDS[kind].outcomes_name and record.outcomes_file is None:
+        wrong = f"it names no per-image outcomes, as every {kind} run has"
+    if wrong:
+        raise UserError(f"{path}: {wrong}. {_remedy(record.run)}")
     record._folder = path.parent
     return record
 
@@ -251,11 +247,10 @@ def _check_measurements(record: Record, outcomes: PerImage, path: Path) -> None:
 
 
 def _same(written: Measurement, counted: Measurement) -> bool:
-    """Equal, but for the last digits of floating point, which another SciPy may change."""
-    numbers = ("value", "low", "high")
-    rest = [m.model_dump(exclude=set(numbers)) for m in (written, counted)]
-    found, expected = (np.array([getattr(m, name) for name in numbers], float) for m in (written, counted))
-    return rest[0] == rest[1] and bool(np.allclose(found, expected, rtol=0, atol=1e-9))
+    """Return whether they are equal, but for the last digits of floating point, which another SciPy may change."""
+    found, expected = (np.array([m.value, m.low, m.high], float) for m in (written, counted))  # None becomes NaN
+    rest = written.model_copy(update={name: getattr(counted, name) for name in ("value", "low", "high")})
+    return rest == counted and np.allclose(found, expected, rtol=0, atol=1e-9, equal_nan=True)
 
 
 def _told(m: Measurement | None) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,7 +21,7 @@ from lutbench.record import Attachment, KeptFile, Record, identity_of, record_pa
 def make_record(
     planned: PlannedRun,
     identity_inputs: Mapping[str, Any],
-    measurements: list[Measurement],
+    measurements: Sequence[Measurement],
     *,
     wall_seconds: float,
     images_per_second: float | None = None,
@@ -40,7 +40,7 @@ def make_record(
         identity=identity_of(identity_inputs),
         document=dict(identity_inputs),
         recipe=_without_machine_paths(planned.recipe.model_dump(mode="json")),
-        measurements=measurements,
+        measurements=list(measurements),
         checkpoint=checkpoint,
         code=code(),
         packages=packages(),
@@ -79,13 +79,11 @@ def write_record(
 
     kept: dict[str, Any] = {"attachments": []}
     if outcomes is not None:
-        kept["outcomes_file"] = KeptFile.model_validate(keep(_packed(outcomes), "npz"))
+        kept["outcomes_file"] = KeptFile(**keep(_packed(outcomes), "npz"))
     for name, array in (arrays or {}).items():
-        values = {"name": name, "kind": "array", **keep(_array_bytes(array), "npy", name)}
-        kept["attachments"].append(Attachment.model_validate(values))
+        kept["attachments"].append(Attachment(name=name, kind="array", **keep(_array_bytes(array), "npy", name)))
     for name, picture in (pictures or {}).items():
-        values = {"name": name, "kind": "picture", **keep(picture, "png", name)}
-        kept["attachments"].append(Attachment.model_validate(values))
+        kept["attachments"].append(Attachment(name=name, kind="picture", **keep(picture, "png", name)))
     return _write(record.model_copy(update=kept), contents, results_dir)
 
 
@@ -112,9 +110,8 @@ def _write(record: Record, contents: Mapping[str, bytes], results_dir: Path) -> 
 
 def _packed(outcomes: PerImage) -> bytes:
     """Return outcomes as ``.npz``: the same outcomes always make the same bytes, as NumPy writes no times into it."""
-    arrays: dict[str, Any] = outcomes.arrays()
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
+    np.savez_compressed(content, **outcomes.arrays())  # type: ignore[arg-type]
     return content.getvalue()
 
 

@@ -25,7 +25,7 @@ from lutbench.models.weights import sha256_of
 from lutbench.progress import console
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
-from lutbench.record import Record, changes, identity_of, read_record, record_path
+from lutbench.record import changes, identity_of, read_record, record_path
 from lutbench.record_writing import copy_record, make_record, write_record
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
@@ -116,17 +116,15 @@ class Run(Generic[R]):
         Raises:
             UserError: if the user's file is absent.
         """
-        return checkpoint_of(self.planned) if self.needs is None else self.needs.folder / self._weights_name
+        if self.needs is None:
+            return checkpoint_of(self.planned)
+        return self.needs.folder / f"{self.planned.kind.starts_from}.safetensors"
 
     @property
     def weights_sha256(self) -> str | None:
         """What the file of weights must hash to."""
         found: str | None = self.identity_inputs.get(self.planned.kind.starts_from, {}).get("sha256")
         return found
-
-    @property
-    def _weights_name(self) -> str:
-        return f"{self.planned.kind.starts_from}.safetensors"
 
     @property
     def home(self) -> Path:
@@ -210,12 +208,17 @@ class Run(Generic[R]):
         return str(metadata.get("checkpoint") or metadata["encoder"])
 
     def result(self) -> str:
-        """Return what its record says, in a few words; empty if it has none of this identity."""
+        """Return what tables print of its record, ``top-1 81.2 % [79.4, 82.9]``, or all numbers if they have no interval.
+
+        Empty if it has no record of this identity.
+        """
         path = record_path(self.workspace.results, self.planned.suite, self.name)
-        if not path.is_file():
+        if not path.is_file() or (record := read_record(path)).identity != self.identity:
             return ""
-        record = read_record(path)
-        return summary(record) if record.identity == self.identity else ""
+        first = record.measurements[0]
+        if first.low is not None and first.high is not None:
+            return f"{first.metric} {first.value:.1f} {first.unit} [{first.low:.1f}, {first.high:.1f}]"
+        return ", ".join(f"{m.metric} {m.value:.3f}{m.unit}" for m in record.measurements)
 
     def start(self) -> None:
         """Write down what this folder is of, before anything else is in it."""
@@ -258,11 +261,11 @@ class Run(Generic[R]):
         that, the measurements; ``seconds`` those of training, encoding or measuring; ``checkpoint`` is the sha256 of the
         weights that came out; ``arrays`` and ``pictures`` (PNG) are kept with the record.
         """
-        outcomes = results if isinstance(results, PerImage) else None
+        outcomes, measurements = (results, results.measurements()) if isinstance(results, PerImage) else (None, results)
         record = make_record(
             self.planned,
             self.identity_inputs,
-            results.measurements() if isinstance(results, PerImage) else list(results),
+            measurements,
             wall_seconds=seconds,
             images_per_second=images_per_second,
             checkpoint=checkpoint,
@@ -321,11 +324,3 @@ def finished_folder(name: str, runs: Path) -> Path:
     raise UserError(
         f"There is no finished run {name!r} in {runs.absolute()}.{nearest(name, known)} Finished there: {listed(known) or 'none'}."
     )
-
-
-def summary(record: Record) -> str:
-    """Return ``top-1 81.2 % [79.4, 82.9]``: the measurement that tables print, or all those without an interval."""
-    first = record.measurements[0]
-    if first.low is not None and first.high is not None:
-        return f"{first.metric} {first.value:.1f} {first.unit} [{first.low:.1f}, {first.high:.1f}]"
-    return ", ".join(f"{m.metric} {m.value:.3f}{m.unit}" for m in record.measurements)

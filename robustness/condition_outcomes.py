@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lutbench.evaluate.outcomes import Measurement, PerImage, names_fingerprint, small_integers
-from lutbench.evaluate.statistics import Paired, Resampled
+from lutbench.evaluate.statistics import Comparison
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.detection import NAMES, Detection, compare_detections
 from robustness.metrics import Quantity, compare, corruption_quantities, gap, mean, measure, share
@@ -197,7 +197,7 @@ class RobustnessOutcomes(PerImage):
         return right
 
     @classmethod
-    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Paired | Resampled:
+    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
         """Compare accuracies and single errors by McNemar's test, means, gaps and detections by a bootstrap over images."""
         if len({one.images for one in (*first, *second)}) != 1:
             raise ValueError("the methods were measured on other images")

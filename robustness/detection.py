@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutbench.evaluate.outcomes import Measurement
-from lutbench.evaluate.statistics import BOOTSTRAP, RESAMPLES, Resampled, compare_resampled, draw_counts, percentiles
+from lutbench.evaluate.statistics import BOOTSTRAP, RESAMPLES, Comparison, compare_resampled, draw_counts, percentiles
 
 NAMES = ("AUPR", "AUROC", "FPR95")
 
@@ -67,7 +67,7 @@ class Detection:
         return np.stack([aupr, auroc, taken[np.arange(len(taken)), enough]], 1)
 
 
-def compare_detections(first: Sequence[Detection], second: Sequence[Detection], rate: int) -> Resampled:
+def compare_detections(first: Sequence[Detection], second: Sequence[Detection], rate: int) -> Comparison:
     """Compare two methods by one of :data:`NAMES` on the same images and resamples, seed k with seed k.
 
     Raises:

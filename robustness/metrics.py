@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.statistics import (
     BOOTSTRAP,
+    Comparison,
     Interval,
-    Paired,
-    Resampled,
     Statistic,
     bootstrap,
     paired,
@@ -142,7 +141,7 @@ def measure(quantities: Sequence[Quantity]) -> list[Measurement]:
     return made
 
 
-def compare(first: Sequence[Quantity], second: Sequence[Quantity]) -> Paired | Resampled:
+def compare(first: Sequence[Quantity], second: Sequence[Quantity]) -> Comparison:
     """Compare two methods by one number on the same images, seed k of the first with seed k of the second.
 
     A share by McNemar's test, any other number by a bootstrap of the difference over images.

@@ -557,6 +557,15 @@ def test_an_edited_record_makes_no_table(finished: Path, lutbench: Command, chec
     assert files(finished) == before
 
 
+def test_a_reference_without_records_is_named_before_anything_is_written(finished: Path, lutbench: Command) -> None:
+    Path("empty").mkdir()
+    before = files(finished)
+    answer = lutbench("tables", "toy.toml", "--reference", "empty")
+    assert (answer.status, answer.out) == (1, "")
+    assert answer.err.startswith("lutbench: --reference empty: there are no records of suite toy below it.")
+    assert files(finished) == before
+
+
 def test_without_records_nothing_is_written(fresh: Path, lutbench: Command) -> None:
     answer = lutbench("tables", "toy.toml")
     assert answer.status == 0

@@ -159,6 +159,19 @@ def test_a_segmentation_and_its_confusions_come_back_as_they_were(tmp_path: Path
                 np.testing.assert_array_equal(getattr(there, name, None), getattr(here, name, None))
 
 
+def test_a_class_that_is_in_one_image_alone_has_no_interval_and_its_record_comes_back(tmp_path: Path) -> None:
+    counts = [np.array([[0, 0, 60]]), np.array([[0, 0, 5], [1, 1, 9]])]
+    made = Confusions.of(counts, ["sky", "dog"], ["one.jpg", "two.jpg"])
+    record = record_of(made, stage="segmentation")
+    path = write_record(record, made, tmp_path)
+    back = read_records(tmp_path, "toy")[record.run].measured("IoU dog")
+    assert back is not None
+    assert (back.n, back.low, back.high, back.interval) == (1, None, None, "")
+    edit(path, lambda r: r["measurements"][-1].update(low=50.0))
+    with pytest.raises(UserError, match=r"says IoU dog .* interval 50\.0 to None"):
+        read_records(tmp_path, "toy")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -223,6 +236,10 @@ def test_outcomes_of_another_kind_of_task_are_refused(tmp_path: Path, made: PerI
         (lambda r: r.update(identity="f" * 64), "does not hash to its identity"),
         (lambda r: r["document"]["recipe"].update(neighbours=21), "does not hash to its identity"),
         (lambda r: r["document"]["data"].update(val="ce"), "does not hash to its identity"),
+        (
+            lambda r: r["document"].update(stage="other") or r.update(identity=identity_of(r["document"])),
+            "a 'other' run is of a kind that this version does not know; it knows pretrain, finetune",
+        ),
         (lambda r: r.update(format=2), "not a record that this version reads: format"),
         (lambda r: r.update(remark="better"), "not a record that this version reads: remark"),
         (lambda r: r.pop("checkpoint") and r.pop("seed"), "not a record that this version reads: seed"),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutbench.evaluate.outcomes import Measurement, PerImage, names_fingerprint
-from lutbench.evaluate.statistics import BOOTSTRAP, Resampled, bootstrap, percentiles, resampled
+from lutbench.evaluate.statistics import BOOTSTRAP, Comparison, bootstrap, percentiles, resampled
 
 IOU_OF = "IoU "
 """Prefix of a class's name in its metric."""
@@ -100,7 +100,7 @@ class Confusions(PerImage):
         return scale("", scale("multi_scale_") if "multi_scale_count" in arrays else None)
 
     @classmethod
-    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Resampled:
+    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
         """Compare mIoU by a bootstrap over images."""
         if metric != "mIoU":
             raise ValueError(f"there is no comparison by {metric}")

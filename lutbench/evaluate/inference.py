@@ -4,7 +4,7 @@ The images are spread over the processes: process r of w takes images r, r + w, 
 the set's order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -21,14 +21,15 @@ from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.evaluate.transform import eval_transform
-from lutbench.models.encoders import Pool, encode
+from lutbench.models.encoders import encode
 from lutbench.progress import Bar
 from lutbench.recipes.base import Metric
+from lutbench.recipes.downstream import ClassificationRecipe, KnnRecipe, LinearRecipe
 from lutbench.train.processes import accelerator, autocast
 
 
 class InferenceRecipe(Protocol):
-    """The settings of inference: none of them but the precision affects results."""
+    """The settings of inference that any recipe may have: batch and workers cannot change a result."""
 
     @property
     def precision(self) -> str: ...
@@ -36,24 +37,6 @@ class InferenceRecipe(Protocol):
     def eval_batch(self) -> int: ...
     @property
     def workers(self) -> int: ...
-
-
-class EvaluationRecipe(InferenceRecipe, Protocol):
-    """The same with what is seen of an image, and the metric that tables print."""
-
-    @property
-    def side(self) -> int: ...
-    @property
-    def eval_crop(self) -> float: ...
-    @property
-    def metric(self) -> Metric: ...
-
-
-class FeatureRecipe(EvaluationRecipe, Protocol):
-    """The same with what is taken of an encoder's tokens."""
-
-    @property
-    def pool(self) -> Pool: ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +71,8 @@ def over_images(
     share = -(-len(images) // world)
     own = [min(processes.process_index + world * k, len(images) - 1) for k in range(share)]
     loader = DataLoader(
-        _Decoded(images, transform, own),
+        _Decoded(images, transform),
+        sampler=own,
         batch_size=recipe.eval_batch,
         num_workers=recipe.workers,
         pin_memory=device.type == "cuda",
@@ -105,7 +89,7 @@ def over_images(
     return Computed(_in_order(torch.cat(values), len(images))[kept], np.flatnonzero(kept.numpy()))
 
 
-def evaluate(classifier: nn.Module, images: ImageDataset, recipe: EvaluationRecipe, title: str) -> Outcomes:
+def evaluate(classifier: nn.Module, images: ImageDataset, recipe: ClassificationRecipe, title: str) -> Outcomes:
     """Classify the centre crop of every image of a labelled dataset; on every process.
 
     Raises:
@@ -125,7 +109,9 @@ def evaluate(classifier: nn.Module, images: ImageDataset, recipe: EvaluationReci
     return outcomes_of(computed.values, images, computed.index, recipe.metric)
 
 
-def encode_images(encoder: VisionTransformer, images: ImageDataset, recipe: FeatureRecipe, title: str) -> Computed:
+def encode_images(
+    encoder: VisionTransformer, images: ImageDataset, recipe: LinearRecipe | KnnRecipe, title: str
+) -> Computed:
     """Encode the centre crop of every image of a dataset: features (m, D), float32; on every process.
 
     Raises:
@@ -188,16 +174,12 @@ def check_finite(finite: NDArray[np.bool_], images: ImageDataset, index: NDArray
 
 
 class _Decoded(Dataset[tuple[Tensor, int, bool]]):
-    """Pixels of some images of a set, which images they are, and whether they could be decoded."""
+    """Pixels of the images of a set, which images they are, and whether they could be decoded."""
 
-    def __init__(self, images: ImageDataset, transform: Callable[[Image.Image], Tensor], index: Sequence[int]) -> None:
-        self.images, self.transform, self.index = images, transform, index
+    def __init__(self, images: ImageDataset, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.images, self.transform = images, transform
 
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, int, bool]:
-        index = self.index[position]
+    def __getitem__(self, index: int) -> tuple[Tensor, int, bool]:
         try:
             return self.transform(self.images.image(index)), index, True
         except UndecodableImage:

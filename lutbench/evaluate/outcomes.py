@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -14,8 +14,7 @@ from scipy.sparse import csr_array
 
 from lutbench.evaluate.statistics import (
     BOOTSTRAP,
-    Paired,
-    Resampled,
+    Comparison,
     compare_resampled,
     paired,
     percentiles,
@@ -56,21 +55,13 @@ class PerImage(ABC):
     def measurements(self) -> list[Measurement]:
         """Return all numbers, the one that tables print first."""
 
-    def measurement(self, metric: str) -> Measurement:
-        """Return the measurement of ``metric``.
-
-        Raises:
-            StopIteration: if there is none.
-        """
-        return next(m for m in self.measurements() if m.metric == metric)
-
     def printed(self) -> list[str]:
         """Return the metrics that tables print."""
         return [self.measurements()[0].metric]
 
     @classmethod
     @abstractmethod
-    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Paired | Resampled:
+    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
         """Compare two methods by ``metric`` on the same images, seed k of the first with seed k of the second.
 
         Differences are between shares, not in percent.
@@ -152,13 +143,8 @@ class Outcomes(PerImage):
         first = [self._mean_per_class()] if self.metric == PER_CLASS else []
         return first + [self._accuracy(k) for k in (1, 5)]
 
-    def measurement(self, metric: str) -> Measurement:
-        """Return the measurement of ``metric``, be it recorded or not: the mean per class can always be had."""
-        named = replace(self, metric=PER_CLASS) if metric == PER_CLASS else self
-        return next(m for m in named.measurements() if m.metric == metric)
-
     @classmethod
-    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Paired | Resampled:
+    def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
         """Compare top-1 by McNemar's test, the mean per class by a bootstrap over images."""
         if metric == PER_CLASS:
             return compare_per_class(first, second)
@@ -198,7 +184,7 @@ class Outcomes(PerImage):
         )
 
 
-def compare_per_class(first: Sequence[Outcomes], second: Sequence[Outcomes]) -> Resampled:
+def compare_per_class(first: Sequence[Outcomes], second: Sequence[Outcomes]) -> Comparison:
     """Compare two methods in mean per class on the same images, with a set of outcomes for every seed."""
     n = len(first[0].label)
 

@@ -57,25 +57,29 @@ def over_seeds(values: Sequence[float]) -> Interval:
 
 
 @dataclass(frozen=True)
-class Paired:
-    """Two classifiers, or two sets of as many seeds, on the same images."""
+class Comparison:
+    """Two methods, or two sets of as many seeds, on the same images: by :func:`paired`, or by :func:`resampled`."""
 
     images: int
     difference: float
-    """Share of images that the first gets right, minus that of the second; mean over seeds."""
+    """The first's share of images that are right, or its statistic, minus the second's; mean over seeds."""
     interval: Interval
     """95 % interval of the difference, over images."""
-    first_only: int
-    """Images on which the first is right in more seeds than the second (one seed: only the first is right)."""
-    second_only: int
     p: float
-    """Exact McNemar, two-sided."""
+    """Two-sided."""
     seed_differences: tuple[float, ...]
-    seed_interval: Interval | None
-    """95 % interval of the difference, over seeds; None for one seed."""
+    first_only: int | None = None
+    """Images on which the first is right in more seeds than the second (one seed: only the first is right); None where
+    images are not right or wrong."""
+    second_only: int | None = None
+
+    @property
+    def seed_interval(self) -> Interval | None:
+        """95 % interval of the difference, over seeds; None for one seed."""
+        return over_seeds(self.seed_differences) if len(self.seed_differences) > 1 else None
 
 
-def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
+def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Comparison:
     """Compare outcomes on the same images, ``first`` and ``second`` (seeds, images), True where right.
 
     Seed k of the first is paired with seed k of the second. The unit is the image: the same image under three seeds
@@ -95,16 +99,14 @@ def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
     seeds, images = first.shape
     net = first.sum(0, dtype=np.int64) - second.sum(0, dtype=np.int64)
     more, fewer = int((net > 0).sum()), int((net < 0).sum())
-    by_seed = tuple(float(d) for d in first.mean(1) - second.mean(1))
-    return Paired(
+    return Comparison(
         images=images,
         difference=float(net.sum()) / (seeds * images),
         interval=_agresti_min(net / seeds),
+        p=mcnemar(more, fewer),
+        seed_differences=tuple(float(d) for d in first.mean(1) - second.mean(1)),
         first_only=more,
         second_only=fewer,
-        p=mcnemar(more, fewer),
-        seed_differences=by_seed,
-        seed_interval=over_seeds(by_seed) if seeds > 1 else None,
     )
 
 
@@ -149,29 +151,12 @@ def percentiles(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
     return ends
 
 
-@dataclass(frozen=True)
-class Resampled:
-    """Two methods, or two sets of as many seeds, by a statistic that is no mean over images, on the same images."""
-
-    images: int
-    difference: float
-    """The first's statistic minus the second's; mean over seeds."""
-    interval: Interval
-    """95 % interval of the difference, over images: percentiles of the bootstrap."""
-    p: float
-    """Two-sided: twice the share of resamples in which the difference is not on the side that it is on in most. At
-    least 2 / (RESAMPLES + 1)."""
-    seed_differences: tuple[float, ...]
-    seed_interval: Interval | None
-    """95 % interval of the difference, over seeds; None for one seed."""
-
-
-def resampled(first: NDArray[np.float64], second: NDArray[np.float64], statistic: Statistic) -> Resampled:
+def resampled(first: NDArray[np.float64], second: NDArray[np.float64], statistic: Statistic) -> Comparison:
     """Compare what was counted on the same images, ``first`` and ``second`` (seeds, images, ...).
 
-    ``statistic`` is that of the sums over images, such as mIoU of areas. Every resample of the images is the same for
-    both methods and all seeds, so what an image does to all of them alike cancels. The unit is the image: three seeds
-    that agree are no more evidence than one.
+    ``statistic`` is that of the sums over images, such as mIoU of areas; it need be no mean over them. Every resample of
+    the images is the same for both methods and all seeds, so what an image does to all of them alike cancels. The unit is
+    the image: three seeds that agree are no more evidence than one.
 
     Raises:
         ValueError: if the shapes differ or there is nothing in them.
@@ -191,18 +176,22 @@ def resampled(first: NDArray[np.float64], second: NDArray[np.float64], statistic
     return compare_resampled(images, by_seed, drawn)
 
 
-def compare_resampled(images: int, by_seed: Sequence[float], drawn: NDArray[np.float64]) -> Resampled:
-    """Return the comparison that follows from the differences ``by_seed`` on the images and ``drawn`` (RESAMPLES,), mean over seeds, on resamples."""
+def compare_resampled(images: int, by_seed: Sequence[float], drawn: NDArray[np.float64]) -> Comparison:
+    """Return the comparison that follows from the differences ``by_seed`` on the images and ``drawn`` (RESAMPLES,), mean over seeds, on resamples.
+
+    - interval: the percentiles of the resamples.
+    - p: twice the share of resamples in which the difference is not on the side that it is on in most. At least
+      2 / (RESAMPLES + 1).
+    """
     low, high = percentiles(drawn)
     known = drawn[~np.isnan(drawn)]
     fewer = min(int((known <= 0).sum()), int((known >= 0).sum()))
-    return Resampled(
+    return Comparison(
         images=images,
         difference=float(np.mean(by_seed)),
         interval=Interval(float(low), float(high)),
         p=min(1.0, 2 * (fewer + 1) / (len(known) + 1)),
         seed_differences=tuple(by_seed),
-        seed_interval=over_seeds(by_seed) if len(by_seed) > 1 else None,
     )
 
 

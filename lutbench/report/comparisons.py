@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from lutbench.evaluate.statistics import RESAMPLES, Interval, Paired, Resampled
+from lutbench.evaluate.statistics import RESAMPLES, Comparison, Interval
 from lutbench.report.entries import TableEntry
 from lutbench.report.sections import Section, View, by_task, directed
 
@@ -23,11 +23,8 @@ OVER_SEEDS = (
     "would change, for these runs. For LUT against MAE, and any two ways of training, the interval over seeds is the one "
     "that counts."
 )
-WAYS: dict[type, tuple[str, str]] = {
-    Paired: ("The same images, right or wrong", PAIRED),
-    Resampled: ("The same images, resampled", RESAMPLED),
-}
-"""Title and legend by the way in which methods are compared."""
+WAYS = {True: ("The same images, right or wrong", PAIRED), False: ("The same images, resampled", RESAMPLED)}
+"""Title and legend of pairs, by whether images are counted that only one of the two is right on."""
 
 
 def comparison_sections(view: View) -> list[Section]:
@@ -35,7 +32,7 @@ def comparison_sections(view: View) -> list[Section]:
 
     A pair is left out where the two were not run with the same seeds, or not measured on the same images.
     """
-    rows: dict[type, list[dict[str, str]]] = {way: [] for way in WAYS}
+    rows: dict[bool, list[dict[str, str]]] = {way: [] for way in WAYS}
     data = []
     for of_task in by_task(view.entries):
         found = {(entry.method, entry.metric): entry for entry in of_task}
@@ -50,23 +47,17 @@ def comparison_sections(view: View) -> list[Section]:
                     "metric": directed(metric),
                     "pair": view.pair_name(of_task, one, other),
                 }
-                rows[type(compared)].append(labels | _text(compared))
+                rows[compared.first_only is not None].append(labels | _text(compared))
                 data.append(_numbers(view, one, other, compared))
     sections: list[Section] = []
     for way, (title, legend) in WAYS.items():
-        table = pd.DataFrame(rows[way])
-        if table.empty:
+        if not rows[way]:
             continue
-        over_seeds = (table["over seeds"] != "").any()
-        sections.append(
-            Section(
-                title,
-                frame=table if over_seeds else table.drop(columns="over seeds"),
-                legend=f"{legend} {OVER_SEEDS if over_seeds else NOT_OTHER_RUNS}",
-                name="comparisons",
-                data=None if sections else pd.DataFrame(data),  # of both
-            )
-        )
+        table = pd.DataFrame(rows[way])
+        table = table.loc[:, (table != "").any()]
+        legend = f"{legend} {OVER_SEEDS if 'over seeds' in table else NOT_OTHER_RUNS}"
+        both = None if sections else pd.DataFrame(data)
+        sections.append(Section(title, frame=table, legend=legend, name="comparisons", data=both))
     return sections
 
 
@@ -78,10 +69,10 @@ def on_same_images(first: TableEntry, second: TableEntry) -> bool:
     return all(r.outcomes_file for r in runs) and len({r.outcomes.images for r in runs}) == 1
 
 
-def compare(first: TableEntry, second: TableEntry, metric: str) -> Paired | Resampled:
+def compare(first: TableEntry, second: TableEntry, metric: str) -> Comparison:
     """Compare two methods by a metric on the same images, seed by seed; see :func:`on_same_images`."""
     both: list[list[Any]] = [[r.outcomes for r in entry.runs] for entry in (first, second)]
-    compared: Paired | Resampled = type(both[0][0]).compare(*both, metric)
+    compared: Comparison = type(both[0][0]).compare(*both, metric)
     return compared
 
 
@@ -94,28 +85,30 @@ def _ends(interval: Interval | None) -> str:
     return f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]" if interval else ""
 
 
-def _text(compared: Paired | Resampled) -> dict[str, str]:
+def _only(compared: Comparison) -> list[str]:
+    """Return how many images only the first and only the second is right on; empty where they are not counted."""
+    return ["" if count is None else str(count) for count in (compared.first_only, compared.second_only)]
+
+
+def _text(compared: Comparison) -> dict[str, str]:
     """Return the cells of a row that people read."""
-    counts = {}
-    if isinstance(compared, Paired):
-        counts = {"only 1st": str(compared.first_only), "only 2nd": str(compared.second_only)}
+    first_only, second_only = _only(compared)
     return {
-        "difference": points(compared.difference, compared.interval), "over seeds": _ends(compared.seed_interval), **counts,
-        "p": f"{compared.p:.2g}", "images": str(compared.images),
+        "difference": points(compared.difference, compared.interval), "over seeds": _ends(compared.seed_interval),
+        "only 1st": first_only, "only 2nd": second_only, "p": f"{compared.p:.2g}", "images": str(compared.images),
     }  # fmt: skip
 
 
-def _numbers(view: View, first: TableEntry, second: TableEntry, compared: Paired | Resampled) -> dict[str, Any]:
+def _numbers(view: View, first: TableEntry, second: TableEntry, compared: Comparison) -> dict[str, Any]:
     """Return a row for programs, differences in points: of more digits than here every version of SciPy has its own."""
-    low, high = compared.seed_interval or (None, None)
-    numbers = {
+    (low, high), (first_only, second_only) = compared.seed_interval or (None, None), _only(compared)
+    shares = {
         "difference": compared.difference, "low": compared.interval.low, "high": compared.interval.high,
         "low over seeds": low, "high over seeds": high,
     }  # fmt: skip
     return {
         "suite": view.suite.name, "task": first.task, "metric": first.metric, "first": first.method, "second": second.method,
-        **{name: None if share is None else round(100 * share, 6) for name, share in numbers.items()},
-        "seeds": len(compared.seed_differences),
-        "only first": getattr(compared, "first_only", ""), "only second": getattr(compared, "second_only", ""),
+        **{name: None if share is None else round(100 * share, 6) for name, share in shares.items()},
+        "seeds": len(compared.seed_differences), "only first": first_only, "only second": second_only,
         "p": float(f"{compared.p:.6g}"), "images": compared.images, "note": view.note,
     }  # fmt: skip

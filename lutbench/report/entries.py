@@ -5,8 +5,8 @@ comes from, are those of the suite file and of the code; else the entry is stale
 Published values come from ``published.toml``, for the method's own report under the encoder of the same name.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from lutbench.report.published import Published, PublishedValue, load_published
 
 STUDENT = "Student's t"
 """Name of the interval of a mean over seeds."""
-
-Rows = Mapping[str, Sequence[PlannedRun]]
-"""The runs of one task by method, one per seed."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +95,16 @@ def over_runs(measured: Sequence[Measurement]) -> Measurement:
 
 
 def _of_task(
-    suite: LoadedSuite, rows: Rows, records: Mapping[str, Record], published: Published
+    suite: LoadedSuite, rows: Mapping[str, Sequence[PlannedRun]], records: Mapping[str, Record], published: Published
 ) -> Iterator[TableEntry]:
+    """Yield the entries of one task from its runs by method, one per seed."""
     rows = {method: rows[method] for method in method_order(suite, rows)}
     first = next(iter(rows.values()))[0]
     reasons = {
         run.name: _outdated(suite, run, records) for runs in rows.values() for run in runs if run.name in records
     }
-    printed = {
-        method: _printed(records[current[0].name], first.recipe)
-        for method, runs in rows.items()
-        if (current := [run for run in runs if reasons.get(run.name) == ""])
-    }
+    current = {method: [run for run in runs if reasons.get(run.name) == ""] for method, runs in rows.items()}
+    printed = {method: _printed(records[runs[0].name], first.recipe) for method, runs in current.items() if runs}
     metrics = list(dict.fromkeys(metric for of_method in printed.values() for metric in of_method))
     if not metrics and first.recipe.metric:
         metrics = [first.recipe.metric]
@@ -122,8 +117,8 @@ def _of_task(
             encoder = runs[0].recipe.encoder_label
             found = [
                 (records[run.name], measured)
-                for run in runs
-                if reasons.get(run.name) == "" and (measured := _measured(records[run.name], metric, run.recipe))
+                for run in current[method]
+                if (measured := _measured(records[run.name], metric, run.recipe))
             ]
             yield TableEntry(
                 first.kind,
@@ -151,7 +146,7 @@ def _measured(record: Record, metric: str, recipe: RunRecipe) -> Measurement | N
     """Return what was measured; in a metric that was chosen after the run, what follows from its outcomes."""
     found = record.measured(metric)
     if found is None and metric == recipe.metric:
-        found = record.outcomes.measurement(metric)
+        found = replace(record.outcomes, metric=metric).measurements()[0]
     return found
 
 
@@ -207,12 +202,10 @@ def _published_value(
     if row is None or not row.published:
         return None
     kind = "method" if method in suite.config.method else "classifier"
-    known = {entry.method for entry in published.reported}
-    _check_name(f"{suite.name}: {kind}.{method}.published", row.published, known)
+    _check_name(f"{suite.name}: {kind}.{method}.published", row.published, {one.method for one in published.reported})
     return published.value(row.published, task, encoder)
 
 
-def _check_name(where: str, name: str, known: Iterable[str]) -> None:
-    known = set(known)
+def _check_name(where: str, name: str, known: Collection[str]) -> None:
     if name not in known:
         raise UserError(f"{where}: lutbench/report/published.toml has no {name!r}.{nearest(name, known)}")

@@ -1,6 +1,7 @@
 """The literature's numbers from ``published.toml``, each with its source. Nothing here was measured by this suite."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -80,12 +81,10 @@ def load_published(path: Path = PUBLISHED) -> Published:
             0 to 100 or gives a second primary value; or the task or source that no entry uses.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        published = _read(tomllib.loads(path.read_text(encoding="utf-8")))
+        _check(published)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a TOML file: {error}.") from error
-    try:
-        published = _read(tables)
-        _check(published)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return published
@@ -100,18 +99,16 @@ def _read(tables: dict[str, Any]) -> Published:
 
 
 def _check(published: Published) -> None:
-    tasks, sources = published.task, published.source
+    defined: dict[str, Mapping[str, object]] = {"task": published.task, "source": published.source}
     primary: dict[tuple[str, str, str], Reported] = {}
     for entry in published.reported:
         name = _name(entry.model_dump())
-        if entry.task not in tasks:
-            raise UserError(f"{name}: there is no such task.{nearest(entry.task, tasks)} Define it, or mend the name.")
-        if entry.source not in sources:
-            raise UserError(
-                f"{name}: there is no such source.{nearest(entry.source, sources)} Define it, or mend the name."
-            )
+        for kind, named in (("task", entry.task), ("source", entry.source)):
+            if named not in defined[kind]:
+                hint = nearest(named, defined[kind])
+                raise UserError(f"{name}: there is no such {kind}.{hint} Define it, or mend the name.")
         for encoder, value in entry.values.items():
-            if tasks[entry.task].unit == "%" and not 0 <= value <= 100:
+            if published.task[entry.task].unit == "%" and not 0 <= value <= 100:
                 raise UserError(
                     f"{name}: {encoder} has {value}, expected percent between 0 and 100. "
                     "Mend the value, or the task's unit."
@@ -124,9 +121,8 @@ def _check(published: Published) -> None:
                     f"{name}: a second primary value for {encoder}, {value}; {first.source} has "
                     f"{first.values[encoder]}. Mark all but the method's own report `secondary = true`."
                 )
-    for kind, defined in (("task", tasks), ("source", sources)):
-        unused = sorted(set(defined) - {getattr(entry, kind) for entry in published.reported})
-        if unused:
+    for kind, names in defined.items():
+        if unused := sorted(set(names) - {getattr(entry, kind) for entry in published.reported}):
             raise UserError(
                 f"no entry uses the {kind} {', '.join(unused)}. Remove it, or add the entry that was meant."
             )

@@ -20,7 +20,7 @@ import pandas as pd
 
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement
-from lutbench.evaluate.statistics import Paired, Resampled
+from lutbench.evaluate.statistics import Comparison
 from lutbench.record import Record, read_records
 from lutbench.report.comparisons import points
 from lutbench.report.sections import Section, View
@@ -47,12 +47,11 @@ class Agreement:
     """A record beside the reference record of the same recipe, seed and data."""
 
     own: Record
-    reference: Record
     measured: Measurement
     """What the own record says in the metric that decides: of several that tables print the one that differs most."""
     expected: Measurement
     """What the reference says in this metric."""
-    difference: Paired | Resampled | None
+    difference: Comparison | None
     """Own minus reference, image by image; None for the same bits, without per-image outcomes, or over other images."""
     verdict: Verdict
 
@@ -128,8 +127,9 @@ def _inputs(record: Record, runs: Mapping[str, Record]) -> dict[str, Any]:
 
 
 def _compare(own: Record, reference: Record) -> Agreement:
-    if own.measurements == reference.measurements and _hashes(own) == _hashes(reference):
-        return Agreement(own, reference, own.measurements[0], reference.measurements[0], None, SAME)
+    hashes, expected_hashes = ([kept.sha256 for kept in record.files] for record in (own, reference))
+    if (own.measurements, hashes) == (reference.measurements, expected_hashes):
+        return Agreement(own, own.measurements[0], reference.measurements[0], None, SAME)
     shared = [(one, other) for one in own.measurements if (other := reference.measured(one.metric))]
     printed = own.outcomes.printed() if own.outcomes_file else [one.metric for one in own.measurements]
     decisive = [pair for pair in shared if pair[0].metric in printed] or shared[:1]
@@ -146,8 +146,4 @@ def _by_metric(own: Record, reference: Record, measured: Measurement, expected: 
     else:
         difference = type(own.outcomes).compare([own.outcomes], [reference.outcomes], measured.metric)
         agrees = distance <= POINTS or difference.interval.low <= 0 <= difference.interval.high
-    return Agreement(own, reference, measured, expected, difference, WITHIN if agrees else DIFFERENT)
-
-
-def _hashes(record: Record) -> list[str]:
-    return [kept.sha256 for kept in record.files]
+    return Agreement(own, measured, expected, difference, WITHIN if agrees else DIFFERENT)

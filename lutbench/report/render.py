@@ -83,11 +83,9 @@ def _table(frame: pd.DataFrame) -> list[str]:
     frame = frame.loc[:, (frame != "").any()].drop(columns="runs", errors="ignore")  # footnotes are in the files
     groups = [name for name in ("task", "metric") if name in frame]
     tasks = list(frame.groupby(groups, sort=False)) if groups else [((), frame)]
-    shared = groups + [
-        name
-        for name in ("encoder",)
-        if groups and name in frame and all(len({*rows[name]} - {""}) <= 1 for _, rows in tasks)
-    ]
+    shared = [*groups]
+    if groups and "encoder" in frame and all(len({*rows["encoder"]} - {""}) <= 1 for _, rows in tasks):
+        shared += ["encoder"]
     columns = [[str(name), *values] for name, values in frame.drop(columns=shared).items()]
     widths = [max(map(len, column)) for column in columns]
     head, *lines = (
@@ -97,11 +95,11 @@ def _table(frame: pd.DataFrame) -> list[str]:
     numbers = dict(zip(frame.index, lines, strict=True))
     shown = ["", head]
     for _, rows in tasks:
-        heading: list[str] = []
-        for name in shared:
-            value = next((value for value in rows[name] if value), "")
-            heading += [value] if value and value not in ", ".join(heading) else []
-        shown += [", ".join(heading)] if heading else []
+        heading = ""
+        for value in rows[shared].max():  # of an encoder that some rows lack, the one that others have
+            if value not in heading:
+                heading = f"{heading}, {value}" if heading else value
+        shown += [heading] if heading else []
         shown += [numbers[number] for number in rows.index]
     return shown
 

@@ -1,6 +1,7 @@
 """The tables of values: the long one with published values beside measured ones, and the wide one that papers print."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count, product
 from string import ascii_lowercase
 
 import pandas as pd
@@ -49,9 +50,8 @@ def value_table(view: View, shown: Sequence[TableEntry]) -> pd.DataFrame:
                 "runs": f"[{numbers[entry.row]}]" if entry.runs or entry.stale else "",
             }
         )
-    table = pd.DataFrame(rows)
-    without = [] if any(entry.published for entry in shown) or not rows else ["published", "difference"]
-    return table.drop(columns=without)
+    without = [] if any(entry.published for entry in shown) else ["published", "difference"]
+    return pd.DataFrame(rows).drop(columns=without, errors="ignore")
 
 
 def value_legend(shown: Sequence[TableEntry]) -> str:
@@ -90,20 +90,21 @@ def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
         return Section()
     columns = {entry.column: entry for entry in measured}
     order = method_order(view.suite, dict.fromkeys(entry.method for entry in measured))
-    rows = dict.fromkeys(sorted(((e.method, e.encoder) for e in measured), key=lambda row: order.index(row[0])))
-    cells = {((entry.method, entry.encoder), entry.column): entry for entry in measured}
+    rows: dict[tuple[str, str], dict[tuple[str, str, str], TableEntry]] = {}
+    for entry in sorted(measured, key=lambda entry: order.index(entry.method)):
+        rows.setdefault((entry.method, entry.encoder), {})[entry.column] = entry
     headings = [(view.task_title(entry), directed(entry.metric, unit_of(entry))) for entry in columns.values()]
     frame = pd.DataFrame(
         [
-            [view.method_label(row[0]), row[1], *(_with_half_width(cells.get((row, column))) for column in columns)]
-            for row in rows
+            [view.method_label(method), encoder, *(_with_half_width(row.get(column)) for column in columns)]
+            for (method, encoder), row in rows.items()
         ],
         columns=pd.MultiIndex.from_tuples([("method", ""), ("encoder", ""), *headings]),
     )
     marks = {
         (row_index, column_index): rank
         for column_index, column in enumerate(columns, 2)
-        for row_index, rank in _ranks([cells.get((row, column)) for row in rows]).items()
+        for row_index, rank in _ranks({i: row[column] for i, row in enumerate(rows.values()) if column in row}).items()
     }
     intervals = interval_legend(entry.measured for entry in measured)
     half_width = [f"± is half the width of the 95 % interval: {intervals}."] if intervals else []
@@ -112,9 +113,10 @@ def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
 
 
 def letters(view: View) -> dict[str, str]:
-    """Return a letter for every source of a published value."""
+    """Return a letter for every source of a published value: a to z, then aa, ab ..."""
     sources = dict.fromkeys(entry.published.source for entry in view.entries if entry.published)
-    return {source: _letter(index) for index, source in enumerate(sources)}
+    names = ("".join(letters) for length in count(1) for letters in product(ascii_lowercase, repeat=length))
+    return dict(zip(sources, names, strict=False))
 
 
 def footnotes(view: View) -> tuple[list[str], list[str]]:
@@ -160,22 +162,11 @@ def _with_half_width(entry: TableEntry | None) -> str:
     return number_text(m.value, m.unit) + half
 
 
-def _ranks(column: Sequence[TableEntry | None]) -> dict[int, int]:
-    """Return by index 1 for the best and 2 for the second of the entries that compete; ties, as printed, share a rank."""
-    ranks: dict[int, int] = {}
-    for encoder in {entry.encoder for entry in column if entry}:
-        values = {
-            index: round(entry.measured.value, 1)
-            for index, entry in enumerate(column)
-            if entry and entry.encoder == encoder and entry.measured and entry.measured.unit == "%"
-        }
-        best = sorted(set(values.values()), reverse=not any(is_lower_better(e.metric) for e in column if e))[:2]
-        if len(values) > 1:
-            ranks |= {index: 1 + best.index(value) for index, value in values.items() if value in best}
-    return ranks
-
-
-def _letter(number: int) -> str:
-    """Return a to z, then aa, ab ..."""
-    before, last = divmod(number, len(ascii_lowercase))
-    return (_letter(before - 1) if before else "") + ascii_lowercase[last]
+def _ranks(column: Mapping[int, TableEntry]) -> dict[int, int]:
+    """Return by row 1 for the best and 2 for the second of the entries that compete; ties, as printed, share a rank."""
+    competing = {row: entry for row, entry in column.items() if unit_of(entry) == "%"}
+    values = pd.Series({row: round(entry.measured.value, 1) for row, entry in competing.items() if entry.measured})
+    of_encoder = values.groupby([entry.encoder for entry in competing.values()])
+    ranks = of_encoder.rank("dense", ascending=any(is_lower_better(entry.metric) for entry in competing.values()))
+    sizes = of_encoder.transform("size")
+    return {row: int(rank) for row, rank, n in zip(competing, ranks, sizes, strict=True) if rank <= 2 and n > 1}
