@@ -170,7 +170,7 @@ def _data(
     """Return loaders, pipelines and evaluators; validation and test are the same."""
     load, annotations, pack = ({"type": name} for name in ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs"))
     (long, short), crop = recipe.scale, (recipe.crop, recipe.crop)
-    train_pipeline = [
+    train_pipeline: list[dict[str, Any]] = [
         load,
         annotations,
         {"type": "RandomResize", "scale": (long, short), "ratio_range": tuple(recipe.ratio), "keep_ratio": True},
@@ -184,7 +184,7 @@ def _data(
         *([{"type": "PhotoMetricDistortion"}] if recipe.photometric else []),
         pack,
     ]
-    resize = {"type": "Resize", "scale": (long, short), "keep_ratio": True}
+    resize: dict[str, Any] = {"type": "Resize", "scale": (long, short), "keep_ratio": True}
     test_pipeline = [load, resize, annotations, pack]  # predictions are resized to the mask, not the mask
     scales = [{**resize, "scale": (int(long * r), int(short * r))} for r in TTA_SCALES]
     flips = [{"type": "RandomFlip", "prob": p, "direction": "horizontal"} for p in (0.0, 1.0)]

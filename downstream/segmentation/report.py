@@ -1,6 +1,7 @@
 """What tables say of segmentations: a figure with the IoU of every class, method beside method."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +34,8 @@ def sections(view: View) -> list[Section]:
         names = view.method_names(of_task)
         methods = [(names[entry.method], entry.runs) for entry in of_task if entry.runs]
         if methods:
-            drawings.append(_drawing(f"{of_task[0].task}-iou.png", title, methods, view.note))
+            draw = partial(class_figure, title, methods, view.note)
+            drawings.append(Drawing(f"{of_task[0].task}-iou.png", title, draw))
     return [Section("Classes", figures=drawings, files_only=True)]
 
 
@@ -95,10 +97,6 @@ def most_different(bars: Sequence[Mapping[str, Point]], classes: Sequence[str]) 
     first, second = (*bars[:2], {})[:2]
     differences = {name: abs(first.get(name, NOTHING).value - second.get(name, NOTHING).value) for name in classes}
     return sorted(classes, key=lambda name: -differences[name])[:MOST_CLASSES]
-
-
-def _drawing(name: str, title: str, methods: Methods, note: str) -> Drawing:
-    return Drawing(name, title, lambda: class_figure(title, methods, note))
 
 
 def _label(method: str, records: Sequence[Record]) -> str:

@@ -51,14 +51,12 @@ def segment(run: Run[SegmentationRecipe]) -> None:
     Raises:
         UserError: if the encoder's weights do not fit, a loss is not finite, nothing moved, or the disk is full.
     """
-    recipe = run.recipe
+    recipe, processes = run.recipe, accelerator()
     MMLogger.get_instance(run.name, log_level="ERROR")  # what is logged before the Runner has its own
-    processes = accelerator()
     train: SegmentationDataset = run.dataset("train")
     val: SegmentationDataset = run.dataset("val")
-    seed = run.seed
     cfg = mmseg_config(recipe, train, val, processes=processes.num_processes)
-    schedule = Schedule.of_iterations(len(train), recipe.iterations, recipe.batch, seed)
+    schedule = Schedule.of_iterations(len(train), recipe.iterations, recipe.batch, run.seed)
 
     # Model, from the encoder; the newest checkpoint, if there is one
     model = build_segmenter(cfg, run)
@@ -87,16 +85,13 @@ def segment(run: Run[SegmentationRecipe]) -> None:
         val_evaluator=[metric],
         optim_wrapper=optimizer_of(model, cfg, recipe),
         param_scheduler=cfg.param_scheduler,
-        default_hooks={
-            **QUIET,
-            "checkpoint": SuiteHook(run, logger, schedule, len(val)),
-        },
+        default_hooks={**QUIET, "checkpoint": SuiteHook(run, logger, schedule, len(val))},
         env_cfg=cfg.env_cfg,
         log_level="ERROR",
         load_from=str(checkpoint.path) if checkpoint else None,
         resume=checkpoint is not None,
         launcher="pytorch" if processes.num_processes > 1 else "none",
-        randomness={"seed": seed},
+        randomness={"seed": run.seed},
         experiment_name=f"{run.name.replace('/', '-')}-{run.identity[:12]}",
         default_scope="mmseg",
     )
@@ -172,15 +167,12 @@ def _multi_scale(model: nn.Module, cfg: Config, runner: SuiteRunner) -> Confusio
 
 
 def _confusions(
-    metric: ConfusionMetric, dataset: Any, val: SegmentationDataset, several: ConfusionMetric | None
+    metric: ConfusionMetric, dataset: Any, val: SegmentationDataset, several: ConfusionMetric | None = None
 ) -> Confusions:
     names = [
         Path(dataset.get_data_info(index)["img_path"]).relative_to(val.images).as_posix()
         for index in range(len(dataset))
     ]
     assert metric.counts is not None
-    more = None
-    if several is not None:
-        assert several.counts is not None
-        more = Confusions.of(several.counts, val.classes, names)
-    return Confusions.of(metric.counts, val.classes, names, more)
+    multi_scale = _confusions(several, dataset, val) if several else None
+    return Confusions.of(metric.counts, val.classes, names, multi_scale)
