@@ -38,9 +38,15 @@ def upernet(width: int, grid: int, channels: int, auxiliary: int, classes: int) 
 
     ``width`` is the encoder's. Evaluation leaves the auxiliary head out.
     """
-    parts = _pyramid(width, grid, channels, classes), _auxiliary(width, grid, auxiliary, classes)
-    head, side = (Counted(*map(sum, zip(*layers, strict=True))) for layers in parts)
-    return head, side
+    side = [
+        _convolution(width, auxiliary, 3, grid**2, 4 * auxiliary),
+        _convolution(auxiliary, classes, 1, grid**2, classes),
+    ]
+    return _together(list(_pyramid(width, grid, channels, classes))), _together(side)
+
+
+def _together(layers: list[Counted]) -> Counted:
+    return Counted(sum(layer.flop for layer in layers), sum(layer.values for layer in layers))
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, positions: int, extra: int) -> Counted:
@@ -67,8 +73,3 @@ def _pyramid(width: int, grid: int, channels: int, classes: int) -> Iterator[Cou
     yield _convolution(width + len(POOLED) * channels, channels, 3, coarse, 4 * channels)
     yield _convolution(4 * channels, channels, 3, fine[0], 4 * channels)
     yield _convolution(channels, classes, 1, fine[0], classes)
-
-
-def _auxiliary(width: int, grid: int, channels: int, classes: int) -> Iterator[Counted]:
-    yield _convolution(width, channels, 3, grid**2, 4 * channels)
-    yield _convolution(channels, classes, 1, grid**2, classes)
