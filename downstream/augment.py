@@ -20,28 +20,24 @@ def train_transform(recipe: FinetuneRecipe) -> Transform:
         UserError: if timm has no such policy as the recipe's ``rand_augment``.
     """
     try:
-        return _timms(recipe)
+        transform: Transform = create_transform(
+            recipe.side,
+            is_training=True,
+            scale=(recipe.crop_scale[0], recipe.crop_scale[1]),
+            hflip=recipe.flip,
+            color_jitter=0.0,
+            auto_augment=recipe.rand_augment or None,
+            interpolation="bicubic",
+            re_prob=recipe.erasing,
+            re_mode="pixel",
+            mean=IMAGENET_DEFAULT_MEAN,
+            std=IMAGENET_DEFAULT_STD,
+        )
     except (AssertionError, ValueError, KeyError) as error:
         raise UserError(
             f"rand_augment = {recipe.rand_augment!r}: timm makes no policy of it ({error}). Give one such as "
             "'rand-m9-mstd0.5-inc1', or '' for none."
         ) from error
-
-
-def _timms(recipe: FinetuneRecipe) -> Transform:
-    transform: Transform = create_transform(
-        recipe.side,
-        is_training=True,
-        scale=(recipe.crop_scale[0], recipe.crop_scale[1]),
-        hflip=recipe.flip,
-        color_jitter=0.0,
-        auto_augment=recipe.rand_augment or None,
-        interpolation="bicubic",
-        re_prob=recipe.erasing,
-        re_mode="pixel",
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-    )
     return transform
 
 

@@ -72,27 +72,16 @@ def perform(run: Run[FinetuneRecipe]) -> None:
     modules = {"classifier": classifier}
 
     # From the newest checkpoint, or from the beginning
-    extra_state = {"digest": weights_digest(classifier)}
     start, kept = run.restore(modules, optimizer)
-    extra_state |= kept
+    extra_state = {"digest": weights_digest(classifier)} | kept  # of the initial weights, which a checkpoint keeps
     model = processes.prepare_model(torch.compile(classifier) if recipe.compile else classifier)
 
     # The loop
-    batches = stream(
-        images,
-        partial(sample, train_transform(recipe)),
-        schedule,
-        start,
-        recipe.workers,
-        pin_memory=processes.device.type == "cuda",
-    )
+    batches = stream(images, partial(sample, train_transform(recipe)), schedule, start, recipe.workers)
     warmup = schedule.steps_in(recipe.warmup_epochs)
     evaluations = evaluation_steps(recipe, schedule)
     classifier.train()
-    logger = TrainingLogger(
-        run.name, run.folder, schedule, start, extra_state, log_every=recipe.log_every, save_every=recipe.save_every
-    )
-    with logger:
+    with TrainingLogger(run, schedule, start, extra_state, recipe.save_every) as logger:
         waiting = logger.waiting(batches)
         for step in range(start, schedule.steps):
             lr = learning_rate(step, schedule.steps, warmup, recipe.lr, recipe.min_lr)
@@ -111,7 +100,7 @@ def perform(run: Run[FinetuneRecipe]) -> None:
             optimizer.step()
             optimizer.zero_grad()
             if logger.end_step(step, lr):
-                run.save(step + 1, modules, optimizer, extra_state | logger.extra_state)
+                run.save(step + 1, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
             if step + 1 in evaluations:
                 on_the_way = evaluate(classifier, held_out, recipe, title="")
@@ -171,16 +160,7 @@ def schedule_of(recipe: FinetuneRecipe, images: int, seed: int) -> Schedule:
     Raises:
         UserError: if a pass does not divide over the processes, or leaves one of them an image without a partner.
     """
-    processes = accelerator()
-    schedule = Schedule(
-        images=images,
-        epochs=recipe.epochs,
-        batch=recipe.batch,
-        micro_batch=recipe.micro_batch or recipe.batch,
-        seed=seed,
-        rank=processes.process_index,
-        processes=processes.num_processes,
-    )
+    schedule = Schedule(images, recipe.epochs, recipe.batch, recipe.micro_batch or recipe.batch, seed)
     if (recipe.mixup > 0 or recipe.cutmix > 0) and (schedule.micro_batch // schedule.processes) % 2:
         raise UserError(
             f"micro_batch = {schedule.micro_batch} over {schedule.processes} processes gives each an odd number of "

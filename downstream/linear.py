@@ -64,30 +64,17 @@ def perform(run: Run[LinearRecipe]) -> None:
     head = linear_head(encoder.embed_dim, len(images.classes), run.seed).to(processes.device)
     optimizer = Lars(lars_groups(head, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum)
     modules = {"head": head}
-    extra_state = {"digest": weights_digest(head)}
     start, kept = run.restore(modules, optimizer)
-    extra_state |= kept
+    extra_state = {"digest": weights_digest(head)} | kept  # of the initial weights, which a checkpoint keeps
 
     # The loop
     warmup = schedule.steps_in(recipe.warmup_epochs)
     save_every = max(1, schedule.steps // recipe.epochs) if recipe.fresh_crops else schedule.steps
     head.train()
-    logger = TrainingLogger(
-        run.name, run.folder, schedule, start, extra_state, log_every=recipe.log_every, save_every=save_every
-    )
-    with logger:
+    with TrainingLogger(run, schedule, start, extra_state, save_every) as logger:
         if once is None:
-            passes = logger.waiting(
-                stream(
-                    images,
-                    partial(sample, linear_transform(recipe)),
-                    schedule,
-                    start,
-                    recipe.workers,
-                    pin_memory=processes.device.type == "cuda",
-                )
-            )
-            batches = encoded_batches(passes, schedule, start, encoder, recipe)
+            crops = stream(images, partial(sample, linear_transform(recipe)), schedule, start, recipe.workers)
+            batches = encoded_batches(logger.waiting(crops), schedule, start, encoder, recipe)
         else:
             batches = logger.waiting(remembered_batches(once, labels_of(images), schedule, start))
         for step, batch in zip(range(start, schedule.steps), batches, strict=True):
@@ -100,7 +87,7 @@ def perform(run: Run[LinearRecipe]) -> None:
             optimizer.zero_grad()
             logger.note(step, {"loss": loss}, batch["index"])
             if logger.end_step(step, lr):
-                run.save(step + 1, modules, optimizer, extra_state | logger.extra_state)
+                run.save(step + 1, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
     check_moved(head, extra_state["digest"])
 
@@ -147,13 +134,12 @@ def schedule_of(recipe: LinearRecipe, images: int, seed: int) -> Schedule:
     Raises:
         UserError: if the batch does not divide over the processes that encode it.
     """
-    batch, processes = recipe.batch, accelerator()
+    batch, world = recipe.batch, accelerator().num_processes
     if not recipe.fresh_crops:  # nothing is left to spread
-        return Schedule(images, recipe.epochs, batch, batch, seed)
-    world = processes.num_processes
+        return Schedule(images, recipe.epochs, batch, batch, seed, rank=0, processes=1)
     sizes = range(world, min(batch, recipe.eval_batch * world) + 1, world)
     micro_batch = max((size for size in sizes if batch % size == 0), default=batch)
-    return Schedule(images, recipe.epochs, batch, micro_batch, seed, processes.process_index, world)
+    return Schedule(images, recipe.epochs, batch, micro_batch, seed)
 
 
 def remembered_batches(once: Computed, labels: Tensor, schedule: Schedule, start: int) -> Iterator[dict[str, Tensor]]:
@@ -171,7 +157,7 @@ def remembered_batches(once: Computed, labels: Tensor, schedule: Schedule, start
 
 
 def encoded_batches(
-    passes: Iterator[dict[str, Tensor]],
+    crops: Iterator[dict[str, Tensor]],
     schedule: Schedule,
     start: int,
     encoder: VisionTransformer,
@@ -184,7 +170,7 @@ def encoded_batches(
     for _ in range(start, schedule.steps):
         parts: dict[str, list[Tensor]] = {"features": [], "label": [], "index": []}
         for _ in range(schedule.micro_batches):
-            batch = next(passes)
+            batch = next(crops)
             with torch.no_grad(), autocast(recipe.precision):
                 pixels = normalised(batch["image"], processes.device)
                 parts["features"].append(encode(encoder, pixels, recipe.pool))

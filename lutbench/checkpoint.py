@@ -4,10 +4,10 @@ A checkpoint is a folder, written beside and renamed, so that it is whole or not
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from lutbench.errors import UserError
 from lutbench.files import NotJsonError, read_json, whole_folder, write_json
 from lutbench.models.weights import sha256_of
+
+T = TypeVar("T")
 
 KEEP = 2
 """How many checkpoints stay: the newest, and one to fall back on."""
@@ -92,11 +94,20 @@ def newest_checkpoint(folder: Path, identity: str) -> tuple[Checkpoint | None, l
     Raises:
         UserError: if a checkpoint belongs to another recipe, or if there are checkpoints and all are damaged.
     """
+    return newest_whole(folder, _paths(folder), lambda path: _read(path, identity))
+
+
+def newest_whole(folder: Path, paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[T | None, list[str]]:
+    """Return what ``read`` makes of the first of ``paths`` in ``folder`` that is whole, and a line about each damaged one before.
+
+    Raises:
+        UserError: if ``read`` does, or if there are paths and all are damaged.
+    """
     damage: list[str] = []
-    for path in _paths(folder):
+    for path in paths:
         try:
-            return _read(path, identity), damage
-        except _DamagedError as error:
+            return read(path), damage
+        except (OSError, NotJsonError, SafetensorError, KeyError, TypeError, ValueError) as error:
             damage.append(f"{path.name} is damaged ({error}) and is passed over")
     if damage:
         raise UserError(
@@ -112,27 +123,31 @@ def newest_step(folder: Path) -> int | None:
     return max((int(path.stem.removeprefix("step-")) for path in whole), default=None)
 
 
-class _DamagedError(Exception):
-    pass
-
-
 def _paths(folder: Path) -> list[Path]:
     """Return the checkpoints in ``folder``, the newest first."""
     return sorted(folder.glob("step-*"), reverse=True)
 
 
 def _read(path: Path, identity: str) -> Checkpoint:
-    try:
-        seal = read_json(path / "checkpoint.json")
-        if seal["identity"] != identity:
-            raise UserError(
-                f"{path} belongs to another recipe: expected identity {identity[:12]}, found {seal['identity'][:12]}. "
-                "Move it away, or run the recipe that it belongs to."
-            )
-        found = sha256_of(path / "tensors.safetensors")
-        if found != seal["sha256"]:
-            raise _DamagedError(f"expected sha256 {seal['sha256'][:12]}, found {found[:12]}")
-        tensors = load_file(path / "tensors.safetensors")
-        return Checkpoint(int(seal["step"]), tensors, seal["param_groups"], seal["facts"])
-    except (OSError, NotJsonError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise _DamagedError(str(error)) from error
+    seal = read_seal(path / "checkpoint.json", path / "tensors.safetensors", path, identity)
+    tensors = load_file(path / "tensors.safetensors")
+    return Checkpoint(int(seal["step"]), tensors, seal["param_groups"], seal["facts"])
+
+
+def read_seal(seal: Path, tensors: Path, checkpoint: Path, identity: str) -> dict[str, Any]:
+    """Return what the JSON ``seal`` says of ``tensors``, both of ``checkpoint``.
+
+    Raises:
+        UserError: if the checkpoint belongs to another recipe.
+        OSError, NotJsonError, KeyError, TypeError, ValueError: if it is damaged.
+    """
+    value: dict[str, Any] = read_json(seal)
+    if value["identity"] != identity:
+        raise UserError(
+            f"{checkpoint} belongs to another recipe: expected identity {identity[:12]}, found {value['identity'][:12]}. "
+            "Move it away, or run the recipe that it belongs to."
+        )
+    found = sha256_of(tensors)
+    if found != value["sha256"]:
+        raise ValueError(f"expected sha256 {value['sha256'][:12]}, found {found[:12]}")
+    return value

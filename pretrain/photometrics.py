@@ -36,7 +36,7 @@ class Photometrics:
     jittered: bool
     order: tuple[int, ...]
     """The indices of the four factors, in the order in which they are applied."""
-    factors: tuple[float, float, float, float]
+    factors: tuple[float, ...]
     """Brightness, contrast, saturation, hue."""
     effect: Effect
     radius: float
@@ -66,11 +66,10 @@ def draw_photometrics() -> Photometrics:
     """
     order, *factors = ColorJitter.get_params(*COLOUR_RANGES)
     jitter, effect, blur = torch.rand(3).tolist()
-    brightness, contrast, saturation, hue = factors
     return Photometrics(
         jittered=jitter < JITTER,
         order=tuple(order.tolist()),
-        factors=(brightness, contrast, saturation, hue),
+        factors=tuple(factors),
         effect=EFFECTS[int(effect * 3)],
         radius=BLUR_RADIUS[0] + blur * (BLUR_RADIUS[1] - BLUR_RADIUS[0]),
     )
@@ -166,9 +165,8 @@ def _blur(images: Tensor, radius: Tensor) -> Tensor:
     The images are shifted and summed term by term: a convolution may sum in another order for another batch.
     """
     whole, weight, edge = _box(radius)
-    reach = (
-        int(_box(torch.tensor(BLUR_RADIUS[1]))[0]) + 1
-    )  # not that of this batch: reading it would wait for the device
+    # Not the reach of this batch: reading it would wait for the device.
+    reach = int(_box(torch.tensor(BLUR_RADIUS[1]))[0]) + 1
     for axis in (3, 2):
         for _ in range(BLUR_PASSES):
             padding = (reach, reach, 0, 0) if axis == 3 else (0, 0, reach, reach)

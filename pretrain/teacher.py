@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pretrain.context import Targets
 from pretrain.masking import visible_patches
@@ -77,14 +77,11 @@ class _Pairs:
 
     def __init__(self, teacher: Teacher, student: Student) -> None:
         self.student = student
-        theirs = {**dict(student.named_parameters()), **dict(student.named_buffers())}
-        pairs = [(own, theirs[name]) for name, own in (*teacher.named_parameters(), *teacher.named_buffers())]
-        averaged = [(own, their) for own, their in pairs if own.is_floating_point()]
-        counted = [(own, their) for own, their in pairs if not own.is_floating_point()]
-        self.averages: list[Tensor] = [own for own, _ in averaged]
-        self.values: list[Tensor] = [their for _, their in averaged]
-        self.counters: list[Tensor] = [own for own, _ in counted]
-        self.counts: list[Tensor] = [their for _, their in counted]
+        own, theirs = teacher.state_dict(keep_vars=True), student.state_dict(keep_vars=True)
+        averaged = [name for name, tensor in own.items() if tensor.is_floating_point()]
+        counted = [name for name in own if name not in averaged]
+        self.averages, self.values = ([of[name] for name in averaged] for of in (own, theirs))
+        self.counters, self.counts = ([of[name] for name in counted] for of in (own, theirs))
 
     def update(self, momentum: float) -> None:
         torch._foreach_lerp_(self.averages, self.values, 1 - momentum)

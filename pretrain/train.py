@@ -64,22 +64,16 @@ def perform(run: Run[PretrainRecipe]) -> None:
     modules = {"student": student} | ({"teacher": teacher} if teacher else {})
 
     # From the newest checkpoint, or from the beginning
-    extra_state = {"digest": weights_digest(student)}
     start, kept = run.restore(modules, optimizer)
-    extra_state |= kept
+    extra_state = {"digest": weights_digest(student)} | kept  # of the initial weights, which a checkpoint keeps
     model = processes.prepare_model(torch.compile(student) if recipe.compile else student)
     whole_views = torch.compile(teacher) if recipe.compile and teacher else teacher
 
     # The loop
-    batches = stream(
-        images, PretrainTransform(recipe), schedule, start, recipe.workers, pin_memory=processes.device.type == "cuda"
-    )
+    batches = stream(images, PretrainTransform(recipe), schedule, start, recipe.workers)
     warmup = schedule.steps_in(recipe.warmup_epochs)
     student.train()
-    logger = TrainingLogger(
-        run.name, run.folder, schedule, start, extra_state, log_every=recipe.log_every, save_every=recipe.save_every
-    )
-    with logger:
+    with TrainingLogger(run, schedule, start, extra_state, recipe.save_every) as logger:
         waiting = logger.waiting(batches)
         for step in range(start, schedule.steps):
             lr = learning_rate(step, schedule.steps, warmup, recipe.lr, recipe.min_lr)
@@ -98,7 +92,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
             if teacher:
                 teacher.update(student, momentum_at(recipe.momentum, step, schedule.steps))
             if logger.end_step(step, lr):
-                run.save(step + 1, modules, optimizer, extra_state | logger.extra_state)
+                run.save(step + 1, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
     check_moved(student, extra_state["digest"])
 
@@ -126,16 +120,7 @@ def schedule_of(recipe: PretrainRecipe, images: int, seed: int) -> Schedule:
     Raises:
         UserError: if a micro-batch does not divide over the processes.
     """
-    processes = accelerator()
-    return Schedule(
-        images=images,
-        epochs=recipe.epochs,
-        batch=recipe.batch,
-        micro_batch=recipe.micro_batch or recipe.batch,
-        seed=seed,
-        rank=processes.process_index,
-        processes=processes.num_processes,
-    )
+    return Schedule(images, recipe.epochs, recipe.batch, recipe.micro_batch or recipe.batch, seed)
 
 
 def pictured(images: ImageDataset, recipe: PretrainRecipe, seed: int) -> dict[str, Tensor]:

@@ -44,26 +44,21 @@ class PretrainTransform:
     def __init__(self, recipe: PretrainRecipe) -> None:
         with torch.device("meta"):
             self.patches: int = create_encoder(recipe.encoder).patch_embed.num_patches
-        self.side = recipe.encoder.image_size
+        self.recipe, self.side = recipe, recipe.encoder.image_size
         if recipe.crop_padding * 2 >= self.side:
             raise UserError(
                 f"crop_padding = {recipe.crop_padding} pixels cannot be reflected in a crop of {self.side}: give less than half."
             )
-        self.simple = recipe.crop == "simple"
-        self.padding = recipe.crop_padding
-        self.has_context = recipe.has_context
-        self.photometric = recipe.photometric
-        self.on_device = recipe.photometrics_on == "device"
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
-        if self.simple:  # the resize draws nothing: once for both views
+        if self.recipe.crop == "simple":  # the resize draws nothing: once for both views
             image = resize_short_side(image, self.side)
         sample = {"view1": to_tensor(self._crop(image)), "noise": torch.rand(self.patches)}
-        if self.has_context:
+        if self.recipe.has_context:
             view2 = self._crop(image)
-            if self.photometric:
+            if self.recipe.photometric:
                 drawn = draw_photometrics()
-                if self.on_device:
+                if self.recipe.photometrics_on == "device":
                     sample["photometrics"] = drawn.numbers()
                 else:
                     view2 = drawn.apply(view2)
@@ -71,8 +66,8 @@ class PretrainTransform:
         return sample
 
     def _crop(self, image: Image.Image) -> Image.Image:
-        if self.simple:
-            return padded_crop(image, self.side, self.padding)
+        if self.recipe.crop == "simple":
+            return padded_crop(image, self.side, self.recipe.crop_padding)
         return random_resized_crop(image, self.side)
 
 

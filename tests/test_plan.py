@@ -269,8 +269,9 @@ def test_upernet_is_counted_as_mmsegmentation_builds_it(width: int, grid: int, c
         for name, tensor in part.state_dict().items()
         if not name.endswith("num_batches_tracked")
     )
-    found = upernet(width, grid, channels, auxiliary, classes=2)
-    assert (found.train, found.evaluate, found.values) == (evaluated + side - neck, evaluated, values)
+    head, auxiliary_head = upernet(width, grid, channels, auxiliary, classes=2)
+    assert (head.flop, auxiliary_head.flop) == (evaluated, side - neck)
+    assert head.values + auxiliary_head.values == values
 
 
 def test_pre_training_takes_the_compute_that_the_paper_suite_tells() -> None:

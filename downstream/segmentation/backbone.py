@@ -8,7 +8,8 @@ from mmengine.model import BaseModule
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from lutbench.errors import UserError, listed
+from lutbench.errors import UserError
+from lutbench.models.pretrained import misfits
 
 RENAMED = (
     (r"cls_token", "cls_token"),
@@ -43,17 +44,9 @@ def load_backbone(backbone: BaseModule, encoder: VisionTransformer) -> None:
     for name, tensor in expected.items():
         if OWN.fullmatch(name) and name not in given:
             given[name] = torch.zeros_like(tensor) if name.endswith("bias_table") else tensor
-    missing, unknown = expected.keys() - given.keys(), given.keys() - expected.keys()
-    shapes = [
-        f"{name}: expected {tuple(expected[name].shape)}, found {tuple(given[name].shape)}"
-        for name in sorted(expected.keys() & given.keys())
-        if expected[name].shape != given[name].shape
-    ]
-    problems = [f"missing: {listed(sorted(missing))}"] if missing else []
-    problems += [f"not part of the backbone: {listed(sorted(unknown))}"] if unknown else []
-    if problems or shapes:
+    if problems := misfits(expected, given, "backbone"):
         raise UserError(
-            f"The encoder does not fit MMSegmentation's MAE backbone. {'; '.join(problems + shapes[:5])}. "
+            f"The encoder does not fit MMSegmentation's MAE backbone. {problems}. "
             "It takes plain Vision Transformers with a class token and biases in attention; choose such an encoder."
         )
     backbone.load_state_dict(given)

@@ -1,6 +1,5 @@
 """A recipe as a config of MMSegmentation: its names, its components, nothing of the suite in it."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -41,56 +40,8 @@ def mmseg_config(
         {
             "default_scope": "mmseg",
             "model": _model(recipe, geometry, len(train.classes), ignored(train), norm),
-            "train_dataloader": {
-                "batch_size": recipe.batch // processes,
-                "num_workers": recipe.workers,
-                "sampler": {"type": "InfiniteSampler", "shuffle": True},
-                "dataset": _dataset(recipe, train, _train_pipeline(recipe, ignored(train))),
-            },
-            "val_dataloader": _val_dataloader(recipe, val, _test_pipeline(recipe)),
-            "test_dataloader": _val_dataloader(recipe, val, _test_pipeline(recipe)),
-            "val_evaluator": {"type": "IoUMetric", "iou_metrics": ["mIoU"], "ignore_index": ignored(val)},
-            "test_evaluator": {"type": "IoUMetric", "iou_metrics": ["mIoU"], "ignore_index": ignored(val)},
-            "train_pipeline": _train_pipeline(recipe, ignored(train)),
-            "test_pipeline": _test_pipeline(recipe),
-            "tta_model": {"type": "SegTTAModel"},
-            "tta_pipeline": _tta_pipeline(recipe),
-            "train_cfg": {
-                "type": "IterBasedTrainLoop",
-                "max_iters": recipe.iterations,
-                "val_interval": recipe.val_every or recipe.iterations,
-            },
-            "val_cfg": {"type": "ValLoop"},
-            "test_cfg": {"type": "TestLoop"},
-            "optim_wrapper": {
-                "type": "OptimWrapper",
-                "optimizer": {
-                    "type": "AdamW",
-                    "lr": recipe.lr,
-                    "betas": tuple(recipe.betas),
-                    "weight_decay": recipe.weight_decay,
-                    "fused": True,
-                },
-                "constructor": "LearningRateDecayOptimizerConstructor",
-                "paramwise_cfg": {
-                    "num_layers": geometry.depth,
-                    "decay_rate": recipe.layer_decay,
-                    "decay_type": "layer_wise",
-                },
-            },
-            "param_scheduler": _schedule(recipe),
-            "default_hooks": {
-                "timer": {"type": "IterTimerHook"},
-                "logger": {"type": "LoggerHook", "interval": recipe.log_every, "log_metric_by_epoch": False},
-                "param_scheduler": {"type": "ParamSchedulerHook"},
-                "checkpoint": {
-                    "type": "CheckpointHook",
-                    "by_epoch": False,
-                    "interval": recipe.save_every,
-                    "max_keep_ckpts": 2,
-                },
-                "sampler_seed": {"type": "DistSamplerSeedHook"},
-            },
+            **_data(recipe, train, val, recipe.batch // processes),
+            **_training(recipe, geometry.depth),
             "env_cfg": {
                 "cudnn_benchmark": True,
                 "mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0},
@@ -152,13 +103,19 @@ def ignored(scenes: SegmentationDataset) -> int:
 def _model(recipe: SegmentationRecipe, geometry: Geometry, classes: int, ignore: int, norm: str) -> dict[str, Any]:
     width, crop = geometry.width, (recipe.crop, recipe.crop)
     norm_cfg = {"type": norm, "requires_grad": True}
-    head = {
-        "num_classes": classes,
-        "dropout_ratio": recipe.dropout,
-        "norm_cfg": norm_cfg,
-        "align_corners": False,
-        "ignore_index": ignore,
-    }
+
+    def head(kind: str, loss_weight: float, **settings: Any) -> dict[str, Any]:
+        return {
+            "type": kind,
+            **settings,
+            "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": loss_weight},
+            "num_classes": classes,
+            "dropout_ratio": recipe.dropout,
+            "norm_cfg": norm_cfg,
+            "align_corners": False,
+            "ignore_index": ignore,
+        }
+
     return {
         "type": "EncoderDecoder",
         "data_preprocessor": {
@@ -185,75 +142,78 @@ def _model(recipe: SegmentationRecipe, geometry: Geometry, classes: int, ignore:
             "init_values": recipe.layer_scale,
         },
         "neck": {"type": "Feature2Pyramid", "embed_dim": width, "rescales": [4, 2, 1, 0.5], "norm_cfg": norm_cfg},
-        "decode_head": {
-            "type": "UPerHead",
-            "in_channels": [width] * LEVELS,
-            "in_index": list(range(LEVELS)),
-            "pool_scales": (1, 2, 3, 6),
-            "channels": recipe.channels or width,
-            "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
-            **head,
-        },
-        "auxiliary_head": {
-            "type": "FCNHead",
-            "in_channels": width,
-            "in_index": LEVELS - 2,
-            "channels": recipe.auxiliary_channels,
-            "num_convs": 1,
-            "concat_input": False,
-            "loss_decode": {
-                "type": "CrossEntropyLoss",
-                "use_sigmoid": False,
-                "loss_weight": recipe.auxiliary_weight,
-            },
-            **head,
-        },
+        "decode_head": head(
+            "UPerHead",
+            1.0,
+            in_channels=[width] * LEVELS,
+            in_index=list(range(LEVELS)),
+            pool_scales=(1, 2, 3, 6),
+            channels=recipe.channels or width,
+        ),
+        "auxiliary_head": head(
+            "FCNHead",
+            recipe.auxiliary_weight,
+            in_channels=width,
+            in_index=LEVELS - 2,
+            channels=recipe.auxiliary_channels,
+            num_convs=1,
+            concat_input=False,
+        ),
         "train_cfg": {},
         "test_cfg": {"mode": "slide", "crop_size": crop, "stride": (recipe.stride, recipe.stride)},
     }
 
 
-def _train_pipeline(recipe: SegmentationRecipe, ignore: int) -> list[dict[str, Any]]:
-    crop = (recipe.crop, recipe.crop)
-    return [
-        {"type": "LoadImageFromFile"},
-        {"type": "LoadAnnotations"},
-        {"type": "RandomResize", "scale": tuple(recipe.scale), "ratio_range": tuple(recipe.ratio), "keep_ratio": True},
+def _data(
+    recipe: SegmentationRecipe, train: SegmentationDataset, val: SegmentationDataset, batch: int
+) -> dict[str, Any]:
+    """Return loaders, pipelines and evaluators; validation and test are the same."""
+    load, annotations, pack = ({"type": name} for name in ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs"))
+    (long, short), crop = recipe.scale, (recipe.crop, recipe.crop)
+    train_pipeline: list[dict[str, Any]] = [
+        load,
+        annotations,
+        {"type": "RandomResize", "scale": (long, short), "ratio_range": tuple(recipe.ratio), "keep_ratio": True},
         {
             "type": "RandomCrop",
             "crop_size": crop,
             "cat_max_ratio": recipe.cat_max_ratio,
-            "ignore_index": ignore,
+            "ignore_index": ignored(train),
         },
         {"type": "RandomFlip", "prob": recipe.flip},
         *([{"type": "PhotoMetricDistortion"}] if recipe.photometric else []),
-        {"type": "PackSegInputs"},
+        pack,
     ]
-
-
-def _test_pipeline(recipe: SegmentationRecipe) -> list[dict[str, Any]]:
-    return [
-        {"type": "LoadImageFromFile"},
-        {"type": "Resize", "scale": tuple(recipe.scale), "keep_ratio": True},
-        {"type": "LoadAnnotations"},  # after Resize: predictions are resized to the mask, not the mask
-        {"type": "PackSegInputs"},
-    ]
-
-
-def _tta_pipeline(recipe: SegmentationRecipe) -> list[dict[str, Any]]:
-    long, short = recipe.scale
-    scales = [{"type": "Resize", "scale": (int(long * r), int(short * r)), "keep_ratio": True} for r in TTA_SCALES]
+    resize: dict[str, Any] = {"type": "Resize", "scale": (long, short), "keep_ratio": True}
+    test_pipeline = [load, resize, annotations, pack]  # predictions are resized to the mask, not the mask
+    scales = [{**resize, "scale": (int(long * r), int(short * r))} for r in TTA_SCALES]
     flips = [{"type": "RandomFlip", "prob": p, "direction": "horizontal"} for p in (0.0, 1.0)]
-    return [
-        {"type": "LoadImageFromFile"},
-        {
-            "type": "TestTimeAug",
-            "transforms": [scales, flips, [{"type": "LoadAnnotations"}], [{"type": "PackSegInputs"}]],
+    test_dataloader = {
+        "batch_size": 1,
+        "num_workers": recipe.workers,
+        "sampler": {"type": "DefaultSampler", "shuffle": False},
+        "dataset": _dataset(val, test_pipeline),
+    }
+    evaluator = {"type": "IoUMetric", "iou_metrics": ["mIoU"], "ignore_index": ignored(val)}
+    return {
+        "train_dataloader": {
+            "batch_size": batch,
+            "num_workers": recipe.workers,
+            "sampler": {"type": "InfiniteSampler", "shuffle": True},
+            "dataset": _dataset(train, train_pipeline),
         },
-    ]
+        "val_dataloader": test_dataloader,
+        "test_dataloader": test_dataloader,
+        "val_evaluator": evaluator,
+        "test_evaluator": evaluator,
+        "train_pipeline": train_pipeline,
+        "test_pipeline": test_pipeline,
+        "tta_model": {"type": "SegTTAModel"},
+        "tta_pipeline": [load, {"type": "TestTimeAug", "transforms": [scales, flips, [annotations], [pack]]}],
+    }
 
 
-def _dataset(recipe: SegmentationRecipe, scenes: SegmentationDataset, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
+def _dataset(scenes: SegmentationDataset, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "type": "BaseSegDataset",
         "metainfo": {"classes": list(scenes.classes), "palette": [list(colour) for colour in scenes.palette]},
@@ -266,18 +226,8 @@ def _dataset(recipe: SegmentationRecipe, scenes: SegmentationDataset, pipeline: 
     }
 
 
-def _val_dataloader(
-    recipe: SegmentationRecipe, val: SegmentationDataset, pipeline: list[dict[str, Any]]
-) -> dict[str, Any]:
-    return {
-        "batch_size": 1,
-        "num_workers": recipe.workers,
-        "sampler": {"type": "DefaultSampler", "shuffle": False},
-        "dataset": _dataset(recipe, val, pipeline),
-    }
-
-
-def _schedule(recipe: SegmentationRecipe) -> Sequence[dict[str, Any]]:
+def _training(recipe: SegmentationRecipe, depth: int) -> dict[str, Any]:
+    """Return loops, optimiser, schedule and hooks."""
     rise = {"type": "LinearLR", "start_factor": 1e-6, "by_epoch": False, "begin": 0, "end": recipe.warmup}
     fall = {
         "type": "PolyLR",
@@ -287,4 +237,37 @@ def _schedule(recipe: SegmentationRecipe) -> Sequence[dict[str, Any]]:
         "end": recipe.iterations,
         "by_epoch": False,
     }
-    return [rise, fall] if recipe.warmup else [fall]
+    return {
+        "train_cfg": {
+            "type": "IterBasedTrainLoop",
+            "max_iters": recipe.iterations,
+            "val_interval": recipe.val_every or recipe.iterations,
+        },
+        "val_cfg": {"type": "ValLoop"},
+        "test_cfg": {"type": "TestLoop"},
+        "optim_wrapper": {
+            "type": "OptimWrapper",
+            "optimizer": {
+                "type": "AdamW",
+                "lr": recipe.lr,
+                "betas": tuple(recipe.betas),
+                "weight_decay": recipe.weight_decay,
+                "fused": True,
+            },
+            "constructor": "LearningRateDecayOptimizerConstructor",
+            "paramwise_cfg": {"num_layers": depth, "decay_rate": recipe.layer_decay, "decay_type": "layer_wise"},
+        },
+        "param_scheduler": [rise, fall] if recipe.warmup else [fall],
+        "default_hooks": {
+            "timer": {"type": "IterTimerHook"},
+            "logger": {"type": "LoggerHook", "interval": recipe.log_every, "log_metric_by_epoch": False},
+            "param_scheduler": {"type": "ParamSchedulerHook"},
+            "checkpoint": {
+                "type": "CheckpointHook",
+                "by_epoch": False,
+                "interval": recipe.save_every,
+                "max_keep_ckpts": 2,
+            },
+            "sampler_seed": {"type": "DistSamplerSeedHook"},
+        },
+    }

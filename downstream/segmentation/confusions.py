@@ -6,7 +6,6 @@ images: intersections and unions are summed over all of them first, as ADE20K's 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import EllipsisType
 from typing import Any, Self
 
 import numpy as np
@@ -109,15 +108,14 @@ class Confusions(PerImage):
 
     def areas(self) -> NDArray[np.float64]:
         """Pixels (n, 3, C) of every image and class: of the intersection, of the label, of the prediction."""
-        hit = self.label == self.prediction
-        return np.stack(
-            [self._by_class(self.label, hit), self._by_class(self.label), self._by_class(self.prediction)], 1
-        )
+        right = self.count * (self.label == self.prediction)
+        counted = ((self.label, right), (self.label, self.count), (self.prediction, self.count))
+        return np.stack([self._by_class(of, pixels) for of, pixels in counted], 1)
 
-    def _by_class(self, of: NDArray[np.int16], kept: NDArray[np.bool_] | EllipsisType = ...) -> NDArray[np.float64]:
-        cell = self.image[kept].astype(np.int64) * len(self.classes) + of[kept]
-        pixels = np.bincount(cell, self.count[kept], self.n * len(self.classes)).astype(np.float64)
-        return pixels.reshape(self.n, len(self.classes))
+    def _by_class(self, of: NDArray[np.int16], pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+        cell = self.image.astype(np.int64) * len(self.classes) + of
+        areas = np.bincount(cell, pixels, self.n * len(self.classes)).astype(np.float64)
+        return areas.reshape(self.n, len(self.classes))
 
     def measurements(self) -> list[Measurement]:
         """Return, in percent: mIoU, mAcc, aAcc, perhaps ``mIoU, multi-scale``, and ``IoU NAME`` of every class that occurs.

@@ -14,7 +14,8 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from downstream.segmentation.checkpoints import KEEP, NAME, read_checkpoint, seal
+from downstream.segmentation.checkpoints import NAME, read_checkpoint, seal
+from lutbench.checkpoint import KEEP
 from lutbench.files import disk_full_explained
 from lutbench.progress import Bar
 from lutbench.recipes import SegmentationRecipe
@@ -32,10 +33,10 @@ class SuiteRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
         """Wrap the model as MMEngine does; on CPUs, which torch's SyncBatchNorm and device numbers are not for, with the suite's."""
         if self.distributed and not torch.cuda.is_available():
-            wrapped: nn.Module = MMDistributedDataParallel(module=on_cpus(model), broadcast_buffers=False)
+            model = MMDistributedDataParallel(module=on_cpus(model), broadcast_buffers=False)
         else:
-            wrapped = super().wrap_model(model_wrapper_cfg, model)
-        return wrapped
+            model = super().wrap_model(model_wrapper_cfg, model)
+        return model
 
     def _init_model_weights(self) -> None:
         """Leave the model's weights as they are."""

@@ -8,13 +8,17 @@ import torch
 from mmengine.dataset import pseudo_collate
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.transforms.v2.functional import pad, to_pil_image
+from torchvision.utils import make_grid
 
 from lutbench.data.scenes import SegmentationDataset
+from lutbench.data.tensors import to_tensor
 from lutbench.files import whole_file
 
 HEIGHT = 160
 """Height of every picture, in pixels."""
 GAP = 4
+WHITE = 255
 PER_ROW = 2
 """Images, of three pictures each, side by side."""
 VEIL = 0.6
@@ -30,7 +34,7 @@ def picture_predictions(model: Any, dataset: Any, scenes: SegmentationDataset, p
     """
     model.eval()
     palette = np.array(scenes.palette, np.uint8)
-    triples = []
+    pictures = []
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist():
         sample = dataset[index]
         truth = sample["data_samples"].gt_sem_seg.data.squeeze().cpu().numpy()
@@ -38,9 +42,12 @@ def picture_predictions(model: Any, dataset: Any, scenes: SegmentationDataset, p
         with Image.open(dataset.get_data_info(index)["img_path"]) as file:
             image = file.convert("RGB").resize(truth.shape[::-1])
         coloured = [_coloured(np.asarray(image), mask, palette) for mask in (truth, prediction)]
-        triples.append([_scaled(Image.fromarray(pixels)) for pixels in (np.asarray(image), *coloured)])
+        pictures += [_scaled(Image.fromarray(pixels)) for pixels in (np.asarray(image), *coloured)]
+    width = max(picture.width for picture in pictures)
+    padded = [pad(to_tensor(picture), [0, 0, width - picture.width, 0], fill=WHITE) for picture in pictures]
+    grid = make_grid(padded, nrow=3 * PER_ROW, padding=GAP, pad_value=WHITE)
     with whole_file(path) as partial:
-        _sheet(triples).save(partial, format="PNG")
+        to_pil_image(grid).save(partial, format="PNG")
 
 
 def _coloured(image: NDArray[np.uint8], mask: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -53,16 +60,3 @@ def _coloured(image: NDArray[np.uint8], mask: NDArray[Any], palette: NDArray[np.
 def _scaled(image: Image.Image) -> Image.Image:
     width = max(1, round(image.width * HEIGHT / image.height))
     return image.resize((width, HEIGHT), Image.Resampling.NEAREST if image.height < HEIGHT else Image.Resampling.BOX)
-
-
-def _sheet(triples: list[list[Image.Image]]) -> Image.Image:
-    width = max(picture.width for triple in triples for picture in triple)
-    rows = -(-len(triples) // PER_ROW)
-    across = 3 * min(PER_ROW, len(triples))
-    sheet = Image.new("RGB", (across * (width + GAP) + GAP, rows * (HEIGHT + GAP) + GAP), "white")
-    for number, triple in enumerate(triples):
-        row, column = divmod(number, PER_ROW)
-        for position, picture in enumerate(triple):
-            x = GAP + (3 * column + position) * (width + GAP)
-            sheet.paste(picture, (x, GAP + row * (HEIGHT + GAP)))
-    return sheet

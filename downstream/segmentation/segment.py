@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
@@ -28,7 +27,7 @@ from lutbench.data.scenes import SegmentationDataset
 from lutbench.models.pretrained import encoder_of
 from lutbench.recipes import SegmentationRecipe
 from lutbench.run import Run
-from lutbench.train.batches import FromStep, Schedule, leave_group
+from lutbench.train.batches import FromStep, Schedule, loader_options
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, precision_of
 from lutbench.train.randomness import RngStream, seeded
@@ -52,16 +51,12 @@ def segment(run: Run[SegmentationRecipe]) -> None:
     Raises:
         UserError: if the encoder's weights do not fit, a loss is not finite, nothing moved, or the disk is full.
     """
-    recipe = run.recipe
+    recipe, processes = run.recipe, accelerator()
     MMLogger.get_instance(run.name, log_level="ERROR")  # what is logged before the Runner has its own
-    processes = accelerator()
     train: SegmentationDataset = run.dataset("train")
     val: SegmentationDataset = run.dataset("val")
-    seed = run.seed
     cfg = mmseg_config(recipe, train, val, processes=processes.num_processes)
-    schedule = Schedule.of_iterations(
-        len(train), recipe.iterations, recipe.batch, seed, processes.process_index, processes.num_processes
-    )
+    schedule = Schedule.of_iterations(len(train), recipe.iterations, recipe.batch, run.seed)
 
     # Model, from the encoder; the newest checkpoint, if there is one
     model = build_segmenter(cfg, run)
@@ -74,9 +69,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
         run.log(f"goes on from step {start}.")
 
     # The loop is MMEngine's
-    logger = TrainingLogger(
-        run.name, run.folder, schedule, start, extra_state, log_every=recipe.log_every, save_every=recipe.save_every
-    )
+    logger = TrainingLogger(run, schedule, start, extra_state, recipe.save_every)
     metric = ConfusionMetric(ignore_index=cfg.val_evaluator.ignore_index)
     runner = SuiteRunner(
         model=model,
@@ -92,16 +85,13 @@ def segment(run: Run[SegmentationRecipe]) -> None:
         val_evaluator=[metric],
         optim_wrapper=optimizer_of(model, cfg, recipe),
         param_scheduler=cfg.param_scheduler,
-        default_hooks={
-            **QUIET,
-            "checkpoint": SuiteHook(run, logger, schedule, len(val)),
-        },
+        default_hooks={**QUIET, "checkpoint": SuiteHook(run, logger, schedule, len(val))},
         env_cfg=cfg.env_cfg,
         log_level="ERROR",
         load_from=str(checkpoint.path) if checkpoint else None,
         resume=checkpoint is not None,
         launcher="pytorch" if processes.num_processes > 1 else "none",
-        randomness={"seed": seed},
+        randomness={"seed": run.seed},
         experiment_name=f"{run.name.replace('/', '-')}-{run.identity[:12]}",
         default_scope="mmseg",
     )
@@ -150,16 +140,8 @@ def optimizer_of(model: nn.Module, cfg: Config, recipe: SegmentationRecipe) -> O
 
 def _train_loader(cfg: Config, schedule: Schedule, start: int, workers: int) -> DataLoader[dict[str, Any]]:
     dataset = KeyedDataset(DATASETS.build(cfg.train_dataloader.dataset), schedule.seed)
-    options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
-    return DataLoader(
-        dataset,
-        batch_sampler=FromStep(schedule, start),
-        num_workers=workers,
-        collate_fn=pseudo_collate,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=leave_group,
-        **options,
-    )
+    batches = FromStep(schedule, start)
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=pseudo_collate, **loader_options(workers))
 
 
 def _multi_scale(model: nn.Module, cfg: Config, runner: SuiteRunner) -> ConfusionMetric:
@@ -185,15 +167,12 @@ def _multi_scale(model: nn.Module, cfg: Config, runner: SuiteRunner) -> Confusio
 
 
 def _confusions(
-    metric: ConfusionMetric, dataset: Any, val: SegmentationDataset, several: ConfusionMetric | None
+    metric: ConfusionMetric, dataset: Any, val: SegmentationDataset, several: ConfusionMetric | None = None
 ) -> Confusions:
     names = [
         Path(dataset.get_data_info(index)["img_path"]).relative_to(val.images).as_posix()
         for index in range(len(dataset))
     ]
     assert metric.counts is not None
-    more = None
-    if several is not None:
-        assert several.counts is not None
-        more = Confusions.of(several.counts, val.classes, names)
-    return Confusions.of(metric.counts, val.classes, names, more)
+    multi_scale = _confusions(several, dataset, val) if several else None
+    return Confusions.of(metric.counts, val.classes, names, multi_scale)

@@ -19,6 +19,9 @@ from lutbench.recipes import EncoderRecipe
 
 Pool = Literal["class", "mean"]
 
+TIMMS_NAMES = {"width": "embed_dim", "heads": "num_heads"}
+"""What timm calls the sizes that a recipe gives under other names."""
+
 
 def create_encoder(
     recipe: EncoderRecipe,
@@ -45,16 +48,18 @@ def timm_arguments(
     recipe: EncoderRecipe, image_size: int | None = None, *, classes: int = 0, pooled_norm: bool = False
 ) -> dict[str, Any]:
     """Return the arguments of ``timm.create_model(recipe.model, ...)`` to get the model of :func:`create_encoder`."""
-    geometry = _checked_geometry(recipe, image_size or recipe.image_size)
-    sizes = {
-        "patch_size": recipe.patch_size,
-        "embed_dim": recipe.width,
-        "depth": recipe.depth,
-        "num_heads": recipe.heads,
-    }
+    geometry, image_size = geometry_of(recipe), image_size or recipe.image_size
+    patch_size, width, heads = geometry.patch_size, geometry.width, geometry.heads
+    if image_size % patch_size:
+        raise UserError(
+            f"image_size = {image_size} is not a whole number of patches of patch_size = {patch_size}: "
+            f"take {max(1, round(image_size / patch_size)) * patch_size}, or another patch_size."
+        )
+    if width % heads:
+        raise UserError(f"width = {width} does not divide over heads = {heads}: change one of them.")
     return {
-        "img_size": image_size or recipe.image_size,
-        **{name: value for name, value in sizes.items() if value is not None},
+        "img_size": image_size,
+        **{TIMMS_NAMES.get(name, name): value for name, value in _own_sizes(recipe).items()},
         "num_classes": classes,
         "global_pool": "token" if geometry.class_token and not pooled_norm else "avg",
         "fc_norm": pooled_norm,
@@ -62,30 +67,17 @@ def timm_arguments(
 
 
 def encode(encoder: VisionTransformer, images: Tensor, pool: Pool) -> Tensor:
-    """Return the features (B, D), float32, of ``images`` (B, 3, S, S).
+    """Return the features (B, D), float32, of ``images`` (B, 3, S, S): the class token, or the mean over the patches.
 
     Raises:
         UserError: if the class token is asked for and there is none.
     """
+    if pool == "class" and not encoder.has_class_token:
+        raise UserError('pool = "class": this encoder has no class token. Set pool = "mean".')
     tokens = encoder.forward_features(images)
-    if pool == "class":
-        if not encoder.has_class_token:
-            raise UserError('pool = "class": this encoder has no class token. Set pool = "mean".')
-        pooled = class_token(tokens)
-    else:
-        pooled = patch_mean(tokens, encoder.num_prefix_tokens)
+    pooled = tokens[:, 0] if pool == "class" else tokens[:, encoder.num_prefix_tokens :].mean(1)
     features: Tensor = encoder.fc_norm(pooled)
     return features.float()
-
-
-def class_token(tokens: Tensor) -> Tensor:
-    """Return the class token (B, D) of ``tokens`` (B, 1 + N, D)."""
-    return tokens[:, 0]
-
-
-def patch_mean(tokens: Tensor, prefix: int = 1) -> Tensor:
-    """Return the mean (B, D) over the patches of ``tokens`` (B, prefix + N, D), class and register tokens left out."""
-    return tokens[:, prefix:].mean(1)
 
 
 def export_encoder(
@@ -140,23 +132,17 @@ def geometry_of(recipe: EncoderRecipe) -> Geometry:
     Raises:
         UserError: if timm has no such model, or it is not a plain ViT.
     """
-    own = _own_geometry(recipe.model)
-    return Geometry(
-        recipe.patch_size or own.patch_size,
-        recipe.width or own.width,
-        recipe.depth or own.depth,
-        recipe.heads or own.heads,
-        own.class_token,
-    )
+    return Geometry(**_timms_geometry(recipe.model)._asdict() | _own_sizes(recipe))
+
+
+def _own_sizes(recipe: EncoderRecipe) -> dict[str, int]:
+    """Return the sizes that a recipe gives itself; the others are those of timm's model."""
+    return recipe.model_dump(include={"patch_size", "width", "depth", "heads"}, exclude_none=True)
 
 
 @lru_cache
-def _own_geometry(name: str) -> Geometry:
-    """Return the geometry of a model as timm defines it.
-
-    Raises:
-        UserError: if there is no such model or it is not a plain ViT.
-    """
+def _timms_geometry(name: str) -> Geometry:
+    """Return the geometry of a model as timm defines it."""
     check_name(name)
     with torch.device("meta"):
         model = timm.create_model(name)
@@ -184,16 +170,3 @@ def check_name(name: str) -> None:
         raise UserError(
             f"model = {name!r}: timm has no such weights.{nearest(name, tags)} Known: {listed(tags) or 'none'}."
         )
-
-
-def _checked_geometry(recipe: EncoderRecipe, image_size: int) -> Geometry:
-    geometry = geometry_of(recipe)
-    patch_size, width, heads = geometry.patch_size, geometry.width, geometry.heads
-    if image_size % patch_size:
-        raise UserError(
-            f"image_size = {image_size} is not a whole number of patches of patch_size = {patch_size}: "
-            f"take {max(1, round(image_size / patch_size)) * patch_size}, or another patch_size."
-        )
-    if width % heads:
-        raise UserError(f"width = {width} does not divide over heads = {heads}: change one of them.")
-    return geometry

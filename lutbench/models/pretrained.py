@@ -92,20 +92,25 @@ def fit(model: VisionTransformer, tensors: Mapping[str, Tensor], where: str, fre
     if "pos_embed" in given and "pos_embed" in expected:
         given["pos_embed"] = _resized(given["pos_embed"], model)
     given |= {name: expected[name] for name in fresh}
-    problems = [f"missing: {listed(sorted(expected.keys() - given.keys()))}"] if expected.keys() - given.keys() else []
-    if given.keys() - expected.keys():
-        problems.append(f"not part of the model: {listed(sorted(given.keys() - expected.keys()))}")
+    if problems := misfits(expected, given, "model"):
+        raise UserError(
+            f"{where}: the weights do not fit the encoder. {problems}. "
+            "Name the architecture that they belong to, or give its weights."
+        )
+    model.load_state_dict(given)
+
+
+def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], model: str) -> str:
+    """Return what ``given`` lacks, has beside what the ``model`` takes, or has in another shape; empty if it fits."""
+    missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    problems = [f"missing: {listed(missing)}"] if missing else []
+    problems += [f"not part of the {model}: {listed(unknown)}"] if unknown else []
     problems += [
         f"{name}: expected {tuple(expected[name].shape)}, found {tuple(given[name].shape)}"
         for name in sorted(expected.keys() & given.keys())
         if expected[name].shape != given[name].shape
     ][:5]
-    if problems:
-        raise UserError(
-            f"{where}: the weights do not fit the encoder. {'; '.join(problems)}. "
-            "Name the architecture that they belong to, or give its weights."
-        )
-    model.load_state_dict(given)
+    return "; ".join(problems)
 
 
 def _encoder_part(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -50,9 +50,17 @@ def read_weights(path: Path, expected_sha256: str | None = None) -> dict[str, Te
             "Restore it from a copy, or make it again."
         )
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise _damaged(path, "safetensors", str(error)) from error
     if path.suffix in PICKLES:
-        return _tensors_in(_read_pickle(path), path)
+        content = read_pickle(
+            path,
+            "Ask its authors for plain weights, or convert it where you trust it: "
+            "safetensors.torch.save_file(state_dict, 'weights.safetensors').",
+        )
+        return _tensors_in(content, path)
     raise UserError(f"{path}: expected a file of weights ending in .safetensors, {', '.join(PICKLES)}.")
 
 
@@ -62,14 +70,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise _damaged(path, "safetensors", str(error)) from error
+def read_pickle(path: Path, remedy: str) -> Any:
+    """Return the plain data in a file that torch.save wrote, on the CPU.
 
-
-def _read_pickle(path: Path) -> Any:
+    Raises:
+        UserError: if it is damaged, or would run code; ``remedy`` says what to do then.
+    """
     with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickle protocols; what matters is raised
         try:
@@ -80,8 +86,7 @@ def _read_pickle(path: Path) -> Any:
                 raise _damaged(path, "a checkpoint of torch.save", _last_line(error)) from error
             raise UserError(
                 f"{path}: expected tensors and plain values, found a pickle that needs {needed[1]}, which could run "
-                "code and is not loaded. Ask its authors for plain weights, or convert it where you trust it: "
-                "safetensors.torch.save_file(state_dict, 'weights.safetensors')."
+                f"code and is not loaded. {remedy}"
             ) from error
 
 

@@ -7,10 +7,10 @@ images than the batch holds, a step still happens. Which images a step sees depe
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, defa
 
 from lutbench.data.images import ImageDataset, is_streamed, load_or_next
 from lutbench.errors import UserError
+from lutbench.train.processes import accelerator
 from lutbench.train.randomness import RngStream, generator, reseed
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class Schedule:
     batch: int
     micro_batch: int
     seed: int
-    rank: int = 0
-    processes: int = 1
+    rank: int = field(default_factory=lambda: accelerator().process_index)
+    processes: int = field(default_factory=lambda: accelerator().num_processes)
 
     def __post_init__(self) -> None:
         if self.micro_batch % self.processes:
@@ -64,11 +65,9 @@ class Schedule:
             )
 
     @classmethod
-    def of_iterations(
-        cls, images: int, iterations: int, batch: int, seed: int, rank: int = 0, processes: int = 1
-    ) -> "Schedule":
+    def of_iterations(cls, images: int, iterations: int, batch: int, seed: int) -> "Schedule":
         """Return the schedule of exactly so many optimiser steps of one micro-batch each."""
-        return cls(images, Fraction(iterations * batch, images), batch, batch, seed, rank, processes)
+        return cls(images, Fraction(iterations * batch, images), batch, batch, seed)
 
     @property
     def steps(self) -> int:
@@ -84,13 +83,14 @@ class Schedule:
         """Return the optimiser steps that ``epochs`` take, rounded; for the warm-up."""
         return round(epochs * self.images / self.batch)
 
+    def key(self, position: int) -> Key:
+        """Return the key of what comes at ``position`` in the run's stream of images."""
+        epoch, index = divmod(position, self.images)
+        return epoch, int(_epoch_order(self.images, self.seed, epoch)[index])
+
     def batch_keys(self, step: int) -> list[Key]:
         """Return the keys of the whole batch of a step, in order."""
-        keys = []
-        for position in range(step * self.batch, (step + 1) * self.batch):
-            epoch, rank = divmod(position, self.images)
-            keys.append((epoch, int(_epoch_order(self.images, self.seed, epoch)[rank])))
-        return keys
+        return [self.key(position) for position in range(step * self.batch, (step + 1) * self.batch)]
 
     def rows(self, accumulated: int) -> list[int]:
         """Return this process's rows of the batch in one of its micro-batches."""
@@ -98,6 +98,12 @@ class Schedule:
         first = accumulated * self.micro_batch + self.rank * share
         rows = list(range(first, first + share))
         return rows[0::2] + rows[1::2][::-1]
+
+    def positions(self, start: int) -> Iterator[list[int]]:
+        """Yield the positions, in the run's stream of images, of each of this process's micro-batches from step ``start`` on."""
+        for step in range(start, self.steps):
+            for accumulated in range(self.micro_batches):
+                yield [step * self.batch + row for row in self.rows(accumulated)]
 
 
 class FromStep(Sampler[list[Key]]):
@@ -111,10 +117,8 @@ class FromStep(Sampler[list[Key]]):
         return max(0, self.schedule.steps - self.start) * self.schedule.micro_batches
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for step in range(self.start, self.schedule.steps):
-            keys = self.schedule.batch_keys(step)
-            for accumulated in range(self.schedule.micro_batches):
-                yield [keys[row] for row in self.schedule.rows(accumulated)]
+        for positions in self.schedule.positions(self.start):
+            yield [self.schedule.key(position) for position in positions]
 
 
 class _StreamedSamples(IterableDataset[dict[str, Tensor]]):
@@ -130,10 +134,8 @@ class _StreamedSamples(IterableDataset[dict[str, Tensor]]):
         self.start = start
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        worker = get_worker_info()
-        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        coming = self._in_order(number, workers)
-        for positions in self._micro_batches(number, workers):
+        coming = self._in_order()
+        for positions in self._micro_batches():
             taken = {}
             for position in sorted(positions):
                 epoch = position // self.schedule.images
@@ -141,16 +143,15 @@ class _StreamedSamples(IterableDataset[dict[str, Tensor]]):
                 taken[position] = self.samples.sample(epoch, index, content)
             yield default_collate([taken[position] for position in positions])
 
-    def _micro_batches(self, number: int, workers: int) -> Iterator[list[int]]:
-        """Yield the positions, in the run's stream of images, of every micro-batch of this worker."""
-        schedule = self.schedule
-        every = ((step, part) for step in range(self.start, schedule.steps) for part in range(schedule.micro_batches))
-        for step, part in islice(every, number, None, workers):
-            yield [step * schedule.batch + row for row in schedule.rows(part)]
+    def _micro_batches(self) -> Iterator[list[int]]:
+        """Yield the positions of every micro-batch of this worker."""
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        return islice(self.schedule.positions(self.start), number, None, workers)
 
-    def _in_order(self, number: int, workers: int) -> Iterator[tuple[int, bytes]]:
+    def _in_order(self) -> Iterator[tuple[int, bytes]]:
         """Yield index and content of this worker's images, epoch by epoch."""
-        positions = (position for one in self._micro_batches(number, workers) for position in sorted(one))
+        positions = chain.from_iterable(map(sorted, self._micro_batches()))
         for epoch, some in groupby(positions, lambda position: position // self.schedule.images):
             ranks = np.fromiter(some, np.int64) % self.schedule.images
             yield from self.images.contents(self.schedule.seed, epoch, ranks)
@@ -186,21 +187,25 @@ def stream(
     schedule: Schedule,
     start: int = 0,
     workers: int = 0,
-    pin_memory: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
     """Return this process's micro-batches from step ``start`` on, ``schedule.micro_batches`` for every optimiser step.
 
     Every batch is a dict of stacked tensors: what ``transform`` returns, and ``index`` (B,) into ``images``,
     ``skipped`` (B,) how many undecodable images were passed over, and ``label`` (B,) where there are labels.
     """
-    options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
-    options |= {"num_workers": workers, "pin_memory": pin_memory, "worker_init_fn": leave_group}
-    samples = _Samples(images, transform, schedule.seed)
+    options, samples = loader_options(workers), _Samples(images, transform, schedule.seed)
     if is_streamed(images):
         return iter(DataLoader(_StreamedSamples(samples, images, schedule, start), batch_size=None, **options))
     return iter(DataLoader(samples, batch_sampler=FromStep(schedule, start), **options))
 
 
-def leave_group(worker: int) -> None:
+def loader_options(workers: int) -> dict[str, Any]:
+    """Return the arguments of a training loop's ``DataLoader`` with so many ``workers``."""
+    pin_memory = accelerator().device.type == "cuda"
+    options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory, "worker_init_fn": _leave_group}
+    return options | ({"prefetch_factor": 4} if workers else {})
+
+
+def _leave_group(worker: int) -> None:
     """Leave the process group: a signal to all of it is for the loop, which saves and needs its workers for that."""
     os.setpgid(0, 0)

@@ -1,12 +1,10 @@
-"""What the training loops share: the learning-rate schedule, and the logger of a run."""
+"""The logger of a training loop: progress, losses, speed, and when to save and to stop."""
 
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -18,14 +16,16 @@ from lutbench.progress import Bar
 from lutbench.train.batches import Schedule
 from lutbench.train.processes import accelerator
 
+if TYPE_CHECKING:
+    from lutbench.run import Run
 
-@dataclass(frozen=True)
-class _MicroBatchLosses:
+
+class _Note(NamedTuple):
     """The losses of one micro-batch, still on the device, and its images."""
 
     step: int
     losses: dict[str, Tensor]
-    index: Tensor
+    images: Tensor
 
 
 class TrainingLogger:
@@ -37,18 +37,11 @@ class TrainingLogger:
     """
 
     def __init__(
-        self,
-        title: str,
-        folder: Path,
-        schedule: Schedule,
-        start: int,
-        extra_state: dict[str, Any],
-        *,
-        log_every: int,
-        save_every: int,
+        self, run: "Run[Any]", schedule: Schedule, start: int, extra_state: dict[str, Any], save_every: int
     ) -> None:
-        self.title, self.folder, self.schedule, self.start = title, folder, schedule, start
-        self.log_every, self.save_every = log_every, save_every
+        self.title, self.folder, self.log_every = run.name, run.folder, run.recipe.log_every
+        self.schedule, self.start, self.save_every = schedule, start, save_every
+        self._kept = extra_state
         self.losses: dict[str, float] = extra_state.get("losses", {})
         """Mean of each loss over the steps of the last reading."""
         self.seconds: float = extra_state.get("seconds", 0.0)
@@ -57,7 +50,7 @@ class TrainingLogger:
         """Seconds of those spent waiting for data."""
         self.skipped: int = extra_state.get("skipped", 0)
         """Number of undecodable images that were passed over."""
-        self._notes: list[_MicroBatchLosses] = []
+        self._notes: list[_Note] = []
         self._skips: list[Tensor] = []
         self._label = ""
         self._asked_to_stop = False
@@ -72,10 +65,8 @@ class TrainingLogger:
         self._waited_before, self._read_step = self.waited, self.start
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._bar.__exit__(None, None, None)
         if self._writer:
             self._writer.close()
         for number, handler in self._handlers.items():
@@ -83,8 +74,9 @@ class TrainingLogger:
 
     @property
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the log."""
-        return {"losses": self.losses, "seconds": self.seconds, "waited": self.waited, "skipped": self.skipped}
+        """What a checkpoint keeps: what was given, and the log."""
+        log = {"losses": self.losses, "seconds": self.seconds, "waited": self.waited, "skipped": self.skipped}
+        return self._kept | log
 
     @property
     def images_per_second(self) -> float:
@@ -93,20 +85,16 @@ class TrainingLogger:
 
     def waiting(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """Yield ``batches``, and count the time spent waiting for each."""
-        iterator = iter(batches)
-        while True:
-            before = time.monotonic()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
+        before = time.monotonic()
+        for batch in batches:
             self.waited += time.monotonic() - before
             self._skips.append(batch["skipped"])
             yield batch
+            before = time.monotonic()
 
     def note(self, step: int, losses: dict[str, Tensor], index: Tensor) -> None:
         """Keep the losses of one micro-batch until the next reading; ``index`` (B,) names its images."""
-        self._notes.append(_MicroBatchLosses(step, {name: loss.detach() for name, loss in losses.items()}, index))
+        self._notes.append(_Note(step, {name: loss.detach() for name, loss in losses.items()}, index))
 
     def end_step(self, step: int, lr: float) -> bool:
         """Read the losses if it is time; return whether to save a checkpoint now.
@@ -167,12 +155,12 @@ class TrainingLogger:
         if wrong:
             first = wrong[0]
             losses = {name: str(float(first.losses[name])) for name in names}
-            report = {"step": first.step, "process": rank, "losses": losses, "images": first.index.tolist()}
+            report = {"step": first.step, "process": rank, "losses": losses, "images": first.images.tolist()}
             write_json(self.folder / f"non-finite-{rank}.json", report)
         where = f"step {wrong[0].step}" if wrong else f"one of the last {len(values)} micro-batches, on another process"
         raise UserError(
             f"{self.title}: a loss was not finite at {where}. The step, the losses and the images' indices are in "
-            f"{self.folder}/non-finite-*.json; the last checkpoint is from before. Scan at those images, "
+            f"{self.folder}/non-finite-*.json; the last checkpoint is from before. Look at those images, "
             "or lower base_lr, and start again."
         )
 
