@@ -164,11 +164,6 @@ class Samples(NamedTuple):
     evaluate: int
     """Images evaluated, on the way and at the end."""
 
-    @property
-    def all(self) -> int:
-        """Images trained on and evaluated."""
-        return self.train + self.evaluate
-
 
 class RunRecipe(Recipe):
     """All settings of one run, and what follows from them alone."""
