@@ -23,9 +23,11 @@ ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".venv"
 
 
-def lutbench(session: nox.Session, *arguments: str) -> None:
-    """Call the command line in the shared environment, made on first use under constraints.txt."""
-    session.run(_bin(session, "lutbench"), *arguments, external=True)
+def run(session: nox.Session, program: str, *arguments: str) -> None:
+    """Run a program of the shared environment, made on first use under constraints.txt."""
+    _install(session)
+    folder = ENVIRONMENT / ("Scripts" if (ENVIRONMENT / "Scripts").is_dir() else "bin")
+    session.run(str(folder / program), *arguments, external=True)
 
 
 def suite_and_options(session: nox.Session) -> list[str]:
@@ -47,7 +49,7 @@ def add_stage(name: str, about: str) -> None:
     """Make the session that runs one stage of a suite."""
 
     def stage(session: nox.Session) -> None:
-        lutbench(session, "run", *suite_and_options(session), "--stage", name)
+        run(session, "lutbench", "run", *suite_and_options(session), "--stage", name)
 
     stage.__doc__ = about
     nox.session(stage, name=name, venv_backend="none")
@@ -60,28 +62,28 @@ for name, about in STAGES.items():
 @nox.session(venv_backend="none")
 def results(session: nox.Session) -> None:
     """Collate a suite's records into tables and print them."""
-    lutbench(session, "tables", *tables_options(suite_and_options(session)))
+    run(session, "lutbench", "tables", *tables_options(suite_and_options(session)))
 
 
 @nox.session(venv_backend="none")
 def tables(session: nox.Session) -> None:
     """Compare the tables of every suite that come with the repository with the records that they are made from."""
     for suite in ("tiny", "camvid", "small", "paper"):
-        lutbench(session, "tables", suite, "--check", "--results", "results/reference")
+        run(session, "lutbench", "tables", suite, "--check", "--results", "results/reference")
 
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run the tests; what follows ``--`` goes to pytest."""
-    session.run(_bin(session, "pytest"), *session.posargs, external=True)
+    run(session, "pytest", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
     """Check style, formatting and types."""
-    session.run(_bin(session, "ruff"), "check", ".", external=True)
-    session.run(_bin(session, "ruff"), "format", "--check", ".", external=True)
-    session.run(_bin(session, "mypy"), external=True)
+    run(session, "ruff", "check", ".")
+    run(session, "ruff", "format", "--check", ".")
+    run(session, "mypy")
 
 
 @nox.session(venv_backend="none")
@@ -93,12 +95,6 @@ def constraints(session: nox.Session) -> None:
     )  # fmt: skip
 
 
-def _bin(session: nox.Session, program: str) -> str:
-    _install(session)
-    folder = ENVIRONMENT / ("Scripts" if (ENVIRONMENT / "Scripts").is_dir() else "bin")
-    return str(folder / program)
-
-
 def _install(session: nox.Session) -> None:
     """Bring ``.venv`` in line with pyproject.toml and constraints.txt, if either changed since."""
     wanted = (ROOT / "pyproject.toml").read_text() + (ROOT / "constraints.txt").read_text()
@@ -107,17 +103,6 @@ def _install(session: nox.Session) -> None:
         return
     if not ENVIRONMENT.is_dir():
         session.run("uv", "venv", "--python", ">=3.11", str(ENVIRONMENT), external=True)
-    session.run(
-        "uv",
-        "pip",
-        "install",
-        "--compile-bytecode",
-        "--python",
-        str(ENVIRONMENT),
-        "-c",
-        "constraints.txt",
-        "-e",
-        ".[dev,segmentation]",
-        external=True,
-    )
+    options = ("--compile-bytecode", "--python", str(ENVIRONMENT), "-c", "constraints.txt")
+    session.run("uv", "pip", "install", *options, "-e", ".[dev,segmentation]", external=True)
     stamp.write_text(wanted)

@@ -16,9 +16,9 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import typer
@@ -39,20 +39,7 @@ MOMENTUM = 0.996
 Step = Literal["plain", "ours", "ours, compiled"]
 
 
-@dataclass(frozen=True)
-class Case:
-    """A row of the table."""
-
-    size: str
-    step: Step
-    batch: int
-    steps: int
-    warmup: int
-    precision: str
-
-
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What was measured."""
 
     images_per_second: float
@@ -83,49 +70,32 @@ def main(
     print(f"| ViT | step | images/s | against plain | peak {'GPU' if on_gpu else 'resident'} memory, GiB |")
     print("|---|---|---:|---:|---:|")
     for size in chosen:
-        cases = [Case(size, kind, batch, steps, warmup, precision) for kind in kinds]
-        measured = [[_in_own_process(case) for case in cases] for _ in range(rounds)]
-        best = [max(results, key=lambda result: result.images_per_second) for results in zip(*measured, strict=True)]
-        for case, result in zip(cases, best, strict=True):
+        measured = [
+            [_in_own_process(size, kind, batch, steps, warmup, precision) for kind in kinds] for _ in range(rounds)
+        ]
+        best = [max(results) for results in zip(*measured, strict=True)]
+        for kind, result in zip(kinds, best, strict=True):
             ratio = result.images_per_second / best[0].images_per_second
-            print(f"| {size} | {case.step} | {result.images_per_second:.2f} | {ratio:.2f}x | {result.peak_gib:.2f} |")
+            print(f"| {size} | {kind} | {result.images_per_second:.2f} | {ratio:.2f}x | {result.peak_gib:.2f} |")
 
 
-def _in_own_process(case: Case) -> Result:
+def _in_own_process(*case: Any) -> Result:
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, case).result()
+        return pool.submit(measure, *case).result()
 
 
-def measure(case: Case) -> Result:
-    """Time one case in this process."""
+def measure(size: str, kind: Step, batch: int, steps: int, warmup: int, precision: str) -> Result:
+    """Time one kind of step in this process."""
     device = accelerator().device
-    recipe = read_recipe(PretrainRecipe, {"data": {}, "encoder": {"model": MODELS[case.size]}}, "benchmark")
+    recipe = read_recipe(PretrainRecipe, {"data": {}, "encoder": {"model": MODELS[size]}}, "benchmark")
     student = build_student(recipe, seed=0).to(device)
     groups = parameter_groups(student, recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
-    view1, view2 = (torch.randn(case.batch, 3, 224, 224, device=device) for _ in range(2))
-    views = Views(view1, view2, torch.rand(case.batch, 196, device=device))
-    if case.step == "plain":
-        step = _plain_step(student, optimizer, views, case.precision)
-    else:
-        step = _our_step(student, optimizer, views, case.precision, compiled=case.step == "ours, compiled")
-    for _ in range(case.warmup):
-        step()
-    _wait(device)
-    start = time.perf_counter()
-    for _ in range(case.steps):
-        step()
-    _wait(device)
-    seconds = time.perf_counter() - start
-    return Result(case.batch * case.steps / seconds, _peak_bytes(device) / 2**30)
-
-
-def _our_step(
-    student: Student, optimizer: torch.optim.Optimizer, views: Views, precision: str, compiled: bool
-) -> Callable[[], None]:
-    teacher = Teacher(student)
-    run_student = torch.compile(student) if compiled else student
-    run_teacher = torch.compile(teacher) if compiled else teacher
+    view1, view2 = (torch.randn(batch, 3, 224, 224, device=device) for _ in range(2))
+    views = Views(view1, view2, torch.rand(batch, 196, device=device))
+    run_student, run_teacher, update = (_plain if kind == "plain" else _ours)(student)
+    if kind == "ours, compiled":
+        run_student, run_teacher = torch.compile(run_student), torch.compile(run_teacher)
 
     def step() -> None:
         with autocast(precision):
@@ -133,30 +103,40 @@ def _our_step(
         losses.total.backward()
         optimizer.step()
         optimizer.zero_grad()
-        teacher.update(student, MOMENTUM)
+        update()
 
-    return step
+    for _ in range(warmup):
+        step()
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    _wait(device)
+    seconds = time.perf_counter() - start
+    return Result(batch * steps / seconds, _peak_bytes(device) / 2**30)
 
 
-def _plain_step(student: Student, optimizer: torch.optim.Optimizer, views: Views, precision: str) -> Callable[[], None]:
+def _ours(student: Student) -> tuple[Student, Teacher, Callable[[], None]]:
+    """Return student, teacher, and the update of the teacher, as the suite has them."""
+    teacher = Teacher(student)
+    return student, teacher, partial(teacher.update, student, MOMENTUM)
+
+
+def _plain(student: Student) -> tuple[Student, Teacher, Callable[[], None]]:
+    """Return student, teacher, and the update of the teacher, as one would first write them."""
     student.framework = ViewByView(student.framework)
     whole = copy.deepcopy(student).eval().requires_grad_(False)
     assert whole.projector is not None
     teacher = Teacher(student)
     teacher.encoder, teacher.projector = whole.encoder, whole.projector
 
-    def step() -> None:
-        with autocast(precision):
-            losses = student(views, teacher(views))
-        losses.total.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        with torch.no_grad():
-            for own, their in zip(whole.state_dict().values(), student.state_dict().values(), strict=True):
-                if own.is_floating_point():
-                    own.mul_(MOMENTUM).add_(their, alpha=1 - MOMENTUM)
+    @torch.no_grad()
+    def update() -> None:
+        for own, their in zip(whole.state_dict().values(), student.state_dict().values(), strict=True):
+            if own.is_floating_point():
+                own.mul_(MOMENTUM).add_(their, alpha=1 - MOMENTUM)
 
-    return step
+    return student, teacher, update
 
 
 class ViewByView:

@@ -2,17 +2,17 @@
 
 import io
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lutbench.errors import UserError
-from lutbench.kinds import STAGES, TOOLS, load
+from lutbench.kinds import STAGES, TOOLS
 
 if TYPE_CHECKING:
     from lutbench.recipes.suite import LoadedSuite
-    from lutbench.workspace import Workspace
 
 app = typer.Typer(
     name="lutbench",
@@ -79,8 +79,9 @@ def run(
     """Run what a suite file says. Finished runs are reused, interrupted ones go on, changed ones start anew."""
     loaded = _load(suite, overrides)  # first, so that a mistyped name is answered at once
     from lutbench.stages import run_suite
+    from lutbench.workspace import Workspace
 
-    run_suite(loaded, stage or [], only or [], _workspace(data_root, runs, results))
+    run_suite(loaded, stage or [], only or [], Workspace(data_root, runs, results))
 
 
 @app.command()
@@ -94,8 +95,9 @@ def status(
     """Show every run of a suite: finished, resumable, stale because a setting changed, or missing; its result and folder."""
     loaded = _load(suite, overrides)
     from lutbench.stages import show_status
+    from lutbench.workspace import Workspace
 
-    show_status(loaded, _workspace(data_root, runs, results, download=False))
+    show_status(loaded, Workspace(data_root, runs, results, download=False))
 
 
 @app.command()
@@ -121,8 +123,9 @@ def plan(
     """Show what a suite will cost, before anything runs: images, hours, disk, and what is missing."""
     loaded = _load(suite, overrides)
     from lutbench.plan.show import show_plan
+    from lutbench.workspace import Workspace
 
-    show_plan(loaded, _workspace(data_root, runs, results, download=False), rate or [], flops, gpus)
+    show_plan(loaded, Workspace(data_root, runs, results, download=False), rate or [], flops, gpus)
 
 
 @app.command()
@@ -178,7 +181,7 @@ def parity(
     """Compare the LUT step with recorded steps of the published model: losses, outputs, gradients, weights."""
     from lutbench.progress import print_table
 
-    parity = load(TOOLS["parity"])
+    parity = import_module(TOOLS["parity"])
     rows = parity.check_parity(file)
     print_table(parity.parity_table(rows))
     if not all(row.passed for row in rows):
@@ -201,7 +204,7 @@ def export(
     """Take a finished run's model away: for MMSegmentation a config and a checkpoint that it loads by itself."""
     from lutbench.run import finished_folder
 
-    config, checkpoint = load(TOOLS["export"]).export_mmseg(finished_folder(run, runs), folder)
+    config, checkpoint = import_module(TOOLS["export"]).export_mmseg(finished_folder(run, runs), folder)
     print(f"mmseg.apis.init_model({str(config)!r}, {str(checkpoint)!r})")
 
 
@@ -290,12 +293,6 @@ def _load(suite: str, overrides: list[str] | None) -> "LoadedSuite":
     from lutbench.recipes.loading import load_suite
 
     return load_suite(suite, overrides or [])
-
-
-def _workspace(data_root: Path, runs: Path, results: Path, download: bool = True) -> "Workspace":
-    from lutbench.workspace import Workspace
-
-    return Workspace(data_root, runs, results, download)
 
 
 def main() -> None:

@@ -21,6 +21,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
+def unknown(problem: str, name: object, known: Iterable[str]) -> UserError:
+    """Return the error that a name is none of those known: the problem, the nearest of them, and all of them."""
+    names = list(known)
+    return UserError(f"{problem}.{nearest(str(name), names)} Known: {', '.join(names) or 'none'}.")
+
+
 def listed(names: Iterable[str], limit: int = 5) -> str:
     """Return the first few of many names, for a message: ``a, b, c and 12 more``."""
     all_names = list(names)

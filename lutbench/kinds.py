@@ -15,6 +15,7 @@ A new kind is a module, a recipe and a line here; a new stage also has a table i
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
 
 StartsFrom = Literal["nothing", "encoder", "classifier"]
 """What goes into a run: nothing but data, the encoder of a method, or the classifier of a fine-tuning."""
-
-
-def load(name: str) -> Any:
-    """Return the object that ``module:attribute`` names, or the module that ``module`` names."""
-    module, _, attribute = name.partition(":")
-    loaded = import_module(module)
-    return getattr(loaded, attribute) if attribute else loaded
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ class Kind:
     @property
     def recipe(self) -> "type[RunRecipe]":
         """The type of its settings."""
-        recipe: type[RunRecipe] = load(self.recipe_name)
+        recipe: type[RunRecipe] = resolve_name(self.recipe_name)
         return recipe
 
     @property
@@ -61,7 +55,7 @@ class Kind:
     @property
     def outcomes(self) -> Any:
         """The type of its per-image outcomes; None if it has none."""
-        return load(self.outcomes_name) if self.outcomes_name else None
+        return resolve_name(self.outcomes_name) if self.outcomes_name else None
 
     @property
     def report(self) -> ModuleType | None:

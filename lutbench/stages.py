@@ -35,7 +35,7 @@ def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], wo
     for planned in suite.chosen(stages, only):
         run = open_run(suite, planned, workspace)
         try:
-            check(run)
+            planned.kind.module.check(run)
         except NotRun as reason:
             run.log(f"not run: {reason}")
             continue
@@ -60,16 +60,6 @@ def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], wo
             perform(run)
             accelerator().wait_for_everyone()
             run.log(run.result())
-
-
-def check(run: Run[Any]) -> None:
-    """Find what would stop a run before any compute is spent.
-
-    Raises:
-        NotRun: if its dataset is absent and optional.
-        UserError: see :func:`run_suite`.
-    """
-    run.planned.kind.module.check(run)
 
 
 def perform(run: Run[Any]) -> None:

@@ -17,11 +17,11 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with all that suite ``tiny`` reads, as the checks before its runs build it; to be read only."""
     from lutbench.recipes.loading import load_suite
     from lutbench.run import open_run
-    from lutbench.stages import check
     from lutbench.workspace import Workspace
 
     root = tmp_path_factory.mktemp("tiny")
     suite = load_suite("tiny")
     for planned in suite.runs:
-        check(open_run(suite, planned, Workspace(root / "data", root / "runs", root / "results")))
+        run = open_run(suite, planned, Workspace(root / "data", root / "runs", root / "results"))
+        planned.kind.module.check(run)
     return root / "data"

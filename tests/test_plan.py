@@ -22,6 +22,7 @@ from lutbench.models.encoders import create_encoder
 from lutbench.plan.compute import Cost, counted
 from lutbench.plan.costs import (
     COUNTED,
+    DONE,
     GIVEN,
     MEASURED,
     NO_COUNT,
@@ -30,7 +31,6 @@ from lutbench.plan.costs import (
     Rates,
     costs_of,
     read_rates,
-    together,
 )
 from lutbench.plan.datasets import missing, survey_all
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
@@ -109,8 +109,8 @@ class Plan(NamedTuple):
 
 def plan_of(suite: LoadedSuite, workspace: Workspace, rates: Rates | None = None) -> Plan:
     surveys, rates = survey_all(suite, workspace), rates or Rates()
-    groups = costs_of(suite, workspace, surveys, rates)
-    costs = together(groups, rates.gpus)
+    costs = costs_of(suite, workspace, surveys, rates)
+    groups = [group for task in costs.by("task").values() for group in task.by("method").values()]
     disk = {use.name: use for use in disk_uses(costs, surveys, workspace)}
     return Plan(groups, costs, disk, missing(suite, surveys))
 
@@ -120,7 +120,8 @@ def planned(folder: Path, rates: Rates | None = None, *changes: str) -> Plan:
 
 
 def name_of(group: Costs) -> str:
-    return "/".join(filter(None, (group.task, group.method)))
+    run = group.runs[0].run.planned
+    return "/".join(filter(None, (run.task, run.method)))
 
 
 def cost_of(suite: LoadedSuite, planned: PlannedRun, classes: int) -> Cost:
@@ -365,7 +366,7 @@ def test_a_finished_run_costs_nothing_and_tells_its_speed(folder: Path) -> None:
     run_suite(suite, ["pretrain"], ["seed0"], workspace)
     found = planned(folder)
     group = found.groups[0]
-    assert (group.done, len(group.to_run)) == (1, 1)
+    assert (group.count(DONE), len(group.to_run)) == (1, 1)
     record = json.loads((workspace.results / "records/toy/pretrain/lut/seed0.json").read_text())
     assert group.to_run[0].origin == MEASURED
     assert group.seconds == pytest.approx(4 * TRAIN / record["images_per_second"])
@@ -377,9 +378,9 @@ def test_a_finished_run_costs_nothing_and_tells_its_speed(folder: Path) -> None:
     assert eight.gpu_hours == pytest.approx(4 * group.seconds / 3600)
     assert [line.split(" were")[0] for line in totals(found.all) if "were measured" in line] == ["Rates of 1 runs"]
     again = planned(folder, None, "pretrain.lut.epochs=5")
-    assert again.groups[0].done == 0, "a changed run is to be run"
+    assert again.groups[0].count(DONE) == 0, "a changed run is to be run"
     shutil.rmtree(folder / "toy/val")
-    assert planned(folder).groups[0].done == 1, "pre-training needs no validation images"
+    assert planned(folder).groups[0].count(DONE) == 1, "pre-training needs no validation images"
 
 
 def test_a_set_of_corruptions_that_are_neither_named_nor_present_is_of_unknown_size(folder: Path) -> None:
@@ -389,7 +390,7 @@ def test_a_set_of_corruptions_that_are_neither_named_nor_present_is_of_unknown_s
         'path = "toy-c"',
     )
     (folder / "toy.toml").write_text(text)
-    [cost] = next(group.to_run for group in planned(folder, None, "seeds=[0]").groups if "copy" in group.task)
+    [cost] = next(group.to_run for group in planned(folder, None, "seeds=[0]").groups if "copy" in name_of(group))
     assert cost.origin == NO_COUNT
 
 

@@ -324,7 +324,7 @@ def test_nox_has_a_session_of_it(extended: Path, monkeypatch: pytest.MonkeyPatch
     assert nox.options.sessions == ["pretrain", "downstream", "robustness", "counting", "results"]
     (function,) = (call.args[0] for call in nox.session.call_args_list if call.kwargs.get("name") == "counting")
     assert function.__doc__ == "Count the images of each class."
-    monkeypatch.setitem(function.__globals__["lutbench"].__globals__, "_install", lambda session: None)
+    monkeypatch.setitem(function.__globals__, "_install", lambda session: None)
     function(session)
     assert session.run.call_args.args[1:] == ("run", "counted.toml", "--stage", "counting")
 

@@ -64,9 +64,12 @@ class Survey:
 
 def survey_splits(recipe: DatasetRecipe, workspace: "Workspace", size: Callable[[Any], int]) -> Survey:
     """Return what is known of a dataset to train on; ``size`` gives the bytes of a split."""
-    known, name = known_by(recipe), recipe.label or recipe.path or recipe.source
-    path, offline = (workspace.data / recipe.folder).absolute(), replace(workspace, download=False)
-    hub, made = recipe.source == "huggingface", bool(known and known.built)
+    name = recipe.label or recipe.path or recipe.source
+    known = known_by(recipe)
+    made = bool(known and known.built)
+    path = (workspace.data / recipe.folder).absolute()
+    hub = recipe.source == "huggingface"
+    offline = replace(workspace, download=False)
     absent = not path.exists() and not (hub and in_hub_cache(recipe.path))
     opened, images, problems = dict[str, Any](), dict[str, int](), dict[str, str]()
     for split in recipe.splits:

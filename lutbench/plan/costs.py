@@ -1,21 +1,20 @@
 """What the runs of a suite will cost: images, time and compute of every group of seeds. Nothing is run or written."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
+from typing import Any, Literal
 
 from lutbench.data.survey import Survey
 from lutbench.errors import UserError
 from lutbench.plan.compute import Cost
 from lutbench.progress import tracked
-from lutbench.recipes.base import Samples
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, read_record, record_path
 from lutbench.run import Run, RunState, open_run
 from lutbench.workspace import Workspace
 
-GIVEN, MEASURED, COUNTED, NO_RATE, NO_COUNT = "given", "measured", "FLOP", "no rate", "size unknown"
+DONE, GIVEN, MEASURED, COUNTED, NO_RATE, NO_COUNT = "done", "given", "measured", "FLOP", "no rate", "size unknown"
 """Where the time of a run comes from, or why there is none."""
 
 
@@ -33,87 +32,63 @@ class Rates:
 
 @dataclass(frozen=True)
 class RunCost:
-    """What a run will cost that has not finished."""
+    """What a run will cost; nothing more if it has finished."""
 
     run: Run[Any]
+    origin: str
+    """Where its time comes from, or why there is none."""
     cost: Cost
-    samples: Samples | None
-    """None where the size of its dataset is not known."""
     rate: float | None = None
     """Images/s; None if none was given or measured."""
     hardware: str = ""
     """The machine that the rate was measured on; empty if it was given."""
-    flops: float | None = None
-    """FLOP/s, by which its time is told where there is no rate."""
-
-    @property
-    def images(self) -> int:
-        """Images that go through the network; 0 where they are not known."""
-        return self.samples.all if self.samples else 0
-
-    @property
-    def flop(self) -> float:
-        """Compute of those images."""
-        train, evaluate = self.samples or (0, 0)
-        return self.cost.train * train + self.cost.evaluate * evaluate
-
-    @property
-    def origin(self) -> str:
-        """Where the time comes from, or why there is none."""
-        if self.samples is None:
-            return NO_COUNT
-        if self.rate is not None:
-            return MEASURED if self.hardware else GIVEN
-        return NO_RATE if self.flops is None else COUNTED
-
-    @property
-    def seconds(self) -> float | None:
-        """Its time; None where there is none."""
-        if self.samples is None:
-            return None
-        if self.rate is not None:
-            return self.images / self.rate
-        return None if self.flops is None else self.flop / self.flops
+    images: int = 0
+    """Images that go through the network; 0 where they are not known."""
+    flop: float = 0
+    """Compute of those images."""
+    seconds: float | None = None
+    """Its time; None where there is none."""
 
 
 @dataclass(frozen=True)
 class Costs:
     """What some runs will cost together: the seeds of a task with one method, a stage, or a suite."""
 
-    runs: int
-    to_run: tuple[RunCost, ...]
-    """The runs that have not finished."""
+    runs: tuple[RunCost, ...]
     gpus: int = 1
     """GPUs that each run is spread over."""
-    stage: str = ""
-    task: str = ""
-    method: str = ""
-    """Empty for pre-training, and where there are several."""
+
+    def by(self, part: Literal["stage", "task", "method"]) -> "dict[str, Costs]":
+        """Return the costs of every stage, task or method apart."""
+        groups: dict[str, list[RunCost]] = {}
+        for one in self.runs:
+            groups.setdefault(getattr(one.run.planned, part), []).append(one)
+        return {name: Costs(tuple(runs), self.gpus) for name, runs in groups.items()}
 
     @property
-    def done(self) -> int:
-        """Runs that have finished: they cost nothing more."""
-        return self.runs - len(self.to_run)
-
-    @property
-    def images(self) -> int:
-        """Images of the runs whose datasets have a known size."""
-        return sum(one.images for one in self.to_run)
-
-    @property
-    def flop(self) -> float:
-        """Compute of the same runs."""
-        return sum(one.flop for one in self.to_run)
+    def to_run(self) -> list[RunCost]:
+        """The runs that have not finished."""
+        return [one for one in self.runs if one.origin != DONE]
 
     @property
     def timed(self) -> list[RunCost]:
         """Runs whose time is known."""
-        return [one for one in self.to_run if one.seconds is not None]
+        return [one for one in self.runs if one.seconds is not None]
+
+    @property
+    def images(self) -> int:
+        """Images of the runs whose datasets have a known size."""
+        return sum(one.images for one in self.runs)
+
+    @property
+    def flop(self) -> float:
+        """Compute of the same runs."""
+        return sum(one.flop for one in self.runs)
 
     @property
     def seconds(self) -> float:
-        """Time of those runs, one after another."""
-        return sum(one.seconds or 0 for one in self.to_run)
+        """Time of the runs for which it is known, one after another."""
+        return sum(one.seconds or 0 for one in self.runs)
 
     @property
     def gpu_hours(self) -> float:
@@ -123,42 +98,31 @@ class Costs:
     @property
     def rate(self) -> float | None:
         """Images/s over the runs that have a rate."""
-        rated = [one.rate for one in self.to_run if one.rate is not None]
+        rated = [one.rate for one in self.runs if one.rate is not None]
         return len(rated) / sum(1 / rate for rate in rated) if rated else None
 
     def count(self, origin: str) -> int:
         """Return how many runs have their time, or lack it, for this reason."""
-        return sum(one.origin == origin for one in self.to_run)
+        return sum(one.origin == origin for one in self.runs)
 
 
-def together(groups: Iterable[Costs], gpus: int, stage: str = "") -> Costs:
-    """Return the sum of the groups of a stage, or of all."""
-    groups = [group for group in groups if stage in ("", group.stage)]
-    return Costs(
-        sum(group.runs for group in groups), tuple(one for group in groups for one in group.to_run), gpus, stage
-    )
-
-
-def costs_of(suite: LoadedSuite, workspace: Workspace, surveys: Mapping[str, Survey], rates: Rates) -> list[Costs]:
-    """Return what every group of seeds will cost; ``surveys`` are of the runs' datasets, by name of the run.
+def costs_of(suite: LoadedSuite, workspace: Workspace, surveys: Mapping[str, Survey], rates: Rates) -> Costs:
+    """Return what the runs of a suite will cost; ``surveys`` are of their datasets, by name of the run.
 
     Raises:
         UserError: if an encoder cannot be built, or a record is damaged.
     """
-    grouped: dict[tuple[str, str, str], list[PlannedRun]] = {}
+    records: dict[str, Record] = {}
     for planned in suite.runs:
-        grouped.setdefault((planned.stage, planned.task, planned.method), []).append(planned)
-    groups = []
-    for (stage, task, method), seeds in tracked(grouped.items(), len(grouped), "counting"):
-        records = {planned.name: record for planned in seeds if (record := _record(planned, workspace)) is not None}
-        runs = [open_run(suite, planned, workspace) for planned in seeds]
-        costs = tuple(
-            _cost(run, surveys, rates, records.get(run.name) or next(iter(records.values()), None))
-            for run in runs
-            if not is_finished(run, surveys)
-        )
-        groups.append(Costs(len(runs), costs, rates.gpus, stage, task, method))
-    return groups
+        if (record := _record(planned, workspace)) is not None:
+            records[planned.name] = record
+            records.setdefault(_without_seed(planned), record)  # for the seeds that have none
+    costs = []
+    for planned in tracked(suite.runs, len(suite.runs), "counting"):
+        run = open_run(suite, planned, workspace)
+        record = records.get(planned.name) or records.get(_without_seed(planned))
+        costs.append(RunCost(run, DONE, Cost()) if is_finished(run, surveys) else _cost(run, surveys, rates, record))
+    return Costs(tuple(costs), rates.gpus)
 
 
 def read_rates(suite: LoadedSuite, given: Sequence[str]) -> dict[str, float]:
@@ -211,10 +175,20 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
         each = record.images_per_second / max(1, len(record.hardware.gpus))  # processes on a CPU share it
         rate, hardware = each * rates.gpus, str(record.hardware)
     try:
-        samples = run.recipe.samples(surveys[run.name].images)
+        train, evaluate = run.recipe.samples(surveys[run.name].images)
     except KeyError:  # the size of a split is not known
-        samples = None
-    return RunCost(run, cost, samples, rate, hardware, rates.flops and rates.flops * rates.gpus)
+        return RunCost(run, NO_COUNT, cost, rate, hardware)
+    images, flop = train + evaluate, cost.train * train + cost.evaluate * evaluate
+    origin, seconds = NO_RATE, None
+    if rate is not None:
+        origin, seconds = MEASURED if hardware else GIVEN, images / rate
+    elif rates.flops is not None:
+        origin, seconds = COUNTED, flop / (rates.flops * rates.gpus)
+    return RunCost(run, origin, cost, rate, hardware, images, flop, seconds)
+
+
+def _without_seed(run: PlannedRun) -> str:
+    return run.name.rpartition("/")[0]
 
 
 def _record(planned: PlannedRun, workspace: Workspace) -> Record | None:

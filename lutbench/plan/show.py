@@ -8,7 +8,7 @@ from rich.table import Table
 from lutbench.data.survey import DiskUse
 from lutbench.errors import listed
 from lutbench.files import gigabytes
-from lutbench.plan.costs import MEASURED, NO_COUNT, NO_RATE, Costs, Rates, costs_of, read_rates, together
+from lutbench.plan.costs import DONE, MEASURED, NO_COUNT, NO_RATE, Costs, Rates, costs_of, read_rates
 from lutbench.plan.datasets import missing, survey_all
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
 from lutbench.progress import console, print_table
@@ -24,10 +24,9 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], fl
     """
     given = Rates(read_rates(suite, rates), flops, gpus)
     surveys = survey_all(suite, workspace)
-    groups = costs_of(suite, workspace, surveys, given)
-    costs = together(groups, gpus)
+    costs = costs_of(suite, workspace, surveys, given)
     console.print(suite.config.title, style="bold")
-    print_table(_runs(groups))
+    print_table(_runs(costs))
     for line in totals(costs):
         console.print(line, soft_wrap=False)
     uses = disk_uses(costs, surveys, workspace)
@@ -39,7 +38,10 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], fl
             console.print("It will not fit.", style="red")
     known, paragraphs = missing(suite, surveys)
     if known:
-        print_table(_missing(known))
+        table = _table([f"\nmissing sets ({len(known)})", ""])
+        for name, problem in known.items():
+            table.add_row(name, problem)
+        print_table(table)
         paragraphs.insert(
             0,
             "How to get one: lutbench data list NAME. What is counted above is with all of them; a run measures "
@@ -52,7 +54,7 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], fl
 def totals(costs: Costs) -> list[str]:
     """Return the sums below the table, what they leave out, and what they rest on."""
     to_run, timed = len(costs.to_run), len(costs.timed)
-    lines = [f"{to_run} runs to go, {costs.done} finished; {costs.images:,} images, {costs.flop:.2g} FLOP."]
+    lines = [f"{to_run} runs to go, {costs.count(DONE)} finished; {costs.images:,} images, {costs.flop:.2g} FLOP."]
     if timed:
         machine = "one GPU, or the CPU" if costs.gpus == 1 else f"{costs.gpus} GPUs"
         which = "" if timed == to_run else f", of {timed} of the {to_run} runs"
@@ -66,7 +68,7 @@ def totals(costs: Costs) -> list[str]:
         )
     if uncounted := costs.count(NO_COUNT):
         lines.append(f"{uncounted} runs are on sets of unknown size, which are not there: they are in no sum.")
-    measured = [one for one in costs.timed if one.origin == MEASURED]
+    measured = [one for one in costs.runs if one.origin == MEASURED]
     for hardware, runs in Counter(one.hardware for one in measured).items():
         lines.append(f"Rates of {runs} runs were measured on {hardware}.")
     if any(one.cost.train > one.cost.evaluate > 0 for one in measured):
@@ -86,31 +88,31 @@ def amount(count: int) -> str:
     return f"{count:,}" if count < 1e5 else f"{count / 1e6:,.1f} M"
 
 
-def _runs(groups: Sequence[Costs]) -> Table:
+def _runs(costs: Costs) -> Table:
     table = _table(["run"], ["to go", "images", "FLOP", "images/s", "time"])
-    for stage in dict.fromkeys(group.stage for group in groups):
-        part = together(groups, 1, stage)
+    for stage, part in costs.by("stage").items():
         time = duration(part.seconds) if part.timed else ""
         table.add_row(stage, str(len(part.to_run)), amount(part.images), f"{part.flop:.1e}", "", time, style="bold")
-        task = ""
-        for group in (group for group in groups if group.stage == stage):
-            if group.method and group.task != task:
-                task = group.task
+        for task, methods in part.by("task").items():
+            rows = methods.by("method")
+            if any(rows):  # pre-training has no methods
                 table.add_row(f"  {task}")
-            table.add_row(f"    {group.method}" if group.method else f"  {group.task}", *_cells(group))
+            for method, seeds in rows.items():
+                table.add_row(f"    {method}" if method else f"  {task}", *_cells(seeds))
     return table
 
 
 def _cells(group: Costs) -> Sequence[str]:
-    if not group.to_run:
-        return ("done",)
+    to_run, runs = group.to_run, len(group.runs)
+    if not to_run:
+        return (DONE,)
     known = not group.count(NO_COUNT)
     return (
-        f"{len(group.to_run)} of {group.runs}" if group.done else f"{group.runs}",
+        f"{runs}" if len(to_run) == runs else f"{len(to_run)} of {runs}",
         amount(group.images) if known else "",
         f"{group.flop:.1e}" if known else "",
         "" if group.rate is None else f"{group.rate:,.1f}",
-        duration(group.seconds) if group.timed else group.to_run[0].origin,
+        duration(group.seconds) if group.timed else to_run[0].origin,
     )
 
 
@@ -120,13 +122,6 @@ def _disk(uses: Sequence[DiskUse]) -> Table:
         present = "yes" if use.present is None else gigabytes(use.present) if use.present else ""
         to_come = "" if use.to_come == 0 else gigabytes(use.to_come)
         table.add_row(use.name, use.folder, present, to_come)
-    return table
-
-
-def _missing(known: dict[str, str]) -> Table:
-    table = _table([f"\nmissing sets ({len(known)})", ""])
-    for name, problem in known.items():
-        table.add_row(name, problem)
     return table
 
 

@@ -25,18 +25,12 @@ Metric = Literal["top-1", "mean per class"]
 """Metrics of a classification: accuracy over images, or its mean over classes."""
 
 
-class _Runtime:
+class Runtime:
     """Marks a field that cannot change a result."""
 
 
-Runtime = _Runtime()
-
-
-class _Later:
+class Later:
     """Marks a field that came after runs were made: at its default it is no part of the identity, which those keep."""
-
-
-Later = _Later()
 
 
 class Recipe(BaseModel):
@@ -49,9 +43,7 @@ class Recipe(BaseModel):
         fields: dict[str, Any] = {}
         for name, info in type(self).model_fields.items():
             value = getattr(self, name)
-            if any(isinstance(mark, _Runtime) for mark in info.metadata):
-                continue
-            if any(isinstance(mark, _Later) for mark in info.metadata) and value == info.default:
+            if Runtime in info.metadata or (Later in info.metadata and value == info.default):
                 continue
             fields[name] = (
                 value.affecting_results()
@@ -171,11 +163,6 @@ class Samples(NamedTuple):
     """Images trained on, or encoded for a probe."""
     evaluate: int
     """Images evaluated, on the way and at the end."""
-
-    @property
-    def all(self) -> int:
-        """Images trained on and evaluated."""
-        return self.train + self.evaluate
 
 
 class RunRecipe(Recipe):

@@ -16,7 +16,7 @@ from lutbench.recipes.base import (
     Samples,
     WeightsSource,
 )
-from lutbench.recipes.pretrain import check_micro_batch, check_schedule, kept_checkpoints
+from lutbench.recipes.pretrain import check_schedule, kept_checkpoints
 
 
 class EncoderSource(WeightsSource):
@@ -123,8 +123,7 @@ class FinetuneRecipe(ClassificationRecipe):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        check_schedule(self.epochs, self.warmup_epochs)
-        check_micro_batch(self.batch, self.micro_batch)
+        check_schedule(self.epochs, self.warmup_epochs, self.batch, self.micro_batch)
         if (self.mixup > 0 or self.cutmix > 0) and self.batch % 2:
             raise ValueError(
                 f"batch = {self.batch} is odd, and mixup pairs images: make it even, or set mixup and cutmix to 0"
@@ -166,7 +165,7 @@ class LinearRecipe(ClassificationRecipe):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        check_schedule(self.epochs, self.warmup_epochs)
+        check_schedule(self.epochs, self.warmup_epochs, self.batch)
         return self
 
 

@@ -1,71 +1,58 @@
 """From the tables of a suite file to the runs that they make. What a stage's runs start from decides the form of its tables."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lutbench.errors import UserError, listed, nearest
-from lutbench.kinds import KINDS, STAGES, StartsFrom, kinds_of
-from lutbench.recipes.base import DataRecipe, Recipe, read_recipe
+from lutbench.data.catalogue import MEASURED_ON
+from lutbench.errors import UserError, listed, unknown
+from lutbench.kinds import KINDS, STAGES, kinds_of
+from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Recipe, read_recipe
 from lutbench.recipes.robustness import RobustnessTable
 from lutbench.recipes.segmentation import SegmentationDataRecipe
-from lutbench.recipes.suite import PlannedRun, Suite, TaskTable
+from lutbench.recipes.suite import PlannedRun, Suite, TaskTable, run_name
 
 AnyData = DataRecipe | SegmentationDataRecipe
 
 
-def expand(name: str, suite: Suite, data: Mapping[str, AnyData], known_sets: Mapping[str, Recipe]) -> list[PlannedRun]:
-    """Return the runs of all stages, each after the one it needs.
-
-    ``data`` are the suite's datasets, ``known_sets`` the robustness datasets of the literature.
+def expand(name: str, suite: Suite, data: Mapping[str, AnyData]) -> list[PlannedRun]:
+    """Return the runs of all stages, each after the one it needs; ``data`` are the suite's datasets.
 
     Raises:
         UserError: for every setting that is unknown, mistyped, out of range or contradictory.
     """
-    forms: dict[StartsFrom, Callable[[str, list[PlannedRun]], list[PlannedRun]]] = {
-        "nothing": lambda stage, _: _from_nothing(name, suite, data, stage),
-        "encoder": lambda stage, _: _from_encoders(name, suite, data, stage),
-        "classifier": lambda stage, runs: _from_classifiers(name, suite, runs, known_sets, stage),
-    }
     runs: list[PlannedRun] = []
     for stage in STAGES:
-        runs += forms[next(iter(kinds_of(stage).values())).starts_from](stage, runs)
+        starts_from = next(iter(kinds_of(stage).values())).starts_from
+        if starts_from == "nothing":
+            runs += _from_nothing(name, suite, data, stage)
+        elif starts_from == "encoder":
+            runs += _from_encoders(name, suite, data, runs, stage)
+        else:
+            runs += _from_classifiers(name, suite, runs, stage)
     return runs
-
-
-def resolve(settings: Mapping[str, Any], key: str, known: Mapping[str, Recipe], where: str) -> dict[str, Any]:
-    """Return ``settings`` with the name under ``key`` replaced by what it names."""
-    name = settings.get(key)
-    if not isinstance(name, str):
-        return dict(settings)
-    if name not in known:
-        raise UserError(
-            f"{where}.{key}: there is no [{key}.{name}] in the suite file.{nearest(name, known)} "
-            f"Known: {listed(known, 20) or 'none'}."
-        )
-    return {**settings, key: {**known[name].model_dump(), "label": known[name].label or name}}  # type: ignore[attr-defined]
 
 
 def _from_nothing(name: str, suite: Suite, data: Mapping[str, AnyData], stage: str) -> list[PlannedRun]:
     """Return the runs of a stage whose tables are a run each: pre-training."""
-    ((key, kind),) = kinds_of(stage).items()
+    (kind,) = kinds_of(stage).values()
     runs = []
     for task, table in getattr(suite, stage).items():
         where = f"{stage}.{task}"
-        settings = _with_encoder(suite, {**suite.defaults.get(key, {}), **table}, where)
+        settings = _resolved({**suite.defaults.get(kind.name, {}), **table}, "encoder", suite.encoder, where)
         recipe = read_recipe(kind.recipe, _with_data(settings, kind.recipe, data, where), where)
         runs += [PlannedRun(name, kind, task, "", seed, recipe) for seed in suite.seeds]
     return runs
 
 
-def _from_encoders(name: str, suite: Suite, data: Mapping[str, AnyData], stage: str) -> list[PlannedRun]:
+def _from_encoders(
+    name: str, suite: Suite, data: Mapping[str, AnyData], before: Sequence[PlannedRun], stage: str
+) -> list[PlannedRun]:
     """Return the runs of a stage whose tables are tasks, each run for the encoder of every method or of those it lists."""
     kinds, runs = kinds_of(stage), []
     for task, table in getattr(suite, stage).items():
         where = f"{stage}.{task}"
         if table.kind not in kinds:
-            raise UserError(
-                f"{where}.kind: no such task {table.kind!r}.{nearest(table.kind, kinds)} Known: {', '.join(kinds)}."
-            )
+            raise unknown(f"{where}.kind: no such task {table.kind!r}", table.kind, kinds)
         kind = kinds[table.kind]
         settings = {**suite.defaults.get(table.kind, {}), "kind": table.kind, **(table.model_extra or {})}
         if "encoder" in settings:
@@ -73,28 +60,31 @@ def _from_encoders(name: str, suite: Suite, data: Mapping[str, AnyData], stage: 
         settings = _with_data(settings, kind.recipe, data, where)
         for method in table.methods if table.methods is not None else suite.method:
             if method not in suite.method:
-                raise UserError(f"{where}.methods: no such method {method!r}.{nearest(method, suite.method)}")
-            source, pretrain = _encoder_source(suite, method)
-            recipe = read_recipe(kind.recipe, {**settings, "encoder": source}, where, also=TaskTable.model_fields)
+                raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
+            values = {**settings, "encoder": _encoder_source(suite, method, before)}
+            recipe = read_recipe(kind.recipe, values, where, also=TaskTable.model_fields)
+            pretrain = suite.method[method].pretrain
             for seed in suite.seeds:
-                needs = f"pretrain/{pretrain}/seed{seed}" if pretrain else None
+                needs = run_name("pretrain", pretrain, "", seed) if pretrain else None
                 runs.append(PlannedRun(name, kind, task, method, seed, recipe, needs))
     return runs
 
 
-def _from_classifiers(
-    name: str, suite: Suite, tasks: Sequence[PlannedRun], known_sets: Mapping[str, Recipe], stage: str
-) -> list[PlannedRun]:
+def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], stage: str) -> list[PlannedRun]:
     """Return the runs of a stage whose tables name datasets, on each of which finished classifiers are measured."""
-    ((key, kind),) = kinds_of(stage).items()
+    (kind,) = kinds_of(stage).values()
+    datasets = {known.name: known.recipe for known in MEASURED_ON.values()} | suite.shifted
     runs = []
     for table, given in getattr(suite, stage).items():
         where = f"{stage}.{table}"
-        measured = _measured(suite, given, tasks, where)
+        measured = _measured(given, before, where)
         rows = suite.classifier if given.classifiers is None else given.classifiers
-        shared = {**suite.defaults.get(key, {}), **(given.model_extra or {})}
+        shared = {**suite.defaults.get(kind.name, {}), **(given.model_extra or {})}
         for dataset in given.sets:
-            settings = {**shared, "set": _robustness_dataset(suite, dataset, known_sets, where)}
+            if dataset not in datasets:
+                problem = f"{where}.sets: there is neither a [shifted.{dataset}] in the suite file nor a published set"
+                raise unknown(f"{problem} {dataset!r}", dataset, datasets)
+            settings = {**shared, "set": _labelled(dataset, datasets[dataset])}
             task = f"{table}/{dataset}"
             for run in measured:  # its images are seen as in fine-tuning, unless the table says otherwise
                 as_tuned = {"image_size": run.recipe.side, "eval_crop": run.recipe.eval_crop}  # type: ignore[attr-defined]
@@ -103,42 +93,39 @@ def _from_classifiers(
                 recipe = read_recipe(kind.recipe, values, where, also=RobustnessTable.model_fields)
                 runs.append(PlannedRun(name, kind, task, run.method, run.seed, recipe, run.name))
             for row in rows:  # no run of the suite made it, so it has no seed: it is under the suite's first
-                values = {**settings, **_classifier_settings(suite, row)}
+                values = {**settings, **_classifier_settings(suite, row, where)}
                 recipe = read_recipe(kind.recipe, values, where, also=RobustnessTable.model_fields)
                 runs.append(PlannedRun(name, kind, task, row, suite.seeds[0], recipe))
     return runs
 
 
-def _measured(suite: Suite, given: RobustnessTable, tasks: Sequence[PlannedRun], where: str) -> list[PlannedRun]:
-    """Return the runs whose classifiers a table is about; every name in it is checked."""
-    fitting = {run.task for run in tasks if run.kind is KINDS["finetune"]}
+def _measured(given: RobustnessTable, before: Sequence[PlannedRun], where: str) -> list[PlannedRun]:
+    """Return the fine-tunings whose classifiers a table is about."""
+    finetuned = [run for run in before if run.kind is KINDS["finetune"]]
+    fitting = list(dict.fromkeys(run.task for run in finetuned))
     for task in given.tasks:
         if task not in fitting:
-            raise UserError(
-                f"{where}.tasks: expected fine-tunings, found {task!r}.{nearest(task, fitting)} "
-                f"Fitting tasks: {listed(sorted(fitting), 20) or 'none'}."
-            )
-    measured = [run for run in tasks if run.task in given.tasks]
-    methods = list(dict.fromkeys(run.method for run in measured))
-    for key, rows, known, of in (
-        ("methods", given.methods, methods, f"in its tasks, {listed(given.tasks) or 'none'}"),
-        ("classifiers", given.classifiers, list(suite.classifier), "in the suite file"),
-    ):
-        for row in rows or ():
-            if row not in known:
-                raise UserError(f"{where}.{key}: there is no {row!r} {of}.{nearest(row, known)}")
-    for method in methods if given.methods is None else given.methods:
+            raise unknown(f"{where}.tasks: expected fine-tunings, found {task!r}", task, fitting)
+    measured = [run for run in finetuned if run.task in given.tasks]
+    known = list(dict.fromkeys(run.method for run in measured))
+    methods = known if given.methods is None else given.methods
+    for method in methods:
+        if method not in known:
+            of = listed(given.tasks) or "none"
+            raise unknown(f"{where}.methods: there is no {method!r} in its tasks, {of}", method, known)
         tunings = list(dict.fromkeys(run.task for run in measured if run.method == method))
         if len(tunings) > 1:
             raise UserError(
                 f"{where}.tasks: {' and '.join(tunings)} each fine-tune {method}, and a table has one classifier of a "
                 "method. Name one of these tasks in it, and the others in a [robustness.NAME] of their own."
             )
-    return [run for run in measured if given.methods is None or run.method in given.methods]
+    return [run for run in measured if run.method in methods]
 
 
-def _classifier_settings(suite: Suite, row: str) -> dict[str, Any]:
+def _classifier_settings(suite: Suite, row: str, where: str) -> dict[str, Any]:
     """Return what a ``[classifier.NAME]`` says of the classifier and its input."""
+    if row not in suite.classifier:
+        raise unknown(f"{where}.classifiers: there is no {row!r} in the suite file", row, suite.classifier)
     given = suite.classifier[row]
     source = {
         "kind": "checkpoint" if given.checkpoint else "timm",
@@ -147,24 +134,6 @@ def _classifier_settings(suite: Suite, row: str) -> dict[str, Any]:
         "encoder": given.encoder or given.model,
     }
     return {"classifier": source} | ({} if given.image_size is None else {"image_size": given.image_size})
-
-
-def _robustness_dataset(suite: Suite, name: str, known_sets: Mapping[str, Recipe], where: str) -> dict[str, Any]:
-    """Return the settings of a robustness dataset, of the suite file or of the literature."""
-    if name in suite.shifted:
-        own = suite.shifted[name]
-        return {**own.model_dump(), "label": own.label or name}
-    if name in known_sets:
-        return known_sets[name].model_dump()
-    known = [*suite.shifted, *known_sets]
-    raise UserError(
-        f"{where}.sets: there is neither a [shifted.{name}] in the suite file nor a published set {name!r}."
-        f"{nearest(name, known)} Known: {', '.join(known)}."
-    )
-
-
-def _with_encoder(suite: Suite, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    return resolve({"encoder": {}, **settings}, "encoder", suite.encoder, where)
 
 
 def _with_data(
@@ -179,21 +148,34 @@ def _with_data(
             f"{where}.data: expected a set of {needs}, found {name}, whose source is {data[name].source}. "
             f"Fitting sets: {listed(fitting, 20) or 'none'}."
         )
-    return resolve(settings, "data", data, where)
+    return _resolved(settings, "data", data, where)
 
 
-def _encoder_source(suite: Suite, method: str) -> tuple[dict[str, Any], str | None]:
-    """Return the ``encoder`` of a task's recipe, and the pre-training run that it waits for."""
+def _encoder_source(suite: Suite, method: str, before: Sequence[PlannedRun]) -> dict[str, Any]:
+    """Return the ``encoder`` of a task's recipe; that of a pre-training run is among those planned ``before``."""
     row = suite.method[method]
     if row.pretrain is None:
         kind = "timm" if row.timm else "checkpoint" if row.checkpoint else "scratch"
-        named = resolve({"encoder": row.encoder}, "encoder", suite.encoder, f"method.{method}")
-        return {"architecture": named["encoder"], "kind": kind, "path": row.checkpoint or ""}, None
+        named = _resolved({"encoder": row.encoder}, "encoder", suite.encoder, f"method.{method}")
+        return {"architecture": named["encoder"], "kind": kind, "path": row.checkpoint or ""}
     if row.pretrain not in suite.pretrain:
-        raise UserError(
-            f"method.{method}.pretrain: no such run {row.pretrain!r}.{nearest(row.pretrain, suite.pretrain)} "
-            f"Known: {', '.join(suite.pretrain)}."
-        )
-    settings = {**suite.defaults.get("pretrain", {}), **suite.pretrain[row.pretrain]}
-    encoder = _with_encoder(suite, settings, f"pretrain.{row.pretrain}")["encoder"]
-    return {"architecture": encoder, "kind": "run"}, row.pretrain
+        raise unknown(f"method.{method}.pretrain: no such run {row.pretrain!r}", row.pretrain, suite.pretrain)
+    made_by = next(run for run in before if (run.stage, run.task) == ("pretrain", row.pretrain))
+    return {"architecture": made_by.recipe.encoder, "kind": "run"}  # type: ignore[attr-defined]
+
+
+def _resolved(
+    settings: Mapping[str, Any], key: str, known: Mapping[str, EncoderRecipe | DatasetRecipe], where: str
+) -> dict[str, Any]:
+    """Return ``settings`` with the name under ``key`` replaced by what it names."""
+    name = settings.get(key)
+    if not isinstance(name, str):
+        return dict(settings)
+    if name not in known:
+        raise unknown(f"{where}.{key}: there is no [{key}.{name}] in the suite file", name, known)
+    return {**settings, key: _labelled(name, known[name])}
+
+
+def _labelled(name: str, recipe: EncoderRecipe | DatasetRecipe) -> dict[str, Any]:
+    """Return the settings of an encoder or a dataset, which tables call by its name unless it has a label."""
+    return {**recipe.model_dump(), "label": recipe.label or name}

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lutbench.data.catalogue import MEASURED_ON, TRAINED_ON
-from lutbench.errors import UserError, nearest
+from lutbench.errors import UserError, nearest, unknown
 from lutbench.kinds import KINDS
 from lutbench.recipes.base import DataRecipe, read_recipe
 from lutbench.recipes.expand import AnyData, expand
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.suite import LoadedSuite, Suite
 
-SOURCES: dict[str, type[DataRecipe | SegmentationDataRecipe]] = {
+SOURCES: dict[str, type[AnyData]] = {
     **dict.fromkeys(get_args(DataRecipe.model_fields["source"].annotation), DataRecipe),
     **dict.fromkeys(("scenes", "ade20k", "mosaics"), SegmentationDataRecipe),
 }
@@ -51,7 +51,7 @@ def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
     suite = read_recipe(Suite, tables, "")
     for key, settings in suite.defaults.items():
         if key not in KINDS:
-            raise UserError(f"defaults.{key}: no such stage or task.{nearest(key, KINDS)}")
+            raise unknown(f"defaults.{key}: no such stage or task", key, KINDS)
         known = KINDS[key].recipe.model_fields
         for setting in settings:
             if setting not in known:
@@ -67,7 +67,7 @@ def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
             f"classifier.{both[0]}: there is a method of this name. Rename one: both are rows of the tables."
         )
     data = {name: _data(name, values) for name, values in suite.data.items()}
-    runs = expand(path.stem, suite, data, {name: known.recipe for name, known in MEASURED_ON.items()})
+    runs = expand(path.stem, suite, data)
     for run, times in Counter(run.name for run in runs).items():
         if times > 1:
             raise UserError(f"{run} would be run {times} times: name every seed, and every method of a task, once.")
@@ -78,20 +78,16 @@ def _data(name: str, values: dict[str, Any]) -> AnyData:
     """Return the recipe of ``[data.NAME]``; with ``known`` that of a known dataset, and what else is given changes it."""
     if "known" in values:
         known = values["known"]
+        problem = f"data.{name}.known: there is no set {known!r} to train on"
+        if known in list(MEASURED_ON):
+            raise UserError(f"{problem}. It is a shifted set: name it in the sets of a [robustness.NAME].")
         if known not in list(TRAINED_ON):
-            measured_on = known in list(MEASURED_ON)
-            hint = " It is a shifted set: name it in the sets of a [robustness.NAME]." if measured_on else ""
-            raise UserError(
-                f"data.{name}.known: there is no set {known!r} to train on.{hint or nearest(str(known), TRAINED_ON)} "
-                f"Known: {', '.join(TRAINED_ON)}."
-            )
+            raise unknown(problem, known, TRAINED_ON)
         recipe = TRAINED_ON[known].recipe.model_dump(exclude_defaults=True)
         values = {**recipe, **{key: value for key, value in values.items() if key != "known"}}
     source = values.get("source", "folder")
-    if not isinstance(source, str) or source not in SOURCES:
-        raise UserError(
-            f"data.{name}.source: there is no {source!r}.{nearest(str(source), SOURCES)} Known: {', '.join(SOURCES)}."
-        )
+    if source not in list(SOURCES):
+        raise unknown(f"data.{name}.source: there is no {source!r}", source, SOURCES)
     return read_recipe(SOURCES[source], values, f"data.{name}")
 
 

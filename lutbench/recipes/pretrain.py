@@ -129,8 +129,7 @@ class PretrainRecipe(RunRecipe):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        check_schedule(self.epochs, self.warmup_epochs)
-        check_micro_batch(self.batch, self.micro_batch)
+        check_schedule(self.epochs, self.warmup_epochs, self.batch, self.micro_batch)
         if self.cache and self.data.streaming:
             raise ValueError(
                 "cache = true keeps on disk what data.streaming = true shall not: set one of them to false"
@@ -160,16 +159,12 @@ def kept_checkpoints(
     return min(keep, (steps - 1) // (save_every or max(1, steps // epochs)))
 
 
-def check_schedule(epochs: int, warmup_epochs: int) -> None:
-    """Raises ValueError if the warm-up is longer than the run."""
+def check_schedule(epochs: int, warmup_epochs: int, batch: int, micro_batch: int | None = None) -> None:
+    """Raises ValueError if the warm-up is longer than the run, or ``batch`` is not a whole number of passes."""
     if warmup_epochs >= epochs:
         raise ValueError(
             f"warmup_epochs = {warmup_epochs} leaves nothing of epochs = {epochs}: make the warm-up shorter or the run longer"
         )
-
-
-def check_micro_batch(batch: int, micro_batch: int | None) -> None:
-    """Raises ValueError if ``batch`` is not a whole number of passes."""
     if micro_batch is not None and batch % micro_batch:
         raise ValueError(f"batch = {batch} is not a multiple of micro_batch = {micro_batch}")
 

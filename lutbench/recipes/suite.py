@@ -19,8 +19,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from lutbench.errors import UserError, nearest
-from lutbench.kinds import STAGES, Kind
+from lutbench.errors import unknown
+from lutbench.kinds import Kind
 from lutbench.recipes.base import EncoderRecipe, Recipe, RunRecipe
 from lutbench.recipes.robustness import ClassifierTable, RobustnessDatasetRecipe, RobustnessTable
 
@@ -144,21 +144,13 @@ class LoadedSuite:
         """
         known_stages = list(dict.fromkeys(run.stage for run in self.runs))
         for stage in stages:
-            if stage in STAGES and stage not in known_stages:
-                raise UserError(f"--stage {stage}: suite {self.name} has no run of that stage.")
             if stage not in known_stages:
-                raise UserError(
-                    f"--stage {stage}: suite {self.name} has no such stage.{nearest(stage, known_stages)} "
-                    f"Known: {', '.join(known_stages)}."
-                )
+                raise unknown(f"--stage {stage}: suite {self.name} has no such stage", stage, known_stages)
         runs = [run for run in self.runs if not stages or run.stage in stages]
         for pattern in only:
             if not any(_matches(run, pattern) for run in runs):
                 known = sorted({part for run in runs for part in run.name.split("/")})
-                raise UserError(
-                    f"--only {pattern}: no run of suite {self.name} has that name.{nearest(pattern, known)} "
-                    f"Known: {', '.join(known)}."
-                )
+                raise unknown(f"--only {pattern}: no run of suite {self.name} has that name", pattern, known)
         return [run for run in runs if not only or any(_matches(run, pattern) for pattern in only)]
 
 
