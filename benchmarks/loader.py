@@ -33,7 +33,8 @@ from lutbench.data.cache_build import make_cache
 from lutbench.data.images import ImageDataset, load_or_next, open_dataset
 from lutbench.data.toy.photographs import PHOTOGRAPHS, load_photograph
 from lutbench.provenance import hardware, packages
-from lutbench.recipes import DataRecipe, PretrainRecipe
+from lutbench.recipes.base import DataRecipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.train.processes import accelerator
 from lutbench.train.randomness import RngStream, generator, reseed
 from pretrain.photometrics import apply_in_batch

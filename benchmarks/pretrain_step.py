@@ -26,7 +26,8 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from lutbench.provenance import hardware, packages
-from lutbench.recipes import PretrainRecipe, read_recipe
+from lutbench.recipes.base import read_recipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.train.processes import accelerator, autocast, precision_of
 from pretrain.frameworks.interface import Framework
 from pretrain.student import Student, build_student, parameter_groups

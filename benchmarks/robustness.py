@@ -24,7 +24,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from lutbench.data.toy.photographs import PHOTOGRAPHS, load_photograph, square
 from lutbench.evaluate.inference import over_images
 from lutbench.provenance import hardware, packages
-from lutbench.recipes import read_recipe
+from lutbench.recipes.base import read_recipe
 from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
 from lutbench.train.processes import accelerator, precision_of
 from lutbench.train.randomness import generator

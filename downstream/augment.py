@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
 from lutbench.evaluate.transform import BICUBIC, Transform
-from lutbench.recipes import FinetuneRecipe, LinearRecipe
+from lutbench.recipes.downstream import FinetuneRecipe, LinearRecipe
 
 
 def train_transform(recipe: FinetuneRecipe) -> Transform:

@@ -5,7 +5,7 @@ The layer of a probe and the comparison of neighbours are left out: they are sma
 
 from lutbench.models.encoders import geometry_of
 from lutbench.plan.compute import STEP, Cost, transformer
-from lutbench.recipes import ClassificationRecipe, FinetuneRecipe, LinearRecipe
+from lutbench.recipes.downstream import ClassificationRecipe, FinetuneRecipe, LinearRecipe
 from lutbench.run import Run
 
 

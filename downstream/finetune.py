@@ -19,7 +19,7 @@ from lutbench.errors import UserError
 from lutbench.evaluate.inference import evaluate
 from lutbench.models.encoders import create_encoder, export_encoder
 from lutbench.models.pretrained import encoder_of, fit
-from lutbench.recipes import FinetuneRecipe
+from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Schedule, stream
 from lutbench.train.logger import TrainingLogger

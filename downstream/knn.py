@@ -12,7 +12,7 @@ from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import encode_images, labels_of, outcomes_of, rank_of_label
 from lutbench.models.pretrained import encoder_of
-from lutbench.recipes import KnnRecipe
+from lutbench.recipes.downstream import KnnRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
 

@@ -20,7 +20,7 @@ from lutbench.evaluate.inference import Computed, encode_images, labels_of, outc
 from lutbench.models.encoders import encode
 from lutbench.models.pretrained import encoder_of
 from lutbench.models.weights import save_weights
-from lutbench.recipes import LinearRecipe
+from lutbench.recipes.downstream import LinearRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Schedule, stream
 from lutbench.train.logger import TrainingLogger

@@ -13,7 +13,7 @@ from timm.layers import drop as timm_drop
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lutbench.recipes import FinetuneRecipe
+from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.train.randomness import RngStream, generator, seeded
 
 MIX, DROP = 0, 1

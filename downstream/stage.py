@@ -7,7 +7,7 @@ from torch import Tensor
 from lutbench.data.images import check_pair
 from lutbench.evaluate.transform import Transform
 from lutbench.models.encoders import create_encoder
-from lutbench.recipes import ClassificationRecipe
+from lutbench.recipes.downstream import ClassificationRecipe
 from lutbench.run import Run
 
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lutbench.recipes import PretrainRecipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.train.batchnorm import SyncBatchNorm
 
 

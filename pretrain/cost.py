@@ -5,7 +5,7 @@ from functools import cache
 import torch
 
 from lutbench.plan.compute import COUNTED, STEP, Cost, counted, values
-from lutbench.recipes import PretrainRecipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.run import Run
 from pretrain.student import build_student
 from pretrain.teacher import Teacher

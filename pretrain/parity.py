@@ -17,7 +17,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from lutbench.errors import UserError
-from lutbench.recipes import PretrainRecipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from pretrain.golden import GoldenFile, published_name
 from pretrain.student import parameter_groups
 from pretrain.teacher import Teacher

@@ -7,7 +7,7 @@ from timm.models import VisionTransformer
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
-from lutbench.recipes import PretrainRecipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.train.processes import full_precision
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.context import ContextLoss, Targets, head

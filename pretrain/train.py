@@ -7,7 +7,7 @@ from torch.utils.data import default_collate
 from lutbench.data.images import ImageDataset, load_or_next
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.models.encoders import create_encoder, export_encoder
-from lutbench.recipes import PretrainRecipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.run import Run, RunState
 from lutbench.train.batches import Schedule, stream
 from lutbench.train.logger import TrainingLogger

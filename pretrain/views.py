@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional
 from lutbench.data.tensors import normalised, resize_short_side, to_tensor
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder
-from lutbench.recipes import PretrainRecipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from pretrain.photometrics import apply_in_batch, draw_photometrics
 
 BICUBIC = functional.InterpolationMode.BICUBIC

@@ -14,16 +14,9 @@ from torchvision.transforms.v2 import functional
 from downstream.augment import linear_transform, train_transform
 from lutbench.data.tensors import normalised as on_device
 from lutbench.evaluate.transform import Transform, eval_transform
-from lutbench.recipes import (
-    ClassificationRecipe,
-    DataRecipe,
-    EncoderRecipe,
-    EncoderSource,
-    FinetuneRecipe,
-    KnnRecipe,
-    LinearRecipe,
-    PretrainRecipe,
-)
+from lutbench.recipes.base import DataRecipe, EncoderRecipe
+from lutbench.recipes.downstream import ClassificationRecipe, EncoderSource, FinetuneRecipe, KnnRecipe, LinearRecipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.views import PretrainTransform
 

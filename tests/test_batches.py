@@ -8,7 +8,7 @@ from image_files import tree
 
 from lutbench.data.images import open_dataset
 from lutbench.errors import UserError
-from lutbench.recipes import DataRecipe
+from lutbench.recipes.base import DataRecipe
 from lutbench.train.batches import Schedule, stream
 
 

@@ -22,7 +22,8 @@ from lutbench.data.prepare import prepare_set
 from lutbench.data.tensors import resize_short_side
 from lutbench.errors import UserError
 from lutbench.files import read_json
-from lutbench.recipes import DataRecipe, PretrainRecipe, read_recipe
+from lutbench.recipes.base import DataRecipe, read_recipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.train.randomness import reseed
 from pretrain.views import PretrainTransform
 

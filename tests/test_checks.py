@@ -20,8 +20,9 @@ from lutbench.data.images import open_dataset
 from lutbench.data.manifest import Manifest, manifest_path
 from lutbench.data.verify import render_report, verify
 from lutbench.files import read_model
-from lutbench.recipes import DataRecipe, SegmentationRecipe
+from lutbench.recipes.base import DataRecipe
 from lutbench.recipes.loading import load_suite
+from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.workspace import Workspace
 from robustness.labels import imagenet_1k, known_folders
 

@@ -14,7 +14,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from lutbench.data.decoding import decode
 from lutbench.data.images import ImageDataset, UndecodableImage, check_pair, load_or_next, open_dataset
 from lutbench.errors import UserError
-from lutbench.recipes import DataRecipe
+from lutbench.recipes.base import DataRecipe
 
 
 def opened(root: Path, split: str = "train", **changes: object) -> ImageDataset:

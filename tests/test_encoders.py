@@ -17,7 +17,8 @@ from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder, encode, export_encoder
 from lutbench.models.pretrained import load_encoder, take_imagenet_normalisation
 from lutbench.models.weights import save_weights, sha256_of
-from lutbench.recipes import EncoderRecipe, EncoderSource
+from lutbench.recipes.base import EncoderRecipe
+from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.loading import SUITES
 
 TINY = EncoderRecipe(model="vit_tiny_patch16_224", image_size=32, patch_size=8, width=24, depth=2, heads=2)

@@ -15,7 +15,7 @@ from lutbench.evaluate.inference import evaluate, outcomes_of, over_images, rank
 from lutbench.evaluate.outcomes import names_fingerprint
 from lutbench.evaluate.transform import eval_transform
 from lutbench.models.encoders import create_encoder
-from lutbench.recipes import ClassificationRecipe
+from lutbench.recipes.downstream import ClassificationRecipe
 from lutbench.run import Run
 
 

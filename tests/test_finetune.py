@@ -24,7 +24,7 @@ from downstream.mixing import DropPath, DropPaths, Mixing, smoothed
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder
 from lutbench.models.pretrained import load_encoder
-from lutbench.recipes import FinetuneRecipe
+from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Schedule
 from lutbench.train.processes import accelerator

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import pretrain.student
 from lutbench.models.encoders import create_encoder
-from lutbench.recipes import PretrainRecipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from pretrain.frameworks.interface import Framework
 from pretrain.frameworks.mae import MAE, patchify, take, unpatchify
 from pretrain.masking import visible_patches

@@ -14,7 +14,7 @@ from lutbench.data.catalogue import CATALOGUE, MEASURED_ON, TRAINED_ON, status_o
 from lutbench.data.official import FORMATS
 from lutbench.data.toy.mosaics import MOSAICS
 from lutbench.data.toy.photographs import BUILT
-from lutbench.recipes import DataRecipe
+from lutbench.recipes.base import DataRecipe
 from lutbench.recipes.loading import load_suite
 
 PUBLISHED_SIZES = {

@@ -19,7 +19,7 @@ from lutbench.data.toy.mosaics import MOSAICS, MosaicDataset, Region, regions
 from lutbench.data.toy.photographs import PHOTOGRAPHS, bands, load_photograph
 from lutbench.data.verify import verify
 from lutbench.errors import UserError
-from lutbench.recipes import SegmentationDataRecipe
+from lutbench.recipes.segmentation import SegmentationDataRecipe
 
 SPLITS = ("train", "val")
 

@@ -23,7 +23,7 @@ from lutbench.data.images import ImageDataset, UndecodableImage, check_pair, ope
 from lutbench.data.official import FORMATS, _sizes
 from lutbench.data.prepare import prepare_set
 from lutbench.errors import UserError
-from lutbench.recipes import DataRecipe
+from lutbench.recipes.base import DataRecipe
 from lutbench.recipes.loading import load_suite
 
 Patch = pytest.MonkeyPatch

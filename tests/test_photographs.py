@@ -22,7 +22,7 @@ from lutbench.data.toy import photographs
 from lutbench.data.toy.photographs import BUILT, LEFT_OUT, PHOTOGRAPHS, crops, load_photograph, parts
 from lutbench.data.verify import verify
 from lutbench.errors import UserError
-from lutbench.recipes import DataRecipe
+from lutbench.recipes.base import DataRecipe
 
 FORK = multiprocessing.get_context("fork")
 

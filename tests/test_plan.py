@@ -35,8 +35,10 @@ from lutbench.plan.costs import (
 from lutbench.plan.datasets import missing, survey_all
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
 from lutbench.plan.show import amount, duration, show_plan, totals
-from lutbench.recipes import EncoderRecipe, FinetuneRecipe, SegmentationRecipe
+from lutbench.recipes.base import EncoderRecipe
+from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.recipes.loading import load_suite
+from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.run import open_run
 from lutbench.stages import run_suite

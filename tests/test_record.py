@@ -18,7 +18,8 @@ from downstream.segmentation.confusions import Confusions
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, Outcomes, PerImage
 from lutbench.kinds import KINDS
-from lutbench.recipes import DataRecipe, EncoderRecipe, EncoderSource, KnnRecipe
+from lutbench.recipes.base import DataRecipe, EncoderRecipe
+from lutbench.recipes.downstream import EncoderSource, KnnRecipe
 from lutbench.recipes.suite import PlannedRun
 from lutbench.record import Record, changes, identity_of, read_record, read_records, record_path
 from lutbench.record_writing import copy_record, make_record, write_record

@@ -19,7 +19,7 @@ from lutbench.data.masks import check_masks
 from lutbench.data.scene_folder import choose_palette
 from lutbench.data.scenes import SegmentationDataset, ade20k_colours, check_pair, open_dataset
 from lutbench.errors import UserError
-from lutbench.recipes import SegmentationDataRecipe
+from lutbench.recipes.segmentation import SegmentationDataRecipe
 
 ORIENTATION = 274
 """The EXIF tag."""

@@ -22,7 +22,7 @@ from downstream.segmentation.checkpoints import read_checkpoint
 from downstream.segmentation.config import blocks_of, check_segmentation, mmseg_config
 from downstream.segmentation.segment import segment
 from lutbench.errors import UserError
-from lutbench.recipes import SegmentationRecipe
+from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
 

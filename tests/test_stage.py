@@ -43,7 +43,8 @@ import numpy as np
 from PIL import Image
 
 from lutbench.evaluate.outcomes import Measurement
-from lutbench.recipes import DataRecipe, DownstreamRecipe
+from lutbench.recipes.base import DataRecipe
+from lutbench.recipes.downstream import DownstreamRecipe
 
 if TYPE_CHECKING:
     from lutbench.run import Run

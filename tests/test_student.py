@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder
-from lutbench.recipes import EncoderRecipe
+from lutbench.recipes.base import EncoderRecipe
 from pretrain.context import ContextLoss, Targets
 from pretrain.frameworks.mae import MAE, patchify, unpatchify
 from pretrain.masking import visible_patches

@@ -8,19 +8,11 @@ import pytest
 
 from lutbench.errors import UserError
 from lutbench.kinds import KINDS
-from lutbench.recipes import (
-    DataRecipe,
-    EncoderRecipe,
-    EncoderSource,
-    FinetuneRecipe,
-    KnnRecipe,
-    LinearRecipe,
-    PretrainRecipe,
-    Recipe,
-    SegmentationDataRecipe,
-    SegmentationRecipe,
-)
+from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe
+from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe, KnnRecipe, LinearRecipe
 from lutbench.recipes.loading import SUITES, load_suite
+from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.recipes.segmentation import SegmentationDataRecipe, SegmentationRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import identity_of
 

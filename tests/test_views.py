@@ -13,7 +13,8 @@ from torchvision.transforms.v2 import functional
 
 from lutbench.data.tensors import resize_short_side, to_tensor
 from lutbench.errors import UserError
-from lutbench.recipes import DataRecipe, EncoderRecipe, PretrainRecipe
+from lutbench.recipes.base import DataRecipe, EncoderRecipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.views import PretrainTransform, Views, padded_crop, random_resized_crop
 

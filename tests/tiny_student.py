@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from lutbench.recipes import DataRecipe, EncoderRecipe, PretrainRecipe
+from lutbench.recipes.base import DataRecipe, EncoderRecipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from pretrain.views import Views
 
 TINY_ENCODER = EncoderRecipe(model="vit_tiny_patch16_224", image_size=16, patch_size=4, width=24, depth=2, heads=3)

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from lutbench.data.scenes import SegmentationDataset
 from lutbench.errors import UserError
 from lutbench.models.encoders import Geometry, geometry_of
-from lutbench.recipes import SegmentationRecipe
+from lutbench.recipes.segmentation import SegmentationRecipe
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 """ImageNet's, of RGB from 0 to 255."""

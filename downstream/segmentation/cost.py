@@ -8,7 +8,7 @@ from math import ceil
 
 from lutbench.models.encoders import geometry_of
 from lutbench.plan.compute import ASPECT, STEP, Cost, Counted, transformer
-from lutbench.recipes import SegmentationRecipe
+from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
 
 POOLED = (1, 2, 3, 6)

@@ -18,7 +18,7 @@ from downstream.segmentation.checkpoints import NAME, read_checkpoint, seal
 from lutbench.checkpoint import KEEP
 from lutbench.files import disk_full_explained
 from lutbench.progress import Bar
-from lutbench.recipes import SegmentationRecipe
+from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Key, Schedule
 from lutbench.train.batchnorm import SyncBatchNorm

@@ -25,7 +25,7 @@ from downstream.segmentation.predictions import picture_predictions
 from downstream.segmentation.scores import ConfusionMetric
 from lutbench.data.scenes import SegmentationDataset
 from lutbench.models.pretrained import encoder_of
-from lutbench.recipes import SegmentationRecipe
+from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
 from lutbench.train.batches import FromStep, Schedule, loader_options
 from lutbench.train.logger import TrainingLogger

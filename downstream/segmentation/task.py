@@ -13,7 +13,7 @@ from lutbench.data.scenes import SegmentationDataset, check_pair
 from lutbench.errors import UserError, listed
 from lutbench.models.encoders import create_encoder
 from lutbench.progress import console
-from lutbench.recipes import SegmentationRecipe
+from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
 

@@ -16,7 +16,7 @@ from lutbench.data.decoding import decode
 from lutbench.data.folder import fingerprint_of
 from lutbench.data.walking import evenly_spaced
 from lutbench.errors import UserError, nearest
-from lutbench.recipes import DataRecipe
+from lutbench.recipes.base import DataRecipe
 
 HASHED_IMAGES = 1024
 """At most this many images, evenly spaced, go into the fingerprint byte by byte."""

@@ -13,7 +13,7 @@ from lutbench.data.folder import open_folder
 from lutbench.data.survey import Survey, survey_splits
 from lutbench.data.toy.photographs import BUILT, CropDataset
 from lutbench.errors import UserError, listed
-from lutbench.recipes import DataRecipe
+from lutbench.recipes.base import DataRecipe
 
 if TYPE_CHECKING:
     from lutbench.data.streaming import StreamedImages

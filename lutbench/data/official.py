@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from lutbench.data.folder import LISTING_THREADS, FolderImages, fingerprint_of
 from lutbench.data.walking import explained, in_threads, printable
 from lutbench.errors import UserError, listed, nearest
-from lutbench.recipes import DataRecipe
+from lutbench.recipes.base import DataRecipe
 
 
 class Listed(NamedTuple):

@@ -9,7 +9,7 @@ from lutbench.data.images import UndecodableImage, open_dataset
 from lutbench.errors import UserError
 from lutbench.kinds import dataset_module
 from lutbench.progress import console
-from lutbench.recipes import DataRecipe
+from lutbench.recipes.base import DataRecipe
 
 READY = (PRESENT, "on the Hub")
 """States of a dataset that can be opened."""

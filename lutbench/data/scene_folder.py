@@ -23,7 +23,7 @@ from lutbench.data.folder import fingerprint_of
 from lutbench.data.images import Split
 from lutbench.data.walking import IMAGES, explained, printable, walk
 from lutbench.errors import UserError, listed, nearest
-from lutbench.recipes import SegmentationDataRecipe
+from lutbench.recipes.segmentation import SegmentationDataRecipe
 
 IGNORED = 255
 """In a mask as training sees it: a pixel that counts neither in training nor in evaluation."""

@@ -11,7 +11,7 @@ from lutbench.data.survey import Survey, survey_splits
 from lutbench.data.toy import mosaics
 from lutbench.errors import UserError, listed
 from lutbench.files import read_json
-from lutbench.recipes import SegmentationDataRecipe
+from lutbench.recipes.segmentation import SegmentationDataRecipe
 
 if TYPE_CHECKING:
     from lutbench.data.integrity import Scan

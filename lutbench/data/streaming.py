@@ -28,7 +28,7 @@ from lutbench.data.folder import LISTING_THREADS, fingerprint_of
 from lutbench.data.huggingface import require_column
 from lutbench.data.walking import in_threads
 from lutbench.errors import UserError, nearest
-from lutbench.recipes import DataRecipe
+from lutbench.recipes.base import DataRecipe
 from lutbench.train.randomness import RngStream, generator
 
 BUFFER = 8192

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import write_json
 from lutbench.models.weights import save_weights
-from lutbench.recipes import EncoderRecipe
+from lutbench.recipes.base import EncoderRecipe
 
 Pool = Literal["class", "mean"]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lutbench.errors import UserError, listed
 from lutbench.models.encoders import check_name, create_encoder, timm_arguments
 from lutbench.models.weights import read_weights
-from lutbench.recipes import EncoderSource
+from lutbench.recipes.downstream import EncoderSource
 from lutbench.train.randomness import RngStream, seeded
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lutbench.models.encoders import create_encoder, geometry_of
-from lutbench.recipes import EncoderRecipe
+from lutbench.recipes.base import EncoderRecipe
 
 STEP = 3
 """Forward and backward pass over the forward pass alone: the backward multiplies twice where the forward does once."""

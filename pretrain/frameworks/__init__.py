@@ -6,7 +6,7 @@ A new framework is a file with what :class:`pretrain.frameworks.interface.Framew
 
 from timm.models import VisionTransformer
 
-from lutbench.recipes import PretrainRecipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from pretrain.frameworks.interface import Framework
 from pretrain.frameworks.mae import build_mae
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder
-from lutbench.recipes import PretrainRecipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.frameworks.interface import Part
 

@@ -23,7 +23,7 @@ from lutbench.data.scene_folder import SegmentationDataset, list_scenes
 from lutbench.data.toy.build import ToyDataset, check_pixels
 from lutbench.data.toy.photographs import BANDS, PHOTOGRAPHS, UNCOMPRESSED, Box, bands, load_photograph, square
 from lutbench.progress import tracked
-from lutbench.recipes import SegmentationDataRecipe
+from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.train.randomness import RngStream, generator
 
 PALETTE = [
