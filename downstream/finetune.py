@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from downstream.augment import train_transform
-from downstream.cost import finetuning as cost  # noqa: F401 - asked for by lutbench.kinds
+from downstream.cost import finetuning as cost
 from downstream.mixing import DropPaths, Mixing
 from downstream.stage import check_classification, sample
 from lutbench.data.images import ImageDataset
@@ -26,6 +26,8 @@ from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
+
+__all__ = ["check", "cost", "perform"]  # what lutbench.kinds asks for
 
 HEAD = 101
 """The last number of the key under which a classifier's own weights are drawn."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from downstream.augment import linear_transform
-from downstream.cost import linear_probe as cost  # noqa: F401 - asked for by lutbench.kinds
+from downstream.cost import linear_probe as cost
 from downstream.stage import check_classification, sample
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import normalised
@@ -27,6 +27,8 @@ from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
+
+__all__ = ["check", "cost", "perform"]  # what lutbench.kinds asks for
 
 check = check_classification
 

@@ -280,12 +280,12 @@ def data_prepare(
     from lutbench.data.prepare import prepare_set
     from lutbench.progress import console
 
-    there = True
+    ready = True
     for each in [name] if name else [known.name for known in CATALOGUE.values() if known.built]:
         prepared = prepare_set(each, data_root, side, download=download, skip_undecodable=skip_undecodable)
         console.print(prepared.text)
-        there = there and prepared.ready
-    if not there:
+        ready = ready and prepared.ready
+    if not ready:
         raise typer.Exit(1)
 
 

@@ -9,7 +9,9 @@ A kind's module has two functions, and a third where its runs multiply matrices:
     perform(run)            do it: write the record, finish the run
     cost(run, classes)      what one image of it costs, see lutbench.plan.compute.Cost
 
-A new kind is a module, a recipe and a line here; a new stage also has a table in :class:`lutbench.recipes.suite.Suite`.
+A new kind is a module, a recipe and a line here. A new stage also has a table in :class:`lutbench.recipes.suite.Suite`, whose
+type says what its tables look like: a ``TaskTable`` names its kind, and starts from nothing or from the encoder of every
+method; a ``RobustnessTable`` names datasets and starts from classifiers; plain settings are those of the stage's first kind.
 """
 
 from collections.abc import Mapping
@@ -86,8 +88,16 @@ DATASETS: Mapping[str, str] = {
     "SegmentationDataRecipe": "lutbench.data.scenes",
     "RobustnessDatasetRecipe": "robustness.datasets",
 }
-"""The module behind each type of dataset, by the name of its recipe's type. It has ``open_dataset(recipe, split, root)`` (one split, its
-content told by a ``fingerprint``; raises UserError or NotRun) and ``survey(recipe, root)`` (what is there and what it takes)."""
+"""The module behind each type of dataset, by the name of its recipe's type. It has
+
+- ``open_dataset(recipe, split, root)``: one split, whose content is told by a ``fingerprint``; raises UserError or NotRun;
+- ``survey(recipe, workspace)``: what is present and what it takes, see :mod:`lutbench.data.survey`;
+- ``needs(recipe, root)``: the files and folders without which it is not whole, by the names that messages give them;
+- ``built_by(recipe)``: what builds it, if it is the suite's own; else None;
+- ``check_pair(train, val)``, if it has both: raises UserError if one does not fit the other;
+- ``verify(known, root, full, report)``, if it has other splits than train and val: what ``lutbench data check`` finds;
+- ``inspect(dataset, scan, full, report)``, if more than images is to be checked, such as masks.
+"""
 
 
 TOOLS: Mapping[str, str] = {

@@ -242,7 +242,7 @@ def _check_measurements(record: Record, outcomes: PerImage, path: Path) -> None:
     for written, counted in zip_longest(record.measurements, outcomes.measurements()):
         if written is None or counted is None or not _same(written, counted):
             raise UserError(
-                f"{path}: it says {_told(written)} where its outcomes give {_told(counted)}. {_remedy(record.run)}"
+                f"{path}: it says {_label(written)} where its outcomes give {_label(counted)}. {_remedy(record.run)}"
             )
 
 
@@ -253,7 +253,7 @@ def _same(written: Measurement, counted: Measurement) -> bool:
     return rest == counted and np.allclose(found, expected, rtol=0, atol=1e-9, equal_nan=True)
 
 
-def _told(m: Measurement | None) -> str:
+def _label(m: Measurement | None) -> str:
     if m is None:
         return "nothing"
     return f"{m.metric} {m.value} {m.unit} over {m.n} images, interval {m.low} to {m.high} ({m.interval})"

@@ -217,7 +217,8 @@ class Run(Generic[R]):
             return ""
         first = record.measurements[0]
         if first.low is not None and first.high is not None:
-            return f"{first.metric} {first.value:.1f} {first.unit} [{first.low:.1f}, {first.high:.1f}]"
+            value = f"{first.value:.1f} {first.unit}".rstrip()
+            return f"{first.metric} {value} [{first.low:.1f}, {first.high:.1f}]"
         return ", ".join(f"{m.metric} {m.value:.3f}{m.unit}" for m in record.measurements)
 
     def start(self) -> None:

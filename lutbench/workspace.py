@@ -63,24 +63,17 @@ class Workspace:
             raise self._opened[key]
         return self._opened[key]
 
-    def cached(self, recipe: Recipe, side: int, make: bool = False) -> ImageDataset:
-        """Return the training images in their cache of short side ``side``, which is made if it is not there and ``make``.
+    def cached(self, recipe: Recipe, side: int) -> ImageDataset:
+        """Return the training images in their cache of short side ``side``, which is made if it is absent.
 
         Raises:
-            UserError: if it is not there, or not whole.
+            UserError: if it is not whole, or cannot be made.
         """
-        from lutbench.data.cache import open_cache  # here, because datasets takes a second to import
-        from lutbench.data.cache_build import make_cache
+        from lutbench.data.cache_build import make_cache  # here, because datasets takes a second to import
 
         key = recipe.model_dump_json(), f"cache {side}"
         if key not in self._opened:
-            images = self.open(recipe, "train")
-            cached = make_cache(images, side, self.data) if make else open_cache(images, side, self.data)
-            if cached is None:
-                raise UserError(
-                    f"{images.name}: there is no cache of short side {side}: it is made before a run. Give the command again."
-                )
-            self._opened[key] = cached
+            self._opened[key] = make_cache(self.open(recipe, "train"), side, self.data)
         opened: ImageDataset = self._opened[key]
         return opened
 

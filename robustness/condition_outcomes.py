@@ -1,4 +1,4 @@
-"""What a classifier did on every image of a shifted set, from which all its numbers follow.
+"""What a classifier did on every image of a robustness dataset, from which all its numbers follow.
 
 A set consists of conditions: its parts, a corruption at a severity, a share of dropped patches. Of every image of a condition are
 kept its label and, under every protocol (which outputs compete, which answers are right), the prediction and the index
@@ -8,7 +8,7 @@ of the first right answer: 4 bytes a protocol, before compression 28 MB for Imag
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -115,7 +115,9 @@ def unpack(arrays: Mapping[str, NDArray[Any]], count: int) -> tuple[ConditionOut
 
 @dataclass(frozen=True)
 class RobustnessOutcomes(PerImage):
-    """How a classifier did on a shifted set."""
+    """How a classifier did on a robustness dataset."""
+
+    LOWER: ClassVar[tuple[str, ...]] = ("mCE", "CE", "error", "mean error", "gap", "FPR95")
 
     kind: Kind
     conditions: tuple[ConditionOutcomes, ...]
@@ -224,7 +226,7 @@ class RobustnessOutcomes(PerImage):
         """Return the outcomes that :meth:`arrays` gave.
 
         Raises:
-            KeyError: if they are not those of a shifted set.
+            KeyError: if they are not those of a robustness dataset.
         """
         kind = str(arrays["kind"])
         if kind not in get_args(Kind):

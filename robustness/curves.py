@@ -1,4 +1,4 @@
-"""Curves of shifted sets: accuracy against the severity of corruptions, and against how much of the image is missing."""
+"""Curves of robustness datasets: accuracy against the severity of corruptions, and against how much of the image is missing."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any

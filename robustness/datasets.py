@@ -10,15 +10,16 @@ from lutbench.data.folder import FolderImages, open_folder
 from lutbench.data.integrity import SAMPLE
 from lutbench.data.manifest import IntegrityReport, SplitMetadata
 from lutbench.data.toy.photographs import BUILT
-from lutbench.data.verify import VerifyReport, metadata_of, scan_files
+from lutbench.data.verify import VerifyReport, compare_built, metadata_of, scan_files
 from lutbench.errors import NotRun, UserError
 from lutbench.progress import LINE_EVERY, console
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
+from robustness.condition_outcomes import KNOWN
 from robustness.listing import DatasetListing, DatasetState, condition_folders, copied_corruptions, look_for
 from robustness.survey import survey
-from robustness.toy_sets import SETS
+from robustness.toy_sets import SETS, RobustnessToyDataset
 
-__all__ = ["make", "needs", "open_dataset", "survey", "verify"]
+__all__ = ["built_by", "make", "needs", "open_dataset", "survey", "verify"]
 
 PER_CONDITION = 8
 """At least so many images of every condition are decoded."""
@@ -47,22 +48,27 @@ def needs(recipe: RobustnessDatasetRecipe, root: Path) -> dict[str, Path]:
     return found | ({recipe.known: root / recipe.known} if recipe.known else {})
 
 
+def built_by(recipe: RobustnessDatasetRecipe) -> RobustnessToyDataset | None:
+    """Return what builds a dataset from photographs; None if it is not one of the suite's own."""
+    return SETS.get(recipe.source)
+
+
 def make(recipe: RobustnessDatasetRecipe, root: Path) -> bool:
     """Make a dataset below the data root if it is one of the suite's own and absent; return whether it was made now.
 
     Raises:
         UserError: if what it is made from is absent or cannot be decoded, or it cannot be written.
     """
-    if recipe.source in SETS:
-        return SETS[recipe.source].build(root)
+    if toy := built_by(recipe):
+        return toy.build(root)
+    for other in filter(None, (recipe.copy_of, recipe.known, recipe.path)):  # images of the suite's own datasets
+        if (name := Path(other).parts[0]) in BUILT:
+            BUILT[name].build(root)
     if recipe.source != "corrupted":
         return False
     from robustness.corrupted import build_corrupted  # here, because scikit-image takes a second to import
 
-    first = Path(recipe.copy_of).parts[0]
-    if first in BUILT:
-        BUILT[first].build(root)
-    folder = root / recipe.copy_of
+    folder, first = root / recipe.copy_of, Path(recipe.copy_of).parts[0]
     return build_corrupted(
         open_folder(folder, first, folder.name),
         root / recipe.path,
@@ -92,6 +98,8 @@ def verify(known: KnownDataset, root: Path, full: bool, report: VerifyReport) ->
         metadata[condition] = metadata_of(images, scan_files(images, each, False, found))
         report.notes.extend(found.notes)
         report.problems.extend(found.problems)
+        if (toy := built_by(recipe)) and condition != KNOWN:
+            compare_built(toy.pixels["test"], images, full and not found.problems, report)
         if time.monotonic() - printed > LINE_EVERY:  # ImageNet-C has 75 conditions, of some seconds each
             printed = time.monotonic()
             count = metadata[condition].looked_at

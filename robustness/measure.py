@@ -1,4 +1,4 @@
-"""A classifier on a shifted set: every image once, every condition kept as soon as it is measured."""
+"""A classifier on a robustness dataset: every image once, every condition kept as soon as it is measured."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,15 @@ from lutbench.train.processes import accelerator
 from robustness.classifier import Classifier, load_classifier, side_and_space
 from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes, pack, unpack
 from robustness.conditions import Condition, check_set, open_condition
-from robustness.cost import cost  # noqa: F401 - asked for by lutbench.kinds
+from robustness.cost import cost
 from robustness.datasets import make
 from robustness.labels import label_space
 from robustness.listing import DatasetListing, condition_folders
 from robustness.occlusion import Change, occlusions
-from robustness.preprocessing import all_views, seen_as
+from robustness.preprocessing import all_views, preprocessing_label
 from robustness.protocols import Asked
+
+__all__ = ["check", "cost", "perform"]  # what lutbench.kinds asks for
 
 
 def check(run: Run[RobustnessRecipe]) -> None:
@@ -117,7 +119,9 @@ def measure_conditions(
     scored = recipe.set.kind == "detection"
     return {
         name: [
-            ConditionOutcomes.of(name, seen_as(how), protocols, labels, values[:, number, view], names, scored)
+            ConditionOutcomes.of(
+                name, preprocessing_label(how), protocols, labels, values[:, number, view], names, scored
+            )
             for view, how in enumerate(recipe.set.preprocessing)
         ]
         for number, name in enumerate(changes)
@@ -135,8 +139,8 @@ def _unchanged(pixels: Tensor, index: Tensor) -> Tensor:
     return pixels
 
 
-def _kept(run: Run[RobustnessRecipe], cell: str) -> Path:
-    return run.parts / f"{cell.replace('/', '-') or 'all'}.npz"
+def _kept(run: Run[RobustnessRecipe], condition: str) -> Path:
+    return run.parts / f"{condition.replace('/', '-') or 'all'}.npz"
 
 
 def _write(ways: Sequence[ConditionOutcomes], seconds: float, path: Path) -> None:

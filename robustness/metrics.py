@@ -1,4 +1,4 @@
-"""Numbers on shifted sets, from what a classifier did on every image: accuracies, corruption errors, their intervals.
+"""Numbers on robustness datasets, from what a classifier did on every image: accuracies, corruption errors, their intervals.
 
 Every number here is a statistic of sums over images, so one bootstrap gives all their intervals and two methods are
 compared on the same resamples. Shares are between 0 and 1 until they become measurements, which are in percent.
@@ -100,9 +100,9 @@ def corruption_quantities(
     ``CE, fog``), the extra ones and their mean apart, and the raw mean over all of them together, which some publish.
     Then every severity (``error, fog 3``).
 
-    An image counts in all cells at once, so the bootstrap knows that they are the same images.
+    An image counts in all conditions at once, so the bootstrap knows that they are the same images.
     """
-    by_corruption = {name: np.mean(list(cells.values()), axis=0) for name, cells in errors.items()}
+    by_corruption = {name: np.mean(list(severities.values()), axis=0) for name, severities in errors.items()}
     main = [name for name in by_corruption if name not in extra]
     apart = [name for name in by_corruption if name in extra]
     known = ALEXNET_ERROR | ALEXNET_EXTRA_ERROR if alexnet else {}

@@ -24,10 +24,10 @@ Change = Callable[[Tensor, Tensor], Tensor]
 def occlusions(recipe: RobustnessDatasetRecipe) -> dict[str, Change]:
     """Return the changes of a set of ``kind = "occlusion"``, by name of the condition: ``drop 3/10``, ``shuffle 4x4``."""
     return {
-        cell: partial(drop_patches, tenths=many, grid=recipe.drop_grid)
+        condition: partial(drop_patches, tenths=many, grid=recipe.drop_grid)
         if kind == "drop"
         else partial(shuffle_tiles, grid=many)
-        for cell, (kind, many) in recipe.occlusions.items()
+        for condition, (kind, many) in recipe.occlusions.items()
     }
 
 

@@ -49,6 +49,6 @@ def view(image: Image.Image, recipe: RobustnessDatasetRecipe, how: Resizing, sid
     return to_tensor(v2.functional.center_crop(inner, [side, side]))
 
 
-def seen_as(how: Resizing) -> str:
+def preprocessing_label(how: Resizing) -> str:
     """Return what a metric's name says of the preprocessing: nothing where images are not resized, since that is no choice."""
     return how if how in _INTERPOLATION else ""

@@ -1,7 +1,7 @@
-"""What is asked of every image of a cell, and a batch of logits reduced to the answers.
+"""What is asked of every image of a condition, and a batch of logits reduced to the answers.
 
 A protocol says which of the classifier's outputs compete and which answers are right: 1000 logits or the 200 of
-ImageNet-A's classes, ImageNet's own labels or ReaL's. All protocols of a cell are answered from the same logits.
+ImageNet-A's classes, ImageNet's own labels or ReaL's. All protocols of a condition are answered from the same logits.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from robustness.labels import Answer
 
 @dataclass(frozen=True)
 class Protocol:
-    """A question to a classifier about every image of a cell."""
+    """A question to a classifier about every image of a condition."""
 
     name: str
     """``1000 classes``, ``200 classes``, ``ReaL``: stands in the metric's name."""
@@ -30,7 +30,7 @@ class Protocol:
 
 
 class Asked:
-    """The protocols of a cell on a device, to be called with the logits of one batch after another."""
+    """The protocols of a condition on a device, to be called with the logits of one batch after another."""
 
     def __init__(self, protocols: Sequence[Protocol], classes: int, device: torch.device) -> None:
         self._asked = [_on_device(protocol, classes, device) for protocol in protocols]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lutbench.record import Record
-from lutbench.report.comparisons import compare, on_same_images, points
+from lutbench.report.comparisons import OVER_SEEDS, compare, interval_points, on_same_images, points
 from lutbench.report.entries import TableEntry, over_runs
 from lutbench.report.sections import Drawing, Section, View, by_task, directed
 from lutbench.report.values import interval_legend, value_legend, value_table, wide_section
@@ -54,7 +54,7 @@ def sections(view: View) -> list[Section]:
     shown = [entry for entry in robust if entry.task in known]
     table = value_table(view, shown)
     if shown:
-        table["metric"] = table["metric"].map(directed)
+        table["metric"] = [directed(entry) for entry in shown]
     legend = [*([f"{value_legend(shown)} {LEGEND}".strip()] if shown else []), not_run(view)]
     occluded = _measured_sets(view, "occlusion")
     drawings = [_drawing(view, of_set, "occlusion", OCCLUSION, occlusion_figure) for of_set in occluded]
@@ -100,7 +100,8 @@ def corruption_sections(view: View) -> list[Section]:
             drawing = _drawing(view, of_set, "severity", "accuracy against severity", severity_figure)
             figures = [drawing] if encoder == encoders[-1] else []
             table = _corruption_table(view, methods)
-            made.append(Section(f"{heading}: top-1 error, %", 3, table, figures=figures, name=NAME))
+            legend = OVER_SEEDS if any(str(column).endswith("over seeds") for column in table) else ""
+            made.append(Section(f"{heading}: top-1 error, %", 3, table, legend=legend, figures=figures, name=NAME))
     return made
 
 
@@ -155,7 +156,10 @@ def _corruption_table(view: View, methods: dict[str, TableEntry]) -> pd.DataFram
         row = {"corruption": label} | {names[method]: _value(entry.runs, metric) for method, entry in methods.items()}
         if pair and all(entry.runs[0].measured(metric) for entry in pair):
             compared = compare(*pair, metric)
-            row[view.pair_name(of_set, *pair)] = points(compared.difference, compared.interval)
+            name = view.pair_name(of_set, *pair)
+            row[name] = points(compared.difference, compared.interval)
+            if compared.seed_interval:
+                row[f"{name}, over seeds"] = interval_points(compared.seed_interval)
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
 

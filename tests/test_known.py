@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 import torchvision.datasets
+from PIL import Image, ImageOps
 
 from lutbench.data.catalogue import CATALOGUE, MEASURED_ON, TRAINED_ON, status_of
 from lutbench.data.official import FORMATS
+from lutbench.data.prepare import prepare_set
 from lutbench.data.toy.mosaics import MOSAICS
 from lutbench.data.toy.photographs import BUILT
+from lutbench.data.verify import verify
 from lutbench.recipes.base import DataRecipe
 from lutbench.recipes.loading import load_suite
+from robustness.toy_sets import SETS
 
 PUBLISHED_SIZES = {
     "imagenet-1k": (1000, 1_281_167, 50_000),
@@ -86,12 +90,30 @@ def test_a_suite_needs_one_line_for_a_known_set(name: str, tmp_path: Path) -> No
 
 
 def test_the_sets_that_the_suite_builds_hold_what_the_catalogue_says() -> None:
-    built = {known.name: (known.classes, known.images) for known in CATALOGUE.values() if known.built}
+    built = {known.name: (known.classes, known.images) for known in TRAINED_ON.values() if known.built}
     counts = {
         name: (len(cut.classes), {split: len(cut.classes) * count for split, count in cut.counts.items()})
         for name, cut in BUILT.items()
     }
     assert built == counts | {"mosaics": (len(MOSAICS.classes), MOSAICS.counts)}
+
+
+def test_the_robustness_datasets_that_the_suite_builds_are_known_and_whole(tmp_path: Path) -> None:
+    own = [name for name, known in MEASURED_ON.items() if known.built]
+    assert own == list(SETS)
+    for name in own:
+        assert "was built" in prepare_set(name, tmp_path).text
+        report = verify(name, tmp_path, full=True)
+        assert (report.problems, report.notes) == ([], []), name
+        path = next((tmp_path / name).rglob("*.png"))
+        size = path.stat().st_size
+        with Image.open(path) as image:
+            changed = ImageOps.invert(image)
+        changed.save(path, compress_level=0)
+        assert path.stat().st_size == size
+        assert any(
+            "pixels are not those that were written" in one for one in verify(name, tmp_path, full=True).problems
+        )
 
 
 @pytest.mark.parametrize("name", MEASURED_ON)

@@ -157,6 +157,23 @@ def test_the_number_of_loader_workers_changes_nothing(folder: Path, workers: int
     assert trained(toy(folder, "helped", f"pretrain.lut.workers={workers}")) == alone
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("decoder_heads=5", "decoder_width = 16 is not a multiple of decoder_heads = 5"),
+        ("decoder_width=18", "A width of 18 does not suit"),
+        ("mask_ratio=0.4", "two views cannot see different patches"),
+        ("mask_ratio=0.99", "leaves 0 of 16 patches visible"),
+        ("crop_padding=8", "cannot be reflected"),
+    ],
+)
+def test_what_does_not_go_together_is_found_before_anything_is_computed(folder: Path, change: str, told: str) -> None:
+    run = toy(folder, "checked", f"pretrain.lut.{change}")
+    with pytest.raises(UserError, match=told):
+        run.planned.kind.module.check(run)
+    assert not run.workspace.runs.exists()
+
+
 def test_a_run_from_the_cache_is_that_from_the_files_under_an_identity_of_its_own(folder: Path) -> None:
     files = toy(folder, "files")
     suite = load_suite(str(folder / "toy.toml"), ("pretrain.lut.cache=true",))

@@ -22,7 +22,7 @@ from robustness.labels import LabelSpace, imagenet_1k, imagenet_subset, known_fo
 from robustness.listing import DatasetState, condition_folders, look_for
 from robustness.metrics import ALEXNET_ERROR
 from robustness.occlusion import occlusions
-from robustness.preprocessing import all_views, seen_as, view
+from robustness.preprocessing import all_views, preprocessing_label, view
 
 PIXEL = Image.new("RGB", (1, 1))
 
@@ -310,7 +310,7 @@ def test_images_stored_at_224_pixels_are_not_resized() -> None:
         [pixels] = all_views(stored, recipe, 224, eval_crop=0.5)
         assert torch.equal(pixels, to_tensor(stored)), name
         assert pixels.dtype == torch.uint8
-        assert seen_as(recipe.preprocessing[0]) == ""
+        assert preprocessing_label(recipe.preprocessing[0]) == ""
 
 
 def test_a_stored_size_that_is_not_the_classifiers_is_refused_before_it_runs(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_objectnets_red_border_is_cut_off_before_anything_else() -> None:
 
 def test_both_interpolations_in_use_are_named_where_images_are_resized() -> None:
     for name in ("imagenet-val", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-o", "imagenet-sketch"):
-        assert [seen_as(how) for how in MEASURED_ON[name].recipe.preprocessing] == ["bicubic", "bilinear"]
+        assert [preprocessing_label(how) for how in MEASURED_ON[name].recipe.preprocessing] == ["bicubic", "bilinear"]
 
 
 # --- Settings

@@ -448,6 +448,25 @@ def test_each_corruption_has_a_row_the_extra_ones_stand_apart_and_the_first_pair
     assert table["LUT"]["fog"] == f"20.0 [{fog.low:.1f}, {fog.high:.1f}]"
 
 
+def test_of_several_seeds_a_corruptions_difference_has_its_interval_over_seeds_too(folder: Path) -> None:
+    loaded = suite(folder, "seeds=[0, 1]")
+    for seed, wrong in ((0, (10, 12)), (1, (14, 10))):  # the first method is better by 2 points, then worse by 4
+        for method, falling in zip(("ours", "theirs"), wrong, strict=True):
+            recorded(
+                folder,
+                loaded,
+                f"corrupted/{method}/seed{seed}",
+                corrupted(falling),
+                tuned(folder, loaded, method, seed),
+            )
+    _, one = corruption_sections(View.read(loaded, folder))
+    assert list(one.frame)[-2:] == ["LUT - MAE", "LUT - MAE, over seeds"]
+    fog = one.frame.set_index("corruption").loc["fog"]
+    assert fog["LUT - MAE"].startswith("+1.0 [")
+    assert fog["LUT - MAE, over seeds"] == "[-37.1, +39.1]"  # 1 +- 12.706 * 3
+    assert "Student's t on the differences between runs with the same seed" in one.legend
+
+
 def test_methods_of_one_label_are_told_apart_by_their_encoder(folder: Path) -> None:
     small = """
     [encoder.small]

@@ -2,13 +2,13 @@
 
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 
 from lutbench.errors import UserError
-from lutbench.kinds import KINDS
-from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe
+from lutbench.kinds import KINDS, Kind
+from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, RunRecipe
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe, KnnRecipe, LinearRecipe
 from lutbench.recipes.loading import SUITES, load_suite
 from lutbench.recipes.pretrain import PretrainRecipe
@@ -651,3 +651,34 @@ def test_how_a_batch_is_cut_matters_where_a_batch_norm_mixes_its_images_and_only
     assert identity(PretrainRecipe, micro_batch=1024) != identity(PretrainRecipe)
     for name in ("layer", "none"):
         assert identity(PretrainRecipe, micro_batch=1024, head_norm=name) == identity(PretrainRecipe, head_norm=name)
+
+
+class TallyRecipe(RunRecipe):
+    """A kind of run that starts from nothing but data, in a stage whose other kinds start from encoders."""
+
+    revision: ClassVar[int] = 1
+    kind: Literal["tally"] = "tally"
+    data: DataRecipe
+    base: int = 10
+
+
+def test_a_stage_may_have_kinds_that_start_from_different_things(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tally = Kind("tally", "downstream", f"{__name__}:TallyRecipe", "nowhere", "nothing")
+    monkeypatch.setitem(KINDS, "tally", tally)  # type: ignore[arg-type]
+    (tmp_path / "suite.toml").write_text(SUITE + '[downstream.counts]\nkind = "tally"\ndata = "pets"\nbase = 2\n')
+    runs = load_suite(str(tmp_path / "suite.toml")).runs
+    found = [run for run in runs if run.task == "counts"]
+    assert [run.name for run in found] == ["downstream/counts/seed0", "downstream/counts/seed1"]
+    assert all((run.kind, run.method, run.needs) == (tally, "", None) for run in found)
+    assert all(isinstance(run.recipe, TallyRecipe) and run.recipe.base == 2 for run in found)
+    assert {run.kind.name for run in runs if run.stage == "downstream"} > {"tally"}
+
+
+def test_a_second_kind_of_a_stage_changes_nothing_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_suite("tiny").runs
+    for stage, starts_from in (("pretrain", "nothing"), ("robustness", "classifier")):
+        other = Kind(f"other-{stage}", stage, f"{__name__}:TallyRecipe", "nowhere", starts_from)  # type: ignore[arg-type]
+        monkeypatch.setitem(KINDS, other.name, other)  # type: ignore[arg-type]
+    assert load_suite("tiny").runs == before

@@ -149,8 +149,8 @@ def _make(images: ImageDataset, side: int, folder: Path) -> None:
     outdated = {file for file in missing if file.is_file()}  # replaced one by one: they need no more room
     share = sum(len(part) for file, part in missing.items() if file not in outdated) / len(images)
     wanted, free = int(expected_bytes(images, side) * share), shutil.disk_usage(folder).free
-    there = len(shards) - len(missing)
-    already = f", {there} of {len(shards)} files are there already" if there else ""
+    present = len(shards) - len(missing)
+    already = f", {present} of {len(shards)} files are there already" if present else ""
     already += f", {len(outdated)} were made otherwise or by another Pillow, and are made anew" if outdated else ""
     console.print(
         f"{images.name}: cache of {len(images):,} images of split {images.split!r}, short side {side}: about "

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from huggingface_hub.constants import HF_HOME
 
@@ -18,7 +18,7 @@ from lutbench.recipes.base import DataRecipe, DatasetRecipe, read_recipe
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 
-PRESENT, MISSING = "here", "missing"
+PRESENT, MISSING, TO_BUILD = "here", "missing", "built on first use"
 
 _ROBUSTNESS = {"labels": "imagenet-1k", "classes": 1000, "eval_crop": 224 / 256}
 """What holds of a robustness dataset unless sets.toml says otherwise: its images are seen as ImageNet's own are."""
@@ -74,7 +74,9 @@ def _read() -> Iterator[KnownDataset]:
     tables = tomllib.loads(Path(__file__).with_name("sets.toml").read_text(encoding="utf-8"))
     robustness = tables.pop("robustness")
     for name, values in tables.items():
-        segmentation = values["recipe"].get("source") in ("scenes", "ade20k", "mosaics")
+        segmentation = values["recipe"].get("source") in get_args(
+            SegmentationDataRecipe.model_fields["source"].annotation
+        )
         yield _known(name, values, SegmentationDataRecipe if segmentation else DataRecipe, {"label": name})
     for name, values in robustness.items():
         defaults = {**_ROBUSTNESS, "label": values["title"], "path": name}
@@ -133,7 +135,7 @@ def _state(known: KnownDataset, path: Path, root: Path) -> str:
     if recipe.source == "huggingface":
         return PRESENT if path.exists() or in_hub_cache(recipe.path) else "on the Hub"
     if not path.exists():
-        return "built on first use" if known.built else MISSING
+        return TO_BUILD if known.built else MISSING
     if known.built:
         return PRESENT
     needs = dataset_module(recipe).needs(recipe, root)
@@ -157,7 +159,7 @@ def present(root: Path) -> list[str]:
     others = {location(known, root) for known in TRAINED_ON.values()}
     for name, known in MEASURED_ON.items():
         status = status_of(known, root)
-        if status.state != MISSING and not others & {status.path, *status.path.parents}:
+        if status.state not in (MISSING, TO_BUILD) and not others & {status.path, *status.path.parents}:
             names.append(name)
     if not names:
         raise UserError(

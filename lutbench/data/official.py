@@ -254,7 +254,7 @@ def _inaturalist(folder: Path, split: str) -> Listed:
 
 def _places365(folder: Path, split: str) -> Listed:
     """Read Places365: lists of ``FILE LABEL`` lines."""
-    categories, files_of_split, home = _places(split)
+    categories, files_of_split, home = _places365_files(split)
     numbered = [line.split() for line in (folder / categories).read_text(encoding="utf-8").splitlines()]
     classes = [name for name, _ in sorted(numbered, key=lambda one: int(one[1]))]
     files, labels = [], []
@@ -282,7 +282,7 @@ def _cars(split: str) -> Sequence[str]:
     return ["devkit/cars_meta.mat", annotations, f"cars_{split}"]
 
 
-def _places(split: str) -> Sequence[str]:
+def _places365_files(split: str) -> Sequence[str]:
     parts = ("train_standard", "data_large_standard") if split == "train" else ("val", "val_large")
     return ["categories_places365.txt", f"places365_{parts[0]}.txt", parts[1]]
 
@@ -313,6 +313,6 @@ FORMATS = {
         "DTD", "dtd", "_image_files", [f"{part}{number}" for number in range(1, 11) for part in ("train", "val", "test")],
         _each("dtd/labels/{}.txt", "dtd/images"),
     ),
-    "places365": Format(_places365, ("train", "val"), _places),
+    "places365": Format(_places365, ("train", "val"), _places365_files),
 }  # fmt: skip
 """By a recipe's source."""

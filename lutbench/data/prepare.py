@@ -33,7 +33,7 @@ def prepare_set(
 ) -> Prepared:
     """Build a dataset that the suite builds, or make the cache of a dataset's training images, of short side ``side``.
 
-    Datasets that the suite builds have a cache only if ``side`` is given, those with masks none. Of a cache that is present
+    Datasets that the suite builds have a cache only if ``side`` is given; those that are not pre-trained on have none. Of a cache that is present
     the checksums are compared, and what is damaged is made again. If a dataset is absent, the result says how to get it;
     with ``download`` torchvision gets it, where it can.
 
@@ -44,12 +44,14 @@ def prepare_set(
     known = find(name)
     status = status_of(known, root)
     advice = f"How to get it:\n{status.steps}\nTerms: {known.terms}."
-    if name in MEASURED_ON:
-        return Prepared(False, f"{name} is tested on and needs nothing but its files. {advice}")
     if known.built:
         new = dataset_module(known.recipe).built_by(known.recipe).build(root)
         built = f"{name} {'was built' if new else 'is there already'}: {status.path}"
         return Prepared(True, built if side is None else f"{built}\n{_cached(known, side, root, skip_undecodable)}")
+    if name in MEASURED_ON:
+        return Prepared(
+            False, f"{name} is only measured on: there is nothing to prepare, its files are enough. {advice}"
+        )
     if status.state not in READY and download:
         _download(known, status.path)
         status = status_of(known, root)
@@ -83,7 +85,7 @@ def _download(known: KnownDataset, path: Path) -> None:
 def _cached(known: KnownDataset, side: int, root: Path, skip: bool) -> str:
     """Make the cache, or compare its checksums; return what was done."""
     if not isinstance(known.recipe, DataRecipe):
-        return f"{known.name} is there: {location(known, root)}. Sets with masks are not pre-trained on, and have no cache."
+        return f"{known.name} is there: {location(known, root)}. It is not pre-trained on, and has no cache."
     recipe = known.recipe.model_copy(update={"undecodable": "skip" if skip else "stop"})
     images = open_dataset(recipe, "train", root)
     try:

@@ -97,16 +97,16 @@ class StreamedImages:
         """Return a name made of the split and the row."""
         return f"{self.split}/{index:08d}"
 
-    def contents(self, seed: int, epoch: int, places: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
-        """Index and content of the images at ``places`` (m,), ascending, of an epoch's order.
+    def contents(self, seed: int, epoch: int, ranks: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
+        """Index and content of the images of the ranks ``ranks`` (m,), ascending, in an epoch's order.
 
         Row groups without such an image are not read: going on in the middle of an epoch skips what was read before.
         """
         turns, order = _order(tuple(file.rows for file in self.files), seed, epoch)
         wanted = np.zeros(len(order), bool)
-        wanted[order[places]] = True
+        wanted[order[ranks]] = True
         held: dict[int, bytes] = {}
-        coming = iter(order[places].tolist())
+        coming = iter(order[ranks].tolist())
         index = next(coming, None)
         for first, file, group, count in self._groups(turns.tolist()):
             some = np.flatnonzero(wanted[first : first + count]).tolist()

@@ -21,10 +21,9 @@ from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.evaluate.transform import eval_transform
-from lutbench.models.encoders import encode
+from lutbench.models.encoders import Pool, encode
 from lutbench.progress import Bar
 from lutbench.recipes.base import Metric
-from lutbench.recipes.downstream import ClassificationRecipe, KnnRecipe, LinearRecipe
 from lutbench.train.processes import accelerator, autocast
 
 
@@ -37,6 +36,24 @@ class InferenceRecipe(Protocol):
     def eval_batch(self) -> int: ...
     @property
     def workers(self) -> int: ...
+
+
+class EvaluationRecipe(InferenceRecipe, Protocol):
+    """The same with what is seen of an image, and the metric that tables print."""
+
+    @property
+    def side(self) -> int: ...
+    @property
+    def eval_crop(self) -> float: ...
+    @property
+    def metric(self) -> Metric: ...
+
+
+class FeatureRecipe(EvaluationRecipe, Protocol):
+    """The same with what is taken of an encoder's tokens."""
+
+    @property
+    def pool(self) -> Pool: ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +106,7 @@ def over_images(
     return Computed(_in_order(torch.cat(values), len(images))[kept], np.flatnonzero(kept.numpy()))
 
 
-def evaluate(classifier: nn.Module, images: ImageDataset, recipe: ClassificationRecipe, title: str) -> Outcomes:
+def evaluate(classifier: nn.Module, images: ImageDataset, recipe: EvaluationRecipe, title: str) -> Outcomes:
     """Classify the centre crop of every image of a labelled dataset; on every process.
 
     Raises:
@@ -109,9 +126,7 @@ def evaluate(classifier: nn.Module, images: ImageDataset, recipe: Classification
     return outcomes_of(computed.values, images, computed.index, recipe.metric)
 
 
-def encode_images(
-    encoder: VisionTransformer, images: ImageDataset, recipe: LinearRecipe | KnnRecipe, title: str
-) -> Computed:
+def encode_images(encoder: VisionTransformer, images: ImageDataset, recipe: FeatureRecipe, title: str) -> Computed:
     """Encode the centre crop of every image of a dataset: features (m, D), float32; on every process.
 
     Raises:

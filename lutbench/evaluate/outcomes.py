@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,12 +48,19 @@ class Measurement(BaseModel):
 class PerImage(ABC):
     """What a run did on every image, from which its measurements follow. Each kind of task has its own type."""
 
+    LOWER: ClassVar[tuple[str, ...]] = ()
+    """The metrics, by what their names begin with, of which lower values are better."""
+
     images: Any
     """sha256 over the images' names: outcomes are compared image by image only if it is equal."""
 
     @abstractmethod
     def measurements(self) -> list[Measurement]:
         """Return all numbers, the one that tables print first."""
+
+    def measurement(self, metric: str) -> Measurement | None:
+        """Return the measurement of ``metric``, be it recorded or not; None if it does not follow from the outcomes."""
+        return next((m for m in self.measurements() if m.metric == metric), None)
 
     def printed(self) -> list[str]:
         """Return the metrics that tables print."""
@@ -142,6 +149,10 @@ class Outcomes(PerImage):
         """Top-1 and top-5 accuracy in percent, each with its Wilson interval, and before them the mean per class if asked."""
         first = [self._mean_per_class()] if self.metric == PER_CLASS else []
         return first + [self._accuracy(k) for k in (1, 5)]
+
+    def measurement(self, metric: str) -> Measurement | None:
+        """Return the measurement of ``metric``, be it recorded or not: the mean per class can always be had."""
+        return self._mean_per_class() if metric == PER_CLASS else super().measurement(metric)
 
     @classmethod
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:

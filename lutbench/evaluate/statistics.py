@@ -5,7 +5,7 @@ Shares are between 0 and 1; intervals hold 95 %.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,8 +66,10 @@ class Comparison:
     interval: Interval
     """95 % interval of the difference, over images."""
     p: float
-    """Two-sided."""
+    """The probability, two-sided, of a difference at least as large if the methods were equally good."""
     seed_differences: tuple[float, ...]
+    way: Literal["paired", "resampled"]
+    """By the images that are right with one method only, or by resamples of the images."""
     first_only: int | None = None
     """Images on which the first is right in more seeds than the second (one seed: only the first is right); None where
     images are not right or wrong."""
@@ -105,6 +107,7 @@ def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Comparison:
         interval=_agresti_min(net / seeds),
         p=mcnemar(more, fewer),
         seed_differences=tuple(float(d) for d in first.mean(1) - second.mean(1)),
+        way="paired",
         first_only=more,
         second_only=fewer,
     )
@@ -192,6 +195,7 @@ def compare_resampled(images: int, by_seed: Sequence[float], drawn: NDArray[np.f
         interval=Interval(float(low), float(high)),
         p=min(1.0, 2 * (fewer + 1) / (len(known) + 1)),
         seed_differences=tuple(by_seed),
+        way="resampled",
     )
 
 

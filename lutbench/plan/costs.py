@@ -45,9 +45,9 @@ class RunCost:
     images: int = 0
     """Images that go through the network; 0 where they are not known."""
     flop: float = 0
-    """Compute of those images."""
+    """FLOP for those images."""
     seconds: float | None = None
-    """Its time; None where there is none."""
+    """The time that it will take; None where nothing tells it."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Costs:
 
     @property
     def flop(self) -> float:
-        """Compute of the same runs."""
+        """FLOP of the runs whose datasets have a known size."""
         return sum(one.flop for one in self.runs)
 
     @property

@@ -45,7 +45,7 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], fl
         paragraphs.insert(
             0,
             "How to get one: lutbench data list NAME. What is counted above is with all of them; a run measures "
-            "on the shifted sets that are there.",
+            "on the robustness datasets that are there.",
         )
     for paragraph in paragraphs:
         console.print(f"\n{paragraph}", soft_wrap=False)

@@ -1,17 +1,34 @@
 """From the tables of a suite file to the runs that they make. What a stage's runs start from decides the form of its tables."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lutbench.data.catalogue import MEASURED_ON
 from lutbench.errors import UserError, listed, unknown
-from lutbench.kinds import KINDS, STAGES, kinds_of
+from lutbench.kinds import KINDS, STAGES, Kind, kinds_of
 from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Recipe, read_recipe
 from lutbench.recipes.robustness import RobustnessTable
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.suite import PlannedRun, Suite, TaskTable, run_name
 
 AnyData = DataRecipe | SegmentationDataRecipe
+
+
+class _Table(NamedTuple):
+    """A table of a suite file that makes runs of one kind."""
+
+    kind: Kind
+    task: str
+    """Its name, ``[STAGE.TASK]``."""
+    given: Any
+    """The table as the suite's model has it."""
+    settings: dict[str, Any]
+    """The settings of its runs, with the suite's defaults for the kind."""
+
+    @property
+    def where(self) -> str:
+        """Its name in messages."""
+        return f"{self.kind.stage}.{self.task}"
 
 
 def expand(name: str, suite: Suite, data: Mapping[str, AnyData]) -> list[PlannedRun]:
@@ -22,80 +39,78 @@ def expand(name: str, suite: Suite, data: Mapping[str, AnyData]) -> list[Planned
     """
     runs: list[PlannedRun] = []
     for stage in STAGES:
-        starts_from = next(iter(kinds_of(stage).values())).starts_from
-        if starts_from == "nothing":
-            runs += _from_nothing(name, suite, data, stage)
-        elif starts_from == "encoder":
-            runs += _from_encoders(name, suite, data, runs, stage)
-        else:
-            runs += _from_classifiers(name, suite, runs, stage)
+        for task, given in getattr(suite, stage).items():
+            table = _table(suite, stage, task, given)
+            if table.kind.starts_from == "nothing":
+                runs += _from_nothing(name, suite, data, table)
+            elif table.kind.starts_from == "encoder":
+                runs += _from_encoders(name, suite, data, runs, table)
+            else:
+                runs += _from_classifiers(name, suite, runs, table)
     return runs
 
 
-def _from_nothing(name: str, suite: Suite, data: Mapping[str, AnyData], stage: str) -> list[PlannedRun]:
-    """Return the runs of a stage whose tables are a run each: pre-training."""
-    (kind,) = kinds_of(stage).values()
-    runs = []
-    for task, table in getattr(suite, stage).items():
-        where = f"{stage}.{task}"
-        settings = _resolved({**suite.defaults.get(kind.name, {}), **table}, "encoder", suite.encoder, where)
-        recipe = read_recipe(kind.recipe, _with_data(settings, kind.recipe, data, where), where)
-        runs += [PlannedRun(name, kind, task, "", seed, recipe) for seed in suite.seeds]
-    return runs
+def _table(suite: Suite, stage: str, task: str, given: Any) -> _Table:
+    """Return a table with its kind: the one that it names, or the first of its stage where its form names none."""
+    kinds = kinds_of(stage)
+    named = isinstance(given, TaskTable)
+    kind = given.kind if named else next(iter(kinds))
+    if kind not in kinds:
+        raise unknown(f"{stage}.{task}.kind: no such task {kind!r}", kind, kinds)
+    own = given if isinstance(given, dict) else given.model_extra or {}
+    return _Table(kinds[kind], task, given, suite.defaults.get(kind, {}) | ({"kind": kind} if named else {}) | own)
+
+
+def _from_nothing(name: str, suite: Suite, data: Mapping[str, AnyData], table: _Table) -> list[PlannedRun]:
+    """Return the runs of a table that starts from nothing but data, such as pre-training: one for every seed."""
+    settings = _resolved(table.settings, "encoder", suite.encoder, table.where)
+    settings = _with_data(settings, table.kind.recipe, data, table.where)
+    recipe = read_recipe(table.kind.recipe, settings, table.where)
+    return [PlannedRun(name, table.kind, table.task, "", seed, recipe) for seed in suite.seeds]
 
 
 def _from_encoders(
-    name: str, suite: Suite, data: Mapping[str, AnyData], before: Sequence[PlannedRun], stage: str
+    name: str, suite: Suite, data: Mapping[str, AnyData], before: Sequence[PlannedRun], table: _Table
 ) -> list[PlannedRun]:
-    """Return the runs of a stage whose tables are tasks, each run for the encoder of every method or of those it lists."""
-    kinds, runs = kinds_of(stage), []
-    for task, table in getattr(suite, stage).items():
-        where = f"{stage}.{task}"
-        if table.kind not in kinds:
-            raise unknown(f"{where}.kind: no such task {table.kind!r}", table.kind, kinds)
-        kind = kinds[table.kind]
-        settings = {**suite.defaults.get(table.kind, {}), "kind": table.kind, **(table.model_extra or {})}
-        if "encoder" in settings:
-            raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
-        settings = _with_data(settings, kind.recipe, data, where)
-        for method in table.methods if table.methods is not None else suite.method:
-            if method not in suite.method:
-                raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
-            values = {**settings, "encoder": _encoder_source(suite, method, before)}
-            recipe = read_recipe(kind.recipe, values, where, also=TaskTable.model_fields)
-            pretrain = suite.method[method].pretrain
-            for seed in suite.seeds:
-                needs = run_name("pretrain", pretrain, "", seed) if pretrain else None
-                runs.append(PlannedRun(name, kind, task, method, seed, recipe, needs))
+    """Return the runs of a task: for the encoder of every method, or of those it lists."""
+    kind, where, runs = table.kind, table.where, []
+    if "encoder" in table.settings:
+        raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
+    settings = _with_data(table.settings, kind.recipe, data, where)
+    for method in suite.method if table.given.methods is None else table.given.methods:
+        if method not in suite.method:
+            raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
+        values = {**settings, "encoder": _encoder_source(suite, method, before)}
+        recipe = read_recipe(kind.recipe, values, where, also=TaskTable.model_fields)
+        pretrain = suite.method[method].pretrain
+        for seed in suite.seeds:
+            needs = run_name("pretrain", pretrain, "", seed) if pretrain else None
+            runs.append(PlannedRun(name, kind, table.task, method, seed, recipe, needs))
     return runs
 
 
-def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], stage: str) -> list[PlannedRun]:
-    """Return the runs of a stage whose tables name datasets, on each of which finished classifiers are measured."""
-    (kind,) = kinds_of(stage).values()
+def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], table: _Table) -> list[PlannedRun]:
+    """Return the runs of a table that names datasets, on each of which finished classifiers are measured."""
+    kind, where, given = table.kind, table.where, table.given
     datasets = {known.name: known.recipe for known in MEASURED_ON.values()} | suite.shifted
-    runs = []
-    for table, given in getattr(suite, stage).items():
-        where = f"{stage}.{table}"
-        measured = _measured(given, before, where)
-        rows = suite.classifier if given.classifiers is None else given.classifiers
-        shared = {**suite.defaults.get(kind.name, {}), **(given.model_extra or {})}
-        for dataset in given.sets:
-            if dataset not in datasets:
-                problem = f"{where}.sets: there is neither a [shifted.{dataset}] in the suite file nor a published set"
-                raise unknown(f"{problem} {dataset!r}", dataset, datasets)
-            settings = {**shared, "set": _labelled(dataset, datasets[dataset])}
-            task = f"{table}/{dataset}"
-            for run in measured:  # its images are seen as in fine-tuning, unless the table says otherwise
-                as_tuned = {"image_size": run.recipe.side, "eval_crop": run.recipe.eval_crop}  # type: ignore[attr-defined]
-                source = {"kind": "run", "encoder": run.recipe.encoder_label}
-                values = {**as_tuned, **settings, "classifier": source}
-                recipe = read_recipe(kind.recipe, values, where, also=RobustnessTable.model_fields)
-                runs.append(PlannedRun(name, kind, task, run.method, run.seed, recipe, run.name))
-            for row in rows:  # no run of the suite made it, so it has no seed: it is under the suite's first
-                values = {**settings, **_classifier_settings(suite, row, where)}
-                recipe = read_recipe(kind.recipe, values, where, also=RobustnessTable.model_fields)
-                runs.append(PlannedRun(name, kind, task, row, suite.seeds[0], recipe))
+    measured, runs = _measured(given, before, where), []
+    rows = suite.classifier if given.classifiers is None else given.classifiers
+    for dataset in given.sets:
+        if dataset not in datasets:
+            problem = f"{where}.sets: there is neither a [shifted.{dataset}] in the suite file nor a published set"
+            raise unknown(f"{problem} {dataset!r}", dataset, datasets)
+        settings = {**table.settings, "set": _labelled(dataset, datasets[dataset])}
+        task = f"{table.task}/{dataset}"
+        for run in measured:  # its images are seen as in fine-tuning, unless the table says otherwise
+            as_tuned = {"image_size": run.recipe.side, "eval_crop": run.recipe.eval_crop}  # type: ignore[attr-defined]
+            source = {"kind": "run", "encoder": run.recipe.encoder_label}
+            values = {**as_tuned, **settings, "classifier": source}
+            recipe = read_recipe(kind.recipe, values, where, also=RobustnessTable.model_fields)
+            runs.append(PlannedRun(name, kind, task, run.method, run.seed, recipe, run.name))
+        for row in rows:  # no run of the suite made it, so it has no seed: it is under the suite's first
+            values = {**settings, **_classifier_settings(suite, row, where)}
+            recipe = read_recipe(kind.recipe, values, where, also=RobustnessTable.model_fields)
+            runs.append(PlannedRun(name, kind, task, row, suite.seeds[0], recipe))
     return runs
 
 

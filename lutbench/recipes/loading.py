@@ -16,8 +16,9 @@ from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.suite import LoadedSuite, Suite
 
 SOURCES: dict[str, type[AnyData]] = {
-    **dict.fromkeys(get_args(DataRecipe.model_fields["source"].annotation), DataRecipe),
-    **dict.fromkeys(("scenes", "ade20k", "mosaics"), SegmentationDataRecipe),
+    source: recipe
+    for recipe in (DataRecipe, SegmentationDataRecipe)
+    for source in get_args(recipe.model_fields["source"].annotation)
 }
 """The type of recipe that describes each source of data: images with or without labels, or images with masks."""
 
@@ -80,7 +81,7 @@ def _data(name: str, values: dict[str, Any]) -> AnyData:
         known = values["known"]
         problem = f"data.{name}.known: there is no set {known!r} to train on"
         if known in list(MEASURED_ON):
-            raise UserError(f"{problem}. It is a shifted set: name it in the sets of a [robustness.NAME].")
+            raise UserError(f"{problem}. It is a robustness dataset: name it in the sets of a [robustness.NAME].")
         if known not in list(TRAINED_ON):
             raise unknown(problem, known, TRAINED_ON)
         recipe = TRAINED_ON[known].recipe.model_dump(exclude_defaults=True)

@@ -202,7 +202,7 @@ class ClassifierSource(WeightsSource):
 
 
 class RobustnessRecipe(RunRecipe):
-    """One classifier on one shifted set: ``[robustness.NAME]`` has one such run for each of its sets and methods."""
+    """One classifier on one robustness dataset: ``[robustness.NAME]`` has one such run for each of its sets and methods."""
 
     revision: ClassVar[int] = 1
     splits: ClassVar[tuple[str, ...]] = ("test",)

@@ -9,7 +9,7 @@ One TOML file holds everything that a reader needs to know what is run::
     [robustness.NAME]  a task's classifiers on sets     [classifier.NAME]  a row of those that no run made
 
 ``data = "NAME"`` and ``encoder = "NAME"`` refer to those tables. Every task is run for every method (or those it
-lists), for every seed; its classifiers are then measured on every shifted set.
+lists), for every seed; its classifiers are then measured on every robustness dataset.
 """
 
 from collections.abc import Sequence

@@ -23,8 +23,8 @@ OVER_SEEDS = (
     "would change, for these runs. For LUT against MAE, and any two ways of training, the interval over seeds is the one "
     "that counts."
 )
-WAYS = {True: ("The same images, right or wrong", PAIRED), False: ("The same images, resampled", RESAMPLED)}
-"""Title and legend of pairs, by whether images are counted that only one of the two is right on."""
+WAYS = {"paired": ("The same images, right or wrong", PAIRED), "resampled": ("The same images, resampled", RESAMPLED)}
+"""Title and legend of pairs by the way in which they are compared."""
 
 
 def comparison_sections(view: View) -> list[Section]:
@@ -32,7 +32,7 @@ def comparison_sections(view: View) -> list[Section]:
 
     A pair is left out where the two were not run with the same seeds, or not measured on the same images.
     """
-    rows: dict[bool, list[dict[str, str]]] = {way: [] for way in WAYS}
+    rows: dict[str, list[dict[str, str]]] = {way: [] for way in WAYS}
     data = []
     for of_task in by_task(view.entries):
         found = {(entry.method, entry.metric): entry for entry in of_task}
@@ -44,10 +44,10 @@ def comparison_sections(view: View) -> list[Section]:
                 compared = compare(one, other, metric)
                 labels = {
                     "task": view.task_title(one),
-                    "metric": directed(metric),
+                    "metric": directed(one),
                     "pair": view.pair_name(of_task, one, other),
                 }
-                rows[compared.first_only is not None].append(labels | _text(compared))
+                rows[compared.way].append(labels | _text(compared))
                 data.append(_numbers(view, one, other, compared))
     sections: list[Section] = []
     for way, (title, legend) in WAYS.items():
@@ -78,10 +78,11 @@ def compare(first: TableEntry, second: TableEntry, metric: str) -> Comparison:
 
 def points(difference: float, interval: Interval) -> str:
     """Return ``+1.2 [+0.2, +2.2]`` of shares."""
-    return f"{100 * difference:+.1f} {_ends(interval)}"
+    return f"{100 * difference:+.1f} {interval_points(interval)}"
 
 
-def _ends(interval: Interval | None) -> str:
+def interval_points(interval: Interval | None) -> str:
+    """Return ``[+0.2, +2.2]`` of shares; empty without an interval."""
     return f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]" if interval else ""
 
 
@@ -94,7 +95,7 @@ def _text(compared: Comparison) -> dict[str, str]:
     """Return the cells of a row that people read."""
     first_only, second_only = _only(compared)
     return {
-        "difference": points(compared.difference, compared.interval), "over seeds": _ends(compared.seed_interval),
+        "difference": points(compared.difference, compared.interval), "over seeds": interval_points(compared.seed_interval),
         "only 1st": first_only, "only 2nd": second_only, "p": f"{compared.p:.2g}", "images": str(compared.images),
     }  # fmt: skip
 

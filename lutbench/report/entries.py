@@ -6,7 +6,7 @@ Published values come from ``published.toml``, for the method's own report under
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class TableEntry:
 
     kind: Kind
     task: str
-    """Its name in the suite file, or ``TABLE/SET`` of a shifted set."""
+    """Its name in the suite file, or ``TABLE/SET`` of a robustness dataset."""
     method: str
     """Its name in the suite file, or that of a classifier."""
     encoder: str
@@ -50,6 +50,17 @@ class TableEntry:
     def row(self) -> tuple[str, str, str]:
         """Stage, task and method: entries of one row are of the same runs, by several metrics."""
         return self.kind.stage, self.task, self.method
+
+    @property
+    def unit(self) -> str:
+        """The unit of what was measured; percent if nothing was."""
+        return self.measured.unit if self.measured else "%"
+
+    @property
+    def is_lower_better(self) -> bool:
+        """Whether the lower of two values is the better one, as the outcomes of its kind say."""
+        outcomes = self.kind.outcomes
+        return outcomes is not None and self.metric.split(", ")[0] in outcomes.LOWER
 
     @property
     def column(self) -> tuple[str, str, str]:
@@ -146,7 +157,7 @@ def _measured(record: Record, metric: str, recipe: RunRecipe) -> Measurement | N
     """Return what was measured; in a metric that was chosen after the run, what follows from its outcomes."""
     found = record.measured(metric)
     if found is None and metric == recipe.metric:
-        found = replace(record.outcomes, metric=metric).measurements()[0]
+        found = record.outcomes.measurement(metric)
     return found
 
 

@@ -52,11 +52,11 @@ def write_figure(path: Path, figure: "Figure") -> None:
 def draw_lines(axes: "Axes", curves: Mapping[str, Mapping[int, Point]], small: bool = False) -> None:
     """Draw a line and a band per label; its colour is that of the label's place, also where it has no line."""
     for number, (label, curve) in enumerate(curves.items()):
-        places, values = list(curve), np.array(list(curve.values())).reshape(-1, 3)
+        positions, values = list(curve), np.array(list(curve.values())).reshape(-1, 3)
         style: dict[str, Any] = {"color": f"C{number % 10}"}
-        axes.fill_between(places, values[:, 1], values[:, 2], alpha=0.2, linewidth=0, **style)
+        axes.fill_between(positions, values[:, 1], values[:, 2], alpha=0.2, linewidth=0, **style)
         marks: dict[str, Any] = {"marker": "o", "markersize": 1.5 if small else 3.5, "linewidth": 0.9 if small else 1.4}
-        axes.plot(places, values[:, 0], label=label, **marks, **style)
+        axes.plot(positions, values[:, 0], label=label, **marks, **style)
     plain_axes(axes)
     axes.tick_params(labelsize="x-small" if small else "small")
 

@@ -22,16 +22,13 @@ if TYPE_CHECKING:
 
 PIPELINE_ONLY = "These numbers show that the pipeline works. They are no evidence about the method."
 
-LOWER = ("mCE", "CE", "error", "mean error", "gap", "FPR95")
-"""Of these metrics lower values are better."""
-
 
 @dataclass(frozen=True)
 class Drawing:
     """A figure."""
 
     name: str
-    """Of its file, a PNG, below ``figures/SUITE``."""
+    """The name of its file, a PNG, below ``figures/SUITE``."""
     title: str
     draw: Callable[[], "Figure"]
     """Imports matplotlib, which takes a second, when it is called."""
@@ -43,18 +40,18 @@ class Section:
 
     title: str = ""
     level: int = 2
-    """Of the heading; 1 is the suite's."""
+    """Level of the heading; 1 is that of the suite's title."""
     frame: pd.DataFrame = field(default_factory=pd.DataFrame)
     """The table as people read it: text, of which columns have a heading of one line or of two."""
     marks: Mapping[tuple[int, int], int] = field(default_factory=dict)
-    """Of cells of the table, by row and column, 1 for the best value and 2 for the second."""
+    """The best value of a column, 1, and the second, 2, by row and column of the table."""
     legend: str = ""
     """Paragraphs below the table."""
     figures: Sequence[Drawing] = ()
     name: str = ""
     """Of the files that have the section alone, ``NAME.tex`` and ``NAME.csv``; several sections may share them."""
     data: pd.DataFrame | None = None
-    """The same for programs, unrounded: what is in ``NAME.csv``."""
+    """The table for programs, with unrounded numbers: what is in ``NAME.csv``."""
     files_only: bool = False
     """Whether it is too long or too wide for a terminal."""
 
@@ -139,12 +136,8 @@ def by_task(shown: Iterable[TableEntry]) -> list[list[TableEntry]]:
     return [list(of_task) for _, of_task in groupby(shown, key=lambda entry: entry.row[:2])]
 
 
-def directed(metric: str, unit: str = "%") -> str:
-    """Return a metric with an arrow that says which values are better; of a plain number nobody knows."""
-    arrow = "" if unit != "%" or not metric else " ↓" if is_lower_better(metric) else " ↑"
-    return metric + arrow
-
-
-def is_lower_better(metric: str) -> bool:
-    """Return whether the lower of two values is the better one."""
-    return metric.split(", ")[0] in LOWER
+def directed(entry: TableEntry) -> str:
+    """Return an entry's metric with an arrow that says which values are better; of a plain number nobody knows."""
+    if entry.unit != "%" or not entry.metric:
+        return entry.metric
+    return f"{entry.metric} {'↓' if entry.is_lower_better else '↑'}"

@@ -9,7 +9,7 @@ import pandas as pd
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.statistics import BOOTSTRAP, RESAMPLES
 from lutbench.report.entries import STUDENT, TableEntry, method_order
-from lutbench.report.sections import Section, View, directed, is_lower_better
+from lutbench.report.sections import Section, View, directed
 
 INTERVALS = {
     "Wilson": "Wilson's over images",
@@ -93,7 +93,7 @@ def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
     rows: dict[tuple[str, str], dict[tuple[str, str, str], TableEntry]] = {}
     for entry in sorted(measured, key=lambda entry: order.index(entry.method)):
         rows.setdefault((entry.method, entry.encoder), {})[entry.column] = entry
-    headings = [(view.task_title(entry), directed(entry.metric, unit_of(entry))) for entry in columns.values()]
+    headings = [(view.task_title(entry), directed(entry)) for entry in columns.values()]
     frame = pd.DataFrame(
         [
             [view.method_label(method), encoder, *(_with_half_width(row.get(column)) for column in columns)]
@@ -138,18 +138,13 @@ def row_numbers(view: View) -> dict[tuple[str, str, str], int]:
     return {row: number for number, row in enumerate(dict.fromkeys(entry.row for entry in view.entries), 1)}
 
 
-def unit_of(entry: TableEntry) -> str:
-    """Return the unit of what was measured."""
-    return entry.measured.unit if entry.measured else "%"
-
-
 def number_text(value: float, unit: str) -> str:
     """Return a value as tables print it: ``78.1`` percent, ``1900`` images."""
     return f"{value:.1f}" if unit == "%" else f"{value:g}"
 
 
 def _percent(shown: Sequence[TableEntry], what: str) -> str:
-    plain = dict.fromkeys(entry.metric for entry in shown if unit_of(entry) != "%")
+    plain = dict.fromkeys(entry.metric for entry in shown if entry.unit != "%")
     return f"{what} in percent" + (f", but for {', '.join(plain)}" if plain else "")
 
 
@@ -164,9 +159,9 @@ def _with_half_width(entry: TableEntry | None) -> str:
 
 def _ranks(column: Mapping[int, TableEntry]) -> dict[int, int]:
     """Return by row 1 for the best and 2 for the second of the entries that compete; ties, as printed, share a rank."""
-    competing = {row: entry for row, entry in column.items() if unit_of(entry) == "%"}
+    competing = {row: entry for row, entry in column.items() if entry.unit == "%"}
     values = pd.Series({row: round(entry.measured.value, 1) for row, entry in competing.items() if entry.measured})
     of_encoder = values.groupby([entry.encoder for entry in competing.values()])
-    ranks = of_encoder.rank("dense", ascending=any(is_lower_better(entry.metric) for entry in competing.values()))
+    ranks = of_encoder.rank("dense", ascending=any(entry.is_lower_better for entry in competing.values()))
     sizes = of_encoder.transform("size")
     return {row: int(rank) for row, rank, n in zip(competing, ranks, sizes, strict=True) if rank <= 2 and n > 1}
