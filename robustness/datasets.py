@@ -16,7 +16,7 @@ from lutbench.progress import LINE_EVERY, console
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import KNOWN
 from robustness.listing import DatasetListing, DatasetState, condition_folders, copied_corruptions, look_for
-from robustness.survey import survey
+from robustness.planning import survey
 from robustness.toy_sets import SETS, RobustnessToyDataset
 
 __all__ = ["built_by", "make", "needs", "open_dataset", "survey", "verify"]

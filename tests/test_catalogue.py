@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from image_files import tree
-from toy_sets import camvid, flowers, text_of, told
+from toy_folders import camvid, flowers, text_of, told
 
 from lutbench.data.catalogue import CATALOGUE, DatasetStatus, find, present, status_of
 from lutbench.data.describe import render_dataset, render_list

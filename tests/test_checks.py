@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from image_files import COLOURS, encoded, picture, tree
 from PIL import Image
-from toy_sets import camvid, flowers, text_of, told
+from toy_folders import camvid, flowers, text_of, told
 
 from lutbench.data import integrity
 from lutbench.data import verify as verifying

@@ -32,9 +32,9 @@ from lutbench.plan.costs import (
     costs_of,
     read_rates,
 )
-from lutbench.plan.datasets import missing, survey_all
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
 from lutbench.plan.show import amount, duration, show_plan, totals
+from lutbench.plan.surveys import missing, survey_all
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.recipes.loading import load_suite

@@ -1,6 +1,6 @@
 """What a suite will cost, before anything of it runs: ``lutbench plan SUITE``.
 
-``datasets.py`` asks every dataset what is known of it, ``costs.py`` every kind of run how many images it takes and, with the
+``surveys.py`` asks every dataset what is known of it, ``costs.py`` every kind of run how many images it takes and, with the
 tools of ``compute.py``, what one of them costs, to put both together with measured or given speeds; ``disk.py`` sums up
 what is kept, and ``show.py`` prints it.
 """

@@ -9,8 +9,8 @@ from lutbench.data.survey import DiskUse
 from lutbench.errors import listed
 from lutbench.files import gigabytes
 from lutbench.plan.costs import DONE, MEASURED, NO_COUNT, NO_RATE, Costs, Rates, costs_of, read_rates
-from lutbench.plan.datasets import missing, survey_all
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
+from lutbench.plan.surveys import missing, survey_all
 from lutbench.progress import console, print_table
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.workspace import Workspace

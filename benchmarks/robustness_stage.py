@@ -1,10 +1,10 @@
 """Images per second of the robustness stage, and how long the whole of ImageNet-C takes on the machine at hand.
 
-    python benchmarks/robustness.py --sizes S,B --images 512 --workers 8
+    python benchmarks/robustness_stage.py --sizes S,B --images 512 --workers 8
 
-Goes through the stage's own code, from JPEG files on disk to per-image outcomes: one cell in ImageNet-C's layout, of crops
+Goes through the stage's own code, from JPEG files on disk to per-image outcomes: one condition in ImageNet-C's layout, of crops
 of photographs that ship in packages, 224 x 224, stored as ImageNet-C is (JPEG, quality 85). Weights are random, which
-costs the same. The first cell warms up and is not timed. `torchrun` spreads the images over processes as in a run.
+costs the same. The first condition warms up and is not timed. `torchrun` spreads the images over processes as in a run.
 Prints a Markdown table with hardware and versions.
 """
 
@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
-
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, in which `robustness` is this file
 
 import timm
 import typer
@@ -36,13 +34,13 @@ from robustness.preprocessing import all_views
 
 MODELS = {"S": "vit_small_patch16_224", "B": "vit_base_patch16_224", "L": "vit_large_patch16_224"}
 IMAGES = 50_000
-"""Of every cell of ImageNet-C."""
-CELLS = {"15 corruptions": 75, "with the 4 extra": 95}
+"""Images in every condition of ImageNet-C."""
+CONDITIONS = {"15 corruptions": 75, "with the 4 extra": 95}
 
 
 def main(
     sizes: Annotated[str, typer.Option(help="Which of S, B and L, with commas between.")] = "S,B,L",
-    images: Annotated[int, typer.Option(min=1, help="Images of the cell that is timed.")] = 256,
+    images: Annotated[int, typer.Option(min=1, help="Images of the condition that is timed.")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Images per pass and process.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16; auto is bf16 where the GPU has it.")] = "auto",
@@ -72,10 +70,10 @@ def main(
         versions = ", ".join(f"{name} {packages()[name]}" for name in ("python", "torch", "timm"))
         print(f"{hardware(accelerator().num_processes)}; {precision_of(precision)}; {workers} workers; {versions}.\n")
         print(f"    {' '.join(['python', *sys.argv])}\n")
-        print(f"| | images/s | {' | '.join(f'ImageNet-C, {name}' for name in CELLS)} |")
-        print(f"|---|---:|{'---:|' * len(CELLS)}")
+        print(f"| | images/s | {' | '.join(f'ImageNet-C, {name}' for name in CONDITIONS)} |")
+        print(f"|---|---:|{'---:|' * len(CONDITIONS)}")
         for name, rate in rows:
-            hours = (f"{cells * IMAGES / rate / 3600:,.1f} h" for cells in CELLS.values())
+            hours = (f"{cells * IMAGES / rate / 3600:,.1f} h" for cells in CONDITIONS.values())
             print(f"| {name} | {rate:,.1f} | {' | '.join(hours)} |")
 
 
