@@ -51,9 +51,20 @@ ResultsRoot = Annotated[
 ]
 
 
-@app.callback(epilog="--traceback, anywhere in a command: show where in the code an error came from.")
-def _options() -> None:
+@app.callback(
+    invoke_without_command=True, epilog="--traceback, anywhere in a command: show where in the code an error came from."
+)
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print version and git commit, as records have them.")
+    ] = False,
+) -> None:
     """Pre-train LUT and MAE, measure the encoders, and print the paper's tables beside what was measured."""
+    if version:
+        from lutbench.provenance import code
+
+        print(f"lutbench {code()}")
+        raise typer.Exit()
 
 
 @app.command()

@@ -8,6 +8,7 @@ from these files alone.
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import zip_longest
@@ -168,7 +169,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return the fields in which two identity inputs or recipes differ: ``epochs changed from 10 to 20``."""
     before, after = dict(_flat(old)), dict(_flat(new))
     return [
-        f"{key} changed from {before.get(key, 'not set')} to {after.get(key, 'not set')}"
+        f"{key} changed from {_shown(before.get(key, 'not set'))} to {_shown(after.get(key, 'not set'))}"
         for key in {**before, **after}
         if before.get(key, _flat) != after.get(key, _flat)
     ]
@@ -261,6 +262,11 @@ def _label(m: Measurement | None) -> str:
 
 def _remedy(run: str) -> str:
     return f"Restore it from a copy (git), or remove it with its record and run {run} again."
+
+
+def _shown(value: Any) -> str:
+    """Return a value as messages have it: of a sha256 the first 12 digits."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(value))
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

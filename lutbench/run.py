@@ -305,7 +305,7 @@ def checkpoint_of(planned: PlannedRun) -> Path | None:
     weights = Path(source.path).expanduser()
     if not weights.is_file():
         table = "classifier" if planned.kind.starts_from == "classifier" else "method"
-        raise UserError(f"{table}.{planned.method}.checkpoint: there is no file {weights}.")
+        raise UserError(f"{table}.{planned.method}.checkpoint: there is no file {weights.absolute()}.")
     return weights
 
 

@@ -23,6 +23,7 @@ from toy_runs import write_images
 from lutbench.cli import main
 from lutbench.data.catalogue import CATALOGUE, MEASURED_ON
 from lutbench.errors import UserError
+from lutbench.provenance import code
 from lutbench.recipes.loading import load_suite
 from lutbench.run import open_run
 from lutbench.stages import lock
@@ -235,6 +236,7 @@ def test_a_command_that_cannot_be_read_ends_with_status_2(
         (("run", "toy.toml", "--set", "pretrain.lut"), "expected PATH=VALUE"),
         (("status", "toy.toml", "--set", "pretrain.ltu.epochs=3"), "no table pretrain.ltu. Did you mean 'lut'?"),
         (("run", "toy.toml", "--only", "lut", "--only", "mea"), "--only mea: no run of suite toy has that name."),
+        (("run", "toy.toml", "--stage", "pretrain", "--only", "toy-knn"), "no run of suite toy in stage pretrain has"),
         (("run", "toy.toml", "--stage", "downstraem"), "--stage downstraem: suite toy has no such stage."),
         (("run", "toy.toml", "--set", "encoder.toy.model=vit_tiny_patch16_242"), "vit_tiny_patch16_242"),
         (("run", "toy.toml", "--set", "encoder.toy.patch_size=5"), "patch_size"),
@@ -378,6 +380,19 @@ def test_a_run_that_another_process_holds_is_left_to_it(fresh: Path, lutbench: C
     finally:
         may_end.set()
         other.join()
+
+
+def test_the_version_is_the_one_that_records_have(lutbench: Command) -> None:
+    assert lutbench("--version").out == f"lutbench {code()}\n"
+
+
+def test_a_plan_asks_for_no_split_that_no_run_reads(fresh: Path, lutbench: Command) -> None:
+    shutil.rmtree(fresh / "data/toy/val")
+    text = (fresh / "toy.toml").read_text()
+    (fresh / "toy.toml").write_text(text[: text.index("[downstream.")])
+    answer = lutbench("plan", "toy.toml")
+    assert (answer.status, answer.err) == (0, "")
+    assert "but there is no such folder" not in answer.out
 
 
 # A whole suite
@@ -569,7 +584,7 @@ def test_a_reference_without_records_is_named_before_anything_is_written(finishe
 def test_without_records_nothing_is_written(fresh: Path, lutbench: Command) -> None:
     answer = lutbench("tables", "toy.toml")
     assert answer.status == 0
-    assert "Nothing was measured yet" in answer.out
+    assert "No task was measured yet" in answer.out
     assert not (fresh / "results").exists()
 
 

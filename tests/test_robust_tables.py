@@ -656,8 +656,9 @@ def test_what_is_shown_fits_into_100_columns(
     place = shown.index("Corrupted: top-1 error, %")
     assert told(shown[place + 3])[:4] == ["fog", "20.0", "21.0", "22.0"]
     assert "Occluded, mean top-1, tiles shuffled ↑" in shown
-    assert max(len(line) for line in shown if not line.startswith("Runs, sources")) <= 100
-    assert "main.csv, main.md, main.tex, robustness.csv" in shown[-1]
+    assert max(len(line) for line in shown if not line.startswith(("Runs, sources", "Figures"))) <= 100
+    assert "main.csv, main.md, main.tex, robustness.csv" in shown[-2]
+    assert shown[-1] == f"Figures: {full / 'figures/toy'}"
 
 
 def test_without_records_published_values_and_what_to_run_are_shown(

@@ -28,7 +28,8 @@ from lutbench.report import tables
 from lutbench.report.comparisons import comparison_sections
 from lutbench.report.entries import TableEntry, entries
 from lutbench.report.published import PublishedValue
-from lutbench.report.sections import View
+from lutbench.report.render import latex, markdown
+from lutbench.report.sections import Section, View, signed
 from lutbench.report.values import value_table
 
 ROOT = Path(__file__).parents[1]
@@ -701,7 +702,7 @@ def test_without_records_there_are_no_files_and_the_terminal_says_what_to_run(
 def test_a_suite_without_tasks_has_no_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "toy.toml").write_text(SUITE[: SUITE.index("[downstream.tuned]")])
     show_tables(suite(folder), folder)
-    assert "Nothing was measured yet" in capsys.readouterr().out
+    assert "No task was measured yet" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -714,3 +715,23 @@ def test_a_suite_without_tasks_has_no_tables(folder: Path, capsys: pytest.Captur
 def test_a_published_name_that_nobody_knows_is_refused_with_the_nearest(folder: Path, change: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
         View.read(suite(folder, change), folder)
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
+    assert [signed(value) for value in (-0.04, 0.0, 0.04, -0.06)] == ["+0.0", "+0.0", "+0.0", "-0.1"]
+
+
+def test_lines_that_are_indented_stay_as_they_are_written_in_markdown() -> None:
+    about = "Needs:\n  DIR/train/*.jpg    10 images\n  DIR/val/*.jpg      5 images\n\nMachine: any."
+    assert markdown([Section(legend=about)], "figures") == (
+        "Needs:\n\n```\nDIR/train/*.jpg    10 images\nDIR/val/*.jpg      5 images\n```\n\nMachine: any.\n"
+    )
+
+
+def test_a_latex_table_has_a_label_of_its_own_and_is_no_wider_than_the_page() -> None:
+    frame = pd.DataFrame({"method": ["LUT"]})
+    text = latex([Section("Side by side", 3, frame), Section("Side by side", 3, frame)], "Toy & co", "")
+    assert [line for line in text.splitlines() if "label" in line] == [
+        rf"\label{{tab:toy-co-side-by-side-{number}}}" for number in (1, 2)
+    ]
+    assert text.count(r"\begin{adjustbox}{max width=\linewidth}") == text.count(r"\end{adjustbox}") == 2

@@ -25,10 +25,14 @@ def missing(suite: LoadedSuite, surveys: dict[str, Survey]) -> tuple[dict[str, s
 
     Known datasets by name, each with what it lacks or where it was looked for; and a paragraph for everything else.
     """
-    absent = [survey for survey in surveys.values() if survey.problems and not survey.made]
-    known = {survey.known: next(iter(survey.problems.values())) for survey in absent if survey.known}
-    paragraphs = [next(iter(survey.problems.values())) for survey in absent if not survey.known]
+    known, paragraphs = dict[str, str](), list[str]()
     for run in suite.runs:
+        survey = surveys[run.name]
+        problem = next((survey.problems[split] for split in run.recipe.splits if split in survey.problems), "")
+        if problem and survey.known and not survey.made:
+            known.setdefault(survey.known, problem)
+        elif problem and not survey.made:
+            paragraphs.append(problem)
         try:
             checkpoint_of(run)
         except UserError as error:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from shlex import quote
 from typing import Any, get_args
 
 from lutbench.data.catalogue import MEASURED_ON, TRAINED_ON
@@ -45,7 +46,8 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedSuite:
         raise UserError(f"{path}: not a TOML file: {error}.") from error
     for override in overrides:
         _override(tables, override)
-    return _expand(name_or_path, path, tables)
+    given = " ".join([name_or_path, *(f"--set {quote(override)}" for override in overrides)])
+    return _expand(given, path, tables)
 
 
 def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:

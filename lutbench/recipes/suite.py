@@ -130,7 +130,7 @@ class LoadedSuite:
     config: Suite
     runs: tuple[PlannedRun, ...]
     given: str
-    """The suite as the command named it, by name or path: for messages that say what to run."""
+    """The suite as the command named it, by name or path, with what ``--set`` changed: for messages that say what to run."""
 
     def run(self, name: str) -> PlannedRun:
         """Return the run of this name."""
@@ -150,7 +150,8 @@ class LoadedSuite:
         for pattern in only:
             if not any(_matches(run, pattern) for run in runs):
                 known = sorted({part for run in runs for part in run.name.split("/")})
-                raise unknown(f"--only {pattern}: no run of suite {self.name} has that name", pattern, known)
+                of = f" in stage {' or '.join(stages)}" if stages else ""
+                raise unknown(f"--only {pattern}: no run of suite {self.name}{of} has that name", pattern, known)
         return [run for run in runs if not only or any(_matches(run, pattern) for pattern in only)]
 
 

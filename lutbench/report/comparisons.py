@@ -6,7 +6,7 @@ import pandas as pd
 
 from lutbench.evaluate.statistics import RESAMPLES, Comparison, Interval
 from lutbench.report.entries import TableEntry
-from lutbench.report.sections import Section, View, by_task, directed
+from lutbench.report.sections import Section, View, by_task, directed, signed
 
 PAIRED = (
     "Difference in points with its 95 % interval over images (Agresti and Min); images on which only the first or only the "
@@ -78,12 +78,12 @@ def compare(first: TableEntry, second: TableEntry, metric: str) -> Comparison:
 
 def points(difference: float, interval: Interval) -> str:
     """Return ``+1.2 [+0.2, +2.2]`` of shares."""
-    return f"{100 * difference:+.1f} {interval_points(interval)}"
+    return f"{signed(100 * difference)} {interval_points(interval)}"
 
 
 def interval_points(interval: Interval | None) -> str:
     """Return ``[+0.2, +2.2]`` of shares; empty without an interval."""
-    return f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]" if interval else ""
+    return f"[{signed(100 * interval.low)}, {signed(100 * interval.high)}]" if interval else ""
 
 
 def _only(compared: Comparison) -> list[str]:

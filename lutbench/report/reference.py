@@ -23,7 +23,7 @@ from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.statistics import Comparison
 from lutbench.record import Record, read_records
 from lutbench.report.comparisons import points
-from lutbench.report.sections import Section, View
+from lutbench.report.sections import Section, View, signed
 
 Verdict = Literal["same bits", "within what another machine changes", "different"]
 SAME, WITHIN, DIFFERENT = get_args(Verdict)
@@ -94,7 +94,7 @@ def agreement_frame(agreements: Iterable[Agreement]) -> pd.DataFrame:
     for one in agreements:
         digits = 1 if one.measured.unit == "%" else 4
         own, reference = (f"{m.value:.{digits}f}" for m in (one.measured, one.expected))
-        plain = f"{one.measured.value - one.expected.value:+.{digits}f}"
+        plain = signed(one.measured.value - one.expected.value, digits)
         rows.append(
             {
                 "task": f"{one.own.stage}/{one.own.task}",

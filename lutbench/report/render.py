@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from textwrap import fill
+from textwrap import dedent, fill
 
 import pandas as pd
 
@@ -22,6 +22,10 @@ _VALUE_WITH_INTERVAL = re.compile(r"^(\d[\d.]*) \[[\d-].*")
 """A value with its interval behind it; unlike a value with a source, and a difference, which begins with a sign."""
 
 
+_INDENTED = re.compile(r"(?:^ +\S.*\n)+", re.MULTILINE)
+"""Lines of a legend that stay as they are written, such as the layout of a dataset."""
+
+
 def markdown(sections: Sequence[Section], figures: str) -> str:
     """Return all sections as Markdown, with links to the folder ``figures``."""
     parts = []
@@ -29,17 +33,18 @@ def markdown(sections: Sequence[Section], figures: str) -> str:
         frame = _marked(section, "**{}**", "<u>{}</u>")
         frame.columns = pd.Index([", ".join(filter(None, name)) if isinstance(name, tuple) else name for name in frame])
         parts += [f"{'#' * section.level} {section.title}" if section.title else ""]
-        parts += ["" if frame.empty else frame.to_markdown(index=False, disable_numparse=True), section.legend]
+        parts += ["" if frame.empty else frame.to_markdown(index=False, disable_numparse=True)]
+        parts += [_INDENTED.sub(lambda lines: f"\n```\n{dedent(lines[0])}```\n", section.legend)]
         parts += [f"![{drawing.title}]({figures}/{drawing.name})" for drawing in section.figures]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def latex(sections: Sequence[Section], title: str, note: str) -> str:
-    """Return the tables of sections as LaTeX (booktabs), each with the suite's title and ``note`` in its caption.
+    """Return the tables of sections as LaTeX, each with the suite's title and ``note`` in its caption, and a label.
 
-    One that is longer than a page is a longtable.
+    They need booktabs and adjustbox, which shrinks what is wider than the page; one that is longer than a page is a longtable.
     """
-    tables = []
+    tables: list[str] = []
     for section in sections:
         if section.frame.empty:
             continue
@@ -48,9 +53,12 @@ def latex(sections: Sequence[Section], title: str, note: str) -> str:
         frame = _marked(section, r"\textbf{{{}}}", r"\underline{{{}}}", LATEX).drop(columns="runs", errors="ignore")
         frame = frame.rename(columns=lambda name: str(name).translate(LATEX))
         longtable = len(frame) > PAGE
-        tables.append(
-            frame.to_latex(index=False, escape=False, caption=caption, longtable=longtable, multicolumn_format="c")
+        label = f"tab:{re.sub('[^a-z0-9]+', '-', heading.lower()).strip('-')}-{len(tables) + 1}"
+        text = frame.to_latex(
+            index=False, escape=False, caption=caption, label=label, longtable=longtable, multicolumn_format="c"
         )
+        text = text.replace(r"\begin{tabular}", "\\begin{adjustbox}{max width=\\linewidth}\n\\begin{tabular}")
+        tables.append(text.replace(r"\end{tabular}", "\\end{tabular}\n\\end{adjustbox}"))
     return "\n".join(tables)
 
 

@@ -141,3 +141,8 @@ def directed(entry: TableEntry) -> str:
     if entry.unit != "%" or not entry.metric:
         return entry.metric
     return f"{entry.metric} {'↓' if entry.is_lower_better else '↑'}"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """Return a difference with its sign; what is rounded to zero is ``+0.0``."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"

@@ -97,12 +97,14 @@ def show_tables(view: View, sections: Sequence[Section], results_dir: Path) -> N
     console.print(terminal(sections, console.width))
     if view.has_records:
         files = sorted(build_tables(view, sections))
-        console.print(
-            f"Runs, sources and unrounded numbers: {results_dir / 'tables' / view.suite.name}: {', '.join(files)}"
-        )
+        folder = results_dir / "tables" / view.suite.name
+        console.print(f"Runs, sources and unrounded numbers: {folder}: {', '.join(files)}")
+        if any(section.figures for section in sections):
+            console.print(f"Figures: {_figures(view, results_dir)}")
     else:
         stages = " ".join(dict.fromkeys(run.stage for run in view.suite.runs))
-        console.print(f"Nothing was measured yet. Run: nox -s {stages} results -- {view.suite.given}")
+        where = "" if results_dir == Path("results") else f" --results {results_dir}"
+        console.print(f"No task was measured yet. Run: nox -s {stages} results -- {view.suite.given}{where}")
 
 
 def _figures(view: View, results_dir: Path) -> Path:

@@ -9,7 +9,7 @@ import pandas as pd
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.statistics import BOOTSTRAP, RESAMPLES
 from lutbench.report.entries import STUDENT, TableEntry, method_order
-from lutbench.report.sections import Section, View, directed
+from lutbench.report.sections import Section, View, directed, signed
 
 INTERVALS = {
     "Wilson": "Wilson's over images",
@@ -46,7 +46,7 @@ def value_table(view: View, shown: Sequence[TableEntry]) -> pd.DataFrame:
                 "95 % interval": ends or "",
                 "seeds": seeds if entry.runs else "",
                 "published": f"{published.value:.1f} [{marks[published.source]}]" if published else "",
-                "difference": f"{measured.value - published.value:+.1f}" if measured and published else "",
+                "difference": signed(measured.value - published.value) if measured and published else "",
                 "runs": f"[{numbers[entry.row]}]" if entry.runs or entry.stale else "",
             }
         )
