@@ -307,14 +307,21 @@ def _load(suite: str, overrides: list[str] | None) -> "LoadedSuite":
 
 
 def main() -> None:
-    """Entry point of ``lutbench`` and ``python -m lutbench``: a user's mistake is one paragraph, not a traceback."""
+    """Entry point of ``lutbench`` and ``python -m lutbench``: what a user can mend is one paragraph, not a traceback."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         app(arguments)
-    except UserError as error:
-        if len(arguments) < len(sys.argv) - 1:
+    except Exception as error:
+        from lutbench.files import explanation  # here, because it needs pydantic
+
+        found = explanation(error)
+        if len(arguments) < len(sys.argv) - 1 or not (found or isinstance(error, UserError)):
             raise
-        print(f"lutbench: {error}", file=sys.stderr)
+        file = getattr(error, "filename", None)
+        message = (
+            f"{found[0]}{f': {file}' if file else ''}. {found[1]}, and give the same command again." if found else error
+        )
+        print(f"lutbench: {message}", file=sys.stderr)
         sys.exit(1)

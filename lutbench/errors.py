@@ -11,6 +11,10 @@ class UserError(Exception):
     """
 
 
+class Halt(UserError):
+    """An error after which no further run is begun: there is no room to save it, or the user asked to stop."""
+
+
 class NotRun(UserError):
     """An optional dataset is absent: runs on it are left out, and the message says why."""
 

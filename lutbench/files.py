@@ -3,15 +3,16 @@
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from lutbench.errors import UserError
+from lutbench.errors import Halt, UserError
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -25,17 +26,18 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Write to the path given inside the block; it becomes ``path`` when the block ends without an error.
 
     Raises:
-        UserError: on a full disk; what stood at ``path`` before is untouched.
+        Halt: on a full disk and the like, see :func:`saving`; what stood at ``path`` before is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        with disk_full_explained(path):
+        with saving(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             _sync(partial)
             partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong first is what is reported
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -43,14 +45,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Fill the folder given inside the block; it becomes ``path`` when the block ends without an error.
 
     Raises:
-        UserError: on a full disk; nothing is left at ``path``.
+        Halt: on a full disk and the like, see :func:`saving`; nothing is left at ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     try:
-        with disk_full_explained(path):
+        with saving(path):
+            partial.mkdir(parents=True)
             yield partial
             for file in partial.rglob("*"):
                 _sync(file)
@@ -104,16 +105,49 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+SYSTEM_ERRORS = {
+    errno.ENOSPC: ("The disk is full", "Free some space"),
+    errno.EDQUOT: ("Your quota on this disk is used up", "Free some space"),
+    errno.EFBIG: ("A file may not become that large here", "Raise the limit (ulimit -f), or take another disk"),
+    errno.EROFS: ("The disk cannot be written to", "Mount it writable, or name another folder"),
+    errno.EMFILE: ("Too many files are open", "Raise the limit (ulimit -n), or lower workers"),
+    errno.ENFILE: ("Too many files are open on this machine", "Close some programs, or lower workers"),
+    errno.ENAMETOOLONG: ("The path is too long for this disk", "Name a folder with a shorter path"),
+    errno.ENOENT: ("A file or folder is gone", "Put it back"),
+    errno.EACCES: ("Permission denied", "Give yourself the permission, or name another folder"),
+    errno.EIO: ("The disk reports an error", "Look after it"),
+}
+"""What the operating system's errors mean, and what to do."""
+
+
 @contextmanager
-def disk_full_explained(path: Path) -> Iterator[None]:
-    """Turn the error of a full disk, whoever raises it, into a UserError that says what was being saved."""
+def saving(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses while ``path`` is written, whoever reports it, into a paragraph.
+
+    Raises:
+        Halt: saying why, and that what was saved before is whole.
+    """
     try:
         yield
-    except Exception as error:  # safetensors reports a full disk as an error of its own
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left" in str(error) or "os error 28" in str(error):
-            raise UserError(
-                f"The disk is full: {path} could not be saved. What was saved before is whole. "
-                "Free some space and give the same command again."
+    except Exception as error:
+        if found := explanation(error):
+            what, remedy = found
+            raise Halt(
+                f"{what}: {path} could not be saved. What was saved before is whole. {remedy}, and give the same command again."
             ) from error
         raise
+
+
+def explanation(error: BaseException) -> tuple[str, str] | None:
+    """Return what an error of the operating system means and what to do; None if it is of another kind, or explained.
+
+    Libraries such as safetensors and torch's loader report some as errors of their own, which have the number in the text.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and not isinstance(error, UserError):
+        named = re.search(r"os error (\d+)", str(error))
+        texts = (known for known in SYSTEM_ERRORS if os.strerror(known) in str(error))
+        number = int(named[1]) if named else next(texts, None)
+    if number is None:
+        return None
+    return SYSTEM_ERRORS.get(number, (os.strerror(number), "Mend that"))

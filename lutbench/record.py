@@ -188,18 +188,30 @@ def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
     """
     records = {}
     for path in sorted((results_dir / "records" / suite).rglob("*.json")):
-        record = read_record(path)
-        if record_path(results_dir, suite, record.run) != path or record.suite != suite:
-            raise UserError(
-                f"{path}: this is the record of {record.run} of suite {record.suite}, in the wrong place. "
-                f"Move it to {record_path(results_dir, record.suite, record.run)}."
-            )
-        if record.outcomes_file is not None:
-            _check_measurements(record, record.outcomes, path)
-        for kept in record.attachments:
-            record.content(kept)
+        record = _read_whole(path, results_dir, suite)
         records[record.run] = record
     return records
+
+
+def _read_whole(path: Path, results_dir: Path, suite: str) -> Record:
+    """Read a record with its files. A run may replace all of them meanwhile: then the new ones are read, never some of each."""
+    while True:
+        before = path.read_bytes()
+        try:
+            record = read_record(path)
+            if record_path(results_dir, suite, record.run) != path or record.suite != suite:
+                raise UserError(
+                    f"{path}: this is the record of {record.run} of suite {record.suite}, in the wrong place. "
+                    f"Move it to {record_path(results_dir, record.suite, record.run)}."
+                )
+            if record.outcomes_file is not None:
+                _check_measurements(record, record.outcomes, path)
+            for kept in record.attachments:
+                record.content(kept)
+            return record
+        except UserError:
+            if path.read_bytes() == before:
+                raise
 
 
 def read_record(path: Path) -> Record:

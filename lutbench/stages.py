@@ -2,16 +2,17 @@
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
-from lutbench.errors import NotRun, UserError
-from lutbench.files import read_json, write_json
+from lutbench.errors import Halt, NotRun, UserError, listed
+from lutbench.files import read_model, write_json
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run, RunState, open_run
@@ -23,43 +24,111 @@ THREADS = torch.get_num_threads()
 
 
 def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], workspace: Workspace) -> None:
-    """Run what was chosen, each run after the one it needs. Runs on an optional dataset that is absent are left out.
+    """Run what was chosen, each run after the one it needs; a run that cannot be done keeps no other from being done.
+
+    What would stop a run is looked for before the first one begins. Runs on an optional dataset that is absent are left
+    out. A run that another command is at work on is passed over, and looked at again when the others are done. Several
+    processes could not agree on what to leave out: there the first error ends the command.
 
     Raises:
-        UserError: before anything is run, if data is missing or unfit, an encoder or an augmentation cannot be built,
-            a batch does not divide over the processes, a folder cannot be made, or a run from outside the choice is
-            needed first.
+        UserError: at the end, saying which runs were not done and why: data is missing or unfit, an encoder or an
+            augmentation cannot be built, a batch does not divide over the processes, a run from outside the choice is
+            needed first, or something went wrong in it. At once, if none can be done or a folder cannot be made.
+        Halt: at once, if nothing can be saved or the user asked to stop.
+    """
+    runs = [open_run(suite, planned, workspace) for planned in suite.chosen(stages, only)]
+    names = {run.name for run in runs}
+    failed: dict[str, str] = {}
+    to_do: list[Run[Any]] = []
+    for run in runs:
+        with _noted(run, failed):
+            try:
+                run.planned.kind.module.check(run)
+            except NotRun as reason:
+                run.log(f"not run: {reason}")
+                continue
+            if run.needs is not None and run.needs.name not in names:
+                run.require_needed()
+            _require_not_failed(run, failed)
+            to_do.append(run)
+    if failed and not to_do:
+        raise UserError(not_done(failed, len(runs)))
+    if failed:
+        console.print(not_done(failed, len(runs)))
+    workspace.make()
+    for at_last in (False, True):
+        held: list[Run[Any]] = []
+        for run in to_do:
+            if run.needs is not None and run.needs.name in {other.name for other in held}:
+                held.append(run)
+                continue
+            with _noted(run, failed):
+                try:
+                    _run(run, failed)
+                except Held as reason:
+                    if at_last:
+                        raise
+                    console.print(f"{reason} It is looked at again when the others are done.")
+                    held.append(run)
+            if run.name in failed:
+                console.print(failed[run.name])
+        to_do = held
+    if failed:
+        raise UserError(not_done(failed, len(runs)))
+
+
+@contextmanager
+def _noted(run: Run[Any], failed: dict[str, str]) -> Iterator[None]:
+    """Note why a run cannot be done, and go on with the others; of several processes none goes on alone."""
+    try:
+        yield
+    except UserError as error:
+        if isinstance(error, Halt) or accelerator().num_processes > 1:
+            raise
+        failed[run.name] = str(error)
+
+
+def not_done(failed: Mapping[str, str], runs: int) -> str:
+    """Return which of so many runs were not done, and why; runs with the same reason together."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in failed.items():
+        reasons.setdefault(reason, []).append(name)
+    if len(reasons) == 1 and len(failed) == runs:
+        return next(iter(reasons))
+    lines = [reason if names[0] in reason else f"{listed(names)}: {reason}" for reason, names in reasons.items()]
+    return "\n".join([f"{len(failed)} of {runs} runs cannot be done.", *lines])
+
+
+def _require_not_failed(run: Run[Any], failed: Mapping[str, str]) -> None:
+    if run.needs is not None and run.needs.name in failed:
+        raise UserError(f"{run.name} needs {run.needs.name}, which cannot be done.")
+
+
+def _run(run: Run[Any], failed: Mapping[str, str]) -> None:
+    """Perform a run that has not finished.
+
+    Raises:
+        Held: if another command is at work on it.
+        UserError: if the run that it needs failed, or something goes wrong in it.
     """
     main = accelerator().is_main_process
-    chosen: dict[str, Run[Any]] = {}
-    for planned in suite.chosen(stages, only):
-        run = open_run(suite, planned, workspace)
-        try:
-            planned.kind.module.check(run)
-        except NotRun as reason:
-            run.log(f"not run: {reason}")
-            continue
-        if run.needs is not None and run.needs.name not in chosen:
-            run.require_needed()
-        chosen[run.name] = run
-    workspace.make()
-    for run in chosen.values():
-        with lock(run) if main else nullcontext():
-            accelerator().wait_for_everyone()
-            status = run.status()
-            if status.state is RunState.FINISHED:
-                if main:
-                    run.restore_record()
-                run.log(f"finished already; {run.result()} ({run.folder})")
-                continue
-            if status.state is RunState.STALE:
-                run.log(f"{status}; runs anew, and the old run stays in {status.folder}")
+    _require_not_failed(run, failed)
+    with lock(run) if main else nullcontext():
+        accelerator().wait_for_everyone()
+        status = run.status()
+        if status.state is RunState.FINISHED:
             if main:
-                run.start()
-            accelerator().wait_for_everyone()
-            perform(run)
-            accelerator().wait_for_everyone()
-            run.log(run.result())
+                run.restore_record()
+            run.log(f"finished already; {run.result()} ({run.folder})")
+            return
+        if status.state is RunState.STALE:
+            run.log(f"{status}; runs anew, and the old run stays in {status.folder}")
+        if main:
+            run.start()
+        accelerator().wait_for_everyone()
+        perform(run)
+        accelerator().wait_for_everyone()
+        run.log(run.result())
 
 
 def perform(run: Run[Any]) -> None:
@@ -68,12 +137,25 @@ def perform(run: Run[Any]) -> None:
     run.planned.kind.module.perform(run)
 
 
+class Holder(BaseModel):
+    """The process that is at work on a run, as a file beside its lock says."""
+
+    process: int | str = "unknown"
+    machine: str = "unknown"
+    since: str = "unknown"
+    """UTC, ISO 8601."""
+
+
+class Held(UserError):
+    """Another command is at work on a run."""
+
+
 @contextmanager
 def lock(run: Run[Any]) -> Iterator[None]:
     """Keep every other command from a run meanwhile.
 
     Raises:
-        UserError: naming the process that holds it already.
+        Held: naming the process that is at work on it already.
     """
     run.home.mkdir(parents=True, exist_ok=True)
     file = FileLock(run.home / ".lock")
@@ -81,18 +163,30 @@ def lock(run: Run[Any]) -> Iterator[None]:
     try:
         file.acquire(timeout=0)
     except Timeout:
-        who = read_json(holder) if holder.is_file() else {}
-        raise UserError(
-            f"{run.name} is being run already, by process {who.get('process', 'unknown')} on "
-            f"{who.get('machine', 'unknown')} since {who.get('since', 'unknown')}. Wait for it, or stop it first."
-        ) from None
+        raise Held(f"{run.name} is being run already, by {_holder(run)}. Wait for it, or stop it first.") from None
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(holder, {"process": os.getpid(), "machine": platform.node(), "since": since})
+        write_json(holder, Holder(process=os.getpid(), machine=platform.node(), since=since).model_dump())
         yield
     finally:
         holder.unlink(missing_ok=True)
         file.release()
+
+
+def held_by(run: Run[Any]) -> str:
+    """Return who is at work on a run, ``process 123 on a-machine since ...``; empty if nobody is."""
+    if not (run.home / ".holder.json").is_file():
+        return ""
+    try:
+        with FileLock(run.home / ".lock", timeout=0):
+            return ""  # whoever wrote it was killed
+    except Timeout:
+        return _holder(run)
+
+
+def _holder(run: Run[Any]) -> str:
+    who = read_model(run.home / ".holder.json", Holder) or Holder()
+    return f"process {who.process} on {who.machine} since {who.since}"
 
 
 def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
@@ -104,8 +198,9 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     for planned in suite.runs:
         run = open_run(suite, planned, workspace)
         try:
-            status = run.status()
-            rows.append((run.name, str(status), run.result(), str(status.folder)))
+            status, holder = run.status(), held_by(run)
+            state = f"running, by {holder}" if holder else str(status)
+            rows.append((run.name, state, run.result(), str(status.folder)))
         except NotRun as reason:
             rows.append((run.name, "not run", "", ""))
             problems.append(str(reason))

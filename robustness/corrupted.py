@@ -27,7 +27,7 @@ from lutbench.data.images import ImageDataset, UndecodableImage
 from lutbench.data.toy.build import pixel_digest
 from lutbench.data.toy.photographs import UNCOMPRESSED
 from lutbench.errors import UserError, listed, nearest
-from lutbench.files import disk_full_explained, read_json, write_json
+from lutbench.files import read_json, saving, write_json
 from lutbench.progress import Bar
 from robustness.corruptions import CORRUPTIONS, REVISION, SEVERITIES, check_names, constants_for, corrupt, draw_of
 
@@ -146,7 +146,7 @@ class _Conditions(Dataset[UserError | OSError | None]):
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # left by a build that was killed: our parent holds the lock
         try:
-            with disk_full_explained(target):
+            with saving(target):
                 self._write(target.parent.name, int(target.name), partial)
                 partial.rename(target)
         except (UserError, OSError) as error:

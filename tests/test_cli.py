@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import platform
 import re
 import runpy
 import shutil
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -312,9 +313,6 @@ def spoil_no_val(data: Path) -> None:
             spoil_class_without_images,
             "no image in class folder blue of DATA/toy/train. Was the set unpacked completely?",
         ),
-        (spoil_val_of_other_classes, "train and val must have the same classes"),
-        (spoil_val_of_other_classes, "only in train: blue; only in val: bleu"),
-        (spoil_no_val, "expected the images of split 'val' in DATA/toy/val, but there is no such folder"),
     ],
 )
 def test_unfit_data_stops_the_whole_suite_before_anything_is_run(
@@ -329,6 +327,36 @@ def test_unfit_data_stops_the_whole_suite_before_anything_is_run(
     assert sorted(path.name for path in fresh.iterdir() if path.name != "sets") == ["toy.toml"]
 
 
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (spoil_val_of_other_classes, "only in train: blue; only in val: bleu"),
+        (spoil_no_val, "expected the images of split 'val' in DATA/data/toy/val, but there is no such folder"),
+    ],
+)
+def test_runs_that_cannot_be_done_are_named_before_and_after_the_others_which_are_done(
+    fresh: Path, lutbench: Command, spoil: Callable[[Path], None], told: str
+) -> None:
+    spoil(fresh / "data")
+    answer = lutbench("run", "toy.toml")
+    assert answer.status == 1
+    assert answer.out.startswith("3 of 5 runs cannot be done.\ndownstream/toy-finetune/lut/seed0, ")
+    assert answer.err.startswith("lutbench: 3 of 5 runs cannot be done.\n")
+    assert all(told.replace("DATA", str(fresh)) in text for text in (answer.out, answer.err))
+    done = sorted(str(path.relative_to(fresh / "runs/toy").parents[1]) for path in fresh.rglob("finished.json"))
+    assert done == ["pretrain/lut/seed0", "pretrain/mae/seed0"]
+
+
+def test_what_needs_a_run_that_went_wrong_is_not_done_and_the_rest_is(fresh: Path, lutbench: Command) -> None:
+    answer = lutbench("run", "toy.toml", "--set", "pretrain.lut.base_lr=1e30")
+    assert answer.status == 1
+    assert "pretrain/lut/seed0: a loss was not finite at step" in answer.out
+    assert answer.err.startswith("lutbench: 3 of 5 runs cannot be done.\npretrain/lut/seed0: a loss was not finite")
+    assert "downstream/toy-knn/lut/seed0 needs pretrain/lut/seed0, which cannot be done." in answer.err
+    done = sorted(str(path.relative_to(fresh / "runs/toy").parents[1]) for path in fresh.rglob("finished.json"))
+    assert done == ["downstream/toy-knn/mae/seed0", "pretrain/mae/seed0"]
+
+
 @pytest.mark.parametrize("option", ["--runs", "--results"])
 def test_a_file_where_a_folder_belongs_is_named_before_anything_is_run(
     fresh: Path, lutbench: Command, option: str
@@ -339,17 +367,20 @@ def test_a_file_where_a_folder_belongs_is_named_before_anything_is_run(
     assert not list(fresh.rglob("*.safetensors"))
 
 
-def test_an_unknown_augmentation_is_refused_before_anything_is_run(fresh: Path, lutbench: Command) -> None:
+def test_an_unknown_augmentation_is_named_before_anything_is_run(fresh: Path, lutbench: Command) -> None:
     answer = lutbench("run", "toy.toml", "--set", "defaults.finetune.rand_augment=randaug-9")
     assert answer.status == 1
-    assert answer.err.startswith("lutbench: rand_augment = 'randaug-9': timm makes no policy of it")
-    assert not (fresh / "runs").exists()
+    told = "downstream/toy-finetune/lut/seed0: rand_augment = 'randaug-9': timm makes no policy of it"
+    assert answer.out.startswith(f"1 of 5 runs cannot be done.\n{told}")
+    assert not list((fresh / "runs").rglob("classifier.safetensors"))
 
 
 def test_a_task_without_its_encoder_says_what_to_run_first(fresh: Path, lutbench: Command) -> None:
     answer = lutbench("run", "toy.toml", "--stage", "downstream")
     assert answer.status == 1
-    assert answer.err.startswith("lutbench: downstream/toy-finetune/lut/seed0 starts from the encoder of ")
+    assert answer.err.startswith(
+        "lutbench: 3 of 3 runs cannot be done.\ndownstream/toy-finetune/lut/seed0 starts from "
+    )
     assert "pretrain/lut/seed0, which is missing" in answer.err
     assert "lutbench run toy.toml --stage pretrain" in answer.err
     assert "nox -s pretrain -- toy.toml" in answer.err
@@ -357,28 +388,27 @@ def test_a_task_without_its_encoder_says_what_to_run_first(fresh: Path, lutbench
     assert not (fresh / "results").exists()
 
 
-def test_a_run_that_another_process_holds_is_left_to_it(fresh: Path, lutbench: Command) -> None:
+@pytest.fixture
+def held(fresh: Path) -> Iterator[int]:
+    """The number of a process that is at work on the suite's first run, ``pretrain/lut/seed0``."""
     loaded = load_suite("toy.toml")
     run = open_run(loaded, loaded.runs[0], Workspace(fresh / "data", fresh / "runs", fresh / "results"))
     context = multiprocessing.get_context("fork")
-    holds, may_end = context.Event(), context.Event()
+    holds = context.Event()
 
     def hold() -> None:
         with lock(run):
             holds.set()
-            may_end.wait(60)
+            time.sleep(600)
 
     other = context.Process(target=hold)
     other.start()
     try:
         assert holds.wait(60)
-        before = files(fresh)
-        answer = lutbench("run", "toy.toml", "--only", "pretrain/lut")
-        assert answer.status == 1
-        assert f"lutbench: pretrain/lut/seed0 is being run already, by process {other.pid} on " in answer.err
-        assert files(fresh) == before
+        assert other.pid
+        yield other.pid
     finally:
-        may_end.set()
+        other.kill()
         other.join()
 
 
@@ -393,6 +423,35 @@ def test_a_plan_asks_for_no_split_that_no_run_reads(fresh: Path, lutbench: Comma
     answer = lutbench("plan", "toy.toml")
     assert (answer.status, answer.err) == (0, "")
     assert "but there is no such folder" not in answer.out
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(fresh: Path, lutbench: Command, held: int) -> None:
+    before = files(fresh)
+    answer = lutbench("run", "toy.toml", "--only", "pretrain/lut")
+    assert answer.status == 1
+    assert f"lutbench: pretrain/lut/seed0 is being run already, by process {held} on " in answer.err
+    assert files(fresh) == before
+
+
+def test_what_needs_no_held_run_is_done_meanwhile(fresh: Path, lutbench: Command, held: int) -> None:
+    answer = lutbench("run", "toy.toml")
+    assert answer.status == 1
+    assert "It is looked at again when the others are done." in answer.out
+    assert answer.err.startswith("lutbench: 3 of 5 runs cannot be done.\npretrain/lut/seed0 is being run already, by ")
+    done = sorted(str(path.relative_to(fresh / "runs/toy").parents[1]) for path in fresh.rglob("finished.json"))
+    assert done == ["downstream/toy-knn/mae/seed0", "pretrain/mae/seed0"]
+
+
+def test_status_says_who_is_at_work_on_a_run(fresh: Path, lutbench: Command, held: int) -> None:
+    line = next(line for line in lutbench("status", "toy.toml").out.splitlines() if line.startswith("pretrain/lut"))
+    assert f"running, by process {held} on {platform.node()} since " in line
+
+
+def test_a_killed_command_holds_nothing(fresh: Path, lutbench: Command, held: int) -> None:
+    os.kill(held, signal.SIGKILL)
+    os.waitid(os.P_PID, held, os.WEXITED | os.WNOWAIT)
+    assert (fresh / "runs/toy/pretrain/lut/seed0/.holder.json").is_file()
+    assert "running" not in lutbench("status", "toy.toml").out
 
 
 # A whole suite

@@ -261,13 +261,19 @@ def test_a_mistake_in_the_suite_file_is_named(tmp_path: Path, change: tuple[str,
         suite_of(tmp_path, text.replace(*change))
 
 
-def test_a_set_whose_classes_the_classifier_does_not_have_stops_everything_before_it_begins(tmp_path: Path) -> None:
+def test_a_set_whose_classes_the_classifier_does_not_have_is_named_before_anything_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_shifted(tmp_path)
     (tmp_path / "broken" / "dark" / "2" / CLASSES[0]).rename(tmp_path / "broken" / "dark" / "2" / "purple")
     (tmp_path / "broken" / "dark" / "1" / CLASSES[0]).rename(tmp_path / "broken" / "dark" / "1" / "purple")
     with pytest.raises(UserError, match="purple"):
         run_suite(suite_of(tmp_path), [], [], workspace_of(tmp_path))
-    assert not (tmp_path / "runs").exists()
+    said = [line for line in capsys.readouterr().out.splitlines() if "not run" not in line]
+    assert said[0] == "1 of 7 runs cannot be done."
+    assert said[1].startswith("robustness/shift/broken/scratch/seed0: 1 of 3 class folders are not among")
+    assert not list(tmp_path.glob("runs/*/robustness/shift/broken/*/*/*/finished.json"))
+    assert len(list(tmp_path.glob("runs/*/robustness/shift/*/*/*/*/finished.json"))) == 4, "the others are measured"
 
 
 def test_the_classifier_comes_before_its_robustness(tmp_path: Path) -> None:

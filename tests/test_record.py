@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import multiprocessing
 import os
 import platform
 import zipfile
@@ -455,3 +456,25 @@ def test_outcomes_are_read_when_asked_for_and_once(tmp_path: Path, monkeypatch: 
     assert reads == []
     assert back.outcomes is back.outcomes
     assert len(reads) == 1
+
+
+def test_records_are_read_whole_while_a_run_replaces_them(tmp_path: Path) -> None:
+    """Another process writes one of two outcomes in turn: every reading finds one of them with its file, never neither."""
+    written(tmp_path, 0, 0)
+    context = multiprocessing.get_context("fork")
+    may_end = context.Event()
+
+    def replace() -> None:
+        turn = 0
+        while not may_end.is_set():
+            turn += 1
+            written(tmp_path, 0, 7 * (turn % 2))
+
+    other = context.Process(target=replace)
+    other.start()
+    try:
+        values = {read_records(tmp_path, "toy")["downstream/task/mine/seed0"].measurements[0].value for _ in range(150)}
+    finally:
+        may_end.set()
+        other.join()
+    assert len(values) == 2, "both were seen, so they were replaced meanwhile"

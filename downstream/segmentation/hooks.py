@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from downstream.segmentation.checkpoints import NAME, read_checkpoint, seal
 from lutbench.checkpoint import KEEP
-from lutbench.files import disk_full_explained
+from lutbench.files import saving
 from lutbench.progress import Bar
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
@@ -114,7 +114,7 @@ class SuiteHook(CheckpointHook):
 
     def _save(self, runner: Runner, step: int) -> None:
         path = Path(self.out_dir) / NAME.format(step)
-        with disk_full_explained(path):
+        with saving(path):
             self._save_checkpoint(runner)
         if accelerator().is_main_process:
             seal(path, self.run.identity, step, self.logger.extra_state)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from lutbench.errors import UserError
+from lutbench.errors import Halt, UserError
 from lutbench.files import write_json
 from lutbench.progress import Bar
 from lutbench.train.batches import Schedule
@@ -172,7 +172,7 @@ class TrainingLogger:
         self._signalled = True
 
 
-class Stopped(UserError):
+class Stopped(Halt):
     """The run was asked to stop by a signal, and stopped after saving."""
 
     def __init__(self, step: int, steps: int) -> None:
