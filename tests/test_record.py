@@ -17,6 +17,7 @@ import pytest
 from downstream.segmentation.confusions import Confusions
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, Outcomes, PerImage
+from lutbench.files import content_sha256
 from lutbench.kinds import KINDS
 from lutbench.recipes.base import DataRecipe, EncoderRecipe
 from lutbench.recipes.downstream import EncoderSource, KnnRecipe
@@ -73,10 +74,12 @@ def written(folder: Path, *ranks: int, seed: int = 0) -> Path:
     return write_record(record_of(outcomes, seed), outcomes, folder)
 
 
-def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def edit(path: Path, change: Callable[[dict[str, Any]], object], sealed: bool = True) -> None:
+    """Change a record as somebody does who knows how it is sealed, or as one who does not."""
     values = json.loads(path.read_text())
+    seal = values.pop("seal")
     change(values)
-    path.write_text(json.dumps(values))
+    path.write_text(json.dumps(values | {"seal": content_sha256(values) if sealed else seal}))
 
 
 # --- Writing and reading

@@ -27,7 +27,8 @@ SEED_BOUND = 2**32
 """NumPy's legacy generator, which MMSegmentation seeds, takes 32 bits."""
 
 
-def _name(text: str) -> str:
+def check_name(text: str) -> str:
+    """Return a name that folders and files can have on every system; raises ValueError for any other."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", text):
         raise ValueError(
             "a name has at most 64 of the letters a to z and A to Z, digits, '.', '_' and '-', and no '.' at its beginning"
@@ -35,7 +36,7 @@ def _name(text: str) -> str:
     return text
 
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(check_name)]
 """A name in a suite file, or that of the suite: folders and files are named by it."""
 
 # Bounds far above what anybody has trained, so that a slip of the keyboard is answered before it fills the memory.

@@ -7,13 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import TypeAdapter, ValidationError
-
 from lutbench.data.catalogue import MEASURED_ON, TRAINED_ON
 from lutbench.errors import UserError, nearest, unknown
 from lutbench.files import check_plain
 from lutbench.kinds import KINDS
-from lutbench.recipes.base import DataRecipe, Name, read_recipe
+from lutbench.recipes.base import DataRecipe, check_name, read_recipe
 from lutbench.recipes.expand import AnyData, expand
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.suite import LoadedSuite, Suite
@@ -76,10 +74,9 @@ def _about_in_one_line(tables: dict[str, Any]) -> dict[str, Any]:
 
 def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
     try:
-        TypeAdapter(Name).validate_python(path.stem)
-    except ValidationError as error:
-        told = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"{str(path)!r}: a suite is named by its file, and {told}. Rename the file.") from error
+        check_name(path.stem)
+    except ValueError as error:
+        raise UserError(f"{str(path)!r}: a suite is named by its file, and {error}. Rename the file.") from error
     suite = read_recipe(Suite, tables, "")
     for key, settings in suite.defaults.items():
         if key not in KINDS:
