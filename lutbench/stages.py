@@ -47,6 +47,8 @@ def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], wo
         with lock(run) if main else nullcontext():
             accelerator().wait_for_everyone()
             status = run.status()
+            for paragraph in status.damage:
+                run.log(paragraph)
             if status.state is RunState.FINISHED:
                 if main:
                     run.restore_record()
@@ -100,12 +102,14 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
 
     A line each; on a terminal too narrow for that, result and folder below it.
     """
-    rows, problems = [], []
+    rows: list[tuple[str, ...]] = []
+    problems: list[str] = []
     for planned in suite.runs:
         run = open_run(suite, planned, workspace)
         try:
             status = run.status()
             rows.append((run.name, str(status), run.result(), str(status.folder)))
+            problems += status.damage
         except NotRun as reason:
             rows.append((run.name, "not run", "", ""))
             problems.append(str(reason))
