@@ -9,14 +9,24 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from lutbench.errors import NotRun, UserError
-from lutbench.files import read_json, write_json
+from lutbench.files import read_model, write_json
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run, RunState, open_run
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
+
+
+class Holder(BaseModel):
+    """The process that performs a run."""
+
+    process: int | str = "unknown"
+    machine: str = "unknown"
+    since: str = "unknown"
+
 
 THREADS = torch.get_num_threads()
 """The number that torch chose, from the cores and ``OMP_NUM_THREADS``."""
@@ -83,14 +93,14 @@ def lock(run: Run[Any]) -> Iterator[None]:
     try:
         file.acquire(timeout=0)
     except Timeout:
-        who = read_json(holder) if holder.is_file() else {}
+        who = read_model(holder, Holder) or Holder()
         raise UserError(
-            f"{run.name} is being run already, by process {who.get('process', 'unknown')} on "
-            f"{who.get('machine', 'unknown')} since {who.get('since', 'unknown')}. Wait for it, or stop it first."
+            f"{run.name} is being run already, by process {who.process} on {who.machine} since {who.since}. Wait for it, or "
+            "stop it first."
         ) from None
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(holder, {"process": os.getpid(), "machine": platform.node(), "since": since})
+        write_json(holder, Holder(process=os.getpid(), machine=platform.node(), since=since).model_dump())
         yield
     finally:
         holder.unlink(missing_ok=True)
