@@ -213,7 +213,7 @@ def export(
     runs: RunsRoot = Path("runs"),
 ) -> None:
     """Take a finished run's model away: for MMSegmentation a config and a checkpoint that it loads by itself."""
-    from lutbench.run import finished_folder
+    from lutbench.run_files import finished_folder
 
     config, checkpoint = import_module(TOOLS["export"]).export_mmseg(finished_folder(run, runs), folder)
     print(f"mmseg.apis.init_model({str(config)!r}, {str(checkpoint)!r})")

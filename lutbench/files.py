@@ -1,11 +1,13 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and JSON that is believed only if it is as it was written."""
 
 import errno
+import hashlib
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +19,18 @@ from lutbench.errors import Halt, UserError
 M = TypeVar("M", bound=BaseModel)
 
 
-class NotJsonError(UserError):
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that steer a terminal or break lines, that turn the direction of what follows, and halves of characters."""
+
+DEPTH = 32
+"""How deep tables and lists may be nested: far more than any setting or record is."""
+
+
+class DamagedError(UserError):
+    """A file that is not as the suite wrote it."""
+
+
+class NotJsonError(DamagedError):
     """A file that should hold JSON and does not."""
 
 
@@ -87,6 +100,72 @@ def read_json(path: Path) -> Any:
         raise NotJsonError(
             f"{path}: expected JSON, found {error}. Remove the file, or restore it from a copy."
         ) from error
+
+
+def content_sha256(values: Mapping[str, Any]) -> str:
+    """Return the sha256, hexadecimal, of plain values, whatever the order of their keys."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """Write ``values`` as JSON with a ``seal``, the hash of all the rest, whole or not at all."""
+    write_json(path, {**values, "seal": content_sha256(values)})
+
+
+def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
+    """Return the values in a JSON file, which must fit their seal; older files have none, and are read without.
+
+    Raises:
+        DamagedError: if it is no such file, with the ``remedy``.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise DamagedError(f"{path}: expected named values, found {type(values).__name__}. {remedy}")
+    seal = values.pop("seal", None)
+    try:
+        check_plain(values)
+    except ValueError as error:
+        raise DamagedError(f"{path}: damaged or changed: {error}. {remedy}") from error
+    if seal not in (None, content_sha256(values)):
+        raise DamagedError(f"{path}: damaged or changed since it was written: it does not hash to its seal. {remedy}")
+    return values
+
+
+def check_plain(value: Any, where: str = "", depth: int = 0) -> None:
+    """Check that what was read from a file of settings or results can be compared, printed and written again.
+
+    Raises:
+        ValueError: naming the key of a text with a control character, a number that is not finite or has more than 64 bits,
+            or a value that is nested too deep.
+    """
+    at = f"{where}: " if where else ""
+    if isinstance(value, Mapping | list):
+        if depth == DEPTH:
+            raise ValueError(f"{where[:60]}...: nested more than {DEPTH} deep")
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            check_plain(key, where)
+            check_plain(inner, f"{where}.{key}" if where else str(key), depth + 1)
+    elif isinstance(value, str) and (found := CONTROL.search(value)):
+        raise ValueError(f"{at}the control character {found[0]!r} in {value[:60]!r}")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{at}a whole number of more than 64 bits")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{at}the number {value}, which is not finite")
+
+
+def below(root: Path, *names: str) -> Path:
+    """Return the path of ``names`` below ``root``.
+
+    Raises:
+        UserError: if it would lie anywhere else, as ``..`` and absolute paths do.
+    """
+    parts = [part for name in names for part in name.split("/")]
+    if any(part in ("", ".", "..") or "\\" in part or CONTROL.search(part) for part in parts):
+        raise UserError(
+            f"{'/'.join(names)!r} is no name of anything below {root}, and nothing is read or written there."
+        )
+    return root.joinpath(*parts)
 
 
 def read_model(path: Path, kind: type[M]) -> M | None:

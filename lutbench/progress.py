@@ -11,14 +11,14 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-console = Console(highlight=False, soft_wrap=True, markup=False)
-"""The console of every message; brackets are printed as brackets."""
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+"""The console of every message; brackets are printed as brackets, colons as colons."""
 
 
 def print_table(table: Table) -> None:
     """Print a table as wide as it is, so that nothing is cut or broken, whatever the terminal."""
     width = Measurement.get(console, console.options.update(width=10_000), table).maximum
-    Console(width=max(width, console.width), highlight=False, markup=False).print(table)
+    Console(width=max(width, console.width), highlight=False, markup=False, emoji=False).print(table)
 
 
 LINE_EVERY = 10.0

@@ -6,24 +6,24 @@ from these files alone.
 """
 
 import hashlib
-import io
-import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError
 
+from lutbench.arrays import MAX_BYTES, read_array, read_arrays
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, PerImage
-from lutbench.files import read_json
+from lutbench.files import below, content_sha256, read_sealed
 from lutbench.kinds import KINDS, Kind
 from lutbench.provenance import Code, Hardware
+from lutbench.recipes.base import SEED_BOUND, Name, check_name
 from lutbench.recipes.suite import run_name
 
 
@@ -46,21 +46,45 @@ class Attachment(KeptFile):
     kind: Literal["array", "picture"]
 
 
+def _names(text: str) -> str:
+    for name in text.split("/"):
+        check_name(name)
+    return text
+
+
+class _IdentityInputs(BaseModel):
+    """What runs have among their identity inputs, besides stage and seed, which are compared with the record's."""
+
+    model_config = ConfigDict(extra="allow")
+
+    revision: int
+    recipe: dict[str, Any]
+    data: dict[str, str] = {}
+    encoder: dict[str, str] | None = None
+    classifier: dict[str, str] | None = None
+
+
+def _checked_inputs(values: dict[str, Any]) -> dict[str, Any]:
+    _IdentityInputs.model_validate(values)
+    return values
+
+
 class Record(_Closed):
     """A finished run."""
 
     format: Literal[1] = 1
-    suite: str
-    stage: str
-    task: str
-    method: str
+    suite: Name
+    stage: Name
+    task: Annotated[str, AfterValidator(_names)]
+    """A name, or two with a slash between them."""
+    method: Name | Literal[""]
     """Empty for pre-training runs."""
-    seed: int
+    seed: int = Field(ge=0, lt=SEED_BOUND)
     run: str
     """The run's name, unique in the suite."""
     identity: str = Field(pattern="^[0-9a-f]{64}$")
     """sha256 of the identity inputs."""
-    identity_inputs: dict[str, Any] = Field(alias="document")
+    identity_inputs: Annotated[dict[str, Any], AfterValidator(_checked_inputs)] = Field(alias="document")
     """What determines the result: the kind of run (under ``stage``) and its revision, the settings that affect results,
     the seed, the fingerprints of the data, and the identity and sha256 of the encoder or classifier that went in."""
     recipe: dict[str, Any]
@@ -98,28 +122,34 @@ class Record(_Closed):
         """The per-image outcomes, of the type that its kind has (:class:`PerImage`); read once, when first asked for.
 
         Raises:
-            UserError: if there are none, the file is missing, its hash is not the record's, or it is of another kind.
+            UserError: if there are none, the file is missing, its hash is not the record's, or it holds anything but outcomes of
+                its kind.
         """
         if self.outcomes_file is None:
             raise UserError(f"{self.run}: its record has no per-image outcomes.")
-        with np.load(io.BytesIO(self.content(self.outcomes_file)), allow_pickle=False) as arrays:
-            try:
-                return self.kind.outcomes.from_arrays(arrays)
-            except KeyError as error:
-                expected = self.kind.outcomes.__name__.lower()
-                raise UserError(
-                    f"{self._path(self.outcomes_file)}: expected the {expected} of a {self.kind.name} run, found arrays "
-                    f"{', '.join(arrays.files)}. {_remedy(self.run)}"
-                ) from error
+        content, kind = self.content(self.outcomes_file), self.kind.outcomes
+        try:
+            return kind.from_arrays(read_arrays(content, kind.layout))
+        except (KeyError, ValueError) as error:
+            found = f"no array {error}" if isinstance(error, KeyError) else error
+            raise UserError(
+                f"{self._path(self.outcomes_file)}: expected the {kind.__name__.lower()} of a {self.kind.name} run, found {found}. "
+                f"{_remedy(self.run)}"
+            ) from error
 
     def array(self, name: str) -> NDArray[Any]:
         """Read an attached array.
 
         Raises:
-            UserError: if there is none of this name, the file is missing, or its hash is not the record's.
+            UserError: if there is none of this name, the file is missing, its hash is not the record's, or it holds no array.
         """
-        array: NDArray[Any] = np.load(io.BytesIO(self._attached(name, "array")), allow_pickle=False)
-        return array
+        content = self._attached(name, "array")
+        try:
+            return read_array(content)
+        except ValueError as error:
+            raise UserError(
+                f"{self.run}: expected an array of numbers as {name!r}, found {error}. {_remedy(self.run)}"
+            ) from error
 
     def picture(self, name: str) -> bytes:
         """Read an attached picture, as PNG; raises as :meth:`array` does."""
@@ -134,12 +164,14 @@ class Record(_Closed):
         """Read one of its files.
 
         Raises:
-            UserError: if it is missing, or its hash is not the record's.
+            UserError: if it is missing, larger than any file of a record is, or its hash is not the record's.
         """
         path = self._path(kept)
         if not path.is_file():
             what = "per-image outcomes" if kept == self.outcomes_file else "files"
             raise UserError(f"{path}: the {what} of {self.run} are missing. {_remedy(self.run)}")
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: damaged or changed: it has {path.stat().st_size:,} bytes. {_remedy(self.run)}")
         content = path.read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if found != kept.sha256:
@@ -161,8 +193,7 @@ class Record(_Closed):
 
 def identity_of(identity_inputs: Mapping[str, Any]) -> str:
     """Return the sha256, hexadecimal, of what determines a run's result, whatever the order of its keys."""
-    text = json.dumps(identity_inputs, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return content_sha256(identity_inputs)
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -176,8 +207,12 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def record_path(results_dir: Path, suite: str, run: str) -> Path:
-    """Return where the record of a run lies: ``records/SUITE/RUN.json``, such as ``.../downstream/TASK/METHOD/seed0.json``."""
-    return results_dir / "records" / suite / f"{run}.json"
+    """Return where the record of a run lies: ``records/SUITE/RUN.json``, such as ``.../downstream/TASK/METHOD/seed0.json``.
+
+    Raises:
+        UserError: if that is not below ``records``.
+    """
+    return below(results_dir / "records", suite, f"{run}.json")
 
 
 def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
@@ -215,12 +250,14 @@ def _read_whole(path: Path, results_dir: Path, suite: str) -> Record:
 
 
 def read_record(path: Path) -> Record:
-    """Read one record, checked against its own identity and name; its outcomes are not read.
+    """Read one record, checked against its own seal, identity and name; its outcomes are not read.
+
+    A record of before there were seals has none, and is checked against the rest.
 
     Raises:
         UserError: if it is damaged, was edited, or is of another format.
     """
-    values = read_json(path)
+    values = read_sealed(path, _remedy(path.stem))
     try:
         record = Record.model_validate(values)
     except ValidationError as error:
@@ -242,6 +279,8 @@ def read_record(path: Path) -> Record:
             f"it says that it is a {record.stage} run with seed {record.seed}, but its document is that of a {kind} run "
             f"with seed {seed}"
         )
+    elif foreign := [kept.file for kept in record.files if not kept.file.startswith(f"seed{record.seed}-")]:
+        wrong = f"it names {foreign[0]}, which is no file of a record {path.name}"
     elif KINDS[kind].outcomes_name and record.outcomes_file is None:
         wrong = f"it names no per-image outcomes, as every {kind} run has"
     if wrong:
@@ -252,7 +291,11 @@ def read_record(path: Path) -> Record:
 
 def _check_measurements(record: Record, outcomes: PerImage, path: Path) -> None:
     """Check that every number in a record is what its outcomes say, and that none is left out or put in."""
-    for written, counted in zip_longest(record.measurements, outcomes.measurements()):
+    try:
+        counts = outcomes.measurements()
+    except (ArithmeticError, LookupError, ValueError) as error:  # outcomes that no run leaves
+        raise UserError(f"{path}: its outcomes cannot be measured: {error}. {_remedy(record.run)}") from error
+    for written, counted in zip_longest(record.measurements, counts):
         if written is None or counted is None or not _same(written, counted):
             raise UserError(
                 f"{path}: it says {_label(written)} where its outcomes give {_label(counted)}. {_remedy(record.run)}"

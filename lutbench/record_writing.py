@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from lutbench.evaluate.outcomes import Measurement, PerImage
-from lutbench.files import whole_file, write_json
+from lutbench.files import whole_file, write_sealed
 from lutbench.provenance import code, hardware, packages
 from lutbench.recipes.suite import PlannedRun
 from lutbench.record import Attachment, KeptFile, Record, identity_of, record_path
@@ -101,7 +101,7 @@ def _write(record: Record, contents: Mapping[str, bytes], results_dir: Path) -> 
     for file, content in contents.items():
         with whole_file(path.with_name(file)) as partial:
             partial.write_bytes(content)
-    write_json(path, record.model_dump(mode="json", by_alias=True))
+    write_sealed(path, record.model_dump(mode="json", by_alias=True))
     for old in path.parent.glob(f"{path.stem}-*.*"):
         if old.name not in contents and old.suffix in (".npz", ".npy", ".png"):
             old.unlink()

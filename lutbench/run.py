@@ -18,15 +18,16 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lutbench.checkpoint import newest_checkpoint, newest_step, save_checkpoint
-from lutbench.errors import UserError, listed, nearest
+from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, PerImage
-from lutbench.files import read_json, write_json
+from lutbench.files import DamagedError, below
 from lutbench.models.weights import sha256_of
 from lutbench.progress import console
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import changes, identity_of, read_record, record_path
 from lutbench.record_writing import copy_record, make_record, write_record
+from lutbench.run_files import FINISHED, read_finished, read_started, write_finished, write_started
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
@@ -49,6 +50,8 @@ class RunStatus:
     state: RunState
     detail: str
     folder: Path
+    damage: tuple[str, ...] = ()
+    """What was passed over because it is damaged, a paragraph each."""
 
     def __str__(self) -> str:
         return f"{self.state} {self.detail}".strip()
@@ -129,7 +132,7 @@ class Run(Generic[R]):
     @property
     def home(self) -> Path:
         """The folder of all runs of this name, whatever their recipe."""
-        return self.workspace.runs / self.planned.suite / self.name
+        return below(self.workspace.runs, self.planned.suite, self.name)
 
     @property
     def folder(self) -> Path:
@@ -169,18 +172,29 @@ class Run(Generic[R]):
 
     def status(self) -> RunStatus:
         """Return whether it is finished, resumable at a step, stale because a field changed, or missing."""
-        if (self.folder / "finished.json").is_file():
-            return RunStatus(RunState.FINISHED, "", self.folder)
+        damage: list[str] = []
+        if (self.folder / FINISHED).is_file():
+            try:
+                read_finished(self.folder, self.identity)
+                return RunStatus(RunState.FINISHED, "", self.folder)
+            except DamagedError as error:
+                damage.append(str(error))
         step = newest_step(self.checkpoints)
         if step is not None:
-            return RunStatus(RunState.RESUMABLE, f"at step {step}", self.folder)
+            return RunStatus(RunState.RESUMABLE, f"at step {step}", self.folder, tuple(damage))
         if parts := sum(1 for _ in self.parts.glob("*.npz")):
-            return RunStatus(RunState.RESUMABLE, f"after {parts} part{'s' if parts > 1 else ''}", self.folder)
-        others = sorted(self.home.glob("*/finished.json"), key=lambda p: p.stat().st_mtime)
-        if others:
-            changed = changes(read_json(others[-1].with_name("run.json"))["document"], self.identity_inputs)
-            return RunStatus(RunState.STALE, f"because {', '.join(changed)}", others[-1].parent)
-        return RunStatus(RunState.MISSING, "", self.folder)
+            return RunStatus(
+                RunState.RESUMABLE, f"after {parts} part{'s' if parts > 1 else ''}", self.folder, tuple(damage)
+            )
+        others = {path.parent for path in self.home.glob(f"*/{FINISHED}")} - {self.folder}
+        for other in sorted(others, key=lambda folder: (folder / FINISHED).stat().st_mtime, reverse=True):
+            try:
+                read_finished(other)
+                changed = changes(read_started(other).document, self.identity_inputs)
+                return RunStatus(RunState.STALE, f"because {', '.join(changed)}", other, tuple(damage))
+            except DamagedError as error:
+                damage.append(str(error))
+        return RunStatus(RunState.MISSING, "", self.folder, tuple(damage))
 
     def require_needed(self) -> None:
         """Check that the run whose encoder or classifier it takes has finished.
@@ -203,9 +217,17 @@ class Run(Generic[R]):
             )
 
     def weights_made(self) -> str:
-        """Return the sha256 of the weights that this finished run ended with."""
-        metadata = read_json(self.folder / "finished.json")
-        return str(metadata.get("checkpoint") or metadata["encoder"])
+        """Return the sha256 of the weights that this finished run ended with.
+
+        Raises:
+            UserError: if it made none, or what it left is damaged.
+        """
+        checkpoint = read_finished(self.folder, self.identity).checkpoint
+        if checkpoint is None:
+            raise UserError(
+                f"{self.folder}: {self.name} finished without weights. Remove the folder, and run it again."
+            )
+        return checkpoint
 
     def result(self) -> str:
         """Return what tables print of its record, ``top-1 81.2 % [79.4, 82.9]``, or all numbers if they have no interval.
@@ -223,8 +245,7 @@ class Run(Generic[R]):
 
     def start(self) -> None:
         """Write down what this folder is of, before anything else is in it."""
-        values = {"name": self.name, "identity": self.identity, "document": self.identity_inputs}
-        write_json(self.folder / "run.json", values)
+        write_started(self.folder, self.name, self.identity, self.identity_inputs)
 
     def restore(self, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
         """Load the newest whole checkpoint, if there is one; return the step to go on from, and the extra state."""
@@ -255,12 +276,14 @@ class Run(Generic[R]):
         extra: Mapping[str, JsonValue] | None = None,
         arrays: Mapping[str, NDArray[Any]] | None = None,
         pictures: Mapping[str, bytes] | None = None,
+        files: Sequence[str] = (),
     ) -> None:
         """Write the record to the results, with a copy in the run's own folder, and mark the run finished.
 
         To be called from the first process. ``results`` are what happened on every image or, for a kind without
         that, the measurements; ``seconds`` those of training, encoding or measuring; ``checkpoint`` is the sha256 of the
-        weights that came out; ``arrays`` and ``pictures`` (PNG) are kept with the record.
+        weights that came out; ``arrays`` and ``pictures`` (PNG) are kept with the record; ``files`` are others in the run's
+        folder that will be read again, as they are now.
         """
         outcomes, measurements = (results, results.measurements()) if isinstance(results, PerImage) else (None, results)
         record = make_record(
@@ -275,16 +298,25 @@ class Run(Generic[R]):
         )
         for folder in (self.folder, self.workspace.results):
             write_record(record, outcomes, folder, arrays=arrays, pictures=pictures)
-        write_json(self.folder / "finished.json", {"checkpoint": checkpoint})
+        write_finished(self.folder, self.identity, checkpoint, files)
 
     def restore_record(self) -> None:
         """Put the record of this finished run into the results, if none of this identity is there.
 
         It was removed, another recipe's stands in its place, or the results are kept elsewhere now.
+
+        Raises:
+            UserError: if the record in the run's folder is damaged, or another run's.
         """
         path = record_path(self.folder, self.planned.suite, self.name)
-        if not self.result() and path.is_file():
-            copy_record(read_record(path), self.workspace.results)
+        if self.result() or not path.is_file():
+            return
+        record = read_record(path)
+        if (record.suite, record.run, record.identity) != (self.planned.suite, self.name, self.identity):
+            raise UserError(
+                f"{path}: it is the record of another run, {record.run} of suite {record.suite}. Remove {self.folder}."
+            )
+        copy_record(record, self.workspace.results)
 
 
 def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> Run[Any]:
@@ -307,21 +339,3 @@ def checkpoint_of(planned: PlannedRun) -> Path | None:
         table = "classifier" if planned.kind.starts_from == "classifier" else "method"
         raise UserError(f"{table}.{planned.method}.checkpoint: there is no file {weights.absolute()}.")
     return weights
-
-
-def finished_folder(name: str, runs: Path) -> Path:
-    """Return the folder of a finished run, by itself or by ``SUITE/NAME`` below ``runs``; of several recipes the latest.
-
-    Raises:
-        UserError: if there is none; names those that there are.
-    """
-    for home in (Path(name), runs / name):
-        if (home / "finished.json").is_file():
-            return home
-        finished = sorted(home.glob("*/finished.json"), key=lambda path: path.stat().st_mtime)
-        if finished:
-            return finished[-1].parent
-    known = sorted({path.parents[1].relative_to(runs).as_posix() for path in runs.glob("**/finished.json")})
-    raise UserError(
-        f"There is no finished run {name!r} in {runs.absolute()}.{nearest(name, known)} Finished there: {listed(known) or 'none'}."
-    )

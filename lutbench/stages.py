@@ -19,6 +19,15 @@ from lutbench.run import Run, RunState, open_run
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
+
+class Holder(BaseModel):
+    """The process that performs a run."""
+
+    process: int | str = "unknown"
+    machine: str = "unknown"
+    since: str = "unknown"
+
+
 THREADS = torch.get_num_threads()
 """The number that torch chose, from the cores and ``OMP_NUM_THREADS``."""
 
@@ -116,6 +125,8 @@ def _run(run: Run[Any], failed: Mapping[str, str]) -> None:
     with lock(run) if main else nullcontext():
         accelerator().wait_for_everyone()
         status = run.status()
+        for paragraph in status.damage:
+            run.log(paragraph)
         if status.state is RunState.FINISHED:
             if main:
                 run.restore_record()
@@ -135,15 +146,6 @@ def perform(run: Run[Any]) -> None:
     """Perform a run, to its record."""
     torch.set_num_threads(run.recipe.threads or THREADS)
     run.planned.kind.module.perform(run)
-
-
-class Holder(BaseModel):
-    """The process that is at work on a run, as a file beside its lock says."""
-
-    process: int | str = "unknown"
-    machine: str = "unknown"
-    since: str = "unknown"
-    """UTC, ISO 8601."""
 
 
 class Held(UserError):
@@ -194,13 +196,15 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
 
     A line each; on a terminal too narrow for that, result and folder below it.
     """
-    rows, problems = [], []
+    rows: list[tuple[str, ...]] = []
+    problems: list[str] = []
     for planned in suite.runs:
         run = open_run(suite, planned, workspace)
         try:
             status, holder = run.status(), held_by(run)
             state = f"running, by {holder}" if holder else str(status)
             rows.append((run.name, state, run.result(), str(status.folder)))
+            problems += status.damage
         except NotRun as reason:
             rows.append((run.name, "not run", "", ""))
             problems.append(str(reason))

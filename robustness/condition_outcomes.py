@@ -6,6 +6,7 @@ of the first right answer: 4 bytes a protocol, before compression 28 MB for Imag
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -13,8 +14,10 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lutbench.evaluate.outcomes import Measurement, PerImage, names_fingerprint, small_integers
+from lutbench.arrays import Layout
+from lutbench.evaluate.outcomes import Measurement, PerImage, fingerprint_text, names_fingerprint, small_integers
 from lutbench.evaluate.statistics import Comparison
+from lutbench.files import check_plain
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.detection import NAMES, Detection, compare_detections
 from robustness.metrics import Quantity, compare, corruption_quantities, gap, mean, measure, share
@@ -89,6 +92,13 @@ _KEYS = {
 }  # fmt: skip
 """What a field is called in files, where older names stand."""
 
+CONDITIONS: Layout = {
+    **{f"#.{name}": (("U",), 0) for name in ("cell", "seen", "images")},
+    "#.protocols": (("U",), 1), "#.label": (("i2", "i4"), 1), "#.prediction": (("i2", "i4"), 2), "#.rank": (("i2", "i4"), 2),
+    "#.score": (("f4",), 1),
+}  # fmt: skip
+"""The arrays that are kept of conditions in a file."""
+
 
 def pack(conditions: Sequence[ConditionOutcomes]) -> dict[str, NDArray[Any]]:
     """Return what is kept of conditions in a file, each under its number: ``0.cell``, ``0.label`` ..., ``1.cell`` ..."""
@@ -97,20 +107,36 @@ def pack(conditions: Sequence[ConditionOutcomes]) -> dict[str, NDArray[Any]]:
 
 
 def unpack(arrays: Mapping[str, NDArray[Any]], count: int) -> tuple[ConditionOutcomes, ...]:
-    """Return the ``count`` conditions that :func:`pack` gave.
+    """Return the ``count`` conditions that :func:`pack` gave, of which names, types and dimensions are those of :data:`CONDITIONS`.
 
     Raises:
-        KeyError: if they are not those of conditions.
+        KeyError: if one is missing.
+        ValueError: if there are others, lengths differ, or a value is none that can occur.
     """
+    if sum(1 for name in arrays if "." in name) != count * len(_KEYS):
+        raise ValueError(f"arrays of another number of conditions than {count}")
 
     def one(number: int) -> ConditionOutcomes:
         condition, preprocessing, protocols, label, prediction, rank, score, images = (
             arrays[f"{number}.{key}"] for key in _KEYS.values()
         )
         names = tuple(protocols.tolist())
-        return ConditionOutcomes(str(condition), str(preprocessing), names, label, prediction, rank, score, str(images))
+        check_plain([str(condition), str(preprocessing), *names], f"condition {number}")
+        n = len(label)
+        if not n or not names or {prediction.shape, rank.shape} != {(len(names), n)} or len(score) not in (0, n):
+            raise ValueError(
+                f"condition {number}: {n} labels, {rank.shape} ranks, {len(score)} scores, {len(names)} protocols"
+            )
+        if label.min() < 0 or prediction.min() < 0 or rank.min() < -1 or not ((score >= 0) & (score <= 1)).all():
+            raise ValueError(f"condition {number}: a label, prediction, rank or score that is out of range")
+        text = str(condition), str(preprocessing)
+        return ConditionOutcomes(*text, names, label, prediction, rank, score, fingerprint_text(images))
 
     return tuple(map(one, range(count)))
+
+
+_NAMES_OF = {"corruptions": r"[^/]+/\d+", "occlusion": r"drop \d/10|shuffle (\d+)x\1"}
+"""How conditions are named, of which a name says how much is changed."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +145,9 @@ class RobustnessOutcomes(PerImage):
 
     LOWER: ClassVar[tuple[str, ...]] = ("mCE", "CE", "error", "mean error", "gap", "FPR95")
 
+    layout: ClassVar[Layout] = {
+        **CONDITIONS, "kind": (("U",), 0), "gap": (("U",), 1), "extra": (("U",), 1), "alexnet": (("b1",), 0), "cells": (("i8",), 0),
+    }  # fmt: skip
     kind: Kind
     conditions: tuple[ConditionOutcomes, ...]
     """In the set's order; a condition that was preprocessed in several ways comes several times."""
@@ -143,8 +172,17 @@ class RobustnessOutcomes(PerImage):
         """Check that the conditions go together.
 
         Raises:
-            ValueError: if corruptions or occlusions are not of the same images, or a detection lacks a condition or scores.
+            ValueError: if there are none or one twice, corruptions or occlusions are not of the same images or are not named as
+                such, a detection lacks a condition or scores, or there is nothing to subtract.
         """
+        times = Counter((condition.condition, condition.preprocessing) for condition in self.conditions)
+        if not times or max(times.values()) > 1:
+            raise ValueError("expected conditions, each once in every preprocessing")
+        pattern = _NAMES_OF.get(self.kind, ".*")
+        if unlike := [name for name, _ in times if not re.fullmatch(pattern, name)]:
+            raise ValueError(f"{unlike[0]!r} is no condition of {self.kind}")
+        if len(self.gap) not in (0, 2) or not set(self.gap) <= {name for name, _ in times}:
+            raise ValueError(f"there is no gap between {' and '.join(self.gap)}")
         if self.kind in ("corruptions", "occlusion") and len({condition.images for condition in self.conditions}) != 1:
             raise ValueError("corruptions and occlusions are of the same images, and these conditions have others")
         if self.kind == "detection":
@@ -223,14 +261,10 @@ class RobustnessOutcomes(PerImage):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "RobustnessOutcomes":
-        """Return the outcomes that :meth:`arrays` gave.
-
-        Raises:
-            KeyError: if they are not those of a robustness dataset.
-        """
+        """Return the outcomes that :meth:`arrays` gave; raises as :meth:`PerImage.from_arrays` does."""
         kind = str(arrays["kind"])
         if kind not in get_args(Kind):
-            raise KeyError(kind)
+            raise ValueError(f"a kind of set {kind[:80]!r}")
         conditions = unpack(arrays, int(arrays["cells"]))
         between, extra = (tuple(arrays[name].tolist()) for name in ("gap", "extra"))
         return cls(kind, conditions, between, extra, bool(arrays["alexnet"]))  # type: ignore[arg-type]

@@ -1,21 +1,25 @@
 """A classifier on a robustness dataset: every image once, every condition kept as soon as it is measured."""
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from lutbench.arrays import MAX_BYTES, Layout, read_arrays
 from lutbench.evaluate.inference import check_finite, over_images
-from lutbench.files import whole_file
+from lutbench.files import content_sha256, whole_file
 from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
 from robustness.classifier import Classifier, load_classifier, side_and_space
-from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes, pack, unpack
+from robustness.condition_outcomes import CONDITIONS, ConditionOutcomes, RobustnessOutcomes, pack, unpack
 from robustness.conditions import Condition, check_set, open_condition
 from robustness.cost import cost
 from robustness.datasets import make
@@ -24,6 +28,9 @@ from robustness.listing import DatasetListing, condition_folders
 from robustness.occlusion import Change, occlusions
 from robustness.preprocessing import all_views, preprocessing_label
 from robustness.protocols import Asked
+
+KEPT: Layout = {**CONDITIONS, "ways": (("i8",), 0), "seconds": (("f8",), 0), "seal": (("U",), 0)}
+"""The arrays of a file that keeps a condition."""
 
 __all__ = ["check", "cost", "perform"]  # what lutbench.kinds asks for
 
@@ -54,7 +61,7 @@ def check(run: Run[RobustnessRecipe]) -> None:
 def perform(run: Run[RobustnessRecipe]) -> None:
     """Measure a run's classifier on its dataset, write the record with every image's outcomes, finish the run.
 
-    A condition that was measured before is not measured again: it is kept in the run's folder.
+    A condition that was measured before is not measured again: it is kept in the run's folder, unless it is damaged there.
 
     Raises:
         UserError: if the weights do not fit, an image cannot be decoded, an output is not finite, or the disk is full.
@@ -63,8 +70,7 @@ def perform(run: Run[RobustnessRecipe]) -> None:
     classifier = load_classifier(recipe.classifier, recipe.image_size, run.weights, run.weights_sha256)
     passes = _passes(recipe.set, root)
     for number, changes in enumerate(passes, 1):
-        kept = {name: _kept(run, name) for name in changes}
-        if all(path.is_file() for path in kept.values()):
+        if all(_intact(run, name) for name in changes):
             continue
         started = time.monotonic()
         first = next(iter(changes))
@@ -76,10 +82,10 @@ def perform(run: Run[RobustnessRecipe]) -> None:
         if main:
             seconds = (time.monotonic() - started) / len(changes)
             for name, outcomes in measured.items():
-                _write(outcomes, seconds, kept[name])
+                _write(outcomes, seconds, run, name)
         accelerator().wait_for_everyone()
     if main:
-        read = [_read(_kept(run, name)) for changes in passes for name in changes]
+        read = [_read(run, name) for changes in passes for name in changes]
         conditions, seconds = [one for ways, _ in read for one in ways], sum(took for _, took in read)
         samples = sum(len(one.label) for one in conditions)
         robust = RobustnessOutcomes.of(recipe.set, conditions)
@@ -139,17 +145,51 @@ def _unchanged(pixels: Tensor, index: Tensor) -> Tensor:
     return pixels
 
 
-def _kept(run: Run[RobustnessRecipe], condition: str) -> Path:
-    return run.parts / f"{condition.replace('/', '-') or 'all'}.npz"
+def _kept(run: Run[RobustnessRecipe], name: str) -> Path:
+    return run.parts / f"{name.replace('/', '-') or 'all'}.npz"
 
 
-def _write(ways: Sequence[ConditionOutcomes], seconds: float, path: Path) -> None:
+def _write(ways: Sequence[ConditionOutcomes], seconds: float, run: Run[RobustnessRecipe], name: str) -> None:
     arrays = {**pack(ways), "ways": np.array(len(ways)), "seconds": np.array(seconds)}
-    with whole_file(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    with whole_file(_kept(run, name)) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays, seal=np.array(_seal(arrays, run)))  # type: ignore[arg-type]
 
 
-def _read(path: Path) -> tuple[tuple[ConditionOutcomes, ...], float]:
-    """Return a condition's outcomes in every preprocessing, and the seconds that it took."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return unpack(arrays, int(arrays["ways"])), float(arrays["seconds"])
+def _seal(arrays: Mapping[str, NDArray[Any]], run: Run[RobustnessRecipe]) -> str:
+    """Return the hash of what is kept of a condition, and of the run that it is a part of: no record proves it yet."""
+    kept = {name: [str(a.dtype), list(a.shape), hashlib.sha256(a.tobytes()).hexdigest()] for name, a in arrays.items()}
+    return content_sha256({"run": run.identity, **kept})
+
+
+def _intact(run: Run[RobustnessRecipe], name: str) -> bool:
+    """Return whether a condition is kept as it was measured; says so if it is kept and is not."""
+    path = _kept(run, name)
+    if not path.is_file():
+        return False
+    try:
+        _read(run, name)
+    except (KeyError, ValueError) as error:
+        run.log(f"{path}: damaged or changed, and measured again: {error}.")
+        return False
+    return True
+
+
+def _read(run: Run[RobustnessRecipe], name: str) -> tuple[tuple[ConditionOutcomes, ...], float]:
+    """Return a condition's outcomes in every preprocessing, and the seconds that it took.
+
+    Raises:
+        KeyError, ValueError: if they are not those that were kept.
+    """
+    path = _kept(run, name)
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"it has {path.stat().st_size:,} bytes")
+    arrays = read_arrays(path.read_bytes(), KEPT)
+    if missing := {"ways", "seconds", "seal"} - arrays.keys():
+        raise ValueError(f"it has no {', '.join(sorted(missing))}")
+    if str(arrays.pop("seal")) != _seal(arrays, run):
+        raise ValueError("it does not hash to its seal, or is another run's")
+    ways = unpack(arrays, int(arrays["ways"]))
+    expected = [(name, preprocessing_label(how)) for how in run.recipe.set.preprocessing]
+    if [(one.condition, one.preprocessing) for one in ways] != expected:
+        raise ValueError("it is of another condition")
+    return ways, float(arrays["seconds"])

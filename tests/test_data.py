@@ -389,6 +389,17 @@ def test_what_a_hugging_face_set_lacks_is_said(tmp_path: Path, fields: dict[str,
     assert told in str(error.value)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_set_that_is_a_program_is_refused_with_the_way_out(tmp_path: Path, streaming: bool) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "set.py").write_text("raise SystemExit('it was run')\n")
+    with pytest.raises(
+        UserError, match=r'scripts are no longer supported.*revision = "refs/convert/parquet"'
+    ) as refused:
+        opened(tmp_path, source="huggingface", streaming=streaming)
+    assert "\n" not in str(refused.value)
+
+
 def test_labels_of_minus_one_are_missing_labels(tmp_path: Path) -> None:
     made = rows().map(lambda row, k: {"label": -1 if k == 2 else 0}, with_indices=True)
     made.save_to_disk(tmp_path / "set")

@@ -30,7 +30,7 @@ def record(ious: dict[str, float], half: float | None = 2.0, seed: int = 0) -> R
         seed=seed,
         run=f"downstream/masks/mine/seed{seed}",
         identity="a" * 64,
-        document={},
+        document={"revision": 1, "recipe": {}},
         recipe={},
         measurements=[mean, Measurement(metric="mAcc", value=50.0), *classes],
         code=Code(version="0"),

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +209,47 @@ def test_an_interrupted_run_measures_only_the_cells_that_are_missing(
     assert opened_cells == ["dark/2"]
     after = outcomes_of(measured[0], "broken")
     assert [m.model_dump() for m in after.measurements()] == [m.model_dump() for m in before.measurements()]
+
+
+def rewritten(path: Path, **changes: Any) -> None:
+    """Change arrays of a part, as somebody does who knows the format."""
+    with np.load(path) as read:
+        arrays = dict(read) | changes
+    np.savez_compressed(path, **{name: array for name, array in arrays.items() if array is not None})
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-40]), "no whole .npz file"),
+        (lambda path: path.write_bytes(b""), "no whole .npz file"),
+        (lambda path: rewritten(path, **{"0.rank": np.zeros((1, 6), np.int16)}), "it does not hash to its seal"),
+        (lambda path: rewritten(path, seconds=np.array(1e9)), "it does not hash to its seal"),
+        (lambda path: rewritten(path, seal=None), "it has no seal"),
+        (lambda path: rewritten(path, ways=np.array(10**15)), "it does not hash to its seal"),
+        (lambda path: path.write_bytes(path.with_name("dark-1.npz").read_bytes()), "it is of another condition"),
+    ],
+)
+def test_a_part_that_is_not_as_it_was_kept_is_named_and_measured_again(
+    measured: tuple[Path, str], damage: Callable[[Path], object], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, part = opened(measured[0], "broken"), opened(measured[0], "broken").folder / "cells" / "dark-2.npz"
+    before, stood = outcomes_of(measured[0], "broken"), part.read_bytes()
+    damage(part)
+    assert part.read_bytes() != stood
+    perform(run)
+    assert f"{part}: damaged or changed, and measured again: {told}" in " ".join(capsys.readouterr().out.split())
+    after = outcomes_of(measured[0], "broken")
+    assert [m.model_dump() for m in after.measurements()] == [m.model_dump() for m in before.measurements()]
+
+
+def test_a_part_of_another_run_is_measured_again(measured: tuple[Path, str]) -> None:
+    run = opened(measured[0], "broken")
+    assert measuring._intact(run, "dark/2")
+    assert not measuring._intact(replace(run, planned=replace(run.planned, seed=1)), "dark/2")
+    other = opened(measured[0], "broken")
+    other.__dict__["identity"] = run.identity[:12] + "0" * 52  # the same folder
+    assert not measuring._intact(other, "dark/2")
 
 
 def test_another_classifier_or_another_image_makes_another_run(measured: tuple[Path, str], tmp_path: Path) -> None:

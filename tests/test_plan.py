@@ -17,7 +17,7 @@ from lutbench.checkpoint import KEEP
 from lutbench.data.scenes import SegmentationDataset
 from lutbench.data.survey import HUB, DiskUse
 from lutbench.errors import UserError
-from lutbench.files import gigabytes
+from lutbench.files import gigabytes, write_sealed
 from lutbench.models.encoders import create_encoder
 from lutbench.plan.compute import Cost, counted
 from lutbench.plan.costs import (
@@ -374,7 +374,8 @@ def test_a_finished_run_costs_nothing_and_tells_its_speed(folder: Path) -> None:
     assert group.seconds == pytest.approx(4 * TRAIN / record["images_per_second"])
     record["hardware"] |= {"processes": 4, "gpus": ["some GPU"] * 4}
     path = workspace.results / "records/toy/pretrain/lut/seed0.json"
-    path.write_text(json.dumps(record))
+    del record["seal"]
+    write_sealed(path, record)
     eight = planned(folder, Rates(gpus=8)).all
     assert eight.seconds == pytest.approx(group.seconds * 4 / 8), "measured on four, planned on eight"
     assert eight.gpu_hours == pytest.approx(4 * group.seconds / 3600)

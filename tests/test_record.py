@@ -1,6 +1,7 @@
 """A record comes back as it was written, tells when it was touched, and names nobody's machine."""
 
 import errno
+import hashlib
 import io
 import json
 import multiprocessing
@@ -16,8 +17,10 @@ import numpy as np
 import pytest
 
 from downstream.segmentation.confusions import Confusions
+from lutbench.arrays import MAX_BYTES
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, Outcomes, PerImage
+from lutbench.files import content_sha256
 from lutbench.kinds import KINDS
 from lutbench.recipes.base import DataRecipe, EncoderRecipe
 from lutbench.recipes.downstream import EncoderSource, KnnRecipe
@@ -74,10 +77,12 @@ def written(folder: Path, *ranks: int, seed: int = 0) -> Path:
     return write_record(record_of(outcomes, seed), outcomes, folder)
 
 
-def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def edit(path: Path, change: Callable[[dict[str, Any]], object], sealed: bool = True) -> None:
+    """Change a record as somebody does who knows how it is sealed, or as one who does not."""
     values = json.loads(path.read_text())
+    seal = values.pop("seal")
     change(values)
-    path.write_text(json.dumps(values))
+    path.write_text(json.dumps(values | {"seal": content_sha256(values) if sealed else seal}))
 
 
 # --- Writing and reading
@@ -227,6 +232,26 @@ def test_outcomes_of_another_kind_of_task_are_refused(tmp_path: Path, made: PerI
         (lambda r: r.update(outcomes=None), "names no per-image outcomes, as every knn run has"),
         (lambda r: r["outcomes"].update(file="../task/other.npz"), r"outcomes\.file"),
         (lambda r: r["outcomes"].update(images="a" * 64), r"outcomes\.images"),
+        (
+            lambda r: r["outcomes"].update(file="seed1-000000000000.npz"),
+            "names seed1-0.*, which is no file of a record",
+        ),
+        (lambda r: r.update(suite="../../escape"), "not a record that this version reads: suite: .*a name has at most"),
+        (lambda r: r.update(task="../../../../escape"), "reads: task: .*a name has at most"),
+        (lambda r: r.update(method="../escape"), "reads: method.*a name has at most"),
+        (lambda r: r.update(run="../../../../escape"), "it says that it is .*escape, but"),
+        (lambda r: r.update(seed=10**15), "reads: seed: "),
+        (
+            lambda r: r["measurements"][0].update(value=float("nan")),
+            r"measurements\.0\.value: the number nan, which is not finite",
+        ),
+        (lambda r: r["measurements"][0].update(metric="\x1b[31mtop-1"), r"metric: the control character '\\x1b'"),
+        (lambda r: r["hardware"].update(cpu="\x1b]0;x"), r"hardware\.cpu: the control character"),
+        (lambda r: r["extra"].update(deep=nested(200)), "nested more than 32 deep"),
+        (lambda r: r["extra"].update(large=2**70), r"extra\.large: a whole number of more than 64 bits"),
+        (lambda r: r["document"].update(recipe=7), r"reads: document\.recipe"),
+        (lambda r: r["document"].pop("revision"), r"reads: document\.revision"),
+        (lambda r: r["document"].update(encoder=[1]), r"reads: document\.encoder"),
         (lambda r: r.update(seed=1), r"are those of downstream/task/mine/seed1"),
         (lambda r: r.update(seed=1, run="downstream/task/mine/seed1"), r"a downstream run with seed 1, .* with seed 0"),
         (lambda r: r.update(stage="pretrain", run="pretrain/task/mine/seed0"), r"a pretrain run .* that of a knn run"),
@@ -254,6 +279,92 @@ def test_an_edited_record_is_refused_by_name(tmp_path: Path, change: Callable[[A
         read_records(tmp_path, "toy")
     assert str(refused.value).startswith(f"{path}: ")
     assert "Restore it" in str(refused.value)
+
+
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth else []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r["measurements"][0].update(value=0.25),
+        lambda r: r.update(wall_seconds=0.1),
+        lambda r: r["recipe"].update(neighbours=3),
+        lambda r: r["code"].update(version="9.9"),
+        lambda r: r["extra"].update(skipped=0),
+        lambda r: r.update(checkpoint="d" * 64),
+        lambda r: r["attachments"].append({"file": "seed0-a.npy", "sha256": "a" * 64, "name": "a", "kind": "array"}),
+    ],
+)
+@pytest.mark.parametrize("stage", ["pretrain", "downstream"])
+def test_a_record_is_sealed_as_a_whole_whatever_proves_its_numbers(
+    tmp_path: Path, stage: str, change: Callable[[Any], object]
+) -> None:
+    path = written(tmp_path, 0, 7) if stage == "downstream" else pretrained(tmp_path)
+    assert len(read_records(tmp_path, "toy")) == 1
+    edit(path, change, sealed=False)
+    with pytest.raises(
+        UserError, match="damaged or changed since it was written: it does not hash to its seal"
+    ) as refused:
+        read_records(tmp_path, "toy")
+    assert str(refused.value).startswith(f"{path}: ")
+    assert "Restore it" in str(refused.value)
+
+
+def pretrained(folder: Path) -> Path:
+    run = replace(planned(), kind=KINDS["pretrain"], task="mine", method="")
+    loss = Measurement(metric="total loss", value=0.5, unit="")
+    return write_record(make_record(run, DOCUMENT | {"stage": "pretrain"}, [loss], wall_seconds=1.5), None, folder)
+
+
+def test_a_record_of_before_there_were_seals_is_read_and_its_numbers_are_compared_with_its_outcomes(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path, 0, 7)
+    values = json.loads(path.read_text())
+    del values["seal"]
+    path.write_text(json.dumps(values))
+    assert read_records(tmp_path, "toy")["downstream/task/mine/seed0"].measurements[0].value == 50.0
+    values["measurements"][0]["value"] = 99.0
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"says top-1 99\.0"):
+        read_records(tmp_path, "toy")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"no zip", "expected the outcomes of a knn run, found no whole .npz file"),
+        (b"\0" * (MAX_BYTES + 1), r"damaged or changed: it has 268,435,457 bytes"),
+    ],
+)
+def test_outcomes_with_an_adapted_hash_are_refused_by_name(tmp_path: Path, content: bytes, told: str) -> None:
+    path = written(tmp_path, 0, 7)
+    (outcomes,) = path.parent.glob("*.npz")
+    outcomes.write_bytes(content)
+    edit(path, lambda r: r["outcomes"].update(sha256=hashlib.sha256(content).hexdigest()))
+    with pytest.raises(UserError, match=told) as refused:
+        read_records(tmp_path, "toy")
+    assert str(refused.value).startswith(f"{outcomes}: ")
+    assert "Restore it" in str(refused.value)
+
+
+def test_no_record_is_written_or_looked_for_outside_the_results(tmp_path: Path) -> None:
+    for suite, run in (
+        ("..", "a"),
+        ("toy", "../../../a"),
+        ("/tmp", "a"),
+        ("toy", "/a"),
+        ("toy", "a\\..\\b"),
+        ("", "a"),
+    ):
+        with pytest.raises(UserError, match="no name of anything below"):
+            record_path(tmp_path, suite, run)
+    record = read_record(written(tmp_path / "one", 0, 7))
+    with pytest.raises(UserError, match="no name of anything below"):
+        copy_record(record.model_copy(update={"run": "../../../../escape"}), tmp_path / "two")
+    assert not (tmp_path / "two").exists()
 
 
 def test_a_truncated_record_is_refused_by_name(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from downstream.segmentation.checkpoints import read_checkpoint
 from downstream.segmentation.config import blocks_of, check_segmentation, mmseg_config
+from downstream.segmentation.export import export_mmseg
 from downstream.segmentation.segment import segment
 from lutbench.errors import UserError
 from lutbench.recipes.segmentation import SegmentationRecipe
@@ -270,6 +271,43 @@ def test_an_exported_segmenter_works_in_mmsegmentation_alone(folder: Path, capsy
     label, prediction = np.concatenate(labels), np.concatenate(predictions)
     right = (label == prediction)[label != 255].mean() * 100
     assert right == pytest.approx(outcome(run)["measurements"]["aAcc"], abs=1e-9)
+
+
+def test_exporting_executes_nothing_and_refuses_a_config_that_was_changed(folder: Path) -> None:
+    run = scenes_run(folder)
+    performed(run)
+    config, finished, ran = run.folder / "segmenter.py", run.folder / "finished.json", folder / "ran"
+    text, marked = config.read_text(), finished.read_text()
+    evil = f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n"
+    for changed in (evil + text, text.replace("amber", "azure")):
+        config.write_text(changed)
+        with pytest.raises(UserError, match=r"segmenter\.py: damaged or changed since the run"):
+            export_mmseg(run.folder, folder / "away")
+    # As a run of before there were seals left it: there is no hash of the config
+    finished.write_text(json.dumps({"checkpoint": json.loads(marked)["checkpoint"]}))
+    call = text.replace("'ground'", f"__import__('pathlib').Path({str(ran)!r}).touch() or 'ground'")
+    for changed in (
+        evil + text,
+        call,
+        text.replace("'ground'", "dict(**{'a': 1})"),
+        text + "x = (",
+        "x = 1",
+        text + "x[0] = 1",
+    ):
+        assert changed != text
+        config.write_text(changed)
+        with pytest.raises(UserError, match="nothing but values in it, found something else"):
+            export_mmseg(run.folder, folder / "away")
+    assert not (folder / "away").exists()
+    config.write_text(text)
+    export_mmseg(run.folder, folder / "away")
+    assert not ran.exists()
+    finished.write_text(json.dumps({"checkpoint": None}))
+    with pytest.raises(UserError, match="names no weights"):
+        export_mmseg(run.folder, folder / "away")
+    finished.write_text("{}")
+    with pytest.raises(UserError, match=r"finished\.json: damaged or changed: checkpoint: Field required"):
+        export_mmseg(run.folder, folder / "away")
 
 
 def test_a_run_that_has_no_segmenter_is_not_exported(folder: Path) -> None:

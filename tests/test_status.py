@@ -1,13 +1,21 @@
 """What ``status`` shows on a terminal, which may be narrow, and in a file."""
 
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
-from toy_runs import SUITE, write_images
+from toy_runs import SUITE, performed, toy_run, write_images
 
+from lutbench.errors import UserError
+from lutbench.files import content_sha256
 from lutbench.recipes.loading import load_suite
-from lutbench.stages import show_status
+from lutbench.run import RunState
+from lutbench.stages import run_suite, show_status
 from lutbench.workspace import Workspace
 
 NAME = "downstream/task/scratch/seed0"
@@ -33,6 +41,93 @@ def test_a_file_and_a_wide_terminal_have_a_run_in_a_line(
     name, state, folder = line.split()
     assert (name, state) == (NAME, "missing")
     assert folder.startswith(f"{tmp_path}/rrr")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda values: values.clear(), "checkpoint: Field required"),
+        (lambda values: values.update(checkpoint="a" * 64), "it does not hash to its seal"),
+        (lambda values: values.update(identity="a" * 64), "it does not hash to its seal"),
+        (lambda values: resealed(values, identity="a" * 64), "it is that of another run, aaaaaaaaaaaa"),
+        (lambda values: resealed(values, checkpoint="../x"), "checkpoint: String should match"),
+        (lambda values: resealed(values, note="\x1b[31m"), "the control character"),
+        (None, "expected JSON"),
+    ],
+)
+def test_a_run_whose_end_is_not_as_it_was_written_is_not_finished_and_the_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[dict[str, Any]], object] | None, told: str
+) -> None:
+    write_images(tmp_path, train=2, val=1)
+    run = toy_run(tmp_path, kind="knn", neighbours=1)
+    performed(run)
+    assert run.status().state is RunState.FINISHED
+    finished = run.folder / "finished.json"
+    values = json.loads(finished.read_text())
+    if change:
+        change(values)
+    finished.write_text(json.dumps(values) if change else "{")
+    assert run.status().state is RunState.MISSING
+    suite, workspace = load_suite(str(tmp_path / "toy.toml")), run.workspace
+    show_status(suite, workspace)
+    run_suite(suite, [], [], workspace)
+    shown, ran = capsys.readouterr().out.split(f"{NAME}: ", 1)
+    assert str(finished) in shown
+    assert told in shown
+    assert told in ran
+    assert run.status().state is RunState.FINISHED, "it was run again"
+    assert json.loads(finished.read_text())["identity"] == run.identity
+
+
+def resealed(values: dict[str, Any], **changes: Any) -> None:
+    del values["seal"]
+    values.update(changes)
+    values["seal"] = content_sha256(values)
+
+
+def test_a_run_that_finished_before_there_were_seals_is_finished(tmp_path: Path) -> None:
+    write_images(tmp_path, train=2, val=1)
+    run = toy_run(tmp_path, kind="knn", neighbours=1)
+    for old in ({"checkpoint": None}, {"checkpoint": "a" * 64}, {"encoder": "b" * 64}):
+        (run.folder / "finished.json").write_text(json.dumps(old))
+        assert run.status().state is RunState.FINISHED
+    assert run.weights_made() == "b" * 64
+
+
+def test_a_stale_run_whose_description_is_damaged_is_passed_over_by_name(tmp_path: Path) -> None:
+    write_images(tmp_path, train=2, val=1)
+    old = toy_run(tmp_path, kind="knn", neighbours=1)
+    performed(old)
+    new = toy_run(tmp_path, kind="knn", neighbours=2)
+    assert "recipe.neighbours changed from 1 to 2" in str(new.status())
+    description = old.folder / "run.json"
+    description.write_text(description.read_text().replace('"neighbours": 1', '"neighbours": 7'))
+    status = new.status()
+    assert status.state is RunState.MISSING
+    assert status.damage[0].startswith(f"{description}: damaged or changed since it was written")
+
+
+def test_the_record_of_another_run_in_a_runs_folder_is_not_brought_back(tmp_path: Path) -> None:
+    write_images(tmp_path, train=2, val=1)
+    runs = [toy_run(tmp_path, kind="knn", neighbours=k) for k in (1, 2)]
+    for run in runs:
+        performed(run)
+    for folder in ("records", "finished.json"):
+        assert (runs[0].folder / folder).exists()
+    shutil.rmtree(runs[1].folder / "records")
+    shutil.copytree(runs[0].folder / "records", runs[1].folder / "records")
+    shutil.rmtree(runs[1].workspace.results)
+    with pytest.raises(UserError, match="it is the record of another run"):
+        runs[1].restore_record()
+    assert not runs[1].workspace.results.exists()
+
+
+def test_a_run_has_no_folder_outside_that_of_the_runs(tmp_path: Path) -> None:
+    write_images(tmp_path, train=2, val=1)
+    run = toy_run(tmp_path, kind="knn", neighbours=1)
+    for change in ({"suite": "../x"}, {"task": "../../x"}, {"method": "/x"}):
+        with pytest.raises(UserError, match="no name of anything below"):
+            _ = replace(run, planned=replace(run.planned, **change)).home
 
 
 def test_a_narrow_terminal_has_the_folder_below_the_run(

@@ -145,7 +145,8 @@ def test_a_setting_that_the_suite_decides_itself_is_refused_in_a_task(path: Path
         ("pretrain.lut.crop=smple", "pretrain.lut.crop: input should be 'simple' or 'random', found 'smple'."),
         ("pretrain.lut.mask_ratio=1.0", "pretrain.lut.mask_ratio: input should be less than 1, found 1.0."),
         ("pretrain.lut.momentum=1.5", "pretrain.lut.momentum: input should be less than or equal to 1, found 1.5."),
-        ("pretrain.lut.base_lr=nan", "pretrain.lut.base_lr: input should be greater than 0, found nan."),
+        ("pretrain.lut.base_lr=nan", "pretrain.lut.base_lr: the number nan, which is not finite."),
+        ("pretrain.lut.base_lr=inf", "pretrain.lut.base_lr: the number inf, which is not finite."),
         ("pretrain.lut.betas=[0.9]", "pretrain.lut.betas: list should have at least 2 items"),
         ("pretrain.lut.betas=[0.9, 1.5]", "pretrain.lut.betas.1: input should be less than 1, found 1.5."),
         ("encoder.toy.depth=0", "encoder.toy.depth: input should be greater than 0, found 0."),
@@ -262,6 +263,84 @@ def test_what_is_no_suite_file_is_refused_with_the_nearest_suite(tmp_path: Path)
         (tmp_path / "broken.toml").write_bytes(content)
         with pytest.raises(UserError, match=r"broken\.toml: not a TOML file"):
             load_suite(str(tmp_path / "broken.toml"))
+
+
+# Names, text and sizes
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../../escape", "a/b", "/tmp/x", ".hidden", "..", "x" * 65, "a b", "", "caf\u00e9", "a\\\\b"]
+)
+@pytest.mark.parametrize(
+    "table", ["data", "encoder", "pretrain", "method", "downstream", "classifier", "shifted", "robustness"]
+)
+def test_a_name_that_is_no_name_of_a_folder_is_refused(path: Path, table: str, name: str) -> None:
+    found = refused(path, more=f'[{table}."{name}"]')
+    assert f"{table}: expected a name, found " in found
+    assert "a name has at most 64 of the letters" in found
+
+
+def test_a_name_is_checked_in_what_a_command_sets_too(path: Path) -> None:
+    assert "pretrain: expected a name, found 'a/b'" in refused(path, "pretrain.a/b={}")
+    assert "method: expected a name, found '../x'" in refused(path, 'method={"../x" = {pretrain = "lut"}}')
+
+
+def test_a_suite_is_named_by_its_file_and_that_is_a_name_too(tmp_path: Path) -> None:
+    for name in ("my suite.toml", ".toml.toml", f"{'x' * 65}.toml"):
+        (tmp_path / name).write_text(SUITE)
+        with pytest.raises(UserError, match=r"a suite is named by its file, and a name has .* Rename the file\."):
+            load_suite(str(tmp_path / name))
+    longest = tmp_path / f"{'x' * 60}_-.9.toml"
+    longest.write_text(SUITE)
+    assert load_suite(str(longest)).name == longest.stem
+
+
+@pytest.mark.parametrize("text", ["\\u001b[31mred", "two\\nlines", "\\u0000", "\\u202egnidnib", "\\u2028", "\\u009b1m"])
+@pytest.mark.parametrize("key", ["title", "method.lut.label", "data.pets.path", "downstream.pets-knn.title", "about"])
+def test_control_characters_are_refused_in_every_text(path: Path, key: str, text: str) -> None:
+    if key == "about" and "lines" in text:
+        path.write_text(SUITE)
+        assert load_suite(str(path), ['about="two\\nlines"']).config.about == "two\nlines", "it alone has several lines"
+        return
+    assert f"{key}: the control character" in refused(path, f'{key}="{text}"')
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("[" * 5000 + "]" * 5000, "nested without end"),
+        ("[" * 100 + "]" * 100, "nested more than 32 deep"),
+        ("1" * 5000, "a number of thousands of digits"),
+        ("0x" + "f" * 5000, "a whole number of more than 64 bits"),
+        (str(2**63), "a whole number of more than 64 bits"),
+    ],
+)
+def test_nesting_and_numbers_without_end_are_refused(path: Path, value: str, told: str) -> None:
+    for message in (refused(path, f"data.pets.path={value}"), refused(path, more=f"x = {value}\n")):
+        assert told in message
+        assert len(message) < 600, "what is refused is not printed at full length"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "encoder.toy.image_size", "encoder.toy.patch_size", "encoder.toy.width", "encoder.toy.depth", "encoder.toy.heads",
+        "pretrain.lut.batch", "pretrain.lut.micro_batch", "pretrain.lut.epochs", "pretrain.lut.decoder_width",
+        "pretrain.lut.decoder_depth", "pretrain.lut.head_width", "pretrain.lut.head_depth", "pretrain.lut.crop_padding",
+        "pretrain.lut.workers", "pretrain.lut.threads", "downstream.pets-knn.eval_batch", "downstream.pets-knn.image_size",
+    ],
+)  # fmt: skip
+def test_sizes_that_would_fill_the_memory_are_refused_by_name(path: Path, key: str) -> None:
+    assert f"{key}: input should be less than or equal to" in refused(path, f"{key}={10**12}")
+
+
+def test_a_seed_that_no_generator_takes_is_refused(path: Path) -> None:
+    assert "seeds.0: input should be less than 4294967296" in refused(path, f"seeds=[{2**32}]")
+
+
+def test_a_suite_file_with_a_byte_order_mark_is_read(path: Path) -> None:
+    path.write_text(SUITE, encoding="utf-8-sig")
+    assert load_suite(str(path)).config.title == "toy"
 
 
 # --set

@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 from reported import build_tables, check_tables, section, show_tables, write_tables
 
 from downstream.segmentation.confusions import Confusions
@@ -30,6 +32,7 @@ from lutbench.report.entries import TableEntry, entries
 from lutbench.report.published import PublishedValue
 from lutbench.report.render import latex, markdown
 from lutbench.report.sections import Section, View, signed
+from lutbench.report.tables import all_sections
 from lutbench.report.values import value_table
 
 ROOT = Path(__file__).parents[1]
@@ -619,6 +622,76 @@ def test_latex_escapes_what_it_would_stumble_over(folder: Path) -> None:
     assert r"Toys \& trains" in text
     assert not re.search(r"(?<!\\)[%_]", text)
     assert "80.0" in text
+
+
+HOSTILE = r"A | B <img src=x> [l](http://e) ![p](q) *b* `c` &lt; \<i> _u_ ~~s~~ LUT_100%"
+"""A name in which Markdown would find a cell's end, HTML, a link, an image, emphasis, code and an entity."""
+
+PROSE = """one
+# Heading
+  ```sh
+| a | b |
+|---|---|
+<!-- \\<b> [l](http://e)
+[1]: http://e
+> quoted
+---
+===
+"""
+
+
+def shown_by(text: str) -> tuple[list[str], list[str], set[str], list[str]]:
+    """What a reader of Markdown sees as headings and as cells, the HTML in it, and the targets of links and images."""
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
+    inline = [(before, token) for before, token in pairwise(tokens) if token.type == "inline"]
+    plain = {
+        kind: ["".join(c.content for c in t.children or []) for b, t in inline if b.type in kind]
+        for kind in (HEADS, CELLS)
+    }
+    parts = [part for _, token in inline for part in token.children or []]
+    html = {token.content for token in [*tokens, *parts] if token.type.startswith("html")}
+    targets = [
+        str(part.attrs.get("href") or part.attrs["src"]) for part in parts if part.type in ("link_open", "image")
+    ]
+    assert not [token for token in tokens if token.type in ("fence", "code_block", "hr", "blockquote_open")]
+    return plain[HEADS], plain[CELLS], html, targets
+
+
+HEADS, CELLS = ("heading_open",), ("th_open", "td_open")
+
+
+def test_markdown_shows_names_and_prose_as_they_are_and_not_as_markup(segmented: Path) -> None:
+    keys = ("title", "method.ours.label", "method.theirs.label", "downstream.tuned.title", "encoder.base.label")
+    changes = [f"{key}='{HOSTILE}'" for key in keys]
+    loaded = suite(segmented, *changes, f"about='''{PROSE}'''", f"data.streets.classes=['{HOSTILE}', 'sky']")
+    for method in ("ours", "theirs"):
+        recorded(segmented, loaded, f"tuned/{method}/seed0", share(80 if method == "ours" else 70))
+        counts = [np.array([[0, 0, 60], [1, 1, 40]]), np.array([[0, 1, 9], [1, 1, 4]])]
+        recorded(
+            segmented, loaded, f"masks/{method}/seed0", Confusions.of(counts, [HOSTILE, "sky"], ["a.jpg", "b.jpg"])
+        )
+    headings, cells, html, targets = shown_by(build_tables(loaded, segmented)["main.md"])
+    assert headings[0] == HOSTILE
+    assert "Heading" not in headings
+    assert HOSTILE in cells
+    assert [cell for cell in cells if cell.startswith(f"{HOSTILE}, top-1")], "the heading of a column"
+    assert html == {"<u>", "</u>"}
+    assert targets
+    assert all(target.startswith("../../figures/toy/") for target in targets)
+
+
+def test_a_dollar_in_a_label_begins_no_formula_in_a_figure(segmented: Path) -> None:
+    loaded = suite(segmented, "method.ours.label='LUT $\\frac{$'", "title='a $^$ b'")
+    recorded(segmented, loaded, "masks/ours/seed0", streets(60, 70))
+    (figure,) = [drawing.draw() for part in all_sections(View.read(loaded, segmented)) for drawing in part.figures]
+    figure.savefig(io.BytesIO())
+
+
+def test_the_terminal_prints_names_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = suite(folder, "method.ours.label='[red]LUT[/red] :warning:'")
+    recorded(folder, loaded, "tuned/ours/seed0", share(80))
+    show_tables(loaded, folder)
+    assert "[red]LUT[/red] :warning:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "evidence"])

@@ -6,22 +6,34 @@ images: intersections and unions are summed over all of them first, as ADE20K's 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lutbench.evaluate.outcomes import Measurement, PerImage, names_fingerprint
+from lutbench.arrays import Layout
+from lutbench.evaluate.outcomes import Measurement, PerImage, fingerprint_text, names_fingerprint
 from lutbench.evaluate.statistics import BOOTSTRAP, Comparison, bootstrap, percentiles, resampled
+from lutbench.files import check_plain
 
 IOU_OF = "IoU "
 """Prefix of a class's name in its metric."""
+
+MAX_AREAS = 2**25
+"""Of images times classes in a file: 5 times ADE20K's full set of 3,000 classes; their areas take 0.8 GB."""
+
+_COUNTS = ("image", "label", "prediction", "count")
+"""The fields that differ from scale to scale."""
 
 
 @dataclass(frozen=True)
 class Confusions(PerImage):
     """How a segmentation did on every image of a set, in the set's order; ignored pixels are not in it."""
 
+    layout: ClassVar[Layout] = {
+        **{scale + name: (("i2", "i4", "i8"), 1) for scale in ("", "multi_scale_") for name in _COUNTS},
+        "n": (("i8",), 0), "classes": (("U",), 1), "images": (("U",), 0),
+    }  # fmt: skip
     image: NDArray[np.int32]
     """(k,) Index of the image in the dataset, ascending."""
     label: NDArray[np.int16]
@@ -85,16 +97,30 @@ class Confusions(PerImage):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Confusions":
-        """Return the outcomes that :meth:`arrays` gave.
-
-        Raises:
-            KeyError: if they are not those of a segmentation.
-        """
+        """Return the outcomes that :meth:`arrays` gave; raises as :meth:`PerImage.from_arrays` does."""
+        classes, n, images = tuple(arrays["classes"].tolist()), int(arrays["n"]), fingerprint_text(arrays["images"])
+        check_plain(list(classes), "classes")
+        if len(set(classes)) != len(classes) or not 0 < n * len(classes) <= MAX_AREAS:
+            raise ValueError(f"{n} images of {len(classes)} classes, of which each needs a name of its own")
 
         def scale(prefix: str, multi_scale: "Confusions | None" = None) -> "Confusions":
             image, label, prediction, count = (arrays[prefix + name] for name in _COUNTS)
-            classes = tuple(arrays["classes"].tolist())
-            return cls(image, label, prediction, count, int(arrays["n"]), classes, str(arrays["images"]), multi_scale)
+            if not len(image) == len(label) == len(prediction) == len(count) > 0:
+                raise ValueError("counts of which each array has another length, or none")
+            for values, first, bound in (
+                (image, 0, n),
+                (label, 0, len(classes)),
+                (prediction, 0, len(classes)),
+                (count, 1, 2**40),
+            ):
+                if values.min() < first or values.max() >= bound:
+                    raise ValueError(
+                        f"numbers from {values.min()} to {values.max()} where {first} to {bound - 1} can be"
+                    )
+            pair = (image.astype(np.int64) * len(classes) + label) * len(classes) + prediction
+            if (np.diff(pair) < 1).any():
+                raise ValueError("pairs of label and prediction that come twice, or are not ascending")
+            return cls(image, label, prediction, count, n, classes, images, multi_scale)
 
         return scale("", scale("multi_scale_") if "multi_scale_count" in arrays else None)
 
@@ -133,10 +159,6 @@ class Confusions(PerImage):
             several = _measured(self.multi_scale.areas(), ["mIoU, multi-scale"], [self.n])
             made[3:3] = [next(several)]
         return made
-
-
-_COUNTS = ("image", "label", "prediction", "count")
-"""The fields that differ from scale to scale."""
 
 
 def mean_iou(areas: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from downstream.segmentation.backbone import load_backbone
 from downstream.segmentation.checkpoints import newest_sealed
 from downstream.segmentation.config import mmseg_config
 from downstream.segmentation.confusions import Confusions
-from downstream.segmentation.export import keep_segmenter
+from downstream.segmentation.export import CONFIG, keep_segmenter
 from downstream.segmentation.hooks import KeyedDataset, SuiteHook, SuiteRunner
 from downstream.segmentation.predictions import picture_predictions
 from downstream.segmentation.scores import ConfusionMetric
@@ -113,6 +113,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
             images_per_second=logger.images_per_second,
             checkpoint=keep_segmenter(model, cfg, run.folder),
             extra=dict(logger.losses),
+            files=[CONFIG],
         )
 
 

@@ -127,6 +127,8 @@ def _load(recipe: DataRecipe, split: str, root: Path) -> datasets.Dataset:
         if local.suffix in (".parquet", ".arrow") and local.is_file():
             return datasets.load_dataset(local.suffix[1:], data_files=str(local), split=split)
         return datasets.load_dataset(recipe.path, split=split, revision=recipe.revision)
+    except RuntimeError as error:
+        raise script_refused(recipe, error) from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         message = str(error).rstrip(".")
         raise UserError(
@@ -134,6 +136,15 @@ def _load(recipe: DataRecipe, split: str, root: Path) -> datasets.Dataset:
             f"{local.absolute()}{'' if local.exists() else ' (nothing is there)'}, then for {recipe.path!r} on the Hub, "
             "which needs a network. Check path, train and val; `lutbench data list` shows the known sets."
         ) from error
+
+
+def script_refused(recipe: DataRecipe, error: RuntimeError) -> UserError:
+    """Return the error that a set has no rows to read, but a program that makes them, which `datasets` does not run."""
+    return UserError(
+        f"{recipe.label or recipe.path}: {recipe.path} could not be opened: {str(error).rstrip('.')}. If a program of its authors "
+        'loads it, take the rows that the Hub has made with that: revision = "refs/convert/parquet" in the suite file; or, of a '
+        "folder, save them as Parquet files."
+    )
 
 
 def require_column(columns: Sequence[str], column: str, setting: str, where: str = "the set") -> None:

@@ -25,7 +25,7 @@ from PIL import Image
 
 from lutbench.data.decoding import decode
 from lutbench.data.folder import LISTING_THREADS, fingerprint_of
-from lutbench.data.huggingface import require_column
+from lutbench.data.huggingface import require_column, script_refused
 from lutbench.data.walking import in_threads
 from lutbench.errors import UserError, nearest
 from lutbench.recipes.base import DataRecipe
@@ -186,6 +186,8 @@ def _paths(recipe: DataRecipe, split: str, local: Path) -> list[str]:
     try:
         builder = datasets.load_dataset_builder(place, revision=None if local.is_dir() else recipe.revision)
         found: dict[str, Any] = dict(builder.config.data_files or {})
+    except RuntimeError as error:
+        raise script_refused(recipe, error) from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"{recipe.label or recipe.path}: could not be opened: {str(error).rstrip('.')}. Looked for a folder of Parquet files "

@@ -1,6 +1,7 @@
 """What a classifier did on every image of a set, and the measurements that follow from it."""
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy.sparse import csr_array
 
+from lutbench.arrays import Layout
 from lutbench.evaluate.statistics import (
     BOOTSTRAP,
     Comparison,
@@ -29,7 +31,7 @@ PER_CLASS: Metric = "mean per class"
 class Measurement(BaseModel):
     """One number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     metric: str
     """``top-1``, ``top-5``, ``mIoU``, ``IoU sky``, ``reconstruction loss`` ..."""
@@ -51,6 +53,8 @@ class PerImage(ABC):
     LOWER: ClassVar[tuple[str, ...]] = ()
     """The metrics, by what their names begin with, of which lower values are better."""
 
+    layout: ClassVar[Layout]
+    """The arrays that are kept of it in a file."""
     images: Any
     """sha256 over the images' names: outcomes are compared image by image only if it is equal."""
 
@@ -84,10 +88,11 @@ class PerImage(ABC):
     @classmethod
     @abstractmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Return the outcomes that :meth:`arrays` gave.
+        """Return the outcomes that :meth:`arrays` gave, of which names, types and dimensions are those of :attr:`layout`.
 
         Raises:
-            KeyError: if they are those of another type.
+            KeyError: if one is missing.
+            ValueError: if lengths differ, or a value is none that can occur.
         """
 
 
@@ -95,6 +100,11 @@ class PerImage(ABC):
 class Outcomes(PerImage):
     """How a classifier did on every image of a set, in the set's order."""
 
+    layout: ClassVar[Layout] = {
+        **dict.fromkeys(("label", "prediction", "rank"), (("i2", "i4"), 1)),
+        "images": (("U",), 0),
+        "metric": (("U",), 0),
+    }
     label: NDArray[np.integer[Any]]
     """(n,) The class of the image."""
     prediction: NDArray[np.integer[Any]]
@@ -133,13 +143,19 @@ class Outcomes(PerImage):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Outcomes":
-        """Return the outcomes that :meth:`arrays` gave.
-
-        Raises:
-            KeyError: if they are not those of a classifier.
-        """
+        """Return the outcomes that :meth:`arrays` gave; raises as :meth:`PerImage.from_arrays` does."""
         metric = PER_CLASS if str(arrays.get("metric", "")) == PER_CLASS else "top-1"
-        return cls(arrays["label"], arrays["prediction"], arrays["rank"], str(arrays["images"]), metric)
+        label, prediction, rank = (arrays[name] for name in ("label", "prediction", "rank"))
+        if not len(label) == len(prediction) == len(rank) > 0:
+            raise ValueError(f"{len(label)} labels, {len(prediction)} predictions and {len(rank)} ranks")
+        if (
+            min(values.min() for values in (label, prediction, rank)) < 0
+            or ((label == prediction) != (rank == 0)).any()
+        ):
+            raise ValueError(
+                "a label, prediction or rank below 0, or a rank that is 0 elsewhere than where the prediction is right"
+            )
+        return cls(label, prediction, rank, fingerprint_text(arrays["images"]), metric)
 
     def right(self, among: int = 1) -> NDArray[np.bool_]:
         """Return whether the label is among the first so many classes, (n,)."""
@@ -211,6 +227,17 @@ def compare_per_class(first: Sequence[Outcomes], second: Sequence[Outcomes]) -> 
 def names_fingerprint(names: Iterable[str]) -> str:
     """Return the sha256 over names in order, hexadecimal."""
     return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+
+
+def fingerprint_text(array: NDArray[Any]) -> str:
+    """Return a fingerprint that was kept as an array.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not re.fullmatch("[0-9a-f]{64}", str(array)):
+        raise ValueError(f"a fingerprint {str(array)[:80]!r} of the images' names")
+    return str(array)
 
 
 def small_integers(values: NDArray[Any]) -> NDArray[np.integer[Any]]:

@@ -4,6 +4,7 @@ Fields that affect results are part of a run's identity; fields marked :data:`Ru
 paths) are not. Unknown keys, wrong types and values out of range are refused with the nearest known name.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
@@ -13,8 +14,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -23,6 +22,35 @@ from lutbench.errors import UserError, nearest
 
 Metric = Literal["top-1", "mean per class"]
 """Metrics of a classification: accuracy over images, or its mean over classes."""
+
+SEED_BOUND = 2**32
+"""NumPy's legacy generator, which MMSegmentation seeds, takes 32 bits."""
+
+
+def check_name(text: str) -> str:
+    """Return a name that folders and files can have on every system; raises ValueError for any other."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", text):
+        raise ValueError(
+            "a name has at most 64 of the letters a to z and A to Z, digits, '.', '_' and '-', and no '.' at its beginning"
+        )
+    return text
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+"""A name in a suite file, or that of the suite: folders and files are named by it."""
+
+# Bounds far above what anybody has trained, so that a slip of the keyboard is answered before it fills the memory.
+Count = Annotated[int, Field(gt=0, le=10**9)]
+CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
+Pixels = Annotated[int, Field(gt=0, le=8192)]
+Border = Annotated[int, Field(ge=0, le=8192)]
+"""Pixels that may be none."""
+Width = Annotated[int, Field(gt=0, le=2**16)]
+Depth = Annotated[int, Field(gt=0, le=1024)]
+"""Layers, heads, or patches on a side."""
+Batch = Annotated[int, Field(gt=0, le=2**17)]
+Processes = Annotated[int, Field(ge=0, le=1024)]
+"""Threads, or loader processes."""
 
 
 class Runtime:
@@ -60,13 +88,13 @@ class EncoderRecipe(Recipe):
     """How tables name the architecture, such as ``ViT-B/16``; the model's name if empty."""
     model: str = "vit_base_patch16_224"
     """Name in timm (paper: ViT-S/B/L with patch 16)."""
-    image_size: PositiveInt = 224
+    image_size: Pixels = 224
     """Side of the square input in pixels (paper)."""
-    patch_size: PositiveInt | None = None
+    patch_size: Pixels | None = None
     """Side of a patch in pixels; timm's for the model if not given, like the next three."""
-    width: PositiveInt | None = None
-    depth: PositiveInt | None = None
-    heads: PositiveInt | None = None
+    width: Width | None = None
+    depth: Depth | None = None
+    heads: Depth | None = None
 
 
 class DatasetRecipe(Recipe):
@@ -176,10 +204,10 @@ class RunRecipe(Recipe):
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 where the GPU has it, else float32. Losses and targets are float32 always (our choice)."""
-    threads: NonNegativeInt = 0
+    threads: Processes = 0
     """torch's threads on a CPU; 0 takes one per core. The last bits depend on it: give a number where machines with
     different numbers of cores shall agree. One thread and one loader worker suit a toy on two cores."""
-    workers: Annotated[NonNegativeInt, Runtime] = 2
+    workers: Annotated[Processes, Runtime] = 2
     """Loader processes per training process."""
 
     @property
@@ -263,13 +291,24 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str, also: I
             known = [*owner.model_fields, *(also if owner is model else ())]
             hint = nearest(str(problem["loc"][-1]), known) or f" Known: {', '.join(known)}."
             yield f"{path}: no such setting.{hint}"
+        elif problem["loc"][-1:] == ("[key]",):
+            found = str(problem["input"])
+            yield f"{'.'.join(map(str, (where, *problem['loc'][:-2]))).strip('.')}: expected a name, found {found[:80]!r}: {_told(problem)}."
         elif problem["type"] == "missing":
             yield f"{path}: required, and not given."
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            found = problem["input"]
-            shown = "" if isinstance(found, Mapping | BaseModel) else f", found {found!r}"
-            yield f"{path}: {message[:1].lower()}{message[1:].rstrip('.')}{shown}."
+            found, text = problem["input"], repr(problem["input"])
+            shown = (
+                ""
+                if isinstance(found, Mapping | BaseModel)
+                else f", found {text[:200]}{'...' if len(text) > 200 else ''}"
+            )
+            yield f"{path}: {_told(problem)}{shown}."
+
+
+def _told(problem: Mapping[str, Any]) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{message[:1].lower()}{message[1:].rstrip('.')}"
 
 
 def _model_at(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:

@@ -3,14 +3,18 @@
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from lutbench.recipes.base import (
+    Batch,
     Betas,
+    Count,
+    CountOrZero,
     CropScale,
     DataRecipe,
     EncoderRecipe,
     Metric,
+    Pixels,
     RunRecipe,
     Runtime,
     Samples,
@@ -29,7 +33,7 @@ class DownstreamRecipe(RunRecipe):
     """What every task has that measures an encoder."""
 
     encoder: EncoderSource
-    log_every: Annotated[PositiveInt, Runtime] = 20
+    log_every: Annotated[Count, Runtime] = 20
 
     @property
     def source(self) -> EncoderSource:
@@ -46,11 +50,11 @@ class ClassificationRecipe(DownstreamRecipe):
     """What every classification task has."""
 
     data: DataRecipe
-    image_size: PositiveInt | None = None
+    image_size: Pixels | None = None
     """Side of the input in pixels; the encoder's own if not given. Position embeddings are resized."""
     eval_crop: float = Field(224 / 256, gt=0, le=1)
     """Evaluation resizes the short side to image_size / eval_crop and crops the centre (release: 256, 224)."""
-    eval_batch: Annotated[PositiveInt, Runtime] = 256
+    eval_batch: Annotated[Batch, Runtime] = 256
 
     @property
     def side(self) -> int:
@@ -74,10 +78,10 @@ class FinetuneRecipe(ClassificationRecipe):
 
     revision: ClassVar[int] = 1
     kind: Literal["finetune"] = "finetune"
-    epochs: PositiveInt = 100
-    warmup_epochs: NonNegativeInt = 5
-    batch: PositiveInt = 1024
-    micro_batch: Annotated[PositiveInt | None, Runtime] = None
+    epochs: Count = 100
+    warmup_epochs: CountOrZero = 5
+    batch: Batch = 1024
+    micro_batch: Annotated[Batch | None, Runtime] = None
     """Images per pass over all processes; the whole batch if not given. Nothing here mixes the images of a pass."""
     base_lr: PositiveFloat = 1e-3
     lr_rule: Literal["sqrt", "linear"] = "sqrt"
@@ -100,9 +104,9 @@ class FinetuneRecipe(ClassificationRecipe):
     flip: float = Field(0.5, ge=0, le=1)
     head_std: PositiveFloat = 2e-5
     """Standard deviation of the classifier's initial weights, normal, truncated."""
-    eval_every: Annotated[PositiveInt | None, Runtime] = None
+    eval_every: Annotated[Count | None, Runtime] = None
     """Epochs between evaluations on the way, for the curve; only at the end if not given."""
-    save_every: Annotated[PositiveInt, Runtime] = 500
+    save_every: Annotated[Count, Runtime] = 500
     """Optimiser steps between checkpoints."""
     compile: Annotated[bool, Runtime] = False
 
@@ -136,9 +140,9 @@ class LinearRecipe(ClassificationRecipe):
 
     revision: ClassVar[int] = 1
     kind: Literal["linear"] = "linear"
-    epochs: PositiveInt = 90
-    warmup_epochs: NonNegativeInt = 10
-    batch: PositiveInt = 16384
+    epochs: Count = 90
+    warmup_epochs: CountOrZero = 10
+    batch: Batch = 16384
     base_lr: PositiveFloat = 0.1
     """lr = base_lr * batch / 256 (MAE's rule)."""
     weight_decay: NonNegativeFloat = 0.0
@@ -174,7 +178,7 @@ class KnnRecipe(ClassificationRecipe):
 
     revision: ClassVar[int] = 1
     kind: Literal["knn"] = "knn"
-    neighbours: PositiveInt = 20
+    neighbours: Count = 20
     temperature: PositiveFloat = 0.07
     pool: Literal["class", "mean"] = "mean"
     """The mean of the patch tokens, or the class token. Our choice: LUT trains the mean."""

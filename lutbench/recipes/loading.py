@@ -10,8 +10,9 @@ from typing import Any, get_args
 
 from lutbench.data.catalogue import MEASURED_ON, TRAINED_ON
 from lutbench.errors import UserError, nearest, unknown
+from lutbench.files import check_plain
 from lutbench.kinds import KINDS
-from lutbench.recipes.base import DataRecipe, read_recipe
+from lutbench.recipes.base import DataRecipe, check_name, read_recipe
 from lutbench.recipes.expand import AnyData, expand
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.suite import LoadedSuite, Suite
@@ -41,16 +42,44 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedSuite:
             f"There is no suite {name_or_path!r}.{nearest(name_or_path, known)} Suites here: {', '.join(known)}; or give the path of a .toml file."
         )
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a TOML file: {error}.") from error
+        text = path.read_text(encoding="utf-8-sig")  # with or without a byte-order mark
+        tables = _toml(text)
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8 or not TOML
+        raise UserError(f"{path}: not a TOML file that can be read: {error}.") from error
     for override in overrides:
         _override(tables, override)
+    try:
+        check_plain(_about_in_one_line(tables))
+    except ValueError as error:
+        raise UserError(
+            f"{path}{' with what --set changes' if overrides else ''}: {error}. Change it there."
+        ) from error
     given = " ".join([name_or_path, *(f"--set {quote(override)}" for override in overrides)])
     return _expand(given, path, tables)
 
 
+def _toml(text: str) -> dict[str, Any]:
+    """Return the tables of a TOML text; raises ValueError, also where tomllib meets its limits."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        raise ValueError("tables or lists nested without end" if deep else "a number of thousands of digits") from error
+
+
+def _about_in_one_line(tables: dict[str, Any]) -> dict[str, Any]:
+    """Return the tables with the one text that may have several lines in one."""
+    about = tables.get("about")
+    return tables if not isinstance(about, str) else {**tables, "about": about.replace("\n", " ").replace("\t", " ")}
+
+
 def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
+    try:
+        check_name(path.stem)
+    except ValueError as error:
+        raise UserError(f"{str(path)!r}: a suite is named by its file, and {error}. Rename the file.") from error
     suite = read_recipe(Suite, tables, "")
     for key, settings in suite.defaults.items():
         if key not in KINDS:
@@ -101,9 +130,11 @@ def _override(tables: dict[str, Any], assignment: str) -> None:
     if not equals or not all(parts):
         raise UserError(f"--set {assignment}: expected PATH=VALUE, such as pretrain.lut.epochs=20.")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = _toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+    except ValueError as error:
+        raise UserError(f"--set {assignment[:80]}...: a value that cannot be read: {error}.") from error
     table = tables
     for depth, part in enumerate(parts[:-1]):
         inner = table.setdefault(part, {}) if parts[0] == "defaults" else table.get(part)

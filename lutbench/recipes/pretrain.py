@@ -4,9 +4,23 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from lutbench.recipes.base import Betas, DataRecipe, EncoderRecipe, Later, RunRecipe, Runtime, Samples
+from lutbench.recipes.base import (
+    Batch,
+    Betas,
+    Border,
+    Count,
+    CountOrZero,
+    DataRecipe,
+    Depth,
+    EncoderRecipe,
+    Later,
+    RunRecipe,
+    Runtime,
+    Samples,
+    Width,
+)
 
 
 class PretrainRecipe(RunRecipe):
@@ -21,7 +35,7 @@ class PretrainRecipe(RunRecipe):
     crop: Literal["simple", "random"] = "simple"
     """``simple``: short side resized, random crop with 4 px of reflected padding (paper). ``random``: random
     resized crop of 20 to 100 % of the area (MAE)."""
-    crop_padding: NonNegativeInt = 4
+    crop_padding: Border = 4
     """Pixels of reflected padding of the simple crop (paper)."""
     photometric: bool = True
     """Colour jitter and one of grayscale, solarize and blur on view 2 (paper)."""
@@ -32,9 +46,9 @@ class PretrainRecipe(RunRecipe):
     # Masked image modelling
     mask_ratio: float = Field(0.75, gt=0, lt=1)
     """Share of the patches that the encoder does not see (MAE, section 3)."""
-    decoder_width: PositiveInt = 512
-    decoder_depth: PositiveInt = 8
-    decoder_heads: PositiveInt = 16
+    decoder_width: Width = 512
+    decoder_depth: Depth = 8
+    decoder_heads: Depth = 16
     """The decoder of every model size (MAE, table 1)."""
     normalise_target: bool = True
     """Pixels are normalised per patch before the loss (MAE, section 4.1)."""
@@ -53,20 +67,20 @@ class PretrainRecipe(RunRecipe):
     """The teacher sees every patch (paper), or only those that the student sees in that view (control)."""
     momentum: float = Field(0.996, ge=0, le=1)
     """Teacher momentum at the start, raised to 1 by a half cosine (paper)."""
-    head_depth: int = Field(2, ge=1)
+    head_depth: Depth = 2
     """Linear layers in projector and predictor (paper)."""
-    head_width: PositiveInt = 4096
+    head_width: Width = 4096
     """Width between those layers (paper)."""
     head_norm: Literal["batch", "layer", "none"] = "batch"
     """Normalisation between those layers (paper: batch, synchronised over processes)."""
 
     # Optimisation
-    epochs: PositiveInt = 1600
-    warmup_epochs: NonNegativeInt = 40
+    epochs: Count = 1600
+    warmup_epochs: CountOrZero = 40
     """Epochs of warm-up (paper), which is linear from 0; then a half cosine to ``min_lr``, per step."""
-    batch: PositiveInt = 4096
+    batch: Batch = 4096
     """Images per optimiser step, over all processes and micro-batches (paper: 8 x 128 x 4)."""
-    micro_batch: PositiveInt | None = None
+    micro_batch: Batch | None = None
     """Images per forward pass over all processes; the whole batch if not given. BatchNorm in the heads sees this many
     images, so it affects results wherever they are batch-normalised (paper: 8 x 128 = 1024)."""
     base_lr: PositiveFloat = 1.5e-4
@@ -84,9 +98,9 @@ class PretrainRecipe(RunRecipe):
     """Read the images from a cache, resized once to the short side that the simple crop resizes to anyway; it is made if
     it is not there (``lutbench data prepare``). Its fingerprint, with the resampling, takes the data's place in the
     run's identity."""
-    save_every: Annotated[PositiveInt, Runtime] = 500
+    save_every: Annotated[Count, Runtime] = 500
     """Optimiser steps between checkpoints."""
-    log_every: Annotated[PositiveInt, Runtime] = 20
+    log_every: Annotated[Count, Runtime] = 20
     """Optimiser steps between readings of the losses."""
     compile: Annotated[bool, Runtime] = False
     """Compile the student and the teacher (torch.compile)."""

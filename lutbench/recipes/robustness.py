@@ -3,9 +3,21 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from lutbench.recipes.base import DatasetRecipe, Recipe, RunRecipe, Runtime, Samples, WeightsSource
+from lutbench.recipes.base import (
+    Batch,
+    Border,
+    Count,
+    DatasetRecipe,
+    Depth,
+    Pixels,
+    Recipe,
+    RunRecipe,
+    Runtime,
+    Samples,
+    WeightsSource,
+)
 
 Resizing = Literal["bicubic", "bilinear", "crop", "whole"]
 """How an image comes to the classifier's size: its short side resized, then the centre; the centre alone; as it is."""
@@ -35,9 +47,9 @@ class RobustnessDatasetRecipe(DatasetRecipe):
     The others are made of photographs that ship in packages; they are named after the sets whose idea they follow."""
     copy_of: Annotated[str, Runtime] = ""
     """Folder below the data root, of class folders, that a corrupted copy is made of."""
-    copy_side: Annotated[PositiveInt, Runtime] = 224
+    copy_side: Annotated[Pixels, Runtime] = 224
     """Side of a corrupted copy's images in pixels."""
-    copy_per_class: Annotated[PositiveInt | None, Runtime] = None
+    copy_per_class: Annotated[Count | None, Runtime] = None
     """Images of each class in a corrupted copy, evenly spaced; all if not given."""
     kind: Literal["classes", "corruptions", "detection", "occlusion"] = "classes"
     """``classes``: accuracy. ``corruptions``: error on every PATH/CORRUPTION/SEVERITY, and means of it. ``detection``:
@@ -66,12 +78,12 @@ class RobustnessDatasetRecipe(DatasetRecipe):
     images that are stored at the classifier's size."""
     eval_crop: float | None = Field(None, gt=0, le=1)
     """Where images are resized, side of the crop over the resized short side; the run's if not given."""
-    border: NonNegativeInt = 0
+    border: Border = 0
     """Pixels to cut off on every side before anything else (ObjectNet: 2)."""
 
     corruptions: list[str] = Field(default_factory=list)
     """Folders of ``kind = "corruptions"``; all that are there if not given."""
-    severities: list[PositiveInt] = Field(SEVERITIES, min_length=1)
+    severities: list[Count] = Field(SEVERITIES, min_length=1)
     extra: list[str] = Field(EXTRA_CORRUPTIONS)
     """Corruptions that are reported apart, where they are there."""
     alexnet: bool = False
@@ -82,14 +94,14 @@ class RobustnessDatasetRecipe(DatasetRecipe):
 
     drops: list[Annotated[int, Field(ge=0, le=9)]] = Field(list(range(10)))
     """Of ``kind = "occlusion"``: how many tenths of the patches are dropped."""
-    drop_grid: PositiveInt = 14
+    drop_grid: Depth = 14
     """Patches on a side (Naseer et al. 2021: 14)."""
-    shuffles: list[PositiveInt] = Field([2, 4, 8, 14, 16])
+    shuffles: list[Depth] = Field([2, 4, 8, 14, 16])
     """Tiles on a side of the images whose tiles are shuffled (the square ones of bytedance/ibot's eval_shuffle.sh)."""
 
-    images: Annotated[PositiveInt | dict[str, PositiveInt] | None, Runtime] = None
+    images: Annotated[Count | dict[str, Count] | None, Runtime] = None
     """How many there must be in every part, or by name of the part; not checked if not given."""
-    classes: Annotated[PositiveInt | None, Runtime] = None
+    classes: Annotated[Count | None, Runtime] = None
     """How many class folders there must be in every part; not checked if not given."""
     published: Annotated[dict[str, str], Runtime] = Field(default_factory=dict)
     """Task in lutbench/report/published.toml by what a metric's name says: its first word, the part, or the protocol."""
@@ -173,7 +185,7 @@ class ClassifierTable(Recipe):
     """Name of the model in timm."""
     checkpoint: str = ""
     """File of its weights; timm's own if empty."""
-    image_size: PositiveInt | None = None
+    image_size: Pixels | None = None
     """Side of the input in pixels; the model's own if not given."""
     label: str = ""
     """How tables name it; its name in the suite file if empty."""
@@ -209,11 +221,11 @@ class RobustnessRecipe(RunRecipe):
     kind: Literal["robustness"] = "robustness"
     classifier: ClassifierSource
     set: RobustnessDatasetRecipe
-    image_size: PositiveInt | None = None
+    image_size: Pixels | None = None
     """Side of the input in pixels; the classifier's own if not given."""
     eval_crop: float = Field(224 / 256, gt=0, le=1)
     """Where images are resized and the set says nothing; the fine-tuning's if not given."""
-    eval_batch: Annotated[PositiveInt, Runtime] = 256
+    eval_batch: Annotated[Batch, Runtime] = 256
     """Images per batch and process."""
 
     @property

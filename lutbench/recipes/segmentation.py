@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from lutbench.recipes.base import Betas, DatasetRecipe, Runtime, Samples
+from lutbench.recipes.base import Betas, Count, CountOrZero, DatasetRecipe, Pixels, Runtime, Samples, Width
 from lutbench.recipes.downstream import DownstreamRecipe
 
 MULTI_SCALE = 12
@@ -82,11 +82,11 @@ class SegmentationRecipe(DownstreamRecipe):
     revision: ClassVar[int] = 1
     kind: Literal["segmentation"] = "segmentation"
     data: SegmentationDataRecipe
-    crop: PositiveInt = 512
+    crop: Pixels = 512
     """Side of the crops that are trained on, and of the window that slides over test images, in pixels."""
-    stride: PositiveInt = 341
+    stride: Pixels = 341
     """Pixels between windows (implus: 341, 48.15 mIoU; MMSegmentation: 256, 48.13)."""
-    scale: list[PositiveInt] = Field([2048, 512], min_length=2, max_length=2)
+    scale: list[Pixels] = Field([2048, 512], min_length=2, max_length=2)
     """Images are resized, aspect kept, so that the long side is at most the first and the short at most the second."""
     ratio: list[PositiveFloat] = Field([0.5, 2.0], min_length=2, max_length=2)
     """Range of the random resize in training, in multiples of ``scale``."""
@@ -96,10 +96,10 @@ class SegmentationRecipe(DownstreamRecipe):
     photometric: bool = True
     """Whether colours are changed in training, by MMSegmentation's PhotoMetricDistortion."""
 
-    iterations: PositiveInt = 160_000
-    warmup: NonNegativeInt = 1500
+    iterations: Count = 160_000
+    warmup: CountOrZero = 1500
     """Iterations of linear warm-up, from 1e-6 of the rate."""
-    batch: int = Field(16, ge=2)
+    batch: int = Field(16, ge=2, le=2**17)
     """Images per iteration over all processes; BatchNorm in the head needs two."""
     lr: PositiveFloat = 1e-4
     power: PositiveFloat = 1.0
@@ -112,12 +112,12 @@ class SegmentationRecipe(DownstreamRecipe):
     layer_scale: PositiveFloat = 1.0
     """Initial value of LayerScale, which the pre-trained encoder does not have."""
 
-    blocks: list[NonNegativeInt] | None = None
+    blocks: list[CountOrZero] | None = None
     """The four blocks, from 0, whose outputs feed the pyramid; those at 1/3, 1/2, 2/3 and all of the depth if not given
     (3, 5, 7, 11 of 12; BEiT's 7, 11, 15, 23 of 24), the last four of an encoder with four or five."""
-    channels: PositiveInt | None = None
+    channels: Width | None = None
     """Channels of UPerHead; the encoder's width if not given (768 for ViT-B)."""
-    auxiliary_channels: PositiveInt = 256
+    auxiliary_channels: Width = 256
     auxiliary_weight: NonNegativeFloat = 0.4
     """Weight of the loss of the FCN head on the last but one level."""
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -125,9 +125,9 @@ class SegmentationRecipe(DownstreamRecipe):
 
     tta: bool = False
     """Measure also with six scales from 0.5 to 1.75 and flips, as ``mIoU, multi-scale``; about twelve times the time."""
-    val_every: Annotated[PositiveInt | None, Runtime] = None
+    val_every: Annotated[Count | None, Runtime] = None
     """Iterations between evaluations on the way, for the curve; only at the end if not given."""
-    save_every: Annotated[PositiveInt, Runtime] = 2000
+    save_every: Annotated[Count, Runtime] = 2000
     """Iterations between checkpoints."""
 
     def samples(self, images: Mapping[str, int]) -> Samples:

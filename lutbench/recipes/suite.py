@@ -9,19 +9,20 @@ One TOML file holds everything that a reader needs to know what is run::
     [robustness.NAME]  a task's classifiers on sets     [classifier.NAME]  a row of those that no run made
 
 ``data = "NAME"`` and ``encoder = "NAME"`` refer to those tables. Every task is run for every method (or those it
-lists), for every seed; its classifiers are then measured on every robustness dataset.
+lists), for every seed; its classifiers are then measured on every robustness dataset. Folders and files are named by the
+NAMEs.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 
 from lutbench.errors import unknown
 from lutbench.kinds import Kind
-from lutbench.recipes.base import EncoderRecipe, Recipe, RunRecipe
+from lutbench.recipes.base import SEED_BOUND, EncoderRecipe, Name, Recipe, RunRecipe
 from lutbench.recipes.robustness import ClassifierTable, RobustnessDatasetRecipe, RobustnessTable
 
 
@@ -76,19 +77,19 @@ class Suite(Recipe):
     """What it shows, on what machine, how long it takes and what to expect."""
     kind: Literal["pipeline", "evidence"]
     """``pipeline``: its tables say that they show that the pipeline works, and nothing about the method."""
-    seeds: list[NonNegativeInt] = Field([0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=SEED_BOUND)]] = Field([0], min_length=1)
     compare: list[list[str]] = Field(default_factory=list)
     """Pairs of methods to compare on the same images, as [first, second]."""
-    data: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    encoder: dict[str, EncoderRecipe] = Field(default_factory=dict)
-    method: dict[str, MethodRecipe] = Field(default_factory=dict)
+    data: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    encoder: dict[Name, EncoderRecipe] = Field(default_factory=dict)
+    method: dict[Name, MethodRecipe] = Field(default_factory=dict)
     defaults: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings of each kind of run that hold unless a table says otherwise."""
-    pretrain: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    downstream: dict[str, TaskTable] = Field(default_factory=dict)
-    classifier: dict[str, ClassifierTable] = Field(default_factory=dict)
-    shifted: dict[str, RobustnessDatasetRecipe] = Field(default_factory=dict)
-    robustness: dict[str, RobustnessTable] = Field(default_factory=dict)
+    pretrain: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    downstream: dict[Name, TaskTable] = Field(default_factory=dict)
+    classifier: dict[Name, ClassifierTable] = Field(default_factory=dict)
+    shifted: dict[Name, RobustnessDatasetRecipe] = Field(default_factory=dict)
+    robustness: dict[Name, RobustnessTable] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

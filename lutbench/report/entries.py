@@ -172,7 +172,7 @@ def _outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record]
         return changed[0] if changed else ""
     if run.needs not in records:
         return f"its {part}'s run, {run.needs}, has no record"
-    if record.identity_inputs[part]["run"] != records[run.needs].identity:
+    if (record.identity_inputs.get(part) or {}).get("run") != records[run.needs].identity:
         return f"its {part} is not that of the record of {run.needs}"
     reason = _outdated(suite, suite.run(run.needs), records)
     return f"{run.needs}: {reason}" if reason else ""

@@ -32,9 +32,11 @@ def over_seeds_point(points: Sequence[Point]) -> Point:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Return an empty figure of so many inches."""
+    """Return an empty figure of so many inches. A dollar in its texts is a dollar, and begins no formula."""
+    import matplotlib
     from matplotlib.figure import Figure
 
+    matplotlib.rcParams["text.parse_math"] = False
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 

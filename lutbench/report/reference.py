@@ -122,7 +122,7 @@ def agreement_sentence(agreements: Sequence[Agreement]) -> str:
 def _inputs(record: Record, runs: Mapping[str, Record]) -> dict[str, Any]:
     """Return the identity inputs, with those of the run that it starts from in place of that run's identity and weights."""
     inputs, part = dict(record.identity_inputs), record.kind.starts_from
-    needed = runs.get(inputs.get(part, {}).get("run", ""))
+    needed = runs.get((inputs.get(part) or {}).get("run", ""))
     return inputs if needed is None else {**inputs, part: _inputs(needed, runs)}
 
 

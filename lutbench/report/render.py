@@ -1,7 +1,8 @@
 """Renderers of sections, functions from sections to text: Markdown and the terminal, LaTeX and CSV."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from textwrap import dedent, fill
 
 import pandas as pd
@@ -18,6 +19,14 @@ LATEX = str.maketrans(
 )
 """What LaTeX would stumble over, and what its fonts have in formulas only."""
 
+_MARKUP = re.compile(r"[\\`*|<]|(?<=\])\(|!(?=\[)|&(?=#?\w+;)|~~|(?<!\w)_|_(?!\w)")
+"""What Markdown would take for markup in a title, a heading or a cell, which hold none."""
+
+_LINKS = re.compile(r"[|<\\]|(?<=\])[(:]|!(?=\[)|&(?=#?\w+;)")
+_BLOCKS = re.compile(r"^[ \t]*(?=#|>|~~~|```|(=+|-+|\*+|_+)[ \t]*$)", re.MULTILINE)
+"""What Markdown would take in a legend for a link, a table or HTML, and for a heading, a quotation, code or a rule. A legend
+has lists, and names of runs in backticks."""
+
 _VALUE_WITH_INTERVAL = re.compile(r"^(\d[\d.]*) \[[\d-].*")
 """A value with its interval behind it; unlike a value with a source, and a difference, which begins with a sign."""
 
@@ -27,16 +36,24 @@ _INDENTED = re.compile(r"(?:^ +\S.*\n)+", re.MULTILINE)
 
 
 def markdown(sections: Sequence[Section], figures: str) -> str:
-    """Return all sections as Markdown, with links to the folder ``figures``."""
+    """Return all sections as Markdown, with links to the folder ``figures``. What names say is shown as they say it."""
     parts = []
     for section in sections:
-        frame = _marked(section, "**{}**", "<u>{}</u>")
-        frame.columns = pd.Index([", ".join(filter(None, name)) if isinstance(name, tuple) else name for name in frame])
-        parts += [f"{'#' * section.level} {section.title}" if section.title else ""]
+        frame = _marked(section, "**{}**", "<u>{}</u>", _plain_markdown)
+        names = [", ".join(filter(None, name)) if isinstance(name, tuple) else name for name in frame]
+        frame.columns = pd.Index([_plain_markdown(str(name)) for name in names])
+        parts += [f"{'#' * section.level} {_plain_markdown(section.title)}" if section.title else ""]
         parts += ["" if frame.empty else frame.to_markdown(index=False, disable_numparse=True)]
-        parts += [_INDENTED.sub(lambda lines: f"\n```\n{dedent(lines[0])}```\n", section.legend)]
-        parts += [f"![{drawing.title}]({figures}/{drawing.name})" for drawing in section.figures]
+        parts += [_legend(section.legend)]
+        parts += [f"![{_plain_markdown(drawing.title)}]({figures}/{drawing.name})" for drawing in section.figures]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _legend(text: str) -> str:
+    """Return a legend as Markdown: prose that no character makes anything else, and lines that are indented as they are."""
+    prose = (_BLOCKS.sub(r"\g<0>\\", _LINKS.sub(r"\\\g<0>", part)) for part in _INDENTED.split(text))
+    code = [f"\n```\n{dedent(lines)}```\n" for lines in _INDENTED.findall(text)]
+    return "".join(part for pair in zip_longest(prose, code, fillvalue="") for part in pair)
 
 
 def latex(sections: Sequence[Section], title: str, note: str) -> str:
@@ -50,7 +67,9 @@ def latex(sections: Sequence[Section], title: str, note: str) -> str:
             continue
         heading = ": ".join(filter(None, (title, section.title)))
         caption = " ".join(filter(None, (f"{heading}.", " ".join(section.legend.split()), note))).translate(LATEX)
-        frame = _marked(section, r"\textbf{{{}}}", r"\underline{{{}}}", LATEX).drop(columns="runs", errors="ignore")
+        frame = _marked(section, r"\textbf{{{}}}", r"\underline{{{}}}", lambda text: text.translate(LATEX)).drop(
+            columns="runs", errors="ignore"
+        )
         frame = frame.rename(columns=lambda name: str(name).translate(LATEX))
         longtable = len(frame) > PAGE
         label = f"tab:{re.sub('[^a-z0-9]+', '-', heading.lower()).strip('-')}-{len(tables) + 1}"
@@ -112,9 +131,13 @@ def _table(frame: pd.DataFrame) -> list[str]:
     return shown
 
 
-def _marked(section: Section, best: str, second: str, escapes: dict[int, str] | None = None) -> pd.DataFrame:
+def _plain_markdown(text: str) -> str:
+    return _MARKUP.sub(r"\\\g<0>", text)
+
+
+def _marked(section: Section, best: str, second: str, escaped: Callable[[str], str]) -> pd.DataFrame:
     """Return a section's table with its best values and the second ones marked, all of it escaped."""
-    frame = section.frame.map(lambda text: str(text).translate(escapes or {}))
+    frame = section.frame.map(lambda text: escaped(str(text)))
     for (row, column), rank in section.marks.items():
         value, *rest = str(frame.iloc[row, column]).split(" ", 1)
         frame.iloc[row, column] = " ".join([(best if rank == 1 else second).format(value), *rest])

@@ -1,0 +1,90 @@
+"""Arrays that are read from files: what a file says that it holds is looked at before any of it is unpacked.
+
+A few bytes of a zip can stand for gigabytes, and a header can claim any shape. So the names, types, shapes and sizes must be
+those that the reader's layout has, and together no more than :data:`MAX_BYTES`.
+"""
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Layout = Mapping[str, tuple[tuple[str, ...], int]]
+"""Of every array by name its types, as NumPy's codes begin (``i2``, ``f4``; ``U`` is text), and its number of dimensions.
+``#.label`` stands for ``0.label``, ``1.label`` and so on."""
+
+MAX_BYTES = 2**28
+"""Of all arrays of a file, and of the file: ten times what the largest published set, ImageNet-C, needs."""
+
+MAX_ARRAYS = 2**14
+"""Of a file: ImageNet-C has 95 conditions of 8 arrays."""
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def read_arrays(content: bytes, layout: Layout) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an ``.npz`` file by name, not to be written to.
+
+    Raises:
+        ValueError: saying what was found instead of arrays of this layout.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive, ExitStack() as opened:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            total = sum(member.file_size for member in members.values())
+            if len(members) != len(archive.infolist()) or len(members) > MAX_ARRAYS or total > MAX_BYTES:
+                raise ValueError(f"{len(archive.infolist())} arrays of {total} bytes together, or two of one name")
+            if any(_expected(name, layout) is None for name in members):
+                raise ValueError(f"arrays {', '.join(members)}"[:300])
+            if any(one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for one in members.values()):
+                raise ValueError("a way of packing that NumPy does not have")
+            files = {name: opened.enter_context(archive.open(member)) for name, member in members.items()}
+            headers = {name: _header(files[name], members[name].file_size) for name in members}
+            for name, (shape, _, dtype) in headers.items():
+                types, dimensions = _expected(name, layout) or ((), 0)
+                if len(shape) != dimensions or not dtype.str[1:].startswith(types):
+                    raise ValueError(f"an array {name!r} of shape {shape} and type {dtype}")
+            return {name: _data(files[name], *headers[name]) for name in members}
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
+        raise ValueError(f"no whole .npz file ({error})") from error
+
+
+def read_array(content: bytes) -> NDArray[Any]:
+    """Return the array of numbers in an ``.npy`` file, not to be written to.
+
+    Raises:
+        ValueError: if it holds anything else.
+    """
+    file = io.BytesIO(content)
+    header = _header(file, len(content))
+    if header[2].kind not in "biufc":
+        raise ValueError(f"an array of type {header[2]}")
+    return _data(file, *header)
+
+
+def _expected(name: str, layout: Layout) -> tuple[tuple[str, ...], int] | None:
+    """Return what the layout has of an array; None if it has none of the name."""
+    number, dot, rest = name.partition(".")
+    return layout.get(f"#.{rest}" if dot and number.isdecimal() and number.isascii() else name)
+
+
+def _header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return the shape, whether it is in Fortran's order, and the type of the array in a file of so many bytes."""
+    read = _HEADERS.get(np.lib.format.read_magic(file))
+    if read is None:
+        raise ValueError("a version of NumPy's format that no array here needs")
+    shape, fortran, dtype = read(file)
+    bytes_said = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or dtype.hasobject or bytes_said != size - file.tell():
+        raise ValueError(f"an array of shape {shape} and type {dtype} in {size} bytes")
+    return shape, fortran, dtype
+
+
+def _data(file: IO[bytes], shape: tuple[int, ...], fortran: bool, dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.ndarray(shape, dtype, buffer=file.read(), order="F" if fortran else "C")
