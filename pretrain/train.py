@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from lutbench.data.images import ImageDataset, load_or_next
+from lutbench.data.preflight import preflight
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.models.encoders import create_encoder, export_encoder
 from lutbench.recipes.pretrain import PretrainRecipe
@@ -33,6 +34,7 @@ def check(run: Run[PretrainRecipe]) -> None:
     recipe = run.recipe
     images = run.workspace.open(recipe.dataset, "train")
     schedule_of(recipe, len(images), run.seed)
+    preflight(run.workspace, images)
     with torch.device("meta"):
         create_encoder(recipe.encoder)
     if recipe.cache_side is not None and run.status().state is not RunState.FINISHED:
