@@ -284,7 +284,7 @@ class Run(Generic[R]):
             write_record(record, outcomes, folder, arrays=arrays, pictures=pictures)
         write_json(self.folder / "finished.json", {"checkpoint": checkpoint})
         if skipped := (extra or {}).get("skipped"):
-            self.log(f"passed over images that cannot be decoded {skipped:,} times.")
+            self.log(f"images passed over because they cannot be decoded: {skipped:,}.")
 
     def restore_record(self) -> None:
         """Put the record of this finished run into the results, if none of this identity is there.

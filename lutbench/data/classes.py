@@ -53,7 +53,7 @@ def check_pair(train: "ImageDataset", val: "ImageDataset") -> None:
     if len(present := _with_images(train)) < 2:
         raise UserError(
             f"{train.name}: all {len(train):,} images of split {train.split!r} are of one class, {listed(map(repr, present))}: there is "
-            f"nothing to learn, and every answer would be right.{_wrapped(train)} Classification needs two classes or more."
+            f"nothing to learn, and every answer would be right.{_wrapped(train)}{_wrapped(val)} Classification needs two classes or more."
         )
 
 

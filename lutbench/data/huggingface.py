@@ -151,10 +151,11 @@ def _load(recipe: DataRecipe, split: str, root: Path) -> datasets.Dataset:
     try:
         if any((local / saved).is_file() for saved in (f"{split}/state.json", "state.json", "dataset_dict.json")):
             return _load_saved(local, split)
-        if (archive := local / f"{split}.zip").is_file() and not (local / split).exists():
-            # Given the archive itself, datasets 5.2 takes the name of its folder for the class.
-            inside = f"zip://**::{archive.absolute()}"
-            return datasets.load_dataset("imagefolder", data_files={split: inside}, split=split)
+        part = split.partition("[")[0]
+        if (archive := local / f"{part}.zip").is_file() and not (local / part).exists():
+            # Unpacked first: given the archive itself, datasets 5.2 takes the name of its folder for the class.
+            unpacked = datasets.DownloadManager().extract(str(archive.absolute()))
+            return datasets.load_dataset("imagefolder", data_files={part: f"{unpacked}/**"}, split=split)
         if local.is_dir():
             return datasets.load_dataset(str(local), config, split=split)
         if local.suffix in (".parquet", ".arrow") and local.is_file():
@@ -185,10 +186,10 @@ def _load_saved(folder: Path, split: str) -> datasets.Dataset:
     opened = {name: datasets.load_from_disk(part) for name, part in parts.items()}
     try:
         ranges = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(opened[name]) for name in opened})
-    except ValueError as error:
+    except ValueError:
         only = next(iter(opened))
         advice = f'. Parts are {only}[:80%] and {only}[80%:]; val = "" is for a set that is only pre-trained on'
-        raise ValueError(f"it is saved with the splits {list(opened)}{advice if len(opened) == 1 else ''}") from error
+        raise ValueError(f"it is saved with the splits {list(opened)}{advice if len(opened) == 1 else ''}") from None
     return datasets.concatenate_datasets([opened[r.splitname].select(range(r.from_, r.to)) for r in ranges])
 
 

@@ -4,6 +4,7 @@ A run on images that are blank, cut off or left out gives numbers like any other
 what concerns some is said in the terminal.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -57,7 +58,7 @@ class Look(NamedTuple):
     deep: bool = False
     """Whether it has colours of 16 bits, of which Pillow reads the upper 8."""
     blank: bool = False
-    """Whether it is nearly of one colour when decoded."""
+    """Whether it is nearly of one colour when decoded; or nearly black, of colours of 16 bits."""
     transparent: bool = False
 
 
@@ -65,15 +66,15 @@ def preflight(workspace: "Workspace", *datasets: Any, bits_can_be_set: bool = Tr
     """Look at datasets before a run on them; print, once for a command, what the user should know.
 
     ``datasets`` are an :class:`ImageDataset` or a :class:`SegmentationDataset` each. What was found in images is kept
-    beside the runs, and a dataset that is there by its fingerprint is not looked at again.
+    beside the runs if their folder exists, and a dataset that is there by its fingerprint is not looked at again.
 
     Raises:
         UserError: as :func:`check_images`.
     """
-    workspace.make()
+    stamps = workspace.runs / "checked" if os.access(workspace.runs, os.W_OK | os.X_OK) else None
     if accelerator().is_main_process:
         for dataset in datasets:
-            for note in (*passed_over(dataset), *check_images(dataset, workspace.runs / "checked", bits_can_be_set)):
+            for note in (*passed_over(dataset), *check_images(dataset, stamps, bits_can_be_set)):
                 workspace.note(note)
     accelerator().wait_for_everyone()
 
@@ -144,12 +145,13 @@ def _look(images: Any, index: int, content: bytes | None = None) -> Look:
         image = images.image(index) if content is None else images.decoded(index, content)
     except UndecodableImage as error:
         return Look(name, fault=str(error))
-    low, high = np.array(image.getextrema()).T
+    low, high = np.array(image.getextrema()).T  # of every channel
     with Image.open(BytesIO(stored)) as opened:
         deep = opened.mode == "RGB" and any(";16" in str(tile) for tile in opened.tile)
         transparent = opened.has_transparency_data
         greatest = int(np.asarray(opened).max()) if opened.mode.startswith("I") else -1
-    return Look(name, "", greatest, deep, int((high - low).max()) <= ONE_COLOUR, transparent)
+    dark = deep and int(high.max()) >> (USED_BITS - 8) == 0
+    return Look(name, "", greatest, deep, dark or int((high - low).max()) <= ONE_COLOUR, transparent)
 
 
 def _undecodable(images: Any, looks: list[Look], skips: bool) -> Iterator[str]:

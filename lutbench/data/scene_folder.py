@@ -145,7 +145,7 @@ def opened_mask(path: Path) -> Iterator[Image.Image]:
                 "F": "floating-point numbers: write them as whole ones of 8 bits",
             }.get(file.mode[0], "colours: write the number of the class in the place of each colour")
             raise UserError(
-                f"{path}: expected one channel of 8 bits, or 1, whose values are classes (Pillow's mode L, P or 1), found mode "
+                f"{path}: expected one channel of 8 bits whose values are classes (Pillow's mode L or P; one bit is read as 0 and 1), found mode "
                 f"{file.mode}, which is {what}."
             )
         yield file

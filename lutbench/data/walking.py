@@ -48,9 +48,7 @@ class PassedOver:
         """Count a file, or ``count`` files of its ending."""
         ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a name, not a path
         self.counts[ending] = self.counts.get(ending, 0) + count
-        kept = self.names.setdefault(ending, [])
-        if len(kept) < KEPT_NAMES:
-            kept.append(name)
+        self.names[ending] = sorted([*self.names.get(ending, []), name])[:KEPT_NAMES]
 
     @classmethod
     def total(cls, parts: Iterable["PassedOver"]) -> "PassedOver":
