@@ -25,7 +25,7 @@ class Workspace:
     """Folder of records and tables."""
     download: bool = True
     """Whether a set of the Hugging Face Hub that is not on this machine is downloaded when it is opened."""
-    _noted: set[str] = field(default_factory=set, repr=False, compare=False)
+    _met: set[str] = field(default_factory=set, repr=False, compare=False)
     _opened: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def make(self) -> None:
@@ -48,9 +48,14 @@ class Workspace:
 
     def note(self, text: str) -> None:
         """Print what the user should know of a dataset, once for the command and all its processes."""
-        if text not in self._noted and is_first_process():
+        if self.is_first(text) and is_first_process():
             console.print(text)
-        self._noted.add(text)
+
+    def is_first(self, what: str) -> bool:
+        """Return whether this command comes to ``what`` for the first time."""
+        first = what not in self._met
+        self._met.add(what)
+        return first
 
     def open(self, recipe: Recipe, split: str) -> Any:
         """Open one split of a dataset, of the type that the module behind it gives; listed once per command.

@@ -151,18 +151,20 @@ def test_of_a_failure_the_innermost_cause_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "told"),
     [
+        ("train-1", r'train-1 holds it: set path = "train-1"'),
         ("set/inner", r'set/inner holds it: set path = "set/inner"'),
         ("", r'is itself such a dataset: .* set path = "\."'),
     ],
 )
 def test_a_dataset_that_lies_elsewhere_is_found(tmp_path: Path, place: str, told: str) -> None:
     tree(tmp_path / place / "train", ("cat", "dog"))
+    path = "" if place == "train-1" else "set"
     with pytest.raises(UserError, match=told):
-        opened(tmp_path, source="folder")
+        opened(tmp_path, source="folder", path=path)
     for kind in ("images", "annotations"):
         (tmp_path / place / kind / "train").mkdir(parents=True)
     with pytest.raises(UserError, match=told):
-        open_scenes(scenes_recipe(train="train"), "train", tmp_path)
+        open_scenes(scenes_recipe(train="train", path=path), "train", tmp_path)
 
 
 def test_folders_without_splits_and_other_names_of_splits_are_recognised(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_mmsegmentation_reads_the_same_images_and_masks_in_the_same_order(
     dataset = datasets.BaseSegDataset(
         metainfo={"classes": scenes.classes, "palette": scenes.palette},
         data_prefix={"img_path": str(scenes.images), "seg_map_path": str(scenes.masks)},
-        img_suffix=scenes.image_suffixes[0],
+        img_suffix=scenes.image_suffix,
         seg_map_suffix=scenes.mask_suffix,
         reduce_zero_label=reduce_zero_label,
         ignore_index=255,

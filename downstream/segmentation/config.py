@@ -215,10 +215,10 @@ def _data(
 
 def _dataset(scenes: SegmentationDataset, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "type": "BaseSegDataset" if len(scenes.image_suffixes) == 1 else "SeveralSuffixes",
+        "type": "BaseSegDataset" if isinstance(scenes.image_suffix, str) else "SeveralSuffixes",
         "metainfo": {"classes": list(scenes.classes), "palette": [list(colour) for colour in scenes.palette]},
         "data_prefix": {"img_path": str(scenes.images), "seg_map_path": str(scenes.masks)},
-        "img_suffix": scenes.image_suffixes[0] if len(scenes.image_suffixes) == 1 else list(scenes.image_suffixes),
+        "img_suffix": scenes.image_suffix,
         "seg_map_suffix": scenes.mask_suffix,
         "reduce_zero_label": scenes.reduce_zero_label,
         "ignore_index": ignored(scenes),

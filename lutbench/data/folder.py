@@ -208,7 +208,7 @@ def _list_files(folder: Path, prefix: bytes, only_here: bool = False) -> _Listin
 
 def _expected(folder: Path, name: str, split: str, found: str, hint: str = "") -> str:
     beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-    near = nearest(folder.name, beside) or hint
+    near = hint or nearest(folder.name, beside)
     siblings = f" Folders beside it: {listed(beside)}.{near}" if beside else hint
     return (
         f"{name}: expected the images of split {split!r} in {folder.absolute()}, but {found}.{siblings} The layout is "

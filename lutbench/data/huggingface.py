@@ -162,10 +162,10 @@ def _load(recipe: DataRecipe, split: str, root: Path) -> datasets.Dataset:
             return datasets.load_dataset(local.suffix[1:], data_files=str(local), split=split)
         return datasets.load_dataset(recipe.path, config, split=split, revision=recipe.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        hub = f" (nothing is there), then for {recipe.path!r} on the Hub, which needs a network"
         raise UserError(
             f"{recipe.label or recipe.path}: split {split!r} could not be opened: {cause_of(error)} Looked for a local set at "
-            f"{local.absolute()}{'' if local.exists() else ' (nothing is there)'}, then for {recipe.path!r} on the Hub, "
-            "which needs a network. Check path, train and val; `lutbench data list` shows the known sets."
+            f"{local.absolute()}{'' if local.exists() else hub}. Check path, train and val; `lutbench data list` shows the known sets."
         ) from error
 
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from lutbench.data.walking import ARCHIVE_LITTER, walk
-from lutbench.errors import listed
+from lutbench.errors import listed, nearest
 
 OTHER_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test", "dev", "eval")}
 """What people call the folders of the splits."""
@@ -28,6 +28,8 @@ def likely_setting(root: Path, path: str, part: str, split: str, inside: str = "
         if (home / within / inside / part).is_dir():
             return f' {home.absolute() / within} holds it: set path = "{(Path(path) / within).as_posix()}".'
     beside = _folders(home / inside)
+    if nearest(part, beside):
+        return ""  # which the caller names
     if others := [name for name in OTHER_NAMES[split] if name in beside]:
         return f' Did you mean {split} = "{others[0]}"?'
     if not inside and _has_image(home):

@@ -82,9 +82,13 @@ class Inspection:
         """A paragraph about the masks that cannot be trained on; empty if there is none."""
         if not self.faults:
             return ""
+        names_of: dict[str, list[str]] = {}
+        for fault in self.faults:  # of several masks one may have
+            name, _, text = fault.partition(": ")
+            names_of.setdefault(text, []).append(name)
         parts = [
             f"{self.scenes.name}, split {self.scenes.split!r}: masks in {self.scenes.masks.absolute()} that cannot be trained on:",
-            *self.faults,
+            *(f"{', '.join(names)}: {text}" for text, names in names_of.items()),
         ]
         if len(self.faults) == ENOUGH:
             parts.append("The check stopped there; there may be more.")

@@ -74,6 +74,8 @@ def preflight(workspace: "Workspace", *datasets: Any, bits_can_be_set: bool = Tr
     stamps = workspace.runs / "checked" if os.access(workspace.runs, os.W_OK | os.X_OK) else None
     if accelerator().is_main_process:
         for dataset in datasets:
+            if not workspace.is_first(f"{dataset.fingerprint} {getattr(dataset, 'skip_undecodable', False)}"):
+                continue  # it is another run's too
             for note in (*passed_over(dataset), *check_images(dataset, stamps, bits_can_be_set)):
                 workspace.note(note)
     accelerator().wait_for_everyone()

@@ -42,8 +42,8 @@ class SegmentationDataset:
     images: Path
     masks: Path
     """Folders of the split's images and masks."""
-    image_suffixes: tuple[str, ...]
-    """What names of images may end in."""
+    image_suffix: str | list[str]
+    """What names of images end in; a list where it may be one of several."""
     mask_suffix: str
     classes: tuple[str, ...]
     """In the order of the values that training sees."""
@@ -57,17 +57,17 @@ class SegmentationDataset:
     """Hex digest that tells two contents apart; the same for the same data on every machine."""
     stems: tuple[str, ...] = field(repr=False)
     """File names without suffix, in MMSegmentation's order."""
-    ends: tuple[str, ...] = field(repr=False)
-    """The suffix of each image."""
     sizes: NDArray[np.int64] = field(repr=False, compare=False)
     """(n,) Bytes of each image's file."""
+    ends: tuple[str, ...] = field(default=(), repr=False)
+    """The suffix of each image, where it may be one of several."""
 
     def __len__(self) -> int:
         return len(self.stems)
 
     def image_path(self, index: int) -> Path:
         """Return the file of an image."""
-        return self.images / (self.stems[index] + self.ends[index])
+        return self.images / self._file(index)
 
     def mask_path(self, index: int) -> Path:
         """Return the file of an image's mask."""
@@ -75,7 +75,7 @@ class SegmentationDataset:
 
     def image_name(self, index: int) -> str:
         """Return the image's file name below its folder, with forward slashes, as :func:`printable` has it."""
-        return printable(self.stems[index] + self.ends[index])
+        return printable(self._file(index))
 
     def content(self, index: int) -> bytes:
         """Return the file of an image, as it is. Raises UserError if it cannot be read."""
@@ -101,6 +101,9 @@ class SegmentationDataset:
         with opened_mask(self.mask_path(index)) as file:
             mask: NDArray[np.uint8] = self._classes_of_values[np.asarray(file, np.uint8)]
             return mask
+
+    def _file(self, index: int) -> str:
+        return self.stems[index] + (self.image_suffix if isinstance(self.image_suffix, str) else self.ends[index])
 
     @cached_property
     def _classes_of_values(self) -> NDArray[np.uint8]:
@@ -185,7 +188,7 @@ def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Seg
         split=split,
         images=images.folder,
         masks=masks.folder,
-        image_suffixes=recipe.image_suffixes,
+        image_suffix=recipe.image_suffix,
         mask_suffix=recipe.mask_suffix,
         classes=tuple(recipe.classes),
         palette=tuple((r, g, b) for r, g, b in recipe.palette) or choose_palette(len(recipe.classes)),
@@ -198,7 +201,7 @@ def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Seg
             np.array([listing.sizes[stem] for listing in (images, masks) for stem in stems], np.int64),
         ),
         stems=stems,
-        ends=tuple(images.ends[stem] for stem in stems),
+        ends=() if isinstance(recipe.image_suffix, str) else tuple(images.ends[stem] for stem in stems),
         sizes=np.array([images.sizes[stem] for stem in stems], np.int64),
     )
 
@@ -285,7 +288,7 @@ def _expected(recipe: SegmentationDataRecipe, name: str, split: str, missing: Pa
     beside = hint
     if folder:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry != missing)
-        near = nearest(missing.relative_to(folder).parts[0], names) or hint
+        near = hint or nearest(missing.relative_to(folder).parts[0], names)
         beside = f" Folders in {folder.absolute()}: {listed(names)}.{near}" if names else hint
     part = missing.name
     return (
