@@ -12,7 +12,7 @@ import pytest
 from image_files import COLOURS, encoded, picture, tree
 from PIL import Image
 
-from lutbench.data.images import open_dataset
+from lutbench.data.images import aligned, open_dataset
 from lutbench.data.masks import check_masks
 from lutbench.data.scenes import open_dataset as open_scenes
 from lutbench.data.streaming import open_streamed
@@ -143,6 +143,19 @@ def test_of_a_failure_the_innermost_cause_is_told(tmp_path: Path) -> None:
         opened(tmp_path)
     assert "Expected 2 fields in line 3, saw 4" in str(error.value)
     assert "occurred while generating" not in str(error.value)
+
+
+@pytest.mark.parametrize("values", [("ant", "bee", "cow"), (2, 10, 30)])
+def test_labels_of_a_column_are_numbered_as_in_train(tmp_path: Path, values: tuple[object, ...]) -> None:
+    (tmp_path / "set").mkdir()
+    for name, labels in (("train", [2, 0, 1, 0]), ("val", [1, 2, 2, 1])):
+        plain = rows(4).remove_columns("label").add_column("label", [values[k] for k in labels])
+        plain.to_parquet(tmp_path / "set" / f"{name}.parquet")
+    train, val = (opened(tmp_path, path=f"set/{name}.parquet", train="train") for name in ("train", "val"))
+    assert (val.labels.tolist(), val.classes) == ([0, 1, 1, 0], tuple(map(str, values[1:])))
+    assert (aligned(train, val).labels.tolist(), aligned(train, val).classes) == ([1, 2, 2, 1], train.classes)
+    with pytest.raises(UserError, match=f"only in val: {values[0]}"):
+        aligned(val, train)
 
 
 # Folders one level too deep or too high

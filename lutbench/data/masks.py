@@ -155,8 +155,9 @@ def _inspect(scenes: SegmentationDataset, index: int, expected: NDArray[np.bool_
     name = scenes.stems[index] + scenes.mask_suffix
     try:
         with opened_mask(scenes.mask_path(index)) as mask:
-            size = mask.size
-            pixels = np.bincount(np.asarray(mask, np.uint8).ravel(), minlength=256)
+            size, pixels = mask.size, np.array(mask.histogram(), np.int64)
+            if mask.mode == "1":
+                pixels[[1, 255]] = pixels[[255, 1]]  # Pillow counts its ones as 255
         with opened(scenes.image_path(index)) as image:
             sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # OpenCV turns it
             image_size = image.size[::-1] if sideways else image.size
