@@ -105,9 +105,8 @@ def _open(recipe: DataRecipe, split: Split, root: Path) -> "FolderImages | Huggi
 
         return open_huggingface(recipe, split, root)
     if recipe.source == "folder":
-        path = root / recipe.path / folder
-        hint = "" if path.is_dir() else likely_setting(root, recipe.path, folder, split)
-        return open_folder(path, name, split, skip_undecodable=skip, hint=hint)
+        hint = likely_setting(root, recipe.path, folder, split)
+        return open_folder(root / recipe.path / folder, name, split, skip_undecodable=skip, hint=hint)
     if toy := built_by(recipe):
         return toy.open(split, root, skip_undecodable=skip)
     from lutbench.data.official import open_official

@@ -3,20 +3,26 @@
 import os
 from pathlib import Path
 
-from lutbench.data.walking import ARCHIVE_LITTER, walk
+from lutbench.data.walking import ARCHIVE_LITTER, explained, walk
 from lutbench.errors import listed, nearest
 
 OTHER_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test", "dev", "eval")}
 """What people call the folders of the splits."""
 
 
+@explained()
 def likely_setting(root: Path, path: str, part: str, split: str, inside: str = "") -> str:
-    """Return a sentence that says what to set, if ``root / path / inside / part``, a folder that is not there, is likely elsewhere.
+    """Return a sentence that says what to set, if ``root / path / inside / part`` is not there and likely elsewhere.
 
     ``part`` is the folder of ``split`` that the recipe names, and ``inside`` the folder of the dataset that it should be in.
-    Empty if nothing like it is found.
+    Empty if it is there, or nothing like it is found.
+
+    Raises:
+        UserError: if a folder cannot be read.
     """
     home = root / path
+    if (home / inside / part).is_dir():
+        return ""
     if not home.is_dir():
         if (root / inside / part).is_dir():
             return (
