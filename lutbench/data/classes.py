@@ -46,7 +46,7 @@ def check_pair(train: "ImageDataset", val: "ImageDataset") -> None:
         lacking = [name for name in train.classes if composed(name) not in measured]
         differences = [f"only in train: {listed(lacking)}"] if lacking else []
         raise UserError(
-            f"{train.name}: val has images of classes that train does not have, and those of train are the ones that are learnt: train "
+            f"{train.name}: train and val must have the same classes, of which val may lack some, but train "
             f"has {len(train.classes):,} and val {len(val.classes):,}; {'; '.join([*differences, f'only in val: {listed(others)}'])}."
             f"{_alike(others, train.classes)}{_wrapped(val)}{_wrapped(train)} Was one of them unpacked incompletely, or is it another set's?"
         )
