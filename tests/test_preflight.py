@@ -182,7 +182,7 @@ def test_a_stage_looks_at_its_images_and_says_so_once(tmp_path: Path, capsys: py
     assert capsys.readouterr().out.count("1 that end in .heic") == 1
     broken = tmp_path / "toy/val/blue/0.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    assert len(list((run.workspace.runs / "checked").iterdir())) == 2
+    assert len(list((run.workspace.runs / "checked/images").iterdir())) == 2
     stopped = toy_run(tmp_path, "there", ["data.toy.undecodable='stop'"], kind="knn", neighbours=3)
     with pytest.raises(UndecodableImage, match=r"blue/0\.png"):
         check_classification(stopped)

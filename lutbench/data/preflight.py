@@ -71,7 +71,7 @@ def preflight(workspace: "Workspace", *datasets: Any, bits_can_be_set: bool = Tr
     Raises:
         UserError: as :func:`check_images`.
     """
-    stamps = workspace.runs / "checked" if os.access(workspace.runs, os.W_OK | os.X_OK) else None
+    stamps = workspace.runs / "checked" / "images" if os.access(workspace.runs, os.W_OK | os.X_OK) else None
     if accelerator().is_main_process:
         for dataset in datasets:
             if not workspace.is_first(f"{dataset.fingerprint} {getattr(dataset, 'skip_undecodable', False)}"):
@@ -91,7 +91,7 @@ def check_images(images: Any, stamps: Path | None = None, bits_can_be_set: bool 
             they have more than 8 bits, use a small part of that range, and the recipe does not say which.
     """
     skips = bool(getattr(images, "skip_undecodable", False))
-    stamp = stamps / f"images-{images.fingerprint[:16]}.json" if stamps else None
+    stamp = stamps / f"{images.fingerprint[:16]}.json" if stamps else None
     key = {"check": REVISION, "fingerprint": images.fingerprint, "skips": skips}
     try:
         known = read_json(stamp) if stamp else {}
