@@ -18,12 +18,20 @@ from lutbench.train.processes import accelerator
 
 __all__ = ["check", "cost", "perform"]  # what lutbench.kinds asks for
 
-check = check_classification
-
 QUERIES = 512
 """Queries that are compared at once."""
 BANK = 65536
 """Features of the bank that they are compared with at once: 128 MiB of similarities, whatever the size of the datasets."""
+
+
+def check(run: Run[KnnRecipe]) -> None:
+    """Find what would stop a run before any compute is spent.
+
+    Raises:
+        UserError: see :func:`check_classification`; also if there are fewer images than neighbours.
+    """
+    check_classification(run)
+    check_neighbours(run.recipe, run.dataset("train"))
 
 
 def perform(run: Run[KnnRecipe]) -> None:
@@ -36,11 +44,7 @@ def perform(run: Run[KnnRecipe]) -> None:
     device = processes.device
     images: ImageDataset = run.dataset("train")
     held_out: ImageDataset = run.dataset("val")
-    if recipe.neighbours > len(images):
-        raise UserError(
-            f"neighbours = {recipe.neighbours}, and the training split of {images.name} has {len(images)} images: "
-            "lower neighbours, or give more images."
-        )
+    check_neighbours(recipe, images)
     encoder = encoder_of(run, recipe.image_size).to(device)
 
     began = time.monotonic()
@@ -62,6 +66,15 @@ def perform(run: Run[KnnRecipe]) -> None:
             seconds=time.monotonic() - began,
             images_per_second=(len(images) + len(held_out)) / encoding,
             extra={"skipped": len(images) - len(bank.index) + len(held_out) - len(queries.index)},
+        )
+
+
+def check_neighbours(recipe: KnnRecipe, images: ImageDataset) -> None:
+    """Check that there are as many images as neighbours. Raises UserError if there are fewer."""
+    if recipe.neighbours > len(images):
+        raise UserError(
+            f"neighbours = {recipe.neighbours}, and the training split of {images.name} has {len(images)} images: "
+            "lower neighbours, or give more images."
         )
 
 

@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lutbench.data.images import check_pair
+from lutbench.data.images import class_notes
+from lutbench.data.preflight import preflight
 from lutbench.evaluate.transform import Transform
 from lutbench.models.encoders import create_encoder
 from lutbench.recipes.downstream import ClassificationRecipe
@@ -15,12 +16,15 @@ def check_classification(run: Run[ClassificationRecipe]) -> None:
     """Find what would stop a classification task before any compute is spent.
 
     Raises:
-        UserError: if its data is absent, has no labels, or train and val have other classes; or if its encoder cannot be
-            built for the size of its input.
+        UserError: if its data is absent, has no labels or one class, or val has classes that train has not; if its images cannot
+            be decoded or show nothing; or if its encoder cannot be built for the size of its input.
     """
     with torch.device("meta"):
         create_encoder(run.recipe.encoder.architecture, run.recipe.side)
-    check_pair(run.dataset("train"), run.dataset("val"))
+    train, val = run.dataset("train"), run.dataset("val")
+    for note in class_notes(train, val):
+        run.workspace.note(note)
+    preflight(run.workspace, train, val)
 
 
 def sample(transform: Transform, image: Image.Image) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from lutbench.checkpoint import newest_checkpoint, newest_step, save_checkpoint
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import DamagedError, below
+from lutbench.kinds import dataset_module
 from lutbench.models.weights import sha256_of
 from lutbench.progress import console
 from lutbench.recipes.base import RunRecipe
@@ -150,11 +151,18 @@ class Run(Generic[R]):
         return self.folder / "cells"
 
     def dataset(self, split: str) -> Any:
-        """Open one split of the recipe's dataset, of the type that its module gives; listed once per command."""
+        """Open one split of the recipe's dataset, of the type that its module gives; listed once per command.
+
+        Labels of val are in the numbering of train, which defines the classes.
+        """
         recipe = self.recipe
         if recipe.cache_side is not None:
             return self.workspace.cached(recipe.dataset, recipe.cache_side)
-        return self.workspace.open(recipe.dataset, split)
+        opened = self.workspace.open(recipe.dataset, split)
+        align = getattr(dataset_module(recipe.dataset), "aligned", None)
+        if align is not None and split == "val":
+            return align(self.workspace.open(recipe.dataset, "train"), opened)
+        return opened
 
     def fingerprint(self, split: str) -> str:
         """Return what tells the content of a split from any other; of a cache it is known without the cache."""
@@ -299,6 +307,8 @@ class Run(Generic[R]):
         for folder in (self.folder, self.workspace.results):
             write_record(record, outcomes, folder, arrays=arrays, pictures=pictures)
         write_finished(self.folder, self.identity, checkpoint, files)
+        if skipped := (extra or {}).get("skipped"):
+            self.log(f"images passed over because they cannot be decoded: {skipped:,}.")
 
     def restore_record(self) -> None:
         """Put the record of this finished run into the results, if none of this identity is there.

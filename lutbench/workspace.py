@@ -9,6 +9,7 @@ from lutbench.data.catalogue import in_hub_cache
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
 from lutbench.kinds import dataset_module
+from lutbench.progress import console, is_first_process
 from lutbench.recipes.base import Recipe
 
 
@@ -24,6 +25,7 @@ class Workspace:
     """Folder of records and tables."""
     download: bool = True
     """Whether a set of the Hugging Face Hub that is not on this machine is downloaded when it is opened."""
+    _met: set[str] = field(default_factory=set, repr=False, compare=False)
     _opened: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def make(self) -> None:
@@ -43,6 +45,17 @@ class Workspace:
                 raise UserError(
                     f"{option} {folder}: nothing can be written there. Change its permissions, or give another place."
                 )
+
+    def note(self, text: str) -> None:
+        """Print what the user should know of a dataset, once for the command and all its processes."""
+        if self.is_first(text) and is_first_process():
+            console.print(text)
+
+    def is_first(self, what: str) -> bool:
+        """Return whether this command comes to ``what`` for the first time."""
+        first = what not in self._met
+        self._met.add(what)
+        return first
 
     def open(self, recipe: Recipe, split: str) -> Any:
         """Open one split of a dataset, of the type that the module behind it gives; listed once per command.

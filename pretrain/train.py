@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from lutbench.data.images import ImageDataset, load_or_next
+from lutbench.data.preflight import preflight
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.models.encoders import export_encoder
 from lutbench.recipes.pretrain import PretrainRecipe
@@ -34,8 +35,10 @@ def check(run: Run[PretrainRecipe]) -> None:
             ratio and crop do not go together.
     """
     recipe = run.recipe
-    schedule_of(recipe, len(run.workspace.open(recipe.dataset, "train")), run.seed)
+    images = run.workspace.open(recipe.dataset, "train")
+    schedule_of(recipe, len(images), run.seed)
     PretrainTransform(recipe)
+    preflight(run.workspace, images)
     with torch.device("meta"):
         build_student(recipe, run.seed)
 

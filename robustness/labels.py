@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lutbench.data.classes import composed
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import read_json
 
@@ -140,6 +141,8 @@ def answers_of(labels: str, folders: Sequence[str], space: LabelSpace, file: Pat
             f'own: {listed(space.names, 3)}. Measure a classifier of ImageNet-1k on it, or say by labels = "MAP.json" '
             "which of its classes each folder is."
         )
+    answers = {composed(name): answer for name, answer in answers.items()}
+    folders = [*map(composed, folders)]
     unknown = [folder for folder in folders if folder not in answers]
     if unknown:
         raise UserError(

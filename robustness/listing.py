@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from lutbench.data.folder import FolderImages, open_folder
+from lutbench.data.walking import ARCHIVE_LITTER
 from lutbench.errors import UserError, listed
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import KNOWN, UNKNOWN
@@ -107,7 +108,9 @@ def condition_folders(recipe: RobustnessDatasetRecipe, root: Path) -> dict[str, 
     if recipe.kind == "classes":
         return {name: path / folder for name, folder in recipe.parts.items()}
     present = (
-        sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")) if path.is_dir() else []
+        sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name != ARCHIVE_LITTER)
+        if path.is_dir()
+        else []
     )
     main = recipe.corruptions or [name for name in present if name not in recipe.extra]
     extra = [name for name in recipe.extra if name not in main] if set(present) & set(recipe.extra) else []

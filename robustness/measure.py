@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lutbench.arrays import MAX_BYTES, Layout, read_arrays
+from lutbench.data.preflight import preflight
 from lutbench.evaluate.inference import check_finite, over_images
 from lutbench.files import content_sha256, whole_file
 from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
@@ -24,7 +25,7 @@ from robustness.conditions import Condition, check_set, open_condition
 from robustness.cost import cost
 from robustness.datasets import make
 from robustness.labels import label_space
-from robustness.listing import DatasetListing, condition_folders
+from robustness.listing import DatasetListing, condition_folders, list_condition
 from robustness.occlusion import Change, occlusions
 from robustness.preprocessing import all_views, preprocessing_label
 from robustness.protocols import Asked
@@ -40,7 +41,7 @@ def check(run: Run[RobustnessRecipe]) -> None:
 
     Raises:
         NotRun: if nothing of the dataset is present.
-        UserError: if the dataset is not as published, its labels are no classes of the classifier, its images are stored at
+        UserError: if the dataset is not as published, its labels are no classes of the classifier, its images are blank, cut off or stored at
             another size than the protocol takes, or the classifier cannot be had.
     """
     recipe, root = run.recipe, run.workspace.data
@@ -49,6 +50,8 @@ def check(run: Run[RobustnessRecipe]) -> None:
     accelerator().wait_for_everyone()
     found: DatasetListing = run.dataset("test")
     found.require()
+    first, folder = next(iter(condition_folders(recipe.set, root).items()))
+    preflight(run.workspace, list_condition(recipe.set, first, folder), bits_can_be_set=False)
     if run.needs is None:
         side, space = side_and_space(recipe.classifier, recipe.image_size, run.weights)
     else:

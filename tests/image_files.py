@@ -25,5 +25,5 @@ def tree(folder: Path, classes: tuple[str, ...] = ("cat", "dog", "newt"), count:
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for k in range(count):
-            picture(COLOURS[name], 10 * number + k).save(folder / name / f"{k}.{suffix}")
+            picture(COLOURS.get(name, (120, 60, 180)), 10 * number + k).save(folder / name / f"{k}.{suffix}")
     return folder

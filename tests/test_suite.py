@@ -529,6 +529,8 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "revision": "v2",
         "undecodable": "skip",
         "streaming": True,
+        "bits": 12,
+        "config": "small",
     },
     EncoderRecipe: {
         "model": "vit_small_patch16_224",
@@ -683,8 +685,8 @@ def test_every_setting_that_can_change_a_result_is_part_of_the_identity_and_no_o
     before = identity(kind)
     for name, value in AFFECTING[kind].items():
         also = {"classes": []} if value == "mosaics" else {}  # which are known then
-        also |= {"source": "huggingface"} if name == "streaming" else {}
-        without = identity(kind, **also) if name == "streaming" else before
+        also |= {"source": "huggingface"} if name in ("streaming", "config") else {}
+        without = identity(kind, **also) if name in ("streaming", "config") else before
         assert identity(kind, **{name: value} | also) != without, f"{name} does not count"
     for name, value in WITHOUT_EFFECT[kind].items():
         assert value != getattr(kind(**BASE[kind]), name)

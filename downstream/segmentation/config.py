@@ -215,7 +215,7 @@ def _data(
 
 def _dataset(scenes: SegmentationDataset, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "type": "BaseSegDataset",
+        "type": "BaseSegDataset" if isinstance(scenes.image_suffix, str) else "SeveralSuffixes",
         "metainfo": {"classes": list(scenes.classes), "palette": [list(colour) for colour in scenes.palette]},
         "data_prefix": {"img_path": str(scenes.images), "seg_map_path": str(scenes.masks)},
         "img_suffix": scenes.image_suffix,

@@ -4,6 +4,7 @@ Nothing of training or evaluation is done here.
 """
 
 import time
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from mmengine.hooks import CheckpointHook
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.runner import Runner
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -60,6 +63,21 @@ def on_cpus(model: nn.Module) -> nn.Module:
                 norm.load_state_dict(child.state_dict())
                 setattr(module, name, norm)
     return model
+
+
+@DATASETS.register_module()
+class SeveralSuffixes(BaseSegDataset):
+    """MMSegmentation's dataset where images end in one of several suffixes, ``img_suffix``."""
+
+    img_suffix: Any
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """List the images of every suffix, in the order of their paths."""
+        suffixes, found = self.img_suffix, list[dict[str, Any]]()
+        for self.img_suffix in suffixes:
+            found += super().load_data_list()
+        self.img_suffix = suffixes
+        return sorted(found, key=itemgetter("img_path"))
 
 
 class KeyedDataset(Dataset[dict[str, Any]]):

@@ -9,10 +9,10 @@ import torch
 
 from downstream.segmentation.cost import cost
 from lutbench.data.masks import check_masks
+from lutbench.data.preflight import preflight
 from lutbench.data.scenes import SegmentationDataset, check_pair
 from lutbench.errors import UserError, listed
 from lutbench.models.encoders import create_encoder
-from lutbench.progress import console
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
@@ -37,11 +37,12 @@ def check(run: Run[SegmentationRecipe]) -> None:
     val: SegmentationDataset = run.dataset("val")
     check_pair(train, val)
     run.workspace.make()
+    preflight(run.workspace, train, val, bits_can_be_set=False)
     if accelerator().is_main_process:
         for dataset in (train, val):
             absent = check_masks(dataset, run.workspace.runs / "checked")
             if absent:
-                console.print(f"{dataset.name}: no mask of split {dataset.split} has a pixel of {listed(absent)}.")
+                run.workspace.note(f"{dataset.name}: no mask of split {dataset.split} has a pixel of {listed(absent)}.")
     accelerator().wait_for_everyone()
     with torch.device("meta"):
         create_encoder(run.recipe.encoder.architecture, run.recipe.crop)

@@ -4,7 +4,8 @@ Every mode that Pillow reads ends as RGB, by these choices (ours, where librarie
 
 - transparency (RGBA, LA, PA, palettes with a transparent colour) is laid on white: the colour under a transparent
   pixel is arbitrary, and dropping the alpha, as torchvision does, would show it;
-- 16-bit grayscale keeps its high byte, as Pillow does for 16-bit RGB; its own conversion would clip at 255;
+- 16-bit grayscale keeps its high byte, as Pillow does for 16-bit RGB; its own conversion would clip at 255. Where fewer
+  bits are used, as by a camera of 12 bits, the high byte is that of the bits that are;
 - floating-point images are refused: their range is unknown;
 - the first frame of an animation; pixels as stored, without EXIF rotation (as torchvision).
 """
@@ -38,8 +39,8 @@ class UndecodableImage(UserError):
     """An image file that cannot be decoded. The message names it."""
 
 
-def decode(content: bytes, name: str) -> Image.Image:
-    """Decode the image in ``content``, mode RGB.
+def decode(content: bytes, name: str, bits: int | None = None) -> Image.Image:
+    """Decode the image in ``content``, mode RGB. Of grey pixels of more than 8 bits ``bits`` are used; 16 if not given.
 
     Raises:
         UndecodableImage: naming ``name``, if it is empty, truncated, damaged, or of a kind Pillow cannot read.
@@ -49,14 +50,14 @@ def decode(content: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(BytesIO(content))
         image.load()
-        return to_rgb(image)
+        return to_rgb(image, bits)
     except BROKEN as error:
         found = "not an image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UndecodableImage(_advice(name, found)) from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return ``image`` as mode RGB, by the choices above.
+def to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
+    """Return ``image`` as mode RGB, by the choices above; ``bits`` as for :func:`decode`, and what is above them is white.
 
     Raises:
         ValueError: for a mode that has no conversion.
@@ -70,7 +71,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("floating-point pixels have no known range; convert it to 8 bits")
     if image.mode.startswith("I"):
         wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
-        return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(np.minimum(wide >> ((bits or 16) - 8), 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 

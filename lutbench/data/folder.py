@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.decoding import UndecodableImage, decode
-from lutbench.data.walking import explained, printable, walk
+from lutbench.data.walking import ARCHIVE_LITTER, PassedOver, explained, printable, walk
 from lutbench.errors import UserError, listed, nearest
 from lutbench.progress import tracked
 
@@ -45,6 +45,10 @@ class FolderImages:
     """(n,) Bytes of each file."""
     banner: int = 0
     """Rows of pixels at the bottom of every image that are no part of the photograph, and are cut off."""
+    bits: int | None = None
+    """Bits that are used of pixels of more than 8, see :func:`lutbench.data.decoding.decode`."""
+    passed_over: PassedOver = field(default_factory=PassedOver, repr=False, compare=False)
+    """Files that were listed and not taken for images."""
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -56,7 +60,7 @@ class FolderImages:
             UndecodableImage: naming the file.
             UserError: if the file cannot be read at all.
         """
-        image = decode(self.content(index), os.fsdecode(self._path(index)))
+        image = decode(self.content(index), os.fsdecode(self._path(index)), self.bits)
         if not self.banner:
             return image
         if image.height <= self.banner:
@@ -110,8 +114,10 @@ class FolderImages:
 
 
 @explained()
-def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool = False) -> FolderImages:
+def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool = False, hint: str = "") -> FolderImages:
     """List the images below ``folder``, at any depth below its class folders, following links.
+
+    ``hint`` is what an error says where there is no such folder.
 
     The fingerprint is the sha256 over class names, file names and file sizes. It notices a file that was added,
     removed, renamed, moved to another class or changed in size; not pixels changed within the same number of bytes.
@@ -121,7 +127,7 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
             something cannot be read, or links lead nowhere or round in a circle.
     """
     if not folder.is_dir():
-        raise UserError(_expected(folder, name, split, "there is no such folder"))
+        raise UserError(_expected(folder, name, split, "there is no such folder", hint))
     classes = _class_folders(folder)
     loose = _list_files(folder, b"", only_here=True)
     if classes and len(loose.ends):
@@ -130,15 +136,18 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
             "whether these are classes. Put every image into a class folder, or all images into one folder without labels."
         )
     if not classes and not len(loose.ends):
-        raise UserError(_expected(folder, name, split, "it holds no images"))
+        others = f": of the files there {loose.passed}" if loose.passed.counts else ""
+        raise UserError(_expected(folder, name, split, f"it holds no images{others}"))
     if classes:
         with ThreadPoolExecutor(LISTING_THREADS) as threads:
             parts = threads.map(lambda name: _list_files(folder / name, os.fsencode(name) + b"/"), classes)
             listings = list(tracked(parts, len(classes), f"listing {folder}"))
         empty = [name for name, part in zip(classes, listings, strict=True) if not len(part.ends)]
         if empty:
+            passed = PassedOver.total(part.passed for part in listings if not len(part.ends))
             raise UserError(
-                f"{name}: no image in class folder{'s' if len(empty) > 1 else ''} {listed(empty)} of {folder.resolve()}. "
+                f"{name}: no image in class folder{'s' if len(empty) > 1 else ''} {listed(empty)} of {folder.resolve()}"
+                f"{f' (of the files there {passed})' if passed.counts else ''}. "
                 "Was the set unpacked completely? Fill the folder, or remove it if it is not a class."
             )
     else:
@@ -157,6 +166,7 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
         names=names,
         ends=np.cumsum(lengths),
         sizes=sizes,
+        passed_over=PassedOver.total(part.passed for part in listings),
     )
 
 
@@ -171,30 +181,35 @@ def fingerprint_of(classes: list[str], *parts: bytes | NDArray[np.int64]) -> str
 
 
 def _class_folders(folder: Path) -> list[str]:
-    """Return the names of the folders in ``folder``, hidden ones left out."""
+    """Return the names of the folders in ``folder``, hidden ones and what macOS adds to archives left out."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        names = (entry.name for entry in entries if entry.is_dir())
+        return sorted(name for name in names if not name.startswith(".") and name != ARCHIVE_LITTER)
 
 
 class _Listing(NamedTuple):
     names: bytes
     ends: NDArray[np.int64]
     sizes: NDArray[np.int64]
+    passed: PassedOver
 
 
 def _list_files(folder: Path, prefix: bytes, only_here: bool = False) -> _Listing:
-    files = sorted(walk(os.fsencode(folder), prefix=prefix, deep=not only_here))
+    passed = PassedOver()
+    files = sorted(walk(os.fsencode(folder), prefix=prefix, deep=not only_here, passed=passed))
     names = [name for name, _ in files]
     return _Listing(
         b"".join(names),
         np.cumsum(np.fromiter(map(len, names), np.int64, len(names))),
         np.fromiter((size for _, size in files), np.int64, len(files)),
+        passed,
     )
 
 
-def _expected(folder: Path, name: str, split: str, found: str) -> str:
+def _expected(folder: Path, name: str, split: str, found: str, hint: str = "") -> str:
     beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-    siblings = f" Folders beside it: {listed(beside)}.{nearest(folder.name, beside)}" if beside else ""
+    near = hint or nearest(folder.name, beside)
+    siblings = f" Folders beside it: {listed(beside)}.{near}" if beside else hint
     return (
         f"{name}: expected the images of split {split!r} in {folder.absolute()}, but {found}.{siblings} The layout is "
         f"{folder.name}/CLASS/IMAGE.jpg, or {folder.name}/IMAGE.jpg for images without labels. "

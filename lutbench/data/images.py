@@ -2,20 +2,26 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lutbench.data.classes import check_pair as check_pair
+from lutbench.data.classes import class_notes as class_notes
+from lutbench.data.classes import composed
 from lutbench.data.decoding import UndecodableImage as UndecodableImage  # which belongs to the protocol
-from lutbench.data.folder import open_folder
+from lutbench.data.folder import fingerprint_of, open_folder
+from lutbench.data.layout import likely_setting
 from lutbench.data.survey import Survey, survey_splits
 from lutbench.data.toy.photographs import BUILT, CropDataset
-from lutbench.errors import UserError, listed
+from lutbench.errors import UserError
 from lutbench.recipes.base import DataRecipe
 
 if TYPE_CHECKING:
+    from lutbench.data.folder import FolderImages
+    from lutbench.data.huggingface import HuggingFaceImages
     from lutbench.data.streaming import StreamedImages
     from lutbench.workspace import Workspace
 
@@ -65,11 +71,20 @@ class ImageDataset(Files, Protocol):
 def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
     """Open one split of a dataset below the data root.
 
-    Nothing is decoded; a dataset that the suite builds itself is built if it is absent.
+    Nothing is decoded; a dataset that the suite builds itself is built if it is absent. ``bits`` decide pixels, so where they are
+    given they are part of the fingerprint.
 
     Raises:
         UserError: if it is missing, empty, incomplete or not laid out as expected; says what was looked for where.
     """
+    opened = _open(recipe, split, root)
+    if recipe.bits is None:
+        return opened
+    settings: Any = {"bits": recipe.bits, "fingerprint": fingerprint_of([opened.fingerprint, f"{recipe.bits} bits"])}
+    return replace(opened, **settings)
+
+
+def _open(recipe: DataRecipe, split: Split, root: Path) -> "FolderImages | HuggingFaceImages | StreamedImages":
     name = recipe.label or recipe.path or recipe.source
     skip = recipe.undecodable == "skip"
     folder = recipe.train if split == "train" else recipe.val
@@ -90,7 +105,8 @@ def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
 
         return open_huggingface(recipe, split, root)
     if recipe.source == "folder":
-        return open_folder(root / recipe.path / folder, name, split, skip_undecodable=skip)
+        hint = likely_setting(root, recipe.path, folder, split)
+        return open_folder(root / recipe.path / folder, name, split, skip_undecodable=skip, hint=hint)
     if toy := built_by(recipe):
         return toy.open(split, root, skip_undecodable=skip)
     from lutbench.data.official import open_official
@@ -151,27 +167,13 @@ def load_or_next(images: ImageDataset, index: int, content: bytes | None = None)
     )
 
 
-def check_pair(train: ImageDataset, val: ImageDataset) -> None:
-    """Check that a classifier trained on ``train`` can be measured on ``val``.
-
-    Raises:
-        UserError: if one has no labels, or their classes differ; names the differences.
-    """
-    for images in (train, val):
-        if images.labels is None:
-            raise UserError(
-                f"{images.name}: split {images.split!r} has no labels, and classification needs them. Sort its images "
-                "into class folders, or name the label column of a Hugging Face set with label_column."
-            )
-    if train.classes == val.classes:
-        return
-    only = {
-        images.split: [name for name in images.classes if name not in set(other.classes)]
-        for images, other in ((train, val), (val, train))
-    }
-    differences = [f"only in {split}: {listed(names)}" for split, names in only.items() if names]
-    raise UserError(
-        f"{train.name}: train and val must have the same classes, but train has {len(train.classes)} and val "
-        f"{len(val.classes)}; {'; '.join(differences) or 'they are in another order'}. "
-        "Was one of them unpacked incompletely, or is it another set's?"
-    )
+def aligned(train: ImageDataset, val: ImageDataset) -> ImageDataset:
+    """Return ``val`` with the classes of ``train`` and labels in their order. Raises UserError as :func:`check_pair` does."""
+    check_pair(train, val)
+    if val.classes == train.classes:
+        return val
+    assert val.labels is not None
+    label_of = {composed(name): label for label, name in enumerate(train.classes)}
+    labels = np.array([label_of.get(composed(name), -1) for name in val.classes], np.int64)[val.labels]
+    changed: Any = replace(val, classes=train.classes, labels=labels)  # type: ignore[type-var]
+    return changed  # type: ignore[no-any-return]

@@ -18,7 +18,7 @@ from lutbench.data.walking import in_threads
 from lutbench.errors import UserError, listed
 from lutbench.files import NotJsonError, read_json, write_json
 
-REVISION = 1
+REVISION = 2
 """Revision of the check: raised when it looks for more, so that older stamps no longer count."""
 
 ENOUGH = 3
@@ -42,13 +42,53 @@ class Inspection:
         return [name for value, name in enumerate(self.scenes.classes, first) if not self.pixels[value]]
 
     @property
+    def ignored(self) -> str:
+        """What share of the pixels is ignored, and by which value, for messages; empty if none is."""
+        values = [0] if self.scenes.reduce_zero_label else []
+        shares = {value: self.pixels[value] / max(1, self.pixels.sum()) for value in [*values, self.scenes.ignore]}
+        why = {
+            0: "reduce_zero_label = true ignores",
+            **({self.scenes.ignore: f"ignore = {self.scenes.ignore} ignores"}),
+        }
+        return listed(
+            f"{share:.0%} of the pixels have the value {value}, which {why[value]}"
+            for value, share in shares.items()
+            if share
+        )
+
+    @property
+    def lesson(self) -> str:
+        """A paragraph that says that the masks teach nothing: all pixels that count are of one class, or none count; else empty.
+
+        On a split that is only measured one class may be enough.
+        """
+        present = [name for name in self.scenes.classes if name not in set(self.absent)]
+        if len(present) > (self.scenes.split == "train"):
+            return ""
+        found = f"every pixel that counts is of one class, {present[0]}" if present else "no pixel counts"
+        ignored = (
+            f" {self.ignored}. If one of these values is a class, write the masks with the classes' numbers from "
+            f"{int(self.scenes.reduce_zero_label)} on, in the order of classes (255 becomes 1 where masks hold 0 and 255)."
+            if self.ignored
+            else ""
+        )
+        return (
+            f"{self.scenes.name}, split {self.scenes.split!r}: there is nothing to learn or to measure in the masks in "
+            f"{self.scenes.masks.absolute()}: {found}.{ignored}"
+        )
+
+    @property
     def problem(self) -> str:
         """A paragraph about the masks that cannot be trained on; empty if there is none."""
         if not self.faults:
             return ""
+        names_of: dict[str, list[str]] = {}
+        for fault in self.faults:  # of several masks one may have
+            name, _, text = fault.partition(": ")
+            names_of.setdefault(text, []).append(name)
         parts = [
             f"{self.scenes.name}, split {self.scenes.split!r}: masks in {self.scenes.masks.absolute()} that cannot be trained on:",
-            *self.faults,
+            *(f"{', '.join(names)}: {text}" for text, names in names_of.items()),
         ]
         if len(self.faults) == ENOUGH:
             parts.append("The check stopped there; there may be more.")
@@ -67,8 +107,9 @@ def check_masks(scenes: SegmentationDataset, stamps: Path | None = None) -> list
     Two cores read ADE20K's 22,210 in about a minute.
 
     Raises:
-        UserError: if a mask cannot be read, is not one channel of 8 bits, has a value that is no class, or differs in
-            size from its image; names the first files, what was found and what was expected.
+        UserError: if a mask cannot be read, is not one channel of 1 or 8 bits, has a value that is no class, or differs in
+            size from its image; names the first files, what was found and what was expected. Also if there is nothing to
+            learn: the pixels that count are all of one class, or none count.
     """
     stamp = stamps / f"masks-{scenes.fingerprint[:16]}.json" if stamps else None
     key = {"check": REVISION, "fingerprint": scenes.fingerprint}
@@ -79,6 +120,8 @@ def check_masks(scenes: SegmentationDataset, stamps: Path | None = None) -> list
     inspection = inspect_masks(scenes, range(len(scenes)))
     if inspection.faults:
         raise UserError(inspection.problem)
+    if inspection.lesson:
+        raise UserError(inspection.lesson)
     if stamp:
         stamped = {"set": scenes.name, "split": scenes.split, "masks": len(scenes), "absent": inspection.absent}
         write_json(stamp, key | stamped)
@@ -113,6 +156,8 @@ def _inspect(scenes: SegmentationDataset, index: int, expected: NDArray[np.bool_
     try:
         with opened_mask(scenes.mask_path(index)) as mask:
             size, pixels = mask.size, np.array(mask.histogram(), np.int64)
+            if mask.mode == "1":
+                pixels[[1, 255]] = pixels[[255, 1]]  # Pillow counts its ones as 255
         with opened(scenes.image_path(index)) as image:
             sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # OpenCV turns it
             image_size = image.size[::-1] if sideways else image.size

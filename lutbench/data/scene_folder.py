@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from lutbench.data.decoding import BROKEN, UndecodableImage, to_rgb
 from lutbench.data.folder import fingerprint_of
 from lutbench.data.images import Split
+from lutbench.data.layout import likely_setting
 from lutbench.data.walking import IMAGES, explained, printable, walk
 from lutbench.errors import UserError, listed, nearest
 from lutbench.recipes.segmentation import SegmentationDataRecipe
@@ -41,7 +42,8 @@ class SegmentationDataset:
     images: Path
     masks: Path
     """Folders of the split's images and masks."""
-    image_suffix: str
+    image_suffix: str | list[str]
+    """What names of images end in; a list where it may be one of several."""
     mask_suffix: str
     classes: tuple[str, ...]
     """In the order of the values that training sees."""
@@ -57,13 +59,15 @@ class SegmentationDataset:
     """File names without suffix, in MMSegmentation's order."""
     sizes: NDArray[np.int64] = field(repr=False, compare=False)
     """(n,) Bytes of each image's file."""
+    ends: tuple[str, ...] = field(default=(), repr=False)
+    """The suffix of each image, where it may be one of several."""
 
     def __len__(self) -> int:
         return len(self.stems)
 
     def image_path(self, index: int) -> Path:
         """Return the file of an image."""
-        return self.images / (self.stems[index] + self.image_suffix)
+        return self.images / self._file(index)
 
     def mask_path(self, index: int) -> Path:
         """Return the file of an image's mask."""
@@ -71,7 +75,7 @@ class SegmentationDataset:
 
     def image_name(self, index: int) -> str:
         """Return the image's file name below its folder, with forward slashes, as :func:`printable` has it."""
-        return printable(self.stems[index] + self.image_suffix)
+        return printable(self._file(index))
 
     def content(self, index: int) -> bytes:
         """Return the file of an image, as it is. Raises UserError if it cannot be read."""
@@ -95,8 +99,11 @@ class SegmentationDataset:
             UserError: if it is not one channel of 8 bits.
         """
         with opened_mask(self.mask_path(index)) as file:
-            mask: NDArray[np.uint8] = self._classes_of_values[np.asarray(file)]
+            mask: NDArray[np.uint8] = self._classes_of_values[np.asarray(file, np.uint8)]
             return mask
+
+    def _file(self, index: int) -> str:
+        return self.stems[index] + (self.image_suffix if isinstance(self.image_suffix, str) else self.ends[index])
 
     @cached_property
     def _classes_of_values(self) -> NDArray[np.uint8]:
@@ -127,17 +134,22 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def opened_mask(path: Path) -> Iterator[Image.Image]:
-    """Open the file of a mask, as :func:`opened` does.
+    """Open the file of a mask, as :func:`opened` does. One of 1 bit has the values 0 and 1, as MMSegmentation reads it.
 
     Raises:
         UndecodableImage: naming the file, if it cannot be read.
-        UserError: if it is not one channel of 8 bits.
+        UserError: if it is not one channel of 1 or 8 bits.
     """
     with opened(path) as file:
-        if file.mode not in ("L", "P"):
+        if file.mode not in ("L", "P", "1"):
+            what = {
+                "I": "numbers of 16 or 32 bits: write them as 8 bits, which hold the classes 0 to 255",
+                "L": "grey with transparency: write it without, as one channel",
+                "F": "floating-point numbers: write them as whole ones of 8 bits",
+            }.get(file.mode[0], "colours: write the number of the class in the place of each colour")
             raise UserError(
-                f"{path}: expected one channel of 8 bits whose values are classes (Pillow's mode L or P), found mode "
-                f"{file.mode}. Masks that hold colours must be rewritten with the classes' numbers."
+                f"{path}: expected one channel of 8 bits whose values are classes (Pillow's mode L or P; one bit is read as 0 and 1), found mode "
+                f"{file.mode}, which is {what}."
             )
         yield file
 
@@ -154,29 +166,30 @@ def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Seg
     """
     name, part = recipe.label or recipe.path, recipe.train if split == "train" else recipe.val
     folders = [root / recipe.path / kind / part for kind in ("images", "annotations")]
-    suffixes = recipe.image_suffix, recipe.mask_suffix
+    suffixes = recipe.image_suffixes, (recipe.mask_suffix,)
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(_expected(recipe, name, split, folder, "there is no such folder"))
+            hint = likely_setting(root, recipe.path, part, split, folder.parent.name)
+            raise UserError(_expected(recipe, name, split, folder, "there is no such folder", hint))
     with ThreadPoolExecutor(2) as threads:  # hides some of the latency of a network file system
         images, masks = threads.map(_list_files, folders, suffixes)
     for listing in (images, masks):
         if not listing.sizes:
             ends = sorted({"." + other.rpartition(".")[2] for other in listing.others})
-            found = f"no file there ends in {listing.suffix!r}"
+            found = f"no file there ends in {listing.suffix}"
             found += f" (of images, some in {listed(ends)})" if ends else ""
             raise UserError(_expected(recipe, name, split, listing.folder, found))
         _refuse_twins(name, listing)
     _refuse_singles(name, split, images, masks)
 
-    stems = tuple(sorted(images.sizes, key=lambda stem: stem + recipe.image_suffix))
+    stems = tuple(sorted(images.sizes, key=lambda stem: stem + images.ends[stem]))
     return SegmentationDataset(
         name=name,
         split=split,
         images=images.folder,
         masks=masks.folder,
-        image_suffix=images.suffix,
-        mask_suffix=masks.suffix,
+        image_suffix=recipe.image_suffix,
+        mask_suffix=recipe.mask_suffix,
         classes=tuple(recipe.classes),
         palette=tuple((r, g, b) for r, g, b in recipe.palette) or choose_palette(len(recipe.classes)),
         reduce_zero_label=recipe.reduce_zero_label,
@@ -184,10 +197,11 @@ def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Seg
         fingerprint=fingerprint_of(
             recipe.classes,
             np.array([recipe.reduce_zero_label, recipe.ignore], np.int64),
-            b"\0".join(os.fsencode(stem + suffix) for suffix in suffixes for stem in stems),
+            b"\0".join(os.fsencode(stem + listing.ends[stem]) for listing in (images, masks) for stem in stems),
             np.array([listing.sizes[stem] for listing in (images, masks) for stem in stems], np.int64),
         ),
         stems=stems,
+        ends=() if isinstance(recipe.image_suffix, str) else tuple(images.ends[stem] for stem in stems),
         sizes=np.array([images.sizes[stem] for stem in stems], np.int64),
     )
 
@@ -202,62 +216,83 @@ def choose_palette(count: int) -> tuple[Colour, ...]:
 
 class _Listing(NamedTuple):
     folder: Path
-    suffix: str
+    suffixes: tuple[str, ...]
     sizes: dict[str, int]
-    """Bytes of each file that ends in the suffix, by what comes before it."""
+    """Bytes of each file that ends in a suffix, by what comes before it."""
+    ends: dict[str, str]
+    """The suffix of each."""
     others: list[str]
-    """Files that are images by their names and end otherwise."""
+    """Files that are images by their names and end otherwise; or as another one of the same name does."""
+
+    @property
+    def suffix(self) -> str:
+        """The suffixes, for messages."""
+        return " or ".join(map(repr, self.suffixes))
 
 
-def _list_files(folder: Path, suffix: str) -> _Listing:
+def _list_files(folder: Path, suffixes: tuple[str, ...]) -> _Listing:
     """List the files that MMSegmentation would find, which also looks into hidden folders."""
-    listing = _Listing(folder, suffix, {}, [])
-    for encoded, size in walk(os.fsencode(folder), (*IMAGES, os.fsencode(suffix.lower())), hidden=True):
+    listing = _Listing(folder, suffixes, {}, {}, [])
+    endings = (*IMAGES, *(os.fsencode(suffix.lower()) for suffix in suffixes))
+    for encoded, size in walk(os.fsencode(folder), endings, hidden=True):
         name = os.fsdecode(encoded)
-        if name.endswith(suffix):
-            listing.sizes[name.removesuffix(suffix)] = size
-        else:
+        suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), None)
+        stem = name.removesuffix(suffix or "")
+        if suffix is None or stem in listing.sizes:
             listing.others.append(name)
+        else:
+            listing.sizes[stem], listing.ends[stem] = size, suffix
     return listing
 
 
 def _refuse_twins(name: str, listing: _Listing) -> None:
     """Raise UserError if two images have one name in two formats: it is not clear which is meant."""
-    end = listing.suffix.rpartition(".")[0]  # of a suffix such as "_labels.png" the part that belongs to the name
-    names = {stem + end for stem in listing.sizes}
+    # Of a suffix such as "_labels.png" the first part belongs to the name.
+    names = {stem + end.rpartition(".")[0] for stem, end in listing.ends.items()}
     twins = [other for other in listing.others if other.rpartition(".")[0] in names]
     if twins:
         raise UserError(
             f"{name}: {len(twins)} images in {listing.folder.absolute()} have the name of another one that ends in "
-            f"{listing.suffix!r}: {listed(sorted(twins))}. It is not clear which is meant: remove one of each."
+            f"{listing.suffix}: {listed(sorted(twins))}. It is not clear which is meant: remove one of each."
         )
 
 
 def _refuse_singles(name: str, split: str, images: _Listing, masks: _Listing) -> None:
     """Raise UserError unless every image has a mask, and every mask an image."""
     differences = [
-        f"{len(singles):,} {kind} ({listed(stem + own.suffix for stem in sorted(singles))})"
+        f"{len(singles):,} {kind} ({listed(stem + own.ends[stem] for stem in sorted(singles))})"
         for kind, own, other in (("images without a mask", images, masks), ("masks without an image", masks, images))
         if (singles := own.sizes.keys() - other.sizes.keys())
     ]
     if differences:
         raise UserError(
-            f"{name}, split {split!r}: every image NAME{images.suffix} in {images.folder.absolute()} needs a mask "
-            f"NAME{masks.suffix} in {masks.folder.absolute()}, and the other way round. Found {' and '.join(differences)}. "
+            f"{name}, split {split!r}: every image NAME{images.suffixes[0]} in {images.folder.absolute()} needs a mask "
+            f"NAME{masks.suffixes[0]} in {masks.folder.absolute()}, and the other way round. Found {' and '.join(differences)}. "
+            f"{_other_suffixes(images, masks)}"
             "Was the set unpacked completely? If only the ends of the names differ, set image_suffix and mask_suffix."
         )
 
 
-def _expected(recipe: SegmentationDataRecipe, name: str, split: str, missing: Path, found: str) -> str:
+def _other_suffixes(images: _Listing, masks: _Listing) -> str:
+    """Return the setting under which images of other suffixes belong to masks that have none; empty if none do."""
+    single = masks.sizes.keys() - images.sizes.keys()
+    ends = [end for stem, _, end in (other.rpartition(".") for other in images.others) if stem in single]
+    if not ends:
+        return ""
+    suffixes = ", ".join(f'"{suffix}"' for suffix in (*images.suffixes, *sorted({f".{end}" for end in ends})))
+    return f"{len(ends):,} of the masks have an image of another ending: set image_suffix = [{suffixes}]. "
+
+
+def _expected(recipe: SegmentationDataRecipe, name: str, split: str, missing: Path, found: str, hint: str = "") -> str:
     folder = next((above for above in list(missing.parents)[:3] if above.is_dir()), None)  # images, the set's, the root
-    beside = ""
+    beside = hint
     if folder:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry != missing)
-        hint = nearest(missing.relative_to(folder).parts[0], names)
-        beside = f" Folders in {folder.absolute()}: {listed(names)}.{hint}" if names else ""
+        near = hint or nearest(missing.relative_to(folder).parts[0], names)
+        beside = f" Folders in {folder.absolute()}: {listed(names)}.{near}" if names else hint
     part = missing.name
     return (
         f"{name}: expected split {split!r} in {missing.absolute()}, but {found}.{beside} The layout is "
-        f"images/{part}/NAME{recipe.image_suffix} with annotations/{part}/NAME{recipe.mask_suffix} below the set's folder. "
+        f"images/{part}/NAME{recipe.image_suffixes[0]} with annotations/{part}/NAME{recipe.mask_suffix} below the set's folder. "
         "Point --data-root at the folder that holds your sets; `lutbench data list` shows the known ones and how to get them."
     )

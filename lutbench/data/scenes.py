@@ -82,6 +82,8 @@ def inspect(dataset: SegmentationDataset, scan: "Scan", full: bool, report: "Int
     if masks.faults:
         report.problems.append(masks.problem)
         return
+    if full and masks.lesson:
+        report.problems.append(masks.lesson)
     report.lines.append(f"{dataset.split}: {len(scan.indices):,} masks looked at fit their images and the classes")
     if full and masks.absent:
         report.notes.append(f"{dataset.split}: no mask has a pixel of {listed(masks.absent)}.")

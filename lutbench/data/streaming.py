@@ -25,7 +25,7 @@ from PIL import Image
 
 from lutbench.data.decoding import decode
 from lutbench.data.folder import LISTING_THREADS, fingerprint_of
-from lutbench.data.huggingface import require_column, script_refused
+from lutbench.data.huggingface import cause_of, require_column, script_refused
 from lutbench.data.walking import in_threads
 from lutbench.errors import UserError, nearest
 from lutbench.recipes.base import DataRecipe
@@ -69,6 +69,8 @@ class StreamedImages:
     files: tuple[ParquetFile, ...] = field(repr=False)
     classes: tuple[str, ...] = ()
     labels: NDArray[np.int64] | None = None
+    bits: int | None = None
+    """As for :class:`lutbench.data.folder.FolderImages`."""
 
     def __len__(self) -> int:
         return sum(file.rows for file in self.files)
@@ -84,7 +86,7 @@ class StreamedImages:
 
     def decoded(self, index: int, content: bytes) -> Image.Image:
         """Return an image whose content was read already. Raises UndecodableImage."""
-        return decode(content, f"{self.name}, {self.image_name(index)}")
+        return decode(content, f"{self.name}, {self.image_name(index)}", self.bits)
 
     def content(self, index: int) -> bytes:
         """Return an image as it is stored; its whole row group is read."""
@@ -118,6 +120,11 @@ class StreamedImages:
                 index = next(coming, None)
             if index is None:
                 return
+
+    def first_contents(self, count: int) -> list[bytes]:
+        """Return the first ``count`` images of the first row group, or all of it, as they are stored; the group is read once."""
+        file, group = next((file, group) for file in self.files for group, rows in enumerate(file.groups) if rows)
+        return self._read(file, group, list(range(min(count, file.groups[group]))))
 
     def _groups(self, turns: "list[int] | range") -> Iterator[tuple[int, ParquetFile, int, int]]:
         """Yield every row group, file by file in turn: index of its first image, its file, its number there, its rows."""
@@ -184,13 +191,14 @@ def _paths(recipe: DataRecipe, split: str, local: Path) -> list[str]:
     """Return the files of a split, as `datasets` finds them in a folder or on the Hub."""
     place = str(local) if local.is_dir() else recipe.path
     try:
-        builder = datasets.load_dataset_builder(place, revision=None if local.is_dir() else recipe.revision)
+        revision = None if local.is_dir() else recipe.revision
+        builder = datasets.load_dataset_builder(place, recipe.config or None, revision=revision)
         found: dict[str, Any] = dict(builder.config.data_files or {})
     except RuntimeError as error:
         raise script_refused(recipe, error) from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
-            f"{recipe.label or recipe.path}: could not be opened: {str(error).rstrip('.')}. Looked for a folder of Parquet files "
+            f"{recipe.label or recipe.path}: could not be opened: {cause_of(error)} Looked for a folder of Parquet files "
             f"at {local}, then for {recipe.path!r} on the Hub, which needs a network."
         ) from error
     if split not in found:

@@ -1,62 +1,123 @@
 """Going through the files of a folder, or the images of a dataset: all of them or some, one by one or by threads."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import features
 
-from lutbench.errors import UserError
+from lutbench.errors import UserError, listed
 from lutbench.progress import tracked
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Those of torchvision's ImageFolder, in upper or lower case, without torchvision: importing it takes seconds and
 600 MB."""
 
-IMAGES = tuple(map(os.fsencode, IMG_EXTENSIONS))
+MORE_EXTENSIONS = (
+    ".jfif", ".jpe", ".gif", *([".avif"] if features.check("avif") else []), *([".jp2"] if features.check("jpg_2000") else []),
+)  # fmt: skip
+"""Other endings of images that Pillow reads, which torchvision passes over."""
+
+IMAGES = tuple(map(os.fsencode, IMG_EXTENSIONS + MORE_EXTENSIONS))
+
+ARCHIVE_LITTER = "__MACOSX"
+"""The folder that macOS adds to a zip archive for what its other file systems cannot hold: no images, and no class."""
+
+KEPT_NAMES = 3
+"""Names of passed-over files that are kept of each ending."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
+@dataclass
+class PassedOver:
+    """The files of a folder that are no images by their names, hidden ones left out."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    """How many there are, by what their names end in, in lower case; empty where a name has no ending."""
+    names: dict[str, list[str]] = field(default_factory=dict)
+    """The first few names of each ending."""
+
+    def add(self, name: str, count: int = 1) -> None:
+        """Count a file, or ``count`` files of its ending."""
+        ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a name, not a path
+        self.counts[ending] = self.counts.get(ending, 0) + count
+        self.names[ending] = sorted([*self.names.get(ending, []), name])[:KEPT_NAMES]
+
+    @classmethod
+    def total(cls, parts: Iterable["PassedOver"]) -> "PassedOver":
+        """Return the files of several folders together."""
+        total = cls()
+        for part in parts:
+            for ending, count in part.counts.items():
+                first, *rest = part.names[ending]
+                total.add(first, count - len(rest))
+                for name in rest:
+                    total.add(name)
+        return total
+
+    def __str__(self) -> str:
+        by_count = sorted(self.counts.items(), key=lambda item: -item[1])
+        return listed(f"{count:,} {f'end in {ending}' if ending else 'have no ending'}" for ending, count in by_count)
+
+
 def walk(
-    folder: bytes, endings: tuple[bytes, ...] = IMAGES, *, prefix: bytes = b"", deep: bool = True, hidden: bool = False
+    folder: bytes,
+    endings: tuple[bytes, ...] = IMAGES,
+    *,
+    prefix: bytes = b"",
+    deep: bool = True,
+    hidden: bool = False,
+    passed: PassedOver | None = None,
 ) -> Iterator[tuple[bytes, int]]:
     """Yield name, with ``prefix``, and bytes of every file below ``folder`` whose name ends so in upper or lower case.
 
-    Files whose names begin with a dot are passed over, and, unless ``hidden``, such folders; all folders if not ``deep``.
+    Files whose names begin with a dot are passed over, and, unless ``hidden``, such folders and those of
+    :data:`ARCHIVE_LITTER`; all folders if not ``deep``. Other files are counted in ``passed``.
 
     Raises:
         UserError: if a link leads to a folder that it lies in.
         OSError: if something cannot be read, or a link leads nowhere, see :func:`explained`.
     """
-    return _walk(folder, endings, prefix, (os.path.realpath(folder),), deep, hidden)
+    return _walk(folder, endings, prefix, (os.path.realpath(folder),), deep, hidden, passed or PassedOver())
 
 
 def _walk(
-    folder: bytes, endings: tuple[bytes, ...], prefix: bytes, above: tuple[bytes, ...], deep: bool, hidden: bool
+    folder: bytes,
+    endings: tuple[bytes, ...],
+    prefix: bytes,
+    above: tuple[bytes, ...],
+    deep: bool,
+    hidden: bool,
+    passed: PassedOver,
 ) -> Iterator[tuple[bytes, int]]:
     """Walk; ``above`` are the real folders that ``folder`` lies in, itself the last."""
     with os.scandir(folder) as entries:
         for entry in entries:
             dotted = entry.name.startswith(b".")
-            if dotted and not hidden:
+            if (dotted or entry.name == os.fsencode(ARCHIVE_LITTER)) and not hidden:
                 continue
             if entry.is_dir():
                 if deep:
                     real = os.path.realpath(entry.path) if entry.is_symlink() else above[-1] + b"/" + entry.name
                     if any((outer + b"/").startswith(real.rstrip(b"/") + b"/") for outer in above):
                         raise UserError(f"{os.fsdecode(entry.path)} is a link to a folder that it lies in. Remove it.")
-                    yield from _walk(entry.path, endings, prefix + entry.name + b"/", (*above, real), deep, hidden)
+                    inside = prefix + entry.name + b"/"
+                    yield from _walk(entry.path, endings, inside, (*above, real), deep, hidden, passed)
             elif dotted:
                 continue
             elif entry.name.lower().endswith(endings):
                 yield prefix + entry.name, entry.stat().st_size
-            elif entry.is_symlink():
-                entry.stat()  # which fails if it leads nowhere: it may have been a folder of images
+            else:
+                passed.add(printable(os.fsdecode(prefix + entry.name)))
+                if entry.is_symlink():
+                    entry.stat()  # which fails if it leads nowhere: it may have been a folder of images
 
 
 def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:

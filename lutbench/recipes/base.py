@@ -151,6 +151,11 @@ class DataRecipe(DatasetRecipe):
     """What an image that cannot be decoded does: stop the run, or be passed over and counted."""
     metric: Annotated[Metric, Runtime] = "top-1"
     """The metric of a classification that tables print: accuracy over images, which is recorded in any case, or its mean over classes."""
+    bits: Annotated[int | None, Later, Field(ge=8, le=16)] = None
+    """Bits that are used of grey pixels of more than 8, whose upper 8 are kept: 12 for a camera of 12 bits in 16-bit files. If
+    not given 16, and a run stops where the images use less than a quarter of that range."""
+    config: Annotated[str, Later] = ""
+    """The configuration of a Hugging Face set that has several."""
     streaming: Annotated[bool, Later] = False
     """Read a Hugging Face set as a stream, which needs no room for it on disk; for pre-training only."""
 
@@ -170,9 +175,11 @@ class DataRecipe(DatasetRecipe):
         return self.metric
 
     @model_validator(mode="after")
-    def _streamed_sets_are_hugging_faces(self) -> Self:
+    def _settings_of_hugging_faces_sets(self) -> Self:
         if self.streaming and self.source != "huggingface":
             raise ValueError(f"streaming = true reads Hugging Face sets; source = {self.source!r} has files of its own")
+        if self.config and self.source != "huggingface":
+            raise ValueError(f"config names a configuration of a Hugging Face set; source = {self.source!r} has none")
         return self
 
 

@@ -170,6 +170,11 @@ class LinearRecipe(ClassificationRecipe):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_schedule(self.epochs, self.warmup_epochs, self.batch)
+        if self.batch < 2:
+            raise ValueError(
+                "batch = 1: the probe's BatchNorm takes mean and deviation of each feature over the batch, and those of one image say "
+                "nothing. Take 2 or more, better hundreds"
+            )
         return self
 
 

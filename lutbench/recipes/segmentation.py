@@ -13,6 +13,7 @@ MULTI_SCALE = 12
 """Times that an evaluation with ``tta`` looks at each image: six scales, each also flipped."""
 
 Grey = Annotated[int, Field(ge=0, le=255)]
+Suffix = Annotated[str, Field(min_length=1)]
 
 
 class SegmentationDataRecipe(DatasetRecipe):
@@ -24,9 +25,10 @@ class SegmentationDataRecipe(DatasetRecipe):
     train: str = Field(default="training", min_length=1)
     val: str = Field(default="validation", min_length=1)
     """Names of the splits' folders."""
-    image_suffix: str = Field(default=".jpg", min_length=1)
-    mask_suffix: str = Field(default=".png", min_length=1)
-    """What file names end in: of the image ``NAME.jpg`` the mask is ``NAME.png``. Known for ``mosaics``."""
+    image_suffix: Suffix | Annotated[list[Suffix], Field(min_length=1)] = ".jpg"
+    mask_suffix: Suffix = ".png"
+    """What file names end in: of the image ``NAME.jpg`` the mask is ``NAME.png``. Images may end in one of several:
+    ``[".jpg", ".jpeg"]``. Known for ``mosaics``."""
     classes: list[str] = Field(default_factory=list)
     """Names in the order of the masks' values; known for ``ade20k`` and ``mosaics``."""
     palette: Annotated[list[Annotated[list[Grey], Field(min_length=3, max_length=3)]], Runtime] = Field(
@@ -45,6 +47,11 @@ class SegmentationDataRecipe(DatasetRecipe):
         return self.path or own.get(self.source, "")
 
     @property
+    def image_suffixes(self) -> tuple[str, ...]:
+        """What names of images may end in."""
+        return (self.image_suffix,) if isinstance(self.image_suffix, str) else tuple(self.image_suffix)
+
+    @property
     def printed_metric(self) -> str:
         """The metric that tables print first."""
         return "mIoU"
@@ -59,6 +66,10 @@ class SegmentationDataRecipe(DatasetRecipe):
             )
         if self.palette and len(self.palette) != len(self.classes):
             raise ValueError(f"palette has {len(self.palette)} colours for {len(self.classes)} classes")
+        if any(one != other and one.endswith(other) for one in self.image_suffixes for other in self.image_suffixes):
+            raise ValueError(
+                "image_suffix: one ending is the end of another, and it is not clear what is left of a name"
+            )
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes: a name is given twice")
         if self.reduce_zero_label and self.ignore != 255:

@@ -1,0 +1,221 @@
+"""What is looked at in a dataset before a run on it: a sample of its images, and the files that its listing passed over.
+
+A run on images that are blank, cut off or left out gives numbers like any other. So what would spoil all of them stops it, and
+what concerns some is said in the terminal.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from lutbench.data.images import UndecodableImage, is_streamed
+from lutbench.data.walking import PassedOver, evenly_spaced, in_threads
+from lutbench.errors import UserError, listed
+from lutbench.files import NotJsonError, read_json, write_json
+from lutbench.train.processes import accelerator
+
+if TYPE_CHECKING:
+    from lutbench.workspace import Workspace
+
+REVISION = 1
+"""Revision of the look: raised when it looks for more, so that older stamps no longer count."""
+
+SAMPLE = 64
+"""Images that are looked at, evenly spaced: 1,000 photographs of 500 x 375 pixels take a fifth of a second on two cores."""
+
+ONE_COLOUR = 8
+"""An image is nearly of one colour if no channel has a wider range, of 255: about what JPEG makes of a plain area."""
+
+BLANK = 0.9
+"""Share of the images looked at that are nearly of one colour from which a run stops (our choice)."""
+
+USED_BITS = 14
+"""A range of 16 bits of which no more are used makes white a dark grey, a quarter of what it could be."""
+
+UNREAD = {
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".tga", ".psd", ".svg", ".exr", ".hdr",
+    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
+}  # fmt: skip
+"""Endings of images that are not read, some of them depending on the Pillow that is installed."""
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "AVIF", "PPM")
+"""Formats that are recognised in a file whose name does not say what it is."""
+
+
+class Look(NamedTuple):
+    """What one image looks like."""
+
+    name: str
+    fault: str = ""
+    """Why it cannot be decoded; empty if it can."""
+    greatest: int = -1
+    """The greatest value in an image of one channel of more than 8 bits; -1 for others."""
+    deep: bool = False
+    """Whether it has colours of 16 bits, of which Pillow reads the upper 8."""
+    blank: bool = False
+    """Whether it is nearly of one colour when decoded; or nearly black, of colours of 16 bits."""
+    transparent: bool = False
+
+
+def preflight(workspace: "Workspace", *datasets: Any, bits_can_be_set: bool = True) -> None:
+    """Look at datasets before a run on them; print, once for a command, what the user should know.
+
+    ``datasets`` are an :class:`ImageDataset` or a :class:`SegmentationDataset` each. What was found in images is kept
+    beside the runs if their folder exists, and a dataset that is there by its fingerprint is not looked at again.
+
+    Raises:
+        UserError: as :func:`check_images`.
+    """
+    stamps = workspace.runs / "checked" / "images" if os.access(workspace.runs, os.W_OK | os.X_OK) else None
+    if accelerator().is_main_process:
+        for dataset in datasets:
+            if not workspace.is_first(f"{dataset.fingerprint} {getattr(dataset, 'skip_undecodable', False)}"):
+                continue  # it is another run's too
+            for note in (*passed_over(dataset), *check_images(dataset, stamps, bits_can_be_set)):
+                workspace.note(note)
+    accelerator().wait_for_everyone()
+
+
+def check_images(images: Any, stamps: Path | None = None, bits_can_be_set: bool = True) -> list[str]:
+    """Decode a sample of a dataset's images; return what is noteworthy, a sentence each.
+
+    With ``stamps`` the outcome is kept in that folder.
+
+    Raises:
+        UserError: if an image cannot be decoded and the dataset does not skip those; if nearly all are of one colour; or if
+            they have more than 8 bits, use a small part of that range, and the recipe does not say which.
+    """
+    skips = bool(getattr(images, "skip_undecodable", False))
+    stamp = stamps / f"{images.fingerprint[:16]}.json" if stamps else None
+    key = {"check": REVISION, "fingerprint": images.fingerprint, "skips": skips}
+    try:
+        known = read_json(stamp) if stamp else {}
+    except (FileNotFoundError, NotJsonError):
+        known = {}
+    if isinstance(known, dict) and key.items() <= known.items():
+        return list(known["notes"])
+    looks = list(_looks(images))
+    notes = [*_undecodable(images, looks, skips), *_deep(images, looks, bits_can_be_set), *_blank(images, looks)]
+    if stamp:
+        write_json(stamp, key | {"set": images.name, "split": images.split, "images": len(looks), "notes": notes})
+    return notes
+
+
+def passed_over(images: Any) -> Iterator[str]:
+    """Yield what to say of files of a folder that are images and were not listed: by their names, or by how they begin."""
+    passed = getattr(images, "passed_over", PassedOver())
+    found = {}
+    for ending, count in passed.counts.items():
+        named = ending in UNREAD
+        if named or any(_is_image(images.folder / name) for name in passed.names[ending]):
+            why = "which Pillow does not read here" if named else "which are images by their first bytes"
+            found[ending] = (
+                f"{count:,} that {f'end in {ending}' if ending else 'have no ending'}, {why} ({passed.names[ending][0]})"
+            )
+    if found:
+        many = sum(passed.counts[ending] for ending in found)
+        yield (
+            f"{images.name}: split {images.split!r} has {len(images):,} images, and {many:,} other files in its folder are left out: "
+            f"{listed(found.values())}. Convert them, or give them the ending of their format, if they belong to it."
+        )
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except Exception:  # of whatever the file holds instead
+        return False
+
+
+def _looks(images: Any) -> Iterator[Look]:
+    if is_streamed(images):
+        return iter([_look(images, index, content) for index, content in enumerate(images.first_contents(SAMPLE))])
+    indices = evenly_spaced(len(images), SAMPLE).tolist()
+    return in_threads(lambda index: _look(images, index), indices, f"looking at {images.name} {images.split}")
+
+
+def _look(images: Any, index: int, content: bytes | None = None) -> Look:
+    name = images.image_name(index)
+    try:
+        stored = images.content(index) if content is None else content
+        image = images.image(index) if content is None else images.decoded(index, content)
+    except UndecodableImage as error:
+        return Look(name, fault=str(error))
+    low, high = np.array(image.getextrema()).T  # of every channel
+    with Image.open(BytesIO(stored)) as opened:
+        deep = opened.mode == "RGB" and any(";16" in str(tile) for tile in opened.tile)
+        transparent = opened.has_transparency_data
+        greatest = int(np.asarray(opened).max()) if opened.mode.startswith("I") else -1
+    dark = deep and int(high.max()) >> (USED_BITS - 8) == 0
+    return Look(name, "", greatest, deep, dark or int((high - low).max()) <= ONE_COLOUR, transparent)
+
+
+def _undecodable(images: Any, looks: list[Look], skips: bool) -> Iterator[str]:
+    faults = [look for look in looks if look.fault]
+    if not faults:
+        return
+    many = f"{images.name}: {len(faults)} of {len(looks)} images of split {images.split!r} that were looked at cannot be decoded"
+    if not skips or len(faults) == len(looks):
+        others = f" Others: {listed(look.name for look in faults[1:])}." if faults[1:] else ""
+        raise UndecodableImage(f"{many}. {faults[0].fault}{others}")
+    yield f"{many}, and are passed over: {listed(look.name for look in faults)}."
+
+
+def _deep(images: Any, looks: list[Look], bits_can_be_set: bool) -> Iterator[str]:
+    deep = [look for look in looks if look.greatest >= 0]
+    if not deep:
+        return
+    brightest = max(deep, key=lambda look: look.greatest)
+    used, given = max(8, brightest.greatest.bit_length()), getattr(images, "bits", None)
+    found = (
+        f"{images.name}: {len(deep)} of {len(looks)} images of split {images.split!r} that were looked at have more than 8 bits, and their "
+        f"greatest value is {brightest.greatest:,} ({brightest.name}), of {used} bits"
+    )
+    if given is not None:
+        if used > given:
+            yield f"{found}: what is above the {given} bits that are set becomes white."
+    elif used > 16:
+        raise UserError(
+            f"{found}, where 16 are read: what is above would all be white. Convert the images to 8 or 16 bits."
+        )
+    elif used <= USED_BITS:
+        advice = (
+            f"Set bits = {used} in the data table of the suite file, or"
+            if bits_can_be_set
+            else "Convert them to 8 bits:"
+        )
+        rest = (
+            " bits = 16 if they are meant to be as dark as that."
+            if bits_can_be_set
+            else " of 16 bits the upper 8 are kept."
+        )
+        raise UserError(f"{found}: read as 16 bits they would be nearly black. {advice}{rest}")
+
+
+def _blank(images: Any, looks: list[Look]) -> Iterator[str]:
+    decoded = [look for look in looks if not look.fault]
+    blank = [look for look in decoded if look.blank]
+    if not blank:
+        return
+    causes: dict[str, Callable[[Look], bool]] = {
+        "They have transparency, which is laid on white: is what they show in it alone?": lambda look: look.transparent,
+        "They have colours of 16 bits, of which Pillow reads the upper 8, and use the lower ones: convert them to 8 bits.": lambda look: (
+            look.deep
+        ),
+    }
+    cause = next((text for text, holds in causes.items() if all(map(holds, blank))), "")
+    found = (
+        f"{images.name}: {len(blank)} of {len(decoded)} images of split {images.split!r} that were looked at are nearly of one colour: "
+        f"{listed(look.name for look in blank)}.{f' {cause}' if cause else ''}"
+    )
+    if len(blank) >= BLANK * len(decoded):
+        raise UserError(
+            f"{found} There is nothing to learn from such images. Look at them: are they the ones that are meant?"
+        )
+    yield f"{found} Are they meant to be?"
