@@ -53,7 +53,8 @@ def small(name: str, images: Any) -> RobustnessDatasetRecipe:
 
 
 def test_published_sets_have_the_counts_that_were_published() -> None:
-    per_cell = {name: published.recipe.images for name, published in MEASURED_ON.items()}
+    known = {name: published for name, published in MEASURED_ON.items() if not published.built}
+    per_cell = {name: published.recipe.images for name, published in known.items()}
     assert per_cell == {
         "imagenet-val": 50_000,
         "imagenet-v2": 10_000,
@@ -73,7 +74,7 @@ def test_published_sets_have_the_counts_that_were_published() -> None:
     cells = condition_folders(MEASURED_ON["imagenet-c"].recipe, Path("nowhere"))
     assert len(cells) * 50_000 == 3_750_000
     assert len(condition_folders(MEASURED_ON["imagenet-v2"].recipe, Path("nowhere"))) == 3
-    for name, published in MEASURED_ON.items():
+    for name, published in known.items():
         folders = known_folders(published.recipe.labels, published.recipe.subset)
         assert folders is not None
         assert published.recipe.classes == len(folders), name
