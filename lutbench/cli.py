@@ -1,6 +1,7 @@
 """The command line. Stages are imported when they are run, so that help comes at once."""
 
 import io
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lutbench.errors import UserError
+from lutbench.interruption import Interrupted, hearing, interrupt
 from lutbench.kinds import STAGES, TOOLS
 
 if TYPE_CHECKING:
@@ -296,14 +298,16 @@ def _load(suite: str, overrides: list[str] | None) -> "LoadedSuite":
 
 
 def main() -> None:
-    """Entry point of ``lutbench`` and ``python -m lutbench``: a user's mistake is one paragraph, not a traceback."""
+    """Entry point of ``lutbench`` and ``python -m lutbench``: a user's mistake or Ctrl-C is one paragraph, not a traceback."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
-    try:
-        app(arguments)
-    except UserError as error:
-        if len(arguments) < len(sys.argv) - 1:
-            raise
-        print(f"lutbench: {error}", file=sys.stderr)
-        sys.exit(1)
+    with hearing(interrupt):
+        try:
+            app(arguments)
+        except (UserError, Interrupted) as error:
+            if len(arguments) < len(sys.argv) - 1:
+                raise
+            if isinstance(error, UserError) or os.environ.get("RANK", "0") == "0":  # torchrun interrupts all processes
+                print(f"lutbench: {error}", file=sys.stderr)
+            sys.exit(error.exit_status if isinstance(error, Interrupted) else 1)

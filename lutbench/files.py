@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -43,7 +44,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Fill the folder given inside the block; it becomes ``path`` when the block ends without an error.
 
     Raises:
-        UserError: on a full disk; nothing is left at ``path``.
+        UserError: on a full disk; what stood at ``path`` before is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -55,10 +56,36 @@ def whole_folder(path: Path) -> Iterator[Path]:
             for file in partial.rglob("*"):
                 _sync(file)
             _sync(partial)
+            shutil.rmtree(path, ignore_errors=True)
             partial.rename(path)
             _sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partials(folder: Path, names: str = "*", *, spare_living: bool = False) -> None:
+    """Remove the files and folders below ``folder``, of names like ``names``, that killed processes left half-written.
+
+    The caller sees to it that nobody writes any. With ``spare_living`` those of living processes of this machine stay.
+    """
+    for partial in list(folder.rglob(f".{names}.partial-*")):
+        if spare_living and _lives(partial.name.rpartition("-")[2]):
+            continue
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def _lives(process: str) -> bool:
+    """Return whether a process of this number lives on this machine, other than this one."""
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return int(process) != os.getpid()
 
 
 def gigabytes(count: int | None) -> str:
@@ -72,6 +99,12 @@ def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as JSON, whole or not at all."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def sha256_of_json(value: Any) -> str:
+    """Return the sha256, hexadecimal, of a value as JSON, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_json(path: Path) -> Any:

@@ -7,7 +7,6 @@ from these files alone.
 
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import zip_longest
@@ -20,14 +19,16 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, Valid
 
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, PerImage
-from lutbench.files import read_json
+from lutbench.files import read_json, sha256_of_json
 from lutbench.kinds import KINDS, Kind
 from lutbench.provenance import Code, Hardware
 from lutbench.recipes.suite import run_name
 
 
 class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, validate_by_name=True
+    )
 
 
 class KeptFile(_Closed):
@@ -160,8 +161,7 @@ class Record(_Closed):
 
 def identity_of(identity_inputs: Mapping[str, Any]) -> str:
     """Return the sha256, hexadecimal, of what determines a run's result, whatever the order of its keys."""
-    text = json.dumps(identity_inputs, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_of_json(identity_inputs)
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from lutbench.errors import NotRun, UserError
 from lutbench.files import read_json, write_json
+from lutbench.interruption import interruption_explained
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run, RunState, open_run
@@ -57,7 +59,8 @@ def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], wo
             if main:
                 run.start()
             accelerator().wait_for_everyone()
-            perform(run)
+            with interruption_explained(partial(_kept, run)):
+                perform(run)
             accelerator().wait_for_everyone()
             run.log(run.result())
 
@@ -68,9 +71,17 @@ def perform(run: Run[Any]) -> None:
     run.planned.kind.module.perform(run)
 
 
+def _kept(run: Run[Any]) -> str:
+    """Return what is kept of a run that was interrupted, for a message."""
+    status = run.status()
+    if status.state is RunState.RESUMABLE:
+        return f"{run.name} is {status}, and the runs before it are kept."
+    return f"Of {run.name} nothing is kept yet; the runs before it are."
+
+
 @contextmanager
 def lock(run: Run[Any]) -> Iterator[None]:
-    """Keep every other command from a run meanwhile.
+    """Keep every other command from a run meanwhile, and begin with removing what killed ones left half-written.
 
     Raises:
         UserError: naming the process that holds it already.
@@ -87,6 +98,7 @@ def lock(run: Run[Any]) -> Iterator[None]:
             f"{who.get('machine', 'unknown')} since {who.get('since', 'unknown')}. Wait for it, or stop it first."
         ) from None
     try:
+        run.sweep()
         since = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(holder, {"process": os.getpid(), "machine": platform.node(), "since": since})
         yield

@@ -49,7 +49,8 @@ def segment(run: Run[SegmentationRecipe]) -> None:
     TensorBoard scalars and, in the results, the record with every image's confusion counts.
 
     Raises:
-        UserError: if the encoder's weights do not fit, a loss is not finite, nothing moved, or the disk is full.
+        UserError: if the encoder's weights do not fit, a loss, a weight or an output is not finite, nothing moved, or the
+            disk is full.
     """
     recipe, processes = run.recipe, accelerator()
     MMLogger.get_instance(run.name, log_level="ERROR")  # what is logged before the Runner has its own
@@ -61,7 +62,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
     # Model, from the encoder; the newest checkpoint, if there is one
     model = build_segmenter(cfg, run)
     digest = weights_digest(model)
-    checkpoint, damage = newest_sealed(run.checkpoints, run.identity)
+    checkpoint, damage = newest_sealed(run.checkpoints, run.identity, schedule.steps)
     for line in damage:
         run.log(line)
     start, extra_state = (checkpoint.step, checkpoint.extra_state) if checkpoint else (0, {})

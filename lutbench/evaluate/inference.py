@@ -25,6 +25,7 @@ from lutbench.models.encoders import encode
 from lutbench.progress import Bar
 from lutbench.recipes.base import Metric
 from lutbench.recipes.downstream import ClassificationRecipe, KnnRecipe, LinearRecipe
+from lutbench.train.batches import leave_group
 from lutbench.train.processes import accelerator, autocast
 
 
@@ -76,6 +77,7 @@ def over_images(
         batch_size=recipe.eval_batch,
         num_workers=recipe.workers,
         pin_memory=device.type == "cuda",
+        worker_init_fn=leave_group,
     )
     values, decoded, done = [], [], 0
     with Bar(title, len(images), shown=bool(title) and processes.is_main_process) as bar:
@@ -115,16 +117,18 @@ def encode_images(
     """Encode the centre crop of every image of a dataset: features (m, D), float32; on every process.
 
     Raises:
-        UserError: if an image cannot be decoded and the set does not skip those.
+        UserError: if they are not finite, or an image cannot be decoded and the set does not skip those.
     """
     encoder.eval()
-    return over_images(
+    computed = over_images(
         lambda pixels, index: encode(encoder, normalised(pixels), recipe.pool),
         images,
         eval_transform(recipe.side, recipe.eval_crop),
         recipe,
         title,
     )
+    check_finite(computed.values.isfinite().all(1).numpy(), images, computed.index, "the encoder's features")
+    return computed
 
 
 def labels_of(images: ImageDataset) -> Tensor:
@@ -159,8 +163,13 @@ def outcomes_of(ranked: Tensor, images: ImageDataset, index: NDArray[np.int64], 
     return replace(Outcomes.of(images.labels[index], prediction, rank, names), metric=metric)
 
 
-def check_finite(finite: NDArray[np.bool_], images: ImageDataset, index: NDArray[np.int64]) -> None:
-    """Check that a classifier's outputs were ``finite`` (m,) for all of the images ``index`` (m,) of a dataset.
+def check_finite(
+    finite: NDArray[np.bool_],
+    images: ImageDataset,
+    index: NDArray[np.int64],
+    what: str = "the classifier's outputs",
+) -> None:
+    """Check that a model's outputs were ``finite`` (m,) for all of the images ``index`` (m,) of a dataset.
 
     Raises:
         UserError: naming the first image for which they were not.
@@ -168,7 +177,7 @@ def check_finite(finite: NDArray[np.bool_], images: ImageDataset, index: NDArray
     if not finite.all():
         first = images.image_name(int(index[~finite][0]))
         raise UserError(
-            f"{images.name}: the classifier's outputs are not finite for {(~finite).sum()} of {len(finite)} images, "
+            f"{images.name}: {what} are not finite for {(~finite).sum()} of {len(finite)} images, "
             f"first for {first}. Training went wrong, or the weights are not usable."
         )
 

@@ -27,9 +27,9 @@ PER_CLASS: Metric = "mean per class"
 
 
 class Measurement(BaseModel):
-    """One number."""
+    """One number, which is finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     metric: str
     """``top-1``, ``top-5``, ``mIoU``, ``IoU sky``, ``reconstruction loss`` ..."""

@@ -202,10 +202,10 @@ def stream(
 def loader_options(workers: int) -> dict[str, Any]:
     """Return the arguments of a training loop's ``DataLoader`` with so many ``workers``."""
     pin_memory = accelerator().device.type == "cuda"
-    options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory, "worker_init_fn": _leave_group}
+    options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory, "worker_init_fn": leave_group}
     return options | ({"prefetch_factor": 4} if workers else {})
 
 
-def _leave_group(worker: int) -> None:
-    """Leave the process group: a signal to all of it is for the loop, which saves and needs its workers for that."""
+def leave_group(worker: int) -> None:
+    """Leave the process group: a signal to all of it is for the process that has the workers, which may need them to save."""
     os.setpgid(0, 0)
