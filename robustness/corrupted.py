@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lutbench.data.folder import FolderImages, open_folder
 from lutbench.data.images import ImageDataset, UndecodableImage
@@ -30,7 +30,7 @@ from lutbench.errors import UserError, listed, nearest
 from lutbench.files import disk_full_explained, read_json, write_json
 from lutbench.interruption import interruption_explained
 from lutbench.progress import Bar
-from lutbench.train.batches import leave_group
+from lutbench.train.batches import Loader
 from robustness.corruptions import CORRUPTIONS, REVISION, SEVERITIES, check_names, constants_for, corrupt, draw_of
 
 PACKAGES = ("numpy", "pillow", "scikit-image", "scipy")
@@ -84,7 +84,7 @@ def build_corrupted(
             if not missing:
                 return False
             work = _Conditions(images, folder, targets, side, missing)
-            loader = DataLoader(work, batch_size=None, num_workers=workers, in_order=False, worker_init_fn=leave_group)
+            loader = Loader(work, batch_size=None, num_workers=workers, in_order=False)
             present = len(conditions) - len(missing)
             with (
                 interruption_explained(lambda: _built_so_far(folder, conditions)),

@@ -263,11 +263,23 @@ def test_a_run_that_is_held_says_by_whom(folder: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(folder: Path) -> None:
     run = toy(folder, "burst", "pretrain.lut.base_lr=1e38")
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match=r"not finite.*learning rate.* image") as error:
         trained(run)
     report = json.loads((run.folder / "non-finite-0.json").read_text())
     assert len(report["images"]) == 8
-    assert report["step"] > 0
+    assert f"at step {report['step']} of 21" in str(error.value), "counted as the progress bar counts"
+
+
+def test_a_last_update_that_ruins_the_weights_finishes_nothing_and_the_checkpoint_before_stays(folder: Path) -> None:
+    """Two steps, the first at a rate of 0; the loss of the last is taken before its update, and is finite."""
+    settings = {"base_lr": 1e300, "epochs": 2, "batch": 27, "save_every": 1}
+    run = toy(folder, "ruined", *(f"pretrain.lut.{name}={value}" for name, value in settings.items()))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"pretrain/lut/seed0, after step 2: .* not finite .*learning rate.* image"):
+            trained(run)
+        assert newest_step(run.checkpoints) == 1
+    assert not (run.folder / "finished.json").exists()
+    assert not list(run.folder.glob("encoder*"))
 
 
 def test_a_batch_that_does_not_divide_over_the_processes_stops_before_compute(folder: Path) -> None:

@@ -20,7 +20,7 @@ from lutbench.files import whole_file
 from lutbench.progress import Bar
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
-from lutbench.train.batches import Key, Schedule, leave_group
+from lutbench.train.batches import Key, Schedule, follow_parent
 from lutbench.train.batchnorm import SyncBatchNorm
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator
@@ -42,7 +42,7 @@ class SuiteRunner(Runner):
     def build_dataloader(dataloader: Any, *args: Any, **settings: Any) -> Any:
         """Build a loader as MMEngine does, whose workers leave signals to this process."""
         if isinstance(dataloader, dict):
-            dataloader = {**dataloader, "worker_init_fn": {"type": leave_group}}
+            dataloader = {**dataloader, "worker_init_fn": {"type": follow_parent}}
         return Runner.build_dataloader(dataloader, *args, **settings)
 
     def _init_model_weights(self) -> None:

@@ -13,7 +13,6 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmseg.registry import DATASETS, MODELS
 from mmseg.utils import register_all_modules
 from torch import nn
-from torch.utils.data import DataLoader
 
 from downstream.segmentation.backbone import load_backbone
 from downstream.segmentation.checkpoints import newest_sealed
@@ -27,7 +26,7 @@ from lutbench.data.scenes import SegmentationDataset
 from lutbench.models.pretrained import encoder_of
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
-from lutbench.train.batches import FromStep, Schedule, loader_options
+from lutbench.train.batches import FromStep, Loader, Schedule, loader_options
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, precision_of
 from lutbench.train.randomness import RngStream, seeded
@@ -139,10 +138,10 @@ def optimizer_of(model: nn.Module, cfg: Config, recipe: SegmentationRecipe) -> O
         return build_optim_wrapper(model, settings)
 
 
-def _train_loader(cfg: Config, schedule: Schedule, start: int, workers: int) -> DataLoader[dict[str, Any]]:
+def _train_loader(cfg: Config, schedule: Schedule, start: int, workers: int) -> Loader:
     dataset = KeyedDataset(DATASETS.build(cfg.train_dataloader.dataset), schedule.seed)
     batches = FromStep(schedule, start)
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=pseudo_collate, **loader_options(workers))
+    return Loader(dataset, batch_sampler=batches, collate_fn=pseudo_collate, **loader_options(workers))
 
 
 def _multi_scale(model: nn.Module, cfg: Config, runner: SuiteRunner) -> ConfusionMetric:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from timm.models import VisionTransformer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lutbench.data.images import ImageDataset, UndecodableImage
 from lutbench.data.tensors import normalised
@@ -25,7 +25,7 @@ from lutbench.models.encoders import encode
 from lutbench.progress import Bar
 from lutbench.recipes.base import Metric
 from lutbench.recipes.downstream import ClassificationRecipe, KnnRecipe, LinearRecipe
-from lutbench.train.batches import leave_group
+from lutbench.train.batches import Loader
 from lutbench.train.processes import accelerator, autocast
 
 
@@ -71,13 +71,12 @@ def over_images(
     device, world = processes.device, processes.num_processes
     share = -(-len(images) // world)
     own = [min(processes.process_index + world * k, len(images) - 1) for k in range(share)]
-    loader = DataLoader(
+    loader = Loader(
         _Decoded(images, transform),
         sampler=own,
         batch_size=recipe.eval_batch,
         num_workers=recipe.workers,
         pin_memory=device.type == "cuda",
-        worker_init_fn=leave_group,
     )
     values, decoded, done = [], [], 0
     with Bar(title, len(images), shown=bool(title) and processes.is_main_process) as bar:

@@ -65,11 +65,11 @@ class TrainingLogger:
 
     def __enter__(self) -> Self:
         main = accelerator().is_main_process
+        self._hearing = hearing(self._hear)
+        self._hearing.__enter__()
         self._bar = Bar(self.title, self.schedule.steps, self.start, shown=main)
         self._bar.__enter__()
         self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start) if main else None
-        self._hearing = hearing(self._hear)
-        self._hearing.__enter__()
         self._last = time.monotonic()
         self._waited_before, self._read_step = self.waited, self.start
         return self
