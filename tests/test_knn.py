@@ -1,6 +1,7 @@
 """The k-NN vote is the one of a plain loop and of scikit-learn, in bounded memory."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from toy_runs import SUITE, in_processes, outcome, performed, toy_run, write_ima
 from downstream import knn
 from downstream.knn import knn_classify, nearest_neighbours
 from lutbench.errors import UserError
+from lutbench.evaluate.outcomes import Measurement
 from lutbench.models.pretrained import encoder_of
 
 CLASSES, K, TEMPERATURE = 6, 20, 0.07
@@ -142,3 +144,13 @@ def test_features_that_are_not_finite_are_no_result_and_name_the_first_image(tmp
     ):
         performed(run)
     assert not list(run.workspace.results.rglob("*.json"))
+
+
+def test_a_number_that_is_not_finite_makes_no_record(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    run = toy_run(tmp_path, kind="knn", neighbours=3)
+    performed(run)
+    shutil.rmtree(run.workspace.results)
+    with pytest.raises(UserError, match=r"no record is written, .*extra\.loss.* is nan.*learning rate"):
+        run.save_results([Measurement(metric="loss", value=1.0)], seconds=1.0, extra={"loss": math.nan})
+    assert not run.workspace.results.exists()

@@ -261,6 +261,23 @@ def test_a_run_that_is_held_says_by_whom(folder: Path) -> None:
         pass
 
 
+def test_what_killed_processes_left_half_written_is_swept_while_the_run_is_held(folder: Path) -> None:
+    """But not what a living process writes to the same results, as process 1 does here, nor another seed's."""
+    run = toy(folder, "here")
+    records = folder / "here/results/records/toy/pretrain/lut"
+    dead, living = [str(run.folder / ".encoder.safetensors.partial-1")], [str(records / ".seed0.json.partial-1")]
+    dead += [str(records / f".seed0{ending}.partial-999999999") for ending in (".json", "-1a2b.npz")]
+    living += [str(records / ".seed1.json.partial-999999999"), str(run.folder / "encoder.json")]
+    checkpoint = run.checkpoints / ".step-00000005.partial-999999999"
+    checkpoint.mkdir(parents=True)
+    records.mkdir(parents=True)
+    for path in [*dead, *living, str(checkpoint / "tensors.safetensors")]:
+        Path(path).write_text("")
+    with lock(run):
+        assert not checkpoint.exists()
+        assert [path for path in [*dead, *living] if Path(path).exists()] == living
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(folder: Path) -> None:
     run = toy(folder, "burst", "pretrain.lut.base_lr=1e38")
     with pytest.raises(UserError, match=r"not finite.*learning rate.* image") as error:
