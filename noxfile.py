@@ -24,10 +24,13 @@ ENVIRONMENT = ROOT / ".venv"
 
 
 def run(session: nox.Session, program: str, *arguments: str) -> None:
-    """Run a program of the shared environment, made on first use under constraints.txt."""
+    """Run a program of the shared environment, made on first use under constraints.txt.
+
+    After Ctrl-C it has all the time that it takes to save; a second Ctrl-C stops it at once.
+    """
     _install(session)
     folder = ENVIRONMENT / ("Scripts" if (ENVIRONMENT / "Scripts").is_dir() else "bin")
-    session.run(str(folder / program), *arguments, external=True)
+    session.run(str(folder / program), *arguments, external=True, interrupt_timeout=None, terminate_timeout=None)
 
 
 def suite_and_options(session: nox.Session) -> list[str]:

@@ -54,7 +54,7 @@ def perform(run: Run[FinetuneRecipe]) -> None:
     results, the record with every image's outcome.
 
     Raises:
-        UserError: if the encoder's weights do not fit, a loss is not finite, nothing moved, an image cannot be
+        UserError: if the encoder's weights do not fit, a loss or a weight is not finite, nothing moved, an image cannot be
             decoded, or the disk is full.
     """
     recipe, processes = run.recipe, accelerator()
@@ -74,7 +74,7 @@ def perform(run: Run[FinetuneRecipe]) -> None:
     modules = {"classifier": classifier}
 
     # From the newest checkpoint, or from the beginning
-    start, kept = run.restore(modules, optimizer)
+    start, kept = run.restore(modules, optimizer, schedule.steps)
     extra_state = {"digest": weights_digest(classifier)} | kept  # of the initial weights, which a checkpoint keeps
     model = processes.prepare_model(torch.compile(classifier) if recipe.compile else classifier)
 

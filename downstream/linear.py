@@ -46,7 +46,7 @@ def perform(run: Run[LinearRecipe]) -> None:
     BatchNorm depends on the number of processes. Leaves ``linear.safetensors`` in the run's folder and the record.
 
     Raises:
-        UserError: if the encoder's weights do not fit, a loss is not finite, nothing moved, an image cannot be
+        UserError: if the encoder's weights do not fit, a loss or a weight is not finite, nothing moved, an image cannot be
             decoded, or the disk is full.
     """
     recipe, processes = run.recipe, accelerator()
@@ -66,7 +66,7 @@ def perform(run: Run[LinearRecipe]) -> None:
     head = linear_head(encoder.embed_dim, len(images.classes), run.seed).to(processes.device)
     optimizer = Lars(lars_groups(head, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum)
     modules = {"head": head}
-    start, kept = run.restore(modules, optimizer)
+    start, kept = run.restore(modules, optimizer, schedule.steps)
     extra_state = {"digest": weights_digest(head)} | kept  # of the initial weights, which a checkpoint keeps
 
     # The loop

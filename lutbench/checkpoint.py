@@ -3,6 +3,7 @@
 A checkpoint is a folder, written beside and renamed, so that it is whole or not there. The newest good one wins.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,18 +11,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lutbench.errors import UserError
-from lutbench.files import NotJsonError, read_json, whole_folder, write_json
+from lutbench.errors import UserError, listed
+from lutbench.files import NotJsonError, content_sha256, read_json, whole_folder, write_json
+from lutbench.finite import check_finite, not_finite
 from lutbench.models.weights import sha256_of
 
 T = TypeVar("T")
 
 KEEP = 2
 """How many checkpoints stay: the newest, and one to fall back on."""
+
+TENSORS, SEAL = "tensors.safetensors", "checkpoint.json"
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Checkpoint:
 
     step: int
     tensors: dict[str, Tensor]
-    """Tensors of all modules under ``MODULE.`` and their own names, and of the optimiser under ``optimizer.PARAMETER.``."""
+    """What :func:`finite_state` returned."""
     param_groups: list[dict[str, Any]]
     """Parameter groups of the optimiser."""
     extra_state: dict[str, Any]
@@ -50,61 +55,78 @@ class Checkpoint:
         return {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
 
 
-def save_checkpoint(
-    folder: Path,
-    identity: str,
-    step: int,
-    modules: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
-    extra_state: Mapping[str, Any],
-) -> None:
-    """Save under ``folder`` as ``step-NNNNNNNN`` and remove all but the last few.
+def finite_state(modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, where: str) -> dict[str, Tensor]:
+    """Return the tensors of all modules under ``MODULE.`` and their own names, and of the optimiser under ``optimizer.PARAMETER.``.
+
+    To be called on every process, so that all stop where one must.
+
+    Raises:
+        UserError: which begins with ``where``, if one is not finite.
+    """
+    tensors = {
+        f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()
+    }
+    for parameter, entries in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{parameter}.{entry}": t for entry, t in entries.items()}
+    check_finite(tensors, where)
+    return tensors
+
+
+def save_checkpoint(folder: Path, identity: str, checkpoint: Checkpoint) -> None:
+    """Save under ``folder`` as ``step-NNNNNNNN``, in the place of one that is damaged, and remove all but the last few.
 
     Raises:
         UserError: on a full disk; earlier checkpoints are untouched.
     """
-    path = folder / f"step-{step:08d}"
-    if path.exists():  # written by a run that was killed right after; the bits are the same
-        return
-    tensors = {
-        f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()
-    }
-    saved = optimizer.state_dict()
-    for parameter, entries in saved["state"].items():
-        tensors |= {f"optimizer.{parameter}.{entry}": tensor for entry, tensor in entries.items()}
-    with whole_folder(path) as partial:
-        save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, partial / "tensors.safetensors")
-        write_json(
-            partial / "checkpoint.json",
-            {
-                "identity": identity,
-                "step": step,
-                "sha256": sha256_of(partial / "tensors.safetensors"),
-                "param_groups": saved["param_groups"],
-                "facts": dict(extra_state),
-            },
+    with whole_folder(folder / f"step-{checkpoint.step:08d}") as partial:
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in checkpoint.tensors.items()}
+        save_file(tensors, partial / TENSORS)
+        write_seal(
+            partial / SEAL,
+            partial / TENSORS,
+            identity,
+            checkpoint.step,
+            checkpoint.extra_state,
+            checkpoint.param_groups,
         )
-    for old in _paths(folder)[KEEP:]:
-        shutil.rmtree(old)
+    keep_last(folder, checkpoint.step)
 
 
-def newest_checkpoint(folder: Path, identity: str) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest whole checkpoint, and a line about each newer one that is damaged.
+def keep_last(folder: Path, step: int) -> None:
+    """Remove all checkpoints but the last few up to ``step``, which was saved just now.
+
+    Later ones are damaged: the run would have gone on from them.
+    """
+    steps = {path: found for path in folder.iterdir() if (found := step_of(path)) is not None}
+    kept = sorted({found for found in steps.values() if found <= step})[-KEEP:]
+    for path in (path for path, found in steps.items() if found not in kept):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def newest_checkpoint(folder: Path, identity: str, steps: int) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest whole checkpoint of a run of so many ``steps``, and a line about each newer one that is damaged.
 
     Raises:
         UserError: if a checkpoint belongs to another recipe, or if there are checkpoints and all are damaged.
     """
-    return newest_whole(folder, _paths(folder), lambda path: _read(path, identity))
+    folders = [path for path in folder.glob("step-*") if path.is_dir()]
+    return newest_whole(folder, folders, lambda path: _read(path, identity, steps))
 
 
 def newest_whole(folder: Path, paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[T | None, list[str]]:
-    """Return what ``read`` makes of the first of ``paths`` in ``folder`` that is whole, and a line about each damaged one before.
+    """Return what ``read`` makes of the newest checkpoint among ``paths`` that is whole, and a line about each damaged one after it.
+
+    Other files and folders that lie there are none of its business.
 
     Raises:
-        UserError: if ``read`` does, or if there are paths and all are damaged.
+        UserError: if ``read`` does, or if there are checkpoints and all are damaged.
     """
     damage: list[str] = []
-    for path in paths:
+    steps = {path: step for path in paths if (step := step_of(path)) is not None}
+    for path in sorted(steps, key=steps.__getitem__, reverse=True):
         try:
             return read(path), damage
         except (OSError, NotJsonError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -120,34 +142,84 @@ def newest_whole(folder: Path, paths: Iterable[Path], read: Callable[[Path], T])
 def newest_step(folder: Path) -> int | None:
     """Return the step of the newest checkpoint, by its name alone: a folder, or the JSON that seals a file."""
     whole = [path for path in folder.glob("step-*") if path.is_dir() or path.suffix == ".json"]
-    return max((int(path.stem.removeprefix("step-")) for path in whole), default=None)
+    return max((step for path in whole if (step := step_of(path)) is not None), default=None)
 
 
-def _paths(folder: Path) -> list[Path]:
-    """Return the checkpoints in ``folder``, the newest first."""
-    return sorted(folder.glob("step-*"), reverse=True)
+def step_of(path: Path) -> int | None:
+    """Return the step in the name of a checkpoint or of a file of it; None of anything else."""
+    found = re.fullmatch(r"step-(\d{8,})(\.pth|\.json)?", path.name)
+    return int(found[1]) if found else None
 
 
-def _read(path: Path, identity: str) -> Checkpoint:
-    seal = read_seal(path / "checkpoint.json", path / "tensors.safetensors", path, identity)
-    tensors = load_file(path / "tensors.safetensors")
-    return Checkpoint(int(seal["step"]), tensors, seal["param_groups"], seal["facts"])
+def _read(path: Path, identity: str, steps: int) -> Checkpoint:
+    seal = read_seal(path / SEAL, path / TENSORS, path, identity, steps)
+    tensors = load_file(path / TENSORS)
+    check_usable(tensors)
+    return Checkpoint(seal.step, tensors, seal.param_groups, seal.extra_state)
 
 
-def read_seal(seal: Path, tensors: Path, checkpoint: Path, identity: str) -> dict[str, Any]:
-    """Return what the JSON ``seal`` says of ``tensors``, both of ``checkpoint``.
+def check_usable(tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError if what was read of a checkpoint is not finite: it would end the run once more."""
+    if wrong := not_finite(tensors):
+        raise ValueError(f"not finite: {listed(wrong, 3)}")
+
+
+class Seal(BaseModel):
+    """What the JSON of a checkpoint says."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    identity: str
+    """Identity of the run."""
+    step: PositiveInt
+    sha256: str
+    """Of the file of tensors."""
+    param_groups: list[dict[str, JsonValue]] = []
+    extra_state: dict[str, JsonValue] = Field(alias="facts")
+
+
+def write_seal(
+    path: Path,
+    tensors: Path,
+    identity: str,
+    step: int,
+    extra_state: Mapping[str, Any],
+    param_groups: list[dict[str, Any]] | None = None,
+) -> None:
+    """Write the JSON that seals a file of ``tensors``, and itself by the sha256 of what it says."""
+    said = {"identity": identity, "step": step, "sha256": sha256_of(tensors), "facts": dict(extra_state)}
+    if param_groups is not None:
+        said["param_groups"] = param_groups
+    write_json(path, {**said, "seal": content_sha256(said)})
+
+
+def read_seal(path: Path, tensors: Path, checkpoint: Path, identity: str, steps: int) -> Seal:
+    """Return what the JSON at ``path`` says of ``tensors``, both of ``checkpoint`` of a run of so many ``steps``.
+
+    JSON of earlier versions, which did not seal itself, is believed as far as it agrees with the checkpoint's name.
 
     Raises:
         UserError: if the checkpoint belongs to another recipe.
         OSError, NotJsonError, KeyError, TypeError, ValueError: if it is damaged.
     """
-    value: dict[str, Any] = read_json(seal)
-    if value["identity"] != identity:
+    said: dict[str, Any] = dict(read_json(path))
+    sealed = said.pop("seal", None)
+    if sealed is not None and sealed != (found := content_sha256(said)):
+        raise ValueError(f"{path.name} was changed: expected sha256 {str(sealed)[:12]}, found {found[:12]}")
+    try:
+        seal = Seal.model_validate(said)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ValueError(f"{path.name}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+    if seal.identity != identity:
         raise UserError(
-            f"{checkpoint} belongs to another recipe: expected identity {identity[:12]}, found {value['identity'][:12]}. "
+            f"{checkpoint} belongs to another recipe: expected identity {identity[:12]}, found {seal.identity[:12]}. "
             "Move it away, or run the recipe that it belongs to."
         )
-    found = sha256_of(tensors)
-    if found != value["sha256"]:
-        raise ValueError(f"expected sha256 {value['sha256'][:12]}, found {found[:12]}")
-    return value
+    if seal.step != step_of(checkpoint) or seal.step > steps:
+        raise ValueError(f"it says that it is of step {seal.step}, of {steps}")
+    if (found := sha256_of(tensors)) != seal.sha256:
+        raise ValueError(f"expected sha256 {seal.sha256[:12]}, found {found[:12]}")
+    return seal

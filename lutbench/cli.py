@@ -1,6 +1,7 @@
 """The command line. Stages are imported when they are run, so that help comes at once."""
 
 import io
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lutbench.errors import UserError
+from lutbench.interruption import Interrupted, hearing, interrupt
 from lutbench.kinds import STAGES, TOOLS
 
 if TYPE_CHECKING:
@@ -307,21 +309,29 @@ def _load(suite: str, overrides: list[str] | None) -> "LoadedSuite":
 
 
 def main() -> None:
-    """Entry point of ``lutbench`` and ``python -m lutbench``: what a user can mend is one paragraph, not a traceback."""
+    """Entry point of ``lutbench`` and ``python -m lutbench``: what a user can mend, and Ctrl-C, is one paragraph, not a traceback."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
+    traced = len(arguments) < len(sys.argv) - 1
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
-    try:
-        app(arguments)
-    except Exception as error:
-        from lutbench.files import explanation  # here, because it needs pydantic
+    with hearing(interrupt):
+        try:
+            app(arguments)
+        except Interrupted as stop:
+            if traced:
+                raise
+            if os.environ.get("RANK", "0") == "0":  # torchrun interrupts all processes
+                print(f"lutbench: {stop}", file=sys.stderr)
+            sys.exit(stop.exit_status)
+        except Exception as error:
+            from lutbench.files import explanation  # here, because it needs pydantic
 
-        found = explanation(error)
-        if len(arguments) < len(sys.argv) - 1 or not (found or isinstance(error, UserError)):
-            raise
-        file = getattr(error, "filename", None)
-        message = (
-            f"{found[0]}{f': {file}' if file else ''}. {found[1]}, and give the same command again." if found else error
-        )
-        print(f"lutbench: {message}", file=sys.stderr)
-        sys.exit(1)
+            found = explanation(error)
+            if traced or not (found or isinstance(error, UserError)):
+                raise
+            file = f": {name}" if (name := getattr(error, "filename", None)) else ""
+            print(
+                f"lutbench: {f'{found[0]}{file}. {found[1]}, and give the same command again.' if found else error}",
+                file=sys.stderr,
+            )
+            sys.exit(1)

@@ -58,7 +58,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Fill the folder given inside the block; it becomes ``path`` when the block ends without an error.
 
     Raises:
-        Halt: on a full disk and the like, see :func:`saving`; nothing is left at ``path``.
+        Halt: on a full disk and the like, see :func:`saving`; what stood at ``path`` before is untouched.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -69,10 +69,36 @@ def whole_folder(path: Path) -> Iterator[Path]:
             for file in partial.rglob("*"):
                 _sync(file)
             _sync(partial)
+            shutil.rmtree(path, ignore_errors=True)
             partial.rename(path)
             _sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partials(folder: Path, names: str = "*", *, spare_living: bool = False) -> None:
+    """Remove the files and folders below ``folder``, of names like ``names``, that killed processes left half-written.
+
+    The caller sees to it that nobody writes any. With ``spare_living`` those of living processes of this machine stay.
+    """
+    for partial in list(folder.rglob(f".{names}.partial-*")):
+        if spare_living and _lives(partial.name.rpartition("-")[2]):
+            continue
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def _lives(process: str) -> bool:
+    """Return whether a process of this number lives on this machine, other than this one."""
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return int(process) != os.getpid()
 
 
 def gigabytes(count: int | None) -> str:

@@ -17,10 +17,11 @@ from pydantic import JsonValue
 from torch import nn
 from torch.optim import Optimizer
 
-from lutbench.checkpoint import newest_checkpoint, newest_step, save_checkpoint
+from lutbench.checkpoint import Checkpoint, finite_state, newest_checkpoint, newest_step, save_checkpoint
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, PerImage
-from lutbench.files import DamagedError, below
+from lutbench.files import DamagedError, below, remove_partials
+from lutbench.finite import refused_numbers_explained
 from lutbench.kinds import dataset_module
 from lutbench.models.weights import sha256_of
 from lutbench.progress import console
@@ -251,13 +252,21 @@ class Run(Generic[R]):
             return f"{first.metric} {value} [{first.low:.1f}, {first.high:.1f}]"
         return ", ".join(f"{m.metric} {m.value:.3f}{m.unit}" for m in record.measurements)
 
+    def sweep(self) -> None:
+        """Remove what killed processes left half-written of it; to be called while no other command may run it."""
+        remove_partials(self.home)
+        record = record_path(self.workspace.results, self.planned.suite, self.name)
+        remove_partials(
+            record.parent, f"{record.stem}[.-]*", spare_living=True
+        )  # another's runs may go to these results
+
     def start(self) -> None:
         """Write down what this folder is of, before anything else is in it."""
         write_started(self.folder, self.name, self.identity, self.identity_inputs)
 
-    def restore(self, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
-        """Load the newest whole checkpoint, if there is one; return the step to go on from, and the extra state."""
-        checkpoint, damage = newest_checkpoint(self.checkpoints, self.identity)
+    def restore(self, modules: Mapping[str, nn.Module], optimizer: Optimizer, steps: int) -> tuple[int, dict[str, Any]]:
+        """Load the newest whole checkpoint, if there is one; return which of the ``steps`` to go on from, and the extra state."""
+        checkpoint, damage = newest_checkpoint(self.checkpoints, self.identity, steps)
         for line in damage:
             self.log(f"{line}.")
         if checkpoint is None:
@@ -269,9 +278,15 @@ class Run(Generic[R]):
     def save(
         self, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer, extra_state: Mapping[str, Any]
     ) -> None:
-        """Save a checkpoint, from the first process."""
+        """Save a checkpoint, from the first process.
+
+        Raises:
+            UserError: on every process, if a weight or the optimiser's state is not finite; on a full disk.
+        """
+        tensors = finite_state(modules, optimizer, f"{self.name}, after step {step}")
         if accelerator().is_main_process:
-            save_checkpoint(self.checkpoints, self.identity, step, modules, optimizer, extra_state)
+            groups = optimizer.state_dict()["param_groups"]
+            save_checkpoint(self.checkpoints, self.identity, Checkpoint(step, tensors, groups, dict(extra_state)))
         accelerator().wait_for_everyone()
 
     def save_results(
@@ -292,18 +307,22 @@ class Run(Generic[R]):
         that, the measurements; ``seconds`` those of training, encoding or measuring; ``checkpoint`` is the sha256 of the
         weights that came out; ``arrays`` and ``pictures`` (PNG) are kept with the record; ``files`` are others in the run's
         folder that will be read again, as they are now.
+
+        Raises:
+            UserError: on a full disk, or if a number is not finite.
         """
-        outcomes, measurements = (results, results.measurements()) if isinstance(results, PerImage) else (None, results)
-        record = make_record(
-            self.planned,
-            self.identity_inputs,
-            measurements,
-            wall_seconds=seconds,
-            images_per_second=images_per_second,
-            checkpoint=checkpoint,
-            processes=accelerator().num_processes,
-            extra=extra,
-        )
+        outcomes = results if isinstance(results, PerImage) else None
+        with refused_numbers_explained(self.name):
+            record = make_record(
+                self.planned,
+                self.identity_inputs,
+                results.measurements() if isinstance(results, PerImage) else results,
+                wall_seconds=seconds,
+                images_per_second=images_per_second,
+                checkpoint=checkpoint,
+                processes=accelerator().num_processes,
+                extra=extra,
+            )
         for folder in (self.folder, self.workspace.results):
             write_record(record, outcomes, folder, arrays=arrays, pictures=pictures)
         write_finished(self.folder, self.identity, checkpoint, files)

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 
 from lutbench.errors import Halt, NotRun, UserError, listed
 from lutbench.files import read_model, write_json
+from lutbench.interruption import interruption_explained
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run, RunState, open_run
@@ -137,7 +139,8 @@ def _run(run: Run[Any], failed: Mapping[str, str]) -> None:
         if main:
             run.start()
         accelerator().wait_for_everyone()
-        perform(run)
+        with interruption_explained(partial(_kept, run)):
+            perform(run)
         accelerator().wait_for_everyone()
         run.log(run.result())
 
@@ -148,13 +151,21 @@ def perform(run: Run[Any]) -> None:
     run.planned.kind.module.perform(run)
 
 
+def _kept(run: Run[Any]) -> str:
+    """Return what is kept of a run that was interrupted, for a message."""
+    status = run.status()
+    if status.state is RunState.RESUMABLE:
+        return f"{run.name} is {status}, and the runs before it are kept."
+    return f"Of {run.name} nothing is kept yet; the runs before it are."
+
+
 class Held(UserError):
     """Another command is at work on a run."""
 
 
 @contextmanager
 def lock(run: Run[Any]) -> Iterator[None]:
-    """Keep every other command from a run meanwhile.
+    """Keep every other command from a run meanwhile, and begin with removing what killed ones left half-written.
 
     Raises:
         Held: naming the process that is at work on it already.
@@ -167,6 +178,7 @@ def lock(run: Run[Any]) -> Iterator[None]:
     except Timeout:
         raise Held(f"{run.name} is being run already, by {_holder(run)}. Wait for it, or stop it first.") from None
     try:
+        run.sweep()
         since = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(holder, Holder(process=os.getpid(), machine=platform.node(), since=since).model_dump())
         yield

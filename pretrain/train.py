@@ -50,7 +50,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
     TensorBoard scalars and the record.
 
     Raises:
-        UserError: if a loss is not finite, nothing moved, an image cannot be decoded, or the disk is full.
+        UserError: if a loss or a weight is not finite, nothing moved, an image cannot be decoded, or the disk is full.
     """
     recipe, processes = run.recipe, accelerator()
     images: ImageDataset = run.dataset("train")
@@ -68,7 +68,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
     modules = {"student": student} | ({"teacher": teacher} if teacher else {})
 
     # From the newest checkpoint, or from the beginning
-    start, kept = run.restore(modules, optimizer)
+    start, kept = run.restore(modules, optimizer, schedule.steps)
     extra_state = {"digest": weights_digest(student)} | kept  # of the initial weights, which a checkpoint keeps
     model = processes.prepare_model(torch.compile(student) if recipe.compile else student)
     whole_views = torch.compile(teacher) if recipe.compile and teacher else teacher

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lutbench.data.folder import FolderImages, open_folder
 from lutbench.data.images import ImageDataset, UndecodableImage
@@ -28,7 +28,9 @@ from lutbench.data.toy.build import pixel_digest
 from lutbench.data.toy.photographs import UNCOMPRESSED
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import read_json, saving, write_json
+from lutbench.interruption import interruption_explained
 from lutbench.progress import Bar
+from lutbench.train.batches import Loader
 from robustness.corruptions import CORRUPTIONS, REVISION, SEVERITIES, check_names, constants_for, corrupt, draw_of
 
 PACKAGES = ("numpy", "pillow", "scikit-image", "scipy")
@@ -82,9 +84,12 @@ def build_corrupted(
             if not missing:
                 return False
             work = _Conditions(images, folder, targets, side, missing)
-            loader = DataLoader(work, batch_size=None, num_workers=workers, in_order=False)
+            loader = Loader(work, batch_size=None, num_workers=workers, in_order=False)
             present = len(conditions) - len(missing)
-            with Bar(f"corrupting {images.name} {images.split}", len(conditions), present) as bar:
+            with (
+                interruption_explained(lambda: _built_so_far(folder, conditions)),
+                Bar(f"corrupting {images.name} {images.split}", len(conditions), present) as bar,
+            ):
                 for done, problem in enumerate(loader, present + 1):
                     if problem is not None:
                         raise problem
@@ -94,6 +99,11 @@ def build_corrupted(
             f"{folder.absolute()} could not be written: {error.strerror or error}. Name a folder that you may write to."
         ) from error
     return True
+
+
+def _built_so_far(folder: Path, conditions: Sequence[str]) -> str:
+    built = sum((folder / condition / MANIFEST).is_file() for condition in conditions)
+    return f"In {folder}, {built} of {len(conditions)} conditions are built, and kept."
 
 
 def open_corrupted(folder: Path, corruption: str, severity: int) -> FolderImages:

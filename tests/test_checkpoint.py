@@ -1,18 +1,20 @@
 """A checkpoint is whole or passed over, and the newest whole one wins."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from lutbench import files
-from lutbench.checkpoint import newest_checkpoint, save_checkpoint
+from lutbench.checkpoint import Checkpoint, finite_state, newest_checkpoint, newest_step, save_checkpoint
 from lutbench.errors import UserError
 
 
-def model() -> tuple[nn.Module, torch.optim.Optimizer]:
+def model() -> tuple[nn.Linear, torch.optim.Optimizer]:
     torch.manual_seed(0)
     layer = nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
@@ -23,12 +25,17 @@ def model() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 def save(folder: Path, step: int) -> None:
     layer, optimizer = model()
-    save_checkpoint(folder, "a" * 64, step, {"layer": layer}, optimizer, {"seconds": 1.5})
+    tensors, groups = finite_state({"layer": layer}, optimizer, "toy"), optimizer.state_dict()["param_groups"]
+    save_checkpoint(folder, "a" * 64, Checkpoint(step, tensors, groups, {"seconds": 1.5}))
+
+
+def newest(folder: Path, identity: str = "a" * 64, steps: int = 10) -> tuple[Checkpoint | None, list[str]]:
+    return newest_checkpoint(folder, identity, steps)
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     save(tmp_path, 7)
-    checkpoint, damage = newest_checkpoint(tmp_path, "a" * 64)
+    checkpoint, damage = newest(tmp_path)
     assert checkpoint is not None
     assert damage == []
     assert (checkpoint.step, checkpoint.extra_state) == (7, {"seconds": 1.5})
@@ -48,7 +55,7 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path
     save(tmp_path, 2)
     broken = tmp_path / "step-00000002" / file
     broken.write_bytes(broken.read_bytes()[:-20])
-    checkpoint, damage = newest_checkpoint(tmp_path, "a" * 64)
+    checkpoint, damage = newest(tmp_path)
     assert checkpoint is not None
     assert checkpoint.step == 1
     assert "step-00000002 is damaged" in damage[0]
@@ -58,13 +65,13 @@ def test_if_all_are_damaged_the_run_does_not_start_over_in_silence(tmp_path: Pat
     save(tmp_path, 1)
     (tmp_path / "step-00000001" / "tensors.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"No checkpoint in .* is whole"):
-        newest_checkpoint(tmp_path, "a" * 64)
+        newest(tmp_path)
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 1)
     with pytest.raises(UserError, match="belongs to another recipe"):
-        newest_checkpoint(tmp_path, "b" * 64)
+        newest(tmp_path, "b" * 64)
 
 
 def test_only_the_last_two_stay(tmp_path: Path) -> None:
@@ -84,7 +91,116 @@ def test_a_full_disk_leaves_the_checkpoint_before_untouched(tmp_path: Path, monk
         save(tmp_path, 2)
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
-    checkpoint, _ = newest_checkpoint(tmp_path, "a" * 64)
+    checkpoint, _ = newest(tmp_path)
     assert checkpoint is not None
     assert checkpoint.step == 1
     assert json.loads((tmp_path / "step-00000001" / "checkpoint.json").read_text())["step"] == 1
+
+
+# What is sealed
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    said = json.loads(file.read_text())
+    change(said)
+    file.write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize(
+    "change", [{"step": 9}, {"step": 10**9}, {"facts": {"seconds": 0.5}}, {"param_groups": []}, {"sha256": "f" * 64}]
+)
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_checkpoint_that_says_anything_else_than_was_saved_is_damaged(
+    tmp_path: Path, change: dict[str, Any], sealed: bool
+) -> None:
+    """A JSON of before it sealed itself is believed, but for its step and the sha256 of its tensors."""
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    file = tmp_path / "step-00000002/checkpoint.json"
+    edit(file, lambda said: said.update(change))
+    if not sealed:
+        edit(file, lambda said: said.pop("seal"))
+    checkpoint, damage = newest(tmp_path)
+    assert checkpoint is not None
+    believed = not sealed and change.keys() <= {"facts", "param_groups"}
+    assert checkpoint.step == (2 if believed else 1)
+    assert len(damage) == (0 if believed else 1)
+
+
+@pytest.mark.parametrize("content", ["[]", "7", '"text"', "{}", '{"step": "2"}', '{"seal": 3}'])
+def test_json_of_anything_else_is_damage_told_in_one_line(tmp_path: Path, content: str) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    (tmp_path / "step-00000002/checkpoint.json").write_text(content)
+    checkpoint, [line] = newest(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    assert "\n" not in line
+
+
+def test_a_step_beyond_the_runs_last_is_damage(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    checkpoint, [line] = newest(tmp_path, steps=1)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    assert "step 2, of 1" in line
+
+
+def test_strangers_beside_checkpoints_are_left_alone(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    for name in ("step-old", "step-00000002.bak", "step-3", "20260101_000000"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step-old.json").write_text("{}")
+    before = {path.name for path in tmp_path.iterdir()}
+    assert newest_step(tmp_path) == 1
+    checkpoint, damage = newest(tmp_path)
+    assert checkpoint is not None
+    assert (checkpoint.step, damage) == (1, [])
+    save(tmp_path, 4)
+    assert {path.name for path in tmp_path.iterdir()} == before | {"step-00000004"}
+
+
+# What is damaged is replaced
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_is_reached_again(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    (tmp_path / "step-00000002" / "tensors.safetensors").write_bytes(b"")
+    save(tmp_path, 2)
+    checkpoint, damage = newest(tmp_path)
+    assert checkpoint is not None
+    assert (checkpoint.step, damage) == (2, [])
+
+
+def test_a_damaged_one_never_takes_the_place_of_a_whole_one_among_the_last_two(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 3)
+    (tmp_path / "step-00000003" / "tensors.safetensors").write_bytes(b"")
+    save(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
+
+
+# What is not finite
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["weights", "optimizer"])
+def test_nothing_that_is_not_finite_is_saved(part: str, value: float) -> None:
+    layer, optimizer = model()
+    tensor = layer.weight if part == "weights" else optimizer.state[layer.weight]["exp_avg"]
+    with torch.no_grad():
+        tensor[0, 0] = value
+    with pytest.raises(UserError, match=r"^toy, after step 7: 1 of 8 tensors are not finite.*learning rate.*image"):
+        finite_state({"layer": layer}, optimizer, "toy, after step 7")
+
+
+def test_a_checkpoint_that_is_not_finite_is_passed_over(tmp_path: Path) -> None:
+    """As earlier versions saved them."""
+    save(tmp_path, 1)
+    save_checkpoint(tmp_path, "a" * 64, Checkpoint(2, {"layer.bias": torch.tensor([torch.nan])}, [], {}))
+    checkpoint, [line] = newest(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    assert "not finite: layer.bias" in line

@@ -559,9 +559,11 @@ def test_a_run_that_is_told_to_stop_saves_and_the_same_line_goes_on(fresh: Path,
     os.kill(process.pid, signal.SIGTERM)
     process.join()
     told = (fresh / "err.txt").read_text()
-    stopped = re.fullmatch(r"lutbench: Stopped at step (\d+) of 75, which is saved\. .*same command again.*\n", told)
+    stopped = re.fullmatch(
+        r"lutbench: Stopped by SIGTERM\. .* at step (\d+) of 75, which is saved\. .*same command again.*\n", told
+    )
     assert stopped, told
-    assert process.exitcode == 1
+    assert process.exitcode == 128 + signal.SIGTERM
 
     status = lutbench("status", "toy.toml", *settings)
     assert f" resumable at step {stopped[1]} " in line_of(status.out, "pretrain/lut/seed0")

@@ -292,6 +292,16 @@ def test_a_run_in_which_nothing_can_move_is_an_error(folder: Path) -> None:
         performed(run)
 
 
+def test_a_last_update_that_ruins_the_weights_is_no_result(folder: Path) -> None:
+    """Of a single step, whose loss is taken before its update."""
+    run = toy_run(folder, **SHORT | {"base_lr": 1e300, "epochs": 1, "batch": 30, "warmup_epochs": 0})
+    with pytest.raises(UserError, match=r"after step 1: .* tensors are not finite"):
+        performed(run)
+    assert not list(run.checkpoints.glob("step-*"))
+    assert not list(run.folder.glob("*.safetensors"))
+    assert not list(run.workspace.results.rglob("*.json"))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_images(folder: Path) -> None:
     run: Run = toy_run(folder, **SHORT | {"base_lr": 1e30, "log_every": 1})
     with pytest.raises(UserError, match="not finite at step"):

@@ -1,19 +1,23 @@
 """The k-NN vote is the one of a plain loop and of scikit-learn, in bounded memory."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn import functional
-from toy_runs import in_processes, outcome, performed, toy_run, write_images
+from toy_runs import SUITE, in_processes, outcome, performed, toy_run, write_images
 
 from downstream import knn
 from downstream.knn import knn_classify, nearest_neighbours
 from lutbench.errors import UserError
+from lutbench.evaluate.outcomes import Measurement
+from lutbench.models.pretrained import encoder_of
 
 CLASSES, K, TEMPERATURE = 6, 20, 0.07
 
@@ -125,3 +129,28 @@ def test_fewer_images_than_neighbours_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path, train=6)
     with pytest.raises(UserError, match=r"neighbours = 20, .* has 18 images"):
         performed(toy_run(tmp_path, kind="knn"))
+
+
+def test_features_that_are_not_finite_are_no_result_and_name_the_first_image(tmp_path: Path) -> None:
+    """Of weights that overflow."""
+    write_images(tmp_path)
+    run = toy_run(tmp_path, "first", kind="knn", neighbours=3)
+    weights = {name: tensor * 1e30 for name, tensor in encoder_of(run, None).state_dict().items()}
+    save_file(weights, tmp_path / "weights.safetensors")
+    suite = SUITE.replace("scratch = true", f'checkpoint = "{tmp_path}/weights.safetensors"')
+    run = toy_run(tmp_path, "second", suite_text=suite, kind="knn", neighbours=3)
+    with pytest.raises(
+        UserError, match=r"the encoder's features are not finite for 30 of 30 images, first for \S+\.png"
+    ):
+        performed(run)
+    assert not list(run.workspace.results.rglob("*.json"))
+
+
+def test_a_number_that_is_not_finite_makes_no_record(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    run = toy_run(tmp_path, kind="knn", neighbours=3)
+    performed(run)
+    shutil.rmtree(run.workspace.results)
+    with pytest.raises(UserError, match=r"no record is written, .*extra\.loss.* is nan.*learning rate"):
+        run.save_results([Measurement(metric="loss", value=1.0)], seconds=1.0, extra={"loss": math.nan})
+    assert not run.workspace.results.exists()

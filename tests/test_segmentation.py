@@ -18,9 +18,10 @@ from mmseg.apis import inference_model, init_model
 from mmseg.registry import MODELS
 from PIL import Image
 
-from downstream.segmentation.checkpoints import read_checkpoint
+from downstream.segmentation.checkpoints import newest_sealed, read_checkpoint
 from downstream.segmentation.config import blocks_of, check_segmentation, mmseg_config
 from downstream.segmentation.export import export_mmseg
+from downstream.segmentation.scores import ConfusionMetric
 from downstream.segmentation.segment import segment
 from lutbench.errors import UserError
 from lutbench.recipes.segmentation import SegmentationRecipe
@@ -190,6 +191,16 @@ def test_a_run_in_which_nothing_can_move_is_an_error(folder: Path) -> None:
         performed(scenes_run(folder, lr=1e-45, iterations=2, warmup=0))
 
 
+def test_a_last_update_that_ruins_the_weights_is_no_result(folder: Path) -> None:
+    """Of a single step, whose loss is taken before its update."""
+    run = scenes_run(folder, lr=1e300, warmup=0, iterations=1)
+    with pytest.raises(UserError, match=r"after step 1: .* tensors are not finite"):
+        performed(run)
+    assert not list(run.checkpoints.glob("step-*"))
+    assert not list(run.folder.glob("*.safetensors"))
+    assert not list(run.workspace.results.rglob("*.json"))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_images(folder: Path) -> None:
     run = scenes_run(folder, lr=1e30, log_every=1, warmup=0)
     with pytest.raises(UserError, match="not finite at step"):
@@ -207,6 +218,39 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(folder: Path) ->
     newest = sorted(run.checkpoints.glob("step-*.json"))[-1].with_suffix(".pth")
     newest.write_bytes(newest.read_bytes()[:-100])
     assert in_processes(lambda: performed(run))[0] == whole
+
+
+def test_what_a_seal_says_is_sealed_and_strangers_are_ignored(folder: Path) -> None:
+    settings = {"iterations": 6, "save_every": 2}
+    run = scenes_run(folder, "whole", **settings)
+    whole = performed(run)
+    assert sorted(path.name for path in run.checkpoints.glob("step-*")) == [
+        f"step-0000000{step}.{ending}" for step in (4, 6) for ending in ("json", "pth")
+    ]
+    (run.folder / "finished.json").unlink()
+    seal = run.checkpoints / "step-00000006.json"
+    seal.write_text(seal.read_text().replace('"step": 6', '"step": 1000000000'))
+    for name in ("step-old.json", "step-7.pth", "step-00000009.pth"):  # of the last, the seal is missing
+        (run.checkpoints / name).write_text("{}")
+    assert run.status().detail == "at step 6"
+    assert performed(run) == whole
+    checkpoint, damage = newest_sealed(run.checkpoints, run.identity, 6)
+    assert checkpoint is not None
+    assert (checkpoint.step, damage) == (6, [])
+    assert not (run.checkpoints / "step-00000009.pth").exists()
+    assert (run.checkpoints / "step-7.pth").exists()
+
+
+def test_outputs_that_are_not_finite_are_no_result() -> None:
+    """As those of finite weights that overflow."""
+    metric = ConfusionMetric()
+    metric.dataset_meta = {"classes": ["ground", "amber"]}
+    data = {name: {"data": torch.zeros(1, 2, 2, dtype=torch.long)} for name in ("pred_sem_seg", "gt_sem_seg")}
+    sample: dict[str, Any] = {**data, "seg_logits": {"data": torch.zeros(2, 2, 2)}, "img_path": "some/image.jpg"}
+    metric.process({}, [sample])
+    sample["seg_logits"]["data"][0, 0, 0] = torch.nan
+    with pytest.raises(UserError, match=r"some/image\.jpg: the segmenter's outputs are not finite"):
+        metric.process({}, [sample])
 
 
 # Checkpoints

@@ -1,16 +1,14 @@
 """MMEngine's checkpoints, sealed: each has a JSON beside it with its hash, and nothing unsealed is ever read.
 
-MMEngine writes a file in place and, where torch refuses a pickle that could run code, loads it all the same. Here a
-file counts only once it is sealed, which happens after it is whole, and torch's refusal stands.
+Where torch refuses a pickle that could run code, MMEngine loads it all the same. Here torch's refusal stands.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lutbench.checkpoint import newest_whole, read_seal
-from lutbench.files import write_json
-from lutbench.models.weights import read_pickle, sha256_of
+from lutbench.checkpoint import check_usable, newest_whole, read_seal
+from lutbench.models.weights import read_pickle
 
 NAME = "step-{:08d}.pth"
 """Name of a checkpoint after so many iterations; its seal ends in ``.json``."""
@@ -26,28 +24,20 @@ class Sealed:
     """What the training log keeps of the iterations so far."""
 
 
-def seal(path: Path, identity: str, step: int, extra_state: dict[str, Any]) -> None:
-    """Declare a checkpoint whole, and remove the seals of those that are gone."""
-    value = {"identity": identity, "step": step, "sha256": sha256_of(path), "facts": extra_state}
-    write_json(path.with_suffix(".json"), value)
-    for other in path.parent.glob("step-*.json"):
-        if not other.with_suffix(".pth").is_file():
-            other.unlink()
-
-
-def newest_sealed(folder: Path, identity: str) -> tuple[Sealed | None, list[str]]:
-    """Return the newest whole checkpoint, and a line about each newer one that is damaged.
+def newest_sealed(folder: Path, identity: str, steps: int) -> tuple[Sealed | None, list[str]]:
+    """Return the newest whole checkpoint of a run of so many ``steps``, and a line about each newer one that is damaged.
 
     Raises:
         UserError: if a checkpoint belongs to another recipe, or if there are checkpoints and all are damaged.
     """
-    files = [path.with_suffix(".pth") for path in sorted(folder.glob("step-*.json"), reverse=True)]
-    return newest_whole(folder, files, lambda file: _read(file, identity))
+    files = [path.with_suffix(".pth") for path in folder.glob("step-*.json")]
+    return newest_whole(folder, files, lambda file: _read(file, identity, steps))
 
 
-def _read(file: Path, identity: str) -> Sealed:
-    value = read_seal(file.with_suffix(".json"), file, file, identity)
-    return Sealed(file, int(value["step"]), value["facts"])
+def _read(file: Path, identity: str, steps: int) -> Sealed:
+    seal = read_seal(file.with_suffix(".json"), file, file, identity, steps)
+    check_usable(read_checkpoint(file)["state_dict"])
+    return Sealed(file, seal.step, seal.extra_state)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def keep_segmenter(model: nn.Module, cfg: "Config", folder: Path) -> str:
     """Write ``segmenter.py`` and ``segmenter.safetensors``; return the latter's sha256.
 
     Raises:
-        UserError: on a full disk.
+        UserError: if a weight is not finite, or on a full disk.
     """
     with whole_file(folder / CONFIG) as partial:
         partial.write_text(cfg.pretty_text, encoding="utf-8")

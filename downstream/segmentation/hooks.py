@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.datasets import BaseSegDataset
@@ -17,13 +17,13 @@ from mmseg.registry import DATASETS
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from downstream.segmentation.checkpoints import NAME, read_checkpoint, seal
-from lutbench.checkpoint import KEEP
-from lutbench.files import saving
+from downstream.segmentation.checkpoints import NAME, read_checkpoint
+from lutbench.checkpoint import finite_state, keep_last, write_seal
+from lutbench.files import whole_file
 from lutbench.progress import Bar
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
-from lutbench.train.batches import Key, Schedule
+from lutbench.train.batches import Key, Schedule, follow_parent
 from lutbench.train.batchnorm import SyncBatchNorm
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator
@@ -40,6 +40,13 @@ class SuiteRunner(Runner):
         else:
             model = super().wrap_model(model_wrapper_cfg, model)
         return model
+
+    @staticmethod
+    def build_dataloader(dataloader: Any, *args: Any, **settings: Any) -> Any:
+        """Build a loader as MMEngine does, whose workers leave signals to this process."""
+        if isinstance(dataloader, dict):
+            dataloader = {**dataloader, "worker_init_fn": {"type": follow_parent}}
+        return Runner.build_dataloader(dataloader, *args, **settings)
 
     def _init_model_weights(self) -> None:
         """Leave the model's weights as they are."""
@@ -97,11 +104,13 @@ class KeyedDataset(Dataset[dict[str, Any]]):
         return sample
 
 
-class SuiteHook(CheckpointHook):
-    """MMEngine's CheckpointHook, called by the suite's logger, that seals what it has saved."""
+class SuiteHook(Hook):
+    """Takes the place of MMEngine's CheckpointHook: saves when the suite's logger says so, whole, sealed and finite."""
+
+    priority = "VERY_LOW"
+    """CheckpointHook's: after the step's learning rate was set."""
 
     def __init__(self, run: Run[SegmentationRecipe], logger: TrainingLogger, schedule: Schedule, images: int) -> None:
-        super().__init__(by_epoch=False, max_keep_ckpts=KEEP, filename_tmpl=NAME, save_last=False)
         self.run, self.logger, self.schedule, self.images = run, logger, schedule, images
         self._since = 0.0
         self._rate = 0.0
@@ -109,7 +118,6 @@ class SuiteHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         """Begin to wait for data."""
-        super().before_train(runner)
         self._since = time.monotonic()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -119,23 +127,25 @@ class SuiteHook(CheckpointHook):
         reseed(RngStream.STEP, self.run.seed, batch_idx, accelerator().process_index)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Note the losses; save where the logger says so, and after the last step, so that evaluation can be resumed."""
+        """Note the losses; save where the logger says so."""
         assert outputs is not None
         losses = {label: outputs[name] for name, label in LOSSES.items() if isinstance(outputs.get(name), Tensor)}
         keys, rows = self.schedule.batch_keys(batch_idx), self.schedule.rows(0)
         self.logger.note(batch_idx, losses, torch.tensor([keys[row][1] for row in rows]))
-        saving = self.logger.end_step(batch_idx, self._rate)
-        if saving or batch_idx + 1 == self.schedule.steps:
+        if self.logger.end_step(batch_idx, self._rate):
             self._save(runner, batch_idx + 1)
         self.logger.stop_if_asked(batch_idx)
         self._since = time.monotonic()
 
     def _save(self, runner: Runner, step: int) -> None:
-        path = Path(self.out_dir) / NAME.format(step)
-        with saving(path):
-            self._save_checkpoint(runner)
+        path = self.run.checkpoints / NAME.format(step)
+        model, optimizer = runner.model, runner.optim_wrapper.optimizer
+        finite_state({"model": model}, optimizer, f"{self.run.name}, after step {step}")
         if accelerator().is_main_process:
-            seal(path, self.run.identity, step, self.logger.extra_state)
+            with whole_file(path) as partial:
+                runner.save_checkpoint(str(partial.parent), partial.name, by_epoch=False)
+            write_seal(path.with_suffix(".json"), path, self.run.identity, step, self.logger.extra_state)
+            keep_last(self.run.checkpoints, step)
         accelerator().wait_for_everyone()
 
     def before_val(self, runner: Runner) -> None:

@@ -9,6 +9,8 @@ from mmseg.evaluation.metrics import IoUMetric
 from mmseg.registry import METRICS
 from numpy.typing import NDArray
 
+from lutbench.errors import UserError
+
 
 @METRICS.register_module()
 class ConfusionMetric(IoUMetric):
@@ -18,9 +20,18 @@ class ConfusionMetric(IoUMetric):
     """Rows (label, prediction, pixels) of every image in the dataset's order, after an evaluation, on the first process."""
 
     def process(self, data_batch: dict[str, Any], data_samples: Sequence[dict[str, Any]]) -> None:
-        """Count the pixels of each image by label and prediction, those with the ignored label left out."""
+        """Count the pixels of each image by label and prediction, those with the ignored label left out.
+
+        Raises:
+            UserError: if a model's outputs are not finite.
+        """
         classes = len(self.dataset_meta["classes"])
         for sample in data_samples:
+            if "seg_logits" in sample and not sample["seg_logits"]["data"].isfinite().all():
+                raise UserError(
+                    f"{sample['img_path']}: the segmenter's outputs are not finite. Training went wrong, or the weights are "
+                    "not usable."
+                )
             prediction = sample["pred_sem_seg"]["data"].squeeze()
             label = sample["gt_sem_seg"]["data"].squeeze().to(prediction)
             counted = label != self.ignore_index

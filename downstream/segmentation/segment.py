@@ -13,7 +13,6 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmseg.registry import DATASETS, MODELS
 from mmseg.utils import register_all_modules
 from torch import nn
-from torch.utils.data import DataLoader
 
 from downstream.segmentation.backbone import load_backbone
 from downstream.segmentation.checkpoints import newest_sealed
@@ -27,7 +26,7 @@ from lutbench.data.scenes import SegmentationDataset
 from lutbench.models.pretrained import encoder_of
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
-from lutbench.train.batches import FromStep, Schedule, loader_options
+from lutbench.train.batches import FromStep, Loader, Schedule, loader_options
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, precision_of
 from lutbench.train.randomness import RngStream, seeded
@@ -49,7 +48,8 @@ def segment(run: Run[SegmentationRecipe]) -> None:
     TensorBoard scalars and, in the results, the record with every image's confusion counts.
 
     Raises:
-        UserError: if the encoder's weights do not fit, a loss is not finite, nothing moved, or the disk is full.
+        UserError: if the encoder's weights do not fit, a loss, a weight or an output is not finite, nothing moved, or the
+            disk is full.
     """
     recipe, processes = run.recipe, accelerator()
     MMLogger.get_instance(run.name, log_level="ERROR")  # what is logged before the Runner has its own
@@ -61,7 +61,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
     # Model, from the encoder; the newest checkpoint, if there is one
     model = build_segmenter(cfg, run)
     digest = weights_digest(model)
-    checkpoint, damage = newest_sealed(run.checkpoints, run.identity)
+    checkpoint, damage = newest_sealed(run.checkpoints, run.identity, schedule.steps)
     for line in damage:
         run.log(line)
     start, extra_state = (checkpoint.step, checkpoint.extra_state) if checkpoint else (0, {})
@@ -139,10 +139,10 @@ def optimizer_of(model: nn.Module, cfg: Config, recipe: SegmentationRecipe) -> O
         return build_optim_wrapper(model, settings)
 
 
-def _train_loader(cfg: Config, schedule: Schedule, start: int, workers: int) -> DataLoader[dict[str, Any]]:
+def _train_loader(cfg: Config, schedule: Schedule, start: int, workers: int) -> Loader:
     dataset = KeyedDataset(DATASETS.build(cfg.train_dataloader.dataset), schedule.seed)
     batches = FromStep(schedule, start)
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=pseudo_collate, **loader_options(workers))
+    return Loader(dataset, batch_sampler=batches, collate_fn=pseudo_collate, **loader_options(workers))
 
 
 def _multi_scale(model: nn.Module, cfg: Config, runner: SuiteRunner) -> ConfusionMetric:

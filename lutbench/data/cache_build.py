@@ -1,7 +1,7 @@
 """Making the cache of a set, and making again what of it is damaged: shard by shard, so that what was interrupted goes on."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import chain
@@ -29,6 +29,7 @@ from lutbench.data.tensors import resize_short_side
 from lutbench.data.walking import evenly_spaced, in_threads
 from lutbench.errors import UserError
 from lutbench.files import gigabytes, read_json, read_model, whole_file, write_json
+from lutbench.interruption import interruption_explained
 from lutbench.models.weights import sha256_of
 from lutbench.progress import PATIENCE, console, is_first_process, tracked
 
@@ -164,13 +165,19 @@ def _make(images: ImageDataset, side: int, folder: Path) -> None:
     title = f"resizing {images.name} {images.split}"
     todo = list(chain(*missing.values()))
     resized = in_threads(lambda index: _resized(images, index, side), todo, title, at_once=128, shown=True)
-    for file, part in missing.items():
-        _write_shard(file, resized, len(part))
+    with interruption_explained(lambda: _made_so_far(images, shards)):
+        for file, part in missing.items():
+            _write_shard(file, resized, len(part))
     written = [ShardMetadata.model_validate(read_json(file.with_suffix(".json"))) for file in shards]
     metadata = CacheMetadata(
         set=images.name, split=images.split, side=side, source=images.fingerprint, how=HOW, shards=written
     )
     write_json(folder / "cache.json", metadata.model_dump())
+
+
+def _made_so_far(images: ImageDataset, shards: Mapping[Path, range]) -> str:
+    made = sum(_is_whole(file, len(part)) for file, part in shards.items())
+    return f"Of the cache of {images.name}, {made} of {len(shards)} files are made, and kept."
 
 
 def _is_whole(file: Path, images: int) -> bool:

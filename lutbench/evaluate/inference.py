@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from timm.models import VisionTransformer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lutbench.data.images import ImageDataset, UndecodableImage
 from lutbench.data.tensors import normalised
@@ -24,6 +24,7 @@ from lutbench.evaluate.transform import eval_transform
 from lutbench.models.encoders import Pool, encode
 from lutbench.progress import Bar
 from lutbench.recipes.base import Metric
+from lutbench.train.batches import Loader
 from lutbench.train.processes import accelerator, autocast
 
 
@@ -87,7 +88,7 @@ def over_images(
     device, world = processes.device, processes.num_processes
     share = -(-len(images) // world)
     own = [min(processes.process_index + world * k, len(images) - 1) for k in range(share)]
-    loader = DataLoader(
+    loader = Loader(
         _Decoded(images, transform),
         sampler=own,
         batch_size=recipe.eval_batch,
@@ -130,16 +131,18 @@ def encode_images(encoder: VisionTransformer, images: ImageDataset, recipe: Feat
     """Encode the centre crop of every image of a dataset: features (m, D), float32; on every process.
 
     Raises:
-        UserError: if an image cannot be decoded and the set does not skip those.
+        UserError: if they are not finite, or an image cannot be decoded and the set does not skip those.
     """
     encoder.eval()
-    return over_images(
+    computed = over_images(
         lambda pixels, index: encode(encoder, normalised(pixels), recipe.pool),
         images,
         eval_transform(recipe.side, recipe.eval_crop),
         recipe,
         title,
     )
+    check_finite(computed.values.isfinite().all(1).numpy(), images, computed.index, "the encoder's features")
+    return computed
 
 
 def labels_of(images: ImageDataset) -> Tensor:
@@ -174,8 +177,13 @@ def outcomes_of(ranked: Tensor, images: ImageDataset, index: NDArray[np.int64], 
     return replace(Outcomes.of(images.labels[index], prediction, rank, names), metric=metric)
 
 
-def check_finite(finite: NDArray[np.bool_], images: ImageDataset, index: NDArray[np.int64]) -> None:
-    """Check that a classifier's outputs were ``finite`` (m,) for all of the images ``index`` (m,) of a dataset.
+def check_finite(
+    finite: NDArray[np.bool_],
+    images: ImageDataset,
+    index: NDArray[np.int64],
+    what: str = "the classifier's outputs",
+) -> None:
+    """Check that a model's outputs were ``finite`` (m,) for all of the images ``index`` (m,) of a dataset.
 
     Raises:
         UserError: naming the first image for which they were not.
@@ -183,7 +191,7 @@ def check_finite(finite: NDArray[np.bool_], images: ImageDataset, index: NDArray
     if not finite.all():
         first = images.image_name(int(index[~finite][0]))
         raise UserError(
-            f"{images.name}: the classifier's outputs are not finite for {(~finite).sum()} of {len(finite)} images, "
+            f"{images.name}: {what} are not finite for {(~finite).sum()} of {len(finite)} images, "
             f"first for {first}. Training went wrong, or the weights are not usable."
         )
 

@@ -29,7 +29,7 @@ PER_CLASS: Metric = "mean per class"
 
 
 class Measurement(BaseModel):
-    """One number."""
+    """One number, which is finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 

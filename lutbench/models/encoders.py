@@ -93,7 +93,7 @@ def export_encoder(
     Serves a classifier of :func:`create_encoder` as well; its ``class_names`` are kept.
 
     Raises:
-        UserError: on a full disk.
+        UserError: if a weight is not finite, or on a full disk.
     """
     pooled_norm = not isinstance(encoder.fc_norm, nn.Identity)
     arguments = timm_arguments(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lutbench.errors import UserError, listed
 from lutbench.files import whole_file
+from lutbench.finite import check_finite
 
 PICKLES = (".pth", ".pt", ".bin", ".tar")
 """Endings of files that torch.save wrote."""
@@ -27,8 +28,9 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> str:
     """Write safetensors, whole or not at all, and return the file's sha256.
 
     Raises:
-        UserError: on a full disk; what stood at ``path`` before is untouched.
+        UserError: if a number is not finite, or on a full disk; what stood at ``path`` before is untouched.
     """
+    check_finite(tensors, str(path))
     with whole_file(path) as partial:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
     return sha256_of(path)

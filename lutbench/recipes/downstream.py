@@ -159,8 +159,8 @@ class LinearRecipe(ClassificationRecipe):
         return Samples((self.epochs if self.fresh_crops else 1) * images["train"], images["val"])
 
     def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
-        """Return how many of those saved every epoch stay; none where features are encoded once, which is soon repeated."""
-        return kept_checkpoints(images, keep, self.epochs, self.batch) if self.fresh_crops else 0
+        """Return how many of those saved every epoch stay; the last alone where features are encoded once, and training is quick."""
+        return kept_checkpoints(images, keep, self.epochs, self.batch) if self.fresh_crops else 1
 
     @property
     def lr(self) -> float:

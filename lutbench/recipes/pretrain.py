@@ -165,12 +165,12 @@ def kept_checkpoints(
 ) -> int:
     """Return how many of the checkpoints stay that a run saves every so many steps or, without ``save_every``, every epoch.
 
-    The last step saves none. They are ``keep`` if ``images`` lacks the size of the training split.
+    The last step saves one too. They are ``keep`` if ``images`` lacks the size of the training split.
     """
     if "train" not in images:
         return keep
     steps = ceil(epochs * images["train"] / batch)
-    return min(keep, (steps - 1) // (save_every or max(1, steps // epochs)))
+    return min(keep, ceil(steps / (save_every or max(1, steps // epochs))))
 
 
 def check_schedule(epochs: int, warmup_epochs: int, batch: int, micro_batch: int | None = None) -> None:

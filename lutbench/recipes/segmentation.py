@@ -147,8 +147,8 @@ class SegmentationRecipe(DownstreamRecipe):
         return Samples(self.iterations * self.batch, (evaluations + MULTI_SCALE * self.tta) * images["val"])
 
     def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
-        """Return how many stay; MMSegmentation's Runner saves one at the end as well."""
-        return min(keep, (self.iterations - 1) // self.save_every + 1)
+        """Return how many stay of those saved every ``save_every`` iterations and at the end."""
+        return min(keep, ceil(self.iterations / self.save_every))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

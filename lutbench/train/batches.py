@@ -6,6 +6,8 @@ images than the batch holds, a step still happens. Which images a step sees depe
 """
 
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, defa
 
 from lutbench.data.images import ImageDataset, is_streamed, load_or_next
 from lutbench.errors import UserError
+from lutbench.interruption import SIGNALS
 from lutbench.train.processes import accelerator
 from lutbench.train.randomness import RngStream, generator, reseed
 
@@ -195,17 +198,38 @@ def stream(
     """
     options, samples = loader_options(workers), _Samples(images, transform, schedule.seed)
     if is_streamed(images):
-        return iter(DataLoader(_StreamedSamples(samples, images, schedule, start), batch_size=None, **options))
-    return iter(DataLoader(samples, batch_sampler=FromStep(schedule, start), **options))
+        return iter(Loader(_StreamedSamples(samples, images, schedule, start), batch_size=None, **options))
+    return iter(Loader(samples, batch_sampler=FromStep(schedule, start), **options))
 
 
 def loader_options(workers: int) -> dict[str, Any]:
-    """Return the arguments of a training loop's ``DataLoader`` with so many ``workers``."""
+    """Return the arguments of a training loop's :class:`Loader` with so many ``workers``."""
     pin_memory = accelerator().device.type == "cuda"
-    options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory, "worker_init_fn": _leave_group}
-    return options | ({"prefetch_factor": 4} if workers else {})
+    return {"num_workers": workers, "pin_memory": pin_memory} | ({"prefetch_factor": 4} if workers else {})
 
 
-def _leave_group(worker: int) -> None:
-    """Leave the process group: a signal to all of it is for the loop, which saves and needs its workers for that."""
+class Loader(DataLoader[Any]):
+    """A DataLoader whose workers leave signals, from their first moment on, to the process that needs them to save."""
+
+    def __init__(self, dataset: Dataset[Any], **options: Any) -> None:
+        super().__init__(dataset, worker_init_fn=follow_parent, **options)
+
+    def __iter__(self) -> Any:
+        """Start the workers, with signals held back until they have left the process group."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def follow_parent(worker: int) -> None:
+    """Leave the process group: what is sent to all of it, a worker does not hear.
+
+    Its errors a worker hands to its parent; that the parent ends in the middle of a handover is none.
+    """
     os.setpgid(0, 0)
+    while sent := signal.sigpending() & set(SIGNALS):
+        signal.sigwait(sent)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    sys.excepthook = lambda *_: None

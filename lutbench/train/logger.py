@@ -1,20 +1,22 @@
 """The logger of a training loop: progress, losses, speed, and when to save and to stop."""
 
+import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from lutbench.errors import Halt, UserError
+from lutbench.errors import UserError
 from lutbench.files import write_json
+from lutbench.finite import CAUSES
+from lutbench.interruption import Interrupted, hearing
 from lutbench.progress import Bar
 from lutbench.train.batches import Schedule
-from lutbench.train.processes import accelerator
+from lutbench.train.processes import accelerator, greatest
 
 if TYPE_CHECKING:
     from lutbench.run import Run
@@ -32,8 +34,8 @@ class TrainingLogger:
     """Progress, losses, speed and time spent waiting for data, read every few steps and nowhere else.
 
     Losses stay on the device between readings, so that no step waits for the device. A reading averages them over
-    micro-batches, steps and processes, prints and logs them, stops the run if one is not finite, and hears SIGTERM and
-    SIGINT, which every process must hear at the same step.
+    micro-batches, steps and processes, prints and logs them, and stops the run if one is not finite. Signals are heard at
+    the end of every step, by all processes at the same one.
     """
 
     def __init__(
@@ -50,33 +52,42 @@ class TrainingLogger:
         """Seconds of those spent waiting for data."""
         self.skipped: int = extra_state.get("skipped", 0)
         """Number of undecodable images that were passed over."""
+        self._unread: list[list[float]] = extra_state.get("unread", [])
+        """Losses of the micro-batches that were collected since the last reading, in the order of their names: a run that was
+        stopped between two readings reads afterwards what it would have read."""
         self._notes: list[_Note] = []
         self._skips: list[Tensor] = []
         self._label = ""
-        self._asked_to_stop = False
+        self._signalled = 0
+        """The signal that this process heard."""
+        self._stopped_by = 0
+        """The signal on which the processes agreed at the end of this step."""
 
     def __enter__(self) -> Self:
         main = accelerator().is_main_process
+        self._hearing = hearing(self._hear)
+        self._hearing.__enter__()
         self._bar = Bar(self.title, self.schedule.steps, self.start, shown=main)
         self._bar.__enter__()
         self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start) if main else None
-        self._handlers = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGTERM, signal.SIGINT)}
         self._last = time.monotonic()
         self._waited_before, self._read_step = self.waited, self.start
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Raises Interrupted if a signal came after the last step, to which nobody listened then."""
         self._bar.__exit__(None, None, None)
         if self._writer:
             self._writer.close()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._hearing.__exit__(None, None, None)
+        if kind is None and self._signalled:
+            raise Interrupted(self._signalled)
 
     @property
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint keeps: what was given, and the log."""
         log = {"losses": self.losses, "seconds": self.seconds, "waited": self.waited, "skipped": self.skipped}
-        return self._kept | log
+        return self._kept | log | {"unread": self._unread}
 
     @property
     def images_per_second(self) -> float:
@@ -97,26 +108,27 @@ class TrainingLogger:
         self._notes.append(_Note(step, {name: loss.detach() for name, loss in losses.items()}, index))
 
     def end_step(self, step: int, lr: float) -> bool:
-        """Read the losses if it is time; return whether to save a checkpoint now.
+        """Read the losses if it is time; return whether to save a checkpoint now: now and then, at the end, or to stop.
 
         Raises:
             UserError: if a loss was not finite; the step and the images' indices are saved in the run's folder.
         """
         done = step + 1
-        saving = done % self.save_every == 0 and done < self.schedule.steps
-        if saving or done % self.log_every == 0 or done == self.schedule.steps:
-            stop = self._read(done, lr)
-            if stop and done < self.schedule.steps:
-                self._asked_to_stop = True
-                return True
+        self._stopped_by = greatest(self._signalled)
+        saving = done % self.save_every == 0 or done == self.schedule.steps
+        if saving or done % self.log_every == 0:
+            self._read(done, lr)
         else:
             self._bar.update(done, self._label)
-        return saving
+            if self._stopped_by:
+                self._collect()
+        return saving or self._stopped_by > 0
 
     def stop_if_asked(self, step: int) -> None:
-        """Raises Stopped if SIGTERM or SIGINT came; call it after saving."""
-        if self._asked_to_stop:
-            raise Stopped(step + 1, self.schedule.steps)
+        """Raises Interrupted if a signal came; call it after saving."""
+        if self._stopped_by:
+            where = f"{self.title} stopped at step {step + 1} of {self.schedule.steps}, which is saved."
+            raise Interrupted(self._stopped_by, where)
 
     def log(self, step: int, **scalars: float) -> None:
         """Write scalars to TensorBoard."""
@@ -124,30 +136,36 @@ class TrainingLogger:
             for name, value in scalars.items():
                 self._writer.add_scalar(name.replace("_", " "), value, step)
 
-    def _read(self, done: int, lr: float) -> bool:
-        names = list(self._notes[0].losses)
-        local = torch.stack([torch.stack([note.losses[name].float() for name in names]) for note in self._notes])
-        flag = torch.full((1, len(names)), float(self._signalled), device=local.device)
-        skips = torch.full((1, len(names)), float(sum(int(s.sum()) for s in self._skips)), device=local.device)
-        everywhere = accelerator().reduce(torch.cat([local, flag, skips]), "sum").cpu()
-        values = everywhere[:-2] / accelerator().num_processes
-        if not values.isfinite().all():
-            self._stop_at_non_finite(local.cpu(), names)
-        now = time.monotonic()
-        elapsed, waited = now - self._last, self.waited - self._waited_before
-        self.seconds += elapsed
-        self.skipped += int(everywhere[-1, 0])
-        self.losses = dict(zip(names, values.mean(0).tolist(), strict=True))
+    def _read(self, done: int, lr: float) -> None:
+        names, elapsed, waited = self._collect()
+        self.losses = dict(zip(names, torch.tensor(self._unread).mean(0).tolist(), strict=True))
+        self._unread = []
         speed = (done - self._read_step) * self.schedule.batch / elapsed
         share = waited / elapsed
         values_label = "  ".join(f"{name} {value:.3f}" for name, value in self.losses.items())
         self._label = f"{values_label}  {speed:.0f} images/s  {share:.0%} waiting for data"
         self._bar.update(done, self._label)
         self.log(done, **self.losses, lr=lr, images_per_second=speed, waiting_for_data=share)
-        self._last, self._waited_before, self._read_step = now, self.waited, done
+        self._read_step = done
+
+    def _collect(self) -> tuple[list[str], float, float]:
+        """Take the losses from the device; return their names, and the seconds that passed and were waited since the last time."""
+        names = list(self._notes[0].losses)
+        local = torch.stack([torch.stack([note.losses[name].float() for name in names]) for note in self._notes])
+        skips = torch.full((1, len(names)), float(sum(int(s.sum()) for s in self._skips)), device=local.device)
+        everywhere = accelerator().reduce(torch.cat([local, skips]), "sum").cpu()
+        values = everywhere[:-1] / accelerator().num_processes
+        if not values.isfinite().all():
+            self._stop_at_non_finite(local.cpu(), names)
+        now = time.monotonic()
+        elapsed, waited = now - self._last, self.waited - self._waited_before
+        self.seconds += elapsed
+        self.skipped += int(everywhere[-1, 0])
+        self._unread = [*self._unread, *values.tolist()]
+        self._last, self._waited_before = now, self.waited
         self._notes.clear()
         self._skips.clear()
-        return bool(everywhere[-2, 0])
+        return names, elapsed, waited
 
     def _stop_at_non_finite(self, values: Tensor, names: list[str]) -> None:
         rank = accelerator().process_index
@@ -155,25 +173,25 @@ class TrainingLogger:
         if wrong:
             first = wrong[0]
             losses = {name: str(float(first.losses[name])) for name in names}
-            report = {"step": first.step, "process": rank, "losses": losses, "images": first.images.tolist()}
+            report = {"step": first.step + 1, "process": rank, "losses": losses, "images": first.images.tolist()}
             write_json(self.folder / f"non-finite-{rank}.json", report)
-        where = f"step {wrong[0].step}" if wrong else f"one of the last {len(values)} micro-batches, on another process"
+        steps = self.schedule.steps
+        where = (
+            f"step {wrong[0].step + 1} of {steps}"
+            if wrong
+            else f"step {self._notes[-1].step + 1} of {steps} or shortly before"
+        )
         raise UserError(
-            f"{self.title}: a loss was not finite at {where}. The step, the losses and the images' indices are in "
-            f"{self.folder}/non-finite-*.json; the last checkpoint is from before. Look at those images, "
-            "or lower base_lr, and start again."
+            f"{self.title}: a loss was not finite at {where}. {CAUSES} The losses and the images' indices are in "
+            f"{self.folder}/non-finite-*.json. What was saved before stays, and the same command goes on from there."
         )
 
-    _signalled = False
-
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        if self._signalled:  # asked twice: do not wait for the next reading
-            raise KeyboardInterrupt
-        self._signalled = True
-
-
-class Stopped(Halt):
-    """The run was asked to stop by a signal, and stopped after saving."""
-
-    def __init__(self, step: int, steps: int) -> None:
-        super().__init__(f"Stopped at step {step} of {steps}, which is saved. Give the same command again to go on.")
+    def _hear(self, number: int, again: bool) -> None:
+        if again:
+            raise Interrupted(number)
+        self._signalled = number
+        if accelerator().is_main_process:
+            name = signal.Signals(number).name
+            os.write(
+                2, f"\n{self.title}: {name}: saves after this step, and stops; once more stops at once.\n".encode()
+            )

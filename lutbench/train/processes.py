@@ -3,6 +3,7 @@
 import os
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +14,24 @@ from torch import nn
 def accelerator() -> Accelerator:
     """Return the process group of this command: one process under ``python``, many under ``torchrun`` (gloo on CPU)."""
     return Accelerator(cpu=not torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1)
+
+
+def greatest(number: int) -> int:
+    """Return the greatest ``number`` of all processes: agreed on between CPUs, so that no device is waited for.
+
+    Some 0.1 ms where the processes are in step.
+    """
+    if accelerator().num_processes == 1:
+        return number
+    numbers = torch.tensor([number])
+    torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX, group=_cpu_group())
+    return int(numbers)
+
+
+@lru_cache(maxsize=1)
+def _cpu_group() -> Any:
+    """Return the group of all processes over gloo; the first call is made by all of them at once."""
+    return torch.distributed.new_group(backend="gloo")
 
 
 def precision_of(setting: str) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lutbench.errors import UserError, listed
 from lutbench.files import read_json, write_json
+from lutbench.interruption import interruption_explained
 from lutbench.progress import console, tracked
 
 D = TypeVar("D")
@@ -66,7 +67,8 @@ class ToyDataset(Generic[D]):
                 partial = root / f".{self.name}.partial"
                 shutil.rmtree(partial, ignore_errors=True)  # left by a build that was killed: we hold the lock
                 try:
-                    splits = self.write(partial, root)
+                    with interruption_explained(lambda: f"{self.name} was being built, and nothing of it is kept."):
+                        splits = self.write(partial, root)
                     packages = {name: version(name) for name in ("numpy", "pillow", "scikit-image", "scikit-learn")}
                     manifest = {"set": self.name, "recipe": self.recipe(), "packages": packages, "splits": splits}
                     write_json(partial / "manifest.json", manifest)

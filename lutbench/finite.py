@@ -1,0 +1,46 @@
+"""Whether numbers are finite: asked before anything is kept, so that what is kept can be gone back to."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from lutbench.errors import UserError, listed
+
+CAUSES = (
+    "Either the learning rate is too high: lower it. Or an image or a mask is not usable: look at the last ones, and mend or "
+    "remove what is wrong."
+)
+"""Why a training ends in numbers that are not finite, and what to do."""
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that hold NaN or infinity; waits for their device."""
+    return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Check that all ``tensors`` are finite before they are kept; ``where`` begins the message.
+
+    Raises:
+        UserError: naming the first that are not.
+    """
+    if wrong := not_finite(tensors):
+        raise UserError(
+            f"{where}: {len(wrong)} of {len(tensors)} tensors are not finite ({listed(wrong, 3)}), and nothing of them is kept; "
+            f"what was saved before stays, and the same command goes on from there. {CAUSES}"
+        )
+
+
+@contextmanager
+def refused_numbers_explained(where: str) -> Iterator[None]:
+    """Turn the refusal of a number, as a measurement or in a record, into a UserError that begins with ``where``."""
+    try:
+        yield
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"]))
+        raise UserError(
+            f"{where}: no record is written, because a number of it is not finite ({field} is {problem['input']}). {CAUSES}"
+        ) from error

@@ -1,0 +1,78 @@
+"""Signals that ask a command to end: Ctrl-C, a scheduler's SIGTERM, the SIGHUP of a terminal that closes."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_heard: set[int] = set()
+"""Those that came so far: signals are the process's, not those of a part of it."""
+
+
+class Interrupted(BaseException):
+    """A signal asks the command to end; ``kept`` says what is kept, in a sentence.
+
+    No Exception, so that nothing that handles errors takes it for one.
+    """
+
+    def __init__(self, number: int, kept: str = "") -> None:
+        super().__init__(number, kept)
+        self.number, self.kept = number, kept
+
+    def __str__(self) -> str:
+        kept = self.kept or "What was finished before is kept."
+        return f"Stopped by {signal.Signals(self.number).name}. {kept} Give the same command again to go on."
+
+    @property
+    def exit_status(self) -> int:
+        """What shells expect of a command that a signal ended: 130 after Ctrl-C."""
+        return 128 + self.number
+
+
+def interrupt(number: int, again: bool) -> None:
+    """Raises Interrupted: what to do about a signal where nothing has to be saved first."""
+    raise Interrupted(number)
+
+
+@contextmanager
+def hearing(handler: Callable[[int, bool], None]) -> Iterator[None]:
+    """Have ``handler(number, again)`` called at the first signal and, with ``again``, whenever one of the same kind comes once more.
+
+    The first of another kind is passed over: launchers such as nox send SIGTERM soon after Ctrl-C, and nobody asked twice.
+    Signals that are ignored, as under nohup, stay so. In processes that are forked meanwhile, which follow this one, SIGTERM
+    alone is heard, and ends them.
+    """
+    owner = os.getpid()
+    before = {number: found for number in SIGNALS if (found := signal.getsignal(number)) != signal.SIG_IGN}
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        first, again = not _heard, number in _heard
+        _heard.add(number)
+        if first or again:
+            handler(number, again)
+
+    for number in before:
+        signal.signal(number, hear)
+    try:
+        yield
+    finally:
+        for number, found in before.items():
+            signal.signal(number, found)
+
+
+@contextmanager
+def interruption_explained(kept: Callable[[], str]) -> Iterator[None]:
+    """Have an interruption of the block say what ``kept()`` returns, unless it says already what is kept."""
+    try:
+        yield
+    except Interrupted as stop:
+        if stop.kept:
+            raise
+        raise Interrupted(stop.number, kept()) from stop

@@ -1,0 +1,313 @@
+"""Nothing is lost when a command is stopped: real processes, and real signals as terminals, launchers and schedulers send them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_runs import CLASSES, in_processes, write_images
+
+from lutbench.checkpoint import newest_step
+from lutbench.interruption import Interrupted
+from lutbench.recipes.loading import load_suite
+from lutbench.run import Run, open_run
+from lutbench.train.processes import accelerator
+from lutbench.workspace import Workspace
+from pretrain.train import perform
+
+SUITE = """
+title = "toy"
+about = "for tests"
+kind = "pipeline"
+[data.toy]
+path = "toy"
+[encoder.toy]
+model = "vit_tiny_patch16_224"
+image_size = 16
+patch_size = 4
+width = 16
+depth = 2
+heads = 2
+[defaults.robustness]
+workers = 0
+threads = 1
+[pretrain.lut]
+data = "toy"
+encoder = "toy"
+epochs = 10
+warmup_epochs = 1
+batch = 8
+base_lr = 1e-3
+decoder_width = 16
+decoder_depth = 1
+decoder_heads = 2
+head_width = 24
+save_every = 10000
+log_every = 10000
+workers = 1
+threads = 1
+[method.scratch]
+scratch = true
+encoder = "toy"
+[downstream.knn]
+data = "toy"
+kind = "knn"
+neighbours = 3
+workers = 1
+threads = 1
+eval_batch = 4
+[downstream.tune]
+data = "toy"
+kind = "finetune"
+epochs = 1
+warmup_epochs = 0
+batch = 8
+mixup = 0.0
+cutmix = 0.0
+workers = 0
+threads = 1
+[shifted.broken]
+path = "broken"
+kind = "corruptions"
+[robustness.shift]
+tasks = ["tune"]
+sets = ["broken"]
+"""
+"""Losses are read once, at the end, over all steps; no checkpoint is saved before."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_images(tmp_path, train=60, val=20)
+    (tmp_path / "toy.toml").write_text(SUITE)
+    return tmp_path
+
+
+def pretraining(folder: Path, home: str, *changes: str) -> Run:
+    suite = load_suite(str(folder / "toy.toml"), changes)
+    workspace = Workspace(folder, folder / home / "runs", folder / home / "results")
+    run = open_run(suite, suite.runs[0], workspace)
+    run.start()
+    return run
+
+
+def start(folder: Path, home: str, *options: str, ignored: Sequence[int] = ()) -> "subprocess.Popen[str]":
+    """The command line in a session of its own, with some signals ignored."""
+    places = ["--data-root", str(folder), "--runs", str(folder / home / "runs")]
+    line = [sys.executable, "-m", "lutbench", *options, *places, "--results", str(folder / home / "results")]
+    return launch(line, ignored)
+
+
+def launch(line: Sequence[str], ignored: Sequence[int] = ()) -> "subprocess.Popen[str]":
+    def ignore() -> None:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=ignore
+    )
+
+
+def wait_for(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None, f"ended before it could be stopped: {process.communicate()}"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def paragraph_of(process: "subprocess.Popen[str]") -> str:
+    """What it tells the user at the end, which is one paragraph and no traceback."""
+    err = process.communicate(timeout=60)[1]
+    lines = [line for line in err.splitlines() if line and ": saves after this step" not in line]
+    assert len(lines) == 1, err
+    assert "again" in lines[0]
+    return lines[0]
+
+
+def in_its_loop(folder: Path, home: str) -> Callable[[], Any]:
+    return lambda: list((folder / home).glob("runs/toy/pretrain/lut/seed0/*/tensorboard/*"))
+
+
+def made(run: Run) -> dict[str, Any]:
+    record = json.loads(next(run.workspace.results.rglob("*.json")).read_text())
+    return {"weights": record["checkpoint"], "measurements": record["measurements"]}
+
+
+# Training
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ([signal.SIGINT, signal.SIGTERM], 130),  # as nox does
+        ([signal.SIGTERM], 143),
+        ([signal.SIGHUP], 129),
+    ],
+)
+def test_a_signal_is_heard_at_the_next_step_and_the_run_goes_on_to_the_same_bits_and_losses(
+    folder: Path, sent: list[int], status: int
+) -> None:
+    whole = pretraining(folder, "whole")
+    perform(whole)
+    process = start(folder, "here", "run", str(folder / "toy.toml"), "--only", "pretrain/lut")
+    wait_for(in_its_loop(folder, "here"), process)
+    for number in sent:
+        os.killpg(process.pid, number)
+    told = paragraph_of(process)
+    assert process.returncode == status
+    found = re.match(
+        rf"lutbench: Stopped by {signal.Signals(sent[0]).name}\. pretrain/lut/seed0 stopped at step (\d+) of 225, "
+        "which is saved",
+        told,
+    )
+    assert found, told
+    run = pretraining(folder, "here")
+    assert newest_step(run.checkpoints) == int(found[1]) < 225
+    perform(run)
+    assert made(run) == made(whole)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_a_sigterm_after_the_first_does_not(folder: Path) -> None:
+    """The one step of this run takes some seconds."""
+    options = ("--only", "pretrain/lut", "--set", "pretrain.lut.batch=7200", "--set", "pretrain.lut.epochs=40")
+    process = start(folder, "here", "run", str(folder / "toy.toml"), *options)
+    wait_for(in_its_loop(folder, "here"), process)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.killpg(process.pid, number)
+        time.sleep(0.3)
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    assert "Of pretrain/lut/seed0 nothing is kept yet" in paragraph_of(process)
+    assert process.returncode == 130
+    assert not list(folder.glob("here/runs/**/step-*"))
+
+
+def test_a_signal_that_is_ignored_stays_ignored(folder: Path) -> None:
+    """As nohup has it."""
+    process = start(folder, "here", "run", str(folder / "toy.toml"), "--only", "pretrain/lut", ignored=[signal.SIGHUP])
+    wait_for(in_its_loop(folder, "here"), process)
+    os.killpg(process.pid, signal.SIGHUP)
+    assert process.communicate(timeout=90)[1] == ""
+    assert process.returncode == 0
+
+
+def test_of_two_processes_one_hears_a_signal_and_both_stop_at_the_same_step(folder: Path) -> None:
+    changes = ("pretrain.lut.epochs=4", "pretrain.lut.batch=60", "pretrain.lut.workers=0")
+
+    def stop_this_process() -> None:
+        while not in_its_loop(folder, "here")():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def trained(home: str, interrupted: bool) -> tuple[int, int] | None:
+        run = pretraining(folder, home, *changes)
+        if interrupted and accelerator().process_index == 1:
+            threading.Thread(target=stop_this_process, daemon=True).start()
+        try:
+            perform(run)
+        except Interrupted as stop:
+            found = re.search(r"at step (\d+) of 12", str(stop))
+            assert found
+            return stop.number, int(found[1])
+        accelerator().wait_for_everyone()
+        return None
+
+    in_processes(lambda: trained("whole", interrupted=False), 2)
+    first, second = in_processes(lambda: trained("here", interrupted=True), 2)
+    assert first == second
+    assert first[0] == signal.SIGTERM
+    run, whole = (pretraining(folder, home, *changes) for home in ("here", "whole"))
+    assert newest_step(run.checkpoints) == first[1] < 12
+    in_processes(lambda: trained("here", interrupted=False), 2)
+    assert made(run) == made(whole)
+
+
+def test_after_its_last_step_a_run_is_saved_so_that_its_evaluation_can_be_stopped(folder: Path) -> None:
+    options = ("--only", "tune", "--stage", "downstream", "--set", "downstream.tune.eval_batch=1")
+    process = start(folder, "here", "run", str(folder / "toy.toml"), *options)
+    wait_for(lambda: list(folder.glob("here/runs/**/step-00000023")), process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert re.search(r"downstream/tune/scratch/seed0 (is resumable|stopped) at step 23", paragraph_of(process))
+    assert process.returncode == 130
+    again = start(folder, "here", "run", str(folder / "toy.toml"), *options)
+    assert "goes on from step 23" in again.communicate(timeout=60)[0]
+    assert again.returncode == 0
+
+
+# Where nothing is trained
+
+
+def test_a_probe_that_is_stopped_says_that_nothing_is_kept(folder: Path) -> None:
+    process = start(folder, "here", "run", str(folder / "toy.toml"), "--only", "knn")
+    wait_for(lambda: list(folder.glob("here/runs/toy/downstream/knn/scratch/seed0/*/run.json")), process)
+    time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    assert "Of downstream/knn/scratch/seed0 nothing is kept yet" in paragraph_of(process)
+    assert process.returncode == 130
+    assert not list(folder.glob("here/results/**/*.json"))
+
+
+def test_a_measurement_that_is_stopped_keeps_its_finished_conditions(folder: Path) -> None:
+    generator = np.random.default_rng(1)
+    for severity in range(1, 6):
+        for name in CLASSES:
+            place = folder / "broken/dark" / str(severity) / name
+            place.mkdir(parents=True)
+            for number in range(60):
+                Image.fromarray(generator.integers(0, 200, (20, 20, 3), np.uint8)).save(place / f"{number}.png")
+    line = [
+        "run",
+        str(folder / "toy.toml"),
+        "--only",
+        "tune",
+        "--only",
+        "shift",
+        "--set",
+        "defaults.robustness.eval_batch=1",
+    ]
+    process = start(folder, "here", *line)
+    parts = "here/runs/toy/robustness/**/cells/*.npz"
+    wait_for(lambda: list(folder.glob(parts)), process)
+    os.killpg(process.pid, signal.SIGTERM)
+    told = paragraph_of(process)
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob(parts)}
+    assert f"is resumable after {len(kept)} part" in told
+    assert process.returncode == 143
+    assert len(kept) < 5
+    again = start(folder, "here", *line)
+    assert again.wait(60) == 0
+    assert kept.items() <= {path: path.stat().st_mtime_ns for path in folder.glob(parts)}.items()
+
+
+def test_a_cache_that_is_being_made_says_how_much_of_it_is_kept(folder: Path) -> None:
+    big = folder / "big.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (150, 150, 3), np.uint8)).save(big)
+    for number in range(2100):
+        (folder / f"toy/train/amber/link{number}.png").hardlink_to(big)
+    line = ["run", str(folder / "toy.toml"), "--only", "pretrain/lut", "--set", "pretrain.lut.cache=true"]
+    process = start(folder, "here", *line)
+    wait_for(lambda: list(folder.glob(".lutbench/cache/*/00000.json")), process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert re.search(r"Of the cache of toy, [1-4] of 5 files are made, and kept\.", paragraph_of(process))
+    assert process.returncode == 130
+
+
+def test_a_set_that_is_being_built_leaves_nothing_half_built(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "lutbench", "data", "prepare", "photographs", "--data-root", str(tmp_path)]
+    process = launch(line)
+    wait_for((tmp_path / ".photographs.partial").is_dir, process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert "photographs was being built, and nothing of it is kept." in paragraph_of(process)
+    assert process.returncode == 130
+    assert {path.name for path in tmp_path.iterdir()} <= {".photographs.lock"}
