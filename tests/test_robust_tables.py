@@ -529,7 +529,7 @@ def test_two_methods_are_compared_on_every_set_and_printed_metric(view: View, fi
     assert differences["mean top-1, patches dropped ↑"].startswith("+4.5 [")  # 0 to 9 images of 100
     assert "with the percentiles of 2000 resamples" in drawn.legend
     text = files["main.md"].split("## The same images, right or wrong")[1]
-    assert text.index("McNemar") < text.index("+4.5 [")
+    assert text.index("Bonett and Price") < text.index("+4.5 [")
 
 
 # --- Files
