@@ -1,5 +1,6 @@
 """End-to-end fine-tuning: encoder and a new head, layer by layer at their own rate (MAE, section A.1; release)."""
 
+import time
 from functools import partial
 from typing import Any
 
@@ -42,7 +43,7 @@ def check(run: Run[FinetuneRecipe]) -> None:
     """
     check_classification(run)
     schedule_of(run.recipe, len(run.dataset("train")), run.seed)
-    train_transform(run.recipe)
+    train_transform(run.recipe, run.preprocessing)
 
 
 def perform(run: Run[FinetuneRecipe]) -> None:
@@ -55,7 +56,7 @@ def perform(run: Run[FinetuneRecipe]) -> None:
         UserError: if the encoder's weights do not fit, a loss is not finite, nothing moved, an image cannot be
             decoded, or the disk is full.
     """
-    recipe, processes = run.recipe, accelerator()
+    recipe, processes, prepared = run.recipe, accelerator(), run.preprocessing
     images: ImageDataset = run.dataset("train")
     held_out: ImageDataset = run.dataset("val")
     schedule = schedule_of(recipe, len(images), run.seed)
@@ -77,7 +78,7 @@ def perform(run: Run[FinetuneRecipe]) -> None:
     model = processes.prepare_model(torch.compile(classifier) if recipe.compile else classifier)
 
     # The loop
-    batches = stream(images, partial(sample, train_transform(recipe)), schedule, start, recipe.workers)
+    batches = stream(images, partial(sample, train_transform(recipe, prepared)), schedule, start, recipe.workers)
     warmup = schedule.steps_in(recipe.warmup_epochs)
     evaluations = evaluation_steps(recipe, schedule)
     classifier.train()
@@ -103,19 +104,26 @@ def perform(run: Run[FinetuneRecipe]) -> None:
                 run.save(step + 1, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
             if step + 1 in evaluations:
-                on_the_way = evaluate(classifier, held_out, recipe, title="")
+                on_the_way = evaluate(classifier, held_out, recipe, prepared, title="")
                 logger.log(step + 1, top_1=on_the_way.measurements()[0].value)
     check_moved(classifier, extra_state["digest"])
 
     # What came of it
-    outcomes = evaluate(classifier, held_out, recipe, f"{run.name} evaluation")
+    began = time.monotonic()
+    outcomes = evaluate(classifier, held_out, recipe, prepared, f"{run.name} evaluation")
+    evaluation = time.monotonic() - began
     if processes.is_main_process:
         sha256 = export_encoder(
-            classifier, recipe.encoder.architecture, run.folder, name="classifier", class_names=images.classes
+            classifier,
+            recipe.encoder.architecture,
+            run.folder,
+            name="classifier",
+            class_names=images.classes,
+            prepared=prepared._replace(crop_pct=recipe.eval_crop),
         )
         run.save_results(
             outcomes,
-            seconds=logger.seconds,
+            seconds=logger.seconds + evaluation,
             images_per_second=logger.images_per_second,
             checkpoint=sha256,
             extra={"loss": logger.losses["loss"], "skipped": logger.skipped},

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder, encode, export_encoder
-from lutbench.models.pretrained import load_encoder, take_imagenet_normalisation
+from lutbench.models.pretrained import load_encoder
 from lutbench.models.weights import save_weights, sha256_of
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.downstream import EncoderSource
@@ -242,23 +242,6 @@ def test_timm_weights_that_are_not_here_and_cannot_be_fetched_say_how_to_get_the
 def test_a_model_without_weights_in_timm_is_refused_as_a_source() -> None:
     with pytest.raises(UserError, match="no pre-trained weights"):
         load_encoder(source("timm", EncoderRecipe(model="vit_giant_patch14_224")))
-
-
-@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "vit_base_patch16_clip_224", "deit3_small_patch16_224"])
-def test_an_encoder_made_for_another_normalisation_sees_the_same_images(model: str) -> None:
-    """The three have, in this order, a bias of the patch embedding, none, and no position of the class token."""
-    recipe = TINY.model_copy(update={"model": model})
-    encoder = trained(recipe)
-    pixels = torch.rand(2, 3, 32, 32)
-    mean, std = (0.48, 0.5, 0.4), (0.27, 0.5, 0.3)
-
-    def normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-        return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-
-    expected = encoder.forward_features(normalised(mean, std))
-    take_imagenet_normalisation(encoder, mean, std)
-    found = encoder.forward_features(normalised((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    assert torch.allclose(found, expected, atol=1e-4)
 
 
 def test_safetensors_of_anybody_are_a_source_too(tmp_path: Path) -> None:

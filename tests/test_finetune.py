@@ -23,6 +23,7 @@ from downstream.finetune import build_classifier, evaluation_steps, layer_decay_
 from downstream.mixing import DropPath, DropPaths, Mixing, smoothed
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder
+from lutbench.models.preprocessing import IMAGENETS
 from lutbench.models.pretrained import load_encoder
 from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.run import Run
@@ -247,7 +248,7 @@ def test_a_run_learns_and_leaves_a_record_and_a_classifier_that_timm_loads(
     loaded = timm.create_model(
         description["model"], **description["arguments"], checkpoint_path="classifier.safetensors"
     )
-    again = finetune.evaluate(loaded, run.dataset("val"), run.planned.recipe, title="")  # type: ignore[arg-type]
+    again = finetune.evaluate(loaded, run.dataset("val"), run.planned.recipe, IMAGENETS, title="")  # type: ignore[arg-type]
     assert {m.metric: m.value for m in again.measurements()} == found["measurements"]
 
 

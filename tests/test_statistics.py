@@ -145,7 +145,8 @@ def test_of_classifiers_that_are_alike_at_most_5_of_100_pairs_have_a_p_below_5_p
         for discordant in range(n + 1)
         if stats.binom.pmf(discordant, n, share) > 1e-9
         for first_only in range(discordant + 1)
-        if paired_difference(np.repeat([1.0, -1.0, 0.0], [first_only, discordant - first_only, n - discordant]))[1] < 0.05
+        if paired_difference(np.repeat([1.0, -1.0, 0.0], [first_only, discordant - first_only, n - discordant]))[1]
+        < 0.05
     )
     assert wrong < 0.0505
 

@@ -316,7 +316,11 @@ def test_two_segmentations_are_compared_by_resampling_the_images_in_a_table_of_t
     assert found["p"] == "0.001"
     assert "only 1st" not in found
     text = build_tables(loaded, segmented)["main.md"].split("## The same images, right or wrong")[1]
-    assert text.index("Bonett and Price") < text.index("+6.7 [+6.7, +6.7]") < text.index("resamples of the images, the same for")
+    assert (
+        text.index("Bonett and Price")
+        < text.index("+6.7 [+6.7, +6.7]")
+        < text.index("resamples of the images, the same for")
+    )
 
 
 def test_segmentations_of_other_images_are_not_compared(segmented: Path) -> None:

@@ -41,11 +41,28 @@ def check(run: Run[SegmentationRecipe]) -> None:
             if absent:
                 console.print(f"{dataset.name}: no mask of split {dataset.split} has a pixel of {listed(absent)}.")
     accelerator().wait_for_everyone()
-    with torch.device("meta"):
-        create_encoder(run.recipe.encoder.architecture, run.recipe.crop)
-    from downstream.segmentation.config import check_segmentation
+    check_encoder(run.recipe, accelerator().num_processes)
 
-    check_segmentation(run.recipe, accelerator().num_processes)
+
+def check_encoder(recipe: SegmentationRecipe, processes: int = 1) -> None:
+    """Check that a recipe's encoder fits MMSegmentation's backbone, without memory for either.
+
+    Raises:
+        UserError: see :func:`downstream.segmentation.config.check_segmentation` and
+            :func:`downstream.segmentation.backbone.load_backbone`.
+    """
+    with torch.device("meta"):
+        encoder = create_encoder(recipe.encoder.architecture, recipe.crop)
+    from downstream.segmentation.config import backbone_settings, check_segmentation
+
+    geometry = check_segmentation(recipe, processes)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.device("meta"):
+        warnings.simplefilter("ignore", UserWarning)  # as in perform
+        from mmseg.models.backbones import MAE
+
+        from downstream.segmentation.backbone import load_backbone
+
+        load_backbone(MAE(**backbone_settings(recipe, geometry)), encoder)
 
 
 def perform(run: Run[SegmentationRecipe]) -> None:

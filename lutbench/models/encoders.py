@@ -7,13 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 import timm
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers.patch_embed import PatchEmbed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import write_json
+from lutbench.models.preprocessing import IMAGENETS, Preprocessing
 from lutbench.models.weights import save_weights
 from lutbench.recipes.base import EncoderRecipe
 
@@ -87,10 +87,11 @@ def export_encoder(
     *,
     name: str = "encoder",
     class_names: Sequence[str] = (),
+    prepared: Preprocessing = IMAGENETS,
 ) -> str:
     """Write ``NAME.safetensors``, and ``NAME.json`` that says how to load it with timm; return the former's sha256.
 
-    Serves a classifier of :func:`create_encoder` as well; its ``class_names`` are kept.
+    Serves a classifier of :func:`create_encoder` as well; its ``class_names`` are kept. Images are to be ``prepared`` so.
 
     Raises:
         UserError: on a full disk.
@@ -107,8 +108,10 @@ def export_encoder(
             "load": f"timm.create_model({recipe.model!r}, {written}, checkpoint_path='{name}.safetensors')",
             "model": recipe.model,
             "arguments": arguments,
-            "mean": list(IMAGENET_DEFAULT_MEAN),
-            "std": list(IMAGENET_DEFAULT_STD),
+            "mean": list(prepared.mean),
+            "std": list(prepared.std),
+            "interpolation": prepared.interpolation,
+            **({} if prepared.crop_pct is None else {"crop_pct": prepared.crop_pct}),
             "class_names": list(class_names),
             "sha256": sha256,
         },
