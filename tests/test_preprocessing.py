@@ -38,6 +38,7 @@ from lutbench.stages import run_suite
 from lutbench.workspace import Workspace
 from robustness.classifier import load_classifier
 from robustness.condition_outcomes import RobustnessOutcomes
+from robustness.labels import imagenet_1k
 from robustness.preprocessing import view
 
 SAMPLE = os.environ.get("LUTBENCH_IMAGENET_SAMPLE", "")
@@ -334,8 +335,9 @@ def test_a_classifier_of_imagenet_scores_as_in_a_plain_loop_of_timm_also_corrupt
     save_file(renamed, tmp_path / "lite0.safetensors")
     model.load_state_dict({key.removeprefix("module."): tensor for key, tensor in renamed.items()})
     data = tmp_path / "data"
-    data.mkdir()
-    (data / "sample").symlink_to(Path(SAMPLE).absolute())
+    (data / "sample/val").mkdir(parents=True)
+    for folder in sorted((Path(SAMPLE) / "val").iterdir())[::4]:
+        (data / "sample/val" / folder.name).symlink_to(folder.absolute())
     (data / "toy.toml").write_text(f"""
 title = "toy"
 about = "for tests"
@@ -373,7 +375,7 @@ sets = ["clean", "fog"]
 
     def plain(root: Path) -> float:
         loader = create_loader(
-            create_dataset("", str(root)), batch_size=50, is_training=False, num_workers=0, use_prefetcher=False,
+            create_dataset("", str(root), class_map=classes), batch_size=50, is_training=False, num_workers=0, use_prefetcher=False,
             input_size=config["input_size"], mean=config["mean"], std=config["std"],
             crop_pct=config["crop_pct"], interpolation=config["interpolation"],
         )  # fmt: skip
@@ -386,10 +388,11 @@ sets = ["clean", "fog"]
         assert isinstance(record.outcomes, RobustnessOutcomes)
         return [m.value for m in record.measurements]
 
-    clean, foggy = plain(Path(SAMPLE) / "val"), plain(data / "fog/fog/3")
+    classes = {wnid: number for number, wnid in enumerate(imagenet_1k().names)}
+    clean, foggy = plain(data / "sample/val"), plain(data / "fog/fog/3")
     assert clean > 80
     own, bicubic = measured("clean")
-    assert own == pytest.approx(clean, abs=0.11), "at most an image of a thousand falls otherwise"
-    assert bicubic == pytest.approx(clean, abs=0.11), "its own are bicubic, and a crop of 0.875"
-    assert 100 - measured("fog")[0] == pytest.approx(foggy, abs=0.11)
+    assert own == pytest.approx(clean, abs=0.41), "at most an image of 250 falls otherwise"
+    assert bicubic == pytest.approx(clean, abs=0.41), "its own are bicubic, and a crop of 0.875"
+    assert 100 - measured("fog")[0] == pytest.approx(foggy, abs=0.41)
     assert foggy < clean - 5

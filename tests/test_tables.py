@@ -265,7 +265,7 @@ def test_two_methods_are_compared_on_the_same_images(folder: Path) -> None:
     (found,) = compared.frame.to_dict("records")
     assert (found["task"], found["pair"], found["images"]) == ("Fine-tuning", "LUT_100% - MAE", "100")
     assert (found["only 1st"], found["only 2nd"]) == ("10", "2")
-    assert found["difference"] == "+8.0 [+1.1, +14.6]"  # 8 / 102 +- 1.96 sqrt(13 - 64 / 102) / 102
+    assert found["difference"] == "+8.0 [+0.8, +14.9]"  # 8 / 102 +- 1.96 sqrt(14 - 64 / 102) / 102
     assert found["p"] == "0.039"  # 2 (1 + 12 + 66) / 2 ** 12
 
 

@@ -45,24 +45,26 @@ def check(run: Run[SegmentationRecipe]) -> None:
 
 
 def check_encoder(recipe: SegmentationRecipe, processes: int = 1) -> None:
-    """Check that a recipe's encoder fits MMSegmentation's backbone, without memory for either.
+    """Check that a recipe's encoder fits MMSegmentation's backbone, by the first block of either.
 
     Raises:
         UserError: see :func:`downstream.segmentation.config.check_segmentation` and
             :func:`downstream.segmentation.backbone.load_backbone`.
     """
     with torch.device("meta"):
-        encoder = create_encoder(recipe.encoder.architecture, recipe.crop)
+        create_encoder(recipe.encoder.architecture, recipe.crop)
     from downstream.segmentation.config import backbone_settings, check_segmentation
 
     geometry = check_segmentation(recipe, processes)
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.device("meta"):
+    one_block = create_encoder(recipe.encoder.architecture.model_copy(update={"depth": 1}), recipe.crop)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore", UserWarning)  # as in perform
         from mmseg.models.backbones import MAE
 
         from downstream.segmentation.backbone import load_backbone
 
-        load_backbone(MAE(**backbone_settings(recipe, geometry)), encoder)
+        settings = backbone_settings(recipe, geometry) | {"num_layers": 1, "out_indices": [0]}
+        load_backbone(MAE(**settings), one_block)
 
 
 def perform(run: Run[SegmentationRecipe]) -> None:

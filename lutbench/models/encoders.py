@@ -149,13 +149,20 @@ def _timms_geometry(name: str) -> Geometry:
     check_name(name)
     with torch.device("meta"):
         model = timm.create_model(name)
-    if not isinstance(model, VisionTransformer) or not isinstance(model.patch_embed, PatchEmbed):
-        raise UserError(
-            f"model = {name!r}: expected a plain Vision Transformer, found timm's {type(model).__name__}. "
-            "Choose one such as vit_base_patch16_224."
-        )
-    heads: int = model.blocks[0].get_submodule("attn").num_heads  # type: ignore[assignment]
-    return Geometry(model.patch_embed.patch_size[0], model.embed_dim, len(model.blocks), heads, model.has_class_token)
+    if type(model) is not VisionTransformer:  # a distilled one is another, with two class tokens and two heads
+        found = type(model).__name__
+    elif not isinstance(model.patch_embed, PatchEmbed):
+        found = f"Vision Transformer with {type(model.patch_embed).__name__} in place of patches"
+    elif not hasattr(model.blocks[0], "attn"):
+        found = f"Vision Transformer whose blocks are {type(model.blocks[0]).__name__}, of parallel parts"
+    else:
+        heads: int = model.blocks[0].get_submodule("attn").num_heads  # type: ignore[assignment]
+        patch_size: int = model.patch_embed.patch_size[0]
+        return Geometry(patch_size, model.embed_dim, len(model.blocks), heads, model.has_class_token)
+    raise UserError(
+        f"model = {name!r}: expected a plain Vision Transformer, found timm's {found}. "
+        "Choose one such as vit_base_patch16_224."
+    )
 
 
 def check_name(name: str) -> None:
