@@ -42,6 +42,9 @@ def check(run: Run[FinetuneRecipe]) -> None:
         UserError: see :func:`check_classification` and :func:`schedule_of`; also if timm knows no such augmentation.
     """
     check_classification(run)
+    with torch.device("meta"):
+        encoder = create_encoder(run.recipe.encoder.architecture, run.recipe.side)
+        build_classifier(encoder, run.recipe, len(run.dataset("train").classes), run.seed)
     schedule_of(run.recipe, len(run.dataset("train")), run.seed)
     train_transform(run.recipe, run.preprocessing)
 
@@ -135,11 +138,19 @@ def build_classifier(encoder: VisionTransformer, recipe: FinetuneRecipe, classes
 
     The LayerNorm behind the mean replaces the encoder's last one, which is dropped (as MAE does). Position
     embeddings are trained.
+
+    Raises:
+        UserError: if timm makes the model without a last norm, which this head puts behind the mean.
     """
     with seeded(RngStream.WEIGHTS, seed, HEAD):
         classifier = create_encoder(
             recipe.encoder.architecture, recipe.image_size, recipe.drop_path, classes=classes, pooled_norm=True
         )
+        if isinstance(classifier.fc_norm, nn.Identity):
+            raise UserError(
+                f"model = {recipe.encoder.architecture.model!r}: timm makes it without a last norm, and fine-tuning puts one "
+                "behind the mean over patches. Choose another for fine-tuning, or probe it (linear, knn)."
+            )
         assert isinstance(classifier.head, nn.Linear)
         trunc_normal_(classifier.head.weight, std=recipe.head_std)
     kept = {name: t for name, t in encoder.state_dict().items() if not name.startswith(("norm.", "fc_norm."))}

@@ -266,7 +266,7 @@ def test_two_methods_are_compared_on_the_same_images(folder: Path) -> None:
     assert (found["task"], found["pair"], found["images"]) == ("Fine-tuning", "LUT_100% - MAE", "100")
     assert (found["only 1st"], found["only 2nd"]) == ("10", "2")
     assert found["difference"] == "+8.0 [+0.8, +14.9]"  # 8 / 102 +- 1.96 sqrt(14 - 64 / 102) / 102
-    assert found["p"] == "0.039"  # 2 (1 + 12 + 66) / 2 ** 12
+    assert found["p"] == "0.029"  # of 8 / sqrt(14 - 64 / 102) = 2.19 standard errors
 
 
 def test_methods_seen_on_other_images_or_with_other_seeds_are_not_compared(folder: Path) -> None:

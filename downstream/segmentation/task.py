@@ -64,7 +64,10 @@ def check_encoder(recipe: SegmentationRecipe, processes: int = 1) -> None:
         from downstream.segmentation.backbone import load_backbone
 
         settings = backbone_settings(recipe, geometry) | {"num_layers": 1, "out_indices": [0]}
-        load_backbone(MAE(**settings), one_block)
+        try:
+            load_backbone(MAE(**settings), one_block)
+        except UserError as error:
+            raise UserError(f"model = {recipe.encoder.architecture.model!r}: {error}") from error
 
 
 def perform(run: Run[SegmentationRecipe]) -> None:

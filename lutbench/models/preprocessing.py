@@ -50,14 +50,17 @@ def preprocessing_of(source: WeightsSource, weights: Path | None) -> Preprocessi
     weights and for a classifier in a file, what timm says of the model that is named. All else is ImageNet's: encoders in
     files, of which the name tells the architecture alone, and classifiers that MAE's release fine-tuned.
     """
+    is_classifier = isinstance(source, ClassifierSource)
     if source.kind == "timm":
         known = _timms(source.timm_model)
-    elif weights is not None and (export := export_of(weights)):
+    elif weights is None or (source.kind == "run" and not is_classifier):
+        known = IMAGENETS  # drawn or pre-trained here
+    elif export := export_of(weights):
         known = Preprocessing(
             tuple(export["mean"]), tuple(export["std"]), export.get("interpolation", "bicubic"), export.get("crop_pct"),
             origin=f"as {weights.with_suffix('.json').name} beside the weights says",
         )  # fmt: skip
-    elif weights is not None and isinstance(source, ClassifierSource):
+    elif is_classifier:
         known = _timms(source.timm_model)
         if known[:-1] != IMAGENETS[:-1] and _pooled_as_mae(source.timm_model, weights, sha256_of(weights)):
             known = Preprocessing(origin="ImageNet's, as the weights pool as those that MAE's release fine-tuned")
