@@ -275,7 +275,7 @@ def refused(check: Callable[[], object]) -> bool:
 
 def usable(model: str) -> bool:
     """Whether a model is an encoder for all of classification, and for segmentation or refused for that; refused if not."""
-    recipe = EncoderRecipe(model=model)
+    recipe = EncoderRecipe(model=model, depth=4)  # blocks are alike, and UPerNet wants four
     if refused(lambda: geometry_of(recipe)):
         return False
     geometry = geometry_of(recipe)
