@@ -17,10 +17,10 @@ from typing import Annotated
 
 import timm
 import typer
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from lutbench.data.toy.photographs import PHOTOGRAPHS, load_photograph, square
 from lutbench.evaluate.inference import over_images
+from lutbench.models.preprocessing import IMAGENETS
 from lutbench.provenance import hardware, packages
 from lutbench.recipes.base import read_recipe
 from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
@@ -63,7 +63,7 @@ def main(
         for size in chosen:
             classifier = Classifier(
                 timm.create_model(MODELS[size]).to(accelerator().device).eval(),
-                224, imagenet_1k(), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD,
+                224, imagenet_1k(), IMAGENETS,
             )  # fmt: skip
             rows.append((f"ViT-{size}/16", _timed(lambda: _classify(classifier, cell, recipe), images)))  # noqa: B023
     if main_process:
@@ -91,7 +91,11 @@ def _classify(classifier: Classifier, cell: Condition, recipe: RobustnessRecipe)
 
 def _decode(cell: Condition, recipe: RobustnessRecipe) -> object:
     return over_images(
-        lambda pixels, index: index, cell.images, lambda image: all_views(image, recipe.set, 224, 1.0), recipe, ""
+        lambda pixels, index: index,
+        cell.images,
+        lambda image: all_views(image, recipe.set, 224, 1.0, IMAGENETS),
+        recipe,
+        "",
     )
 
 

@@ -4,17 +4,20 @@ All draw from the global generators of Python, NumPy and torch. Training's retur
 erasing draws its noise there; the others return uint8, normalised on the device.
 """
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from timm.data import create_transform
 from torchvision.transforms import v2
 
 from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
-from lutbench.evaluate.transform import BICUBIC, Transform
+from lutbench.evaluate.transform import Transform
+from lutbench.models.preprocessing import Preprocessing
 from lutbench.recipes.downstream import FinetuneRecipe, LinearRecipe
 
 
-def train_transform(recipe: FinetuneRecipe) -> Transform:
+def train_transform(recipe: FinetuneRecipe, prepared: Preprocessing) -> Transform:
     """Fine-tuning: random resized crop, flip, RandAugment and random erasing with noise, all timm's (as MAE).
+
+    Resized and normalised as the encoder is ``prepared`` for.
 
     Raises:
         UserError: if timm has no such policy as the recipe's ``rand_augment``.
@@ -27,11 +30,11 @@ def train_transform(recipe: FinetuneRecipe) -> Transform:
             hflip=recipe.flip,
             color_jitter=0.0,
             auto_augment=recipe.rand_augment or None,
-            interpolation="bicubic",
+            interpolation=prepared.interpolation,
             re_prob=recipe.erasing,
             re_mode="pixel",
-            mean=IMAGENET_DEFAULT_MEAN,
-            std=IMAGENET_DEFAULT_STD,
+            mean=prepared.mean,
+            std=prepared.std,
         )
     except (AssertionError, ValueError, KeyError) as error:
         raise UserError(
@@ -41,8 +44,9 @@ def train_transform(recipe: FinetuneRecipe) -> Transform:
     return transform
 
 
-def linear_transform(recipe: LinearRecipe) -> Transform:
+def linear_transform(recipe: LinearRecipe, prepared: Preprocessing) -> Transform:
     """Linear probe: random resized crop and flip (MAE, table 10: no other augmentation)."""
-    crop = v2.RandomResizedCrop(recipe.side, scale=tuple(recipe.crop_scale), interpolation=BICUBIC)
+    interpolation = v2.InterpolationMode(prepared.interpolation)
+    crop = v2.RandomResizedCrop(recipe.side, scale=tuple(recipe.crop_scale), interpolation=interpolation)
     transform: Transform = v2.Compose([crop, v2.RandomHorizontalFlip(), to_tensor])
     return transform

@@ -1,5 +1,6 @@
 """End-to-end fine-tuning: encoder and a new head, layer by layer at their own rate (MAE, section A.1; release)."""
 
+import time
 from functools import partial
 from typing import Any
 
@@ -43,8 +44,11 @@ def check(run: Run[FinetuneRecipe]) -> None:
         UserError: see :func:`check_classification` and :func:`schedule_of`; also if timm knows no such augmentation.
     """
     check_classification(run)
+    with torch.device("meta"):
+        encoder = create_encoder(run.recipe.encoder.architecture, run.recipe.side)
+        build_classifier(encoder, run.recipe, len(run.dataset("train").classes), run.seed)
     schedule_of(run.recipe, len(run.dataset("train")), run.seed)
-    train_transform(run.recipe)
+    train_transform(run.recipe, run.preprocessing)
 
 
 def perform(run: Run[FinetuneRecipe]) -> None:
@@ -57,7 +61,7 @@ def perform(run: Run[FinetuneRecipe]) -> None:
         UserError: if the encoder's weights do not fit, a loss or a weight is not finite, nothing moved, an image cannot be
             decoded, or the disk is full.
     """
-    recipe, processes = run.recipe, accelerator()
+    recipe, processes, prepared = run.recipe, accelerator(), run.preprocessing
     images: ImageDataset = run.dataset("train")
     held_out: ImageDataset = run.dataset("val")
     schedule = schedule_of(recipe, len(images), run.seed)
@@ -79,7 +83,7 @@ def perform(run: Run[FinetuneRecipe]) -> None:
     model = processes.prepare_model(torch.compile(classifier) if recipe.compile else classifier)
 
     # The loop
-    batches = stream(images, partial(sample, train_transform(recipe)), schedule, start, recipe.workers)
+    batches = stream(images, partial(sample, train_transform(recipe, prepared)), schedule, start, recipe.workers)
     warmup = schedule.steps_in(recipe.warmup_epochs)
     evaluations = evaluation_steps(recipe, schedule)
     classifier.train()
@@ -105,19 +109,26 @@ def perform(run: Run[FinetuneRecipe]) -> None:
                 run.save(step + 1, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
             if step + 1 in evaluations:
-                on_the_way = evaluate(classifier, held_out, recipe, title="")
+                on_the_way = evaluate(classifier, held_out, recipe, prepared, title="")
                 logger.log(step + 1, top_1=on_the_way.measurements()[0].value)
     check_moved(classifier, extra_state["digest"])
 
     # What came of it
-    outcomes = evaluate(classifier, held_out, recipe, f"{run.name} evaluation")
+    began = time.monotonic()
+    outcomes = evaluate(classifier, held_out, recipe, prepared, f"{run.name} evaluation")
+    evaluation = time.monotonic() - began
     if processes.is_main_process:
         sha256 = export_encoder(
-            classifier, recipe.encoder.architecture, run.folder, name="classifier", class_names=images.classes
+            classifier,
+            recipe.encoder.architecture,
+            run.folder,
+            name="classifier",
+            class_names=images.classes,
+            prepared=prepared._replace(crop_pct=recipe.eval_crop),
         )
         run.save_results(
             outcomes,
-            seconds=logger.seconds,
+            seconds=logger.seconds + evaluation,
             images_per_second=logger.images_per_second,
             checkpoint=sha256,
             extra={"loss": logger.losses["loss"], "skipped": logger.skipped},
@@ -129,11 +140,19 @@ def build_classifier(encoder: VisionTransformer, recipe: FinetuneRecipe, classes
 
     The LayerNorm behind the mean replaces the encoder's last one, which is dropped (as MAE does). Position
     embeddings are trained.
+
+    Raises:
+        UserError: if timm makes the model without a last norm, which this head puts behind the mean.
     """
     with seeded(RngStream.WEIGHTS, seed, HEAD):
         classifier = create_encoder(
             recipe.encoder.architecture, recipe.image_size, recipe.drop_path, classes=classes, pooled_norm=True
         )
+        if isinstance(classifier.fc_norm, nn.Identity):
+            raise UserError(
+                f"model = {recipe.encoder.architecture.model!r}: timm makes it without a last norm, and fine-tuning puts one "
+                "behind the mean over patches. Choose another for fine-tuning, or probe it (linear, knn)."
+            )
         assert isinstance(classifier.head, nn.Linear)
         trunc_normal_(classifier.head.weight, std=recipe.head_std)
     kept = {name: t for name, t in encoder.state_dict().items() if not name.startswith(("norm.", "fc_norm."))}

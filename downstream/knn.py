@@ -48,8 +48,8 @@ def perform(run: Run[KnnRecipe]) -> None:
     encoder = encoder_of(run, recipe.image_size).to(device)
 
     began = time.monotonic()
-    bank = encode_images(encoder, images, recipe, f"{run.name} features")
-    queries = encode_images(encoder, held_out, recipe, f"{run.name} evaluation")
+    bank = encode_images(encoder, images, recipe, run.preprocessing, f"{run.name} features")
+    queries = encode_images(encoder, held_out, recipe, run.preprocessing, f"{run.name} evaluation")
     encoding = time.monotonic() - began
     if processes.is_main_process:
         ranked = knn_classify(

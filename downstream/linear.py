@@ -18,6 +18,7 @@ from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import normalised
 from lutbench.evaluate.inference import Computed, encode_images, labels_of, outcomes_of, rank_of_label
 from lutbench.models.encoders import encode
+from lutbench.models.preprocessing import Preprocessing
 from lutbench.models.pretrained import encoder_of
 from lutbench.models.weights import save_weights
 from lutbench.recipes.downstream import LinearRecipe
@@ -49,7 +50,7 @@ def perform(run: Run[LinearRecipe]) -> None:
         UserError: if the encoder's weights do not fit, a loss or a weight is not finite, nothing moved, an image cannot be
             decoded, or the disk is full.
     """
-    recipe, processes = run.recipe, accelerator()
+    recipe, processes, prepared = run.recipe, accelerator(), run.preprocessing
     images: ImageDataset = run.dataset("train")
     held_out: ImageDataset = run.dataset("val")
     encoder = encoder_of(run, recipe.image_size).to(processes.device).eval().requires_grad_(False)
@@ -58,7 +59,7 @@ def perform(run: Run[LinearRecipe]) -> None:
     began = time.monotonic()
     once = None
     if not recipe.fresh_crops:
-        once = encode_images(encoder, images, recipe, f"{run.name} features")
+        once = encode_images(encoder, images, recipe, prepared, f"{run.name} features")
     encoding = time.monotonic() - began
     schedule = schedule_of(recipe, len(images) if once is None else len(once.index), run.seed)
 
@@ -75,8 +76,8 @@ def perform(run: Run[LinearRecipe]) -> None:
     head.train()
     with TrainingLogger(run, schedule, start, extra_state, save_every) as logger:
         if once is None:
-            crops = stream(images, partial(sample, linear_transform(recipe)), schedule, start, recipe.workers)
-            batches = encoded_batches(logger.waiting(crops), schedule, start, encoder, recipe)
+            crops = stream(images, partial(sample, linear_transform(recipe, prepared)), schedule, start, recipe.workers)
+            batches = encoded_batches(logger.waiting(crops), schedule, start, encoder, recipe, prepared)
         else:
             batches = logger.waiting(remembered_batches(once, labels_of(images), schedule, start))
         for step, batch in zip(range(start, schedule.steps), batches, strict=True):
@@ -94,11 +95,12 @@ def perform(run: Run[LinearRecipe]) -> None:
     check_moved(head, extra_state["digest"])
 
     # What came of it
-    unseen = encode_images(encoder, held_out, recipe, f"{run.name} evaluation")
+    began = time.monotonic()
+    unseen = encode_images(encoder, held_out, recipe, prepared, f"{run.name} evaluation")
     if processes.is_main_process:
         run.save_results(
             outcomes_of(score(head, unseen, labels_of(held_out)), held_out, unseen.index, recipe.metric),
-            seconds=encoding + logger.seconds,
+            seconds=encoding + logger.seconds + time.monotonic() - began,
             images_per_second=logger.images_per_second if recipe.fresh_crops else len(images) / encoding,
             checkpoint=save_weights(head.state_dict(), run.folder / "linear.safetensors"),
             extra={
@@ -164,6 +166,7 @@ def encoded_batches(
     start: int,
     encoder: VisionTransformer,
     recipe: LinearRecipe,
+    prepared: Preprocessing,
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the whole batch of each step, from this process's micro-batches and the others': ``features``, ``label``, ``index``."""
     processes = accelerator()
@@ -174,7 +177,7 @@ def encoded_batches(
         for _ in range(schedule.micro_batches):
             batch = next(crops)
             with torch.no_grad(), autocast(recipe.precision):
-                pixels = normalised(batch["image"], processes.device)
+                pixels = normalised(batch["image"], processes.device, prepared.mean, prepared.std)
                 parts["features"].append(encode(encoder, pixels, recipe.pool))
             for name in ("label", "index"):
                 parts[name].append(batch[name].to(processes.device))

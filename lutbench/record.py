@@ -101,6 +101,7 @@ class Record(_Closed):
     packages: dict[str, str]
     hardware: Hardware
     wall_seconds: float
+    """Seconds of training, encoding and the evaluation at the end, over all starts of the run; without loading weights."""
     images_per_second: float | None = None
     created: str
     """When the run finished, UTC."""

@@ -23,6 +23,7 @@ from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import DamagedError, below, remove_partials
 from lutbench.finite import refused_numbers_explained
 from lutbench.kinds import dataset_module
+from lutbench.models.preprocessing import IMAGENETS, Preprocessing, preprocessing_of
 from lutbench.models.weights import sha256_of
 from lutbench.progress import console
 from lutbench.recipes.base import RunRecipe
@@ -107,6 +108,8 @@ class Run(Generic[R]):
             inputs[part] = {"sha256": sha256_of(self.weights)}
         elif part == "classifier":
             inputs[part] = {}  # timm's, by the name in the recipe
+        if self.needs is None and (prepared := self.preprocessing.unlike_imagenets(recipe.prepared_by)):
+            inputs[part] = {**inputs.get(part, {}), "preprocessing": prepared}
         return inputs
 
     @cached_property
@@ -130,6 +133,11 @@ class Run(Generic[R]):
         """What the file of weights must hash to."""
         found: str | None = self.identity_inputs.get(self.planned.kind.starts_from, {}).get("sha256")
         return found
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """How the images were prepared that the weights were trained on that it starts from; ImageNet's if there are none."""
+        return preprocessing_of(self.recipe.source, self.weights) if self.recipe.source else IMAGENETS
 
     @property
     def home(self) -> Path:
@@ -304,7 +312,8 @@ class Run(Generic[R]):
         """Write the record to the results, with a copy in the run's own folder, and mark the run finished.
 
         To be called from the first process. ``results`` are what happened on every image or, for a kind without
-        that, the measurements; ``seconds`` those of training, encoding or measuring; ``checkpoint`` is the sha256 of the
+        that, the measurements; ``seconds`` those of training, encoding and evaluation, see
+        :class:`lutbench.record.Record`; ``checkpoint`` is the sha256 of the
         weights that came out; ``arrays`` and ``pictures`` (PNG) are kept with the record; ``files`` are others in the run's
         folder that will be read again, as they are now.
 

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from lutbench.data.tensors import Colour, normalised
+from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
-from lutbench.files import read_json
+from lutbench.evaluate.inference import float32_head
 from lutbench.models.encoders import check_name
+from lutbench.models.preprocessing import Preprocessing, export_of, preprocessing_of
 from lutbench.models.pretrained import check_pretrained, fit, pretrained_model
-from lutbench.models.weights import read_weights, sha256_of
+from lutbench.models.weights import pooled_norm, read_weights, without_prefix
 from lutbench.recipes.robustness import ClassifierSource
 from lutbench.train.processes import accelerator
 from robustness.labels import LabelSpace, imagenet_1k, label_space
@@ -29,12 +29,13 @@ class Classifier:
     """Side of its input in pixels."""
     space: LabelSpace
     """Classes that its outputs stand for."""
-    mean: Colour
-    std: Colour
+    prepared: Preprocessing
+    """How images were prepared that it was trained on."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Logits (B, C) of uint8 pixels (B, 3, S, S)."""
-        logits: Tensor = self.model(normalised(pixels, mean=self.mean, std=self.std))
+        """Logits (B, C), float32, of uint8 pixels (B, 3, S, S)."""
+        with float32_head(self.model):
+            logits: Tensor = self.model(normalised(pixels, mean=self.prepared.mean, std=self.prepared.std))
         return logits
 
 
@@ -43,23 +44,19 @@ def load_classifier(
 ) -> Classifier:
     """Return the classifier of a source, for images of ``image_size`` if given. ``weights`` must have the hash ``sha256``.
 
-    Images for a checkpoint are normalised as ImageNet's are, as in MAE, DeiT and here: a file of weights does not say.
-
     Raises:
         UserError: if the weights cannot be had, do not fit name by name and shape by shape, or it is not known what the
             outputs stand for.
     """
-    export, mean, std = None, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    export = None
     if source.kind == "timm":
         model, where = pretrained_model(source.model, **size_argument(source.model, image_size)), source.model
-        mean, std = (_trained_on(source.model)[name] for name in ("mean", "std"))
     else:
         assert weights is not None
-        where, tensors, export = str(weights), read_weights(weights, sha256), _export_of(weights)
+        where, tensors, export = str(weights), without_prefix(read_weights(weights, sha256)), export_of(weights)
         if export:
             size = {"img_size": image_size} if image_size else {}
             model = timm.create_model(export["model"], **(export["arguments"] | size))
-            mean, std = export["mean"], export["std"]
         else:
             model = _model_of(source.model, image_size, tensors)
         if isinstance(model, VisionTransformer):
@@ -74,7 +71,7 @@ def load_classifier(
             "their export names its classes."
         )
     side, space = _side_and_space(source.model, image_size, export)
-    return Classifier(model.to(accelerator().device).eval(), side, space, tuple(mean), tuple(std))
+    return Classifier(model.to(accelerator().device).eval(), side, space, preprocessing_of(source, weights))
 
 
 def side_and_space(
@@ -89,7 +86,7 @@ def side_and_space(
         check_pretrained(source.model)
     else:
         check_name(source.model)
-    return _side_and_space(source.model, image_size, None if weights is None else _export_of(weights))
+    return _side_and_space(source.model, image_size, None if weights is None else export_of(weights))
 
 
 def size_argument(name: str, image_size: int | None) -> dict[str, Any]:
@@ -104,21 +101,13 @@ def _side_and_space(name: str, image_size: int | None, export: dict[str, Any] | 
     return image_size or int(_trained_on(name).get("input_size", (3, 224, 224))[-1]), imagenet_1k()
 
 
-def _export_of(weights: Path) -> dict[str, Any] | None:
-    """Return what stands beside weights that this suite exported (:func:`lutbench.models.encoders.export_encoder`)."""
-    beside = weights.with_suffix(".json")
-    metadata: dict[str, Any] = read_json(beside) if beside.is_file() else {}
-    return metadata if metadata.get("sha256") == sha256_of(weights) else None
-
-
 def _model_of(name: str, image_size: int | None, tensors: dict[str, Tensor]) -> nn.Module:
     """Return a model of timm with the outputs of a checkpoint, and with its pooling.
 
     A classifier that MAE's release fine-tuned takes the mean over patches, with the norm behind it.
     """
     heads = (tensors[key] for key in ("head.weight", "fc.weight", "classifier.weight") if key in tensors)
-    pooled = "fc_norm.weight" in tensors and "norm.weight" not in tensors
-    pooling: dict[str, Any] = {"global_pool": "avg", "fc_norm": True} if pooled else {}
+    pooling: dict[str, Any] = {"global_pool": "avg", "fc_norm": True} if pooled_norm(tensors) else {}
     return timm.create_model(name, num_classes=len(next(heads, ())), **size_argument(name, image_size), **pooling)
 
 

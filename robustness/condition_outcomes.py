@@ -157,6 +157,9 @@ class RobustnessOutcomes(PerImage):
     """Corruptions that are reported apart."""
     alexnet: bool = False
     """Whether errors are divided by AlexNet's too."""
+    paired_gap: bool = False
+    """Whether the gap of two conditions of the same images has the paired interval; outcomes that were kept before there
+    was one have not, since their records say another."""
 
     @classmethod
     def of(cls, recipe: RobustnessDatasetRecipe, conditions: Iterable[ConditionOutcomes]) -> "RobustnessOutcomes":
@@ -166,7 +169,9 @@ class RobustnessOutcomes(PerImage):
             ValueError: if they do not go together.
         """
         kind: Kind = "accuracy" if recipe.kind == "classes" else recipe.kind
-        return cls(kind, tuple(conditions), tuple(recipe.gap), tuple(recipe.extra), recipe.alexnet)
+        return cls(
+            kind, tuple(conditions), tuple(recipe.gap), tuple(recipe.extra), recipe.alexnet, paired_gap=bool(recipe.gap)
+        )
 
     def __post_init__(self) -> None:
         """Check that the conditions go together.
@@ -238,7 +243,7 @@ class RobustnessOutcomes(PerImage):
 
     @classmethod
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
-        """Compare accuracies and single errors by McNemar's test, means, gaps and detections by a bootstrap over images."""
+        """Compare accuracies and single errors by what is right on each image, means, gaps and detections by a bootstrap over images."""
         if len({one.images for one in (*first, *second)}) != 1:
             raise ValueError("the methods were measured on other images")
         if first[0].kind == "detection":
@@ -257,6 +262,7 @@ class RobustnessOutcomes(PerImage):
         return {
             "kind": np.array(self.kind), "gap": np.array(self.gap, str), "extra": np.array(self.extra, str),
             "alexnet": np.array(self.alexnet), "cells": np.array(len(self.conditions)), **pack(self.conditions),
+            **({"paired_gap": np.array(True)} if self.paired_gap else {}),
         }  # fmt: skip
 
     @classmethod
@@ -267,7 +273,8 @@ class RobustnessOutcomes(PerImage):
             raise ValueError(f"a kind of set {kind[:80]!r}")
         conditions = unpack(arrays, int(arrays["cells"]))
         between, extra = (tuple(arrays[name].tolist()) for name in ("gap", "extra"))
-        return cls(kind, conditions, between, extra, bool(arrays["alexnet"]))  # type: ignore[arg-type]
+        alexnet, paired_gap = bool(arrays["alexnet"]), "paired_gap" in arrays
+        return cls(kind, conditions, between, extra, alexnet, paired_gap)  # type: ignore[arg-type]
 
     def _quantities(self) -> list[Quantity]:
         if self.kind == "corruptions":
@@ -292,7 +299,8 @@ class RobustnessOutcomes(PerImage):
             for one, other in zip(first, second, strict=True):
                 for index, protocol in enumerate(one.protocols):
                     named = _metric_name("gap", f"{one.condition} - {other.condition}", protocol, one.preprocessing)
-                    yield gap(named, one.right(index), other.right(index))
+                    same = self.paired_gap and one.images == other.images
+                    yield gap(named, one.right(index), other.right(index), same_images=same)
 
     def _errors(self) -> list[Quantity]:
         errors = {

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
+from lutbench.models.preprocessing import IMAGENETS
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import KNOWN, REAL, UNKNOWN
 from robustness.labels import Answer, LabelSpace, answers_of, imagenet_subset, real_labels, val_numbers
@@ -62,7 +63,7 @@ def check_set(recipe: RobustnessDatasetRecipe, root: Path, found: DatasetListing
         for kind, many in recipe.occlusions.values():
             check_grid(side, recipe.drop_grid if kind == "drop" else many)
     first, folder = next(iter(condition_folders(recipe, root).items()))
-    all_views(list_condition(recipe, first, folder).image(0), recipe, side, eval_crop=1.0)
+    all_views(list_condition(recipe, first, folder).image(0), recipe, side, 1.0, IMAGENETS)
 
 
 def _answers(

@@ -71,6 +71,8 @@ def perform(run: Run[RobustnessRecipe]) -> None:
     """
     recipe, root, main = run.recipe, run.workspace.data, accelerator().is_main_process
     classifier = load_classifier(recipe.classifier, recipe.image_size, run.weights, run.weights_sha256)
+    if recipe.classifier.kind == "checkpoint":
+        run.log(f"images are {classifier.prepared}.")
     passes = _passes(recipe.set, root)
     for number, changes in enumerate(passes, 1):
         if all(_intact(run, name) for name in changes):
@@ -119,7 +121,13 @@ def measure_conditions(
         )
 
     images = condition.images
-    views = partial(all_views, recipe=recipe.set, side=classifier.side, eval_crop=recipe.eval_crop)
+    views = partial(
+        all_views,
+        recipe=recipe.set,
+        side=classifier.side,
+        eval_crop=recipe.eval_crop,
+        prepared=classifier.prepared,
+    )
     computed = over_images(answers, images, views, recipe, title)
     values, index = computed.values.numpy(), computed.index
     check_finite(np.all(values[..., 0] >= 0, axis=(1, 2, 3)), images, index)

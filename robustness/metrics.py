@@ -19,6 +19,7 @@ from lutbench.evaluate.statistics import (
     Statistic,
     bootstrap,
     paired,
+    paired_difference,
     percentiles,
     resampled,
     wilson,
@@ -49,7 +50,7 @@ ALEXNET_EXTRA_ERROR = {"speckle_noise": 0.8454, "gaussian_blur": 0.7871, "spatte
 
 ALEXNET_SEVERITIES = (1, 2, 3, 4, 5)
 
-Method = Literal["Wilson", "Newcombe", "bootstrap over images"]
+Method = Literal["Wilson", "Newcombe", "Bonett-Price", "bootstrap over images"]
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,14 @@ def mean(metric: str, values: NDArray[Any], method: Method = "bootstrap over ima
     return Quantity(metric, column, lambda sums: sums[:, 0] / len(column), method)
 
 
-def gap(metric: str, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Quantity:
-    """Return the share of ``first`` (k,) minus that of ``second`` (l,), of other images, with Newcombe's interval (1998, method 10)."""
+def gap(metric: str, first: NDArray[np.bool_], second: NDArray[np.bool_], *, same_images: bool = False) -> Quantity:
+    """Return the share of ``first`` (k,) minus that of ``second`` (l,).
+
+    Of other images with Newcombe's interval (1998, method 10); of the same images in the same order, on other backgrounds,
+    with the paired one (:func:`lutbench.evaluate.statistics.paired_difference`): what makes an image hard counts once.
+    """
+    if same_images:
+        return mean(metric, first.astype(np.float64) - second, "Bonett-Price")
     values = np.zeros((len(first) + len(second), 4))
     values[: len(first), :2] = np.stack([first, np.ones_like(first)], 1)
     values[len(first) :, 2:] = np.stack([second, np.ones_like(second)], 1)
@@ -144,7 +151,7 @@ def measure(quantities: Sequence[Quantity]) -> list[Measurement]:
 def compare(first: Sequence[Quantity], second: Sequence[Quantity]) -> Comparison:
     """Compare two methods by one number on the same images, seed k of the first with seed k of the second.
 
-    A share by McNemar's test, any other number by a bootstrap of the difference over images.
+    A share by what is right and wrong on each image, any other number by a bootstrap of the difference over images.
 
     Raises:
         ValueError: if they are not of the same metric and as many seeds and images.
@@ -161,6 +168,8 @@ def _closed_form(quantity: Quantity) -> Interval:
     sums = quantity.values.sum(0)
     if quantity.method == "Wilson":
         return wilson(int(sums[0]), len(quantity.values))
+    if quantity.method == "Bonett-Price":
+        return paired_difference(quantity.values[:, 0])[0]
     (p, (low_p, high_p)), (q, (low_q, high_q)) = (
         (hits / n, wilson(int(hits), int(n))) for hits, n in (sums[:2], sums[2:])
     )

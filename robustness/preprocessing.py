@@ -2,6 +2,7 @@
 
 - ``bicubic``, ``bilinear``: short side to S / eval_crop, then the middle S x S. MAE and timm resize bicubic, torchvision
   and with it the code of ImageNet-A, -R and -O bilinear.
+- ``own``: interpolation and crop as the classifier's weights say, by timm's own transform, for numbers beside timm's.
 - ``crop``: the middle S x S of an image that is stored larger or at that size (hendrycks/robustness ImageNet-C/test.py).
 - ``whole``: the image as it is (ImageNet-9, Stylized-ImageNet).
 
@@ -10,35 +11,57 @@ The last two never resize, so they refuse images that are stored at another size
 
 import torch
 from PIL import Image, ImageOps
+from timm.data.transforms_factory import transforms_imagenet_eval
 from torch import Tensor
 from torchvision.transforms import v2
 
 from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
 from lutbench.evaluate.transform import resize_for_crop
+from lutbench.models.preprocessing import Preprocessing
 from lutbench.recipes.robustness import Resizing, RobustnessDatasetRecipe
 
-_INTERPOLATION = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
+_RESIZED: tuple[Resizing, ...] = ("bicubic", "bilinear")
 
 
-def all_views(image: Image.Image, recipe: RobustnessDatasetRecipe, side: int, eval_crop: float) -> Tensor:
+def all_views(
+    image: Image.Image, recipe: RobustnessDatasetRecipe, side: int, eval_crop: float, prepared: Preprocessing
+) -> Tensor:
     """Return an image preprocessed in every way of the recipe, uint8 (V, 3, S, S), decoded once.
 
     Raises:
         UserError: see :func:`view`.
     """
-    return torch.stack([view(image, recipe, how, side, eval_crop) for how in recipe.preprocessing])
+    return torch.stack([view(image, recipe, how, side, eval_crop, prepared) for how in recipe.preprocessing])
 
 
-def view(image: Image.Image, recipe: RobustnessDatasetRecipe, how: Resizing, side: int, eval_crop: float) -> Tensor:
-    """Return an RGB image as uint8 (3, S, S); ``eval_crop`` holds where the recipe has none.
+def view(
+    image: Image.Image,
+    recipe: RobustnessDatasetRecipe,
+    how: Resizing,
+    side: int,
+    eval_crop: float,
+    prepared: Preprocessing,
+) -> Tensor:
+    """Return an RGB image as uint8 (3, S, S); ``eval_crop`` holds where the recipe has none, ``prepared`` is the classifier's own.
 
     Raises:
         UserError: if it is stored at a size at which it is not to be resized.
     """
     inner = ImageOps.crop(image, recipe.border) if recipe.border else image
-    if how in _INTERPOLATION:
-        inner = resize_for_crop(inner, side, recipe.eval_crop or eval_crop, _INTERPOLATION[how])
+    if how == "own":
+        crop_pct = prepared.crop_pct or eval_crop  # a fine-tuning's own is the run's
+        pixels: Tensor = transforms_imagenet_eval(
+            side,
+            crop_pct,
+            crop_mode=prepared.crop_mode,
+            interpolation=prepared.interpolation,
+            mean=prepared.mean,
+            use_prefetcher=True,  # which leaves pixels in bytes
+        )(inner)
+        return pixels
+    if how in _RESIZED:
+        inner = resize_for_crop(inner, side, recipe.eval_crop or eval_crop, how)
     elif min(inner.size) < side or (how == "whole" and inner.size != (side, side)):
         expected = f"{side} x {side}" if how == "whole" else f"at least {side} x {side}"
         raise UserError(
@@ -51,4 +74,4 @@ def view(image: Image.Image, recipe: RobustnessDatasetRecipe, how: Resizing, sid
 
 def preprocessing_label(how: Resizing) -> str:
     """Return what a metric's name says of the preprocessing: nothing where images are not resized, since that is no choice."""
-    return how if how in _INTERPOLATION else ""
+    return how if how in (*_RESIZED, "own") else ""

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,16 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor
 
+from downstream.finetune import build_classifier, layer_decay_groups
+from downstream.segmentation.task import check_encoder
 from lutbench.errors import UserError
-from lutbench.models.encoders import create_encoder, encode, export_encoder
-from lutbench.models.pretrained import load_encoder, take_imagenet_normalisation
+from lutbench.models.encoders import create_encoder, encode, export_encoder, geometry_of
+from lutbench.models.pretrained import load_encoder
 from lutbench.models.weights import save_weights, sha256_of
-from lutbench.recipes.base import EncoderRecipe
-from lutbench.recipes.downstream import EncoderSource
+from lutbench.recipes.base import DataRecipe, EncoderRecipe
+from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.loading import SUITES
+from lutbench.recipes.segmentation import SegmentationDataRecipe, SegmentationRecipe
 
 TINY = EncoderRecipe(model="vit_tiny_patch16_224", image_size=32, patch_size=8, width=24, depth=2, heads=2)
 SMALL = EncoderRecipe(model="vit_small_patch16_224")
@@ -244,24 +249,91 @@ def test_a_model_without_weights_in_timm_is_refused_as_a_source() -> None:
         load_encoder(source("timm", EncoderRecipe(model="vit_giant_patch14_224")))
 
 
-@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "vit_base_patch16_clip_224", "deit3_small_patch16_224"])
-def test_an_encoder_made_for_another_normalisation_sees_the_same_images(model: str) -> None:
-    """The three have, in this order, a bias of the patch embedding, none, and no position of the class token."""
-    recipe = TINY.model_copy(update={"model": model})
-    encoder = trained(recipe)
-    pixels = torch.rand(2, 3, 32, 32)
-    mean, std = (0.48, 0.5, 0.4), (0.27, 0.5, 0.3)
-
-    def normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-        return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-
-    expected = encoder.forward_features(normalised(mean, std))
-    take_imagenet_normalisation(encoder, mean, std)
-    found = encoder.forward_features(normalised((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    assert torch.allclose(found, expected, atol=1e-4)
-
-
 def test_safetensors_of_anybody_are_a_source_too(tmp_path: Path) -> None:
     encoder = trained()
     save_weights(encoder.state_dict(), tmp_path / "anybody.safetensors")
     assert_same_weights(load_encoder(source("checkpoint"), tmp_path / "anybody.safetensors"), encoder)
+
+
+# Every Vision Transformer of timm
+
+VITS = [*timm.list_models("vit_*"), *timm.list_models("deit*")]
+
+
+def refused(check: Callable[[], object]) -> bool:
+    """Whether something is refused; if so, in one paragraph that names the thing and says what to do."""
+    try:
+        check()
+    except UserError as error:
+        text = str(error)
+    else:
+        return False
+    assert "\n" not in text
+    assert re.search(r"[Cc]hoose|Set|take", text), text
+    return True
+
+
+def usable(model: str) -> bool:
+    """Whether a model is an encoder for all of classification, and for segmentation or refused for that; refused if not."""
+    recipe = EncoderRecipe(model=model, depth=4)  # blocks are alike, and UPerNet wants four
+    if refused(lambda: geometry_of(recipe)):
+        return False
+    geometry = geometry_of(recipe)
+    side = 4 * geometry.patch_size
+    source = EncoderSource(architecture=recipe, kind="scratch")
+    tuning = FinetuneRecipe(data=DataRecipe(), encoder=source, image_size=side)
+    with torch.device("meta"):
+        encoder, pixels = create_encoder(recipe, side).eval(), torch.empty(2, 3, side, side)
+        assert encode(encoder, pixels, "mean").shape == (2, geometry.width)
+        assert refused(lambda: encode(encoder, pixels, "class")) != geometry.class_token
+        if not refused(lambda: build_classifier(encoder, tuning, 3, seed=0)):
+            classifier = build_classifier(encoder, tuning, 3, seed=0).eval()
+            assert classifier(pixels).shape == (2, 3)
+            grouped = [p for group in layer_decay_groups(classifier, tuning) for p in group["params"]]
+            assert len(grouped) == sum(p.requires_grad for p in classifier.parameters())
+    scenes = SegmentationDataRecipe(source="mosaics")
+    refused(lambda: check_encoder(SegmentationRecipe(data=scenes, encoder=source, crop=side, stride=side)))
+    return True
+
+
+ONE_OF_EACH = [
+    "deit_tiny_distilled_patch16_224",  # two class tokens and two heads
+    "vit_small_patch16_18x2_224",  # parallel blocks
+    "vit_base_patch16_xp_224",  # parallel attention and MLP
+    "vit_base_r50_s16_224",  # a ResNet in place of patches
+    "vit_base_mci_224",  # a convolutional stem
+    "vit_base_patch16_rope_224",  # another class
+    "vit_relpos_small_patch16_224",  # relative positions
+]
+
+
+@pytest.mark.parametrize("model", ONE_OF_EACH)
+def test_what_is_no_plain_vision_transformer_is_refused_in_a_paragraph(model: str) -> None:
+    assert not usable(model)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "vit_tiny_patch16_224",
+        "deit3_small_patch16_224",  # LayerScale, and no position of the class token
+        "vit_small_patch14_reg4_dinov2",  # registers
+        "vit_base_patch16_clip_224",  # a norm before the blocks
+        "vit_base_patch16_siglip_224",  # attention pooling, no class token
+    ],
+)
+def test_a_plain_vision_transformer_with_what_timm_adds_is_usable_in_every_task(model: str) -> None:
+    assert usable(model)
+
+
+def test_a_vision_transformer_without_a_last_norm_is_refused_for_fine_tuning_alone() -> None:
+    assert usable("vit_intern300m_patch14_448")
+    source = EncoderSource(architecture=EncoderRecipe(model="vit_intern300m_patch14_448", depth=1), kind="scratch")
+    tuning = FinetuneRecipe(data=DataRecipe(), encoder=source, image_size=56)
+    with pytest.raises(UserError, match="without a last norm"), torch.device("meta"):
+        build_classifier(create_encoder(source.architecture, 56), tuning, 3, seed=0)
+
+
+@pytest.mark.slow
+def test_every_vision_transformer_of_timm_is_usable_or_refused_in_a_paragraph() -> None:
+    assert sum(map(usable, VITS)) > 100

@@ -15,6 +15,7 @@ from lutbench.evaluate.inference import evaluate, outcomes_of, over_images, rank
 from lutbench.evaluate.outcomes import names_fingerprint
 from lutbench.evaluate.transform import eval_transform
 from lutbench.models.encoders import create_encoder
+from lutbench.models.preprocessing import IMAGENETS
 from lutbench.recipes.downstream import ClassificationRecipe
 from lutbench.run import Run
 
@@ -34,7 +35,7 @@ def outcomes(run: Run) -> dict[str, Any]:
     torch.manual_seed(0)
     recipe = recipe_of(run)
     classifier = create_encoder(recipe.encoder.architecture, classes=3, pooled_norm=True)
-    found = evaluate(classifier, run.dataset("val"), recipe, title="")
+    found = evaluate(classifier, run.dataset("val"), recipe, IMAGENETS, title="")
     return {name: np.asarray(getattr(found, name)).tolist() for name in ("label", "prediction", "rank", "images")}
 
 
@@ -131,6 +132,6 @@ def test_a_classifier_in_training_is_evaluated_in_evaluation_mode_and_left_in_tr
     classifier = create_encoder(recipe_of(run).encoder.architecture, drop_path=0.9, classes=3, pooled_norm=True)
     modes: set[bool] = set()
     classifier.register_forward_pre_hook(lambda module, inputs: modes.add(module.training))
-    evaluate(classifier.train(), run.dataset("val"), recipe_of(run), title="")
+    evaluate(classifier.train(), run.dataset("val"), recipe_of(run), IMAGENETS, title="")
     assert modes == {False}
     assert classifier.training

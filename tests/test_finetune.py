@@ -1,6 +1,7 @@
 """Fine-tuning is MAE's and the release's, layer by layer, and does not depend on how a batch is cut."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from downstream.finetune import build_classifier, evaluation_steps, layer_decay_
 from downstream.mixing import DropPath, DropPaths, Mixing, smoothed
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder
+from lutbench.models.preprocessing import IMAGENETS
 from lutbench.models.pretrained import load_encoder
 from lutbench.recipes.downstream import FinetuneRecipe
+from lutbench.record import read_record
 from lutbench.run import Run
 from lutbench.train.batches import Schedule
 from lutbench.train.processes import accelerator
@@ -247,7 +250,7 @@ def test_a_run_learns_and_leaves_a_record_and_a_classifier_that_timm_loads(
     loaded = timm.create_model(
         description["model"], **description["arguments"], checkpoint_path="classifier.safetensors"
     )
-    again = finetune.evaluate(loaded, run.dataset("val"), run.planned.recipe, title="")  # type: ignore[arg-type]
+    again = finetune.evaluate(loaded, run.dataset("val"), run.planned.recipe, IMAGENETS, title="")  # type: ignore[arg-type]
     assert {m.metric: m.value for m in again.measurements()} == found["measurements"]
 
 
@@ -309,3 +312,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_images(folde
     report = json.loads((run.folder / "non-finite-0.json").read_text())
     assert len(report["images"]) == 8
     assert not (run.folder / "finished.json").exists()
+
+
+def test_the_runs_seconds_hold_its_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path)
+    evaluate = finetune.evaluate
+    monkeypatch.setattr(finetune, "evaluate", lambda *of, **named: time.sleep(5) or evaluate(*of, **named))
+    run = toy_run(tmp_path, kind="finetune", epochs=1, warmup_epochs=0, batch=10)
+    performed(run)
+    assert read_record(next(run.folder.rglob("records/**/*.json"))).wall_seconds > 5

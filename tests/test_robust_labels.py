@@ -9,6 +9,7 @@ import pytest
 from timm.data import ImageNetInfo
 
 from lutbench.errors import UserError
+from lutbench.models.preprocessing import IMAGENETS
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.conditions import open_condition
 from robustness.labels import (
@@ -212,7 +213,7 @@ def test_every_image_of_an_imagenet_sample_has_the_class_that_its_file_is_named_
         wnid, name = Path(file).stem.split("_", 1)
         assert wnid == folder == imagenet_1k().names[place]
         assert _plain(name) in map(_plain, WORDS[place].split(", "))
-        assert view(cell.images.image(index), recipe, "whole", 224, 1.0).shape == (3, 224, 224)
+        assert view(cell.images.image(index), recipe, "whole", 224, 1.0, IMAGENETS).shape == (3, 224, 224)
         seen.add(place)
     assert seen == set(range(1000))
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from lutbench.evaluate.statistics import wilson
+from lutbench.evaluate.statistics import paired, wilson
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes, pack
 from robustness.corruptions import CORRUPTIONS, EXTRA
@@ -311,11 +311,41 @@ def test_the_background_gap_is_mixed_same_minus_mixed_rand() -> None:
     assert found["gap, mixed_same - mixed_rand, 2 classes"] == pytest.approx(30)
 
 
+def backgrounds(right: NDArray[np.bool_], other: NDArray[np.bool_], names: tuple[str, str]) -> RobustnessOutcomes:
+    """Two parts with a gap, as they are measured: images of the same names are the same on another background."""
+    recipe = RobustnessDatasetRecipe(parts={"same": "", "rand": ""}, gap=["same", "rand"])
+    parts = zip(("same", "rand"), (right, other), names, strict=True)
+    return RobustnessOutcomes.of(recipe, [outcomes_of(hits, part, names=name) for part, hits, name in parts])
+
+
+def test_a_gap_of_the_same_images_on_other_backgrounds_has_the_paired_interval() -> None:
+    right = np.arange(400) < 300
+    other = right & (np.arange(400) >= 20)  # 20 images of 400 are lost with the background
+    paired_gap, apart = (
+        next(m for m in backgrounds(right, other, names).measurements() if m.metric.startswith("gap"))
+        for names in (("image", "image"), ("image", "another"))
+    )
+    assert (paired_gap.value, paired_gap.n, paired_gap.interval) == (pytest.approx(5), 400, "Bonett-Price")
+    told = paired(right[None], other[None]).interval
+    assert (paired_gap.low, paired_gap.high) == pytest.approx((100 * told.low, 100 * told.high))
+    assert (apart.value, apart.n, apart.interval) == (pytest.approx(5), 800, "Newcombe")
+    assert apart.low is not None
+    assert apart.low < 0 < told.low, "of other images the same gap could be chance"
+
+
+def test_a_gap_that_was_kept_before_there_was_a_paired_interval_is_read_as_its_record_has_it() -> None:
+    kept = backgrounds(np.arange(40) < 30, np.arange(40) < 20, ("image", "image"))
+    arrays = kept.arrays()
+    assert RobustnessOutcomes.from_arrays(arrays).measurements() == kept.measurements()
+    del arrays["paired_gap"]
+    assert RobustnessOutcomes.from_arrays(arrays).measurements()[-1].interval == "Newcombe"
+
+
 def test_accuracies_of_two_methods_are_compared_image_by_image() -> None:
     first, second = (RobustnessOutcomes("accuracy", (outcomes_of(np.arange(20) < n),)) for n in (15, 7))
     found = RobustnessOutcomes.compare([first], [second], "top-1, 2 classes")
     assert (found.first_only, found.second_only, found.difference) == (8, 0, 0.4)
-    assert found.p == pytest.approx(2 / 2**8)
+    assert found.p == paired(np.arange(20)[None] < 15, np.arange(20)[None] < 7).p
 
 
 def test_mean_errors_of_two_methods_are_compared_on_the_same_resamples() -> None:

@@ -13,6 +13,7 @@ from lutbench.data.catalogue import MEASURED_ON
 from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
 from lutbench.evaluate.transform import Transform, eval_transform
+from lutbench.models.preprocessing import IMAGENETS
 from lutbench.recipes.base import DataRecipe, EncoderRecipe, read_recipe
 from lutbench.recipes.downstream import ClassificationRecipe, EncoderSource
 from lutbench.recipes.robustness import EXTRA_CORRUPTIONS, ClassifierSource, RobustnessDatasetRecipe, RobustnessRecipe
@@ -308,7 +309,7 @@ def test_images_stored_at_224_pixels_are_not_resized() -> None:
     stored = Image.fromarray(noise)
     for name in ("imagenet-c", "imagenet-9", "stylized-imagenet"):
         recipe = MEASURED_ON[name].recipe
-        [pixels] = all_views(stored, recipe, 224, eval_crop=0.5)
+        [pixels] = all_views(stored, recipe, 224, 0.5, IMAGENETS)
         assert torch.equal(pixels, to_tensor(stored)), name
         assert pixels.dtype == torch.uint8
         assert preprocessing_label(recipe.preprocessing[0]) == ""
@@ -318,9 +319,9 @@ def test_a_stored_size_that_is_not_the_classifiers_is_refused_before_it_runs(tmp
     write(tmp_path / "toy", OWN.names)
     larger = Image.new("RGB", (256, 256))
     crop, whole = recipe_of(preprocessing=["crop"]), recipe_of(preprocessing=["whole"])
-    assert all_views(larger, crop, 224, 1.0).shape == (1, 3, 224, 224)
+    assert all_views(larger, crop, 224, 1.0, IMAGENETS).shape == (1, 3, 224, 224)
     with pytest.raises(UserError, match="expected images of 224 x 224 pixels"):
-        all_views(larger, whole, 224, 1.0)
+        all_views(larger, whole, 224, 1.0, IMAGENETS)
     for recipe in (crop, whole):
         found = look_for(recipe, tmp_path)
         check_set(recipe, tmp_path, found, OWN, 1)
@@ -334,7 +335,7 @@ def test_bicubic_is_what_fine_tuning_evaluates_on_and_bilinear_is_not() -> None:
         encoder=EncoderSource(architecture=EncoderRecipe(image_size=32), kind="scratch"), data=DataRecipe()
     )
     recipe = recipe_of(preprocessing=["bicubic", "bilinear"])
-    bicubic, bilinear = all_views(image, recipe, 32, eval_crop=tuned.eval_crop)
+    bicubic, bilinear = all_views(image, recipe, 32, tuned.eval_crop, IMAGENETS)
     assert torch.equal(bicubic, eval_transform_of(tuned)(image))
     assert not torch.equal(bicubic, bilinear)
     assert (bicubic.float() - bilinear.float()).abs().mean() < 30
@@ -343,8 +344,10 @@ def test_bicubic_is_what_fine_tuning_evaluates_on_and_bilinear_is_not() -> None:
 def test_the_sets_own_crop_goes_before_the_runs() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     without, own = recipe_of(), recipe_of(eval_crop=0.5)
-    assert torch.equal(view(image, own, "bicubic", 32, 1.0), view(image, without, "bicubic", 32, 0.5))
-    assert torch.equal(view(image, own, "bicubic", 32, 1.0), to_tensor(image)[:, 16:48, 16:48])
+    assert torch.equal(
+        view(image, own, "bicubic", 32, 1.0, IMAGENETS), view(image, without, "bicubic", 32, 0.5, IMAGENETS)
+    )
+    assert torch.equal(view(image, own, "bicubic", 32, 1.0, IMAGENETS), to_tensor(image)[:, 16:48, 16:48])
 
 
 def test_objectnets_red_border_is_cut_off_before_anything_else() -> None:
@@ -352,11 +355,11 @@ def test_objectnets_red_border_is_cut_off_before_anything_else() -> None:
     framed = Image.new("RGB", (104, 84), (255, 0, 0))
     framed.paste(grey.crop((0, 0, 100, 80)), (2, 2))
     recipe = MEASURED_ON["objectnet"].recipe
-    [pixels] = all_views(framed, recipe, 40, eval_crop=224 / 256)
+    [pixels] = all_views(framed, recipe, 40, 224 / 256, IMAGENETS)
     assert pixels.unique().tolist() == [90]
     left = framed.copy()
     left.putpixel((2 + 10, 2), (0, 0, 255))  # short side to 40, so nothing is lost above and below
-    assert not torch.equal(all_views(left, recipe, 40, eval_crop=224 / 256)[0], pixels)
+    assert not torch.equal(all_views(left, recipe, 40, 224 / 256, IMAGENETS)[0], pixels)
 
 
 def test_both_interpolations_in_use_are_named_where_images_are_resized() -> None:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmseg.apis import inference_model, init_model
 from mmseg.registry import MODELS
 from PIL import Image
 
+from downstream.segmentation import segment as segmentation
 from downstream.segmentation.checkpoints import newest_sealed, read_checkpoint
 from downstream.segmentation.config import blocks_of, check_segmentation, mmseg_config
 from downstream.segmentation.export import export_mmseg
@@ -25,6 +27,7 @@ from downstream.segmentation.scores import ConfusionMetric
 from downstream.segmentation.segment import segment
 from lutbench.errors import UserError
 from lutbench.recipes.segmentation import SegmentationRecipe
+from lutbench.record import read_record
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
 
@@ -184,6 +187,28 @@ def test_several_scales_are_measured_beside_one(folder: Path) -> None:
     alone = performed(scenes_run(folder, "alone", iterations=4, warmup=1))
     del found["measurements"]["mIoU, multi-scale"]
     assert found["measurements"] == alone["measurements"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "shorts"),
+    [
+        ({}, [512, 512, 512, 640, 768, 896]),
+        ({"crop": 64, "stride": 64, "scale": [960, 96]}, [64, 72, 96, 120, 144, 168]),
+    ],
+)
+def test_no_scale_makes_the_short_side_less_than_the_crop(
+    folder: Path, settings: dict[str, Any], shorts: list[int]
+) -> None:
+    resizes = config(folder, recipe(**settings)).tta_pipeline[1]["transforms"][0]
+    assert [resize["scale"][1] for resize in resizes] == shorts
+
+
+def test_the_runs_seconds_hold_its_evaluation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = segmentation._multi_scale
+    monkeypatch.setattr(segmentation, "_multi_scale", lambda *of: time.sleep(5) or several(*of))
+    run = scenes_run(folder, iterations=2, warmup=1, tta=True)
+    performed(run)
+    assert read_record(next(run.folder.rglob("records/**/*.json"))).wall_seconds > 5
 
 
 def test_a_run_in_which_nothing_can_move_is_an_error(folder: Path) -> None:

@@ -540,7 +540,13 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "depth": 3,
         "heads": 4,
     },
-    EncoderSource: {"architecture": ENCODER.model_copy(update={"depth": 3}), "kind": "scratch"},
+    EncoderSource: {
+        "architecture": ENCODER.model_copy(update={"depth": 3}),
+        "kind": "scratch",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "interpolation": "bilinear",
+    },
     PretrainRecipe: {
         "data": DataRecipe(path="pets", train="training"),
         "encoder": ENCODER.model_copy(update={"depth": 3}),

@@ -269,8 +269,8 @@ def test_two_methods_are_compared_on_the_same_images(folder: Path) -> None:
     (found,) = compared.frame.to_dict("records")
     assert (found["task"], found["pair"], found["images"]) == ("Fine-tuning", "LUT_100% - MAE", "100")
     assert (found["only 1st"], found["only 2nd"]) == ("10", "2")
-    assert found["difference"] == "+8.0 [+1.1, +14.6]"  # 8 / 102 +- 1.96 sqrt(13 - 64 / 102) / 102
-    assert found["p"] == "0.039"  # 2 (1 + 12 + 66) / 2 ** 12
+    assert found["difference"] == "+8.0 [+0.8, +14.9]"  # 8 / 102 +- 1.96 sqrt(14 - 64 / 102) / 102
+    assert found["p"] == "0.029"  # of 8 / sqrt(14 - 64 / 102) = 2.19 standard errors
 
 
 def test_methods_seen_on_other_images_or_with_other_seeds_are_not_compared(folder: Path) -> None:
@@ -320,7 +320,11 @@ def test_two_segmentations_are_compared_by_resampling_the_images_in_a_table_of_t
     assert found["p"] == "0.001"
     assert "only 1st" not in found
     text = build_tables(loaded, segmented)["main.md"].split("## The same images, right or wrong")[1]
-    assert text.index("McNemar") < text.index("+6.7 [+6.7, +6.7]") < text.index("resamples of the images, the same for")
+    assert (
+        text.index("Bonett and Price")
+        < text.index("+6.7 [+6.7, +6.7]")
+        < text.index("resamples of the images, the same for")
+    )
 
 
 def test_segmentations_of_other_images_are_not_compared(segmented: Path) -> None:

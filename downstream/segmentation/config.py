@@ -7,13 +7,11 @@ from mmengine.config import Config
 from lutbench.data.scenes import SegmentationDataset
 from lutbench.errors import UserError
 from lutbench.models.encoders import Geometry, geometry_of
+from lutbench.models.preprocessing import IMAGENETS, Preprocessing
 from lutbench.recipes.segmentation import SegmentationRecipe
 
-MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-"""ImageNet's, of RGB from 0 to 255."""
-
 TTA_SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
-"""Scales of multi-scale testing, each also flipped (MMSegmentation's ADE20K config)."""
+"""Scales of multi-scale testing, each also flipped (MMSegmentation's ADE20K config); none below the crop (BEiT's min_size)."""
 
 LEVELS = 4
 """Levels of the pyramid: the maps of four blocks, enlarged 4, 2, 1 and 0.5 times."""
@@ -27,10 +25,13 @@ def mmseg_config(
     train: SegmentationDataset,
     val: SegmentationDataset,
     *,
+    prepared: Preprocessing = IMAGENETS,
     processes: int = 1,
     norm: str = "SyncBN",
 ) -> Config:
     """Return the whole experiment: model, data, schedule and evaluation. ``norm`` is the norm of neck and heads.
+
+    Pixels are normalised as the encoder is ``prepared`` for.
 
     Raises:
         UserError: if sizes do not go together, see :func:`check_segmentation`.
@@ -39,7 +40,7 @@ def mmseg_config(
     return Config(
         {
             "default_scope": "mmseg",
-            "model": _model(recipe, geometry, len(train.classes), ignored(train), norm),
+            "model": _model(recipe, geometry, len(train.classes), ignored(train), norm, prepared),
             **_data(recipe, train, val, recipe.batch // processes),
             **_training(recipe, geometry.depth),
             "env_cfg": {
@@ -95,12 +96,30 @@ def blocks_of(recipe: SegmentationRecipe, depth: int) -> list[int]:
     return [round(depth * share) - 1 for share in (1 / 3, 1 / 2, 2 / 3, 1)]
 
 
+def backbone_settings(recipe: SegmentationRecipe, geometry: Geometry) -> dict[str, Any]:
+    """Return the arguments of MMSegmentation's MAE backbone for an encoder of this geometry."""
+    return {
+        "img_size": (recipe.crop, recipe.crop),
+        "patch_size": geometry.patch_size,
+        "embed_dims": geometry.width,
+        "num_layers": geometry.depth,
+        "num_heads": geometry.heads,
+        "mlp_ratio": 4,
+        "out_indices": blocks_of(recipe, geometry.depth),
+        "drop_path_rate": recipe.drop_path,
+        "norm_cfg": {"type": "LN", "eps": 1e-6},
+        "init_values": recipe.layer_scale,
+    }
+
+
 def ignored(scenes: SegmentationDataset) -> int:
     """Return the value that counts neither in training nor in evaluation, as MMSegmentation sees masks."""
     return IGNORED if scenes.reduce_zero_label else scenes.ignore
 
 
-def _model(recipe: SegmentationRecipe, geometry: Geometry, classes: int, ignore: int, norm: str) -> dict[str, Any]:
+def _model(
+    recipe: SegmentationRecipe, geometry: Geometry, classes: int, ignore: int, norm: str, prepared: Preprocessing
+) -> dict[str, Any]:
     width, crop = geometry.width, (recipe.crop, recipe.crop)
     norm_cfg = {"type": norm, "requires_grad": True}
 
@@ -120,27 +139,15 @@ def _model(recipe: SegmentationRecipe, geometry: Geometry, classes: int, ignore:
         "type": "EncoderDecoder",
         "data_preprocessor": {
             "type": "SegDataPreProcessor",
-            "mean": MEAN,
-            "std": STD,
+            "mean": [round(255 * value, 6) for value in prepared.mean],  # of pixels from 0 to 255
+            "std": [round(255 * value, 6) for value in prepared.std],
             "bgr_to_rgb": True,
             "pad_val": 0,
             "seg_pad_val": ignore,
             "size": crop,
             "test_cfg": {"size": crop},  # an image smaller than the window is padded; others stay as they are
         },
-        "backbone": {
-            "type": "MAE",
-            "img_size": crop,
-            "patch_size": geometry.patch_size,
-            "embed_dims": width,
-            "num_layers": geometry.depth,
-            "num_heads": geometry.heads,
-            "mlp_ratio": 4,
-            "out_indices": blocks_of(recipe, geometry.depth),
-            "drop_path_rate": recipe.drop_path,
-            "norm_cfg": {"type": "LN", "eps": 1e-6},
-            "init_values": recipe.layer_scale,
-        },
+        "backbone": {"type": "MAE", **backbone_settings(recipe, geometry)},
         "neck": {"type": "Feature2Pyramid", "embed_dim": width, "rescales": [4, 2, 1, 0.5], "norm_cfg": norm_cfg},
         "decode_head": head(
             "UPerHead",
@@ -186,7 +193,8 @@ def _data(
     ]
     resize: dict[str, Any] = {"type": "Resize", "scale": (long, short), "keep_ratio": True}
     test_pipeline = [load, resize, annotations, pack]  # predictions are resized to the mask, not the mask
-    scales = [{**resize, "scale": (int(long * r), int(short * r))} for r in TTA_SCALES]
+    ratios = [max(scale, recipe.crop / short) for scale in TTA_SCALES]
+    scales = [{**resize, "scale": (int(long * r), int(short * r + 1e-6))} for r in ratios]
     flips = [{"type": "RandomFlip", "prob": p, "direction": "horizontal"} for p in (0.0, 1.0)]
     test_dataloader = {
         "batch_size": 1,

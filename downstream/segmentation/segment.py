@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
     MMLogger.get_instance(run.name, log_level="ERROR")  # what is logged before the Runner has its own
     train: SegmentationDataset = run.dataset("train")
     val: SegmentationDataset = run.dataset("val")
-    cfg = mmseg_config(recipe, train, val, processes=processes.num_processes)
+    cfg = mmseg_config(recipe, train, val, prepared=run.preprocessing, processes=processes.num_processes)
     schedule = Schedule.of_iterations(len(train), recipe.iterations, recipe.batch, run.seed)
 
     # Model, from the encoder; the newest checkpoint, if there is one
@@ -95,6 +96,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
         experiment_name=f"{run.name.replace('/', '-')}-{run.identity[:12]}",
         default_scope="mmseg",
     )
+    began, before = time.monotonic(), logger.seconds  # of earlier starts
     with logger:
         runner.train()
     check_moved(model, digest)
@@ -103,13 +105,16 @@ def segment(run: Run[SegmentationRecipe]) -> None:
     if metric.counts is None:  # with val_every the last iteration is evaluated in the loop
         runner.val()
     several = _multi_scale(model, cfg, runner) if recipe.tta else None
+    seconds = (
+        before + time.monotonic() - began
+    )  # with evaluations, which logger.seconds leaves out where they end the loop
     if processes.is_main_process:
         dataset: Any = runner.val_dataloader.dataset
         outcomes = _confusions(metric, dataset, val, several)
         picture_predictions(model, dataset, val, run.folder / "predictions.png")
         run.save_results(
             outcomes,
-            seconds=logger.seconds,
+            seconds=seconds,
             images_per_second=logger.images_per_second,
             checkpoint=keep_segmenter(model, cfg, run.folder),
             extra=dict(logger.losses),

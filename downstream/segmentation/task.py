@@ -44,11 +44,33 @@ def check(run: Run[SegmentationRecipe]) -> None:
             if absent:
                 run.workspace.note(f"{dataset.name}: no mask of split {dataset.split} has a pixel of {listed(absent)}.")
     accelerator().wait_for_everyone()
-    with torch.device("meta"):
-        create_encoder(run.recipe.encoder.architecture, run.recipe.crop)
-    from downstream.segmentation.config import check_segmentation
+    check_encoder(run.recipe, accelerator().num_processes)
 
-    check_segmentation(run.recipe, accelerator().num_processes)
+
+def check_encoder(recipe: SegmentationRecipe, processes: int = 1) -> None:
+    """Check that a recipe's encoder fits MMSegmentation's backbone, by the first block of either.
+
+    Raises:
+        UserError: see :func:`downstream.segmentation.config.check_segmentation` and
+            :func:`downstream.segmentation.backbone.load_backbone`.
+    """
+    with torch.device("meta"):
+        create_encoder(recipe.encoder.architecture, recipe.crop)
+    from downstream.segmentation.config import backbone_settings, check_segmentation
+
+    geometry = check_segmentation(recipe, processes)
+    one_block = create_encoder(recipe.encoder.architecture.model_copy(update={"depth": 1}), recipe.crop)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", UserWarning)  # as in perform
+        from mmseg.models.backbones import MAE
+
+        from downstream.segmentation.backbone import load_backbone
+
+        settings = backbone_settings(recipe, geometry) | {"num_layers": 1, "out_indices": [0]}
+        try:
+            load_backbone(MAE(**settings), one_block)
+        except UserError as error:
+            raise UserError(f"model = {recipe.encoder.architecture.model!r}: {error}") from error
 
 
 def perform(run: Run[SegmentationRecipe]) -> None:

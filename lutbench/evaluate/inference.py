@@ -4,9 +4,11 @@ The images are spread over the processes: process r of w takes images r, r + w, 
 the set's order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.evaluate.transform import eval_transform
 from lutbench.models.encoders import Pool, encode
+from lutbench.models.preprocessing import Preprocessing
 from lutbench.progress import Bar
 from lutbench.recipes.base import Metric
 from lutbench.train.batches import Loader
@@ -107,8 +110,10 @@ def over_images(
     return Computed(_in_order(torch.cat(values), len(images))[kept], np.flatnonzero(kept.numpy()))
 
 
-def evaluate(classifier: nn.Module, images: ImageDataset, recipe: EvaluationRecipe, title: str) -> Outcomes:
-    """Classify the centre crop of every image of a labelled dataset; on every process.
+def evaluate(
+    classifier: nn.Module, images: ImageDataset, recipe: EvaluationRecipe, prepared: Preprocessing, title: str
+) -> Outcomes:
+    """Classify the centre crop of every image of a labelled dataset, ``prepared`` as in training; on every process.
 
     Raises:
         UserError: if its outputs are not finite, or an image cannot be decoded and the set does not skip those.
@@ -116,33 +121,60 @@ def evaluate(classifier: nn.Module, images: ImageDataset, recipe: EvaluationReci
     labels = labels_of(images).to(accelerator().device)
     training = classifier.training
     classifier.eval()
-    computed = over_images(
-        lambda pixels, index: rank_of_label(classifier(normalised(pixels)), labels[index]),
-        images,
-        eval_transform(recipe.side, recipe.eval_crop),
-        recipe,
-        title,
-    )
+    with float32_head(classifier):
+        computed = over_images(
+            lambda pixels, index: rank_of_label(
+                classifier(normalised(pixels, mean=prepared.mean, std=prepared.std)), labels[index]
+            ),
+            images,
+            eval_transform(recipe.side, recipe.eval_crop, prepared.interpolation),
+            recipe,
+            title,
+        )
     classifier.train(training)
     return outcomes_of(computed.values, images, computed.index, recipe.metric)
 
 
-def encode_images(encoder: VisionTransformer, images: ImageDataset, recipe: FeatureRecipe, title: str) -> Computed:
-    """Encode the centre crop of every image of a dataset: features (m, D), float32; on every process.
+def encode_images(
+    encoder: VisionTransformer, images: ImageDataset, recipe: FeatureRecipe, prepared: Preprocessing, title: str
+) -> Computed:
+    """Encode the centre crop of every image of a dataset, ``prepared`` as in training: features (m, D), float32; on every process.
 
     Raises:
         UserError: if they are not finite, or an image cannot be decoded and the set does not skip those.
     """
     encoder.eval()
     computed = over_images(
-        lambda pixels, index: encode(encoder, normalised(pixels), recipe.pool),
+        lambda pixels, index: encode(encoder, normalised(pixels, mean=prepared.mean, std=prepared.std), recipe.pool),
         images,
-        eval_transform(recipe.side, recipe.eval_crop),
+        eval_transform(recipe.side, recipe.eval_crop, prepared.interpolation),
         recipe,
         title,
     )
     check_finite(computed.values.isfinite().all(1).numpy(), images, computed.index, "the encoder's features")
     return computed
+
+
+@contextmanager
+def float32_head(classifier: Any) -> Iterator[None]:
+    """Let the last layer, or both of a distilled one, of a classifier of timm compute in float32, whatever the precision.
+
+    bfloat16 has 8 bits: of a thousand logits the highest are equal for some images, and the lower class would win.
+    """
+    found = classifier.get_classifier()
+    layers = found if isinstance(found, tuple | list | nn.ModuleList) else (found,)
+
+    def exact(forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return forward(features.float())
+
+    for layer in layers:
+        layer.forward = partial(exact, layer.forward)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own stays
 
 
 def labels_of(images: ImageDataset) -> Tensor:

@@ -172,7 +172,7 @@ class Outcomes(PerImage):
 
     @classmethod
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
-        """Compare top-1 by McNemar's test, the mean per class by a bootstrap over images."""
+        """Compare top-1 by what is right on each image, the mean per class by a bootstrap over images."""
         if metric == PER_CLASS:
             return compare_per_class(first, second)
         return paired(*(np.stack([one.right() for one in seeds]) for seeds in (first, second)))

@@ -87,11 +87,8 @@ def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Comparison:
     Seed k of the first is paired with seed k of the second. The unit is the image: the same image under three seeds
     is one observation, not three, so counts and p are not inflated by seeds.
 
-    - p: exact McNemar test. With several seeds an image counts for the method that is right on it in more seeds and
-      not at all if they are level (a sign test over images; for one seed it is McNemar's test itself).
-    - interval: Agresti and Min 2005, the normal interval after half a pseudo-image is added to each of the four
-      cells (both right, only first, only second, both wrong). With several seeds, on the per-image mean of the
-      differences, which is the same formula (our choice).
+    Interval and p are of one statistic, :func:`paired_difference`, so that p is below 0.05 exactly where the interval
+    leaves out 0. With several seeds it is that of the per-image mean of the differences (our choice).
 
     Raises:
         ValueError: if the shapes differ or there is nothing in them.
@@ -100,17 +97,30 @@ def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Comparison:
         raise ValueError(f"expected two equal shapes (seeds, images), found {first.shape} and {second.shape}")
     seeds, images = first.shape
     net = first.sum(0, dtype=np.int64) - second.sum(0, dtype=np.int64)
-    more, fewer = int((net > 0).sum()), int((net < 0).sum())
+    interval, p = paired_difference(net / seeds)
     return Comparison(
         images=images,
         difference=float(net.sum()) / (seeds * images),
-        interval=_agresti_min(net / seeds),
-        p=mcnemar(more, fewer),
+        interval=interval,
+        p=p,
         seed_differences=tuple(float(d) for d in first.mean(1) - second.mean(1)),
         way="paired",
-        first_only=more,
-        second_only=fewer,
+        first_only=int((net > 0).sum()),
+        second_only=int((net < 0).sum()),
     )
+
+
+def paired_difference(differences: NDArray[np.float64]) -> tuple[Interval, float]:
+    """Return the interval of the mean of per-image ``differences`` (n,), each in [-1, 1], and its two-sided p.
+
+    Wald's statistic after two images are added on which only the first, and only the second, is right: Bonett and Price
+    2012, whose interval Fagerland, Lydersen and Laake 2014 recommend for paired proportions; they find the exact McNemar
+    test too conservative. p is of the same statistic, so that the two cannot contradict each other.
+    """
+    n = len(differences) + 2
+    mean = float(differences.sum()) / n
+    error = (((float(np.square(differences).sum()) + 2) / n - mean**2) / n) ** 0.5
+    return Interval(mean - Z * error, mean + Z * error), float(2 * stats.norm.sf(abs(mean) / error))
 
 
 def resamples(n: int) -> Iterator[NDArray[np.float64]]:
@@ -197,18 +207,3 @@ def compare_resampled(images: int, by_seed: Sequence[float], drawn: NDArray[np.f
         seed_differences=tuple(by_seed),
         way="resampled",
     )
-
-
-def mcnemar(first_only: int, second_only: int) -> float:
-    """Two-sided p of the exact McNemar test: discordant images fall to either side like a fair coin."""
-    discordant = first_only + second_only
-    return float(stats.binomtest(first_only, discordant, 0.5).pvalue) if discordant else 1.0
-
-
-def _agresti_min(differences: NDArray[np.float64]) -> Interval:
-    """Return the interval of the mean of per-image ``differences`` (n,), each in [-1, 1]; the four half images differ by 0, 1, -1, 0."""
-    n = len(differences) + 2
-    mean = float(differences.sum()) / n
-    variance = (float(np.square(differences).sum()) + 1) / n - mean**2
-    half = Z * (variance / n) ** 0.5
-    return Interval(mean - half, mean + half)

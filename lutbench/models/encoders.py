@@ -7,13 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 import timm
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers.patch_embed import PatchEmbed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import write_json
+from lutbench.models.preprocessing import IMAGENETS, Preprocessing
 from lutbench.models.weights import save_weights
 from lutbench.recipes.base import EncoderRecipe
 
@@ -87,10 +87,11 @@ def export_encoder(
     *,
     name: str = "encoder",
     class_names: Sequence[str] = (),
+    prepared: Preprocessing = IMAGENETS,
 ) -> str:
     """Write ``NAME.safetensors``, and ``NAME.json`` that says how to load it with timm; return the former's sha256.
 
-    Serves a classifier of :func:`create_encoder` as well; its ``class_names`` are kept.
+    Serves a classifier of :func:`create_encoder` as well; its ``class_names`` are kept. Images are to be ``prepared`` so.
 
     Raises:
         UserError: if a weight is not finite, or on a full disk.
@@ -107,8 +108,10 @@ def export_encoder(
             "load": f"timm.create_model({recipe.model!r}, {written}, checkpoint_path='{name}.safetensors')",
             "model": recipe.model,
             "arguments": arguments,
-            "mean": list(IMAGENET_DEFAULT_MEAN),
-            "std": list(IMAGENET_DEFAULT_STD),
+            "mean": list(prepared.mean),
+            "std": list(prepared.std),
+            "interpolation": prepared.interpolation,
+            **({} if prepared.crop_pct is None else {"crop_pct": prepared.crop_pct}),
             "class_names": list(class_names),
             "sha256": sha256,
         },
@@ -146,13 +149,20 @@ def _timms_geometry(name: str) -> Geometry:
     check_name(name)
     with torch.device("meta"):
         model = timm.create_model(name)
-    if not isinstance(model, VisionTransformer) or not isinstance(model.patch_embed, PatchEmbed):
-        raise UserError(
-            f"model = {name!r}: expected a plain Vision Transformer, found timm's {type(model).__name__}. "
-            "Choose one such as vit_base_patch16_224."
-        )
-    heads: int = model.blocks[0].get_submodule("attn").num_heads  # type: ignore[assignment]
-    return Geometry(model.patch_embed.patch_size[0], model.embed_dim, len(model.blocks), heads, model.has_class_token)
+    if type(model) is not VisionTransformer:  # a distilled one is another, with two class tokens and two heads
+        found = type(model).__name__
+    elif not isinstance(model.patch_embed, PatchEmbed):
+        found = f"Vision Transformer with {type(model.patch_embed).__name__} in place of patches"
+    elif not hasattr(model.blocks[0], "attn"):
+        found = f"Vision Transformer whose blocks are {type(model.blocks[0]).__name__}, of parallel parts"
+    else:
+        heads: int = model.blocks[0].get_submodule("attn").num_heads  # type: ignore[assignment]
+        patch_size: int = model.patch_embed.patch_size[0]
+        return Geometry(patch_size, model.embed_dim, len(model.blocks), heads, model.has_class_token)
+    raise UserError(
+        f"model = {name!r}: expected a plain Vision Transformer, found timm's {found}. "
+        "Choose one such as vit_base_patch16_224."
+    )
 
 
 def check_name(name: str) -> None:

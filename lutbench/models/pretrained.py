@@ -1,20 +1,18 @@
 """Where the weights of an encoder come from: a run, timm, anybody's checkpoint, or nowhere."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
-import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from lutbench.errors import UserError, listed
 from lutbench.models.encoders import check_name, create_encoder, timm_arguments
-from lutbench.models.weights import read_weights
+from lutbench.models.weights import pooled_norm, read_weights
 from lutbench.recipes.downstream import EncoderSource
 from lutbench.train.randomness import RngStream, seeded
 
@@ -41,7 +39,7 @@ def load_encoder(
     image_size: int | None = None,
     seed: int = 0,
 ) -> VisionTransformer:
-    """Return the encoder with the weights of its source, for images of ``image_size``, normalised as ImageNet's are.
+    """Return the encoder with the weights of its source, for images of ``image_size``.
 
     ``weights`` is the file of a run's export or of a checkpoint, ``sha256`` what it must be. Position embeddings are
     resized where the grid differs. Where the last norm comes after pooling (``fc_norm``, as in classifiers), it stays
@@ -57,14 +55,13 @@ def load_encoder(
             return create_encoder(recipe, image_size)
     if source.kind == "timm":
         where = f"timm's weights of {recipe.model}"
-        tensors = _timm_weights(recipe.model)
+        tensors = pretrained_model(recipe.model).state_dict()
     else:
         assert weights is not None
         where = str(weights)
         tensors = read_weights(weights, sha256)
     tensors = _encoder_part(tensors, where)
-    pooled_norm = "fc_norm.weight" in tensors and "norm.weight" not in tensors
-    encoder = create_encoder(recipe, image_size, pooled_norm=pooled_norm)
+    encoder = create_encoder(recipe, image_size, pooled_norm=pooled_norm(tensors))
     fit(encoder, tensors, where)
     return encoder
 
@@ -139,16 +136,6 @@ def _resized(position: Tensor, model: VisionTransformer) -> Tensor:
     return resized
 
 
-def _timm_weights(name: str) -> dict[str, Tensor]:
-    """Return timm's pre-trained weights of a model, for images normalised as ImageNet's are."""
-    model = pretrained_model(name)
-    assert isinstance(model, VisionTransformer)
-    trained_on = timm.get_pretrained_cfg(name)
-    assert trained_on is not None
-    take_imagenet_normalisation(model, trained_on.mean, trained_on.std)
-    return model.state_dict()
-
-
 def check_pretrained(name: str) -> None:
     """Check that timm has weights of a model.
 
@@ -178,24 +165,3 @@ def pretrained_model(name: str, **arguments: Any) -> nn.Module:
             f'python -c "import timm; timm.create_model({name!r}, pretrained=True)" '
             "and copy its Hugging Face cache (HF_HOME) here."
         ) from error
-
-
-@torch.no_grad()
-def take_imagenet_normalisation(model: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Make a model that was trained on images normalised by ``mean`` and ``std`` take ImageNet's normalisation.
-
-    The difference is a scale and a shift per channel, which the patch embedding absorbs exactly: the shift in its
-    bias or, where it has none, in the position embedding (our choice: one normalisation for all encoders).
-    """
-    if tuple(mean) == IMAGENET_DEFAULT_MEAN and tuple(std) == IMAGENET_DEFAULT_STD:
-        return
-    ours_mean, ours_std = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
-    projection = model.patch_embed.proj
-    shift = ((ours_mean - torch.tensor(mean)) / torch.tensor(std)).view(1, 3, 1, 1)
-    constant = (projection.weight * shift).sum((1, 2, 3))
-    projection.weight.mul_((ours_std / torch.tensor(std)).view(1, 3, 1, 1))
-    if projection.bias is not None:
-        projection.bias.add_(constant)
-    else:
-        assert model.pos_embed is not None
-        model.pos_embed[:, 0 if model.no_embed_class else model.num_prefix_tokens :].add_(constant)

@@ -66,6 +66,19 @@ def read_weights(path: Path, expected_sha256: str | None = None) -> dict[str, Te
     raise UserError(f"{path}: expected a file of weights ending in .safetensors, {', '.join(PICKLES)}.")
 
 
+def without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a classifier without what training scripts put before all names, such as ``module.``."""
+    for before in ("module.", "encoder.", "backbone."):
+        if all(name.startswith(before) for name in tensors):
+            return without_prefix({name.removeprefix(before): tensor for name, tensor in tensors.items()})
+    return dict(tensors)
+
+
+def pooled_norm(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether weights of a ViT have their last norm behind the pooling, as fine-tuning in MAE's way puts it."""
+    return "fc_norm.weight" in tensors and "norm.weight" not in tensors
+
+
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, hexadecimal."""
     with path.open("rb") as file:

@@ -185,12 +185,38 @@ class DataRecipe(DatasetRecipe):
         return self
 
 
-class WeightsSource(Recipe):
+Channels = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
+"""A value of each channel (red, green, blue), of pixels between 0 and 1."""
+
+
+class PreprocessingRecipe(Recipe):
+    """How the images were prepared that weights were trained on; what is not given, the weights' own description says.
+
+    See :func:`lutbench.models.preprocessing.preprocessing_of`.
+    """
+
+    mean: Annotated[Channels | None, Later] = None
+    std: Annotated[Channels | None, Later] = None
+    """Mean and standard deviation that pixels are normalised by."""
+    interpolation: Annotated[Literal["bicubic", "bilinear", "lanczos", "nearest"] | None, Later] = None
+    """How images are resized."""
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Return those of these settings that are given."""
+        return self.model_dump(include=set(PreprocessingRecipe.model_fields), exclude_none=True)
+
+
+class WeightsSource(PreprocessingRecipe):
     """Where the weights come from that a run starts from."""
 
     kind: Literal["run", "timm", "checkpoint", "scratch"]
     path: Annotated[str, Runtime] = ""
     """File of a checkpoint; its hash is part of the identity."""
+
+    @property
+    def timm_model(self) -> str:
+        """Name of the model in timm; empty for a run's, which brings its own."""
+        raise NotImplementedError
 
 
 class Samples(NamedTuple):
@@ -228,6 +254,11 @@ class RunRecipe(Recipe):
     def source(self) -> WeightsSource | None:
         """Where the weights come from that it starts from; None if it starts from none."""
         return None
+
+    @property
+    def prepared_by(self) -> tuple[str, ...]:
+        """What of its weights' preprocessing (:class:`lutbench.models.preprocessing.Preprocessing`) it applies to images."""
+        return ("mean", "std", "interpolation")
 
     @property
     def encoder_label(self) -> str:
@@ -294,6 +325,8 @@ def read_recipe(model: type[R], values: Mapping[str, Any], where: str, also: Ite
 
 def _explain(error: ValidationError, model: type[BaseModel], where: str, also: Iterable[str]) -> Iterator[str]:
     for problem in error.errors():
+        if problem["type"] == "default_factory_not_called":  # it follows from fields of which one is wrong
+            continue
         path = ".".join(str(part) for part in (where, *problem["loc"]) if part != "")
         if problem["type"] == "extra_forbidden":
             owner = _model_at(model, problem["loc"][:-1]) or model

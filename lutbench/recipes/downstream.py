@@ -28,6 +28,11 @@ class EncoderSource(WeightsSource):
 
     architecture: EncoderRecipe
 
+    @property
+    def timm_model(self) -> str:
+        """Name of the model in timm."""
+        return self.architecture.model
+
 
 class DownstreamRecipe(RunRecipe):
     """What every task has that measures an encoder."""
@@ -46,14 +51,24 @@ class DownstreamRecipe(RunRecipe):
         return self.encoder.architecture.label or self.encoder.architecture.model
 
 
+def default_crop(image_size: int) -> float:
+    """Return what evaluation crops where nothing says so: as the releases, 224 of 256 pixels, above 224 the whole image."""
+    return 1.0 if image_size > 224 else 224 / 256
+
+
 class ClassificationRecipe(DownstreamRecipe):
     """What every classification task has."""
 
     data: DataRecipe
     image_size: Pixels | None = None
     """Side of the input in pixels; the encoder's own if not given. Position embeddings are resized."""
-    eval_crop: float = Field(224 / 256, gt=0, le=1)
-    """Evaluation resizes the short side to image_size / eval_crop and crops the centre (release: 256, 224)."""
+    eval_crop: float = Field(
+        default_factory=lambda given: default_crop(given["image_size"] or given["encoder"].architecture.image_size),
+        gt=0,
+        le=1,
+    )
+    """Evaluation resizes the short side to image_size / eval_crop and crops the centre. If not given, 224 / 256, and 1 for
+    inputs of more than 224 pixels (release, as MAE and DeiT: 256 and 224; crop_pct = 1 above)."""
     eval_batch: Annotated[Batch, Runtime] = 256
 
     @property

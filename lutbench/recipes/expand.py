@@ -99,7 +99,8 @@ def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], tab
         if dataset not in datasets:
             problem = f"{where}.sets: there is neither a [shifted.{dataset}] in the suite file nor a published set"
             raise unknown(f"{problem} {dataset!r}", dataset, datasets)
-        settings = {**table.settings, "set": _labelled(dataset, datasets[dataset])}
+        chosen = {"preprocessing": given.preprocessing} if given.preprocessing else {}
+        settings = {**table.settings, "set": {**_labelled(dataset, datasets[dataset]), **chosen}}
         task = f"{table.task}/{dataset}"
         for run in measured:  # its images are seen as in fine-tuning, unless the table says otherwise
             as_tuned = {"image_size": run.recipe.side, "eval_crop": run.recipe.eval_crop}  # type: ignore[attr-defined]
@@ -147,6 +148,8 @@ def _classifier_settings(suite: Suite, row: str, where: str) -> dict[str, Any]:
         "model": given.model,
         "path": given.checkpoint,
         "encoder": given.encoder or given.model,
+        "crop_pct": given.crop_pct,
+        **given.preprocessing(),
     }
     return {"classifier": source} | ({} if given.image_size is None else {"image_size": given.image_size})
 
@@ -172,7 +175,7 @@ def _encoder_source(suite: Suite, method: str, before: Sequence[PlannedRun]) -> 
     if row.pretrain is None:
         kind = "timm" if row.timm else "checkpoint" if row.checkpoint else "scratch"
         named = _resolved({"encoder": row.encoder}, "encoder", suite.encoder, f"method.{method}")
-        return {"architecture": named["encoder"], "kind": kind, "path": row.checkpoint or ""}
+        return {"architecture": named["encoder"], "kind": kind, "path": row.checkpoint or "", **row.preprocessing()}
     if row.pretrain not in suite.pretrain:
         raise unknown(f"method.{method}.pretrain: no such run {row.pretrain!r}", row.pretrain, suite.pretrain)
     made_by = next(run for run in before if (run.stage, run.task) == ("pretrain", row.pretrain))

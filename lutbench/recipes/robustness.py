@@ -11,16 +11,20 @@ from lutbench.recipes.base import (
     Count,
     DatasetRecipe,
     Depth,
+    Later,
     Pixels,
+    PreprocessingRecipe,
     Recipe,
     RunRecipe,
     Runtime,
     Samples,
     WeightsSource,
 )
+from lutbench.recipes.downstream import default_crop
 
-Resizing = Literal["bicubic", "bilinear", "crop", "whole"]
-"""How an image comes to the classifier's size: its short side resized, then the centre; the centre alone; as it is."""
+Resizing = Literal["bicubic", "bilinear", "own", "crop", "whole"]
+"""How an image comes to the classifier's size: its short side resized, then the centre; as the classifier's own
+evaluation has it; the centre alone; as it is."""
 
 SEVERITIES = [1, 2, 3, 4, 5]
 
@@ -74,8 +78,9 @@ class RobustnessDatasetRecipe(DatasetRecipe):
     a JSON file below the data root; none if empty."""
 
     preprocessing: list[Resizing] = Field(["bicubic"], min_length=1)
-    """Each is measured and recorded under its name, the first is what tables print. ``crop`` and ``whole`` are for
-    images that are stored at the classifier's size."""
+    """Each is measured and recorded under its name, the first is what tables print. ``own`` has interpolation and crop as
+    the classifier's weights say (timm's ``crop_pct``). ``crop`` and ``whole`` are for images that are stored at the
+    classifier's size."""
     eval_crop: float | None = Field(None, gt=0, le=1)
     """Where images are resized, side of the crop over the resized short side; the run's if not given."""
     border: Border = 0
@@ -178,11 +183,13 @@ class RobustnessDatasetRecipe(DatasetRecipe):
         return self
 
 
-class ClassifierTable(Recipe):
+class ClassifierTable(PreprocessingRecipe):
     """``[classifier.NAME]`` of a suite file: a row of the robustness tables that no run of the suite made."""
 
     model: str
     """Name of the model in timm."""
+    crop_pct: float | None = Field(None, gt=0, le=1)
+    """Where images are preprocessed as its ``own``: side of the crop over the resized short side."""
     checkpoint: str = ""
     """File of its weights; timm's own if empty."""
     image_size: Pixels | None = None
@@ -201,8 +208,15 @@ class ClassifierSource(WeightsSource):
     kind: Literal["run", "timm", "checkpoint"]
     model: str = ""
     """Name of the model in timm; a run brings its own."""
+    crop_pct: Annotated[float | None, Later] = Field(None, gt=0, le=1)
+    """Where images are preprocessed as its ``own``: side of the crop over the resized short side."""
     encoder: Annotated[str, Runtime] = ""
     """How tables name the architecture."""
+
+    @property
+    def timm_model(self) -> str:
+        """Name of the model in timm."""
+        return self.model
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -223,7 +237,7 @@ class RobustnessRecipe(RunRecipe):
     set: RobustnessDatasetRecipe
     image_size: Pixels | None = None
     """Side of the input in pixels; the classifier's own if not given."""
-    eval_crop: float = Field(224 / 256, gt=0, le=1)
+    eval_crop: float = Field(default_factory=lambda given: default_crop(given["image_size"] or 224), gt=0, le=1)
     """Where images are resized and the set says nothing; the fine-tuning's if not given."""
     eval_batch: Annotated[Batch, Runtime] = 256
     """Images per batch and process."""
@@ -237,6 +251,12 @@ class RobustnessRecipe(RunRecipe):
     def source(self) -> ClassifierSource:
         """Where its classifier comes from."""
         return self.classifier
+
+    @property
+    def prepared_by(self) -> tuple[str, ...]:
+        """What of its weights' preprocessing it applies: interpolation and crop are the set's, unless it asks for ``own``."""
+        own = ("interpolation", "crop_pct", "crop_mode") if "own" in self.set.preprocessing else ()
+        return ("mean", "std", *own)
 
     @property
     def encoder_label(self) -> str:
@@ -261,3 +281,5 @@ class RobustnessTable(Recipe, extra="allow"):
     """The methods it is run for; all that the tasks are run for, if not given."""
     classifiers: list[str] | None = None
     """The [classifier.NAME] tables it is run for; all if not given."""
+    preprocessing: list[Resizing] | None = Field(None, min_length=1)
+    """How the images of all its sets are preprocessed; as each set says if not given."""

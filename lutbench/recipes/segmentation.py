@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from math import ceil
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -135,11 +135,22 @@ class SegmentationRecipe(DownstreamRecipe):
     """Before the classifier of both heads."""
 
     tta: bool = False
-    """Measure also with six scales from 0.5 to 1.75 and flips, as ``mIoU, multi-scale``; about twelve times the time."""
+    """Measure also with six scales from 0.5 to 1.75 and flips, as ``mIoU, multi-scale``; about twelve times the time.
+    No scale is so small that the short side would be less than the crop (BEiT's min_size)."""
     val_every: Annotated[Count | None, Runtime] = None
     """Iterations between evaluations on the way, for the curve; only at the end if not given."""
     save_every: Annotated[Count, Runtime] = 2000
     """Iterations between checkpoints."""
+
+    @property
+    def prepared_by(self) -> tuple[str, ...]:
+        """What of its weights' preprocessing it applies: MMSegmentation's pipelines have their own interpolation."""
+        return ("mean", "std")
+
+    def affecting_results(self) -> dict[str, Any]:
+        """Return the fields that affect results; images were smaller than the crop in multi-scale testing once."""
+        fields = super().affecting_results()
+        return fields | ({"tta": "at least the crop"} if self.tta else {})
 
     def samples(self, images: Mapping[str, int]) -> Samples:
         """Return the images of all batches, and the validation images of every evaluation and scale."""

@@ -22,12 +22,12 @@ from pydantic import Field, model_validator
 
 from lutbench.errors import unknown
 from lutbench.kinds import Kind
-from lutbench.recipes.base import SEED_BOUND, EncoderRecipe, Name, Recipe, RunRecipe
+from lutbench.recipes.base import SEED_BOUND, EncoderRecipe, Name, PreprocessingRecipe, Recipe, RunRecipe
 from lutbench.recipes.robustness import ClassifierTable, RobustnessDatasetRecipe, RobustnessTable
 
 
-class MethodRecipe(Recipe):
-    """A row of the tables: where its encoder comes from. Exactly one of the first four fields is given."""
+class MethodRecipe(PreprocessingRecipe):
+    """A row of the tables: where its encoder comes from. Exactly one of pretrain, timm, checkpoint and scratch is given."""
 
     pretrain: str | None = None
     """A pre-training run of this suite."""
@@ -53,6 +53,11 @@ class MethodRecipe(Recipe):
             )
         if (self.encoder is None) != (given == ["pretrain"]):
             raise ValueError("encoder names the architecture of timm, checkpoint and scratch; pretrain brings its own")
+        if given[0] in ("pretrain", "scratch") and self.preprocessing():
+            raise ValueError(
+                f"{', '.join(self.preprocessing())}: given for weights that were trained elsewhere, by timm or in a "
+                f"checkpoint; with {given[0]} images are normalised as ImageNet's"
+            )
         return self
 
 

@@ -9,8 +9,8 @@ from lutbench.report.entries import TableEntry
 from lutbench.report.sections import Section, View, by_task, directed, signed
 
 PAIRED = (
-    "Difference in points with its 95 % interval over images (Agresti and Min); images on which only the first or only the "
-    "second method is right (of several seeds, right in more of them); p of the exact McNemar test."
+    "Difference in points with its 95 % interval over images (Bonett and Price); images on which only the first or only the "
+    "second method is right (of several seeds, right in more of them); p, two-sided, of the same statistic as the interval."
 )
 RESAMPLED = (
     f"Difference in points (of several seeds, their mean), with the percentiles of {RESAMPLES} resamples of the images, the "

@@ -14,6 +14,7 @@ from lutbench.report.sections import Section, View, directed, signed
 INTERVALS = {
     "Wilson": "Wilson's over images",
     "Newcombe": "Newcombe's over images",
+    "Bonett-Price": "Bonett and Price's over images",
     BOOTSTRAP: f"percentiles of {RESAMPLES} resamples of the images",
     STUDENT: f"{STUDENT} over seeds",
 }

@@ -1,0 +1,97 @@
+"""How images were prepared that weights were trained on, which is how a model must see them."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from lutbench.data.tensors import Colour
+from lutbench.files import read_json
+from lutbench.models.weights import pooled_norm, read_weights, sha256_of, without_prefix
+from lutbench.recipes.base import WeightsSource
+from lutbench.recipes.robustness import ClassifierSource
+
+
+class Preprocessing(NamedTuple):
+    """How images are prepared for a model. What is not given is ImageNet's, as in LUT, MAE and DeiT."""
+
+    mean: Colour = IMAGENET_DEFAULT_MEAN
+    std: Colour = IMAGENET_DEFAULT_STD
+    interpolation: str = "bicubic"
+    """How they are resized, by timm's names."""
+    crop_pct: float | None = None
+    """Of a classifier in evaluation: side of the crop over the resized short side; None where nothing says so."""
+    crop_mode: str = "center"
+    """timm's: ``center``, ``squash`` (both sides resized) or ``border`` (the long side resized, and padded)."""
+    origin: str = "ImageNet's, as nothing says otherwise"
+    """Where this was read, for messages."""
+
+    def unlike_imagenets(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return those of the fields ``names`` that differ from ImageNet's, as plain JSON values."""
+        differing = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(IMAGENETS, name)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in differing.items()}
+
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return f"normalised by mean ({mean}) and deviation ({std}): {self.origin}"
+
+
+IMAGENETS = Preprocessing()
+
+
+def preprocessing_of(source: WeightsSource, weights: Path | None) -> Preprocessing:
+    """Return how images were prepared for the weights of a source; ``weights`` is their file, if they have one.
+
+    The suite file's settings come first; then the export beside the file, where this suite wrote it; then, for timm's
+    weights and for a classifier in a file, what timm says of the model that is named. All else is ImageNet's: encoders in
+    files, of which the name tells the architecture alone, and classifiers that MAE's release fine-tuned.
+    """
+    is_classifier = isinstance(source, ClassifierSource)
+    if source.kind == "timm":
+        known = _timms(source.timm_model)
+    elif weights is None or (source.kind == "run" and not is_classifier):
+        known = IMAGENETS  # drawn or pre-trained here
+    elif export := export_of(weights):
+        known = Preprocessing(
+            tuple(export["mean"]), tuple(export["std"]), export.get("interpolation", "bicubic"), export.get("crop_pct"),
+            origin=f"as {weights.with_suffix('.json').name} beside the weights says",
+        )  # fmt: skip
+    elif is_classifier:
+        known = _timms(source.timm_model)
+        if known[:-1] != IMAGENETS[:-1] and _pooled_as_mae(source.timm_model, weights, sha256_of(weights)):
+            known = Preprocessing(origin="ImageNet's, as the weights pool as those that MAE's release fine-tuned")
+    else:
+        known = IMAGENETS
+    given: dict[str, Any] = source.model_dump(include=set(Preprocessing._fields), exclude_none=True)
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return known._replace(**values, origin=f"{', '.join(values)} as the suite file says") if values else known
+
+
+def export_of(weights: Path) -> dict[str, Any] | None:
+    """Return what stands beside weights that this suite exported (:func:`lutbench.models.encoders.export_encoder`)."""
+    beside = weights.with_suffix(".json")
+    metadata: dict[str, Any] = read_json(beside) if beside.is_file() else {}
+    return metadata if metadata.get("sha256") == sha256_of(weights) else None
+
+
+def _timms(name: str) -> Preprocessing:
+    """Return how timm prepares images for a model; ImageNet's where it has no such model or knows no weights of it."""
+    known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if known is None:
+        return IMAGENETS
+    return Preprocessing(
+        tuple(known.mean), tuple(known.std), known.interpolation, known.crop_pct, known.crop_mode,
+        origin=f"as timm says of {name}",
+    )  # fmt: skip
+
+
+@lru_cache
+def _pooled_as_mae(name: str, weights: Path, sha256: str) -> bool:
+    """Return whether weights have their last norm behind the mean over patches, where timm's model has it before."""
+    with torch.device("meta"):
+        own = timm.create_model(name).state_dict()
+    return pooled_norm(without_prefix(read_weights(weights, sha256))) and not pooled_norm(own)
