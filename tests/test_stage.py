@@ -20,7 +20,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 from PIL import Image
-from toy_runs import write_images
+from toy_runs import TOY, write_images
 
 ROOT = Path(__file__).parents[1]
 COPIED = (
@@ -90,19 +90,7 @@ LINES = {
 }
 """By the file, what stands in the line before, and the line that a new stage adds."""
 
-SUITE = """
-title = "Counted"
-about = "for tests"
-kind = "pipeline"
-[data.toy]
-path = "toy"
-[encoder.toy]
-model = "vit_tiny_patch16_224"
-image_size = 16
-patch_size = 4
-width = 16
-depth = 1
-heads = 2
+SUITE = f"""{TOY}
 [defaults.pretrain]
 data = "toy"
 encoder = "toy"

@@ -24,7 +24,7 @@ from lutbench.workspace import Workspace
 
 CLASSES = ("amber", "blue", "green")
 
-SUITE = """
+TOY = """
 title = "toy"
 about = "for tests"
 kind = "pipeline"
@@ -39,6 +39,10 @@ patch_size = 4
 width = 16
 depth = 2
 heads = 2
+"""
+"""A dataset and an encoder; methods and tasks are to follow."""
+
+SUITE = f"""{TOY}
 [method.scratch]
 scratch = true
 encoder = "toy"

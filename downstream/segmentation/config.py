@@ -120,10 +120,12 @@ def ignored(scenes: SegmentationDataset) -> int:
 def _model(
     recipe: SegmentationRecipe, geometry: Geometry, classes: int, ignore: int, norm: str, prepared: Preprocessing
 ) -> dict[str, Any]:
+    """Return the model of MMSegmentation's config: the encoder, four maps of it, UPerNet, and an auxiliary head."""
     width, crop = geometry.width, (recipe.crop, recipe.crop)
     norm_cfg = {"type": norm, "requires_grad": True}
 
     def head(kind: str, loss_weight: float, **settings: Any) -> dict[str, Any]:
+        """Return a head of type ``kind``: what both have in common, and the settings of its own."""
         return {
             "type": kind,
             **settings,

@@ -78,7 +78,7 @@ def _rows(known: KnownDataset) -> list[tuple[str, str]]:
 def _images(known: KnownDataset) -> str:
     """Return the images of each split; of a robustness dataset such as ``75 x 50,000``, or the sum where parts differ."""
     recipe = known.recipe
-    if not isinstance(recipe, RobustnessDatasetRecipe):
+    if not isinstance(recipe, RobustnessDatasetRecipe):  # the others have splits, these have parts
         return ", ".join(f"{count:,} {'in all' if split == 'all' else split}" for split, count in known.images.items())
     if not isinstance(recipe.images, int):
         return f"{sum(recipe.images.values()):,}" if recipe.images else ""

@@ -33,9 +33,9 @@ def prepare_set(
 ) -> Prepared:
     """Build a dataset that the suite builds, or make the cache of a dataset's training images, of short side ``side``.
 
-    Datasets that the suite builds have a cache only if ``side`` is given; those that are not pre-trained on have none. Of a cache that is present
-    the checksums are compared, and what is damaged is made again. If a dataset is absent, the result says how to get it;
-    with ``download`` torchvision gets it, where it can.
+    Datasets that the suite builds have a cache only if ``side`` is given; those that are not pre-trained on have none. Of a
+    cache that is present the checksums are compared, and what is damaged is made again. If a dataset is absent, the result
+    says how to get it; with ``download`` torchvision gets it, where it can.
 
     Raises:
         UserError: if there is no known dataset of that name, it cannot be built or downloaded, an image of it cannot be decoded
@@ -84,7 +84,7 @@ def _download(known: KnownDataset, path: Path) -> None:
 
 def _cached(known: KnownDataset, side: int, root: Path, skip: bool) -> str:
     """Make the cache, or compare its checksums; return what was done."""
-    if not isinstance(known.recipe, DataRecipe):
+    if not isinstance(known.recipe, DataRecipe):  # only images with one label each are pre-trained on
         return f"{known.name} is there: {location(known, root)}. It is not pre-trained on, and has no cache."
     recipe = known.recipe.model_copy(update={"undecodable": "skip" if skip else "stop"})
     images = open_dataset(recipe, "train", root)

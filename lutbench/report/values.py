@@ -117,7 +117,7 @@ def letters(view: View) -> dict[str, str]:
     """Return a letter for every source of a published value: a to z, then aa, ab ..."""
     sources = dict.fromkeys(entry.published.source for entry in view.entries if entry.published)
     names = ("".join(letters) for length in count(1) for letters in product(ascii_lowercase, repeat=length))
-    return dict(zip(sources, names, strict=False))
+    return {source: next(names) for source in sources}
 
 
 def footnotes(view: View) -> tuple[list[str], list[str]]:
