@@ -26,8 +26,8 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from lutbench.provenance import hardware, packages
-from lutbench.recipes.base import read_recipe
 from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.recipes.reading import read_recipe
 from lutbench.train.processes import accelerator, autocast, precision_of
 from pretrain.frameworks.interface import Framework
 from pretrain.student import Student, build_student, parameter_groups

@@ -22,7 +22,7 @@ from lutbench.data.toy.photographs import PHOTOGRAPHS, load_photograph, square
 from lutbench.evaluate.inference import over_images
 from lutbench.models.preprocessing import IMAGENETS
 from lutbench.provenance import hardware, packages
-from lutbench.recipes.base import read_recipe
+from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
 from lutbench.train.processes import accelerator, precision_of
 from lutbench.train.randomness import generator

@@ -84,6 +84,13 @@ def run(
             "photographs-knn/lut. May be repeated.",
         ),
     ] = None,
+    again: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Repeat these runs if they have finished, as after a change of the code; NAME as for --only. May be repeated.",
+        ),
+    ] = None,
     overrides: Overrides = None,
     data_root: DataRoot = Path("data"),
     runs: RunsRoot = Path("runs"),
@@ -94,7 +101,7 @@ def run(
     from lutbench.stages import run_suite
     from lutbench.workspace import Workspace
 
-    run_suite(loaded, stage or [], only or [], Workspace(data_root, runs, results))
+    run_suite(loaded, stage or [], only or [], Workspace(data_root, runs, results), again or [])
 
 
 @app.command()

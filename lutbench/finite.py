@@ -40,6 +40,8 @@ def refused_numbers_explained(where: str) -> Iterator[None]:
         yield
     except ValidationError as error:
         problem = error.errors()[0]
+        if problem["type"] != "finite_number":
+            raise
         field = ".".join(map(str, problem["loc"]))
         raise UserError(
             f"{where}: no record is written, because a number of it is not finite ({field} is {problem['input']}). {CAUSES}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from lutbench import __version__
+from lutbench.sources import digest_of_all
 
 PACKAGES = (
     "torch",
@@ -40,10 +41,15 @@ class Code(BaseModel):
     """git commit, 40 hex digits; None if the code is not in a git checkout."""
     modified: bool | None = None
     """Whether Python files, suite files or constraints differed from the commit; None without one."""
+    digest: str | None = None
+    """sha256 of all files of the package as it is installed, where there is no commit."""
+    sources: dict[str, str] = {}
+    """Hashes of the sources that the run depends on, see :mod:`lutbench.sources`; older records say none."""
 
     def __str__(self) -> str:
-        commit = f", commit {self.commit[:10]}" if self.commit else ", no commit known"
-        return f"{self.version}{commit}{' with uncommitted changes' if self.modified else ''}"
+        where = f"installed files {self.digest[:10]}" if self.digest else "no commit known"
+        commit = f"commit {self.commit[:10]}" if self.commit else where
+        return f"{self.version}, {commit}{' with uncommitted changes' if self.modified else ''}"
 
 
 class Hardware(BaseModel):
@@ -73,7 +79,7 @@ def code() -> Code:
     here = Path(__file__).resolve()
     # An installed copy may lie in some other project's checkout (its .venv): only a tracked file has a commit.
     if not _git(here.parent, "ls-files", here.name):
-        return Code(version=__version__)
+        return Code(version=__version__, digest=digest_of_all())
     root = Path(_git(here.parent, "rev-parse", "--show-toplevel") or here.parent)
     # Records and tables are left out: they change by being made, and nothing depends on them.
     changes = _git(

@@ -54,6 +54,16 @@ def _names(text: str) -> str:
     return text
 
 
+class _Weights(BaseModel):
+    """What a run started from: the run that made it, its hash, and how images are prepared for it if not as ImageNet's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run: str | None = None
+    sha256: str | None = None
+    preprocessing: dict[str, Any] | None = None
+
+
 class _IdentityInputs(BaseModel):
     """What runs have among their identity inputs, besides stage and seed, which are compared with the record's."""
 
@@ -62,8 +72,8 @@ class _IdentityInputs(BaseModel):
     revision: int
     recipe: dict[str, Any]
     data: dict[str, str] = {}
-    encoder: dict[str, str] | None = None
-    classifier: dict[str, str] | None = None
+    encoder: _Weights | None = None
+    classifier: _Weights | None = None
 
 
 def _checked_inputs(values: dict[str, Any]) -> dict[str, Any]:
@@ -234,7 +244,7 @@ def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
 def _read_whole(path: Path, results_dir: Path, suite: str) -> Record:
     """Read a record with its files. A run may replace all of them meanwhile: then the new ones are read, never some of each."""
     while True:
-        before = path.read_bytes()
+        before = _version(path)
         try:
             record = read_record(path)
             if record_path(results_dir, suite, record.run) != path or record.suite != suite:
@@ -248,8 +258,14 @@ def _read_whole(path: Path, results_dir: Path, suite: str) -> Record:
                 record.content(kept)
             return record
         except UserError:
-            if path.read_bytes() == before:
+            if _version(path) == before:
                 raise
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Return what tells a file from the one that takes its place."""
+    state = path.stat()
+    return state.st_ino, state.st_mtime_ns
 
 
 def read_record(path: Path) -> Record:

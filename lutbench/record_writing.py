@@ -27,9 +27,10 @@ def make_record(
     images_per_second: float | None = None,
     checkpoint: str | None = None,
     processes: int = 1,
+    sources: Mapping[str, str] | None = None,
     extra: Mapping[str, JsonValue] | None = None,
 ) -> Record:
-    """Make the record of a run that has just finished on this machine."""
+    """Make the record of a run that has just finished on this machine; ``sources`` are those of :func:`lutbench.sources.sources_of`."""
     return Record(
         suite=planned.suite,
         stage=planned.stage,
@@ -42,7 +43,7 @@ def make_record(
         recipe=_without_machine_paths(planned.recipe.model_dump(mode="json")),
         measurements=list(measurements),
         checkpoint=checkpoint,
-        code=code(),
+        code=code().model_copy(update={"sources": dict(sources or {})}),
         packages=packages(),
         hardware=hardware(processes),
         wall_seconds=wall_seconds,

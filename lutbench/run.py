@@ -6,8 +6,9 @@ overwrites, resumes or passes for another.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -17,7 +18,7 @@ from pydantic import JsonValue
 from torch import nn
 from torch.optim import Optimizer
 
-from lutbench.checkpoint import Checkpoint, finite_state, newest_checkpoint, newest_step, save_checkpoint
+from lutbench.checkpoint import Checkpoint, finite_state, newest_checkpoint, save_checkpoint
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import DamagedError, below, remove_partials
@@ -28,36 +29,15 @@ from lutbench.models.weights import sha256_of
 from lutbench.progress import console
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
-from lutbench.record import changes, identity_of, read_record, record_path
+from lutbench.record import identity_of, read_record, record_path
 from lutbench.record_writing import copy_record, make_record, write_record
-from lutbench.run_files import FINISHED, read_finished, read_started, write_finished, write_started
+from lutbench.run_files import read_finished, read_started, write_finished, write_started
+from lutbench.run_status import RunState, RunStatus, status_of
+from lutbench.sources import MIXED, sources_of
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
 R = TypeVar("R", bound=RunRecipe, covariant=True)
-
-
-class RunState(StrEnum):
-    """How far a run has come."""
-
-    FINISHED = "finished"
-    RESUMABLE = "resumable"
-    STALE = "stale"
-    MISSING = "missing"
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """How far a run has come, since when or why, and the folder that holds it."""
-
-    state: RunState
-    detail: str
-    folder: Path
-    damage: tuple[str, ...] = ()
-    """What was passed over because it is damaged, a paragraph each."""
-
-    def __str__(self) -> str:
-        return f"{self.state} {self.detail}".strip()
 
 
 @dataclass
@@ -116,6 +96,11 @@ class Run(Generic[R]):
     def identity(self) -> str:
         """sha256 of the identity inputs, hexadecimal."""
         return identity_of(self.identity_inputs)
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """Hashes of the sources that it depends on, as they are when this is first asked for."""
+        return sources_of(self.planned)
 
     @property
     def weights(self) -> Path | None:
@@ -188,30 +173,8 @@ class Run(Generic[R]):
             console.print(f"{self.name}: {text}")
 
     def status(self) -> RunStatus:
-        """Return whether it is finished, resumable at a step, stale because a field changed, or missing."""
-        damage: list[str] = []
-        if (self.folder / FINISHED).is_file():
-            try:
-                read_finished(self.folder, self.identity)
-                return RunStatus(RunState.FINISHED, "", self.folder)
-            except DamagedError as error:
-                damage.append(str(error))
-        step = newest_step(self.checkpoints)
-        if step is not None:
-            return RunStatus(RunState.RESUMABLE, f"at step {step}", self.folder, tuple(damage))
-        if parts := sum(1 for _ in self.parts.glob("*.npz")):
-            return RunStatus(
-                RunState.RESUMABLE, f"after {parts} part{'s' if parts > 1 else ''}", self.folder, tuple(damage)
-            )
-        others = {path.parent for path in self.home.glob(f"*/{FINISHED}")} - {self.folder}
-        for other in sorted(others, key=lambda folder: (folder / FINISHED).stat().st_mtime, reverse=True):
-            try:
-                read_finished(other)
-                changed = changes(read_started(other).document, self.identity_inputs)
-                return RunStatus(RunState.STALE, f"because {', '.join(changed)}", other, tuple(damage))
-            except DamagedError as error:
-                damage.append(str(error))
-        return RunStatus(RunState.MISSING, "", self.folder, tuple(damage))
+        """Return how far it has come."""
+        return status_of(self)
 
     def require_needed(self) -> None:
         """Check that the run whose encoder or classifier it takes has finished.
@@ -269,8 +232,22 @@ class Run(Generic[R]):
         )  # another's runs may go to these results
 
     def start(self) -> None:
-        """Write down what this folder is of, before anything else is in it."""
-        write_started(self.folder, self.name, self.identity, self.identity_inputs)
+        """Write down what this folder is of, before anything else is in it.
+
+        Of a run that goes on, sources that changed since count as neither the old nor the new ones.
+        """
+        with suppress(DamagedError):
+            began = read_started(self.folder).sources
+            self.sources |= {
+                path: MIXED for path in {*began, *self.sources} if began and began.get(path) != self.sources.get(path)
+            }
+        write_started(self.folder, self.name, self.identity, self.identity_inputs, self.sources)
+
+    def set_aside(self) -> Path:
+        """Move what there is of it out of the way, so that it is run anew, and return where it stays."""
+        aside = self.folder.with_name(f"{self.folder.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+        self.folder.rename(aside)
+        return aside
 
     def restore(self, modules: Mapping[str, nn.Module], optimizer: Optimizer, steps: int) -> tuple[int, dict[str, Any]]:
         """Load the newest whole checkpoint, if there is one; return which of the ``steps`` to go on from, and the extra state."""
@@ -330,11 +307,12 @@ class Run(Generic[R]):
                 images_per_second=images_per_second,
                 checkpoint=checkpoint,
                 processes=accelerator().num_processes,
+                sources=self.sources,
                 extra=extra,
             )
         for folder in (self.folder, self.workspace.results):
             write_record(record, outcomes, folder, arrays=arrays, pictures=pictures)
-        write_finished(self.folder, self.identity, checkpoint, files)
+        write_finished(self.folder, self.identity, checkpoint, self.sources, files)
         if skipped := (extra or {}).get("skipped"):
             self.log(f"images passed over because they cannot be decoded: {skipped:,}.")
 

@@ -26,6 +26,8 @@ class Started(_Closed):
     identity: Sha256
     document: dict[str, Any]
     """What the identity is the hash of."""
+    sources: dict[str, str] = {}
+    """Hashes of the sources that it depends on, see :mod:`lutbench.sources`; runs of before there were any say none."""
 
 
 class Finished(_Closed):
@@ -35,6 +37,8 @@ class Finished(_Closed):
     """The run's; runs of before there were seals do not say it."""
     checkpoint: Sha256 | None = Field(validation_alias=AliasChoices("checkpoint", "encoder"))
     """sha256 of the weights that it ended with; None if it made none."""
+    sources: dict[str, str] = {}
+    """As those of :class:`Started`."""
     files: dict[str, Sha256] = {}
     """sha256 of further files in its folder that are read again."""
 
@@ -42,15 +46,21 @@ class Finished(_Closed):
 M = TypeVar("M", Started, Finished)
 
 
-def write_started(folder: Path, name: str, identity: str, identity_inputs: dict[str, Any]) -> None:
+def write_started(
+    folder: Path, name: str, identity: str, identity_inputs: dict[str, Any], sources: dict[str, str]
+) -> None:
     """Write down what a folder is of."""
-    write_sealed(folder / STARTED, Started(name=name, identity=identity, document=identity_inputs).model_dump())
+    started = Started(name=name, identity=identity, document=identity_inputs, sources=sources)
+    write_sealed(folder / STARTED, started.model_dump())
 
 
-def write_finished(folder: Path, identity: str, checkpoint: str | None, files: Iterable[str]) -> None:
+def write_finished(
+    folder: Path, identity: str, checkpoint: str | None, sources: dict[str, str], files: Iterable[str]
+) -> None:
     """Mark a run finished."""
     hashes = {file: sha256_of(folder / file) for file in files}
-    write_sealed(folder / FINISHED, Finished(identity=identity, checkpoint=checkpoint, files=hashes).model_dump())
+    finished = Finished(identity=identity, checkpoint=checkpoint, sources=sources, files=hashes)
+    write_sealed(folder / FINISHED, finished.model_dump())
 
 
 def read_started(folder: Path) -> Started:

@@ -17,7 +17,8 @@ from lutbench.files import read_model, write_json
 from lutbench.interruption import interruption_explained
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import Run, RunState, open_run
+from lutbench.run import Run, open_run
+from lutbench.run_status import RunState
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
@@ -34,8 +35,12 @@ THREADS = torch.get_num_threads()
 """The number that torch chose, from the cores and ``OMP_NUM_THREADS``."""
 
 
-def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], workspace: Workspace) -> None:
+def run_suite(
+    suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], workspace: Workspace, again: Sequence[str] = ()
+) -> None:
     """Run what was chosen, each run after the one it needs; a run that cannot be done keeps no other from being done.
+
+    Of those that have finished, the ones that ``again`` names are repeated, and what there is of them is set aside.
 
     What would stop a run is looked for before the first one begins. Runs on an optional dataset that is absent are left
     out. A run that another command is at work on is passed over, and looked at again when the others are done. Several
@@ -49,12 +54,14 @@ def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], wo
     """
     runs = [open_run(suite, planned, workspace) for planned in suite.chosen(stages, only)]
     names = {run.name for run in runs}
+    repeated = {planned.name for planned in suite.chosen(stages, again, "--again")} if again else set()
     failed: dict[str, str] = {}
     to_do: list[Run[Any]] = []
     for run in runs:
         with _noted(run, failed):
             try:
                 run.planned.kind.module.check(run)
+                run.sources  # noqa: B018 - as they are now that they have been imported
             except NotRun as reason:
                 run.log(f"not run: {reason}")
                 continue
@@ -75,7 +82,7 @@ def run_suite(suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], wo
                 continue
             with _noted(run, failed):
                 try:
-                    _run(run, failed)
+                    _run(run, failed, run.name in repeated)
                 except Held as reason:
                     if at_last:
                         raise
@@ -115,8 +122,8 @@ def _require_not_failed(run: Run[Any], failed: Mapping[str, str]) -> None:
         raise UserError(f"{run.name} needs {run.needs.name}, which cannot be done.")
 
 
-def _run(run: Run[Any], failed: Mapping[str, str]) -> None:
-    """Perform a run that has not finished.
+def _run(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
+    """Perform a run that has not finished, or one that has ``again``.
 
     Raises:
         Held: if another command is at work on it.
@@ -129,11 +136,15 @@ def _run(run: Run[Any], failed: Mapping[str, str]) -> None:
         status = run.status()
         for paragraph in status.damage:
             run.log(paragraph)
-        if status.state is RunState.FINISHED:
+        if status.state is RunState.FINISHED and not again:
             if main:
                 run.restore_record()
-            run.log(f"finished already; {run.result()} ({run.folder})")
+            hint = f"; to repeat it: --again {run.name}" if status.detail else ""
+            run.log(f"finished already{f' {status.detail}' if hint else ''}; {run.result()} ({run.folder}){hint}")
             return
+        if status.state is RunState.FINISHED:
+            aside = run.set_aside() if main else run.folder
+            run.log(f"runs anew, and what there was stays in {aside}")
         if status.state is RunState.STALE:
             run.log(f"{status}; runs anew, and the old run stays in {status.folder}")
         if main:

@@ -75,7 +75,7 @@ def build_corrupted(
         "per_class": per_class,
         "constants": constants_for(side).name,
     }
-    try:
+    with saving(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"):
             conditions = [f"{name}/{severity}" for name in corruptions for severity in severities]
@@ -94,10 +94,6 @@ def build_corrupted(
                     if problem is not None:
                         raise problem
                     bar.update(done)
-    except OSError as error:
-        raise UserError(
-            f"{folder.absolute()} could not be written: {error.strerror or error}. Name a folder that you may write to."
-        ) from error
     return True
 
 

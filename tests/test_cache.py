@@ -20,10 +20,11 @@ from lutbench.data.cache_build import expected_bytes, make_cache, repair_cache
 from lutbench.data.images import ImageDataset, UndecodableImage, load_or_next, open_dataset
 from lutbench.data.prepare import prepare_set
 from lutbench.data.tensors import resize_short_side
-from lutbench.errors import UserError
+from lutbench.errors import Halt, UserError
 from lutbench.files import read_json
-from lutbench.recipes.base import DataRecipe, read_recipe
+from lutbench.recipes.base import DataRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.recipes.reading import read_recipe
 from lutbench.train.randomness import reseed
 from pretrain.views import PretrainTransform
 
@@ -268,7 +269,7 @@ def test_a_full_disk_leaves_whole_files_only(images: ImageDataset, tmp_path: Pat
     shutil.rmtree(whole.folder)
     largest = sizes.index(max(sizes))
     assert largest > 0
-    with files_of_at_most(max(sizes) - 1), pytest.raises(OSError, match="File too large"):
+    with files_of_at_most(max(sizes) - 1), pytest.raises(Halt, match="A file may not become that large"):
         make_cache(images, SIDE, tmp_path)
     left = sorted(file.name for file in whole.folder.glob("*.arrow"))
     assert left == [f"{number:05d}.arrow" for number in range(largest)]

@@ -109,12 +109,12 @@ def start(folder: Path, home: str, *options: str, ignored: Sequence[int] = ()) -
 
 
 def launch(line: Sequence[str], ignored: Sequence[int] = ()) -> "subprocess.Popen[str]":
-    def ignore() -> None:
-        for number in ignored:
-            signal.signal(number, signal.SIG_IGN)
+    def hear() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whatever these tests were started by
+            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
 
     return subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=ignore
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear
     )
 
 

@@ -20,7 +20,8 @@ from lutbench.recipes.loading import load_suite
 from lutbench.recipes.robustness import ClassifierSource, RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import read_record, read_records, record_path
-from lutbench.run import Run, RunState, open_run
+from lutbench.run import Run, open_run
+from lutbench.run_status import RunState
 from lutbench.stages import run_suite, show_status
 from lutbench.workspace import Workspace
 from robustness import measure as measuring

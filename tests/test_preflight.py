@@ -1,6 +1,5 @@
 """What would spoil a run on a dataset is said before it: images left out, blank or cut off, nothing to learn, other classes."""
 
-import json
 import shutil
 import struct
 import unicodedata
@@ -160,19 +159,6 @@ def test_damaged_images_in_the_sample_stop_a_run_or_are_counted(tmp_path: Path) 
     assert "are passed over: 000.png, 199.png" in said
 
 
-def test_a_dataset_is_looked_at_once(tmp_path: Path) -> None:
-    folder = fill(tmp_path, lambda k: Image.fromarray(noise(k, 256 if k else 3)))
-    said = check_images(opened(tmp_path), tmp_path / "stamps")
-    content = (folder / "001.png").read_bytes()
-    (folder / "001.png").write_bytes(b"x" * len(content))
-    assert check_images(opened(tmp_path), tmp_path / "stamps") == said
-    (stamp,) = (tmp_path / "stamps").iterdir()
-    assert json.loads(stamp.read_text())["images"] == 4
-    (folder / "001.png").write_bytes(b"x" * (len(content) + 1))
-    with pytest.raises(UndecodableImage):
-        check_images(opened(tmp_path), tmp_path / "stamps")
-
-
 def test_a_stage_looks_at_its_images_and_says_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_images(tmp_path)
     (tmp_path / "toy/train/amber/photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
@@ -182,7 +168,6 @@ def test_a_stage_looks_at_its_images_and_says_so_once(tmp_path: Path, capsys: py
     assert capsys.readouterr().out.count("1 that end in .heic") == 1
     broken = tmp_path / "toy/val/blue/0.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    assert len(list((run.workspace.runs / "checked/images").iterdir())) == 2
     stopped = toy_run(tmp_path, "there", ["data.toy.undecodable='stop'"], kind="knn", neighbours=3)
     with pytest.raises(UndecodableImage, match=r"blue/0\.png"):
         check_classification(stopped)

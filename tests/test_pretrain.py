@@ -23,7 +23,8 @@ from toy_runs import in_processes
 from lutbench.checkpoint import newest_step
 from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
-from lutbench.run import Run, RunState, open_run
+from lutbench.run import Run, open_run
+from lutbench.run_status import RunState
 from lutbench.stages import lock, run_suite
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace

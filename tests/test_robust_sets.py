@@ -14,8 +14,9 @@ from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
 from lutbench.evaluate.transform import Transform, eval_transform
 from lutbench.models.preprocessing import IMAGENETS
-from lutbench.recipes.base import DataRecipe, EncoderRecipe, read_recipe
+from lutbench.recipes.base import DataRecipe, EncoderRecipe
 from lutbench.recipes.downstream import ClassificationRecipe, EncoderSource
+from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.robustness import EXTRA_CORRUPTIONS, ClassifierSource, RobustnessDatasetRecipe, RobustnessRecipe
 from robustness.conditions import check_set, open_condition
 from robustness.corruptions import EXTRA

@@ -69,7 +69,7 @@ def perform(run: "Run[CountRecipe]") -> None:
     from lutbench.models.pretrained import encoder_of
 
     images = run.dataset("train")
-    encoded = encode_images(encoder_of(run, None), images, run.recipe, run.name)
+    encoded = encode_images(encoder_of(run, None), images, run.recipe, run.preprocessing, run.name)
     counts = np.bincount(images.labels[encoded.index])
     png = io.BytesIO()
     Image.fromarray(counts[None].astype(np.uint8)).save(png, "PNG")

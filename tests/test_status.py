@@ -14,7 +14,7 @@ from toy_runs import SUITE, performed, toy_run, write_images
 from lutbench.errors import UserError
 from lutbench.files import content_sha256
 from lutbench.recipes.loading import load_suite
-from lutbench.run import RunState
+from lutbench.run_status import RunState
 from lutbench.stages import run_suite, show_status
 from lutbench.workspace import Workspace
 

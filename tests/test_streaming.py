@@ -18,10 +18,11 @@ from lutbench.data.images import ImageDataset, UndecodableImage, open_dataset
 from lutbench.data.streaming import StreamedImages
 from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
-from lutbench.recipes.base import DataRecipe, read_recipe
+from lutbench.recipes.base import DataRecipe
 from lutbench.recipes.downstream import KnnRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.recipes.reading import read_recipe
 from lutbench.run import open_run
 from lutbench.stages import run_suite
 from lutbench.train.batches import Schedule, stream

@@ -657,7 +657,9 @@ def shown_by(text: str) -> tuple[list[str], list[str], set[str], list[str]]:
     targets = [
         str(part.attrs.get("href") or part.attrs["src"]) for part in parts if part.type in ("link_open", "image")
     ]
-    assert not [token for token in tokens if token.type in ("fence", "code_block", "hr", "blockquote_open")]
+    assert [token.content for token in tokens if token.type in ("fence", "code_block", "hr", "blockquote_open")] == [
+        "```sh\n"
+    ], "the indented line of the prose, as it is"
     return plain[HEADS], plain[CELLS], html, targets
 
 

@@ -14,7 +14,8 @@ from huggingface_hub.constants import HF_HOME
 
 from lutbench.errors import UserError, listed, nearest
 from lutbench.kinds import dataset_module
-from lutbench.recipes.base import DataRecipe, DatasetRecipe, read_recipe
+from lutbench.recipes.base import DataRecipe, DatasetRecipe
+from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 

@@ -4,7 +4,6 @@ A run on images that are blank, cut off or left out gives numbers like any other
 what concerns some is said in the terminal.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -16,14 +15,10 @@ from PIL import Image
 from lutbench.data.images import UndecodableImage, is_streamed
 from lutbench.data.walking import PassedOver, evenly_spaced, in_threads
 from lutbench.errors import UserError, listed
-from lutbench.files import NotJsonError, read_json, write_json
 from lutbench.train.processes import accelerator
 
 if TYPE_CHECKING:
     from lutbench.workspace import Workspace
-
-REVISION = 1
-"""Revision of the look: raised when it looks for more, so that older stamps no longer count."""
 
 SAMPLE = 64
 """Images that are looked at, evenly spaced: 1,000 photographs of 500 x 375 pixels take a fifth of a second on two cores."""
@@ -65,45 +60,29 @@ class Look(NamedTuple):
 def preflight(workspace: "Workspace", *datasets: Any, bits_can_be_set: bool = True) -> None:
     """Look at datasets before a run on them; print, once for a command, what the user should know.
 
-    ``datasets`` are an :class:`ImageDataset` or a :class:`SegmentationDataset` each. What was found in images is kept
-    beside the runs if their folder exists, and a dataset that is there by its fingerprint is not looked at again.
+    ``datasets`` are an :class:`ImageDataset` or a :class:`SegmentationDataset` each.
 
     Raises:
         UserError: as :func:`check_images`.
     """
-    stamps = workspace.runs / "checked" / "images" if os.access(workspace.runs, os.W_OK | os.X_OK) else None
     if accelerator().is_main_process:
         for dataset in datasets:
             if not workspace.is_first(f"{dataset.fingerprint} {getattr(dataset, 'skip_undecodable', False)}"):
                 continue  # it is another run's too
-            for note in (*passed_over(dataset), *check_images(dataset, stamps, bits_can_be_set)):
+            for note in (*passed_over(dataset), *check_images(dataset, bits_can_be_set)):
                 workspace.note(note)
     accelerator().wait_for_everyone()
 
 
-def check_images(images: Any, stamps: Path | None = None, bits_can_be_set: bool = True) -> list[str]:
+def check_images(images: Any, bits_can_be_set: bool = True) -> list[str]:
     """Decode a sample of a dataset's images; return what is noteworthy, a sentence each.
-
-    With ``stamps`` the outcome is kept in that folder.
 
     Raises:
         UserError: if an image cannot be decoded and the dataset does not skip those; if nearly all are of one colour; or if
             they have more than 8 bits, use a small part of that range, and the recipe does not say which.
     """
-    skips = bool(getattr(images, "skip_undecodable", False))
-    stamp = stamps / f"{images.fingerprint[:16]}.json" if stamps else None
-    key = {"check": REVISION, "fingerprint": images.fingerprint, "skips": skips}
-    try:
-        known = read_json(stamp) if stamp else {}
-    except (FileNotFoundError, NotJsonError):
-        known = {}
-    if isinstance(known, dict) and key.items() <= known.items():
-        return list(known["notes"])
-    looks = list(_looks(images))
-    notes = [*_undecodable(images, looks, skips), *_deep(images, looks, bits_can_be_set), *_blank(images, looks)]
-    if stamp:
-        write_json(stamp, key | {"set": images.name, "split": images.split, "images": len(looks), "notes": notes})
-    return notes
+    skips, looks = bool(getattr(images, "skip_undecodable", False)), list(_looks(images))
+    return [*_undecodable(images, looks, skips), *_deep(images, looks, bits_can_be_set), *_blank(images, looks)]
 
 
 def passed_over(images: Any) -> Iterator[str]:

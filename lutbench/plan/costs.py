@@ -11,7 +11,8 @@ from lutbench.plan.compute import Cost
 from lutbench.progress import tracked
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, read_record, record_path
-from lutbench.run import Run, RunState, open_run
+from lutbench.run import Run, open_run
+from lutbench.run_status import RunState
 from lutbench.workspace import Workspace
 
 DONE, GIVEN, MEASURED, COUNTED, NO_RATE, NO_COUNT = "done", "given", "measured", "FLOP", "no rate", "size unknown"

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from lutbench.data.catalogue import MEASURED_ON
 from lutbench.errors import UserError, listed, unknown
 from lutbench.kinds import KINDS, STAGES, Kind, kinds_of
-from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Recipe, read_recipe
+from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Recipe
+from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.robustness import RobustnessTable
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.suite import PlannedRun, Suite, TaskTable, run_name

@@ -12,8 +12,9 @@ from lutbench.data.catalogue import MEASURED_ON, TRAINED_ON
 from lutbench.errors import UserError, nearest, unknown
 from lutbench.files import check_plain
 from lutbench.kinds import KINDS
-from lutbench.recipes.base import DataRecipe, check_name, read_recipe
+from lutbench.recipes.base import DataRecipe, check_name
 from lutbench.recipes.expand import AnyData, expand
+from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.suite import LoadedSuite, Suite
 

@@ -142,8 +142,10 @@ class LoadedSuite:
         """Return the run of this name."""
         return next(run for run in self.runs if run.name == name)
 
-    def chosen(self, stages: Sequence[str] = (), only: Sequence[str] = ()) -> list[PlannedRun]:
+    def chosen(self, stages: Sequence[str] = (), only: Sequence[str] = (), option: str = "--only") -> list[PlannedRun]:
         """Return the runs of the stages whose name, or consecutive parts of it between slashes, match one of the patterns.
+
+        ``option`` is what the patterns were given by, for messages.
 
         Raises:
             UserError: if a stage or a pattern matches nothing.
@@ -157,7 +159,7 @@ class LoadedSuite:
             if not any(_matches(run, pattern) for run in runs):
                 known = sorted({part for run in runs for part in run.name.split("/")})
                 of = f" in stage {' or '.join(stages)}" if stages else ""
-                raise unknown(f"--only {pattern}: no run of suite {self.name}{of} has that name", pattern, known)
+                raise unknown(f"{option} {pattern}: no run of suite {self.name}{of} has that name", pattern, known)
         return [run for run in runs if not only or any(_matches(run, pattern) for pattern in only)]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from lutbench.errors import UserError, nearest
-from lutbench.recipes.base import read_recipe
+from lutbench.recipes.reading import read_recipe
 
 PUBLISHED = Path(__file__).with_name("published.toml")
 

@@ -52,7 +52,8 @@ def markdown(sections: Sequence[Section], figures: str) -> str:
 def _legend(text: str) -> str:
     """Return a legend as Markdown: prose that no character makes anything else, and lines that are indented as they are."""
     prose = (_BLOCKS.sub(r"\g<0>\\", _LINKS.sub(r"\\\g<0>", part)) for part in _INDENTED.split(text))
-    code = [f"\n```\n{dedent(lines)}```\n" for lines in _INDENTED.findall(text)]
+    fence = "`" * max(3, *(len(ticks) + 1 for ticks in re.findall("`+", text)), 0)
+    code = [f"\n{fence}\n{dedent(lines)}{fence}\n" for lines in _INDENTED.findall(text)]
     return "".join(part for pair in zip_longest(prose, code, fillvalue="") for part in pair)
 
 

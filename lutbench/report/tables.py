@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lutbench.errors import listed
 from lutbench.files import whole_file
 from lutbench.kinds import KINDS
 from lutbench.progress import console
@@ -14,9 +15,12 @@ from lutbench.report.figures import write_figure
 from lutbench.report.render import csv, latex, markdown, terminal
 from lutbench.report.sections import Section, View
 from lutbench.report.values import footnotes, letters, value_legend, value_table, wide_section
+from lutbench.sources import differing
 
 FILES = {"main.md"} | {f"{name}.{end}" for name in ("main", "wide", "comparisons", *KINDS) for end in ("csv", "tex")}
 """All that a suite's folder of tables may hold; other files in it are nobody's business."""
+
+OTHER_CODE = "Made by other code"
 
 
 def all_sections(view: View) -> list[Section]:
@@ -35,9 +39,22 @@ def all_sections(view: View) -> list[Section]:
         *comparison_sections(view),
         Section("Runs", legend="\n".join(runs), files_only=True),
         Section("Stale records", legend="\n".join(stale)),
+        Section(OTHER_CODE, legend=other_code(view)),
         Section("Sources", legend="\n".join(sources)),
     ]
     return [section for section in sections if not section.is_empty]
+
+
+def other_code(view: View) -> str:
+    """Return which runs were finished by other sources than those that are here now, a line for those of the same difference."""
+    runs: dict[str, list[str]] = {}
+    for planned in view.suite.runs:
+        if planned.name in view.records:
+            others = differing(view.records[planned.name].code.sources, planned)
+            runs.setdefault(others, []).append(f"`{planned.name}`")
+    runs.pop("", None)
+    lines = [f"- {listed(names, 6)}: {others}" for others, names in runs.items()]
+    return "\n".join([*lines, "\n`lutbench run SUITE --again NAME` repeats a run."] if lines else [])
 
 
 def build_tables(view: View, sections: Sequence[Section]) -> dict[str, str]:
@@ -75,15 +92,16 @@ def write_tables(view: View, sections: Sequence[Section], results_dir: Path) -> 
 def check_tables(view: View, sections: Sequence[Section], results_dir: Path) -> list[str]:
     """Return a unified diff for every table that differs from what its records say, and every figure that is missing.
 
-    Empty if there are none. What is in a figure is not compared: its pixels depend on matplotlib's version.
+    Empty if there are none. What is in a figure is not compared: its pixels depend on matplotlib's version. Nor is whether the code
+    was edited since, which is no matter of the records.
     """
     folder = results_dir / "tables" / view.suite.name
-    expected = build_tables(view, sections)
+    expected = build_tables(view, [section for section in sections if section.title != OTHER_CODE])
     present = {name: (folder / name).read_text(encoding="utf-8") for name in FILES if (folder / name).is_file()}
     differences = []
     for name in sorted({*expected, *present}):
         old, new = present.get(name, ""), expected.get(name, "")
-        if old != new:
+        if old not in (new, build_tables(view, sections).get(name, "")):
             lines = difflib.unified_diff(
                 old.splitlines(), new.splitlines(), f"{name} as it is", f"{name} as records say", lineterm=""
             )

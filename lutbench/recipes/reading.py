@@ -1,0 +1,68 @@
+"""Reading settings: what is wrong with a table of a suite file is said in its own names."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from lutbench.errors import UserError, nearest
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def read_recipe(model: type[R], values: Mapping[str, Any], where: str, also: Iterable[str] = ()) -> R:
+    """Check ``values`` against ``model``; ``also`` names what may stand beside them in the suite file.
+
+    Raises:
+        UserError: naming each wrong key below ``where``, what was expected and the nearest known name.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(" ".join(_explain(error, model, where, also))) from error
+
+
+def _explain(error: ValidationError, model: type[BaseModel], where: str, also: Iterable[str]) -> Iterator[str]:
+    for problem in error.errors():
+        if problem["type"] == "default_factory_not_called":  # it follows from fields of which one is wrong
+            continue
+        path = ".".join(str(part) for part in (where, *problem["loc"]) if part != "")
+        if problem["type"] == "extra_forbidden":
+            owner = _model_at(model, problem["loc"][:-1]) or model
+            known = [*owner.model_fields, *(also if owner is model else ())]
+            hint = nearest(str(problem["loc"][-1]), known) or f" Known: {', '.join(known)}."
+            yield f"{path}: no such setting.{hint}"
+        elif problem["loc"][-1:] == ("[key]",):
+            found = str(problem["input"])
+            yield f"{'.'.join(map(str, (where, *problem['loc'][:-2]))).strip('.')}: expected a name, found {found[:80]!r}: {_told(problem)}."
+        elif problem["type"] == "missing":
+            yield f"{path}: required, and not given."
+        else:
+            found, text = problem["input"], repr(problem["input"])
+            shown = (
+                ""
+                if isinstance(found, Mapping | BaseModel)
+                else f", found {text[:200]}{'...' if len(text) > 200 else ''}"
+            )
+            yield f"{path}: {_told(problem)}{shown}."
+
+
+def _told(problem: Mapping[str, Any]) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{message[:1].lower()}{message[1:].rstrip('.')}"
+
+
+def _model_at(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """Return the model that the nested key ``path`` leads to."""
+    found: Any = model
+    for part in path:
+        if get_origin(found) is dict:
+            found = get_args(found)[1]
+        elif isinstance(found, type) and issubclass(found, BaseModel) and str(part) in found.model_fields:
+            found = found.model_fields[str(part)].annotation
+        else:
+            return None
+        if get_origin(found) in (Union, UnionType):
+            found = next(part for part in get_args(found) if part is not type(None))
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None

@@ -1,0 +1,63 @@
+"""How far a run has come, as its folder says."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lutbench.checkpoint import newest_step
+from lutbench.files import DamagedError
+from lutbench.record import changes
+from lutbench.run_files import FINISHED, read_finished, read_started
+from lutbench.sources import differing
+
+if TYPE_CHECKING:
+    from lutbench.run import Run
+
+
+class RunState(StrEnum):
+    """How far a run has come."""
+
+    FINISHED = "finished"
+    RESUMABLE = "resumable"
+    STALE = "stale"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run has come, since when or why, and the folder that holds it."""
+
+    state: RunState
+    detail: str
+    folder: Path
+    damage: tuple[str, ...] = ()
+    """What was passed over because it is damaged, a paragraph each."""
+
+    def __str__(self) -> str:
+        return f"{self.state} {self.detail}".strip()
+
+
+def status_of(run: "Run[Any]") -> RunStatus:
+    """Return whether a run is finished, and by which code, resumable at a step, stale because a field changed, or missing."""
+    damage: list[str] = []
+    if (run.folder / FINISHED).is_file():
+        try:
+            others = differing(read_finished(run.folder, run.identity).sources, run.planned)
+            return RunStatus(RunState.FINISHED, f"by other code ({others})" if others else "", run.folder)
+        except DamagedError as error:
+            damage.append(str(error))
+    if (step := newest_step(run.checkpoints)) is not None:
+        return RunStatus(RunState.RESUMABLE, f"at step {step}", run.folder, tuple(damage))
+    if parts := sum(1 for _ in run.parts.glob("*.npz")):
+        detail = f"after {parts} part{'s' if parts > 1 else ''}"
+        return RunStatus(RunState.RESUMABLE, detail, run.folder, tuple(damage))
+    finished = {path.parent for path in run.home.glob(f"*/{FINISHED}")} - {run.folder}
+    for other in sorted(finished, key=lambda folder: (folder / FINISHED).stat().st_mtime, reverse=True):
+        try:
+            read_finished(other)
+            if changed := changes(read_started(other).document, run.identity_inputs):  # else it was to be repeated
+                return RunStatus(RunState.STALE, f"because {', '.join(changed)}", other, tuple(damage))
+        except DamagedError as error:
+            damage.append(str(error))
+    return RunStatus(RunState.MISSING, "", run.folder, tuple(damage))

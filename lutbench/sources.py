@@ -1,0 +1,117 @@
+"""Which of this suite's own sources a run depends on, and whether they are those that an earlier run was made by.
+
+Settings tell when a recipe changed, but not when somebody edits the loss. So a finished run keeps a hash of every source
+that its kind imports, directly or not. Hashes are of the syntax tree: comments, docstrings and formatting do not count, nor does
+the version of Python. What was finished by other code is not lost or repeated by itself, but said wherever its number is shown.
+"""
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lutbench.errors import listed
+from lutbench.kinds import DATASETS
+
+if TYPE_CHECKING:
+    from lutbench.recipes.suite import PlannedRun
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds the suite's packages, in a checkout as where it is installed."""
+
+PACKAGES = ("lutbench", "pretrain", "downstream", "robustness", "suites")
+
+BOOKKEEPING = re.compile(
+    r"lutbench(\.(errors|files|finite|interruption|kinds|progress|provenance|record\w*|run\w*|sources|stages|workspace"
+    r"|plan(\..*)?|data\.(catalogue|integrity|manifest|survey|verify)))?|\w+(\.\w+)*\.cost"
+)
+"""Modules that say where things are, what they cost and what happened, and compute nothing that a result depends on."""
+
+
+MIXED = "changed on the way"
+"""In place of the hash of a source that was another when a run went on than when it began."""
+
+
+def sources_of(planned: "PlannedRun") -> dict[str, str]:
+    """Return the hashes of the sources that a run depends on, by path below :data:`ROOT`, such as ``pretrain/context.py``."""
+    kind = planned.kind
+    roots = (kind.module_name, kind.recipe_name.partition(":")[0], DATASETS[type(planned.recipe.dataset).__name__])
+    return dict(sorted({path: digest for root in roots for path, digest in _closure(root).items()}.items()))
+
+
+def differing(before: Mapping[str, str], planned: "PlannedRun") -> str:
+    """Return which sources of a run are not what they were, ``pretrain/context.py, pretrain/teacher.py``; empty if all are.
+
+    ``before`` are its hashes at the time; runs of before there were any have none, of which nothing is said.
+    """
+    now = sources_of(planned)
+    return listed([path for path in sorted({*before, *now}) if before.get(path) != now.get(path)]) if before else ""
+
+
+def digest_of_all() -> str:
+    """Return the sha256, hexadecimal, of all files of the suite's packages as they lie on this disk, by name and content."""
+    total = hashlib.sha256()
+    for path in sorted(
+        path for package in PACKAGES for end in ("py", "toml") for path in (ROOT / package).rglob(f"*.{end}")
+    ):
+        total.update(f"{path.relative_to(ROOT).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+@cache
+def _closure(module: str) -> dict[str, str]:
+    """Return the hash of a module's source and of all that it imports of this suite, bookkeeping left out."""
+    found: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        path = _file(waiting.pop())
+        if path is not None and (name := path.relative_to(ROOT).as_posix()) not in found:
+            found[name], imported = _read(path)
+            waiting += imported
+    return found
+
+
+@cache
+def _read(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Return the hash of a source, and the modules of this suite that it imports."""
+    tree = ast.parse(path.read_bytes())
+    return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()[:16], tuple(_imported(tree))
+
+
+def _file(module: str) -> Path | None:
+    """Return the source of a module of this suite; None if it has none, or is bookkeeping."""
+    if BOOKKEEPING.fullmatch(module):
+        return None
+    path = ROOT.joinpath(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    """Yield the names of modules that a source imports of this suite, those for types alone left out."""
+    if isinstance(tree, ast.If) and isinstance(tree.test, ast.Name) and tree.test.id == "TYPE_CHECKING":
+        return
+    if isinstance(tree, ast.ImportFrom) and tree.module and tree.module.split(".")[0] in PACKAGES:
+        yield tree.module
+        yield from (f"{tree.module}.{alias.name}" for alias in tree.names)
+    elif isinstance(tree, ast.Import):
+        yield from (alias.name for alias in tree.names if alias.name.split(".")[0] in PACKAGES)
+    for child in ast.iter_child_nodes(tree):
+        yield from _imported(child)
+
+
+def _plain(node: object) -> object:
+    """Return a syntax tree as nested lists, without docstrings and places, and without what is empty: later Pythons have more fields."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node if not _is_docstring(item)]
+    if isinstance(node, ast.AST):
+        fields = ((name, getattr(node, name, None)) for name in node._fields)
+        return [type(node).__name__, *((name, _plain(value)) for name, value in fields if value not in (None, []))]
+    return repr(node)
+
+
+def _is_docstring(node: object) -> bool:
+    """Return whether a statement is a bare string, which documents what it is below."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
