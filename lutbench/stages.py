@@ -53,6 +53,8 @@ def run_suite(
         Halt: at once, if nothing can be saved or the user asked to stop.
     """
     runs = [open_run(suite, planned, workspace) for planned in suite.chosen(stages, only)]
+    if not runs and accelerator().is_main_process:
+        console.print(f"Suite {suite.name} has no runs of stage {' or '.join(stages)}.")
     names = {run.name for run in runs}
     repeated = {planned.name for planned in suite.chosen(stages, again, "--again")} if again else set()
     failed: dict[str, str] = {}

@@ -482,7 +482,7 @@ def test_choices_add_up_within_the_stages_and_keep_the_order(path: Path) -> None
         (
             ["downstrem"],
             [],
-            "--stage downstrem: suite toy has no such stage. Did you mean 'downstream'? Known: pretrain",
+            "--stage downstrem: there is no such stage. Did you mean 'downstream'? Known: pretrain",
         ),
         (
             [],
