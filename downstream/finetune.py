@@ -14,7 +14,7 @@ from torch.nn import functional
 from downstream.augment import train_transform
 from downstream.cost import finetuning as cost
 from downstream.mixing import DropPaths, Mixing
-from downstream.stage import check_classification, sample
+from downstream.stage import check_classification, check_weights, sample
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import evaluate
@@ -28,7 +28,7 @@ from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
 
-__all__ = ["check", "cost", "perform"]  # what lutbench.kinds asks for
+__all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
 
 HEAD = 101
 """The last number of the key under which a classifier's own weights are drawn."""

@@ -17,7 +17,7 @@ from lutbench.files import read_model, write_json
 from lutbench.interruption import interruption_explained
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import Run, open_run
+from lutbench.run import Run, open_run, weights_problem
 from lutbench.run_status import RunState
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
@@ -225,6 +225,7 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     problems: list[str] = []
     for planned in suite.runs:
         run = open_run(suite, planned, workspace)
+        problems += [problem] if (problem := weights_problem(run)) else []
         try:
             status, holder = run.status(), held_by(run)
             state = f"running, by {holder}" if holder else str(status)
