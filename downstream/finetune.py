@@ -106,11 +106,13 @@ def perform(run: Run[FinetuneRecipe]) -> None:
                 logger.note(step, {"loss": loss}, batch["index"])
             optimizer.step()
             optimizer.zero_grad()
-            if logger.end_step(step, lr):
+            evaluating = step + 1 in evaluations
+            if logger.end_step(step, lr, evaluating):
                 run.save(step + 1, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
-            if step + 1 in evaluations:
-                on_the_way = evaluate(classifier, held_out, recipe, prepared, title="")
+            if evaluating:
+                with logger.evaluation():
+                    on_the_way = evaluate(classifier, held_out, recipe, prepared, title="")
                 logger.log(step + 1, top_1=on_the_way.measurements()[0].value)
     check_moved(classifier, extra_state["digest"])
 

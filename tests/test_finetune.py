@@ -22,6 +22,7 @@ from toy_runs import in_processes, killed_at_a_checkpoint, outcome, performed, t
 from downstream import finetune
 from downstream.finetune import build_classifier, evaluation_steps, layer_decay_groups, schedule_of
 from downstream.mixing import DropPath, DropPaths, Mixing, smoothed
+from lutbench.checkpoint import KEEP
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder
 from lutbench.models.preprocessing import IMAGENETS
@@ -277,7 +278,10 @@ def test_a_run_learns_and_leaves_a_record_and_a_classifier_that_timm_loads(
 
 def test_evaluating_on_the_way_changes_nothing(folder: Path) -> None:
     alone = performed(toy_run(folder, "alone", **SHORT))
-    assert performed(toy_run(folder, "watched", **SHORT | {"eval_every": 1})) == alone
+    watched = toy_run(folder, "watched", **SHORT | {"eval_every": 1})
+    assert performed(watched) == alone
+    planned = watched.recipe.checkpoints({"train": 30, "val": 21}, KEEP)
+    assert len(list(watched.checkpoints.glob("step-*"))) == planned == 2, "one is saved before every evaluation"
 
 
 def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from toy_runs import CLASSES, in_processes, write_images
+from toy_runs import CLASSES, SCENES, in_processes, write_images, write_scenes
 
 from lutbench.checkpoint import newest_step
 from lutbench.interruption import Interrupted
@@ -140,8 +140,13 @@ def in_its_loop(folder: Path, home: str) -> Callable[[], Any]:
 
 
 def made(run: Run) -> dict[str, Any]:
-    record = json.loads(next(run.workspace.results.rglob("*.json")).read_text())
-    return {"weights": record["checkpoint"], "measurements": record["measurements"]}
+    return made_below(run.workspace.results)
+
+
+def made_below(folder: Path) -> dict[str, Any]:
+    record = json.loads(next(folder.rglob("seed0.json")).read_text())
+    losses = {name: value for name, value in record["extra"].items() if name != "waiting_for_data"}
+    return {"weights": record["checkpoint"], "measurements": record["measurements"], "losses": losses}
 
 
 # Training
@@ -243,6 +248,48 @@ def test_after_its_last_step_a_run_is_saved_so_that_its_evaluation_can_be_stoppe
     again = start(folder, "here", "run", str(folder / "toy.toml"), *options)
     assert "goes on from step 23" in again.communicate(timeout=60)[0]
     assert again.returncode == 0
+
+
+def test_an_evaluation_on_the_way_is_stopped_at_once_and_the_run_goes_on_from_it_to_the_same_bits(folder: Path) -> None:
+    """Each of its two, before each of which a checkpoint is saved, takes far longer than a step."""
+    for number in range(600):
+        (folder / f"toy/val/amber/link{number}.png").hardlink_to(folder / "toy/val/amber/0.png")
+    options = ("--only", "tune", "--stage", "downstream", "--set", "downstream.tune.eval_batch=1")
+    options += ("--set", "downstream.tune.epochs=3", "--set", "downstream.tune.workers=2")
+    whole = start(folder, "whole", "run", str(folder / "toy.toml"), *options)
+    options += ("--set", "downstream.tune.eval_every=1")
+    for step in (22, 45):
+        process = start(folder, "here", "run", str(folder / "toy.toml"), *options)
+        wait_for(lambda saved=step: list(folder.glob(f"here/runs/**/step-{saved:08d}")), process)  # type: ignore[misc]
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGINT)
+        assert f"downstream/tune/scratch/seed0 is resumable at step {step}, " in paragraph_of(process)
+        assert process.returncode == 130
+    again = start(folder, "here", "run", str(folder / "toy.toml"), *options)
+    assert "goes on from step 45" in again.communicate(timeout=90)[0]
+    assert whole.wait(60) == again.returncode == 0
+    assert made_below(folder / "here") == made_below(folder / "whole")
+
+
+@pytest.mark.parametrize(("settings", "step"), [("val_every = 4", 4), ("", 12), ("tta = true", 12)])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_mmsegmentations_evaluation_is_stopped_at_once_with_its_workers(
+    tmp_path: Path, settings: str, step: int, sent: signal.Signals
+) -> None:
+    """On the way, and at the end, at the moment when its workers are started."""
+    write_scenes(tmp_path, val=100)
+    (tmp_path / "toy.toml").write_text(f"{SCENES}workers = 2\nthreads = 1\n{settings}\n")
+    process = start(tmp_path, "here", "run", str(tmp_path / "toy.toml"))
+    wait_for(lambda: list(tmp_path.glob(f"here/runs/**/step-{step:08d}.json")), process)
+    time.sleep(0.3 if settings else 0.0)
+    os.killpg(process.pid, sent)
+    assert f"downstream/task/scratch/seed0 is resumable at step {step}, " in paragraph_of(process)
+    assert process.returncode == 128 + sent
+    if settings == "val_every = 4":
+        whole, again = (start(tmp_path, home, "run", str(tmp_path / "toy.toml")) for home in ("whole", "here"))
+        assert "goes on from step 4" in again.communicate(timeout=90)[0]
+        assert whole.wait(60) == again.returncode == 0
+        assert made_below(tmp_path / "here") == made_below(tmp_path / "whole")
 
 
 # Where nothing is trained

@@ -23,7 +23,7 @@ from lutbench.files import whole_file
 from lutbench.progress import Bar
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
-from lutbench.train.batches import Key, Schedule, follow_parent
+from lutbench.train.batches import Key, Schedule
 from lutbench.train.batchnorm import SyncBatchNorm
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator
@@ -40,13 +40,6 @@ class SuiteRunner(Runner):
         else:
             model = super().wrap_model(model_wrapper_cfg, model)
         return model
-
-    @staticmethod
-    def build_dataloader(dataloader: Any, *args: Any, **settings: Any) -> Any:
-        """Build a loader as MMEngine does, whose workers leave signals to this process."""
-        if isinstance(dataloader, dict):
-            dataloader = {**dataloader, "worker_init_fn": {"type": follow_parent}}
-        return Runner.build_dataloader(dataloader, *args, **settings)
 
     def _init_model_weights(self) -> None:
         """Leave the model's weights as they are."""
@@ -132,7 +125,8 @@ class SuiteHook(Hook):
         losses = {label: outputs[name] for name, label in LOSSES.items() if isinstance(outputs.get(name), Tensor)}
         keys, rows = self.schedule.batch_keys(batch_idx), self.schedule.rows(0)
         self.logger.note(batch_idx, losses, torch.tensor([keys[row][1] for row in rows]))
-        if self.logger.end_step(batch_idx, self._rate):
+        every = self.run.recipe.val_every
+        if self.logger.end_step(batch_idx, self._rate, every is not None and (batch_idx + 1) % every == 0):
             self._save(runner, batch_idx + 1)
         self.logger.stop_if_asked(batch_idx)
         self._since = time.monotonic()
@@ -149,7 +143,9 @@ class SuiteHook(Hook):
         accelerator().wait_for_everyone()
 
     def before_val(self, runner: Runner) -> None:
-        """Show how far evaluation has come."""
+        """Show how far evaluation has come, and have it stopped at once if a signal comes."""
+        self._evaluation = self.logger.evaluation()
+        self._evaluation.__enter__()
         self._bar = Bar(f"{self.run.name} evaluation", self.images, shown=accelerator().is_main_process)
         self._bar.__enter__()
 
@@ -162,6 +158,7 @@ class SuiteHook(Hook):
         """Close the progress bar; the wait for the next batch counts from here, without the evaluation."""
         assert self._bar is not None
         self._bar.__exit__(None, None, None)
+        self._evaluation.__exit__(None, None, None)
         self._since = time.monotonic()
 
     before_test, after_test_iter, after_test = before_val, after_val_iter, after_val

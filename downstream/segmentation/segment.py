@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmseg.registry import DATASETS, MODELS
@@ -76,7 +76,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
         model=model,
         work_dir=str(run.checkpoints),
         train_dataloader=_train_loader(cfg, schedule, start, recipe.workers),
-        val_dataloader=cfg.val_dataloader,
+        val_dataloader=_evaluation_loader(cfg.val_dataloader),
         train_cfg={
             **cfg.train_cfg,
             "val_begin": 1 if recipe.val_every else recipe.iterations + 1,
@@ -150,6 +150,13 @@ def _train_loader(cfg: Config, schedule: Schedule, start: int, workers: int) -> 
     return Loader(dataset, batch_sampler=batches, collate_fn=pseudo_collate, **loader_options(workers))
 
 
+def _evaluation_loader(cfg: Config) -> Loader:
+    """Return the loader that MMEngine would make of its config, whose workers leave signals to this process."""
+    dataset = DATASETS.build(cfg.dataset)
+    options = {"batch_size": cfg.batch_size, "num_workers": cfg.num_workers, "collate_fn": pseudo_collate}
+    return Loader(dataset, sampler=DefaultSampler(dataset, shuffle=cfg.sampler.shuffle), **options)
+
+
 def _multi_scale(model: nn.Module, cfg: Config, runner: SuiteRunner) -> ConfusionMetric:
     """Return the counts of six scales and flips together, by MMSegmentation's SegTTAModel."""
     metric = ConfusionMetric(ignore_index=cfg.test_evaluator.ignore_index)
@@ -158,7 +165,7 @@ def _multi_scale(model: nn.Module, cfg: Config, runner: SuiteRunner) -> Confusio
     SuiteRunner(
         model=MODELS.build({**cfg.tta_model, "module": model}),
         work_dir=runner.work_dir,
-        test_dataloader=loader,
+        test_dataloader=_evaluation_loader(loader),
         test_cfg=cfg.test_cfg,
         test_evaluator=[metric],
         default_hooks={**QUIET, "checkpoint": None},

@@ -129,12 +129,15 @@ class FinetuneRecipe(ClassificationRecipe):
 
     def samples(self, images: Mapping[str, int]) -> Samples:
         """Return the training images, once per epoch, and those of every evaluation on the way and at the end."""
-        on_the_way = (self.epochs - 1) // self.eval_every if self.eval_every else 0
-        return Samples(self.epochs * images["train"], (on_the_way + 1) * images["val"])
+        return Samples(self.epochs * images["train"], (self._on_the_way + 1) * images["val"])
 
     def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
-        """Return how many of those saved every ``save_every`` steps stay."""
-        return kept_checkpoints(images, keep, self.epochs, self.batch, self.save_every)
+        """Return how many of those saved every ``save_every`` steps, and before every evaluation on the way, stay."""
+        return min(keep, kept_checkpoints(images, keep, self.epochs, self.batch, self.save_every) + self._on_the_way)
+
+    @property
+    def _on_the_way(self) -> int:
+        return (self.epochs - 1) // self.eval_every if self.eval_every else 0
 
     @property
     def mixes(self) -> bool:

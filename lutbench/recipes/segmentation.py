@@ -158,8 +158,9 @@ class SegmentationRecipe(DownstreamRecipe):
         return Samples(self.iterations * self.batch, (evaluations + MULTI_SCALE * self.tta) * images["val"])
 
     def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
-        """Return how many stay of those saved every ``save_every`` iterations and at the end."""
-        return min(keep, ceil(self.iterations / self.save_every))
+        """Return how many stay of those saved every ``save_every`` iterations, before evaluations on the way and at the end."""
+        on_the_way = (self.iterations - 1) // self.val_every if self.val_every else 0
+        return min(keep, ceil(self.iterations / self.save_every) + on_the_way)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
@@ -35,7 +36,7 @@ class TrainingLogger:
 
     Losses stay on the device between readings, so that no step waits for the device. A reading averages them over
     micro-batches, steps and processes, prints and logs them, and stops the run if one is not finite. Signals are heard at
-    the end of every step, by all processes at the same one.
+    the end of every step, by all processes at the same one; during evaluations on the way at once.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class TrainingLogger:
         self._label = ""
         self._signalled = 0
         """The signal that this process heard."""
+        self._at_once = False
         self._stopped_by = 0
         """The signal on which the processes agreed at the end of this step."""
 
@@ -107,28 +109,41 @@ class TrainingLogger:
         """Keep the losses of one micro-batch until the next reading; ``index`` (B,) names its images."""
         self._notes.append(_Note(step, {name: loss.detach() for name, loss in losses.items()}, index))
 
-    def end_step(self, step: int, lr: float) -> bool:
+    def end_step(self, step: int, lr: float, evaluating: bool = False) -> bool:
         """Read the losses if it is time; return whether to save a checkpoint now: now and then, at the end, or to stop.
+
+        Also where an evaluation follows, during which the run may be stopped at any moment, see :meth:`evaluation`.
 
         Raises:
             UserError: if a loss was not finite; the step and the images' indices are saved in the run's folder.
         """
         done = step + 1
         self._stopped_by = greatest(self._signalled)
-        saving = done % self.save_every == 0 or done == self.schedule.steps
-        if saving or done % self.log_every == 0:
+        regular, stopping = done % self.save_every == 0 or done == self.schedule.steps, self._stopped_by > 0
+        if regular or done % self.log_every == 0:
             self._read(done, lr)
         else:
             self._bar.update(done, self._label)
-            if self._stopped_by:
+            if stopping or evaluating:
                 self._collect()
-        return saving or self._stopped_by > 0
+        return regular or stopping or evaluating
 
     def stop_if_asked(self, step: int) -> None:
         """Raises Interrupted if a signal came; call it after saving."""
         if self._stopped_by:
             where = f"{self.title} stopped at step {step + 1} of {self.schedule.steps}, which is saved."
             raise Interrupted(self._stopped_by, where)
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Stop the run at once if a signal comes, or came already: of an evaluation on the way nothing has to be saved."""
+        self._at_once = True
+        try:
+            if self._signalled:
+                raise Interrupted(self._signalled)
+            yield
+        finally:
+            self._at_once = False
 
     def log(self, step: int, **scalars: float) -> None:
         """Write scalars to TensorBoard."""
@@ -187,7 +202,7 @@ class TrainingLogger:
         )
 
     def _hear(self, number: int, again: bool) -> None:
-        if again:
+        if again or self._at_once:
             raise Interrupted(number)
         self._signalled = number
         if accelerator().is_main_process:
