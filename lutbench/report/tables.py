@@ -33,7 +33,7 @@ def all_sections(view: View) -> list[Section]:
     sections = [
         Section(config.title, 1, legend=view.note),
         Section(legend=config.about.strip(), files_only=True),
-        Section(frame=value_table(view, main), legend=value_legend(main), name="main", data=_tidy(view)),
+        Section(frame=value_table(view, main), legend=value_legend(view, main), name="main", data=_tidy(view)),
         wide_section(view, main),
         *(section for report in dict.fromkeys(reports.values()) if report for section in report.sections(view)),
         *comparison_sections(view),
@@ -139,7 +139,9 @@ def _tidy(view: View) -> pd.DataFrame:
                 **(entry.measured.model_dump(include={"value", "low", "high"}) if entry.measured else {}),
                 "seeds": len(entry.runs), "published": entry.published.value if entry.published else None,
                 "published in": entry.published.source if entry.published else "",
-                "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in entry.runs), "note": view.note,
+                "published recipe": (entry.published.other_recipe or "the run's") if entry.published else "",
+                "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in entry.runs),
+                "note": " ".join(view.notes_of(entry)),
             }
             for entry in view.entries
         ]
