@@ -73,7 +73,9 @@ def test_an_installed_wheel_does_every_run_of_tiny_outside_the_clone(
     results = work / "results/records/tiny"
     assert {path.relative_to(results).with_suffix("").as_posix() for path in results.rglob("*.json")} == set(runs)
     codes = [json.loads(path.read_text())["code"] for path in results.rglob("*.json")]
-    assert {(code["commit"], code["digest"]) for code in codes} == {(None, digest_of_all())}, "of the same files as here"
+    assert {(code["commit"], code["digest"]) for code in codes} == {(None, digest_of_all())}, (
+        "of the same files as here"
+    )
     assert "other code" not in call(work, lutbench, "status", "tiny", "--data-root", str(tiny_data), *options)
     assert "Fine-tuning" in call(work, lutbench, "tables", "tiny", *options)
 
