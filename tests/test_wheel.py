@@ -1,5 +1,6 @@
 """The wheel has all that a run needs: installed where the repository is not, it runs every run of suite ``tiny``, shortened."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from lutbench.kinds import STAGES
 from lutbench.recipes.loading import load_suite
+from lutbench.sources import digest_of_all
 
 ROOT = Path(__file__).parents[1]
 NO_PACKAGES = {"benchmarks", "data", "docs", "results", "runs", "tests"}
@@ -70,6 +72,11 @@ def test_an_installed_wheel_does_every_run_of_tiny_outside_the_clone(
     assert [name for name in runs if f"{name}: " not in answer] == []
     results = work / "results/records/tiny"
     assert {path.relative_to(results).with_suffix("").as_posix() for path in results.rglob("*.json")} == set(runs)
+    codes = [json.loads(path.read_text())["code"] for path in results.rglob("*.json")]
+    assert {(code["commit"], code["digest"]) for code in codes} == {(None, digest_of_all())}, (
+        "of the same files as here"
+    )
+    assert "other code" not in call(work, lutbench, "status", "tiny", "--data-root", str(tiny_data), *options)
     assert "Fine-tuning" in call(work, lutbench, "tables", "tiny", *options)
 
 

@@ -54,7 +54,7 @@ def other_code(view: View) -> str:
             runs.setdefault(others, []).append(f"`{planned.name}`")
     runs.pop("", None)
     lines = [f"- {listed(names, 6)}: {others}" for others, names in runs.items()]
-    return "\n".join([*lines, "\n`lutbench run SUITE --again NAME` repeats a run."] if lines else [])
+    return "\n".join([*lines, f"\n`lutbench run {view.suite.given} --again NAME` repeats a run."] if lines else [])
 
 
 def build_tables(view: View, sections: Sequence[Section]) -> dict[str, str]:

@@ -1,0 +1,143 @@
+"""What is said of a run when the sources that it depends on were edited after it finished, and how it is repeated."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from toy_runs import performed, toy_run, write_images
+
+from lutbench import cli, sources
+from lutbench.errors import UserError
+from lutbench.recipes.loading import load_suite
+from lutbench.run import Run
+from lutbench.stages import run_suite, show_status
+
+NAME = "downstream/task/scratch/seed0"
+EDITED = "downstream/knn.py"
+
+
+@pytest.fixture
+def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Edit a source: in a copy of all of them, which counts as what is installed."""
+    copy = tmp_path / "installed"
+    for package in sources.PACKAGES:
+        shutil.copytree(sources.ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(sources, "ROOT", copy)
+
+    def forget() -> None:
+        sources._closure.cache_clear()
+        sources._read.cache_clear()
+
+    def change(old: str, new: str) -> None:
+        text = (copy / EDITED).read_text()
+        assert old in text
+        (copy / EDITED).write_text(text.replace(old, new))
+        forget()
+
+    forget()
+    yield change
+    forget()
+
+
+@pytest.fixture
+def run(tmp_path: Path, edit: object) -> Run:
+    write_images(tmp_path, train=2, val=1)
+    run = toy_run(tmp_path, kind="knn", neighbours=1)
+    performed(run)
+    return run
+
+
+def again(run: Run, *names: str) -> None:
+    run_suite(load_suite(str(run.workspace.data / "toy.toml")), [], [], run.workspace, names)
+
+
+def test_a_kind_depends_on_what_its_module_and_its_data_import_and_not_on_bookkeeping() -> None:
+    suite = load_suite("tiny")
+    of = {planned.kind.name: sources.sources_of(planned) for planned in suite.runs}
+    assert {"pretrain/context.py", "pretrain/frameworks/mae.py", "lutbench/data/toy/photographs.py"} <= of[
+        "pretrain"
+    ].keys()
+    assert "lutbench/train/schedule.py" in of["finetune"]
+    assert {"robustness/corruptions/frost.py", "lutbench/evaluate/inference.py"} <= of["robustness"].keys()
+    assert not [path for path in of["knn"] if path.startswith(("pretrain/", "robustness/"))]
+    for paths in of.values():
+        assert not paths.keys() & {"lutbench/errors.py", "lutbench/progress.py", "lutbench/run.py", "pretrain/cost.py"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("import torch\n", "# of the mean\nimport   torch\n"),
+        ("def perform(", "\n\ndef perform(\n    # the run\n    "),
+        ('"""Weighted', '"""Also: Weighted'),
+    ],
+)
+def test_comments_formatting_and_docstrings_do_not_count(
+    run: Run, edit: Callable[[str, str], None], old: str, new: str
+) -> None:
+    edit(old, new)
+    assert str(run.status()) == "finished"
+
+
+def test_what_other_code_finished_is_said_everywhere_and_repeated_when_asked(
+    run: Run, edit: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite, results = str(run.workspace.data / "toy.toml"), run.workspace.results
+    cli.tables(suite, results=results)
+    edit("temperature).exp()", "temperature).expm1()")
+    capsys.readouterr()
+    show_status(load_suite(suite), run.workspace)
+    assert f"finished by other code ({EDITED})" in capsys.readouterr().out
+    again(run)
+    assert f"finished already by other code ({EDITED}); top-1" in (said := capsys.readouterr().out)
+    assert said.rstrip().endswith(f"to repeat it: --again {NAME}")
+    cli.tables(suite, check=True, results=results)  # the code is no matter of the records
+    cli.tables(suite, results=results)
+    assert re.search(rf"Made by other code\n.*`?{NAME}`?: {EDITED}", capsys.readouterr().out, re.DOTALL)
+    cli.tables(suite, check=True, results=results)
+    before = (run.folder / "finished.json").read_bytes()
+
+    again(run, "task/scratch")
+    said = capsys.readouterr().out
+    (aside,) = (path for path in run.home.iterdir() if path.name.startswith(f"{run.folder.name}-"))
+    assert f"runs anew, and what there was stays in {aside}" in said
+    assert (aside / "finished.json").read_bytes() == before
+    assert str(run.status()) == "finished"
+    record = json.loads((results / f"records/toy/{NAME}.json").read_text())
+    assert record["code"]["sources"] == sources.sources_of(run.planned)
+    cli.tables(suite, results=results)
+    assert "other code" not in capsys.readouterr().out
+
+
+def test_a_repetition_that_was_stopped_is_gone_on_with(run: Run) -> None:
+    run.set_aside()
+    assert str(run.status()) == "missing"
+    again(run)
+    assert str(run.status()) == "finished"
+
+
+def test_a_run_that_goes_on_with_other_code_counts_as_made_by_neither(
+    tmp_path: Path, edit: Callable[[str, str], None]
+) -> None:
+    write_images(tmp_path, train=2, val=1)
+    toy_run(tmp_path, kind="knn", neighbours=1).start()
+    edit("import torch\n", "import torch as torch\n")
+    gone_on = toy_run(tmp_path, kind="knn", neighbours=1)
+    performed(gone_on)
+    assert str(gone_on.status()) == f"finished by other code ({EDITED})"
+    edit("import torch as torch\n", "import torch\n")
+    assert str(gone_on.status()) == f"finished by other code ({EDITED})"
+
+
+def test_again_names_a_run(run: Run) -> None:
+    with pytest.raises(UserError, match=r"--again tusk: no run of suite toy has that name.*task"):
+        again(run, "tusk")
+
+
+def test_code_without_a_commit_has_the_digest_of_its_files(tmp_path: Path, edit: Callable[[str, str], None]) -> None:
+    before = sources.digest_of_all()
+    edit("import torch\n", "import torch  # as it is\n")
+    assert sources.digest_of_all() != before
