@@ -4,6 +4,7 @@
 another one, with options of ``lutbench run``.
 """
 
+import re
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -26,11 +27,17 @@ ENVIRONMENT = ROOT / ".venv"
 def run(session: nox.Session, program: str, *arguments: str) -> None:
     """Run a program of the shared environment, made on first use under constraints.txt.
 
-    After Ctrl-C it has all the time that it takes to save; a second Ctrl-C stops it at once.
+    After Ctrl-C it has all the time that it takes to save; a second Ctrl-C stops it at once. When it fails, nox goes on with the
+    next session; when it was told to end (SIGHUP, SIGINT, SIGTERM), nox ends too.
     """
     _install(session)
     folder = ENVIRONMENT / ("Scripts" if (ENVIRONMENT / "Scripts").is_dir() else "bin")
-    session.run(str(folder / program), *arguments, external=True, interrupt_timeout=None, terminate_timeout=None)
+    try:
+        session.run(str(folder / program), *arguments, external=True, interrupt_timeout=None, terminate_timeout=None)
+    except nox.command.CommandFailed as failed:
+        if re.search(r"code (-1|-2|-15|129|130|143)$", str(failed)):
+            raise KeyboardInterrupt from failed
+        raise
 
 
 def suite_and_options(session: nox.Session) -> list[str]:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from downstream.augment import train_transform
 from downstream.cost import finetuning as cost
 from downstream.mixing import DropPaths, Mixing
-from downstream.stage import check_classification, sample
+from downstream.stage import check_classification, check_weights, sample
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import evaluate
@@ -28,7 +28,7 @@ from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
 
-__all__ = ["check", "cost", "perform"]  # what lutbench.kinds asks for
+__all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
 
 HEAD = 101
 """The last number of the key under which a classifier's own weights are drawn."""
@@ -95,8 +95,9 @@ def perform(run: Run[FinetuneRecipe]) -> None:
             for accumulated in range(schedule.micro_batches):
                 batch = next(waiting)
                 pixels, labels = (batch[name].to(processes.device, non_blocking=True) for name in ("image", "label"))
-                pixels, targets = mixing(pixels, labels, step)
-                paths.draw(step, schedule.batch, schedule.rows(accumulated), processes.device)
+                rows = schedule.rows(accumulated)
+                pixels, targets = mixing(pixels, labels, step, rows)
+                paths.draw(step, schedule.batch, rows, processes.device)
                 with reducing(model, last=accumulated == schedule.micro_batches - 1):
                     with autocast(recipe.precision):
                         scores = model(pixels)
@@ -182,7 +183,7 @@ def schedule_of(recipe: FinetuneRecipe, images: int, seed: int) -> Schedule:
         UserError: if a pass does not divide over the processes, or leaves one of them an image without a partner.
     """
     schedule = Schedule(images, recipe.epochs, recipe.batch, recipe.micro_batch or recipe.batch, seed)
-    if (recipe.mixup > 0 or recipe.cutmix > 0) and (schedule.micro_batch // schedule.processes) % 2:
+    if recipe.mixes and (schedule.micro_batch // schedule.processes) % 2:
         raise UserError(
             f"micro_batch = {schedule.micro_batch} over {schedule.processes} processes gives each an odd number of "
             f"images, and mixup pairs them: set batch and micro_batch to multiples of {2 * schedule.processes}, "

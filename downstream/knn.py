@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from downstream.cost import encoding as cost
-from downstream.stage import check_classification
+from downstream.stage import check_classification, check_weights
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import encode_images, labels_of, outcomes_of, rank_of_label
@@ -16,7 +16,7 @@ from lutbench.recipes.downstream import KnnRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
 
-__all__ = ["check", "cost", "perform"]  # what lutbench.kinds asks for
+__all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
 
 QUERIES = 512
 """Queries that are compared at once."""

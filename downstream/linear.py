@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from downstream.augment import linear_transform
 from downstream.cost import linear_probe as cost
-from downstream.stage import check_classification, sample
+from downstream.stage import check_classification, check_weights, sample
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import normalised
 from lutbench.evaluate.inference import Computed, encode_images, labels_of, outcomes_of, rank_of_label
@@ -29,7 +29,7 @@ from lutbench.train.processes import accelerator, autocast
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
 
-__all__ = ["check", "cost", "perform"]  # what lutbench.kinds asks for
+__all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
 
 check = check_classification
 

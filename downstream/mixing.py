@@ -1,7 +1,7 @@
 """What is random about one fine-tuning step as a whole: mixing images, and dropping paths.
 
-Both are drawn under (seed, step) for the whole batch, so that they do not depend on how the batch is cut into passes
-and spread over processes.
+Both are drawn under (seed, step), paths for the whole batch and mixing for every group of its images, so that they do not
+depend on how the batch is cut into passes and spread over processes.
 """
 
 from collections.abc import Sequence
@@ -17,28 +17,34 @@ from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.train.randomness import RngStream, generator, seeded
 
 MIX, DROP = 0, 1
-"""The last numbers of the keys (STEP, seed, step, ...)."""
+"""What follows in the keys (STEP, seed, step, ...); of mixing, the number of the group comes last."""
 
 
 class Mixing:
-    """timm's Mixup and CutMix with label smoothing, one ratio and one box for the whole batch of a step.
+    """timm's Mixup and CutMix with label smoothing: one ratio and one box for every ``mix_group`` images of a step's batch.
 
-    Image i of a pass is mixed with the i-th from its end: the schedule brings those that belong together.
+    Group g is the rows from g * mix_group on of the batch; the last may be smaller, as is the only one of a small batch. The
+    schedule brings rows 2k and 2k + 1 to one pass, in the order in which each is mixed with its mirror in the group.
     """
 
     def __init__(self, recipe: FinetuneRecipe, classes: int, seed: int) -> None:
         self.classes, self.seed, self.smoothing = classes, seed, recipe.label_smoothing
+        self.group = recipe.mix_group
         self.mixup: Mixup | None = None
-        if recipe.mixup > 0 or recipe.cutmix > 0:
+        if recipe.mixes:
             self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=classes)
 
-    def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Mixed images (B, 3, S, S), changed in place, and targets (B, C), from images and ``labels`` (B,)."""
+    def __call__(self, images: Tensor, labels: Tensor, step: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Mixed images (B, 3, S, S), changed in place, and targets (B, C), from images and ``labels`` (B,) at ``rows`` of the batch."""
+        targets = smoothed(labels, self.classes, self.smoothing)
         if self.mixup is None:
-            return images, smoothed(labels, self.classes, self.smoothing)
-        with seeded(RngStream.STEP, self.seed, step, MIX):
-            mixed: tuple[Tensor, Tensor] = self.mixup(images, labels)
-        return mixed
+            return images, targets
+        groups = torch.tensor(rows) // self.group
+        for group in groups.unique().tolist():
+            found = (groups == group).nonzero()[:, 0].to(images.device, non_blocking=True)
+            with seeded(RngStream.STEP, self.seed, step, MIX, group):
+                images[found], targets[found] = self.mixup(images[found], labels[found])
+        return images, targets
 
 
 def smoothed(labels: Tensor, classes: int, smoothing: float) -> Tensor:

@@ -8,6 +8,7 @@ from lutbench.data.images import class_notes
 from lutbench.data.preflight import preflight
 from lutbench.evaluate.transform import Transform
 from lutbench.models.encoders import create_encoder
+from lutbench.models.pretrained import check_encoder_weights
 from lutbench.recipes.downstream import ClassificationRecipe
 from lutbench.run import Run
 
@@ -17,14 +18,21 @@ def check_classification(run: Run[ClassificationRecipe]) -> None:
 
     Raises:
         UserError: if its data is absent, has no labels or one class, or val has classes that train has not; if its images cannot
-            be decoded or show nothing; or if its encoder cannot be built for the size of its input.
+            be decoded or show nothing; or if its encoder cannot be built for the size of its input, or has no weights
+            that fit.
     """
     with torch.device("meta"):
         create_encoder(run.recipe.encoder.architecture, run.recipe.side)
+    check_weights(run)
     train, val = run.dataset("train"), run.dataset("val")
     for note in class_notes(train, val):
         run.workspace.note(note)
     preflight(run.workspace, train, val)
+
+
+def check_weights(run: Run[ClassificationRecipe]) -> None:
+    """Check the weights that a run starts from, see :func:`check_encoder_weights`."""
+    check_encoder_weights(run, run.recipe.image_size)
 
 
 def sample(transform: Transform, image: Image.Image) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Arrays that are read from files: what a file says that it holds is looked at before any of it is unpacked.
 
 A few bytes of a zip can stand for gigabytes, and a header can claim any shape. So the names, types, shapes and sizes must be
-those that the reader's layout has, and together no more than :data:`MAX_BYTES`.
+those that the reader's layout has, if it has one, and together no more than :data:`MAX_BYTES`.
 """
 
 import io
@@ -28,8 +28,8 @@ MAX_ARRAYS = 2**14
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read_arrays(content: bytes, layout: Layout) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an ``.npz`` file by name, not to be written to.
+def read_arrays(content: bytes, layout: Layout | None = None) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an ``.npz`` file by name, not to be written to; without a layout whatever arrays it has.
 
     Raises:
         ValueError: saying what was found instead of arrays of this layout.
@@ -40,14 +40,14 @@ def read_arrays(content: bytes, layout: Layout) -> dict[str, NDArray[Any]]:
             total = sum(member.file_size for member in members.values())
             if len(members) != len(archive.infolist()) or len(members) > MAX_ARRAYS or total > MAX_BYTES:
                 raise ValueError(f"{len(archive.infolist())} arrays of {total} bytes together, or two of one name")
-            if any(_expected(name, layout) is None for name in members):
+            if layout is not None and any(_expected(name, layout) is None for name in members):
                 raise ValueError(f"arrays {', '.join(members)}"[:300])
             if any(one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for one in members.values()):
                 raise ValueError("a way of packing that NumPy does not have")
             files = {name: opened.enter_context(archive.open(member)) for name, member in members.items()}
             headers = {name: _header(files[name], members[name].file_size) for name in members}
             for name, (shape, _, dtype) in headers.items():
-                types, dimensions = _expected(name, layout) or ((), 0)
+                types, dimensions = (_expected(name, layout) if layout is not None else None) or (("",), len(shape))
                 if len(shape) != dimensions or not dtype.str[1:].startswith(types):
                     raise ValueError(f"an array {name!r} of shape {shape} and type {dtype}")
             return {name: _data(files[name], *headers[name]) for name in members}

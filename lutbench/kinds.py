@@ -3,11 +3,13 @@
 The one place through which the suite knows its stages. What a declaration names is imported when it is used, so that help
 and tables need no torch.
 
-A kind's module has two functions, and a third where its runs multiply matrices::
+A kind's module has two functions, a third where its runs multiply matrices, and a fourth where they may start from weights
+that the suite did not make::
 
     check(run)              find what would stop the run before any compute is spent; raises UserError, or NotRun
     perform(run)            do it: write the record, finish the run
     cost(run, classes)      what one image of it costs, see lutbench.plan.compute.Cost
+    check_weights(run)      the part of check that needs those weights and no data, which status and plan tell too
 
 A new kind is a module, a recipe and a line here. A new stage also has a table in :class:`lutbench.recipes.suite.Suite`, whose
 type says what its tables look like: a ``TaskTable`` names its kind, and starts from nothing or from the encoder of every

@@ -341,6 +341,16 @@ def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> R
     return Run(planned, workspace, needed, suite.given)
 
 
+def weights_problem(run: Run[Any]) -> str:
+    """Return why a run cannot start from timm's weights or the user's, as far as names and shapes tell; empty if it can."""
+    try:
+        checkpoint_of(run.planned)
+        getattr(run.planned.kind.module, "check_weights", lambda _: None)(run)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def checkpoint_of(planned: PlannedRun) -> Path | None:
     """Return the user's file of weights that a run starts from, if it does.
 

@@ -17,7 +17,7 @@ from lutbench.files import read_model, write_json
 from lutbench.interruption import interruption_explained
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import Run, open_run
+from lutbench.run import Run, open_run, weights_problem
 from lutbench.run_status import RunState
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
@@ -53,6 +53,8 @@ def run_suite(
         Halt: at once, if nothing can be saved or the user asked to stop.
     """
     runs = [open_run(suite, planned, workspace) for planned in suite.chosen(stages, only)]
+    if not runs and accelerator().is_main_process:
+        console.print(f"Suite {suite.name} has no runs of stage {' or '.join(stages)}.")
     names = {run.name for run in runs}
     repeated = {planned.name for planned in suite.chosen(stages, again, "--again")} if again else set()
     failed: dict[str, str] = {}
@@ -223,6 +225,7 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     problems: list[str] = []
     for planned in suite.runs:
         run = open_run(suite, planned, workspace)
+        problems += [problem] if (problem := weights_problem(run)) else []
         try:
             status, holder = run.status(), held_by(run)
             state = f"running, by {holder}" if holder else str(status)

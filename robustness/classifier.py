@@ -1,10 +1,12 @@
 """A classifier to be measured: a fine-tuning run's, one of timm's, or a checkpoint of a timm model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from lutbench.evaluate.inference import float32_head
 from lutbench.models.encoders import check_name
 from lutbench.models.preprocessing import Preprocessing, export_of, preprocessing_of
 from lutbench.models.pretrained import check_pretrained, fit, pretrained_model
-from lutbench.models.weights import pooled_norm, read_weights, without_prefix
+from lutbench.models.weights import pooled_norm, read_shapes, read_weights, without_prefix
 from lutbench.recipes.robustness import ClassifierSource
 from lutbench.train.processes import accelerator
 from robustness.labels import LabelSpace, imagenet_1k, label_space
@@ -48,45 +50,32 @@ def load_classifier(
         UserError: if the weights cannot be had, do not fit name by name and shape by shape, or it is not known what the
             outputs stand for.
     """
-    export = None
     if source.kind == "timm":
         model, where = pretrained_model(source.model, **size_argument(source.model, image_size)), source.model
     else:
         assert weights is not None
-        where, tensors, export = str(weights), without_prefix(read_weights(weights, sha256)), export_of(weights)
-        if export:
-            size = {"img_size": image_size} if image_size else {}
-            model = timm.create_model(export["model"], **(export["arguments"] | size))
-        else:
-            model = _model_of(source.model, image_size, tensors)
-        if isinstance(model, VisionTransformer):
-            fit(model, tensors, where)
-        else:
-            _load_strictly(model, tensors, where)
-    outputs: Any = model.num_classes
-    if export is None and outputs != len(imagenet_1k().names):
-        raise UserError(
-            f"{where}: expected a classifier of ImageNet-1k's 1,000 classes, found {outputs:,} outputs, and nothing says "
-            "which classes they are. Of other classifiers those can be measured that this suite fine-tuned: "
-            "their export names its classes."
-        )
-    side, space = _side_and_space(source.model, image_size, export)
+        where = str(weights)
+        model = _model_with(read_weights(weights, sha256), source, image_size, weights)
+    side, space = _side_and_space(model, where, source, image_size, weights)
     return Classifier(model.to(accelerator().device).eval(), side, space, preprocessing_of(source, weights))
 
 
-def side_and_space(
+def check_classifier(
     source: ClassifierSource, image_size: int | None, weights: Path | None = None
 ) -> tuple[int, LabelSpace]:
-    """Side of the input and classes of a classifier of timm or of a checkpoint, without its weights.
+    """Return the side of the input and the classes of a classifier of timm or of the user's checkpoint, by names and shapes alone.
 
     Raises:
-        UserError: if timm has no such model, or no weights of it where they are asked for.
+        UserError: as :func:`load_classifier`, but for what only the values tell.
     """
-    if source.kind == "timm":
-        check_pretrained(source.model)
-    else:
-        check_name(source.model)
-    return _side_and_space(source.model, image_size, None if weights is None else export_of(weights))
+    with torch.device("meta"):
+        if weights is None:
+            check_pretrained(source.model)
+            model = timm.create_model(source.model, **size_argument(source.model, image_size))
+        else:
+            check_name(source.model)
+            model = _model_with(read_shapes(weights), source, image_size, weights)
+    return _side_and_space(model, str(weights or source.model), source, image_size, weights)
 
 
 def size_argument(name: str, image_size: int | None) -> dict[str, Any]:
@@ -95,10 +84,35 @@ def size_argument(name: str, image_size: int | None) -> dict[str, Any]:
     return {"img_size": image_size} if image_size and fixed else {}
 
 
-def _side_and_space(name: str, image_size: int | None, export: dict[str, Any] | None) -> tuple[int, LabelSpace]:
-    if export:
+def _side_and_space(
+    model: Any, where: str, source: ClassifierSource, image_size: int | None, weights: Path | None
+) -> tuple[int, LabelSpace]:
+    if export := export_of(weights) if weights else None:
         return image_size or export["arguments"]["img_size"], label_space(export["class_names"])
-    return image_size or int(_trained_on(name).get("input_size", (3, 224, 224))[-1]), imagenet_1k()
+    if model.num_classes != len(imagenet_1k().names):
+        raise UserError(
+            f"{where}: expected a classifier of ImageNet-1k's 1,000 classes, found {model.num_classes:,} outputs, and nothing says "
+            "which classes they are. Of other classifiers those can be measured that this suite fine-tuned: "
+            "their export names its classes."
+        )
+    return image_size or int(_trained_on(source.model).get("input_size", (3, 224, 224))[-1]), imagenet_1k()
+
+
+def _model_with(
+    tensors: Mapping[str, Tensor], source: ClassifierSource, image_size: int | None, weights: Path
+) -> nn.Module:
+    """Return the model of a file of ``weights``, as its export says or as timm names it, with its ``tensors``."""
+    tensors, export = without_prefix(tensors), export_of(weights)
+    if export:
+        size = {"img_size": image_size} if image_size else {}
+        model = timm.create_model(export["model"], **(export["arguments"] | size))
+    else:
+        model = _model_of(source.model, image_size, tensors)
+    if isinstance(model, VisionTransformer):
+        fit(model, tensors, str(weights))
+    else:
+        _load_strictly(model, tensors, str(weights))
+    return model
 
 
 def _model_of(name: str, image_size: int | None, tensors: dict[str, Tensor]) -> nn.Module:

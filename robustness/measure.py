@@ -19,7 +19,7 @@ from lutbench.files import content_sha256, whole_file
 from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
-from robustness.classifier import Classifier, load_classifier, side_and_space
+from robustness.classifier import Classifier, check_classifier, load_classifier
 from robustness.condition_outcomes import CONDITIONS, ConditionOutcomes, RobustnessOutcomes, pack, unpack
 from robustness.conditions import Condition, check_set, open_condition
 from robustness.cost import cost
@@ -33,7 +33,7 @@ from robustness.protocols import Asked
 KEPT: Layout = {**CONDITIONS, "ways": (("i8",), 0), "seconds": (("f8",), 0), "seal": (("U",), 0)}
 """The arrays of a file that keeps a condition."""
 
-__all__ = ["check", "cost", "perform"]  # what lutbench.kinds asks for
+__all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
 
 
 def check(run: Run[RobustnessRecipe]) -> None:
@@ -53,12 +53,18 @@ def check(run: Run[RobustnessRecipe]) -> None:
     first, folder = next(iter(condition_folders(recipe.set, root).items()))
     preflight(run.workspace, list_condition(recipe.set, first, folder), bits_can_be_set=False)
     if run.needs is None:
-        side, space = side_and_space(recipe.classifier, recipe.image_size, run.weights)
+        side, space = check_classifier(recipe.classifier, recipe.image_size, run.weights)
     else:
         tuned = run.needs.recipe
         side = recipe.image_size or tuned.side
         space = label_space(run.workspace.open(tuned.dataset, "train").classes)
     check_set(recipe.set, root, found, space, side)
+
+
+def check_weights(run: Run[RobustnessRecipe]) -> None:
+    """Check the weights of a classifier that no run of the suite made, see :func:`check_classifier`."""
+    if run.needs is None:
+        check_classifier(run.recipe.classifier, run.recipe.image_size, run.weights)
 
 
 def perform(run: Run[RobustnessRecipe]) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
+from lutbench.arrays import read_array
 from lutbench.data.folder import FolderImages, open_folder
 from lutbench.data.toy.build import ToyDataset, pixel_digest
 from lutbench.data.toy.photographs import (
@@ -200,7 +201,7 @@ def _deviates(crop: Image.Image) -> bool:
 
 def _faces(file: str) -> Image.Image:
     """Return the hundred faces of scikit-image's subset of LFW, ten by ten."""
-    faces = np.load(photograph_path(file), allow_pickle=False)[:100]
+    faces = read_array(photograph_path(file).read_bytes())[:100]
     side = faces.shape[1]
     sheet = faces.reshape(10, 10, side, side).swapaxes(1, 2).reshape(10 * side, 10 * side)
     return Image.fromarray((sheet * 255).round().astype(np.uint8)).convert("RGB")

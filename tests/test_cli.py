@@ -238,7 +238,7 @@ def test_a_command_that_cannot_be_read_ends_with_status_2(
         (("status", "toy.toml", "--set", "pretrain.ltu.epochs=3"), "no table pretrain.ltu. Did you mean 'lut'?"),
         (("run", "toy.toml", "--only", "lut", "--only", "mea"), "--only mea: no run of suite toy has that name."),
         (("run", "toy.toml", "--stage", "pretrain", "--only", "toy-knn"), "no run of suite toy in stage pretrain has"),
-        (("run", "toy.toml", "--stage", "downstraem"), "--stage downstraem: suite toy has no such stage."),
+        (("run", "toy.toml", "--stage", "downstraem"), "--stage downstraem: there is no such stage."),
         (("run", "toy.toml", "--set", "encoder.toy.model=vit_tiny_patch16_242"), "vit_tiny_patch16_242"),
         (("run", "toy.toml", "--set", "encoder.toy.patch_size=5"), "patch_size"),
         (("parity", "none.npz"), "There is no file none.npz"),
@@ -732,6 +732,45 @@ def test_without_a_name_every_set_that_is_there_is_checked(fresh: Path, lutbench
 
 
 # nox
+
+
+def test_a_stage_of_which_a_suite_has_no_runs_is_no_mistake(fresh: Path, lutbench: Command) -> None:
+    """As nox asks for every stage, whatever the suite."""
+    before = files(fresh)
+    for options in ((), ("--only", "lut")):
+        answer = lutbench("run", "camvid", "--stage", "robustness", *options)
+        assert (answer.status, answer.err) == (0, "")
+        assert answer.out == "Suite camvid has no runs of stage robustness.\n"
+    assert files(fresh) == before
+
+
+@pytest.mark.skipif(shutil.which("nox") is None, reason="nox has an environment of its own")
+@pytest.mark.parametrize(
+    ("ended", "begun"),
+    [
+        ("exit 1", ["run", "run", "tables"]),
+        ("exit 143", ["run"]),
+        ("exit 130", ["run"]),
+        ("kill -TERM $$", ["run"]),
+        ("kill -KILL $$", ["run", "run", "tables"]),
+        ("kill -INT 0; exit 130", ["run"]),
+    ],
+)
+def test_nox_goes_on_after_a_failure_and_not_after_an_interruption(
+    tmp_path: Path, ended: str, begun: list[str]
+) -> None:
+    """The program that it runs is a script that notes what it is asked for; the last one is as Ctrl-C in a terminal."""
+    for name in ("noxfile.py", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    program = tmp_path / ".venv/bin/lutbench"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\ntrap : INT\necho $1 >> {tmp_path}/begun\n{ended}\n")
+    program.chmod(0o755)
+    installed = (tmp_path / "pyproject.toml").read_text() + (tmp_path / "constraints.txt").read_text()
+    (tmp_path / ".venv/installed.txt").write_text(installed)
+    line = ["nox", "-f", str(tmp_path / "noxfile.py"), "-s", "pretrain", "downstream", "results", "--", "tiny"]
+    assert subprocess.run(line, start_new_session=True, capture_output=True).returncode != 0
+    assert (tmp_path / "begun").read_text().split() == begun
 
 
 @pytest.mark.parametrize(

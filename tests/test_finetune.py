@@ -125,16 +125,20 @@ def test_the_head_starts_with_the_recipes_deviation_truncated_and_from_the_seed(
 # What is random about a step
 
 
+@pytest.mark.parametrize("mix_group", [2, 4, 6, 32])
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 1.0), (0.8, 0.0), (0.0, 1.0)])
-def test_mixing_is_timms_and_does_not_depend_on_how_the_batch_is_cut(mixup: float, cutmix: float) -> None:
-    settings = recipe(mixup=mixup, cutmix=cutmix)
+def test_mixing_is_timms_and_does_not_depend_on_how_the_batch_is_cut(
+    mixup: float, cutmix: float, mix_group: int
+) -> None:
+    """Groups of 6 in a batch of 8 have a rest of 2, and one of 32 is the whole batch."""
+    settings = recipe(mixup=mixup, cutmix=cutmix, mix_group=mix_group)
     pixels, labels = torch.randn(8, 3, 16, 16), torch.arange(8) % 3
     for step in range(6):
         results = []
         for micro_batch, processes in CUTS:
             mixed, targets = torch.zeros_like(pixels), torch.zeros(8, 3)
             for rows in units(micro_batch, processes):
-                mixed[rows], targets[rows] = Mixing(settings, 3, seed=5)(pixels[rows], labels[rows], step)
+                mixed[rows], targets[rows] = Mixing(settings, 3, seed=5)(pixels[rows], labels[rows], step, rows)
             results.append((mixed, targets))
         for mixed, targets in results[1:]:
             assert torch.equal(mixed, results[0][0])
@@ -144,27 +148,44 @@ def test_mixing_is_timms_and_does_not_depend_on_how_the_batch_is_cut(mixup: floa
     reference = Mixup(mixup, cutmix, label_smoothing=0.1, num_classes=3)
     np.random.seed(0)  # noqa: NPY002
     shares = {round(float(reference(pixels.clone(), labels)[1][0, 0]), 6) for _ in range(20)}
-    ours = {round(float(Mixing(settings, 3, 0)(pixels.clone(), labels, step)[1][0, 0]), 6) for step in range(20)}
+    mixing, (rows,) = Mixing(settings, 3, 0), units(8, 1)
+    ours = {round(float(mixing(pixels[rows], labels[rows], step, rows)[1][0, 0]), 6) for step in range(20)}
     assert len(ours) > 15
     assert abs(np.mean(list(ours)) - np.mean(list(shares))) < 0.25
+
+
+def test_a_step_of_the_recipe_draws_for_every_32_images_as_the_release_does() -> None:
+    paper = FinetuneRecipe.model_validate(
+        {"data": {"path": "imagenet"}, "encoder": {"architecture": {}, "kind": "scratch"}}
+    )
+    rows = Schedule(5000, 1, paper.batch, paper.batch, seed=0, rank=0, processes=1).rows(0)
+    mixing = Mixing(paper.model_copy(update={"label_smoothing": 0.0, "cutmix": 0.0}), 1024, seed=0)
+    own = torch.arange(1024)[rows]
+    _, targets = mixing(torch.zeros(1024, 3, 2, 2), own, 3, rows)
+    share = {row: round(float(of[row]), 5) for row, of in zip(rows, targets, strict=True)}
+    partner = {row: (of > 0).nonzero()[:, 0].tolist() for row, of in zip(rows, targets, strict=True)}
+    groups = [{share[row] for row in range(first, first + 32)} for first in range(0, 1024, 32)]
+    assert all(len(group) == 1 for group in groups), "one ratio for each group"
+    assert len(set.union(*groups)) == 32, "and another for every other"
+    assert all(pair == [row - row % 2, row - row % 2 + 1] for row, pair in partner.items())
 
 
 def test_a_steps_mixing_depends_on_seed_and_step_alone_and_disturbs_no_generator() -> None:
     pixels, labels = torch.randn(8, 3, 16, 16), torch.arange(8) % 3
     np.random.seed(1)  # noqa: NPY002
-    first = Mixing(recipe(), 3, seed=0)(pixels.clone(), labels, 7)[0]
+    first = Mixing(recipe(), 3, seed=0)(pixels.clone(), labels, 7, range(8))[0]
     drawn = np.random.random()  # noqa: NPY002
     np.random.seed(1)  # noqa: NPY002
     assert np.random.random() == drawn  # noqa: NPY002
-    assert torch.equal(Mixing(recipe(), 3, seed=0)(pixels.clone(), labels, 7)[0], first)
-    assert not torch.equal(Mixing(recipe(), 3, seed=0)(pixels.clone(), labels, 8)[0], first)
-    assert not torch.equal(Mixing(recipe(), 3, seed=1)(pixels.clone(), labels, 7)[0], first)
+    assert torch.equal(Mixing(recipe(), 3, seed=0)(pixels.clone(), labels, 7, range(8))[0], first)
+    assert not torch.equal(Mixing(recipe(), 3, seed=0)(pixels.clone(), labels, 8, range(8))[0], first)
+    assert not torch.equal(Mixing(recipe(), 3, seed=1)(pixels.clone(), labels, 7, range(8))[0], first)
 
 
 def test_without_mixing_labels_are_smoothed_as_torch_and_timm_do() -> None:
     scores, labels = torch.randn(8, 5), torch.arange(8) % 5
     pixels = torch.randn(8, 3, 4, 4)
-    same, targets = Mixing(recipe(mixup=0, cutmix=0, label_smoothing=0.1), 5, 0)(pixels, labels, 0)
+    same, targets = Mixing(recipe(mixup=0, cutmix=0, label_smoothing=0.1), 5, 0)(pixels, labels, 0, range(8))
     assert same is pixels
     assert torch.equal(targets, smoothed(labels, 5, 0.1))
     loss = functional.cross_entropy(scores, targets)
@@ -200,14 +221,14 @@ def test_each_path_of_each_step_drops_other_images() -> None:
 
 @pytest.mark.parametrize(("micro_batch", "processes"), CUTS[1:])
 def test_a_steps_gradient_does_not_depend_on_how_the_batch_is_cut(micro_batch: int, processes: int) -> None:
-    settings = recipe(drop_path=0.5, head_std=0.5)
+    settings = recipe(drop_path=0.5, head_std=0.5, mix_group=6)
     pixels, labels = torch.randn(8, 3, 16, 16), torch.arange(8) % 3
 
     def gradient(cuts: Iterator[list[int]]) -> Tensor:
         classifier = classifier_of(settings).train()
         paths, mixing = DropPaths.replacing(classifier, 0), Mixing(settings, 3, 0)
         for rows in cuts:
-            mixed, targets = mixing(pixels[rows], labels[rows], 11)
+            mixed, targets = mixing(pixels[rows], labels[rows], 11, rows)
             paths.draw(11, 8, rows, torch.device("cpu"))
             (functional.cross_entropy(classifier(mixed), targets) * len(rows) / 8).backward()
         return torch.cat([p.grad.flatten() for p in classifier.parameters() if p.grad is not None])
@@ -275,7 +296,7 @@ def test_the_number_of_loader_workers_changes_nothing(folder: Path, workers: int
 
 
 def test_two_processes_and_passes_make_the_losses_of_one(folder: Path) -> None:
-    settings = SHORT | {"drop_path": 0.5, "head_std": 0.02, "log_every": 1}
+    settings = SHORT | {"drop_path": 0.5, "head_std": 0.02, "log_every": 1, "mix_group": 6}
     one = performed(toy_run(folder, "one", **settings))
     run = toy_run(folder, "two", **settings | {"micro_batch": 4})
 

@@ -162,10 +162,11 @@ def test_what_is_no_golden_file_is_refused(tmp_path: Path) -> None:
     flipped = bytearray(PUBLISHED.read_bytes())
     flipped[1_000_000:1_000_100] = bytes(100)
     (tmp_path / "flipped.npz").write_bytes(flipped)
+    np.savez_compressed(tmp_path / "bomb.npz", decays=np.zeros(2**26))  # half a gigabyte, in half a megabyte
     np.savez(tmp_path / "pickle.npz", decays=np.array([object()]))
     np.save(tmp_path / "array.npy", np.zeros(3))
-    for name in ("text.npz", "cut.npz", "flipped.npz", "pickle.npz", "array.npy"):
-        with pytest.raises(UserError, match=name):
+    for name in ("text.npz", "cut.npz", "flipped.npz", "pickle.npz", "bomb.npz", "array.npy"):
+        with pytest.raises(UserError, match=f"{name} could not be read"):
             check_parity(tmp_path / name)
     with pytest.raises(UserError):
         check_parity(tmp_path)

@@ -114,7 +114,7 @@ def plan_of(suite: LoadedSuite, workspace: Workspace, rates: Rates | None = None
     costs = costs_of(suite, workspace, surveys, rates)
     groups = [group for task in costs.by("task").values() for group in task.by("method").values()]
     disk = {use.name: use for use in disk_uses(costs, surveys, workspace)}
-    return Plan(groups, costs, disk, missing(suite, surveys))
+    return Plan(groups, costs, disk, missing(suite, workspace, surveys))
 
 
 def planned(folder: Path, rates: Rates | None = None, *changes: str) -> Plan:

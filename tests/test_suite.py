@@ -195,6 +195,7 @@ def test_what_is_required_and_not_there_is_named(path: Path) -> None:
         ),
         ("downstream.pets-finetune.micro_batch=5", "pets-finetune: batch = 1024 is not a multiple of micro_batch = 5"),
         ("downstream.pets-finetune.batch=33", "downstream.pets-finetune: batch = 33 is odd, and mixup pairs images"),
+        ("downstream.pets-finetune.mix_group=7", "pets-finetune: mix_group = 7 is odd, and mixup pairs images"),
         ("downstream.pets-finetune.crop_scale=[1.0, 0.5]", "pets-finetune.crop_scale: the smaller share comes first"),
         ("seeds=[0, 1, 0]", "pretrain/lut/seed0 would be run 2 times: name every seed"),
         ('downstream.pets-knn.methods=["lut", "mae", "lut"]', "downstream/pets-knn/lut/seed0 would be run 2 times"),
@@ -481,7 +482,7 @@ def test_choices_add_up_within_the_stages_and_keep_the_order(path: Path) -> None
         (
             ["downstrem"],
             [],
-            "--stage downstrem: suite toy has no such stage. Did you mean 'downstream'? Known: pretrain",
+            "--stage downstrem: there is no such stage. Did you mean 'downstream'? Known: pretrain",
         ),
         (
             [],
@@ -595,6 +596,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "label_smoothing": 0.0,
         "mixup": 0.0,
         "cutmix": 0.0,
+        "mix_group": 16,
         "rand_augment": "",
         "erasing": 0.0,
         "crop_scale": [0.2, 1.0],

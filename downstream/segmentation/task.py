@@ -13,11 +13,12 @@ from lutbench.data.preflight import preflight
 from lutbench.data.scenes import SegmentationDataset, check_pair
 from lutbench.errors import UserError, listed
 from lutbench.models.encoders import create_encoder
+from lutbench.models.pretrained import check_encoder_weights
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
 
-__all__ = ["check", "cost", "perform"]  # what lutbench.kinds asks for
+__all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
 
 
 def check(run: Run[SegmentationRecipe]) -> None:
@@ -25,7 +26,7 @@ def check(run: Run[SegmentationRecipe]) -> None:
 
     Raises:
         UserError: if MMSegmentation is not installed, data is absent, a mask does not fit its image or the classes, or
-            sizes do not go together.
+            sizes do not go together; or if the encoder has no weights that fit.
     """
     missing = [name for name in ("mmcv", "mmengine", "mmseg") if importlib.util.find_spec(name) is None]
     if missing:
@@ -33,6 +34,7 @@ def check(run: Run[SegmentationRecipe]) -> None:
             f"{run.name} needs MMSegmentation, and {listed(missing)} cannot be found. Install it: "
             'python -m pip install -c constraints.txt -e ".[segmentation]" (nox does so by itself).'
         )
+    check_weights(run)
     train: SegmentationDataset = run.dataset("train")
     val: SegmentationDataset = run.dataset("val")
     check_pair(train, val)
@@ -45,6 +47,11 @@ def check(run: Run[SegmentationRecipe]) -> None:
                 run.workspace.note(f"{dataset.name}: no mask of split {dataset.split} has a pixel of {listed(absent)}.")
     accelerator().wait_for_everyone()
     check_encoder(run.recipe, accelerator().num_processes)
+
+
+def check_weights(run: Run[SegmentationRecipe]) -> None:
+    """Check the weights that a run starts from, see :func:`check_encoder_weights`."""
+    check_encoder_weights(run, run.recipe.crop)
 
 
 def check_encoder(recipe: SegmentationRecipe, processes: int = 1) -> None:

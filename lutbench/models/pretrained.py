@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
+import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from lutbench.errors import UserError, listed
 from lutbench.models.encoders import check_name, create_encoder, timm_arguments
-from lutbench.models.weights import pooled_norm, read_weights
+from lutbench.models.weights import pooled_norm, read_shapes, read_weights
+from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.downstream import EncoderSource
 from lutbench.train.randomness import RngStream, seeded
 
@@ -60,10 +62,33 @@ def load_encoder(
         assert weights is not None
         where = str(weights)
         tensors = read_weights(weights, sha256)
+    return _encoder_with(tensors, where, recipe, image_size)
+
+
+def _encoder_with(
+    tensors: Mapping[str, Tensor], where: str, recipe: EncoderRecipe, image_size: int | None
+) -> VisionTransformer:
     tensors = _encoder_part(tensors, where)
     encoder = create_encoder(recipe, image_size, pooled_norm=pooled_norm(tensors))
     fit(encoder, tensors, where)
     return encoder
+
+
+def check_encoder_weights(run: "Run[Any]", image_size: int | None) -> None:
+    """Check, by names and shapes alone, the weights of timm or of the user's file that a run starts from.
+
+    Raises:
+        UserError: if timm has none, the file is absent or is no checkpoint, or they do not fit the encoder.
+    """
+    recipe = run.recipe.encoder.architecture
+    with torch.device("meta"):
+        if run.recipe.encoder.kind == "timm":
+            check_pretrained(recipe.model)
+            tensors = timm.create_model(recipe.model).state_dict()
+            _encoder_with(tensors, f"timm's weights of {recipe.model}", recipe, image_size)
+        elif run.recipe.encoder.kind == "checkpoint":
+            assert run.weights is not None
+            _encoder_with(read_shapes(run.weights), str(run.weights), recipe, image_size)
 
 
 def encoder_of(run: "Run[Any]", image_size: int | None) -> VisionTransformer:

@@ -5,6 +5,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,20 @@ def read_weights(path: Path, expected_sha256: str | None = None) -> dict[str, Te
         )
         return _tensors_in(content, path)
     raise UserError(f"{path}: expected a file of weights ending in .safetensors, {', '.join(PICKLES)}.")
+
+
+def read_shapes(path: Path) -> dict[str, Tensor]:
+    """Return what :func:`read_weights` does on the meta device: names and shapes without values; of a file that did not change read once.
+
+    Raises:
+        UserError: as :func:`read_weights`.
+    """
+    return dict(_shapes(path, path.stat().st_mtime_ns if path.exists() else 0))
+
+
+@lru_cache
+def _shapes(path: Path, modified: int) -> dict[str, Tensor]:
+    return {name: tensor.to("meta") for name, tensor in read_weights(path).items()}
 
 
 def without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], fl
         console.print(f"{folders}: {gigabytes(wanted)} to come, {gigabytes(free)} free.")
         if wanted > free:
             console.print("It will not fit.", style="red")
-    known, paragraphs = missing(suite, surveys)
+    known, paragraphs = missing(suite, workspace, surveys)
     if known:
         table = _table([f"\nmissing sets ({len(known)})", ""])
         for name, problem in known.items():

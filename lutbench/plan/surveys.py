@@ -1,11 +1,10 @@
 """The datasets that a suite needs, and which of them are absent."""
 
 from lutbench.data.survey import Survey
-from lutbench.errors import UserError
 from lutbench.kinds import dataset_module
 from lutbench.progress import tracked
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import checkpoint_of
+from lutbench.run import open_run, weights_problem
 from lutbench.workspace import Workspace
 
 
@@ -20,8 +19,8 @@ def survey_all(suite: LoadedSuite, workspace: Workspace) -> dict[str, Survey]:
     return {name: surveys[recipe.model_dump_json()] for name, recipe in recipes.items()}
 
 
-def missing(suite: LoadedSuite, surveys: dict[str, Survey]) -> tuple[dict[str, str], list[str]]:
-    """Return what is absent that the suite does not make itself.
+def missing(suite: LoadedSuite, workspace: Workspace, surveys: dict[str, Survey]) -> tuple[dict[str, str], list[str]]:
+    """Return what is absent that the suite does not make itself, or are no weights that fit.
 
     Known datasets by name, each with what it lacks or where it was looked for; and a paragraph for everything else.
     """
@@ -33,8 +32,6 @@ def missing(suite: LoadedSuite, surveys: dict[str, Survey]) -> tuple[dict[str, s
             known.setdefault(survey.known, problem)
         elif problem and not survey.made:
             paragraphs.append(problem)
-        try:
-            checkpoint_of(run)
-        except UserError as error:
-            paragraphs.append(str(error))
+        if problem := weights_problem(open_run(suite, run, workspace)):
+            paragraphs.append(problem)
     return known, list(dict.fromkeys(paragraphs))

@@ -97,7 +97,7 @@ class FinetuneRecipe(ClassificationRecipe):
     warmup_epochs: CountOrZero = 5
     batch: Batch = 1024
     micro_batch: Annotated[Batch | None, Runtime] = None
-    """Images per pass over all processes; the whole batch if not given. Nothing here mixes the images of a pass."""
+    """Images per pass over all processes; the whole batch if not given. Images that are mixed stay together."""
     base_lr: PositiveFloat = 1e-3
     lr_rule: Literal["sqrt", "linear"] = "sqrt"
     """``sqrt``: lr = base_lr * sqrt(batch) / 8 (the release). ``linear``: base_lr * batch / 256 (MAE). Equal at 1024."""
@@ -110,6 +110,8 @@ class FinetuneRecipe(ClassificationRecipe):
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     mixup: NonNegativeFloat = 0.8
     cutmix: NonNegativeFloat = 1.0
+    mix_group: Batch = 32
+    """Images that are mixed by one draw of ratio and box (release, as MAE: what a GPU takes at once). A batch's last may be fewer."""
     rand_augment: str = "rand-m9-mstd0.5-inc1"
     """timm's name of the policy; empty for none."""
     erasing: float = Field(0.25, ge=0, le=1)
@@ -135,6 +137,11 @@ class FinetuneRecipe(ClassificationRecipe):
         return kept_checkpoints(images, keep, self.epochs, self.batch, self.save_every)
 
     @property
+    def mixes(self) -> bool:
+        """Whether images are mixed in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
     def lr(self) -> float:
         """The highest learning rate of the schedule, before layer decay."""
         scale = self.batch / 256 if self.lr_rule == "linear" else self.batch**0.5 / 8
@@ -143,10 +150,11 @@ class FinetuneRecipe(ClassificationRecipe):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_schedule(self.epochs, self.warmup_epochs, self.batch, self.micro_batch)
-        if (self.mixup > 0 or self.cutmix > 0) and self.batch % 2:
-            raise ValueError(
-                f"batch = {self.batch} is odd, and mixup pairs images: make it even, or set mixup and cutmix to 0"
-            )
+        for name in ("batch", "mix_group"):
+            if self.mixes and getattr(self, name) % 2:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} is odd, and mixup pairs images: make it even, or set mixup and cutmix to 0"
+                )
         return self
 
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from lutbench.errors import unknown
-from lutbench.kinds import Kind
+from lutbench.kinds import STAGES, Kind
 from lutbench.recipes.base import SEED_BOUND, EncoderRecipe, Name, PreprocessingRecipe, Recipe, RunRecipe
 from lutbench.recipes.robustness import ClassifierTable, RobustnessDatasetRecipe, RobustnessTable
 
@@ -145,18 +145,18 @@ class LoadedSuite:
     def chosen(self, stages: Sequence[str] = (), only: Sequence[str] = (), option: str = "--only") -> list[PlannedRun]:
         """Return the runs of the stages whose name, or consecutive parts of it between slashes, match one of the patterns.
 
-        ``option`` is what the patterns were given by, for messages.
+        None, whatever the patterns, if the suite has no runs of these stages. ``option`` is what the patterns were given by,
+        for messages.
 
         Raises:
-            UserError: if a stage or a pattern matches nothing.
+            UserError: if there is no such stage, or a pattern matches nothing.
         """
-        known_stages = list(dict.fromkeys(run.stage for run in self.runs))
         for stage in stages:
-            if stage not in known_stages:
-                raise unknown(f"--stage {stage}: suite {self.name} has no such stage", stage, known_stages)
+            if stage not in STAGES:
+                raise unknown(f"--stage {stage}: there is no such stage", stage, STAGES)
         runs = [run for run in self.runs if not stages or run.stage in stages]
         for pattern in only:
-            if not any(_matches(run, pattern) for run in runs):
+            if runs and not any(_matches(run, pattern) for run in runs):
                 known = sorted({part for run in runs for part in run.name.split("/")})
                 of = f" in stage {' or '.join(stages)}" if stages else ""
                 raise unknown(f"{option} {pattern}: no run of suite {self.name}{of} has that name", pattern, known)

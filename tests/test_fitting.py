@@ -1,0 +1,160 @@
+"""Weights that are none, or do not fit, are found by their names and shapes before any run begins, and by status and plan."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from toy_runs import SCENES, TOY, write_images, write_scenes
+
+from lutbench.errors import UserError
+from lutbench.models import weights
+from lutbench.models.encoders import create_encoder
+from lutbench.plan.show import show_plan
+from lutbench.recipes.base import EncoderRecipe
+from lutbench.recipes.loading import load_suite
+from lutbench.recipes.suite import LoadedSuite
+from lutbench.stages import run_suite, show_status
+from lutbench.workspace import Workspace
+
+TASKS = {
+    "finetune": 'kind = "finetune"\nbatch = 6',
+    "linear": 'kind = "linear"\nbatch = 6\nfresh_crops = false',
+    "knn": 'kind = "knn"\nneighbours = 3',
+}
+OWN = f'{TOY}\n[method.own]\nencoder = "toy"\ncheckpoint = "{{}}"\n'
+CLASSIFIERS = """
+[shifted.toy]
+path = "toy/val"
+kind = "occlusion"
+drops = [0]
+drop_grid = 4
+[robustness.shift]
+sets = ["toy"]
+classifiers = ["own"]
+[classifier.own]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_images(tmp_path)
+    write_scenes(tmp_path)
+    return tmp_path
+
+
+def told(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a run of the suite is refused with, before anything of it is on disk; status and plan tell the same."""
+    (folder / "mine.toml").write_text(text)
+    suite, workspace = load_suite(str(folder / "mine.toml")), Workspace(folder, folder / "runs", folder / "results")
+    with pytest.raises(UserError) as error:
+        run_suite(suite, [], [], workspace)
+    assert not list(folder.glob("runs/**/run.json"))
+    for show in (show_status, planned):
+        capsys.readouterr()
+        show(suite, workspace)
+        shown = "".join(capsys.readouterr().out.split())  # the plan breaks lines and long words
+        assert shown.count("".join(str(error.value).split())) == 1, shown
+    return str(error.value)
+
+
+def planned(suite: LoadedSuite, workspace: Workspace) -> None:
+    show_plan(suite, workspace, [], None, 1)
+
+
+def encoder_of_another_width(path: Path) -> None:
+    recipe = EncoderRecipe(
+        model="vit_tiny_patch16_224", image_size=16, patch_size=4, width=32, depth=4 if "4" in path.stem else 2, heads=2
+    )
+    save_file(create_encoder(recipe).state_dict(), path)
+
+
+def of_another_network(path: Path) -> None:
+    torch.save({"model": {"conv1.weight": torch.zeros(2)}}, path)
+
+
+def text(path: Path) -> None:
+    path.write_text("no weights")
+
+
+FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "width.safetensors": (encoder_of_another_width, "expected (48, 16), found (96, 32)"),
+    "conv.pth": (of_another_network, "expected the weights of one Vision Transformer"),
+    "text.pth": (text, "expected a checkpoint of torch.save"),
+    "text.safetensors": (text, "expected safetensors"),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", FILES)
+def test_a_checkpoint_that_does_not_fit_an_encoder(
+    folder: Path, task: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, problem = FILES[name]
+    write(folder / name)
+    message = told(folder, f'{OWN.format(folder / name)}[downstream.task]\ndata = "toy"\n{TASKS[task]}', capsys)
+    assert str(folder / name) in message
+    assert problem in message
+
+
+def test_a_checkpoint_that_does_not_fit_a_segmenters_encoder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "width4.safetensors"
+    encoder_of_another_width(path)
+    mine = SCENES.replace("scratch = true", f'checkpoint = "{path}"')
+    assert "expected (48, 16), found (96, 32)" in told(folder, mine, capsys)
+
+
+def test_a_checkpoint_is_read_once_however_many_runs_start_from_it(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_another_network(folder / "conv.pth")
+    read, reads = weights.read_weights, list[Path]()
+    monkeypatch.setattr(weights, "read_weights", lambda path, *more: reads.append(path) or read(path, *more))
+    tasks = "".join(f'[downstream.{name}]\ndata = "toy"\n{settings}\n' for name, settings in TASKS.items())
+    told(folder, f"seeds = [0, 1]\n{OWN.format(folder / 'conv.pth')}{tasks}", capsys)
+    assert reads == [folder / "conv.pth"]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ('model = "vit_base_patch32_plus_256"', "timm has no pre-trained weights for it"),
+        (
+            'model = "vit_tiny_patch16_224"\nwidth = 96',
+            "timm's weights of vit_tiny_patch16_224: the weights do not fit",
+        ),
+    ],
+)
+def test_timms_weights_that_are_none_or_do_not_fit(
+    folder: Path, change: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method = f'[encoder.timms]\n{change}\n[method.own]\nencoder = "timms"\ntimm = true\n'
+    assert problem in told(folder, f'{TOY}{method}[downstream.task]\ndata = "toy"\n{TASKS["knn"]}', capsys)
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        ("resnet18", "the weights do not fit ResNet"),
+        ("vit_tiny_patch16_224", "the weights do not fit the encoder"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_a_classifier(
+    folder: Path, model: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_another_network(folder / "conv.pth")
+    source = f'model = "{model}"\ncheckpoint = "{folder / "conv.pth"}"\n'
+    assert problem in told(folder, f"{TOY}{CLASSIFIERS}{source}", capsys)
+
+
+def test_a_classifier_of_unknown_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file(timm.create_model("resnet18", num_classes=7).state_dict(), folder / "seven.safetensors")
+    source = f'model = "resnet18"\ncheckpoint = "{folder / "seven.safetensors"}"\n'
+    assert "found 7 outputs, and nothing says which" in told(folder, f"{TOY}{CLASSIFIERS}{source}", capsys)
+
+
+def test_a_classifier_of_which_timm_has_no_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = f'{TOY}{CLASSIFIERS}model = "vit_base_patch32_plus_256"\n'
+    assert "timm has no pre-trained weights for it" in told(folder, mine, capsys)
