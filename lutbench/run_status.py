@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lutbench.checkpoint import newest_step
+from lutbench.errors import UserError
 from lutbench.files import DamagedError
 from lutbench.record import changes
 from lutbench.run_files import FINISHED, read_finished, read_started
@@ -61,3 +62,12 @@ def status_of(run: "Run[Any]") -> RunStatus:
         except DamagedError as error:
             damage.append(str(error))
     return RunStatus(RunState.MISSING, "", run.folder, tuple(damage))
+
+
+def weights_problem(run: "Run[Any]") -> str:
+    """Return why a run cannot start from timm's weights or the user's, as far as names and shapes tell; empty if it can."""
+    try:
+        getattr(run.planned.kind.module, "check_weights", lambda _: None)(run)
+    except UserError as error:
+        return str(error)
+    return ""

@@ -17,8 +17,8 @@ from lutbench.files import read_model, write_json
 from lutbench.interruption import interruption_explained
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import Run, open_run, weights_problem
-from lutbench.run_status import RunState
+from lutbench.run import Run, open_run
+from lutbench.run_status import RunState, weights_problem
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
