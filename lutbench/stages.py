@@ -141,8 +141,9 @@ def _run(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
         if status.state is RunState.FINISHED and not again:
             if main:
                 run.restore_record()
-            hint = f"; to repeat it: --again {run.name}" if status.detail else ""
-            run.log(f"finished already{f' {status.detail}' if hint else ''}; {run.result()} ({run.folder}){hint}")
+            other = f" {status.detail}" if status.detail else ""
+            hint = f"; to repeat that: --again {status.edited}" if status.edited else ""
+            run.log(f"finished already{other}; {run.result()} ({run.folder}){hint}")
             return
         if status.state is RunState.FINISHED:
             aside = run.set_aside() if main else run.folder
