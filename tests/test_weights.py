@@ -91,18 +91,21 @@ def test_a_truncated_file_is_named(tmp_path: Path, name: str, left: int) -> None
         read_weights(path)
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize(
     ("odd", "found"),
     [
         (torch.tensor([1.0, float("nan")]), "not finite"),
         (torch.tensor([float("-inf")], dtype=torch.float16), "not finite"),
         (torch.eye(2).to_sparse(), "quantised, sparse"),
-        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "quantised"),
+        (None, "quantised"),
     ],
 )
 def test_weights_that_nothing_can_be_measured_with_are_refused_by_name(
-    tmp_path: Path, odd: torch.Tensor, found: str
+    tmp_path: Path, odd: torch.Tensor | None, found: str
 ) -> None:
+    if odd is None:
+        odd = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
     torch.save({"model": {**WEIGHTS, "the.odd.one": odd}}, tmp_path / "weights.pth")
     with pytest.raises(UserError, match=rf"1 of {len(WEIGHTS) + 1} tensors are .*{found}.*the\.odd\.one"):
         read_weights(tmp_path / "weights.pth")
