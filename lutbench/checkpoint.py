@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lutbench.errors import UserError, listed
-from lutbench.files import NotJsonError, content_sha256, read_json, whole_folder, write_json
+from lutbench.files import DamagedError, read_sealed, whole_folder, write_sealed
 from lutbench.finite import check_finite, not_finite
 from lutbench.models.weights import sha256_of
 
@@ -129,8 +129,8 @@ def newest_whole(folder: Path, paths: Iterable[Path], read: Callable[[Path], T])
     for path in sorted(steps, key=steps.__getitem__, reverse=True):
         try:
             return read(path), damage
-        except (OSError, NotJsonError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            damage.append(f"{path.name} is damaged ({error}) and is passed over")
+        except (OSError, DamagedError, SafetensorError, KeyError, ValueError) as error:
+            damage.append(f"{path.name} is damaged ({str(error).rstrip('. ')}) and is passed over")
     if damage:
         raise UserError(
             f"No checkpoint in {folder} is whole: {'; '.join(damage)}. Restore one from a copy, "
@@ -188,11 +188,9 @@ def write_seal(
     extra_state: Mapping[str, Any],
     param_groups: list[dict[str, Any]] | None = None,
 ) -> None:
-    """Write the JSON that seals a file of ``tensors``, and itself by the sha256 of what it says."""
+    """Write the JSON that seals a file of ``tensors``, and itself."""
     said = {"identity": identity, "step": step, "sha256": sha256_of(tensors), "facts": dict(extra_state)}
-    if param_groups is not None:
-        said["param_groups"] = param_groups
-    write_json(path, {**said, "seal": content_sha256(said)})
+    write_sealed(path, said | ({} if param_groups is None else {"param_groups": param_groups}))
 
 
 def read_seal(path: Path, tensors: Path, checkpoint: Path, identity: str, steps: int) -> Seal:
@@ -202,17 +200,9 @@ def read_seal(path: Path, tensors: Path, checkpoint: Path, identity: str, steps:
 
     Raises:
         UserError: if the checkpoint belongs to another recipe.
-        OSError, NotJsonError, KeyError, TypeError, ValueError: if it is damaged.
+        OSError, DamagedError, ValueError: if it is damaged.
     """
-    said: dict[str, Any] = dict(read_json(path))
-    sealed = said.pop("seal", None)
-    if sealed is not None and sealed != (found := content_sha256(said)):
-        raise ValueError(f"{path.name} was changed: expected sha256 {str(sealed)[:12]}, found {found[:12]}")
-    try:
-        seal = Seal.model_validate(said)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise ValueError(f"{path.name}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+    seal = read_sealed(path, Seal, "")
     if seal.identity != identity:
         raise UserError(
             f"{checkpoint} belongs to another recipe: expected identity {identity[:12]}, found {seal.identity[:12]}. "

@@ -139,11 +139,12 @@ def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
     write_json(path, {**values, "seal": content_sha256(values)})
 
 
-def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
-    """Return the values in a JSON file, which must fit their seal; older files have none, and are read without.
+def read_sealed(path: Path, kind: type[M], remedy: str) -> M:
+    """Return the ``kind`` that a JSON file holds, which must fit its seal; older files have none, and are read without.
 
     Raises:
         DamagedError: if it is no such file, with the ``remedy``.
+        FileNotFoundError: if there is none.
     """
     values = read_json(path)
     if not isinstance(values, dict):
@@ -151,11 +152,17 @@ def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
     seal = values.pop("seal", None)
     try:
         check_plain(values)
+        if seal not in (None, content_sha256(values)):
+            raise ValueError("it does not hash to its seal")
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "the whole file"
+        raise DamagedError(
+            f"{path}: damaged, changed or of another version: {where}: {problem['msg']}. {remedy}"
+        ) from error
     except ValueError as error:
-        raise DamagedError(f"{path}: damaged or changed: {error}. {remedy}") from error
-    if seal not in (None, content_sha256(values)):
-        raise DamagedError(f"{path}: damaged or changed since it was written: it does not hash to its seal. {remedy}")
-    return values
+        raise DamagedError(f"{path}: damaged or changed since it was written: {error}. {remedy}") from error
 
 
 def check_plain(value: Any, where: str = "", depth: int = 0) -> None:

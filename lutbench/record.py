@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PrivateAttr
 
 from lutbench.arrays import MAX_BYTES, read_array, read_arrays
 from lutbench.errors import UserError
@@ -276,15 +276,7 @@ def read_record(path: Path) -> Record:
     Raises:
         UserError: if it is damaged, was edited, or is of another format.
     """
-    values = read_sealed(path, _remedy(path.stem))
-    try:
-        record = Record.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "the whole file"
-        raise UserError(
-            f"{path}: not a record that this version reads: {where}: {problem['msg']}. {_remedy(path.stem)}"
-        ) from error
+    record = read_sealed(path, Record, _remedy(path.stem))
     kind, seed = str(record.identity_inputs.get("stage")), record.identity_inputs.get("seed")
     name, wrong = run_name(record.stage, record.task, record.method, record.seed), ""
     if identity_of(record.identity_inputs) != record.identity:

@@ -109,9 +109,16 @@ class Run(Generic[R]):
         Raises:
             UserError: if the user's file is absent.
         """
-        if self.needs is None:
-            return checkpoint_of(self.planned)
-        return self.needs.folder / f"{self.planned.kind.starts_from}.safetensors"
+        source, part = self.recipe.source, self.planned.kind.starts_from
+        if self.needs is not None:
+            return self.needs.folder / f"{part}.safetensors"
+        if source is None or source.kind != "checkpoint":
+            return None
+        weights = Path(source.path).expanduser()
+        if not weights.is_file():
+            table = "classifier" if part == "classifier" else "method"
+            raise UserError(f"{table}.{self.planned.method}.checkpoint: there is no file {weights.absolute()}.")
+        return weights
 
     @property
     def weights_sha256(self) -> str | None:
@@ -339,29 +346,3 @@ def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> R
     """Return a run of a suite with the run that it needs. Nothing is opened: its identity is found out when asked for."""
     needed = open_run(suite, suite.run(planned.needs), workspace) if planned.needs else None
     return Run(planned, workspace, needed, suite.given)
-
-
-def weights_problem(run: Run[Any]) -> str:
-    """Return why a run cannot start from timm's weights or the user's, as far as names and shapes tell; empty if it can."""
-    try:
-        checkpoint_of(run.planned)
-        getattr(run.planned.kind.module, "check_weights", lambda _: None)(run)
-    except UserError as error:
-        return str(error)
-    return ""
-
-
-def checkpoint_of(planned: PlannedRun) -> Path | None:
-    """Return the user's file of weights that a run starts from, if it does.
-
-    Raises:
-        UserError: if it is absent.
-    """
-    source = planned.recipe.source
-    if source is None or source.kind != "checkpoint":
-        return None
-    weights = Path(source.path).expanduser()
-    if not weights.is_file():
-        table = "classifier" if planned.kind.starts_from == "classifier" else "method"
-        raise UserError(f"{table}.{planned.method}.checkpoint: there is no file {weights.absolute()}.")
-    return weights

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import DamagedError, read_sealed, write_sealed
@@ -108,10 +108,6 @@ _REMEDY = "Restore it from a copy; without it the run counts as not finished."
 
 def _read(path: Path, kind: type[M]) -> M:
     try:
-        return kind.model_validate(read_sealed(path, _REMEDY))
+        return read_sealed(path, kind, _REMEDY)
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: it is missing. {_REMEDY}") from error
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "the whole file"
-        raise DamagedError(f"{path}: damaged or changed: {where}: {problem['msg']}. {_REMEDY}") from error

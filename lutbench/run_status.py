@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lutbench.checkpoint import newest_step
+from lutbench.errors import UserError
 from lutbench.files import DamagedError
 from lutbench.record import changes
 from lutbench.run_files import FINISHED, read_finished, read_started
@@ -33,6 +34,8 @@ class RunStatus:
     folder: Path
     damage: tuple[str, ...] = ()
     """What was passed over because it is damaged, a paragraph each."""
+    edited: str = ""
+    """Of a finished run, the name of the run that other code than this finished: its own, or one that it starts from."""
 
     def __str__(self) -> str:
         return f"{self.state} {self.detail}".strip()
@@ -43,8 +46,11 @@ def status_of(run: "Run[Any]") -> RunStatus:
     damage: list[str] = []
     if (run.folder / FINISHED).is_file():
         try:
-            others = differing(read_finished(run.folder, run.identity).sources, run.planned)
-            return RunStatus(RunState.FINISHED, f"by other code ({others})" if others else "", run.folder)
+            others, edited = differing(read_finished(run.folder, run.identity).sources, run.planned), run.name
+            detail = f"by other code ({others})" if others else ""
+            if not others and run.needs is not None and (before := status_of(run.needs)).edited:
+                detail, edited = f"after {run.needs.name}, {before.detail}", before.edited
+            return RunStatus(RunState.FINISHED, detail, run.folder, edited=edited if detail else "")
         except DamagedError as error:
             damage.append(str(error))
     if (step := newest_step(run.checkpoints)) is not None:
@@ -61,3 +67,12 @@ def status_of(run: "Run[Any]") -> RunStatus:
         except DamagedError as error:
             damage.append(str(error))
     return RunStatus(RunState.MISSING, "", run.folder, tuple(damage))
+
+
+def weights_problem(run: "Run[Any]") -> str:
+    """Return why a run cannot start from timm's weights or the user's, as far as names and shapes tell; empty if it can."""
+    try:
+        getattr(run.planned.kind.module, "check_weights", lambda _: None)(run)
+    except UserError as error:
+        return str(error)
+    return ""

@@ -38,7 +38,8 @@ MIXED = "changed on the way"
 def sources_of(planned: "PlannedRun") -> dict[str, str]:
     """Return the hashes of the sources that a run depends on, by path below :data:`ROOT`, such as ``pretrain/context.py``."""
     kind = planned.kind
-    roots = (kind.module_name, kind.recipe_name.partition(":")[0], DATASETS[type(planned.recipe.dataset).__name__])
+    roots = [kind.module_name, kind.recipe_name.partition(":")[0], DATASETS[type(planned.recipe.dataset).__name__]]
+    roots += ["lutbench.data.cache_build"] if planned.recipe.cache_side else []
     return dict(sorted({path: digest for root in roots for path, digest in _closure(root).items()}.items()))
 
 

@@ -17,8 +17,8 @@ from lutbench.files import read_model, write_json
 from lutbench.interruption import interruption_explained
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import Run, open_run, weights_problem
-from lutbench.run_status import RunState
+from lutbench.run import Run, open_run
+from lutbench.run_status import RunState, weights_problem
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
@@ -141,8 +141,9 @@ def _run(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
         if status.state is RunState.FINISHED and not again:
             if main:
                 run.restore_record()
-            hint = f"; to repeat it: --again {run.name}" if status.detail else ""
-            run.log(f"finished already{f' {status.detail}' if hint else ''}; {run.result()} ({run.folder}){hint}")
+            other = f" {status.detail}" if status.detail else ""
+            hint = f"; to repeat that: --again {status.edited}" if status.edited else ""
+            run.log(f"finished already{other}; {run.result()} ({run.folder}){hint}")
             return
         if status.state is RunState.FINISHED:
             aside = run.set_aside() if main else run.folder

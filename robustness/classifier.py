@@ -15,7 +15,7 @@ from lutbench.errors import UserError
 from lutbench.evaluate.inference import float32_head
 from lutbench.models.encoders import check_name
 from lutbench.models.preprocessing import Preprocessing, export_of, preprocessing_of
-from lutbench.models.pretrained import check_pretrained, fit, pretrained_model
+from lutbench.models.pretrained import check_pretrained, fit, misfits, pretrained_model
 from lutbench.models.weights import pooled_norm, read_shapes, read_weights, without_prefix
 from lutbench.recipes.robustness import ClassifierSource
 from lutbench.train.processes import accelerator
@@ -126,13 +126,11 @@ def _model_of(name: str, image_size: int | None, tensors: dict[str, Tensor]) -> 
 
 
 def _load_strictly(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
+    if problems := misfits(model.state_dict(), tensors, type(model).__name__):
         raise UserError(
-            f"{where}: the weights do not fit {type(model).__name__}: {' '.join(str(error).split())[:400]} "
-            "Name the model that they belong to."
-        ) from error
+            f"{where}: the weights do not fit {type(model).__name__}. {problems}. Name the model that they belong to."
+        )
+    model.load_state_dict(tensors)
 
 
 def _trained_on(name: str) -> dict[str, Any]:

@@ -55,7 +55,10 @@ def sections(view: View) -> list[Section]:
     table = value_table(view, shown)
     if shown:
         table["metric"] = [directed(entry) for entry in shown]
-    legend = [*([f"{value_legend(shown)} {LEGEND}".strip()] if shown else []), not_run(view)]
+    legend = [
+        *(["\n".join([value_legend(view, shown), LEGEND, *view.dataset_notes(shown)])] if shown else []),
+        not_run(view),
+    ]
     occluded = _measured_sets(view, "occlusion")
     drawings = [_drawing(view, of_set, "occlusion", OCCLUSION, occlusion_figure) for of_set in occluded]
     return [
@@ -100,7 +103,8 @@ def corruption_sections(view: View) -> list[Section]:
             drawing = _drawing(view, of_set, "severity", "accuracy against severity", severity_figure)
             figures = [drawing] if encoder == encoders[-1] else []
             table = _corruption_table(view, methods)
-            legend = OVER_SEEDS if any(str(column).endswith("over seeds") for column in table) else ""
+            over_seeds = any(str(column).endswith("over seeds") for column in table)
+            legend = " ".join([*([OVER_SEEDS] if over_seeds else []), *view.dataset_notes(methods.values())])
             made.append(Section(f"{heading}: top-1 error, %", 3, table, legend=legend, figures=figures, name=NAME))
     return made
 
@@ -115,7 +119,7 @@ def every_measurement(view: View) -> pd.DataFrame:
             {
                 "suite": view.suite.name, "table": table, "set": dataset, "method": entry.method,
                 "encoder": entry.encoder, "seed": r.seed, **measurement.model_dump(),
-                "run": f"{r.run}@{r.identity[:12]}", "note": view.note,
+                "run": f"{r.run}@{r.identity[:12]}", "note": " ".join(view.notes_of(entry)),
             }
             for measurement in r.measurements
         ]  # fmt: skip
@@ -143,7 +147,7 @@ def _drawing(
     title = f"{view.suite.config.title}, {view.task_title(of_set[0])}: {about}"
     methods = [(names[method], _outcomes(entry)) for method, entry in {e.method: e for e in of_set}.items()]
     file = f"{of_set[0].task.replace('/', '-')}-{ending}.png"
-    return Drawing(file, title, lambda: draw(title, methods, view.note))
+    return Drawing(file, title, lambda: draw(title, methods, "\n".join(view.notes_of(of_set[0]))))
 
 
 def _corruption_table(view: View, methods: dict[str, TableEntry]) -> pd.DataFrame:
@@ -153,6 +157,8 @@ def _corruption_table(view: View, methods: dict[str, TableEntry]) -> pd.DataFram
     pair = next((pair for pair in pairs if on_same_images(*pair)), None)
     rows = []
     for label, metric in _corruption_rows([entry.runs[0] for entry in of_set]):
+        if label == "frost" and view.dataset_notes(of_set):
+            label = "frost, drawn"
         row = {"corruption": label} | {names[method]: _value(entry.runs, metric) for method, entry in methods.items()}
         if pair and all(entry.runs[0].measured(metric) for entry in pair):
             compared = compare(*pair, metric)

@@ -376,7 +376,7 @@ def test_labels_that_are_words_or_numbers_become_classes(tmp_path: Path) -> None
         ({"label_column": "hidden"}, "6 of 6 rows have no label"),
         ({"label_column": "weight"}, "should hold one class per row"),
         ({"image_column": "weight"}, "should hold images"),
-        ({"train": "training"}, "split 'training' could not be opened"),
+        ({"train": "training"}, 'Did you mean train = "train"?'),
         ({"path": "nobody/nothing"}, "nothing is there"),
         ({"path": ""}, "path is empty"),
     ],

@@ -71,6 +71,12 @@ def encoder_of_another_width(path: Path) -> None:
     save_file(create_encoder(recipe).state_dict(), path)
 
 
+def of_whole_numbers(path: Path) -> None:
+    recipe = EncoderRecipe(model="vit_tiny_patch16_224", image_size=16, patch_size=4, width=16, depth=2, heads=2)
+    kind = torch.complex64 if "complex" in path.stem else torch.int64
+    save_file({name: tensor.to(kind) for name, tensor in create_encoder(recipe).state_dict().items()}, path)
+
+
 def of_another_network(path: Path) -> None:
     torch.save({"model": {"conv1.weight": torch.zeros(2)}}, path)
 
@@ -81,6 +87,8 @@ def text(path: Path) -> None:
 
 FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "width.safetensors": (encoder_of_another_width, "expected (48, 16), found (96, 32)"),
+    "whole.safetensors": (of_whole_numbers, "expected floating-point numbers, found int64"),
+    "complex.safetensors": (of_whole_numbers, "expected floating-point numbers, found complex64"),
     "conv.pth": (of_another_network, "expected the weights of one Vision Transformer"),
     "text.pth": (text, "expected a checkpoint of torch.save"),
     "text.safetensors": (text, "expected safetensors"),

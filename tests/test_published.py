@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from lutbench.errors import UserError
-from lutbench.report.published import Published, PublishedValue, load_published
+from lutbench.recipes.loading import load_suite
+from lutbench.report.entries import TableEntry, entries
+from lutbench.report.published import NOT_KNOWN, Published, PublishedValue, load_published
 
 SMALL = """
 [task.finetune]
@@ -28,11 +30,16 @@ better = "lower"
 mae = "MAE, table 3"
 lut = "LUT, README"
 
+[recipe.base]
+kind = "finetune"
+data = "imagenet-1k"
+
 [[reported]]
 method = "MAE"
 task = "finetune"
 source = "mae"
 values = { "ViT-B/16" = 83.6 }
+recipe = { "ViT-B/16" = ["base"] }
 note = "1600 epochs"
 
 [[reported]]
@@ -154,7 +161,7 @@ def test_what_others_report_of_a_method_is_not_its_published_value(published: Pu
 
 def test_a_primary_value_comes_with_source_setting_and_note(small: Callable[..., Published]) -> None:
     found = small().value("MAE", "finetune", "ViT-B/16")
-    assert found == PublishedValue(83.6, "MAE, table 3", "", "1600 epochs")
+    assert found == PublishedValue(83.6, "MAE, table 3", "", "1600 epochs", NOT_KNOWN)
     assert small().value("MAE", "finetune", "ViT-L/16") is None
 
 
@@ -179,6 +186,15 @@ def test_a_primary_value_comes_with_source_setting_and_note(small: Callable[...,
         ('better = "lower"', 'better = "less"', r"task\.corrupted\.better"),
         ("[task.time]", '[task.unused]\ntitle = "T"\nmetric = "M"\n[task.time]', r"no entry uses the task unused"),
         ('mae = "MAE, table 3"', 'mae = "MAE"\nold = "gone"', r"no entry uses the source old"),
+        ('["base"]', '["bases"]', r"MAE on finetune in mae: there is no recipe 'bases'\. Did you mean 'base'"),
+        (
+            '{ "ViT-B/16" = ["base"] }',
+            '{ "ViT-L/16" = ["base"] }',
+            r"in mae: a recipe for ViT-L/16, of which there is no value",
+        ),
+        ('["base"]', "[]", r"no entry uses the recipe base"),
+        ('kind = "finetune"', 'kind = "finetuned"', r"recipe\.base\.kind: no such kind .*'finetuned'.*'finetune'"),
+        ('data = "imagenet-1k"', "epoch = 50", r"recipe\.base\.epoch: no setting of a finetune run.*'epochs'"),
         ("[source]", "[source", r"not a TOML file"),
     ],
 )
@@ -189,3 +205,103 @@ def test_a_mistake_is_refused_by_the_name_of_the_entry(
         small((old, new))
     assert "small.toml: " in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+# --- The recipe of a value, and that of a run
+
+
+def of_paper(*changes: str) -> dict[tuple[str, str], TableEntry]:
+    """The entries of the suite ``paper`` that have a published value, by task and method; of several metrics the first."""
+    found: dict[tuple[str, str], TableEntry] = {}
+    for entry in entries(load_suite("paper", changes), {}):
+        if entry.published:
+            found.setdefault((entry.task, entry.method), entry)
+    return found
+
+
+def why(entry: TableEntry) -> str:
+    assert entry.published is not None
+    return entry.published.other_recipe
+
+
+def test_values_by_another_recipe_than_the_papers_suite_has_are_known_as_such() -> None:
+    found = of_paper()
+    same = {key for key, entry in found.items() if not why(entry)}
+    assert {key for key in same if not key[0].startswith("timm/")} == {
+        ("finetune-b", "lut-b"), ("finetune-b", "mae-b"), ("finetune-l", "mae-l"), ("linear-b", "mae-b"),
+        ("ade20k-b", "mae-b"), ("imagenet/imagenet-val", "lut-b"), ("imagenet/imagenet-val", "mae-b"),
+        ("imagenet/imagenet-val", "mae-l"), ("imagenet/imagenet-a", "mae-b"), ("imagenet/imagenet-r", "mae-b"),
+        ("imagenet/imagenet-c", "mae-b"), ("imagenet/imagenet-sketch", "mae-b"),
+    }  # fmt: skip
+    for task in ("inaturalist-2017", "inaturalist-2018", "inaturalist-2019", "places365"):
+        assert why(found[task, "mae-b"]) == NOT_KNOWN
+        assert "not published" in found[task, "mae-b"].published.note  # type: ignore[union-attr]
+    assert why(found["ade20k-l", "mae-l"]) == why(found["finetune-s", "lut-s"]) == NOT_KNOWN
+    assert why(found["linear-l", "mae-l"]) == "From its recipe to the run's, linear.epochs changed from 90 to 50."
+    drop_path = "From its recipe to the run's, finetune.drop_path changed from 0.1 to 0.2."
+    assert why(found["imagenet/imagenet-a", "mae-l"]) == drop_path
+
+
+def test_a_rerun_by_the_runs_recipe_goes_before_a_report_by_another() -> None:
+    found = of_paper()
+    segmented, large = (found[key].published for key in (("ade20k-b", "mae-b"), ("finetune-l", "mae-l")))
+    assert segmented is not None
+    assert large is not None
+    assert (segmented.value, segmented.setting) == (48.13, "re-run, 160k iterations, slide stride 341")
+    assert (large.value, large.setting) == (85.87, "PyTorch, mean of 4 trials")
+    other = of_paper("downstream.ade20k-b.iterations=80000")["ade20k-b", "mae-b"]
+    assert other.published is not None
+    assert (other.published.value, why(other)) == (48.1, NOT_KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("change", "task", "method", "told"),
+    [
+        ("downstream.finetune-b.epochs=20", "finetune-b", "lut-b", "finetune.epochs changed from 100 to 20"),
+        ("downstream.finetune-b.epochs=20", "imagenet/imagenet-a", "mae-b", "finetune.epochs changed from 100 to 20"),
+        ("downstream.finetune-b.base_lr=5e-4", "finetune-b", "mae-b", "finetune.lr changed from 0.004 to 0.002"),
+        ("downstream.linear-b.pool=mean", "linear-b", "mae-b", "linear.pool changed from class to mean"),
+        ("pretrain.lut-b.epochs=100", "finetune-b", "lut-b", "pretrain.epochs changed from 1600 to 100"),
+        ("pretrain.mae-b.crop=simple", "linear-b", "mae-b", "pretrain.crop changed from random to simple"),
+        ("defaults.pretrain.micro_batch=512", "finetune-b", "lut-b", "pretrain.micro_batch changed from 1024 to 512"),
+        ("defaults.pretrain.data=cifar-100", "finetune-b", "mae-b", "pretrain.data changed from imagenet-1k to cifar-100"),
+        ("encoder.b.width=64", "finetune-b", "mae-b", "pretrain.encoder.width changed from None to 64"),
+        ("method.mae-b={scratch=true, encoder='b', published='MAE'}", "finetune-b", "mae-b", "there is no pretrain run"),
+        ("robustness.timm.preprocessing=['bicubic']", "timm/imagenet-a", "deit-b", "changed from ['own'] to ['bicubic']"),
+        ("classifier.deit-b.checkpoint=deit.pth", "timm/imagenet-a", "deit-b", "classifier.kind changed from timm to checkpoint"),
+        ("classifier.deit-b.model=deit_base_distilled_patch16_224", "timm/imagenet-a", "deit-b", "classifier.model changed"),
+    ],
+)  # fmt: skip
+def test_a_run_of_other_settings_has_no_difference_and_says_which(
+    change: str, task: str, method: str, told: str
+) -> None:
+    assert told in why(of_paper(change)[task, method])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "defaults.finetune.lr_rule=linear",  # the same rate at a batch of 1024
+        "defaults.finetune.micro_batch=256",
+        "defaults.pretrain.precision=fp32",
+        "seeds=[0, 1, 2]",
+        "method.mae-b={checkpoint='mae_pretrain_vit_base.pth', encoder='b', published='MAE'}",
+    ],
+)
+def test_a_run_by_the_recipe_in_other_words_keeps_its_difference(change: str) -> None:
+    found = of_paper(change)
+    assert why(found["finetune-b", "mae-b"]) == why(found["imagenet/imagenet-a", "mae-b"]) == ""
+
+
+def test_timms_scores_stand_beside_its_classifiers_as_timm_measured_them() -> None:
+    timm = {key: entry for key, entry in of_paper().items() if key[0].startswith("timm/")}
+    sets = ("imagenet-val", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch")
+    assert set(timm) == {(f"timm/{name}", row) for name in sets for row in ("deit-s", "deit-b")}
+    assert not any(why(entry) for entry in timm.values())
+    assert timm["timm/imagenet-a", "deit-b"].published.value == 27.173  # type: ignore[union-attr]
+
+
+def test_mmsegmentation_slides_by_341_pixels(published: Published) -> None:
+    settings = [entry.setting for entry in published.reported if entry.source == "mmsegmentation"]
+    assert settings
+    assert all("slide stride 341" in setting for setting in settings)

@@ -34,15 +34,16 @@ kind = "evidence"
 compare = [["ours", "theirs"]]
 [data.toys]
 path = "toys"
+label = "ImageNet-1K"
 [encoder.base]
 label = "ViT-B/16"
 [method.ours]
-scratch = true
+checkpoint = "ours.pth"
 encoder = "base"
 label = "LUT"
 published = "LUT"
 [method.theirs]
-scratch = true
+checkpoint = "theirs.pth"
 encoder = "base"
 label = "MAE"
 published = "MAE"
@@ -512,6 +513,32 @@ def test_methods_that_saw_other_corruptions_are_not_compared(folder: Path) -> No
     assert list(one.frame) == ["corruption", "LUT", "MAE"]
     assert one.frame.set_index("corruption")["MAE"]["snow"] == ""
     assert comparison_sections(view)[0].frame["task"].tolist() == ["Fine-tuning"]
+
+
+def test_frost_that_is_drawn_is_said_to_be_wherever_its_numbers_stand(folder: Path) -> None:
+    official = suite(folder)
+    (folder / "toy.toml").write_text(
+        SUITE.replace('path = "c"\n', 'path = "c"\nsource = "corrupted"\ncopy_of = "toys/val"\n')
+    )
+    drawn, without = suite(folder), suite(folder, 'shifted.corrupted.corruptions=["fog", "snow"]')
+    for method in ("ours", "theirs"):
+        recorded(folder, drawn, f"corrupted/{method}/seed0", corrupted(10, ["fog", "frost"]))
+    for loaded, times in ((drawn, 4), (official, 0), (without, 0)):
+        files, view = build_tables(loaded, folder), View.read(loaded, folder)
+        assert files["main.md"].count("Corrupted: Frost is drawn, not photographed") == times, (
+            "under the sets, side by side, under the corruptions, under the comparisons"
+        )
+        assert ("frost, drawn" in files["main.md"]) == bool(times)
+        assert files["robustness.tex"].count("Frost is drawn") == times / 2
+        for name in ("wide.tex", "comparisons.tex"):
+            assert files.get(name, "").count("Frost is drawn") == times / 4
+        for name in ("robustness.csv", "main.csv", "comparisons.csv"):
+            table = pd.read_csv(io.StringIO(files.get(name, "metric,note\n")))
+            noted = table["note"].astype(str).str.startswith("Frost is drawn")
+            assert (noted == (table["metric"].str.contains("error") & bool(times))).all()
+        for one in corruption_sections(view):
+            for drawing in one.figures:
+                assert ("Frost is drawn" in drawing.draw().get_supxlabel()) == bool(times)
 
 
 def test_side_by_side_the_lowest_error_and_the_highest_accuracy_are_bold(files: dict[str, str]) -> None:

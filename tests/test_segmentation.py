@@ -375,7 +375,9 @@ def test_exporting_executes_nothing_and_refuses_a_config_that_was_changed(folder
     with pytest.raises(UserError, match="names no weights"):
         export_mmseg(run.folder, folder / "away")
     finished.write_text("{}")
-    with pytest.raises(UserError, match=r"finished\.json: damaged or changed: checkpoint: Field required"):
+    with pytest.raises(
+        UserError, match=r"finished\.json: damaged, changed or of another version: checkpoint: Field required"
+    ):
         export_mmseg(run.folder, folder / "away")
 
 

@@ -7,20 +7,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from toy_runs import performed, toy_run, write_images
+from toy_runs import TOY, performed, toy_run, write_images
 
 from lutbench import cli, sources
 from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run
 from lutbench.stages import run_suite, show_status
+from lutbench.workspace import Workspace
 
 NAME = "downstream/task/scratch/seed0"
 EDITED = "downstream/knn.py"
 
 
 @pytest.fixture
-def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Edit a source: in a copy of all of them, which counts as what is installed."""
     copy = tmp_path / "installed"
     for package in sources.PACKAGES:
@@ -31,10 +32,10 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
         sources._closure.cache_clear()
         sources._read.cache_clear()
 
-    def change(old: str, new: str) -> None:
-        text = (copy / EDITED).read_text()
+    def change(old: str, new: str, file: str = EDITED) -> None:
+        text = (copy / file).read_text()
         assert old in text
-        (copy / EDITED).write_text(text.replace(old, new))
+        (copy / file).write_text(text.replace(old, new))
         forget()
 
     forget()
@@ -76,14 +77,14 @@ def test_a_kind_depends_on_what_its_module_and_its_data_import_and_not_on_bookke
     ],
 )
 def test_comments_formatting_and_docstrings_do_not_count(
-    run: Run, edit: Callable[[str, str], None], old: str, new: str
+    run: Run, edit: Callable[..., None], old: str, new: str
 ) -> None:
     edit(old, new)
     assert str(run.status()) == "finished"
 
 
 def test_what_other_code_finished_is_said_everywhere_and_repeated_when_asked(
-    run: Run, edit: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+    run: Run, edit: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     suite, results = str(run.workspace.data / "toy.toml"), run.workspace.results
     cli.tables(suite, results=results)
@@ -93,7 +94,7 @@ def test_what_other_code_finished_is_said_everywhere_and_repeated_when_asked(
     assert f"finished by other code ({EDITED})" in capsys.readouterr().out
     again(run)
     assert f"finished already by other code ({EDITED}); top-1" in (said := capsys.readouterr().out)
-    assert said.rstrip().endswith(f"to repeat it: --again {NAME}")
+    assert said.rstrip().endswith(f"to repeat that: --again {NAME}")
     cli.tables(suite, check=True, results=results)  # the code is no matter of the records
     cli.tables(suite, results=results)
     assert re.search(rf"Made by other code\n.*`?{NAME}`?: {EDITED}", capsys.readouterr().out, re.DOTALL)
@@ -112,6 +113,55 @@ def test_what_other_code_finished_is_said_everywhere_and_repeated_when_asked(
     assert "other code" not in capsys.readouterr().out
 
 
+def test_what_starts_from_a_run_of_other_code_says_so(
+    tmp_path: Path, edit: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path, train=2, val=1)
+    suite = tmp_path / "two.toml"
+    suite.write_text(
+        f"""{TOY}
+        [pretrain.mine]
+        encoder = "toy"
+        data = "toy"
+        epochs = 1
+        warmup_epochs = 0
+        batch = 6
+        decoder_width = 16
+        decoder_depth = 1
+        decoder_heads = 2
+        head_width = 16
+        threads = 1
+        workers = 0
+        [method.mine]
+        pretrain = "mine"
+        [downstream.task]
+        kind = "knn"
+        data = "toy"
+        neighbours = 1
+        """
+    )
+    loaded, workspace = load_suite(str(suite)), Workspace(tmp_path, tmp_path / "runs", tmp_path / "results")
+    run_suite(loaded, [], [], workspace)
+    edit("2 - 2", "2 - 3", "pretrain/context.py")
+    capsys.readouterr()
+    run_suite(loaded, [], [], workspace)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "finished already by other code (pretrain/context.py); " in first
+    assert "finished already after pretrain/mine/seed0, by other code (pretrain/context.py); " in second
+    assert second.endswith("--again pretrain/mine/seed0")
+    cli.tables(str(suite), results=workspace.results)
+    assert re.search(
+        r"`?pretrain/mine/seed0`?: pretrain/context.py\n.*`?downstream/task/mine/seed0`?: start from",
+        capsys.readouterr().out,
+    )
+
+
+def test_a_run_on_a_cache_depends_on_what_makes_the_cache() -> None:
+    for cache in (False, True):
+        planned = load_suite("tiny", [f"pretrain.lut.cache={str(cache).lower()}"]).runs[0]
+        assert ("lutbench/data/cache_build.py" in sources.sources_of(planned)) is cache
+
+
 def test_a_repetition_that_was_stopped_is_gone_on_with(run: Run) -> None:
     run.set_aside()
     assert str(run.status()) == "missing"
@@ -120,7 +170,7 @@ def test_a_repetition_that_was_stopped_is_gone_on_with(run: Run) -> None:
 
 
 def test_a_run_that_goes_on_with_other_code_counts_as_made_by_neither(
-    tmp_path: Path, edit: Callable[[str, str], None]
+    tmp_path: Path, edit: Callable[..., None]
 ) -> None:
     write_images(tmp_path, train=2, val=1)
     toy_run(tmp_path, kind="knn", neighbours=1).start()
@@ -137,7 +187,7 @@ def test_again_names_a_run(run: Run) -> None:
         again(run, "tusk")
 
 
-def test_code_without_a_commit_has_the_digest_of_its_files(tmp_path: Path, edit: Callable[[str, str], None]) -> None:
+def test_code_without_a_commit_has_the_digest_of_its_files(tmp_path: Path, edit: Callable[..., None]) -> None:
     before = sources.digest_of_all()
     edit("import torch\n", "import torch  # as it is\n")
     assert sources.digest_of_all() != before

@@ -44,15 +44,16 @@ kind = "evidence"
 compare = [["ours", "theirs"]]
 [data.toys]
 path = "toys"
+label = "ImageNet-1K"
 [encoder.base]
 label = "ViT-B/16"
 [method.ours]
-scratch = true
+checkpoint = "ours.pth"
 encoder = "base"
 label = "LUT_100%"
 published = "LUT"
 [method.theirs]
-scratch = true
+checkpoint = "theirs.pth"
 encoder = "base"
 label = "MAE"
 published = "MAE"
@@ -168,6 +169,21 @@ def test_a_published_value_stands_beside_the_measured_one_of_the_same_encoder_on
     assert row(folder, loaded, "near", "LUT_100%")["published"] == "", "the task names no published one"
     other = suite(folder, "encoder.base.label=ViT-T/16")
     assert "published" not in section(other, folder, "main").frame.columns
+
+
+def test_a_value_by_another_recipe_has_a_mark_and_its_note_and_no_difference(folder: Path) -> None:
+    loaded = suite(folder, "downstream.tuned.epochs=20", "downstream.tuned.warmup_epochs=1")
+    for method in ("ours", "theirs"):
+        recorded(folder, loaded, f"tuned/{method}/seed0", share(80))
+    found = row(folder, loaded, "Fine-tuning", "MAE")
+    assert (found["measured"], found["published"], found["difference"]) == ("80.0", "83.6 [b]*", "")
+    files = build_tables(loaded, folder)
+    other = "finetune.epochs changed from 100 to 20, finetune.warmup_epochs changed from 5 to 1."
+    note = f"[b]* ViT-B/16: 1600 epochs, normalised pixels. From its recipe to the run's, {other}"
+    assert note in files["main.md"].split("## ")[0]
+    assert note.replace("_", r"\_") in files["main.tex"]
+    (_, mae) = pd.read_csv(io.StringIO(files["main.csv"])).to_dict("records")
+    assert (mae["published"], mae["published recipe"]) == (83.6, f"From its recipe to the run's, {other}")
 
 
 def test_sources_are_listed_under_the_letters_of_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,7 +319,7 @@ def test_a_segmentation_shows_its_miou_with_the_interval_over_images(segmented: 
     first = record.measurements[0]
     assert found["95 % interval"] == f"{first.low:.1f} to {first.high:.1f}"
     assert "interval: percentiles of 2000 resamples of the images." in build_tables(loaded, segmented)["main.md"]
-    assert row(segmented, loaded, "Streets", "MAE")["published"] == "48.1 [c]"
+    assert row(segmented, loaded, "Streets", "MAE")["published"] == "48.1 [c]*"
 
 
 def test_two_segmentations_are_compared_by_resampling_the_images_in_a_table_of_their_own(segmented: Path) -> None:

@@ -91,6 +91,32 @@ def test_a_truncated_file_is_named(tmp_path: Path, name: str, left: int) -> None
         read_weights(path)
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    ("odd", "found"),
+    [
+        (torch.tensor([1.0, float("nan")]), "not finite"),
+        (torch.tensor([float("-inf")], dtype=torch.float16), "not finite"),
+        (torch.eye(2).to_sparse(), "quantised, sparse"),
+        (None, "quantised"),
+    ],
+)
+def test_weights_that_nothing_can_be_measured_with_are_refused_by_name(
+    tmp_path: Path, odd: torch.Tensor | None, found: str
+) -> None:
+    if odd is None:
+        odd = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+    torch.save({"model": {**WEIGHTS, "the.odd.one": odd}}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=rf"1 of {len(WEIGHTS) + 1} tensors are .*{found}.*the\.odd\.one"):
+        read_weights(tmp_path / "weights.pth")
+
+
+def test_tensors_by_number_are_no_named_weights(tmp_path: Path) -> None:
+    torch.save(dict(enumerate(WEIGHTS.values())), tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="expected named tensors"):
+        read_weights(tmp_path / "weights.pth")
+
+
 def test_a_file_with_another_hash_is_refused_with_both_hashes(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     sha256 = save_weights(WEIGHTS, path)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from lutbench.data.decoding import decode
 from lutbench.data.folder import fingerprint_of
+from lutbench.data.layout import OTHER_NAMES
 from lutbench.data.walking import evenly_spaced
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import read_json
@@ -165,8 +166,11 @@ def _load(recipe: DataRecipe, split: str, root: Path) -> datasets.Dataset:
         raise script_refused(recipe, error) from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         hub = f" (nothing is there), then for {recipe.path!r} on the Hub, which needs a network"
+        role, cause = "train" if split == recipe.train else "val", cause_of(error)
+        others = [name for name in OTHER_NAMES[role] if f"'{name}'" in cause and name != split]
+        likely = f' Did you mean {role} = "{others[0]}"?' if others else ""
         raise UserError(
-            f"{recipe.label or recipe.path}: split {split!r} could not be opened: {cause_of(error)} Looked for a local set at "
+            f"{recipe.label or recipe.path}: split {split!r} could not be opened: {cause}{likely} Looked for a local set at "
             f"{local.absolute()}{'' if local.exists() else hub}. Check path, train and val; `lutbench data list` shows the known sets."
         ) from error
 

@@ -110,7 +110,7 @@ def fit(model: VisionTransformer, tensors: Mapping[str, Tensor], where: str, fre
         UserError: listing what is missing, what nobody asked for, and what has another shape.
     """
     expected = model.state_dict()
-    given = {name: t.float() for name, t in tensors.items() if name in expected or not LEFT_OUT.fullmatch(name)}
+    given = {name: t for name, t in tensors.items() if name in expected or not LEFT_OUT.fullmatch(name)}
     if "pos_embed" in given and "pos_embed" in expected:
         given["pos_embed"] = _resized(given["pos_embed"], model)
     given |= {name: expected[name] for name in fresh}
@@ -119,11 +119,11 @@ def fit(model: VisionTransformer, tensors: Mapping[str, Tensor], where: str, fre
             f"{where}: the weights do not fit the encoder. {problems}. "
             "Name the architecture that they belong to, or give its weights."
         )
-    model.load_state_dict(given)
+    model.load_state_dict(given)  # which converts half precision
 
 
 def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], model: str) -> str:
-    """Return what ``given`` lacks, has beside what the ``model`` takes, or has in another shape; empty if it fits."""
+    """Return what ``given`` lacks, has beside what the ``model`` takes, or has in another shape or as whole numbers; empty if it fits."""
     missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     problems = [f"missing: {listed(missing)}"] if missing else []
     problems += [f"not part of the {model}: {listed(unknown)}"] if unknown else []
@@ -131,6 +131,11 @@ def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], model: 
         f"{name}: expected {tuple(expected[name].shape)}, found {tuple(given[name].shape)}"
         for name in sorted(expected.keys() & given.keys())
         if expected[name].shape != given[name].shape
+    ][:5]
+    problems += [
+        f"{name}: expected floating-point numbers, found {str(given[name].dtype).removeprefix('torch.')}"
+        for name in sorted(expected.keys() & given.keys())
+        if expected[name].is_floating_point() and not given[name].is_floating_point()
     ][:5]
     return "; ".join(problems)
 
@@ -154,10 +159,12 @@ def _encoder_part(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor
 def _resized(position: Tensor, model: VisionTransformer) -> Tensor:
     """Return ``position`` (1, prefix + n, D) for the model's grid; as it is where it cannot come from a square grid."""
     prefix = 0 if model.no_embed_class else model.num_prefix_tokens
-    patches = position.shape[1] - prefix
-    if position.ndim != 3 or patches < 1 or int(patches**0.5) ** 2 != patches:
+    patches = position.shape[1] - prefix if position.ndim == 3 else 0
+    if patches < 1 or int(patches**0.5) ** 2 != patches or not position.is_floating_point():
         return position
-    resized: Tensor = resample_abs_pos_embed(position, list(model.patch_embed.grid_size), num_prefix_tokens=prefix)
+    resized: Tensor = resample_abs_pos_embed(
+        position.float(), list(model.patch_embed.grid_size), num_prefix_tokens=prefix
+    )
     return resized
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lutbench.errors import UserError, listed
 from lutbench.files import whole_file
-from lutbench.finite import check_finite
+from lutbench.finite import check_finite, not_finite
 
 PICKLES = (".pth", ".pt", ".bin", ".tar")
 """Endings of files that torch.save wrote."""
@@ -43,8 +43,21 @@ def read_weights(path: Path, expected_sha256: str | None = None) -> dict[str, Te
     Of a pickle, plain data alone is read; of classes only ``argparse.Namespace``, which MAE's files hold, as data.
 
     Raises:
-        UserError: if the file is missing, truncated, not what its hash says, not a checkpoint, or would run code.
+        UserError: if the file is missing, truncated, not what its hash says, not a checkpoint, or would run code; or if a tensor
+            is quantised, sparse or without values, or not finite.
     """
+    tensors = _read(path, expected_sha256)
+    odd = [name for name, t in tensors.items() if t.is_quantized or t.layout != torch.strided or t.is_meta]
+    if odd or (wrong := not_finite(tensors)):
+        found = "quantised, sparse or without values" if odd else "not finite"
+        raise UserError(
+            f"{path}: {len(odd or wrong)} of {len(tensors)} tensors are {found} ({listed(odd or wrong, 3)}). Nothing can be measured with "
+            "such weights: save the model's plain state_dict() of a training that went well."
+        )
+    return tensors
+
+
+def _read(path: Path, expected_sha256: str | None) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"There is no file of weights {path}. Check the path, or make it first.")
     if expected_sha256 is not None and (found := sha256_of(path)) != expected_sha256:
@@ -125,7 +138,11 @@ def _tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
     weights = content
     if isinstance(content, Mapping):
         weights = next((content[key] for key in WRAPPINGS if isinstance(content.get(key), Mapping)), content)
-    if isinstance(weights, Mapping) and weights and all(isinstance(tensor, Tensor) for tensor in weights.values()):
+    if (
+        isinstance(weights, Mapping)
+        and weights
+        and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in weights.items())
+    ):
         return dict(weights)
     found = f"the keys {listed(map(str, weights), 8)}" if isinstance(weights, Mapping) else type(weights).__name__
     raise UserError(

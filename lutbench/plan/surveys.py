@@ -4,7 +4,8 @@ from lutbench.data.survey import Survey
 from lutbench.kinds import dataset_module
 from lutbench.progress import tracked
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import open_run, weights_problem
+from lutbench.run import open_run
+from lutbench.run_status import weights_problem
 from lutbench.workspace import Workspace
 
 

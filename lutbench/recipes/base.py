@@ -113,6 +113,11 @@ class DatasetRecipe(Recipe):
         """The metric that tables print first."""
         raise NotImplementedError
 
+    @property
+    def note(self) -> str:
+        """What has to stand beside every number on it, a sentence; empty if nothing."""
+        return ""
+
     def same_as(self, other: "DatasetRecipe") -> bool:
         """Return whether the two mean one dataset: of the same source, in the same folder."""
         return (type(self), self.source, self.folder) == (type(other), other.source, other.folder)

@@ -33,6 +33,7 @@ def comparison_sections(view: View) -> list[Section]:
     A pair is left out where the two were not run with the same seeds, or not measured on the same images.
     """
     rows: dict[str, list[dict[str, str]]] = {way: [] for way in WAYS}
+    shown: dict[str, list[TableEntry]] = {way: [] for way in WAYS}
     data = []
     for of_task in by_task(view.entries):
         found = {(entry.method, entry.metric): entry for entry in of_task}
@@ -48,6 +49,7 @@ def comparison_sections(view: View) -> list[Section]:
                     "pair": view.pair_name(of_task, one, other),
                 }
                 rows[compared.way].append(labels | _text(compared))
+                shown[compared.way].append(one)
                 data.append(_numbers(view, one, other, compared))
     sections: list[Section] = []
     for way, (title, legend) in WAYS.items():
@@ -55,7 +57,8 @@ def comparison_sections(view: View) -> list[Section]:
             continue
         table = pd.DataFrame(rows[way])
         table = table.loc[:, (table != "").any()]
-        legend = f"{legend} {OVER_SEEDS if 'over seeds' in table else NOT_OTHER_RUNS}"
+        over_seeds = OVER_SEEDS if "over seeds" in table else NOT_OTHER_RUNS
+        legend = " ".join([legend, over_seeds, *view.dataset_notes(shown[way])])
         both = None if sections else pd.DataFrame(data)
         sections.append(Section(title, frame=table, legend=legend, name="comparisons", data=both))
     return sections
@@ -111,5 +114,6 @@ def _numbers(view: View, first: TableEntry, second: TableEntry, compared: Compar
         "suite": view.suite.name, "task": first.task, "metric": first.metric, "first": first.method, "second": second.method,
         **{name: None if share is None else round(100 * share, 6) for name, share in shares.items()},
         "seeds": len(compared.seed_differences), "only first": first_only, "only second": second_only,
-        "p": float(f"{compared.p:.6g}"), "images": compared.images, "note": view.note,
+        "p": float(f"{compared.p:.6g}"), "images": compared.images,
+        "note": " ".join(view.notes_of(first)),
     }  # fmt: skip

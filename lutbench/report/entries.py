@@ -2,7 +2,7 @@
 
 A value counts only while its record's settings and revision, and those of the runs that its encoder or its classifier
 comes from, are those of the suite file and of the code; else the entry is stale, and says why.
-Published values come from ``published.toml``, for the method's own report under the encoder of the same name.
+Published values come from ``published.toml``, for the encoder of the same name.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -55,6 +55,13 @@ class TableEntry:
     def unit(self) -> str:
         """The unit of what was measured; percent if nothing was."""
         return self.measured.unit if self.measured else "%"
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published; None where one is missing, or they are not by the same recipe."""
+        if self.measured is None or self.published is None or self.published.other_recipe:
+            return None
+        return self.measured.value - self.published.value
 
     @property
     def is_lower_better(self) -> bool:
@@ -141,7 +148,7 @@ def _of_task(
                 over_runs([measured for _, measured in found]) if found else None,
                 tuple(record for record, _ in found),
                 tuple(f"`{run.name}` stale: {reasons[run.name]}" for run in runs if reasons.get(run.name)),
-                _published_value(suite, method, published_tasks.get(metric, ""), encoder, published),
+                _published_value(suite, method, published_tasks.get(metric, ""), runs[0], published),
             )
 
 
@@ -206,15 +213,18 @@ def _published_tasks(
 
 
 def _published_value(
-    suite: LoadedSuite, method: str, task: str, encoder: str, published: Published
+    suite: LoadedSuite, method: str, task: str, run: PlannedRun, published: Published
 ) -> PublishedValue | None:
-    """Return the value of a method or classifier on a published task, if there is one."""
+    """Return the value of a method or classifier on a published task, if there is one; ``run`` is one of its runs."""
     row = row_of(suite, method)
     if row is None or not row.published:
         return None
     kind = "method" if method in suite.config.method else "classifier"
     _check_name(f"{suite.name}: {kind}.{method}.published", row.published, {one.method for one in published.reported})
-    return published.value(row.published, task, encoder)
+    runs = [run]
+    while runs[-1].needs:
+        runs.append(suite.run(runs[-1].needs))
+    return published.value(row.published, task, run.recipe.encoder_label, runs)
 
 
 def _check_name(where: str, name: str, known: Collection[str]) -> None:

@@ -1,17 +1,27 @@
-"""The literature's numbers from ``published.toml``, each with its source. Nothing here was measured by this suite."""
+"""The literature's numbers from ``published.toml``, each with its source. Nothing here was measured by this suite.
+
+A number can be compared with a run's where both are by the same recipe. So values name the recipes that they are by, as far
+as these were read, and a run is compared with them setting by setting: see :meth:`Published.value`.
+"""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from lutbench.errors import UserError, nearest
+from lutbench.errors import UserError, listed, nearest
+from lutbench.kinds import KINDS
+from lutbench.recipes.base import EncoderRecipe, RunRecipe
 from lutbench.recipes.reading import read_recipe
+from lutbench.recipes.suite import PlannedRun
+from lutbench.record import changes
 
 PUBLISHED = Path(__file__).with_name("published.toml")
+
+NOT_KNOWN = "Its recipe is another, or was not read."
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -30,6 +40,35 @@ class Task(_Closed):
     better: Literal["higher", "lower"] = "higher"
 
 
+class ReportedRecipe(_Closed, extra="allow"):
+    """How something was pre-trained, fine-tuned or measured; its other keys are settings that are no defaults of the kind of run."""
+
+    kind: Text
+    data: str = ""
+    """Name or label of the dataset in a suite file, in lower case; any if empty."""
+
+    def differences(self, run: PlannedRun) -> list[str]:
+        """Return the settings of ``run``, a run of this kind, that are others: ``finetune.epochs changed from 100 to 50``.
+
+        Not compared are precision and threads, and what the suite file itself says to be the same: the encoder by its label, and
+        the dataset where none is named here.
+        """
+        model, settings = type(run.recipe), self.model_extra or {}
+        given = {name: value for name, value in settings.items() if not isinstance(value, dict)}
+        for name, field in model.model_fields.items():
+            value = getattr(run.recipe, name)
+            if isinstance(value, EncoderRecipe):
+                given[name] = EncoderRecipe(label=value.label, model=value.model)
+            elif field.is_required():
+                given[name] = value
+        expected = read_recipe(model, given, f"recipe of a {self.kind} run")
+        there, here = _compared(expected), _compared(run.recipe)
+        there |= {name: {**there[name], **value} for name, value in settings.items() if isinstance(value, dict)}
+        if self.data and run.recipe.dataset.label.lower() != self.data:
+            there["data"], here["data"] = self.data, run.recipe.dataset.label
+        return changes({self.kind: there}, {self.kind: here})
+
+
 class Reported(_Closed):
     """One method on one task in one source: an entry of the file."""
 
@@ -38,12 +77,19 @@ class Reported(_Closed):
     source: str
     values: dict[str, FiniteFloat] = Field(min_length=1)
     """By encoder, in the task's unit."""
+    recipe: dict[str, list[str]] = Field(default_factory=dict)
+    """The recipes that a value is by, by encoder; of other values it is another than this suite has, or was not read."""
     secondary: bool = False
-    """Not the method's own report under its own recipe: kept for readers, not printed by tables."""
+    """Not the method's own report under its own recipe: kept for readers; tables print it only beside a run by its recipe."""
     setting: str = ""
     """How the run differs from the method's own recipe."""
     note: str = ""
     """What else a reader has to know."""
+
+    @property
+    def recipe_names(self) -> list[str]:
+        """The names of the recipes of all values."""
+        return [name for names in self.recipe.values() for name in names]
 
 
 @dataclass(frozen=True)
@@ -56,6 +102,8 @@ class PublishedValue:
     """Paper and table, or repository@commit:path."""
     setting: str
     note: str
+    other_recipe: str = ""
+    """Why the recipe is not known to be the run's, a sentence; empty if it is, and a difference says something."""
 
 
 class Published(_Closed):
@@ -63,14 +111,45 @@ class Published(_Closed):
 
     task: dict[str, Task]
     source: dict[str, Text]
+    recipe: dict[str, ReportedRecipe] = Field(default_factory=dict)
     reported: list[Reported]
 
-    def value(self, method: str, task: str, encoder: str) -> PublishedValue | None:
-        """Return the primary value, or None: the method's own report was not read, or there is none."""
-        for entry in self.reported:
-            if (entry.method, entry.task) == (method, task) and encoder in entry.values and not entry.secondary:
-                return PublishedValue(entry.values[encoder], self.source[entry.source], entry.setting, entry.note)
-        return None
+    def value(self, method: str, task: str, encoder: str, runs: Sequence[PlannedRun] = ()) -> PublishedValue | None:
+        """Return what to print beside a run, if anything: the method's own report, or a re-run by the run's own recipe.
+
+        ``runs`` are the run and those that its weights come from. The own report is preferred where it is by their recipe,
+        and where nothing is.
+        """
+        of_method = [e for e in self.reported if (e.method, e.task) == (method, task) and encoder in e.values]
+        found = [
+            PublishedValue(
+                entry.values[encoder],
+                self.source[entry.source],
+                entry.setting,
+                entry.note,
+                self._other_recipe(entry.recipe.get(encoder, []), runs),
+            )
+            for entry in sorted(of_method, key=lambda entry: entry.secondary)
+        ]
+        own = found[0] if found and not all(entry.secondary for entry in of_method) else None
+        return next((value for value in found if not value.other_recipe), own)
+
+    def _other_recipe(self, names: Sequence[str], runs: Sequence[PlannedRun]) -> str:
+        """Return why ``runs`` are not by the recipes of these names; empty if they are.
+
+        Weights that come from elsewhere are what the suite file says they are. Where there are none nothing was pre-trained.
+        """
+        if not names or not runs:
+            return NOT_KNOWN
+        by_kind = {run.kind.name: run for run in runs}
+        found = []
+        for recipe in (self.recipe[name] for name in names):
+            source = runs[-1].recipe.source
+            if recipe.kind in by_kind:
+                found += recipe.differences(by_kind[recipe.kind])
+            elif source and source.kind == "scratch":
+                found.append(f"there is no {recipe.kind} run")
+        return f"From its recipe to the run's, {listed(found)}." if found else ""
 
 
 def load_published(path: Path = PUBLISHED) -> Published:
@@ -98,15 +177,38 @@ def _read(tables: dict[str, Any]) -> Published:
     return read_recipe(Published, tables, "")
 
 
+def _compared(recipe: RunRecipe) -> dict[str, Any]:
+    """Return the settings that are compared, with the learning rate in the place of the rule by which it follows from the batch."""
+    fields = recipe.affecting_results()
+    rate = {"lr": recipe.lr} if "lr_rule" in fields else {}  # type: ignore[attr-defined]
+    ignored = {"precision", "threads", "data", *(("base_lr", "lr_rule") if rate else ())}
+    return {name: value for name, value in fields.items() if name not in ignored} | rate
+
+
 def _check(published: Published) -> None:
     defined: dict[str, Mapping[str, object]] = {"task": published.task, "source": published.source}
     primary: dict[tuple[str, str, str], Reported] = {}
+    for name, recipe in published.recipe.items():
+        if recipe.kind not in KINDS:
+            raise UserError(f"recipe.{name}.kind: no such kind of run {recipe.kind!r}.{nearest(recipe.kind, KINDS)}")
+        known = KINDS[recipe.kind].recipe.model_fields
+        for setting in recipe.model_extra or {}:
+            if setting not in known:
+                raise UserError(f"recipe.{name}.{setting}: no setting of a {recipe.kind} run.{nearest(setting, known)}")
     for entry in published.reported:
         name = _name(entry.model_dump())
         for kind, named in (("task", entry.task), ("source", entry.source)):
             if named not in defined[kind]:
                 hint = nearest(named, defined[kind])
                 raise UserError(f"{name}: there is no such {kind}.{hint} Define it, or mend the name.")
+        for named in entry.recipe_names:
+            if named not in published.recipe:
+                hint = nearest(named, published.recipe)
+                raise UserError(f"{name}: there is no recipe {named!r}.{hint} Define it, or mend the name.")
+        if unknown := sorted(set(entry.recipe) - set(entry.values)):
+            raise UserError(
+                f"{name}: a recipe for {listed(unknown)}, of which there is no value. Mend the encoder's name."
+            )
         for encoder, value in entry.values.items():
             if published.task[entry.task].unit == "%" and not 0 <= value <= 100:
                 raise UserError(
@@ -121,8 +223,10 @@ def _check(published: Published) -> None:
                     f"{name}: a second primary value for {encoder}, {value}; {first.source} has "
                     f"{first.values[encoder]}. Mark all but the method's own report `secondary = true`."
                 )
-    for kind, names in defined.items():
-        if unused := sorted(set(names) - {getattr(entry, kind) for entry in published.reported}):
+    used = {(kind, getattr(entry, kind)) for entry in published.reported for kind in defined}
+    used |= {("recipe", name) for entry in published.reported for name in entry.recipe_names}
+    for kind, names in {**defined, "recipe": published.recipe}.items():
+        if unused := sorted(name for name in names if (kind, name) not in used):
             raise UserError(
                 f"no entry uses the {kind} {', '.join(unused)}. Remove it, or add the entry that was meant."
             )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from lutbench.recipes.base import DatasetRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import Record, read_records
 from lutbench.report.entries import TableEntry, entries, row_of
@@ -85,6 +86,19 @@ class View:
         """What has to stand beside every number; empty if nothing."""
         return PIPELINE_ONLY if self.suite.config.kind == "pipeline" else ""
 
+    def notes_of(self, entry: TableEntry) -> list[str]:
+        """Return what has to stand beside every number of an entry: the suite's note, and the dataset's."""
+        return [note for note in (self.note, self._dataset(entry).note) if note]
+
+    def dataset_notes(self, shown: Iterable[TableEntry]) -> list[str]:
+        """Return what has to stand beside the numbers on the datasets of these entries, each once: ``Toys-C: Frost is drawn.``"""
+        noted = {self.task_title(entry): self._dataset(entry).note for entry in shown}
+        return [f"{title}: {note}" for title, note in noted.items() if note]
+
+    def _dataset(self, entry: TableEntry) -> DatasetRecipe:
+        """Return the dataset that the runs of an entry read."""
+        return next(r for r in self.suite.runs if (r.stage, r.task) == (entry.kind.stage, entry.task)).recipe.dataset
+
     @property
     def has_records(self) -> bool:
         """Whether anything was measured, be it stale."""
@@ -101,7 +115,7 @@ class View:
         title: str = getattr(tables[table], "title", "") or table
         if table == entry.task:
             return title
-        dataset: str = next(run for run in self.suite.runs if run.task == entry.task).recipe.dataset.label
+        dataset = self._dataset(entry).label
         return dataset if len(tables) == 1 else f"{title}, {dataset}"
 
     def method_label(self, method: str) -> str:

@@ -33,7 +33,7 @@ def all_sections(view: View) -> list[Section]:
     sections = [
         Section(config.title, 1, legend=view.note),
         Section(legend=config.about.strip(), files_only=True),
-        Section(frame=value_table(view, main), legend=value_legend(main), name="main", data=_tidy(view)),
+        Section(frame=value_table(view, main), legend=value_legend(view, main), name="main", data=_tidy(view)),
         wide_section(view, main),
         *(section for report in dict.fromkeys(reports.values()) if report for section in report.sections(view)),
         *comparison_sections(view),
@@ -46,14 +46,17 @@ def all_sections(view: View) -> list[Section]:
 
 
 def other_code(view: View) -> str:
-    """Return which runs were finished by other sources than those that are here now, a line for those of the same difference."""
-    runs: dict[str, list[str]] = {}
-    for planned in view.suite.runs:
-        if planned.name in view.records:
-            others = differing(view.records[planned.name].code.sources, planned)
-            runs.setdefault(others, []).append(f"`{planned.name}`")
-    runs.pop("", None)
-    lines = [f"- {listed(names, 6)}: {others}" for others, names in runs.items()]
+    """Return which runs were finished by other sources than those that are here now, and which start from one of them."""
+    made: dict[str, list[str]] = {}
+    concerned: set[str | None] = set()
+    for planned in view.suite.runs:  # each after the one that it starts from
+        if planned.name not in view.records:
+            continue
+        others = differing(view.records[planned.name].code.sources, planned)
+        if others or planned.needs in concerned:
+            made.setdefault(others or "start from one of these", []).append(f"`{planned.name}`")
+            concerned.add(planned.name)
+    lines = [f"- {listed(names, 6)}: {others}" for others, names in made.items()]
     return "\n".join([*lines, f"\n`lutbench run {view.suite.given} --again NAME` repeats a run."] if lines else [])
 
 
@@ -139,7 +142,9 @@ def _tidy(view: View) -> pd.DataFrame:
                 **(entry.measured.model_dump(include={"value", "low", "high"}) if entry.measured else {}),
                 "seeds": len(entry.runs), "published": entry.published.value if entry.published else None,
                 "published in": entry.published.source if entry.published else "",
-                "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in entry.runs), "note": view.note,
+                "published recipe": (entry.published.other_recipe or "the run's") if entry.published else "",
+                "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in entry.runs),
+                "note": " ".join(view.notes_of(entry)),
             }
             for entry in view.entries
         ]

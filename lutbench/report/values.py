@@ -9,6 +9,7 @@ import pandas as pd
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.statistics import BOOTSTRAP, RESAMPLES
 from lutbench.report.entries import STUDENT, TableEntry, method_order
+from lutbench.report.published import NOT_KNOWN, PublishedValue
 from lutbench.report.sections import Section, View, directed, signed
 
 INTERVALS = {
@@ -20,6 +21,10 @@ INTERVALS = {
 }
 """How legends name the methods of intervals, in their order."""
 
+PUBLISHED = (
+    "Published values are those of the method's own report, or of a re-run by the run's own recipe. A difference is measured minus "
+    "published; there is none where the published value is not known to be by the recipe of the run (*)."
+)
 MARKED = (
     "Of the methods of one encoder the best value is bold and the second underlined, which says nothing of whether the "
     "difference could be chance."
@@ -46,8 +51,8 @@ def value_table(view: View, shown: Sequence[TableEntry]) -> pd.DataFrame:
                 "measured": number_text(measured.value, measured.unit) if measured else "stale" if entry.stale else "",
                 "95 % interval": ends or "",
                 "seeds": seeds if entry.runs else "",
-                "published": f"{published.value:.1f} [{marks[published.source]}]" if published else "",
-                "difference": signed(measured.value - published.value) if measured and published else "",
+                "published": f"{published.value:.1f} {_source_mark(published, marks)}" if published else "",
+                "difference": signed(difference) if (difference := entry.difference) is not None else "",
                 "runs": f"[{numbers[entry.row]}]" if entry.runs or entry.stale else "",
             }
         )
@@ -55,18 +60,28 @@ def value_table(view: View, shown: Sequence[TableEntry]) -> pd.DataFrame:
     return pd.DataFrame(rows).drop(columns=without, errors="ignore")
 
 
-def value_legend(shown: Sequence[TableEntry]) -> str:
-    """Return what the values, intervals and published values of these entries are."""
+def value_legend(view: View, shown: Sequence[TableEntry]) -> str:
+    """Return what the values, intervals and published values of these entries are, and what is to be known of the published ones."""
     sentences = []
     if any(entry.measured for entry in shown):
         intervals = interval_legend(entry.measured for entry in shown)
         each = f", each with its 95 % interval: {intervals}" if intervals else ""
         sentences.append(f"{_percent(shown, 'Measured values')}{each}.")
-    if any(entry.published for entry in shown):
-        sentences.append(
-            "Published values are those of the method's own report; a difference is measured minus published."
-        )
-    return " ".join(sentences)
+    published = [entry for entry in shown if entry.published]
+    if published:
+        sentences.append(PUBLISHED)
+    return "\n".join([" ".join(sentences), *published_notes(view, published)]).strip()
+
+
+def published_notes(view: View, shown: Iterable[TableEntry]) -> list[str]:
+    """Return a line for what is to be known of published values: ``[c]* ViT-B/16, ViT-L/16: 1600 epochs.``"""
+    marks, encoders = letters(view), dict[tuple[str, str], dict[str, None]]()
+    for entry in shown:
+        if value := entry.published:
+            known = "" if value.other_recipe == NOT_KNOWN and (value.setting or value.note) else value.other_recipe
+            said = " ".join(f"{text.rstrip('.')}." for text in (value.setting, value.note, known) if text)
+            encoders.setdefault((_source_mark(value, marks), said), {})[entry.encoder] = None
+    return [f"{mark} {', '.join(of)}: {said}" for (mark, said), of in encoders.items() if said]
 
 
 def interval_legend(measured: Iterable[Measurement | None]) -> str:
@@ -109,7 +124,7 @@ def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
     }
     intervals = interval_legend(entry.measured for entry in measured)
     half_width = [f"± is half the width of the 95 % interval: {intervals}."] if intervals else []
-    legend = " ".join([f"{_percent(measured, 'Values')}.", *half_width, MARKED])
+    legend = " ".join([f"{_percent(measured, 'Values')}.", *half_width, MARKED, *view.dataset_notes(measured)])
     return Section("Side by side", 3, frame, marks, legend, name="wide", files_only=True)
 
 
@@ -142,6 +157,11 @@ def row_numbers(view: View) -> dict[tuple[str, str, str], int]:
 def number_text(value: float, unit: str) -> str:
     """Return a value as tables print it: ``78.1`` percent, ``1900`` images."""
     return f"{value:.1f}" if unit == "%" else f"{value:g}"
+
+
+def _source_mark(value: PublishedValue, marks: Mapping[str, str]) -> str:
+    """Return ``[b]``, or ``[b]*`` for a value by another recipe than the run's."""
+    return f"[{marks[value.source]}]{'*' if value.other_recipe else ''}"
 
 
 def _percent(shown: Sequence[TableEntry], what: str) -> str:
