@@ -125,7 +125,9 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         if error.errno not in IN_THE_WAY:
             raise
-        raise NotJsonError(f"{path}: expected a file of JSON, found that it {IN_THE_WAY[error.errno]}.") from error
+        raise NotJsonError(
+            f"{path}: expected JSON, found no file ({os.strerror(error.errno)}). Move it away."
+        ) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers without end, or nested without end
         raise NotJsonError(
             f"{path}: expected JSON, found {error}. Remove the file, or restore it from a copy."
@@ -238,12 +240,7 @@ SYSTEM_ERRORS = {
 }
 """What the operating system's errors mean, and what to do."""
 
-IN_THE_WAY = {
-    errno.EISDIR: "is a folder",
-    errno.ENOTDIR: "is where a file is in the place of a folder, or a folder in that of a file",
-    errno.EEXIST: "is where something else is already",
-    errno.ELOOP: "is a link that leads to itself",
-}
+IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
 """What the errors mean that concern one path and no other: another run can be saved all the same."""
 
 
@@ -260,8 +257,8 @@ def saving(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in IN_THE_WAY:
             raise UserError(
-                f"{path} could not be saved: {error.filename or path} {IN_THE_WAY[error.errno]}. Move away what is there, "
-                "and give the same command again."
+                f"{path} could not be saved ({os.strerror(error.errno)}): another file, folder or link is in its place, or in that "
+                "of a folder it lies in. Move that away, and give the same command again."
             ) from error
         if found := explanation(error):
             what, remedy = found

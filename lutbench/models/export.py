@@ -11,7 +11,9 @@ from lutbench.models.weights import sha256_of
 from lutbench.recipes.base import CountOrZero, Depth, EncoderRecipe, Pixels, Width
 from lutbench.run_files import FINISHED, read_finished
 
-_REMEDY = "Restore it from a copy, or make the weights again; of weights from elsewhere, move it away."
+_REMEDY = (
+    "Restore it from a copy, or repeat the run that made it (--again); if the weights are from elsewhere, move it away."
+)
 
 Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 Deviation = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
