@@ -135,6 +135,7 @@ def perform(run: Run[FinetuneRecipe]) -> None:
             images_per_second=logger.images_per_second,
             checkpoint=sha256,
             extra={"loss": logger.losses["loss"], "skipped": logger.skipped},
+            files=["classifier.json"],
         )
 
 

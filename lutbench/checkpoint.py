@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -36,20 +36,18 @@ class Checkpoint:
     step: int
     tensors: dict[str, Tensor]
     """What :func:`finite_state` returned."""
-    param_groups: list[dict[str, Any]]
-    """Parameter groups of the optimiser."""
     extra_state: dict[str, Any]
     """Plain values that the loop keeps: what is needed to go on, and nothing that the step determines."""
 
     def restore(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
-        """Load everything back, strictly."""
+        """Load everything back, strictly. The optimiser's settings are the recipe's, as the loop has them."""
         for name, module in modules.items():
             module.load_state_dict(self._under(name))
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in self._under("optimizer").items():
             parameter, entry = key.split(".", 1)
             state.setdefault(int(parameter), {})[entry] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": self.param_groups})
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
     def _under(self, name: str) -> dict[str, Tensor]:
         return {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
@@ -81,14 +79,7 @@ def save_checkpoint(folder: Path, identity: str, checkpoint: Checkpoint) -> None
     with whole_folder(folder / f"step-{checkpoint.step:08d}") as partial:
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in checkpoint.tensors.items()}
         save_file(tensors, partial / TENSORS)
-        write_seal(
-            partial / SEAL,
-            partial / TENSORS,
-            identity,
-            checkpoint.step,
-            checkpoint.extra_state,
-            checkpoint.param_groups,
-        )
+        write_seal(partial / SEAL, partial / TENSORS, identity, checkpoint.step, checkpoint.extra_state)
     keep_last(folder, checkpoint.step)
 
 
@@ -106,14 +97,21 @@ def keep_last(folder: Path, step: int) -> None:
             path.unlink()
 
 
-def newest_checkpoint(folder: Path, identity: str, steps: int) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest whole checkpoint of a run of so many ``steps``, and a line about each newer one that is damaged.
+def newest_checkpoint(
+    folder: Path, identity: str, steps: int, restore: Callable[[Checkpoint], None] = lambda _: None
+) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest checkpoint of a run of so many ``steps`` that is whole and can be restored, and a line about each newer one.
 
     Raises:
         UserError: if a checkpoint belongs to another recipe, or if there are checkpoints and all are damaged.
     """
-    folders = [path for path in folder.glob("step-*") if path.is_dir()]
-    return newest_whole(folder, folders, lambda path: _read(path, identity, steps))
+
+    def read(path: Path) -> Checkpoint:
+        checkpoint = _read(path, identity, steps)
+        restore(checkpoint)
+        return checkpoint
+
+    return newest_whole(folder, [path for path in folder.glob("step-*") if path.is_dir()], read)
 
 
 def newest_whole(folder: Path, paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[T | None, list[str]]:
@@ -129,7 +127,7 @@ def newest_whole(folder: Path, paths: Iterable[Path], read: Callable[[Path], T])
     for path in sorted(steps, key=steps.__getitem__, reverse=True):
         try:
             return read(path), damage
-        except (OSError, DamagedError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, DamagedError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             damage.append(f"{path.name} is damaged ({str(error).rstrip('. ')}) and is passed over")
     if damage:
         raise UserError(
@@ -155,7 +153,7 @@ def _read(path: Path, identity: str, steps: int) -> Checkpoint:
     seal = read_seal(path / SEAL, path / TENSORS, path, identity, steps)
     tensors = load_file(path / TENSORS)
     check_usable(tensors)
-    return Checkpoint(seal.step, tensors, seal.param_groups, seal.extra_state)
+    return Checkpoint(seal.step, tensors, seal.extra_state.model_dump(exclude_unset=True))
 
 
 def check_usable(tensors: Mapping[str, Tensor]) -> None:
@@ -164,39 +162,46 @@ def check_usable(tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(f"not finite: {listed(wrong, 3)}")
 
 
-class Seal(BaseModel):
-    """What the JSON of a checkpoint says."""
-
+class _Closed(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+class ExtraState(_Closed):
+    """What training loops keep, as far as they do."""
+
+    digest: float = 0.0
+    """Of the initial weights, see :func:`lutbench.train.schedule.weights_digest`."""
+    losses: dict[str, float] = {}
+    seconds: NonNegativeFloat = 0.0
+    waited: NonNegativeFloat = 0.0
+    skipped: NonNegativeInt = 0
+    unread: list[list[float]] = []
+    """See :class:`lutbench.train.logger.TrainingLogger`, like the four before."""
+
+
+class Seal(_Closed):
+    """What the JSON of a checkpoint says."""
 
     identity: str
     """Identity of the run."""
     step: PositiveInt
     sha256: str
     """Of the file of tensors."""
-    param_groups: list[dict[str, JsonValue]] = []
-    extra_state: dict[str, JsonValue] = Field(alias="facts")
+    extra_state: ExtraState = Field(alias="facts")
+    param_groups: Any = None
+    """Of earlier versions: the optimiser's settings, which follow from the recipe and the step."""
 
 
-def write_seal(
-    path: Path,
-    tensors: Path,
-    identity: str,
-    step: int,
-    extra_state: Mapping[str, Any],
-    param_groups: list[dict[str, Any]] | None = None,
-) -> None:
+def write_seal(path: Path, tensors: Path, identity: str, step: int, extra_state: Mapping[str, Any]) -> None:
     """Write the JSON that seals a file of ``tensors``, and itself."""
     said = {"identity": identity, "step": step, "sha256": sha256_of(tensors), "facts": dict(extra_state)}
-    write_sealed(path, said | ({} if param_groups is None else {"param_groups": param_groups}))
+    write_sealed(path, said)
 
 
 def read_seal(path: Path, tensors: Path, checkpoint: Path, identity: str, steps: int) -> Seal:
     """Return what the JSON at ``path`` says of ``tensors``, both of ``checkpoint`` of a run of so many ``steps``.
-
-    JSON of earlier versions, which did not seal itself, is believed as far as it agrees with the checkpoint's name.
 
     Raises:
         UserError: if the checkpoint belongs to another recipe.

@@ -32,7 +32,7 @@ def unknown(problem: str, name: object, known: Iterable[str]) -> UserError:
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:
-    """Return the first few of many names, for a message: ``a, b, c and 12 more``."""
-    all_names = list(names)
+    """Return the first few of many names, for a message: ``a, b, c and 12 more``; what cannot be printed is escaped."""
+    all_names = [name if name.isprintable() else repr(name) for name in names]
     shown = ", ".join(all_names[:limit])
     return shown if len(all_names) <= limit else f"{shown} and {len(all_names) - limit} more"

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +19,8 @@ from lutbench.errors import Halt, UserError
 M = TypeVar("M", bound=BaseModel)
 
 
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that steer a terminal or break lines, that turn the direction of what follows, and halves of characters."""
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+"""Characters that steer a terminal or break lines, that turn the direction of what follows or cannot be seen, and halves of characters."""
 
 DEPTH = 32
 """How deep tables and lists may be nested: far more than any setting or record is."""
@@ -122,6 +122,12 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        if error.errno not in IN_THE_WAY:
+            raise
+        raise NotJsonError(
+            f"{path}: expected JSON, found no file ({os.strerror(error.errno)}). Move it away."
+        ) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers without end, or nested without end
         raise NotJsonError(
             f"{path}: expected JSON, found {error}. Remove the file, or restore it from a copy."
@@ -139,8 +145,8 @@ def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
     write_json(path, {**values, "seal": content_sha256(values)})
 
 
-def read_sealed(path: Path, kind: type[M], remedy: str) -> M:
-    """Return the ``kind`` that a JSON file holds, which must fit its seal; older files have none, and are read without.
+def read_sealed(path: Path, kind: type[M], remedy: str, older: Callable[[M], bool] = lambda _: False) -> M:
+    """Return the ``kind`` that a JSON file holds, which must fit its seal; it may lack one if it is ``older`` than seals are.
 
     Raises:
         DamagedError: if it is no such file, with the ``remedy``.
@@ -154,7 +160,10 @@ def read_sealed(path: Path, kind: type[M], remedy: str) -> M:
         check_plain(values)
         if seal not in (None, content_sha256(values)):
             raise ValueError("it does not hash to its seal")
-        return kind.model_validate(values)
+        found = kind.model_validate(values)
+        if seal is None and not older(found):
+            raise ValueError("it has no seal")
+        return found
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the whole file"
@@ -231,17 +240,26 @@ SYSTEM_ERRORS = {
 }
 """What the operating system's errors mean, and what to do."""
 
+IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
+"""What the errors mean that concern one path and no other: another run can be saved all the same."""
+
 
 @contextmanager
 def saving(path: Path) -> Iterator[None]:
     """Turn what the operating system refuses while ``path`` is written, whoever reports it, into a paragraph.
 
     Raises:
+        UserError: if something else stands in its place.
         Halt: saying why, and that what was saved before is whole.
     """
     try:
         yield
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in IN_THE_WAY:
+            raise UserError(
+                f"{path} could not be saved ({os.strerror(error.errno)}): another file, folder or link is in its place, or in that "
+                "of a folder it lies in. Move that away, and give the same command again."
+            ) from error
         if found := explanation(error):
             what, remedy = found
             raise Halt(

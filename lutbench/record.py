@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, NonNegativeFloat, PrivateAttr
 
 from lutbench.arrays import MAX_BYTES, read_array, read_arrays
 from lutbench.errors import UserError
@@ -55,12 +55,14 @@ def _names(text: str) -> str:
 
 
 class _Weights(BaseModel):
-    """What a run started from: the run that made it, its hash, and how images are prepared for it if not as ImageNet's."""
+    """What a run started from: the run that made it, its hash, the content of a classifier's export beside it, and how images
+    are prepared for it if not as ImageNet's."""
 
     model_config = ConfigDict(extra="forbid")
 
     run: str | None = None
     sha256: str | None = None
+    export: str | None = None
     preprocessing: dict[str, Any] | None = None
 
 
@@ -110,9 +112,9 @@ class Record(_Closed):
     code: Code
     packages: dict[str, str]
     hardware: Hardware
-    wall_seconds: float
+    wall_seconds: NonNegativeFloat
     """Seconds of training, encoding and the evaluation at the end, over all starts of the run; without loading weights."""
-    images_per_second: float | None = None
+    images_per_second: NonNegativeFloat | None = None
     created: str
     """When the run finished, UTC."""
     extra: dict[str, JsonValue] = {}
@@ -246,7 +248,7 @@ def _read_whole(path: Path, results_dir: Path, suite: str) -> Record:
     while True:
         before = _version(path)
         try:
-            record = read_record(path)
+            record = read_record(path, path.relative_to(results_dir / "records" / suite).with_suffix("").as_posix())
             if record_path(results_dir, suite, record.run) != path or record.suite != suite:
                 raise UserError(
                     f"{path}: this is the record of {record.run} of suite {record.suite}, in the wrong place. "
@@ -268,15 +270,15 @@ def _version(path: Path) -> tuple[int, int]:
     return state.st_ino, state.st_mtime_ns
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path, run: str = "it") -> Record:
     """Read one record, checked against its own seal, identity and name; its outcomes are not read.
 
-    A record of before there were seals has none, and is checked against the rest.
+    A record of before there were seals has none, and is checked against the rest. ``run`` is its name, for messages.
 
     Raises:
         UserError: if it is damaged, was edited, or is of another format.
     """
-    record = read_sealed(path, Record, _remedy(path.stem))
+    record = read_sealed(path, Record, _remedy(run), older=lambda record: not record.code.sources)
     kind, seed = str(record.identity_inputs.get("stage")), record.identity_inputs.get("seed")
     name, wrong = run_name(record.stage, record.task, record.method, record.seed), ""
     if identity_of(record.identity_inputs) != record.identity:

@@ -24,14 +24,15 @@ from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import DamagedError, below, remove_partials
 from lutbench.finite import refused_numbers_explained
 from lutbench.kinds import dataset_module
+from lutbench.models.export import export_of
 from lutbench.models.preprocessing import IMAGENETS, Preprocessing, preprocessing_of
 from lutbench.models.weights import sha256_of
 from lutbench.progress import console
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
-from lutbench.record import identity_of, read_record, record_path
+from lutbench.record import Record, identity_of, read_record, record_path
 from lutbench.record_writing import copy_record, make_record, write_record
-from lutbench.run_files import read_finished, read_started, write_finished, write_started
+from lutbench.run_files import read_started, weights_made, write_finished, write_started
 from lutbench.run_status import RunState, RunStatus, status_of
 from lutbench.sources import MIXED, sources_of
 from lutbench.train.processes import accelerator
@@ -83,9 +84,11 @@ class Run(Generic[R]):
         }
         if self.needs is not None:
             self.require_needed()
-            inputs[part] = {"run": self.needs.identity, "sha256": self.needs.weights_made()}
+            inputs[part] = {"run": self.needs.identity, "sha256": weights_made(self.needs.folder, self.needs.identity)}
         elif self.weights is not None:
             inputs[part] = {"sha256": sha256_of(self.weights)}
+            if part == "classifier" and (export := export_of(self.weights)):
+                inputs[part]["export"] = export.content
         elif part == "classifier":
             inputs[part] = {}  # timm's, by the name in the recipe
         if self.needs is None and (prepared := self.preprocessing.unlike_imagenets(recipe.prepared_by)):
@@ -203,26 +206,23 @@ class Run(Generic[R]):
                 f"First run: nox -s {other.stage} -- {self.given} (or: lutbench run {self.given} --stage {other.stage})."
             )
 
-    def weights_made(self) -> str:
-        """Return the sha256 of the weights that this finished run ended with.
+    def record(self, folder: Path) -> Record | None:
+        """Return its record in ``folder``, the results or its own, without its files; None if there is none of this run.
 
         Raises:
-            UserError: if it made none, or what it left is damaged.
+            UserError: if it is damaged.
         """
-        checkpoint = read_finished(self.folder, self.identity).checkpoint
-        if checkpoint is None:
-            raise UserError(
-                f"{self.folder}: {self.name} finished without weights. Remove the folder, and run it again."
-            )
-        return checkpoint
+        path = record_path(folder, self.planned.suite, self.name)
+        record = read_record(path, self.name) if path.is_file() else None
+        own = record and (record.suite, record.run, record.identity) == (self.planned.suite, self.name, self.identity)
+        return record if own else None
 
     def result(self) -> str:
         """Return what tables print of its record, ``top-1 81.2 % [79.4, 82.9]``, or all numbers if they have no interval.
 
-        Empty if it has no record of this identity.
+        Empty if the results have no record of this identity; raises UserError if they have a damaged one.
         """
-        path = record_path(self.workspace.results, self.planned.suite, self.name)
-        if not path.is_file() or (record := read_record(path)).identity != self.identity:
+        if (record := self.record(self.workspace.results)) is None:
             return ""
         first = record.measurements[0]
         if first.low is not None and first.high is not None:
@@ -258,12 +258,13 @@ class Run(Generic[R]):
 
     def restore(self, modules: Mapping[str, nn.Module], optimizer: Optimizer, steps: int) -> tuple[int, dict[str, Any]]:
         """Load the newest whole checkpoint, if there is one; return which of the ``steps`` to go on from, and the extra state."""
-        checkpoint, damage = newest_checkpoint(self.checkpoints, self.identity, steps)
+        checkpoint, damage = newest_checkpoint(
+            self.checkpoints, self.identity, steps, lambda found: found.restore(modules, optimizer)
+        )
         for line in damage:
             self.log(f"{line}.")
         if checkpoint is None:
             return 0, {}
-        checkpoint.restore(modules, optimizer)
         self.log(f"goes on from step {checkpoint.step}.")
         return checkpoint.step, checkpoint.extra_state
 
@@ -277,8 +278,7 @@ class Run(Generic[R]):
         """
         tensors = finite_state(modules, optimizer, f"{self.name}, after step {step}")
         if accelerator().is_main_process:
-            groups = optimizer.state_dict()["param_groups"]
-            save_checkpoint(self.checkpoints, self.identity, Checkpoint(step, tensors, groups, dict(extra_state)))
+            save_checkpoint(self.checkpoints, self.identity, Checkpoint(step, tensors, dict(extra_state)))
         accelerator().wait_for_everyone()
 
     def save_results(
@@ -324,22 +324,20 @@ class Run(Generic[R]):
             self.log(f"images passed over because they cannot be decoded: {skipped:,}.")
 
     def restore_record(self) -> None:
-        """Put the record of this finished run into the results, if none of this identity is there.
+        """Put the record of this finished run into the results, unless it is there, whole, with all its files.
 
-        It was removed, another recipe's stands in its place, or the results are kept elsewhere now.
+        It or a file was removed or damaged, another recipe's stands in its place, or the results are kept elsewhere now.
 
         Raises:
-            UserError: if the record in the run's folder is damaged, or another run's.
+            UserError: if the record in the run's folder is damaged too.
         """
-        path = record_path(self.folder, self.planned.suite, self.name)
-        if self.result() or not path.is_file():
-            return
-        record = read_record(path)
-        if (record.suite, record.run, record.identity) != (self.planned.suite, self.name, self.identity):
-            raise UserError(
-                f"{path}: it is the record of another run, {record.run} of suite {record.suite}. Remove {self.folder}."
-            )
-        copy_record(record, self.workspace.results)
+        with suppress(UserError):
+            if there := self.record(self.workspace.results):
+                for file in there.files:
+                    there.content(file)
+                return
+        if kept := self.record(self.folder):
+            copy_record(kept, self.workspace.results)
 
 
 def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> Run[Any]:

@@ -85,6 +85,18 @@ def read_finished(folder: Path, identity: str | None = None) -> Finished:
     return finished
 
 
+def weights_made(folder: Path, identity: str) -> str:
+    """Return the sha256 of the weights that a finished run of this ``identity`` ended with.
+
+    Raises:
+        UserError: if it made none, or what it left is damaged.
+    """
+    checkpoint = read_finished(folder, identity).checkpoint
+    if checkpoint is None:
+        raise UserError(f"{folder}: the run finished without weights. Remove the folder, and run it again.")
+    return checkpoint
+
+
 def finished_folder(name: str, runs: Path) -> Path:
     """Return the folder of a finished run, by itself or by ``SUITE/NAME`` below ``runs``; of several recipes the latest.
 
@@ -108,6 +120,6 @@ _REMEDY = "Restore it from a copy; without it the run counts as not finished."
 
 def _read(path: Path, kind: type[M]) -> M:
     try:
-        return read_sealed(path, kind, _REMEDY)
+        return read_sealed(path, kind, _REMEDY, older=lambda values: not values.sources)
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: it is missing. {_REMEDY}") from error

@@ -1,5 +1,6 @@
 """How far a run has come, as its folder says."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -46,7 +47,9 @@ def status_of(run: "Run[Any]") -> RunStatus:
     damage: list[str] = []
     if (run.folder / FINISHED).is_file():
         try:
-            others, edited = differing(read_finished(run.folder, run.identity).sources, run.planned), run.name
+            left, edited = read_finished(run.folder, run.identity), run.name
+            _check_recorded(run, left.checkpoint)
+            others = differing(left.sources, run.planned)
             detail = f"by other code ({others})" if others else ""
             if not others and run.needs is not None and (before := status_of(run.needs)).edited:
                 detail, edited = f"after {run.needs.name}, {before.detail}", before.edited
@@ -67,6 +70,18 @@ def status_of(run: "Run[Any]") -> RunStatus:
         except DamagedError as error:
             damage.append(str(error))
     return RunStatus(RunState.MISSING, "", run.folder, tuple(damage))
+
+
+def _check_recorded(run: "Run[Any]", checkpoint: str | None) -> None:
+    """Raises DamagedError if neither the run's folder nor the results have a whole record of it, with these weights."""
+    for folder in (run.folder, run.workspace.results):
+        with suppress(UserError):
+            if (record := run.record(folder)) and record.checkpoint == checkpoint:
+                return
+    raise DamagedError(
+        f"{run.folder / FINISHED}: it says that the run has finished, and there is no whole record of that, neither beside it nor in "
+        f"{run.workspace.results}. Restore one from a copy; without it the run counts as not finished."
+    )
 
 
 def weights_problem(run: "Run[Any]") -> str:

@@ -217,6 +217,23 @@ def _holder(run: Run[Any]) -> str:
     return f"process {who.process} on {who.machine} since {who.since}"
 
 
+def _waits(run: Run[Any]) -> bool:
+    """Return whether the run that it needs has not finished, which is reason enough and told of that one."""
+    try:
+        return run.needs is not None and run.needs.status().state is not RunState.FINISHED
+    except UserError:
+        return True
+
+
+def _result(run: Run[Any], problems: list[str]) -> str:
+    """Return a run's result; empty if its record is damaged, which is added to the problems."""
+    try:
+        return run.result()
+    except UserError as error:
+        problems.append(str(error))
+        return ""
+
+
 def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     """Print every run of the suite with its status, its result and its folder.
 
@@ -230,14 +247,15 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
         try:
             status, holder = run.status(), held_by(run)
             state = f"running, by {holder}" if holder else str(status)
-            rows.append((run.name, state, run.result(), str(status.folder)))
             problems += status.damage
+            rows.append((run.name, state, _result(run, problems), str(status.folder)))
         except NotRun as reason:
             rows.append((run.name, "not run", "", ""))
             problems.append(str(reason))
         except UserError as error:
-            rows.append((run.name, "missing", f"waits for {planned.needs}" if planned.needs else "", ""))
-            problems += [] if planned.needs else [str(error)]
+            waits = _waits(run)
+            rows.append((run.name, "missing", f"waits for {planned.needs}" if waits else "", ""))
+            problems += [] if waits else [str(error)]
     console.print(f"Suite {suite.name}")
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
     narrow = console.is_terminal and sum(widths) - 2 > console.width

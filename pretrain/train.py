@@ -115,6 +115,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
             images_per_second=logger.images_per_second,
             checkpoint=sha256,
             extra={"skipped": logger.skipped, "waiting_for_data": logger.waited / logger.seconds},
+            files=["encoder.json"],
         )
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import float32_head
-from lutbench.models.encoders import check_name
-from lutbench.models.preprocessing import Preprocessing, export_of, preprocessing_of
+from lutbench.models.encoders import check_name, create_encoder
+from lutbench.models.export import export_of
+from lutbench.models.preprocessing import Preprocessing, preprocessing_of
 from lutbench.models.pretrained import check_pretrained, fit, misfits, pretrained_model
 from lutbench.models.weights import pooled_norm, read_shapes, read_weights, without_prefix
 from lutbench.recipes.robustness import ClassifierSource
@@ -88,7 +89,7 @@ def _side_and_space(
     model: Any, where: str, source: ClassifierSource, image_size: int | None, weights: Path | None
 ) -> tuple[int, LabelSpace]:
     if export := export_of(weights) if weights else None:
-        return image_size or export["arguments"]["img_size"], label_space(export["class_names"])
+        return image_size or export.arguments.img_size, label_space(export.class_names)
     if model.num_classes != len(imagenet_1k().names):
         raise UserError(
             f"{where}: expected a classifier of ImageNet-1k's 1,000 classes, found {model.num_classes:,} outputs, and nothing says "
@@ -104,8 +105,15 @@ def _model_with(
     """Return the model of a file of ``weights``, as its export says or as timm names it, with its ``tensors``."""
     tensors, export = without_prefix(tensors), export_of(weights)
     if export:
-        size = {"img_size": image_size} if image_size else {}
-        model = timm.create_model(export["model"], **(export["arguments"] | size))
+        if not export.class_names:
+            raise UserError(f"{weights}: expected a classifier, found the export of an encoder, which has no classes.")
+        pools, classes = export.arguments.fc_norm, len(export.class_names)
+        model: nn.Module = create_encoder(export.recipe, image_size, classes=classes, pooled_norm=pools)
+    elif source.kind == "run":
+        raise UserError(
+            f"{weights.with_suffix('.json')}: missing, or not what a fine-tuning leaves. Restore it from a copy, or repeat "
+            "that run (--again)."
+        )
     else:
         model = _model_of(source.model, image_size, tensors)
     if isinstance(model, VisionTransformer):
@@ -126,7 +134,7 @@ def _model_of(name: str, image_size: int | None, tensors: dict[str, Tensor]) -> 
 
 
 def _load_strictly(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    if problems := misfits(model.state_dict(), tensors, type(model).__name__):
+    if problems := misfits(model.state_dict(), tensors, "model"):
         raise UserError(
             f"{where}: the weights do not fit {type(model).__name__}. {problems}. Name the model that they belong to."
         )

@@ -25,8 +25,8 @@ def model() -> tuple[nn.Linear, torch.optim.Optimizer]:
 
 def save(folder: Path, step: int) -> None:
     layer, optimizer = model()
-    tensors, groups = finite_state({"layer": layer}, optimizer, "toy"), optimizer.state_dict()["param_groups"]
-    save_checkpoint(folder, "a" * 64, Checkpoint(step, tensors, groups, {"seconds": 1.5}))
+    tensors = finite_state({"layer": layer}, optimizer, "toy")
+    save_checkpoint(folder, "a" * 64, Checkpoint(step, tensors, {"seconds": 1.5}))
 
 
 def newest(folder: Path, identity: str = "a" * 64, steps: int = 10) -> tuple[Checkpoint | None, list[str]]:
@@ -46,7 +46,7 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), first.parameters(), strict=True))
     ours, theirs = optimizer.state_dict(), first_optimizer.state_dict()
     assert all(torch.equal(ours["state"][0][key], theirs["state"][0][key]) for key in theirs["state"][0])
-    assert ours["param_groups"][0]["lr"] == 0.1
+    assert ours["param_groups"][0]["lr"] == 0.5, "settings are the recipe's"
 
 
 @pytest.mark.parametrize("file", ["tensors.safetensors", "checkpoint.json"])
@@ -113,7 +113,6 @@ def edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def test_a_checkpoint_that_says_anything_else_than_was_saved_is_damaged(
     tmp_path: Path, change: dict[str, Any], sealed: bool
 ) -> None:
-    """A JSON of before it sealed itself is believed, but for its step and the sha256 of its tensors."""
     save(tmp_path, 1)
     save(tmp_path, 2)
     file = tmp_path / "step-00000002/checkpoint.json"
@@ -122,9 +121,62 @@ def test_a_checkpoint_that_says_anything_else_than_was_saved_is_damaged(
         edit(file, lambda said: said.pop("seal"))
     checkpoint, damage = newest(tmp_path)
     assert checkpoint is not None
-    believed = not sealed and change.keys() <= {"facts", "param_groups"}
-    assert checkpoint.step == (2 if believed else 1)
-    assert len(damage) == (0 if believed else 1)
+    assert checkpoint.step == 1
+    assert len(damage) == 1
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"digest": "5"},
+        {"seconds": "x"},
+        {"seconds": -1.0},
+        {"losses": [1.0]},
+        {"losses": {"loss": None}},
+        {"skipped": 0.5},
+        {"unread": [1.0]},
+        {"more": 1},
+    ],
+)
+def test_what_no_loop_keeps_is_damage_even_under_a_seal(tmp_path: Path, facts: dict[str, Any]) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    file = tmp_path / "step-00000002/checkpoint.json"
+    values = json.loads(file.read_text()) | {"facts": facts}
+    del values["seal"]
+    files.write_sealed(file, values)
+    checkpoint, [line] = newest(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    assert f"facts.{next(iter(facts))}" in line
+
+
+@pytest.mark.parametrize("name", ["layer.bias", "layer.more", "optimizer.x.step", "optimizer.0"])
+def test_a_checkpoint_that_cannot_be_restored_is_passed_over(tmp_path: Path, name: str) -> None:
+    save(tmp_path, 1)
+    layer, optimizer = model()
+    tensors = finite_state({"layer": layer}, optimizer, "toy") | {name: torch.ones(7)}
+    save_checkpoint(tmp_path, "a" * 64, Checkpoint(2, tensors, {}))
+    checkpoint, [line] = newest_checkpoint(
+        tmp_path, "a" * 64, 10, lambda found: found.restore({"layer": layer}, optimizer)
+    )
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    assert "step-00000002 is damaged" in line
+
+
+def test_settings_of_the_optimiser_that_earlier_versions_kept_are_passed_over(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    file = tmp_path / "step-00000001/checkpoint.json"
+    values = json.loads(file.read_text()) | {"param_groups": [{}]}
+    del values["seal"]
+    files.write_sealed(file, values)
+    layer, optimizer = model()
+    checkpoint, damage = newest_checkpoint(
+        tmp_path, "a" * 64, 10, lambda found: found.restore({"layer": layer}, optimizer)
+    )
+    assert checkpoint is not None
+    assert (checkpoint.step, damage) == (1, [])
 
 
 @pytest.mark.parametrize("content", ["[]", "7", '"text"', "{}", '{"step": "2"}', '{"seal": 3}'])
@@ -199,7 +251,7 @@ def test_nothing_that_is_not_finite_is_saved(part: str, value: float) -> None:
 def test_a_checkpoint_that_is_not_finite_is_passed_over(tmp_path: Path) -> None:
     """As earlier versions saved them."""
     save(tmp_path, 1)
-    save_checkpoint(tmp_path, "a" * 64, Checkpoint(2, {"layer.bias": torch.tensor([torch.nan])}, [], {}))
+    save_checkpoint(tmp_path, "a" * 64, Checkpoint(2, {"layer.bias": torch.tensor([torch.nan])}, {}))
     checkpoint, [line] = newest(tmp_path)
     assert checkpoint is not None
     assert checkpoint.step == 1

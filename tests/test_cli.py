@@ -536,6 +536,16 @@ def test_status_of_a_finished_run_shows_its_result_and_its_folder(finished: Path
         assert line.rstrip().endswith(f"runs/toy/{name}/{record['identity'][:12]}")
 
 
+def test_status_shows_a_damaged_record_of_a_run_that_needs_another(finished: Path, lutbench: Command) -> None:
+    path = Path(f"results/records/toy/{RUNS[3]}.json")
+    path.write_text(path.read_text().replace('"wall_seconds": ', '"wall_seconds": 1'))
+    told = lutbench("status", "toy.toml").out
+    assert line_of(told, RUNS[3]).split()[1] == "finished"
+    assert "waits for" not in told
+    assert f"{path}: damaged or changed since it was written" in told
+    assert f"run {RUNS[3]} again" in told
+
+
 def test_status_of_a_changed_run_is_stale_because_of_the_field(finished: Path, lutbench: Command) -> None:
     answer = lutbench("status", "toy.toml", "--set", "pretrain.lut.epochs=3")
     assert "stale because recipe.epochs changed from 2 to 3" in line_of(answer.out, "pretrain/lut/seed0")

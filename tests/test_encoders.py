@@ -179,10 +179,11 @@ def test_anything_missing_unexpected_or_of_another_shape_is_listed(tmp_path: Pat
     del tensors["blocks.1.attn.proj.bias"]
     tensors["blocks.1.gamma"] = torch.zeros(1)
     tensors["norm.weight"] = torch.zeros(25)
+    tensors["blocks.1.\x1b[31mred"] = torch.zeros(1)
     with pytest.raises(UserError) as caught:
         load_encoder(source("checkpoint"), saved(tensors, tmp_path))
     assert "missing: blocks.1.attn.proj.bias;" in str(caught.value)
-    assert "not part of the model: blocks.1.gamma;" in str(caught.value)
+    assert r"not part of the model: 'blocks.1.\x1b[31mred', blocks.1.gamma;" in str(caught.value)
     assert "norm.weight: expected (24,), found (25,)" in str(caught.value)
 
 

@@ -6,12 +6,14 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from lutbench.errors import Halt, UserError
-from lutbench.files import explanation, whole_file, whole_folder, write_json
+from lutbench.errors import Halt, UserError, listed
+from lutbench.files import DamagedError, check_plain, explanation, read_json, whole_file, whole_folder, write_json
 
 MEGABYTE = 2**20
 
@@ -77,6 +79,53 @@ def test_a_folder_that_is_removed_while_it_is_written_to_is_said_to_be_gone(tmp_
 
     with pytest.raises(Halt, match=r"^A file or folder is gone: .*one\.json could not be saved"):
         write()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("kind", ["file", "folder", "link to nothing", "link to itself"])
+def test_what_stands_in_the_place_of_a_file_or_folder_concerns_that_one_alone(
+    tmp_path: Path, kind: str, inside: bool
+) -> None:
+    """Elsewhere there is room: no reason to end the whole command."""
+    place = tmp_path / "place"
+    if kind == "file":
+        place.write_text("mine")
+    elif kind == "folder":
+        (place / "mine").mkdir(parents=True)
+    else:
+        place.symlink_to(place if kind == "link to itself" else tmp_path / "nowhere")
+    path = place / "one" if inside else place
+
+    def filled() -> None:
+        with whole_folder(path):
+            pass
+
+    writes: list[Callable[[], None]] = [lambda: write_json(path, {}), filled]
+    refused = []
+    for write in writes:
+        with suppress(UserError):
+            write()
+            continue
+        with pytest.raises(UserError, match=rf"^{path} could not be saved \(") as caught:
+            write()
+        refused.append(type(caught.value))
+    assert set(refused) <= {UserError}
+    assert refused or (kind, inside) == ("folder", True)
+
+
+def test_a_folder_in_the_place_of_json_is_damage(tmp_path: Path) -> None:
+    with pytest.raises(DamagedError, match=r"expected JSON, found no file \(Is a directory\)"):
+        read_json(tmp_path)
+
+
+@pytest.mark.parametrize("character", "\u200b\u200e\u200f\ufeff\u061c\u202e\x1b\x9b")
+def test_characters_that_cannot_be_seen_are_named(character: str) -> None:
+    with pytest.raises(ValueError, match=r"label: the control character '\\"):
+        check_plain({"label": f"LU{character}T"})
+
+
+def test_names_that_cannot_be_printed_are_escaped_in_lists() -> None:
+    assert listed(["norm.weight", "head\x1b[31m.bias", "a\u200bb"]) == r"norm.weight, 'head\x1b[31m.bias', 'a\u200bb'"
 
 
 def test_a_users_mistake_inside_the_block_stays_what_it_is(tmp_path: Path) -> None:

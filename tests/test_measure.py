@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,9 @@ from safetensors.torch import save_file
 from toy_runs import CLASSES, SUITE, in_processes, write_images
 
 from lutbench.errors import NotRun, UserError
+from lutbench.files import content_sha256, write_sealed
+from lutbench.models.encoders import create_encoder, export_encoder
+from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.robustness import ClassifierSource, RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite
@@ -25,7 +30,7 @@ from lutbench.run_status import RunState
 from lutbench.stages import run_suite, show_status
 from lutbench.workspace import Workspace
 from robustness import measure as measuring
-from robustness.classifier import load_classifier
+from robustness.classifier import Classifier, check_classifier, load_classifier
 from robustness.condition_outcomes import RobustnessOutcomes
 from robustness.labels import imagenet_1k
 from robustness.measure import perform
@@ -364,6 +369,114 @@ def test_an_export_of_this_suite_knows_its_classes_wherever_it_is_taken(measured
     taken = record.outcomes
     assert isinstance(taken, RobustnessOutcomes)
     assert np.array_equal(taken.conditions[0].rank, outcomes_of(folder, "plain").conditions[0].rank)
+
+
+@pytest.fixture
+def tuned(measured: tuple[Path, str], tmp_path: Path) -> Path:
+    """The description of a classifier that a run left, in a copy of that run's folder."""
+    [export] = (measured[0] / "runs").rglob("classifier.json")
+    return shutil.copytree(export.parent, tmp_path / "run") / export.name
+
+
+def classifier_beside(export: Path) -> Classifier:
+    weights = export.with_suffix(".safetensors")
+    source = ClassifierSource(kind="checkpoint", model="vit_tiny_patch16_224", path=str(weights))
+    assert check_classifier(source, None, weights)[0] == 16
+    return load_classifier(source, None, weights)
+
+
+CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda values: values["class_names"].reverse(), "seal"),
+    (lambda values: values.pop("class_names"), "0 class names of 3 outputs"),
+    (lambda values: values.update(class_names=["a", "b", "c", "d", "e"]), "5 class names of 3 outputs"),
+    (lambda values: values.update(class_names=[1, 2, 3]), "class_names.0"),
+    (lambda values: values.update(arguments=[]), "arguments"),
+    (lambda values: values["arguments"].update(checkpoint_path="/etc/passwd"), "arguments.checkpoint_path"),
+    (lambda values: values["arguments"].update(depth=100_000), "arguments.depth"),
+    (lambda values: values["arguments"].update(num_heads=5), "does not divide over heads"),
+    (lambda values: values.update(model="resnet50"), "expected a plain Vision Transformer"),
+    (lambda values: values.update(model="hf-hub:timm/vit_tiny_patch16_224"), "has no such model"),
+    (lambda values: values.update(model=5), "model"),
+    (lambda values: values.pop("mean"), "mean"),
+    (lambda values: values.update(mean="abc"), "mean"),
+    (lambda values: values.update(mean=[0.5, 0.5]), "mean"),
+    (lambda values: values.update(std=[0.0, 0.5, 0.5]), "std.0"),
+    (lambda values: values.update(interpolation=5), "interpolation"),
+    (lambda values: values.update(sha256="0" * 64), "describes weights of sha256 000000000000"),
+]
+
+
+@pytest.mark.parametrize(("change", "told"), CHANGES)
+@pytest.mark.parametrize("how", ["in its run", "edited", "resealed", "without a seal", "as of before"])
+def test_a_description_of_a_classifier_is_believed_only_as_it_was_written(
+    tuned: Path, change: Callable[[dict[str, Any]], object], told: str, how: str
+) -> None:
+    assert classifier_beside(tuned).space.names == CLASSES
+    if how != "in its run":
+        (tuned.parent / "finished.json").unlink()
+    values = json.loads(tuned.read_text())
+    seal = values.pop("seal")
+    change(values)
+    if how == "as of before":
+        del values["timm"]
+    if how in ("resealed", "in its run"):
+        seal = content_sha256(values)
+    tuned.write_text(json.dumps(values | ({} if how in ("without a seal", "as of before") else {"seal": seal})))
+    if told == "seal" and how in ("resealed", "as of before"):  # then it is said nowhere what was there before
+        assert classifier_beside(tuned).space.names == CLASSES[::-1]
+        return
+    told = {"in its run": "changed since the run", "edited": "does not hash to its seal"}.get(how, told)
+    with pytest.raises(UserError, match="no seal" if how == "without a seal" and told == "seal" else None) as caught:
+        classifier_beside(tuned)
+    assert told in str(caught.value) or "it has no seal" in str(caught.value)
+
+
+def test_a_run_whose_classifier_has_lost_its_description_measures_nothing(tuned: Path) -> None:
+    weights = tuned.with_suffix(".safetensors")
+    tuned.unlink()
+    with pytest.raises(UserError, match=r"classifier.json: missing, or changed since the run"):
+        load_classifier(ClassifierSource(kind="run"), None, weights)
+    (tuned.parent / "finished.json").unlink()
+    with pytest.raises(UserError, match=r"classifier.json: missing, or not what a fine-tuning leaves"):
+        load_classifier(ClassifierSource(kind="run"), None, weights)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "7", '{"model": "mine", "mean": 5}'])
+def test_a_strangers_json_beside_weights_says_nothing_of_them(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "whole.safetensors"
+    save_file(timm.create_model("resnet10t").state_dict(), path)
+    path.with_suffix(".json").write_text(content)
+    source = ClassifierSource(kind="checkpoint", model="resnet10t", path=str(path))
+    assert load_classifier(source, 64, path).space == imagenet_1k()
+
+
+def test_the_export_of_an_encoder_is_no_classifier(tmp_path: Path) -> None:
+    recipe = EncoderRecipe(model="vit_tiny_patch16_224", image_size=16, patch_size=4, width=16, depth=2, heads=2)
+    export_encoder(create_encoder(recipe), recipe, tmp_path)
+    with pytest.raises(UserError, match="found the export of an encoder, which has no classes"):
+        classifier_beside(tmp_path / "encoder.json")
+
+
+def test_what_a_classifiers_description_says_is_part_of_the_identity(tuned: Path, tmp_path: Path) -> None:
+    write_shifted(tmp_path)
+    (tuned.parent / "finished.json").unlink()
+    weights = tuned.with_suffix(".safetensors")
+    text = (
+        (SUITE + SHIFTED).replace('tasks = ["task"]', "").replace('"plain", "broken", "copied", "hidden",', '"plain",')
+    )
+    text += f'[classifier.taken]\nmodel = "vit_tiny_patch16_224"\ncheckpoint = "{weights}"\n'
+
+    def identity() -> str:
+        suite = suite_of(tmp_path, text)
+        planned = next(run for run in suite.runs if run.method == "taken" and run.task == "shift/plain")
+        return open_run(suite, planned, workspace_of(tmp_path)).identity
+
+    first, values = identity(), json.loads(tuned.read_text())
+    del values["seal"]
+    write_sealed(tuned, values | {"load": "another call", "timm": "0.0"})
+    assert identity() == first
+    write_sealed(tuned, values | {"class_names": values["class_names"][::-1]})
+    assert identity() != first
 
 
 def test_a_network_that_takes_any_size_is_asked_for_none(tmp_path: Path) -> None:

@@ -277,6 +277,9 @@ def test_outcomes_of_another_kind_of_task_are_refused(tmp_path: Path, made: PerI
         ),
         (lambda r: r.update(extra={"loss": math.inf}), r"extra\.loss: the number inf, which is not finite"),
         (lambda r: r.update(format=2), "damaged, changed or of another version: format"),
+        (lambda r: r.update(wall_seconds=-1.0), "damaged, changed or of another version: wall_seconds"),
+        (lambda r: r.update(images_per_second=-0.5), "damaged, changed or of another version: images_per_second"),
+        (lambda r: r["extra"].update(label="a\u200bb"), r"extra\.label: the control character"),
         (lambda r: r.update(remark="better"), "damaged, changed or of another version: remark"),
         (lambda r: r.pop("checkpoint") and r.pop("seed"), "damaged, changed or of another version: seed"),
     ],
@@ -288,6 +291,7 @@ def test_an_edited_record_is_refused_by_name(tmp_path: Path, change: Callable[[A
         read_records(tmp_path, "toy")
     assert str(refused.value).startswith(f"{path}: ")
     assert "Restore it" in str(refused.value)
+    assert "seed0 again" not in str(refused.value).replace("/seed0 again", "")  # which is no run's name
 
 
 def nested(depth: int) -> list[Any]:
@@ -339,6 +343,21 @@ def test_a_record_of_before_there_were_seals_is_read_and_its_numbers_are_compare
     path.write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"says top-1 99\.0"):
         read_records(tmp_path, "toy")
+
+
+def test_a_record_that_says_what_only_sealed_ones_do_has_not_lost_its_seal_by_age(tmp_path: Path) -> None:
+    run = replace(planned(), kind=KINDS["pretrain"], task="mine", method="")
+    losses = [Measurement(metric="total loss", value=0.5, unit="")]
+    sources = {"pretrain/train.py": "a" * 16}
+    record = make_record(run, DOCUMENT | {"stage": "pretrain"}, losses, wall_seconds=1.5, sources=sources)
+    path = write_record(record, None, tmp_path)
+    values = json.loads(path.read_text())
+    del values["seal"]
+    values["measurements"][0]["value"] = 0.001
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match="it has no seal") as refused:
+        read_records(tmp_path, "toy")
+    assert f"run {record.run} again" in str(refused.value)
 
 
 @pytest.mark.parametrize(

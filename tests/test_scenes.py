@@ -1,5 +1,6 @@
 """Images with masks: listed as MMSegmentation lists them, and what is wrong with one is said before anything is computed."""
 
+import json
 import os
 import shutil
 import struct
@@ -441,8 +442,13 @@ def test_a_set_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         later.setattr(masks, "REVISION", masks.REVISION + 1)
         with pytest.raises(UserError, match="cannot be decoded"):
             check_masks(opened(tmp_path, classes=classes), stamps)
-    for content in (b"[]", b"{", b"{}"):
-        for stamp in stamps.iterdir():
-            stamp.write_bytes(content)
+    [stamp] = (one for one in stamps.iterdir() if json.loads(one.read_text())["absent"] == ["toad"])
+    values = json.loads(stamp.read_text())
+    edited = [values | change for change in ({"absent": []}, {"absent": 5}, {"absent": ["\x1b[31m"]}, {"seal": None})]
+    for content in ([], {}, {name: value for name, value in values.items() if name != "absent"}, *edited):
+        stamp.write_text(json.dumps(content))
         with pytest.raises(UserError, match="cannot be decoded"):
             check_masks(opened(tmp_path, classes=classes), stamps)
+    stamp.write_text("{")
+    with pytest.raises(UserError, match="cannot be decoded"):
+        check_masks(opened(tmp_path, classes=classes), stamps)

@@ -26,6 +26,7 @@ from downstream.segmentation.export import export_mmseg
 from downstream.segmentation.scores import ConfusionMetric
 from downstream.segmentation.segment import segment
 from lutbench.errors import UserError
+from lutbench.files import write_sealed
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.record import read_record
 from lutbench.run import Run
@@ -258,6 +259,13 @@ def test_what_a_seal_says_is_sealed_and_strangers_are_ignored(folder: Path) -> N
     for name in ("step-old.json", "step-7.pth", "step-00000009.pth"):  # of the last, the seal is missing
         (run.checkpoints / name).write_text("{}")
     assert run.status().detail == "at step 6"
+    for facts in ({"seconds": "x"}, {"digest": []}):
+        values = json.loads((before := run.checkpoints / "step-00000004.json").read_text())
+        kept = before.read_text()
+        write_sealed(before, {name: value for name, value in values.items() if name != "seal"} | {"facts": facts})
+        with pytest.raises(UserError, match=r"No checkpoint in .* is whole"):
+            newest_sealed(run.checkpoints, run.identity, 6)
+        before.write_text(kept)
     assert performed(run) == whole
     checkpoint, damage = newest_sealed(run.checkpoints, run.identity, 6)
     assert checkpoint is not None

@@ -52,6 +52,8 @@ def test_a_file_and_a_wide_terminal_have_a_run_in_a_line(
         (lambda values: resealed(values, identity="a" * 64), "it is that of another run, aaaaaaaaaaaa"),
         (lambda values: resealed(values, checkpoint="../x"), "checkpoint: String should match"),
         (lambda values: resealed(values, note="\x1b[31m"), "the control character"),
+        (lambda values: values.pop("seal"), "it has no seal"),
+        (lambda values: resealed(values, checkpoint="a" * 64), "there is no whole record of that"),
         (None, "expected JSON"),
     ],
 )
@@ -88,10 +90,22 @@ def resealed(values: dict[str, Any], **changes: Any) -> None:
 def test_a_run_that_finished_before_there_were_seals_is_finished(tmp_path: Path) -> None:
     write_images(tmp_path, train=2, val=1)
     run = toy_run(tmp_path, kind="knn", neighbours=1)
-    for old in ({"checkpoint": None}, {"checkpoint": "a" * 64}, {"encoder": "b" * 64}):
-        (run.folder / "finished.json").write_text(json.dumps(old))
+    finished = run.folder / "finished.json"
+    for old in ({"checkpoint": None}, {"encoder": None}):
+        finished.write_text(json.dumps(old))
+        assert run.status().state is RunState.MISSING, "nothing says what it measured"
+        assert (
+            run.status().damage[0].startswith(f"{finished}: it says that the run has finished, and there is no whole")
+        )
+    performed(run)
+    for copy in (run.folder, run.workspace.results):  # either is enough
+        finished.write_text(json.dumps(old))
         assert run.status().state is RunState.FINISHED
-    assert run.weights_made() == "b" * 64
+        finished.write_text(json.dumps({"encoder": "b" * 64}))
+        assert run.status().state is RunState.MISSING, "the record is of other weights"
+        shutil.rmtree(copy / "records")
+    finished.write_text(json.dumps(old))
+    assert run.status().state is RunState.MISSING
 
 
 def test_a_stale_run_whose_description_is_damaged_is_passed_over_by_name(tmp_path: Path) -> None:
@@ -117,9 +131,46 @@ def test_the_record_of_another_run_in_a_runs_folder_is_not_brought_back(tmp_path
     shutil.rmtree(runs[1].folder / "records")
     shutil.copytree(runs[0].folder / "records", runs[1].folder / "records")
     shutil.rmtree(runs[1].workspace.results)
-    with pytest.raises(UserError, match="it is the record of another run"):
-        runs[1].restore_record()
+    assert runs[1].status().state is RunState.STALE
+    assert "there is no whole record" in runs[1].status().damage[0]
+    runs[1].restore_record()
     assert not runs[1].workspace.results.exists()
+
+
+@pytest.mark.parametrize("damage", ["removed", "edited", "seal", "folder"])
+@pytest.mark.parametrize("ending", [".json", ".npz"])
+def test_what_is_damaged_in_the_results_is_mended_from_the_runs_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str, damage: str
+) -> None:
+    write_images(tmp_path, train=2, val=1)
+    run = toy_run(tmp_path, kind="knn", neighbours=1)
+    performed(run)
+    [file] = run.workspace.results.rglob(f"*{ending}")
+    whole = file.read_bytes()
+    if damage == "seal" and ending == ".json":  # the number in the tables, without the seal that it does not fit
+        values = json.loads(whole)
+        del values["seal"]
+        values["measurements"][0]["value"] = 99.0
+        file.write_text(json.dumps(values))
+    elif damage == "edited":
+        file.write_bytes(whole[:-20] + bytes(20))
+    else:
+        file.unlink()
+        if damage == "folder":
+            file.mkdir()
+    suite = load_suite(str(tmp_path / "toy.toml"))
+    show_status(suite, run.workspace)
+    shown = capsys.readouterr().out
+    assert f"{NAME}  finished" in shown
+    assert "99.0" not in shown
+    if ending == ".json" and damage in ("edited", "seal"):
+        assert str(file) in shown
+        assert f"run {NAME} again" in shown or damage == "edited"
+    if damage == "folder":
+        file.rmdir()
+    run_suite(suite, [], [], run.workspace)
+    assert "finished already" in capsys.readouterr().out
+    assert file.read_bytes() == whole
 
 
 def test_a_run_has_no_folder_outside_that_of_the_runs(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def newest_sealed(folder: Path, identity: str, steps: int) -> tuple[Sealed | Non
 def _read(file: Path, identity: str, steps: int) -> Sealed:
     seal = read_seal(file.with_suffix(".json"), file, file, identity, steps)
     check_usable(read_checkpoint(file)["state_dict"])
-    return Sealed(file, seal.step, seal.extra_state)
+    return Sealed(file, seal.step, seal.extra_state.model_dump(exclude_unset=True))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -7,22 +7,35 @@ another size than its image trains on the wrong pixels. So every mask is decoded
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags
+from pydantic import BaseModel, ConfigDict
 
 from lutbench.data.scene_folder import SegmentationDataset, opened, opened_mask
 from lutbench.data.walking import in_threads
 from lutbench.errors import UserError, listed
-from lutbench.files import NotJsonError, read_json, write_json
+from lutbench.files import DamagedError, read_sealed, write_sealed
 
 REVISION = 2
 """Revision of the check: raised when it looks for more, so that older stamps no longer count."""
 
 ENOUGH = 3
 """Faulty masks after which a check stops."""
+
+
+class Stamp(BaseModel):
+    """A set whose masks can all be trained on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    check: int
+    fingerprint: str
+    set: str
+    split: str
+    masks: int
+    absent: list[str]
 
 
 @dataclass(frozen=True)
@@ -112,19 +125,20 @@ def check_masks(scenes: SegmentationDataset, stamps: Path | None = None) -> list
             learn: the pixels that count are all of one class, or none count.
     """
     stamp = stamps / f"masks-{scenes.fingerprint[:16]}.json" if stamps else None
-    key = {"check": REVISION, "fingerprint": scenes.fingerprint}
-    known = _read_stamp(stamp) if stamp else {}
-    if key.items() <= known.items():
-        absent: list[str] = known["absent"]
-        return absent
+    known = _read_stamp(stamp) if stamp else None
+    if known and (known.check, known.fingerprint) == (REVISION, scenes.fingerprint):
+        return known.absent
     inspection = inspect_masks(scenes, range(len(scenes)))
     if inspection.faults:
         raise UserError(inspection.problem)
     if inspection.lesson:
         raise UserError(inspection.lesson)
     if stamp:
-        stamped = {"set": scenes.name, "split": scenes.split, "masks": len(scenes), "absent": inspection.absent}
-        write_json(stamp, key | stamped)
+        found = Stamp(
+            check=REVISION, fingerprint=scenes.fingerprint,
+            set=scenes.name, split=scenes.split, masks=len(scenes), absent=inspection.absent,
+        )  # fmt: skip
+        write_sealed(stamp, found.model_dump())
     return inspection.absent
 
 
@@ -185,9 +199,8 @@ def _by(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _read_stamp(path: Path) -> dict[str, Any]:
+def _read_stamp(path: Path) -> Stamp | None:
     try:
-        stamp = read_json(path)
-    except (FileNotFoundError, NotJsonError):
-        return {}
-    return stamp if isinstance(stamp, dict) else {}
+        return read_sealed(path, Stamp, "")
+    except (FileNotFoundError, DamagedError):
+        return None

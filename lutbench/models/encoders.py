@@ -12,7 +12,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from lutbench.errors import UserError, listed, nearest
-from lutbench.files import write_json
+from lutbench.files import write_sealed
 from lutbench.models.preprocessing import IMAGENETS, Preprocessing
 from lutbench.models.weights import save_weights
 from lutbench.recipes.base import EncoderRecipe
@@ -89,7 +89,7 @@ def export_encoder(
     class_names: Sequence[str] = (),
     prepared: Preprocessing = IMAGENETS,
 ) -> str:
-    """Write ``NAME.safetensors``, and ``NAME.json`` that says how to load it with timm; return the former's sha256.
+    """Write ``NAME.safetensors`` and its :class:`lutbench.models.export.Export`, ``NAME.json``; return the former's sha256.
 
     Serves a classifier of :func:`create_encoder` as well; its ``class_names`` are kept. Images are to be ``prepared`` so.
 
@@ -102,10 +102,11 @@ def export_encoder(
     )
     sha256 = save_weights(encoder.state_dict(), folder / f"{name}.safetensors")
     written = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    write_json(
+    write_sealed(
         folder / f"{name}.json",
         {
             "load": f"timm.create_model({recipe.model!r}, {written}, checkpoint_path='{name}.safetensors')",
+            "timm": timm.__version__,
             "model": recipe.model,
             "arguments": arguments,
             "mean": list(prepared.mean),

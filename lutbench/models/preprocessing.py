@@ -10,7 +10,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from lutbench.data.tensors import Colour
-from lutbench.files import read_json
+from lutbench.models.export import export_of
 from lutbench.models.weights import pooled_norm, read_weights, sha256_of, without_prefix
 from lutbench.recipes.base import WeightsSource
 from lutbench.recipes.robustness import ClassifierSource
@@ -57,7 +57,7 @@ def preprocessing_of(source: WeightsSource, weights: Path | None) -> Preprocessi
         known = IMAGENETS  # drawn or pre-trained here
     elif export := export_of(weights):
         known = Preprocessing(
-            tuple(export["mean"]), tuple(export["std"]), export.get("interpolation", "bicubic"), export.get("crop_pct"),
+            tuple(export.mean), tuple(export.std), export.interpolation, export.crop_pct,
             origin=f"as {weights.with_suffix('.json').name} beside the weights says",
         )  # fmt: skip
     elif is_classifier:
@@ -69,13 +69,6 @@ def preprocessing_of(source: WeightsSource, weights: Path | None) -> Preprocessi
     given: dict[str, Any] = source.model_dump(include=set(Preprocessing._fields), exclude_none=True)
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     return known._replace(**values, origin=f"{', '.join(values)} as the suite file says") if values else known
-
-
-def export_of(weights: Path) -> dict[str, Any] | None:
-    """Return what stands beside weights that this suite exported (:func:`lutbench.models.encoders.export_encoder`)."""
-    beside = weights.with_suffix(".json")
-    metadata: dict[str, Any] = read_json(beside) if beside.is_file() else {}
-    return metadata if metadata.get("sha256") == sha256_of(weights) else None
 
 
 def _timms(name: str) -> Preprocessing:

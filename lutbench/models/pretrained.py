@@ -128,7 +128,7 @@ def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], model: 
     problems = [f"missing: {listed(missing)}"] if missing else []
     problems += [f"not part of the {model}: {listed(unknown)}"] if unknown else []
     problems += [
-        f"{name}: expected {tuple(expected[name].shape)}, found {tuple(given[name].shape)}"
+        f"{listed([name])}: expected {tuple(expected[name].shape)}, found {tuple(given[name].shape)}"
         for name in sorted(expected.keys() & given.keys())
         if expected[name].shape != given[name].shape
     ][:5]

@@ -195,5 +195,5 @@ def _without_seed(run: PlannedRun) -> str:
 def _record(planned: PlannedRun, workspace: Workspace) -> Record | None:
     """Return the record of a run of this name, whatever its recipe, if it has a rate."""
     path = record_path(workspace.results, planned.suite, planned.name)
-    record = read_record(path) if path.is_file() else None
+    record = read_record(path, planned.name) if path.is_file() else None
     return record if record is not None and record.images_per_second else None

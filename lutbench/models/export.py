@@ -1,0 +1,106 @@
+"""What stands beside weights that this suite exported: which model of timm they are, of which classes, and for which images."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lutbench.errors import UserError
+from lutbench.files import content_sha256, read_json, read_sealed
+from lutbench.models.weights import sha256_of
+from lutbench.recipes.base import CountOrZero, Depth, EncoderRecipe, Pixels, Width
+from lutbench.run_files import FINISHED, read_finished
+
+_REMEDY = (
+    "Restore it from a copy, or repeat the run that made it (--again); if the weights are from elsewhere, move it away."
+)
+
+Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
+Deviation = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Arguments(_Closed):
+    """Arguments of ``timm.create_model``, see :func:`lutbench.models.encoders.timm_arguments`."""
+
+    img_size: Pixels
+    patch_size: Pixels | None = None
+    embed_dim: Width | None = None
+    depth: Depth | None = None
+    num_heads: Depth | None = None
+    num_classes: CountOrZero = 0
+    global_pool: Literal["token", "avg"]
+    fc_norm: bool = False
+
+
+class Export(_Closed):
+    """How to load weights with timm; sealed, like what runs leave."""
+
+    load: str = ""
+    """The call, for readers; nothing executes it."""
+    timm: str = ""
+    """timm's version, with which they were made; exports of before there were seals do not say it."""
+    model: str
+    arguments: Arguments
+    mean: Mean
+    std: Deviation
+    interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic"
+    crop_pct: float | None = Field(None, gt=0, le=1)
+    class_names: list[str] = []
+    """Of a classifier, in the order of its outputs; else empty."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Of the weights."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if len(self.class_names) != self.arguments.num_classes:
+            raise ValueError(f"{len(self.class_names):,} class names of {self.arguments.num_classes:,} outputs")
+        return self
+
+    @property
+    def recipe(self) -> EncoderRecipe:
+        """The architecture."""
+        sizes = self.arguments
+        return EncoderRecipe(
+            model=self.model,
+            image_size=sizes.img_size,
+            patch_size=sizes.patch_size,
+            width=sizes.embed_dim,
+            depth=sizes.depth,
+            heads=sizes.num_heads,
+        )
+
+    @property
+    def content(self) -> str:
+        """sha256 of all that a result can depend on, whatever the weights."""
+        return content_sha256(self.model_dump(exclude={"load", "timm", "sha256"}))
+
+
+def export_of(weights: Path) -> Export | None:
+    """Return what stands beside weights that this suite exported; None if nothing does, or a stranger's JSON.
+
+    In the folder of a finished run it must be as the run left it.
+
+    Raises:
+        UserError: if it is not as it was written, or describes other weights.
+    """
+    beside = weights.with_suffix(".json")
+    finished = read_finished(weights.parent).files if (weights.parent / FINISHED).is_file() else {}
+    if not beside.is_file() and beside.name not in finished:
+        return None
+    if not beside.is_file() or finished.get(beside.name, found := sha256_of(beside)) != found:
+        raise UserError(f"{beside}: missing, or changed since the run that left it finished. {_REMEDY}")
+    values: Any = read_json(beside)
+    if not isinstance(values, dict) or values.keys().isdisjoint({"sha256", "seal"}):
+        return None
+    export = read_sealed(beside, Export, _REMEDY, older=lambda export: not export.timm)
+    if export.sha256 != (held := sha256_of(weights)):
+        raise UserError(
+            f"{beside}: it describes weights of sha256 {export.sha256[:12]}, and those beside it have {held[:12]}. {_REMEDY}"
+        )
+    return export
