@@ -21,6 +21,9 @@ from lutbench.evaluate.transform import resize_for_crop
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.recipes.robustness import Resizing, RobustnessDatasetRecipe
 
+LEAST = 16
+"""Pixels that an image has on its shorter side at least, once its border is cut off: a patch of most encoders."""
+
 _RESIZED: tuple[Resizing, ...] = ("bicubic", "bilinear")
 
 
@@ -46,8 +49,14 @@ def view(
     """Return an RGB image as uint8 (3, S, S); ``eval_crop`` holds where the recipe has none, ``prepared`` is the classifier's own.
 
     Raises:
-        UserError: if it is stored at a size at which it is not to be resized.
+        UserError: if too little is left of it, or it is stored at a size at which it is not to be resized.
     """
+    if min(image.size) - 2 * recipe.border < LEAST:
+        border = f" less a border of {recipe.border} on every side" if recipe.border else ""
+        raise UserError(
+            f"{recipe.name}: an image of {image.width} x {image.height} pixels{border} leaves fewer than {LEAST} to show. "
+            f"{'Lower border, or remove' if border else 'Remove'} such images."
+        )
     inner = ImageOps.crop(image, recipe.border) if recipe.border else image
     if how == "own":
         crop_pct = prepared.crop_pct or eval_crop  # a fine-tuning's own is the run's

@@ -6,6 +6,7 @@ images than the batch holds, a step still happens. Which images a step sees depe
 """
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -208,19 +209,42 @@ def loader_options(workers: int) -> dict[str, Any]:
     return {"num_workers": workers, "pin_memory": pin_memory} | ({"prefetch_factor": 4} if workers else {})
 
 
-class Loader(DataLoader[Any]):
-    """A DataLoader whose workers leave signals, from their first moment on, to the process that needs them to save."""
+PATIENCE = 1800.0
+"""Seconds after which a batch is no longer waited for: a worker lives on that could not hand over its own (our choice)."""
 
-    def __init__(self, dataset: Dataset[Any], **options: Any) -> None:
-        super().__init__(dataset, worker_init_fn=follow_parent, **options)
+
+class Loader(DataLoader[Any]):
+    """A DataLoader whose workers leave signals, from their first moment on, to the process that needs them to save.
+
+    A batch is waited for ``patience`` seconds, :data:`PATIENCE` if not given; 0 for those that may take any time. Workers hand
+    tensors over by open files, so as many may be open from here on as the system allows.
+    """
+
+    def __init__(self, dataset: Dataset[Any], patience: float | None = None, **options: Any) -> None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        timeout = (PATIENCE if patience is None else patience) if options.get("num_workers") else 0
+        super().__init__(dataset, worker_init_fn=follow_parent, timeout=timeout, **options)
 
     def __iter__(self) -> Any:
         """Start the workers, with signals held back until they have left the process group."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            return super().__iter__()
+            return self._explained(super().__iter__())
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _explained(self, batches: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if "DataLoader timed out" not in str(error):
+                raise
+            raise UserError(
+                f"No batch came from the {self.num_workers} loader processes in {self.timeout:,.0f} seconds. Does the disk answer? Too "
+                "many open files can be the cause: raise the limit (ulimit -n), or set workers = 0 to read without loader processes. "
+                "The same command goes on from what was saved."
+            ) from error
 
 
 def follow_parent(worker: int) -> None:
