@@ -22,7 +22,7 @@ from lutbench.models.preprocessing import Preprocessing
 from lutbench.recipes.robustness import Resizing, RobustnessDatasetRecipe
 
 LEAST = 16
-"""Pixels that an image has on its shorter side at least, once its border is cut off: a patch of most encoders."""
+"""Pixels that are left of an image's shorter side at least where a border is cut off: a patch of most encoders."""
 
 _RESIZED: tuple[Resizing, ...] = ("bicubic", "bilinear")
 
@@ -51,11 +51,10 @@ def view(
     Raises:
         UserError: if too little is left of it, or it is stored at a size at which it is not to be resized.
     """
-    if min(image.size) - 2 * recipe.border < LEAST:
-        border = f" less a border of {recipe.border} on every side" if recipe.border else ""
+    if recipe.border and min(image.size) - 2 * recipe.border < LEAST:
         raise UserError(
-            f"{recipe.name}: an image of {image.width} x {image.height} pixels{border} leaves fewer than {LEAST} to show. "
-            f"{'Lower border, or remove' if border else 'Remove'} such images."
+            f"{recipe.name}: border = {recipe.border} pixels on every side leave fewer than {LEAST} of an image of {image.width} x "
+            f"{image.height}. Lower border, or remove such images."
         )
     inner = ImageOps.crop(image, recipe.border) if recipe.border else image
     if how == "own":
