@@ -8,7 +8,6 @@ from timm.data import create_transform
 from torchvision.transforms import v2
 
 from lutbench.data.tensors import to_tensor
-from lutbench.errors import UserError
 from lutbench.evaluate.transform import Transform
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.recipes.downstream import FinetuneRecipe, LinearRecipe
@@ -18,29 +17,20 @@ def train_transform(recipe: FinetuneRecipe, prepared: Preprocessing) -> Transfor
     """Fine-tuning: random resized crop, flip, RandAugment and random erasing with noise, all timm's (as MAE).
 
     Resized and normalised as the encoder is ``prepared`` for.
-
-    Raises:
-        UserError: if timm has no such policy as the recipe's ``rand_augment``.
     """
-    try:
-        transform: Transform = create_transform(
-            recipe.side,
-            is_training=True,
-            scale=(recipe.crop_scale[0], recipe.crop_scale[1]),
-            hflip=recipe.flip,
-            color_jitter=0.0,
-            auto_augment=recipe.rand_augment or None,
-            interpolation=prepared.interpolation,
-            re_prob=recipe.erasing,
-            re_mode="pixel",
-            mean=prepared.mean,
-            std=prepared.std,
-        )
-    except (AssertionError, ValueError, KeyError) as error:
-        raise UserError(
-            f"rand_augment = {recipe.rand_augment!r}: timm makes no policy of it ({error}). Give one such as "
-            "'rand-m9-mstd0.5-inc1', or '' for none."
-        ) from error
+    transform: Transform = create_transform(
+        recipe.side,
+        is_training=True,
+        scale=(recipe.crop_scale[0], recipe.crop_scale[1]),
+        hflip=recipe.flip,
+        color_jitter=0.0,
+        auto_augment=recipe.rand_augment or None,
+        interpolation=prepared.interpolation,
+        re_prob=recipe.erasing,
+        re_mode="pixel",
+        mean=prepared.mean,
+        std=prepared.std,
+    )
     return transform
 
 

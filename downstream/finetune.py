@@ -41,14 +41,13 @@ def check(run: Run[FinetuneRecipe]) -> None:
     """Find what would stop a run before any compute is spent.
 
     Raises:
-        UserError: see :func:`check_classification` and :func:`schedule_of`; also if timm knows no such augmentation.
+        UserError: see :func:`check_classification` and :func:`schedule_of`.
     """
     check_classification(run)
     with torch.device("meta"):
         encoder = create_encoder(run.recipe.encoder.architecture, run.recipe.side)
         build_classifier(encoder, run.recipe, len(run.dataset("train").classes), run.seed)
     schedule_of(run.recipe, len(run.dataset("train")), run.seed)
-    train_transform(run.recipe, run.preprocessing)
 
 
 def perform(run: Run[FinetuneRecipe]) -> None:

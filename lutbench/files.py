@@ -120,6 +120,8 @@ def read_json(path: Path) -> Any:
     Raises:
         NotJsonError: if it is not one.
     """
+    if path.exists() and not path.is_file():
+        raise NotJsonError(f"{path}: expected a file of JSON, found a folder, pipe or device. Remove it.")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

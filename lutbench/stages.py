@@ -47,8 +47,8 @@ def run_suite(
     processes could not agree on what to leave out: there the first error ends the command.
 
     Raises:
-        UserError: at the end, saying which runs were not done and why: data is missing or unfit, an encoder or an
-            augmentation cannot be built, a batch does not divide over the processes, a run from outside the choice is
+        UserError: at the end, saying which runs were not done and why: data is missing or unfit, an encoder
+            cannot be built, a batch does not divide over the processes, a run from outside the choice is
             needed first, or something went wrong in it. At once, if none can be done or a folder cannot be made.
         Halt: at once, if nothing can be saved or the user asked to stop.
     """

@@ -1,6 +1,7 @@
 """Where a command finds images, runs and results, and the sets that it has opened."""
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,23 @@ class Workspace:
         """Print what the user should know of a dataset, once for the command and all its processes."""
         if self.is_first(text) and is_first_process():
             console.print(text)
+
+    def look(self, what: str, notes: Callable[[], Iterable[str]]) -> None:
+        """Print ``notes`` about ``what``, which are asked for once for the command; an error stops every run that comes to it.
+
+        Raises:
+            UserError: as ``notes`` does.
+        """
+        key = what, "looked at"
+        if key not in self._opened:
+            self._opened[key] = None
+            try:
+                for note in notes():
+                    self.note(note)
+            except UserError as error:
+                self._opened[key] = error
+        if self._opened[key] is not None:
+            raise self._opened[key]
 
     def is_first(self, what: str) -> bool:
         """Return whether this command comes to ``what`` for the first time."""

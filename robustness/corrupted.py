@@ -84,7 +84,7 @@ def build_corrupted(
             if not missing:
                 return False
             work = _Conditions(images, folder, targets, side, missing)
-            loader = Loader(work, batch_size=None, num_workers=workers, in_order=False)
+            loader = Loader(work, batch_size=None, num_workers=workers, in_order=False, patience=0)
             present = len(conditions) - len(missing)
             with (
                 interruption_explained(lambda: _built_so_far(folder, conditions)),

@@ -12,6 +12,7 @@ from lutbench.data.manifest import IntegrityReport, SplitMetadata
 from lutbench.data.toy.photographs import BUILT
 from lutbench.data.verify import VerifyReport, compare_built, metadata_of, scan_files
 from lutbench.errors import NotRun, UserError
+from lutbench.files import below
 from lutbench.progress import LINE_EVERY, console
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import KNOWN
@@ -57,21 +58,24 @@ def make(recipe: RobustnessDatasetRecipe, root: Path) -> bool:
     """Make a dataset below the data root if it is one of the suite's own and absent; return whether it was made now.
 
     Raises:
-        UserError: if what it is made from is absent or cannot be decoded, or it cannot be written.
+        UserError: if what it is made from is absent or cannot be decoded, or it cannot be written, or would lie elsewhere.
     """
     if toy := built_by(recipe):
         return toy.build(root)
-    for other in filter(None, (recipe.copy_of, recipe.known, recipe.path)):  # images of the suite's own datasets
-        if (name := Path(other).parts[0]) in BUILT:
-            BUILT[name].build(root)
+    for other in (recipe.copy_of, recipe.known, recipe.path):  # images of the suite's own datasets
+        for name in Path(other).parts[:1]:
+            if name in BUILT:
+                BUILT[name].build(root)
     if recipe.source != "corrupted":
         return False
+    target = below(root, *(Path(recipe.path).parts or ("",)))
     from robustness.corrupted import build_corrupted  # here, because scikit-image takes a second to import
 
-    folder, first = root / recipe.copy_of, Path(recipe.copy_of).parts[0]
+    folder = root / recipe.copy_of
+    first = next(iter(Path(recipe.copy_of).parts), folder.name)
     return build_corrupted(
         open_folder(folder, first, folder.name),
-        root / recipe.path,
+        target,
         copied_corruptions(recipe),
         recipe.severities,
         side=recipe.copy_side,

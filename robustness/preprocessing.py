@@ -21,6 +21,9 @@ from lutbench.evaluate.transform import resize_for_crop
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.recipes.robustness import Resizing, RobustnessDatasetRecipe
 
+LEAST = 16
+"""Pixels that are left of an image's shorter side at least where a border is cut off: a patch of most encoders."""
+
 _RESIZED: tuple[Resizing, ...] = ("bicubic", "bilinear")
 
 
@@ -46,8 +49,13 @@ def view(
     """Return an RGB image as uint8 (3, S, S); ``eval_crop`` holds where the recipe has none, ``prepared`` is the classifier's own.
 
     Raises:
-        UserError: if it is stored at a size at which it is not to be resized.
+        UserError: if too little is left of it, or it is stored at a size at which it is not to be resized.
     """
+    if recipe.border and min(image.size) - 2 * recipe.border < LEAST:
+        raise UserError(
+            f"{recipe.name}: border = {recipe.border} pixels on every side leave fewer than {LEAST} of an image of {image.width} x "
+            f"{image.height}. Lower border, or remove such images."
+        )
     inner = ImageOps.crop(image, recipe.border) if recipe.border else image
     if how == "own":
         crop_pct = prepared.crop_pct or eval_crop  # a fine-tuning's own is the run's

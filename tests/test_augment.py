@@ -192,3 +192,35 @@ def test_transforms_can_be_sent_to_a_worker() -> None:
             expected = transform(image)
         with seeded(0):
             assert torch.equal(pickle.loads(pickle.dumps(transform))(image), expected)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        *(
+            "",
+            "rand",
+            "rand-m9-mstd0.5-inc1",
+            "rand-m9-n3-mstd0.5",
+            "rand-mstd1-tweights",
+            "rand-m10-n15-p0.5-mmax20-mstd101",
+        ),
+        *("augmix-m5-w4-d2", "augmix-m3-b1-mstd0.5", "original", "originalr", "v0", "v0r-mstd0.5", "3a"),
+    ],
+)
+def test_every_policy_that_timm_documents_is_taken(policy: str) -> None:
+    image = picture(60, 40)
+    transform = train_transform(finetune(rand_augment=policy), IMAGENETS)
+    assert transform(image).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        *("rand-mnan", "rand-m9-mstdinf-inc1", "rand-m9-mstd1e400", "rand-wx", "rand-m11", "rand-m9-m3", "rand-m9-n0"),
+        *("rand-m9999999999-n99999999999-mstd0.5", "augmix-w99", "original-m9", "v1", "rand-", " rand", "randaug-9"),
+    ],
+)
+def test_a_policy_that_timm_would_half_understand_is_refused(policy: str) -> None:
+    with pytest.raises(ValueError, match="expected one of timm's policies"):
+        finetune(rand_augment=policy)

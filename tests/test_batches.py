@@ -1,15 +1,20 @@
 """Which images make a step depends on the seed and the step alone."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from image_files import tree
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from lutbench.data.images import open_dataset
 from lutbench.errors import UserError
 from lutbench.recipes.base import DataRecipe
-from lutbench.train.batches import Schedule, stream
+from lutbench.train.batches import Loader, Schedule, stream
 
 
 def test_every_image_is_seen_once_per_epoch_and_no_step_is_partial() -> None:
@@ -60,3 +65,42 @@ def test_however_a_batch_is_cut_a_flip_pairs_the_same_images(micro_batch: int, p
 def test_passes_that_do_not_divide_over_the_processes_are_refused() -> None:
     with pytest.raises(UserError, match="do not divide over 4 processes"):
         Schedule(images=10, epochs=1, batch=6, micro_batch=6, seed=0, rank=0, processes=4)
+
+
+class Slow(Dataset[Tensor]):
+    """Images of which the last never comes in time."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Tensor:
+        time.sleep(60 if index == 2 else 0)
+        return torch.zeros(1)
+
+
+def test_a_batch_that_does_not_come_ends_in_an_error_that_says_so() -> None:
+    with pytest.raises(UserError, match=r"No batch came from the 1 loader processes in 2 seconds\."):
+        list(Loader(Slow(), patience=2, num_workers=1))
+
+
+FEW_FILES = """
+import resource, torch
+from torch.utils.data import TensorDataset
+from lutbench.files import explanation
+from lutbench.train.batches import Loader
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+loader = Loader(TensorDataset(*torch.zeros(4, 64, 100)), batch_size=4, num_workers=2)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 64, flush=True)
+resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+try:
+    kept = list(loader)
+except Exception as error:
+    print(explanation(error)[0])
+"""
+
+
+def test_a_loader_process_that_may_open_no_more_files_says_so_and_is_not_waited_for() -> None:
+    command = [sys.executable, "-c", FEW_FILES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.split("\n")[:2] == ["True", "Too many files are open"]

@@ -136,6 +136,23 @@ def test_a_damaged_file_is_noticed_and_made_again(images: ImageDataset, tmp_path
     assert repair_cache(images, SIDE, tmp_path) == 0
 
 
+@pytest.mark.parametrize("third", [0, 1, 2])
+def test_a_file_that_lost_a_third_at_its_full_size_is_noticed(images: ImageDataset, tmp_path: Path, third: int) -> None:
+    path = make_cache(images, SIDE, tmp_path).folder / "00001.arrow"
+    content = path.read_bytes()
+    length = len(content) // 3
+    path.write_bytes(content[: third * length] + bytes(length) + content[(third + 1) * length :])
+    with pytest.raises(UserError, match=r"00001\.arrow is not as written"):
+        open_cache(images, SIDE, tmp_path)
+
+
+def test_images_that_are_black_in_their_files_are_no_damage(images: ImageDataset, tmp_path: Path) -> None:
+    for file in sorted((tmp_path / "set/train").rglob("*.png"))[:7]:
+        picture((0, 0, 0), 0, 20).point(lambda _: 0).save(file)
+    black = opened(tmp_path)
+    assert len(make_cache(black, SIDE, tmp_path)) == len(open_cache(black, SIDE, tmp_path) or []) == COUNT
+
+
 def test_damage_is_found_also_where_a_repair_was_killed_or_cache_json_is_gone(
     images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

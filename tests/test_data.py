@@ -1,5 +1,6 @@
 """Image sets of every source are opened alike, and what is wrong with one is said before anything is computed."""
 
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -90,6 +91,16 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path, where: str, target: s
     with pytest.raises(UserError) as error:
         opened(tmp_path)
     assert f"{link} cannot be read: " in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["cat/pipe.png", "cat/pipe", "pipe.png"])
+def test_a_pipe_is_no_image(tmp_path: Path, name: str) -> None:
+    folder = tree(tmp_path / "set" / "train")
+    before = opened(tmp_path)
+    os.mkfifo(folder / name)
+    (folder / "dog" / "link.png").symlink_to(folder / name)
+    after = opened(tmp_path)
+    assert (after.fingerprint, after.passed_over.counts) == (before.fingerprint, {})
 
 
 @pytest.mark.parametrize("target", ["/", "..", "../.."])

@@ -5,6 +5,7 @@ import struct
 import unicodedata
 import zlib
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from toy_runs import performed, toy_run, write_images
 from downstream.stage import check_classification
 from lutbench.data.cache import cache_fingerprint
 from lutbench.data.classes import class_notes
+from lutbench.data.decoding import lacks_end
 from lutbench.data.images import UndecodableImage, aligned, check_pair, open_dataset
 from lutbench.data.preflight import SAMPLE, check_images, passed_over
 from lutbench.errors import UserError
-from lutbench.evaluate.inference import labels_of
+from lutbench.evaluate.inference import labels_of, over_images
+from lutbench.evaluate.transform import eval_transform
 from lutbench.recipes.base import DataRecipe
 from lutbench.recipes.downstream import LinearRecipe
 from lutbench.run import Run
@@ -183,7 +186,128 @@ def test_images_that_were_passed_over_are_counted_in_the_terminal(
     assert "images passed over because they cannot be decoded: 1." in capsys.readouterr().out
 
 
+def test_val_is_looked_at_though_its_files_have_the_names_and_sizes_of_trains(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    shutil.rmtree(tmp_path / "toy/val")
+    for file in (tmp_path / "toy/train").rglob("*.png"):
+        Image.open(file).save(file.with_suffix(".bmp"))
+        file.unlink()
+    shutil.copytree(tmp_path / "toy/train", tmp_path / "toy/val")
+    run = toy_run(tmp_path, kind="knn", neighbours=3)
+    assert any("the same images" in note for note in class_notes(run.dataset("train"), run.dataset("val")))
+    for file in (tmp_path / "toy/val").rglob("*.bmp"):
+        Image.new("RGB", (20, 20)).save(file)
+    run = toy_run(tmp_path, kind="knn", neighbours=3)
+    train, val = run.dataset("train"), run.dataset("val")
+    assert train.fingerprint == val.fingerprint
+    assert not any("the same images" in note for note in class_notes(train, val))
+    for _ in range(2):  # each of two runs on it
+        with pytest.raises(UserError, match=r"30 of 30 images of split 'val' .* nearly of one colour"):
+            check_classification(run)
+
+
+def compressed(kind: str, **how: Any) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(noise(1, shape=(64, 64, 3))).save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "JPEG2000"])
+def test_a_file_that_ends_in_zeros_is_named_as_cut_off(tmp_path: Path, kind: str) -> None:
+    whole = compressed(kind)
+    cut = whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)
+    assert (lacks_end(whole, kind), lacks_end(cut, kind)) == (False, True)
+    if kind in ("JPEG", "GIF", "PNG"):
+        assert not lacks_end(whole + bytes(4096), kind)  # as some cameras write
+    for colour in ("black", "white"):
+        buffer = BytesIO()
+        Image.new("RGB", (600, 600), colour).save(buffer, kind)
+        assert not lacks_end(buffer.getvalue(), kind)
+
+
+def test_zeros_at_the_end_of_an_uncompressed_file_are_black_pixels() -> None:
+    image = Image.fromarray(noise(1, shape=(64, 64, 3)))
+    image.paste((0, 0, 0), (0, 0, 64, 32))
+    buffer = BytesIO()
+    image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(buffer, "PPM")
+    assert buffer.getvalue().endswith(bytes(6000))
+    assert not lacks_end(buffer.getvalue(), "PPM")
+
+
+def test_images_that_decode_without_their_end_are_named_and_stop_a_run_if_nearly_all_are(tmp_path: Path) -> None:
+    folder = fill(tmp_path, lambda k: Image.fromarray(noise(k, shape=(64, 64, 3))), count=20, suffix=".webp")
+    cut = compressed("WEBP", quality=95)
+    cut = cut[: len(cut) // 2] + bytes(len(cut) - len(cut) // 2)
+    (folder / "003.webp").write_bytes(cut)
+    assert opened(tmp_path).image(3).size == (64, 64)
+    (said,) = check_images(opened(tmp_path))
+    assert "1 of 20 images" in said
+    assert "are cut off, though they can be decoded" in said
+    assert "003.webp" in said
+    for file in folder.iterdir():
+        file.write_bytes(cut)
+    with pytest.raises(UserError, match=r"20 of 20 images .* are cut off.* Copy, unpack or download them again"):
+        check_images(opened(tmp_path))
+
+
+def test_a_white_pixel_does_not_make_a_picture(tmp_path: Path) -> None:
+    def black(number: int) -> Image.Image:
+        image = Image.new("RGB", (224, 224))
+        image.putpixel((number, 3), (255, 255, 255))
+        return image
+
+    folder = fill(tmp_path, black)
+    with pytest.raises(UserError, match=r"4 of 4 .* nearly of one colour"):
+        check_images(opened(tmp_path))
+    for number in range(4):  # few lines on paper are one
+        image = Image.new("RGB", (224, 224), "white")
+        image.paste((0, 0, 0), (10, 10, 30, 20))
+        image.save(folder / f"{number:03d}.png")
+    assert check_images(opened(tmp_path)) == []
+
+
 # Nothing to learn, other classes
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_classes_that_cannot_be_decoded_leave_nothing_to_tell_apart(
+    tmp_path: Path, split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path)
+    for file in (tmp_path / "toy" / split / "blue").iterdir():
+        file.write_bytes(b"")
+    check_classification(toy_run(tmp_path, kind="knn", neighbours=3))
+    assert f"of 1 of 3 classes of split '{split}' no image that was looked at can be decoded: blue" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    for file in (tmp_path / "toy" / split / "green").iterdir():
+        file.write_bytes(b"")
+    run = toy_run(tmp_path, kind="knn", neighbours=3)
+    with pytest.raises(UserError, match=r"of 2 of 3 classes .* blue, green\. What is left is of one class"):
+        check_classification(run)
+    images = run.dataset(split)
+    with pytest.raises(UserError, match="could be decoded, and these are of one class, 'amber'"):
+        evaluate_by_index(images, run)
+
+
+def evaluate_by_index(images: Any, run: Run[Any]) -> None:
+    over_images(lambda pixels, index: index, images, eval_transform(16, 1.0), run.recipe, "")
+
+
+def test_folders_in_all_class_folders_are_said_to_be_classes_perhaps(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for wrapping in ("images", "extra"):
+            tree(tmp_path / "set" / split / wrapping, ("cat", "dog"))
+    said = list(class_notes(opened(tmp_path), opened(tmp_path, "val")))
+    assert "every class folder of split 'train' holds folders of the same names, cat to dog" in said[0]
+    assert 'such as train = "train/extra"' in said[0]
+    assert len(said) == 2 + 1  # of each split, and that the images are the same
+    tree(tmp_path / "set/train/more", ("eel", "fox"))
+    assert not any("every class folder of split 'train'" in one for one in class_notes(*both(tmp_path)))
+
+
+def both(root: Path) -> tuple[Any, Any]:
+    return opened(root), opened(root, "val")
 
 
 def labelled(root: Path, train: tuple[str, ...], val: tuple[str, ...]) -> tuple[Any, Any]:

@@ -20,6 +20,7 @@ from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.robustness import EXTRA_CORRUPTIONS, ClassifierSource, RobustnessDatasetRecipe, RobustnessRecipe
 from robustness.conditions import check_set, open_condition
 from robustness.corruptions import EXTRA
+from robustness.datasets import make
 from robustness.labels import LabelSpace, imagenet_1k, imagenet_subset, known_folders
 from robustness.listing import DatasetState, condition_folders, look_for
 from robustness.metrics import ALEXNET_ERROR
@@ -361,6 +362,26 @@ def test_objectnets_red_border_is_cut_off_before_anything_else() -> None:
     left = framed.copy()
     left.putpixel((2 + 10, 2), (0, 0, 255))  # short side to 40, so nothing is lost above and below
     assert not torch.equal(all_views(left, recipe, 40, 224 / 256, IMAGENETS)[0], pixels)
+
+
+def test_a_border_that_leaves_nothing_of_an_image_is_refused_with_its_size() -> None:
+    image = Image.new("RGB", (104, 84))
+    for border in (35, 42, 8192):
+        with pytest.raises(UserError, match=rf"border = {border} pixels .* fewer than 16 of an image of 104 x 84"):
+            all_views(image, recipe_of(border=border), 40, 224 / 256, IMAGENETS)
+    assert all_views(image, recipe_of(border=34), 40, 224 / 256, IMAGENETS).shape == (1, 3, 40, 40)
+
+
+@pytest.mark.parametrize("path", ["../outside", "inside/../../outside", ".", "", "{absolute}"])
+def test_a_corrupted_copy_is_written_below_the_data_root_alone(tmp_path: Path, path: str) -> None:
+    root = tmp_path / "data"
+    write(root / "clean", ["cat"])
+    settings = {"source": "corrupted", "copy_of": "clean", "kind": "corruptions", "copy_side": 32}
+    recipe = recipe_of(**settings, path=path.format(absolute=tmp_path / "outside"))
+    with pytest.raises(UserError, match=r"is no name of anything below .*data"):
+        make(recipe, root)
+    assert [file.name for file in tmp_path.iterdir()] == ["data"]
+    assert [file.name for file in root.iterdir()] == ["clean"]
 
 
 def test_both_interpolations_in_use_are_named_where_images_are_resized() -> None:

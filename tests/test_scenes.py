@@ -401,6 +401,24 @@ def test_a_mask_that_cannot_be_trained_on_is_named_with_what_was_expected(
     assert check_masks(opened(tmp_path, "val")) == []
 
 
+def test_an_image_that_would_be_resized_to_nothing_is_named(tmp_path: Path) -> None:
+    folder = write_set(tmp_path)
+    picture().resize((4000, 2)).save(folder / "images/training/1.jpg")
+    Image.new("L", (4000, 2)).save(folder / "annotations/training/1.png")
+    with pytest.raises(UserError, match=r"1\.png: expected no side of more than 32 times the other, found 4000 x 2"):
+        check_masks(opened(tmp_path))
+
+
+def test_a_pipe_in_the_place_of_a_stamp_is_not_waited_for(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    check_masks(opened(tmp_path), tmp_path)
+    (stamp,) = tmp_path.glob("masks-*.json")
+    stamp.unlink()
+    os.mkfifo(stamp)
+    check_masks(opened(tmp_path), tmp_path)
+    assert stamp.is_file()
+
+
 def test_a_wrong_number_of_classes_is_found_at_once(tmp_path: Path) -> None:
     write_set(tmp_path, count=20)
     with pytest.raises(UserError, match="those of the 2 classes that are named: are there more") as error:

@@ -13,6 +13,7 @@ how it was resized: it can be told without the cache, so a cache may be removed 
 import hashlib
 import json
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 import datasets
@@ -25,11 +26,16 @@ from pydantic import BaseModel, ConfigDict
 
 from lutbench.data.decoding import UndecodableImage
 from lutbench.data.images import ImageDataset
+from lutbench.data.tensors import resize_short_side
+from lutbench.data.walking import evenly_spaced
 from lutbench.errors import UserError, listed
 from lutbench.files import read_model
 from lutbench.progress import console, is_first_process
 
 HOW = {"resampling": "bicubic", "resized by": "Pillow", "pixels": "8-bit RGB, uncompressed"}
+LOOKED_AT = 8
+"""Images of every file, evenly spaced, that are looked at when a cache is opened."""
+
 FEATURES = datasets.Features(
     {"pixels": datasets.Value("binary"), "height": datasets.Value("int32"), "width": datasets.Value("int32")}
 )
@@ -120,9 +126,12 @@ def cache_folder(images: ImageDataset, side: int, root: Path) -> Path:
 def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | None:
     """Return the cache of ``images``, if it was made; sizes of its files are compared, their checksums are not.
 
+    Reading ImageNet's 38 GB for their checksums would take a minute of every start. What a crash or a bad copy leaves of a file at its
+    full size are zeros, and those are looked for in :data:`LOOKED_AT` images of every file.
+
     Raises:
-        UserError: if a file of it is missing, has another size or other rows than were written, or cannot be read; or if it
-            holds images that could not be decoded, and the set does not skip those.
+        UserError: if a file of it is missing, has another size or other rows than were written, has lost some, or cannot be read; or if
+            it holds images that could not be decoded, and the set does not skip those.
     """
     folder = cache_folder(images, side, root)
     path = folder / "cache.json"
@@ -132,6 +141,10 @@ def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | No
     if metadata is None:
         raise UserError(f"{path} is not as written. Remove it; the next run makes it, and what is not whole, again.")
     parts = [_open_shard(folder / shard.file, shard) for shard in metadata.shards]
+    starts = accumulate((shard.images for shard in metadata.shards), initial=0)
+    for number, (first, part) in enumerate(zip(starts, parts, strict=False)):
+        if part is not None and metadata.source == images.fingerprint and _was_lost(part, first, images, side):
+            parts[number] = None
     wrong = [shard.file for shard, part in zip(metadata.shards, parts, strict=True) if part is None]
     if wrong or sum(shard.images for shard in metadata.shards) != len(images):
         raise UserError(
@@ -162,6 +175,24 @@ def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | No
         rows=datasets.concatenate_datasets([part for part in parts if part is not None]),
         source=images,
     )
+
+
+def _was_lost(rows: datasets.Dataset, first: int, images: ImageDataset, side: int) -> bool:
+    """Return whether an image of a shard, the first of which is ``first``, is all zeros here and is not so in its file."""
+    for row in evenly_spaced(len(rows), LOOKED_AT).tolist():
+        try:
+            pixels: bytes = rows[row]["pixels"]
+        except (pa.ArrowException, OSError, ValueError):  # as in _open_shard
+            return True
+        if pixels.strip(b"\0"):
+            continue
+        try:
+            source = resize_short_side(images.image(first + row), side).tobytes()
+        except UndecodableImage:
+            source = b""
+        if source != pixels:
+            return True
+    return False
 
 
 def _open_shard(file: Path, metadata: ShardMetadata) -> datasets.Dataset | None:

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lutbench.data.walking import evenly_spaced
 from lutbench.errors import UserError, listed
 
 if TYPE_CHECKING:
     from lutbench.data.images import ImageDataset
+
+
+COMPARED = 64
+"""Images, evenly spaced, whose bytes tell whether train and val are the same."""
 
 
 def composed(name: str) -> str:
@@ -70,8 +75,14 @@ def class_notes(train: "ImageDataset", val: "ImageDataset") -> Iterator[str]:
         yield f"{train.name}: train has no image of {len(lacking):,} of its {len(train.classes):,} classes: {listed(lacking)}."
     if pairs := list(_pairs_alike(train.classes)):
         yield f"{train.name}: classes whose names differ only in case or space: {listed(pairs)}. Are they two?"
-    if train.fingerprint == val.fingerprint:
+    yield from filter(None, map(_all_wrapped, (train, val)))
+    if train.fingerprint == val.fingerprint and _same_bytes(train, val):
         yield f"{train.name}: train and val are the same images: what is measured is how well they are remembered."
+
+
+def _same_bytes(train: "ImageDataset", val: "ImageDataset") -> bool:
+    """Return whether a sample of the images is equal: a fingerprint is over names and sizes, which files of raw pixels share."""
+    return all(train.content(index) == val.content(index) for index in evenly_spaced(len(train), COMPARED).tolist())
 
 
 def _with_images(images: "ImageDataset") -> list[str]:
@@ -98,6 +109,26 @@ def _pairs_alike(names: Iterable[str]) -> Iterator[str]:
         other = first.setdefault(_bare(name), name)
         if other != name:
             yield f"{other!r} and {name!r}"
+
+
+def _all_wrapped(images: Any) -> str:
+    """Return a sentence on class folders that all hold folders of the same names, which may be the classes; empty if they do not.
+
+    The first and last image of every class tell: names are sorted.
+    """
+    if len(images.classes) < 2 or not hasattr(images, "folder"):
+        return ""
+    ends = np.flatnonzero(np.diff(images.labels)).tolist()
+    pairs = zip([0, *(end + 1 for end in ends)], [*ends, len(images) - 1], strict=True)
+    parts = ([images.image_name(index).split("/") for index in pair] for pair in pairs)
+    (first, last), *others = {tuple(part[1] if len(part) > 2 else "" for part in pair) for pair in parts}
+    if others or not first or not last or first == last:
+        return ""
+    return (
+        f"{images.name}: every class folder of split {images.split!r} holds folders of the same names, {first} to {last}, and counts as "
+        f"one class. If these are the classes, bring them together in one folder and name that, or name one such as {images.split} = "
+        f'"{images.folder.name}/{images.classes[0]}".'
+    )
 
 
 def _wrapped(images: Any) -> str:

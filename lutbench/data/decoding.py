@@ -35,6 +35,16 @@ BROKEN = (
 """What Pillow's decoders raise for files that are truncated, damaged or not images."""
 
 
+END = {
+    "PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "JPEG2000": b"\xff\xd9", "GIF": b";", "WEBP": b"", "AVIF": b"",
+}  # fmt: skip
+"""What the data of a compressed format ends with; empty if with nothing in particular. In others zeros are black pixels."""
+
+ZEROS = 64
+"""Zeros at the end of a compressed file, if they are also an eighth of it, that show that its rest was never written. WEBP
+ends a plain image with a sixteenth of zeros."""
+
+
 class UndecodableImage(UserError):
     """An image file that cannot be decoded. The message names it."""
 
@@ -54,6 +64,19 @@ def decode(content: bytes, name: str, bits: int | None = None) -> Image.Image:
     except BROKEN as error:
         found = "not an image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UndecodableImage(_advice(name, found)) from error
+
+
+def lacks_end(content: bytes, kind: str | None) -> bool:
+    """Return whether the end of an image file of a format of Pillow's is missing, though decoders may fill it up and not say so.
+
+    A file that was given its length before its content, by a download or a crash, ends with zeros. PNG has its end in a mark,
+    and others have theirs before the zeros that some cameras add.
+    """
+    if kind == "PNG":
+        return END[kind] not in content
+    written = content.rstrip(b"\0")
+    zeros = len(content) - len(written)
+    return kind in END and zeros > max(ZEROS, len(content) // 8) and not (END[kind] and written.endswith(END[kind]))
 
 
 def to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:

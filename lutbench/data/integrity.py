@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lutbench.data.decoding import decode
+from lutbench.data.decoding import decode, lacks_end
 from lutbench.data.images import Files
 from lutbench.data.walking import evenly_spaced, in_threads
 from lutbench.errors import UserError, listed
@@ -18,6 +18,9 @@ SAMPLE = 256
 
 COMPARED = 4096
 """At most so many training images are read to find a sample's duplicates: 0.5 GB of ImageNet."""
+
+CUT = "cut off"
+"""The kind of images that can be decoded though the end of their file is missing."""
 
 DIGEST = "S16"
 """Half a sha256: ImageNet's digests take 20 MB, and two different files have one only in 2 ** 64 files."""
@@ -128,6 +131,8 @@ def _scan(files: Files, index: int, digest: bool) -> tuple[str | None, bytes]:
 
 def _unusual(content: bytes) -> str:
     with Image.open(BytesIO(content)) as image:  # the header alone
+        if lacks_end(content, image.format):
+            return CUT
         if image.has_transparency_data:
             return "with transparency"
         kinds = {"RGB": "", "L": "", "P": "with a palette", "1": "black and white", "CMYK": "in CMYK"}

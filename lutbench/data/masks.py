@@ -18,7 +18,7 @@ from lutbench.data.walking import in_threads
 from lutbench.errors import UserError, listed
 from lutbench.files import DamagedError, read_sealed, write_sealed
 
-REVISION = 2
+REVISION = 3
 """Revision of the check: raised when it looks for more, so that older stamps no longer count."""
 
 ENOUGH = 3
@@ -113,6 +113,10 @@ class Inspection:
         return " ".join(parts)
 
 
+LONGEST = 32
+"""The greatest side of an image over the other: a thinner one would be left without a pixel when its long side is reduced."""
+
+
 def check_masks(scenes: SegmentationDataset, stamps: Path | None = None) -> list[str]:
     """Decode every mask and read every image's header; returns the classes of which no mask has a pixel.
 
@@ -121,7 +125,7 @@ def check_masks(scenes: SegmentationDataset, stamps: Path | None = None) -> list
 
     Raises:
         UserError: if a mask cannot be read, is not one channel of 1 or 8 bits, has a value that is no class, or differs in
-            size from its image; names the first files, what was found and what was expected. Also if there is nothing to
+            size from its image, or is too thin; names the first files, what was found and what was expected. Also if there is nothing to
             learn: the pixels that count are all of one class, or none count.
     """
     stamp = stamps / f"masks-{scenes.fingerprint[:16]}.json" if stamps else None
@@ -185,6 +189,8 @@ def _inspect(scenes: SegmentationDataset, index: int, expected: NDArray[np.bool_
     elif size != image_size:
         turned = ", its EXIF orientation applied" if sideways else ""
         fault = f"{name}: expected the size of its image, {_by(image_size)}{turned}, found {_by(size)}."
+    elif max(size) > LONGEST * min(size):
+        fault = f"{name}: expected no side of more than {LONGEST} times the other, found {_by(size)}."
     return pixels, fault
 
 

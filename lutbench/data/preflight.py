@@ -4,14 +4,17 @@ A run on images that are blank, cut off or left out gives numbers like any other
 what concerns some is said in the terminal.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from lutbench.data.decoding import lacks_end
 from lutbench.data.images import UndecodableImage, is_streamed
 from lutbench.data.walking import PassedOver, evenly_spaced, in_threads
 from lutbench.errors import UserError, listed
@@ -26,8 +29,14 @@ SAMPLE = 64
 ONE_COLOUR = 8
 """An image is nearly of one colour if no channel has a wider range, of 255: about what JPEG makes of a plain area."""
 
-BLANK = 0.9
-"""Share of the images looked at that are nearly of one colour from which a run stops (our choice)."""
+SPECKS = 1000
+"""One in so many pixels, the darkest and the brightest of a channel, does not count for its range, nor does a single one."""
+
+MOST = 0.9
+"""Share of the images looked at that are nearly of one colour, or cut off, from which a run stops (our choice)."""
+
+OF_CLASS = 4
+"""Images of every class, evenly spaced, that are looked at until one can be decoded, where undecodable ones are skipped."""
 
 USED_BITS = 14
 """A range of 16 bits of which no more are used makes white a dark grey, a quarter of what it could be."""
@@ -55,22 +64,30 @@ class Look(NamedTuple):
     blank: bool = False
     """Whether it is nearly of one colour when decoded; or nearly black, of colours of 16 bits."""
     transparent: bool = False
+    cut: bool = False
+    """Whether its file ends before the image does, see :func:`lutbench.data.decoding.lacks_end`."""
 
 
-def preflight(workspace: "Workspace", *datasets: Any, bits_can_be_set: bool = True) -> None:
+def preflight(workspace: "Workspace", *datasets: Any, bits_can_be_set: bool = True, by_class: bool = False) -> None:
     """Look at datasets before a run on them; print, once for a command, what the user should know.
 
-    ``datasets`` are an :class:`ImageDataset` or a :class:`SegmentationDataset` each.
+    ``datasets`` are an :class:`ImageDataset` or a :class:`SegmentationDataset` each. With ``by_class`` some of every class are
+    looked at where undecodable images are skipped.
 
     Raises:
-        UserError: as :func:`check_images`.
+        UserError: as :func:`check_images` and :func:`check_classes`.
     """
     if accelerator().is_main_process:
         for dataset in datasets:
-            if not workspace.is_first(f"{dataset.fingerprint} {getattr(dataset, 'skip_undecodable', False)}"):
-                continue  # it is another run's too
-            for note in (*passed_over(dataset), *check_images(dataset, bits_can_be_set)):
-                workspace.note(note)
+            skips = getattr(dataset, "skip_undecodable", False)
+            where = getattr(dataset, "folder", dataset.name), dataset.split  # two folders may have one fingerprint
+            parts: list[Callable[[], Iterable[str]]] = [
+                partial(passed_over, dataset),
+                partial(check_images, dataset, bits_can_be_set),
+            ]
+            parts += [partial(check_classes, dataset)] if by_class and skips else []
+            for number, part in enumerate(parts):
+                workspace.look(f"{dataset.fingerprint} {where} {skips} {number}", part)
     accelerator().wait_for_everyone()
 
 
@@ -78,11 +95,43 @@ def check_images(images: Any, bits_can_be_set: bool = True) -> list[str]:
     """Decode a sample of a dataset's images; return what is noteworthy, a sentence each.
 
     Raises:
-        UserError: if an image cannot be decoded and the dataset does not skip those; if nearly all are of one colour; or if
-            they have more than 8 bits, use a small part of that range, and the recipe does not say which.
+        UserError: if an image cannot be decoded and the dataset does not skip those; if nearly all are of one colour or cut off; or
+            if they have more than 8 bits, use a small part of that range, and the recipe does not say which.
     """
     skips, looks = bool(getattr(images, "skip_undecodable", False)), list(_looks(images))
-    return [*_undecodable(images, looks, skips), *_deep(images, looks, bits_can_be_set), *_blank(images, looks)]
+    return [
+        *_undecodable(images, looks, skips),
+        *_deep(images, looks, bits_can_be_set),
+        *_cut(images, looks),
+        *_blank(images, looks),
+    ]
+
+
+def check_classes(images: Any) -> Iterator[str]:
+    """Yield what to say of the classes of a labelled dataset of which, of a sample of :data:`OF_CLASS`, no image can be decoded.
+
+    Raises:
+        UserError: if that leaves fewer than two classes: there would be nothing to tell apart.
+    """
+    order = np.argsort(images.labels, kind="stable")
+    own = np.split(order, np.cumsum(np.bincount(images.labels, minlength=len(images.classes)))[:-1])
+    present = [label for label, indices in enumerate(own) if len(indices)]
+
+    def found(label: int) -> bool:
+        sample = own[label][evenly_spaced(len(own[label]), OF_CLASS)].tolist()
+        return any(not _look(images, index).fault for index in sample)
+
+    title = f"looking at the classes of {images.name} {images.split}"
+    lost = [images.classes[k] for k, one in zip(present, in_threads(found, present, title), strict=True) if not one]
+    if not lost:
+        return
+    said = (
+        f"{images.name}: of {len(lost):,} of {len(present):,} classes of split {images.split!r} no image that was looked at can be decoded: "
+        f"{listed(lost)}."
+    )
+    if len(present) - len(lost) < 2:
+        raise UserError(f"{said} What is left is of one class, and every answer would be right. Restore the others.")
+    yield f"{said} They are passed over."
 
 
 def passed_over(images: Any) -> Iterator[str]:
@@ -126,13 +175,22 @@ def _look(images: Any, index: int, content: bytes | None = None) -> Look:
         image = images.image(index) if content is None else images.decoded(index, content)
     except UndecodableImage as error:
         return Look(name, fault=str(error))
-    low, high = np.array(image.getextrema()).T  # of every channel
+    low, high = _range(image)
     with Image.open(BytesIO(stored)) as opened:
         deep = opened.mode == "RGB" and any(";16" in str(tile) for tile in opened.tile)
         transparent = opened.has_transparency_data
         greatest = int(np.asarray(opened).max()) if opened.mode.startswith("I") else -1
+        cut = lacks_end(stored, opened.format)
     dark = deep and int(high.max()) >> (USED_BITS - 8) == 0
-    return Look(name, "", greatest, deep, dark or int((high - low).max()) <= ONE_COLOUR, transparent)
+    return Look(name, "", greatest, deep, dark or int((high - low).max()) <= ONE_COLOUR, transparent, cut)
+
+
+def _range(image: Image.Image) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the least and greatest value (3,) of each channel of an RGB image, :data:`SPECKS` left out."""
+    counts = np.array(image.histogram()).reshape(3, 256)
+    left_out = max(1, image.width * image.height // SPECKS)
+    low, high = ((np.cumsum(one, axis=1) > left_out).argmax(1) for one in (counts, counts[:, ::-1]))
+    return low, 255 - high
 
 
 def _undecodable(images: Any, looks: list[Look], skips: bool) -> Iterator[str]:
@@ -177,6 +235,19 @@ def _deep(images: Any, looks: list[Look], bits_can_be_set: bool) -> Iterator[str
         raise UserError(f"{found}: read as 16 bits they would be nearly black. {advice}{rest}")
 
 
+def _cut(images: Any, looks: list[Look]) -> Iterator[str]:
+    cut = [look.name for look in looks if look.cut]
+    if not cut:
+        return
+    found = (
+        f"{images.name}: {len(cut)} of {len(looks)} images of split {images.split!r} that were looked at are cut off, though they can be "
+        f"decoded: their files lack the end, and what is missing is black or grey: {listed(cut)}."
+    )
+    if len(cut) >= MOST * len(looks):
+        raise UserError(f"{found} Copy, unpack or download them again.")
+    yield f"{found} Was the disk full, or a download interrupted? Get them again."
+
+
 def _blank(images: Any, looks: list[Look]) -> Iterator[str]:
     decoded = [look for look in looks if not look.fault]
     blank = [look for look in decoded if look.blank]
@@ -193,7 +264,7 @@ def _blank(images: Any, looks: list[Look]) -> Iterator[str]:
         f"{images.name}: {len(blank)} of {len(decoded)} images of split {images.split!r} that were looked at are nearly of one colour: "
         f"{listed(look.name for look in blank)}.{f' {cause}' if cause else ''}"
     )
-    if len(blank) >= BLANK * len(decoded):
+    if len(blank) >= MOST * len(decoded):
         raise UserError(
             f"{found} There is nothing to learn from such images. Look at them: are they the ones that are meant?"
         )

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lutbench.data.catalogue import CATALOGUE, KnownDataset, find, location
 from lutbench.data.images import Files
-from lutbench.data.integrity import SAMPLE, Scan, find_duplicates, scan
+from lutbench.data.integrity import CUT, SAMPLE, Scan, find_duplicates, scan
 from lutbench.data.manifest import NAMED, IntegrityReport, SplitMetadata, keep_manifest
 from lutbench.data.toy.build import check_pixels
 from lutbench.data.walking import printable
@@ -112,7 +112,12 @@ def scan_files(files: Files, count: int | None, digests: bool, report: Integrity
     report.notes += [
         f"{split}: {len(names):,} images are {kind}, and become RGB when read: {listed(names, 3)}."
         for kind, names in sorted(found.unusual.items())
+        if kind != CUT
     ]
+    if cut := found.unusual.get(CUT):
+        report.problems.append(
+            f"{split}: the files of {len(cut):,} images are cut off, and the rest black or grey: {listed(cut)}."
+        )
     return found
 
 

@@ -79,7 +79,8 @@ def walk(
     """Yield name, with ``prefix``, and bytes of every file below ``folder`` whose name ends so in upper or lower case.
 
     Files whose names begin with a dot are passed over, and, unless ``hidden``, such folders and those of
-    :data:`ARCHIVE_LITTER`; all folders if not ``deep``. Other files are counted in ``passed``.
+    :data:`ARCHIVE_LITTER`; all folders if not ``deep``. Other files are counted in ``passed``; pipes, sockets and devices are
+    no files.
 
     Raises:
         UserError: if a link leads to a folder that it lies in.
@@ -112,12 +113,12 @@ def _walk(
                     yield from _walk(entry.path, endings, inside, (*above, real), deep, hidden, passed)
             elif dotted:
                 continue
+            elif not entry.is_file():
+                entry.stat()  # which fails for a link that leads nowhere; a pipe or device is no image, and opening it may wait for ever
             elif entry.name.lower().endswith(endings):
                 yield prefix + entry.name, entry.stat().st_size
             else:
                 passed.add(printable(os.fsdecode(prefix + entry.name)))
-                if entry.is_symlink():
-                    entry.stat()  # which fails if it leads nowhere: it may have been a folder of images
 
 
 def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:

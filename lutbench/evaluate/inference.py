@@ -85,7 +85,7 @@ def over_images(
     ``title`` names the progress bar; none is shown if it is empty.
 
     Raises:
-        UserError: if an image cannot be decoded and the set does not skip those.
+        UserError: if an image cannot be decoded and the set does not skip those; or as :func:`check_classes_left`.
     """
     processes = accelerator()
     device, world = processes.device, processes.num_processes
@@ -107,7 +107,25 @@ def over_images(
             done += len(index)
             bar.update(min(done * world, len(images)))
     kept = _in_order(torch.cat(decoded), len(images))
-    return Computed(_in_order(torch.cat(values), len(images))[kept], np.flatnonzero(kept.numpy()))
+    index = np.flatnonzero(kept.numpy())
+    check_classes_left(images, index)
+    return Computed(_in_order(torch.cat(values), len(images))[kept], index)
+
+
+def check_classes_left(images: ImageDataset, index: NDArray[np.int64]) -> None:
+    """Check that the images ``index`` (m,) of a dataset that could be decoded are of two classes, if the dataset has as many.
+
+    Raises:
+        UserError: if there are none, or every answer about them would be right.
+    """
+    labels = np.zeros(len(images)) if images.labels is None else images.labels
+    left = np.unique(labels[index])
+    if len(index) == 0 or len(left) < min(2, len(np.unique(labels))):
+        of = f", and these are of one class, {images.classes[int(left[0])]!r}" if len(index) else ""
+        raise UserError(
+            f"{images.name}: {len(index):,} of {len(images):,} images of split {images.split!r} could be decoded{of}: there is nothing "
+            "to tell apart. Restore the others."
+        )
 
 
 def evaluate(

@@ -38,6 +38,8 @@ Border = Annotated[int, Field(ge=0, le=8192)]
 Width = Annotated[int, Field(gt=0, le=2**16)]
 Depth = Annotated[int, Field(gt=0, le=1024)]
 """Layers, heads, or patches on a side."""
+CropShare = Annotated[float, Field(ge=0.1, le=1)]
+"""Side of the crop that is evaluated over the resized short side: below a tenth, images would be enlarged to nothing known."""
 Batch = Annotated[int, Field(gt=0, le=2**17)]
 Processes = Annotated[int, Field(ge=0, le=1024)]
 """Threads, or loader processes."""

@@ -1,9 +1,10 @@
 """Settings of the classification tasks. Defaults are the ViT-B recipes of LUT (fine-tuning) and MAE (linear probe)."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from lutbench.recipes.base import (
     Batch,
@@ -11,6 +12,7 @@ from lutbench.recipes.base import (
     Count,
     CountOrZero,
     CropScale,
+    CropShare,
     DataRecipe,
     EncoderRecipe,
     Metric,
@@ -62,10 +64,8 @@ class ClassificationRecipe(DownstreamRecipe):
     data: DataRecipe
     image_size: Pixels | None = None
     """Side of the input in pixels; the encoder's own if not given. Position embeddings are resized."""
-    eval_crop: float = Field(
-        default_factory=lambda given: default_crop(given["image_size"] or given["encoder"].architecture.image_size),
-        gt=0,
-        le=1,
+    eval_crop: CropShare = Field(
+        default_factory=lambda given: default_crop(given["image_size"] or given["encoder"].architecture.image_size)
     )
     """Evaluation resizes the short side to image_size / eval_crop and crops the centre. If not given, 224 / 256, and 1 for
     inputs of more than 224 pixels (release, as MAE and DeiT: 256 and 224; crop_pct = 1 above)."""
@@ -88,6 +88,38 @@ class ClassificationRecipe(DownstreamRecipe):
         return self
 
 
+def _zero_or_more(strength: float) -> float:
+    if 0 < strength < 0.01:
+        raise ValueError("0 for none, or at least 0.01: of less, the ratio that is drawn is no number")
+    return strength
+
+
+MixingStrength = Annotated[float, Field(ge=0, le=1000), AfterValidator(_zero_or_more)]
+"""Both parameters of the Beta distribution that the ratio of two mixed images is drawn from."""
+
+_DEVIATION = r"mstd\d{1,3}(\.\d{1,4})?"
+POLICIES = {
+    "rand": rf"m(10|\d)|n([1-9]|1[0-5])|p(0(\.\d{{1,4}})?|1(\.0)?)|{_DEVIATION}|mmax[1-9]\d?|inc[01]|t(weights|3aw?)",
+    "augmix": rf"m(10|\d)|w[1-9]|d[1-9]|b[01]|{_DEVIATION}",
+    **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), _DEVIATION),
+}
+"""timm's policies of augmentation, and the settings that may follow each, after dashes, as its documentation lists them. timm
+itself passes over what it does not understand, and takes numbers without bound."""
+
+
+def check_policy(text: str) -> str:
+    """Return the name of one of timm's :data:`POLICIES` with its settings, or the empty string; raises ValueError for any other."""
+    name, *settings = text.split("-")
+    keys = [re.sub(r"\d.*", "", one) for one in settings]
+    allowed = POLICIES.get(name)
+    if text and not (allowed and len(set(keys)) == len(keys) and all(re.fullmatch(allowed, one) for one in settings)):
+        raise ValueError(
+            "expected one of timm's policies, such as 'rand-m9-mstd0.5-inc1', 'augmix-m5-w4-d2' or 'original-mstd0.5' (magnitude m up "
+            "to 10, n up to 15, each setting once), or '' for none"
+        )
+    return text
+
+
 class FinetuneRecipe(ClassificationRecipe):
     """End-to-end fine-tuning (release's FINETUNE document for ViT-B; equals MAE, table 9)."""
 
@@ -108,12 +140,12 @@ class FinetuneRecipe(ClassificationRecipe):
     betas: Betas = Field([0.9, 0.999])
     drop_path: float = Field(0.1, ge=0, lt=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    mixup: NonNegativeFloat = 0.8
-    cutmix: NonNegativeFloat = 1.0
+    mixup: MixingStrength = 0.8
+    cutmix: MixingStrength = 1.0
     mix_group: Batch = 32
     """Images that are mixed by one draw of ratio and box (release, as MAE: what a GPU takes at once). A batch's last may be fewer."""
-    rand_augment: str = "rand-m9-mstd0.5-inc1"
-    """timm's name of the policy; empty for none."""
+    rand_augment: Annotated[str, AfterValidator(check_policy)] = "rand-m9-mstd0.5-inc1"
+    """timm's name of the policy (:data:`POLICIES`); empty for none."""
     erasing: float = Field(0.25, ge=0, le=1)
     """Probability of random erasing with per-pixel noise."""
     crop_scale: CropScale = Field([0.08, 1.0])

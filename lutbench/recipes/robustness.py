@@ -9,6 +9,7 @@ from lutbench.recipes.base import (
     Batch,
     Border,
     Count,
+    CropShare,
     DatasetRecipe,
     Depth,
     Later,
@@ -87,7 +88,7 @@ class RobustnessDatasetRecipe(DatasetRecipe):
     """Each is measured and recorded under its name, the first is what tables print. ``own`` has interpolation and crop as
     the classifier's weights say (timm's ``crop_pct``). ``crop`` and ``whole`` are for images that are stored at the
     classifier's size."""
-    eval_crop: float | None = Field(None, gt=0, le=1)
+    eval_crop: CropShare | None = None
     """Where images are resized, side of the crop over the resized short side; the run's if not given."""
     border: Border = 0
     """Pixels to cut off on every side before anything else (ObjectNet: 2)."""
@@ -199,7 +200,7 @@ class ClassifierTable(PreprocessingRecipe):
 
     model: str
     """Name of the model in timm."""
-    crop_pct: float | None = Field(None, gt=0, le=1)
+    crop_pct: CropShare | None = None
     """Where images are preprocessed as its ``own``: side of the crop over the resized short side."""
     checkpoint: str = ""
     """File of its weights; timm's own if empty."""
@@ -219,7 +220,7 @@ class ClassifierSource(WeightsSource):
     kind: Literal["run", "timm", "checkpoint"]
     model: str = ""
     """Name of the model in timm; a run brings its own."""
-    crop_pct: Annotated[float | None, Later] = Field(None, gt=0, le=1)
+    crop_pct: Annotated[CropShare | None, Later] = None
     """Where images are preprocessed as its ``own``: side of the crop over the resized short side."""
     encoder: Annotated[str, Runtime] = ""
     """How tables name the architecture."""
@@ -248,7 +249,7 @@ class RobustnessRecipe(RunRecipe):
     set: RobustnessDatasetRecipe
     image_size: Pixels | None = None
     """Side of the input in pixels; the classifier's own if not given."""
-    eval_crop: float = Field(default_factory=lambda given: default_crop(given["image_size"] or 224), gt=0, le=1)
+    eval_crop: CropShare = Field(default_factory=lambda given: default_crop(given["image_size"] or 224))
     """Where images are resized and the set says nothing; the fine-tuning's if not given."""
     eval_batch: Annotated[Batch, Runtime] = 256
     """Images per batch and process."""

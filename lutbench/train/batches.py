@@ -6,18 +6,22 @@ images than the batch holds, a step still happens. Which images a step sees depe
 """
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from itertools import chain, groupby, islice
+from multiprocessing.queues import Queue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL.Image import Image
 from torch import Tensor
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
 
 from lutbench.data.images import ImageDataset, is_streamed, load_or_next
@@ -208,28 +212,69 @@ def loader_options(workers: int) -> dict[str, Any]:
     return {"num_workers": workers, "pin_memory": pin_memory} | ({"prefetch_factor": 4} if workers else {})
 
 
-class Loader(DataLoader[Any]):
-    """A DataLoader whose workers leave signals, from their first moment on, to the process that needs them to save."""
+PATIENCE = 1800.0
+"""Seconds after which a batch is no longer waited for: a worker lives on that could not hand over its own (our choice)."""
 
-    def __init__(self, dataset: Dataset[Any], **options: Any) -> None:
-        super().__init__(dataset, worker_init_fn=follow_parent, **options)
+
+OPEN_FILES = 65536
+"""Far more than loaders keep open; Linux's usual limit is 1,024."""
+
+
+class Loader(DataLoader[Any]):
+    """A DataLoader whose workers leave signals, from their first moment on, to the process that needs them to save.
+
+    A batch is waited for ``patience`` seconds, :data:`PATIENCE` if not given; 0 for those that may take any time. Workers hand
+    tensors over by open files, so as many may be open from here on as the system allows.
+    """
+
+    def __init__(self, dataset: Dataset[Any], patience: float | None = None, **options: Any) -> None:
+        raise_file_limit()
+        timeout = (PATIENCE if patience is None else patience) if options.get("num_workers") else 0
+        super().__init__(dataset, worker_init_fn=follow_parent, timeout=timeout, **options)
 
     def __iter__(self) -> Any:
         """Start the workers, with signals held back until they have left the process group."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            return super().__iter__()
+            return self._explained(super().__iter__())
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _explained(self, batches: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if "DataLoader timed out" not in str(error):
+                raise
+            raise UserError(
+                f"No batch came from the {self.num_workers} loader processes in {self.timeout:,.0f} seconds. Does the disk answer? Too "
+                "many open files can be the cause: raise the limit (ulimit -n), or set workers = 0 to read without loader processes. "
+                "The same command goes on from what was saved."
+            ) from error
+
+
+def raise_file_limit() -> None:
+    """Let this process have :data:`OPEN_FILES` files open, or as many as the system allows."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
+    if now != resource.RLIM_INFINITY and now < allowed:
+        with suppress(OSError, ValueError):  # macOS allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+
+
+def send_error(queue: "Queue[Any]", error: Exception, batch: tuple[Any, ...]) -> None:
+    """Send, in the place of a batch that could not be sent, the error that kept it; multiprocessing would drop it, and be waited for."""
+    queue.put((batch[0], ExceptionWrapper((type(error), error, error.__traceback__), "in a loader process")))
 
 
 def follow_parent(worker: int) -> None:
     """Leave the process group: what is sent to all of it, a worker does not hear.
 
-    Its errors a worker hands to its parent; that the parent ends in the middle of a handover is none.
+    Its errors a worker hands to its parent, those of handing over too; that the parent ends in the middle of a handover is none.
     """
     os.setpgid(0, 0)
     while sent := signal.sigpending() & set(SIGNALS):
         signal.sigwait(sent)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    Queue._on_queue_feeder_error = send_error  # type: ignore[attr-defined]
     sys.excepthook = lambda *_: None
