@@ -114,7 +114,7 @@ def test_what_stands_in_the_place_of_a_file_or_folder_concerns_that_one_alone(
 
 
 def test_a_folder_in_the_place_of_json_is_damage(tmp_path: Path) -> None:
-    with pytest.raises(DamagedError, match=r"expected JSON, found no file \(Is a directory\)"):
+    with pytest.raises(DamagedError, match=r"expected a file of JSON, found a folder"):
         read_json(tmp_path)
 
 

@@ -172,10 +172,10 @@ class SegmentationRecipe(DownstreamRecipe):
             raise ValueError("scale: the long side comes first")
         if self.ratio[0] > self.ratio[1]:
             raise ValueError("ratio: the smaller comes first")
-        if (least := self.scale[1] * self.ratio[0]) < 16 or self.ratio[1] > 16:
+        if (least := self.scale[1] * self.ratio[0]) < 4 or self.ratio[1] > 16:
             raise ValueError(
                 f"scale and ratio: images would be resized to {least:g} pixels on the short side, or to {self.ratio[1]:g} times the scale; "
-                "at least 16 and at most 16 times are possible"
+                "at least 4 and at most 16 times are possible"
             )
         if self.blocks is not None and (len(self.blocks) != 4 or sorted(set(self.blocks)) != self.blocks):
             raise ValueError("blocks: expected four, ascending, each once")
