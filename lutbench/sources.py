@@ -52,6 +52,11 @@ def differing(before: Mapping[str, str], planned: "PlannedRun") -> str:
     return listed([path for path in sorted({*before, *now}) if before.get(path) != now.get(path)]) if before else ""
 
 
+def digest_of(module: str) -> str:
+    """Return a hash of a module's source and of all that it imports of this suite, bookkeeping left out."""
+    return hashlib.sha256(repr(sorted(_closure(module).items())).encode()).hexdigest()[:16]
+
+
 def digest_of_all() -> str:
     """Return the sha256, hexadecimal, of all files of the suite's packages as they lie on this disk, by name and content."""
     total = hashlib.sha256()

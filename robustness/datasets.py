@@ -8,6 +8,7 @@ from typing import cast
 from lutbench.data.catalogue import KnownDataset
 from lutbench.data.folder import FolderImages, open_folder
 from lutbench.data.integrity import SAMPLE
+from lutbench.data.layout import has_image
 from lutbench.data.manifest import IntegrityReport, SplitMetadata
 from lutbench.data.toy.photographs import BUILT
 from lutbench.data.verify import VerifyReport, compare_built, metadata_of, scan_files
@@ -69,6 +70,12 @@ def make(recipe: RobustnessDatasetRecipe, root: Path) -> bool:
     if recipe.source != "corrupted":
         return False
     target = below(root, *(Path(recipe.path).parts or ("",)))
+    beside = [target.parent, *(folder for folder in target.parent.glob("*/") if folder != target)]
+    if target.parent != root and any(map(has_image, filter(Path.is_dir, beside))):
+        raise UserError(
+            f"{recipe.name}: path = {recipe.path!r} would write corrupted images among others' images, which {target.parent} holds. Give "
+            "the copy a folder of its own below the data root."
+        )
     from robustness.corrupted import build_corrupted  # here, because scikit-image takes a second to import
 
     folder = root / recipe.copy_of

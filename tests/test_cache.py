@@ -219,11 +219,23 @@ def test_a_file_with_other_rows_or_of_another_pillow_is_made_again(
         monkeypatch.setattr(module, "PILLOW", "0.1")
     capsys.readouterr()
     assert open_cache(images, SIDE, tmp_path)
-    assert "and here is 0.1" in capsys.readouterr().out
+    assert "and here is Pillow 0.1" in capsys.readouterr().out
     (cached.folder / "00001.arrow").unlink()
     (cached.folder / "cache.json").unlink()
     make_cache(images, SIDE, tmp_path)
     assert {shard["pillow"] for shard in read_json(cached.folder / "cache.json")["shards"]} == {"0.1"}
+
+
+def test_a_cache_of_other_code_is_said_to_be_that(
+    images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_cache(images, SIDE, tmp_path)
+    capsys.readouterr()
+    open_cache(images, SIDE, tmp_path)
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(cache, "digest_of", lambda module: "another")
+    open_cache(images, SIDE, tmp_path)
+    assert "was made with other code" in capsys.readouterr().out
 
 
 def test_another_resampling_is_another_fingerprint_and_another_size_of_files_is_not(

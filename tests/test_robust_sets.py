@@ -384,6 +384,16 @@ def test_a_corrupted_copy_is_written_below_the_data_root_alone(tmp_path: Path, p
     assert [file.name for file in root.iterdir()] == ["clean"]
 
 
+@pytest.mark.parametrize("path", ["mine/train/z", "mine/train/cat/z"])
+def test_a_corrupted_copy_is_not_written_among_the_images_of_a_dataset(tmp_path: Path, path: str) -> None:
+    write(tmp_path / "mine/train", ["cat", "dog"])
+    before = sorted(tmp_path.rglob("*"))
+    recipe = recipe_of(source="corrupted", copy_of="mine/train", kind="corruptions", copy_side=32, path=path)
+    with pytest.raises(UserError, match="would write corrupted images among others' images"):
+        make(recipe, tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_both_interpolations_in_use_are_named_where_images_are_resized() -> None:
     for name in ("imagenet-val", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-o", "imagenet-sketch"):
         assert [preprocessing_label(how) for how in MEASURED_ON[name].recipe.preprocessing] == ["bicubic", "bilinear"]

@@ -31,6 +31,9 @@ from lutbench.data.walking import evenly_spaced
 from lutbench.errors import UserError, listed
 from lutbench.files import read_model
 from lutbench.progress import console, is_first_process
+from lutbench.sources import digest_of
+
+MAKER = "lutbench.data.cache_build"
 
 HOW = {"resampling": "bicubic", "resized by": "Pillow", "pixels": "8-bit RGB, uncompressed"}
 LOOKED_AT = 8
@@ -53,6 +56,8 @@ class ShardMetadata(BaseModel):
     sha256: str
     pillow: str
     """Version that decoded and resized its images."""
+    code: str = ""
+    """Hash of the sources that did, see :func:`lutbench.sources.digest_of`; files of before there were any have none."""
 
 
 class CacheMetadata(BaseModel):
@@ -157,10 +162,11 @@ def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | No
             f"{images.name}: {undecodable:,} of the images could not be decoded when its cache, {folder}, was made. Set undecodable = "
             '"skip" in the data table of the suite file; or replace or remove them (`lutbench data check` names them).'
         )
-    others = {shard.pillow for shard in metadata.shards} - {PILLOW}
+    others = [f"Pillow {version}" for version in sorted({shard.pillow for shard in metadata.shards} - {PILLOW})]
+    others += ["other code"] if {shard.code for shard in metadata.shards} - {"", digest_of(MAKER)} else []
     if others and is_first_process():
         console.print(
-            f"{folder} was made with Pillow {listed(sorted(others))}, and here is {PILLOW}: should it decode or resize differently, "
+            f"{folder} was made with {listed(others)}, and here is Pillow {PILLOW}: should images be decoded or resized differently, "
             "pixels are not those that the files would give. Remove the folder to make it anew."
         )
     return CachedImages(

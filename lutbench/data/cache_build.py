@@ -17,6 +17,7 @@ from PIL import __version__ as PILLOW
 from lutbench.data.cache import (
     FEATURES,
     HOW,
+    MAKER,
     CachedImages,
     CacheMetadata,
     ShardMetadata,
@@ -32,6 +33,7 @@ from lutbench.files import gigabytes, read_json, read_model, whole_file, write_j
 from lutbench.interruption import interruption_explained
 from lutbench.models.weights import sha256_of
 from lutbench.progress import PATIENCE, console, is_first_process, tracked
+from lutbench.sources import digest_of
 
 SHARD = 512
 """Images of one Arrow file: some 100 MB at 224 pixels (our choice: what an interruption may lose)."""
@@ -185,7 +187,12 @@ def _is_whole(file: Path, images: int) -> bool:
     metadata = read_model(file.with_suffix(".json"), ShardMetadata)
     if metadata is None or not file.is_file():
         return False
-    return (metadata.images, metadata.pillow, metadata.bytes) == (images, PILLOW, file.stat().st_size)
+    return (metadata.images, metadata.pillow, metadata.code, metadata.bytes) == (
+        images,
+        PILLOW,
+        digest_of(MAKER),
+        file.stat().st_size,
+    )
 
 
 def _resized(images: ImageDataset, index: int, side: int) -> NDArray[np.uint8]:
@@ -219,5 +226,6 @@ def _write_shard(path: Path, resized: Iterator[NDArray[np.uint8]], images: int) 
         bytes=path.stat().st_size,
         sha256=sha256_of(path),
         pillow=PILLOW,
+        code=digest_of(MAKER),
     )
     write_json(path.with_suffix(".json"), metadata.model_dump())

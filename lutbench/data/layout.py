@@ -38,10 +38,10 @@ def likely_setting(root: Path, path: str, part: str, split: str, inside: str = "
         return ""  # which the caller names
     if others := [name for name in OTHER_NAMES[split] if name in beside]:
         return f' Did you mean {split} = "{others[0]}"?'
-    if not inside and _has_image(home):
+    if not inside and has_image(home):
         return f' {home.absolute()} has images and no splits: train = "" and val = "" pre-train on them.'
     if not inside and beside and not set(beside) & {name for names in OTHER_NAMES.values() for name in names}:
-        with_images = [name for name in beside if _has_image(home / name)]
+        with_images = [name for name in beside if has_image(home / name)]
         if with_images:
             return (
                 f" Its folders {listed(with_images)} hold images, and may be classes of a dataset that is not split: divide them "
@@ -57,6 +57,6 @@ def _folders(folder: Path) -> list[str]:
     return sorted(name for name in names if not name.startswith(".") and name != ARCHIVE_LITTER)
 
 
-def _has_image(folder: Path) -> bool:
+def has_image(folder: Path) -> bool:
     """Return whether an image lies in ``folder`` itself."""
     return next(walk(os.fsencode(folder), deep=False), None) is not None
