@@ -49,6 +49,7 @@ def hearing(handler: Callable[[int, bool], None]) -> Iterator[None]:
     before = {number: found for number in SIGNALS if (found := signal.getsignal(number)) != signal.SIG_IGN}
 
     def hear(number: int, frame: FrameType | None) -> None:
+        """Pass a signal on, unless this is another process or it follows the first of another kind."""
         if os.getpid() != owner:
             if number == signal.SIGTERM:
                 os._exit(128 + number)

@@ -117,6 +117,7 @@ def unpack(arrays: Mapping[str, NDArray[Any]], count: int) -> tuple[ConditionOut
         raise ValueError(f"arrays of another number of conditions than {count}")
 
     def one(number: int) -> ConditionOutcomes:
+        """Return the condition whose arrays' names begin with ``number``."""
         condition, preprocessing, protocols, label, prediction, rank, score, images = (
             arrays[f"{number}.{key}"] for key in _KEYS.values()
         )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from toy_runs import CLASSES, SCENES, in_processes, write_images, write_scenes
+from toy_runs import CLASSES, SCENES, TOY, in_processes, write_images, write_scenes
 
 from lutbench.checkpoint import newest_step
 from lutbench.interruption import Interrupted
@@ -25,19 +25,7 @@ from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 from pretrain.train import perform
 
-SUITE = """
-title = "toy"
-about = "for tests"
-kind = "pipeline"
-[data.toy]
-path = "toy"
-[encoder.toy]
-model = "vit_tiny_patch16_224"
-image_size = 16
-patch_size = 4
-width = 16
-depth = 2
-heads = 2
+SUITE = f"""{TOY}
 [defaults.robustness]
 workers = 0
 threads = 1

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from image_files import COLOURS, picture, tree
 from PIL import Image
-from toy_runs import performed, toy_run, write_images
+from toy_runs import TOY, performed, toy_run, write_images
 
 from downstream.stage import check_classification
 from lutbench.data.cache import cache_fingerprint
@@ -334,22 +334,14 @@ def test_one_class_is_enough_for_pre_training(tmp_path: Path) -> None:
     write_images(tmp_path)
     for name in ("blue", "green"):
         shutil.rmtree(tmp_path / "toy/train" / name)
-    suite = """
-title = "toy"
-about = "for tests"
-kind = "pipeline"
-[data.toy]
-path = "toy"
-[encoder.toy]
-model = "vit_tiny_patch16_224"
-image_size = 16
-patch_size = 4
+    suite = f"""{TOY}
 [pretrain.task]
 data = "toy"
 encoder = "toy"
 """
     run: Run[Any] = toy_run(tmp_path, suite_text=suite, batch=4, epochs=1, warmup_epochs=0)
-    pretraining.check(run)
+    pretraining.check(run)  # which refuses what cannot be trained on
+    assert len(run.dataset("train").classes) == 1
 
 
 def test_val_may_lack_classes_and_its_labels_are_those_of_train(tmp_path: Path) -> None:

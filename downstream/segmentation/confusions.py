@@ -104,6 +104,7 @@ class Confusions(PerImage):
             raise ValueError(f"{n} images of {len(classes)} classes, of which each needs a name of its own")
 
         def scale(prefix: str, multi_scale: "Confusions | None" = None) -> "Confusions":
+            """Return the counts of the arrays whose names begin with ``prefix``."""
             image, label, prediction, count = (arrays[prefix + name] for name in _COUNTS)
             if not len(image) == len(label) == len(prediction) == len(count) > 0:
                 raise ValueError("counts of which each array has another length, or none")

@@ -13,7 +13,6 @@ how it was resized: it can be told without the cache, so a cache may be removed 
 import hashlib
 import json
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 
 import datasets
@@ -146,10 +145,11 @@ def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | No
     if metadata is None:
         raise UserError(f"{path} is not as written. Remove it; the next run makes it, and what is not whole, again.")
     parts = [_open_shard(folder / shard.file, shard) for shard in metadata.shards]
-    starts = accumulate((shard.images for shard in metadata.shards), initial=0)
-    for number, (first, part) in enumerate(zip(starts, parts, strict=False)):
+    first = 0
+    for number, (shard, part) in enumerate(zip(metadata.shards, parts, strict=True)):
         if part is not None and metadata.source == images.fingerprint and _was_lost(part, first, images, side):
             parts[number] = None
+        first += shard.images
     wrong = [shard.file for shard, part in zip(metadata.shards, parts, strict=True) if part is None]
     if wrong or sum(shard.images for shard in metadata.shards) != len(images):
         raise UserError(

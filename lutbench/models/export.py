@@ -1,22 +1,19 @@
 """What stands beside weights that this suite exported: which model of timm they are, of which classes, and for which images."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lutbench.errors import UserError
 from lutbench.files import content_sha256, read_json, read_sealed
 from lutbench.models.weights import sha256_of
-from lutbench.recipes.base import CountOrZero, Depth, EncoderRecipe, Pixels, Width
+from lutbench.recipes.base import CountOrZero, Depth, Deviation, EncoderRecipe, Mean, Pixels, Width
 from lutbench.run_files import FINISHED, read_finished
 
 _REMEDY = (
     "Restore it from a copy, or repeat the run that made it (--again); if the weights are from elsewhere, move it away."
 )
-
-Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
-Deviation = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
 
 
 class _Closed(BaseModel):
@@ -64,7 +61,7 @@ class Export(_Closed):
 
     @property
     def recipe(self) -> EncoderRecipe:
-        """The architecture."""
+        """The architecture, as a suite file would give it: timm's model with its sizes."""
         sizes = self.arguments
         return EncoderRecipe(
             model=self.model,

@@ -182,8 +182,9 @@ class DataRecipe(DatasetRecipe):
         return self
 
 
-Channels = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
-"""A value of each channel (red, green, blue), of pixels between 0 and 1."""
+Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
+Deviation = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
+"""A value of each channel (red, green, blue), of pixels between 0 and 1; some weights are trained on pixels as they are, with mean 0."""
 
 
 class PreprocessingRecipe(Recipe):
@@ -192,8 +193,8 @@ class PreprocessingRecipe(Recipe):
     See :func:`lutbench.models.preprocessing.preprocessing_of`.
     """
 
-    mean: Annotated[Channels | None, Later] = None
-    std: Annotated[Channels | None, Later] = None
+    mean: Annotated[Mean | None, Later] = None
+    std: Annotated[Deviation | None, Later] = None
     """Mean and standard deviation that pixels are normalised by."""
     interpolation: Annotated[Literal["bicubic", "bilinear", "lanczos", "nearest"] | None, Later] = None
     """How images are resized."""

@@ -3,7 +3,7 @@
 The published sets crop the ice from five photographs found on the web, whose authors and terms are unknown, so they are
 not shipped here. The sheets that take their place have their colours, contrasts and grain: needles, long and short, in
 patches of one direction each, on ice of slowly varying thickness. They are no photographs, and change images more: at
-severity 3 and 224 pixels by 81.8 grey levels on average, where the photographs do by 67.7. So what is measured on frost is this
+severity 3 and 224 pixels by 81.8 grey levels on average, where the photographs do by 67.7 (one comparison; they are not here to repeat it). So what is measured on frost is this
 suite's own, and tables say so (:data:`lutbench.recipes.robustness.DRAWN_FROST`).
 """
 
