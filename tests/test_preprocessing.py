@@ -312,11 +312,13 @@ def test_the_last_layer_of_a_classifier_computes_in_float32(model: str) -> None:
     assert torch.allclose(fine, plain, atol=0.05)
 
 
-def test_weights_trained_on_pixels_as_they_are_have_mean_0(tmp_path: Path) -> None:
-    write_images(tmp_path)
-    given = SUITE.replace("scratch = true", "scratch = true\nmean = [0.0, 0.0, 0.0]\nstd = [1.0, 1.0, 1.0]")
-    run = toy_run(tmp_path, suite_text=given, kind="knn", neighbours=1)
-    assert (run.preprocessing.mean, run.preprocessing.std) == ((0, 0, 0), (1, 1, 1))
+def test_weights_trained_on_pixels_as_they_are_have_mean_0(folder: Path) -> None:
+    path = folder / "encoder.safetensors"
+    save_weights(toy_encoder().state_dict(), path)
+    method = FROM.format(path=path) + "mean = [0.0, 0.0, 0.0]\nstd = [1.0, 1.0, 1.0]\n"
+    text = SUITE.replace('[method.scratch]\nscratch = true\nencoder = "toy"\n', method)
+    prepared = toy_run(folder, suite_text=text, kind="knn").preprocessing
+    assert (prepared.mean, prepared.std) == ((0, 0, 0), (1, 1, 1))
 
 
 # --- A real classifier, where there are its weights and an image of every class
