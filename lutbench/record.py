@@ -182,12 +182,14 @@ class Record(_Closed):
             UserError: if it is missing, larger than any file of a record is, or its hash is not the record's.
         """
         path = self._path(kept)
-        if not path.is_file():
+        try:
+            with path.open("rb") as stream:
+                content = stream.read(MAX_BYTES + 1)
+        except (FileNotFoundError, IsADirectoryError) as error:
             what = "per-image outcomes" if kept == self.outcomes_file else "files"
-            raise UserError(f"{path}: the {what} of {self.run} are missing. {_remedy(self.run)}")
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: damaged or changed: it has {path.stat().st_size:,} bytes. {_remedy(self.run)}")
-        content = path.read_bytes()
+            raise UserError(f"{path}: the {what} of {self.run} are missing. {_remedy(self.run)}") from error
+        if len(content) > MAX_BYTES:
+            raise UserError(f"{path}: damaged or changed: it has over {MAX_BYTES:,} bytes. {_remedy(self.run)}")
         found = hashlib.sha256(content).hexdigest()
         if found != kept.sha256:
             raise UserError(
