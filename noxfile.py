@@ -1,6 +1,6 @@
 """Sessions of the suite. They share one environment, ``.venv``, and only call the command line.
 
-``nox -s pretrain downstream robustness results`` runs the suite ``tiny``; ``nox -s pretrain downstream -- small --data-root DIR``
+``nox -s pretrain downstream robustness analysis results`` runs the suite ``tiny``; ``nox -s pretrain downstream -- small --data-root DIR``
 another one, with options of ``lutbench run``.
 """
 
@@ -15,6 +15,7 @@ STAGES = {
     "pretrain": "Pre-train every encoder of a suite.",
     "downstream": "Fine-tune, probe and segment with every encoder of a suite.",
     "robustness": "Measure a suite's fine-tuned classifiers on shifted test sets.",
+    "analysis": "Measure where a suite's encoders look, the spectrum of their features, and what each block knows.",
 }
 """A session each, in the order in which they are run: the stages of lutbench/kinds.py, each with what it does."""
 

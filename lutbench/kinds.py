@@ -78,6 +78,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("knn", "downstream", "lutbench.recipes.downstream:KnnRecipe", "downstream.knn", "encoder", _OUTCOMES),
         Kind("segmentation", "downstream", "lutbench.recipes.segmentation:SegmentationRecipe", "downstream.segmentation.task", "encoder", "downstream.segmentation.confusions:Confusions", "downstream.segmentation.report"),
         Kind("robustness", "robustness", "lutbench.recipes.robustness:RobustnessRecipe", "robustness.measure", "classifier", "robustness.condition_outcomes:RobustnessOutcomes", "robustness.report"),
+        Kind("analysis", "analysis", "lutbench.recipes.analysis:AnalysisRecipe", "analysis.analyse", "encoder", "analysis.block_outcomes:BlockOutcomes", "analysis.report"),
     )
 }  # fmt: skip
 """The kinds by name, in the order in which their stages are run."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds the suite's packages, in a checkout as where it is installed."""
 
-PACKAGES = ("lutbench", "pretrain", "downstream", "robustness", "suites")
+PACKAGES = ("lutbench", "pretrain", "downstream", "robustness", "analysis", "suites")
 
 BOOKKEEPING = re.compile(
     r"lutbench(\.(errors|files|finite|interruption|kinds|progress|provenance|record\w*|run\w*|sources|stages|workspace"

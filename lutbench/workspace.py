@@ -75,6 +75,10 @@ class Workspace:
         self._met.add(what)
         return first
 
+    def first_said(self, what: str, value: Any) -> Any:
+        """Return what was said of ``what`` when this command came to it for the first time: ``value``, if that is now."""
+        return self._opened.setdefault((what, "said"), value)
+
     def open(self, recipe: Recipe, split: str) -> Any:
         """Open one split of a dataset, of the type that the module behind it gives; listed once per command.
 

@@ -58,8 +58,8 @@ def default_crop(image_size: int) -> float:
     return 1.0 if image_size > 224 else 224 / 256
 
 
-class ClassificationRecipe(DownstreamRecipe):
-    """What every classification task has."""
+class ImageTaskRecipe(DownstreamRecipe):
+    """What every task has that sees the centre of images."""
 
     data: DataRecipe
     image_size: Pixels | None = None
@@ -76,16 +76,20 @@ class ClassificationRecipe(DownstreamRecipe):
         """Side of the input in pixels."""
         return self.image_size or self.encoder.architecture.image_size
 
+    @model_validator(mode="after")
+    def _not_streamed(self) -> Self:
+        if self.data.streaming:
+            raise ValueError("data.streaming = true is for pre-training: everything else needs images in a fixed order")
+        return self
+
+
+class ClassificationRecipe(ImageTaskRecipe):
+    """What every classification task has."""
+
     @property
     def metric(self) -> Metric:
         """The metric that the literature prints for the dataset."""
         return self.data.metric
-
-    @model_validator(mode="after")
-    def _not_streamed(self) -> Self:
-        if self.data.streaming:
-            raise ValueError("data.streaming = true is for pre-training: classification needs labels and a fixed order")
-        return self
 
 
 def _zero_or_more(strength: float) -> float:

@@ -1,16 +1,18 @@
 """From the tables of a suite file to the runs that they make. What a stage's runs start from decides the form of its tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from lutbench.data.catalogue import MEASURED_ON
 from lutbench.errors import UserError, listed, unknown
 from lutbench.kinds import KINDS, STAGES, Kind, kinds_of
 from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Recipe
+from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.robustness import RobustnessTable
 from lutbench.recipes.segmentation import SegmentationDataRecipe
-from lutbench.recipes.suite import PlannedRun, Suite, TaskTable, run_name
+from lutbench.recipes.suite import UNTRAINED, AnalysisTable, PlannedRun, Suite, TaskTable, run_name
 
 AnyData = DataRecipe | SegmentationDataRecipe
 
@@ -78,7 +80,7 @@ def _from_encoders(
     if "encoder" in table.settings:
         raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
     settings = _with_data(table.settings, kind.recipe, data, where)
-    for method in suite.method if table.given.methods is None else table.given.methods:
+    for method in _methods(suite, table.given):
         if method not in suite.method:
             raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
         values = {**settings, "encoder": _encoder_source(suite, method, before)}
@@ -87,7 +89,33 @@ def _from_encoders(
         for seed in suite.seeds:
             needs = run_name("pretrain", pretrain, "", seed) if pretrain else None
             runs.append(PlannedRun(name, kind, table.task, method, seed, recipe, needs))
+    if isinstance(table.given, AnalysisTable):
+        runs += _untrained(suite, runs)
     return runs
+
+
+def _methods(suite: Suite, given: TaskTable) -> Sequence[str]:
+    """Return the methods that a table is run for: those it lists, or all; an analysis has untrained encoders as rows in any case."""
+    if given.methods is not None:
+        return given.methods
+    return [name for name, row in suite.method.items() if not (row.scratch and isinstance(given, AnalysisTable))]
+
+
+def _untrained(suite: Suite, runs: Sequence[PlannedRun]) -> Iterator[PlannedRun]:
+    """Yield what a table is besides run for: an untrained encoder of every architecture, unless a method is one.
+
+    It is named ``untrained``; of several architectures ``untrained-NAME``, where the suite has an [encoder.NAME].
+    """
+    recipes = {run.recipe.encoder.architecture: run for run in runs}  # type: ignore[attr-defined]
+    names = {read_recipe(EncoderRecipe, _labelled(name, recipe), name): name for name, recipe in suite.encoder.items()}
+    for architecture, run in recipes.items():
+        source = {"architecture": architecture, "kind": "scratch"}
+        recipe = run.recipe.model_copy(update={"encoder": EncoderSource.model_validate(source)})
+        if any(recipe == other.recipe for other in runs):
+            continue
+        method = UNTRAINED if len(recipes) == 1 else f"{UNTRAINED}-{names.get(architecture, architecture.model)}"
+        for seed in suite.seeds:
+            yield replace(run, method=method, seed=seed, recipe=recipe, needs=None)
 
 
 def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], table: _Table) -> list[PlannedRun]:

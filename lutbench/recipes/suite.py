@@ -7,6 +7,7 @@ One TOML file holds everything that a reader needs to know what is run::
     [downstream.NAME]  a task: a column of the tables   [defaults.pretrain], [defaults.robustness]
     [shifted.NAME]     a shifted test set                   and [defaults.TASK-KIND]
     [robustness.NAME]  a task's classifiers on sets     [classifier.NAME]  a row of those that no run made
+    [analysis.NAME]    what is measured inside encoders
 
 ``data = "NAME"`` and ``encoder = "NAME"`` refer to those tables. Every task is run for every method (or those it
 lists), for every seed; its classifiers are then measured on every robustness dataset. Folders and files are named by the
@@ -24,6 +25,9 @@ from lutbench.errors import unknown
 from lutbench.kinds import STAGES, Kind
 from lutbench.recipes.base import SEED_BOUND, EncoderRecipe, Name, PreprocessingRecipe, Recipe, RunRecipe
 from lutbench.recipes.robustness import ClassifierTable, RobustnessDatasetRecipe, RobustnessTable
+
+UNTRAINED = "untrained"
+"""What the names of the rows begin with that an analysis adds: encoders of random weights."""
 
 
 class MethodRecipe(PreprocessingRecipe):
@@ -74,6 +78,13 @@ class TaskTable(Recipe, extra="allow"):
     """The task's name in lutbench/report/published.toml."""
 
 
+class AnalysisTable(TaskTable):
+    """``[analysis.NAME]``: what is measured inside the encoders of methods, and of an untrained one for each architecture."""
+
+    kind: str = "analysis"
+    """The only kind of its stage."""
+
+
 class Suite(Recipe):
     """A suite file as read; recipes are checked when :func:`lutbench.recipes.loading.load_suite` expands it."""
 
@@ -95,6 +106,7 @@ class Suite(Recipe):
     classifier: dict[Name, ClassifierTable] = Field(default_factory=dict)
     shifted: dict[Name, RobustnessDatasetRecipe] = Field(default_factory=dict)
     robustness: dict[Name, RobustnessTable] = Field(default_factory=dict)
+    analysis: dict[Name, AnalysisTable] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lutbench.recipes.base import DatasetRecipe
-from lutbench.recipes.suite import LoadedSuite
+from lutbench.recipes.suite import UNTRAINED, LoadedSuite
 from lutbench.record import Record, read_records
 from lutbench.report.entries import TableEntry, entries, row_of
 
@@ -121,7 +121,7 @@ class View:
     def method_label(self, method: str) -> str:
         """Return how tables name a method or a classifier."""
         row = row_of(self.suite, method)
-        return (row and row.label) or method
+        return (row and row.label) or ("Untrained" if row is None and method.startswith(UNTRAINED) else method)
 
     def method_names(self, shown: Iterable[TableEntry]) -> dict[str, str]:
         """Return how methods are told apart without a column for the encoder.

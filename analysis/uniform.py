@@ -1,0 +1,24 @@
+"""What attention would give that is spread evenly over a grid of patches: the line without which no distance says anything.
+
+An encoder whose attention reaches far may look at what matters there, or at nothing in particular.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def patch_distances(grid: int, patch_size: int) -> NDArray[np.float64]:
+    """Return the distances (N, N) in pixels between the patches of a grid, from centre to centre; N = grid^2, row by row."""
+    rows, columns = np.divmod(np.arange(grid**2), grid)
+    squared = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
+    return np.asarray(patch_size * np.sqrt(squared))
+
+
+def uniform_distance(grid: int, patch_size: int) -> float:
+    """Return the mean attention distance of uniform attention, in pixels: the mean over all pairs of patches."""
+    return float(patch_distances(grid, patch_size).mean())
+
+
+def uniform_entropy(grid: int) -> float:
+    """Return the entropy of uniform attention over a grid, in nats."""
+    return float(np.log(grid**2))

@@ -1,0 +1,62 @@
+"""Settings of the analysis stage: what is measured inside an encoder, on which images."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self, get_args
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from lutbench.recipes.base import Batch, Count, Depth, Runtime, Samples
+from lutbench.recipes.downstream import ImageTaskRecipe
+
+Measure = Literal["attention", "spectrum", "fourier", "depth", "similarity"]
+
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+
+
+class AnalysisRecipe(ImageTaskRecipe):
+    """What is measured of an encoder, block by block, on the same images for every encoder of a table."""
+
+    revision: ClassVar[int] = 1
+    kind: Literal["analysis"] = "analysis"
+    split: Literal["train", "val"] = "val"
+    """The split whose images are analysed."""
+    images: Count | None = None
+    """How many of them, evenly spaced; all if not given."""
+    measures: list[Measure] = Field(default_factory=lambda: list(MEASURES), min_length=1)
+    """``attention``: where it looks. ``spectrum``: singular values of features. ``fourier``: amplitudes of frequencies over
+    the grid of patches. ``depth``: nearest neighbours in every block, and how alike blocks are. ``similarity``: of the
+    patches of an image, and of two views of it."""
+    alpha_from: Count = 10
+    alpha_to: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The power law is fitted to the singular values from this rank to this share of the width (our choice: the first are
+    few and large, the last are noise)."""
+    neighbours: Count = 20
+    temperature: PositiveFloat = 0.07
+    """As the task ``knn`` has them."""
+    bank: Count = 20_000
+    """Training images among which neighbours are looked for, evenly spaced (our choice: of every block two features are
+    kept of each, 1.6 GB for a ViT-B)."""
+    viewed: Count = 1000
+    """Images of which a second view is compared, evenly spaced among those that are analysed (our choice)."""
+    blocks: list[Depth] | None = Field(None, min_length=1, max_length=4)
+    """Blocks whose attention is drawn, the first is 1; one in the middle and the last if not given."""
+    eval_batch: Annotated[Batch, Runtime] = 64
+
+    @property
+    def splits(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The splits that it reads: train defines the classes, and has the neighbours."""
+        return ("train", self.split) if "depth" in self.measures and self.split == "val" else (self.split,)
+
+    def samples(self, images: Mapping[str, int]) -> Samples:
+        """Return the bank's images, and those that are analysed with the second views of some."""
+        analysed = min(images[self.split], self.images or images[self.split])
+        viewed = min(analysed, self.viewed) if "similarity" in self.measures else 0
+        bank = min(images["train"], self.bank) if "depth" in self.measures else 0
+        return Samples(bank, analysed + viewed)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, values in (("measures", self.measures), ("blocks", self.blocks or [])):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name}: one is named twice")
+        return self
