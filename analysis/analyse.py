@@ -61,7 +61,7 @@ def check(run: Run[AnalysisRecipe]) -> None:
         run.workspace.note(f"{run.planned.stage}/{run.planned.task}: {_without_neighbours(run)}")
     if bank is not None:
         check_neighbours(recipe, bank)
-    preflight(run.workspace, images, *([] if bank is None else [bank]))
+    preflight(run, images, *([] if bank is None else [bank]))
 
 
 def check_weights(run: Run[AnalysisRecipe]) -> None:

@@ -38,7 +38,7 @@ def check(run: Run[PretrainRecipe]) -> None:
     images = run.workspace.open(recipe.dataset, "train")
     schedule_of(recipe, len(images), run.seed)
     PretrainTransform(recipe)
-    preflight(run.workspace, images)
+    preflight(run, images)
     with torch.device("meta"):
         build_student(recipe, run.seed)
 
