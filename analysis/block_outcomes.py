@@ -167,9 +167,9 @@ class BlockOutcomes(PerImage):
                     metric=one.metric, value=one.value, unit=one.unit, n=count, low=low_, high=high_, interval=name
                 )
             )
-        return made + [Measurement(metric="best depth", value=float(self.best_depth + 1), unit="")] * self.has(
-            "right_pooled"
-        )
+        if self.has("right_pooled"):
+            made.append(Measurement(metric="best depth", value=float(self.best_depth + 1), unit=""))
+        return made
 
     def printed(self) -> list[str]:
         """Return the metrics that tables print."""
