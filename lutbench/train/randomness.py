@@ -30,6 +30,8 @@ class RngStream(IntEnum):
     """What corrupts one image: (CORRUPTION, corruption, severity, index); sheets of frost: (CORRUPTION, sheet)."""
     OCCLUSION = 7
     """Patches of one image that are dropped or shuffled: (OCCLUSION, grid, index)."""
+    PICTURE = 9
+    """Patches of one pictured image that are masked: (PICTURE, patches, place among the images)."""
 
 
 def generator(*key: int) -> np.random.Generator:
