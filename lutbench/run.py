@@ -173,16 +173,17 @@ class Run(Generic[R]):
         return record if own else None
 
     def result(self) -> str:
-        """Return what tables print of its record, ``top-1 81.2 % [79.4, 82.9]``, or all numbers if they have no interval.
+        """Return its record in a line, ``top-1 81.2 % [79.4, 82.9]``: the metrics that its kind names for this, or the first; all
+        numbers if they have no interval.
 
         Empty if the results have no record of this identity; raises UserError if they have a damaged one.
         """
         if (record := self.record(self.workspace.results)) is None:
             return ""
-        first = record.measurements[0]
-        if first.low is not None and first.high is not None:
-            value = f"{first.value:.1f} {first.unit}".rstrip()
-            return f"{first.metric} {value} [{first.low:.1f}, {first.high:.1f}]"
+        if record.measurements[0].low is not None:
+            named = getattr(self.planned.kind.outcomes, "RESULT", ())
+            told = [m for m in record.measurements if m.metric in named] or record.measurements[:1]
+            return ", ".join(f"{m.metric} {m.text(m.unit)}" for m in told)
         return ", ".join(f"{m.metric} {m.value:.3f}{m.unit}" for m in record.measurements)
 
     def sweep(self) -> None:

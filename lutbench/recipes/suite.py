@@ -112,7 +112,7 @@ class Suite(Recipe):
     """``pipeline``: its tables say that they show that the pipeline works, and nothing about the method."""
     seeds: list[Annotated[int, Field(ge=0, lt=SEED_BOUND)]] = Field([0], min_length=1)
     compare: list[list[str]] = Field(default_factory=list)
-    """Pairs of methods to compare on the same images, as [first, second]."""
+    """Pairs of methods to compare on the same images, as [first, second]; the untrained rows of an analysis are methods too."""
     data: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     encoder: dict[Name, EncoderRecipe] = Field(default_factory=dict)
     method: dict[Name, MethodRecipe] = Field(default_factory=dict)
