@@ -54,7 +54,7 @@ def spectrum_curve(seeds: Sequence[BlockOutcomes], rows: str) -> tuple[Values, V
     """Return i / D (K,), and log10 of s_i / s_1 of the output with its interval over seeds (3, K), as far as it is no rounding."""
     singular = np.stack([one.measured[f"spectrum_{rows}"][-1] for one in seeds])
     share = singular / singular[:, :1]
-    count = int((share >= LEAST_SHARE).all(0).cumprod().sum())
+    count = int((share >= LEAST_SHARE).all(0).sum())
     logs = np.log10(share[:, :count])
     return np.arange(1, count + 1) / singular.shape[1], _over_seeds(list(logs), (-np.inf, 0))
 

@@ -272,14 +272,11 @@ def _draw_panel(axes: "Axes", group: Group, curves: Sequence[Mapping[str, Values
         for row, of in zip(group.rows, curves, strict=True):
             points = of.get(name, np.empty((3, 0)))
             at = np.arange(1, points.shape[1] + 1) / (first.grid if name == "radial" else 1)
+            if name.startswith("rank_") and len(row.outcomes) == 1 and len(at):  # the output alone has an interval
+                axes.vlines(at[-1], points[1, -1], points[2, -1], colors=row.colour, linewidth=2.5)
+                points = points[[0, 0, 0]]
             lines[row.label] = {float(x): Point(*point) for x, point in zip(at, points.T.tolist(), strict=True)}
         draw_lines(axes, lines, colours, linestyle=linestyle)
-        for row, line in zip(group.rows, lines.values(), strict=True):
-            if (
-                name.startswith("rank_") and len(row.outcomes) == 1
-            ):  # the output alone has an interval, too narrow for a band
-                for x, point in list(line.items())[-1:]:
-                    axes.vlines(x, point.low, point.high, colors=row.colour, linewidth=2.5)
     if panel.solid in ATTENTION:
         _draw_heads(axes, group, ATTENTION.index(panel.solid))
         _draw_uniform(axes, first, panel.solid)

@@ -287,6 +287,10 @@ def test_features_against_depth_end_with_the_output(figures: Mapping[str, tuple[
         assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "3", "4", "out"]
         assert len(lines(axes)["MAE -"].get_xdata()) == 5
     assert {"MAE -", "MAE :"} <= set(lines(panel(figure, "k-NN")))
+    bars = [
+        bars.get_segments() for bars in panel(figure, "effective rank").collections if hasattr(bars, "get_segments")
+    ]
+    assert [[ends[0][0] for ends in of] for of in bars] == [[5.0]] * 6, "an interval of the output, pooled and tokens"
     assert len(lines(panel(figure, "highest"))["MAE -"].get_xdata()) == 4
     assert list(lines(panel(figure, "last block"))["MAE -"].get_xdata()) == [0.25, 0.5], "cycles per patch"
 
