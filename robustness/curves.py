@@ -7,7 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutbench.evaluate.statistics import bootstrap, percentiles, wilson
-from lutbench.report.figures import Point, draw_lines, label_figure, new_figure, over_seeds_point, seeds_label
+from lutbench.report.figures import (
+    PALETTE,
+    Point,
+    draw_lines,
+    label_figure,
+    new_figure,
+    over_seeds_point,
+    seeds_label,
+)
 from robustness.condition_outcomes import RobustnessOutcomes
 
 if TYPE_CHECKING:
@@ -50,7 +58,7 @@ def occlusion_curves(seeds: Sequence[RobustnessOutcomes]) -> dict[str, Curve]:
     return {kind: _over_seeds([_curve(one.get(kind, {})) for one in each]) for kind in ("drop", "shuffle")}
 
 
-def severity_figure(title: str, methods: Methods, note: str = "") -> "Figure":
+def severity_figure(title: str, methods: Methods, note: str = "", colours: Sequence[str] = PALETTE) -> "Figure":
     """Draw the mean over corruptions against severity, a line per method, and a small panel for every corruption."""
     curves = {seeds_label(label, len(seeds)): severity_curves(seeds) for label, seeds in methods}
     names = list(dict.fromkeys(name for of in curves.values() for name in of if name != MEAN))
@@ -61,14 +69,14 @@ def severity_figure(title: str, methods: Methods, note: str = "") -> "Figure":
     parts: Any = figure.subfigures(2, 1, height_ratios=[3.2, 0.5 + 1.45 * rows])
     above, below = parts
     large = above.subplots()
-    draw_lines(large, {label: of.get(MEAN, {}) for label, of in curves.items()})
+    draw_lines(large, {label: of.get(MEAN, {}) for label, of in curves.items()}, colours)
     large.set_title(f"Mean over {count} corruption{'s' if count > 1 else ''}", fontsize="small")
     large.set_ylabel("top-1, %")
     large.set_xlabel("severity")
     grid = below.subplots(rows, min(COLUMNS, len(names)), sharex=True, sharey=True, squeeze=False).ravel()
     panels, spare = grid[: len(names)], grid[len(names) :]
     for axes, name in zip(panels, names, strict=True):
-        draw_lines(axes, {label: of.get(name, {}) for label, of in curves.items()}, small=True)
+        draw_lines(axes, {label: of.get(name, {}) for label, of in curves.items()}, colours, small=True)
         label = name.replace("_", " ")
         axes.set_title(f"{label}, extra" if name in extra else label, fontsize="x-small", pad=3)
     for axes in spare:
@@ -86,7 +94,7 @@ def severity_figure(title: str, methods: Methods, note: str = "") -> "Figure":
     return figure
 
 
-def occlusion_figure(title: str, methods: Methods, note: str = "") -> "Figure":
+def occlusion_figure(title: str, methods: Methods, note: str = "", colours: Sequence[str] = PALETTE) -> "Figure":
     """Draw top-1 against the share of dropped patches, and beside it against the number of shuffled tiles."""
     curves = {seeds_label(label, len(seeds)): occlusion_curves(seeds) for label, seeds in methods}
     kinds = [kind for kind in ("drop", "shuffle") if any(of[kind] for of in curves.values())]
@@ -97,7 +105,7 @@ def occlusion_figure(title: str, methods: Methods, note: str = "") -> "Figure":
         # Tiles are at even steps: 14 x 14 and 16 x 16 would lie on each other, and 2 x 2 at the edge.
         at = {amount: 10 * amount if kind == "drop" else number for number, amount in enumerate(amounts)}
         moved = {label: {at[amount]: point for amount, point in of[kind].items()} for label, of in curves.items()}
-        draw_lines(axes, moved)
+        draw_lines(axes, moved, colours)
         ticks = [f"{10 * amount}" if kind == "drop" else f"{amount**2}" for amount in amounts]
         axes.set_xticks(list(at.values()), ticks)
         axes.set_xlabel("patches dropped, %" if kind == "drop" else "tiles, in random order")

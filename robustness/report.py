@@ -130,13 +130,14 @@ def _drawing(
     of_set: Sequence[TableEntry],
     ending: str,
     about: str,
-    draw: "Callable[[str, Methods, str], Figure]",
+    draw: "Callable[[str, Methods, str, Sequence[str]], Figure]",
 ) -> Drawing:
     names = view.method_names(of_set)
     title = f"{view.suite.config.title}, {view.task_title(of_set[0])}: {about}"
     methods = [(names[method], _outcomes(entry)) for method, entry in {e.method: e for e in of_set}.items()]
+    colours = [view.colour(method) for method in {e.method: e for e in of_set}]
     file = f"{of_set[0].task.replace('/', '-')}-{ending}.png"
-    return Drawing(file, title, lambda: draw(title, methods, "\n".join(view.notes_of(of_set[0]))))
+    return Drawing(file, title, lambda: draw(title, methods, "\n".join(view.notes_of(of_set[0])), colours))
 
 
 def _corruption_table(view: View, methods: dict[str, TableEntry]) -> pd.DataFrame:

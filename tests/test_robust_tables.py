@@ -21,11 +21,12 @@ from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import Record, read_records
 from lutbench.record_writing import make_record, write_record
 from lutbench.report.comparisons import comparison_sections
+from lutbench.report.figures import PALETTE
 from lutbench.report.sections import View, not_run
 from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
 from robustness.curves import occlusion_curves, occlusion_figure, severity_curves, severity_figure
 from robustness.metrics import ALEXNET_ERROR
-from robustness.report import corruption_sections
+from robustness.report import corruption_sections, sections
 
 SUITE = """
 title = "Toys"
@@ -791,3 +792,17 @@ def test_figures_are_written_and_the_tables_lead_to_them(folder: Path) -> None:
     for link in links:
         assert (folder / "tables/toy" / link).read_bytes().startswith(b"\x89PNG")
     assert text.index("### Corrupted") < text.index(links[0]) < text.index("## Occlusion") < text.index(links[1])
+
+
+def test_a_method_has_the_same_colour_whatever_else_was_measured(folder: Path) -> None:
+    loaded = suite(folder)
+    recorded(folder, loaded, "corrupted/theirs/seed0", corrupted(10))
+    recorded(folder, loaded, "occluded/theirs/seed0", occluded(5))
+    recorded(folder, loaded, "occluded/supervised/seed0", occluded(5))
+    view = View.read(loaded, folder)
+    figures = [drawing.draw() for part in sections(view) for drawing in part.figures]
+    assert len(figures) == 2
+    for axes in (axes for figure in figures for axes in figure.axes):
+        colours = {str(line.get_label()): line.get_color() for line in axes.get_lines()}
+        assert colours.pop("DeiT", PALETTE[2]) == PALETTE[2]
+        assert colours == {"MAE": PALETTE[1]}

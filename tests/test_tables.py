@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
+from matplotlib.colors import to_hex
 from reported import build_tables, check_tables, section, show_tables, write_tables
 
 from downstream.segmentation.confusions import Confusions
@@ -29,6 +30,7 @@ from lutbench.record_writing import make_record, write_record
 from lutbench.report import tables
 from lutbench.report.comparisons import comparison_sections
 from lutbench.report.entries import TableEntry, entries
+from lutbench.report.figures import PALETTE
 from lutbench.report.published import PublishedValue
 from lutbench.report.render import latex, markdown
 from lutbench.report.sections import Section, View, signed
@@ -707,6 +709,13 @@ def test_a_dollar_in_a_label_begins_no_formula_in_a_figure(segmented: Path) -> N
     recorded(segmented, loaded, "masks/ours/seed0", streets(60, 70))
     (figure,) = [drawing.draw() for part in all_sections(View.read(loaded, segmented)) for drawing in part.figures]
     figure.savefig(io.BytesIO())
+
+
+def test_bars_have_the_colour_that_the_method_has_in_the_whole_suite(segmented: Path) -> None:
+    loaded = suite(segmented)
+    recorded(segmented, loaded, "masks/theirs/seed0", streets(60, 70))
+    (figure,) = [drawing.draw() for part in all_sections(View.read(loaded, segmented)) for drawing in part.figures]
+    assert {to_hex(bar.get_facecolor()) for bar in figure.axes[0].patches} == {PALETTE[1]}
 
 
 def test_the_terminal_prints_names_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from downstream.segmentation.confusions import IOU_OF
 from lutbench.record import Record
-from lutbench.report.figures import Point, label_figure, new_figure, over_seeds_point, plain_axes, seeds_label
+from lutbench.report.figures import PALETTE, Point, label_figure, new_figure, over_seeds_point, plain_axes, seeds_label
 from lutbench.report.sections import Drawing, Section, View, by_task
 
 if TYPE_CHECKING:
@@ -32,14 +32,15 @@ def sections(view: View) -> list[Section]:
     for of_task in by_task(view.of_kind("segmentation")):
         title = f"{view.suite.config.title}, {view.task_title(of_task[0])}: IoU per class"
         names = view.method_names(of_task)
-        methods = [(names[entry.method], entry.runs) for entry in of_task if entry.runs]
+        measured = [entry for entry in of_task if entry.runs]
+        methods = [(names[entry.method], entry.runs) for entry in measured]
         if methods:
-            draw = partial(class_figure, title, methods, view.note)
+            draw = partial(class_figure, title, methods, view.note, [view.colour(entry.method) for entry in measured])
             drawings.append(Drawing(f"{of_task[0].task}-iou.png", title, draw))
     return [Section("Classes", figures=drawings, files_only=True)]
 
 
-def class_figure(title: str, methods: Methods, note: str = "") -> "Figure":
+def class_figure(title: str, methods: Methods, note: str = "", colours: Sequence[str] = PALETTE) -> "Figure":
     """Draw a bar for every class and method, the first method's best classes on top.
 
     Of more than :data:`MOST_CLASSES` classes those are shown in which the first two methods differ most, and the title
@@ -68,6 +69,7 @@ def class_figure(title: str, methods: Methods, note: str = "") -> "Figure":
             thickness,
             xerr=np.clip([values - low, high - values], 0, None),
             label=label,
+            color=colours[number % len(colours)],
             error_kw={"elinewidth": 0.8, "ecolor": "0.25"},
         )
     axes.set_yticks(range(len(shown)), shown)

@@ -1,6 +1,7 @@
 """Drawing that figures of several kinds share. matplotlib is imported when a figure is made: it takes a second."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -12,6 +13,16 @@ from lutbench.files import whole_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+PALETTE = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9",  # Okabe and Ito 2008, all but black and yellow
+    "#332288", "#882255", "#999933",  # Tol 2021, "muted": indigo, wine and olive
+    "#f0e442",  # Okabe and Ito's yellow, which is pale on white, last
+)  # fmt: skip
+"""Colours of methods, in their order in the suite: readers who see two of the three primary colours tell them apart."""
+
+GREYS = ("#666666", "#999999", "#bbbbbb")
+"""Colours of encoders that nothing was trained of."""
 
 
 class Point(NamedTuple):
@@ -51,14 +62,21 @@ def write_figure(path: Path, figure: "Figure") -> None:
         figure.savefig(partial, format="png", metadata={"Software": None})
 
 
-def draw_lines(axes: "Axes", curves: Mapping[str, Mapping[int, Point]], small: bool = False) -> None:
-    """Draw a line and a band per label; its colour is that of the label's place, also where it has no line."""
-    for number, (label, curve) in enumerate(curves.items()):
+def draw_lines(
+    axes: "Axes",
+    curves: Mapping[str, Mapping[int, Point] | Mapping[float, Point]],
+    colours: Sequence[str] = PALETTE,
+    *,
+    small: bool = False,
+    linestyle: str = "-",
+) -> None:
+    """Draw a line and a band per label; a label that has no line leaves its colour alone."""
+    for (label, curve), colour in zip(curves.items(), cycle(colours), strict=False):
         positions, values = list(curve), np.array(list(curve.values())).reshape(-1, 3)
-        style: dict[str, Any] = {"color": f"C{number % 10}"}
+        style: dict[str, Any] = {"color": colour}
         axes.fill_between(positions, values[:, 1], values[:, 2], alpha=0.2, linewidth=0, **style)
         marks: dict[str, Any] = {"marker": "o", "markersize": 1.5 if small else 3.5, "linewidth": 0.9 if small else 1.4}
-        axes.plot(positions, values[:, 0], label=label, **marks, **style)
+        axes.plot(positions, values[:, 0], label=label, linestyle=linestyle, **marks, **style)
     plain_axes(axes)
     axes.tick_params(labelsize="x-small" if small else "small")
 

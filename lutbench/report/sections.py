@@ -17,6 +17,7 @@ from lutbench.recipes.base import DatasetRecipe
 from lutbench.recipes.suite import UNTRAINED, LoadedSuite
 from lutbench.record import Record, read_records
 from lutbench.report.entries import TableEntry, entries, row_of
+from lutbench.report.figures import GREYS, PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,6 +123,13 @@ class View:
         """Return how tables name a method or a classifier."""
         row = row_of(self.suite, method)
         return (row and row.label) or ("Untrained" if row is None and method.startswith(UNTRAINED) else method)
+
+    def colour(self, method: str) -> str:
+        """Return the colour that a method or a classifier has in all figures of the suite; a grey for an untrained encoder."""
+        rows = [*self.suite.config.method, *self.suite.config.classifier]
+        added = list(dict.fromkeys(run.method for run in self.suite.runs if run.method not in rows and run.method))
+        among, colours = (rows, PALETTE) if method in rows else (added, GREYS)
+        return colours[among.index(method) % len(colours)]
 
     def method_names(self, shown: Iterable[TableEntry]) -> dict[str, str]:
         """Return how methods are told apart without a column for the encoder.
