@@ -87,7 +87,7 @@ def attention_statistics(attention: Tensor, prefix: int, distances: Tensor, *, c
     the first three only patches count, as queries and as keys, and rows are divided by their sums (cl-vs-mim, Park et al.
     2023); all are means over the patch queries.
 
-    - Distance, in the unit of ``distances``: of the keys, weighted by attention (ViT, Dosovitskiy et al. 2021, appendix D.7).
+    - Distance, in the unit of ``distances``: of the keys, weighted by attention (ViT, Dosovitskiy et al. 2021, figure 7).
     - Entropy of a query's attention, in nats: 0 to log N.
     - Normalised mutual information I(q; k) / sqrt(H(q) H(k)) of queries and keys, all queries equally likely; 0 where all
       look at the same patch.

@@ -157,6 +157,17 @@ def test_masks_and_scales_are_pytorchs(arguments: dict[str, Any]) -> None:
     torch.testing.assert_close(read.attention[0][:, 0] @ tokens, read.tokens[0], rtol=0, atol=1e-5)
 
 
+def test_attention_outside_of_the_blocks_is_not_read() -> None:
+    class Around(Attending):
+        def forward_features(self, tokens: Tensor) -> Tensor:
+            pooled = functional.scaled_dot_product_attention(tokens, tokens, tokens)
+            return functional.scaled_dot_product_attention(self.blocks(tokens), pooled, pooled)
+
+    tokens = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+    read = [through_blocks(encoder, tokens, lambda of: of).attention for encoder in (Attending(), Around())]  # type: ignore[arg-type]
+    assert torch.equal(*(attention for (attention,) in read))
+
+
 @pytest.mark.parametrize("which", REFUSED)
 def test_an_encoder_whose_attention_cannot_be_read_is_refused_by_name(which: str) -> None:
     model, arguments, said = REFUSED[which]
@@ -276,6 +287,22 @@ def test_nmi_of_a_permutation_is_one_and_of_one_key_for_all_zero() -> None:
         one = torch.zeros(COUNT, COUNT)
         one[:, key] = 1
         assert statistics(with_prefix(one, 0.5), 1)[1:3] == pytest.approx([0, 0], abs=1e-6, rel=1e-6)
+
+
+def test_nmi_stays_within_its_bounds_where_rounding_is_all_there_is() -> None:
+    draw = torch.Generator().manual_seed(0)
+    strengths = torch.linspace(0, 40, 81).repeat_interleave(6)[:, None, None]
+    scores = torch.randn(len(strengths), 196, 196, generator=draw) * torch.rand(len(strengths), 1, 1, generator=draw)
+    for looked_at in (torch.zeros(196, 196).index_fill(1, torch.tensor([9]), 1), torch.eye(196)):
+        attention = (scores + strengths * looked_at).softmax(-1)
+        nmi = attention_statistics(attention[None], 0, torch.from_numpy(patch_distances(14, 16)))[0, :, 2]
+        assert ((nmi >= 0) & (nmi < 1 + 1e-6)).all()
+    one_patch = attention_statistics(torch.ones(1, 1, 1, 1), 0, torch.zeros(1, 1))
+    assert one_patch[0, 0].tolist() == [0, 0, 0, 0, 1]
+    same = torch.full((1, 1, 196, 196), 1 / 196)
+    assert attention_statistics(same, 0, torch.from_numpy(patch_distances(14, 16)))[0, 0, 2] == pytest.approx(
+        0, abs=1e-5
+    )
 
 
 def test_nmi_is_that_of_a_drawn_joint_distribution() -> None:
