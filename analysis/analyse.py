@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lutbench.evaluate.neighbours import check_neighbours
 from numpy.typing import NDArray
 
 from analysis.attention import check_readable
@@ -23,6 +22,7 @@ from lutbench.data.images import ImageDataset, aligned
 from lutbench.data.preflight import preflight
 from lutbench.data.walking import evenly_spaced
 from lutbench.errors import UserError
+from lutbench.evaluate.neighbours import check_neighbours
 from lutbench.evaluate.outcomes import names_fingerprint
 from lutbench.models.encoders import create_encoder, geometry_of
 from lutbench.models.pretrained import check_encoder_weights, encoder_of
@@ -60,7 +60,7 @@ def check(run: Run[AnalysisRecipe]) -> None:
     if bank is None and "depth" in recipe.measures:
         run.workspace.note(f"{run.planned.stage}/{run.planned.task}: {_without_neighbours(run)}")
     if bank is not None:
-        check_neighbours(recipe, bank)
+        check_neighbours(recipe.neighbours, bank)
     preflight(run, images, *([] if bank is None else [bank]))
 
 
@@ -98,7 +98,7 @@ def perform(run: Run[AnalysisRecipe]) -> None:
 
     # What came of it
     if processes.is_main_process:
-        measured = _measured(found) | {name: of.numpy() for name, of in of_views.items()} | neighbours
+        measured = _measured(found) | {name: of.float().numpy() for name, of in of_views.items()} | neighbours
         arrays: dict[str, NDArray[Any]] = {}
         if "attention" in found.values:
             arrays["heads"] = found.values["attention"].double().mean(0).permute(2, 0, 1).numpy()
@@ -109,7 +109,7 @@ def perform(run: Run[AnalysisRecipe]) -> None:
             some = evenly_spaced(len(found.index), COMPARED)
             arrays["grams"] = grams(found.values["features"][some, :, 0].numpy())
         drawn = specimens(run, encoder, images, found.index)
-        run_pictures(run.name, drawn.arrays, drawn.images, drawn.about, run.folder)
+        run_pictures(run.name, drawn.images, drawn.arrays, drawn.about, run.folder)
         outcomes = BlockOutcomes(
             names_fingerprint(images.image_name(int(one)) for one in found.index),
             len(found.index),
@@ -168,7 +168,7 @@ def _right_by_depth(
         recipe.neighbours,
         recipe.temperature,
         processes.device,
-    ).numpy()
+    )
     return {
         f"right_{pool}": np.ascontiguousarray(right[..., k])
         for k, pool in enumerate(("pooled", "class")[: right.shape[2]])

@@ -67,7 +67,10 @@ def through_images(
     prefix, device = encoder.num_prefix_tokens, accelerator().device
     grid, patch_size = encoder.patch_embed.grid_size[0], encoder.patch_embed.patch_size[0]
     distances = torch.from_numpy(patch_distances(grid, patch_size)).float().to(device)
-    reduce = partial(attention_statistics, prefix=prefix, distances=distances) if "attention" in measures else None
+    of_attention = partial(
+        attention_statistics, prefix=prefix, distances=distances, class_token=encoder.has_class_token
+    )
+    reduce = of_attention if "attention" in measures else None
     spectra: dict[str, list[Covariances]] = {}
     groups = groups_of(len(chosen))
     order = chosen
@@ -102,10 +105,12 @@ def through_images(
             now["similarity"] = torch.stack([token_similarity(of) for of in patches], 1)
         if "spectrum" in measures:
             now["token_rank"] = torch.stack([token_rank(of) for of in patches], 1)
-            group = torch.from_numpy(groups[np.searchsorted(chosen, batch.index.cpu().numpy())])[batch.counts.cpu()]
+            group = torch.from_numpy(groups[np.searchsorted(chosen, batch.index.cpu().numpy())])
+            group[~batch.counts.cpu()] = -1
             for rows, features in (("pooled", pooled), ("tokens", patches)):
-                for covariances, of in zip(spectra[rows], features, strict=True):
-                    covariances.add(of[batch.counts], group if covariances.groups > 1 else torch.zeros_like(group))
+                for covariances, of in zip(spectra[rows][:-1], features, strict=False):
+                    covariances.add(of, group.clamp(max=0))
+                spectra[rows][-1].add(features[-1], group)
         for name, value in now.items():
             found.setdefault(name, []).append(value)
 
@@ -115,10 +120,8 @@ def through_images(
     check_classes_left(images, index)
     for of in values.values():
         check_finite(of.isfinite().flatten(1).all(1).numpy(), images, index, "the encoder's features or attention")
-    for every_depth in spectra.values():
-        for covariances in every_depth:
-            covariances.gather()
-    return Passed(index, values, spectra)
+    gathered = {rows: [covariances.gather() for covariances in every_depth] for rows, every_depth in spectra.items()}
+    return Passed(index, values, gathered)
 
 
 @torch.no_grad()
@@ -147,7 +150,7 @@ def _of_image(transform: Transform, image: Image.Image, index: int) -> Tensor:
 
 
 def _second_view(side: int, interpolation: str, image: Image.Image, index: int) -> Tensor:
-    with seeded(RngStream.ANALYSIS, index):
+    with seeded(RngStream.VIEW, index):
         box = transforms.RandomResizedCrop.get_params(image, **CROP)
         flipped = torch.rand(()).item() < 0.5
     part = functional.resized_crop(image, *box, [side, side], functional.InterpolationMode(interpolation))

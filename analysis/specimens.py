@@ -10,13 +10,17 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from analysis.attention import attention_maps, through_blocks
-from analysis.pictures import chosen, picture_strip, principal_colours
+from analysis.pictures import picture_strip, principal_colours
 from lutbench.data.images import ImageDataset, load_or_next
 from lutbench.data.tensors import normalised
+from lutbench.data.walking import evenly_spaced
 from lutbench.evaluate.transform import eval_transform
 from lutbench.recipes.analysis import AnalysisRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator, autocast
+
+SHOWN = 8
+"""Images that are drawn."""
 
 MASK_RATIOS = (0.5, 0.75, 0.9)
 """Of reconstructions: easier than MAE's 0.75, as it is, and harder."""
@@ -43,11 +47,12 @@ def specimens(
     """
     recipe, prepared = run.recipe, run.preprocessing
     see = eval_transform(recipe.side, recipe.eval_crop, prepared.interpolation)
-    shown = [see(load_or_next(images, int(index[number]))[0]) for number in chosen(len(index))]
+    shown = [see(load_or_next(images, int(index[number]))[0]) for number in evenly_spaced(len(index), SHOWN)]
     pixels = torch.stack(shown)
     grid, prefix = encoder.patch_embed.grid_size[0], encoder.num_prefix_tokens
     blocks = drawn_blocks(recipe, len(encoder.blocks))
-    reduce = partial(attention_maps, prefix=prefix, marked=grid // 2 * grid + grid // 2)
+    marked = grid // 2 * grid + grid // 2
+    reduce = partial(attention_maps, prefix=prefix, marked=marked, class_token=encoder.has_class_token)
     with autocast(recipe.precision):
         found = through_blocks(
             encoder,
@@ -59,10 +64,12 @@ def specimens(
         "colours": principal_colours(found.tokens[-1][:, prefix:].float().cpu()),
     }
     about: dict[str, Any] = {"drawn blocks": blocks, "marked": [grid // 2, grid // 2]}
+    if not encoder.has_class_token:
+        about["first query"] = "mean over patches"
     if (made := _reconstructed(run, pixels)) is not None:
         arrays["reconstructions"] = made.permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
         about["mask ratios"] = list(MASK_RATIOS)
-    return Specimens(arrays, picture_strip(pixels.numpy()), about)
+    return Specimens(arrays, picture_strip(pixels), about)
 
 
 def drawn_blocks(recipe: AnalysisRecipe, blocks: int) -> list[int]:

@@ -183,13 +183,12 @@ class Record(_Closed):
         """
         path = self._path(kept)
         try:
-            with path.open("rb") as stream:
-                content = stream.read(MAX_BYTES + 1)
-        except (FileNotFoundError, IsADirectoryError) as error:
+            if (size := path.stat().st_size) > MAX_BYTES:
+                raise UserError(f"{path}: damaged or changed: it has {size:,} bytes. {_remedy(self.run)}")
+            content = path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError) as error:  # also one that a run replaces just now
             what = "per-image outcomes" if kept == self.outcomes_file else "files"
             raise UserError(f"{path}: the {what} of {self.run} are missing. {_remedy(self.run)}") from error
-        if len(content) > MAX_BYTES:
-            raise UserError(f"{path}: damaged or changed: it has over {MAX_BYTES:,} bytes. {_remedy(self.run)}")
         found = hashlib.sha256(content).hexdigest()
         if found != kept.sha256:
             raise UserError(

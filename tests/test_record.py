@@ -364,7 +364,7 @@ def test_a_record_that_says_what_only_sealed_ones_do_has_not_lost_its_seal_by_ag
     ("content", "told"),
     [
         (b"no zip", "expected the outcomes of a knn run, found no whole .npz file"),
-        (b"\0" * (MAX_BYTES + 1), r"damaged or changed: it has over 268,435,456 bytes"),
+        (b"\0" * (MAX_BYTES + 1), r"damaged or changed: it has 268,435,457 bytes"),
     ],
 )
 def test_outcomes_with_an_adapted_hash_are_refused_by_name(tmp_path: Path, content: bytes, told: str) -> None:
