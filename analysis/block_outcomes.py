@@ -16,6 +16,7 @@ from analysis.uniform import uniform_distance
 from lutbench.arrays import Layout
 from lutbench.evaluate.outcomes import Measurement, PerImage, fingerprint_text
 from lutbench.evaluate.statistics import (
+    BASIC,
     BOOTSTRAP,
     Comparison,
     bootstrap,
@@ -25,12 +26,6 @@ from lutbench.evaluate.statistics import (
     resampled,
     wilson,
 )
-
-BASIC = "basic bootstrap over images"
-"""Name of the interval that is the percentiles of a bootstrap, reflected at the value (Efron and Tibshirani 1993, section 13.3).
-
-A rank of few images is too low, and on resamples, which have fewer different ones, lower by as much again: reflected, the two cancel.
-So the value may lie below its interval."""
 
 ATTENTION = ("distance", "entropy", "nmi", "to_class", "to_itself")
 """Per block: mean distance in pixels, entropy in nats, normalised mutual information, shares for the class token and for itself."""
@@ -68,6 +63,7 @@ class Quantity(NamedTuple):
 class BlockOutcomes(PerImage):
     """What an analysis found of an encoder of L blocks, D wide, on n images; what was not measured is not in it."""
 
+    RESULT: ClassVar[tuple[str, ...]] = ("attention distance", "NMI")
     layout: ClassVar[Layout] = {
         "images": (("U",), 0), "count": (("i8",), 0), "grid": (("i8",), 0), "patch_size": (("i8",), 0), "fitted": (("i8",), 1),
         **dict.fromkeys((*ATTENTION, *FEATURES), (("f4",), 2)), "amplitude": (("f4",), 3), **dict.fromkeys(VIEWS, (("f4",), 1)),
@@ -167,9 +163,9 @@ class BlockOutcomes(PerImage):
                     metric=one.metric, value=one.value, unit=one.unit, n=count, low=low_, high=high_, interval=name
                 )
             )
-        return made + [Measurement(metric="best depth", value=float(self.best_depth + 1), unit="")] * self.has(
-            "right_pooled"
-        )
+        if self.has("right_pooled"):
+            made.append(Measurement(metric="best depth", value=float(self.best_depth + 1), unit=""))
+        return made
 
     def printed(self) -> list[str]:
         """Return the metrics that tables print."""

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 
+FLOOR = 1e-7
+"""Singular values below this share of the largest are rounding: they are roots of eigenvalues that are known to 1e-15 of the largest."""
+
 
 def effective_rank(singular: Values) -> Values:
     """Return exp of the entropy of ``s / sum(s)``: between 1 and the width (Roy and Vetterli 2007; RankMe, Garrido et al. 2023)."""
@@ -27,10 +30,13 @@ def participation_ratio(singular: Values) -> Values:
 
 
 def power_law(singular: Values, first: int, last: int) -> Values:
-    """Return alpha of ``s_i^2 ~ i^-alpha``: least squares of log s_i^2 on log i, i from ``first`` to ``last`` (alpha-ReQ, Agrawal et al. 2022)."""
+    """Return alpha of ``s_i^2 ~ i^-alpha``: least squares of log s_i^2 on log i, i from ``first`` to ``last`` (alpha-ReQ, Agrawal et al. 2022).
+
+    What is below :data:`FLOOR` counts as that, so that directions that features do not use give a number, a large one.
+    """
     ranks = np.log(np.arange(first, last + 1))
     centred = ranks - ranks.mean()
-    logs = np.log(np.maximum(singular[..., first - 1 : last], np.finfo(np.float64).tiny) ** 2)
+    logs = 2 * np.log(np.maximum(singular[..., first - 1 : last], FLOOR * singular[..., :1]))
     return np.asarray(-(logs * centred).sum(-1) / (centred**2).sum())
 
 

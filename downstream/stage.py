@@ -27,7 +27,7 @@ def check_classification(run: Run[ClassificationRecipe]) -> None:
     train, val = run.dataset("train"), run.dataset("val")
     for note in class_notes(train, val):
         run.workspace.note(note)
-    preflight(run.workspace, train, val, by_class=True)
+    preflight(run, train, val, by_class=True)
 
 
 def check_weights(run: Run[ClassificationRecipe]) -> None:

@@ -3,13 +3,18 @@
 The one place through which the suite knows its stages. What a declaration names is imported when it is used, so that help
 and tables need no torch.
 
-A kind's module has two functions, a third where its runs multiply matrices, and a fourth where they may start from weights
-that the suite did not make::
+A kind's module has two functions, a third where its runs multiply matrices, a fourth where they may start from weights
+that the suite did not make, and a fifth where they make an encoder with a decoder::
 
     check(run)              find what would stop the run before any compute is spent; raises UserError, or NotRun
     perform(run)            do it: write the record, finish the run
     cost(run, classes)      what one image of it costs, see lutbench.plan.compute.Cost
     check_weights(run)      the part of check that needs those weights and no data, which status and plan tell too
+    reconstruct(run, images, ratios)
+                            what the decoder of a finished run makes of images (B, 3, S, S) of the run's size, uint8, of
+                            which such shares of the patches are masked: (len(ratios), B, 3, S, S), uint8, what is visible as
+                            it was. An image's masks follow from its place among the images and the number of patches alone.
+                            None, with a line about it, of a run that kept no decoder
 
 A new kind is a module, a recipe and a line here. A new stage also has a table in :class:`lutbench.recipes.suite.Suite`, whose
 type says what its tables look like: a ``TaskTable`` names its kind, and starts from nothing or from the encoder of every

@@ -24,16 +24,15 @@ from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import DamagedError, below, remove_partials
 from lutbench.finite import refused_numbers_explained
 from lutbench.kinds import dataset_module
-from lutbench.models.export import export_of
 from lutbench.models.preprocessing import IMAGENETS, Preprocessing, preprocessing_of
-from lutbench.models.weights import sha256_of
 from lutbench.progress import console
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, identity_of, read_record, record_path
 from lutbench.record_writing import copy_record, make_record, write_record
-from lutbench.run_files import read_started, weights_made, write_finished, write_started
-from lutbench.run_status import RunState, RunStatus, status_of
+from lutbench.run_files import read_started, write_finished, write_started
+from lutbench.run_status import RunStatus, status_of
+from lutbench.run_weights import weights_inputs, weights_of
 from lutbench.sources import MIXED, sources_of
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
@@ -72,28 +71,17 @@ class Run(Generic[R]):
 
         Raises:
             NotRun: if its dataset is absent and optional.
-            UserError: if its data or a file of weights is absent, or the run that it needs has not finished.
+            UserError: if its data or a file of weights is absent, or the run that it needs has not finished or left none.
         """
-        recipe, part = self.recipe, self.planned.kind.starts_from
-        inputs: dict[str, Any] = {
+        recipe = self.recipe
+        return {
             "stage": self.planned.kind.name,
             "revision": recipe.revision,
             "seed": self.seed,
             "recipe": recipe.affecting_results(),
             "data": {split: self.fingerprint(split) for split in recipe.splits},
+            **weights_inputs(self),
         }
-        if self.needs is not None:
-            self.require_needed()
-            inputs[part] = {"run": self.needs.identity, "sha256": weights_made(self.needs.folder, self.needs.identity)}
-        elif self.weights is not None:
-            inputs[part] = {"sha256": sha256_of(self.weights)}
-            if part == "classifier" and (export := export_of(self.weights)):
-                inputs[part]["export"] = export.content
-        elif part == "classifier":
-            inputs[part] = {}  # timm's, by the name in the recipe
-        if self.needs is None and (prepared := self.preprocessing.unlike_imagenets(recipe.prepared_by)):
-            inputs[part] = {**inputs.get(part, {}), "preprocessing": prepared}
-        return inputs
 
     @cached_property
     def identity(self) -> str:
@@ -107,21 +95,8 @@ class Run(Generic[R]):
 
     @property
     def weights(self) -> Path | None:
-        """The file of weights that it starts from, if there is one.
-
-        Raises:
-            UserError: if the user's file is absent.
-        """
-        source, part = self.recipe.source, self.planned.kind.starts_from
-        if self.needs is not None:
-            return self.needs.folder / f"{part}.safetensors"
-        if source is None or source.kind != "checkpoint":
-            return None
-        weights = Path(source.path).expanduser()
-        if not weights.is_file():
-            table = "classifier" if part == "classifier" else "method"
-            raise UserError(f"{table}.{self.planned.method}.checkpoint: there is no file {weights.absolute()}.")
-        return weights
+        """The file of weights that it starts from, if there is one; see :func:`lutbench.run_weights.weights_of`."""
+        return weights_of(self)
 
     @property
     def weights_sha256(self) -> str | None:
@@ -186,26 +161,6 @@ class Run(Generic[R]):
         """Return how far it has come."""
         return status_of(self)
 
-    def require_needed(self) -> None:
-        """Check that the run whose encoder or classifier it takes has finished.
-
-        Raises:
-            UserError: if it has not, with the command that runs it.
-        """
-        if self.needs is None:
-            return
-        status, other = self.needs.status(), self.needs.planned
-        if status.state is not RunState.FINISHED:
-            uses = (
-                "measures the classifier"
-                if self.planned.kind.starts_from == "classifier"
-                else "starts from the encoder"
-            )
-            raise UserError(
-                f"{self.name} {uses} of {other.name}, which is {status}. "
-                f"First run: nox -s {other.stage} -- {self.given} (or: lutbench run {self.given} --stage {other.stage})."
-            )
-
     def record(self, folder: Path) -> Record | None:
         """Return its record in ``folder``, the results or its own, without its files; None if there is none of this run.
 
@@ -218,16 +173,17 @@ class Run(Generic[R]):
         return record if own else None
 
     def result(self) -> str:
-        """Return what tables print of its record, ``top-1 81.2 % [79.4, 82.9]``, or all numbers if they have no interval.
+        """Return its record in a line, ``top-1 81.2 % [79.4, 82.9]``: the metrics that its kind names for this, or the first; all
+        numbers if they have no interval.
 
         Empty if the results have no record of this identity; raises UserError if they have a damaged one.
         """
         if (record := self.record(self.workspace.results)) is None:
             return ""
-        first = record.measurements[0]
-        if first.low is not None and first.high is not None:
-            value = f"{first.value:.1f} {first.unit}".rstrip()
-            return f"{first.metric} {value} [{first.low:.1f}, {first.high:.1f}]"
+        if record.measurements[0].low is not None:
+            named = getattr(self.planned.kind.outcomes, "RESULT", ())
+            told = [m for m in record.measurements if m.metric in named] or record.measurements[:1]
+            return ", ".join(f"{m.metric} {m.text(m.unit)}" for m in told)
         return ", ".join(f"{m.metric} {m.value:.3f}{m.unit}" for m in record.measurements)
 
     def sweep(self) -> None:

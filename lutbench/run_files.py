@@ -85,18 +85,6 @@ def read_finished(folder: Path, identity: str | None = None) -> Finished:
     return finished
 
 
-def weights_made(folder: Path, identity: str) -> str:
-    """Return the sha256 of the weights that a finished run of this ``identity`` ended with.
-
-    Raises:
-        UserError: if it made none, or what it left is damaged.
-    """
-    checkpoint = read_finished(folder, identity).checkpoint
-    if checkpoint is None:
-        raise UserError(f"{folder}: the run finished without weights. Remove the folder, and run it again.")
-    return checkpoint
-
-
 def finished_folder(name: str, runs: Path) -> Path:
     """Return the folder of a finished run, by itself or by ``SUITE/NAME`` below ``runs``; of several recipes the latest.
 

@@ -19,6 +19,7 @@ from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run, open_run
 from lutbench.run_status import RunState, weights_problem
+from lutbench.run_weights import require_needed
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
@@ -67,8 +68,10 @@ def run_suite(
             except NotRun as reason:
                 run.log(f"not run: {reason}")
                 continue
-            if run.needs is not None and run.needs.name not in names:
-                run.require_needed()
+            if run.needs is not None:
+                to_come = run.needs.name in names and (run.needs.name in repeated or _waits(run))
+                if not to_come:
+                    require_needed(run)
             _require_not_failed(run, failed)
             to_do.append(run)
     if failed and not to_do:

@@ -35,4 +35,5 @@ def cost_of(recipe_json: str) -> Cost:
         flop = STEP * counted(lambda: student(views, targets)) + (counted(lambda: teacher(views)) if teacher else 0)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     kept = values(student) + 2 * trained + (values(teacher) if teacher else 0)
-    return Cost(flop / COUNTED, 0, kept, values(student.encoder))
+    exported = values(student.encoder) + values(student.decoder) + (values(teacher.encoder) if teacher else 0)
+    return Cost(flop / COUNTED, 0, kept, exported)

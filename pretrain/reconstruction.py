@@ -1,14 +1,24 @@
 """Pictures of what a student reconstructs: for each image the input, the visible patches, and the reconstruction."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torchvision.transforms.functional import InterpolationMode, resize, to_pil_image
 from torchvision.utils import make_grid
 
+from lutbench.data.tensors import normalised
 from lutbench.files import whole_file
+from lutbench.models.weights import read_weights
+from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.run import Run
+from lutbench.run_weights import NotKeptError, weights_made
+from lutbench.train.processes import accelerator
+from lutbench.train.randomness import RngStream, generator
+from pretrain.frameworks import build_framework
 from pretrain.masking import visible_patches
 from pretrain.student import Student
 from pretrain.views import Views
@@ -20,9 +30,12 @@ PER_ROW = 2
 
 
 @torch.no_grad()
-def reconstruct(student: Student, views: Views) -> Tensor:
-    """Return view 1 (B, 3, S, S), normalised as it came, its masked patches replaced by what the student predicts."""
-    visible = visible_patches(views.noise, student.visible_count).view1
+def reconstruct(student: Student, views: Views, count: int | None = None) -> Tensor:
+    """Return view 1 (B, 3, S, S), normalised as it came, its masked patches replaced by what the student predicts.
+
+    ``count`` patches are visible, as many as in training if not given.
+    """
+    visible = visible_patches(views.noise, count or student.visible_count).view1
     tokens = student.framework.encode(student.encoder, views.view1, visible)
     pixels = student.decoder(tokens, visible).float()
     return student.framework.reconstruct(pixels, views.view1, visible)
@@ -44,6 +57,46 @@ def reconstruction_grid(student: Student, views: Views, path: Path, count: int =
         to_pil_image(grid).save(partial, format="PNG")
 
 
+def reconstructions(run: Run[PretrainRecipe], images: Tensor, ratios: Sequence[float]) -> Tensor | None:
+    """Return what the student of a finished run makes of ``images`` (B, 3, S, S), uint8, masked by each of the ``ratios``.
+
+    They are (len(ratios), B, 3, S, S), uint8, on the CPU: the patches that are visible as they were, at least one. The masks
+    are the same for all runs of as many patches, and what a lower ratio masks, a higher one does too. The network computes in
+    float32. None, with a line that says so, of a run that finished before runs kept their decoders.
+
+    Raises:
+        UserError: if encoder or decoder are not those that the run left.
+    """
+    student = _student_of(run)
+    if student is None:
+        return None
+    device = accelerator().device
+    noise = picture_noise(len(images), student.encoder.patch_embed.num_patches)
+    views = Views(normalised(images, device), None, noise.to(device))
+    student = student.to(device).eval()
+    counts = [max(1, int(noise.shape[1] * (1 - ratio))) for ratio in ratios]
+    return torch.stack([_as_bytes(reconstruct(student, views, count)) for count in counts])
+
+
+def picture_noise(images: int, patches: int) -> Tensor:
+    """Return the noise (B, N), float32 in [0, 1), that masks images in pictures: of an image's place and the number of patches alone."""
+    drawn = [generator(RngStream.PICTURE, patches, place).random(patches, np.float32) for place in range(images)]
+    return torch.from_numpy(np.stack(drawn))
+
+
+def _student_of(run: Run[PretrainRecipe]) -> Student | None:
+    """Return encoder and decoder that a finished run left; None, with a line that says so, if it kept no decoder."""
+    try:
+        sha256 = weights_made(run, "decoder")
+    except NotKeptError as error:
+        run.log(f"no reconstructions: {error}")
+        return None
+    encoder, framework = build_framework(run.recipe, run.seed)
+    encoder.load_state_dict(read_weights(run.folder / "encoder.safetensors", weights_made(run, "encoder")))
+    framework.decoder.load_state_dict(read_weights(run.folder / "decoder.safetensors", sha256))
+    return Student(encoder, framework, mask_ratio=run.recipe.mask_ratio)
+
+
 def _masked(student: Student, views: Views) -> Tensor:
     """Return view 1 (B, 3, S, S) with its masked patches set to ImageNet's mean colour, which is zero as normalised."""
     visible = visible_patches(views.noise, student.visible_count).view1
@@ -52,6 +105,11 @@ def _masked(student: Student, views: Views) -> Tensor:
     mask = resize(mask.reshape(-1, 1, *grid), list(views.view1.shape[2:]), InterpolationMode.NEAREST)
     masked: Tensor = views.view1 * mask
     return masked
+
+
+def _as_bytes(images: Tensor) -> Tensor:
+    """Return images (B, 3, S, S), normalised by ImageNet's mean and deviation, as uint8 on the CPU."""
+    return _as_colours(images).mul(255).round().to(torch.uint8)
 
 
 def _as_colours(images: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from lutbench.data.images import ImageDataset, load_or_next
 from lutbench.data.preflight import preflight
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.models.encoders import export_encoder
+from lutbench.models.weights import save_weights
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Schedule, stream
@@ -17,11 +18,12 @@ from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
 from pretrain.cost import cost
 from pretrain.reconstruction import reconstruction_grid
+from pretrain.reconstruction import reconstructions as reconstruct
 from pretrain.student import build_student, parameter_groups
 from pretrain.teacher import Teacher, momentum_at
 from pretrain.views import PretrainTransform, Views
 
-__all__ = ["check", "cost", "perform"]  # what lutbench.kinds asks for
+__all__ = ["check", "cost", "perform", "reconstruct"]  # what lutbench.kinds asks for
 
 PICTURED = 8
 """Images in the picture grid."""
@@ -38,7 +40,7 @@ def check(run: Run[PretrainRecipe]) -> None:
     images = run.workspace.open(recipe.dataset, "train")
     schedule_of(recipe, len(images), run.seed)
     PretrainTransform(recipe)
-    preflight(run.workspace, images)
+    preflight(run, images)
     with torch.device("meta"):
         build_student(recipe, run.seed)
 
@@ -46,8 +48,8 @@ def check(run: Run[PretrainRecipe]) -> None:
 def perform(run: Run[PretrainRecipe]) -> None:
     """Train the run's student, with a teacher where the recipe has the context loss, and export its encoder.
 
-    Leaves in the run's folder: ``encoder.safetensors`` and ``encoder.json`` for timm, ``reconstructions.png``,
-    TensorBoard scalars and the record.
+    Leaves in the run's folder: ``encoder.safetensors`` and ``encoder.json`` for timm, with a teacher the same of its encoder,
+    ``decoder.safetensors``, ``reconstructions.png``, TensorBoard scalars and the record.
 
     Raises:
         UserError: if a loss or a weight is not finite, nothing moved, an image cannot be decoded, or the disk is full.
@@ -106,6 +108,9 @@ def perform(run: Run[PretrainRecipe]) -> None:
         views = Views.from_batch(pictured(images, recipe, run.seed), processes.device)
         reconstruction_grid(student, views, run.folder / "reconstructions.png", PICTURED)
         sha256 = export_encoder(student.encoder, recipe.encoder, run.folder)
+        save_weights(student.decoder.state_dict(), run.folder / "decoder.safetensors")
+        if teacher:
+            export_encoder(teacher.encoder, recipe.encoder, run.folder, name="teacher")
         measurements = [
             Measurement(metric=f"{name} loss", value=value, unit="") for name, value in logger.losses.items()
         ]
@@ -115,7 +120,11 @@ def perform(run: Run[PretrainRecipe]) -> None:
             images_per_second=logger.images_per_second,
             checkpoint=sha256,
             extra={"skipped": logger.skipped, "waiting_for_data": logger.waited / logger.seconds},
-            files=["encoder.json"],
+            files=[
+                "encoder.json",
+                "decoder.safetensors",
+                *(["teacher.json", "teacher.safetensors"] if teacher else []),
+            ],
         )
 
 

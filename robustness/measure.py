@@ -51,7 +51,7 @@ def check(run: Run[RobustnessRecipe]) -> None:
     found: DatasetListing = run.dataset("test")
     found.require()
     first, folder = next(iter(condition_folders(recipe.set, root).items()))
-    preflight(run.workspace, list_condition(recipe.set, first, folder), bits_can_be_set=False)
+    preflight(run, list_condition(recipe.set, first, folder), bits_can_be_set=False)
     if run.needs is None:
         side, space = check_classifier(recipe.classifier, recipe.image_size, run.weights)
     else:

@@ -12,7 +12,7 @@ import pandas as pd
 from lutbench.record import Record
 from lutbench.report.comparisons import OVER_SEEDS, compare, interval_points, on_same_images, points
 from lutbench.report.entries import TableEntry, over_runs
-from lutbench.report.sections import Drawing, Section, View, by_task, directed
+from lutbench.report.sections import Drawing, Section, View, by_task, directed, not_run
 from lutbench.report.values import interval_legend, value_legend, value_table, wide_section
 from robustness.condition_outcomes import RobustnessOutcomes
 from robustness.curves import Methods, occlusion_figure, severity_figure
@@ -57,7 +57,7 @@ def sections(view: View) -> list[Section]:
         table["metric"] = [directed(entry) for entry in shown]
     legend = [
         *(["\n".join([value_legend(view, shown), LEGEND, *view.dataset_notes(shown)])] if shown else []),
-        not_run(view),
+        not_run(view, NAME),
     ]
     occluded = _measured_sets(view, "occlusion")
     drawings = [_drawing(view, of_set, "occlusion", OCCLUSION, occlusion_figure) for of_set in occluded]
@@ -73,17 +73,6 @@ def sections(view: View) -> list[Section]:
         *corruption_sections(view),
         Section("Occlusion", figures=drawings, files_only=True),
     ]
-
-
-def not_run(view: View) -> str:
-    """Return ``Not run: ImageNet-A; ImageNet-R with MAE.``; empty if every method was run on every set."""
-    missing = []
-    for of_set in by_task(view.of_kind(NAME)):
-        ran = {entry.method for entry in of_set if entry.runs or entry.stale}
-        names = [name for method, name in view.method_names(of_set).items() if method not in ran]
-        if names:
-            missing.append(view.task_title(of_set[0]) + (f" with {', '.join(names)}" if ran else ""))
-    return f"Not run: {'; '.join(missing)}." if missing else ""
 
 
 def corruption_sections(view: View) -> list[Section]:

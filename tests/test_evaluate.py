@@ -11,13 +11,14 @@ from toy_runs import in_processes, toy_run, write_images
 
 from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
-from lutbench.evaluate.inference import evaluate, outcomes_of, over_images, rank_of_label
+from lutbench.evaluate.inference import encode_images, evaluate, outcomes_of, over_images, rank_of_label
 from lutbench.evaluate.outcomes import names_fingerprint
 from lutbench.evaluate.transform import eval_transform
 from lutbench.models.encoders import create_encoder
 from lutbench.models.preprocessing import IMAGENETS
 from lutbench.recipes.downstream import ClassificationRecipe
 from lutbench.run import Run
+from lutbench.train.processes import accelerator
 
 
 @pytest.fixture
@@ -86,6 +87,23 @@ def test_the_batch_size_changes_no_outcome(folder: Path, eval_batch: int) -> Non
 def test_processes_share_the_images_and_all_get_the_same_outcomes(folder: Path, count: int) -> None:
     run = toy_run(folder, kind="knn", eval_batch=4)
     assert in_processes(lambda: outcomes(run), count) == [outcomes(run)] * count
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_features_have_the_same_bits_whatever_the_number_of_processes(folder: Path, count: int) -> None:
+    run = toy_run(folder, kind="knn", eval_batch=4)  # 21 images: a short last batch, and processes without one
+
+    def features() -> list[list[float]]:
+        accelerator()
+        torch.set_num_threads(1)  # as accelerate leaves them only in one process
+        torch.manual_seed(0)
+        encoder = create_encoder(recipe_of(run).encoder.architecture)
+        found = encode_images(encoder, run.dataset("val"), recipe_of(run), IMAGENETS, "")
+        return found.values.tolist()  # type: ignore[no-any-return]
+
+    (once,) = in_processes(features)
+    assert len(once) == 21
+    assert in_processes(features, count) == [once] * count
 
 
 def test_more_processes_than_images_give_each_image_once(tmp_path: Path) -> None:

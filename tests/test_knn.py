@@ -14,8 +14,9 @@ from torch.nn import functional
 from toy_runs import SUITE, in_processes, outcome, performed, toy_run, write_images
 
 from downstream import knn
-from downstream.knn import knn_classify, nearest_neighbours
 from lutbench.errors import UserError
+from lutbench.evaluate import neighbours
+from lutbench.evaluate.neighbours import knn_classify, nearest_neighbours
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.models.pretrained import encoder_of
 
@@ -66,7 +67,7 @@ def test_the_nearest_neighbours_do_not_depend_on_how_the_bank_is_cut(monkeypatch
     expected = (queries @ bank.T).topk(K)
     assert torch.equal(places, expected.indices)
     for size in (7, 20, 100, 332):
-        monkeypatch.setattr(knn, "BANK", size)
+        monkeypatch.setattr(neighbours, "BANK", size)
         cut_similarity, cut_places = nearest_neighbours(queries, bank, K)
         assert torch.allclose(cut_similarity, similarity)
         assert torch.equal(cut_places, places)
@@ -75,14 +76,14 @@ def test_the_nearest_neighbours_do_not_depend_on_how_the_bank_is_cut(monkeypatch
 def test_the_vote_does_not_depend_on_how_the_queries_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     (queries, wanted), (bank, labels) = features(6, 50), features(7, 200)
     whole = knn_classify(queries, wanted, bank, labels, CLASSES, K, TEMPERATURE)
-    monkeypatch.setattr(knn, "QUERIES", 7)
+    monkeypatch.setattr(neighbours, "QUERIES", 7)
     assert torch.equal(knn_classify(queries, wanted, bank, labels, CLASSES, K, TEMPERATURE), whole)
 
 
 def test_no_more_than_a_chunk_of_similarities_is_ever_there(monkeypatch: pytest.MonkeyPatch) -> None:
     (queries, wanted), (bank, labels) = features(8, 40), features(9, 500)
-    monkeypatch.setattr(knn, "QUERIES", 8)
-    monkeypatch.setattr(knn, "BANK", 50)
+    monkeypatch.setattr(neighbours, "QUERIES", 8)
+    monkeypatch.setattr(neighbours, "BANK", 50)
     largest = 0
 
     class Watch(torch.overrides.TorchFunctionMode):

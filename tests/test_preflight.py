@@ -407,3 +407,20 @@ def test_a_probe_of_single_images_is_refused() -> None:
     encoder = {"architecture": {}, "kind": "scratch"}
     with pytest.raises(ValueError, match=r"batch = 1: the probe's BatchNorm .* Take 2 or more"):
         LinearRecipe.model_validate({"data": {"path": "set"}, "encoder": encoder, "batch": 1, "warmup_epochs": 0})
+
+
+# What the suite made itself
+
+
+def test_images_that_the_suite_built_are_not_looked_at_and_a_users_in_a_folder_of_that_name_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path)
+    Image.new("RGB", (20, 20), "white").save(tmp_path / "toy/val/amber/0.png")
+    (tmp_path / "toy").rename(tmp_path / "photographs")
+    run = toy_run(tmp_path, kind="knn", changes=["data.toy.path=photographs"])
+    check_classification(run)
+    assert "nearly of one colour" in "".join(capsys.readouterr())
+    (tmp_path / "photographs/manifest.json").write_text("{}")
+    check_classification(toy_run(tmp_path, kind="knn", changes=["data.toy.path=photographs"]))
+    assert "".join(capsys.readouterr()) == ""

@@ -265,6 +265,7 @@ def test_a_rerun_by_the_runs_recipe_goes_before_a_report_by_another() -> None:
         ("pretrain.mae-b.crop=simple", "linear-b", "mae-b", "pretrain.crop changed from random to simple"),
         ("defaults.pretrain.micro_batch=512", "finetune-b", "lut-b", "pretrain.micro_batch changed from 1024 to 512"),
         ("defaults.pretrain.data=cifar-100", "finetune-b", "mae-b", "pretrain.data changed from imagenet-1k to cifar-100"),
+        ("method.lut-b.teacher=true", "finetune-b", "lut-b", "encoder.export changed from encoder to teacher"),
         ("encoder.b.width=64", "finetune-b", "mae-b", "pretrain.encoder.width changed from None to 64"),
         ("method.mae-b={scratch=true, encoder='b', published='MAE'}", "finetune-b", "mae-b", "there is no pretrain run"),
         ("robustness.timm.preprocessing=['bicubic']", "timm/imagenet-a", "deit-b", "changed from ['own'] to ['bicubic']"),

@@ -21,11 +21,11 @@ from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import Record, read_records
 from lutbench.record_writing import make_record, write_record
 from lutbench.report.comparisons import comparison_sections
-from lutbench.report.sections import View
+from lutbench.report.sections import View, not_run
 from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
 from robustness.curves import occlusion_curves, occlusion_figure, severity_curves, severity_figure
 from robustness.metrics import ALEXNET_ERROR
-from robustness.report import corruption_sections, not_run
+from robustness.report import corruption_sections
 
 SUITE = """
 title = "Toys"
@@ -276,7 +276,7 @@ def test_a_set_that_was_not_run_has_no_number_and_is_named_below(
     loaded = suite(folder)
     recorded(folder, loaded, "corrupted/ours/seed0", corrupted(10))
     told = "Not run: Adversarial; Corrupted with MAE, DeiT; Occluded; Outliers."
-    assert not_run(View.read(loaded, folder)) == told
+    assert not_run(View.read(loaded, folder), "robustness") == told
     assert told in build_tables(loaded, folder)["main.md"]
     show_tables(loaded, folder)
     assert told in " ".join(capsys.readouterr().out.split())
@@ -290,7 +290,7 @@ def test_a_set_that_was_not_run_has_no_number_and_is_named_below(
 
 
 def test_nothing_is_said_to_be_not_run_where_all_was(view: View, files: dict[str, str]) -> None:
-    assert not_run(view) == ""
+    assert not_run(view, "robustness") == ""
     assert "Not run" not in files["main.md"]
 
 
@@ -299,7 +299,7 @@ def test_a_record_of_other_settings_is_stale_and_is_not_said_to_be_not_run(folde
     changed = suite(folder, "shifted.adversarial.border=2")
     (found,) = rows(folder, changed, "Adversarial", "LUT")
     assert (found["measured"], found["runs"], found["difference"]) == ("stale", "[3]", "")
-    assert "Adversarial with MAE, DeiT;" in not_run(View.read(changed, folder))
+    assert "Adversarial with MAE, DeiT;" in not_run(View.read(changed, folder), "robustness")
     files = build_tables(changed, folder)
     assert "[3] `robustness/shifts/adversarial/ours/seed0` stale: set.border changed from 0 to 2\n" in files["main.md"]
     assert "40.0" not in files["robustness.tex"]
@@ -366,7 +366,7 @@ def test_published_sets_have_the_names_that_their_authors_gave_them(folder: Path
     view = View.read(loaded, folder)
     robust = view.of_kind("robustness")
     assert list(dict.fromkeys(map(view.task_title, robust))) == ["ImageNet-A", "ImageNet-C"]
-    assert not_run(view) == "Not run: ImageNet-A; ImageNet-C."
+    assert not_run(view, "robustness") == "Not run: ImageNet-A; ImageNet-C."
 
 
 def test_sets_of_several_tables_are_told_apart_by_the_tables_title(folder: Path) -> None:
@@ -501,7 +501,7 @@ def test_methods_of_one_label_are_told_apart_by_their_encoder(folder: Path) -> N
     assert list(view.method_names(view.entries).values()) == [
         "LUT, ViT-B/16", "MAE, ViT-B/16", "LUT, ViT-S/16", "MAE, ViT-S/16", "DeiT",
     ]  # fmt: skip
-    assert "; Corrupted with DeiT; " in not_run(view)
+    assert "; Corrupted with DeiT; " in not_run(view, "robustness")
 
 
 def test_methods_that_saw_other_corruptions_are_not_compared(folder: Path) -> None:

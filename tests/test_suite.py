@@ -204,11 +204,11 @@ def test_what_is_required_and_not_there_is_named(path: Path) -> None:
         ('downstream.pets-knn.methods=["lut", "mae", "lut"]', "downstream/pets-knn/lut/seed0 would be run 2 times"),
         (
             "method.lut.timm=true",
-            "method.lut: give exactly one of pretrain, timm, checkpoint and scratch, not pretrain, timm",
+            "method.lut: give exactly one of pretrain, timm, checkpoint, scratch and finetuned, not pretrain, timm",
         ),
         (
             "method.scratch.scratch=false",
-            "method.scratch: give exactly one of pretrain, timm, checkpoint and scratch, not none",
+            "method.scratch: give exactly one of pretrain, timm, checkpoint, scratch and finetuned, not none",
         ),
         ("method.lut.encoder=toy", "method.lut: encoder names the architecture of timm, checkpoint and scratch"),
     ],
@@ -547,6 +547,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
     EncoderSource: {
         "architecture": ENCODER.model_copy(update={"depth": 3}),
         "kind": "scratch",
+        "export": "teacher",
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
         "interpolation": "bilinear",

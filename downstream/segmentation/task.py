@@ -39,7 +39,7 @@ def check(run: Run[SegmentationRecipe]) -> None:
     val: SegmentationDataset = run.dataset("val")
     check_pair(train, val)
     run.workspace.make()
-    preflight(run.workspace, train, val, bits_can_be_set=False)
+    preflight(run, train, val, bits_can_be_set=False)
     if accelerator().is_main_process:
         for dataset in (train, val):
             absent = check_masks(dataset, run.workspace.runs / "checked")

@@ -121,6 +121,13 @@ def location(known: KnownDataset, root: Path) -> Path:
     return (root / known.recipe.folder).absolute()
 
 
+def made_by_suite(recipe: DatasetRecipe, root: Path) -> bool:
+    """Return whether the images of a dataset are the suite's own: built, or in the folder of what is, or made from others."""
+    every = (location(known, root) for known in CATALOGUE.values() if known.built)
+    built = [path for path in every if (path / "manifest.json").is_file()]
+    return recipe.source == "corrupted" or any(map((root / recipe.folder).absolute().is_relative_to, built))
+
+
 def status_of(known: KnownDataset, root: Path) -> DatasetStatus:
     """Look whether a dataset is below ``root``: at folders by name, without listing any, so it is instant."""
     path = location(known, root)

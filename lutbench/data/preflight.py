@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lutbench.data.catalogue import made_by_suite
 from lutbench.data.decoding import lacks_end
 from lutbench.data.images import UndecodableImage, is_streamed
 from lutbench.data.walking import PassedOver, evenly_spaced, in_threads
@@ -21,7 +22,7 @@ from lutbench.errors import UserError, listed
 from lutbench.train.processes import accelerator
 
 if TYPE_CHECKING:
-    from lutbench.workspace import Workspace
+    from lutbench.run import Run
 
 SAMPLE = 64
 """Images that are looked at, evenly spaced: 1,000 photographs of 500 x 375 pixels take a fifth of a second on two cores."""
@@ -68,16 +69,17 @@ class Look(NamedTuple):
     """Whether its file ends before the image does, see :func:`lutbench.data.decoding.lacks_end`."""
 
 
-def preflight(workspace: "Workspace", *datasets: Any, bits_can_be_set: bool = True, by_class: bool = False) -> None:
+def preflight(run: "Run[Any]", *datasets: Any, bits_can_be_set: bool = True, by_class: bool = False) -> None:
     """Look at datasets before a run on them; print, once for a command, what the user should know.
 
-    ``datasets`` are an :class:`ImageDataset` or a :class:`SegmentationDataset` each. With ``by_class`` some of every class are
-    looked at where undecodable images are skipped.
+    ``datasets`` are an :class:`ImageDataset` or a :class:`SegmentationDataset` each, of the run's recipe. What the suite made itself is
+    as it should be, and not looked at. With ``by_class`` some of every class are looked at where undecodable images are skipped.
 
     Raises:
         UserError: as :func:`check_images` and :func:`check_classes`.
     """
-    if accelerator().is_main_process:
+    workspace = run.workspace
+    if accelerator().is_main_process and not made_by_suite(run.recipe.dataset, workspace.data):
         for dataset in datasets:
             skips = getattr(dataset, "skip_undecodable", False)
             where = getattr(dataset, "folder", dataset.name), dataset.split  # two folders may have one fingerprint

@@ -1,7 +1,7 @@
 """A model on every image of a dataset: a classifier's outcomes, an encoder's features, or anything else computed from them.
 
-The images are spread over the processes: process r of w takes images r, r + w, r + 2w ...; results are put back in
-the set's order.
+Images go in batches of the same content whatever the number of processes, so that results have the same bits: process r of w takes
+batches r, r + w, r + 2w ...; results are put back in the set's order.
 """
 
 from collections.abc import Callable, Iterator
@@ -87,29 +87,76 @@ def over_images(
     Raises:
         UserError: if an image cannot be decoded and the set does not skip those; or as :func:`check_classes_left`.
     """
+    order = np.arange(len(images))
+    values, decoded = [], []
+    for batch in decoded_batches(images, partial(_whatever_index, transform), recipe, title, order):
+        with autocast(recipe.precision):
+            values.append(function(batch.pixels, batch.index))
+        decoded.append(batch.counts)
+    kept = in_order(torch.cat(decoded), order, recipe)
+    index = np.flatnonzero(kept.numpy())
+    check_classes_left(images, index)
+    return Computed(in_order(torch.cat(values), order, recipe)[kept], index)
+
+
+@dataclass(frozen=True)
+class DecodedBatch:
+    """Some images on this process's device."""
+
+    pixels: Tensor
+    """(B, ...) What the transform gave."""
+    index: Tensor
+    """(B,) Which images of the dataset these are."""
+    counts: Tensor
+    """(B,) False for an image that could not be decoded, whose pixels are black, and for those that another process counts."""
+
+
+def decoded_batches(
+    images: ImageDataset,
+    transform: Callable[[Image.Image, int], Tensor],
+    recipe: InferenceRecipe,
+    title: str,
+    order: NDArray[np.int64],
+) -> Iterator[DecodedBatch]:
+    """Yield this process's share of the images ``order`` (n,) of a dataset, as ``transform`` makes them of image and index.
+
+    Every process has as many batches; where there are fewer left than processes, the last comes again and does not count.
+    ``title`` names the progress bar; none is shown if it is empty.
+
+    Raises:
+        UserError: if an image cannot be decoded and the set does not skip those.
+    """
     processes = accelerator()
-    device, world = processes.device, processes.num_processes
-    share = -(-len(images) // world)
-    own = [min(processes.process_index + world * k, len(images) - 1) for k in range(share)]
+    device, world, size = processes.device, processes.num_processes, _batch(order, recipe)
+    batches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
+    numbers = range(processes.process_index, -(-len(batches) // world) * world, world)
     loader = Loader(
         _Decoded(images, transform),
-        sampler=own,
-        batch_size=recipe.eval_batch,
+        batch_sampler=[batches[min(number, len(batches) - 1)] for number in numbers],
         num_workers=recipe.workers,
         pin_memory=device.type == "cuda",
     )
-    values, decoded, done = [], [], 0
-    with Bar(title, len(images), shown=bool(title) and processes.is_main_process) as bar:
-        for pixels, index, whole in loader:
-            with autocast(recipe.precision):
-                values.append(function(pixels.to(device, non_blocking=True), index.to(device)))
-            decoded.append(whole.to(device))
-            done += len(index)
-            bar.update(min(done * world, len(images)))
-    kept = _in_order(torch.cat(decoded), len(images))
-    index = np.flatnonzero(kept.numpy())
-    check_classes_left(images, index)
-    return Computed(_in_order(torch.cat(values), len(images))[kept], index)
+    with Bar(title, len(order), shown=bool(title) and processes.is_main_process) as bar:
+        for number, (pixels, index, whole) in zip(numbers, loader, strict=True):
+            counts = whole if number < len(batches) else torch.zeros_like(whole)
+            yield DecodedBatch(pixels.to(device, non_blocking=True), index.to(device), counts.to(device))
+            bar.update(min((number + world) * size, len(order)))
+
+
+def in_order(own: Tensor, order: NDArray[np.int64], recipe: InferenceRecipe) -> Tensor:
+    """Return the rows (n, ...) of all processes by ascending index, on the CPU, from those of this process's :func:`decoded_batches`."""
+    processes, size = accelerator(), _batch(order, recipe)
+    world = processes.num_processes
+    if world > 1:
+        share = -(-len(order) // size // world) * size
+        own = torch.cat([own, own.new_zeros(share - len(own), *own.shape[1:])])
+        gathered: Tensor = processes.gather(own)
+        own = gathered.view(world, -1, size, *own.shape[1:]).transpose(0, 1).flatten(0, 2)[: len(order)]
+    return own.cpu()[torch.from_numpy(order.argsort())]
+
+
+def _batch(order: NDArray[np.int64], recipe: InferenceRecipe) -> int:
+    return min(recipe.eval_batch, len(order))
 
 
 def check_classes_left(images: ImageDataset, index: NDArray[np.int64]) -> None:
@@ -249,23 +296,17 @@ def check_finite(
 class _Decoded(Dataset[tuple[Tensor, int, bool]]):
     """Pixels of the images of a set, which images they are, and whether they could be decoded."""
 
-    def __init__(self, images: ImageDataset, transform: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(self, images: ImageDataset, transform: Callable[[Image.Image, int], Tensor]) -> None:
         self.images, self.transform = images, transform
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, bool]:
         try:
-            return self.transform(self.images.image(index)), index, True
+            return self.transform(self.images.image(index), index), index, True
         except UndecodableImage:
             if not self.images.skip_undecodable:
                 raise
-            return self.transform(Image.new("RGB", (64, 64))), index, False
+            return self.transform(Image.new("RGB", (64, 64)), index), index, False
 
 
-def _in_order(own: Tensor, images: int) -> Tensor:
-    """Return all processes' rows (images, ...) in the set's order, on the CPU, from this process's ``own`` (share, ...)."""
-    processes = accelerator()
-    if processes.num_processes == 1:
-        return own.cpu()
-    gathered: Tensor = processes.gather(own.contiguous())
-    by_process = gathered.view(processes.num_processes, len(own), *own.shape[1:])
-    return by_process.transpose(0, 1).flatten(0, 1)[:images].cpu()
+def _whatever_index(transform: Callable[[Image.Image], Tensor], image: Image.Image, index: int) -> Tensor:
+    return transform(image)

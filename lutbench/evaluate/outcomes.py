@@ -1,6 +1,7 @@
 """What a classifier did on every image of a set, and the measurements that follow from it."""
 
 import hashlib
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,12 +47,28 @@ class Measurement(BaseModel):
     interval: str = ""
     """Name of the interval's method."""
 
+    @property
+    def decimals(self) -> int:
+        """How many decimals its value and the ends of its interval are printed with, see :func:`decimals`."""
+        half = 0.0 if self.low is None or self.high is None else (self.high - self.low) / 2
+        return decimals(self.unit, self.value, half)
+
+    def text(self, unit: str = "") -> str:
+        """Return ``24.10 [23.98, 24.21]``, the unit between the two if it is given; without an interval the value."""
+        value, *ends = (
+            "" if number is None else f"{round(number, self.decimals) + 0.0:.{self.decimals}f}"  # never -0.0
+            for number in (self.value, self.low, self.high)
+        )
+        return " ".join(filter(None, (value, unit, f"[{', '.join(ends)}]" if all(ends) else "")))
+
 
 class PerImage(ABC):
     """What a run did on every image, from which its measurements follow. Each kind of task has its own type."""
 
     LOWER: ClassVar[tuple[str, ...]] = ()
     """The metrics, by what their names begin with, of which lower values are better."""
+    RESULT: ClassVar[tuple[str, ...]] = ()
+    """The metrics that a run's result is told by in one line; the first measurement if none is named."""
 
     layout: ClassVar[Layout]
     """The arrays that are kept of it in a file."""
@@ -75,7 +92,7 @@ class PerImage(ABC):
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
         """Compare two methods by ``metric`` on the same images, seed k of the first with seed k of the second.
 
-        Differences are between shares, not in percent.
+        Differences are between shares, not in percent; of metrics of another unit in that.
 
         Raises:
             ValueError: if images differ, or there is no such metric.
@@ -222,6 +239,23 @@ def compare_per_class(first: Sequence[Outcomes], second: Sequence[Outcomes]) -> 
 
     drawn = np.concatenate([differences(weights).mean(1) for weights in resamples(n)])
     return compare_resampled(n, differences(np.ones((1, n)))[0].tolist(), drawn)
+
+
+def decimals(unit: str, value: float, half_width: float = 0.0) -> int:
+    """Return how many decimals a number is printed with: one if it is a percentage.
+
+    Else so many that half the width of its interval has two significant digits, and the number at most four; of a number without an
+    interval four, and none if it is whole (our choice).
+    """
+    if unit == "%":
+        return 1
+    if half_width > 0:
+        return min(_decimals(half_width, 2), _decimals(max(abs(value), half_width), 4))
+    return 0 if value == round(value) else _decimals(abs(value), 4)
+
+
+def _decimals(size: float, significant: int) -> int:
+    return max(0, significant - 1 - math.floor(math.log10(size)))
 
 
 def names_fingerprint(names: Iterable[str]) -> str:

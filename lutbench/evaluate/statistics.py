@@ -18,6 +18,12 @@ Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 BOOTSTRAP = "bootstrap over images"
 """Name of the percentile interval, as measurements carry it."""
 
+BASIC = "basic bootstrap over images"
+"""Name of the interval that is the percentiles of a bootstrap, reflected at the value (Efron and Tibshirani 1993, section 13.3).
+
+A rank of few images is too low, and on resamples, which have fewer different ones, lower by as much again: reflected, the two cancel.
+So the value may lie below its interval."""
+
 RESAMPLES = 2000
 """Resamples of a bootstrap: the ends of its intervals are then good to about a tenth of their standard error."""
 

@@ -51,9 +51,10 @@ def preprocessing_of(source: WeightsSource, weights: Path | None) -> Preprocessi
     files, of which the name tells the architecture alone, and classifiers that MAE's release fine-tuned.
     """
     is_classifier = isinstance(source, ClassifierSource)
+    of_run = source.export_name if source.kind == "run" else ""
     if source.kind == "timm":
         known = _timms(source.timm_model)
-    elif weights is None or (source.kind == "run" and not is_classifier):
+    elif weights is None or of_run in ("encoder", "teacher"):
         known = IMAGENETS  # drawn or pre-trained here
     elif export := export_of(weights):
         known = Preprocessing(

@@ -39,7 +39,7 @@ def disk_uses(costs: Costs, surveys: Mapping[str, Survey], workspace: Workspace)
     if costs.to_run:
         uses += [
             DiskUse(f"checkpoints, the last {KEEP} of each run", RUNS, 0, checkpoints),
-            DiskUse("weights of encoders, classifiers and segmenters", RUNS, 0, exported),
+            DiskUse("weights of encoders, decoders, classifiers and segmenters", RUNS, 0, exported),
         ]
     return uses
 

@@ -216,6 +216,11 @@ class WeightsSource(PreprocessingRecipe):
         """Name of the model in timm; empty for a run's, which brings its own."""
         raise NotImplementedError
 
+    @property
+    def export_name(self) -> str:
+        """Of ``kind = "run"``, the NAME of the ``NAME.safetensors`` in that run's folder."""
+        raise NotImplementedError
+
 
 class Samples(NamedTuple):
     """Images that go through the network in one run; the six scales of one image are six."""

@@ -15,6 +15,7 @@ from lutbench.recipes.base import (
     CropShare,
     DataRecipe,
     EncoderRecipe,
+    Later,
     Metric,
     Pixels,
     RunRecipe,
@@ -26,14 +27,21 @@ from lutbench.recipes.pretrain import check_schedule, kept_checkpoints
 
 
 class EncoderSource(WeightsSource):
-    """An encoder, and where its weights come from: a pre-training run, timm, a checkpoint, or nowhere."""
+    """An encoder, and where its weights come from: a run of this suite, timm, a checkpoint, or nowhere."""
 
     architecture: EncoderRecipe
+    export: Annotated[Literal["encoder", "teacher", "classifier"], Later] = "encoder"
+    """Which of a run's encoders: the student's or the teacher's of a pre-training, or that in a fine-tuning's classifier."""
 
     @property
     def timm_model(self) -> str:
         """Name of the model in timm."""
         return self.architecture.model
+
+    @property
+    def export_name(self) -> str:
+        """Which of a run's exports it is."""
+        return self.export
 
 
 class DownstreamRecipe(RunRecipe):

@@ -8,11 +8,12 @@ from lutbench.data.catalogue import MEASURED_ON
 from lutbench.errors import UserError, listed, unknown
 from lutbench.kinds import KINDS, STAGES, Kind, kinds_of
 from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Recipe
-from lutbench.recipes.downstream import EncoderSource
+from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
+from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.robustness import RobustnessTable
 from lutbench.recipes.segmentation import SegmentationDataRecipe
-from lutbench.recipes.suite import UNTRAINED, AnalysisTable, PlannedRun, Suite, TaskTable, run_name
+from lutbench.recipes.suite import UNTRAINED, AnalysisTable, PlannedRun, Suite, TaskTable
 
 AnyData = DataRecipe | SegmentationDataRecipe
 
@@ -50,6 +51,8 @@ def expand(name: str, suite: Suite, data: Mapping[str, AnyData]) -> list[Planned
                 runs += _from_encoders(name, suite, data, runs, table)
             else:
                 runs += _from_classifiers(name, suite, runs, table)
+    for method in suite.method:
+        _origin(suite, method, runs)  # also of those that no table is run for
     return runs
 
 
@@ -80,42 +83,56 @@ def _from_encoders(
     if "encoder" in table.settings:
         raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
     settings = _with_data(table.settings, kind.recipe, data, where)
-    for method in _methods(suite, table.given):
+    for method in _methods(suite, table):
         if method not in suite.method:
             raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
-        values = {**settings, "encoder": _encoder_source(suite, method, before)}
-        recipe = read_recipe(kind.recipe, values, where, also=TaskTable.model_fields)
-        pretrain = suite.method[method].pretrain
+        made_by, source = _origin(suite, method, before, where)
+        recipe = read_recipe(kind.recipe, {**settings, "encoder": source}, where, also=TaskTable.model_fields)
         for seed in suite.seeds:
-            needs = run_name("pretrain", pretrain, "", seed) if pretrain else None
+            needs = replace(made_by, seed=seed).name if made_by else None
             runs.append(PlannedRun(name, kind, table.task, method, seed, recipe, needs))
     if isinstance(table.given, AnalysisTable):
         runs += _untrained(suite, runs)
     return runs
 
 
-def _methods(suite: Suite, given: TaskTable) -> Sequence[str]:
-    """Return the methods that a table is run for: those it lists, or all; an analysis has untrained encoders as rows in any case."""
-    if given.methods is not None:
-        return given.methods
-    return [name for name, row in suite.method.items() if not (row.scratch and isinstance(given, AnalysisTable))]
+def _methods(suite: Suite, table: _Table) -> Sequence[str]:
+    """Return the methods that a table is run for: those it lists, or all that can be.
+
+    An analysis has untrained encoders as rows in any case. What a fine-tuning made is no row of that very task, nor of those
+    above it, so a task is run only for those of them that it lists.
+    """
+    if table.given.methods is not None:
+        methods: list[str] = table.given.methods
+        return methods
+    left_out = {"downstream": "finetuned", "analysis": "scratch"}.get(table.kind.stage)
+    return [name for name, row in suite.method.items() if not (left_out and getattr(row, left_out))]
 
 
 def _untrained(suite: Suite, runs: Sequence[PlannedRun]) -> Iterator[PlannedRun]:
     """Yield what a table is besides run for: an untrained encoder of every architecture, unless a method is one.
 
-    It is named ``untrained``; of several architectures ``untrained-NAME``, where the suite has an [encoder.NAME].
+    It is named ``untrained``; of several architectures ``untrained-NAME``, where the suite has an [encoder.NAME], and
+    ``untrained-NAME-SIDE`` where one was fine-tuned at another size.
     """
     recipes = {run.recipe.encoder.architecture: run for run in runs}  # type: ignore[attr-defined]
-    names = {read_recipe(EncoderRecipe, _labelled(name, recipe), name): name for name, recipe in suite.encoder.items()}
+    named = {name: read_recipe(EncoderRecipe, _labelled(name, recipe), name) for name, recipe in suite.encoder.items()}
     for architecture, run in recipes.items():
         source = {"architecture": architecture, "kind": "scratch"}
         recipe = run.recipe.model_copy(update={"encoder": EncoderSource.model_validate(source)})
         if any(recipe == other.recipe for other in runs):
             continue
-        method = UNTRAINED if len(recipes) == 1 else f"{UNTRAINED}-{names.get(architecture, architecture.model)}"
+        method = UNTRAINED if len(recipes) == 1 else f"{UNTRAINED}-{_name(architecture, named)}"
         for seed in suite.seeds:
             yield replace(run, method=method, seed=seed, recipe=recipe, needs=None)
+
+
+def _name(architecture: EncoderRecipe, named: Mapping[str, EncoderRecipe]) -> str:
+    """Return the name of an architecture in the suite file; with its size if it has none there, or has it at another size."""
+    size = {"image_size": architecture.image_size}
+    alike = [name for name, recipe in named.items() if recipe.model_copy(update=size) == architecture]
+    exact = [name for name in alike if named[name] == architecture]
+    return exact[0] if exact else f"{next(iter(alike), architecture.model)}-{architecture.image_size}"
 
 
 def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], table: _Table) -> list[PlannedRun]:
@@ -198,17 +215,58 @@ def _with_data(
     return _resolved(settings, "data", data, where)
 
 
-def _encoder_source(suite: Suite, method: str, before: Sequence[PlannedRun]) -> dict[str, Any]:
-    """Return the ``encoder`` of a task's recipe; that of a pre-training run is among those planned ``before``."""
-    row = suite.method[method]
+def _origin(
+    suite: Suite, method: str, before: Sequence[PlannedRun], wanted_by: str = ""
+) -> tuple[PlannedRun | None, dict[str, Any]]:
+    """Return the run of some seed that makes the encoder of a method, if one does, and the ``encoder`` of a task's recipe.
+
+    The run is among those planned ``before`` the task ``wanted_by``.
+    """
+    row, made_by = suite.method[method], None
+    if row.finetuned:
+        made_by = _finetuning(suite, method, row.finetuned, before, wanted_by)
+        tuned: FinetuneRecipe = made_by.recipe  # type: ignore[assignment]
+        architecture = tuned.encoder.architecture.model_copy(update={"image_size": tuned.side})
+        return made_by, {"architecture": architecture, "kind": "run", "export": "classifier"}
     if row.pretrain is None:
         kind = "timm" if row.timm else "checkpoint" if row.checkpoint else "scratch"
         named = _resolved({"encoder": row.encoder}, "encoder", suite.encoder, f"method.{method}")
-        return {"architecture": named["encoder"], "kind": kind, "path": row.checkpoint or "", **row.preprocessing()}
+        return None, {
+            "architecture": named["encoder"],
+            "kind": kind,
+            "path": row.checkpoint or "",
+            **row.preprocessing(),
+        }
     if row.pretrain not in suite.pretrain:
         raise unknown(f"method.{method}.pretrain: no such run {row.pretrain!r}", row.pretrain, suite.pretrain)
     made_by = next(run for run in before if (run.stage, run.task) == ("pretrain", row.pretrain))
-    return {"architecture": made_by.recipe.encoder, "kind": "run"}  # type: ignore[attr-defined]
+    pretraining: PretrainRecipe = made_by.recipe  # type: ignore[assignment]
+    if row.teacher and not pretraining.has_context:
+        raise UserError(
+            f"method.{method}.teacher: pretrain.{row.pretrain} has no context loss (context_weight = 0), and so no teacher. "
+            "Name a run that has one, or leave teacher out."
+        )
+    export = "teacher" if row.teacher else "encoder"
+    return made_by, {"architecture": pretraining.encoder, "kind": "run", "export": export}
+
+
+def _finetuning(suite: Suite, method: str, named: str, before: Sequence[PlannedRun], wanted_by: str) -> PlannedRun:
+    """Return the run of some seed whose classifier a method names as ``TASK/METHOD``."""
+    where, (task, row) = f"method.{method}.finetuned", named.split("/")
+    tunings = [name for name, table in suite.downstream.items() if table.kind == "finetune"]
+    if task not in tunings:
+        found = f", but a task of kind {suite.downstream[task].kind}" if task in suite.downstream else ""
+        raise unknown(f"{where}: there is no fine-tuning {task!r}{found}", task, tunings)
+    rows = _methods(suite, _table(suite, "downstream", task, suite.downstream[task]))
+    if row not in rows:
+        raise unknown(f"{where}: {task} is not run for {row!r}", row, rows)
+    made_by = next((run for run in before if (run.stage, run.task, run.method) == ("downstream", task, row)), None)
+    if made_by is None:
+        raise UserError(
+            f"{where}: {wanted_by} is run for {method}, which downstream.{task} makes, and a row can be made only by a task "
+            f"above. Take {method} out of the methods of {wanted_by}, or put it below [downstream.{task}]."
+        )
+    return made_by
 
 
 def _resolved(

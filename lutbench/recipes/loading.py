@@ -89,18 +89,19 @@ def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
         for setting in settings:
             if setting not in known:
                 raise UserError(f"defaults.{key}.{setting}: no such setting.{nearest(setting, known)}")
-    for pair in suite.compare:
-        rows = [*suite.method, *suite.classifier]
-        if len(pair) != 2 or len(set(pair)) != 2 or not set(pair) <= set(rows):
-            raise UserError(
-                f"compare: expected pairs of methods such as ['lut', 'mae'], found {pair}. Methods: {', '.join(rows)}."
-            )
     if both := sorted(set(suite.method) & set(suite.classifier)):
         raise UserError(
             f"classifier.{both[0]}: there is a method of this name. Rename one: both are rows of the tables."
         )
     data = {name: _data(name, values) for name, values in suite.data.items()}
     runs = expand(path.stem, suite, data)
+    added = (run.method for run in runs if run.method)  # by an analysis: untrained encoders
+    rows = list(dict.fromkeys([*suite.method, *suite.classifier, *added]))
+    for pair in suite.compare:
+        if len(pair) != 2 or len(set(pair)) != 2 or not set(pair) <= set(rows):
+            raise UserError(
+                f"compare: expected pairs of methods such as ['lut', 'mae'], found {pair}. Methods: {', '.join(rows)}."
+            )
     for run, times in Counter(run.name for run in runs).items():
         if times > 1:
             raise UserError(f"{run} would be run {times} times: name every seed, and every method of a task, once.")

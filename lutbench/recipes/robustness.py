@@ -230,6 +230,11 @@ class ClassifierSource(WeightsSource):
         """Name of the model in timm."""
         return self.model
 
+    @property
+    def export_name(self) -> str:
+        """The export of a fine-tuning."""
+        return "classifier"
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.kind == "run") == bool(self.model):

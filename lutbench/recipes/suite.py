@@ -10,8 +10,9 @@ One TOML file holds everything that a reader needs to know what is run::
     [analysis.NAME]    what is measured inside encoders
 
 ``data = "NAME"`` and ``encoder = "NAME"`` refer to those tables. Every task is run for every method (or those it
-lists), for every seed; its classifiers are then measured on every robustness dataset. Folders and files are named by the
-NAMEs.
+lists), for every seed; its classifiers are then measured on every robustness dataset. A method can also be what a run made
+beside its encoder: the teacher of a pre-training (``teacher = true``), or the encoder of a fine-tuned classifier
+(``finetuned = "TASK/METHOD"``). Folders and files are named by the NAMEs.
 """
 
 from collections.abc import Sequence
@@ -30,11 +31,20 @@ UNTRAINED = "untrained"
 """What the names of the rows begin with that an analysis adds: encoders of random weights."""
 
 
+ORIGINS = ("pretrain", "timm", "checkpoint", "scratch", "finetuned")
+"""The settings of a method that say where its encoder comes from."""
+
+
 class MethodRecipe(PreprocessingRecipe):
-    """A row of the tables: where its encoder comes from. Exactly one of pretrain, timm, checkpoint and scratch is given."""
+    """A row of the tables: where its encoder comes from, exactly one of :data:`ORIGINS`."""
 
     pretrain: str | None = None
     """A pre-training run of this suite."""
+    teacher: bool = False
+    """The encoder of its momentum teacher in place of the student's; only a run with the context loss has one."""
+    finetuned: str | None = None
+    """A fine-tuning of this suite, ``TASK/METHOD``: the encoder of its classifier, at the size of its input. A task has to name such
+    a row in its ``methods`` to be run for it; an analysis without ``methods`` has it."""
     timm: bool = False
     """timm's own pre-trained weights for ``encoder``."""
     checkpoint: str | None = None
@@ -42,7 +52,7 @@ class MethodRecipe(PreprocessingRecipe):
     scratch: bool = False
     """No weights: trained from random initial ones on the task itself."""
     encoder: str | None = None
-    """The architecture, one of [encoder.NAME]; a pre-training run brings its own."""
+    """The architecture, one of [encoder.NAME]; a run brings its own."""
     label: str = ""
     """How tables name the method; its name in the suite file if empty."""
     published: str = ""
@@ -50,17 +60,24 @@ class MethodRecipe(PreprocessingRecipe):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        given = [n for n in ("pretrain", "timm", "checkpoint", "scratch") if getattr(self, n)]
+        given = [n for n in ORIGINS if getattr(self, n)]
         if len(given) != 1:
             raise ValueError(
-                f"give exactly one of pretrain, timm, checkpoint and scratch, not {', '.join(given) or 'none'}"
+                f"give exactly one of {', '.join(ORIGINS[:-1])} and {ORIGINS[-1]}, not {', '.join(given) or 'none'}"
             )
-        if (self.encoder is None) != (given == ["pretrain"]):
-            raise ValueError("encoder names the architecture of timm, checkpoint and scratch; pretrain brings its own")
-        if given[0] in ("pretrain", "scratch") and self.preprocessing():
+        if (self.encoder is None) != (given[0] in ("pretrain", "finetuned")):
+            raise ValueError(
+                "encoder names the architecture of timm, checkpoint and scratch; pretrain and finetuned bring their own"
+            )
+        if self.finetuned and self.finetuned.count("/") != 1:
+            raise ValueError(f"finetuned = {self.finetuned!r}: expected TASK/METHOD, a fine-tuning and a method of it")
+        if self.teacher and given != ["pretrain"]:
+            raise ValueError("teacher = true goes with pretrain: of what else there is, nothing has a teacher")
+        if given[0] not in ("timm", "checkpoint") and self.preprocessing():
+            seen = "seen as in that fine-tuning" if given == ["finetuned"] else "normalised as ImageNet's"
             raise ValueError(
                 f"{', '.join(self.preprocessing())}: given for weights that were trained elsewhere, by timm or in a "
-                f"checkpoint; with {given[0]} images are normalised as ImageNet's"
+                f"checkpoint; with {given[0]} images are {seen}"
             )
         return self
 
@@ -73,7 +90,7 @@ class TaskTable(Recipe, extra="allow"):
     title: str = ""
     """Heading of the column; the task's name in the suite file if empty."""
     methods: list[str] | None = None
-    """The methods it is run for; all if not given."""
+    """The methods it is run for. If not given all, but a task not for those that a fine-tuning made: it may be that one."""
     published: str = ""
     """The task's name in lutbench/report/published.toml."""
 
@@ -95,7 +112,7 @@ class Suite(Recipe):
     """``pipeline``: its tables say that they show that the pipeline works, and nothing about the method."""
     seeds: list[Annotated[int, Field(ge=0, lt=SEED_BOUND)]] = Field([0], min_length=1)
     compare: list[list[str]] = Field(default_factory=list)
-    """Pairs of methods to compare on the same images, as [first, second]."""
+    """Pairs of methods to compare on the same images, as [first, second]; the untrained rows of an analysis are methods too."""
     data: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     encoder: dict[Name, EncoderRecipe] = Field(default_factory=dict)
     method: dict[Name, MethodRecipe] = Field(default_factory=dict)
@@ -122,7 +139,7 @@ class PlannedRun:
     seed: int
     recipe: RunRecipe = field(repr=False)
     needs: str | None = None
-    """Name of the run whose encoder it starts from, or whose classifier it measures."""
+    """Name of the run whose encoder it starts from, or whose classifier it measures: a pre-training or a fine-tuning."""
 
     @property
     def stage(self) -> str:

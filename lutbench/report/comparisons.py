@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from lutbench.evaluate.statistics import RESAMPLES, Comparison, Interval
+from lutbench.evaluate.outcomes import decimals
+from lutbench.evaluate.statistics import BASIC, RESAMPLES, Comparison, Interval
 from lutbench.report.entries import TableEntry
 from lutbench.report.sections import Section, View, by_task, directed, signed
 
@@ -22,6 +23,11 @@ OVER_SEEDS = (
     "tells what other training runs would change, on these images; the interval over images and p tell what other images "
     "would change, for these runs. For LUT against MAE, and any two ways of training, the interval over seeds is the one "
     "that counts."
+)
+IN_UNIT = "Difference in points, of what is no percentage in the unit beside the metric"
+SPECTRA = (
+    "Of {}, which is no mean over images, the percentiles are those of the resamples that the records keep, reflected at the "
+    "difference (basic bootstrap); p is of as many."
 )
 WAYS = {"paired": ("The same images, right or wrong", PAIRED), "resampled": ("The same images, resampled", RESAMPLED)}
 """Title and legend of pairs by the way in which they are compared."""
@@ -48,7 +54,7 @@ def comparison_sections(view: View) -> list[Section]:
                     "metric": directed(one),
                     "pair": view.pair_name(of_task, one, other),
                 }
-                rows[compared.way].append(labels | _text(compared))
+                rows[compared.way].append(labels | _text(compared, one.unit))
                 shown[compared.way].append(one)
                 data.append(_numbers(view, one, other, compared))
     sections: list[Section] = []
@@ -58,7 +64,11 @@ def comparison_sections(view: View) -> list[Section]:
         table = pd.DataFrame(rows[way])
         table = table.loc[:, (table != "").any()]
         over_seeds = OVER_SEEDS if "over seeds" in table else NOT_OTHER_RUNS
-        legend = " ".join([legend, over_seeds, *view.dataset_notes(shown[way])])
+        if any(entry.unit != "%" for entry in shown[way]):
+            legend = legend.replace("Difference in points", IN_UNIT)
+        reflected = dict.fromkeys(entry.metric.split(", ")[0] for entry in shown[way] if _is_reflected(entry))
+        spectra = [SPECTRA.format(" and ".join(reflected))] if reflected else []
+        legend = " ".join([legend, *spectra, over_seeds, *view.dataset_notes(shown[way])])
         both = None if sections else pd.DataFrame(data)
         sections.append(Section(title, frame=table, legend=legend, name="comparisons", data=both))
     return sections
@@ -79,14 +89,29 @@ def compare(first: TableEntry, second: TableEntry, metric: str) -> Comparison:
     return compared
 
 
-def points(difference: float, interval: Interval) -> str:
-    """Return ``+1.2 [+0.2, +2.2]`` of shares."""
-    return f"{signed(100 * difference)} {interval_points(interval)}"
+def points(difference: float, interval: Interval, unit: str = "%") -> str:
+    """Return ``+1.2 [+0.2, +2.2]`` of shares; of what is no percentage in its unit, see :func:`decimals`."""
+    digits = decimals(unit, difference, (interval.high - interval.low) / 2)
+    return f"{signed(difference * _scale(unit), digits)} {interval_points(interval, unit)}"
 
 
-def interval_points(interval: Interval | None) -> str:
-    """Return ``[+0.2, +2.2]`` of shares; empty without an interval."""
-    return f"[{signed(100 * interval.low)}, {signed(100 * interval.high)}]" if interval else ""
+def interval_points(interval: Interval | None, unit: str = "%") -> str:
+    """Return ``[+0.2, +2.2]`` of shares, of what is no percentage in its unit; empty without an interval."""
+    if interval is None:
+        return ""
+    digits = decimals(unit, max(map(abs, interval)), (interval.high - interval.low) / 2)
+    return f"[{', '.join(signed(end * _scale(unit), digits) for end in interval)}]"
+
+
+def _scale(unit: str) -> int:
+    """Return what differences are multiplied by, which are between shares where the unit is percent."""
+    return 100 if unit == "%" else 1
+
+
+def _is_reflected(entry: TableEntry) -> bool:
+    """Return whether the resamples of a metric were drawn when it was measured."""
+    measured = entry.runs[0].measured(entry.metric)
+    return measured is not None and measured.interval == BASIC
 
 
 def _only(compared: Comparison) -> list[str]:
@@ -94,17 +119,18 @@ def _only(compared: Comparison) -> list[str]:
     return ["" if count is None else str(count) for count in (compared.first_only, compared.second_only)]
 
 
-def _text(compared: Comparison) -> dict[str, str]:
+def _text(compared: Comparison, unit: str) -> dict[str, str]:
     """Return the cells of a row that people read."""
     first_only, second_only = _only(compared)
     return {
-        "difference": points(compared.difference, compared.interval), "over seeds": interval_points(compared.seed_interval),
+        "difference": points(compared.difference, compared.interval, unit),
+        "over seeds": interval_points(compared.seed_interval, unit),
         "only 1st": first_only, "only 2nd": second_only, "p": f"{compared.p:.2g}", "images": str(compared.images),
     }  # fmt: skip
 
 
 def _numbers(view: View, first: TableEntry, second: TableEntry, compared: Comparison) -> dict[str, Any]:
-    """Return a row for programs, differences in points: of more digits than here every version of SciPy has its own."""
+    """Return a row for programs, differences in points or the metric's unit: of more digits than here every version of SciPy has its own."""
     (low, high), (first_only, second_only) = compared.seed_interval or (None, None), _only(compared)
     shares = {
         "difference": compared.difference, "low": compared.interval.low, "high": compared.interval.high,
@@ -112,8 +138,12 @@ def _numbers(view: View, first: TableEntry, second: TableEntry, compared: Compar
     }  # fmt: skip
     return {
         "suite": view.suite.name, "task": first.task, "metric": first.metric, "first": first.method, "second": second.method,
-        **{name: None if share is None else round(100 * share, 6) for name, share in shares.items()},
+        **{name: None if share is None else _rounded(share, first.unit) for name, share in shares.items()},
         "seeds": len(compared.seed_differences), "only first": first_only, "only second": second_only,
         "p": float(f"{compared.p:.6g}"), "images": compared.images,
         "note": " ".join(view.notes_of(first)),
     }  # fmt: skip
+
+
+def _rounded(difference: float, unit: str) -> float:
+    return round(100 * difference, 6) if unit == "%" else float(f"{difference:.6g}")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from lutbench.errors import UserError, listed, nearest
 from lutbench.kinds import KINDS
 from lutbench.recipes.base import EncoderRecipe, RunRecipe
+from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.suite import PlannedRun
 from lutbench.record import changes
@@ -137,12 +138,15 @@ class Published(_Closed):
     def _other_recipe(self, names: Sequence[str], runs: Sequence[PlannedRun]) -> str:
         """Return why ``runs`` are not by the recipes of these names; empty if they are.
 
-        Weights that come from elsewhere are what the suite file says they are. Where there are none nothing was pre-trained.
+        Weights that come from elsewhere are what the suite file says they are. Where there are none nothing was pre-trained. What is
+        published is of students, neither of their teachers nor of encoders that were fine-tuned before.
         """
         if not names or not runs:
             return NOT_KNOWN
         by_kind = {run.kind.name: run for run in runs}
-        found = []
+        sources = [source for run in runs if isinstance(source := run.recipe.source, EncoderSource)]
+        exports = [source.export for source in sources if source.export != "encoder"]
+        found = [f"encoder.export changed from encoder to {export}" for export in exports]
         for recipe in (self.recipe[name] for name in names):
             source = runs[-1].recipe.source
             if recipe.kind in by_kind:

@@ -4,13 +4,15 @@ Two machines do not end training with the same bits: another processor or librar
 runs with the same recipe, seed and data are compared image by image. The verdict is
 
 - ``same bits``: all measurements, and the hashes of all files of the record, are equal;
-- ``within what another machine changes``: the difference is at most :data:`POINTS`, or its 95 % interval over images holds 0;
-  of numbers without per-image outcomes, such as losses, it is at most :data:`LOSS` of the value. This holds for every metric
-  that tables print, and for every one of a kind without per-image outcomes;
+- ``within what another machine changes``: the difference is at most :data:`POINTS`, of what is no percentage :data:`SHARE` of the
+  value, or its 95 % interval over images holds 0; of numbers without per-image outcomes, such as losses, it is at most
+  :data:`LOSS` of the value. This holds for every metric that tables print, and for every one of a kind without per-image
+  outcomes;
 - ``different``: anything else, such as other versions of packages, or a defect. A training of many epochs may come out so on
   a sound installation too: rounding grows with every step, until another machine is as good as another seed.
 """
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +34,16 @@ POINTS = 1.0
 """Percentage points. Our choice: of all that tables print of the 24 runs of ``tiny``, nothing differed by more than 0.56 between
 two generations of AMD EPYC, while another seed moves it by several."""
 
+SHARE = 0.02
+"""Share of the reference's value, of a distance, a rank and the like. Our choice: they move with the weights, as percentages do."""
+
 LOSS = 1e-3
 """Share of the reference's value. Our choice: the losses of ``tiny`` differed by at most 8.4e-5 between the same machines."""
 
 LEGEND = (
     "Yours minus the reference, with its 95 % interval over images, in the metric that differs most. Within what another "
-    f"machine changes: at most {POINTS:g} point, or an interval that holds 0; of losses at most {LOSS:.1%}. Another processor "
-    "adds in another order, and training carries the last bits on."
+    f"machine changes: at most {POINTS:g} point, {SHARE:.0%} of what is no percentage, or an interval that holds 0; of losses at "
+    f"most {LOSS:.1%}. Another processor adds in another order, and training carries the last bits on."
 )
 
 
@@ -54,6 +59,12 @@ class Agreement:
     difference: Comparison | None
     """Own minus reference, image by image; None for the same bits, without per-image outcomes, or over other images."""
     verdict: Verdict
+
+    @property
+    def distance(self) -> float:
+        """The absolute difference as a multiple of what another machine may change."""
+        difference = abs(self.measured.value - self.expected.value)
+        return difference / _allowed(self.own, self.expected) if difference else 0.0
 
 
 def compare_with_reference(own: Mapping[str, Record], reference: Mapping[str, Record]) -> list[Agreement]:
@@ -92,9 +103,11 @@ def agreement_frame(agreements: Iterable[Agreement]) -> pd.DataFrame:
     """Return a row per run: both values, their difference with its interval over images, and the verdict."""
     rows = []
     for one in agreements:
-        digits = 1 if one.measured.unit == "%" else 4
+        unit = one.measured.unit
+        digits = one.expected.decimals if one.own.outcomes_file else 4
         own, reference = (f"{m.value:.{digits}f}" for m in (one.measured, one.expected))
         plain = signed(one.measured.value - one.expected.value, digits)
+        compared = one.difference
         rows.append(
             {
                 "task": f"{one.own.stage}/{one.own.task}",
@@ -102,7 +115,7 @@ def agreement_frame(agreements: Iterable[Agreement]) -> pd.DataFrame:
                 "run": "/".join(filter(None, (one.own.method, f"seed{one.own.seed}"))),
                 "yours": own,
                 "reference": reference,
-                "difference": points(one.difference.difference, one.difference.interval) if one.difference else plain,
+                "difference": points(compared.difference, compared.interval, unit) if compared else plain,
                 "": "within" if one.verdict == WITHIN else one.verdict,
             }
         )
@@ -134,16 +147,24 @@ def _compare(own: Record, reference: Record) -> Agreement:
     printed = own.outcomes.printed() if own.outcomes_file else [one.metric for one in own.measurements]
     decisive = [pair for pair in shared if pair[0].metric in printed] or shared[:1]
     found = [_by_metric(own, reference, *pair) for pair in decisive]
-    return max(found, key=lambda one: (one.verdict == DIFFERENT, abs(one.measured.value - one.expected.value)))
+    return max(found, key=lambda one: (one.verdict == DIFFERENT, one.distance))
+
+
+def _allowed(own: Record, expected: Measurement) -> float:
+    """Return the largest difference that another machine may make, whatever its interval; never 0, which nothing could be a multiple of."""
+    if own.outcomes_file is not None and expected.unit == "%":
+        return POINTS
+    return max((LOSS if own.outcomes_file is None else SHARE) * abs(expected.value), sys.float_info.min)
 
 
 def _by_metric(own: Record, reference: Record, measured: Measurement, expected: Measurement) -> Agreement:
     difference, distance = None, abs(measured.value - expected.value)
+    within = distance <= _allowed(own, expected)
     if own.outcomes_file is None:
-        agrees = distance <= LOSS * abs(expected.value)
+        agrees = within
     elif own.outcomes.images != reference.outcomes.images:
         agrees = False
     else:
         difference = type(own.outcomes).compare([own.outcomes], [reference.outcomes], measured.metric)
-        agrees = distance <= POINTS or difference.interval.low <= 0 <= difference.interval.high
+        agrees = within or difference.interval.low <= 0 <= difference.interval.high
     return Agreement(own, measured, expected, difference, WITHIN if agrees else DIFFERENT)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from textwrap import dedent, fill
 
 import pandas as pd
@@ -68,9 +68,8 @@ def latex(sections: Sequence[Section], title: str, note: str) -> str:
             continue
         heading = ": ".join(filter(None, (title, section.title)))
         caption = " ".join(filter(None, (f"{heading}.", " ".join(section.legend.split()), note))).translate(LATEX)
-        frame = _marked(section, r"\textbf{{{}}}", r"\underline{{{}}}", lambda text: text.translate(LATEX)).drop(
-            columns="runs", errors="ignore"
-        )
+        frame = _marked(section, r"\textbf{{{}}}", r"\underline{{{}}}", lambda text: text.translate(LATEX))
+        frame = frame.loc[:, [name not in ("runs", ("runs", "")) for name in frame]]
         frame = frame.rename(columns=lambda name: str(name).translate(LATEX))
         longtable = len(frame) > PAGE
         label = f"tab:{re.sub('[^a-z0-9]+', '-', heading.lower()).strip('-')}-{len(tables) + 1}"
@@ -102,26 +101,36 @@ def terminal(sections: Sequence[Section], width: int) -> str:
 
 
 def _table(frame: pd.DataFrame) -> list[str]:
-    """Return a table without its empty columns, and with a heading for every task and metric.
+    """Return a table without its empty columns, and with a heading for every task and metric; column heads may have two lines.
 
     The heading says what holds for all rows of the task, so that the rest fits into 80 columns for names of usual length.
     """
     if frame.empty:
         return []
-    frame = frame.loc[:, (frame != "").any()].drop(columns="runs", errors="ignore")  # footnotes are in the files
+    frame = frame.loc[:, (frame != "").any()]
+    named = [name if isinstance(name, tuple) and name[1] else ("", name) for name in frame]
+    named = [(above, name[0] if isinstance(name, tuple) else name) for above, name in named]
+    frame = frame.set_axis([name for _, name in named], axis=1)
     groups = [name for name in ("task", "metric") if name in frame]
     tasks = list(frame.groupby(groups, sort=False)) if groups else [((), frame)]
     shared = [*groups]
-    if groups and "encoder" in frame and all(len({*rows["encoder"]} - {""}) <= 1 for _, rows in tasks):
+    if "encoder" in frame and all(len({*rows["encoder"]} - {""}) <= 1 for _, rows in tasks):
         shared += ["encoder"]
-    columns = [[str(name), *values] for name, values in frame.drop(columns=shared).items()]
+    left_out = {*shared, "runs"}  # footnotes are in the files
+    kept = [index for index, (_, name) in enumerate(named) if name not in left_out]
+    columns = [[str(named[index][1]), *frame.iloc[:, index]] for index in kept]
     widths = [max(map(len, column)) for column in columns]
+    above = []
+    for text, of in groupby(range(len(kept)), key=lambda column: named[kept[column]][0]):
+        *_, last = together = list(of)
+        widths[last] += max(0, len(text) - sum(widths[column] + 2 for column in together) + 2)
+        above.append(text.ljust(sum(widths[column] + 2 for column in together) - 2))
     head, *lines = (
         "  ".join(["", *(value.ljust(width) for value, width in zip(row, widths, strict=True))]).rstrip()
         for row in zip(*columns, strict=True)
     )
     numbers = dict(zip(frame.index, lines, strict=True))
-    shown = ["", head]
+    shown = ["", *([line] if (line := "  ".join(["", *above]).rstrip()) else []), head]
     for _, rows in tasks:
         heading = ""
         for value in rows[shared].max():  # of an encoder that some rows lack, the one that others have

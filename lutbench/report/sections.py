@@ -150,10 +150,21 @@ def by_task(shown: Iterable[TableEntry]) -> list[list[TableEntry]]:
     return [list(of_task) for _, of_task in groupby(shown, key=lambda entry: entry.row[:2])]
 
 
+def not_run(view: View, kind: str) -> str:
+    """Return ``Not run: ImageNet-A; ImageNet-R with MAE.``; empty if every run of a kind was run."""
+    missing = []
+    for of_task in by_task(view.of_kind(kind)):
+        ran = {entry.method for entry in of_task if entry.runs or entry.stale}
+        names = [name for method, name in view.method_names(of_task).items() if method not in ran]
+        if names:
+            missing.append(view.task_title(of_task[0]) + (f" with {', '.join(names)}" if ran else ""))
+    return f"Not run: {'; '.join(missing)}." if missing else ""
+
+
 def directed(entry: TableEntry) -> str:
-    """Return an entry's metric with an arrow that says which values are better; of a plain number nobody knows."""
+    """Return an entry's metric with an arrow that says which values are better; of a plain number nobody knows, and it has its unit."""
     if entry.unit != "%" or not entry.metric:
-        return entry.metric
+        return ", ".join(filter(None, (entry.metric, entry.unit if entry.metric else "")))
     return f"{entry.metric} {'↓' if entry.is_lower_better else '↑'}"
 
 

@@ -6,8 +6,8 @@ from string import ascii_lowercase
 
 import pandas as pd
 
-from lutbench.evaluate.outcomes import Measurement
-from lutbench.evaluate.statistics import BOOTSTRAP, RESAMPLES
+from lutbench.evaluate.outcomes import Measurement, decimals
+from lutbench.evaluate.statistics import BASIC, BOOTSTRAP, RESAMPLES
 from lutbench.report.entries import STUDENT, TableEntry, method_order
 from lutbench.report.published import NOT_KNOWN, PublishedValue
 from lutbench.report.sections import Section, View, directed, signed
@@ -17,6 +17,7 @@ INTERVALS = {
     "Newcombe": "Newcombe's over images",
     "Bonett-Price": "Bonett and Price's over images",
     BOOTSTRAP: f"percentiles of {RESAMPLES} resamples of the images",
+    BASIC: "percentiles of resamples of the images, reflected at the value",
     STUDENT: f"{STUDENT} over seeds",
 }
 """How legends name the methods of intervals, in their order."""
@@ -40,7 +41,8 @@ def value_table(view: View, shown: Sequence[TableEntry]) -> pd.DataFrame:
     rows = []
     for entry in shown:
         measured, published = entry.measured, entry.published
-        ends = measured and measured.low is not None and f"{measured.low:.1f} to {measured.high:.1f}"
+        digits = measured.decimals if measured else 0
+        ends = measured and measured.low is not None and f"{measured.low:.{digits}f} to {measured.high:.{digits}f}"
         seeds = f"{len(entry.runs)} of {entry.planned}" if len(entry.runs) < entry.planned else str(entry.planned)
         rows.append(
             {
@@ -48,7 +50,7 @@ def value_table(view: View, shown: Sequence[TableEntry]) -> pd.DataFrame:
                 "method": view.method_label(entry.method),
                 "encoder": entry.encoder,
                 "metric": entry.metric,
-                "measured": number_text(measured.value, measured.unit) if measured else "stale" if entry.stale else "",
+                "measured": f"{measured.value:.{digits}f}" if measured else "stale" if entry.stale else "",
                 "95 % interval": ends or "",
                 "seeds": seeds if entry.runs else "",
                 "published": f"{published.value:.1f} {_source_mark(published, marks)}" if published else "",
@@ -155,8 +157,8 @@ def row_numbers(view: View) -> dict[tuple[str, str, str], int]:
 
 
 def number_text(value: float, unit: str) -> str:
-    """Return a value as tables print it: ``78.1`` percent, ``1900`` images."""
-    return f"{value:.1f}" if unit == "%" else f"{value:g}"
+    """Return a value as tables print it without its interval: ``78.1`` percent, ``1900`` images."""
+    return f"{value:.{decimals(unit, value)}f}"
 
 
 def _source_mark(value: PublishedValue, marks: Mapping[str, str]) -> str:
@@ -174,8 +176,8 @@ def _with_half_width(entry: TableEntry | None) -> str:
     if entry is None or entry.measured is None:
         return ""
     m = entry.measured
-    half = "" if m.low is None or m.high is None else f" ± {number_text((m.high - m.low) / 2, m.unit)}"
-    return number_text(m.value, m.unit) + half
+    half = "" if m.low is None or m.high is None else f" ± {(m.high - m.low) / 2:.{m.decimals}f}"
+    return f"{m.value:.{m.decimals}f}{half}"
 
 
 def _ranks(column: Mapping[int, TableEntry]) -> dict[int, int]:

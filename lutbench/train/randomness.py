@@ -30,6 +30,12 @@ class RngStream(IntEnum):
     """What corrupts one image: (CORRUPTION, corruption, severity, index); sheets of frost: (CORRUPTION, sheet)."""
     OCCLUSION = 7
     """Patches of one image that are dropped or shuffled: (OCCLUSION, grid, index)."""
+    ANALYSIS = 8
+    """Which images are resampled together: (ANALYSIS, images)."""
+    PICTURE = 9
+    """Patches of one pictured image that are masked: (PICTURE, patches, place among the images)."""
+    VIEW = 10
+    """The second view of one image of an analysis: (VIEW, index)."""
 
 
 def generator(*key: int) -> np.random.Generator:

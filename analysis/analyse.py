@@ -1,0 +1,208 @@
+"""Stage 4: what is inside an encoder, from one pass over the images for all measures."""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from lutbench.evaluate.neighbours import check_neighbours
+from numpy.typing import NDArray
+
+from analysis.attention import check_readable
+from analysis.block_outcomes import ATTENTION, FEATURES, TOKENS, BlockOutcomes
+from analysis.cka import grams
+from analysis.cost import cost
+from analysis.depth import right_by_depth
+from analysis.passes import Passed, second_views, through_images
+from analysis.pictures import run_pictures
+from analysis.ranks import PowerLawRange
+from analysis.similarity import alignment, uniformity
+from analysis.specimens import specimens
+from analysis.spectrum import check_enough, resampled_statistics
+from lutbench.data.images import ImageDataset, aligned
+from lutbench.data.preflight import preflight
+from lutbench.data.walking import evenly_spaced
+from lutbench.errors import UserError
+from lutbench.evaluate.outcomes import names_fingerprint
+from lutbench.models.encoders import create_encoder, geometry_of
+from lutbench.models.pretrained import check_encoder_weights, encoder_of
+from lutbench.recipes.analysis import AnalysisRecipe
+from lutbench.run import Run
+from lutbench.train.processes import accelerator
+
+__all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
+
+COMPARED = 1024
+"""Images of which Gram matrices are kept, evenly spaced: 16 minibatches of 64 (our choice: 1.6 MB for a ViT-B)."""
+
+
+def check(run: Run[AnalysisRecipe]) -> None:
+    """Find what would stop a run before any compute is spent.
+
+    Raises:
+        UserError: if its data is absent or unfit, or of too few images for a rank; if the encoder cannot be built, has no attention
+            that can be read, has not the blocks that are to be drawn, or sees another grid than the table's others; or if it has no
+            weights that fit.
+    """
+    recipe, geometry = run.recipe, geometry_of(run.recipe.encoder.architecture)
+    with torch.device("meta"):
+        check_readable(create_encoder(recipe.encoder.architecture, recipe.side), recipe.side)
+    if above := [block for block in recipe.blocks or [] if block > geometry.depth]:
+        raise UserError(
+            f"{run.name}: blocks = {recipe.blocks}, and the encoder has {geometry.depth} blocks, counted from 1: there is no block "
+            f"{above[0]}. Name others, or leave blocks out."
+        )
+    _check_grid(run, geometry.patch_size)
+    check_weights(run)
+    images, bank = _images(run)
+    if "spectrum" in recipe.measures:
+        check_enough(len(evenly_spaced(len(images), recipe.images or len(images))), geometry.width, fitted(run))
+    if bank is None and "depth" in recipe.measures:
+        run.workspace.note(f"{run.planned.stage}/{run.planned.task}: {_without_neighbours(run)}")
+    if bank is not None:
+        check_neighbours(recipe, bank)
+    preflight(run, images, *([] if bank is None else [bank]))
+
+
+def check_weights(run: Run[AnalysisRecipe]) -> None:
+    """Check the weights that a run starts from, see :func:`check_encoder_weights`."""
+    check_encoder_weights(run, run.recipe.image_size)
+
+
+def perform(run: Run[AnalysisRecipe]) -> None:
+    """Analyse the run's encoder, and write the record with every image's values.
+
+    Leaves in the run's folder pictures of what the encoder sees in eight images.
+
+    Raises:
+        UserError: if the encoder's weights do not fit, what it computes is not finite, an image cannot be decoded, or the disk is full.
+    """
+    recipe, processes = run.recipe, accelerator()
+    encoder = encoder_of(run, recipe.image_size).to(processes.device)
+    images, bank = _images(run)
+    chosen, prepared = evenly_spaced(len(images), recipe.images or len(images)), run.preprocessing
+
+    # One pass for all measures, one over second views, one over the neighbours' bank
+    began = time.monotonic()
+    found = through_images(encoder, images, chosen, recipe, prepared, run.name, recipe.measures)
+    rate = len(chosen) / (time.monotonic() - began)
+    of_views = {}
+    if "similarity" in recipe.measures:
+        viewed = evenly_spaced(len(found.index), recipe.viewed)
+        views = second_views(encoder, images, found.index[viewed], recipe, prepared, f"{run.name} views")
+        output = found.values["features"][viewed, -1, 0]
+        of_views = {"alignment": alignment(output, views), "uniformity": uniformity(output)}
+    neighbours = {}
+    if bank is not None:
+        neighbours = _right_by_depth(run, encoder, images, bank, found)
+
+    # What came of it
+    if processes.is_main_process:
+        measured = _measured(found) | {name: of.numpy() for name, of in of_views.items()} | neighbours
+        arrays: dict[str, NDArray[Any]] = {}
+        if "attention" in found.values:
+            arrays["heads"] = found.values["attention"].double().mean(0).permute(2, 0, 1).numpy()
+        if found.spectra:
+            statistics = [resampled_statistics(found.spectra[rows][-1], fitted(run)) for rows in TOKENS]
+            measured["resampled"] = np.stack(statistics)
+        if "depth" in recipe.measures:
+            some = evenly_spaced(len(found.index), COMPARED)
+            arrays["grams"] = grams(found.values["features"][some, :, 0].numpy())
+        drawn = specimens(run, encoder, images, found.index)
+        run_pictures(run.name, drawn.arrays, drawn.images, drawn.about, run.folder)
+        outcomes = BlockOutcomes(
+            names_fingerprint(images.image_name(int(one)) for one in found.index),
+            len(found.index),
+            encoder.patch_embed.grid_size[0],
+            encoder.patch_embed.patch_size[0],
+            fitted(run),
+            measured,
+        )
+        run.save_results(
+            outcomes,
+            seconds=time.monotonic() - began,
+            images_per_second=rate,
+            checkpoint=run.weights_sha256,
+            arrays={**arrays, **drawn.arrays},
+            pictures={"images": drawn.images},
+            extra={**drawn.about, "skipped": len(chosen) - len(found.index)},
+        )
+
+
+def fitted(run: Run[AnalysisRecipe]) -> PowerLawRange:
+    """Return the ranks that the power law is fitted to."""
+    return PowerLawRange.of(
+        run.recipe.alpha_from, run.recipe.alpha_to, geometry_of(run.recipe.encoder.architecture).width
+    )
+
+
+def _measured(found: Passed) -> dict[str, NDArray[Any]]:
+    """Return what outcomes keep of a pass."""
+    measured: dict[str, NDArray[Any]] = {}
+    if "attention" in found.values:
+        over_heads = found.values["attention"].double().mean(2).float().numpy()
+        measured |= {name: np.ascontiguousarray(over_heads[..., number]) for number, name in enumerate(ATTENTION)}
+    measured |= {name: found.values[name].numpy() for name in (*FEATURES, "amplitude") if name in found.values}
+    for rows, of_depths in found.spectra.items():
+        measured[f"spectrum_{rows}"] = np.stack([covariances.singular_values() for covariances in of_depths])
+    return measured
+
+
+def _right_by_depth(
+    run: Run[AnalysisRecipe], encoder: Any, images: ImageDataset, bank: ImageDataset, found: Passed
+) -> dict[str, NDArray[Any]]:
+    """Return whether each image's neighbours in the bank vote for its label, by depth; empty but on the first process."""
+    recipe, processes = run.recipe, accelerator()
+    chosen = evenly_spaced(len(bank), recipe.bank)
+    of_bank = through_images(encoder, bank, chosen, recipe, run.preprocessing, f"{run.name} neighbours", ())
+    if not processes.is_main_process:
+        return {}
+    assert images.labels is not None
+    assert bank.labels is not None
+    right = right_by_depth(
+        found.values["features"],
+        torch.from_numpy(images.labels[found.index]),
+        of_bank.values["features"],
+        torch.from_numpy(bank.labels[of_bank.index]),
+        len(bank.classes),
+        recipe.neighbours,
+        recipe.temperature,
+        processes.device,
+    ).numpy()
+    return {
+        f"right_{pool}": np.ascontiguousarray(right[..., k])
+        for k, pool in enumerate(("pooled", "class")[: right.shape[2]])
+    }
+
+
+def _images(run: Run[AnalysisRecipe]) -> tuple[ImageDataset, ImageDataset | None]:
+    """Return the dataset that is analysed, and that of the neighbours, if they are asked for and the two have labels."""
+    recipe = run.recipe
+    images: ImageDataset = run.workspace.open(recipe.dataset, recipe.split)
+    if "depth" not in recipe.measures or recipe.split == "train" or images.labels is None:
+        return images, None
+    bank: ImageDataset = run.workspace.open(recipe.dataset, "train")
+    return aligned(bank, images), bank
+
+
+def _without_neighbours(run: Run[AnalysisRecipe]) -> str:
+    """Return why nearest neighbours are left out."""
+    if run.recipe.split == "train":
+        return 'split = "train" has the images among which neighbours would be looked for, so that they are left out.'
+    return f"{run.recipe.data.label or run.recipe.data.path} has no labels, so that nearest neighbours are left out."
+
+
+def _check_grid(run: Run[AnalysisRecipe], patch_size: int) -> None:
+    """Check that an encoder sees images as a grid like that of the table's other encoders, as far as this command has any.
+
+    Raises:
+        UserError: if it does not.
+    """
+    side, table = run.recipe.side, f"{run.planned.stage}.{run.planned.task}"
+    row, other, patches = run.workspace.first_said(f"{table} grid", (run.planned.method, side, patch_size))
+    if (other, patches) != (side, patch_size):
+        raise UserError(
+            f"{table}: expected one size of images and patches, found {row} with {other} pixels in patches of {patches}, and "
+            f"{run.planned.method} with {side} in patches of {patch_size}. What is measured depends on the grid: give each size an "
+            "[analysis.NAME] of its own, with the methods that have it."
+        )

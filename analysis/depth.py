@@ -1,0 +1,38 @@
+"""At which depth of an encoder a label is easiest to read: the vote of the nearest neighbours by the features of every block."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lutbench.evaluate.neighbours import knn_classify
+
+
+@torch.no_grad()
+def right_by_depth(
+    queries: Tensor,
+    labels: Tensor,
+    bank: Tensor,
+    bank_labels: Tensor,
+    classes: int,
+    neighbours: int,
+    temperature: float,
+    device: torch.device,
+) -> NDArray[np.bool_]:
+    """Return whether the vote of an image's neighbours is for its label (n, L + 1, P), at every depth and by each of P features.
+
+    ``queries`` (n, L + 1, P, D) with ``labels`` (n,) are the images, ``bank`` (M, L + 1, P, D) with ``bank_labels`` (M,) those that
+    vote, on the CPU; the features are the mean over patches and, where there is one, the class token. The vote is
+    :func:`lutbench.evaluate.neighbours.knn_classify`'s, that of the task k-NN, and one matrix of features at a time is on ``device``.
+    """
+    labels, bank_labels = labels.to(device), bank_labels.to(device)
+
+    def right(depth: int, kind: int) -> Tensor:
+        asking, voting = queries[:, depth, kind].to(device), bank[:, depth, kind].to(device)
+        ranked = knn_classify(asking, labels, voting, bank_labels, classes, neighbours, temperature)
+        return (ranked[:, 0] == labels).cpu()
+
+    of_all = [
+        torch.stack([right(depth, kind) for kind in range(queries.shape[2])], 1) for depth in range(queries.shape[1])
+    ]
+    return np.asarray(torch.stack(of_all, 1).numpy())

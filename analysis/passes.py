@@ -1,0 +1,154 @@
+"""Images through an encoder, once for all measures: what each block does with each image, and sums over all of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timm.models import VisionTransformer
+from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms.v2 import functional
+
+from analysis.attention import attention_statistics, through_blocks
+from analysis.fourier import log_amplitudes
+from analysis.similarity import token_similarity
+from analysis.spectrum import GROUPS, Covariances, groups_of, token_rank
+from analysis.uniform import patch_distances
+from lutbench.data.images import ImageDataset
+from lutbench.data.tensors import normalised, to_tensor
+from lutbench.evaluate.inference import check_classes_left, check_finite, decoded_batches, in_order
+from lutbench.evaluate.transform import Transform, eval_transform
+from lutbench.models.encoders import encode
+from lutbench.models.preprocessing import Preprocessing
+from lutbench.recipes.analysis import AnalysisRecipe
+from lutbench.train.processes import accelerator, autocast
+from lutbench.train.randomness import RngStream, seeded
+
+CROP: dict[str, list[float]] = {"scale": [0.2, 1.0], "ratio": [3 / 4, 4 / 3]}
+"""The second view: MAE's crop, of 20 to 100 % of the area, and a flip (our choice: they change where things are, not what they are)."""
+
+
+@dataclass
+class Passed:
+    """What came of a pass over images: the same on every process."""
+
+    index: NDArray[np.int64]
+    """(n,) Which images of the dataset could be decoded, ascending."""
+    values: dict[str, Tensor]
+    """By name a row for each of them: ``attention`` (n, L, H, 5), ``amplitude`` (n, L, F), ``similarity`` and ``token_rank``
+    (n, L + 1), ``features`` (n, L + 1, pools, D); on the CPU."""
+    spectra: dict[str, list[Covariances]] = field(default_factory=dict)
+    """``pooled`` and ``tokens``: of every block and the output, that of the output in groups of images."""
+
+
+@torch.no_grad()
+def through_images(
+    encoder: VisionTransformer,
+    images: ImageDataset,
+    chosen: NDArray[np.int64],
+    recipe: AnalysisRecipe,
+    prepared: Preprocessing,
+    title: str,
+    measures: Sequence[str],
+) -> Passed:
+    """Take the images ``chosen`` (n,), ascending, of a dataset through an encoder; on every process.
+
+    Without measures only features are kept. The network computes in the recipe's precision, everything else in float32, sums in
+    float64. Images go group by group, so that a batch is of few groups.
+
+    Raises:
+        UserError: if what comes out is not finite, or an image cannot be decoded and the set does not skip those.
+    """
+    encoder.eval()
+    prefix, device = encoder.num_prefix_tokens, accelerator().device
+    grid, patch_size = encoder.patch_embed.grid_size[0], encoder.patch_embed.patch_size[0]
+    distances = torch.from_numpy(patch_distances(grid, patch_size)).float().to(device)
+    reduce = partial(attention_statistics, prefix=prefix, distances=distances) if "attention" in measures else None
+    spectra: dict[str, list[Covariances]] = {}
+    groups = groups_of(len(chosen))
+    order = chosen
+    if "spectrum" in measures:
+        order = chosen[groups.argsort(kind="stable")]
+        depths = [1] * len(encoder.blocks) + [GROUPS]
+        spectra = {
+            rows: [Covariances(encoder.embed_dim, count, device) for count in depths] for rows in ("pooled", "tokens")
+        }
+
+    found: dict[str, list[Tensor]] = {}
+    see = partial(_of_image, eval_transform(recipe.side, recipe.eval_crop, prepared.interpolation))
+    for batch in decoded_batches(images, see, recipe, title, order):
+        with autocast(recipe.precision):
+            blocks = through_blocks(encoder, normalised(batch.pixels, mean=prepared.mean, std=prepared.std), reduce)
+        every = [tokens.float() for tokens in blocks.tokens]
+        pooled = [tokens[:, prefix:].mean(1) for tokens in every]
+        classes = [tokens[:, 0] for tokens in every] if encoder.has_class_token else []
+        for of_depth in (pooled, classes):
+            of_depth[-1:] = [encoder.fc_norm(last) for last in of_depth[-1:]]
+        patches = [tokens[:, prefix:] for tokens in every]
+        now = {"counts": batch.counts}
+        if "depth" in measures or not measures:
+            now["features"] = torch.stack([torch.stack(of, 1) for of in (pooled, classes) if of], 2)
+        elif "similarity" in measures:
+            now["features"] = pooled[-1][:, None, None]
+        if "attention" in measures:
+            now["attention"] = torch.stack(blocks.attention, 1)
+        if "fourier" in measures:
+            now["amplitude"] = torch.stack([log_amplitudes(of) for of in patches[:-1]], 1)
+        if "similarity" in measures:
+            now["similarity"] = torch.stack([token_similarity(of) for of in patches], 1)
+        if "spectrum" in measures:
+            now["token_rank"] = torch.stack([token_rank(of) for of in patches], 1)
+            group = torch.from_numpy(groups[np.searchsorted(chosen, batch.index.cpu().numpy())])[batch.counts.cpu()]
+            for rows, features in (("pooled", pooled), ("tokens", patches)):
+                for covariances, of in zip(spectra[rows], features, strict=True):
+                    covariances.add(of[batch.counts], group if covariances.groups > 1 else torch.zeros_like(group))
+        for name, value in now.items():
+            found.setdefault(name, []).append(value)
+
+    values = {name: in_order(torch.cat(of), order, recipe) for name, of in found.items()}
+    kept = values.pop("counts")
+    values, index = {name: of[kept] for name, of in values.items()}, chosen[kept.numpy()]
+    check_classes_left(images, index)
+    for of in values.values():
+        check_finite(of.isfinite().flatten(1).all(1).numpy(), images, index, "the encoder's features or attention")
+    for every_depth in spectra.values():
+        for covariances in every_depth:
+            covariances.gather()
+    return Passed(index, values, spectra)
+
+
+@torch.no_grad()
+def second_views(
+    encoder: VisionTransformer,
+    images: ImageDataset,
+    chosen: NDArray[np.int64],
+    recipe: AnalysisRecipe,
+    prepared: Preprocessing,
+    title: str,
+) -> Tensor:
+    """Return the output (m, D), mean over patches, for a random crop of each of the images ``chosen`` (m,); on every process.
+
+    A crop depends on the image's index alone, so that all encoders see the same.
+    """
+    see = partial(_second_view, recipe.side, prepared.interpolation)
+    found = []
+    for batch in decoded_batches(images, see, recipe, title, chosen):
+        with autocast(recipe.precision):
+            found.append(encode(encoder, normalised(batch.pixels, mean=prepared.mean, std=prepared.std), "mean"))
+    return in_order(torch.cat(found), chosen, recipe)
+
+
+def _of_image(transform: Transform, image: Image.Image, index: int) -> Tensor:
+    return transform(image)
+
+
+def _second_view(side: int, interpolation: str, image: Image.Image, index: int) -> Tensor:
+    with seeded(RngStream.ANALYSIS, index):
+        box = transforms.RandomResizedCrop.get_params(image, **CROP)
+        flipped = torch.rand(()).item() < 0.5
+    part = functional.resized_crop(image, *box, [side, side], functional.InterpolationMode(interpolation))
+    return to_tensor(functional.horizontal_flip(part) if flipped else part)

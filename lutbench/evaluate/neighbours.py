@@ -1,0 +1,70 @@
+"""The vote of the nearest neighbours (Wu et al. 2018, section 3.4): of the task k-NN, and of every depth of an analysed encoder."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lutbench.data.images import ImageDataset
+from lutbench.errors import UserError
+from lutbench.evaluate.inference import rank_of_label
+
+QUERIES = 512
+"""Queries that are compared at once."""
+BANK = 65536
+"""Features of the bank that they are compared with at once: 128 MiB of similarities, whatever the size of the datasets."""
+
+
+def check_neighbours(neighbours: int, images: ImageDataset) -> None:
+    """Check that there are as many images as neighbours. Raises UserError if there are fewer."""
+    if neighbours > len(images):
+        raise UserError(
+            f"neighbours = {neighbours}, and the training split of {images.name} has {len(images)} images: "
+            "lower neighbours, or give more images."
+        )
+
+
+def knn_classify(
+    queries: Tensor,
+    labels: Tensor,
+    bank: Tensor,
+    bank_labels: Tensor,
+    classes: int,
+    neighbours: int,
+    temperature: float,
+) -> Tensor:
+    """Return prediction and rank of the label (Q, 2), see :func:`rank_of_label`, by the vote of the nearest in the bank.
+
+    ``queries`` (Q, D) with ``labels`` (Q,), ``bank`` (M, D) with ``bank_labels`` (M,), normalised here. A neighbour at
+    cosine s votes with exp(s / temperature). A class that no neighbour belongs to comes last, not by its number.
+    """
+    bank = functional.normalize(bank, dim=1)
+    results = []
+    for chunk, chunk_labels in zip(torch.split(queries, QUERIES), torch.split(labels, QUERIES), strict=True):
+        similarity, index = nearest_neighbours(functional.normalize(chunk, dim=1), bank, neighbours)
+        votes = vote(similarity, bank_labels[index], classes, temperature)
+        result = rank_of_label(votes, chunk_labels)
+        voteless = votes.gather(1, chunk_labels[:, None])[:, 0] == 0
+        result[voteless, 1] = classes - 1
+        results.append(result)
+    return torch.cat(results)
+
+
+def nearest_neighbours(queries: Tensor, bank: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+    """Return the highest inner products (Q, k) of ``queries`` (Q, D) with ``bank`` (M, D), and where in the bank (Q, k)."""
+    best = queries.new_empty(len(queries), 0)
+    index = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    for start in range(0, len(bank), BANK):
+        similarity, found = (queries @ bank[start : start + BANK].T).topk(min(neighbours, BANK, len(bank) - start))
+        best, index = torch.cat([best, similarity], 1), torch.cat([index, found + start], 1)
+        best, chosen = best.topk(min(neighbours, best.shape[1]))
+        index = index.gather(1, chosen)
+    return best, index
+
+
+def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+    """Return the votes (Q, C) of neighbours with ``similarity`` (Q, k) and ``labels`` (Q, k).
+
+    Relative to the nearest neighbour's, which leaves the order as it is and lets no temperature overflow.
+    """
+    weights = ((similarity - similarity[:, :1]) / temperature).exp()
+    return weights.new_zeros(len(weights), classes).scatter_add_(1, labels, weights)

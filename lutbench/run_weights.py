@@ -1,0 +1,100 @@
+"""What a run starts from: weights that another run left, or a file, or none."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lutbench.errors import UserError
+from lutbench.models.export import export_of
+from lutbench.models.weights import sha256_of
+from lutbench.run_files import read_finished
+from lutbench.run_status import RunState
+
+if TYPE_CHECKING:
+    from lutbench.run import Run
+
+
+class NotKeptError(UserError):
+    """A run finished before runs kept such weights."""
+
+
+BESIDE = ("teacher", "decoder")
+"""The NAMEs of the ``NAME.safetensors`` that a pre-training keeps beside the encoder, which is the checkpoint of its record."""
+
+
+def weights_of(run: "Run[Any]") -> Path | None:
+    """Return the file of weights that a run starts from, if there is one.
+
+    Raises:
+        UserError: if the user's file is absent, or the run that it needs has not finished.
+    """
+    source, part = run.recipe.source, run.planned.kind.starts_from
+    if source is None:
+        return None
+    if run.needs is not None:
+        return run.needs.folder / f"{source.export_name}.safetensors"
+    if source.kind != "checkpoint":
+        return None
+    weights = Path(source.path).expanduser()
+    if not weights.is_file():
+        table = "classifier" if part == "classifier" else "method"
+        raise UserError(f"{table}.{run.planned.method}.checkpoint: there is no file {weights.absolute()}.")
+    return weights
+
+
+def weights_inputs(run: "Run[Any]") -> dict[str, Any]:
+    """Return what tells the weights that a run starts from, with how images were prepared for them, from any others.
+
+    Raises:
+        UserError: if a file of weights is absent, or the run that it needs has not finished, or left no such weights.
+    """
+    part = run.planned.kind.starts_from
+    if run.needs is not None:
+        require_needed(run)
+        return {part: {"run": run.needs.identity, "sha256": weights_made(run.needs, run.recipe.source.export_name)}}
+    inputs: dict[str, Any] = {}
+    if (weights := run.weights) is not None:
+        inputs[part] = {"sha256": sha256_of(weights)}
+        if part == "classifier" and (export := export_of(weights)):
+            inputs[part]["export"] = export.content
+    elif part == "classifier":
+        inputs[part] = {}  # timm's, by the name in the recipe
+    if prepared := run.preprocessing.unlike_imagenets(run.recipe.prepared_by):
+        inputs[part] = {**inputs.get(part, {}), "preprocessing": prepared}
+    return inputs
+
+
+def require_needed(run: "Run[Any]") -> None:
+    """Check that the run has finished whose encoder or classifier a run takes, and left it.
+
+    Raises:
+        UserError: if it has not, with the command that runs it.
+    """
+    if run.needs is None:
+        return
+    status, other = run.needs.status(), run.needs.planned
+    if status.state is not RunState.FINISHED:
+        uses = "measures the classifier" if run.planned.kind.starts_from == "classifier" else "starts from the encoder"
+        raise UserError(
+            f"{run.name} {uses} of {other.name}, which is {status}. "
+            f"First run: nox -s {other.stage} -- {run.given} (or: lutbench run {run.given} --stage {other.stage})."
+        )
+    weights_made(run.needs, run.recipe.source.export_name)
+
+
+def weights_made(run: "Run[Any]", name: str) -> str:
+    """Return the sha256 of the ``NAME.safetensors`` that a finished run left.
+
+    Raises:
+        NotKeptError: if it finished before such runs kept them.
+        UserError: if it made none, or what it left is damaged.
+    """
+    finished = read_finished(run.folder, run.identity)
+    made = finished.files.get(f"{name}.safetensors") if name in BESIDE else finished.checkpoint
+    if made is None:
+        if name in BESIDE:
+            raise NotKeptError(
+                f"{run.folder}: {run.name} finished before such runs kept their {name}, so there is none. Repeat it to have one: "
+                f"lutbench run {run.given} --again {run.name}."
+            )
+        raise UserError(f"{run.folder}: the run finished without weights. Remove the folder, and run it again.")
+    return made
