@@ -47,7 +47,8 @@ def specimens(
     pixels = torch.stack(shown)
     grid, prefix = encoder.patch_embed.grid_size[0], encoder.num_prefix_tokens
     blocks = drawn_blocks(recipe, len(encoder.blocks))
-    reduce = partial(attention_maps, prefix=prefix, marked=grid // 2 * grid + grid // 2)
+    marked = grid // 2 * grid + grid // 2
+    reduce = partial(attention_maps, prefix=prefix, marked=marked, class_token=encoder.has_class_token)
     with autocast(recipe.precision):
         found = through_blocks(
             encoder,
