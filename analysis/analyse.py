@@ -98,7 +98,11 @@ def perform(run: Run[AnalysisRecipe]) -> None:
 
     # What came of it
     if processes.is_main_process:
-        measured = _measured(found) | {name: of.float().numpy() for name, of in of_views.items()} | neighbours
+        measured = (
+            _measured(found, encoder.has_class_token)
+            | {name: of.float().numpy() for name, of in of_views.items()}
+            | neighbours
+        )
         arrays: dict[str, NDArray[Any]] = {}
         if "attention" in found.values:
             arrays["heads"] = found.values["attention"].double().mean(0).permute(2, 0, 1).numpy()
@@ -136,12 +140,13 @@ def fitted(run: Run[AnalysisRecipe]) -> PowerLawRange:
     )
 
 
-def _measured(found: Passed) -> dict[str, NDArray[Any]]:
+def _measured(found: Passed, class_token: bool) -> dict[str, NDArray[Any]]:
     """Return what outcomes keep of a pass."""
     measured: dict[str, NDArray[Any]] = {}
     if "attention" in found.values:
         over_heads = found.values["attention"].double().mean(2).float().numpy()
-        measured |= {name: np.ascontiguousarray(over_heads[..., number]) for number, name in enumerate(ATTENTION)}
+        shown = [name for name in ATTENTION if class_token or name != "to_class"]
+        measured |= {name: np.ascontiguousarray(over_heads[..., ATTENTION.index(name)]) for name in shown}
     measured |= {name: found.values[name].numpy() for name in (*FEATURES, "amplitude") if name in found.values}
     for rows, of_depths in found.spectra.items():
         measured[f"spectrum_{rows}"] = np.stack([covariances.singular_values() for covariances in of_depths])

@@ -67,10 +67,9 @@ def through_images(
     prefix, device = encoder.num_prefix_tokens, accelerator().device
     grid, patch_size = encoder.patch_embed.grid_size[0], encoder.patch_embed.patch_size[0]
     distances = torch.from_numpy(patch_distances(grid, patch_size)).float().to(device)
-    of_attention = partial(
-        attention_statistics, prefix=prefix, distances=distances, class_token=encoder.has_class_token
-    )
-    reduce = of_attention if "attention" in measures else None
+    reduce = None
+    if "attention" in measures:
+        reduce = partial(attention_statistics, prefix=prefix, distances=distances, class_token=encoder.has_class_token)
     spectra: dict[str, list[Covariances]] = {}
     groups = groups_of(len(chosen))
     order = chosen

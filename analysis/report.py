@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.block_outcomes import ATTENTION, FEATURES, POOLED, TOKENS, BlockOutcomes
+from analysis.depth_figures import drawings
 from analysis.ranks import statistics
 from analysis.uniform import uniform_distance, uniform_entropy
 from lutbench.evaluate.outcomes import Measurement
@@ -118,7 +119,7 @@ def _section(view: View, of_table: Sequence[TableEntry], several: bool) -> Secti
         *view.dataset_notes(of_table),
     ]
     title = f"Analysis: {view.task_title(of_table[0])}" if several else "Analysis"
-    return Section(title, frame=frame, legend="\n".join(legend), name=NAME)
+    return Section(title, frame=frame, legend="\n".join(legend), figures=drawings(view, of_table), name=NAME)
 
 
 def _row(view: View, entries: Mapping[str, TableEntry], shown: Sequence[str]) -> list[str]:
