@@ -120,7 +120,7 @@ def attention_picture(title: str, rows: Sequence[PictureRow], drawn: Sequence[in
     colours = LinearSegmentedColormap.from_list("attention", BLUE_TO_RED)
     scale = ScalarMappable(LogNorm(1 / RATIOS, RATIOS), colours)
     lines = []
-    for images, of_images in _by_images(rows):
+    for images, of_images in _by_images(rows, "marked"):
         marked, grid = of_images[0].extra["marked"], of_images[0].arrays["maps"].shape[-1]
         lines.append(_Line("images", [_framed(image, marked, grid) for image in images], is_first=True))
         grey = [np.asarray(image.convert("L").convert("RGB"), np.float64) for image in images]
@@ -147,7 +147,7 @@ def attention_picture(title: str, rows: Sequence[PictureRow], drawn: Sequence[in
 def component_picture(title: str, rows: Sequence[PictureRow], note: str = "") -> "Figure":
     """Draw the first three principal components of the output's patches as colours, a line for each encoder."""
     lines = []
-    for images, of_images in _by_images(rows):
+    for images, of_images in _by_images(rows, "marked"):
         lines.append(_Line("images", images, is_first=True))
         lines += [_Line(row.label, _cells(row.arrays["colours"], images[0].width)) for row in of_images]
     return _picture(title, lines, OF_COMPONENTS, note)
@@ -156,7 +156,7 @@ def component_picture(title: str, rows: Sequence[PictureRow], note: str = "") ->
 def reconstruction_picture(title: str, rows: Sequence[PictureRow], note: str = "") -> "Figure":
     """Draw what decoders make of images of which patches are masked: for each share that is masked a line for each encoder."""
     lines = []
-    for images, of_images in _by_images(rows):
+    for images, of_images in _by_images(rows, "mask ratios"):
         lines.append(_Line("images", images, is_first=True))
         for place, share in enumerate(of_images[0].extra["mask ratios"]):
             lines += [
@@ -169,12 +169,11 @@ def reconstruction_picture(title: str, rows: Sequence[PictureRow], note: str = "
     return _picture(title, lines, OF_RECONSTRUCTIONS, note)
 
 
-def _by_images(rows: Sequence[PictureRow]) -> Iterator[tuple[list[Image.Image], list[PictureRow]]]:
-    """Yield rows that have the same images, the same marked patch and mask ratios, with the images, enlarged."""
+def _by_images(rows: Sequence[PictureRow], alike: str) -> Iterator[tuple[list[Image.Image], list[PictureRow]]]:
+    """Yield rows that have the same images, and in ``extra`` the same under the name ``alike``, with the images, enlarged."""
     groups: dict[Any, list[PictureRow]] = {}
     for row in rows:
-        same = (row.images, *(tuple(row.extra.get(name, ())) for name in ("marked", "mask ratios")))
-        groups.setdefault(same, []).append(row)
+        groups.setdefault((row.images, tuple(row.extra[alike])), []).append(row)
     for (strip, *_), of_images in groups.items():
         pixels = np.asarray(Image.open(io.BytesIO(strip)).convert("RGB"))
         side = len(pixels)
