@@ -38,7 +38,6 @@ def grams(features: NDArray[np.float32], minibatch: int = MINIBATCH) -> NDArray[
     made = np.empty((blocks, count, len(above[0])), np.float32)
     for block in range(blocks):
         centred = features[: count * size, block].astype(np.float64)
-        centred -= centred[0].copy()  # so that features that are the same for all images give exactly 0
         centred -= centred.mean(0)
         rows = centred.reshape(size, count, -1).swapaxes(0, 1)
         products = (rows @ rows.swapaxes(1, 2))[:, above[0], above[1]]

@@ -164,9 +164,8 @@ def token_rank(tokens: Tensor) -> Tensor:
         centred = tokens.float() - tokens[:, :1].float()  # so that equal tokens give exactly 0
         centred = centred - centred.mean(1, keepdim=True)
         tiny = torch.finfo(torch.float32).tiny
-        centred = centred / centred.abs().amax((1, 2), keepdim=True).clamp(
-            min=tiny
-        )  # so that no fourth power over- or underflows
+        # no fourth power of what is at most 1 overflows, nor do all underflow
+        centred = centred / centred.abs().amax((1, 2), keepdim=True).clamp(min=tiny)
         product = centred @ centred.mT if tokens.shape[1] <= tokens.shape[2] else centred.mT @ centred
         return centred.square().sum((1, 2)).square() / product.square().sum((1, 2)).clamp(min=tiny)
 

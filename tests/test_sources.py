@@ -88,7 +88,7 @@ def test_what_other_code_finished_is_said_everywhere_and_repeated_when_asked(
 ) -> None:
     suite, results = str(run.workspace.data / "toy.toml"), run.workspace.results
     cli.tables(suite, results=results)
-    edit("temperature).exp()", "temperature).expm1()")
+    edit("recipe.temperature,", "2 * recipe.temperature,")
     capsys.readouterr()
     show_status(load_suite(suite), run.workspace)
     assert f"finished by other code ({EDITED})" in capsys.readouterr().out
