@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from analysis.attention import check_readable
 from analysis.block_outcomes import ATTENTION, FEATURES, TOKENS, BlockOutcomes
-from analysis.cka import grams
+from analysis.cka import check_enough_for_cka, grams
 from analysis.cost import cost
 from analysis.depth import right_by_depth
 from analysis.passes import Passed, second_views, through_images
@@ -55,8 +55,11 @@ def check(run: Run[AnalysisRecipe]) -> None:
     _check_grid(run, geometry.patch_size)
     check_weights(run)
     images, bank = _images(run)
+    count = min(len(images), recipe.images or len(images))
     if "spectrum" in recipe.measures:
-        check_enough(len(evenly_spaced(len(images), recipe.images or len(images))), geometry.width, fitted(run))
+        check_enough(count, geometry.width, fitted(run))
+    if "depth" in recipe.measures:
+        check_enough_for_cka(count)
     if bank is None and "depth" in recipe.measures:
         run.workspace.note(f"{run.planned.stage}/{run.planned.task}: {_without_neighbours(run)}")
     if bank is not None:

@@ -27,11 +27,7 @@ def grams(features: NDArray[np.float32], minibatch: int = MINIBATCH) -> NDArray[
         UserError: for fewer than 4 images.
     """
     images, blocks, _ = features.shape
-    if images < FEWEST:
-        raise UserError(
-            f"How alike blocks are needs at least {FEWEST} images, and {images} are analysed: take more (images, split, or another "
-            'dataset), or leave "depth" out of measures.'
-        )
+    check_enough_for_cka(images)
     count = max(1, images // minibatch)
     size = images // count
     above = np.triu_indices(size, 1)
@@ -43,6 +39,15 @@ def grams(features: NDArray[np.float32], minibatch: int = MINIBATCH) -> NDArray[
         products = (rows @ rows.swapaxes(1, 2))[:, above[0], above[1]]
         made[block] = products / max(np.abs(products).max(), np.finfo(np.float64).tiny)
     return made
+
+
+def check_enough_for_cka(images: int) -> None:
+    """Check that there are images enough. Raises UserError for fewer than 4."""
+    if images < FEWEST:
+        raise UserError(
+            f"How alike blocks are needs at least {FEWEST} images, and {images} are analysed: take more (images, split, or another "
+            'dataset), or leave "depth" out of measures.'
+        )
 
 
 def cka(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -75,7 +75,7 @@ def through_images(
     order = chosen
     if "spectrum" in measures:
         order = chosen[groups.argsort(kind="stable")]
-        depths = [1] * len(encoder.blocks) + [GROUPS]
+        depths = [1] * len(encoder.blocks) + [min(GROUPS, len(chosen))]
         spectra = {
             rows: [Covariances(encoder.embed_dim, count, device) for count in depths] for rows in ("pooled", "tokens")
         }

@@ -28,6 +28,7 @@ COPIED = (
     "pretrain",
     "downstream",
     "robustness",
+    "analysis",
     "suites",
     "noxfile.py",
     "pyproject.toml",
@@ -301,7 +302,7 @@ def test_nox_has_a_session_of_it(extended: Path, monkeypatch: pytest.MonkeyPatch
     nox, session = MagicMock(), MagicMock(posargs=["counted.toml"])
     monkeypatch.setitem(sys.modules, "nox", nox)
     runpy.run_path(str(extended / "noxfile.py"))
-    assert nox.options.sessions == ["pretrain", "downstream", "robustness", "counting", "results"]
+    assert nox.options.sessions == ["pretrain", "downstream", "robustness", "counting", "analysis", "results"]
     (function,) = (call.args[0] for call in nox.session.call_args_list if call.kwargs.get("name") == "counting")
     assert function.__doc__ == "Count the images of each class."
     monkeypatch.setitem(function.__globals__, "_install", lambda session: None)

@@ -8,6 +8,7 @@ import pytest
 
 from lutbench.errors import UserError
 from lutbench.kinds import KINDS, Kind
+from lutbench.recipes.analysis import AnalysisRecipe
 from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, RunRecipe
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe, KnnRecipe, LinearRecipe
 from lutbench.recipes.loading import SUITES, load_suite
@@ -412,8 +413,9 @@ def test_a_suite_that_comes_with_the_repository_loads_and_its_runs_are_in_order(
     names = [planned.name for planned in loaded.runs]
     assert len(names) == len(set(names)) > 0
     for place, planned in enumerate(loaded.runs):
-        pretrained = planned.stage == "downstream" and loaded.config.method[planned.method].pretrain
-        if pretrained or (planned.stage == "robustness" and planned.method in loaded.config.method):
+        row = loaded.config.method.get(planned.method)
+        started = planned.stage in ("downstream", "analysis") and row and (row.pretrain or row.finetuned)
+        if started or (planned.stage == "robustness" and planned.method in loaded.config.method):
             assert planned.needs in names[:place], planned.name
         else:
             assert planned.needs is None, planned.name
@@ -620,6 +622,19 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "crop_scale": [0.2, 1.0],
     },
     KnnRecipe: CLASSIFICATION | {"neighbours": 10, "temperature": 0.1, "pool": "class"},
+    AnalysisRecipe: CLASSIFICATION
+    | {
+        "split": "train",
+        "images": 100,
+        "measures": ["attention"],
+        "alpha_from": 5,
+        "alpha_to": 0.4,
+        "neighbours": 10,
+        "temperature": 0.1,
+        "bank": 500,
+        "viewed": 50,
+        "blocks": [2],
+    },
     SegmentationDataRecipe: {
         "source": "mosaics",
         "train": "train",
@@ -670,6 +685,7 @@ WITHOUT_EFFECT: dict[type[Recipe], dict[str, Any]] = {
     FinetuneRecipe: LOOKS | {"micro_batch": 256, "eval_every": 1, "save_every": 7, "compile": True},
     LinearRecipe: LOOKS,
     KnnRecipe: LOOKS,
+    AnalysisRecipe: LOOKS,
     SegmentationDataRecipe: {"label": "Streets", "path": "elsewhere", "palette": [[0, 0, 0], [255, 255, 255]]},
     SegmentationRecipe: {"workers": 5, "log_every": 3, "val_every": 100, "save_every": 7},
 }
@@ -682,6 +698,7 @@ BASE: dict[type[Recipe], dict[str, Any]] = {
     FinetuneRecipe: {"data": PETS, "encoder": SOURCE},
     LinearRecipe: {"data": PETS, "encoder": SOURCE},
     KnnRecipe: {"data": PETS, "encoder": SOURCE},
+    AnalysisRecipe: {"data": PETS, "encoder": SOURCE},
     SegmentationDataRecipe: {"source": "scenes", "path": "streets", "classes": ["a", "b"]},
     SegmentationRecipe: {"data": STREETS, "encoder": SOURCE},
 }
@@ -703,7 +720,9 @@ def test_every_setting_that_can_change_a_result_is_part_of_the_identity_and_no_o
     for name, value in WITHOUT_EFFECT[kind].items():
         assert value != getattr(kind(**BASE[kind]), name)
         assert identity(kind, **{name: value}) == before, f"{name} counts"
-    fixed = {"kind"} if kind in {one.recipe for one in KINDS.values() if one.stage == "downstream"} else set()
+    fixed = (
+        {"kind"} if kind in {one.recipe for one in KINDS.values() if one.stage in ("downstream", "analysis")} else set()
+    )
     assert {*AFFECTING[kind], *WITHOUT_EFFECT[kind], *fixed} == set(kind.model_fields), "a setting is in neither list"
 
 
@@ -726,6 +745,16 @@ def test_what_has_no_effect_in_a_data_set_or_an_encoder_has_none_in_a_run_either
     assert identity(PretrainRecipe, data=labelled[0], encoder=labelled[1]) == identity(PretrainRecipe)
     source = EncoderSource(architecture=labelled[1], kind="checkpoint", path="elsewhere.pth")
     assert identity(KnnRecipe, data=labelled[0], encoder=source) == identity(KnnRecipe)
+
+
+def test_settings_of_a_measure_do_not_count_where_it_is_not_asked_for() -> None:
+    some = identity(AnalysisRecipe, measures=["fourier", "attention"])
+    assert identity(AnalysisRecipe, measures=["attention", "fourier"]) == some
+    for name in ("alpha_from", "alpha_to", "neighbours", "temperature", "bank", "viewed"):
+        assert (
+            identity(AnalysisRecipe, measures=["attention", "fourier"], **{name: AFFECTING[AnalysisRecipe][name]})
+            == some
+        )
 
 
 def test_lut_with_weight_0_is_mae_with_luts_crop_whatever_is_said_of_context() -> None:

@@ -1,9 +1,9 @@
 """Settings of the analysis stage: what is measured inside an encoder, on which images."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
 from lutbench.recipes.base import Batch, Count, Depth, Runtime, Samples
 from lutbench.recipes.downstream import ImageTaskRecipe
@@ -11,6 +11,19 @@ from lutbench.recipes.downstream import ImageTaskRecipe
 Measure = Literal["attention", "spectrum", "fourier", "depth", "similarity"]
 
 MEASURES: tuple[Measure, ...] = get_args(Measure)
+
+
+_ONLY_OF: dict[Measure, tuple[str, ...]] = {
+    "depth": ("neighbours", "temperature", "bank"), "spectrum": ("alpha_from", "alpha_to"), "similarity": ("viewed",),
+}  # fmt: skip
+"""Settings that have no effect without a measure."""
+
+
+def _in_order(measures: list[Measure]) -> list[Measure]:
+    """Return measures in one order, in which they make one identity; raises ValueError if one is named twice."""
+    if len(set(measures)) != len(measures):
+        raise ValueError("one is named twice")
+    return sorted(measures, key=MEASURES.index)
 
 
 class AnalysisRecipe(ImageTaskRecipe):
@@ -22,7 +35,9 @@ class AnalysisRecipe(ImageTaskRecipe):
     """The split whose images are analysed."""
     images: Count | None = None
     """How many of them, evenly spaced; all if not given."""
-    measures: list[Measure] = Field(default_factory=lambda: list(MEASURES), min_length=1)
+    measures: Annotated[list[Measure], AfterValidator(_in_order)] = Field(
+        default_factory=lambda: list(MEASURES), min_length=1
+    )
     """``attention``: where it looks. ``spectrum``: singular values of features. ``fourier``: amplitudes of frequencies over
     the grid of patches. ``depth``: nearest neighbours in every block, and how alike blocks are. ``similarity``: of the
     patches of an image, and of two views of it."""
@@ -42,6 +57,12 @@ class AnalysisRecipe(ImageTaskRecipe):
     """Blocks whose attention is drawn, the first is 1; one in the middle and the last if not given."""
     eval_batch: Annotated[Batch, Runtime] = 64
 
+    def affecting_results(self) -> dict[str, Any]:
+        """Return the fields that affect results, without those of measures that are not asked for."""
+        fields = super().affecting_results()
+        others = {name for measure, names in _ONLY_OF.items() if measure not in self.measures for name in names}
+        return {name: value for name, value in fields.items() if name not in others}
+
     @property
     def splits(self) -> tuple[str, ...]:  # type: ignore[override]
         """The splits that it reads: train defines the classes, and has the neighbours."""
@@ -55,8 +76,7 @@ class AnalysisRecipe(ImageTaskRecipe):
         return Samples(bank, analysed + viewed)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        for name, values in (("measures", self.measures), ("blocks", self.blocks or [])):
-            if len(set(values)) != len(values):
-                raise ValueError(f"{name}: one is named twice")
+    def _blocks_once(self) -> Self:
+        if self.blocks is not None and len(set(self.blocks)) != len(self.blocks):
+            raise ValueError("blocks: one is named twice")
         return self
