@@ -1,11 +1,14 @@
 """At which depth of an encoder a label is easiest to read: the vote of the nearest neighbours by the features of every block."""
 
+from itertools import product
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lutbench.evaluate.neighbours import knn_classify
+from lutbench.progress import tracked
 
 
 @torch.no_grad()
@@ -32,7 +35,6 @@ def right_by_depth(
         ranked = knn_classify(asking, labels, voting, bank_labels, classes, neighbours, temperature)
         return (ranked[:, 0] == labels).cpu()
 
-    of_all = [
-        torch.stack([right(depth, kind) for kind in range(queries.shape[2])], 1) for depth in range(queries.shape[1])
-    ]
-    return np.asarray(torch.stack(of_all, 1).numpy())
+    depths, kinds = range(queries.shape[1]), range(queries.shape[2])
+    each = tracked(list(product(depths, kinds)), len(depths) * len(kinds), "neighbours at every depth")
+    return np.asarray(torch.stack([right(*one) for one in each], 1).unflatten(1, (len(depths), len(kinds))).numpy())

@@ -12,6 +12,7 @@ from torch import Tensor
 from analysis.ranks import PowerLawRange, statistics
 from lutbench.errors import UserError
 from lutbench.evaluate.statistics import LEVEL, Z, draw_counts
+from lutbench.progress import tracked
 from lutbench.train.processes import accelerator, full_precision
 from lutbench.train.randomness import RngStream, generator
 
@@ -104,8 +105,10 @@ class Covariances:
     def resampled(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the singular values (R, D) where each group is there as often as ``counts`` (R, groups) says."""
         at_once = max(1, AT_ONCE // self.second[0].numel())
-        weights = torch.from_numpy(counts).to(self.device)
-        return np.concatenate([self._singular_values(some) for some in weights.split(at_once)])
+        parts = torch.from_numpy(counts).to(self.device).split(at_once)
+        return np.concatenate(
+            [self._singular_values(part) for part in tracked(parts, len(parts), "spectra of resamples")]
+        )
 
     def _singular_values(self, weights: Tensor) -> NDArray[np.float64]:
         """Return them (R, D) for groups with ``weights`` (R, groups): roots of the eigenvalues of the centred scatter."""
