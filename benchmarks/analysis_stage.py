@@ -3,8 +3,9 @@
     python benchmarks/analysis_stage.py --size B --images 64 --batch 16
 
 Goes through the stage's own pass, with crops of photographs that ship in packages, 224 x 224, as JPEG files; weights are random, which
-costs the same. Each line is the faster of two rounds, after one that warms up; a round is over all images, loading included.
-The neighbours' vote of ``depth`` is left out: it depends on the bank. Prints a Markdown table with hardware and versions.
+costs the same. Of ``similarity`` every image has a second view here, which is another forward pass; a run has them of 1,000 images at
+most. The resamples of spectra, which come once, are left out. Each line is the faster of two rounds, after one that warms up; a round is over all images, loading included.
+The neighbours' bank and vote of ``depth`` are left out as well. Prints a Markdown table with hardware and versions.
 """
 
 import sys
@@ -17,7 +18,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from analysis.passes import through_images
+from analysis.passes import second_views, through_images
 from lutbench.data.images import open_dataset
 from lutbench.data.toy.photographs import PHOTOGRAPHS, load_photograph, square
 from lutbench.evaluate.inference import encode_images
@@ -58,7 +59,12 @@ def main(
         every = np.arange(len(dataset))
 
         def analyse(*measures: str) -> Callable[[], object]:
-            return lambda: through_images(encoder, dataset, every, recipe, IMAGENETS, "", measures)
+            def go() -> None:
+                through_images(encoder, dataset, every, recipe, IMAGENETS, "", measures)
+                if "similarity" in measures:
+                    second_views(encoder, dataset, every, recipe, IMAGENETS, "")
+
+            return go
 
         rows = {"plain features": _rate(lambda: encode_images(encoder, dataset, plain, IMAGENETS, ""), images)}
         rows |= {measure: _rate(analyse(measure), images) for measure in MEASURES}
