@@ -168,8 +168,9 @@ class BlockOutcomes(PerImage):
         return made
 
     def printed(self) -> list[str]:
-        """Return the metrics that tables print."""
-        return [one.metric for one in self.quantities() if one.metric in PRINTED]
+        """Return the metrics that tables print: :data:`PRINTED`, or, where none of them was measured, :data:`PRINTED_ALONE`."""
+        found = [one.metric for one in self.quantities()]
+        return [metric for metric in found if metric in PRINTED] or [one for one in found if one in PRINTED_ALONE]
 
     @classmethod
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
@@ -254,6 +255,8 @@ PRINTED = (
     "NMI", "effective rank, pooled", "effective rank, tokens", "alpha, pooled", "k-NN top-1, best depth",
 )  # fmt: skip
 """What tables print of each encoder; the rest is in analysis.csv."""
+PRINTED_ALONE = ("highest frequency, last block", "token similarity")
+"""What tables print where nothing else was measured: without a metric a record has no row, and so no figure either."""
 
 
 def _means_over(n: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:

@@ -37,6 +37,8 @@ HEADINGS = {
     "alpha, pooled": ("alpha", ""),
     "best depth": ("k-NN", "depth"),
     "k-NN top-1, best depth": ("k-NN", "top-1"),
+    "highest frequency, last block": ("highest frequency", ""),
+    "token similarity": ("token similarity", ""),
 }  # fmt: skip
 """Of the columns, in one or two lines, by the metric."""
 MEANINGS = {
@@ -50,6 +52,8 @@ MEANINGS = {
     "alpha, pooled": "Alpha: how fast the variances of the pooled features fall with their rank i, as i^-alpha.",
     "k-NN top-1, best depth": "k-NN: the block whose pooled features nearest neighbours tell the class from best, and their top-1 accuracy there in "
     "percent; it was chosen on the same images, so that this is optimistic.",
+    "highest frequency, last block": "Highest frequency: log amplitude of the patch tokens' highest frequency in the last block, over frequency 0's.",
+    "token similarity": "Token similarity: mean cosine of the patches of an image, in the output; near 1 where all say the same.",
 }
 """A sentence or two on a column or several, by the first metric of theirs that tells whether they are there."""
 FLOOR = (
