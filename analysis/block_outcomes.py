@@ -104,7 +104,7 @@ class BlockOutcomes(PerImage):
         return made
 
     def _check(self) -> None:
-        """Raises ValueError if nothing was measured, or lengths differ."""
+        """Raises ValueError if nothing was measured of a block, or lengths differ."""
         sizes: dict[str, set[int]] = {}
 
         def note(axes: Sequence[str], *names: str) -> None:
@@ -122,7 +122,7 @@ class BlockOutcomes(PerImage):
         sizes["blocks"] = sizes.get("blocks", set()) | own
         spectra = {f"spectrum_{rows}" in self.measured for rows in TOKENS} | {"resampled" in self.measured}
         if (
-            not self.measured
+            not sizes["blocks"]
             or any(len(of) > 1 or 0 in of for of in sizes.values())
             or min(self.count, self.grid, self.patch_size) < 1
             or sizes.get("images", {self.count}) != {self.count}
@@ -130,6 +130,8 @@ class BlockOutcomes(PerImage):
             raise ValueError(f"arrays of lengths that do not go together: {sizes}")
         if len(spectra) > 1 or sizes.get("kinds", {2}) != {2} or sizes.get("statistics", {4}) != {4}:
             raise ValueError("a spectrum without the other, or without its resamples")
+        if True in spectra and not all((self.measured[f"spectrum_{rows}"][:, 0] > 0).all() for rows in TOKENS):
+            raise ValueError("a spectrum of zeros")
         if True in spectra and not 0 < self.fitted.first < self.fitted.last <= max(sizes["width"]):
             raise ValueError(f"a power law fitted to ranks {self.fitted.first} to {self.fitted.last}")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.attachments import check_attachments
 from analysis.block_outcomes import ATTENTION, FEATURES, POOLED, TOKENS, BlockOutcomes
 from analysis.depth_figures import drawings
 from analysis.ranks import statistics
@@ -82,6 +83,8 @@ def sections(view: View) -> list[Section]:
     analysed = view.of_kind(NAME)
     if not analysed:
         return []
+    for record in {r.run: r for entry in analysed for r in entry.runs}.values():
+        check_attachments(record)
     shown = by_task(entry for entry in analysed if entry.runs or entry.stale)
     several = len(view.suite.config.analysis) > 1
     made = [_section(view, of_table, several) for of_table in shown]
