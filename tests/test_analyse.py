@@ -179,6 +179,7 @@ def test_on_train_there_are_no_neighbours(folder: Path) -> None:
         ({"alpha_from": 10}, "alpha_from"),
         ({"neighbours": 31}, "neighbours = 31"),
         ({"bank": 4}, "neighbours = 5, and bank = 4 images"),
+        ({"viewed": 1}, "viewed"),
         ({"images": 1, "measures": ["attention"]}, "at least 2 images, and 1 is analysed"),
         ({"image_size": 4, "measures": ["attention"]}, "an image of 4 pixels is a single patch.*Set image_size to 8"),
         ({"split": "train", "measures": ["depth"]}, 'split = "train" has the images.*Nothing else is in measures'),
