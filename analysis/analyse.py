@@ -40,9 +40,9 @@ def check(run: Run[AnalysisRecipe]) -> None:
     """Find what would stop a run before any compute is spent.
 
     Raises:
-        UserError: if its data is absent or unfit, or of too few images for a rank; if the encoder cannot be built, has no attention
-            that can be read, has not the blocks that are to be drawn, or sees another grid than the table's others; or if it has no
-            weights that fit.
+        UserError: if its data is absent or unfit, or of too few images for what is measured; if the encoder cannot be built, has no
+            attention that can be read, has not the blocks that are to be drawn, or sees images as a single patch or as another grid
+            than the table's others; or if it has no weights that fit.
     """
     recipe, geometry = run.recipe, geometry_of(run.recipe.encoder.architecture)
     with torch.device("meta"):
@@ -55,15 +55,19 @@ def check(run: Run[AnalysisRecipe]) -> None:
     _check_grid(run, geometry.patch_size)
     check_weights(run)
     images, bank = _images(run)
-    count = min(len(images), recipe.images or len(images))
-    if "spectrum" in recipe.measures:
-        check_enough(count, geometry.width, fitted(run))
-    if "depth" in recipe.measures:
-        check_enough_for_cka(count)
+    _check_count(run, min(len(images), recipe.images or len(images)))
     if bank is None and "depth" in recipe.measures:
+        if recipe.measures == ["depth"]:
+            raise UserError(
+                f'{run.name}: {_without_neighbours(run)} Nothing else is in measures = ["depth"]: name others too.'
+            )
         run.workspace.note(f"{run.planned.stage}/{run.planned.task}: {_without_neighbours(run)}")
     if bank is not None:
         check_neighbours(recipe.neighbours, bank)
+        if recipe.neighbours > recipe.bank:
+            raise UserError(
+                f"{run.name}: neighbours = {recipe.neighbours}, and bank = {recipe.bank} images are to have them: raise bank, or lower neighbours."
+            )
     preflight(run, images, *([] if bank is None else [bank]))
 
 
@@ -89,6 +93,7 @@ def perform(run: Run[AnalysisRecipe]) -> None:
     began = time.monotonic()
     found = through_images(encoder, images, chosen, recipe, prepared, run.name, recipe.measures)
     rate = len(chosen) / (time.monotonic() - began)
+    _check_count(run, len(found.index))  # without those that could not be decoded
     of_views = {}
     if "similarity" in recipe.measures:
         viewed = evenly_spaced(len(found.index), recipe.viewed)
@@ -200,13 +205,30 @@ def _without_neighbours(run: Run[AnalysisRecipe]) -> str:
     return f"{run.recipe.data.label or run.recipe.data.path} has no labels, so that nearest neighbours are left out."
 
 
+def _check_count(run: Run[AnalysisRecipe], images: int) -> None:
+    """Check that so many images are enough for what is measured. Raises UserError if they are not."""
+    if images < 2:
+        raise UserError(
+            f"{run.name}: an analysis needs at least 2 images, and {images} is analysed: take more (images, split, or another dataset)."
+        )
+    if "spectrum" in run.recipe.measures:
+        check_enough(images, geometry_of(run.recipe.encoder.architecture).width, fitted(run))
+    if "depth" in run.recipe.measures:
+        check_enough_for_cka(images)
+
+
 def _check_grid(run: Run[AnalysisRecipe], patch_size: int) -> None:
-    """Check that an encoder sees images as a grid like that of the table's other encoders, as far as this command has any.
+    """Check that an encoder sees images as several patches, in a grid like that of the table's other encoders, as far as this command has any.
 
     Raises:
         UserError: if it does not.
     """
     side, table = run.recipe.side, f"{run.planned.stage}.{run.planned.task}"
+    if side == patch_size:
+        raise UserError(
+            f"{run.name}: an image of {side} pixels is a single patch, of which nothing here can be measured: expected at least two on a "
+            f"side. Set image_size to {2 * side} or more."
+        )
     row, other, patches = run.workspace.first_said(f"{table} grid", (run.planned.method, side, patch_size))
     if (other, patches) != (side, patch_size):
         raise UserError(

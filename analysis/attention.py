@@ -185,7 +185,7 @@ class _Reading(TorchFunctionMode, Generic[T]):
     def _refused(self, found: str) -> UserError:
         return UserError(
             f"{self.model}: expected of block {self.begun} ({type(self.block).__name__}) one attention over all {self.tokens} tokens of an "
-            f'image, found {found}. Leave "attention" out of measures, or analyse another encoder.'
+            f"image, found {found}. Analyse another encoder."
         )
 
 

@@ -104,7 +104,7 @@ class BlockOutcomes(PerImage):
         return made
 
     def _check(self) -> None:
-        """Raises ValueError if nothing was measured, or lengths differ."""
+        """Raises ValueError if nothing was measured of a block, or lengths differ."""
         sizes: dict[str, set[int]] = {}
 
         def note(axes: Sequence[str], *names: str) -> None:
@@ -122,7 +122,7 @@ class BlockOutcomes(PerImage):
         sizes["blocks"] = sizes.get("blocks", set()) | own
         spectra = {f"spectrum_{rows}" in self.measured for rows in TOKENS} | {"resampled" in self.measured}
         if (
-            not self.measured
+            not sizes["blocks"]
             or any(len(of) > 1 or 0 in of for of in sizes.values())
             or min(self.count, self.grid, self.patch_size) < 1
             or sizes.get("images", {self.count}) != {self.count}
@@ -130,6 +130,8 @@ class BlockOutcomes(PerImage):
             raise ValueError(f"arrays of lengths that do not go together: {sizes}")
         if len(spectra) > 1 or sizes.get("kinds", {2}) != {2} or sizes.get("statistics", {4}) != {4}:
             raise ValueError("a spectrum without the other, or without its resamples")
+        if True in spectra and not all((self.measured[f"spectrum_{rows}"][:, 0] > 0).all() for rows in TOKENS):
+            raise ValueError("a spectrum of zeros")
         if True in spectra and not 0 < self.fitted.first < self.fitted.last <= max(sizes["width"]):
             raise ValueError(f"a power law fitted to ranks {self.fitted.first} to {self.fitted.last}")
 
@@ -168,8 +170,9 @@ class BlockOutcomes(PerImage):
         return made
 
     def printed(self) -> list[str]:
-        """Return the metrics that tables print."""
-        return [one.metric for one in self.quantities() if one.metric in PRINTED]
+        """Return the metrics that tables print: :data:`PRINTED`, or, where none of them was measured, :data:`PRINTED_ALONE`."""
+        found = [one.metric for one in self.quantities()]
+        return [metric for metric in found if metric in PRINTED] or [one for one in found if one in PRINTED_ALONE]
 
     @classmethod
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
@@ -254,6 +257,8 @@ PRINTED = (
     "NMI", "effective rank, pooled", "effective rank, tokens", "alpha, pooled", "k-NN top-1, best depth",
 )  # fmt: skip
 """What tables print of each encoder; the rest is in analysis.csv."""
+PRINTED_ALONE = ("highest frequency, last block", "token similarity")
+"""What tables print where nothing else was measured: without a metric a record has no row, and so no figure either."""
 
 
 def _means_over(n: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:

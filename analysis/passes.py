@@ -20,7 +20,8 @@ from analysis.spectrum import GROUPS, Covariances, groups_of, token_rank
 from analysis.uniform import patch_distances
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import normalised, to_tensor
-from lutbench.evaluate.inference import check_classes_left, check_finite, decoded_batches, in_order
+from lutbench.errors import UserError
+from lutbench.evaluate.inference import check_finite, decoded_batches, in_order
 from lutbench.evaluate.transform import Transform, eval_transform
 from lutbench.models.encoders import encode
 from lutbench.models.preprocessing import Preprocessing
@@ -116,7 +117,10 @@ def through_images(
     values = {name: in_order(torch.cat(of), order, recipe) for name, of in found.items()}
     kept = values.pop("counts")
     values, index = {name: of[kept] for name, of in values.items()}, chosen[kept.numpy()]
-    check_classes_left(images, index)
+    if len(index) == 0:
+        raise UserError(
+            f"{images.name}: none of {len(chosen):,} images of split {images.split!r} could be decoded. Restore them."
+        )
     for of in values.values():
         check_finite(of.isfinite().flatten(1).all(1).numpy(), images, index, "the encoder's features or attention")
     gathered = {rows: [covariances.gather() for covariances in every_depth] for rows, every_depth in spectra.items()}

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.attachments import check_attachments
 from analysis.block_outcomes import ATTENTION, FEATURES, POOLED, TOKENS, BlockOutcomes
 from analysis.depth_figures import drawings
 from analysis.ranks import statistics
@@ -37,6 +38,8 @@ HEADINGS = {
     "alpha, pooled": ("alpha", ""),
     "best depth": ("k-NN", "depth"),
     "k-NN top-1, best depth": ("k-NN", "top-1"),
+    "highest frequency, last block": ("highest frequency", ""),
+    "token similarity": ("token similarity", ""),
 }  # fmt: skip
 """Of the columns, in one or two lines, by the metric."""
 MEANINGS = {
@@ -50,6 +53,8 @@ MEANINGS = {
     "alpha, pooled": "Alpha: how fast the variances of the pooled features fall with their rank i, as i^-alpha.",
     "k-NN top-1, best depth": "k-NN: the block whose pooled features nearest neighbours tell the class from best, and their top-1 accuracy there in "
     "percent; it was chosen on the same images, so that this is optimistic.",
+    "highest frequency, last block": "Highest frequency: log amplitude of the patch tokens' highest frequency in the last block, over frequency 0's.",
+    "token similarity": "Token similarity: mean cosine of the patches of an image, in the output; near 1 where all say the same.",
 }
 """A sentence or two on a column or several, by the first metric of theirs that tells whether they are there."""
 FLOOR = (
@@ -78,6 +83,8 @@ def sections(view: View) -> list[Section]:
     analysed = view.of_kind(NAME)
     if not analysed:
         return []
+    for record in {r.run: r for entry in analysed for r in entry.runs}.values():
+        check_attachments(record)
     shown = by_task(entry for entry in analysed if entry.runs or entry.stale)
     several = len(view.suite.config.analysis) > 1
     made = [_section(view, of_table, several) for of_table in shown]

@@ -125,6 +125,28 @@ def test_some_of_the_images_evenly_spaced(folder: Path) -> None:
     assert set(some.measured) == set(ATTENTION)
 
 
+def test_a_few_images_may_be_of_one_class(folder: Path) -> None:
+    for name in ("amber", "green"):
+        for path in (folder / "toy/val" / name).glob("*"):
+            path.rename(folder / "toy/val/blue" / f"{name}-{path.name}")
+        Image.new("RGB", (20, 20)).save(folder / "toy/val" / name / "0.png")
+    (folder / "toy/val/amber/0.png").rename(folder / "toy/val/blue/first.png")
+    (folder / "toy/val/amber").rmdir()
+    (folder / "toy/val/green/0.png").write_bytes(b"no image")
+    assert analysed(analysis_run(folder, measures=["attention"], images=3)).count == 2
+
+
+def test_too_few_images_that_can_be_decoded_are_not_analysed(folder: Path) -> None:
+    for number in range(5):
+        (folder / "toy/val/amber" / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="needs at least 17 images, and 16 are analysed"):
+        perform(analysis_run(folder))
+    for path in (folder / "toy/val").glob("*/*"):
+        path.write_bytes(b"no image")
+    with pytest.raises(UserError, match="none of 21 images of split 'val' could be decoded"):
+        perform(analysis_run(folder))
+
+
 def test_without_labels_everything_but_neighbours_is_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "val"):
         for path in sorted((folder / "toy" / split).glob("*/*.png")):
@@ -146,6 +168,7 @@ def test_on_train_there_are_no_neighbours(folder: Path) -> None:
     outcomes = analysed(run)
     assert outcomes.count == 30
     assert not outcomes.has("right_pooled")
+    assert run.recipe.samples({"train": 30}) == (0, 60), "no bank, and a second view of each"
 
 
 @pytest.mark.parametrize(
@@ -155,6 +178,11 @@ def test_on_train_there_are_no_neighbours(folder: Path) -> None:
         ({"images": 16}, "17"),
         ({"alpha_from": 10}, "alpha_from"),
         ({"neighbours": 31}, "neighbours = 31"),
+        ({"bank": 4}, "neighbours = 5, and bank = 4 images"),
+        ({"viewed": 1}, "viewed"),
+        ({"images": 1, "measures": ["attention"]}, "at least 2 images, and 1 is analysed"),
+        ({"image_size": 4, "measures": ["attention"]}, "an image of 4 pixels is a single patch.*Set image_size to 8"),
+        ({"split": "train", "measures": ["depth"]}, 'split = "train" has the images.*Nothing else is in measures'),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_compute(folder: Path, settings: dict[str, Any], message: str) -> None:
@@ -223,3 +251,16 @@ pretrain = "deep"
     assert [run.method for run in load_suite(str(path)).runs if run.stage == "analysis"] == ["mae", "untrained"]
     path.write_text(SUITE.replace("[analysis", methods).replace('["scratch"]', '["mae", "scratch"]'))
     assert [run.method for run in load_suite(str(path)).runs if run.stage == "analysis"] == ["mae", "scratch"]
+
+
+def test_the_name_of_the_untrained_row_is_not_given_to_another_encoder(folder: Path) -> None:
+    from lutbench.recipes.loading import load_suite
+
+    path = folder / "named.toml"
+    path.write_text(
+        SUITE.replace("[method.scratch]\nscratch = true", "[method.untrained]\ntimm = true").replace(
+            '"scratch"', '"untrained"'
+        )
+    )
+    with pytest.raises(UserError, match=r"method.untrained: analysis.looks has a row of this name.*another name"):
+        load_suite(str(path))

@@ -262,6 +262,22 @@ def test_what_was_not_measured_has_no_column_and_of_one_method_an_empty_cell(fol
     assert found["MAE"]["NMI"]
 
 
+@pytest.mark.parametrize(("measure", "column"), [("fourier", "highest frequency"), ("similarity", "token similarity")])
+def test_a_measure_that_tables_print_only_where_it_is_alone_has_its_row_and_figures(
+    folder: Path, measure: str, column: str
+) -> None:
+    loaded = suite(folder, "seeds=[0]")
+    for method in ("ours", "theirs"):
+        recorded(folder, loaded, f"looks/{method}/seed0", analysed(measures=(measure,)))
+    found = rows(folder, loaded)
+    assert list(found) == ["LUT", "MAE"]
+    assert all(row[column] not in ("", "stale") for row in found.values())
+    made = section(loaded, folder, "analysis")
+    assert column.capitalize() in made.legend
+    assert [drawing.name for drawing in made.figures] == ["looks-features.png"]
+    assert build_tables(loaded, folder)["analysis.csv"].count("\n") > 5
+
+
 def test_the_best_depth_may_be_the_output_and_is_told_of_every_seed(folder: Path) -> None:
     loaded = suite(folder)
     best_at_last = analysed()

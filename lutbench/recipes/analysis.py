@@ -51,7 +51,7 @@ class AnalysisRecipe(ImageTaskRecipe):
     bank: Count = 20_000
     """Training images among which neighbours are looked for, evenly spaced (our choice: of every block two features are
     kept of each, 1.6 GB for a ViT-B)."""
-    viewed: Count = 1000
+    viewed: Annotated[int, Field(ge=2, le=10**9)] = 1000
     """Images of which a second view is compared, evenly spaced among those that are analysed (our choice)."""
     blocks: list[Depth] | None = Field(None, min_length=1, max_length=4)
     """Blocks whose attention is drawn, the first is 1; one in the middle and the last if not given."""
@@ -66,13 +66,18 @@ class AnalysisRecipe(ImageTaskRecipe):
     @property
     def splits(self) -> tuple[str, ...]:  # type: ignore[override]
         """The splits that it reads: train defines the classes, and has the neighbours."""
-        return ("train", self.split) if "depth" in self.measures and self.split == "val" else (self.split,)
+        return ("train", self.split) if self._has_bank else (self.split,)
+
+    @property
+    def _has_bank(self) -> bool:
+        """Whether neighbours are looked for: not among the images that are analysed."""
+        return "depth" in self.measures and self.split == "val"
 
     def samples(self, images: Mapping[str, int]) -> Samples:
         """Return the bank's images, and those that are analysed with the second views of some."""
         analysed = min(images[self.split], self.images or images[self.split])
         viewed = min(analysed, self.viewed) if "similarity" in self.measures else 0
-        bank = min(images["train"], self.bank) if "depth" in self.measures else 0
+        bank = min(images["train"], self.bank) if self._has_bank else 0
         return Samples(bank, analysed + viewed)
 
     @model_validator(mode="after")

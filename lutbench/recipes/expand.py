@@ -123,6 +123,11 @@ def _untrained(suite: Suite, runs: Sequence[PlannedRun]) -> Iterator[PlannedRun]
         if any(recipe == other.recipe for other in runs):
             continue
         method = UNTRAINED if len(recipes) == 1 else f"{UNTRAINED}-{_name(architecture, named)}"
+        if method in suite.method and not suite.method[method].scratch:
+            raise UserError(
+                f"method.{method}: {run.stage}.{run.task} has a row of this name, an untrained encoder, and what the suite file calls so "
+                "is another. Give it another name."
+            )
         for seed in suite.seeds:
             yield replace(run, method=method, seed=seed, recipe=recipe, needs=None)
 
