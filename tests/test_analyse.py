@@ -151,10 +151,11 @@ def test_on_train_there_are_no_neighbours(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"blocks": [2, 3]}, r"blocks = \[2, 3\], and the encoder has 2 blocks.*there is no block 3"),
+        ({"blocks": [2, 3]}, r"analysis\.looks: blocks = \[2, 3\], and toy has 2 blocks.*there is no block 3"),
         ({"images": 16}, "17"),
         ({"alpha_from": 10}, "alpha_from"),
         ({"neighbours": 31}, "neighbours = 31"),
+        ({"neighbours": 6, "bank": 5}, "neighbours = 6, and they are looked for among bank = 5"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_compute(folder: Path, settings: dict[str, Any], message: str) -> None:
