@@ -49,8 +49,8 @@ def check(run: Run[AnalysisRecipe]) -> None:
         check_readable(create_encoder(recipe.encoder.architecture, recipe.side), recipe.side)
     if above := [block for block in recipe.blocks or [] if block > geometry.depth]:
         raise UserError(
-            f"{run.name}: blocks = {recipe.blocks}, and the encoder has {geometry.depth} blocks, counted from 1: there is no block "
-            f"{above[0]}. Name others, or leave blocks out."
+            f"analysis.{run.planned.task}: blocks = {recipe.blocks}, and {recipe.encoder_label} has {geometry.depth} blocks, counted "
+            f"from 1: there is no block {above[0]}. Name others, or leave blocks out."
         )
     _check_grid(run, geometry.patch_size)
     check_weights(run)
@@ -63,11 +63,7 @@ def check(run: Run[AnalysisRecipe]) -> None:
             )
         run.workspace.note(f"{run.planned.stage}/{run.planned.task}: {_without_neighbours(run)}")
     if bank is not None:
-        check_neighbours(recipe.neighbours, bank)
-        if recipe.neighbours > recipe.bank:
-            raise UserError(
-                f"{run.name}: neighbours = {recipe.neighbours}, and bank = {recipe.bank} images are to have them: raise bank, or lower neighbours."
-            )
+        check_neighbours(recipe.neighbours, bank, recipe.bank)
     preflight(run, images, *([] if bank is None else [bank]))
 
 

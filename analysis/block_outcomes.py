@@ -63,7 +63,7 @@ class Quantity(NamedTuple):
 class BlockOutcomes(PerImage):
     """What an analysis found of an encoder of L blocks, D wide, on n images; what was not measured is not in it."""
 
-    RESULT: ClassVar[tuple[str, ...]] = ("attention distance", "NMI")
+    RESULT: ClassVar[tuple[str, ...]] = ("attention distance, share of uniform", "NMI")
     layout: ClassVar[Layout] = {
         "images": (("U",), 0), "count": (("i8",), 0), "grid": (("i8",), 0), "patch_size": (("i8",), 0), "fitted": (("i8",), 1),
         **dict.fromkeys((*ATTENTION, *FEATURES), (("f4",), 2)), "amplitude": (("f4",), 3), **dict.fromkeys(VIEWS, (("f4",), 1)),
@@ -170,9 +170,11 @@ class BlockOutcomes(PerImage):
         return made
 
     def printed(self) -> list[str]:
-        """Return the metrics that tables print: :data:`PRINTED`, or, where none of them was measured, :data:`PRINTED_ALONE`."""
+        """Return the metrics that tables print: those of :data:`PRINTED`, or without any those of :data:`PRINTED_ELSE`."""
         found = [one.metric for one in self.quantities()]
-        return [metric for metric in found if metric in PRINTED] or [one for one in found if one in PRINTED_ALONE]
+        return [metric for metric in found if metric in PRINTED] or [
+            metric for metric in found if metric in PRINTED_ELSE
+        ]
 
     @classmethod
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
@@ -257,8 +259,9 @@ PRINTED = (
     "NMI", "effective rank, pooled", "effective rank, tokens", "alpha, pooled", "k-NN top-1, best depth",
 )  # fmt: skip
 """What tables print of each encoder; the rest is in analysis.csv."""
-PRINTED_ALONE = ("highest frequency, last block", "token similarity")
-"""What tables print where nothing else was measured: without a metric a record has no row, and so no figure either."""
+
+PRINTED_ELSE = ("highest frequency, last block", "token similarity", "alignment", "uniformity")
+"""What they print where frequencies or similarity alone were measured."""
 
 
 def _means_over(n: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:

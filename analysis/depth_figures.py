@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 UNIFORM: Mapping[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.1, "label": "uniform attention"}
 BANDS = "Bands are 95 % intervals: bootstrap over images for one seed, Student's t over seeds for more."
-OF_ATTENTION = "Attention as far as uniform attention with NMI near 0 selects nothing. Small dots are heads."
+OF_ATTENTION = (
+    "Attention as far as uniform attention with NMI near 0 selects nothing. Small dots are heads, of the solid line."
+)
 OF_FEATURES = (
     "out: the output after the last norm. A bar at its effective rank is a basic bootstrap over images, of one seed."
 )
@@ -83,8 +85,8 @@ ATTENTION_PANELS = (
     Panel("to itself (solid), to the class token (dotted)", "share of attention", "to_itself", "to_itself", "to_class"),
 )
 FEATURE_PANELS = (
-    Panel("amplitude of the highest frequency", "ln of amplitude over frequency 0's", "highest", "highest"),
-    Panel("amplitudes in the last block", "ln of amplitude over frequency 0's", "radial", "radial"),
+    Panel("amplitude of the highest frequency", "ln (amplitude / that at 0)", "highest", "highest"),
+    Panel("amplitudes in the last block", "ln (amplitude / that at 0)", "radial", "radial"),
     Panel("effective rank, pooled (solid), tokens (dotted)", "effective rank", "rank_pooled", "rank_pooled", "rank_tokens"),
     Panel("similarity of the tokens of an image", "mean cosine", "similarity", "similarity"),
     Panel("rank of the tokens of an image", "participation ratio", "token_rank", "token_rank"),
@@ -172,17 +174,23 @@ def groups_of(view: View, measured: Sequence[TableEntry]) -> list[Group]:
     for (encoder, *_), of_group in groupby(sorted(measured, key=lambda e: order.index(architecture(e))), architecture):
         shown = list(of_group)
         names = view.method_names(shown)
-        rows = [
-            Row(
-                seeds_label(names[entry.method], len(entry.runs)),
-                view.colour(entry.method),
-                [record.outcomes for record in entry.runs],
-                [record.array("heads") for record in entry.runs if _has(record, "heads")],
-            )
-            for entry in shown
-        ]
+        rows = []
+        for entry in shown:
+            runs = _distinct(entry.runs)
+            heads = [record.array("heads") for record in runs if _has(record, "heads")]
+            label = seeds_label(names[entry.method], len(runs))
+            rows.append(Row(label, view.colour(entry.method), [record.outcomes for record in runs], heads))
         groups.append(Group(encoder, rows))
     return groups
+
+
+def _distinct(runs: Sequence[Record]) -> Sequence[Record]:
+    """Return the runs of all seeds; the first alone where all found the same, as of weights that no seed has made."""
+    first, *others = (record.outcomes.measured for record in runs)
+    alike = all(
+        of.keys() == first.keys() and all(np.array_equal(of[name], first[name]) for name in of) for of in others
+    )
+    return runs[:1] if alike else runs
 
 
 def attention_figure(title: str, groups: Sequence[Group], note: str = "") -> "Figure":
@@ -304,7 +312,7 @@ def _draw_uniform(axes: "Axes", first: BlockOutcomes, quantity: str) -> None:
     of_uniform = {"distance": distance, "nmi": 0.0, "entropy": uniform_entropy(first.grid), "to_itself": 1 / tokens}
     axes.axhline(of_uniform[quantity], **UNIFORM)
     if quantity == "distance" and distance:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, max(axes.get_ylim()[1], 1.05 * distance))
         shares = axes.secondary_yaxis(
             "right", functions=(lambda px: np.divide(px, distance), lambda share: np.multiply(share, distance))
         )

@@ -32,14 +32,17 @@ BLUE_TO_RED = ("#4a7fc1", "#ffffff", "#c43c39")
 """Below, at and above uniform attention: told apart by colour-blind readers, and light enough to show the image below them."""
 
 OF_ATTENTION = (
-    "Mean over heads, over its mean over the patches, on one scale for all: where nothing is selected the image stays grey. "
-    "The marked patch has a frame."
+    "Attention, the mean over heads, to each patch, divided by the mean over all patches; one scale for all. Where nothing is selected "
+    "the image stays grey.\nThe marked patch has a frame."
 )
 OF_COMPONENTS = (
     "The first three principal components of all patches of these images, as red, green and blue, from the 1st to the 99th "
     "percentile each. Colours of different encoders cannot be compared, their outlines can."
 )
-OF_RECONSTRUCTIONS = "The same patches are masked for all encoders."
+OF_RECONSTRUCTIONS = (
+    "Visible patches are the image's own; the same are masked for all encoders.\nWhere targets were normalised per patch, masked ones "
+    "have the mean and deviation of the image's: coarse colours are given, not predicted."
+)
 
 
 class PictureRow(NamedTuple):

@@ -27,6 +27,8 @@ NAME = "analysis"
 """Of the kind of run, and of the files analysis.csv and analysis.tex."""
 
 UNIFORM = "Uniform attention"
+ENOUGH = 10
+"""Images for each dimension of pooled features that their intervals need, see docs/method.md."""
 HEADINGS = {
     "attention distance, first third": ("distance, px", "first"),
     "attention distance, last third": ("distance, px", "last"),
@@ -40,21 +42,26 @@ HEADINGS = {
     "k-NN top-1, best depth": ("k-NN", "top-1"),
     "highest frequency, last block": ("highest frequency", ""),
     "token similarity": ("token similarity", ""),
+    "alignment": ("alignment", ""),
+    "uniformity": ("uniformity", ""),
 }  # fmt: skip
 """Of the columns, in one or two lines, by the metric."""
 MEANINGS = {
-    "attention distance": "Distance: how far a query looks, in pixels from the centre of its patch to that of another, weighed by its "
+    "attention distance": "Distance: how far a query looks, in pixels from the centre of its patch to that of another, weighted by its "
     "attention; mean over heads and over the first third, the last third and all of the blocks. Of uniform: the mean over all blocks "
-    "divided by what attention spread evenly over the same grid of patches gives.",
-    "NMI": "NMI: what the query says of where it looks, between 0, if all queries look alike, and 1, if each looks at a key of its own.",
+    "divided by what attention spread evenly over the same grid of patches gives; 1: as far as that, above 1: farther patches are preferred.",
+    "NMI": "NMI, mean over heads and all blocks: what the query says of where it looks, between 0, if all queries look alike, and 1, if each looks at a key of its own.",
     "effective rank, pooled": "Effective rank: how many directions the output's features use, exp of the entropy of their singular values; of an "
     "image's mean over its patches (pooled), and of every patch (tokens). It may lie below its interval: few images have too "
     "low a rank, which the interval makes up for and the value does not.",
-    "alpha, pooled": "Alpha: how fast the variances of the pooled features fall with their rank i, as i^-alpha.",
+    "alpha, pooled": "Alpha: how fast the variances of the pooled features fall with their rank i, as i^-alpha. It too may lie outside its interval.",
     "k-NN top-1, best depth": "k-NN: the block whose pooled features nearest neighbours tell the class from best, and their top-1 accuracy there in "
     "percent; it was chosen on the same images, so that this is optimistic.",
-    "highest frequency, last block": "Highest frequency: log amplitude of the patch tokens' highest frequency in the last block, over frequency 0's.",
-    "token similarity": "Token similarity: mean cosine of the patches of an image, in the output; near 1 where all say the same.",
+    "highest frequency, last block": "Highest frequency: the logarithm of the amplitude of the highest frequency that the grid of patches has, over "
+    "that of frequency 0, in the last block.",
+    "token similarity": "Token similarity: mean cosine of all pairs of patches of an image, of the output.",
+    "alignment": "Alignment: the mean squared distance of two views of an image. Uniformity: how evenly images spread over the sphere. Lower is "
+    "better for both.",
 }
 """A sentence or two on a column or several, by the first metric of theirs that tells whether they are there."""
 FLOOR = (
@@ -123,10 +130,24 @@ def _section(view: View, of_table: Sequence[TableEntry], several: bool) -> Secti
         *(sentence for metric, sentence in MEANINGS.items() if metric in found),
         *([f"In brackets the 95 % interval: {intervals}."] if intervals else []),
         *([FLOOR] if "attention distance" in found else []),
+        *_few_images(of_table),
         *view.dataset_notes(of_table),
     ]
     title = f"Analysis: {view.task_title(of_table[0])}" if several else "Analysis"
     return Section(title, frame=frame, legend="\n".join(legend), figures=drawings(view, of_table), name=NAME)
+
+
+def _few_images(of_table: Iterable[TableEntry]) -> list[str]:
+    """Return a line that says so where images are too few for the intervals of ranks and alpha, see docs/method.md."""
+    outcomes = [r.outcomes for entry in of_table for r in entry.runs if r.outcomes.has("spectrum_pooled")]
+    found = {(one.count, one.measured["spectrum_pooled"].shape[1]) for one in outcomes}
+    few = [f"{count:,} images for features {width:,} wide" for count, width in sorted(found) if count < ENOUGH * width]
+    if not few:
+        return []
+    return [
+        f"{' and '.join(few)}: with fewer than {ENOUGH} images for each dimension, pooled effective ranks and alpha are those of these "
+        "images, to be compared with each other only, and their intervals may be too narrow."
+    ]
 
 
 def _row(view: View, entries: Mapping[str, TableEntry], shown: Sequence[str]) -> list[str]:

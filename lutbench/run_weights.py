@@ -37,7 +37,10 @@ def weights_of(run: "Run[Any]") -> Path | None:
     weights = Path(source.path).expanduser()
     if not weights.is_file():
         table = "classifier" if part == "classifier" else "method"
-        raise UserError(f"{table}.{run.planned.method}.checkpoint: there is no file {weights.absolute()}.")
+        raise UserError(
+            f"{table}.{run.planned.method}.checkpoint: there is no file {weights.absolute()}. A relative path begins at the folder "
+            "that the command is given in."
+        )
     return weights
 
 

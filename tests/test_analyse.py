@@ -174,15 +174,15 @@ def test_on_train_there_are_no_neighbours(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"blocks": [2, 3]}, r"blocks = \[2, 3\], and the encoder has 2 blocks.*there is no block 3"),
+        ({"blocks": [2, 3]}, r"analysis\.looks: blocks = \[2, 3\], and toy has 2 blocks.*there is no block 3"),
         ({"images": 16}, "17"),
         ({"alpha_from": 10}, "alpha_from"),
         ({"neighbours": 31}, "neighbours = 31"),
-        ({"bank": 4}, "neighbours = 5, and bank = 4 images"),
         ({"viewed": 1}, "viewed"),
         ({"images": 1, "measures": ["attention"]}, "at least 2 images, and 1 is analysed"),
         ({"image_size": 4, "measures": ["attention"]}, "an image of 4 pixels is a single patch.*Set image_size to 8"),
         ({"split": "train", "measures": ["depth"]}, 'split = "train" has the images.*Nothing else is in measures'),
+        ({"neighbours": 6, "bank": 5}, "neighbours = 6, and they are looked for among bank = 5"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_compute(folder: Path, settings: dict[str, Any], message: str) -> None:

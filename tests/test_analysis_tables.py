@@ -223,6 +223,41 @@ def test_several_seeds_have_students_interval_of_their_mean(full: Path) -> None:
     assert rows(full, suite(full))["LUT"]["k-NN, top-1"].startswith("78.0 [")
 
 
+def test_seeds_that_change_nothing_leave_the_interval_over_images(folder: Path) -> None:
+    loaded = suite(folder)
+    for seed in (0, 1):  # a checkpoint is the same under every seed
+        for method, distance in (("ours", 90.0), ("theirs", 80.0)):
+            recorded(folder, loaded, f"looks/{method}/seed{seed}", analysed(distance, measures=("attention",)))
+    found = rows(folder, loaded)["LUT"]
+    low, high = map(float, re.findall(r"[\d.]+", found["distance, px, all"])[1:])
+    assert low < 92.5 < high
+    assert "Student's t" not in section(loaded, folder, "analysis").legend
+    (compared,) = comparison_sections(View.read(loaded, folder))
+    assert "over seeds" not in compared.frame
+
+
+def test_frequencies_and_similarity_alone_have_a_table_too(folder: Path) -> None:
+    loaded = suite(folder, "seeds=[0]")
+    recorded(folder, loaded, "looks/ours/seed0", analysed(measures=("fourier", "similarity")))
+    found = rows(folder, loaded)["LUT"]
+    assert found["highest frequency"]
+    assert found["token similarity"].startswith("0.400")
+    legend = section(loaded, folder, "analysis").legend
+    assert "Token similarity: " in legend
+    assert "Highest frequency: " in legend
+
+
+@pytest.mark.parametrize(("enough", "few"), [(3, False), (4, True)])
+def test_too_few_images_for_the_intervals_of_ranks_are_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, enough: int, few: bool
+) -> None:
+    monkeypatch.setattr("analysis.report.ENOUGH", enough)
+    loaded = suite(folder, "seeds=[0]")
+    recorded(folder, loaded, "looks/ours/seed0", analysed(measures=("spectrum",)))
+    legend = section(loaded, folder, "analysis").legend
+    assert (f"50 images for features 16 wide: with fewer than {enough} images for each dimension" in legend) is few
+
+
 def test_uniform_attention_is_always_there_with_the_distance_of_the_grid_and_nothing_but_attention(
     folder: Path,
 ) -> None:
@@ -336,7 +371,10 @@ def test_several_analyses_have_a_table_each_with_its_title(folder: Path) -> None
 def test_the_legend_says_how_intervals_are_made_and_what_the_floor_is_for(full: Path) -> None:
     legend = section(suite(full), full, "analysis").legend
     assert INTERVALS[BASIC] == "percentiles of resamples of the images, reflected at the value"
-    assert f"{INTERVALS[BASIC]} (effective rank, alpha) for one seed, Student's t over seeds for more." in legend
+    assert (
+        f"{INTERVALS[BASIC]} (effective rank, alpha) for one seed or seeds that agree, Student's t over seeds for more."
+        in legend
+    )
     assert "attention reaches as far as uniform attention and whose NMI is near 0 selects nothing." in legend
     assert "It may lie below its interval" in legend
     assert "chosen on the same images" in legend
@@ -489,7 +527,7 @@ def test_differences_of_what_is_no_percentage_are_in_its_unit(full: Path) -> Non
     assert rows["NMI"]["difference"].startswith("+0.108")
     assert rows["NMI"]["over seeds"] == "[-0.02, +0.24]"
     assert "Difference in points, of what is no percentage in the unit beside the metric" in other.legend
-    assert "Of effective rank and alpha, which is no mean over images" in other.legend
+    assert "Of what is no mean over images, effective rank and alpha," in other.legend
     assert neighbours.frame["metric"].tolist() == ["k-NN top-1, best depth ↑"]
     assert neighbours.frame["difference"].item().startswith("+58.0 [")
     assert neighbours.legend.startswith("Difference in points with")
@@ -606,7 +644,8 @@ def test_the_result_of_a_run_is_told_in_one_line(folder: Path) -> None:
     run = open_run(loaded, loaded.run(record.run), Workspace(data=folder, runs=folder, results=folder))
     run.__dict__["identity"] = record.identity  # which needs the images otherwise
     assert re.fullmatch(
-        r"attention distance 92\.5\d* px \[91\.\d+, 93\.\d+\], NMI 0\.1700 \[0\.16\d\d, 0\.17\d\d\]", run.result()
+        r"attention distance, share of uniform 0\.79\d* \[0\.78\d*, 0\.80\d*\], NMI 0\.1700 \[0\.16\d\d, 0\.17\d\d\]",
+        run.result(),
     )
     spectra = recorded(folder, loaded, "looks/ours/seed0", analysed(measures=("spectrum",)))
     assert spectra.measurements[0].metric == "effective rank, pooled"

@@ -2,8 +2,11 @@
 
 import re
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
+
+from lutbench.recipes.loading import load_suite
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,6 +33,14 @@ def test_every_path_that_is_named_exists(document: str) -> None:
     linked = {str((ROOT / document).parent.joinpath(link).relative_to(ROOT)) for link in LINKED.findall(text)}
     missing = [path for path in sorted(named | linked) if not (ROOT / path).exists()]
     assert not missing
+
+
+def test_the_whole_suite_in_the_readme_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (suite,) = re.findall(r"^    title = .*\n(?:\n|    .*\n)+", text, re.MULTILINE)
+    (tmp_path / "mine.toml").write_text(dedent(suite), encoding="utf-8")
+    runs = load_suite(str(tmp_path / "mine.toml")).runs
+    assert [run.name for run in runs] == [f"analysis/looks/{row}/seed0" for row in ("mine", "mae", "untrained")]
 
 
 def test_documents_name_paths_at_all() -> None:

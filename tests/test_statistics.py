@@ -184,7 +184,7 @@ def test_seeds_that_agree_are_no_more_evidence_than_one() -> None:
     assert three.interval == pytest.approx(one.interval)
     assert three.seed_differences == pytest.approx((0.1, 0.1, 0.1))
     assert one.seed_interval is None
-    assert paired(first.repeat(2, 0), second.repeat(2, 0)).seed_interval is not None
+    assert three.seed_interval is None, "no spread, as of weights that no seed has made, is no certainty"
 
 
 def test_an_image_counts_for_the_method_that_is_right_on_it_in_more_seeds() -> None:

@@ -16,6 +16,7 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from lutbench.files import whole_file
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, open_run
 from lutbench.stages import perform
@@ -122,7 +123,8 @@ def toy_run(
     """
     lines = [f"{name} = {json.dumps(value)}" for name, value in ({"workers": 0} | settings).items()]
     suite = folder / "toy.toml"
-    suite.write_text("\n".join([suite_text, *lines]))
+    with whole_file(suite) as partial:  # of several processes each writes it, and none may read half of it
+        partial.write_text("\n".join([suite_text, *lines]))
     loaded = load_suite(str(suite), changes)
     workspace = Workspace(data=folder, runs=folder / home / "runs", results=folder / home / "results")
     run = open_run(loaded, loaded.runs[0], workspace)

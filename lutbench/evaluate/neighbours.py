@@ -14,8 +14,12 @@ BANK = 65536
 """Features of the bank that they are compared with at once: 128 MiB of similarities, whatever the size of the datasets."""
 
 
-def check_neighbours(neighbours: int, images: ImageDataset) -> None:
-    """Check that there are as many images as neighbours. Raises UserError if there are fewer."""
+def check_neighbours(neighbours: int, images: ImageDataset, bank: int | None = None) -> None:
+    """Check that there are as many images as neighbours, and at most ``bank``. Raises UserError if there are fewer."""
+    if bank is not None and bank < min(neighbours, len(images)):
+        raise UserError(
+            f"neighbours = {neighbours}, and they are looked for among bank = {bank} training images: lower neighbours, or raise bank."
+        )
     if neighbours > len(images):
         raise UserError(
             f"neighbours = {neighbours}, and the training split of {images.name} has {len(images)} images: "

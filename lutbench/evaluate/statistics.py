@@ -83,8 +83,9 @@ class Comparison:
 
     @property
     def seed_interval(self) -> Interval | None:
-        """95 % interval of the difference, over seeds; None for one seed."""
-        return over_seeds(self.seed_differences) if len(self.seed_differences) > 1 else None
+        """95 % interval of the difference, over seeds; None for one seed, or where all have the same difference, as of weights
+        that no seed has made."""
+        return over_seeds(self.seed_differences) if len(set(self.seed_differences)) > 1 else None
 
 
 def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Comparison:

@@ -21,13 +21,14 @@ NOT_OTHER_RUNS = "Interval and p tell what other images would change, not what a
 OVER_SEEDS = (
     "Over seeds: the 95 % interval of the same difference, Student's t on the differences between runs with the same seed. It "
     "tells what other training runs would change, on these images; the interval over images and p tell what other images "
-    "would change, for these runs. For LUT against MAE, and any two ways of training, the interval over seeds is the one "
+    "would change, for these runs. There is none where all seeds agree, as of weights that no run of the suite made. For LUT against MAE, and any two ways of training, the interval over seeds is the one "
     "that counts."
 )
 IN_UNIT = "Difference in points, of what is no percentage in the unit beside the metric"
 SPECTRA = (
-    "Of {}, which is no mean over images, the percentiles are those of the resamples that the records keep, reflected at the "
-    "difference (basic bootstrap); p is of as many."
+    "Of what is no mean over images, {}, the percentiles are those of the resamples that the records keep, reflected at the difference "
+    "(basic bootstrap); they are fewer, so that p is never as small. Such a difference may lie outside its interval, which makes up "
+    "for what few images distort, and the difference does not."
 )
 WAYS = {"paired": ("The same images, right or wrong", PAIRED), "resampled": ("The same images, resampled", RESAMPLED)}
 """Title and legend of pairs by the way in which they are compared."""

@@ -103,10 +103,13 @@ def method_order(suite: LoadedSuite, methods: Iterable[str]) -> list[str]:
 
 
 def over_runs(measured: Sequence[Measurement]) -> Measurement:
-    """Return the mean of one metric over seeds, with Student's interval; of one seed its own, with that over images."""
-    if len(measured) == 1:
-        return measured[0]
+    """Return the mean of one metric over seeds, with Student's interval; of one seed its own, with that over images.
+
+    So too where every seed gave the same number, as of weights that no seed has made: the spread of that says nothing.
+    """
     values = [m.value for m in measured]
+    if len(set(values)) == 1:
+        return measured[0]
     low, high = over_seeds(values)
     mean = {"value": float(np.mean(values)), "low": low, "high": high, "interval": STUDENT}
     return measured[0].model_copy(update=mean)
@@ -178,7 +181,7 @@ def _outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record]
     if changed or run.needs is None:
         return changed[0] if changed else ""
     if run.needs not in records:
-        return f"its {part}'s run, {run.needs}, has no record"
+        return f"its {part}'s run, {run.needs}, has no record in these results; `--only {run.needs}` makes it or brings it back"
     if (record.identity_inputs.get(part) or {}).get("run") != records[run.needs].identity:
         return f"its {part} is not that of the record of {run.needs}"
     reason = _outdated(suite, suite.run(run.needs), records)

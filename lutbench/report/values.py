@@ -95,7 +95,7 @@ def interval_legend(measured: Iterable[Measurement | None]) -> str:
     seeds = INTERVALS[STUDENT] if metrics.pop(STUDENT) else ""
     found = {INTERVALS.get(name, name): f" ({', '.join(of)})" for name, of in metrics.items() if of}
     images = " and ".join(name + (of if len(found) > 1 else "") for name, of in found.items())
-    return f"{images} for one seed, {seeds} for more" if images and seeds else images + seeds
+    return f"{images} for one seed or seeds that agree, {seeds} for more" if images and seeds else images + seeds
 
 
 def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
