@@ -1,6 +1,7 @@
 """What figures of an analysis show against depth, with intervals: from the outcomes of one encoder, of one seed or several."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,29 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("to_class", "to_itself"), (0, 1)), **dict.fromkeys(("right_pooled", "right_class"), (0, 100)),
 }  # fmt: skip
 """Beyond these no interval over seeds goes, which knows nothing of them; of all others not below 0."""
+
+
+class Row(NamedTuple):
+    """An encoder that was measured."""
+
+    label: str
+    colour: str
+    outcomes: Sequence[BlockOutcomes]
+    """One per seed."""
+    heads: Sequence[NDArray[np.float64]] = ()
+    """(5, L, H) The quantities of attention by head, one per seed."""
+
+
+class Group(NamedTuple):
+    """Encoders of one architecture, which share grid and blocks."""
+
+    encoder: str
+    rows: Sequence[Row]
+
+    @property
+    def first(self) -> BlockOutcomes:
+        """The outcomes that tell what all share."""
+        return self.rows[0].outcomes[0]
 
 
 def depth_curves(seeds: Sequence[BlockOutcomes]) -> dict[str, Values]:

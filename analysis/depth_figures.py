@@ -9,10 +9,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.block_outcomes import ATTENTION, FEATURES, TOKENS, BlockOutcomes
-from analysis.depth_curves import Values, depth_curves, spectrum_curve
+from analysis.depth_curves import Group, Row, Values, depth_curves, spectrum_curve
 from analysis.pictures import PictureRow, attention_picture, component_picture, reconstruction_picture
 from analysis.uniform import uniform_distance, uniform_entropy
 from lutbench.record import Record
@@ -41,29 +40,6 @@ OF_CKA = (
     "Linear CKA of the mean over patches, unbiased, over minibatches (Nguyen et al. 2021); of several seeds the mean.\n"
     "1: equal up to rotation and scale; 0: nothing in common. out: the output after the last norm."
 )
-
-
-class Row(NamedTuple):
-    """An encoder that was measured."""
-
-    label: str
-    colour: str
-    outcomes: Sequence[BlockOutcomes]
-    """One per seed."""
-    heads: Sequence[NDArray[np.float64]] = ()
-    """(5, L, H) The quantities of attention by head, one per seed."""
-
-
-class Group(NamedTuple):
-    """Encoders of one architecture, which share grid and blocks."""
-
-    encoder: str
-    rows: Sequence[Row]
-
-    @property
-    def first(self) -> BlockOutcomes:
-        """The outcomes that tell what all share."""
-        return self.rows[0].outcomes[0]
 
 
 class Panel(NamedTuple):

@@ -111,8 +111,8 @@ def through_images(
                 for covariances, of in zip(spectra[rows][:-1], features, strict=False):
                     covariances.add(of, group.clamp(max=0))
                 spectra[rows][-1].add(features[-1], group)
-        for name, value in now.items():
-            found.setdefault(name, []).append(value)
+        for name, value in now.items():  # off the device, unless other processes' come there
+            found.setdefault(name, []).append(value if accelerator().num_processes > 1 else value.cpu())
 
     values = {name: in_order(torch.cat(of), order, recipe) for name, of in found.items()}
     kept = values.pop("counts")
