@@ -188,10 +188,16 @@ def _images(run: Run[AnalysisRecipe]) -> tuple[ImageDataset, ImageDataset | None
     """Return the dataset that is analysed, and that of the neighbours, if they are asked for and the two have labels."""
     recipe = run.recipe
     images: ImageDataset = run.workspace.open(recipe.dataset, recipe.split)
-    if "depth" not in recipe.measures or recipe.split == "train" or images.labels is None:
+    if "depth" not in recipe.measures or recipe.split == "train":
         return images, None
-    bank: ImageDataset = run.workspace.open(recipe.dataset, "train")
-    return aligned(bank, images), bank
+    try:
+        bank: ImageDataset = run.workspace.open(recipe.dataset, "train")
+    except UserError as error:
+        raise UserError(
+            f'{error} Nearest neighbours are looked for in train: without it, leave "depth" out of the measures of '
+            f"analysis.{run.planned.task}."
+        ) from error
+    return (images, None) if images.labels is None else (aligned(bank, images), bank)
 
 
 def _without_neighbours(run: Run[AnalysisRecipe]) -> str:

@@ -15,10 +15,12 @@ from lutbench.errors import UserError
 from lutbench.evaluate.inference import encode_images
 from lutbench.models.pretrained import encoder_of
 from lutbench.recipes.downstream import KnnRecipe
+from lutbench.recipes.loading import load_suite
 from lutbench.record import Record, read_records
-from lutbench.run import Run
+from lutbench.run import Run, open_run
 from lutbench.stages import perform
 from lutbench.train.processes import accelerator
+from lutbench.workspace import Workspace
 
 SUITE = f"""{TOY}
 [method.scratch]
@@ -162,6 +164,19 @@ def test_without_labels_everything_but_neighbours_is_measured(folder: Path, caps
     assert record_of(run).array("grams").shape == (3, 1, 210)
 
 
+def test_a_set_without_train_is_analysed_without_depth(folder: Path) -> None:
+    (folder / "toy/train").rename(folder / "elsewhere")
+    (folder / "toy.toml").write_text(SUITE)
+    suite = load_suite(str(folder / "toy.toml"))
+    workspace = Workspace(data=folder, runs=folder / "runs", results=folder / "results")
+    with pytest.raises(UserError, match=r"train.*leave \"depth\" out of the measures of analysis\.looks"):
+        check(open_run(suite, suite.runs[0], workspace))
+    measures = ["attention", "spectrum", "fourier", "similarity"]
+    run = analysis_run(folder, measures=measures)
+    check(run)
+    assert {"distance", "spectrum_pooled", "amplitude", "alignment"} <= set(analysed(run).measured)
+
+
 def test_on_train_there_are_no_neighbours(folder: Path) -> None:
     run = analysis_run(folder, split="train")
     check(run)
@@ -206,9 +221,6 @@ encoder = "fine"
 
 
 def test_encoders_of_other_patches_need_a_table_of_their_own(folder: Path) -> None:
-    from lutbench.recipes.loading import load_suite
-    from lutbench.run import open_run
-    from lutbench.workspace import Workspace
 
     (folder / "mixed.toml").write_text(
         SUITE.replace("[analysis", f"{MIXED}[analysis").replace('["scratch"]', '["scratch", "fine"]')
@@ -222,7 +234,6 @@ def test_encoders_of_other_patches_need_a_table_of_their_own(folder: Path) -> No
 
 
 def test_an_untrained_encoder_of_every_architecture_is_a_row(folder: Path) -> None:
-    from lutbench.recipes.loading import load_suite
 
     methods = """
 [encoder.deep]
@@ -254,7 +265,6 @@ pretrain = "deep"
 
 
 def test_the_name_of_the_untrained_row_is_not_given_to_another_encoder(folder: Path) -> None:
-    from lutbench.recipes.loading import load_suite
 
     path = folder / "named.toml"
     path.write_text(
