@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from analysis.attention import check_readable
-from analysis.block_outcomes import ATTENTION, FEATURES, TOKENS, BlockOutcomes
+from analysis.block_outcomes import ATTENTION, FEATURES, POOLED, TOKENS, BlockOutcomes
 from analysis.cka import check_enough_for_cka, grams
 from analysis.cost import cost
 from analysis.depth import right_by_depth
@@ -178,10 +178,7 @@ def _right_by_depth(
         recipe.temperature,
         processes.device,
     )
-    return {
-        f"right_{pool}": np.ascontiguousarray(right[..., k])
-        for k, pool in enumerate(("pooled", "class")[: right.shape[2]])
-    }
+    return {f"right_{pool}": np.ascontiguousarray(right[..., k]) for k, pool in enumerate(POOLED[: right.shape[2]])}
 
 
 def _images(run: Run[AnalysisRecipe]) -> tuple[ImageDataset, ImageDataset | None]:

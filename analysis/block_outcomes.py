@@ -4,7 +4,7 @@ Quantities that are means over images are kept of every image, so that two encod
 one for all images: of it are kept the singular values, and its statistics on resamples of the images.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -19,8 +19,8 @@ from lutbench.evaluate.statistics import (
     BASIC,
     BOOTSTRAP,
     Comparison,
-    bootstrap,
     compare_resampled,
+    mean_intervals,
     paired,
     percentiles,
     resampled,
@@ -50,12 +50,15 @@ class Quantity(NamedTuple):
     """(n,) Values whose mean it is, one for every image; (1,) the value of a statistic of a spectrum."""
     drawn: NDArray[np.float64] | None = None
     """(R,) Values of a statistic on resamples."""
-    right: bool = False
-    """Whether the values are 1 and 0, in whose mean's place stands a percentage."""
+
+    @property
+    def right(self) -> bool:
+        """Whether its values are 1 where an image is right and 0 where it is not."""
+        return self.unit == "%"
 
     @property
     def value(self) -> float:
-        """The number."""
+        """The mean over images, in percent where they are right or not; or the statistic."""
         return float(self.values.mean()) * (100 if self.right else 1)
 
 
@@ -124,7 +127,7 @@ class BlockOutcomes(PerImage):
         if (
             not sizes["blocks"]
             or any(len(of) > 1 or 0 in of for of in sizes.values())
-            or min(self.count, self.grid, self.patch_size) < 1
+            or min(self.count, self.grid - 1, self.patch_size) < 1
             or sizes.get("images", {self.count}) != {self.count}
         ):
             raise ValueError(f"arrays of lengths that do not go together: {sizes}")
@@ -139,32 +142,24 @@ class BlockOutcomes(PerImage):
         """Return all numbers, each with its 95 % interval over images."""
         found = list(self.quantities())
         means = [one for one in found if one.drawn is None and not one.right]
-        ends: dict[str, tuple[float, float]] = {}
+        ends: dict[str, Sequence[float]] = {}
         for n in dict.fromkeys(len(one.values) for one in means):  # one bootstrap for all quantities of the same images
             of = [one for one in means if len(one.values) == n]
-            low, high = percentiles(bootstrap(np.stack([one.values for one in of], 1), _means_over(n)))
-            ends |= {one.metric: (float(a), float(b)) for one, a, b in zip(of, low, high, strict=True)}
+            intervals = mean_intervals(np.stack([one.values for one in of], 1))
+            ends |= {one.metric: pair for one, pair in zip(of, intervals.T.tolist(), strict=True)}
         made = []
         for one in found:
             if one.right:
-                n = len(one.values)
-                (low_, high_), name = wilson(int(one.values.sum()), n), "Wilson"
-                made.append(
-                    Measurement(
-                        metric=one.metric, value=one.value, n=n, low=100 * low_, high=100 * high_, interval=name
-                    )
-                )
-                continue
-            if one.drawn is None:
-                (low_, high_), name, count = ends[one.metric], BOOTSTRAP, len(one.values)
+                n, interval = len(one.values), "Wilson"
+                low, high = (100 * end for end in wilson(int(one.values.sum()), n))
+            elif one.drawn is not None:
+                n, interval = self.count, BASIC
+                low, high = percentiles(2 * one.value - one.drawn).tolist()
             else:
-                below, above = percentiles(2 * one.value - one.drawn)
-                (low_, high_), name, count = (float(below), float(above)), BASIC, self.count
-            made.append(
-                Measurement(
-                    metric=one.metric, value=one.value, unit=one.unit, n=count, low=low_, high=high_, interval=name
-                )
-            )
+                n, interval = len(one.values), BOOTSTRAP
+                low, high = ends[one.metric]
+            text = {"metric": one.metric, "unit": one.unit, "interval": interval}
+            made.append(Measurement(value=one.value, n=n, low=low, high=high, **text))
         if self.has("right_pooled"):
             made.append(Measurement(metric="best depth", value=float(self.best_depth + 1), unit=""))
         return made
@@ -221,7 +216,7 @@ class BlockOutcomes(PerImage):
             yield Quantity("attention distance", "px", distance)
             yield Quantity("attention distance, first third", "px", self._over_blocks("distance", slice(third)))
             yield Quantity("attention distance, last third", "px", self._over_blocks("distance", slice(-third, None)))
-            of_uniform = distance / uniform_distance(self.grid, self.patch_size) if self.grid > 1 else distance
+            of_uniform = distance / uniform_distance(self.grid, self.patch_size)
             yield Quantity("attention distance, share of uniform", "", of_uniform)
             yield Quantity("attention entropy", "nats", self._over_blocks("entropy"))
             yield Quantity("NMI", "", self._over_blocks("nmi"))
@@ -229,7 +224,7 @@ class BlockOutcomes(PerImage):
             if self.has("to_class"):
                 yield Quantity("attention to the class token", "", self._over_blocks("to_class"))
             yield Quantity("attention to itself", "", self._over_blocks("to_itself"))
-        for rows, drawn in zip(TOKENS, self.measured.get("resampled", ()), strict=False):
+        for rows, drawn in zip(TOKENS, self.measured["resampled"], strict=True) if self.has("resampled") else ():
             for (name, statistic), of in zip(statistics(self.fitted).items(), drawn, strict=True):
                 output = self.measured[f"spectrum_{rows}"][-1:]
                 yield Quantity(f"{name}, {rows}", "", statistic(output), of)
@@ -241,7 +236,7 @@ class BlockOutcomes(PerImage):
         if self.has("right_pooled"):
             right = self.measured["right_pooled"]
             for name, depth in (("best depth", self.best_depth), ("output", self.blocks)):
-                yield Quantity(f"k-NN top-1, {name}", "%", right[:, depth].astype(np.float64), right=True)
+                yield Quantity(f"k-NN top-1, {name}", "%", right[:, depth].astype(np.float64))
         if self.has("similarity"):
             yield Quantity("token similarity", "", self._over_blocks("similarity", slice(-1, None)))
         for name in VIEWS:
@@ -262,7 +257,3 @@ PRINTED = (
 
 PRINTED_ELSE = ("highest frequency, last block", "token similarity", "alignment", "uniformity")
 """What they print where frequencies or similarity alone were measured."""
-
-
-def _means_over(n: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    return lambda sums: sums / n

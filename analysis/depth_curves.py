@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from analysis.block_outcomes import ATTENTION, FEATURES, POOLED, TOKENS, BlockOutcomes
 from analysis.ranks import effective_rank, statistics
-from lutbench.evaluate.statistics import bootstrap, over_seeds, percentiles
+from lutbench.evaluate.statistics import mean_intervals, over_seeds, percentiles
 
 Values = NDArray[np.float64]
 
@@ -58,9 +58,8 @@ def depth_curves(seeds: Sequence[BlockOutcomes]) -> dict[str, Values]:
             name: _over_seeds([of[name].mean(0) for of in each], LIMITS.get(name, (0, np.inf))) for name in each[0]
         }
     elif each[0]:
-        n = seeds[0].count
         joined = np.concatenate(list(each[0].values()), 1)  # one bootstrap for all, of the same resamples
-        points = np.concatenate([joined.mean(0)[None], percentiles(bootstrap(joined, lambda sums: sums / n))])
+        points = np.concatenate([joined.mean(0)[None], mean_intervals(joined)])
         ends = np.cumsum([of.shape[1] for of in each[0].values()])
         found = dict(zip(each[0], np.split(points, ends[:-1], axis=1), strict=True))
     for kind, rows in enumerate(TOKENS):

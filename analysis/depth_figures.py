@@ -219,7 +219,7 @@ def cka_figure(
     figure = new_figure(1.2 + 3 * columns, 1.2 + 3.05 * rows)
     figure.set_layout_engine("compressed")  # for axes whose shape is given
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for (one, other), axes in zip(shown, panels, strict=False):
+    for (one, other), axes in zip(shown, panels[: len(shown)], strict=True):
         seeds = zip(grams[one.method], grams[other.method], strict=True)
         alike = np.mean([cka(first, second) for first, second in seeds], 0)
         image = axes.imshow(alike, origin="lower", vmin=0, vmax=1, cmap="viridis")

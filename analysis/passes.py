@@ -14,6 +14,7 @@ from torchvision import transforms
 from torchvision.transforms.v2 import functional
 
 from analysis.attention import attention_statistics, through_blocks
+from analysis.block_outcomes import TOKENS
 from analysis.fourier import log_amplitudes
 from analysis.similarity import token_similarity
 from analysis.spectrum import GROUPS, Covariances, groups_of, token_rank
@@ -21,8 +22,8 @@ from analysis.uniform import patch_distances
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import normalised, to_tensor
 from lutbench.errors import UserError
-from lutbench.evaluate.inference import check_finite, decoded_batches, in_order
-from lutbench.evaluate.transform import Transform, eval_transform
+from lutbench.evaluate.inference import check_finite, decoded_batches, in_order, whatever_index
+from lutbench.evaluate.transform import eval_transform
 from lutbench.models.encoders import encode
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.recipes.analysis import AnalysisRecipe
@@ -65,7 +66,7 @@ def through_images(
         UserError: if what comes out is not finite, or an image cannot be decoded and the set does not skip those.
     """
     encoder.eval()
-    prefix, device = encoder.num_prefix_tokens, accelerator().device
+    prefix, device, spread = encoder.num_prefix_tokens, accelerator().device, accelerator().num_processes > 1
     grid, patch_size = encoder.patch_embed.grid_size[0], encoder.patch_embed.patch_size[0]
     distances = torch.from_numpy(patch_distances(grid, patch_size)).float().to(device)
     reduce = None
@@ -77,24 +78,20 @@ def through_images(
     if "spectrum" in measures:
         order = chosen[groups.argsort(kind="stable")]
         depths = [1] * len(encoder.blocks) + [min(GROUPS, len(chosen))]
-        spectra = {
-            rows: [Covariances(encoder.embed_dim, count, device) for count in depths] for rows in ("pooled", "tokens")
-        }
+        spectra = {rows: [Covariances(encoder.embed_dim, count, device) for count in depths] for rows in TOKENS}
 
     found: dict[str, list[Tensor]] = {}
-    see = partial(_of_image, eval_transform(recipe.side, recipe.eval_crop, prepared.interpolation))
+    see = partial(whatever_index, eval_transform(recipe.side, recipe.eval_crop, prepared.interpolation))
     for batch in decoded_batches(images, see, recipe, title, order):
         with autocast(recipe.precision):
             blocks = through_blocks(encoder, normalised(batch.pixels, mean=prepared.mean, std=prepared.std), reduce)
-        every = [tokens.float() for tokens in blocks.tokens]
-        pooled = [tokens[:, prefix:].mean(1) for tokens in every]
-        classes = [tokens[:, 0] for tokens in every] if encoder.has_class_token else []
-        for of_depth in (pooled, classes):
-            of_depth[-1:] = [encoder.fc_norm(last) for last in of_depth[-1:]]
-        patches = [tokens[:, prefix:] for tokens in every]
+        patches = [tokens[:, prefix:].float() for tokens in blocks.tokens]
+        pooled = _pooled(encoder, [of.mean(1) for of in patches])
         now = {"counts": batch.counts}
         if "depth" in measures or not measures:
-            now["features"] = torch.stack([torch.stack(of, 1) for of in (pooled, classes) if of], 2)
+            classes = _pooled(encoder, [tokens[:, 0].float() for tokens in blocks.tokens])
+            kinds = [pooled, classes] if encoder.has_class_token else [pooled]
+            now["features"] = torch.stack([torch.stack(of, 1) for of in kinds], 2)
         elif "similarity" in measures:
             now["features"] = pooled[-1][:, None, None]
         if "attention" in measures:
@@ -107,12 +104,11 @@ def through_images(
             now["token_rank"] = torch.stack([token_rank(of) for of in patches], 1)
             group = torch.from_numpy(groups[np.searchsorted(chosen, batch.index.cpu().numpy())])
             group[~batch.counts.cpu()] = -1
-            for rows, features in (("pooled", pooled), ("tokens", patches)):
-                for covariances, of in zip(spectra[rows][:-1], features, strict=False):
-                    covariances.add(of, group.clamp(max=0))
-                spectra[rows][-1].add(features[-1], group)
-        for name, value in now.items():  # off the device, unless other processes' come there
-            found.setdefault(name, []).append(value if accelerator().num_processes > 1 else value.cpu())
+            for rows, features in zip(TOKENS, (pooled, patches), strict=True):
+                for covariances, of in zip(spectra[rows], features, strict=True):
+                    covariances.add(of, group if covariances is spectra[rows][-1] else group.clamp(max=0))
+        for name, value in now.items():
+            found.setdefault(name, []).append(value if spread else value.cpu())  # processes gather on their devices
 
     values = {name: in_order(torch.cat(of), order, recipe) for name, of in found.items()}
     kept = values.pop("counts")
@@ -125,6 +121,11 @@ def through_images(
         check_finite(of.isfinite().flatten(1).all(1).numpy(), images, index, "the encoder's features or attention")
     gathered = {rows: [covariances.gather() for covariances in every_depth] for rows, every_depth in spectra.items()}
     return Passed(index, values, gathered)
+
+
+def _pooled(encoder: VisionTransformer, features: list[Tensor]) -> list[Tensor]:
+    """Return one feature (B, D) for each depth; the output's after the norm that some encoders have behind the pooling."""
+    return [*features[:-1], encoder.fc_norm(features[-1])]
 
 
 @torch.no_grad()
@@ -146,10 +147,6 @@ def second_views(
         with autocast(recipe.precision):
             found.append(encode(encoder, normalised(batch.pixels, mean=prepared.mean, std=prepared.std), "mean"))
     return in_order(torch.cat(found), chosen, recipe)
-
-
-def _of_image(transform: Transform, image: Image.Image, index: int) -> Tensor:
-    return transform(image)
 
 
 def _second_view(side: int, interpolation: str, image: Image.Image, index: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Values = NDArray[np.float64]
 
@@ -18,9 +19,7 @@ FLOOR = 1e-7
 
 def effective_rank(singular: Values) -> Values:
     """Return exp of the entropy of ``s / sum(s)``: between 1 and the width (Roy and Vetterli 2007; RankMe, Garrido et al. 2023)."""
-    share = singular / singular.sum(-1, keepdims=True)
-    logs = np.log(share, where=share > 0, out=np.zeros_like(share))
-    return np.asarray(np.exp(-(share * logs).sum(-1)))
+    return np.asarray(np.exp(stats.entropy(singular, axis=-1)))
 
 
 def participation_ratio(singular: Values) -> Values:

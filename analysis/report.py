@@ -14,7 +14,7 @@ from analysis.depth_figures import drawings
 from analysis.ranks import statistics
 from analysis.uniform import uniform_distance, uniform_entropy
 from lutbench.evaluate.outcomes import Measurement
-from lutbench.evaluate.statistics import BOOTSTRAP, bootstrap, percentiles, wilson
+from lutbench.evaluate.statistics import BOOTSTRAP, mean_intervals, wilson
 from lutbench.record import Record
 from lutbench.report.entries import TableEntry, method_order
 from lutbench.report.sections import Section, View, by_task, not_run
@@ -277,8 +277,7 @@ def _of_blocks(outcomes: BlockOutcomes) -> Iterator[dict[str, Any]]:
 def _with_intervals(values: NDArray[np.float32]) -> Iterator[tuple[float, float, float]]:
     """Yield the mean and the ends of the interval of every column of ``values`` (n, m)."""
     exact = values.astype(np.float64)
-    low, high = percentiles(bootstrap(exact, lambda sums: sums / len(exact)))
-    for column in zip(exact.mean(0), low, high, strict=True):
+    for column in zip(exact.mean(0), *mean_intervals(exact), strict=True):
         value, below, above = (_rounded(number) for number in column)
         yield value, below, above
 

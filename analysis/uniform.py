@@ -5,13 +5,13 @@ An encoder whose attention reaches far may look at what matters there, or at not
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 
 def patch_distances(grid: int, patch_size: int) -> NDArray[np.float64]:
     """Return the distances (N, N) in pixels between the patches of a grid, from centre to centre; N = grid^2, row by row."""
-    rows, columns = np.divmod(np.arange(grid**2), grid)
-    squared = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
-    return np.asarray(patch_size * np.sqrt(squared))
+    places = np.stack(np.divmod(np.arange(grid**2), grid), 1)
+    return np.asarray(patch_size * cdist(places, places))
 
 
 def uniform_distance(grid: int, patch_size: int) -> float:

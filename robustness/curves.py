@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lutbench.evaluate.statistics import bootstrap, percentiles, wilson
+from lutbench.evaluate.statistics import mean_intervals, wilson
 from lutbench.report.figures import (
     PALETTE,
     Point,
@@ -128,7 +128,7 @@ def _mean_curve(corruptions: Sequence[Mapping[int, NDArray[np.bool_]]]) -> Curve
     """Return the mean over those corruptions that have a severity."""
     severities = sorted({severity for one in corruptions for severity in one})
     values = np.stack([np.mean([one[s] for one in corruptions if s in one], axis=0) for s in severities], 1)
-    low, high = 100 * percentiles(bootstrap(values, lambda sums: sums / len(values)))
+    low, high = 100 * mean_intervals(values)
     return {s: Point(100 * float(values[:, k].mean()), low[k], high[k]) for k, s in enumerate(severities)}
 
 

@@ -43,7 +43,10 @@ def recorded(folder: Path, **changed: NDArray[Any]) -> Record:
 
 
 def test_what_a_run_leaves_goes_together(tmp_path: Path) -> None:
-    check_attachments(recorded(tmp_path))
+    record = recorded(tmp_path)
+    check_attachments(record)
+    names = {one.name for one in record.attachments}
+    assert names == {"images", "heads", "grams", "maps", "colours", "reconstructions"}, "all that is refused below"
 
 
 @pytest.mark.parametrize(

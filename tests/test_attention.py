@@ -181,6 +181,7 @@ def test_encoders_without_memory_can_be_checked(which: str) -> None:
     with torch.device("meta"):
         encoder = timm.create_model(model, **arguments)
     check_readable(encoder, arguments["img_size"])
+    assert all(tensor.is_meta for tensor in encoder.state_dict().values())
 
 
 def test_tokens_of_an_encoder_of_differences_can_be_had_without_its_attention() -> None:

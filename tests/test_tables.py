@@ -709,6 +709,7 @@ def test_a_dollar_in_a_label_begins_no_formula_in_a_figure(segmented: Path) -> N
     recorded(segmented, loaded, "masks/ours/seed0", streets(60, 70))
     (figure,) = [drawing.draw() for part in all_sections(View.read(loaded, segmented)) for drawing in part.figures]
     figure.savefig(io.BytesIO())
+    assert figure.get_suptitle().startswith("a $^$ b")
 
 
 def test_bars_have_the_colour_that_the_method_has_in_the_whole_suite(segmented: Path) -> None:

@@ -89,7 +89,7 @@ def over_images(
     """
     order = np.arange(len(images))
     values, decoded = [], []
-    for batch in decoded_batches(images, partial(_whatever_index, transform), recipe, title, order):
+    for batch in decoded_batches(images, partial(whatever_index, transform), recipe, title, order):
         with autocast(recipe.precision):
             values.append(function(batch.pixels, batch.index))
         decoded.append(batch.counts)
@@ -308,5 +308,6 @@ class _Decoded(Dataset[tuple[Tensor, int, bool]]):
             return self.transform(Image.new("RGB", (64, 64)), index), index, False
 
 
-def _whatever_index(transform: Callable[[Image.Image], Tensor], image: Image.Image, index: int) -> Tensor:
+def whatever_index(transform: Callable[[Image.Image], Tensor], image: Image.Image, index: int) -> Tensor:
+    """Transform an image as a transform of images alone does; a function of a module, so that loaders can send it to workers."""
     return transform(image)

@@ -171,6 +171,11 @@ def percentiles(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
     return ends
 
 
+def mean_intervals(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the ends (2, m) of the 95 % percentile intervals, over images, of the means of ``values`` (n, m)."""
+    return percentiles(bootstrap(values, lambda sums: sums / len(values)))
+
+
 def resampled(first: NDArray[np.float64], second: NDArray[np.float64], statistic: Statistic) -> Comparison:
     """Compare what was counted on the same images, ``first`` and ``second`` (seeds, images, ...).
 

@@ -1,7 +1,6 @@
 """Drawing that figures of several kinds share. matplotlib is imported when a figure is made: it takes a second."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -71,9 +70,9 @@ def draw_lines(
     linestyle: str = "-",
 ) -> None:
     """Draw a line and a band per label; a label that has no line leaves its colour alone."""
-    for (label, curve), colour in zip(curves.items(), cycle(colours), strict=False):
+    for number, (label, curve) in enumerate(curves.items()):
         positions, values = list(curve), np.array(list(curve.values())).reshape(-1, 3)
-        style: dict[str, Any] = {"color": colour}
+        style: dict[str, Any] = {"color": colours[number % len(colours)]}
         axes.fill_between(positions, values[:, 1], values[:, 2], alpha=0.2, linewidth=0, **style)
         marks: dict[str, Any] = {"marker": "o", "markersize": 1.5 if small else 3.5, "linewidth": 0.9 if small else 1.4}
         axes.plot(positions, values[:, 0], label=label, linestyle=linestyle, **marks, **style)
