@@ -1,5 +1,6 @@
 """One pass over images gives what plain computations give, one by one: for a ViT-B on four images, every measure."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ from analysis.passes import Passed, second_views, through_images
 from analysis.ranks import effective_rank, participation_ratio
 from analysis.similarity import alignment
 from lutbench.data.images import open_dataset
+from lutbench.evaluate.inference import encode_images
+from lutbench.models.encoders import create_encoder
 from lutbench.models.preprocessing import IMAGENETS
 from lutbench.models.pretrained import load_encoder
 from lutbench.recipes.analysis import MEASURES, AnalysisRecipe
 from lutbench.recipes.base import DataRecipe
+from lutbench.recipes.downstream import KnnRecipe
 
 IMAGES, WIDTH, PATCHES, DEPTH = 4, 768, 196, 2
 ARCHITECTURE = {"model": "vit_base_patch16_224", "depth": DEPTH}
@@ -134,3 +138,26 @@ def test_a_second_view_is_another_crop_and_the_same_for_every_encoder(root: Path
     assert alignment(seen, views).min() > 1e-4
     again = second_views(encoder, images, chosen[1:3], recipe, IMAGENETS, "")
     torch.testing.assert_close(again, views[1:3], rtol=0, atol=1e-5)
+
+
+def test_equal_images_have_second_views_of_their_own(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "set/train").mkdir(parents=True)
+    for number in range(3):
+        shutil.copy(root / "set/train/a/0.png", tmp_path / f"set/train/{number}.png")
+    recipe = AnalysisRecipe.model_validate(SETTINGS)
+    images = open_dataset(DataRecipe.model_validate(SETTINGS["data"]), "train", tmp_path)
+    views = second_views(load_encoder(recipe.encoder).eval(), images, np.arange(3), recipe, IMAGENETS, "")
+    assert min(float(alignment(views[[i]], views[[j]])) for i, j in ((0, 1), (0, 2), (1, 2))) > 1e-5
+
+
+def test_the_output_of_a_classifiers_encoder_has_the_norm_behind_the_pooling(root: Path) -> None:
+    recipe = AnalysisRecipe.model_validate(SETTINGS)
+    encoder = create_encoder(recipe.encoder.architecture, pooled_norm=True).eval()
+    torch.nn.init.constant_(encoder.fc_norm.weight, 3.0)
+    images = open_dataset(DataRecipe.model_validate(SETTINGS["data"]), "train", root)
+    chosen = np.arange(IMAGES)
+    features = through_images(encoder, images, chosen, recipe, IMAGENETS, "", ()).values["features"][:, -1]
+    for kind, pool in enumerate(("mean", "class")):
+        task = KnnRecipe.model_validate(SETTINGS | {"pool": pool})
+        expected = encode_images(encoder, images, task, IMAGENETS, "").values
+        torch.testing.assert_close(features[:, kind], expected, rtol=1e-4, atol=1e-4)
