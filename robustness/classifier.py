@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from lutbench.errors import UserError
 from lutbench.evaluate.inference import float32_head
 from lutbench.models.encoders import check_name, create_encoder
 from lutbench.models.export import export_of
+from lutbench.models.meta import shapes_only
 from lutbench.models.preprocessing import Preprocessing, preprocessing_of
 from lutbench.models.pretrained import check_pretrained, fit, misfits, pretrained_model
 from lutbench.models.weights import pooled_norm, read_shapes, read_weights, without_prefix
@@ -69,7 +69,7 @@ def check_classifier(
     Raises:
         UserError: as :func:`load_classifier`, but for what only the values tell.
     """
-    with torch.device("meta"):
+    with shapes_only():
         if weights is None:
             check_pretrained(source.model)
             model = timm.create_model(source.model, **size_argument(source.model, image_size))

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import timm
-import torch
 from timm.layers.patch_embed import PatchEmbed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import write_sealed
+from lutbench.models.meta import shapes_only
 from lutbench.models.preprocessing import IMAGENETS, Preprocessing
 from lutbench.models.weights import save_weights
 from lutbench.recipes.base import EncoderRecipe
@@ -148,7 +148,7 @@ def _own_sizes(recipe: EncoderRecipe) -> dict[str, int]:
 def _timms_geometry(name: str) -> Geometry:
     """Return the geometry of a model as timm defines it."""
     check_name(name)
-    with torch.device("meta"):
+    with shapes_only():
         model = timm.create_model(name)
     if type(model) is not VisionTransformer:  # a distilled one is another, with two class tokens and two heads
         found = type(model).__name__

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
-import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from lutbench.data.tensors import Colour
 from lutbench.models.export import export_of
+from lutbench.models.meta import shapes_only
 from lutbench.models.weights import pooled_norm, read_weights, sha256_of, without_prefix
 from lutbench.recipes.base import WeightsSource
 from lutbench.recipes.robustness import ClassifierSource
@@ -86,6 +86,6 @@ def _timms(name: str) -> Preprocessing:
 @lru_cache
 def _pooled_as_mae(name: str, weights: Path, sha256: str) -> bool:
     """Return whether weights have their last norm behind the mean over patches, where timm's model has it before."""
-    with torch.device("meta"):
+    with shapes_only():
         own = timm.create_model(name).state_dict()
     return pooled_norm(without_prefix(read_weights(weights, sha256))) and not pooled_norm(own)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
-import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from lutbench.errors import UserError, listed
 from lutbench.models.encoders import check_name, create_encoder, timm_arguments
+from lutbench.models.meta import shapes_only
 from lutbench.models.weights import pooled_norm, read_shapes, read_weights
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.downstream import EncoderSource
@@ -81,7 +81,7 @@ def check_encoder_weights(run: "Run[Any]", image_size: int | None) -> None:
         UserError: if timm has none, the file is absent or is no checkpoint, or they do not fit the encoder.
     """
     recipe = run.recipe.encoder.architecture
-    with torch.device("meta"):
+    with shapes_only():
         if run.recipe.encoder.kind == "timm":
             check_pretrained(recipe.model)
             tensors = timm.create_model(recipe.model).state_dict()

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lutbench.models.encoders import create_encoder, geometry_of
+from lutbench.models.meta import shapes_only
 from lutbench.recipes.base import EncoderRecipe
 
 STEP = 3
@@ -51,7 +52,7 @@ class Counted(NamedTuple):
 def counted(call: Callable[[], object]) -> int:
     """Return the FLOP of a call on meta tensors: of matrix products, convolutions and attention, two per multiplication."""
     # Attention as plain products: fused kernels have no formula on every device, and the same FLOP.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
     return int(counter.get_total_flops())
 
@@ -79,5 +80,5 @@ def transformer(architecture: EncoderRecipe, side: int, classes: int = 0) -> Cou
 
 @cache
 def _encoder(architecture: EncoderRecipe, side: int) -> Counted:
-    with torch.device("meta"):
+    with shapes_only():
         return count(create_encoder(architecture, side).eval(), side)
