@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from lutbench.cli_options import DataRoot, Overrides, ResultsRoot, RunsRoot, SuiteName
 from lutbench.errors import UserError
 from lutbench.interruption import Interrupted, hearing, interrupt
 from lutbench.kinds import STAGES, TOOLS
@@ -27,30 +28,6 @@ data_app = typer.Typer(
     help="The image sets that the suite knows: what is there, whether it is whole, how to get it.", no_args_is_help=True
 )
 app.add_typer(data_app, name="data")
-
-SuiteName = Annotated[
-    str, typer.Argument(metavar="SUITE", help="tiny, camvid, small or paper; or the path of a suite file (.toml).")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="PATH=VALUE",
-        help="Change a setting of the suite file, such as pretrain.lut.epochs=20. May be repeated.",
-    ),
-]
-DataRoot = Annotated[
-    Path, typer.Option("--data-root", metavar="DIR", envvar="LUTBENCH_DATA", help="Folder that holds the image sets.")
-]
-RunsRoot = Annotated[
-    Path,
-    typer.Option(
-        "--runs", metavar="DIR", envvar="LUTBENCH_RUNS", help="Folder for checkpoints, weights, logs and pictures."
-    ),
-]
-ResultsRoot = Annotated[
-    Path, typer.Option("--results", metavar="DIR", envvar="LUTBENCH_RESULTS", help="Folder for records and tables.")
-]
 
 
 @app.callback(
@@ -132,9 +109,16 @@ def plan(
     ] = None,
     flops: Annotated[
         float | None,
-        typer.Option(help="FLOP/s that one GPU keeps up, for runs without a rate: 4e14 of an H100 is much."),
+        typer.Option(min=1, help="FLOP/s that one GPU keeps up, for runs without a rate: 4e14 of an H100 is much."),
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Estimate the hours on a GPU, such as h100, a100 or rtx4090, from its data sheet."
+        ),
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs that each run is spread over.")] = 1,
+    summary: Annotated[bool, typer.Option("--summary", help="Show what fits a screen: a row per stage.")] = False,
     overrides: Overrides = None,
     data_root: DataRoot = Path("data"),
     runs: RunsRoot = Path("runs"),
@@ -142,10 +126,16 @@ def plan(
 ) -> None:
     """Show what a suite will cost, before anything runs: images, hours, disk, and what is missing."""
     loaded = _load(suite, overrides)
+    from lutbench.plan.gpus import find_gpu
+
+    asked = find_gpu(gpu) if gpu else None
+    from lutbench.plan.costs import Rates, read_rates
     from lutbench.plan.show import show_plan
+    from lutbench.plan.summary import show_summary
     from lutbench.workspace import Workspace
 
-    show_plan(loaded, Workspace(data_root, runs, results, download=False), rate or [], flops, gpus)
+    given = Rates(read_rates(loaded, rate or []), flops, gpus, asked)
+    (show_summary if summary else show_plan)(loaded, Workspace(data_root, runs, results, download=False), given)
 
 
 @app.command()

@@ -31,6 +31,7 @@ from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, identity_of, read_record, record_path
 from lutbench.record_writing import copy_record, make_record, write_record
 from lutbench.run_files import read_started, write_finished, write_started
+from lutbench.run_hashes import known_sha256
 from lutbench.run_status import RunStatus, status_of
 from lutbench.run_weights import weights_inputs, weights_of
 from lutbench.sources import MIXED, sources_of
@@ -107,7 +108,11 @@ class Run(Generic[R]):
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """How the images were prepared that the weights were trained on that it starts from; ImageNet's if there are none."""
-        return preprocessing_of(self.recipe.source, self.weights) if self.recipe.source else IMAGENETS
+        return preprocessing_of(self.recipe.source, self.weights, self.hash_of) if self.recipe.source else IMAGENETS
+
+    def hash_of(self, weights: Path) -> str:
+        """Return the sha256 of a file of weights; of one that did not change not read again, see :mod:`lutbench.run_hashes`."""
+        return known_sha256(weights, self.workspace.runs / "checked")
 
     @property
     def home(self) -> Path:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from lutbench.errors import UserError
 from lutbench.models.export import export_of
-from lutbench.models.weights import sha256_of
 from lutbench.run_files import read_finished
 from lutbench.run_status import RunState
 
@@ -56,8 +55,8 @@ def weights_inputs(run: "Run[Any]") -> dict[str, Any]:
         return {part: {"run": run.needs.identity, "sha256": weights_made(run.needs, run.recipe.source.export_name)}}
     inputs: dict[str, Any] = {}
     if (weights := run.weights) is not None:
-        inputs[part] = {"sha256": sha256_of(weights)}
-        if part == "classifier" and (export := export_of(weights)):
+        inputs[part] = {"sha256": run.hash_of(weights)}
+        if part == "classifier" and (export := export_of(weights, run.hash_of)):
             inputs[part]["export"] = export.content
     elif part == "classifier":
         inputs[part] = {}  # timm's, by the name in the recipe

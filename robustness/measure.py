@@ -53,7 +53,7 @@ def check(run: Run[RobustnessRecipe]) -> None:
     first, folder = next(iter(condition_folders(recipe.set, root).items()))
     preflight(run, list_condition(recipe.set, first, folder), bits_can_be_set=False)
     if run.needs is None:
-        side, space = check_classifier(recipe.classifier, recipe.image_size, run.weights)
+        side, space = check_classifier(recipe.classifier, recipe.image_size, run.weights, run.hash_of)
     else:
         tuned = run.needs.recipe
         side = recipe.image_size or tuned.side
@@ -64,7 +64,7 @@ def check(run: Run[RobustnessRecipe]) -> None:
 def check_weights(run: Run[RobustnessRecipe]) -> None:
     """Check the weights of a classifier that no run of the suite made, see :func:`check_classifier`."""
     if run.needs is None:
-        check_classifier(run.recipe.classifier, run.recipe.image_size, run.weights)
+        check_classifier(run.recipe.classifier, run.recipe.image_size, run.weights, run.hash_of)
 
 
 def perform(run: Run[RobustnessRecipe]) -> None:

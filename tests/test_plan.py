@@ -33,7 +33,7 @@ from lutbench.plan.costs import (
     read_rates,
 )
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
-from lutbench.plan.show import amount, duration, show_plan, totals
+from lutbench.plan.show import amount, duration, how_to_time, show_plan, totals
 from lutbench.plan.surveys import missing, survey_all
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.downstream import FinetuneRecipe
@@ -146,7 +146,7 @@ def test_images_and_hours_are_those_of_the_hand(folder: Path) -> None:
     assert found.seconds == pytest.approx(seconds)
     assert found.gpu_hours == pytest.approx(8 * seconds / 3600)
     assert {cost.origin for cost in found.to_run} == {GIVEN}
-    assert f"6 runs to go, 0 finished; {sum(n for n in images.values() if n):,} images" in totals(found)[0]
+    assert f"6 runs to go, 0 finished; {sum(n for n in images.values() if n):,} images" in totals(found, Rates())[0]
 
 
 PROBES = """
@@ -309,7 +309,7 @@ def test_flop_become_hours_where_nothing_was_measured(folder: Path) -> None:
     without = planned(folder).all
     assert {cost.origin for cost in without.to_run} == {NO_RATE}
     assert without.seconds == 0
-    assert any("6 runs have no rate" in line for line in totals(without))
+    assert any("6 runs have no rate" in line for line in [how_to_time(without)])
 
 
 def test_flop_of_a_block_are_those_of_its_products(folder: Path) -> None:
@@ -357,7 +357,7 @@ def test_a_set_that_nobody_knows_is_in_no_sum(folder: Path) -> None:
     _, found, _, (known_sets, told) = planned(folder)
     assert {cost.origin for cost in found.to_run} == {NO_COUNT}
     assert found.images == 0
-    assert any("6 runs are on sets of unknown size" in line for line in totals(found))
+    assert any("6 runs are on sets of unknown size" in line for line in totals(found, Rates()))
     assert known_sets == {}
     assert any("expected the images" in paragraph for paragraph in told)
 
@@ -379,7 +379,9 @@ def test_a_finished_run_costs_nothing_and_tells_its_speed(folder: Path) -> None:
     eight = planned(folder, Rates(gpus=8)).all
     assert eight.seconds == pytest.approx(group.seconds * 4 / 8), "measured on four, planned on eight"
     assert eight.gpu_hours == pytest.approx(4 * group.seconds / 3600)
-    assert [line.split(" were")[0] for line in totals(found.all) if "were measured" in line] == ["Rates of 1 runs"]
+    assert [line.split(" were")[0] for line in totals(found.all, Rates()) if "were measured" in line] == [
+        "Rates of 1 runs"
+    ]
     again = planned(folder, None, "pretrain.lut.epochs=5")
     assert again.groups[0].count(DONE) == 0, "a changed run is to be run"
     shutil.rmtree(folder / "toy/val")
@@ -477,7 +479,7 @@ def test_a_disk_that_is_too_small_is_said(
     apart = [replace(room, device=number) for number, room in enumerate(rooms)]
     assert [needed for _, needed, _ in by_disk(uses, apart)] == [0, wanted, 0], "checkpoints and weights are in runs"
     monkeypatch.setattr("lutbench.plan.show.rooms_of", lambda workspace: small)
-    show_plan(suite, workspace, [], None, 1)
+    show_plan(suite, workspace, Rates())
     assert "will not fit" in capsys.readouterr().out
 
 
@@ -495,7 +497,7 @@ def test_a_rate_of_no_run_names_the_nearest(folder: Path) -> None:
 def test_the_plan_is_printed_with_every_group_and_sum(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_images(folder)
     suite, workspace = opened(folder)
-    show_plan(suite, workspace, ["lut=10"], None, 2)
+    show_plan(suite, workspace, Rates(read_rates(suite, ["lut=10"]), gpus=2))
     out = capsys.readouterr().out
     rows = [" ".join(line.split()) for line in out.splitlines()]
     pretraining, tuning = 2 * 4 * TRAIN, 2 * (3 * TRAIN + VAL)
@@ -514,7 +516,7 @@ def test_the_plan_is_printed_with_every_group_and_sum(folder: Path, capsys: pyte
 def test_no_number_of_a_plan_is_cut_where_80_columns_are_shown(
     suite: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show_plan(load_suite(suite), Workspace(tmp_path, tmp_path / "runs", tmp_path / "results"), [], 1e12, 1)
+    show_plan(load_suite(suite), Workspace(tmp_path, tmp_path / "runs", tmp_path / "results"), Rates(flops=1e12))
     out = capsys.readouterr().out
     table = out[: out.index("one after another")]
     assert "…" not in table

@@ -1,5 +1,6 @@
 """What stands beside weights that this suite exported: which model of timm they are, of which classes, and for which images."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -78,10 +79,10 @@ class Export(_Closed):
         return content_sha256(self.model_dump(exclude={"load", "timm", "sha256"}))
 
 
-def export_of(weights: Path) -> Export | None:
+def export_of(weights: Path, hash_of: Callable[[Path], str] = sha256_of) -> Export | None:
     """Return what stands beside weights that this suite exported; None if nothing does, or a stranger's JSON.
 
-    In the folder of a finished run it must be as the run left it.
+    In the folder of a finished run it must be as the run left it. ``hash_of`` returns the sha256 of the weights.
 
     Raises:
         UserError: if it is not as it was written, or describes other weights.
@@ -96,7 +97,7 @@ def export_of(weights: Path) -> Export | None:
     if not isinstance(values, dict) or values.keys().isdisjoint({"sha256", "seal"}):
         return None
     export = read_sealed(beside, Export, _REMEDY, older=lambda export: not export.timm)
-    if export.sha256 != (held := sha256_of(weights)):
+    if export.sha256 != (held := hash_of(weights)):
         raise UserError(
             f"{beside}: it describes weights of sha256 {export.sha256[:12]}, and those beside it have {held[:12]}. {_REMEDY}"
         )

@@ -1,6 +1,6 @@
 """How images were prepared that weights were trained on, which is how a model must see them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from lutbench.data.tensors import Colour
 from lutbench.models.export import export_of
 from lutbench.models.meta import shapes_only
-from lutbench.models.weights import pooled_norm, read_weights, sha256_of, without_prefix
+from lutbench.models.weights import pooled_norm, read_shapes, sha256_of, without_prefix
 from lutbench.recipes.base import WeightsSource
 from lutbench.recipes.robustness import ClassifierSource
 
@@ -43,8 +43,12 @@ class Preprocessing(NamedTuple):
 IMAGENETS = Preprocessing()
 
 
-def preprocessing_of(source: WeightsSource, weights: Path | None) -> Preprocessing:
+def preprocessing_of(
+    source: WeightsSource, weights: Path | None, hash_of: Callable[[Path], str] = sha256_of
+) -> Preprocessing:
     """Return how images were prepared for the weights of a source; ``weights`` is their file, if they have one.
+
+    ``hash_of`` returns the sha256 of that file.
 
     The suite file's settings come first; then the export beside the file, where this suite wrote it; then, for timm's
     weights and for a classifier in a file, what timm says of the model that is named. All else is ImageNet's: encoders in
@@ -56,14 +60,14 @@ def preprocessing_of(source: WeightsSource, weights: Path | None) -> Preprocessi
         known = _timms(source.timm_model)
     elif weights is None or of_run in ("encoder", "teacher"):
         known = IMAGENETS  # drawn or pre-trained here
-    elif export := export_of(weights):
+    elif export := export_of(weights, hash_of):
         known = Preprocessing(
             tuple(export.mean), tuple(export.std), export.interpolation, export.crop_pct,
             origin=f"as {weights.with_suffix('.json').name} beside the weights says",
         )  # fmt: skip
     elif is_classifier:
         known = _timms(source.timm_model)
-        if known[:-1] != IMAGENETS[:-1] and _pooled_as_mae(source.timm_model, weights, sha256_of(weights)):
+        if known[:-1] != IMAGENETS[:-1] and _pooled_as_mae(source.timm_model, weights):
             known = Preprocessing(origin="ImageNet's, as the weights pool as those that MAE's release fine-tuned")
     else:
         known = IMAGENETS
@@ -83,9 +87,12 @@ def _timms(name: str) -> Preprocessing:
     )  # fmt: skip
 
 
-@lru_cache
-def _pooled_as_mae(name: str, weights: Path, sha256: str) -> bool:
+def _pooled_as_mae(name: str, weights: Path) -> bool:
     """Return whether weights have their last norm behind the mean over patches, where timm's model has it before."""
+    return pooled_norm(without_prefix(read_shapes(weights))) and not _pools_behind(name)
+
+
+@lru_cache
+def _pools_behind(name: str) -> bool:
     with shapes_only():
-        own = timm.create_model(name).state_dict()
-    return pooled_norm(without_prefix(read_weights(weights, sha256))) and not pooled_norm(own)
+        return pooled_norm(timm.create_model(name).state_dict())
