@@ -19,7 +19,6 @@ from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import evaluate
 from lutbench.models.encoders import create_encoder, export_encoder
-from lutbench.models.meta import shapes_only
 from lutbench.models.pretrained import encoder_of, fit
 from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.run import Run
@@ -45,7 +44,7 @@ def check(run: Run[FinetuneRecipe]) -> None:
         UserError: see :func:`check_classification` and :func:`schedule_of`.
     """
     check_classification(run)
-    with shapes_only():
+    with torch.device("meta"):
         encoder = create_encoder(run.recipe.encoder.architecture, run.recipe.side)
         build_classifier(encoder, run.recipe, len(run.dataset("train").classes), run.seed)
     schedule_of(run.recipe, len(run.dataset("train")), run.seed)

@@ -1,5 +1,6 @@
 """What every classification task begins with."""
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -7,7 +8,6 @@ from lutbench.data.images import class_notes
 from lutbench.data.preflight import preflight
 from lutbench.evaluate.transform import Transform
 from lutbench.models.encoders import create_encoder
-from lutbench.models.meta import shapes_only
 from lutbench.models.pretrained import check_encoder_weights
 from lutbench.recipes.downstream import ClassificationRecipe
 from lutbench.run import Run
@@ -21,7 +21,7 @@ def check_classification(run: Run[ClassificationRecipe]) -> None:
             be decoded or show nothing; or if its encoder cannot be built for the size of its input, or has no weights
             that fit.
     """
-    with shapes_only():
+    with torch.device("meta"):
         create_encoder(run.recipe.encoder.architecture, run.recipe.side)
     check_weights(run)
     train, val = run.dataset("train"), run.dataset("val")

@@ -19,10 +19,12 @@ from lutbench.data.survey import HUB, DiskUse
 from lutbench.errors import UserError
 from lutbench.files import gigabytes, write_sealed
 from lutbench.models.encoders import create_encoder
+from lutbench.models.meta import shapes_only
 from lutbench.plan.compute import Cost, counted
 from lutbench.plan.costs import (
     COUNTED,
     DONE,
+    ESTIMATED,
     GIVEN,
     MEASURED,
     NO_COUNT,
@@ -33,7 +35,9 @@ from lutbench.plan.costs import (
     read_rates,
 )
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
+from lutbench.plan.gpus import find_gpu, known_gpus
 from lutbench.plan.show import amount, duration, how_to_time, show_plan, totals
+from lutbench.plan.summary import show_summary
 from lutbench.plan.surveys import missing, survey_all
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.downstream import FinetuneRecipe
@@ -312,6 +316,62 @@ def test_flop_become_hours_where_nothing_was_measured(folder: Path) -> None:
     assert any("6 runs have no rate" in line for line in [how_to_time(without)])
 
 
+def test_a_named_gpu_gives_hours_by_its_data_sheet_and_what_is_known_better_wins(folder: Path) -> None:
+    write_images(folder)
+    gpu = find_gpu("H100")
+    assert gpu.flops == 0.35 * 989.5e12
+    found = planned(folder, Rates(gpu=gpu, gpus=8)).all
+    assert {cost.origin for cost in found.to_run} == {ESTIMATED}
+    assert found.seconds == pytest.approx(found.flop / gpu.flops / 8)
+    [line] = [line for line in totals(found, Rates(gpu=gpu)) if "estimated" in line]
+    assert "6 runs are estimated: 35 % of the data sheet's rate, never measured (NVIDIA H100 SXM: 989.5 TFLOP/s" in line
+    rates = Rates(read_rates(opened(folder)[0], ["tuned=0.5"]), flops=1e9, gpu=gpu)
+    assert [cost.origin for cost in planned(folder, rates).all.to_run] == [COUNTED] * 2 + [GIVEN] * 2 + [COUNTED] * 2
+
+
+def test_a_rate_that_was_measured_without_a_gpu_tells_nothing_of_a_named_one(folder: Path) -> None:
+    write_images(folder)
+    suite, workspace = opened(folder)
+    run_suite(suite, ["pretrain"], ["seed0"], workspace)
+    assert planned(folder).groups[0].to_run[0].origin == MEASURED
+    assert planned(folder, Rates(gpu=find_gpu("a100"))).groups[0].to_run[0].origin == ESTIMATED
+    path = workspace.results / "records/toy/pretrain/lut/seed0.json"
+    record = json.loads(path.read_text())
+    record["hardware"] |= {"gpus": ["some GPU"]}
+    del record["seal"]
+    write_sealed(path, record)
+    assert planned(folder, Rates(gpu=find_gpu("a100"))).groups[0].to_run[0].origin == MEASURED
+
+
+def test_a_gpu_that_is_not_in_the_table_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"--gpu h10: not in the table.*Did you mean 'h100'.*Known: a100, "):
+        find_gpu("h10")
+
+
+def test_the_documents_have_the_table_that_the_plan_reads() -> None:
+    text = (Path(__file__).parents[1] / "docs/benchmarks.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text[text.index("| `--gpu` |") :].splitlines()[2:]]
+    known = known_gpus()
+    assert rows == [[f"`{name}`", gpu.model, f"{gpu.tflops:,g}", gpu.source] for name, gpu in known.items()]
+    assert f"**{known['h100'].share * 100:g} %**" in text
+    for gpu in known.values():  # a vendor's number with sparsity is twice the dense one
+        if "with sparsity" in gpu.source:
+            assert float(gpu.source.split()[2].replace(",", "")) == 2 * gpu.tflops
+
+
+def test_values_are_left_out_on_the_meta_device_alone_and_no_shape_with_them() -> None:
+    with torch.device("meta"):
+        expected = create_encoder(EncoderRecipe(model="vit_tiny_patch16_224"), classes=3).eval()
+        flop = counted(lambda: expected(torch.empty(2, 3, 224, 224)))
+    with shapes_only():
+        found = create_encoder(EncoderRecipe(model="vit_tiny_patch16_224"), classes=3).eval()
+        assert counted(lambda: found(torch.empty(2, 3, 224, 224))) == flop
+        assert torch.ones(3, device="cpu").mul_(2).tolist() == [2, 2, 2]
+    shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in (found, expected)]
+    assert shapes[0] == shapes[1]
+    assert all(tensor.is_meta for tensor in found.state_dict().values())
+
+
 def test_flop_of_a_block_are_those_of_its_products(folder: Path) -> None:
     """Per image a product of (n, a) and (a, b) takes 2 n a b: patches, and in each block qkv, attention, output and MLP."""
     one, two = (
@@ -521,6 +581,64 @@ def test_no_number_of_a_plan_is_cut_where_80_columns_are_shown(
     table = out[: out.index("one after another")]
     assert "…" not in table
     assert max(map(len, (line.rstrip() for line in table.splitlines()))) <= 80
+
+
+@pytest.mark.parametrize("gpu", [None, "h100"])
+def test_the_summary_of_the_largest_suite_fits_a_screen(
+    gpu: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "suite.toml"
+    text = (Path(__file__).parents[1] / "suites/paper.toml").read_text()
+    own.write_text(f'{text}\n[method.own]\nencoder = "b"\ncheckpoint = "{tmp_path}/no.pth"\n')
+    suite, workspace = load_suite(str(own)), Workspace(tmp_path, tmp_path / "runs", tmp_path / "results")
+    rates = Rates(gpus=8, gpu=find_gpu(gpu) if gpu else None)
+    show_summary(suite, workspace, rates)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if not line.startswith("counting")]
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    out = " ".join(lines)
+    assert "28 data sets are missing: imagenet-1k, " in out
+    assert "Problem: method.own.checkpoint: there is no file" in out.replace("Problem (and 1 more)", "Problem")
+    assert "Next: lutbench data list NAME says how" in out
+    costs = costs_of(suite, workspace, survey_all(suite, workspace), rates)
+    [row] = [line.split() for line in lines if line.startswith("all ")]
+    hours = [f"{costs.gpu_hours:,.1f}", f"{costs.gpu_hours / 8 / 24:,.1f}"]
+    assert row == [
+        "all",
+        str(len(suite.runs)),
+        *amount(costs.images).split(),
+        f"{costs.flop:.1e}",
+        *(hours if gpu else []),
+    ]
+    assert ("--gpu h100" in lines[-1]) == (gpu is None), "what to do for hours, and only where there are none"
+
+
+def test_the_summary_says_what_is_done_and_what_comes_next(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(folder)
+    suite, workspace = opened(folder)
+    run_suite(suite, ["pretrain"], ["seed0"], workspace)
+    capsys.readouterr()
+    show_summary(suite, workspace, Rates())
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith("pretrain 1 of 2 ") for line in lines)
+    assert "+ of 1 of the 5 runs alone." in lines
+    assert f"Next: lutbench run {suite.given}." in " ".join(lines)
+    run_suite(suite, [], [], workspace)
+    capsys.readouterr()
+    show_summary(suite, workspace, Rates())
+    out = capsys.readouterr().out
+    assert "All runs have finished. Next: lutbench tables" in out
+    assert "missing" not in out
+
+
+def test_rows_without_hours_are_empty_and_the_last_line_says_how_to_get_them(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(folder)
+    show_plan(*opened(folder), Rates())
+    *above, last = capsys.readouterr().out.rstrip().splitlines()
+    assert last == "6 runs have no rate. For hours: --gpu h100, --flops 4e14 or --rate NAME=N."
+    assert "no rate" not in "".join(above)
 
 
 def test_numbers_are_printed_in_units_that_people_read() -> None:
