@@ -30,7 +30,8 @@ def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None
     surveys = survey_all(suite, workspace)
     costs = costs_of(suite, workspace, surveys, rates)
     uses = disk_uses(costs, surveys, workspace)
-    known, problems = missing(suite, workspace, surveys)
+    with console.capture():  # notes about the weights of every row, which the whole plan has
+        known, problems = missing(suite, workspace, surveys)
     console.print(suite.config.title, style="bold")
     _print_stages(costs)
     lines = [*origins(costs, rates), *_disk(uses, workspace)]
