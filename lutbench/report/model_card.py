@@ -263,19 +263,27 @@ def _hub_datasets(evidence: Evidence) -> list[str]:
 
 
 def _eval_results(record: Record, measured: Sequence[Measurement]) -> Iterator[EvalResult]:
-    """Yield a run's results as the Hub's model index has them, intervals and number of images among the metric's arguments."""
+    """Yield a run's results as the Hub's model index has them; its interval and what else tells it apart are among its arguments.
+
+    The index puts results of one task and dataset together, so how they came about is in the name of the metric.
+    """
     dataset, (task, name) = recipe_of(record).dataset, TASKS.get(record.kind.name, ("other", record.kind.name))
     for m in measured:
         yield EvalResult(
             task_type=task,
-            task_name=name,
-            dataset_type=dataset.path if dataset.source == "huggingface" else dataset.source,
+            dataset_type=dataset.path if dataset.source == "huggingface" else dataset.label,
             dataset_name=dataset.label,
-            dataset_args={"fingerprints": record.identity_inputs.get("data", {})},
             metric_type=METRICS.get(m.metric, m.metric),
-            metric_name=f"{m.metric}{f' ({m.unit})' if m.unit else ''}",
+            metric_name=f"{m.metric}, {name}{f' ({m.unit})' if m.unit else ''}",
             metric_value=round(m.value, m.decimals),
-            metric_args={"images": m.n, "low": m.low, "high": m.high, "interval": m.interval, "run": record.identity},
+            metric_args={
+                "images": m.n,
+                "low": m.low,
+                "high": m.high,
+                "interval": m.interval,
+                "run": record.identity,
+                "data": record.identity_inputs.get("data", {}),
+            },
         )
 
 
