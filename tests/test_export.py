@@ -1,5 +1,6 @@
 """What a run made is taken away: timm, transformers, the Hub's cards and MMSegmentation load it as it is, and compute the same."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -24,6 +25,7 @@ from lutbench.cli import app
 from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
 from lutbench.evaluate.transform import eval_transform
+from lutbench.files import write_sealed
 from lutbench.models.encoders import encode
 from lutbench.models.weights import sha256_of
 from lutbench.recipes.loading import load_suite
@@ -414,6 +416,17 @@ def test_weights_of_another_run_of_the_same_name_have_no_results_of_this_one(don
     with pytest.raises(UserError, match=r"seed0\.json: damaged or changed"):
         card_of(tmp_path / "damaged", "toy/pretrain/lut/seed0", tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_number_that_its_outcomes_do_not_give_is_not_published(done: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(done, tmp_path / "copy")
+    path = folder / "results/records/toy/downstream/nearest/lut/seed0.json"
+    values = json.loads(path.read_text())
+    del values["seal"]
+    values["measurements"][0]["value"] = 99.9
+    write_sealed(path, values)
+    with pytest.raises(UserError, match=r"it says top-1 99\.9 .* where its outcomes give"):
+        card_of(folder, "toy/pretrain/lut/seed0", tmp_path / "away")
 
 
 # MMSegmentation

@@ -40,7 +40,7 @@ def exported_model(folder: Path, name: str) -> ExportedModel:
     weights, finished = folder / f"{name}.safetensors", read_finished(folder)
     if finished.checkpoint is None:
         raise UserError(
-            f"{folder / FINISHED}: it names no weights, and a run with an {name} leaves some. Run it again."
+            f"{folder / FINISHED}: it names no weights, and {name}.safetensors should be some. Run it again."
         )
     tensors = read_weights(weights, finished.checkpoint)
     description = export_of(weights)
