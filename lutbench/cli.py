@@ -202,20 +202,38 @@ def parity(
 def export(
     run: Annotated[
         str,
-        typer.Argument(
-            metavar="RUN",
-            help="A finished segmentation run, such as tiny/downstream/mosaics/lut/seed0, or its folder.",
-        ),
+        typer.Argument(metavar="RUN", help="A finished run, such as tiny/pretrain/lut/seed0, or its folder."),
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if it is not there.")],
-    to: Annotated[Literal["mmseg"], typer.Option(help="What shall load it: MMSegmentation's init_model.")] = "mmseg",
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder to write to.")],
+    to: Annotated[
+        Literal["timm", "huggingface", "mmseg"] | None,
+        typer.Option(
+            help="What shall load it: timm (encoders and classifiers), the Hugging Face Hub and transformers, with a model card made "
+            "from the records, or MMSegmentation (segmenters; backbones for your own configs). If not given, mmseg for a segmenter, "
+            "else timm.",
+        ),
+    ] = None,
+    licence: Annotated[
+        str,
+        typer.Option(
+            metavar="ID",
+            help="Licence of the weights in the model card, such as cc-by-4.0; none is stated if not given.",
+        ),
+    ] = "",
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE", help="Suite file that the model card's records are of, if it is elsewhere. May be repeated."
+        ),
+    ] = None,
     runs: RunsRoot = Path("runs"),
+    results: ResultsRoot = Path("results"),
 ) -> None:
-    """Take a finished run's model away: for MMSegmentation a config and a checkpoint that it loads by itself."""
-    from lutbench.run_files import finished_folder
+    """Take a finished run's model away, for libraries that know nothing of this suite; prints the lines that load it."""
+    from lutbench.exporting import export_run
 
-    config, checkpoint = import_module(TOOLS["export"]).export_mmseg(finished_folder(run, runs), folder)
-    print(f"mmseg.apis.init_model({str(config)!r}, {str(checkpoint)!r})")
+    for line in export_run(run, folder, to, runs=runs, results=results, licence=licence, suites=suite or []):
+        print(line)
 
 
 @data_app.command("list")

@@ -239,13 +239,17 @@ def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
     """
     records = {}
     for path in sorted((results_dir / "records" / suite).rglob("*.json")):
-        record = _read_whole(path, results_dir, suite)
+        record = read_whole(path, results_dir, suite)
         records[record.run] = record
     return records
 
 
-def _read_whole(path: Path, results_dir: Path, suite: str) -> Record:
-    """Read a record with its files. A run may replace all of them meanwhile: then the new ones are read, never some of each."""
+def read_whole(path: Path, results_dir: Path, suite: str) -> Record:
+    """Read a record, checked against itself and all its files. A run may replace them meanwhile: then the new ones are read.
+
+    Raises:
+        UserError: naming the file that is damaged, edited, misplaced or missing.
+    """
     while True:
         before = _version(path)
         try:
