@@ -77,7 +77,7 @@ def _steps(record: Record, results: Path) -> Iterator[tuple[str, str]]:
 
 
 def _measurements(record: Record) -> Table:
-    table = _table(("metric", 0), ("value", 0), ("95 % interval", 0), ("images", 0), right=("value", "images"))
+    table = _table(("metric", 0), ("value", 0), ("95 % interval", 0), ("n", 0), right=("value", "n"))
     for m in record.measurements:
         value, _, interval = m.text().partition(" ")
         table.add_row(m.metric, f"{value} {m.unit}".strip(), interval, "" if m.n is None else f"{m.n:,}")
