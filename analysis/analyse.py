@@ -118,13 +118,15 @@ def perform(run: Run[AnalysisRecipe]) -> None:
             arrays["grams"] = grams(found.values["features"][some, :, 0].numpy())
         drawn = specimens(run, encoder, images, found.index)
         run_pictures(run.name, drawn.images, drawn.arrays, drawn.about, run.folder)
+        names = tuple(images.image_name(int(one)) for one in found.index)
         outcomes = BlockOutcomes(
-            names_fingerprint(images.image_name(int(one)) for one in found.index),
+            names_fingerprint(names),
             len(found.index),
             encoder.patch_embed.grid_size[0],
             encoder.patch_embed.patch_size[0],
             fitted(run),
             measured,
+            names,
         )
         run.save_results(
             outcomes,

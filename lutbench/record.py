@@ -121,7 +121,6 @@ class Record(_Closed):
     """Further values, such as how many images were skipped."""
 
     _folder: Path | None = PrivateAttr(None)
-    """Where the record was read, and its files are."""
 
     @property
     def kind(self) -> Kind:
@@ -202,9 +201,14 @@ class Record(_Closed):
             raise UserError(f"{self.run}: its record has no {kind} {name!r}.")
         return self.content(found)
 
-    def _path(self, kept: KeptFile) -> Path:
+    @property
+    def folder(self) -> Path:
+        """Where it was read, and its files are."""
         assert self._folder is not None, "a record that was not read has no files yet"
-        return self._folder / kept.file
+        return self._folder
+
+    def _path(self, kept: KeptFile) -> Path:
+        return self.folder / kept.file
 
 
 def identity_of(identity_inputs: Mapping[str, Any]) -> str:
@@ -314,13 +318,13 @@ def _check_measurements(record: Record, outcomes: PerImage, path: Path) -> None:
     except (ArithmeticError, LookupError, ValueError) as error:  # outcomes that no run leaves
         raise UserError(f"{path}: its outcomes cannot be measured: {error}. {_remedy(record.run)}") from error
     for written, counted in zip_longest(record.measurements, counts):
-        if written is None or counted is None or not _same(written, counted):
+        if written is None or counted is None or not same_number(written, counted):
             raise UserError(
                 f"{path}: it says {_label(written)} where its outcomes give {_label(counted)}. {_remedy(record.run)}"
             )
 
 
-def _same(written: Measurement, counted: Measurement) -> bool:
+def same_number(written: Measurement, counted: Measurement) -> bool:
     """Return whether they are equal, but for the last digits of floating point, which another SciPy may change."""
     found, expected = (np.array([m.value, m.low, m.high], float) for m in (written, counted))  # None becomes NaN
     rest = written.model_copy(update={name: getattr(counted, name) for name in ("value", "low", "high")})

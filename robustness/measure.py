@@ -20,10 +20,11 @@ from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecip
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
 from robustness.classifier import Classifier, check_classifier, load_classifier
-from robustness.condition_outcomes import CONDITIONS, ConditionOutcomes, RobustnessOutcomes, pack, unpack
+from robustness.condition_outcomes import RobustnessOutcomes
 from robustness.conditions import Condition, check_set, open_condition
 from robustness.cost import cost
 from robustness.datasets import make
+from robustness.kept_conditions import CONDITIONS, ConditionOutcomes, pack, unpack
 from robustness.labels import label_space
 from robustness.listing import DatasetListing, condition_folders, list_condition
 from robustness.occlusion import Change, occlusions

@@ -340,7 +340,7 @@ def test_a_stale_record_says_so_and_prints_no_value(folder: Path) -> None:
     assert "stale" not in mae.values()
     main = build_tables(changed, folder)["main.md"]
     assert "- [1] `analysis/looks/ours/seed0` stale: alpha_from changed from 10 to 11\n" in main
-    assert "- [2] `analysis/looks/theirs/seed0` " in main
+    assert "- [2] [`analysis/looks/theirs/seed0`](" in main
 
 
 def test_what_was_not_run_is_named_below(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,8 @@ class Section:
     """The best value of a column, 1, and the second, 2, by row and column of the table."""
     legend: str = ""
     """Paragraphs below the table."""
+    links: Mapping[str, str] = field(default_factory=dict)
+    """The files that names in backticks in the legend stand for, relative to the folder of the suite's tables."""
     figures: Sequence[Drawing] = ()
     name: str = ""
     """Of the files that have the section alone, ``NAME.tex`` and ``NAME.csv``; several sections may share them."""

@@ -29,6 +29,7 @@ def all_sections(view: View) -> list[Section]:
     apart = {name for name, report in reports.items() if getattr(report, "OWN_ROWS", False)}
     main = [entry for entry in view.entries if entry.kind.name not in apart]
     runs, stale = footnotes(view)
+    links = {record.run: f"../../records/{record.suite}/{record.run}.json" for record in view.records.values()}
     sources = [f"- [{letter}] {source}" for source, letter in letters(view).items()]
     sections = [
         Section(config.title, 1, legend=view.note),
@@ -37,7 +38,7 @@ def all_sections(view: View) -> list[Section]:
         wide_section(view, main),
         *(section for report in dict.fromkeys(reports.values()) if report for section in report.sections(view)),
         *comparison_sections(view),
-        Section("Runs", legend="\n".join(runs), files_only=True),
+        Section("Runs", legend="\n".join(runs), links=links, files_only=True),
         Section("Stale records", legend="\n".join(stale)),
         Section(OTHER_CODE, legend=other_code(view)),
         Section("Sources", legend="\n".join(sources)),
