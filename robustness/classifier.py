@@ -89,7 +89,7 @@ def _side_and_space(
     model: Any, where: str, source: ClassifierSource, image_size: int | None, weights: Path | None
 ) -> tuple[int, LabelSpace]:
     if export := export_of(weights) if weights else None:
-        return image_size or export.arguments.img_size, label_space(export.class_names)
+        return image_size or export.side, label_space(export.class_names)
     if model.num_classes != len(imagenet_1k().names):
         raise UserError(
             f"{where}: expected a classifier of ImageNet-1k's 1,000 classes, found {model.num_classes:,} outputs, and nothing says "
@@ -116,7 +116,7 @@ def _model_with(
         )
     else:
         model = _model_of(source.model, image_size, tensors)
-    if isinstance(model, VisionTransformer):
+    if export or isinstance(model, VisionTransformer):
         fit(model, tensors, str(weights))
     else:
         _load_strictly(model, tensors, str(weights))
