@@ -67,7 +67,11 @@ def _pyramid_of(architecture: EncoderRecipe, crop: int, blocks: tuple[int, ...] 
             )
         indices = _checked_blocks(blocks, geometry.depth)
         return Pyramid(
-            indices, [geometry.width] * LEVELS, [crop // geometry.patch_size] * LEVELS, geometry.depth, hierarchical=False
+            indices,
+            [geometry.width] * LEVELS,
+            [crop // geometry.patch_size] * LEVELS,
+            geometry.depth,
+            hierarchical=False,
         )
     with torch.device("meta"):
         levels: Any = create_encoder(architecture, crop).feature_info

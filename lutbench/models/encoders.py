@@ -129,7 +129,7 @@ def encode(encoder: nn.Module, images: Tensor, pool: Pool) -> Tensor:
     else:
         raise UserError(
             f'pool = "{pool}": timm\'s {type(model).__name__} pools its features in another way'
-            + (f" ({pooling})" if pool == "mean" else "")
+            + (f" ({pooling})" if pool == "mean" and pooling else "")
             + ", so that it has no such features. Choose another model."
         )
     return features.float()

@@ -69,7 +69,12 @@ def synchronise(model: nn.Module) -> None:
     """
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d) and type(child) in PLAIN and child.affine and child.momentum:
+            if (
+                isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d)
+                and type(child) in PLAIN
+                and child.affine
+                and child.momentum
+            ):
                 norm = SyncBatchNorm(child.num_features, child.eps, child.momentum)
                 norm.load_state_dict(child.state_dict())
                 setattr(module, name, norm)
