@@ -293,9 +293,12 @@ def _check_side(name: str, side: int) -> None:
         UserError: if not, with a side near it that goes.
     """
     if problem := _problem(name, side):
-        below = side // 32 * 32
-        near = sorted((one for one in (below, below + 32) if one), key=lambda one: abs(one - side))
-        own: int = _without_memory(name).pretrained_cfg.get("input_size", (3, 224, 224))[-1]  # type: ignore[operator, union-attr]
+        model: Any = _without_memory(name)
+        steps = {_patch_size(model) or 32, 32}
+        near = sorted(
+            {side // step * step + more for step in steps for more in (0, step)} - {0}, key=lambda one: abs(one - side)
+        )
+        own: int = (model.pretrained_cfg or {}).get("input_size", (3, 224, 224))[-1]
         goes = next((one for one in (*near, own) if not _problem(name, one)), None)
         remedy = "Choose another model." if goes is None else f"Set image_size to {goes}, or choose another model."
         raise UserError(
@@ -309,10 +312,18 @@ def _problem(name: str, side: int) -> str:
     try:
         with torch.device("meta"), torch.no_grad():
             model: Any = timm.create_model(name, num_classes=0, **_size_argument(name, side)).eval()
+            if side % (_patch_size(model) or 1):
+                return f"that is not a whole number of patches of {_patch_size(model)}"
             features = model.forward_features(torch.empty(2, 3, side, side))
         return "" if isinstance(features, Tensor) else f"its features are a {type(features).__name__}"
     except Exception as error:  # whatever the model's own code trips over
         return _line(error)
+
+
+def _patch_size(model: Any) -> int:
+    """Return the side of the patches that a model embeds; 0 of one that embeds none."""
+    size = getattr(getattr(model, "patch_embed", None), "patch_size", 0)
+    return int(size[0] if isinstance(size, tuple | list) else size)
 
 
 def _line(error: Exception) -> str:
