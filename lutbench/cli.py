@@ -226,6 +226,8 @@ def export(
 
     config, checkpoint = import_module(TOOLS["export"]).export_mmseg(finished_folder(run, runs), folder)
     print(f"mmseg.apis.init_model({str(config)!r}, {str(checkpoint)!r})")
+    if (first := config.read_text(encoding="utf-8").splitlines()[0]).startswith("# "):
+        print(first.removeprefix("# "))
 
 
 @data_app.command("list")
