@@ -13,7 +13,7 @@ from analysis.block_outcomes import ATTENTION, FEATURES, POOLED, TOKENS, BlockOu
 from analysis.cka import check_enough_for_cka, grams
 from analysis.cost import cost
 from analysis.depth import right_by_depth
-from analysis.grid import TokenGrid, grid_of, token_grid
+from analysis.grid import run_grid, token_grid
 from analysis.passes import Passed, second_views, through_images
 from analysis.pictures import run_pictures
 from analysis.ranks import PowerLawRange
@@ -46,7 +46,7 @@ def check(run: Run[AnalysisRecipe]) -> None:
             attention that can be read, has not the blocks that are to be drawn, or sees images as a single patch or as another grid
             than the table's others; or if it has no weights that fit.
     """
-    recipe, grid = run.recipe, _grid(run)
+    recipe, grid = run.recipe, run_grid(run)
     with torch.device("meta"):
         check_readable(create_encoder(recipe.encoder.architecture, recipe.side), recipe.side)
     if above := [block for block in recipe.blocks or [] if block > grid.depth]:
@@ -142,15 +142,7 @@ def perform(run: Run[AnalysisRecipe]) -> None:
 
 def fitted(run: Run[AnalysisRecipe]) -> PowerLawRange:
     """Return the ranks that the power law is fitted to."""
-    return PowerLawRange.of(run.recipe.alpha_from, run.recipe.alpha_to, _grid(run).width)
-
-
-def _grid(run: Run[AnalysisRecipe]) -> TokenGrid:
-    """Return the tokens of the run's encoder. Raises UserError, with the table's name, if it has none that can be analysed."""
-    try:
-        return grid_of(run.recipe.encoder.architecture, run.recipe.side)
-    except UserError as error:
-        raise UserError(f"{run.planned.stage}.{run.planned.task}, row {run.planned.method}: {error}") from error
+    return PowerLawRange.of(run.recipe.alpha_from, run.recipe.alpha_to, run_grid(run).width)
 
 
 def _measured(found: Passed, class_token: bool) -> dict[str, NDArray[Any]]:
@@ -220,7 +212,7 @@ def _check_count(run: Run[AnalysisRecipe], images: int) -> None:
             f"{run.name}: an analysis needs at least 2 images, and {images} is analysed: take more (images, split, or another dataset)."
         )
     if "spectrum" in run.recipe.measures:
-        check_enough(images, _grid(run).width, fitted(run))
+        check_enough(images, run_grid(run).width, fitted(run))
     if "depth" in run.recipe.measures:
         check_enough_for_cka(images)
 

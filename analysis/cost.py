@@ -1,6 +1,6 @@
 """What an analysis computes for one image: the forward pass, and the largest products that its measures add."""
 
-from analysis.grid import grid_of
+from analysis.grid import run_grid
 from lutbench.plan.compute import Cost, transformer
 from lutbench.recipes.analysis import AnalysisRecipe
 from lutbench.run import Run
@@ -13,7 +13,7 @@ def cost(run: Run[AnalysisRecipe], classes: int) -> Cost:
     moments of all tokens in every block.
     """
     recipe = run.recipe
-    grid = grid_of(recipe.encoder.architecture, recipe.side)
+    grid = run_grid(run)
     forward = transformer(recipe.encoder.architecture, recipe.side).flop
     patches = grid.side**2
     attention = 2 * patches**2 * grid.width * grid.depth if "attention" in recipe.measures else 0

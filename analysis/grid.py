@@ -9,7 +9,9 @@ from torch import nn
 from analysis.attention import through_blocks
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder, has_class_token
+from lutbench.recipes.analysis import AnalysisRecipe
 from lutbench.recipes.base import EncoderRecipe
+from lutbench.run import Run
 
 
 class TokenGrid(NamedTuple):
@@ -59,9 +61,17 @@ def grid_of(architecture: EncoderRecipe, side: int) -> TokenGrid:
     return found
 
 
+def run_grid(run: Run[AnalysisRecipe]) -> TokenGrid:
+    """Return the tokens of a run's encoder. Raises UserError, with the table's name, if it has none that can be analysed."""
+    try:
+        return grid_of(run.recipe.encoder.architecture, run.recipe.side)
+    except UserError as error:
+        raise UserError(f"{run.planned.stage}.{run.planned.task}, row {run.planned.method}: {error}") from error
+
+
 def _refused(encoder: nn.Module) -> UserError:
     return UserError(
-        f"An analysis looks at the tokens of a square grid of patches in every block of a row, and timm's {type(encoder).__name__} has no "
+        f"an analysis looks at the tokens of a square grid of patches in every block of a row, and timm's {type(encoder).__name__} has no "
         "such blocks: nothing of it would be comparable with a Vision Transformer's attention, spectra or depths. Take the row out of "
         "methods, or choose another encoder."
     )
