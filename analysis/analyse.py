@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from analysis.attention import check_readable
 from analysis.block_outcomes import ATTENTION, FEATURES, POOLED, TOKENS, BlockOutcomes
 from analysis.cka import check_enough_for_cka, grams
 from analysis.cost import cost
 from analysis.depth import right_by_depth
+from analysis.grid import run_grid, token_grid
 from analysis.passes import Passed, second_views, through_images
 from analysis.pictures import run_pictures
 from analysis.ranks import PowerLawRange
@@ -24,7 +26,8 @@ from lutbench.data.walking import evenly_spaced
 from lutbench.errors import UserError
 from lutbench.evaluate.neighbours import check_neighbours
 from lutbench.evaluate.outcomes import names_fingerprint
-from lutbench.models.encoders import create_encoder, geometry_of
+from lutbench.models.encoders import create_encoder
+from lutbench.models.meta import shapes_only
 from lutbench.models.pretrained import check_encoder_weights, encoder_of
 from lutbench.recipes.analysis import AnalysisRecipe
 from lutbench.run import Run
@@ -44,15 +47,15 @@ def check(run: Run[AnalysisRecipe]) -> None:
             attention that can be read, has not the blocks that are to be drawn, or sees images as a single patch or as another grid
             than the table's others; or if it has no weights that fit.
     """
-    recipe, geometry = run.recipe, geometry_of(run.recipe.encoder.architecture)
-    with torch.device("meta"):
+    recipe, grid = run.recipe, run_grid(run)
+    with shapes_only():
         check_readable(create_encoder(recipe.encoder.architecture, recipe.side), recipe.side)
-    if above := [block for block in recipe.blocks or [] if block > geometry.depth]:
+    if above := [block for block in recipe.blocks or [] if block > grid.depth]:
         raise UserError(
-            f"analysis.{run.planned.task}: blocks = {recipe.blocks}, and {recipe.encoder_label} has {geometry.depth} blocks, counted "
+            f"analysis.{run.planned.task}: blocks = {recipe.blocks}, and {recipe.encoder_label} has {grid.depth} blocks, counted "
             f"from 1: there is no block {above[0]}. Name others, or leave blocks out."
         )
-    _check_grid(run, geometry.patch_size)
+    _check_grid(run, grid.patch_size)
     check_weights(run)
     images, bank = _images(run)
     _check_count(run, min(len(images), recipe.images or len(images)))
@@ -102,8 +105,9 @@ def perform(run: Run[AnalysisRecipe]) -> None:
 
     # What came of it
     if processes.is_main_process:
+        grid = token_grid(encoder)
         measured = (
-            _measured(found, encoder.has_class_token)
+            _measured(found, grid.class_token)
             | {name: of.float().numpy() for name, of in of_views.items()}
             | neighbours
         )
@@ -122,8 +126,8 @@ def perform(run: Run[AnalysisRecipe]) -> None:
         outcomes = BlockOutcomes(
             names_fingerprint(names),
             len(found.index),
-            encoder.patch_embed.grid_size[0],
-            encoder.patch_embed.patch_size[0],
+            grid.side,
+            grid.patch_size,
             fitted(run),
             measured,
             names,
@@ -141,9 +145,7 @@ def perform(run: Run[AnalysisRecipe]) -> None:
 
 def fitted(run: Run[AnalysisRecipe]) -> PowerLawRange:
     """Return the ranks that the power law is fitted to."""
-    return PowerLawRange.of(
-        run.recipe.alpha_from, run.recipe.alpha_to, geometry_of(run.recipe.encoder.architecture).width
-    )
+    return PowerLawRange.of(run.recipe.alpha_from, run.recipe.alpha_to, run_grid(run).width)
 
 
 def _measured(found: Passed, class_token: bool) -> dict[str, NDArray[Any]]:
@@ -160,7 +162,7 @@ def _measured(found: Passed, class_token: bool) -> dict[str, NDArray[Any]]:
 
 
 def _right_by_depth(
-    run: Run[AnalysisRecipe], encoder: Any, images: ImageDataset, bank: ImageDataset, found: Passed
+    run: Run[AnalysisRecipe], encoder: nn.Module, images: ImageDataset, bank: ImageDataset, found: Passed
 ) -> dict[str, NDArray[Any]]:
     """Return whether each image's neighbours in the bank vote for its label, by depth; empty but on the first process."""
     recipe, processes = run.recipe, accelerator()
@@ -213,7 +215,7 @@ def _check_count(run: Run[AnalysisRecipe], images: int) -> None:
             f"{run.name}: an analysis needs at least 2 images, and {images} is analysed: take more (images, split, or another dataset)."
         )
     if "spectrum" in run.recipe.measures:
-        check_enough(images, geometry_of(run.recipe.encoder.architecture).width, fitted(run))
+        check_enough(images, run_grid(run).width, fitted(run))
     if "depth" in run.recipe.measures:
         check_enough_for_cka(images)
 

@@ -108,37 +108,26 @@ def encoder(run: str | Path, runs: str | Path = "runs") -> "tuple[nn.Module, Tra
     Raises:
         UserError: if there is no such run or it has not finished, it left no model of timm, or its weights are damaged.
     """
-    import timm  # here and below, because it is slow to import, as torch is
-
-    from lutbench.models.export import export_of
-    from lutbench.models.weights import read_weights
-    from lutbench.recipes.downstream import default_crop
-    from lutbench.run_files import finished_folder, read_finished
+    from lutbench.models.hub import exported_model  # here and below, because torch and timm are slow to import
+    from lutbench.run_files import finished_folder
 
     folder = finished_folder(str(run), Path(runs))
     kept = [folder / f"{name}.safetensors" for name in ("encoder", "classifier")]
     weights = next((path for path in kept if path.with_suffix(".json").is_file() or path.is_file()), None)
     if weights is None:
         raise UserError(f"{folder}: this run left no model of timm. {_other_model(folder)}")
-    if (export := export_of(weights)) is None:
-        raise UserError(
-            f"{weights.with_suffix('.json')}: missing, or not what a run leaves beside its weights. Restore it from a copy, or "
-            "repeat the run (--again)."
-        )
-    model = timm.create_model(export.model, **export.arguments.model_dump(exclude_none=True))
-    model.load_state_dict(read_weights(weights, read_finished(folder).checkpoint))
-    model.class_names = list(export.class_names)  # type: ignore[assignment]
-    side: int = export.arguments.img_size
-    crop = export.crop_pct or default_crop(side)
+    exported = exported_model(folder, weights.stem)
+    export = exported.description
+    exported.model.class_names = list(export.class_names)
     transform = partial(
         _prepared,
-        side=side,
-        crop=crop,
+        side=export.side,
+        crop=exported.crop_pct,
         interpolation=export.interpolation,
         mean=tuple(export.mean),
         std=tuple(export.std),
     )
-    return model.eval(), transform
+    return exported.model, transform
 
 
 def _rows(record: Record) -> list[dict[str, Any]]:

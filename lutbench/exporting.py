@@ -49,7 +49,9 @@ def export_run(
     if kind == "segmentation" and library == "mmseg":
         with new_folder(target) as partial:
             config, checkpoint = import_module(TOOLS["export"]).export_mmseg(folder, partial)
-        return [f"mmseg.apis.init_model({str(target / config.name)!r}, {str(target / checkpoint.name)!r})"]
+        first = (target / config.name).read_text(encoding="utf-8").splitlines()[0]
+        needs = [first.removeprefix("# ")] if first.startswith("# ") else []  # a backbone of the suite's own
+        return [f"mmseg.apis.init_model({str(target / config.name)!r}, {str(target / checkpoint.name)!r})", *needs]
     if kind not in MODELS:
         raise _nothing_to_export(started, kind, library, runs)
     exported = exported_model(folder, MODELS[kind])

@@ -73,7 +73,7 @@ def write_for_transformers(
     kind, prefix, name = ("ViTMAEForPreTraining", "vit.", "vitmae") if decoder else ("ViTModel", "", "vit")
     parts = (split(encoder.state_dict()), ENCODER, prefix), (split(decoder), DECODER, "")
     renamed = {before + new_name(ours, table): tensor for part, table, before in parts for ours, tensor in part.items()}
-    side = description.arguments.img_size
+    side = description.side
     config = {
         "architectures": [kind],
         "model_type": "vit_mae" if decoder else "vit",

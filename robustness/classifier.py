@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import float32_head
-from lutbench.models.encoders import check_name, create_encoder
+from lutbench.models.encoders import create_encoder
 from lutbench.models.export import Export, export_of
 from lutbench.models.meta import shapes_only
 from lutbench.models.preprocessing import Preprocessing, preprocessing_of
 from lutbench.models.pretrained import check_pretrained, fit, misfits, pretrained_model
+from lutbench.models.timm_models import check_name
 from lutbench.models.weights import pooled_norm, read_shapes, read_weights, sha256_of, without_prefix
 from lutbench.recipes.robustness import ClassifierSource
 from lutbench.train.processes import accelerator
@@ -95,7 +96,7 @@ def _side_and_space(
     model: Any, where: str, source: ClassifierSource, image_size: int | None, export: Export | None
 ) -> tuple[int, LabelSpace]:
     if export:
-        return image_size or export.arguments.img_size, label_space(export.class_names)
+        return image_size or export.side, label_space(export.class_names)
     if model.num_classes != len(imagenet_1k().names):
         raise UserError(
             f"{where}: expected a classifier of ImageNet-1k's 1,000 classes, found {model.num_classes:,} outputs, and nothing says "
@@ -126,7 +127,7 @@ def _model_with(
         )
     else:
         model = _model_of(source.model, image_size, tensors)
-    if isinstance(model, VisionTransformer):
+    if export or isinstance(model, VisionTransformer):
         fit(model, tensors, str(weights))
     else:
         _load_strictly(model, tensors, str(weights))

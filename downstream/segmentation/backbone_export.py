@@ -12,7 +12,6 @@ from timm.models import VisionTransformer
 from lutbench.errors import UserError
 from lutbench.models.encoders import geometry_of
 from lutbench.models.export import Export
-from lutbench.recipes.segmentation import SegmentationRecipe
 
 CONFIG, WEIGHTS = "backbone.py", "backbone.pth"
 
@@ -39,8 +38,8 @@ def write_backbone(encoder: VisionTransformer, description: Export, folder: Path
         from mmengine.config import Config
         from mmseg.models.backbones import MAE
 
-        from downstream.segmentation.backbone import converted, load_backbone
-        from downstream.segmentation.config import LEVELS, backbone_settings
+        from downstream.segmentation.backbone import converted, load_backbone, mae_settings
+        from downstream.segmentation.pyramid import LEVELS, blocks_of
 
     geometry = geometry_of(description.recipe)
     if geometry.depth < LEVELS:
@@ -48,8 +47,7 @@ def write_backbone(encoder: VisionTransformer, description: Export, folder: Path
             f"A backbone hands the output of {LEVELS} blocks to the pyramid, and the encoder has {geometry.depth}. Export an "
             "encoder of at least as many."
         )
-    recipe = SegmentationRecipe.model_construct(crop=description.arguments.img_size)
-    settings = backbone_settings(recipe, geometry)
+    settings = mae_settings(description.recipe, description.side, blocks_of(None, geometry.depth), drop_path=0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         load_backbone(MAE(**settings), encoder)  # strictly, which MMSegmentation itself is not

@@ -9,6 +9,7 @@ import timm
 from timm.models._hub import HF_SAFE_WEIGHTS_NAME, save_config_for_hf
 
 from lutbench.errors import UserError
+from lutbench.models.encoders import create_encoder
 from lutbench.models.export import Export, export_of
 from lutbench.models.pretrained import misfits
 from lutbench.models.weights import read_weights
@@ -28,7 +29,7 @@ class ExportedModel(NamedTuple):
     @property
     def crop_pct(self) -> float:
         """Side of the crop over the resized short side: the classifier's, or what encoders are evaluated with by default."""
-        return self.description.crop_pct or default_crop(self.description.arguments.img_size)
+        return self.description.crop_pct or default_crop(self.description.side)
 
 
 def exported_model(folder: Path, name: str) -> ExportedModel:
@@ -50,7 +51,9 @@ def exported_model(folder: Path, name: str) -> ExportedModel:
             "run it again."
         )
     sizes = description.arguments
-    model: Any = timm.create_model(description.model, **sizes.model_dump(exclude_none=True))
+    model: Any = create_encoder(
+        description.recipe, description.side, classes=sizes.num_classes, pooled_norm=sizes.fc_norm
+    )
     if problems := misfits(model.state_dict(), tensors, "model"):
         raise UserError(
             f"{weights}: timm {timm.__version__} makes another {description.model} than the run's timm "
@@ -61,8 +64,8 @@ def exported_model(folder: Path, name: str) -> ExportedModel:
     # In place of what timm says of its own weights of this name: their preprocessing, licence, papers and files
     model.pretrained_cfg = {
         **{key: model.pretrained_cfg[key] for key in ("architecture", "first_conv", "classifier")},
-        "input_size": (3, sizes.img_size, sizes.img_size),
-        "fixed_input_size": True,
+        "input_size": (3, description.side, description.side),
+        "fixed_input_size": sizes.img_size is not None,
         "mean": tuple(description.mean),
         "std": tuple(description.std),
         "interpolation": description.interpolation,

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lutbench.models.encoders import create_encoder, geometry_of
+from lutbench.models.encoders import create_encoder, feature_width
 from lutbench.models.meta import shapes_only
 from lutbench.recipes.base import EncoderRecipe
 
@@ -69,12 +69,15 @@ def values(model: nn.Module) -> int:
 
 
 def transformer(architecture: EncoderRecipe, side: int, classes: int = 0) -> Counted:
-    """Return what an encoder takes with, for ``classes`` above 0, a linear layer on its mean.
+    """Return what an encoder takes, of any architecture, with, for ``classes`` above 0, a linear layer on its mean.
 
     Raises:
         UserError: if it cannot be built.
     """
-    encoder, width = _encoder(architecture, side), geometry_of(architecture).width
+    encoder = _encoder(architecture, side)
+    if not classes:
+        return encoder
+    width = feature_width(architecture, side)
     return Counted(encoder.flop + 2 * width * classes, encoder.values + (width + 1) * classes)
 
 

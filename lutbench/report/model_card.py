@@ -326,7 +326,7 @@ model = ViTModel.from_pretrained("FOLDER/vit", add_pooling_layer=False)  # or "U
 """,
     }.get(transformers, "")
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (description.mean, description.std))
-    side = description.arguments.img_size
+    side = description.side
     prepared = (
         f"Images: the short side resized to {int(side / crop_pct + 1e-6)} pixels ({description.interpolation}), the centre of {side} x {side} "
         f"cut out, values from 0 to 1 normalised by mean ({mean}) and standard deviation ({std})."

@@ -7,7 +7,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from lutbench.errors import UserError
-from lutbench.models.encoders import create_encoder
+from lutbench.models.encoders import create_vit
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.frameworks.interface import Part
@@ -86,7 +86,7 @@ class MAE:
 def build_mae(recipe: PretrainRecipe, seed: int) -> tuple[VisionTransformer, MAE]:
     """Return the encoder and the framework of a recipe, see :func:`pretrain.frameworks.build_framework`."""
     with seeded(RngStream.WEIGHTS, seed, Part.ENCODER):
-        encoder = create_encoder(recipe.encoder)
+        encoder = create_vit(recipe.encoder)
         initialise(encoder)
     with seeded(RngStream.WEIGHTS, seed, Part.DECODER):
         mae = MAE(
