@@ -185,8 +185,7 @@ def test_beit_and_data2vec(weights_of: Any, family: str, position: str) -> None:
     )
     timms = ours(
         "beit_base_patch16_224",
-        use_rel_pos_bias=of_each,
-        use_shared_rel_pos_bias=shared,
+        use_rel_pos_bias=of_each or shared,  # timm's have a copy in each block of what is shared
         use_abs_pos_emb=absolute,
         global_pool="avg",
     )

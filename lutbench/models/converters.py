@@ -58,7 +58,7 @@ HUGGING_FACE: Renaming = (
     ),
     (
         r"(?:encoder\.relative_position_bias|shared_position_bias)\.relative_position_bias_table",
-        "rel_pos_bias.relative_position_bias_table",
+        "rel_pos_bias",
     ),
     (r"(?:layernorm|norm)\.(weight|bias)", r"norm.\1"),
     (r"pooler\.layernorm\.(weight|bias)", r"fc_norm.\1"),
@@ -105,7 +105,8 @@ def timm_names(tensors: Mapping[str, Tensor]) -> Tensors:
 def huggingface_vit(tensors: Mapping[str, Tensor]) -> Tensors:
     """Return the tensors of a ViT of Hugging Face, or of one of the models that it has like it, under timm's names.
 
-    With register tokens, the class token's position embedding is added to the class token: timm's have none of it.
+    With register tokens, the class token's position embedding is added to the class token: timm's have none of it. A relative
+    position bias that blocks share, each of timm's has for itself.
     """
     found = _of_huggingface(tensors)
     for name in [name for name in found if ".mlp.gate_proj." in name]:  # a SwiGLU of DINOv2, which files have as one
@@ -115,6 +116,9 @@ def huggingface_vit(tensors: Mapping[str, Tensor]) -> Tensors:
         if position.ndim == 3 and token.shape == position[:, :1].shape:
             found["cls_token"] = token.float() + position[:, :1].float()
             found["pos_embed"] = position[:, 1:]
+    if "rel_pos_bias" in found:
+        table = found.pop("rel_pos_bias")
+        found |= {name.replace(".norm1.weight", TABLE): table for name in found if name.endswith(".norm1.weight")}
     return found
 
 
