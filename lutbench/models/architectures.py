@@ -6,6 +6,7 @@ Candidates are made with one block, on the meta device, which takes milliseconds
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from math import isqrt
 from typing import Any, NamedTuple
 
 import timm
@@ -109,43 +110,77 @@ def _sized(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> tuple[
     tables = [shape for name, shape in shapes.items() if name.endswith("relative_position_bias_table")]
     seen = tables[0][-1] if tables else config.get("num_attention_heads")
     heads = seen if isinstance(seen, int) and seen > 0 else 0
-    trial = heads if heads and width % heads == 0 else 1 if width % 64 else width // 64
-    fitting = []
-    for name in _names(family, config):
-        sizes = {"embed_dim": width, "patch_size": patch_size, "num_heads": trial, **family.shallow}
-        own = _made(name, **family.shallow)
-        if own is None or _names_of(own) != {one for one in shapes if not LATER.search(one)}:
-            continue
-        model = _made(name, **sizes)
-        if model is not None and _fits(model, shapes) and (side := _side(model, shapes, patch_size)) is not None:
-            image_size = side or _image_size(config) or own.patch_embed.img_size[0]
-            own_sizes = own.embed_dim, own.patch_embed.patch_size[0], own.patch_embed.img_size[0]
-            differs = [a != b for a, b in zip(own_sizes, (width, patch_size, image_size), strict=True)]
-            fitting.append((differs, name != config.get("architecture"), len(name), name, image_size))
+    divides = heads if heads and width % heads == 0 else width // 64 if width % 64 == 0 else 1
+    sizes = {"embed_dim": width, "patch_size": patch_size, "num_heads": divides}
+    fitting = _as_they_are(family, shapes, config, depth) or _of_other_sizes(family, shapes, config, sizes)
     if not fitting:
         return None
-    nearest = min(fitting)
-    alike = [one for one in sorted(fitting) if one[0][:2] == nearest[0][:2]]
-    _, _, _, name, image_size = next((one for one in alike if len(_whole(one[3]).blocks) == depth), nearest)
-    own = _whole(name)
-    notes = []
+    name, grid = fitting
+    own, notes = _made(name), []
+    image_size = grid * patch_size or _image_size(config) or own.patch_embed.img_size[0]
     if not heads:
         heads, as_what = _heads(own, name, width, depth)
         notes.append(
             f"The number of heads cannot be seen in weights: {heads} are taken, {as_what}. If these were trained with another "
             "(MoCo v3's ViT-S has 12), set heads in [encoder.NAME]."
         )
-    if not any(ON_GRID.fullmatch(one) for one in shapes) and not _image_size(config):
-        notes.append(f"The size of the input cannot be seen in weights: {image_size} pixels are taken, as timm's {name} has.")
+    if not grid and not _image_size(config):
+        notes.append(
+            f"The size of the input cannot be seen in weights: {image_size} pixels are taken, as timm's {name} has."
+        )
     given = {"patch_size": patch_size, "width": width, "depth": depth, "heads": heads}
-    timms = {
-        "patch_size": own.patch_embed.patch_size[0],
-        "width": own.embed_dim,
-        "depth": len(own.blocks),
-        "heads": own.blocks[0].attn.num_heads,
+    timms = (own.patch_embed.patch_size[0], own.embed_dim, len(own.blocks), own.blocks[0].attn.num_heads)
+    changed: dict[str, Any] = {
+        size: value for (size, value), timm_has in zip(given.items(), timms, strict=True) if value != timm_has
     }
-    changed: dict[str, Any] = {size: value for size, value in given.items() if value != timms[size]}
     return EncoderRecipe(model=name, image_size=image_size, **changed), notes
+
+
+def _as_they_are(family: _Family, shapes: Shapes, config: Mapping[str, Any], depth: int) -> tuple[str, int] | None:
+    """Return the model of a family that fits with its own patch and width, and the grid of the weights' positions.
+
+    One that has as many blocks is preferred, and of those one of the same input.
+    """
+    width, _, patch_size, _ = shapes["patch_embed.proj.weight"]
+    best: tuple[int, str, int] | None = None
+    for name in _names(family, config):
+        if f"_patch{patch_size}_" not in name:
+            continue
+        model = _made(name, **family.shallow)
+        if model is None or model.embed_dim != width or (grid := _grid(model, shapes)) is None:
+            continue
+        same_depth = len(_made(name).blocks) == depth
+        same_input = not grid or model.patch_embed.grid_size[0] == grid
+        if best is None or 2 * same_depth + same_input > best[0]:
+            best = 2 * same_depth + same_input, name, grid
+        if same_depth and same_input:
+            break
+    return best and best[1:]
+
+
+def _of_other_sizes(
+    family: _Family, shapes: Shapes, config: Mapping[str, Any], sizes: Mapping[str, int]
+) -> tuple[str, int] | None:
+    """Return the model of a family that fits with other ``sizes`` than its own, and the grid of the weights' positions.
+
+    One of the same width is preferred, and of those one of the same patch.
+    """
+    best: tuple[int, str, int] | None = None
+    tried = set()
+    for name in _names(family, config):
+        if (kind := re.sub(r"_patch\d+|_\d+$", "", name)) in tried:  # those of other patches and inputs are like it
+            continue
+        tried.add(kind)
+        own = _made(name, **family.shallow)
+        if own is None or _shapes_of(own).keys() != {one for one in shapes if not LATER.search(one)}:
+            continue
+        model = _made(name, **family.shallow, **sizes)
+        if model is None or (grid := _grid(model, shapes)) is None:
+            continue
+        same = 2 * (own.embed_dim == sizes["embed_dim"]) + (own.patch_embed.patch_size[0] == sizes["patch_size"])
+        if best is None or same > best[0]:
+            best = same, name, grid
+    return best and best[1:]
 
 
 def _heads(own: Any, name: str, width: int, depth: int) -> tuple[int, str]:
@@ -166,7 +201,7 @@ def _exact(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> tuple[
     for name in _names(family, config):
         if (model := _made(name, **family.shallow)) is None or _shapes_of(model) != first:
             continue
-        if _shapes_of(_whole(name)) == shapes:
+        if _shapes_of(_made(name)) == shapes:
             known = timm.get_pretrained_cfg(name)
             timms = known.to_dict().get("input_size", (3, 224, 224))[-1] if known else 224
             image_size = timms if family.modules == ("swin_transformer",) else _image_size(config) or timms
@@ -191,17 +226,9 @@ def _made(name: str, **arguments: Any) -> Any:
         return None
 
 
-def _whole(name: str) -> Any:
-    return _made(name)
-
-
 def _shapes_of(model: nn.Module) -> Shapes:
     """Return names and shapes of a model's weights, without heads and last norms."""
     return {name: tuple(t.shape) for name, t in model.state_dict().items() if not HEADS.fullmatch(name)}
-
-
-def _names_of(model: nn.Module) -> set[str]:
-    return set(_shapes_of(model))
 
 
 def _block(shapes: Shapes, number: int) -> Shapes:
@@ -209,27 +236,27 @@ def _block(shapes: Shapes, number: int) -> Shapes:
     return {name.removeprefix(before): shape for name, shape in shapes.items() if name.startswith(before)}
 
 
-def _fits(model: nn.Module, shapes: Shapes) -> bool:
-    """Return whether the first block of a model and what is outside blocks have the shapes, apart from the size of grids."""
+def _grid(model: Any, shapes: Shapes) -> int | None:
+    """Return the side of the grid of patches that weights have positions for, 0 if they have none.
+
+    None if the model's first block, or what is outside blocks, has other names or shapes, or the grid is not square.
+    """
     expected = {name: _whatever_the_grid(name, shape) for name, shape in _shapes_of(model).items()}
-    return expected == {name: _whatever_the_grid(name, shapes[name]) for name in expected}
+    if expected != {name: _whatever_the_grid(name, shape) for name, shape in shapes.items() if not LATER.search(name)}:
+        return None
+    table = next((shape for name, shape in shapes.items() if name.endswith("relative_position_bias_table")), None)
+    if "pos_embed" in shapes:
+        places = shapes["pos_embed"][1] - (0 if getattr(model, "no_embed_class", False) else model.num_prefix_tokens)
+        grid = isqrt(max(places, 0))
+        return grid if grid and grid * grid == places else None
+    if table:  # of a grid of n x n there are (2 n - 1)^2 distances, and 3 to and from the class token
+        across = isqrt(max(table[0] - 3, 0))
+        return (across + 1) // 2 if across % 2 and across * across == table[0] - 3 else None
+    return 0
 
 
 def _whatever_the_grid(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (len(shape), *shape[-1:]) if ON_GRID.fullmatch(name) else shape
-
-
-def _side(model: Any, shapes: Shapes, patch_size: int) -> int | None:
-    """Return the side of the input by the grid that position embeddings are of; 0 if there are none, None if it is not square."""
-    table = next((shape for name, shape in shapes.items() if name.endswith("relative_position_bias_table")), None)
-    if "pos_embed" in shapes:
-        places = shapes["pos_embed"][1] - (0 if getattr(model, "no_embed_class", False) else model.num_prefix_tokens)
-        grid = round(max(places, 0) ** 0.5)
-        return grid * patch_size if grid and grid * grid == places else None
-    if table:  # of a grid of n x n there are (2 n - 1)^2 distances, and 3 to and from the class token
-        across = round(max(table[0] - 3, 0) ** 0.5)
-        return (across + 1) // 2 * patch_size if across % 2 and across * across == table[0] - 3 else None
-    return 0
 
 
 def _image_size(config: Mapping[str, Any]) -> int | None:
