@@ -79,6 +79,13 @@ def perform(run: Run[RobustnessRecipe]) -> None:
     classifier = load_classifier(recipe.classifier, recipe.image_size, run.weights, run.weights_sha256)
     if recipe.classifier.kind == "checkpoint":
         run.log(f"images are {classifier.prepared}.")
+    if (
+        run.needs is not None and recipe.eval_crop == run.needs.recipe.eval_crop
+    ):  # as tuned, where the table has no other
+        crop = (
+            classifier.prepared.crop_pct or recipe.eval_crop
+        )  # which may be the encoder's, and is in the classifier's export
+        recipe = recipe.model_copy(update={"eval_crop": crop})
     passes = _passes(recipe.set, root)
     for number, changes in enumerate(passes, 1):
         if all(_intact(run, name) for name in changes):
