@@ -81,7 +81,9 @@ def through_images(
         spectra = {rows: [Covariances(grid.width, count, device) for count in depths] for rows in TOKENS}
 
     found: dict[str, list[Tensor]] = {}
-    see = partial(whatever_index, eval_transform(recipe.side, recipe.eval_crop, prepared.interpolation))
+    see = partial(
+        whatever_index, eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation)
+    )
     for batch in decoded_batches(images, see, recipe, title, order):
         with autocast(recipe.precision):
             blocks = through_blocks(encoder, normalised(batch.pixels, mean=prepared.mean, std=prepared.std), reduce)

@@ -46,7 +46,7 @@ def specimens(
     The marked patch is the centre's, of a grid with an even side the one below and right of it.
     """
     recipe, prepared = run.recipe, run.preprocessing
-    see = eval_transform(recipe.side, recipe.eval_crop, prepared.interpolation)
+    see = eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation)
     shown = [see(load_or_next(images, int(index[number]))[0]) for number in evenly_spaced(len(index), SHOWN)]
     pixels = torch.stack(shown)
     tokens = token_grid(encoder)

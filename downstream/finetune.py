@@ -139,7 +139,7 @@ def perform(run: Run[FinetuneRecipe]) -> None:
             image_size=recipe.side,
             name="classifier",
             class_names=images.classes,
-            prepared=prepared._replace(crop_pct=recipe.eval_crop),
+            prepared=prepared._replace(crop_pct=prepared.crop_pct or recipe.eval_crop),
         )
         run.save_results(
             outcomes,

@@ -24,7 +24,7 @@ from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import DamagedError, below, remove_partials
 from lutbench.finite import refused_numbers_explained
 from lutbench.kinds import dataset_module
-from lutbench.models.preprocessing import IMAGENETS, Preprocessing, preprocessing_of
+from lutbench.models.preprocessing import Preprocessing, preprocessing_for
 from lutbench.progress import console
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
@@ -108,7 +108,7 @@ class Run(Generic[R]):
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """How the images were prepared that the weights were trained on that it starts from; ImageNet's if there are none."""
-        return preprocessing_of(self.recipe.source, self.weights, self.hash_of) if self.recipe.source else IMAGENETS
+        return preprocessing_for(self.recipe, self.weights if self.recipe.source else None, self.hash_of)
 
     def hash_of(self, weights: Path) -> str:
         """Return the sha256 of a file of weights; of one that did not change not read again, see :mod:`lutbench.run_hashes`."""

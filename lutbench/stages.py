@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from lutbench.errors import Halt, NotRun, UserError, listed
 from lutbench.files import read_model, write_json
 from lutbench.interruption import interruption_explained
+from lutbench.models.preprocessing import IMAGENETS
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run, open_run
@@ -78,6 +79,8 @@ def run_suite(
         raise UserError(not_done(failed, len(runs)))
     if failed:
         console.print(not_done(failed, len(runs)))
+    for line in dict.fromkeys(assumed for run in to_do if (assumed := _assumed(run))):
+        console.print(line)
     workspace.make()
     for at_last in (False, True):
         held: list[Run[Any]] = []
@@ -120,6 +123,20 @@ def not_done(failed: Mapping[str, str], runs: int) -> str:
         return next(iter(reasons))
     lines = [reason if names[0] in reason else f"{listed(names)}: {reason}" for reason, names in reasons.items()]
     return "\n".join([f"{len(failed)} of {runs} runs cannot be done.", *lines])
+
+
+def _assumed(run: Run[Any]) -> str:
+    """Return what is taken of images because nothing says how a user's encoder has to have them; empty if something does."""
+    source = run.recipe.source
+    if source is None or source.kind != "checkpoint" or run.planned.kind.starts_from != "encoder":
+        return ""
+    if run.preprocessing.origin != IMAGENETS.origin or not accelerator().is_main_process:
+        return ""
+    table = f"method.{run.planned.method}"
+    return (
+        f"{table}: images are normalised as ImageNet's: nothing beside {run.weights} says otherwise; if it was trained on others, set mean "
+        f"and std in [{table}]."
+    )
 
 
 def _require_not_failed(run: Run[Any], failed: Mapping[str, str]) -> None:

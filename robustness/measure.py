@@ -80,6 +80,10 @@ def perform(run: Run[RobustnessRecipe]) -> None:
     classifier = load_classifier(recipe.classifier, recipe.image_size, run.weights, run.weights_sha256)
     if recipe.classifier.kind == "checkpoint":
         run.log(f"images are {classifier.prepared}.")
+    if run.needs is not None and recipe.eval_crop == run.needs.recipe.eval_crop:
+        # The table has no other crop, so images are cropped as in fine-tuning, which its export says: it may be the encoder's.
+        crop = classifier.prepared.crop_pct or recipe.eval_crop
+        recipe = recipe.model_copy(update={"eval_crop": crop})
     passes = _passes(recipe.set, root)
     for number, changes in enumerate(passes, 1):
         if all(_intact(run, name) for name in changes):

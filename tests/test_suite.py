@@ -553,6 +553,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
         "interpolation": "bilinear",
+        "crop_pct": 0.9,
     },
     PretrainRecipe: {
         "data": DataRecipe(path="pets", train="training"),

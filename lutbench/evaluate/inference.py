@@ -191,7 +191,7 @@ def evaluate(
                 classifier(normalised(pixels, mean=prepared.mean, std=prepared.std)), labels[index]
             ),
             images,
-            eval_transform(recipe.side, recipe.eval_crop, prepared.interpolation),
+            eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation),
             recipe,
             title,
         )
@@ -211,7 +211,7 @@ def encode_images(
     computed = over_images(
         lambda pixels, index: encode(encoder, normalised(pixels, mean=prepared.mean, std=prepared.std), recipe.pool),
         images,
-        eval_transform(recipe.side, recipe.eval_crop, prepared.interpolation),
+        eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation),
         recipe,
         title,
     )

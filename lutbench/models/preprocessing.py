@@ -11,8 +11,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from lutbench.data.tensors import Colour
 from lutbench.models.export import export_of
 from lutbench.models.meta import shapes_only
+from lutbench.models.processors import described
 from lutbench.models.weights import pooled_norm, read_shapes, sha256_of, without_prefix
-from lutbench.recipes.base import WeightsSource
+from lutbench.recipes.base import RunRecipe, WeightsSource
+from lutbench.recipes.downstream import ImageTaskRecipe
 from lutbench.recipes.robustness import ClassifierSource
 
 
@@ -24,7 +26,7 @@ class Preprocessing(NamedTuple):
     interpolation: str = "bicubic"
     """How they are resized, by timm's names."""
     crop_pct: float | None = None
-    """Of a classifier in evaluation: side of the crop over the resized short side; None where nothing says so."""
+    """In evaluation, side of the crop over the resized short side; None where nothing says so, and the task's holds."""
     crop_mode: str = "center"
     """timm's: ``center``, ``squash`` (both sides resized) or ``border`` (the long side resized, and padded)."""
     origin: str = "ImageNet's, as nothing says otherwise"
@@ -43,16 +45,40 @@ class Preprocessing(NamedTuple):
 IMAGENETS = Preprocessing()
 
 
+def preprocessing_for(
+    recipe: RunRecipe, weights: Path | None, hash_of: Callable[[Path], str] = sha256_of
+) -> Preprocessing:
+    """Return how a run prepares images for the weights that it starts from; ImageNet's if it starts from none.
+
+    Tasks that see the centre of images have a crop for all encoders, ``eval_crop``. Unless the task's table gives it, that of
+    an encoder holds instead (``crop_pct``), where the suite file gives it, what lies beside a file of weights, or timm of its own.
+    ``hash_of`` returns the sha256 of a file.
+    """
+    source = recipe.source
+    if source is None:
+        return IMAGENETS
+    known = preprocessing_of(source, weights, hash_of)
+    if isinstance(recipe, ImageTaskRecipe):
+        crop = known.crop_pct if source.kind in ("checkpoint", "timm") else source.crop_pct
+        has_none = "eval_crop" in recipe.model_fields_set or crop == recipe.eval_crop
+        known = known._replace(crop_pct=None if has_none else crop)
+    return known
+
+
 def preprocessing_of(
     source: WeightsSource, weights: Path | None, hash_of: Callable[[Path], str] = sha256_of
 ) -> Preprocessing:
-    """Return how images were prepared for the weights of a source; ``weights`` is their file, if they have one.
+    """Return how images were prepared for the weights of a source; ``weights`` is their file or folder, if they have one.
 
-    ``hash_of`` returns the sha256 of that file.
+    ``hash_of`` returns the sha256 of a file.
 
-    The suite file's settings come first; then the export beside the file, where this suite wrote it; then, for timm's
-    weights and for a classifier in a file, what timm says of the model that is named. All else is ImageNet's: encoders in
-    files, of which the name tells the architecture alone, and classifiers that MAE's release fine-tuned.
+    The suite file's settings come first; then the export beside the file, where this suite wrote it; then Hugging Face's or
+    timm's configuration beside it; then, for timm's weights and for a classifier in a file, what timm says of the model that is
+    named. All else is ImageNet's: encoders in files, of which the name tells the architecture alone, and classifiers that
+    MAE's release fine-tuned.
+
+    Raises:
+        UserError: if what lies beside the weights is damaged, of other weights, or says what cannot be done.
     """
     is_classifier = isinstance(source, ClassifierSource)
     of_run = source.export_name if source.kind == "run" else ""
@@ -60,20 +86,25 @@ def preprocessing_of(
         known = _timms(source.timm_model)
     elif weights is None or of_run in ("encoder", "teacher"):
         known = IMAGENETS  # drawn or pre-trained here
-    elif export := export_of(weights, hash_of):
+    elif weights.is_file() and (export := export_of(weights, hash_of)):
         known = Preprocessing(
             tuple(export.mean), tuple(export.std), export.interpolation, export.crop_pct,
             origin=f"as {weights.with_suffix('.json').name} beside the weights says",
         )  # fmt: skip
+    elif found := described(weights):
+        values, path = found
+        known = Preprocessing(**values, origin=f"as {path.name} beside the weights says")
+        known = known._replace(mean=tuple(known.mean), std=tuple(known.std))
     elif is_classifier:
         known = _timms(source.timm_model)
         if known[:-1] != IMAGENETS[:-1] and _pooled_as_mae(source.timm_model, weights):
             known = Preprocessing(origin="ImageNet's, as the weights pool as those that MAE's release fine-tuned")
     else:
         known = IMAGENETS
-    given: dict[str, Any] = source.model_dump(include=set(Preprocessing._fields), exclude_none=True)
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return known._replace(**values, origin=f"{', '.join(values)} as the suite file says") if values else known
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in source.preprocessing().items()
+    }
+    return known._replace(**given, origin=f"{', '.join(given)} as the suite file says") if given else known
 
 
 def _timms(name: str) -> Preprocessing:

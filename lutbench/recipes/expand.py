@@ -199,7 +199,6 @@ def _classifier_settings(suite: Suite, row: str, where: str) -> dict[str, Any]:
         "model": given.model,
         "path": given.checkpoint,
         "encoder": given.encoder or given.model,
-        "crop_pct": given.crop_pct,
         **given.preprocessing(),
     }
     return {"classifier": source} | ({} if given.image_size is None else {"image_size": given.image_size})
