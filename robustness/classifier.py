@@ -15,9 +15,10 @@ from lutbench.errors import UserError
 from lutbench.evaluate.inference import float32_head
 from lutbench.models.encoders import check_name, create_encoder
 from lutbench.models.export import export_of
+from lutbench.models.fitting import misfits
 from lutbench.models.preprocessing import Preprocessing, preprocessing_of
-from lutbench.models.pretrained import check_pretrained, fit, misfits, pretrained_model
-from lutbench.models.weights import pooled_norm, read_shapes, read_weights, without_prefix
+from lutbench.models.pretrained import check_pretrained, fit, pretrained_model
+from lutbench.models.weights import check_kinds, pooled_norm, read_shapes, read_weights, unwrapped, without_prefix
 from lutbench.recipes.robustness import ClassifierSource
 from lutbench.train.processes import accelerator
 from robustness.labels import LabelSpace, imagenet_1k, label_space
@@ -75,7 +76,9 @@ def check_classifier(
             model = timm.create_model(source.model, **size_argument(source.model, image_size))
         else:
             check_name(source.model)
-            model = _model_with(read_shapes(weights), source, image_size, weights)
+            tensors = unwrapped(read_shapes(weights))
+            check_kinds(tensors, str(weights))
+            model = _model_with(tensors, source, image_size, weights)
     return _side_and_space(model, str(weights or source.model), source, image_size, weights)
 
 

@@ -86,7 +86,7 @@ def text(path: Path) -> None:
 
 
 FILES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "width.safetensors": (encoder_of_another_width, "expected (48, 16), found (96, 32)"),
+    "width.safetensors": (encoder_of_another_width, "They have a width of 32, and it has a width of 16."),
     "whole.safetensors": (of_whole_numbers, "expected floating-point numbers, found int64"),
     "complex.safetensors": (of_whole_numbers, "expected floating-point numbers, found complex64"),
     "conv.pth": (of_another_network, "expected the weights of one Vision Transformer"),
@@ -111,15 +111,15 @@ def test_a_checkpoint_that_does_not_fit_a_segmenters_encoder(folder: Path, capsy
     path = folder / "width4.safetensors"
     encoder_of_another_width(path)
     mine = SCENES.replace("scratch = true", f'checkpoint = "{path}"')
-    assert "expected (48, 16), found (96, 32)" in told(folder, mine, capsys)
+    assert "They have a width of 32, and it has a width of 16." in told(folder, mine, capsys)
 
 
 def test_a_checkpoint_is_read_once_however_many_runs_start_from_it(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_another_network(folder / "conv.pth")
-    read, reads = weights.read_weights, list[Path]()
-    monkeypatch.setattr(weights, "read_weights", lambda path, *more: reads.append(path) or read(path, *more))
+    read, reads = weights.read_tensors, list[Path]()
+    monkeypatch.setattr(weights, "read_tensors", lambda path, *more: reads.append(path) or read(path, *more))
     tasks = "".join(f'[downstream.{name}]\ndata = "toy"\n{settings}\n' for name, settings in TASKS.items())
     told(folder, f"seeds = [0, 1]\n{OWN.format(folder / 'conv.pth')}{tasks}", capsys)
     assert reads == [folder / "conv.pth"]

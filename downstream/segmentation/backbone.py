@@ -9,7 +9,7 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from lutbench.errors import UserError
-from lutbench.models.pretrained import misfits
+from lutbench.models.fitting import misfits
 
 RENAMED = (
     (r"cls_token", "cls_token"),

@@ -1,0 +1,78 @@
+"""What people's checkpoints hold beside tensors, by name: plain data, read as nothing at all, so that none of it can run.
+
+Nothing but tensors is taken from a file of weights. So what lies beside them is not made again but stood in for: of arguments, paths,
+NumPy's scalars and configurations remains that there was something. A name that is not in this list is refused, whatever it is.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+
+class PassedOver:
+    """Stands in for a value that is not needed, whatever it is made of."""
+
+    def __init__(self, *parts: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def mapping_passed_over(*parts: object) -> dict[object, object]:
+    """Stand in for a mapping of another type; what is put in it is kept, as in any."""
+    return {}
+
+
+_VALUES = {
+    "argparse": ["Namespace"],
+    "types": ["SimpleNamespace"],
+    # Paths: those of Windows cannot be made elsewhere, and Python 3.13 has them in a module of its own.
+    "pathlib": ["Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"],
+    "pathlib._local": ["Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"],
+    # Scalars and arrays, such as the best accuracy and a generator's state, of NumPy before and after 2.
+    "numpy": ["dtype", "ndarray", "bool_", "str_", "float16", "float32", "float64", "int32", "int64", "uint8"],
+    "numpy.core.multiarray": ["scalar", "_reconstruct"],
+    "numpy._core.multiarray": ["scalar", "_reconstruct"],
+    "datetime": ["datetime", "date", "time", "timedelta", "timezone"],
+    "collections": ["deque"],
+    "builtins": ["frozenset", "range", "slice", "int", "float", "str", "bool", "list", "tuple", "dict"],
+    "__builtin__": [
+        "frozenset",
+        "xrange",
+        "slice",
+        "int",
+        "long",
+        "float",
+        "str",
+        "unicode",
+        "bool",
+        "list",
+        "tuple",
+        "dict",
+    ],
+    "typing": ["Any"],
+    "torch.torch_version": ["TorchVersion"],
+    # Configurations as Lightning and Hydra keep them.
+    "omegaconf.dictconfig": ["DictConfig"],
+    "omegaconf.listconfig": ["ListConfig"],
+    "omegaconf.base": ["ContainerMetadata", "Metadata"],
+    "omegaconf.nodes": ["AnyNode", "StringNode", "IntegerNode", "FloatNode", "BooleanNode"],
+}
+
+_MAPPINGS = {
+    "collections": ["defaultdict"],
+    "lightning.fabric.utilities.data": ["AttributeDict"],
+    "lightning_fabric.utilities.data": ["AttributeDict"],
+    "pytorch_lightning.utilities.parsing": ["AttributeDict"],
+}
+
+# MMEngine's histories of losses refer to their own methods, through a getattr that here is none.
+_HISTORIES = {"mmengine.logging.history_buffer": ["HistoryBuffer"], "builtins": ["getattr"], "__builtin__": ["getattr"]}
+
+
+def _named(names: dict[str, list[str]], stand_in: Callable[..., Any]) -> list[tuple[Callable[..., Any], str]]:
+    return [(stand_in, f"{module}.{name}") for module, inside in names.items() for name in inside]
+
+
+BESIDE_WEIGHTS = _named(_VALUES, PassedOver) + _named(_HISTORIES, PassedOver) + _named(_MAPPINGS, mapping_passed_over)
+"""What stands in for each name, as :func:`torch.serialization.safe_globals` takes it."""
