@@ -161,14 +161,14 @@ def _chosen(prefixes: list[str], where: str, part: str) -> str:
     parts = [prefix.removesuffix(".") or "." for prefix in prefixes]
     common = next((f"{key}." for key in CONTAINERS if all(name.startswith(f"{key}.") for name in parts)), "")
     offered = [name.removeprefix(common) for name in parts]
-    wanted = WRAPPERS.sub("", f"{part}.").removesuffix(".") or "."
-    exact = [p for p, short, full in zip(prefixes, offered, parts, strict=True) if wanted in (short, full)]
-    within = [prefix for prefix in prefixes if f".{wanted}." in f".{prefix}"]
-    if len(fitting := exact or (within if part else [])) == 1:
-        return fitting[0]
     choose = f'Choose one in the suite file with part = "{offered[0]}" beside checkpoint.'
     if not part:
         raise UserError(f"{where}: expected one encoder, found {len(offered)}: {listed(offered, 8)}. {choose}")
+    wanted = WRAPPERS.sub("", f"{part}.").removesuffix(".") or "."
+    exact = [p for p, short, full in zip(prefixes, offered, parts, strict=True) if wanted in (short, full)]
+    fitting = exact or [prefix for prefix in prefixes if f".{wanted}." in f".{prefix}"]
+    if len(fitting) == 1:
+        return fitting[0]
     found = f"found {len(fitting)} that it fits" if fitting else "found none of that name"
     raise UserError(
         f'{where}: expected the encoder part = "{part}", {found}. There are: {listed(offered, 8)}. {choose}'

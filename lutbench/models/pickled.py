@@ -18,8 +18,8 @@ class PassedOver:
         pass
 
 
-def mapping_passed_over(*parts: object) -> dict[object, object]:
-    """Stand in for a mapping of another type; what is put in it is kept, as in any."""
+def defaultdict_passed_over(*parts: object) -> dict[object, object]:
+    """Stand in for a mapping that makes what it lacks; what is put in it is kept, as in any."""
     return {}
 
 
@@ -59,20 +59,23 @@ _VALUES = {
     "omegaconf.nodes": ["AnyNode", "StringNode", "IntegerNode", "FloatNode", "BooleanNode"],
 }
 
-_MAPPINGS = {
-    "collections": ["defaultdict"],
-    "lightning.fabric.utilities.data": ["AttributeDict"],
-    "lightning_fabric.utilities.data": ["AttributeDict"],
-    "pytorch_lightning.utilities.parsing": ["AttributeDict"],
-}
+_MAPPINGS = [
+    f"{module}.AttributeDict"
+    for module in (
+        "lightning.fabric.utilities.data",
+        "lightning_fabric.utilities.data",
+        "pytorch_lightning.utilities.parsing",
+    )
+]
+"""Lightning's, for hyperparameters."""
 
 # MMEngine's histories of losses refer to their own methods, through a getattr that here is none.
-_HISTORIES = {"mmengine.logging.history_buffer": ["HistoryBuffer"], "builtins": ["getattr"], "__builtin__": ["getattr"]}
+_HISTORIES = ("mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr", "__builtin__.getattr")
 
-
-def _named(names: dict[str, list[str]], stand_in: Callable[..., Any]) -> list[tuple[Callable[..., Any], str]]:
-    return [(stand_in, f"{module}.{name}") for module, inside in names.items() for name in inside]
-
-
-BESIDE_WEIGHTS = _named(_VALUES, PassedOver) + _named(_HISTORIES, PassedOver) + _named(_MAPPINGS, mapping_passed_over)
+BESIDE_WEIGHTS: list[tuple[Callable[..., Any], str]] = [
+    *((PassedOver, f"{module}.{name}") for module, names in _VALUES.items() for name in names),
+    *((PassedOver, name) for name in _HISTORIES),
+    *((dict, name) for name in _MAPPINGS),
+    (defaultdict_passed_over, "collections.defaultdict"),
+]
 """What stands in for each name, as :func:`torch.serialization.safe_globals` takes it."""
