@@ -23,6 +23,11 @@ def defaultdict_passed_over(*parts: object) -> dict[object, object]:
     return {}
 
 
+def deque_passed_over(*parts: object) -> list[object]:
+    """Stand in for a queue; what is put in it is kept, as in any list."""
+    return []
+
+
 _VALUES = {
     "argparse": ["Namespace"],
     "types": ["SimpleNamespace"],
@@ -34,7 +39,6 @@ _VALUES = {
     "numpy.core.multiarray": ["scalar", "_reconstruct"],
     "numpy._core.multiarray": ["scalar", "_reconstruct"],
     "datetime": ["datetime", "date", "time", "timedelta", "timezone"],
-    "collections": ["deque"],
     "builtins": ["frozenset", "range", "slice", "int", "float", "str", "bool", "list", "tuple", "dict"],
     "__builtin__": [
         "frozenset",
@@ -77,5 +81,6 @@ BESIDE_WEIGHTS: list[tuple[Callable[..., Any], str]] = [
     *((PassedOver, name) for name in _HISTORIES),
     *((dict, name) for name in _MAPPINGS),
     (defaultdict_passed_over, "collections.defaultdict"),
+    (deque_passed_over, "collections.deque"),
 ]
 """What stands in for each name, as :func:`torch.serialization.safe_globals` takes it."""
