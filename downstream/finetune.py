@@ -155,7 +155,7 @@ def build_classifier(encoder: nn.Module, recipe: FinetuneRecipe, classes: int, s
     """Return the encoder with a head for so many classes, linear, with weights N(0, head_std) truncated at 2 (MAE, section A.1).
 
     Of a plain ViT the head takes the mean over patch tokens behind a new LayerNorm, which replaces the encoder's last one, as MAE
-    does. Position embeddings are trained. Of any other model it takes what timm's own classifier does: pooling and norms stay.
+    does. Position embeddings are trained. Of any other model it takes what timm's own classifier does, with its pooling and norms.
 
     Raises:
         UserError: if timm makes a plain ViT without a last norm, which this head puts behind the mean, or another model's
@@ -192,8 +192,11 @@ def _with_timms_head(encoder: nn.Module, recipe: FinetuneRecipe, classes: int, s
             )
         trunc_normal_(head.weight, std=recipe.head_std)
         nn.init.zeros_(head.bias)
-    weights = encoder.state_dict()
-    fit(classifier, weights, "The encoder", fresh=classifier.state_dict().keys() - weights.keys())
+    expected = classifier.state_dict().keys()
+    weights = {
+        n: t for n, t in encoder.state_dict().items() if n in expected or not n.startswith("norm.")
+    }  # BEiT's last
+    fit(classifier, weights, "The encoder", fresh=expected - weights.keys())
     built: nn.Module = classifier
     return built
 

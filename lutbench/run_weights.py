@@ -21,7 +21,7 @@ BESIDE = ("teacher", "decoder")
 
 
 def weights_of(run: "Run[Any]") -> Path | None:
-    """Return the file of weights that a run starts from, if there is one.
+    """Return the file or folder of weights that a run starts from, if there is one.
 
     Raises:
         UserError: if the user's file is absent, or the run that it needs has not finished.
@@ -34,10 +34,10 @@ def weights_of(run: "Run[Any]") -> Path | None:
     if source.kind != "checkpoint":
         return None
     weights = Path(source.path).expanduser()
-    if not weights.is_file():
+    if not weights.exists():
         table = "classifier" if part == "classifier" else "method"
         raise UserError(
-            f"{table}.{run.planned.method}.checkpoint: there is no file {weights.absolute()}. A relative path begins at the folder "
+            f"{table}.{run.planned.method}.checkpoint: there is no file or folder {weights.absolute()}. A relative path begins at the folder "
             "that the command is given in."
         )
     return weights

@@ -14,11 +14,20 @@ from lutbench.errors import UserError
 from lutbench.evaluate.inference import float32_head
 from lutbench.models.encoders import create_encoder
 from lutbench.models.export import Export, export_of
+from lutbench.models.fitting import misfits
 from lutbench.models.meta import shapes_only
 from lutbench.models.preprocessing import Preprocessing, preprocessing_of
-from lutbench.models.pretrained import check_pretrained, fit, misfits, pretrained_model
+from lutbench.models.pretrained import check_pretrained, fit, pretrained_model
 from lutbench.models.timm_models import check_name
-from lutbench.models.weights import pooled_norm, read_shapes, read_weights, sha256_of, without_prefix
+from lutbench.models.weights import (
+    check_kinds,
+    pooled_norm,
+    read_shapes,
+    read_weights,
+    sha256_of,
+    unwrapped,
+    without_prefix,
+)
 from lutbench.recipes.robustness import ClassifierSource
 from lutbench.train.processes import accelerator
 from robustness.labels import LabelSpace, imagenet_1k, label_space
@@ -81,7 +90,9 @@ def check_classifier(
             model = timm.create_model(source.model, **size_argument(source.model, image_size))
         else:
             check_name(source.model)
-            model = _model_with(read_shapes(weights), source, image_size, weights, export_of(weights, hash_of))
+            tensors = unwrapped(read_shapes(weights))
+            check_kinds(tensors, str(weights))
+            model = _model_with(tensors, source, image_size, weights, export_of(weights, hash_of))
     export = export_of(weights, hash_of) if weights else None
     return _side_and_space(model, str(weights or source.model), source, image_size, export)
 
@@ -118,7 +129,7 @@ def _model_with(
     if export:
         if not export.class_names:
             raise UserError(f"{weights}: expected a classifier, found the export of an encoder, which has no classes.")
-        pools, classes = export.arguments.fc_norm, len(export.class_names)
+        pools, classes = export.arguments.fc_norm or None, len(export.class_names)
         model: nn.Module = create_encoder(export.recipe, image_size, classes=classes, pooled_norm=pools)
     elif source.kind == "run":
         raise UserError(

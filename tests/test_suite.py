@@ -550,6 +550,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "architecture": ENCODER.model_copy(update={"depth": 3}),
         "kind": "scratch",
         "export": "teacher",
+        "part": "teacher.backbone",
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
         "interpolation": "bilinear",

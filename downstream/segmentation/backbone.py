@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder, geometry_of, is_plain
-from lutbench.models.pretrained import misfits
+from lutbench.models.fitting import misfits
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.train.randomness import RngStream, seeded
 

@@ -14,7 +14,7 @@ from timm.optim._param_groups import param_groups_layer_decay
 from torch import Tensor, nn
 
 from lutbench.errors import UserError
-from lutbench.models.pretrained import misfits
+from lutbench.models.fitting import misfits
 
 
 @MODELS.register_module()

@@ -111,14 +111,8 @@ def huggingface_vit(tensors: Mapping[str, Tensor]) -> Tensors:
     found = _of_huggingface(tensors)
     for name in [name for name in found if ".mlp.gate_proj." in name]:  # a SwiGLU of DINOv2, which files have as one
         _join(found, (name, name.replace(".gate_proj.", ".up_proj.")), name.replace(".gate_proj.", ".fc1."))
-    if {"reg_token", "cls_token", "pos_embed"} <= found.keys():
-        token, position = found["cls_token"], found["pos_embed"]
-        if position.ndim == 3 and token.shape == position[:, :1].shape:
-            found["cls_token"] = token.float() + position[:, :1].float()
-            found["pos_embed"] = position[:, 1:]
-    if "rel_pos_bias" in found:
-        table = found.pop("rel_pos_bias")
-        found |= {name.replace(".norm1.weight", TABLE): table for name in found if name.endswith(".norm1.weight")}
+    without_class_position(found)
+    bias_in_every_block(found, "rel_pos_bias")
     return found
 
 
@@ -149,6 +143,21 @@ def openmmlab_vit(tensors: Mapping[str, Tensor]) -> Tensors:
             weight = found["patch_embed.proj.weight"]
             found.setdefault("patch_embed.proj.bias", weight.new_zeros(len(weight)))
     return found
+
+
+def without_class_position(found: Tensors) -> None:
+    """Add the position embedding of the class token to it where there are registers: timm's models have none of it then."""
+    if {"reg_token", "cls_token", "pos_embed"} <= found.keys():
+        token, position = found["cls_token"], found["pos_embed"]
+        if position.ndim == 3 and token.shape == position[:, :1].shape:
+            found["cls_token"] = token.float() + position[:, :1].float()
+            found["pos_embed"] = position[:, 1:]
+
+
+def bias_in_every_block(found: Tensors, name: str) -> None:
+    """Give every block the relative position biases ``name`` that all share, if there are any, as timm's have them."""
+    if (table := found.pop(name, None)) is not None:
+        found |= {block.replace(".norm1.weight", TABLE): table for block in found if block.endswith(".norm1.weight")}
 
 
 TABLE = ".attn.relative_position_bias_table"

@@ -18,7 +18,7 @@ from lutbench.errors import UserError
 from lutbench.files import write_sealed
 from lutbench.models.meta import shapes_only
 from lutbench.models.preprocessing import IMAGENETS, Preprocessing
-from lutbench.models.timm_models import Geometry, check_side, size_argument, takes, timms_own
+from lutbench.models.timm_models import Geometry, check_side, pools_before_norm, size_argument, takes, timms_own
 from lutbench.models.weights import save_weights
 from lutbench.recipes.base import EncoderRecipe
 
@@ -34,12 +34,13 @@ def create_encoder(
     drop_path: float = 0.0,
     *,
     classes: int = 0,
-    pooled_norm: bool = False,
+    pooled_norm: bool | None = None,
 ) -> nn.Module:
     """Return a model with timm's own initial weights: images in, no classifier unless ``classes``.
 
     A plain ViT has its final LayerNorm last; ``pooled_norm`` moves it behind the mean over patch tokens (timm's ``fc_norm``).
-    Any other model has pooling, norms and classifier as timm makes them, and ``pooled_norm`` says nothing.
+    Any other model has pooling, norms and classifier as timm makes them, unless ``pooled_norm`` is False: then a norm that timm
+    puts behind the mean is the last of the tokens, as pre-training leaves it (BEiT).
 
     Raises:
         UserError: if timm has no such model, it gives no features, or the sizes do not go together.
@@ -63,7 +64,7 @@ def create_vit(
     drop_path: float = 0.0,
     *,
     classes: int = 0,
-    pooled_norm: bool = False,
+    pooled_norm: bool | None = None,
 ) -> VisionTransformer:
     """Return what :func:`create_encoder` does, of a plain ViT.
 
@@ -77,7 +78,7 @@ def create_vit(
 
 
 def timm_arguments(
-    recipe: EncoderRecipe, image_size: int | None = None, *, classes: int = 0, pooled_norm: bool = False
+    recipe: EncoderRecipe, image_size: int | None = None, *, classes: int = 0, pooled_norm: bool | None = None
 ) -> dict[str, Any]:
     """Return the arguments of ``timm.create_model(recipe.model, ...)`` to get the model of :func:`create_encoder`."""
     image_size = image_size or recipe.image_size
@@ -88,7 +89,8 @@ def timm_arguments(
                 f"{timms_own(recipe.model)}, which has its own. Leave them out, or choose another model."
             )
         check_side(recipe.model, image_size)
-        return {**size_argument(recipe.model, image_size), "num_classes": classes}
+        before = {"global_pool": "token"} if pooled_norm is False and pools_before_norm(recipe.model) else {}
+        return {**size_argument(recipe.model, image_size), "num_classes": classes, **before}
     geometry = geometry_of(recipe)
     patch_size, width, heads = geometry.patch_size, geometry.width, geometry.heads
     if image_size % patch_size:
@@ -103,7 +105,7 @@ def timm_arguments(
         **{TIMMS_NAMES.get(name, name): value for name, value in _own_sizes(recipe).items()},
         "num_classes": classes,
         "global_pool": "token" if geometry.class_token and not pooled_norm else "avg",
-        "fc_norm": pooled_norm,
+        "fc_norm": bool(pooled_norm),
     }
 
 
@@ -181,7 +183,7 @@ def export_encoder(
     Raises:
         UserError: if a weight is not finite, or on a full disk.
     """
-    pooled_norm = False
+    pooled_norm = None
     if isinstance(encoder, VisionTransformer) and is_plain(recipe):
         image_size, pooled_norm = encoder.patch_embed.img_size[0], not isinstance(encoder.fc_norm, nn.Identity)
     classes: Any = encoder.num_classes

@@ -11,7 +11,7 @@ from timm.models._hub import HF_SAFE_WEIGHTS_NAME, save_config_for_hf
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder
 from lutbench.models.export import Export, export_of
-from lutbench.models.pretrained import misfits
+from lutbench.models.fitting import misfits
 from lutbench.models.weights import read_weights
 from lutbench.recipes.downstream import default_crop
 from lutbench.run_files import FINISHED, read_finished
@@ -52,7 +52,7 @@ def exported_model(folder: Path, name: str) -> ExportedModel:
         )
     sizes = description.arguments
     model: Any = create_encoder(
-        description.recipe, description.side, classes=sizes.num_classes, pooled_norm=sizes.fc_norm
+        description.recipe, description.side, classes=sizes.num_classes, pooled_norm=sizes.fc_norm or None
     )
     if problems := misfits(model.state_dict(), tensors, "model"):
         raise UserError(

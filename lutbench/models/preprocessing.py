@@ -1,7 +1,6 @@
 """How images were prepared that weights were trained on, which is how a model must see them."""
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +9,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from lutbench.data.tensors import Colour
 from lutbench.models.export import export_of
-from lutbench.models.meta import shapes_only
 from lutbench.models.processors import described
+from lutbench.models.timm_models import pools_before_norm
 from lutbench.models.weights import pooled_norm, read_shapes, sha256_of, without_prefix
 from lutbench.recipes.base import RunRecipe, WeightsSource
 from lutbench.recipes.downstream import ImageTaskRecipe
@@ -120,10 +119,4 @@ def _timms(name: str) -> Preprocessing:
 
 def _pooled_as_mae(name: str, weights: Path) -> bool:
     """Return whether weights have their last norm behind the mean over patches, where timm's model has it before."""
-    return pooled_norm(without_prefix(read_shapes(weights))) and not _pools_behind(name)
-
-
-@lru_cache
-def _pools_behind(name: str) -> bool:
-    with shapes_only():
-        return pooled_norm(timm.create_model(name).state_dict())
+    return pooled_norm(without_prefix(read_shapes(weights))) and not pools_before_norm(name)

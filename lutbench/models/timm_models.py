@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lutbench.errors import UserError, listed, nearest
 from lutbench.models.meta import shapes_only
+from lutbench.models.weights import pooled_norm
 
 
 class Geometry(NamedTuple):
@@ -124,3 +125,15 @@ def check_name(name: str) -> None:
         raise UserError(
             f"model = {name!r}: timm has no such weights.{nearest(name, tags)} Known: {listed(tags) or 'none'}."
         )
+
+
+def classifiers(model: Any) -> tuple[str, ...]:
+    """Return what the names of a timm model's classifiers begin with."""
+    named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
+
+
+@lru_cache
+def pools_before_norm(name: str) -> bool:
+    """Return whether a model of timm has its last norm behind the mean over patches (``fc_norm``)."""
+    return pooled_norm(_without_memory(name).state_dict())

@@ -212,7 +212,7 @@ class WeightsSource(PreprocessingRecipe):
 
     kind: Literal["run", "timm", "checkpoint", "scratch"]
     path: Annotated[str, Runtime] = ""
-    """File of a checkpoint; its hash is part of the identity."""
+    """File or folder of a checkpoint; its hash is part of the identity."""
 
     @property
     def timm_model(self) -> str:

@@ -32,6 +32,8 @@ class EncoderSource(WeightsSource):
     architecture: EncoderRecipe
     export: Annotated[Literal["encoder", "teacher", "classifier"], Later] = "encoder"
     """Which of a run's encoders: the student's or the teacher's of a pre-training, or that in a fine-tuning's classifier."""
+    part: Annotated[str, Later] = ""
+    """Which of a checkpoint's encoders, such as ``teacher.backbone``; empty for the only one."""
 
     @property
     def timm_model(self) -> str:

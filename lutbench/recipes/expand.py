@@ -239,6 +239,7 @@ def _origin(
             "architecture": named["encoder"],
             "kind": kind,
             "path": row.checkpoint or "",
+            "part": row.part,
             **row.preprocessing(),
         }
     if row.pretrain not in suite.pretrain:

@@ -48,7 +48,9 @@ class MethodRecipe(PreprocessingRecipe):
     timm: bool = False
     """timm's own pre-trained weights for ``encoder``."""
     checkpoint: str | None = None
-    """A file with an encoder's weights: a MAE-style ``.pth`` or a ``.safetensors``."""
+    """A file with an encoder's weights, or a folder of Hugging Face's form: see :mod:`lutbench.models.formats`."""
+    part: str = ""
+    """Which of the encoders in the checkpoint, such as ``teacher.backbone``, where it has several."""
     scratch: bool = False
     """No weights: trained from random initial ones on the task itself."""
     encoder: str | None = None
@@ -73,6 +75,10 @@ class MethodRecipe(PreprocessingRecipe):
             raise ValueError(f"finetuned = {self.finetuned!r}: expected TASK/METHOD, a fine-tuning and a method of it")
         if self.teacher and given != ["pretrain"]:
             raise ValueError("teacher = true goes with pretrain: of what else there is, nothing has a teacher")
+        if self.part and given != ["checkpoint"]:
+            raise ValueError(
+                f"part = {self.part!r}: it names one of the encoders in a checkpoint, and goes with that alone"
+            )
         if given[0] not in ("timm", "checkpoint") and self.preprocessing():
             seen = "seen as in that fine-tuning" if given == ["finetuned"] else "normalised as ImageNet's"
             raise ValueError(
