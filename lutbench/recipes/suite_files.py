@@ -202,7 +202,7 @@ def _joined(one: Any, other: Any, by: str) -> Any:
 
 def _check_alike(one: SuiteTables, other: SuiteTables, own: Mapping[str, Any], path: Path) -> None:
     """Check that what two suites say of one name is the same, or said by the file at ``path`` that extends both."""
-    settled = set(_leaves(own))
+    settled = {key for key, _ in _leaves(own)}
     values = [dict(_leaves(_comparable(suite.tables, beside.tables))) for suite, beside in ((one, other), (other, one))]
     different = [
         f"{'.'.join(key)} is {_shown(values[0], key)} in {one.path.stem} and {_shown(values[1], key)} in {other.path.stem}"
