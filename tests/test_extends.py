@@ -535,6 +535,13 @@ def test_one_that_another_command_is_at_work_on_is_waited_for(there: Path, perfo
     assert performed == ["pretrain/mae/seed0"]
 
 
+def test_a_run_does_not_wait_for_itself_where_its_folder_has_two_paths(there: Path, performed: list[str]) -> None:
+    (opened(there, "pretrain/mae/seed0", "base").folder / "finished.json").unlink()
+    (there / "runs/alias").symlink_to(there / "runs/base")
+    run_suite(loaded(there, "base"), [], ["pretrain/mae"], workspace(there))
+    assert performed == ["pretrain/mae/seed0"]
+
+
 def test_within_a_suite_what_has_two_names_is_run_once(there: Path, performed: list[str]) -> None:
     shutil.rmtree(there / "runs")
     twice = '[pretrain.mae2]\ncontext_weight = 0.0\ncrop = "random"\n[method.mae2]\npretrain = "mae2"\n'
