@@ -96,6 +96,8 @@ class Record(_Closed):
     seed: int = Field(ge=0, lt=SEED_BOUND)
     run: str
     """The run's name, unique in the suite."""
+    made_as: Annotated[str, AfterValidator(_names)] | None = None
+    """``SUITE/RUN``, where another suite or under another name made it: the run of this identity was found, and not repeated."""
     identity: str = Field(pattern="^[0-9a-f]{64}$")
     """sha256 of the identity inputs."""
     identity_inputs: Annotated[dict[str, Any], AfterValidator(_checked_inputs)] = Field(alias="document")

@@ -1,7 +1,7 @@
-"""How far a run has come, as its folder says."""
+"""How far a run has come, as its folder says, or another of the same identity."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,8 @@ from lutbench.checkpoint import newest_step
 from lutbench.errors import UserError
 from lutbench.files import DamagedError
 from lutbench.record import changes
-from lutbench.run_files import FINISHED, read_finished, read_started
+from lutbench.run_files import FINISHED, Finished, read_finished, read_started
+from lutbench.run_lookup import find_run
 from lutbench.sources import differing
 
 if TYPE_CHECKING:
@@ -37,9 +38,11 @@ class RunStatus:
     """What was passed over because it is damaged, a paragraph each."""
     edited: str = ""
     """Of a finished run, the name of the run that other code than this finished: its own, or one that it starts from."""
+    made_as: str = ""
+    """Of a run that was found in another folder than its own, what it is called there, ``SUITE/RUN``."""
 
     def __str__(self) -> str:
-        return f"{self.state} {self.detail}".strip()
+        return " ".join(filter(None, (self.state, self.made_as and f"as {self.made_as}", self.detail)))
 
 
 def status_of(run: "Run[Any]") -> RunStatus:
@@ -47,20 +50,17 @@ def status_of(run: "Run[Any]") -> RunStatus:
     damage: list[str] = []
     if (run.folder / FINISHED).is_file():
         try:
-            left, edited = read_finished(run.folder, run.identity), run.name
+            left = read_finished(run.folder, run.identity)
             _check_recorded(run, left.checkpoint)
-            others = differing(left.sources, run.planned)
-            detail = f"by other code ({others})" if others else ""
-            if not others and run.needs is not None and (before := status_of(run.needs)).edited:
-                detail, edited = f"after {run.needs.name}, {before.detail}", before.edited
-            return RunStatus(RunState.FINISHED, detail, run.folder, edited=edited if detail else "")
+            return _finished(run, left, run.folder)
         except DamagedError as error:
             damage.append(str(error))
-    if (step := newest_step(run.checkpoints)) is not None:
-        return RunStatus(RunState.RESUMABLE, f"at step {step}", run.folder, tuple(damage))
-    if parts := sum(1 for _ in run.parts.glob("*.npz")):
-        detail = f"after {parts} part{'s' if parts > 1 else ''}"
-        return RunStatus(RunState.RESUMABLE, detail, run.folder, tuple(damage))
+    found, damaged = find_run(run)
+    damage += damaged
+    if found is not None:
+        return replace(_finished(run, found.finished, found.folder), damage=tuple(damage), made_as=found.name)
+    if progress := progress_of(run):
+        return RunStatus(RunState.RESUMABLE, progress, run.folder, tuple(damage))
     finished = {path.parent for path in run.home.glob(f"*/{FINISHED}")} - {run.folder}
     for other in sorted(finished, key=lambda folder: (folder / FINISHED).stat().st_mtime, reverse=True):
         try:
@@ -70,6 +70,23 @@ def status_of(run: "Run[Any]") -> RunStatus:
         except DamagedError as error:
             damage.append(str(error))
     return RunStatus(RunState.MISSING, "", run.folder, tuple(damage))
+
+
+def progress_of(run: "Run[Any]") -> str:
+    """Return what there is in its own folder to go on from, ``at step 200`` or ``after 3 parts``; empty if nothing."""
+    if (step := newest_step(run.checkpoints)) is not None:
+        return f"at step {step}"
+    parts = sum(1 for _ in run.parts.glob("*.npz"))
+    return f"after {parts} part{'s' if parts > 1 else ''}" if parts else ""
+
+
+def _finished(run: "Run[Any]", left: Finished, folder: Path) -> RunStatus:
+    """Return the status of a run that has finished in ``folder``, and by which code."""
+    others, edited = differing(left.sources, run.planned), run.name
+    detail = f"by other code ({others})" if others else ""
+    if not others and run.needs is not None and (before := status_of(run.needs)).edited:
+        detail, edited = f"after {run.needs.name}, {before.detail}", before.edited
+    return RunStatus(RunState.FINISHED, detail, folder, edited=edited if detail else "")
 
 
 def _check_recorded(run: "Run[Any]", checkpoint: str | None) -> None:

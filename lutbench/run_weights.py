@@ -30,7 +30,7 @@ def weights_of(run: "Run[Any]") -> Path | None:
     if source is None:
         return None
     if run.needs is not None:
-        return run.needs.folder / f"{source.export_name}.safetensors"
+        return run.needs.finished_in / f"{source.export_name}.safetensors"
     if source.kind != "checkpoint":
         return None
     weights = Path(source.path).expanduser()
@@ -90,13 +90,14 @@ def weights_made(run: "Run[Any]", name: str) -> str:
         NotKeptError: if it finished before such runs kept them.
         UserError: if it made none, or what it left is damaged.
     """
-    finished = read_finished(run.folder, run.identity)
+    folder = run.finished_in
+    finished = read_finished(folder, run.identity)
     made = finished.files.get(f"{name}.safetensors") if name in BESIDE else finished.checkpoint
     if made is None:
         if name in BESIDE:
             raise NotKeptError(
-                f"{run.folder}: {run.name} finished before such runs kept their {name}, so there is none. Repeat it to have one: "
+                f"{folder}: {run.name} finished before such runs kept their {name}, so there is none. Repeat it to have one: "
                 f"lutbench run {run.given} --again {run.name}."
             )
-        raise UserError(f"{run.folder}: the run finished without weights. Remove the folder, and run it again.")
+        raise UserError(f"{folder}: the run finished without weights. Remove the folder, and run it again.")
     return made

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
@@ -19,7 +21,8 @@ from lutbench.models.preprocessing import IMAGENETS
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run, open_run
-from lutbench.run_status import RunState, weights_problem
+from lutbench.run_lookup import begun_elsewhere, check_found
+from lutbench.run_status import RunState, progress_of, weights_problem
 from lutbench.run_weights import require_needed
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
@@ -82,6 +85,13 @@ def run_suite(
     for line in dict.fromkeys(assumed for run in to_do if (assumed := _assumed(run))):
         console.print(line)
     workspace.make()
+    if (
+        accelerator().num_processes > 1
+    ):  # other commands may begin and finish runs meanwhile: one listing for all processes
+        listings = [dict(workspace.run_folders)]
+        broadcast_object_list(listings)
+        workspace.run_folders.clear()
+        workspace.run_folders.update(listings[0])
     for at_last in (False, True):
         held: list[Run[Any]] = []
         for run in to_do:
@@ -92,7 +102,7 @@ def run_suite(
                 try:
                     _run(run, failed, run.name in repeated)
                 except Held as reason:
-                    if at_last:
+                    if at_last or accelerator().num_processes > 1:
                         raise
                     console.print(f"{reason} It is looked at again when the others are done.")
                     held.append(run)
@@ -156,18 +166,26 @@ def _run(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
     with lock(run) if main else nullcontext():
         accelerator().wait_for_everyone()
         status = run.status()
+        if status.made_as and not again:
+            check_found(run)
+            status = run.status()
         for paragraph in status.damage:
             run.log(paragraph)
         if status.state is RunState.FINISHED and not again:
             if main:
                 run.restore_record()
+            as_made = f", as {status.made_as}" if status.made_as else ""
             other = f" {status.detail}" if status.detail else ""
             hint = f"; to repeat that: --again {status.edited}" if status.edited else ""
-            run.log(f"finished already{other}; {run.result()} ({run.folder}){hint}")
+            run.log(f"finished already{as_made}{other}; {run.result()} ({status.folder}){hint}")
             return
-        if status.state is RunState.FINISHED:
+        if status.made_as:
+            run.log(f"runs anew in a folder of its own, and {status.made_as} stays in {status.folder}")
+        elif status.state is RunState.FINISHED:
             aside = run.set_aside() if main else run.folder
             run.log(f"runs anew, and what there was stays in {aside}")
+        elif main:
+            _require_not_begun(run)
         if status.state is RunState.STALE:
             run.log(f"{status}; runs anew, and the old run stays in {status.folder}")
         if main:
@@ -176,6 +194,7 @@ def _run(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
         with interruption_explained(partial(_kept, run)):
             perform(run)
         accelerator().wait_for_everyone()
+        run.workspace.run_folders.setdefault(run.folder.name, []).append(run.folder)  # for those of the same identity
         run.log(run.result())
 
 
@@ -185,11 +204,17 @@ def perform(run: Run[Any]) -> None:
     run.planned.kind.module.perform(run)
 
 
+def _require_not_begun(run: Run[Any]) -> None:
+    """Raises Held if another command is at work on a run of the same identity, be it of another suite or by another name."""
+    for folder in begun_elsewhere(run):
+        if holder := _held(folder.parent):
+            raise Held(f"{run.name} is being run already, in {folder}, by {holder}. Wait for it, or stop it first.")
+
+
 def _kept(run: Run[Any]) -> str:
     """Return what is kept of a run that was interrupted, for a message."""
-    status = run.status()
-    if status.state is RunState.RESUMABLE:
-        return f"{run.name} is {status}, and the runs before it are kept."
+    if progress := progress_of(run):
+        return f"{run.name} is {RunState.RESUMABLE} {progress}, and the runs before it are kept."
     return f"Of {run.name} nothing is kept yet; the runs before it are."
 
 
@@ -210,7 +235,7 @@ def lock(run: Run[Any]) -> Iterator[None]:
     try:
         file.acquire(timeout=0)
     except Timeout:
-        raise Held(f"{run.name} is being run already, by {_holder(run)}. Wait for it, or stop it first.") from None
+        raise Held(f"{run.name} is being run already, by {_holder(run.home)}. Wait for it, or stop it first.") from None
     try:
         run.sweep()
         since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -223,17 +248,24 @@ def lock(run: Run[Any]) -> Iterator[None]:
 
 def held_by(run: Run[Any]) -> str:
     """Return who is at work on a run, ``process 123 on a-machine since ...``; empty if nobody is."""
-    if not (run.home / ".holder.json").is_file():
+    return _held(run.home)
+
+
+def _held(home: Path) -> str:
+    """Return who is at work on the runs of a name, which have this folder; empty if nobody is."""
+    if not (home / ".holder.json").is_file():
         return ""
     try:
-        with FileLock(run.home / ".lock", timeout=0):
+        with FileLock(home / ".lock", timeout=0):
             return ""  # whoever wrote it was killed
     except Timeout:
-        return _holder(run)
+        return _holder(home)
+    except PermissionError:  # a folder of others, in which nobody can tell
+        return ""
 
 
-def _holder(run: Run[Any]) -> str:
-    who = read_model(run.home / ".holder.json", Holder) or Holder()
+def _holder(home: Path) -> str:
+    who = read_model(home / ".holder.json", Holder) or Holder()
     return f"process {who.process} on {who.machine} since {who.since}"
 
 

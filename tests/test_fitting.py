@@ -15,6 +15,7 @@ from lutbench.models import weights
 from lutbench.models.encoders import create_encoder
 from lutbench.models.licences import licence_of
 from lutbench.models.pretrained import encoder_of
+from lutbench.plan.costs import Rates
 from lutbench.plan.show import show_plan
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.loading import load_suite
@@ -65,7 +66,7 @@ def told(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def planned(suite: LoadedSuite, workspace: Workspace) -> None:
-    show_plan(suite, workspace)
+    show_plan(suite, workspace, Rates())
 
 
 def encoder_of_another_width(path: Path) -> None:

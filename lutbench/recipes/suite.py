@@ -13,6 +13,8 @@ One TOML file holds everything that a reader needs to know what is run::
 lists), for every seed; its classifiers are then measured on every robustness dataset. A method can also be what a run made
 beside its encoder: the teacher of a pre-training (``teacher = true``), or the encoder of a fine-tuned classifier
 (``finetuned = "TASK/METHOD"``). Folders and files are named by the NAMEs.
+
+``extends = "small"`` takes everything of another suite and adds or changes tables, see :mod:`lutbench.recipes.suite_files`.
 """
 
 from collections.abc import Sequence
@@ -59,6 +61,9 @@ class MethodRecipe(PreprocessingRecipe):
     """How tables name the method; its name in the suite file if empty."""
     published: str = ""
     """The method's name in lutbench/report/published.toml, for the published value beside the measured one."""
+    like: str = ""
+    """Of a new row in a suite that extends another: the row of that one beside which it stands in every table, see
+    :mod:`lutbench.recipes.joining`; those that it is like if not given."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -119,6 +124,9 @@ class Suite(Recipe):
     seeds: list[Annotated[int, Field(ge=0, lt=SEED_BOUND)]] = Field([0], min_length=1)
     compare: list[list[str]] = Field(default_factory=list)
     """Pairs of methods to compare on the same images, as [first, second]; the untrained rows of an analysis are methods too."""
+    extends: list[str] = Field(default_factory=list)
+    """Names of the suites that it extends, the nearest first, with those that they extend; all of theirs is in here already, see
+    :mod:`lutbench.recipes.suite_files`."""
     data: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     encoder: dict[Name, EncoderRecipe] = Field(default_factory=dict)
     method: dict[Name, MethodRecipe] = Field(default_factory=dict)

@@ -87,15 +87,21 @@ def compare_with_reference(own: Mapping[str, Record], reference: Mapping[str, Re
 def reference_section(view: View, results_dir: Path, reference_dir: Path | None = None) -> Section | None:
     """Return how the records of a suite compare with those in ``reference_dir``; None if no two can be compared.
 
-    It is ``reference`` below the results, if not given and present.
+    It is ``reference`` below the results, if not given and present. Of a suite that extends others, the rows that are theirs are
+    compared with their reference records.
 
     Raises:
         UserError: if a reference record is damaged, or there is none in the folder that was given.
     """
-    reference = read_records(reference_dir or results_dir / "reference", view.suite.name)
-    if reference_dir is not None and not reference:
-        raise UserError(f"--reference {reference_dir}: there are no records of suite {view.suite.name} below it.")
-    agreements = compare_with_reference(view.records, reference)
+    suites = [view.suite.name, *view.suite.config.extends]
+    references = [read_records(reference_dir or results_dir / "reference", suite) for suite in suites]
+    if reference_dir is not None and not any(references):
+        raise UserError(f"--reference {reference_dir}: there are no records of suite {' or '.join(suites)} below it.")
+    found: dict[str, Agreement] = {}
+    for reference in references:  # the suite's own before those of what it extends
+        for agreement in compare_with_reference(view.records, reference):
+            found.setdefault(agreement.own.run, agreement)
+    agreements = [found[name] for name in view.records if name in found]
     if not agreements:
         return None
     legend = f"{agreement_sentence(agreements)} {LEGEND}"
