@@ -6,8 +6,7 @@ from these files alone.
 """
 
 import hashlib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -218,16 +217,6 @@ def identity_of(identity_inputs: Mapping[str, Any]) -> str:
     return content_sha256(identity_inputs)
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return the fields in which two identity inputs or recipes differ: ``epochs changed from 10 to 20``."""
-    before, after = dict(_flat(old)), dict(_flat(new))
-    return [
-        f"{key} changed from {_shown(before.get(key, 'not set'))} to {_shown(after.get(key, 'not set'))}"
-        for key in {**before, **after}
-        if before.get(key, _flat) != after.get(key, _flat)
-    ]
-
-
 def record_path(results_dir: Path, suite: str, run: str) -> Path:
     """Return where the record of a run lies: ``records/SUITE/RUN.json``, such as ``.../downstream/TASK/METHOD/seed0.json``.
 
@@ -341,16 +330,3 @@ def _label(m: Measurement | None) -> str:
 
 def _remedy(run: str) -> str:
     return f"Restore it from a copy (git), or remove it with its record and run {run} again."
-
-
-def _shown(value: Any) -> str:
-    """Return a value as messages have it: of a sha256 the first 12 digits."""
-    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(value))
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", inner

@@ -6,10 +6,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lutbench.changes import changes
 from lutbench.checkpoint import newest_step
 from lutbench.errors import UserError
 from lutbench.files import DamagedError
-from lutbench.record import changes
 from lutbench.run_files import FINISHED, Finished, read_finished, read_started
 from lutbench.run_lookup import find_run
 from lutbench.sources import differing

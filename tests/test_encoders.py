@@ -204,7 +204,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 
 
 def test_weights_of_no_vision_transformer_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"expected the weights of one Vision Transformer.*conv1\.weight"):
+    with pytest.raises(UserError, match=r"expected the weights of one encoder.*conv1\.weight"):
         load_encoder(source("checkpoint"), saved({"conv1.weight": torch.zeros(1)}, tmp_path))
 
 

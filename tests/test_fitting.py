@@ -94,7 +94,7 @@ FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "width.safetensors": (encoder_of_another_width, "They have a width of 32, and it has a width of 16."),
     "whole.safetensors": (of_whole_numbers, "expected floating-point numbers, found int64"),
     "complex.safetensors": (of_whole_numbers, "expected floating-point numbers, found complex64"),
-    "conv.pth": (of_another_network, "expected the weights of one Vision Transformer"),
+    "conv.pth": (of_another_network, "expected the weights of one encoder"),
     "text.pth": (text, "expected a checkpoint of torch.save"),
     "text.safetensors": (text, "expected safetensors"),
 }

@@ -184,14 +184,15 @@ def test_a_crop_that_is_the_tasks_anyway_makes_no_other_run(tmp_path: Path, weig
     assert encoder_inputs(tmp_path, weights)[0] == before
 
 
-def test_timms_weights_by_name_have_the_tasks_crop_unless_the_row_gives_one(tmp_path: Path) -> None:
-    """Whose crop_pct of 0.9 is that of timm's classifier; rows by name had the task's before crops could be set."""
+def test_timms_weights_by_name_have_timms_crop_as_those_in_a_folder_do(tmp_path: Path) -> None:
     write_images(tmp_path)
     _, inputs, crop = encoder_inputs(tmp_path, None)
+    assert (inputs["preprocessing"]["crop_pct"], crop) == (0.9, 0.9)
+    _, inputs, crop = encoder_inputs(tmp_path, None, "crop_pct = 0.8")
+    assert (inputs["preprocessing"]["crop_pct"], crop) == (0.8, 0.8)
+    _, inputs, crop = encoder_inputs(tmp_path, None, eval_crop=224 / 256)
     assert crop == 224 / 256
     assert "crop_pct" not in inputs["preprocessing"]
-    _, inputs, crop = encoder_inputs(tmp_path, None, "crop_pct = 0.9")
-    assert (inputs["preprocessing"]["crop_pct"], crop) == (0.9, 0.9)
 
 
 TASKS = """

@@ -71,7 +71,7 @@ def encoder_in(tensors: Mapping[str, Tensor], where: str, part: str = "", like: 
     names = _unwrapped(tensors)
     found = _encoders(names) or _networks(names, like)
     if not found:
-        raise _none_found(tensors, where)
+        raise _none_found(tensors, where, like)
     prefix = _chosen(list(found), where, part)
     inside = {name.removeprefix(prefix): name for name in _under(names, prefix, found)}
     if flat := [names[name] for name in inside.values() if FLATTENED.fullmatch(name)]:
@@ -172,12 +172,13 @@ def _chosen(prefixes: list[str], where: str, part: str) -> str:
     )
 
 
-def _none_found(tensors: Mapping[str, Tensor], where: str) -> UserError:
+def _none_found(tensors: Mapping[str, Tensor], where: str, like: Collection[str]) -> UserError:
     if flat := [name for name in tensors if FLATTENED.fullmatch(name)]:
         return _flattened(flat, where)
     tried = ", ".join(f"{dialect.name} ({dialect.patch_embedding})" for dialect in DIALECTS)
     return UserError(
-        f"{where}: expected the weights of one Vision Transformer, found no patch embedding by any of the names that are read: {tried}. "
+        f"{where}: expected the weights of one encoder, found no patch embedding by any of the names that are read, {tried}, "
+        f"and not the names of timm's model either ({listed(like, 2)}). "
         f"The keys begin with {listed(tensors, 4)}. Give a checkpoint of the encoder, under one of these formats' names."
     )
 

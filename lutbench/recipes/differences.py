@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from lutbench.changes import flat
 from lutbench.kinds import Kind
 from lutbench.recipes.base import Recipe, RunRecipe, Runtime
 from lutbench.recipes.loading import load_suite
@@ -66,14 +67,6 @@ def nearest_of_paper(kind: Kind, affecting: Mapping[str, Any]) -> PlannedRun | N
         return sum(own.get(name, NOT_SET) != other.get(name, NOT_SET) for name in {*own, *other})
 
     return min((run for run in load_suite(PAPER).runs if run.kind is kind), key=differences, default=None)
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
 
 
 def _defaults(model: type[Recipe], given: Mapping[str, Any], recipe: Recipe | None) -> dict[str, Any]:
