@@ -202,6 +202,38 @@ def show(
 
 
 @app.command()
+def add(
+    weights: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE_OR_NAME", help="A file or folder of weights, or timm's name of a model that has some."
+        ),
+    ],
+    to: Annotated[str, typer.Option(metavar="SUITE", help="The suite whose tables the row is for, by name or file.")],
+    label: Annotated[str, typer.Option(help="How tables name the row; the file's name if not given.")] = "",
+    part: Annotated[
+        str, typer.Option(metavar="NAME", help="Which of several encoders in the file, such as teacher.backbone.")
+    ] = "",
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="timm's name of the architecture, if the weights do not tell it.")
+    ] = "",
+    image_size: Annotated[
+        int | None, typer.Option(min=1, metavar="PIXELS", help="Side of the images that it sees; its own if not given.")
+    ] = None,
+    like: Annotated[
+        str, typer.Option(metavar="METHOD", help="The row of the suite beside which it stands, if that is not clear.")
+    ] = "",
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="The suite file to write; named by the label if not given.")
+    ] = None,
+) -> None:
+    """Make somebody's encoder a row of a suite's tables: try the weights, say what was read, and write a suite file of a few lines."""
+    from lutbench.adding import Choices, add_row
+
+    add_row(weights, to, Choices(label, model, part, image_size, like), file)
+
+
+@app.command()
 def parity(
     file: Annotated[
         Path,

@@ -36,6 +36,9 @@ BESIDE = re.compile(
 )
 """What may lie under an encoder's prefix besides the encoder: heads, projectors, decoders, mask tokens, and constants."""
 
+MARKS = ("layer1.0.conv1.weight", "stages.0.blocks.0.conv_dw.weight")
+"""A tensor of every ResNet, and one of every ConvNeXt, which have no patch embedding."""
+
 OWN = re.compile(r"(?:fc_norm|attn_pool|head\.norm)\..*")
 """What some of timm's encoders have, and others have not: the fit decides."""
 
@@ -62,14 +65,18 @@ class ForeignEncoder(NamedTuple):
 def encoder_in(tensors: Mapping[str, Tensor], where: str, part: str = "", like: Collection[str] = ()) -> ForeignEncoder:
     """Return the one encoder in ``tensors``, whose names are joined by dots, or that which ``part`` names.
 
-    ``like`` are the names of timm's model; a network without a patch embedding, such as a ResNet, is found by the first of them.
+    ``like`` are the names of timm's model; a network without a patch embedding is found by the first of them, and by :data:`MARKS`.
 
     Raises:
         UserError: if there is none, or several and no ``part``, or none of that name, all of which are listed; or if its parameters are
             flattened.
     """
     names = _unwrapped(tensors)
-    found = _encoders(names) or _networks(names, like)
+    found = (
+        _encoders(names)
+        or _networks(names, like)
+        or {p: d for mark in MARKS for p, d in _networks(names, [mark]).items()}
+    )
     if not found:
         raise _none_found(tensors, where, like)
     prefix = _chosen(list(found), where, part)

@@ -87,7 +87,10 @@ def _from_encoders(
         if method not in suite.method:
             raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
         made_by, source = _origin(suite, method, before, where)
-        recipe = read_recipe(kind.recipe, {**settings, "encoder": source}, where, also=TaskTable.model_fields)
+        values = {**settings, "encoder": source}
+        if (pool := suite.method[method].pool) and "pool" in kind.recipe.model_fields:
+            values["pool"] = pool
+        recipe = read_recipe(kind.recipe, values, where, also=TaskTable.model_fields)
         for seed in suite.seeds:
             needs = replace(made_by, seed=seed).name if made_by else None
             runs.append(PlannedRun(name, kind, table.task, method, seed, recipe, needs))

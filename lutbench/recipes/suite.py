@@ -57,6 +57,8 @@ class MethodRecipe(PreprocessingRecipe):
     """No weights: trained from random initial ones on the task itself."""
     encoder: str | None = None
     """The architecture, one of [encoder.NAME]; a run brings its own."""
+    pool: Literal["class", "mean"] | None = None
+    """What tasks take of its tokens that say ``pool``, in place of what they say: ``mean`` for an encoder without class token."""
     label: str = ""
     """How tables name the method; its name in the suite file if empty."""
     published: str = ""

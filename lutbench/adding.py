@@ -1,0 +1,210 @@
+"""``lutbench add``: from somebody's weights to a suite file of a few lines, in which they are a row beside the rows of another suite."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from shlex import quote
+from typing import Any, NamedTuple
+
+import timm
+import torch
+
+from lutbench.errors import UserError, listed
+from lutbench.files import read_json, whole_file
+from lutbench.models.architectures import architecture_of
+from lutbench.models.encoders import create_encoder, encode, has_class_token
+from lutbench.models.formats import encoder_in
+from lutbench.models.licences import licence_of, timms_licence
+from lutbench.models.meta import shapes_only
+from lutbench.models.preprocessing import preprocessing_of
+from lutbench.models.pretrained import check_pretrained, load_encoder
+from lutbench.models.weights import read_shapes
+from lutbench.progress import console
+from lutbench.recipes.base import EncoderRecipe
+from lutbench.recipes.downstream import EncoderSource
+from lutbench.recipes.loading import load_suite
+from lutbench.recipes.suite import LoadedSuite
+
+
+class Choices(NamedTuple):
+    """What the user says of an encoder, where it cannot be told or shall be otherwise."""
+
+    label: str = ""
+    model: str = ""
+    """timm's name of the architecture."""
+    part: str = ""
+    """Which of several encoders in the file."""
+    image_size: int | None = None
+    like: str = ""
+    """The row of the base beside which it stands."""
+
+
+class Tried(NamedTuple):
+    """An encoder whose weights have been read, loaded, and asked for the features of an image."""
+
+    source: EncoderSource
+    said: list[str]
+    """What was read, and what had to be assumed, in sentences."""
+    class_token: bool
+
+
+def add_row(given: str, base: str, choices: Choices, file: Path | None = None) -> None:
+    """Try the weights ``given``, a file, a folder or a name of timm's, and write a suite file that extends ``base`` by a row of them.
+
+    The file is ``file``, or named by the label or the weights, in the current folder. Prints what was read, what was assumed, what
+    the row will be measured by, and the command for it.
+
+    Raises:
+        UserError: if there is no such suite or there are no such weights, they cannot be read, the file exists, or the row does not
+            go with the base.
+    """
+    suite = load_suite(base)
+    tried = try_weights(given, choices)
+    name = _free_name(choices.label or _stem(given), suite)
+    path = file or Path(f"{name}.toml")
+    if path.exists():
+        raise UserError(f"{path} exists, and is not overwritten. Give another name: --file FILE.toml, or --label.")
+    text = suite_text(given, base, name, suite, tried, choices)
+    loaded = _written(path, text)
+    for sentence in tried.said:
+        console.print(sentence, soft_wrap=True)
+    console.print(f"\n{path}:\n\n{text}", soft_wrap=True, highlight=False, markup=False)
+    tasks = dict.fromkeys(f"{run.stage}/{run.task}" for run in loaded.runs if run.method == name)
+    console.print(
+        f"The row is measured by {listed(tasks, 30)}; runs of {base} that have finished are used as they are."
+    )
+    console.print(f"Next: lutbench run {quote(str(path))} --data-root DIR", soft_wrap=True)
+
+
+def try_weights(given: str, choices: Choices) -> Tried:
+    """Read weights, load them into the model of timm that they belong to, and encode an image.
+
+    Raises:
+        UserError: if one of these cannot be done.
+    """
+    path = Path(given).expanduser()
+    if path.exists():
+        source, said = _of_file(path, choices)
+    elif path.suffix or len(path.parts) > 1:
+        raise UserError(
+            f"There is no file or folder of weights {given}. Check the path, or give timm's name of a model."
+        )
+    else:
+        source, said = _of_timm(given, choices)
+    side = source.architecture.image_size
+    model = load_encoder(source, path if path.exists() else None).eval()
+    with torch.no_grad():
+        features = encode(model, torch.zeros(1, 3, side, side), "mean")
+    if not features.isfinite().all():
+        raise UserError(
+            f"{given}: the features of a grey image are not finite. Give weights of a training that went well."
+        )
+    prepared = preprocessing_of(source, path if path.exists() else None)
+    crop = f", and cropped to {prepared.crop_pct:g} of the resized side" if prepared.crop_pct else ""
+    said.append(f"Images are seen at {side} x {side} pixels, {prepared}{crop}.")
+    return Tried(source, said, has_class_token(model))
+
+
+def _of_file(path: Path, choices: Choices) -> tuple[EncoderSource, list[str]]:
+    shapes, names = read_shapes(path), []
+    if choices.model:
+        with shapes_only():
+            names = list(create_encoder(EncoderRecipe(model=choices.model)).state_dict())
+    found = encoder_in(shapes, str(path), choices.part, names)
+    licence = licence_of(path)
+    said = [f"{path}, {found}{f', licence: {licence}' if licence else ''}."]
+    if choices.model:
+        recipe = EncoderRecipe(model=choices.model, image_size=choices.image_size or _own_size(choices.model))
+    else:
+        recipe, assumed = architecture_of(found.tensors, _config(path))
+        recipe = recipe.model_copy(update={"image_size": choices.image_size or recipe.image_size})
+        said += [f"Its architecture is timm's {recipe.model}{_sizes(recipe)}.", *assumed]
+    source = {"architecture": recipe, "kind": "checkpoint", "path": str(path), "part": choices.part}
+    return EncoderSource.model_validate(source), said
+
+
+def _of_timm(name: str, choices: Choices) -> tuple[EncoderSource, list[str]]:
+    check_pretrained(name)
+    licence = timms_licence(name)
+    recipe = EncoderRecipe(model=name, image_size=choices.image_size or _own_size(name))
+    said = [f"timm's weights of {name}{f', licence: {licence}' if licence else ''}."]
+    return EncoderSource(architecture=recipe, kind="timm"), said
+
+
+def suite_text(given: str, base: str, name: str, suite: LoadedSuite, tried: Tried, choices: Choices) -> str:
+    """Return the suite file: what it extends, the architecture if the base has no such, and the row."""
+    recipe = tried.source.architecture
+    same = (
+        key for key, known in suite.config.encoder.items() if known.affecting_results() == recipe.affecting_results()
+    )
+    encoder = next(same, "")
+    row: dict[str, Any] = {"label": choices.label or name}
+    row |= {"checkpoint": given} if tried.source.kind == "checkpoint" else {"timm": True}
+    row |= {"part": choices.part} if choices.part else {}
+    row |= {"encoder": encoder or name}
+    row |= {} if tried.class_token else {"pool": "mean"}
+    row |= {"like": choices.like} if choices.like else {}
+    tables = {f"method.{name}": row}
+    if not encoder:
+        tables = {f"encoder.{name}": recipe.model_dump(exclude_none=True, exclude={"label"})} | tables
+    parts = [f"extends = {_toml(base)}", *(_table(title, values) for title, values in tables.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _written(path: Path, text: str) -> LoadedSuite:
+    """Write a suite file and return the suite, which goes with what it extends, or leave no file."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    try:
+        return load_suite(str(path))
+    except UserError:
+        path.unlink()
+        raise
+
+
+def _table(title: str, values: Mapping[str, Any]) -> str:
+    return "\n".join([f"[{title}]", *(f"{key} = {_toml(value)}" for key, value in values.items())])
+
+
+def _toml(value: Any) -> str:
+    """Return a plain value as TOML, of which JSON's strings, numbers and truth values are a part."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _stem(given: str) -> str:
+    """Return what weights are called: their folder's name where the file has one that says nothing."""
+    path = Path(given).expanduser()
+    if not path.exists():
+        return given.partition(".")[0]
+    path = path.absolute()
+    return (
+        path.parent.name if path.stem in ("model", "pytorch_model", "checkpoint", "encoder", "weights") else path.stem
+    )
+
+
+def _free_name(text: str, suite: LoadedSuite) -> str:
+    """Return a name for folders made of a text, which no row of the suite has, nor the suite itself."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:48] or "mine"
+    taken = {*suite.config.method, *suite.config.classifier, *suite.config.encoder, suite.name, *suite.config.extends}
+    numbered = (f"{name}-{number}" for number in range(2, 1000))
+    return name if name not in taken else next(one for one in numbered if one not in taken)
+
+
+def _own_size(model: str) -> int:
+    """Return the side of the images that timm's weights of a model were trained on, or of the model as timm makes it."""
+    known = timm.get_pretrained_cfg(model)
+    return int(known.input_size[-1]) if known else EncoderRecipe().image_size
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Return Hugging Face's or timm's configuration beside weights; empty if there is none."""
+    beside = (path if path.is_dir() else path.parent) / "config.json"
+    found = read_json(beside) if beside.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sizes(recipe: EncoderRecipe) -> str:
+    """Return what a recipe changes of timm's model, in brackets."""
+    changed = recipe.model_dump(include={"patch_size", "width", "depth", "heads"}, exclude_none=True)
+    return f" ({', '.join(f'{key} {value}' for key, value in changed.items())})" if changed else ""
