@@ -12,6 +12,7 @@ from toy_runs import SCENES, TOY, write_images, write_scenes
 from lutbench.errors import UserError
 from lutbench.models import weights
 from lutbench.models.encoders import create_encoder
+from lutbench.plan.costs import Rates
 from lutbench.plan.show import show_plan
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.loading import load_suite
@@ -61,7 +62,7 @@ def told(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def planned(suite: LoadedSuite, workspace: Workspace) -> None:
-    show_plan(suite, workspace, [], None, 1)
+    show_plan(suite, workspace, Rates())
 
 
 def encoder_of_another_width(path: Path) -> None:
