@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from toy_runs import SCENES, write_images, write_scenes
 
 from lutbench.checkpoint import KEEP
@@ -357,6 +360,19 @@ def test_the_documents_have_the_table_that_the_plan_reads() -> None:
     for gpu in known.values():  # a vendor's number with sparsity is twice the dense one
         if "with sparsity" in gpu.source:
             assert float(gpu.source.split()[2].replace(",", "")) == 2 * gpu.tflops
+
+
+@pytest.mark.parametrize(
+    ("model", "side"), [("vit_tiny_patch16_224", 96), ("swin_tiny_patch4_window7_224", 224), ("convnext_atto", 64)]
+)
+def test_flop_are_those_that_torch_counts(model: str, side: int) -> None:
+    """Linear layers and attention by their shapes, where torch runs them; with windows, masks and convolutions too."""
+    with torch.device("meta"):
+        network = timm.create_model(model, img_size=side) if "convnext" not in model else timm.create_model(model)
+        images = torch.empty(2, 3, side, side)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            network(images)
+        assert counted(lambda: network(images)) == counter.get_total_flops() > 0
 
 
 def test_values_are_left_out_on_the_meta_device_alone_and_no_shape_with_them() -> None:

@@ -43,7 +43,7 @@ def wilson(successes: int, n: int) -> Interval:
 
     It knows nothing of another training run. Source: Wilson 1927, without continuity correction.
     """
-    from scipy import stats  # here, because it takes as long to import as half of torch
+    from scipy import stats  # here, because it takes half a second to import
 
     interval = stats.binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
     return Interval(float(interval.low), float(interval.high))

@@ -4,13 +4,15 @@ Matrix products, convolutions and attention are counted; the rest is small besid
 numbers is its own ``cost(run, classes)``, see :mod:`lutbench.kinds`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lutbench.models.encoders import create_encoder, feature_width
@@ -52,9 +54,36 @@ class Counted(NamedTuple):
 def counted(call: Callable[[], object]) -> int:
     """Return the FLOP of a call on meta tensors: of matrix products, convolutions and attention, two per multiplication."""
     # Attention as plain products: fused kernels have no formula on every device, and the same FLOP.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, _ByShape() as own:
         call()
-    return int(counter.get_total_flops())
+    return int(counter.get_total_flops() + own.flop)
+
+
+class _ByShape(TorchFunctionMode):
+    """Counts linear layers and attention by their shapes in place of calling them.
+
+    They are nearly all that a transformer computes, and torch's counter, which counts the rest, takes half a second for each model.
+    """
+
+    flop: int = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is functional.linear:
+            inputs, weight = args[:2]  # (..., a) and (b, a)
+            self.flop += 2 * inputs.numel() * weight.shape[0]
+            return inputs.new_empty(*inputs.shape[:-1], weight.shape[0])
+        if func is functional.scaled_dot_product_attention:
+            query, key, value = args[:3]  # (..., n, d), (..., m, d) and (..., m, e)
+            rows, keys = query.numel() // query.shape[-1], key.shape[-2]
+            self.flop += 2 * rows * keys * (query.shape[-1] + value.shape[-1])
+            return query.new_empty(*query.shape[:-1], value.shape[-1])
+        return func(*args, **(kwargs or {}))
 
 
 def count(model: nn.Module, side: int) -> Counted:

@@ -55,8 +55,7 @@ def _print_stages(costs: Costs) -> None:
         table.add_row(
             stage,
             f"{to_run} of {len(part.runs)}" if 0 < to_run < len(part.runs) else f"{to_run or DONE}",
-            amount(part.images),
-            f"{part.flop:.1e}",
+            *((amount(part.images), f"{part.flop:.1e}") if part.count(NO_COUNT) < to_run else ("", "")),
             *(f"{cell}{'' if whole or not cell else '+'}" for cell in hours),
             style="bold" if part is costs else None,
         )
