@@ -13,7 +13,7 @@ import torch
 from lutbench.errors import UserError, listed
 from lutbench.files import read_json, whole_file
 from lutbench.models.architectures import architecture_of
-from lutbench.models.encoders import create_encoder, encode, has_class_token
+from lutbench.models.encoders import create_encoder, encode, geometry_of, has_class_token, is_plain
 from lutbench.models.formats import encoder_in
 from lutbench.models.licences import licence_of, timms_licence
 from lutbench.models.meta import shapes_only
@@ -135,9 +135,7 @@ def _of_timm(name: str, choices: Choices) -> tuple[EncoderSource, list[str]]:
 def suite_text(given: str, base: str, name: str, suite: LoadedSuite, tried: Tried, choices: Choices) -> str:
     """Return the suite file: what it extends, the architecture if the base has no such, and the row."""
     recipe = tried.source.architecture
-    same = (
-        key for key, known in suite.config.encoder.items() if known.affecting_results() == recipe.affecting_results()
-    )
+    same = (key for key, known in suite.config.encoder.items() if is_same(known, recipe))
     encoder = next(same, "")
     row: dict[str, Any] = {"label": choices.label or name}
     row |= {"checkpoint": given} if tried.source.kind == "checkpoint" else {"timm": True}
@@ -150,6 +148,16 @@ def suite_text(given: str, base: str, name: str, suite: LoadedSuite, tried: Trie
         tables = {f"encoder.{name}": recipe.model_dump(exclude_none=True, exclude={"label"})} | tables
     parts = [f"extends = {_toml(base)}", *(_table(title, values) for title, values in tables.items())]
     return "\n\n".join(parts) + "\n"
+
+
+def is_same(one: EncoderRecipe, other: EncoderRecipe) -> bool:
+    """Return whether two recipes make the same encoder, by whatever names of timm's."""
+    if one.image_size != other.image_size or not (is_plain(one) and is_plain(other)):
+        return one.affecting_results() == other.affecting_results()
+    with shapes_only():
+        states = [create_encoder(recipe).state_dict() for recipe in (one, other)]
+    shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
+    return geometry_of(one) == geometry_of(other) and shapes[0] == shapes[1]
 
 
 def _written(path: Path, text: str) -> LoadedSuite:
@@ -178,14 +186,13 @@ def _stem(given: str) -> str:
     if not path.exists():
         return given.partition(".")[0]
     path = path.absolute()
-    return (
-        path.parent.name if path.stem in ("model", "pytorch_model", "checkpoint", "encoder", "weights") else path.stem
-    )
+    stem = path.name.partition(".")[0]
+    return path.parent.name if stem in ("model", "pytorch_model", "checkpoint", "encoder", "weights") else stem
 
 
 def _free_name(text: str, suite: LoadedSuite) -> str:
     """Return a name for folders made of a text, which no row of the suite has, nor the suite itself."""
-    name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:48] or "mine"
+    name = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:48] or "mine"
     taken = {*suite.config.method, *suite.config.classifier, *suite.config.encoder, suite.name, *suite.config.extends}
     numbered = (f"{name}-{number}" for number in range(2, 1000))
     return name if name not in taken else next(one for one in numbered if one not in taken)

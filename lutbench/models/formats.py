@@ -165,7 +165,7 @@ def _chosen(prefixes: list[str], where: str, part: str) -> str:
     parts = [prefix.removesuffix(".") or "." for prefix in prefixes]
     common = next((f"{key}." for key in CONTAINERS if all(name.startswith(f"{key}.") for name in parts)), "")
     offered = [name.removeprefix(common) for name in parts]
-    choose = f'Choose one in the suite file with part = "{offered[0]}" beside checkpoint.'
+    choose = f'Choose one: part = "{offered[0]}" in [method.NAME], or --part {offered[0]} of lutbench add.'
     if not part:
         raise UserError(f"{where}: expected one encoder, found {len(offered)}: {listed(offered, 8)}. {choose}")
     wanted = WRAPPERS.sub("", f"{part}.").removesuffix(".") or "."
