@@ -47,16 +47,9 @@ def check(run: Run[AnalysisRecipe]) -> None:
             attention that can be read, has not the blocks that are to be drawn, or sees images as a single patch or as another grid
             than the table's others; or if it has no weights that fit.
     """
-    recipe, grid = run.recipe, run_grid(run)
-    with shapes_only():
-        check_readable(create_encoder(recipe.encoder.architecture, recipe.side), recipe.side)
-    if above := [block for block in recipe.blocks or [] if block > grid.depth]:
-        raise UserError(
-            f"analysis.{run.planned.task}: blocks = {recipe.blocks}, and {recipe.encoder_label} has {grid.depth} blocks, counted "
-            f"from 1: there is no block {above[0]}. Name others, or leave blocks out."
-        )
-    _check_grid(run, grid.patch_size)
+    recipe = run.recipe
     check_weights(run)
+    _check_grid(run, run_grid(run).patch_size)
     images, bank = _images(run)
     _check_count(run, min(len(images), recipe.images or len(images)))
     if bank is None and "depth" in recipe.measures:
@@ -71,8 +64,16 @@ def check(run: Run[AnalysisRecipe]) -> None:
 
 
 def check_weights(run: Run[AnalysisRecipe]) -> None:
-    """Check the weights that a run starts from, see :func:`check_encoder_weights`."""
-    check_encoder_weights(run, run.recipe.image_size)
+    """Check that the encoder is one that can be analysed, and its weights, see :func:`check_encoder_weights`."""
+    recipe, grid = run.recipe, run_grid(run)
+    with shapes_only():
+        check_readable(create_encoder(recipe.encoder.architecture, recipe.side), recipe.side)
+    if above := [block for block in recipe.blocks or [] if block > grid.depth]:
+        raise UserError(
+            f"analysis.{run.planned.task}: blocks = {recipe.blocks}, and {recipe.encoder_label} has {grid.depth} blocks, counted "
+            f"from 1: there is no block {above[0]}. Name others, or leave blocks out."
+        )
+    check_encoder_weights(run, recipe.image_size)
 
 
 def perform(run: Run[AnalysisRecipe]) -> None:

@@ -20,9 +20,6 @@ def check_classification(run: Run[ClassificationRecipe]) -> None:
             be decoded or show nothing; or if its encoder cannot be built for the size of its input, has no such features, or has
             no weights that fit.
     """
-    recipe = run.recipe
-    pool: Pool = recipe.pool if isinstance(recipe, KnnRecipe | LinearRecipe) else "mean"
-    feature_width(recipe.encoder.architecture, recipe.side, pool)
     check_weights(run)
     train, val = run.dataset("train"), run.dataset("val")
     for note in class_notes(train, val):
@@ -31,8 +28,11 @@ def check_classification(run: Run[ClassificationRecipe]) -> None:
 
 
 def check_weights(run: Run[ClassificationRecipe]) -> None:
-    """Check the weights that a run starts from, see :func:`check_encoder_weights`."""
-    check_encoder_weights(run, run.recipe.image_size)
+    """Check that the encoder has the features that the task takes, and its weights, see :func:`check_encoder_weights`."""
+    recipe = run.recipe
+    pool: Pool = recipe.pool if isinstance(recipe, KnnRecipe | LinearRecipe) else "mean"
+    feature_width(recipe.encoder.architecture, recipe.side, pool)
+    check_encoder_weights(run, recipe.image_size)
 
 
 def sample(transform: Transform, image: Image.Image) -> dict[str, Tensor]:

@@ -25,6 +25,9 @@ from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
+from lutbench.run import open_run
+from lutbench.run_status import weights_problem
+from lutbench.workspace import Workspace
 
 
 class Choices(NamedTuple):
@@ -67,7 +70,12 @@ def add_row(given: str, base: str, choices: Choices, file: Path | None = None) -
         raise UserError(f"{path} exists, and is not overwritten. Give another name: --file FILE.toml, or --label.")
     text = suite_text(given, base, name, suite, tried, choices)
     loaded = _written(path, text)
-    for sentence in tried.said:
+    refused = _refused(loaded, suite, name)
+    if refused:
+        text += "".join(f"\n{_table(table, {'methods': _rows(suite, table)})}\n" for table in refused)
+        path.unlink()
+        loaded = _written(path, text)
+    for sentence in [*tried.said, *(f"{why} So {path.name} leaves it out of {at}." for at, why in refused.items())]:
         console.print(sentence, soft_wrap=True)
     console.print(f"\n{path}:\n\n{text}", soft_wrap=True, highlight=False, markup=False)
     tasks = dict.fromkeys(f"{run.stage}/{run.task}" for run in loaded.runs if run.method == name)
@@ -148,6 +156,28 @@ def suite_text(given: str, base: str, name: str, suite: LoadedSuite, tried: Trie
         tables = {f"encoder.{name}": recipe.model_dump(exclude_none=True, exclude={"label"})} | tables
     parts = [f"extends = {_toml(base)}", *(_table(title, values) for title, values in tables.items())]
     return "\n\n".join(parts) + "\n"
+
+
+def _refused(loaded: LoadedSuite, base: LoadedSuite, name: str) -> dict[str, str]:
+    """Return the tables of the base that a row cannot be measured by, with the reason."""
+    nowhere, old = (
+        Workspace(Path("data"), Path("runs"), Path("results"), download=False),
+        {run.name for run in base.runs},
+    )
+    found: dict[str, str] = {}
+    for planned in loaded.runs:
+        if planned.method == name and planned.name not in old and planned.needs is None:
+            with console.capture():  # what was read, which is told once
+                problem = weights_problem(open_run(loaded, planned, nowhere))
+            if problem:
+                found.setdefault(f"{planned.stage}.{planned.task}", problem)
+    return found
+
+
+def _rows(base: LoadedSuite, table: str) -> list[str]:
+    """Return the rows of a table of the base, without those that an analysis adds."""
+    runs = (run for run in base.runs if f"{run.stage}.{run.task}" == table)
+    return list(dict.fromkeys(run.method for run in runs if run.method in base.config.method))
 
 
 def is_same(one: EncoderRecipe, other: EncoderRecipe) -> bool:

@@ -16,7 +16,7 @@ from lutbench.cli import app
 from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
 
-SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1, "num_classes": 0}
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 1, "num_classes": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_a_dino_teacher_becomes_a_row_of_every_table_in_which_it_can_be() -> Non
     teacher = {f"backbone.{name}": tensor for name, tensor in vit().items()}
     torch.save({"teacher": teacher | {"head.last.weight": torch.zeros(2)}, "epoch": 1}, "mine.pth")
     told = added("mine.pth", "--label", "My DINO")
-    assert "mine.pth, read as: DINO teacher, 30 tensors, 1 left out." in told
+    assert "mine.pth, read as: DINO teacher, 54 tensors, 1 left out." in told
     assert "heads cannot be seen" in told
     assert "32 x 32 pixels, normalised by mean (0.485, 0.456, 0.406)" in told
     assert "Next: lutbench run my-dino.toml" in told
@@ -52,7 +52,7 @@ def test_a_dino_teacher_becomes_a_row_of_every_table_in_which_it_can_be() -> Non
                 "model": "vit_base_patch8_224",
                 "image_size": 32,
                 "width": 64,
-                "depth": 2,
+                "depth": 4,
                 "heads": 1,
             }
         },
@@ -106,6 +106,11 @@ def test_a_network_without_patches_is_told_by_its_shapes() -> None:
     written = tomllib.loads(Path("res.toml").read_text())
     assert written["encoder"]["res"] == {"model": "resnet10t", "image_size": 64}
     assert written["method"]["res"]["pool"] == "mean"
+    assert "analysis.looks, row res: an analysis looks at the tokens" in told
+    assert "So res.toml leaves it out of analysis.looks." in told
+    assert written["analysis"] == {"looks": {"methods": ["lut", "mae", "lut-tuned"]}}
+    looked = {run.method for run in load_suite("res.toml").runs if run.stage == "analysis"}
+    assert looked == {"lut", "mae", "lut-tuned", "untrained"}
 
 
 def test_what_is_written_runs() -> None:
@@ -156,7 +161,7 @@ def test_what_cannot_be_a_row_leaves_no_file() -> None:
     )
     refused("two.pth", r"found 2: student\.backbone, teacher\.backbone.*--part student\.backbone")
     save_file({name: tensor for name, tensor in state.items() if "norm2" not in name}, "broken.safetensors")
-    refused("broken.safetensors", "none of these 24 tensors")
+    refused("broken.safetensors", "none of these 44 tensors")
     refused("broken.safetensors", r"do not fit", model="vit_tiny_patch16_224")
     state["blocks.0.norm1.bias"][0] = float("nan")
     save_file(state, "nan.safetensors")

@@ -51,7 +51,8 @@ def check(run: Run[SegmentationRecipe]) -> None:
 
 
 def check_weights(run: Run[SegmentationRecipe]) -> None:
-    """Check the weights that a run starts from, see :func:`check_encoder_weights`."""
+    """Check that the encoder has maps for UPerNet, and its weights, see :func:`check_encoder_weights`."""
+    check_segmentation(run.recipe)
     check_encoder_weights(run, run.recipe.crop)
 
 

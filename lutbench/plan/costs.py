@@ -17,7 +17,7 @@ from lutbench.run_status import RunState
 from lutbench.workspace import Workspace
 
 DONE, GIVEN, MEASURED, COUNTED, ESTIMATED = "done", "given", "measured", "FLOP", "data sheet"
-NO_RATE, NO_COUNT = "no rate", "size unknown"
+NO_RATE, NO_COUNT, CANNOT = "no rate", "size unknown", "cannot be run"
 """Where the time of a run comes from, or why there is none."""
 
 
@@ -52,6 +52,8 @@ class RunCost:
     flop: float = 0
     """FLOP for those images."""
     seconds: float | None = None
+    refused: str = ""
+    """Why it cannot be run as it is, a paragraph."""
     """The time that it will take; None where nothing tells it."""
 
 
@@ -79,6 +81,11 @@ class Costs:
     def timed(self) -> list[RunCost]:
         """Runs whose time is known."""
         return [one for one in self.runs if one.seconds is not None]
+
+    @property
+    def refused(self) -> list[str]:
+        """Why runs cannot be done as they are, every reason once."""
+        return list(dict.fromkeys(one.refused for one in self.runs if one.refused))
 
     @property
     def images(self) -> int:
@@ -115,7 +122,7 @@ def costs_of(suite: LoadedSuite, workspace: Workspace, surveys: Mapping[str, Sur
     """Return what the runs of a suite will cost; ``surveys`` are of their datasets, by name of the run.
 
     Raises:
-        UserError: if an encoder cannot be built, or a record is damaged.
+        UserError: if a record is damaged.
     """
     records: dict[str, Record] = {}
     for planned in suite.runs:
@@ -173,7 +180,10 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
     kind = run.planned.kind
     trained = run.needs if run.needs is not None and kind.starts_from == "classifier" else run
     count = getattr(kind.module, "cost", None)
-    cost = Cost() if count is None else count(run, surveys[trained.name].classes)
+    try:
+        cost = Cost() if count is None else count(run, surveys[trained.name].classes)
+    except UserError as error:
+        return RunCost(run, CANNOT, Cost(), refused=str(error))
     rate, hardware = rates.given.get(run.name), ""
     if rate is None and record is not None and (rates.gpu is None or record.hardware.gpus):
         assert record.images_per_second is not None

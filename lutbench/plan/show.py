@@ -8,7 +8,7 @@ from rich.table import Table
 from lutbench.data.survey import DiskUse
 from lutbench.errors import listed
 from lutbench.files import gigabytes
-from lutbench.plan.costs import DONE, ESTIMATED, MEASURED, NO_COUNT, NO_RATE, Costs, Rates, costs_of
+from lutbench.plan.costs import CANNOT, DONE, ESTIMATED, MEASURED, NO_COUNT, NO_RATE, Costs, Rates, costs_of
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
 from lutbench.plan.surveys import missing, survey_all
 from lutbench.progress import console, print_table
@@ -20,7 +20,7 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None:
     """Print what the suite will cost.
 
     Raises:
-        UserError: if an encoder cannot be built, or a record is damaged.
+        UserError: if a record is damaged.
     """
     surveys = survey_all(suite, workspace)
     costs = costs_of(suite, workspace, surveys, rates)
@@ -36,6 +36,7 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None:
         if wanted > free:
             console.print("It will not fit.", style="red")
     known, paragraphs = missing(suite, workspace, surveys)
+    paragraphs = list(dict.fromkeys([*costs.refused, *paragraphs]))
     if known:
         table = table_of([f"\nmissing sets ({len(known)})", ""])
         for name, problem in known.items():
@@ -60,6 +61,8 @@ def totals(costs: Costs, rates: Rates) -> list[str]:
         lines.append(
             f"{duration(costs.seconds)} one after another on {machine}: {costs.gpu_hours:,.2f} GPU-hours{which}."
         )
+    if refused := costs.count(CANNOT):
+        lines.append(f"{refused} runs cannot be done as they are, see below: they are in no sum.")
     if uncounted := costs.count(NO_COUNT):
         lines.append(f"{uncounted} runs are on sets of unknown size, which are not there: they are in no sum.")
     lines += origins(costs, rates)
@@ -116,6 +119,8 @@ def _cells(group: Costs) -> Sequence[str]:
     if not to_run:
         return (DONE,)
     known = not group.count(NO_COUNT)
+    if group.count(CANNOT):
+        return (f"{runs}", "", "", "", CANNOT)
     return (
         f"{runs}" if len(to_run) == runs else f"{len(to_run)} of {runs}",
         amount(group.images) if known else "",

@@ -25,13 +25,14 @@ def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None
     """Print what the suite will cost on a screen of 24 lines and 80 columns.
 
     Raises:
-        UserError: if an encoder cannot be built, or a record is damaged.
+        UserError: if a record is damaged.
     """
     surveys = survey_all(suite, workspace)
     costs = costs_of(suite, workspace, surveys, rates)
     uses = disk_uses(costs, surveys, workspace)
     with console.capture():  # notes about the weights of every row, which the whole plan has
         known, problems = missing(suite, workspace, surveys)
+    problems = list(dict.fromkeys([*costs.refused, *problems]))
     console.print(suite.config.title, style="bold")
     _print_stages(costs)
     lines = [*origins(costs, rates), *_disk(uses, workspace)]
