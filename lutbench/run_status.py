@@ -38,10 +38,17 @@ class RunStatus:
     """What was passed over because it is damaged, a paragraph each."""
     edited: str = ""
     """Of a finished run, the name of the run that other code than this finished: its own, or one that it starts from."""
+    sources: str = ""
+    """Which of its sources are others now, where other code finished it."""
     made_as: str = ""
     """Of a run that was found in another folder than its own, what it is called there, ``SUITE/RUN``."""
 
     def __str__(self) -> str:
+        return f"{self.short} ({self.sources})" if self.sources else self.short
+
+    @property
+    def short(self) -> str:
+        """The same without the sources that changed."""
         return " ".join(filter(None, (self.state, self.made_as and f"as {self.made_as}", self.detail)))
 
 
@@ -83,10 +90,10 @@ def progress_of(run: "Run[Any]") -> str:
 def _finished(run: "Run[Any]", left: Finished, folder: Path) -> RunStatus:
     """Return the status of a run that has finished in ``folder``, and by which code."""
     others, edited = differing(left.sources, run.planned), run.name
-    detail = f"by other code ({others})" if others else ""
+    detail = "by other code" if others else ""
     if not others and run.needs is not None and (before := status_of(run.needs)).edited:
-        detail, edited = f"after {run.needs.name}, {before.detail}", before.edited
-    return RunStatus(RunState.FINISHED, detail, folder, edited=edited if detail else "")
+        detail, others, edited = f"after {run.needs.name}, {before.detail}", before.sources, before.edited
+    return RunStatus(RunState.FINISHED, detail, folder, edited=edited if detail else "", sources=others)
 
 
 def _check_recorded(run: "Run[Any]", checkpoint: str | None) -> None:

@@ -175,7 +175,7 @@ def _run(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
             if main:
                 run.restore_record()
             as_made = f", as {status.made_as}" if status.made_as else ""
-            other = f" {status.detail}" if status.detail else ""
+            other = f" {status.detail}{f' ({status.sources})' if status.sources else ''}" if status.detail else ""
             hint = f"; to repeat that: --again {status.edited}" if status.edited else ""
             run.log(f"finished already{as_made}{other}; {run.result()} ({status.folder}){hint}")
             return
@@ -293,12 +293,15 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     """
     rows: list[tuple[str, ...]] = []
     problems: list[str] = []
+    edited: dict[str, int] = {}
     for planned in suite.runs:
         run = open_run(suite, planned, workspace)
         problems += [problem] if (problem := weights_problem(run)) else []
         try:
             status, holder = run.status(), held_by(run)
-            state = f"running, by {holder}" if holder else str(status)
+            state = f"running, by {holder}" if holder else status.short
+            if status.sources:
+                edited[status.sources] = edited.get(status.sources, 0) + 1
             problems += status.damage
             rows.append((run.name, state, _result(run, problems), str(status.folder)))
         except NotRun as reason:
@@ -316,5 +319,6 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
             console.print("\n    ".join(part for part in (f"{row[0]}  {row[1]}", *row[2:]) if part))
         else:
             console.print("".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip())
-    for problem in dict.fromkeys(problems):
+    told = [f"By other code, {runs} of {len(rows)} runs; since then changed: {sources}. --again NAME repeats one." for sources, runs in edited.items()]
+    for problem in dict.fromkeys([*problems, *told]):
         console.print(f"\n{problem}")

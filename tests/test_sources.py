@@ -91,7 +91,8 @@ def test_what_other_code_finished_is_said_everywhere_and_repeated_when_asked(
     edit("recipe.temperature,", "2 * recipe.temperature,")
     capsys.readouterr()
     show_status(load_suite(suite), run.workspace)
-    assert f"finished by other code ({EDITED})" in capsys.readouterr().out
+    assert "finished by other code  top-1" in (said := capsys.readouterr().out)
+    assert f"By other code, 1 of 1 runs; since then changed: {EDITED}." in said
     again(run)
     assert f"finished already by other code ({EDITED}); top-1" in (said := capsys.readouterr().out)
     assert said.rstrip().endswith(f"to repeat that: --again {NAME}")
