@@ -1,6 +1,7 @@
 """Stage 4: what is inside an encoder, from one pass over the images for all measures."""
 
 import time
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from lutbench.models.encoders import create_encoder
 from lutbench.models.meta import shapes_only
 from lutbench.models.pretrained import check_encoder_weights, encoder_of
 from lutbench.recipes.analysis import AnalysisRecipe
+from lutbench.recipes.base import EncoderRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
 
@@ -66,14 +68,19 @@ def check(run: Run[AnalysisRecipe]) -> None:
 def check_weights(run: Run[AnalysisRecipe]) -> None:
     """Check that the encoder is one that can be analysed, and its weights, see :func:`check_encoder_weights`."""
     recipe, grid = run.recipe, run_grid(run)
-    with shapes_only():
-        check_readable(create_encoder(recipe.encoder.architecture, recipe.side), recipe.side)
+    _check_readable(recipe.encoder.architecture, recipe.side)
     if above := [block for block in recipe.blocks or [] if block > grid.depth]:
         raise UserError(
             f"analysis.{run.planned.task}: blocks = {recipe.blocks}, and {recipe.encoder_label} has {grid.depth} blocks, counted "
             f"from 1: there is no block {above[0]}. Name others, or leave blocks out."
         )
     check_encoder_weights(run, recipe.image_size)
+
+
+@lru_cache
+def _check_readable(architecture: EncoderRecipe, side: int) -> None:
+    with shapes_only():
+        check_readable(create_encoder(architecture, side), side)
 
 
 def perform(run: Run[AnalysisRecipe]) -> None:

@@ -319,6 +319,9 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
             console.print("\n    ".join(part for part in (f"{row[0]}  {row[1]}", *row[2:]) if part))
         else:
             console.print("".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip())
-    told = [f"By other code, {runs} of {len(rows)} runs; since then changed: {sources}. --again NAME repeats one." for sources, runs in edited.items()]
+    told = [
+        f"By other code, {runs} of {len(rows)} runs; since then changed: {sources}. --again NAME repeats one."
+        for sources, runs in edited.items()
+    ]
     for problem in dict.fromkeys([*problems, *told]):
         console.print(f"\n{problem}")

@@ -13,7 +13,6 @@ from lutbench.errors import UserError
 from lutbench.kinds import dataset_module
 from lutbench.progress import console, is_first_process
 from lutbench.recipes.base import Recipe
-from lutbench.run_files import list_runs
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class Workspace:
 
         Listed once for the command; a run that finishes later is added.
         """
+        from lutbench.run_files import list_runs  # here, because it needs torch
+
         return list_runs(self.runs)
 
     def note(self, text: str) -> None:

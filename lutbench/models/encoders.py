@@ -119,8 +119,8 @@ def encode(encoder: nn.Module, images: Tensor, pool: Pool) -> Tensor:
         UserError: if the class token is asked for and there is none, or timm pools in another way than by a mean.
     """
     model: Any = encoder
-    if pool == "class" and not has_class_token(model):
-        raise UserError('pool = "class": this encoder has no class token. Set pool = "mean".')
+    if pool == "class":
+        _require_class_token(has_class_token(model))
     found: Tensor = model.forward_features(images)
     prefix = getattr(model, "num_prefix_tokens", None)
     if isinstance(prefix, int) and found.ndim == 3:
@@ -135,6 +135,11 @@ def encode(encoder: nn.Module, images: Tensor, pool: Pool) -> Tensor:
             + ", so that it has no such features. Choose another model."
         )
     return features.float()
+
+
+def _require_class_token(present: bool) -> None:
+    if not present:
+        raise UserError('pool = "class": this encoder has no class token. Set pool = "mean".')
 
 
 def has_class_token(encoder: nn.Module) -> bool:
@@ -161,6 +166,11 @@ def feature_width(recipe: EncoderRecipe, image_size: int | None = None, pool: Po
         UserError: as :func:`create_encoder` and :func:`encode`.
     """
     side = image_size or recipe.image_size
+    if is_plain(recipe):  # known without a pass
+        timm_arguments(recipe, side)
+        if pool == "class":
+            _require_class_token(geometry_of(recipe).class_token)
+        return geometry_of(recipe).width
     with shapes_only(), torch.no_grad():
         return encode(create_encoder(recipe, side).eval(), torch.empty(1, 3, side, side), pool).shape[1]
 

@@ -6,7 +6,7 @@ is accounted for: it is the encoder's, or named by a pattern as what may lie bes
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
@@ -65,18 +65,14 @@ class ForeignEncoder(NamedTuple):
 def encoder_in(tensors: Mapping[str, Tensor], where: str, part: str = "", like: Collection[str] = ()) -> ForeignEncoder:
     """Return the one encoder in ``tensors``, whose names are joined by dots, or that which ``part`` names.
 
-    ``like`` are the names of timm's model; a network without a patch embedding is found by the first of them, and by :data:`MARKS`.
+    ``like`` are the names of timm's model; a network without a patch embedding is found by the first of them, or by :data:`MARKS` if nothing is said.
 
     Raises:
         UserError: if there is none, or several and no ``part``, or none of that name, all of which are listed; or if its parameters are
             flattened.
     """
     names = _unwrapped(tensors)
-    found = (
-        _encoders(names)
-        or _networks(names, like)
-        or {p: d for mark in MARKS for p, d in _networks(names, [mark]).items()}
-    )
+    found = _encoders(names) or _networks(names, [like] if like else [[mark] for mark in MARKS])
     if not found:
         raise _none_found(tensors, where, like)
     prefix = _chosen(list(found), where, part)
@@ -144,12 +140,14 @@ def _encoders(names: Collection[str]) -> dict[str, Dialect]:
     }
 
 
-def _networks(names: Collection[str], like: Collection[str]) -> dict[str, Dialect]:
-    """Return the prefix of every network that has most of the names in ``like``."""
-    timm = next(dialect for dialect in DIALECTS if dialect.name == "timm")
-    first = next(iter(like), "")
-    prefixes = [name.removesuffix(first) for name in names if first and (name == first or name.endswith(f".{first}"))]
-    return {p: timm for p in prefixes if sum(p + name in names for name in like) > len(like) / 2}
+def _networks(names: Collection[str], likes: Iterable[Collection[str]]) -> dict[str, Dialect]:
+    """Return the prefix of every network that has most of the names in one of ``likes``."""
+    timm, found = next(dialect for dialect in DIALECTS if dialect.name == "timm"), dict[str, Dialect]()
+    for like in likes:
+        first = next(iter(like))
+        prefixes = [name.removesuffix(first) for name in names if name == first or name.endswith(f".{first}")]
+        found |= {p: timm for p in prefixes if sum(p + name in names for name in like) > len(like) / 2}
+    return found
 
 
 def _under(names: Collection[str], prefix: str, found: Collection[str]) -> list[str]:
