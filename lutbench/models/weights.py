@@ -253,6 +253,11 @@ def read_pickle(path: Path, remedy: str, allowed: Iterable[Any] = (argparse.Name
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except Exception as error:  # torch's unpickler lets through whatever a damaged pickle trips over
             needed = re.search(r"GLOBAL (\S+)", str(error))
+            if "Unsupported operand" in str(error):  # of pickle protocols above 3, which torch does not read safely
+                raise UserError(
+                    f"{path}: expected the pickle protocol that torch.save has by itself, found a later one, which cannot be read without "
+                    "running what is in it. Save it again where you trust it: torch.save(torch.load(PATH, weights_only=False), PATH)."
+                ) from error
             if needed is None:
                 raise _damaged(path, "a checkpoint of torch.save", _last_line(error)) from error
             raise UserError(
