@@ -113,6 +113,15 @@ def test_a_network_without_patches_is_told_by_its_shapes() -> None:
     assert looked == {"lut", "mae", "lut-tuned", "untrained"}
 
 
+def test_an_encoder_of_other_patches_has_an_analysis_of_its_own() -> None:
+    save_file(vit(img_size=48), "other.safetensors")
+    told = added("other.safetensors")
+    assert "leaves it out of analysis.looks, and has [analysis.looks-other] for it." in told
+    suite = load_suite("other.toml")
+    looked = {run.task: run.recipe for run in suite.runs if run.stage == "analysis" and run.method in ("lut", "other")}
+    assert looked["looks-other"].model_dump(exclude={"encoder"}) == looked["looks"].model_dump(exclude={"encoder"})
+
+
 def test_what_is_written_runs() -> None:
     """The head of the suite file is all that is needed: a base of the test's own, with a set of drawn images."""
     from PIL import Image
