@@ -102,7 +102,8 @@ def encoder(run: str | Path, runs: str | Path = "runs") -> "tuple[nn.Module, Tra
     evaluation prepares it: resized, the centre cropped, normalised.
 
     Args:
-        run: ``small/pretrain/lut/seed0`` or ``small/downstream/finetune/lut/seed0``, or the run's folder.
+        run: ``small/pretrain/lut/seed0`` or ``small/downstream/finetune/lut/seed0``, consecutive parts of such a name that no other
+            finished run has, or the run's folder.
         runs: the folder that ``--runs`` names.
 
     Raises:

@@ -301,7 +301,7 @@ class Run(Generic[R]):
         found in another run's folder, it is that one's record under its own name, and its own folder says where it is.
 
         Raises:
-            UserError: if the record in the run's folder is damaged too.
+            UserError: if the record in the run's folder is damaged too; on a full disk.
         """
         found = find_run(self)[0] if self.status().made_as else None
         if found is not None:
