@@ -51,7 +51,6 @@ def check(run: Run[AnalysisRecipe]) -> None:
     """
     recipe = run.recipe
     check_weights(run)
-    _check_grid(run, run_grid(run).patch_size)
     images, bank = _images(run)
     _check_count(run, min(len(images), recipe.images or len(images)))
     if bank is None and "depth" in recipe.measures:
@@ -66,7 +65,7 @@ def check(run: Run[AnalysisRecipe]) -> None:
 
 
 def check_weights(run: Run[AnalysisRecipe]) -> None:
-    """Check that the encoder is one that can be analysed, and its weights, see :func:`check_encoder_weights`."""
+    """Check that the encoder is one that can be analysed beside the table's others, and its weights, see :func:`check_encoder_weights`."""
     recipe, grid = run.recipe, run_grid(run)
     _check_readable(recipe.encoder.architecture, recipe.side)
     if above := [block for block in recipe.blocks or [] if block > grid.depth]:
@@ -74,6 +73,7 @@ def check_weights(run: Run[AnalysisRecipe]) -> None:
             f"analysis.{run.planned.task}: blocks = {recipe.blocks}, and {recipe.encoder_label} has {grid.depth} blocks, counted "
             f"from 1: there is no block {above[0]}. Name others, or leave blocks out."
         )
+    _check_grid(run, grid.patch_size)
     check_encoder_weights(run, recipe.image_size)
 
 

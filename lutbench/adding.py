@@ -72,19 +72,28 @@ def add_row(given: str, base: str, choices: Choices, file: Path | None = None) -
     tried = try_weights(given, choices)
     text = suite_text(given, base, name, suite, tried, choices)
     loaded = _written(path, text)
-    refused = _refused(loaded, suite, name)
+    refused, apart_from = _refused(loaded, name), dict[str, str]()
     if refused:
         text += "".join(f"\n{_table(table, {'methods': _rows(suite, table)})}\n" for table in refused)
         loaded = _written(path, text)
+    for table in [
+        table for table in refused if table.startswith("analysis.")
+    ]:  # a grid of another size has one of its own
+        apart = text + _table_apart(suite, table, name, choices.label or name)
+        tried_out = _written(path, apart)
+        if f"{table}-{name}" not in _refused(tried_out, name):
+            text, loaded = apart, tried_out
+            apart_from[table] = f", and has [{table}-{name}] for it"
+        else:
+            loaded = _written(path, text)
     if rivals := _pretrained_beside(loaded, suite, name):
         pairs = _toml([[name, rival] for rival in rivals])
         text = text.replace("\n\n", f"\ncompare = {pairs}\n\n", 1)  # behind the settings that stand before the tables
         loaded = _written(path, text)
-    others = _other_sizes(suite, tried.source.architecture)
     for sentence in [
         *tried.said,
-        *others,
-        *(f"{why} So {path.name} leaves it out of {at}." for at, why in refused.items()),
+        *_other_sizes(suite, tried.source.architecture),
+        *(f"{why} So {path.name} leaves it out of {at}{apart_from.get(at, '')}." for at, why in refused.items()),
     ]:
         console.print(sentence, soft_wrap=True)
     console.print(f"\n{path}:\n\n{text}", soft_wrap=True, highlight=False, markup=False)
@@ -201,20 +210,26 @@ def suite_text(given: str, base: str, name: str, suite: LoadedSuite, tried: Trie
     return "\n\n".join(parts) + "\n"
 
 
-def _refused(loaded: LoadedSuite, base: LoadedSuite, name: str) -> dict[str, str]:
-    """Return the tables of the base that a row cannot be measured by, with the reason."""
-    nowhere, old = (
-        Workspace(Path("data"), Path("runs"), Path("results"), download=False),
-        {run.name for run in base.runs},
-    )
+def _refused(loaded: LoadedSuite, name: str) -> dict[str, str]:
+    """Return the tables of a suite that a row cannot be measured by, with the reason: by itself, or beside the others there."""
+    nowhere = Workspace(Path("data"), Path("runs"), Path("results"), download=False)
+    tables = {(run.stage, run.task) for run in loaded.runs if run.method == name}
     found: dict[str, str] = {}
     for planned in loaded.runs:
-        if planned.method == name and planned.name not in old and planned.needs is None:
+        if (planned.stage, planned.task) in tables and planned.kind.starts_from == "encoder":
             with console.capture():  # what was read, which is told once
                 problem = weights_problem(open_run(loaded, planned, nowhere))
-            if problem:
+            if problem and planned.method == name:
                 found.setdefault(f"{planned.stage}.{planned.task}", problem)
     return found
+
+
+def _table_apart(suite: LoadedSuite, table: str, name: str, label: str) -> str:
+    """Return a table like one of the base's analyses, for one row alone."""
+    task = table.partition(".")[2]
+    given = suite.config.analysis[task].model_dump(exclude_unset=True, exclude={"kind", "methods"})
+    title = f"{given.get('title') or task}: {label}"
+    return f"\n{_table(f'{table}-{name}', {**given, 'title': title, 'methods': [name]})}\n"
 
 
 def _rows(base: LoadedSuite, table: str) -> list[str]:

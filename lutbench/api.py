@@ -37,7 +37,7 @@ COLUMNS: dict[str, str] = {
 """The columns of :func:`records` with their types."""
 
 
-def records(suite: str, results: str | Path = "results") -> pd.DataFrame:
+def records(suite: str | Path, results: str | Path = "results") -> pd.DataFrame:
     """Return what was measured in a suite, a row per measurement, the first of each run being the one that tables print.
 
     Every record is read with all its files and checked: a number that its outcomes do not give is refused. The columns are
@@ -58,7 +58,7 @@ def records(suite: str, results: str | Path = "results") -> pd.DataFrame:
     Raises:
         UserError: if there are no records of the suite, or one is damaged.
     """
-    name = Path(suite).stem if suite.endswith(".toml") else suite
+    name = Path(suite).stem if str(suite).endswith(".toml") else str(suite)
     found = read_records(Path(results), name)
     if not found:
         known = suites_in(Path(results))
@@ -111,7 +111,8 @@ def encoder(run: str | Path, runs: str | Path = "runs") -> "tuple[nn.Module, Tra
     ``lutbench show`` prints of its runs.
 
     Args:
-        run: ``small/pretrain/lut/seed0`` or ``small/downstream/finetune/lut/seed0``, or the run's folder.
+        run: ``small/pretrain/lut/seed0`` or ``small/downstream/finetune/lut/seed0``, consecutive parts of such a name that no other
+            finished run has, or the run's folder.
         runs: the folder that ``--runs`` names.
 
     Raises:
@@ -163,7 +164,8 @@ def _prepared(
     image: "Image.Image", side: int, crop: float, interpolation: str, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> "Tensor":
     """Return an image (3, side, side) as a model takes it; a function of a module, so that loaders can send it to workers."""
+    from lutbench.data.decoding import to_rgb
     from lutbench.data.tensors import normalised
     from lutbench.evaluate.transform import eval_transform
 
-    return normalised(eval_transform(side, crop, interpolation)(image.convert("RGB")), mean=mean, std=std)
+    return normalised(eval_transform(side, crop, interpolation)(to_rgb(image)), mean=mean, std=std)

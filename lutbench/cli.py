@@ -260,7 +260,10 @@ def parity(
 def export(
     run: Annotated[
         str,
-        typer.Argument(metavar="RUN", help="A finished run, such as tiny/pretrain/lut/seed0, or its folder."),
+        typer.Argument(
+            metavar="RUN",
+            help="A finished run: tiny/pretrain/lut/seed0, parts of that which no other has, or its folder.",
+        ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder to write to.")],
     to: Annotated[

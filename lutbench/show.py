@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lutbench.errors import UserError
+from lutbench.errors import UserError, listed
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.lineage import lineage, roots_of
 from lutbench.progress import console, print_table
@@ -255,7 +255,7 @@ def _sources(record: Record, recipe: RunRecipe | None) -> str:
         return "not comparable: its settings are none that this version takes"
     planned = PlannedRun(record.suite, record.kind, record.task, record.method, record.seed, recipe)
     changed = differing(record.code.sources, planned)
-    return f"{len(record.code.sources)}, " + (f"changed since: {changed}" if changed else "none changed since")
+    return f"{len(record.code.sources)}, " + (f"changed since: {listed(changed)}" if changed else "none changed since")
 
 
 def _files(record: Record, runs: Path) -> Iterator[tuple[str, str]]:

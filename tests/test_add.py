@@ -47,6 +47,8 @@ def test_a_dino_teacher_becomes_a_row_of_every_table_in_which_it_can_be() -> Non
     assert "The encoders of tiny see 48 x 48: --image-size 48 is about 2.25 times as expensive" in told
     assert "Next: lutbench run my-dino.toml" in told
     written = tomllib.loads(Path("my-dino.toml").read_text())
+    apart = written.pop("analysis")  # its patches and images are not those of the rows of tiny
+    assert list(apart) == ["looks", "looks-my-dino"]
     assert written == {
         "extends": "tiny",
         "title": "tiny, with My DINO",
@@ -66,7 +68,8 @@ def test_a_dino_teacher_becomes_a_row_of_every_table_in_which_it_can_be() -> Non
     suite, base = load_suite("my-dino.toml"), load_suite("tiny")
     rows = {run.method for run in base.runs}
     new = {f"{run.stage}/{run.task}" for run in suite.runs if run.method == "my-dino"}
-    assert new == {f"{run.stage}/{run.task}" for run in base.runs if run.method == "lut"}
+    tasks = {f"{run.stage}/{run.task}" for run in base.runs if run.method == "lut"}
+    assert new == tasks - {"analysis/looks"} | {"analysis/looks-my-dino"}
     assert suite.config.compare == [["lut", "mae"], ["my-dino", "lut"], ["my-dino", "mae"]]
     assert {run.recipe.encoder_label for run in suite.runs if run.method == "my-dino" and run.kind.name == "knn"} == {
         "vit_base_patch8_224 (width 64, depth 4, heads 1)"
@@ -169,6 +172,15 @@ def test_the_size_that_the_bases_encoders_see_is_told_with_what_it_saves() -> No
     )
     same = added("large.safetensors", "--image-size", "48", "--file", "same.toml")
     assert "--image-size" not in same
+
+
+def test_an_encoder_of_other_patches_has_an_analysis_of_its_own() -> None:
+    save_file(vit(img_size=48), "other.safetensors")
+    told = added("other.safetensors")
+    assert "leaves it out of analysis.looks, and has [analysis.looks-other] for it." in told
+    suite = load_suite("other.toml")
+    looked = {run.task: run.recipe for run in suite.runs if run.stage == "analysis" and run.method in ("lut", "other")}
+    assert looked["looks-other"].model_dump(exclude={"encoder"}) == looked["looks"].model_dump(exclude={"encoder"})
 
 
 def test_what_is_written_runs() -> None:

@@ -171,9 +171,10 @@ def test_a_task_has_the_crop_of_the_encoder_unless_its_table_gives_one(tmp_path:
     given, inputs, crop = encoder_inputs(tmp_path, weights, eval_crop=224 / 256)
     assert (set(inputs), crop) == ({"sha256"}, 224 / 256)
     assert given == imagenets, "the same pixels"
-    by_method, inputs, crop = encoder_inputs(tmp_path, weights, "crop_pct = 0.7")
-    assert (inputs["preprocessing"], crop) == ({"crop_pct": 0.7}, 0.7)
-    assert by_method not in (own, imagenets)
+    for table in ({}, {"eval_crop": 1.0}):
+        by_method, inputs, crop = encoder_inputs(tmp_path, weights, "crop_pct = 0.7", **table)
+        assert (inputs["preprocessing"], crop) == ({"crop_pct": 0.7}, 0.7)
+        assert by_method not in (own, imagenets)
 
 
 def test_a_crop_that_is_the_tasks_anyway_makes_no_other_run(tmp_path: Path, weights: Path) -> None:

@@ -49,8 +49,8 @@ def preprocessing_for(
 ) -> Preprocessing:
     """Return how a run prepares images for the weights that it starts from; ImageNet's if it starts from none.
 
-    Tasks that see the centre of images have a crop for all encoders, ``eval_crop``. Unless the task's table gives it, that of
-    an encoder holds instead (``crop_pct``), where the suite file gives it, what lies beside a file of weights, or timm of its own.
+    Tasks that see the centre of images have a crop for all encoders, ``eval_crop``. The ``crop_pct`` that a method's table gives holds
+    instead; and unless the task's table gives ``eval_crop``, that which lies beside a file of weights, or is timm's of its own.
     ``hash_of`` returns the sha256 of a file.
     """
     source = recipe.source
@@ -59,7 +59,8 @@ def preprocessing_for(
     known = preprocessing_of(source, weights, hash_of)
     if isinstance(recipe, ImageTaskRecipe):
         crop = known.crop_pct if source.kind in ("checkpoint", "timm") else source.crop_pct
-        has_none = "eval_crop" in recipe.model_fields_set or crop == recipe.eval_crop
+        by_table = "eval_crop" in recipe.model_fields_set and source.crop_pct is None
+        has_none = by_table or crop == recipe.eval_crop
         known = known._replace(crop_pct=None if has_none else crop)
     return known
 
