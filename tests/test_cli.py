@@ -501,7 +501,10 @@ def test_records_that_are_gone_come_back_byte_for_byte(finished: Path, lutbench:
 def test_results_can_be_kept_elsewhere(finished: Path, lutbench: Command) -> None:
     assert lutbench("run", "toy.toml", "--results", "elsewhere", "--stage", "downstream").status == 0
     there = {path.relative_to("elsewhere") for path in Path("elsewhere").rglob("*.*")}
-    assert there == {path.relative_to("results") for path in Path("results").rglob("*downstream/**/*.*")}
+    stages = ("downstream", "pretrain")  # with the records of the pre-trainings that they start from
+    assert there == {
+        path.relative_to("results") for stage in stages for path in Path("results").rglob(f"{stage}/**/*.*")
+    }
 
 
 # Status
