@@ -1,16 +1,22 @@
 """Which model of timm weights belong to is told by their names and shapes: the model loads them, every one."""
 
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from lutbench.adding import Choices, try_weights
 from lutbench.errors import UserError
 from lutbench.models import architectures
 from lutbench.models.architectures import architecture_of
+from lutbench.models.configurations import configuration_beside
+from lutbench.models.encoders import create_encoder, export_encoder
 from lutbench.recipes.base import EncoderRecipe
 
 
@@ -153,6 +159,97 @@ def test_what_fits_no_model_is_refused_with_the_shapes_that_were_found(change: s
     assert str(tuple(next(iter(tensors.values())).shape)) in str(told.value)
 
 
-def test_another_activation_than_timms_is_refused() -> None:
-    with pytest.raises(UserError, match="hidden_act = 'relu'"):
-        architecture_of(weights("vit_tiny_patch16_224"), {"hidden_act": "relu"})
+# --- What lies beside weights
+
+
+def lying_beside(folder: Path, content: dict[str, Any], **sizes: Any) -> Path:
+    """A file of weights, 64 wide with 2 heads, beside a config.json."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(content))
+    arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 0} | sizes
+    torch.manual_seed(0)
+    save_file(timm.create_model("vit_tiny_patch16_224", **arguments).state_dict(), folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def test_heads_are_those_that_this_suites_export_says(tmp_path: Path) -> None:
+    recipe = EncoderRecipe(
+        model="vit_tiny_patch16_224", image_size=32, patch_size=8, width=64, depth=2, heads=2, label=""
+    )
+    export_encoder(create_encoder(recipe), recipe, tmp_path)
+    tried = try_weights(str(tmp_path / "encoder.safetensors"), Choices())
+    assert tried.source.architecture == recipe
+    assert "as encoder.json beside the weights says" in tried.said[1]
+    assert "cannot be seen" not in " ".join(tried.said)
+    assert configuration_beside(tmp_path / "encoder.safetensors")["num_attention_heads"] == 2
+
+
+TIMMS_VIT = {"architecture": "vit_tiny_patch16_224"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({**TIMMS_VIT, "model_args": {"num_heads": 2, "embed_dim": 64, "img_size": 32}}, (2, 32)),
+        ({**TIMMS_VIT, "pretrained_cfg": {"input_size": [3, 96, 96]}}, (3, 96)),
+        ({"num_attention_heads": 2, "image_size": 32, "hidden_act": "gelu"}, (2, 32)),
+        ({"num_attention_heads": "2", "image_size": [32, 32], "layer_norm_eps": None}, (None, None)),
+        ({"architecture": "nobodys", "model_args": []}, (None, None)),
+    ],
+)
+def test_heads_and_size_are_those_that_a_configuration_says(
+    tmp_path: Path, content: dict[str, Any], said: tuple[int | None, int | None]
+) -> None:
+    path = lying_beside(tmp_path, content)
+    for weights_at in (path, path.parent):
+        found = configuration_beside(weights_at)
+        assert (found.get("num_attention_heads"), found.get("image_size")) == said
+
+
+def test_add_takes_the_heads_of_timms_configuration(tmp_path: Path) -> None:
+    path = lying_beside(tmp_path, {**TIMMS_VIT, "model_args": {"num_heads": 2, "embed_dim": 64}})
+    assert try_weights(str(path), Choices()).source.architecture.heads == 2
+
+
+def test_a_model_that_is_named_has_the_heads_of_the_configuration(tmp_path: Path) -> None:
+    path = lying_beside(
+        tmp_path,
+        {"num_attention_heads": 6},
+        img_size=224,
+        patch_size=16,
+        embed_dim=192,
+        depth=12,
+        num_heads=6,
+    )
+    with pytest.raises(
+        UserError, match=r"config\.json beside the weights says .* 6 heads, .*vit_tiny_patch16_224, has 3"
+    ):
+        try_weights(str(path), Choices(model="vit_tiny_patch16_224"))
+
+
+@pytest.mark.parametrize(
+    ("model", "activation", "timms"),
+    [
+        ("vit_tiny_patch16_224", "silu", "gelu"),
+        ("vit_tiny_patch16_224", "relu", "gelu"),
+        ("vit_huge_plus_patch16_dinov3", "gelu", "silu"),
+        ("resnet18", "gelu", "relu"),
+    ],
+)
+def test_another_activation_than_timms_is_refused(model: str, activation: str, timms: str) -> None:
+    tensors = weights(model)
+    with pytest.raises(UserError, match=f"hidden_act = '{activation}', and .* have '{timms}'"):
+        architecture_of(tensors, {"hidden_act": activation})
+    assert architecture_of(tensors, {"hidden_act": timms})
+
+
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+def test_dinov2s_swiglu_is_the_same_whatever_the_configuration_says(activation: str) -> None:
+    assert architecture_of(weights("vit_giant_patch14_reg4_dinov2"), {"hidden_act": activation})
+
+
+def test_an_epsilon_that_shows_in_results_is_refused() -> None:
+    tensors = weights("vit_tiny_patch16_224")
+    with pytest.raises(UserError, match=r"layer_norm_eps = 0\.01, and timm's encoders have 1e-06"):
+        architecture_of(tensors, {"layer_norm_eps": 1e-2})
+    assert architecture_of(tensors, {"layer_norm_eps": 1e-12})

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lutbench.errors import UserError, listed
+from lutbench.models.configurations import check_activation
 from lutbench.recipes.base import EncoderRecipe
 
 Shapes = dict[str, tuple[int, ...]]
@@ -71,20 +72,17 @@ def architecture_of(
 ) -> tuple[EncoderRecipe, list[str]]:
     """Return the model and the sizes that fit weights under timm's names, and sentences about what had to be assumed.
 
-    Tensors of the meta device suffice. ``config`` is the JSON beside the weights, Hugging Face's or timm's: its
-    ``num_attention_heads``, ``image_size`` and ``architecture`` are believed where shapes do not tell. A model that timm has at exactly
-    these sizes is preferred.
+    Tensors of the meta device suffice. ``config`` is what lies beside the weights says, see
+    :func:`lutbench.models.configurations.configuration_beside`: its ``num_attention_heads``, ``image_size`` and ``architecture`` are believed
+    where shapes do not tell. A model that timm has at exactly these sizes is preferred.
 
     Raises:
-        UserError: with the shapes that were found, if no model fits, or the number of heads cannot be told.
+        UserError: with the shapes that were found, if no model fits, or the number of heads cannot be told; if the configuration says
+            what timm's models do not compute.
     """
     config = config or {}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not HEADS.fullmatch(name)}
-    if (activation := config.get("hidden_act", "gelu")) not in ("gelu", "silu", "swish"):
-        raise UserError(
-            f"The configuration beside the weights says hidden_act = {activation!r}: timm's encoders have GELU, so these weights cannot be "
-            "read. Give weights of another encoder."
-        )
+    check_activation(config, shapes)
     for family in (*TRANSFORMERS, *OTHERS):
         if any(re.fullmatch(family.mark, name) for name in shapes):
             found = (_sized if family in TRANSFORMERS else _exact)(family, shapes, config)

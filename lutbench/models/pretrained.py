@@ -11,6 +11,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from lutbench.errors import UserError
+from lutbench.models.configurations import check_configuration, configuration_beside
 from lutbench.models.encoders import create_encoder, timm_arguments
 from lutbench.models.fitting import filtered, misfits, sizes_that_differ
 from lutbench.models.formats import ForeignEncoder, encoder_in
@@ -90,7 +91,8 @@ def check_encoder_weights(run: "Run[Any]", image_size: int | None) -> None:
     """Check, by names and shapes alone, the weights of timm or of the user's file that a run starts from, and note what they are.
 
     Raises:
-        UserError: if timm has none, the file is absent or is no checkpoint, or they do not fit the encoder.
+        UserError: if timm has none, the file is absent or is no checkpoint, they do not fit the encoder, or what lies beside them says that it
+            computes otherwise.
     """
     source = run.recipe.encoder
     recipe, note = source.architecture, run.workspace.note
@@ -106,6 +108,7 @@ def check_encoder_weights(run: "Run[Any]", image_size: int | None) -> None:
             found = _found_in(read_shapes(run.weights), run.weights, source, image_size)
             check_kinds(found.tensors, str(run.weights))
             encoder = _encoder_with(found.tensors, str(run.weights), recipe, image_size)
+            check_configuration(configuration_beside(run.weights, run.hash_of), encoder, recipe.model)
             found = found.without(unused(encoder, found.tensors))
             licence = licence_of(run.weights)
             note(f"{run.weights}, {found}{f', licence: {licence}' if licence else ''}.")
