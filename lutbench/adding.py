@@ -147,7 +147,7 @@ def _of_file(path: Path, choices: Choices) -> tuple[EncoderSource, list[str]]:
             f"Its architecture is timm's {recipe.model}{_sizes(recipe)}, as {path.with_suffix('.json').name} beside the weights says."
         )
     else:
-        recipe, assumed = architecture_of(found.tensors, configuration_beside(path))
+        recipe, assumed = architecture_of(found.tensors, configuration_beside(path), found.read_as)
         recipe = recipe.model_copy(update={"image_size": choices.image_size or recipe.image_size})
         said += [f"Its architecture is timm's {recipe.model}{_sizes(recipe)}.", *assumed]
     source = {"architecture": recipe, "kind": "checkpoint", "path": str(path), "part": choices.part}

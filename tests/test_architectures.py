@@ -109,7 +109,12 @@ def test_the_number_of_heads_is_the_configurations_else_by_convention_and_that_i
     recipe, [note] = architecture_of(tensors)
     assert recipe.heads is None
     assert "6 are taken, as timm's vit_small_patch16_224 has" in note
-    assert "MoCo v3's ViT-S has 12" in note
+    moco, [note] = architecture_of(tensors, {}, "MoCo v3 encoder")
+    assert moco.heads == 12
+    assert "12 are taken, as MoCo v3's ViT-S has" in note
+    assert found(weights("vit_base_patch16_224")) == architecture_of(
+        weights("vit_base_patch16_224"), {}, "MoCo v3 encoder"
+    )[0].model_dump(exclude_none=True, exclude={"label"})
     assert found(tensors, {"num_attention_heads": 12})["heads"] == 12
     assert architecture_of(tensors, {"num_attention_heads": 12})[1] == []
     assert "each 64 wide" in architecture_of(weights("vit_small_patch16_224", depth=5))[1][0]
@@ -209,6 +214,13 @@ def test_heads_and_size_are_those_that_a_configuration_says(
 def test_add_takes_the_heads_of_timms_configuration(tmp_path: Path) -> None:
     path = lying_beside(tmp_path, {**TIMMS_VIT, "model_args": {"num_heads": 2, "embed_dim": 64}})
     assert try_weights(str(path), Choices()).source.architecture.heads == 2
+
+
+def test_add_knows_moco_v3s_small_vit(tmp_path: Path) -> None:
+    small = timm.create_model("vit_small_patch16_224", depth=2, img_size=32, num_classes=0)
+    weights_of_it = {f"module.momentum_encoder.{name}": tensor for name, tensor in small.state_dict().items()}
+    torch.save({"state_dict": weights_of_it}, tmp_path / "moco.pth.tar")
+    assert try_weights(str(tmp_path / "moco.pth.tar"), Choices()).source.architecture.heads == 12
 
 
 def test_a_model_that_is_named_has_the_heads_of_the_configuration(tmp_path: Path) -> None:

@@ -68,19 +68,19 @@ ON_GRID = re.compile(r"pos_embed|(.*\.)?relative_position_bias_table")
 
 
 def architecture_of(
-    tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, read_as: str = ""
 ) -> tuple[EncoderRecipe, list[str]]:
     """Return the model and the sizes that fit weights under timm's names, and sentences about what had to be assumed.
 
     Tensors of the meta device suffice. ``config`` is what lies beside the weights says, see
     :func:`lutbench.models.configurations.configuration_beside`: its ``num_attention_heads``, ``image_size`` and ``architecture`` are believed
-    where shapes do not tell. A model that timm has at exactly these sizes is preferred.
+    where shapes do not tell. ``read_as`` is what the checkpoint was taken for (:class:`lutbench.models.formats.ForeignEncoder`). A model that timm has at exactly these sizes is preferred.
 
     Raises:
         UserError: with the shapes that were found, if no model fits, or the number of heads cannot be told; if the configuration says
             what timm's models do not compute.
     """
-    config = config or {}
+    config = {"read_as": read_as, **(config or {})}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not HEADS.fullmatch(name)}
     check_activation(config, shapes)
     for family in (*TRANSFORMERS, *OTHERS):
@@ -117,10 +117,10 @@ def _sized(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> tuple[
     own, notes = _made(name), []
     image_size = grid * patch_size or _image_size(config) or own.patch_embed.img_size[0]
     if not heads:
-        heads, as_what = _heads(own, name, width, depth)
+        heads, as_what = _heads(own, name, width, depth, config["read_as"])
         notes.append(
-            f"The number of heads cannot be seen in weights: {heads} are taken, {as_what}. If these were trained with another "
-            "(MoCo v3's ViT-S has 12), set heads in [encoder.NAME]."
+            f"The number of heads cannot be seen in weights: {heads} are taken, {as_what}. If these were trained with another, set heads in "
+            "[encoder.NAME]."
         )
     if not grid and not _image_size(config):
         notes.append(
@@ -181,8 +181,10 @@ def _of_other_sizes(
     return best and best[1:]
 
 
-def _heads(own: Any, name: str, width: int, depth: int) -> tuple[int, str]:
+def _heads(own: Any, name: str, width: int, depth: int, read_as: str) -> tuple[int, str]:
     """Return the number of heads that encoders of these sizes have by convention, and whose it is."""
+    if read_as.startswith("MoCo v3") and width == 384:
+        return 12, "as MoCo v3's ViT-S has"
     if (own.embed_dim, len(own.blocks)) == (width, depth):
         return own.blocks[0].attn.num_heads, f"as timm's {name} has"
     if width % 64 == 0:

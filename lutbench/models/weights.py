@@ -253,7 +253,9 @@ def read_pickle(path: Path, remedy: str, allowed: Iterable[Any] = (argparse.Name
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except Exception as error:  # torch's unpickler lets through whatever a damaged pickle trips over
             needed = re.search(r"GLOBAL (\S+)", str(error))
-            if re.search(r"Unsupported operand 1(4\d|5[0-2])\b", str(error)):  # those that pickle protocols 4 and 5 brought
+            if re.search(
+                r"Unsupported operand 1(4\d|5[0-2])\b", str(error)
+            ):  # those that pickle protocols 4 and 5 brought
                 raise UserError(
                     f"{path}: expected the pickle protocol that torch.save has by itself, found a later one, which cannot be read without "
                     "running what is in it. Save it again where you trust it: torch.save(torch.load(PATH, weights_only=False), PATH)."
