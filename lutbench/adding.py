@@ -125,8 +125,7 @@ def try_weights(given: str, choices: Choices) -> Tried:
             f"{given}: the features of a grey image are not finite. Give weights of a training that went well."
         )
     prepared = preprocessing_of(source, path if path.exists() else None)
-    crop = f", and cropped to {prepared.crop_pct:g} of the resized side" if prepared.crop_pct else ""
-    said.append(f"Images are seen at {side} x {side} pixels, {prepared}{crop}.")
+    said.append(f"Images are seen at {side} x {side} pixels, {prepared}.")
     return Tried(source, said, has_class_token(model))
 
 

@@ -17,6 +17,7 @@ from lutbench.models.fitting import filtered, misfits, sizes_that_differ
 from lutbench.models.formats import ForeignEncoder, encoder_in
 from lutbench.models.licences import licence_of, timms_licence
 from lutbench.models.meta import shapes_only
+from lutbench.models.preprocessing import IMAGENETS, preprocessing_of
 from lutbench.models.timm_models import check_name, classifiers
 from lutbench.models.weights import check_kinds, check_values, pooled_norm, read_shapes, read_tensors, read_weights
 from lutbench.recipes.base import EncoderRecipe
@@ -112,6 +113,9 @@ def check_encoder_weights(run: "Run[Any]", image_size: int | None) -> None:
             found = found.without(unused(encoder, found.tensors))
             licence = licence_of(run.weights)
             note(f"{run.weights}, {found}{f', licence: {licence}' if licence else ''}.")
+            prepared = preprocessing_of(source, run.weights, run.hash_of)
+            if prepared.origin != IMAGENETS.origin:  # which is told where it begins to matter
+                note(f"method.{run.planned.method}: images are {prepared}.")
 
 
 def encoder_of(run: "Run[Any]", image_size: int | None) -> nn.Module:
