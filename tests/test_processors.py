@@ -308,3 +308,22 @@ def test_of_several_files_beside_one_configuration_it_is_said_that_it_may_be_abo
     assert "more files" not in str(prepared_for(weights))
     assert "more files" not in str(prepared_for(weights.parent))
     assert "mean as the suite file says, all else as preproc" in str(prepared_for(weights, mean=[0.9] * 3))
+
+
+def test_timms_configurations_of_before_are_flat(weights: Path) -> None:
+    beside(weights, {"architecture": "vit_tiny_patch16_224", **TIMMS["pretrained_cfg"]}, "config.json")
+    assert prepared_for(weights)[:4] == ((0.1,) * 3, (0.2,) * 3, "bilinear", 0.95)
+
+
+def test_timms_crop_mode_is_followed_for_a_classifier_and_of_an_encoder_it_is_said_that_it_is_not(
+    weights: Path,
+) -> None:
+    for mode in ("squash", "border"):
+        beside(weights, {"pretrained_cfg": TIMMS["pretrained_cfg"] | {"crop_mode": mode}}, "config.json")
+        assert prepared_for(weights).crop_mode == mode
+        assert f"crop_mode = '{mode}' is followed for classifiers alone" in str(prepared_for(weights))
+    beside(weights, {"pretrained_cfg": TIMMS["pretrained_cfg"] | {"crop_mode": "none"}}, "config.json")
+    with pytest.raises(UserError, match="crop_mode is 'none'"):
+        prepared_for(weights)
+    beside(weights, TIMMS, "config.json")
+    assert "crop_mode" not in str(prepared_for(weights))

@@ -40,7 +40,12 @@ class Preprocessing(NamedTuple):
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         own = "" if "crop_pct" in self.origin else " unless a task's table says eval_crop"
         crop = f", cropped to {self.crop_pct:g} of the resized side{own}" if self.crop_pct else ""
-        return f"normalised by mean ({mean}) and deviation ({std}), resized by {self.interpolation} interpolation{crop}: {self.origin}"
+        mode = (
+            ""
+            if self.crop_mode == "center"
+            else f" (timm's crop_mode = {self.crop_mode!r} is followed for classifiers alone)"
+        )
+        return f"normalised by mean ({mean}) and deviation ({std}), resized by {self.interpolation} interpolation{crop}{mode}: {self.origin}"
 
 
 IMAGENETS = Preprocessing()
