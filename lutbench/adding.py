@@ -20,7 +20,7 @@ from lutbench.models.formats import encoder_in
 from lutbench.models.licences import licence_of, timms_licence
 from lutbench.models.meta import shapes_only
 from lutbench.models.preprocessing import preprocessing_of
-from lutbench.models.pretrained import check_pretrained, load_encoder
+from lutbench.models.pretrained import check_pretrained, fitted, load_encoder
 from lutbench.models.weights import read_shapes
 from lutbench.progress import console
 from lutbench.recipes.base import EncoderRecipe
@@ -136,7 +136,7 @@ def _of_file(path: Path, choices: Choices) -> tuple[EncoderSource, list[str]]:
             names = list(create_encoder(EncoderRecipe(model=choices.model)).state_dict())
     found = encoder_in(shapes, str(path), choices.part, names)
     licence = licence_of(path)
-    said = [f"{path}, {found}{f', licence: {licence}' if licence else ''}."]
+    said: list[str] = []
     export = export_of(path) if path.is_file() else None
     if choices.model:
         recipe = EncoderRecipe(model=choices.model, image_size=choices.image_size or _own_size(choices.model))
@@ -149,6 +149,9 @@ def _of_file(path: Path, choices: Choices) -> tuple[EncoderSource, list[str]]:
         recipe, assumed = architecture_of(found.tensors, configuration_beside(path), found.read_as)
         recipe = recipe.model_copy(update={"image_size": choices.image_size or recipe.image_size})
         said += [f"Its architecture is timm's {recipe.model}{_sizes(recipe)}.", *assumed]
+    with shapes_only():
+        found = fitted(found, str(path), recipe)[1]
+    said.insert(0, f"{path}, {found}{f', licence: {licence}' if licence else ''}.")
     source = {"architecture": recipe, "kind": "checkpoint", "path": str(path), "part": choices.part}
     return EncoderSource.model_validate(source), said
 

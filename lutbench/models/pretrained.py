@@ -88,6 +88,19 @@ def _encoder_with(
     return encoder
 
 
+def fitted(
+    found: ForeignEncoder, where: str, recipe: EncoderRecipe, image_size: int | None = None
+) -> tuple[nn.Module, ForeignEncoder]:
+    """Return the encoder with what was found in a checkpoint, and that without what the encoder does not take.
+
+    Raises:
+        UserError: if it does not fit, or tensors are quantised or sparse.
+    """
+    check_kinds(found.tensors, where)
+    encoder = _encoder_with(found.tensors, where, recipe, image_size)
+    return encoder, found.without(unused(encoder, found.tensors))
+
+
 def check_encoder_weights(run: "Run[Any]", image_size: int | None) -> None:
     """Check, by names and shapes alone, the weights of timm or of the user's file that a run starts from, and note what they are.
 
@@ -107,10 +120,8 @@ def check_encoder_weights(run: "Run[Any]", image_size: int | None) -> None:
         elif source.kind == "checkpoint":
             assert run.weights is not None
             found = _found_in(read_shapes(run.weights), run.weights, source, image_size)
-            check_kinds(found.tensors, str(run.weights))
-            encoder = _encoder_with(found.tensors, str(run.weights), recipe, image_size)
+            encoder, found = fitted(found, str(run.weights), recipe, image_size)
             check_configuration(configuration_beside(run.weights, run.hash_of), encoder, recipe.model)
-            found = found.without(unused(encoder, found.tensors))
             licence = licence_of(run.weights)
             note(f"{run.weights}, {found}{f', licence: {licence}' if licence else ''}.")
             prepared = preprocessing_of(source, run.weights, run.hash_of)
