@@ -267,3 +267,15 @@ def test_a_configuration_that_says_another_computation_than_the_architecture(
     assert "read as: timm" in noted(folder, mine, capsys)
     (folder / "config.json").write_text(json.dumps(content))
     assert problem in told(folder, mine, capsys)
+
+
+def test_a_position_embedding_that_is_resized_is_told_with_both_grids(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 2 x 8 patches too, as there is no telling these from 4 x 4."""
+    save_file(fitting_encoder(), folder / "own.safetensors")
+    task = '[downstream.task]\ndata = "toy"\nkind = "knn"\n'
+    mine = f"{OWN.format(folder / 'own.safetensors')}{task}"
+    assert "resized" not in noted(folder, mine, capsys)
+    resized = "0 left out, position embedding resized from 4 x 4 patches (a square is assumed) to 8 x 8"
+    assert resized in noted(folder, f"{mine}image_size = 32\n", capsys)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,14 +92,25 @@ def _encoder_with(
 def fitted(
     found: ForeignEncoder, where: str, recipe: EncoderRecipe, image_size: int | None = None
 ) -> tuple[nn.Module, ForeignEncoder]:
-    """Return the encoder with what was found in a checkpoint, and that without what the encoder does not take.
+    """Return the encoder with what was found in a checkpoint, and that without what the encoder does not take, and how it was resized.
 
     Raises:
         UserError: if it does not fit, or tensors are quantised or sparse.
     """
     check_kinds(found.tensors, where)
     encoder = _encoder_with(found.tensors, where, recipe, image_size)
-    return encoder, found.without(unused(encoder, found.tensors))
+    resized = _resizing(encoder, found.tensors)
+    return encoder, found.without(unused(encoder, found.tensors))._replace(resized=resized)
+
+
+def _resizing(encoder: Any, tensors: Mapping[str, Tensor]) -> str:
+    """Return from which grid of patches to which a position embedding is resized, in words; empty if it is not."""
+    given, own = tensors.get("pos_embed"), getattr(encoder, "pos_embed", None)
+    if given is None or own is None or given.shape == own.shape:
+        return ""
+    height, width = encoder.patch_embed.grid_size
+    side = isqrt(given.shape[1] - (own.shape[1] - height * width))
+    return f"position embedding resized from {side} x {side} patches (a square is assumed) to {height} x {width}"
 
 
 def check_encoder_weights(run: "Run[Any]", image_size: int | None) -> None:

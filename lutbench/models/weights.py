@@ -75,10 +75,16 @@ def read_tensors(path: Path, expected_sha256: str | None = None) -> dict[str, Te
             f"{path}: expected sha256 {expected_sha256}, found {found}: the file was damaged or changed. "
             "Restore it from a copy, or make it again."
         )
-    tensors = {name: tensor for file in files for name, tensor in _read(file).items()}
-    if (index := _index(path)) and (absent := sorted(_weight_map(index).keys() - tensors.keys())):
+    where = _weight_map(index) if (index := _index(path)) else {}
+    tensors = {
+        name: tensor
+        for file in files
+        for name, tensor in _read(file).items()
+        if where.get(name, file.name) == file.name  # another file may hold one of that name too
+    }
+    if absent := sorted(where.keys() - tensors.keys()):
         raise UserError(
-            f"{index}: its files lack {len(absent)} of the tensors that it lists ({listed(absent, 3)}). Fetch or save the folder again."
+            f"{index}: its files lack {len(absent)} of the tensors that it lists for them ({listed(absent, 3)}). Fetch or save the folder again."
         )
     return tensors
 
