@@ -1,6 +1,7 @@
 """Which model of timm weights belong to is told by their names and shapes: the model loads them, every one."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,12 @@ def test_where_positions_are_computed_the_size_of_the_input_is_the_configuration
 def test_a_name_that_timms_configuration_says_comes_first() -> None:
     """Some models differ in nothing that shapes show."""
     tensors = weights("resnetaa50")
-    assert found(tensors)["model"] == "resnet50"
+    recipe, [note] = architecture_of(tensors)
+    assert recipe.model == "resnet50"
+    assert re.match(r"Weights of .*resnetaa50.* have the same shapes, and these are taken for resnet50\.", note)
+    assert "resnetblur50" in note
+    assert architecture_of(weights("convnext_atto"))[1] == []
+    assert architecture_of(tensors, {"architecture": "resnetaa50"})[1] == []
     assert found(tensors, {"architecture": "resnetaa50"})["model"] == "resnetaa50"
 
 

@@ -196,17 +196,30 @@ def _heads(own: Any, name: str, width: int, depth: int, read_as: str) -> tuple[i
 
 
 def _exact(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> tuple[EncoderRecipe, list[str]] | None:
-    """Return the model of a family of which every name and shape is that of the weights; None if there is none."""
+    """Return the model of a family of which every name and shape is that of the weights; None if there is none.
+
+    Of several it is the one that the configuration says, or that with the shortest name, and the others are told.
+    """
     first = {name: shape for name, shape in shapes.items() if not LATER.search(name)}
+    same: list[str] = []
     for name in _names(family, config):
         if (model := _made(name, **family.shallow)) is None or _shapes_of(model) != first:
             continue
         if _shapes_of(_made(name)) == shapes:
-            known = timm.get_pretrained_cfg(name)
-            timms = known.to_dict().get("input_size", (3, 224, 224))[-1] if known else 224
-            image_size = timms if family.modules == ("swin_transformer",) else _image_size(config) or timms
-            return EncoderRecipe(model=name, image_size=image_size), []
-    return None
+            same.append(name)
+            if name == config.get("architecture"):
+                break
+    if not same:
+        return None
+    name, *others = same
+    known = timm.get_pretrained_cfg(name)
+    timms = known.to_dict().get("input_size", (3, 224, 224))[-1] if known else 224
+    image_size = timms if family.modules == ("swin_transformer",) else _image_size(config) or timms
+    note = (
+        f"Weights of {listed(others, 8)} have the same shapes, and these are taken for {name}. If they are of another of them, name it: "
+        "--model NAME of lutbench add."
+    )
+    return EncoderRecipe(model=name, image_size=image_size), [note] if others else []
 
 
 def _names(family: _Family, config: Mapping[str, Any]) -> Iterator[str]:
