@@ -83,8 +83,6 @@ def test_timms_own_models_are_known_again_within_three_seconds(model: str, image
         ("vit_base_patch14_reg4_dinov2", {"img_size": 64, "patch_size": 16}),
         ("vit_giant_patch14_dinov2", {"img_size": 56, "embed_dim": 192, "num_heads": 3, "depth": 2}),
         ("vit_base_patch16_gap_224", {"img_size": 32, "patch_size": 8}),
-        ("beit_base_patch16_224", {"img_size": 64, "depth": 2, "num_heads": 6}),
-        ("vit_small_patch16_dinov3", {"depth": 3}),
     ],
 )
 def test_other_sizes_of_timms_models_are_said(model: str, sizes: dict[str, Any]) -> None:
@@ -96,6 +94,52 @@ def test_other_sizes_of_timms_models_are_said(model: str, sizes: dict[str, Any])
     whole = timm.create_model(model, num_classes=0, **{**sizes, "depth": sizes.get("depth", 1)})
     assert same.blocks[0].attn.num_heads == whole.blocks[0].attn.num_heads
     assert same.num_prefix_tokens == whole.num_prefix_tokens
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        ("beit_base_patch16_224", {"depth": 2, "num_heads": 6}),
+        ("vit_small_patch16_dinov3", {"depth": 3}),
+        ("deit_tiny_distilled_patch16_224", {"depth": 3}),
+    ],
+)
+def test_other_sizes_of_what_is_no_plain_vit_are_refused_as_the_weights(model: str, sizes: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"The weights have the names of timm's .* in other sizes \(.*depth") as told:
+        architecture_of(weights(model, **sizes), {"num_attention_heads": 6})
+    assert f"depth {sizes['depth']}" in str(told.value)
+
+
+NEAREST: dict[str, tuple[dict[str, Any], str]] = {
+    "mlp": ({"mlp_ratio": 2}, "they have MLPs of 384 hidden units, and it has MLPs of 768 hidden units."),
+    "channels": ({"in_chans": 1}, "they have 1 channels of input, and it has 3 channels of input."),
+    "bias": ({"qkv_bias": False}, "missing: blocks.0.attn.qkv.bias, blocks.1.attn.qkv.bias, "),
+    "missing": ({}, "missing: blocks.7.norm1.bias."),
+    "extra": ({}, "not part of the model: adapter.weight."),
+    "grid": ({}, "pos_embed (1, 151, 192) is not of a square of patches."),
+}
+
+
+@pytest.mark.parametrize("name", NEAREST)
+def test_of_what_fits_no_model_it_is_told_in_what_it_differs_from_the_nearest(name: str) -> None:
+    sizes, problem = NEAREST[name]
+    tensors = weights("vit_tiny_patch16_224", **sizes)
+    if name == "missing":
+        del tensors["blocks.7.norm1.bias"]
+    elif name == "extra":
+        tensors["adapter.weight"] = torch.empty(3, device="meta")
+    elif name == "grid":
+        tensors["pos_embed"] = torch.empty(1, 151, 192, device="meta")
+    with pytest.raises(UserError) as told:
+        architecture_of(tensors)
+    assert f" of width 192 and depth 12: {problem}" in str(told.value)
+
+
+def test_of_a_resnet_that_is_none_of_timms_it_is_told_too() -> None:
+    tensors = weights("resnet18")
+    del tensors["layer2.1.bn1.bias"]
+    with pytest.raises(UserError, match=r"The most like them is resnet18: missing: layer2\.1\.bn1\.bias\. "):
+        architecture_of(tensors)
 
 
 def test_heads_and_norms_are_no_part_of_it() -> None:
@@ -119,7 +163,7 @@ def test_the_number_of_heads_is_the_configurations_else_by_convention_and_that_i
     assert found(tensors, {"num_attention_heads": 12})["heads"] == 12
     assert architecture_of(tensors, {"num_attention_heads": 12})[1] == []
     assert "each 64 wide" in architecture_of(weights("vit_small_patch16_224", depth=5))[1][0]
-    assert architecture_of(weights("beit_base_patch16_224", num_heads=6, depth=2))[1] == [], "its tables show them"
+    assert architecture_of(weights("beit_base_patch16_224"))[1] == [], "its tables show them"
     with pytest.raises(UserError, match=r"a width of 48 is neither a multiple of 64.*\[encoder.NAME\]"):
         architecture_of(weights("vit_tiny_patch16_224", embed_dim=48, num_heads=3))
     narrow = weights("vit_tiny_patch16_224", embed_dim=48, num_heads=3, depth=2)

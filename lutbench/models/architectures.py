@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from lutbench.errors import UserError, listed
 from lutbench.models.configurations import check_activation
+from lutbench.models.encoders import is_plain
+from lutbench.models.fitting import misfits, sizes_that_differ
+from lutbench.models.timm_models import timms_own
 from lutbench.recipes.base import EncoderRecipe
 
 Shapes = dict[str, tuple[int, ...]]
@@ -83,15 +86,17 @@ def architecture_of(
     config = {"read_as": read_as, **(config or {})}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not HEADS.fullmatch(name)}
     check_activation(config, shapes)
+    nearest = ""
     for family in (*TRANSFORMERS, *OTHERS):
         if any(re.fullmatch(family.mark, name) for name in shapes):
             found = (_sized if family in TRANSFORMERS else _exact)(family, shapes, config)
-            if found is None:
-                break
-            return found
+            if found is not None:
+                return found
+            nearest = _nearest(family, shapes, config)
+            break
     raise UserError(
         f"Expected an encoder that timm has, and found none of these {len(shapes):,} tensors: "
-        f"{listed([f'{name} {shape}' for name, shape in shapes.items()], 6)}. Name its architecture as timm does, with "
+        f"{listed([f'{name} {shape}' for name, shape in shapes.items()], 6)}. {nearest}Name its architecture as timm does, with "
         "[encoder.NAME] in the suite file."
     )
 
@@ -131,7 +136,48 @@ def _sized(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> tuple[
     changed: dict[str, Any] = {
         size: value for (size, value), timm_has in zip(given.items(), timms, strict=True) if value != timm_has
     }
-    return EncoderRecipe(model=name, image_size=image_size, **changed), notes
+    recipe = EncoderRecipe(model=name, image_size=image_size, **changed)
+    if changed and not is_plain(recipe):
+        said = ", ".join(f"{size} {value}" for size, value in changed.items())
+        raise UserError(
+            f"The weights have the names of timm's {timms_own(name)} {name} in other sizes ({said}), and only plain Vision Transformers "
+            "can be made in other sizes. Give weights of a model that timm has."
+        )
+    return recipe, notes
+
+
+def _nearest(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> str:
+    """Return which model of a family is most like weights that none fits, and what tells it from them, as a sentence and a space."""
+    sizes: dict[str, int] = {}
+    depth: dict[str, int] = {}
+    if family in TRANSFORMERS:
+        projection = shapes.get("patch_embed.proj.weight", ())
+        if len(projection) != 4:
+            return ""
+        width = projection[0]
+        sizes = {"embed_dim": width, "patch_size": projection[2], "num_heads": width // 64 if width % 64 == 0 else 1}
+        depth = {"depth": 1 + max(int(name.split(".")[1]) for name in shapes if re.match(r"blocks\.\d+\.", name))}
+    first = {(name, _whatever_the_grid(name, shape)) for name, shape in shapes.items() if not LATER.search(name)}
+    unlike: dict[str, int] = {}
+    for name in _names(family, config):
+        if (model := _made(name, **family.shallow, **sizes)) is not None:
+            own = {(name, _whatever_the_grid(name, shape)) for name, shape in _shapes_of(model).items()}
+            unlike[name] = len(own ^ first)
+    if not unlike:
+        return ""
+    nearest = min(unlike, key=lambda name: unlike[name])
+    expected, given = _tensors(_shapes_of(_made(nearest, **depth, **sizes))), _tensors(shapes)
+    grids = {name for name in expected.keys() & given.keys() if ON_GRID.fullmatch(name)}
+    expected |= {name: given[name] for name in grids if expected[name].shape[-1] == given[name].shape[-1]}
+    differing = sizes_that_differ(expected, given) or misfits(expected, given, "model")
+    if not differing:
+        differing = f"{listed([f'{name} {shapes[name]}' for name in sorted(grids)], 1)} is not of a square of patches"
+    in_sizes = f" of width {sizes['embed_dim']} and depth {depth['depth']}" if sizes else ""
+    return f"The most like them is {nearest}{in_sizes}: {differing[0].lower()}{differing[1:]}. "
+
+
+def _tensors(shapes: Shapes) -> dict[str, Tensor]:
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def _as_they_are(family: _Family, shapes: Shapes, config: Mapping[str, Any], depth: int) -> tuple[str, int] | None:
@@ -203,6 +249,10 @@ def _exact(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> tuple[
     first = {name: shape for name, shape in shapes.items() if not LATER.search(name)}
     same: list[str] = []
     for name in _names(family, config):
+        if (
+            same and re.findall(r"\d+", name)[:1] != re.findall(r"\d+", same[0])[:1]
+        ):  # of another depth, which saves making it
+            continue
         if (model := _made(name, **family.shallow)) is None or _shapes_of(model) != first:
             continue
         if _shapes_of(_made(name)) == shapes:
