@@ -12,7 +12,7 @@ from lutbench.models.encoders import create_encoder, has_class_token
 from lutbench.models.meta import shapes_only
 from lutbench.recipes.analysis import AnalysisRecipe
 from lutbench.recipes.base import EncoderRecipe
-from lutbench.run import Run
+from lutbench.run import Run, row_named
 
 
 class TokenGrid(NamedTuple):
@@ -64,10 +64,8 @@ def grid_of(architecture: EncoderRecipe, side: int) -> TokenGrid:
 
 def run_grid(run: Run[AnalysisRecipe]) -> TokenGrid:
     """Return the tokens of a run's encoder. Raises UserError, with the table's name, if it has none that can be analysed."""
-    try:
+    with row_named(run):
         return grid_of(run.recipe.encoder.architecture, run.recipe.side)
-    except UserError as error:
-        raise UserError(f"{run.planned.stage}.{run.planned.task}, row {run.planned.method}: {error}") from error
 
 
 def _refused(encoder: nn.Module) -> UserError:

@@ -6,10 +6,10 @@ from torch import Tensor
 from lutbench.data.images import class_notes
 from lutbench.data.preflight import preflight
 from lutbench.evaluate.transform import Transform
-from lutbench.models.encoders import Pool, feature_width
+from lutbench.models.encoders import Pool, feature_width, timm_arguments
 from lutbench.models.pretrained import check_encoder_weights
 from lutbench.recipes.downstream import ClassificationRecipe, KnnRecipe, LinearRecipe
-from lutbench.run import Run
+from lutbench.run import Run, row_named
 
 
 def check_classification(run: Run[ClassificationRecipe]) -> None:
@@ -31,7 +31,9 @@ def check_weights(run: Run[ClassificationRecipe]) -> None:
     """Check that the encoder has the features that the task takes, and its weights, see :func:`check_encoder_weights`."""
     recipe = run.recipe
     pool: Pool = recipe.pool if isinstance(recipe, KnnRecipe | LinearRecipe) else "mean"
-    feature_width(recipe.encoder.architecture, recipe.side, pool)
+    timm_arguments(recipe.encoder.architecture, recipe.side)  # what is wrong with it, is so in every row
+    with row_named(run):
+        feature_width(recipe.encoder.architecture, recipe.side, pool)
     check_encoder_weights(run, recipe.image_size)
 
 

@@ -43,6 +43,8 @@ class Choices(NamedTuple):
     image_size: int | None = None
     like: str = ""
     """The row of the base beside which it stands."""
+    heads: int | None = None
+    """Of a plain ViT, whose weights do not show it."""
 
 
 class Tried(NamedTuple):
@@ -65,29 +67,33 @@ def add_row(given: str, base: str, choices: Choices, file: Path | None = None) -
             go with the base.
     """
     suite = load_suite(base)
-    tried = try_weights(given, choices)
     name = _free_name(choices.label or _stem(given), suite)
     path = file or Path(f"{name}.toml")
     if path.exists():
         raise UserError(f"{path} exists, and is not overwritten. Give another name: --file FILE.toml, or --label.")
+    tried = try_weights(given, choices)
     text = suite_text(given, base, name, suite, tried, choices)
     loaded = _written(path, text)
     refused, apart_from = _refused(loaded, name), dict[str, str]()
     if refused:
         text += "".join(f"\n{_table(table, {'methods': _rows(suite, table)})}\n" for table in refused)
         loaded = _written(path, text)
-    for table in [
-        table for table in refused if table.startswith("analysis.")
-    ]:  # a grid of another size has one of its own
+    for table in [table for table in refused if table.startswith("analysis.")]:
         apart = text + _table_apart(suite, table, name, choices.label or name)
         tried_out = _written(path, apart)
-        if f"{table}-{name}" not in _refused(tried_out, name):
+        if f"{table}-{name}" not in _refused(tried_out, name):  # a grid of another size is no fault
             text, loaded = apart, tried_out
             apart_from[table] = f", and has [{table}-{name}] for it"
         else:
             loaded = _written(path, text)
+    if rivals := _pretrained_beside(loaded, suite, name):
+        pairs = _toml([[name, rival] for rival in rivals])
+        text = text.replace("\n\n", f"\ncompare = {pairs}\n\n", 1)  # behind the settings that stand before the tables
+        loaded = _written(path, text)
+    others = _other_sizes(suite, tried.source.architecture)
     for sentence in [
         *tried.said,
+        *others,
         *(f"{why} So {path.name} leaves it out of {at}{apart_from.get(at, '')}." for at, why in refused.items()),
     ]:
         console.print(sentence, soft_wrap=True)
@@ -108,7 +114,7 @@ def try_weights(given: str, choices: Choices) -> Tried:
     path = Path(given).expanduser()
     if path.exists():
         source, said = _of_file(path, choices)
-    elif path.suffix or len(path.parts) > 1:
+    elif len(path.parts) > 1 or (path.suffix and not timm.is_model(given.partition(".")[0])):  # timm's may end in .TAG
         raise UserError(
             f"There is no file or folder of weights {given}. Check the path, or give timm's name of a model."
         )
@@ -139,14 +145,17 @@ def _of_file(path: Path, choices: Choices) -> tuple[EncoderSource, list[str]]:
     said: list[str] = []
     export = export_of(path) if path.is_file() else None
     if choices.model:
-        recipe = EncoderRecipe(model=choices.model, image_size=choices.image_size or _own_size(choices.model))
+        recipe = _named(choices.model, choices)
     elif export:
         recipe = export.recipe.model_copy(update={"image_size": choices.image_size or export.side})
+        _check_heads(recipe, choices)
         said.append(
             f"Its architecture is timm's {recipe.model}{_sizes(recipe)}, as {path.with_suffix('.json').name} beside the weights says."
         )
     else:
-        recipe, assumed = architecture_of(found.tensors, configuration_beside(path), found.read_as)
+        heads = {"num_attention_heads": choices.heads} if choices.heads else {}
+        recipe, assumed = architecture_of(found.tensors, configuration_beside(path) | heads, found.read_as)
+        _check_heads(recipe, choices)
         recipe = recipe.model_copy(update={"image_size": choices.image_size or recipe.image_size})
         said += [f"Its architecture is timm's {recipe.model}{_sizes(recipe)}.", *assumed]
     with shapes_only():
@@ -159,17 +168,44 @@ def _of_file(path: Path, choices: Choices) -> tuple[EncoderSource, list[str]]:
 def _of_timm(name: str, choices: Choices) -> tuple[EncoderSource, list[str]]:
     check_pretrained(name)
     licence = timms_licence(name)
-    recipe = EncoderRecipe(model=name, image_size=choices.image_size or _own_size(name))
+    recipe = _named(name, choices)
     said = [f"timm's weights of {name}{f', licence: {licence}' if licence else ''}."]
     return EncoderSource(architecture=recipe, kind="timm"), said
 
 
+def _named(model: str, choices: Choices) -> EncoderRecipe:
+    """Return the architecture that is timm's ``model``, with the heads and the size of images that were chosen."""
+    recipe = EncoderRecipe(model=model, image_size=choices.image_size or _own_size(model))
+    if choices.heads and not (is_plain(recipe) and geometry_of(recipe).heads == choices.heads):
+        recipe = recipe.model_copy(update={"heads": choices.heads})
+    _check_heads(recipe, choices)
+    return recipe
+
+
+def _check_heads(recipe: EncoderRecipe, choices: Choices) -> None:
+    """Raises UserError if an architecture cannot have the heads that were chosen."""
+    if not choices.heads:
+        return
+    if not is_plain(recipe):
+        raise UserError(
+            f"--heads is for plain Vision Transformers, and these are the weights of a {recipe.model}. Leave it out."
+        )
+    sizes = geometry_of(recipe)
+    if sizes.width % choices.heads:
+        raise UserError(
+            f"--heads {choices.heads}: expected a number that divides the width, {sizes.width}. Give another."
+        )
+    if sizes.heads != choices.heads:
+        raise UserError(f"--heads {choices.heads}: the weights show that there are {sizes.heads}. Leave it out.")
+
+
 def suite_text(given: str, base: str, name: str, suite: LoadedSuite, tried: Tried, choices: Choices) -> str:
-    """Return the suite file: what it extends, the architecture if the base has no such, and the row."""
+    """Return the suite file: what it extends, its title, the architecture if the base has no such, and the row."""
     recipe = tried.source.architecture
     same = (key for key, known in suite.config.encoder.items() if is_same(known, recipe))
     encoder = next(same, "")
-    row: dict[str, Any] = {"label": choices.label or name}
+    label = choices.label or name
+    row: dict[str, Any] = {"label": label}
     row |= {"checkpoint": given} if tried.source.kind == "checkpoint" else {"timm": True}
     row |= {"part": choices.part} if choices.part else {}
     row |= {"encoder": encoder or name}
@@ -177,8 +213,10 @@ def suite_text(given: str, base: str, name: str, suite: LoadedSuite, tried: Trie
     row |= {"like": choices.like} if choices.like else {}
     tables = {f"method.{name}": row}
     if not encoder:
-        tables = {f"encoder.{name}": recipe.model_dump(exclude_none=True, exclude={"label"})} | tables
-    parts = [f"extends = {_toml(base)}", *(_table(title, values) for title, values in tables.items())]
+        named = {"label": f"{recipe.model}{_sizes(recipe)}"}
+        tables = {f"encoder.{name}": named | recipe.model_dump(exclude_none=True, exclude={"label"})} | tables
+    head = f"extends = {_toml(base)}\ntitle = {_toml(f'{suite.config.title}, with {label}')}"
+    parts = [head, *(_table(title, values) for title, values in tables.items())]
     return "\n\n".join(parts) + "\n"
 
 
@@ -210,6 +248,29 @@ def _rows(base: LoadedSuite, table: str) -> list[str]:
     return list(dict.fromkeys(run.method for run in runs if run.method in base.config.method))
 
 
+def _pretrained_beside(loaded: LoadedSuite, base: LoadedSuite, name: str) -> list[str]:
+    """Return the rows of the base that a suite pre-trained and that share a table with the new row."""
+    tables = {(run.stage, run.task) for run in loaded.runs if run.method == name}
+    beside = {run.method for run in base.runs if (run.stage, run.task) in tables}
+    rows = base.config.method.items()
+    return [method for method, row in rows if method in beside and row.pretrain and not row.teacher]
+
+
+def _other_sizes(base: LoadedSuite, own: EncoderRecipe) -> list[str]:
+    """Return a sentence if the base's encoders see images of another size than a new plain ViT, with what that costs."""
+    seen = sorted({recipe.image_size for recipe in base.config.encoder.values()})
+    if not seen or own.image_size in seen or not is_plain(own):
+        return []
+    patch = geometry_of(own).patch_size
+    side = max(patch, patch * round(min(seen, key=lambda size: abs(size - own.image_size)) / patch))
+    if side == own.image_size:
+        return []
+    ratio = (own.image_size // patch) ** 2 / (side // patch) ** 2
+    costs = f"{ratio:.3g} times cheaper" if ratio > 1 else f"{1 / ratio:.3g} times as expensive"
+    sizes = listed([f"{size} x {size}" for size in seen])
+    return [f"The encoders of {base.name} see {sizes}: --image-size {side} is about {costs}, by the number of patches."]
+
+
 def is_same(one: EncoderRecipe, other: EncoderRecipe) -> bool:
     """Return whether two recipes make the same encoder, by whatever names of timm's."""
     if one.image_size != other.image_size or not (is_plain(one) and is_plain(other)):
@@ -221,7 +282,7 @@ def is_same(one: EncoderRecipe, other: EncoderRecipe) -> bool:
 
 
 def _written(path: Path, text: str) -> LoadedSuite:
-    """Write a suite file and return the suite, which goes with what it extends, or leave no file."""
+    """Write a suite file, over one of before, and return the suite, which goes with what it extends, or leave no file."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
     try:
@@ -267,4 +328,5 @@ def _own_size(model: str) -> int:
 def _sizes(recipe: EncoderRecipe) -> str:
     """Return what a recipe changes of timm's model, in brackets."""
     changed = recipe.model_dump(include={"patch_size", "width", "depth", "heads"}, exclude_none=True)
-    return f" ({', '.join(f'{key} {value}' for key, value in changed.items())})" if changed else ""
+    sizes = ", ".join(f"{key.removesuffix('_size')} {value}" for key, value in changed.items())
+    return f" ({sizes})" if sizes else ""

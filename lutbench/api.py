@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lutbench.errors import UserError, listed, nearest
+from lutbench.evaluate.image_names import folder_of_class
+from lutbench.evaluate.outcomes import Outcomes
 from lutbench.record import Record, read_records
 from lutbench.record_search import find_record, suites_in
 
@@ -35,7 +37,7 @@ COLUMNS: dict[str, str] = {
 """The columns of :func:`records` with their types."""
 
 
-def records(suite: str, results: str | Path = "results") -> pd.DataFrame:
+def records(suite: str | Path, results: str | Path = "results") -> pd.DataFrame:
     """Return what was measured in a suite, a row per measurement, the first of each run being the one that tables print.
 
     Every record is read with all its files and checked: a number that its outcomes do not give is refused. The columns are
@@ -56,7 +58,7 @@ def records(suite: str, results: str | Path = "results") -> pd.DataFrame:
     Raises:
         UserError: if there are no records of the suite, or one is damaged.
     """
-    name = Path(suite).stem if suite.endswith(".toml") else suite
+    name = Path(suite).stem if str(suite).endswith(".toml") else str(suite)
     found = read_records(Path(results), name)
     if not found:
         known = suites_in(Path(results))
@@ -74,7 +76,8 @@ def outcomes(run: str | Path | Record, results: str | Path = "results") -> pd.Da
     The columns are ``image`` (its name below the split's folder; ``row 17`` in records of before names were kept) and
 
     - of a classification (fine-tuning, linear probe, k-NN): ``label`` and ``prediction`` (numbers of classes), ``rank`` (of the
-      label among the classes in descending order of score, 0 where it is the prediction), ``right``;
+      label among the classes in descending order of score, 0 where it is the prediction), ``right``; and where the images lie in
+      a folder for each class, ``label_name`` and ``prediction_name``, of a class without images none;
     - of a segmentation, a row per image, label and prediction that occurs: ``label`` and ``prediction`` (names), ``pixels``;
     - of robustness, a row per condition, protocol and image: ``condition``, ``preprocessing``, ``protocol``, and those of a
       classification; ``score`` where it is kept;
@@ -89,7 +92,11 @@ def outcomes(run: str | Path | Record, results: str | Path = "results") -> pd.Da
         UserError: if there is no such record, it has no per-image outcomes (pre-training has none), or they are damaged.
     """
     record = run if isinstance(run, Record) else find_record(str(run), Path(results))
-    frame: pd.DataFrame = record.outcomes.frame()
+    found = record.outcomes
+    frame: pd.DataFrame = found.frame()
+    if isinstance(found, Outcomes) and (folders := folder_of_class(found.names, found.label)):
+        for column in ("label", "prediction"):
+            frame[f"{column}_name"] = frame[column].map(folders)
     return frame
 
 
@@ -98,11 +105,14 @@ def encoder(run: str | Path, runs: str | Path = "runs") -> "tuple[nn.Module, Tra
 
     Of a pre-training it is the encoder, ``model(images)`` (B, 3, S, S) -> (B, D), the class token where it has one (timm's pooling;
     ``model.forward_features(images)`` gives all tokens); of a fine-tuning the classifier, (B, C), whose classes are in
-    ``model.class_names``. The transform takes a PIL image to a float tensor (3, S, S), as the suite's own
-    evaluation prepares it: resized, the centre cropped, normalised.
+    ``model.class_names``. The transform takes a PIL image to a float tensor (3, S, S): resized, the centre
+    cropped, normalised. Of a fine-tuning it is that of the suite's own evaluation. Of a pre-training it has the crop that tasks have by
+    default (224 of 256; above 224 pixels the whole short side), and a task may crop otherwise: ``eval_crop``, which
+    ``lutbench show`` prints of its runs.
 
     Args:
-        run: ``small/pretrain/lut/seed0`` or ``small/downstream/finetune/lut/seed0``, or the run's folder.
+        run: ``small/pretrain/lut/seed0`` or ``small/downstream/finetune/lut/seed0``, consecutive parts of such a name that no other
+            finished run has, or the run's folder.
         runs: the folder that ``--runs`` names.
 
     Raises:
@@ -154,7 +164,8 @@ def _prepared(
     image: "Image.Image", side: int, crop: float, interpolation: str, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> "Tensor":
     """Return an image (3, side, side) as a model takes it; a function of a module, so that loaders can send it to workers."""
+    from lutbench.data.decoding import to_rgb
     from lutbench.data.tensors import normalised
     from lutbench.evaluate.transform import eval_transform
 
-    return normalised(eval_transform(side, crop, interpolation)(image.convert("RGB")), mean=mean, std=std)
+    return normalised(eval_transform(side, crop, interpolation)(to_rgb(image)), mean=mean, std=std)

@@ -6,12 +6,17 @@ from typing import Any
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return the fields in which two identity inputs or recipes differ: ``epochs changed from 10 to 20``."""
+    """Return the fields in which two identity inputs or recipes differ: ``epochs changed from 10 to 20``.
+
+    What the recipe says of how images are prepared for an encoder is among what that comes to, ``encoder.preprocessing``, again,
+    and is told once.
+    """
     before, after = flat(old), flat(new)
+    changed = [key for key in {**before, **after} if before.get(key, flat) != after.get(key, flat)]
     return [
         f"{key} changed from {_shown(before.get(key, 'not set'))} to {_shown(after.get(key, 'not set'))}"
-        for key in {**before, **after}
-        if before.get(key, flat) != after.get(key, flat)
+        for key in changed
+        if f"recipe.{key.replace('.preprocessing.', '.', 1)}" not in changed
     ]
 
 

@@ -223,6 +223,10 @@ def add(
     like: Annotated[
         str, typer.Option(metavar="METHOD", help="The row of the suite beside which it stands, if that is not clear.")
     ] = "",
+    heads: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many heads a plain ViT has, which its weights do not show."),
+    ] = None,
     file: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="The suite file to write; named by the label if not given.")
     ] = None,
@@ -230,7 +234,7 @@ def add(
     """Make somebody's encoder a row of a suite's tables: try the weights, say what was read, and write a suite file of a few lines."""
     from lutbench.adding import Choices, add_row
 
-    add_row(weights, to, Choices(label, model, part, image_size, like), file)
+    add_row(weights, to, Choices(label, model, part, image_size, like, heads), file)
 
 
 @app.command()
@@ -256,7 +260,10 @@ def parity(
 def export(
     run: Annotated[
         str,
-        typer.Argument(metavar="RUN", help="A finished run, such as tiny/pretrain/lut/seed0, or its folder."),
+        typer.Argument(
+            metavar="RUN",
+            help="A finished run: tiny/pretrain/lut/seed0, parts of that which no other has, or its folder.",
+        ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder to write to.")],
     to: Annotated[

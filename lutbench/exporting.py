@@ -51,7 +51,8 @@ def export_run(
             config, checkpoint = import_module(TOOLS["export"]).export_mmseg(folder, partial)
         first = (target / config.name).read_text(encoding="utf-8").splitlines()[0]
         needs = [first.removeprefix("# ")] if first.startswith("# ") else []  # a backbone of the suite's own
-        return [f"mmseg.apis.init_model({str(target / config.name)!r}, {str(target / checkpoint.name)!r})", *needs]
+        files = f"{str(target / config.name)!r}, {str(target / checkpoint.name)!r}"
+        return [f"mmseg.apis.init_model({files}, device='cpu')  # or 'cuda:0'", *needs]
     if kind not in MODELS:
         raise _nothing_to_export(started, kind, library, runs)
     exported = exported_model(folder, MODELS[kind])

@@ -58,7 +58,7 @@ class Bar:
 
     def __enter__(self) -> Self:
         if self.heading and not self.bar.disable:
-            console.print(self.heading, markup=False, emoji=False)
+            console.print(self.heading, markup=False, emoji=False, highlight=False)
         self.bar.start()
         return self
 

@@ -5,8 +5,8 @@ affect results, the seed, the data and the weights that go in. A run's folder is
 overwrites, resumes or passes for another.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -301,7 +301,7 @@ class Run(Generic[R]):
         found in another run's folder, it is that one's record under its own name, and its own folder says where it is.
 
         Raises:
-            UserError: if the record in the run's folder is damaged too.
+            UserError: if the record in the run's folder is damaged too; on a full disk.
         """
         found = find_run(self)[0] if self.status().made_as else None
         if found is not None:
@@ -321,3 +321,12 @@ def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> R
     """Return a run of a suite with the run that it needs. Nothing is opened: its identity is found out when asked for."""
     needed = open_run(suite, suite.run(planned.needs), workspace) if planned.needs else None
     return Run(planned, workspace, needed, suite.given)
+
+
+@contextmanager
+def row_named(run: Run[Any]) -> Iterator[None]:
+    """Name table and row in what is found wrong of a run's encoder."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{run.planned.stage}.{run.planned.task}, row {run.planned.method}: {error}") from error

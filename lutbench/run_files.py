@@ -15,6 +15,7 @@ from lutbench.errors import UserError, listed, nearest
 from lutbench.files import DamagedError, read_sealed, write_sealed
 from lutbench.kinds import STAGES
 from lutbench.models.weights import sha256_of
+from lutbench.recipes.suite import name_matches
 
 STARTED, FINISHED, TAKEN = "run.json", "finished.json", "taken.json"
 
@@ -137,24 +138,39 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def finished_folder(name: str, runs: Path) -> Path:
-    """Return the folder of a finished run, by itself or by ``SUITE/NAME`` below ``runs``; of several recipes the latest.
+    """Return the folder of a finished run, by itself or by its name below ``runs``; of several recipes the latest.
 
-    It may be another suite's, where that made the run of this name.
+    The name is ``SUITE/NAME``, or consecutive parts of that which no other run has; names of one identity are those of one run. The
+    folder may be another suite's, where that made the run of this name.
 
     Raises:
-        UserError: if there is none; names those that there are.
+        UserError: if there is none, or there are several; names those that there are.
     """
     for home in (Path(name), runs / name):
-        ends = [path for at in (home, *_folders(home)) for path in (at / FINISHED, at / TAKEN) if path.is_file()]
-        for end in sorted(ends, key=lambda path: (path.parent == home, path.stat().st_mtime), reverse=True):
-            folder = end.parent if end.name == FINISHED else end.parent / _read(end, Taken).folder
-            if (folder / FINISHED).is_file():
-                return folder.resolve() if end.name == TAKEN else folder
-    ends = [path for end in (FINISHED, TAKEN) for path in runs.glob(f"**/{end}")]
-    known = sorted({path.parents[1].relative_to(runs).as_posix() for path in ends})
+        if folder := _latest(home):
+            return folder
+    homes = sorted({folder.parent for folders in list_runs(runs).values() for folder in folders})
+    known = {home.relative_to(runs).as_posix(): folder for home in homes if (folder := _latest(home))}
+    found = {other: folder for other, folder in known.items() if name_matches(other, name.strip("/"))}
+    if len({folder.name for folder in found.values()}) == 1:  # the identity
+        return next(iter(found.values()))
+    if found:
+        raise UserError(
+            f"{name!r} could be {len(found)} runs: {listed(found, 12)}. Name more of the one that is meant."
+        )
     raise UserError(
         f"There is no finished run {name!r} in {runs.absolute()}.{nearest(name, known)} Finished there: {listed(known) or 'none'}."
     )
+
+
+def _latest(home: Path) -> Path | None:
+    """Return the folder of the latest finished run of a name, whose folder, or that of one of its runs, is ``home``; None without."""
+    ends = [path for at in (home, *_folders(home)) for path in (at / FINISHED, at / TAKEN) if path.is_file()]
+    for end in sorted(ends, key=lambda path: (path.parent == home, path.stat().st_mtime), reverse=True):
+        folder = end.parent if end.name == FINISHED else end.parent / _read(end, Taken).folder
+        if (folder / FINISHED).is_file():
+            return folder.resolve() if end.name == TAKEN else folder
+    return None
 
 
 _REMEDY = "Restore it from a copy; without it the run counts as not finished."

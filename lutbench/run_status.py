@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lutbench.changes import changes
 from lutbench.checkpoint import newest_step
-from lutbench.errors import UserError
+from lutbench.errors import UserError, listed
 from lutbench.files import DamagedError
 from lutbench.run_files import FINISHED, Finished, read_finished, read_started
 from lutbench.run_lookup import find_run
@@ -25,6 +25,8 @@ class RunState(StrEnum):
     RESUMABLE = "resumable"
     STALE = "stale"
     MISSING = "missing"
+    UNKNOWN = "unknown"
+    """Only where the data or the weights that it needs are not here, without which nothing tells which run it is."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,24 @@ class RunStatus:
     """What was passed over because it is damaged, a paragraph each."""
     edited: str = ""
     """Of a finished run, the name of the run that other code than this finished: its own, or one that it starts from."""
-    sources: str = ""
+    sources: tuple[str, ...] = ()
     """Which of its sources are others now, where other code finished it."""
     made_as: str = ""
     """Of a run that was found in another folder than its own, what it is called there, ``SUITE/RUN``."""
 
     def __str__(self) -> str:
-        return f"{self.short} ({self.sources})" if self.sources else self.short
+        return f"{self.short} ({listed(self.sources)})" if self.sources else self.short
 
     @property
     def short(self) -> str:
         """The same without the sources that changed."""
         return " ".join(filter(None, (self.state, self.made_as and f"as {self.made_as}", self.detail)))
+
+    @property
+    def counted(self) -> str:
+        """Since when or why, with the number of the sources that changed: ``by other code (13 files)``."""
+        files = len(self.sources)
+        return f"{self.detail} ({files} file{'s' * (files > 1)})" if files else self.detail
 
 
 def status_of(run: "Run[Any]") -> RunStatus:
@@ -92,8 +100,8 @@ def _finished(run: "Run[Any]", left: Finished, folder: Path) -> RunStatus:
     others, edited = differing(left.sources, run.planned), run.name
     detail = "by other code" if others else ""
     if not others and run.needs is not None and (before := status_of(run.needs)).edited:
-        detail, others, edited = f"after {run.needs.name}, {before.detail}", before.sources, before.edited
-    return RunStatus(RunState.FINISHED, detail, folder, edited=edited if detail else "", sources=others)
+        detail, others, edited = f"after {run.needs.name}, {before.detail}", list(before.sources), before.edited
+    return RunStatus(RunState.FINISHED, detail, folder, edited=edited if detail else "", sources=tuple(others))
 
 
 def _check_recorded(run: "Run[Any]", checkpoint: str | None) -> None:
@@ -106,6 +114,31 @@ def _check_recorded(run: "Run[Any]", checkpoint: str | None) -> None:
         f"{run.folder / FINISHED}: it says that the run has finished, and there is no whole record of that, neither beside it nor in "
         f"{run.workspace.results}. Restore one from a copy; without it the run counts as not finished."
     )
+
+
+def unknown_because(run: "Run[Any]") -> str:
+    """Return in a few words why nothing tells which run a run is, and so how far it has come; empty if it has surely not begun.
+
+    That is so where no run lies below ``--runs``, or the run that it needs has not finished.
+    """
+    if not run.workspace.run_folders:
+        return ""
+    if run.needs is not None:
+        try:
+            if run.needs.status().state is not RunState.FINISHED:
+                return ""
+        except UserError:
+            return unknown_because(run.needs)
+    dataset = run.recipe.dataset
+    try:
+        for split in run.recipe.splits:
+            run.fingerprint(split)
+    except UserError:
+        return "data not here" if not (run.workspace.data / dataset.folder).exists() else "data not as expected"
+    with suppress(UserError):
+        if (weights := run.weights) is not None and weights.exists():
+            return "weights not as expected"
+    return "weights not here"
 
 
 def weights_problem(run: "Run[Any]") -> str:

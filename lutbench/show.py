@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lutbench.errors import UserError
+from lutbench.errors import UserError, listed
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.lineage import lineage, roots_of
 from lutbench.progress import console, print_table
@@ -24,12 +24,29 @@ from lutbench.sources import differing
 WORST = 10
 """Images that a run is most wrong about."""
 
+IN_WORDS = {
+    "skipped": "images passed over because they cannot be decoded",
+    "waiting_for_data": "share of the time spent waiting for data",
+    "loss": "loss at the end of training",
+    "head": "that of the head",
+    "auxiliary": "that of the auxiliary head",
+    "drawn blocks": "blocks drawn",
+    "marked": "patch marked in pictures, row and column",
+    "mask ratios": "shares of patches hidden for reconstructions",
+    "first query": "attention drawn besides that of the marked patch",
+}
+"""What a record keeps besides its measurements."""
+
+SHARES = ("waiting_for_data", "mask ratios")
+"""Those of them that are shares, printed in percent."""
+
 
 def show_record(record: Record, runs: Path, results: Path) -> bool:
     """Print everything behind a record's numbers; return whether it is whole and its outcomes give its numbers."""
     recipe = recipe_of(record.kind, record.recipe)
     console.print(f"{record.suite}/{record.run}", style="bold")
     _section("Where it comes from", *_facts(_steps(record, results)))
+    _section("How images were prepared", *_facts(_prepared(record, recipe)))
     _section("Measured", _measurements(record))
     sound = _show_outcomes(record)
     _section("Recipe", *_recipe(record, recipe))
@@ -76,6 +93,33 @@ def _steps(record: Record, results: Path) -> Iterator[tuple[str, str]]:
         yield from ((f"  {name}", text) for name, text in link.facts.items())
 
 
+def _prepared(record: Record, recipe: RunRecipe | None) -> Iterator[tuple[str, str]]:
+    """Yield how images were normalised, resized and cropped in evaluation, as far as this kind of run leaves it open."""
+    weights = record.identity_inputs.get(record.kind.starts_from) or {}
+    other = weights.get("preprocessing") or {}
+    applied = recipe.prepared_by if recipe else ("mean", "std", "interpolation")
+    for name in ("mean", "std", "interpolation"):
+        if name in other:
+            value = other[name]
+            yield name, value if isinstance(value, str) else ", ".join(f"{channel:g}" for channel in value)
+        elif name in applied:
+            yield name, "as ImageNet's" if name != "interpolation" else "bicubic, as ImageNet's"
+    dataset = record.recipe.get("set") or {}
+    resizings = dataset.get("preprocessing") or []
+    if resizings:
+        yield "resizing", ", ".join(resizings)
+    crops = {"crop": dataset.get("eval_crop") or record.recipe.get("eval_crop")}
+    if crop := other.get("crop_pct"):
+        own = {"crop of own": crop} if resizings else {"crop": crop}
+        crops = own if resizings == ["own"] else crops | own
+    for name, crop in crops.items():
+        if crop:
+            whole = "the whole short side" if crop == 1 else f"{crop:.4g} of the resized short side"
+            yield name, f"in evaluation the centre, {whole}"
+    if mode := other.get("crop_mode"):
+        yield "crop mode", f"timm's {mode}"
+
+
 def _measurements(record: Record) -> Table:
     table = _table(("metric", 0), ("value", 0), ("95 % interval", 0), ("n", 0), right=("value", "n"))
     for m in record.measurements:
@@ -89,6 +133,14 @@ def _show_outcomes(record: Record) -> bool:
     legend = interval_legend(record.measurements)
     if legend:
         console.print(fill(f"Intervals: {legend}.", console.width))
+    if outside := [m.metric for m in record.measurements if _is_outside(m)]:
+        console.print(
+            fill(
+                f"Outside its interval: {', '.join(outside)}. Few images distort such a value, which its interval makes up for, and the value "
+                "does not.",
+                console.width,
+            )
+        )
     if record.outcomes_file is None:
         console.print("It keeps no per-image outcomes, from which to compute its numbers again.", soft_wrap=False)
         return True
@@ -117,6 +169,11 @@ def _show_outcomes(record: Record) -> bool:
         none = "None: every image is right."
         _section("Most wrong about", table if len(worst) else none, fill(f"{sentence}{names}", console.width))
     return not differences
+
+
+def _is_outside(m: Measurement) -> bool:
+    """Return whether a value lies outside its interval."""
+    return m.low is not None and m.high is not None and not m.low <= m.value <= m.high
 
 
 def _differences(written: list[Measurement], counted: list[Measurement]) -> Iterator[str]:
@@ -151,8 +208,8 @@ def _recipe(record: Record, recipe: RunRecipe | None) -> tuple[Table, str]:
     legend = "All settings that affect results; elsewhere: the default where it differs"
     if paper:
         legend += (
-            f", and the paper's recipe, that of {paper.suite}/{paper.name}: of the runs of its kind in that suite the one with the "
-            "fewest other settings"
+            f", and what the paper's run {paper.suite}/{paper.name} has. Of the paper's {paper.kind.name} runs it is the one that differs from "
+            "this in the fewest settings"
         )
     return table, fill(f"{legend}.", console.width)
 
@@ -181,7 +238,13 @@ def _origin(record: Record, recipe: RunRecipe | None) -> Iterator[tuple[str, str
     took = f"{seconds:.1f} s" if seconds < 120 else f"{timedelta(seconds=round(seconds))} h"
     yield "took", f"{took}{rate}; finished {record.created}"
     if record.extra:
-        yield "also", ", ".join(f"{name} {_setting(value)}" for name, value in record.extra.items())
+        yield (
+            "also",
+            "; ".join(
+                f"{IN_WORDS.get(name, name.replace('_', ' '))}: {_rounded(value, name in SHARES)}"
+                for name, value in record.extra.items()
+            ),
+        )
 
 
 def _sources(record: Record, recipe: RunRecipe | None) -> str:
@@ -192,7 +255,7 @@ def _sources(record: Record, recipe: RunRecipe | None) -> str:
         return "not comparable: its settings are none that this version takes"
     planned = PlannedRun(record.suite, record.kind, record.task, record.method, record.seed, recipe)
     changed = differing(record.code.sources, planned)
-    return f"{len(record.code.sources)}, " + (f"changed since: {changed}" if changed else "none changed since")
+    return f"{len(record.code.sources)}, " + (f"changed since: {listed(changed)}" if changed else "none changed since")
 
 
 def _files(record: Record, runs: Path) -> Iterator[tuple[str, str]]:
@@ -225,6 +288,15 @@ def _setting(value: Any) -> str:
     if value is None:
         return "not set"
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _rounded(value: Any, share: bool = False) -> str:
+    """Return a value that a record keeps, with three digits of what is no whole number; a share in percent."""
+    if isinstance(value, list):
+        return ", ".join(_rounded(one, share) for one in value)
+    if share and isinstance(value, float | int):
+        return f"{100 * value:.3g} %"
+    return f"{value:.3g}" if isinstance(value, float) else _setting(value)
 
 
 def _plain(value: Any) -> str:

@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run, open_run
 from lutbench.run_lookup import begun_elsewhere, check_found
-from lutbench.run_status import RunState, progress_of, weights_problem
+from lutbench.run_status import RunState, progress_of, unknown_because, weights_problem
 from lutbench.run_weights import require_needed
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
@@ -85,9 +85,8 @@ def run_suite(
     for line in dict.fromkeys(assumed for run in to_do if (assumed := _assumed(run))):
         console.print(line)
     workspace.make()
-    if (
-        accelerator().num_processes > 1
-    ):  # other commands may begin and finish runs meanwhile: one listing for all processes
+    if accelerator().num_processes > 1:
+        # other commands may begin and finish runs meanwhile: one listing for all processes
         listings = [dict(workspace.run_folders)]
         broadcast_object_list(listings)
         workspace.run_folders.clear()
@@ -171,11 +170,13 @@ def _run(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
             status = run.status()
         for paragraph in status.damage:
             run.log(paragraph)
+        if main:
+            _bring_records(run.needs)
         if status.state is RunState.FINISHED and not again:
             if main:
                 run.restore_record()
             as_made = f", as {status.made_as}" if status.made_as else ""
-            other = f" {status.detail}{f' ({status.sources})' if status.sources else ''}" if status.detail else ""
+            other = f" {status.counted}" if status.detail else ""
             hint = f"; to repeat that: --again {status.edited}" if status.edited else ""
             run.log(f"finished already{as_made}{other}; {run.result()} ({status.folder}){hint}")
             return
@@ -196,6 +197,26 @@ def _run(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
         accelerator().wait_for_everyone()
         run.workspace.run_folders.setdefault(run.folder.name, []).append(run.folder)  # for those of the same identity
         run.log(run.result())
+
+
+def _bring_records(run: Run[Any] | None) -> None:
+    """Put the records of a finished run and of those that it starts from into the results, if they are not there: tables ask.
+
+    What cannot be brought is told, and keeps nothing from being done but on a full disk.
+    """
+    if run is None:
+        return
+    _bring_records(run.needs)
+    with suppress(UserError):
+        if run.record(run.workspace.results):
+            return
+    try:
+        with suppress(Held), lock(run):
+            run.restore_record()
+    except Halt:
+        raise
+    except (PermissionError, UserError) as error:
+        run.log(str(error))
 
 
 def perform(run: Run[Any]) -> None:
@@ -293,7 +314,7 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     """
     rows: list[tuple[str, ...]] = []
     problems: list[str] = []
-    edited: dict[str, int] = {}
+    edited: dict[tuple[str, ...], int] = {}
     for planned in suite.runs:
         run = open_run(suite, planned, workspace)
         problems += [problem] if (problem := weights_problem(run)) else []
@@ -308,8 +329,9 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
             rows.append((run.name, "not run", "", ""))
             problems.append(str(reason))
         except UserError as error:
-            waits = _waits(run)
-            rows.append((run.name, "missing", f"waits for {planned.needs}" if waits else "", ""))
+            state = RunState.UNKNOWN if (because := unknown_because(run)) else RunState.MISSING
+            waits = not because and _waits(run)
+            rows.append((run.name, state, f"waits for {planned.needs}" if waits else "", because))
             problems += [] if waits else [str(error)]
     console.print(f"Suite {suite.name}")
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
@@ -320,7 +342,7 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
         else:
             console.print("".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip())
     told = [
-        f"By other code, {runs} of {len(rows)} runs; since then changed: {sources}. --again NAME repeats one."
+        f"By other code, {runs} of {len(rows)} runs; since then changed: {listed(sources)}. --again NAME repeats one."
         for sources, runs in edited.items()
     ]
     for problem in dict.fromkeys([*problems, *told]):

@@ -37,20 +37,27 @@ def added(given: str, *options: str) -> str:
 
 
 def test_a_dino_teacher_becomes_a_row_of_every_table_in_which_it_can_be() -> None:
-    teacher = {f"backbone.{name}": tensor for name, tensor in vit().items()}
+    teacher = {f"backbone.{name}": tensor for name, tensor in vit(img_size=48, patch_size=12).items()}
     torch.save({"teacher": teacher | {"head.last.weight": torch.zeros(2)}, "epoch": 1}, "mine.pth")
     told = added("mine.pth", "--label", "My DINO")
     assert "mine.pth, read as: DINO teacher, 54 tensors, 1 left out." in told
     assert "heads cannot be seen" in told
-    assert "32 x 32 pixels, normalised by mean (0.485, 0.456, 0.406)" in told
+    assert "48 x 48 pixels, normalised by mean (0.485, 0.456, 0.406)" in told
+    assert "resized with bicubic interpolation" in told
     assert "Next: lutbench run my-dino.toml" in told
     written = tomllib.loads(Path("my-dino.toml").read_text())
+    model = written["encoder"]["my-dino"]["model"]
+    label = f"{model} (patch 12, width 64, depth 4, heads 1)"
     assert written == {
         "extends": "tiny",
+        "title": "tiny, with My DINO",
+        "compare": [["my-dino", "lut"], ["my-dino", "mae"]],
         "encoder": {
             "my-dino": {
-                "model": "vit_base_patch8_224",
-                "image_size": 32,
+                "label": label,
+                "model": model,
+                "image_size": 48,
+                "patch_size": 12,
                 "width": 64,
                 "depth": 4,
                 "heads": 1,
@@ -62,6 +69,10 @@ def test_a_dino_teacher_becomes_a_row_of_every_table_in_which_it_can_be() -> Non
     rows = {run.method for run in base.runs}
     new = {f"{run.stage}/{run.task}" for run in suite.runs if run.method == "my-dino"}
     assert new == {f"{run.stage}/{run.task}" for run in base.runs if run.method == "lut"}
+    assert suite.config.compare == [["lut", "mae"], ["my-dino", "lut"], ["my-dino", "mae"]]
+    assert {run.recipe.encoder_label for run in suite.runs if run.method == "my-dino" and run.kind.name == "knn"} == {
+        label
+    }
     assert {run.method for run in suite.runs} - rows == {"my-dino"} | {
         m for m in {r.method for r in suite.runs} if "untrained" in m
     } - rows
@@ -104,7 +115,8 @@ def test_a_network_without_patches_is_told_by_its_shapes() -> None:
     told = added("res.pth.tar", "--image-size", "64")
     assert "Its architecture is timm's resnet10t" in told
     written = tomllib.loads(Path("res.toml").read_text())
-    assert written["encoder"]["res"] == {"model": "resnet10t", "image_size": 64}
+    assert written["encoder"]["res"] == {"label": "resnet10t", "model": "resnet10t", "image_size": 64}
+    assert "--image-size" not in told, "the ratio is told of patches"
     assert written["method"]["res"]["pool"] == "mean"
     assert "analysis.looks, row res: an analysis looks at the tokens" in told
     assert "So res.toml leaves it out of analysis.looks." in told
@@ -120,6 +132,54 @@ def test_an_encoder_of_other_patches_has_an_analysis_of_its_own() -> None:
     suite = load_suite("other.toml")
     looked = {run.task: run.recipe for run in suite.runs if run.stage == "analysis" and run.method in ("lut", "other")}
     assert looked["looks-other"].model_dump(exclude={"encoder"}) == looked["looks"].model_dump(exclude={"encoder"})
+
+
+def test_heads_that_cannot_be_seen_are_asked_for_and_can_be_said() -> None:
+    save_file(vit(embed_dim=96, num_heads=3), "narrow.safetensors")
+    refused("narrow.safetensors", r"lutbench add --heads N, or heads = N in \[encoder\.NAME\]")
+    refused("narrow.safetensors", "--heads 5: expected a number that divides the width, 96", heads=5)
+    added("narrow.safetensors", "--heads", "3")
+    encoder = tomllib.loads(Path("narrow.toml").read_text())["encoder"]["narrow"]
+    assert (encoder["width"], encoder["heads"]) == (96, 3)
+    changes = ["--file", "named-2.toml", "--label", "Named"]
+    sizes = {"patch_size": 8, "embed_dim": 384, "num_heads": 12, "depth": 12}
+    save_file(vit(**sizes), "named.safetensors")
+    added("named.safetensors", "--model", "vit_small_patch8_224", "--image-size", "32", "--heads", "12", *changes)
+    encoder = tomllib.loads(Path("named-2.toml").read_text())["encoder"]["named"]
+    assert encoder["label"] == "vit_small_patch8_224 (heads 12)"
+    torch.save(timm.create_model("resnet10t", num_classes=0).state_dict(), "net.pth")
+    refused("net.pth", "--heads is for plain Vision Transformers", heads=2)
+
+
+def test_a_row_is_compared_with_the_pretrained_rows_that_share_its_tables() -> None:
+    Path("base.toml").write_text(
+        'title = "Base"\nabout = "for tests"\nkind = "pipeline"\ncompare = [["one", "two"]]\n[data.toy]\npath = "toy"\n'
+        '[encoder.toy]\nmodel = "vit_tiny_patch16_224"\nimage_size = 32\npatch_size = 8\nwidth = 32\ndepth = 1\nheads = 2\n'
+        '[defaults.pretrain]\ndata = "toy"\nencoder = "toy"\n[pretrain.one]\n[pretrain.two]\n'
+        '[method.one]\npretrain = "one"\n[method.two]\npretrain = "two"\n[method.other]\npretrain = "two"\n'
+        '[method.teacher]\npretrain = "one"\nteacher = true\n[method.random]\nscratch = true\nencoder = "toy"\n'
+        '[downstream.near]\nkind = "knn"\ndata = "toy"\nmethods = ["one", "two", "teacher", "random"]\n'
+        '[downstream.far]\nkind = "knn"\ndata = "toy"\nmethods = ["other"]\n'
+    )
+    save_file(vit(), "mine.safetensors")
+    add_row("mine.safetensors", "base.toml", Choices(like="one"))
+    written = tomllib.loads(Path("mine.toml").read_text())
+    assert written["compare"] == [["mine", "one"], ["mine", "two"]]
+    assert written["title"] == "Base, with mine"
+    assert load_suite("mine.toml").config.compare[0] == ["one", "two"]
+    add_row("mine.safetensors", "base.toml", Choices(like="other"), Path("far.toml"))
+    assert tomllib.loads(Path("far.toml").read_text())["compare"] == [["mine", "other"]]
+
+
+def test_the_size_that_the_bases_encoders_see_is_told_with_what_it_saves() -> None:
+    save_file(vit(img_size=224), "large.safetensors")
+    told = added("large.safetensors")
+    assert (
+        "The encoders of tiny see 48 x 48: --image-size 48 is about 21.8 times cheaper, by the number of patches."
+        in told
+    )
+    same = added("large.safetensors", "--image-size", "48", "--file", "same.toml")
+    assert "--image-size" not in same
 
 
 def test_what_is_written_runs() -> None:
@@ -158,6 +218,7 @@ def refused(given: str, match: str, base: str = "tiny", **choices: Any) -> None:
 
 def test_what_cannot_be_a_row_leaves_no_file() -> None:
     refused("nothing.pth", r"no file or folder of weights nothing\.pth")
+    refused("vit_base_patch16_224.maee", r"maee.*Did you mean")
     refused("vit_smal_patch16_224", "Did you mean 'vit_small_patch16_224'")
     refused("vit_tiny_patch16_224", "no suite 'smal'.*'small'", base="smal")
     state = vit()
@@ -182,5 +243,7 @@ def test_what_cannot_be_a_row_leaves_no_file() -> None:
 def test_nothing_is_overwritten() -> None:
     save_file(vit(), "mine.safetensors")
     Path("mine.toml").write_text("precious")
+    refused("mine.safetensors", "mine.toml exists")
+    Path("mine.safetensors").write_bytes(b"these would be refused if they were read")
     refused("mine.safetensors", "mine.toml exists")
     assert Path("mine.toml").read_text() == "precious"

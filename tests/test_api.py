@@ -116,6 +116,9 @@ def test_outcomes_are_a_row_per_image_by_name(chain: Path) -> None:
     assert list(frame["label"]) == [0] * 3 + [1] * 11 + [2] * 7
     assert list(frame["image"][~frame["right"]]) == [f"blue/amber{number}.png" for number in range(4)]
     assert list(frame["prediction"]) == record.outcomes.prediction.tolist()
+    assert list(frame["label_name"]) == [name.split("/")[0] for name in names]
+    classes = ["amber", "blue", "green"]
+    assert list(frame["prediction_name"]) == [classes[number] for number in frame["prediction"]]
     assert 100 * frame["right"].mean() == pytest.approx(record.measurements[0].value)
     for other in ("near/lut", record, record.folder / "seed0.json"):
         pd.testing.assert_frame_equal(lutbench.outcomes(other, chain / "results"), frame)

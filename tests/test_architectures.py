@@ -236,6 +236,8 @@ def test_heads_are_those_that_this_suites_export_says(tmp_path: Path) -> None:
     assert tried.source.architecture == recipe
     assert "as encoder.json beside the weights says" in tried.said[1]
     assert "cannot be seen" not in " ".join(tried.said)
+    with pytest.raises(UserError, match="--heads 4: the weights show that there are 2"):
+        try_weights(str(tmp_path / "encoder.safetensors"), Choices(heads=4))
     assert configuration_beside(tmp_path / "encoder.safetensors")["num_attention_heads"] == 2
 
 
@@ -264,6 +266,8 @@ def test_heads_and_size_are_those_that_a_configuration_says(
 def test_add_takes_the_heads_of_timms_configuration(tmp_path: Path) -> None:
     path = lying_beside(tmp_path, {**TIMMS_VIT, "model_args": {"num_heads": 2, "embed_dim": 64}})
     assert try_weights(str(path), Choices()).source.architecture.heads == 2
+    with pytest.raises(UserError, match=r"says that the encoder has 2 heads, .* has 4"):
+        try_weights(str(path), Choices(heads=4))
 
 
 def test_add_knows_moco_v3s_small_vit(tmp_path: Path) -> None:

@@ -456,7 +456,9 @@ def test_mmsegmentation_builds_a_backbone_from_the_config_and_computes_what_the_
         torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
 
 
-def test_a_segmenter_goes_to_mmsegmentation_unless_something_else_is_asked(tmp_path: Path) -> None:
+def test_a_segmenter_goes_to_mmsegmentation_unless_something_else_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_scenes(tmp_path)
     settings = {"iterations": 4, "warmup": 1}
     lines = [line for line in SCENES.splitlines() if line.split(" = ")[0] not in settings]
@@ -464,6 +466,7 @@ def test_a_segmenter_goes_to_mmsegmentation_unless_something_else_is_asked(tmp_p
     performed(run)
     name = "toy/downstream/task/scratch/seed0"
     target = export(tmp_path / "here", name, tmp_path / "away")
+    assert "checkpoint.pth', device='cpu')  # or 'cuda:0'" in capsys.readouterr().out.replace("\n", "")
     assert sorted(file.name for file in target.iterdir()) == ["checkpoint.pth", "config.py"]
     with pytest.raises(UserError, match=r"which timm has not\. Give --to mmseg"):
         export(tmp_path / "here", name, tmp_path / "other", "--to", "timm")

@@ -13,11 +13,14 @@ from filelock import FileLock
 from reported import build_tables
 from toy_runs import TOY, in_processes, write_images
 
+import lutbench
 from lutbench import stages
 from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import read_records
+from lutbench.record_search import find_record, record_of
+from lutbench.report.evidence import evidence
 from lutbench.report.reference import reference_section
 from lutbench.report.sections import View
 from lutbench.run import Run, open_run
@@ -430,7 +433,78 @@ def test_one_run_alone_reads_the_weights_where_they_are(there: Path, performed: 
     assert run.needs.folder != made
     run_suite(loaded(there), [], ["nearer"], workspace(there))
     assert performed == ["downstream/nearer/mae/seed0"]
-    assert not list((there / "runs/mine/pretrain").rglob("*"))
+    kept = [path.name for path in (there / "runs/mine/pretrain").rglob("*") if path.is_file()]
+    assert set(kept) <= {"taken.json", ".lock"}, "only where the pre-training is"
+
+
+@pytest.mark.parametrize(
+    ("only", "brought"),
+    [
+        ("near", ["downstream/near/mae/seed0", "downstream/near/mine/seed0", "pretrain/mae/seed0"]),
+        ("nearer", ["downstream/nearer/mae/seed0", "pretrain/mae/seed0"]),
+        ("all/dark/mae", ["downstream/tuned/mae/seed0", "pretrain/mae/seed0", "robustness/all/dark/mae/seed0"]),
+    ],
+)
+def test_the_records_of_what_a_run_starts_from_are_brought_with_it(there: Path, only: str, brought: list[str]) -> None:
+    written(there, mine=MINE + '[downstream.nearer]\nkind = "knn"\nmethods = ["mae"]\nneighbours = 3\n')
+    run_suite(loaded(there), [], [only], workspace(there))
+    records = read_records(there / "results", "mine")
+    assert sorted(records) == brought
+    assert records["pretrain/mae/seed0"].made_as == "base/pretrain/mae/seed0"
+    assert not [entry.stale for entry in View.read(loaded(there), there / "results").entries if entry.stale]
+    run_suite(loaded(there, "base"), [], ["near"], workspace(there, "fresh"))
+    assert sorted(read_records(there / "fresh", "base")) == ["downstream/near/mae/seed0", "pretrain/mae/seed0"]
+
+
+def test_a_record_that_cannot_be_brought_is_told_and_keeps_no_run_from_being_done(
+    there: Path, performed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(there, mine=MINE + '[downstream.nearer]\nkind = "knn"\nmethods = ["mae"]\nneighbours = 3\n')
+
+    restore = Run.restore_record
+
+    def refuse(run: Run) -> None:
+        if run.name.startswith("pretrain"):
+            raise UserError("its file is damaged")
+        restore(run)
+
+    monkeypatch.setattr(Run, "restore_record", refuse)
+    run_suite(loaded(there), [], ["nearer"], workspace(there))
+    assert performed == ["downstream/nearer/mae/seed0"]
+    assert "pretrain/mae/seed0: its file is damaged" in capsys.readouterr().out
+
+
+def test_a_short_name_that_several_suites_have_is_the_run_of_the_one_that_made_it(there: Path) -> None:
+    results, runs = there / "results", there / "runs"
+    run_suite(loaded(there), [], [], workspace(there))
+    written(there, another=MINE)
+    run_suite(loaded(there, "another"), [], [], workspace(there))
+    for short, run in (("near/mae", "downstream/near/mae/seed0"), ("pretrain/mae", "pretrain/mae/seed0")):
+        record = find_record(short, results)
+        assert (record.suite, record.run, record.made_as) == ("base", run, None)
+        found = record_of(record.identity, results)
+        assert found is not None
+        assert (found.suite, found.run) == ("base", run)
+        assert finished_folder(short, runs).resolve() == opened(there, run, "base").folder.resolve()
+    assert finished_folder("mine/pretrain/mae", runs) == opened(there, "pretrain/mae/seed0", "base").folder.resolve()
+    model, _ = lutbench.encoder("tuned/mae", runs)
+    assert model.class_names
+    assert len(lutbench.outcomes("near/mae", results))
+    shutil.rmtree(results / "records/base")
+    assert find_record("near/mae", results).suite == "another", "the first"
+    with pytest.raises(UserError, match=r"'near' could be \d records"):
+        find_record("near", results)
+    with pytest.raises(UserError, match=r"'near' could be \d runs: another/downstream/near/mae/seed0, .*Name more"):
+        finished_folder("near", runs)
+    with pytest.raises(UserError, match=r"no finished run 'near/mea' .* Finished there: another/"):
+        finished_folder("near/mea", runs)
+
+
+def test_a_model_card_is_of_the_suite_that_made_the_numbers(there: Path) -> None:
+    run_suite(loaded(there), [], [], workspace(there))
+    found = evidence(opened(there, "pretrain/mae/seed0", "base").folder, there / "results")
+    assert found.suites == ["base"]
+    assert len(found.results) == 3
 
 
 def test_again_runs_anew_in_a_folder_of_its_own(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +24,7 @@ from lutbench.errors import UserError
 from lutbench.files import gigabytes, write_sealed
 from lutbench.models.encoders import create_encoder
 from lutbench.models.meta import shapes_only
+from lutbench.plan import compute
 from lutbench.plan.compute import Cost, counted
 from lutbench.plan.costs import (
     COUNTED,
@@ -363,7 +365,14 @@ def test_the_documents_have_the_table_that_the_plan_reads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "side"), [("vit_tiny_patch16_224", 96), ("swin_tiny_patch4_window7_224", 224), ("convnext_atto", 64)]
+    ("model", "side"),
+    [
+        ("vit_tiny_patch16_224", 96),
+        ("swin_tiny_patch4_window7_224", 224),
+        ("convnext_atto", 64),
+        ("eva02_tiny_patch14_224", 224),
+        ("beit_base_patch16_224", 224),
+    ],
 )
 def test_flop_are_those_that_torch_counts(model: str, side: int) -> None:
     """Linear layers and attention by their shapes, where torch runs them; with windows, masks and convolutions too."""
@@ -661,3 +670,35 @@ def test_numbers_are_printed_in_units_that_people_read() -> None:
     assert [amount(n) for n in (0, 98_304, 2_049_867_200)] == ["0", "98,304", "2,049.9 M"]
     assert [duration(float(Fraction(s))) for s in (12, 204, 4_332_600)] == ["12 s", "3.4 min", "1,203.5 h"]
     assert [gigabytes(n) for n in (None, 1_500_000, int(np.int64(145e9)))] == ["unknown", "1.5 MB", "145.0 GB"]
+
+
+def test_a_row_that_cannot_be_run_is_told_and_the_others_are_planned(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(folder)
+    row = '[encoder.net]\nmodel = "resnet10t.c3_in1k"\nimage_size = 64\n[method.net]\ntimm = true\nencoder = "net"\n'
+    table = '[analysis.inside]\ndata = "toy"\nmeasures = ["fourier"]\n'
+    (folder / "toy.toml").write_text(SUITE + row + table)
+    show_plan(*opened(folder), Rates())
+    told = " ".join(capsys.readouterr().out.split())
+    assert "4 runs cannot be done as they are, see below: they are in no sum." in told, "two seeds, and untrained ones"
+    assert "analysis.inside, row net: an analysis looks at the tokens of a square grid" in told
+    assert "net 2 cannot be run" in told
+    assert "lut 2 of 2" not in told
+    assert "neighbours lut 2 102 " in told, "30 and 21 images, twice"
+
+
+def test_what_cannot_be_counted_is_told_and_no_reason_not_to_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trips(call: Callable[[], object]) -> int:
+        raise AssertionError("Expected gradient function to be set")
+
+    write_images(folder)
+    monkeypatch.setattr("lutbench.plan.compute.counted", trips)
+    compute._encoder.cache_clear()
+    show_plan(*opened(folder), Rates())
+    compute._encoder.cache_clear()
+    told = " ".join(capsys.readouterr().out.split())
+    assert "The FLOP of 4 runs cannot be counted, see below: they are in no sum." in told
+    assert "vit_tiny_patch16_224': its FLOP cannot be counted (AssertionError: Expected gradient function" in told

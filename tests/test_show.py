@@ -15,7 +15,7 @@ from lutbench.evaluate.outcomes import PER_CLASS
 from lutbench.kinds import KINDS
 from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.recipes.loading import load_suite
-from lutbench.record import Record, read_record, read_records, record_path
+from lutbench.record import Record, identity_of, read_record, read_records, record_path
 from lutbench.record_writing import write_record
 
 REFERENCE = Path(__file__).parents[1] / "results/reference"
@@ -135,6 +135,50 @@ def test_weights_that_are_no_longer_those_of_the_record_are_told(show: Show, res
     )
 
 
+def test_how_images_were_prepared_is_told(show: Show, results: Path) -> None:
+    """Of the crop of the task, and of what the weights' images were prepared by, if not as ImageNet's."""
+    lines = part(show("near/lut", results)[1], "How images were prepared")
+    assert lines == [
+        "mean           as ImageNet's",
+        "std            as ImageNet's",
+        "interpolation  bicubic, as ImageNet's",
+        "crop           in evaluation the centre, 0.875 of the resized short side",
+    ]
+    one = record(results, "downstream/near/lut/seed0")
+    inputs = json.loads(json.dumps(one.identity_inputs))
+    inputs["encoder"]["preprocessing"] = {"mean": [0.5, 0.5, 0.25], "interpolation": "bilinear", "crop_pct": 1.0}
+    identity = identity_of(inputs)
+    write_record(one.model_copy(update={"identity_inputs": inputs, "identity": identity}), one.outcomes, results)
+    lines = part(show("near/lut", results)[1], "How images were prepared")
+    assert lines == [
+        "mean           0.5, 0.5, 0.25",
+        "std            as ImageNet's",
+        "interpolation  bilinear",
+        "crop           in evaluation the centre, the whole short side",
+    ]
+    assert part(show("shift/hidden", results)[1], "How images were prepared")[2:] == [
+        "resizing  bicubic",
+        "crop      in evaluation the centre, 0.875 of the resized short side",
+    ]
+
+
+def test_a_value_outside_its_interval_is_explained(show: Show, tmp_path: Path) -> None:
+    text = joined(part(show("tiny/analysis/looks/lut-tuned/seed0", REFERENCE, tmp_path)[1], "Measured"))
+    assert "Outside its interval: effective rank, pooled. Few images distort such a value" in text
+    assert "Outside its interval" not in show("tiny/downstream/photographs-knn/lut/seed0", REFERENCE, tmp_path)[1]
+
+
+def test_what_is_kept_besides_is_told_in_words_with_three_digits(show: Show, tmp_path: Path) -> None:
+    kept = read_record(record_path(REFERENCE, "tiny", "pretrain/lut/seed0")).extra["waiting_for_data"]
+    assert isinstance(kept, float)
+    text = joined(part(show("tiny/pretrain/lut/seed0", REFERENCE, tmp_path)[1], "Made by"))
+    assert f"share of the time spent waiting for data: {100 * kept:.3g} %" in text
+    assert "waiting_for_data" not in text
+    assert "images passed over because they cannot be decoded: 0" in text
+    text = joined(part(show("tiny/analysis/looks/lut/seed0", REFERENCE, tmp_path)[1], "Made by"))
+    assert "shares of patches hidden for reconstructions: 50 %, 75 %, 90 %" in text
+
+
 def test_numbers_are_computed_again_from_the_outcomes(show: Show, results: Path) -> None:
     one = record(results, "downstream/near/lut/seed0")
     m = one.measurements[0]
@@ -210,7 +254,10 @@ def test_a_recipe_stands_beside_the_default_and_the_papers(show: Show) -> None:
     at = next(number for number, line in enumerate(lines) if re.match(r" +model +vit_tiny", line))
     assert lines[at].endswith("default: vit_base_patch16_224")
     assert lines[at + 1].strip() == "paper: vit_small_patch16_224"
-    assert "paper/downstream/finetune-s/lut-s/seed0" in joined(lines)
+    assert (
+        "what the paper's run paper/downstream/finetune-s/lut-s/seed0 has. Of the paper's finetune runs it is the one that differs from this in "
+        "the fewest settings." in joined(lines)
+    )
     assert "workers" not in rows, "it affects no result"
 
 

@@ -15,7 +15,7 @@ from lutbench.models.encoders import create_encoder, is_plain
 from lutbench.models.meta import shapes_only
 from lutbench.models.pretrained import check_encoder_weights
 from lutbench.recipes.segmentation import SegmentationRecipe
-from lutbench.run import Run
+from lutbench.run import Run, row_named
 from lutbench.train.batchnorm import synchronise
 from lutbench.train.processes import accelerator
 
@@ -52,7 +52,8 @@ def check(run: Run[SegmentationRecipe]) -> None:
 
 def check_weights(run: Run[SegmentationRecipe]) -> None:
     """Check that the encoder has maps for UPerNet, and its weights, see :func:`check_encoder_weights`."""
-    check_segmentation(run.recipe)
+    with row_named(run):
+        check_segmentation(run.recipe)
     check_encoder_weights(run, run.recipe.crop)
 
 

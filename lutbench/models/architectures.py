@@ -124,8 +124,8 @@ def _sized(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> tuple[
     if not heads:
         heads, as_what = _heads(own, name, width, depth, config["read_as"])
         notes.append(
-            f"The number of heads cannot be seen in weights: {heads} are taken, {as_what}. If these were trained with another, set heads in "
-            "[encoder.NAME]."
+            f"The number of heads cannot be seen in weights: {heads} are taken, {as_what}. If these were trained with another, say so: "
+            "lutbench add --heads N, or heads = N in [encoder.NAME]."
         )
     if not grid and not _image_size(config):
         notes.append(
@@ -237,7 +237,8 @@ def _heads(own: Any, name: str, width: int, depth: int, read_as: str) -> tuple[i
         return width // 64, "each 64 wide, as is usual"
     raise UserError(
         f"The number of heads cannot be seen in weights, and a width of {width} is neither a multiple of 64, which heads usually have, nor "
-        f"that of a model of timm with {depth} blocks. Name the architecture with its heads: [encoder.NAME] in the suite file."
+        f"that of a model of timm with {depth} blocks. Say how many it was trained with: lutbench add --heads N, or heads = N in "
+        "[encoder.NAME] of a suite file."
     )
 
 

@@ -100,7 +100,7 @@ def check_configuration(said: Mapping[str, Any], encoder: nn.Module, name: str) 
     if heads and theirs and heads != theirs:
         raise UserError(
             f"{_beside(said)} says that the encoder has {theirs} heads, and the architecture that is named, {name}, has {heads}. Set "
-            f"heads = {theirs} in its [encoder.NAME] or name a model that has as many; if the file is of other weights, move it away."
+            f"heads = {theirs} in its [encoder.NAME] (lutbench add: --heads {theirs}) or name a model that has as many; if the file is of other weights, move it away."
         )
 
 

@@ -45,7 +45,7 @@ class Preprocessing(NamedTuple):
             if self.crop_mode == "center"
             else f" (timm's crop_mode = {self.crop_mode!r} is followed for classifiers alone)"
         )
-        return f"normalised by mean ({mean}) and deviation ({std}), resized by {self.interpolation} interpolation{crop}{mode}: {self.origin}"
+        return f"normalised by mean ({mean}) and deviation ({std}), resized with {self.interpolation} interpolation{crop}{mode}: {self.origin}"
 
 
 IMAGENETS = Preprocessing()

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder, feature_width
 from lutbench.models.meta import shapes_only
 from lutbench.recipes.base import EncoderRecipe
@@ -40,6 +41,10 @@ class Cost(NamedTuple):
     """Numbers in a checkpoint: weights, the optimiser's two moments of what is trained, and the teacher."""
     exported: int = 0
     """Numbers in the weights that stay."""
+
+
+class NotCountedError(UserError):
+    """What a model computes cannot be counted."""
 
 
 class Counted(NamedTuple):
@@ -74,16 +79,24 @@ class _ByShape(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        named = kwargs or {}
         if func is functional.linear:
-            inputs, weight = args[:2]  # (..., a) and (b, a)
+            inputs, weight = _first(("input", "weight"), args, named)  # (..., a) and (b, a)
             self.flop += 2 * inputs.numel() * weight.shape[0]
             return inputs.new_empty(*inputs.shape[:-1], weight.shape[0])
         if func is functional.scaled_dot_product_attention:
-            query, key, value = args[:3]  # (..., n, d), (..., m, d) and (..., m, e)
+            query, key, value = _first(
+                ("query", "key", "value"), args, named
+            )  # (..., n, d), (..., m, d) and (..., m, e)
             rows, keys = query.numel() // query.shape[-1], key.shape[-2]
             self.flop += 2 * rows * keys * (query.shape[-1] + value.shape[-1])
             return query.new_empty(*query.shape[:-1], value.shape[-1])
-        return func(*args, **(kwargs or {}))
+        return func(*args, **named)
+
+
+def _first(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Return the arguments of these names, the first of a call, given by place or by name."""
+    return [args[place] if place < len(args) else kwargs[name] for place, name in enumerate(names)]
 
 
 def count(model: nn.Module, side: int) -> Counted:
@@ -101,7 +114,7 @@ def transformer(architecture: EncoderRecipe, side: int, classes: int = 0) -> Cou
     """Return what an encoder takes, of any architecture, with, for ``classes`` above 0, a linear layer on its mean.
 
     Raises:
-        UserError: if it cannot be built.
+        UserError: if it cannot be built, or counted (:class:`NotCountedError`).
     """
     encoder = _encoder(architecture, side)
     if not classes:
@@ -113,4 +126,10 @@ def transformer(architecture: EncoderRecipe, side: int, classes: int = 0) -> Cou
 @cache
 def _encoder(architecture: EncoderRecipe, side: int) -> Counted:
     with shapes_only():
-        return count(create_encoder(architecture, side).eval(), side)
+        encoder = create_encoder(architecture, side).eval()
+        try:
+            return count(encoder, side)
+        except Exception as error:  # whatever a model of timm does that torch's counter trips over
+            raise NotCountedError(
+                f"model = {architecture.model!r}: its FLOP cannot be counted ({type(error).__name__}: {error})."
+            ) from error

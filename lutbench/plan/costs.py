@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lutbench.data.survey import Survey
 from lutbench.errors import UserError
-from lutbench.plan.compute import Cost
+from lutbench.plan.compute import Cost, NotCountedError
 from lutbench.plan.gpus import Gpu
 from lutbench.progress import tracked
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
@@ -17,7 +17,7 @@ from lutbench.run_status import RunState
 from lutbench.workspace import Workspace
 
 DONE, GIVEN, MEASURED, COUNTED, ESTIMATED = "done", "given", "measured", "FLOP", "data sheet"
-NO_RATE, NO_COUNT, CANNOT = "no rate", "size unknown", "cannot be run"
+NO_RATE, NO_COUNT, NO_FLOP, CANNOT = "no rate", "size unknown", "FLOP unknown", "cannot be run"
 """Where the time of a run comes from, or why there is none."""
 
 
@@ -53,7 +53,7 @@ class RunCost:
     """FLOP for those images."""
     seconds: float | None = None
     refused: str = ""
-    """Why it cannot be run as it is, a paragraph."""
+    """Why it cannot be run as it is, or not counted, a paragraph."""
     """The time that it will take; None where nothing tells it."""
 
 
@@ -183,7 +183,7 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
     try:
         cost = Cost() if count is None else count(run, surveys[trained.name].classes)
     except UserError as error:
-        return RunCost(run, CANNOT, Cost(), refused=str(error))
+        return RunCost(run, NO_FLOP if isinstance(error, NotCountedError) else CANNOT, Cost(), refused=str(error))
     rate, hardware = rates.given.get(run.name), ""
     if rate is None and record is not None and (rates.gpu is None or record.hardware.gpus):
         assert record.images_per_second is not None

@@ -8,7 +8,7 @@ from rich.table import Table
 from lutbench.data.survey import DiskUse
 from lutbench.errors import listed
 from lutbench.files import gigabytes
-from lutbench.plan.costs import CANNOT, DONE, ESTIMATED, MEASURED, NO_COUNT, NO_RATE, Costs, Rates, costs_of
+from lutbench.plan.costs import CANNOT, DONE, ESTIMATED, MEASURED, NO_COUNT, NO_FLOP, NO_RATE, Costs, Rates, costs_of
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
 from lutbench.plan.surveys import missing, survey_all
 from lutbench.progress import console, print_table
@@ -61,6 +61,8 @@ def totals(costs: Costs, rates: Rates) -> list[str]:
         lines.append(
             f"{duration(costs.seconds)} one after another on {machine}: {costs.gpu_hours:,.2f} GPU-hours{which}."
         )
+    if uncounted := costs.count(NO_FLOP):
+        lines.append(f"The FLOP of {uncounted} runs cannot be counted, see below: they are in no sum.")
     if refused := costs.count(CANNOT):
         lines.append(f"{refused} runs cannot be done as they are, see below: they are in no sum.")
     if uncounted := costs.count(NO_COUNT):
@@ -119,8 +121,8 @@ def _cells(group: Costs) -> Sequence[str]:
     if not to_run:
         return (DONE,)
     known = not group.count(NO_COUNT)
-    if group.count(CANNOT):
-        return (f"{runs}", "", "", "", CANNOT)
+    if without := next((origin for origin in (CANNOT, NO_FLOP) if group.count(origin)), ""):
+        return (f"{runs}", "", "", "", without)
     return (
         f"{runs}" if len(to_run) == runs else f"{len(to_run)} of {runs}",
         amount(group.images) if known else "",

@@ -173,6 +173,12 @@ def run_name(stage: str, task: str, method: str, seed: int) -> str:
     return "/".join(part for part in (stage, task, method, f"seed{seed}") if part)
 
 
+def name_matches(name: str, pattern: str) -> bool:
+    """Return whether ``pattern`` matches consecutive parts of a run's name, such as ``photographs-knn/lut``."""
+    parts, length = name.split("/"), pattern.count("/") + 1
+    return any(fnmatch("/".join(parts[i : i + length]), pattern) for i in range(len(parts) - length + 1))
+
+
 @dataclass(frozen=True)
 class LoadedSuite:
     """A checked suite and the runs it consists of, each after the one it needs."""
@@ -201,14 +207,8 @@ class LoadedSuite:
                 raise unknown(f"--stage {stage}: there is no such stage", stage, STAGES)
         runs = [run for run in self.runs if not stages or run.stage in stages]
         for pattern in only:
-            if runs and not any(_matches(run, pattern) for run in runs):
+            if runs and not any(name_matches(run.name, pattern) for run in runs):
                 known = sorted({part for run in runs for part in run.name.split("/")})
                 of = f" in stage {' or '.join(stages)}" if stages else ""
                 raise unknown(f"{option} {pattern}: no run of suite {self.name}{of} has that name", pattern, known)
-        return [run for run in runs if not only or any(_matches(run, pattern) for pattern in only)]
-
-
-def _matches(run: PlannedRun, pattern: str) -> bool:
-    """Return whether ``pattern`` matches consecutive parts of the name, such as ``photographs-knn/lut``."""
-    parts, length = run.name.split("/"), pattern.count("/") + 1
-    return any(fnmatch("/".join(parts[i : i + length]), pattern) for i in range(len(parts) - length + 1))
+        return [run for run in runs if not only or any(name_matches(run.name, pattern) for pattern in only)]

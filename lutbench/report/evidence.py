@@ -121,8 +121,14 @@ def load_suites(names: Sequence[str], given: Sequence[str]) -> dict[str, Suite]:
 
 
 def _records(results_dir: Path) -> list[tuple[Record, Path]]:
-    """Return all records of all suites, with their paths; their files are not read."""
-    return [(read_record(path, path.stem), path) for path in sorted((results_dir / "records").rglob("*.json"))]
+    """Return the records of all suites, with their paths; their files are not read. Of a run that several have, its maker's."""
+    found: dict[tuple[str, str | None], tuple[Record, Path]] = {}
+    for path in sorted((results_dir / "records").rglob("*.json")):
+        record = read_record(path, path.stem)
+        key = record.identity, record.checkpoint
+        if key not in found or record.made_as is None:
+            found[key] = record, path
+    return list(found.values())
 
 
 def _kept(folder: Path, identity: str) -> Record | None:
