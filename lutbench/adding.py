@@ -11,14 +11,16 @@ import timm
 import torch
 
 from lutbench.errors import UserError, listed
-from lutbench.files import read_json, whole_file
+from lutbench.files import whole_file
 from lutbench.models.architectures import architecture_of
+from lutbench.models.configurations import check_configuration, configuration_beside
 from lutbench.models.encoders import create_encoder, encode, geometry_of, has_class_token, is_plain
+from lutbench.models.export import export_of
 from lutbench.models.formats import encoder_in
 from lutbench.models.licences import licence_of, timms_licence
 from lutbench.models.meta import shapes_only
 from lutbench.models.preprocessing import preprocessing_of
-from lutbench.models.pretrained import check_pretrained, load_encoder
+from lutbench.models.pretrained import check_pretrained, fitted, load_encoder
 from lutbench.models.weights import read_shapes
 from lutbench.progress import console
 from lutbench.recipes.base import EncoderRecipe
@@ -120,6 +122,8 @@ def try_weights(given: str, choices: Choices) -> Tried:
         source, said = _of_timm(given, choices)
     side = source.architecture.image_size
     model = load_encoder(source, path if path.exists() else None).eval()
+    if path.exists():
+        check_configuration(configuration_beside(path), model, source.architecture.model)
     with torch.no_grad():
         features = encode(model, torch.zeros(1, 3, side, side), "mean")
     if not features.isfinite().all():
@@ -127,10 +131,7 @@ def try_weights(given: str, choices: Choices) -> Tried:
             f"{given}: the features of a grey image are not finite. Give weights of a training that went well."
         )
     prepared = preprocessing_of(source, path if path.exists() else None)
-    crop = f", and cropped to {prepared.crop_pct:g} of the resized side" if prepared.crop_pct else ""
-    said.append(
-        f"Images are seen at {side} x {side} pixels, {prepared}; resized with {prepared.interpolation} interpolation{crop}."
-    )
+    said.append(f"Images are seen at {side} x {side} pixels, {prepared}.")
     return Tried(source, said, has_class_token(model))
 
 
@@ -141,15 +142,25 @@ def _of_file(path: Path, choices: Choices) -> tuple[EncoderSource, list[str]]:
             names = list(create_encoder(EncoderRecipe(model=choices.model)).state_dict())
     found = encoder_in(shapes, str(path), choices.part, names)
     licence = licence_of(path)
-    said = [f"{path}, {found}{f', licence: {licence}' if licence else ''}."]
+    said: list[str] = []
+    export = export_of(path) if path.is_file() else None
     if choices.model:
         recipe = _named(choices.model, choices)
+    elif export:
+        recipe = export.recipe.model_copy(update={"image_size": choices.image_size or export.side})
+        _check_heads(recipe, choices)
+        said.append(
+            f"Its architecture is timm's {recipe.model}{_sizes(recipe)}, as {path.with_suffix('.json').name} beside the weights says."
+        )
     else:
         heads = {"num_attention_heads": choices.heads} if choices.heads else {}
-        recipe, assumed = architecture_of(found.tensors, _config(path) | heads)
+        recipe, assumed = architecture_of(found.tensors, configuration_beside(path) | heads, found.read_as)
         _check_heads(recipe, choices)
         recipe = recipe.model_copy(update={"image_size": choices.image_size or recipe.image_size})
         said += [f"Its architecture is timm's {recipe.model}{_sizes(recipe)}.", *assumed]
+    with shapes_only():
+        found = fitted(found, str(path), recipe)[1]
+    said.insert(0, f"{path}, {found}{f', licence: {licence}' if licence else ''}.")
     source = {"architecture": recipe, "kind": "checkpoint", "path": str(path), "part": choices.part}
     return EncoderSource.model_validate(source), said
 
@@ -312,13 +323,6 @@ def _own_size(model: str) -> int:
     """Return the side of the images that timm's weights of a model were trained on, or of the model as timm makes it."""
     known = timm.get_pretrained_cfg(model)
     return int(known.input_size[-1]) if known else EncoderRecipe().image_size
-
-
-def _config(path: Path) -> dict[str, Any]:
-    """Return Hugging Face's or timm's configuration beside weights; empty if there is none."""
-    beside = (path if path.is_dir() else path.parent) / "config.json"
-    found = read_json(beside) if beside.is_file() else {}
-    return found if isinstance(found, dict) else {}
 
 
 def _sizes(recipe: EncoderRecipe) -> str:

@@ -1,5 +1,6 @@
 """Weights that are none, or do not fit, are found by their names and shapes before any run begins, and by status and plan."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,7 +181,7 @@ def test_part_chooses_one_of_several_encoders_and_tells_runs_apart(
     torch.save(networks, folder / "dino.pth")
     text = TWO_SEEDS.format(folder / "dino.pth")
     message = told(folder, text.replace("PART", ""), capsys)
-    assert "found 2: student.backbone, teacher.backbone. Choose one in the suite file with part" in message
+    assert 'found 2: student.backbone, teacher.backbone. Choose one: part = "student.backbone"' in message
     identities = set()
     for part in ("student", "teacher"):
         out = noted(folder, text.replace("PART", f'part = "{part}"\n'), capsys)
@@ -247,3 +248,34 @@ def test_a_classifier_of_unknown_classes(folder: Path, capsys: pytest.CaptureFix
 def test_a_classifier_of_which_timm_has_no_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = f'{TOY}{CLASSIFIERS}model = "vit_base_patch32_plus_256"\n'
     assert "timm has no pre-trained weights for it" in told(folder, mine, capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"num_attention_heads": 4}, "config.json beside the weights says that the encoder has 4 heads"),
+        ({"hidden_act": "silu"}, "config.json beside the weights says hidden_act = 'silu'"),
+        ({"layer_norm_eps": 0.01}, "config.json beside the weights says layer_norm_eps = 0.01"),
+    ],
+)
+def test_a_configuration_that_says_another_computation_than_the_architecture(
+    folder: Path, content: dict[str, object], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(fitting_encoder(), folder / "own.safetensors")
+    mine = f'{OWN.format(folder / "own.safetensors")}[downstream.task]\ndata = "toy"\nkind = "knn"\n'
+    (folder / "config.json").write_text(json.dumps({"num_attention_heads": 2, "hidden_act": "gelu"}))
+    assert "read as: timm" in noted(folder, mine, capsys)
+    (folder / "config.json").write_text(json.dumps(content))
+    assert problem in told(folder, mine, capsys)
+
+
+def test_a_position_embedding_that_is_resized_is_told_with_both_grids(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 2 x 8 patches too, as there is no telling these from 4 x 4."""
+    save_file(fitting_encoder(), folder / "own.safetensors")
+    task = '[downstream.task]\ndata = "toy"\nkind = "knn"\n'
+    mine = f"{OWN.format(folder / 'own.safetensors')}{task}"
+    assert "resized" not in noted(folder, mine, capsys)
+    resized = "0 left out, position embedding resized from 4 x 4 patches (a square is assumed) to 8 x 8"
+    assert resized in noted(folder, f"{mine}image_size = 32\n", capsys)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from foreign_checkpoints import (
     IJEPA,
@@ -26,6 +27,7 @@ from foreign_vits import Weights, random_vit, vit_tokens
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lutbench.adding import Choices, try_weights
 from lutbench.errors import UserError
 from lutbench.models.formats import encoder_in
 from lutbench.models.pretrained import load_encoder
@@ -74,6 +76,15 @@ def test_left_out_are_heads_and_tokens_of_pretraining_by_their_names_in_the_file
     found = encoder_in(under("state_dict.module.", under("backbone.", VIT) | beside), "here")
     assert sorted(found.left_out) == sorted(f"state_dict.module.{name}" for name in beside)
     assert found.tensors.keys() == VIT.keys()
+
+
+def test_lutbench_add_counts_a_norm_that_the_encoder_does_not_take_as_left_out(tmp_path: Path) -> None:
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1, "num_classes": 0}
+    both = timm.create_model("vit_tiny_patch16_224", **sizes).state_dict()
+    both |= {f"fc_norm.{name}": both[f"norm.{name}"].clone() for name in ("weight", "bias")}
+    save_file(both | {"head.bias": torch.zeros(2)}, tmp_path / "own.safetensors")
+    told_of = try_weights(str(tmp_path / "own.safetensors"), Choices()).said[0]
+    assert "30 tensors, 3 left out." in told_of
 
 
 # Several encoders, or none

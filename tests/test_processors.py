@@ -20,6 +20,8 @@ from lutbench.evaluate.transform import eval_transform
 from lutbench.models.encoders import create_encoder, export_encoder
 from lutbench.models.preprocessing import IMAGENETS, Preprocessing, preprocessing_of
 from lutbench.models.weights import save_weights
+from lutbench.plan.costs import Rates
+from lutbench.plan.show import show_plan
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.loading import load_suite
@@ -287,3 +289,41 @@ def test_what_is_assumed_of_an_encoder_in_a_file_is_said_once(tmp_path: Path, we
     assert said().count(line) == 1
     beside(weights, PROCESSOR)
     assert line not in said()
+    text = "method.hers: images are normalised by mean (0.5, 0.4, 0.3) and deviation (0.5, 0.25, 0.2), resized with bilinear interpolation, "
+    beside(weights, PROCESSOR | {"resample": 2})
+    out = said()
+    assert out.count(text) == 1
+    assert "cropped to 0.8 of the resized side unless a task's table says eval_crop: as preprocessor_config.json" in out
+    suite = load_suite(str(file))
+    show_plan(suite, Workspace(tmp_path, tmp_path / "runs", tmp_path / "results"), Rates())
+    assert " ".join(capsys.readouterr().out.split()).count(text) == 1
+
+
+def test_of_several_files_beside_one_configuration_it_is_said_that_it_may_be_about_another(weights: Path) -> None:
+    beside(weights, PROCESSOR)
+    other, third = weights.with_name("vit-a.pth"), weights.with_name("vit-b.pt")
+    for path in (other, third):
+        path.write_bytes(weights.read_bytes())
+    assert "2 more files of weights lie there, and it may be about one of those" in str(prepared_for(other))
+    assert "more files" not in str(prepared_for(weights))
+    assert "more files" not in str(prepared_for(weights.parent))
+    assert "mean as the suite file says, all else as preproc" in str(prepared_for(weights, mean=[0.9] * 3))
+
+
+def test_timms_configurations_of_before_are_flat(weights: Path) -> None:
+    beside(weights, {"architecture": "vit_tiny_patch16_224", **TIMMS["pretrained_cfg"]}, "config.json")
+    assert prepared_for(weights)[:4] == ((0.1,) * 3, (0.2,) * 3, "bilinear", 0.95)
+
+
+def test_timms_crop_mode_is_followed_for_a_classifier_and_of_an_encoder_it_is_said_that_it_is_not(
+    weights: Path,
+) -> None:
+    for mode in ("squash", "border"):
+        beside(weights, {"pretrained_cfg": TIMMS["pretrained_cfg"] | {"crop_mode": mode}}, "config.json")
+        assert prepared_for(weights).crop_mode == mode
+        assert f"crop_mode = '{mode}' is followed for classifiers alone" in str(prepared_for(weights))
+    beside(weights, {"pretrained_cfg": TIMMS["pretrained_cfg"] | {"crop_mode": "none"}}, "config.json")
+    with pytest.raises(UserError, match="crop_mode is 'none'"):
+        prepared_for(weights)
+    beside(weights, TIMMS, "config.json")
+    assert "crop_mode" not in str(prepared_for(weights))

@@ -280,6 +280,19 @@ def test_a_folder_of_weights_is_read_whole_and_its_hash_covers_every_file(
         assert_same(read_weights(next(folder.glob("*.index.json")), sha256))
 
 
+def test_a_tensor_in_two_files_is_that_of_the_file_that_the_index_says(tmp_path: Path) -> None:
+    folder = in_folder(tmp_path / "vit", *SHARDS)
+    first, other = WEIGHTS
+    both = {first: torch.zeros(2, 3), other: WEIGHTS[other]}
+    save_weights(both, folder / SHARDS[1])
+    assert_same(read_weights(folder))
+    save_weights({"nobodys": torch.zeros(1)}, folder / SHARDS[0])
+    with pytest.raises(UserError, match=rf"lack 1 of the tensors that it lists for them \({first}\)"):
+        read_weights(folder)
+    save_weights({first: WEIGHTS[first], "unlisted": torch.zeros(1)}, folder / SHARDS[0])
+    assert "unlisted" in read_weights(folder), "which a strict fit names"
+
+
 def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:
     folder = in_folder(tmp_path / "vit", *SHARDS)
     (folder / SHARDS[1]).rename(folder / "elsewhere")
@@ -288,7 +301,7 @@ def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:
     ):
         read_weights(folder)
     save_weights({"other": WEIGHTS["b"]}, folder / SHARDS[1])
-    with pytest.raises(UserError, match=r"index\.json: its files lack 1 of the tensors that it lists \(b\)"):
+    with pytest.raises(UserError, match=r"index\.json: its files lack 1 of the tensors that it lists for them \(b\)"):
         read_weights(folder)
     for wrong in ("{}", '{"weight_map": {"b": "../b.safetensors"}}', '{"weight_map": {}}', "[]"):
         (folder / "model.safetensors.index.json").write_text(wrong)

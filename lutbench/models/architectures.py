@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lutbench.errors import UserError, listed
+from lutbench.models.configurations import check_activation
+from lutbench.models.encoders import is_plain
+from lutbench.models.fitting import misfits, sizes_that_differ
+from lutbench.models.timm_models import timms_own
 from lutbench.recipes.base import EncoderRecipe
 
 Shapes = dict[str, tuple[int, ...]]
@@ -67,33 +71,32 @@ ON_GRID = re.compile(r"pos_embed|(.*\.)?relative_position_bias_table")
 
 
 def architecture_of(
-    tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, read_as: str = ""
 ) -> tuple[EncoderRecipe, list[str]]:
     """Return the model and the sizes that fit weights under timm's names, and sentences about what had to be assumed.
 
-    Tensors of the meta device suffice. ``config`` is the JSON beside the weights, Hugging Face's or timm's: its
-    ``num_attention_heads``, ``image_size`` and ``architecture`` are believed where shapes do not tell. A model that timm has at exactly
-    these sizes is preferred.
+    Tensors of the meta device suffice. ``config`` is what lies beside the weights says, see
+    :func:`lutbench.models.configurations.configuration_beside`: its ``num_attention_heads``, ``image_size`` and ``architecture`` are believed
+    where shapes do not tell. ``read_as`` is what the checkpoint was taken for (:class:`lutbench.models.formats.ForeignEncoder`). A model that timm has at exactly these sizes is preferred.
 
     Raises:
-        UserError: with the shapes that were found, if no model fits, or the number of heads cannot be told.
+        UserError: with the shapes that were found, if no model fits, or the number of heads cannot be told; if the configuration says
+            what timm's models do not compute.
     """
-    config = config or {}
+    config = {"read_as": read_as, **(config or {})}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not HEADS.fullmatch(name)}
-    if (activation := config.get("hidden_act", "gelu")) not in ("gelu", "silu", "swish"):
-        raise UserError(
-            f"The configuration beside the weights says hidden_act = {activation!r}: timm's encoders have GELU, so these weights cannot be "
-            "read. Give weights of another encoder."
-        )
+    check_activation(config, shapes)
+    nearest = ""
     for family in (*TRANSFORMERS, *OTHERS):
         if any(re.fullmatch(family.mark, name) for name in shapes):
             found = (_sized if family in TRANSFORMERS else _exact)(family, shapes, config)
-            if found is None:
-                break
-            return found
+            if found is not None:
+                return found
+            nearest = _nearest(family, shapes, config)
+            break
     raise UserError(
         f"Expected an encoder that timm has, and found none of these {len(shapes):,} tensors: "
-        f"{listed([f'{name} {shape}' for name, shape in shapes.items()], 6)}. Name its architecture as timm does, with "
+        f"{listed([f'{name} {shape}' for name, shape in shapes.items()], 6)}. {nearest}Name its architecture as timm does, with "
         "[encoder.NAME] in the suite file."
     )
 
@@ -119,10 +122,10 @@ def _sized(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> tuple[
     own, notes = _made(name), []
     image_size = grid * patch_size or _image_size(config) or own.patch_embed.img_size[0]
     if not heads:
-        heads, as_what = _heads(own, name, width, depth)
+        heads, as_what = _heads(own, name, width, depth, config["read_as"])
         notes.append(
-            f"The number of heads cannot be seen in weights: {heads} are taken, {as_what}. If these were trained with another "
-            "(MoCo v3's ViT-S has 12), say so: lutbench add --heads N, or heads = N in [encoder.NAME]."
+            f"The number of heads cannot be seen in weights: {heads} are taken, {as_what}. If these were trained with another, say so: "
+            "lutbench add --heads N, or heads = N in [encoder.NAME]."
         )
     if not grid and not _image_size(config):
         notes.append(
@@ -133,7 +136,48 @@ def _sized(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> tuple[
     changed: dict[str, Any] = {
         size: value for (size, value), timm_has in zip(given.items(), timms, strict=True) if value != timm_has
     }
-    return EncoderRecipe(model=name, image_size=image_size, **changed), notes
+    recipe = EncoderRecipe(model=name, image_size=image_size, **changed)
+    if changed and not is_plain(recipe):
+        said = ", ".join(f"{size} {value}" for size, value in changed.items())
+        raise UserError(
+            f"The weights have the names of timm's {timms_own(name)} {name} in other sizes ({said}), and only plain Vision Transformers "
+            "can be made in other sizes. Give weights of a model that timm has."
+        )
+    return recipe, notes
+
+
+def _nearest(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> str:
+    """Return which model of a family is most like weights that none fits, and what tells it from them, as a sentence and a space."""
+    sizes: dict[str, int] = {}
+    depth: dict[str, int] = {}
+    if family in TRANSFORMERS:
+        projection = shapes.get("patch_embed.proj.weight", ())
+        if len(projection) != 4:
+            return ""
+        width = projection[0]
+        sizes = {"embed_dim": width, "patch_size": projection[2], "num_heads": width // 64 if width % 64 == 0 else 1}
+        depth = {"depth": 1 + max(int(name.split(".")[1]) for name in shapes if re.match(r"blocks\.\d+\.", name))}
+    first = {(name, _whatever_the_grid(name, shape)) for name, shape in shapes.items() if not LATER.search(name)}
+    unlike: dict[str, int] = {}
+    for name in _names(family, config):
+        if (model := _made(name, **family.shallow, **sizes)) is not None:
+            own = {(name, _whatever_the_grid(name, shape)) for name, shape in _shapes_of(model).items()}
+            unlike[name] = len(own ^ first)
+    if not unlike:
+        return ""
+    nearest = min(unlike, key=lambda name: unlike[name])
+    expected, given = _tensors(_shapes_of(_made(nearest, **depth, **sizes))), _tensors(shapes)
+    grids = {name for name in expected.keys() & given.keys() if ON_GRID.fullmatch(name)}
+    expected |= {name: given[name] for name in grids if expected[name].shape[-1] == given[name].shape[-1]}
+    differing = sizes_that_differ(expected, given) or misfits(expected, given, "model")
+    if not differing:
+        differing = f"{listed([f'{name} {shapes[name]}' for name in sorted(grids)], 1)} is not of a square of patches"
+    in_sizes = f" of width {sizes['embed_dim']} and depth {depth['depth']}" if sizes else ""
+    return f"The most like them is {nearest}{in_sizes}: {differing[0].lower()}{differing[1:]}. "
+
+
+def _tensors(shapes: Shapes) -> dict[str, Tensor]:
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def _as_they_are(family: _Family, shapes: Shapes, config: Mapping[str, Any], depth: int) -> tuple[str, int] | None:
@@ -183,8 +227,10 @@ def _of_other_sizes(
     return best and best[1:]
 
 
-def _heads(own: Any, name: str, width: int, depth: int) -> tuple[int, str]:
+def _heads(own: Any, name: str, width: int, depth: int, read_as: str) -> tuple[int, str]:
     """Return the number of heads that encoders of these sizes have by convention, and whose it is."""
+    if read_as.startswith("MoCo v3") and width == 384:
+        return 12, "as MoCo v3's ViT-S has"
     if (own.embed_dim, len(own.blocks)) == (width, depth):
         return own.blocks[0].attn.num_heads, f"as timm's {name} has"
     if width % 64 == 0:
@@ -197,17 +243,34 @@ def _heads(own: Any, name: str, width: int, depth: int) -> tuple[int, str]:
 
 
 def _exact(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> tuple[EncoderRecipe, list[str]] | None:
-    """Return the model of a family of which every name and shape is that of the weights; None if there is none."""
+    """Return the model of a family of which every name and shape is that of the weights; None if there is none.
+
+    Of several it is the one that the configuration says, or that with the shortest name, and the others are told.
+    """
     first = {name: shape for name, shape in shapes.items() if not LATER.search(name)}
+    same: list[str] = []
     for name in _names(family, config):
+        if (
+            same and re.findall(r"\d+", name)[:1] != re.findall(r"\d+", same[0])[:1]
+        ):  # of another depth, which saves making it
+            continue
         if (model := _made(name, **family.shallow)) is None or _shapes_of(model) != first:
             continue
         if _shapes_of(_made(name)) == shapes:
-            known = timm.get_pretrained_cfg(name)
-            timms = known.to_dict().get("input_size", (3, 224, 224))[-1] if known else 224
-            image_size = timms if family.modules == ("swin_transformer",) else _image_size(config) or timms
-            return EncoderRecipe(model=name, image_size=image_size), []
-    return None
+            same.append(name)
+            if name == config.get("architecture"):
+                break
+    if not same:
+        return None
+    name, *others = same
+    known = timm.get_pretrained_cfg(name)
+    timms = known.to_dict().get("input_size", (3, 224, 224))[-1] if known else 224
+    image_size = timms if family.modules == ("swin_transformer",) else _image_size(config) or timms
+    note = (
+        f"Weights of {listed(others, 8)} have the same shapes, and these are taken for {name}. If they are of another of them, name it: "
+        "--model NAME of lutbench add."
+    )
+    return EncoderRecipe(model=name, image_size=image_size), [note] if others else []
 
 
 def _names(family: _Family, config: Mapping[str, Any]) -> Iterator[str]:

@@ -52,6 +52,8 @@ class ForeignEncoder(NamedTuple):
     """Names, as in the file, of what lies beside it and is no other encoder's."""
     read_as: str
     """What it was taken for, such as ``DINO teacher`` or ``timm``."""
+    resized: str = ""
+    """How its position embedding is made to fit a model, in words; empty if it is as it was."""
 
     def without(self, names: Collection[str]) -> "ForeignEncoder":
         """Return it without tensors that a model does not take."""
@@ -59,7 +61,8 @@ class ForeignEncoder(NamedTuple):
         return self._replace(tensors=tensors, left_out=[*self.left_out, *names])
 
     def __str__(self) -> str:
-        return f"read as: {self.read_as}, {len(self.tensors)} tensors, {len(self.left_out)} left out"
+        resized = f", {self.resized}" if self.resized else ""
+        return f"read as: {self.read_as}, {len(self.tensors)} tensors, {len(self.left_out)} left out{resized}"
 
 
 def encoder_in(tensors: Mapping[str, Tensor], where: str, part: str = "", like: Collection[str] = ()) -> ForeignEncoder:

@@ -11,7 +11,7 @@ from lutbench.data.tensors import Colour
 from lutbench.models.export import export_of
 from lutbench.models.processors import described
 from lutbench.models.timm_models import pools_before_norm
-from lutbench.models.weights import pooled_norm, read_shapes, sha256_of, without_prefix
+from lutbench.models.weights import IN_FOLDERS, PICKLES, pooled_norm, read_shapes, sha256_of, without_prefix
 from lutbench.recipes.base import RunRecipe, WeightsSource
 from lutbench.recipes.downstream import ImageTaskRecipe
 from lutbench.recipes.robustness import ClassifierSource
@@ -38,7 +38,14 @@ class Preprocessing(NamedTuple):
 
     def __str__(self) -> str:
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
-        return f"normalised by mean ({mean}) and deviation ({std}): {self.origin}"
+        own = "" if "crop_pct" in self.origin else " unless a task's table says eval_crop"
+        crop = f", cropped to {self.crop_pct:g} of the resized side{own}" if self.crop_pct else ""
+        mode = (
+            ""
+            if self.crop_mode == "center"
+            else f" (timm's crop_mode = {self.crop_mode!r} is followed for classifiers alone)"
+        )
+        return f"normalised by mean ({mean}) and deviation ({std}), resized with {self.interpolation} interpolation{crop}{mode}: {self.origin}"
 
 
 IMAGENETS = Preprocessing()
@@ -93,7 +100,7 @@ def preprocessing_of(
         )  # fmt: skip
     elif found := described(weights):
         values, path = found
-        known = Preprocessing(**values, origin=f"as {path.name} beside the weights says")
+        known = Preprocessing(**values, origin=f"as {path.name} beside the weights says{_or_of_others(weights)}")
         known = known._replace(mean=tuple(known.mean), std=tuple(known.std))
     elif is_classifier:
         known = _timms(source.timm_model)
@@ -104,7 +111,18 @@ def preprocessing_of(
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in source.preprocessing().items()
     }
-    return known._replace(**given, origin=f"{', '.join(given)} as the suite file says") if given else known
+    origin = f"{', '.join(given)} as the suite file says, all else {known.origin}"
+    return known._replace(**given, origin=origin) if given else known
+
+
+def _or_of_others(weights: Path) -> str:
+    """Return that a folder's file may be about others of the weights in it; empty if there are none, or they are one model's."""
+    if weights.is_dir() or weights.name in IN_FOLDERS:
+        return ""
+    others = [
+        file for file in weights.parent.iterdir() if file.suffix in (*PICKLES, ".safetensors") and file != weights
+    ]
+    return f" ({len(others)} more files of weights lie there, and it may be about one of those)" if others else ""
 
 
 def _timms(name: str) -> Preprocessing:

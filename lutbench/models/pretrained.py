@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,13 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from lutbench.errors import UserError
+from lutbench.models.configurations import check_configuration, configuration_beside
 from lutbench.models.encoders import create_encoder, timm_arguments
 from lutbench.models.fitting import filtered, misfits, sizes_that_differ
 from lutbench.models.formats import ForeignEncoder, encoder_in
 from lutbench.models.licences import licence_of, timms_licence
 from lutbench.models.meta import shapes_only
+from lutbench.models.preprocessing import IMAGENETS, preprocessing_of
 from lutbench.models.timm_models import check_name, classifiers
 from lutbench.models.weights import check_kinds, check_values, pooled_norm, read_shapes, read_tensors, read_weights
 from lutbench.recipes.base import EncoderRecipe
@@ -86,11 +89,36 @@ def _encoder_with(
     return encoder
 
 
+def fitted(
+    found: ForeignEncoder, where: str, recipe: EncoderRecipe, image_size: int | None = None
+) -> tuple[nn.Module, ForeignEncoder]:
+    """Return the encoder with what was found in a checkpoint, and that without what the encoder does not take, and how it was resized.
+
+    Raises:
+        UserError: if it does not fit, or tensors are quantised or sparse.
+    """
+    check_kinds(found.tensors, where)
+    encoder = _encoder_with(found.tensors, where, recipe, image_size)
+    resized = _resizing(encoder, found.tensors)
+    return encoder, found.without(unused(encoder, found.tensors))._replace(resized=resized)
+
+
+def _resizing(encoder: Any, tensors: Mapping[str, Tensor]) -> str:
+    """Return from which grid of patches to which a position embedding is resized, in words; empty if it is not."""
+    given, own = tensors.get("pos_embed"), getattr(encoder, "pos_embed", None)
+    if given is None or own is None or given.shape == own.shape:
+        return ""
+    height, width = encoder.patch_embed.grid_size
+    side = isqrt(given.shape[1] - (own.shape[1] - height * width))
+    return f"position embedding resized from {side} x {side} patches (a square is assumed) to {height} x {width}"
+
+
 def check_encoder_weights(run: "Run[Any]", image_size: int | None) -> None:
     """Check, by names and shapes alone, the weights of timm or of the user's file that a run starts from, and note what they are.
 
     Raises:
-        UserError: if timm has none, the file is absent or is no checkpoint, or they do not fit the encoder.
+        UserError: if timm has none, the file is absent or is no checkpoint, they do not fit the encoder, or what lies beside them says that it
+            computes otherwise.
     """
     source = run.recipe.encoder
     recipe, note = source.architecture, run.workspace.note
@@ -104,11 +132,13 @@ def check_encoder_weights(run: "Run[Any]", image_size: int | None) -> None:
         elif source.kind == "checkpoint":
             assert run.weights is not None
             found = _found_in(read_shapes(run.weights), run.weights, source, image_size)
-            check_kinds(found.tensors, str(run.weights))
-            encoder = _encoder_with(found.tensors, str(run.weights), recipe, image_size)
-            found = found.without(unused(encoder, found.tensors))
+            encoder, found = fitted(found, str(run.weights), recipe, image_size)
+            check_configuration(configuration_beside(run.weights, run.hash_of), encoder, recipe.model)
             licence = licence_of(run.weights)
             note(f"{run.weights}, {found}{f', licence: {licence}' if licence else ''}.")
+            prepared = preprocessing_of(source, run.weights, run.hash_of)
+            if prepared.origin != IMAGENETS.origin:  # which is told where it begins to matter
+                note(f"method.{run.planned.method}: images are {prepared}.")
 
 
 def encoder_of(run: "Run[Any]", image_size: int | None) -> nn.Module:

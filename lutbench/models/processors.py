@@ -26,6 +26,7 @@ class _Prepared(BaseModel):
     std: Deviation
     interpolation: Interpolation = "bicubic"
     crop_pct: CropShare | None = None
+    crop_mode: Literal["center", "squash", "border"] = "center"
 
 
 class _Processor(BaseModel):
@@ -81,7 +82,7 @@ def described(weights: Path) -> tuple[dict[str, Any], Path] | None:
             continue
         content = read_json(path)
         if path.name == TIMMS and isinstance(content, dict):
-            content = content.get("pretrained_cfg")
+            content = content.get("pretrained_cfg") or content  # old ones are flat
         if not isinstance(content, dict):
             continue
         try:

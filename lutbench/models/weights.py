@@ -75,10 +75,16 @@ def read_tensors(path: Path, expected_sha256: str | None = None) -> dict[str, Te
             f"{path}: expected sha256 {expected_sha256}, found {found}: the file was damaged or changed. "
             "Restore it from a copy, or make it again."
         )
-    tensors = {name: tensor for file in files for name, tensor in _read(file).items()}
-    if (index := _index(path)) and (absent := sorted(_weight_map(index).keys() - tensors.keys())):
+    where = _weight_map(index) if (index := _index(path)) else {}
+    tensors = {
+        name: tensor
+        for file in files
+        for name, tensor in _read(file).items()
+        if where.get(name, file.name) == file.name  # another file may hold one of that name too
+    }
+    if absent := sorted(where.keys() - tensors.keys()):
         raise UserError(
-            f"{index}: its files lack {len(absent)} of the tensors that it lists ({listed(absent, 3)}). Fetch or save the folder again."
+            f"{index}: its files lack {len(absent)} of the tensors that it lists for them ({listed(absent, 3)}). Fetch or save the folder again."
         )
     return tensors
 
@@ -253,7 +259,9 @@ def read_pickle(path: Path, remedy: str, allowed: Iterable[Any] = (argparse.Name
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except Exception as error:  # torch's unpickler lets through whatever a damaged pickle trips over
             needed = re.search(r"GLOBAL (\S+)", str(error))
-            if "Unsupported operand" in str(error):  # of pickle protocols above 3, which torch does not read safely
+            if re.search(
+                r"Unsupported operand 1(4\d|5[0-2])\b", str(error)
+            ):  # those that pickle protocols 4 and 5 brought
                 raise UserError(
                     f"{path}: expected the pickle protocol that torch.save has by itself, found a later one, which cannot be read without "
                     "running what is in it. Save it again where you trust it: torch.save(torch.load(PATH, weights_only=False), PATH)."
