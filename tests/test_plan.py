@@ -702,3 +702,21 @@ def test_what_cannot_be_counted_is_told_and_no_reason_not_to_run(
     told = " ".join(capsys.readouterr().out.split())
     assert "The FLOP of 4 runs cannot be counted, see below: they are in no sum." in told
     assert "vit_tiny_patch16_224': its FLOP cannot be counted (AssertionError: Expected gradient function" in told
+
+
+def test_where_nothing_was_run_a_plan_reads_no_whole_file_of_weights(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reads(path: Path) -> str:
+        raise AssertionError(f"{path} is read whole")
+
+    write_images(folder)
+    weights = timm.create_model(
+        "vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=0
+    ).state_dict()
+    torch.save(weights, folder / "mine.pth")
+    (folder / "toy.toml").write_text(f'{SUITE}[method.mine]\ncheckpoint = "{folder / "mine.pth"}"\nencoder = "toy"\n')
+    monkeypatch.setattr("lutbench.run_hashes.sha256_of", reads)
+    monkeypatch.setattr("lutbench.models.weights.sha256_of", reads)
+    show_plan(*opened(folder), Rates())
+    assert "mine.pth, read as: timm" in capsys.readouterr().out

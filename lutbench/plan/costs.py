@@ -165,6 +165,8 @@ def is_finished(run: Run[Any], surveys: Mapping[str, Survey]) -> bool:
 
     Without its data, or without the run that it needs, a run has no identity: it is to be run.
     """
+    if not run.workspace.run_folders:
+        return False  # nothing has been run, and no file of weights need be hashed to know it
     one: Run[Any] | None = run
     while one is not None:
         if any(split in surveys[one.name].problems for split in one.recipe.splits):
