@@ -202,9 +202,7 @@ def test_what_is_written_runs() -> None:
     save_file(vit(), "mine.safetensors")
     add_row("mine.safetensors", "base.toml", Choices())
     folders = ["--data-root", "data", "--runs", "runs", "--results", "results"]
-    result = CliRunner().invoke(
-        app, ["run", "mine-2.toml" if Path("mine-2.toml").exists() else "mine.toml", *folders], catch_exceptions=False
-    )
+    result = CliRunner().invoke(app, ["run", "mine.toml", *folders], catch_exceptions=False)
     assert result.exit_code == 0
     assert sorted(path.parent.name for path in Path("results/records/mine").rglob("seed0.json")) == ["mine", "random"]
 
