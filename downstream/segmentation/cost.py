@@ -78,8 +78,8 @@ def _neck(width: int, grid: int) -> Iterator[Counted]:
 def _head(widths: list[int], sides: list[int], channels: int, classes: int) -> Iterator[Counted]:
     fine, coarse = [side**2 for side in sides[:-1]], sides[-1] ** 2
     for width, positions in zip(
-        widths, fine, strict=False
-    ):  # a lateral convolution and one of the pyramid for each but the last
+        widths[:-1], fine, strict=True
+    ):  # a lateral convolution and one of the pyramid for each
         yield _convolution(width, channels, 1, positions, 4 * channels)
         yield _convolution(channels, channels, 3, positions, 4 * channels)
     for pooled in POOLED:
