@@ -1,17 +1,20 @@
 """Stage 4: what is inside an encoder, from one pass over the images for all measures."""
 
 import time
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from analysis.attention import check_readable
 from analysis.block_outcomes import ATTENTION, FEATURES, POOLED, TOKENS, BlockOutcomes
 from analysis.cka import check_enough_for_cka, grams
 from analysis.cost import cost
 from analysis.depth import right_by_depth
+from analysis.grid import run_grid, token_grid
 from analysis.passes import Passed, second_views, through_images
 from analysis.pictures import run_pictures
 from analysis.ranks import PowerLawRange
@@ -24,9 +27,11 @@ from lutbench.data.walking import evenly_spaced
 from lutbench.errors import UserError
 from lutbench.evaluate.neighbours import check_neighbours
 from lutbench.evaluate.outcomes import names_fingerprint
-from lutbench.models.encoders import create_encoder, geometry_of
+from lutbench.models.encoders import create_encoder
+from lutbench.models.meta import shapes_only
 from lutbench.models.pretrained import check_encoder_weights, encoder_of
 from lutbench.recipes.analysis import AnalysisRecipe
+from lutbench.recipes.base import EncoderRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
 
@@ -44,15 +49,7 @@ def check(run: Run[AnalysisRecipe]) -> None:
             attention that can be read, has not the blocks that are to be drawn, or sees images as a single patch or as another grid
             than the table's others; or if it has no weights that fit.
     """
-    recipe, geometry = run.recipe, geometry_of(run.recipe.encoder.architecture)
-    with torch.device("meta"):
-        check_readable(create_encoder(recipe.encoder.architecture, recipe.side), recipe.side)
-    if above := [block for block in recipe.blocks or [] if block > geometry.depth]:
-        raise UserError(
-            f"analysis.{run.planned.task}: blocks = {recipe.blocks}, and {recipe.encoder_label} has {geometry.depth} blocks, counted "
-            f"from 1: there is no block {above[0]}. Name others, or leave blocks out."
-        )
-    _check_grid(run, geometry.patch_size)
+    recipe = run.recipe
     check_weights(run)
     images, bank = _images(run)
     _check_count(run, min(len(images), recipe.images or len(images)))
@@ -68,8 +65,22 @@ def check(run: Run[AnalysisRecipe]) -> None:
 
 
 def check_weights(run: Run[AnalysisRecipe]) -> None:
-    """Check the weights that a run starts from, see :func:`check_encoder_weights`."""
-    check_encoder_weights(run, run.recipe.image_size)
+    """Check that the encoder is one that can be analysed beside the table's others, and its weights, see :func:`check_encoder_weights`."""
+    recipe, grid = run.recipe, run_grid(run)
+    _check_readable(recipe.encoder.architecture, recipe.side)
+    if above := [block for block in recipe.blocks or [] if block > grid.depth]:
+        raise UserError(
+            f"analysis.{run.planned.task}: blocks = {recipe.blocks}, and {recipe.encoder_label} has {grid.depth} blocks, counted "
+            f"from 1: there is no block {above[0]}. Name others, or leave blocks out."
+        )
+    _check_grid(run, grid.patch_size)
+    check_encoder_weights(run, recipe.image_size)
+
+
+@lru_cache
+def _check_readable(architecture: EncoderRecipe, side: int) -> None:
+    with shapes_only():
+        check_readable(create_encoder(architecture, side), side)
 
 
 def perform(run: Run[AnalysisRecipe]) -> None:
@@ -102,8 +113,9 @@ def perform(run: Run[AnalysisRecipe]) -> None:
 
     # What came of it
     if processes.is_main_process:
+        grid = token_grid(encoder)
         measured = (
-            _measured(found, encoder.has_class_token)
+            _measured(found, grid.class_token)
             | {name: of.float().numpy() for name, of in of_views.items()}
             | neighbours
         )
@@ -118,13 +130,15 @@ def perform(run: Run[AnalysisRecipe]) -> None:
             arrays["grams"] = grams(found.values["features"][some, :, 0].numpy())
         drawn = specimens(run, encoder, images, found.index)
         run_pictures(run.name, drawn.images, drawn.arrays, drawn.about, run.folder)
+        names = tuple(images.image_name(int(one)) for one in found.index)
         outcomes = BlockOutcomes(
-            names_fingerprint(images.image_name(int(one)) for one in found.index),
+            names_fingerprint(names),
             len(found.index),
-            encoder.patch_embed.grid_size[0],
-            encoder.patch_embed.patch_size[0],
+            grid.side,
+            grid.patch_size,
             fitted(run),
             measured,
+            names,
         )
         run.save_results(
             outcomes,
@@ -139,9 +153,7 @@ def perform(run: Run[AnalysisRecipe]) -> None:
 
 def fitted(run: Run[AnalysisRecipe]) -> PowerLawRange:
     """Return the ranks that the power law is fitted to."""
-    return PowerLawRange.of(
-        run.recipe.alpha_from, run.recipe.alpha_to, geometry_of(run.recipe.encoder.architecture).width
-    )
+    return PowerLawRange.of(run.recipe.alpha_from, run.recipe.alpha_to, run_grid(run).width)
 
 
 def _measured(found: Passed, class_token: bool) -> dict[str, NDArray[Any]]:
@@ -158,7 +170,7 @@ def _measured(found: Passed, class_token: bool) -> dict[str, NDArray[Any]]:
 
 
 def _right_by_depth(
-    run: Run[AnalysisRecipe], encoder: Any, images: ImageDataset, bank: ImageDataset, found: Passed
+    run: Run[AnalysisRecipe], encoder: nn.Module, images: ImageDataset, bank: ImageDataset, found: Passed
 ) -> dict[str, NDArray[Any]]:
     """Return whether each image's neighbours in the bank vote for its label, by depth; empty but on the first process."""
     recipe, processes = run.recipe, accelerator()
@@ -211,7 +223,7 @@ def _check_count(run: Run[AnalysisRecipe], images: int) -> None:
             f"{run.name}: an analysis needs at least 2 images, and {images} is analysed: take more (images, split, or another dataset)."
         )
     if "spectrum" in run.recipe.measures:
-        check_enough(images, geometry_of(run.recipe.encoder.architecture).width, fitted(run))
+        check_enough(images, run_grid(run).width, fitted(run))
     if "depth" in run.recipe.measures:
         check_enough_for_cka(images)
 

@@ -5,7 +5,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
-from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -29,9 +28,7 @@ class Blocks(NamedTuple, Generic[T]):
 
 
 @torch.no_grad()
-def through_blocks(
-    encoder: VisionTransformer, images: Tensor, reduce: Callable[[Tensor], T] | None = None
-) -> Blocks[T]:
+def through_blocks(encoder: nn.Module, images: Tensor, reduce: Callable[[Tensor], T] | None = None) -> Blocks[T]:
     """Return the tokens of ``images`` (B, 3, S, S) after every block, and what ``reduce`` makes of every block's attention.
 
     ``reduce`` is called once a block with the attention (B, H, P + N, P + N), float32 whatever the network's precision, whose
@@ -61,14 +58,14 @@ def through_blocks(
         hooks += [block.register_forward_pre_hook(reading.begin_block) for block in blocks]
     try:
         with _fused(encoder), reading or nullcontext():
-            output = encoder.forward_features(images)
+            output: Tensor = encoder.forward_features(images)  # type: ignore[operator]
     finally:
         for hook in hooks:
             hook.remove()
     return Blocks([*tokens, output], [] if reading is None else reading.reduced)
 
 
-def check_readable(encoder: VisionTransformer, side: int) -> None:
+def check_readable(encoder: nn.Module, side: int) -> None:
     """Check that the attention of every block can be read, by a pass of two images (3, side, side); the meta device will do.
 
     Raises:

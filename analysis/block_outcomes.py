@@ -3,10 +3,11 @@
 Quantities that are means over images are kept of every image, so that two encoders are compared on the same ones. A spectrum is
 one for all images: of it are kept the singular values, and its statistics on resamples of the images.
 """
+# ruff: noqa: PD011 - values are a quantity's, not a table's
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from analysis.ranks import PowerLawRange, statistics
 from analysis.uniform import uniform_distance
 from lutbench.arrays import Layout
+from lutbench.evaluate.image_names import ARRAY, KEY, check_same_images, labelled_names, packed_names, unpacked_names
 from lutbench.evaluate.outcomes import Measurement, PerImage, fingerprint_text
 from lutbench.evaluate.statistics import (
     BASIC,
@@ -26,6 +28,9 @@ from lutbench.evaluate.statistics import (
     resampled,
     wilson,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ATTENTION = ("distance", "entropy", "nmi", "to_class", "to_itself")
 """Per block: mean distance in pixels, entropy in nats, normalised mutual information, shares for the class token and for itself."""
@@ -72,6 +77,7 @@ class BlockOutcomes(PerImage):
         **dict.fromkeys((*ATTENTION, *FEATURES), (("f4",), 2)), "amplitude": (("f4",), 3), **dict.fromkeys(VIEWS, (("f4",), 1)),
         **dict.fromkeys((f"right_{pool}" for pool in POOLED), (("b1",), 2)),
         **dict.fromkeys((f"spectrum_{rows}" for rows in TOKENS), (("f8",), 2)), "resampled": (("f8",), 3),
+        KEY: ARRAY,
     }  # fmt: skip
     images: str
     """sha256 over the images' names: outcomes are paired only if it is equal."""
@@ -88,21 +94,25 @@ class BlockOutcomes(PerImage):
     lowest but zero to the highest, relative to zero's; :data:`VIEWS` (m,); ``right_pooled`` and ``right_class`` (n, L + 1), whether neighbours
     vote for the label; ``spectrum_pooled`` and ``spectrum_tokens`` (L + 1, D), singular values; ``resampled`` (2, 4, R), of the output
     statistics of both spectra on resamples."""
+    names: tuple[str, ...] = ()
+    """The images' names; empty in records of before they were kept."""
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what is kept of it in a file."""
         about = {name: np.array(getattr(self, name)) for name in ABOUT}
-        return {**about, **self.measured}
+        return {**about, **self.measured, **packed_names(self.names)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "BlockOutcomes":
         """Return the outcomes that :meth:`arrays` gave; raises as :meth:`PerImage.from_arrays` does."""
-        measured = {name: array for name, array in arrays.items() if name not in ABOUT}
+        measured = {name: array for name, array in arrays.items() if name not in (*ABOUT, KEY)}
         if not all(np.isfinite(array).all() for array in measured.values()) or len(arrays["fitted"]) != 2:
             raise ValueError("a value that is not finite, or a range without two ends")
         count, grid, patch_size = (int(arrays[name]) for name in ("count", "grid", "patch_size"))
         fitted = PowerLawRange(*(int(rank) for rank in arrays["fitted"]))
-        made = cls(fingerprint_text(arrays["images"]), count, grid, patch_size, fitted, measured)
+        images = fingerprint_text(arrays["images"])
+        names = unpacked_names(arrays, count, images)
+        made = cls(images, count, grid, patch_size, fitted, measured, names)
         made._check()
         return made
 
@@ -177,8 +187,7 @@ class BlockOutcomes(PerImage):
 
         Differences are in the metric's unit, those of neighbours between shares.
         """
-        if len({one.images for one in (*first, *second)}) != 1:
-            raise ValueError("the encoders were analysed on other images")
+        check_same_images([*first, *second])
         sides = [[q for one in side for q in one.quantities() if q.metric == metric] for side in (first, second)]
         if not all(len(found) == len(side) for found, side in zip(sides, (first, second), strict=True)):
             raise ValueError(f"there is no {metric}")
@@ -191,6 +200,17 @@ class BlockOutcomes(PerImage):
         drawn = np.stack([np.subtract(one.drawn, other.drawn) for one, other in zip(*sides, strict=True)])
         by_seed = (values[0] - values[1])[:, 0]
         return compare_resampled(first[0].count, by_seed.tolist(), 2 * by_seed.mean() - drawn.mean(0))
+
+    def frame(self) -> "pd.DataFrame":
+        """Return a row per image: ``image``, and under its metric every quantity that is a mean over all images.
+
+        Whether neighbours were right is 1 or 0. Statistics of spectra, and what was measured of some images only, are not in it.
+        """
+        import pandas as pd
+
+        means = {one.metric: one.values for one in self.quantities() if one.drawn is None}
+        columns = {metric: values for metric, values in means.items() if len(values) == self.count}
+        return pd.DataFrame({"image": labelled_names(self.names, self.count), **columns})
 
     def has(self, name: str) -> bool:
         """Return whether something was measured, by its name in :attr:`measured`."""

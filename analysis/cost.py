@@ -1,6 +1,6 @@
 """What an analysis computes for one image: the forward pass, and the largest products that its measures add."""
 
-from lutbench.models.encoders import geometry_of
+from analysis.grid import run_grid
 from lutbench.plan.compute import Cost, transformer
 from lutbench.recipes.analysis import AnalysisRecipe
 from lutbench.run import Run
@@ -13,11 +13,9 @@ def cost(run: Run[AnalysisRecipe], classes: int) -> Cost:
     moments of all tokens in every block.
     """
     recipe = run.recipe
-    geometry, forward = (
-        geometry_of(recipe.encoder.architecture),
-        transformer(recipe.encoder.architecture, recipe.side).flop,
-    )
-    patches, width = (recipe.side // geometry.patch_size) ** 2, geometry.width
-    attention = 2 * patches**2 * width * geometry.depth if "attention" in recipe.measures else 0
-    moments = 2 * patches * width**2 * (geometry.depth + 1) if "spectrum" in recipe.measures else 0
+    grid = run_grid(run)
+    forward = transformer(recipe.encoder.architecture, recipe.side).flop
+    patches = grid.side**2
+    attention = 2 * patches**2 * grid.width * grid.depth if "attention" in recipe.measures else 0
+    moments = 2 * patches * grid.width**2 * (grid.depth + 1) if "spectrum" in recipe.measures else 0
     return Cost(forward, forward + attention + moments)

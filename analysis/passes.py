@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from timm.models import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms.v2 import functional
 
 from analysis.attention import attention_statistics, through_blocks
 from analysis.block_outcomes import TOKENS
 from analysis.fourier import log_amplitudes
+from analysis.grid import token_grid
 from analysis.similarity import token_similarity
 from analysis.spectrum import GROUPS, Covariances, groups_of, token_rank
 from analysis.uniform import patch_distances
@@ -49,7 +49,7 @@ class Passed:
 
 @torch.no_grad()
 def through_images(
-    encoder: VisionTransformer,
+    encoder: nn.Module,
     images: ImageDataset,
     chosen: NDArray[np.int64],
     recipe: AnalysisRecipe,
@@ -66,22 +66,24 @@ def through_images(
         UserError: if what comes out is not finite, or an image cannot be decoded and the set does not skip those.
     """
     encoder.eval()
-    prefix, device, spread = encoder.num_prefix_tokens, accelerator().device, accelerator().num_processes > 1
-    grid, patch_size = encoder.patch_embed.grid_size[0], encoder.patch_embed.patch_size[0]
-    distances = torch.from_numpy(patch_distances(grid, patch_size)).float().to(device)
+    grid, device, spread = token_grid(encoder), accelerator().device, accelerator().num_processes > 1
+    prefix = grid.prefix
+    distances = torch.from_numpy(patch_distances(grid.side, grid.patch_size)).float().to(device)
     reduce = None
     if "attention" in measures:
-        reduce = partial(attention_statistics, prefix=prefix, distances=distances, class_token=encoder.has_class_token)
+        reduce = partial(attention_statistics, prefix=prefix, distances=distances, class_token=grid.class_token)
     spectra: dict[str, list[Covariances]] = {}
     groups = groups_of(len(chosen))
     order = chosen
     if "spectrum" in measures:
         order = chosen[groups.argsort(kind="stable")]
-        depths = [1] * len(encoder.blocks) + [min(GROUPS, len(chosen))]
-        spectra = {rows: [Covariances(encoder.embed_dim, count, device) for count in depths] for rows in TOKENS}
+        depths = [1] * grid.depth + [min(GROUPS, len(chosen))]
+        spectra = {rows: [Covariances(grid.width, count, device) for count in depths] for rows in TOKENS}
 
     found: dict[str, list[Tensor]] = {}
-    see = partial(whatever_index, eval_transform(recipe.side, recipe.eval_crop, prepared.interpolation))
+    see = partial(
+        whatever_index, eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation)
+    )
     for batch in decoded_batches(images, see, recipe, title, order):
         with autocast(recipe.precision):
             blocks = through_blocks(encoder, normalised(batch.pixels, mean=prepared.mean, std=prepared.std), reduce)
@@ -90,7 +92,7 @@ def through_images(
         now = {"counts": batch.counts}
         if "depth" in measures or not measures:
             classes = _pooled(encoder, [tokens[:, 0].float() for tokens in blocks.tokens])
-            kinds = [pooled, classes] if encoder.has_class_token else [pooled]
+            kinds = [pooled, classes] if grid.class_token else [pooled]
             now["features"] = torch.stack([torch.stack(of, 1) for of in kinds], 2)
         elif "similarity" in measures:
             now["features"] = pooled[-1][:, None, None]
@@ -123,14 +125,15 @@ def through_images(
     return Passed(index, values, gathered)
 
 
-def _pooled(encoder: VisionTransformer, features: list[Tensor]) -> list[Tensor]:
+def _pooled(encoder: nn.Module, features: list[Tensor]) -> list[Tensor]:
     """Return one feature (B, D) for each depth; the output's after the norm that some encoders have behind the pooling."""
-    return [*features[:-1], encoder.fc_norm(features[-1])]
+    norm: nn.Module = getattr(encoder, "fc_norm", nn.Identity())
+    return [*features[:-1], norm(features[-1])]
 
 
 @torch.no_grad()
 def second_views(
-    encoder: VisionTransformer,
+    encoder: nn.Module,
     images: ImageDataset,
     chosen: NDArray[np.int64],
     recipe: AnalysisRecipe,

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Values = NDArray[np.float64]
 
@@ -19,6 +18,8 @@ FLOOR = 1e-7
 
 def effective_rank(singular: Values) -> Values:
     """Return exp of the entropy of ``s / sum(s)``: between 1 and the width (Roy and Vetterli 2007; RankMe, Garrido et al. 2023)."""
+    from scipy import stats  # here, because it takes half a second to import
+
     return np.asarray(np.exp(stats.entropy(singular, axis=-1)))
 
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.models import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from analysis.attention import attention_maps, through_blocks
+from analysis.grid import token_grid
 from analysis.pictures import picture_strip, principal_colours
 from lutbench.data.images import ImageDataset, load_or_next
 from lutbench.data.tensors import normalised
@@ -39,20 +39,21 @@ class Specimens(NamedTuple):
 
 @torch.no_grad()
 def specimens(
-    run: Run[AnalysisRecipe], encoder: VisionTransformer, images: ImageDataset, index: NDArray[np.int64]
+    run: Run[AnalysisRecipe], encoder: nn.Module, images: ImageDataset, index: NDArray[np.int64]
 ) -> Specimens:
     """Look at a few of the images ``index`` (n,) of a dataset, evenly spaced.
 
     The marked patch is the centre's, of a grid with an even side the one below and right of it.
     """
     recipe, prepared = run.recipe, run.preprocessing
-    see = eval_transform(recipe.side, recipe.eval_crop, prepared.interpolation)
+    see = eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation)
     shown = [see(load_or_next(images, int(index[number]))[0]) for number in evenly_spaced(len(index), SHOWN)]
     pixels = torch.stack(shown)
-    grid, prefix = encoder.patch_embed.grid_size[0], encoder.num_prefix_tokens
-    blocks = drawn_blocks(recipe, len(encoder.blocks))
+    tokens = token_grid(encoder)
+    grid, prefix = tokens.side, tokens.prefix
+    blocks = drawn_blocks(recipe, tokens.depth)
     marked = grid // 2 * grid + grid // 2
-    reduce = partial(attention_maps, prefix=prefix, marked=marked, class_token=encoder.has_class_token)
+    reduce = partial(attention_maps, prefix=prefix, marked=marked, class_token=tokens.class_token)
     with autocast(recipe.precision):
         found = through_blocks(
             encoder,
@@ -64,7 +65,7 @@ def specimens(
         "colours": principal_colours(found.tokens[-1][:, prefix:].float().cpu()),
     }
     about: dict[str, Any] = {"drawn blocks": blocks, "marked": [grid // 2, grid // 2]}
-    if not encoder.has_class_token:
+    if not tokens.class_token:
         about["first query"] = "mean over patches"
     if (made := _reconstructed(run, pixels)) is not None:
         arrays["reconstructions"] = made.permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -152,6 +151,8 @@ def resampled_statistics(covariances: Covariances, fitted: PowerLawRange) -> NDA
     singular = covariances.resampled(np.concatenate([np.ones((1, groups)), counts]))
     found = np.stack([statistic(singular) for statistic in statistics(fitted).values()])
     value, drawn = found[:, :1], found[:, 1:]
+    from scipy import stats  # here, because it takes half a second to import
+
     widened = (groups / (groups - 1)) ** 0.5 * float(stats.t.ppf((1 + LEVEL) / 2, groups - 1)) / Z
     return np.asarray(value + widened * (drawn - value))
 

@@ -3,7 +3,7 @@
 The layer of a probe and the comparison of neighbours are left out: they are small beside the encoder.
 """
 
-from lutbench.models.encoders import geometry_of
+from lutbench.models.encoders import feature_width
 from lutbench.plan.compute import STEP, Cost, transformer
 from lutbench.recipes.downstream import ClassificationRecipe, FinetuneRecipe, LinearRecipe
 from lutbench.run import Run
@@ -17,7 +17,7 @@ def finetuning(run: Run[FinetuneRecipe], classes: int) -> Cost:
 
 def linear_probe(run: Run[LinearRecipe], classes: int) -> Cost:
     """Return what it takes to encode an image; the layer is kept, and LARS's one moment of it in checkpoints."""
-    layer = (geometry_of(run.recipe.encoder.architecture).width + 1) * classes
+    layer = (feature_width(run.recipe.encoder.architecture, run.recipe.side, run.recipe.pool) + 1) * classes
     return encoding(run, classes)._replace(checkpoint=2 * layer, exported=layer)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from timm.layers.weight_init import trunc_normal_
-from timm.models import VisionTransformer
 from timm.optim._param_groups import param_groups_layer_decay
 from torch import nn
 from torch.nn import functional
@@ -18,11 +17,13 @@ from downstream.stage import check_classification, check_weights, sample
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import evaluate
-from lutbench.models.encoders import create_encoder, export_encoder
+from lutbench.models.encoders import create_encoder, export_encoder, is_plain
+from lutbench.models.meta import shapes_only
 from lutbench.models.pretrained import encoder_of, fit
 from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Schedule, stream
+from lutbench.train.batchnorm import batch_norms, synchronise
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
@@ -41,13 +42,22 @@ def check(run: Run[FinetuneRecipe]) -> None:
     """Find what would stop a run before any compute is spent.
 
     Raises:
-        UserError: see :func:`check_classification` and :func:`schedule_of`.
+        UserError: see :func:`check_classification` and :func:`schedule_of`; also if a model with BatchNorm would see other batches
+            than the recipe's.
     """
     check_classification(run)
-    with torch.device("meta"):
+    with shapes_only():
         encoder = create_encoder(run.recipe.encoder.architecture, run.recipe.side)
-        build_classifier(encoder, run.recipe, len(run.dataset("train").classes), run.seed)
-    schedule_of(run.recipe, len(run.dataset("train")), run.seed)
+        classifier = build_classifier(encoder, run.recipe, len(run.dataset("train").classes), run.seed)
+        if accelerator().num_processes > 1:
+            synchronise(classifier)
+    schedule = schedule_of(run.recipe, len(run.dataset("train")), run.seed)
+    if batch_norms(classifier) and schedule.micro_batches > 1:
+        raise UserError(
+            f"micro_batch = {schedule.micro_batch}: {run.recipe.encoder.architecture.model} has BatchNorm, whose statistics would be those "
+            f"of {schedule.micro_batch} images in place of batch = {run.recipe.batch}, and other results come of it. Leave micro_batch "
+            "out, or lower batch."
+        )
 
 
 def perform(run: Run[FinetuneRecipe]) -> None:
@@ -69,6 +79,8 @@ def perform(run: Run[FinetuneRecipe]) -> None:
     classifier = build_classifier(encoder_of(run, recipe.image_size), recipe, len(images.classes), run.seed).to(
         processes.device
     )
+    if processes.num_processes > 1:
+        synchronise(classifier)
     paths = DropPaths.replacing(classifier, run.seed)
     mixing = Mixing(recipe, len(images.classes), run.seed)
     optimizer = torch.optim.AdamW(
@@ -124,9 +136,10 @@ def perform(run: Run[FinetuneRecipe]) -> None:
             classifier,
             recipe.encoder.architecture,
             run.folder,
+            image_size=recipe.side,
             name="classifier",
             class_names=images.classes,
-            prepared=prepared._replace(crop_pct=recipe.eval_crop),
+            prepared=prepared._replace(crop_pct=prepared.crop_pct or recipe.eval_crop),
         )
         run.save_results(
             outcomes,
@@ -138,15 +151,18 @@ def perform(run: Run[FinetuneRecipe]) -> None:
         )
 
 
-def build_classifier(encoder: VisionTransformer, recipe: FinetuneRecipe, classes: int, seed: int) -> VisionTransformer:
-    """Mean over patch tokens, a new LayerNorm, a linear head with N(0, head_std) truncated at 2 (MAE, section A.1).
+def build_classifier(encoder: nn.Module, recipe: FinetuneRecipe, classes: int, seed: int) -> nn.Module:
+    """Return the encoder with a head for so many classes, linear, with weights N(0, head_std) truncated at 2 (MAE, section A.1).
 
-    The LayerNorm behind the mean replaces the encoder's last one, which is dropped (as MAE does). Position
-    embeddings are trained.
+    Of a plain ViT the head takes the mean over patch tokens behind a new LayerNorm, which replaces the encoder's last one, as MAE
+    does. Position embeddings are trained. Of any other model it takes what timm's own classifier does, with its pooling and norms.
 
     Raises:
-        UserError: if timm makes the model without a last norm, which this head puts behind the mean.
+        UserError: if timm makes a plain ViT without a last norm, which this head puts behind the mean, or another model's
+            classifier is not one linear layer.
     """
+    if not is_plain(recipe.encoder.architecture):
+        return _with_timms_head(encoder, recipe, classes, seed)
     with seeded(RngStream.WEIGHTS, seed, HEAD):
         classifier = create_encoder(
             recipe.encoder.architecture, recipe.image_size, recipe.drop_path, classes=classes, pooled_norm=True
@@ -163,16 +179,38 @@ def build_classifier(encoder: VisionTransformer, recipe: FinetuneRecipe, classes
     return classifier
 
 
-def layer_decay_groups(classifier: VisionTransformer, recipe: FinetuneRecipe) -> list[dict[str, Any]]:
+def _with_timms_head(encoder: nn.Module, recipe: FinetuneRecipe, classes: int, seed: int) -> nn.Module:
+    architecture = recipe.encoder.architecture
+    with seeded(RngStream.WEIGHTS, seed, HEAD):
+        classifier: Any = create_encoder(architecture, recipe.image_size, recipe.drop_path)
+        classifier.reset_classifier(classes)
+        head = classifier.get_classifier()
+        if not isinstance(head, nn.Linear):
+            raise UserError(
+                f"model = {architecture.model!r}: its classifier in timm is of kind {type(head).__name__}, and fine-tuning expects one "
+                "linear layer. Choose another for fine-tuning, or probe it (linear, knn)."
+            )
+        trunc_normal_(head.weight, std=recipe.head_std)
+        nn.init.zeros_(head.bias)
+    expected = classifier.state_dict().keys()
+    weights = {
+        n: t for n, t in encoder.state_dict().items() if n in expected or not n.startswith("norm.")
+    }  # BEiT's last
+    fit(classifier, weights, "The encoder", fresh=expected - weights.keys())
+    built: nn.Module = classifier
+    return built
+
+
+def layer_decay_groups(classifier: Any, recipe: FinetuneRecipe) -> list[dict[str, Any]]:
     """Return the optimiser's groups, whose ``lr_scale`` is layer_decay^(D + 1 - depth) for a ViT of D blocks.
 
-    Embeddings have depth 0, block i depth i + 1, norm and head depth D + 1. No weight decay on 1-D parameters, class
-    token and position embedding (as MAE does).
+    Embeddings have depth 0, block i depth i + 1, norm and head depth D + 1; of other models timm says which layers follow each
+    other. No weight decay on 1-D parameters, class token and position embedding (as MAE does), and what timm excepts.
     """
     groups: list[dict[str, Any]] = param_groups_layer_decay(
         classifier,
         recipe.weight_decay,
-        no_weight_decay_list=classifier.no_weight_decay(),
+        no_weight_decay_list=classifier.no_weight_decay() if hasattr(classifier, "no_weight_decay") else (),
         layer_decay=recipe.layer_decay,
     )
     return groups

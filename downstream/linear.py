@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.models import VisionTransformer
 from timm.optim.lars import Lars
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,7 +16,7 @@ from downstream.stage import check_classification, check_weights, sample
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import normalised
 from lutbench.evaluate.inference import Computed, encode_images, labels_of, outcomes_of, rank_of_label
-from lutbench.models.encoders import encode
+from lutbench.models.encoders import encode, feature_width
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.models.pretrained import encoder_of
 from lutbench.models.weights import save_weights
@@ -64,7 +63,8 @@ def perform(run: Run[LinearRecipe]) -> None:
     schedule = schedule_of(recipe, len(images) if once is None else len(once.index), run.seed)
 
     # Layer, optimiser; from the newest checkpoint, or from the beginning
-    head = linear_head(encoder.embed_dim, len(images.classes), run.seed).to(processes.device)
+    width = feature_width(recipe.encoder.architecture, recipe.side, recipe.pool)
+    head = linear_head(width, len(images.classes), run.seed).to(processes.device)
     optimizer = Lars(lars_groups(head, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum)
     modules = {"head": head}
     start, kept = run.restore(modules, optimizer, schedule.steps)
@@ -164,7 +164,7 @@ def encoded_batches(
     crops: Iterator[dict[str, Tensor]],
     schedule: Schedule,
     start: int,
-    encoder: VisionTransformer,
+    encoder: nn.Module,
     recipe: LinearRecipe,
     prepared: Preprocessing,
 ) -> Iterator[dict[str, Tensor]]:

@@ -62,11 +62,11 @@ class DropPath(nn.Module):
         """(B,) 0 where the branch is dropped, 1 / (1 - rate) where it is kept."""
 
     def forward(self, branch: Tensor) -> Tensor:
-        """Scale ``branch`` (B, N, D) per image in training."""
+        """Scale ``branch`` (B, N, D), or maps (B, C, H, W), per image in training."""
         if not self.training:
             return branch
         assert self.scale is not None, "draw the paths before the pass"
-        return branch * self.scale.to(branch.dtype).view(-1, 1, 1)
+        return branch * self.scale.to(branch.dtype).view(-1, *[1] * (branch.ndim - 1))
 
 
 class DropPaths:

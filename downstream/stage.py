@@ -1,16 +1,15 @@
 """What every classification task begins with."""
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from lutbench.data.images import class_notes
 from lutbench.data.preflight import preflight
 from lutbench.evaluate.transform import Transform
-from lutbench.models.encoders import create_encoder
+from lutbench.models.encoders import Pool, feature_width, timm_arguments
 from lutbench.models.pretrained import check_encoder_weights
-from lutbench.recipes.downstream import ClassificationRecipe
-from lutbench.run import Run
+from lutbench.recipes.downstream import ClassificationRecipe, KnnRecipe, LinearRecipe
+from lutbench.run import Run, row_named
 
 
 def check_classification(run: Run[ClassificationRecipe]) -> None:
@@ -18,11 +17,9 @@ def check_classification(run: Run[ClassificationRecipe]) -> None:
 
     Raises:
         UserError: if its data is absent, has no labels or one class, or val has classes that train has not; if its images cannot
-            be decoded or show nothing; or if its encoder cannot be built for the size of its input, or has no weights
-            that fit.
+            be decoded or show nothing; or if its encoder cannot be built for the size of its input, has no such features, or has
+            no weights that fit.
     """
-    with torch.device("meta"):
-        create_encoder(run.recipe.encoder.architecture, run.recipe.side)
     check_weights(run)
     train, val = run.dataset("train"), run.dataset("val")
     for note in class_notes(train, val):
@@ -31,8 +28,13 @@ def check_classification(run: Run[ClassificationRecipe]) -> None:
 
 
 def check_weights(run: Run[ClassificationRecipe]) -> None:
-    """Check the weights that a run starts from, see :func:`check_encoder_weights`."""
-    check_encoder_weights(run, run.recipe.image_size)
+    """Check that the encoder has the features that the task takes, and its weights, see :func:`check_encoder_weights`."""
+    recipe = run.recipe
+    pool: Pool = recipe.pool if isinstance(recipe, KnnRecipe | LinearRecipe) else "mean"
+    timm_arguments(recipe.encoder.architecture, recipe.side)  # what is wrong with it, is so in every row
+    with row_named(run):
+        feature_width(recipe.encoder.architecture, recipe.side, pool)
+    check_encoder_weights(run, recipe.image_size)
 
 
 def sample(transform: Transform, image: Image.Image) -> dict[str, Tensor]:

@@ -1,3 +1,25 @@
-"""What the stages share: recipes, runs, records, training helpers, encoders, data and the command line."""
+"""What the stages share: recipes, runs, records, training helpers, encoders, data and the command line.
+
+In Python: :func:`records` and :func:`outcomes` are tables of what was measured, :func:`encoder` a model that a run left.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lutbench.api import encoder, outcomes, records
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "encoder", "outcomes", "records"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import :mod:`lutbench.api` when one of its functions is first asked for: pandas takes long, and most commands do without."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lutbench import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from lutbench.cli_data import data_app
+from lutbench.cli_options import DataRoot, Overrides, ResultsRoot, RunsRoot, SuiteName
 from lutbench.errors import UserError
 from lutbench.interruption import Interrupted, hearing, interrupt
 from lutbench.kinds import STAGES, TOOLS
@@ -23,34 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(
-    help="The image sets that the suite knows: what is there, whether it is whole, how to get it.", no_args_is_help=True
-)
 app.add_typer(data_app, name="data")
-
-SuiteName = Annotated[
-    str, typer.Argument(metavar="SUITE", help="tiny, camvid, small or paper; or the path of a suite file (.toml).")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="PATH=VALUE",
-        help="Change a setting of the suite file, such as pretrain.lut.epochs=20. May be repeated.",
-    ),
-]
-DataRoot = Annotated[
-    Path, typer.Option("--data-root", metavar="DIR", envvar="LUTBENCH_DATA", help="Folder that holds the image sets.")
-]
-RunsRoot = Annotated[
-    Path,
-    typer.Option(
-        "--runs", metavar="DIR", envvar="LUTBENCH_RUNS", help="Folder for checkpoints, weights, logs and pictures."
-    ),
-]
-ResultsRoot = Annotated[
-    Path, typer.Option("--results", metavar="DIR", envvar="LUTBENCH_RESULTS", help="Folder for records and tables.")
-]
 
 
 @app.callback(
@@ -132,9 +107,16 @@ def plan(
     ] = None,
     flops: Annotated[
         float | None,
-        typer.Option(help="FLOP/s that one GPU keeps up, for runs without a rate: 4e14 of an H100 is much."),
+        typer.Option(min=1, help="FLOP/s that one GPU keeps up, for runs without a rate: 4e14 of an H100 is much."),
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Estimate the hours on a GPU, such as h100, a100 or rtx4090, from its data sheet."
+        ),
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs that each run is spread over.")] = 1,
+    summary: Annotated[bool, typer.Option("--summary", help="Show what fits a screen: a row per stage.")] = False,
     overrides: Overrides = None,
     data_root: DataRoot = Path("data"),
     runs: RunsRoot = Path("runs"),
@@ -142,10 +124,16 @@ def plan(
 ) -> None:
     """Show what a suite will cost, before anything runs: images, hours, disk, and what is missing."""
     loaded = _load(suite, overrides)
+    from lutbench.plan.gpus import find_gpu
+
+    asked = find_gpu(gpu) if gpu else None
+    from lutbench.plan.costs import Rates, read_rates
     from lutbench.plan.show import show_plan
+    from lutbench.plan.summary import show_summary
     from lutbench.workspace import Workspace
 
-    show_plan(loaded, Workspace(data_root, runs, results, download=False), rate or [], flops, gpus)
+    given = Rates(read_rates(loaded, rate or []), flops, gpus, asked)
+    (show_summary if summary else show_plan)(loaded, Workspace(data_root, runs, results, download=False), given)
 
 
 @app.command()
@@ -190,6 +178,66 @@ def tables(
 
 
 @app.command()
+def show(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="SUITE/RUN, such as tiny/downstream/photographs-knn/lut/seed0, or a part of it that no other run has, such as "
+            "photographs-knn/lut; or the path of a record.",
+        ),
+    ],
+    runs: RunsRoot = Path("runs"),
+    results: ResultsRoot = Path("results"),
+) -> None:
+    """Show everything behind a run's numbers: what it came from, its recipe, code and machine, and what it is most wrong about.
+
+    Fails if its record is not whole, or its outcomes do not give its numbers.
+    """
+    from lutbench.record_search import find_record
+    from lutbench.show import show_record
+
+    if not show_record(find_record(run, results), runs, results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def add(
+    weights: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE_OR_NAME", help="A file or folder of weights, or timm's name of a model that has some."
+        ),
+    ],
+    to: Annotated[str, typer.Option(metavar="SUITE", help="The suite whose tables the row is for, by name or file.")],
+    label: Annotated[str, typer.Option(help="How tables name the row; the file's name if not given.")] = "",
+    part: Annotated[
+        str, typer.Option(metavar="NAME", help="Which of several encoders in the file, such as teacher.backbone.")
+    ] = "",
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="timm's name of the architecture, if the weights do not tell it.")
+    ] = "",
+    image_size: Annotated[
+        int | None, typer.Option(min=1, metavar="PIXELS", help="Side of the images that it sees; its own if not given.")
+    ] = None,
+    like: Annotated[
+        str, typer.Option(metavar="METHOD", help="The row of the suite beside which it stands, if that is not clear.")
+    ] = "",
+    heads: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many heads a plain ViT has, which its weights do not show."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="The suite file to write; named by the label if not given.")
+    ] = None,
+) -> None:
+    """Make somebody's encoder a row of a suite's tables: try the weights, say what was read, and write a suite file of a few lines."""
+    from lutbench.adding import Choices, add_row
+
+    add_row(weights, to, Choices(label, model, part, image_size, like, heads), file)
+
+
+@app.command()
 def parity(
     file: Annotated[
         Path,
@@ -214,99 +262,39 @@ def export(
         str,
         typer.Argument(
             metavar="RUN",
-            help="A finished segmentation run, such as tiny/downstream/mosaics/lut/seed0, or its folder.",
+            help="A finished run: tiny/pretrain/lut/seed0, parts of that which no other has, or its folder.",
         ),
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if it is not there.")],
-    to: Annotated[Literal["mmseg"], typer.Option(help="What shall load it: MMSegmentation's init_model.")] = "mmseg",
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder to write to.")],
+    to: Annotated[
+        Literal["timm", "huggingface", "mmseg"] | None,
+        typer.Option(
+            help="What shall load it: timm (encoders and classifiers), the Hugging Face Hub and transformers, with a model card made "
+            "from the records, or MMSegmentation (segmenters; backbones for your own configs). If not given, mmseg for a segmenter, "
+            "else timm.",
+        ),
+    ] = None,
+    licence: Annotated[
+        str,
+        typer.Option(
+            metavar="ID",
+            help="Licence of the weights in the model card, such as cc-by-4.0; none is stated if not given.",
+        ),
+    ] = "",
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE", help="Suite file that the model card's records are of, if it is elsewhere. May be repeated."
+        ),
+    ] = None,
     runs: RunsRoot = Path("runs"),
+    results: ResultsRoot = Path("results"),
 ) -> None:
-    """Take a finished run's model away: for MMSegmentation a config and a checkpoint that it loads by itself."""
-    from lutbench.run_files import finished_folder
+    """Take a finished run's model away, for libraries that know nothing of this suite; prints the lines that load it."""
+    from lutbench.exporting import export_run
 
-    config, checkpoint = import_module(TOOLS["export"]).export_mmseg(finished_folder(run, runs), folder)
-    print(f"mmseg.apis.init_model({str(config)!r}, {str(checkpoint)!r})")
-
-
-@data_app.command("list")
-def data_list(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Everything about this set.")] = None,
-    data_root: DataRoot = Path("data"),
-) -> None:
-    """List every known set: classes, images, metric, whether it is present; or of one set also how to get it."""
-    from lutbench.data.catalogue import find, status_of
-    from lutbench.data.describe import render_dataset, render_list
-    from lutbench.progress import console
-
-    console.print(render_dataset(status_of(find(name), data_root)) if name else render_list(data_root))
-
-
-@data_app.command("check")
-def data_check(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Every set that is there if not given.")] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Decode every image and compare all of train and val, not a sample.")
-    ] = False,
-    data_root: DataRoot = Path("data"),
-) -> None:
-    """Count a set's images and classes, decode some, name what is missing, broken or in both splits; fails if the set is not whole.
-
-    What was found is kept in DIR/.lutbench/NAME.json, and compared with the next time.
-    """
-    from lutbench.data.catalogue import present
-    from lutbench.data.verify import render_report, verify
-    from lutbench.progress import console
-
-    status = 0
-    for each in [name] if name else present(data_root):
-        report = verify(each, data_root, full)
-        console.print(render_report(report))
-        status = max(status, report.exit_status)
-    if status:
-        raise typer.Exit(status)
-
-
-@data_app.command("prepare")
-def data_prepare(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Every set that the suite builds if not given.")
-    ] = None,
-    side: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Short side of the cache in pixels; 224 if not given, and no cache for sets that the suite builds.",
-        ),
-    ] = None,
-    download: Annotated[
-        bool,
-        typer.Option("--download", help="Download a set that is not there, where torchvision can; needs a network."),
-    ] = False,
-    skip_undecodable: Annotated[
-        bool,
-        typer.Option(
-            "--skip-undecodable",
-            help='Leave images out of the cache that cannot be decoded, for runs whose data has undecodable = "skip".',
-        ),
-    ] = False,
-    data_root: DataRoot = Path("data"),
-) -> None:
-    """Build a set that the suite builds; of others, make the cache that pre-training reads with cache = true.
-
-    Its training images, resized once, as bytes: large, and read many times as fast as files. Goes on where it stopped;
-    of a cache that is there the checksums are compared. Of a set that is not there, says how to get it.
-    """
-    from lutbench.data.catalogue import CATALOGUE
-    from lutbench.data.prepare import prepare_set
-    from lutbench.progress import console
-
-    ready = True
-    for each in [name] if name else [known.name for known in CATALOGUE.values() if known.built]:
-        prepared = prepare_set(each, data_root, side, download=download, skip_undecodable=skip_undecodable)
-        console.print(prepared.text)
-        ready = ready and prepared.ready
-    if not ready:
-        raise typer.Exit(1)
+    for line in export_run(run, folder, to, runs=runs, results=results, licence=licence, suites=suite or []):
+        print(line)
 
 
 def _load(suite: str, overrides: list[str] | None) -> "LoadedSuite":

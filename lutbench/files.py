@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from lutbench.errors import Halt, UserError
+from lutbench.errors import Halt, UserError, listed
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -74,6 +74,25 @@ def whole_folder(path: Path) -> Iterator[Path]:
             _sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill the folder given inside the block, as :func:`whole_folder` does, where nothing is yet that could be lost.
+
+    Raises:
+        UserError: before the block, if ``path`` is a file, or a folder with anything in it.
+        Halt: on a full disk and the like.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: expected the name of a new or empty folder, found a file. Give another folder.")
+    if path.is_dir() and (found := sorted(file.name for file in path.iterdir())):
+        raise UserError(
+            f"{path}: expected a new or empty folder, found one with {listed(found, 3)} in it, and nothing is overwritten. "
+            "Give another folder, or remove this one."
+        )
+    with whole_folder(path.resolve()) as partial:
+        yield partial
 
 
 def remove_partials(folder: Path, names: str = "*", *, spare_living: bool = False) -> None:

@@ -111,8 +111,10 @@ DATASETS: Mapping[str, str] = {
 TOOLS: Mapping[str, str] = {
     "parity": "pretrain.parity",
     "export": "downstream.segmentation.export",
+    "backbone": "downstream.segmentation.backbone_export",
+    "vitmae": "pretrain.vitmae",
 }
-"""The stage's module behind a command of the command line, by the command's name."""
+"""The stage's module behind what a command of the command line does, by a name of that: the last three are parts of ``export``."""
 
 
 def kinds_of(stage: str) -> dict[str, Kind]:

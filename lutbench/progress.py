@@ -27,6 +27,9 @@ LINE_EVERY = 10.0
 PATIENCE = 2.0
 """Seconds before the bar of something that may be quick is shown."""
 
+NUMBERS = 100
+"""Columns that a bar takes with all that stands behind its title; where there are fewer, the title has a line of its own."""
+
 T = TypeVar("T")
 
 
@@ -39,9 +42,10 @@ class Bar:
         self.first = done
         self.started = self.printed = time.monotonic()
         self.shown = shown and not console.is_terminal
+        self.heading = title if len(title) + NUMBERS > console.width else ""
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=8 if self.heading else 24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}", markup=False),
             TimeElapsedColumn(),
@@ -50,9 +54,11 @@ class Bar:
             console=console,
             disable=not (shown and console.is_terminal),
         )
-        self.task = self.bar.add_task(title, total=total, completed=done, text="")
+        self.task = self.bar.add_task("" if self.heading else title, total=total, completed=done, text="")
 
     def __enter__(self) -> Self:
+        if self.heading and not self.bar.disable:
+            console.print(self.heading, markup=False, emoji=False, highlight=False)
         self.bar.start()
         return self
 

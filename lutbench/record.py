@@ -6,8 +6,7 @@ from these files alone.
 """
 
 import hashlib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -96,6 +95,8 @@ class Record(_Closed):
     seed: int = Field(ge=0, lt=SEED_BOUND)
     run: str
     """The run's name, unique in the suite."""
+    made_as: Annotated[str, AfterValidator(_names)] | None = None
+    """``SUITE/RUN``, where another suite or under another name made it: the run of this identity was found, and not repeated."""
     identity: str = Field(pattern="^[0-9a-f]{64}$")
     """sha256 of the identity inputs."""
     identity_inputs: Annotated[dict[str, Any], AfterValidator(_checked_inputs)] = Field(alias="document")
@@ -121,7 +122,6 @@ class Record(_Closed):
     """Further values, such as how many images were skipped."""
 
     _folder: Path | None = PrivateAttr(None)
-    """Where the record was read, and its files are."""
 
     @property
     def kind(self) -> Kind:
@@ -202,24 +202,19 @@ class Record(_Closed):
             raise UserError(f"{self.run}: its record has no {kind} {name!r}.")
         return self.content(found)
 
-    def _path(self, kept: KeptFile) -> Path:
+    @property
+    def folder(self) -> Path:
+        """Where it was read, and its files are."""
         assert self._folder is not None, "a record that was not read has no files yet"
-        return self._folder / kept.file
+        return self._folder
+
+    def _path(self, kept: KeptFile) -> Path:
+        return self.folder / kept.file
 
 
 def identity_of(identity_inputs: Mapping[str, Any]) -> str:
     """Return the sha256, hexadecimal, of what determines a run's result, whatever the order of its keys."""
     return content_sha256(identity_inputs)
-
-
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return the fields in which two identity inputs or recipes differ: ``epochs changed from 10 to 20``."""
-    before, after = dict(_flat(old)), dict(_flat(new))
-    return [
-        f"{key} changed from {_shown(before.get(key, 'not set'))} to {_shown(after.get(key, 'not set'))}"
-        for key in {**before, **after}
-        if before.get(key, _flat) != after.get(key, _flat)
-    ]
 
 
 def record_path(results_dir: Path, suite: str, run: str) -> Path:
@@ -239,13 +234,17 @@ def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
     """
     records = {}
     for path in sorted((results_dir / "records" / suite).rglob("*.json")):
-        record = _read_whole(path, results_dir, suite)
+        record = read_whole(path, results_dir, suite)
         records[record.run] = record
     return records
 
 
-def _read_whole(path: Path, results_dir: Path, suite: str) -> Record:
-    """Read a record with its files. A run may replace all of them meanwhile: then the new ones are read, never some of each."""
+def read_whole(path: Path, results_dir: Path, suite: str) -> Record:
+    """Read a record, checked against itself and all its files. A run may replace them meanwhile: then the new ones are read.
+
+    Raises:
+        UserError: naming the file that is damaged, edited, misplaced or missing.
+    """
     while True:
         before = _version(path)
         try:
@@ -310,13 +309,13 @@ def _check_measurements(record: Record, outcomes: PerImage, path: Path) -> None:
     except (ArithmeticError, LookupError, ValueError) as error:  # outcomes that no run leaves
         raise UserError(f"{path}: its outcomes cannot be measured: {error}. {_remedy(record.run)}") from error
     for written, counted in zip_longest(record.measurements, counts):
-        if written is None or counted is None or not _same(written, counted):
+        if written is None or counted is None or not same_number(written, counted):
             raise UserError(
                 f"{path}: it says {_label(written)} where its outcomes give {_label(counted)}. {_remedy(record.run)}"
             )
 
 
-def _same(written: Measurement, counted: Measurement) -> bool:
+def same_number(written: Measurement, counted: Measurement) -> bool:
     """Return whether they are equal, but for the last digits of floating point, which another SciPy may change."""
     found, expected = (np.array([m.value, m.low, m.high], float) for m in (written, counted))  # None becomes NaN
     rest = written.model_copy(update={name: getattr(counted, name) for name in ("value", "low", "high")})
@@ -331,16 +330,3 @@ def _label(m: Measurement | None) -> str:
 
 def _remedy(run: str) -> str:
     return f"Restore it from a copy (git), or remove it with its record and run {run} again."
-
-
-def _shown(value: Any) -> str:
-    """Return a value as messages have it: of a sha256 the first 12 digits."""
-    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(value))
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", inner

@@ -88,6 +88,13 @@ def write_record(
     return _write(record.model_copy(update=kept), contents, results_dir)
 
 
+def renamed_record(record: Record, planned: PlannedRun) -> Record:
+    """Return the record of a run of the same identity under the name of ``planned``, with what it was made as."""
+    names = {"suite": planned.suite, "stage": planned.stage, "task": planned.task, "method": planned.method}
+    made_as = record.made_as or f"{record.suite}/{record.run}"
+    return record.model_copy(update={**names, "run": planned.name, "made_as": made_as})
+
+
 def copy_record(record: Record, results_dir: Path) -> Path:
     """Write a record that was read, with all its files, to other results.
 
@@ -102,7 +109,8 @@ def _write(record: Record, contents: Mapping[str, bytes], results_dir: Path) -> 
     for file, content in contents.items():
         with whole_file(path.with_name(file)) as partial:
             partial.write_bytes(content)
-    write_sealed(path, record.model_dump(mode="json", by_alias=True))
+    not_said = {"made_as"} if record.made_as is None else set()  # as records were before there was any
+    write_sealed(path, record.model_dump(mode="json", by_alias=True, exclude=not_said))
     for old in path.parent.glob(f"{path.stem}-*.*"):
         if old.name not in contents and old.suffix in (".npz", ".npy", ".png"):
             old.unlink()

@@ -5,8 +5,8 @@ affect results, the seed, the data and the weights that go in. A run's folder is
 overwrites, resumes or passes for another.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,14 +24,16 @@ from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import DamagedError, below, remove_partials
 from lutbench.finite import refused_numbers_explained
 from lutbench.kinds import dataset_module
-from lutbench.models.preprocessing import IMAGENETS, Preprocessing, preprocessing_of
+from lutbench.models.preprocessing import Preprocessing, preprocessing_for
 from lutbench.progress import console
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, identity_of, read_record, record_path
-from lutbench.record_writing import copy_record, make_record, write_record
-from lutbench.run_files import read_started, write_finished, write_started
-from lutbench.run_status import RunStatus, status_of
+from lutbench.record_writing import copy_record, make_record, renamed_record, write_record
+from lutbench.run_files import read_started, write_finished, write_started, write_taken
+from lutbench.run_hashes import known_sha256
+from lutbench.run_lookup import find_run
+from lutbench.run_status import RunState, RunStatus, status_of
 from lutbench.run_weights import weights_inputs, weights_of
 from lutbench.sources import MIXED, sources_of
 from lutbench.train.processes import accelerator
@@ -107,7 +109,11 @@ class Run(Generic[R]):
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """How the images were prepared that the weights were trained on that it starts from; ImageNet's if there are none."""
-        return preprocessing_of(self.recipe.source, self.weights) if self.recipe.source else IMAGENETS
+        return preprocessing_for(self.recipe, self.weights if self.recipe.source else None, self.hash_of)
+
+    def hash_of(self, weights: Path) -> str:
+        """Return the sha256 of a file of weights; of one that did not change not read again, see :mod:`lutbench.run_hashes`."""
+        return known_sha256(weights, self.workspace.runs / "checked")
 
     @property
     def home(self) -> Path:
@@ -116,8 +122,14 @@ class Run(Generic[R]):
 
     @property
     def folder(self) -> Path:
-        """The folder of the run with this identity."""
+        """The folder of the run with this identity, in which it is performed."""
         return self.home / self.identity[:12]
+
+    @property
+    def finished_in(self) -> Path:
+        """The folder in which what it made is to be read: another's if it was found there, see :mod:`lutbench.run_lookup`."""
+        status = self.status()
+        return status.folder if status.state is RunState.FINISHED else self.folder
 
     @property
     def checkpoints(self) -> Path:
@@ -176,9 +188,12 @@ class Run(Generic[R]):
         """Return its record in a line, ``top-1 81.2 % [79.4, 82.9]``: the metrics that its kind names for this, or the first; all
         numbers if they have no interval.
 
-        Empty if the results have no record of this identity; raises UserError if they have a damaged one.
+        Empty if neither the results nor another run's folder have a record of this identity; raises UserError if the results have a
+        damaged one.
         """
-        if (record := self.record(self.workspace.results)) is None:
+        if (record := self.record(self.workspace.results)) is None and (found := find_run(self)[0]):
+            record = found.record
+        if record is None:
             return ""
         if record.measurements[0].low is not None:
             named = getattr(self.planned.kind.outcomes, "RESULT", ())
@@ -282,17 +297,23 @@ class Run(Generic[R]):
     def restore_record(self) -> None:
         """Put the record of this finished run into the results, unless it is there, whole, with all its files.
 
-        It or a file was removed or damaged, another recipe's stands in its place, or the results are kept elsewhere now.
+        It or a file was removed or damaged, another recipe's stands in its place, or the results are kept elsewhere now. If it was
+        found in another run's folder, it is that one's record under its own name, and its own folder says where it is.
 
         Raises:
-            UserError: if the record in the run's folder is damaged too.
+            UserError: if the record in the run's folder is damaged too; on a full disk.
         """
+        found = find_run(self)[0] if self.status().made_as else None
+        if found is not None:
+            write_taken(self.folder, self.identity, found.folder)
         with suppress(UserError):
             if there := self.record(self.workspace.results):
                 for file in there.files:
                     there.content(file)
                 return
-        if kept := self.record(self.folder):
+        if found is not None:
+            copy_record(renamed_record(found.record, self.planned), self.workspace.results)
+        elif kept := self.record(self.folder):
             copy_record(kept, self.workspace.results)
 
 
@@ -300,3 +321,12 @@ def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> R
     """Return a run of a suite with the run that it needs. Nothing is opened: its identity is found out when asked for."""
     needed = open_run(suite, suite.run(planned.needs), workspace) if planned.needs else None
     return Run(planned, workspace, needed, suite.given)
+
+
+@contextmanager
+def row_named(run: Run[Any]) -> Iterator[None]:
+    """Name table and row in what is found wrong of a run's encoder."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{run.planned.stage}.{run.planned.task}, row {run.planned.method}: {error}") from error

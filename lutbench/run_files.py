@@ -1,5 +1,10 @@
-"""What a run's folder says of the run: ``run.json`` from its start on, ``finished.json`` from its end on. Both are sealed."""
+"""What a run's folder says of the run: ``run.json`` from its start on, ``finished.json`` from its end on. Both are sealed.
 
+So is ``taken.json``, which a folder has instead of a run that was found finished in another folder.
+"""
+
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -8,9 +13,14 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import DamagedError, read_sealed, write_sealed
+from lutbench.kinds import STAGES
 from lutbench.models.weights import sha256_of
+from lutbench.recipes.suite import name_matches
 
-STARTED, FINISHED = "run.json", "finished.json"
+STARTED, FINISHED, TAKEN = "run.json", "finished.json", "taken.json"
+
+DEPTH = 4
+"""Folders between that of a stage and that of a run at most: table, dataset, row and seed, in robustness."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -43,7 +53,15 @@ class Finished(_Closed):
     """sha256 of further files in its folder that are read again."""
 
 
-M = TypeVar("M", Started, Finished)
+class Taken(_Closed):
+    """A run that another folder holds."""
+
+    identity: Sha256
+    folder: str
+    """That of the run, relative to the one that says this."""
+
+
+M = TypeVar("M", Started, Finished, Taken)
 
 
 def write_started(
@@ -85,22 +103,74 @@ def read_finished(folder: Path, identity: str | None = None) -> Finished:
     return finished
 
 
+def write_taken(folder: Path, identity: str, found: Path) -> None:
+    """Write down in a run's ``folder`` that the run of this identity is the one that was found in another."""
+    relative = os.path.relpath(found.resolve(), folder.resolve())
+    write_sealed(folder / TAKEN, Taken(identity=identity, folder=Path(relative).as_posix()).model_dump())
+
+
+def list_runs(runs: Path) -> dict[str, list[Path]]:
+    """Return the folders of runs below ``runs``, whichever suite's, by the beginning of the identity that they are named by.
+
+    They are found by their names, ``SUITE/STAGE/.../seed0/IDENTITY``: nothing is opened, and no run's folder is listed.
+    """
+    found: dict[str, list[Path]] = {}
+    for suite in _folders(runs):
+        waiting = [(suite / stage, DEPTH) for stage in STAGES]
+        while waiting:
+            folder, depth = waiting.pop()
+            for inner in _folders(folder):
+                name = re.match("[0-9a-f]{12}", inner.name) if re.fullmatch(r"seed\d+", folder.name) else None
+                if name is None and depth:
+                    waiting.append((inner, depth - 1))
+                elif name is not None and name[0] == inner.name:  # else one that was set aside
+                    found.setdefault(inner.name, []).append(inner)
+    return {name: sorted(folders) for name, folders in found.items()}
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder; none if it is not there or may not be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:
+        return []
+
+
 def finished_folder(name: str, runs: Path) -> Path:
-    """Return the folder of a finished run, by itself or by ``SUITE/NAME`` below ``runs``; of several recipes the latest.
+    """Return the folder of a finished run, by itself or by its name below ``runs``; of several recipes the latest.
+
+    The name is ``SUITE/NAME``, or consecutive parts of that which no other run has; names of one identity are those of one run. The
+    folder may be another suite's, where that made the run of this name.
 
     Raises:
-        UserError: if there is none; names those that there are.
+        UserError: if there is none, or there are several; names those that there are.
     """
     for home in (Path(name), runs / name):
-        if (home / FINISHED).is_file():
-            return home
-        finished = sorted(home.glob(f"*/{FINISHED}"), key=lambda path: path.stat().st_mtime)
-        if finished:
-            return finished[-1].parent
-    known = sorted({path.parents[1].relative_to(runs).as_posix() for path in runs.glob(f"**/{FINISHED}")})
+        if folder := _latest(home):
+            return folder
+    homes = sorted({folder.parent for folders in list_runs(runs).values() for folder in folders})
+    known = {home.relative_to(runs).as_posix(): folder for home in homes if (folder := _latest(home))}
+    found = {other: folder for other, folder in known.items() if name_matches(other, name.strip("/"))}
+    if len({folder.name for folder in found.values()}) == 1:  # the identity
+        return next(iter(found.values()))
+    if found:
+        raise UserError(
+            f"{name!r} could be {len(found)} runs: {listed(found, 12)}. Name more of the one that is meant."
+        )
     raise UserError(
         f"There is no finished run {name!r} in {runs.absolute()}.{nearest(name, known)} Finished there: {listed(known) or 'none'}."
     )
+
+
+def _latest(home: Path) -> Path | None:
+    """Return the folder of the latest finished run of a name, whose folder, or that of one of its runs, is ``home``; None without."""
+    ends = [path for at in (home, *_folders(home)) for path in (at / FINISHED, at / TAKEN) if path.is_file()]
+    for end in sorted(ends, key=lambda path: (path.parent == home, path.stat().st_mtime), reverse=True):
+        folder = end.parent if end.name == FINISHED else end.parent / _read(end, Taken).folder
+        if (folder / FINISHED).is_file():
+            return folder.resolve() if end.name == TAKEN else folder
+    return None
 
 
 _REMEDY = "Restore it from a copy; without it the run counts as not finished."
@@ -108,6 +178,6 @@ _REMEDY = "Restore it from a copy; without it the run counts as not finished."
 
 def _read(path: Path, kind: type[M]) -> M:
     try:
-        return read_sealed(path, kind, _REMEDY, older=lambda values: not values.sources)
+        return read_sealed(path, kind, _REMEDY, older=lambda values: not getattr(values, "sources", True))
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: it is missing. {_REMEDY}") from error

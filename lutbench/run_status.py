@@ -1,16 +1,17 @@
-"""How far a run has come, as its folder says."""
+"""How far a run has come, as its folder says, or another of the same identity."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lutbench.changes import changes
 from lutbench.checkpoint import newest_step
-from lutbench.errors import UserError
+from lutbench.errors import UserError, listed
 from lutbench.files import DamagedError
-from lutbench.record import changes
-from lutbench.run_files import FINISHED, read_finished, read_started
+from lutbench.run_files import FINISHED, Finished, read_finished, read_started
+from lutbench.run_lookup import find_run
 from lutbench.sources import differing
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class RunState(StrEnum):
     RESUMABLE = "resumable"
     STALE = "stale"
     MISSING = "missing"
+    UNKNOWN = "unknown"
+    """Only where the data or the weights that it needs are not here, without which nothing tells which run it is."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,24 @@ class RunStatus:
     """What was passed over because it is damaged, a paragraph each."""
     edited: str = ""
     """Of a finished run, the name of the run that other code than this finished: its own, or one that it starts from."""
+    sources: tuple[str, ...] = ()
+    """Which of its sources are others now, where other code finished it."""
+    made_as: str = ""
+    """Of a run that was found in another folder than its own, what it is called there, ``SUITE/RUN``."""
 
     def __str__(self) -> str:
-        return f"{self.state} {self.detail}".strip()
+        return f"{self.short} ({listed(self.sources)})" if self.sources else self.short
+
+    @property
+    def short(self) -> str:
+        """The same without the sources that changed."""
+        return " ".join(filter(None, (self.state, self.made_as and f"as {self.made_as}", self.detail)))
+
+    @property
+    def counted(self) -> str:
+        """Since when or why, with the number of the sources that changed: ``by other code (13 files)``."""
+        files = len(self.sources)
+        return f"{self.detail} ({files} file{'s' * (files > 1)})" if files else self.detail
 
 
 def status_of(run: "Run[Any]") -> RunStatus:
@@ -47,20 +65,17 @@ def status_of(run: "Run[Any]") -> RunStatus:
     damage: list[str] = []
     if (run.folder / FINISHED).is_file():
         try:
-            left, edited = read_finished(run.folder, run.identity), run.name
+            left = read_finished(run.folder, run.identity)
             _check_recorded(run, left.checkpoint)
-            others = differing(left.sources, run.planned)
-            detail = f"by other code ({others})" if others else ""
-            if not others and run.needs is not None and (before := status_of(run.needs)).edited:
-                detail, edited = f"after {run.needs.name}, {before.detail}", before.edited
-            return RunStatus(RunState.FINISHED, detail, run.folder, edited=edited if detail else "")
+            return _finished(run, left, run.folder)
         except DamagedError as error:
             damage.append(str(error))
-    if (step := newest_step(run.checkpoints)) is not None:
-        return RunStatus(RunState.RESUMABLE, f"at step {step}", run.folder, tuple(damage))
-    if parts := sum(1 for _ in run.parts.glob("*.npz")):
-        detail = f"after {parts} part{'s' if parts > 1 else ''}"
-        return RunStatus(RunState.RESUMABLE, detail, run.folder, tuple(damage))
+    found, damaged = find_run(run)
+    damage += damaged
+    if found is not None:
+        return replace(_finished(run, found.finished, found.folder), damage=tuple(damage), made_as=found.name)
+    if progress := progress_of(run):
+        return RunStatus(RunState.RESUMABLE, progress, run.folder, tuple(damage))
     finished = {path.parent for path in run.home.glob(f"*/{FINISHED}")} - {run.folder}
     for other in sorted(finished, key=lambda folder: (folder / FINISHED).stat().st_mtime, reverse=True):
         try:
@@ -70,6 +85,23 @@ def status_of(run: "Run[Any]") -> RunStatus:
         except DamagedError as error:
             damage.append(str(error))
     return RunStatus(RunState.MISSING, "", run.folder, tuple(damage))
+
+
+def progress_of(run: "Run[Any]") -> str:
+    """Return what there is in its own folder to go on from, ``at step 200`` or ``after 3 parts``; empty if nothing."""
+    if (step := newest_step(run.checkpoints)) is not None:
+        return f"at step {step}"
+    parts = sum(1 for _ in run.parts.glob("*.npz"))
+    return f"after {parts} part{'s' if parts > 1 else ''}" if parts else ""
+
+
+def _finished(run: "Run[Any]", left: Finished, folder: Path) -> RunStatus:
+    """Return the status of a run that has finished in ``folder``, and by which code."""
+    others, edited = differing(left.sources, run.planned), run.name
+    detail = "by other code" if others else ""
+    if not others and run.needs is not None and (before := status_of(run.needs)).edited:
+        detail, others, edited = f"after {run.needs.name}, {before.detail}", list(before.sources), before.edited
+    return RunStatus(RunState.FINISHED, detail, folder, edited=edited if detail else "", sources=tuple(others))
 
 
 def _check_recorded(run: "Run[Any]", checkpoint: str | None) -> None:
@@ -82,6 +114,31 @@ def _check_recorded(run: "Run[Any]", checkpoint: str | None) -> None:
         f"{run.folder / FINISHED}: it says that the run has finished, and there is no whole record of that, neither beside it nor in "
         f"{run.workspace.results}. Restore one from a copy; without it the run counts as not finished."
     )
+
+
+def unknown_because(run: "Run[Any]") -> str:
+    """Return in a few words why nothing tells which run a run is, and so how far it has come; empty if it has surely not begun.
+
+    That is so where no run lies below ``--runs``, or the run that it needs has not finished.
+    """
+    if not run.workspace.run_folders:
+        return ""
+    if run.needs is not None:
+        try:
+            if run.needs.status().state is not RunState.FINISHED:
+                return ""
+        except UserError:
+            return unknown_because(run.needs)
+    dataset = run.recipe.dataset
+    try:
+        for split in run.recipe.splits:
+            run.fingerprint(split)
+    except UserError:
+        return "data not here" if not (run.workspace.data / dataset.folder).exists() else "data not as expected"
+    with suppress(UserError):
+        if (weights := run.weights) is not None and weights.exists():
+            return "weights not as expected"
+    return "weights not here"
 
 
 def weights_problem(run: "Run[Any]") -> str:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from lutbench.errors import UserError
 from lutbench.models.export import export_of
-from lutbench.models.weights import sha256_of
 from lutbench.run_files import read_finished
 from lutbench.run_status import RunState
 
@@ -22,7 +21,7 @@ BESIDE = ("teacher", "decoder")
 
 
 def weights_of(run: "Run[Any]") -> Path | None:
-    """Return the file of weights that a run starts from, if there is one.
+    """Return the file or folder of weights that a run starts from, if there is one.
 
     Raises:
         UserError: if the user's file is absent, or the run that it needs has not finished.
@@ -31,14 +30,14 @@ def weights_of(run: "Run[Any]") -> Path | None:
     if source is None:
         return None
     if run.needs is not None:
-        return run.needs.folder / f"{source.export_name}.safetensors"
+        return run.needs.finished_in / f"{source.export_name}.safetensors"
     if source.kind != "checkpoint":
         return None
     weights = Path(source.path).expanduser()
-    if not weights.is_file():
+    if not weights.exists():
         table = "classifier" if part == "classifier" else "method"
         raise UserError(
-            f"{table}.{run.planned.method}.checkpoint: there is no file {weights.absolute()}. A relative path begins at the folder "
+            f"{table}.{run.planned.method}.checkpoint: there is no file or folder {weights.absolute()}. A relative path begins at the folder "
             "that the command is given in."
         )
     return weights
@@ -56,8 +55,8 @@ def weights_inputs(run: "Run[Any]") -> dict[str, Any]:
         return {part: {"run": run.needs.identity, "sha256": weights_made(run.needs, run.recipe.source.export_name)}}
     inputs: dict[str, Any] = {}
     if (weights := run.weights) is not None:
-        inputs[part] = {"sha256": sha256_of(weights)}
-        if part == "classifier" and (export := export_of(weights)):
+        inputs[part] = {"sha256": run.hash_of(weights)}
+        if part == "classifier" and (export := export_of(weights, run.hash_of)):
             inputs[part]["export"] = export.content
     elif part == "classifier":
         inputs[part] = {}  # timm's, by the name in the recipe
@@ -91,13 +90,14 @@ def weights_made(run: "Run[Any]", name: str) -> str:
         NotKeptError: if it finished before such runs kept them.
         UserError: if it made none, or what it left is damaged.
     """
-    finished = read_finished(run.folder, run.identity)
+    folder = run.finished_in
+    finished = read_finished(folder, run.identity)
     made = finished.files.get(f"{name}.safetensors") if name in BESIDE else finished.checkpoint
     if made is None:
         if name in BESIDE:
             raise NotKeptError(
-                f"{run.folder}: {run.name} finished before such runs kept their {name}, so there is none. Repeat it to have one: "
+                f"{folder}: {run.name} finished before such runs kept their {name}, so there is none. Repeat it to have one: "
                 f"lutbench run {run.given} --again {run.name}."
             )
-        raise UserError(f"{run.folder}: the run finished without weights. Remove the folder, and run it again.")
+        raise UserError(f"{folder}: the run finished without weights. Remove the folder, and run it again.")
     return made

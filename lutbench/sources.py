@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lutbench.errors import listed
 from lutbench.kinds import DATASETS
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ PACKAGES = ("lutbench", "pretrain", "downstream", "robustness", "analysis", "sui
 
 BOOKKEEPING = re.compile(
     r"lutbench(\.(errors|files|finite|interruption|kinds|progress|provenance|record\w*|run\w*|sources|stages|workspace"
-    r"|plan(\..*)?|data\.(catalogue|integrity|manifest|survey|verify)))?|\w+(\.\w+)*\.cost"
+    r"|plan(\..*)?|data\.(catalogue|integrity|manifest|survey|verify)|models\.licences))?|\w+(\.\w+)*\.cost"
 )
 """Modules that say where things are, what they cost and what happened, and compute nothing that a result depends on."""
 
@@ -43,13 +42,13 @@ def sources_of(planned: "PlannedRun") -> dict[str, str]:
     return dict(sorted({path: digest for root in roots for path, digest in _closure(root).items()}.items()))
 
 
-def differing(before: Mapping[str, str], planned: "PlannedRun") -> str:
-    """Return which sources of a run are not what they were, ``pretrain/context.py, pretrain/teacher.py``; empty if all are.
+def differing(before: Mapping[str, str], planned: "PlannedRun") -> list[str]:
+    """Return which sources of a run are not what they were, such as ``pretrain/context.py``; none if all are.
 
     ``before`` are its hashes at the time; runs of before there were any have none, of which nothing is said.
     """
     now = sources_of(planned)
-    return listed([path for path in sorted({*before, *now}) if before.get(path) != now.get(path)]) if before else ""
+    return [path for path in sorted({*before, *now}) if before.get(path) != now.get(path)] if before else []
 
 
 def digest_of(module: str) -> str:

@@ -3,22 +3,26 @@
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from lutbench.errors import Halt, NotRun, UserError, listed
 from lutbench.files import read_model, write_json
 from lutbench.interruption import interruption_explained
+from lutbench.models.preprocessing import IMAGENETS
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run, open_run
-from lutbench.run_status import RunState, weights_problem
+from lutbench.run_lookup import begun_elsewhere, check_found
+from lutbench.run_status import RunState, progress_of, unknown_because, weights_problem
 from lutbench.run_weights import require_needed
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
@@ -78,7 +82,15 @@ def run_suite(
         raise UserError(not_done(failed, len(runs)))
     if failed:
         console.print(not_done(failed, len(runs)))
+    for line in dict.fromkeys(assumed for run in to_do if (assumed := _assumed(run))):
+        console.print(line)
     workspace.make()
+    if accelerator().num_processes > 1:
+        # other commands may begin and finish runs meanwhile: one listing for all processes
+        listings = [dict(workspace.run_folders)]
+        broadcast_object_list(listings)
+        workspace.run_folders.clear()
+        workspace.run_folders.update(listings[0])
     for at_last in (False, True):
         held: list[Run[Any]] = []
         for run in to_do:
@@ -89,7 +101,7 @@ def run_suite(
                 try:
                     _run(run, failed, run.name in repeated)
                 except Held as reason:
-                    if at_last:
+                    if at_last or accelerator().num_processes > 1:
                         raise
                     console.print(f"{reason} It is looked at again when the others are done.")
                     held.append(run)
@@ -122,6 +134,20 @@ def not_done(failed: Mapping[str, str], runs: int) -> str:
     return "\n".join([f"{len(failed)} of {runs} runs cannot be done.", *lines])
 
 
+def _assumed(run: Run[Any]) -> str:
+    """Return what is taken of images because nothing says how a user's encoder has to have them; empty if something does."""
+    source = run.recipe.source
+    if source is None or source.kind != "checkpoint" or run.planned.kind.starts_from != "encoder":
+        return ""
+    if run.preprocessing.origin != IMAGENETS.origin or not accelerator().is_main_process:
+        return ""
+    table = f"method.{run.planned.method}"
+    return (
+        f"{table}: images are normalised as ImageNet's: nothing beside {run.weights} says otherwise; if it was trained on others, set mean "
+        f"and std in [{table}]."
+    )
+
+
 def _require_not_failed(run: Run[Any], failed: Mapping[str, str]) -> None:
     if run.needs is not None and run.needs.name in failed:
         raise UserError(f"{run.name} needs {run.needs.name}, which cannot be done.")
@@ -139,18 +165,28 @@ def _run(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
     with lock(run) if main else nullcontext():
         accelerator().wait_for_everyone()
         status = run.status()
+        if status.made_as and not again:
+            check_found(run)
+            status = run.status()
         for paragraph in status.damage:
             run.log(paragraph)
+        if main:
+            _bring_records(run.needs)
         if status.state is RunState.FINISHED and not again:
             if main:
                 run.restore_record()
-            other = f" {status.detail}" if status.detail else ""
+            as_made = f", as {status.made_as}" if status.made_as else ""
+            other = f" {status.counted}" if status.detail else ""
             hint = f"; to repeat that: --again {status.edited}" if status.edited else ""
-            run.log(f"finished already{other}; {run.result()} ({run.folder}){hint}")
+            run.log(f"finished already{as_made}{other}; {run.result()} ({status.folder}){hint}")
             return
-        if status.state is RunState.FINISHED:
+        if status.made_as:
+            run.log(f"runs anew in a folder of its own, and {status.made_as} stays in {status.folder}")
+        elif status.state is RunState.FINISHED:
             aside = run.set_aside() if main else run.folder
             run.log(f"runs anew, and what there was stays in {aside}")
+        elif main:
+            _require_not_begun(run)
         if status.state is RunState.STALE:
             run.log(f"{status}; runs anew, and the old run stays in {status.folder}")
         if main:
@@ -159,7 +195,28 @@ def _run(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
         with interruption_explained(partial(_kept, run)):
             perform(run)
         accelerator().wait_for_everyone()
+        run.workspace.run_folders.setdefault(run.folder.name, []).append(run.folder)  # for those of the same identity
         run.log(run.result())
+
+
+def _bring_records(run: Run[Any] | None) -> None:
+    """Put the records of a finished run and of those that it starts from into the results, if they are not there: tables ask.
+
+    What cannot be brought is told, and keeps nothing from being done but on a full disk.
+    """
+    if run is None:
+        return
+    _bring_records(run.needs)
+    with suppress(UserError):
+        if run.record(run.workspace.results):
+            return
+    try:
+        with suppress(Held), lock(run):
+            run.restore_record()
+    except Halt:
+        raise
+    except (PermissionError, UserError) as error:
+        run.log(str(error))
 
 
 def perform(run: Run[Any]) -> None:
@@ -168,11 +225,17 @@ def perform(run: Run[Any]) -> None:
     run.planned.kind.module.perform(run)
 
 
+def _require_not_begun(run: Run[Any]) -> None:
+    """Raises Held if another command is at work on a run of the same identity, be it of another suite or by another name."""
+    for folder in begun_elsewhere(run):
+        if holder := _held(folder.parent):
+            raise Held(f"{run.name} is being run already, in {folder}, by {holder}. Wait for it, or stop it first.")
+
+
 def _kept(run: Run[Any]) -> str:
     """Return what is kept of a run that was interrupted, for a message."""
-    status = run.status()
-    if status.state is RunState.RESUMABLE:
-        return f"{run.name} is {status}, and the runs before it are kept."
+    if progress := progress_of(run):
+        return f"{run.name} is {RunState.RESUMABLE} {progress}, and the runs before it are kept."
     return f"Of {run.name} nothing is kept yet; the runs before it are."
 
 
@@ -193,7 +256,7 @@ def lock(run: Run[Any]) -> Iterator[None]:
     try:
         file.acquire(timeout=0)
     except Timeout:
-        raise Held(f"{run.name} is being run already, by {_holder(run)}. Wait for it, or stop it first.") from None
+        raise Held(f"{run.name} is being run already, by {_holder(run.home)}. Wait for it, or stop it first.") from None
     try:
         run.sweep()
         since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -206,17 +269,24 @@ def lock(run: Run[Any]) -> Iterator[None]:
 
 def held_by(run: Run[Any]) -> str:
     """Return who is at work on a run, ``process 123 on a-machine since ...``; empty if nobody is."""
-    if not (run.home / ".holder.json").is_file():
+    return _held(run.home)
+
+
+def _held(home: Path) -> str:
+    """Return who is at work on the runs of a name, which have this folder; empty if nobody is."""
+    if not (home / ".holder.json").is_file():
         return ""
     try:
-        with FileLock(run.home / ".lock", timeout=0):
+        with FileLock(home / ".lock", timeout=0):
             return ""  # whoever wrote it was killed
     except Timeout:
-        return _holder(run)
+        return _holder(home)
+    except PermissionError:  # a folder of others, in which nobody can tell
+        return ""
 
 
-def _holder(run: Run[Any]) -> str:
-    who = read_model(run.home / ".holder.json", Holder) or Holder()
+def _holder(home: Path) -> str:
+    who = read_model(home / ".holder.json", Holder) or Holder()
     return f"process {who.process} on {who.machine} since {who.since}"
 
 
@@ -244,20 +314,24 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     """
     rows: list[tuple[str, ...]] = []
     problems: list[str] = []
+    edited: dict[tuple[str, ...], int] = {}
     for planned in suite.runs:
         run = open_run(suite, planned, workspace)
         problems += [problem] if (problem := weights_problem(run)) else []
         try:
             status, holder = run.status(), held_by(run)
-            state = f"running, by {holder}" if holder else str(status)
+            state = f"running, by {holder}" if holder else status.short
+            if status.sources:
+                edited[status.sources] = edited.get(status.sources, 0) + 1
             problems += status.damage
             rows.append((run.name, state, _result(run, problems), str(status.folder)))
         except NotRun as reason:
             rows.append((run.name, "not run", "", ""))
             problems.append(str(reason))
         except UserError as error:
-            waits = _waits(run)
-            rows.append((run.name, "missing", f"waits for {planned.needs}" if waits else "", ""))
+            state = RunState.UNKNOWN if (because := unknown_because(run)) else RunState.MISSING
+            waits = not because and _waits(run)
+            rows.append((run.name, state, f"waits for {planned.needs}" if waits else "", because))
             problems += [] if waits else [str(error)]
     console.print(f"Suite {suite.name}")
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
@@ -267,5 +341,9 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
             console.print("\n    ".join(part for part in (f"{row[0]}  {row[1]}", *row[2:]) if part))
         else:
             console.print("".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip())
-    for problem in dict.fromkeys(problems):
+    told = [
+        f"By other code, {runs} of {len(rows)} runs; since then changed: {listed(sources)}. --again NAME repeats one."
+        for sources, runs in edited.items()
+    ]
+    for problem in dict.fromkeys([*problems, *told]):
         console.print(f"\n{problem}")

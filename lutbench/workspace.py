@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ class Workspace:
     """Whether a set of the Hugging Face Hub that is not on this machine is downloaded when it is opened."""
     _met: set[str] = field(default_factory=set, repr=False, compare=False)
     _opened: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
+    passed_over: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
+    """Folders of runs that are not taken for finished, with what is wrong with each."""
 
     def make(self) -> None:
         """Make the folders of runs and results.
@@ -46,6 +49,16 @@ class Workspace:
                 raise UserError(
                     f"{option} {folder}: nothing can be written there. Change its permissions, or give another place."
                 )
+
+    @cached_property
+    def run_folders(self) -> dict[str, list[Path]]:
+        """The folders of runs below ``runs``, whichever suite's, by the 12 digits of the identity that they are named by.
+
+        Listed once for the command; a run that finishes later is added.
+        """
+        from lutbench.run_files import list_runs  # here, because it needs torch
+
+        return list_runs(self.runs)
 
     def note(self, text: str) -> None:
         """Print what the user should know of a dataset, once for the command and all its processes."""

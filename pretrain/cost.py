@@ -4,6 +4,7 @@ from functools import cache
 
 import torch
 
+from lutbench.models.meta import shapes_only
 from lutbench.plan.compute import COUNTED, STEP, Cost, counted, values
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.run import Run
@@ -25,7 +26,7 @@ def cost(run: Run[PretrainRecipe], classes: int) -> Cost:
 def cost_of(recipe_json: str) -> Cost:
     """Return the cost of a recipe, given as JSON: the student forward and backward, the teacher forward."""
     recipe = PretrainRecipe.model_validate_json(recipe_json)
-    with torch.device("meta"):
+    with shapes_only():
         student = build_student(recipe, seed=0)
         teacher = Teacher(student) if recipe.has_context else None
         side = recipe.encoder.image_size

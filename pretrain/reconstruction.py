@@ -93,8 +93,8 @@ def _student_of(run: Run[PretrainRecipe]) -> Student | None:
         run.log(f"no reconstructions: {error}")
         return None
     encoder, framework = build_framework(run.recipe, run.seed)
-    encoder.load_state_dict(read_weights(run.folder / "encoder.safetensors", weights_made(run, "encoder")))
-    framework.decoder.load_state_dict(read_weights(run.folder / "decoder.safetensors", sha256))
+    encoder.load_state_dict(read_weights(run.finished_in / "encoder.safetensors", weights_made(run, "encoder")))
+    framework.decoder.load_state_dict(read_weights(run.finished_in / "decoder.safetensors", sha256))
     return Student(encoder, framework, mask_ratio=run.recipe.mask_ratio)
 
 

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional
 
 from lutbench.data.tensors import normalised, resize_short_side, to_tensor
 from lutbench.errors import UserError
-from lutbench.models.encoders import create_encoder
+from lutbench.models.encoders import create_vit
 from lutbench.recipes.pretrain import PretrainRecipe
 from pretrain.photometrics import apply_in_batch, draw_photometrics
 
@@ -43,7 +43,7 @@ class PretrainTransform:
 
     def __init__(self, recipe: PretrainRecipe) -> None:
         with torch.device("meta"):
-            self.patches: int = create_encoder(recipe.encoder).patch_embed.num_patches
+            self.patches: int = create_vit(recipe.encoder).patch_embed.num_patches
         self.recipe, self.side = recipe, recipe.encoder.image_size
         if recipe.crop_padding * 2 >= self.side:
             raise UserError(

@@ -1,23 +1,33 @@
 """A classifier to be measured: a fine-tuning run's, one of timm's, or a checkpoint of a timm model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import float32_head
-from lutbench.models.encoders import check_name, create_encoder
-from lutbench.models.export import export_of
+from lutbench.models.encoders import create_encoder
+from lutbench.models.export import Export, export_of
+from lutbench.models.fitting import misfits
+from lutbench.models.meta import shapes_only
 from lutbench.models.preprocessing import Preprocessing, preprocessing_of
-from lutbench.models.pretrained import check_pretrained, fit, misfits, pretrained_model
-from lutbench.models.weights import pooled_norm, read_shapes, read_weights, without_prefix
+from lutbench.models.pretrained import check_pretrained, fit, pretrained_model
+from lutbench.models.timm_models import check_name
+from lutbench.models.weights import (
+    check_kinds,
+    pooled_norm,
+    read_shapes,
+    read_weights,
+    sha256_of,
+    unwrapped,
+    without_prefix,
+)
 from lutbench.recipes.robustness import ClassifierSource
 from lutbench.train.processes import accelerator
 from robustness.labels import LabelSpace, imagenet_1k, label_space
@@ -56,27 +66,35 @@ def load_classifier(
     else:
         assert weights is not None
         where = str(weights)
-        model = _model_with(read_weights(weights, sha256), source, image_size, weights)
-    side, space = _side_and_space(model, where, source, image_size, weights)
+        model = _model_with(read_weights(weights, sha256), source, image_size, weights, export_of(weights))
+    side, space = _side_and_space(model, where, source, image_size, export_of(weights) if weights else None)
     return Classifier(model.to(accelerator().device).eval(), side, space, preprocessing_of(source, weights))
 
 
 def check_classifier(
-    source: ClassifierSource, image_size: int | None, weights: Path | None = None
+    source: ClassifierSource,
+    image_size: int | None,
+    weights: Path | None = None,
+    hash_of: Callable[[Path], str] = sha256_of,
 ) -> tuple[int, LabelSpace]:
     """Return the side of the input and the classes of a classifier of timm or of the user's checkpoint, by names and shapes alone.
+
+    ``hash_of`` returns the sha256 of that file.
 
     Raises:
         UserError: as :func:`load_classifier`, but for what only the values tell.
     """
-    with torch.device("meta"):
+    with shapes_only():
         if weights is None:
             check_pretrained(source.model)
             model = timm.create_model(source.model, **size_argument(source.model, image_size))
         else:
             check_name(source.model)
-            model = _model_with(read_shapes(weights), source, image_size, weights)
-    return _side_and_space(model, str(weights or source.model), source, image_size, weights)
+            tensors = unwrapped(read_shapes(weights))
+            check_kinds(tensors, str(weights))
+            model = _model_with(tensors, source, image_size, weights, export_of(weights, hash_of))
+    export = export_of(weights, hash_of) if weights else None
+    return _side_and_space(model, str(weights or source.model), source, image_size, export)
 
 
 def size_argument(name: str, image_size: int | None) -> dict[str, Any]:
@@ -86,10 +104,10 @@ def size_argument(name: str, image_size: int | None) -> dict[str, Any]:
 
 
 def _side_and_space(
-    model: Any, where: str, source: ClassifierSource, image_size: int | None, weights: Path | None
+    model: Any, where: str, source: ClassifierSource, image_size: int | None, export: Export | None
 ) -> tuple[int, LabelSpace]:
-    if export := export_of(weights) if weights else None:
-        return image_size or export.arguments.img_size, label_space(export.class_names)
+    if export:
+        return image_size or export.side, label_space(export.class_names)
     if model.num_classes != len(imagenet_1k().names):
         raise UserError(
             f"{where}: expected a classifier of ImageNet-1k's 1,000 classes, found {model.num_classes:,} outputs, and nothing says "
@@ -100,14 +118,18 @@ def _side_and_space(
 
 
 def _model_with(
-    tensors: Mapping[str, Tensor], source: ClassifierSource, image_size: int | None, weights: Path
+    tensors: Mapping[str, Tensor],
+    source: ClassifierSource,
+    image_size: int | None,
+    weights: Path,
+    export: Export | None,
 ) -> nn.Module:
-    """Return the model of a file of ``weights``, as its export says or as timm names it, with its ``tensors``."""
-    tensors, export = without_prefix(tensors), export_of(weights)
+    """Return the model of a file of ``weights``, as its ``export`` says or as timm names it, with its ``tensors``."""
+    tensors = without_prefix(tensors)
     if export:
         if not export.class_names:
             raise UserError(f"{weights}: expected a classifier, found the export of an encoder, which has no classes.")
-        pools, classes = export.arguments.fc_norm, len(export.class_names)
+        pools, classes = export.arguments.fc_norm or None, len(export.class_names)
         model: nn.Module = create_encoder(export.recipe, image_size, classes=classes, pooled_norm=pools)
     elif source.kind == "run":
         raise UserError(
@@ -116,7 +138,7 @@ def _model_with(
         )
     else:
         model = _model_of(source.model, image_size, tensors)
-    if isinstance(model, VisionTransformer):
+    if export or isinstance(model, VisionTransformer):
         fit(model, tensors, str(weights))
     else:
         _load_strictly(model, tensors, str(weights))

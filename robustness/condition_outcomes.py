@@ -1,26 +1,28 @@
 """What a classifier did on every image of a robustness dataset, from which all its numbers follow.
 
-A set consists of conditions: its parts, a corruption at a severity, a share of dropped patches. Of every image of a condition are
-kept its label and, under every protocol (which outputs compete, which answers are right), the prediction and the index
-of the first right answer: 4 bytes a protocol, before compression 28 MB for ImageNet-C with its extras.
+A set consists of conditions, see :mod:`robustness.kept_conditions`.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lutbench.arrays import Layout
-from lutbench.evaluate.outcomes import Measurement, PerImage, fingerprint_text, names_fingerprint, small_integers
+from lutbench.evaluate.image_names import check_same_images
+from lutbench.evaluate.outcomes import Measurement, PerImage, names_fingerprint
 from lutbench.evaluate.statistics import Comparison
-from lutbench.files import check_plain
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.detection import NAMES, Detection, compare_detections
+from robustness.kept_conditions import CONDITIONS, ConditionOutcomes, pack, unpack
 from robustness.metrics import Quantity, compare, corruption_quantities, gap, mean, measure, share
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Kind = Literal["accuracy", "corruptions", "detection", "occlusion"]
 
@@ -29,111 +31,6 @@ REAL = "ReaL"
 
 KNOWN, UNKNOWN = "known", "unknown"
 """The conditions of a detection."""
-
-
-@dataclass(frozen=True)
-class ConditionOutcomes:
-    """How a classifier did on every image of one condition, preprocessed in one way, in the condition's order."""
-
-    condition: str
-    """``fog/3``, ``matched-frequency``, ``drop 3/10``; empty for a set without parts."""
-    preprocessing: str
-    """``bicubic`` or ``bilinear`` where images were resized, else empty."""
-    protocols: tuple[str, ...]
-    """``200 classes``, ``1000 classes``, ``ReaL``; the first is what tables print."""
-    label: NDArray[np.integer[Any]]
-    """(n,) Index of the image's folder among the condition's."""
-    prediction: NDArray[np.integer[Any]]
-    """(p, n) The class with the highest score among those that compete, by its index among all."""
-    rank: NDArray[np.integer[Any]]
-    """(p, n) Rank, among those that compete, of the first right answer: 0 where it is the prediction, their number
-    where none is right, -1 for an image that has no answer and is not counted."""
-    score: NDArray[np.float32]
-    """(n,) Highest softmax among the first protocol's classes; (0,) where it is not needed."""
-    images: str
-    """sha256 over the images' names: outcomes are paired only if it is equal."""
-
-    @classmethod
-    def of(
-        cls,
-        condition: str,
-        preprocessing: str,
-        protocols: Sequence[str],
-        label: ArrayLike,
-        answers: ArrayLike,
-        names: Iterable[str],
-        scored: bool = False,
-    ) -> "ConditionOutcomes":
-        """Return the outcomes from ``answers`` (n, p, 3), which :class:`robustness.protocols.Asked` gave, and the images' names.
-
-        Raises:
-            ValueError: if lengths differ, or a classifier's outputs were not finite.
-        """
-        listed, values, labels = list(names), np.asarray(answers), np.asarray(label, np.int64)
-        expected = (len(listed), len(protocols), 3)
-        if values.shape != expected or labels.shape != (len(listed),):
-            raise ValueError(f"expected answers {expected} and a label each, found {values.shape} and {labels.shape}")
-        if (values[..., 0] < 0).any():
-            raise ValueError("a prediction is negative: the classifier's outputs were not finite")
-        prediction, rank = (small_integers(values[..., k].T.astype(np.int64, order="C")) for k in (0, 1))
-        score = np.ascontiguousarray(values[: len(listed) if scored else 0, 0, 2], np.float32)
-        images = names_fingerprint(listed)
-        return cls(condition, preprocessing, tuple(protocols), small_integers(labels), prediction, rank, score, images)
-
-    def right(self, protocol: int = 0) -> NDArray[np.bool_]:
-        """Return whether the prediction is right, of the images that count under a protocol, (m,)."""
-        rank = self.rank[protocol]
-        return np.asarray(rank[rank >= 0] == 0)
-
-
-_KEYS = {
-    "condition": "cell", "preprocessing": "seen",
-    **{name: name for name in ("protocols", "label", "prediction", "rank", "score", "images")},
-}  # fmt: skip
-"""What a field is called in files, where older names stand."""
-
-CONDITIONS: Layout = {
-    **{f"#.{name}": (("U",), 0) for name in ("cell", "seen", "images")},
-    "#.protocols": (("U",), 1), "#.label": (("i2", "i4"), 1), "#.prediction": (("i2", "i4"), 2), "#.rank": (("i2", "i4"), 2),
-    "#.score": (("f4",), 1),
-}  # fmt: skip
-"""The arrays that are kept of conditions in a file."""
-
-
-def pack(conditions: Sequence[ConditionOutcomes]) -> dict[str, NDArray[Any]]:
-    """Return what is kept of conditions in a file, each under its number: ``0.cell``, ``0.label`` ..., ``1.cell`` ..."""
-    numbered = enumerate(conditions)
-    return {f"{number}.{key}": np.array(getattr(one, name)) for number, one in numbered for name, key in _KEYS.items()}
-
-
-def unpack(arrays: Mapping[str, NDArray[Any]], count: int) -> tuple[ConditionOutcomes, ...]:
-    """Return the ``count`` conditions that :func:`pack` gave, of which names, types and dimensions are those of :data:`CONDITIONS`.
-
-    Raises:
-        KeyError: if one is missing.
-        ValueError: if there are others, lengths differ, or a value is none that can occur.
-    """
-    if sum(1 for name in arrays if "." in name) != count * len(_KEYS):
-        raise ValueError(f"arrays of another number of conditions than {count}")
-
-    def one(number: int) -> ConditionOutcomes:
-        """Return the condition whose arrays' names begin with ``number``."""
-        condition, preprocessing, protocols, label, prediction, rank, score, images = (
-            arrays[f"{number}.{key}"] for key in _KEYS.values()
-        )
-        names = tuple(protocols.tolist())
-        check_plain([str(condition), str(preprocessing), *names], f"condition {number}")
-        n = len(label)
-        if not n or not names or {prediction.shape, rank.shape} != {(len(names), n)} or len(score) not in (0, n):
-            raise ValueError(
-                f"condition {number}: {n} labels, {rank.shape} ranks, {len(score)} scores, {len(names)} protocols"
-            )
-        if label.min() < 0 or prediction.min() < 0 or rank.min() < -1 or not ((score >= 0) & (score <= 1)).all():
-            raise ValueError(f"condition {number}: a label, prediction, rank or score that is out of range")
-        text = str(condition), str(preprocessing)
-        return ConditionOutcomes(*text, names, label, prediction, rank, score, fingerprint_text(images))
-
-    return tuple(map(one, range(count)))
 
 
 _NAMES_OF = {"corruptions": r"[^/]+/\d+", "occlusion": r"drop \d/10|shuffle (\d+)x\1"}
@@ -227,6 +124,18 @@ class RobustnessOutcomes(PerImage):
             if one.preprocessing == first and (index == 0 or protocol == REAL)
         ] + [q.metric for q in self._gaps()][:1]
 
+    def frame(self) -> "pd.DataFrame":
+        """Return a row per condition, protocol and image, see :func:`robustness.image_rows.image_rows`."""
+        from robustness.image_rows import image_rows  # here, because pandas is slow to import
+
+        return image_rows(self.conditions)
+
+    def most_wrong(self, count: int) -> "tuple[str, pd.DataFrame]":
+        """Return the images that are wrong in most conditions, see :func:`robustness.image_rows.most_wrong`."""
+        from robustness.image_rows import most_wrong
+
+        return most_wrong(self.conditions, count)
+
     def by_amount(self) -> dict[str, dict[int, NDArray[np.bool_]]]:
         """Return whether each image (n,) is right, in the preprocessing and under the protocol that tables print.
 
@@ -245,8 +154,10 @@ class RobustnessOutcomes(PerImage):
     @classmethod
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
         """Compare accuracies and single errors by what is right on each image, means, gaps and detections by a bootstrap over images."""
+        for conditions in zip(*(one.conditions for one in (*first, *second)), strict=False):
+            check_same_images(conditions)
         if len({one.images for one in (*first, *second)}) != 1:
-            raise ValueError("the methods were measured on other images")
+            raise ValueError("the methods were measured on other images: in other conditions")
         if first[0].kind == "detection":
             name, _, protocol = metric.partition(", ")
             if name not in NAMES or protocol not in first[0]._detections():

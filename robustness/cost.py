@@ -3,8 +3,8 @@
 from functools import cache
 
 import timm
-import torch
 
+from lutbench.models.meta import shapes_only
 from lutbench.plan.compute import Cost, count, transformer
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.run import Run
@@ -25,5 +25,5 @@ def cost(run: Run[RobustnessRecipe], classes: int) -> Cost:
 
 @cache
 def _of_timm(name: str, side: int) -> float:
-    with torch.device("meta"):
+    with shapes_only():
         return count(timm.create_model(name, **size_argument(name, side)).eval(), side).flop

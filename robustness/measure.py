@@ -20,10 +20,11 @@ from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecip
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
 from robustness.classifier import Classifier, check_classifier, load_classifier
-from robustness.condition_outcomes import CONDITIONS, ConditionOutcomes, RobustnessOutcomes, pack, unpack
+from robustness.condition_outcomes import RobustnessOutcomes
 from robustness.conditions import Condition, check_set, open_condition
 from robustness.cost import cost
 from robustness.datasets import make
+from robustness.kept_conditions import CONDITIONS, ConditionOutcomes, pack, unpack
 from robustness.labels import label_space
 from robustness.listing import DatasetListing, condition_folders, list_condition
 from robustness.occlusion import Change, occlusions
@@ -53,7 +54,7 @@ def check(run: Run[RobustnessRecipe]) -> None:
     first, folder = next(iter(condition_folders(recipe.set, root).items()))
     preflight(run, list_condition(recipe.set, first, folder), bits_can_be_set=False)
     if run.needs is None:
-        side, space = check_classifier(recipe.classifier, recipe.image_size, run.weights)
+        side, space = check_classifier(recipe.classifier, recipe.image_size, run.weights, run.hash_of)
     else:
         tuned = run.needs.recipe
         side = recipe.image_size or tuned.side
@@ -64,7 +65,7 @@ def check(run: Run[RobustnessRecipe]) -> None:
 def check_weights(run: Run[RobustnessRecipe]) -> None:
     """Check the weights of a classifier that no run of the suite made, see :func:`check_classifier`."""
     if run.needs is None:
-        check_classifier(run.recipe.classifier, run.recipe.image_size, run.weights)
+        check_classifier(run.recipe.classifier, run.recipe.image_size, run.weights, run.hash_of)
 
 
 def perform(run: Run[RobustnessRecipe]) -> None:
@@ -79,6 +80,10 @@ def perform(run: Run[RobustnessRecipe]) -> None:
     classifier = load_classifier(recipe.classifier, recipe.image_size, run.weights, run.weights_sha256)
     if recipe.classifier.kind == "checkpoint":
         run.log(f"images are {classifier.prepared}.")
+    if run.needs is not None and recipe.eval_crop == run.needs.recipe.eval_crop:
+        # The table has no other crop, so images are cropped as in fine-tuning, which its export says: it may be the encoder's.
+        crop = classifier.prepared.crop_pct or recipe.eval_crop
+        recipe = recipe.model_copy(update={"eval_crop": crop})
     passes = _passes(recipe.set, root)
     for number, changes in enumerate(passes, 1):
         if all(_intact(run, name) for name in changes):

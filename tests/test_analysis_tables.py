@@ -340,7 +340,7 @@ def test_a_stale_record_says_so_and_prints_no_value(folder: Path) -> None:
     assert "stale" not in mae.values()
     main = build_tables(changed, folder)["main.md"]
     assert "- [1] `analysis/looks/ours/seed0` stale: alpha_from changed from 10 to 11\n" in main
-    assert "- [2] `analysis/looks/theirs/seed0` " in main
+    assert "- [2] [`analysis/looks/theirs/seed0`](" in main
 
 
 def test_what_was_not_run_is_named_below(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -350,6 +350,13 @@ def test_what_was_not_run_is_named_below(folder: Path, capsys: pytest.CaptureFix
     assert "Not run: looks." in capsys.readouterr().out
     recorded(folder, loaded, "looks/ours/seed0", analysed())
     assert "Not run: looks with MAE, Untrained." in build_tables(loaded, folder)["main.md"]
+
+
+def test_rows_of_which_names_have_commas_are_separated_by_semicolons(folder: Path) -> None:
+    loaded = suite(folder, "method.theirs.label=Ours, retrained", "method.ours.label=Ours")
+    assert not_run(View.read(loaded, folder), "analysis") == "Not run: looks."
+    recorded(folder, loaded, "looks/ours/seed0", analysed())
+    assert not_run(View.read(loaded, folder), "analysis") == "Not run: looks with Ours, retrained; Untrained."
 
 
 def test_nothing_is_said_to_be_not_run_where_all_was(files: dict[str, str]) -> None:

@@ -37,10 +37,20 @@ def test_every_path_that_is_named_exists(document: str) -> None:
 
 def test_the_whole_suite_in_the_readme_is_one(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (suite,) = re.findall(r"^    title = .*\n(?:\n|    .*\n)+", text, re.MULTILINE)
+    (suite,) = re.findall(r"\n\n(    title = .*\n(?:\n|    .*\n)+)", text)
     (tmp_path / "mine.toml").write_text(dedent(suite), encoding="utf-8")
     runs = load_suite(str(tmp_path / "mine.toml")).runs
     assert [run.name for run in runs] == [f"analysis/looks/{row}/seed0" for row in ("mine", "mae", "untrained")]
+
+
+def test_the_suite_in_the_readme_that_extends_another_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (suite,) = re.findall(r"\n\n(    extends = .*\n(?:\n|    .*\n)+)", text)
+    (tmp_path / "mine.toml").write_text(dedent(suite), encoding="utf-8")
+    found, base = load_suite(str(tmp_path / "mine.toml")), load_suite("small")
+    new = {f"{run.stage}/{run.task}" for run in found.runs if run.method == "mine"}
+    assert new == {f"{run.stage}/{run.task}" for run in base.runs if run.method == "mae"}
+    assert found.config.compare[len(base.config.compare) :] == [["mine", row] for row in ("lut", "mae", "mae-crop")]
 
 
 def test_documents_name_paths_at_all() -> None:

@@ -1,5 +1,6 @@
 """Weights that are none, or do not fit, are found by their names and shapes before any run begins, and by status and plan."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,13 +10,18 @@ import torch
 from safetensors.torch import save_file
 from toy_runs import SCENES, TOY, write_images, write_scenes
 
+from downstream.stage import check_weights
 from lutbench.errors import UserError
 from lutbench.models import weights
 from lutbench.models.encoders import create_encoder
+from lutbench.models.licences import licence_of
+from lutbench.models.pretrained import encoder_of
+from lutbench.plan.costs import Rates
 from lutbench.plan.show import show_plan
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
+from lutbench.run import open_run
 from lutbench.stages import run_suite, show_status
 from lutbench.workspace import Workspace
 
@@ -61,7 +67,7 @@ def told(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def planned(suite: LoadedSuite, workspace: Workspace) -> None:
-    show_plan(suite, workspace, [], None, 1)
+    show_plan(suite, workspace, Rates())
 
 
 def encoder_of_another_width(path: Path) -> None:
@@ -86,10 +92,10 @@ def text(path: Path) -> None:
 
 
 FILES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "width.safetensors": (encoder_of_another_width, "expected (48, 16), found (96, 32)"),
+    "width.safetensors": (encoder_of_another_width, "They have a width of 32, and it has a width of 16."),
     "whole.safetensors": (of_whole_numbers, "expected floating-point numbers, found int64"),
     "complex.safetensors": (of_whole_numbers, "expected floating-point numbers, found complex64"),
-    "conv.pth": (of_another_network, "expected the weights of one Vision Transformer"),
+    "conv.pth": (of_another_network, "expected the weights of one encoder"),
     "text.pth": (text, "expected a checkpoint of torch.save"),
     "text.safetensors": (text, "expected safetensors"),
 }
@@ -111,18 +117,94 @@ def test_a_checkpoint_that_does_not_fit_a_segmenters_encoder(folder: Path, capsy
     path = folder / "width4.safetensors"
     encoder_of_another_width(path)
     mine = SCENES.replace("scratch = true", f'checkpoint = "{path}"')
-    assert "expected (48, 16), found (96, 32)" in told(folder, mine, capsys)
+    assert "They have a width of 32, and it has a width of 16." in told(folder, mine, capsys)
 
 
 def test_a_checkpoint_is_read_once_however_many_runs_start_from_it(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_another_network(folder / "conv.pth")
-    read, reads = weights.read_weights, list[Path]()
-    monkeypatch.setattr(weights, "read_weights", lambda path, *more: reads.append(path) or read(path, *more))
+    read, reads = weights.read_tensors, list[Path]()
+    monkeypatch.setattr(weights, "read_tensors", lambda path, *more: reads.append(path) or read(path, *more))
     tasks = "".join(f'[downstream.{name}]\ndata = "toy"\n{settings}\n' for name, settings in TASKS.items())
     told(folder, f"seeds = [0, 1]\n{OWN.format(folder / 'conv.pth')}{tasks}", capsys)
     assert reads == [folder / "conv.pth"]
+
+
+def noted(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What is printed when the weights are checked of all runs of a suite, on one line."""
+    (folder / "mine.toml").write_text(text)
+    suite, workspace = load_suite(str(folder / "mine.toml")), Workspace(folder, folder / "runs", folder / "results")
+    capsys.readouterr()
+    for planned in suite.runs:
+        check_weights(open_run(suite, planned, workspace))
+    return " ".join(capsys.readouterr().out.split())
+
+
+TWO_SEEDS = f'seeds = [0, 1]\n{OWN}PART[downstream.task]\ndata = "toy"\n{TASKS["knn"]}'
+
+
+def fitting_encoder() -> dict[str, torch.Tensor]:
+    recipe = EncoderRecipe(model="vit_tiny_patch16_224", image_size=16, patch_size=4, width=16, depth=2, heads=2)
+    return create_encoder(recipe).state_dict()
+
+
+def test_what_was_read_is_noted_once_with_its_licence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "mae.safetensors"
+    save_file(fitting_encoder() | {"mask_token": torch.zeros(1)}, path, {"license": "cc-by-nc-4.0"})
+    out = noted(folder, TWO_SEEDS.format(path).replace("PART", ""), capsys)
+    assert out.count("mae.safetensors, read as: timm, 30 tensors, 1 left out, licence: cc-by-nc-4.0.") == 1
+
+
+def test_a_folder_is_read_with_the_licence_of_its_readme(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "vit").mkdir()
+    save_file(fitting_encoder(), folder / "vit" / "model.safetensors")
+    (folder / "vit" / "README.md").write_text("---\nlicense: other\nlicense_name: dinov3-license\n---\n# ViT\n")
+    out = noted(folder, TWO_SEEDS.format(folder / "vit").replace("PART", ""), capsys)
+    assert "vit, read as: timm, 30 tensors, 0 left out, licence: dinov3-license." in out
+
+
+def test_a_readme_that_says_nothing_of_a_licence_stops_nothing(folder: Path) -> None:
+    for text in ("# Mine", "---\n: [\n---\n", "---\nlicense: [1]\n---\n", ""):
+        save_file(fitting_encoder(), folder / "own.safetensors")
+        (folder / "README.md").write_text(text)
+        assert licence_of(folder / "own.safetensors") == ""
+
+
+def test_part_chooses_one_of_several_encoders_and_tells_runs_apart(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks = {
+        "student": {f"module.backbone.{name}": tensor for name, tensor in fitting_encoder().items()},
+        "teacher": {f"backbone.{name}": tensor for name, tensor in fitting_encoder().items()},
+    }
+    torch.save(networks, folder / "dino.pth")
+    text = TWO_SEEDS.format(folder / "dino.pth")
+    message = told(folder, text.replace("PART", ""), capsys)
+    assert 'found 2: student.backbone, teacher.backbone. Choose one: part = "student.backbone"' in message
+    identities = set()
+    for part in ("student", "teacher"):
+        out = noted(folder, text.replace("PART", f'part = "{part}"\n'), capsys)
+        assert f"read as: DINO {part}, 30 tensors, 0 left out." in out
+        suite = load_suite(str(folder / "mine.toml"))
+        run = open_run(suite, suite.runs[0], Workspace(folder, folder / "runs", folder / "results"))
+        assert run.identity_inputs["recipe"]["encoder"]["part"] == part
+        identities.add(run.identity)
+        assert torch.equal(encoder_of(run, None).cls_token, next(t for n, t in networks[part].items() if "cls" in n))
+    assert len(identities) == 2
+
+
+def test_a_part_goes_with_a_checkpoint_alone(folder: Path) -> None:
+    (folder / "mine.toml").write_text(f'{TOY}[method.own]\nencoder = "toy"\nscratch = true\npart = "teacher"\n')
+    with pytest.raises(UserError, match="part = 'teacher': it names one of the encoders in a checkpoint"):
+        load_suite(str(folder / "mine.toml"))
+
+
+def test_a_file_that_is_not_there_is_told_where_it_was_sought(folder: Path) -> None:
+    (folder / "mine.toml").write_text(TWO_SEEDS.format(folder / "gone.pth").replace("PART", ""))
+    suite = load_suite(str(folder / "mine.toml"))
+    with pytest.raises(UserError, match=r"method\.own\.checkpoint: there is no file or folder .*gone\.pth"):
+        check_weights(open_run(suite, suite.runs[0], Workspace(folder, folder / "runs", folder / "results")))
 
 
 @pytest.mark.parametrize(
@@ -166,3 +248,34 @@ def test_a_classifier_of_unknown_classes(folder: Path, capsys: pytest.CaptureFix
 def test_a_classifier_of_which_timm_has_no_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = f'{TOY}{CLASSIFIERS}model = "vit_base_patch32_plus_256"\n'
     assert "timm has no pre-trained weights for it" in told(folder, mine, capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"num_attention_heads": 4}, "config.json beside the weights says that the encoder has 4 heads"),
+        ({"hidden_act": "silu"}, "config.json beside the weights says hidden_act = 'silu'"),
+        ({"layer_norm_eps": 0.01}, "config.json beside the weights says layer_norm_eps = 0.01"),
+    ],
+)
+def test_a_configuration_that_says_another_computation_than_the_architecture(
+    folder: Path, content: dict[str, object], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(fitting_encoder(), folder / "own.safetensors")
+    mine = f'{OWN.format(folder / "own.safetensors")}[downstream.task]\ndata = "toy"\nkind = "knn"\n'
+    (folder / "config.json").write_text(json.dumps({"num_attention_heads": 2, "hidden_act": "gelu"}))
+    assert "read as: timm" in noted(folder, mine, capsys)
+    (folder / "config.json").write_text(json.dumps(content))
+    assert problem in told(folder, mine, capsys)
+
+
+def test_a_position_embedding_that_is_resized_is_told_with_both_grids(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 2 x 8 patches too, as there is no telling these from 4 x 4."""
+    save_file(fitting_encoder(), folder / "own.safetensors")
+    task = '[downstream.task]\ndata = "toy"\nkind = "knn"\n'
+    mine = f"{OWN.format(folder / 'own.safetensors')}{task}"
+    assert "resized" not in noted(folder, mine, capsys)
+    resized = "0 left out, position embedding resized from 4 x 4 patches (a square is assumed) to 8 x 8"
+    assert resized in noted(folder, f"{mine}image_size = 32\n", capsys)

@@ -394,7 +394,7 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda values: values["arguments"].update(checkpoint_path="/etc/passwd"), "arguments.checkpoint_path"),
     (lambda values: values["arguments"].update(depth=100_000), "arguments.depth"),
     (lambda values: values["arguments"].update(num_heads=5), "does not divide over heads"),
-    (lambda values: values.update(model="resnet50"), "expected a plain Vision Transformer"),
+    (lambda values: values.update(model="resnet50"), "these sizes are set of plain Vision Transformers"),
     (lambda values: values.update(model="hf-hub:timm/vit_tiny_patch16_224"), "has no such model"),
     (lambda values: values.update(model=5), "model"),
     (lambda values: values.pop("mean"), "mean"),

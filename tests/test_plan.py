@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from toy_runs import SCENES, write_images, write_scenes
 
 from lutbench.checkpoint import KEEP
@@ -19,10 +23,13 @@ from lutbench.data.survey import HUB, DiskUse
 from lutbench.errors import UserError
 from lutbench.files import gigabytes, write_sealed
 from lutbench.models.encoders import create_encoder
+from lutbench.models.meta import shapes_only
+from lutbench.plan import compute
 from lutbench.plan.compute import Cost, counted
 from lutbench.plan.costs import (
     COUNTED,
     DONE,
+    ESTIMATED,
     GIVEN,
     MEASURED,
     NO_COUNT,
@@ -33,7 +40,9 @@ from lutbench.plan.costs import (
     read_rates,
 )
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
-from lutbench.plan.show import amount, duration, show_plan, totals
+from lutbench.plan.gpus import find_gpu, known_gpus
+from lutbench.plan.show import amount, duration, how_to_time, show_plan, totals
+from lutbench.plan.summary import show_summary
 from lutbench.plan.surveys import missing, survey_all
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.downstream import FinetuneRecipe
@@ -146,7 +155,7 @@ def test_images_and_hours_are_those_of_the_hand(folder: Path) -> None:
     assert found.seconds == pytest.approx(seconds)
     assert found.gpu_hours == pytest.approx(8 * seconds / 3600)
     assert {cost.origin for cost in found.to_run} == {GIVEN}
-    assert f"6 runs to go, 0 finished; {sum(n for n in images.values() if n):,} images" in totals(found)[0]
+    assert f"6 runs to go, 0 finished; {sum(n for n in images.values() if n):,} images" in totals(found, Rates())[0]
 
 
 PROBES = """
@@ -309,7 +318,83 @@ def test_flop_become_hours_where_nothing_was_measured(folder: Path) -> None:
     without = planned(folder).all
     assert {cost.origin for cost in without.to_run} == {NO_RATE}
     assert without.seconds == 0
-    assert any("6 runs have no rate" in line for line in totals(without))
+    assert any("6 runs have no rate" in line for line in [how_to_time(without)])
+
+
+def test_a_named_gpu_gives_hours_by_its_data_sheet_and_what_is_known_better_wins(folder: Path) -> None:
+    write_images(folder)
+    gpu = find_gpu("H100")
+    assert gpu.flops == 0.35 * 989.5e12
+    found = planned(folder, Rates(gpu=gpu, gpus=8)).all
+    assert {cost.origin for cost in found.to_run} == {ESTIMATED}
+    assert found.seconds == pytest.approx(found.flop / gpu.flops / 8)
+    [line] = [line for line in totals(found, Rates(gpu=gpu)) if "estimated" in line]
+    assert "6 runs are estimated: 35 % of the data sheet's rate, never measured (NVIDIA H100 SXM: 989.5 TFLOP/s" in line
+    rates = Rates(read_rates(opened(folder)[0], ["tuned=0.5"]), flops=1e9, gpu=gpu)
+    assert [cost.origin for cost in planned(folder, rates).all.to_run] == [COUNTED] * 2 + [GIVEN] * 2 + [COUNTED] * 2
+
+
+def test_a_rate_that_was_measured_without_a_gpu_tells_nothing_of_a_named_one(folder: Path) -> None:
+    write_images(folder)
+    suite, workspace = opened(folder)
+    run_suite(suite, ["pretrain"], ["seed0"], workspace)
+    assert planned(folder).groups[0].to_run[0].origin == MEASURED
+    assert planned(folder, Rates(gpu=find_gpu("a100"))).groups[0].to_run[0].origin == ESTIMATED
+    path = workspace.results / "records/toy/pretrain/lut/seed0.json"
+    record = json.loads(path.read_text())
+    record["hardware"] |= {"gpus": ["some GPU"]}
+    del record["seal"]
+    write_sealed(path, record)
+    assert planned(folder, Rates(gpu=find_gpu("a100"))).groups[0].to_run[0].origin == MEASURED
+
+
+def test_a_gpu_that_is_not_in_the_table_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"--gpu h10: not in the table.*Did you mean 'h100'.*Known: a100, "):
+        find_gpu("h10")
+
+
+def test_the_documents_have_the_table_that_the_plan_reads() -> None:
+    text = (Path(__file__).parents[1] / "docs/benchmarks.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text[text.index("| `--gpu` |") :].splitlines()[2:]]
+    known = known_gpus()
+    assert rows == [[f"`{name}`", gpu.model, f"{gpu.tflops:,g}", gpu.source] for name, gpu in known.items()]
+    assert f"**{known['h100'].share * 100:g} %**" in text
+    for gpu in known.values():  # a vendor's number with sparsity is twice the dense one
+        if "with sparsity" in gpu.source:
+            assert float(gpu.source.split()[2].replace(",", "")) == 2 * gpu.tflops
+
+
+@pytest.mark.parametrize(
+    ("model", "side"),
+    [
+        ("vit_tiny_patch16_224", 96),
+        ("swin_tiny_patch4_window7_224", 224),
+        ("convnext_atto", 64),
+        ("eva02_tiny_patch14_224", 224),
+        ("beit_base_patch16_224", 224),
+    ],
+)
+def test_flop_are_those_that_torch_counts(model: str, side: int) -> None:
+    """Linear layers and attention by their shapes, where torch runs them; with windows, masks and convolutions too."""
+    with torch.device("meta"):
+        network = timm.create_model(model, img_size=side) if "convnext" not in model else timm.create_model(model)
+        images = torch.empty(2, 3, side, side)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            network(images)
+        assert counted(lambda: network(images)) == counter.get_total_flops() > 0
+
+
+def test_values_are_left_out_on_the_meta_device_alone_and_no_shape_with_them() -> None:
+    with torch.device("meta"):
+        expected = create_encoder(EncoderRecipe(model="vit_tiny_patch16_224"), classes=3).eval()
+        flop = counted(lambda: expected(torch.empty(2, 3, 224, 224)))
+    with shapes_only():
+        found = create_encoder(EncoderRecipe(model="vit_tiny_patch16_224"), classes=3).eval()
+        assert counted(lambda: found(torch.empty(2, 3, 224, 224))) == flop
+        assert torch.ones(3, device="cpu").mul_(2).tolist() == [2, 2, 2]
+    shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in (found, expected)]
+    assert shapes[0] == shapes[1]
+    assert all(tensor.is_meta for tensor in found.state_dict().values())
 
 
 def test_flop_of_a_block_are_those_of_its_products(folder: Path) -> None:
@@ -357,7 +442,7 @@ def test_a_set_that_nobody_knows_is_in_no_sum(folder: Path) -> None:
     _, found, _, (known_sets, told) = planned(folder)
     assert {cost.origin for cost in found.to_run} == {NO_COUNT}
     assert found.images == 0
-    assert any("6 runs are on sets of unknown size" in line for line in totals(found))
+    assert any("6 runs are on sets of unknown size" in line for line in totals(found, Rates()))
     assert known_sets == {}
     assert any("expected the images" in paragraph for paragraph in told)
 
@@ -379,7 +464,9 @@ def test_a_finished_run_costs_nothing_and_tells_its_speed(folder: Path) -> None:
     eight = planned(folder, Rates(gpus=8)).all
     assert eight.seconds == pytest.approx(group.seconds * 4 / 8), "measured on four, planned on eight"
     assert eight.gpu_hours == pytest.approx(4 * group.seconds / 3600)
-    assert [line.split(" were")[0] for line in totals(found.all) if "were measured" in line] == ["Rates of 1 runs"]
+    assert [line.split(" were")[0] for line in totals(found.all, Rates()) if "were measured" in line] == [
+        "Rates of 1 runs"
+    ]
     again = planned(folder, None, "pretrain.lut.epochs=5")
     assert again.groups[0].count(DONE) == 0, "a changed run is to be run"
     shutil.rmtree(folder / "toy/val")
@@ -477,7 +564,7 @@ def test_a_disk_that_is_too_small_is_said(
     apart = [replace(room, device=number) for number, room in enumerate(rooms)]
     assert [needed for _, needed, _ in by_disk(uses, apart)] == [0, wanted, 0], "checkpoints and weights are in runs"
     monkeypatch.setattr("lutbench.plan.show.rooms_of", lambda workspace: small)
-    show_plan(suite, workspace, [], None, 1)
+    show_plan(suite, workspace, Rates())
     assert "will not fit" in capsys.readouterr().out
 
 
@@ -495,7 +582,7 @@ def test_a_rate_of_no_run_names_the_nearest(folder: Path) -> None:
 def test_the_plan_is_printed_with_every_group_and_sum(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_images(folder)
     suite, workspace = opened(folder)
-    show_plan(suite, workspace, ["lut=10"], None, 2)
+    show_plan(suite, workspace, Rates(read_rates(suite, ["lut=10"]), gpus=2))
     out = capsys.readouterr().out
     rows = [" ".join(line.split()) for line in out.splitlines()]
     pretraining, tuning = 2 * 4 * TRAIN, 2 * (3 * TRAIN + VAL)
@@ -514,14 +601,104 @@ def test_the_plan_is_printed_with_every_group_and_sum(folder: Path, capsys: pyte
 def test_no_number_of_a_plan_is_cut_where_80_columns_are_shown(
     suite: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show_plan(load_suite(suite), Workspace(tmp_path, tmp_path / "runs", tmp_path / "results"), [], 1e12, 1)
+    show_plan(load_suite(suite), Workspace(tmp_path, tmp_path / "runs", tmp_path / "results"), Rates(flops=1e12))
     out = capsys.readouterr().out
     table = out[: out.index("one after another")]
     assert "…" not in table
     assert max(map(len, (line.rstrip() for line in table.splitlines()))) <= 80
 
 
+@pytest.mark.parametrize("gpu", [None, "h100"])
+def test_the_summary_of_the_largest_suite_fits_a_screen(
+    gpu: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "suite.toml"
+    text = (Path(__file__).parents[1] / "suites/paper.toml").read_text()
+    own.write_text(f'{text}\n[method.own]\nencoder = "b"\ncheckpoint = "{tmp_path}/no.pth"\n')
+    suite, workspace = load_suite(str(own)), Workspace(tmp_path, tmp_path / "runs", tmp_path / "results")
+    rates = Rates(gpus=8, gpu=find_gpu(gpu) if gpu else None)
+    show_summary(suite, workspace, rates)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if not line.startswith("counting")]
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    out = " ".join(lines)
+    assert "28 data sets are missing: imagenet-1k, " in out
+    assert "Problem: method.own.checkpoint: there is no file" in out.replace("Problem (and 1 more)", "Problem")
+    assert "Next: lutbench data list NAME says how" in out
+    costs = costs_of(suite, workspace, survey_all(suite, workspace), rates)
+    [row] = [line.split() for line in lines if line.startswith("all ")]
+    hours = [f"{costs.gpu_hours:,.1f}", f"{costs.gpu_hours / 8 / 24:,.1f}"]
+    assert row == [
+        "all",
+        str(len(suite.runs)),
+        *amount(costs.images).split(),
+        f"{costs.flop:.1e}",
+        *(hours if gpu else []),
+    ]
+    assert ("--gpu h100" in lines[-1]) == (gpu is None), "what to do for hours, and only where there are none"
+
+
+def test_the_summary_says_what_is_done_and_what_comes_next(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(folder)
+    suite, workspace = opened(folder)
+    run_suite(suite, ["pretrain"], ["seed0"], workspace)
+    capsys.readouterr()
+    show_summary(suite, workspace, Rates())
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith("pretrain 1 of 2 ") for line in lines)
+    assert "+ of 1 of the 5 runs alone." in lines
+    assert f"Next: lutbench run {suite.given}." in " ".join(lines)
+    run_suite(suite, [], [], workspace)
+    capsys.readouterr()
+    show_summary(suite, workspace, Rates())
+    out = capsys.readouterr().out
+    assert "All runs have finished. Next: lutbench tables" in out
+    assert "missing" not in out
+
+
+def test_rows_without_hours_are_empty_and_the_last_line_says_how_to_get_them(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(folder)
+    show_plan(*opened(folder), Rates())
+    *above, last = capsys.readouterr().out.rstrip().splitlines()
+    assert last == "6 runs have no rate. For hours: --gpu h100, --flops 4e14 or --rate NAME=N."
+    assert "no rate" not in "".join(above)
+
+
 def test_numbers_are_printed_in_units_that_people_read() -> None:
     assert [amount(n) for n in (0, 98_304, 2_049_867_200)] == ["0", "98,304", "2,049.9 M"]
     assert [duration(float(Fraction(s))) for s in (12, 204, 4_332_600)] == ["12 s", "3.4 min", "1,203.5 h"]
     assert [gigabytes(n) for n in (None, 1_500_000, int(np.int64(145e9)))] == ["unknown", "1.5 MB", "145.0 GB"]
+
+
+def test_a_row_that_cannot_be_run_is_told_and_the_others_are_planned(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(folder)
+    row = '[encoder.net]\nmodel = "resnet10t.c3_in1k"\nimage_size = 64\n[method.net]\ntimm = true\nencoder = "net"\n'
+    table = '[analysis.inside]\ndata = "toy"\nmeasures = ["fourier"]\n'
+    (folder / "toy.toml").write_text(SUITE + row + table)
+    show_plan(*opened(folder), Rates())
+    told = " ".join(capsys.readouterr().out.split())
+    assert "4 runs cannot be done as they are, see below: they are in no sum." in told, "two seeds, and untrained ones"
+    assert "analysis.inside, row net: an analysis looks at the tokens of a square grid" in told
+    assert "net 2 cannot be run" in told
+    assert "lut 2 of 2" not in told
+    assert "neighbours lut 2 102 " in told, "30 and 21 images, twice"
+
+
+def test_what_cannot_be_counted_is_told_and_no_reason_not_to_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trips(call: Callable[[], object]) -> int:
+        raise AssertionError("Expected gradient function to be set")
+
+    write_images(folder)
+    monkeypatch.setattr("lutbench.plan.compute.counted", trips)
+    compute._encoder.cache_clear()
+    show_plan(*opened(folder), Rates())
+    compute._encoder.cache_clear()
+    told = " ".join(capsys.readouterr().out.split())
+    assert "The FLOP of 4 runs cannot be counted, see below: they are in no sum." in told
+    assert "vit_tiny_patch16_224': its FLOP cannot be counted (AssertionError: Expected gradient function" in told

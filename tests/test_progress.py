@@ -48,3 +48,18 @@ def test_a_title_with_brackets_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch
     assert isinstance(screen.file, StringIO)
     assert "listing /data/[/old]/train" in screen.file.getvalue()
     assert "[red] 5 images/s" in screen.file.getvalue()
+
+
+def test_on_a_narrow_terminal_a_long_title_has_a_line_of_its_own_and_every_number_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Console(force_terminal=True, file=StringIO(), width=80, color_system=None)
+    monkeypatch.setattr("lutbench.progress.console", screen)
+    title, text = "downstream/photographs-finetune/dino-student/seed0", "loss 1.417  171 images/s  3% waiting"
+    with Bar(title, 713) as bar:
+        bar.update(713, text)
+    assert isinstance(screen.file, StringIO)
+    shown = screen.file.getvalue()
+    assert title in shown.splitlines()[0]
+    assert f"713/713 {text} 0:00:0" in shown
+    assert "…" not in shown

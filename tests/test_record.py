@@ -19,6 +19,7 @@ import pytest
 
 from downstream.segmentation.confusions import Confusions
 from lutbench.arrays import MAX_BYTES
+from lutbench.changes import changes
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, Outcomes, PerImage
 from lutbench.files import content_sha256
@@ -26,7 +27,7 @@ from lutbench.kinds import KINDS
 from lutbench.recipes.base import DataRecipe, EncoderRecipe
 from lutbench.recipes.downstream import EncoderSource, KnnRecipe
 from lutbench.recipes.suite import PlannedRun
-from lutbench.record import Record, changes, identity_of, read_record, read_records, record_path
+from lutbench.record import Record, identity_of, read_record, read_records, record_path
 from lutbench.record_writing import copy_record, make_record, write_record
 
 MOUNT = "/mnt/of-somebody"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lutbench.errors import UserError
-from lutbench.evaluate.outcomes import Outcomes, PerImage
+from lutbench.evaluate.outcomes import Outcomes, PerImage, names_fingerprint
 from lutbench.recipes.loading import load_suite
 from lutbench.record import Attachment, Record, read_records
 from lutbench.record_writing import write_record
@@ -92,8 +92,24 @@ def test_per_image_outcomes_are_compared_on_the_same_images(
 
 
 def test_outcomes_on_other_images_are_different(shipped: dict[str, Record], tmp_path: Path) -> None:
-    found = agreement(measured(shipped[TUNED], replace(shipped[TUNED].outcomes, images="0" * 64), tmp_path), shipped)
+    others = replace(shipped[TUNED].outcomes, images="0" * 64, names=())
+    found = agreement(measured(shipped[TUNED], others, tmp_path), shipped)
     assert (found.verdict, found.difference) == ("different", None)
+
+
+def test_names_of_images_that_a_record_of_before_does_not_keep_are_no_other_bits(
+    shipped: dict[str, Record], tmp_path: Path
+) -> None:
+    names = tuple(f"{row}.png" for row in range(1900))
+    named = replace(shipped[TUNED].outcomes, images=names_fingerprint(names), names=names)
+    now = measured(shipped[TUNED], named, tmp_path / "now")
+    before = measured(shipped[TUNED], replace(named, names=()), tmp_path / "before")
+    assert now.files != before.files
+    assert agreement(now, {TUNED: before}).verdict == agreement(before, {TUNED: now}).verdict == "same bits"
+    rank = named.rank.copy()
+    rank[np.flatnonzero(named.rank == 7)[0]] = 8  # which changes neither top-1 nor top-5
+    other = measured(shipped[TUNED], replace(named, rank=rank, names=()), tmp_path / "other")
+    assert agreement(now, {TUNED: other}).verdict == WITHIN
 
 
 @pytest.mark.parametrize(

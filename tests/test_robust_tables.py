@@ -249,7 +249,7 @@ def test_one_seed_has_its_interval_over_images_and_the_published_value_beside_it
     assert (found["measured"], found["95 % interval"], found["seeds"]) == ("40.0", "30.9 to 49.8", "1")
     assert (found["published"], found["difference"], found["runs"]) == ("35.9 [a]", "+4.1", "[4]")
     text = build_tables(loaded, folder)["main.md"]
-    assert "- [4] `robustness/shifts/adversarial/theirs/seed0`" in text
+    assert "- [4] [`robustness/shifts/adversarial/theirs/seed0`](../../records/toy/robustness/shifts/" in text
     assert "- [a] He et al. 2022 (MAE), table 13\n" in text
 
 

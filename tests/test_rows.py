@@ -17,6 +17,7 @@ from lutbench.evaluate.inference import encode_images
 from lutbench.files import write_sealed
 from lutbench.models.encoders import create_encoder
 from lutbench.models.pretrained import encoder_of
+from lutbench.plan.costs import Rates
 from lutbench.plan.show import show_plan
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.loading import load_suite
@@ -330,7 +331,7 @@ def test_a_run_of_before_there_were_teachers_says_how_to_have_one_before_anythin
     shown = capsys.readouterr().out
     assert f"{OF_TEACHER}" in shown
     assert " ".join(told.split()) in " ".join(shown.split())
-    show_plan(suite, workspace, [], None, 1)
+    show_plan(suite, workspace, Rates())
     assert "1 runs to go, 7 finished" in capsys.readouterr().out
     with pytest.raises(UserError, match="finished before such runs kept their teacher"):
         run_suite(suite, ["downstream"], ["lut-teacher"], workspace)

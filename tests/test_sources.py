@@ -91,9 +91,10 @@ def test_what_other_code_finished_is_said_everywhere_and_repeated_when_asked(
     edit("recipe.temperature,", "2 * recipe.temperature,")
     capsys.readouterr()
     show_status(load_suite(suite), run.workspace)
-    assert f"finished by other code ({EDITED})" in capsys.readouterr().out
+    assert "finished by other code  top-1" in (said := capsys.readouterr().out)
+    assert f"By other code, 1 of 1 runs; since then changed: {EDITED}." in said
     again(run)
-    assert f"finished already by other code ({EDITED}); top-1" in (said := capsys.readouterr().out)
+    assert "finished already by other code (1 file); top-1" in (said := capsys.readouterr().out)
     assert said.rstrip().endswith(f"to repeat that: --again {NAME}")
     cli.tables(suite, check=True, results=results)  # the code is no matter of the records
     cli.tables(suite, results=results)
@@ -146,14 +147,43 @@ def test_what_starts_from_a_run_of_other_code_says_so(
     capsys.readouterr()
     run_suite(loaded, [], [], workspace)
     first, second = capsys.readouterr().out.splitlines()
-    assert "finished already by other code (pretrain/context.py); " in first
-    assert "finished already after pretrain/mine/seed0, by other code (pretrain/context.py); " in second
+    assert "finished already by other code (1 file); " in first
+    assert "finished already after pretrain/mine/seed0, by other code (1 file); " in second
     assert second.endswith("--again pretrain/mine/seed0")
     cli.tables(str(suite), results=workspace.results)
     assert re.search(
         r"`?pretrain/mine/seed0`?: pretrain/context.py\n.*`?downstream/task/mine/seed0`?: start from",
         capsys.readouterr().out,
     )
+
+
+def test_runs_of_the_same_changed_files_are_told_together(
+    tmp_path: Path, edit: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path, train=2, val=1)
+    suite = tmp_path / "four.toml"
+    rows = "".join(f'[method.{name}]\nscratch = true\nencoder = "toy"\n' for name in ("one", "two"))
+    tasks = "".join(
+        f'[downstream.{name}]\nkind = "knn"\ndata = "toy"\nneighbours = 1\n' for name in ("first", "second")
+    )
+    suite.write_text(TOY + rows + tasks)
+    loaded, workspace = load_suite(str(suite)), Workspace(tmp_path, tmp_path / "runs", tmp_path / "results")
+    run_suite(loaded, [], [], workspace)
+    edit("import torch\n", "import torch as torch\n")
+    edit("import Tensor\n", "import Tensor as Tensor\n", "downstream/stage.py")
+
+    def told() -> list[str]:
+        cli.tables(str(suite), results=workspace.results)
+        capsys.readouterr()
+        text = (workspace.results / "tables/four/main.md").read_text()
+        return [line for line in text.split("## Made by other code")[1].splitlines() if line.startswith("- ")]
+
+    assert told() == [f"- `downstream/*` (4 runs): {EDITED}, downstream/stage.py"]
+    run_suite(loaded, [], ["second/two"], workspace, ["second/two"])
+    names = "`downstream/first/*`, `downstream/second/one/seed0`"
+    assert told() == [f"- {names} (3 runs): {EDITED}, downstream/stage.py"]
+    edit("import Tensor as Tensor\n", "import Tensor\n", "downstream/stage.py")
+    assert told() == [f"- {names} (3 runs): {EDITED}", "- `downstream/second/two/seed0`: downstream/stage.py"]
 
 
 def test_a_run_on_a_cache_depends_on_what_makes_the_cache() -> None:

@@ -1,6 +1,7 @@
 """What ``status`` shows on a terminal, which may be narrow, and in a file."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chained import run_chain
 from rich.console import Console
 from toy_runs import SUITE, performed, toy_run, write_images
 
+from lutbench.changes import changes
 from lutbench.errors import UserError
 from lutbench.files import content_sha256
 from lutbench.recipes.loading import load_suite
+from lutbench.run import open_run
 from lutbench.run_status import RunState
 from lutbench.stages import run_suite, show_status
 from lutbench.workspace import Workspace
@@ -187,3 +191,67 @@ def test_a_narrow_terminal_has_the_folder_below_the_run(
     _, line, below = shown(tmp_path, monkeypatch, capsys, force_terminal=True, width=80).splitlines()
     assert line == f"{NAME}  missing"
     assert below.startswith(f"    {tmp_path}/rrr")
+
+
+def lines(suite: str, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> dict[str, list[str]]:
+    """What ``status`` prints of each run, in its columns by name."""
+    capsys.readouterr()
+    show_status(load_suite(suite), workspace)
+    shown = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()]
+    return {columns[0]: columns[1:] for columns in shown if columns[0].endswith("/seed0")}
+
+
+def test_a_run_whose_data_or_weights_are_not_here_is_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path, train=2, val=1)
+    suite, taken = str(tmp_path / "toy.toml"), "downstream/task/taken/seed0"
+    run = toy_run(tmp_path, kind="knn", neighbours=1)
+    weights = tmp_path / "own.safetensors"
+    method = f'\n[method.taken]\ncheckpoint = "{weights}"\nencoder = "toy"\n'
+    (tmp_path / "toy.toml").write_text((tmp_path / "toy.toml").read_text() + method)
+    fresh = Workspace(tmp_path, tmp_path / "none", tmp_path / "results")
+    assert lines(suite, fresh, capsys)[taken][0] == "missing", "nothing was run there"
+    performed(run)
+    assert lines(suite, run.workspace, capsys)[NAME][0] == "finished"
+    assert lines(suite, run.workspace, capsys)[taken] == ["unknown", "weights not here"]
+    weights.write_bytes(b"not weights")
+    assert lines(suite, run.workspace, capsys)[taken][0] == "missing", "any file has a hash"
+    (tmp_path / "toy").rename(tmp_path / "elsewhere")
+    workspace = Workspace(tmp_path, run.workspace.runs, run.workspace.results)
+    assert lines(suite, workspace, capsys)[NAME] == ["unknown", "data not here"]
+    (tmp_path / "toy").mkdir()
+    workspace = Workspace(tmp_path, run.workspace.runs, run.workspace.results)
+    assert lines(suite, workspace, capsys)[NAME] == ["unknown", "data not as expected"]
+
+
+def test_what_starts_from_a_run_whose_data_are_not_here_is_unknown_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_chain(tmp_path)
+    (tmp_path / "toy/train").rename(tmp_path / "toy/gone")
+    workspace = Workspace(tmp_path, tmp_path / "runs", tmp_path / "results")
+    shown = lines(str(tmp_path / "toy.toml"), workspace, capsys)
+    for run in ("pretrain/lut", "downstream/tuned/lut", "robustness/shift/hidden/lut", "analysis/looks/lut"):
+        assert shown[f"{run}/seed0"] == ["unknown", "data not as expected"]
+
+
+def test_a_change_of_how_images_are_prepared_is_named_once(tmp_path: Path) -> None:
+    write_images(tmp_path, train=2, val=1)
+    toy_run(tmp_path, kind="knn", neighbours=1)
+    (tmp_path / "own.safetensors").write_bytes(b"weights")
+    suite = tmp_path / "toy.toml"
+    text = suite.read_text().replace("scratch = true", f'checkpoint = "{tmp_path / "own.safetensors"}"')
+    inputs = []
+    for mean in ("", "mean = [0.5, 0.4, 0.3]\ncrop_pct = 0.9\n"):
+        suite.write_text(text.replace("[method.scratch]\n", f"[method.scratch]\n{mean}"))
+        loaded = load_suite(str(suite))
+        run = open_run(loaded, loaded.run(NAME), Workspace(tmp_path, tmp_path / "runs", tmp_path / "results"))
+        inputs.append(run.identity_inputs)
+    assert inputs[1]["encoder"]["preprocessing"]["mean"] == [0.5, 0.4, 0.3]
+    told = changes(*inputs)
+    assert [line.split()[0] for line in told if "[0.5, 0.4, 0.3]" in line] == ["recipe.encoder.mean"]
+    beside = {"encoder": {"preprocessing": {"mean": [0.5]}}}
+    assert changes({}, beside) == ["encoder.preprocessing.mean changed from not set to [0.5]"], (
+        "a file beside it says it"
+    )

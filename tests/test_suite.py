@@ -550,9 +550,11 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "architecture": ENCODER.model_copy(update={"depth": 3}),
         "kind": "scratch",
         "export": "teacher",
+        "part": "teacher.backbone",
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
         "interpolation": "bilinear",
+        "crop_pct": 0.9,
     },
     PretrainRecipe: {
         "framework": "simmim",

@@ -1,6 +1,7 @@
 """Tables say what records say: hand-made outcomes, and the numbers that a hand computes from them."""
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -142,6 +143,42 @@ def test_one_seed_has_wilsons_interval_over_images(folder: Path) -> None:
     found = row(folder, loaded, "Fine-tuning", "LUT_100%")
     assert (found["metric"], found["measured"], found["95 % interval"]) == ("top-1", "80.0", "71.1 to 86.7")
     assert (found["encoder"], found["seeds"], found["runs"]) == ("ViT-B/16", "1", "[1]")
+
+
+def test_the_footnote_of_every_number_is_a_link_to_its_record(folder: Path) -> None:
+    loaded = suite(folder, "seeds=[0, 1]")
+    for name in ("tuned/ours/seed0", "tuned/ours/seed1", "near/theirs/seed0"):
+        recorded(folder, loaded, name, share(80))
+    write_tables(loaded, folder)
+    page = folder / "tables/toy/main.md"
+    found = footnote_links(page)
+    assert {number: [path.name for path in paths] for number, paths in found.items()} == {
+        "1": ["seed0.json", "seed1.json"],
+        "4": ["seed0.json"],
+    }
+    (record,) = found["4"]
+    assert json.loads(record.read_text())["run"] == "downstream/near/theirs/seed0"
+    assert check_tables(loaded, folder) == []
+
+
+@pytest.mark.parametrize("name", ["tiny", "camvid"])
+def test_every_row_of_the_shipped_tables_has_links_to_its_records(name: str) -> None:
+    page = ROOT / f"results/reference/tables/{name}/main.md"
+    cells = set(re.findall(r"\| \[(\d+)\] +\|$", page.read_text(encoding="utf-8"), re.M))
+    found = footnote_links(page)
+    assert cells
+    assert cells <= set(found)
+    assert all(path.is_file() for paths in found.values() for path in paths)
+
+
+def footnote_links(page: Path) -> dict[str, list[Path]]:
+    """The files that the runs of every footnote of a page link to, as Markdown is read."""
+    links: dict[str, list[Path]] = {}
+    for token in MarkdownIt().parse(page.read_text(encoding="utf-8").split("## Runs\n")[1].split("\n## ")[0]):
+        if token.children and (number := re.match(r"\[(\d+)\] ", token.content)):
+            targets = [str(one.attrs["href"]) for one in token.children if one.type == "link_open"]
+            links.setdefault(number[1], []).extend((page.parent / target).resolve() for target in targets)
+    return links
 
 
 def test_several_seeds_have_students_interval_of_their_mean(folder: Path) -> None:
@@ -412,9 +449,9 @@ def test_a_value_leads_to_its_run(folder: Path) -> None:
     assert row(folder, loaded, "Fine-tuning", "MAE")["runs"] == "[2]"
     text = build_tables(loaded, folder)["main.md"]
     assert (
-        f"- [2] `downstream/tuned/theirs/seed0` {record.identity[:12]}: top-1 80.0 %, 61 s on {record.hardware}, code"
-        in text
-    )
+        "- [2] [`downstream/tuned/theirs/seed0`](../../records/toy/downstream/tuned/theirs/seed0.json) "
+        f"{record.identity[:12]}: top-1 80.0 %, 61 s on {record.hardware}, code"
+    ) in text
 
 
 def test_programs_read_unrounded_numbers(folder: Path) -> None:
@@ -701,7 +738,7 @@ def test_markdown_shows_names_and_prose_as_they_are_and_not_as_markup(segmented:
     assert [cell for cell in cells if cell.startswith(f"{HOSTILE}, top-1")], "the heading of a column"
     assert html == {"<u>", "</u>"}
     assert targets
-    assert all(target.startswith("../../figures/toy/") for target in targets)
+    assert all(target.startswith(("../../figures/toy/", "../../records/toy/downstream/")) for target in targets)
 
 
 def test_a_dollar_in_a_label_begins_no_formula_in_a_figure(segmented: Path) -> None:

@@ -1,15 +1,25 @@
 """Files of weights are read without running anything in them, and what is wrong with one is said plainly."""
 
 import argparse
+import collections
+import datetime
+import json
+import operator
 import os
 import pickle
-from pathlib import Path
+import re
+import sys
+import types
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lutbench.errors import UserError
-from lutbench.models.weights import read_weights, save_weights, sha256_of
+from lutbench.models.weights import read_shapes, read_tensors, read_weights, save_weights, sha256_of
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}
 
@@ -155,3 +165,182 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, name: str) -> Non
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no file of weights .*gone\.pth"):
         read_weights(tmp_path / "gone.pth")
+
+
+# What lies beside the tensors, folders, shapes
+
+
+def of_module(patch: pytest.MonkeyPatch, module: str, name: str, base: type) -> type:
+    """A class that pickles as that of a library does which is not here."""
+    parts = module.split(".")
+    for i in range(len(parts)):
+        patch.setitem(sys.modules, ".".join(parts[: i + 1]), types.ModuleType(module))
+    kind = type(name, (base,), {"__module__": module})
+    setattr(sys.modules[module], name, kind)
+    return kind
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Values of libraries that are not here."""
+    attributes = of_module(monkeypatch, "pytorch_lightning.utilities.parsing", "AttributeDict", dict)
+    config = of_module(monkeypatch, "omegaconf.dictconfig", "DictConfig", object)()
+    config.__dict__.update(_content={"lr": 1.0}, _type=dict)
+    return {"hyper_parameters": attributes(lr=0.1), "cfg": config}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_plain_data_of_any_library_beside_the_weights_is_passed_over(
+    tmp_path: Path, elsewhere: dict[str, Any], zipped: bool
+) -> None:
+    beside = elsewhere | {
+        "args": argparse.Namespace(data=Path("/imagenet"), windows=PureWindowsPath("c:/data")),
+        "best": np.float64(81.2), "epochs": np.arange(3), "rng": np.random.RandomState(0).get_state(), "names": np.array(["a", None], dtype=object),
+        "meters": collections.defaultdict(list, {"loss": [1.0]}), "when": datetime.datetime(2024, 1, 1), "version": torch.__version__,
+        "callbacks": {"best": {"score": np.float32(0.5)}}, "queue": collections.deque([1]), "more": types.SimpleNamespace(lr=1),
+    }  # fmt: skip
+    torch.save({"state_dict": WEIGHTS, **beside}, tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
+    assert read_tensors(tmp_path / "a.ckpt").keys() == {f"state_dict.{name}" for name in WEIGHTS}
+
+
+def test_mmengines_history_of_losses_is_passed_over_and_calls_nothing(tmp_path: Path) -> None:
+    history_buffer = pytest.importorskip("mmengine.logging").HistoryBuffer
+    hub = {"log_scalars": {"loss": history_buffer([1.0, 2.0], [1, 1])}}
+    torch.save({"meta": {"epoch": 1}, "state_dict": WEIGHTS, "message_hub": hub}, tmp_path / "epoch_1.pth")
+    assert_same(read_weights(tmp_path / "epoch_1.pth"))
+
+
+@pytest.mark.parametrize("kind", ["reached", "called"])
+def test_what_stands_in_for_getattr_reaches_nothing(tmp_path: Path, kind: str) -> None:
+    class Reaches:
+        def __reduce__(self) -> tuple[object, ...]:
+            return getattr, (Path, "cwd")
+
+    class Calls:
+        def __reduce__(self) -> tuple[object, ...]:
+            return operator.call, (Reaches(),)
+
+    torch.save({"model": WEIGHTS, "x": Reaches() if kind == "reached" else Calls()}, tmp_path / "a.pth")
+    if kind == "reached":
+        assert_same(read_weights(tmp_path / "a.pth"))
+    else:
+        with pytest.raises(UserError, match=r"needs _?operator\.call, which could run code"):
+            read_weights(tmp_path / "a.pth")
+
+
+def test_a_pickle_that_holds_itself_is_read_all_the_same(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"model": dict(WEIGHTS)}
+    content["model"]["whole"] = content
+    torch.save(content, tmp_path / "a.pth")
+    assert_same(read_weights(tmp_path / "a.pth"))
+
+
+def in_folder(folder: Path, *names: str) -> Path:
+    """Weights as Hugging Face's libraries write them: a tensor a file, and an index where there are several."""
+    folder.mkdir()
+    files = dict(zip(WEIGHTS, names if len(names) > 1 else names * 2, strict=True))
+    for file in set(names):
+        tensors = {name: tensor for name, tensor in WEIGHTS.items() if files[name] == file}
+        if file.endswith(".safetensors"):
+            save_weights(tensors, folder / file)
+        else:
+            torch.save(tensors, folder / file)
+    if len(names) > 1:
+        stem, _, ending = names[0].partition("-")[0], None, Path(names[0]).suffix
+        (folder / f"{stem}{ending}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return folder
+
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+PICKLED_SHARDS = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
+
+
+@pytest.mark.parametrize("names", [("model.safetensors",), SHARDS, ("pytorch_model.bin",), PICKLED_SHARDS])
+def test_a_folder_of_weights_is_read_whole_and_its_hash_covers_every_file(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    folder = in_folder(tmp_path / "vit", *names)
+    (folder / "config.json").write_text("{}")
+    sha256 = sha256_of(folder)
+    assert_same(read_weights(folder, sha256))
+    assert {name: tensor.shape for name, tensor in read_shapes(folder).items()} == {
+        n: t.shape for n, t in WEIGHTS.items()
+    }
+    (folder / "config.json").write_text('{"other": 1}')
+    assert sha256_of(folder) == sha256
+    for name in names:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(UserError, match=f"expected sha256 {sha256}"):
+            read_weights(folder, sha256)
+        (folder / name).write_bytes(content)
+    if len(names) == 1:
+        assert sha256 == sha256_of(folder / names[0])
+    else:
+        assert_same(read_weights(next(folder.glob("*.index.json")), sha256))
+
+
+def test_a_tensor_in_two_files_is_that_of_the_file_that_the_index_says(tmp_path: Path) -> None:
+    folder = in_folder(tmp_path / "vit", *SHARDS)
+    first, other = WEIGHTS
+    both = {first: torch.zeros(2, 3), other: WEIGHTS[other]}
+    save_weights(both, folder / SHARDS[1])
+    assert_same(read_weights(folder))
+    save_weights({"nobodys": torch.zeros(1)}, folder / SHARDS[0])
+    with pytest.raises(UserError, match=rf"lack 1 of the tensors that it lists for them \({first}\)"):
+        read_weights(folder)
+    save_weights({first: WEIGHTS[first], "unlisted": torch.zeros(1)}, folder / SHARDS[0])
+    assert "unlisted" in read_weights(folder), "which a strict fit names"
+
+
+def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:
+    folder = in_folder(tmp_path / "vit", *SHARDS)
+    (folder / SHARDS[1]).rename(folder / "elsewhere")
+    with pytest.raises(
+        UserError, match=rf"no file of weights .*{SHARDS[1]}, which model\.safetensors\.index\.json lists"
+    ):
+        read_weights(folder)
+    save_weights({"other": WEIGHTS["b"]}, folder / SHARDS[1])
+    with pytest.raises(UserError, match=r"index\.json: its files lack 1 of the tensors that it lists for them \(b\)"):
+        read_weights(folder)
+    for wrong in ("{}", '{"weight_map": {"b": "../b.safetensors"}}', '{"weight_map": {}}', "[]"):
+        (folder / "model.safetensors.index.json").write_text(wrong)
+        with pytest.raises(UserError, match="expected a weight_map"):
+            read_weights(folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        UserError, match=r"empty: expected a folder with model\.safetensors, .*found nothing\. Give the file"
+    ):
+        read_weights(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_shapes_are_read_without_the_values(tmp_path: Path, name: str) -> None:
+    tensors = {f"{i}.weight": torch.zeros(64, 1024, 1024, dtype=torch.uint8) for i in range(4)}
+    save_file(tensors, tmp_path / name) if name.endswith("safetensors") else torch.save(tensors, tmp_path / name)
+    del tensors
+    before = resident()
+    shapes = read_shapes(tmp_path / name)
+    assert {tuple(shape.shape) for shape in shapes.values()} == {(64, 1024, 1024)}
+    assert all(shape.is_meta for shape in shapes.values())
+    assert resident() - before < 32 * 2**20  # of 256 MiB
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0])
+
+
+def test_shapes_are_read_again_when_a_file_has_changed(tmp_path: Path) -> None:
+    save_weights(WEIGHTS, tmp_path / "a.safetensors")
+    assert read_shapes(tmp_path / "a.safetensors").keys() == WEIGHTS.keys()
+    save_weights({"other": WEIGHTS["b"]}, tmp_path / "a.safetensors")
+    os.utime(tmp_path / "a.safetensors", (1, 1))
+    assert read_shapes(tmp_path / "a.safetensors").keys() == {"other"}
+
+
+def test_a_pickle_of_a_protocol_that_torch_does_not_read_safely_says_what_to_do(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, path := tmp_path / "late.pth", pickle_protocol=4)
+    with pytest.raises(UserError, match=r"later one.*Save it again"):
+        read_weights(path)

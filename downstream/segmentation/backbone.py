@@ -2,14 +2,20 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
+from mmseg.models.backbones import MAE
 from timm.models import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lutbench.errors import UserError
-from lutbench.models.pretrained import misfits
+from lutbench.models.encoders import create_encoder, geometry_of, is_plain
+from lutbench.models.fitting import misfits
+from lutbench.recipes.base import EncoderRecipe
+from lutbench.train.randomness import RngStream, seeded
 
 RENAMED = (
     (r"cls_token", "cls_token"),
@@ -28,6 +34,51 @@ LEFT_OUT = re.compile(r"(norm|fc_norm|head)\..*")
 
 OWN = re.compile(r"layers\.\d+\.(attn\.relative_position_(bias_table|index)|gamma_[12])")
 """Parameters that the backbone has and an encoder may not have: relative position biases, zero at first, and LayerScale."""
+
+
+ALIKE = 1e-4
+"""Of the largest value, by how much the maps of the two may differ by rounding."""
+
+
+@lru_cache
+def is_mae(architecture: EncoderRecipe, crop: int) -> bool:
+    """Return whether MMSegmentation's MAE backbone computes what an encoder does, by one block of either with weights far from special."""
+    if not is_plain(architecture):
+        return False
+    side = min(crop, 4 * geometry_of(architecture).patch_size)
+    with seeded(RngStream.WEIGHTS, 0), torch.no_grad():
+        encoder: Any = create_encoder(architecture.model_copy(update={"depth": 1}), side).eval()
+        for parameter in encoder.parameters():
+            nn.init.normal_(parameter, std=0.2)
+        backbone = MAE(**mae_settings(architecture, side, [0]) | {"num_layers": 1})
+        backbone.eval()
+        try:
+            load_backbone(backbone, encoder)
+        except UserError:
+            return False
+        images = torch.randn(1, 3, side, side)
+        expected = encoder.forward_intermediates(images, norm=False, intermediates_only=True)[0]
+        difference = (backbone(images)[0] - expected).abs().max()
+        return bool(difference <= ALIKE * expected.abs().max())
+
+
+def mae_settings(
+    architecture: EncoderRecipe, crop: int, indices: list[int], drop_path: float = 0.0, layer_scale: float = 1.0
+) -> dict[str, Any]:
+    """Return the arguments of MMSegmentation's MAE backbone for a plain ViT."""
+    geometry = geometry_of(architecture)
+    return {
+        "img_size": (crop, crop),
+        "patch_size": geometry.patch_size,
+        "embed_dims": geometry.width,
+        "num_layers": geometry.depth,
+        "num_heads": geometry.heads,
+        "mlp_ratio": 4,
+        "out_indices": indices,
+        "drop_path_rate": drop_path,
+        "norm_cfg": {"type": "LN", "eps": 1e-6},
+        "init_values": layer_scale,
+    }
 
 
 def load_backbone(backbone: BaseModule, encoder: VisionTransformer) -> None:

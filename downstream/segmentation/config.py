@@ -1,20 +1,19 @@
-"""A recipe as a config of MMSegmentation: its names, its components, nothing of the suite in it."""
+"""A recipe as a config of MMSegmentation: its names, its components; of the suite only backbones that it has not."""
 
 from typing import Any
 
 from mmengine.config import Config
 
+from downstream.segmentation.backbone import is_mae, mae_settings
+from downstream.segmentation.pyramid import LEVELS, Pyramid, check_segmentation, maps_arguments
+from downstream.segmentation.timm_backbone import TimmLayerDecay, TimmMaps
 from lutbench.data.scenes import SegmentationDataset
 from lutbench.errors import UserError
-from lutbench.models.encoders import Geometry, geometry_of
 from lutbench.models.preprocessing import IMAGENETS, Preprocessing
 from lutbench.recipes.segmentation import SegmentationRecipe
 
 TTA_SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 """Scales of multi-scale testing, each also flipped (MMSegmentation's ADE20K config); none below the crop (BEiT's min_size)."""
-
-LEVELS = 4
-"""Levels of the pyramid: the maps of four blocks, enlarged 4, 2, 1 and 0.5 times."""
 
 IGNORED = 255
 """The value that MMSegmentation gives a reduced zero."""
@@ -36,13 +35,16 @@ def mmseg_config(
     Raises:
         UserError: if sizes do not go together, see :func:`check_segmentation`.
     """
-    geometry = check_segmentation(recipe, processes)
+    pyramid = check_segmentation(recipe, processes)
+    backbone = backbone_config(recipe, pyramid)
+    own = {"custom_imports": {"imports": [TimmMaps.__module__], "allow_failed_imports": False}}
     return Config(
         {
+            **(own if backbone["type"] == TimmMaps.__name__ else {}),
             "default_scope": "mmseg",
-            "model": _model(recipe, geometry, len(train.classes), ignored(train), norm, prepared),
+            "model": _model(recipe, pyramid, backbone, len(train.classes), ignored(train), norm, prepared),
             **_data(recipe, train, val, recipe.batch // processes),
-            **_training(recipe, geometry.depth),
+            **_training(recipe, pyramid.depth, backbone),
             "env_cfg": {
                 "cudnn_benchmark": True,
                 "mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0},
@@ -56,59 +58,27 @@ def mmseg_config(
     )
 
 
-def check_segmentation(recipe: SegmentationRecipe, processes: int = 1) -> Geometry:
-    """Return the geometry of the recipe's encoder, if everything fits together.
+def backbone_config(recipe: SegmentationRecipe, pyramid: Pyramid) -> dict[str, Any]:
+    """Return the backbone of MMSegmentation's config: its own MAE where that computes what the encoder does, else the suite's.
 
     Raises:
-        UserError: if the crop is not a whole number of patches, a block is deeper than the encoder, or the batch does
-            not divide over the processes.
+        UserError: if the recipe has a LayerScale that only MMSegmentation's backbone adds.
     """
-    geometry = geometry_of(recipe.encoder.architecture)
-    if recipe.crop % geometry.patch_size:
+    architecture = recipe.encoder.architecture
+    if is_mae(architecture, recipe.crop):
+        settings = mae_settings(architecture, recipe.crop, pyramid.indices, recipe.drop_path, recipe.layer_scale)
+        return {"type": "MAE", **settings}
+    if recipe.layer_scale != 1:
         raise UserError(
-            f"crop = {recipe.crop} is not a whole number of patches of {geometry.patch_size} pixels: "
-            f"take {max(1, round(recipe.crop / geometry.patch_size)) * geometry.patch_size}."
+            f"layer_scale = {recipe.layer_scale:g}: MMSegmentation's MAE backbone adds it, which does not compute what "
+            f"{architecture.model} does, so that this suite's is used. Leave it out."
         )
-    if not geometry.class_token:
-        raise UserError(
-            f"model = {recipe.encoder.architecture.model!r} has no class token, and MMSegmentation's MAE backbone has "
-            "one. Choose a Vision Transformer with one for segmentation."
-        )
-    if blocks_of(recipe, geometry.depth)[-1] >= geometry.depth:
-        raise UserError(
-            f"The pyramid takes the output of four blocks, and the encoder has {geometry.depth}: "
-            + ("name other blocks." if geometry.depth >= LEVELS else "take an encoder of at least four.")
-        )
-    if recipe.batch % processes:
-        raise UserError(
-            f"batch = {recipe.batch} images per iteration do not divide over {processes} processes: set it to a "
-            f"multiple of {processes}, or start another number of processes."
-        )
-    return geometry
-
-
-def blocks_of(recipe: SegmentationRecipe, depth: int) -> list[int]:
-    """Return the blocks, from 0, that feed the pyramid, of an encoder with ``depth`` blocks."""
-    if recipe.blocks is not None:
-        return recipe.blocks
-    if depth < 6:  # too few for the shares
-        return list(range(max(0, depth - LEVELS), max(depth, LEVELS)))
-    return [round(depth * share) - 1 for share in (1 / 3, 1 / 2, 2 / 3, 1)]
-
-
-def backbone_settings(recipe: SegmentationRecipe, geometry: Geometry) -> dict[str, Any]:
-    """Return the arguments of MMSegmentation's MAE backbone for an encoder of this geometry."""
+    arguments = maps_arguments(architecture, recipe.crop, recipe.drop_path)
     return {
-        "img_size": (recipe.crop, recipe.crop),
-        "patch_size": geometry.patch_size,
-        "embed_dims": geometry.width,
-        "num_layers": geometry.depth,
-        "num_heads": geometry.heads,
-        "mlp_ratio": 4,
-        "out_indices": blocks_of(recipe, geometry.depth),
-        "drop_path_rate": recipe.drop_path,
-        "norm_cfg": {"type": "LN", "eps": 1e-6},
-        "init_values": recipe.layer_scale,
+        "type": TimmMaps.__name__,
+        "model": architecture.model,
+        "arguments": arguments,
+        "out_indices": pyramid.indices,
     }
 
 
@@ -118,11 +88,18 @@ def ignored(scenes: SegmentationDataset) -> int:
 
 
 def _model(
-    recipe: SegmentationRecipe, geometry: Geometry, classes: int, ignore: int, norm: str, prepared: Preprocessing
+    recipe: SegmentationRecipe,
+    pyramid: Pyramid,
+    backbone: dict[str, Any],
+    classes: int,
+    ignore: int,
+    norm: str,
+    prepared: Preprocessing,
 ) -> dict[str, Any]:
     """Return the model of MMSegmentation's config: the encoder, four maps of it, UPerNet, and an auxiliary head."""
-    width, crop = geometry.width, (recipe.crop, recipe.crop)
+    widths, crop = pyramid.widths, (recipe.crop, recipe.crop)
     norm_cfg = {"type": norm, "requires_grad": True}
+    neck = {"type": "Feature2Pyramid", "embed_dim": widths[0], "rescales": [4, 2, 1, 0.5], "norm_cfg": norm_cfg}
 
     def head(kind: str, loss_weight: float, **settings: Any) -> dict[str, Any]:
         """Return a head of type ``kind``: what both have in common, and the settings of its own."""
@@ -149,20 +126,20 @@ def _model(
             "size": crop,
             "test_cfg": {"size": crop},  # an image smaller than the window is padded; others stay as they are
         },
-        "backbone": {"type": "MAE", **backbone_settings(recipe, geometry)},
-        "neck": {"type": "Feature2Pyramid", "embed_dim": width, "rescales": [4, 2, 1, 0.5], "norm_cfg": norm_cfg},
+        "backbone": backbone,
+        **({} if pyramid.hierarchical else {"neck": neck}),
         "decode_head": head(
             "UPerHead",
             1.0,
-            in_channels=[width] * LEVELS,
+            in_channels=widths,
             in_index=list(range(LEVELS)),
             pool_scales=(1, 2, 3, 6),
-            channels=recipe.channels or width,
+            channels=recipe.channels or pyramid.channels,
         ),
         "auxiliary_head": head(
             "FCNHead",
             recipe.auxiliary_weight,
-            in_channels=width,
+            in_channels=widths[LEVELS - 2],
             in_index=LEVELS - 2,
             channels=recipe.auxiliary_channels,
             num_convs=1,
@@ -236,8 +213,14 @@ def _dataset(scenes: SegmentationDataset, pipeline: list[dict[str, Any]]) -> dic
     }
 
 
-def _training(recipe: SegmentationRecipe, depth: int) -> dict[str, Any]:
+def _training(recipe: SegmentationRecipe, depth: int, backbone: dict[str, Any]) -> dict[str, Any]:
     """Return loops, optimiser, schedule and hooks."""
+    constructor = {
+        "constructor": "LearningRateDecayOptimizerConstructor",
+        "paramwise_cfg": {"num_layers": depth, "decay_rate": recipe.layer_decay, "decay_type": "layer_wise"},
+    }
+    if backbone["type"] == TimmMaps.__name__:
+        constructor = {"constructor": TimmLayerDecay.__name__, "paramwise_cfg": {"decay_rate": recipe.layer_decay}}
     rise = {"type": "LinearLR", "start_factor": 1e-6, "by_epoch": False, "begin": 0, "end": recipe.warmup}
     fall = {
         "type": "PolyLR",
@@ -264,8 +247,7 @@ def _training(recipe: SegmentationRecipe, depth: int) -> dict[str, Any]:
                 "weight_decay": recipe.weight_decay,
                 "fused": True,
             },
-            "constructor": "LearningRateDecayOptimizerConstructor",
-            "paramwise_cfg": {"num_layers": depth, "decay_rate": recipe.layer_decay, "decay_type": "layer_wise"},
+            **constructor,
         },
         "param_scheduler": [rise, fall] if recipe.warmup else [fall],
         "default_hooks": {

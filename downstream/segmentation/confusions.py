@@ -6,15 +6,19 @@ images: intersections and unions are summed over all of them first, as ADE20K's 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lutbench.arrays import Layout
+from lutbench.evaluate.image_names import ARRAY, KEY, check_same_images, labelled_names, packed_names, unpacked_names
 from lutbench.evaluate.outcomes import Measurement, PerImage, fingerprint_text, names_fingerprint
 from lutbench.evaluate.statistics import BOOTSTRAP, Comparison, bootstrap, percentiles, resampled
 from lutbench.files import check_plain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 IOU_OF = "IoU "
 """Prefix of a class's name in its metric."""
@@ -32,7 +36,7 @@ class Confusions(PerImage):
 
     layout: ClassVar[Layout] = {
         **{scale + name: (("i2", "i4", "i8"), 1) for scale in ("", "multi_scale_") for name in _COUNTS},
-        "n": (("i8",), 0), "classes": (("U",), 1), "images": (("U",), 0),
+        "n": (("i8",), 0), "classes": (("U",), 1), "images": (("U",), 0), KEY: ARRAY,
     }  # fmt: skip
     image: NDArray[np.int32]
     """(k,) Index of the image in the dataset, ascending."""
@@ -50,6 +54,8 @@ class Confusions(PerImage):
     """sha256 over the images' names, see :func:`names_fingerprint`: confusions are paired only if it is equal."""
     multi_scale: "Confusions | None" = None
     """Confusions of the same images, predicted at several scales and flipped."""
+    names: tuple[str, ...] = ()
+    """The images' names below the split's folder; empty in records of before they were kept."""
 
     @classmethod
     def of(
@@ -80,7 +86,7 @@ class Confusions(PerImage):
             raise ValueError("no pixel of any image has a label")
         made = cls(
             image.astype(np.int32), label.astype(np.int16), prediction.astype(np.int16), count, len(listed),
-            tuple(classes), names_fingerprint(listed), multi_scale,
+            tuple(classes), names_fingerprint(listed), multi_scale, tuple(listed),
         )  # fmt: skip
         if multi_scale and (multi_scale.images, multi_scale.classes) != (made.images, made.classes):
             raise ValueError("the multi-scale predictions are of other images or classes")
@@ -91,6 +97,7 @@ class Confusions(PerImage):
         own: dict[str, NDArray[Any]] = {
             "image": self.image, "label": self.label, "prediction": self.prediction, "count": self.count,
             "n": np.array(self.n), "classes": np.array(self.classes), "images": np.array(self.images),
+            **packed_names(self.names),
         }  # fmt: skip
         others = self.multi_scale.arrays() if self.multi_scale else {}
         return own | {f"multi_scale_{name}": others[name] for name in _COUNTS if others}
@@ -102,6 +109,7 @@ class Confusions(PerImage):
         check_plain(list(classes), "classes")
         if len(set(classes)) != len(classes) or not 0 < n * len(classes) <= MAX_AREAS:
             raise ValueError(f"{n} images of {len(classes)} classes, of which each needs a name of its own")
+        names = unpacked_names(arrays, n, images)
 
         def scale(prefix: str, multi_scale: "Confusions | None" = None) -> "Confusions":
             """Return the counts of the arrays whose names begin with ``prefix``."""
@@ -121,7 +129,7 @@ class Confusions(PerImage):
             pair = (image.astype(np.int64) * len(classes) + label) * len(classes) + prediction
             if (np.diff(pair) < 1).any():
                 raise ValueError("pairs of label and prediction that come twice, or are not ascending")
-            return cls(image, label, prediction, count, n, classes, images, multi_scale)
+            return cls(image, label, prediction, count, n, classes, images, multi_scale, names)
 
         return scale("", scale("multi_scale_") if "multi_scale_count" in arrays else None)
 
@@ -130,8 +138,30 @@ class Confusions(PerImage):
         """Compare mIoU by a bootstrap over images."""
         if metric != "mIoU":
             raise ValueError(f"there is no comparison by {metric}")
+        check_same_images([*first, *second])
         areas = [np.stack([one.areas() for one in seeds]) for seeds in (first, second)]
         return resampled(areas[0], areas[1], mean_iou)
+
+    def frame(self) -> "pd.DataFrame":
+        """Return a row per image, label and prediction that occurs: ``image``, the classes' names, and their ``pixels``."""
+        import pandas as pd
+
+        names, classes = labelled_names(self.names, self.n), np.array(self.classes)
+        found = {"label": classes[self.label], "prediction": classes[self.prediction], "pixels": self.count}
+        return pd.DataFrame({"image": [names[row] for row in self.image.tolist()], **found})
+
+    def most_wrong(self, count: int) -> "tuple[str, pd.DataFrame]":
+        """Return the images with the lowest mean IoU over the classes that occur in them."""
+        import pandas as pd
+
+        areas, names = self.areas(), labelled_names(self.names, self.n)
+        right = _share(areas[:, 0].sum(-1), areas[:, 1].sum(-1))
+        found = pd.DataFrame({"image": names, "mIoU": 100 * mean_iou(areas), "right": 100 * right})
+        return (
+            "Most wrong are images with the lowest mean IoU over the classes that are in the image's labels or predictions; right are "
+            "so many of its pixels, both in percent.",
+            found.dropna().nsmallest(count, "mIoU").round(1),
+        )
 
     def areas(self) -> NDArray[np.float64]:
         """Pixels (n, 3, C) of every image and class: of the intersection, of the label, of the prediction."""

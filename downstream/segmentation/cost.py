@@ -1,4 +1,4 @@
-"""What segmentation computes for one image: a Vision Transformer, and UPerNet from the shapes of its convolutions.
+"""What segmentation computes for one image: an encoder, and UPerNet from the shapes of its convolutions.
 
 UPerNet is counted by hand so that a plan needs no MMSegmentation; a test compares it with MMSegmentation's own modules.
 """
@@ -6,7 +6,7 @@ UPerNet is counted by hand so that a plan needs no MMSegmentation; a test compar
 from collections.abc import Iterator
 from math import ceil
 
-from lutbench.models.encoders import geometry_of
+from downstream.segmentation.pyramid import check_segmentation
 from lutbench.plan.compute import ASPECT, STEP, Cost, Counted, transformer
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
@@ -17,10 +17,13 @@ POOLED = (1, 2, 3, 6)
 
 def cost(run: Run[SegmentationRecipe], classes: int) -> Cost:
     """Return what it takes to train on a crop and to evaluate an image by sliding windows."""
-    recipe, geometry = run.recipe, geometry_of(run.recipe.encoder.architecture)
+    recipe, pyramid = run.recipe, check_segmentation(run.recipe)
     encoder = transformer(recipe.encoder.architecture, recipe.crop)
-    grid = recipe.crop // geometry.patch_size
-    head, side = upernet(geometry.width, grid, recipe.channels or geometry.width, recipe.auxiliary_channels, classes)
+    channels = recipe.channels or pyramid.channels
+    if pyramid.hierarchical:
+        head, side = heads(pyramid.widths, pyramid.sides, channels, recipe.auxiliary_channels, classes)
+    else:
+        head, side = upernet(pyramid.widths[0], pyramid.sides[0], channels, recipe.auxiliary_channels, classes)
     values = encoder.values + head.values + side.values
     evaluate = (encoder.flop + head.flop) * windows(recipe)
     return Cost(STEP * (encoder.flop + head.flop + side.flop), evaluate, 3 * values, values)
@@ -38,11 +41,17 @@ def upernet(width: int, grid: int, channels: int, auxiliary: int, classes: int) 
 
     ``width`` is the encoder's. Evaluation leaves the auxiliary head out.
     """
+    head, side = heads([width] * 4, [4 * grid, 2 * grid, grid, grid // 2], channels, auxiliary, classes)
+    return _together([head, *_neck(width, grid)]), side
+
+
+def heads(widths: list[int], sides: list[int], channels: int, auxiliary: int, classes: int) -> tuple[Counted, Counted]:
+    """Return what head and auxiliary head take on four maps (C, S, S) of ``widths`` C and ``sides`` S, the finest first."""
     side = [
-        _convolution(width, auxiliary, 3, grid**2, 4 * auxiliary),
-        _convolution(auxiliary, classes, 1, grid**2, classes),
+        _convolution(widths[2], auxiliary, 3, sides[2] ** 2, 4 * auxiliary),
+        _convolution(auxiliary, classes, 1, sides[2] ** 2, classes),
     ]
-    return _together(list(_pyramid(width, grid, channels, classes))), _together(side)
+    return _together(list(_head(widths, sides, channels, classes))), _together(side)
 
 
 def _together(layers: list[Counted]) -> Counted:
@@ -59,17 +68,22 @@ def _convolution(inputs: int, outputs: int, kernel: int, positions: int, extra: 
     return Counted(2 * weights * positions, weights + extra)
 
 
-def _pyramid(width: int, grid: int, channels: int, classes: int) -> Iterator[Counted]:
-    fine, coarse = [(4 * grid) ** 2, (2 * grid) ** 2, grid**2], (grid // 2) ** 2
+def _neck(width: int, grid: int) -> Iterator[Counted]:
     # Feature2Pyramid enlarges by four, two, one and a half; the last two without weights.
     yield _convolution(width, width, 2, grid**2, width + 4 * width)
     yield _convolution(width, width, 2, 4 * grid**2, width)
     yield _convolution(width, width, 2, grid**2, width)
-    for positions in fine:  # UPerHead: a lateral convolution and one of the pyramid for each level but the last
+
+
+def _head(widths: list[int], sides: list[int], channels: int, classes: int) -> Iterator[Counted]:
+    fine, coarse = [side**2 for side in sides[:-1]], sides[-1] ** 2
+    for width, positions in zip(
+        widths, fine, strict=False
+    ):  # a lateral convolution and one of the pyramid for each but the last
         yield _convolution(width, channels, 1, positions, 4 * channels)
         yield _convolution(channels, channels, 3, positions, 4 * channels)
     for pooled in POOLED:
-        yield _convolution(width, channels, 1, pooled**2, 4 * channels)
-    yield _convolution(width + len(POOLED) * channels, channels, 3, coarse, 4 * channels)
+        yield _convolution(widths[-1], channels, 1, pooled**2, 4 * channels)
+    yield _convolution(widths[-1] + len(POOLED) * channels, channels, 3, coarse, 4 * channels)
     yield _convolution(4 * channels, channels, 3, fine[0], 4 * channels)
     yield _convolution(channels, classes, 1, fine[0], classes)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "segmenter.py", "segmenter.safetensors"
 
+NEEDS_SUITE = "# Its backbone is one of timm's, which this suite brings into MMSegmentation: where it is loaded, install lutbench too.\n"
+"""What the config of a segmenter begins with that MMSegmentation has no backbone for."""
+
 
 class Metainfo(BaseModel):
     """The classes of a dataset, and their colours."""
@@ -72,7 +75,7 @@ def export_mmseg(folder: Path, target: Path) -> tuple[Path, Path]:
         target.mkdir(parents=True, exist_ok=True)
         config, checkpoint = target / "config.py", target / "checkpoint.pth"
         with whole_file(config) as partial:
-            partial.write_text(text, encoding="utf-8")
+            partial.write_text((NEEDS_SUITE if "custom_imports" in _settings(text) else "") + text, encoding="utf-8")
         with whole_file(checkpoint) as partial:
             torch.save({"state_dict": tensors, "meta": {"dataset_meta": meta.model_dump()}}, partial)
     except OSError as error:

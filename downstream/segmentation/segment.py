@@ -13,6 +13,7 @@ from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmseg.registry import DATASETS, MODELS
 from mmseg.utils import register_all_modules
+from timm.models import VisionTransformer
 from torch import nn
 
 from downstream.segmentation.backbone import load_backbone
@@ -23,11 +24,13 @@ from downstream.segmentation.export import CONFIG, keep_segmenter
 from downstream.segmentation.hooks import KeyedDataset, SuiteHook, SuiteRunner
 from downstream.segmentation.predictions import picture_predictions
 from downstream.segmentation.scores import ConfusionMetric
+from downstream.segmentation.timm_backbone import TimmMaps, load_maps
 from lutbench.data.scenes import SegmentationDataset
 from lutbench.models.pretrained import encoder_of
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
 from lutbench.train.batches import FromStep, Loader, Schedule, loader_options
+from lutbench.train.batchnorm import synchronise
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, precision_of
 from lutbench.train.randomness import RngStream, seeded
@@ -131,7 +134,14 @@ def build_segmenter(cfg: Config, run: Run[SegmentationRecipe]) -> nn.Module:
     with seeded(RngStream.WEIGHTS, run.seed, DECODER):
         model = MODELS.build(cfg.model)
         model.init_weights()
-    load_backbone(model.backbone, encoder_of(run, run.recipe.crop))
+    encoder = encoder_of(run, run.recipe.crop)
+    if isinstance(model.backbone, TimmMaps):
+        load_maps(model.backbone, encoder)
+        if accelerator().num_processes > 1:
+            synchronise(model.backbone)
+    else:
+        assert isinstance(encoder, VisionTransformer)
+        load_backbone(model.backbone, encoder)
     built: nn.Module = model
     return built
 

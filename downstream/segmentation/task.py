@@ -5,17 +5,18 @@ import io
 import warnings
 from contextlib import redirect_stdout
 
-import torch
-
 from downstream.segmentation.cost import cost
+from downstream.segmentation.pyramid import check_segmentation
 from lutbench.data.masks import check_masks
 from lutbench.data.preflight import preflight
 from lutbench.data.scenes import SegmentationDataset, check_pair
 from lutbench.errors import UserError, listed
-from lutbench.models.encoders import create_encoder
+from lutbench.models.encoders import create_encoder, is_plain
+from lutbench.models.meta import shapes_only
 from lutbench.models.pretrained import check_encoder_weights
 from lutbench.recipes.segmentation import SegmentationRecipe
-from lutbench.run import Run
+from lutbench.run import Run, row_named
+from lutbench.train.batchnorm import synchronise
 from lutbench.train.processes import accelerator
 
 __all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
@@ -50,34 +51,29 @@ def check(run: Run[SegmentationRecipe]) -> None:
 
 
 def check_weights(run: Run[SegmentationRecipe]) -> None:
-    """Check the weights that a run starts from, see :func:`check_encoder_weights`."""
+    """Check that the encoder has maps for UPerNet, and its weights, see :func:`check_encoder_weights`."""
+    with row_named(run):
+        check_segmentation(run.recipe)
     check_encoder_weights(run, run.recipe.crop)
 
 
 def check_encoder(recipe: SegmentationRecipe, processes: int = 1) -> None:
-    """Check that a recipe's encoder fits MMSegmentation's backbone, by the first block of either.
+    """Check that a recipe's encoder gives the maps that UPerNet takes, as a backbone of MMSegmentation or of this suite.
 
     Raises:
-        UserError: see :func:`downstream.segmentation.config.check_segmentation` and
-            :func:`downstream.segmentation.backbone.load_backbone`.
+        UserError: see :func:`downstream.segmentation.pyramid.check_segmentation` and
+            :func:`downstream.segmentation.config.backbone_config`.
     """
-    with torch.device("meta"):
-        create_encoder(recipe.encoder.architecture, recipe.crop)
-    from downstream.segmentation.config import backbone_settings, check_segmentation
-
-    geometry = check_segmentation(recipe, processes)
-    one_block = create_encoder(recipe.encoder.architecture.model_copy(update={"depth": 1}), recipe.crop)
+    with shapes_only():
+        encoder = create_encoder(recipe.encoder.architecture, recipe.crop, recipe.drop_path)
+        if processes > 1 and not is_plain(recipe.encoder.architecture):
+            synchronise(encoder)
+    pyramid = check_segmentation(recipe, processes)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore", UserWarning)  # as in perform
-        from mmseg.models.backbones import MAE
+        from downstream.segmentation.config import backbone_config
 
-        from downstream.segmentation.backbone import load_backbone
-
-        settings = backbone_settings(recipe, geometry) | {"num_layers": 1, "out_indices": [0]}
-        try:
-            load_backbone(MAE(**settings), one_block)
-        except UserError as error:
-            raise UserError(f"model = {recipe.encoder.architecture.model!r}: {error}") from error
+        backbone_config(recipe, pyramid)
 
 
 def perform(run: Run[SegmentationRecipe]) -> None:

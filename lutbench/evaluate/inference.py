@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -192,7 +191,7 @@ def evaluate(
                 classifier(normalised(pixels, mean=prepared.mean, std=prepared.std)), labels[index]
             ),
             images,
-            eval_transform(recipe.side, recipe.eval_crop, prepared.interpolation),
+            eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation),
             recipe,
             title,
         )
@@ -201,7 +200,7 @@ def evaluate(
 
 
 def encode_images(
-    encoder: VisionTransformer, images: ImageDataset, recipe: FeatureRecipe, prepared: Preprocessing, title: str
+    encoder: nn.Module, images: ImageDataset, recipe: FeatureRecipe, prepared: Preprocessing, title: str
 ) -> Computed:
     """Encode the centre crop of every image of a dataset, ``prepared`` as in training: features (m, D), float32; on every process.
 
@@ -212,7 +211,7 @@ def encode_images(
     computed = over_images(
         lambda pixels, index: encode(encoder, normalised(pixels, mean=prepared.mean, std=prepared.std), recipe.pool),
         images,
-        eval_transform(recipe.side, recipe.eval_crop, prepared.interpolation),
+        eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation),
         recipe,
         title,
     )

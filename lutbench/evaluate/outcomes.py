@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,15 @@ from pydantic import BaseModel, ConfigDict
 from scipy.sparse import csr_array
 
 from lutbench.arrays import Layout
+from lutbench.evaluate.image_names import (
+    ARRAY,
+    KEY,
+    check_same_images,
+    folder_of_class,
+    labelled_names,
+    packed_names,
+    unpacked_names,
+)
 from lutbench.evaluate.statistics import (
     BOOTSTRAP,
     Comparison,
@@ -25,6 +34,9 @@ from lutbench.evaluate.statistics import (
     wilson,
 )
 from lutbench.recipes.base import Metric
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PER_CLASS: Metric = "mean per class"
 
@@ -99,6 +111,22 @@ class PerImage(ABC):
         """
 
     @abstractmethod
+    def frame(self) -> "pd.DataFrame":
+        """Return what happened on every image, with its name under ``image``, in the set's order, a row per image.
+
+        Of a segmentation a row per image, label and prediction; of a robustness dataset per condition, protocol and image.
+        """
+
+    def most_wrong(self, count: int) -> "tuple[str, pd.DataFrame]":
+        """Return a sentence that says what most wrong means here, and the ``count`` images of which that is true, by name.
+
+        Empty where no image is right or wrong.
+        """
+        import pandas as pd  # here, because it is slow to import
+
+        return "", pd.DataFrame()
+
+    @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what is kept of it in a file."""
 
@@ -121,6 +149,7 @@ class Outcomes(PerImage):
         **dict.fromkeys(("label", "prediction", "rank"), (("i2", "i4"), 1)),
         "images": (("U",), 0),
         "metric": (("U",), 0),
+        KEY: ARRAY,
     }
     label: NDArray[np.integer[Any]]
     """(n,) The class of the image."""
@@ -132,6 +161,8 @@ class Outcomes(PerImage):
     """sha256 over the images' names, see :func:`names_fingerprint`: outcomes are paired only if it is equal."""
     metric: Metric = "top-1"
     """The measurement that comes first, which tables print."""
+    names: tuple[str, ...] = ()
+    """The images' names, below the split's folder or by row; empty in records of before they were kept."""
 
     @classmethod
     def of(cls, label: ArrayLike, prediction: ArrayLike, rank: ArrayLike, names: Iterable[str]) -> "Outcomes":
@@ -149,13 +180,14 @@ class Outcomes(PerImage):
             )
         if ((labels == predictions) != (ranks == 0)).any():
             raise ValueError("rank must be 0 exactly where the prediction is the label: take both from one ordering")
-        return cls(labels, predictions, ranks, names_fingerprint(listed))
+        return cls(labels, predictions, ranks, names_fingerprint(listed), names=tuple(listed))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what is kept of it in a file."""
         metric = {} if self.metric == "top-1" else {"metric": np.array(self.metric)}
         return {
-            "label": self.label, "prediction": self.prediction, "rank": self.rank, "images": np.array(self.images), **metric
+            "label": self.label, "prediction": self.prediction, "rank": self.rank, "images": np.array(self.images), **metric,
+            **packed_names(self.names),
         }  # fmt: skip
 
     @classmethod
@@ -172,7 +204,8 @@ class Outcomes(PerImage):
             raise ValueError(
                 "a label, prediction or rank below 0, or a rank that is 0 elsewhere than where the prediction is right"
             )
-        return cls(label, prediction, rank, fingerprint_text(arrays["images"]), metric)
+        images = fingerprint_text(arrays["images"])
+        return cls(label, prediction, rank, images, metric, unpacked_names(arrays, len(label), images))
 
     def right(self, among: int = 1) -> NDArray[np.bool_]:
         """Return whether the label is among the first so many classes, (n,)."""
@@ -190,9 +223,29 @@ class Outcomes(PerImage):
     @classmethod
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
         """Compare top-1 by what is right on each image, the mean per class by a bootstrap over images."""
+        check_same_images([*first, *second])
         if metric == PER_CLASS:
             return compare_per_class(first, second)
         return paired(*(np.stack([one.right() for one in seeds]) for seeds in (first, second)))
+
+    def frame(self) -> "pd.DataFrame":
+        """Return a row per image: ``image``, ``label``, ``prediction``, ``rank``, and whether it is ``right``."""
+        import pandas as pd
+
+        names = labelled_names(self.names, len(self.label))
+        columns = {"label": self.label, "prediction": self.prediction, "rank": self.rank, "right": self.right()}
+        return pd.DataFrame({"image": names, **columns})
+
+    def most_wrong(self, count: int) -> "tuple[str, pd.DataFrame]":
+        """Return the images whose class has the most classes before it in descending order of score."""
+        folders = folder_of_class(self.names, self.label)
+        wrong = self.frame().query("rank > 0").nlargest(count, "rank")
+        for column in ("label", "prediction"):
+            wrong[column] = [folders.get(of, str(of)) for of in wrong[column]]
+        return (
+            "Most wrong are images of whose label the score has the highest rank: so many classes were thought more likely.",
+            wrong.rename(columns={"label": "class", "prediction": "predicted"}).drop(columns="right"),
+        )
 
     def per_class(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the mean over classes of the accuracy on each (b,), between 0 and 1, with images weighed by ``weights`` (b, n).

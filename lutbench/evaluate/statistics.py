@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 LEVEL = 0.95
 
-Z = float(stats.norm.ppf((1 + LEVEL) / 2))
+Z = float(ndtri((1 + LEVEL) / 2))
 
 BOOTSTRAP = "bootstrap over images"
 """Name of the percentile interval, as measurements carry it."""
@@ -43,6 +43,8 @@ def wilson(successes: int, n: int) -> Interval:
 
     It knows nothing of another training run. Source: Wilson 1927, without continuity correction.
     """
+    from scipy import stats  # here, because it takes half a second to import
+
     interval = stats.binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
     return Interval(float(interval.low), float(interval.high))
 
@@ -57,6 +59,8 @@ def over_seeds(values: Sequence[float]) -> Interval:
     """
     if len(values) < 2:
         raise ValueError(f"an interval over seeds needs at least 2 seeds, found {len(values)}")
+    from scipy import stats  # here, as above
+
     mean = float(np.mean(values))
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
     return Interval(mean - half, mean + half)
@@ -127,7 +131,7 @@ def paired_difference(differences: NDArray[np.float64]) -> tuple[Interval, float
     n = len(differences) + 2
     mean = float(differences.sum()) / n
     error = (((float(np.square(differences).sum()) + 2) / n - mean**2) / n) ** 0.5
-    return Interval(mean - Z * error, mean + Z * error), float(2 * stats.norm.sf(abs(mean) / error))
+    return Interval(mean - Z * error, mean + Z * error), float(2 * ndtr(-abs(mean) / error))
 
 
 def resamples(n: int) -> Iterator[NDArray[np.float64]]:

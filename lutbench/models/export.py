@@ -1,5 +1,6 @@
 """What stands beside weights that this suite exported: which model of timm they are, of which classes, and for which images."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -25,13 +26,15 @@ class _Closed(BaseModel):
 class Arguments(_Closed):
     """Arguments of ``timm.create_model``, see :func:`lutbench.models.encoders.timm_arguments`."""
 
-    img_size: Pixels
+    img_size: Pixels | None = None
+    """Given of every plain ViT, and of others that are made for one size."""
     patch_size: Pixels | None = None
     embed_dim: Width | None = None
     depth: Depth | None = None
     num_heads: Depth | None = None
     num_classes: CountOrZero = 0
-    global_pool: Literal["token", "avg"]
+    global_pool: Literal["token", "avg"] | None = None
+    """Of plain ViTs; of others it is timm's own."""
     fc_norm: bool = False
 
 
@@ -44,6 +47,8 @@ class Export(_Closed):
     """timm's version, with which they were made; exports of before there were seals do not say it."""
     model: str
     arguments: Arguments
+    image_size: Pixels | None = None
+    """Side of its input, of a model that is not made for one size."""
     mean: Mean
     std: Deviation
     interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic"
@@ -57,7 +62,16 @@ class Export(_Closed):
     def _agrees(self) -> Self:
         if len(self.class_names) != self.arguments.num_classes:
             raise ValueError(f"{len(self.class_names):,} class names of {self.arguments.num_classes:,} outputs")
+        if (self.image_size is None) == (self.arguments.img_size is None):
+            raise ValueError("expected the size of its images once, as image_size or as img_size of the arguments")
         return self
+
+    @property
+    def side(self) -> int:
+        """Side of its input in pixels."""
+        side = self.image_size or self.arguments.img_size
+        assert side is not None
+        return side
 
     @property
     def recipe(self) -> EncoderRecipe:
@@ -65,7 +79,7 @@ class Export(_Closed):
         sizes = self.arguments
         return EncoderRecipe(
             model=self.model,
-            image_size=sizes.img_size,
+            image_size=self.side,
             patch_size=sizes.patch_size,
             width=sizes.embed_dim,
             depth=sizes.depth,
@@ -75,13 +89,14 @@ class Export(_Closed):
     @property
     def content(self) -> str:
         """sha256 of all that a result can depend on, whatever the weights."""
-        return content_sha256(self.model_dump(exclude={"load", "timm", "sha256"}))
+        later = set() if self.image_size else {"image_size"}  # exports of before keep theirs
+        return content_sha256(self.model_dump(exclude={"load", "timm", "sha256", *later}))
 
 
-def export_of(weights: Path) -> Export | None:
+def export_of(weights: Path, hash_of: Callable[[Path], str] = sha256_of) -> Export | None:
     """Return what stands beside weights that this suite exported; None if nothing does, or a stranger's JSON.
 
-    In the folder of a finished run it must be as the run left it.
+    In the folder of a finished run it must be as the run left it. ``hash_of`` returns the sha256 of the weights.
 
     Raises:
         UserError: if it is not as it was written, or describes other weights.
@@ -96,7 +111,7 @@ def export_of(weights: Path) -> Export | None:
     if not isinstance(values, dict) or values.keys().isdisjoint({"sha256", "seal"}):
         return None
     export = read_sealed(beside, Export, _REMEDY, older=lambda export: not export.timm)
-    if export.sha256 != (held := sha256_of(weights)):
+    if export.sha256 != (held := hash_of(weights)):
         raise UserError(
             f"{beside}: it describes weights of sha256 {export.sha256[:12]}, and those beside it have {held[:12]}. {_REMEDY}"
         )

@@ -1,19 +1,26 @@
 """Where the weights of an encoder come from: a run, timm, anybody's checkpoint, or nowhere."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
-import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from lutbench.errors import UserError, listed
-from lutbench.models.encoders import check_name, create_encoder, timm_arguments
-from lutbench.models.weights import pooled_norm, read_shapes, read_weights
+from lutbench.errors import UserError
+from lutbench.models.configurations import check_configuration, configuration_beside
+from lutbench.models.encoders import create_encoder, timm_arguments
+from lutbench.models.fitting import filtered, misfits, sizes_that_differ
+from lutbench.models.formats import ForeignEncoder, encoder_in
+from lutbench.models.licences import licence_of, timms_licence
+from lutbench.models.meta import shapes_only
+from lutbench.models.preprocessing import IMAGENETS, preprocessing_of
+from lutbench.models.timm_models import check_name, classifiers
+from lutbench.models.weights import check_kinds, check_values, pooled_norm, read_shapes, read_tensors, read_weights
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.downstream import EncoderSource
 from lutbench.train.randomness import RngStream, seeded
@@ -27,10 +34,7 @@ SCRATCH = 100
 LEFT_OUT = re.compile(
     r"(module\.)?(decoder[._].*|mask_token|(head|head_dist|projector|predictor|fc_norm|attn_pool)\..*)"
 )
-"""What a checkpoint may hold besides the encoder: a decoder, and heads with their norm and pooling."""
-
-PREFIXES = re.compile(r"((?:module\.|encoder\.|backbone\.)*)patch_embed\.proj\.weight")
-"""The key that every ViT has, behind what training scripts put before it."""
+"""What weights may hold besides the model: a decoder, and heads with their norm and pooling."""
 
 
 def load_encoder(
@@ -40,10 +44,10 @@ def load_encoder(
     *,
     image_size: int | None = None,
     seed: int = 0,
-) -> VisionTransformer:
+) -> nn.Module:
     """Return the encoder with the weights of its source, for images of ``image_size``.
 
-    ``weights`` is the file of a run's export or of a checkpoint, ``sha256`` what it must be. Position embeddings are
+    ``weights`` is the file of a run's export, or the file or folder of a checkpoint, ``sha256`` what it must be. Position embeddings are
     resized where the grid differs. Where the last norm comes after pooling (``fc_norm``, as in classifiers), it stays
     there: :func:`encode` applies it.
 
@@ -56,42 +60,88 @@ def load_encoder(
         with seeded(RngStream.WEIGHTS, seed, SCRATCH):
             return create_encoder(recipe, image_size)
     if source.kind == "timm":
-        where = f"timm's weights of {recipe.model}"
-        tensors = pretrained_model(recipe.model).state_dict()
-    else:
-        assert weights is not None
-        where = str(weights)
-        tensors = read_weights(weights, sha256)
-    return _encoder_with(tensors, where, recipe, image_size)
+        return _encoder_with(
+            pretrained_model(recipe.model).state_dict(), f"timm's weights of {recipe.model}", recipe, image_size
+        )
+    assert weights is not None
+    if source.kind == "run":
+        return _encoder_with(read_weights(weights, sha256), str(weights), recipe, image_size)
+    found = _found_in(read_tensors(weights, sha256), weights, source, image_size)
+    check_values(found.tensors, str(weights))
+    return _encoder_with(found.tensors, str(weights), recipe, image_size)
+
+
+def _found_in(
+    tensors: Mapping[str, Tensor], weights: Path, source: EncoderSource, image_size: int | None
+) -> ForeignEncoder:
+    """Return the encoder of a checkpoint, by its names and, of networks that are no ViT, by those of timm's model."""
+    with shapes_only():
+        like = create_encoder(source.architecture, image_size).state_dict()
+    return encoder_in(tensors, str(weights), source.part, like)
 
 
 def _encoder_with(
     tensors: Mapping[str, Tensor], where: str, recipe: EncoderRecipe, image_size: int | None
-) -> VisionTransformer:
-    tensors = _encoder_part(tensors, where)
-    encoder = create_encoder(recipe, image_size, pooled_norm=pooled_norm(tensors))
+) -> nn.Module:
+    last = "norm.weight" in tensors and "fc_norm.weight" not in tensors
+    encoder = create_encoder(recipe, image_size, pooled_norm=False if last else pooled_norm(tensors) or None)
     fit(encoder, tensors, where)
     return encoder
 
 
-def check_encoder_weights(run: "Run[Any]", image_size: int | None) -> None:
-    """Check, by names and shapes alone, the weights of timm or of the user's file that a run starts from.
+def fitted(
+    found: ForeignEncoder, where: str, recipe: EncoderRecipe, image_size: int | None = None
+) -> tuple[nn.Module, ForeignEncoder]:
+    """Return the encoder with what was found in a checkpoint, and that without what the encoder does not take, and how it was resized.
 
     Raises:
-        UserError: if timm has none, the file is absent or is no checkpoint, or they do not fit the encoder.
+        UserError: if it does not fit, or tensors are quantised or sparse.
     """
-    recipe = run.recipe.encoder.architecture
-    with torch.device("meta"):
-        if run.recipe.encoder.kind == "timm":
+    check_kinds(found.tensors, where)
+    encoder = _encoder_with(found.tensors, where, recipe, image_size)
+    resized = _resizing(encoder, found.tensors)
+    return encoder, found.without(unused(encoder, found.tensors))._replace(resized=resized)
+
+
+def _resizing(encoder: Any, tensors: Mapping[str, Tensor]) -> str:
+    """Return from which grid of patches to which a position embedding is resized, in words; empty if it is not."""
+    given, own = tensors.get("pos_embed"), getattr(encoder, "pos_embed", None)
+    if given is None or own is None or given.shape == own.shape:
+        return ""
+    height, width = encoder.patch_embed.grid_size
+    side = isqrt(given.shape[1] - (own.shape[1] - height * width))
+    return f"position embedding resized from {side} x {side} patches (a square is assumed) to {height} x {width}"
+
+
+def check_encoder_weights(run: "Run[Any]", image_size: int | None) -> None:
+    """Check, by names and shapes alone, the weights of timm or of the user's file that a run starts from, and note what they are.
+
+    Raises:
+        UserError: if timm has none, the file is absent or is no checkpoint, they do not fit the encoder, or what lies beside them says that it
+            computes otherwise.
+    """
+    source = run.recipe.encoder
+    recipe, note = source.architecture, run.workspace.note
+    with shapes_only():
+        if source.kind == "timm":
             check_pretrained(recipe.model)
-            tensors = timm.create_model(recipe.model).state_dict()
-            _encoder_with(tensors, f"timm's weights of {recipe.model}", recipe, image_size)
-        elif run.recipe.encoder.kind == "checkpoint":
+            where = f"timm's weights of {recipe.model}"
+            _encoder_with(timm.create_model(recipe.model).state_dict(), where, recipe, image_size)
+            if licence := timms_licence(recipe.model):
+                note(f"{where}, licence: {licence}.")
+        elif source.kind == "checkpoint":
             assert run.weights is not None
-            _encoder_with(read_shapes(run.weights), str(run.weights), recipe, image_size)
+            found = _found_in(read_shapes(run.weights), run.weights, source, image_size)
+            encoder, found = fitted(found, str(run.weights), recipe, image_size)
+            check_configuration(configuration_beside(run.weights, run.hash_of), encoder, recipe.model)
+            licence = licence_of(run.weights)
+            note(f"{run.weights}, {found}{f', licence: {licence}' if licence else ''}.")
+            prepared = preprocessing_of(source, run.weights, run.hash_of)
+            if prepared.origin != IMAGENETS.origin:  # which is told where it begins to matter
+                note(f"method.{run.planned.method}: images are {prepared}.")
 
 
-def encoder_of(run: "Run[Any]", image_size: int | None) -> VisionTransformer:
+def encoder_of(run: "Run[Any]", image_size: int | None) -> nn.Module:
     """Return the encoder that a run starts from, for images of ``image_size``.
 
     Raises:
@@ -100,19 +150,28 @@ def encoder_of(run: "Run[Any]", image_size: int | None) -> VisionTransformer:
     return load_encoder(run.recipe.encoder, run.weights, run.weights_sha256, image_size=image_size, seed=run.seed)
 
 
-def fit(model: VisionTransformer, tensors: Mapping[str, Tensor], where: str, fresh: Iterable[str] = ()) -> None:
-    """Load ``tensors`` into ``model``, strictly, with what :data:`LEFT_OUT` names left out.
+def fit(model: nn.Module, tensors: Mapping[str, Tensor], where: str, fresh: Iterable[str] = ()) -> None:
+    """Load ``tensors`` into ``model``, strictly, with what :data:`LEFT_OUT` names and timm's classifier left out.
 
     Only the position embedding may have another shape: the part that belongs to the grid is resized. Parameters
-    named in ``fresh`` keep the values that they have.
+    named in ``fresh`` keep the values that they have. Of models that are no plain ViT, timm's own ``checkpoint_filter_fn`` renames and
+    resizes before what it can, such as the relative position biases of BEiT and the published DINOv3.
 
     Raises:
-        UserError: listing what is missing, what nobody asked for, and what has another shape.
+        UserError: listing what is missing, what nobody asked for, and what has another shape; first what differs in size.
     """
     expected = model.state_dict()
-    given = {name: t for name, t in tensors.items() if name in expected or not LEFT_OUT.fullmatch(name)}
-    if "pos_embed" in given and "pos_embed" in expected:
-        given["pos_embed"] = _resized(given["pos_embed"], model)
+    left_out = set(unused(model, tensors))
+    given = {name: tensor for name, tensor in tensors.items() if name not in left_out}
+    if differing := sizes_that_differ(expected, given):
+        raise UserError(
+            f"{where}: the weights do not fit the encoder {_name_of(model)}. {differing}. "
+            "Name the architecture that they belong to, or give its weights."
+        )
+    if not isinstance(model, VisionTransformer):
+        given = filtered(model, given, where)
+    elif "pos_embed" in given and "pos_embed" in expected:
+        given["pos_embed"] = _resized(given["pos_embed"], model, where)
     given |= {name: expected[name] for name in fresh}
     if problems := misfits(expected, given, "model"):
         raise UserError(
@@ -122,49 +181,35 @@ def fit(model: VisionTransformer, tensors: Mapping[str, Tensor], where: str, fre
     model.load_state_dict(given)  # which converts half precision
 
 
-def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], model: str) -> str:
-    """Return what ``given`` lacks, has beside what the ``model`` takes, or has in another shape or as whole numbers; empty if it fits."""
-    missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
-    problems = [f"missing: {listed(missing)}"] if missing else []
-    problems += [f"not part of the {model}: {listed(unknown)}"] if unknown else []
-    problems += [
-        f"{listed([name])}: expected {tuple(expected[name].shape)}, found {tuple(given[name].shape)}"
-        for name in sorted(expected.keys() & given.keys())
-        if expected[name].shape != given[name].shape
-    ][:5]
-    problems += [
-        f"{name}: expected floating-point numbers, found {str(given[name].dtype).removeprefix('torch.')}"
-        for name in sorted(expected.keys() & given.keys())
-        if expected[name].is_floating_point() and not given[name].is_floating_point()
-    ][:5]
-    return "; ".join(problems)
+def unused(model: nn.Module, tensors: Collection[str]) -> list[str]:
+    """Return the names of what weights may hold besides a model, and this one has not: :data:`LEFT_OUT`, and timm's classifier."""
+    expected, heads = model.state_dict(), classifiers(model)
+    return [name for name in tensors if name not in expected and (LEFT_OUT.fullmatch(name) or name.startswith(heads))]
 
 
-def _encoder_part(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return ``tensors`` under timm's names: what training scripts put before them removed."""
-    found = [match for name in tensors if (match := PREFIXES.fullmatch(name))]
-    if len(found) != 1:
-        raise UserError(
-            f"{where}: expected the weights of one Vision Transformer under timm's names (patch_embed.proj.weight, "
-            f"blocks.0.attn.qkv.weight, ...), found {len(found)}. The keys begin with {listed(tensors, 4)}."
-        )
-    prefix = found[0][1]
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix) or not LEFT_OUT.fullmatch(name)
-    }
+def _name_of(model: nn.Module) -> str:
+    """Return timm's name of a model's architecture."""
+    return str((getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__)
 
 
-def _resized(position: Tensor, model: VisionTransformer) -> Tensor:
-    """Return ``position`` (1, prefix + n, D) for the model's grid; as it is where it cannot come from a square grid."""
+def _resized(position: Tensor, model: VisionTransformer, where: str) -> Tensor:
+    """Return ``position`` (1, prefix + n, D) for the model's grid.
+
+    Raises:
+        UserError: if it has another number of patches than the grid, and comes from no square one.
+    """
     prefix = 0 if model.no_embed_class else model.num_prefix_tokens
-    patches = position.shape[1] - prefix if position.ndim == 3 else 0
-    if patches < 1 or int(patches**0.5) ** 2 != patches or not position.is_floating_point():
-        return position
-    resized: Tensor = resample_abs_pos_embed(
-        position.float(), list(model.patch_embed.grid_size), num_prefix_tokens=prefix
-    )
+    grid = model.patch_embed.grid_size
+    if position.ndim != 3 or not position.is_floating_point():
+        return position  # which is told as it is
+    patches = position.shape[1] - prefix
+    if patches < 1 or (int(patches**0.5) ** 2 != patches and patches != grid[0] * grid[1]):
+        beside = f"and {prefix} before them" if prefix else "and none besides"
+        raise UserError(
+            f"{where}: the weights do not fit the encoder {_name_of(model)}. They have a position embedding of {position.shape[1]} tokens, and "
+            f"it has one of {grid[0]} x {grid[1]} patches {beside}; only that of a square of patches can be resized. Name the architecture that they belong to, or give its weights."
+        )
+    resized: Tensor = resample_abs_pos_embed(position.float(), list(grid), num_prefix_tokens=prefix)
     return resized
 
 

@@ -4,7 +4,9 @@ import argparse
 import hashlib
 import re
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections import deque
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lutbench.errors import UserError, listed
-from lutbench.files import whole_file
+from lutbench.files import read_json, whole_file
 from lutbench.finite import check_finite, not_finite
+from lutbench.models.pickled import BESIDE_WEIGHTS
 
-PICKLES = (".pth", ".pt", ".bin", ".tar")
-"""Endings of files that torch.save wrote."""
+PICKLES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
+"""Endings of files that torch.save wrote; ``.tar`` is that of ``.pth.tar``."""
+
+INDEX = ".index.json"
+"""Ending of the list of the files that Hugging Face's libraries spread large weights over."""
+
+IN_FOLDERS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
+"""The names that Hugging Face's libraries give weights in a folder; the first that is there is read."""
 
 WRAPPINGS = ("model", "state_dict")
 """Where a training script's checkpoint keeps the weights: MAE's, and most others'."""
@@ -38,33 +47,147 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> str:
 
 
 def read_weights(path: Path, expected_sha256: str | None = None) -> dict[str, Tensor]:
-    """Return the tensors of a ``.safetensors``, or of a ``.pth`` as MAE releases them, by the names that they have there.
-
-    Of a pickle, plain data alone is read; of classes only ``argparse.Namespace``, which MAE's files hold, as data.
+    """Return the weights of one network: those under ``model`` or ``state_dict`` if there are such, or else all.
 
     Raises:
-        UserError: if the file is missing, truncated, not what its hash says, not a checkpoint, or would run code; or if a tensor
-            is quantised, sparse or without values, or not finite.
+        UserError: as :func:`read_tensors` and :func:`check_values`.
     """
-    tensors = _read(path, expected_sha256)
-    odd = [name for name, t in tensors.items() if t.is_quantized or t.layout != torch.strided or t.is_meta]
-    if odd or (wrong := not_finite(tensors)):
-        found = "quantised, sparse or without values" if odd else "not finite"
-        raise UserError(
-            f"{path}: {len(odd or wrong)} of {len(tensors)} tensors are {found} ({listed(odd or wrong, 3)}). Nothing can be measured with "
-            "such weights: save the model's plain state_dict() of a training that went well."
-        )
+    tensors = unwrapped(read_tensors(path, expected_sha256))
+    check_values(tensors, str(path))
     return tensors
 
 
-def _read(path: Path, expected_sha256: str | None) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"There is no file of weights {path}. Check the path, or make it first.")
+def read_tensors(path: Path, expected_sha256: str | None = None) -> dict[str, Tensor]:
+    """Return all tensors of a file or a folder of weights, by the names that they have there.
+
+    Read are ``.safetensors``, what torch.save wrote (:data:`PICKLES`), and folders as Hugging Face's libraries write them, in
+    one file or in several with an index. Of a pickle, plain data alone is read (:mod:`lutbench.models.pickled`). The names of
+    tensors in mappings in mappings are joined by dots, ``teacher.backbone.norm.weight``; what else a checkpoint holds (epoch, arguments,
+    the optimiser's state by number, lists) is passed over. Values stay on the disk until they are used, but for pickles of
+    torch before 1.6.
+
+    Raises:
+        UserError: if the file is missing, truncated, not what its hash says, not a checkpoint, or would run code.
+    """
+    files = weight_files(path)
     if expected_sha256 is not None and (found := sha256_of(path)) != expected_sha256:
         raise UserError(
             f"{path}: expected sha256 {expected_sha256}, found {found}: the file was damaged or changed. "
             "Restore it from a copy, or make it again."
         )
+    where = _weight_map(index) if (index := _index(path)) else {}
+    tensors = {
+        name: tensor
+        for file in files
+        for name, tensor in _read(file).items()
+        if where.get(name, file.name) == file.name  # another file may hold one of that name too
+    }
+    if absent := sorted(where.keys() - tensors.keys()):
+        raise UserError(
+            f"{index}: its files lack {len(absent)} of the tensors that it lists for them ({listed(absent, 3)}). Fetch or save the folder again."
+        )
+    return tensors
+
+
+def read_shapes(path: Path) -> dict[str, Tensor]:
+    """Return what :func:`read_tensors` does on the meta device: names and shapes without values; of a file that did not change read once.
+
+    Tensors that :func:`check_kinds` refuses stay as they are.
+
+    Raises:
+        UserError: as :func:`read_tensors`.
+    """
+    return dict(_shapes(path, tuple((file, file.stat().st_mtime_ns) for file in weight_files(path))))
+
+
+@lru_cache
+def _shapes(path: Path, modified: tuple[tuple[Path, int], ...]) -> dict[str, Tensor]:
+    return {name: tensor if _is_odd(tensor) else tensor.to("meta") for name, tensor in read_tensors(path).items()}
+
+
+def check_values(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Check that ``tensors`` are plain and finite.
+
+    Raises:
+        UserError: naming the first that are quantised, sparse, without values or not finite.
+    """
+    check_kinds(tensors, where)
+    if without := [name for name, tensor in tensors.items() if tensor.is_meta]:
+        raise _unusable(without, len(tensors), _ODD, where)
+    if wrong := not_finite(tensors):
+        raise _unusable(wrong, len(tensors), "not finite", where)
+
+
+def check_kinds(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Check that ``tensors`` are plain ones, as far as that is known without their values.
+
+    Raises:
+        UserError: naming the first that are quantised or sparse.
+    """
+    if odd := [name for name, tensor in tensors.items() if _is_odd(tensor)]:
+        raise _unusable(odd, len(tensors), _ODD, where)
+
+
+_ODD = "quantised, sparse or without values"
+
+
+def _is_odd(tensor: Tensor) -> bool:
+    return tensor.is_quantized or tensor.layout != torch.strided
+
+
+def _unusable(names: list[str], of: int, found: str, where: str) -> UserError:
+    return UserError(
+        f"{where}: {len(names)} of {of} tensors are {found} ({listed(names, 3)}). Nothing can be measured with "
+        "such weights: save the model's plain state_dict() of a training that went well."
+    )
+
+
+def weight_files(path: Path) -> list[Path]:
+    """Return the files that weights are in: the file itself, or those of a folder or of an index.
+
+    Raises:
+        UserError: if one is missing, or a folder has none of :data:`IN_FOLDERS`.
+    """
+    if path.is_dir() and not any((path / name).is_file() for name in IN_FOLDERS):
+        inside = [file.name for file in sorted(path.iterdir())]
+        raise UserError(
+            f"{path}: expected a folder with {', '.join(IN_FOLDERS[:-1])} or {IN_FOLDERS[-1]}, found {listed(inside, 8) or 'nothing'}. "
+            "Give the file of weights itself."
+        )
+    if index := _index(path):
+        files = [index.parent / name for name in sorted(set(_weight_map(index).values()))]
+    else:
+        files = [next((path / name for name in IN_FOLDERS if (path / name).is_file()), path)]
+    if absent := [file for file in files if not file.is_file()]:
+        more = f", which {index.name} lists" if index else ""
+        raise UserError(f"There is no file of weights {absent[0]}{more}. Check the path, or make it first.")
+    return files
+
+
+def _index(path: Path) -> Path | None:
+    """Return the index of weights in several files, if ``path`` is one or a folder that is read by one."""
+    if path.is_dir():
+        path = next((path / name for name in IN_FOLDERS if (path / name).is_file()), path)
+    return path if path.name.endswith(INDEX) and path.is_file() else None
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Return the file of every tensor as an index says it.
+
+    Raises:
+        UserError: if it does not, or names a file anywhere but beside it.
+    """
+    content = read_json(index)
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if isinstance(files, dict) and files and all(isinstance(f, str) and Path(f).name == f for f in files.values()):
+        return files
+    raise UserError(
+        f"{index}: expected a weight_map from the names of tensors to files beside it, as Hugging Face's libraries write it. "
+        "Fetch or save the folder again."
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -75,28 +198,26 @@ def _read(path: Path, expected_sha256: str | None) -> dict[str, Tensor]:
             path,
             "Ask its authors for plain weights, or convert it where you trust it: "
             "safetensors.torch.save_file(state_dict, 'weights.safetensors').",
+            BESIDE_WEIGHTS,
         )
         return _tensors_in(content, path)
-    raise UserError(f"{path}: expected a file of weights ending in .safetensors, {', '.join(PICKLES)}.")
+    raise UserError(
+        f"{path}: expected a file of weights ending in .safetensors, {', '.join(PICKLES)}, or a folder with "
+        f"{IN_FOLDERS[0]}."
+    )
 
 
-def read_shapes(path: Path) -> dict[str, Tensor]:
-    """Return what :func:`read_weights` does on the meta device: names and shapes without values; of a file that did not change read once.
-
-    Raises:
-        UserError: as :func:`read_weights`.
-    """
-    return dict(_shapes(path, path.stat().st_mtime_ns if path.exists() else 0))
-
-
-@lru_cache
-def _shapes(path: Path, modified: int) -> dict[str, Tensor]:
-    return {name: tensor.to("meta") for name, tensor in read_weights(path).items()}
+def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under the first of :data:`WRAPPINGS` that is there, without it; all if none is."""
+    for key in WRAPPINGS:
+        if inside := {n.removeprefix(f"{key}."): t for n, t in tensors.items() if n.startswith(f"{key}.")}:
+            return inside
+    return dict(tensors)
 
 
 def without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a classifier without what training scripts put before all names, such as ``module.``."""
-    for before in ("module.", "encoder.", "backbone."):
+    for before in ("module.", "_orig_mod.", "encoder.", "backbone."):
         if all(name.startswith(before) for name in tensors):
             return without_prefix({name.removeprefix(before): tensor for name, tensor in tensors.items()})
     return dict(tensors)
@@ -108,23 +229,43 @@ def pooled_norm(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the sha256 of a file, hexadecimal; of weights in a folder that of their file, or of the names and hashes of all.
+
+    Raises:
+        UserError: if a folder or an index has no files of weights.
+    """
+    files = weight_files(path) if path.is_dir() or path.name.endswith(INDEX) else [path]
+    hashes = []
+    for one in files:
+        with one.open("rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    if len(files) == 1:
+        return hashes[0]
+    together = "".join(f"{file.name}\0{digest}\n" for file, digest in zip(files, hashes, strict=True))
+    return hashlib.sha256(together.encode()).hexdigest()
 
 
-def read_pickle(path: Path, remedy: str) -> Any:
-    """Return the plain data in a file that torch.save wrote, on the CPU.
+def read_pickle(path: Path, remedy: str, allowed: Iterable[Any] = (argparse.Namespace,)) -> Any:
+    """Return the plain data in a file that torch.save wrote, on the CPU; its tensors' values are read when they are used.
+
+    ``allowed`` is what :func:`torch.serialization.safe_globals` takes.
 
     Raises:
         UserError: if it is damaged, or would run code; ``remedy`` says what to do then.
     """
-    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+    with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickle protocols; what matters is raised
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except Exception as error:  # torch's unpickler lets through whatever a damaged pickle trips over
             needed = re.search(r"GLOBAL (\S+)", str(error))
+            if re.search(
+                r"Unsupported operand 1(4\d|5[0-2])\b", str(error)
+            ):  # those that pickle protocols 4 and 5 brought
+                raise UserError(
+                    f"{path}: expected the pickle protocol that torch.save has by itself, found a later one, which cannot be read without "
+                    "running what is in it. Save it again where you trust it: torch.save(torch.load(PATH, weights_only=False), PATH)."
+                ) from error
             if needed is None:
                 raise _damaged(path, "a checkpoint of torch.save", _last_line(error)) from error
             raise UserError(
@@ -134,19 +275,22 @@ def read_pickle(path: Path, remedy: str) -> Any:
 
 
 def _tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the weights in what a checkpoint holds, bare or under ``model`` or ``state_dict``."""
-    weights = content
-    if isinstance(content, Mapping):
-        weights = next((content[key] for key in WRAPPINGS if isinstance(content.get(key), Mapping)), content)
-    if (
-        isinstance(weights, Mapping)
-        and weights
-        and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in weights.items())
-    ):
-        return dict(weights)
-    found = f"the keys {listed(map(str, weights), 8)}" if isinstance(weights, Mapping) else type(weights).__name__
+    """Return the tensors in what a checkpoint holds, in mappings in mappings, under names joined by dots."""
+    tensors: dict[str, Tensor] = {}
+    waiting, met = deque([("", content)]), {id(content)}  # a pickle may hold itself
+    while waiting:
+        before, values = waiting.popleft()
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            if isinstance(key, str) and isinstance(value, Tensor):
+                tensors[before + key] = value
+            elif isinstance(key, str) and isinstance(value, Mapping) and id(value) not in met:
+                met.add(id(value))
+                waiting.append((f"{before}{key}.", value))
+    if tensors:
+        return tensors
+    found = f"the keys {listed(map(str, content), 8)}" if isinstance(content, Mapping) else type(content).__name__
     raise UserError(
-        f"{path}: expected named tensors, bare or under {' or '.join(WRAPPINGS)}, found {found}. "
+        f"{path}: expected named tensors, bare or under names such as {' and '.join(WRAPPINGS)}, found {found}. "
         "Save the model's state_dict() and give that."
     )
 

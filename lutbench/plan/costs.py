@@ -1,4 +1,4 @@
-"""What the runs of a suite will cost: images, time and compute of every group of seeds. Nothing is run or written."""
+"""What the runs of a suite will cost: images, time and compute of every group of seeds. Nothing is run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from lutbench.data.survey import Survey
 from lutbench.errors import UserError
-from lutbench.plan.compute import Cost
+from lutbench.plan.compute import Cost, NotCountedError
+from lutbench.plan.gpus import Gpu
 from lutbench.progress import tracked
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, read_record, record_path
@@ -15,7 +16,8 @@ from lutbench.run import Run, open_run
 from lutbench.run_status import RunState
 from lutbench.workspace import Workspace
 
-DONE, GIVEN, MEASURED, COUNTED, NO_RATE, NO_COUNT = "done", "given", "measured", "FLOP", "no rate", "size unknown"
+DONE, GIVEN, MEASURED, COUNTED, ESTIMATED = "done", "given", "measured", "FLOP", "data sheet"
+NO_RATE, NO_COUNT, NO_FLOP, CANNOT = "no rate", "size unknown", "FLOP unknown", "cannot be run"
 """Where the time of a run comes from, or why there is none."""
 
 
@@ -29,6 +31,8 @@ class Rates:
     """FLOP/s that one GPU keeps up; for runs that have no images/s."""
     gpus: int = 1
     """GPUs that a run is spread over. A record's rate is divided by its own GPUs, and multiplied by these."""
+    gpu: Gpu | None = None
+    """The GPU that is asked about, for runs that have neither images/s nor ``flops``. What was measured without any is then no answer."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class RunCost:
     flop: float = 0
     """FLOP for those images."""
     seconds: float | None = None
+    refused: str = ""
+    """Why it cannot be run as it is, or not counted, a paragraph."""
     """The time that it will take; None where nothing tells it."""
 
 
@@ -75,6 +81,11 @@ class Costs:
     def timed(self) -> list[RunCost]:
         """Runs whose time is known."""
         return [one for one in self.runs if one.seconds is not None]
+
+    @property
+    def refused(self) -> list[str]:
+        """Why runs cannot be done as they are, every reason once."""
+        return list(dict.fromkeys(one.refused for one in self.runs if one.refused))
 
     @property
     def images(self) -> int:
@@ -111,7 +122,7 @@ def costs_of(suite: LoadedSuite, workspace: Workspace, surveys: Mapping[str, Sur
     """Return what the runs of a suite will cost; ``surveys`` are of their datasets, by name of the run.
 
     Raises:
-        UserError: if an encoder cannot be built, or a record is damaged.
+        UserError: if a record is damaged.
     """
     records: dict[str, Record] = {}
     for planned in suite.runs:
@@ -169,9 +180,12 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
     kind = run.planned.kind
     trained = run.needs if run.needs is not None and kind.starts_from == "classifier" else run
     count = getattr(kind.module, "cost", None)
-    cost = Cost() if count is None else count(run, surveys[trained.name].classes)
+    try:
+        cost = Cost() if count is None else count(run, surveys[trained.name].classes)
+    except UserError as error:
+        return RunCost(run, NO_FLOP if isinstance(error, NotCountedError) else CANNOT, Cost(), refused=str(error))
     rate, hardware = rates.given.get(run.name), ""
-    if rate is None and record is not None:
+    if rate is None and record is not None and (rates.gpu is None or record.hardware.gpus):
         assert record.images_per_second is not None
         each = record.images_per_second / max(1, len(record.hardware.gpus))  # processes on a CPU share it
         rate, hardware = each * rates.gpus, str(record.hardware)
@@ -185,6 +199,8 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
         origin, seconds = MEASURED if hardware else GIVEN, images / rate
     elif rates.flops is not None:
         origin, seconds = COUNTED, flop / (rates.flops * rates.gpus)
+    elif rates.gpu is not None:
+        origin, seconds = ESTIMATED, flop / (rates.gpu.flops * rates.gpus)
     return RunCost(run, origin, cost, rate, hardware, images, flop, seconds)
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from lutbench.data.survey import DiskUse
 from lutbench.errors import listed
 from lutbench.files import gigabytes
-from lutbench.plan.costs import DONE, MEASURED, NO_COUNT, NO_RATE, Costs, Rates, costs_of, read_rates
+from lutbench.plan.costs import CANNOT, DONE, ESTIMATED, MEASURED, NO_COUNT, NO_FLOP, NO_RATE, Costs, Rates, costs_of
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
 from lutbench.plan.surveys import missing, survey_all
 from lutbench.progress import console, print_table
@@ -16,18 +16,17 @@ from lutbench.recipes.suite import LoadedSuite
 from lutbench.workspace import Workspace
 
 
-def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], flops: float | None, gpus: int) -> None:
+def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None:
     """Print what the suite will cost.
 
     Raises:
-        UserError: if a rate is not understood, an encoder cannot be built, or a record is damaged.
+        UserError: if a record is damaged.
     """
-    given = Rates(read_rates(suite, rates), flops, gpus)
     surveys = survey_all(suite, workspace)
-    costs = costs_of(suite, workspace, surveys, given)
+    costs = costs_of(suite, workspace, surveys, rates)
     console.print(suite.config.title, style="bold")
     print_table(_runs(costs))
-    for line in totals(costs):
+    for line in totals(costs, rates):
         console.print(line, soft_wrap=False)
     uses = disk_uses(costs, surveys, workspace)
     print_table(_disk(uses))
@@ -37,8 +36,9 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], fl
         if wanted > free:
             console.print("It will not fit.", style="red")
     known, paragraphs = missing(suite, workspace, surveys)
+    paragraphs = list(dict.fromkeys([*costs.refused, *paragraphs]))
     if known:
-        table = _table([f"\nmissing sets ({len(known)})", ""])
+        table = table_of([f"\nmissing sets ({len(known)})", ""])
         for name, problem in known.items():
             table.add_row(name, problem)
         print_table(table)
@@ -47,11 +47,11 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Sequence[str], fl
             "How to get one: lutbench data list NAME. What is counted above is with all of them; a run measures "
             "on the robustness datasets that are there.",
         )
-    for paragraph in paragraphs:
+    for paragraph in filter(None, [*paragraphs, how_to_time(costs)]):
         console.print(f"\n{paragraph}", soft_wrap=False)
 
 
-def totals(costs: Costs) -> list[str]:
+def totals(costs: Costs, rates: Rates) -> list[str]:
     """Return the sums below the table, what they leave out, and what they rest on."""
     to_run, timed = len(costs.to_run), len(costs.timed)
     lines = [f"{to_run} runs to go, {costs.count(DONE)} finished; {costs.images:,} images, {costs.flop:.2g} FLOP."]
@@ -61,19 +61,33 @@ def totals(costs: Costs) -> list[str]:
         lines.append(
             f"{duration(costs.seconds)} one after another on {machine}: {costs.gpu_hours:,.2f} GPU-hours{which}."
         )
-    if unrated := costs.count(NO_RATE):
-        lines.append(
-            f"{unrated} runs have no rate: none was measured. Give one, --rate NAME=IMAGES_PER_SECOND, or what a GPU keeps up, "
-            "--flops 4e14."
-        )
+    if uncounted := costs.count(NO_FLOP):
+        lines.append(f"The FLOP of {uncounted} runs cannot be counted, see below: they are in no sum.")
+    if refused := costs.count(CANNOT):
+        lines.append(f"{refused} runs cannot be done as they are, see below: they are in no sum.")
     if uncounted := costs.count(NO_COUNT):
         lines.append(f"{uncounted} runs are on sets of unknown size, which are not there: they are in no sum.")
+    lines += origins(costs, rates)
+    return lines
+
+
+def origins(costs: Costs, rates: Rates) -> list[str]:
+    """Return what the hours rest on."""
+    lines = []
+    if rates.gpu and (estimated := costs.count(ESTIMATED)):
+        lines.append(f"The hours of {estimated} runs are {rates.gpu}.")
     measured = [one for one in costs.runs if one.origin == MEASURED]
     for hardware, runs in Counter(one.hardware for one in measured).items():
         lines.append(f"Rates of {runs} runs were measured on {hardware}.")
     if any(one.cost.train > one.cost.evaluate > 0 for one in measured):
         lines.append("Evaluating an image is taken to be as slow as training on one, which was measured.")
     return lines
+
+
+def how_to_time(costs: Costs) -> str:
+    """Return how to get the hours of runs that have none; empty if all have."""
+    unrated = costs.count(NO_RATE)
+    return f"{unrated} runs have no rate. For hours: --gpu h100, --flops 4e14 or --rate NAME=N." if unrated else ""
 
 
 def duration(seconds: float) -> str:
@@ -89,7 +103,7 @@ def amount(count: int) -> str:
 
 
 def _runs(costs: Costs) -> Table:
-    table = _table(["run"], ["to go", "images", "FLOP", "images/s", "time"])
+    table = table_of(["run"], ["to go", "images", "FLOP", "images/s", "time"])
     for stage, part in costs.by("stage").items():
         time = duration(part.seconds) if part.timed else ""
         table.add_row(stage, str(len(part.to_run)), amount(part.images), f"{part.flop:.1e}", "", time, style="bold")
@@ -107,17 +121,19 @@ def _cells(group: Costs) -> Sequence[str]:
     if not to_run:
         return (DONE,)
     known = not group.count(NO_COUNT)
+    if without := next((origin for origin in (CANNOT, NO_FLOP) if group.count(origin)), ""):
+        return (f"{runs}", "", "", "", without)
     return (
         f"{runs}" if len(to_run) == runs else f"{len(to_run)} of {runs}",
         amount(group.images) if known else "",
         f"{group.flop:.1e}" if known else "",
         "" if group.rate is None else f"{group.rate:,.1f}",
-        duration(group.seconds) if group.timed else to_run[0].origin,
+        duration(group.seconds) if group.timed else "" if known else NO_COUNT,
     )
 
 
 def _disk(uses: Sequence[DiskUse]) -> Table:
-    table = _table(["\ndisk", "\nin"], ["\nthere", "\nto come"])
+    table = table_of(["\ndisk", "\nin"], ["\nthere", "\nto come"])
     for use in uses:
         present = "yes" if use.present is None else gigabytes(use.present) if use.present else ""
         to_come = "" if use.to_come == 0 else gigabytes(use.to_come)
@@ -125,7 +141,8 @@ def _disk(uses: Sequence[DiskUse]) -> Table:
     return table
 
 
-def _table(left: Sequence[str], right: Sequence[str] = ()) -> Table:
+def table_of(left: Sequence[str], right: Sequence[str] = ()) -> Table:
+    """Return a table without lines, of columns to the left and to the right."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in (*left, *right):
         table.add_column(column, justify="right" if column in right else "left")

@@ -198,6 +198,9 @@ class PreprocessingRecipe(Recipe):
     """Mean and standard deviation that pixels are normalised by."""
     interpolation: Annotated[Literal["bicubic", "bilinear", "lanczos", "nearest"] | None, Later] = None
     """How images are resized."""
+    crop_pct: Annotated[CropShare | None, Later] = None
+    """Side of the crop in evaluation over the resized short side, where a task's table does not give ``eval_crop`` itself. Of
+    classifiers where images are preprocessed as their ``own``."""
 
     def preprocessing(self) -> dict[str, Any]:
         """Return those of these settings that are given."""
@@ -209,7 +212,7 @@ class WeightsSource(PreprocessingRecipe):
 
     kind: Literal["run", "timm", "checkpoint", "scratch"]
     path: Annotated[str, Runtime] = ""
-    """File of a checkpoint; its hash is part of the identity."""
+    """File or folder of a checkpoint; its hash is part of the identity."""
 
     @property
     def timm_model(self) -> str:

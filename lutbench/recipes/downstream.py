@@ -32,6 +32,8 @@ class EncoderSource(WeightsSource):
     architecture: EncoderRecipe
     export: Annotated[Literal["encoder", "teacher", "classifier"], Later] = "encoder"
     """Which of a run's encoders: the student's or the teacher's of a pre-training, or that in a fine-tuning's classifier."""
+    part: Annotated[str, Later] = ""
+    """Which of a checkpoint's encoders, such as ``teacher.backbone``; empty for the only one."""
 
     @property
     def timm_model(self) -> str:
@@ -76,13 +78,19 @@ class ImageTaskRecipe(DownstreamRecipe):
         default_factory=lambda given: default_crop(given["image_size"] or given["encoder"].architecture.image_size)
     )
     """Evaluation resizes the short side to image_size / eval_crop and crops the centre. If not given, 224 / 256, and 1 for
-    inputs of more than 224 pixels (release, as MAE and DeiT: 256 and 224; crop_pct = 1 above)."""
+    inputs of more than 224 pixels (release, as MAE and DeiT: 256 and 224; crop_pct = 1 above), or what an encoder brings: see
+    :func:`lutbench.models.preprocessing.preprocessing_for`."""
     eval_batch: Annotated[Batch, Runtime] = 256
 
     @property
     def side(self) -> int:
         """Side of the input in pixels."""
         return self.image_size or self.encoder.architecture.image_size
+
+    @property
+    def prepared_by(self) -> tuple[str, ...]:
+        """What of its weights' preprocessing it applies: the crop too, unless it has one of its own."""
+        return ("mean", "std", "interpolation", "crop_pct")
 
     @model_validator(mode="after")
     def _not_streamed(self) -> Self:

@@ -87,7 +87,10 @@ def _from_encoders(
         if method not in suite.method:
             raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
         made_by, source = _origin(suite, method, before, where)
-        recipe = read_recipe(kind.recipe, {**settings, "encoder": source}, where, also=TaskTable.model_fields)
+        values = {**settings, "encoder": source}
+        if (pool := suite.method[method].pool) and "pool" in kind.recipe.model_fields:
+            values["pool"] = pool
+        recipe = read_recipe(kind.recipe, values, where, also=TaskTable.model_fields)
         for seed in suite.seeds:
             needs = replace(made_by, seed=seed).name if made_by else None
             runs.append(PlannedRun(name, kind, table.task, method, seed, recipe, needs))
@@ -199,7 +202,6 @@ def _classifier_settings(suite: Suite, row: str, where: str) -> dict[str, Any]:
         "model": given.model,
         "path": given.checkpoint,
         "encoder": given.encoder or given.model,
-        "crop_pct": given.crop_pct,
         **given.preprocessing(),
     }
     return {"classifier": source} | ({} if given.image_size is None else {"image_size": given.image_size})
@@ -240,6 +242,7 @@ def _origin(
             "architecture": named["encoder"],
             "kind": kind,
             "path": row.checkpoint or "",
+            "part": row.part,
             **row.preprocessing(),
         }
     if row.pretrain not in suite.pretrain:

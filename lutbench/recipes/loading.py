@@ -3,20 +3,21 @@
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
-from importlib.resources import files
-from pathlib import Path
 from shlex import quote
 from typing import Any, get_args
 
 from lutbench.data.catalogue import MEASURED_ON, TRAINED_ON
 from lutbench.errors import UserError, nearest, unknown
-from lutbench.files import check_plain
 from lutbench.kinds import KINDS
 from lutbench.recipes.base import DataRecipe, check_name
 from lutbench.recipes.expand import AnyData, expand
+from lutbench.recipes.joining import join_rows
 from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.suite import LoadedSuite, Suite
+from lutbench.recipes.suite_files import SUITES, NewRows, SuiteTables, check_texts, parse_toml, read_suite, suite_path
+
+__all__ = ["SUITES", "load_suite"]
 
 SOURCES: dict[str, type[AnyData]] = {
     source: recipe
@@ -25,63 +26,32 @@ SOURCES: dict[str, type[AnyData]] = {
 }
 """The type of recipe that describes each source of data: images with or without labels, or images with masks."""
 
-SUITES = Path(str(files("suites")))
-"""Where ``lutbench run tiny`` finds ``tiny.toml``."""
-
 
 def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedSuite:
-    """Read ``suites/NAME.toml`` or the file given, apply ``PATH=VALUE`` overrides and check every recipe.
+    """Read ``suites/NAME.toml`` or the file given with what it extends, apply ``PATH=VALUE`` overrides and check every recipe.
 
     Raises:
         UserError: for a missing or malformed file, and for every setting that is unknown, mistyped, out of range
             or contradictory, before anything is run.
     """
-    path = Path(name_or_path) if name_or_path.endswith(".toml") else SUITES / f"{name_or_path}.toml"
-    if not path.is_file():
-        known = sorted(p.stem for p in SUITES.glob("*.toml"))
-        raise UserError(
-            f"There is no suite {name_or_path!r}.{nearest(name_or_path, known)} Suites here: {', '.join(known)}; or give the path of a .toml file."
-        )
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # with or without a byte-order mark
-        tables = _toml(text)
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8 or not TOML
-        raise UserError(f"{path}: not a TOML file that can be read: {error}.") from error
+    found = read_suite(suite_path(name_or_path))
     for override in overrides:
-        _override(tables, override)
-    try:
-        check_plain(_about_in_one_line(tables))
-    except ValueError as error:
-        raise UserError(
-            f"{path}{' with what --set changes' if overrides else ''}: {error}. Change it there."
-        ) from error
+        _override(found.tables, override)
+    if overrides:
+        check_texts(found.tables, f"{found.path} with what --set changes")
+    changed = {tuple(override.partition("=")[0].strip().split(".")) for override in overrides}
+    new_rows = [rows.without(changed) for rows in found.new_rows]
     given = " ".join([name_or_path, *(f"--set {quote(override)}" for override in overrides)])
-    return _expand(given, path, tables)
+    return _expand(given, found, new_rows)
 
 
-def _toml(text: str) -> dict[str, Any]:
-    """Return the tables of a TOML text; raises ValueError, also where tomllib meets its limits."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        raise
-    except (ValueError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        raise ValueError("tables or lists nested without end" if deep else "a number of thousands of digits") from error
-
-
-def _about_in_one_line(tables: dict[str, Any]) -> dict[str, Any]:
-    """Return the tables with the one text that may have several lines in one."""
-    about = tables.get("about")
-    return tables if not isinstance(about, str) else {**tables, "about": about.replace("\n", " ").replace("\t", " ")}
-
-
-def _expand(given: str, path: Path, tables: dict[str, Any]) -> LoadedSuite:
+def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows]) -> LoadedSuite:
+    path = found.path
     try:
         check_name(path.stem)
     except ValueError as error:
         raise UserError(f"{str(path)!r}: a suite is named by its file, and {error}. Rename the file.") from error
-    suite = read_recipe(Suite, tables, "")
+    suite = join_rows(read_recipe(Suite, {**found.tables, "extends": list(found.bases)}, ""), new_rows)
     for key, settings in suite.defaults.items():
         if key not in KINDS:
             raise unknown(f"defaults.{key}: no such stage or task", key, KINDS)
@@ -131,8 +101,10 @@ def _override(tables: dict[str, Any], assignment: str) -> None:
     parts = path.strip().split(".")
     if not equals or not all(parts):
         raise UserError(f"--set {assignment}: expected PATH=VALUE, such as pretrain.lut.epochs=20.")
+    if parts[0] == "extends":
+        raise UserError(f"--set {assignment}: what a suite extends is said in its file.")
     try:
-        value = _toml(f"value = {text}")["value"]
+        value = parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
     except ValueError as error:

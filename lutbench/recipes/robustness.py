@@ -12,7 +12,6 @@ from lutbench.recipes.base import (
     CropShare,
     DatasetRecipe,
     Depth,
-    Later,
     Pixels,
     PreprocessingRecipe,
     Recipe,
@@ -200,8 +199,6 @@ class ClassifierTable(PreprocessingRecipe):
 
     model: str
     """Name of the model in timm."""
-    crop_pct: CropShare | None = None
-    """Where images are preprocessed as its ``own``: side of the crop over the resized short side."""
     checkpoint: str = ""
     """File of its weights; timm's own if empty."""
     image_size: Pixels | None = None
@@ -220,8 +217,6 @@ class ClassifierSource(WeightsSource):
     kind: Literal["run", "timm", "checkpoint"]
     model: str = ""
     """Name of the model in timm; a run brings its own."""
-    crop_pct: Annotated[CropShare | None, Later] = None
-    """Where images are preprocessed as its ``own``: side of the crop over the resized short side."""
     encoder: Annotated[str, Runtime] = ""
     """How tables name the architecture."""
 

@@ -13,6 +13,8 @@ One TOML file holds everything that a reader needs to know what is run::
 lists), for every seed; its classifiers are then measured on every robustness dataset. A method can also be what a run made
 beside its encoder: the teacher of a pre-training (``teacher = true``), or the encoder of a fine-tuned classifier
 (``finetuned = "TASK/METHOD"``). Folders and files are named by the NAMEs.
+
+``extends = "small"`` takes everything of another suite and adds or changes tables, see :mod:`lutbench.recipes.suite_files`.
 """
 
 from collections.abc import Sequence
@@ -48,15 +50,22 @@ class MethodRecipe(PreprocessingRecipe):
     timm: bool = False
     """timm's own pre-trained weights for ``encoder``."""
     checkpoint: str | None = None
-    """A file with an encoder's weights: a MAE-style ``.pth`` or a ``.safetensors``."""
+    """A file with an encoder's weights, or a folder of Hugging Face's form: see :mod:`lutbench.models.formats`."""
+    part: str = ""
+    """Which of the encoders in the checkpoint, such as ``teacher.backbone``, where it has several."""
     scratch: bool = False
     """No weights: trained from random initial ones on the task itself."""
     encoder: str | None = None
     """The architecture, one of [encoder.NAME]; a run brings its own."""
+    pool: Literal["class", "mean"] | None = None
+    """What tasks take of its tokens that say ``pool``, in place of what they say: ``mean`` for an encoder without class token."""
     label: str = ""
     """How tables name the method; its name in the suite file if empty."""
     published: str = ""
     """The method's name in lutbench/report/published.toml, for the published value beside the measured one."""
+    like: str = ""
+    """Of a new row in a suite that extends another: the row of that one beside which it stands in every table, see
+    :mod:`lutbench.recipes.joining`; those that it is like if not given."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -73,6 +82,10 @@ class MethodRecipe(PreprocessingRecipe):
             raise ValueError(f"finetuned = {self.finetuned!r}: expected TASK/METHOD, a fine-tuning and a method of it")
         if self.teacher and given != ["pretrain"]:
             raise ValueError("teacher = true goes with pretrain: of what else there is, nothing has a teacher")
+        if self.part and given != ["checkpoint"]:
+            raise ValueError(
+                f"part = {self.part!r}: it names one of the encoders in a checkpoint, and goes with that alone"
+            )
         if given[0] not in ("timm", "checkpoint") and self.preprocessing():
             seen = "seen as in that fine-tuning" if given == ["finetuned"] else "normalised as ImageNet's"
             raise ValueError(
@@ -113,6 +126,9 @@ class Suite(Recipe):
     seeds: list[Annotated[int, Field(ge=0, lt=SEED_BOUND)]] = Field([0], min_length=1)
     compare: list[list[str]] = Field(default_factory=list)
     """Pairs of methods to compare on the same images, as [first, second]; the untrained rows of an analysis are methods too."""
+    extends: list[str] = Field(default_factory=list)
+    """Names of the suites that it extends, the nearest first, with those that they extend; all of theirs is in here already, see
+    :mod:`lutbench.recipes.suite_files`."""
     data: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     encoder: dict[Name, EncoderRecipe] = Field(default_factory=dict)
     method: dict[Name, MethodRecipe] = Field(default_factory=dict)
@@ -157,6 +173,12 @@ def run_name(stage: str, task: str, method: str, seed: int) -> str:
     return "/".join(part for part in (stage, task, method, f"seed{seed}") if part)
 
 
+def name_matches(name: str, pattern: str) -> bool:
+    """Return whether ``pattern`` matches consecutive parts of a run's name, such as ``photographs-knn/lut``."""
+    parts, length = name.split("/"), pattern.count("/") + 1
+    return any(fnmatch("/".join(parts[i : i + length]), pattern) for i in range(len(parts) - length + 1))
+
+
 @dataclass(frozen=True)
 class LoadedSuite:
     """A checked suite and the runs it consists of, each after the one it needs."""
@@ -185,14 +207,8 @@ class LoadedSuite:
                 raise unknown(f"--stage {stage}: there is no such stage", stage, STAGES)
         runs = [run for run in self.runs if not stages or run.stage in stages]
         for pattern in only:
-            if runs and not any(_matches(run, pattern) for run in runs):
+            if runs and not any(name_matches(run.name, pattern) for run in runs):
                 known = sorted({part for run in runs for part in run.name.split("/")})
                 of = f" in stage {' or '.join(stages)}" if stages else ""
                 raise unknown(f"{option} {pattern}: no run of suite {self.name}{of} has that name", pattern, known)
-        return [run for run in runs if not only or any(_matches(run, pattern) for pattern in only)]
-
-
-def _matches(run: PlannedRun, pattern: str) -> bool:
-    """Return whether ``pattern`` matches consecutive parts of the name, such as ``photographs-knn/lut``."""
-    parts, length = run.name.split("/"), pattern.count("/") + 1
-    return any(fnmatch("/".join(parts[i : i + length]), pattern) for i in range(len(parts) - length + 1))
+        return [run for run in runs if not only or any(name_matches(run.name, pattern) for pattern in only)]

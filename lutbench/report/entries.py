@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lutbench.changes import changes
 from lutbench.errors import UserError, nearest
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.statistics import over_seeds
@@ -17,7 +18,7 @@ from lutbench.kinds import KINDS, Kind
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.robustness import ClassifierTable
 from lutbench.recipes.suite import LoadedSuite, MethodRecipe, PlannedRun
-from lutbench.record import Record, changes
+from lutbench.record import Record
 from lutbench.report.published import Published, PublishedValue, load_published
 
 STUDENT = "Student's t"

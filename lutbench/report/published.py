@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from lutbench.changes import changes
 from lutbench.errors import UserError, listed, nearest
 from lutbench.kinds import KINDS
 from lutbench.recipes.base import EncoderRecipe, RunRecipe
 from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.suite import PlannedRun
-from lutbench.record import changes
 
 PUBLISHED = Path(__file__).with_name("published.toml")
 

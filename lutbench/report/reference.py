@@ -3,7 +3,8 @@
 Two machines do not end training with the same bits: another processor or library adds in another order. So the records of
 runs with the same recipe, seed and data are compared image by image. The verdict is
 
-- ``same bits``: all measurements, and the hashes of all files of the record, are equal;
+- ``same bits``: all measurements, and the hashes of all files of the record, are equal; or, where one of the two is of before
+  records kept the names of images, the outcomes but for these;
 - ``within what another machine changes``: the difference is at most :data:`POINTS`, of what is no percentage :data:`SHARE` of the
   value, or its 95 % interval over images holds 0; of numbers without per-image outcomes, such as losses, it is at most
   :data:`LOSS` of the value. This holds for every metric that tables print, and for every one of a kind without per-image
@@ -18,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import pandas as pd
 
 from lutbench.errors import UserError
+from lutbench.evaluate.image_names import KEY
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.statistics import Comparison
 from lutbench.record import Record, read_records
@@ -84,15 +87,21 @@ def compare_with_reference(own: Mapping[str, Record], reference: Mapping[str, Re
 def reference_section(view: View, results_dir: Path, reference_dir: Path | None = None) -> Section | None:
     """Return how the records of a suite compare with those in ``reference_dir``; None if no two can be compared.
 
-    It is ``reference`` below the results, if not given and present.
+    It is ``reference`` below the results, if not given and present. Of a suite that extends others, the rows that are theirs are
+    compared with their reference records.
 
     Raises:
         UserError: if a reference record is damaged, or there is none in the folder that was given.
     """
-    reference = read_records(reference_dir or results_dir / "reference", view.suite.name)
-    if reference_dir is not None and not reference:
-        raise UserError(f"--reference {reference_dir}: there are no records of suite {view.suite.name} below it.")
-    agreements = compare_with_reference(view.records, reference)
+    suites = [view.suite.name, *view.suite.config.extends]
+    references = [read_records(reference_dir or results_dir / "reference", suite) for suite in suites]
+    if reference_dir is not None and not any(references):
+        raise UserError(f"--reference {reference_dir}: there are no records of suite {' or '.join(suites)} below it.")
+    found: dict[str, Agreement] = {}
+    for reference in references:  # the suite's own before those of what it extends
+        for agreement in compare_with_reference(view.records, reference):
+            found.setdefault(agreement.own.run, agreement)
+    agreements = [found[name] for name in view.records if name in found]
     if not agreements:
         return None
     legend = f"{agreement_sentence(agreements)} {LEGEND}"
@@ -140,14 +149,28 @@ def _inputs(record: Record, runs: Mapping[str, Record]) -> dict[str, Any]:
 
 
 def _compare(own: Record, reference: Record) -> Agreement:
-    hashes, expected_hashes = ([kept.sha256 for kept in record.files] for record in (own, reference))
-    if (own.measurements, hashes) == (reference.measurements, expected_hashes):
+    if own.measurements == reference.measurements and _same_files(own, reference):
         return Agreement(own, own.measurements[0], reference.measurements[0], None, SAME)
     shared = [(one, other) for one in own.measurements if (other := reference.measured(one.metric))]
     printed = own.outcomes.printed() if own.outcomes_file else [one.metric for one in own.measurements]
     decisive = [pair for pair in shared if pair[0].metric in printed] or shared[:1]
     found = [_by_metric(own, reference, *pair) for pair in decisive]
     return max(found, key=lambda one: (one.verdict == DIFFERENT, one.distance))
+
+
+def _same_files(own: Record, reference: Record) -> bool:
+    """Return whether all files of two records are the same, but for names of images that one of them does not keep yet."""
+    hashes, expected = ([kept.sha256 for kept in record.files] for record in (own, reference))
+    if hashes == expected or not (own.outcomes_file and reference.outcomes_file) or hashes[1:] != expected[1:]:
+        return hashes == expected
+    kept, before = own.outcomes.arrays(), reference.outcomes.arrays()
+    named = [{key for key in arrays if key.endswith(KEY)} for arrays in (kept, before)]
+    values = [
+        {key: arrays[key] for key in arrays.keys() - names} for arrays, names in zip((kept, before), named, strict=True)
+    ]
+    if named[0] == named[1] or values[0].keys() != values[1].keys():
+        return False
+    return all(a.dtype == values[1][key].dtype and np.array_equal(a, values[1][key]) for key, a in values[0].items())
 
 
 def _allowed(own: Record, expected: Measurement) -> float:

@@ -1,7 +1,7 @@
 """Renderers of sections, functions from sections to text: Markdown and the terminal, LaTeX and CSV."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, zip_longest
 from textwrap import dedent, fill
 
@@ -27,6 +27,9 @@ _BLOCKS = re.compile(r"^[ \t]*(?=#|>|~~~|```|(=+|-+|\*+|_+)[ \t]*$)", re.MULTILI
 """What Markdown would take in a legend for a link, a table or HTML, and for a heading, a quotation, code or a rule. A legend
 has lists, and names of runs in backticks."""
 
+_CODE = re.compile(r"`([^`\n]+)`")
+"""A name in backticks."""
+
 _VALUE_WITH_INTERVAL = re.compile(r"^(\d[\d.]*) \[[\d-].*")
 """A value with its interval behind it; unlike a value with a source, and a difference, which begins with a sign."""
 
@@ -44,7 +47,7 @@ def markdown(sections: Sequence[Section], figures: str) -> str:
         frame.columns = pd.Index([_plain_markdown(str(name)) for name in names])
         parts += [f"{'#' * section.level} {_plain_markdown(section.title)}" if section.title else ""]
         parts += ["" if frame.empty else frame.to_markdown(index=False, disable_numparse=True)]
-        parts += [_legend(section.legend)]
+        parts += [_linked(_legend(section.legend), section.links)]
         parts += [f"![{_plain_markdown(drawing.title)}]({figures}/{drawing.name})" for drawing in section.figures]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -55,6 +58,11 @@ def _legend(text: str) -> str:
     fence = "`" * max(3, *(len(ticks) + 1 for ticks in re.findall("`+", text)), 0)
     code = [f"\n{fence}\n{dedent(lines)}{fence}\n" for lines in _INDENTED.findall(text)]
     return "".join(part for pair in zip_longest(prose, code, fillvalue="") for part in pair)
+
+
+def _linked(text: str, links: Mapping[str, str]) -> str:
+    """Return Markdown with its names in backticks as links to the files that they stand for, if they stand for one."""
+    return _CODE.sub(lambda found: f"[{found[0]}]({links[found[1]]})" if found[1] in links else found[0], text)
 
 
 def latex(sections: Sequence[Section], title: str, note: str) -> str:

@@ -49,6 +49,8 @@ class Section:
     """The best value of a column, 1, and the second, 2, by row and column of the table."""
     legend: str = ""
     """Paragraphs below the table."""
+    links: Mapping[str, str] = field(default_factory=dict)
+    """The files that names in backticks in the legend stand for, relative to the folder of the suite's tables."""
     figures: Sequence[Drawing] = ()
     name: str = ""
     """Of the files that have the section alone, ``NAME.tex`` and ``NAME.csv``; several sections may share them."""
@@ -159,14 +161,20 @@ def by_task(shown: Iterable[TableEntry]) -> list[list[TableEntry]]:
 
 
 def not_run(view: View, kind: str) -> str:
-    """Return ``Not run: ImageNet-A; ImageNet-R with MAE.``; empty if every run of a kind was run."""
-    missing = []
+    """Return ``Not run: ImageNet-A; ImageNet-R with MAE, DeiT.``; empty if every run of a kind was run.
+
+    Where a name of a row has a comma, semicolons separate the rows, and every task has a sentence of its own.
+    """
+    missing: list[tuple[str, list[str]]] = []
     for of_task in by_task(view.of_kind(kind)):
         ran = {entry.method for entry in of_task if entry.runs or entry.stale}
         names = [name for method, name in view.method_names(of_task).items() if method not in ran]
         if names:
-            missing.append(view.task_title(of_task[0]) + (f" with {', '.join(names)}" if ran else ""))
-    return f"Not run: {'; '.join(missing)}." if missing else ""
+            missing.append((view.task_title(of_task[0]), names if ran else []))
+    commas = any("," in name for _, names in missing for name in names)
+    between_rows, between_tasks = ("; ", ". Not run: ") if commas else (", ", "; ")
+    tasks = [title + (f" with {between_rows.join(names)}" if names else "") for title, names in missing]
+    return f"Not run: {between_tasks.join(tasks)}." if tasks else ""
 
 
 def directed(entry: TableEntry) -> str:

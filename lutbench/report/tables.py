@@ -1,7 +1,7 @@
 """Tables and figures from records alone: no data, no GPU, and no number typed by hand."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +29,7 @@ def all_sections(view: View) -> list[Section]:
     apart = {name for name, report in reports.items() if getattr(report, "OWN_ROWS", False)}
     main = [entry for entry in view.entries if entry.kind.name not in apart]
     runs, stale = footnotes(view)
+    links = {record.run: f"../../records/{record.suite}/{record.run}.json" for record in view.records.values()}
     sources = [f"- [{letter}] {source}" for source, letter in letters(view).items()]
     sections = [
         Section(config.title, 1, legend=view.note),
@@ -37,7 +38,7 @@ def all_sections(view: View) -> list[Section]:
         wide_section(view, main),
         *(section for report in dict.fromkeys(reports.values()) if report for section in report.sections(view)),
         *comparison_sections(view),
-        Section("Runs", legend="\n".join(runs), files_only=True),
+        Section("Runs", legend="\n".join(runs), links=links, files_only=True),
         Section("Stale records", legend="\n".join(stale)),
         Section(OTHER_CODE, legend=other_code(view)),
         Section("Sources", legend="\n".join(sources)),
@@ -47,17 +48,37 @@ def all_sections(view: View) -> list[Section]:
 
 def other_code(view: View) -> str:
     """Return which runs were finished by other sources than those that are here now, and which start from one of them."""
-    made: dict[str, list[str]] = {}
+    made: dict[tuple[str, ...], list[str]] = {}
     concerned: set[str | None] = set()
     for planned in view.suite.runs:  # each after the one that it starts from
         if planned.name not in view.records:
             continue
         others = differing(view.records[planned.name].code.sources, planned)
         if others or planned.needs in concerned:
-            made.setdefault(others or "start from one of these", []).append(f"`{planned.name}`")
+            made.setdefault(tuple(others), []).append(planned.name)
             concerned.add(planned.name)
-    lines = [f"- {listed(names, 6)}: {others}" for others, names in made.items()]
+    lines = []
+    for files, names in made.items():
+        told = [f"`{pattern}`" for pattern in _patterns(names, view.records)]
+        count = f" ({len(names)} runs)" if len(names) > len(told) else ""
+        lines.append(f"- {listed(told, 6)}{count}: {listed(files) or 'start from one of these'}")
     return "\n".join([*lines, f"\n`lutbench run {view.suite.given} --again NAME` repeats a run."] if lines else [])
+
+
+def _patterns(names: Sequence[str], among: Iterable[str]) -> list[str]:
+    """Return names of runs, and ``downstream/near/*`` in place of several where they are all of ``among`` that begin so."""
+    found = dict[str, None]()
+    for name in names:
+        parts = name.split("/")
+        for length in range(1, len(parts)):
+            start = "/".join(parts[:length]) + "/"
+            alike = [other for other in among if other.startswith(start)]
+            if len(alike) > 1 and set(alike) <= set(names):
+                found[f"{start}*"] = None
+                break
+        else:
+            found[name] = None
+    return list(found)
 
 
 def build_tables(view: View, sections: Sequence[Section]) -> dict[str, str]:

@@ -146,6 +146,7 @@ def footnotes(view: View) -> tuple[list[str], list[str]]:
             first = r.measurements[0]
             value = f"{first.metric} {number_text(first.value, first.unit)} {first.unit}".rstrip()
             made = f"{value}, {r.wall_seconds:.0f} s on {r.hardware}, code {r.code}"
+            made += f", made as `{r.made_as}`" if r.made_as else ""
             runs[f"- [{numbers[entry.row]}] `{r.run}` {r.identity[:12]}: {made}"] = None
         stale |= {f"- [{numbers[entry.row]}] {reason}": None for reason in entry.stale}
     return list(runs), list(stale)

@@ -4,8 +4,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from lutbench.errors import UserError
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -48,6 +50,39 @@ class SyncBatchNorm(_BatchNorm):
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(unbiased_variance, self.momentum)
         self.num_batches_tracked.add_(1)
+
+
+PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d)
+"""torch's BatchNorm; a subclass of it may do more, such as an activation."""
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Return the layers of a model that normalise by what is in the batch."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def synchronise(model: nn.Module) -> None:
+    """Put :class:`SyncBatchNorm`, of the same names and numbers, in the place of a model's own BatchNorm.
+
+    Raises:
+        UserError: if it has one that does more than to normalise.
+    """
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if (
+                isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d)
+                and type(child) in PLAIN
+                and child.affine
+                and child.momentum
+            ):
+                norm = SyncBatchNorm(child.num_features, child.eps, child.momentum)
+                norm.load_state_dict(child.state_dict())
+                setattr(module, name, norm)
+            elif isinstance(child, _BatchNorm) and not isinstance(child, SyncBatchNorm | nn.SyncBatchNorm):
+                raise UserError(
+                    f"{type(model).__name__} has layers of kind {type(child).__name__}, whose statistics are those of the images that one "
+                    "process has. Start one process to train it."
+                )
 
 
 def _sum_over_processes(x: Tensor) -> Tensor:

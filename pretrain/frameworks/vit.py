@@ -6,7 +6,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from lutbench.errors import UserError
-from lutbench.models.encoders import create_encoder
+from lutbench.models.encoders import create_vit
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.frameworks.interface import Part
@@ -19,7 +19,7 @@ def build_vit(recipe: EncoderRecipe, seed: int) -> VisionTransformer:
         UserError: if it cannot be built.
     """
     with seeded(RngStream.WEIGHTS, seed, Part.ENCODER):
-        encoder = create_encoder(recipe)
+        encoder = create_vit(recipe)
         initialise(encoder)
     return encoder
 

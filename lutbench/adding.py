@@ -1,0 +1,332 @@
+"""``lutbench add``: from somebody's weights to a suite file of a few lines, in which they are a row beside the rows of another suite."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from shlex import quote
+from typing import Any, NamedTuple
+
+import timm
+import torch
+
+from lutbench.errors import UserError, listed
+from lutbench.files import whole_file
+from lutbench.models.architectures import architecture_of
+from lutbench.models.configurations import check_configuration, configuration_beside
+from lutbench.models.encoders import create_encoder, encode, geometry_of, has_class_token, is_plain
+from lutbench.models.export import export_of
+from lutbench.models.formats import encoder_in
+from lutbench.models.licences import licence_of, timms_licence
+from lutbench.models.meta import shapes_only
+from lutbench.models.preprocessing import preprocessing_of
+from lutbench.models.pretrained import check_pretrained, fitted, load_encoder
+from lutbench.models.weights import read_shapes
+from lutbench.progress import console
+from lutbench.recipes.base import EncoderRecipe
+from lutbench.recipes.downstream import EncoderSource
+from lutbench.recipes.loading import load_suite
+from lutbench.recipes.suite import LoadedSuite
+from lutbench.run import open_run
+from lutbench.run_status import weights_problem
+from lutbench.workspace import Workspace
+
+
+class Choices(NamedTuple):
+    """What the user says of an encoder, where it cannot be told or shall be otherwise."""
+
+    label: str = ""
+    model: str = ""
+    """timm's name of the architecture."""
+    part: str = ""
+    """Which of several encoders in the file."""
+    image_size: int | None = None
+    like: str = ""
+    """The row of the base beside which it stands."""
+    heads: int | None = None
+    """Of a plain ViT, whose weights do not show it."""
+
+
+class Tried(NamedTuple):
+    """An encoder whose weights have been read, loaded, and asked for the features of an image."""
+
+    source: EncoderSource
+    said: list[str]
+    """What was read, and what had to be assumed, in sentences."""
+    class_token: bool
+
+
+def add_row(given: str, base: str, choices: Choices, file: Path | None = None) -> None:
+    """Try the weights ``given``, a file, a folder or a name of timm's, and write a suite file that extends ``base`` by a row of them.
+
+    The file is ``file``, or named by the label or the weights, in the current folder. Prints what was read, what was assumed, what
+    the row will be measured by, and the command for it.
+
+    Raises:
+        UserError: if there is no such suite or there are no such weights, they cannot be read, the file exists, or the row does not
+            go with the base.
+    """
+    suite = load_suite(base)
+    name = _free_name(choices.label or _stem(given), suite)
+    path = file or Path(f"{name}.toml")
+    if path.exists():
+        raise UserError(f"{path} exists, and is not overwritten. Give another name: --file FILE.toml, or --label.")
+    tried = try_weights(given, choices)
+    text = suite_text(given, base, name, suite, tried, choices)
+    loaded = _written(path, text)
+    refused, apart_from = _refused(loaded, name), dict[str, str]()
+    if refused:
+        text += "".join(f"\n{_table(table, {'methods': _rows(suite, table)})}\n" for table in refused)
+        loaded = _written(path, text)
+    for table in [table for table in refused if table.startswith("analysis.")]:
+        apart = text + _table_apart(suite, table, name, choices.label or name)
+        tried_out = _written(path, apart)
+        if f"{table}-{name}" not in _refused(tried_out, name):  # a grid of another size is no fault
+            text, loaded = apart, tried_out
+            apart_from[table] = f", and has [{table}-{name}] for it"
+        else:
+            loaded = _written(path, text)
+    if rivals := _pretrained_beside(loaded, suite, name):
+        pairs = _toml([[name, rival] for rival in rivals])
+        text = text.replace("\n\n", f"\ncompare = {pairs}\n\n", 1)  # behind the settings that stand before the tables
+        loaded = _written(path, text)
+    others = _other_sizes(suite, tried.source.architecture)
+    for sentence in [
+        *tried.said,
+        *others,
+        *(f"{why} So {path.name} leaves it out of {at}{apart_from.get(at, '')}." for at, why in refused.items()),
+    ]:
+        console.print(sentence, soft_wrap=True)
+    console.print(f"\n{path}:\n\n{text}", soft_wrap=True, highlight=False, markup=False)
+    tasks = dict.fromkeys(f"{run.stage}/{run.task}" for run in loaded.runs if run.method == name)
+    console.print(
+        f"The row is measured by {listed(tasks, 30)}; runs of {base} that have finished are used as they are."
+    )
+    console.print(f"Next: lutbench run {quote(str(path))} --data-root DIR", soft_wrap=True)
+
+
+def try_weights(given: str, choices: Choices) -> Tried:
+    """Read weights, load them into the model of timm that they belong to, and encode an image.
+
+    Raises:
+        UserError: if one of these cannot be done.
+    """
+    path = Path(given).expanduser()
+    if path.exists():
+        source, said = _of_file(path, choices)
+    elif len(path.parts) > 1 or (path.suffix and not timm.is_model(given.partition(".")[0])):  # timm's may end in .TAG
+        raise UserError(
+            f"There is no file or folder of weights {given}. Check the path, or give timm's name of a model."
+        )
+    else:
+        source, said = _of_timm(given, choices)
+    side = source.architecture.image_size
+    model = load_encoder(source, path if path.exists() else None).eval()
+    if path.exists():
+        check_configuration(configuration_beside(path), model, source.architecture.model)
+    with torch.no_grad():
+        features = encode(model, torch.zeros(1, 3, side, side), "mean")
+    if not features.isfinite().all():
+        raise UserError(
+            f"{given}: the features of a grey image are not finite. Give weights of a training that went well."
+        )
+    prepared = preprocessing_of(source, path if path.exists() else None)
+    said.append(f"Images are seen at {side} x {side} pixels, {prepared}.")
+    return Tried(source, said, has_class_token(model))
+
+
+def _of_file(path: Path, choices: Choices) -> tuple[EncoderSource, list[str]]:
+    shapes, names = read_shapes(path), []
+    if choices.model:
+        with shapes_only():
+            names = list(create_encoder(EncoderRecipe(model=choices.model)).state_dict())
+    found = encoder_in(shapes, str(path), choices.part, names)
+    licence = licence_of(path)
+    said: list[str] = []
+    export = export_of(path) if path.is_file() else None
+    if choices.model:
+        recipe = _named(choices.model, choices)
+    elif export:
+        recipe = export.recipe.model_copy(update={"image_size": choices.image_size or export.side})
+        _check_heads(recipe, choices)
+        said.append(
+            f"Its architecture is timm's {recipe.model}{_sizes(recipe)}, as {path.with_suffix('.json').name} beside the weights says."
+        )
+    else:
+        heads = {"num_attention_heads": choices.heads} if choices.heads else {}
+        recipe, assumed = architecture_of(found.tensors, configuration_beside(path) | heads, found.read_as)
+        _check_heads(recipe, choices)
+        recipe = recipe.model_copy(update={"image_size": choices.image_size or recipe.image_size})
+        said += [f"Its architecture is timm's {recipe.model}{_sizes(recipe)}.", *assumed]
+    with shapes_only():
+        found = fitted(found, str(path), recipe)[1]
+    said.insert(0, f"{path}, {found}{f', licence: {licence}' if licence else ''}.")
+    source = {"architecture": recipe, "kind": "checkpoint", "path": str(path), "part": choices.part}
+    return EncoderSource.model_validate(source), said
+
+
+def _of_timm(name: str, choices: Choices) -> tuple[EncoderSource, list[str]]:
+    check_pretrained(name)
+    licence = timms_licence(name)
+    recipe = _named(name, choices)
+    said = [f"timm's weights of {name}{f', licence: {licence}' if licence else ''}."]
+    return EncoderSource(architecture=recipe, kind="timm"), said
+
+
+def _named(model: str, choices: Choices) -> EncoderRecipe:
+    """Return the architecture that is timm's ``model``, with the heads and the size of images that were chosen."""
+    recipe = EncoderRecipe(model=model, image_size=choices.image_size or _own_size(model))
+    if choices.heads and not (is_plain(recipe) and geometry_of(recipe).heads == choices.heads):
+        recipe = recipe.model_copy(update={"heads": choices.heads})
+    _check_heads(recipe, choices)
+    return recipe
+
+
+def _check_heads(recipe: EncoderRecipe, choices: Choices) -> None:
+    """Raises UserError if an architecture cannot have the heads that were chosen."""
+    if not choices.heads:
+        return
+    if not is_plain(recipe):
+        raise UserError(
+            f"--heads is for plain Vision Transformers, and these are the weights of a {recipe.model}. Leave it out."
+        )
+    sizes = geometry_of(recipe)
+    if sizes.width % choices.heads:
+        raise UserError(
+            f"--heads {choices.heads}: expected a number that divides the width, {sizes.width}. Give another."
+        )
+    if sizes.heads != choices.heads:
+        raise UserError(f"--heads {choices.heads}: the weights show that there are {sizes.heads}. Leave it out.")
+
+
+def suite_text(given: str, base: str, name: str, suite: LoadedSuite, tried: Tried, choices: Choices) -> str:
+    """Return the suite file: what it extends, its title, the architecture if the base has no such, and the row."""
+    recipe = tried.source.architecture
+    same = (key for key, known in suite.config.encoder.items() if is_same(known, recipe))
+    encoder = next(same, "")
+    label = choices.label or name
+    row: dict[str, Any] = {"label": label}
+    row |= {"checkpoint": given} if tried.source.kind == "checkpoint" else {"timm": True}
+    row |= {"part": choices.part} if choices.part else {}
+    row |= {"encoder": encoder or name}
+    row |= {} if tried.class_token else {"pool": "mean"}
+    row |= {"like": choices.like} if choices.like else {}
+    tables = {f"method.{name}": row}
+    if not encoder:
+        named = {"label": f"{recipe.model}{_sizes(recipe)}"}
+        tables = {f"encoder.{name}": named | recipe.model_dump(exclude_none=True, exclude={"label"})} | tables
+    head = f"extends = {_toml(base)}\ntitle = {_toml(f'{suite.config.title}, with {label}')}"
+    parts = [head, *(_table(title, values) for title, values in tables.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _refused(loaded: LoadedSuite, name: str) -> dict[str, str]:
+    """Return the tables of a suite that a row cannot be measured by, with the reason: by itself, or beside the others there."""
+    nowhere = Workspace(Path("data"), Path("runs"), Path("results"), download=False)
+    tables = {(run.stage, run.task) for run in loaded.runs if run.method == name}
+    found: dict[str, str] = {}
+    for planned in loaded.runs:
+        if (planned.stage, planned.task) in tables and planned.kind.starts_from == "encoder":
+            with console.capture():  # what was read, which is told once
+                problem = weights_problem(open_run(loaded, planned, nowhere))
+            if problem and planned.method == name:
+                found.setdefault(f"{planned.stage}.{planned.task}", problem)
+    return found
+
+
+def _table_apart(suite: LoadedSuite, table: str, name: str, label: str) -> str:
+    """Return a table like one of the base's analyses, for one row alone."""
+    task = table.partition(".")[2]
+    given = suite.config.analysis[task].model_dump(exclude_unset=True, exclude={"kind", "methods"})
+    title = f"{given.get('title') or task}: {label}"
+    return f"\n{_table(f'{table}-{name}', {**given, 'title': title, 'methods': [name]})}\n"
+
+
+def _rows(base: LoadedSuite, table: str) -> list[str]:
+    """Return the rows of a table of the base, without those that an analysis adds."""
+    runs = (run for run in base.runs if f"{run.stage}.{run.task}" == table)
+    return list(dict.fromkeys(run.method for run in runs if run.method in base.config.method))
+
+
+def _pretrained_beside(loaded: LoadedSuite, base: LoadedSuite, name: str) -> list[str]:
+    """Return the rows of the base that a suite pre-trained and that share a table with the new row."""
+    tables = {(run.stage, run.task) for run in loaded.runs if run.method == name}
+    beside = {run.method for run in base.runs if (run.stage, run.task) in tables}
+    rows = base.config.method.items()
+    return [method for method, row in rows if method in beside and row.pretrain and not row.teacher]
+
+
+def _other_sizes(base: LoadedSuite, own: EncoderRecipe) -> list[str]:
+    """Return a sentence if the base's encoders see images of another size than a new plain ViT, with what that costs."""
+    seen = sorted({recipe.image_size for recipe in base.config.encoder.values()})
+    if not seen or own.image_size in seen or not is_plain(own):
+        return []
+    patch = geometry_of(own).patch_size
+    side = max(patch, patch * round(min(seen, key=lambda size: abs(size - own.image_size)) / patch))
+    if side == own.image_size:
+        return []
+    ratio = (own.image_size // patch) ** 2 / (side // patch) ** 2
+    costs = f"{ratio:.3g} times cheaper" if ratio > 1 else f"{1 / ratio:.3g} times as expensive"
+    sizes = listed([f"{size} x {size}" for size in seen])
+    return [f"The encoders of {base.name} see {sizes}: --image-size {side} is about {costs}, by the number of patches."]
+
+
+def is_same(one: EncoderRecipe, other: EncoderRecipe) -> bool:
+    """Return whether two recipes make the same encoder, by whatever names of timm's."""
+    if one.image_size != other.image_size or not (is_plain(one) and is_plain(other)):
+        return one.affecting_results() == other.affecting_results()
+    with shapes_only():
+        states = [create_encoder(recipe).state_dict() for recipe in (one, other)]
+    shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
+    return geometry_of(one) == geometry_of(other) and shapes[0] == shapes[1]
+
+
+def _written(path: Path, text: str) -> LoadedSuite:
+    """Write a suite file, over one of before, and return the suite, which goes with what it extends, or leave no file."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    try:
+        return load_suite(str(path))
+    except UserError:
+        path.unlink()
+        raise
+
+
+def _table(title: str, values: Mapping[str, Any]) -> str:
+    return "\n".join([f"[{title}]", *(f"{key} = {_toml(value)}" for key, value in values.items())])
+
+
+def _toml(value: Any) -> str:
+    """Return a plain value as TOML, of which JSON's strings, numbers and truth values are a part."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _stem(given: str) -> str:
+    """Return what weights are called: their folder's name where the file has one that says nothing."""
+    path = Path(given).expanduser()
+    if not path.exists():
+        return given.partition(".")[0]
+    path = path.absolute()
+    stem = path.name.partition(".")[0]
+    return path.parent.name if stem in ("model", "pytorch_model", "checkpoint", "encoder", "weights") else stem
+
+
+def _free_name(text: str, suite: LoadedSuite) -> str:
+    """Return a name for folders made of a text, which no row of the suite has, nor the suite itself."""
+    name = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:48] or "mine"
+    taken = {*suite.config.method, *suite.config.classifier, *suite.config.encoder, suite.name, *suite.config.extends}
+    numbered = (f"{name}-{number}" for number in range(2, 1000))
+    return name if name not in taken else next(one for one in numbered if one not in taken)
+
+
+def _own_size(model: str) -> int:
+    """Return the side of the images that timm's weights of a model were trained on, or of the model as timm makes it."""
+    known = timm.get_pretrained_cfg(model)
+    return int(known.input_size[-1]) if known else EncoderRecipe().image_size
+
+
+def _sizes(recipe: EncoderRecipe) -> str:
+    """Return what a recipe changes of timm's model, in brackets."""
+    changed = recipe.model_dump(include={"patch_size", "width", "depth", "heads"}, exclude_none=True)
+    sizes = ", ".join(f"{key.removesuffix('_size')} {value}" for key, value in changed.items())
+    return f" ({sizes})" if sizes else ""

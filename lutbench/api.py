@@ -1,0 +1,171 @@
+"""The suite in Python: what was measured as tables of pandas, and the models that runs left, ready for use.
+
+>>> import lutbench
+>>> measured = lutbench.records("small")                      # a row per measurement
+>>> measured[measured.metric == "top-1"].groupby(["task", "method"]).value.mean()
+>>> lutbench.outcomes("small/downstream/knn/lut/seed0")       # a row per image, by name
+>>> encoder, transform = lutbench.encoder("small/pretrain/lut/seed0")
+>>> encoder(transform(image)[None])                           # features (1, D) of a PIL image
+
+A mistake raises :class:`lutbench.errors.UserError`, which says what was expected, what was found and what to do.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lutbench.errors import UserError, listed, nearest
+from lutbench.evaluate.image_names import folder_of_class
+from lutbench.evaluate.outcomes import Outcomes
+from lutbench.record import Record, read_records
+from lutbench.record_search import find_record, suites_in
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor, nn
+
+    from lutbench.evaluate.transform import Transform
+
+COLUMNS: dict[str, str] = {
+    "suite": "object", "stage": "object", "kind": "object", "task": "object", "method": "object", "seed": "int64",
+    "metric": "object", "value": "float64", "low": "float64", "high": "float64", "interval": "object", "unit": "object",
+    "n": "Int64", "data": "object", "split": "object", "run": "object", "identity": "object", "checkpoint": "object",
+    "code": "object", "modified": "boolean", "hardware": "object", "wall_seconds": "float64", "created": "datetime64[ns, UTC]",
+}  # fmt: skip
+"""The columns of :func:`records` with their types."""
+
+
+def records(suite: str | Path, results: str | Path = "results") -> pd.DataFrame:
+    """Return what was measured in a suite, a row per measurement, the first of each run being the one that tables print.
+
+    Every record is read with all its files and checked: a number that its outcomes do not give is refused. The columns are
+
+    - ``suite``, ``stage``, ``kind`` (``knn``, ``finetune``, ...), ``task``, ``method`` (empty for pre-training), ``seed``;
+    - ``metric``, ``value``, ``low`` and ``high`` (ends of the 95 % interval over images), ``interval`` (its method), ``unit``
+      (``%``, or empty for a plain number), ``n`` (images that it is over);
+    - ``data`` (the dataset as tables name it) and ``split`` (the one that was evaluated; of a pre-training ``train``);
+    - ``run`` (its name, ``SUITE/STAGE/...``, as :func:`outcomes` and :func:`encoder` take it), ``identity`` (the sha256 of all that
+      determines the result), ``checkpoint`` (the sha256 of the weights that it ended with; of an evaluation those it measured);
+    - ``code`` (the git commit, or else the version), ``modified`` (whether files differed from the commit), ``hardware``,
+      ``wall_seconds``, ``created``.
+
+    Args:
+        suite: ``tiny``, ``camvid``, ``small``, ``paper``, or the name or path of a suite file of your own.
+        results: the folder that ``--results`` names.
+
+    Raises:
+        UserError: if there are no records of the suite, or one is damaged.
+    """
+    name = Path(suite).stem if str(suite).endswith(".toml") else str(suite)
+    found = read_records(Path(results), name)
+    if not found:
+        known = suites_in(Path(results))
+        raise UserError(
+            f"There are no records of suite {name!r} below {Path(results).absolute()}.{nearest(name, known)} Suites there: "
+            f"{listed(known) or 'none'}. Run it: lutbench run {suite}, or say where they are: results=."
+        )
+    rows = [row for record in found.values() for row in _rows(record)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def outcomes(run: str | Path | Record, results: str | Path = "results") -> pd.DataFrame:
+    """Return what a run did on every image, in the set's order, with the images' names.
+
+    The columns are ``image`` (its name below the split's folder; ``row 17`` in records of before names were kept) and
+
+    - of a classification (fine-tuning, linear probe, k-NN): ``label`` and ``prediction`` (numbers of classes), ``rank`` (of the
+      label among the classes in descending order of score, 0 where it is the prediction), ``right``; and where the images lie in
+      a folder for each class, ``label_name`` and ``prediction_name``, of a class without images none;
+    - of a segmentation, a row per image, label and prediction that occurs: ``label`` and ``prediction`` (names), ``pixels``;
+    - of robustness, a row per condition, protocol and image: ``condition``, ``preprocessing``, ``protocol``, and those of a
+      classification; ``score`` where it is kept;
+    - of an analysis: under its metric every quantity that is a mean over images.
+
+    Args:
+        run: ``small/downstream/knn/lut/seed0``, consecutive parts of such a name that no other run has, the path of a record's
+            JSON, or a :class:`lutbench.record.Record`.
+        results: the folder that ``--results`` names.
+
+    Raises:
+        UserError: if there is no such record, it has no per-image outcomes (pre-training has none), or they are damaged.
+    """
+    record = run if isinstance(run, Record) else find_record(str(run), Path(results))
+    found = record.outcomes
+    frame: pd.DataFrame = found.frame()
+    if isinstance(found, Outcomes) and (folders := folder_of_class(found.names, found.label)):
+        for column in ("label", "prediction"):
+            frame[f"{column}_name"] = frame[column].map(folders)
+    return frame
+
+
+def encoder(run: str | Path, runs: str | Path = "runs") -> "tuple[nn.Module, Transform]":
+    """Return the model that a finished run left, a timm model on the CPU in eval mode, and the transform of its images.
+
+    Of a pre-training it is the encoder, ``model(images)`` (B, 3, S, S) -> (B, D), the class token where it has one (timm's pooling;
+    ``model.forward_features(images)`` gives all tokens); of a fine-tuning the classifier, (B, C), whose classes are in
+    ``model.class_names``. The transform takes a PIL image to a float tensor (3, S, S): resized, the centre
+    cropped, normalised. Of a fine-tuning it is that of the suite's own evaluation. Of a pre-training it has the crop that tasks have by
+    default (224 of 256; above 224 pixels the whole short side), and a task may crop otherwise: ``eval_crop``, which
+    ``lutbench show`` prints of its runs.
+
+    Args:
+        run: ``small/pretrain/lut/seed0`` or ``small/downstream/finetune/lut/seed0``, consecutive parts of such a name that no other
+            finished run has, or the run's folder.
+        runs: the folder that ``--runs`` names.
+
+    Raises:
+        UserError: if there is no such run or it has not finished, it left no model of timm, or its weights are damaged.
+    """
+    from lutbench.models.hub import exported_model  # here and below, because torch and timm are slow to import
+    from lutbench.run_files import finished_folder
+
+    folder = finished_folder(str(run), Path(runs))
+    kept = [folder / f"{name}.safetensors" for name in ("encoder", "classifier")]
+    weights = next((path for path in kept if path.with_suffix(".json").is_file() or path.is_file()), None)
+    if weights is None:
+        raise UserError(f"{folder}: this run left no model of timm. {_other_model(folder)}")
+    exported = exported_model(folder, weights.stem)
+    export = exported.description
+    exported.model.class_names = list(export.class_names)
+    transform = partial(
+        _prepared,
+        side=export.side,
+        crop=exported.crop_pct,
+        interpolation=export.interpolation,
+        mean=tuple(export.mean),
+        std=tuple(export.std),
+    )
+    return exported.model, transform
+
+
+def _rows(record: Record) -> list[dict[str, Any]]:
+    code, inputs = record.code, record.identity_inputs
+    data = record.recipe.get("data") or record.recipe.get("set") or {}
+    about = {
+        **record.model_dump(include={"suite", "stage", "task", "method", "seed", "identity", "checkpoint", "wall_seconds"}),
+        "kind": record.kind.name, "run": f"{record.suite}/{record.run}", "created": record.created,
+        "data": data.get("label") or data.get("path") or data.get("source", ""),
+        "split": next(reversed(inputs.get("data", {})), ""),  # train comes first where a run reads both
+        "code": code.commit or code.version, "modified": code.modified, "hardware": str(record.hardware),
+    }  # fmt: skip
+    return [{**about, **measured.model_dump()} for measured in record.measurements]
+
+
+def _other_model(folder: Path) -> str:
+    """Return where there is one instead."""
+    if (folder / "segmenter.safetensors").is_file():
+        return "Of a segmentation, take its pre-training's encoder, or the segmenter: lutbench export RUN DIR."
+    return "Name the pre-training that it starts from, or the fine-tuning that it measures: lutbench show RUN says which that is."
+
+
+def _prepared(
+    image: "Image.Image", side: int, crop: float, interpolation: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> "Tensor":
+    """Return an image (3, side, side) as a model takes it; a function of a module, so that loaders can send it to workers."""
+    from lutbench.data.decoding import to_rgb
+    from lutbench.data.tensors import normalised
+    from lutbench.evaluate.transform import eval_transform
+
+    return normalised(eval_transform(side, crop, interpolation)(to_rgb(image)), mean=mean, std=std)

@@ -1,0 +1,30 @@
+"""Arguments and options that several commands of the command line have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SuiteName = Annotated[
+    str, typer.Argument(metavar="SUITE", help="tiny, camvid, small or paper; or the path of a suite file (.toml).")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change a setting of the suite file, such as pretrain.lut.epochs=20. May be repeated.",
+    ),
+]
+DataRoot = Annotated[
+    Path, typer.Option("--data-root", metavar="DIR", envvar="LUTBENCH_DATA", help="Folder that holds the image sets.")
+]
+RunsRoot = Annotated[
+    Path,
+    typer.Option(
+        "--runs", metavar="DIR", envvar="LUTBENCH_RUNS", help="Folder for checkpoints, weights, logs and pictures."
+    ),
+]
+ResultsRoot = Annotated[
+    Path, typer.Option("--results", metavar="DIR", envvar="LUTBENCH_RESULTS", help="Folder for records and tables.")
+]

@@ -1,0 +1,91 @@
+"""Where a number comes from: the runs that a run was made from, one from the other, with their data, as far as records tell."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lutbench.record import Record, record_path
+from lutbench.record_search import record_of
+
+
+class Link(NamedTuple):
+    """A step from data and weights to a number."""
+
+    kind: str
+    """A kind of run; ``weights`` of no run; ``missing``, a run without a record."""
+    name: str
+    """``SUITE/RUN``, or what the weights are."""
+    facts: dict[str, str]
+    """What is known of it."""
+
+
+def lineage(record: Record, results: Iterable[Path]) -> list[Link]:
+    """Return the steps that lead to a record, the first first and itself last; runs are found by identity in any of ``results``."""
+    links, roots, step = [_link(record)], list(results), record
+    while run := (started := _started_from(step)).get("run"):
+        before = next((found for root in roots if (found := record_of(run, root))), None)
+        if before is None:
+            where = " or ".join(str(root / "records") for root in roots)
+            missing = {
+                "identity": run,
+                **_weights_of(step),
+                "record": f"missing: there is none of this identity in {where}",
+            }
+            return [Link("missing", f"the run that the {step.kind.name} run started from", missing), *links]
+        kept = _weights_of(step)
+        if "teacher" not in kept and started.get("sha256") != before.checkpoint:
+            kept["but"] = f"its record has other weights, {before.checkpoint}: it was repeated since"
+        links.insert(0, _link(before, kept))
+        step = before
+    return ([] if step.kind.starts_from == "nothing" else [_outside(step)]) + links
+
+
+def roots_of(record: Record, results: Path) -> list[Path]:
+    """Return the folders of results to look for a record's runs in: those given, and those that it was read from."""
+    parents = record.folder.parents
+    depth = record.run.count("/") + 1
+    own = parents[depth] if len(parents) > depth else record.folder
+    is_own = record_path(own, record.suite, record.run).parent == record.folder
+    return list(dict.fromkeys([results, *([own] if is_own else [])]))
+
+
+def described(value: Any) -> str:
+    """Return the dataset of a recipe as tables name it."""
+    data = value.get("data") or value.get("set") or {}
+    return str(data.get("label") or data.get("path") or data.get("source", ""))
+
+
+def _started_from(record: Record) -> dict[str, Any]:
+    """Return what a record's identity says of the weights that its run started from."""
+    found: dict[str, Any] = record.identity_inputs.get(record.kind.starts_from) or {}
+    return found
+
+
+def _source(record: Record) -> dict[str, Any]:
+    """Return what a record's recipe says of the weights that its run started from."""
+    found: dict[str, Any] = record.recipe.get(record.kind.starts_from) or {}
+    return found
+
+
+def _weights_of(record: Record) -> dict[str, str]:
+    """Return the sha256 of the weights that a run started from, by what they are: encoder, teacher or classifier."""
+    sha256 = _started_from(record).get("sha256")
+    return {_source(record).get("export", record.kind.starts_from): sha256} if sha256 else {}
+
+
+def _link(record: Record, weights: Mapping[str, str] | None = None) -> Link:
+    """Return the step that a run is; ``weights`` are those that the next one took from it."""
+    splits = ", ".join(f"{split} {digest[:12]}" for split, digest in record.identity_inputs.get("data", {}).items())
+    facts = {"identity": record.identity, "data": f"{described(record.recipe)}: {splits}", **(weights or {})}
+    return Link(record.kind.name, f"{record.suite}/{record.run}", facts)
+
+
+def _outside(record: Record) -> Link:
+    """Return the weights that a run started from which no run of the suite made."""
+    source = _source(record)
+    model = source.get("model") or (source.get("architecture") or {}).get("model", "")
+    of = {"scratch": "random weights", "timm": "timm's weights", "checkpoint": f"{source.get('path')}, weights"}
+    sha256 = _started_from(record).get("sha256")
+    return Link(
+        "weights", f"{of.get(source.get('kind', ''), 'weights')} of {model}", {"sha256": sha256} if sha256 else {}
+    )

@@ -1,0 +1,52 @@
+"""What a run is assumed to reach on a named GPU: a share of what its data sheet says, until something was measured there."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lutbench.errors import unknown
+
+TABLE = Path(__file__).with_name("gpus.toml")
+
+
+class Gpu(NamedTuple):
+    """A GPU as its vendor describes it."""
+
+    model: str
+    tflops: float
+    """TFLOP/s of dense bf16 matrix products, the peak."""
+    source: str
+    """Where the vendor says so."""
+    share: float
+    """The share of the peak that a run is assumed to keep up."""
+
+    @property
+    def flops(self) -> float:
+        """FLOP/s that a run is assumed to keep up."""
+        return self.share * self.tflops * 1e12
+
+    def __str__(self) -> str:
+        return (
+            f"estimated: {self.share * 100:g} % of the data sheet's rate, never measured "
+            f"({self.model}: {self.tflops:g} TFLOP/s, dense bf16)"
+        )
+
+
+def known_gpus() -> dict[str, Gpu]:
+    """Return every GPU of the table, by the name that ``--gpu`` takes."""
+    table: dict[str, Any] = tomllib.loads(TABLE.read_text(encoding="utf-8"))
+    return {name: Gpu(**gpu, share=table["share"]) for name, gpu in table["gpu"].items()}
+
+
+def find_gpu(name: str) -> Gpu:
+    """Return a GPU by its name, in whatever case.
+
+    Raises:
+        UserError: if the table has none of it.
+    """
+    known = known_gpus()
+    if (gpu := known.get(name.lower())) is None:
+        raise unknown(
+            f"--gpu {name}: not in the table; give what it keeps up with --flops, or name another", name, known
+        )
+    return gpu

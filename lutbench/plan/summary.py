@@ -1,0 +1,94 @@
+"""Prints a screen of the plan: a row per stage, then disk, what is missing, and what to do next."""
+
+from collections.abc import Sequence
+from textwrap import shorten
+
+from lutbench.data.survey import HUB, DiskUse
+from lutbench.errors import listed
+from lutbench.files import gigabytes
+from lutbench.plan.costs import DONE, NO_COUNT, Costs, Rates, costs_of
+from lutbench.plan.disk import by_disk, disk_uses, rooms_of
+from lutbench.plan.show import amount, how_to_time, origins, table_of
+from lutbench.plan.surveys import missing, survey_all
+from lutbench.progress import console, print_table
+from lutbench.recipes.suite import LoadedSuite
+from lutbench.workspace import Workspace
+
+NAMED = 6
+"""Missing datasets that are named."""
+
+TOLD = 150
+"""Characters of the first of several problems."""
+
+
+def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None:
+    """Print what the suite will cost on a screen of 24 lines and 80 columns.
+
+    Raises:
+        UserError: if a record is damaged.
+    """
+    surveys = survey_all(suite, workspace)
+    costs = costs_of(suite, workspace, surveys, rates)
+    uses = disk_uses(costs, surveys, workspace)
+    with console.capture():  # notes about the weights of every row, which the whole plan has
+        known, problems = missing(suite, workspace, surveys)
+    problems = list(dict.fromkeys([*costs.refused, *problems]))
+    console.print(suite.config.title, style="bold")
+    _print_stages(costs)
+    lines = [*origins(costs, rates), *_disk(uses, workspace)]
+    if known:
+        lines.append(f"{len(known)} data sets are missing: {listed(known, NAMED)}.")
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+        lines.append(f"Problem{more}: {shorten(problems[0], TOLD, placeholder=' ...')}")
+    lines += [_next(suite, costs, bool(known), bool(problems)), how_to_time(costs)]
+    for line in filter(None, lines):
+        console.print(line, soft_wrap=False)
+
+
+def _print_stages(costs: Costs) -> None:
+    machine = "1 GPU" if costs.gpus == 1 else f"{costs.gpus} GPUs"
+    table = table_of(["stage"], ["to go", "images", "FLOP", "GPU hours", f"days on {machine}"])
+    for stage, part in [*costs.by("stage").items(), ("all", costs)]:
+        to_run = len(part.to_run)
+        hours = (_tenths(part.gpu_hours), _tenths(part.seconds / 86400)) if part.timed else ("", "")
+        whole = to_run == len(part.timed)
+        table.add_row(
+            stage,
+            f"{to_run} of {len(part.runs)}" if 0 < to_run < len(part.runs) else f"{to_run or DONE}",
+            *((amount(part.images), f"{part.flop:.1e}") if part.count(NO_COUNT) < to_run else ("", "")),
+            *(f"{cell}{'' if whole or not cell else '+'}" for cell in hours),
+            style="bold" if part is costs else None,
+        )
+    print_table(table)
+    timed, to_run = len(costs.timed), len(costs.to_run)
+    if 0 < timed < to_run:
+        console.print(f"+ of {timed} of the {to_run} runs alone.", soft_wrap=False)
+    if uncounted := costs.count(NO_COUNT):
+        console.print(f"{uncounted} runs are on sets of unknown size: they are in no sum.", soft_wrap=False)
+
+
+def _tenths(number: float) -> str:
+    return "<0.1" if 0 < number < 0.05 else f"{number:,.1f}"
+
+
+def _disk(uses: Sequence[DiskUse], workspace: Workspace) -> list[str]:
+    """Return a line for every disk, and one for the cache of the Hugging Face Hub, whose disk is not looked at."""
+    lines = []
+    for rooms, wanted, free in by_disk(uses, rooms_of(workspace)):
+        folders = listed([room.name for room in rooms])
+        fits = "" if wanted <= free else ": it will not fit"
+        lines.append(f"Disk of {folders}: {gigabytes(wanted)} to come, {gigabytes(free)} free{fits}.")
+    if fetched := sum(use.to_come or 0 for use in uses if use.folder == HUB):
+        lines.append(f"{HUB}: {gigabytes(fetched)} to come.")
+    return lines
+
+
+def _next(suite: LoadedSuite, costs: Costs, missing_sets: bool, problems: bool) -> str:
+    given = suite.given
+    if costs.count(DONE) == len(costs.runs):
+        return f"All runs have finished. Next: lutbench tables {given}."
+    steps = ["lutbench data list NAME says how to get a data set"] if missing_sets else []
+    steps += ["mend the problems"] if problems else []
+    steps.append(f"lutbench run {given}")
+    return f"Next: {', then '.join(steps)}. Every run, data set and problem: lutbench plan {given}."

@@ -1,0 +1,131 @@
+"""New rows of a suite that extends another, in the tables of what it extends.
+
+A table without ``methods`` has all rows in any case. One that lists them has a new row as well if the new row is like one in
+the list: weights that are there already, or none (``scratch``), and of several architectures the same. So where a suite
+fine-tunes ViT-S and ViT-B by recipes of their own, and trains from scratch by a third, a new ViT-B is fine-tuned as the ViT-B
+are. What a table has no like of, ``like = "NAME"`` in ``[method.NAME]`` decides: it is a row wherever that one is. If nothing
+in what is extended is like a row, it joins every list that it can be run for.
+
+- A robustness table has of the new rows only those that its ``tasks`` fine-tune.
+- An analysis has untrained encoders of its own, and not ``scratch``; it has the encoders of fine-tuned classifiers
+  (``finetuned``), which a task has only if it names them.
+- A list that the extending file gives itself, or ``--set`` does, is as it says.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from lutbench.errors import UserError, listed, unknown
+from lutbench.kinds import STAGES
+from lutbench.recipes.robustness import RobustnessTable
+from lutbench.recipes.suite import MethodRecipe, Suite
+from lutbench.recipes.suite_files import NewRows, Setting
+
+
+def join_rows(suite: Suite, new_rows: Sequence[NewRows]) -> Suite:
+    """Return a suite with its new rows in the lists of what it extends.
+
+    Raises:
+        UserError: if ``like`` names no row of what is extended, or nothing tells which of several architectures a row is like.
+    """
+    new = {method for rows in new_rows for method in rows.methods}
+    for method, row in suite.method.items():
+        if row.like and method not in new:
+            raise UserError(
+                f"method.{method}.like: for a new row of a suite that extends another. Name this one in the methods of the tables instead."
+            )
+    for rows in new_rows:
+        rows = replace(rows, lists=frozenset(at for at in rows.lists if _is_list(suite, at)))
+        for method in rows.methods:
+            suite = _with_method(suite, method, rows)
+        for setting in sorted(rows.lists):
+            if setting[2] == "classifiers" and _listed(suite, setting):  # none listed: it is about methods alone
+                suite = _with(suite, setting, rows.classifiers)
+    return suite
+
+
+def _with_method(suite: Suite, method: str, rows: NewRows) -> Suite:
+    row = suite.method[method]
+    lists = [at for stage in STAGES for at in sorted(rows.lists) if (at[0], at[2]) == (stage, "methods")]
+    lists = [at for at in lists if row.like or _can_be_run(row, at[0])]
+    alike = _alike(suite, method, rows, lists)
+    for setting in lists:  # in the order of the stages: what is measured follows from what is fine-tuned
+        table = getattr(suite, setting[0])[setting[1]]
+        if isinstance(table, RobustnessTable) and not any(method in _rows(suite, task) for task in table.tasks):
+            continue
+        if not alike or alike & set(_listed(suite, setting)):
+            suite = _with(suite, setting, [method])
+    return suite
+
+
+def _can_be_run(row: MethodRecipe, stage: str) -> bool:
+    return not (row.scratch and stage == "analysis") and not (row.finetuned and stage != "analysis")
+
+
+def _alike(suite: Suite, method: str, rows: NewRows, lists: Sequence[Setting]) -> set[str]:
+    """Return the rows of what is extended beside which a new one stands; none if there are none like it."""
+    row = suite.method[method]
+    if row.like:
+        if row.like not in rows.beside:
+            raise unknown(
+                f"method.{method}.like: there is no row {row.like!r} in what is extended", row.like, rows.beside
+            )
+        return {row.like}
+    if row.finetuned:
+        return set()
+    by_architecture: dict[str, set[str]] = {}
+    for other in rows.beside:
+        if not suite.method[other].finetuned and suite.method[other].scratch == row.scratch:
+            by_architecture.setdefault(_architecture(suite, suite.method[other]), set()).add(other)
+    if same := by_architecture.get(_architecture(suite, row)):
+        return same
+    named = {setting: set(_listed(suite, setting)) for setting in lists}
+    places = [{setting for setting, names in named.items() if names & group} for group in by_architecture.values()]
+    if any(one != places[0] for one in places if one):
+        raise UserError(
+            f"method.{method}: its encoder is none of those in what {rows.file.stem} extends, and the tables there are each for one of these. "
+            f"Say beside which row it stands: like = {rows.beside[0]!r} in [method.{method}]. Rows: {listed(rows.beside, 20)}."
+        )
+    return set().union(*by_architecture.values())
+
+
+def _architecture(suite: Suite, row: MethodRecipe) -> str:
+    """Return what tells the architecture of a row from any other's."""
+    named: Any = row.encoder
+    if row.pretrain:
+        named = (suite.defaults.get("pretrain", {}) | suite.pretrain.get(row.pretrain, {})).get("encoder")
+    recipe = suite.encoder.get(named) if isinstance(named, str) else None
+    return repr(named if recipe is None else recipe.affecting_results())
+
+
+def _rows(suite: Suite, task: str) -> set[str]:
+    """Return the rows that a task is run for."""
+    table = suite.downstream.get(task)
+    if table is None:
+        return set()
+    given = (
+        [name for name, row in suite.method.items() if not row.finetuned] if table.methods is None else table.methods
+    )
+    return set(given)
+
+
+def _is_list(suite: Suite, setting: Setting) -> bool:
+    """Return whether a setting is one of the lists that its table may have: what is given elsewhere is refused later."""
+    stage, task, key = setting
+    fields = getattr(type(getattr(suite, stage).get(task)), "model_fields", {})
+    return key in fields and _listed(suite, setting) is not None
+
+
+def _listed(suite: Suite, setting: Setting) -> list[str]:
+    """Return one of a suite's lists of rows."""
+    names: list[str] = getattr(getattr(suite, setting[0])[setting[1]], setting[2])
+    return names
+
+
+def _with(suite: Suite, setting: Setting, names: Sequence[str]) -> Suite:
+    """Return a suite with names added to one of its lists."""
+    stage, task, key = setting
+    tables = getattr(suite, stage)
+    longer = tables[task].model_copy(update={key: list(dict.fromkeys([*_listed(suite, setting), *names]))})
+    return suite.model_copy(update={stage: {**tables, task: longer}})

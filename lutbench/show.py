@@ -1,0 +1,305 @@
+"""Everything behind a run's numbers, on a page: where they come from, whether they follow from what is kept, and what went wrong."""
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from rich.table import Table
+
+from lutbench.errors import UserError, listed
+from lutbench.evaluate.outcomes import Measurement
+from lutbench.lineage import lineage, roots_of
+from lutbench.progress import console, print_table
+from lutbench.provenance import packages
+from lutbench.recipes.base import RunRecipe
+from lutbench.recipes.differences import NOT_SET, recipe_of, settings_of
+from lutbench.recipes.suite import PlannedRun
+from lutbench.record import Record, same_number
+from lutbench.report.values import interval_legend
+from lutbench.sources import differing
+
+WORST = 10
+"""Images that a run is most wrong about."""
+
+IN_WORDS = {
+    "skipped": "images passed over because they cannot be decoded",
+    "waiting_for_data": "share of the time spent waiting for data",
+    "loss": "loss at the end of training",
+    "head": "that of the head",
+    "auxiliary": "that of the auxiliary head",
+    "drawn blocks": "blocks drawn",
+    "marked": "patch marked in pictures, row and column",
+    "mask ratios": "shares of patches hidden for reconstructions",
+    "first query": "attention drawn besides that of the marked patch",
+}
+"""What a record keeps besides its measurements."""
+
+SHARES = ("waiting_for_data", "mask ratios")
+"""Those of them that are shares, printed in percent."""
+
+
+def show_record(record: Record, runs: Path, results: Path) -> bool:
+    """Print everything behind a record's numbers; return whether it is whole and its outcomes give its numbers."""
+    recipe = recipe_of(record.kind, record.recipe)
+    console.print(f"{record.suite}/{record.run}", style="bold")
+    _section("Where it comes from", *_facts(_steps(record, results)))
+    _section("How images were prepared", *_facts(_prepared(record, recipe)))
+    _section("Measured", _measurements(record))
+    sound = _show_outcomes(record)
+    _section("Recipe", *_recipe(record, recipe))
+    _section("Made by", *_facts(_origin(record, recipe)))
+    _section("Files", *_facts(_files(record, runs)))
+    return sound and all(_whole(record, kept) == "" for kept in record.files)
+
+
+def _section(title: str, *parts: Table | str) -> None:
+    console.print(f"\n{title}", style="bold")
+    for part in parts:
+        if isinstance(part, Table):
+            print_table(part)
+        elif part:
+            console.print(part)
+
+
+def _facts(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield what is known by name, folded to the terminal; hashes and paths stay whole."""
+    kept = list(rows)
+    indent = max(len(name) for name, _ in kept) + 2
+    whole = {"break_long_words": False, "break_on_hyphens": False}
+    for name, text in kept:
+        yield fill(text, console.width, initial_indent=name.ljust(indent), subsequent_indent=" " * indent, **whole)  # type: ignore[arg-type]
+
+
+def _table(*columns: tuple[str, int], right: Iterable[str] = ()) -> Table:
+    """Return a table without lines, of columns with a heading and a greatest width, or none."""
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=any(name for name, _ in columns), header_style="dim")
+    for name, width in columns:
+        table.add_column(
+            name,
+            justify="right" if name in right else "left",
+            max_width=width or None,
+            no_wrap=not width,
+            overflow="fold",
+        )
+    return table
+
+
+def _steps(record: Record, results: Path) -> Iterator[tuple[str, str]]:
+    for link in lineage(record, roots_of(record, results)):
+        yield link.kind, link.name
+        yield from ((f"  {name}", text) for name, text in link.facts.items())
+
+
+def _prepared(record: Record, recipe: RunRecipe | None) -> Iterator[tuple[str, str]]:
+    """Yield how images were normalised, resized and cropped in evaluation, as far as this kind of run leaves it open."""
+    weights = record.identity_inputs.get(record.kind.starts_from) or {}
+    other = weights.get("preprocessing") or {}
+    applied = recipe.prepared_by if recipe else ("mean", "std", "interpolation")
+    for name in ("mean", "std", "interpolation"):
+        if name in other:
+            value = other[name]
+            yield name, value if isinstance(value, str) else ", ".join(f"{channel:g}" for channel in value)
+        elif name in applied:
+            yield name, "as ImageNet's" if name != "interpolation" else "bicubic, as ImageNet's"
+    dataset = record.recipe.get("set") or {}
+    resizings = dataset.get("preprocessing") or []
+    if resizings:
+        yield "resizing", ", ".join(resizings)
+    crops = {"crop": dataset.get("eval_crop") or record.recipe.get("eval_crop")}
+    if crop := other.get("crop_pct"):
+        own = {"crop of own": crop} if resizings else {"crop": crop}
+        crops = own if resizings == ["own"] else crops | own
+    for name, crop in crops.items():
+        if crop:
+            whole = "the whole short side" if crop == 1 else f"{crop:.4g} of the resized short side"
+            yield name, f"in evaluation the centre, {whole}"
+    if mode := other.get("crop_mode"):
+        yield "crop mode", f"timm's {mode}"
+
+
+def _measurements(record: Record) -> Table:
+    table = _table(("metric", 0), ("value", 0), ("95 % interval", 0), ("n", 0), right=("value", "n"))
+    for m in record.measurements:
+        value, _, interval = m.text().partition(" ")
+        table.add_row(m.metric, f"{value} {m.unit}".strip(), interval, "" if m.n is None else f"{m.n:,}")
+    return table
+
+
+def _show_outcomes(record: Record) -> bool:
+    """Print whether the numbers follow from the outcomes, and what was most wrong; return whether they do, or there are none."""
+    legend = interval_legend(record.measurements)
+    if legend:
+        console.print(fill(f"Intervals: {legend}.", console.width))
+    if outside := [m.metric for m in record.measurements if _is_outside(m)]:
+        console.print(
+            fill(
+                f"Outside its interval: {', '.join(outside)}. Few images distort such a value, which its interval makes up for, and the value "
+                "does not.",
+                console.width,
+            )
+        )
+    if record.outcomes_file is None:
+        console.print("It keeps no per-image outcomes, from which to compute its numbers again.", soft_wrap=False)
+        return True
+    try:
+        outcomes = record.outcomes
+        counted: list[Measurement] = outcomes.measurements()
+    except (UserError, ArithmeticError, LookupError, ValueError) as error:
+        console.print(f"Its numbers cannot be computed again: {error}", soft_wrap=False)
+        return False
+    differences = list(_differences(record.measurements, counted))
+    if differences:
+        console.print(f"Computed again from its outcomes now, {len(differences)} differ:", style="red", soft_wrap=False)
+        for line in differences:
+            console.print(f"  {line}", soft_wrap=False)
+    else:
+        console.print(f"Computed again from its outcomes now: all {len(counted)} are equal.", soft_wrap=False)
+    sentence, worst = outcomes.most_wrong(WORST)
+    if sentence:
+        names = "" if any(name.endswith("names") for name in outcomes.arrays()) else (
+            " Its record is of before the names of images were kept, so that they are told by their rows in the set, from 0."
+        )  # fmt: skip
+        table = _table(("image", 46), *((str(name), 0) for name in worst.columns[1:]), right=worst.columns)
+        table.columns[0].justify = "left"
+        for row in worst.itertuples(index=False):
+            table.add_row(*(_plain(value) for value in row))
+        none = "None: every image is right."
+        _section("Most wrong about", table if len(worst) else none, fill(f"{sentence}{names}", console.width))
+    return not differences
+
+
+def _is_outside(m: Measurement) -> bool:
+    """Return whether a value lies outside its interval."""
+    return m.low is not None and m.high is not None and not m.low <= m.value <= m.high
+
+
+def _differences(written: list[Measurement], counted: list[Measurement]) -> Iterator[str]:
+    by_metric = {m.metric: m for m in counted}
+    for m in written:
+        now = by_metric.pop(m.metric, None)
+        if now is None or not same_number(m, now):
+            yield f"{m.metric}: {m.text(m.unit)} in the record, {now.text(now.unit) if now else 'nothing'} now"
+    yield from (f"{m.metric}: not in the record, {m.text(m.unit)} now" for m in by_metric.values())
+
+
+def _recipe(record: Record, recipe: RunRecipe | None) -> tuple[Table, str]:
+    """Return every setting that affects results; beside it what it is by default and in the paper's suite, where that differs."""
+    rows, paper = settings_of(record.identity_inputs["recipe"], record.kind, recipe)
+    table = _table(("setting", 0), ("here", 22), ("elsewhere", 32))
+    shown: list[str] = []
+    for row in rows:
+        *tables, name = row.name.split(".")
+        for depth, of in enumerate(tables):
+            if shown[: depth + 1] != tables[: depth + 1]:
+                table.add_row("  " * depth + of)
+        shown = tables
+        others = {"default": row.default, "paper": row.paper}
+        differing = {name: _setting(value) for name, value in others.items() if value not in (NOT_SET, row.value)}
+        if len({*differing.values()}) == 1 and len(differing) == 2:
+            differing = {"default, paper": differing["paper"]}
+        table.add_row(
+            "  " * len(tables) + name,
+            _setting(row.value),
+            "\n".join(f"{of}: {value}" for of, value in differing.items()),
+        )
+    legend = "All settings that affect results; elsewhere: the default where it differs"
+    if paper:
+        legend += (
+            f", and what the paper's run {paper.suite}/{paper.name} has. Of the paper's {paper.kind.name} runs it is the one that differs from "
+            "this in the fewest settings"
+        )
+    return table, fill(f"{legend}.", console.width)
+
+
+def _origin(record: Record, recipe: RunRecipe | None) -> Iterator[tuple[str, str]]:
+    code, machine = record.code, record.hardware
+    clean = {True: "", False: ", as committed", None: ""}[code.modified]
+    yield "code", f"{code}{clean}"
+    yield "sources", _sources(record, recipe)
+    yield "machine", f"{machine}; {machine.system}, {machine.memory_gib:g} GiB, {machine.threads} threads"
+    installed = packages()
+    others = {
+        name: installed.get(name, "not installed")
+        for name, version in record.packages.items()
+        if installed.get(name) != version
+    }
+    yield (
+        "packages",
+        ", ".join(
+            f"{name} {version}" + (f" (here now {others[name]})" if name in others else "")
+            for name, version in record.packages.items()
+        ),
+    )
+    rate = f", {record.images_per_second:,.1f} images/s" if record.images_per_second else ""
+    seconds = record.wall_seconds
+    took = f"{seconds:.1f} s" if seconds < 120 else f"{timedelta(seconds=round(seconds))} h"
+    yield "took", f"{took}{rate}; finished {record.created}"
+    if record.extra:
+        yield (
+            "also",
+            "; ".join(
+                f"{IN_WORDS.get(name, name.replace('_', ' '))}: {_rounded(value, name in SHARES)}"
+                for name, value in record.extra.items()
+            ),
+        )
+
+
+def _sources(record: Record, recipe: RunRecipe | None) -> str:
+    """Return which sources that a run depends on were changed since."""
+    if not record.code.sources:
+        return "not known: the record is of before runs kept the hashes of their sources"
+    if recipe is None:
+        return "not comparable: its settings are none that this version takes"
+    planned = PlannedRun(record.suite, record.kind, record.task, record.method, record.seed, recipe)
+    changed = differing(record.code.sources, planned)
+    return f"{len(record.code.sources)}, " + (f"changed since: {listed(changed)}" if changed else "none changed since")
+
+
+def _files(record: Record, runs: Path) -> Iterator[tuple[str, str]]:
+    yield "record", str(record.folder / f"seed{record.seed}.json")
+    for number, kept in enumerate(record.files):
+        what = "outcomes" if number == 0 and record.outcomes_file else getattr(kept, "kind", "file")
+        problem = _whole(record, kept)
+        size = "" if problem else f", {(record.folder / kept.file).stat().st_size:,} bytes"
+        yield what, f"{kept.file}{size}{problem}"
+    folder = runs / record.suite / record.run / record.identity[:12]
+    if not folder.is_dir():
+        yield "run", f"{folder} is not there (--runs says where runs are)"
+        return
+    yield "run", str(folder)
+    for path in sorted(folder.iterdir()):
+        yield "", f"{path.name}/" if path.is_dir() else f"{path.name}, {path.stat().st_size:,} bytes"
+
+
+def _whole(record: Record, kept: Any) -> str:
+    """Return what is wrong with a file of a record; empty if nothing is."""
+    try:
+        record.content(kept)
+    except UserError as error:
+        return f": {str(error).rpartition(': ')[2]}"
+    return ""
+
+
+def _setting(value: Any) -> str:
+    """Return a setting as suite files have it, a text without quotation marks."""
+    if value is None:
+        return "not set"
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _rounded(value: Any, share: bool = False) -> str:
+    """Return a value that a record keeps, with three digits of what is no whole number; a share in percent."""
+    if isinstance(value, list):
+        return ", ".join(_rounded(one, share) for one in value)
+    if share and isinstance(value, float | int):
+        return f"{100 * value:.3g} %"
+    return f"{value:.3g}" if isinstance(value, float) else _setting(value)
+
+
+def _plain(value: Any) -> str:
+    """Return a cell; a name of a file on one line, whatever characters it has."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if text.isprintable() else repr(text)

@@ -1,0 +1,84 @@
+"""A suite whose runs start from one another: pre-training, fine-tuning, k-NN, robustness, an analysis."""
+
+from pathlib import Path
+
+from toy_runs import TOY, write_images
+
+from lutbench.recipes.loading import load_suite
+from lutbench.stages import run_suite
+from lutbench.workspace import Workspace
+
+CHAINED = f"""{TOY}
+[defaults.pretrain]
+data = "toy"
+encoder = "toy"
+epochs = 1
+warmup_epochs = 0
+batch = 10
+decoder_width = 16
+decoder_depth = 1
+decoder_heads = 2
+head_width = 24
+threads = 1
+workers = 0
+[defaults.finetune]
+data = "toy"
+epochs = 2
+warmup_epochs = 0
+batch = 10
+base_lr = 1e-2
+mixup = 0.0
+cutmix = 0.0
+threads = 1
+workers = 0
+[defaults.knn]
+data = "toy"
+neighbours = 3
+threads = 1
+workers = 0
+[defaults.robustness]
+threads = 1
+workers = 0
+[defaults.analysis]
+measures = ["attention"]
+threads = 1
+workers = 0
+[pretrain.lut]
+[method.lut]
+pretrain = "lut"
+[method.teacher]
+pretrain = "lut"
+teacher = true
+[method.scratch]
+scratch = true
+encoder = "toy"
+[downstream.tuned]
+kind = "finetune"
+methods = ["lut"]
+[downstream.near]
+kind = "knn"
+[shifted.hidden]
+path = "toy/val"
+kind = "occlusion"
+drops = [0, 5]
+drop_grid = 4
+shuffles = [2]
+[robustness.shift]
+tasks = ["tuned"]
+sets = ["hidden"]
+[analysis.looks]
+data = "toy"
+methods = ["lut"]
+"""
+
+
+def run_chain(folder: Path) -> None:
+    """Run all of it; images, ``runs`` and ``results`` are below ``folder``, the suite is ``toy``.
+
+    Four images of amber are labelled blue, so that something is wrong.
+    """
+    write_images(folder)
+    for number in range(4):
+        (folder / f"toy/val/amber/{number}.png").rename(folder / f"toy/val/blue/amber{number}.png")
+    (folder / "toy.toml").write_text(CHAINED)
+    run_suite(load_suite(str(folder / "toy.toml")), [], [], Workspace(folder, folder / "runs", folder / "results"))
