@@ -33,9 +33,9 @@ PER_ROW = 2
 def reconstruct(student: Student, views: Views, count: int | None = None) -> Tensor:
     """Return view 1 (B, 3, S, S), normalised as it came, its masked patches replaced by what the student predicts.
 
-    ``count`` patches are visible, as many as in training if not given.
+    ``count`` mask units are visible, as many as in training if not given.
     """
-    visible = visible_patches(views.noise, count or student.visible_count).view1
+    visible = visible_patches(views.noise, count or student.visible_count, student.framework.mask_unit).view1
     tokens = student.framework.encode(student.encoder, views.view1, visible)
     pixels = student.decoder(tokens, visible).float()
     return student.framework.reconstruct(pixels, views.view1, visible)
@@ -74,7 +74,8 @@ def reconstructions(run: Run[PretrainRecipe], images: Tensor, ratios: Sequence[f
     noise = picture_noise(len(images), student.encoder.patch_embed.num_patches)
     views = Views(normalised(images, device), None, noise.to(device))
     student = student.to(device).eval()
-    counts = [max(1, int(noise.shape[1] * (1 - ratio))) for ratio in ratios]
+    units = noise.shape[1] // student.framework.mask_unit**2
+    counts = [max(1, int(units * (1 - ratio))) for ratio in ratios]
     return torch.stack([_as_bytes(reconstruct(student, views, count)) for count in counts])
 
 
@@ -99,7 +100,7 @@ def _student_of(run: Run[PretrainRecipe]) -> Student | None:
 
 def _masked(student: Student, views: Views) -> Tensor:
     """Return view 1 (B, 3, S, S) with its masked patches set to ImageNet's mean colour, which is zero as normalised."""
-    visible = visible_patches(views.noise, student.visible_count).view1
+    visible = visible_patches(views.noise, student.visible_count, student.framework.mask_unit).view1
     mask = torch.zeros_like(views.noise).scatter(1, visible, 1.0)
     grid = student.encoder.patch_embed.grid_size
     mask = resize(mask.reshape(-1, 1, *grid), list(views.view1.shape[2:]), InterpolationMode.NEAREST)

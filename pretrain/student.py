@@ -53,11 +53,12 @@ class Student(nn.Module):
         self.context = context
         # View 2 is masked where the student sees it, and where a masked teacher does.
         two_views = context is not None and (context.both_directions or context.masked_teacher)
-        self.visible_count = visible_count(encoder.patch_embed.num_patches, mask_ratio, views=2 if two_views else 1)
+        units = encoder.patch_embed.num_patches // framework.mask_unit**2
+        self.visible_count = visible_count(units, mask_ratio, views=2 if two_views else 1)
 
     def forward(self, views: Views, targets: Targets | None = None) -> Losses:
         """Return the losses of a batch; ``targets`` are the teacher's outputs for it, None without ``context``."""
-        visible = visible_patches(views.noise, self.visible_count)
+        visible = visible_patches(views.noise, self.visible_count, self.framework.mask_unit)
         tokens2 = None
         if self.context is not None and self.context.both_directions:
             assert views.view2 is not None, "the context loss needs view 2"

@@ -47,7 +47,7 @@ class Teacher(nn.Module):
         images = torch.cat([views.view1, views.view2]) if both else views.view2
         visible = None
         if self.context.masked_teacher:
-            each = visible_patches(views.noise, self.visible_count)
+            each = visible_patches(views.noise, self.visible_count, self.framework.mask_unit)
             visible = torch.cat(each) if both else each.view2
         tokens = self.framework.unmasked(self.framework.encode(self.encoder, images, visible), visible)
         output = self.projector(self.context.pool(tokens)).float()

@@ -58,7 +58,7 @@ def write_for_transformers(
 ) -> tuple[str, str]:
     """Write a model of transformers' own below ``target``; return its class, and a line about it in which ``{}`` is the folder.
 
-    It is ``ViTMAEForPreTraining`` in ``vitmae/``, or ``ViTModel`` in ``vit/`` if the run in ``run_folder`` kept no decoder: each
+    It is ``ViTMAEForPreTraining`` in ``vitmae/``, or ``ViTModel`` in ``vit/`` if the run in ``run_folder`` kept no decoder, or has none of MAE's: each
     with ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``. For an encoder that transformers' ViT does not
     compute there is none, and the line says why.
 
@@ -68,7 +68,8 @@ def write_for_transformers(
     encoder, description = exported.model, exported.description
     if reason := unlike_vit(encoder):
         return "", f"No model of transformers' own, but AutoModel of timm's: {reason}."
-    sha256 = read_finished(run_folder).files.get("decoder.safetensors")
+    kept = read_finished(run_folder).files if recipe.framework == "mae" else {}
+    sha256 = kept.get("decoder.safetensors")
     decoder = read_weights(run_folder / "decoder.safetensors", sha256) if sha256 else {}
     kind, prefix, name = ("ViTMAEForPreTraining", "vit.", "vitmae") if decoder else ("ViTModel", "", "vit")
     parts = (split(encoder.state_dict()), ENCODER, prefix), (split(decoder), DECODER, "")

@@ -8,7 +8,7 @@ import torch
 from plain_lut import sincos
 
 from lutbench.errors import UserError
-from pretrain.frameworks.mae import sincos_position, take
+from pretrain.frameworks.vit import sincos_position, take
 from pretrain.masking import visible_count, visible_patches
 
 
@@ -21,6 +21,23 @@ def test_the_views_see_disjoint_patches_in_order_of_noise() -> None:
         assert row[first].max() < row[second].min()
         assert row[second].max() <= row.sort().values[97]
         assert torch.equal(row[first], row[first].sort().values)
+
+
+def test_mask_units_are_squares_of_patches_and_disjoint() -> None:
+    visible = visible_patches(torch.rand(5, 36), 2, unit=2)
+    for first, second in zip(*visible, strict=True):
+        assert not set(first.tolist()) & set(second.tolist())
+        for patches in (first, second):
+            units = [(number // 6 // 2, number % 6 // 2) for number in patches.tolist()]
+            assert len(units) == 8
+            assert [units.count(unit) for unit in set(units)] == [4, 4]
+
+
+def test_every_unit_is_as_often_visible() -> None:
+    torch.manual_seed(0)
+    seen = torch.bincount(visible_patches(torch.rand(4000, 16), 1, unit=2).view1.flatten(), minlength=16)
+    assert seen.min() > 900
+    assert seen.max() < 1100
 
 
 @pytest.mark.parametrize(

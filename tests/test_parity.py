@@ -86,7 +86,7 @@ def test_a_pool_with_the_class_token_fails(monkeypatch: pytest.MonkeyPatch) -> N
 def test_two_views_that_see_the_same_places_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     right = pretrain.student.visible_patches
 
-    def overlapping(noise: Tensor, count: int) -> Visible:
+    def overlapping(noise: Tensor, count: int, unit: int) -> Visible:
         return Visible(right(noise, count).view1, right(noise, count).view1)
 
     monkeypatch.setattr(pretrain.student, "visible_patches", overlapping)

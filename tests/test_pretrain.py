@@ -60,6 +60,10 @@ workers = 0
 """
 
 
+FRAMEWORKS = {"mae": (), "simmim": ("pretrain.lut.framework=simmim", "pretrain.lut.mask_unit=8")}
+"""LUT around each framework."""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """27 unlabelled images, so that the last batch of 8 is not full."""
@@ -99,10 +103,12 @@ def command(folder: Path, home: str, *options: str) -> list[str]:
     ]
 
 
-def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path) -> None:
-    whole = trained(toy(folder, "whole", "pretrain.lut.save_every=1"))
-    run = toy(folder, "killed", "pretrain.lut.save_every=1")
-    again = command(folder, "killed", "--set", "pretrain.lut.save_every=1")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path, framework: str) -> None:
+    changes = ("pretrain.lut.save_every=1", *FRAMEWORKS[framework])
+    whole = trained(toy(folder, "whole", *changes))
+    run = toy(folder, "killed", *changes)
+    again = command(folder, "killed", *(part for change in changes for part in ("--set", change)))
     for step in (3, 9):
         process = subprocess.Popen(again, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
         while (newest_step(run.checkpoints) or 0) < step:
@@ -115,7 +121,7 @@ def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path) -> Non
     assert run_again == whole
     teachers = [
         {k: t for k, t in load_file(p / "tensors.safetensors").items() if k.startswith("teacher.")}
-        for p in (newest(toy(folder, "whole", "pretrain.lut.save_every=1")), newest(run))
+        for p in (newest(toy(folder, "whole", *changes)), newest(run))
     ]
     assert teachers[0].keys() == teachers[1].keys() != set()
     assert all(torch.equal(teachers[0][key], teachers[1][key]) for key in teachers[0])
@@ -204,8 +210,14 @@ def test_colours_changed_on_the_device_make_another_run_of_nearly_the_same_losse
         assert other["losses"][name] == pytest.approx(value, rel=2e-2), name
 
 
-def test_two_processes_make_the_losses_of_one(folder: Path) -> None:
-    short = ("pretrain.lut.micro_batch=4", "pretrain.lut.epochs=2", "pretrain.lut.warmup_epochs=0")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_two_processes_make_the_losses_of_one(folder: Path, framework: str) -> None:
+    short = (
+        *FRAMEWORKS[framework],
+        "pretrain.lut.micro_batch=4",
+        "pretrain.lut.epochs=2",
+        "pretrain.lut.warmup_epochs=0",
+    )
     one = trained(toy(folder, "one", *short))
     two = in_processes(lambda: trained(toy(folder, "two", *short)), 2)
     for name, value in one["losses"].items():
@@ -231,8 +243,9 @@ def test_a_run_in_which_nothing_moves_is_an_error(folder: Path) -> None:
         trained(run)
 
 
-def test_timm_loads_the_exported_encoder_strictly_with_the_same_features(folder: Path) -> None:
-    run = toy(folder, "exported")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_timm_loads_the_exported_encoder_strictly_with_the_same_features(folder: Path, framework: str) -> None:
+    run = toy(folder, "exported", *FRAMEWORKS[framework])
     trained(run)
     described = json.loads((run.folder / "encoder.json").read_text())
     text = json.dumps(described)

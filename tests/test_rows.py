@@ -31,7 +31,7 @@ from lutbench.stages import run_suite, show_status
 from lutbench.train.randomness import seeded
 from lutbench.workspace import Workspace
 from pretrain import train
-from pretrain.frameworks.mae import patchify
+from pretrain.frameworks.vit import patchify
 from pretrain.masking import visible_patches
 from pretrain.reconstruction import picture_noise, reconstruct
 from pretrain.student import build_student

@@ -13,7 +13,8 @@ from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder
 from lutbench.recipes.base import EncoderRecipe
 from pretrain.context import ContextLoss, Targets
-from pretrain.frameworks.mae import MAE, patchify, unpatchify
+from pretrain.frameworks.mae import MAE
+from pretrain.frameworks.vit import patchify, unpatchify
 from pretrain.masking import visible_patches
 from pretrain.reconstruction import reconstruct
 from pretrain.student import Losses, Student, build_student, parameter_groups

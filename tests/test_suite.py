@@ -557,6 +557,8 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "crop_pct": 0.9,
     },
     PretrainRecipe: {
+        "framework": "simmim",
+        "mask_unit": 16,
         "data": DataRecipe(path="pets", train="training"),
         "encoder": ENCODER.model_copy(update={"depth": 3}),
         "crop": "random",
@@ -716,8 +718,13 @@ def test_every_setting_that_can_change_a_result_is_part_of_the_identity_and_no_o
     before = identity(kind)
     for name, value in AFFECTING[kind].items():
         also = {"classes": []} if value == "mosaics" else {}  # which are known then
-        also |= {"source": "huggingface"} if name in ("streaming", "config") else {}
-        without = identity(kind, **also) if name in ("streaming", "config") else before
+        needed = {
+            "streaming": {"source": "huggingface"},
+            "config": {"source": "huggingface"},
+            "mask_unit": {"framework": "simmim"},
+        }
+        also |= needed.get(name, {})
+        without = identity(kind, **needed[name]) if name in needed else before
         assert identity(kind, **{name: value} | also) != without, f"{name} does not count"
     for name, value in WITHOUT_EFFECT[kind].items():
         assert value != getattr(kind(**BASE[kind]), name)

@@ -16,6 +16,7 @@ from lutbench.recipes.base import (
     Depth,
     EncoderRecipe,
     Later,
+    Pixels,
     RunRecipe,
     Runtime,
     Samples,
@@ -44,14 +45,18 @@ class PretrainRecipe(RunRecipe):
     from the same draws, which is far faster and differs by rounding (our choice)."""
 
     # Masked image modelling
-    mask_ratio: float = Field(0.75, gt=0, lt=1)
-    """Share of the patches that the encoder does not see (MAE, section 3)."""
+    framework: Annotated[Literal["mae", "simmim"], Later] = "mae"
+    """The masked autoencoder, or SimMIM (arXiv 2111.09886), which encodes mask tokens too."""
+    mask_ratio: float = Field(default_factory=lambda given: 0.6 if given["framework"] == "simmim" else 0.75, gt=0, lt=1)
+    """Share of the patches that the encoder does not see: 0.75 (MAE, section 3), of SimMIM 0.6 (section 4.1.2)."""
+    mask_unit: Annotated[Pixels, Later] = 32
+    """Side of the squares that SimMIM masks, in pixels (section 4.1.2). MAE masks single patches."""
     decoder_width: Width = 512
     decoder_depth: Depth = 8
     decoder_heads: Depth = 16
     """The decoder of every model size (MAE, table 1)."""
-    normalise_target: bool = True
-    """Pixels are normalised per patch before the loss (MAE, section 4.1)."""
+    normalise_target: bool = Field(default_factory=lambda given: given["framework"] != "simmim")
+    """Pixels are normalised per patch before the loss (MAE, section 4.1); SimMIM predicts them as they are."""
 
     # Broader context: the loss on unmasked tokens
     context_weight: NonNegativeFloat = 0.25
@@ -135,6 +140,10 @@ class PretrainRecipe(RunRecipe):
         if not self.has_context:  # then weight 0 of LUT and MAE with LUT's crop are one and the same run
             for name in _CONTEXT_FIELDS:
                 fields.pop(name, None)
+        for name in (
+            ("decoder_width", "decoder_depth", "decoder_heads") if self.framework == "simmim" else ("mask_unit",)
+        ):
+            fields.pop(name, None)
         if not self.photometric:
             fields.pop("photometrics_on", None)
         if not (self.has_context and self.head_norm == "batch"):

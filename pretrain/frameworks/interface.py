@@ -17,6 +17,9 @@ class Framework(Protocol):
     in the row-major grid. What the framework makes of masked patches in the encoder (nothing, or mask tokens) is its own.
     """
 
+    mask_unit: int
+    """Side, in patches, of the squares that are masked or visible as one."""
+
     @property
     def decoder(self) -> nn.Module:
         """Predicts the pixels (B, N, P * P * 3) of all patches from ``encode``'s tokens and ``visible``."""
