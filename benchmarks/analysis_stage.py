@@ -27,7 +27,7 @@ from lutbench.models.pretrained import load_encoder
 from lutbench.provenance import hardware, packages
 from lutbench.recipes.analysis import MEASURES, AnalysisRecipe
 from lutbench.recipes.base import DataRecipe
-from lutbench.recipes.downstream import KnnRecipe
+from lutbench.recipes.probes import KnnRecipe
 from lutbench.recipes.reading import read_recipe
 from lutbench.train.processes import accelerator, precision_of
 from lutbench.train.randomness import generator

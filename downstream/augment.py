@@ -10,7 +10,8 @@ from torchvision.transforms import v2
 from lutbench.data.tensors import to_tensor
 from lutbench.evaluate.transform import Transform
 from lutbench.models.preprocessing import Preprocessing
-from lutbench.recipes.downstream import FinetuneRecipe, LinearRecipe
+from lutbench.recipes.downstream import FinetuneRecipe
+from lutbench.recipes.probes import LinearRecipe
 
 
 def train_transform(recipe: FinetuneRecipe, prepared: Preprocessing) -> Transform:

@@ -5,7 +5,8 @@ The layer of a probe and the comparison of neighbours are left out: they are sma
 
 from lutbench.models.encoders import feature_width
 from lutbench.plan.compute import STEP, Cost, transformer
-from lutbench.recipes.downstream import ClassificationRecipe, FinetuneRecipe, LinearRecipe
+from lutbench.recipes.downstream import ClassificationRecipe, FinetuneRecipe
+from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
 
 

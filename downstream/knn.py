@@ -10,7 +10,7 @@ from lutbench.data.images import ImageDataset
 from lutbench.evaluate.inference import encode_images, labels_of, outcomes_of
 from lutbench.evaluate.neighbours import check_neighbours, knn_classify
 from lutbench.models.pretrained import encoder_of
-from lutbench.recipes.downstream import KnnRecipe
+from lutbench.recipes.probes import KnnRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
 

@@ -20,7 +20,7 @@ from lutbench.models.encoders import encode, feature_width
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.models.pretrained import encoder_of
 from lutbench.models.weights import save_weights
-from lutbench.recipes.downstream import LinearRecipe
+from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Schedule, stream
 from lutbench.train.logger import TrainingLogger

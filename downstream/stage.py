@@ -8,7 +8,8 @@ from lutbench.data.preflight import preflight
 from lutbench.evaluate.transform import Transform
 from lutbench.models.encoders import Pool, feature_width, timm_arguments
 from lutbench.models.pretrained import check_encoder_weights
-from lutbench.recipes.downstream import ClassificationRecipe, KnnRecipe, LinearRecipe
+from lutbench.recipes.downstream import ClassificationRecipe
+from lutbench.recipes.probes import KnnRecipe, LinearRecipe
 from lutbench.run import Run, row_named
 
 

@@ -14,8 +14,8 @@ from analysis.block_outcomes import ATTENTION, VIEWS, BlockOutcomes
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import encode_images
 from lutbench.models.pretrained import encoder_of
-from lutbench.recipes.downstream import KnnRecipe
 from lutbench.recipes.loading import load_suite
+from lutbench.recipes.probes import KnnRecipe
 from lutbench.record import Record, read_records
 from lutbench.run import Run, open_run
 from lutbench.stages import perform

@@ -16,8 +16,9 @@ from lutbench.data.tensors import normalised as on_device
 from lutbench.evaluate.transform import Transform, eval_transform
 from lutbench.models.preprocessing import IMAGENETS
 from lutbench.recipes.base import DataRecipe, EncoderRecipe
-from lutbench.recipes.downstream import ClassificationRecipe, EncoderSource, FinetuneRecipe, KnnRecipe, LinearRecipe
+from lutbench.recipes.downstream import ClassificationRecipe, EncoderSource, FinetuneRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.recipes.probes import KnnRecipe, LinearRecipe
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.views import PretrainTransform
 

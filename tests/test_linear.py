@@ -15,7 +15,7 @@ from toy_runs import in_processes, killed_at_a_checkpoint, outcome, performed, t
 from downstream import linear
 from downstream.linear import lars_groups, linear_head, schedule_of
 from lutbench.errors import UserError
-from lutbench.recipes.downstream import LinearRecipe
+from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
 

@@ -21,7 +21,7 @@ from lutbench.models.preprocessing import IMAGENETS
 from lutbench.models.pretrained import load_encoder
 from lutbench.recipes.analysis import MEASURES, AnalysisRecipe
 from lutbench.recipes.base import DataRecipe
-from lutbench.recipes.downstream import KnnRecipe
+from lutbench.recipes.probes import KnnRecipe
 
 IMAGES, WIDTH, PATCHES, DEPTH = 4, 768, 196, 2
 ARCHITECTURE = {"model": "vit_base_patch16_224", "depth": DEPTH}

@@ -25,7 +25,7 @@ from lutbench.errors import UserError
 from lutbench.evaluate.inference import labels_of, over_images
 from lutbench.evaluate.transform import eval_transform
 from lutbench.recipes.base import DataRecipe
-from lutbench.recipes.downstream import LinearRecipe
+from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
 from pretrain import train as pretraining
 

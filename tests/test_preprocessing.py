@@ -29,8 +29,9 @@ from lutbench.models.encoders import create_encoder, export_encoder
 from lutbench.models.preprocessing import IMAGENETS, Preprocessing, preprocessing_of
 from lutbench.models.weights import save_weights
 from lutbench.recipes.base import DataRecipe, EncoderRecipe
-from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe, KnnRecipe, LinearRecipe
+from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.loading import load_suite
+from lutbench.recipes.probes import KnnRecipe, LinearRecipe
 from lutbench.recipes.robustness import ClassifierSource, RobustnessDatasetRecipe, RobustnessRecipe
 from lutbench.record import read_record, record_path
 from lutbench.run import open_run

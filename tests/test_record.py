@@ -25,7 +25,8 @@ from lutbench.evaluate.outcomes import Measurement, Outcomes, PerImage
 from lutbench.files import content_sha256
 from lutbench.kinds import KINDS
 from lutbench.recipes.base import DataRecipe, EncoderRecipe
-from lutbench.recipes.downstream import EncoderSource, KnnRecipe
+from lutbench.recipes.downstream import EncoderSource
+from lutbench.recipes.probes import KnnRecipe
 from lutbench.recipes.suite import PlannedRun
 from lutbench.record import Record, identity_of, read_record, read_records, record_path
 from lutbench.record_writing import copy_record, make_record, write_record

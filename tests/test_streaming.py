@@ -19,9 +19,9 @@ from lutbench.data.streaming import StreamedImages
 from lutbench.data.tensors import to_tensor
 from lutbench.errors import UserError
 from lutbench.recipes.base import DataRecipe
-from lutbench.recipes.downstream import KnnRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.recipes.probes import KnnRecipe
 from lutbench.recipes.reading import read_recipe
 from lutbench.run import open_run
 from lutbench.stages import run_suite

@@ -10,9 +10,10 @@ from lutbench.errors import UserError
 from lutbench.kinds import KINDS, Kind
 from lutbench.recipes.analysis import AnalysisRecipe
 from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, RunRecipe
-from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe, KnnRecipe, LinearRecipe
+from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.loading import SUITES, load_suite
 from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.recipes.probes import KnnRecipe, LinearRecipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe, SegmentationRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import identity_of

@@ -22,9 +22,10 @@ from lutbench import cli
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, Outcomes
 from lutbench.kinds import KINDS
-from lutbench.recipes.downstream import FinetuneRecipe, KnnRecipe
+from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.recipes.probes import KnnRecipe
 from lutbench.recipes.suite import LoadedSuite, Suite, TaskTable
 from lutbench.record import PerImage, Record
 from lutbench.record_writing import make_record, write_record
