@@ -107,6 +107,19 @@ DATASETS: Mapping[str, str] = {
 - ``inspect(dataset, scan, full, report)``, if more than images is to be checked, such as masks.
 """
 
+FRAMEWORKS: Mapping[str, str] = {
+    "mae": "pretrain.frameworks.mae:build_mae",
+    "simmim": "pretrain.frameworks.simmim:build_simmim",
+}
+"""What builds each framework of masked image modelling, by its name in a recipe, see :func:`pretrain.frameworks.build_framework`."""
+
+CONTEXT_LOSSES: Mapping[str, str] = {
+    "cosine": "pretrain.context_losses.distances:cosine",
+    "l2": "pretrain.context_losses.distances:l2",
+    "smooth_l1": "pretrain.context_losses.distances:smooth_l1",
+    "infonce": "pretrain.context_losses.infonce:infonce",
+}
+"""What builds each form of the context loss, by its name in a recipe, see :func:`pretrain.context_losses.build_loss`."""
 
 TOOLS: Mapping[str, str] = {
     "parity": "pretrain.parity",

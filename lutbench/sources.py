@@ -39,6 +39,7 @@ def sources_of(planned: "PlannedRun") -> dict[str, str]:
     kind = planned.kind
     roots = [kind.module_name, kind.recipe_name.partition(":")[0], DATASETS[type(planned.recipe.dataset).__name__]]
     roots += ["lutbench.data.cache_build"] if planned.recipe.cache_side else []
+    roots += [name.partition(":")[0] for name in planned.recipe.chosen]
     return dict(sorted({path: digest for root in roots for path, digest in _closure(root).items()}.items()))
 
 

@@ -10,7 +10,7 @@ from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.run import Run
 from pretrain.student import build_student
 from pretrain.teacher import Teacher
-from pretrain.views import Views
+from pretrain.views import Box, Views
 
 
 def cost(run: Run[PretrainRecipe], classes: int) -> Cost:
@@ -31,7 +31,8 @@ def cost_of(recipe_json: str) -> Cost:
         teacher = Teacher(student) if recipe.has_context else None
         side = recipe.encoder.image_size
         view = torch.empty(COUNTED, 3, side, side)
-        views = Views(view, view, torch.empty(COUNTED, student.encoder.patch_embed.num_patches))
+        noise = torch.empty(COUNTED, student.encoder.patch_embed.num_patches)
+        views = Views(view, view, noise, boxes=torch.empty(COUNTED, 2, len(Box._fields)))
         targets = teacher(views) if teacher else None
         flop = STEP * counted(lambda: student(views, targets)) + (counted(lambda: teacher(views)) if teacher else 0)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)

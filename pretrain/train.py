@@ -15,7 +15,7 @@ from lutbench.train.batches import Schedule, stream
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
-from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
+from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, stepped_rate, weights_digest
 from pretrain.cost import cost
 from pretrain.reconstruction import reconstruction_grid
 from pretrain.reconstruction import reconstructions as reconstruct
@@ -82,7 +82,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
     with TrainingLogger(run, schedule, start, extra_state, recipe.save_every) as logger:
         waiting = logger.waiting(batches)
         for step in range(start, schedule.steps):
-            lr = learning_rate(step, schedule.steps, warmup, recipe.lr, recipe.min_lr)
+            lr = rate_at(recipe, step, schedule.steps, warmup)
             set_learning_rate(optimizer, lr)
             for accumulated in range(schedule.micro_batches):
                 batch = next(waiting)
@@ -93,10 +93,13 @@ def perform(run: Run[PretrainRecipe]) -> None:
                     losses = model(views, targets)
                     (losses.total / schedule.micro_batches).backward()
                 logger.note(step, {n: loss for n, loss in losses._asdict().items() if loss is not None}, batch["index"])
+            if recipe.clip_gradient is not None:
+                torch.nn.utils.clip_grad_norm_(student.parameters(), recipe.clip_gradient)
             optimizer.step()
             optimizer.zero_grad()
             if teacher:
-                teacher.update(student, momentum_at(recipe.momentum, step, schedule.steps))
+                momentum = momentum_at(recipe.momentum, step, schedule.steps, recipe.momentum_schedule)
+                teacher.update(student, momentum)
             if logger.end_step(step, lr):
                 run.save(step + 1, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
@@ -135,6 +138,13 @@ def schedule_of(recipe: PretrainRecipe, images: int, seed: int) -> Schedule:
         UserError: if a micro-batch does not divide over the processes.
     """
     return Schedule(images, recipe.epochs, recipe.batch, recipe.micro_batch or recipe.batch, seed)
+
+
+def rate_at(recipe: PretrainRecipe, step: int, steps: int, warmup: int) -> float:
+    """Return the learning rate at optimiser step ``step`` of ``steps``."""
+    if recipe.lr_schedule == "step":
+        return stepped_rate(step, steps, warmup, recipe.lr)
+    return learning_rate(step, steps, warmup, recipe.lr, recipe.min_lr)
 
 
 def pictured(images: ImageDataset, recipe: PretrainRecipe, seed: int) -> dict[str, Tensor]:

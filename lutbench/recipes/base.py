@@ -281,6 +281,11 @@ class RunRecipe(Recipe):
         """Short side of the cache that it reads its training images from; None if it reads them as they are."""
         return None
 
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Dotted names of what its settings choose out of tables of :mod:`lutbench.kinds`, beside the module of its kind."""
+        return ()
+
     def samples(self, images: Mapping[str, int]) -> Samples:
         """Return how many images go through the network: unless a kind says otherwise, those of its splits once.
 

@@ -4,14 +4,17 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
+from lutbench.errors import nearest
+from lutbench.kinds import CONTEXT_LOSSES, FRAMEWORKS
 from lutbench.recipes.base import (
     Batch,
     Betas,
     Border,
     Count,
     CountOrZero,
+    CropScale,
     DataRecipe,
     Depth,
     EncoderRecipe,
@@ -22,6 +25,17 @@ from lutbench.recipes.base import (
     Samples,
     Width,
 )
+
+
+def _one_of(known: Mapping[str, str]) -> AfterValidator:
+    """Return what checks that a setting is a name of that table."""
+
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(f"expected one of {', '.join(known)}.{nearest(name, known)}")
+        return name
+
+    return AfterValidator(check)
 
 
 class PretrainRecipe(RunRecipe):
@@ -38,6 +52,8 @@ class PretrainRecipe(RunRecipe):
     resized crop of 20 to 100 % of the area (MAE)."""
     crop_padding: Border = 4
     """Pixels of reflected padding of the simple crop (paper)."""
+    crop_scale: Annotated[CropScale, Later] = Field([0.2, 1.0])
+    """Share of the image's area in the random crop (MAE, section A.1; SimMIM, section 4.1.1: 0.67 to 1)."""
     photometric: bool = True
     """Colour jitter and one of grayscale, solarize and blur on view 2 (paper)."""
     photometrics_on: Annotated[Literal["loader", "device"], Later] = "loader"
@@ -45,7 +61,7 @@ class PretrainRecipe(RunRecipe):
     from the same draws, which is far faster and differs by rounding (our choice)."""
 
     # Masked image modelling
-    framework: Annotated[Literal["mae", "simmim"], Later] = "mae"
+    framework: Annotated[str, _one_of(FRAMEWORKS), Later] = "mae"
     """The masked autoencoder, or SimMIM (arXiv 2111.09886), which encodes mask tokens too."""
     mask_ratio: float = Field(default_factory=lambda given: 0.6 if given["framework"] == "simmim" else 0.75, gt=0, lt=1)
     """Share of the patches that the encoder does not see: 0.75 (MAE, section 3), of SimMIM 0.6 (section 4.1.2)."""
@@ -61,17 +77,26 @@ class PretrainRecipe(RunRecipe):
     # Broader context: the loss on unmasked tokens
     context_weight: NonNegativeFloat = 0.25
     """Weight of the context loss (paper). 0 leaves the second view, the heads and the teacher out: MAE."""
-    context_loss: Literal["cosine", "l2", "smooth_l1"] = "cosine"
-    """2 - 2 cos (paper); mean squared or smooth-L1 distance of the raw outputs (controls, our choice of form)."""
-    context_target: Literal["pooled", "class"] = "pooled"
-    """What the heads read: the mean of the patch tokens (paper) or the class token (control, our choice)."""
+    second_view: Annotated[Literal["needed", "always"], Later] = "needed"
+    """``always``: at weight 0, too, view 2 is loaded and all of the context loss computed, for nothing: MAE with LUT's crop at
+    LUT's cost (control)."""
+    context_loss: Annotated[str, _one_of(CONTEXT_LOSSES)] = "cosine"
+    """2 - 2 cos (paper); mean squared or smooth-L1 distance of the raw outputs (controls, our choice of form); or ``infonce``
+    over the images of one pass, on all processes (control)."""
+    context_temperature: Annotated[PositiveFloat, Later] = 0.2
+    """What InfoNCE divides cosines by (MoCo v3, arXiv 2104.02057: of its ViTs)."""
+    context_target: Literal["pooled", "class", "tokens"] = "pooled"
+    """What the heads read: the mean of the patch tokens (paper), the class token (control, our choice), or ``tokens``: each
+    patch token, which is compared with what the teacher has at the same place of the image (control, our choice of form)."""
     both_directions: bool = True
     """Each sparse view against the teacher's other view (the release's code). False: only sparse view 1
     against whole view 2 (the paper's figure)."""
     teacher_view: Literal["whole", "masked"] = "whole"
     """The teacher sees every patch (paper), or only those that the student sees in that view (control)."""
     momentum: float = Field(0.996, ge=0, le=1)
-    """Teacher momentum at the start, raised to 1 by a half cosine (paper)."""
+    """Teacher momentum at the start (paper). 1 leaves the teacher as it was drawn, 0 makes it the student of the step before."""
+    momentum_schedule: Annotated[Literal["cosine", "fixed"], Later] = "cosine"
+    """Momentum is raised to 1 by a half cosine (paper), or stays (control)."""
     head_depth: Depth = 2
     """Linear layers in projector and predictor (paper)."""
     head_width: Width = 4096
@@ -87,16 +112,22 @@ class PretrainRecipe(RunRecipe):
     """Images per optimiser step, over all processes and micro-batches (paper: 8 x 128 x 4)."""
     micro_batch: Batch | None = None
     """Images per forward pass over all processes; the whole batch if not given. BatchNorm in the heads sees this many
-    images, so it affects results wherever they are batch-normalised (paper: 8 x 128 = 1024)."""
+    images, so it affects results wherever they are batch-normalised (paper: 8 x 128 = 1024), and InfoNCE has its negatives
+    among them."""
     base_lr: PositiveFloat = 1.5e-4
     lr_rule: Literal["sqrt", "linear"] = "sqrt"
     """``sqrt``: lr = base_lr * sqrt(batch) / 4 (the release). ``linear``: base_lr * batch / 256 (MAE). Equal at 4096."""
+    lr_schedule: Annotated[Literal["cosine", "step"], Later] = "cosine"
+    """After the warm-up a half cosine (paper), or constant, and a tenth from 7/8 of the run on (SimMIM's release: from epoch 700
+    of 800)."""
     min_lr: NonNegativeFloat = 0.0
-    """Learning rate at the end (paper)."""
+    """Learning rate at the end of the cosine (paper)."""
     weight_decay: NonNegativeFloat = 0.05
     """Decay of parameters with more than one dimension that are not biases (paper)."""
     betas: Betas = Field([0.9, 0.95])
     """Decay rates of AdamW's averages (paper)."""
+    clip_gradient: Annotated[PositiveFloat | None, Later] = None
+    """Greatest norm of all gradients together, to which longer ones are shortened; not at all if not given (paper, MAE)."""
 
     # Runtime: nothing below affects results
     cache: Annotated[bool, Runtime] = False
@@ -113,7 +144,17 @@ class PretrainRecipe(RunRecipe):
     @property
     def has_context(self) -> bool:
         """Whether the second loss, and with it view 2, heads and teacher, is there at all."""
-        return self.context_weight > 0
+        return self.context_weight > 0 or self.second_view == "always"
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether what an image does depends on the others of its pass."""
+        return self.has_context and (self.head_norm == "batch" or self.context_loss == "infonce")
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Dotted names of its framework and, if it has one, its context loss."""
+        return FRAMEWORKS[self.framework], *([CONTEXT_LOSSES[self.context_loss]] if self.has_context else [])
 
     @property
     def cache_side(self) -> int | None:
@@ -144,10 +185,16 @@ class PretrainRecipe(RunRecipe):
             ("decoder_width", "decoder_depth", "decoder_heads") if self.framework == "simmim" else ("mask_unit",)
         ):
             fields.pop(name, None)
-        if not self.photometric:
-            fields.pop("photometrics_on", None)
-        if not (self.has_context and self.head_norm == "batch"):
-            del fields["micro_batch"]  # only a batch norm mixes the images of one pass
+        without_effect = {
+            "photometrics_on": not self.photometric,
+            "crop_scale": self.crop == "simple",
+            "second_view": self.context_weight > 0,
+            "context_temperature": self.context_loss != "infonce",
+            "momentum_schedule": self.momentum == 1,
+            "micro_batch": not self.mixes_images,
+        }
+        for name in (name for name, unused in without_effect.items() if unused):
+            fields.pop(name, None)
         return fields
 
     @model_validator(mode="after")
@@ -166,7 +213,25 @@ class PretrainRecipe(RunRecipe):
                 "a pass of one image has no statistics for the heads' batch norm: make batch and micro_batch at least 2, "
                 "or set head_norm to 'layer'"
             )
+        if self.has_context:
+            self._check_context()
         return self
+
+    def _check_context(self) -> None:
+        if self.context_loss == "infonce" and (self.micro_batch or self.batch) < 2:
+            raise ValueError(
+                "context_loss = 'infonce' has no negatives in a pass of one image: make batch and micro_batch at least 2"
+            )
+        if self.context_target == "tokens" and self.teacher_view == "masked":
+            raise ValueError(
+                "context_target = 'tokens' looks places up in all of the teacher's tokens, and teacher_view = 'masked' hides most of "
+                "them: set one of them otherwise"
+            )
+        if self.context_target == "tokens" and self.context_loss == "infonce":
+            raise ValueError(
+                "context_loss = 'infonce' tells images apart, and context_target = 'tokens' compares places of one image: set one of "
+                "them otherwise"
+            )
 
 
 def kept_checkpoints(
@@ -196,10 +261,12 @@ _CONTEXT_FIELDS = (
     "photometric",
     "photometrics_on",
     "context_loss",
+    "context_temperature",
     "context_target",
     "both_directions",
     "teacher_view",
     "momentum",
+    "momentum_schedule",
     "head_depth",
     "head_width",
     "head_norm",
