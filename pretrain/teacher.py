@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.context import Targets
-from pretrain.masking import Visible, visible_patches
+from pretrain.masking import visible_patches
 from pretrain.student import Student
 from pretrain.token_targets import interpolate, match, shares
 from pretrain.views import Views
@@ -48,19 +48,20 @@ class Teacher(nn.Module):
         assert views.view2 is not None, "the context loss needs view 2"
         both = self.context.both_directions
         images = torch.cat([views.view1, views.view2]) if both else views.view2
-        each = visible_patches(views.noise, self.visible_count, self.framework.mask_unit)
         visible = None
         if self.context.masked_teacher:
+            each = visible_patches(views.noise, self.visible_count, self.framework.mask_unit)
             visible = torch.cat(each) if both else each.view2
         tokens = self.framework.unmasked(self.framework.encode(self.encoder, images, visible), visible)
         if self.context.target == "tokens":
-            return self._per_token(tokens, views, each)
+            return self._per_token(tokens, views)
         output = self.projector(self.context.pool(tokens)).float()
         return Targets(*output.chunk(2)) if both else Targets(None, output)
 
-    def _per_token(self, tokens: Tensor, views: Views, visible: Visible) -> Targets:
+    def _per_token(self, tokens: Tensor, views: Views) -> Targets:
         """Return the targets of visible patches, of whole views' ``tokens`` (2 B or B, 1 + N, D), see :mod:`pretrain.token_targets`."""
         assert views.boxes is not None, "per-token targets need the boxes of both views"
+        visible = visible_patches(views.noise, self.visible_count, self.framework.mask_unit)
         box1, box2 = views.boxes.unbind(1)
         grid = self.encoder.patch_embed.grid_size[0]
         in_view2 = match(box1, box2, visible.view1, grid)

@@ -129,8 +129,11 @@ def _method(evidence: Evidence) -> str:
         return ""
     recipe = recipe_of(record)
     assert isinstance(recipe, PretrainRecipe)
-    weight = f"LUT (masked autoencoder with a broader-context loss of weight {recipe.context_weight:g})"
-    return weight if recipe.has_context else "a masked autoencoder (MAE), without the broader-context loss of LUT"
+    framework = {"mae": "masked autoencoder", "simmim": "SimMIM"}.get(recipe.framework, recipe.framework)
+    if recipe.context_weight:
+        return f"LUT ({framework} with a broader-context loss of weight {recipe.context_weight:g})"
+    alone = "a masked autoencoder (MAE)" if recipe.framework == "mae" else framework
+    return f"{alone}, without the broader-context loss of LUT"
 
 
 def _pretraining(evidence: Evidence) -> Record | None:
