@@ -78,7 +78,7 @@ def run(
     from lutbench.workspace import Workspace
 
     for name, budget in loaded.budgets.items() if os.environ.get("RANK", "0") == "0" else ():
-        console.print(budget.sentence(name), soft_wrap=True)
+        console.print(budget.sentence(name, with_file=True), soft_wrap=True)
 
     run_suite(loaded, stage or [], only or [], Workspace(data_root, runs, results), again or [])
 

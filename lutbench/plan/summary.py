@@ -69,9 +69,12 @@ def _print_stages(costs: Costs) -> None:
 
 
 def _budgets(suite: LoadedSuite) -> list[str]:
-    """Return a line on the runs whose epochs follow from another's compute; none without any."""
-    found = [f"{name} {one.epochs:,} epochs ({one.excess:+.1%})" for name, one in suite.budgets.items()]
-    return [f"Equal compute: {listed(found, 3)}."] if found else []
+    """Return a line on the runs whose epochs follow from another's FLOP, and one on seconds; none without any."""
+    found: dict[str, list[str]] = {}
+    for name, one in suite.budgets.items():
+        said = f"{name} {one.epochs:,} epochs as {one.like} {one.like_epochs:,} ({100 * one.excess:+.1f} %)"
+        found.setdefault("FLOP" if one.unit == "flop" else one.unit, []).append(said)
+    return [f"Equal {unit}: {listed(said, 3)}." for unit, said in found.items()]
 
 
 def _tenths(number: float) -> str:

@@ -84,15 +84,16 @@ def within_budgets(suite: Suite, data: Mapping[str, AnyData], where: MeasuredIn)
         other = pretraining_recipe(suite, data, like)
         recipe = pretraining_recipe(suite, data, name, epochs=other.epochs, warmup_epochs=0)
         _check_dataset(at, like, recipe, other)
+        measured: tuple[float, float, str, Path | None]
         if unit == "flop":
-            each, like_each, measured = _flop(name, recipe), _flop(like, other), ""
+            measured = _flop(name, recipe), _flop(like, other), "", None
         else:
             from lutbench.recipes.speeds import seconds_per_image  # here: it reads records, which need NumPy
 
             others = [other for other, budget in budgets.items() if budget.unit == "seconds"]
-            each, like_each, measured = seconds_per_image(where, suite.seeds, (name, like), (recipe, other), others)
-        epochs = _epochs(at, like, other.epochs * like_each / each)
-        found[name] = Budget(like, unit, epochs, other.epochs, each, like_each, measured)
+            measured = seconds_per_image(where, suite.seeds, (name, like), (recipe, other), others)
+        epochs = _epochs(at, like, other.epochs * measured[1] / measured[0])
+        found[name] = Budget(like, unit, epochs, other.epochs, *measured)
         suite = _with(suite, name, {**own, "epochs": epochs, "warmup_epochs": _warmup(at, own, epochs, like, other)})
     return suite, found
 

@@ -11,6 +11,7 @@ remove the file.
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
@@ -59,8 +60,8 @@ def seconds_per_image(
     names: tuple[str, str],
     recipes: tuple[PretrainRecipe, PretrainRecipe],
     budgets: Sequence[str],
-) -> tuple[float, float, str]:
-    """Return the seconds that two runs take for an image, and on which machine that was measured.
+) -> tuple[float, float, str, Path | None]:
+    """Return the seconds that two runs take for an image, on which machine that was measured, and the file that keeps it.
 
     ``names`` and ``recipes`` are of the run with the budget and of the other; ``budgets`` names all runs of the suite that have one in
     seconds, for the command that measures.
@@ -79,9 +80,8 @@ def seconds_per_image(
         speeds = _measured(where, seeds, names, settings, budgets)
         if where.keep:
             write_sealed(kept, speeds.model_dump(mode="json"))
-    is_kept = f", kept in {kept} (remove it to measure anew)" if kept.is_file() else ""
     own, like = (1 / speed.images_per_second for speed in (speeds.own, speeds.like))
-    return own, like, f", on {speeds.hardware}{is_kept}"
+    return own, like, str(speeds.hardware), kept if kept.is_file() else None
 
 
 def _measured(

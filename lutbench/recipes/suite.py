@@ -20,6 +20,7 @@ beside its encoder: the teacher of a pre-training (``teacher = true``), or the e
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -193,20 +194,25 @@ class Budget:
     """FLOP, or measured seconds, for one image that is trained on."""
     like_each: float
     """The same of the other run."""
-    measured: str = ""
-    """Of seconds, on which machine, and where the speeds are kept."""
+    machine: str = ""
+    """Where the seconds were measured."""
+    kept: Path | None = None
+    """The file that keeps the speeds, if one does."""
 
     @property
     def excess(self) -> float:
         """What it takes more than the other run, as a share of that: what whole epochs cannot settle."""
         return self.epochs * self.each / (self.like_epochs * self.like_each) - 1
 
-    def sentence(self, name: str) -> str:
-        """Return what the run ``name`` was given, and on what grounds."""
+    def sentence(self, name: str, with_file: bool = False) -> str:
+        """Return what the run ``name`` was given, and on what grounds; ``with_file`` also where these are kept."""
         what = "FLOP" if self.unit == "flop" else "seconds"
+        machine = f" on {self.machine}" if self.machine else ""
+        kept = f", kept in {self.kept}, which is to be removed before they are measured anew" if self.kept else ""
         return (
             f"pretrain.{name}: {self.epochs:,} epochs, for the {what} of the {self.like_epochs:,} of pretrain.{self.like} "
-            f"({self.excess:+.2%}): {self.each:.3g} and {self.like_each:.3g} {what} for an image{self.measured}."
+            f"({100 * self.excess:+.2f} %): {self.each:.3g} and {self.like_each:.3g} {what} for an image{machine}"
+            f"{kept if with_file else ''}."
         )
 
 

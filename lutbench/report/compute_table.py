@@ -16,8 +16,8 @@ from lutbench.report.entries import outdated
 from lutbench.report.sections import Section, View
 
 LEGEND = (
-    "FLOP, forward and backward, of student and teacher: matrix products, convolutions and attention, counted from the recipe; hours "
-    "of the training loop, waiting for data included, of all its GPUs at once{}."
+    "FLOP of a run, forward and backward, student and teacher: matrix products, convolutions and attention, counted from the recipe; hours "
+    "of the training loop, waiting for data included, on all its GPUs at once{}."
 )
 
 
@@ -69,11 +69,16 @@ def compute_section(view: View) -> Section:
     machines = list(dict.fromkeys(one.machine for one in spent if one.machine))
     frame = pd.DataFrame([_text(view, one, spent, len(machines) > 1) for one in spent])
     on = f", on {machines[0]}" if len(machines) == 1 else ""
-    budgets = "\n".join(f"- {budget.sentence(name)}" for name, budget in view.suite.budgets.items())
-    legend = LEGEND.format(on) + (f" Epochs by a budget:\n\n{budgets}" if budgets else "")
+    sentences = [LEGEND.format(on), *(budget.sentence(name) for name, budget in view.suite.budgets.items())]
     data = pd.DataFrame([_numbers(view, one, spent) for one in spent])
-    empty = [name for name in ("FLOP", "seeds") if not (frame[name] != "").any()]
-    return Section("Compute of pre-training", frame=frame.drop(columns=empty), legend=legend, name="compute", data=data)
+    empty = [name for name in ("method", "FLOP", "GPUs", "seeds") if not (frame[name] != "").any()]
+    return Section(
+        "Compute of pre-training",
+        frame=frame.drop(columns=empty),
+        legend=" ".join(sentences),
+        name="compute",
+        data=data,
+    )
 
 
 def _by_machine(view: View, runs: Sequence[PlannedRun]) -> list[_Spent]:
@@ -105,13 +110,13 @@ def _text(view: View, one: _Spent, spent: Sequence[_Spent], with_machine: bool) 
     flop, hours = _ratios(view, one, spent)
     budget = view.suite.budgets.get(one.planned.task)
     row = {
-        "pre-training": one.planned.task,
+        "run": one.planned.task,
         "method": ", ".join(view.method_label(method) for method in _methods(view, one)),
         "encoder": _encoder(one),
         "epochs": f"{one.epochs:,}",
         "FLOP": f"{one.flop:.3g}" if one.flop else "",
         "hours": _hours(one.hours) if one.hours is not None else "stale" if one.stale else "",
-        "GPUs": str(len(one.records[0].hardware.gpus) or "CPU") if one.records else "",
+        "GPUs": str(len(one.records[0].hardware.gpus) or "") if one.records else "",
         "seeds": str(len(one.records) or ""),
     }
     if with_machine:
@@ -119,8 +124,8 @@ def _text(view: View, one: _Spent, spent: Sequence[_Spent], with_machine: bool) 
     if view.suite.budgets:
         row |= {
             "like": budget.like if budget else "",
-            "FLOP, of its": f"{flop:.1%}" if flop else "",
-            "hours, of its": f"{hours:.1%}" if hours else "",
+            "FLOP ratio": f"{flop:.3f}" if flop else "",
+            "hours ratio": f"{hours:.3f}" if hours else "",
         }
     return row
 
@@ -136,8 +141,8 @@ def _numbers(view: View, one: _Spent, spent: Sequence[_Spent]) -> Mapping[str, A
         "hours": None if one.hours is None else float(f"{one.hours:.6g}"), "seeds": len(one.records),
         "gpus": len(one.records[0].hardware.gpus) if one.records else None, "machine": one.machine,
         "like": budget.like if budget else "", "unit": budget.unit if budget else "",
-        "flop of like": None if flop is None else float(f"{flop:.6g}"),
-        "hours of like": None if hours is None else float(f"{hours:.6g}"),
+        "flop ratio": None if flop is None else float(f"{flop:.6g}"),
+        "hours ratio": None if hours is None else float(f"{hours:.6g}"),
         "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in one.records), "note": view.note,
     }  # fmt: skip
 
