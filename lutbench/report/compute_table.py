@@ -15,10 +15,11 @@ from lutbench.record import Record
 from lutbench.report.entries import outdated
 from lutbench.report.sections import Section, View
 
-LEGEND = (
-    "FLOP of a run, forward and backward, student and teacher: matrix products, convolutions and attention, counted from the recipe; hours "
-    "of the training loop, waiting for data included, on all its GPUs at once{}."
+FLOP = (
+    "FLOP of a run, forward and backward, student and teacher: matrix products, convolutions and attention, counted from the recipe. "
+    "Where there are none, the record is of before they were kept."
 )
+HOURS = "Hours of the training loop, waiting for data included, on all its GPUs at once{}."
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def compute_section(view: View) -> Section:
     machines = list(dict.fromkeys(one.machine for one in spent if one.machine))
     frame = pd.DataFrame([_text(view, one, spent, len(machines) > 1) for one in spent])
     on = f", on {machines[0]}" if len(machines) == 1 else ""
-    sentences = [LEGEND.format(on), *(budget.sentence(name) for name, budget in view.suite.budgets.items())]
+    flop = [FLOP] if any(one.flop for one in spent) else []
+    sentences = [*flop, HOURS.format(on), *(budget.sentence(name) for name, budget in view.suite.budgets.items())]
     data = pd.DataFrame([_numbers(view, one, spent) for one in spent])
     empty = [name for name in ("method", "FLOP", "GPUs", "seeds") if not (frame[name] != "").any()]
     return Section(
