@@ -69,7 +69,7 @@ def export_run(
             write_timm(exported, partial)
         return lines
     found = evidence(folder, results)
-    known = load_suites(found.suites, suites)
+    known = load_suites(found.suites, suites, results)
     with new_folder(target) as partial:
         write_timm(exported, partial)
         beside = ""

@@ -126,8 +126,10 @@ TOOLS: Mapping[str, str] = {
     "export": "downstream.segmentation.export",
     "backbone": "downstream.segmentation.backbone_export",
     "vitmae": "pretrain.vitmae",
+    "flop": "pretrain.cost",
 }
-"""The stage's module behind what a command of the command line does, by a name of that: the last three are parts of ``export``."""
+"""The stage's module behind what a command of the command line does, by a name of that: ``export``, ``backbone`` and ``vitmae`` are
+parts of ``export``, and ``flop`` has ``flop_per_image(recipe)``, which budgets of pre-training runs compare."""
 
 
 def kinds_of(stage: str) -> dict[str, Kind]:

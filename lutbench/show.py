@@ -27,6 +27,8 @@ WORST = 10
 IN_WORDS = {
     "skipped": "images passed over because they cannot be decoded",
     "waiting_for_data": "share of the time spent waiting for data",
+    "training_images": "images of the training set",
+    "flop_per_image": "FLOP for an image that is trained on",
     "loss": "loss at the end of training",
     "head": "that of the head",
     "auxiliary": "that of the auxiliary head",

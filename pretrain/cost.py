@@ -22,12 +22,21 @@ def cost(run: Run[PretrainRecipe], classes: int) -> Cost:
     return cost_of(run.recipe.model_dump_json())
 
 
+def flop_per_image(recipe: PretrainRecipe) -> float:
+    """Return the FLOP for one image that is trained on: the same whatever the length of the run, the data and the machine.
+
+    Raises:
+        UserError: if its student cannot be built.
+    """
+    return cost_of(recipe.model_dump_json()).train
+
+
 @cache
 def cost_of(recipe_json: str) -> Cost:
     """Return the cost of a recipe, given as JSON: the student forward and backward, the teacher forward."""
     recipe = PretrainRecipe.model_validate_json(recipe_json)
     with shapes_only():
-        student = build_student(recipe, seed=0)
+        student = build_student(recipe, seed=0).eval()  # in training, batch norms wait for other processes
         teacher = Teacher(student) if recipe.has_context else None
         side = recipe.encoder.image_size
         view = torch.empty(COUNTED, 3, side, side)

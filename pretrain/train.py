@@ -16,7 +16,7 @@ from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, stepped_rate, weights_digest
-from pretrain.cost import cost
+from pretrain.cost import cost, flop_per_image
 from pretrain.reconstruction import reconstruction_grid
 from pretrain.reconstruction import reconstructions as reconstruct
 from pretrain.student import build_student, parameter_groups
@@ -122,7 +122,12 @@ def perform(run: Run[PretrainRecipe]) -> None:
             seconds=logger.seconds,
             images_per_second=logger.images_per_second,
             checkpoint=sha256,
-            extra={"skipped": logger.skipped, "waiting_for_data": logger.waited / logger.seconds},
+            extra={
+                "skipped": logger.skipped,
+                "waiting_for_data": logger.waited / logger.seconds,
+                "training_images": len(images),
+                "flop_per_image": flop_per_image(recipe),
+            },
             files=[
                 "encoder.json",
                 "decoder.safetensors",

@@ -26,7 +26,10 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None:
     costs = costs_of(suite, workspace, surveys, rates)
     console.print(suite.config.title, style="bold")
     print_table(_runs(costs))
-    for line in totals(costs, rates):
+    for line in [
+        *(budget.sentence(name, with_file=True) for name, budget in suite.budgets.items()),
+        *totals(costs, rates),
+    ]:
         console.print(line, soft_wrap=False)
     uses = disk_uses(costs, surveys, workspace)
     print_table(_disk(uses))

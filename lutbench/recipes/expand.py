@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from lutbench.data.catalogue import MEASURED_ON
 from lutbench.errors import UserError, listed, unknown
 from lutbench.kinds import KINDS, STAGES, Kind, kinds_of
-from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Recipe
+from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Recipe, RunRecipe
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.reading import read_recipe
@@ -69,10 +69,25 @@ def _table(suite: Suite, stage: str, task: str, given: Any) -> _Table:
 
 def _from_nothing(name: str, suite: Suite, data: Mapping[str, AnyData], table: _Table) -> list[PlannedRun]:
     """Return the runs of a table that starts from nothing but data, such as pre-training: one for every seed."""
+    recipe = _recipe_from_nothing(suite, data, table)
+    return [PlannedRun(name, table.kind, table.task, "", seed, recipe) for seed in suite.seeds]
+
+
+def pretraining_recipe(suite: Suite, data: Mapping[str, AnyData], name: str, **changes: Any) -> PretrainRecipe:
+    """Return the recipe of ``[pretrain.NAME]``, with some of the table's own settings changed.
+
+    Raises:
+        UserError: for every setting that is unknown, mistyped, out of range or contradictory.
+    """
+    given = {**suite.pretrain[name], **changes}
+    recipe = _recipe_from_nothing(suite, data, _table(suite, "pretrain", name, given))
+    return recipe  # type: ignore[return-value]
+
+
+def _recipe_from_nothing(suite: Suite, data: Mapping[str, AnyData], table: _Table) -> RunRecipe:
     settings = _resolved(table.settings, "encoder", suite.encoder, table.where)
     settings = _with_data(settings, table.kind.recipe, data, table.where)
-    recipe = read_recipe(table.kind.recipe, settings, table.where)
-    return [PlannedRun(name, table.kind, table.task, "", seed, recipe) for seed in suite.seeds]
+    return read_recipe(table.kind.recipe, settings, table.where, also=("budget",))
 
 
 def _from_encoders(

@@ -106,6 +106,7 @@ class PretrainRecipe(RunRecipe):
 
     # Optimisation
     epochs: Count = 1600
+    """Epochs (paper); in a suite file ``budget`` in its place sets it by another run's compute (:mod:`lutbench.recipes.budget`)."""
     warmup_epochs: CountOrZero = 40
     """Epochs of warm-up (paper), which is linear from 0; then a half cosine to ``min_lr``, per step."""
     batch: Batch = 4096

@@ -122,9 +122,7 @@ def _of_task(
     """Yield the entries of one task from its runs by method, one per seed."""
     rows = {method: rows[method] for method in method_order(suite, rows)}
     first = next(iter(rows.values()))[0]
-    reasons = {
-        run.name: _outdated(suite, run, records) for runs in rows.values() for run in runs if run.name in records
-    }
+    reasons = {run.name: outdated(suite, run, records) for runs in rows.values() for run in runs if run.name in records}
     current = {method: [run for run in runs if reasons.get(run.name) == ""] for method, runs in rows.items()}
     printed = {method: _printed(records[runs[0].name], first.recipe) for method, runs in current.items() if runs}
     metrics = list(dict.fromkeys(metric for of_method in printed.values() for metric in of_method))
@@ -172,7 +170,7 @@ def _measured(record: Record, metric: str, recipe: RunRecipe) -> Measurement | N
     return found
 
 
-def _outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record]) -> str:
+def outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record]) -> str:
     """Return why the record of a run is not that of the suite file's settings, performed by this code; empty if it is."""
     record, part = records[run.name], run.kind.starts_from
     changed = changes(
@@ -185,7 +183,7 @@ def _outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record]
         return f"its {part}'s run, {run.needs}, has no record in these results; `--only {run.needs}` makes it or brings it back"
     if (record.identity_inputs.get(part) or {}).get("run") != records[run.needs].identity:
         return f"its {part} is not that of the record of {run.needs}"
-    reason = _outdated(suite, suite.run(run.needs), records)
+    reason = outdated(suite, suite.run(run.needs), records)
     return f"{run.needs}: {reason}" if reason else ""
 
 

@@ -11,13 +11,16 @@ from lutbench.files import whole_file
 from lutbench.kinds import KINDS
 from lutbench.progress import console
 from lutbench.report.comparisons import comparison_sections
+from lutbench.report.compute_table import compute_section
 from lutbench.report.figures import write_figure
 from lutbench.report.render import csv, latex, markdown, terminal
 from lutbench.report.sections import Section, View
 from lutbench.report.values import footnotes, letters, value_legend, value_table, wide_section
 from lutbench.sources import differing
 
-FILES = {"main.md"} | {f"{name}.{end}" for name in ("main", "wide", "comparisons", *KINDS) for end in ("csv", "tex")}
+FILES = {"main.md"} | {
+    f"{name}.{end}" for name in ("main", "wide", "comparisons", "compute", *KINDS) for end in ("csv", "tex")
+}
 """All that a suite's folder of tables may hold; other files in it are nobody's business."""
 
 OTHER_CODE = "Made by other code"
@@ -38,6 +41,7 @@ def all_sections(view: View) -> list[Section]:
         wide_section(view, main),
         *(section for report in dict.fromkeys(reports.values()) if report for section in report.sections(view)),
         *comparison_sections(view),
+        compute_section(view),
         Section("Runs", legend="\n".join(runs), links=links, files_only=True),
         Section("Stale records", legend="\n".join(stale)),
         Section(OTHER_CODE, legend=other_code(view)),
