@@ -1,7 +1,7 @@
 """Settings of the probes: what is measured on the features of a frozen encoder. Defaults are those of their papers."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -139,3 +139,8 @@ class LogisticRecipe(ProbeRecipe):
     pool: Pool = "class"
     """The class token (CLIP), or the mean of the patch tokens."""
     feature_transform: FeatureTransform = "none"
+
+    def affecting_results(self) -> dict[str, Any]:
+        """Return the fields that affect results, without those of the search where C is given."""
+        without = set() if self.C is None else {"C_grid", "halvings", "held_out"}
+        return {name: value for name, value in super().affecting_results().items() if name not in without}
