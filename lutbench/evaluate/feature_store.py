@@ -72,9 +72,11 @@ def read_features(folder: Path, inputs: Mapping[str, Any]) -> Kept | None:
 def write_features(folder: Path, some: Sequence[tuple[Mapping[str, Any], Kept]], most: int) -> str:
     """Keep features with their inputs, in place of those that were used longest ago where there are more than ``most`` bytes.
 
-    Returns why they are not kept, a clause; empty if they are. They are not where they alone have more bytes, or would take more than
+    Returns why they are not kept, a clause; empty if they are, or ``most`` is 0. They are not where they alone have more bytes, or would take more than
     half of what is free on the disk, which checkpoints need more.
     """
+    if not most:
+        return ""  # as the user wants it
     needed = sum(kept.values.nbytes + kept.index.nbytes for _, kept in some)
     if needed > most:
         return f"they are {gigabytes(needed)}, and --features allows {gigabytes(most)}"
