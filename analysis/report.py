@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from analysis.attachments import check_attachments
 from analysis.block_outcomes import ATTENTION, FEATURES, POOLED, TOKENS, BlockOutcomes
 from analysis.depth_figures import drawings
-from analysis.ranks import statistics
 from analysis.uniform import uniform_distance, uniform_entropy
 from lutbench.evaluate.outcomes import Measurement
+from lutbench.evaluate.ranks import statistics
 from lutbench.evaluate.statistics import BOOTSTRAP, mean_intervals, wilson
 from lutbench.record import Record
 from lutbench.report.entries import TableEntry, method_order

@@ -1,12 +1,12 @@
-"""What fine-tuning, the linear probe and nearest neighbours compute for one image.
+"""What fine-tuning, the probes and nearest neighbours compute for one image.
 
 The layer of a probe and the comparison of neighbours are left out: they are small beside the encoder.
 """
 
-from lutbench.models.encoders import feature_width
+from lutbench.models.blocks import probe_width
 from lutbench.plan.compute import STEP, Cost, transformer
 from lutbench.recipes.downstream import ClassificationRecipe, FinetuneRecipe
-from lutbench.recipes.probes import LinearRecipe
+from lutbench.recipes.probes import LinearRecipe, LogisticRecipe, ProbeRecipe
 from lutbench.run import Run
 
 
@@ -18,8 +18,19 @@ def finetuning(run: Run[FinetuneRecipe], classes: int) -> Cost:
 
 def linear_probe(run: Run[LinearRecipe], classes: int) -> Cost:
     """Return what it takes to encode an image; the layer is kept, and LARS's one moment of it in checkpoints."""
-    layer = (feature_width(run.recipe.encoder.architecture, run.recipe.side, run.recipe.pool) + 1) * classes
+    layer = _layer(run, classes)
     return encoding(run, classes)._replace(checkpoint=2 * layer, exported=layer)
+
+
+def logistic_regression(run: Run[LogisticRecipe], classes: int) -> Cost:
+    """Return what it takes to encode an image; the layer is kept."""
+    return encoding(run, classes)._replace(exported=_layer(run, classes))
+
+
+def _layer(run: Run[ProbeRecipe], classes: int) -> int:
+    """Return how many numbers a linear layer on the features has, with its bias."""
+    recipe = run.recipe
+    return (probe_width(recipe.encoder.architecture, recipe.side, recipe.pooling, recipe.blocks_taken) + 1) * classes
 
 
 def encoding(run: Run[ClassificationRecipe], classes: int) -> Cost:

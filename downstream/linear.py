@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from downstream.cost import linear_probe as cost
 from downstream.stage import check_classification, check_weights, sample
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import normalised
-from lutbench.evaluate.inference import Computed, encode_images, labels_of, outcomes_of, rank_of_label
-from lutbench.models.encoders import encode, feature_width
+from lutbench.evaluate.features import encoding_rate, features_of, kept_splits
+from lutbench.evaluate.inference import Computed, labels_of, outcomes_of, rank_of_label
+from lutbench.models.blocks import probe_features, probe_width
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.models.pretrained import encoder_of
 from lutbench.models.weights import save_weights
@@ -52,18 +53,14 @@ def perform(run: Run[LinearRecipe]) -> None:
     recipe, processes, prepared = run.recipe, accelerator(), run.preprocessing
     images: ImageDataset = run.dataset("train")
     held_out: ImageDataset = run.dataset("val")
-    encoder = encoder_of(run, recipe.image_size).to(processes.device).eval().requires_grad_(False)
+    encoder = cache(lambda: frozen_encoder(run))  # made once, if at all
 
-    # Features of the centre crops, once, unless every epoch has fresh crops
-    began = time.monotonic()
-    once = None
-    if not recipe.fresh_crops:
-        once = encode_images(encoder, images, recipe, prepared, f"{run.name} features")
-    encoding = time.monotonic() - began
+    # Features of the centre crops, encoded here or by another probe, unless every epoch has fresh crops
+    once = None if recipe.fresh_crops else features_of(run, "train", encoder=encoder)
     schedule = schedule_of(recipe, len(images) if once is None else len(once.index), run.seed)
 
     # Layer, optimiser; from the newest checkpoint, or from the beginning
-    width = feature_width(recipe.encoder.architecture, recipe.side, recipe.pool)
+    width = probe_width(recipe.encoder.architecture, recipe.side, recipe.pooling, recipe.blocks_taken)
     head = linear_head(width, len(images.classes), run.seed).to(processes.device)
     optimizer = Lars(lars_groups(head, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum)
     modules = {"head": head}
@@ -77,7 +74,7 @@ def perform(run: Run[LinearRecipe]) -> None:
     with TrainingLogger(run, schedule, start, extra_state, save_every) as logger:
         if once is None:
             crops = stream(images, partial(sample, linear_transform(recipe, prepared)), schedule, start, recipe.workers)
-            batches = encoded_batches(logger.waiting(crops), schedule, start, encoder, recipe, prepared)
+            batches = encoded_batches(logger.waiting(crops), schedule, start, encoder(), recipe, prepared)
         else:
             batches = logger.waiting(remembered_batches(once, labels_of(images), schedule, start))
         for step, batch in zip(range(start, schedule.steps), batches, strict=True):
@@ -95,19 +92,26 @@ def perform(run: Run[LinearRecipe]) -> None:
     check_moved(head, extra_state["digest"])
 
     # What came of it
+    unseen = features_of(run, "val", encoder=encoder)
+    features = [unseen] if once is None else [once, unseen]
     began = time.monotonic()
-    unseen = encode_images(encoder, held_out, recipe, prepared, f"{run.name} evaluation")
     if processes.is_main_process:
         run.save_results(
             outcomes_of(score(head, unseen, labels_of(held_out)), held_out, unseen.index, recipe.metric),
-            seconds=encoding + logger.seconds + time.monotonic() - began,
-            images_per_second=logger.images_per_second if recipe.fresh_crops else len(images) / encoding,
+            seconds=sum(of.seconds for of in features) + logger.seconds + time.monotonic() - began,
+            images_per_second=logger.images_per_second if recipe.fresh_crops else encoding_rate(features),
             checkpoint=save_weights(head.state_dict(), run.folder / "linear.safetensors"),
             extra={
                 "loss": logger.losses["loss"],
                 "skipped": len(images) - len(once.index) if once else logger.skipped,
+                **kept_splits(features),
             },
         )
+
+
+def frozen_encoder(run: Run[LinearRecipe]) -> nn.Module:
+    """Return the run's encoder on this process's device, in evaluation mode, without gradients."""
+    return encoder_of(run, run.recipe.image_size).to(accelerator().device).eval().requires_grad_(False)
 
 
 def linear_head(width: int, classes: int, seed: int) -> nn.Sequential:
@@ -178,7 +182,7 @@ def encoded_batches(
             batch = next(crops)
             with torch.no_grad(), autocast(recipe.precision):
                 pixels = normalised(batch["image"], processes.device, prepared.mean, prepared.std)
-                parts["features"].append(encode(encoder, pixels, recipe.pool))
+                parts["features"].append(probe_features(encoder, pixels, recipe.pooling, recipe.blocks_taken))
             for name in ("label", "index"):
                 parts[name].append(batch[name].to(processes.device))
         yield {name: processes.gather(torch.cat(tensors))[order] for name, tensors in parts.items()}

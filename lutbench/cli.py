@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lutbench.cli_data import data_app
-from lutbench.cli_options import DataRoot, Overrides, ResultsRoot, RunsRoot, SuiteName
+from lutbench.cli_options import DataRoot, FeatureRoom, Overrides, ResultsRoot, RunsRoot, SuiteName
 from lutbench.errors import UserError
 from lutbench.interruption import Interrupted, hearing, interrupt
 from lutbench.kinds import STAGES, TOOLS
@@ -70,6 +70,7 @@ def run(
     data_root: DataRoot = Path("data"),
     runs: RunsRoot = Path("runs"),
     results: ResultsRoot = Path("results"),
+    features: FeatureRoom = 20,
 ) -> None:
     """Run what a suite file says. Finished runs are reused, interrupted ones go on, changed ones start anew."""
     loaded = _load(suite, overrides, results, keep=True)  # first, so that a mistyped name is answered at once
@@ -79,8 +80,8 @@ def run(
 
     for name, budget in loaded.budgets.items() if os.environ.get("RANK", "0") == "0" else ():
         console.print(budget.sentence(name, with_file=True), soft_wrap=True)
-
-    run_suite(loaded, stage or [], only or [], Workspace(data_root, runs, results), again or [])
+    workspace = Workspace(data_root, runs, results, feature_bytes=round(features * 1e9))
+    run_suite(loaded, stage or [], only or [], workspace, again or [])
 
 
 @app.command()

@@ -114,8 +114,11 @@ class Record(_Closed):
     packages: dict[str, str]
     hardware: Hardware
     wall_seconds: NonNegativeFloat
-    """Seconds of training, encoding and the evaluation at the end, over all starts of the run; without loading weights."""
+    """Seconds of training, encoding and the evaluation at the end, over all starts of the run; without loading weights. Of
+    features that another run had left, those of reading them."""
     images_per_second: NonNegativeFloat | None = None
+    """None where it encoded no image, as its features were kept already (``features_kept`` in :attr:`extra`): a plan needs a rate that
+    was measured."""
     created: str
     """When the run finished, UTC."""
     extra: dict[str, JsonValue] = {}

@@ -35,6 +35,11 @@ IN_WORDS = {
     "drawn blocks": "blocks drawn",
     "marked": "patch marked in pictures, row and column",
     "mask ratios": "shares of patches hidden for reconstructions",
+    "features_kept": "splits whose features another run had encoded",
+    "mean_cosine": "mean cosine of the training images' features",
+    "effective_rank": "effective rank of them",
+    "held_out_top_1": "top-1 of each on the training images held out, %",
+    "held_out_images": "how many those are",
     "first query": "attention drawn besides that of the marked patch",
 }
 """What a record keeps besides its measurements."""

@@ -14,6 +14,9 @@ from lutbench.kinds import dataset_module
 from lutbench.progress import console, is_first_process
 from lutbench.recipes.base import Recipe
 
+FEATURE_BYTES = 20 * 10**9
+"""20 GB (our choice): of ImageNet-1K the features of five ViT-B, or of three ViT-L."""
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -27,6 +30,8 @@ class Workspace:
     """Folder of records and tables."""
     download: bool = True
     """Whether a set of the Hugging Face Hub that is not on this machine is downloaded when it is opened."""
+    feature_bytes: int = FEATURE_BYTES
+    """Bytes that the features of frozen encoders may take below ``runs``, see :mod:`lutbench.evaluate.feature_store`."""
     _met: set[str] = field(default_factory=set, repr=False, compare=False)
     _opened: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
     passed_over: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
@@ -49,6 +54,11 @@ class Workspace:
                 raise UserError(
                     f"{option} {folder}: nothing can be written there. Change its permissions, or give another place."
                 )
+
+    @property
+    def features(self) -> Path:
+        """The folder of the features of frozen encoders."""
+        return self.runs / "features"
 
     @cached_property
     def run_folders(self) -> dict[str, list[Path]]:

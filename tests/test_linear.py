@@ -15,6 +15,7 @@ from toy_runs import in_processes, killed_at_a_checkpoint, outcome, performed, t
 from downstream import linear
 from downstream.linear import lars_groups, linear_head, schedule_of
 from lutbench.errors import UserError
+from lutbench.evaluate import features
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
@@ -98,15 +99,15 @@ def test_a_batch_larger_than_the_set_still_makes_its_steps(folder: Path) -> None
 
 def test_without_fresh_crops_every_image_is_encoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = 0
-    encode = linear.encode_images.__globals__["encode"]
+    encode = features.encode
 
-    def counting(encoder: Any, pixels: torch.Tensor, pool: Any) -> torch.Tensor:
+    def counting(encoder: Any, pixels: torch.Tensor, pool: Any, blocks: Any = ()) -> torch.Tensor:
         nonlocal encoded
         encoded += len(pixels)
-        return encode(encoder, pixels, pool)  # type: ignore[no-any-return]
+        return encode(encoder, pixels, pool)
 
-    monkeypatch.setitem(linear.encode_images.__globals__, "encode", counting)
-    monkeypatch.setattr(linear, "encode", counting)
+    monkeypatch.setattr(features, "encode", counting)
+    monkeypatch.setattr(linear, "probe_features", counting)
     performed(toy_run(folder, "once", **SHORT | {"fresh_crops": False}))
     assert encoded == 30 + 21
     encoded = 0

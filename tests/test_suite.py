@@ -13,7 +13,7 @@ from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, RunRecipe
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.loading import SUITES, load_suite
 from lutbench.recipes.pretrain import PretrainRecipe
-from lutbench.recipes.probes import KnnRecipe, LinearRecipe
+from lutbench.recipes.probes import KnnRecipe, LinearRecipe, LogisticRecipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe, SegmentationRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import identity_of
@@ -629,10 +629,24 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "weight_decay": 0.1,
         "momentum": 0.8,
         "pool": "mean",
+        "blocks": [-1],
         "fresh_crops": False,
         "crop_scale": [0.2, 1.0],
     },
-    KnnRecipe: CLASSIFICATION | {"neighbours": 10, "temperature": 0.1, "pool": "class"},
+    KnnRecipe: CLASSIFICATION
+    | {"neighbours": 10, "temperature": 0.1, "pool": "class", "blocks": [6], "feature_transform": "whiten"},
+    LogisticRecipe: CLASSIFICATION
+    | {
+        "C": 0.3,
+        "C_grid": [0.1, 1.0],
+        "halvings": 0,
+        "held_out": 0.1,
+        "max_iter": 100,
+        "tol": 1e-3,
+        "pool": "mean",
+        "blocks": [-2, -1],
+        "feature_transform": "centre",
+    },
     AnalysisRecipe: CLASSIFICATION
     | {
         "split": "train",
@@ -696,6 +710,7 @@ WITHOUT_EFFECT: dict[type[Recipe], dict[str, Any]] = {
     FinetuneRecipe: LOOKS | {"micro_batch": 256, "eval_every": 1, "save_every": 7, "compile": True},
     LinearRecipe: LOOKS,
     KnnRecipe: LOOKS,
+    LogisticRecipe: LOOKS,
     AnalysisRecipe: LOOKS,
     SegmentationDataRecipe: {"label": "Streets", "path": "elsewhere", "palette": [[0, 0, 0], [255, 255, 255]]},
     SegmentationRecipe: {"workers": 5, "log_every": 3, "val_every": 100, "save_every": 7},
@@ -709,6 +724,7 @@ BASE: dict[type[Recipe], dict[str, Any]] = {
     FinetuneRecipe: {"data": PETS, "encoder": SOURCE},
     LinearRecipe: {"data": PETS, "encoder": SOURCE},
     KnnRecipe: {"data": PETS, "encoder": SOURCE},
+    LogisticRecipe: {"data": PETS, "encoder": SOURCE},
     AnalysisRecipe: {"data": PETS, "encoder": SOURCE},
     SegmentationDataRecipe: {"source": "scenes", "path": "streets", "classes": ["a", "b"]},
     SegmentationRecipe: {"data": STREETS, "encoder": SOURCE},

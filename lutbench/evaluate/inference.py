@@ -22,10 +22,11 @@ from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.evaluate.transform import eval_transform
-from lutbench.models.encoders import Pool, encode
+from lutbench.models.encoders import encode
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.progress import Bar
 from lutbench.recipes.base import Metric
+from lutbench.recipes.downstream import Pool
 from lutbench.train.batches import Loader
 from lutbench.train.processes import accelerator, autocast
 
@@ -200,22 +201,30 @@ def evaluate(
 
 
 def encode_images(
-    encoder: nn.Module, images: ImageDataset, recipe: FeatureRecipe, prepared: Preprocessing, title: str
+    encoder: nn.Module,
+    images: ImageDataset,
+    recipe: FeatureRecipe,
+    prepared: Preprocessing,
+    title: str,
+    take: Callable[[nn.Module, Tensor], Tensor] | None = None,
 ) -> Computed:
     """Encode the centre crop of every image of a dataset, ``prepared`` as in training: features (m, D), float32; on every process.
+
+    ``take`` makes features (B, ...) of the encoder and normalised images (B, 3, S, S); :func:`encode` as the recipe pools if not given.
 
     Raises:
         UserError: if they are not finite, or an image cannot be decoded and the set does not skip those.
     """
     encoder.eval()
+    take = take or partial(encode, pool=recipe.pool)
     computed = over_images(
-        lambda pixels, index: encode(encoder, normalised(pixels, mean=prepared.mean, std=prepared.std), recipe.pool),
+        lambda pixels, index: take(encoder, normalised(pixels, mean=prepared.mean, std=prepared.std)),
         images,
         eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation),
         recipe,
         title,
     )
-    check_finite(computed.values.isfinite().all(1).numpy(), images, computed.index, "the encoder's features")
+    check_finite(computed.values.isfinite().flatten(1).all(1).numpy(), images, computed.index, "the encoder's features")
     return computed
 
 

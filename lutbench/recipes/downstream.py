@@ -25,6 +25,9 @@ from lutbench.recipes.base import (
 )
 from lutbench.recipes.pretrain import check_schedule, kept_checkpoints
 
+Pool = Literal["class", "mean"]
+"""What is taken of an encoder's tokens: the class token, or the mean over the patches."""
+
 
 class EncoderSource(WeightsSource):
     """An encoder, and where its weights come from: a run of this suite, timm, a checkpoint, or nowhere."""
@@ -106,6 +109,16 @@ class ClassificationRecipe(ImageTaskRecipe):
     def metric(self) -> Metric:
         """The metric that the literature prints for the dataset."""
         return self.data.metric
+
+    @property
+    def pooling(self) -> Pool:
+        """What it takes of an encoder's tokens."""
+        return "mean"
+
+    @property
+    def blocks_taken(self) -> tuple[int, ...]:
+        """The blocks after which it takes features; none of the encoder's output."""
+        return ()
 
 
 def _zero_or_more(strength: float) -> float:

@@ -100,7 +100,7 @@ class TaskTable(Recipe, extra="allow"):
     """A column of the tables. The other keys of its table are those of the task's recipe."""
 
     kind: str
-    """A kind of its stage, such as finetune, linear, knn or segmentation."""
+    """A kind of its stage, such as finetune, linear, knn, logistic or segmentation."""
     title: str = ""
     """Heading of the column; the task's name in the suite file if empty."""
     methods: list[str] | None = None
