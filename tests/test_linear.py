@@ -12,8 +12,9 @@ from timm.optim import Lars
 from torch import nn
 from toy_runs import in_processes, killed_at_a_checkpoint, outcome, performed, toy_run, write_images
 
-from downstream import linear
-from downstream.linear import lars_groups, linear_head, schedule_of
+from downstream import frozen, linear
+from downstream.frozen import schedule_of
+from downstream.linear import lars_groups, linear_head
 from lutbench.errors import UserError
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
@@ -106,7 +107,7 @@ def test_without_fresh_crops_every_image_is_encoded_once(folder: Path, monkeypat
         return encode(encoder, pixels, pool)  # type: ignore[no-any-return]
 
     monkeypatch.setitem(linear.encode_images.__globals__, "encode", counting)
-    monkeypatch.setattr(linear, "encode", counting)
+    monkeypatch.setattr(frozen, "encode", counting)
     performed(toy_run(folder, "once", **SHORT | {"fresh_crops": False}))
     assert encoded == 30 + 21
     encoded = 0
