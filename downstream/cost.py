@@ -1,10 +1,16 @@
-"""What fine-tuning, the linear probe and nearest neighbours compute for one image.
+"""What fine-tuning, the probes and nearest neighbours compute for one image.
 
-The layer of a probe and the comparison of neighbours are left out: they are small beside the encoder.
+The layer of a linear probe and the comparison of neighbours are left out: they are small beside the encoder.
 """
 
+import torch
+
+from downstream.attentive_pool import attentive_head, own_heads
 from lutbench.models.encoders import feature_width
-from lutbench.plan.compute import STEP, Cost, transformer
+from lutbench.models.meta import shapes_only
+from lutbench.models.tokens import token_shape
+from lutbench.plan.compute import STEP, Cost, counted, transformer, values
+from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.recipes.downstream import ClassificationRecipe, FinetuneRecipe
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
@@ -20,6 +26,18 @@ def linear_probe(run: Run[LinearRecipe], classes: int) -> Cost:
     """Return what it takes to encode an image; the layer is kept, and LARS's one moment of it in checkpoints."""
     layer = (feature_width(run.recipe.encoder.architecture, run.recipe.side, run.recipe.pool) + 1) * classes
     return encoding(run, classes)._replace(checkpoint=2 * layer, exported=layer)
+
+
+def attentive_probe(run: Run[AttentiveRecipe], classes: int) -> Cost:
+    """Return what it takes to encode an image and train the probe on it, in every epoch or, on tokens encoded once, in all of them."""
+    recipe = run.recipe
+    encoder = transformer(recipe.encoder.architecture, recipe.side).flop
+    tokens, width = token_shape(recipe.encoder.architecture, recipe.side)
+    with shapes_only():
+        head = attentive_head(width, classes, recipe.heads or own_heads(width), recipe.mlp_ratio, run.seed)
+        one = counted(lambda: head(torch.empty(1, tokens, width)))
+    trained = STEP * one * (1 if recipe.fresh_crops else recipe.epochs)
+    return Cost(encoder + trained, encoder + one, 3 * values(head), values(head))
 
 
 def encoding(run: Run[ClassificationRecipe], classes: int) -> Cost:

@@ -3,22 +3,22 @@
 Every process gets the whole batch of features: only encoding is spread, so that nothing depends on the number of processes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lutbench.data.tensors import normalised
 from lutbench.evaluate.inference import Computed
-from lutbench.models.encoders import encode
 from lutbench.models.preprocessing import Preprocessing
+from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.train.batches import Schedule
 from lutbench.train.processes import accelerator, autocast
 
 
-def schedule_of(recipe: LinearRecipe, images: int, seed: int) -> Schedule:
-    """Return the stream of a linear probe on this process, in micro-batches no larger than evaluation's, which change nothing.
+def schedule_of(recipe: LinearRecipe | AttentiveRecipe, images: int, seed: int) -> Schedule:
+    """Return the stream of a probe on this process, in micro-batches no larger than evaluation's, which change nothing.
 
     Raises:
         UserError: if the batch does not divide over the processes that encode it.
@@ -32,7 +32,7 @@ def schedule_of(recipe: LinearRecipe, images: int, seed: int) -> Schedule:
 
 
 def remembered_batches(once: Computed, labels: Tensor, schedule: Schedule, start: int) -> Iterator[dict[str, Tensor]]:
-    """Yield the whole batch of each step: ``features`` (B, D), ``label`` (B,), ``index`` (B,), ``skipped`` (B,)."""
+    """Yield the whole batch of each step: ``features`` (B, ...), ``label`` (B,), ``index`` (B,), ``skipped`` (B,)."""
     index = torch.from_numpy(once.index)
     for step in range(start, schedule.steps):
         rows = torch.tensor([row for _, row in schedule.batch_keys(step)])
@@ -49,11 +49,14 @@ def encoded_batches(
     crops: Iterator[dict[str, Tensor]],
     schedule: Schedule,
     start: int,
-    encoder: nn.Module,
-    recipe: LinearRecipe,
+    encoding: Callable[[Tensor], Tensor],
+    recipe: LinearRecipe | AttentiveRecipe,
     prepared: Preprocessing,
 ) -> Iterator[dict[str, Tensor]]:
-    """Yield the whole batch of each step, from this process's micro-batches and the others': ``features``, ``label``, ``index``."""
+    """Yield the whole batch of each step, from this process's micro-batches and the others': ``features``, ``label``, ``index``.
+
+    ``encoding`` takes normalised images (B, 3, S, S) to features (B, ...).
+    """
     processes = accelerator()
     own = torch.tensor([row for accumulated in range(schedule.micro_batches) for row in schedule.rows(accumulated)])
     order = processes.gather(own.to(processes.device)).argsort()
@@ -63,7 +66,7 @@ def encoded_batches(
             batch = next(crops)
             with torch.no_grad(), autocast(recipe.precision):
                 pixels = normalised(batch["image"], processes.device, prepared.mean, prepared.std)
-                parts["features"].append(encode(encoder, pixels, recipe.pool))
+                parts["features"].append(encoding(pixels))
             for name in ("label", "index"):
                 parts[name].append(batch[name].to(processes.device))
         yield {name: processes.gather(torch.cat(tensors))[order] for name, tensors in parts.items()}

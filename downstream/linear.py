@@ -15,7 +15,7 @@ from downstream.frozen import encoded_batches, remembered_batches, schedule_of
 from downstream.stage import check_classification, check_weights, sample
 from lutbench.data.images import ImageDataset
 from lutbench.evaluate.inference import Computed, encode_images, labels_of, outcomes_of, rank_of_label
-from lutbench.models.encoders import feature_width
+from lutbench.models.encoders import encode, feature_width
 from lutbench.models.pretrained import encoder_of
 from lutbench.models.weights import save_weights
 from lutbench.recipes.probes import LinearRecipe
@@ -75,7 +75,14 @@ def perform(run: Run[LinearRecipe]) -> None:
     with TrainingLogger(run, schedule, start, extra_state, save_every) as logger:
         if once is None:
             crops = stream(images, partial(sample, linear_transform(recipe, prepared)), schedule, start, recipe.workers)
-            batches = encoded_batches(logger.waiting(crops), schedule, start, encoder, recipe, prepared)
+            batches = encoded_batches(
+                logger.waiting(crops),
+                schedule,
+                start,
+                lambda pixels: encode(encoder, pixels, recipe.pool),
+                recipe,
+                prepared,
+            )
         else:
             batches = logger.waiting(remembered_batches(once, labels_of(images), schedule, start))
         for step, batch in zip(range(start, schedule.steps), batches, strict=True):

@@ -12,7 +12,7 @@ from timm.optim import Lars
 from torch import nn
 from toy_runs import in_processes, killed_at_a_checkpoint, outcome, performed, toy_run, write_images
 
-from downstream import frozen, linear
+from downstream import linear
 from downstream.frozen import schedule_of
 from downstream.linear import lars_groups, linear_head
 from lutbench.errors import UserError
@@ -107,7 +107,7 @@ def test_without_fresh_crops_every_image_is_encoded_once(folder: Path, monkeypat
         return encode(encoder, pixels, pool)  # type: ignore[no-any-return]
 
     monkeypatch.setitem(linear.encode_images.__globals__, "encode", counting)
-    monkeypatch.setattr(frozen, "encode", counting)
+    monkeypatch.setattr(linear, "encode", counting)
     performed(toy_run(folder, "once", **SHORT | {"fresh_crops": False}))
     assert encoded == 30 + 21
     encoded = 0
