@@ -12,7 +12,7 @@ from timm.optim._param_groups import param_groups_weight_decay
 from torch.nn import functional
 
 from downstream import stage
-from downstream.attentive_pool import AttentiveClassifier, attentive_head, own_heads, same_on_all_processes
+from downstream.attentive_pool import AttentiveClassifier, attentive_head, heads_of, same_on_all_processes
 from downstream.augment import linear_transform
 from downstream.cost import attentive_probe as cost
 from downstream.frozen import encoded_batches, remembered_batches, schedule_of
@@ -64,11 +64,7 @@ def check_weights(run: Run[AttentiveRecipe]) -> None:
     stage.check_weights(run)
     recipe = run.recipe
     with row_named(run):
-        width = token_shape(recipe.encoder.architecture, recipe.side)[1]
-        if recipe.heads and width % recipe.heads:
-            raise UserError(
-                f"heads = {recipe.heads} do not divide the {width} features of a token. Leave heads out, which takes {own_heads(width)}."
-            )
+        heads_of(recipe, token_shape(recipe.encoder.architecture, recipe.side)[1])
 
 
 def perform(run: Run[AttentiveRecipe]) -> None:
@@ -94,7 +90,7 @@ def perform(run: Run[AttentiveRecipe]) -> None:
 
     # Probe, optimiser; from the newest checkpoint, or from the beginning
     width = token_shape(recipe.encoder.architecture, recipe.side)[1]
-    head = attentive_head(width, len(images.classes), recipe.heads or own_heads(width), recipe.mlp_ratio, run.seed)
+    head = attentive_head(width, len(images.classes), heads_of(recipe, width), recipe.mlp_ratio, run.seed)
     head = head.to(processes.device)
     optimizer = torch.optim.AdamW(
         param_groups_weight_decay(head, recipe.weight_decay),

@@ -8,7 +8,9 @@ from timm.layers.attention_pool import AttentionPoolLatent
 from timm.layers.weight_init import trunc_normal_
 from torch import Tensor, nn
 
+from lutbench.errors import UserError
 from lutbench.models.tokens import patch_tokens
+from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.train.randomness import RngStream, seeded
 
 ATTENTIVE = 103
@@ -37,9 +39,18 @@ def attentive_head(width: int, classes: int, heads: int, mlp_ratio: float, seed:
     return head
 
 
-def own_heads(width: int) -> int:
-    """Return how many heads the attention has if none are given: one for 64 features, or as many as divide the width."""
-    return next(heads for heads in range(max(1, width // 64), 0, -1) if width % heads == 0)
+def heads_of(recipe: AttentiveRecipe, width: int) -> int:
+    """Return how many heads the attention has: if none are given one for 64 features, or as many as divide the width.
+
+    Raises:
+        UserError: if those that are given do not.
+    """
+    own = next(heads for heads in range(max(1, width // 64), 0, -1) if width % heads == 0)
+    if recipe.heads and width % recipe.heads:
+        raise UserError(
+            f"heads = {recipe.heads} do not divide the {width} features of a token. Leave heads out, which takes {own}."
+        )
+    return recipe.heads or own
 
 
 class AttentiveClassifier(nn.Module):

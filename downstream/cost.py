@@ -5,7 +5,7 @@ The layer of a linear probe and the comparison of neighbours are left out: they 
 
 import torch
 
-from downstream.attentive_pool import attentive_head, own_heads
+from downstream.attentive_pool import attentive_head, heads_of
 from lutbench.models.encoders import feature_width
 from lutbench.models.meta import shapes_only
 from lutbench.models.tokens import token_shape
@@ -34,7 +34,7 @@ def attentive_probe(run: Run[AttentiveRecipe], classes: int) -> Cost:
     encoder = transformer(recipe.encoder.architecture, recipe.side).flop
     tokens, width = token_shape(recipe.encoder.architecture, recipe.side)
     with shapes_only():
-        head = attentive_head(width, classes, recipe.heads or own_heads(width), recipe.mlp_ratio, run.seed)
+        head = attentive_head(width, classes, heads_of(recipe, width), recipe.mlp_ratio, run.seed)
         one = counted(lambda: head(torch.empty(1, tokens, width)))
     trained = STEP * one * (1 if recipe.fresh_crops else recipe.epochs)
     return Cost(encoder + trained, encoder + one, 3 * values(head), values(head))

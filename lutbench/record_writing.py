@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
@@ -102,12 +103,20 @@ def renamed_record(record: Record, planned: PlannedRun) -> Record:
 
 
 def copy_record(record: Record, results_dir: Path) -> Path:
-    """Write a record that was read, with all its files, to other results.
+    """Write a record that was read, with all its files, to other results, or under the name that it has now.
 
     Raises:
         UserError: on a full disk, or if one of its files is damaged.
     """
-    return _write(record, {kept.file: record.content(kept) for kept in record.files}, results_dir)
+    stem = record_path(results_dir, record.suite, record.run).stem
+    names = {kept.file: re.sub(r"^seed\d+(-draw\d+)?-", f"{stem}-", kept.file) for kept in record.files}
+    contents = {names[kept.file]: record.content(kept) for kept in record.files}
+    kept: dict[str, Any] = {
+        "attachments": [one.model_copy(update={"file": names[one.file]}) for one in record.attachments]
+    }
+    if outcomes := record.outcomes_file:
+        kept["outcomes_file"] = outcomes.model_copy(update={"file": names[outcomes.file]})
+    return _write(record.model_copy(update=kept), contents, results_dir)
 
 
 def _write(record: Record, contents: Mapping[str, bytes], results_dir: Path) -> Path:
