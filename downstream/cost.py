@@ -34,7 +34,7 @@ def attentive_probe(run: Run[AttentiveRecipe], classes: int) -> Cost:
     encoder = transformer(recipe.encoder.architecture, recipe.side).flop
     tokens, width = token_shape(recipe.encoder.architecture, recipe.side)
     with shapes_only():
-        head = attentive_head(width, classes, heads_of(recipe, width), recipe.mlp_ratio, run.seed)
+        head = attentive_head(width, classes, heads_of(recipe, width), recipe.mlp_ratio, run.seed).requires_grad_(False)
         one = counted(lambda: head(torch.empty(1, tokens, width)))
     trained = STEP * one * (1 if recipe.fresh_crops else recipe.epochs)
     return Cost(encoder + trained, encoder + one, 3 * values(head), values(head))
