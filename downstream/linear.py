@@ -1,7 +1,6 @@
 """Linear probe: one linear layer on frozen features, trained by LARS (MAE, section A.1)."""
 
 import time
-from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any
 
@@ -12,20 +11,18 @@ from torch.nn import functional
 
 from downstream.augment import linear_transform
 from downstream.cost import linear_probe as cost
+from downstream.frozen import encoded_batches, frozen_encoder, remembered_batches, schedule_of
 from downstream.stage import check_classification, check_weights, sample
 from lutbench.data.images import ImageDataset
-from lutbench.data.tensors import normalised
 from lutbench.evaluate.features import encoding_rate, features_of, kept_splits
 from lutbench.evaluate.inference import Computed, labels_of, outcomes_of, rank_of_label
 from lutbench.models.blocks import probe_features, probe_width
-from lutbench.models.preprocessing import Preprocessing
-from lutbench.models.pretrained import encoder_of
 from lutbench.models.weights import save_weights
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
-from lutbench.train.batches import Schedule, stream
+from lutbench.train.batches import stream
 from lutbench.train.logger import TrainingLogger
-from lutbench.train.processes import accelerator, autocast
+from lutbench.train.processes import accelerator
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
 
@@ -74,7 +71,8 @@ def perform(run: Run[LinearRecipe]) -> None:
     with TrainingLogger(run, schedule, start, extra_state, save_every) as logger:
         if once is None:
             crops = stream(images, partial(sample, linear_transform(recipe, prepared)), schedule, start, recipe.workers)
-            batches = encoded_batches(logger.waiting(crops), schedule, start, encoder(), recipe, prepared)
+            taken = partial(probe_features, encoder(), pool=recipe.pooling, blocks=recipe.blocks_taken)
+            batches = encoded_batches(logger.waiting(crops), schedule, start, taken, recipe, prepared)
         else:
             batches = logger.waiting(remembered_batches(once, labels_of(images), schedule, start))
         for step, batch in zip(range(start, schedule.steps), batches, strict=True):
@@ -109,11 +107,6 @@ def perform(run: Run[LinearRecipe]) -> None:
         )
 
 
-def frozen_encoder(run: Run[LinearRecipe]) -> nn.Module:
-    """Return the run's encoder on this process's device, in evaluation mode, without gradients."""
-    return encoder_of(run, run.recipe.image_size).to(accelerator().device).eval().requires_grad_(False)
-
-
 def linear_head(width: int, classes: int, seed: int) -> nn.Sequential:
     """Return the probe from features (B, D) to scores (B, C): BatchNorm without affine parameters, then a linear layer, N(0, 0.01) at first.
 
@@ -134,58 +127,6 @@ def lars_groups(head: nn.Sequential, weight_decay: float) -> list[dict[str, Any]
         {"params": [linear.weight], "weight_decay": weight_decay, "always_adapt": True},
         {"params": [linear.bias], "weight_decay": 0.0},
     ]
-
-
-def schedule_of(recipe: LinearRecipe, images: int, seed: int) -> Schedule:
-    """Return the stream of a linear probe on this process, in micro-batches no larger than evaluation's, which change nothing.
-
-    Raises:
-        UserError: if the batch does not divide over the processes that encode it.
-    """
-    batch, world = recipe.batch, accelerator().num_processes
-    if not recipe.fresh_crops:  # nothing is left to spread
-        return Schedule(images, recipe.epochs, batch, batch, seed, rank=0, processes=1)
-    sizes = range(world, min(batch, recipe.eval_batch * world) + 1, world)
-    micro_batch = max((size for size in sizes if batch % size == 0), default=batch)
-    return Schedule(images, recipe.epochs, batch, micro_batch, seed)
-
-
-def remembered_batches(once: Computed, labels: Tensor, schedule: Schedule, start: int) -> Iterator[dict[str, Tensor]]:
-    """Yield the whole batch of each step: ``features`` (B, D), ``label`` (B,), ``index`` (B,), ``skipped`` (B,)."""
-    index = torch.from_numpy(once.index)
-    for step in range(start, schedule.steps):
-        rows = torch.tensor([row for _, row in schedule.batch_keys(step)])
-        chosen = index[rows]
-        yield {
-            "features": once.values[rows],
-            "label": labels[chosen],
-            "index": chosen,
-            "skipped": torch.zeros_like(chosen),
-        }
-
-
-def encoded_batches(
-    crops: Iterator[dict[str, Tensor]],
-    schedule: Schedule,
-    start: int,
-    encoder: nn.Module,
-    recipe: LinearRecipe,
-    prepared: Preprocessing,
-) -> Iterator[dict[str, Tensor]]:
-    """Yield the whole batch of each step, from this process's micro-batches and the others': ``features``, ``label``, ``index``."""
-    processes = accelerator()
-    own = torch.tensor([row for accumulated in range(schedule.micro_batches) for row in schedule.rows(accumulated)])
-    order = processes.gather(own.to(processes.device)).argsort()
-    for _ in range(start, schedule.steps):
-        parts: dict[str, list[Tensor]] = {"features": [], "label": [], "index": []}
-        for _ in range(schedule.micro_batches):
-            batch = next(crops)
-            with torch.no_grad(), autocast(recipe.precision):
-                pixels = normalised(batch["image"], processes.device, prepared.mean, prepared.std)
-                parts["features"].append(probe_features(encoder, pixels, recipe.pooling, recipe.blocks_taken))
-            for name in ("label", "index"):
-                parts[name].append(batch[name].to(processes.device))
-        yield {name: processes.gather(torch.cat(tensors))[order] for name, tensors in parts.items()}
 
 
 @torch.no_grad()

@@ -82,6 +82,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("linear", "downstream", "lutbench.recipes.probes:LinearRecipe", "downstream.linear", "encoder", _OUTCOMES),
         Kind("knn", "downstream", "lutbench.recipes.probes:KnnRecipe", "downstream.knn", "encoder", _OUTCOMES),
         Kind("logistic", "downstream", "lutbench.recipes.probes:LogisticRecipe", "downstream.logistic", "encoder", _OUTCOMES),
+        Kind("attentive", "downstream", "lutbench.recipes.attentive:AttentiveRecipe", "downstream.attentive", "encoder", _OUTCOMES),
         Kind("segmentation", "downstream", "lutbench.recipes.segmentation:SegmentationRecipe", "downstream.segmentation.task", "encoder", "downstream.segmentation.confusions:Confusions", "downstream.segmentation.report"),
         Kind("robustness", "robustness", "lutbench.recipes.robustness:RobustnessRecipe", "robustness.measure", "classifier", "robustness.condition_outcomes:RobustnessOutcomes", "robustness.report"),
         Kind("analysis", "analysis", "lutbench.recipes.analysis:AnalysisRecipe", "analysis.analyse", "encoder", "analysis.block_outcomes:BlockOutcomes", "analysis.report"),

@@ -260,13 +260,13 @@ def _sources(record: Record, recipe: RunRecipe | None) -> str:
         return "not known: the record is of before runs kept the hashes of their sources"
     if recipe is None:
         return "not comparable: its settings are none that this version takes"
-    planned = PlannedRun(record.suite, record.kind, record.task, record.method, record.seed, recipe)
+    planned = PlannedRun(record.suite, record.kind, record.task, record.method, record.seed, recipe, draw=record.draw)
     changed = differing(record.code.sources, planned)
     return f"{len(record.code.sources)}, " + (f"changed since: {listed(changed)}" if changed else "none changed since")
 
 
 def _files(record: Record, runs: Path) -> Iterator[tuple[str, str]]:
-    yield "record", str(record.folder / f"seed{record.seed}.json")
+    yield "record", str(record.folder / f"{record.run.rpartition('/')[2]}.json")
     for number, kept in enumerate(record.files):
         what = "outcomes" if number == 0 and record.outcomes_file else getattr(kept, "kind", "file")
         problem = _whole(record, kept)

@@ -13,7 +13,8 @@ from torch import nn
 from toy_runs import in_processes, killed_at_a_checkpoint, outcome, performed, toy_run, write_images
 
 from downstream import linear
-from downstream.linear import lars_groups, linear_head, schedule_of
+from downstream.frozen import schedule_of
+from downstream.linear import lars_groups, linear_head
 from lutbench.errors import UserError
 from lutbench.evaluate import features
 from lutbench.recipes.probes import LinearRecipe

@@ -9,6 +9,7 @@ import pytest
 from lutbench.errors import UserError
 from lutbench.kinds import KINDS, Kind
 from lutbench.recipes.analysis import AnalysisRecipe
+from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, RunRecipe
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.loading import SUITES, load_suite
@@ -517,7 +518,7 @@ SOURCE = EncoderSource(architecture=ENCODER, kind="checkpoint", path="weights.pt
 PETS = DataRecipe(path="pets")
 STREETS = SegmentationDataRecipe(source="scenes", path="streets", classes=["a", "b"])
 
-CLASSIFICATION: dict[str, Any] = {
+IMAGE_TASK: dict[str, Any] = {
     "data": DataRecipe(path="pets", val="test"),
     "encoder": SOURCE.model_copy(update={"kind": "scratch"}),
     "image_size": 32,
@@ -525,6 +526,7 @@ CLASSIFICATION: dict[str, Any] = {
     "precision": "bf16",
     "threads": 3,
 }
+CLASSIFICATION = IMAGE_TASK | {"shots": 5, "share": 0.01, "subset": "lists/1percent.txt", "draw": 1}
 
 AFFECTING: dict[type[Recipe], dict[str, Any]] = {
     DataRecipe: {
@@ -647,7 +649,20 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "blocks": [-2, -1],
         "feature_transform": "centre",
     },
-    AnalysisRecipe: CLASSIFICATION
+    AttentiveRecipe: CLASSIFICATION
+    | {
+        "epochs": 50,
+        "warmup_epochs": 3,
+        "batch": 512,
+        "lr": 1e-2,
+        "weight_decay": 0.1,
+        "betas": [0.9, 0.95],
+        "heads": 3,
+        "mlp_ratio": 2.0,
+        "fresh_crops": False,
+        "crop_scale": [0.2, 1.0],
+    },
+    AnalysisRecipe: IMAGE_TASK
     | {
         "split": "train",
         "images": 100,
@@ -711,6 +726,7 @@ WITHOUT_EFFECT: dict[type[Recipe], dict[str, Any]] = {
     LinearRecipe: LOOKS,
     KnnRecipe: LOOKS,
     LogisticRecipe: LOOKS,
+    AttentiveRecipe: LOOKS,
     AnalysisRecipe: LOOKS,
     SegmentationDataRecipe: {"label": "Streets", "path": "elsewhere", "palette": [[0, 0, 0], [255, 255, 255]]},
     SegmentationRecipe: {"workers": 5, "log_every": 3, "val_every": 100, "save_every": 7},
@@ -725,6 +741,7 @@ BASE: dict[type[Recipe], dict[str, Any]] = {
     LinearRecipe: {"data": PETS, "encoder": SOURCE},
     KnnRecipe: {"data": PETS, "encoder": SOURCE},
     LogisticRecipe: {"data": PETS, "encoder": SOURCE},
+    AttentiveRecipe: {"data": PETS, "encoder": SOURCE},
     AnalysisRecipe: {"data": PETS, "encoder": SOURCE},
     SegmentationDataRecipe: {"source": "scenes", "path": "streets", "classes": ["a", "b"]},
     SegmentationRecipe: {"data": STREETS, "encoder": SOURCE},
@@ -748,6 +765,7 @@ def test_every_setting_that_can_change_a_result_is_part_of_the_identity_and_no_o
             "crop_scale": {"crop": "random"} if kind is PretrainRecipe else {},
             "second_view": {"context_weight": 0.0},
             "context_temperature": {"context_loss": "infonce"},
+            "draw": {"shots": 2},
         }
         also |= needed.get(name, {})
         without = identity(kind, **needed[name]) if name in needed else before

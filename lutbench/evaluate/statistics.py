@@ -84,6 +84,8 @@ class Comparison:
     """Images on which the first is right in more seeds than the second (one seed: only the first is right); None where
     images are not right or wrong."""
     second_only: int | None = None
+    over: Literal["seeds", "draws"] = "seeds"
+    """Whether ``seed_differences`` are those of seeds or, of one seed, those of draws of the training images."""
 
     @property
     def seed_interval(self) -> Interval | None:

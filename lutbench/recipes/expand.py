@@ -108,10 +108,36 @@ def _from_encoders(
         recipe = read_recipe(kind.recipe, values, where, also=TaskTable.model_fields)
         for seed in suite.seeds:
             needs = replace(made_by, seed=seed).name if made_by else None
-            runs.append(PlannedRun(name, kind, table.task, method, seed, recipe, needs))
+            runs += _draws(PlannedRun(name, kind, table.task, method, seed, recipe, needs), table)
     if isinstance(table.given, AnalysisTable):
         runs += _untrained(suite, runs)
     return runs
+
+
+def _draws(run: PlannedRun, table: _Table) -> list[PlannedRun]:
+    """Return a run for each of the draws of its training images that a table asks for; of all images there is one.
+
+    Raises:
+        UserError: if the table asks for several of what is not drawn.
+    """
+    draws, recipe, key = table.given.draws, run.recipe, f"{table.where}.draws"
+    if draws == 1:
+        return [run]
+    chosen = recipe.training_subset
+    if chosen is None and getattr(recipe, "share", None) == 1:
+        return [run]
+    if chosen is None:
+        raise UserError(
+            f"{key} = {draws}: the task is run on all training images, of which there is nothing to draw. Give it shots = 5 or "
+            "share = 0.01, or leave draws out."
+        )
+    if chosen.file:
+        raise UserError(f"{key} = {draws}: the list {chosen.file} says which images it has, once. Leave draws out.")
+    if chosen.draw:
+        raise UserError(
+            f"{key} = {draws}: the draws are 0 to {draws - 1}, and draw = {chosen.draw} is one. Leave one of both out."
+        )
+    return [replace(run, recipe=recipe.model_copy(update={"draw": draw}), draw=draw) for draw in range(draws)]
 
 
 def _methods(suite: Suite, table: _Table) -> Sequence[str]:
@@ -185,8 +211,8 @@ def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], tab
 
 
 def _measured(given: RobustnessTable, before: Sequence[PlannedRun], where: str) -> list[PlannedRun]:
-    """Return the fine-tunings whose classifiers a table is about."""
-    finetuned = [run for run in before if run.kind is KINDS["finetune"]]
+    """Return the fine-tunings whose classifiers a table is about; of several draws of their training images the first."""
+    finetuned = [run for run in before if run.kind is KINDS["finetune"] and not run.draw]
     fitting = list(dict.fromkeys(run.task for run in finetuned))
     for task in given.tasks:
         if task not in fitting:

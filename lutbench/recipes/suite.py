@@ -105,6 +105,9 @@ class TaskTable(Recipe, extra="allow"):
     """Heading of the column; the task's name in the suite file if empty."""
     methods: list[str] | None = None
     """The methods it is run for. If not given all, but a task not for those that a fine-tuning made: it may be that one."""
+    draws: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Of a task with ``shots`` or a ``share`` of the training images, how many draws of them it is run for, the first ``draw = 0``;
+    tables have their mean."""
     published: str = ""
     """The task's name in lutbench/report/published.toml."""
 
@@ -157,6 +160,8 @@ class PlannedRun:
     recipe: RunRecipe = field(repr=False)
     needs: str | None = None
     """Name of the run whose encoder it starts from, or whose classifier it measures: a pre-training or a fine-tuning."""
+    draw: int = 0
+    """Of a task that is run for several draws of its training images, which of them."""
 
     @property
     def stage(self) -> str:
@@ -166,12 +171,12 @@ class PlannedRun:
     @property
     def name(self) -> str:
         """The run's name, unique within the suite."""
-        return run_name(self.stage, self.task, self.method, self.seed)
+        return run_name(self.stage, self.task, self.method, self.seed, self.draw)
 
 
-def run_name(stage: str, task: str, method: str, seed: int) -> str:
-    """Return the name of a run, such as ``pretrain/lut/seed0`` or ``downstream/photos-finetune/lut/seed0``."""
-    return "/".join(part for part in (stage, task, method, f"seed{seed}") if part)
+def run_name(stage: str, task: str, method: str, seed: int, draw: int = 0) -> str:
+    """Return the name of a run, such as ``pretrain/lut/seed0`` or, of another draw than the first, ``downstream/knn/lut/seed0-draw1``."""
+    return "/".join(part for part in (stage, task, method, f"seed{seed}{f'-draw{draw}' if draw else ''}") if part)
 
 
 def name_matches(name: str, pattern: str) -> bool:

@@ -1,12 +1,13 @@
 """Pairs of methods on the same images: what of a difference could be these images' doing, and what these seeds'."""
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from lutbench.evaluate.outcomes import decimals
 from lutbench.evaluate.statistics import BASIC, RESAMPLES, Comparison, Interval
-from lutbench.report.entries import TableEntry
+from lutbench.report.entries import TableEntry, spread
 from lutbench.report.sections import Section, View, by_task, directed, signed
 
 PAIRED = (
@@ -23,6 +24,10 @@ OVER_SEEDS = (
     "tells what other training runs would change, on these images; the interval over images and p tell what other images "
     "would change, for these runs. There is none where all seeds agree, as of weights that no run of the suite made. For LUT against MAE, and any two ways of training, the interval over seeds is the one "
     "that counts."
+)
+OVER_DRAWS = (
+    "Over draws: the same for one seed and several draws of the training images, from the differences between runs on the same draw. It "
+    "tells what other draws would change. Where there are several seeds, the mean over draws of each is what is compared."
 )
 IN_UNIT = "Difference in points, of what is no percentage in the unit beside the metric"
 SPECTRA = (
@@ -64,7 +69,8 @@ def comparison_sections(view: View) -> list[Section]:
             continue
         table = pd.DataFrame(rows[way])
         table = table.loc[:, (table != "").any()]
-        over_seeds = OVER_SEEDS if "over seeds" in table else NOT_OTHER_RUNS
+        told = {"over seeds": OVER_SEEDS, "over draws": OVER_DRAWS}
+        over_seeds = " ".join(text for column, text in told.items() if column in table) or NOT_OTHER_RUNS
         if any(entry.unit != "%" for entry in shown[way]):
             legend = legend.replace("Difference in points", IN_UNIT)
         reflected = dict.fromkeys(entry.metric.split(", ")[0] for entry in shown[way] if _is_reflected(entry))
@@ -76,18 +82,19 @@ def comparison_sections(view: View) -> list[Section]:
 
 
 def on_same_images(first: TableEntry, second: TableEntry) -> bool:
-    """Return whether two entries were measured with the same seeds on the same images, of which the outcomes are known."""
+    """Return whether two entries were measured with the same seeds and draws on the same images, of which the outcomes are known."""
     runs = [*first.runs, *second.runs]
-    if not runs or [r.seed for r in first.runs] != [r.seed for r in second.runs]:
+    if not runs or [(r.seed, r.draw) for r in first.runs] != [(r.seed, r.draw) for r in second.runs]:
         return False
     return all(r.outcomes_file for r in runs) and len({r.outcomes.images for r in runs}) == 1
 
 
 def compare(first: TableEntry, second: TableEntry, metric: str) -> Comparison:
-    """Compare two methods by a metric on the same images, seed by seed; see :func:`on_same_images`."""
+    """Compare two methods by a metric on the same images, seed by seed and draw by draw; see :func:`on_same_images`."""
     both: list[list[Any]] = [[r.outcomes for r in entry.runs] for entry in (first, second)]
     compared: Comparison = type(both[0][0]).compare(*both, metric)
-    return compared
+    differences, over = spread(compared.seed_differences, [r.seed for r in first.runs])
+    return replace(compared, seed_differences=tuple(differences), over=over)
 
 
 def points(difference: float, interval: Interval, unit: str = "%") -> str:
@@ -125,22 +132,24 @@ def _text(compared: Comparison, unit: str) -> dict[str, str]:
     first_only, second_only = _only(compared)
     return {
         "difference": points(compared.difference, compared.interval, unit),
-        "over seeds": interval_points(compared.seed_interval, unit),
+        **{f"over {of}": interval_points(compared.seed_interval, unit) if compared.over == of else "" for of in ("seeds", "draws")},
         "only 1st": first_only, "only 2nd": second_only, "p": f"{compared.p:.2g}", "images": str(compared.images),
     }  # fmt: skip
 
 
 def _numbers(view: View, first: TableEntry, second: TableEntry, compared: Comparison) -> dict[str, Any]:
     """Return a row for programs, differences in points or the metric's unit: of more digits than here every version of SciPy has its own."""
-    (low, high), (first_only, second_only) = compared.seed_interval or (None, None), _only(compared)
+    ends: tuple[float | None, float | None] = compared.seed_interval or (None, None)
+    of_draws = dict(zip(("low over draws", "high over draws"), ends, strict=True)) if compared.over == "draws" else {}
+    (low, high), (first_only, second_only) = (None, None) if of_draws else ends, _only(compared)
     shares = {
         "difference": compared.difference, "low": compared.interval.low, "high": compared.interval.high,
-        "low over seeds": low, "high over seeds": high,
+        "low over seeds": low, "high over seeds": high, **of_draws,
     }  # fmt: skip
     return {
         "suite": view.suite.name, "task": first.task, "metric": first.metric, "first": first.method, "second": second.method,
         **{name: None if share is None else _rounded(share, first.unit) for name, share in shares.items()},
-        "seeds": len(compared.seed_differences), "only first": first_only, "only second": second_only,
+        "seeds": len({r.seed for r in first.runs}), "only first": first_only, "only second": second_only,
         "p": float(f"{compared.p:.6g}"), "images": compared.images,
         "note": " ".join(view.notes_of(first)),
     }  # fmt: skip

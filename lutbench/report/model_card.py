@@ -23,6 +23,7 @@ TASKS = {
     "finetune": ("image-classification", "fine-tuning"),
     "linear": ("image-classification", "linear probe"),
     "knn": ("image-classification", "k-NN"),
+    "attentive": ("image-classification", "attentive probe"),
     "segmentation": ("image-segmentation", "segmentation"),
     "robustness": ("image-classification", "robustness"),
 }
@@ -158,7 +159,7 @@ def _printed(record: Record) -> list[Measurement]:
 def _results(measured: Measured) -> pd.DataFrame:
     rows = [
         {
-            "task": TASKS.get(record.kind.name, ("", record.kind.name))[1],
+            "task": _task_name(record),
             "data": recipe_of(record).dataset.label,
             "metric": m.metric,
             "value": f"{m.value:.{m.decimals}f} {m.unit}".strip(),
@@ -170,6 +171,12 @@ def _results(measured: Measured) -> pd.DataFrame:
         for m in found
     ]
     return pd.DataFrame(rows)
+
+
+def _task_name(record: Record) -> str:
+    """Return the field's name of what a run does, with the part of the training images that it was trained on, if it was."""
+    name, subset = TASKS.get(record.kind.name, ("", record.kind.name))[1], recipe_of(record).training_subset
+    return f"{name} ({subset})" if subset else name
 
 
 def _results_legend(measured: Measured, seed: int) -> str:
@@ -270,7 +277,8 @@ def _eval_results(record: Record, measured: Sequence[Measurement]) -> Iterator[E
 
     The index puts results of one task and dataset together, so how they came about is in the name of the metric.
     """
-    dataset, (task, name) = recipe_of(record).dataset, TASKS.get(record.kind.name, ("other", record.kind.name))
+    dataset, name = recipe_of(record).dataset, _task_name(record)
+    task = TASKS.get(record.kind.name, ("other", ""))[0]
     for m in measured:
         yield EvalResult(
             task_type=task,

@@ -165,7 +165,7 @@ def _tidy(view: View) -> pd.DataFrame:
                 "suite": view.suite.name, "task": entry.task, "method": entry.method, "encoder": entry.encoder,
                 "metric": entry.metric, **dict.fromkeys(("value", "low", "high")),
                 **(entry.measured.model_dump(include={"value", "low", "high"}) if entry.measured else {}),
-                "seeds": len(entry.runs), "published": entry.published.value if entry.published else None,
+                "seeds": len({r.seed for r in entry.runs}), **({"draws": str(entry.draws)} if entry.draws > 1 else {}), "published": entry.published.value if entry.published else None,
                 "published in": entry.published.source if entry.published else "",
                 "published recipe": (entry.published.other_recipe or "the run's") if entry.published else "",
                 "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in entry.runs),

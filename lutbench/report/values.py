@@ -8,7 +8,7 @@ import pandas as pd
 
 from lutbench.evaluate.outcomes import Measurement, decimals
 from lutbench.evaluate.statistics import BASIC, BOOTSTRAP, RESAMPLES
-from lutbench.report.entries import STUDENT, TableEntry, method_order
+from lutbench.report.entries import OF_DRAWS, STUDENT, TableEntry, method_order
 from lutbench.report.published import NOT_KNOWN, PublishedValue
 from lutbench.report.sections import Section, View, directed, signed
 
@@ -19,6 +19,7 @@ INTERVALS = {
     BOOTSTRAP: f"percentiles of {RESAMPLES} resamples of the images",
     BASIC: "percentiles of resamples of the images, reflected at the value",
     STUDENT: f"{STUDENT} over seeds",
+    OF_DRAWS: f"{STUDENT} over draws of the training images",
 }
 """How legends name the methods of intervals, in their order."""
 
@@ -43,7 +44,6 @@ def value_table(view: View, shown: Sequence[TableEntry]) -> pd.DataFrame:
         measured, published = entry.measured, entry.published
         digits = measured.decimals if measured else 0
         ends = measured and measured.low is not None and f"{measured.low:.{digits}f} to {measured.high:.{digits}f}"
-        seeds = f"{len(entry.runs)} of {entry.planned}" if len(entry.runs) < entry.planned else str(entry.planned)
         rows.append(
             {
                 "task": view.task_title(entry),
@@ -52,7 +52,7 @@ def value_table(view: View, shown: Sequence[TableEntry]) -> pd.DataFrame:
                 "metric": entry.metric,
                 "measured": f"{measured.value:.{digits}f}" if measured else "stale" if entry.stale else "",
                 "95 % interval": ends or "",
-                "seeds": seeds if entry.runs else "",
+                "seeds": seeds_text(entry) if entry.runs else "",
                 "published": f"{published.value:.1f} {_source_mark(published, marks)}" if published else "",
                 "difference": signed(difference) if (difference := entry.difference) is not None else "",
                 "runs": f"[{numbers[entry.row]}]" if entry.runs or entry.stale else "",
@@ -60,6 +60,18 @@ def value_table(view: View, shown: Sequence[TableEntry]) -> pd.DataFrame:
         )
     without = [] if any(entry.published for entry in shown) else ["published", "difference"]
     return pd.DataFrame(rows).drop(columns=without, errors="ignore")
+
+
+def seeds_text(entry: TableEntry) -> str:
+    """Return ``3``, ``2 of 3`` seeds, ``3 x 5 draws``, or ``7 of 15 runs`` of such."""
+    if entry.draws > 1:
+        whole = len(entry.runs) == entry.planned
+        return (
+            f"{entry.planned // entry.draws} x {entry.draws} draws"
+            if whole
+            else f"{len(entry.runs)} of {entry.planned} runs"
+        )
+    return f"{len(entry.runs)} of {entry.planned}" if len(entry.runs) < entry.planned else str(entry.planned)
 
 
 def value_legend(view: View, shown: Sequence[TableEntry]) -> str:
@@ -92,10 +104,12 @@ def interval_legend(measured: Iterable[Measurement | None]) -> str:
     for m in measured:
         if m and m.interval:
             metrics.setdefault(m.interval, {})[m.metric.split(", ")[0]] = None
-    seeds = INTERVALS[STUDENT] if metrics.pop(STUDENT) else ""
+    seeds, draws = (INTERVALS[name] if metrics.pop(name) else "" for name in (STUDENT, OF_DRAWS))
     found = {INTERVALS.get(name, name): f" ({', '.join(of)})" for name, of in metrics.items() if of}
     images = " and ".join(name + (of if len(found) > 1 else "") for name, of in found.items())
-    return f"{images} for one seed or seeds that agree, {seeds} for more" if images and seeds else images + seeds
+    cases = {images: "for one seed or seeds that agree", seeds: "for more", draws: "for several draws"}
+    told = {text: case for text, case in cases.items() if text}
+    return ", ".join(told if len(told) == 1 else (f"{text} {case}" for text, case in told.items()))
 
 
 def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
