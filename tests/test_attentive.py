@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from toy_runs import SUITE, TOY, in_processes, killed_at_a_checkpoint, outcome, performed, toy_run, write_images
 
-from downstream import attentive
+from downstream import attentive, frozen
 from downstream.attentive_pool import AttentiveClassifier, attentive_head, heads_of
 from lutbench.errors import UserError
+from lutbench.evaluate import features
 from lutbench.models.encoders import create_encoder
 from lutbench.models.tokens import patch_tokens, token_shape
 from lutbench.plan.compute import STEP, transformer
@@ -172,7 +173,8 @@ def test_without_fresh_crops_every_image_is_encoded_once(folder: Path, monkeypat
         encoded += len(pixels)
         return patch_tokens(encoder, pixels)
 
-    monkeypatch.setattr(attentive, "patch_tokens", counting)
+    for module in (attentive, features):
+        monkeypatch.setattr(module, "patch_tokens", counting)
     performed(toy_run(folder, "once", **SHORT | {"fresh_crops": False}))
     assert encoded == 30
     encoded = 0
@@ -182,8 +184,8 @@ def test_without_fresh_crops_every_image_is_encoded_once(folder: Path, monkeypat
 
 def test_the_encoder_is_frozen_and_in_evaluation_mode(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoders = []
-    encoder_of = attentive.encoder_of
-    monkeypatch.setattr(attentive, "encoder_of", lambda *of: encoders.append(encoder_of(*of)) or encoders[-1])  # type: ignore[func-returns-value]
+    encoder_of = frozen.encoder_of
+    monkeypatch.setattr(frozen, "encoder_of", lambda *of: encoders.append(encoder_of(*of)) or encoders[-1])  # type: ignore[func-returns-value]
     run = toy_run(folder, **SHORT)
     performed(run)
     fresh = encoder_of(run, None).state_dict()
@@ -198,7 +200,7 @@ def test_what_is_evaluated_is_the_probe_behind_the_encoder(folder: Path) -> None
     performed(run)
     head = attentive_head(16, 3, 1, 4.0, seed=5)
     head.load_state_dict(load_file(run.folder / "attentive.safetensors"))
-    classifier = AttentiveClassifier(attentive.encoder_of(run, None), head).eval()
+    classifier = AttentiveClassifier(frozen.frozen_encoder(run), head).eval()
     again = attentive.evaluate(classifier, run.dataset("val"), run.recipe, run.preprocessing, title="")
     record = run.record(run.workspace.results)
     assert record is not None
@@ -220,7 +222,10 @@ def test_a_killed_probe_started_again_ends_with_the_same_bits(folder: Path, fres
     whole = in_processes(lambda: performed(toy_run(folder, "whole", **settings)))[0]
     run = toy_run(folder, "killed", **settings)
     killed_at_a_checkpoint(run, step=6)
-    assert in_processes(lambda: performed(run))[0] == whole
+    again = in_processes(lambda: performed(run))[0]
+    if not fresh_crops:
+        assert again["extra"].pop("features_kept") == ["train"]
+    assert again == whole
 
 
 @pytest.mark.parametrize("fresh_crops", [True, False])

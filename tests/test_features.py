@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -146,12 +147,27 @@ def test_features_are_those_of_the_encoder_on_the_images(folder: Path) -> None:
         assert found.index.tolist() == expected.index.tolist()
 
 
-def test_tokens_are_the_class_token_and_the_patches(folder: Path) -> None:
+def test_tokens_are_the_patches(folder: Path) -> None:
     run = toy_run(folder, **KNN)
     tokens = features_of(run, "val", "tokens").values
-    assert tokens.shape == (21, 1 + 16, 16)
-    assert torch.equal(tokens[:, 0], features_of(run, "val", "class").values)
-    assert torch.allclose(tokens[:, 1:].mean(1), features_of(run, "val").values, atol=1e-6)
+    assert tokens.shape == (21, 16, 16)
+    assert torch.allclose(tokens.mean(1), features_of(run, "val").values, atol=1e-6)
+
+
+def test_features_of_few_shots_are_rows_of_those_of_the_whole_split(folder: Path, encoded: list[str]) -> None:
+    (folder / "toy" / "train" / "amber" / "0.png").write_bytes(b"")
+    few = toy_run(folder, **KNN | {"shots": 3, "draw": 1, "neighbours": 2})
+    chosen: Any = few.dataset("train")
+    rows = features_of(few, "train")
+    assert encoded == ["train"]
+    whole = features_of(toy_run(folder, **KNN), "train")
+    other = features_of(toy_run(folder, **KNN | {"shots": 3, "draw": 2, "neighbours": 2}), "train")
+    assert encoded == ["train"], "one encoding for all draws"
+    decoded = [index for index in chosen.index.tolist() if index in whole.index]
+    assert [chosen.index[index] for index in rows.index] == decoded
+    assert torch.equal(rows.values, whole.values[torch.from_numpy(np.searchsorted(whole.index, decoded))])
+    assert not torch.equal(rows.values, other.values)
+    assert features_of(few, "train", "tokens").images == len(chosen), "tokens are those of the chosen images alone"
 
 
 CHANGES: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -197,7 +213,7 @@ def test_other_weights_and_other_images_are_other_features(folder: Path, encoded
 
 def test_other_code_and_another_machine_are_other_features(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = toy_run(folder, **KNN)
-    before = feature_inputs(run, "val", "mean")
+    before = feature_inputs(run, run.dataset("val"), "mean")
     for name, other in {
         "digest_of": lambda module: "f" * 16,
         "packages": lambda: {"torch": "9.9"},
@@ -205,8 +221,8 @@ def test_other_code_and_another_machine_are_other_features(folder: Path, monkeyp
     }.items():
         with monkeypatch.context() as patched:
             patched.setattr(features, name, other)
-            assert feature_inputs(run, "val", "mean") != before, name
-    assert feature_inputs(run, "val", "mean") == before
+            assert feature_inputs(run, run.dataset("val"), "mean") != before, name
+    assert feature_inputs(run, run.dataset("val"), "mean") == before
 
 
 @pytest.mark.parametrize("place", [3, 100, 500, -3])
@@ -215,7 +231,7 @@ def test_a_flipped_byte_is_told_and_the_images_are_encoded_anew(
 ) -> None:
     first = performed(toy_run(folder, "first", **KNN))
     run = toy_run(folder, "first", **KNN | {"workers": 1})
-    damaged = path_of(run.workspace.features, {**feature_inputs(run, "train", "mean"), "block": 0})
+    damaged = path_of(run.workspace.features, {**feature_inputs(run, run.dataset("train"), "mean"), "block": 0})
     content = bytearray(damaged.read_bytes())
     content[place] ^= 1
     damaged.write_bytes(content)

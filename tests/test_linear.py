@@ -12,7 +12,7 @@ from timm.optim import Lars
 from torch import nn
 from toy_runs import in_processes, killed_at_a_checkpoint, outcome, performed, toy_run, write_images
 
-from downstream import linear
+from downstream import frozen, linear
 from downstream.frozen import schedule_of
 from downstream.linear import lars_groups, linear_head
 from lutbench.errors import UserError
@@ -118,8 +118,8 @@ def test_without_fresh_crops_every_image_is_encoded_once(folder: Path, monkeypat
 
 def test_the_encoder_is_frozen_and_in_evaluation_mode(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoders = []
-    encoder_of = linear.encoder_of
-    monkeypatch.setattr(linear, "encoder_of", lambda *of: encoders.append(encoder_of(*of)) or encoders[-1])  # type: ignore[func-returns-value]
+    encoder_of = frozen.encoder_of
+    monkeypatch.setattr(frozen, "encoder_of", lambda *of: encoders.append(encoder_of(*of)) or encoders[-1])  # type: ignore[func-returns-value]
     run = toy_run(folder, **SHORT)
     performed(run)
     fresh = encoder_of(run, None).state_dict()
