@@ -24,6 +24,7 @@ from lutbench.recipes.base import (
     WeightsSource,
 )
 from lutbench.recipes.pretrain import check_schedule, kept_checkpoints
+from lutbench.recipes.shares import at_share
 
 
 class EncoderSource(WeightsSource):
@@ -32,6 +33,8 @@ class EncoderSource(WeightsSource):
     architecture: EncoderRecipe
     export: Annotated[Literal["encoder", "teacher", "classifier"], Later] = "encoder"
     """Which of a run's encoders: the student's or the teacher's of a pre-training, or that in a fine-tuning's classifier."""
+    at: Annotated[float, Later, Field(ge=0, le=1)] = 1.0
+    """At which share of a pre-training it is that run's; before the end it is one of the run's snapshots."""
     part: Annotated[str, Later] = ""
     """Which of a checkpoint's encoders, such as ``teacher.backbone``; empty for the only one."""
 
@@ -43,7 +46,7 @@ class EncoderSource(WeightsSource):
     @property
     def export_name(self) -> str:
         """Which of a run's exports it is."""
-        return self.export
+        return at_share(self.export, self.at)
 
 
 class DownstreamRecipe(RunRecipe):

@@ -12,12 +12,12 @@ One TOML file holds everything that a reader needs to know what is run::
 ``data = "NAME"`` and ``encoder = "NAME"`` refer to those tables. Every task is run for every method (or those it
 lists), for every seed; its classifiers are then measured on every robustness dataset. A method can also be what a run made
 beside its encoder: the teacher of a pre-training (``teacher = true``), or the encoder of a fine-tuned classifier
-(``finetuned = "TASK/METHOD"``). Folders and files are named by the NAMEs.
+(``finetuned = "TASK/METHOD"``); and with ``at`` a task is run for what a pre-training had come to on the way. Folders and files are named by the NAMEs.
 
 ``extends = "small"`` takes everything of another suite and adds or changes tables, see :mod:`lutbench.recipes.suite_files`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Annotated, Any, Literal, Self
@@ -28,6 +28,7 @@ from lutbench.errors import unknown
 from lutbench.kinds import STAGES, Kind
 from lutbench.recipes.base import SEED_BOUND, EncoderRecipe, Name, PreprocessingRecipe, Recipe, RunRecipe
 from lutbench.recipes.robustness import ClassifierTable, RobustnessDatasetRecipe, RobustnessTable
+from lutbench.recipes.shares import At
 
 UNTRAINED = "untrained"
 """What the names of the rows begin with that an analysis adds: encoders of random weights."""
@@ -104,6 +105,9 @@ class TaskTable(Recipe, extra="allow"):
     """Heading of the column; the task's name in the suite file if empty."""
     methods: list[str] | None = None
     """The methods it is run for. If not given all, but a task not for those that a fine-tuning made: it may be that one."""
+    at: At | None = None
+    """Shares of their pre-training, short of its end, at which it is run for methods as well that a run of this suite makes, as rows
+    METHOD-at-SHARE, for a curve. The run has to keep these ``snapshots``; 1, the method itself, is there in any case."""
     published: str = ""
     """The task's name in lutbench/report/published.toml."""
 
@@ -180,6 +184,30 @@ def name_matches(name: str, pattern: str) -> bool:
 
 
 @dataclass(frozen=True)
+class StudyPoint:
+    """A point of a study: the values that are varied, and the rows of the tables that have them."""
+
+    values: Mapping[str, Any]
+    """``{"context_weight": 0.05}``, or ``{"at": 0.1}``."""
+    rows: Mapping[tuple[str, str], tuple[str, str, str]]
+    """(column, series) -> stage, task and method of a row. The column is a task as the suite file names it, the series the
+    method that is varied."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the report draws and compares: metrics against what is varied, a line per series."""
+
+    name: str
+    """``sweep.NAME``, or ``at.TASK``."""
+    title: str
+    axes: tuple[str, ...]
+    points: tuple[StudyPoint, ...]
+    base: int | None
+    """Place of the point that differences are to."""
+
+
+@dataclass(frozen=True)
 class LoadedSuite:
     """A checked suite and the runs it consists of, each after the one it needs."""
 
@@ -188,6 +216,10 @@ class LoadedSuite:
     runs: tuple[PlannedRun, ...]
     given: str
     """The suite as the command named it, by name or path, with what ``--set`` changed: for messages that say what to run."""
+    studies: tuple[Study, ...] = ()
+    """Curves, and tables of differences, beside the main table."""
+    study_rows: frozenset[tuple[str, str, str]] = frozenset()
+    """Stage, task and method of the rows that are there for studies alone."""
 
     def run(self, name: str) -> PlannedRun:
         """Return the run of this name."""
