@@ -168,7 +168,8 @@ def test_a_snapshot_that_was_lost_stops_a_run_before_it_goes_on_and_says_what_to
     spoilt(run.folder)
     for begin in (train.check, trained):
         with pytest.raises(
-            UserError, match=rf"encoder-at-0.25.*at step 5, 0.25 of the run: .*{told}.*Take it out of"
+            UserError,
+            match=rf"encoder-at-0.25.*has come to step 8 and .* at step 5, 0.25 of the run: .*{told}.*Take it out of",
         ) as error:
             begin(run)
     assert str(run.checkpoints) in str(error.value)
@@ -231,13 +232,17 @@ def test_shares_that_fall_on_one_step_are_refused_before_compute(folder: Path, c
         (["lut.snapshots=[0.5, 0.25]"], "name every share once, the smallest first"),
         (["lut.snapshots=[0.5, 0.5]"], "name every share once"),
         (["lut.snapshots=[0.33333333]"], "at most six digits"),
-        (["lut.snapshots=[]"], "there is none: leave it out"),
-        (["mae.snapshot_teacher=true"], "there is no teacher, which context_weight = 0 leaves out"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(folder: Path, changes: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told):
         the_run(folder, "here", *(f"pretrain.{change}" for change in changes))
+
+
+def test_a_run_without_a_teacher_keeps_none_whatever_all_runs_are_told(folder: Path) -> None:
+    run = the_run(folder, "here", "defaults.pretrain.snapshot_teacher=true", name="pretrain/mae/seed0")
+    trained(run)
+    assert {Path(name).stem for name in snapshots_of(run)} == {"encoder-at-0.25"}
 
 
 @pytest.mark.parametrize("name", ["lut", "mae"])

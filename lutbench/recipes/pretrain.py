@@ -113,7 +113,7 @@ class PretrainRecipe(RunRecipe):
     snapshots: Annotated[Snapshots, Runtime] = Field([])
     """Shares of the optimiser steps at which the encoder is kept too; 0 is the initial one."""
     snapshot_teacher: Annotated[bool, Runtime] = False
-    """Keep the teacher's encoder at these shares as well: what a run keeps, and the disk it takes, is said in its own table."""
+    """Keep the teacher's encoder, where there is one, at these shares as well: what a run keeps, and so its disk, is said in its own table."""
     knn_every: Annotated[Count | None, Runtime] = None
     """Epochs between evaluations of the student's encoder by k-NN on the way, and one at the end; none if not given."""
     knn_images: Annotated[Count, Runtime] = 20_000
@@ -134,7 +134,7 @@ class PretrainRecipe(RunRecipe):
     @property
     def snapshot_exports(self) -> tuple[str, ...]:
         """What is kept at each share of ``snapshots``, by the names of a run's exports."""
-        return ("encoder", "teacher") if self.snapshot_teacher else ("encoder",)
+        return ("encoder", "teacher") if self.snapshot_teacher and self.has_context else ("encoder",)
 
     @property
     def knn_epochs(self) -> list[int]:
@@ -183,11 +183,6 @@ class PretrainRecipe(RunRecipe):
         if self.cache and self.crop != "simple":
             raise ValueError(
                 "cache = true holds resized images, and crop = 'random' cuts from the full ones: set one of them otherwise"
-            )
-        if self.snapshot_teacher and not (self.snapshots and self.has_context):
-            missing = "none" if self.has_context else "no teacher, which context_weight = 0 leaves out"
-            raise ValueError(
-                f"snapshot_teacher = true keeps the teacher at every snapshot, and there is {missing}: leave it out"
             )
         if self.knn_every and (self.data.streaming or not self.data.val):
             found = "data.val is empty" if not self.data.val else "data.streaming = true gives no fixed order"
