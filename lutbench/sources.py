@@ -25,9 +25,10 @@ PACKAGES = ("lutbench", "pretrain", "downstream", "robustness", "analysis", "sui
 
 BOOKKEEPING = re.compile(
     r"lutbench(\.(errors|files|finite|interruption|kinds|progress|provenance|record\w*|run\w*|sources|stages|workspace"
-    r"|plan(\..*)?|data\.(catalogue|integrity|manifest|survey|verify)|models\.licences))?|\w+(\.\w+)*\.cost"
+    r"|plan(\..*)?|data\.(catalogue|integrity|manifest|survey|verify)|models\.licences))?|\w+(\.\w+)*\.(cost|online_knn)"
 )
-"""Modules that say where things are, what they cost and what happened, and compute nothing that a result depends on."""
+"""Modules that say where things are, what they cost and what happened, and compute nothing that a result depends on: how a
+pre-training does on the way neither."""
 
 
 MIXED = "changed on the way"

@@ -5,7 +5,7 @@ from functools import cache
 import torch
 
 from lutbench.models.meta import shapes_only
-from lutbench.plan.compute import COUNTED, STEP, Cost, counted, values
+from lutbench.plan.compute import COUNTED, STEP, Cost, count, counted, values
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.run import Run
 from pretrain.student import build_student
@@ -33,7 +33,7 @@ def flop_per_image(recipe: PretrainRecipe) -> float:
 
 @cache
 def cost_of(recipe_json: str) -> Cost:
-    """Return the cost of a recipe, given as JSON: the student forward and backward, the teacher forward."""
+    """Return the cost of a recipe, given as JSON: the student forward and backward, the teacher forward; its encoder alone for k-NN."""
     recipe = PretrainRecipe.model_validate_json(recipe_json)
     with shapes_only():
         student = build_student(recipe, seed=0).eval()  # in training, batch norms wait for other processes
@@ -44,7 +44,10 @@ def cost_of(recipe_json: str) -> Cost:
         views = Views(view, view, noise, boxes=torch.empty(COUNTED, 2, len(Box._fields)))
         targets = teacher(views) if teacher else None
         flop = STEP * counted(lambda: student(views, targets)) + (counted(lambda: teacher(views)) if teacher else 0)
+        encoded = count(student.encoder, side).flop if recipe.knn_every else 0
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     kept = values(student) + 2 * trained + (values(teacher) if teacher else 0)
-    exported = values(student.encoder) + values(student.decoder) + (values(teacher.encoder) if teacher else 0)
-    return Cost(flop / COUNTED, 0, kept, exported)
+    encoder, teachers = values(student.encoder), values(teacher.encoder) if teacher else 0
+    snapshots = len(recipe.snapshots) * (encoder + (teachers if recipe.snapshot_teacher else 0))
+    exported = encoder + values(student.decoder) + teachers + snapshots
+    return Cost(flop / COUNTED, encoded, kept, exported)

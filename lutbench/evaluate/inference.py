@@ -77,8 +77,9 @@ def over_images(
     transform: Callable[[Image.Image], Tensor],
     recipe: InferenceRecipe,
     title: str,
+    chosen: NDArray[np.int64] | None = None,
 ) -> Computed:
-    """Compute ``function(pixels, index)`` of every image, on every process, in the set's order.
+    """Compute ``function(pixels, index)`` of every image, or of those ``chosen`` (n,), ascending, on every process, in the set's order.
 
     ``transform`` gives uint8 pixels. The function gets them, (B, ...), and index (B,) on the device, under the
     recipe's precision, and returns (B, ...).
@@ -87,14 +88,14 @@ def over_images(
     Raises:
         UserError: if an image cannot be decoded and the set does not skip those; or as :func:`check_classes_left`.
     """
-    order = np.arange(len(images))
+    order = np.arange(len(images)) if chosen is None else chosen
     values, decoded = [], []
     for batch in decoded_batches(images, partial(whatever_index, transform), recipe, title, order):
         with autocast(recipe.precision):
             values.append(function(batch.pixels, batch.index))
         decoded.append(batch.counts)
     kept = in_order(torch.cat(decoded), order, recipe)
-    index = np.flatnonzero(kept.numpy())
+    index = order[kept.numpy()]
     check_classes_left(images, index)
     return Computed(in_order(torch.cat(values), order, recipe)[kept], index)
 
@@ -207,10 +208,12 @@ def encode_images(
     prepared: Preprocessing,
     title: str,
     take: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    chosen: NDArray[np.int64] | None = None,
 ) -> Computed:
     """Encode the centre crop of every image of a dataset, ``prepared`` as in training: features (m, D), float32; on every process.
 
     ``take`` makes features (B, ...) of the encoder and normalised images (B, 3, S, S); :func:`encode` as the recipe pools if not given.
+    Of the images ``chosen`` (n,), ascending, if they are given.
 
     Raises:
         UserError: if they are not finite, or an image cannot be decoded and the set does not skip those.
@@ -223,6 +226,7 @@ def encode_images(
         eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation),
         recipe,
         title,
+        chosen,
     )
     check_finite(computed.values.isfinite().flatten(1).all(1).numpy(), images, computed.index, "the encoder's features")
     return computed

@@ -26,6 +26,7 @@ from lutbench.recipes.base import (
     WeightsSource,
 )
 from lutbench.recipes.pretrain import check_schedule, kept_checkpoints
+from lutbench.recipes.shares import at_share
 
 Pool = Literal["class", "mean"]
 """What is taken of an encoder's tokens: the class token, or the mean over the patches."""
@@ -37,6 +38,8 @@ class EncoderSource(WeightsSource):
     architecture: EncoderRecipe
     export: Annotated[Literal["encoder", "teacher", "classifier"], Later] = "encoder"
     """Which of a run's encoders: the student's or the teacher's of a pre-training, or that in a fine-tuning's classifier."""
+    at: Annotated[float, Later, Field(ge=0, le=1)] = 1.0
+    """At which share of a pre-training it is that run's; before the end it is one of the run's snapshots."""
     part: Annotated[str, Later] = ""
     """Which of a checkpoint's encoders, such as ``teacher.backbone``; empty for the only one."""
 
@@ -48,7 +51,7 @@ class EncoderSource(WeightsSource):
     @property
     def export_name(self) -> str:
         """Which of a run's exports it is."""
-        return self.export
+        return at_share(self.export, self.at)
 
 
 class DownstreamRecipe(RunRecipe):

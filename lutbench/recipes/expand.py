@@ -13,6 +13,7 @@ from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.robustness import RobustnessTable
 from lutbench.recipes.segmentation import SegmentationDataRecipe
+from lutbench.recipes.snapshot_rows import snapshot_sources, study_rows_of
 from lutbench.recipes.suite import UNTRAINED, AnalysisTable, PlannedRun, Suite, TaskTable
 
 AnyData = DataRecipe | SegmentationDataRecipe
@@ -93,7 +94,7 @@ def _recipe_from_nothing(suite: Suite, data: Mapping[str, AnyData], table: _Tabl
 def _from_encoders(
     name: str, suite: Suite, data: Mapping[str, AnyData], before: Sequence[PlannedRun], table: _Table
 ) -> list[PlannedRun]:
-    """Return the runs of a task: for the encoder of every method, or of those it lists."""
+    """Return the runs of a task: for the encoder of every method, or of those it lists, and with ``at`` for what it was before."""
     kind, where, runs = table.kind, table.where, []
     if "encoder" in table.settings:
         raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
@@ -102,13 +103,22 @@ def _from_encoders(
         if method not in suite.method:
             raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
         made_by, source = _origin(suite, method, before, where)
-        values = {**settings, "encoder": source}
-        if (pool := suite.method[method].pool) and "pool" in kind.recipe.model_fields:
-            values["pool"] = pool
-        recipe = read_recipe(kind.recipe, values, where, also=TaskTable.model_fields)
-        for seed in suite.seeds:
-            needs = replace(made_by, seed=seed).name if made_by else None
-            runs += _draws(PlannedRun(name, kind, table.task, method, seed, recipe, needs), table)
+        rows = {method: source}
+        if table.given.at and made_by and suite.method[method].pretrain:
+            rows |= snapshot_sources(suite, method, made_by, source, table.given.at, where)
+        for row, encoder in rows.items():
+            values = {**settings, "encoder": encoder}
+            if (pool := suite.method[method].pool) and "pool" in kind.recipe.model_fields:
+                values["pool"] = pool
+            recipe = read_recipe(kind.recipe, values, where, also=TaskTable.model_fields)
+            for seed in suite.seeds:
+                needs = replace(made_by, seed=seed).name if made_by else None
+                runs += _draws(PlannedRun(name, kind, table.task, row, seed, recipe, needs), table)
+    if table.given.at and not study_rows_of(runs):
+        raise UserError(
+            f"{where}.at: expected shares short of 1 of the pre-training of its methods, found none, or no method that a pre-training of this "
+            "suite makes. Leave it out."
+        )
     if isinstance(table.given, AnalysisTable):
         runs += _untrained(suite, runs)
     return runs
@@ -219,7 +229,8 @@ def _measured(given: RobustnessTable, before: Sequence[PlannedRun], where: str) 
             raise unknown(f"{where}.tasks: expected fine-tunings, found {task!r}", task, fitting)
     measured = [run for run in finetuned if run.task in given.tasks]
     known = list(dict.fromkeys(run.method for run in measured))
-    methods = known if given.methods is None else given.methods
+    on_the_way = {row for *_, row in study_rows_of(measured)}  # measured if they are listed
+    methods = [row for row in known if row not in on_the_way] if given.methods is None else given.methods
     for method in methods:
         if method not in known:
             of = listed(given.tasks) or "none"

@@ -16,6 +16,7 @@ from lutbench.recipes.expand import AnyData, expand
 from lutbench.recipes.joining import join_rows
 from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe
+from lutbench.recipes.snapshot_rows import snapshot_studies, study_rows_of
 from lutbench.recipes.suite import LoadedSuite, Suite
 from lutbench.recipes.suite_files import (
     LENGTHS,
@@ -93,7 +94,15 @@ def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows], results
     for run, times in Counter(run.name for run in runs).items():
         if times > 1:
             raise UserError(f"{run} would be run {times} times: name every seed, and every method of a task, once.")
-    return LoadedSuite(path.stem, suite, tuple(runs), given, budgets)
+    return LoadedSuite(
+        path.stem,
+        suite,
+        tuple(runs),
+        given,
+        budgets,
+        studies=tuple(snapshot_studies(suite, runs)),
+        study_rows=study_rows_of(runs),
+    )
 
 
 def _data(name: str, values: dict[str, Any]) -> AnyData:

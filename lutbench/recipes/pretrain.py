@@ -25,6 +25,7 @@ from lutbench.recipes.base import (
     Samples,
     Width,
 )
+from lutbench.recipes.shares import Snapshots
 
 
 def _one_of(known: Mapping[str, str]) -> AfterValidator:
@@ -141,6 +142,16 @@ class PretrainRecipe(RunRecipe):
     """Optimiser steps between readings of the losses."""
     compile: Annotated[bool, Runtime] = False
     """Compile the student and the teacher (torch.compile)."""
+    snapshots: Annotated[Snapshots, Runtime] = Field([])
+    """Shares of the optimiser steps at which the encoder is kept too; 0 is the initial one."""
+    snapshot_teacher: Annotated[bool, Runtime] = False
+    """Keep the teacher's encoder, where there is one, at these shares as well: what a run keeps, and so its disk, is said in its own table."""
+    knn_every: Annotated[Count | None, Runtime] = None
+    """Epochs between evaluations of the student's encoder by k-NN on the way, and one at the end; none if not given."""
+    knn_images: Annotated[Count, Runtime] = 20_000
+    """Images of either split that these take at most, evenly spaced (our choice: an epoch of ImageNet has 64 times as many)."""
+    knn_neighbours: Annotated[Count, Runtime] = 20
+    """As the task ``knn`` has them."""
 
     @property
     def has_context(self) -> bool:
@@ -162,13 +173,25 @@ class PretrainRecipe(RunRecipe):
         """Short side of the images in the cache, if it reads from one."""
         return self.encoder.image_size if self.cache else None
 
+    @property
+    def snapshot_exports(self) -> tuple[str, ...]:
+        """What is kept at each share of ``snapshots``, by the names of a run's exports."""
+        return ("encoder", "teacher") if self.snapshot_teacher and self.has_context else ("encoder",)
+
+    @property
+    def knn_epochs(self) -> list[int]:
+        """The epochs after which the encoder is evaluated by k-NN."""
+        return [*range(self.knn_every, self.epochs, self.knn_every), self.epochs] if self.knn_every else []
+
     def samples(self, images: Mapping[str, int]) -> Samples:
-        """Return the training images, once per epoch."""
-        return Samples(self.epochs * images["train"], 0)
+        """Return the training images, once per epoch, and those that are encoded for k-NN on the way."""
+        encoded = sum(min(images[split], self.knn_images) for split in ("train", "val")) if self.knn_every else 0
+        return Samples(self.epochs * images["train"], len(self.knn_epochs) * encoded)
 
     def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
-        """Return how many of those saved every ``save_every`` steps stay."""
-        return kept_checkpoints(images, keep, self.epochs, self.batch, self.save_every)
+        """Return how many of those saved every ``save_every`` steps, and before every evaluation by k-NN, stay."""
+        regular = kept_checkpoints(images, keep, self.epochs, self.batch, self.save_every)
+        return min(keep, regular + len(self.knn_epochs[:-1]))
 
     @property
     def lr(self) -> float:
@@ -208,6 +231,11 @@ class PretrainRecipe(RunRecipe):
         if self.cache and self.crop != "simple":
             raise ValueError(
                 "cache = true holds resized images, and crop = 'random' cuts from the full ones: set one of them otherwise"
+            )
+        if self.knn_every and (self.data.streaming or not self.data.val):
+            found = "data.val is empty" if not self.data.val else "data.streaming = true gives no fixed order"
+            raise ValueError(
+                f"knn_every evaluates on a validation split, among the training images, and {found}: leave knn_every out, or give such a set"
             )
         if self.has_context and self.head_norm == "batch" and (self.micro_batch or self.batch) < 2:
             raise ValueError(

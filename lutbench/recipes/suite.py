@@ -12,7 +12,7 @@ One TOML file holds everything that a reader needs to know what is run::
 ``data = "NAME"`` and ``encoder = "NAME"`` refer to those tables. Every task is run for every method (or those it
 lists), for every seed; its classifiers are then measured on every robustness dataset. A method can also be what a run made
 beside its encoder: the teacher of a pre-training (``teacher = true``), or the encoder of a fine-tuned classifier
-(``finetuned = "TASK/METHOD"``). Folders and files are named by the NAMEs.
+(``finetuned = "TASK/METHOD"``); and with ``at`` a task is run for what a pre-training had come to on the way. Folders and files are named by the NAMEs.
 
 ``extends = "small"`` takes everything of another suite and adds or changes tables, see :mod:`lutbench.recipes.suite_files`.
 """
@@ -29,6 +29,7 @@ from lutbench.errors import unknown
 from lutbench.kinds import STAGES, Kind
 from lutbench.recipes.base import SEED_BOUND, EncoderRecipe, Name, PreprocessingRecipe, Recipe, RunRecipe
 from lutbench.recipes.robustness import ClassifierTable, RobustnessDatasetRecipe, RobustnessTable
+from lutbench.recipes.shares import At
 
 UNTRAINED = "untrained"
 """What the names of the rows begin with that an analysis adds: encoders of random weights."""
@@ -108,6 +109,9 @@ class TaskTable(Recipe, extra="allow"):
     draws: Annotated[int, Field(ge=1, le=1000)] = 1
     """Of a task with ``shots`` or a ``share`` of the training images, how many draws of them it is run for, the first ``draw = 0``;
     tables have their mean."""
+    at: At | None = None
+    """Shares of their pre-training, short of its end, at which it is run for methods as well that a run of this suite makes, as rows
+    METHOD-at-SHARE, for a curve. The run has to keep these ``snapshots``; 1, the method itself, is there in any case."""
     published: str = ""
     """The task's name in lutbench/report/published.toml."""
 
@@ -222,6 +226,30 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class StudyPoint:
+    """A point of a study: the values that are varied, and the rows of the tables that have them."""
+
+    values: Mapping[str, Any]
+    """``{"context_weight": 0.05}``, or ``{"at": 0.1}``."""
+    rows: Mapping[tuple[str, str], tuple[str, str, str]]
+    """(column, series) -> stage, task and method of a row. The column is a task as the suite file names it, the series the
+    method that is varied."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the report draws and compares: metrics against what is varied, a line per series."""
+
+    name: str
+    """``sweep.NAME``, or ``at.TASK``."""
+    title: str
+    axes: tuple[str, ...]
+    points: tuple[StudyPoint, ...]
+    base: int | None
+    """Place of the point that differences are to."""
+
+
+@dataclass(frozen=True)
 class LoadedSuite:
     """A checked suite and the runs it consists of, each after the one it needs."""
 
@@ -232,6 +260,10 @@ class LoadedSuite:
     """The suite as the command named it, by name or path, with what ``--set`` changed: for messages that say what to run."""
     budgets: Mapping[str, Budget] = field(default_factory=dict)
     """Of the pre-training runs whose epochs follow from another's compute, by their names in the suite file."""
+    studies: tuple[Study, ...] = ()
+    """Curves, and tables of differences, beside the main table."""
+    study_rows: frozenset[tuple[str, str, str]] = frozenset()
+    """Stage, task and method of the rows that are there for studies alone."""
 
     def run(self, name: str) -> PlannedRun:
         """Return the run of this name."""
