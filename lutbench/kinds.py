@@ -73,6 +73,7 @@ class Kind:
 
 
 _OUTCOMES = "lutbench.evaluate.outcomes:Outcomes"
+_CONFUSIONS = "downstream.segmentation.confusions:Confusions"
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
@@ -81,7 +82,9 @@ KINDS: Mapping[str, Kind] = {
         Kind("finetune", "downstream", "lutbench.recipes.downstream:FinetuneRecipe", "downstream.finetune", "encoder", _OUTCOMES),
         Kind("linear", "downstream", "lutbench.recipes.probes:LinearRecipe", "downstream.linear", "encoder", _OUTCOMES),
         Kind("knn", "downstream", "lutbench.recipes.probes:KnnRecipe", "downstream.knn", "encoder", _OUTCOMES),
-        Kind("segmentation", "downstream", "lutbench.recipes.segmentation:SegmentationRecipe", "downstream.segmentation.task", "encoder", "downstream.segmentation.confusions:Confusions", "downstream.segmentation.report"),
+        Kind("segmentation", "downstream", "lutbench.recipes.segmentation:SegmentationRecipe", "downstream.segmentation.task", "encoder", _CONFUSIONS, "downstream.segmentation.report"),
+        Kind("segmentation-linear", "downstream", "lutbench.recipes.dense:DenseLinearRecipe", "downstream.segmentation.dense_linear", "encoder", _CONFUSIONS, "downstream.segmentation.report"),
+        Kind("segmentation-knn", "downstream", "lutbench.recipes.dense:DenseKnnRecipe", "downstream.segmentation.dense_knn", "encoder", _CONFUSIONS, "downstream.segmentation.report"),
         Kind("robustness", "robustness", "lutbench.recipes.robustness:RobustnessRecipe", "robustness.measure", "classifier", "robustness.condition_outcomes:RobustnessOutcomes", "robustness.report"),
         Kind("analysis", "analysis", "lutbench.recipes.analysis:AnalysisRecipe", "analysis.analyse", "encoder", "analysis.block_outcomes:BlockOutcomes", "analysis.report"),
     )
