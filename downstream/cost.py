@@ -5,7 +5,7 @@ The layer of a probe and the comparison of neighbours are left out: they are sma
 
 from lutbench.models.encoders import feature_width
 from lutbench.plan.compute import STEP, Cost, transformer
-from lutbench.recipes.downstream import ClassificationRecipe, FinetuneRecipe
+from lutbench.recipes.downstream import FinetuneRecipe, ImageTaskRecipe
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
 
@@ -22,7 +22,7 @@ def linear_probe(run: Run[LinearRecipe], classes: int) -> Cost:
     return encoding(run, classes)._replace(checkpoint=2 * layer, exported=layer)
 
 
-def encoding(run: Run[ClassificationRecipe], classes: int) -> Cost:
+def encoding(run: Run[ImageTaskRecipe], classes: int) -> Cost:
     """Return what it takes to encode an image, whatever the number of ``classes``; nothing is kept."""
     flop = transformer(run.recipe.encoder.architecture, run.recipe.side).flop
     return Cost(flop, flop)

@@ -1,5 +1,7 @@
 """What every classification task begins with."""
 
+from typing import Any
+
 from PIL import Image
 from torch import Tensor
 
@@ -8,8 +10,7 @@ from lutbench.data.preflight import preflight
 from lutbench.evaluate.transform import Transform
 from lutbench.models.encoders import Pool, feature_width, timm_arguments
 from lutbench.models.pretrained import check_encoder_weights
-from lutbench.recipes.downstream import ClassificationRecipe
-from lutbench.recipes.probes import KnnRecipe, LinearRecipe
+from lutbench.recipes.downstream import ClassificationRecipe, ImageTaskRecipe
 from lutbench.run import Run, row_named
 
 
@@ -28,13 +29,17 @@ def check_classification(run: Run[ClassificationRecipe]) -> None:
     preflight(run, train, val, by_class=True)
 
 
-def check_weights(run: Run[ClassificationRecipe]) -> None:
+def check_weights(run: Run[ImageTaskRecipe]) -> None:
     """Check that the encoder has the features that the task takes, and its weights, see :func:`check_encoder_weights`."""
+    check_features(run, getattr(run.recipe, "pool", "mean"))
+
+
+def check_features(run: Run[Any], pool: Pool | None = None) -> None:
+    """Check that the encoder has features for images of the task's size, by ``pool`` or the recipe's, and its weights."""
     recipe = run.recipe
-    pool: Pool = recipe.pool if isinstance(recipe, KnnRecipe | LinearRecipe) else "mean"
     timm_arguments(recipe.encoder.architecture, recipe.side)  # what is wrong with it, is so in every row
     with row_named(run):
-        feature_width(recipe.encoder.architecture, recipe.side, pool)
+        feature_width(recipe.encoder.architecture, recipe.side, pool or recipe.pool)
     check_encoder_weights(run, recipe.image_size)
 
 

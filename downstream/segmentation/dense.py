@@ -72,7 +72,8 @@ def slide(image: Tensor, scores: Scores, recipe: DenseRecipe, size: tuple[int, i
     found = scores(windows_of(whole, recipe))
     total = found.new_zeros(found.shape[1], *whole.shape[-2:])
     counts = found.new_zeros(whole.shape[-2:])
-    for (top, left), of_window in zip(corners(*whole.shape[-2:], recipe.crop, recipe.stride), found, strict=True):
+    places = corners(whole.shape[-2], whole.shape[-1], recipe.crop, recipe.stride)
+    for (top, left), of_window in zip(places, found, strict=True):
         place = (..., slice(top, top + recipe.crop), slice(left, left + recipe.crop))
         total[place] += enlarged(of_window[None], (recipe.crop, recipe.crop))[0]
         counts[place] += 1

@@ -62,7 +62,7 @@ def pixels_of(sample: dict[str, Any]) -> Tensor:
 
 def mask_of(sample: dict[str, Any], ignore: int) -> Tensor:
     """Return the classes (H, W), uint8, of a sample of MMSegmentation's, in which ``ignore`` marks what does not count; 255 does here."""
-    mask = sample["data_samples"].gt_sem_seg.data[0]
+    mask: Tensor = sample["data_samples"].gt_sem_seg.data[0]
     return mask.where(mask != ignore, IGNORED).to(torch.uint8)
 
 

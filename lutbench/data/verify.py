@@ -91,7 +91,7 @@ def _verify_splits(
         if toy:
             compare_built(toy.pixels[split], dataset, full and not scans[split].undecodable, report)
     metadata = {split: metadata_of(dataset, scans[split]) for split, dataset in opened.items()}
-    if len(opened) == 2 and not getattr(known.recipe, "streaming", False):
+    if {*opened} == {"train", "val"} and not getattr(known.recipe, "streaming", False):
         duplicates = find_duplicates(opened["train"], opened["val"], (scans["train"], scans["val"]))
         (report.notes if duplicates.pairs else report.lines).append(str(duplicates))
         metadata["val"].duplicates = len(duplicates.pairs)
