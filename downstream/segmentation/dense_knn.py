@@ -1,7 +1,6 @@
 """The vote of the nearest patches of the training set on every patch of an image (Balazevic et al. 2023, section 3.1)."""
 
 import time
-import warnings
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,6 @@ def perform(run: Run[DenseKnnRecipe]) -> None:
     """
     with quiet():
         from downstream.segmentation.dense_data import evaluated
-    warnings.filterwarnings("ignore", category=UserWarning, module="mm")
     recipe, processes, grid = run.recipe, accelerator(), grid_of(run.recipe)
     encoder = encoder_of(run, recipe.crop).to(processes.device).eval()
 

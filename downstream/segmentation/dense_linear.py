@@ -1,11 +1,11 @@
 """A linear layer on the patch tokens of a frozen encoder, trained on crops with masks (DINOv2, section 7.4)."""
 
 import time
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -56,7 +56,6 @@ def perform(run: Run[DenseLinearRecipe]) -> None:
     """
     with quiet():
         from downstream.segmentation.dense_data import evaluated, training_crops
-    warnings.filterwarnings("ignore", category=UserWarning, module="mm")
     recipe, processes = run.recipe, accelerator()
     train, grid = run.dataset("train"), grid_of(recipe)
     encoder = encoder_of(run, recipe.crop).to(processes.device).eval().requires_grad_(False)
@@ -93,6 +92,7 @@ def perform(run: Run[DenseLinearRecipe]) -> None:
                 run.save(step + 1, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
     check_moved(head, extra_state["digest"])
+    head.load_state_dict(broadcast(head.state_dict()))  # on GPUs the gradient of enlarging is summed in any order
 
     # What came of it
     began = time.monotonic()

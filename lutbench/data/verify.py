@@ -149,9 +149,8 @@ def compare_built(pinned: str, dataset: Any, full: bool, report: VerifyReport) -
 def _compare_counts(known: KnownDataset, opened: Mapping[str, Any], report: VerifyReport) -> None:
     module = dataset_module(known.recipe)
     for split, dataset in opened.items():
-        report.lines.append(
-            f"{split}: {len(dataset):,} images, {len(dataset.classes):,} classes, fingerprint {dataset.fingerprint[:12]}"
-        )
+        classes = f"{len(dataset.classes):,} classes, " if known.classes else ""
+        report.lines.append(f"{split}: {len(dataset):,} images, {classes}fingerprint {dataset.fingerprint[:12]}")
         _expect(f"{split}, classes", len(dataset.classes), known.classes, report)
         _expect_class_names(known, dataset, report)
         if split in known.images:

@@ -10,14 +10,11 @@ from numpy.typing import NDArray
 from lutbench.arrays import Layout
 from lutbench.evaluate.image_names import ARRAY, KEY, check_same_images, labelled_names, packed_names, unpacked_names
 from lutbench.evaluate.outcomes import Measurement, PerImage, fingerprint_text, names_fingerprint
-from lutbench.evaluate.statistics import Comparison, bootstrap, percentiles, resampled
+from lutbench.evaluate.statistics import QUERIES, Comparison, bootstrap, percentiles, resampled
 from lutbench.files import check_plain
 
 if TYPE_CHECKING:
     import pandas as pd
-
-BOOTSTRAP = "bootstrap over queries"
-"""Name of the intervals: percentiles over resamples of the queries."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class QueryScores(PerImage):
         made = []
         for place, (metric, n) in enumerate(zip(self.metrics, counts.tolist(), strict=True)):
             ends: dict[str, Any] = (
-                {"low": float(low[place]), "high": float(high[place]), "interval": BOOTSTRAP} if n > 1 else {}
+                {"low": float(low[place]), "high": float(high[place]), "interval": QUERIES} if n > 1 else {}
             )
             made.append(Measurement(metric=metric, value=float(values[place]), n=n, **ends))
         return made
