@@ -11,7 +11,7 @@ from lutbench.models.meta import shapes_only
 from lutbench.models.tokens import token_shape
 from lutbench.plan.compute import STEP, Cost, counted, transformer, values
 from lutbench.recipes.attentive import AttentiveRecipe
-from lutbench.recipes.downstream import ClassificationRecipe, FinetuneRecipe
+from lutbench.recipes.downstream import FinetuneRecipe, ImageTaskRecipe
 from lutbench.recipes.probes import LinearRecipe, LogisticRecipe, ProbeRecipe
 from lutbench.run import Run
 
@@ -51,7 +51,7 @@ def attentive_probe(run: Run[AttentiveRecipe], classes: int) -> Cost:
     return Cost(encoder + trained, encoder + one, 3 * values(head), values(head))
 
 
-def encoding(run: Run[ClassificationRecipe], classes: int) -> Cost:
+def encoding(run: Run[ImageTaskRecipe], classes: int) -> Cost:
     """Return what it takes to encode an image, whatever the number of ``classes``; nothing is kept."""
     flop = transformer(run.recipe.encoder.architecture, run.recipe.side).flop
     return Cost(flop, flop)

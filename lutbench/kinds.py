@@ -73,6 +73,8 @@ class Kind:
 
 
 _OUTCOMES = "lutbench.evaluate.outcomes:Outcomes"
+_CONFUSIONS = "downstream.segmentation.confusions:Confusions"
+_QUERIES = "lutbench.evaluate.queries:QueryScores"
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
@@ -83,7 +85,11 @@ KINDS: Mapping[str, Kind] = {
         Kind("knn", "downstream", "lutbench.recipes.probes:KnnRecipe", "downstream.knn", "encoder", _OUTCOMES),
         Kind("logistic", "downstream", "lutbench.recipes.probes:LogisticRecipe", "downstream.logistic", "encoder", _OUTCOMES),
         Kind("attentive", "downstream", "lutbench.recipes.attentive:AttentiveRecipe", "downstream.attentive", "encoder", _OUTCOMES),
-        Kind("segmentation", "downstream", "lutbench.recipes.segmentation:SegmentationRecipe", "downstream.segmentation.task", "encoder", "downstream.segmentation.confusions:Confusions", "downstream.segmentation.report"),
+        Kind("segmentation", "downstream", "lutbench.recipes.segmentation:SegmentationRecipe", "downstream.segmentation.task", "encoder", _CONFUSIONS, "downstream.segmentation.report"),
+        Kind("segmentation-linear", "downstream", "lutbench.recipes.dense:DenseLinearRecipe", "downstream.segmentation.dense_linear", "encoder", _CONFUSIONS, "downstream.segmentation.report"),
+        Kind("segmentation-knn", "downstream", "lutbench.recipes.dense:DenseKnnRecipe", "downstream.segmentation.dense_knn", "encoder", _CONFUSIONS, "downstream.segmentation.report"),
+        Kind("retrieval", "downstream", "lutbench.recipes.retrieval:RetrievalRecipe", "downstream.retrieval", "encoder", _QUERIES),
+        Kind("instance-retrieval", "downstream", "lutbench.recipes.retrieval:InstanceRetrievalRecipe", "downstream.instance_retrieval", "encoder", _QUERIES),
         Kind("robustness", "robustness", "lutbench.recipes.robustness:RobustnessRecipe", "robustness.measure", "classifier", "robustness.condition_outcomes:RobustnessOutcomes", "robustness.report"),
         Kind("analysis", "analysis", "lutbench.recipes.analysis:AnalysisRecipe", "analysis.analyse", "encoder", "analysis.block_outcomes:BlockOutcomes", "analysis.report"),
     )
@@ -96,6 +102,7 @@ STAGES = tuple(dict.fromkeys(kind.stage for kind in KINDS.values()))
 DATASETS: Mapping[str, str] = {
     "DataRecipe": "lutbench.data.images",
     "SegmentationDataRecipe": "lutbench.data.scenes",
+    "RevisitedDataRecipe": "lutbench.data.revisited",
     "RobustnessDatasetRecipe": "robustness.datasets",
 }
 """The module behind each type of dataset, by the name of its recipe's type. It has

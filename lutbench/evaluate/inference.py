@@ -42,18 +42,23 @@ class InferenceRecipe(Protocol):
     def workers(self) -> int: ...
 
 
-class EvaluationRecipe(InferenceRecipe, Protocol):
-    """The same with what is seen of an image, and the metric that tables print."""
+class CentreRecipe(InferenceRecipe, Protocol):
+    """The same with what is seen of an image."""
 
     @property
     def side(self) -> int: ...
     @property
     def eval_crop(self) -> float: ...
+
+
+class EvaluationRecipe(CentreRecipe, Protocol):
+    """The same with the metric that tables print."""
+
     @property
     def metric(self) -> Metric: ...
 
 
-class FeatureRecipe(EvaluationRecipe, Protocol):
+class FeatureRecipe(CentreRecipe, Protocol):
     """The same with what is taken of an encoder's tokens."""
 
     @property

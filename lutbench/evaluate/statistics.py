@@ -18,6 +18,9 @@ Z = float(ndtri((1 + LEVEL) / 2))
 BOOTSTRAP = "bootstrap over images"
 """Name of the percentile interval, as measurements carry it."""
 
+QUERIES = "bootstrap over queries"
+"""The same over the queries of a retrieval."""
+
 BASIC = "basic bootstrap over images"
 """Name of the interval that is the percentiles of a bootstrap, reflected at the value (Efron and Tibshirani 1993, section 13.3).
 

@@ -100,6 +100,16 @@ class ImageTaskRecipe(DownstreamRecipe):
         """What of its weights' preprocessing it applies: the crop too, unless it has one of its own."""
         return ("mean", "std", "interpolation", "crop_pct")
 
+    @property
+    def pooling(self) -> Pool:
+        """What it takes of an encoder's tokens."""
+        return "mean"
+
+    @property
+    def blocks_taken(self) -> tuple[int, ...]:
+        """The blocks after which it takes features; none of the encoder's output."""
+        return ()
+
     @model_validator(mode="after")
     def _not_streamed(self) -> Self:
         if self.data.streaming:
@@ -152,16 +162,6 @@ class ClassificationRecipe(ImageTaskRecipe):
     def metric(self) -> Metric:
         """The metric that the literature prints for the dataset."""
         return self.data.metric
-
-    @property
-    def pooling(self) -> Pool:
-        """What it takes of an encoder's tokens."""
-        return "mean"
-
-    @property
-    def blocks_taken(self) -> tuple[int, ...]:
-        """The blocks after which it takes features; none of the encoder's output."""
-        return ()
 
 
 def _zero_or_more(strength: float) -> float:

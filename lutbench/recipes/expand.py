@@ -11,12 +11,19 @@ from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Reci
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.reading import read_recipe
+from lutbench.recipes.retrieval import RevisitedDataRecipe
 from lutbench.recipes.robustness import RobustnessTable
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.snapshot_rows import snapshot_sources, study_rows_of
 from lutbench.recipes.suite import UNTRAINED, AnalysisTable, PlannedRun, Suite, TaskTable
 
-AnyData = DataRecipe | SegmentationDataRecipe
+AnyData = DataRecipe | SegmentationDataRecipe | RevisitedDataRecipe
+
+_SHOWS: Mapping[Any, str] = {
+    SegmentationDataRecipe: "images with masks",
+    RevisitedDataRecipe: "photographs with queries (revisited Oxford or Paris)",
+}
+"""What a set of each type is of, where it is not of images with or without labels."""
 
 
 class _Table(NamedTuple):
@@ -265,7 +272,7 @@ def _with_data(
     """Return ``settings`` with the name of a dataset replaced by what it names, which must be what ``model`` works on."""
     name, wanted = settings.get("data"), model.model_fields["data"].annotation
     if isinstance(name, str) and name in data and type(data[name]) is not wanted:
-        needs = "images with masks" if wanted is SegmentationDataRecipe else "images"
+        needs = _SHOWS.get(wanted, "images")
         fitting = [other for other, recipe in data.items() if type(recipe) is wanted]
         raise UserError(
             f"{where}.data: expected a set of {needs}, found {name}, whose source is {data[name].source}. "

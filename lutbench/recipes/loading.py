@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, get_args
 
-from lutbench.data.catalogue import MEASURED_ON, TRAINED_ON
+from lutbench.data.catalogue import CATALOGUE, MEASURED_ON
 from lutbench.errors import UserError, nearest, unknown
 from lutbench.kinds import KINDS
 from lutbench.recipes.base import DataRecipe, check_name
@@ -15,6 +15,7 @@ from lutbench.recipes.budget import MeasuredIn, check_places, within_budgets
 from lutbench.recipes.expand import AnyData, expand
 from lutbench.recipes.joining import join_rows
 from lutbench.recipes.reading import read_recipe
+from lutbench.recipes.retrieval import RevisitedDataRecipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.snapshot_rows import snapshot_studies, study_rows_of
 from lutbench.recipes.suite import LoadedSuite, Suite
@@ -33,10 +34,10 @@ __all__ = ["SUITES", "load_suite"]
 
 SOURCES: dict[str, type[AnyData]] = {
     source: recipe
-    for recipe in (DataRecipe, SegmentationDataRecipe)
+    for recipe in (DataRecipe, SegmentationDataRecipe, RevisitedDataRecipe)
     for source in get_args(recipe.model_fields["source"].annotation)
 }
-"""The type of recipe that describes each source of data: images with or without labels, or images with masks."""
+"""The type of recipe that describes each source of data: images with or without labels, with masks, or with queries."""
 
 
 def load_suite(
@@ -109,12 +110,12 @@ def _data(name: str, values: dict[str, Any]) -> AnyData:
     """Return the recipe of ``[data.NAME]``; with ``known`` that of a known dataset, and what else is given changes it."""
     if "known" in values:
         known = values["known"]
-        problem = f"data.{name}.known: there is no set {known!r} to train on"
+        problem = f"data.{name}.known: there is no set {known!r} for [data.NAME]"
         if known in list(MEASURED_ON):
             raise UserError(f"{problem}. It is a robustness dataset: name it in the sets of a [robustness.NAME].")
-        if known not in list(TRAINED_ON):
-            raise unknown(problem, known, TRAINED_ON)
-        recipe = TRAINED_ON[known].recipe.model_dump(exclude_defaults=True)
+        if known not in list(CATALOGUE):
+            raise unknown(problem, known, [name for name in CATALOGUE if name not in MEASURED_ON])
+        recipe = CATALOGUE[known].recipe.model_dump(exclude_defaults=True)
         values = {**recipe, **{key: value for key, value in values.items() if key != "known"}}
     source = values.get("source", "folder")
     if source not in list(SOURCES):

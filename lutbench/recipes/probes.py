@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from lutbench.recipes.base import Batch, Count, CountOrZero, CropScale, Later, Samples
+from lutbench.recipes.base import Batch, Count, CountOrZero, CropScale, Later, Recipe, Samples
 from lutbench.recipes.downstream import ClassificationRecipe, Pool
 from lutbench.recipes.pretrain import check_schedule, kept_checkpoints
 
@@ -29,8 +29,8 @@ FeatureTransform = Annotated[Literal["none", "centre", "standardise", "whiten"],
 the mean is taken off; every feature is divided by its deviation too; or the directions of the features are, so that all vary alike."""
 
 
-class ProbeRecipe(ClassificationRecipe):
-    """What every probe has: which features of a frozen encoder it takes."""
+class FeatureSettings(Recipe):
+    """Which features of a frozen encoder are taken."""
 
     pool: Pool = "mean"
     """The mean of the patch tokens, or the class token."""
@@ -47,6 +47,10 @@ class ProbeRecipe(ClassificationRecipe):
     def blocks_taken(self) -> tuple[int, ...]:
         """The blocks after which it takes features, as they are given; none of the encoder's output."""
         return tuple(self.blocks or ())
+
+
+class ProbeRecipe(FeatureSettings, ClassificationRecipe):
+    """What every classification on the features of a frozen encoder has."""
 
 
 class LinearRecipe(ProbeRecipe):

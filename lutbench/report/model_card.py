@@ -25,6 +25,10 @@ TASKS = {
     "knn": ("image-classification", "k-NN"),
     "attentive": ("image-classification", "attentive probe"),
     "segmentation": ("image-segmentation", "segmentation"),
+    "segmentation-linear": ("image-segmentation", "segmentation, linear probe"),
+    "segmentation-knn": ("image-segmentation", "segmentation, k-NN"),
+    "retrieval": ("image-feature-extraction", "retrieval"),
+    "instance-retrieval": ("image-feature-extraction", "retrieval of instances"),
     "robustness": ("image-classification", "robustness"),
 }
 """The Hub's name of what a kind of run does, and the field's."""

@@ -7,7 +7,7 @@ from string import ascii_lowercase
 import pandas as pd
 
 from lutbench.evaluate.outcomes import Measurement, decimals
-from lutbench.evaluate.statistics import BASIC, BOOTSTRAP, RESAMPLES
+from lutbench.evaluate.statistics import BASIC, BOOTSTRAP, QUERIES, RESAMPLES
 from lutbench.report.entries import OF_DRAWS, STUDENT, TableEntry, method_order
 from lutbench.report.published import NOT_KNOWN, PublishedValue
 from lutbench.report.sections import Section, View, directed, signed
@@ -17,6 +17,7 @@ INTERVALS = {
     "Newcombe": "Newcombe's over images",
     "Bonett-Price": "Bonett and Price's over images",
     BOOTSTRAP: f"percentiles of {RESAMPLES} resamples of the images",
+    QUERIES: f"percentiles of {RESAMPLES} resamples of the queries",
     BASIC: "percentiles of resamples of the images, reflected at the value",
     STUDENT: f"{STUDENT} over seeds",
     OF_DRAWS: f"{STUDENT} over draws of the training images",
