@@ -77,8 +77,8 @@ def test_tokens_of_several_blocks_are_one_behind_the_other() -> None:
     settings = {"crop": 64, "stride": 64, "blocks": [4, 12]}
     both = tokens_of(encoder, pixels, grid_of(linear(**settings)).blocks)
     assert grid_of(linear(**settings))[:2] == (384, 4) == both.shape[1:3]
-    assert torch.equal(both[:, 192:], tokens_of(encoder, pixels, (11,)))
-    assert torch.equal(both[:, :192], tokens_of(encoder, pixels, (3,)))
+    assert torch.equal(both[:, 192:], tokens_of(encoder, pixels, (12,)))
+    assert torch.equal(both[:, :192], tokens_of(encoder, pixels, (4,)))
 
 
 def test_a_norm_behind_the_mean_is_applied_to_the_tokens() -> None:
@@ -86,7 +86,7 @@ def test_a_norm_behind_the_mean_is_applied_to_the_tokens() -> None:
     torch.nn.init.uniform_(encoder.fc_norm.weight)
     pixels = torch.randn(1, 3, 64, 64)
     expected = encoder.fc_norm(encoder.forward_features(pixels)[:, 1:])
-    found = tokens_of(encoder, pixels, (11,)).flatten(2).transpose(1, 2)
+    found = tokens_of(encoder, pixels, (12,)).flatten(2).transpose(1, 2)
     torch.testing.assert_close(found, expected)
 
 
