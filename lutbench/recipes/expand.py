@@ -1,24 +1,24 @@
 """From the tables of a suite file to the runs that they make. What a stage's runs start from decides the form of its tables."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from lutbench.data.catalogue import MEASURED_ON
 from lutbench.errors import UserError, listed, unknown
 from lutbench.kinds import KINDS, STAGES, Kind, kinds_of
-from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Recipe
+from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Recipe, RunRecipe
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.robustness import RobustnessTable
 from lutbench.recipes.segmentation import SegmentationDataRecipe
-from lutbench.recipes.suite import UNTRAINED, AnalysisTable, PlannedRun, Suite, TaskTable
+from lutbench.recipes.suite import UNTRAINED, AnalysisTable, PlannedRun, Row, Suite, TaskTable
 
 AnyData = DataRecipe | SegmentationDataRecipe
 
 
-class _Table(NamedTuple):
+class Table(NamedTuple):
     """A table of a suite file that makes runs of one kind."""
 
     kind: Kind
@@ -35,28 +35,38 @@ class _Table(NamedTuple):
         return f"{self.kind.stage}.{self.task}"
 
 
-def expand(name: str, suite: Suite, data: Mapping[str, AnyData]) -> list[PlannedRun]:
+def expand(name: str, suite: Suite, data: Mapping[str, AnyData], study_rows: Collection[Row] = ()) -> list[PlannedRun]:
     """Return the runs of all stages, each after the one it needs; ``data`` are the suite's datasets.
+
+    ``study_rows`` are there for studies alone: an analysis adds no untrained encoder for them.
 
     Raises:
         UserError: for every setting that is unknown, mistyped, out of range or contradictory.
     """
-    runs: list[PlannedRun] = []
-    for stage in STAGES:
-        for task, given in getattr(suite, stage).items():
-            table = _table(suite, stage, task, given)
-            if table.kind.starts_from == "nothing":
-                runs += _from_nothing(name, suite, data, table)
-            elif table.kind.starts_from == "encoder":
-                runs += _from_encoders(name, suite, data, runs, table)
-            else:
-                runs += _from_classifiers(name, suite, runs, table)
+    runs = expand_stages(name, suite, data, STAGES, study_rows)
     for method in suite.method:
         _origin(suite, method, runs)  # also of those that no table is run for
     return runs
 
 
-def _table(suite: Suite, stage: str, task: str, given: Any) -> _Table:
+def expand_stages(
+    name: str, suite: Suite, data: Mapping[str, AnyData], stages: Sequence[str], study_rows: Collection[Row] = ()
+) -> list[PlannedRun]:
+    """Return the runs of the first so many stages, as :func:`expand` does."""
+    runs: list[PlannedRun] = []
+    for stage in stages:
+        for task, given in getattr(suite, stage).items():
+            table = table_of(suite, stage, task, given)
+            if table.kind.starts_from == "nothing":
+                runs += _from_nothing(name, suite, data, table)
+            elif table.kind.starts_from == "encoder":
+                runs += _from_encoders(name, suite, data, runs, table, study_rows)
+            else:
+                runs += _from_classifiers(name, suite, runs, table)
+    return runs
+
+
+def table_of(suite: Suite, stage: str, task: str, given: Any) -> Table:
     """Return a table with its kind: the one that it names, or the first of its stage where its form names none."""
     kinds = kinds_of(stage)
     named = isinstance(given, TaskTable)
@@ -64,42 +74,59 @@ def _table(suite: Suite, stage: str, task: str, given: Any) -> _Table:
     if kind not in kinds:
         raise unknown(f"{stage}.{task}.kind: no such task {kind!r}", kind, kinds)
     own = given if isinstance(given, dict) else given.model_extra or {}
-    return _Table(kinds[kind], task, given, suite.defaults.get(kind, {}) | ({"kind": kind} if named else {}) | own)
+    return Table(kinds[kind], task, given, suite.defaults.get(kind, {}) | ({"kind": kind} if named else {}) | own)
 
 
-def _from_nothing(name: str, suite: Suite, data: Mapping[str, AnyData], table: _Table) -> list[PlannedRun]:
+def _from_nothing(name: str, suite: Suite, data: Mapping[str, AnyData], table: Table) -> list[PlannedRun]:
     """Return the runs of a table that starts from nothing but data, such as pre-training: one for every seed."""
-    settings = _resolved(table.settings, "encoder", suite.encoder, table.where)
-    settings = _with_data(settings, table.kind.recipe, data, table.where)
-    recipe = read_recipe(table.kind.recipe, settings, table.where)
+    recipe = recipe_from_nothing(suite, data, table)
     return [PlannedRun(name, table.kind, table.task, "", seed, recipe) for seed in suite.seeds]
 
 
+def recipe_from_nothing(suite: Suite, data: Mapping[str, AnyData], table: Table) -> RunRecipe:
+    """Return the recipe of a table that starts from nothing but data."""
+    settings = _resolved(table.settings, "encoder", suite.encoder, table.where)
+    settings = _with_data(settings, table.kind.recipe, data, table.where)
+    return read_recipe(table.kind.recipe, settings, table.where)
+
+
 def _from_encoders(
-    name: str, suite: Suite, data: Mapping[str, AnyData], before: Sequence[PlannedRun], table: _Table
+    name: str,
+    suite: Suite,
+    data: Mapping[str, AnyData],
+    before: Sequence[PlannedRun],
+    table: Table,
+    study_rows: Collection[Row],
 ) -> list[PlannedRun]:
     """Return the runs of a task: for the encoder of every method, or of those it lists."""
-    kind, where, runs = table.kind, table.where, []
-    if "encoder" in table.settings:
-        raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
-    settings = _with_data(table.settings, kind.recipe, data, where)
-    for method in _methods(suite, table):
-        if method not in suite.method:
-            raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
-        made_by, source = _origin(suite, method, before, where)
-        values = {**settings, "encoder": source}
-        if (pool := suite.method[method].pool) and "pool" in kind.recipe.model_fields:
-            values["pool"] = pool
-        recipe = read_recipe(kind.recipe, values, where, also=TaskTable.model_fields)
+    runs = []
+    for method in methods_of(suite, table):
+        made_by, recipe = recipe_from_encoder(suite, data, before, table, method)
         for seed in suite.seeds:
             needs = replace(made_by, seed=seed).name if made_by else None
-            runs.append(PlannedRun(name, kind, table.task, method, seed, recipe, needs))
+            runs.append(PlannedRun(name, table.kind, table.task, method, seed, recipe, needs))
     if isinstance(table.given, AnalysisTable):
-        runs += _untrained(suite, runs)
+        runs += _untrained(suite, [run for run in runs if run.row not in study_rows])
     return runs
 
 
-def _methods(suite: Suite, table: _Table) -> Sequence[str]:
+def recipe_from_encoder(
+    suite: Suite, data: Mapping[str, AnyData], before: Sequence[PlannedRun], table: Table, method: str
+) -> tuple[PlannedRun | None, RunRecipe]:
+    """Return the run of some seed that makes the encoder of a method, if one does, and the recipe of a task for it."""
+    kind, where = table.kind, table.where
+    if "encoder" in table.settings:
+        raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
+    if method not in suite.method:
+        raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
+    made_by, source = _origin(suite, method, before, where)
+    values = {**_with_data(table.settings, kind.recipe, data, where), "encoder": source}
+    if (pool := suite.method[method].pool) and "pool" in kind.recipe.model_fields:
+        values["pool"] = pool
+    return made_by, read_recipe(kind.recipe, values, where, also=TaskTable.model_fields)
+
+
+def methods_of(suite: Suite, table: Table) -> Sequence[str]:
     """Return the methods that a table is run for: those it lists, or all that can be.
 
     An analysis has untrained encoders as rows in any case. What a fine-tuning made is no row of that very task, nor of those
@@ -143,7 +170,7 @@ def _name(architecture: EncoderRecipe, named: Mapping[str, EncoderRecipe]) -> st
     return exact[0] if exact else f"{next(iter(alike), architecture.model)}-{architecture.image_size}"
 
 
-def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], table: _Table) -> list[PlannedRun]:
+def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], table: Table) -> list[PlannedRun]:
     """Return the runs of a table that names datasets, on each of which finished classifiers are measured."""
     kind, where, given = table.kind, table.where, table.given
     datasets = {known.name: known.recipe for known in MEASURED_ON.values()} | suite.shifted
@@ -265,7 +292,7 @@ def _finetuning(suite: Suite, method: str, named: str, before: Sequence[PlannedR
     if task not in tunings:
         found = f", but a task of kind {suite.downstream[task].kind}" if task in suite.downstream else ""
         raise unknown(f"{where}: there is no fine-tuning {task!r}{found}", task, tunings)
-    rows = _methods(suite, _table(suite, "downstream", task, suite.downstream[task]))
+    rows = methods_of(suite, table_of(suite, "downstream", task, suite.downstream[task]))
     if row not in rows:
         raise unknown(f"{where}: {task} is not run for {row!r}", row, rows)
     made_by = next((run for run in before if (run.stage, run.task, run.method) == ("downstream", task, row)), None)

@@ -14,6 +14,7 @@ from lutbench.recipes.expand import AnyData, expand
 from lutbench.recipes.joining import join_rows
 from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe
+from lutbench.recipes.studies import with_sweeps
 from lutbench.recipes.suite import LoadedSuite, Suite
 from lutbench.recipes.suite_files import SUITES, NewRows, SuiteTables, check_texts, parse_toml, read_suite, suite_path
 
@@ -64,7 +65,8 @@ def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows]) -> Load
             f"classifier.{both[0]}: there is a method of this name. Rename one: both are rows of the tables."
         )
     data = {name: _data(name, values) for name, values in suite.data.items()}
-    runs = expand(path.stem, suite, data)
+    suite, studies, study_rows = with_sweeps(path.stem, suite, data)
+    runs = expand(path.stem, suite, data, study_rows)
     added = (run.method for run in runs if run.method)  # by an analysis: untrained encoders
     rows = list(dict.fromkeys([*suite.method, *suite.classifier, *added]))
     for pair in suite.compare:
@@ -75,7 +77,7 @@ def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows]) -> Load
     for run, times in Counter(run.name for run in runs).items():
         if times > 1:
             raise UserError(f"{run} would be run {times} times: name every seed, and every method of a task, once.")
-    return LoadedSuite(path.stem, suite, tuple(runs), given)
+    return LoadedSuite(path.stem, suite, tuple(runs), given, studies, study_rows)
 
 
 def _data(name: str, values: dict[str, Any]) -> AnyData:
