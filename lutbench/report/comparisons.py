@@ -52,10 +52,13 @@ class Pair(NamedTuple):
 def comparison_sections(view: View) -> list[Section]:
     """Return the suite's pairs of methods on the same images, in a table for each way of comparing that has rows.
 
-    A pair is left out where the two were not run with the same seeds, or not measured on the same images.
+    A pair is left out where the two were not run with the same seeds, or not measured on the same images; and of tasks that a
+    method is run for in a study alone, unless there are no others.
     """
     pairs: list[Pair] = []
-    for of_task in by_task(view.entries):
+    studied = view.suite.studied
+    shown = [e for e in view.entries if e.row not in view.suite.study_rows or e.method in studied]
+    for of_task in by_task(shown):
         found = {(entry.method, entry.metric): entry for entry in of_task}
         for first, second in view.suite.config.compare:
             for metric in dict.fromkeys(entry.metric for entry in of_task):

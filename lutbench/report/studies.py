@@ -11,6 +11,7 @@ from lutbench.recipes.suite import Study, StudyPoint
 from lutbench.recipes.sweeps import in_words, value_text
 from lutbench.report.comparisons import Pair, compare, difference_numbers, on_same_images, pair_tables
 from lutbench.report.entries import TableEntry
+from lutbench.report.figures import PALETTE
 from lutbench.report.sections import Drawing, Section, View, directed
 from lutbench.report.study_curves import Curve, Panel, study_figure
 from lutbench.report.values import interval_legend, ranks, row_numbers
@@ -18,7 +19,7 @@ from lutbench.report.values import interval_legend, ranks, row_numbers
 AXES = {"at": "share of the training"}
 """How tables and figures name an axis that is no setting of a recipe."""
 
-MARKED = "Of the values of one column the best is bold and the second underlined, which says nothing of whether the difference could be chance."
+MARKED = "Of the values of one method in a column the best is bold and the second underlined, which says nothing of whether the difference could be chance."
 
 Column = tuple[str, str]
 """A task, as the study names it, and a metric."""
@@ -84,6 +85,14 @@ class _Measured:
     def values(self, point: StudyPoint) -> list[str]:
         """Return the values of a point, axis by axis."""
         return [self.value(axis, _given(point, axis)) for axis in self.study.axes]
+
+    def colour(self, series: str, number: int, palette: bool) -> str:
+        """Return the colour of a curve: that of the method that is varied or, where it has several, the next of the palette."""
+        return (
+            PALETTE[number % len(PALETTE)]
+            if palette or series not in self.view.suite.config.method
+            else self.view.colour(series)
+        )
 
     @property
     def base(self) -> str:
@@ -223,7 +232,9 @@ def _data(of: _Measured, pairs: Sequence[tuple[tuple[int, str, str, str], Pair]]
             }
         )  # fmt: skip
     table = pd.DataFrame(rows)
-    return table.fillna("").astype(object) if pairs else table
+    return (
+        table.astype({"difference: images": "Int64"}) if pairs else table
+    )  # the base has none, and no floats for that
 
 
 def _plain(value: Any) -> Any:
@@ -243,16 +254,24 @@ def _panels(of: _Measured) -> list[Panel]:
                     continue
                 rest = tuple(f"{_words(axis)} {of.value(axis, _given(point, axis))}" for axis in further)
                 label = ", ".join([*([of.names[series]] if len(of.series) > 1 else []), *rest])
-                curve = curves.setdefault((series, rest), Curve(label, {}, {}, None))
+                curve = curves.setdefault(
+                    (series, rest), Curve(label, {}, {}, None, of.colour(series, len(curves), bool(further)))
+                )
                 value = _given(point, first)
                 curve.points[_key(value)] = entry.measured
                 curve.texts[_key(value)] = of.value(first, value)
                 if place == of.study.base:
                     curves[series, rest] = curve._replace(base=_key(value))
         if any(len(curve.points) > 1 for curve in curves.values()):
-            title, metric = of.heading(column)
+            entry = next(e for (*_, task, metric), e in of.entries.items() if (task, metric) == column and e.measured)
+            metric = ", ".join(filter(None, (entry.metric, entry.unit)))
             panels.append(
-                Panel(title, metric, [_key(_given(p, first)) for p in of.study.points], list(curves.values()))
+                Panel(
+                    of.heading(column)[0],
+                    metric,
+                    [_key(_given(p, first)) for p in of.study.points],
+                    list(curves.values()),
+                )
             )
     return panels
 

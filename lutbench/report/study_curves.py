@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.report.entries import STUDENT
-from lutbench.report.figures import PALETTE, Point, draw_lines, label_figure, new_figure, plain_axes
+from lutbench.report.figures import Point, draw_lines, label_figure, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ Key = float | str
 
 ACROSS = 3
 """Panels beside each other."""
-CLOSEST = 0.03
+CLOSEST = 0.06
 """Two values closer than this share of the axis are not told apart: then all have the same distance."""
 DECADE = 10
 """Where the largest is so many times the smallest, an axis is logarithmic."""
@@ -34,6 +34,7 @@ class Curve(NamedTuple):
     """How the values are written."""
     base: Key | None
     """The value that differences are to."""
+    colour: str
 
 
 class Panel(NamedTuple):
@@ -41,6 +42,7 @@ class Panel(NamedTuple):
 
     title: str
     metric: str
+    """With its unit."""
     keys: Sequence[Key]
     """The values of the first axis, in the order of the study."""
     curves: Sequence[Curve]
@@ -65,10 +67,12 @@ def study_figure(title: str, panels: Sequence[Panel], axis: str, note: str = "")
         axes.set_axis_off()
     for axes, panel in zip(grid.flat, panels, strict=False):
         _draw(axes, panel, axis)
-    labels = {curve.label: None for panel in panels for curve in panel.curves if curve.label}
-    if len(labels) > 0:
-        handles, names = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside right upper", fontsize="small", frameon=False)
+    if any(curve.label for panel in panels for curve in panel.curves):
+        handles = {
+            name: handle for axes in grid.flat for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+        grid[0, -1].legend([*handles.values()], [*handles], fontsize="small", frameon=False, **place)
     measured = [m for panel in panels for curve in panel.curves for m in curve.points.values() if m.interval]
     over = {"Student's t over seeds" if m.interval == STUDENT else "over images, of one seed" for m in measured}
     bands = f"Bands and bars are 95 % intervals: {' or '.join(sorted(over, reverse=True))}." if over else ""
@@ -106,12 +110,11 @@ def _are_apart(positions: Sequence[float]) -> bool:
 def _draw(axes: "Axes", panel: Panel, name: str) -> None:
     axis = axis_of(panel.keys)
     for number, curve in enumerate(panel.curves):
-        colour = PALETTE[number % len(PALETTE)]
         if axis.kind == "categories":
             shift = 0.0 if len(panel.curves) == 1 else 0.5 * (number / (len(panel.curves) - 1) - 0.5)
-            _draw_bars(axes, curve, {key: x + shift for key, x in axis.positions.items()}, colour)
+            _draw_bars(axes, curve, {key: x + shift for key, x in axis.positions.items()})
         else:
-            _draw_curve(axes, curve, axis, colour)
+            _draw_curve(axes, curve, axis)
     texts = {key: text for curve in panel.curves for key, text in curve.texts.items()}
     shown = [key for key in axis.positions if key in texts]
     axes.set_xticks([axis.positions[key] for key in shown], [texts[key] for key in shown], fontsize="small")
@@ -119,33 +122,30 @@ def _draw(axes: "Axes", panel: Panel, name: str) -> None:
         axes.tick_params(axis="x", labelrotation=35)
     axes.set_title(panel.title, fontsize="small")
     axes.set_xlabel(f"{name} (logarithmic)" if axis.kind == "log" else name, fontsize="small")
-    axes.set_ylabel(
-        panel.metric.replace("↑", "").replace("↓", "").strip() + (", %" if "%" in panel.metric else ""),
-        fontsize="small",
-    )
+    axes.set_ylabel(panel.metric, fontsize="small")
     axes.margins(x=0.06)
 
 
-def _draw_curve(axes: "Axes", curve: Curve, axis: Axis, colour: str) -> None:
+def _draw_curve(axes: "Axes", curve: Curve, axis: Axis) -> None:
     """Draw a line with a band; to a 0 that has a place of its own it is dashed."""
     keys = [key for key in axis.positions if key in curve.points]
     apart = axis.zero_apart and keys[0] == 0
     line = {axis.positions[key]: _point(curve.points[key]) for key in keys[apart:]}
-    draw_lines(axes, {curve.label: line}, [colour])
+    draw_lines(axes, {curve.label: line}, [curve.colour])
     if apart:
         zero = axis.positions[keys[0]]
         if len(keys) > 1:
             ends = [curve.points[key].value for key in keys[:2]]
-            axes.plot([zero, axis.positions[keys[1]]], ends, color=colour, linestyle=":", linewidth=1.0)
-        _draw_bar(axes, zero, curve.points[keys[0]], colour)
-    _draw_ring(axes, curve, axis.positions, colour)
+            axes.plot([zero, axis.positions[keys[1]]], ends, color=curve.colour, linestyle=":", linewidth=1.0)
+        _draw_bar(axes, zero, curve.points[keys[0]], curve.colour)
+    _draw_ring(axes, curve, axis.positions)
 
 
-def _draw_bars(axes: "Axes", curve: Curve, positions: dict[Key, float], colour: str) -> None:
+def _draw_bars(axes: "Axes", curve: Curve, positions: dict[Key, float]) -> None:
     """Draw a dot with a bar for each category."""
     for place, (key, measured) in enumerate(curve.points.items()):
-        _draw_bar(axes, positions[key], measured, colour, label=curve.label if place == 0 else None)
-    _draw_ring(axes, curve, positions, colour)
+        _draw_bar(axes, positions[key], measured, curve.colour, label=curve.label if place == 0 else None)
+    _draw_ring(axes, curve, positions)
     plain_axes(axes, "y")
     axes.tick_params(labelsize="small")
     axes.margins(x=0.15)
@@ -157,10 +157,10 @@ def _draw_bar(axes: "Axes", x: float, measured: Measurement, colour: str, label:
     axes.plot([x], [value], color=colour, marker="o", markersize=3.5, linewidth=0, label=label)
 
 
-def _draw_ring(axes: "Axes", curve: Curve, positions: dict[Key, float], colour: str) -> None:
+def _draw_ring(axes: "Axes", curve: Curve, positions: dict[Key, float]) -> None:
     if curve.base is not None and curve.base in curve.points:
         ring: dict[str, Any] = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "linewidth": 0}
-        axes.plot([positions[curve.base]], [curve.points[curve.base].value], color=colour, **ring)
+        axes.plot([positions[curve.base]], [curve.points[curve.base].value], color=curve.colour, **ring)
 
 
 def _point(measured: Measurement) -> Point:
