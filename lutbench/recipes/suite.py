@@ -292,6 +292,14 @@ class LoadedSuite:
                 raise unknown(f"{option} {pattern}: no run of suite {self.name}{of} has that name", pattern, known)
         return [run for run in runs if not only or any(matches(run, pattern) for pattern in only)]
 
+    def runs_of_studies(self) -> dict[str, str]:
+        """Return by name of the run the first study of each run that is there for studies alone."""
+        found = dict[str, str]()
+        alone = {run.name for run in self.runs if run.row in self.study_rows}
+        for study in self.studies:
+            found = {**dict.fromkeys(self._runs_of(study) & alone, study.name), **found}
+        return found
+
     def _runs_of(self, study: Study) -> set[str]:
         """Return the names of the runs of a study, and of those that they start from."""
         rows, names = {row for point in study.points for row in point.rows.values()}, set[str]()

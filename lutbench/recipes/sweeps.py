@@ -104,7 +104,7 @@ def read_sweep(suite: Suite, name: str, table: SweepTable) -> Sweep:
             )
     if not axes:
         raise UserError(
-            f"{where}: it varies nothing. Give a setting of {table.of} with its values, such as {next(iter(known))!r}: NAME = [A, B]."
+            f"{where}: it varies nothing. Give a setting of {table.of} with a list of values: SETTING = [A, B]."
         )
     nothing = kind.starts_from == "nothing"
     if nothing and not table.tasks:

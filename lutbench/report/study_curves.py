@@ -121,7 +121,8 @@ def _draw(axes: "Axes", panel: Panel, name: str) -> None:
     if sum(len(texts[key]) for key in shown) > 34:
         axes.tick_params(axis="x", labelrotation=35)
     axes.set_title(panel.title, fontsize="small")
-    axes.set_xlabel(f"{name} (logarithmic)" if axis.kind == "log" else name, fontsize="small")
+    spacing = {"log": " (logarithmic)", "even": " (evenly spaced)"}.get(axis.kind, "")
+    axes.set_xlabel(f"{name}{spacing}", fontsize="small")
     axes.set_ylabel(panel.metric, fontsize="small")
     axes.margins(x=0.06)
 
