@@ -94,7 +94,7 @@ def status(
 ) -> None:
     """Show every run of a suite: finished, resumable, stale because a setting changed, or missing; its result and folder."""
     loaded = _load(suite, overrides, results)
-    from lutbench.stages import show_status
+    from lutbench.status import show_status
     from lutbench.workspace import Workspace
 
     show_status(loaded, Workspace(data_root, runs, results, download=False))

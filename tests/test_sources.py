@@ -13,7 +13,8 @@ from lutbench import cli, sources
 from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run
-from lutbench.stages import run_suite, show_status
+from lutbench.stages import run_suite
+from lutbench.status import show_status
 from lutbench.workspace import Workspace
 
 NAME = "downstream/task/scratch/seed0"

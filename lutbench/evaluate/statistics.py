@@ -96,6 +96,17 @@ class Comparison:
         that no seed has made."""
         return over_seeds(self.seed_differences) if len(set(self.seed_differences)) > 1 else None
 
+    @property
+    def seeds_for_and_against(self) -> tuple[int, int] | None:
+        """How many seeds have a difference of the sign of their mean, and how many one of the other sign; None as the interval.
+
+        A seed without a difference is neither. Of a mean of 0 those above it come first.
+        """
+        if self.seed_interval is None:
+            return None
+        sign = -1 if self.difference < 0 else 1
+        return sum(sign * d > 0 for d in self.seed_differences), sum(sign * d < 0 for d in self.seed_differences)
+
 
 def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Comparison:
     """Compare outcomes on the same images, ``first`` and ``second`` (seeds, images), True where right.

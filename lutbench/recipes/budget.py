@@ -98,6 +98,20 @@ def within_budgets(suite: Suite, data: Mapping[str, AnyData], where: MeasuredIn)
     return suite, found
 
 
+def table_within(
+    suite: Suite, name: str, table: dict[str, Any], data: Mapping[str, AnyData], where: MeasuredIn
+) -> tuple[dict[str, Any], dict[str, Budget]]:
+    """Return the table of one more pre-training run with epochs in the place of its budget, and what that was; others stay as they are.
+
+    Raises:
+        UserError: as :func:`within_budgets`.
+    """
+    if "budget" not in table:
+        return table, {}
+    suite, found = within_budgets(_with(suite, name, table), data, where)
+    return suite.pretrain[name], found
+
+
 def _read(suite: Suite, name: str) -> BudgetRecipe:
     """Return the budget of a table, whose run may be like any other."""
     table, at = suite.pretrain[name], f"pretrain.{name}.budget"

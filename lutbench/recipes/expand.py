@@ -1,6 +1,6 @@
 """From the tables of a suite file to the runs that they make. What a stage's runs start from decides the form of its tables."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,13 +9,14 @@ from lutbench.errors import UserError, listed, unknown
 from lutbench.kinds import KINDS, STAGES, Kind, kinds_of
 from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Recipe, RunRecipe
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
+from lutbench.recipes.draws import drawn
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.retrieval import RevisitedDataRecipe
 from lutbench.recipes.robustness import RobustnessTable
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.snapshot_rows import snapshot_sources, study_rows_of
-from lutbench.recipes.suite import UNTRAINED, AnalysisTable, PlannedRun, Suite, TaskTable
+from lutbench.recipes.suite import UNTRAINED, AnalysisTable, PlannedRun, Row, Suite, TaskTable
 
 AnyData = DataRecipe | SegmentationDataRecipe | RevisitedDataRecipe
 
@@ -26,7 +27,7 @@ _SHOWS: Mapping[Any, str] = {
 """What a set of each type is of, where it is not of images with or without labels."""
 
 
-class _Table(NamedTuple):
+class Table(NamedTuple):
     """A table of a suite file that makes runs of one kind."""
 
     kind: Kind
@@ -43,28 +44,38 @@ class _Table(NamedTuple):
         return f"{self.kind.stage}.{self.task}"
 
 
-def expand(name: str, suite: Suite, data: Mapping[str, AnyData]) -> list[PlannedRun]:
+def expand(name: str, suite: Suite, data: Mapping[str, AnyData], study_rows: Collection[Row] = ()) -> list[PlannedRun]:
     """Return the runs of all stages, each after the one it needs; ``data`` are the suite's datasets.
+
+    ``study_rows`` are there for studies alone: an analysis adds no untrained encoder for them.
 
     Raises:
         UserError: for every setting that is unknown, mistyped, out of range or contradictory.
     """
-    runs: list[PlannedRun] = []
-    for stage in STAGES:
-        for task, given in getattr(suite, stage).items():
-            table = _table(suite, stage, task, given)
-            if table.kind.starts_from == "nothing":
-                runs += _from_nothing(name, suite, data, table)
-            elif table.kind.starts_from == "encoder":
-                runs += _from_encoders(name, suite, data, runs, table)
-            else:
-                runs += _from_classifiers(name, suite, runs, table)
+    runs = expand_stages(name, suite, data, STAGES, study_rows)
     for method in suite.method:
         _origin(suite, method, runs)  # also of those that no table is run for
     return runs
 
 
-def _table(suite: Suite, stage: str, task: str, given: Any) -> _Table:
+def expand_stages(
+    name: str, suite: Suite, data: Mapping[str, AnyData], stages: Sequence[str], study_rows: Collection[Row] = ()
+) -> list[PlannedRun]:
+    """Return the runs of the first so many stages, as :func:`expand` does."""
+    runs: list[PlannedRun] = []
+    for stage in stages:
+        for task, given in getattr(suite, stage).items():
+            table = table_of(suite, stage, task, given)
+            if table.kind.starts_from == "nothing":
+                runs += _from_nothing(name, suite, data, table)
+            elif table.kind.starts_from == "encoder":
+                runs += _from_encoders(name, suite, data, runs, table, study_rows)
+            else:
+                runs += _from_classifiers(name, suite, runs, table)
+    return runs
+
+
+def table_of(suite: Suite, stage: str, task: str, given: Any) -> Table:
     """Return a table with its kind: the one that it names, or the first of its stage where its form names none."""
     kinds = kinds_of(stage)
     named = isinstance(given, TaskTable)
@@ -72,13 +83,20 @@ def _table(suite: Suite, stage: str, task: str, given: Any) -> _Table:
     if kind not in kinds:
         raise unknown(f"{stage}.{task}.kind: no such task {kind!r}", kind, kinds)
     own = given if isinstance(given, dict) else given.model_extra or {}
-    return _Table(kinds[kind], task, given, suite.defaults.get(kind, {}) | ({"kind": kind} if named else {}) | own)
+    return Table(kinds[kind], task, given, suite.defaults.get(kind, {}) | ({"kind": kind} if named else {}) | own)
 
 
-def _from_nothing(name: str, suite: Suite, data: Mapping[str, AnyData], table: _Table) -> list[PlannedRun]:
+def _from_nothing(name: str, suite: Suite, data: Mapping[str, AnyData], table: Table) -> list[PlannedRun]:
     """Return the runs of a table that starts from nothing but data, such as pre-training: one for every seed."""
-    recipe = _recipe_from_nothing(suite, data, table)
+    recipe = recipe_from_nothing(suite, data, table)
     return [PlannedRun(name, table.kind, table.task, "", seed, recipe) for seed in suite.seeds]
+
+
+def recipe_from_nothing(suite: Suite, data: Mapping[str, AnyData], table: Table) -> RunRecipe:
+    """Return the recipe of a table that starts from nothing but data."""
+    settings = _resolved(table.settings, "encoder", suite.encoder, table.where)
+    settings = _with_data(settings, table.kind.recipe, data, table.where)
+    return read_recipe(table.kind.recipe, settings, table.where, also=("budget",))
 
 
 def pretraining_recipe(suite: Suite, data: Mapping[str, AnyData], name: str, **changes: Any) -> PretrainRecipe:
@@ -87,77 +105,71 @@ def pretraining_recipe(suite: Suite, data: Mapping[str, AnyData], name: str, **c
     Raises:
         UserError: for every setting that is unknown, mistyped, out of range or contradictory.
     """
-    given = {**suite.pretrain[name], **changes}
-    recipe = _recipe_from_nothing(suite, data, _table(suite, "pretrain", name, given))
-    return recipe  # type: ignore[return-value]
-
-
-def _recipe_from_nothing(suite: Suite, data: Mapping[str, AnyData], table: _Table) -> RunRecipe:
-    settings = _resolved(table.settings, "encoder", suite.encoder, table.where)
-    settings = _with_data(settings, table.kind.recipe, data, table.where)
-    return read_recipe(table.kind.recipe, settings, table.where, also=("budget",))
+    recipe = recipe_from_nothing(suite, data, table_of(suite, "pretrain", name, {**suite.pretrain[name], **changes}))
+    assert isinstance(recipe, PretrainRecipe)
+    return recipe
 
 
 def _from_encoders(
-    name: str, suite: Suite, data: Mapping[str, AnyData], before: Sequence[PlannedRun], table: _Table
+    name: str,
+    suite: Suite,
+    data: Mapping[str, AnyData],
+    before: Sequence[PlannedRun],
+    table: Table,
+    study_rows: Collection[Row],
 ) -> list[PlannedRun]:
     """Return the runs of a task: for the encoder of every method, or of those it lists, and with ``at`` for what it was before."""
-    kind, where, runs = table.kind, table.where, []
-    if "encoder" in table.settings:
-        raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
-    settings = _with_data(table.settings, kind.recipe, data, where)
-    for method in _methods(suite, table):
-        if method not in suite.method:
-            raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
-        made_by, source = _origin(suite, method, before, where)
-        rows = {method: source}
-        if table.given.at and made_by and suite.method[method].pretrain:
-            rows |= snapshot_sources(suite, method, made_by, source, table.given.at, where)
-        for row, encoder in rows.items():
-            values = {**settings, "encoder": encoder}
-            if (pool := suite.method[method].pool) and "pool" in kind.recipe.model_fields:
-                values["pool"] = pool
-            recipe = read_recipe(kind.recipe, values, where, also=TaskTable.model_fields)
+    runs = []
+    for method in methods_of(suite, table):
+        shares = () if (table.kind.stage, table.task, method) in study_rows else table.given.at or ()
+        made_by, recipes = recipes_from_encoder(suite, data, before, table, method, shares)
+        for row, recipe in recipes.items():
             for seed in suite.seeds:
                 needs = replace(made_by, seed=seed).name if made_by else None
-                runs += _draws(PlannedRun(name, kind, table.task, row, seed, recipe, needs), table)
+                run = PlannedRun(name, table.kind, table.task, row, seed, recipe, needs)
+                runs += drawn(run, table.given.draws, table.where)
     if table.given.at and not study_rows_of(runs):
         raise UserError(
-            f"{where}.at: expected shares short of 1 of the pre-training of its methods, found none, or no method that a pre-training of this "
-            "suite makes. Leave it out."
+            f"{table.where}.at: expected shares short of 1 of the pre-training of its methods, found none, or no method that a pre-training of "
+            "this suite makes. Leave it out."
         )
     if isinstance(table.given, AnalysisTable):
-        runs += _untrained(suite, runs)
+        runs += _untrained(suite, [run for run in runs if run.row not in study_rows])
     return runs
 
 
-def _draws(run: PlannedRun, table: _Table) -> list[PlannedRun]:
-    """Return a run for each of the draws of its training images that a table asks for; of all images there is one.
+def recipes_from_encoder(
+    suite: Suite,
+    data: Mapping[str, AnyData],
+    before: Sequence[PlannedRun],
+    table: Table,
+    method: str,
+    shares: Sequence[float] = (),
+) -> tuple[PlannedRun | None, dict[str, RunRecipe]]:
+    """Return the run of some seed that makes the encoder of a method, if one does, and the recipes of a task for it by row.
 
-    Raises:
-        UserError: if the table asks for several of what is not drawn.
+    They are the method's own and, with ``shares`` of its pre-training, those of its snapshots.
     """
-    draws, recipe, key = table.given.draws, run.recipe, f"{table.where}.draws"
-    if draws == 1:
-        return [run]
-    chosen = recipe.training_subset
-    if chosen is None and getattr(recipe, "share", None) == 1:
-        return [run]
-    if chosen is None:
-        raise UserError(
-            f"{key} = {draws}: the task is run on all training images, of which there is nothing to draw. Give it shots = 5 or "
-            "share = 0.01, or leave draws out."
-        )
-    if chosen.file:
-        raise UserError(f"{key} = {draws}: the list {chosen.file} says which images it has, once. Leave draws out.")
-    if chosen.draw:
-        raise UserError(
-            f"{key} = {draws}: the draws are 0 to {draws - 1}, and draw = {chosen.draw} is one. Leave one of both out."
-        )
-    return [replace(run, recipe=recipe.model_copy(update={"draw": draw}), draw=draw) for draw in range(draws)]
+    kind, where = table.kind, table.where
+    if "encoder" in table.settings:
+        raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
+    if method not in suite.method:
+        raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
+    settings = _with_data(table.settings, kind.recipe, data, where)
+    made_by, source = _origin(suite, method, before, where)
+    rows = {method: source}
+    if shares and made_by and suite.method[method].pretrain:
+        rows |= snapshot_sources(suite, method, made_by, source, shares, where)
+    if (pool := suite.method[method].pool) and "pool" in kind.recipe.model_fields:
+        settings["pool"] = pool
+    also = TaskTable.model_fields
+    return made_by, {
+        row: read_recipe(kind.recipe, {**settings, "encoder": encoder}, where, also=also)
+        for row, encoder in rows.items()
+    }
 
 
-def _methods(suite: Suite, table: _Table) -> Sequence[str]:
+def methods_of(suite: Suite, table: Table) -> Sequence[str]:
     """Return the methods that a table is run for: those it lists, or all that can be.
 
     An analysis has untrained encoders as rows in any case. What a fine-tuning made is no row of that very task, nor of those
@@ -201,7 +213,7 @@ def _name(architecture: EncoderRecipe, named: Mapping[str, EncoderRecipe]) -> st
     return exact[0] if exact else f"{next(iter(alike), architecture.model)}-{architecture.image_size}"
 
 
-def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], table: _Table) -> list[PlannedRun]:
+def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], table: Table) -> list[PlannedRun]:
     """Return the runs of a table that names datasets, on each of which finished classifiers are measured."""
     kind, where, given = table.kind, table.where, table.given
     datasets = {known.name: known.recipe for known in MEASURED_ON.values()} | suite.shifted
@@ -324,7 +336,7 @@ def _finetuning(suite: Suite, method: str, named: str, before: Sequence[PlannedR
     if task not in tunings:
         found = f", but a task of kind {suite.downstream[task].kind}" if task in suite.downstream else ""
         raise unknown(f"{where}: there is no fine-tuning {task!r}{found}", task, tunings)
-    rows = _methods(suite, _table(suite, "downstream", task, suite.downstream[task]))
+    rows = methods_of(suite, table_of(suite, "downstream", task, suite.downstream[task]))
     if row not in rows:
         raise unknown(f"{where}: {task} is not run for {row!r}", row, rows)
     made_by = next((run for run in before if (run.stage, run.task, run.method) == ("downstream", task, row)), None)

@@ -3,6 +3,7 @@
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any, get_args
@@ -11,13 +12,14 @@ from lutbench.data.catalogue import CATALOGUE, MEASURED_ON
 from lutbench.errors import UserError, nearest, unknown
 from lutbench.kinds import KINDS
 from lutbench.recipes.base import DataRecipe, check_name
-from lutbench.recipes.budget import MeasuredIn, check_places, within_budgets
+from lutbench.recipes.budget import MeasuredIn, check_places, table_within, within_budgets
 from lutbench.recipes.expand import AnyData, expand
 from lutbench.recipes.joining import join_rows
 from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.retrieval import RevisitedDataRecipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.snapshot_rows import snapshot_studies, study_rows_of
+from lutbench.recipes.studies import Priced, with_sweeps
 from lutbench.recipes.suite import LoadedSuite, Suite
 from lutbench.recipes.suite_files import (
     LENGTHS,
@@ -83,8 +85,11 @@ def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows], results
             f"classifier.{both[0]}: there is a method of this name. Rename one: both are rows of the tables."
         )
     data = {name: _data(name, values) for name, values in suite.data.items()}
-    suite, budgets = within_budgets(suite, data, MeasuredIn(path.stem, given, results, keep))
-    runs = expand(path.stem, suite, data)
+    given_runs, where = suite.pretrain, MeasuredIn(path.stem, given, results, keep)
+    suite, budgets = within_budgets(suite, data, where)
+    made = with_sweeps(path.stem, suite, data, Priced(given_runs, partial(table_within, data=data, where=where)))
+    suite = made.suite
+    runs = expand(path.stem, suite, data, made.rows)
     added = (run.method for run in runs if run.method)  # by an analysis: untrained encoders
     rows = list(dict.fromkeys([*suite.method, *suite.classifier, *added]))
     for pair in suite.compare:
@@ -95,15 +100,9 @@ def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows], results
     for run, times in Counter(run.name for run in runs).items():
         if times > 1:
             raise UserError(f"{run} would be run {times} times: name every seed, and every method of a task, once.")
-    return LoadedSuite(
-        path.stem,
-        suite,
-        tuple(runs),
-        given,
-        budgets,
-        studies=tuple(snapshot_studies(suite, runs)),
-        study_rows=study_rows_of(runs),
-    )
+    studies = [*made.studies, *snapshot_studies(suite, runs)]
+    rows_of_studies = made.rows | study_rows_of(runs)
+    return LoadedSuite(path.stem, suite, tuple(runs), given, {**budgets, **made.budgets}, tuple(studies), rows_of_studies)
 
 
 def _data(name: str, values: dict[str, Any]) -> AnyData:

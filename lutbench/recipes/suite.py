@@ -8,6 +8,7 @@ One TOML file holds everything that a reader needs to know what is run::
     [shifted.NAME]     a shifted test set                   and [defaults.TASK-KIND]
     [robustness.NAME]  a task's classifiers on sets     [classifier.NAME]  a row of those that no run made
     [analysis.NAME]    what is measured inside encoders
+    [sweep.NAME]       one of these with several values of a setting, see :mod:`lutbench.recipes.studies`
 
 ``data = "NAME"`` and ``encoder = "NAME"`` refer to those tables. Every task is run for every method (or those it
 lists), for every seed; its classifiers are then measured on every robustness dataset. A method can also be what a run made
@@ -123,6 +124,36 @@ class AnalysisTable(TaskTable):
     """The only kind of its stage."""
 
 
+class SweepTable(Recipe, extra="allow"):
+    """``[sweep.NAME]``: a pre-training run or a task with several values of a setting. The other keys of its table are the
+    axes, settings of that run or task with a list of values each; of several axes every combination is run."""
+
+    of: str
+    """``pretrain.NAME``, or the ``downstream.NAME`` or ``analysis.NAME`` of a task."""
+    tasks: list[str] = Field(default_factory=list)
+    """Of a pre-training run, the tasks that every encoder is measured by: ``NAME`` or ``STAGE.NAME``."""
+    methods: list[str] | None = None
+    """Of a task, the methods that it is run for; those of the task if not given."""
+    teacher: bool = False
+    """Of a pre-training run, measure the encoder of the momentum teacher in place of the student's."""
+    title: str = ""
+    """Heading of its section; what is varied, and by what, if empty."""
+    label: str = ""
+    """How tables name what is varied, before the value; as the suite names it if empty."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_axis_has_the_name_of_a_key(cls, values: Any) -> Any:
+        plain = [name for name in cls.model_fields if name not in ("tasks", "methods")]
+        for name in plain:
+            if isinstance(values, dict) and isinstance(values.get(name), list):
+                raise ValueError(
+                    f"{name} = {values[name]!r}: a list, as of a setting to vary, and {name} is one of the sweep's own keys "
+                    f"({', '.join(cls.model_fields)}), each of which has one value. Vary another setting"
+                )
+        return values
+
+
 class Suite(Recipe):
     """A suite file as read; recipes are checked when :func:`lutbench.recipes.loading.load_suite` expands it."""
 
@@ -148,6 +179,35 @@ class Suite(Recipe):
     shifted: dict[Name, RobustnessDatasetRecipe] = Field(default_factory=dict)
     robustness: dict[Name, RobustnessTable] = Field(default_factory=dict)
     analysis: dict[Name, AnalysisTable] = Field(default_factory=dict)
+    sweep: dict[Name, SweepTable] = Field(default_factory=dict)
+
+
+Row = tuple[str, str, str]
+"""Stage, task and method: what the runs of all seeds have in common. Of a pre-training run the method is empty."""
+
+
+@dataclass(frozen=True)
+class StudyPoint:
+    """One value of what a study varies, or one combination of values."""
+
+    values: Mapping[str, Any]
+    """By axis, as the suite file has them: ``{"context_weight": 0.05}``."""
+    rows: Mapping[tuple[str, str], Row]
+    """By column and series the row that was measured. A column is a task as the suite file names it; a series is the method
+    that is varied."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows of a suite that differ in a setting: a section of the tables of its own, with curves."""
+
+    name: str
+    """``sweep.weight``"""
+    title: str
+    axes: tuple[str, ...]
+    points: tuple[StudyPoint, ...]
+    base: int | None
+    """The place of the point that differences are to; None if it is none of them."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +231,11 @@ class PlannedRun:
     def stage(self) -> str:
         """The stage that it belongs to."""
         return self.kind.stage
+
+    @property
+    def row(self) -> Row:
+        """What it has in common with the runs of other seeds."""
+        return self.stage, self.task, self.method
 
     @property
     def name(self) -> str:
@@ -226,30 +291,6 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class StudyPoint:
-    """A point of a study: the values that are varied, and the rows of the tables that have them."""
-
-    values: Mapping[str, Any]
-    """``{"context_weight": 0.05}``, or ``{"at": 0.1}``."""
-    rows: Mapping[tuple[str, str], tuple[str, str, str]]
-    """(column, series) -> stage, task and method of a row. The column is a task as the suite file names it, the series the
-    method that is varied."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """What the report draws and compares: metrics against what is varied, a line per series."""
-
-    name: str
-    """``sweep.NAME``, or ``at.TASK``."""
-    title: str
-    axes: tuple[str, ...]
-    points: tuple[StudyPoint, ...]
-    base: int | None
-    """Place of the point that differences are to."""
-
-
-@dataclass(frozen=True)
 class LoadedSuite:
     """A checked suite and the runs it consists of, each after the one it needs."""
 
@@ -262,8 +303,14 @@ class LoadedSuite:
     """Of the pre-training runs whose epochs follow from another's compute, by their names in the suite file."""
     studies: tuple[Study, ...] = ()
     """Curves, and tables of differences, beside the main table."""
-    study_rows: frozenset[tuple[str, str, str]] = frozenset()
-    """Stage, task and method of the rows that are there for studies alone."""
+    study_rows: frozenset[Row] = frozenset()
+    """The rows that are there for studies alone, and have no place in the tables of methods and in comparisons."""
+
+    @property
+    def studied(self) -> set[str]:
+        """The methods that are there for studies alone."""
+        rows = {run.row for run in self.runs}
+        return {method for *_, method in rows & self.study_rows} - {method for *_, method in rows - self.study_rows}
 
     def run(self, name: str) -> PlannedRun:
         """Return the run of this name."""
@@ -272,7 +319,7 @@ class LoadedSuite:
     def chosen(self, stages: Sequence[str] = (), only: Sequence[str] = (), option: str = "--only") -> list[PlannedRun]:
         """Return the runs of the stages whose name, or consecutive parts of it between slashes, match one of the patterns.
 
-        None, whatever the patterns, if the suite has no runs of these stages. ``option`` is what the patterns were given by,
+        A pattern such as ``sweep.weight`` stands for all runs of that study, those included that they start from. None, whatever the patterns, if the suite has no runs of these stages. ``option`` is what the patterns were given by,
         for messages.
 
         Raises:
@@ -282,9 +329,30 @@ class LoadedSuite:
             if stage not in STAGES:
                 raise unknown(f"--stage {stage}: there is no such stage", stage, STAGES)
         runs = [run for run in self.runs if not stages or run.stage in stages]
+        studied = {study.name: self._runs_of(study) for study in self.studies}
+
+        def matches(run: PlannedRun, pattern: str) -> bool:
+            return run.name in studied.get(pattern, ()) or name_matches(run.name, pattern)
+
         for pattern in only:
-            if runs and not any(name_matches(run.name, pattern) for run in runs):
-                known = sorted({part for run in runs for part in run.name.split("/")})
+            if runs and not any(matches(run, pattern) for run in runs):
+                known = sorted({*studied, *(part for run in runs for part in run.name.split("/"))})
                 of = f" in stage {' or '.join(stages)}" if stages else ""
                 raise unknown(f"{option} {pattern}: no run of suite {self.name}{of} has that name", pattern, known)
-        return [run for run in runs if not only or any(name_matches(run.name, pattern) for pattern in only)]
+        return [run for run in runs if not only or any(matches(run, pattern) for pattern in only)]
+
+    def runs_of_studies(self) -> dict[str, str]:
+        """Return by name of the run the first study of each run that is there for studies alone."""
+        found = dict[str, str]()
+        alone = {run.name for run in self.runs if run.row in self.study_rows}
+        for study in self.studies:
+            found = {**dict.fromkeys(self._runs_of(study) & alone, study.name), **found}
+        return found
+
+    def _runs_of(self, study: Study) -> set[str]:
+        """Return the names of the runs of a study, and of those that they start from."""
+        rows, names = {row for point in study.points for row in point.rows.values()}, set[str]()
+        for run in reversed(self.runs):  # each before the one that it needs
+            if run.row in rows or run.name in names:
+                names |= {run.name, *([run.needs] if run.needs else [])}
+        return names

@@ -137,7 +137,7 @@ def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
     marks = {
         (row_index, column_index): rank
         for column_index, column in enumerate(columns, 2)
-        for row_index, rank in _ranks({i: row[column] for i, row in enumerate(rows.values()) if column in row}).items()
+        for row_index, rank in ranks({i: row[column] for i, row in enumerate(rows.values()) if column in row}).items()
     }
     intervals = interval_legend(entry.measured for entry in measured)
     half_width = [f"± is half the width of the 95 % interval: {intervals}."] if intervals else []
@@ -196,11 +196,14 @@ def _with_half_width(entry: TableEntry | None) -> str:
     return f"{m.value:.{m.decimals}f}{half}"
 
 
-def _ranks(column: Mapping[int, TableEntry]) -> dict[int, int]:
-    """Return by row 1 for the best and 2 for the second of the entries that compete; ties, as printed, share a rank."""
+def ranks(column: Mapping[int, TableEntry], groups: Mapping[int, str] | None = None) -> dict[int, int]:
+    """Return by row 1 for the best and 2 for the second of the entries that compete; ties, as printed, share a rank.
+
+    Those of one group compete, which are those of one encoder if not given.
+    """
     competing = {row: entry for row, entry in column.items() if entry.unit == "%"}
     values = pd.Series({row: round(entry.measured.value, 1) for row, entry in competing.items() if entry.measured})
-    of_encoder = values.groupby([entry.encoder for entry in competing.values()])
-    ranks = of_encoder.rank("dense", ascending=any(entry.is_lower_better for entry in competing.values()))
-    sizes = of_encoder.transform("size")
-    return {row: int(rank) for row, rank, n in zip(competing, ranks, sizes, strict=True) if rank <= 2 and n > 1}
+    of_group = values.groupby([groups[row] if groups else entry.encoder for row, entry in competing.items()])
+    places = of_group.rank("dense", ascending=any(entry.is_lower_better for entry in competing.values()))
+    sizes = of_group.transform("size")
+    return {row: int(rank) for row, rank, n in zip(competing, places, sizes, strict=True) if rank <= 2 and n > 1}
