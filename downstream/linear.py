@@ -186,7 +186,7 @@ def encoded_batches(
 
 @torch.no_grad()
 def score(head: nn.Module, unseen: Computed, labels: Tensor) -> Tensor:
-    """Prediction and place of the label (m, 2) of every image in ``unseen``; ``labels`` (n,) are the whole set's."""
+    """What :func:`rank_of_label` gives of every image in ``unseen``; ``labels`` (n,) are the whole set's."""
     device = accelerator().device
     head.eval()
     wanted = labels[torch.from_numpy(unseen.index)]

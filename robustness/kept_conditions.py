@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lutbench.arrays import Layout
+from lutbench.arrays import Layout, small_integers
 from lutbench.evaluate.image_names import ARRAY, KEY, packed_names, unpacked_names
-from lutbench.evaluate.outcomes import fingerprint_text, names_fingerprint, small_integers
+from lutbench.evaluate.outcomes import fingerprint_text, names_fingerprint
 from lutbench.files import check_plain
 
 

@@ -10,6 +10,7 @@ from lutbench.errors import listed
 from lutbench.files import whole_file
 from lutbench.kinds import KINDS
 from lutbench.progress import console
+from lutbench.report.calibration_table import calibration_sections
 from lutbench.report.comparisons import comparison_sections
 from lutbench.report.figures import write_figure
 from lutbench.report.render import csv, latex, markdown, terminal
@@ -17,7 +18,9 @@ from lutbench.report.sections import Section, View
 from lutbench.report.values import footnotes, letters, value_legend, value_table, wide_section
 from lutbench.sources import differing
 
-FILES = {"main.md"} | {f"{name}.{end}" for name in ("main", "wide", "comparisons", *KINDS) for end in ("csv", "tex")}
+FILES = {"main.md"} | {
+    f"{name}.{end}" for name in ("main", "wide", "calibration", "comparisons", *KINDS) for end in ("csv", "tex")
+}
 """All that a suite's folder of tables may hold; other files in it are nobody's business."""
 
 OTHER_CODE = "Made by other code"
@@ -37,6 +40,7 @@ def all_sections(view: View) -> list[Section]:
         Section(frame=value_table(view, main), legend=value_legend(view, main), name="main", data=_tidy(view)),
         wide_section(view, main),
         *(section for report in dict.fromkeys(reports.values()) if report for section in report.sections(view)),
+        *calibration_sections(view),
         *comparison_sections(view),
         Section("Runs", legend="\n".join(runs), links=links, files_only=True),
         Section("Stale records", legend="\n".join(stale)),
