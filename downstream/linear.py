@@ -19,6 +19,7 @@ from lutbench.evaluate.inference import Computed, encode_images, labels_of, outc
 from lutbench.models.encoders import encode, feature_width
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.models.pretrained import encoder_of
+from lutbench.models.probes import linear_probe
 from lutbench.models.weights import save_weights
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
@@ -111,15 +112,14 @@ def perform(run: Run[LinearRecipe]) -> None:
 
 
 def linear_head(width: int, classes: int, seed: int) -> nn.Sequential:
-    """Return the probe from features (B, D) to scores (B, C): BatchNorm without affine parameters, then a linear layer, N(0, 0.01) at first.
-
-    Source: MAE, section A.1; its release for the truncation and the 1e-6.
-    """
-    linear = nn.Linear(width, classes)
+    """Return :func:`lutbench.models.probes.linear_probe` with weights N(0, 0.01), truncated (MAE, section A.1, and its release)."""
+    head = linear_probe(width, classes)
+    linear = head[1]
+    assert isinstance(linear, nn.Linear)
     with seeded(RngStream.WEIGHTS, seed, LINEAR):
         nn.init.trunc_normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)
-    return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), linear)
+    return head
 
 
 def lars_groups(head: nn.Sequential, weight_decay: float) -> list[dict[str, Any]]:

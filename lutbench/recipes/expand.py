@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from lutbench.data.catalogue import MEASURED_ON
 from lutbench.errors import UserError, listed, unknown
-from lutbench.kinds import KINDS, STAGES, Kind, kinds_of
+from lutbench.kinds import STAGES, Kind, kinds_of
 from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Recipe
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
@@ -16,6 +16,9 @@ from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.suite import UNTRAINED, AnalysisTable, PlannedRun, Suite, TaskTable
 
 AnyData = DataRecipe | SegmentationDataRecipe
+
+PROBES = {"linear": "linear-probe"}
+"""What the tasks of a robustness table end with where it measures frozen encoders with a probe, by the probe's kind."""
 
 
 class _Table(NamedTuple):
@@ -156,12 +159,14 @@ def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], tab
         chosen = {"preprocessing": given.preprocessing} if given.preprocessing else {}
         settings = {**table.settings, "set": {**_labelled(dataset, datasets[dataset]), **chosen}}
         task = f"{table.task}/{dataset}"
-        for run in measured:  # its images are seen as in fine-tuning, unless the table says otherwise
+        for run in measured:  # its images are seen as in that task, unless the table says otherwise
             as_tuned = {"image_size": run.recipe.side, "eval_crop": run.recipe.eval_crop}  # type: ignore[attr-defined]
-            source = {"kind": "run", "encoder": run.recipe.encoder_label}
+            probe = PROBES.get(run.kind.name)
+            source = {"kind": "run", "encoder": run.recipe.encoder_label, "export": "linear" if probe else "classifier"}
             values = {**as_tuned, **settings, "classifier": source}
             recipe = read_recipe(kind.recipe, values, where, also=RobustnessTable.model_fields)
-            runs.append(PlannedRun(name, kind, task, run.method, run.seed, recipe, run.name))
+            row_of = f"{task}/{probe}" if probe else task
+            runs.append(PlannedRun(name, kind, row_of, run.method, run.seed, recipe, run.name))
         for row in rows:  # no run of the suite made it, so it has no seed: it is under the suite's first
             values = {**settings, **_classifier_settings(suite, row, where)}
             recipe = read_recipe(kind.recipe, values, where, also=RobustnessTable.model_fields)
@@ -170,25 +175,27 @@ def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], tab
 
 
 def _measured(given: RobustnessTable, before: Sequence[PlannedRun], where: str) -> list[PlannedRun]:
-    """Return the fine-tunings whose classifiers a table is about."""
-    finetuned = [run for run in before if run.kind is KINDS["finetune"]]
-    fitting = list(dict.fromkeys(run.task for run in finetuned))
+    """Return the fine-tunings whose classifiers a table is about, and behind them the probes."""
+    kinds = {"finetune": "fine-tune", **dict.fromkeys(PROBES, "probe")}
+    classifiers = sorted((run for run in before if run.kind.name in kinds), key=lambda run: run.kind.name in PROBES)
+    fitting = list(dict.fromkeys(run.task for run in classifiers))
     for task in given.tasks:
         if task not in fitting:
-            raise unknown(f"{where}.tasks: expected fine-tunings, found {task!r}", task, fitting)
-    measured = [run for run in finetuned if run.task in given.tasks]
+            raise unknown(f"{where}.tasks: expected fine-tunings or linear probes, found {task!r}", task, fitting)
+    measured = [run for run in classifiers if run.task in given.tasks]
     known = list(dict.fromkeys(run.method for run in measured))
     methods = known if given.methods is None else given.methods
     for method in methods:
         if method not in known:
             of = listed(given.tasks) or "none"
             raise unknown(f"{where}.methods: there is no {method!r} in its tasks, {of}", method, known)
-        tunings = list(dict.fromkeys(run.task for run in measured if run.method == method))
-        if len(tunings) > 1:
-            raise UserError(
-                f"{where}.tasks: {' and '.join(tunings)} each fine-tune {method}, and a table has one classifier of a "
-                "method. Name one of these tasks in it, and the others in a [robustness.NAME] of their own."
-            )
+        for kind, verb in kinds.items():
+            runs = [run for run in measured if (run.method, run.kind.name) == (method, kind)]
+            if len(same := dict.fromkeys(run.task for run in runs)) > 1:
+                raise UserError(
+                    f"{where}.tasks: {' and '.join(same)} each {verb} {method}, and a table has one classifier of a "
+                    "method. Name one of these tasks in it, and the others in a [robustness.NAME] of their own."
+                )
     return [run for run in measured if run.method in methods]
 
 

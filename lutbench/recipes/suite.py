@@ -149,13 +149,13 @@ class PlannedRun:
     suite: str
     kind: Kind
     task: str
-    """The pre-training run's or the task's name in the suite file; ``TABLE/SET`` in robustness."""
+    """The pre-training run's or the task's name in the suite file; ``TABLE/SET`` in robustness, ``TABLE/SET/linear-probe`` of a probe."""
     method: str
     """The row it belongs to, a method or a classifier; empty for pre-training runs."""
     seed: int
     recipe: RunRecipe = field(repr=False)
     needs: str | None = None
-    """Name of the run whose encoder it starts from, or whose classifier it measures: a pre-training or a fine-tuning."""
+    """Name of the run whose encoder it starts from, or whose classifier it measures: a pre-training, a fine-tuning or a linear probe."""
 
     @property
     def stage(self) -> str:
