@@ -101,7 +101,7 @@ def gap(metric: str, first: NDArray[np.bool_], second: NDArray[np.bool_], *, sam
 def calibration_error(metric: str, confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> Quantity:
     """Return the expected calibration error of the ``confidence`` (n,) in predictions, see :mod:`lutbench.evaluate.calibration`."""
     values = differences(confidence, right)
-    return Quantity(metric, values, lambda sums: ece(sums, len(values)), BASIC)
+    return Quantity(metric, values, lambda sums: ece(sums, len(values)), "basic bootstrap over images")
 
 
 def corruption_quantities(

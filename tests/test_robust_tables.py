@@ -250,7 +250,7 @@ def test_one_seed_has_its_interval_over_images_and_the_published_value_beside_it
     assert (found["published"], found["difference"], found["runs"]) == ("35.9 [a]", "+4.1", "[4]")
     text = build_tables(loaded, folder)["main.md"]
     assert "- [4] [`robustness/shifts/adversarial/theirs/seed0`](../../records/toy/robustness/shifts/" in text
-    assert "- [a] He et al. 2022 (MAE), table 13\n" in text
+    assert "- [a] He et al. 2022 (MAE), table 13: ImageNet-A, ImageNet-1K classifier\n" in text
 
 
 def test_a_classifier_that_no_run_made_has_its_own_published_value(folder: Path) -> None:

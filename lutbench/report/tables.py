@@ -15,7 +15,7 @@ from lutbench.report.comparisons import comparison_sections
 from lutbench.report.figures import write_figure
 from lutbench.report.render import csv, latex, markdown, terminal
 from lutbench.report.sections import Section, View
-from lutbench.report.values import footnotes, letters, value_legend, value_table, wide_section
+from lutbench.report.values import footnotes, source_lines, value_legend, value_table, wide_section
 from lutbench.sources import differing
 
 FILES = {"main.md"} | {
@@ -33,7 +33,6 @@ def all_sections(view: View) -> list[Section]:
     main = [entry for entry in view.entries if entry.kind.name not in apart]
     runs, stale = footnotes(view)
     links = {record.run: f"../../records/{record.suite}/{record.run}.json" for record in view.records.values()}
-    sources = [f"- [{letter}] {source}" for source, letter in letters(view).items()]
     sections = [
         Section(config.title, 1, legend=view.note),
         Section(legend=config.about.strip(), files_only=True),
@@ -45,7 +44,7 @@ def all_sections(view: View) -> list[Section]:
         Section("Runs", legend="\n".join(runs), links=links, files_only=True),
         Section("Stale records", legend="\n".join(stale)),
         Section(OTHER_CODE, legend=other_code(view)),
-        Section("Sources", legend="\n".join(sources)),
+        Section("Sources", legend="\n".join(source_lines(view))),
     ]
     return [section for section in sections if not section.is_empty]
 
@@ -167,6 +166,7 @@ def _tidy(view: View) -> pd.DataFrame:
                 **(entry.measured.model_dump(include={"value", "low", "high"}) if entry.measured else {}),
                 "seeds": len(entry.runs), "published": entry.published.value if entry.published else None,
                 "published in": entry.published.source if entry.published else "",
+                "published protocol": entry.published.protocol if entry.published else "",
                 "published recipe": (entry.published.other_recipe or "the run's") if entry.published else "",
                 "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in entry.runs),
                 "note": " ".join(view.notes_of(entry)),
