@@ -85,7 +85,7 @@ def calibration_sections(view: View) -> list[Section]:
         ]
     )
     shown = [row.entry for row in rows]
-    smoothed = dict.fromkeys(view.task_title(entry) for entry in shown if _is_smoothed(entry))
+    smoothed = dict.fromkeys(view.task_title(entry) for entry in shown if _is_smoothed(view, entry))
     legend = [
         LEGEND.format(interval_legend(m for row in rows for m in row.measured.values())),
         *([SMOOTHED.format("; ".join(smoothed))] if smoothed else []),
@@ -115,9 +115,11 @@ def _task(view: View, row: _Calibrated) -> str:
     return view.task_title(row.entry) + row.part
 
 
-def _is_smoothed(entry: TableEntry) -> bool:
+def _is_smoothed(view: View, entry: TableEntry) -> bool:
     """Return whether a classifier was trained on labels that are not the images' alone."""
-    return any(entry.runs[0].recipe.get(name) for name in ("label_smoothing", "mixup", "cutmix"))
+    planned = view.suite.run(entry.runs[0].run)
+    trained = view.suite.run(planned.needs) if planned.needs and entry.kind.starts_from == "classifier" else planned
+    return any(getattr(trained.recipe, name, 0) for name in ("label_smoothing", "mixup", "cutmix"))
 
 
 def _pairs(view: View, rows: Sequence[_Calibrated]) -> Section:
