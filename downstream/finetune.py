@@ -124,7 +124,7 @@ def perform(run: Run[FinetuneRecipe]) -> None:
             if evaluating:
                 with logger.evaluation():
                     on_the_way = evaluate(classifier, held_out, recipe, prepared, title="")
-                logger.log(step + 1, top_1=on_the_way.measurements()[0].value)
+                logger.log(step + 1, top_1=100 * int(on_the_way.right().sum()) / len(on_the_way.rank))
     check_moved(classifier, extra_state["digest"])
 
     # What came of it

@@ -17,6 +17,7 @@ from lutbench.data.images import ImageDataset
 from lutbench.evaluate.features import encoding_rate, features_of, kept_splits
 from lutbench.evaluate.inference import Computed, labels_of, outcomes_of, rank_of_label
 from lutbench.models.blocks import probe_features, probe_width
+from lutbench.models.probes import linear_probe
 from lutbench.models.weights import save_weights
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
@@ -108,15 +109,14 @@ def perform(run: Run[LinearRecipe]) -> None:
 
 
 def linear_head(width: int, classes: int, seed: int) -> nn.Sequential:
-    """Return the probe from features (B, D) to scores (B, C): BatchNorm without affine parameters, then a linear layer, N(0, 0.01) at first.
-
-    Source: MAE, section A.1; its release for the truncation and the 1e-6.
-    """
-    linear = nn.Linear(width, classes)
+    """Return :func:`lutbench.models.probes.linear_probe` with weights N(0, 0.01), truncated (MAE, section A.1, and its release)."""
+    head = linear_probe(width, classes)
+    linear = head[1]
+    assert isinstance(linear, nn.Linear)
     with seeded(RngStream.WEIGHTS, seed, LINEAR):
         nn.init.trunc_normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)
-    return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), linear)
+    return head
 
 
 def lars_groups(head: nn.Sequential, weight_decay: float) -> list[dict[str, Any]]:
@@ -131,7 +131,7 @@ def lars_groups(head: nn.Sequential, weight_decay: float) -> list[dict[str, Any]
 
 @torch.no_grad()
 def score(head: nn.Module, unseen: Computed, labels: Tensor) -> Tensor:
-    """Prediction and place of the label (m, 2) of every image in ``unseen``; ``labels`` (n,) are the whole set's."""
+    """What :func:`rank_of_label` gives of every image in ``unseen``; ``labels`` (n,) are the whole set's."""
     device = accelerator().device
     head.eval()
     wanted = labels[torch.from_numpy(unseen.index)]

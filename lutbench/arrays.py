@@ -88,3 +88,15 @@ def _header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype
 
 def _data(file: IO[bytes], shape: tuple[int, ...], fortran: bool, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.ndarray(shape, dtype, buffer=file.read(), order="F" if fortran else "C")
+
+
+def small_integers(values: NDArray[Any]) -> NDArray[np.integer[Any]]:
+    """Return whole numbers as files are to have them: int16 where that holds all of them, else int32.
+
+    Raises:
+        ValueError: if they are not of a type of whole numbers.
+    """
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"expected whole numbers, found {values.dtype}")
+    fits = values.size == 0 or (values.min() >= -(2**15) and values.max() < 2**15)
+    return values.astype(np.int16 if fits else np.int32)

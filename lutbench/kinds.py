@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lutbench.recipes.base import Recipe, RunRecipe
 
 StartsFrom = Literal["nothing", "encoder", "classifier"]
-"""What goes into a run: nothing but data, the encoder of a method, or the classifier of a fine-tuning."""
+"""What goes into a run: nothing but data, the encoder of a method, or the classifier that a fine-tuning or a linear probe left."""
 
 
 @dataclass(frozen=True)

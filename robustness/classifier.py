@@ -1,7 +1,8 @@
-"""A classifier to be measured: a fine-tuning run's, one of timm's, or a checkpoint of a timm model."""
+"""A classifier to be measured: a fine-tuning's, a linear probe's with its encoder, one of timm's, or a checkpoint of a timm model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import float32_head
+from lutbench.models.blocks import probe_features, probe_width
 from lutbench.models.encoders import create_encoder
 from lutbench.models.export import Export, export_of
 from lutbench.models.fitting import misfits
 from lutbench.models.meta import shapes_only
 from lutbench.models.preprocessing import Preprocessing, preprocessing_of
-from lutbench.models.pretrained import check_pretrained, fit, pretrained_model
+from lutbench.models.pretrained import check_pretrained, encoder_of, fit, pretrained_model
+from lutbench.models.probes import linear_probe
 from lutbench.models.timm_models import check_name
 from lutbench.models.weights import (
     check_kinds,
@@ -28,7 +31,9 @@ from lutbench.models.weights import (
     unwrapped,
     without_prefix,
 )
+from lutbench.recipes.probes import LinearRecipe
 from lutbench.recipes.robustness import ClassifierSource
+from lutbench.run import Run
 from lutbench.train.processes import accelerator
 from robustness.labels import LabelSpace, imagenet_1k, label_space
 
@@ -69,6 +74,39 @@ def load_classifier(
         model = _model_with(read_weights(weights, sha256), source, image_size, weights, export_of(weights))
     side, space = _side_and_space(model, where, source, image_size, export_of(weights) if weights else None)
     return Classifier(model.to(accelerator().device).eval(), side, space, preprocessing_of(source, weights))
+
+
+class ProbedEncoder(nn.Module):
+    """A frozen encoder with the layer of its linear probe behind the features."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Sequential, taken: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.encoder, self.head, self.taken = encoder, head, taken
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores (B, C) of normalised images (B, 3, S, S)."""
+        scores: Tensor = self.head(self.taken(self.encoder, images))
+        return scores
+
+    def get_classifier(self) -> nn.Module:
+        """Return the linear layer, as models of timm do."""
+        return self.head[1]
+
+
+def load_probe(run: Run[LinearRecipe], image_size: int | None, weights: Path, sha256: str | None) -> Classifier:
+    """Return the encoder that a finished linear probe started from with the layer of ``weights``, for images as the probe saw them.
+
+    Raises:
+        UserError: if weights of either are missing or damaged, or the probe's training set, which names the classes, is absent.
+    """
+    recipe = run.recipe
+    side, space = image_size or recipe.side, label_space(run.workspace.open(recipe.dataset, "train").classes)
+    taken = partial(probe_features, pool=recipe.pooling, blocks=recipe.blocks_taken)
+    width = probe_width(recipe.encoder.architecture, side, recipe.pooling, recipe.blocks_taken)
+    head = linear_probe(width, len(space.names))
+    _load_strictly(head, read_weights(weights, sha256), str(weights))
+    model = ProbedEncoder(encoder_of(run, side), head, taken)
+    return Classifier(model.to(accelerator().device).eval(), side, space, run.preprocessing)
 
 
 def check_classifier(

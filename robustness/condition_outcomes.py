@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutbench.arrays import Layout
+from lutbench.evaluate.calibration import ECE
 from lutbench.evaluate.image_names import check_same_images
 from lutbench.evaluate.outcomes import Measurement, PerImage, names_fingerprint
 from lutbench.evaluate.statistics import Comparison
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.detection import NAMES, Detection, compare_detections
 from robustness.kept_conditions import CONDITIONS, ConditionOutcomes, pack, unpack
-from robustness.metrics import Quantity, compare, corruption_quantities, gap, mean, measure, share
+from robustness.metrics import Quantity, calibration_error, compare, corruption_quantities, gap, mean, measure, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ _NAMES_OF = {"corruptions": r"[^/]+/\d+", "occlusion": r"drop \d/10|shuffle (\d+
 class RobustnessOutcomes(PerImage):
     """How a classifier did on a robustness dataset."""
 
-    LOWER: ClassVar[tuple[str, ...]] = ("mCE", "CE", "error", "mean error", "gap", "FPR95")
+    LOWER: ClassVar[tuple[str, ...]] = ("mCE", "CE", "error", "mean error", "gap", "FPR95", "ECE")
 
     layout: ClassVar[Layout] = {
         **CONDITIONS, "kind": (("U",), 0), "gap": (("U",), 1), "extra": (("U",), 1), "alexnet": (("b1",), 0), "cells": (("i8",), 0),
@@ -191,7 +192,7 @@ class RobustnessOutcomes(PerImage):
     def _quantities(self) -> list[Quantity]:
         if self.kind == "corruptions":
             return self._errors()
-        return [*self._occlusions(), *self._accuracies(), *self._gaps()]
+        return [*self._occlusions(), *self._accuracies(), *self._gaps(), *self._calibrations()]
 
     def _occlusions(self) -> Iterator[Quantity]:
         """Means over the conditions in which patches are dropped, and over those in which tiles are shuffled."""
@@ -204,6 +205,13 @@ class RobustnessOutcomes(PerImage):
         for one in self.conditions:
             for index, protocol in enumerate(one.protocols):
                 yield share(_metric_name("top-1", one.condition, protocol, one.preprocessing), one.right(index))
+
+    def _calibrations(self) -> Iterator[Quantity]:
+        """Of the first preprocessing and protocol, which tables print, where the records keep how sure the classifier was."""
+        for one in self.conditions:
+            if len(one.score) and one.preprocessing == self.conditions[0].preprocessing:
+                named = _metric_name(ECE, one.condition, one.protocols[0], one.preprocessing)
+                yield calibration_error(named, one.score[one.rank[0] >= 0], one.right())
 
     def _gaps(self) -> Iterator[Quantity]:
         if self.gap:

@@ -31,8 +31,8 @@ def most_wrong(conditions: Sequence[ConditionOutcomes], count: int) -> tuple[str
     Of several preprocessings and protocols the first, which tables print.
     """
     first = [one for one in conditions if one.preprocessing == conditions[0].preprocessing]
-    if any(len(one.score) for one in first):
-        of_nothing = [one for one in first if (one.rank[0] < 0).all()]
+    of_nothing = [one for one in first if len(one.score) and (one.rank[0] < 0).all()]
+    if of_nothing:
         scored = pd.concat(
             pd.DataFrame({"image": labelled_names(o.names, len(o.score)), "score": o.score}) for o in of_nothing
         )

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lutbench.arrays import Layout
+from lutbench.arrays import Layout, small_integers
 from lutbench.evaluate.image_names import ARRAY, KEY, packed_names, unpacked_names
-from lutbench.evaluate.outcomes import fingerprint_text, names_fingerprint, small_integers
+from lutbench.evaluate.outcomes import fingerprint_text, names_fingerprint
 from lutbench.files import check_plain
 
 
@@ -36,7 +36,8 @@ class ConditionOutcomes:
     """(p, n) Rank, among those that compete, of the first right answer: 0 where it is the prediction, their number
     where none is right, -1 for an image that has no answer and is not counted."""
     score: NDArray[np.float32]
-    """(n,) Highest softmax among the first protocol's classes; (0,) where it is not needed."""
+    """(n,) Highest softmax among the first protocol's classes; (0,) of corruptions and occlusions, of which it would double the
+    file, and of records of before it was kept of all others."""
     images: str
     """sha256 over the images' names: outcomes are paired only if it is equal."""
     names: tuple[str, ...] = ()

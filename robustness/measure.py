@@ -19,7 +19,7 @@ from lutbench.files import content_sha256, whole_file
 from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
-from robustness.classifier import Classifier, check_classifier, load_classifier
+from robustness.classifier import Classifier, check_classifier, load_classifier, load_probe
 from robustness.condition_outcomes import RobustnessOutcomes
 from robustness.conditions import Condition, check_set, open_condition
 from robustness.cost import cost
@@ -77,11 +77,11 @@ def perform(run: Run[RobustnessRecipe]) -> None:
         UserError: if the weights do not fit, an image cannot be decoded, an output is not finite, or the disk is full.
     """
     recipe, root, main = run.recipe, run.workspace.data, accelerator().is_main_process
-    classifier = load_classifier(recipe.classifier, recipe.image_size, run.weights, run.weights_sha256)
+    classifier = _classifier(run)
     if recipe.classifier.kind == "checkpoint":
         run.log(f"images are {classifier.prepared}.")
     if run.needs is not None and recipe.eval_crop == run.needs.recipe.eval_crop:
-        # The table has no other crop, so images are cropped as in fine-tuning, which its export says: it may be the encoder's.
+        # The table has no other crop, so images are cropped as in that task, whose weights say it: it may be the encoder's.
         crop = classifier.prepared.crop_pct or recipe.eval_crop
         recipe = recipe.model_copy(update={"eval_crop": crop})
     passes = _passes(recipe.set, root)
@@ -106,6 +106,14 @@ def perform(run: Run[RobustnessRecipe]) -> None:
         samples = sum(len(one.label) for one in conditions)
         robust = RobustnessOutcomes.of(recipe.set, conditions)
         run.save_results(robust, seconds=seconds, images_per_second=samples / seconds, checkpoint=run.weights_sha256)
+
+
+def _classifier(run: Run[RobustnessRecipe]) -> Classifier:
+    source, size = run.recipe.classifier, run.recipe.image_size
+    if run.needs is not None and source.export == "linear":
+        assert run.weights is not None
+        return load_probe(run.needs, size, run.weights, run.weights_sha256)
+    return load_classifier(source, size, run.weights, run.weights_sha256)
 
 
 @torch.no_grad()
@@ -144,7 +152,7 @@ def measure_conditions(
     check_finite(np.all(values[..., 0] >= 0, axis=(1, 2, 3)), images, index)
     names = [images.image_name(int(one)) for one in index]
     protocols, labels = [protocol.name for protocol in condition.protocols], condition.labels[index]
-    scored = recipe.set.kind == "detection"
+    scored = recipe.set.kind in ("detection", "classes")
     return {
         name: [
             ConditionOutcomes.of(

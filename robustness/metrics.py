@@ -11,8 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lutbench.evaluate.calibration import differences, ece, reflected
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.statistics import (
+    BASIC,
     BOOTSTRAP,
     Comparison,
     Interval,
@@ -50,7 +52,7 @@ ALEXNET_EXTRA_ERROR = {"speckle_noise": 0.8454, "gaussian_blur": 0.7871, "spatte
 
 ALEXNET_SEVERITIES = (1, 2, 3, 4, 5)
 
-Method = Literal["Wilson", "Newcombe", "Bonett-Price", "bootstrap over images"]
+Method = Literal["Wilson", "Newcombe", "Bonett-Price", "bootstrap over images", "basic bootstrap over images"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,12 @@ def gap(metric: str, first: NDArray[np.bool_], second: NDArray[np.bool_], *, sam
     values[: len(first), :2] = np.stack([first, np.ones_like(first)], 1)
     values[len(first) :, 2:] = np.stack([second, np.ones_like(second)], 1)
     return Quantity(metric, values, lambda sums: sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3], "Newcombe")
+
+
+def calibration_error(metric: str, confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> Quantity:
+    """Return the expected calibration error of the ``confidence`` (n,) in predictions, see :mod:`lutbench.evaluate.calibration`."""
+    values = differences(confidence, right)
+    return Quantity(metric, values, lambda sums: ece(sums, len(values)), "basic bootstrap over images")
 
 
 def corruption_quantities(
@@ -140,7 +148,7 @@ def measure(quantities: Sequence[Quantity]) -> list[Measurement]:
         ends = dict(zip((one.metric for one in means), drawn.T.tolist(), strict=True))
     made = []
     for one in quantities:
-        low, high = ends[one.metric] if one.metric in ends else _closed_form(one)
+        low, high = ends[one.metric] if one.metric in ends else _apart(one)
         value, n = 100 * one.value, len(one.values)
         made.append(
             Measurement(metric=one.metric, value=value, n=n, low=100 * low, high=100 * high, interval=one.method)
@@ -164,7 +172,11 @@ def compare(first: Sequence[Quantity], second: Sequence[Quantity]) -> Comparison
     return resampled(values[0], values[1], first[0].statistic)
 
 
-def _closed_form(quantity: Quantity) -> Interval:
+def _apart(quantity: Quantity) -> Interval:
+    """Return the interval of a quantity that shares no bootstrap with others: in closed form, or reflected."""
+    if quantity.method == BASIC:
+        drawn = bootstrap(quantity.values, lambda sums: quantity.statistic(sums)[:, None])
+        return reflected(quantity.value, percentiles(drawn)[:, 0])
     sums = quantity.values.sum(0)
     if quantity.method == "Wilson":
         return wilson(int(sums[0]), len(quantity.values))

@@ -182,6 +182,15 @@ def test_a_new_row_joins_the_lists_that_have_a_row_like_it(tmp_path: Path) -> No
     assert rows(suite, "analysis.inside") == ["mae", "more", "tuned", "untrained"]
 
 
+def test_a_new_row_joins_the_robustness_of_probes_too(tmp_path: Path) -> None:
+    probed = BASE.replace(
+        "[shifted.dark]", '[downstream.line]\nkind = "linear"\ndata = "toy"\nmethods = ["mae"]\n[shifted.dark]'
+    )
+    written(tmp_path, base=probed.replace('tasks = ["tuned"]', 'tasks = ["tuned", "line"]'))
+    suite = loaded(tmp_path)
+    assert rows(suite, "robustness.all/dark") == rows(suite, "robustness.all/dark/linear-probe") == ["mae", "mine"]
+
+
 def test_a_row_like_none_joins_every_list_that_it_can_be_run_for(tmp_path: Path) -> None:
     base = BASE.replace("[downstream.trained]", "[downstream.also]").replace('methods = ["scratch"]', "")
     base = base.replace('[method.scratch]\nscratch = true\nencoder = "toy"\n', "")

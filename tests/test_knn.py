@@ -42,7 +42,7 @@ def by_loop(query: Tensor, bank: Tensor, labels: Tensor) -> list[float]:
 
 def test_predictions_and_places_are_those_of_a_plain_loop() -> None:
     (queries, wanted), (bank, labels) = features(0, 40), features(1, 300)
-    found = knn_classify(queries, wanted, bank, labels, CLASSES, K, TEMPERATURE).tolist()
+    found = knn_classify(queries, wanted, bank, labels, CLASSES, K, TEMPERATURE)[:, :2].tolist()
     for query, label, (prediction, place) in zip(queries, wanted, found, strict=True):
         votes = by_loop(query, bank, labels)
         assert prediction == int(np.argmax(votes))
@@ -77,13 +77,15 @@ def test_the_vote_does_not_depend_on_how_the_queries_are_cut(monkeypatch: pytest
     (queries, wanted), (bank, labels) = features(6, 50), features(7, 200)
     whole = knn_classify(queries, wanted, bank, labels, CLASSES, K, TEMPERATURE)
     monkeypatch.setattr(neighbours, "QUERIES", 7)
-    assert torch.equal(knn_classify(queries, wanted, bank, labels, CLASSES, K, TEMPERATURE), whole)
+    again = knn_classify(queries, wanted, bank, labels, CLASSES, K, TEMPERATURE)
+    assert torch.equal(again[:, [0, 1]], whole[:, [0, 1]])
+    assert torch.allclose(again, whole, equal_nan=True)
 
 
 def test_no_more_than_a_chunk_of_similarities_is_ever_there(monkeypatch: pytest.MonkeyPatch) -> None:
     (queries, wanted), (bank, labels) = features(8, 40), features(9, 500)
     monkeypatch.setattr(neighbours, "QUERIES", 8)
-    monkeypatch.setattr(neighbours, "BANK", 50)
+    monkeypatch.setattr(neighbours, "BANK", 100)
     largest = 0
 
     class Watch(torch.overrides.TorchFunctionMode):
@@ -96,13 +98,16 @@ def test_no_more_than_a_chunk_of_similarities_is_ever_there(monkeypatch: pytest.
 
     with Watch():
         knn_classify(queries, wanted, bank, labels, CLASSES, K, TEMPERATURE)
-    assert 0 < largest <= 8 * 50
+    assert 0 < largest <= 8 * 100
 
 
 def test_a_class_that_no_neighbour_belongs_to_comes_last_whatever_its_number() -> None:
     bank = torch.eye(4)
     found = knn_classify(torch.eye(4)[:1], torch.tensor([0]), bank, torch.tensor([3, 3, 2, 2]), 5, 2, TEMPERATURE)
-    assert found.tolist() == [[3, 4]]
+    assert found[:, :2].tolist() == [[3, 4]]
+    assert found[0, 3:8].tolist() == [3, 2, -1, -1, -1], "and is not among the most likely"
+    assert found[0, 8:].tolist() == pytest.approx([1, math.exp(-1 / TEMPERATURE), 0, 0, 0], rel=1e-5)
+    assert found[0, 2].isnan()
 
 
 def test_the_lowest_temperature_is_the_nearest_neighbour_and_does_not_overflow() -> None:

@@ -298,7 +298,7 @@ def _measure_again(folder: Path) -> None:
     ("change", "told"),
     [
         (('sets = ["plain"', 'sets = ["plane", "plain"'), "neither a .*plane.* nor a published set"),
-        (('tasks = ["task"]', 'tasks = ["tusk"]'), "expected fine-tunings, found 'tusk'.*task"),
+        (('tasks = ["task"]', 'tasks = ["tusk"]'), "expected fine-tunings or linear probes, found 'tusk'.*task"),
         (('tasks = ["task"]', 'tasks = ["task"]\nmethods = ["lute"]'), "there is no 'lute' in its tasks"),
         (("eval_batch = 5", "eval_bach = 5"), "defaults.robustness.eval_bach"),
         (('copy_of = "toy/val"\n', ""), "copy_of"),

@@ -93,7 +93,7 @@ def test_a_set_in_mean_per_class_is_recorded_printed_and_compared_so(tmp_path: P
     performed(run)
     suite = load_suite(str(tmp_path / "toy.toml"))
     record = read_record(next(run.workspace.results.rglob("*.json")))
-    assert [m.metric for m in record.measurements] == [PER_CLASS, "top-1", "top-5"]
+    assert [m.metric for m in record.measurements] == [PER_CLASS, "top-1", "top-5", "ECE, 15 bins"], "no NLL of votes"
     view = View.read(suite, run.workspace.results)
     [entry] = [entry for entry in view.entries if entry.runs]
     assert (entry.metric, entry.measured) == (PER_CLASS, record.measurements[0])

@@ -250,7 +250,7 @@ def test_one_seed_has_its_interval_over_images_and_the_published_value_beside_it
     assert (found["published"], found["difference"], found["runs"]) == ("35.9 [a]", "+4.1", "[4]")
     text = build_tables(loaded, folder)["main.md"]
     assert "- [4] [`robustness/shifts/adversarial/theirs/seed0`](../../records/toy/robustness/shifts/" in text
-    assert "- [a] He et al. 2022 (MAE), table 13\n" in text
+    assert "- [a] He et al. 2022 (MAE), table 13: ImageNet-A, ImageNet-1K classifier\n" in text
 
 
 def test_a_classifier_that_no_run_made_has_its_own_published_value(folder: Path) -> None:
@@ -360,6 +360,56 @@ def test_two_fine_tunings_of_a_method_in_one_table_are_refused_with_the_way_out(
     needed = {run.task: run.needs for run in suite(folder).runs if run.method == "ours" and run.stage == "robustness"}
     assert needed["more/adversarial"] == "downstream/longer/ours/seed0"
     assert needed["shifts/adversarial"] == "downstream/tuned/ours/seed0"
+
+
+PROBE = '[downstream.probe]\nkind = "linear"\ndata = "toys"\n'
+
+
+def test_frozen_encoders_with_their_linear_probe_have_rows_beside_the_fine_tuned(folder: Path) -> None:
+    (folder / "toy.toml").write_text(SUITE + PROBE)
+    loaded = suite(folder, 'robustness.shifts.tasks=["probe", "tuned"]')
+    runs = {run.name: run for run in loaded.runs if run.stage == "robustness" and "adversarial" in run.task}
+    assert {name: run.needs for name, run in runs.items()} == {
+        **{f"robustness/shifts/adversarial/{m}/seed0": f"downstream/tuned/{m}/seed0" for m in ("ours", "theirs")},
+        "robustness/shifts/adversarial/supervised/seed0": None,
+        **{
+            f"robustness/shifts/adversarial/linear-probe/{m}/seed0": f"downstream/probe/{m}/seed0"
+            for m in ("ours", "theirs")
+        },
+    }
+    alone = {run.name: run.recipe.affecting_results() for run in suite(folder).runs if run.stage == "robustness"}
+    both = {run.name: run.recipe.affecting_results() for run in loaded.runs}
+    assert {name: both[name] for name in alone} == alone, "identities of the fine-tuned stay as they are"
+    entries = [entry for entry in View.read(loaded, folder).entries if "adversarial" in entry.task]
+    view = View.read(loaded, folder)
+    assert list(dict.fromkeys(map(view.task_title, entries))) == ["Adversarial", "Adversarial, linear probe"]
+
+
+def test_what_was_published_of_fine_tuned_classifiers_does_not_stand_beside_a_probe(folder: Path) -> None:
+    (folder / "toy.toml").write_text(
+        SUITE.replace('published = "MAE"', 'published = "iBOT"').replace("ViT-B", "ViT-S") + PROBE
+    )
+    loaded = suite(folder, 'robustness.shifts.tasks=["probe", "tuned"]')
+    found = {
+        (one.task, one.method): one.published for one in View.read(loaded, folder).entries if "adversarial" in one.task
+    }
+    assert found["shifts/adversarial", "theirs"] is None
+    beside = found["shifts/adversarial/linear-probe", "theirs"]
+    assert beside is not None
+    assert (beside.value, beside.protocol) == (13.8, "ImageNet-A, linear probe"), "iBOT, table 8"
+    (folder / "toy.toml").write_text(SUITE + PROBE)
+    loaded = suite(folder, 'robustness.shifts.tasks=["probe", "tuned"]')
+    found = {
+        (one.task, one.method): one.published for one in View.read(loaded, folder).entries if "adversarial" in one.task
+    }
+    assert found["shifts/adversarial", "theirs"] is not None
+    assert found["shifts/adversarial/linear-probe", "theirs"] is None, "MAE's 35.9 is of a fine-tuned classifier"
+
+
+def test_two_probes_of_a_method_in_one_table_are_refused(folder: Path) -> None:
+    (folder / "toy.toml").write_text(SUITE + PROBE + PROBE.replace("probe]", "again]"))
+    with pytest.raises(UserError, match=r"shifts.tasks: probe and again each probe ours, and a table has one"):
+        suite(folder, 'robustness.shifts.tasks=["probe", "again"]')
 
 
 def test_published_sets_have_the_names_that_their_authors_gave_them(folder: Path) -> None:

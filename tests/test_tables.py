@@ -231,9 +231,10 @@ def test_sources_are_listed_under_the_letters_of_the_table(folder: Path, capsys:
     recorded(folder, loaded, "tuned/ours/seed0", share(80))
     text = build_tables(loaded, folder)["main.md"]
     assert re.search(r"^- \[a\] .*/lut@", text, re.M)
-    assert re.search(r"^- \[b\] .*\(MAE\), table 3$", text, re.M)
+    with_its_protocol = r"^- \[b\] .*\(MAE\), table 3: ImageNet-1K, trained end to end$"
+    assert re.search(with_its_protocol, text, re.M)
     show_tables(loaded, folder)
-    assert re.search(r"^- \[b\] .*\(MAE\), table 3$", capsys.readouterr().out, re.M)
+    assert re.search(with_its_protocol, capsys.readouterr().out, re.M)
 
 
 def test_more_sources_than_letters_go_on_with_two(folder: Path) -> None:

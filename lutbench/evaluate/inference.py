@@ -21,6 +21,7 @@ from lutbench.data.images import ImageDataset, UndecodableImage
 from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Outcomes
+from lutbench.evaluate.scores import TOP, Scores
 from lutbench.evaluate.transform import eval_transform
 from lutbench.models.encoders import encode
 from lutbench.models.preprocessing import Preprocessing
@@ -32,7 +33,7 @@ from lutbench.train.processes import accelerator, autocast
 
 
 class InferenceRecipe(Protocol):
-    """The settings of inference that any recipe may have: batch and workers cannot change a result."""
+    """The settings of inference that any recipe may have: batch and workers cannot change a result, but for a probability's last bits."""
 
     @property
     def precision(self) -> str: ...
@@ -265,30 +266,42 @@ def labels_of(images: ImageDataset) -> Tensor:
     return torch.from_numpy(images.labels.astype(np.int64))
 
 
-def rank_of_label(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return prediction and rank of the label (B, 2), int64, from ``scores`` (B, C) and ``labels`` (B,).
+def rank_of_label(scores: Tensor, labels: Tensor, shares: Tensor | None = None) -> Tensor:
+    """Return what is kept of ``scores`` (B, C) of images with ``labels`` (B,): (B, 3 + 2 k), float32, in which classes are exact.
 
-    The rank is 0 where the label has the highest score; of equal scores the lower class comes first. Both are -1
-    where a score is not finite.
+    Prediction and rank of the label; logarithm of the label's probability; the k most likely classes, five or C, and behind them
+    their probabilities. The rank is 0 where the label has the highest score; of equal scores the lower class comes first.
+    Probabilities are the softmax of the scores. Of votes they are ``shares`` (B, C): then the logarithm is NaN, that of no votes being
+    infinite, and a class without votes is -1 among the most likely. All are -1 where a score is not finite.
     """
-    order = scores.float().argsort(dim=1, descending=True, stable=True)
+    scores = scores.float()
+    order = scores.argsort(dim=1, descending=True, stable=True)
     rank = (order == labels[:, None]).int().argmax(1)
-    result = torch.stack([order[:, 0], rank], 1)
+    top = order[:, :TOP]
+    if shares is None:
+        logarithms = scores.log_softmax(1)
+        own, likely = logarithms.gather(1, labels[:, None]), logarithms.gather(1, top).exp()
+    else:
+        own, likely = scores.new_full((len(scores), 1), torch.nan), shares.gather(1, top)
+        top = top.where(likely > 0, -1)
+    result = torch.cat([order[:, :1], rank[:, None], own, top, likely], 1)
     return result.where(scores.isfinite().all(1, keepdim=True), -1)
 
 
 def outcomes_of(ranked: Tensor, images: ImageDataset, index: NDArray[np.int64], metric: Metric = "top-1") -> Outcomes:
-    """Return the outcomes of the images ``index`` (m,) of a labelled dataset, from what :func:`rank_of_label` gave, (m, 2);
+    """Return the outcomes of the images ``index`` (m,) of a labelled dataset, from what :func:`rank_of_label` gave of each;
     ``metric`` is what tables print of them.
 
     Raises:
         UserError: if a classifier's outputs were not finite.
     """
     assert images.labels is not None
-    prediction, rank = ranked.numpy().T
+    found = ranked.numpy()
+    prediction, rank = found[:, :2].T.astype(np.int64)
     check_finite(prediction >= 0, images, index)
     names = (images.image_name(int(i)) for i in index)
-    return replace(Outcomes.of(images.labels[index], prediction, rank, names), metric=metric)
+    made = Outcomes.of(images.labels[index], prediction, rank, names)
+    return replace(made, metric=metric, scores=Scores.of(found))
 
 
 def check_finite(

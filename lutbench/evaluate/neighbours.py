@@ -36,7 +36,7 @@ def knn_classify(
     neighbours: int,
     temperature: float,
 ) -> Tensor:
-    """Return prediction and rank of the label (Q, 2), see :func:`rank_of_label`, by the vote of the nearest in the bank.
+    """Return what :func:`rank_of_label` gives of the vote of the nearest in the bank (Q, 3 + 2 k); probabilities are shares of the votes.
 
     ``queries`` (Q, D) with ``labels`` (Q,), ``bank`` (M, D) with ``bank_labels`` (M,), normalised here. A neighbour at
     cosine s votes with exp(s / temperature). A class that no neighbour belongs to comes last, not by its number.
@@ -46,7 +46,7 @@ def knn_classify(
     for chunk, chunk_labels in zip(torch.split(queries, QUERIES), torch.split(labels, QUERIES), strict=True):
         similarity, index = nearest_neighbours(functional.normalize(chunk, dim=1), bank, neighbours)
         votes = vote(similarity, bank_labels[index], classes, temperature)
-        result = rank_of_label(votes, chunk_labels)
+        result = rank_of_label(votes, chunk_labels, votes / votes.sum(1, keepdim=True))
         voteless = votes.gather(1, chunk_labels[:, None])[:, 0] == 0
         result[voteless, 1] = classes - 1
         results.append(result)

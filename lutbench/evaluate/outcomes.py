@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy.sparse import csr_array
 
-from lutbench.arrays import Layout
+from lutbench.arrays import Layout, small_integers
+from lutbench.evaluate.calibration import ECE, NLL, calibration, compare_calibration
 from lutbench.evaluate.image_names import (
     ARRAY,
     KEY,
@@ -24,6 +25,7 @@ from lutbench.evaluate.image_names import (
     packed_names,
     unpacked_names,
 )
+from lutbench.evaluate.scores import SCORES, Scores
 from lutbench.evaluate.statistics import (
     BOOTSTRAP,
     Comparison,
@@ -145,11 +147,14 @@ class PerImage(ABC):
 class Outcomes(PerImage):
     """How a classifier did on every image of a set, in the set's order."""
 
+    LOWER: ClassVar[tuple[str, ...]] = ("ECE", NLL)
+
     layout: ClassVar[Layout] = {
         **dict.fromkeys(("label", "prediction", "rank"), (("i2", "i4"), 1)),
         "images": (("U",), 0),
         "metric": (("U",), 0),
         KEY: ARRAY,
+        **SCORES,
     }
     label: NDArray[np.integer[Any]]
     """(n,) The class of the image."""
@@ -163,6 +168,8 @@ class Outcomes(PerImage):
     """The measurement that comes first, which tables print."""
     names: tuple[str, ...] = ()
     """The images' names, below the split's folder or by row; empty in records of before they were kept."""
+    scores: Scores | None = None
+    """What it thought of the classes; None in records of before that was kept, which then say nothing of calibration."""
 
     @classmethod
     def of(cls, label: ArrayLike, prediction: ArrayLike, rank: ArrayLike, names: Iterable[str]) -> "Outcomes":
@@ -187,7 +194,7 @@ class Outcomes(PerImage):
         metric = {} if self.metric == "top-1" else {"metric": np.array(self.metric)}
         return {
             "label": self.label, "prediction": self.prediction, "rank": self.rank, "images": np.array(self.images), **metric,
-            **packed_names(self.names),
+            **packed_names(self.names), **(self.scores.arrays() if self.scores else {}),
         }  # fmt: skip
 
     @classmethod
@@ -205,16 +212,22 @@ class Outcomes(PerImage):
                 "a label, prediction or rank below 0, or a rank that is 0 elsewhere than where the prediction is right"
             )
         images = fingerprint_text(arrays["images"])
-        return cls(label, prediction, rank, images, metric, unpacked_names(arrays, len(label), images))
+        names = unpacked_names(arrays, len(label), images)
+        scores = Scores.from_arrays(arrays, label, prediction, rank)
+        return cls(label, prediction, rank, images, metric, names, scores)
 
     def right(self, among: int = 1) -> NDArray[np.bool_]:
         """Return whether the label is among the first so many classes, (n,)."""
         return np.asarray(self.rank < among)
 
     def measurements(self) -> list[Measurement]:
-        """Top-1 and top-5 accuracy in percent, each with its Wilson interval, and before them the mean per class if asked."""
+        """Top-1 and top-5 accuracy in percent, each with its Wilson interval, and before them the mean per class if asked.
+
+        Behind them, where scores were kept, :func:`lutbench.evaluate.calibration.calibration`.
+        """
         first = [self._mean_per_class()] if self.metric == PER_CLASS else []
-        return first + [self._accuracy(k) for k in (1, 5)]
+        made = (Measurement(**one._asdict()) for one in calibration(self.scores, self.right()))
+        return [*first, *(self._accuracy(k) for k in (1, 5)), *made]
 
     def measurement(self, metric: str) -> Measurement | None:
         """Return the measurement of ``metric``, be it recorded or not: the mean per class can always be had."""
@@ -222,19 +235,22 @@ class Outcomes(PerImage):
 
     @classmethod
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
-        """Compare top-1 by what is right on each image, the mean per class by a bootstrap over images."""
+        """Compare top-1 by what is right on each image; the mean per class, ECE and NLL by a bootstrap over images."""
         check_same_images([*first, *second])
+        if metric in (ECE, NLL):
+            one, other = ([(run.scores, run.right()) for run in seeds] for seeds in (first, second))
+            return compare_calibration(one, other, metric)
         if metric == PER_CLASS:
             return compare_per_class(first, second)
         return paired(*(np.stack([one.right() for one in seeds]) for seeds in (first, second)))
 
     def frame(self) -> "pd.DataFrame":
-        """Return a row per image: ``image``, ``label``, ``prediction``, ``rank``, and whether it is ``right``."""
+        """Return a row per image: ``image``, ``label``, ``prediction``, ``rank``, whether it is ``right``, and scores if kept."""
         import pandas as pd
 
         names = labelled_names(self.names, len(self.label))
         columns = {"label": self.label, "prediction": self.prediction, "rank": self.rank, "right": self.right()}
-        return pd.DataFrame({"image": names, **columns})
+        return pd.DataFrame({"image": names, **columns, **(self.scores.columns() if self.scores else {})})
 
     def most_wrong(self, count: int) -> "tuple[str, pd.DataFrame]":
         """Return the images whose class has the most classes before it in descending order of score."""
@@ -242,9 +258,13 @@ class Outcomes(PerImage):
         wrong = self.frame().query("rank > 0").nlargest(count, "rank")
         for column in ("label", "prediction"):
             wrong[column] = [folders.get(of, str(of)) for of in wrong[column]]
+        columns = ["image", "class", "predicted", "rank"]
+        if self.scores:
+            columns.append("confidence")
+            wrong["confidence"] = wrong["confidence"].round(3)
         return (
             "Most wrong are images of whose label the score has the highest rank: so many classes were thought more likely.",
-            wrong.rename(columns={"label": "class", "prediction": "predicted"}).drop(columns="right"),
+            wrong.rename(columns={"label": "class", "prediction": "predicted"})[columns],
         )
 
     def per_class(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -325,15 +345,3 @@ def fingerprint_text(array: NDArray[Any]) -> str:
     if not re.fullmatch("[0-9a-f]{64}", str(array)):
         raise ValueError(f"a fingerprint {str(array)[:80]!r} of the images' names")
     return str(array)
-
-
-def small_integers(values: NDArray[Any]) -> NDArray[np.integer[Any]]:
-    """Return whole numbers as int16 where that holds all of them, else as int32.
-
-    Raises:
-        ValueError: if they are not of a type of whole numbers.
-    """
-    if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"expected whole numbers, found {values.dtype}")
-    fits = values.size == 0 or (values.min() >= -(2**15) and values.max() < 2**15)
-    return values.astype(np.int16 if fits else np.int32)

@@ -30,10 +30,12 @@ from typing import Any, Literal, NamedTuple
 from lutbench.errors import UserError, unknown
 from lutbench.kinds import STAGES, TOOLS
 from lutbench.recipes.base import Recipe
-from lutbench.recipes.expand import AnyData, pretraining_recipe
+from lutbench.recipes.equal_compute import Budget
+from lutbench.recipes.expand import pretraining_recipe
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.reading import read_recipe
-from lutbench.recipes.suite import Budget, Suite
+from lutbench.recipes.suite import Suite
+from lutbench.recipes.suite_tables import AnyData
 
 
 class BudgetRecipe(Recipe):

@@ -2,46 +2,19 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from lutbench.data.catalogue import MEASURED_ON
-from lutbench.errors import UserError, listed, unknown
-from lutbench.kinds import KINDS, STAGES, Kind, kinds_of
-from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Recipe, RunRecipe
+from lutbench.errors import UserError, unknown
+from lutbench.kinds import STAGES
+from lutbench.recipes.base import EncoderRecipe, RunRecipe
+from lutbench.recipes.classifier_rows import from_classifiers
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.draws import drawn
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.reading import read_recipe
-from lutbench.recipes.retrieval import RevisitedDataRecipe
-from lutbench.recipes.robustness import RobustnessTable
-from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.snapshot_rows import snapshot_sources, study_rows_of
 from lutbench.recipes.suite import UNTRAINED, AnalysisTable, PlannedRun, Row, Suite, TaskTable
-
-AnyData = DataRecipe | SegmentationDataRecipe | RevisitedDataRecipe
-
-_SHOWS: Mapping[Any, str] = {
-    SegmentationDataRecipe: "images with masks",
-    RevisitedDataRecipe: "photographs with queries (revisited Oxford or Paris)",
-}
-"""What a set of each type is of, where it is not of images with or without labels."""
-
-
-class Table(NamedTuple):
-    """A table of a suite file that makes runs of one kind."""
-
-    kind: Kind
-    task: str
-    """Its name, ``[STAGE.TASK]``."""
-    given: Any
-    """The table as the suite's model has it."""
-    settings: dict[str, Any]
-    """The settings of its runs, with the suite's defaults for the kind."""
-
-    @property
-    def where(self) -> str:
-        """Its name in messages."""
-        return f"{self.kind.stage}.{self.task}"
+from lutbench.recipes.suite_tables import AnyData, Table, labelled, resolved, table_of, with_data
 
 
 def expand(name: str, suite: Suite, data: Mapping[str, AnyData], study_rows: Collection[Row] = ()) -> list[PlannedRun]:
@@ -71,19 +44,8 @@ def expand_stages(
             elif table.kind.starts_from == "encoder":
                 runs += _from_encoders(name, suite, data, runs, table, study_rows)
             else:
-                runs += _from_classifiers(name, suite, runs, table)
+                runs += from_classifiers(name, suite, runs, table)
     return runs
-
-
-def table_of(suite: Suite, stage: str, task: str, given: Any) -> Table:
-    """Return a table with its kind: the one that it names, or the first of its stage where its form names none."""
-    kinds = kinds_of(stage)
-    named = isinstance(given, TaskTable)
-    kind = given.kind if named else next(iter(kinds))
-    if kind not in kinds:
-        raise unknown(f"{stage}.{task}.kind: no such task {kind!r}", kind, kinds)
-    own = given if isinstance(given, dict) else given.model_extra or {}
-    return Table(kinds[kind], task, given, suite.defaults.get(kind, {}) | ({"kind": kind} if named else {}) | own)
 
 
 def _from_nothing(name: str, suite: Suite, data: Mapping[str, AnyData], table: Table) -> list[PlannedRun]:
@@ -94,8 +56,8 @@ def _from_nothing(name: str, suite: Suite, data: Mapping[str, AnyData], table: T
 
 def recipe_from_nothing(suite: Suite, data: Mapping[str, AnyData], table: Table) -> RunRecipe:
     """Return the recipe of a table that starts from nothing but data."""
-    settings = _resolved(table.settings, "encoder", suite.encoder, table.where)
-    settings = _with_data(settings, table.kind.recipe, data, table.where)
+    settings = resolved(table.settings, "encoder", suite.encoder, table.where)
+    settings = with_data(settings, table.kind.recipe, data, table.where)
     return read_recipe(table.kind.recipe, settings, table.where, also=("budget",))
 
 
@@ -155,7 +117,7 @@ def recipes_from_encoder(
         raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
     if method not in suite.method:
         raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
-    settings = _with_data(table.settings, kind.recipe, data, where)
+    settings = with_data(table.settings, kind.recipe, data, where)
     made_by, source = _origin(suite, method, before, where)
     rows = {method: source}
     if shares and made_by and suite.method[method].pretrain:
@@ -189,7 +151,7 @@ def _untrained(suite: Suite, runs: Sequence[PlannedRun]) -> Iterator[PlannedRun]
     ``untrained-NAME-SIDE`` where one was fine-tuned at another size.
     """
     recipes = {run.recipe.encoder.architecture: run for run in runs}  # type: ignore[attr-defined]
-    named = {name: read_recipe(EncoderRecipe, _labelled(name, recipe), name) for name, recipe in suite.encoder.items()}
+    named = {name: read_recipe(EncoderRecipe, labelled(name, recipe), name) for name, recipe in suite.encoder.items()}
     for architecture, run in recipes.items():
         source = {"architecture": architecture, "kind": "scratch"}
         recipe = run.recipe.model_copy(update={"encoder": EncoderSource.model_validate(source)})
@@ -213,86 +175,6 @@ def _name(architecture: EncoderRecipe, named: Mapping[str, EncoderRecipe]) -> st
     return exact[0] if exact else f"{next(iter(alike), architecture.model)}-{architecture.image_size}"
 
 
-def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], table: Table) -> list[PlannedRun]:
-    """Return the runs of a table that names datasets, on each of which finished classifiers are measured."""
-    kind, where, given = table.kind, table.where, table.given
-    datasets = {known.name: known.recipe for known in MEASURED_ON.values()} | suite.shifted
-    measured, runs = _measured(given, before, where), []
-    rows = suite.classifier if given.classifiers is None else given.classifiers
-    for dataset in given.sets:
-        if dataset not in datasets:
-            problem = f"{where}.sets: there is neither a [shifted.{dataset}] in the suite file nor a published set"
-            raise unknown(f"{problem} {dataset!r}", dataset, datasets)
-        chosen = {"preprocessing": given.preprocessing} if given.preprocessing else {}
-        settings = {**table.settings, "set": {**_labelled(dataset, datasets[dataset]), **chosen}}
-        task = f"{table.task}/{dataset}"
-        for run in measured:  # its images are seen as in fine-tuning, unless the table says otherwise
-            as_tuned = {"image_size": run.recipe.side, "eval_crop": run.recipe.eval_crop}  # type: ignore[attr-defined]
-            source = {"kind": "run", "encoder": run.recipe.encoder_label}
-            values = {**as_tuned, **settings, "classifier": source}
-            recipe = read_recipe(kind.recipe, values, where, also=RobustnessTable.model_fields)
-            runs.append(PlannedRun(name, kind, task, run.method, run.seed, recipe, run.name))
-        for row in rows:  # no run of the suite made it, so it has no seed: it is under the suite's first
-            values = {**settings, **_classifier_settings(suite, row, where)}
-            recipe = read_recipe(kind.recipe, values, where, also=RobustnessTable.model_fields)
-            runs.append(PlannedRun(name, kind, task, row, suite.seeds[0], recipe))
-    return runs
-
-
-def _measured(given: RobustnessTable, before: Sequence[PlannedRun], where: str) -> list[PlannedRun]:
-    """Return the fine-tunings whose classifiers a table is about; of several draws of their training images the first."""
-    finetuned = [run for run in before if run.kind is KINDS["finetune"] and not run.draw]
-    fitting = list(dict.fromkeys(run.task for run in finetuned))
-    for task in given.tasks:
-        if task not in fitting:
-            raise unknown(f"{where}.tasks: expected fine-tunings, found {task!r}", task, fitting)
-    measured = [run for run in finetuned if run.task in given.tasks]
-    known = list(dict.fromkeys(run.method for run in measured))
-    on_the_way = {row for *_, row in study_rows_of(measured)}  # measured if they are listed
-    methods = [row for row in known if row not in on_the_way] if given.methods is None else given.methods
-    for method in methods:
-        if method not in known:
-            of = listed(given.tasks) or "none"
-            raise unknown(f"{where}.methods: there is no {method!r} in its tasks, {of}", method, known)
-        tunings = list(dict.fromkeys(run.task for run in measured if run.method == method))
-        if len(tunings) > 1:
-            raise UserError(
-                f"{where}.tasks: {' and '.join(tunings)} each fine-tune {method}, and a table has one classifier of a "
-                "method. Name one of these tasks in it, and the others in a [robustness.NAME] of their own."
-            )
-    return [run for run in measured if run.method in methods]
-
-
-def _classifier_settings(suite: Suite, row: str, where: str) -> dict[str, Any]:
-    """Return what a ``[classifier.NAME]`` says of the classifier and its input."""
-    if row not in suite.classifier:
-        raise unknown(f"{where}.classifiers: there is no {row!r} in the suite file", row, suite.classifier)
-    given = suite.classifier[row]
-    source = {
-        "kind": "checkpoint" if given.checkpoint else "timm",
-        "model": given.model,
-        "path": given.checkpoint,
-        "encoder": given.encoder or given.model,
-        **given.preprocessing(),
-    }
-    return {"classifier": source} | ({} if given.image_size is None else {"image_size": given.image_size})
-
-
-def _with_data(
-    settings: Mapping[str, Any], model: type[Recipe], data: Mapping[str, AnyData], where: str
-) -> dict[str, Any]:
-    """Return ``settings`` with the name of a dataset replaced by what it names, which must be what ``model`` works on."""
-    name, wanted = settings.get("data"), model.model_fields["data"].annotation
-    if isinstance(name, str) and name in data and type(data[name]) is not wanted:
-        needs = _SHOWS.get(wanted, "images")
-        fitting = [other for other, recipe in data.items() if type(recipe) is wanted]
-        raise UserError(
-            f"{where}.data: expected a set of {needs}, found {name}, whose source is {data[name].source}. "
-            f"Fitting sets: {listed(fitting, 20) or 'none'}."
-        )
-    return _resolved(settings, "data", data, where)
-
-
 def _origin(
     suite: Suite, method: str, before: Sequence[PlannedRun], wanted_by: str = ""
 ) -> tuple[PlannedRun | None, dict[str, Any]]:
@@ -308,7 +190,7 @@ def _origin(
         return made_by, {"architecture": architecture, "kind": "run", "export": "classifier"}
     if row.pretrain is None:
         kind = "timm" if row.timm else "checkpoint" if row.checkpoint else "scratch"
-        named = _resolved({"encoder": row.encoder}, "encoder", suite.encoder, f"method.{method}")
+        named = resolved({"encoder": row.encoder}, "encoder", suite.encoder, f"method.{method}")
         return None, {
             "architecture": named["encoder"],
             "kind": kind,
@@ -346,20 +228,3 @@ def _finetuning(suite: Suite, method: str, named: str, before: Sequence[PlannedR
             f"above. Take {method} out of the methods of {wanted_by}, or put it below [downstream.{task}]."
         )
     return made_by
-
-
-def _resolved(
-    settings: Mapping[str, Any], key: str, known: Mapping[str, EncoderRecipe | DatasetRecipe], where: str
-) -> dict[str, Any]:
-    """Return ``settings`` with the name under ``key`` replaced by what it names."""
-    name = settings.get(key)
-    if not isinstance(name, str):
-        return dict(settings)
-    if name not in known:
-        raise unknown(f"{where}.{key}: there is no [{key}.{name}] in the suite file", name, known)
-    return {**settings, key: _labelled(name, known[name])}
-
-
-def _labelled(name: str, recipe: EncoderRecipe | DatasetRecipe) -> dict[str, Any]:
-    """Return the settings of an encoder or a dataset, which tables call by its name unless it has a label."""
-    return {**recipe.model_dump(), "label": recipe.label or name}

@@ -6,7 +6,7 @@ fine-tunes ViT-S and ViT-B by recipes of their own, and trains from scratch by a
 are. What a table has no like of, ``like = "NAME"`` in ``[method.NAME]`` decides: it is a row wherever that one is. If nothing
 in what is extended is like a row, it joins every list that it can be run for.
 
-- A robustness table has of the new rows only those that its ``tasks`` fine-tune.
+- A robustness table has of the new rows only those that its ``tasks`` fine-tune or probe.
 - An analysis has untrained encoders of its own, and not ``scratch``; it has the encoders of fine-tuned classifiers
   (``finetuned``), which a task has only if it names them.
 - A list that the extending file gives itself, or ``--set`` does, is as it says.

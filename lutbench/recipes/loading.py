@@ -13,7 +13,7 @@ from lutbench.errors import UserError, nearest, unknown
 from lutbench.kinds import KINDS
 from lutbench.recipes.base import DataRecipe, check_name
 from lutbench.recipes.budget import MeasuredIn, check_places, table_within, within_budgets
-from lutbench.recipes.expand import AnyData, expand
+from lutbench.recipes.expand import expand
 from lutbench.recipes.joining import join_rows
 from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.retrieval import RevisitedDataRecipe
@@ -31,6 +31,7 @@ from lutbench.recipes.suite_files import (
     read_suite,
     suite_path,
 )
+from lutbench.recipes.suite_tables import AnyData
 
 __all__ = ["SUITES", "load_suite"]
 
@@ -102,7 +103,9 @@ def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows], results
             raise UserError(f"{run} would be run {times} times: name every seed, and every method of a task, once.")
     studies = [*made.studies, *snapshot_studies(suite, runs)]
     rows_of_studies = made.rows | study_rows_of(runs)
-    return LoadedSuite(path.stem, suite, tuple(runs), given, {**budgets, **made.budgets}, tuple(studies), rows_of_studies)
+    return LoadedSuite(
+        path.stem, suite, tuple(runs), given, {**budgets, **made.budgets}, tuple(studies), rows_of_studies
+    )
 
 
 def _data(name: str, values: dict[str, Any]) -> AnyData:

@@ -12,6 +12,7 @@ from lutbench.recipes.base import (
     CropShare,
     DatasetRecipe,
     Depth,
+    Later,
     Pixels,
     PreprocessingRecipe,
     Recipe,
@@ -212,9 +213,11 @@ class ClassifierTable(PreprocessingRecipe):
 
 
 class ClassifierSource(WeightsSource):
-    """Where a classifier comes from: a fine-tuning run, timm, or a checkpoint of a timm model."""
+    """Where a classifier comes from: a fine-tuning or a linear probe, timm, or a checkpoint of a timm model."""
 
     kind: Literal["run", "timm", "checkpoint"]
+    export: Annotated[Literal["classifier", "linear"], Later] = "classifier"
+    """What a run left: a fine-tuning its classifier, a linear probe the layer behind its frozen encoder."""
     model: str = ""
     """Name of the model in timm; a run brings its own."""
     encoder: Annotated[str, Runtime] = ""
@@ -227,8 +230,8 @@ class ClassifierSource(WeightsSource):
 
     @property
     def export_name(self) -> str:
-        """The export of a fine-tuning."""
-        return "classifier"
+        """What of a run's it is."""
+        return self.export
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -236,6 +239,8 @@ class ClassifierSource(WeightsSource):
             raise ValueError("model: name it for timm and checkpoint; a run brings its own")
         if (self.kind == "checkpoint") != bool(self.path):
             raise ValueError("path: name the file of a checkpoint, and only of that")
+        if self.export == "linear" and self.kind != "run":
+            raise ValueError("export: a linear layer is a run's")
         return self
 
 
@@ -250,7 +255,7 @@ class RobustnessRecipe(RunRecipe):
     image_size: Pixels | None = None
     """Side of the input in pixels; the classifier's own if not given."""
     eval_crop: CropShare = Field(default_factory=lambda given: default_crop(given["image_size"] or 224))
-    """Where images are resized and the set says nothing; the fine-tuning's if not given."""
+    """Where images are resized and the set says nothing; that of the fine-tuning or probe if not given."""
     eval_batch: Annotated[Batch, Runtime] = 256
     """Images per batch and process."""
 
@@ -286,7 +291,8 @@ class RobustnessTable(Recipe, extra="allow"):
     sets: list[str] = Field(min_length=1)
     """[shifted.NAME] tables of the suite file, or published sets."""
     tasks: list[str] = Field(default_factory=list)
-    """The [downstream.NAME] fine-tunings whose classifiers are measured."""
+    """The [downstream.NAME] fine-tunings and linear probes whose classifiers are measured: of a method one of each at most. A probe's
+    are rows ``TABLE/SET/linear-probe``, beside those of the fine-tuned, ``TABLE/SET``."""
     title: str = ""
     """What tables put before the sets' names; its name in the suite file if empty."""
     methods: list[str] | None = None

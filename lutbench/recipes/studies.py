@@ -22,22 +22,23 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lutbench.errors import UserError, unknown
 from lutbench.kinds import STAGES
 from lutbench.recipes.base import RunRecipe
+from lutbench.recipes.equal_compute import Budget
 from lutbench.recipes.expand import (
-    AnyData,
     expand_stages,
     methods_of,
     recipe_from_nothing,
     recipes_from_encoder,
-    table_of,
 )
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.robustness import RobustnessTable
-from lutbench.recipes.suite import Budget, MethodRecipe, PlannedRun, Row, Study, StudyPoint, Suite, TaskTable
+from lutbench.recipes.suite import MethodRecipe, PlannedRun, Row, Study, StudyPoint, Suite, TaskTable
+from lutbench.recipes.suite_tables import AnyData, table_of
 from lutbench.recipes.sweeps import Sweep, in_words, read_sweep, shown, value_text
 
 
@@ -57,7 +58,7 @@ class Swept(NamedTuple):
     studies: Sequence[Study] = ()
     rows: frozenset[Row] = frozenset()
     """The rows that are there for sweeps alone."""
-    budgets: dict[str, Budget] = {}
+    budgets: Mapping[str, Budget] = MappingProxyType({})
     """Of the runs that sweeps make."""
 
 

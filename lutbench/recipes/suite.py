@@ -21,7 +21,6 @@ beside its encoder: the teacher of a pre-training (``teacher = true``), or the e
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -29,6 +28,7 @@ from pydantic import Field, model_validator
 from lutbench.errors import unknown
 from lutbench.kinds import STAGES, Kind
 from lutbench.recipes.base import SEED_BOUND, EncoderRecipe, Name, PreprocessingRecipe, Recipe, RunRecipe
+from lutbench.recipes.equal_compute import Budget
 from lutbench.recipes.robustness import ClassifierTable, RobustnessDatasetRecipe, RobustnessTable
 from lutbench.recipes.shares import At
 
@@ -217,13 +217,13 @@ class PlannedRun:
     suite: str
     kind: Kind
     task: str
-    """The pre-training run's or the task's name in the suite file; ``TABLE/SET`` in robustness."""
+    """The pre-training run's or the task's name in the suite file; ``TABLE/SET`` in robustness, ``TABLE/SET/linear-probe`` of a probe."""
     method: str
     """The row it belongs to, a method or a classifier; empty for pre-training runs."""
     seed: int
     recipe: RunRecipe = field(repr=False)
     needs: str | None = None
-    """Name of the run whose encoder it starts from, or whose classifier it measures: a pre-training or a fine-tuning."""
+    """Name of the run whose encoder it starts from, or whose classifier it measures: a pre-training, a fine-tuning or a linear probe."""
     draw: int = 0
     """Of a task that is run for several draws of its training images, which of them."""
 
@@ -252,42 +252,6 @@ def name_matches(name: str, pattern: str) -> bool:
     """Return whether ``pattern`` matches consecutive parts of a run's name, such as ``photographs-knn/lut``."""
     parts, length = name.split("/"), pattern.count("/") + 1
     return any(fnmatch("/".join(parts[i : i + length]), pattern) for i in range(len(parts) - length + 1))
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What gave a pre-training run its epochs: as much compute as another one's, see :mod:`lutbench.recipes.budget`."""
-
-    like: str
-    """The other run's name in the suite file."""
-    unit: Literal["flop", "seconds"]
-    epochs: int
-    like_epochs: int
-    """Those of the other run."""
-    each: float
-    """FLOP, or measured seconds, for one image that is trained on."""
-    like_each: float
-    """The same of the other run."""
-    machine: str = ""
-    """Where the seconds were measured."""
-    kept: Path | None = None
-    """The file that keeps the speeds, if one does."""
-
-    @property
-    def excess(self) -> float:
-        """What it takes more than the other run, as a share of that: what whole epochs cannot settle."""
-        return self.epochs * self.each / (self.like_epochs * self.like_each) - 1
-
-    def sentence(self, name: str, with_file: bool = False) -> str:
-        """Return what the run ``name`` was given, and on what grounds; ``with_file`` also where these are kept."""
-        what = "FLOP" if self.unit == "flop" else "seconds"
-        machine = f" on {self.machine}" if self.machine else ""
-        kept = f", kept in {self.kept}, which is to be removed before they are measured anew" if self.kept else ""
-        return (
-            f"pretrain.{name}: {self.epochs:,} epochs, for the {what} of the {self.like_epochs:,} of pretrain.{self.like} "
-            f"({100 * self.excess:+.2f} %): {self.each:.3g} and {self.like_each:.3g} {what} for an image{machine}"
-            f"{kept if with_file else ''}."
-        )
 
 
 @dataclass(frozen=True)

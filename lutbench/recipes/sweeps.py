@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from lutbench.errors import UserError, nearest, unknown
 from lutbench.kinds import STAGES, Kind
 from lutbench.recipes.base import check_name
-from lutbench.recipes.expand import table_of
 from lutbench.recipes.robustness import RobustnessTable
 from lutbench.recipes.suite import Study, StudyPoint, Suite, SweepTable
+from lutbench.recipes.suite_tables import table_of
 
 
 class Sweep(NamedTuple):

@@ -218,7 +218,12 @@ def _published_tasks(
     """Return the published task of each metric that has one; of all that are named where no metric is known."""
     table = getattr(suite.config, run.stage).get(run.task)
     if table is None:  # the task is a dataset of a table, and the dataset names what was published of its parts
-        where, named = f"shifted.{run.task.split('/')[-1]}", run.recipe.dataset.published  # type: ignore[attr-defined]
+        where, named = f"shifted.{run.task.split('/')[1]}", run.recipe.dataset.published  # type: ignore[attr-defined]
+        if (
+            run.task.count("/") > 1
+        ):  # a probe's protocol is another than that of the fine-tuned, which the dataset names
+            probed = {part: task.replace("/finetune/", "/linear/") for part, task in named.items()}
+            named = {part: task for part, task in probed.items() if task in published.task and "/linear/" in task}
     else:
         where, named = f"{run.stage}.{run.task}", {"": getattr(table, "published", "")}
     found: dict[str, str] = {}

@@ -51,7 +51,7 @@ def evidence(folder: Path, results_dir: Path) -> Evidence:
         )
     before = _started_from(own, "encoder")
     direct = [record for record, _ in records if _matches(_started_from(record, "encoder"), own)]
-    classifiers = [record for record in (own, *direct) if record.kind.name == "finetune"]
+    classifiers = [record for record in (own, *direct) if record.kind.name in ("finetune", "linear")]
     measured = {
         record.identity: read_whole(path, results_dir, record.suite)
         for record, path in records

@@ -105,6 +105,8 @@ class PublishedValue:
     note: str
     other_recipe: str = ""
     """Why the recipe is not known to be the run's, a sentence; empty if it is, and a difference says something."""
+    protocol: str = ""
+    """How it was measured: the task's title."""
 
 
 class Published(_Closed):
@@ -129,6 +131,7 @@ class Published(_Closed):
                 entry.setting,
                 entry.note,
                 self._other_recipe(entry.recipe.get(encoder, []), runs),
+                self.task[task].title,
             )
             for entry in sorted(of_method, key=lambda entry: entry.secondary)
         ]

@@ -23,8 +23,10 @@ import numpy as np
 import pandas as pd
 
 from lutbench.errors import UserError
+from lutbench.evaluate.calibration import ECE, NLL
 from lutbench.evaluate.image_names import KEY
 from lutbench.evaluate.outcomes import Measurement
+from lutbench.evaluate.scores import SCORES
 from lutbench.evaluate.statistics import Comparison
 from lutbench.record import Record, read_records
 from lutbench.report.comparisons import points
@@ -48,6 +50,10 @@ LEGEND = (
     f"machine changes: at most {POINTS:g} point, {SHARE:.0%} of what is no percentage, or an interval that holds 0; of losses at "
     f"most {LOSS:.1%}. Another processor adds in another order, and training carries the last bits on."
 )
+
+
+CALIBRATION = (ECE.split(", ")[0], NLL)
+"""What the names of measurements begin with that records of before scores were kept have not."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +155,11 @@ def _inputs(record: Record, runs: Mapping[str, Record]) -> dict[str, Any]:
 
 
 def _compare(own: Record, reference: Record) -> Agreement:
-    if own.measurements == reference.measurements and _same_files(own, reference):
-        return Agreement(own, own.measurements[0], reference.measurements[0], None, SAME)
     shared = [(one, other) for one in own.measurements if (other := reference.measured(one.metric))]
+    metrics, expected = ({m.metric for m in record.measurements} for record in (own, reference))
+    later = all(name.split(", ")[0] in CALIBRATION for name in metrics ^ expected)
+    if later and all(one == other for one, other in shared) and _same_files(own, reference):
+        return Agreement(own, own.measurements[0], reference.measurements[0], None, SAME)
     printed = own.outcomes.printed() if own.outcomes_file else [one.metric for one in own.measurements]
     decisive = [pair for pair in shared if pair[0].metric in printed] or shared[:1]
     found = [_by_metric(own, reference, *pair) for pair in decisive]
@@ -159,18 +167,20 @@ def _compare(own: Record, reference: Record) -> Agreement:
 
 
 def _same_files(own: Record, reference: Record) -> bool:
-    """Return whether all files of two records are the same, but for names of images that one of them does not keep yet."""
+    """Return whether all files of two records are the same, but for names of images or scores that one of them does not keep yet."""
     hashes, expected = ([kept.sha256 for kept in record.files] for record in (own, reference))
     if hashes == expected or not (own.outcomes_file and reference.outcomes_file) or hashes[1:] != expected[1:]:
         return hashes == expected
     kept, before = own.outcomes.arrays(), reference.outcomes.arrays()
-    named = [{key for key in arrays if key.endswith(KEY)} for arrays in (kept, before)]
-    values = [
-        {key: arrays[key] for key in arrays.keys() - names} for arrays, names in zip((kept, before), named, strict=True)
-    ]
-    if named[0] == named[1] or values[0].keys() != values[1].keys():
+    shared = {
+        key
+        for key in kept.keys() & before.keys()
+        if not (key.endswith(".score") and 0 in (len(kept[key]), len(before[key])))
+    }
+    later = (kept.keys() | before.keys()) - shared
+    if not later or not all(key.endswith((KEY, ".score")) or key in SCORES for key in later):
         return False
-    return all(a.dtype == values[1][key].dtype and np.array_equal(a, values[1][key]) for key, a in values[0].items())
+    return all(kept[key].dtype == before[key].dtype and np.array_equal(kept[key], before[key]) for key in shared)
 
 
 def _allowed(own: Record, expected: Measurement) -> float:

@@ -123,7 +123,8 @@ class View:
         title: str = getattr(tables[table], "title", "") or table
         if table == entry.task:
             return title
-        dataset = self._dataset(entry).label
+        _, _, *probe = entry.task.split("/")  # of robustness, see lutbench.recipes.classifier_rows.PROBES
+        dataset = ", ".join([self._dataset(entry).label, *(name.replace("-", " ") for name in probe)])
         return dataset if len(tables) == 1 else f"{title}, {dataset}"
 
     def method_label(self, method: str) -> str:

@@ -10,17 +10,20 @@ from lutbench.errors import listed
 from lutbench.files import whole_file
 from lutbench.kinds import KINDS
 from lutbench.progress import console
+from lutbench.report.calibration_table import calibration_sections
 from lutbench.report.comparisons import comparison_sections
 from lutbench.report.compute_table import compute_section
 from lutbench.report.figures import write_figure
 from lutbench.report.render import csv, latex, markdown, terminal
 from lutbench.report.sections import Section, View
 from lutbench.report.studies import study_sections
-from lutbench.report.values import footnotes, letters, value_legend, value_table, wide_section
+from lutbench.report.values import footnotes, source_lines, value_legend, value_table, wide_section
 from lutbench.sources import differing
 
 FILES = {"main.md"} | {
-    f"{name}.{end}" for name in ("main", "wide", "comparisons", "compute", *KINDS) for end in ("csv", "tex")
+    f"{name}.{end}"
+    for name in ("main", "wide", "calibration", "comparisons", "compute", *KINDS)
+    for end in ("csv", "tex")
 }
 """What a suite's folder of tables may hold, with the files of studies; other files in it are nobody's business."""
 
@@ -37,7 +40,6 @@ def all_sections(view: View) -> list[Section]:
     main = [entry for entry in view.of_methods if entry.kind.name not in apart]
     runs, stale = footnotes(view)
     links = {record.run: f"../../records/{record.suite}/{record.run}.json" for record in view.records.values()}
-    sources = [f"- [{letter}] {source}" for source, letter in letters(view).items()]
     sections = [
         Section(config.title, 1, legend=view.note),
         Section(legend=config.about.strip(), files_only=True),
@@ -45,12 +47,13 @@ def all_sections(view: View) -> list[Section]:
         wide_section(view, main),
         *(section for report in dict.fromkeys(reports.values()) if report for section in report.sections(view)),
         *study_sections(view),
+        *calibration_sections(view),
         *comparison_sections(view),
         compute_section(view),
         Section("Runs", legend="\n".join(runs), links=links, files_only=True),
         Section("Stale records", legend="\n".join(stale)),
         Section(OTHER_CODE, legend=other_code(view)),
-        Section("Sources", legend="\n".join(sources)),
+        Section("Sources", legend="\n".join(source_lines(view))),
     ]
     return [section for section in sections if not section.is_empty]
 
@@ -179,6 +182,7 @@ def _tidy(view: View) -> pd.DataFrame:
                 **(entry.measured.model_dump(include={"value", "low", "high"}) if entry.measured else {}),
                 "seeds": len({r.seed for r in entry.runs}), **({"draws": str(entry.draws)} if entry.draws > 1 else {}), "published": entry.published.value if entry.published else None,
                 "published in": entry.published.source if entry.published else "",
+                "published protocol": entry.published.protocol if entry.published else "",
                 "published recipe": (entry.published.other_recipe or "the run's") if entry.published else "",
                 "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in entry.runs),
                 "note": " ".join(view.notes_of(entry)),

@@ -145,6 +145,18 @@ def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
     return Section("Side by side", 3, frame, marks, legend, name="wide", files_only=True)
 
 
+def source_lines(view: View) -> list[str]:
+    """Return a line for every source of a published value, with the protocols of the values that are shown of it."""
+    protocols: dict[str, dict[str, None]] = {source: {} for source in letters(view)}
+    for entry in view.entries:
+        if entry.published:
+            protocols[entry.published.source][entry.published.protocol] = None
+    return [
+        f"- [{letter}] {source}: {'; '.join(filter(None, protocols[source]))}".removesuffix(": ")
+        for source, letter in letters(view).items()
+    ]
+
+
 def letters(view: View) -> dict[str, str]:
     """Return a letter for every source of a published value: a to z, then aa, ab ..."""
     sources = dict.fromkeys(entry.published.source for entry in view.entries if entry.published)
