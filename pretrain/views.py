@@ -45,8 +45,8 @@ class Box(NamedTuple):
 class PretrainTransform:
     """Turns an image into ``view1`` and ``view2``, uint8 (3, S, S), and ``noise``, float32 (N,) in [0, 1).
 
-    Without the context loss there is no ``view2``. View 1 is drawn first, then the noise, then view 2: whatever is
-    done with view 2, recipes of one crop get the same view 1 and noise. Draws from torch's global generator. Where the
+    Without the context loss there is no ``view2``. The noise is drawn first, then view 1, then view 2: whatever is done with the
+    views, all recipes mask alike, and those of one crop see the same view 1. Draws from torch's global generator. Where the
     training device changes the colours, ``view2`` is as cropped, and ``photometrics``, float32 (11,), has the changes.
     With per-token targets, ``boxes``, float32 (2, 7), has the views' :class:`Box` each.
 
@@ -66,8 +66,9 @@ class PretrainTransform:
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
         if self.recipe.crop == "simple":  # the resize draws nothing: once for both views
             image = resize_short_side(image, self.side)
+        noise = torch.rand(self.patches)
         view1, box1 = self._crop(image)
-        sample = {"view1": to_tensor(view1), "noise": torch.rand(self.patches)}
+        sample = {"view1": to_tensor(view1), "noise": noise}
         if self.recipe.has_context:
             view2, box2 = self._crop(image)
             if self.recipe.context_target == "tokens":

@@ -68,6 +68,19 @@ def test_view_1_and_noise_are_the_same_whatever_is_done_with_view_2(crop: str) -
     assert not torch.equal(lut["view2"], plain["view2"])
 
 
+def test_all_recipes_mask_alike() -> None:
+    image = picture(50, 40)
+    noise = drawn({}, image)["noise"]
+    for changes in (
+        {"crop": "random"},
+        {"context_weight": 0.0},
+        {"framework": "simmim", "mask_unit": 16},
+        {"crop_padding": 0},
+    ):
+        assert torch.equal(drawn(changes, image)["noise"], noise), changes
+    assert not torch.equal(drawn({}, image, key=1)["noise"], noise)
+
+
 def test_the_key_alone_decides_what_is_drawn() -> None:
     image = picture(50, 40)
     first, again, other = drawn({}, image, 1), drawn({}, image, 1), drawn({}, image, 2)
