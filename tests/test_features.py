@@ -349,6 +349,8 @@ def test_two_processes_agree_on_what_is_there(folder: Path) -> None:
     shutil.rmtree(run.workspace.results)
 
     def with_one_blind() -> list[bool]:
+        accelerator()
+        torch.set_num_threads(1)
         if os.environ["RANK"] == "1":
             shutil.rmtree(folder / "nowhere", ignore_errors=True)
             run.workspace = Workspace(folder, folder / "nowhere", run.workspace.results)
