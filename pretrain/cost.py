@@ -36,7 +36,7 @@ def cost_of(recipe_json: str) -> Cost:
     """Return the cost of a recipe, given as JSON: the student forward and backward, the teacher forward; its encoder alone for k-NN."""
     recipe = PretrainRecipe.model_validate_json(recipe_json)
     with shapes_only():
-        student = build_student(recipe, seed=0).eval()  # in training, batch norms wait for other processes
+        student = build_student(recipe, seed=0).eval()  # so that no batch norm asks other processes
         teacher = Teacher(student) if recipe.has_context else None
         side = recipe.encoder.image_size
         view = torch.empty(COUNTED, 3, side, side)

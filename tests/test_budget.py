@@ -234,14 +234,13 @@ def test_a_budget_that_cannot_be_kept_is_refused_by_name(folder: Path, changes: 
 
 def measure(folder: Path, name: str, rate: float, home: str = "results", cpu: str = "", **settings: int) -> Path:
     """Leave the record of a short run, with this speed and processor, as a run on such a machine would."""
-    run_suite(short(folder, **settings), ["pretrain"], [f"pretrain/{name}"], workspace(folder))
-    made = record_path(folder / "results", "toy", f"pretrain/{name}/seed0")
-    record = read_record(made)
-    hardware = record.hardware.model_copy(update={"cpu": cpu or "CPU A"})
-    made.unlink()
-    return write_record(
-        record.model_copy(update={"images_per_second": rate, "hardware": hardware}), None, folder / home
+    results = folder / home
+    run_suite(
+        short(folder, **settings), ["pretrain"], [f"pretrain/{name}"], Workspace(folder, folder / "runs", results)
     )
+    record = read_record(record_path(results, "toy", f"pretrain/{name}/seed0"))
+    hardware = record.hardware.model_copy(update={"cpu": cpu or "CPU A"})
+    return write_record(record.model_copy(update={"images_per_second": rate, "hardware": hardware}), None, results)
 
 
 def short(folder: Path, **settings: int) -> LoadedSuite:
