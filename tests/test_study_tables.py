@@ -142,7 +142,7 @@ def test_a_sweep_has_a_row_for_each_value_and_a_column_for_each_task(swept: Load
 
 def test_every_value_is_compared_with_the_base_on_the_same_images(swept: LoadedSuite, tmp_path: Path) -> None:
     _, differences = of_study(swept, tmp_path)
-    assert differences.title == "LUT: context weight: differences to 0.25"
+    assert differences.title == "LUT: context weight, differences to 0.25"
     rows = differences.frame.to_dict("records")
     assert [(row["task"], row["context weight"]) for row in rows] == [
         (task, weight) for task in ("k-NN", "Linear probe") for weight in ("0", "0.05", "1")

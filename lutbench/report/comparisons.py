@@ -31,8 +31,8 @@ OVER_DRAWS = (
     "tells what other draws would change. Where there are several seeds, the mean over draws of each is what is compared."
 )
 SEEDS = (
-    "Seeds: how many are for the difference, since theirs has its sign, and how many against it. Runs with one seed begin from the same "
-    "first weights and are masked alike, so that they make pairs."
+    "Seeds: how many are for the difference, since theirs has its sign, and how many against it. Runs of one seed begin from the same "
+    "first weights, where these have the same shapes, and are masked alike, so that they make pairs."
 )
 IN_UNIT = "Difference in points, of what is no percentage in the unit beside the metric"
 SPECTRA = (
@@ -40,6 +40,7 @@ SPECTRA = (
     "(basic bootstrap); they are fewer, so that p is never as small. Such a difference may lie outside its interval, which makes up "
     "for what few images distort, and the difference does not."
 )
+WHOLE = ("seeds for", "seeds against")
 WAYS = {"paired": ("The same images, right or wrong", PAIRED), "resampled": ("The same images, resampled", RESAMPLED)}
 """Title and legend of pairs by the way in which they are compared."""
 
@@ -77,6 +78,7 @@ def comparison_sections(view: View) -> list[Section]:
                 }
                 pairs.append(Pair(one, other, compare(one, other, metric), labels))
     data = pd.DataFrame([_numbers(view, pair) for pair in pairs])
+    data = data.astype(dict.fromkeys(WHOLE, "Int64")) if pairs else data  # absent in some rows, and no floats for that
     tables = pair_tables(view, pairs)
     return [
         Section(title, frame=table, legend=legend, name="comparisons", data=None if place else data)
@@ -166,7 +168,7 @@ def difference_numbers(compared: Comparison, unit: str) -> dict[str, Any]:
     ends: tuple[float | None, float | None] = compared.seed_interval or (None, None)
     of_draws = dict(zip(("low over draws", "high over draws"), ends, strict=True)) if compared.over == "draws" else {}
     (low, high), (first_only, second_only) = (None, None) if of_draws else ends, _only(compared)
-    seeds_for, seeds_against = compared.seeds_for_and_against or ("", "")
+    seeds_for, seeds_against = compared.seeds_for_and_against or (None, None)
     shares = {
         "difference": compared.difference, "low": compared.interval.low, "high": compared.interval.high,
         "low over seeds": low, "high over seeds": high, **of_draws,

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lutbench.recipes.suite import Study, StudyPoint
 from lutbench.recipes.sweeps import in_words, value_text
-from lutbench.report.comparisons import Pair, compare, difference_numbers, on_same_images, pair_tables
+from lutbench.report.comparisons import WHOLE, Pair, compare, difference_numbers, on_same_images, pair_tables
 from lutbench.report.entries import TableEntry
 from lutbench.report.figures import PALETTE
 from lutbench.report.sections import Drawing, Section, View, directed
@@ -134,7 +134,7 @@ def _sections(of: _Measured) -> list[Section]:
     sections = [Section(study.title, 2, table, marks, legend, figures=figures, name=name, data=_data(of, pairs))]
     for way, (_, differences, about) in enumerate(pair_tables(of.view, [pair for _, pair in pairs])):
         resampled = "" if way == 0 else ", by resampling"
-        heading = f"{study.title}: differences to {of.base}{resampled}"
+        heading = f"{study.title}, differences to {of.base}{resampled}"
         sections.append(Section(heading, 3, differences, legend=about, name=name))
     return sections
 
@@ -233,7 +233,7 @@ def _data(of: _Measured, pairs: Sequence[tuple[tuple[int, str, str, str], Pair]]
         )  # fmt: skip
     table = pd.DataFrame(rows)
     return (
-        table.astype({"difference: images": "Int64"}) if pairs else table
+        table.astype({f"difference: {name}": "Int64" for name in (*WHOLE, "images")}) if pairs else table
     )  # the base has none, and no floats for that
 
 
