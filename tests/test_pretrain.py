@@ -268,6 +268,14 @@ def test_where_the_loss_has_a_weight_its_second_view_is_there_anyway(folder: Pat
     assert toy(folder, "here", "pretrain.lut.second_view=always").identity == toy(folder, "here").identity
 
 
+def test_a_teacher_of_fixed_momentum_zero_ends_as_the_student(folder: Path) -> None:
+    for schedule, same in (("fixed", True), ("cosine", False)):
+        changes = ("pretrain.lut.epochs=2", "pretrain.lut.momentum=0.0", f"pretrain.lut.momentum_schedule={schedule}")
+        trained(run := toy(folder, schedule, *changes))
+        student, teacher = (load_file(run.folder / f"{name}.safetensors") for name in ("encoder", "teacher"))
+        assert all(torch.equal(value, teacher[name]) for name, value in student.items()) is same
+
+
 def test_gradients_are_shortened_to_their_greatest_norm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
     step = torch.optim.AdamW.step
