@@ -77,7 +77,9 @@ def outcomes(run: str | Path | Record, results: str | Path = "results") -> pd.Da
     The columns are ``image`` (its name below the split's folder; ``row 17`` in records of before names were kept) and
 
     - of a classification (fine-tuning, linear probe, k-NN): ``label`` and ``prediction`` (numbers of classes), ``rank`` (of the
-      label among the classes in descending order of score, 0 where it is the prediction), ``right``; and where the images lie in
+      label among the classes in descending order of score, 0 where it is the prediction), ``right``; ``log_probability`` (of the
+      label, natural; not of k-NN), ``confidence`` (the prediction's probability), ``top1`` to ``top5`` and ``top1_probability`` to
+      ``top5_probability`` (the most likely classes), in records of since they are kept; and where the images lie in
       a folder for each class, ``label_name`` and ``prediction_name``, of a class without images none;
     - of a segmentation, a row per image, label and prediction that occurs: ``label`` and ``prediction`` (names), ``pixels``;
     - of robustness, a row per condition, protocol and image: ``condition``, ``preprocessing``, ``protocol``, and those of a

@@ -360,3 +360,8 @@ def test_on_its_own_validation_images_a_probe_does_as_it_did_in_stage_two(measur
         assert found.rank[0].tolist() == record.outcomes.rank.tolist()
         shares = [read.measurements[0].value for read in (record, read_record(path))]
         assert shares[0] == shares[1]
+        errors = [
+            next(m for m in read.measurements if m.metric.startswith(ECE)) for read in (record, read_record(path))
+        ]
+        for name in ("value", "low", "high"):
+            assert getattr(errors[0], name) == pytest.approx(getattr(errors[1], name), abs=1e-4)

@@ -22,7 +22,8 @@ from lutbench.files import DamagedError
 from lutbench.models.pretrained import encoder_of
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run
-from lutbench.stages import perform, run_suite, show_status
+from lutbench.stages import perform, run_suite
+from lutbench.status import show_status
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 

@@ -49,7 +49,7 @@ def flipped(outcomes: Outcomes, to_wrong: int, to_right: int) -> Outcomes:
     wrong, right = np.flatnonzero(outcomes.right())[:to_wrong], np.flatnonzero(~outcomes.right())[:to_right]
     rank[wrong], rank[right] = 1, 0
     prediction[wrong], prediction[right] = (outcomes.label[wrong] + 1) % 19, outcomes.label[right]
-    return replace(outcomes, rank=rank, prediction=prediction)
+    return replace(outcomes, rank=rank, prediction=prediction, scores=None)  # which would be of other predictions
 
 
 def agreement(own: Record, shipped: Mapping[str, Record]) -> Agreement:

@@ -19,7 +19,8 @@ from lutbench.recipes.suite import Study, StudyPoint
 from lutbench.record import read_records
 from lutbench.report.entries import entries
 from lutbench.run_status import RunState
-from lutbench.stages import run_suite, show_status
+from lutbench.stages import run_suite
+from lutbench.status import show_status
 
 TASKS = """
 [defaults.knn]

@@ -27,7 +27,8 @@ from lutbench.report.entries import OF_DRAWS, STUDENT, over_runs
 from lutbench.report.sections import View
 from lutbench.report.tables import all_sections, build_tables
 from lutbench.run import Run, open_run
-from lutbench.stages import run_suite, show_status
+from lutbench.stages import run_suite
+from lutbench.status import show_status
 from lutbench.workspace import Workspace
 
 IDS = ("n01440764", "n01443537", "n01484850")
