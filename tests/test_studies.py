@@ -31,6 +31,7 @@ depth = 2
 heads = 2
 [data.other]
 path = "other"
+undecodable = "skip"
 [defaults.pretrain]
 data = "toy"
 encoder = "toy"
@@ -283,6 +284,9 @@ def test_only_names_a_point_or_the_whole_study_with_what_it_starts_from(tmp_path
         *((*task, method) for task in (("downstream", "near"), ("analysis", "inside")) for method in methods),
     }
     assert [run.stage for run in loaded.chosen(["pretrain"], ["sweep.weight"])] == ["pretrain"] * 8
+    tuned = '[method.after]\nfinetuned = "tuned/lut"\n[sweep.few]\nof = "analysis.inside"\nimages = [3, 6]\nmethods = ["after"]\n'
+    chain = swept(tmp_path, tuned, "seeds=[0]").chosen(only=["sweep.few"])
+    assert [run.row[:2] for run in chain][:2] == [("pretrain", "lut"), ("downstream", "tuned")]
     with pytest.raises(UserError, match=r"sweep\.wait: no run .*Did you mean 'sweep.weight'"):
         loaded.chosen(only=["sweep.wait"])
 
