@@ -186,7 +186,7 @@ def test_a_new_row_joins_the_robustness_of_probes_too(tmp_path: Path) -> None:
     probed = BASE.replace(
         "[shifted.dark]", '[downstream.line]\nkind = "linear"\ndata = "toy"\nmethods = ["mae"]\n[shifted.dark]'
     )
-    written(tmp_path, base=probed.replace('tasks = ["tuned"]', 'tasks = ["tuned", "line"]'))
+    written(tmp_path, base=probed.replace('tasks = ["tuned"]', 'tasks = ["tuned", "line"]'), mine=MINE)
     suite = loaded(tmp_path)
     assert rows(suite, "robustness.all/dark") == rows(suite, "robustness.all/dark/linear-probe") == ["mae", "mine"]
 
@@ -390,14 +390,15 @@ def test_only_the_new_row_is_run_and_all_records_are_brought(there: Path, perfor
 
 def test_the_tables_have_the_rows_of_both_and_say_what_was_made_as_what(there: Path) -> None:
     run_suite(loaded(there), [], [], workspace(there))
-    tables = build_tables(loaded(there), there / "results")["main.md"]
+    tables, _, calibrated = build_tables(loaded(there), there / "results")["main.md"].partition("## Calibration")
+    assert all(f"| tuned | {row}" in " ".join(calibrated.split()) for row in ("MAE", "Mine"))
     (tuned,) = [line for line in tables.splitlines() if line.startswith("| tuned") and "MAE" in line]
     (mine,) = [line for line in tables.splitlines() if line.startswith("| tuned") and "Mine" in line]
     theirs = build_tables(loaded(there, "base"), there / "results")["main.md"]
     assert tuned in theirs
     assert mine not in theirs
-    assert "made as `base/downstream/tuned/mae/seed0`" in tables
-    assert "stale" not in tables.lower()
+    assert "made as `base/downstream/tuned/mae/seed0`" in calibrated
+    assert "stale" not in (tables + calibrated).lower()
     assert "made as" not in theirs
 
 

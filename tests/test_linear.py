@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from timm.optim import Lars
 from torch import nn
-from toy_runs import in_processes, killed_at_a_checkpoint, performed, toy_run, write_images
+from toy_runs import check_same_answers, in_processes, killed_at_a_checkpoint, performed, toy_run, write_images
 
 from downstream import frozen, linear
 from downstream.frozen import schedule_of
@@ -18,7 +18,6 @@ from downstream.linear import lars_groups, linear_head
 from lutbench.errors import UserError
 from lutbench.evaluate import features
 from lutbench.recipes.probes import LinearRecipe
-from lutbench.record import read_record
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
 
@@ -160,10 +159,7 @@ def test_two_processes_make_the_layer_of_one(folder: Path, fresh_crops: bool) ->
     layers = [load_file(run.folder / "linear.safetensors") for run in (one, two)]
     for name, tensor in layers[0].items():
         assert torch.allclose(layers[1][name], tensor, rtol=1e-5, atol=1e-7), name
-    kept = [read_record(next(run.workspace.results.rglob("*.json"))).outcomes for run in (one, two)]
-    assert [of.rank.tolist() for of in kept[:1]] == [of.rank.tolist() for of in kept[1:]]
-    assert kept[0].scores.top_probability == pytest.approx(kept[1].scores.top_probability, abs=1e-5)
-    assert kept[0].scores.log_probability == pytest.approx(kept[1].scores.log_probability, abs=1e-5)
+    check_same_answers(one, two)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(folder: Path) -> None:

@@ -186,7 +186,7 @@ def test_numbers_are_computed_again_from_the_outcomes(show: Show, results: Path)
     assert status == 0
     lines = part(text, "Measured")
     assert lines[1].split() == ["top-1", f"{m.value:.1f}", "%", f"[{m.low:.1f},", f"{m.high:.1f}]", "21"]
-    assert lines[-1] == "Computed again from its outcomes now: all 2 are equal."
+    assert lines[-1] == "Computed again from its outcomes now: all 3 are equal."
     other = one.model_copy(update={"measurements": [m.model_copy(update={"value": 50.0}), *one.measurements[1:]]})
     write_record(other, one.outcomes, results)
     status, text = show("near/lut", results)
@@ -219,7 +219,7 @@ def test_outcomes_that_are_damaged_or_gone_are_told_and_the_rest_is_shown(show: 
 
 def test_the_images_that_a_run_is_most_wrong_about_come_by_name(show: Show) -> None:
     lines = part(show("near/lut")[1], "Most wrong about")
-    assert lines[0].split() == ["image", "class", "predicted", "rank"]
+    assert lines[0].split() == ["image", "class", "predicted", "rank", "confidence"]
     assert sorted(line.split()[0] for line in lines[1:5]) == [f"blue/amber{number}.png" for number in range(4)]
     assert [line.split()[1:3] for line in lines[1:5]] == [["blue", "amber"]] * 4
     assert lines[5].startswith("Most wrong are images of whose label the score has the highest rank")

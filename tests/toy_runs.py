@@ -18,6 +18,7 @@ from PIL import Image
 
 from lutbench.files import whole_file
 from lutbench.recipes.loading import load_suite
+from lutbench.record import read_record
 from lutbench.run import Run, open_run
 from lutbench.stages import perform
 from lutbench.train.processes import accelerator
@@ -148,6 +149,15 @@ def outcome(run: Run) -> dict[str, Any]:
         "outcomes": record["outcomes"]["sha256"],
         "extra": record["extra"],
     }
+
+
+def check_same_answers(first: Run, second: Run) -> None:
+    """Check that two classifiers whose weights differ in their last bits gave the same answers, as sure of them but for such bits."""
+    one, other = (read_record(next(run.workspace.results.rglob("*.json"))).outcomes for run in (first, second))
+    assert one.prediction.tolist() == other.prediction.tolist()
+    assert one.rank.tolist() == other.rank.tolist()
+    for name in ("top_probability", "log_probability"):
+        assert np.allclose(getattr(one.scores, name), getattr(other.scores, name), rtol=0, atol=1e-4), name
 
 
 def in_processes(function: Callable[[], Any], count: int = 1) -> list[Any]:
