@@ -159,10 +159,12 @@ class Run(Generic[R]):
 
     def fingerprint(self, split: str) -> str:
         """Return what tells the content of a split from any other; of a cache it is known without the cache."""
-        side = self.recipe.cache_side
+        recipe, side = self.recipe, self.recipe.cache_side
+        if split == "train" and recipe.training_subset is not None:
+            return self.workspace.subset(recipe.dataset, recipe.training_subset).fingerprint
+        dataset = self.workspace.open(recipe.dataset, split)
         if side is None:
-            return str(self.dataset(split).fingerprint)
-        dataset = self.workspace.open(self.recipe.dataset, split)
+            return str(dataset.fingerprint)
         from lutbench.data.cache import cache_fingerprint  # here, because datasets takes a second to import
 
         return cache_fingerprint(dataset, side)

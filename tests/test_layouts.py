@@ -243,12 +243,12 @@ def test_mmsegmentation_lists_several_suffixes_in_the_same_order(tmp_path: Path)
     from mmseg.utils import register_all_modules
 
     from downstream.segmentation import hooks  # noqa: F401 - registers the dataset
-    from downstream.segmentation.config import _dataset
+    from downstream.segmentation.config import dataset_config
 
     register_all_modules()
     write_scenes(tmp_path, Image.fromarray, (".jpg", ".jpeg"))
     scenes = open_scenes(scenes_recipe(image_suffix=[".jpg", ".jpeg"]), "train", tmp_path)
-    listed = DATASETS.build(_dataset(scenes, []))
+    listed = DATASETS.build(dataset_config(scenes, []))
     found = [listed.get_data_info(k) for k in range(len(listed))]
     assert [info["img_path"] for info in found] == [str(scenes.image_path(k)) for k in range(4)]
     assert [info["seg_map_path"] for info in found] == [str(scenes.mask_path(k)) for k in range(4)]

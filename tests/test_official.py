@@ -477,10 +477,10 @@ data = "birds"
     assert data.affecting_results() == expected.affecting_results()
     assert data.path == "birds"
     suite.write_text(text.replace("cub-200-2011", "cub-2011"))
-    with pytest.raises(UserError, match=r"no set 'cub-2011' to train on\. Did you mean 'cub-200-2011'"):
+    with pytest.raises(UserError, match=r"no set 'cub-2011' for \[data\.NAME\]\. Did you mean 'cub-200-2011'"):
         load_suite(str(suite))
     suite.write_text(text.replace("cub-200-2011", "imagenet-a"))
-    with pytest.raises(UserError, match=r"no set 'imagenet-a' to train on\. It is a robustness dataset"):
+    with pytest.raises(UserError, match=r"no set 'imagenet-a' for \[data\.NAME\]\. It is a robustness dataset"):
         load_suite(str(suite))
     for wrong, told in (("3", "no set 3"), ("[]", r"no set \[\]")):
         suite.write_text(text.replace('"cub-200-2011"', wrong))

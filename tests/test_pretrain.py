@@ -241,7 +241,7 @@ def test_two_processes_make_the_losses_of_one(folder: Path, method: str) -> None
     one = trained(toy(folder, "one", *short))
     two = in_processes(lambda: trained(toy(folder, "two", *short)), 2)
     for name, value in one["losses"].items():
-        assert two[0]["losses"][name] == pytest.approx(value, rel=1e-5), name
+        assert two[0]["losses"][name] == pytest.approx(value, rel=1e-4), name
 
 
 def test_a_second_view_for_nothing_leaves_the_encoder_of_mae_at_the_cost_of_lut(folder: Path) -> None:

@@ -11,6 +11,8 @@ from lutbench.kinds import KINDS, Kind
 from lutbench.recipes.analysis import AnalysisRecipe
 from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, RunRecipe
+from lutbench.recipes.dense import DenseKnnRecipe, DenseLinearRecipe
+from lutbench.recipes.retrieval import InstanceRetrievalRecipe, RetrievalRecipe, RevisitedDataRecipe
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.loading import SUITES, load_suite
 from lutbench.recipes.pretrain import PretrainRecipe
@@ -528,6 +530,17 @@ IMAGE_TASK: dict[str, Any] = {
 }
 CLASSIFICATION = IMAGE_TASK | {"shots": 5, "share": 0.01, "subset": "lists/1percent.txt", "draw": 1}
 
+DENSE: dict[str, Any] = {
+    "data": SegmentationDataRecipe(source="scenes", path="streets", classes=["a", "b", "c"]),
+    "encoder": SOURCE.model_copy(update={"kind": "scratch"}),
+    "precision": "bf16",
+    "threads": 3,
+    "crop": 640,
+    "stride": 256,
+    "scale": [1024, 512],
+    "blocks": [6],
+}
+
 AFFECTING: dict[type[Recipe], dict[str, Any]] = {
     DataRecipe: {
         "source": "photographs",
@@ -715,6 +728,32 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "dropout": 0.0,
         "tta": True,
     },
+    DenseLinearRecipe: DENSE
+    | {
+        "ratio": [0.8, 1.2],
+        "cat_max_ratio": 1.0,
+        "flip": 0.0,
+        "photometric": False,
+        "iterations": 80_000,
+        "warmup": 0,
+        "batch": 32,
+        "lr": 2e-5,
+        "power": 0.9,
+        "betas": [0.9, 0.95],
+        "weight_decay": 0.1,
+    },
+    DenseKnnRecipe: DENSE | {"neighbours": 20, "temperature": 0.1, "bank": 1000},
+    RetrievalRecipe: IMAGE_TASK | {"recall_at": [1, 10], "pool": "class", "blocks": [6]},
+    RevisitedDataRecipe: {"source": "rparis6k"},
+    InstanceRetrievalRecipe: {
+        "data": RevisitedDataRecipe(source="rparis6k"),
+        "encoder": SOURCE.model_copy(update={"kind": "scratch"}),
+        "image_size": 32,
+        "precision": "bf16",
+        "threads": 3,
+        "pool": "class",
+        "blocks": [6],
+    },
 }
 
 LOOKS = {"eval_batch": 8, "workers": 5, "log_every": 3}
@@ -742,6 +781,11 @@ WITHOUT_EFFECT: dict[type[Recipe], dict[str, Any]] = {
     AnalysisRecipe: LOOKS,
     SegmentationDataRecipe: {"label": "Streets", "path": "elsewhere", "palette": [[0, 0, 0], [255, 255, 255]]},
     SegmentationRecipe: {"workers": 5, "log_every": 3, "val_every": 100, "save_every": 7},
+    DenseLinearRecipe: {"workers": 5, "log_every": 3, "save_every": 7},
+    DenseKnnRecipe: {"workers": 5, "log_every": 3},
+    RetrievalRecipe: LOOKS,
+    RevisitedDataRecipe: {"label": "Oxford", "path": "elsewhere"},
+    InstanceRetrievalRecipe: LOOKS,
 }
 
 BASE: dict[type[Recipe], dict[str, Any]] = {
@@ -757,6 +801,11 @@ BASE: dict[type[Recipe], dict[str, Any]] = {
     AnalysisRecipe: {"data": PETS, "encoder": SOURCE},
     SegmentationDataRecipe: {"source": "scenes", "path": "streets", "classes": ["a", "b"]},
     SegmentationRecipe: {"data": STREETS, "encoder": SOURCE},
+    DenseLinearRecipe: {"data": STREETS, "encoder": SOURCE},
+    DenseKnnRecipe: {"data": STREETS, "encoder": SOURCE},
+    RetrievalRecipe: {"data": PETS, "encoder": SOURCE},
+    RevisitedDataRecipe: {"source": "roxford5k"},
+    InstanceRetrievalRecipe: {"data": RevisitedDataRecipe(source="roxford5k"), "encoder": SOURCE},
 }
 
 

@@ -304,9 +304,9 @@ def test_a_value_is_stale_if_the_run_that_its_encoder_comes_from_is(
     assert row(folder, loaded, "near", "mine")["measured"] == "80.0"
     assert row(folder, changed, "near", "mine")["measured"] == "stale"
     with monkeypatch.context() as newer:
-        newer.setattr(PretrainRecipe, "revision", 2)
+        newer.setattr(PretrainRecipe, "revision", 3)
         text = build_tables(loaded, folder)["main.md"]
-        assert "stale: pretrain/lut/seed0: revision changed from 1 to 2" in text
+        assert "stale: pretrain/lut/seed0: revision changed from 2 to 3" in text
     assert "stale: pretrain/lut/seed0: epochs changed from" in build_tables(changed, folder)["main.md"]
 
     recorded(folder, changed, "pretrain/lut/seed0", None)

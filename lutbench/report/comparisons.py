@@ -163,7 +163,7 @@ def _text(compared: Comparison, unit: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def difference_numbers(compared: Comparison, unit: str) -> dict[str, Any]:
+def difference_numbers(compared: Comparison, unit: str, seeds: int) -> dict[str, Any]:
     """Return a comparison for programs, in points or the metric's unit: of more digits than here every version of SciPy has its own."""
     ends: tuple[float | None, float | None] = compared.seed_interval or (None, None)
     of_draws = dict(zip(("low over draws", "high over draws"), ends, strict=True)) if compared.over == "draws" else {}
@@ -175,7 +175,7 @@ def difference_numbers(compared: Comparison, unit: str) -> dict[str, Any]:
     }  # fmt: skip
     return {
         **{name: None if share is None else _rounded(share, unit) for name, share in shares.items()},
-        "seeds": len(compared.seed_differences), "seeds for": seeds_for, "seeds against": seeds_against,
+        "seeds": seeds, "seeds for": seeds_for, "seeds against": seeds_against,
         "only first": first_only, "only second": second_only, "p": float(f"{compared.p:.6g}"), "images": compared.images,
     }  # fmt: skip
 
@@ -185,7 +185,7 @@ def _numbers(view: View, pair: Pair) -> dict[str, Any]:
     first, second = pair.first, pair.second
     return {
         "suite": view.suite.name, "task": first.task, "metric": first.metric, "first": first.method, "second": second.method,
-        **difference_numbers(pair.compared, first.unit), "note": " ".join(view.notes_of(first)),
+        **difference_numbers(pair.compared, first.unit, len({r.seed for r in first.runs})), "note": " ".join(view.notes_of(first)),
     }  # fmt: skip
 
 

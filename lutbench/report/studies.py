@@ -210,7 +210,7 @@ def _pairs(of: _Measured) -> Iterator[tuple[tuple[int, str, str, str], Pair]]:
 
 def _data(of: _Measured, pairs: Sequence[tuple[tuple[int, str, str, str], Pair]]) -> pd.DataFrame:
     """Return a row per value for programs, with its difference to the base."""
-    compared = {key: difference_numbers(pair.compared, pair.first.unit) for key, pair in pairs}
+    compared = {key: difference_numbers(pair.compared, pair.first.unit, 0) for key, pair in pairs}
     rows = []
     for key, entry in of.entries.items():
         place, series, task, metric = key
@@ -226,7 +226,7 @@ def _data(of: _Measured, pairs: Sequence[tuple[tuple[int, str, str, str], Pair]]
                 **{axis: _plain(_given(of.study.points[place], axis)) for axis in of.study.axes},
                 "base": place == of.study.base, "series": series, "column": task, "task": entry.task,
                 "method": entry.method, "encoder": entry.encoder, "metric": metric,
-                **entry.measured.model_dump(include={"value", "low", "high", "unit"}), "seeds": len(entry.runs),
+                **entry.measured.model_dump(include={"value", "low", "high", "unit"}), "seeds": len({r.seed for r in entry.runs}),
                 **numbers, "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in entry.runs),
                 "note": " ".join(of.view.notes_of(entry)),
             }
