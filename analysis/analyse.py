@@ -17,7 +17,6 @@ from analysis.depth import right_by_depth
 from analysis.grid import run_grid, token_grid
 from analysis.passes import Passed, second_views, through_images
 from analysis.pictures import run_pictures
-from analysis.ranks import PowerLawRange
 from analysis.similarity import alignment, uniformity
 from analysis.specimens import specimens
 from analysis.spectrum import check_enough, resampled_statistics
@@ -27,6 +26,7 @@ from lutbench.data.walking import evenly_spaced
 from lutbench.errors import UserError
 from lutbench.evaluate.neighbours import check_neighbours
 from lutbench.evaluate.outcomes import names_fingerprint
+from lutbench.evaluate.ranks import PowerLawRange
 from lutbench.models.encoders import create_encoder
 from lutbench.models.meta import shapes_only
 from lutbench.models.pretrained import check_encoder_weights, encoder_of

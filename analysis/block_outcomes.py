@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ranks import PowerLawRange, statistics
 from analysis.uniform import uniform_distance
 from lutbench.arrays import Layout
 from lutbench.evaluate.image_names import ARRAY, KEY, check_same_images, labelled_names, packed_names, unpacked_names
 from lutbench.evaluate.outcomes import Measurement, PerImage, fingerprint_text
+from lutbench.evaluate.ranks import PowerLawRange, statistics
 from lutbench.evaluate.statistics import (
     BASIC,
     BOOTSTRAP,

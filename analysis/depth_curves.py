@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.block_outcomes import ATTENTION, FEATURES, POOLED, TOKENS, BlockOutcomes
-from analysis.ranks import effective_rank, statistics
+from lutbench.evaluate.ranks import effective_rank, statistics
 from lutbench.evaluate.statistics import mean_intervals, over_seeds, percentiles
 
 Values = NDArray[np.float64]

@@ -40,7 +40,7 @@ OF_COMPONENTS = (
     "percentile each. Colours of different encoders cannot be compared, their outlines can."
 )
 OF_RECONSTRUCTIONS = (
-    "Visible patches are the image's own; the same are masked for all encoders.\nWhere targets were normalised per patch, masked ones "
+    "Visible patches are the image's own; the same are masked for all encoders that mask in units of one size.\nWhere targets were normalised per patch, masked ones "
     "have the mean and deviation of the image's: coarse colours are given, not predicted."
 )
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from analysis.attachments import check_attachments
 from analysis.block_outcomes import ATTENTION, FEATURES, POOLED, TOKENS, BlockOutcomes
 from analysis.depth_figures import drawings
-from analysis.ranks import statistics
 from analysis.uniform import uniform_distance, uniform_entropy
 from lutbench.evaluate.outcomes import Measurement
+from lutbench.evaluate.ranks import statistics
 from lutbench.evaluate.statistics import BOOTSTRAP, mean_intervals, wilson
 from lutbench.record import Record
 from lutbench.report.entries import TableEntry, method_order
@@ -206,7 +206,8 @@ def every_measurement(view: View) -> pd.DataFrame:
     every machine has its own: means of every block with their intervals, of heads without, and the singular values of the output.
     """
     rows: list[dict[str, Any]] = []
-    for of_table in by_task(view.of_kind(NAME)):
+    analysed = [entry for entry in view.entries if entry.kind.name == NAME]  # those of studies too
+    for of_table in by_task(analysed):
         about = {"suite": view.suite.name, "table": of_table[0].task}
         for entry, r in {r.run: (e, r) for e in of_table for r in e.runs}.values():
             of_run = {"method": entry.method, "encoder": entry.encoder, "seed": r.seed}

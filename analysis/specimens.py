@@ -80,7 +80,7 @@ def drawn_blocks(recipe: AnalysisRecipe, blocks: int) -> list[int]:
 
 def _reconstructed(run: Run[AnalysisRecipe], pixels: Tensor) -> Tensor | None:
     """Return what the run that made the encoder reconstructs of uint8 images; None if it cannot, or sees another size."""
-    if run.needs is None or run.recipe.encoder.export != "encoder":
+    if run.needs is None or run.recipe.encoder.export_name != "encoder":
         return None
     reconstruct = getattr(run.needs.planned.kind.module, "reconstruct", None)
     if reconstruct is None or run.recipe.side != run.recipe.encoder.architecture.image_size:

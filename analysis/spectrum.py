@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from analysis.ranks import PowerLawRange, statistics
 from lutbench.errors import UserError
+from lutbench.evaluate.ranks import PowerLawRange, statistics
 from lutbench.evaluate.statistics import LEVEL, Z, draw_counts
 from lutbench.progress import tracked
 from lutbench.train.processes import accelerator, full_precision
@@ -139,7 +139,7 @@ def groups_of(images: int) -> NDArray[np.int64]:
 
 
 def resampled_statistics(covariances: Covariances, fitted: PowerLawRange) -> NDArray[np.float64]:
-    """Return the statistics of a spectrum (4, RESAMPLES) on resamples of the groups of images, in :func:`analysis.ranks.statistics`'s order.
+    """Return the statistics of a spectrum (4, RESAMPLES) on resamples of the groups of images, in :func:`lutbench.evaluate.ranks.statistics`'s order.
 
     A block bootstrap whose blocks are the groups: all rows of an image are in one, so that tokens of an image need not be independent.
     The resamples are the same for every encoder on the same images. G groups are few: resamples differ from all images too little, by

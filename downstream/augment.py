@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 from lutbench.data.tensors import to_tensor
 from lutbench.evaluate.transform import Transform
 from lutbench.models.preprocessing import Preprocessing
+from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.recipes.probes import LinearRecipe
 
@@ -35,8 +36,8 @@ def train_transform(recipe: FinetuneRecipe, prepared: Preprocessing) -> Transfor
     return transform
 
 
-def linear_transform(recipe: LinearRecipe, prepared: Preprocessing) -> Transform:
-    """Linear probe: random resized crop and flip (MAE, table 10: no other augmentation)."""
+def linear_transform(recipe: LinearRecipe | AttentiveRecipe, prepared: Preprocessing) -> Transform:
+    """Probes: random resized crop and flip (MAE, table 10: no other augmentation)."""
     interpolation = v2.InterpolationMode(prepared.interpolation)
     crop = v2.RandomResizedCrop(recipe.side, scale=tuple(recipe.crop_scale), interpolation=interpolation)
     transform: Transform = v2.Compose([crop, v2.RandomHorizontalFlip(), to_tensor])

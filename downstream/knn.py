@@ -1,13 +1,16 @@
 """Weighted k-nearest neighbours on frozen features (Wu et al. 2018, section 3.4; the values are DINO's)."""
 
 import time
+from functools import cache, partial
 
 import torch
 
 from downstream.cost import encoding as cost
 from downstream.stage import check_classification, check_weights
 from lutbench.data.images import ImageDataset
-from lutbench.evaluate.inference import encode_images, labels_of, outcomes_of
+from lutbench.evaluate.feature_statistics import statistics_of, transform_of
+from lutbench.evaluate.features import encoding_rate, features_of, kept_splits
+from lutbench.evaluate.inference import labels_of, outcomes_of
 from lutbench.evaluate.neighbours import check_neighbours, knn_classify
 from lutbench.models.pretrained import encoder_of
 from lutbench.recipes.probes import KnnRecipe
@@ -38,17 +41,22 @@ def perform(run: Run[KnnRecipe]) -> None:
     images: ImageDataset = run.dataset("train")
     held_out: ImageDataset = run.dataset("val")
     check_neighbours(recipe.neighbours, images)
-    encoder = encoder_of(run, recipe.image_size).to(device)
 
+    # Features, encoded here or by another probe
+    encoder = cache(partial(encoder_of, run, recipe.image_size))  # made once, if at all
+    bank = features_of(run, "train", encoder=encoder)
+    queries = features_of(run, "val", encoder=encoder)
+
+    # The vote
     began = time.monotonic()
-    bank = encode_images(encoder, images, recipe, run.preprocessing, f"{run.name} features")
-    queries = encode_images(encoder, held_out, recipe, run.preprocessing, f"{run.name} evaluation")
-    encoding = time.monotonic() - began
     if processes.is_main_process:
+        statistics = statistics_of(bank.values)
+        transform = transform_of(statistics, recipe.feature_transform)
+        asking, voting = (of.values if transform is None else transform(of.values) for of in (queries, bank))
         ranked = knn_classify(
-            queries.values.to(device),
+            asking.to(device),
             labels_of(held_out)[torch.from_numpy(queries.index)].to(device),
-            bank.values.to(device),
+            voting.to(device),
             labels_of(images)[torch.from_numpy(bank.index)].to(device),
             len(images.classes),
             recipe.neighbours,
@@ -56,7 +64,11 @@ def perform(run: Run[KnnRecipe]) -> None:
         )
         run.save_results(
             outcomes_of(ranked.cpu(), held_out, queries.index, recipe.metric),
-            seconds=time.monotonic() - began,
-            images_per_second=(len(images) + len(held_out)) / encoding,
-            extra={"skipped": len(images) - len(bank.index) + len(held_out) - len(queries.index)},
+            seconds=bank.seconds + queries.seconds + time.monotonic() - began,
+            images_per_second=encoding_rate([bank, queries]),
+            extra={
+                "skipped": len(images) - len(bank.index) + len(held_out) - len(queries.index),
+                **statistics.extra(),
+                **kept_splits([bank, queries]),
+            },
         )

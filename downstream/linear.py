@@ -1,8 +1,7 @@
 """Linear probe: one linear layer on frozen features, trained by LARS (MAE, section A.1)."""
 
 import time
-from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -12,20 +11,19 @@ from torch.nn import functional
 
 from downstream.augment import linear_transform
 from downstream.cost import linear_probe as cost
+from downstream.frozen import encoded_batches, frozen_encoder, remembered_batches, schedule_of
 from downstream.stage import check_classification, check_weights, sample
 from lutbench.data.images import ImageDataset
-from lutbench.data.tensors import normalised
-from lutbench.evaluate.inference import Computed, encode_images, labels_of, outcomes_of, rank_of_label
-from lutbench.models.encoders import encode, feature_width
-from lutbench.models.preprocessing import Preprocessing
-from lutbench.models.pretrained import encoder_of
+from lutbench.evaluate.features import encoding_rate, features_of, kept_splits
+from lutbench.evaluate.inference import Computed, labels_of, outcomes_of, rank_of_label
+from lutbench.models.blocks import probe_features, probe_width
 from lutbench.models.probes import linear_probe
 from lutbench.models.weights import save_weights
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
-from lutbench.train.batches import Schedule, stream
+from lutbench.train.batches import stream
 from lutbench.train.logger import TrainingLogger
-from lutbench.train.processes import accelerator, autocast
+from lutbench.train.processes import accelerator
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
 
@@ -53,18 +51,14 @@ def perform(run: Run[LinearRecipe]) -> None:
     recipe, processes, prepared = run.recipe, accelerator(), run.preprocessing
     images: ImageDataset = run.dataset("train")
     held_out: ImageDataset = run.dataset("val")
-    encoder = encoder_of(run, recipe.image_size).to(processes.device).eval().requires_grad_(False)
+    encoder = cache(lambda: frozen_encoder(run))  # made once, if at all
 
-    # Features of the centre crops, once, unless every epoch has fresh crops
-    began = time.monotonic()
-    once = None
-    if not recipe.fresh_crops:
-        once = encode_images(encoder, images, recipe, prepared, f"{run.name} features")
-    encoding = time.monotonic() - began
+    # Features of the centre crops, encoded here or by another probe, unless every epoch has fresh crops
+    once = None if recipe.fresh_crops else features_of(run, "train", encoder=encoder)
     schedule = schedule_of(recipe, len(images) if once is None else len(once.index), run.seed)
 
     # Layer, optimiser; from the newest checkpoint, or from the beginning
-    width = feature_width(recipe.encoder.architecture, recipe.side, recipe.pool)
+    width = probe_width(recipe.encoder.architecture, recipe.side, recipe.pooling, recipe.blocks_taken)
     head = linear_head(width, len(images.classes), run.seed).to(processes.device)
     optimizer = Lars(lars_groups(head, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum)
     modules = {"head": head}
@@ -78,7 +72,8 @@ def perform(run: Run[LinearRecipe]) -> None:
     with TrainingLogger(run, schedule, start, extra_state, save_every) as logger:
         if once is None:
             crops = stream(images, partial(sample, linear_transform(recipe, prepared)), schedule, start, recipe.workers)
-            batches = encoded_batches(logger.waiting(crops), schedule, start, encoder, recipe, prepared)
+            taken = partial(probe_features, encoder(), pool=recipe.pooling, blocks=recipe.blocks_taken)
+            batches = encoded_batches(logger.waiting(crops), schedule, start, taken, recipe, prepared)
         else:
             batches = logger.waiting(remembered_batches(once, labels_of(images), schedule, start))
         for step, batch in zip(range(start, schedule.steps), batches, strict=True):
@@ -96,17 +91,19 @@ def perform(run: Run[LinearRecipe]) -> None:
     check_moved(head, extra_state["digest"])
 
     # What came of it
+    unseen = features_of(run, "val", encoder=encoder)
+    features = [unseen] if once is None else [once, unseen]
     began = time.monotonic()
-    unseen = encode_images(encoder, held_out, recipe, prepared, f"{run.name} evaluation")
     if processes.is_main_process:
         run.save_results(
             outcomes_of(score(head, unseen, labels_of(held_out)), held_out, unseen.index, recipe.metric),
-            seconds=encoding + logger.seconds + time.monotonic() - began,
-            images_per_second=logger.images_per_second if recipe.fresh_crops else len(images) / encoding,
+            seconds=sum(of.seconds for of in features) + logger.seconds + time.monotonic() - began,
+            images_per_second=logger.images_per_second if recipe.fresh_crops else encoding_rate(features),
             checkpoint=save_weights(head.state_dict(), run.folder / "linear.safetensors"),
             extra={
                 "loss": logger.losses["loss"],
                 "skipped": len(images) - len(once.index) if once else logger.skipped,
+                **kept_splits(features),
             },
         )
 
@@ -130,58 +127,6 @@ def lars_groups(head: nn.Sequential, weight_decay: float) -> list[dict[str, Any]
         {"params": [linear.weight], "weight_decay": weight_decay, "always_adapt": True},
         {"params": [linear.bias], "weight_decay": 0.0},
     ]
-
-
-def schedule_of(recipe: LinearRecipe, images: int, seed: int) -> Schedule:
-    """Return the stream of a linear probe on this process, in micro-batches no larger than evaluation's, which change nothing.
-
-    Raises:
-        UserError: if the batch does not divide over the processes that encode it.
-    """
-    batch, world = recipe.batch, accelerator().num_processes
-    if not recipe.fresh_crops:  # nothing is left to spread
-        return Schedule(images, recipe.epochs, batch, batch, seed, rank=0, processes=1)
-    sizes = range(world, min(batch, recipe.eval_batch * world) + 1, world)
-    micro_batch = max((size for size in sizes if batch % size == 0), default=batch)
-    return Schedule(images, recipe.epochs, batch, micro_batch, seed)
-
-
-def remembered_batches(once: Computed, labels: Tensor, schedule: Schedule, start: int) -> Iterator[dict[str, Tensor]]:
-    """Yield the whole batch of each step: ``features`` (B, D), ``label`` (B,), ``index`` (B,), ``skipped`` (B,)."""
-    index = torch.from_numpy(once.index)
-    for step in range(start, schedule.steps):
-        rows = torch.tensor([row for _, row in schedule.batch_keys(step)])
-        chosen = index[rows]
-        yield {
-            "features": once.values[rows],
-            "label": labels[chosen],
-            "index": chosen,
-            "skipped": torch.zeros_like(chosen),
-        }
-
-
-def encoded_batches(
-    crops: Iterator[dict[str, Tensor]],
-    schedule: Schedule,
-    start: int,
-    encoder: nn.Module,
-    recipe: LinearRecipe,
-    prepared: Preprocessing,
-) -> Iterator[dict[str, Tensor]]:
-    """Yield the whole batch of each step, from this process's micro-batches and the others': ``features``, ``label``, ``index``."""
-    processes = accelerator()
-    own = torch.tensor([row for accumulated in range(schedule.micro_batches) for row in schedule.rows(accumulated)])
-    order = processes.gather(own.to(processes.device)).argsort()
-    for _ in range(start, schedule.steps):
-        parts: dict[str, list[Tensor]] = {"features": [], "label": [], "index": []}
-        for _ in range(schedule.micro_batches):
-            batch = next(crops)
-            with torch.no_grad(), autocast(recipe.precision):
-                pixels = normalised(batch["image"], processes.device, prepared.mean, prepared.std)
-                parts["features"].append(encode(encoder, pixels, recipe.pool))
-            for name in ("label", "index"):
-                parts[name].append(batch[name].to(processes.device))
-        yield {name: processes.gather(torch.cat(tensors))[order] for name, tensors in parts.items()}
 
 
 @torch.no_grad()

@@ -1,15 +1,17 @@
 """What every classification task begins with."""
 
+from typing import Any
+
 from PIL import Image
 from torch import Tensor
 
 from lutbench.data.images import class_notes
 from lutbench.data.preflight import preflight
 from lutbench.evaluate.transform import Transform
-from lutbench.models.encoders import Pool, feature_width, timm_arguments
+from lutbench.models.blocks import probe_width
+from lutbench.models.encoders import timm_arguments
 from lutbench.models.pretrained import check_encoder_weights
 from lutbench.recipes.downstream import ClassificationRecipe
-from lutbench.recipes.probes import KnnRecipe, LinearRecipe
 from lutbench.run import Run, row_named
 
 
@@ -28,13 +30,12 @@ def check_classification(run: Run[ClassificationRecipe]) -> None:
     preflight(run, train, val, by_class=True)
 
 
-def check_weights(run: Run[ClassificationRecipe]) -> None:
+def check_weights(run: Run[Any]) -> None:
     """Check that the encoder has the features that the task takes, and its weights, see :func:`check_encoder_weights`."""
     recipe = run.recipe
-    pool: Pool = recipe.pool if isinstance(recipe, KnnRecipe | LinearRecipe) else "mean"
     timm_arguments(recipe.encoder.architecture, recipe.side)  # what is wrong with it, is so in every row
     with row_named(run):
-        feature_width(recipe.encoder.architecture, recipe.side, pool)
+        probe_width(recipe.encoder.architecture, recipe.side, recipe.pooling, recipe.blocks_taken)
     check_encoder_weights(run, recipe.image_size)
 
 

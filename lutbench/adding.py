@@ -244,14 +244,14 @@ def _table_apart(suite: LoadedSuite, table: str, name: str, label: str) -> str:
 
 def _rows(base: LoadedSuite, table: str) -> list[str]:
     """Return the rows of a table of the base, without those that an analysis adds."""
-    runs = (run for run in base.runs if f"{run.stage}.{run.task}" == table)
+    runs = (run for run in base.runs if f"{run.stage}.{run.task}" == table and run.row not in base.study_rows)
     return list(dict.fromkeys(run.method for run in runs if run.method in base.config.method))
 
 
 def _pretrained_beside(loaded: LoadedSuite, base: LoadedSuite, name: str) -> list[str]:
     """Return the rows of the base that a suite pre-trained and that share a table with the new row."""
     tables = {(run.stage, run.task) for run in loaded.runs if run.method == name}
-    beside = {run.method for run in base.runs if (run.stage, run.task) in tables}
+    beside = {run.method for run in base.runs if (run.stage, run.task) in tables and run.row not in base.study_rows}
     rows = base.config.method.items()
     return [method for method, row in rows if method in beside and row.pretrain and not row.teacher]
 

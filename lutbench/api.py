@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lutbench.evaluate.transform import Transform
 
 COLUMNS: dict[str, str] = {
-    "suite": "object", "stage": "object", "kind": "object", "task": "object", "method": "object", "seed": "int64",
+    "suite": "object", "stage": "object", "kind": "object", "task": "object", "method": "object", "seed": "int64", "draw": "int64",
     "metric": "object", "value": "float64", "low": "float64", "high": "float64", "interval": "object", "unit": "object",
     "n": "Int64", "data": "object", "split": "object", "run": "object", "identity": "object", "checkpoint": "object",
     "code": "object", "modified": "boolean", "hardware": "object", "wall_seconds": "float64", "created": "datetime64[ns, UTC]",
@@ -42,7 +42,8 @@ def records(suite: str | Path, results: str | Path = "results") -> pd.DataFrame:
 
     Every record is read with all its files and checked: a number that its outcomes do not give is refused. The columns are
 
-    - ``suite``, ``stage``, ``kind`` (``knn``, ``finetune``, ...), ``task``, ``method`` (empty for pre-training), ``seed``;
+    - ``suite``, ``stage``, ``kind`` (``knn``, ``finetune``, ...), ``task``, ``method`` (empty for pre-training), ``seed``, ``draw`` (0 unless a
+      task has several);
     - ``metric``, ``value``, ``low`` and ``high`` (ends of the 95 % interval over images), ``interval`` (its method), ``unit``
       (``%``, or empty for a plain number), ``n`` (images that it is over);
     - ``data`` (the dataset as tables name it) and ``split`` (the one that was evaluated; of a pre-training ``train``);
@@ -146,7 +147,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
     code, inputs = record.code, record.identity_inputs
     data = record.recipe.get("data") or record.recipe.get("set") or {}
     about = {
-        **record.model_dump(include={"suite", "stage", "task", "method", "seed", "identity", "checkpoint", "wall_seconds"}),
+        **record.model_dump(include={"suite", "stage", "task", "method", "seed", "draw", "identity", "checkpoint", "wall_seconds"}),
         "kind": record.kind.name, "run": f"{record.suite}/{record.run}", "created": record.created,
         "data": data.get("label") or data.get("path") or data.get("source", ""),
         "split": next(reversed(inputs.get("data", {})), ""),  # train comes first where a run reads both

@@ -179,6 +179,8 @@ class ExtraState(_Closed):
     skipped: NonNegativeInt = 0
     unread: list[list[float]] = []
     """See :class:`lutbench.train.logger.TrainingLogger`, like the four before."""
+    knn: list[list[float]] = []
+    """Of a pre-training that is evaluated on the way: epoch, top-1 in percent, and seconds of each evaluation."""
 
 
 class Seal(_Closed):

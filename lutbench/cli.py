@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lutbench.cli_data import data_app
-from lutbench.cli_options import DataRoot, Overrides, ResultsRoot, RunsRoot, SuiteName
+from lutbench.cli_options import DataRoot, FeatureRoom, Overrides, ResultsRoot, RunsRoot, SuiteName
 from lutbench.errors import UserError
 from lutbench.interruption import Interrupted, hearing, interrupt
 from lutbench.kinds import STAGES, TOOLS
@@ -70,13 +70,18 @@ def run(
     data_root: DataRoot = Path("data"),
     runs: RunsRoot = Path("runs"),
     results: ResultsRoot = Path("results"),
+    features: FeatureRoom = 20,
 ) -> None:
     """Run what a suite file says. Finished runs are reused, interrupted ones go on, changed ones start anew."""
-    loaded = _load(suite, overrides)  # first, so that a mistyped name is answered at once
+    loaded = _load(suite, overrides, results, keep=True)  # first, so that a mistyped name is answered at once
+    from lutbench.progress import console
     from lutbench.stages import run_suite
     from lutbench.workspace import Workspace
 
-    run_suite(loaded, stage or [], only or [], Workspace(data_root, runs, results), again or [])
+    for name, budget in loaded.budgets.items() if os.environ.get("RANK", "0") == "0" else ():
+        console.print(budget.sentence(name, with_file=True), soft_wrap=True)
+    workspace = Workspace(data_root, runs, results, feature_bytes=round(features * 1e9))
+    run_suite(loaded, stage or [], only or [], workspace, again or [])
 
 
 @app.command()
@@ -88,8 +93,8 @@ def status(
     results: ResultsRoot = Path("results"),
 ) -> None:
     """Show every run of a suite: finished, resumable, stale because a setting changed, or missing; its result and folder."""
-    loaded = _load(suite, overrides)
-    from lutbench.stages import show_status
+    loaded = _load(suite, overrides, results)
+    from lutbench.status import show_status
     from lutbench.workspace import Workspace
 
     show_status(loaded, Workspace(data_root, runs, results, download=False))
@@ -123,7 +128,7 @@ def plan(
     results: ResultsRoot = Path("results"),
 ) -> None:
     """Show what a suite will cost, before anything runs: images, hours, disk, and what is missing."""
-    loaded = _load(suite, overrides)
+    loaded = _load(suite, overrides, results)
     from lutbench.plan.gpus import find_gpu
 
     asked = find_gpu(gpu) if gpu else None
@@ -156,7 +161,7 @@ def tables(
 
     Where there are reference records of the same recipes, says how these compare with them.
     """
-    loaded = _load(suite, overrides)
+    loaded = _load(suite, overrides, results)
     from lutbench.report.reference import reference_section
     from lutbench.report.sections import View
     from lutbench.report.tables import all_sections, check_tables, show_tables, write_tables
@@ -297,10 +302,10 @@ def export(
         print(line)
 
 
-def _load(suite: str, overrides: list[str] | None) -> "LoadedSuite":
+def _load(suite: str, overrides: list[str] | None, results: Path, keep: bool = False) -> "LoadedSuite":
     from lutbench.recipes.loading import load_suite
 
-    return load_suite(suite, overrides or [])
+    return load_suite(suite, overrides or [], results, keep)
 
 
 def main() -> None:

@@ -25,6 +25,16 @@ RunsRoot = Annotated[
         "--runs", metavar="DIR", envvar="LUTBENCH_RUNS", help="Folder for checkpoints, weights, logs and pictures."
     ),
 ]
+FeatureRoom = Annotated[
+    float,
+    typer.Option(
+        "--features",
+        metavar="GB",
+        min=0,
+        envvar="LUTBENCH_FEATURES",
+        help="Room below --runs for features of frozen encoders, which probes share; what was used longest ago goes first.",
+    ),
+]
 ResultsRoot = Annotated[
     Path, typer.Option("--results", metavar="DIR", envvar="LUTBENCH_RESULTS", help="Folder for records and tables.")
 ]

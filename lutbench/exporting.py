@@ -69,7 +69,7 @@ def export_run(
             write_timm(exported, partial)
         return lines
     found = evidence(folder, results)
-    known = load_suites(found.suites, suites)
+    known = load_suites(found.suites, suites, results)
     with new_folder(target) as partial:
         write_timm(exported, partial)
         beside = ""
@@ -100,7 +100,7 @@ def _nothing_to_export(started: Started, kind: str, library: Library, runs: Path
         )
     why = (
         "its weights are those of one linear layer on the features of another run's encoder"
-        if kind == "linear"
+        if kind in ("linear", "segmentation-linear")
         else "it leaves no model of its own"
     )
     exporting = [name for name in KINDS if name in (*MODELS, "segmentation")]

@@ -73,6 +73,8 @@ class Kind:
 
 
 _OUTCOMES = "lutbench.evaluate.outcomes:Outcomes"
+_CONFUSIONS = "downstream.segmentation.confusions:Confusions"
+_QUERIES = "lutbench.evaluate.queries:QueryScores"
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
@@ -81,7 +83,13 @@ KINDS: Mapping[str, Kind] = {
         Kind("finetune", "downstream", "lutbench.recipes.downstream:FinetuneRecipe", "downstream.finetune", "encoder", _OUTCOMES),
         Kind("linear", "downstream", "lutbench.recipes.probes:LinearRecipe", "downstream.linear", "encoder", _OUTCOMES),
         Kind("knn", "downstream", "lutbench.recipes.probes:KnnRecipe", "downstream.knn", "encoder", _OUTCOMES),
-        Kind("segmentation", "downstream", "lutbench.recipes.segmentation:SegmentationRecipe", "downstream.segmentation.task", "encoder", "downstream.segmentation.confusions:Confusions", "downstream.segmentation.report"),
+        Kind("logistic", "downstream", "lutbench.recipes.probes:LogisticRecipe", "downstream.logistic", "encoder", _OUTCOMES),
+        Kind("attentive", "downstream", "lutbench.recipes.attentive:AttentiveRecipe", "downstream.attentive", "encoder", _OUTCOMES),
+        Kind("segmentation", "downstream", "lutbench.recipes.segmentation:SegmentationRecipe", "downstream.segmentation.task", "encoder", _CONFUSIONS, "downstream.segmentation.report"),
+        Kind("segmentation-linear", "downstream", "lutbench.recipes.dense:DenseLinearRecipe", "downstream.segmentation.dense_linear", "encoder", _CONFUSIONS, "downstream.segmentation.report"),
+        Kind("segmentation-knn", "downstream", "lutbench.recipes.dense:DenseKnnRecipe", "downstream.segmentation.dense_knn", "encoder", _CONFUSIONS, "downstream.segmentation.report"),
+        Kind("retrieval", "downstream", "lutbench.recipes.retrieval:RetrievalRecipe", "downstream.retrieval", "encoder", _QUERIES),
+        Kind("instance-retrieval", "downstream", "lutbench.recipes.retrieval:InstanceRetrievalRecipe", "downstream.instance_retrieval", "encoder", _QUERIES),
         Kind("robustness", "robustness", "lutbench.recipes.robustness:RobustnessRecipe", "robustness.measure", "classifier", "robustness.condition_outcomes:RobustnessOutcomes", "robustness.report"),
         Kind("analysis", "analysis", "lutbench.recipes.analysis:AnalysisRecipe", "analysis.analyse", "encoder", "analysis.block_outcomes:BlockOutcomes", "analysis.report"),
     )
@@ -94,6 +102,7 @@ STAGES = tuple(dict.fromkeys(kind.stage for kind in KINDS.values()))
 DATASETS: Mapping[str, str] = {
     "DataRecipe": "lutbench.data.images",
     "SegmentationDataRecipe": "lutbench.data.scenes",
+    "RevisitedDataRecipe": "lutbench.data.revisited",
     "RobustnessDatasetRecipe": "robustness.datasets",
 }
 """The module behind each type of dataset, by the name of its recipe's type. It has
@@ -107,14 +116,29 @@ DATASETS: Mapping[str, str] = {
 - ``inspect(dataset, scan, full, report)``, if more than images is to be checked, such as masks.
 """
 
+FRAMEWORKS: Mapping[str, str] = {
+    "mae": "pretrain.frameworks.mae:build_mae",
+    "simmim": "pretrain.frameworks.simmim:build_simmim",
+}
+"""What builds each framework of masked image modelling, by its name in a recipe, see :func:`pretrain.frameworks.build_framework`."""
+
+CONTEXT_LOSSES: Mapping[str, str] = {
+    "cosine": "pretrain.context_losses.distances:cosine",
+    "l2": "pretrain.context_losses.distances:l2",
+    "smooth_l1": "pretrain.context_losses.distances:smooth_l1",
+    "infonce": "pretrain.context_losses.infonce:infonce",
+}
+"""What builds each form of the context loss, by its name in a recipe, see :func:`pretrain.context_losses.build_loss`."""
 
 TOOLS: Mapping[str, str] = {
     "parity": "pretrain.parity",
     "export": "downstream.segmentation.export",
     "backbone": "downstream.segmentation.backbone_export",
     "vitmae": "pretrain.vitmae",
+    "flop": "pretrain.cost",
 }
-"""The stage's module behind what a command of the command line does, by a name of that: the last three are parts of ``export``."""
+"""The stage's module behind what a command of the command line does, by a name of that: ``export``, ``backbone`` and ``vitmae`` are
+parts of ``export``, and ``flop`` has ``flop_per_image(recipe)``, which budgets of pre-training runs compare."""
 
 
 def kinds_of(stage: str) -> dict[str, Kind]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lutbench.recipes.shares import at_share
 from lutbench.record import Record, record_path
 from lutbench.record_search import record_of
 
@@ -33,8 +34,12 @@ def lineage(record: Record, results: Iterable[Path]) -> list[Link]:
             }
             return [Link("missing", f"the run that the {step.kind.name} run started from", missing), *links]
         kept = _weights_of(step)
-        if "teacher" not in kept and started.get("sha256") != before.checkpoint:
-            kept["but"] = f"its record has other weights, {before.checkpoint}: it was repeated since"
+        made = {"teacher": None, **_snapshots(before)}  # of its teacher a record says nothing
+        if (expected := next((made[name] for name in kept if name in made), before.checkpoint)) not in (
+            None,
+            started.get("sha256"),
+        ):
+            kept["but"] = f"its record has other weights, {expected}: it was repeated since"
         links.insert(0, _link(before, kept))
         step = before
     return ([] if step.kind.starts_from == "nothing" else [_outside(step)]) + links
@@ -68,9 +73,15 @@ def _source(record: Record) -> dict[str, Any]:
 
 
 def _weights_of(record: Record) -> dict[str, str]:
-    """Return the sha256 of the weights that a run started from, by what they are: encoder, teacher or classifier."""
-    sha256 = _started_from(record).get("sha256")
-    return {_source(record).get("export", record.kind.starts_from): sha256} if sha256 else {}
+    """Return the sha256 of the weights that a run started from, by what they are: encoder, teacher or classifier, or a snapshot."""
+    sha256, source = _started_from(record).get("sha256"), _source(record)
+    return {at_share(source.get("export", record.kind.starts_from), source.get("at", 1)): sha256} if sha256 else {}
+
+
+def _snapshots(record: Record) -> dict[str, Any]:
+    """Return the sha256 of the snapshots of a pre-training, by name."""
+    found = record.extra.get("snapshots")
+    return found if isinstance(found, dict) else {}
 
 
 def _link(record: Record, weights: Mapping[str, str] | None = None) -> Link:

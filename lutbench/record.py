@@ -6,6 +6,7 @@ from these files alone.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import zip_longest
@@ -93,6 +94,8 @@ class Record(_Closed):
     method: Name | Literal[""]
     """Empty for pre-training runs."""
     seed: int = Field(ge=0, lt=SEED_BOUND)
+    draw: int = Field(default=0, ge=0)
+    """Of a task that is run for several draws of its training images, which of them."""
     run: str
     """The run's name, unique in the suite."""
     made_as: Annotated[str, AfterValidator(_names)] | None = None
@@ -114,8 +117,11 @@ class Record(_Closed):
     packages: dict[str, str]
     hardware: Hardware
     wall_seconds: NonNegativeFloat
-    """Seconds of training, encoding and the evaluation at the end, over all starts of the run; without loading weights."""
+    """Seconds of training, encoding and the evaluation at the end, over all starts of the run; without loading weights. Of
+    features that another run had left, those of reading them."""
     images_per_second: NonNegativeFloat | None = None
+    """None where it encoded no image, as its features were kept already (``features_kept`` in :attr:`extra`): a plan needs a rate that
+    was measured."""
     created: str
     """When the run finished, UTC."""
     extra: dict[str, JsonValue] = {}
@@ -280,11 +286,11 @@ def read_record(path: Path, run: str = "it") -> Record:
     """
     record = read_sealed(path, Record, _remedy(run), older=lambda record: not record.code.sources)
     kind, seed = str(record.identity_inputs.get("stage")), record.identity_inputs.get("seed")
-    name, wrong = run_name(record.stage, record.task, record.method, record.seed), ""
+    name, wrong = run_name(record.stage, record.task, record.method, record.seed, record.draw), ""
     if identity_of(record.identity_inputs) != record.identity:
         wrong = "its document was changed: it does not hash to its identity"
     elif record.run != name:
-        wrong = f"it says that it is {record.run}, but its stage, task, method and seed are those of {name}"
+        wrong = f"it says that it is {record.run}, but its stage, task, method, seed and draw are those of {name}"
     elif kind not in KINDS:
         wrong = f"a {kind!r} run is of a kind that this version does not know; it knows {', '.join(KINDS)}"
     elif (seed, KINDS[kind].stage) != (record.seed, record.stage):
@@ -292,7 +298,9 @@ def read_record(path: Path, run: str = "it") -> Record:
             f"it says that it is a {record.stage} run with seed {record.seed}, but its document is that of a {kind} run "
             f"with seed {seed}"
         )
-    elif foreign := [kept.file for kept in record.files if not kept.file.startswith(f"seed{record.seed}-")]:
+    elif foreign := [
+        kept.file for kept in record.files if not is_file_of(kept.file, run_name("", "", "", record.seed, record.draw))
+    ]:
         wrong = f"it names {foreign[0]}, which is no file of a record {path.name}"
     elif KINDS[kind].outcomes_name and record.outcomes_file is None:
         wrong = f"it names no per-image outcomes, as every {kind} run has"
@@ -300,6 +308,11 @@ def read_record(path: Path, run: str = "it") -> Record:
         raise UserError(f"{path}: {wrong}. {_remedy(record.run)}")
     record._folder = path.parent
     return record
+
+
+def is_file_of(file: str, stem: str) -> bool:
+    """Return whether a file is named as those beside the record ``STEM.json``, and not as those of another draw's, ``STEM-draw1.json``."""
+    return re.match(rf"{re.escape(stem)}-(?!draw\d+[-.])", file) is not None
 
 
 def _check_measurements(record: Record, outcomes: PerImage, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
@@ -15,7 +16,7 @@ from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import whole_file, write_sealed
 from lutbench.provenance import code, hardware, packages
 from lutbench.recipes.suite import PlannedRun
-from lutbench.record import Attachment, KeptFile, Record, identity_of, record_path
+from lutbench.record import Attachment, KeptFile, Record, identity_of, is_file_of, record_path
 
 
 def make_record(
@@ -37,6 +38,7 @@ def make_record(
         task=planned.task,
         method=planned.method,
         seed=planned.seed,
+        draw=planned.draw,
         run=planned.name,
         identity=identity_of(identity_inputs),
         document=dict(identity_inputs),
@@ -90,18 +92,31 @@ def write_record(
 
 def renamed_record(record: Record, planned: PlannedRun) -> Record:
     """Return the record of a run of the same identity under the name of ``planned``, with what it was made as."""
-    names = {"suite": planned.suite, "stage": planned.stage, "task": planned.task, "method": planned.method}
+    names: dict[str, Any] = {
+        "suite": planned.suite,
+        "stage": planned.stage,
+        "task": planned.task,
+        "method": planned.method,
+    }
     made_as = record.made_as or f"{record.suite}/{record.run}"
-    return record.model_copy(update={**names, "run": planned.name, "made_as": made_as})
+    return record.model_copy(update={**names, "draw": planned.draw, "run": planned.name, "made_as": made_as})
 
 
 def copy_record(record: Record, results_dir: Path) -> Path:
-    """Write a record that was read, with all its files, to other results.
+    """Write a record that was read, with all its files, to other results, or under the name that it has now.
 
     Raises:
         UserError: on a full disk, or if one of its files is damaged.
     """
-    return _write(record, {kept.file: record.content(kept) for kept in record.files}, results_dir)
+    stem = record_path(results_dir, record.suite, record.run).stem
+    names = {kept.file: re.sub(r"^seed\d+(-draw\d+)?-", f"{stem}-", kept.file) for kept in record.files}
+    contents = {names[kept.file]: record.content(kept) for kept in record.files}
+    kept: dict[str, Any] = {
+        "attachments": [one.model_copy(update={"file": names[one.file]}) for one in record.attachments]
+    }
+    if outcomes := record.outcomes_file:
+        kept["outcomes_file"] = outcomes.model_copy(update={"file": names[outcomes.file]})
+    return _write(record.model_copy(update=kept), contents, results_dir)
 
 
 def _write(record: Record, contents: Mapping[str, bytes], results_dir: Path) -> Path:
@@ -109,10 +124,12 @@ def _write(record: Record, contents: Mapping[str, bytes], results_dir: Path) -> 
     for file, content in contents.items():
         with whole_file(path.with_name(file)) as partial:
             partial.write_bytes(content)
-    not_said = {"made_as"} if record.made_as is None else set()  # as records were before there was any
+    not_said = {
+        name for name in ("made_as", "draw") if not getattr(record, name)
+    }  # as records were before there was any
     write_sealed(path, record.model_dump(mode="json", by_alias=True, exclude=not_said))
     for old in path.parent.glob(f"{path.stem}-*.*"):
-        if old.name not in contents and old.suffix in (".npz", ".npy", ".png"):
+        if old.name not in contents and old.suffix in (".npz", ".npy", ".png") and is_file_of(old.name, path.stem):
             old.unlink()
     return path
 

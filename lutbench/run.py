@@ -144,11 +144,13 @@ class Run(Generic[R]):
     def dataset(self, split: str) -> Any:
         """Open one split of the recipe's dataset, of the type that its module gives; listed once per command.
 
-        Labels of val are in the numbering of train, which defines the classes.
+        Of train it is the part that the recipe reads. Labels of val are in the numbering of train, which defines the classes.
         """
         recipe = self.recipe
         if recipe.cache_side is not None:
             return self.workspace.cached(recipe.dataset, recipe.cache_side)
+        if split == "train" and recipe.training_subset is not None:
+            return self.workspace.subset(recipe.dataset, recipe.training_subset)
         opened = self.workspace.open(recipe.dataset, split)
         align = getattr(dataset_module(recipe.dataset), "aligned", None)
         if align is not None and split == "val":
@@ -157,9 +159,10 @@ class Run(Generic[R]):
 
     def fingerprint(self, split: str) -> str:
         """Return what tells the content of a split from any other; of a cache it is known without the cache."""
-        dataset, side = self.workspace.open(self.recipe.dataset, split), self.recipe.cache_side
+        side = self.recipe.cache_side
         if side is None:
-            return str(dataset.fingerprint)
+            return str(self.dataset(split).fingerprint)
+        dataset = self.workspace.open(self.recipe.dataset, split)
         from lutbench.data.cache import cache_fingerprint  # here, because datasets takes a second to import
 
         return cache_fingerprint(dataset, side)

@@ -120,7 +120,9 @@ def list_runs(runs: Path) -> dict[str, list[Path]]:
         while waiting:
             folder, depth = waiting.pop()
             for inner in _folders(folder):
-                name = re.match("[0-9a-f]{12}", inner.name) if re.fullmatch(r"seed\d+", folder.name) else None
+                name = (
+                    re.match("[0-9a-f]{12}", inner.name) if re.fullmatch(r"seed\d+(-draw\d+)?", folder.name) else None
+                )
                 if name is None and depth:
                     waiting.append((inner, depth - 1))
                 elif name is not None and name[0] == inner.name:  # else one that was set aside

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lutbench.errors import UserError
+from lutbench.errors import UserError, listed
 from lutbench.models.export import export_of
 from lutbench.run_files import read_finished
 from lutbench.run_status import RunState
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 
 class NotKeptError(UserError):
-    """A run finished before runs kept such weights."""
+    """A run finished before runs kept such weights, or its settings were not to."""
 
 
 BESIDE = ("teacher", "decoder")
-"""The NAMEs of the ``NAME.safetensors`` that a pre-training keeps beside the encoder, which is the checkpoint of its record."""
+"""The NAMEs of the ``NAME.safetensors`` that a pre-training keeps beside the encoder, which is the checkpoint of its record; beside
+these its snapshots, ``encoder-at-0.1``."""
 
 
 def weights_of(run: "Run[Any]") -> Path | None:
@@ -87,13 +88,21 @@ def weights_made(run: "Run[Any]", name: str) -> str:
     """Return the sha256 of the ``NAME.safetensors`` that a finished run left.
 
     Raises:
-        NotKeptError: if it finished before such runs kept them.
+        NotKeptError: if it finished before such runs kept them, or without such a snapshot.
         UserError: if it made none, or what it left is damaged.
     """
     folder = run.finished_in
     finished = read_finished(folder, run.identity)
-    made = finished.files.get(f"{name}.safetensors") if name in BESIDE else finished.checkpoint
+    export, _, share = name.partition("-at-")
+    made = finished.files.get(f"{name}.safetensors") if share or name in BESIDE else finished.checkpoint
     if made is None:
+        if share:
+            kept = [file.removesuffix(".safetensors") for file in finished.files if file.startswith(f"{export}-at-")]
+            raise NotKeptError(
+                f"{folder}: {run.name} finished without keeping its {export} at {share} of the run, and what is past cannot be kept any more "
+                f"(it kept: {listed([file for file in kept if not file.endswith('.json')]) or 'none on the way'}). Repeat it to have one: "
+                f"lutbench run {run.given} --again {run.name}."
+            )
         if name in BESIDE:
             raise NotKeptError(
                 f"{folder}: {run.name} finished before such runs kept their {name}, so there is none. Repeat it to have one: "

@@ -27,12 +27,19 @@ WORST = 10
 IN_WORDS = {
     "skipped": "images passed over because they cannot be decoded",
     "waiting_for_data": "share of the time spent waiting for data",
+    "training_images": "images of the training set",
+    "flop_per_image": "FLOP for an image that is trained on",
     "loss": "loss at the end of training",
     "head": "that of the head",
     "auxiliary": "that of the auxiliary head",
     "drawn blocks": "blocks drawn",
     "marked": "patch marked in pictures, row and column",
     "mask ratios": "shares of patches hidden for reconstructions",
+    "features_kept": "splits whose features another run had encoded",
+    "mean_cosine": "mean cosine of the training images' features",
+    "effective_rank": "effective rank of them",
+    "held_out_top_1": "top-1 of each on the training images held out, %",
+    "held_out_images": "how many those are",
     "first query": "attention drawn besides that of the marked patch",
 }
 """What a record keeps besides its measurements."""
@@ -253,13 +260,13 @@ def _sources(record: Record, recipe: RunRecipe | None) -> str:
         return "not known: the record is of before runs kept the hashes of their sources"
     if recipe is None:
         return "not comparable: its settings are none that this version takes"
-    planned = PlannedRun(record.suite, record.kind, record.task, record.method, record.seed, recipe)
+    planned = PlannedRun(record.suite, record.kind, record.task, record.method, record.seed, recipe, draw=record.draw)
     changed = differing(record.code.sources, planned)
     return f"{len(record.code.sources)}, " + (f"changed since: {listed(changed)}" if changed else "none changed since")
 
 
 def _files(record: Record, runs: Path) -> Iterator[tuple[str, str]]:
-    yield "record", str(record.folder / f"seed{record.seed}.json")
+    yield "record", str(record.folder / f"{record.run.rpartition('/')[2]}.json")
     for number, kept in enumerate(record.files):
         what = "outcomes" if number == 0 and record.outcomes_file else getattr(kept, "kind", "file")
         problem = _whole(record, kept)

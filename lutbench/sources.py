@@ -25,9 +25,10 @@ PACKAGES = ("lutbench", "pretrain", "downstream", "robustness", "analysis", "sui
 
 BOOKKEEPING = re.compile(
     r"lutbench(\.(errors|files|finite|interruption|kinds|progress|provenance|record\w*|run\w*|sources|stages|workspace"
-    r"|plan(\..*)?|data\.(catalogue|integrity|manifest|survey|verify)|models\.licences))?|\w+(\.\w+)*\.cost"
+    r"|plan(\..*)?|data\.(catalogue|integrity|manifest|survey|verify)|models\.licences))?|\w+(\.\w+)*\.(cost|online_knn)"
 )
-"""Modules that say where things are, what they cost and what happened, and compute nothing that a result depends on."""
+"""Modules that say where things are, what they cost and what happened, and compute nothing that a result depends on: how a
+pre-training does on the way neither."""
 
 
 MIXED = "changed on the way"
@@ -39,6 +40,7 @@ def sources_of(planned: "PlannedRun") -> dict[str, str]:
     kind = planned.kind
     roots = [kind.module_name, kind.recipe_name.partition(":")[0], DATASETS[type(planned.recipe.dataset).__name__]]
     roots += ["lutbench.data.cache_build"] if planned.recipe.cache_side else []
+    roots += [name.partition(":")[0] for name in planned.recipe.chosen]
     return dict(sorted({path: digest for root in roots for path, digest in _closure(root).items()}.items()))
 
 

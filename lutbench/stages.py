@@ -1,4 +1,4 @@
-"""What a command does with the runs of a suite: check them, run them in order, show their status."""
+"""What a command does with the runs of a suite: check them, and run them in order."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run, open_run
 from lutbench.run_lookup import begun_elsewhere, check_found
-from lutbench.run_status import RunState, progress_of, unknown_because, weights_problem
+from lutbench.run_status import RunState, progress_of
 from lutbench.run_weights import require_needed
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
@@ -73,7 +73,7 @@ def run_suite(
                 run.log(f"not run: {reason}")
                 continue
             if run.needs is not None:
-                to_come = run.needs.name in names and (run.needs.name in repeated or _waits(run))
+                to_come = run.needs.name in names and (run.needs.name in repeated or waits(run))
                 if not to_come:
                     require_needed(run)
             _require_not_failed(run, failed)
@@ -290,60 +290,9 @@ def _holder(home: Path) -> str:
     return f"process {who.process} on {who.machine} since {who.since}"
 
 
-def _waits(run: Run[Any]) -> bool:
+def waits(run: Run[Any]) -> bool:
     """Return whether the run that it needs has not finished, which is reason enough and told of that one."""
     try:
         return run.needs is not None and run.needs.status().state is not RunState.FINISHED
     except UserError:
         return True
-
-
-def _result(run: Run[Any], problems: list[str]) -> str:
-    """Return a run's result; empty if its record is damaged, which is added to the problems."""
-    try:
-        return run.result()
-    except UserError as error:
-        problems.append(str(error))
-        return ""
-
-
-def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
-    """Print every run of the suite with its status, its result and its folder.
-
-    A line each; on a terminal too narrow for that, result and folder below it.
-    """
-    rows: list[tuple[str, ...]] = []
-    problems: list[str] = []
-    edited: dict[tuple[str, ...], int] = {}
-    for planned in suite.runs:
-        run = open_run(suite, planned, workspace)
-        problems += [problem] if (problem := weights_problem(run)) else []
-        try:
-            status, holder = run.status(), held_by(run)
-            state = f"running, by {holder}" if holder else status.short
-            if status.sources:
-                edited[status.sources] = edited.get(status.sources, 0) + 1
-            problems += status.damage
-            rows.append((run.name, state, _result(run, problems), str(status.folder)))
-        except NotRun as reason:
-            rows.append((run.name, "not run", "", ""))
-            problems.append(str(reason))
-        except UserError as error:
-            state = RunState.UNKNOWN if (because := unknown_because(run)) else RunState.MISSING
-            waits = not because and _waits(run)
-            rows.append((run.name, state, f"waits for {planned.needs}" if waits else "", because))
-            problems += [] if waits else [str(error)]
-    console.print(f"Suite {suite.name}")
-    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
-    narrow = console.is_terminal and sum(widths) - 2 > console.width
-    for row in rows:
-        if narrow:
-            console.print("\n    ".join(part for part in (f"{row[0]}  {row[1]}", *row[2:]) if part))
-        else:
-            console.print("".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip())
-    told = [
-        f"By other code, {runs} of {len(rows)} runs; since then changed: {listed(sources)}. --again NAME repeats one."
-        for sources, runs in edited.items()
-    ]
-    for problem in dict.fromkeys([*problems, *told]):
-        console.print(f"\n{problem}")

@@ -9,10 +9,14 @@ from typing import Any
 
 from lutbench.data.catalogue import in_hub_cache
 from lutbench.data.images import ImageDataset
+from lutbench.data.subsets import SubsetImages, restricted
 from lutbench.errors import UserError
 from lutbench.kinds import dataset_module
 from lutbench.progress import console, is_first_process
-from lutbench.recipes.base import Recipe
+from lutbench.recipes.base import Recipe, TrainingSubset
+
+FEATURE_BYTES = 20 * 10**9
+"""20 GB (our choice): of ImageNet-1K the features of five ViT-B, or of three ViT-L."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Workspace:
     """Folder of records and tables."""
     download: bool = True
     """Whether a set of the Hugging Face Hub that is not on this machine is downloaded when it is opened."""
+    feature_bytes: int = FEATURE_BYTES
+    """Bytes that the features of frozen encoders may take below ``runs``, see :mod:`lutbench.evaluate.feature_store`."""
     _met: set[str] = field(default_factory=set, repr=False, compare=False)
     _opened: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
     passed_over: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
@@ -49,6 +55,11 @@ class Workspace:
                 raise UserError(
                     f"{option} {folder}: nothing can be written there. Change its permissions, or give another place."
                 )
+
+    @property
+    def features(self) -> Path:
+        """The folder of the features of frozen encoders."""
+        return self.runs / "features"
 
     @cached_property
     def run_folders(self) -> dict[str, list[Path]]:
@@ -99,12 +110,29 @@ class Workspace:
             NotRun: if it is absent and optional.
             UserError: if it is absent or unfit, or would have to be downloaded and ``download`` is False.
         """
-        key = recipe.model_dump_json(), split
+
+        def listed() -> Any:
+            if not self.download:
+                refuse_to_download(recipe, self.data)
+            return dataset_module(recipe).open_dataset(recipe, split, self.data)
+
+        return self._once((recipe.model_dump_json(), split), listed)
+
+    def subset(self, recipe: Recipe, chosen: TrainingSubset) -> SubsetImages:
+        """Return a part of the training images, of whatever recipe; found out once per command.
+
+        Raises:
+            UserError: as :meth:`open` and :func:`lutbench.data.subsets.subset_of`.
+        """
+        key = recipe.model_dump_json(), repr(chosen)
+        found: SubsetImages = self._once(key, lambda: restricted(self.open(recipe, "train"), chosen, self.data))
+        return found
+
+    def _once(self, key: tuple[str, str], opened: Callable[[], Any]) -> Any:
+        """Return what ``opened`` gives under a key, asked for once per command."""
         if key not in self._opened:
             try:
-                if not self.download:
-                    refuse_to_download(recipe, self.data)
-                self._opened[key] = dataset_module(recipe).open_dataset(recipe, split, self.data)
+                self._opened[key] = opened()
             except UserError as error:  # kept too: looking for it again would take as long
                 self._opened[key] = error
         if isinstance(self._opened[key], UserError):

@@ -3,18 +3,25 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.train.batchnorm import SyncBatchNorm
+from pretrain.context_losses import LossFunction, build_loss
+from pretrain.context_losses.distances import cosine_distance
 
 
 class Targets(NamedTuple):
-    """The teacher's outputs, (B, D) each; view 1's is None where nothing is compared with it."""
+    """The teacher's outputs, (R, D) each; view 1's is None where nothing is compared with it.
+
+    R is B, or with per-token targets B * K, a row for each visible patch of the student's *other* view, see
+    :mod:`pretrain.token_targets`; ``shares`` (B * K,) are then the weights of the rows in the loss.
+    """
 
     view1: Tensor | None
     view2: Tensor
+    shares1: Tensor | None = None
+    shares2: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -22,45 +29,46 @@ class ContextLoss:
     """The second loss and its controls; the defaults are the paper's."""
 
     weight: float = 0.25
-    distance: Literal["cosine", "l2", "smooth_l1"] = "cosine"
-    target: Literal["pooled", "class"] = "pooled"
+    distance: LossFunction = cosine_distance
+    target: Literal["pooled", "class", "tokens"] = "pooled"
     both_directions: bool = True
     masked_teacher: bool = False
 
     @classmethod
     def from_recipe(cls, recipe: PretrainRecipe) -> "ContextLoss | None":
-        """Return the loss that a recipe asks for; None where its weight is 0."""
+        """Return the loss that a recipe asks for; None where it has none."""
         if not recipe.has_context:
             return None
         return cls(
             weight=recipe.context_weight,
-            distance=recipe.context_loss,
+            distance=build_loss(recipe),
             target=recipe.context_target,
             both_directions=recipe.both_directions,
             masked_teacher=recipe.teacher_view == "masked",
         )
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Return what the heads read (B, D) of ``tokens`` (B, 1 + K, D): the mean over patches, or the class token."""
+        """Return what the heads read of ``tokens`` (B, 1 + K, D): the mean over patches or the class token (B, D), or patches (B * K, D)."""
+        if self.target == "tokens":
+            return tokens[:, 1:].flatten(0, 1)
         return tokens[:, 1:].mean(dim=1) if self.target == "pooled" else tokens[:, 0]
 
     def __call__(self, student1: Tensor, student2: Tensor | None, targets: Targets) -> Tensor:
-        """Return the mean distance, 0-d, of the student's outputs (B, D) to the teacher's of the other view.
+        """Return the mean distance, 0-d, of the student's outputs (R, D) to the teacher's of the other view.
 
         With view 2 of the student, the mean of both directions (release); else only sparse view 1 against view 2.
         """
-        forth = self._distance(student1, targets.view2)
+        forth = self._mean(student1, targets.view2, targets.shares2)
         if student2 is None:
             return forth
         assert targets.view1 is not None, "the teacher was not asked for view 1"
-        return (forth + self._distance(student2, targets.view1)) / 2
+        return (forth + self._mean(student2, targets.view1, targets.shares1)) / 2
 
-    def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        if self.distance == "cosine":
-            return (2 - 2 * F.cosine_similarity(student, teacher, dim=1)).mean()
-        if self.distance == "l2":
-            return F.mse_loss(student, teacher)
-        return F.smooth_l1_loss(student, teacher)
+    def _mean(self, student: Tensor, teacher: Tensor, shares: Tensor | None) -> Tensor:
+        losses = self.distance(student, teacher)
+        if shares is None:
+            return losses.mean()
+        return (losses.reshape(len(shares), -1).mean(dim=1) * shares).sum()
 
 
 def head(width: int, hidden: int, depth: int, norm: Literal["batch", "layer", "none"]) -> nn.Sequential:

@@ -5,12 +5,12 @@ from functools import cache
 import torch
 
 from lutbench.models.meta import shapes_only
-from lutbench.plan.compute import COUNTED, STEP, Cost, counted, values
+from lutbench.plan.compute import COUNTED, STEP, Cost, count, counted, values
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.run import Run
 from pretrain.student import build_student
 from pretrain.teacher import Teacher
-from pretrain.views import Views
+from pretrain.views import Box, Views
 
 
 def cost(run: Run[PretrainRecipe], classes: int) -> Cost:
@@ -22,19 +22,32 @@ def cost(run: Run[PretrainRecipe], classes: int) -> Cost:
     return cost_of(run.recipe.model_dump_json())
 
 
+def flop_per_image(recipe: PretrainRecipe) -> float:
+    """Return the FLOP for one image that is trained on: the same whatever the length of the run, the data and the machine.
+
+    Raises:
+        UserError: if its student cannot be built.
+    """
+    return cost_of(recipe.model_dump_json()).train
+
+
 @cache
 def cost_of(recipe_json: str) -> Cost:
-    """Return the cost of a recipe, given as JSON: the student forward and backward, the teacher forward."""
+    """Return the cost of a recipe, given as JSON: the student forward and backward, the teacher forward; its encoder alone for k-NN."""
     recipe = PretrainRecipe.model_validate_json(recipe_json)
     with shapes_only():
-        student = build_student(recipe, seed=0)
+        student = build_student(recipe, seed=0).eval()  # so that no batch norm asks other processes
         teacher = Teacher(student) if recipe.has_context else None
         side = recipe.encoder.image_size
         view = torch.empty(COUNTED, 3, side, side)
-        views = Views(view, view, torch.empty(COUNTED, student.encoder.patch_embed.num_patches))
+        noise = torch.empty(COUNTED, student.encoder.patch_embed.num_patches)
+        views = Views(view, view, noise, boxes=torch.empty(COUNTED, 2, len(Box._fields)))
         targets = teacher(views) if teacher else None
         flop = STEP * counted(lambda: student(views, targets)) + (counted(lambda: teacher(views)) if teacher else 0)
+        encoded = count(student.encoder, side).flop if recipe.knn_every else 0
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     kept = values(student) + 2 * trained + (values(teacher) if teacher else 0)
-    exported = values(student.encoder) + values(student.decoder) + (values(teacher.encoder) if teacher else 0)
-    return Cost(flop / COUNTED, 0, kept, exported)
+    encoder, teachers = values(student.encoder), values(teacher.encoder) if teacher else 0
+    snapshots = len(recipe.snapshots) * (encoder + (teachers if recipe.snapshot_teacher else 0))
+    exported = encoder + values(student.decoder) + teachers + snapshots
+    return Cost(flop / COUNTED, encoded, kept, exported)

@@ -81,7 +81,7 @@ class Student(nn.Module):
             return Losses(mim + self.context.weight * context, mim, context)
 
     def _predict(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Return the prediction (B, D) for one view: apart, since BatchNorm's statistics are those of a view."""
+        """Return the prediction (R, D) for one view: apart, since BatchNorm's statistics are those of a view."""
         assert self.context is not None
         assert self.projector is not None
         assert self.predictor is not None

@@ -3,19 +3,22 @@
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pretrain.context import Targets
 from pretrain.masking import visible_patches
 from pretrain.student import Student
+from pretrain.token_targets import interpolate, match, shares
 from pretrain.views import Views
 
 
-def momentum_at(start: float, step: int, steps: int) -> float:
-    """Return the momentum at optimiser step ``step`` of ``steps``: a half cosine from ``start`` to 1 (release)."""
+def momentum_at(start: float, step: int, steps: int, schedule: Literal["cosine", "fixed"] = "cosine") -> float:
+    """Return the momentum at optimiser step ``step`` of ``steps``: a half cosine from ``start`` to 1 (release), or ``start``."""
+    if schedule == "fixed":
+        return start
     return 1 - (1 - start) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
@@ -50,8 +53,26 @@ class Teacher(nn.Module):
             each = visible_patches(views.noise, self.visible_count, self.framework.mask_unit)
             visible = torch.cat(each) if both else each.view2
         tokens = self.framework.unmasked(self.framework.encode(self.encoder, images, visible), visible)
+        if self.context.target == "tokens":
+            return self._per_token(tokens, views)
         output = self.projector(self.context.pool(tokens)).float()
         return Targets(*output.chunk(2)) if both else Targets(None, output)
+
+    def _per_token(self, tokens: Tensor, views: Views) -> Targets:
+        """Return the targets of visible patches, of whole views' ``tokens`` (2 B or B, 1 + N, D), see :mod:`pretrain.token_targets`."""
+        assert views.boxes is not None, "per-token targets need the boxes of both views"
+        visible = visible_patches(views.noise, self.visible_count, self.framework.mask_unit)
+        box1, box2 = views.boxes.unbind(1)
+        grid = self.encoder.patch_embed.grid_size[0]
+        in_view2 = match(box1, box2, visible.view1, grid)
+        *first, second = tokens[:, 1:].split(len(views.view1))
+        if not first:
+            output = self.projector(interpolate(second, in_view2.places, grid)).float()
+            return Targets(None, output, None, shares(in_view2.matched))
+        in_view1 = match(box2, box1, visible.view2, grid)
+        found = [interpolate(first[0], in_view1.places, grid), interpolate(second, in_view2.places, grid)]
+        output1, output2 = self.projector(torch.cat(found)).float().chunk(2)
+        return Targets(output1, output2, shares(in_view1.matched), shares(in_view2.matched))
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever ``mode`` says."""

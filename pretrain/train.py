@@ -1,9 +1,11 @@
 """Stage 1: pre-training, from photographs to an encoder."""
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from lutbench.checkpoint import newest_step
 from lutbench.data.images import ImageDataset, load_or_next
 from lutbench.data.preflight import preflight
 from lutbench.evaluate.outcomes import Measurement
@@ -11,14 +13,17 @@ from lutbench.models.encoders import export_encoder
 from lutbench.models.weights import save_weights
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.run import Run
+from lutbench.run_status import RunState
 from lutbench.train.batches import Schedule, stream
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
-from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
-from pretrain.cost import cost
+from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, stepped_rate, weights_digest
+from pretrain.cost import cost, flop_per_image
+from pretrain.online_knn import OnlineKnn, labelled_splits
 from pretrain.reconstruction import reconstruction_grid
 from pretrain.reconstruction import reconstructions as reconstruct
+from pretrain.snapshots import keep_snapshot, kept_snapshots, snapshot_steps
 from pretrain.student import build_student, parameter_groups
 from pretrain.teacher import Teacher, momentum_at
 from pretrain.views import PretrainTransform, Views
@@ -33,14 +38,17 @@ def check(run: Run[PretrainRecipe]) -> None:
     """Find what would stop a run before any compute is spent.
 
     Raises:
-        UserError: if its data is absent or unfit, a batch does not divide over the processes, or encoder, decoder, mask
-            ratio and crop do not go together.
+        UserError: if its data is absent or unfit, a batch does not divide over the processes, encoder, decoder, mask
+            ratio and crop do not go together, or two snapshots fall on one step; if a run that goes on lacks one that lies behind it.
     """
     recipe = run.recipe
     images = run.workspace.open(recipe.dataset, "train")
-    schedule_of(recipe, len(images), run.seed)
+    schedule = schedule_of(recipe, len(images), run.seed)
+    snapshots = snapshot_steps(recipe, schedule.steps)
     PretrainTransform(recipe)
-    preflight(run, images)
+    preflight(run, images, *(labelled_splits(run)[1:] if recipe.knn_every else ()))
+    if snapshots and run.status().state is RunState.RESUMABLE:
+        kept_snapshots(run, snapshots, newest_step(run.checkpoints) or 0)
     with torch.device("meta"):
         build_student(recipe, run.seed)
 
@@ -49,10 +57,11 @@ def perform(run: Run[PretrainRecipe]) -> None:
     """Train the run's student, with a teacher where the recipe has the context loss, and export its encoder.
 
     Leaves in the run's folder: ``encoder.safetensors`` and ``encoder.json`` for timm, with a teacher the same of its encoder,
-    ``decoder.safetensors``, ``reconstructions.png``, TensorBoard scalars and the record.
+    snapshots of either, ``decoder.safetensors``, ``reconstructions.png``, TensorBoard scalars and the record.
 
     Raises:
-        UserError: if a loss or a weight is not finite, nothing moved, an image cannot be decoded, or the disk is full.
+        UserError: if a loss or a weight is not finite, nothing moved, an image cannot be decoded, the disk is full, or a snapshot
+            is missing or damaged.
     """
     recipe, processes = run.recipe, accelerator()
     images: ImageDataset = run.dataset("train")
@@ -68,10 +77,17 @@ def perform(run: Run[PretrainRecipe]) -> None:
         fused=True,
     )
     modules = {"student": student} | ({"teacher": teacher} if teacher else {})
+    encoders = {name.replace("student", "encoder"): module.encoder for name, module in modules.items()}
 
     # From the newest checkpoint, or from the beginning
-    start, kept = run.restore(modules, optimizer, schedule.steps)
-    extra_state = {"digest": weights_digest(student)} | kept  # of the initial weights, which a checkpoint keeps
+    start, restored = run.restore(modules, optimizer, schedule.steps)
+    extra_state = {"digest": weights_digest(student)} | restored  # of the initial weights, which a checkpoint keeps
+    snapshots = snapshot_steps(recipe, schedule.steps)
+    if start:
+        kept_snapshots(run, snapshots, start)
+    elif 0 in snapshots:
+        keep_snapshot(run, 0.0, encoders)
+    online = OnlineKnn(run, schedule, extra_state)
     model = processes.prepare_model(torch.compile(student) if recipe.compile else student)
     whole_views = torch.compile(teacher) if recipe.compile and teacher else teacher
 
@@ -81,8 +97,9 @@ def perform(run: Run[PretrainRecipe]) -> None:
     student.train()
     with TrainingLogger(run, schedule, start, extra_state, recipe.save_every) as logger:
         waiting = logger.waiting(batches)
+        online.measure(start, student.encoder, logger)  # which may have been due when the run was stopped
         for step in range(start, schedule.steps):
-            lr = learning_rate(step, schedule.steps, warmup, recipe.lr, recipe.min_lr)
+            lr = rate_at(recipe, step, schedule.steps, warmup)
             set_learning_rate(optimizer, lr)
             for accumulated in range(schedule.micro_batches):
                 batch = next(waiting)
@@ -93,13 +110,19 @@ def perform(run: Run[PretrainRecipe]) -> None:
                     losses = model(views, targets)
                     (losses.total / schedule.micro_batches).backward()
                 logger.note(step, {n: loss for n, loss in losses._asdict().items() if loss is not None}, batch["index"])
+            if recipe.clip_gradient is not None:
+                torch.nn.utils.clip_grad_norm_(student.parameters(), recipe.clip_gradient)
             optimizer.step()
             optimizer.zero_grad()
             if teacher:
-                teacher.update(student, momentum_at(recipe.momentum, step, schedule.steps))
-            if logger.end_step(step, lr):
-                run.save(step + 1, modules, optimizer, logger.extra_state)
+                momentum = momentum_at(recipe.momentum, step, schedule.steps, recipe.momentum_schedule)
+                teacher.update(student, momentum)
+            if (done := step + 1) in snapshots:  # before a checkpoint that is behind it
+                keep_snapshot(run, snapshots[done], encoders)
+            if logger.end_step(step, lr, evaluating=done in online.epochs):
+                run.save(done, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
+            online.measure(done, student.encoder, logger)
     check_moved(student, extra_state["digest"])
 
     # What came of it
@@ -111,6 +134,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
         save_weights(student.decoder.state_dict(), run.folder / "decoder.safetensors")
         if teacher:
             export_encoder(teacher.encoder, recipe.encoder, run.folder, name="teacher")
+        kept = kept_snapshots(run, snapshots, schedule.steps)
         measurements = [
             Measurement(metric=f"{name} loss", value=value, unit="") for name, value in logger.losses.items()
         ]
@@ -119,11 +143,20 @@ def perform(run: Run[PretrainRecipe]) -> None:
             seconds=logger.seconds,
             images_per_second=logger.images_per_second,
             checkpoint=sha256,
-            extra={"skipped": logger.skipped, "waiting_for_data": logger.waited / logger.seconds},
+            extra={
+                "skipped": logger.skipped,
+                "waiting_for_data": logger.waited / logger.seconds,
+                "training_images": len(images),
+                "flop_per_image": flop_per_image(recipe),
+                **online.extra,
+                **({"snapshots": dict[str, JsonValue](kept)} if kept else {}),
+            },
+            arrays=online.arrays,
             files=[
                 "encoder.json",
                 "decoder.safetensors",
                 *(["teacher.json", "teacher.safetensors"] if teacher else []),
+                *(f"{name}.{end}" for name in kept for end in ("json", "safetensors")),
             ],
         )
 
@@ -135,6 +168,13 @@ def schedule_of(recipe: PretrainRecipe, images: int, seed: int) -> Schedule:
         UserError: if a micro-batch does not divide over the processes.
     """
     return Schedule(images, recipe.epochs, recipe.batch, recipe.micro_batch or recipe.batch, seed)
+
+
+def rate_at(recipe: PretrainRecipe, step: int, steps: int, warmup: int) -> float:
+    """Return the learning rate at optimiser step ``step`` of ``steps``."""
+    if recipe.lr_schedule == "step":
+        return stepped_rate(step, steps, warmup, recipe.lr)
+    return learning_rate(step, steps, warmup, recipe.lr, recipe.min_lr)
 
 
 def pictured(images: ImageDataset, recipe: PretrainRecipe, seed: int) -> dict[str, Tensor]:

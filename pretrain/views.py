@@ -5,8 +5,9 @@ time. View 2 is then changed in colour (``photometrics.py``). With ``crop = "ran
 crop instead.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -22,20 +23,32 @@ from lutbench.recipes.pretrain import PretrainRecipe
 from pretrain.photometrics import apply_in_batch, draw_photometrics
 
 BICUBIC = functional.InterpolationMode.BICUBIC
-RANDOM_CROP_SCALE = (0.2, 1.0)
-"""Share of the image's area in the random resized crop (MAE, appendix A.1)."""
 RANDOM_CROP_RATIO = (3 / 4, 4 / 3)
-"""Aspect ratio of the random resized crop (MAE: torchvision's default)."""
+"""Aspect ratio of the random resized crop (MAE: torchvision's default; SimMIM, section 4.1.1)."""
 FLIP = 0.5
 """Probability of a horizontal flip (release)."""
+
+
+class Box(NamedTuple):
+    """Where a view lies in its image: in the one that is cropped, which for the simple crop is the resized one."""
+
+    upper: int
+    left: int
+    height: int
+    width: int
+    """In pixels; in padding, less than 0 or more than the image's."""
+    flipped: bool
+    image_height: int
+    image_width: int
 
 
 class PretrainTransform:
     """Turns an image into ``view1`` and ``view2``, uint8 (3, S, S), and ``noise``, float32 (N,) in [0, 1).
 
-    Without the context loss there is no ``view2``. View 1 is drawn first, then the noise, then view 2: whatever is
-    done with view 2, recipes of one crop get the same view 1 and noise. Draws from torch's global generator. Where the
+    Without the context loss there is no ``view2``. The noise is drawn first, then view 1, then view 2: whatever is done with the
+    views, all recipes mask alike, and those of one crop see the same view 1. Draws from torch's global generator. Where the
     training device changes the colours, ``view2`` is as cropped, and ``photometrics``, float32 (11,), has the changes.
+    With per-token targets, ``boxes``, float32 (2, 7), has the views' :class:`Box` each.
 
     Raises:
         UserError: when made, if the crop is too small for its padding.
@@ -53,9 +66,13 @@ class PretrainTransform:
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
         if self.recipe.crop == "simple":  # the resize draws nothing: once for both views
             image = resize_short_side(image, self.side)
-        sample = {"view1": to_tensor(self._crop(image)), "noise": torch.rand(self.patches)}
+        noise = torch.rand(self.patches)
+        view1, box1 = self._crop(image)
+        sample = {"view1": to_tensor(view1), "noise": noise}
         if self.recipe.has_context:
-            view2 = self._crop(image)
+            view2, box2 = self._crop(image)
+            if self.recipe.context_target == "tokens":
+                sample["boxes"] = torch.tensor([box1, box2], dtype=torch.float32)
             if self.recipe.photometric:
                 drawn = draw_photometrics()
                 if self.recipe.photometrics_on == "device":
@@ -65,10 +82,10 @@ class PretrainTransform:
             sample["view2"] = to_tensor(view2)
         return sample
 
-    def _crop(self, image: Image.Image) -> Image.Image:
+    def _crop(self, image: Image.Image) -> tuple[Image.Image, Box]:
         if self.recipe.crop == "simple":
             return padded_crop(image, self.side, self.recipe.crop_padding)
-        return random_resized_crop(image, self.side)
+        return random_resized_crop(image, self.side, self.recipe.crop_scale)
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,8 @@ class Views:
     """(B, 3, S, S), float32; None without the context loss."""
     noise: Tensor
     """(B, N), float32."""
+    boxes: Tensor | None = None
+    """(B, 2, 7), float32: the :class:`Box` of each view; None without per-token targets."""
 
     @classmethod
     def from_batch(cls, batch: dict[str, Tensor], device: torch.device) -> Self:
@@ -92,11 +111,12 @@ class Views:
             view1=normalised(batch["view1"], device),
             view2=None if view2 is None else normalised(view2, device),
             noise=batch["noise"].to(device, non_blocking=True),
+            boxes=batch["boxes"].to(device, non_blocking=True) if "boxes" in batch else None,
         )
 
 
-def padded_crop(image: Image.Image, side: int, padding: int) -> Image.Image:
-    """Return a random square of ``image`` padded by reflection, flipped half of the time. Draws 3 numbers.
+def padded_crop(image: Image.Image, side: int, padding: int) -> tuple[Image.Image, Box]:
+    """Return a random square of ``image`` padded by reflection, flipped half of the time, and where it lies. Draws 3 numbers.
 
     The same pixels as torchvision's RandomCrop(side, padding, padding_mode="reflect") and a flip, for the same
     position, but only the crop is padded, by slices: a fifth of the time on a 64 px image.
@@ -111,14 +131,17 @@ def padded_crop(image: Image.Image, side: int, padding: int) -> Image.Image:
     pixels[side - below :] = pixels[side - 2 * below - 1 : side - below - 1][::-1]
     pixels[:, :before] = pixels[:, before + 1 : 2 * before + 1][:, ::-1]
     pixels[:, side - after :] = pixels[:, side - 2 * after - 1 : side - after - 1][:, ::-1]
-    return Image.fromarray(pixels[:, ::-1] if flip < FLIP else pixels)
+    box = Box(upper - above, left - before, side, side, flip < FLIP, image.height, image.width)
+    return Image.fromarray(pixels[:, ::-1] if box.flipped else pixels), box
 
 
-def random_resized_crop(image: Image.Image, side: int) -> Image.Image:
-    """Return MAE's crop: 20 to 100 % of the area, resized to ``side`` (bicubic), flipped half of the time."""
-    box = RandomResizedCrop.get_params(image, list(RANDOM_CROP_SCALE), list(RANDOM_CROP_RATIO))
-    crop: Image.Image = functional.resized_crop(image, *box, [side, side], BICUBIC)
-    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(1).item() < FLIP else crop
+def random_resized_crop(image: Image.Image, side: int, scale: Sequence[float]) -> tuple[Image.Image, Box]:
+    """Return MAE's crop: a ``scale`` of the area, resized to ``side`` (bicubic), flipped half of the time; and where it lies."""
+    place = RandomResizedCrop.get_params(image, list(scale), list(RANDOM_CROP_RATIO))
+    crop: Image.Image = functional.resized_crop(image, *place, [side, side], BICUBIC)
+    upper, left, height, width = place
+    box = Box(upper, left, height, width, torch.rand(1).item() < FLIP, image.height, image.width)
+    return (crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if box.flipped else crop), box
 
 
 def _span(length: int, side: int, padding: int, share: float) -> tuple[int, int, int, int]:

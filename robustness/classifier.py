@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import float32_head
-from lutbench.models.encoders import Pool, create_encoder, encode, feature_width
+from lutbench.models.blocks import probe_features, probe_width
+from lutbench.models.encoders import create_encoder
 from lutbench.models.export import Export, export_of
 from lutbench.models.fitting import misfits
 from lutbench.models.meta import shapes_only
@@ -77,13 +79,13 @@ def load_classifier(
 class ProbedEncoder(nn.Module):
     """A frozen encoder with the layer of its linear probe behind the features."""
 
-    def __init__(self, encoder: nn.Module, head: nn.Sequential, pool: Pool) -> None:
+    def __init__(self, encoder: nn.Module, head: nn.Sequential, taken: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
-        self.encoder, self.head, self.pool = encoder, head, pool
+        self.encoder, self.head, self.taken = encoder, head, taken
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (B, C) of normalised images (B, 3, S, S)."""
-        scores: Tensor = self.head(encode(self.encoder, images, self.pool))
+        scores: Tensor = self.head(self.taken(self.encoder, images))
         return scores
 
     def get_classifier(self) -> nn.Module:
@@ -99,9 +101,11 @@ def load_probe(run: Run[LinearRecipe], image_size: int | None, weights: Path, sh
     """
     recipe = run.recipe
     side, space = image_size or recipe.side, label_space(run.workspace.open(recipe.dataset, "train").classes)
-    head = linear_probe(feature_width(recipe.encoder.architecture, side, recipe.pool), len(space.names))
+    taken = partial(probe_features, pool=recipe.pooling, blocks=recipe.blocks_taken)
+    width = probe_width(recipe.encoder.architecture, side, recipe.pooling, recipe.blocks_taken)
+    head = linear_probe(width, len(space.names))
     _load_strictly(head, read_weights(weights, sha256), str(weights))
-    model = ProbedEncoder(encoder_of(run, side), head, recipe.pool)
+    model = ProbedEncoder(encoder_of(run, side), head, taken)
     return Classifier(model.to(accelerator().device).eval(), side, space, run.preprocessing)
 
 

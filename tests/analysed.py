@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from analysis.block_outcomes import BlockOutcomes
-from analysis.ranks import PowerLawRange, statistics
 from analysis.uniform import uniform_distance, uniform_entropy
+from lutbench.evaluate.ranks import PowerLawRange, statistics
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import Record
 from lutbench.record_writing import make_record, write_record

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from reported import build_tables, check_tables, section, sections, show_tables, write_tables
 
 from analysis.block_outcomes import ATTENTION, BlockOutcomes
-from analysis.ranks import PowerLawRange, effective_rank, statistics
 from analysis.report import COLUMNS, every_measurement
 from analysis.uniform import uniform_distance
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, decimals, names_fingerprint
+from lutbench.evaluate.ranks import PowerLawRange, effective_rank, statistics
 from lutbench.evaluate.statistics import BASIC, Interval, over_seeds
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite

@@ -69,10 +69,10 @@ def test_records_are_a_row_per_measurement_as_the_files_say_it(chain: Path) -> N
         found = frame[name].map(pd.Timestamp.isoformat) if name == "created" else frame[name]
         assert [None if pd.isna(value) else value for value in found] == expected
     (near,) = frame.query("task == 'near' and method == 'lut' and metric == 'top-1'").to_dict("records")
-    about = {name: near[name] for name in ("kind", "run", "data", "split", "n", "unit", "interval", "seed")}
+    about = {name: near[name] for name in ("kind", "run", "data", "split", "n", "unit", "interval", "seed", "draw")}
     assert about == {
         "kind": "knn", "run": "toy/downstream/near/lut/seed0", "data": "toy", "split": "val", "n": 21, "unit": "%",
-        "interval": "Wilson", "seed": 0,
+        "interval": "Wilson", "seed": 0, "draw": 0,
     }  # fmt: skip
     assert near["low"] < near["value"] < near["high"]
     losses = frame.query("kind == 'pretrain'")

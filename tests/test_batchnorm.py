@@ -2,6 +2,7 @@
 
 import socket
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import torch
@@ -44,9 +45,18 @@ def normalise(module: nn.BatchNorm1d, share: slice) -> dict[str, Tensor]:
     return found
 
 
-def student_step(views: Views, distributed: bool) -> dict[str, Tensor]:
+TOGETHER: dict[str, dict[str, Any]] = {
+    "LUT": {},
+    "infonce": {"context_loss": "infonce"},
+    "per token": {"context_target": "tokens"},
+    "second view for nothing": {"context_weight": 0.0, "second_view": "always"},
+}
+"""Controls in which an image's loss depends on others, or could."""
+
+
+def student_step(views: Views, distributed: bool, changes: dict[str, Any]) -> dict[str, Tensor]:
     """Losses, gradients and running statistics of one pass."""
-    student = build_student(tiny_recipe(), seed=0)
+    student = build_student(tiny_recipe(**changes), seed=0)
     targets = Teacher(student)(views)
     model = DistributedDataParallel(student) if distributed else student
     losses = model(views, targets)
@@ -65,7 +75,10 @@ def one_of_two(rank: int, port: int) -> dict[str, Tensor]:
     half = slice(4 * rank, 4 * rank + 4)
     views = random_views(batch=8)
     assert views.view2 is not None
-    found |= student_step(Views(views.view1[half], views.view2[half], views.noise[half]), distributed=True)
+    assert views.boxes is not None
+    share = Views(views.view1[half], views.view2[half], views.noise[half], views.boxes[half])
+    for control, changes in TOGETHER.items():
+        found |= {f"{control}: {name}": value for name, value in student_step(share, True, changes).items()}
     dist.destroy_process_group()
     return found
 
@@ -100,12 +113,15 @@ def test_two_processes_normalise_as_one(processes: tuple[dict[str, Tensor], dict
             assert torch.allclose(found[f"state {name}"], value, rtol=1e-6), name
 
 
-def test_two_processes_train_the_student_as_one(processes: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
-    expected = student_step(random_views(batch=8), distributed=False)
-    losses = torch.stack([found["losses"] for found in processes]).mean(0)
+@pytest.mark.parametrize("control", TOGETHER)
+def test_two_processes_train_the_student_as_one(
+    processes: tuple[dict[str, Tensor], dict[str, Tensor]], control: str
+) -> None:
+    expected = student_step(random_views(batch=8), False, TOGETHER[control])
+    losses = torch.stack([found[f"{control}: losses"] for found in processes]).mean(0)
     assert torch.allclose(losses, expected.pop("losses"), rtol=1e-5)
     for name, value in expected.items():
-        first, second = (found[name] for found in processes)
+        first, second = (found[f"{control}: {name}"] for found in processes)
         assert torch.equal(first, second), name
         if not value.is_floating_point():
             assert torch.equal(first, value), name

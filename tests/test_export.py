@@ -270,6 +270,33 @@ def test_a_run_that_kept_no_decoder_is_a_vit_of_transformers(done: Path, tmp_pat
         torch.testing.assert_close(model.eval()(images).last_hidden_state, features, rtol=0, atol=1e-6)
 
 
+def test_simmim_is_a_vit_of_transformers_and_no_vitmae_and_says_what_it_is(
+    tmp_path: Path, images: torch.Tensor
+) -> None:
+    """Its decoder is a linear layer, and its encoder has no mask token."""
+    write_images(tmp_path)
+    settings = 'framework = "simmim"\nmask_unit = 8\n'
+    defaults = SUITE[SUITE.index("[defaults.pretrain]") : SUITE.index("[defaults.finetune]")]
+    text = TOY + defaults + f"[pretrain.lut]\n{settings}[pretrain.alone]\n{settings}context_weight = 0.0\n"
+    (tmp_path / "toy.toml").write_text(text)
+    workspace = Workspace(tmp_path, tmp_path / "runs", tmp_path / "results")
+    run_suite(load_suite(str(tmp_path / "toy.toml")), [], [], workspace)
+    card = card_of(tmp_path, "toy/pretrain/lut/seed0", tmp_path / "away")
+    assert "ViTModel.from_pretrained" in card.text
+    assert "ViTMAE" not in card.text
+    assert "by LUT (SimMIM with a broader-context loss of weight 0.25)" in card.text
+    assert not (tmp_path / "away" / "vitmae").exists()
+    model, report = ViTModel.from_pretrained(
+        tmp_path / "away" / "vit", add_pooling_layer=False, output_loading_info=True
+    )
+    assert not any(report.values())
+    with torch.no_grad():
+        features = timm.create_model(f"local-dir:{tmp_path / 'away'}", pretrained=True).eval().forward_features(images)
+        torch.testing.assert_close(model.eval()(images).last_hidden_state, features, rtol=0, atol=1e-6)
+    alone = card_of(tmp_path, "toy/pretrain/alone/seed0", tmp_path / "alone")
+    assert "by SimMIM, without the broader-context loss of LUT" in alone.text
+
+
 @pytest.mark.parametrize(
     ("model", "reason"),
     [

@@ -22,7 +22,8 @@ from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import open_run
-from lutbench.stages import run_suite, show_status
+from lutbench.stages import run_suite
+from lutbench.status import show_status
 from lutbench.workspace import Workspace
 
 TASKS = {

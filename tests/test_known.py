@@ -11,7 +11,7 @@ import pytest
 import torchvision.datasets
 from PIL import Image, ImageOps
 
-from lutbench.data.catalogue import CATALOGUE, MEASURED_ON, TRAINED_ON, status_of
+from lutbench.data.catalogue import CATALOGUE, MEASURED_ON, SEARCHED, TRAINED_ON, status_of
 from lutbench.data.official import FORMATS
 from lutbench.data.prepare import prepare_set
 from lutbench.data.toy.mosaics import MOSAICS
@@ -19,6 +19,7 @@ from lutbench.data.toy.photographs import BUILT
 from lutbench.data.verify import verify
 from lutbench.recipes.base import DataRecipe
 from lutbench.recipes.loading import load_suite
+from lutbench.recipes.retrieval import RevisitedDataRecipe
 from robustness.toy_sets import SETS
 
 PUBLISHED_SIZES = {
@@ -48,11 +49,11 @@ def test_the_catalogue_counts_what_is_published() -> None:
     assert {name: (k.classes, k.images["train"], k.images["val"]) for name, k in known.items()} == PUBLISHED_SIZES
 
 
-@pytest.mark.parametrize("name", TRAINED_ON)
+@pytest.mark.parametrize("name", [*TRAINED_ON, *SEARCHED])
 def test_a_set_is_told_completely(name: str) -> None:
     known = CATALOGUE[name]
     assert known.name == known.recipe.label == name
-    assert set(known.images) in ({"train", "val"}, {"all"})
+    assert set(known.images) in ({*known.recipe.splits}, {"train", "val"}, {"all"})
     assert known.gigabytes > 0
     for text in (known.title, known.layout, known.split, known.paper, known.terms, known.get):
         assert text == text.strip() != ""
@@ -75,10 +76,10 @@ def test_the_metric_is_the_mean_per_class_where_the_published_scores_are() -> No
     assert per_class == {"oxford-pets"}
 
 
-@pytest.mark.parametrize("name", TRAINED_ON)
+@pytest.mark.parametrize("name", [*TRAINED_ON, *SEARCHED])
 def test_a_suite_needs_one_line_for_a_known_set(name: str, tmp_path: Path) -> None:
     expected = CATALOGUE[name].recipe
-    kind = "knn" if isinstance(expected, DataRecipe) else "segmentation"
+    kind = {DataRecipe: "knn", RevisitedDataRecipe: "instance-retrieval"}.get(type(expected), "segmentation")
     suite = tmp_path / "toy.toml"
     suite.write_text(
         f'title = "toy"\nabout = "for tests"\nkind = "pipeline"\n[data.x]\nknown = "{name}"\n[encoder.b]\n'
@@ -155,4 +156,4 @@ def test_the_catalogue_is_in_the_package() -> None:
     folder = Path(sys.modules["lutbench.data.catalogue"].__file__ or "").parent
     tables = tomllib.loads((folder / "sets.toml").read_text(encoding="utf-8"))
     assert list(tables.pop("robustness")) == list(MEASURED_ON)
-    assert list(tables) == list(TRAINED_ON)
+    assert list(tables) == [*TRAINED_ON, *SEARCHED]

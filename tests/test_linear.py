@@ -12,9 +12,11 @@ from timm.optim import Lars
 from torch import nn
 from toy_runs import check_same_answers, in_processes, killed_at_a_checkpoint, performed, toy_run, write_images
 
-from downstream import linear
-from downstream.linear import lars_groups, linear_head, schedule_of
+from downstream import frozen, linear
+from downstream.frozen import schedule_of
+from downstream.linear import lars_groups, linear_head
 from lutbench.errors import UserError
+from lutbench.evaluate import features
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator
@@ -98,15 +100,15 @@ def test_a_batch_larger_than_the_set_still_makes_its_steps(folder: Path) -> None
 
 def test_without_fresh_crops_every_image_is_encoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = 0
-    encode = linear.encode_images.__globals__["encode"]
+    encode = features.encode
 
-    def counting(encoder: Any, pixels: torch.Tensor, pool: Any) -> torch.Tensor:
+    def counting(encoder: Any, pixels: torch.Tensor, pool: Any, blocks: Any = ()) -> torch.Tensor:
         nonlocal encoded
         encoded += len(pixels)
-        return encode(encoder, pixels, pool)  # type: ignore[no-any-return]
+        return encode(encoder, pixels, pool)
 
-    monkeypatch.setitem(linear.encode_images.__globals__, "encode", counting)
-    monkeypatch.setattr(linear, "encode", counting)
+    monkeypatch.setattr(features, "encode", counting)
+    monkeypatch.setattr(linear, "probe_features", counting)
     performed(toy_run(folder, "once", **SHORT | {"fresh_crops": False}))
     assert encoded == 30 + 21
     encoded = 0
@@ -116,8 +118,8 @@ def test_without_fresh_crops_every_image_is_encoded_once(folder: Path, monkeypat
 
 def test_the_encoder_is_frozen_and_in_evaluation_mode(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoders = []
-    encoder_of = linear.encoder_of
-    monkeypatch.setattr(linear, "encoder_of", lambda *of: encoders.append(encoder_of(*of)) or encoders[-1])  # type: ignore[func-returns-value]
+    encoder_of = frozen.encoder_of
+    monkeypatch.setattr(frozen, "encoder_of", lambda *of: encoders.append(encoder_of(*of)) or encoders[-1])  # type: ignore[func-returns-value]
     run = toy_run(folder, **SHORT)
     performed(run)
     fresh = encoder_of(run, None).state_dict()

@@ -27,7 +27,8 @@ from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import read_record, read_records, record_path
 from lutbench.run import Run, open_run
 from lutbench.run_status import RunState
-from lutbench.stages import run_suite, show_status
+from lutbench.stages import run_suite
+from lutbench.status import show_status
 from lutbench.workspace import Workspace
 from robustness import measure as measuring
 from robustness.classifier import Classifier, check_classifier, load_classifier

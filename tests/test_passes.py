@@ -12,10 +12,10 @@ from torch import Tensor
 
 from analysis.cka import cka, grams
 from analysis.passes import Passed, second_views, through_images
-from analysis.ranks import effective_rank, participation_ratio
 from analysis.similarity import alignment
 from lutbench.data.images import open_dataset
 from lutbench.evaluate.inference import encode_images
+from lutbench.evaluate.ranks import effective_rank, participation_ratio
 from lutbench.models.encoders import create_encoder
 from lutbench.models.preprocessing import IMAGENETS
 from lutbench.models.pretrained import load_encoder

@@ -18,7 +18,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from toy_runs import in_processes
+from toy_runs import in_processes, killed_at_a_checkpoint
 
 from lutbench.checkpoint import newest_step
 from lutbench.errors import UserError
@@ -28,7 +28,8 @@ from lutbench.run_status import RunState
 from lutbench.stages import lock, run_suite
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
-from pretrain.train import perform
+from pretrain.student import build_student
+from pretrain.train import perform, rate_at
 
 SUITE = """
 title = "toy"
@@ -62,6 +63,14 @@ workers = 0
 
 FRAMEWORKS = {"mae": (), "simmim": ("pretrain.lut.framework=simmim", "pretrain.lut.mask_unit=8")}
 """LUT around each framework."""
+
+CONTROLS = {
+    "infonce, fixed momentum": ("pretrain.lut.context_loss=infonce", "pretrain.lut.momentum_schedule=fixed"),
+    "per token, random crop": ("pretrain.lut.context_target=tokens", "pretrain.lut.crop=random"),
+    "second view for nothing": ("pretrain.lut.context_weight=0.0", "pretrain.lut.second_view=always"),
+    "clipped, in steps": ("pretrain.lut.clip_gradient=0.5", "pretrain.lut.lr_schedule=step"),
+}
+"""LUT's controls, as far as they keep something between steps or look at other images."""
 
 
 @pytest.fixture
@@ -127,6 +136,16 @@ def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path, framew
     assert all(torch.equal(teachers[0][key], teachers[1][key]) for key in teachers[0])
 
 
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_killed_control_started_again_ends_with_the_same_bits(folder: Path, control: str) -> None:
+    changes = ("pretrain.lut.save_every=1", "pretrain.lut.epochs=3", *CONTROLS[control])
+    whole, run = trained(toy(folder, "whole", *changes)), toy(folder, "killed", *changes)
+    run.start()
+    killed_at_a_checkpoint(run, 4)
+    assert run.status().state is RunState.RESUMABLE
+    assert trained(run) == whole
+
+
 def test_a_compiled_run_ends_as_one_that_is_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By torch.compile's own tracing; what its compilers make of the trace is theirs to test, and takes a minute."""
     plain = trained(toy(folder, "plain"))
@@ -174,6 +193,7 @@ def test_the_number_of_loader_workers_changes_nothing(folder: Path, workers: int
         ("mask_ratio=0.4", "two views cannot see different patches"),
         ("mask_ratio=0.99", "leaves 0 of 16 patches visible"),
         ("crop_padding=8", "cannot be reflected"),
+        ("framework=simmim", r"mask_unit = 32 pixels does not divide images of 16 .* set it to 4 or 8"),
     ],
 )
 def test_what_does_not_go_together_is_found_before_anything_is_computed(folder: Path, change: str, told: str) -> None:
@@ -210,10 +230,10 @@ def test_colours_changed_on_the_device_make_another_run_of_nearly_the_same_losse
         assert other["losses"][name] == pytest.approx(value, rel=2e-2), name
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_two_processes_make_the_losses_of_one(folder: Path, framework: str) -> None:
+@pytest.mark.parametrize("method", [*FRAMEWORKS, *CONTROLS])
+def test_two_processes_make_the_losses_of_one(folder: Path, method: str) -> None:
     short = (
-        *FRAMEWORKS[framework],
+        *(FRAMEWORKS | CONTROLS)[method],
         "pretrain.lut.micro_batch=4",
         "pretrain.lut.epochs=2",
         "pretrain.lut.warmup_epochs=0",
@@ -224,6 +244,64 @@ def test_two_processes_make_the_losses_of_one(folder: Path, framework: str) -> N
         assert two[0]["losses"][name] == pytest.approx(value, rel=1e-5), name
 
 
+def test_a_second_view_for_nothing_leaves_the_encoder_of_mae_at_the_cost_of_lut(folder: Path) -> None:
+    """Up to rounding: a batch of both views is multiplied in other blocks."""
+    weightless = "pretrain.lut.context_weight=0.0"
+    lut, mae = toy(folder, "lut"), toy(folder, "mae", weightless)
+    paid = toy(folder, "paid", weightless, "pretrain.lut.second_view=always")
+    losses = [trained(run)["losses"] for run in (mae, paid)]
+    assert losses[1].keys() - losses[0].keys() == {"context loss"}
+    assert losses[1]["total loss"] == losses[1]["mim loss"] == pytest.approx(losses[0]["mim loss"], rel=1e-5)
+    weights = [load_file(run.folder / "encoder.safetensors") for run in (mae, paid)]
+    first = build_student(mae.planned.recipe, 0).encoder.state_dict()  # type: ignore[arg-type]
+    for name, value in weights[0].items():
+        moved = (value - first[name]).norm()
+        assert (weights[1][name] - value).norm() <= 1e-2 * moved, name
+    assert len({run.identity for run in (lut, mae, paid)}) == 3
+    cost = [run.planned.kind.module.cost(run, 0) for run in (lut, mae, paid)]
+    assert cost[2] == cost[0]
+    assert cost[2].train > 1.5 * cost[1].train
+    assert (paid.folder / "teacher.safetensors").exists()
+
+
+def test_where_the_loss_has_a_weight_its_second_view_is_there_anyway(folder: Path) -> None:
+    assert toy(folder, "here", "pretrain.lut.second_view=always").identity == toy(folder, "here").identity
+
+
+def test_a_teacher_of_fixed_momentum_zero_ends_as_the_student(folder: Path) -> None:
+    for schedule, same in (("fixed", True), ("cosine", False)):
+        changes = ("pretrain.lut.epochs=2", "pretrain.lut.momentum=0.0", f"pretrain.lut.momentum_schedule={schedule}")
+        trained(run := toy(folder, schedule, *changes))
+        student, teacher = (load_file(run.folder / f"{name}.safetensors") for name in ("encoder", "teacher"))
+        assert all(torch.equal(value, teacher[name]) for name, value in student.items()) is same
+
+
+def test_gradients_are_shortened_to_their_greatest_norm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def watched(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    trained(toy(folder, "free", "pretrain.lut.epochs=2"))
+    free, norms[:] = norms[:], []
+    bound = sorted(free)[len(free) // 2]
+    trained(toy(folder, "clipped", "pretrain.lut.epochs=2", f"pretrain.lut.clip_gradient={bound}"))
+    assert max(norms) <= bound * (1 + 1e-4) < max(free)
+    assert norms[0] == pytest.approx(min(free[0], bound), rel=1e-4)
+
+
+def test_the_stepped_rate_is_constant_and_a_tenth_at_the_end(folder: Path) -> None:
+    recipe: Any = toy(folder, "here", "pretrain.lut.lr_schedule=step").planned.recipe
+    rates = [rate_at(recipe, step, 80, 10) for step in range(80)]
+    assert rates[:10] == pytest.approx([recipe.lr * step / 10 for step in range(10)])
+    assert rates[10:70] == [recipe.lr] * 60
+    assert rates[70:] == pytest.approx([recipe.lr / 10] * 10)
+
+
 def test_the_last_images_make_a_step_too(folder: Path) -> None:
     run = toy(folder, "short", "pretrain.lut.epochs=1", "pretrain.lut.warmup_epochs=0", "pretrain.lut.batch=64")
     before = made_weights(run)
@@ -232,8 +310,6 @@ def test_the_last_images_make_a_step_too(folder: Path) -> None:
 
 
 def made_weights(run: Run) -> torch.Tensor:
-    from pretrain.student import build_student
-
     return build_student(run.planned.recipe, 0).encoder.state_dict()["blocks.0.attn.qkv.weight"].clone()  # type: ignore[arg-type]
 
 

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from analysis.ranks import PowerLawRange, components, effective_rank, participation_ratio, power_law, statistics
+from lutbench.evaluate.ranks import (
+    PowerLawRange,
+    components,
+    effective_rank,
+    participation_ratio,
+    power_law,
+    statistics,
+)
 
 
 def of_rank(rank: int, width: int = 64) -> NDArray[np.float64]:

@@ -27,7 +27,8 @@ from lutbench.report.entries import entries
 from lutbench.report.reference import compare_with_reference
 from lutbench.run import Run, open_run
 from lutbench.run_status import RunState
-from lutbench.stages import run_suite, show_status
+from lutbench.stages import run_suite
+from lutbench.status import show_status
 from lutbench.train.randomness import seeded
 from lutbench.workspace import Workspace
 from pretrain import train

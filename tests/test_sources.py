@@ -13,7 +13,8 @@ from lutbench import cli, sources
 from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run
-from lutbench.stages import run_suite, show_status
+from lutbench.stages import run_suite
+from lutbench.status import show_status
 from lutbench.workspace import Workspace
 
 NAME = "downstream/task/scratch/seed0"
@@ -61,11 +62,27 @@ def test_a_kind_depends_on_what_its_module_and_its_data_import_and_not_on_bookke
     assert {"pretrain/context.py", "pretrain/frameworks/mae.py", "lutbench/data/toy/photographs.py"} <= of[
         "pretrain"
     ].keys()
+    assert not of["pretrain"].keys() & {"pretrain/frameworks/simmim.py", "pretrain/context_losses/infonce.py"}
     assert "lutbench/train/schedule.py" in of["finetune"]
     assert {"robustness/corruptions/frost.py", "lutbench/evaluate/inference.py"} <= of["robustness"].keys()
     assert not [path for path in of["knn"] if path.startswith(("pretrain/", "robustness/"))]
     for paths in of.values():
         assert not paths.keys() & {"lutbench/errors.py", "lutbench/progress.py", "lutbench/run.py", "pretrain/cost.py"}
+
+
+def test_a_run_depends_on_the_framework_and_the_loss_that_it_chose_and_on_no_other() -> None:
+    changes = ("pretrain.mae.framework=simmim", "pretrain.mae.mask_unit=24", "pretrain.lut.context_loss=infonce")
+    suite = load_suite("tiny", changes)
+    lut, mae = (
+        sources.sources_of(next(run for run in suite.runs if run.task == name)).keys() for name in ("lut", "mae")
+    )
+    assert lut & {"pretrain/frameworks/mae.py", "pretrain/context_losses/infonce.py"} == lut & {
+        "pretrain/frameworks/mae.py",
+        "pretrain/frameworks/simmim.py",
+        "pretrain/context_losses/infonce.py",
+    }
+    assert "pretrain/frameworks/simmim.py" in mae
+    assert not mae & {"pretrain/frameworks/mae.py", "pretrain/context_losses/infonce.py"}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +160,7 @@ def test_what_starts_from_a_run_of_other_code_says_so(
     )
     loaded, workspace = load_suite(str(suite)), Workspace(tmp_path, tmp_path / "runs", tmp_path / "results")
     run_suite(loaded, [], [], workspace)
-    edit("2 - 2", "2 - 3", "pretrain/context.py")
+    edit("2 - 2", "2 - 3", "pretrain/context_losses/distances.py")
     capsys.readouterr()
     run_suite(loaded, [], [], workspace)
     first, second = capsys.readouterr().out.splitlines()
@@ -152,7 +169,7 @@ def test_what_starts_from_a_run_of_other_code_says_so(
     assert second.endswith("--again pretrain/mine/seed0")
     cli.tables(str(suite), results=workspace.results)
     assert re.search(
-        r"`?pretrain/mine/seed0`?: pretrain/context.py\n.*`?downstream/task/mine/seed0`?: start from",
+        r"`?pretrain/mine/seed0`?: pretrain/context_losses/distances.py\n.*`?downstream/task/mine/seed0`?: start from",
         capsys.readouterr().out,
     )
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from toy_runs import in_processes
 
 from analysis.block_outcomes import BlockOutcomes
-from analysis.ranks import PowerLawRange, effective_rank, statistics
 from analysis.spectrum import (
     GROUPS,
     RESAMPLES,
@@ -22,6 +21,7 @@ from analysis.spectrum import (
     token_rank,
 )
 from lutbench.errors import UserError
+from lutbench.evaluate.ranks import PowerLawRange, effective_rank, statistics
 from lutbench.train.processes import accelerator
 
 CPU = torch.device("cpu")

@@ -19,7 +19,8 @@ from lutbench.files import content_sha256
 from lutbench.recipes.loading import load_suite
 from lutbench.run import open_run
 from lutbench.run_status import RunState
-from lutbench.stages import run_suite, show_status
+from lutbench.stages import run_suite
+from lutbench.status import show_status
 from lutbench.workspace import Workspace
 
 NAME = "downstream/task/scratch/seed0"
@@ -30,7 +31,7 @@ def shown(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     write_images(folder, train=1, val=1)
     (folder / "toy.toml").write_text(f'{SUITE}kind = "finetune"')
     console = Console(soft_wrap=True, highlight=False, markup=False, **size)  # type: ignore[arg-type]
-    monkeypatch.setattr("lutbench.stages.console", console)
+    monkeypatch.setattr("lutbench.status.console", console)
     workspace = Workspace(data=folder, runs=folder / ("r" * 60), results=folder / "results")
     show_status(load_suite(str(folder / "toy.toml")), workspace)
     return capsys.readouterr().out

@@ -13,6 +13,7 @@ from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder
 from lutbench.recipes.base import EncoderRecipe
 from pretrain.context import ContextLoss, Targets
+from pretrain.context_losses import build_loss
 from pretrain.frameworks.mae import MAE
 from pretrain.frameworks.vit import patchify, unpatchify
 from pretrain.masking import visible_patches
@@ -123,7 +124,7 @@ def test_distances_follow_their_formulas_in_both_directions(name: Any, function:
     q1, q2, z1, z2 = (3 * torch.randn(4, 5, generator=torch.Generator().manual_seed(i)) for i in range(4))
     forth = sum(function(q, z) for q, z in zip(q1, z2, strict=True)) / 4
     back = sum(function(q, z) for q, z in zip(q2, z1, strict=True)) / 4
-    loss = ContextLoss(distance=name)
+    loss = ContextLoss(distance=build_loss(tiny_recipe(context_loss=name)))
     assert torch.allclose(loss(q1, q2, Targets(z1, z2)), (forth + back) / 2)
     assert torch.allclose(loss(q1, None, Targets(None, z2)), forth)
 

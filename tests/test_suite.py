@@ -9,11 +9,12 @@ import pytest
 from lutbench.errors import UserError
 from lutbench.kinds import KINDS, Kind
 from lutbench.recipes.analysis import AnalysisRecipe
+from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, RunRecipe
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.loading import SUITES, load_suite
 from lutbench.recipes.pretrain import PretrainRecipe
-from lutbench.recipes.probes import KnnRecipe, LinearRecipe
+from lutbench.recipes.probes import KnnRecipe, LinearRecipe, LogisticRecipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe, SegmentationRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import identity_of
@@ -517,7 +518,7 @@ SOURCE = EncoderSource(architecture=ENCODER, kind="checkpoint", path="weights.pt
 PETS = DataRecipe(path="pets")
 STREETS = SegmentationDataRecipe(source="scenes", path="streets", classes=["a", "b"])
 
-CLASSIFICATION: dict[str, Any] = {
+IMAGE_TASK: dict[str, Any] = {
     "data": DataRecipe(path="pets", val="test"),
     "encoder": SOURCE.model_copy(update={"kind": "scratch"}),
     "image_size": 32,
@@ -525,6 +526,7 @@ CLASSIFICATION: dict[str, Any] = {
     "precision": "bf16",
     "threads": 3,
 }
+CLASSIFICATION = IMAGE_TASK | {"shots": 5, "share": 0.01, "subset": "lists/1percent.txt", "draw": 1}
 
 AFFECTING: dict[type[Recipe], dict[str, Any]] = {
     DataRecipe: {
@@ -551,6 +553,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "architecture": ENCODER.model_copy(update={"depth": 3}),
         "kind": "scratch",
         "export": "teacher",
+        "at": 0.1,
         "part": "teacher.backbone",
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
@@ -564,6 +567,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "encoder": ENCODER.model_copy(update={"depth": 3}),
         "crop": "random",
         "crop_padding": 0,
+        "crop_scale": [0.67, 1.0],
         "photometric": False,
         "photometrics_on": "device",
         "mask_ratio": 0.5,
@@ -572,11 +576,14 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "decoder_heads": 8,
         "normalise_target": False,
         "context_weight": 1.0,
+        "second_view": "always",
         "context_loss": "l2",
+        "context_temperature": 0.1,
         "context_target": "class",
         "both_directions": False,
         "teacher_view": "masked",
         "momentum": 0.99,
+        "momentum_schedule": "fixed",
         "head_depth": 3,
         "head_width": 1024,
         "head_norm": "layer",
@@ -586,9 +593,11 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "micro_batch": 1024,
         "base_lr": 1e-3,
         "lr_rule": "linear",
+        "lr_schedule": "step",
         "min_lr": 1e-6,
         "weight_decay": 0.1,
         "betas": [0.9, 0.999],
+        "clip_gradient": 5.0,
         "precision": "fp32",
         "threads": 3,
     },
@@ -623,11 +632,38 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "weight_decay": 0.1,
         "momentum": 0.8,
         "pool": "mean",
+        "blocks": [-1],
         "fresh_crops": False,
         "crop_scale": [0.2, 1.0],
     },
-    KnnRecipe: CLASSIFICATION | {"neighbours": 10, "temperature": 0.1, "pool": "class"},
-    AnalysisRecipe: CLASSIFICATION
+    KnnRecipe: CLASSIFICATION
+    | {"neighbours": 10, "temperature": 0.1, "pool": "class", "blocks": [6], "feature_transform": "whiten"},
+    LogisticRecipe: CLASSIFICATION
+    | {
+        "C": 0.3,
+        "C_grid": [0.1, 1.0],
+        "halvings": 0,
+        "held_out": 0.1,
+        "max_iter": 100,
+        "tol": 1e-3,
+        "pool": "mean",
+        "blocks": [-2, -1],
+        "feature_transform": "centre",
+    },
+    AttentiveRecipe: CLASSIFICATION
+    | {
+        "epochs": 50,
+        "warmup_epochs": 3,
+        "batch": 512,
+        "lr": 1e-2,
+        "weight_decay": 0.1,
+        "betas": [0.9, 0.95],
+        "heads": 3,
+        "mlp_ratio": 2.0,
+        "fresh_crops": False,
+        "crop_scale": [0.2, 1.0],
+    },
+    AnalysisRecipe: IMAGE_TASK
     | {
         "split": "train",
         "images": 100,
@@ -686,10 +722,23 @@ WITHOUT_EFFECT: dict[type[Recipe], dict[str, Any]] = {
     DataRecipe: {"label": "Pets", "path": "elsewhere/pets", "metric": "mean per class"},
     EncoderRecipe: {"label": "ViT-toy"},
     EncoderSource: {"path": "elsewhere/weights.pth"},
-    PretrainRecipe: {"workers": 5, "save_every": 7, "log_every": 3, "compile": True, "cache": True},
+    PretrainRecipe: {
+        "workers": 5,
+        "save_every": 7,
+        "log_every": 3,
+        "compile": True,
+        "cache": True,
+        "snapshots": [0.1, 0.5],
+        "snapshot_teacher": True,
+        "knn_every": 10,
+        "knn_images": 500,
+        "knn_neighbours": 5,
+    },
     FinetuneRecipe: LOOKS | {"micro_batch": 256, "eval_every": 1, "save_every": 7, "compile": True},
     LinearRecipe: LOOKS,
     KnnRecipe: LOOKS,
+    LogisticRecipe: LOOKS,
+    AttentiveRecipe: LOOKS,
     AnalysisRecipe: LOOKS,
     SegmentationDataRecipe: {"label": "Streets", "path": "elsewhere", "palette": [[0, 0, 0], [255, 255, 255]]},
     SegmentationRecipe: {"workers": 5, "log_every": 3, "val_every": 100, "save_every": 7},
@@ -703,6 +752,8 @@ BASE: dict[type[Recipe], dict[str, Any]] = {
     FinetuneRecipe: {"data": PETS, "encoder": SOURCE},
     LinearRecipe: {"data": PETS, "encoder": SOURCE},
     KnnRecipe: {"data": PETS, "encoder": SOURCE},
+    LogisticRecipe: {"data": PETS, "encoder": SOURCE},
+    AttentiveRecipe: {"data": PETS, "encoder": SOURCE},
     AnalysisRecipe: {"data": PETS, "encoder": SOURCE},
     SegmentationDataRecipe: {"source": "scenes", "path": "streets", "classes": ["a", "b"]},
     SegmentationRecipe: {"data": STREETS, "encoder": SOURCE},
@@ -723,6 +774,10 @@ def test_every_setting_that_can_change_a_result_is_part_of_the_identity_and_no_o
             "streaming": {"source": "huggingface"},
             "config": {"source": "huggingface"},
             "mask_unit": {"framework": "simmim"},
+            "crop_scale": {"crop": "random"} if kind is PretrainRecipe else {},
+            "second_view": {"context_weight": 0.0},
+            "context_temperature": {"context_loss": "infonce"},
+            "draw": {"shots": 2},
         }
         also |= needed.get(name, {})
         without = identity(kind, **needed[name]) if name in needed else before

@@ -132,6 +132,33 @@ def test_momentum_rises_to_one_by_a_half_cosine() -> None:
     assert momentum_at(0.9, 10, 40) == pytest.approx(1 - 0.1 * (1 + math.cos(math.pi / 4)) / 2)
 
 
+def test_a_fixed_momentum_stays_where_it_is() -> None:
+    assert [momentum_at(0.9, step, 3, "fixed") for step in range(3)] == [0.9] * 3
+    assert momentum_at(0.9, 1, 3, "cosine") == momentum_at(0.9, 1, 3)
+
+
+def test_a_momentum_of_one_is_the_first_teacher_for_ever_and_of_zero_the_student_bit_for_bit() -> None:
+    student = build_student(tiny_recipe(), seed=0)
+    never, at_once = Teacher(student), Teacher(student)
+    first = {name: value.clone() for name, value in never.state_dict().items()}
+    moved(student, 0)
+    never.update(student, momentum_at(1.0, 2, 10, "fixed"))
+    at_once.update(student, momentum_at(0.0, 2, 10, "fixed"))
+    for name, value in at_once.state_dict().items():
+        assert torch.equal(value, student.state_dict()[name]), name
+        if value.is_floating_point():
+            assert torch.equal(never.state_dict()[name], first[name]), name
+
+
+def test_where_it_changes_nothing_the_schedule_is_no_part_of_the_identity() -> None:
+    def settings(**changes: Any) -> dict[str, Any]:
+        return tiny_recipe(**changes).affecting_results()
+
+    assert settings(momentum_schedule="fixed")["momentum_schedule"] == "fixed"
+    assert settings(momentum=1.0, momentum_schedule="fixed") == settings(momentum=1.0)
+    assert settings(context_weight=0.0, momentum_schedule="fixed") == settings(context_weight=0.0)
+
+
 def test_it_follows_the_student_that_it_is_given() -> None:
     first, second = (build_student(tiny_recipe(), seed=seed) for seed in range(2))
     teacher = Teacher(first)

@@ -68,6 +68,19 @@ def test_view_1_and_noise_are_the_same_whatever_is_done_with_view_2(crop: str) -
     assert not torch.equal(lut["view2"], plain["view2"])
 
 
+def test_all_recipes_mask_alike() -> None:
+    image = picture(50, 40)
+    noise = drawn({}, image)["noise"]
+    for changes in (
+        {"crop": "random"},
+        {"context_weight": 0.0},
+        {"framework": "simmim", "mask_unit": 16},
+        {"crop_padding": 0},
+    ):
+        assert torch.equal(drawn(changes, image)["noise"], noise), changes
+    assert not torch.equal(drawn({}, image, key=1)["noise"], noise)
+
+
 def test_the_key_alone_decides_what_is_drawn() -> None:
     image = picture(50, 40)
     first, again, other = drawn({}, image, 1), drawn({}, image, 1), drawn({}, image, 2)
@@ -93,7 +106,7 @@ def test_the_padded_crop_is_torchvisions(size: tuple[int, int], padding: int) ->
     padded = functional.pad(image, [padding] * 4, padding_mode="reflect") if padding else image
     for key in range(40):
         with seeded(key):
-            found = padded_crop(image, SIDE, padding)
+            found, _ = padded_crop(image, SIDE, padding)
         with seeded(key):
             down, across, flip = torch.rand(3).tolist()
         upper = int(down * (padded.height - SIDE + 1))
@@ -110,7 +123,7 @@ def test_every_place_of_the_padded_crop_is_drawn_and_half_are_flipped() -> None:
     flipped = 0
     with seeded(0):
         for _ in range(3000):
-            crop = np.asarray(padded_crop(image, SIDE, 2)).astype(int)
+            crop = np.asarray(padded_crop(image, SIDE, 2)[0]).astype(int)
             is_flipped = crop[0, 10, 1] > crop[0, 20, 1]
             flipped += is_flipped
             middle = crop[:, ::-1] if is_flipped else crop
@@ -125,7 +138,8 @@ def test_the_simple_crop_keeps_the_scale_and_resizes_the_short_side() -> None:
     small = functional.resize(image, [SIDE], functional.InterpolationMode.BICUBIC)
     assert small.size == (SIDE, 2 * SIDE)
     with seeded(3):
-        expected = padded_crop(small, SIDE, 4)
+        torch.rand((SIDE // 8) ** 2)  # the noise
+        expected, _ = padded_crop(small, SIDE, 4)
     assert torch.equal(drawn_view1(image, 3), to_tensor(expected))
     assert resize_short_side(small, SIDE) is small, "an image of the right size is not resampled"
 
@@ -141,7 +155,7 @@ def test_the_random_crop_covers_a_fifth_to_all_of_the_area() -> None:
     areas = []
     with seeded(0):
         for _ in range(300):
-            crop = np.asarray(random_resized_crop(image, 50)).astype(float)
+            crop = np.asarray(random_resized_crop(image, 50, (0.2, 1.0))[0]).astype(float)
             height = abs(crop[40, 25, 0] - crop[10, 25, 0]) / 30 * 50
             width = abs(crop[25, 40, 1] - crop[25, 10, 1]) / 30 * 50
             areas.append(height * width / 200**2)

@@ -10,10 +10,15 @@ from downstream.segmentation.timm_backbone import TimmLayerDecay, TimmMaps
 from lutbench.data.scenes import SegmentationDataset
 from lutbench.errors import UserError
 from lutbench.models.preprocessing import IMAGENETS, Preprocessing
-from lutbench.recipes.segmentation import SegmentationRecipe
+from lutbench.recipes.segmentation import CropsRecipe, SegmentationRecipe, WindowsRecipe
 
 TTA_SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 """Scales of multi-scale testing, each also flipped (MMSegmentation's ADE20K config); none below the crop (BEiT's min_size)."""
+
+LOAD, ANNOTATIONS, PACK = ({"type": name} for name in ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs"))
+
+Step = dict[str, Any]
+"""A step of a pipeline of MMSegmentation."""
 
 IGNORED = 255
 """The value that MMSegmentation gives a reduced zero."""
@@ -154,24 +159,8 @@ def _data(
     recipe: SegmentationRecipe, train: SegmentationDataset, val: SegmentationDataset, batch: int
 ) -> dict[str, Any]:
     """Return loaders, pipelines and evaluators; validation and test are the same."""
-    load, annotations, pack = ({"type": name} for name in ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs"))
-    (long, short), crop = recipe.scale, (recipe.crop, recipe.crop)
-    train_pipeline: list[dict[str, Any]] = [
-        load,
-        annotations,
-        {"type": "RandomResize", "scale": (long, short), "ratio_range": tuple(recipe.ratio), "keep_ratio": True},
-        {
-            "type": "RandomCrop",
-            "crop_size": crop,
-            "cat_max_ratio": recipe.cat_max_ratio,
-            "ignore_index": ignored(train),
-        },
-        {"type": "RandomFlip", "prob": recipe.flip},
-        *([{"type": "PhotoMetricDistortion"}] if recipe.photometric else []),
-        pack,
-    ]
-    resize: dict[str, Any] = {"type": "Resize", "scale": (long, short), "keep_ratio": True}
-    test_pipeline = [load, resize, annotations, pack]  # predictions are resized to the mask, not the mask
+    (long, short), resize = recipe.scale, resized(recipe)
+    train_pipeline, test_pipeline = crops(recipe, train), whole(recipe)
     ratios = [max(scale, recipe.crop / short) for scale in TTA_SCALES]
     scales = [{**resize, "scale": (int(long * r), int(short * r + 1e-6))} for r in ratios]
     flips = [{"type": "RandomFlip", "prob": p, "direction": "horizontal"} for p in (0.0, 1.0)]
@@ -179,7 +168,7 @@ def _data(
         "batch_size": 1,
         "num_workers": recipe.workers,
         "sampler": {"type": "DefaultSampler", "shuffle": False},
-        "dataset": _dataset(val, test_pipeline),
+        "dataset": dataset_config(val, test_pipeline),
     }
     evaluator = {"type": "IoUMetric", "iou_metrics": ["mIoU"], "ignore_index": ignored(val)}
     return {
@@ -187,7 +176,7 @@ def _data(
             "batch_size": batch,
             "num_workers": recipe.workers,
             "sampler": {"type": "InfiniteSampler", "shuffle": True},
-            "dataset": _dataset(train, train_pipeline),
+            "dataset": dataset_config(train, train_pipeline),
         },
         "val_dataloader": test_dataloader,
         "test_dataloader": test_dataloader,
@@ -196,11 +185,50 @@ def _data(
         "train_pipeline": train_pipeline,
         "test_pipeline": test_pipeline,
         "tta_model": {"type": "SegTTAModel"},
-        "tta_pipeline": [load, {"type": "TestTimeAug", "transforms": [scales, flips, [annotations], [pack]]}],
+        "tta_pipeline": [LOAD, {"type": "TestTimeAug", "transforms": [scales, flips, [ANNOTATIONS], [PACK]]}],
     }
 
 
-def _dataset(scenes: SegmentationDataset, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
+def crops(recipe: CropsRecipe, train: SegmentationDataset) -> list[Step]:
+    """Return the pipeline of training: random crops of images and masks that are resized at random."""
+    return [
+        LOAD,
+        ANNOTATIONS,
+        {
+            "type": "RandomResize",
+            "scale": tuple(recipe.scale),
+            "ratio_range": tuple(recipe.ratio),
+            "keep_ratio": True,
+        },
+        {
+            "type": "RandomCrop",
+            "crop_size": (recipe.crop, recipe.crop),
+            "cat_max_ratio": recipe.cat_max_ratio,
+            "ignore_index": ignored(train),
+        },
+        {"type": "RandomFlip", "prob": recipe.flip},
+        *([{"type": "PhotoMetricDistortion"}] if recipe.photometric else []),
+        PACK,
+    ]
+
+
+def whole(recipe: WindowsRecipe) -> list[Step]:
+    """Return the pipeline of evaluation: predictions are resized to the mask, not the mask."""
+    return [LOAD, resized(recipe), ANNOTATIONS, PACK]
+
+
+def whole_with_mask(recipe: WindowsRecipe) -> list[Step]:
+    """Return the pipeline that resizes the mask with the image, for patches that have a label each."""
+    return [LOAD, ANNOTATIONS, resized(recipe), PACK]
+
+
+def resized(recipe: WindowsRecipe) -> Step:
+    """Return the step that resizes an image whole."""
+    return {"type": "Resize", "scale": tuple(recipe.scale), "keep_ratio": True}
+
+
+def dataset_config(scenes: SegmentationDataset, pipeline: list[Step]) -> dict[str, Any]:
+    """Return MMSegmentation's dataset of ``scenes`` behind a ``pipeline``."""
     return {
         "type": "BaseSegDataset" if isinstance(scenes.image_suffix, str) else "SeveralSuffixes",
         "metainfo": {"classes": list(scenes.classes), "palette": [list(colour) for colour in scenes.palette]},

@@ -1,4 +1,4 @@
-"""What segmentation computes for one image: an encoder, and UPerNet from the shapes of its convolutions.
+"""What segmentation computes for one image: an encoder, and UPerNet from the shapes of its convolutions; or a dense probe.
 
 UPerNet is counted by hand so that a plan needs no MMSegmentation; a test compares it with MMSegmentation's own modules.
 """
@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from math import ceil
 
 from downstream.segmentation.pyramid import check_segmentation
+from downstream.segmentation.tokens import grid_of
 from lutbench.plan.compute import ASPECT, STEP, Cost, Counted, transformer
-from lutbench.recipes.segmentation import SegmentationRecipe
+from lutbench.recipes.dense import DenseKnnRecipe, DenseLinearRecipe
+from lutbench.recipes.segmentation import SegmentationRecipe, WindowsRecipe
 from lutbench.run import Run
 
 POOLED = (1, 2, 3, 6)
@@ -29,7 +31,21 @@ def cost(run: Run[SegmentationRecipe], classes: int) -> Cost:
     return Cost(STEP * (encoder.flop + head.flop + side.flop), evaluate, 3 * values, values)
 
 
-def windows(recipe: SegmentationRecipe) -> int:
+def dense_linear(run: Run[DenseLinearRecipe], classes: int) -> Cost:
+    """Return what it takes to encode a crop and to train the layer on its tokens; the layer is kept, and Adam's two moments of it."""
+    grid, encoder = grid_of(run.recipe), transformer(run.recipe.encoder.architecture, run.recipe.crop)
+    layer, values = 2 * grid.width * classes * grid.side**2, (grid.width + 1) * classes + 4 * grid.width
+    return Cost(encoder.flop + STEP * layer, (encoder.flop + layer) * windows(run.recipe), 3 * values, values)
+
+
+def dense_knn(run: Run[DenseKnnRecipe], classes: int) -> Cost:
+    """Return what it takes to encode the windows of an image, and to compare their patches with a full bank; nothing is kept."""
+    grid, encoder = grid_of(run.recipe), transformer(run.recipe.encoder.architecture, run.recipe.crop)
+    compared = 2 * grid.width * run.recipe.bank * grid.side**2
+    return Cost(encoder.flop * windows(run.recipe), (encoder.flop + compared) * windows(run.recipe))
+
+
+def windows(recipe: WindowsRecipe) -> int:
     """Return how many windows slide over a validation image of aspect :data:`ASPECT`."""
     short = min(recipe.scale[1], recipe.scale[0] / ASPECT)
     along = [ceil(max(0, round(side) - recipe.crop) / recipe.stride) + 1 for side in (short, short * ASPECT)]

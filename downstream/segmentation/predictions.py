@@ -1,13 +1,14 @@
 """Pictures of what a segmenter sees: for a handful of validation images the input, the ground truth, the prediction."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import pseudo_collate
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torchvision.transforms.v2.functional import pad, to_pil_image
 from torchvision.utils import make_grid
 
@@ -26,19 +27,22 @@ VEIL = 0.6
 
 
 @torch.no_grad()
-def picture_predictions(model: Any, dataset: Any, scenes: SegmentationDataset, path: Path, count: int = 6) -> None:
+def picture_predictions(
+    predict: Callable[[dict[str, Any]], Tensor], dataset: Any, scenes: SegmentationDataset, path: Path, count: int = 6
+) -> None:
     """Write a PNG of ``count`` images, evenly spaced over the set. Ignored pixels keep the image's own colours.
+
+    ``predict`` gives the classes (H, W) of a sample of ``dataset``, which is MMSegmentation's.
 
     Raises:
         UserError: on a full disk.
     """
-    model.eval()
     palette = np.array(scenes.palette, np.uint8)
     pictures = []
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist():
         sample = dataset[index]
         truth = sample["data_samples"].gt_sem_seg.data.squeeze().cpu().numpy()
-        prediction = model.test_step(pseudo_collate([sample]))[0].pred_sem_seg.data.squeeze().cpu().numpy()
+        prediction = predict(sample).cpu().numpy()
         with Image.open(dataset.get_data_info(index)["img_path"]) as file:
             image = file.convert("RGB").resize(truth.shape[::-1])
         coloured = [_coloured(np.asarray(image), mask, palette) for mask in (truth, prediction)]

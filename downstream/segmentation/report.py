@@ -19,6 +19,9 @@ MOST_CLASSES = 30
 
 ABOUT = "Lines are 95 % intervals: bootstrap over images for one seed, Student's t over seeds for more."
 
+KINDS = ("segmentation", "segmentation-linear", "segmentation-knn")
+"""The kinds of run whose outcomes are the confusions of pixels."""
+
 Methods = Sequence[tuple[str, Sequence[Record]]]
 """Every method's name, and its records, one per seed."""
 
@@ -29,7 +32,7 @@ NOTHING = Point(0, 0, 0)
 def sections(view: View) -> list[Section]:
     """Return a section with a figure for every task that was measured."""
     drawings = []
-    for of_task in by_task(view.of_kind("segmentation")):
+    for of_task in by_task(entry for kind in KINDS for entry in view.of_kind(kind)):
         title = f"{view.suite.config.title}, {view.task_title(of_task[0])}: IoU per class"
         names = view.method_names(of_task)
         measured = [entry for entry in of_task if entry.runs]

@@ -34,14 +34,7 @@ class ConfusionMetric(IoUMetric):
                 )
             prediction = sample["pred_sem_seg"]["data"].squeeze()
             label = sample["gt_sem_seg"]["data"].squeeze().to(prediction)
-            counted = label != self.ignore_index
-            pairs = (
-                torch.bincount(label[counted] * classes + prediction[counted], minlength=classes * classes)
-                .cpu()
-                .numpy()
-            )
-            kept = np.flatnonzero(pairs)
-            self.results.append(np.stack([kept // classes, kept % classes, pairs[kept]], 1))
+            self.results.append(pairs_of(label, prediction, classes, self.ignore_index))
 
     def compute_metrics(self, results: list[NDArray[np.int64]]) -> dict[str, float]:
         """IoUMetric's numbers, in percent; the counts stay in :attr:`counts`."""
@@ -49,6 +42,14 @@ class ConfusionMetric(IoUMetric):
         classes = len(self.dataset_meta["classes"])
         metrics: dict[str, float] = super().compute_metrics([_areas(rows, classes) for rows in results])
         return metrics
+
+
+def pairs_of(label: torch.Tensor, prediction: torch.Tensor, classes: int, ignored: int) -> NDArray[np.int64]:
+    """Return rows (k, 3) of label, prediction and pixels of an image, (H, W) both, for the pairs that occur; without ``ignored`` labels."""
+    counted = label != ignored
+    pairs = torch.bincount(label[counted] * classes + prediction[counted], minlength=classes * classes).cpu().numpy()
+    kept = np.flatnonzero(pairs)
+    return np.stack([kept // classes, kept % classes, pairs[kept]], 1)
 
 
 def _areas(rows: NDArray[np.int64], classes: int) -> tuple[torch.Tensor, ...]:

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmseg.registry import DATASETS, MODELS
 from mmseg.utils import register_all_modules
 from timm.models import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from downstream.segmentation.backbone import load_backbone
 from downstream.segmentation.checkpoints import newest_sealed
@@ -114,7 +115,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
     if processes.is_main_process:
         dataset: Any = runner.val_dataloader.dataset
         outcomes = _confusions(metric, dataset, val, several)
-        picture_predictions(model, dataset, val, run.folder / "predictions.png")
+        picture_predictions(partial(_predicted, model.eval()), dataset, val, run.folder / "predictions.png")
         run.save_results(
             outcomes,
             seconds=seconds,
@@ -187,6 +188,11 @@ def _multi_scale(model: nn.Module, cfg: Config, runner: SuiteRunner) -> Confusio
         default_scope="mmseg",
     ).test()
     return metric
+
+
+def _predicted(model: Any, sample: dict[str, Any]) -> Tensor:
+    found: Tensor = model.test_step(pseudo_collate([sample]))[0].pred_sem_seg.data.squeeze()
+    return found
 
 
 def _confusions(

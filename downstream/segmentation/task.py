@@ -3,7 +3,9 @@
 import importlib.util
 import io
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
 
 from downstream.segmentation.cost import cost
 from downstream.segmentation.pyramid import check_segmentation
@@ -14,7 +16,7 @@ from lutbench.errors import UserError, listed
 from lutbench.models.encoders import create_encoder, is_plain
 from lutbench.models.meta import shapes_only
 from lutbench.models.pretrained import check_encoder_weights
-from lutbench.recipes.segmentation import SegmentationRecipe
+from lutbench.recipes.segmentation import SegmentationRecipe, WindowsRecipe
 from lutbench.run import Run, row_named
 from lutbench.train.batchnorm import synchronise
 from lutbench.train.processes import accelerator
@@ -29,13 +31,29 @@ def check(run: Run[SegmentationRecipe]) -> None:
         UserError: if MMSegmentation is not installed, data is absent, a mask does not fit its image or the classes, or
             sizes do not go together; or if the encoder has no weights that fit.
     """
+    check_installed(run)
+    check_weights(run)
+    check_data(run)
+    check_encoder(run.recipe, accelerator().num_processes)
+
+
+def check_installed(run: Run[Any]) -> None:
+    """Check that MMSegmentation is installed. Raises UserError that says how it is."""
     missing = [name for name in ("mmcv", "mmengine", "mmseg") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
             f"{run.name} needs MMSegmentation, and {listed(missing)} cannot be found. Install it: "
             'python -m pip install -c constraints.txt -e ".[segmentation]" (nox does so by itself).'
         )
-    check_weights(run)
+
+
+def check_data(run: Run[WindowsRecipe]) -> None:
+    """Look at some of the images, and read every mask once.
+
+    Raises:
+        UserError: if data is absent, images show nothing, train and val do not go together, or a mask does not fit its image or the
+            classes.
+    """
     train: SegmentationDataset = run.dataset("train")
     val: SegmentationDataset = run.dataset("val")
     check_pair(train, val)
@@ -47,7 +65,6 @@ def check(run: Run[SegmentationRecipe]) -> None:
             if absent:
                 run.workspace.note(f"{dataset.name}: no mask of split {dataset.split} has a pixel of {listed(absent)}.")
     accelerator().wait_for_everyone()
-    check_encoder(run.recipe, accelerator().num_processes)
 
 
 def check_weights(run: Run[SegmentationRecipe]) -> None:
@@ -69,11 +86,18 @@ def check_encoder(recipe: SegmentationRecipe, processes: int = 1) -> None:
         if processes > 1 and not is_plain(recipe.encoder.architecture):
             synchronise(encoder)
     pyramid = check_segmentation(recipe, processes)
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore", UserWarning)  # as in perform
+    with quiet():
         from downstream.segmentation.config import backbone_config
 
         backbone_config(recipe, pyramid)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back what OpenMMLab's packages print when they are imported, of optional packages that they miss, and their warnings."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", UserWarning)  # of torch and OpenMMLab's packages about each other
+        yield
 
 
 def perform(run: Run[SegmentationRecipe]) -> None:

@@ -16,6 +16,7 @@ from lutbench.errors import UserError, listed, nearest
 from lutbench.kinds import dataset_module
 from lutbench.recipes.base import DataRecipe, DatasetRecipe
 from lutbench.recipes.reading import read_recipe
+from lutbench.recipes.retrieval import RevisitedDataRecipe
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 
@@ -75,10 +76,10 @@ def _read() -> Iterator[KnownDataset]:
     tables = tomllib.loads(Path(__file__).with_name("sets.toml").read_text(encoding="utf-8"))
     robustness = tables.pop("robustness")
     for name, values in tables.items():
-        segmentation = values["recipe"].get("source") in get_args(
-            SegmentationDataRecipe.model_fields["source"].annotation
-        )
-        yield _known(name, values, SegmentationDataRecipe if segmentation else DataRecipe, {"label": name})
+        source = values["recipe"].get("source")
+        others = (SegmentationDataRecipe, RevisitedDataRecipe)
+        model = next((one for one in others if source in get_args(one.model_fields["source"].annotation)), DataRecipe)
+        yield _known(name, values, model, {"label": name})
     for name, values in robustness.items():
         defaults = {**_ROBUSTNESS, "label": values["title"], "path": name}
         values["classes"] = {**defaults, **values["recipe"]}["classes"]
@@ -91,12 +92,15 @@ def _known(name: str, values: dict[str, Any], model: type[DatasetRecipe], defaul
 
 
 CATALOGUE = {known.name: known for known in _read()}
-"""The known datasets by name: those to train on, then those that finished classifiers are measured on."""
+"""The known datasets by name: those to train on, those to find images in, then those that finished classifiers are measured on."""
 
 TRAINED_ON = {name: known for name, known in CATALOGUE.items() if "train" in known.recipe.splits}
 """The known datasets to train on."""
 
-MEASURED_ON = {name: known for name, known in CATALOGUE.items() if name not in TRAINED_ON}
+SEARCHED = {name: known for name, known in CATALOGUE.items() if isinstance(known.recipe, RevisitedDataRecipe)}
+"""The known datasets that images are looked for in."""
+
+MEASURED_ON = {name: known for name, known in CATALOGUE.items() if name not in (*TRAINED_ON, *SEARCHED)}
 """The known robustness datasets."""
 
 
@@ -163,7 +167,7 @@ def present(root: Path) -> list[str]:
     Raises:
         UserError: if none is.
     """
-    names = [name for name, known in TRAINED_ON.items() if location(known, root).exists()]
+    names = [name for name, known in (TRAINED_ON | SEARCHED).items() if location(known, root).exists()]
     others = {location(known, root) for known in TRAINED_ON.values()}
     for name, known in MEASURED_ON.items():
         status = status_of(known, root)

@@ -9,7 +9,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lutbench.data.catalogue import CATALOGUE, PRESENT, TRAINED_ON, DatasetStatus, KnownDataset, status_of
+from lutbench.data.catalogue import (
+    CATALOGUE,
+    MEASURED_ON,
+    PRESENT,
+    SEARCHED,
+    TRAINED_ON,
+    DatasetStatus,
+    KnownDataset,
+    status_of,
+)
 from lutbench.recipes.loading import SUITES
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 
@@ -17,8 +26,9 @@ SPLITS = ("train", "val")
 
 
 def render_list(root: Path) -> RenderableType:
-    """Return the known datasets as two tables: those to train on, and those that classifiers are measured on."""
+    """Return the known datasets as tables: those to train on, those to find images in, and those that classifiers are measured on."""
     sets = _table(("set", "classes", *SPLITS, "metric", "state"), f"Image sets below {root.absolute()}")
+    searched = _table(("retrieval set", "images", "metric", "state"))
     measured = _table(("robustness set", "classes", "images", "metric", "state"))
     for name, known in CATALOGUE.items():
         state, metric = status_of(known, root).state, known.recipe.printed_metric.replace("mean per class", "per class")
@@ -26,9 +36,13 @@ def render_list(root: Path) -> RenderableType:
             counts = [f"{known.images[split]:,}" if split in known.images else "" for split in SPLITS]
             counts = [f"{known.images['all']:,}", "in all"] if "all" in known.images else counts
             sets.add_row(name, f"{known.classes:,}", *counts, metric, state)
+        elif name in SEARCHED:
+            searched.add_row(name, _images(known), metric, state)
         else:
             measured.add_row(name, f"{known.classes:,}", _images(known), metric, state)
-    return Group(sets, Text(), measured, Text("\nOne set, and how to get it: lutbench data list NAME"))
+    return Group(
+        sets, Text(), searched, Text(), measured, Text("\nOne set, and how to get it: lutbench data list NAME")
+    )
 
 
 def render_dataset(status: DatasetStatus) -> RenderableType:
@@ -58,9 +72,9 @@ def _table(columns: tuple[str, ...], title: str | None = None) -> Table:
 
 
 def _rows(known: KnownDataset) -> list[tuple[str, str]]:
-    size = "" if not known.gigabytes else f"{known.gigabytes:g} GB{' unpacked' if known.name in TRAINED_ON else ''}"
+    size = "" if not known.gigabytes else f"{known.gigabytes:g} GB{'' if known.name in MEASURED_ON else ' unpacked'}"
     return [
-        ("classes", f"{known.classes:,}"),
+        ("classes", f"{known.classes:,}" if known.classes else ""),
         ("images", _images(known)),
         ("split", known.split),
         ("metric", known.recipe.printed_metric),
@@ -91,7 +105,7 @@ def _suites_with(known: KnownDataset) -> Iterator[str]:
     for path in sorted(SUITES.glob("*.toml")):
         suite = tomllib.loads(path.read_text(encoding="utf-8"))
         opened = (known.recipe.source, known.recipe.path)
-        if known.name in TRAINED_ON:
+        if known.name not in MEASURED_ON:
             tables = suite.get("data", {}).values()
             used = any(
                 t.get("known") == known.name or (t.get("source", "folder"), t.get("path")) == opened for t in tables

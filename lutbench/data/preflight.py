@@ -84,7 +84,7 @@ def preflight(run: "Run[Any]", *datasets: Any, bits_can_be_set: bool = True, by_
             skips = getattr(dataset, "skip_undecodable", False)
             where = getattr(dataset, "folder", dataset.name), dataset.split  # two folders may have one fingerprint
             parts: list[Callable[[], Iterable[str]]] = [
-                partial(passed_over, dataset),
+                partial(passed_over, getattr(dataset, "whole", dataset)),
                 partial(check_images, dataset, bits_can_be_set),
             ]
             parts += [partial(check_classes, dataset)] if by_class and skips else []

@@ -81,7 +81,7 @@ def survey_splits(recipe: DatasetRecipe, workspace: "Workspace", size: Callable[
         except UserError as error:
             to_fetch = f"not at {path}{', to be fetched from the Hub' if hub else ''}"
             problems[split] = to_fetch if known and absent else str(error)
-            if known and split in known.images and getattr(known.recipe, split) == getattr(recipe, split):
+            if known and split in known.images and getattr(known.recipe, split, split) == getattr(recipe, split, split):
                 images[split] = known.images[split]
     bytes_present = None if problems else sum(map(size, opened.values()))
     paths = () if path == workspace.data.absolute() else (path,)

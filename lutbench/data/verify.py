@@ -91,7 +91,7 @@ def _verify_splits(
         if toy:
             compare_built(toy.pixels[split], dataset, full and not scans[split].undecodable, report)
     metadata = {split: metadata_of(dataset, scans[split]) for split, dataset in opened.items()}
-    if len(opened) == 2 and not getattr(known.recipe, "streaming", False):
+    if {*opened} == {"train", "val"} and not getattr(known.recipe, "streaming", False):
         duplicates = find_duplicates(opened["train"], opened["val"], (scans["train"], scans["val"]))
         (report.notes if duplicates.pairs else report.lines).append(str(duplicates))
         metadata["val"].duplicates = len(duplicates.pairs)
@@ -149,9 +149,8 @@ def compare_built(pinned: str, dataset: Any, full: bool, report: VerifyReport) -
 def _compare_counts(known: KnownDataset, opened: Mapping[str, Any], report: VerifyReport) -> None:
     module = dataset_module(known.recipe)
     for split, dataset in opened.items():
-        report.lines.append(
-            f"{split}: {len(dataset):,} images, {len(dataset.classes):,} classes, fingerprint {dataset.fingerprint[:12]}"
-        )
+        classes = f"{len(dataset.classes):,} classes, " if known.classes else ""
+        report.lines.append(f"{split}: {len(dataset):,} images, {classes}fingerprint {dataset.fingerprint[:12]}")
         _expect(f"{split}, classes", len(dataset.classes), known.classes, report)
         _expect_class_names(known, dataset, report)
         if split in known.images:

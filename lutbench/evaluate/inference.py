@@ -23,10 +23,11 @@ from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.evaluate.scores import TOP, Scores
 from lutbench.evaluate.transform import eval_transform
-from lutbench.models.encoders import Pool, encode
+from lutbench.models.encoders import encode
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.progress import Bar
 from lutbench.recipes.base import Metric
+from lutbench.recipes.downstream import Pool
 from lutbench.train.batches import Loader
 from lutbench.train.processes import accelerator, autocast
 
@@ -42,18 +43,23 @@ class InferenceRecipe(Protocol):
     def workers(self) -> int: ...
 
 
-class EvaluationRecipe(InferenceRecipe, Protocol):
-    """The same with what is seen of an image, and the metric that tables print."""
+class CentreRecipe(InferenceRecipe, Protocol):
+    """The same with what is seen of an image."""
 
     @property
     def side(self) -> int: ...
     @property
     def eval_crop(self) -> float: ...
+
+
+class EvaluationRecipe(CentreRecipe, Protocol):
+    """The same with the metric that tables print."""
+
     @property
     def metric(self) -> Metric: ...
 
 
-class FeatureRecipe(EvaluationRecipe, Protocol):
+class FeatureRecipe(CentreRecipe, Protocol):
     """The same with what is taken of an encoder's tokens."""
 
     @property
@@ -77,8 +83,9 @@ def over_images(
     transform: Callable[[Image.Image], Tensor],
     recipe: InferenceRecipe,
     title: str,
+    chosen: NDArray[np.int64] | None = None,
 ) -> Computed:
-    """Compute ``function(pixels, index)`` of every image, on every process, in the set's order.
+    """Compute ``function(pixels, index)`` of every image, or of those ``chosen`` (n,), ascending, on every process, in the set's order.
 
     ``transform`` gives uint8 pixels. The function gets them, (B, ...), and index (B,) on the device, under the
     recipe's precision, and returns (B, ...).
@@ -87,14 +94,14 @@ def over_images(
     Raises:
         UserError: if an image cannot be decoded and the set does not skip those; or as :func:`check_classes_left`.
     """
-    order = np.arange(len(images))
+    order = np.arange(len(images)) if chosen is None else chosen
     values, decoded = [], []
     for batch in decoded_batches(images, partial(whatever_index, transform), recipe, title, order):
         with autocast(recipe.precision):
             values.append(function(batch.pixels, batch.index))
         decoded.append(batch.counts)
     kept = in_order(torch.cat(decoded), order, recipe)
-    index = np.flatnonzero(kept.numpy())
+    index = order[kept.numpy()]
     check_classes_left(images, index)
     return Computed(in_order(torch.cat(values), order, recipe)[kept], index)
 
@@ -201,22 +208,33 @@ def evaluate(
 
 
 def encode_images(
-    encoder: nn.Module, images: ImageDataset, recipe: FeatureRecipe, prepared: Preprocessing, title: str
+    encoder: nn.Module,
+    images: ImageDataset,
+    recipe: FeatureRecipe,
+    prepared: Preprocessing,
+    title: str,
+    take: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    chosen: NDArray[np.int64] | None = None,
 ) -> Computed:
     """Encode the centre crop of every image of a dataset, ``prepared`` as in training: features (m, D), float32; on every process.
+
+    ``take`` makes features (B, ...) of the encoder and normalised images (B, 3, S, S); :func:`encode` as the recipe pools if not given.
+    Of the images ``chosen`` (n,), ascending, if they are given.
 
     Raises:
         UserError: if they are not finite, or an image cannot be decoded and the set does not skip those.
     """
     encoder.eval()
+    take = take or partial(encode, pool=recipe.pool)
     computed = over_images(
-        lambda pixels, index: encode(encoder, normalised(pixels, mean=prepared.mean, std=prepared.std), recipe.pool),
+        lambda pixels, index: take(encoder, normalised(pixels, mean=prepared.mean, std=prepared.std)),
         images,
         eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation),
         recipe,
         title,
+        chosen,
     )
-    check_finite(computed.values.isfinite().all(1).numpy(), images, computed.index, "the encoder's features")
+    check_finite(computed.values.isfinite().flatten(1).all(1).numpy(), images, computed.index, "the encoder's features")
     return computed
 
 

@@ -18,6 +18,9 @@ Z = float(ndtri((1 + LEVEL) / 2))
 BOOTSTRAP = "bootstrap over images"
 """Name of the percentile interval, as measurements carry it."""
 
+QUERIES = "bootstrap over queries"
+"""The same over the queries of a retrieval."""
+
 BASIC = "basic bootstrap over images"
 """Name of the interval that is the percentiles of a bootstrap, reflected at the value (Efron and Tibshirani 1993, section 13.3).
 
@@ -84,12 +87,25 @@ class Comparison:
     """Images on which the first is right in more seeds than the second (one seed: only the first is right); None where
     images are not right or wrong."""
     second_only: int | None = None
+    over: Literal["seeds", "draws"] = "seeds"
+    """Whether ``seed_differences`` are those of seeds or, of one seed, those of draws of the training images."""
 
     @property
     def seed_interval(self) -> Interval | None:
         """95 % interval of the difference, over seeds; None for one seed, or where all have the same difference, as of weights
         that no seed has made."""
         return over_seeds(self.seed_differences) if len(set(self.seed_differences)) > 1 else None
+
+    @property
+    def seeds_for_and_against(self) -> tuple[int, int] | None:
+        """How many seeds have a difference of the sign of their mean, and how many one of the other sign; None as the interval.
+
+        A seed without a difference is neither. Of a mean of 0 those above it come first.
+        """
+        if self.seed_interval is None:
+            return None
+        sign = -1 if self.difference < 0 else 1
+        return sum(sign * d > 0 for d in self.seed_differences), sum(sign * d < 0 for d in self.seed_differences)
 
 
 def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Comparison:

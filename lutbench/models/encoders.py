@@ -7,7 +7,7 @@ gives features (Vision Transformers with more to them, EVA, BEiT, Swin, ConvNeXt
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
@@ -21,8 +21,7 @@ from lutbench.models.preprocessing import IMAGENETS, Preprocessing
 from lutbench.models.timm_models import Geometry, check_side, pools_before_norm, size_argument, takes, timms_own
 from lutbench.models.weights import save_weights
 from lutbench.recipes.base import EncoderRecipe
-
-Pool = Literal["class", "mean"]
+from lutbench.recipes.downstream import Pool
 
 TIMMS_NAMES = {"width": "embed_dim", "heads": "num_heads"}
 """What timm calls the sizes that a recipe gives under other names."""

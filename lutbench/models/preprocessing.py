@@ -91,7 +91,7 @@ def preprocessing_of(
     of_run = source.export_name if source.kind == "run" else ""
     if source.kind == "timm":
         known = _timms(source.timm_model)
-    elif weights is None or of_run in ("encoder", "teacher"):
+    elif weights is None or of_run.startswith(("encoder", "teacher")):
         known = IMAGENETS  # drawn or pre-trained here
     elif weights.is_file() and (export := export_of(weights, hash_of)):
         known = Preprocessing(

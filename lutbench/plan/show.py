@@ -1,7 +1,7 @@
 """Prints the plan: a row per group of seeds below its stage's sum, then totals, disk, and what is missing."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
@@ -25,8 +25,11 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None:
     surveys = survey_all(suite, workspace)
     costs = costs_of(suite, workspace, surveys, rates)
     console.print(suite.config.title, style="bold")
-    print_table(_runs(costs))
-    for line in totals(costs, rates):
+    print_table(_runs(costs, suite.runs_of_studies()))
+    for line in [
+        *(budget.sentence(name, with_file=True) for name, budget in suite.budgets.items()),
+        *totals(costs, rates),
+    ]:
         console.print(line, soft_wrap=False)
     uses = disk_uses(costs, surveys, workspace)
     print_table(_disk(uses))
@@ -102,17 +105,23 @@ def amount(count: int) -> str:
     return f"{count:,}" if count < 1e5 else f"{count / 1e6:,.1f} M"
 
 
-def _runs(costs: Costs) -> Table:
+def _runs(costs: Costs, studied: Mapping[str, str]) -> Table:
+    """Return a row for the seeds of each task and method, and one for all that is there for a study alone, by name of the run."""
     table = table_of(["run"], ["to go", "images", "FLOP", "images/s", "time"])
     for stage, part in costs.by("stage").items():
         time = duration(part.seconds) if part.timed else ""
         table.add_row(stage, str(len(part.to_run)), amount(part.images), f"{part.flop:.1e}", "", time, style="bold")
-        for task, methods in part.by("task").items():
+        studies = dict.fromkeys(studied[one.run.name] for one in part.runs if one.run.name in studied)
+        plain = Costs(tuple(one for one in part.runs if one.run.name not in studied), costs.gpus)
+        for task, methods in plain.by("task").items():
             rows = methods.by("method")
             if any(rows):  # pre-training has no methods
                 table.add_row(f"  {task}")
             for method, seeds in rows.items():
                 table.add_row(f"    {method}" if method else f"  {task}", *_cells(seeds))
+        for study in studies:
+            runs = tuple(one for one in part.runs if studied.get(one.run.name) == study)
+            table.add_row(f"  {study}", *_cells(Costs(runs, costs.gpus)))
     return table
 
 

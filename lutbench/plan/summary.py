@@ -35,7 +35,7 @@ def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None
     problems = list(dict.fromkeys([*costs.refused, *problems]))
     console.print(suite.config.title, style="bold")
     _print_stages(costs)
-    lines = [*origins(costs, rates), *_disk(uses, workspace)]
+    lines = [*_budgets(suite), *origins(costs, rates), *_disk(uses, workspace)]
     if known:
         lines.append(f"{len(known)} data sets are missing: {listed(known, NAMED)}.")
     if problems:
@@ -66,6 +66,15 @@ def _print_stages(costs: Costs) -> None:
         console.print(f"+ of {timed} of the {to_run} runs alone.", soft_wrap=False)
     if uncounted := costs.count(NO_COUNT):
         console.print(f"{uncounted} runs are on sets of unknown size: they are in no sum.", soft_wrap=False)
+
+
+def _budgets(suite: LoadedSuite) -> list[str]:
+    """Return a line on the runs whose epochs follow from another's FLOP, and one on seconds; none without any."""
+    found: dict[str, list[str]] = {}
+    for name, one in suite.budgets.items():
+        said = f"{name} {one.epochs:,} epochs as {one.like} {one.like_epochs:,} ({100 * one.excess:+.1f} %)"
+        found.setdefault("FLOP" if one.unit == "flop" else one.unit, []).append(said)
+    return [f"Equal {unit}: {listed(said, 3)}." for unit, said in found.items()]
 
 
 def _tenths(number: float) -> str:

@@ -1,5 +1,6 @@
 """The datasets that a suite needs, and which of them are absent."""
 
+from lutbench.data.subsets import restricted_survey
 from lutbench.data.survey import Survey
 from lutbench.kinds import dataset_module
 from lutbench.progress import tracked
@@ -10,14 +11,14 @@ from lutbench.workspace import Workspace
 
 
 def survey_all(suite: LoadedSuite, workspace: Workspace) -> dict[str, Survey]:
-    """Return what is known of the dataset of every run, by the run's name; each dataset is listed once."""
-    recipes = {run.name: run.recipe.dataset for run in suite.runs}
-    different = {recipe.model_dump_json(): recipe for recipe in recipes.values()}
+    """Return what is known of the dataset of every run, by the run's name, or of the part that it reads; each dataset is listed once."""
+    different = {run.recipe.dataset.model_dump_json(): run.recipe.dataset for run in suite.runs}
     surveys = {
         key: dataset_module(recipe).survey(recipe, workspace)
         for key, recipe in tracked(different.items(), len(different), "listing datasets")
     }
-    return {name: surveys[recipe.model_dump_json()] for name, recipe in recipes.items()}
+    whole = {run.name: surveys[run.recipe.dataset.model_dump_json()] for run in suite.runs}
+    return {run.name: restricted_survey(whole[run.name], run.recipe, workspace) for run in suite.runs}
 
 
 def missing(suite: LoadedSuite, workspace: Workspace, surveys: dict[str, Survey]) -> tuple[dict[str, str], list[str]]:

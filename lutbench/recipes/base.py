@@ -6,6 +6,7 @@ paths) are not. Unknown keys, wrong types and values out of range are refused wi
 
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -234,6 +235,26 @@ class Samples(NamedTuple):
     """Images evaluated, on the way and at the end."""
 
 
+class TrainingSubset(NamedTuple):
+    """A part of the images of a training split, see :func:`lutbench.data.subsets.subset_of`: one of the first three is given."""
+
+    shots: int | None = None
+    """So many images of each class."""
+    share: float | None = None
+    """This share of the images of each class."""
+    file: str = ""
+    """A list of images, below the data root."""
+    draw: int = 0
+    """Which images shots and shares are."""
+
+    def __str__(self) -> str:
+        """Return ``5 images of each class, draw 0``, or the name of the list."""
+        if self.file:
+            return f"the list {PurePath(self.file).name}"
+        many = f"{self.shots} image{'s' if self.shots != 1 else ''}" if self.shots else f"{100 * (self.share or 1):g} %"
+        return f"{many} of each class, draw {self.draw}"
+
+
 class RunRecipe(Recipe):
     """All settings of one run, and what follows from them alone."""
 
@@ -279,6 +300,16 @@ class RunRecipe(Recipe):
     @property
     def cache_side(self) -> int | None:
         """Short side of the cache that it reads its training images from; None if it reads them as they are."""
+        return None
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Dotted names of what its settings choose out of tables of :mod:`lutbench.kinds`, beside the module of its kind."""
+        return ()
+
+    @property
+    def training_subset(self) -> TrainingSubset | None:
+        """The part of the training split that it reads; None if it reads all of it."""
         return None
 
     def samples(self, images: Mapping[str, int]) -> Samples:

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from pathlib import PurePath
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -21,9 +22,14 @@ from lutbench.recipes.base import (
     RunRecipe,
     Runtime,
     Samples,
+    TrainingSubset,
     WeightsSource,
 )
 from lutbench.recipes.pretrain import check_schedule, kept_checkpoints
+from lutbench.recipes.shares import at_share
+
+Pool = Literal["class", "mean"]
+"""What is taken of an encoder's tokens: the class token, or the mean over the patches."""
 
 
 class EncoderSource(WeightsSource):
@@ -32,6 +38,8 @@ class EncoderSource(WeightsSource):
     architecture: EncoderRecipe
     export: Annotated[Literal["encoder", "teacher", "classifier"], Later] = "encoder"
     """Which of a run's encoders: the student's or the teacher's of a pre-training, or that in a fine-tuning's classifier."""
+    at: Annotated[float, Later, Field(ge=0, le=1)] = 1.0
+    """At which share of a pre-training it is that run's; before the end it is one of the run's snapshots."""
     part: Annotated[str, Later] = ""
     """Which of a checkpoint's encoders, such as ``teacher.backbone``; empty for the only one."""
 
@@ -43,7 +51,7 @@ class EncoderSource(WeightsSource):
     @property
     def export_name(self) -> str:
         """Which of a run's exports it is."""
-        return self.export
+        return at_share(self.export, self.at)
 
 
 class DownstreamRecipe(RunRecipe):
@@ -92,6 +100,16 @@ class ImageTaskRecipe(DownstreamRecipe):
         """What of its weights' preprocessing it applies: the crop too, unless it has one of its own."""
         return ("mean", "std", "interpolation", "crop_pct")
 
+    @property
+    def pooling(self) -> Pool:
+        """What it takes of an encoder's tokens."""
+        return "mean"
+
+    @property
+    def blocks_taken(self) -> tuple[int, ...]:
+        """The blocks after which it takes features; none of the encoder's output."""
+        return ()
+
     @model_validator(mode="after")
     def _not_streamed(self) -> Self:
         if self.data.streaming:
@@ -100,7 +118,45 @@ class ImageTaskRecipe(DownstreamRecipe):
 
 
 class ClassificationRecipe(ImageTaskRecipe):
-    """What every classification task has."""
+    """What every classification task has: a training split, or a part of it (low-shot), and a metric."""
+
+    shots: Annotated[Count | None, Later] = None
+    """Images of each class that are trained on, drawn at random. All if neither this nor one of the next two is given. Of one draw,
+    the images of fewer shots are among those of more."""
+    share: Annotated[float | None, Later, Field(gt=0, le=1)] = None
+    """The same for a share of the images of each class, at least one; 1 is all. ImageNet's 1 % and 10 % have official lists."""
+    subset: Annotated[str, Later] = ""
+    """The same for a file below the data root that lists images, a name a line, such as SimCLR's lists of 1 % and 10 % of ImageNet
+    (``n01440764_10026.JPEG``). What it lists is part of the identity."""
+    draw: Annotated[CountOrZero, Later] = 0
+    """Which images ``shots`` and ``share`` are: the same for every method, and for every seed. ``draws = 5`` in a task's table runs
+    the first five."""
+
+    @property
+    def training_subset(self) -> TrainingSubset | None:
+        """The part of the training split that it reads; None if it reads all of it."""
+        if self.share == 1 or not (self.shots or self.share or self.subset):
+            return None
+        return TrainingSubset(self.shots, self.share, self.subset, self.draw)
+
+    def affecting_results(self) -> dict[str, Any]:
+        """Return the fields that affect results: of all images no draw, and of a list its name, which on every machine is one."""
+        fields = super().affecting_results()
+        if self.training_subset is None:
+            return {name: value for name, value in fields.items() if name not in ("share", "draw")}
+        return fields | ({"subset": PurePath(self.subset).name} if self.subset else {})
+
+    @model_validator(mode="after")
+    def _one_subset(self) -> Self:
+        given = [name for name in ("shots", "share", "subset") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(
+                f"{' and '.join(given)} each say which images are trained on: give one of shots, share and subset"
+            )
+        if self.draw and given in ([], ["subset"]):
+            why = "a list says itself which images it has" if given else "all images are trained on"
+            raise ValueError(f"draw = {self.draw}: {why}. It goes with shots or share")
+        return self
 
     @property
     def metric(self) -> Metric:

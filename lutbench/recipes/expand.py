@@ -1,108 +1,137 @@
 """From the tables of a suite file to the runs that they make. What a stage's runs start from decides the form of its tables."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from lutbench.data.catalogue import MEASURED_ON
-from lutbench.errors import UserError, listed, unknown
-from lutbench.kinds import STAGES, Kind, kinds_of
-from lutbench.recipes.base import DataRecipe, DatasetRecipe, EncoderRecipe, Recipe
+from lutbench.errors import UserError, unknown
+from lutbench.kinds import STAGES
+from lutbench.recipes.base import EncoderRecipe, RunRecipe
+from lutbench.recipes.classifier_rows import from_classifiers
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
+from lutbench.recipes.draws import drawn
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.reading import read_recipe
-from lutbench.recipes.robustness import RobustnessTable
-from lutbench.recipes.segmentation import SegmentationDataRecipe
-from lutbench.recipes.suite import UNTRAINED, AnalysisTable, PlannedRun, Suite, TaskTable
-
-AnyData = DataRecipe | SegmentationDataRecipe
-
-PROBES = {"linear": "linear-probe"}
-"""What the tasks of a robustness table end with where it measures frozen encoders with a probe, by the probe's kind."""
+from lutbench.recipes.snapshot_rows import snapshot_sources, study_rows_of
+from lutbench.recipes.suite import UNTRAINED, AnalysisTable, PlannedRun, Row, Suite, TaskTable
+from lutbench.recipes.suite_tables import AnyData, Table, labelled, resolved, table_of, with_data
 
 
-class _Table(NamedTuple):
-    """A table of a suite file that makes runs of one kind."""
-
-    kind: Kind
-    task: str
-    """Its name, ``[STAGE.TASK]``."""
-    given: Any
-    """The table as the suite's model has it."""
-    settings: dict[str, Any]
-    """The settings of its runs, with the suite's defaults for the kind."""
-
-    @property
-    def where(self) -> str:
-        """Its name in messages."""
-        return f"{self.kind.stage}.{self.task}"
-
-
-def expand(name: str, suite: Suite, data: Mapping[str, AnyData]) -> list[PlannedRun]:
+def expand(name: str, suite: Suite, data: Mapping[str, AnyData], study_rows: Collection[Row] = ()) -> list[PlannedRun]:
     """Return the runs of all stages, each after the one it needs; ``data`` are the suite's datasets.
+
+    ``study_rows`` are there for studies alone: an analysis adds no untrained encoder for them.
 
     Raises:
         UserError: for every setting that is unknown, mistyped, out of range or contradictory.
     """
-    runs: list[PlannedRun] = []
-    for stage in STAGES:
-        for task, given in getattr(suite, stage).items():
-            table = _table(suite, stage, task, given)
-            if table.kind.starts_from == "nothing":
-                runs += _from_nothing(name, suite, data, table)
-            elif table.kind.starts_from == "encoder":
-                runs += _from_encoders(name, suite, data, runs, table)
-            else:
-                runs += _from_classifiers(name, suite, runs, table)
+    runs = expand_stages(name, suite, data, STAGES, study_rows)
     for method in suite.method:
         _origin(suite, method, runs)  # also of those that no table is run for
     return runs
 
 
-def _table(suite: Suite, stage: str, task: str, given: Any) -> _Table:
-    """Return a table with its kind: the one that it names, or the first of its stage where its form names none."""
-    kinds = kinds_of(stage)
-    named = isinstance(given, TaskTable)
-    kind = given.kind if named else next(iter(kinds))
-    if kind not in kinds:
-        raise unknown(f"{stage}.{task}.kind: no such task {kind!r}", kind, kinds)
-    own = given if isinstance(given, dict) else given.model_extra or {}
-    return _Table(kinds[kind], task, given, suite.defaults.get(kind, {}) | ({"kind": kind} if named else {}) | own)
-
-
-def _from_nothing(name: str, suite: Suite, data: Mapping[str, AnyData], table: _Table) -> list[PlannedRun]:
-    """Return the runs of a table that starts from nothing but data, such as pre-training: one for every seed."""
-    settings = _resolved(table.settings, "encoder", suite.encoder, table.where)
-    settings = _with_data(settings, table.kind.recipe, data, table.where)
-    recipe = read_recipe(table.kind.recipe, settings, table.where)
-    return [PlannedRun(name, table.kind, table.task, "", seed, recipe) for seed in suite.seeds]
-
-
-def _from_encoders(
-    name: str, suite: Suite, data: Mapping[str, AnyData], before: Sequence[PlannedRun], table: _Table
+def expand_stages(
+    name: str, suite: Suite, data: Mapping[str, AnyData], stages: Sequence[str], study_rows: Collection[Row] = ()
 ) -> list[PlannedRun]:
-    """Return the runs of a task: for the encoder of every method, or of those it lists."""
-    kind, where, runs = table.kind, table.where, []
-    if "encoder" in table.settings:
-        raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
-    settings = _with_data(table.settings, kind.recipe, data, where)
-    for method in _methods(suite, table):
-        if method not in suite.method:
-            raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
-        made_by, source = _origin(suite, method, before, where)
-        values = {**settings, "encoder": source}
-        if (pool := suite.method[method].pool) and "pool" in kind.recipe.model_fields:
-            values["pool"] = pool
-        recipe = read_recipe(kind.recipe, values, where, also=TaskTable.model_fields)
-        for seed in suite.seeds:
-            needs = replace(made_by, seed=seed).name if made_by else None
-            runs.append(PlannedRun(name, kind, table.task, method, seed, recipe, needs))
-    if isinstance(table.given, AnalysisTable):
-        runs += _untrained(suite, runs)
+    """Return the runs of the first so many stages, as :func:`expand` does."""
+    runs: list[PlannedRun] = []
+    for stage in stages:
+        for task, given in getattr(suite, stage).items():
+            table = table_of(suite, stage, task, given)
+            if table.kind.starts_from == "nothing":
+                runs += _from_nothing(name, suite, data, table)
+            elif table.kind.starts_from == "encoder":
+                runs += _from_encoders(name, suite, data, runs, table, study_rows)
+            else:
+                runs += from_classifiers(name, suite, runs, table)
     return runs
 
 
-def _methods(suite: Suite, table: _Table) -> Sequence[str]:
+def _from_nothing(name: str, suite: Suite, data: Mapping[str, AnyData], table: Table) -> list[PlannedRun]:
+    """Return the runs of a table that starts from nothing but data, such as pre-training: one for every seed."""
+    recipe = recipe_from_nothing(suite, data, table)
+    return [PlannedRun(name, table.kind, table.task, "", seed, recipe) for seed in suite.seeds]
+
+
+def recipe_from_nothing(suite: Suite, data: Mapping[str, AnyData], table: Table) -> RunRecipe:
+    """Return the recipe of a table that starts from nothing but data."""
+    settings = resolved(table.settings, "encoder", suite.encoder, table.where)
+    settings = with_data(settings, table.kind.recipe, data, table.where)
+    return read_recipe(table.kind.recipe, settings, table.where, also=("budget",))
+
+
+def pretraining_recipe(suite: Suite, data: Mapping[str, AnyData], name: str, **changes: Any) -> PretrainRecipe:
+    """Return the recipe of ``[pretrain.NAME]``, with some of the table's own settings changed.
+
+    Raises:
+        UserError: for every setting that is unknown, mistyped, out of range or contradictory.
+    """
+    recipe = recipe_from_nothing(suite, data, table_of(suite, "pretrain", name, {**suite.pretrain[name], **changes}))
+    assert isinstance(recipe, PretrainRecipe)
+    return recipe
+
+
+def _from_encoders(
+    name: str,
+    suite: Suite,
+    data: Mapping[str, AnyData],
+    before: Sequence[PlannedRun],
+    table: Table,
+    study_rows: Collection[Row],
+) -> list[PlannedRun]:
+    """Return the runs of a task: for the encoder of every method, or of those it lists, and with ``at`` for what it was before."""
+    runs = []
+    for method in methods_of(suite, table):
+        shares = () if (table.kind.stage, table.task, method) in study_rows else table.given.at or ()
+        made_by, recipes = recipes_from_encoder(suite, data, before, table, method, shares)
+        for row, recipe in recipes.items():
+            for seed in suite.seeds:
+                needs = replace(made_by, seed=seed).name if made_by else None
+                run = PlannedRun(name, table.kind, table.task, row, seed, recipe, needs)
+                runs += drawn(run, table.given.draws, table.where)
+    if table.given.at and not study_rows_of(runs):
+        raise UserError(
+            f"{table.where}.at: expected shares short of 1 of the pre-training of its methods, found none, or no method that a pre-training of "
+            "this suite makes. Leave it out."
+        )
+    if isinstance(table.given, AnalysisTable):
+        runs += _untrained(suite, [run for run in runs if run.row not in study_rows])
+    return runs
+
+
+def recipes_from_encoder(
+    suite: Suite,
+    data: Mapping[str, AnyData],
+    before: Sequence[PlannedRun],
+    table: Table,
+    method: str,
+    shares: Sequence[float] = (),
+) -> tuple[PlannedRun | None, dict[str, RunRecipe]]:
+    """Return the run of some seed that makes the encoder of a method, if one does, and the recipes of a task for it by row.
+
+    They are the method's own and, with ``shares`` of its pre-training, those of its snapshots.
+    """
+    kind, where = table.kind, table.where
+    if "encoder" in table.settings:
+        raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
+    if method not in suite.method:
+        raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
+    settings = with_data(table.settings, kind.recipe, data, where)
+    made_by, source = _origin(suite, method, before, where)
+    rows = {method: source}
+    if shares and made_by and suite.method[method].pretrain:
+        rows |= snapshot_sources(suite, method, made_by, source, shares, where)
+    if (pool := suite.method[method].pool) and "pool" in kind.recipe.model_fields:
+        settings["pool"] = pool
+    also = TaskTable.model_fields
+    return made_by, {
+        row: read_recipe(kind.recipe, {**settings, "encoder": encoder}, where, also=also)
+        for row, encoder in rows.items()
+    }
+
+
+def methods_of(suite: Suite, table: Table) -> Sequence[str]:
     """Return the methods that a table is run for: those it lists, or all that can be.
 
     An analysis has untrained encoders as rows in any case. What a fine-tuning made is no row of that very task, nor of those
@@ -122,7 +151,7 @@ def _untrained(suite: Suite, runs: Sequence[PlannedRun]) -> Iterator[PlannedRun]
     ``untrained-NAME-SIDE`` where one was fine-tuned at another size.
     """
     recipes = {run.recipe.encoder.architecture: run for run in runs}  # type: ignore[attr-defined]
-    named = {name: read_recipe(EncoderRecipe, _labelled(name, recipe), name) for name, recipe in suite.encoder.items()}
+    named = {name: read_recipe(EncoderRecipe, labelled(name, recipe), name) for name, recipe in suite.encoder.items()}
     for architecture, run in recipes.items():
         source = {"architecture": architecture, "kind": "scratch"}
         recipe = run.recipe.model_copy(update={"encoder": EncoderSource.model_validate(source)})
@@ -146,89 +175,6 @@ def _name(architecture: EncoderRecipe, named: Mapping[str, EncoderRecipe]) -> st
     return exact[0] if exact else f"{next(iter(alike), architecture.model)}-{architecture.image_size}"
 
 
-def _from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], table: _Table) -> list[PlannedRun]:
-    """Return the runs of a table that names datasets, on each of which finished classifiers are measured."""
-    kind, where, given = table.kind, table.where, table.given
-    datasets = {known.name: known.recipe for known in MEASURED_ON.values()} | suite.shifted
-    measured, runs = _measured(given, before, where), []
-    rows = suite.classifier if given.classifiers is None else given.classifiers
-    for dataset in given.sets:
-        if dataset not in datasets:
-            problem = f"{where}.sets: there is neither a [shifted.{dataset}] in the suite file nor a published set"
-            raise unknown(f"{problem} {dataset!r}", dataset, datasets)
-        chosen = {"preprocessing": given.preprocessing} if given.preprocessing else {}
-        settings = {**table.settings, "set": {**_labelled(dataset, datasets[dataset]), **chosen}}
-        task = f"{table.task}/{dataset}"
-        for run in measured:  # its images are seen as in that task, unless the table says otherwise
-            as_tuned = {"image_size": run.recipe.side, "eval_crop": run.recipe.eval_crop}  # type: ignore[attr-defined]
-            probe = PROBES.get(run.kind.name)
-            source = {"kind": "run", "encoder": run.recipe.encoder_label, "export": "linear" if probe else "classifier"}
-            values = {**as_tuned, **settings, "classifier": source}
-            recipe = read_recipe(kind.recipe, values, where, also=RobustnessTable.model_fields)
-            row_of = f"{task}/{probe}" if probe else task
-            runs.append(PlannedRun(name, kind, row_of, run.method, run.seed, recipe, run.name))
-        for row in rows:  # no run of the suite made it, so it has no seed: it is under the suite's first
-            values = {**settings, **_classifier_settings(suite, row, where)}
-            recipe = read_recipe(kind.recipe, values, where, also=RobustnessTable.model_fields)
-            runs.append(PlannedRun(name, kind, task, row, suite.seeds[0], recipe))
-    return runs
-
-
-def _measured(given: RobustnessTable, before: Sequence[PlannedRun], where: str) -> list[PlannedRun]:
-    """Return the fine-tunings whose classifiers a table is about, and behind them the probes."""
-    kinds = {"finetune": "fine-tune", **dict.fromkeys(PROBES, "probe")}
-    classifiers = sorted((run for run in before if run.kind.name in kinds), key=lambda run: run.kind.name in PROBES)
-    fitting = list(dict.fromkeys(run.task for run in classifiers))
-    for task in given.tasks:
-        if task not in fitting:
-            raise unknown(f"{where}.tasks: expected fine-tunings or linear probes, found {task!r}", task, fitting)
-    measured = [run for run in classifiers if run.task in given.tasks]
-    known = list(dict.fromkeys(run.method for run in measured))
-    methods = known if given.methods is None else given.methods
-    for method in methods:
-        if method not in known:
-            of = listed(given.tasks) or "none"
-            raise unknown(f"{where}.methods: there is no {method!r} in its tasks, {of}", method, known)
-        for kind, verb in kinds.items():
-            runs = [run for run in measured if (run.method, run.kind.name) == (method, kind)]
-            if len(same := dict.fromkeys(run.task for run in runs)) > 1:
-                raise UserError(
-                    f"{where}.tasks: {' and '.join(same)} each {verb} {method}, and a table has one classifier of a "
-                    "method. Name one of these tasks in it, and the others in a [robustness.NAME] of their own."
-                )
-    return [run for run in measured if run.method in methods]
-
-
-def _classifier_settings(suite: Suite, row: str, where: str) -> dict[str, Any]:
-    """Return what a ``[classifier.NAME]`` says of the classifier and its input."""
-    if row not in suite.classifier:
-        raise unknown(f"{where}.classifiers: there is no {row!r} in the suite file", row, suite.classifier)
-    given = suite.classifier[row]
-    source = {
-        "kind": "checkpoint" if given.checkpoint else "timm",
-        "model": given.model,
-        "path": given.checkpoint,
-        "encoder": given.encoder or given.model,
-        **given.preprocessing(),
-    }
-    return {"classifier": source} | ({} if given.image_size is None else {"image_size": given.image_size})
-
-
-def _with_data(
-    settings: Mapping[str, Any], model: type[Recipe], data: Mapping[str, AnyData], where: str
-) -> dict[str, Any]:
-    """Return ``settings`` with the name of a dataset replaced by what it names, which must be what ``model`` works on."""
-    name, wanted = settings.get("data"), model.model_fields["data"].annotation
-    if isinstance(name, str) and name in data and type(data[name]) is not wanted:
-        needs = "images with masks" if wanted is SegmentationDataRecipe else "images"
-        fitting = [other for other, recipe in data.items() if type(recipe) is wanted]
-        raise UserError(
-            f"{where}.data: expected a set of {needs}, found {name}, whose source is {data[name].source}. "
-            f"Fitting sets: {listed(fitting, 20) or 'none'}."
-        )
-    return _resolved(settings, "data", data, where)
-
-
 def _origin(
     suite: Suite, method: str, before: Sequence[PlannedRun], wanted_by: str = ""
 ) -> tuple[PlannedRun | None, dict[str, Any]]:
@@ -244,7 +190,7 @@ def _origin(
         return made_by, {"architecture": architecture, "kind": "run", "export": "classifier"}
     if row.pretrain is None:
         kind = "timm" if row.timm else "checkpoint" if row.checkpoint else "scratch"
-        named = _resolved({"encoder": row.encoder}, "encoder", suite.encoder, f"method.{method}")
+        named = resolved({"encoder": row.encoder}, "encoder", suite.encoder, f"method.{method}")
         return None, {
             "architecture": named["encoder"],
             "kind": kind,
@@ -272,7 +218,7 @@ def _finetuning(suite: Suite, method: str, named: str, before: Sequence[PlannedR
     if task not in tunings:
         found = f", but a task of kind {suite.downstream[task].kind}" if task in suite.downstream else ""
         raise unknown(f"{where}: there is no fine-tuning {task!r}{found}", task, tunings)
-    rows = _methods(suite, _table(suite, "downstream", task, suite.downstream[task]))
+    rows = methods_of(suite, table_of(suite, "downstream", task, suite.downstream[task]))
     if row not in rows:
         raise unknown(f"{where}: {task} is not run for {row!r}", row, rows)
     made_by = next((run for run in before if (run.stage, run.task, run.method) == ("downstream", task, row)), None)
@@ -282,20 +228,3 @@ def _finetuning(suite: Suite, method: str, named: str, before: Sequence[PlannedR
             f"above. Take {method} out of the methods of {wanted_by}, or put it below [downstream.{task}]."
         )
     return made_by
-
-
-def _resolved(
-    settings: Mapping[str, Any], key: str, known: Mapping[str, EncoderRecipe | DatasetRecipe], where: str
-) -> dict[str, Any]:
-    """Return ``settings`` with the name under ``key`` replaced by what it names."""
-    name = settings.get(key)
-    if not isinstance(name, str):
-        return dict(settings)
-    if name not in known:
-        raise unknown(f"{where}.{key}: there is no [{key}.{name}] in the suite file", name, known)
-    return {**settings, key: _labelled(name, known[name])}
-
-
-def _labelled(name: str, recipe: EncoderRecipe | DatasetRecipe) -> dict[str, Any]:
-    """Return the settings of an encoder or a dataset, which tables call by its name unless it has a label."""
-    return {**recipe.model_dump(), "label": recipe.label or name}

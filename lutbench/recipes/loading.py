@@ -3,32 +3,53 @@
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from shlex import quote
 from typing import Any, get_args
 
-from lutbench.data.catalogue import MEASURED_ON, TRAINED_ON
+from lutbench.data.catalogue import CATALOGUE, MEASURED_ON
 from lutbench.errors import UserError, nearest, unknown
 from lutbench.kinds import KINDS
 from lutbench.recipes.base import DataRecipe, check_name
-from lutbench.recipes.expand import AnyData, expand
+from lutbench.recipes.budget import MeasuredIn, check_places, table_within, within_budgets
+from lutbench.recipes.expand import expand
 from lutbench.recipes.joining import join_rows
 from lutbench.recipes.reading import read_recipe
+from lutbench.recipes.retrieval import RevisitedDataRecipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe
+from lutbench.recipes.snapshot_rows import snapshot_studies, study_rows_of
+from lutbench.recipes.studies import Priced, with_sweeps
 from lutbench.recipes.suite import LoadedSuite, Suite
-from lutbench.recipes.suite_files import SUITES, NewRows, SuiteTables, check_texts, parse_toml, read_suite, suite_path
+from lutbench.recipes.suite_files import (
+    LENGTHS,
+    SUITES,
+    NewRows,
+    SuiteTables,
+    check_texts,
+    parse_toml,
+    read_suite,
+    suite_path,
+)
+from lutbench.recipes.suite_tables import AnyData
 
 __all__ = ["SUITES", "load_suite"]
 
 SOURCES: dict[str, type[AnyData]] = {
     source: recipe
-    for recipe in (DataRecipe, SegmentationDataRecipe)
+    for recipe in (DataRecipe, SegmentationDataRecipe, RevisitedDataRecipe)
     for source in get_args(recipe.model_fields["source"].annotation)
 }
-"""The type of recipe that describes each source of data: images with or without labels, or images with masks."""
+"""The type of recipe that describes each source of data: images with or without labels, with masks, or with queries."""
 
 
-def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedSuite:
+def load_suite(
+    name_or_path: str, overrides: Sequence[str] = (), results: Path = Path("results"), keep: bool = False
+) -> LoadedSuite:
     """Read ``suites/NAME.toml`` or the file given with what it extends, apply ``PATH=VALUE`` overrides and check every recipe.
+
+    ``results`` have the speeds for budgets in seconds; with ``keep`` those that were used are kept there, so that later ones
+    change nothing, see :mod:`lutbench.recipes.speeds`.
 
     Raises:
         UserError: for a missing or malformed file, and for every setting that is unknown, mistyped, out of range
@@ -42,16 +63,17 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedSuite:
     changed = {tuple(override.partition("=")[0].strip().split(".")) for override in overrides}
     new_rows = [rows.without(changed) for rows in found.new_rows]
     given = " ".join([name_or_path, *(f"--set {quote(override)}" for override in overrides)])
-    return _expand(given, found, new_rows)
+    return _expand(given, found, new_rows, results, keep)
 
 
-def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows]) -> LoadedSuite:
+def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows], results: Path, keep: bool) -> LoadedSuite:
     path = found.path
     try:
         check_name(path.stem)
     except ValueError as error:
         raise UserError(f"{str(path)!r}: a suite is named by its file, and {error}. Rename the file.") from error
     suite = join_rows(read_recipe(Suite, {**found.tables, "extends": list(found.bases)}, ""), new_rows)
+    check_places(suite)
     for key, settings in suite.defaults.items():
         if key not in KINDS:
             raise unknown(f"defaults.{key}: no such stage or task", key, KINDS)
@@ -64,7 +86,11 @@ def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows]) -> Load
             f"classifier.{both[0]}: there is a method of this name. Rename one: both are rows of the tables."
         )
     data = {name: _data(name, values) for name, values in suite.data.items()}
-    runs = expand(path.stem, suite, data)
+    given_runs, where = suite.pretrain, MeasuredIn(path.stem, given, results, keep)
+    suite, budgets = within_budgets(suite, data, where)
+    made = with_sweeps(path.stem, suite, data, Priced(given_runs, partial(table_within, data=data, where=where)))
+    suite = made.suite
+    runs = expand(path.stem, suite, data, made.rows)
     added = (run.method for run in runs if run.method)  # by an analysis: untrained encoders
     rows = list(dict.fromkeys([*suite.method, *suite.classifier, *added]))
     for pair in suite.compare:
@@ -75,19 +101,23 @@ def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows]) -> Load
     for run, times in Counter(run.name for run in runs).items():
         if times > 1:
             raise UserError(f"{run} would be run {times} times: name every seed, and every method of a task, once.")
-    return LoadedSuite(path.stem, suite, tuple(runs), given)
+    studies = [*made.studies, *snapshot_studies(suite, runs)]
+    rows_of_studies = made.rows | study_rows_of(runs)
+    return LoadedSuite(
+        path.stem, suite, tuple(runs), given, {**budgets, **made.budgets}, tuple(studies), rows_of_studies
+    )
 
 
 def _data(name: str, values: dict[str, Any]) -> AnyData:
     """Return the recipe of ``[data.NAME]``; with ``known`` that of a known dataset, and what else is given changes it."""
     if "known" in values:
         known = values["known"]
-        problem = f"data.{name}.known: there is no set {known!r} to train on"
+        problem = f"data.{name}.known: there is no set {known!r} for [data.NAME]"
         if known in list(MEASURED_ON):
             raise UserError(f"{problem}. It is a robustness dataset: name it in the sets of a [robustness.NAME].")
-        if known not in list(TRAINED_ON):
-            raise unknown(problem, known, TRAINED_ON)
-        recipe = TRAINED_ON[known].recipe.model_dump(exclude_defaults=True)
+        if known not in list(CATALOGUE):
+            raise unknown(problem, known, [name for name in CATALOGUE if name not in MEASURED_ON])
+        recipe = CATALOGUE[known].recipe.model_dump(exclude_defaults=True)
         values = {**recipe, **{key: value for key, value in values.items() if key != "known"}}
     source = values.get("source", "folder")
     if source not in list(SOURCES):
@@ -119,3 +149,5 @@ def _override(tables: dict[str, Any], assignment: str) -> None:
             )
         table = inner
     table[parts[-1]] = value
+    if parts[0] == "pretrain" and len(parts) == 3 and parts[-1] in LENGTHS:
+        table.pop(LENGTHS[parts[-1]], None)

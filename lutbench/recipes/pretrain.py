@@ -4,14 +4,17 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
+from lutbench.errors import nearest
+from lutbench.kinds import CONTEXT_LOSSES, FRAMEWORKS
 from lutbench.recipes.base import (
     Batch,
     Betas,
     Border,
     Count,
     CountOrZero,
+    CropScale,
     DataRecipe,
     Depth,
     EncoderRecipe,
@@ -22,12 +25,24 @@ from lutbench.recipes.base import (
     Samples,
     Width,
 )
+from lutbench.recipes.shares import Snapshots
+
+
+def _one_of(known: Mapping[str, str]) -> AfterValidator:
+    """Return what checks that a setting is a name of that table."""
+
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(f"expected one of {', '.join(known)}.{nearest(name, known)}")
+        return name
+
+    return AfterValidator(check)
 
 
 class PretrainRecipe(RunRecipe):
     """One pre-training run. "Paper" is arXiv 2310.13593 as its release and documents give it; "MAE" arXiv 2111.06377."""
 
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     splits: ClassVar[tuple[str, ...]] = ("train",)
     data: DataRecipe
     encoder: EncoderRecipe = EncoderRecipe()
@@ -38,6 +53,8 @@ class PretrainRecipe(RunRecipe):
     resized crop of 20 to 100 % of the area (MAE)."""
     crop_padding: Border = 4
     """Pixels of reflected padding of the simple crop (paper)."""
+    crop_scale: Annotated[CropScale, Later] = Field([0.2, 1.0])
+    """Share of the image's area in the random crop (MAE, section A.1; SimMIM, section 4.1.1: 0.67 to 1)."""
     photometric: bool = True
     """Colour jitter and one of grayscale, solarize and blur on view 2 (paper)."""
     photometrics_on: Annotated[Literal["loader", "device"], Later] = "loader"
@@ -45,7 +62,7 @@ class PretrainRecipe(RunRecipe):
     from the same draws, which is far faster and differs by rounding (our choice)."""
 
     # Masked image modelling
-    framework: Annotated[Literal["mae", "simmim"], Later] = "mae"
+    framework: Annotated[str, _one_of(FRAMEWORKS), Later] = "mae"
     """The masked autoencoder, or SimMIM (arXiv 2111.09886), which encodes mask tokens too."""
     mask_ratio: float = Field(default_factory=lambda given: 0.6 if given["framework"] == "simmim" else 0.75, gt=0, lt=1)
     """Share of the patches that the encoder does not see: 0.75 (MAE, section 3), of SimMIM 0.6 (section 4.1.2)."""
@@ -61,17 +78,26 @@ class PretrainRecipe(RunRecipe):
     # Broader context: the loss on unmasked tokens
     context_weight: NonNegativeFloat = 0.25
     """Weight of the context loss (paper). 0 leaves the second view, the heads and the teacher out: MAE."""
-    context_loss: Literal["cosine", "l2", "smooth_l1"] = "cosine"
-    """2 - 2 cos (paper); mean squared or smooth-L1 distance of the raw outputs (controls, our choice of form)."""
-    context_target: Literal["pooled", "class"] = "pooled"
-    """What the heads read: the mean of the patch tokens (paper) or the class token (control, our choice)."""
+    second_view: Annotated[Literal["needed", "always"], Later] = "needed"
+    """``always``: at weight 0, too, view 2 is loaded and all of the context loss computed, for nothing: MAE with LUT's crop at
+    LUT's cost (control)."""
+    context_loss: Annotated[str, _one_of(CONTEXT_LOSSES)] = "cosine"
+    """2 - 2 cos (paper); mean squared or smooth-L1 distance of the raw outputs (controls, our choice of form); or ``infonce``
+    over the images of one pass, on all processes (control)."""
+    context_temperature: Annotated[PositiveFloat, Later] = 0.2
+    """What InfoNCE divides cosines by (MoCo v3, arXiv 2104.02057: of its ViTs)."""
+    context_target: Literal["pooled", "class", "tokens"] = "pooled"
+    """What the heads read: the mean of the patch tokens (paper), the class token (control, our choice), or ``tokens``: each
+    patch token, which is compared with what the teacher has at the same place of the image (control, our choice of form)."""
     both_directions: bool = True
     """Each sparse view against the teacher's other view (the release's code). False: only sparse view 1
     against whole view 2 (the paper's figure)."""
     teacher_view: Literal["whole", "masked"] = "whole"
     """The teacher sees every patch (paper), or only those that the student sees in that view (control)."""
     momentum: float = Field(0.996, ge=0, le=1)
-    """Teacher momentum at the start, raised to 1 by a half cosine (paper)."""
+    """Teacher momentum at the start (paper). 1 leaves the teacher as it was drawn, 0 makes it the student of the step before."""
+    momentum_schedule: Annotated[Literal["cosine", "fixed"], Later] = "cosine"
+    """Momentum is raised to 1 by a half cosine (paper), or stays (control)."""
     head_depth: Depth = 2
     """Linear layers in projector and predictor (paper)."""
     head_width: Width = 4096
@@ -81,22 +107,29 @@ class PretrainRecipe(RunRecipe):
 
     # Optimisation
     epochs: Count = 1600
+    """Epochs (paper); in a suite file ``budget`` in its place sets it by another run's compute (:mod:`lutbench.recipes.budget`)."""
     warmup_epochs: CountOrZero = 40
     """Epochs of warm-up (paper), which is linear from 0; then a half cosine to ``min_lr``, per step."""
     batch: Batch = 4096
     """Images per optimiser step, over all processes and micro-batches (paper: 8 x 128 x 4)."""
     micro_batch: Batch | None = None
     """Images per forward pass over all processes; the whole batch if not given. BatchNorm in the heads sees this many
-    images, so it affects results wherever they are batch-normalised (paper: 8 x 128 = 1024)."""
+    images, so it affects results wherever they are batch-normalised (paper: 8 x 128 = 1024), and InfoNCE has its negatives
+    among them."""
     base_lr: PositiveFloat = 1.5e-4
     lr_rule: Literal["sqrt", "linear"] = "sqrt"
     """``sqrt``: lr = base_lr * sqrt(batch) / 4 (the release). ``linear``: base_lr * batch / 256 (MAE). Equal at 4096."""
+    lr_schedule: Annotated[Literal["cosine", "step"], Later] = "cosine"
+    """After the warm-up a half cosine (paper), or constant, and a tenth from 7/8 of the run on (SimMIM's release: from epoch 700
+    of 800)."""
     min_lr: NonNegativeFloat = 0.0
-    """Learning rate at the end (paper)."""
+    """Learning rate at the end of the cosine (paper)."""
     weight_decay: NonNegativeFloat = 0.05
     """Decay of parameters with more than one dimension that are not biases (paper)."""
     betas: Betas = Field([0.9, 0.95])
     """Decay rates of AdamW's averages (paper)."""
+    clip_gradient: Annotated[PositiveFloat | None, Later] = None
+    """Greatest norm of all gradients together, to which longer ones are shortened; not at all if not given (paper, MAE)."""
 
     # Runtime: nothing below affects results
     cache: Annotated[bool, Runtime] = False
@@ -109,24 +142,56 @@ class PretrainRecipe(RunRecipe):
     """Optimiser steps between readings of the losses."""
     compile: Annotated[bool, Runtime] = False
     """Compile the student and the teacher (torch.compile)."""
+    snapshots: Annotated[Snapshots, Runtime] = Field([])
+    """Shares of the optimiser steps at which the encoder is kept too; 0 is the initial one."""
+    snapshot_teacher: Annotated[bool, Runtime] = False
+    """Keep the teacher's encoder, where there is one, at these shares as well: what a run keeps, and so its disk, is said in its own table."""
+    knn_every: Annotated[Count | None, Runtime] = None
+    """Epochs between evaluations of the student's encoder by k-NN on the way, and one at the end; none if not given."""
+    knn_images: Annotated[Count, Runtime] = 20_000
+    """Images of either split that these take at most, evenly spaced (our choice: an epoch of ImageNet has 64 times as many)."""
+    knn_neighbours: Annotated[Count, Runtime] = 20
+    """As the task ``knn`` has them."""
 
     @property
     def has_context(self) -> bool:
         """Whether the second loss, and with it view 2, heads and teacher, is there at all."""
-        return self.context_weight > 0
+        return self.context_weight > 0 or self.second_view == "always"
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether what an image does depends on the others of its pass."""
+        return self.has_context and (self.head_norm == "batch" or self.context_loss == "infonce")
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Dotted names of its framework and, if it has one, its context loss."""
+        return FRAMEWORKS[self.framework], *([CONTEXT_LOSSES[self.context_loss]] if self.has_context else [])
 
     @property
     def cache_side(self) -> int | None:
         """Short side of the images in the cache, if it reads from one."""
         return self.encoder.image_size if self.cache else None
 
+    @property
+    def snapshot_exports(self) -> tuple[str, ...]:
+        """What is kept at each share of ``snapshots``, by the names of a run's exports."""
+        return ("encoder", "teacher") if self.snapshot_teacher and self.has_context else ("encoder",)
+
+    @property
+    def knn_epochs(self) -> list[int]:
+        """The epochs after which the encoder is evaluated by k-NN."""
+        return [*range(self.knn_every, self.epochs, self.knn_every), self.epochs] if self.knn_every else []
+
     def samples(self, images: Mapping[str, int]) -> Samples:
-        """Return the training images, once per epoch."""
-        return Samples(self.epochs * images["train"], 0)
+        """Return the training images, once per epoch, and those that are encoded for k-NN on the way."""
+        encoded = sum(min(images[split], self.knn_images) for split in ("train", "val")) if self.knn_every else 0
+        return Samples(self.epochs * images["train"], len(self.knn_epochs) * encoded)
 
     def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
-        """Return how many of those saved every ``save_every`` steps stay."""
-        return kept_checkpoints(images, keep, self.epochs, self.batch, self.save_every)
+        """Return how many of those saved every ``save_every`` steps, and before every evaluation by k-NN, stay."""
+        regular = kept_checkpoints(images, keep, self.epochs, self.batch, self.save_every)
+        return min(keep, regular + len(self.knn_epochs[:-1]))
 
     @property
     def lr(self) -> float:
@@ -144,10 +209,16 @@ class PretrainRecipe(RunRecipe):
             ("decoder_width", "decoder_depth", "decoder_heads") if self.framework == "simmim" else ("mask_unit",)
         ):
             fields.pop(name, None)
-        if not self.photometric:
-            fields.pop("photometrics_on", None)
-        if not (self.has_context and self.head_norm == "batch"):
-            del fields["micro_batch"]  # only a batch norm mixes the images of one pass
+        without_effect = {
+            "photometrics_on": not self.photometric,
+            "crop_scale": self.crop == "simple",
+            "second_view": self.context_weight > 0,
+            "context_temperature": self.context_loss != "infonce",
+            "momentum_schedule": self.momentum == 1,
+            "micro_batch": not self.mixes_images,
+        }
+        for name in (name for name, unused in without_effect.items() if unused):
+            fields.pop(name, None)
         return fields
 
     @model_validator(mode="after")
@@ -161,12 +232,35 @@ class PretrainRecipe(RunRecipe):
             raise ValueError(
                 "cache = true holds resized images, and crop = 'random' cuts from the full ones: set one of them otherwise"
             )
+        if self.knn_every and (self.data.streaming or not self.data.val):
+            found = "data.val is empty" if not self.data.val else "data.streaming = true gives no fixed order"
+            raise ValueError(
+                f"knn_every evaluates on a validation split, among the training images, and {found}: leave knn_every out, or give such a set"
+            )
         if self.has_context and self.head_norm == "batch" and (self.micro_batch or self.batch) < 2:
             raise ValueError(
                 "a pass of one image has no statistics for the heads' batch norm: make batch and micro_batch at least 2, "
                 "or set head_norm to 'layer'"
             )
+        if self.has_context:
+            self._check_context()
         return self
+
+    def _check_context(self) -> None:
+        if self.context_loss == "infonce" and (self.micro_batch or self.batch) < 2:
+            raise ValueError(
+                "context_loss = 'infonce' has no negatives in a pass of one image: make batch and micro_batch at least 2"
+            )
+        if self.context_target == "tokens" and self.teacher_view == "masked":
+            raise ValueError(
+                "context_target = 'tokens' looks places up in all of the teacher's tokens, and teacher_view = 'masked' hides most of "
+                "them: set one of them otherwise"
+            )
+        if self.context_target == "tokens" and self.context_loss == "infonce":
+            raise ValueError(
+                "context_loss = 'infonce' tells images apart, and context_target = 'tokens' compares places of one image: set one of "
+                "them otherwise"
+            )
 
 
 def kept_checkpoints(
@@ -196,10 +290,12 @@ _CONTEXT_FIELDS = (
     "photometric",
     "photometrics_on",
     "context_loss",
+    "context_temperature",
     "context_target",
     "both_directions",
     "teacher_view",
     "momentum",
+    "momentum_schedule",
     "head_depth",
     "head_width",
     "head_norm",

@@ -83,7 +83,62 @@ class SegmentationDataRecipe(DatasetRecipe):
         return self
 
 
-class SegmentationRecipe(DownstreamRecipe):
+class WindowsRecipe(DownstreamRecipe):
+    """How images with masks are seen in evaluation: resized whole, under a window that slides over them."""
+
+    data: SegmentationDataRecipe
+    crop: Pixels = 512
+    """Side of the crops that are trained on, and of the window that slides over test images, in pixels."""
+    stride: Pixels = 341
+    """Pixels between windows (MMSegmentation's released configs, and implus)."""
+    scale: list[Pixels] = Field([2048, 512], min_length=2, max_length=2)
+    """Images are resized, aspect kept, so that the long side is at most the first and the short at most the second."""
+
+    @property
+    def prepared_by(self) -> tuple[str, ...]:
+        """What of its weights' preprocessing it applies: MMSegmentation's pipelines have their own interpolation."""
+        return ("mean", "std")
+
+    @model_validator(mode="after")
+    def _windows_that_cover(self) -> Self:
+        if self.stride > self.crop:
+            raise ValueError(f"stride = {self.stride} would leave gaps between windows of crop = {self.crop}")
+        if self.scale[0] < self.scale[1]:
+            raise ValueError("scale: the long side comes first")
+        return self
+
+
+class CropsRecipe(WindowsRecipe):
+    """What is trained on besides: random crops of images resized at random, in batches that are counted in iterations."""
+
+    ratio: list[PositiveFloat] = Field([0.5, 2.0], min_length=2, max_length=2)
+    """Range of the random resize in training, in multiples of ``scale``."""
+    cat_max_ratio: float = Field(0.75, gt=0, le=1)
+    """A crop is drawn again, up to ten times, where one class covers more than this share of it."""
+    flip: float = Field(0.5, ge=0, le=1)
+    photometric: bool = True
+    """Whether colours are changed in training, by MMSegmentation's PhotoMetricDistortion."""
+    iterations: Count
+    warmup: CountOrZero = 1500
+    """Iterations of linear warm-up, from 1e-6 of the rate."""
+    save_every: Annotated[Count, Runtime] = 2000
+    """Iterations between checkpoints."""
+
+    @model_validator(mode="after")
+    def _crops_that_can_be(self) -> Self:
+        if self.warmup >= self.iterations:
+            raise ValueError(f"warmup = {self.warmup} iterations leave nothing of iterations = {self.iterations}")
+        if self.ratio[0] > self.ratio[1]:
+            raise ValueError("ratio: the smaller comes first")
+        if (least := self.scale[1] * self.ratio[0]) < 4 or self.ratio[1] > 16:
+            raise ValueError(
+                f"scale and ratio: images would be resized to {least:g} pixels on the short side, or to {self.ratio[1]:g} times the scale; "
+                "at least 4 and at most 16 times are possible"
+            )
+        return self
+
+
+class SegmentationRecipe(CropsRecipe):
     """UPerNet on the encoder, by MMSegmentation's Runner.
 
     Defaults are the recipe by which MAE's ViT-B was reproduced at 48.1 mIoU on ADE20K: MMSegmentation's config
@@ -92,24 +147,7 @@ class SegmentationRecipe(DownstreamRecipe):
 
     revision: ClassVar[int] = 1
     kind: Literal["segmentation"] = "segmentation"
-    data: SegmentationDataRecipe
-    crop: Pixels = 512
-    """Side of the crops that are trained on, and of the window that slides over test images, in pixels."""
-    stride: Pixels = 341
-    """Pixels between windows (MMSegmentation's released configs, and implus)."""
-    scale: list[Pixels] = Field([2048, 512], min_length=2, max_length=2)
-    """Images are resized, aspect kept, so that the long side is at most the first and the short at most the second."""
-    ratio: list[PositiveFloat] = Field([0.5, 2.0], min_length=2, max_length=2)
-    """Range of the random resize in training, in multiples of ``scale``."""
-    cat_max_ratio: float = Field(0.75, gt=0, le=1)
-    """A crop is drawn again, up to ten times, where one class covers more than this share of it."""
-    flip: float = Field(0.5, ge=0, le=1)
-    photometric: bool = True
-    """Whether colours are changed in training, by MMSegmentation's PhotoMetricDistortion."""
-
     iterations: Count = 160_000
-    warmup: CountOrZero = 1500
-    """Iterations of linear warm-up, from 1e-6 of the rate."""
     batch: int = Field(16, ge=2, le=2**17)
     """Images per iteration over all processes; BatchNorm in the head needs two."""
     lr: PositiveFloat = 1e-4
@@ -139,13 +177,6 @@ class SegmentationRecipe(DownstreamRecipe):
     No scale is so small that the short side would be less than the crop (BEiT's min_size)."""
     val_every: Annotated[Count | None, Runtime] = None
     """Iterations between evaluations on the way, for the curve; only at the end if not given."""
-    save_every: Annotated[Count, Runtime] = 2000
-    """Iterations between checkpoints."""
-
-    @property
-    def prepared_by(self) -> tuple[str, ...]:
-        """What of its weights' preprocessing it applies: MMSegmentation's pipelines have their own interpolation."""
-        return ("mean", "std")
 
     def affecting_results(self) -> dict[str, Any]:
         """Return the fields that affect results; images were smaller than the crop in multi-scale testing once."""
@@ -164,19 +195,6 @@ class SegmentationRecipe(DownstreamRecipe):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.warmup >= self.iterations:
-            raise ValueError(f"warmup = {self.warmup} iterations leave nothing of iterations = {self.iterations}")
-        if self.stride > self.crop:
-            raise ValueError(f"stride = {self.stride} would leave gaps between windows of crop = {self.crop}")
-        if self.scale[0] < self.scale[1]:
-            raise ValueError("scale: the long side comes first")
-        if self.ratio[0] > self.ratio[1]:
-            raise ValueError("ratio: the smaller comes first")
-        if (least := self.scale[1] * self.ratio[0]) < 4 or self.ratio[1] > 16:
-            raise ValueError(
-                f"scale and ratio: images would be resized to {least:g} pixels on the short side, or to {self.ratio[1]:g} times the scale; "
-                "at least 4 and at most 16 times are possible"
-            )
         if self.blocks is not None and (len(self.blocks) != 4 or sorted(set(self.blocks)) != self.blocks):
             raise ValueError("blocks: expected four, ascending, each once")
         return self

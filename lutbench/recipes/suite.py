@@ -8,16 +8,17 @@ One TOML file holds everything that a reader needs to know what is run::
     [shifted.NAME]     a shifted test set                   and [defaults.TASK-KIND]
     [robustness.NAME]  a task's classifiers on sets     [classifier.NAME]  a row of those that no run made
     [analysis.NAME]    what is measured inside encoders
+    [sweep.NAME]       one of these with several values of a setting, see :mod:`lutbench.recipes.studies`
 
 ``data = "NAME"`` and ``encoder = "NAME"`` refer to those tables. Every task is run for every method (or those it
 lists), for every seed; its classifiers are then measured on every robustness dataset. A method can also be what a run made
 beside its encoder: the teacher of a pre-training (``teacher = true``), or the encoder of a fine-tuned classifier
-(``finetuned = "TASK/METHOD"``). Folders and files are named by the NAMEs.
+(``finetuned = "TASK/METHOD"``); and with ``at`` a task is run for what a pre-training had come to on the way. Folders and files are named by the NAMEs.
 
 ``extends = "small"`` takes everything of another suite and adds or changes tables, see :mod:`lutbench.recipes.suite_files`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Annotated, Any, Literal, Self
@@ -27,7 +28,9 @@ from pydantic import Field, model_validator
 from lutbench.errors import unknown
 from lutbench.kinds import STAGES, Kind
 from lutbench.recipes.base import SEED_BOUND, EncoderRecipe, Name, PreprocessingRecipe, Recipe, RunRecipe
+from lutbench.recipes.equal_compute import Budget
 from lutbench.recipes.robustness import ClassifierTable, RobustnessDatasetRecipe, RobustnessTable
+from lutbench.recipes.shares import At
 
 UNTRAINED = "untrained"
 """What the names of the rows begin with that an analysis adds: encoders of random weights."""
@@ -99,11 +102,17 @@ class TaskTable(Recipe, extra="allow"):
     """A column of the tables. The other keys of its table are those of the task's recipe."""
 
     kind: str
-    """A kind of its stage, such as finetune, linear, knn or segmentation."""
+    """A kind of its stage, such as finetune, linear, knn, logistic or segmentation."""
     title: str = ""
     """Heading of the column; the task's name in the suite file if empty."""
     methods: list[str] | None = None
     """The methods it is run for. If not given all, but a task not for those that a fine-tuning made: it may be that one."""
+    draws: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Of a task with ``shots`` or a ``share`` of the training images, how many draws of them it is run for, the first ``draw = 0``;
+    tables have their mean."""
+    at: At | None = None
+    """Shares of their pre-training, short of its end, at which it is run for methods as well that a run of this suite makes, as rows
+    METHOD-at-SHARE, for a curve. The run has to keep these ``snapshots``; 1, the method itself, is there in any case."""
     published: str = ""
     """The task's name in lutbench/report/published.toml."""
 
@@ -113,6 +122,36 @@ class AnalysisTable(TaskTable):
 
     kind: str = "analysis"
     """The only kind of its stage."""
+
+
+class SweepTable(Recipe, extra="allow"):
+    """``[sweep.NAME]``: a pre-training run or a task with several values of a setting. The other keys of its table are the
+    axes, settings of that run or task with a list of values each; of several axes every combination is run."""
+
+    of: str
+    """``pretrain.NAME``, or the ``downstream.NAME`` or ``analysis.NAME`` of a task."""
+    tasks: list[str] = Field(default_factory=list)
+    """Of a pre-training run, the tasks that every encoder is measured by: ``NAME`` or ``STAGE.NAME``."""
+    methods: list[str] | None = None
+    """Of a task, the methods that it is run for; those of the task if not given."""
+    teacher: bool = False
+    """Of a pre-training run, measure the encoder of the momentum teacher in place of the student's."""
+    title: str = ""
+    """Heading of its section; what is varied, and by what, if empty."""
+    label: str = ""
+    """How tables name what is varied, before the value; as the suite names it if empty."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_axis_has_the_name_of_a_key(cls, values: Any) -> Any:
+        plain = [name for name in cls.model_fields if name not in ("tasks", "methods")]
+        for name in plain:
+            if isinstance(values, dict) and isinstance(values.get(name), list):
+                raise ValueError(
+                    f"{name} = {values[name]!r}: a list, as of a setting to vary, and {name} is one of the sweep's own keys "
+                    f"({', '.join(cls.model_fields)}), each of which has one value. Vary another setting"
+                )
+        return values
 
 
 class Suite(Recipe):
@@ -140,6 +179,35 @@ class Suite(Recipe):
     shifted: dict[Name, RobustnessDatasetRecipe] = Field(default_factory=dict)
     robustness: dict[Name, RobustnessTable] = Field(default_factory=dict)
     analysis: dict[Name, AnalysisTable] = Field(default_factory=dict)
+    sweep: dict[Name, SweepTable] = Field(default_factory=dict)
+
+
+Row = tuple[str, str, str]
+"""Stage, task and method: what the runs of all seeds have in common. Of a pre-training run the method is empty."""
+
+
+@dataclass(frozen=True)
+class StudyPoint:
+    """One value of what a study varies, or one combination of values."""
+
+    values: Mapping[str, Any]
+    """By axis, as the suite file has them: ``{"context_weight": 0.05}``."""
+    rows: Mapping[tuple[str, str], Row]
+    """By column and series the row that was measured. A column is a task as the suite file names it; a series is the method
+    that is varied."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows of a suite that differ in a setting: a section of the tables of its own, with curves."""
+
+    name: str
+    """``sweep.weight``"""
+    title: str
+    axes: tuple[str, ...]
+    points: tuple[StudyPoint, ...]
+    base: int | None
+    """The place of the point that differences are to; None if it is none of them."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +224,8 @@ class PlannedRun:
     recipe: RunRecipe = field(repr=False)
     needs: str | None = None
     """Name of the run whose encoder it starts from, or whose classifier it measures: a pre-training, a fine-tuning or a linear probe."""
+    draw: int = 0
+    """Of a task that is run for several draws of its training images, which of them."""
 
     @property
     def stage(self) -> str:
@@ -163,14 +233,19 @@ class PlannedRun:
         return self.kind.stage
 
     @property
+    def row(self) -> Row:
+        """What it has in common with the runs of other seeds."""
+        return self.stage, self.task, self.method
+
+    @property
     def name(self) -> str:
         """The run's name, unique within the suite."""
-        return run_name(self.stage, self.task, self.method, self.seed)
+        return run_name(self.stage, self.task, self.method, self.seed, self.draw)
 
 
-def run_name(stage: str, task: str, method: str, seed: int) -> str:
-    """Return the name of a run, such as ``pretrain/lut/seed0`` or ``downstream/photos-finetune/lut/seed0``."""
-    return "/".join(part for part in (stage, task, method, f"seed{seed}") if part)
+def run_name(stage: str, task: str, method: str, seed: int, draw: int = 0) -> str:
+    """Return the name of a run, such as ``pretrain/lut/seed0`` or, of another draw than the first, ``downstream/knn/lut/seed0-draw1``."""
+    return "/".join(part for part in (stage, task, method, f"seed{seed}{f'-draw{draw}' if draw else ''}") if part)
 
 
 def name_matches(name: str, pattern: str) -> bool:
@@ -188,6 +263,18 @@ class LoadedSuite:
     runs: tuple[PlannedRun, ...]
     given: str
     """The suite as the command named it, by name or path, with what ``--set`` changed: for messages that say what to run."""
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
+    """Of the pre-training runs whose epochs follow from another's compute, by their names in the suite file."""
+    studies: tuple[Study, ...] = ()
+    """Curves, and tables of differences, beside the main table."""
+    study_rows: frozenset[Row] = frozenset()
+    """The rows that are there for studies alone, and have no place in the tables of methods and in comparisons."""
+
+    @property
+    def studied(self) -> set[str]:
+        """The methods that are there for studies alone."""
+        rows = {run.row for run in self.runs}
+        return {method for *_, method in rows & self.study_rows} - {method for *_, method in rows - self.study_rows}
 
     def run(self, name: str) -> PlannedRun:
         """Return the run of this name."""
@@ -196,7 +283,7 @@ class LoadedSuite:
     def chosen(self, stages: Sequence[str] = (), only: Sequence[str] = (), option: str = "--only") -> list[PlannedRun]:
         """Return the runs of the stages whose name, or consecutive parts of it between slashes, match one of the patterns.
 
-        None, whatever the patterns, if the suite has no runs of these stages. ``option`` is what the patterns were given by,
+        A pattern such as ``sweep.weight`` stands for all runs of that study, those included that they start from. None, whatever the patterns, if the suite has no runs of these stages. ``option`` is what the patterns were given by,
         for messages.
 
         Raises:
@@ -206,9 +293,30 @@ class LoadedSuite:
             if stage not in STAGES:
                 raise unknown(f"--stage {stage}: there is no such stage", stage, STAGES)
         runs = [run for run in self.runs if not stages or run.stage in stages]
+        studied = {study.name: self._runs_of(study) for study in self.studies}
+
+        def matches(run: PlannedRun, pattern: str) -> bool:
+            return run.name in studied.get(pattern, ()) or name_matches(run.name, pattern)
+
         for pattern in only:
-            if runs and not any(name_matches(run.name, pattern) for run in runs):
-                known = sorted({part for run in runs for part in run.name.split("/")})
+            if runs and not any(matches(run, pattern) for run in runs):
+                known = sorted({*studied, *(part for run in runs for part in run.name.split("/"))})
                 of = f" in stage {' or '.join(stages)}" if stages else ""
                 raise unknown(f"{option} {pattern}: no run of suite {self.name}{of} has that name", pattern, known)
-        return [run for run in runs if not only or any(name_matches(run.name, pattern) for pattern in only)]
+        return [run for run in runs if not only or any(matches(run, pattern) for pattern in only)]
+
+    def runs_of_studies(self) -> dict[str, str]:
+        """Return by name of the run the first study of each run that is there for studies alone."""
+        found = dict[str, str]()
+        alone = {run.name for run in self.runs if run.row in self.study_rows}
+        for study in self.studies:
+            found = {**dict.fromkeys(self._runs_of(study) & alone, study.name), **found}
+        return found
+
+    def _runs_of(self, study: Study) -> set[str]:
+        """Return the names of the runs of a study, and of those that they start from."""
+        rows, names = {row for point in study.points for row in point.rows.values()}, set[str]()
+        for run in reversed(self.runs):  # each before the one that it needs
+            if run.row in rows or run.name in names:
+                names |= {run.name, *([run.needs] if run.needs else [])}
+        return names

@@ -3,7 +3,8 @@
 A file with ``extends = "small"`` (a suite that comes with the package, the path of a ``.toml`` relative to the extending
 file, or a list of them) is read as if it had all tables of that suite, and its own put over them:
 
-- A table of the same name is merged setting by setting, as ``--set`` would; a value or a list replaces the base's.
+- A table of the same name is merged setting by setting, as ``--set`` would; a value or a list replaces the base's. The
+  ``budget`` of a pre-training run replaces its ``epochs``, and the other way round.
 - ``title``, ``about`` and ``seeds`` are its own if given. ``compare`` adds pairs to the base's.
 - ``kind`` is the base's, and ``pipeline`` if one of several is. What extends a pipeline is one: its tables have the numbers
   of a pipeline. ``kind = "evidence"`` is refused there, and ``--set kind=evidence`` says it all the same.
@@ -31,6 +32,9 @@ SUITES = Path(str(files("suites")))
 
 LISTS = ("methods", "classifiers")
 """The settings of a table that say which rows it has."""
+
+LENGTHS = {"epochs": "budget", "budget": "epochs"}
+"""The two settings that say how long a pre-training run is: what extends a suite, or ``--set``, gives one in place of the other."""
 
 Setting = tuple[str, str, str]
 """Where a list of rows stands: ``("downstream", "photos", "methods")``."""
@@ -173,6 +177,10 @@ def _extended(given: Any, chain: tuple[Path, ...]) -> list[Path]:
 def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return a suite's tables with those of one that extends it over them."""
     tables = _merged(base, own)
+    for name, given in _section("pretrain", own).items():
+        for length, other in LENGTHS.items() if isinstance(given, dict) else ():
+            if length in given and other not in given:
+                tables["pretrain"][name].pop(other, None)
     pairs = [*_list("compare", base), *_list("compare", own)]
     if pairs and isinstance(own.get("compare", []), list):
         tables["compare"] = [pair for index, pair in enumerate(pairs) if pair not in pairs[:index]]

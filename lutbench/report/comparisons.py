@@ -1,12 +1,14 @@
 """Pairs of methods on the same images: what of a difference could be these images' doing, and what these seeds'."""
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from lutbench.evaluate.outcomes import decimals
 from lutbench.evaluate.statistics import BASIC, RESAMPLES, Comparison, Interval
-from lutbench.report.entries import TableEntry
+from lutbench.report.entries import TableEntry, spread
 from lutbench.report.sections import Section, View, by_task, directed, signed
 
 PAIRED = (
@@ -24,70 +26,100 @@ OVER_SEEDS = (
     "would change, for these runs. There is none where all seeds agree, as of weights that no run of the suite made. For LUT against MAE, and any two ways of training, the interval over seeds is the one "
     "that counts."
 )
+OVER_DRAWS = (
+    "Over draws: the same for one seed and several draws of the training images, from the differences between runs on the same draw. It "
+    "tells what other draws would change. Where there are several seeds, the mean over draws of each is what is compared."
+)
+SEEDS = (
+    "Seeds: how many are for the difference, since theirs has its sign, and how many against it. Runs of one seed begin from the same "
+    "first weights, where these have the same shapes, and are masked alike, so that they make pairs."
+)
 IN_UNIT = "Difference in points, of what is no percentage in the unit beside the metric"
 SPECTRA = (
     "Of what is no mean over images, {}, the percentiles are those of the resamples that the records keep, reflected at the difference "
     "(basic bootstrap); they are fewer, so that p is never as small. Such a difference may lie outside its interval, which makes up "
     "for what few images distort, and the difference does not."
 )
+WHOLE = ("seeds for", "seeds against")
 WAYS = {"paired": ("The same images, right or wrong", PAIRED), "resampled": ("The same images, resampled", RESAMPLED)}
 """Title and legend of pairs by the way in which they are compared."""
+
+
+class Pair(NamedTuple):
+    """Two entries that were measured with the same seeds on the same images, and their comparison."""
+
+    first: TableEntry
+    second: TableEntry
+    compared: Comparison
+    labels: Mapping[str, str]
+    """The first cells of its row, by the heading."""
 
 
 def comparison_sections(view: View) -> list[Section]:
     """Return the suite's pairs of methods on the same images, in a table for each way of comparing that has rows.
 
-    A pair is left out where the two were not run with the same seeds, or not measured on the same images.
+    A pair is left out where the two were not run with the same seeds, or not measured on the same images; and of tasks that a
+    method is run for in a study alone, unless there are no others.
     """
-    rows: dict[str, list[dict[str, str]]] = {way: [] for way in WAYS}
-    shown: dict[str, list[TableEntry]] = {way: [] for way in WAYS}
-    data = []
-    for of_task in by_task(view.entries):
+    pairs: list[Pair] = []
+    studied = view.suite.studied
+    shown = [e for e in view.entries if e.row not in view.suite.study_rows or e.method in studied]
+    for of_task in by_task(shown):
         found = {(entry.method, entry.metric): entry for entry in of_task}
         for first, second in view.suite.config.compare:
             for metric in dict.fromkeys(entry.metric for entry in of_task):
                 one, other = found.get((first, metric)), found.get((second, metric))
                 if one is None or other is None or not on_same_images(one, other):
                     continue
-                compared = compare(one, other, metric)
                 labels = {
                     "task": view.task_title(one),
                     "metric": directed(one),
                     "pair": view.pair_name(of_task, one, other),
                 }
-                rows[compared.way].append(labels | _text(compared, one.unit))
-                shown[compared.way].append(one)
-                data.append(_numbers(view, one, other, compared))
-    sections: list[Section] = []
+                pairs.append(Pair(one, other, compare(one, other, metric), labels))
+    data = pd.DataFrame([_numbers(view, pair) for pair in pairs])
+    data = data.astype(dict.fromkeys(WHOLE, "Int64")) if pairs else data  # absent in some rows, and no floats for that
+    tables = pair_tables(view, pairs)
+    return [
+        Section(title, frame=table, legend=legend, name="comparisons", data=None if place else data)
+        for place, (title, table, legend) in enumerate(tables)
+    ]
+
+
+def pair_tables(view: View, pairs: Iterable[Pair]) -> list[tuple[str, pd.DataFrame, str]]:
+    """Return title, table and legend of the pairs that were compared in each way, those ways left out that none was."""
+    tables, kept = [], list(pairs)
     for way, (title, legend) in WAYS.items():
-        if not rows[way]:
+        of_way = [pair for pair in kept if pair.compared.way == way]
+        if not of_way:
             continue
-        table = pd.DataFrame(rows[way])
+        shown = [pair.first for pair in of_way]
+        table = pd.DataFrame([{**pair.labels, **_text(pair.compared, pair.first.unit)} for pair in of_way])
         table = table.loc[:, (table != "").any()]
-        over_seeds = OVER_SEEDS if "over seeds" in table else NOT_OTHER_RUNS
-        if any(entry.unit != "%" for entry in shown[way]):
+        told = {"over seeds": f"{OVER_SEEDS} {SEEDS}", "over draws": OVER_DRAWS}
+        over_seeds = [text for column, text in told.items() if column in table] or [NOT_OTHER_RUNS]
+        if any(entry.unit != "%" for entry in shown):
             legend = legend.replace("Difference in points", IN_UNIT)
-        reflected = dict.fromkeys(entry.metric.split(", ")[0] for entry in shown[way] if _is_reflected(entry))
+        reflected = dict.fromkeys(entry.metric.split(", ")[0] for entry in shown if _is_reflected(entry))
         spectra = [SPECTRA.format(" and ".join(reflected))] if reflected else []
-        legend = " ".join([legend, *spectra, over_seeds, *view.dataset_notes(shown[way])])
-        both = None if sections else pd.DataFrame(data)
-        sections.append(Section(title, frame=table, legend=legend, name="comparisons", data=both))
-    return sections
+        tables.append((title, table, " ".join([legend, *spectra, *over_seeds, *view.dataset_notes(shown)])))
+    return tables
 
 
 def on_same_images(first: TableEntry, second: TableEntry) -> bool:
-    """Return whether two entries were measured with the same seeds on the same images, of which the outcomes are known."""
+    """Return whether two entries were measured with the same seeds and draws on the same images, of which the outcomes are known."""
     runs = [*first.runs, *second.runs]
-    if not runs or [r.seed for r in first.runs] != [r.seed for r in second.runs]:
+    if not runs or [(r.seed, r.draw) for r in first.runs] != [(r.seed, r.draw) for r in second.runs]:
         return False
     return all(r.outcomes_file for r in runs) and len({r.outcomes.images for r in runs}) == 1
 
 
 def compare(first: TableEntry, second: TableEntry, metric: str) -> Comparison:
-    """Compare two methods by a metric on the same images, seed by seed; see :func:`on_same_images`."""
+    """Compare two methods by a metric on the same images, seed by seed and draw by draw; see :func:`on_same_images`."""
     both: list[list[Any]] = [[r.outcomes for r in entry.runs] for entry in (first, second)]
     compared: Comparison = type(both[0][0]).compare(*both, metric)
-    return compared
+    differences, over = spread(compared.seed_differences, [r.seed for r in first.runs])
+    return replace(compared, seed_differences=tuple(differences), over=over)
 
 
 def points(difference: float, interval: Interval, unit: str = "%") -> str:
@@ -125,24 +157,35 @@ def _text(compared: Comparison, unit: str) -> dict[str, str]:
     first_only, second_only = _only(compared)
     return {
         "difference": points(compared.difference, compared.interval, unit),
-        "over seeds": interval_points(compared.seed_interval, unit),
+        **{f"over {of}": interval_points(compared.seed_interval, unit) if compared.over == of else "" for of in ("seeds", "draws")},
+        "seeds": "" if compared.seeds_for_and_against is None else "{} : {}".format(*compared.seeds_for_and_against),
         "only 1st": first_only, "only 2nd": second_only, "p": f"{compared.p:.2g}", "images": str(compared.images),
     }  # fmt: skip
 
 
-def _numbers(view: View, first: TableEntry, second: TableEntry, compared: Comparison) -> dict[str, Any]:
-    """Return a row for programs, differences in points or the metric's unit: of more digits than here every version of SciPy has its own."""
-    (low, high), (first_only, second_only) = compared.seed_interval or (None, None), _only(compared)
+def difference_numbers(compared: Comparison, unit: str) -> dict[str, Any]:
+    """Return a comparison for programs, in points or the metric's unit: of more digits than here every version of SciPy has its own."""
+    ends: tuple[float | None, float | None] = compared.seed_interval or (None, None)
+    of_draws = dict(zip(("low over draws", "high over draws"), ends, strict=True)) if compared.over == "draws" else {}
+    (low, high), (first_only, second_only) = (None, None) if of_draws else ends, _only(compared)
+    seeds_for, seeds_against = compared.seeds_for_and_against or (None, None)
     shares = {
         "difference": compared.difference, "low": compared.interval.low, "high": compared.interval.high,
-        "low over seeds": low, "high over seeds": high,
+        "low over seeds": low, "high over seeds": high, **of_draws,
     }  # fmt: skip
     return {
+        **{name: None if share is None else _rounded(share, unit) for name, share in shares.items()},
+        "seeds": len(compared.seed_differences), "seeds for": seeds_for, "seeds against": seeds_against,
+        "only first": first_only, "only second": second_only, "p": float(f"{compared.p:.6g}"), "images": compared.images,
+    }  # fmt: skip
+
+
+def _numbers(view: View, pair: Pair) -> dict[str, Any]:
+    """Return a row for programs."""
+    first, second = pair.first, pair.second
+    return {
         "suite": view.suite.name, "task": first.task, "metric": first.metric, "first": first.method, "second": second.method,
-        **{name: None if share is None else _rounded(share, first.unit) for name, share in shares.items()},
-        "seeds": len(compared.seed_differences), "only first": first_only, "only second": second_only,
-        "p": float(f"{compared.p:.6g}"), "images": compared.images,
-        "note": " ".join(view.notes_of(first)),
+        **difference_numbers(pair.compared, first.unit), "note": " ".join(view.notes_of(first)),
     }  # fmt: skip
 
 

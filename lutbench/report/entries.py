@@ -7,6 +7,7 @@ Published values come from ``published.toml``, for the encoder of the same name.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from lutbench.report.published import Published, PublishedValue, load_published
 STUDENT = "Student's t"
 """Name of the interval of a mean over seeds."""
 
+OF_DRAWS = "Student's t, draws"
+"""Name of the interval of a mean over draws of the training images, of one seed."""
+
 
 @dataclass(frozen=True)
 class TableEntry:
@@ -36,16 +40,18 @@ class TableEntry:
     """Its name in the suite file, or that of a classifier."""
     encoder: str
     planned: int
-    """Seeds in the suite file."""
+    """Runs that the suite file asks for: a seed each, and a draw each of what has several."""
     metric: str = ""
     """Empty where nothing tells it: without a record or a published value."""
     measured: Measurement | None = None
-    """The mean over seeds."""
+    """The mean over seeds, of a task of several draws that of their means."""
     runs: tuple[Record, ...] = ()
-    """The records that it is the mean of, one per seed."""
+    """The records that it is the mean of, one per seed and draw."""
     stale: tuple[str, ...] = ()
     """The runs whose records are present and do not count, each with the reason."""
     published: PublishedValue | None = None
+    draws: int = 1
+    """Draws of the training images that the suite file asks for, with each seed."""
 
     @property
     def row(self) -> tuple[str, str, str]:
@@ -103,28 +109,44 @@ def method_order(suite: LoadedSuite, methods: Iterable[str]) -> list[str]:
     return sorted(methods, key=lambda method: known.index(method) if method in known else len(known))
 
 
-def over_runs(measured: Sequence[Measurement]) -> Measurement:
+def over_runs(measured: Sequence[Measurement], seeds: Sequence[int] | None = None) -> Measurement:
     """Return the mean of one metric over seeds, with Student's interval; of one seed its own, with that over images.
 
-    So too where every seed gave the same number, as of weights that no seed has made: the spread of that says nothing.
+    So too where every seed gave the same number, as of weights that no seed has made: the spread of that says nothing. ``seeds`` are
+    those of the measurements, each its own if not given: what has the same is of several draws of the training images, whose mean
+    counts as one. Where that is the same for all seeds, or there is one, the interval is over draws.
     """
-    values = [m.value for m in measured]
-    if len(set(values)) == 1:
+    values, over = spread([m.value for m in measured], seeds or range(len(measured)))
+    if len(values) == 1:
         return measured[0]
     low, high = over_seeds(values)
-    mean = {"value": float(np.mean(values)), "low": low, "high": high, "interval": STUDENT}
+    mean = {
+        "value": float(np.mean(values)), "low": low, "high": high, "interval": STUDENT if over == "seeds" else OF_DRAWS,
+    }  # fmt: skip
     return measured[0].model_copy(update=mean)
+
+
+def spread(values: Sequence[float], seeds: Sequence[int]) -> tuple[list[float], Literal["seeds", "draws"]]:
+    """Return the means of the ``values`` of each seed or, where that is one number, the values of the first seed's draws.
+
+    One value alone where those agree too.
+    """
+    of_seed: dict[int, list[float]] = {}
+    for value, seed in zip(values, seeds, strict=True):
+        of_seed.setdefault(seed, []).append(value)
+    means, draws = [float(np.mean(of)) for of in of_seed.values()], next(iter(of_seed.values()))
+    if len(set(means)) > 1:
+        return means, "seeds"
+    return (draws, "draws") if len(set(draws)) > 1 else (draws[:1], "seeds")
 
 
 def _of_task(
     suite: LoadedSuite, rows: Mapping[str, Sequence[PlannedRun]], records: Mapping[str, Record], published: Published
 ) -> Iterator[TableEntry]:
-    """Yield the entries of one task from its runs by method, one per seed."""
+    """Yield the entries of one task from its runs by method, one per seed and draw."""
     rows = {method: rows[method] for method in method_order(suite, rows)}
     first = next(iter(rows.values()))[0]
-    reasons = {
-        run.name: _outdated(suite, run, records) for runs in rows.values() for run in runs if run.name in records
-    }
+    reasons = {run.name: outdated(suite, run, records) for runs in rows.values() for run in runs if run.name in records}
     current = {method: [run for run in runs if reasons.get(run.name) == ""] for method, runs in rows.items()}
     printed = {method: _printed(records[runs[0].name], first.recipe) for method, runs in current.items() if runs}
     metrics = list(dict.fromkeys(metric for of_method in printed.values() for metric in of_method))
@@ -149,10 +171,11 @@ def _of_task(
                 encoder,
                 len(runs),
                 metric,
-                over_runs([measured for _, measured in found]) if found else None,
+                over_runs([measured for _, measured in found], [record.seed for record, _ in found]) if found else None,
                 tuple(record for record, _ in found),
                 tuple(f"`{run.name}` stale: {reasons[run.name]}" for run in runs if reasons.get(run.name)),
                 _published_value(suite, method, published_tasks.get(metric, ""), runs[0], published),
+                len({run.draw for run in runs}),
             )
 
 
@@ -172,7 +195,7 @@ def _measured(record: Record, metric: str, recipe: RunRecipe) -> Measurement | N
     return found
 
 
-def _outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record]) -> str:
+def outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record]) -> str:
     """Return why the record of a run is not that of the suite file's settings, performed by this code; empty if it is."""
     record, part = records[run.name], run.kind.starts_from
     changed = changes(
@@ -185,7 +208,7 @@ def _outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record]
         return f"its {part}'s run, {run.needs}, has no record in these results; `--only {run.needs}` makes it or brings it back"
     if (record.identity_inputs.get(part) or {}).get("run") != records[run.needs].identity:
         return f"its {part} is not that of the record of {run.needs}"
-    reason = _outdated(suite, suite.run(run.needs), records)
+    reason = outdated(suite, suite.run(run.needs), records)
     return f"{run.needs}: {reason}" if reason else ""
 
 

@@ -99,24 +99,25 @@ def unlike_defaults(record: Record) -> dict[str, tuple[Any, Any]]:
     return {name: pair for name, pair in differing.items() if name not in ("data", "encoder", "set", "classifier")}
 
 
-def load_suites(names: Sequence[str], given: Sequence[str]) -> dict[str, Suite]:
+def load_suites(names: Sequence[str], given: Sequence[str], results: Path) -> dict[str, Suite]:
     """Return suites by name: of the files ``given``, of this suite's own, or ``NAME.toml`` in the folder that the command is given in.
 
     Raises:
         UserError: if one is none of them, or its file is not well-formed.
     """
-    found = {suite.name: suite.config for suite in map(load_suite, given)}
+    loaded = [load_suite(suite, results=results) for suite in given]
+    found = {suite.name: suite.config for suite in loaded}
     for name in names:
         if name not in found:
             try:
-                found[name] = load_suite(name).config
+                found[name] = load_suite(name, results=results).config
             except UserError:
                 if not Path(f"{name}.toml").is_file():
                     raise UserError(
                         f"There are records of suite {name!r}, and a model card has to say whether the suite is evidence or tries the "
                         f"pipeline. Its file is not here: give it, --suite PATH/{name}.toml. Records are of {listed(names)}."
                     ) from None
-                found[name] = load_suite(f"{name}.toml").config
+                found[name] = load_suite(f"{name}.toml", results=results).config
     return {name: found[name] for name in names}
 
 

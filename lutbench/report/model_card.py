@@ -23,7 +23,12 @@ TASKS = {
     "finetune": ("image-classification", "fine-tuning"),
     "linear": ("image-classification", "linear probe"),
     "knn": ("image-classification", "k-NN"),
+    "attentive": ("image-classification", "attentive probe"),
     "segmentation": ("image-segmentation", "segmentation"),
+    "segmentation-linear": ("image-segmentation", "segmentation, linear probe"),
+    "segmentation-knn": ("image-segmentation", "segmentation, k-NN"),
+    "retrieval": ("image-feature-extraction", "retrieval"),
+    "instance-retrieval": ("image-feature-extraction", "retrieval of instances"),
     "robustness": ("image-classification", "robustness"),
 }
 """The Hub's name of what a kind of run does, and the field's."""
@@ -129,8 +134,11 @@ def _method(evidence: Evidence) -> str:
         return ""
     recipe = recipe_of(record)
     assert isinstance(recipe, PretrainRecipe)
-    weight = f"LUT (masked autoencoder with a broader-context loss of weight {recipe.context_weight:g})"
-    return weight if recipe.has_context else "a masked autoencoder (MAE), without the broader-context loss of LUT"
+    framework = {"mae": "masked autoencoder", "simmim": "SimMIM"}.get(recipe.framework, recipe.framework)
+    if recipe.context_weight:
+        return f"LUT ({framework} with a broader-context loss of weight {recipe.context_weight:g})"
+    alone = "a masked autoencoder (MAE)" if recipe.framework == "mae" else framework
+    return f"{alone}, without the broader-context loss of LUT"
 
 
 def _pretraining(evidence: Evidence) -> Record | None:
@@ -155,7 +163,7 @@ def _printed(record: Record) -> list[Measurement]:
 def _results(measured: Measured) -> pd.DataFrame:
     rows = [
         {
-            "task": TASKS.get(record.kind.name, ("", record.kind.name))[1],
+            "task": _task_name(record),
             "data": recipe_of(record).dataset.label,
             "metric": m.metric,
             "value": f"{m.value:.{m.decimals}f} {m.unit}".strip(),
@@ -167,6 +175,12 @@ def _results(measured: Measured) -> pd.DataFrame:
         for m in found
     ]
     return pd.DataFrame(rows)
+
+
+def _task_name(record: Record) -> str:
+    """Return the field's name of what a run does, with the part of the training images that it was trained on, if it was."""
+    name, subset = TASKS.get(record.kind.name, ("", record.kind.name))[1], recipe_of(record).training_subset
+    return f"{name} ({subset})" if subset else name
 
 
 def _results_legend(measured: Measured, seed: int) -> str:
@@ -267,7 +281,8 @@ def _eval_results(record: Record, measured: Sequence[Measurement]) -> Iterator[E
 
     The index puts results of one task and dataset together, so how they came about is in the name of the metric.
     """
-    dataset, (task, name) = recipe_of(record).dataset, TASKS.get(record.kind.name, ("other", record.kind.name))
+    dataset, name = recipe_of(record).dataset, _task_name(record)
+    task = TASKS.get(record.kind.name, ("other", ""))[0]
     for m in measured:
         yield EvalResult(
             task_type=task,

@@ -127,7 +127,7 @@ def agreement_frame(agreements: Iterable[Agreement]) -> pd.DataFrame:
             {
                 "task": f"{one.own.stage}/{one.own.task}",
                 "metric": one.measured.metric,
-                "run": "/".join(filter(None, (one.own.method, f"seed{one.own.seed}"))),
+                "run": "/".join(filter(None, (one.own.method, one.own.run.rpartition("/")[2]))),
                 "yours": own,
                 "reference": reference,
                 "difference": points(compared.difference, compared.interval, unit) if compared else plain,

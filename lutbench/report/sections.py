@@ -108,8 +108,13 @@ class View:
         return any(entry.runs or entry.stale for entry in self.entries)
 
     def of_kind(self, name: str) -> list[TableEntry]:
-        """Return the entries of a kind of run."""
-        return [entry for entry in self.entries if entry.kind.name == name]
+        """Return the entries of a kind of run, without the rows that are there for studies alone."""
+        return [entry for entry in self.of_methods if entry.kind.name == name]
+
+    @property
+    def of_methods(self) -> list[TableEntry]:
+        """The entries of the tables of methods: without the rows that are there for studies alone."""
+        return [entry for entry in self.entries if entry.row not in self.suite.study_rows]
 
     def task_title(self, entry: TableEntry) -> str:
         """Return how tables name a task; a dataset of a table with the table's title, where the suite has several."""
@@ -118,7 +123,7 @@ class View:
         title: str = getattr(tables[table], "title", "") or table
         if table == entry.task:
             return title
-        _, _, *probe = entry.task.split("/")  # of robustness, see lutbench.recipes.expand.PROBES
+        _, _, *probe = entry.task.split("/")  # of robustness, see lutbench.recipes.classifier_rows.PROBES
         dataset = ", ".join([self._dataset(entry).label, *(name.replace("-", " ") for name in probe)])
         return dataset if len(tables) == 1 else f"{title}, {dataset}"
 
@@ -129,7 +134,9 @@ class View:
 
     def colour(self, method: str) -> str:
         """Return the colour that a method or a classifier has in all figures of the suite; a grey for an untrained encoder."""
+        studied = self.suite.studied
         rows = [*self.suite.config.method, *self.suite.config.classifier]
+        rows = sorted(rows, key=lambda row: row in studied)  # what a study adds changes no other row's colour
         added = list(dict.fromkeys(run.method for run in self.suite.runs if run.method not in rows and run.method))
         among, colours = (rows, PALETTE) if method in rows else (added, GREYS)
         return colours[among.index(method) % len(colours)]

@@ -12,16 +12,23 @@ from lutbench.kinds import KINDS
 from lutbench.progress import console
 from lutbench.report.calibration_table import calibration_sections
 from lutbench.report.comparisons import comparison_sections
+from lutbench.report.compute_table import compute_section
 from lutbench.report.figures import write_figure
 from lutbench.report.render import csv, latex, markdown, terminal
 from lutbench.report.sections import Section, View
+from lutbench.report.studies import study_sections
 from lutbench.report.values import footnotes, source_lines, value_legend, value_table, wide_section
 from lutbench.sources import differing
 
 FILES = {"main.md"} | {
-    f"{name}.{end}" for name in ("main", "wide", "calibration", "comparisons", *KINDS) for end in ("csv", "tex")
+    f"{name}.{end}"
+    for name in ("main", "wide", "calibration", "comparisons", "compute", *KINDS)
+    for end in ("csv", "tex")
 }
-"""All that a suite's folder of tables may hold; other files in it are nobody's business."""
+"""What a suite's folder of tables may hold, with the files of studies; other files in it are nobody's business."""
+
+STUDIES = tuple(f"{kind}-*.{end}" for kind in ("sweep", "at") for end in ("csv", "tex"))
+"""The files of studies, whatever they are named, such as ``sweep-weight.csv``."""
 
 OTHER_CODE = "Made by other code"
 
@@ -30,7 +37,7 @@ def all_sections(view: View) -> list[Section]:
     """Return what a suite has to say; the first section is its title. Empty ones are left out."""
     config, reports = view.suite.config, {run.kind.name: run.kind.report for run in view.suite.runs}
     apart = {name for name, report in reports.items() if getattr(report, "OWN_ROWS", False)}
-    main = [entry for entry in view.entries if entry.kind.name not in apart]
+    main = [entry for entry in view.of_methods if entry.kind.name not in apart]
     runs, stale = footnotes(view)
     links = {record.run: f"../../records/{record.suite}/{record.run}.json" for record in view.records.values()}
     sections = [
@@ -39,8 +46,10 @@ def all_sections(view: View) -> list[Section]:
         Section(frame=value_table(view, main), legend=value_legend(view, main), name="main", data=_tidy(view)),
         wide_section(view, main),
         *(section for report in dict.fromkeys(reports.values()) if report for section in report.sections(view)),
+        *study_sections(view),
         *calibration_sections(view),
         *comparison_sections(view),
+        compute_section(view),
         Section("Runs", legend="\n".join(runs), links=links, files_only=True),
         Section("Stale records", legend="\n".join(stale)),
         Section(OTHER_CODE, legend=other_code(view)),
@@ -109,11 +118,16 @@ def write_tables(view: View, sections: Sequence[Section], results_dir: Path) -> 
     for name, text in texts.items():
         with whole_file(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
-    for name in FILES - set(texts):
+    for name in _files(folder) - set(texts):
         (folder / name).unlink(missing_ok=True)
     for section in sections:
         for drawing in section.figures:
             write_figure(_figures(view, results_dir) / drawing.name, drawing.draw())
+
+
+def _files(folder: Path) -> set[str]:
+    """Return what a suite's folder of tables may hold of ours: of studies what is there, also of those that the suite had once."""
+    return FILES | {path.name for pattern in STUDIES for path in folder.glob(pattern)}
 
 
 def check_tables(view: View, sections: Sequence[Section], results_dir: Path) -> list[str]:
@@ -124,7 +138,9 @@ def check_tables(view: View, sections: Sequence[Section], results_dir: Path) -> 
     """
     folder = results_dir / "tables" / view.suite.name
     expected = build_tables(view, [section for section in sections if section.title != OTHER_CODE])
-    present = {name: (folder / name).read_text(encoding="utf-8") for name in FILES if (folder / name).is_file()}
+    present = {
+        name: (folder / name).read_text(encoding="utf-8") for name in _files(folder) if (folder / name).is_file()
+    }
     differences = []
     for name in sorted({*expected, *present}):
         old, new = present.get(name, ""), expected.get(name, "")
@@ -164,7 +180,7 @@ def _tidy(view: View) -> pd.DataFrame:
                 "suite": view.suite.name, "task": entry.task, "method": entry.method, "encoder": entry.encoder,
                 "metric": entry.metric, **dict.fromkeys(("value", "low", "high")),
                 **(entry.measured.model_dump(include={"value", "low", "high"}) if entry.measured else {}),
-                "seeds": len(entry.runs), "published": entry.published.value if entry.published else None,
+                "seeds": len({r.seed for r in entry.runs}), **({"draws": str(entry.draws)} if entry.draws > 1 else {}), "published": entry.published.value if entry.published else None,
                 "published in": entry.published.source if entry.published else "",
                 "published protocol": entry.published.protocol if entry.published else "",
                 "published recipe": (entry.published.other_recipe or "the run's") if entry.published else "",

@@ -7,8 +7,8 @@ from string import ascii_lowercase
 import pandas as pd
 
 from lutbench.evaluate.outcomes import Measurement, decimals
-from lutbench.evaluate.statistics import BASIC, BOOTSTRAP, RESAMPLES
-from lutbench.report.entries import STUDENT, TableEntry, method_order
+from lutbench.evaluate.statistics import BASIC, BOOTSTRAP, QUERIES, RESAMPLES
+from lutbench.report.entries import OF_DRAWS, STUDENT, TableEntry, method_order
 from lutbench.report.published import NOT_KNOWN, PublishedValue
 from lutbench.report.sections import Section, View, directed, signed
 
@@ -17,8 +17,10 @@ INTERVALS = {
     "Newcombe": "Newcombe's over images",
     "Bonett-Price": "Bonett and Price's over images",
     BOOTSTRAP: f"percentiles of {RESAMPLES} resamples of the images",
+    QUERIES: f"percentiles of {RESAMPLES} resamples of the queries",
     BASIC: "percentiles of resamples of the images, reflected at the value",
     STUDENT: f"{STUDENT} over seeds",
+    OF_DRAWS: f"{STUDENT} over draws of the training images",
 }
 """How legends name the methods of intervals, in their order."""
 
@@ -43,7 +45,6 @@ def value_table(view: View, shown: Sequence[TableEntry]) -> pd.DataFrame:
         measured, published = entry.measured, entry.published
         digits = measured.decimals if measured else 0
         ends = measured and measured.low is not None and f"{measured.low:.{digits}f} to {measured.high:.{digits}f}"
-        seeds = f"{len(entry.runs)} of {entry.planned}" if len(entry.runs) < entry.planned else str(entry.planned)
         rows.append(
             {
                 "task": view.task_title(entry),
@@ -52,7 +53,7 @@ def value_table(view: View, shown: Sequence[TableEntry]) -> pd.DataFrame:
                 "metric": entry.metric,
                 "measured": f"{measured.value:.{digits}f}" if measured else "stale" if entry.stale else "",
                 "95 % interval": ends or "",
-                "seeds": seeds if entry.runs else "",
+                "seeds": seeds_text(entry) if entry.runs else "",
                 "published": f"{published.value:.1f} {_source_mark(published, marks)}" if published else "",
                 "difference": signed(difference) if (difference := entry.difference) is not None else "",
                 "runs": f"[{numbers[entry.row]}]" if entry.runs or entry.stale else "",
@@ -60,6 +61,18 @@ def value_table(view: View, shown: Sequence[TableEntry]) -> pd.DataFrame:
         )
     without = [] if any(entry.published for entry in shown) else ["published", "difference"]
     return pd.DataFrame(rows).drop(columns=without, errors="ignore")
+
+
+def seeds_text(entry: TableEntry) -> str:
+    """Return ``3``, ``2 of 3`` seeds, ``3 x 5 draws``, or ``7 of 15 runs`` of such."""
+    if entry.draws > 1:
+        whole = len(entry.runs) == entry.planned
+        return (
+            f"{entry.planned // entry.draws} x {entry.draws} draws"
+            if whole
+            else f"{len(entry.runs)} of {entry.planned} runs"
+        )
+    return f"{len(entry.runs)} of {entry.planned}" if len(entry.runs) < entry.planned else str(entry.planned)
 
 
 def value_legend(view: View, shown: Sequence[TableEntry]) -> str:
@@ -92,10 +105,12 @@ def interval_legend(measured: Iterable[Measurement | None]) -> str:
     for m in measured:
         if m and m.interval:
             metrics.setdefault(m.interval, {})[m.metric.split(", ")[0]] = None
-    seeds = INTERVALS[STUDENT] if metrics.pop(STUDENT) else ""
+    seeds, draws = (INTERVALS[name] if metrics.pop(name) else "" for name in (STUDENT, OF_DRAWS))
     found = {INTERVALS.get(name, name): f" ({', '.join(of)})" for name, of in metrics.items() if of}
     images = " and ".join(name + (of if len(found) > 1 else "") for name, of in found.items())
-    return f"{images} for one seed or seeds that agree, {seeds} for more" if images and seeds else images + seeds
+    cases = {images: "for one seed or seeds that agree", seeds: "for more", draws: "for several draws"}
+    told = {text: case for text, case in cases.items() if text}
+    return ", ".join(told if len(told) == 1 else (f"{text} {case}" for text, case in told.items()))
 
 
 def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
@@ -122,7 +137,7 @@ def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
     marks = {
         (row_index, column_index): rank
         for column_index, column in enumerate(columns, 2)
-        for row_index, rank in _ranks({i: row[column] for i, row in enumerate(rows.values()) if column in row}).items()
+        for row_index, rank in ranks({i: row[column] for i, row in enumerate(rows.values()) if column in row}).items()
     }
     intervals = interval_legend(entry.measured for entry in measured)
     half_width = [f"± is half the width of the 95 % interval: {intervals}."] if intervals else []
@@ -193,11 +208,14 @@ def _with_half_width(entry: TableEntry | None) -> str:
     return f"{m.value:.{m.decimals}f}{half}"
 
 
-def _ranks(column: Mapping[int, TableEntry]) -> dict[int, int]:
-    """Return by row 1 for the best and 2 for the second of the entries that compete; ties, as printed, share a rank."""
+def ranks(column: Mapping[int, TableEntry], groups: Mapping[int, str] | None = None) -> dict[int, int]:
+    """Return by row 1 for the best and 2 for the second of the entries that compete; ties, as printed, share a rank.
+
+    Those of one group compete, which are those of one encoder if not given.
+    """
     competing = {row: entry for row, entry in column.items() if entry.unit == "%"}
     values = pd.Series({row: round(entry.measured.value, 1) for row, entry in competing.items() if entry.measured})
-    of_encoder = values.groupby([entry.encoder for entry in competing.values()])
-    ranks = of_encoder.rank("dense", ascending=any(entry.is_lower_better for entry in competing.values()))
-    sizes = of_encoder.transform("size")
-    return {row: int(rank) for row, rank, n in zip(competing, ranks, sizes, strict=True) if rank <= 2 and n > 1}
+    of_group = values.groupby([groups[row] if groups else entry.encoder for row, entry in competing.items()])
+    places = of_group.rank("dense", ascending=any(entry.is_lower_better for entry in competing.values()))
+    sizes = of_group.transform("size")
+    return {row: int(rank) for row, rank, n in zip(competing, places, sizes, strict=True) if rank <= 2 and n > 1}

@@ -136,14 +136,18 @@ class TrainingLogger:
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Stop the run at once if a signal comes, or came already: of an evaluation on the way nothing has to be saved."""
-        self._at_once = True
+        """Stop the run at once if a signal comes, or came already: of an evaluation on the way nothing has to be saved.
+
+        The time that it takes is none of the training's.
+        """
+        self._at_once, began = True, time.monotonic()
         try:
             if self._signalled:
                 raise Interrupted(self._signalled)
             yield
         finally:
             self._at_once = False
+            self._last += time.monotonic() - began
 
     def log(self, step: int, **scalars: float) -> None:
         """Write scalars to TensorBoard."""

@@ -6,8 +6,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 
 @lru_cache(maxsize=1)
@@ -32,6 +33,20 @@ def greatest(number: int) -> int:
 def _cpu_group() -> Any:
     """Return the group of all processes over gloo; the first call is made by all of them at once."""
     return torch.distributed.new_group(backend="gloo")
+
+
+def gathered(rows: Tensor) -> tuple[Tensor, int]:
+    """Return the ``rows`` (R, ...) of all processes, which have as many each, in order of rank, and the place of this one's first.
+
+    No gradient goes through it. With one process, and on the meta device, they are the rows themselves.
+    """
+    rows = rows.detach()
+    together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if not together or rows.is_meta:
+        return rows, 0
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts), dist.get_rank() * len(rows)
 
 
 def precision_of(setting: str) -> str:

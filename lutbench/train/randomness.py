@@ -36,6 +36,10 @@ class RngStream(IntEnum):
     """Patches of one pictured image that are masked: (PICTURE, patches, place among the images)."""
     VIEW = 10
     """The second view of one image of an analysis: (VIEW, index)."""
+    HELD_OUT = 12
+    """Which training images of each class a setting is chosen on: (HELD_OUT, seed)."""
+    SUBSET = 11
+    """The images of a class that few shots are: (SUBSET, draw, class)."""
 
 
 def generator(*key: int) -> np.random.Generator:

@@ -15,6 +15,13 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float, floor: float 
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
+def stepped_rate(step: int, steps: int, warmup: int, peak: float) -> float:
+    """Linear from 0 over ``warmup`` steps, then ``peak``, and a tenth of it in the last eighth of the run (SimMIM's release)."""
+    if step < warmup:
+        return peak * step / warmup
+    return peak if step < 7 * steps / 8 else peak / 10
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group its rate: ``lr`` times the group's ``lr_scale`` (layer decay), where it has one."""
     for group in optimizer.param_groups:

@@ -1,0 +1,148 @@
+"""Attentive probe: one query attends to the patch tokens of a frozen encoder, trained by AdamW (V-JEPA, arXiv 2404.08471).
+
+It measures what mean and class token leave out: encoders that were never trained to put a summary into one vector, such as MAE's,
+gain most by it.
+"""
+
+import time
+from functools import partial
+
+import torch
+from timm.optim._param_groups import param_groups_weight_decay
+from torch.nn import functional
+
+from downstream import stage
+from downstream.attentive_pool import AttentiveClassifier, attentive_head, heads_of, same_on_all_processes
+from downstream.augment import linear_transform
+from downstream.cost import attentive_probe as cost
+from downstream.frozen import encoded_batches, frozen_encoder, remembered_batches, schedule_of
+from downstream.stage import check_classification, sample
+from lutbench.data.images import ImageDataset
+from lutbench.errors import UserError
+from lutbench.evaluate.features import Features, features_of, kept_splits
+from lutbench.evaluate.inference import evaluate, labels_of
+from lutbench.files import gigabytes
+from lutbench.models.tokens import patch_tokens, token_shape
+from lutbench.models.weights import save_weights
+from lutbench.recipes.attentive import AttentiveRecipe
+from lutbench.run import Run, row_named
+from lutbench.train.batches import stream
+from lutbench.train.logger import TrainingLogger
+from lutbench.train.processes import accelerator, autocast
+from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
+
+__all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
+
+HELD = 4 * 10**9
+"""Bytes of tokens that a process holds at most, where they are encoded once; while they are put in order three times as many (our
+choice: 6,600 images of a ViT-B/16 at 224)."""
+
+
+def check(run: Run[AttentiveRecipe]) -> None:
+    """Find what would stop a run before any compute is spent.
+
+    Raises:
+        UserError: see :func:`check_classification` and :func:`check_weights`; also if tokens that are encoded once are more than memory
+            is taken for, or the batch does not divide over the processes.
+    """
+    check_weights(run)
+    check_classification(run)
+    recipe, images = run.recipe, len(run.dataset("train"))
+    schedule_of(recipe, images, run.seed)
+    tokens, width = token_shape(recipe.encoder.architecture, recipe.side)
+    if not recipe.fresh_crops and (size := 4 * images * tokens * width) > HELD:
+        raise UserError(
+            f"fresh_crops = false: the tokens of {images:,} images, {tokens} of {width} numbers each, are {gigabytes(size)}, and at most "
+            f"{gigabytes(HELD)} of them are held in memory. Set fresh_crops = true, or train on fewer images (shots, share)."
+        )
+
+
+def check_weights(run: Run[AttentiveRecipe]) -> None:
+    """Check that the encoder has patch tokens whose width the heads divide, and its weights, see :func:`stage.check_weights`."""
+    stage.check_weights(run)
+    recipe = run.recipe
+    with row_named(run):
+        heads_of(recipe, token_shape(recipe.encoder.architecture, recipe.side)[1])
+
+
+def perform(run: Run[AttentiveRecipe]) -> None:
+    """Train query, block and linear layer on the tokens of the run's frozen encoder, and evaluate them.
+
+    Every process trains the same probe on the whole batch of tokens: only encoding is spread, as of the linear probe. Leaves
+    ``attentive.safetensors`` in the run's folder and the record.
+
+    Raises:
+        UserError: if the encoder's weights do not fit, a loss, a weight or a token is not finite, nothing moved, an image cannot be
+            decoded, or the disk is full.
+    """
+    recipe, processes, prepared = run.recipe, accelerator(), run.preprocessing
+    images: ImageDataset = run.dataset("train")
+    held_out: ImageDataset = run.dataset("val")
+    encoder = frozen_encoder(run)
+
+    # Tokens of the centre crops, encoded here or by another probe, unless every epoch has fresh crops
+    once = None if recipe.fresh_crops else features_of(run, "train", "tokens", encoder=lambda: encoder)
+    schedule = schedule_of(recipe, len(images) if once is None else len(once.index), run.seed)
+
+    # Probe, optimiser; from the newest checkpoint, or from the beginning
+    width = token_shape(recipe.encoder.architecture, recipe.side)[1]
+    head = attentive_head(width, len(images.classes), heads_of(recipe, width), recipe.mlp_ratio, run.seed)
+    head = head.to(processes.device)
+    optimizer = torch.optim.AdamW(
+        param_groups_weight_decay(head, recipe.weight_decay),
+        lr=recipe.lr,
+        betas=(recipe.betas[0], recipe.betas[1]),
+        fused=True,
+    )
+    modules = {"head": head}
+    start, kept = run.restore(modules, optimizer, schedule.steps)
+    extra_state = {"digest": weights_digest(head)} | kept  # of the initial weights, which a checkpoint keeps
+
+    # The loop
+    warmup = schedule.steps_in(recipe.warmup_epochs)
+    with TrainingLogger(run, schedule, start, extra_state, max(1, schedule.steps // recipe.epochs)) as logger:
+        if once is None:
+            crops = stream(images, partial(sample, linear_transform(recipe, prepared)), schedule, start, recipe.workers)
+            taken = partial(patch_tokens, encoder)
+            batches = encoded_batches(logger.waiting(crops), schedule, start, taken, recipe, prepared)
+        else:
+            batches = logger.waiting(remembered_batches(once, labels_of(images), schedule, start))
+        for step, batch in zip(range(start, schedule.steps), batches, strict=True):
+            lr = learning_rate(step, schedule.steps, warmup, recipe.lr)
+            set_learning_rate(optimizer, lr)
+            with autocast(recipe.precision):
+                scores = head(batch["features"].to(processes.device))
+            loss = functional.cross_entropy(scores.float(), batch["label"].to(processes.device))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            logger.note(step, {"loss": loss}, batch["index"])
+            if logger.end_step(step, lr):
+                run.save(step + 1, modules, optimizer, logger.extra_state)
+                logger.stop_if_asked(step)
+    check_moved(head, extra_state["digest"])
+
+    # What came of it
+    began = time.monotonic()
+    same_on_all_processes(head)
+    outcomes = evaluate(AttentiveClassifier(encoder, head).eval(), held_out, recipe, prepared, f"{run.name} evaluation")
+    evaluation = time.monotonic() - began
+    if processes.is_main_process:
+        run.save_results(
+            outcomes,
+            seconds=(once.seconds if once else 0) + logger.seconds + evaluation,
+            images_per_second=_images_per_second(once, logger),
+            checkpoint=save_weights(head.state_dict(), run.folder / "attentive.safetensors"),
+            extra={
+                "loss": logger.losses["loss"],
+                "skipped": len(images) - len(once.index) if once else logger.skipped,
+                **kept_splits([once] if once else []),
+            },
+        )
+
+
+def _images_per_second(once: Features | None, logger: TrainingLogger) -> float | None:
+    """Return the images trained on per second, or encoded once and trained on; None where they were encoded before."""
+    if once is None:
+        return logger.images_per_second
+    return None if once.kept else once.images / (once.seconds + logger.seconds)

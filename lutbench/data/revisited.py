@@ -1,0 +1,179 @@
+"""The door to revisited Oxford and Paris: a database of photographs, queries with boxes, and what of it each is to find.
+
+Layout as published: ``jpg/NAME.jpg`` and a pickle with ``imlist`` and ``qimlist``, names without ending, and ``gnd``, for each query
+its box ``bbx`` and the places in ``imlist`` that are ``easy``, ``hard`` and ``junk``.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lutbench.data.folder import FolderImages, fingerprint_of
+from lutbench.data.plain_pickle import read_plain_pickle
+from lutbench.data.survey import Survey, survey_splits
+from lutbench.data.walking import explained
+from lutbench.errors import UserError, listed
+from lutbench.recipes.retrieval import RevisitedDataRecipe
+
+if TYPE_CHECKING:
+    from lutbench.workspace import Workspace
+
+RELATIONS = ("easy", "hard", "junk")
+"""What of the database a query has lists of."""
+
+SOURCE = "http://cmp.felk.cvut.cz/revisitop"
+"""Where the lists are published."""
+
+
+@dataclass
+class RevisitedImages(FolderImages):
+    """The database, or the queries, which are cropped to their boxes."""
+
+    boxes: NDArray[np.float64] | None = field(default=None, repr=False)
+    """(n, 4) Left, upper, right and lower end, in pixels, of what is looked for in each image; None for the database."""
+    relations: tuple[dict[str, NDArray[np.int64]], ...] = field(default=(), repr=False)
+    """Of each query the places in the database, by :data:`RELATIONS`; empty for the database."""
+
+    def image(self, index: int) -> Image.Image:
+        """Decode an image, mode RGB, cropped to its box if it has one. Raises as :meth:`FolderImages.image`."""
+        image = super().image(index)
+        return image if self.boxes is None else image.crop(tuple(self.boxes[index].tolist()))
+
+
+class Lists(NamedTuple):
+    """What the published pickle says."""
+
+    database: list[str]
+    queries: list[str]
+    boxes: NDArray[np.float64]
+    """(q, 4)"""
+    relations: tuple[dict[str, NDArray[np.int64]], ...]
+
+
+def open_dataset(recipe: RevisitedDataRecipe, split: str, root: Path) -> RevisitedImages:
+    """List the ``database`` or the ``queries`` below the data root. Nothing is decoded.
+
+    Raises:
+        UserError: if folder or lists are absent, the lists are not as published, or name images that are not there.
+    """
+    name, folder = recipe.label or recipe.source, (root / recipe.folder).absolute()
+    if not folder.is_dir():
+        raise UserError(
+            f"{name}: expected its folder at {folder}, and there is none. Point --data-root at the folder that holds your sets; "
+            f"`lutbench data list {recipe.source}` says how to get it."
+        )
+    lists = read_lists(folder / recipe.lists, name)
+    files = lists.database if split == "database" else lists.queries
+    sizes = _sizes(folder / "jpg", files, name, split)
+    names = [os.fsencode(f"{file}.jpg") for file in files]
+    lengths = np.fromiter(map(len, names), np.int64, len(names))
+    queries = split == "queries"
+    parts = [] if not queries else [one for found in lists.relations for one in found.values()]
+    return RevisitedImages(
+        name=name,
+        split=split,
+        folder=folder / "jpg",
+        classes=(),
+        labels=None,
+        skip_undecodable=False,
+        fingerprint=fingerprint_of(
+            [split],
+            b"".join(names),
+            lengths,
+            sizes,
+            *parts,
+            *([lists.boxes.astype("<f8").tobytes()] if queries else []),
+        ),
+        names=b"".join(names),
+        ends=np.cumsum(lengths),
+        sizes=sizes,
+        boxes=lists.boxes if queries else None,
+        relations=lists.relations if queries else (),
+    )
+
+
+def read_lists(path: Path, name: str) -> Lists:
+    """Return the published lists in a pickle, of which nothing is run.
+
+    Raises:
+        UserError: if it is absent, or holds something else.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"{name}: its lists are missing, {path}: which images are queries, and what each of them is to find. They are published at "
+            f"{SOURCE}/data/datasets/{path.stem.removeprefix('gnd_')}/{path.name} apart from the photographs: download the file and put it there."
+        )
+    content = read_plain_pickle(path)
+    try:
+        database, queries = (_names(content[key]) for key in ("imlist", "qimlist"))
+        boxes = np.array([np.asarray(one["bbx"], np.float64) for one in content["gnd"]], np.float64)
+        relations = tuple({key: _places(one[key], len(database)) for key in RELATIONS} for one in content["gnd"])
+        if not len(queries) == len(relations) == len(boxes) > 0 or boxes.shape[1:] != (4,) or not database:
+            raise ValueError(f"{len(queries)} queries, {len(relations)} lists and boxes of shape {boxes.shape}")
+        if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any() or np.abs(boxes).max() > 2**16:
+            raise ValueError("a box that has no area")
+        for query, found in zip(queries, relations, strict=True):
+            if len(np.unique(np.concatenate([*found.values()]))) != sum(map(len, found.values())):
+                raise ValueError(f"an image that is in two lists of {query}")
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"{name}: {path} does not hold the lists as they are published (imlist, qimlist and gnd with bbx, easy, hard and junk): {what}. "
+            f"Get it again from {SOURCE}."
+        ) from error
+    return Lists(database, queries, boxes, relations)
+
+
+def _names(given: Any) -> list[str]:
+    if not isinstance(given, list) or not all(isinstance(name, str) and name and "\0" not in name for name in given):
+        raise ValueError("names that are no text")
+    if any(name.startswith("/") or ".." in name.split("/") for name in given):
+        raise ValueError("names that lead out of the folder jpg")
+    if len(set(given)) != len(given):
+        raise ValueError("a name that comes twice")
+    return given
+
+
+def _places(given: Any, database: int) -> NDArray[np.int64]:
+    """Return places in the database as they are listed, which may be as numbers of any kind; an empty list has no kind."""
+    found = np.asarray(given)
+    whole = found.astype(np.int64)
+    if (
+        found.ndim != 1
+        or not np.array_equal(found, whole)
+        or (len(whole) and not 0 <= whole.min() <= whole.max() < database)
+    ):
+        raise ValueError(f"places that are not 0 to {database - 1}")
+    return whole
+
+
+@explained()
+def _sizes(folder: Path, files: Sequence[str], name: str, split: str) -> NDArray[np.int64]:
+    sizes = [path.stat().st_size if (path := folder / f"{file}.jpg").is_file() else -1 for file in files]
+    missing = [f"{file}.jpg" for file, size in zip(files, sizes, strict=True) if size < 0]
+    if missing:
+        raise UserError(
+            f"{name}: {len(missing):,} of the {len(files):,} images that the lists name for its {split} are not in {folder}: "
+            f"{listed(missing)}. Was the archive of photographs unpacked completely, all files in that one folder?"
+        )
+    return np.array(sizes, np.int64)
+
+
+def survey(recipe: RevisitedDataRecipe, workspace: "Workspace") -> Survey:
+    """Return what is known of a dataset before anything runs."""
+    return survey_splits(recipe, workspace, lambda images: int(images.sizes.sum()))
+
+
+def needs(recipe: RevisitedDataRecipe, root: Path) -> dict[str, Path]:
+    """Return the files and folders without which a dataset is not whole, by the names that messages give them."""
+    return {part: root / recipe.folder / part for part in ("jpg", recipe.lists)}
+
+
+def built_by(recipe: RevisitedDataRecipe) -> None:
+    """Return what builds a dataset: nothing does."""

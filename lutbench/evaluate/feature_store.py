@@ -1,0 +1,122 @@
+"""Features of frozen encoders, kept below ``--runs`` for all probes that take the same, each as ``features/KEY.safetensors``.
+
+KEY is the hash of everything that decides their bits (:func:`lutbench.evaluate.features.feature_inputs`), which the file says too,
+with a sha256 over what it holds. A file is written beside and renamed: it is whole or not there, and of two commands that write
+the same at once the last one wins, with the same bits. The folder holds no more than the bound of the workspace: what was used
+longest ago goes first, and the whole folder can be removed at any time.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lutbench.errors import UserError
+from lutbench.files import DamagedError, content_sha256, gigabytes, remove_partials, whole_file
+
+INPUTS, SHA256 = "inputs", "sha256"
+"""What is said in a file beside its tensors."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one file holds."""
+
+    values: Tensor
+    """(m, ...), float32."""
+    index: Tensor
+    """(m,), int64: which images of the dataset these are, ascending; those that are left out could not be decoded."""
+
+
+def path_of(folder: Path, inputs: Mapping[str, Any]) -> Path:
+    """Return where the features with these inputs are kept."""
+    return folder / f"{content_sha256(inputs)[:32]}.safetensors"
+
+
+def read_features(folder: Path, inputs: Mapping[str, Any]) -> Kept | None:
+    """Return the features with these inputs, which count as used now; None if they are not kept.
+
+    They are copied out of the file, so that they lie in memory as those do that were just computed, and stay if the file goes.
+
+    Raises:
+        DamagedError: if the file is not as it was written.
+    """
+    path = path_of(folder, inputs)
+    try:
+        with safe_open(path, "pt") as file:
+            said = file.metadata() or {}
+            kept = Kept(file.get_tensor("values").clone(), file.get_tensor("index").clone())
+        if said.get(INPUTS) != _text(inputs):
+            raise ValueError("it is of other features")
+        if said.get(SHA256) != _sha256(kept):
+            raise ValueError("it does not hash to its seal")
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        raise DamagedError(f"{path}: damaged or changed since it was written ({str(error).rstrip('. ')}).") from error
+    with suppress(OSError):  # a folder of others
+        os.utime(path)
+    return kept
+
+
+def write_features(folder: Path, some: Sequence[tuple[Mapping[str, Any], Kept]], most: int) -> str:
+    """Keep features with their inputs, in place of those that were used longest ago where there are more than ``most`` bytes.
+
+    Returns why they are not kept, a clause; empty if they are, or ``most`` is 0. They are not where they alone have more bytes, or would take more than
+    half of what is free on the disk, which checkpoints need more.
+    """
+    if not most:
+        return ""  # as the user wants it
+    needed = sum(kept.values.nbytes + kept.index.nbytes for _, kept in some)
+    if needed > most:
+        return f"they are {gigabytes(needed)}, and --features allows {gigabytes(most)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_partials(folder, spare_living=True)
+        _make_room(folder, most - needed, {path_of(folder, inputs) for inputs, _ in some})
+        if needed > (free := shutil.disk_usage(folder).free) / 2:
+            return f"they are {gigabytes(needed)}, more than half of the {gigabytes(free)} that are free in {folder}"
+        for inputs, kept in some:
+            tensors = {"values": kept.values.contiguous(), "index": kept.index}
+            with whole_file(path_of(folder, inputs)) as partial:
+                save_file(tensors, partial, {INPUTS: _text(inputs), SHA256: _sha256(kept)})
+    except (OSError, UserError) as error:
+        return str(error).partition(". What was saved")[0].rstrip(".")
+    return ""
+
+
+def _make_room(folder: Path, left: int, spared: set[Path]) -> None:
+    """Remove what was used longest ago, until the others have no more than ``left`` bytes."""
+    used = []
+    for path in folder.glob("*.safetensors"):
+        with suppress(FileNotFoundError):  # another command makes room too
+            state = path.stat()
+            used.append((state.st_mtime_ns, path.name, state.st_size))
+    total = 0
+    for _, name, size in sorted(used, reverse=True):
+        total += 0 if folder / name in spared else size
+        if total > left:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _text(inputs: Mapping[str, Any]) -> str:
+    return json.dumps(inputs, sort_keys=True)
+
+
+def _sha256(kept: Kept) -> str:
+    """Return the sha256 over types, shapes and bytes."""
+    total = hashlib.sha256()
+    for tensor in (kept.values, kept.index):
+        total.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return total.hexdigest()

@@ -1,0 +1,151 @@
+"""Measured speeds of pre-training, for budgets in seconds: from records of one machine, and then kept.
+
+The speeds of two runs come from their records, those of any seed and of any number of epochs whose other settings are the suite
+file's; the machine is the same if processor, cores, threads, processes and GPUs are. They are looked for in the results and, before
+these, in ``RESULTS/speed``: results of their own for runs of one epoch that are made to measure, and disturb no other record.
+
+``lutbench run`` keeps the two speeds that it used, sealed, in ``RESULTS/speed/budgets/SUITE/RUN-SETTINGS.json``. From then on they
+are the speeds of these settings, whatever is measured later: the epochs of a run that has begun do not change. To measure anew,
+remove the file.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from shlex import quote
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PositiveFloat
+
+from lutbench.errors import UserError
+from lutbench.files import below, content_sha256, read_sealed, write_sealed
+from lutbench.provenance import Hardware
+from lutbench.recipes.budget import MeasuredIn
+from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.recipes.suite import run_name
+from lutbench.record import Record, read_record, record_path
+
+FOLDER = "speed"
+"""The folder below the results that has the records of runs that were made to measure, and the speeds that are kept."""
+
+LENGTH = ("epochs", "warmup_epochs")
+"""The settings that change how long a run is, and not how fast."""
+
+
+class Speed(BaseModel):
+    """How fast a run was."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    identity: str
+    """Of the run that was measured, as its record has it."""
+    images_per_second: PositiveFloat
+
+
+class Speeds(BaseModel):
+    """How fast two runs were on one machine; a file that is kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    own: Speed
+    like: Speed
+    hardware: Hardware
+
+
+def seconds_per_image(
+    where: MeasuredIn,
+    seeds: Sequence[int],
+    names: tuple[str, str],
+    recipes: tuple[PretrainRecipe, PretrainRecipe],
+    budgets: Sequence[str],
+) -> tuple[float, float, str, Path | None]:
+    """Return the seconds that two runs take for an image, on which machine that was measured, and the file that keeps it.
+
+    ``names`` and ``recipes`` are of the run with the budget and of the other; ``budgets`` names all runs of the suite that have one in
+    seconds, for the command that measures.
+
+    Raises:
+        UserError: if a run was not measured, or not on the same machine as the other; if a record, or what was kept, is damaged.
+    """
+    settings = [_without_length(recipe.affecting_results()) for recipe in recipes]
+    kept = (
+        below(where.results / FOLDER / "budgets", where.suite)
+        / f"{names[0]}-{content_sha256({'of': settings})[:12]}.json"
+    )
+    if kept.is_file():
+        speeds = read_sealed(kept, Speeds, "Remove it: the speeds are then taken from the records again.")
+    else:
+        speeds = _measured(where, seeds, names, settings, budgets)
+        if where.keep:
+            write_sealed(kept, speeds.model_dump(mode="json"))
+    own, like = (1 / speed.images_per_second for speed in (speeds.own, speeds.like))
+    return own, like, str(speeds.hardware), kept if kept.is_file() else None
+
+
+def _measured(
+    where: MeasuredIn,
+    seeds: Sequence[int],
+    names: tuple[str, str],
+    settings: Sequence[Mapping[str, Any]],
+    budgets: Sequence[str],
+) -> Speeds:
+    """Return the speeds of the first two records that are of one machine."""
+    own, like = (list(_records(where, seeds, name, of)) for name, of in zip(names, settings, strict=True))
+    for one, other in product(own, like):
+        if _machine(one.hardware) == _machine(other.hardware):
+            return Speeds(own=_speed(one), like=_speed(other), hardware=one.hardware)
+    at, places = f"pretrain.{names[0]}.budget", f"{where.results} and {where.results / FOLDER}"
+    missing = [name for name, found in zip(names, (own, like), strict=True) if not found]
+    if missing:
+        problem = (
+            f"{at}: its unit is seconds, and how fast {' and '.join(f'pretrain.{name}' for name in missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} is not known: {places} have no record of these settings, of any number of epochs."
+        )
+    else:
+        problem = (
+            f"{at}: its unit is seconds, and {places} have no records of both runs on one machine, but of pretrain.{names[0]} on "
+            f"{own[0].hardware} and of pretrain.{names[1]} on {like[0].hardware}."
+        )
+    command = _command(where, seeds[0], missing or names, budgets)
+    raise UserError(
+        f"{problem} An epoch on the machine that both are for is enough, with your folders of data and runs: {command}. Or compare FLOP, "
+        'which need no run: unit = "flop".'
+    )
+
+
+def _command(where: MeasuredIn, seed: int, names: Sequence[str], budgets: Sequence[str]) -> str:
+    """Return what measures runs: an epoch of each, and no budget that would have to be known before."""
+    chosen = [f"--only {run_name('pretrain', name, '', seed)}" for name in names]
+    lengths = [
+        f"--set pretrain.{name}.epochs=1 --set pretrain.{name}.warmup_epochs=0"
+        for name in dict.fromkeys([*names, *budgets])
+    ]
+    return " ".join(["lutbench run", where.given, *chosen, *lengths, f"--results {quote(str(where.results / FOLDER))}"])
+
+
+def _records(where: MeasuredIn, seeds: Sequence[int], name: str, settings: Mapping[str, Any]) -> list[Record]:
+    """Return the records of a run with these settings that tell its speed, those that were made to measure first."""
+    found = []
+    for folder, seed in product((where.results / FOLDER, where.results), seeds):
+        run = run_name("pretrain", name, "", seed)
+        path = record_path(folder, where.suite, run)
+        record = read_record(path, run) if path.is_file() else None
+        if record and record.images_per_second and _without_length(record.identity_inputs["recipe"]) == settings:
+            found.append(record)
+    return found
+
+
+def _without_length(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in LENGTH}
+
+
+def _machine(hardware: Hardware) -> dict[str, Any]:
+    """Return what tells machines apart: memory does not, of which a system sees a little more or less after an update."""
+    return hardware.model_dump(exclude={"memory_gib"})
+
+
+def _speed(record: Record) -> Speed:
+    assert record.images_per_second is not None
+    return Speed(run=record.run, identity=record.identity, images_per_second=record.images_per_second)

@@ -1,0 +1,171 @@
+"""The figure of a study: a panel per task and metric, a curve with its intervals over the values that were tried."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import ceil, log10
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from lutbench.evaluate.outcomes import Measurement
+from lutbench.report.entries import STUDENT
+from lutbench.report.figures import Point, draw_lines, label_figure, new_figure, plain_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Key = float | str
+"""A value that was tried: a number, or the name of a category."""
+
+ACROSS = 3
+"""Panels beside each other."""
+CLOSEST = 0.06
+"""Two values closer than this share of the axis are not told apart: then all have the same distance."""
+DECADE = 10
+"""Where the largest is so many times the smallest, an axis is logarithmic."""
+
+
+class Curve(NamedTuple):
+    """A line of a panel."""
+
+    label: str
+    """Empty if there is one alone."""
+    points: dict[Key, Measurement]
+    texts: dict[Key, str]
+    """How the values are written."""
+    base: Key | None
+    """The value that differences are to."""
+    colour: str
+
+
+class Panel(NamedTuple):
+    """The curves of a task by one metric."""
+
+    title: str
+    metric: str
+    """With its unit."""
+    keys: Sequence[Key]
+    """The values of the first axis, in the order of the study."""
+    curves: Sequence[Curve]
+
+
+class Axis(NamedTuple):
+    """Where values lie on a horizontal axis."""
+
+    kind: Literal["linear", "log", "even", "categories"]
+    positions: dict[Key, float]
+    zero_apart: bool = False
+    """Whether 0, which has no logarithm, has a place of its own at the left."""
+
+
+def study_figure(title: str, panels: Sequence[Panel], axis: str, note: str = "") -> "Figure":
+    """Draw the panels of a study, whose first axis is named ``axis``."""
+    across = min(ACROSS, len(panels))
+    down = ceil(len(panels) / across)
+    figure = new_figure(max(5.2, 3.6 * across), 2.9 * down + 0.9)
+    grid = figure.subplots(down, across, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw(axes, panel, axis)
+    if any(curve.label for panel in panels for curve in panel.curves):
+        handles = {
+            name: handle for axes in grid.flat for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+        grid[0, -1].legend([*handles.values()], [*handles], fontsize="small", frameon=False, **place)
+    measured = [m for panel in panels for curve in panel.curves for m in curve.points.values() if m.interval]
+    over = {"Student's t over seeds" if m.interval == STUDENT else "over images, of one seed" for m in measured}
+    bands = f"Bands and bars are 95 % intervals: {' or '.join(sorted(over, reverse=True))}." if over else ""
+    ring = "The ring is the base." if any(c.base is not None for panel in panels for c in panel.curves) else ""
+    label_figure(figure, title, " ".join(filter(None, (bands, ring))), note)
+    return figure
+
+
+def axis_of(keys: Sequence[Key]) -> Axis:
+    """Return where values lie: as numbers or, where these span a decade, their logarithms; categories in their order.
+
+    Numbers of which two would lie on top of each other, as momenta near 1 do, have the same distance instead.
+    """
+    numbers = sorted({key for key in keys if not isinstance(key, str)})
+    if len(numbers) < len(set(keys)):
+        return Axis("categories", {key: float(place) for place, key in enumerate(dict.fromkeys(keys))})
+    positive = [number for number in numbers if number > 0]
+    plain = Axis("linear", {number: float(number) for number in numbers})
+    found = [plain]
+    if numbers[0] >= 0 and len(positive) > 1 and positive[-1] >= DECADE * positive[0]:
+        logs: dict[Key, float] = {number: log10(number) for number in positive}
+        has_zero = len(positive) < len(numbers)
+        if has_zero:
+            steps = sorted(b - a for a, b in pairwise(logs.values()))
+            logs = {numbers[0]: log10(positive[0]) - max(steps[len(steps) // 2], 0.3), **logs}
+        found.insert(0, Axis("log", logs, has_zero))
+    even = Axis("even", {number: float(place) for place, number in enumerate(numbers)})
+    return next((one for one in found if _are_apart(list(one.positions.values()))), even)
+
+
+def _are_apart(positions: Sequence[float]) -> bool:
+    return all(b - a >= CLOSEST * (positions[-1] - positions[0]) for a, b in pairwise(positions))
+
+
+def _draw(axes: "Axes", panel: Panel, name: str) -> None:
+    axis = axis_of(panel.keys)
+    for number, curve in enumerate(panel.curves):
+        if axis.kind == "categories":
+            shift = 0.0 if len(panel.curves) == 1 else 0.5 * (number / (len(panel.curves) - 1) - 0.5)
+            _draw_bars(axes, curve, {key: x + shift for key, x in axis.positions.items()})
+        else:
+            _draw_curve(axes, curve, axis)
+    texts = {key: text for curve in panel.curves for key, text in curve.texts.items()}
+    shown = [key for key in axis.positions if key in texts]
+    axes.set_xticks([axis.positions[key] for key in shown], [texts[key] for key in shown], fontsize="small")
+    if sum(len(texts[key]) for key in shown) > 34:
+        axes.tick_params(axis="x", labelrotation=35)
+    axes.set_title(panel.title, fontsize="small")
+    spacing = {"log": " (logarithmic)", "even": " (evenly spaced)"}.get(axis.kind, "")
+    axes.set_xlabel(f"{name}{spacing}", fontsize="small")
+    axes.set_ylabel(panel.metric, fontsize="small")
+    axes.margins(x=0.06)
+
+
+def _draw_curve(axes: "Axes", curve: Curve, axis: Axis) -> None:
+    """Draw a line with a band; to a 0 that has a place of its own it is dashed."""
+    keys = [key for key in axis.positions if key in curve.points]
+    apart = axis.zero_apart and keys[0] == 0
+    line = {axis.positions[key]: _point(curve.points[key]) for key in keys[apart:]}
+    draw_lines(axes, {curve.label: line}, [curve.colour])
+    if apart:
+        zero = axis.positions[keys[0]]
+        if len(keys) > 1:
+            ends = [curve.points[key].value for key in keys[:2]]
+            axes.plot([zero, axis.positions[keys[1]]], ends, color=curve.colour, linestyle=":", linewidth=1.0)
+        _draw_bar(axes, zero, curve.points[keys[0]], curve.colour)
+    _draw_ring(axes, curve, axis.positions)
+
+
+def _draw_bars(axes: "Axes", curve: Curve, positions: dict[Key, float]) -> None:
+    """Draw a dot with a bar for each category."""
+    for place, (key, measured) in enumerate(curve.points.items()):
+        _draw_bar(axes, positions[key], measured, curve.colour, label=curve.label if place == 0 else None)
+    _draw_ring(axes, curve, positions)
+    plain_axes(axes, "y")
+    axes.tick_params(labelsize="small")
+    axes.margins(x=0.15)
+
+
+def _draw_bar(axes: "Axes", x: float, measured: Measurement, colour: str, label: str | None = None) -> None:
+    value, low, high = _point(measured)
+    axes.plot([x, x], [low, high], color=colour, linewidth=2.5, alpha=0.35, solid_capstyle="butt")
+    axes.plot([x], [value], color=colour, marker="o", markersize=3.5, linewidth=0, label=label)
+
+
+def _draw_ring(axes: "Axes", curve: Curve, positions: dict[Key, float]) -> None:
+    if curve.base is not None and curve.base in curve.points:
+        ring: dict[str, Any] = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "linewidth": 0}
+        axes.plot([positions[curve.base]], [curve.points[curve.base].value], color=curve.colour, **ring)
+
+
+def _point(measured: Measurement) -> Point:
+    """Return a value with its interval, which is the value where there is none."""
+    low = measured.value if measured.low is None else measured.low
+    high = measured.value if measured.high is None else measured.high
+    return Point(measured.value, low, high)

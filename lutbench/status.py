@@ -1,0 +1,69 @@
+"""Shows how far the runs of a suite have come."""
+
+from collections import Counter
+from typing import Any
+
+from lutbench.errors import NotRun, UserError, listed
+from lutbench.progress import console
+from lutbench.recipes.suite import LoadedSuite
+from lutbench.run import Run, open_run
+from lutbench.run_status import RunState, unknown_because, weights_problem
+from lutbench.stages import held_by, waits
+from lutbench.workspace import Workspace
+
+
+def _result(run: Run[Any], problems: list[str]) -> str:
+    """Return a run's result; empty if its record is damaged, which is added to the problems."""
+    try:
+        return run.result()
+    except UserError as error:
+        problems.append(str(error))
+        return ""
+
+
+def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
+    """Print every run of the suite with its status, its result and its folder.
+
+    A line each; on a terminal too narrow for that, result and folder below it. Runs that are there for a study alone and have not begun
+    are counted in one line for each study: a grid has many.
+    """
+    rows: list[tuple[str, ...]] = []
+    studied, missing = suite.runs_of_studies(), Counter[str]()
+    problems: list[str] = []
+    edited: dict[tuple[str, ...], int] = {}
+    for planned in suite.runs:
+        run = open_run(suite, planned, workspace)
+        problems += [problem] if (problem := weights_problem(run)) else []
+        try:
+            status, holder = run.status(), held_by(run)
+            state = f"running, by {holder}" if holder else status.short
+            if status.sources:
+                edited[status.sources] = edited.get(status.sources, 0) + 1
+            problems += status.damage
+            rows.append((run.name, state, _result(run, problems), str(status.folder)))
+        except NotRun as reason:
+            rows.append((run.name, "not run", "", ""))
+            problems.append(str(reason))
+        except UserError as error:
+            state = RunState.UNKNOWN if (because := unknown_because(run)) else RunState.MISSING
+            waiting = not because and waits(run)
+            rows.append((run.name, state, f"waits for {planned.needs}" if waiting else "", because))
+            problems += [] if waiting else [str(error)]
+        if rows[-1][1] == RunState.MISSING and run.name in studied:
+            missing[studied[run.name]] += 1
+            rows.pop()
+    rows += [(study, RunState.MISSING, f"{count} of its own runs", "") for study, count in missing.items()]
+    console.print(f"Suite {suite.name}")
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    narrow = console.is_terminal and sum(widths) - 2 > console.width
+    for row in rows:
+        if narrow:
+            console.print("\n    ".join(part for part in (f"{row[0]}  {row[1]}", *row[2:]) if part))
+        else:
+            console.print("".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip())
+    told = [
+        f"By other code, {runs} of {len(suite.runs)} runs; since then changed: {listed(sources)}. --again NAME repeats one."
+        for sources, runs in edited.items()
+    ]
+    for problem in dict.fromkeys([*problems, *told]):
+        console.print(f"\n{problem}")

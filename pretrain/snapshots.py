@@ -1,0 +1,82 @@
+"""Snapshots: the encoder as it is on the way through a pre-training, kept like the one that it ends with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from lutbench.errors import UserError
+from lutbench.files import DamagedError, read_sealed
+from lutbench.finite import check_finite
+from lutbench.models.encoders import export_encoder
+from lutbench.models.export import Export
+from lutbench.models.weights import sha256_of
+from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.recipes.shares import at_share
+from lutbench.run import Run
+from lutbench.train.processes import accelerator
+
+
+def snapshot_steps(recipe: PretrainRecipe, steps: int) -> dict[int, float]:
+    """Return after which of a run's optimiser ``steps`` a snapshot is taken, each with its share of the run.
+
+    Raises:
+        UserError: if two shares, of which the beginning and the end are two, come to the same step.
+    """
+    found: dict[int, float] = {0: 0.0}
+    for share in (*(share for share in recipe.snapshots if share), 1.0):
+        step = round(share * steps)
+        if step in found:
+            raise UserError(
+                f"snapshots: the shares {found[step]:g} and {share:g} of {steps} optimiser steps are both step {step}, and each is to be "
+                "an encoder of its own (0 is the beginning, 1 the end). Take one out, or train longer."
+            )
+        found[step] = share
+    return {step: share for step, share in found.items() if share in recipe.snapshots}
+
+
+def keep_snapshot(run: Run[PretrainRecipe], share: float, encoders: Mapping[str, nn.Module]) -> None:
+    """Write what the run keeps of its ``encoders``, by name, as exports such as ``encoder-at-0.1``; to be called on every process.
+
+    A run that goes on from before this step writes the same once more.
+
+    Raises:
+        UserError: on every process, if a weight is not finite; on a full disk.
+    """
+    for export in run.recipe.snapshot_exports:
+        name, encoder = at_share(export, share), encoders[export]
+        check_finite(encoder.state_dict(), f"{run.name}, {name}")
+        if accelerator().is_main_process:
+            export_encoder(encoder, run.recipe.encoder, run.folder, name=name)
+
+
+def kept_snapshots(run: Run[PretrainRecipe], snapshots: Mapping[int, float], done: int) -> dict[str, str]:
+    """Return the sha256, by name, of the snapshots that a run has kept after so many steps; every file of them is read.
+
+    Raises:
+        UserError: if one is missing or not as it was written: nothing can make it afterwards.
+    """
+    found: dict[str, str] = {}
+    for step, share in snapshots.items():
+        for export in run.recipe.snapshot_exports:
+            name = at_share(export, share)
+            weights = run.folder / f"{name}.safetensors"
+            if step > done:
+                continue
+            try:
+                found[name] = _sha256(weights)
+            except (FileNotFoundError, DamagedError) as error:
+                why = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
+                raise UserError(
+                    f"{weights}: {run.name} has come to step {done} and should have kept this at step {step}, {share:g} of the run: {why}. It "
+                    f"cannot be made afterwards. Take it out of the run's snapshots, or remove {run.checkpoints} to begin anew."
+                ) from error
+    return found
+
+
+def _sha256(weights: Path) -> str:
+    """Return the sha256 of weights that are those of the export beside them; raises FileNotFoundError or DamagedError."""
+    expected, found = read_sealed(weights.with_suffix(".json"), Export, "").sha256, sha256_of(weights)
+    if found != expected:
+        raise DamagedError(f"expected sha256 {expected[:12]}, found {found[:12]}")
+    return found
