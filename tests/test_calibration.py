@@ -284,6 +284,13 @@ def test_tables_have_calibration_in_sections_of_its_own_and_nowhere_else(measure
             assert not [text for text in one.frame.to_numpy().ravel() if ECE in str(text) or NLL in str(text)]
 
 
+def test_rows_that_are_there_for_a_study_alone_have_no_calibration(measured: Path) -> None:
+    view = view_of(measured)
+    suite = replace(view.suite, study_rows=frozenset({("downstream", "linear", "other")}))
+    made = section(View(suite, view.records, view.entries), "Calibration").frame
+    assert made[made["task"] == "Linear"]["method"].tolist() == ["scratch"]
+
+
 def test_pairs_of_methods_are_compared_in_calibration_on_the_same_images(measured: Path) -> None:
     view = view_of(measured)
     pairs = section(view, "Calibration, pairs on the same images").frame

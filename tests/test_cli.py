@@ -607,7 +607,7 @@ def test_tables_are_written_and_shown_and_pass_their_check(finished: Path, lutbe
     for told in ("toy-finetune", "toy-knn", "LUT", "MAE", "top-1", "LUT - MAE", "no evidence about the method"):
         assert told in answer.out
     assert {path.name for path in Path("results/tables/toy").iterdir()} == {
-        "main.md", "main.csv", "main.tex", "wide.tex", "comparisons.csv", "compute.csv", "compute.tex", "comparisons.tex",
+        "main.md", "main.csv", "main.tex", "wide.tex", "calibration.csv", "calibration.tex", "comparisons.csv", "compute.csv", "compute.tex", "comparisons.tex",
     }  # fmt: skip
     checked = lutbench("tables", "toy.toml", "--check")
     assert (checked.status, checked.err) == (0, "")

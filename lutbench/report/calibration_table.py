@@ -66,7 +66,7 @@ class _Calibrated(NamedTuple):
 
 def calibration_sections(view: View) -> list[Section]:
     """Return the table of every classifier whose records keep how sure it was, and that of the suite's pairs; none without any."""
-    rows = [row for of_task in by_task(view.entries) for row in _of_task(of_task)]
+    rows = [row for of_task in by_task(view.of_methods) for row in _of_task(of_task)]
     if not rows:
         return []
     numbers = row_numbers(view)
