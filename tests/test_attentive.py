@@ -10,7 +10,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
-from toy_runs import SUITE, TOY, in_processes, killed_at_a_checkpoint, outcome, performed, toy_run, write_images
+from toy_runs import (
+    SUITE,
+    TOY,
+    check_same_answers,
+    in_processes,
+    killed_at_a_checkpoint,
+    performed,
+    toy_run,
+    write_images,
+)
 
 from downstream import attentive, frozen
 from downstream.attentive_pool import AttentiveClassifier, attentive_head, heads_of
@@ -242,7 +251,7 @@ def test_two_processes_make_the_probe_of_one(folder: Path, fresh_crops: bool) ->
     weights = [load_file(run.folder / "attentive.safetensors") for run in (one, two)]
     for name, tensor in weights[0].items():
         assert torch.allclose(weights[1][name], tensor, rtol=1e-4, atol=1e-5), name
-    assert outcome(two)["outcomes"] == outcome(one)["outcomes"]
+    check_same_answers(one, two)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(folder: Path) -> None:

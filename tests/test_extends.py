@@ -159,7 +159,7 @@ def test_a_suite_of_the_package_is_extended_by_name_from_any_folder(tmp_path: Pa
         f"{run.stage}.{run.task}" for run in suite.runs if run.method == "mine"
     }
     from_scratch = {f"downstream.{name}-scratch" for name in ("caltech101", "flowers17", "camvid")}
-    assert added == {*from_scratch, *(f"pretrain.{name}" for name in ("lut", "mae", "mae-crop"))}
+    assert added == {*from_scratch, *(f"pretrain.{run.task}" for run in base.runs if run.stage == "pretrain")}
     assert [run.seed for run in suite.runs if run.method == "mine"][:3] == [0, 1, 2]
 
 
@@ -218,7 +218,7 @@ def test_of_tables_for_one_architecture_each_a_row_joins_its_own(tmp_path: Path)
     written(tmp_path, b='extends = "paper"\n[method.other]\ntimm = true\nencoder = "b"\n')
     suite = loaded(tmp_path, "b")
     tunings = [run.task for run in suite.runs if run.method == "other" and run.task.startswith("finetune")]
-    assert tunings == ["finetune-b"]
+    assert tunings == ["finetune-b", "finetune-b-1percent", "finetune-b-10percent"]
     assert "other" in rows(suite, "robustness.imagenet/imagenet-a")
     foreign = '[encoder.x]\nmodel = "vit_base_patch14_dinov2"\n[method.other]\ntimm = true\nencoder = "x"\n'
     written(tmp_path, b=f'extends = "paper"\n{foreign}')

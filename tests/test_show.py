@@ -12,7 +12,6 @@ from chained import run_chain
 
 from lutbench.cli import main
 from lutbench.evaluate.outcomes import PER_CLASS
-from lutbench.kinds import KINDS
 from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.record import Record, identity_of, read_record, read_records, record_path
@@ -312,7 +311,11 @@ def test_a_page_fits_80_columns_but_for_paths(show: Show, chain: Path) -> None:
             assert len(line.rstrip()) <= 80 or str(chain) in line
 
 
-SHIPPED = {record.kind.name: (suite, record.run) for suite in ("camvid", "tiny") for record in read_records(REFERENCE, suite).values()}
+SHIPPED = {
+    record.kind.name: (suite, record.run)
+    for suite in ("camvid", "tiny")
+    for record in read_records(REFERENCE, suite).values()
+}
 
 
 @pytest.mark.parametrize("kind", SHIPPED)

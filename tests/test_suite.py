@@ -12,11 +12,11 @@ from lutbench.recipes.analysis import AnalysisRecipe
 from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, RunRecipe
 from lutbench.recipes.dense import DenseKnnRecipe, DenseLinearRecipe
-from lutbench.recipes.retrieval import InstanceRetrievalRecipe, RetrievalRecipe, RevisitedDataRecipe
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.loading import SUITES, load_suite
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.probes import KnnRecipe, LinearRecipe, LogisticRecipe
+from lutbench.recipes.retrieval import InstanceRetrievalRecipe, RetrievalRecipe, RevisitedDataRecipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe, SegmentationRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import identity_of
@@ -417,8 +417,8 @@ def test_a_suite_that_comes_with_the_repository_loads_and_its_runs_are_in_order(
     names = [planned.name for planned in loaded.runs]
     assert len(names) == len(set(names)) > 0
     for place, planned in enumerate(loaded.runs):
-        row = loaded.config.method.get(planned.method)
-        started = planned.stage in ("downstream", "analysis") and row and (row.pretrain or row.finetuned)
+        source = planned.recipe.source
+        started = planned.stage in ("downstream", "analysis") and source is not None and source.kind == "run"
         if started or (planned.stage == "robustness" and planned.method in loaded.config.method):
             assert planned.needs in names[:place], planned.name
         else:
