@@ -182,6 +182,17 @@ def test_a_new_row_joins_the_lists_that_have_a_row_like_it(tmp_path: Path) -> No
     assert rows(suite, "analysis.inside") == ["mae", "more", "tuned", "untrained"]
 
 
+def test_a_new_row_joins_no_curve_of_snapshots_that_its_run_does_not_keep(tmp_path: Path) -> None:
+    way = '[downstream.way]\nkind = "knn"\ndata = "toy"\nmethods = ["mae"]\nat = [0.5]\n[shifted.dark]'
+    kept = BASE.replace("[shifted.dark]", way).replace("[pretrain.mae]", "[pretrain.mae]\nsnapshots = [0.5]")
+    more = 'extends = "base.toml"\n[pretrain.more]\nepochs = 3\n[method.more]\npretrain = "more"\nlike = "mae"\n'
+    suite = loaded(written(tmp_path, base=kept, mine=more))
+    assert rows(suite, "downstream.way") == ["mae", "mae-at-0.5"]
+    assert "more" in rows(suite, "downstream.near")
+    suite = loaded(written(tmp_path, mine=more.replace("epochs = 3", "epochs = 3\nsnapshots = [0.5]")))
+    assert rows(suite, "downstream.way") == ["mae", "mae-at-0.5", "more", "more-at-0.5"]
+
+
 def test_a_new_row_joins_the_robustness_of_probes_too(tmp_path: Path) -> None:
     probed = BASE.replace(
         "[shifted.dark]", '[downstream.line]\nkind = "linear"\ndata = "toy"\nmethods = ["mae"]\n[shifted.dark]'

@@ -22,6 +22,7 @@ from lutbench.plan.surveys import survey_all
 from lutbench.recipes.base import TrainingSubset
 from lutbench.recipes.loading import load_suite
 from lutbench.record import read_records
+from lutbench.report.calibration_table import calibration_sections
 from lutbench.report.comparisons import compare, comparison_sections
 from lutbench.report.entries import OF_DRAWS, STUDENT, over_runs
 from lutbench.report.sections import View
@@ -325,6 +326,11 @@ def test_draws_of_one_seed_have_their_mean_its_interval_and_paired_differences(f
     assert compared.over == "draws"
     assert np.allclose(compared.seed_differences, differences)
     assert compared.difference == pytest.approx(differences.mean())
+    calibrated, _ = calibration_sections(view)
+    assert calibrated.frame["seeds"].tolist() == ["1 x 4 draws"] * 2
+    assert calibrated.data is not None
+    assert set(calibrated.data["interval"]) == {OF_DRAWS}
+    assert "over draws of the training images" in calibrated.legend
     (section,) = comparison_sections(view)
     assert "over draws" in section.frame
     assert "over seeds" not in section.frame

@@ -7,6 +7,7 @@ are. What a table has no like of, ``like = "NAME"`` in ``[method.NAME]`` decides
 in what is extended is like a row, it joins every list that it can be run for.
 
 - A robustness table has of the new rows only those that its ``tasks`` fine-tune or probe.
+- A table with ``at`` has of the new pre-trained rows only those whose run keeps these snapshots.
 - An analysis has untrained encoders of its own, and not ``scratch``; it has the encoders of fine-tuned classifiers
   (``finetuned``), which a task has only if it names them.
 - A list that the extending file gives itself, or ``--set`` does, is as it says.
@@ -54,9 +55,19 @@ def _with_method(suite: Suite, method: str, rows: NewRows) -> Suite:
         table = getattr(suite, setting[0])[setting[1]]
         if isinstance(table, RobustnessTable) and not any(method in _rows(suite, task) for task in table.tasks):
             continue
+        if not _keeps(suite, row, getattr(table, "at", None) or ()):
+            continue
         if not alike or alike & set(_listed(suite, setting)):
             suite = _with(suite, setting, [method])
     return suite
+
+
+def _keeps(suite: Suite, row: MethodRecipe, shares: Sequence[float]) -> bool:
+    """Return whether a row has snapshots at ``shares`` of its pre-training, if one of the suite makes it."""
+    if not row.pretrain:
+        return True
+    kept = (suite.defaults.get("pretrain", {}) | suite.pretrain.get(row.pretrain, {})).get("snapshots", [])
+    return all(share in kept for share in shares if share < 1)
 
 
 def _can_be_run(row: MethodRecipe, stage: str) -> bool:

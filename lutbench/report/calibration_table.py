@@ -14,7 +14,7 @@ from lutbench.evaluate.outcomes import Measurement
 from lutbench.report.comparisons import compare, interval_points, on_same_images, points
 from lutbench.report.entries import TableEntry, over_runs
 from lutbench.report.sections import Section, View, by_task
-from lutbench.report.values import interval_legend, row_numbers
+from lutbench.report.values import interval_legend, row_numbers, seeds_text
 
 NAME = "calibration"
 """Of the files calibration.csv and calibration.tex."""
@@ -51,7 +51,7 @@ PAIRS = (
     "Differences, of ECE in points and of NLL in nats, with the percentiles of the same resamples of the images for both methods; of "
     "several seeds their mean."
 )
-SEEDS = "Over seeds: Student's t on the differences between runs with the same seed."
+SEEDS = "Over seeds, or over draws: Student's t on the differences between runs with the same seed and draw."
 
 
 class _Calibrated(NamedTuple):
@@ -78,7 +78,7 @@ def calibration_sections(view: View) -> list[Section]:
                 "encoder": row.entry.encoder,
                 "ECE, % ↓": row.measured[ECE].text(),
                 "NLL, nats ↓": row.measured[NLL].text() if NLL in row.measured else "",
-                "seeds": str(len(row.entry.runs)),
+                "seeds": seeds_text(row.entry),
                 "runs": f"[{numbers[row.entry.row]}]",
             }
             for row in rows
@@ -107,7 +107,8 @@ def _of_task(of_task: Sequence[TableEntry]) -> Iterator[_Calibrated]:
             found = {ECE: [m for r in entry.runs if (m := r.measured(metric))]}
             found |= {NLL: [m for r in entry.runs if (m := r.measured(NLL))]} if metric == ECE else {}
             if len(found[ECE]) == len(entry.runs):
-                means = {name: over_runs(of) for name, of in found.items() if len(of) == len(entry.runs)}
+                seeds = [r.seed for r in entry.runs]
+                means = {name: over_runs(of, seeds) for name, of in found.items() if len(of) == len(seeds)}
                 yield _Calibrated(entry, metric, metric.removeprefix(ECE), means)
 
 
@@ -139,11 +140,11 @@ def _pairs(view: View, rows: Sequence[_Calibrated]) -> Section:
                     compared = compare(one, other, metric if name == ECE else NLL)
                     unit, title = pair[0].measured[name].unit, name.split(",")[0]
                     cells[title] = points(compared.difference, compared.interval, unit)
-                    cells[f"{title}, over seeds"] = interval_points(compared.seed_interval, unit)
+                    cells[f"{title}, over {compared.over}"] = interval_points(compared.seed_interval, unit)
             made.append(cells | {"images": str(compared.images)})
     table = pd.DataFrame(made).fillna("")
     table = table.loc[:, (table != "").any()]
-    legend = " ".join([PAIRS, *([SEEDS] if any(str(column).endswith("over seeds") for column in table) else [])])
+    legend = " ".join([PAIRS, *([SEEDS] if any(", over " in str(column) for column in table) else [])])
     return Section("Calibration, pairs on the same images", 3, table, legend=legend, name=NAME) if made else Section()
 
 
@@ -154,7 +155,7 @@ def _tidy(view: View, rows: Sequence[_Calibrated]) -> pd.DataFrame:
             {
                 "suite": view.suite.name, "task": row.entry.task, "method": row.entry.method, "encoder": row.entry.encoder,
                 **m.model_dump(include=set(COLUMNS)), "metric": row.metric if name == ECE else NLL,
-                "seeds": len(row.entry.runs), "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in row.entry.runs),
+                "seeds": len({r.seed for r in row.entry.runs}), "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in row.entry.runs),
                 "note": " ".join(view.notes_of(row.entry)),
             }
             for row in rows

@@ -14,7 +14,7 @@ from lutbench.report.entries import TableEntry
 from lutbench.report.figures import PALETTE
 from lutbench.report.sections import Drawing, Section, View, directed
 from lutbench.report.study_curves import Curve, Panel, study_figure
-from lutbench.report.values import interval_legend, ranks, row_numbers
+from lutbench.report.values import interval_legend, ranks, row_numbers, seeds_text
 
 AXES = {"at": "share of the training"}
 """How tables and figures name an axis that is no setting of a recipe."""
@@ -153,17 +153,9 @@ def _table(of: _Measured) -> tuple[pd.DataFrame, dict[tuple[int, int], int]]:
             entries = [of.entries.get((place, series, *column)) for column in of.columns]
             cells = ["" if e is None else e.measured.text() if e.measured else "stale" for e in entries]
             found = [entry for entry in entries if entry]
-            seeds = sorted({len(entry.runs) for entry in found})
+            counted = " or ".join(dict.fromkeys(seeds_text(entry) for entry in found)) if planned > 1 else ""
             runs = " ".join(f"[{number}]" for number in dict.fromkeys(numbers[entry.row] for entry in found))
             lead = [of.names[series], *of.values(point)] if several else of.values(point)
-            short = planned > 1 and any(count < planned for count in seeds)
-            counted = (
-                f"{' or '.join(map(str, seeds))} of {planned}"
-                if short
-                else str(planned)
-                if planned > 1 and found
-                else ""
-            )
             rows.append([*lead, *cells, counted, runs])
             places.append((place, series))
     left = [("method", "")] * several + [(_words(axis), "") for axis in of.study.axes]
