@@ -155,6 +155,25 @@ def test_a_value_that_is_there_already_is_the_run_that_is_there(tmp_path: Path) 
     assert rows(study, "near") == ["mae-crop", "weight-0.05", "lut", "weight-1"]
 
 
+def test_a_row_that_pools_otherwise_stands_for_no_point(tmp_path: Path) -> None:
+    pooled = SUITE.replace('pretrain = "mae-crop"', 'pretrain = "mae-crop"\npool = "class"')
+    sweep = '[sweep.weight]\nof = "pretrain.lut"\ncontext_weight = [0, 0.25]\ntasks = ["near"]\n'
+    (tmp_path / "toy.toml").write_text(pooled + sweep)
+    suite = load_suite(str(tmp_path / "toy.toml"))
+    nearest = {run.method: run for run in suite.runs if (run.task, run.seed) == ("near", 0)}
+    assert nearest["weight-0"].needs == "pretrain/mae-crop/seed0"
+    assert {run.recipe.pooling for run in nearest.values()} == {"mean"}  # type: ignore[attr-defined]
+
+
+def test_a_task_with_a_curve_on_the_way_is_swept_at_the_end(tmp_path: Path) -> None:
+    way = SUITE.replace("[pretrain.lut]", "[pretrain.lut]\nsnapshots = [0.5]")
+    task = '[downstream.way]\nkind = "knn"\nmethods = ["lut"]\nat = [0.5]\n'
+    (tmp_path / "toy.toml").write_text(f'{way}{task}[sweep.k]\nof = "downstream.way"\nneighbours = [1, 20]\n')
+    suite = load_suite(str(tmp_path / "toy.toml"))
+    found = {(run.task, run.method) for run in suite.runs if run.task in ("way", "k-1", "k-20")}
+    assert found == {("way", "lut"), ("way", "lut-at-0.5"), ("k-1", "lut")}
+
+
 def test_every_other_run_is_as_without_the_sweep(tmp_path: Path) -> None:
     plain = load_suite(written(tmp_path, "", "plain"))
     loaded = swept(

@@ -823,7 +823,11 @@ def test_every_setting_that_can_change_a_result_is_part_of_the_identity_and_no_o
             "streaming": {"source": "huggingface"},
             "config": {"source": "huggingface"},
             "mask_unit": {"framework": "simmim"},
-            "crop_scale": {"crop": "random"} if kind is PretrainRecipe else {},
+            "crop_scale": {"crop": "random"}
+            if kind is PretrainRecipe
+            else {"fresh_crops": True}
+            if kind is AttentiveRecipe
+            else {},
             "second_view": {"context_weight": 0.0},
             "context_temperature": {"context_loss": "infonce"},
             "draw": {"shots": 2},
@@ -881,6 +885,18 @@ def test_lut_with_weight_0_is_mae_with_luts_crop_whatever_is_said_of_context() -
     assert mae != identity(PretrainRecipe)
     for name in ("crop", "crop_padding", "mask_ratio", "batch", "epochs"):
         assert identity(PretrainRecipe, context_weight=0.0, **{name: AFFECTING[PretrainRecipe][name]}) != mae, name
+
+
+def test_settings_of_what_is_not_there_do_not_count() -> None:
+    for unused, settings in (
+        ({"crop_padding": 0}, {"crop": "random"}),
+        ({"crop_scale": [0.5, 1.0]}, {"crop": "simple"}),
+        ({"min_lr": 1e-6}, {"lr_schedule": "step"}),
+    ):
+        assert identity(PretrainRecipe, **settings, **unused) == identity(PretrainRecipe, **settings), unused
+    assert identity(AttentiveRecipe, fresh_crops=False, crop_scale=[0.5, 1.0]) == identity(
+        AttentiveRecipe, fresh_crops=False
+    )
 
 
 def test_how_a_batch_is_cut_matters_where_a_batch_norm_mixes_its_images_and_only_there() -> None:

@@ -1,7 +1,7 @@
 """Settings of the attentive probe: one query that attends to the tokens of a frozen encoder. Defaults are V-JEPA's."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -38,6 +38,11 @@ class AttentiveRecipe(ClassificationRecipe):
     encoded once and held in memory; far cheaper, for small sets (our choice)."""
     crop_scale: CropScale = Field([0.08, 1.0])
     """Area of the random resized crop (as the linear probe's)."""
+
+    def affecting_results(self) -> dict[str, Any]:
+        """Return the fields that affect results: without fresh crops no scale of them."""
+        fields = super().affecting_results()
+        return fields if self.fresh_crops else {name: value for name, value in fields.items() if name != "crop_scale"}
 
     def samples(self, images: Mapping[str, int]) -> Samples:
         """Return the training images that are encoded, in every epoch anew or once, and the validation images."""

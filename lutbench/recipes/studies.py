@@ -99,8 +99,9 @@ def _of_pretraining(
         _identity(recipe_from_nothing(suite, data, table_of(suite, sweep.stage, task, table))): task
         for task, table in reversed(getattr(suite, sweep.stage).items())  # the first of several that are alike
     }
-    own = _method(suite, sweep.task, given.teacher)
-    student = own or _method(suite, sweep.task, teacher=False)
+    own = next(iter(_methods(suite, sweep.task, given.teacher)), None)
+    pool = suite.method[own].pool if own else None
+    student = own or next(iter(_methods(suite, sweep.task, teacher=False)), None)
     label = given.label or (suite.method[student].label if student else "") or sweep.task
     label += ", teacher" if given.teacher and own is None and not given.label else ""
     found, points = dict[str, Sequence[str]](), []
@@ -121,13 +122,14 @@ def _of_pretraining(
             suite = _with(suite, sweep, sweep.stage, made, table)
             budgets |= budget
         run = identities[identity]
-        method = _method(suite, run, given.teacher)
+        alike = (name for name in _methods(suite, run, given.teacher) if suite.method[name].pool == pool)
+        method = next(alike, None)
         if method is None:
             method = run if run not in suite.method and run not in suite.classifier else made
             row = MethodRecipe(
                 pretrain=run,
                 teacher=given.teacher,
-                pool=suite.method[own].pool if own else None,
+                pool=pool,
                 label=label if run == sweep.task else f"{label}, {_in_words(values)}",
             )
             suite = _with(suite, sweep, "method", method, row)
@@ -167,7 +169,7 @@ def _of_task(name: str, suite: Suite, data: Mapping[str, AnyData], sweep: Sweep,
     known = {key: identities(table) for key, table in tables.items() if table.kind == task.kind}
     label, found, points = sweep.given.label or task.title or sweep.task, dict[str, Sequence[str]](), []
     for values in sweep.points:
-        table = task.model_copy(update=values)
+        table = task.model_copy(update={**values, "at": None})  # its curve is the task's own
         with _told(sweep, values):
             identity = identities(table)
         found[shown(values)] = identity
@@ -233,10 +235,9 @@ def _identity(recipe: RunRecipe) -> str:
     )
 
 
-def _method(suite: Suite, run: str, teacher: bool) -> str | None:
-    """Return the first method that is the encoder of a pre-training run, or that of its teacher; None if there is none."""
-    rows = suite.method.items()
-    return next((name for name, row in rows if row.pretrain == run and row.teacher == teacher), None)
+def _methods(suite: Suite, run: str, teacher: bool) -> list[str]:
+    """Return the methods that are the encoder of a pre-training run, or that of its teacher."""
+    return [name for name, row in suite.method.items() if row.pretrain == run and row.teacher == teacher]
 
 
 def _check_effect(sweep: Sweep, found: Mapping[str, Sequence[str]]) -> None:

@@ -6,7 +6,7 @@ from math import ceil, log10
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lutbench.evaluate.outcomes import Measurement
-from lutbench.report.entries import STUDENT
+from lutbench.report.entries import OF_DRAWS, STUDENT
 from lutbench.report.figures import Point, draw_lines, label_figure, new_figure, plain_axes
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def study_figure(title: str, panels: Sequence[Panel], axis: str, note: str = "")
         place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
         grid[0, -1].legend([*handles.values()], [*handles], fontsize="small", frameon=False, **place)
     measured = [m for panel in panels for curve in panel.curves for m in curve.points.values() if m.interval]
-    over = {"Student's t over seeds" if m.interval == STUDENT else "over images, of one seed" for m in measured}
+    named = {STUDENT: "Student's t over seeds", OF_DRAWS: "Student's t over draws of the training images"}
+    over = {named.get(m.interval, "over images, of one seed") for m in measured}
     bands = f"Bands and bars are 95 % intervals: {' or '.join(sorted(over, reverse=True))}." if over else ""
     ring = "The ring is the base." if any(c.base is not None for panel in panels for c in panel.curves) else ""
     label_figure(figure, title, " ".join(filter(None, (bands, ring))), note)

@@ -96,8 +96,11 @@ def units_of(mask_unit: int, patch_size: int, grid: int) -> int:
     if mask_unit % patch_size or grid % patches:
         side = grid * patch_size
         fitting = [patch_size * n for n in range(1, grid // 2 + 1) if grid % n == 0]
+        way = (
+            f"set it to {' or '.join(map(str, fitting))}" if fitting else "there are too few patches: take smaller ones"
+        )
         raise UserError(
-            f"mask_unit = {mask_unit} pixels does not divide images of {side} into units of whole patches of {patch_size}: set it to "
-            f"{' or '.join(map(str, fitting))}."
+            f"mask_unit = {mask_unit} pixels (SimMIM's is 32) does not divide images of {side} into units of whole patches of {patch_size}: "
+            f"{way}."
         )
     return patches
