@@ -889,7 +889,6 @@ def test_lut_with_weight_0_is_mae_with_luts_crop_whatever_is_said_of_context() -
 
 def test_settings_of_what_is_not_there_do_not_count() -> None:
     for unused, settings in (
-        ({"crop_padding": 0}, {"crop": "random"}),
         ({"crop_scale": [0.5, 1.0]}, {"crop": "simple"}),
         ({"min_lr": 1e-6}, {"lr_schedule": "step"}),
     ):

@@ -212,7 +212,6 @@ class PretrainRecipe(RunRecipe):
         without_effect = {
             "photometrics_on": not self.photometric,
             "crop_scale": self.crop == "simple",
-            "crop_padding": self.crop == "random",
             "min_lr": self.lr_schedule == "step",
             "second_view": self.context_weight > 0,
             "context_temperature": self.context_loss != "infonce",
