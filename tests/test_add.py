@@ -25,6 +25,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+PRETRAINED = ("lut", "mae", "simmim", "simmim-lut")
+"""The rows of tiny that a new pre-trained one stands beside."""
+
+
 def vit(**changes: Any) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     return timm.create_model("vit_tiny_patch16_224", **SMALL | changes).state_dict()
@@ -51,7 +55,7 @@ def test_a_dino_teacher_becomes_a_row_of_every_table_in_which_it_can_be() -> Non
     assert written == {
         "extends": "tiny",
         "title": "tiny, with My DINO",
-        "compare": [["my-dino", "lut"], ["my-dino", "mae"]],
+        "compare": [["my-dino", row] for row in PRETRAINED],
         "encoder": {
             "my-dino": {
                 "label": label,
@@ -69,7 +73,7 @@ def test_a_dino_teacher_becomes_a_row_of_every_table_in_which_it_can_be() -> Non
     rows = {run.method for run in base.runs}
     new = {f"{run.stage}/{run.task}" for run in suite.runs if run.method == "my-dino"}
     assert new == {f"{run.stage}/{run.task}" for run in base.runs if run.method == "lut"}
-    assert suite.config.compare == [["lut", "mae"], ["my-dino", "lut"], ["my-dino", "mae"]]
+    assert suite.config.compare == [*base.config.compare, *(["my-dino", row] for row in PRETRAINED)]
     assert {run.recipe.encoder_label for run in suite.runs if run.method == "my-dino" and run.kind.name == "knn"} == {
         label
     }

@@ -15,6 +15,9 @@ from lutbench.progress import console, print_table
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.workspace import Workspace
 
+NAMES = 32
+"""Columns of the names of runs, of which longer ones have a second line, so that the table has 80."""
+
 
 def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None:
     """Print what the suite will cost.
@@ -108,6 +111,7 @@ def amount(count: int) -> str:
 def _runs(costs: Costs, studied: Mapping[str, str]) -> Table:
     """Return a row for the seeds of each task and method, and one for all that is there for a study alone, by name of the run."""
     table = table_of(["run"], ["to go", "images", "FLOP", "images/s", "time"])
+    table.columns[0].max_width, table.columns[0].overflow = NAMES, "fold"
     for stage, part in costs.by("stage").items():
         time = duration(part.seconds) if part.timed else ""
         table.add_row(stage, str(len(part.to_run)), amount(part.images), f"{part.flop:.1e}", "", time, style="bold")
