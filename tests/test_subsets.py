@@ -26,6 +26,7 @@ from lutbench.report.calibration_table import calibration_sections
 from lutbench.report.comparisons import compare, comparison_sections
 from lutbench.report.entries import OF_DRAWS, STUDENT, over_runs
 from lutbench.report.sections import View
+from lutbench.report.studies import study_sections
 from lutbench.report.tables import all_sections, build_tables
 from lutbench.run import Run, open_run
 from lutbench.stages import run_suite
@@ -372,6 +373,22 @@ def test_a_pair_without_the_same_draws_is_not_compared(folder: Path) -> None:
     view = View.read(suite, folder / "results")
     assert comparison_sections(view) == []
     assert "2 of 3 runs" in build_tables(view, all_sections(view))["main.md"]
+
+
+def test_draws_are_compared_with_the_one_run_on_all_images(folder: Path) -> None:
+    sweep = '[sweep.part]\nof = "downstream.few"\nshare = [0.2, 1.0]\nmethods = ["one"]\n'
+    view = finished(folder, f"share = 0.2\ndraws = 3\n{sweep}")
+    found = {entry.task: entry for entry in view.entries if entry.method == "one"}
+    few, whole = found["few"], found["part-1"]
+    assert [len(entry.runs) for entry in (few, whole)] == [3, 1]
+    compared = compare(few, whole, "top-1")
+    values = np.array([r.measurements[0].value for r in few.runs]) - whole.runs[0].measurements[0].value
+    assert compared.over == "draws"
+    assert np.allclose(compared.seed_differences, values / 100)
+    assert compared.seeds_for_and_against is None, "draws are no seeds"
+    (_, differences) = study_sections(view)
+    assert differences.frame["share"].tolist() == ["1"]
+    assert "over draws" in differences.frame
 
 
 def test_writing_the_record_of_the_first_draw_leaves_those_of_the_others(folder: Path) -> None:

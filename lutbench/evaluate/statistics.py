@@ -102,7 +102,7 @@ class Comparison:
 
         A seed without a difference is neither. Of a mean of 0 those above it come first.
         """
-        if self.seed_interval is None:
+        if self.seed_interval is None or self.over != "seeds":
             return None
         sign = -1 if self.difference < 0 else 1
         return sum(sign * d > 0 for d in self.seed_differences), sum(sign * d < 0 for d in self.seed_differences)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lutbench.evaluate.outcomes import decimals
 from lutbench.evaluate.statistics import BASIC, RESAMPLES, Comparison, Interval
+from lutbench.record import Record
 from lutbench.report.entries import TableEntry, spread
 from lutbench.report.sections import Section, View, by_task, directed, signed
 
@@ -109,16 +110,36 @@ def pair_tables(view: View, pairs: Iterable[Pair]) -> list[tuple[str, pd.DataFra
 def on_same_images(first: TableEntry, second: TableEntry) -> bool:
     """Return whether two entries were measured with the same seeds and draws on the same images, of which the outcomes are known."""
     runs = [*first.runs, *second.runs]
-    if not runs or [(r.seed, r.draw) for r in first.runs] != [(r.seed, r.draw) for r in second.runs]:
+    if not runs or _together(first, second) is None:
         return False
     return all(r.outcomes_file for r in runs) and len({r.outcomes.images for r in runs}) == 1
 
 
+def _together(first: TableEntry, second: TableEntry) -> tuple[list[Record], list[Record]] | None:
+    """Return the runs of two entries by seed and draw; None if one has others than the other.
+
+    Where one has a single run of each seed, as a task on all training images, that run stands beside every draw of the other.
+    """
+    several = max(first, second, key=lambda entry: entry.draws)
+    keys = [(r.seed, r.draw) for r in several.runs]
+    both = []
+    for entry in (first, second):
+        runs = {(r.seed, r.draw): r for r in entry.runs}
+        if entry.draws == 1 < several.draws and len(keys) == several.planned:
+            runs = {(seed, draw): runs[seed, 0] for seed, draw in keys if (seed, 0) in runs}
+        if set(runs) != set(keys):
+            return None
+        both.append([runs[key] for key in keys])
+    return both[0], both[1]
+
+
 def compare(first: TableEntry, second: TableEntry, metric: str) -> Comparison:
     """Compare two methods by a metric on the same images, seed by seed and draw by draw; see :func:`on_same_images`."""
-    both: list[list[Any]] = [[r.outcomes for r in entry.runs] for entry in (first, second)]
+    runs = _together(first, second)
+    assert runs is not None, "see on_same_images"
+    both: list[list[Any]] = [[r.outcomes for r in of] for of in runs]
     compared: Comparison = type(both[0][0]).compare(*both, metric)
-    differences, over = spread(compared.seed_differences, [r.seed for r in first.runs])
+    differences, over = spread(compared.seed_differences, [r.seed for r in runs[0]])
     return replace(compared, seed_differences=tuple(differences), over=over)
 
 
