@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from lutbench.errors import nearest
 from lutbench.kinds import CONTEXT_LOSSES, FRAMEWORKS
 from lutbench.recipes.base import (
     Batch,
@@ -33,7 +32,7 @@ def _one_of(known: Mapping[str, str]) -> AfterValidator:
 
     def check(name: str) -> str:
         if name not in known:
-            raise ValueError(f"expected one of {', '.join(known)}.{nearest(name, known)}")
+            raise ValueError(f"expected one of {', '.join(known)}")
         return name
 
     return AfterValidator(check)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from lutbench.errors import UserError, nearest
+from lutbench.kinds import KINDS
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -30,9 +31,9 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str, also: I
         path = ".".join(str(part) for part in (where, *problem["loc"]) if part != "")
         if problem["type"] == "extra_forbidden":
             owner = _model_at(model, problem["loc"][:-1]) or model
-            known = [*owner.model_fields, *(also if owner is model else ())]
+            known = list(dict.fromkeys([*owner.model_fields, *(also if owner is model else ())]))
             hint = nearest(str(problem["loc"][-1]), known) or f" Known: {', '.join(known)}."
-            yield f"{path}: no such setting.{hint}"
+            yield f"{path}: no such setting.{_of_kinds(str(problem['loc'][-1]), owner) or hint}"
         elif problem["loc"][-1:] == ("[key]",):
             found = str(problem["input"])
             yield f"{'.'.join(map(str, (where, *problem['loc'][:-2]))).strip('.')}: expected a name, found {found[:80]!r}: {_told(problem)}."
@@ -46,6 +47,13 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str, also: I
                 else f", found {text[:200]}{'...' if len(text) > 200 else ''}"
             )
             yield f"{path}: {_told(problem)}{shown}."
+
+
+def _of_kinds(setting: str, model: type[BaseModel]) -> str:
+    """Return which other kinds of run of the same stage have a setting that the recipe of one kind lacks; empty if none has."""
+    stage = next((kind.stage for kind in KINDS.values() if kind.recipe is model), None)
+    kinds = [name for name, kind in KINDS.items() if kind.stage == stage and setting in kind.recipe.model_fields]
+    return f" It is one of kind {' and '.join(filter(None, (', '.join(kinds[:-1]), kinds[-1])))}." if kinds else ""
 
 
 def _told(problem: Mapping[str, Any]) -> str:

@@ -67,7 +67,8 @@ def snapshot_studies(suite: Suite, runs: Sequence[PlannedRun]) -> list[Study]:
                 for share, of_share in sorted(rows.items())
             ]
             if points:
-                title = f"{table.title or task}, on the way"
+                title = table.title or task
+                title += "" if "on the way" in title else ", on the way"
                 studies.append(Study(f"at.{task}", title, ("at",), tuple(points), len(points) - 1))
     return studies
 
