@@ -251,7 +251,7 @@ def short(folder: Path, **settings: int) -> LoadedSuite:
 def test_seconds_are_those_of_records_of_any_length(folder: Path) -> None:
     write_images(folder)
     measure(folder, "lut", 100.0)
-    assert "how fast pretrain.mae is is not known" in refused(folder, SECONDS)
+    assert "the speed of pretrain.mae is not known" in refused(folder, SECONDS)
     measure(folder, "mae", 175.0)
     suite = loaded(folder, SECONDS)
     assert recipe(suite, "mae").epochs == 14  # 8 epochs at 100 images/s, at 175
@@ -263,7 +263,7 @@ def test_seconds_are_those_of_records_of_any_length(folder: Path) -> None:
 def test_the_command_that_a_refusal_names_measures_what_is_missing(folder: Path) -> None:
     write_images(folder)
     told = refused(folder, SECONDS)
-    assert "how fast pretrain.mae and pretrain.lut are is not known" in told
+    assert "the speed of pretrain.mae and pretrain.lut is not known" in told
     command = told[told.index("lutbench run") : told.index(". Or compare")]
     arguments = [*shlex.split(command)[1:], "--data-root", str(folder), "--runs", str(folder / "runs")]
     subprocess.run([sys.executable, "-m", "lutbench", *arguments], check=True, capture_output=True)
@@ -279,7 +279,7 @@ def test_speeds_that_were_used_are_kept_whatever_is_measured_later(folder: Path)
     for name, rate in (("lut", 100.0), ("mae", 175.0)):
         measure(folder, name, rate)
     first = loaded(folder, SECONDS, keep=True)
-    [kept] = (folder / "results/speed/budgets/toy").iterdir()
+    [kept] = (folder / "results/speed/budgets").iterdir()
     measure(folder, "mae", 400.0)
     assert loaded(folder, SECONDS).runs == first.runs
     assert str(kept) in first.budgets["mae"].sentence("mae", with_file=True)
@@ -299,7 +299,22 @@ def test_kept_speeds_are_of_the_settings_that_were_measured(folder: Path) -> Non
         measure(folder, name, rate, decoder_depth=2)
     deeper = loaded(folder, SECONDS, "defaults.pretrain.decoder_depth=2", keep=True)
     assert (recipe(deeper, "mae").epochs, recipe(loaded(folder, SECONDS), "mae").epochs) == (32, 14)
-    assert len(list((folder / "results/speed/budgets/toy").iterdir())) == 2
+    assert len(list((folder / "results/speed/budgets").iterdir())) == 2
+
+
+def test_speeds_of_another_suite_count_where_the_settings_are_the_same(folder: Path) -> None:
+    write_images(folder)
+    for name, rate in (("lut", 100.0), ("mae", 175.0)):
+        measure(folder, name, rate)
+    records = folder / "results/records"
+    (records / "toy").rename(records / "another")
+    first = loaded(folder, SECONDS, keep=True)
+    assert recipe(first, "mae").epochs == 14
+    (records / "another/pretrain/mae/seed0.json").write_text("{")
+    assert recipe(loaded(folder, SECONDS), "mae").epochs == 14, "kept, whatever the suite"
+    [kept] = (folder / "results/speed/budgets").iterdir()
+    kept.unlink()
+    assert "the speed of pretrain.mae is not known" in refused(folder, SECONDS)
 
 
 def test_speeds_of_two_machines_are_not_compared(folder: Path) -> None:
@@ -321,7 +336,7 @@ def test_kept_speeds_that_somebody_edited_are_refused(folder: Path) -> None:
     for name, rate in (("lut", 100.0), ("mae", 175.0)):
         measure(folder, name, rate)
     loaded(folder, SECONDS, keep=True)
-    [kept] = (folder / "results/speed/budgets/toy").iterdir()
+    [kept] = (folder / "results/speed/budgets").iterdir()
     values = json.loads(kept.read_text())
     values["own"]["images_per_second"] = 500.0
     kept.write_text(json.dumps(values))

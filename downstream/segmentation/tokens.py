@@ -36,7 +36,10 @@ def grid_of(recipe: DenseRecipe) -> Grid:
 
 @lru_cache
 def _grid(architecture: EncoderRecipe, crop: int, blocks: tuple[int, ...] | None) -> Grid:
-    timm_arguments(architecture, crop)
+    try:
+        timm_arguments(architecture, crop)
+    except UserError as error:  # of a task that has no image_size, but windows of this side
+        raise UserError(str(error).replace("image_size =", "crop =", 1)) from error
     with shapes_only(), torch.no_grad():
         encoder: Any = create_encoder(architecture, crop).eval()
         depth = len(getattr(encoder, "blocks", ()))

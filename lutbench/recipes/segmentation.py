@@ -127,7 +127,9 @@ class CropsRecipe(WindowsRecipe):
     @model_validator(mode="after")
     def _crops_that_can_be(self) -> Self:
         if self.warmup >= self.iterations:
-            raise ValueError(f"warmup = {self.warmup} iterations leave nothing of iterations = {self.iterations}")
+            raise ValueError(
+                f"warmup = {self.warmup} iterations leave nothing of iterations = {self.iterations}: make the warm-up shorter"
+            )
         if self.ratio[0] > self.ratio[1]:
             raise ValueError("ratio: the smaller comes first")
         if (least := self.scale[1] * self.ratio[0]) < 4 or self.ratio[1] > 16:

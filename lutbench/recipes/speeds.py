@@ -1,10 +1,11 @@
 """Measured speeds of pre-training, for budgets in seconds: from records of one machine, and then kept.
 
 The speeds of two runs come from their records, those of any seed and of any number of epochs whose other settings are the suite
-file's; the machine is the same if processor, cores, threads, processes and GPUs are. They are looked for in the results and, before
-these, in ``RESULTS/speed``: results of their own for runs of one epoch that are made to measure, and disturb no other record.
+file's, first those of this suite and then any other's; the machine is the same if processor, cores, threads, processes and GPUs are.
+They are looked for in the results and, before these, in ``RESULTS/speed``: results of their own for runs of one epoch that are made to
+measure, and disturb no other record.
 
-``lutbench run`` keeps the two speeds that it used, sealed, in ``RESULTS/speed/budgets/SUITE/RUN-SETTINGS.json``. From then on they
+``lutbench run`` keeps the two speeds that it used, sealed, in ``RESULTS/speed/budgets/RUN-SETTINGS.json``. From then on they
 are the speeds of these settings, whatever is measured later: the epochs of a run that has begun do not change. To measure anew,
 remove the file.
 """
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, PositiveFloat
 
 from lutbench.errors import UserError
-from lutbench.files import below, content_sha256, read_sealed, write_sealed
+from lutbench.files import content_sha256, read_sealed, write_sealed
 from lutbench.provenance import Hardware
 from lutbench.recipes.budget import MeasuredIn
 from lutbench.recipes.pretrain import PretrainRecipe
@@ -70,10 +71,7 @@ def seconds_per_image(
         UserError: if a run was not measured, or not on the same machine as the other; if a record, or what was kept, is damaged.
     """
     settings = [_without_length(recipe.affecting_results()) for recipe in recipes]
-    kept = (
-        below(where.results / FOLDER / "budgets", where.suite)
-        / f"{names[0]}-{content_sha256({'of': settings})[:12]}.json"
-    )
+    kept = where.results / FOLDER / "budgets" / f"{names[0]}-{content_sha256({'of': settings})[:12]}.json"
     if kept.is_file():
         speeds = read_sealed(kept, Speeds, "Remove it: the speeds are then taken from the records again.")
     else:
@@ -100,8 +98,8 @@ def _measured(
     missing = [name for name, found in zip(names, (own, like), strict=True) if not found]
     if missing:
         problem = (
-            f"{at}: its unit is seconds, and how fast {' and '.join(f'pretrain.{name}' for name in missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} is not known: {places} have no record of these settings, of any number of epochs."
+            f"{at}: its unit is seconds, and the speed of {' and '.join(f'pretrain.{name}' for name in missing)} "
+            f"is not known: {places} have no record of these settings, of any number of epochs."
         )
     else:
         problem = (
@@ -126,14 +124,20 @@ def _command(where: MeasuredIn, seed: int, names: Sequence[str], budgets: Sequen
 
 
 def _records(where: MeasuredIn, seeds: Sequence[int], name: str, settings: Mapping[str, Any]) -> list[Record]:
-    """Return the records of a run with these settings that tell its speed, those that were made to measure first."""
+    """Return the records of a run with these settings that tell its speed: those that were made to measure first, then this suite's."""
     found = []
-    for folder, seed in product((where.results / FOLDER, where.results), seeds):
-        run = run_name("pretrain", name, "", seed)
-        path = record_path(folder, where.suite, run)
-        record = read_record(path, run) if path.is_file() else None
-        if record and record.images_per_second and _without_length(record.identity_inputs["recipe"]) == settings:
-            found.append(record)
+    for folder in (where.results / FOLDER, where.results):
+        own = [record_path(folder, where.suite, run_name("pretrain", name, "", seed)) for seed in seeds]
+        others = sorted((folder / "records").glob("*/pretrain/*/*.json"))
+        for path in dict.fromkeys([*(path for path in own if path.is_file()), *others]):
+            try:
+                record = read_record(path)
+            except UserError:
+                if path in own:
+                    raise
+                continue  # another suite's, which is not asked for
+            if record.images_per_second and _without_length(record.identity_inputs["recipe"]) == settings:
+                found.append(record)
     return found
 
 
