@@ -100,7 +100,7 @@ def units_of(mask_unit: int, patch_size: int, grid: int) -> int:
             f"set it to {' or '.join(map(str, fitting))}" if fitting else "there are too few patches: take smaller ones"
         )
         raise UserError(
-            f"mask_unit = {mask_unit} pixels does not divide images of {side} into units of whole patches of {patch_size}: "
+            f"mask_unit = {mask_unit} pixels (SimMIM's is 32) does not divide images of {side} into units of whole patches of {patch_size}: "
             f"{way}."
         )
     return patches
