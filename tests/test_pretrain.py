@@ -240,8 +240,9 @@ def test_two_processes_make_the_losses_of_one(folder: Path, method: str) -> None
     )
     one = trained(toy(folder, "one", *short))
     two = in_processes(lambda: trained(toy(folder, "two", *short)), 2)
+    rel = 1e-4 if method == "clipped, in steps" else 1e-5  # whose rate stays high: it makes more of the last bits
     for name, value in one["losses"].items():
-        assert two[0]["losses"][name] == pytest.approx(value, rel=1e-4), name
+        assert two[0]["losses"][name] == pytest.approx(value, rel=rel), name
 
 
 def test_a_second_view_for_nothing_leaves_the_encoder_of_mae_at_the_cost_of_lut(folder: Path) -> None:
