@@ -193,7 +193,7 @@ def test_the_number_of_loader_workers_changes_nothing(folder: Path, workers: int
         ("mask_ratio=0.4", "two views cannot see different patches"),
         ("mask_ratio=0.99", "leaves 0 of 16 patches visible"),
         ("crop_padding=8", "cannot be reflected"),
-        ("framework=simmim", r"mask_unit = 32 pixels does not divide images of 16 .* set it to 4 or 8"),
+        ("framework=simmim", r"mask_unit = 32 pixels .* does not divide images of 16 .* set it to 4 or 8"),
     ],
 )
 def test_what_does_not_go_together_is_found_before_anything_is_computed(folder: Path, change: str, told: str) -> None:
@@ -240,8 +240,9 @@ def test_two_processes_make_the_losses_of_one(folder: Path, method: str) -> None
     )
     one = trained(toy(folder, "one", *short))
     two = in_processes(lambda: trained(toy(folder, "two", *short)), 2)
+    rel = 1e-4 if method == "clipped, in steps" else 1e-5  # whose rate stays high: it makes more of the last bits
     for name, value in one["losses"].items():
-        assert two[0]["losses"][name] == pytest.approx(value, rel=1e-4), name
+        assert two[0]["losses"][name] == pytest.approx(value, rel=rel), name
 
 
 def test_a_second_view_for_nothing_leaves_the_encoder_of_mae_at_the_cost_of_lut(folder: Path) -> None:

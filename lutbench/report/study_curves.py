@@ -65,7 +65,7 @@ def study_figure(title: str, panels: Sequence[Panel], axis: str, note: str = "")
     grid = figure.subplots(down, across, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    for axes, panel in zip(grid.flat, panels, strict=False):
+    for axes, panel in zip(grid.flat[: len(panels)], panels, strict=True):
         _draw(axes, panel, axis)
     if any(curve.label for panel in panels for curve in panel.curves):
         handles = {
