@@ -1,6 +1,7 @@
 """Errors that a user can mend, told in one paragraph."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -17,6 +18,17 @@ class Halt(UserError):
 
 class NotRun(UserError):
     """An optional dataset is absent: runs on it are left out, and the message says why."""
+
+
+@contextmanager
+def named(table: str, row: str = "") -> Iterator[None]:
+    """Put the name of a table of the suite file, and of a row, before what a :class:`UserError` says, unless it begins with the table."""
+    try:
+        yield
+    except UserError as error:
+        if str(error).startswith((f"{table}:", f"{table},", f"{table}.")):
+            raise
+        raise type(error)(f"{table}{row}: {error}") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -105,7 +105,7 @@ def _nothing_to_export(started: Started, kind: str, library: Library, runs: Path
     )
     exporting = [name for name in KINDS if name in (*MODELS, "segmentation")]
     return UserError(
-        f"{started.name}: a {kind} run has nothing to export: {why}. Runs that have are of the kinds {', '.join(exporting)}."
+        f"{started.name}: a run of kind {kind} has nothing to export: {why}. Runs that have are of the kinds {', '.join(exporting)}."
         f"{_before(started, runs)}"
     )
 

@@ -154,7 +154,7 @@ class Record(_Closed):
         except (KeyError, ValueError) as error:
             found = f"no array {error}" if isinstance(error, KeyError) else error
             raise UserError(
-                f"{self._path(self.outcomes_file)}: expected the {kind.__name__.lower()} of a {self.kind.name} run, found {found}. "
+                f"{self._path(self.outcomes_file)}: expected the {kind.__name__.lower()} of a run of kind {self.kind.name}, found {found}. "
                 f"{_remedy(self.run)}"
             ) from error
 
@@ -292,11 +292,11 @@ def read_record(path: Path, run: str = "it") -> Record:
     elif record.run != name:
         wrong = f"it says that it is {record.run}, but its stage, task, method, seed and draw are those of {name}"
     elif kind not in KINDS:
-        wrong = f"a {kind!r} run is of a kind that this version does not know; it knows {', '.join(KINDS)}"
+        wrong = f"it is of kind {kind!r}, which this version does not know; it knows {', '.join(KINDS)}"
     elif (seed, KINDS[kind].stage) != (record.seed, record.stage):
         wrong = (
-            f"it says that it is a {record.stage} run with seed {record.seed}, but its document is that of a {kind} run "
-            f"with seed {seed}"
+            f"it says that it is a run of {record.stage} with seed {record.seed}, but its document is that of a run of kind "
+            f"{kind} with seed {seed}"
         )
     elif foreign := [
         kept.file for kept in record.files if not is_file_of(kept.file, run_name("", "", "", record.seed, record.draw))

@@ -5,8 +5,8 @@ affect results, the seed, the data and the weights that go in. A run's folder is
 overwrites, resumes or passes for another.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,14 +19,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lutbench.checkpoint import Checkpoint, finite_state, newest_checkpoint, save_checkpoint
-from lutbench.errors import UserError
+from lutbench.errors import UserError, named
 from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import DamagedError, below, remove_partials
 from lutbench.finite import refused_numbers_explained
 from lutbench.kinds import dataset_module
 from lutbench.models.preprocessing import Preprocessing, preprocessing_for
 from lutbench.progress import console
-from lutbench.recipes.base import RunRecipe
+from lutbench.recipes.base import RunRecipe, TrainingSubset
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, identity_of, read_record, record_path
 from lutbench.record_writing import copy_record, make_record, renamed_record, write_record
@@ -150,18 +150,23 @@ class Run(Generic[R]):
         if recipe.cache_side is not None:
             return self.workspace.cached(recipe.dataset, recipe.cache_side)
         if split == "train" and recipe.training_subset is not None:
-            return self.workspace.subset(recipe.dataset, recipe.training_subset)
+            return self._subset(recipe.training_subset)
         opened = self.workspace.open(recipe.dataset, split)
         align = getattr(dataset_module(recipe.dataset), "aligned", None)
         if align is not None and split == "val":
             return align(self.workspace.open(recipe.dataset, "train"), opened)
         return opened
 
+    def _subset(self, chosen: TrainingSubset) -> Any:
+        self.workspace.open(self.recipe.dataset, "train")  # what is wrong of the whole names no task
+        with named(f"{self.planned.stage}.{self.planned.task}"):
+            return self.workspace.subset(self.recipe.dataset, chosen)
+
     def fingerprint(self, split: str) -> str:
         """Return what tells the content of a split from any other; of a cache it is known without the cache."""
         recipe, side = self.recipe, self.recipe.cache_side
         if split == "train" and recipe.training_subset is not None:
-            return self.workspace.subset(recipe.dataset, recipe.training_subset).fingerprint
+            return str(self._subset(recipe.training_subset).fingerprint)
         dataset = self.workspace.open(recipe.dataset, split)
         if side is None:
             return str(dataset.fingerprint)
@@ -328,10 +333,8 @@ def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> R
     return Run(planned, workspace, needed, suite.given)
 
 
-@contextmanager
-def row_named(run: Run[Any]) -> Iterator[None]:
-    """Name table and row in what is found wrong of a run's encoder."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{run.planned.stage}.{run.planned.task}, row {run.planned.method}: {error}") from error
+def row_named(run: Run[Any]) -> AbstractContextManager[None]:
+    """Return what names its table in what is found wrong of a run, and its row where it starts from another's weights."""
+    planned = run.planned
+    row = "" if planned.kind.starts_from == "nothing" else f", row {planned.method}"
+    return named(f"{planned.stage}.{planned.task}", row)

@@ -12,7 +12,7 @@ from lutbench.evaluate.outcomes import Measurement
 from lutbench.models.encoders import export_encoder
 from lutbench.models.weights import save_weights
 from lutbench.recipes.pretrain import PretrainRecipe
-from lutbench.run import Run
+from lutbench.run import Run, row_named
 from lutbench.run_status import RunState
 from lutbench.train.batches import Schedule, stream
 from lutbench.train.logger import TrainingLogger
@@ -49,7 +49,7 @@ def check(run: Run[PretrainRecipe]) -> None:
     preflight(run, images, *(labelled_splits(run)[1:] if recipe.knn_every else ()))
     if snapshots and run.status().state is RunState.RESUMABLE:
         kept_snapshots(run, snapshots, newest_step(run.checkpoints) or 0)
-    with torch.device("meta"):
+    with row_named(run), torch.device("meta"):
         build_student(recipe, run.seed)
 
 

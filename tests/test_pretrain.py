@@ -193,7 +193,10 @@ def test_the_number_of_loader_workers_changes_nothing(folder: Path, workers: int
         ("mask_ratio=0.4", "two views cannot see different patches"),
         ("mask_ratio=0.99", "leaves 0 of 16 patches visible"),
         ("crop_padding=8", "cannot be reflected"),
-        ("framework=simmim", r"mask_unit = 32 pixels .* does not divide images of 16 .* set it to 4 or 8"),
+        (
+            "framework=simmim",
+            r"pretrain.\w+: mask_unit = 32 pixels \(the default, SimMIM's\) does not divide images of 16 .* Set mask_unit to 4 or 8",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_found_before_anything_is_computed(folder: Path, change: str, told: str) -> None:

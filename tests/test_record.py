@@ -208,7 +208,7 @@ def test_an_edited_record_of_a_segmentation_is_refused(
 @pytest.mark.parametrize(("made", "stage"), [(confusions(), "knn"), (outcomes_of(0, 7), "segmentation")])
 def test_outcomes_of_another_kind_of_task_are_refused(tmp_path: Path, made: PerImage, stage: str) -> None:
     write_record(record_of(made, stage=stage), made, tmp_path)
-    with pytest.raises(UserError, match=rf"\.npz: expected the \w+ of a {stage} run, found arrays"):
+    with pytest.raises(UserError, match=rf"\.npz: expected the \w+ of a run of kind {stage}, found arrays"):
         read_records(tmp_path, "toy")
 
 
@@ -271,7 +271,7 @@ def test_outcomes_of_another_kind_of_task_are_refused(tmp_path: Path, made: PerI
         (lambda r: r["document"]["data"].update(val="ce"), "does not hash to its identity"),
         (
             lambda r: r["document"].update(stage="other") or r.update(identity=identity_of(r["document"])),
-            "a 'other' run is of a kind that this version does not know; it knows pretrain, finetune",
+            "it is of kind 'other', which this version does not know; it knows pretrain, finetune",
         ),
         (
             lambda r: r["measurements"][0].update(value=math.nan),
@@ -365,7 +365,7 @@ def test_a_record_that_says_what_only_sealed_ones_do_has_not_lost_its_seal_by_ag
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"no zip", "expected the outcomes of a knn run, found no whole .npz file"),
+        (b"no zip", "expected the outcomes of a run of kind knn, found no whole .npz file"),
         (b"\0" * (MAX_BYTES + 1), r"damaged or changed: it has 268,435,457 bytes"),
     ],
 )

@@ -244,8 +244,8 @@ def test_undecodable_images_of_a_subset_are_passed_over(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        ("shots = 11", r"shots = 11: class 'amber' of toy has 10 images in split 'train', and 2 more classes have fewer than 11\. Lower"),
-        ('subset = "lists/1percent.txt"', r"subset: there is no list .*lists/1percent\.txt"),
+        ("shots = 11", r"downstream\.\w+: shots = 11: class 'amber' of toy has 10 images in split 'train'\. Lower shots to 10, .* 2 more classes"),
+        ('subset = "lists/1percent.txt"', r"downstream\.\w+: subset: there is no list .*lists/1percent\.txt"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_chosen_stops_a_run_before_it_begins_and_status_and_plan_tell_it(

@@ -40,12 +40,12 @@ class SubsetImages:
 
     @property
     def name(self) -> str:
-        """The dataset's name."""
+        """What messages call the dataset that this is a part of."""
         return self.whole.name
 
     @property
     def split(self) -> str:
-        """The split's name."""
+        """The name of the split that this is a part of, ``train``."""
         return self.whole.split
 
     @property
@@ -131,10 +131,10 @@ def _check_shots(images: "ImageDataset", counts: NDArray[np.int64], shots: int) 
     fewer = np.flatnonzero((counts > 0) & (counts < shots))
     if len(fewer):
         least = int(fewer[counts[fewer].argmin()])
-        others = f", and {len(fewer) - 1:,} more classes have fewer than {shots}" if len(fewer) > 1 else ""
+        others = f" {len(fewer) - 1:,} more classes have fewer than {shots}." if len(fewer) > 1 else ""
         raise UserError(
-            f"shots = {shots}: class {images.classes[least]!r} of {images.name} has {counts[least]} images in split {images.split!r}"
-            f"{others}. Lower shots to {counts[least]}, or give a share of each class: share = 0.1."
+            f"shots = {shots}: class {images.classes[least]!r} of {images.name} has {counts[least]} images in split {images.split!r}. "
+            f"Lower shots to {counts[least]}, or give share = 0.1.{others}"
         )
 
 
@@ -196,11 +196,11 @@ def _names_in(path: Path) -> set[str]:
     return names
 
 
-def restricted_survey(survey: Survey, recipe: RunRecipe, workspace: "Workspace") -> Survey:
+def restricted_survey(survey: Survey, recipe: RunRecipe, workspace: "Workspace", table: str) -> Survey:
     """Return what a plan needs to know of a dataset, with as many training images as a run reads.
 
     Where the dataset is not here they are what its published numbers of images and classes give; of a list its lines. What keeps
-    them from being chosen is a problem of the split.
+    them from being chosen is a problem of the split, which names the run's ``table`` in the suite file.
     """
     chosen = recipe.training_subset
     if chosen is None:
@@ -217,6 +217,6 @@ def restricted_survey(survey: Survey, recipe: RunRecipe, workspace: "Workspace")
             images["train"] = min(whole, max(few, survey.classes))
     except UserError as error:
         if "train" not in survey.problems:
-            problems = {**survey.problems, "train": str(error)}
+            problems = {**survey.problems, "train": f"{table}: {error}"}
             return replace(survey, images=images, problems=problems, made=False, known="")
     return replace(survey, images=images)

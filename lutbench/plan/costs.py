@@ -12,7 +12,7 @@ from lutbench.plan.gpus import Gpu
 from lutbench.progress import tracked
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, read_record, record_path
-from lutbench.run import Run, open_run
+from lutbench.run import Run, open_run, row_named
 from lutbench.run_status import RunState
 from lutbench.workspace import Workspace
 
@@ -183,7 +183,8 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
     trained = run.needs if run.needs is not None and kind.starts_from == "classifier" else run
     count = getattr(kind.module, "cost", None)
     try:
-        cost = Cost() if count is None else count(run, surveys[trained.name].classes)
+        with row_named(run):
+            cost = Cost() if count is None else count(run, surveys[trained.name].classes)
     except UserError as error:
         return RunCost(run, NO_FLOP if isinstance(error, NotCountedError) else CANNOT, Cost(), refused=str(error))
     rate, hardware = rates.given.get(run.name), ""

@@ -65,7 +65,8 @@ def _print_stages(costs: Costs) -> None:
     if 0 < timed < to_run:
         console.print(f"+ of {timed} of the {to_run} runs alone.", soft_wrap=False)
     if uncounted := costs.count(NO_COUNT):
-        console.print(f"{uncounted} runs are on sets of unknown size: they are in no sum.", soft_wrap=False)
+        some, they = ("1 run is on a set", "it is") if uncounted == 1 else (f"{uncounted} runs are on sets", "they are")
+        console.print(f"{some} of unknown size: {they} in no sum.", soft_wrap=False)
 
 
 def _budgets(suite: LoadedSuite) -> list[str]:

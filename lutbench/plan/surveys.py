@@ -18,7 +18,10 @@ def survey_all(suite: LoadedSuite, workspace: Workspace) -> dict[str, Survey]:
         for key, recipe in tracked(different.items(), len(different), "listing datasets")
     }
     whole = {run.name: surveys[run.recipe.dataset.model_dump_json()] for run in suite.runs}
-    return {run.name: restricted_survey(whole[run.name], run.recipe, workspace) for run in suite.runs}
+    return {
+        run.name: restricted_survey(whole[run.name], run.recipe, workspace, f"{run.stage}.{run.task}")
+        for run in suite.runs
+    }
 
 
 def missing(suite: LoadedSuite, workspace: Workspace, surveys: dict[str, Survey]) -> tuple[dict[str, str], list[str]]:

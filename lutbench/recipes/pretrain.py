@@ -5,6 +5,7 @@ from math import ceil
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic_core import PydanticCustomError
 
 from lutbench.kinds import CONTEXT_LOSSES, FRAMEWORKS
 from lutbench.recipes.base import (
@@ -32,7 +33,7 @@ def _one_of(known: Mapping[str, str]) -> AfterValidator:
 
     def check(name: str) -> str:
         if name not in known:
-            raise ValueError(f"expected one of {', '.join(known)}")
+            raise PydanticCustomError("unknown_name", "expected one of {expected}", {"expected": ", ".join(known)})
         return name
 
     return AfterValidator(check)

@@ -13,7 +13,7 @@ from lutbench.recipes.pretrain import check_schedule, kept_checkpoints
 def _named_once(blocks: list[int]) -> list[int]:
     """Return the blocks; raises ValueError if one is named twice, or is number 0."""
     if 0 in blocks:
-        raise ValueError("there is no block 0: 1 is the first, and -1 the last")
+        raise ValueError("expected blocks from 1, the first, or back from -1, the last: there is no block 0")
     if len(set(blocks)) != len(blocks):
         raise ValueError("one is named twice")
     return blocks

@@ -1,5 +1,6 @@
 """Reading settings: what is wrong with a table of a suite file is said in its own names."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -46,7 +47,7 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str, also: I
                 if isinstance(found, Mapping | BaseModel)
                 else f", found {text[:200]}{'...' if len(text) > 200 else ''}"
             )
-            yield f"{path}: {_told(problem)}{shown}."
+            yield f"{path}: {_told(problem)}{shown}.{_nearest_name(problem)}"
 
 
 def _of_kinds(setting: str, model: type[BaseModel]) -> str:
@@ -54,6 +55,12 @@ def _of_kinds(setting: str, model: type[BaseModel]) -> str:
     stage = next((kind.stage for kind in KINDS.values() if kind.recipe is model), None)
     kinds = [name for name, kind in KINDS.items() if kind.stage == stage and setting in kind.recipe.model_fields]
     return f" It is one of kind {' and '.join(filter(None, (', '.join(kinds[:-1]), kinds[-1])))}." if kinds else ""
+
+
+def _nearest_name(problem: Mapping[str, Any]) -> str:
+    """Return the nearest of the names that a setting takes, where it takes names only and another was found."""
+    expected = problem.get("ctx", {}).get("expected") if problem["type"] in ("literal_error", "unknown_name") else ""
+    return nearest(str(problem["input"]), re.findall(r"[^\s',]+", expected)) if expected else ""
 
 
 def _told(problem: Mapping[str, Any]) -> str:

@@ -128,7 +128,8 @@ class CropsRecipe(WindowsRecipe):
     def _crops_that_can_be(self) -> Self:
         if self.warmup >= self.iterations:
             raise ValueError(
-                f"warmup = {self.warmup} iterations leave nothing of iterations = {self.iterations}: make the warm-up shorter"
+                f"warmup = {self.warmup} iterations leave nothing of iterations = {self.iterations}: make the warm-up shorter or "
+                "the run longer"
             )
         if self.ratio[0] > self.ratio[1]:
             raise ValueError("ratio: the smaller comes first")

@@ -62,7 +62,7 @@ class ReportedRecipe(_Closed, extra="allow"):
                 given[name] = EncoderRecipe(label=value.label, model=value.model)
             elif field.is_required():
                 given[name] = value
-        expected = read_recipe(model, given, f"recipe of a {self.kind} run")
+        expected = read_recipe(model, given, f"recipe of kind {self.kind}")
         there, here = _compared(expected), _compared(run.recipe)
         there |= {name: {**there[name], **value} for name, value in settings.items() if isinstance(value, dict)}
         if self.data and run.recipe.dataset.label.lower() != self.data:
@@ -201,7 +201,7 @@ def _check(published: Published) -> None:
         known = KINDS[recipe.kind].recipe.model_fields
         for setting in recipe.model_extra or {}:
             if setting not in known:
-                raise UserError(f"recipe.{name}.{setting}: no setting of a {recipe.kind} run.{nearest(setting, known)}")
+                raise UserError(f"recipe.{name}.{setting}: no setting of kind {recipe.kind}.{nearest(setting, known)}")
     for entry in published.reported:
         name = _name(entry.model_dump())
         for kind, named in (("task", entry.task), ("source", entry.source)):

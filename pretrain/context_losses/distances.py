@@ -15,7 +15,7 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def cosine(recipe: PretrainRecipe) -> LossFunction:
-    """Build :func:`cosine_distance`."""
+    """Build :func:`cosine_distance`, whose form no setting changes (paper)."""
     return cosine_distance
 
 

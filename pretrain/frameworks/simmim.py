@@ -97,10 +97,12 @@ def units_of(mask_unit: int, patch_size: int, grid: int) -> int:
         side = grid * patch_size
         fitting = [patch_size * n for n in range(1, grid // 2 + 1) if grid % n == 0]
         way = (
-            f"set it to {' or '.join(map(str, fitting))}" if fitting else "there are too few patches: take smaller ones"
+            f"Set mask_unit to {' or '.join(map(str, fitting))}"
+            if fitting
+            else "Of one patch nothing stays visible: take a smaller patch_size"
         )
+        default = " (the default, SimMIM's)" if mask_unit == PretrainRecipe.model_fields["mask_unit"].default else ""
         raise UserError(
-            f"mask_unit = {mask_unit} pixels (SimMIM's is 32) does not divide images of {side} into units of whole patches of {patch_size}: "
-            f"{way}."
+            f"mask_unit = {mask_unit} pixels{default} does not divide images of {side} into units of whole patches of {patch_size}. {way}."
         )
     return patches
