@@ -1,5 +1,6 @@
 """What the documents name in the repository is there."""
 
+import ast
 import re
 from pathlib import Path
 from textwrap import dedent
@@ -51,6 +52,63 @@ def test_the_suite_in_the_readme_that_extends_another_is_one(tmp_path: Path) -> 
     new = {f"{run.stage}/{run.task}" for run in found.runs if run.method == "mine"}
     assert new == {f"{run.stage}/{run.task}" for run in base.runs if run.method == "mae"}
     assert found.config.compare[len(base.config.compare) :] == [["mine", row] for row in ("lut", "mae", "mae-crop")]
+
+
+def blocks(language: str, document: str = "docs/extending.md") -> list[str]:
+    """Return the fenced blocks of a document that are of this language."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return [dedent(block) for block in re.findall(rf"(?ms)^ *```{language}\n(.*?)^ *```", text)]
+
+
+def statements(code: str) -> list[str]:
+    """Return the statements of a module, without docstrings."""
+    module = ast.parse(code)
+    for node in ast.walk(module):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+            node.body = node.body[1:]
+    return [ast.unparse(statement) for statement in module.body]
+
+
+def test_the_suites_of_the_guide_are_what_it_says(tmp_path: Path) -> None:
+    sweep, mine = blocks("toml")
+    (tmp_path / "sweep.toml").write_text(f'extends = "tiny"\n{sweep}', encoding="utf-8")
+    found, base = load_suite(str(tmp_path / "sweep.toml")), load_suite("tiny")
+    (study,) = (one for one in found.studies if one.name == "sweep.weight")
+    assert [point.values["context_weight"] for point in study.points] == [0, 0.05, 0.1, 0.25, 0.5, 1]
+    assert study.base == 3
+    names = {run.name for run in found.runs} - {run.name for run in base.runs}
+    assert {"pretrain/weight-0.05/seed0", "downstream/photographs-linear/weight-0.05/seed0"} <= names
+    assert not [name for name in names if "weight-0.25" in name], "it is lut"
+    (tmp_path / "my.toml").write_text(mine, encoding="utf-8")
+    found, base = load_suite(str(tmp_path / "my.toml")), load_suite("small")
+    curves = {"downstream/caltech101-way", "analysis/caltech101"}  # of snapshots, which the new run does not keep
+    expected = {f"{run.stage}/{run.task}" for run in base.runs if run.method == "lut"} - curves
+    assert {f"{run.stage}/{run.task}" for run in found.runs if run.method == "lut-infonce"} == expected
+    assert {run.recipe.context_loss for run in found.runs if run.task == "lut-infonce"} == {"infonce"}  # type: ignore[attr-defined]
+
+
+def test_the_code_of_the_guide_is_that_of_the_repository() -> None:
+    loss, loss_table, build, framework_table = blocks("python")
+    assert statements(loss) == statements((ROOT / "pretrain/context_losses/infonce.py").read_text(encoding="utf-8"))
+    assert set(statements(build)) <= set(
+        statements((ROOT / "pretrain/frameworks/simmim.py").read_text(encoding="utf-8"))
+    )
+    kinds = (ROOT / "lutbench/kinds.py").read_text(encoding="utf-8").splitlines()
+    for table in (loss_table, framework_table):
+        lines = [line for line in table.splitlines() if line.strip() != "..."]
+        assert len(lines) > 2
+        assert set(lines) <= set(kinds)
+
+
+def test_the_probe_in_the_readme_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (probe,) = re.findall(r"\n\n(    \[downstream\.few\]\n(?:    .*\n)+)", text)
+    (tmp_path / "mine.toml").write_text(f'extends = "small"\n{dedent(probe)}', encoding="utf-8")
+    runs = [run for run in load_suite(str(tmp_path / "mine.toml")).runs if run.task == "few"]
+    assert [(run.method, run.draw) for run in runs if not run.seed] == [
+        (row, draw) for row in ("lut", "mae") for draw in range(3)
+    ]
+    assert {run.kind.name for run in runs} == {"attentive"}
 
 
 def test_documents_name_paths_at_all() -> None:

@@ -183,7 +183,7 @@ def test_the_untrained_encoder_is_the_floor_of_frozen_tasks(done: Path) -> None:
     [
         (["near.at=[0.25, 0.3, 0.4]"], r"downstream.near.at: lut comes from pretrain.lut, which keeps no snapshot at 0.3, 0.4; those that it keeps: 0, 0.25, 0.55"),
         (["near.at=[1.5]"], "downstream.near.at: expected shares of the run, of which 0 is the beginning"),
-        (["near.at=[-0.5]"], "greater than or equal to 0"),
+        (["near.at=[-0.5]"], "expected shares of the run"),
         (["near.at=[]"], "at least 1 item"),
         (["near.at=[0.55, 0.25]"], "the smallest first"),
         (["near.at=[1]"], "downstream.near.at: expected shares short of 1"),
