@@ -130,7 +130,7 @@ class GoldenFile:
         if array.ndim != len(shape) or any(
             want not in (None, has) for want, has in zip(shape, array.shape, strict=True)
         ):
-            raise UserError(f"expected shape {shape} of {name}, found {array.shape}.")
+            raise UserError(f"expected shape {tuple(shape)} of {name}, found {array.shape}.")
         self._unread.discard(name)
         return array
 

@@ -104,7 +104,11 @@ def test_bytes_and_paths_without_the_type_of_images_are_images(tmp_path: Path) -
     (tmp_path / "set").mkdir()
     made = datasets.Dataset.from_dict(plain).cast_column("label", datasets.ClassLabel(names=["cat", "dog"]))
     made.to_parquet(tmp_path / "set/train-00000-of-00001.parquet")
-    check(opened(tmp_path))
+    assert not isinstance(made.features["image"], datasets.Image)
+    images = opened(tmp_path)
+    check(images)
+    assert [images.content(k) for k in range(4)] == [encoded(one, "png") for one in pictures()]
+    assert images.labels.tolist() == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("relative", [True, False])

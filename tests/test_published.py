@@ -194,7 +194,7 @@ def test_a_primary_value_comes_with_source_setting_and_note(small: Callable[...,
         ),
         ('["base"]', "[]", r"no entry uses the recipe base"),
         ('kind = "finetune"', 'kind = "finetuned"', r"recipe\.base\.kind: no such kind .*'finetuned'.*'finetune'"),
-        ('data = "imagenet-1k"', "epoch = 50", r"recipe\.base\.epoch: no setting of a finetune run.*'epochs'"),
+        ('data = "imagenet-1k"', "epoch = 50", r"recipe\.base\.epoch: no setting of kind finetune.*'epochs'"),
         ("[source]", "[source", r"not a TOML file"),
     ],
 )

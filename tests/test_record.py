@@ -259,8 +259,14 @@ def test_outcomes_of_another_kind_of_task_are_refused(tmp_path: Path, made: PerI
         (lambda r: r["document"].pop("revision"), r"version: document\.revision"),
         (lambda r: r["document"].update(encoder=[1]), r"version: document\.encoder"),
         (lambda r: r.update(seed=1), r"are those of downstream/task/mine/seed1"),
-        (lambda r: r.update(seed=1, run="downstream/task/mine/seed1"), r"a downstream run with seed 1, .* with seed 0"),
-        (lambda r: r.update(stage="pretrain", run="pretrain/task/mine/seed0"), r"a pretrain run .* that of a knn run"),
+        (
+            lambda r: r.update(seed=1, run="downstream/task/mine/seed1"),
+            r"a run of downstream with seed 1, .* of kind knn with seed 0",
+        ),
+        (
+            lambda r: r.update(stage="pretrain", run="pretrain/task/mine/seed0"),
+            r"a run of pretrain .* that of a run of kind knn",
+        ),
         (lambda r: r.update(task="other"), r"are those of downstream/other/mine/seed0"),
         (lambda r: r.update(method="other"), r"are those of downstream/task/other/seed0"),
         (lambda r: r.update(stage="pretrain"), r"are those of pretrain/task/mine/seed0"),

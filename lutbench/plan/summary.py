@@ -1,6 +1,6 @@
 """Prints a screen of the plan: a row per stage, then disk, what is missing, and what to do next."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import shorten
 
 from lutbench.data.survey import HUB, DiskUse
@@ -37,13 +37,21 @@ def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None
     _print_stages(costs)
     lines = [*_budgets(suite), *origins(costs, rates), *_disk(uses, workspace)]
     if known:
-        lines.append(f"{len(known)} data sets are missing: {listed(known, NAMED)}.")
+        lines.append(_missing(known))
     if problems:
         more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
         lines.append(f"Problem{more}: {shorten(problems[0], TOLD, placeholder=' ...')}")
     lines += [_next(suite, costs, bool(known), bool(problems)), how_to_time(costs)]
     for line in filter(None, lines):
         console.print(line, soft_wrap=False)
+
+
+def _missing(known: Mapping[str, str]) -> str:
+    """Return which known datasets are missing; of a single one what of it."""
+    if len(known) > 1:
+        return f"{len(known)} data sets are missing: {listed(known, NAMED)}."
+    ((name, problem),) = known.items()
+    return f"1 data set is missing, {name}: {shorten(problem.removeprefix(f'{name}: '), TOLD, placeholder=' ...')}"
 
 
 def _print_stages(costs: Costs) -> None:
