@@ -96,7 +96,7 @@ def sections(view: View) -> list[Section]:
     several = len(view.suite.config.analysis) > 1
     made = [_section(view, of_table, several) for of_table in shown]
     data = every_measurement(view)
-    missing = not_run(view, NAME)
+    missing = not_run(view, analysed)
     if not made:
         return [Section("Analysis", legend=missing, name=NAME, data=data)]
     return [*made, Section(legend=" ".join([FILES, missing]).strip(), name=NAME, data=data)]
@@ -128,13 +128,14 @@ def _section(view: View, of_table: Sequence[TableEntry], several: bool) -> Secti
     intervals = interval_legend(entry.measured for entry in of_table)
     legend = [
         *(sentence for metric, sentence in MEANINGS.items() if metric in found),
-        *([f"In brackets the 95 % interval: {intervals}."] if intervals else []),
         *([FLOOR] if "attention distance" in found else []),
         *_few_images(of_table),
         *view.dataset_notes(of_table),
     ]
     title = f"Analysis: {view.task_title(of_table[0])}" if several else "Analysis"
-    return Section(title, frame=frame, legend="\n".join(legend), figures=drawings(view, of_table), name=NAME)
+    notation = f"In brackets the 95 % interval: {intervals}." if intervals else ""
+    figures = drawings(view, of_table)
+    return Section(title, frame=frame, notation=notation, legend="\n".join(legend), figures=figures, name=NAME)
 
 
 def _few_images(of_table: Iterable[TableEntry]) -> list[str]:

@@ -42,7 +42,7 @@ def make_record(
         run=planned.name,
         identity=identity_of(identity_inputs),
         document=dict(identity_inputs),
-        recipe=_without_machine_paths(planned.recipe.model_dump(mode="json")),
+        recipe=without_machine_paths(planned.recipe.model_dump(mode="json")),
         measurements=list(measurements),
         checkpoint=checkpoint,
         code=code().model_copy(update={"sources": dict(sources or {})}),
@@ -147,9 +147,10 @@ def _array_bytes(array: NDArray[Any]) -> bytes:
     return content.getvalue()
 
 
-def _without_machine_paths(value: Any) -> Any:
+def without_machine_paths(value: Any) -> Any:
+    """Return settings with the names of files and folders in place of their absolute paths, which are those of a machine."""
     if isinstance(value, dict):
-        return {key: _without_machine_paths(inner) for key, inner in value.items()}
+        return {key: without_machine_paths(inner) for key, inner in value.items()}
     if isinstance(value, str) and (PurePath(value).is_absolute() or value.startswith("~")):
         return PurePath(value).name
     return value

@@ -155,10 +155,11 @@ class RobustnessOutcomes(PerImage):
     @classmethod
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
         """Compare accuracies and single errors by what is right on each image, means, gaps and detections by a bootstrap over images."""
-        for conditions in zip(*(one.conditions for one in (*first, *second)), strict=False):
-            check_same_images(conditions)
-        if len({one.images for one in (*first, *second)}) != 1:
+        both = [*first, *second]
+        if len({tuple((of.condition, of.preprocessing) for of in one.conditions) for one in both}) != 1:
             raise ValueError("the methods were measured on other images: in other conditions")
+        for conditions in zip(*(one.conditions for one in both), strict=True):
+            check_same_images(conditions)
         if first[0].kind == "detection":
             name, _, protocol = metric.partition(", ")
             if name not in NAMES or protocol not in first[0]._detections():

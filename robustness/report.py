@@ -45,19 +45,18 @@ COLUMNS = [
 def sections(view: View) -> list[Section]:
     """Return the table of all sets, those of corrupted sets, and the curves.
 
-    Sets that no method was run on, and that nothing was published of, are only named as not run.
+    Methods that were not run on a set, and of which nothing was published there, are only named as not run.
     """
     robust = view.of_kind(NAME)
     if not robust:
         return []
-    known = {entry.task for entry in robust if entry.runs or entry.stale or entry.published}
-    shown = [entry for entry in robust if entry.task in known]
+    shown = [entry for entry in robust if entry.is_told]
     table = value_table(view, shown)
     if shown:
         table["metric"] = [directed(entry) for entry in shown]
     legend = [
         *(["\n".join([value_legend(view, shown), LEGEND, *view.dataset_notes(shown)])] if shown else []),
-        not_run(view, NAME),
+        not_run(view, robust),
     ]
     occluded = _measured_sets(view, "occlusion")
     drawings = [_drawing(view, of_set, "occlusion", OCCLUSION, occlusion_figure) for of_set in occluded]

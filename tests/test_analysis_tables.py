@@ -343,9 +343,14 @@ def test_a_stale_record_says_so_and_prints_no_value(folder: Path) -> None:
     assert "- [2] [`analysis/looks/theirs/seed0`](" in main
 
 
+def named_as_not_run(loaded: LoadedSuite, folder: Path) -> str:
+    view = View.read(loaded, folder)
+    return not_run(view, view.of_kind("analysis"))
+
+
 def test_what_was_not_run_is_named_below(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = suite(folder)
-    assert not_run(View.read(loaded, folder), "analysis") == "Not run: looks."
+    assert named_as_not_run(loaded, folder) == "Not run: looks."
     show_tables(loaded, folder)
     assert "Not run: looks." in capsys.readouterr().out
     recorded(folder, loaded, "looks/ours/seed0", analysed())
@@ -354,9 +359,9 @@ def test_what_was_not_run_is_named_below(folder: Path, capsys: pytest.CaptureFix
 
 def test_rows_of_which_names_have_commas_are_separated_by_semicolons(folder: Path) -> None:
     loaded = suite(folder, "method.theirs.label=Ours, retrained", "method.ours.label=Ours")
-    assert not_run(View.read(loaded, folder), "analysis") == "Not run: looks."
+    assert named_as_not_run(loaded, folder) == "Not run: looks."
     recorded(folder, loaded, "looks/ours/seed0", analysed())
-    assert not_run(View.read(loaded, folder), "analysis") == "Not run: looks with Ours, retrained; Untrained."
+    assert named_as_not_run(loaded, folder) == "Not run: looks with Ours, retrained; Untrained."
 
 
 def test_nothing_is_said_to_be_not_run_where_all_was(files: dict[str, str]) -> None:
@@ -376,7 +381,7 @@ def test_several_analyses_have_a_table_each_with_its_title(folder: Path) -> None
 
 
 def test_the_legend_says_how_intervals_are_made_and_what_the_floor_is_for(full: Path) -> None:
-    legend = section(suite(full), full, "analysis").legend
+    legend = section(suite(full), full, "analysis").whole_legend
     assert INTERVALS[BASIC] == "percentiles of resamples of the images, reflected at the value"
     assert (
         f"{INTERVALS[BASIC]} (effective rank, alpha) for one seed or seeds that agree, Student's t over seeds for more."

@@ -370,8 +370,8 @@ def test_the_tables_say_what_every_run_took_and_that_it_is_equal(folder: Path) -
     assert rows["mae"]["hours ratio"] == pytest.approx(rows["mae"]["hours"] / rows["lut"]["hours"], rel=1e-4)
     assert (rows["mae"]["like"], rows["mae"]["unit"]) == ("lut", "flop")
     assert list(table.frame["epochs"]) == [str(mae.epochs), "8"]
-    assert list(table.frame["like"]) == ["lut", ""]
-    assert suite.budgets["mae"].sentence("mae") in table.legend
+    assert list(table.frame["like"]) == ["LUT", ""]
+    assert suite.budgets["mae"].sentence("mae", labels={"mae": "MAE", "lut": "LUT"}) in table.legend
     texts = build_tables(suite, folder / "results")
     assert "## Compute of pre-training" in texts["main.md"]
     assert {"compute.csv", "compute.tex"} < set(texts)
@@ -381,7 +381,7 @@ def test_the_tables_say_what_every_run_took_and_that_it_is_equal(folder: Path) -
 def test_without_budgets_nothing_is_compared_and_of_one_run_there_is_no_table(folder: Path) -> None:
     suite = ran(folder, (), "pretrain.mae.epochs=2", "defaults.pretrain.warmup_epochs=0")
     frame = section(suite, folder / "results", "compute").frame
-    assert list(frame) == ["run", "method", "encoder", "epochs", "FLOP", "hours", "seeds"]
+    assert list(frame) == ["run", "encoder", "epochs", "FLOP", "hours", "seeds"]
     (folder / "toy.toml").write_text(SUITE.replace('[pretrain.mae]\ncontext_weight = 0.0\nbudget = {like = "lut"}\n', "").replace('[method.mae]\nlabel = "MAE"\npretrain = "mae"\n', ""))  # fmt: skip
     assert "compute.csv" not in build_tables(loaded(folder), folder / "results")
 
@@ -393,8 +393,8 @@ def test_what_a_record_does_not_tell_is_an_empty_cell(folder: Path) -> None:
     older = {name: value for name, value in record.extra.items() if name not in ("flop_per_image", "training_images")}
     write_record(record.model_copy(update={"extra": older}), None, folder / "results")
     frame = section(suite, folder / "results", "compute").frame.set_index("run")
-    assert (frame.loc["lut", "FLOP"], frame.loc["mae", "FLOP ratio"]) == ("", "")
-    assert "" not in (frame.loc["mae", "FLOP"], frame.loc["lut", "hours"], frame.loc["mae", "hours ratio"])
+    assert (frame.loc["LUT", "FLOP"], frame.loc["MAE", "FLOP ratio"]) == ("", "")
+    assert "" not in (frame.loc["MAE", "FLOP"], frame.loc["LUT", "hours"], frame.loc["MAE", "hours ratio"])
     assert "the record is of before they were kept" in section(suite, folder / "results", "compute").legend
 
 
@@ -402,13 +402,13 @@ def test_records_of_other_settings_do_not_count_and_hours_of_other_machines_are_
     suite = ran(folder, (), "seeds=[0, 1]")
     stale = loaded(folder, "seeds=[0, 1]", "pretrain.lut.batch=5")
     frame = section(stale, folder / "results", "compute").frame.set_index("run")
-    assert (frame.loc["lut", "hours"], frame.loc["lut", "FLOP"], frame.loc["mae", "hours ratio"]) == ("stale", "", "")
+    assert (frame.loc["LUT", "hours"], frame.loc["LUT", "FLOP"], frame.loc["MAE", "hours ratio"]) == ("stale", "", "")
     record = read_record(record_path(folder / "results", "toy", "pretrain/mae/seed1"))
     other = record.hardware.model_copy(update={"gpus": ["GPU 80 GiB"] * 2, "processes": 2})
     write_record(record.model_copy(update={"hardware": other}), None, folder / "results")
     frame = section(suite, folder / "results", "compute").frame
     assert list(zip(frame["run"], frame["seeds"], frame["GPUs"], frame["hours ratio"] == "", strict=True)) == [
-        ("mae", "1", "", False), ("mae", "1", "2", True), ("lut", "2", "", True),
+        ("MAE", "1", "", False), ("MAE", "1", "2", True), ("LUT", "2", "", True),
     ]  # fmt: skip
     assert frame["machine"][1] == "2 x GPU 80 GiB, 2 processes"
 

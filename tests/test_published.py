@@ -161,7 +161,15 @@ def test_what_others_report_of_a_method_is_not_its_published_value(published: Pu
 
 def test_a_primary_value_comes_with_source_setting_and_note(small: Callable[..., Published]) -> None:
     found = small().value("MAE", "finetune", "ViT-B/16")
-    assert found == PublishedValue(83.6, "MAE, table 3", "", "1600 epochs", NOT_KNOWN, "ImageNet-1K, fine-tuned")
+    assert found == PublishedValue(
+        83.6,
+        "MAE, table 3",
+        "",
+        "1600 epochs",
+        NOT_KNOWN,
+        "ImageNet-1K, fine-tuned",
+        "fine-tuned for 100 epochs at 224 px",
+    )
     assert small().value("MAE", "finetune", "ViT-L/16") is None
 
 

@@ -163,7 +163,7 @@ def test_with_several_seeds_the_differences_say_how_many_are_for_them(tmp_path: 
         lambda task, m, seed: against.get(m, by_method(task, m, seed)) if seed == 2 else by_method(task, m, seed),
     )
     table, differences = of_study(loaded, tmp_path)
-    assert "Student's t over seeds" in table.legend
+    assert "Student's t over seeds" in table.whole_legend
     assert "[" in table.frame[("k-NN", "top-1 ↑")][0]
     rows = {(row["task"], row["context weight"]): row for row in differences.frame.to_dict("records")}
     assert rows["k-NN", "0"]["seeds"] == "3 : 0"
@@ -235,7 +235,7 @@ def test_what_was_not_run_is_told_and_stale_is_stale(tmp_path: Path) -> None:
     )
     table, _ = of_study(loaded, tmp_path)
     assert table.frame[("Linear probe", "top-1 ↑")][3] == ""
-    assert "Not run: linear of 1." in table.legend
+    assert "Not run: Linear probe of 1." in table.legend
     changed = load_suite(str(tmp_path / "toy.toml"), ["defaults.knn.neighbours=7"])
     table, *_ = of_study(changed, tmp_path)
     assert (

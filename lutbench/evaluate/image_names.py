@@ -67,7 +67,7 @@ def folder_of_class(names: Sequence[str], label: NDArray[np.integer[Any]]) -> di
     """Return the class folder that the images of each label (n,) lie in; empty where folders do not tell the classes apart."""
     for part in (0, -2):  # CLASS/IMAGE, and ANYTHING/CLASS/IMAGE
         folders: dict[int, set[str]] = defaultdict(set)
-        for name, of in zip(names, label.tolist(), strict=False):
+        for name, of in zip(names, label.tolist(), strict=False):  # no names where none were kept
             folders[of].add(name.split("/")[part] if "/" in name else "")
         found = {of: next(iter(some)) for of, some in folders.items() if len(some) == 1}
         if len({*found.values()}) == len(folders):
@@ -87,7 +87,7 @@ def check_same_images(outcomes: Iterable[OnImages]) -> None:
             continue
         found = f"{first.images[:12]} and {other.images[:12]} are the fingerprints of their names"
         if first.names and other.names:
-            pairs = enumerate(zip(first.names, other.names, strict=False))
+            pairs = enumerate(zip(first.names, other.names, strict=False))  # of more images in one the counts are told
             differing = (f"row {row} is {one!r} and {two!r}" for row, (one, two) in pairs if one != two)
             found = next(differing, f"{len(first.names):,} and {len(other.names):,} images")
         raise ValueError(f"the methods were measured on other images: {found}")

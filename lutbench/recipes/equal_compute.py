@@ -1,5 +1,6 @@
 """What a budget gave a pre-training run, see :mod:`lutbench.recipes.budget`, which reads it from the suite file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,13 +30,17 @@ class Budget:
         """What it takes more than the other run, as a share of that: what whole epochs cannot settle."""
         return self.epochs * self.each / (self.like_epochs * self.like_each) - 1
 
-    def sentence(self, name: str, with_file: bool = False) -> str:
-        """Return what the run ``name`` was given, and on what grounds; ``with_file`` also where these are kept."""
+    def sentence(self, name: str, with_file: bool = False, labels: Mapping[str, str] | None = None) -> str:
+        """Return what the run ``name`` was given, and on what grounds; ``with_file`` also where these are kept.
+
+        Runs are called by their ``labels``, or else as the suite file has them.
+        """
+        own, like = ((labels or {}).get(run, f"pretrain.{run}") for run in (name, self.like))
         what = "FLOP" if self.unit == "flop" else "seconds"
         machine = f" on {self.machine}" if self.machine else ""
         kept = f", kept in {self.kept}, which is to be removed before they are measured anew" if self.kept else ""
         return (
-            f"pretrain.{name}: {self.epochs:,} epochs, for the {what} of the {self.like_epochs:,} of pretrain.{self.like} "
+            f"{own}: {self.epochs:,} epochs, for the {what} of the {self.like_epochs:,} of {like} "
             f"({100 * self.excess:+.2f} %): {self.each:.3g} and {self.like_each:.3g} {what} for an image{machine}"
             f"{kept if with_file else ''}."
         )

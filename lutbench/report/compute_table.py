@@ -4,6 +4,7 @@ All of it is from records: FLOP for an image and the number of images are counte
 Records of before that have no FLOP, and empty cells.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,11 @@ class _Spent:
         return str(self.records[0].hardware) if self.records else ""
 
     @property
+    def is_told(self) -> bool:
+        """Whether there is anything to print of it but what is planned."""
+        return bool(self.records) or self.stale
+
+    @property
     def epochs(self) -> int:
         """Epochs that were run, or are to be."""
         return int(self.planned.recipe.epochs)  # type: ignore[attr-defined]
@@ -68,12 +74,15 @@ def compute_section(view: View) -> Section:
     if len(runs) < 2 or not any(one.records for one in spent):
         return Section()
     machines = list(dict.fromkeys(one.machine for one in spent if one.machine))
-    frame = pd.DataFrame([_text(view, one, spent, len(machines) > 1) for one in spent])
+    labels = _labels(view, spent)
+    frame = pd.DataFrame([_text(view, one, spent, labels, len(machines) > 1) for one in spent if one.is_told])
     on = f", on {machines[0]}" if len(machines) == 1 else ""
     flop = [FLOP] if any(one.flop for one in spent) else []
-    sentences = [*flop, HOURS.format(on), *(budget.sentence(name) for name, budget in view.suite.budgets.items())]
+    budgets = (budget.sentence(name, labels=labels) for name, budget in view.suite.budgets.items())
+    missing = "; ".join(dict.fromkeys(labels[one.planned.task] for one in spent if not one.is_told))
+    sentences = [*flop, HOURS.format(on), *budgets, *([f"Not run: {missing}."] if missing else [])]
     data = pd.DataFrame([_numbers(view, one, spent) for one in spent])
-    empty = [name for name in ("method", "FLOP", "GPUs", "seeds") if not (frame[name] != "").any()]
+    empty = [name for name in ("FLOP", "GPUs", "seeds") if not (frame[name] != "").any()]
     return Section(
         "Compute of pre-training",
         frame=frame.drop(columns=empty),
@@ -102,18 +111,30 @@ def _ratios(view: View, one: _Spent, spent: Sequence[_Spent]) -> tuple[float | N
     return flop, next((one.hours / other.hours for other in same if one.hours and other.hours), None)
 
 
+def _labels(view: View, spent: Sequence[_Spent]) -> dict[str, str]:
+    """Return how tables name the runs: by their methods, and as the suite file has them where that does not tell them apart."""
+    runs = {one.planned.task: one for one in spent}
+    labels = {run: "; ".join(map(view.method_label, _methods(view, one))) for run, one in runs.items()}
+    times = Counter((labels[run], _encoder(one)) for run, one in runs.items())
+    return {
+        run: label if label and times[label, _encoder(runs[run])] == 1 else f"{label} ({run})" if label else run
+        for run, label in labels.items()
+    }
+
+
 def _methods(view: View, one: _Spent) -> list[str]:
     """Return the names of the methods that the run makes."""
     return [name for name, method in view.suite.config.method.items() if method.pretrain == one.planned.task]
 
 
-def _text(view: View, one: _Spent, spent: Sequence[_Spent], with_machine: bool) -> Mapping[str, str]:
+def _text(
+    view: View, one: _Spent, spent: Sequence[_Spent], labels: Mapping[str, str], with_machine: bool
+) -> Mapping[str, str]:
     """Return the cells of a row that people read."""
     flop, hours = _ratios(view, one, spent)
     budget = view.suite.budgets.get(one.planned.task)
     row = {
-        "run": one.planned.task,
-        "method": ", ".join(view.method_label(method) for method in _methods(view, one)),
+        "run": labels[one.planned.task],
         "encoder": _encoder(one),
         "epochs": f"{one.epochs:,}",
         "FLOP": f"{one.flop:.3g}" if one.flop else "",
@@ -125,7 +146,7 @@ def _text(view: View, one: _Spent, spent: Sequence[_Spent], with_machine: bool) 
         row["machine"] = one.machine
     if view.suite.budgets:
         row |= {
-            "like": budget.like if budget else "",
+            "like": labels[budget.like] if budget else "",
             "FLOP ratio": f"{flop:.3f}" if flop else "",
             "hours ratio": f"{hours:.3f}" if hours else "",
         }

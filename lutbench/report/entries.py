@@ -64,6 +64,11 @@ class TableEntry:
         return self.measured.unit if self.measured else "%"
 
     @property
+    def is_told(self) -> bool:
+        """Whether a table has anything to print of it: a measured or a published value, or that its record is stale."""
+        return bool(self.measured or self.stale or self.published)
+
+    @property
     def difference(self) -> float | None:
         """Measured minus published; None where one is missing, or they are not by the same recipe."""
         if self.measured is None or self.published is None or self.published.other_recipe:

@@ -24,6 +24,15 @@ PUBLISHED = Path(__file__).with_name("published.toml")
 
 NOT_KNOWN = "Its recipe is another, or was not read."
 
+PROTOCOLS = {
+    "pretrain": "pre-trained for {0} epochs",
+    "finetune": "fine-tuned for {0} epochs at {1} px",
+    "linear": "linear probe of {0} epochs at {1} px",
+    "segmentation": "UPerNet for {0} iterations on crops of {1} px",
+    "robustness": "images prepared as the weights' own in timm",
+}
+"""How tables name what recipes do, by kind: its length, and the side of the images, which is in the encoder's name where it is not 224."""
+
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -47,6 +56,18 @@ class ReportedRecipe(_Closed, extra="allow"):
     kind: Text
     data: str = ""
     """Name or label of the dataset in a suite file, in lower case; any if empty."""
+
+    def protocol(self, encoder: str) -> str:
+        """Return in a few words what was done by it, such as ``fine-tuned for 100 epochs at 224 px``."""
+        fields, settings = KINDS[self.kind].recipe.model_fields, self.model_extra or {}
+        name = "iterations" if self.kind == "segmentation" else "epochs"
+        length = settings.get(name, fields[name].default) if name in fields else ""
+        side = (
+            settings.get("crop", fields["crop"].default)
+            if self.kind == "segmentation"
+            else encoder.partition("@")[2] or 224
+        )
+        return PROTOCOLS[self.kind].format(length, side)
 
     def differences(self, run: PlannedRun) -> list[str]:
         """Return the settings of ``run``, a run of this kind, that are others: ``finetune.epochs changed from 100 to 50``.
@@ -107,6 +128,13 @@ class PublishedValue:
     """Why the recipe is not known to be the run's, a sentence; empty if it is, and a difference says something."""
     protocol: str = ""
     """How it was measured: the task's title."""
+    by_recipes: str = ""
+    """The lengths of training of the recipes that it is by; empty of a value without any."""
+
+    @property
+    def settings(self) -> str:
+        """What is known of the settings behind it."""
+        return self.by_recipes or " ".join(filter(None, (self.setting, self.note))).rstrip(".") or "settings not read"
 
 
 class Published(_Closed):
@@ -131,7 +159,8 @@ class Published(_Closed):
                 entry.setting,
                 entry.note,
                 self._other_recipe(entry.recipe.get(encoder, []), runs),
-                self.task[task].title,
+                self.task[entry.task].title,
+                ", ".join(self.recipe[name].protocol(encoder) for name in entry.recipe.get(encoder, [])),
             )
             for entry in sorted(of_method, key=lambda entry: entry.secondary)
         ]

@@ -47,7 +47,7 @@ def markdown(sections: Sequence[Section], figures: str) -> str:
         frame.columns = pd.Index([_plain_markdown(str(name)) for name in names])
         parts += [f"{'#' * section.level} {_plain_markdown(section.title)}" if section.title else ""]
         parts += ["" if frame.empty else frame.to_markdown(index=False, disable_numparse=True)]
-        parts += [_linked(_legend(section.legend), section.links)]
+        parts += [_linked(_legend(section.whole_legend), section.links)]
         parts += [f"![{_plain_markdown(drawing.title)}]({figures}/{drawing.name})" for drawing in section.figures]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -75,7 +75,7 @@ def latex(sections: Sequence[Section], title: str, note: str) -> str:
         if section.frame.empty:
             continue
         heading = ": ".join(filter(None, (title, section.title)))
-        caption = " ".join(filter(None, (f"{heading}.", " ".join(section.legend.split()), note))).translate(LATEX)
+        caption = " ".join(filter(None, (f"{heading}.", " ".join(section.whole_legend.split()), note))).translate(LATEX)
         frame = _marked(section, r"\textbf{{{}}}", r"\underline{{{}}}", lambda text: text.translate(LATEX))
         frame = frame.loc[:, [name not in ("runs", ("runs", "")) for name in frame]]
         frame = frame.rename(columns=lambda name: str(name).translate(LATEX))

@@ -7,6 +7,7 @@ If the module has ``OWN_ROWS = True``, these sections have the rows of its runs 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lutbench.recipes.base import DatasetRecipe
+from lutbench.recipes.downstream import EncoderSource
+from lutbench.recipes.shares import at_share
 from lutbench.recipes.suite import UNTRAINED, LoadedSuite
 from lutbench.record import Record, read_records
 from lutbench.report.entries import TableEntry, entries, row_of
 from lutbench.report.figures import GREYS, PALETTE
+from lutbench.report.taken import with_taken
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +53,8 @@ class Section:
     """The best value of a column, 1, and the second, 2, by row and column of the table."""
     legend: str = ""
     """Paragraphs below the table."""
+    notation: str = ""
+    """What begins the legend in files alone: what brackets, bold and underlined values are, which a terminal has not."""
     links: Mapping[str, str] = field(default_factory=dict)
     """The files that names in backticks in the legend stand for, relative to the folder of the suite's tables."""
     figures: Sequence[Drawing] = ()
@@ -64,6 +70,11 @@ class Section:
         """Whether it has nothing but a heading."""
         return self.frame.empty and self.data is None and not (self.legend or self.figures or self.level == 1)
 
+    @property
+    def whole_legend(self) -> str:
+        """The legend as files have it."""
+        return " ".join(filter(None, (self.notation, self.legend)))
+
 
 @dataclass(frozen=True)
 class View:
@@ -73,16 +84,18 @@ class View:
     records: Mapping[str, Record]
     """All, by run name, those included that do not count."""
     entries: Sequence[TableEntry]
+    taken: Mapping[str, str] = field(default_factory=dict)
+    """By run name the ``SUITE/RUN`` whose record it is, of those that were finished by another name and were not brought here."""
 
     @classmethod
     def read(cls, suite: LoadedSuite, results_dir: Path) -> "View":
-        """Read the records of a suite, each file once.
+        """Read the records of a suite, each file once, with those that are its runs' by other names, see :mod:`lutbench.report.taken`.
 
         Raises:
             UserError: if a record is damaged, or as :func:`lutbench.report.entries.entries` does.
         """
-        records = read_records(results_dir, suite.name)
-        return cls(suite, records, entries(suite, records))
+        records, taken = with_taken(suite, read_records(results_dir, suite.name), results_dir)
+        return cls(suite, records, entries(suite, records), taken)
 
     @property
     def note(self) -> str:
@@ -129,8 +142,21 @@ class View:
 
     def method_label(self, method: str) -> str:
         """Return how tables name a method or a classifier."""
+        if method in self._snapshots:
+            of, share = self._snapshots[method]
+            return f"{self.method_label(of)}, at {100 * share:g} %"
         row = row_of(self.suite, method)
         return (row and row.label) or ("Untrained" if row is None and method.startswith(UNTRAINED) else method)
+
+    @cached_property
+    def _snapshots(self) -> Mapping[str, tuple[str, float]]:
+        """By row the method and the share of its pre-training of every encoder that was measured on the way."""
+        found = {}
+        for run in self.suite.runs:
+            source = run.recipe.source
+            if isinstance(source, EncoderSource) and source.at < 1:
+                found[run.method] = run.method.removesuffix(at_share("", source.at)), source.at
+        return found
 
     def colour(self, method: str) -> str:
         """Return the colour that a method or a classifier has in all figures of the suite; a grey for an untrained encoder."""
@@ -168,21 +194,25 @@ def by_task(shown: Iterable[TableEntry]) -> list[list[TableEntry]]:
     return [list(of_task) for _, of_task in groupby(shown, key=lambda entry: entry.row[:2])]
 
 
-def not_run(view: View, kind: str) -> str:
-    """Return ``Not run: ImageNet-A; ImageNet-R with MAE, DeiT.``; empty if every run of a kind was run.
+def not_run(view: View, among: Iterable[TableEntry]) -> str:
+    """Return ``Not run: ImageNet-A; ImageNet-R with MAE, DeiT.`` of these entries; empty if all were run.
 
-    Where a name of a row has a comma, semicolons separate the rows, and every task has a sentence of its own.
+    Where a name of a row has a comma, semicolons separate the rows, and every task of which some were run has a sentence of its own.
     """
     missing: list[tuple[str, list[str]]] = []
-    for of_task in by_task(view.of_kind(kind)):
+    for of_task in by_task(among):
         ran = {entry.method for entry in of_task if entry.runs or entry.stale}
         names = [name for method, name in view.method_names(of_task).items() if method not in ran]
         if names:
             missing.append((view.task_title(of_task[0]), names if ran else []))
     commas = any("," in name for _, names in missing for name in names)
-    between_rows, between_tasks = ("; ", ". Not run: ") if commas else (", ", "; ")
-    tasks = [title + (f" with {between_rows.join(names)}" if names else "") for title, names in missing]
-    return f"Not run: {between_tasks.join(tasks)}." if tasks else ""
+    tasks = [title + (f" with {('; ' if commas else ', ').join(names)}" if names else "") for title, names in missing]
+    if commas:
+        whole = "; ".join(title for title, names in missing if not names)
+        return " ".join(
+            f"Not run: {told}." for told in (whole, *(t for t, (_, n) in zip(tasks, missing, strict=True) if n)) if told
+        )
+    return f"Not run: {'; '.join(tasks)}." if tasks else ""
 
 
 def directed(entry: TableEntry) -> str:

@@ -67,12 +67,11 @@ class _Measured:
     def heading(self, column: Column) -> tuple[str, str]:
         """Return a column's heading: the task's title and the metric."""
         entry = next(e for (_, _, task, metric), e in self.entries.items() if (task, metric) == column)
-        return self._title(column[0], entry), directed(entry)
+        return self.title(column[0], entry.kind.stage), directed(entry)
 
-    def _title(self, task: str, entry: TableEntry) -> str:
+    def title(self, task: str, stage: str) -> str:
         """Return the title of a task as the suite file has it, which a sweep of it gives to every point's with the value."""
-        tables = getattr(self.view.suite.config, entry.kind.stage)
-        table = tables.get(task.removeprefix(f"{entry.kind.stage}."))
+        table = getattr(self.view.suite.config, stage).get(task.removeprefix(f"{stage}."))
         return getattr(table, "title", "") or task
 
     def value(self, axis: str, value: Any) -> str:
@@ -117,21 +116,17 @@ def _sections(of: _Measured) -> list[Section]:
     table, marks = _table(of)
     shown = list(of.entries.values())
     intervals = interval_legend(entry.measured for entry in shown)
+    notation = [*([f"In brackets the 95 % interval: {intervals}."] if intervals else []), *([MARKED] if marks else [])]
     of_base = [f"The base is {of.base}."] if of.base else []
-    legend = " ".join(
-        [
-            *([f"In brackets the 95 % interval: {intervals}."] if intervals else []),
-            *([MARKED] if marks else []),
-            *of_base,
-            *_not_run(of),
-            *of.view.dataset_notes(shown),
-        ]
-    )
+    legend = " ".join([*of_base, *_not_run(of), *of.view.dataset_notes(shown)])
     title = f"{of.view.suite.config.title}, {study.title}"
     panels = _panels(of)
     draw = partial(study_figure, title, panels, _words(study.axes[0]), "\n".join(of.view.notes_of(shown[0])))
     figures = [Drawing(f"{name}.png", title, draw)] if panels else []
-    sections = [Section(study.title, 2, table, marks, legend, figures=figures, name=name, data=_data(of, pairs))]
+    data = _data(of, pairs)
+    sections = [
+        Section(study.title, 2, table, marks, legend, " ".join(notation), figures=figures, name=name, data=data)
+    ]
     for way, (_, differences, about) in enumerate(pair_tables(of.view, [pair for _, pair in pairs])):
         resampled = "" if way == 0 else ", by resampling"
         heading = f"{study.title}, differences to {of.base}{resampled}"
@@ -153,6 +148,8 @@ def _table(of: _Measured) -> tuple[pd.DataFrame, dict[tuple[int, int], int]]:
             entries = [of.entries.get((place, series, *column)) for column in of.columns]
             cells = ["" if e is None else e.measured.text() if e.measured else "stale" for e in entries]
             found = [entry for entry in entries if entry]
+            if not found:
+                continue  # see _not_run
             counted = " or ".join(dict.fromkeys(seeds_text(entry) for entry in found)) if planned > 1 else ""
             runs = " ".join(f"[{number}]" for number in dict.fromkeys(numbers[entry.row] for entry in found))
             lead = [of.names[series], *of.values(point)] if several else of.values(point)
@@ -174,10 +171,10 @@ def _not_run(of: _Measured) -> list[str]:
     missing: dict[str, dict[str, None]] = {}
     known = {(place, series, task) for place, series, task, _ in of.entries}
     for place, point in enumerate(of.study.points):
-        for task, series in point.rows:
+        for (task, series), (stage, *_) in point.rows.items():
             if (place, series, task) not in known:
                 name = [of.names[series]] if len(of.series) > 1 else []
-                missing.setdefault(task, {})[" ".join([*name, ", ".join(of.values(point))])] = None
+                missing.setdefault(of.title(task, stage), {})[" ".join([*name, ", ".join(of.values(point))])] = None
     return [f"Not run: {task} of {'; '.join(points)}." for task, points in missing.items()]
 
 

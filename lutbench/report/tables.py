@@ -13,9 +13,10 @@ from lutbench.progress import console
 from lutbench.report.calibration_table import calibration_sections
 from lutbench.report.comparisons import comparison_sections
 from lutbench.report.compute_table import compute_section
+from lutbench.report.entries import TableEntry
 from lutbench.report.figures import write_figure
 from lutbench.report.render import csv, latex, markdown, terminal
-from lutbench.report.sections import Section, View
+from lutbench.report.sections import Section, View, not_run
 from lutbench.report.studies import study_sections
 from lutbench.report.values import footnotes, source_lines, value_legend, value_table, wide_section
 from lutbench.sources import differing
@@ -39,11 +40,11 @@ def all_sections(view: View) -> list[Section]:
     apart = {name for name, report in reports.items() if getattr(report, "OWN_ROWS", False)}
     main = [entry for entry in view.of_methods if entry.kind.name not in apart]
     runs, stale = footnotes(view)
-    links = {record.run: f"../../records/{record.suite}/{record.run}.json" for record in view.records.values()}
+    links = {run: f"../../records/{view.taken.get(run, f'{view.suite.name}/{run}')}.json" for run in view.records}
     sections = [
         Section(config.title, 1, legend=view.note),
         Section(legend=config.about.strip(), files_only=True),
-        Section(frame=value_table(view, main), legend=value_legend(view, main), name="main", data=_tidy(view)),
+        _main(view, main),
         wide_section(view, main),
         *(section for report in dict.fromkeys(reports.values()) if report for section in report.sections(view)),
         *study_sections(view),
@@ -51,11 +52,32 @@ def all_sections(view: View) -> list[Section]:
         *comparison_sections(view),
         compute_section(view),
         Section("Runs", legend="\n".join(runs), links=links, files_only=True),
+        Section("Runs of other suites", legend=_taken(view)),
         Section("Stale records", legend="\n".join(stale)),
         Section(OTHER_CODE, legend=other_code(view)),
         Section("Sources", legend="\n".join(source_lines(view))),
     ]
     return [section for section in sections if not section.is_empty]
+
+
+def _main(view: View, among: Sequence[TableEntry]) -> Section:
+    """Return the table of the tasks, with a line for the rows that it leaves out because nothing is known of them."""
+    shown = [entry for entry in among if entry.is_told]
+    left_out = not_run(view, among) if view.has_records else ""  # without any, show_tables says what to run
+    legend = "\n\n".join(filter(None, (value_legend(view, shown), left_out)))
+    return Section(frame=value_table(view, shown), legend=legend, name="main", data=_tidy(view))
+
+
+def _taken(view: View) -> str:
+    """Return whose records stand in the tables that are not of the suite's own runs."""
+    suites = sorted({name.split("/")[0] for name in view.taken.values()})
+    if not suites:
+        return ""
+    count = f"{len(view.taken)} runs are" if len(view.taken) > 1 else "1 run is"
+    return (
+        f"{count} in these tables by a record of the same settings and data under another name, of {listed(suites)}. "
+        f"`lutbench run {view.suite.given}` finds what has finished and brings its record here."
+    )
 
 
 def other_code(view: View) -> str:
@@ -182,7 +204,7 @@ def _tidy(view: View) -> pd.DataFrame:
                 **(entry.measured.model_dump(include={"value", "low", "high"}) if entry.measured else {}),
                 "seeds": len({r.seed for r in entry.runs}), **({"draws": str(entry.draws)} if entry.draws > 1 else {}), "published": entry.published.value if entry.published else None,
                 "published in": entry.published.source if entry.published else "",
-                "published protocol": entry.published.protocol if entry.published else "",
+                "published protocol": f"{entry.published.protocol}: {entry.published.settings}" if entry.published else "",
                 "published recipe": (entry.published.other_recipe or "the run's") if entry.published else "",
                 "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in entry.runs),
                 "note": " ".join(view.notes_of(entry)),

@@ -146,15 +146,23 @@ def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
 
 
 def source_lines(view: View) -> list[str]:
-    """Return a line for every source of a published value, with the protocols of the values that are shown of it."""
-    protocols: dict[str, dict[str, None]] = {source: {} for source in letters(view)}
+    """Return a line for every source of a published value, with the protocols of the values that are shown of it.
+
+    A protocol is what was measured and, by encoder, what is known of the settings.
+    """
+    found: dict[str, dict[str, dict[str, dict[str, None]]]] = {source: {} for source in letters(view)}
     for entry in view.entries:
-        if entry.published:
-            protocols[entry.published.source][entry.published.protocol] = None
-    return [
-        f"- [{letter}] {source}: {'; '.join(filter(None, protocols[source]))}".removesuffix(": ")
-        for source, letter in letters(view).items()
-    ]
+        if value := entry.published:
+            found[value.source].setdefault(value.protocol, {}).setdefault(value.settings, {})[entry.encoder] = None
+    lines = []
+    for source, letter in letters(view).items():
+        tasks: dict[str, list[str]] = {}
+        for task, of in found[source].items():
+            told = "; ".join(f"{', '.join(encoders)}: {settings}" for settings, encoders in of.items())
+            tasks.setdefault(told, []).append(task)
+        protocols = "; ".join(f"{'; '.join(of)} ({told})" for told, of in tasks.items())
+        lines.append(f"- [{letter}] {source}: {protocols}")
+    return lines
 
 
 def letters(view: View) -> dict[str, str]:
