@@ -114,8 +114,8 @@ def perform(run: Run[AnalysisRecipe]) -> None:
     # What came of it
     if processes.is_main_process:
         grid = token_grid(encoder)
-        of_pass = _measured(found, grid.class_token, fitted(run))
-        measured = of_pass | {name: of.float().numpy() for name, of in of_views.items()} | neighbours
+        viewed_twice = {name: of.float().numpy() for name, of in of_views.items()}
+        measured = _measured(found, grid.class_token) | viewed_twice | neighbours | _resampled(found, fitted(run))
         drawn = specimens(run, encoder, images, found.index)
         run_pictures(run.name, drawn.images, drawn.arrays, drawn.about, run.folder)
         names = tuple(images.image_name(int(one)) for one in found.index)
@@ -144,8 +144,8 @@ def fitted(run: Run[AnalysisRecipe]) -> PowerLawRange:
     return PowerLawRange.of(run.recipe.alpha_from, run.recipe.alpha_to, run_grid(run).width)
 
 
-def _measured(found: Passed, class_token: bool, ranks: PowerLawRange) -> dict[str, NDArray[Any]]:
-    """Return what outcomes keep of a pass: values of every image, and statistics of the spectra over ``ranks``."""
+def _measured(found: Passed, class_token: bool) -> dict[str, NDArray[Any]]:
+    """Return what outcomes keep of a pass."""
     measured: dict[str, NDArray[Any]] = {}
     if "attention" in found.values:
         over_heads = found.values["attention"].double().mean(2).float().numpy()
@@ -154,9 +154,14 @@ def _measured(found: Passed, class_token: bool, ranks: PowerLawRange) -> dict[st
     measured |= {name: found.values[name].numpy() for name in (*FEATURES, "amplitude") if name in found.values}
     for rows, of_depths in found.spectra.items():
         measured[f"spectrum_{rows}"] = np.stack([covariances.singular_values() for covariances in of_depths])
-    if found.spectra:
-        measured["resampled"] = np.stack([resampled_statistics(found.spectra[rows][-1], ranks) for rows in TOKENS])
     return measured
+
+
+def _resampled(found: Passed, ranks: PowerLawRange) -> dict[str, NDArray[Any]]:
+    """Return the statistics of the output's spectra over resampled images, if spectra were measured."""
+    if not found.spectra:
+        return {}
+    return {"resampled": np.stack([resampled_statistics(found.spectra[rows][-1], ranks) for rows in TOKENS])}
 
 
 def _arrays(found: Passed, recipe: AnalysisRecipe) -> dict[str, NDArray[Any]]:
