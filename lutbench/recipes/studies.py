@@ -35,7 +35,6 @@ from lutbench.recipes.expand import (
     recipe_from_nothing,
     recipes_from_encoder,
 )
-from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.robustness import RobustnessTable
 from lutbench.recipes.suite import MethodRecipe, PlannedRun, Row, Study, StudyPoint, Suite, TaskTable
 from lutbench.recipes.suite_tables import AnyData, table_of
@@ -108,7 +107,7 @@ def _of_pretraining(
         with _told(sweep, values):
             table, budget = priced.within(suite, made, {**priced.tables[sweep.task], **values})
             recipe = recipe_from_nothing(suite, data, table_of(suite, sweep.stage, sweep.task, table))
-        if given.teacher and isinstance(recipe, PretrainRecipe) and not recipe.has_context:
+        if given.teacher and "teacher" not in recipe.encoder_exports:
             raise UserError(
                 f"{sweep.where(values)}: without a context loss there is no teacher, and teacher = true measures it. Leave that out, or "
                 "these values."
