@@ -224,6 +224,10 @@ class PretrainRecipe(RunRecipe):
         }
         for name in (name for name, unused in without_effect.items() if unused):
             fields.pop(name, None)
+        if (
+            self.framework == "simmim" and fields.get("teacher_view") == "masked"
+        ):  # other than when it was the student's token
+            fields["teacher_view"] = "masked, with an average of the mask token"
         return fields
 
     @model_validator(mode="after")
