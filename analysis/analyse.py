@@ -114,20 +114,8 @@ def perform(run: Run[AnalysisRecipe]) -> None:
     # What came of it
     if processes.is_main_process:
         grid = token_grid(encoder)
-        measured = (
-            _measured(found, grid.class_token)
-            | {name: of.float().numpy() for name, of in of_views.items()}
-            | neighbours
-        )
-        arrays: dict[str, NDArray[Any]] = {}
-        if "attention" in found.values:
-            arrays["heads"] = found.values["attention"].double().mean(0).permute(2, 0, 1).numpy()
-        if found.spectra:
-            statistics = [resampled_statistics(found.spectra[rows][-1], fitted(run)) for rows in TOKENS]
-            measured["resampled"] = np.stack(statistics)
-        if "depth" in recipe.measures:
-            some = evenly_spaced(len(found.index), COMPARED)
-            arrays["grams"] = grams(found.values["features"][some, :, 0].numpy())
+        viewed_twice = {name: of.float().numpy() for name, of in of_views.items()}
+        measured = _measured(found, grid.class_token) | viewed_twice | neighbours | _resampled(found, fitted(run))
         drawn = specimens(run, encoder, images, found.index)
         run_pictures(run.name, drawn.images, drawn.arrays, drawn.about, run.folder)
         names = tuple(images.image_name(int(one)) for one in found.index)
@@ -145,7 +133,7 @@ def perform(run: Run[AnalysisRecipe]) -> None:
             seconds=time.monotonic() - began,
             images_per_second=rate,
             checkpoint=run.weights_sha256,
-            arrays={**arrays, **drawn.arrays},
+            arrays={**_arrays(found, recipe), **drawn.arrays},
             pictures={"images": drawn.images},
             extra={**drawn.about, "skipped": len(chosen) - len(found.index)},
         )
@@ -167,6 +155,24 @@ def _measured(found: Passed, class_token: bool) -> dict[str, NDArray[Any]]:
     for rows, of_depths in found.spectra.items():
         measured[f"spectrum_{rows}"] = np.stack([covariances.singular_values() for covariances in of_depths])
     return measured
+
+
+def _resampled(found: Passed, ranks: PowerLawRange) -> dict[str, NDArray[Any]]:
+    """Return the statistics of the output's spectra over resampled images, if spectra were measured."""
+    if not found.spectra:
+        return {}
+    return {"resampled": np.stack([resampled_statistics(found.spectra[rows][-1], ranks) for rows in TOKENS])}
+
+
+def _arrays(found: Passed, recipe: AnalysisRecipe) -> dict[str, NDArray[Any]]:
+    """Return what a record keeps of a pass beside its outcomes: means of every head, and Gram matrices of every depth."""
+    arrays: dict[str, NDArray[Any]] = {}
+    if "attention" in found.values:
+        arrays["heads"] = found.values["attention"].double().mean(0).permute(2, 0, 1).numpy()
+    if "depth" in recipe.measures:
+        some = evenly_spaced(len(found.index), COMPARED)
+        arrays["grams"] = grams(found.values["features"][some, :, 0].numpy())
+    return arrays
 
 
 def _right_by_depth(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms.v2 import functional
 
-from analysis.attention import attention_statistics, through_blocks
+from analysis.attention import Blocks, attention_statistics, through_blocks
 from analysis.block_outcomes import TOKENS
 from analysis.fourier import log_amplitudes
 from analysis.grid import token_grid
@@ -67,11 +67,10 @@ def through_images(
     """
     encoder.eval()
     grid, device, spread = token_grid(encoder), accelerator().device, accelerator().num_processes > 1
-    prefix = grid.prefix
     distances = torch.from_numpy(patch_distances(grid.side, grid.patch_size)).float().to(device)
     reduce = None
     if "attention" in measures:
-        reduce = partial(attention_statistics, prefix=prefix, distances=distances, class_token=grid.class_token)
+        reduce = partial(attention_statistics, prefix=grid.prefix, distances=distances, class_token=grid.class_token)
     spectra: dict[str, list[Covariances]] = {}
     groups = groups_of(len(chosen))
     order = chosen
@@ -81,29 +80,15 @@ def through_images(
         spectra = {rows: [Covariances(grid.width, count, device) for count in depths] for rows in TOKENS}
 
     found: dict[str, list[Tensor]] = {}
-    see = partial(
-        whatever_index, eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation)
-    )
+    transform = eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation)
+    see = partial(whatever_index, transform)
     for batch in decoded_batches(images, see, recipe, title, order):
         with autocast(recipe.precision):
             blocks = through_blocks(encoder, normalised(batch.pixels, mean=prepared.mean, std=prepared.std), reduce)
-        patches = [tokens[:, prefix:].float() for tokens in blocks.tokens]
+        patches = [tokens[:, grid.prefix :].float() for tokens in blocks.tokens]
         pooled = _pooled(encoder, [of.mean(1) for of in patches])
-        now = {"counts": batch.counts}
-        if "depth" in measures or not measures:
-            classes = _pooled(encoder, [tokens[:, 0].float() for tokens in blocks.tokens])
-            kinds = [pooled, classes] if grid.class_token else [pooled]
-            now["features"] = torch.stack([torch.stack(of, 1) for of in kinds], 2)
-        elif "similarity" in measures:
-            now["features"] = pooled[-1][:, None, None]
-        if "attention" in measures:
-            now["attention"] = torch.stack(blocks.attention, 1)
-        if "fourier" in measures:
-            now["amplitude"] = torch.stack([log_amplitudes(of) for of in patches[:-1]], 1)
-        if "similarity" in measures:
-            now["similarity"] = torch.stack([token_similarity(of) for of in patches], 1)
+        now = {"counts": batch.counts} | _values(encoder, blocks, patches, pooled, grid.class_token, measures)
         if "spectrum" in measures:
-            now["token_rank"] = torch.stack([token_rank(of) for of in patches], 1)
             group = torch.from_numpy(groups[np.searchsorted(chosen, batch.index.cpu().numpy())])
             group[~batch.counts.cpu()] = -1
             for rows, features in zip(TOKENS, (pooled, patches), strict=True):
@@ -123,6 +108,36 @@ def through_images(
         check_finite(of.isfinite().flatten(1).all(1).numpy(), images, index, "the encoder's features or attention")
     gathered = {rows: [covariances.gather() for covariances in every_depth] for rows, every_depth in spectra.items()}
     return Passed(index, values, gathered)
+
+
+def _values(
+    encoder: nn.Module,
+    blocks: Blocks[Tensor],
+    patches: Sequence[Tensor],
+    pooled: Sequence[Tensor],
+    class_token: bool,
+    measures: Sequence[str],
+) -> dict[str, Tensor]:
+    """Return what is kept of every image of a batch, see :attr:`Passed.values`.
+
+    ``patches`` (B, N, D) are those of every depth, and ``pooled`` (B, D) their means.
+    """
+    values = {}
+    if "depth" in measures or not measures:
+        classes = _pooled(encoder, [tokens[:, 0].float() for tokens in blocks.tokens])
+        kinds = [pooled, classes] if class_token else [pooled]
+        values["features"] = torch.stack([torch.stack(list(of), 1) for of in kinds], 2)
+    elif "similarity" in measures:
+        values["features"] = pooled[-1][:, None, None]
+    if "attention" in measures:
+        values["attention"] = torch.stack(blocks.attention, 1)
+    if "fourier" in measures:
+        values["amplitude"] = torch.stack([log_amplitudes(of) for of in patches[:-1]], 1)
+    if "similarity" in measures:
+        values["similarity"] = torch.stack([token_similarity(of) for of in patches], 1)
+    if "spectrum" in measures:
+        values["token_rank"] = torch.stack([token_rank(of) for of in patches], 1)
+    return values
 
 
 def _pooled(encoder: nn.Module, features: list[Tensor]) -> list[Tensor]:

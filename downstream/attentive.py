@@ -9,27 +9,26 @@ from functools import partial
 
 import torch
 from timm.optim._param_groups import param_groups_weight_decay
+from torch import Tensor
 from torch.nn import functional
 
 from downstream import stage
-from downstream.attentive_pool import AttentiveClassifier, attentive_head, heads_of, same_on_all_processes
-from downstream.augment import linear_transform
+from downstream.attentive_pool import AttentiveClassifier, attentive_head, heads_of
 from downstream.cost import attentive_probe as cost
-from downstream.frozen import encoded_batches, frozen_encoder, remembered_batches, schedule_of
-from downstream.stage import check_classification, sample
+from downstream.frozen import Batch, feature_batches, frozen_encoder, schedule_of, train_head
+from downstream.stage import check_classification
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
 from lutbench.evaluate.features import Features, features_of, kept_splits
-from lutbench.evaluate.inference import evaluate, labels_of
+from lutbench.evaluate.inference import evaluate
 from lutbench.files import gigabytes
 from lutbench.models.tokens import patch_tokens, token_shape
 from lutbench.models.weights import save_weights
 from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.run import Run, row_named
-from lutbench.train.batches import stream
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast
-from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
+from lutbench.train.schedule import learning_rate
 
 __all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
 
@@ -84,47 +83,33 @@ def perform(run: Run[AttentiveRecipe]) -> None:
     once = None if recipe.fresh_crops else features_of(run, "train", "tokens", encoder=lambda: encoder)
     schedule = schedule_of(recipe, len(images) if once is None else len(once.index), run.seed)
 
-    # Probe, optimiser; from the newest checkpoint, or from the beginning
+    # Probe, optimiser
     width = token_shape(recipe.encoder.architecture, recipe.side)[1]
     head = attentive_head(width, len(images.classes), heads_of(recipe, width), recipe.mlp_ratio, run.seed)
     head = head.to(processes.device)
-    optimizer = torch.optim.AdamW(
-        param_groups_weight_decay(head, recipe.weight_decay),
-        lr=recipe.lr,
-        betas=(recipe.betas[0], recipe.betas[1]),
-        fused=True,
-    )
-    modules = {"head": head}
-    start, kept = run.restore(modules, optimizer, schedule.steps)
-    extra_state = {"digest": weights_digest(head)} | kept  # of the initial weights, which a checkpoint keeps
+    groups = param_groups_weight_decay(head, recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.betas[0], recipe.betas[1]), fused=True)
 
     # The loop
+    def loss_of(batch: Batch) -> Tensor:
+        with autocast(recipe.precision):
+            scores = head(batch["features"].to(processes.device))
+        return functional.cross_entropy(scores.float(), batch["label"].to(processes.device))
+
     warmup = schedule.steps_in(recipe.warmup_epochs)
-    with TrainingLogger(run, schedule, start, extra_state, max(1, schedule.steps // recipe.epochs)) as logger:
-        if once is None:
-            crops = stream(images, partial(sample, linear_transform(recipe, prepared)), schedule, start, recipe.workers)
-            taken = partial(patch_tokens, encoder)
-            batches = encoded_batches(logger.waiting(crops), schedule, start, taken, recipe, prepared)
-        else:
-            batches = logger.waiting(remembered_batches(once, labels_of(images), schedule, start))
-        for step, batch in zip(range(start, schedule.steps), batches, strict=True):
-            lr = learning_rate(step, schedule.steps, warmup, recipe.lr)
-            set_learning_rate(optimizer, lr)
-            with autocast(recipe.precision):
-                scores = head(batch["features"].to(processes.device))
-            loss = functional.cross_entropy(scores.float(), batch["label"].to(processes.device))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            logger.note(step, {"loss": loss}, batch["index"])
-            if logger.end_step(step, lr):
-                run.save(step + 1, modules, optimizer, logger.extra_state)
-                logger.stop_if_asked(step)
-    check_moved(head, extra_state["digest"])
+    logger = train_head(
+        run,
+        head,
+        optimizer,
+        schedule,
+        save_every=max(1, schedule.steps // recipe.epochs),
+        rate_at=lambda step: learning_rate(step, schedule.steps, warmup, recipe.lr),
+        batches_of=partial(feature_batches, run, once, partial(patch_tokens, encoder), schedule),
+        loss_of=loss_of,
+    )
 
     # What came of it
     began = time.monotonic()
-    same_on_all_processes(head)
     outcomes = evaluate(AttentiveClassifier(encoder, head).eval(), held_out, recipe, prepared, f"{run.name} evaluation")
     evaluation = time.monotonic() - began
     if processes.is_main_process:

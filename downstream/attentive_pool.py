@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from functools import partial
 
-import torch
 from timm.layers.attention_pool import AttentionPoolLatent
 from timm.layers.weight_init import trunc_normal_
 from torch import Tensor, nn
@@ -69,10 +68,3 @@ class AttentiveClassifier(nn.Module):
         """Return the linear layer."""
         classifier: nn.Module = self.head.classifier  # type: ignore[assignment]
         return classifier
-
-
-def same_on_all_processes(head: nn.Module) -> None:
-    """Give every process the weights of the first: all were trained alike, but GPUs may differ in the last bits of attention's gradient."""
-    if torch.distributed.is_initialized():
-        for tensor in head.state_dict().values():
-            torch.distributed.broadcast(tensor, 0)

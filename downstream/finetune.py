@@ -72,39 +72,31 @@ def perform(run: Run[FinetuneRecipe]) -> None:
     """
     recipe, processes, prepared = run.recipe, accelerator(), run.preprocessing
     images: ImageDataset = run.dataset("train")
-    held_out: ImageDataset = run.dataset("val")
     schedule = schedule_of(recipe, len(images), run.seed)
 
-    # Classifier, optimiser
-    classifier = build_classifier(encoder_of(run, recipe.image_size), recipe, len(images.classes), run.seed).to(
-        processes.device
-    )
-    if processes.num_processes > 1:
-        synchronise(classifier)
+    # Classifier, optimiser; from the newest checkpoint, or from the beginning
+    classifier = _initial_classifier(run)
     paths = DropPaths.replacing(classifier, run.seed)
     mixing = Mixing(recipe, len(images.classes), run.seed)
-    optimizer = torch.optim.AdamW(
-        layer_decay_groups(classifier, recipe), lr=recipe.lr, betas=(recipe.betas[0], recipe.betas[1]), fused=True
-    )
+    groups = layer_decay_groups(classifier, recipe)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.betas[0], recipe.betas[1]), fused=True)
     modules = {"classifier": classifier}
-
-    # From the newest checkpoint, or from the beginning
     start, kept = run.restore(modules, optimizer, schedule.steps)
     extra_state = {"digest": weights_digest(classifier)} | kept  # of the initial weights, which a checkpoint keeps
     model = processes.prepare_model(torch.compile(classifier) if recipe.compile else classifier)
 
     # The loop
-    batches = stream(images, partial(sample, train_transform(recipe, prepared)), schedule, start, recipe.workers)
+    crops = stream(images, partial(sample, train_transform(recipe, prepared)), schedule, start, recipe.workers)
     warmup = schedule.steps_in(recipe.warmup_epochs)
     evaluations = evaluation_steps(recipe, schedule)
     classifier.train()
     with TrainingLogger(run, schedule, start, extra_state, recipe.save_every) as logger:
-        waiting = logger.waiting(batches)
+        batches = logger.waiting(crops)
         for step in range(start, schedule.steps):
             lr = learning_rate(step, schedule.steps, warmup, recipe.lr, recipe.min_lr)
             set_learning_rate(optimizer, lr)
             for accumulated in range(schedule.micro_batches):
-                batch = next(waiting)
+                batch = next(batches)
                 pixels, labels = (batch[name].to(processes.device, non_blocking=True) for name in ("image", "label"))
                 rows = schedule.rows(accumulated)
                 pixels, targets = mixing(pixels, labels, step, rows)
@@ -123,22 +115,35 @@ def perform(run: Run[FinetuneRecipe]) -> None:
                 logger.stop_if_asked(step)
             if evaluating:
                 with logger.evaluation():
-                    on_the_way = evaluate(classifier, held_out, recipe, prepared, title="")
+                    on_the_way = evaluate(classifier, run.dataset("val"), recipe, prepared, title="")
                 logger.log(step + 1, top_1=100 * int(on_the_way.right().sum()) / len(on_the_way.rank))
     check_moved(classifier, extra_state["digest"])
+    _evaluate_and_export(run, classifier, logger)
 
-    # What came of it
+
+def _initial_classifier(run: Run[FinetuneRecipe]) -> nn.Module:
+    """Return the classifier that a run begins with, on this process's device, with BatchNorm over all processes."""
+    encoder, classes = encoder_of(run, run.recipe.image_size), len(run.dataset("train").classes)
+    classifier = build_classifier(encoder, run.recipe, classes, run.seed).to(accelerator().device)
+    if accelerator().num_processes > 1:
+        synchronise(classifier)
+    return classifier
+
+
+def _evaluate_and_export(run: Run[FinetuneRecipe], classifier: nn.Module, logger: TrainingLogger) -> None:
+    """Write the record of a trained classifier, and the classifier for timm."""
+    recipe, prepared = run.recipe, run.preprocessing
     began = time.monotonic()
-    outcomes = evaluate(classifier, held_out, recipe, prepared, f"{run.name} evaluation")
+    outcomes = evaluate(classifier, run.dataset("val"), recipe, prepared, f"{run.name} evaluation")
     evaluation = time.monotonic() - began
-    if processes.is_main_process:
+    if accelerator().is_main_process:
         sha256 = export_encoder(
             classifier,
             recipe.encoder.architecture,
             run.folder,
             image_size=recipe.side,
             name="classifier",
-            class_names=images.classes,
+            class_names=run.dataset("train").classes,
             prepared=prepared._replace(crop_pct=prepared.crop_pct or recipe.eval_crop),
         )
         run.save_results(

@@ -1,22 +1,78 @@
-"""What is trained on a frozen encoder reads its features from: batches that are encoded as they come, or were once.
+"""A head is trained on a frozen encoder: the loop of all probes, and its batches, encoded as they come or once.
 
-Every process gets the whole batch of features: only encoding is spread, so that nothing depends on the number of processes.
+Every process trains the same head on the whole batch of features: only encoding is spread, so that nothing depends on the number of
+processes.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from downstream.augment import linear_transform
+from downstream.stage import sample
 from lutbench.data.tensors import normalised
-from lutbench.evaluate.inference import Computed
-from lutbench.models.preprocessing import Preprocessing
+from lutbench.evaluate.features import Features
+from lutbench.evaluate.inference import Computed, labels_of
 from lutbench.models.pretrained import encoder_of
 from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
-from lutbench.train.batches import Schedule
+from lutbench.train.batches import Schedule, stream
+from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast
+from lutbench.train.schedule import check_moved, set_learning_rate, weights_digest
+
+Batch = dict[str, Tensor]
+
+
+def train_head(
+    run: Run[Any],
+    head: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    save_every: int,
+    *,
+    rate_at: Callable[[int], float],
+    batches_of: Callable[[TrainingLogger], Iterator[Batch]],
+    loss_of: Callable[[Batch], Tensor],
+) -> TrainingLogger:
+    """Train a head, from the run's newest checkpoint or from the beginning, and return the log of it.
+
+    ``rate_at`` a step is the learning rate; ``batches_of`` the logger come from its ``start`` on, as every process's whole batch, with
+    ``index`` (B,) of its images; ``loss_of`` a batch is 0-d.
+
+    Raises:
+        UserError: if a loss is not finite, or nothing moved.
+    """
+    modules = {"head": head}
+    start, kept = run.restore(modules, optimizer, schedule.steps)
+    extra_state = {"digest": weights_digest(head)} | kept  # of the initial weights, which a checkpoint keeps
+    head.train()
+    with TrainingLogger(run, schedule, start, extra_state, save_every) as logger:
+        for step, batch in zip(range(start, schedule.steps), batches_of(logger), strict=True):
+            lr = rate_at(step)
+            set_learning_rate(optimizer, lr)
+            loss = loss_of(batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            logger.note(step, {"loss": loss}, batch["index"])
+            if logger.end_step(step, lr):
+                run.save(step + 1, modules, optimizer, logger.extra_state)
+                logger.stop_if_asked(step)
+    check_moved(head, extra_state["digest"])
+    _same_on_all_processes(head)
+    return logger
+
+
+def _same_on_all_processes(head: nn.Module) -> None:
+    """Give every process the weights of the first: all trained alike, but GPUs may differ in the last bits of a gradient."""
+    if torch.distributed.is_initialized():
+        for tensor in head.state_dict().values():
+            torch.distributed.broadcast(tensor, 0)
 
 
 def frozen_encoder(run: Run[LinearRecipe] | Run[AttentiveRecipe]) -> nn.Module:
@@ -38,8 +94,27 @@ def schedule_of(recipe: LinearRecipe | AttentiveRecipe, images: int, seed: int) 
     return Schedule(images, recipe.epochs, batch, micro_batch, seed)
 
 
-def remembered_batches(once: Computed, labels: Tensor, schedule: Schedule, start: int) -> Iterator[dict[str, Tensor]]:
-    """Yield the whole batch of each step: ``features`` (B, ...), ``label`` (B,), ``index`` (B,), ``skipped`` (B,)."""
+def feature_batches(
+    run: Run[LinearRecipe] | Run[AttentiveRecipe],
+    once: Features | None,
+    encoding: Callable[[Tensor], Tensor],
+    schedule: Schedule,
+    logger: TrainingLogger,
+) -> Iterator[Batch]:
+    """Yield the whole batch of each step, from the logger's start on: ``features`` (B, ...), ``label`` (B,), ``index`` (B,).
+
+    They are those of ``once``, or of fresh crops, of which ``encoding`` takes normalised images (B, 3, S, S) to features (B, ...).
+    """
+    recipe, images = run.recipe, run.dataset("train")
+    if once is not None:
+        return logger.waiting(_remembered_batches(once, labels_of(images), schedule, logger.start))
+    crops = stream(
+        images, partial(sample, linear_transform(recipe, run.preprocessing)), schedule, logger.start, recipe.workers
+    )
+    return _encoded_batches(run, logger.waiting(crops), encoding, schedule, logger.start)
+
+
+def _remembered_batches(once: Computed, labels: Tensor, schedule: Schedule, start: int) -> Iterator[Batch]:
     index = torch.from_numpy(once.index)
     for step in range(start, schedule.steps):
         rows = torch.tensor([row for _, row in schedule.batch_keys(step)])
@@ -52,28 +127,29 @@ def remembered_batches(once: Computed, labels: Tensor, schedule: Schedule, start
         }
 
 
-def encoded_batches(
-    crops: Iterator[dict[str, Tensor]],
+def _encoded_batches(
+    run: Run[LinearRecipe] | Run[AttentiveRecipe],
+    crops: Iterator[Batch],
+    encoding: Callable[[Tensor], Tensor],
     schedule: Schedule,
     start: int,
-    encoding: Callable[[Tensor], Tensor],
-    recipe: LinearRecipe | AttentiveRecipe,
-    prepared: Preprocessing,
-) -> Iterator[dict[str, Tensor]]:
-    """Yield the whole batch of each step, from this process's micro-batches and the others': ``features``, ``label``, ``index``.
-
-    ``encoding`` takes normalised images (B, 3, S, S) to features (B, ...).
-    """
-    processes = accelerator()
-    own = torch.tensor([row for accumulated in range(schedule.micro_batches) for row in schedule.rows(accumulated)])
-    order = processes.gather(own.to(processes.device)).argsort()
+) -> Iterator[Batch]:
+    """Yield the whole batch of each step, from this process's micro-batches and the others'."""
+    processes, prepared, order = accelerator(), run.preprocessing, gathered_order(schedule)
     for _ in range(start, schedule.steps):
         parts: dict[str, list[Tensor]] = {"features": [], "label": [], "index": []}
         for _ in range(schedule.micro_batches):
             batch = next(crops)
-            with torch.no_grad(), autocast(recipe.precision):
+            with torch.no_grad(), autocast(run.recipe.precision):
                 pixels = normalised(batch["image"], processes.device, prepared.mean, prepared.std)
                 parts["features"].append(encoding(pixels))
             for name in ("label", "index"):
                 parts[name].append(batch[name].to(processes.device))
         yield {name: processes.gather(torch.cat(tensors))[order] for name, tensors in parts.items()}
+
+
+def gathered_order(schedule: Schedule) -> Tensor:
+    """Return which of a batch's rows (B,), as gathered from all processes, come in which place of the batch."""
+    own = [row for accumulated in range(schedule.micro_batches) for row in schedule.rows(accumulated)]
+    order: Tensor = accelerator().gather(torch.tensor(own, device=accelerator().device)).argsort()
+    return order

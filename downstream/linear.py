@@ -9,10 +9,9 @@ from timm.optim.lars import Lars
 from torch import Tensor, nn
 from torch.nn import functional
 
-from downstream.augment import linear_transform
 from downstream.cost import linear_probe as cost
-from downstream.frozen import encoded_batches, frozen_encoder, remembered_batches, schedule_of
-from downstream.stage import check_classification, check_weights, sample
+from downstream.frozen import Batch, feature_batches, frozen_encoder, schedule_of, train_head
+from downstream.stage import check_classification, check_weights
 from lutbench.data.images import ImageDataset
 from lutbench.evaluate.features import encoding_rate, features_of, kept_splits
 from lutbench.evaluate.inference import Computed, labels_of, outcomes_of, rank_of_label
@@ -21,11 +20,9 @@ from lutbench.models.probes import linear_probe
 from lutbench.models.weights import save_weights
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
-from lutbench.train.batches import stream
-from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator
 from lutbench.train.randomness import RngStream, seeded
-from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
+from lutbench.train.schedule import learning_rate
 
 __all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
 
@@ -48,7 +45,7 @@ def perform(run: Run[LinearRecipe]) -> None:
         UserError: if the encoder's weights do not fit, a loss or a weight is not finite, nothing moved, an image cannot be
             decoded, or the disk is full.
     """
-    recipe, processes, prepared = run.recipe, accelerator(), run.preprocessing
+    recipe, processes = run.recipe, accelerator()
     images: ImageDataset = run.dataset("train")
     held_out: ImageDataset = run.dataset("val")
     encoder = cache(lambda: frozen_encoder(run))  # made once, if at all
@@ -57,38 +54,30 @@ def perform(run: Run[LinearRecipe]) -> None:
     once = None if recipe.fresh_crops else features_of(run, "train", encoder=encoder)
     schedule = schedule_of(recipe, len(images) if once is None else len(once.index), run.seed)
 
-    # Layer, optimiser; from the newest checkpoint, or from the beginning
+    # Layer, optimiser
     width = probe_width(recipe.encoder.architecture, recipe.side, recipe.pooling, recipe.blocks_taken)
     head = linear_head(width, len(images.classes), run.seed).to(processes.device)
     optimizer = Lars(lars_groups(head, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum)
-    modules = {"head": head}
-    start, kept = run.restore(modules, optimizer, schedule.steps)
-    extra_state = {"digest": weights_digest(head)} | kept  # of the initial weights, which a checkpoint keeps
 
     # The loop
+    def loss_of(batch: Batch) -> Tensor:
+        scores = head(batch["features"].to(processes.device))
+        return functional.cross_entropy(scores, batch["label"].to(processes.device))
+
+    def encoding(pixels: Tensor) -> Tensor:
+        return probe_features(encoder(), pixels, recipe.pooling, recipe.blocks_taken)
+
     warmup = schedule.steps_in(recipe.warmup_epochs)
-    save_every = max(1, schedule.steps // recipe.epochs) if recipe.fresh_crops else schedule.steps
-    head.train()
-    with TrainingLogger(run, schedule, start, extra_state, save_every) as logger:
-        if once is None:
-            crops = stream(images, partial(sample, linear_transform(recipe, prepared)), schedule, start, recipe.workers)
-            taken = partial(probe_features, encoder(), pool=recipe.pooling, blocks=recipe.blocks_taken)
-            batches = encoded_batches(logger.waiting(crops), schedule, start, taken, recipe, prepared)
-        else:
-            batches = logger.waiting(remembered_batches(once, labels_of(images), schedule, start))
-        for step, batch in zip(range(start, schedule.steps), batches, strict=True):
-            lr = learning_rate(step, schedule.steps, warmup, recipe.lr)
-            set_learning_rate(optimizer, lr)
-            scores = head(batch["features"].to(processes.device))
-            loss = functional.cross_entropy(scores, batch["label"].to(processes.device))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            logger.note(step, {"loss": loss}, batch["index"])
-            if logger.end_step(step, lr):
-                run.save(step + 1, modules, optimizer, logger.extra_state)
-                logger.stop_if_asked(step)
-    check_moved(head, extra_state["digest"])
+    logger = train_head(
+        run,
+        head,
+        optimizer,
+        schedule,
+        save_every=max(1, schedule.steps // recipe.epochs) if recipe.fresh_crops else schedule.steps,
+        rate_at=lambda step: learning_rate(step, schedule.steps, warmup, recipe.lr),
+        batches_of=partial(feature_batches, run, once, encoding, schedule),
+        loss_of=loss_of,
+    )
 
     # What came of it
     unseen = features_of(run, "val", encoder=encoder)

@@ -47,12 +47,7 @@ def export_run(
         _only_for_cards(library)
         check_licence(licence or "other")
     if kind == "segmentation" and library == "mmseg":
-        with new_folder(target) as partial:
-            config, checkpoint = import_module(TOOLS["export"]).export_mmseg(folder, partial)
-        first = (target / config.name).read_text(encoding="utf-8").splitlines()[0]
-        needs = [first.removeprefix("# ")] if first.startswith("# ") else []  # a backbone of the suite's own
-        files = f"{str(target / config.name)!r}, {str(target / checkpoint.name)!r}"
-        return [f"mmseg.apis.init_model({files}, device='cpu')  # or 'cuda:0'", *needs]
+        return _segmenter(folder, target)
     if kind not in MODELS:
         raise _nothing_to_export(started, kind, library, runs)
     exported = exported_model(folder, MODELS[kind])
@@ -81,6 +76,16 @@ def export_run(
         card = model_card(found, known, exported.description, exported.crop_pct, licence, beside)
         (partial / "README.md").write_text(card, encoding="utf-8")
     return [*lines, f"huggingface_hub.HfApi().upload_folder(repo_id='USER/NAME', folder_path={str(target)!r})"]
+
+
+def _segmenter(folder: Path, target: Path) -> list[str]:
+    """Write a segmenter for MMSegmentation; return lines that say how to load it."""
+    with new_folder(target) as partial:
+        config, checkpoint = import_module(TOOLS["export"]).export_mmseg(folder, partial)
+    first = (target / config.name).read_text(encoding="utf-8").splitlines()[0]
+    needs = [first.removeprefix("# ")] if first.startswith("# ") else []  # a backbone of the suite's own
+    files = f"{str(target / config.name)!r}, {str(target / checkpoint.name)!r}"
+    return [f"mmseg.apis.init_model({files}, device='cpu')  # or 'cuda:0'", *needs]
 
 
 def _only_for_cards(library: Library) -> None:

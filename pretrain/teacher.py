@@ -1,4 +1,4 @@
-"""The teacher: a slowly moving average of the student's encoder and projector."""
+"""The teacher: a slowly moving average of the student's encoder and projector, and of the mask token that its encoder is shown."""
 
 import copy
 import math
@@ -26,7 +26,8 @@ class Teacher(nn.Module):
     """An encoder and a projector that start as copies of the student's and follow them.
 
     No gradients, and always in evaluation mode, so that its BatchNorm uses the averaged running statistics. It has no
-    decoder and no predictor, which it would never use.
+    predictor and no decoder, which it would never use, but where its own views are masked by what the framework has there (SimMIM's
+    mask token): then the decoder is averaged too.
     """
 
     def __init__(self, student: Student) -> None:
@@ -38,6 +39,9 @@ class Teacher(nn.Module):
         self.visible_count = student.visible_count
         self.encoder = copy.deepcopy(student.encoder)
         self.projector = copy.deepcopy(student.projector)
+        if self.context.masked_teacher and self.framework.masks_in_encoder:
+            self.framework = copy.deepcopy(self.framework)
+            self.decoder = self.framework.decoder
         self.requires_grad_(False)
         self.eval()
         self._pairs: _Pairs | None = None

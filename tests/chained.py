@@ -2,40 +2,16 @@
 
 from pathlib import Path
 
-from toy_runs import TOY, write_images
+from toy_runs import TOY, defaults, write_images
 
 from lutbench.recipes.loading import load_suite
 from lutbench.stages import run_suite
 from lutbench.workspace import Workspace
 
 CHAINED = f"""{TOY}
-[defaults.pretrain]
-data = "toy"
-encoder = "toy"
-epochs = 1
-warmup_epochs = 0
-batch = 10
-decoder_width = 16
-decoder_depth = 1
-decoder_heads = 2
-head_width = 24
-threads = 1
-workers = 0
-[defaults.finetune]
-data = "toy"
-epochs = 2
-warmup_epochs = 0
-batch = 10
-base_lr = 1e-2
-mixup = 0.0
-cutmix = 0.0
-threads = 1
-workers = 0
-[defaults.knn]
-data = "toy"
-neighbours = 3
-threads = 1
-workers = 0
+{defaults("pretrain")}
+{defaults("finetune", epochs=2, base_lr=0.01, mixup=0.0, cutmix=0.0, threads=1)}
+{defaults("knn", neighbours=3, threads=1)}
 [defaults.robustness]
 threads = 1
 workers = 0

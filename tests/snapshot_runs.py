@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_runs import TOY
+from toy_runs import TOY, defaults
 
 from lutbench.models.weights import sha256_of
 from lutbench.recipes.loading import load_suite
@@ -19,21 +19,7 @@ from lutbench.stages import perform
 from lutbench.workspace import Workspace
 
 SUITE = f"""{TOY}
-[defaults.pretrain]
-data = "toy"
-encoder = "toy"
-epochs = 6
-warmup_epochs = 1
-batch = 9
-base_lr = 1e-2
-momentum = 0.5
-decoder_width = 16
-decoder_depth = 1
-decoder_heads = 2
-head_width = 24
-save_every = 8
-workers = 0
-threads = 1
+{defaults("pretrain", epochs=6, warmup_epochs=1, batch=9, base_lr=0.01, momentum=0.5, save_every=8)}
 [pretrain.lut]
 snapshots = [0, 0.25, 0.55]
 snapshot_teacher = true

@@ -19,7 +19,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
-from toy_runs import write_images
+from toy_runs import defaults, write_images
 
 from lutbench.cli import main
 from lutbench.data.catalogue import CATALOGUE, MEASURED_ON
@@ -34,7 +34,7 @@ from pretrain.parity import TOLERANCES
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "fixtures" / "lut_steps.npz"
 
-SUITE = """
+SUITE = f"""
 title = "Toy"
 about = "for tests"
 kind = "pipeline"
@@ -48,31 +48,9 @@ patch_size = 4
 width = 16
 depth = 2
 heads = 2
-[defaults.pretrain]
-data = "toy"
-encoder = "toy"
-epochs = 2
-warmup_epochs = 1
-batch = 8
-base_lr = 1e-2
-decoder_width = 16
-decoder_depth = 1
-decoder_heads = 2
-head_width = 24
-threads = 1
-workers = 0
-[defaults.finetune]
-data = "toy"
-epochs = 2
-warmup_epochs = 1
-batch = 8
-threads = 1
-workers = 0
-[defaults.knn]
-data = "toy"
-neighbours = 3
-threads = 1
-workers = 0
+{defaults("pretrain", epochs=2, warmup_epochs=1, batch=8, base_lr=0.01)}
+{defaults("finetune", epochs=2, warmup_epochs=1, batch=8, threads=1)}
+{defaults("knn", neighbours=3, threads=1)}
 [pretrain.lut]
 [pretrain.mae]
 context_weight = 0.0

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from timm.models import VisionTransformer
-from toy_runs import CLASSES, SCENES, TOY, performed, toy_run, write_images, write_scenes
+from toy_runs import CLASSES, SCENES, TOY, defaults, performed, toy_run, write_images, write_scenes
 from transformers import (
     AutoImageProcessor,
     AutoModel,
@@ -40,25 +40,9 @@ from pretrain.vitmae import unlike_vit
 
 SUITE = (
     TOY.replace("depth = 2", "depth = 4")
-    + """
-[defaults.pretrain]
-data = "toy"
-encoder = "toy"
-epochs = 2
-warmup_epochs = 0
-batch = 10
-base_lr = 1e-2
-decoder_width = 24
-decoder_depth = 2
-decoder_heads = 3
-head_width = 24
-workers = 0
-[defaults.finetune]
-head_std = 1.0
-epochs = 1
-warmup_epochs = 0
-batch = 10
-workers = 0
+    + f"""
+{defaults("pretrain", epochs=2, base_lr=0.01, decoder_width=24, decoder_depth=2, decoder_heads=3)}
+{defaults("finetune", head_std=1.0)}
 [pretrain.lut]
 [pretrain.mae]
 context_weight = 0.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from reported import build_tables
-from toy_runs import TOY, in_processes, write_images
+from toy_runs import TOY, defaults, in_processes, write_images
 
 import lutbench
 from lutbench import stages
@@ -30,27 +30,9 @@ from lutbench.stages import run_suite
 from lutbench.workspace import Workspace
 
 BASE = f"""{TOY}
-[defaults.pretrain]
-data = "toy"
-encoder = "toy"
-epochs = 1
-warmup_epochs = 0
-batch = 8
-decoder_width = 16
-decoder_depth = 1
-decoder_heads = 2
-head_width = 24
-threads = 1
-workers = 0
-[defaults.finetune]
-data = "toy"
-epochs = 1
-warmup_epochs = 0
-batch = 8
-workers = 0
-[defaults.knn]
-data = "toy"
-workers = 0
+{defaults("pretrain", batch=8)}
+{defaults("finetune", batch=8)}
+{defaults("knn")}
 [pretrain.mae]
 context_weight = 0.0
 crop = "random"

@@ -96,7 +96,27 @@ def test_every_parameter_of_another_framework_learns(teacher_view: str) -> None:
     assert all(p.grad is not None and p.grad.any() for p in student.parameters() if p.requires_grad)
     parts = {name.split(".")[0] for name, _ in student.named_parameters()}
     assert parts == {"encoder", "decoder", "projector", "predictor"}
-    assert {name.split(".")[0] for name in teacher.state_dict()} == {"encoder", "projector"}
+    own = {"encoder", "projector"} | ({"decoder"} if teacher_view == "masked" else set())
+    assert {name.split(".")[0] for name in teacher.state_dict()} == own
+
+
+def test_a_masked_teacher_is_shown_its_average_of_the_mask_token() -> None:
+    student = build_student(simmim_recipe(teacher_view="masked"), seed=0)
+    teacher, views = Teacher(student), random_views()
+    before, token = teacher(views).view2, student.decoder.mask_token
+    assert isinstance(token, Tensor)
+    with torch.no_grad():
+        token += 1
+    assert torch.equal(teacher(views).view2, before), "the student's own has changed"
+    teacher.update(student, 0.75)
+    assert torch.allclose(teacher.state_dict()["decoder.mask_token"], token - 0.75)
+    assert not torch.equal(teacher(views).view2, before)
+
+
+def test_a_run_whose_masked_teacher_was_shown_the_students_mask_token_is_another() -> None:
+    assert simmim_recipe(teacher_view="masked").affecting_results()["teacher_view"] != "masked"
+    assert simmim_recipe().affecting_results()["teacher_view"] == "whole"
+    assert tiny_recipe(teacher_view="masked").affecting_results()["teacher_view"] == "masked"
 
 
 def test_the_heads_read_unmasked_tokens_only() -> None:

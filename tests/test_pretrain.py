@@ -68,6 +68,7 @@ CONTROLS = {
     "infonce, fixed momentum": ("pretrain.lut.context_loss=infonce", "pretrain.lut.momentum_schedule=fixed"),
     "per token, random crop": ("pretrain.lut.context_target=tokens", "pretrain.lut.crop=random"),
     "second view for nothing": ("pretrain.lut.context_weight=0.0", "pretrain.lut.second_view=always"),
+    "simmim, masked teacher": (*FRAMEWORKS["simmim"], "pretrain.lut.teacher_view=masked"),
     "clipped, in steps": ("pretrain.lut.clip_gradient=0.5", "pretrain.lut.lr_schedule=step"),
 }
 """LUT's controls, as far as they keep something between steps or look at other images."""

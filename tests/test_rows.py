@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
-from toy_runs import TOY, write_images
+from toy_runs import TOY, defaults, write_images
 
 from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
@@ -41,25 +41,8 @@ from pretrain.views import Views
 GREY = "mean = [0.5, 0.5, 0.5]\nstd = [0.25, 0.25, 0.25]"
 
 SUITE = f"""{TOY}
-[defaults.pretrain]
-data = "toy"
-encoder = "toy"
-epochs = 2
-warmup_epochs = 0
-batch = 10
-base_lr = 1e-2
-momentum = 0.5
-decoder_width = 16
-decoder_depth = 1
-decoder_heads = 2
-head_width = 24
-workers = 0
-[defaults.finetune]
-head_std = 1.0
-epochs = 1
-warmup_epochs = 0
-batch = 10
-workers = 0
+{defaults("pretrain", epochs=2, base_lr=0.01, momentum=0.5)}
+{defaults("finetune", head_std=1.0)}
 [pretrain.lut]
 [pretrain.mae]
 context_weight = 0.0

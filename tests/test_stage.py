@@ -20,7 +20,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 from PIL import Image
-from toy_runs import TOY, write_images
+from toy_runs import TOY, defaults, write_images
 
 ROOT = Path(__file__).parents[1]
 COPIED = (
@@ -92,18 +92,7 @@ LINES = {
 """By the file, what stands in the line before, and the line that a new stage adds."""
 
 SUITE = f"""{TOY}
-[defaults.pretrain]
-data = "toy"
-encoder = "toy"
-epochs = 1
-warmup_epochs = 0
-batch = 8
-decoder_width = 16
-decoder_depth = 1
-decoder_heads = 2
-head_width = 24
-threads = 1
-workers = 0
+{defaults("pretrain", batch=8)}
 [pretrain.lut]
 [method.lut]
 label = "LUT"

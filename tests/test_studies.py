@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from toy_runs import TOY, write_images
+from toy_runs import TOY, defaults, write_images
 
 from lutbench.adding import _rows
 from lutbench.errors import UserError
@@ -32,27 +32,9 @@ heads = 2
 [data.other]
 path = "other"
 undecodable = "skip"
-[defaults.pretrain]
-data = "toy"
-encoder = "toy"
-epochs = 1
-warmup_epochs = 0
-batch = 8
-decoder_width = 16
-decoder_depth = 1
-decoder_heads = 2
-head_width = 24
-threads = 1
-workers = 0
-[defaults.knn]
-data = "toy"
-workers = 0
-[defaults.finetune]
-data = "toy"
-epochs = 1
-warmup_epochs = 0
-batch = 8
-workers = 0
+{defaults("pretrain", batch=8)}
+{defaults("knn")}
+{defaults("finetune", batch=8)}
 [pretrain.lut]
 [pretrain.mae]
 context_weight = 0.0

@@ -44,6 +44,23 @@ heads = 2
 """
 """A dataset and an encoder; methods and tasks are to follow."""
 
+SMALLEST: dict[str, dict[str, Any]] = {
+    "pretrain": {
+        **{"data": "toy", "encoder": "toy", "epochs": 1, "warmup_epochs": 0, "batch": 10, "threads": 1, "workers": 0},
+        **{"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "head_width": 24},
+    },
+    "finetune": {"data": "toy", "epochs": 1, "warmup_epochs": 0, "batch": 10, "workers": 0},
+    "knn": {"data": "toy", "workers": 0},
+}
+"""Settings on :data:`TOY`'s images that take the least time."""
+
+
+def defaults(kind: str, **changes: Any) -> str:
+    """The table ``[defaults.KIND]`` of a suite: the smallest settings, and those that differ from them."""
+    lines = [f"{name} = {json.dumps(value)}" for name, value in (SMALLEST[kind] | changes).items()]
+    return "\n".join([f"[defaults.{kind}]", *lines])
+
+
 SUITE = f"""{TOY}
 [method.scratch]
 scratch = true

@@ -121,16 +121,7 @@ def _model(
 
     return {
         "type": "EncoderDecoder",
-        "data_preprocessor": {
-            "type": "SegDataPreProcessor",
-            "mean": [round(255 * value, 6) for value in prepared.mean],  # of pixels from 0 to 255
-            "std": [round(255 * value, 6) for value in prepared.std],
-            "bgr_to_rgb": True,
-            "pad_val": 0,
-            "seg_pad_val": ignore,
-            "size": crop,
-            "test_cfg": {"size": crop},  # an image smaller than the window is padded; others stay as they are
-        },
+        "data_preprocessor": _preprocessor(prepared, crop, ignore),
         "backbone": backbone,
         **({} if pyramid.hierarchical else {"neck": neck}),
         "decode_head": head(
@@ -152,6 +143,19 @@ def _model(
         ),
         "train_cfg": {},
         "test_cfg": {"mode": "slide", "crop_size": crop, "stride": (recipe.stride, recipe.stride)},
+    }
+
+
+def _preprocessor(prepared: Preprocessing, crop: tuple[int, int], ignore: int) -> dict[str, Any]:
+    return {
+        "type": "SegDataPreProcessor",
+        "mean": [round(255 * value, 6) for value in prepared.mean],  # of pixels from 0 to 255
+        "std": [round(255 * value, 6) for value in prepared.std],
+        "bgr_to_rgb": True,
+        "pad_val": 0,
+        "seg_pad_val": ignore,
+        "size": crop,
+        "test_cfg": {"size": crop},  # an image smaller than the window is padded; others stay as they are
     }
 
 

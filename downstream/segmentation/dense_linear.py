@@ -1,14 +1,14 @@
 """A linear layer on the patch tokens of a frozen encoder, trained on crops with masks (DINOv2, section 7.4)."""
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
-from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn import functional
 
+from downstream.frozen import Batch, gathered_order, train_head
 from downstream.segmentation.cost import dense_linear as cost
 from downstream.segmentation.dense import check_dense, check_weights, enlarged, padded
 from downstream.segmentation.task import quiet
@@ -23,7 +23,6 @@ from lutbench.train.batches import Schedule
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast
 from lutbench.train.randomness import RngStream, seeded
-from lutbench.train.schedule import check_moved, set_learning_rate, weights_digest
 
 __all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
 
@@ -55,7 +54,7 @@ def perform(run: Run[DenseLinearRecipe]) -> None:
         UserError: if the encoder's weights do not fit, a loss, a weight or a score is not finite, nothing moved, or the disk is full.
     """
     with quiet():
-        from downstream.segmentation.dense_data import evaluated, training_crops
+        from downstream.segmentation.dense_data import evaluated
     recipe, processes = run.recipe, accelerator()
     train, grid = run.dataset("train"), grid_of(recipe)
     encoder = encoder_of(run, recipe.crop).to(processes.device).eval().requires_grad_(False)
@@ -66,33 +65,22 @@ def perform(run: Run[DenseLinearRecipe]) -> None:
         with torch.no_grad(), autocast(recipe.precision):
             return tokens_of(encoder, pixels, grid.blocks)
 
-    # Layer, optimiser; from the newest checkpoint, or from the beginning
+    # Layer, optimiser
     head = dense_head(grid.width, len(train.classes), run.seed).to(processes.device)
     betas = recipe.betas[0], recipe.betas[1]
     optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
-    modules = {"head": head}
-    start, kept = run.restore(modules, optimizer, schedule.steps)
-    extra_state = {"digest": weights_digest(head)} | kept  # of the initial weights, which a checkpoint keeps
 
     # The loop
-    head.train()
-    with TrainingLogger(run, schedule, start, extra_state, recipe.save_every) as logger:
-        crops = logger.waiting(training_crops(train, recipe, schedule, start))
-        for step, batch in zip(
-            range(start, schedule.steps), encoded_batches(crops, run, schedule, encoded), strict=True
-        ):
-            lr = polynomial_rate(step, recipe)
-            set_learning_rate(optimizer, lr)
-            loss = loss_of(head(batch["tokens"]), batch["mask"])
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            logger.note(step, {"loss": loss}, torch.tensor([index for _, index in schedule.batch_keys(step)]))
-            if logger.end_step(step, lr):
-                run.save(step + 1, modules, optimizer, logger.extra_state)
-                logger.stop_if_asked(step)
-    check_moved(head, extra_state["digest"])
-    head.load_state_dict(broadcast(head.state_dict()))  # on GPUs the gradient of enlarging is summed in any order
+    logger = train_head(
+        run,
+        head,
+        optimizer,
+        schedule,
+        recipe.save_every,
+        rate_at=lambda step: polynomial_rate(step, recipe),
+        batches_of=partial(encoded_batches, run, schedule, encoded),
+        loss_of=lambda batch: loss_of(head(batch["tokens"]), batch["mask"]),
+    )
 
     # What came of it
     began = time.monotonic()
@@ -140,19 +128,24 @@ def polynomial_rate(step: int, recipe: DenseLinearRecipe) -> float:
 
 
 def encoded_batches(
-    crops: Iterator[dict[str, Any]], run: Run[DenseLinearRecipe], schedule: Schedule, encoded: Any
-) -> Iterator[dict[str, Tensor]]:
-    """Yield the whole batch of each step, from this process's share and the others': ``tokens`` (B, D, g, g) and ``mask`` (B, S, S).
+    run: Run[DenseLinearRecipe], schedule: Schedule, encoded: Callable[[Tensor], Tensor], logger: TrainingLogger
+) -> Iterator[Batch]:
+    """Yield the whole batch of each step, from the logger's start on: ``tokens`` (B, D, g, g), ``mask`` (B, S, S), ``index`` (B,).
 
-    On CPUs crops are encoded one by one, so that their bits do not depend on how many a process has.
+    Of random crops, this process's share and the others'. On CPUs crops are encoded one by one, so that their bits do not depend on
+    how many a process has.
     """
-    from downstream.segmentation.dense_data import prepared_pixels
+    from downstream.segmentation.dense_data import prepared_pixels, training_crops
 
-    processes, crop = accelerator(), run.recipe.crop
-    order = processes.gather(torch.tensor(schedule.rows(0), device=processes.device)).argsort()
+    processes, crop, order = accelerator(), run.recipe.crop, gathered_order(schedule)
     at_once = 1 if processes.device.type == "cpu" else schedule.batch
-    for batch in crops:
+    crops = logger.waiting(training_crops(run.dataset("train"), run.recipe, schedule, logger.start))
+    for step, batch in enumerate(crops, logger.start):
         pixels = torch.stack([padded(prepared_pixels(image, run.preprocessing), crop) for image in batch["image"]])
         tokens = torch.cat([encoded(some) for some in pixels.split(at_once)])
         masks = batch["mask"].to(processes.device)
-        yield {"tokens": processes.gather(tokens)[order], "mask": processes.gather(masks)[order]}
+        yield {
+            "tokens": processes.gather(tokens)[order],
+            "mask": processes.gather(masks)[order],
+            "index": torch.tensor([index for _, index in schedule.batch_keys(step)]),
+        }

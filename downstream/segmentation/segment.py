@@ -18,7 +18,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from downstream.segmentation.backbone import load_backbone
-from downstream.segmentation.checkpoints import newest_sealed
+from downstream.segmentation.checkpoints import Sealed, newest_sealed
 from downstream.segmentation.config import mmseg_config
 from downstream.segmentation.confusions import Confusions
 from downstream.segmentation.export import CONFIG, keep_segmenter
@@ -76,30 +76,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
     # The loop is MMEngine's
     logger = TrainingLogger(run, schedule, start, extra_state, recipe.save_every)
     metric = ConfusionMetric(ignore_index=cfg.val_evaluator.ignore_index)
-    runner = SuiteRunner(
-        model=model,
-        work_dir=str(run.checkpoints),
-        train_dataloader=_train_loader(cfg, schedule, start, recipe.workers),
-        val_dataloader=_evaluation_loader(cfg.val_dataloader),
-        train_cfg={
-            **cfg.train_cfg,
-            "val_begin": 1 if recipe.val_every else recipe.iterations + 1,
-            "fast_forward_on_resume": True,  # the loader begins there
-        },
-        val_cfg=cfg.val_cfg,
-        val_evaluator=[metric],
-        optim_wrapper=optimizer_of(model, cfg, recipe),
-        param_scheduler=cfg.param_scheduler,
-        default_hooks={**QUIET, "checkpoint": SuiteHook(run, logger, schedule, len(val))},
-        env_cfg=cfg.env_cfg,
-        log_level="ERROR",
-        load_from=str(checkpoint.path) if checkpoint else None,
-        resume=checkpoint is not None,
-        launcher="pytorch" if processes.num_processes > 1 else "none",
-        randomness={"seed": run.seed},
-        experiment_name=f"{run.name.replace('/', '-')}-{run.identity[:12]}",
-        default_scope="mmseg",
-    )
+    runner = _runner(run, cfg, model, schedule, logger, metric, checkpoint)
     began, before = time.monotonic(), logger.seconds  # of earlier starts
     with logger:
         runner.train()
@@ -109,9 +86,8 @@ def segment(run: Run[SegmentationRecipe]) -> None:
     if metric.counts is None:  # with val_every the last iteration is evaluated in the loop
         runner.val()
     several = _multi_scale(model, cfg, runner) if recipe.tta else None
-    seconds = (
-        before + time.monotonic() - began
-    )  # with evaluations, which logger.seconds leaves out where they end the loop
+    # With evaluations, which logger.seconds leaves out where they end the loop
+    seconds = before + time.monotonic() - began
     if processes.is_main_process:
         dataset: Any = runner.val_dataloader.dataset
         outcomes = _confusions(metric, dataset, val, several)
@@ -155,6 +131,46 @@ def optimizer_of(model: nn.Module, cfg: Config, recipe: SegmentationRecipe) -> O
         return build_optim_wrapper(model, settings)
 
 
+def _runner(
+    run: Run[SegmentationRecipe],
+    cfg: Config,
+    model: nn.Module,
+    schedule: Schedule,
+    logger: TrainingLogger,
+    metric: ConfusionMetric,
+    checkpoint: Sealed | None,
+) -> SuiteRunner:
+    """Return MMEngine's Runner, which trains from the ``checkpoint`` on, if there is one, and evaluates by the ``metric``."""
+    recipe = run.recipe
+    return SuiteRunner(
+        model=model,
+        work_dir=str(run.checkpoints),
+        train_dataloader=_train_loader(cfg, schedule, logger.start, recipe.workers),
+        val_dataloader=_evaluation_loader(cfg.val_dataloader),
+        train_cfg={
+            **cfg.train_cfg,
+            "val_begin": 1 if recipe.val_every else recipe.iterations + 1,
+            "fast_forward_on_resume": True,  # the loader begins there
+        },
+        val_cfg=cfg.val_cfg,
+        val_evaluator=[metric],
+        optim_wrapper=optimizer_of(model, cfg, recipe),
+        param_scheduler=cfg.param_scheduler,
+        default_hooks={**QUIET, "checkpoint": SuiteHook(run, logger, schedule, len(run.dataset("val")))},
+        load_from=str(checkpoint.path) if checkpoint else None,
+        resume=checkpoint is not None,
+        randomness={"seed": run.seed},
+        experiment_name=f"{run.name.replace('/', '-')}-{run.identity[:12]}",
+        **_surroundings(cfg),
+    )
+
+
+def _surroundings(cfg: Config) -> dict[str, Any]:
+    """Return what every Runner is given of the process that it runs in."""
+    launcher = "pytorch" if accelerator().num_processes > 1 else "none"
+    return {"env_cfg": cfg.env_cfg, "log_level": "ERROR", "launcher": launcher, "default_scope": "mmseg"}
+
+
 def _train_loader(cfg: Config, schedule: Schedule, start: int, workers: int) -> Loader:
     dataset = KeyedDataset(DATASETS.build(cfg.train_dataloader.dataset), schedule.seed)
     batches = FromStep(schedule, start)
@@ -181,11 +197,8 @@ def _multi_scale(model: nn.Module, cfg: Config, runner: SuiteRunner) -> Confusio
         test_evaluator=[metric],
         default_hooks={**QUIET, "checkpoint": None},
         custom_hooks=[hook for hook in runner.hooks if isinstance(hook, SuiteHook)],
-        env_cfg=cfg.env_cfg,
-        log_level="ERROR",
-        launcher="pytorch" if accelerator().num_processes > 1 else "none",
         experiment_name=f"{runner.experiment_name}-multi-scale",
-        default_scope="mmseg",
+        **_surroundings(cfg),
     ).test()
     return metric
 

@@ -97,7 +97,7 @@ CATALOGUE = {known.name: known for known in _read()}
 TRAINED_ON = {name: known for name, known in CATALOGUE.items() if "train" in known.recipe.splits}
 """The known datasets to train on."""
 
-SEARCHED = {name: known for name, known in CATALOGUE.items() if isinstance(known.recipe, RevisitedDataRecipe)}
+SEARCHED = {name: known for name, known in CATALOGUE.items() if "queries" in known.recipe.splits}
 """The known datasets that images are looked for in."""
 
 MEASURED_ON = {name: known for name, known in CATALOGUE.items() if name not in (*TRAINED_ON, *SEARCHED)}

@@ -20,7 +20,6 @@ from lutbench.data.catalogue import (
     status_of,
 )
 from lutbench.recipes.loading import SUITES
-from lutbench.recipes.robustness import RobustnessDatasetRecipe
 
 SPLITS = ("train", "val")
 
@@ -90,14 +89,9 @@ def _rows(known: KnownDataset) -> list[tuple[str, str]]:
 
 
 def _images(known: KnownDataset) -> str:
-    """Return the images of each split; of a robustness dataset such as ``75 x 50,000``, or the sum where parts differ."""
-    recipe = known.recipe
-    if not isinstance(recipe, RobustnessDatasetRecipe):  # the others have splits, these have parts
-        return ", ".join(f"{count:,} {'in all' if split == 'all' else split}" for split, count in known.images.items())
-    if not isinstance(recipe.images, int):
-        return f"{sum(recipe.images.values()):,}" if recipe.images else ""
-    parts = len(recipe.corruptions) * len(recipe.severities) if recipe.kind == "corruptions" else len(recipe.parts)
-    return f"{parts} x {recipe.images:,}" if parts > 1 else f"{recipe.images:,}"
+    """Return the images of each split; of a robustness dataset those of its parts."""
+    splits = (f"{count:,} {'in all' if split == 'all' else split}" for split, count in known.images.items())
+    return known.recipe.image_counts or ", ".join(splits)
 
 
 def _suites_with(known: KnownDataset) -> Iterator[str]:

@@ -13,7 +13,6 @@ from lutbench.models.processors import described
 from lutbench.models.timm_models import pools_before_norm
 from lutbench.models.weights import IN_FOLDERS, PICKLES, pooled_norm, read_shapes, sha256_of, without_prefix
 from lutbench.recipes.base import RunRecipe, WeightsSource
-from lutbench.recipes.downstream import ImageTaskRecipe
 from lutbench.recipes.robustness import ClassifierSource
 
 
@@ -64,12 +63,7 @@ def preprocessing_for(
     if source is None:
         return IMAGENETS
     known = preprocessing_of(source, weights, hash_of)
-    if isinstance(recipe, ImageTaskRecipe):
-        crop = known.crop_pct if source.kind in ("checkpoint", "timm") else source.crop_pct
-        by_table = "eval_crop" in recipe.model_fields_set and source.crop_pct is None
-        has_none = by_table or crop == recipe.eval_crop
-        known = known._replace(crop_pct=None if has_none else crop)
-    return known
+    return known._replace(crop_pct=recipe.crop_for(known.crop_pct))
 
 
 def preprocessing_of(

@@ -121,6 +121,11 @@ class DatasetRecipe(Recipe):
         """What has to stand beside every number on it, a sentence; empty if nothing."""
         return ""
 
+    @property
+    def image_counts(self) -> str:
+        """How many images its parts have, such as ``75 x 50,000``; empty of one that has splits."""
+        return ""
+
     def same_as(self, other: "DatasetRecipe") -> bool:
         """Return whether the two mean one dataset: of the same source, in the same folder."""
         return (type(self), self.source, self.folder) == (type(other), other.source, other.folder)
@@ -221,6 +226,11 @@ class WeightsSource(PreprocessingRecipe):
         raise NotImplementedError
 
     @property
+    def snapshot_share(self) -> float | None:
+        """At which share of a pre-training it is that run's encoder; None at its end, and of all that no pre-training made."""
+        return None
+
+    @property
     def export_name(self) -> str:
         """Of ``kind = "run"``, the NAME of the ``NAME.safetensors`` in that run's folder."""
         raise NotImplementedError
@@ -286,6 +296,15 @@ class RunRecipe(Recipe):
     def prepared_by(self) -> tuple[str, ...]:
         """What of its weights' preprocessing (:class:`lutbench.models.preprocessing.Preprocessing`) it applies to images."""
         return ("mean", "std", "interpolation")
+
+    def crop_for(self, crop_pct: float | None) -> float | None:
+        """Return the ``crop_pct`` that it applies where its weights bring this one; None for its own."""
+        return crop_pct
+
+    @property
+    def encoder_exports(self) -> tuple[str, ...]:
+        """The encoders that it leaves for other runs to start from, by the NAME of their ``NAME.safetensors``."""
+        return ()
 
     @property
     def encoder_label(self) -> str:

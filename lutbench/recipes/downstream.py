@@ -49,6 +49,11 @@ class EncoderSource(WeightsSource):
         return self.architecture.model
 
     @property
+    def snapshot_share(self) -> float | None:
+        """At which share of a pre-training it is that run's encoder; None at its end, and of all that no pre-training made."""
+        return self.at if self.at < 1 else None
+
+    @property
     def export_name(self) -> str:
         """Which of a run's exports it is."""
         return at_share(self.export, self.at)
@@ -99,6 +104,15 @@ class ImageTaskRecipe(DownstreamRecipe):
     def prepared_by(self) -> tuple[str, ...]:
         """What of its weights' preprocessing it applies: the crop too, unless it has one of its own."""
         return ("mean", "std", "interpolation", "crop_pct")
+
+    def crop_for(self, crop_pct: float | None) -> float | None:
+        """Return the ``crop_pct`` of its weights, unless its table has a crop; that of a method's table holds in any case.
+
+        Of a run's weights only the latter counts: all encoders of a suite are cropped alike.
+        """
+        crop = crop_pct if self.source.kind in ("checkpoint", "timm") else self.source.crop_pct
+        by_table = "eval_crop" in self.model_fields_set and self.source.crop_pct is None
+        return None if by_table or crop == self.eval_crop else crop
 
     @property
     def pooling(self) -> Pool:

@@ -174,9 +174,14 @@ class PretrainRecipe(RunRecipe):
         return self.encoder.image_size if self.cache else None
 
     @property
+    def encoder_exports(self) -> tuple[str, ...]:
+        """The student's encoder, and the teacher's where there is one."""
+        return ("encoder", "teacher") if self.has_context else ("encoder",)
+
+    @property
     def snapshot_exports(self) -> tuple[str, ...]:
-        """What is kept at each share of ``snapshots``, by the names of a run's exports."""
-        return ("encoder", "teacher") if self.snapshot_teacher and self.has_context else ("encoder",)
+        """Which of them are kept at each share of ``snapshots``."""
+        return self.encoder_exports if self.snapshot_teacher else ("encoder",)
 
     @property
     def knn_epochs(self) -> list[int]:
@@ -220,6 +225,10 @@ class PretrainRecipe(RunRecipe):
         }
         for name in (name for name, unused in without_effect.items() if unused):
             fields.pop(name, None)
+        if (
+            self.framework == "simmim" and fields.get("teacher_view") == "masked"
+        ):  # other than when it was the student's token
+            fields["teacher_view"] = "masked, with an average of the mask token"
         return fields
 
     @model_validator(mode="after")

@@ -135,6 +135,14 @@ class RobustnessDatasetRecipe(DatasetRecipe):
         """What has to stand beside every number on it: that the suite's own corruptions have another frost."""
         return DRAWN_FROST if self.source == "corrupted" and "frost" in (self.corruptions or ["frost"]) else ""
 
+    @property
+    def image_counts(self) -> str:
+        """How many images its parts have, such as ``75 x 50,000``, or the sum where parts differ; empty if it is not known."""
+        if not isinstance(self.images, int):
+            return f"{sum(self.images.values()):,}" if self.images else ""
+        parts = len(self.corruptions) * len(self.severities) if self.kind == "corruptions" else len(self.parts)
+        return f"{parts} x {self.images:,}" if parts > 1 else f"{self.images:,}"
+
     def same_as(self, other: DatasetRecipe) -> bool:
         """Return whether the two mean one dataset: several share the images of ImageNet, so by name too."""
         return super().same_as(other) and isinstance(other, RobustnessDatasetRecipe) and self.name == other.name

@@ -5,7 +5,6 @@ from typing import Any
 
 from lutbench.errors import UserError, listed
 from lutbench.recipes.base import check_name
-from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.shares import at_share
 from lutbench.recipes.suite import PlannedRun, Study, StudyPoint, Suite
@@ -57,14 +56,14 @@ def snapshot_studies(suite: Suite, runs: Sequence[PlannedRun]) -> list[Study]:
         for task, table in getattr(suite, stage).items():
             rows: dict[float, dict[str, str]] = {}
             for run in runs:
-                source = run.recipe.source
-                if (run.stage, run.task) == (stage, task) and isinstance(source, EncoderSource) and source.at < 1:
-                    method = run.method.removesuffix(at_share("", source.at))
-                    rows.setdefault(source.at, {})[method] = run.method
+                share = run.recipe.source.snapshot_share if run.recipe.source else None
+                if (run.stage, run.task) == (stage, task) and share is not None:
+                    method = run.method.removesuffix(at_share("", share))
+                    rows.setdefault(share, {})[method] = run.method
                     rows.setdefault(1.0, {})[method] = method
             points = [
-                StudyPoint({"at": share}, {(task, method): (stage, task, row) for method, row in of_share.items()})
-                for share, of_share in sorted(rows.items())
+                StudyPoint({"at": at}, {(task, method): (stage, task, row) for method, row in of_share.items()})
+                for at, of_share in sorted(rows.items())
             ]
             if points:
                 title = table.title or task
@@ -78,7 +77,7 @@ def study_rows_of(runs: Sequence[PlannedRun]) -> frozenset[tuple[str, str, str]]
     return frozenset(
         (run.stage, run.task, run.method)
         for run in runs
-        if isinstance(source := run.recipe.source, EncoderSource) and source.at < 1
+        if (source := run.recipe.source) and source.snapshot_share is not None
     )
 
 

@@ -35,7 +35,6 @@ from lutbench.recipes.expand import (
     recipe_from_nothing,
     recipes_from_encoder,
 )
-from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.robustness import RobustnessTable
 from lutbench.recipes.suite import MethodRecipe, PlannedRun, Row, Study, StudyPoint, Suite, TaskTable
 from lutbench.recipes.suite_tables import AnyData, table_of
@@ -101,16 +100,14 @@ def _of_pretraining(
     }
     own = next(iter(_methods(suite, sweep.task, given.teacher)), None)
     pool = suite.method[own].pool if own else None
-    student = own or next(iter(_methods(suite, sweep.task, teacher=False)), None)
-    label = given.label or (suite.method[student].label if student else "") or sweep.task
-    label += ", teacher" if given.teacher and own is None and not given.label else ""
+    label = _label(suite, sweep, own)
     found, points = dict[str, Sequence[str]](), []
     for values in sweep.points:
         made = sweep.name_of(values)
         with _told(sweep, values):
             table, budget = priced.within(suite, made, {**priced.tables[sweep.task], **values})
             recipe = recipe_from_nothing(suite, data, table_of(suite, sweep.stage, sweep.task, table))
-        if given.teacher and isinstance(recipe, PretrainRecipe) and not recipe.has_context:
+        if given.teacher and "teacher" not in recipe.encoder_exports:
             raise UserError(
                 f"{sweep.where(values)}: without a context loss there is no teacher, and teacher = true measures it. Leave that out, or "
                 "these values."
@@ -238,6 +235,15 @@ def _identity(recipe: RunRecipe) -> str:
 def _methods(suite: Suite, run: str, teacher: bool) -> list[str]:
     """Return the methods that are the encoder of a pre-training run, or that of its teacher."""
     return [name for name, row in suite.method.items() if row.pretrain == run and row.teacher == teacher]
+
+
+def _label(suite: Suite, sweep: Sweep, own: str | None) -> str:
+    """Return how tables name the rows of a sweep of pre-training: as its own, or else as the method that the run's encoder is."""
+    if sweep.given.label:
+        return sweep.given.label
+    method = own or next(iter(_methods(suite, sweep.task, teacher=False)), None)
+    label = (suite.method[method].label if method else "") or sweep.task
+    return f"{label}, teacher" if sweep.given.teacher and own is None else label
 
 
 def _check_effect(sweep: Sweep, found: Mapping[str, Sequence[str]]) -> None:

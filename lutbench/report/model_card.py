@@ -10,7 +10,7 @@ from lutbench.data.catalogue import TRAINED_ON
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.models.export import Export
-from lutbench.recipes.base import DataRecipe, RunRecipe
+from lutbench.recipes.base import DatasetRecipe, RunRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.suite import Suite
 from lutbench.record import Record
@@ -260,10 +260,9 @@ def _licence(evidence: Evidence, licence: str) -> str:
     return " ".join([weights, "The code that trained them, lutbench: Apache-2.0.", *terms])
 
 
-def _terms(dataset: object) -> str:
+def _terms(dataset: DatasetRecipe) -> str:
     """Return the terms of a dataset that the suite knows."""
-    known = (one for one in TRAINED_ON.values() if isinstance(dataset, DataRecipe) and one.recipe.same_as(dataset))
-    return next((one.terms for one in known), "")
+    return next((known.terms for known in TRAINED_ON.values() if known.recipe.same_as(dataset)), "")
 
 
 def _hub_datasets(evidence: Evidence) -> list[str]:

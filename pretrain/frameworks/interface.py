@@ -19,6 +19,8 @@ class Framework(Protocol):
 
     mask_unit: int
     """Side, in patches, of the squares that are masked or visible as one."""
+    masks_in_encoder: bool
+    """Whether ``encode`` reads ``decoder`` for patches that are not visible, as for SimMIM's mask token."""
 
     @property
     def decoder(self) -> nn.Module:

@@ -33,6 +33,7 @@ class MAE:
 
     mask_unit = 1
     """Patches are masked one by one."""
+    masks_in_encoder = False
 
     def __init__(
         self,

@@ -22,6 +22,8 @@ class SimMIM:
         UserError: if the encoder is no plain ViT, or the mask units are not whole patches or do not divide the image.
     """
 
+    masks_in_encoder = True
+
     def __init__(self, encoder: VisionTransformer, mask_unit: int = 32, *, normalise_target: bool = False) -> None:
         fix_position(encoder)
         self.patch_size: int = encoder.patch_embed.patch_size[0]
