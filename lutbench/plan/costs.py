@@ -52,9 +52,9 @@ class RunCost:
     flop: float = 0
     """FLOP for those images."""
     seconds: float | None = None
+    """The time that it will take; None where nothing tells it."""
     refused: str = ""
     """Why it cannot be run as it is, or not counted, a paragraph."""
-    """The time that it will take; None where nothing tells it."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,6 @@ class Costs:
     def timed(self) -> list[RunCost]:
         """Runs whose time is known."""
         return [one for one in self.runs if one.seconds is not None]
-
-    @property
-    def refused(self) -> list[str]:
-        """Why runs cannot be done as they are, every reason once."""
-        return list(dict.fromkeys(one.refused for one in self.runs if one.refused))
 
     @property
     def images(self) -> int:
@@ -186,15 +181,16 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
         cost = Cost() if count is None else count(run, surveys[trained.name].classes)
     except UserError as error:
         return RunCost(run, NO_FLOP if isinstance(error, NotCountedError) else CANNOT, Cost(), refused=str(error))
-    rate, hardware = rates.given.get(run.name), ""
+    rate, hardware, survey = rates.given.get(run.name), "", surveys[run.name]
     if rate is None and record is not None and (rates.gpu is None or record.hardware.gpus):
         assert record.images_per_second is not None
         each = record.images_per_second / max(1, len(record.hardware.gpus))  # processes on a CPU share it
         rate, hardware = each * rates.gpus, str(record.hardware)
     try:
-        train, evaluate = run.recipe.samples(surveys[run.name].images)
-    except KeyError:  # the size of a split is not known
-        return RunCost(run, NO_COUNT, cost, rate, hardware)
+        train, evaluate = run.recipe.samples(survey.images)
+    except KeyError:  # the size of a split is not known, or is that of a part which cannot be had
+        refused = "" if survey.known or survey.made or not _is_present(run) else survey.problems.get("train", "")
+        return RunCost(run, CANNOT if refused else NO_COUNT, cost, rate, hardware, refused=refused)
     images, flop = train + evaluate, cost.train * train + cost.evaluate * evaluate
     origin, seconds = NO_RATE, None
     if rate is not None:
@@ -204,6 +200,15 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
     elif rates.gpu is not None:
         origin, seconds = ESTIMATED, flop / (rates.gpu.flops * rates.gpus)
     return RunCost(run, origin, cost, rate, hardware, images, flop, seconds)
+
+
+def _is_present(run: Run[Any]) -> bool:
+    """Return whether the dataset is here of which a run takes a part."""
+    try:
+        run.workspace.open(run.recipe.dataset, "train")
+    except UserError:
+        return False
+    return True
 
 
 def _without_seed(run: PlannedRun) -> str:

@@ -13,6 +13,7 @@ from lutbench.plan.disk import by_disk, disk_uses, rooms_of
 from lutbench.plan.surveys import missing, survey_all
 from lutbench.progress import console, print_table
 from lutbench.recipes.suite import LoadedSuite
+from lutbench.refusals import paragraphs
 from lutbench.workspace import Workspace
 
 NAMES = 32
@@ -41,19 +42,19 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None:
         console.print(f"{folders}: {gigabytes(wanted)} to come, {gigabytes(free)} free.")
         if wanted > free:
             console.print("It will not fit.", style="red")
-    known, paragraphs = missing(suite, workspace, surveys)
-    paragraphs = list(dict.fromkeys([*costs.refused, *paragraphs]))
+    known, refused = missing(costs, surveys)
+    told = paragraphs(suite, refused)
     if known:
         table = table_of([f"\nmissing sets ({len(known)})", ""])
         for name, problem in known.items():
             table.add_row(name, problem)
         print_table(table)
-        paragraphs.insert(
+        told.insert(
             0,
             "How to get one: lutbench data list NAME. What is counted above is with all of them; a run measures "
             "on the robustness datasets that are there.",
         )
-    for paragraph in filter(None, [*paragraphs, how_to_time(costs)]):
+    for paragraph in filter(None, [*told, how_to_time(costs)]):
         console.print(f"\n{paragraph}", soft_wrap=False)
 
 

@@ -12,6 +12,7 @@ from lutbench.plan.show import amount, how_to_time, origins, table_of
 from lutbench.plan.surveys import missing, survey_all
 from lutbench.progress import console, print_table
 from lutbench.recipes.suite import LoadedSuite
+from lutbench.refusals import paragraphs
 from lutbench.workspace import Workspace
 
 NAMED = 6
@@ -31,15 +32,16 @@ def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None
     costs = costs_of(suite, workspace, surveys, rates)
     uses = disk_uses(costs, surveys, workspace)
     with console.capture():  # notes about the weights of every row, which the whole plan has
-        known, problems = missing(suite, workspace, surveys)
-    problems = list(dict.fromkeys([*costs.refused, *problems]))
+        known, refused = missing(costs, surveys)
+    problems = list(dict.fromkeys(refused.values()))
     console.print(suite.config.title, style="bold")
     _print_stages(costs)
     lines = [*_budgets(suite), *origins(costs, rates), *_disk(uses, workspace)]
     if known:
         lines.append(f"{len(known)} data sets are missing: {listed(known, NAMED)}.")
     if problems:
-        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+        causes = len(paragraphs(suite, refused))
+        more = f" (and {causes - 1} more)" if causes > 1 else ""
         lines.append(f"Problem{more}: {shorten(problems[0], TOLD, placeholder=' ...')}")
     lines += [_next(suite, costs, bool(known), bool(problems)), how_to_time(costs)]
     for line in filter(None, lines):
