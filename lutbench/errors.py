@@ -19,6 +19,10 @@ class NotRun(UserError):
     """An optional dataset is absent: runs on it are left out, and the message says why."""
 
 
+MANY = 20
+"""Names from which a list of all is more than one reads, where one of them is near."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a suggestion such as ``" Did you mean 'epochs'?"``, or the empty string if nothing is near."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
@@ -26,9 +30,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(problem: str, name: object, known: Iterable[str]) -> UserError:
-    """Return the error that a name is none of those known: the problem, the nearest of them, and all of them."""
+    """Return the error that a name is none of those known: the problem, the nearest of them, and all, unless one is near and they are many."""
     names = list(known)
-    return UserError(f"{problem}.{nearest(str(name), names)} Known: {', '.join(names) or 'none'}.")
+    suggestion = nearest(str(name), names)
+    all_names = "" if suggestion and len(names) > MANY else f" Known: {', '.join(names) or 'none'}."
+    return UserError(f"{problem}.{suggestion}{all_names}")
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:

@@ -1,7 +1,7 @@
 """What the runs of a suite will cost: images, time and compute of every group of seeds. Nothing is run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, Literal
 
@@ -113,8 +113,25 @@ class Costs:
         return sum(one.origin == origin for one in self.runs)
 
 
-def costs_of(suite: LoadedSuite, workspace: Workspace, surveys: Mapping[str, Survey], rates: Rates) -> Costs:
-    """Return what the runs of a suite will cost; ``surveys`` are of their datasets, by name of the run.
+def narrowed(suite: LoadedSuite, only: Sequence[str]) -> LoadedSuite:
+    """Return a suite of the runs that ``only`` chooses, and of those that they start from; all if it is empty.
+
+    Raises:
+        UserError: if a pattern matches nothing.
+    """
+    wanted = {run.name for run in suite.chosen(only=only)}
+    for run in reversed(suite.runs):  # each before the one that it needs
+        if run.name in wanted and run.needs:
+            wanted.add(run.needs)
+    runs = tuple(run for run in suite.runs if run.name in wanted)
+    tasks = {run.task for run in runs if run.stage == "pretrain"}
+    return replace(suite, runs=runs, budgets={name: budget for name, budget in suite.budgets.items() if name in tasks})
+
+
+def costs_of(
+    suite: LoadedSuite, workspace: Workspace, surveys: Mapping[str, Survey], rates: Rates, only: Sequence[str] = ()
+) -> Costs:
+    """Return what the runs of a suite will cost, or those that ``only`` chooses; ``surveys`` are of their datasets, by name of the run.
 
     Raises:
         UserError: if a record is damaged.
@@ -125,7 +142,8 @@ def costs_of(suite: LoadedSuite, workspace: Workspace, surveys: Mapping[str, Sur
             records[planned.name] = record
             records.setdefault(_without_seed(planned), record)  # for the seeds that have none
     costs = []
-    for planned in tracked(suite.runs, len(suite.runs), "counting"):
+    chosen = suite.chosen(only=only)
+    for planned in tracked(chosen, len(chosen), "counting"):
         run = open_run(suite, planned, workspace)
         record = records.get(planned.name) or records.get(_without_seed(planned))
         costs.append(RunCost(run, DONE, Cost()) if is_finished(run, surveys) else _cost(run, surveys, rates, record))

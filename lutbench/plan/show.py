@@ -8,7 +8,19 @@ from rich.table import Table
 from lutbench.data.survey import DiskUse
 from lutbench.errors import listed
 from lutbench.files import gigabytes
-from lutbench.plan.costs import CANNOT, DONE, ESTIMATED, MEASURED, NO_COUNT, NO_FLOP, NO_RATE, Costs, Rates, costs_of
+from lutbench.plan.costs import (
+    CANNOT,
+    DONE,
+    ESTIMATED,
+    MEASURED,
+    NO_COUNT,
+    NO_FLOP,
+    NO_RATE,
+    Costs,
+    Rates,
+    costs_of,
+    narrowed,
+)
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
 from lutbench.plan.surveys import missing, survey_all
 from lutbench.progress import console, print_table
@@ -20,19 +32,21 @@ NAMES = 32
 """Columns of the names of runs, of which longer ones have a second line, so that the table has 80."""
 
 
-def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None:
-    """Print what the suite will cost.
+def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: Sequence[str] = ()) -> None:
+    """Print what the suite will cost, or those of its runs that ``only`` chooses, as ``run`` does.
 
     Raises:
-        UserError: if a record is damaged.
+        UserError: if a record is damaged, or ``only`` chooses no run.
     """
+    suite = narrowed(suite, only)
     surveys = survey_all(suite, workspace)
-    costs = costs_of(suite, workspace, surveys, rates)
+    costs = costs_of(suite, workspace, surveys, rates, only)
     console.print(suite.config.title, style="bold")
     print_table(_runs(costs, suite.runs_of_studies()))
     for line in [
         *(budget.sentence(name, with_file=True) for name, budget in suite.budgets.items()),
         *totals(costs, rates),
+        *filter(None, [suite.joined]),
     ]:
         console.print(line, soft_wrap=False)
     uses = disk_uses(costs, surveys, workspace)
