@@ -59,8 +59,8 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
             rows.append((run.name, state, f"waits for {planned.needs}" if waiting else "", because))
             if not waiting:
                 refused[run.name] = str(error)
-        if reason := weights_problem(run) if done else refusal(run, chosen):
-            refused[run.name] = reason
+        if problem := weights_problem(run) if done else refusal(run, chosen):
+            refused[run.name] = problem
         if rows[-1][1] == RunState.MISSING and run.name in studied:
             missing[studied[run.name]] += 1
             rows.pop()

@@ -9,6 +9,7 @@ from lutbench.data.survey import Survey
 from lutbench.errors import UserError
 from lutbench.plan.compute import Cost, NotCountedError
 from lutbench.plan.gpus import Gpu
+from lutbench.plan.rates import measured_alike
 from lutbench.progress import tracked
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, read_record, record_path
@@ -141,12 +142,15 @@ def costs_of(
         if (record := _record(planned, workspace)) is not None:
             records[planned.name] = record
             records.setdefault(_without_seed(planned), record)  # for the seeds that have none
-    costs = []
+    costs, alike = [], measured_alike(workspace.results)
     chosen = suite.chosen(only=only)
     for planned in tracked(chosen, len(chosen), "counting"):
         run = open_run(suite, planned, workspace)
-        record = records.get(planned.name) or records.get(_without_seed(planned))
-        costs.append(RunCost(run, DONE, Cost()) if is_finished(run, surveys) else _cost(run, surveys, rates, record))
+        if is_finished(run, surveys):
+            costs.append(RunCost(run, DONE, Cost()))
+            continue
+        record = records.get(planned.name) or records.get(_without_seed(planned)) or alike(run)
+        costs.append(_cost(run, surveys, rates, record))
     return Costs(tuple(costs), rates.gpus)
 
 

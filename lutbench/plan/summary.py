@@ -78,7 +78,8 @@ def _budgets(suite: LoadedSuite) -> list[str]:
     for name, one in suite.budgets.items():
         said = f"{name} {one.epochs:,} epochs as {one.like} {one.like_epochs:,} ({100 * one.excess:+.1f} %)"
         found.setdefault("FLOP" if one.unit == "flop" else one.unit, []).append(said)
-    return [f"Equal {unit}: {listed(said, 3)}." for unit, said in found.items()]
+    poor = [f"pretrain.{name}: {one.poor}." for name, one in suite.budgets.items() if one.poor]
+    return [*(f"Equal {unit}: {listed(said, 3)}." for unit, said in found.items()), *poor[:1]]
 
 
 def _tenths(number: float) -> str:

@@ -23,6 +23,8 @@ class Budget:
     """Where the seconds were measured."""
     kept: Path | None = None
     """The file that keeps the speeds, if one does."""
+    poor: str = ""
+    """A sentence on a speed that was measured over few steps, without its stop."""
 
     @property
     def excess(self) -> float:
@@ -30,7 +32,7 @@ class Budget:
         return self.epochs * self.each / (self.like_epochs * self.like_each) - 1
 
     def sentence(self, name: str, with_file: bool = False) -> str:
-        """Return what the run ``name`` was given, and on what grounds; ``with_file`` also where these are kept."""
+        """Return what the run ``name`` was given, and on what grounds; ``with_file`` also where these are kept and whether they are poor."""
         what = "FLOP" if self.unit == "flop" else "seconds"
         machine = f" on {self.machine}" if self.machine else ""
         kept = f", kept in {self.kept}, which is to be removed before they are measured anew" if self.kept else ""
@@ -38,4 +40,5 @@ class Budget:
             f"pretrain.{name}: {self.epochs:,} epochs, for the {what} of the {self.like_epochs:,} of pretrain.{self.like} "
             f"({100 * self.excess:+.2f} %): {self.each:.3g} and {self.like_each:.3g} {what} for an image{machine}"
             f"{kept if with_file else ''}."
+            f"{f' {self.poor}.' if with_file and self.poor else ''}"
         )
