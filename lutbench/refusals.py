@@ -12,8 +12,10 @@ from lutbench.run import Run
 from lutbench.run_status import waits, weights_problem
 from lutbench.run_weights import FIRST, require_needed
 
-RUN, NEEDED = "\0run\0", "\0needed\0"
-"""What stands for the names of a run and of the one that it needs, in a paragraph that is the same for several."""
+RUN, NEEDED, KEPT = "\0run\0", "\0needed\0", "\0kept\0"
+"""What stands for the names of a run, of the one that it needs and of a snapshot of that, in a paragraph that is the same for several."""
+
+SNAPSHOT = re.compile(r"\b(encoder|teacher)-at-[\d.]*\d")
 
 
 def check_run(run: Run[Any], chosen: Collection[str], repeated: Collection[str] = ()) -> None:
@@ -62,14 +64,17 @@ def paragraphs(suite: LoadedSuite, failed: Mapping[str, str]) -> list[str]:
     needs = {run.name: run.needs or "" for run in suite.runs}
     causes: dict[str, list[str]] = {}
     for name, reason in failed.items():
-        cause = _named(_named(reason, name, RUN), needs.get(name, ""), NEEDED)
+        cause = SNAPSHOT.sub(KEPT, _named(_named(reason, name, RUN), needs.get(name, ""), NEEDED), count=1)
         causes.setdefault(cause, []).append(name)
     told = []
     for cause, names in causes.items():
         before = list(dict.fromkeys(needs.get(name, "") for name in names))
         needed = before[0] if len(before) == 1 else f"the run before it ({listed(before, 3)})"
         own = names[0] if len(names) == 1 else "each"
-        reason = cause.replace(RUN, own).replace(NEEDED, needed) + _study(suite, cause, names)
+        kept = dict.fromkeys(found[0] for name in names if (found := SNAPSHOT.search(failed[name])))
+        reason = cause.replace(RUN, own).replace(NEEDED, needed).replace(KEPT, listed(kept)) + _study(
+            suite, cause, names
+        )
         told.append(reason if len(names) == 1 and RUN in cause else f"{listed(names)}: {reason}")
     return told
 

@@ -102,7 +102,7 @@ def weights_made(run: "Run[Any]", name: str) -> str:
         if share:
             kept = [file.removesuffix(".safetensors") for file in finished.files if file.startswith(f"{export}-at-")]
             raise NotKeptError(
-                f"{run.name} finished without keeping its {export} at {share} of the run, and what is past cannot be kept any more: {folder} "
+                f"{run.name} finished without keeping {name}, what it was at that share of the run, which is past: {folder} "
                 f"has {listed([file for file in kept if not file.endswith('.json')]) or 'none on the way'}. Repeat it to have one: "
                 f"lutbench run {run.command} --again {run.name}."
             )

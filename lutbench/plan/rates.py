@@ -12,6 +12,9 @@ from lutbench.recipes.speeds import FOLDER, LENGTH
 from lutbench.record import Record, read_record
 from lutbench.run import Run
 
+PART = ("shots", "share", "subset", "draw")
+"""The settings that say how many images a run reads, and not how fast."""
+
 
 def measured_alike(results: Path) -> Callable[[Run[Any]], Record | None]:
     """Return what finds the record that tells the speed of a run; the records are read when it is first asked.
@@ -44,7 +47,7 @@ def measured_alike(results: Path) -> Callable[[Run[Any]], Record | None]:
 
 def _key(kind: str, recipe: Mapping[str, Any], label: str) -> str:
     """Return what tells the speed of a run from any other's; ``label`` is that of the architecture of a classifier."""
-    settings = {name: value for name, value in recipe.items() if name not in LENGTH}
+    settings = {name: value for name, value in recipe.items() if name not in (*LENGTH, *PART)}
     if "architecture" in (encoder := settings.get("encoder", {})):  # and not where its weights come from
         settings["encoder"] = encoder["architecture"]
     return content_sha256({"kind": kind, "settings": settings, "classifier": label})

@@ -38,8 +38,7 @@ def missing(costs: Costs, surveys: Mapping[str, Survey]) -> tuple[dict[str, str]
             known.setdefault(survey.known, problem)
         elif problem and not survey.made:
             refused[run.name] = problem
-        if found := weights_problem(run) if problem or one.origin == DONE else refusal(run, chosen):
+        found = weights_problem(run) if problem or one.origin == DONE else refusal(run, chosen)
+        if found := found or one.refused:
             refused[run.name] = found
-        if one.refused:
-            refused[run.name] = one.refused
     return known, refused
