@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lutbench.cli_data import data_app
-from lutbench.cli_options import DataRoot, FeatureRoom, Overrides, ResultsRoot, RunsRoot, SuiteName
+from lutbench.cli_options import DataRoot, FeatureRoom, Only, Overrides, ResultsRoot, RunsRoot, SuiteName
 from lutbench.errors import UserError
 from lutbench.interruption import Interrupted, hearing, interrupt
 from lutbench.kinds import STAGES, TOOLS
@@ -51,14 +51,7 @@ def run(
         list[str] | None,
         typer.Option(help=f"{', '.join(STAGES[:-1])} or {STAGES[-1]}; all stages if not given. May be repeated."),
     ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Runs whose name, or consecutive parts of it, match, such as lut, 'photographs-*' or "
-            "photographs-knn/lut. May be repeated.",
-        ),
-    ] = None,
+    only: Only = None,
     again: Annotated[
         list[str] | None,
         typer.Option(
@@ -103,6 +96,7 @@ def status(
 @app.command()
 def plan(
     suite: SuiteName,
+    only: Only = None,
     rate: Annotated[
         list[str] | None,
         typer.Option(
@@ -127,7 +121,7 @@ def plan(
     runs: RunsRoot = Path("runs"),
     results: ResultsRoot = Path("results"),
 ) -> None:
-    """Show what a suite will cost, before anything runs: images, hours, disk, and what is missing."""
+    """Show what a suite, or a part of it, will cost, before anything runs: images, hours, disk, and what is missing."""
     loaded = _load(suite, overrides, results)
     from lutbench.plan.gpus import find_gpu
 
@@ -138,7 +132,8 @@ def plan(
     from lutbench.workspace import Workspace
 
     given = Rates(read_rates(loaded, rate or []), flops, gpus, asked)
-    (show_summary if summary else show_plan)(loaded, Workspace(data_root, runs, results, download=False), given)
+    workspace = Workspace(data_root, runs, results, download=False)
+    (show_summary if summary else show_plan)(loaded, workspace, given, only or [])
 
 
 @app.command()
@@ -156,11 +151,18 @@ def tables(
             help="Records to compare these with, of the same recipes; RESULTS/reference if not given, as the repository has.",
         ),
     ] = None,
+    data_root: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    runs: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Rebuild a suite's tables from its records and the published numbers. Needs no data and no GPU.
 
     Where there are reference records of the same recipes, says how these compare with them.
     """
+    for option, folder in (("--data-root", data_root), ("--runs", runs)):
+        if folder is not None:
+            raise UserError(
+                f"{option} {folder}: tables are made from records alone, in --results, and need no images and no runs. Leave {option} out."
+            )
     loaded = _load(suite, overrides, results)
     from lutbench.report.reference import reference_section
     from lutbench.report.sections import View

@@ -25,6 +25,14 @@ RunsRoot = Annotated[
         "--runs", metavar="DIR", envvar="LUTBENCH_RUNS", help="Folder for checkpoints, weights, logs and pictures."
     ),
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Runs whose name, or consecutive parts of it, match, such as lut, 'photographs-*' or photographs-knn/lut; or a study, "
+        "such as sweep.weight, with what it starts from. May be repeated.",
+    ),
+]
 FeatureRoom = Annotated[
     float,
     typer.Option(

@@ -20,6 +20,10 @@ class NotRun(UserError):
     """An optional dataset is absent: runs on it are left out, and the message says why."""
 
 
+MANY = 20
+"""Names from which a list of all is more than one reads, where one of them is near."""
+
+
 @contextmanager
 def named(table: str, row: str = "") -> Iterator[None]:
     """Put the name of a table of the suite file, and of a row, before what a :class:`UserError` says, unless it begins with the table."""
@@ -38,9 +42,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(problem: str, name: object, known: Iterable[str]) -> UserError:
-    """Return the error that a name is none of those known: the problem, the nearest of them, and all of them."""
+    """Return the error that a name is none of those known: the problem, the nearest of them, and all, unless one is near and they are many."""
     names = list(known)
-    return UserError(f"{problem}.{nearest(str(name), names)} Known: {', '.join(names) or 'none'}.")
+    suggestion = nearest(str(name), names)
+    all_names = "" if suggestion and len(names) > MANY else f" Known: {', '.join(names) or 'none'}."
+    return UserError(f"{problem}.{suggestion}{all_names}")
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:

@@ -63,6 +63,11 @@ class Run(Generic[R]):
         return self.planned.seed
 
     @property
+    def command(self) -> str:
+        """What ``lutbench run`` is to be given for this suite and these folders, for messages that say what to run."""
+        return f"{self.given}{self.workspace.options}"
+
+    @property
     def recipe(self) -> R:
         """The settings of the run, of its kind's type."""
         return cast(R, self.planned.recipe)

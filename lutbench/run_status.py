@@ -116,6 +116,14 @@ def _check_recorded(run: "Run[Any]", checkpoint: str | None) -> None:
     )
 
 
+def waits(run: "Run[Any]") -> bool:
+    """Return whether the run that it needs has not finished, which is reason enough and told of that one."""
+    try:
+        return run.needs is not None and run.needs.status().state is not RunState.FINISHED
+    except UserError:
+        return True
+
+
 def unknown_because(run: "Run[Any]") -> str:
     """Return in a few words why nothing tells which run a run is, and so how far it has come; empty if it has surely not begun.
 

@@ -16,6 +16,9 @@ class NotKeptError(UserError):
     """A run finished before runs kept such weights, or its settings were not to."""
 
 
+FIRST = "First run"
+"""What begins the end of a paragraph on a run that wants for another one."""
+
 BESIDE = ("teacher", "decoder")
 """The NAMEs of the ``NAME.safetensors`` that a pre-training keeps beside the encoder, which is the checkpoint of its record; beside
 these its snapshots, ``encoder-at-0.1``."""
@@ -79,7 +82,7 @@ def require_needed(run: "Run[Any]") -> None:
         uses = "measures the classifier" if run.planned.kind.starts_from == "classifier" else "starts from the encoder"
         raise UserError(
             f"{run.name} {uses} of {other.name}, which is {status}. "
-            f"First run: nox -s {other.stage} -- {run.given} (or: lutbench run {run.given} --stage {other.stage})."
+            f"{FIRST}: nox -s {other.stage} -- {run.command} (or: lutbench run {run.command} --stage {other.stage})."
         )
     weights_made(run.needs, run.recipe.source.export_name)
 
@@ -99,14 +102,14 @@ def weights_made(run: "Run[Any]", name: str) -> str:
         if share:
             kept = [file.removesuffix(".safetensors") for file in finished.files if file.startswith(f"{export}-at-")]
             raise NotKeptError(
-                f"{folder}: {run.name} finished without keeping its {export} at {share} of the run, and what is past cannot be kept any more "
-                f"(it kept: {listed([file for file in kept if not file.endswith('.json')]) or 'none on the way'}). Repeat it to have one: "
-                f"lutbench run {run.given} --again {run.name}."
+                f"{run.name} finished without keeping {name}, what it was at that share of the run, which is past: {folder} "
+                f"has {listed([file for file in kept if not file.endswith('.json')]) or 'none on the way'}. Repeat it to have one: "
+                f"lutbench run {run.command} --again {run.name}."
             )
         if name in BESIDE:
             raise NotKeptError(
                 f"{folder}: {run.name} finished before such runs kept their {name}, so there is none. Repeat it to have one: "
-                f"lutbench run {run.given} --again {run.name}."
+                f"lutbench run {run.command} --again {run.name}."
             )
         raise UserError(f"{folder}: the run finished without weights. Remove the folder, and run it again.")
     return made

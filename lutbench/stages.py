@@ -14,16 +14,16 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from lutbench.errors import Halt, NotRun, UserError, listed
+from lutbench.errors import Halt, NotRun, UserError
 from lutbench.files import read_model, write_json
 from lutbench.interruption import interruption_explained
 from lutbench.models.preprocessing import IMAGENETS
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
+from lutbench.refusals import check_run, not_done, paragraphs
 from lutbench.run import Run, open_run
 from lutbench.run_lookup import begun_elsewhere, check_found
 from lutbench.run_status import RunState, progress_of
-from lutbench.run_weights import require_needed
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
@@ -67,21 +67,18 @@ def run_suite(
     for run in runs:
         with _noted(run, failed):
             try:
-                run.planned.kind.module.check(run)
+                check_run(run, names, repeated)
                 run.sources  # noqa: B018 - as they are now that they have been imported
             except NotRun as reason:
                 run.log(f"not run: {reason}")
                 continue
-            if run.needs is not None:
-                to_come = run.needs.name in names and (run.needs.name in repeated or waits(run))
-                if not to_come:
-                    require_needed(run)
             _require_not_failed(run, failed)
             to_do.append(run)
     if failed and not to_do:
-        raise UserError(not_done(failed, len(runs)))
+        raise UserError(not_done(suite, failed, len(runs)))
     if failed:
-        console.print(not_done(failed, len(runs)))
+        console.print(not_done(suite, failed, len(runs)))
+    told = set(failed)
     for line in dict.fromkeys(assumed for run in to_do if (assumed := _assumed(run))):
         console.print(line)
     workspace.make()
@@ -105,11 +102,13 @@ def run_suite(
                         raise
                     console.print(f"{reason} It is looked at again when the others are done.")
                     held.append(run)
-            if run.name in failed:
-                console.print(failed[run.name])
+            follows = run.needs is not None and run.needs.name in failed  # which is told of that one
+            if run.name in failed and not follows and not at_last and len(runs) > 1:
+                console.print(*paragraphs(suite, {run.name: failed[run.name]}))
+                told.add(run.name)
         to_do = held
     if failed:
-        raise UserError(not_done(failed, len(runs)))
+        raise UserError(not_done(suite, failed, len(runs), told))
 
 
 @contextmanager
@@ -121,17 +120,6 @@ def _noted(run: Run[Any], failed: dict[str, str]) -> Iterator[None]:
         if isinstance(error, Halt) or accelerator().num_processes > 1:
             raise
         failed[run.name] = str(error)
-
-
-def not_done(failed: Mapping[str, str], runs: int) -> str:
-    """Return which of so many runs were not done, and why; runs with the same reason together."""
-    reasons: dict[str, list[str]] = {}
-    for name, reason in failed.items():
-        reasons.setdefault(reason, []).append(name)
-    if len(reasons) == 1 and len(failed) == runs:
-        return next(iter(reasons))
-    lines = [reason if names[0] in reason else f"{listed(names)}: {reason}" for reason, names in reasons.items()]
-    return "\n".join([f"{len(failed)} of {runs} runs cannot be done.", *lines])
 
 
 def _assumed(run: Run[Any]) -> str:
@@ -288,11 +276,3 @@ def _held(home: Path) -> str:
 def _holder(home: Path) -> str:
     who = read_model(home / ".holder.json", Holder) or Holder()
     return f"process {who.process} on {who.machine} since {who.since}"
-
-
-def waits(run: Run[Any]) -> bool:
-    """Return whether the run that it needs has not finished, which is reason enough and told of that one."""
-    try:
-        return run.needs is not None and run.needs.status().state is not RunState.FINISHED
-    except UserError:
-        return True

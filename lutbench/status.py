@@ -6,10 +6,15 @@ from typing import Any
 from lutbench.errors import NotRun, UserError, listed
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
+from lutbench.refusals import paragraphs, refusal
 from lutbench.run import Run, open_run
-from lutbench.run_status import RunState, unknown_because, weights_problem
-from lutbench.stages import held_by, waits
+from lutbench.run_status import RunState, unknown_because, waits, weights_problem
+from lutbench.run_weights import NotKeptError
+from lutbench.stages import held_by
 from lutbench.workspace import Workspace
+
+CANNOT = "cannot be run"
+"""What stands in place of how far a run has come that takes what a finished one did not keep."""
 
 
 def _result(run: Run[Any], problems: list[str]) -> str:
@@ -30,10 +35,11 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     rows: list[tuple[str, ...]] = []
     studied, missing = suite.runs_of_studies(), Counter[str]()
     problems: list[str] = []
+    refused, chosen = dict[str, str](), {planned.name for planned in suite.runs}
     edited: dict[tuple[str, ...], int] = {}
     for planned in suite.runs:
         run = open_run(suite, planned, workspace)
-        problems += [problem] if (problem := weights_problem(run)) else []
+        done = False
         try:
             status, holder = run.status(), held_by(run)
             state = f"running, by {holder}" if holder else status.short
@@ -41,6 +47,9 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
                 edited[status.sources] = edited.get(status.sources, 0) + 1
             problems += status.damage
             rows.append((run.name, state, _result(run, problems), str(status.folder)))
+            done = status.state is RunState.FINISHED
+        except NotKeptError:
+            rows.append((run.name, CANNOT, "", ""))
         except NotRun as reason:
             rows.append((run.name, "not run", "", ""))
             problems.append(str(reason))
@@ -48,7 +57,10 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
             state = RunState.UNKNOWN if (because := unknown_because(run)) else RunState.MISSING
             waiting = not because and waits(run)
             rows.append((run.name, state, f"waits for {planned.needs}" if waiting else "", because))
-            problems += [] if waiting else [str(error)]
+            if not waiting:
+                refused[run.name] = str(error)
+        if problem := weights_problem(run) if done else refusal(run, chosen):
+            refused[run.name] = problem
         if rows[-1][1] == RunState.MISSING and run.name in studied:
             missing[studied[run.name]] += 1
             rows.pop()
@@ -65,5 +77,5 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
         f"By other code, {runs} of {len(suite.runs)} runs; since then changed: {listed(sources)}. --again NAME repeats one."
         for sources, runs in edited.items()
     ]
-    for problem in dict.fromkeys([*problems, *told]):
+    for problem in dict.fromkeys([*problems, *paragraphs(suite, refused), *told]):
         console.print(f"\n{problem}")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from lutbench.data.catalogue import in_hub_cache
@@ -30,7 +31,8 @@ class Workspace:
     results: Path
     """Folder of records and tables."""
     download: bool = True
-    """Whether a set of the Hugging Face Hub that is not on this machine is downloaded when it is opened."""
+    """Whether a set of the Hugging Face Hub that is not on this machine is downloaded when it is opened, and folders and sets are made
+    before a run: not for a command that only looks, such as ``status`` and ``plan``."""
     feature_bytes: int = FEATURE_BYTES
     """Bytes that the features of frozen encoders may take below ``runs``, see :mod:`lutbench.evaluate.feature_store`."""
     _met: set[str] = field(default_factory=set, repr=False, compare=False)
@@ -55,6 +57,12 @@ class Workspace:
                 raise UserError(
                     f"{option} {folder}: nothing can be written there. Change its permissions, or give another place."
                 )
+
+    @property
+    def options(self) -> str:
+        """What a command is to be given for these folders, ``" --data-root DIR"``; empty for those that it takes in any case."""
+        given = (("data-root", self.data, "data"), ("runs", self.runs, "runs"), ("results", self.results, "results"))
+        return "".join(f" --{name} {quote(str(folder))}" for name, folder, usual in given if folder != Path(usual))
 
     @property
     def features(self) -> Path:

@@ -46,7 +46,7 @@ def check(run: Run[RobustnessRecipe]) -> None:
             another size than the protocol takes, or the classifier cannot be had.
     """
     recipe, root = run.recipe, run.workspace.data
-    if accelerator().is_main_process:
+    if run.workspace.download and accelerator().is_main_process:
         make(recipe.set, root)
     accelerator().wait_for_everyone()
     found: DatasetListing = run.dataset("test")

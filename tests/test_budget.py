@@ -277,6 +277,26 @@ def test_the_command_that_a_refusal_names_measures_what_is_missing(folder: Path)
     assert abs(budget.excess) <= 0.5 * budget.each / (800 * budget.like_each) + 1e-9
 
 
+def test_a_speed_of_few_steps_is_told_and_one_of_more_is_taken_before_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(folder)
+    for name, rate in (("lut", 100.0), ("mae", 175.0)):
+        measure(folder, name, rate, home="results/speed")
+    poor = loaded(folder, SECONDS)
+    assert "pretrain/mae/seed0 over 3 and pretrain/lut/seed0 over 3" in poor.budgets["mae"].sentence("mae", True)
+    assert "few steps" not in poor.budgets["mae"].sentence("mae"), "tables say what a run was given"
+    show_summary(poor, workspace(folder), Rates())
+    assert "poor one" in capsys.readouterr().out
+    for name, rate in (("lut", 100.0), ("mae", 400.0)):
+        path = measure(folder, name, rate)
+        record = read_record(path)
+        images = {"training_images": 100 * record.identity_inputs["recipe"]["batch"]}
+        write_record(record.model_copy(update={"extra": {**record.extra, **images}}), None, folder / "results")
+    sure = loaded(folder, SECONDS)
+    assert (recipe(sure, "mae").epochs, sure.budgets["mae"].poor) == (32, "")
+
+
 def test_speeds_that_were_used_are_kept_whatever_is_measured_later(folder: Path) -> None:
     write_images(folder)
     for name, rate in (("lut", 100.0), ("mae", 175.0)):

@@ -210,6 +210,14 @@ def test_a_command_that_cannot_be_read_ends_with_status_2(
     [
         (("run", "tny"), "There is no suite 'tny'. Did you mean 'tiny'? Suites here: camvid, paper, small, tiny"),
         (("status", "tny"), "Did you mean 'tiny'?"),
+        (
+            ("tables", "toy.toml", "--data-root", "x"),
+            "--data-root x: tables are made from records alone, in --results, and need no images",
+        ),
+        (
+            ("plan", "toy.toml", "--only", "toy-kn"),
+            "--only toy-kn: no run of suite toy has that name. Did you mean 'toy-knn'?",
+        ),
         (("tables", "tny"), "Did you mean 'tiny'?"),
         (("run", "toy.toml", "--set", "defaults.pretrain.epchs=3"), "no such setting. Did you mean 'epochs'?"),
         (("run", "toy.toml", "--set", "pretrain.lut"), "expected PATH=VALUE"),
@@ -312,15 +320,16 @@ def test_unfit_data_stops_the_whole_suite_before_anything_is_run(
         (spoil_no_val, "expected the images of split 'val' in DATA/data/toy/val, but there is no such folder"),
     ],
 )
-def test_runs_that_cannot_be_done_are_named_before_and_after_the_others_which_are_done(
+def test_runs_that_cannot_be_done_are_told_before_the_others_which_are_done_and_named_after(
     fresh: Path, lutbench: Command, spoil: Callable[[Path], None], told: str
 ) -> None:
     spoil(fresh / "data")
     answer = lutbench("run", "toy.toml")
     assert answer.status == 1
     assert answer.out.startswith("3 of 5 runs cannot be done.\ndownstream/toy-finetune/lut/seed0, ")
-    assert answer.err.startswith("lutbench: 3 of 5 runs cannot be done.\n")
-    assert all(told.replace("DATA", str(fresh)) in text for text in (answer.out, answer.err))
+    assert answer.err.startswith("lutbench: 3 of 5 runs cannot be done.\ndownstream/toy-finetune/lut/seed0, ")
+    assert answer.err.endswith(": as told above.\n")
+    assert (answer.out + answer.err).count(told.replace("DATA", str(fresh))) == 1
     done = sorted(str(path.relative_to(fresh / "runs/toy").parents[1]) for path in fresh.rglob("finished.json"))
     assert done == ["pretrain/lut/seed0", "pretrain/mae/seed0"]
 
@@ -329,8 +338,10 @@ def test_what_needs_a_run_that_went_wrong_is_not_done_and_the_rest_is(fresh: Pat
     answer = lutbench("run", "toy.toml", "--set", "pretrain.lut.base_lr=1e30")
     assert answer.status == 1
     assert "pretrain/lut/seed0: a loss was not finite at step" in answer.out
-    assert answer.err.startswith("lutbench: 3 of 5 runs cannot be done.\npretrain/lut/seed0: a loss was not finite")
-    assert "downstream/toy-knn/lut/seed0 needs pretrain/lut/seed0, which cannot be done." in answer.err
+    assert answer.err == (
+        "lutbench: 3 of 5 runs cannot be done.\npretrain/lut/seed0: as told above.\ndownstream/toy-finetune/lut/seed0, "
+        "downstream/toy-knn/lut/seed0: each needs pretrain/lut/seed0, which cannot be done.\n"
+    )
     done = sorted(str(path.relative_to(fresh / "runs/toy").parents[1]) for path in fresh.rglob("finished.json"))
     assert done == ["downstream/toy-knn/mae/seed0", "pretrain/mae/seed0"]
 
@@ -357,9 +368,12 @@ def test_a_task_without_its_encoder_says_what_to_run_first(fresh: Path, lutbench
     answer = lutbench("run", "toy.toml", "--stage", "downstream")
     assert answer.status == 1
     assert answer.err.startswith(
-        "lutbench: 3 of 3 runs cannot be done.\ndownstream/toy-finetune/lut/seed0 starts from "
+        "lutbench: 3 of 3 runs cannot be done.\ndownstream/toy-finetune/lut/seed0, downstream/toy-knn/lut/seed0, "
     )
-    assert "pretrain/lut/seed0, which is missing" in answer.err
+    assert (
+        "starts from the encoder of the run before it (pretrain/lut/seed0, pretrain/mae/seed0), which is missing"
+        in answer.err
+    )
     assert "lutbench run toy.toml --stage pretrain" in answer.err
     assert "nox -s pretrain -- toy.toml" in answer.err
     assert not (fresh / "runs").exists()

@@ -105,6 +105,20 @@ def rows(suite: LoadedSuite, task: str) -> list[str]:
     return [run.method for run in suite.runs if f"{run.stage}.{run.task}" == task]
 
 
+def test_a_row_that_is_like_none_is_in_no_table_of_the_base_and_the_others_are_counted(tmp_path: Path) -> None:
+    mine = MINE + '[downstream.own]\nkind = "knn"\ndata = "toy"\nneighbours = 3\n'
+    written(tmp_path, base=BASE, mine=mine, alone=mine.replace('like = "mae"', 'like = "none"'))
+    joining, alone = loaded(tmp_path), loaded(tmp_path, "alone")
+    assert {run.name for run in joining.runs if run.method == "mine"} >= {*NEW, "downstream/own/mine/seed0"}
+    assert [run.name for run in alone.runs if run.method == "mine"] == ["downstream/own/mine/seed0"]
+    base = {run.name for run in loaded(tmp_path, "base").runs}
+    assert {run.name for run in alone.runs if run.task != "own"} == base
+    assert joining.joined == (
+        '1 method of this file stands in 4 tables of base; like = "none" in [method.NAME] keeps a row out.'
+    )
+    assert alone.joined == ""
+
+
 def test_a_table_is_merged_setting_by_setting_and_a_list_replaces(tmp_path: Path) -> None:
     written(tmp_path, base=BASE)
     changes = "[pretrain.mae]\nepochs = 2\n[downstream.trained]\nlayer_decay = 0.9\n[encoder.toy]\ndepth = 1\n"

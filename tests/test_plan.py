@@ -49,6 +49,8 @@ from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
+from lutbench.record import read_record
+from lutbench.record_writing import write_record
 from lutbench.run import open_run
 from lutbench.stages import run_suite
 from lutbench.workspace import Workspace
@@ -115,7 +117,7 @@ class Plan(NamedTuple):
     groups: list[Costs]
     all: Costs
     disk: dict[str, DiskUse]
-    missing: tuple[dict[str, str], list[str]]
+    missing: tuple[dict[str, str], dict[str, str]]
 
 
 def plan_of(suite: LoadedSuite, workspace: Workspace, rates: Rates | None = None) -> Plan:
@@ -123,7 +125,7 @@ def plan_of(suite: LoadedSuite, workspace: Workspace, rates: Rates | None = None
     costs = costs_of(suite, workspace, surveys, rates)
     groups = [group for task in costs.by("task").values() for group in task.by("method").values()]
     disk = {use.name: use for use in disk_uses(costs, surveys, workspace)}
-    return Plan(groups, costs, disk, missing(suite, workspace, surveys))
+    return Plan(groups, costs, disk, missing(costs, surveys))
 
 
 def planned(folder: Path, rates: Rates | None = None, *changes: str) -> Plan:
@@ -427,7 +429,7 @@ def test_a_suite_without_its_data_is_planned_from_what_is_published(folder: Path
     (folder / "toy.toml").write_text(text)
     found = planned(folder)
     assert {name_of(group): group.images for group in found.groups}["lut"] == 2 * 4 * 1020
-    assert found.missing == ({"flowers17": f"not at {folder / 'flowers17'}"}, [])
+    assert found.missing == ({"flowers17": f"not at {folder / 'flowers17'}"}, {})
 
 
 def test_a_set_on_the_hub_is_said_to_be_fetched(folder: Path) -> None:
@@ -444,7 +446,7 @@ def test_a_set_that_nobody_knows_is_in_no_sum(folder: Path) -> None:
     assert found.images == 0
     assert any("6 runs are on sets of unknown size" in line for line in totals(found, Rates()))
     assert known_sets == {}
-    assert any("expected the images" in paragraph for paragraph in told)
+    assert any("expected the images" in paragraph for paragraph in told.values())
 
 
 def test_a_finished_run_costs_nothing_and_tells_its_speed(folder: Path) -> None:
@@ -471,6 +473,23 @@ def test_a_finished_run_costs_nothing_and_tells_its_speed(folder: Path) -> None:
     assert again.groups[0].count(DONE) == 0, "a changed run is to be run"
     shutil.rmtree(folder / "toy/val")
     assert planned(folder).groups[0].count(DONE) == 1, "pre-training needs no validation images"
+
+
+def test_a_run_of_another_suite_with_equal_settings_on_this_machine_tells_the_speed(folder: Path) -> None:
+    write_images(folder)
+    suite, workspace = opened(folder)
+    run_suite(suite, ["pretrain"], ["seed0"], workspace)
+    record = read_record(next((folder / "results").rglob("seed0.json")))
+    (folder / "results/records/toy").rename(folder / "results/records/other")
+    shutil.rmtree(folder / "runs")
+    [run] = planned(folder, None, "pretrain.lut.epochs=5", "seeds=[3]").groups[0].runs
+    assert (run.origin, run.seconds) == (MEASURED, pytest.approx(5 * TRAIN / (record.images_per_second or 0)))
+    assert planned(folder, None, "pretrain.lut.decoder_depth=2").groups[0].count(NO_RATE) == 2, "another run's"
+    elsewhere = record.model_copy(
+        update={"hardware": record.hardware.model_copy(update={"cpu": "CPU B"}), "suite": "other"}
+    )
+    write_record(elsewhere, None, folder / "results")
+    assert planned(folder).groups[0].count(NO_RATE) == 2, "another machine's"
 
 
 def test_a_set_of_corruptions_that_are_neither_named_nor_present_is_of_unknown_size(folder: Path) -> None:

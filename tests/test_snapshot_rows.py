@@ -228,16 +228,20 @@ def test_a_run_that_finished_without_snapshots_says_so_and_what_to_do(
     run_suite(*bare[:1], ["pretrain"], ["lut"], bare[1])
     (tmp_path / "toy.toml").write_text(SUITE + TASKS)
     suite, workspace = opened(tmp_path)
-    told = (
-        "pretrain/lut/seed0 finished without keeping its encoder at 0 of the run, and what is past cannot be kept any more (it kept: "
-        f"encoder-at-0.55). Repeat it to have one: lutbench run {suite.given} --again pretrain/lut/seed0."
-    )
-    with pytest.raises(UserError) as error:
+    command = f"lutbench run {suite.given}{workspace.options} --again pretrain/lut/seed0."
+    capsys.readouterr()
+    with pytest.raises(UserError, match="as told above"):
         run_suite(suite, ["downstream"], ["near"], workspace)
-    assert told in str(error.value)
-    show_status(suite, workspace)
-    assert told in " ".join(capsys.readouterr().out.split())
-    show_plan(suite, workspace, Rates())
+    said = [" ".join(capsys.readouterr().out.split())]
+    for show in (show_status, lambda *of: show_plan(*of, Rates(), ["near"])):
+        show(suite, workspace)
+        said.append(" ".join(capsys.readouterr().out.split()))
+    for one in said:
+        assert one.count("pretrain/lut/seed0 finished without keeping encoder-at-0, ") == 1, "all snapshots in one"
+        assert "has encoder-at-0.55. Repeat it" in one
+        assert "".join(command.split()) in "".join(one.split()), "with the folders that were given"
+    assert "downstream/near/lut-at-0/seed0 cannot be run" in said[1]
+    assert "not here" not in said[1]
     run_suite(suite, [], ["near", "pretrain/lut"], workspace, again=["pretrain/lut"])
     assert the_run(tmp_path, name=f"{NEAR}/lut-teacher-at-0/seed0").status().state is RunState.FINISHED
 

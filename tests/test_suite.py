@@ -147,8 +147,14 @@ def test_a_setting_that_the_suite_decides_itself_is_refused_in_a_task(path: Path
         ("pretrain.lut.epochs=true", "pretrain.lut.epochs: input should be a valid integer, found True."),
         ("pretrain.lut.epochs=0", "pretrain.lut.epochs: input should be greater than 0, found 0."),
         ("pretrain.lut.photometric=1", "pretrain.lut.photometric: input should be a valid boolean, found 1."),
-        ("pretrain.lut.crop=smple", "pretrain.lut.crop: input should be 'simple' or 'random', found 'smple'. Did you mean 'simple'?"),
-        ("downstream.pets-finetune.blocks=[1]", "pets-finetune.blocks: no such setting. It is one of kind linear, knn, "),
+        (
+            "pretrain.lut.crop=smple",
+            "pretrain.lut.crop: input should be 'simple' or 'random', found 'smple'. Did you mean 'simple'?",
+        ),
+        (
+            "downstream.pets-finetune.blocks=[1]",
+            "pets-finetune.blocks: no such setting. It is one of kind linear, knn, ",
+        ),
         ("downstream.pets-finetune.C=1.0", "pets-finetune.C: no such setting. It is one of kind logistic."),
         ("pretrain.lut.mask_ratio=1.0", "pretrain.lut.mask_ratio: input should be less than 1, found 1.0."),
         ("pretrain.lut.momentum=1.5", "pretrain.lut.momentum: input should be less than or equal to 1, found 1.5."),

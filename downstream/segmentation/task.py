@@ -57,6 +57,8 @@ def check_data(run: Run[WindowsRecipe]) -> None:
     train: SegmentationDataset = run.dataset("train")
     val: SegmentationDataset = run.dataset("val")
     check_pair(train, val)
+    if not run.workspace.download:  # a command that only looks
+        return
     run.workspace.make()
     preflight(run, train, val, bits_can_be_set=False)
     if accelerator().is_main_process:

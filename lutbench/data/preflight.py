@@ -73,12 +73,14 @@ def preflight(run: "Run[Any]", *datasets: Any, bits_can_be_set: bool = True, by_
     """Look at datasets before a run on them; print, once for a command, what the user should know.
 
     ``datasets`` are an :class:`ImageDataset` or a :class:`SegmentationDataset` each, of the run's recipe. What the suite made itself is
-    as it should be, and not looked at. With ``by_class`` some of every class are looked at where undecodable images are skipped.
+    as it should be, and not looked at, and a plan decodes nothing. With ``by_class`` some of every class are looked at where undecodable images are skipped.
 
     Raises:
         UserError: as :func:`check_images` and :func:`check_classes`.
     """
     workspace = run.workspace
+    if not workspace.download:  # a command that only looks
+        return
     if accelerator().is_main_process and not made_by_suite(run.recipe.dataset, workspace.data):
         for dataset in datasets:
             skips = getattr(dataset, "skip_undecodable", False)

@@ -1,7 +1,7 @@
 """What the runs of a suite will cost: images, time and compute of every group of seeds. Nothing is run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ from lutbench.data.survey import Survey
 from lutbench.errors import UserError
 from lutbench.plan.compute import Cost, NotCountedError
 from lutbench.plan.gpus import Gpu
+from lutbench.plan.rates import measured_alike
 from lutbench.progress import tracked
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, read_record, record_path
@@ -52,9 +53,9 @@ class RunCost:
     flop: float = 0
     """FLOP for those images."""
     seconds: float | None = None
+    """The time that it will take; None where nothing tells it."""
     refused: str = ""
     """Why it cannot be run as it is, or not counted, a paragraph."""
-    """The time that it will take; None where nothing tells it."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,6 @@ class Costs:
     def timed(self) -> list[RunCost]:
         """Runs whose time is known."""
         return [one for one in self.runs if one.seconds is not None]
-
-    @property
-    def refused(self) -> list[str]:
-        """Why runs cannot be done as they are, every reason once."""
-        return list(dict.fromkeys(one.refused for one in self.runs if one.refused))
 
     @property
     def images(self) -> int:
@@ -118,8 +114,25 @@ class Costs:
         return sum(one.origin == origin for one in self.runs)
 
 
-def costs_of(suite: LoadedSuite, workspace: Workspace, surveys: Mapping[str, Survey], rates: Rates) -> Costs:
-    """Return what the runs of a suite will cost; ``surveys`` are of their datasets, by name of the run.
+def narrowed(suite: LoadedSuite, only: Sequence[str]) -> LoadedSuite:
+    """Return a suite of the runs that ``only`` chooses, and of those that they start from; all if it is empty.
+
+    Raises:
+        UserError: if a pattern matches nothing.
+    """
+    wanted = {run.name for run in suite.chosen(only=only)}
+    for run in reversed(suite.runs):  # each before the one that it needs
+        if run.name in wanted and run.needs:
+            wanted.add(run.needs)
+    runs = tuple(run for run in suite.runs if run.name in wanted)
+    tasks = {run.task for run in runs if run.stage == "pretrain"}
+    return replace(suite, runs=runs, budgets={name: budget for name, budget in suite.budgets.items() if name in tasks})
+
+
+def costs_of(
+    suite: LoadedSuite, workspace: Workspace, surveys: Mapping[str, Survey], rates: Rates, only: Sequence[str] = ()
+) -> Costs:
+    """Return what the runs of a suite will cost, or those that ``only`` chooses; ``surveys`` are of their datasets, by name of the run.
 
     Raises:
         UserError: if a record is damaged.
@@ -129,11 +142,15 @@ def costs_of(suite: LoadedSuite, workspace: Workspace, surveys: Mapping[str, Sur
         if (record := _record(planned, workspace)) is not None:
             records[planned.name] = record
             records.setdefault(_without_seed(planned), record)  # for the seeds that have none
-    costs = []
-    for planned in tracked(suite.runs, len(suite.runs), "counting"):
+    costs, alike = [], measured_alike(workspace.results)
+    chosen = suite.chosen(only=only)
+    for planned in tracked(chosen, len(chosen), "counting"):
         run = open_run(suite, planned, workspace)
-        record = records.get(planned.name) or records.get(_without_seed(planned))
-        costs.append(RunCost(run, DONE, Cost()) if is_finished(run, surveys) else _cost(run, surveys, rates, record))
+        if is_finished(run, surveys):
+            costs.append(RunCost(run, DONE, Cost()))
+            continue
+        record = records.get(planned.name) or records.get(_without_seed(planned)) or alike(run)
+        costs.append(_cost(run, surveys, rates, record))
     return Costs(tuple(costs), rates.gpus)
 
 
@@ -187,15 +204,16 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
             cost = Cost() if count is None else count(run, surveys[trained.name].classes)
     except UserError as error:
         return RunCost(run, NO_FLOP if isinstance(error, NotCountedError) else CANNOT, Cost(), refused=str(error))
-    rate, hardware = rates.given.get(run.name), ""
+    rate, hardware, survey = rates.given.get(run.name), "", surveys[run.name]
     if rate is None and record is not None and (rates.gpu is None or record.hardware.gpus):
         assert record.images_per_second is not None
         each = record.images_per_second / max(1, len(record.hardware.gpus))  # processes on a CPU share it
         rate, hardware = each * rates.gpus, str(record.hardware)
     try:
-        train, evaluate = run.recipe.samples(surveys[run.name].images)
-    except KeyError:  # the size of a split is not known
-        return RunCost(run, NO_COUNT, cost, rate, hardware)
+        train, evaluate = run.recipe.samples(survey.images)
+    except KeyError:  # the size of a split is not known, or is that of a part which cannot be had
+        refused = "" if survey.known or survey.made or not _is_present(run) else survey.problems.get("train", "")
+        return RunCost(run, CANNOT if refused else NO_COUNT, cost, rate, hardware, refused=refused)
     images, flop = train + evaluate, cost.train * train + cost.evaluate * evaluate
     origin, seconds = NO_RATE, None
     if rate is not None:
@@ -205,6 +223,15 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
     elif rates.gpu is not None:
         origin, seconds = ESTIMATED, flop / (rates.gpu.flops * rates.gpus)
     return RunCost(run, origin, cost, rate, hardware, images, flop, seconds)
+
+
+def _is_present(run: Run[Any]) -> bool:
+    """Return whether the dataset is here of which a run takes a part."""
+    try:
+        run.workspace.open(run.recipe.dataset, "train")
+    except UserError:
+        return False
+    return True
 
 
 def _without_seed(run: PlannedRun) -> str:

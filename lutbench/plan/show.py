@@ -8,30 +8,45 @@ from rich.table import Table
 from lutbench.data.survey import DiskUse
 from lutbench.errors import listed
 from lutbench.files import gigabytes
-from lutbench.plan.costs import CANNOT, DONE, ESTIMATED, MEASURED, NO_COUNT, NO_FLOP, NO_RATE, Costs, Rates, costs_of
+from lutbench.plan.costs import (
+    CANNOT,
+    DONE,
+    ESTIMATED,
+    MEASURED,
+    NO_COUNT,
+    NO_FLOP,
+    NO_RATE,
+    Costs,
+    Rates,
+    costs_of,
+    narrowed,
+)
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
 from lutbench.plan.surveys import missing, survey_all
 from lutbench.progress import console, print_table
 from lutbench.recipes.suite import LoadedSuite
+from lutbench.refusals import paragraphs
 from lutbench.workspace import Workspace
 
 NAMES = 32
 """Columns of the names of runs, of which longer ones have a second line, so that the table has 80."""
 
 
-def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None:
-    """Print what the suite will cost.
+def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: Sequence[str] = ()) -> None:
+    """Print what the suite will cost, or those of its runs that ``only`` chooses, as ``run`` does.
 
     Raises:
-        UserError: if a record is damaged.
+        UserError: if a record is damaged, or ``only`` chooses no run.
     """
+    suite = narrowed(suite, only)
     surveys = survey_all(suite, workspace)
-    costs = costs_of(suite, workspace, surveys, rates)
+    costs = costs_of(suite, workspace, surveys, rates, only)
     console.print(suite.config.title, style="bold")
     print_table(_runs(costs, suite.runs_of_studies()))
     for line in [
         *(budget.sentence(name, with_file=True) for name, budget in suite.budgets.items()),
         *totals(costs, rates),
+        *filter(None, [suite.joined]),
     ]:
         console.print(line, soft_wrap=False)
     uses = disk_uses(costs, surveys, workspace)
@@ -41,19 +56,19 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None:
         console.print(f"{folders}: {gigabytes(wanted)} to come, {gigabytes(free)} free.")
         if wanted > free:
             console.print("It will not fit.", style="red")
-    known, paragraphs = missing(suite, workspace, surveys)
-    paragraphs = list(dict.fromkeys([*costs.refused, *paragraphs]))
+    known, refused = missing(costs, surveys)
+    told = paragraphs(suite, refused)
     if known:
         table = table_of([f"\nmissing sets ({len(known)})", ""])
         for name, problem in known.items():
             table.add_row(name, problem)
         print_table(table)
-        paragraphs.insert(
+        told.insert(
             0,
             "How to get one: lutbench data list NAME. What is counted above is with all of them; a run measures "
             "on the robustness datasets that are there.",
         )
-    for paragraph in filter(None, [*paragraphs, how_to_time(costs)]):
+    for paragraph in filter(None, [*told, how_to_time(costs)]):
         console.print(f"\n{paragraph}", soft_wrap=False)
 
 

@@ -1,47 +1,51 @@
 """Prints a screen of the plan: a row per stage, then disk, what is missing, and what to do next."""
 
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from textwrap import shorten
 
 from lutbench.data.survey import HUB, DiskUse
 from lutbench.errors import listed
 from lutbench.files import gigabytes
-from lutbench.plan.costs import DONE, NO_COUNT, Costs, Rates, costs_of
+from lutbench.plan.costs import DONE, NO_COUNT, Costs, Rates, costs_of, narrowed
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
 from lutbench.plan.show import amount, how_to_time, origins, table_of
 from lutbench.plan.surveys import missing, survey_all
 from lutbench.progress import console, print_table
 from lutbench.recipes.suite import LoadedSuite
+from lutbench.refusals import paragraphs
 from lutbench.workspace import Workspace
 
 NAMED = 6
 """Missing datasets that are named."""
 
-TOLD = 150
+TOLD = 230
 """Characters of the first of several problems."""
 
 
-def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates) -> None:
-    """Print what the suite will cost on a screen of 24 lines and 80 columns.
+def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: Sequence[str] = ()) -> None:
+    """Print what the suite will cost, or what ``only`` chooses of it, on a screen of 24 lines and 80 columns.
 
     Raises:
-        UserError: if a record is damaged.
+        UserError: if a record is damaged, or ``only`` chooses no run.
     """
+    suite = narrowed(suite, only)
     surveys = survey_all(suite, workspace)
-    costs = costs_of(suite, workspace, surveys, rates)
+    costs = costs_of(suite, workspace, surveys, rates, only)
     uses = disk_uses(costs, surveys, workspace)
     with console.capture():  # notes about the weights of every row, which the whole plan has
-        known, problems = missing(suite, workspace, surveys)
-    problems = list(dict.fromkeys([*costs.refused, *problems]))
+        known, refused = missing(costs, surveys)
+    problems = list(dict.fromkeys(refused.values()))
     console.print(suite.config.title, style="bold")
     _print_stages(costs)
-    lines = [*_budgets(suite), *origins(costs, rates), *_disk(uses, workspace)]
+    lines = [*_budgets(suite), *origins(costs, rates), *_disk(uses, workspace), suite.joined]
     if known:
         lines.append(_missing(known))
     if problems:
-        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+        causes = len(paragraphs(suite, refused))
+        more = f" (and {causes - 1} more)" if causes > 1 else ""
         lines.append(f"Problem{more}: {shorten(problems[0], TOLD, placeholder=' ...')}")
-    lines += [_next(suite, costs, bool(known), bool(problems)), how_to_time(costs)]
+    lines += [_next(suite, costs, bool(known), bool(problems), only), how_to_time(costs)]
     for line in filter(None, lines):
         console.print(line, soft_wrap=False)
 
@@ -83,7 +87,8 @@ def _budgets(suite: LoadedSuite) -> list[str]:
     for name, one in suite.budgets.items():
         said = f"{name} {one.epochs:,} epochs as {one.like} {one.like_epochs:,} ({100 * one.excess:+.1f} %)"
         found.setdefault("FLOP" if one.unit == "flop" else one.unit, []).append(said)
-    return [f"Equal {unit}: {listed(said, 3)}." for unit, said in found.items()]
+    poor = [f"pretrain.{name}: {one.poor}." for name, one in suite.budgets.items() if one.poor]
+    return [*(f"Equal {unit}: {listed(said, 3)}." for unit, said in found.items()), *poor[:1]]
 
 
 def _tenths(number: float) -> str:
@@ -102,10 +107,10 @@ def _disk(uses: Sequence[DiskUse], workspace: Workspace) -> list[str]:
     return lines
 
 
-def _next(suite: LoadedSuite, costs: Costs, missing_sets: bool, problems: bool) -> str:
-    given = suite.given
+def _next(suite: LoadedSuite, costs: Costs, missing_sets: bool, problems: bool, only: Sequence[str]) -> str:
+    given = " ".join([suite.given, *(f"--only {quote(pattern)}" for pattern in only)])
     if costs.count(DONE) == len(costs.runs):
-        return f"All runs have finished. Next: lutbench tables {given}."
+        return f"All runs have finished. Next: lutbench tables {suite.given}."
     steps = ["lutbench data list NAME says how to get a data set"] if missing_sets else []
     steps += ["mend the problems"] if problems else []
     steps.append(f"lutbench run {given}")

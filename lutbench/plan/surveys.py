@@ -1,11 +1,14 @@
 """The datasets that a suite needs, and which of them are absent."""
 
+from collections.abc import Mapping
+
 from lutbench.data.subsets import restricted_survey
 from lutbench.data.survey import Survey
 from lutbench.kinds import dataset_module
+from lutbench.plan.costs import DONE, Costs
 from lutbench.progress import tracked
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import open_run
+from lutbench.refusals import refusal
 from lutbench.run_status import weights_problem
 from lutbench.workspace import Workspace
 
@@ -24,19 +27,21 @@ def survey_all(suite: LoadedSuite, workspace: Workspace) -> dict[str, Survey]:
     }
 
 
-def missing(suite: LoadedSuite, workspace: Workspace, surveys: dict[str, Survey]) -> tuple[dict[str, str], list[str]]:
-    """Return what is absent that the suite does not make itself, or are no weights that fit.
+def missing(costs: Costs, surveys: Mapping[str, Survey]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what is absent that the suite does not make itself, and why runs cannot be done as they are.
 
-    Known datasets by name, each with what it lacks or where it was looked for; and a paragraph for everything else.
+    Known datasets by name, each with what it lacks or where it was looked for; and a paragraph for everything else, by name of the run.
     """
-    known, paragraphs = dict[str, str](), list[str]()
-    for run in suite.runs:
-        survey = surveys[run.name]
+    known, refused = dict[str, str](), dict[str, str]()
+    chosen = {one.run.name for one in costs.runs}
+    for one in costs.runs:
+        run, survey = one.run, surveys[one.run.name]
         problem = next((survey.problems[split] for split in run.recipe.splits if split in survey.problems), "")
         if problem and survey.known and not survey.made:
             known.setdefault(survey.known, problem)
         elif problem and not survey.made:
-            paragraphs.append(problem)
-        if problem := weights_problem(open_run(suite, run, workspace)):
-            paragraphs.append(problem)
-    return known, list(dict.fromkeys(paragraphs))
+            refused[run.name] = problem
+        found = weights_problem(run) if problem or one.origin == DONE else refusal(run, chosen)
+        if found := found or one.refused:
+            refused[run.name] = found
+    return known, refused

@@ -86,9 +86,9 @@ def within_budgets(suite: Suite, data: Mapping[str, AnyData], where: MeasuredIn)
         other = pretraining_recipe(suite, data, like)
         recipe = pretraining_recipe(suite, data, name, epochs=other.epochs, warmup_epochs=0)
         _check_dataset(at, like, recipe, other)
-        measured: tuple[float, float, str, Path | None]
+        measured: tuple[float, float, str, Path | None, str]
         if unit == "flop":
-            measured = _flop(name, recipe), _flop(like, other), "", None
+            measured = _flop(name, recipe), _flop(like, other), "", None, ""
         else:
             from lutbench.recipes.speeds import seconds_per_image  # here: it reads records, which need NumPy
 

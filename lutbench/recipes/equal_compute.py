@@ -24,6 +24,8 @@ class Budget:
     """Where the seconds were measured."""
     kept: Path | None = None
     """The file that keeps the speeds, if one does."""
+    poor: str = ""
+    """A sentence on a speed that was measured over few steps, without its stop."""
 
     @property
     def excess(self) -> float:
@@ -31,7 +33,8 @@ class Budget:
         return self.epochs * self.each / (self.like_epochs * self.like_each) - 1
 
     def sentence(self, name: str, with_file: bool = False, labels: Mapping[str, str] | None = None) -> str:
-        """Return what the run ``name`` was given, and on what grounds; ``with_file`` also where these are kept.
+        """Return what the run ``name`` was given, and on what grounds; ``with_file`` also where these are kept and whether
+        they are poor.
 
         Runs are called by their ``labels``, or else as the suite file has them.
         """
@@ -43,4 +46,5 @@ class Budget:
             f"{own}: {self.epochs:,} epochs, for the {what} of the {self.like_epochs:,} of {like} "
             f"({100 * self.excess:+.2f} %): {self.each:.3g} and {self.like_each:.3g} {what} for an image{machine}"
             f"{kept if with_file else ''}."
+            f"{f' {self.poor}.' if with_file and self.poor else ''}"
         )

@@ -10,6 +10,8 @@ in what is extended is like a row, it joins every list that it can be run for.
 - A table with ``at`` has of the new pre-trained rows only those whose run keeps these snapshots.
 - An analysis has untrained encoders of its own, and not ``scratch``; it has the encoders of fine-tuned classifiers
   (``finetuned``), which a task has only if it names them.
+- ``like = "none"`` keeps a row out of every table of what is extended, those without ``methods`` included; it is a row of the tables of
+  the extending file alone, and of those whose list names it.
 - A list that the extending file gives itself, or ``--set`` does, is as it says.
 """
 
@@ -22,6 +24,9 @@ from lutbench.kinds import STAGES
 from lutbench.recipes.robustness import RobustnessTable
 from lutbench.recipes.suite import MethodRecipe, Suite
 from lutbench.recipes.suite_files import NewRows, Setting
+
+NONE = "none"
+"""``like = "none"``: a row that joins no table of what is extended."""
 
 
 def join_rows(suite: Suite, new_rows: Sequence[NewRows]) -> Suite:
@@ -39,11 +44,35 @@ def join_rows(suite: Suite, new_rows: Sequence[NewRows]) -> Suite:
     for rows in new_rows:
         rows = replace(rows, lists=frozenset(at for at in rows.lists if _is_list(suite, at)))
         for method in rows.methods:
-            suite = _with_method(suite, method, rows)
+            if suite.method[method].like != NONE:
+                suite = _with_method(suite, method, rows)
         for setting in sorted(rows.lists):
             if setting[2] == "classifiers" and _listed(suite, setting):  # none listed: it is about methods alone
                 suite = _with(suite, setting, rows.classifiers)
+    for setting in sorted({at for rows in new_rows for at in rows.unlisted}):
+        alone = {one for rows in new_rows for one in rows.methods if setting in rows.unlisted and _is_alone(suite, one)}
+        if alone and _lists_none(suite, setting):
+            suite = _with(suite, setting, [name for name in _rows_of(suite, setting) if name not in alone])
     return suite
+
+
+def joined(suite: Suite, new_rows: Sequence[NewRows]) -> str:
+    """Return a sentence on the new methods of the file itself, of ``new_rows`` the last, in tables of what it extends; empty if none is."""
+    methods, tables = set[str](), set[Setting]()
+    for rows in new_rows[-1:]:
+        for setting in (at for at in rows.lists | rows.unlisted if at[2] == "methods"):
+            if here := set(rows.methods) & set(_rows_of(suite, setting)):
+                methods |= here
+                tables.add(setting)
+    if not methods:
+        return ""
+    one, table = len(methods) == 1, f"{len(tables)} table{'s' * (len(tables) > 1)} of {listed(suite.extends)}"
+    stand = "1 method of this file stands" if one else f"{len(methods)} methods of this file stand"
+    return f'{stand} in {table}; like = "{NONE}" in [method.NAME] keeps a row out.'
+
+
+def _is_alone(suite: Suite, method: str) -> bool:
+    return suite.method[method].like == NONE
 
 
 def _with_method(suite: Suite, method: str, rows: NewRows) -> Suite:
@@ -112,20 +141,32 @@ def _architecture(suite: Suite, row: MethodRecipe) -> str:
 
 def _rows(suite: Suite, task: str) -> set[str]:
     """Return the rows that a task is run for."""
-    table = suite.downstream.get(task)
-    if table is None:
-        return set()
-    given = (
-        [name for name, row in suite.method.items() if not row.finetuned] if table.methods is None else table.methods
-    )
-    return set(given)
+    return set(_rows_of(suite, ("downstream", task, "methods"))) if task in suite.downstream else set()
+
+
+def _rows_of(suite: Suite, setting: Setting) -> list[str]:
+    """Return the methods that a table is run for, listed or not."""
+    if not _lists_none(suite, setting):
+        return _listed(suite, setting) if _is_list(suite, setting) else []
+    if setting[0] == "robustness":
+        tasks = getattr(suite, setting[0])[setting[1]].tasks
+        return list(dict.fromkeys(row for task in tasks for row in _rows(suite, task)))
+    return [name for name, row in suite.method.items() if _can_be_run(row, setting[0])]
 
 
 def _is_list(suite: Suite, setting: Setting) -> bool:
     """Return whether a setting is one of the lists that its table may have: what is given elsewhere is refused later."""
+    return _is_field(suite, setting) and _listed(suite, setting) is not None
+
+
+def _lists_none(suite: Suite, setting: Setting) -> bool:
+    """Return whether a table could list its rows, and does not."""
+    return _is_field(suite, setting) and _listed(suite, setting) is None
+
+
+def _is_field(suite: Suite, setting: Setting) -> bool:
     stage, task, key = setting
-    fields = getattr(type(getattr(suite, stage).get(task)), "model_fields", {})
-    return key in fields and _listed(suite, setting) is not None
+    return key in getattr(type(getattr(suite, stage).get(task)), "model_fields", {})
 
 
 def _listed(suite: Suite, setting: Setting) -> list[str]:
@@ -138,5 +179,5 @@ def _with(suite: Suite, setting: Setting, names: Sequence[str]) -> Suite:
     """Return a suite with names added to one of its lists."""
     stage, task, key = setting
     tables = getattr(suite, stage)
-    longer = tables[task].model_copy(update={key: list(dict.fromkeys([*_listed(suite, setting), *names]))})
+    longer = tables[task].model_copy(update={key: list(dict.fromkeys([*(_listed(suite, setting) or []), *names]))})
     return suite.model_copy(update={stage: {**tables, task: longer}})

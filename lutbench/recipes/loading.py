@@ -14,7 +14,7 @@ from lutbench.kinds import KINDS
 from lutbench.recipes.base import DataRecipe, check_name
 from lutbench.recipes.budget import MeasuredIn, check_places, table_within, within_budgets
 from lutbench.recipes.expand import expand
-from lutbench.recipes.joining import join_rows
+from lutbench.recipes.joining import join_rows, joined
 from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.retrieval import RevisitedDataRecipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe
@@ -74,6 +74,7 @@ def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows], results
         raise UserError(f"{str(path)!r}: a suite is named by its file, and {error}. Rename the file.") from error
     suite = join_rows(read_recipe(Suite, {**found.tables, "extends": list(found.bases)}, ""), new_rows)
     check_places(suite)
+    rows_joined = joined(suite, new_rows)
     for key, settings in suite.defaults.items():
         if key not in KINDS:
             raise unknown(f"defaults.{key}: no such stage or task", key, KINDS)
@@ -104,7 +105,7 @@ def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows], results
     studies = [*made.studies, *snapshot_studies(suite, runs)]
     rows_of_studies = made.rows | study_rows_of(runs)
     return LoadedSuite(
-        path.stem, suite, tuple(runs), given, {**budgets, **made.budgets}, tuple(studies), rows_of_studies
+        path.stem, suite, tuple(runs), given, rows_joined, {**budgets, **made.budgets}, tuple(studies), rows_of_studies
     )
 
 

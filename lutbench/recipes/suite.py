@@ -68,7 +68,7 @@ class MethodRecipe(PreprocessingRecipe):
     """The method's name in lutbench/report/published.toml, for the published value beside the measured one."""
     like: str = ""
     """Of a new row in a suite that extends another: the row of that one beside which it stands in every table, see
-    :mod:`lutbench.recipes.joining`; those that it is like if not given."""
+    :mod:`lutbench.recipes.joining`; those that it is like if not given, and ``none`` for a row that is in no table of that suite."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -263,6 +263,8 @@ class LoadedSuite:
     runs: tuple[PlannedRun, ...]
     given: str
     """The suite as the command named it, by name or path, with what ``--set`` changed: for messages that say what to run."""
+    joined: str = ""
+    """A sentence on the rows of this file that stand in tables of what it extends, see :mod:`lutbench.recipes.joining`; empty if none does."""
     budgets: Mapping[str, Budget] = field(default_factory=dict)
     """Of the pre-training runs whose epochs follow from another's compute, by their names in the suite file."""
     studies: tuple[Study, ...] = ()

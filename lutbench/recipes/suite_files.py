@@ -51,11 +51,16 @@ class NewRows:
     """The methods of what it extends."""
     lists: frozenset[Setting]
     """The lists of rows in what it extends, but those that this file, or one that extends it, gives itself."""
+    unlisted: frozenset[Setting]
+    """Where the other tables there would have theirs, which have all rows because they list none."""
 
     def without(self, given: Collection[tuple[str, ...]]) -> "NewRows":
         """Return them with the lists left as they are that stand at one of these paths, or in a table there."""
-        kept = {at for at in self.lists if not any(at[:depth] in given for depth in (1, 2, 3))}
-        return replace(self, lists=frozenset(kept))
+
+        def kept(settings: frozenset[Setting]) -> frozenset[Setting]:
+            return frozenset(at for at in settings if not any(at[:depth] in given for depth in (1, 2, 3)))
+
+        return replace(self, lists=kept(self.lists), unlisted=kept(self.unlisted))
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ def read_suite(path: Path, before: tuple[Path, ...] = ()) -> SuiteTables:
         _new("classifier", own, tables),
         tuple(_section("method", tables)),
         frozenset(_lists(tables)) - given,
+        frozenset(_unlisted(tables)) - given,
     )
     earlier = {rows.file.resolve(): rows for base in bases for rows in base.new_rows}
     names = dict.fromkeys([*(base.path.stem for base in bases), *(name for base in bases for name in base.bases)])
@@ -264,6 +270,14 @@ def _lists(tables: Mapping[str, Any]) -> Iterator[Setting]:
         for task, table in _section(stage, tables).items():
             if isinstance(table, dict):
                 yield from ((stage, task, key) for key in LISTS if key in table)
+
+
+def _unlisted(tables: Mapping[str, Any]) -> Iterator[Setting]:
+    """Yield where tasks could list their methods that do not."""
+    for stage in {kind.stage for kind in KINDS.values() if kind.starts_from == "encoder"}:
+        for task, table in _section(stage, tables).items():
+            if isinstance(table, dict) and "methods" not in table:
+                yield stage, task, "methods"
 
 
 def _new(section: str, own: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,0 +1,59 @@
+"""Images per second of runs that have finished on this machine with the same settings, under whatever name, of whatever suite."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lutbench.errors import UserError
+from lutbench.files import content_sha256
+from lutbench.provenance import Hardware, hardware
+from lutbench.recipes.speeds import FOLDER, LENGTH
+from lutbench.record import Record, read_record
+from lutbench.run import Run
+
+PART = ("shots", "share", "subset", "draw")
+"""The settings that say how many images a run reads, and not how fast."""
+
+
+def measured_alike(results: Path) -> Callable[[Run[Any]], Record | None]:
+    """Return what finds the record that tells the speed of a run; the records are read when it is first asked.
+
+    It is of the same kind, settings and architecture on this machine, whatever its length, seed and weights; of several the one that
+    took longest, whose speed is the surest.
+    """
+
+    @cache
+    def all_records() -> Mapping[str, Record]:
+        found: dict[str, Record] = {}
+        for path in [*sorted(results.glob("records/**/*.json")), *sorted((results / FOLDER).glob("records/**/*.json"))]:
+            try:
+                record = read_record(path)
+            except UserError:  # another suite's, maybe, and no reason not to plan: whose it is will say so
+                continue
+            if record.images_per_second and _is_here(record.hardware):
+                recipe = record.identity_inputs["recipe"]
+                key = _key(record.kind.name, recipe, record.recipe.get("classifier", {}).get("encoder", ""))
+                found[key] = max(found.get(key, record), record, key=lambda one: one.wall_seconds)
+        return found
+
+    def find(run: Run[Any]) -> Record | None:
+        kind, recipe = run.planned.kind, run.recipe
+        label = recipe.encoder_label if kind.starts_from == "classifier" else ""
+        return all_records().get(_key(kind.name, recipe.affecting_results(), label))
+
+    return find
+
+
+def _key(kind: str, recipe: Mapping[str, Any], label: str) -> str:
+    """Return what tells the speed of a run from any other's; ``label`` is that of the architecture of a classifier."""
+    settings = {name: value for name, value in recipe.items() if name not in (*LENGTH, *PART)}
+    if "architecture" in (encoder := settings.get("encoder", {})):  # and not where its weights come from
+        settings["encoder"] = encoder["architecture"]
+    return content_sha256({"kind": kind, "settings": settings, "classifier": label})
+
+
+def _is_here(one: Hardware) -> bool:
+    """Return whether a record was made on this machine, with as many processes as it may have had."""
+    here = hardware(one.processes)
+    return all(getattr(one, name) == getattr(here, name) for name in ("system", "cpu", "cores", "gpus"))
