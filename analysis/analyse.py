@@ -32,7 +32,7 @@ from lutbench.models.meta import shapes_only
 from lutbench.models.pretrained import check_encoder_weights, encoder_of
 from lutbench.recipes.analysis import AnalysisRecipe
 from lutbench.recipes.base import EncoderRecipe
-from lutbench.run import Run
+from lutbench.run import Run, row_named
 from lutbench.train.processes import accelerator
 
 __all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
@@ -60,7 +60,8 @@ def check(run: Run[AnalysisRecipe]) -> None:
             )
         run.workspace.note(f"{run.planned.stage}/{run.planned.task}: {_without_neighbours(run)}")
     if bank is not None:
-        check_neighbours(recipe.neighbours, bank, recipe.bank)
+        with row_named(run):
+            check_neighbours(recipe.neighbours, bank, recipe.bank)
     preflight(run, images, *([] if bank is None else [bank]))
 
 

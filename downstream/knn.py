@@ -14,7 +14,7 @@ from lutbench.evaluate.inference import labels_of, outcomes_of
 from lutbench.evaluate.neighbours import check_neighbours, knn_classify
 from lutbench.models.pretrained import encoder_of
 from lutbench.recipes.probes import KnnRecipe
-from lutbench.run import Run
+from lutbench.run import Run, row_named
 from lutbench.train.processes import accelerator
 
 __all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
@@ -27,7 +27,8 @@ def check(run: Run[KnnRecipe]) -> None:
         UserError: see :func:`check_classification`; also if there are fewer images than neighbours.
     """
     check_classification(run)
-    check_neighbours(run.recipe.neighbours, run.dataset("train"))
+    with row_named(run):
+        check_neighbours(run.recipe.neighbours, run.dataset("train"))
 
 
 def perform(run: Run[KnnRecipe]) -> None:

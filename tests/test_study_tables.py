@@ -1,6 +1,7 @@
 """What the tables, files and figures of a suite say of its sweeps: hand-made outcomes, and what a hand makes of them."""
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -367,3 +368,32 @@ def test_categories_are_no_line(tmp_path: Path) -> None:
     (axes,) = panels(table)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["batch", "layer", "none"]
     assert all(len(set(line.get_xdata())) == 1 for line in axes.get_lines())
+
+
+def test_snapshots_have_the_label_of_their_method(tmp_path: Path) -> None:
+    way = '[downstream.way]\nkind = "knn"\ntitle = "k-NN"\ndata = "toys"\nmethods = ["lut"]\nat = [0.25, 1]\n'
+    mine = written(tmp_path, SUITE + way, "pretrain.lut.snapshots=[0.25]")
+    assert View.read(mine, tmp_path).method_label("lut-at-0.25") == "LUT, at 25 %"
+
+
+def test_the_terminal_does_not_explain_brackets_and_bold(
+    swept: LoadedSuite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "In brackets the 95 % interval" in build_tables(swept, tmp_path)["main.md"]
+    show_tables(swept, tmp_path)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "The base is 0.25." in told
+    assert "brackets" not in told
+    assert "bold" not in told
+
+
+def test_what_an_extended_suite_has_finished_is_not_here_before_it_is_brought(tmp_path: Path) -> None:
+    base = written(tmp_path, SUITE)
+    recorded(tmp_path, base, by_method)
+    (tmp_path / "mine.toml").write_text('extends = "toy.toml"\n')
+    mine = load_suite(str(tmp_path / "mine.toml"))
+    recorded(tmp_path, mine, lambda task, method, seed: 0.5 if (task, method) == ("near", "lut") else None)
+    text = build_tables(mine, tmp_path)["main.md"]
+    told = re.search(r"^Not run: .*", text, re.MULTILINE)
+    assert told is not None
+    assert told[0].endswith(f" What toy has finished is brought here by `lutbench run {tmp_path / 'mine.toml'}`.")

@@ -8,8 +8,9 @@ from typing import Any
 from lutbench.errors import UserError
 from lutbench.files import content_sha256
 from lutbench.provenance import Hardware, hardware
-from lutbench.recipes.speeds import FOLDER, LENGTH
+from lutbench.recipes.speeds import FOLDER, without_length
 from lutbench.record import Record, read_record
+from lutbench.record_writing import without_machine_paths
 from lutbench.run import Run
 
 PART = ("shots", "share", "subset", "draw")
@@ -33,21 +34,23 @@ def measured_alike(results: Path) -> Callable[[Run[Any]], Record | None]:
                 continue
             if record.images_per_second and _is_here(record.hardware):
                 recipe = record.identity_inputs["recipe"]
-                key = _key(record.kind.name, recipe, record.recipe.get("classifier", {}).get("encoder", ""))
+                label = record.recipe.get("classifier", {}).get("encoder", "")
+                key = _key(record.kind.name, without_length(recipe, record.recipe), label)
                 found[key] = max(found.get(key, record), record, key=lambda one: one.wall_seconds)
         return found
 
     def find(run: Run[Any]) -> Record | None:
         kind, recipe = run.planned.kind, run.recipe
         label = recipe.encoder_label if kind.starts_from == "classifier" else ""
-        return all_records().get(_key(kind.name, recipe.affecting_results(), label))
+        own = without_machine_paths(recipe.model_dump(mode="json"))
+        return all_records().get(_key(kind.name, without_length(recipe.affecting_results(), own), label))
 
     return find
 
 
 def _key(kind: str, recipe: Mapping[str, Any], label: str) -> str:
     """Return what tells the speed of a run from any other's; ``label`` is that of the architecture of a classifier."""
-    settings = {name: value for name, value in recipe.items() if name not in (*LENGTH, *PART)}
+    settings = {name: value for name, value in recipe.items() if name not in PART}
     if "architecture" in (encoder := settings.get("encoder", {})):  # and not where its weights come from
         settings["encoder"] = encoder["architecture"]
     return content_sha256({"kind": kind, "settings": settings, "classifier": label})

@@ -26,6 +26,7 @@ from lutbench.recipes.budget import MeasuredIn
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.suite import run_name
 from lutbench.record import Record, read_record, record_path
+from lutbench.record_writing import without_machine_paths
 
 FOLDER = "speed"
 """The folder below the results that has the records of runs that were made to measure, and the speeds that are kept."""
@@ -33,6 +34,8 @@ FOLDER = "speed"
 LENGTH = ("epochs", "warmup_epochs")
 """The settings that change how long a run is, and not how fast."""
 
+READING = ("source", "path", "train")
+"""The settings of a dataset that say where its images lie."""
 
 FEW = 100
 """Optimiser steps below which a speed is a poor one: a loader that starts, and a machine that is busy for seconds, are much of it (our
@@ -84,7 +87,10 @@ def seconds_per_image(
     Raises:
         UserError: if a run was not measured, or not on the same machine as the other; if a record, or what was kept, is damaged.
     """
-    settings = [_without_length(recipe.affecting_results()) for recipe in recipes]
+    settings = [
+        without_length(recipe.affecting_results(), without_machine_paths(recipe.model_dump(mode="json")))
+        for recipe in recipes
+    ]
     kept = where.results / FOLDER / "budgets" / f"{names[0]}-{content_sha256({'of': settings})[:12]}.json"
     if kept.is_file():
         speeds = read_sealed(kept, Speeds, "Remove it: the speeds are then taken from the records again.")
@@ -164,13 +170,16 @@ def _records(where: MeasuredIn, seeds: Sequence[int], name: str, settings: Mappi
                 if path in own:
                     raise
                 continue  # another suite's, which is not asked for
-            if record.images_per_second and _without_length(record.identity_inputs["recipe"]) == settings:
+            if record.images_per_second and without_length(record.identity_inputs["recipe"], record.recipe) == settings:
                 found.append(record)
     return found
 
 
-def _without_length(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in LENGTH}
+def without_length(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the speed of a run depends on: the settings that affect results, and of its ``recipe`` which images it reads, and how."""
+    data = recipe.get("data") or {}
+    reading = {name: data.get(name) for name in READING} | {"cache": recipe.get("cache", False)}
+    return {name: value for name, value in settings.items() if name not in LENGTH} | {"reading": reading}
 
 
 def _machine(hardware: Hardware) -> dict[str, Any]:

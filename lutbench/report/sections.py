@@ -21,7 +21,6 @@ from lutbench.recipes.suite import UNTRAINED, LoadedSuite
 from lutbench.record import Record, read_records
 from lutbench.report.entries import TableEntry, entries, row_of
 from lutbench.report.figures import GREYS, PALETTE
-from lutbench.report.taken import with_taken
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,18 +83,16 @@ class View:
     records: Mapping[str, Record]
     """All, by run name, those included that do not count."""
     entries: Sequence[TableEntry]
-    taken: Mapping[str, str] = field(default_factory=dict)
-    """By run name the ``SUITE/RUN`` whose record it is, of those that were finished by another name and were not brought here."""
 
     @classmethod
     def read(cls, suite: LoadedSuite, results_dir: Path) -> "View":
-        """Read the records of a suite, each file once, with those that are its runs' by other names, see :mod:`lutbench.report.taken`.
+        """Read the records of a suite, each file once.
 
         Raises:
             UserError: if a record is damaged, or as :func:`lutbench.report.entries.entries` does.
         """
-        records, taken = with_taken(suite, read_records(results_dir, suite.name), results_dir)
-        return cls(suite, records, entries(suite, records), taken)
+        records = read_records(results_dir, suite.name)
+        return cls(suite, records, entries(suite, records))
 
     @property
     def note(self) -> str:

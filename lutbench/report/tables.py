@@ -40,7 +40,7 @@ def all_sections(view: View) -> list[Section]:
     apart = {name for name, report in reports.items() if getattr(report, "OWN_ROWS", False)}
     main = [entry for entry in view.of_methods if entry.kind.name not in apart]
     runs, stale = footnotes(view)
-    links = {run: f"../../records/{view.taken.get(run, f'{view.suite.name}/{run}')}.json" for run in view.records}
+    links = {record.run: f"../../records/{record.suite}/{record.run}.json" for record in view.records.values()}
     sections = [
         Section(config.title, 1, legend=view.note),
         Section(legend=config.about.strip(), files_only=True),
@@ -52,7 +52,6 @@ def all_sections(view: View) -> list[Section]:
         *comparison_sections(view),
         compute_section(view),
         Section("Runs", legend="\n".join(runs), links=links, files_only=True),
-        Section("Runs of other suites", legend=_taken(view)),
         Section("Stale records", legend="\n".join(stale)),
         Section(OTHER_CODE, legend=other_code(view)),
         Section("Sources", legend="\n".join(source_lines(view))),
@@ -64,20 +63,10 @@ def _main(view: View, among: Sequence[TableEntry]) -> Section:
     """Return the table of the tasks, with a line for the rows that it leaves out because nothing is known of them."""
     shown = [entry for entry in among if entry.is_told]
     left_out = not_run(view, among) if view.has_records else ""  # without any, show_tables says what to run
+    if left_out and view.suite.config.extends:
+        left_out += f" What {listed(view.suite.config.extends)} has finished is brought here by `lutbench run {view.suite.given}`."
     legend = "\n\n".join(filter(None, (value_legend(view, shown), left_out)))
     return Section(frame=value_table(view, shown), legend=legend, name="main", data=_tidy(view))
-
-
-def _taken(view: View) -> str:
-    """Return whose records stand in the tables that are not of the suite's own runs."""
-    suites = sorted({name.split("/")[0] for name in view.taken.values()})
-    if not suites:
-        return ""
-    count = f"{len(view.taken)} runs are" if len(view.taken) > 1 else "1 run is"
-    return (
-        f"{count} in these tables by a record of the same settings and data under another name, of {listed(suites)}. "
-        f"`lutbench run {view.suite.given}` finds what has finished and brings its record here."
-    )
 
 
 def other_code(view: View) -> str:
