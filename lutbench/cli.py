@@ -196,11 +196,14 @@ def show(
     ],
     runs: RunsRoot = Path("runs"),
     results: ResultsRoot = Path("results"),
+    data_root: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Show everything behind a run's numbers: what it came from, its recipe, code and machine, and what it is most wrong about.
 
     Fails if its record is not whole, or its outcomes do not give its numbers.
     """
+    if data_root is not None:
+        raise UserError(f"--data-root {data_root}: a record is shown as it is, without images. Leave --data-root out.")
     from lutbench.record_search import find_record
     from lutbench.show import show_record
 

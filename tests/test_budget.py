@@ -389,6 +389,9 @@ def test_the_tables_say_what_every_run_took_and_that_it_is_equal(folder: Path) -
     assert rows["mae"]["flop ratio"] == pytest.approx(1 + suite.budgets["mae"].excess, rel=1e-5)
     assert rows["mae"]["hours ratio"] == pytest.approx(rows["mae"]["hours"] / rows["lut"]["hours"], rel=1e-4)
     assert (rows["mae"]["like"], rows["mae"]["unit"]) == ("lut", "flop")
+    slower = rows["mae"]["hours ratio"] / rows["mae"]["flop ratio"]
+    doubted = "may be of a machine that was busy" in table.legend
+    assert doubted == (not 0.5 < slower < 2), slower
     assert list(table.frame["epochs"]) == [str(mae.epochs), "8"]
     assert list(table.frame["like"]) == ["LUT", ""]
     assert suite.budgets["mae"].sentence("mae", labels={"mae": "MAE", "lut": "LUT"}) in table.legend

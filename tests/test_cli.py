@@ -214,6 +214,7 @@ def test_a_command_that_cannot_be_read_ends_with_status_2(
             ("tables", "toy.toml", "--data-root", "x"),
             "--data-root x: tables are made from records alone, in --results, and need no images",
         ),
+        (("show", "toy-knn/lut", "--data-root", "x"), "--data-root x: a record is shown as it is, without images."),
         (
             ("plan", "toy.toml", "--only", "toy-kn"),
             "--only toy-kn: no run of suite toy has that name. Did you mean 'toy-knn'?",

@@ -131,7 +131,8 @@ def test_a_table_is_merged_setting_by_setting_and_a_list_replaces(tmp_path: Path
     )
     assert [(run.name, run.recipe) for run in suite.runs] == [(run.name, run.recipe) for run in same.runs]
     assert {run.suite for run in suite.runs} == {"mine"}
-    assert (suite.config.title, suite.config.about, suite.config.extends) == ("toy", "for tests", ["base"])
+    about = "It extends base, whose own text is:\n\nfor tests\n"
+    assert (suite.config.title, suite.config.about, suite.config.extends) == ("toy", about, ["base"])
     assert (suite.given, suite.name) == (str(tmp_path / "mine.toml"), "mine")
 
 

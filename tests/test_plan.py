@@ -466,8 +466,8 @@ def test_a_finished_run_costs_nothing_and_tells_its_speed(folder: Path) -> None:
     eight = planned(folder, Rates(gpus=8)).all
     assert eight.seconds == pytest.approx(group.seconds * 4 / 8), "measured on four, planned on eight"
     assert eight.gpu_hours == pytest.approx(4 * group.seconds / 3600)
-    assert [line.split(" were")[0] for line in totals(found.all, Rates()) if "were measured" in line] == [
-        "Rates of 1 runs"
+    assert [line.split(" was ")[0] for line in totals(found.all, Rates()) if "measured on" in line] == [
+        "The rate of 1 run"
     ]
     again = planned(folder, None, "pretrain.lut.epochs=5")
     assert again.groups[0].count(DONE) == 0, "a changed run is to be run"

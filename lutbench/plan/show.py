@@ -99,7 +99,7 @@ def origins(costs: Costs, rates: Rates) -> list[str]:
         lines.append(f"The hours of {estimated} runs are {rates.gpu}.")
     measured = [one for one in costs.runs if one.origin == MEASURED]
     for hardware, runs in Counter(one.hardware for one in measured).items():
-        lines.append(f"Rates of {runs} runs were measured on {hardware}.")
+        lines.append(f"{_rates(runs)} measured on {hardware}.")
     if any(one.cost.train > one.cost.evaluate > 0 for one in measured):
         lines.append("Evaluating an image is taken to be as slow as training on one, which was measured.")
     return lines
@@ -108,7 +108,12 @@ def origins(costs: Costs, rates: Rates) -> list[str]:
 def how_to_time(costs: Costs) -> str:
     """Return how to get the hours of runs that have none; empty if all have."""
     unrated = costs.count(NO_RATE)
-    return f"{unrated} runs have no rate. For hours: --gpu h100, --flops 4e14 or --rate NAME=N." if unrated else ""
+    some = "1 run has" if unrated == 1 else f"{unrated} runs have"
+    return f"{some} no rate. For hours: --gpu h100, --flops 4e14 or --rate NAME=N." if unrated else ""
+
+
+def _rates(runs: int) -> str:
+    return "The rate of 1 run was" if runs == 1 else f"Rates of {runs} runs were"
 
 
 def duration(seconds: float) -> str:

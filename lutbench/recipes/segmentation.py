@@ -99,10 +99,17 @@ class WindowsRecipe(DownstreamRecipe):
         """What of its weights' preprocessing it applies: MMSegmentation's pipelines have their own interpolation."""
         return ("mean", "std")
 
+    def _default(self, name: str) -> str:
+        """Return what messages say of a setting that has the value it has where nobody gives one."""
+        return " (the default)" if getattr(self, name) == type(self).model_fields[name].default else ""
+
     @model_validator(mode="after")
     def _windows_that_cover(self) -> Self:
         if self.stride > self.crop:
-            raise ValueError(f"stride = {self.stride} would leave gaps between windows of crop = {self.crop}")
+            raise ValueError(
+                f"stride = {self.stride}{self._default('stride')} would leave gaps between windows of crop = {self.crop}: lower stride "
+                f"to {self.crop} or less"
+            )
         if self.scale[0] < self.scale[1]:
             raise ValueError("scale: the long side comes first")
         return self
@@ -128,7 +135,7 @@ class CropsRecipe(WindowsRecipe):
     def _crops_that_can_be(self) -> Self:
         if self.warmup >= self.iterations:
             raise ValueError(
-                f"warmup = {self.warmup} iterations leave nothing of iterations = {self.iterations}: make the warm-up shorter or "
+                f"warmup = {self.warmup} iterations{self._default('warmup')} leave nothing of iterations = {self.iterations}: make the warm-up shorter or "
                 "the run longer"
             )
         if self.ratio[0] > self.ratio[1]:

@@ -5,7 +5,7 @@ file, or a list of them) is read as if it had all tables of that suite, and its 
 
 - A table of the same name is merged setting by setting, as ``--set`` would; a value or a list replaces the base's. The
   ``budget`` of a pre-training run replaces its ``epochs``, and the other way round.
-- ``title``, ``about`` and ``seeds`` are its own if given. ``compare`` adds pairs to the base's.
+- ``title``, ``about`` and ``seeds`` are its own if given; else the base's text is said to be the base's. ``compare`` adds pairs to the base's.
 - ``kind`` is the base's, and ``pipeline`` if one of several is. What extends a pipeline is one: its tables have the numbers
   of a pipeline. ``kind = "evidence"`` is refused there, and ``--set kind=evidence`` says it all the same.
 - A new ``[method.NAME]`` is a row of the base's tables too, and a new ``[classifier.NAME]``: see :mod:`lutbench.recipes.joining`.
@@ -124,6 +124,8 @@ def read_suite(path: Path, before: tuple[Path, ...] = ()) -> SuiteTables:
     )
     earlier = {rows.file.resolve(): rows for base in bases for rows in base.new_rows}
     names = dict.fromkeys([*(base.path.stem for base in bases), *(name for base in bases for name in base.bases)])
+    if isinstance(about := tables.get("about"), str) and "about" not in own:
+        own["about"] = f"It extends {listed(base.path.stem for base in bases)}, whose own text is:\n\n{about.strip()}\n"
     return SuiteTables(
         path, _over(tables, own), tuple(names), (*(rows.without(given) for rows in earlier.values()), new_rows)
     )

@@ -20,6 +20,9 @@ FLOP = (
     "FLOP of a run, forward and backward, student and teacher: matrix products, convolutions and attention, counted from the recipe. "
     "Where there are none, the record is of before they were kept."
 )
+SLOWER = 2
+"""By how much the hours that two runs on one machine take for a FLOP may differ before a sentence says so (our choice: idle, they differed
+by less between LUT, MAE and SimMIM)."""
 HOURS = "Hours of the training loop, waiting for data included, on all its GPUs at once{}."
 
 
@@ -80,7 +83,13 @@ def compute_section(view: View) -> Section:
     flop = [FLOP] if any(one.flop for one in spent) else []
     budgets = (budget.sentence(name, labels=labels) for name, budget in view.suite.budgets.items())
     missing = "; ".join(dict.fromkeys(labels[one.planned.task] for one in spent if not one.is_told))
-    sentences = [*flop, HOURS.format(on), *budgets, *([f"Not run: {missing}."] if missing else [])]
+    sentences = [
+        *flop,
+        HOURS.format(on),
+        *budgets,
+        *_doubts(view, spent, labels),
+        *([f"Not run: {missing}."] if missing else []),
+    ]
     data = pd.DataFrame([_numbers(view, one, spent) for one in spent])
     empty = [name for name in ("FLOP", "GPUs", "seeds") if not (frame[name] != "").any()]
     return Section(
@@ -109,6 +118,20 @@ def _ratios(view: View, one: _Spent, spent: Sequence[_Spent]) -> tuple[float | N
     flop = next((one.flop / other.flop for other in others if one.flop and other.flop), None)
     same = [other for other in others if other.machine == one.machine]
     return flop, next((one.hours / other.hours for other in same if one.hours and other.hours), None)
+
+
+def _doubts(view: View, spent: Sequence[_Spent], labels: Mapping[str, str]) -> list[str]:
+    """Return which ratios of hours say more of what else a machine did meanwhile than of the methods."""
+    doubtful = []
+    for one in spent:
+        flop, hours = _ratios(view, one, spent)
+        if flop and hours and not 1 / SLOWER < hours / flop < SLOWER:
+            doubtful.append(f"{labels[one.planned.task]} ({hours / flop:.2g} times the hours for a FLOP)")
+    if not doubtful:
+        return []
+    return [
+        f"A ratio of hours far from that of FLOP may be of a machine that was busy with other work during one of the two runs: {'; '.join(doubtful)}."
+    ]
 
 
 def _labels(view: View, spent: Sequence[_Spent]) -> dict[str, str]:
@@ -148,7 +171,7 @@ def _text(
         row |= {
             "like": labels[budget.like] if budget else "",
             "FLOP ratio": f"{flop:.3f}" if flop else "",
-            "hours ratio": f"{hours:.3f}" if hours else "",
+            "hours ratio": f"{hours:.2g}" if hours else "",
         }
     return row
 
