@@ -26,6 +26,7 @@ def measured_alike(results: Path) -> Callable[[Run[Any]], Record | None]:
 
     @cache
     def all_records() -> Mapping[str, Record]:
+        """Return the record that tells a speed on this machine, by what tells the speed of a run from any other's."""
         found: dict[str, Record] = {}
         for path in [*sorted(results.glob("records/**/*.json")), *sorted((results / FOLDER).glob("records/**/*.json"))]:
             try:
