@@ -34,7 +34,7 @@ from lutbench.workspace import Workspace
 SUITE = """
 title = "Toys"
 about = "for tests"
-kind = "evidence"
+kind = "exploration"
 seeds = [0, 1]
 compare = [["ours", "theirs"], ["ours", "untrained"]]
 [data.toys]

@@ -30,7 +30,7 @@ from pretrain.cost import flop_per_image
 SUITE = """
 title = "toy"
 about = "for tests"
-kind = "evidence"
+kind = "exploration"
 [data.toy]
 path = "toy"
 [data.others]

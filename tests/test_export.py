@@ -360,8 +360,8 @@ def test_a_card_of_a_toy_suite_says_so_and_keeps_its_numbers_out_of_the_hubs_ind
     assert "They are no evidence about the method." in toys.text
     assert "model-index" not in toys.data.to_dict()
     copy = shutil.copytree(done, tmp_path / "copy")
-    (copy / "toy.toml").write_text(SUITE.replace('kind = "pipeline"', 'kind = "evidence"'))
-    card = card_of(copy, "toy/pretrain/lut/seed0", tmp_path / "evidence")
+    (copy / "toy.toml").write_text(SUITE.replace('kind = "pipeline"', 'kind = "exploration"'))
+    card = card_of(copy, "toy/pretrain/lut/seed0", tmp_path / "exploration")
     assert "no evidence" not in card.text
     results = {one.metric_name: one for one in card.data.eval_results}
     assert {name.split(", ")[-1] for name in results} == {

@@ -285,13 +285,13 @@ def test_set_says_nothing_of_what_a_suite_extends(tmp_path: Path) -> None:
 def test_what_extends_a_pipeline_is_one_unless_set_says_so(tmp_path: Path) -> None:
     written(tmp_path, base=BASE, mine=MINE)
     assert loaded(tmp_path).config.kind == "pipeline"
-    assert loaded(tmp_path, overrides=["kind=evidence"]).config.kind == "evidence"
-    written(tmp_path, mine=f'kind = "evidence"\n{MINE}')
+    assert loaded(tmp_path, overrides=["kind=exploration"]).config.kind == "exploration"
+    written(tmp_path, mine=f'kind = "exploration"\n{MINE}')
     assert "it extends a pipeline, base, whose numbers are no evidence" in refused(tmp_path)
-    evidence = BASE.replace('"pipeline"', '"evidence"')
-    written(tmp_path, sound=evidence, mine='extends = ["sound.toml", "base.toml"]')
+    exploration = BASE.replace('"pipeline"', '"exploration"')
+    written(tmp_path, sound=exploration, mine='extends = ["sound.toml", "base.toml"]')
     assert loaded(tmp_path).config.kind == "pipeline", "one of several is"
-    assert loaded(written(tmp_path, mine='extends = "sound.toml"')).config.kind == "evidence"
+    assert loaded(written(tmp_path, mine='extends = "sound.toml"')).config.kind == "exploration"
     assert loaded(written(tmp_path, mine='extends = "sound.toml"\nkind = "pipeline"')).config.kind == "pipeline"
 
 

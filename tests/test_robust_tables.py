@@ -31,7 +31,7 @@ from robustness.report import corruption_sections, sections
 SUITE = """
 title = "Toys"
 about = "for tests"
-kind = "evidence"
+kind = "exploration"
 compare = [["ours", "theirs"]]
 [data.toys]
 path = "toys"

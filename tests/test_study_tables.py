@@ -26,7 +26,7 @@ from lutbench.report.study_curves import axis_of
 SUITE = """
 title = "Toys"
 about = "for tests"
-kind = "evidence"
+kind = "exploration"
 seeds = [0]
 [data.toys]
 path = "toys"

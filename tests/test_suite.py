@@ -138,7 +138,7 @@ def test_a_setting_that_the_suite_decides_itself_is_refused_in_a_task(path: Path
     ("override", "told"),
     [
         ("title=3", "title: input should be a valid string, found 3."),
-        ("kind=evidnce", "kind: input should be 'pipeline' or 'evidence', found 'evidnce'."),
+        ("kind=evidnce", "kind: input should be 'pipeline', 'exploration' or 'evidence', found 'evidnce'."),
         ("seeds=0", "seeds: input should be a valid list, found 0."),
         ("seeds=[]", "seeds: list should have at least 1 item"),
         ("seeds=[0, -1]", "seeds.1: input should be greater than or equal to 0, found -1."),
@@ -559,6 +559,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "revision": "v2",
         "undecodable": "skip",
         "streaming": True,
+        "held_out": 0.1,
         "bits": 12,
         "config": "small",
     },

@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[1]
 SUITE = """
 title = "Toys & trains"
 about = "for tests, 100 % by hand"
-kind = "evidence"
+kind = "exploration"
 compare = [["ours", "theirs"]]
 [data.toys]
 path = "toys"
@@ -767,7 +767,7 @@ def test_the_terminal_prints_names_as_they_are(folder: Path, capsys: pytest.Capt
     assert "[red]LUT[/red] :warning:" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", ["pipeline", "evidence"])
+@pytest.mark.parametrize("kind", ["pipeline", "exploration"])
 def test_a_suite_that_shows_the_pipeline_says_so_in_every_file_and_another_does_not(
     folder: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

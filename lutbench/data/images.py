@@ -13,6 +13,7 @@ from lutbench.data.classes import class_notes as class_notes
 from lutbench.data.classes import composed
 from lutbench.data.decoding import UndecodableImage as UndecodableImage  # which belongs to the protocol
 from lutbench.data.folder import fingerprint_of, open_folder
+from lutbench.data.held_out import part_of_train
 from lutbench.data.layout import likely_setting
 from lutbench.data.survey import Survey, survey_splits
 from lutbench.data.toy.photographs import BUILT, CropDataset
@@ -72,11 +73,14 @@ def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
     """Open one split of a dataset below the data root.
 
     Nothing is decoded; a dataset that the suite builds itself is built if it is absent. ``bits`` decide pixels, so where they are
-    given they are part of the fingerprint.
+    given they are part of the fingerprint. With ``held_out`` both splits are parts of ``train``.
 
     Raises:
         UserError: if it is missing, empty, incomplete or not laid out as expected; says what was looked for where.
     """
+    if recipe.held_out:
+        whole = open_dataset(recipe.model_copy(update={"held_out": None}), "train", root)
+        return part_of_train(whole, split, recipe.held_out)
     opened = _open(recipe, split, root)
     if recipe.bits is None:
         return opened
@@ -122,7 +126,7 @@ def survey(recipe: DataRecipe, workspace: "Workspace") -> Survey:
 
 def needs(recipe: DataRecipe, root: Path) -> dict[str, Path]:
     """Return the files and folders without which a dataset is not whole, by the names that messages give them."""
-    splits = [recipe.train, *([recipe.val] if recipe.val else [])]
+    splits = [recipe.train, *([recipe.val] if recipe.val and not recipe.held_out else [])]
     names = splits
     if recipe.source != "folder":
         from lutbench.data.official import FORMATS

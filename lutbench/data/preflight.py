@@ -86,13 +86,20 @@ def preflight(run: "Run[Any]", *datasets: Any, bits_can_be_set: bool = True, by_
             skips = getattr(dataset, "skip_undecodable", False)
             where = getattr(dataset, "folder", dataset.name), dataset.split  # two folders may have one fingerprint
             parts: list[Callable[[], Iterable[str]]] = [
-                partial(passed_over, getattr(dataset, "whole", dataset)),
+                partial(passed_over, _files_of(dataset)),
                 partial(check_images, dataset, bits_can_be_set),
             ]
             parts += [partial(check_classes, dataset)] if by_class and skips else []
             for number, part in enumerate(parts):
                 workspace.look(f"{dataset.fingerprint} {where} {skips} {number}", part)
     accelerator().wait_for_everyone()
+
+
+def _files_of(dataset: Any) -> Any:
+    """Return what lists the files of a dataset: the split that it is a part of, where it is one."""
+    while hasattr(dataset, "whole"):
+        dataset = dataset.whole
+    return dataset
 
 
 def check_images(images: Any, bits_can_be_set: bool = True) -> list[str]:

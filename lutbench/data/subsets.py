@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class SubsetImages:
-    """Some of the images of a labelled split, in its order and under its names, with all of its classes."""
+    """Some of the images of a split, in its order and under its names, with all of its classes."""
 
     whole: "ImageDataset"
     index: NDArray[np.int64]
@@ -72,8 +72,8 @@ class SubsetImages:
 
 
 def whole_of(images: "ImageDataset") -> "ImageDataset":
-    """Return the split that a subset is of; of any other dataset itself."""
-    return images.whole if isinstance(images, SubsetImages) else images
+    """Return the split that few shots, a share or a list are of; of any other dataset itself."""
+    return images.whole if type(images) is SubsetImages else images
 
 
 def restricted(images: "ImageDataset", chosen: TrainingSubset, root: Path) -> SubsetImages:

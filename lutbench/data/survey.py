@@ -81,8 +81,11 @@ def survey_splits(recipe: DatasetRecipe, workspace: "Workspace", size: Callable[
         except UserError as error:
             to_fetch = f"not at {path}{', to be fetched from the Hub' if hub else ''}"
             problems[split] = to_fetch if known and absent else str(error)
-            if known and split in known.images and getattr(known.recipe, split, split) == getattr(recipe, split, split):
-                images[split] = known.images[split]
+            share = getattr(recipe, "held_out", None)
+            of = "train" if share else split
+            if known and of in known.images and getattr(known.recipe, of, of) == getattr(recipe, of, of):
+                part = 1.0 if share is None else share if split == "val" else 1 - share
+                images[split] = round(part * known.images[of])
     bytes_present = None if problems else sum(map(size, opened.values()))
     paths = () if path == workspace.data.absolute() else (path,)
     use = DiskUse.dataset(name, not problems, bytes_present, known.gigabytes if known else None, *paths)

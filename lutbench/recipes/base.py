@@ -163,11 +163,14 @@ class DataRecipe(DatasetRecipe):
     """The configuration of a Hugging Face set that has several."""
     streaming: Annotated[bool, Later] = False
     """Read a Hugging Face set as a stream, which needs no room for it on disk; for pre-training only."""
+    held_out: Annotated[float | None, Later, Field(gt=0, lt=1)] = None
+    """This share of the training images of each class takes the place of ``val``, and is not trained on: settings are chosen on it,
+    and tables print what is measured on the real ``val`` by another suite. See :mod:`lutbench.data.held_out`."""
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that it has: a set that is only pre-trained on has no val."""
-        return ("train", "val") if self.val else ("train",)
+        return ("train", "val") if self.val or self.held_out else ("train",)
 
     @property
     def folder(self) -> str:
@@ -185,6 +188,10 @@ class DataRecipe(DatasetRecipe):
             raise ValueError(f"streaming = true reads Hugging Face sets; source = {self.source!r} has files of its own")
         if self.config and self.source != "huggingface":
             raise ValueError(f"config names a configuration of a Hugging Face set; source = {self.source!r} has none")
+        if self.streaming and self.held_out:
+            raise ValueError(
+                "held_out takes images out of a set by their classes; streaming = true reads it as it comes. Give one"
+            )
         return self
 
 

@@ -13,6 +13,7 @@ from lutbench.errors import UserError, nearest, unknown
 from lutbench.kinds import KINDS
 from lutbench.recipes.base import DataRecipe, check_name
 from lutbench.recipes.budget import MeasuredIn, check_places, table_within, within_budgets
+from lutbench.recipes.decided import check_decided
 from lutbench.recipes.expand import expand
 from lutbench.recipes.joining import join_rows, joined
 from lutbench.recipes.reading import read_recipe
@@ -102,6 +103,7 @@ def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows], results
     for run, times in Counter(run.name for run in runs).items():
         if times > 1:
             raise UserError(f"{run} would be run {times} times: name every seed, and every method of a task, once.")
+    check_decided(suite, runs)
     studies = [*made.studies, *snapshot_studies(suite, runs)]
     rows_of_studies = made.rows | study_rows_of(runs)
     return LoadedSuite(

@@ -28,6 +28,7 @@ from pydantic import Field, model_validator
 from lutbench.errors import unknown
 from lutbench.kinds import STAGES, Kind
 from lutbench.recipes.base import SEED_BOUND, EncoderRecipe, Name, PreprocessingRecipe, Recipe, RunRecipe
+from lutbench.recipes.decided import Decided
 from lutbench.recipes.equal_compute import Budget
 from lutbench.recipes.robustness import ClassifierTable, RobustnessDatasetRecipe, RobustnessTable
 from lutbench.recipes.shares import At
@@ -160,8 +161,11 @@ class Suite(Recipe):
     title: str
     about: str
     """What it shows, on what machine, how long it takes and what to expect."""
-    kind: Literal["pipeline", "evidence"]
-    """``pipeline``: its tables say that they show that the pipeline works, and nothing about the method."""
+    kind: Literal["pipeline", "exploration", "evidence"]
+    """``pipeline``: its tables say that they show that the pipeline works, and nothing about the method. ``exploration``: that nothing
+    was decided before they were seen. ``evidence``: what was, which ``decided`` then has to say, and what came out."""
+    decided: Decided | None = None
+    """The question, and what will count as an answer, written before the first run."""
     seeds: list[Annotated[int, Field(ge=0, lt=SEED_BOUND)]] = Field([0], min_length=1)
     compare: list[list[str]] = Field(default_factory=list)
     """Pairs of methods to compare on the same images, as [first, second]; the untrained rows of an analysis are methods too."""

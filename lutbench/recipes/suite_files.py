@@ -6,7 +6,7 @@ file, or a list of them) is read as if it had all tables of that suite, and its 
 - A table of the same name is merged setting by setting, as ``--set`` would; a value or a list replaces the base's. The
   ``budget`` of a pre-training run replaces its ``epochs``, and the other way round.
 - ``title``, ``about`` and ``seeds`` are its own if given; else the base's text is said to be the base's. ``compare`` adds pairs to the base's.
-- ``kind`` is the base's, and ``pipeline`` if one of several is. What extends a pipeline is one: its tables have the numbers
+- ``kind`` is the base's, and the weakest of several. What extends a pipeline is one: its tables have the numbers
   of a pipeline. ``kind = "evidence"`` is refused there, and ``--set kind=evidence`` says it all the same.
 - A new ``[method.NAME]`` is a row of the base's tables too, and a new ``[classifier.NAME]``: see :mod:`lutbench.recipes.joining`.
 - Several bases may define one name only alike, unless the extending file says how it is.
@@ -29,6 +29,9 @@ from lutbench.kinds import KINDS
 
 SUITES = Path(str(files("suites")))
 """Where ``lutbench run tiny`` finds ``tiny.toml``."""
+
+WEAKEST_FIRST = ("pipeline", "exploration", "evidence")
+"""The kinds of suites, by what their numbers say of the methods."""
 
 LISTS = ("methods", "classifiers")
 """The settings of a table that say which rows it has."""
@@ -108,10 +111,10 @@ def read_suite(path: Path, before: tuple[Path, ...] = ()) -> SuiteTables:
     for one, other in combinations(bases, 2):
         _check_alike(one, other, own, path)
     tables = _together([base.tables for base in bases])
-    if (tables.get("kind"), own.get("kind")) == ("pipeline", "evidence"):
+    if tables.get("kind") == "pipeline" and own.get("kind") in ("exploration", "evidence"):
         raise UserError(
             f"{path}: kind: it extends a pipeline, {listed(base.path.stem for base in bases)}, whose numbers are no evidence and stand in its "
-            "tables. Leave kind out; if all that makes them none is changed here, say --set kind=evidence."
+            f"tables. Leave kind out; if all that makes them none is changed here, say --set kind={own['kind']}."
         )
     given = frozenset(_lists(own))
     new_rows = NewRows(
@@ -144,12 +147,19 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 def check_texts(tables: Mapping[str, Any], where: str) -> None:
     """Check that tables can be compared, printed and written again; raises UserError, which begins with ``where``."""
-    about = tables.get("about")  # the one text that may have several lines
-    one_line = {"about": about.replace("\n", " ").replace("\t", " ")} if isinstance(about, str) else {}
+    decided = tables.get("decided")
+    one_line = {"about": _in_one_line(tables.get("about"))}
+    if isinstance(decided, dict):  # its texts may have several lines too, and no other
+        one_line["decided"] = {key: _in_one_line(value) for key, value in decided.items()}
     try:
         check_plain({**tables, **one_line})
     except ValueError as error:
         raise UserError(f"{where}: {error}. Change it there.") from error
+
+
+def _in_one_line(value: Any) -> Any:
+    """Return a text without breaks of lines; anything else as it is."""
+    return value.replace("\n", " ").replace("\t", " ") if isinstance(value, str) else value
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -207,7 +217,7 @@ def _together(bases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         kinds = {tables.get("kind"), base.get("kind")}
         texts = {key: _joined(tables.get(key), base.get(key), by) for key, by in (("title", " + "), ("about", "\n\n"))}
         tables = _over(tables, base) | {key: text for key, text in texts.items() if text is not None}
-        tables |= {"kind": "pipeline"} if "pipeline" in kinds else {}
+        tables |= {"kind": next(kind for kind in (*WEAKEST_FIRST, None) if kind in kinds)}
     return tables
 
 

@@ -13,6 +13,7 @@ from lutbench.progress import console
 from lutbench.report.calibration_table import calibration_sections
 from lutbench.report.comparisons import comparison_sections
 from lutbench.report.compute_table import compute_section
+from lutbench.report.decided import decided_sections
 from lutbench.report.entries import TableEntry
 from lutbench.report.figures import write_figure
 from lutbench.report.render import csv, latex, markdown, terminal
@@ -23,7 +24,7 @@ from lutbench.sources import differing
 
 FILES = {"main.md"} | {
     f"{name}.{end}"
-    for name in ("main", "wide", "calibration", "comparisons", "compute", *KINDS)
+    for name in ("main", "wide", "calibration", "comparisons", "compute", "decided", *KINDS)
     for end in ("csv", "tex")
 }
 """What a suite's folder of tables may hold, with the files of studies; other files in it are nobody's business."""
@@ -44,6 +45,7 @@ def all_sections(view: View) -> list[Section]:
     sections = [
         Section(config.title, 1, legend=view.note),
         Section(legend=config.about.strip(), files_only=True),
+        *decided_sections(view),
         _main(view, main),
         wide_section(view, main),
         *(section for report in dict.fromkeys(reports.values()) if report for section in report.sections(view)),

@@ -38,6 +38,8 @@ class RngStream(IntEnum):
     """The second view of one image of an analysis: (VIEW, index)."""
     HELD_OUT = 12
     """Which training images of each class a setting is chosen on: (HELD_OUT, seed)."""
+    CHOICE = 13
+    """The images of a class that settings are chosen on: (CHOICE, class)."""
     SUBSET = 11
     """The images of a class that few shots are: (SUBSET, draw, class)."""
 

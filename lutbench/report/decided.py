@@ -1,0 +1,204 @@
+"""What was decided before the first run, and what came out: differences over seeds, Holm's correction, and a verdict by a rule.
+
+The rule is one for all suites. A comparison is **for** the first row if it is ahead and Student's t on the differences between runs
+with the same seed, two-sided, gives p below 0.05 after Holm's correction (Scandinavian Journal of Statistics 6, 1979) within its
+family; **against** it if it is behind and p is as low; else **open**. The question is answered with *support* if all primary
+comparisons are for the first row, with *contradiction* if one is against it and none for it, and is *undecided* otherwise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from lutbench.recipes.decided import DecidedComparison
+from lutbench.report.comparisons import compare, interval_points, on_same_images, points
+from lutbench.report.entries import TableEntry
+from lutbench.report.sections import Section, View, directed
+
+LEVEL = 0.05
+"""Probability at most of calling a family's difference one, where there is none in any of its comparisons."""
+
+Outcome = Literal["for", "against", "open", "not measured"]
+
+RULE = (
+    "A comparison is for the first row if that is ahead, and against it if it is behind, where Student's t on the differences between "
+    "runs with the same seed, two-sided, gives p below 0.05 after Holm's correction within primary, or within secondary, comparisons; "
+    "else it is open. All primary comparisons for it are support; one against it and none for it is contradiction; "
+    "anything else is undecided."
+)
+UNDECIDED_BEFORE = (
+    "Nothing was decided before these numbers were seen: they raise questions, and settle none. Choosing what to look at afterwards "
+    "makes any p too small."
+)
+VERDICTS = {
+    "support": "The primary comparisons support it.",
+    "contradiction": "The primary comparisons contradict it.",
+    "undecided": "The primary comparisons leave it undecided.",
+    "not measured": "It is not answered yet: not every primary comparison is measured.",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A comparison that was decided on, and what came out."""
+
+    family: Literal["primary", "secondary"]
+    decided: DecidedComparison
+    first: TableEntry | None
+    second: TableEntry | None
+    why_not: str
+    """Why it is not measured; empty if it is."""
+    p: float | None = None
+    """Over seeds, two-sided, as it is."""
+    corrected: float | None = None
+    """After Holm's correction within the family, in which what is not measured counts as 1."""
+    difference: float | None = None
+    """The first minus the second, mean over seeds; in shares, or the metric's unit."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What it says of the first row."""
+        if self.corrected is None or self.difference is None or self.first is None:
+            return "not measured"
+        if self.corrected >= LEVEL:
+            return "open"
+        return "for" if (self.difference > 0) != self.first.is_lower_better else "against"
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p values (n,) corrected for the number of them: the k-th smallest, from 0, times n - k, never below a smaller one."""
+    order, greatest, corrected = np.argsort(p, kind="stable"), 0.0, [1.0] * len(p)
+    for rank, index in enumerate(order.tolist()):
+        greatest = max(greatest, min(1.0, (len(p) - rank) * p[index]))
+        corrected[index] = greatest
+    return corrected
+
+
+def p_over_seeds(differences: Sequence[float]) -> float | None:
+    """Return the two-sided p of Student's t on differences (n,) between runs with the same seed; None of fewer than two.
+
+    Differences that are all the same are 1 where they are 0, and else 0: no spread was seen.
+    """
+    if len(differences) < 2:
+        return None
+    from scipy.special import stdtr
+
+    mean, error = float(np.mean(differences)), float(np.std(differences, ddof=1)) / len(differences) ** 0.5
+    if error == 0:
+        return float(mean == 0)
+    return float(2 * stdtr(len(differences) - 1, -abs(mean / error)))
+
+
+def verdict(outcomes: Sequence[Outcome]) -> str:
+    """Return which of :data:`VERDICTS` the outcomes of the primary comparisons are."""
+    if "not measured" in outcomes:
+        return "not measured"
+    if all(outcome == "for" for outcome in outcomes):
+        return "support"
+    return "contradiction" if "against" in outcomes and "for" not in outcomes else "undecided"
+
+
+def answers(view: View) -> list[Answer]:
+    """Return every comparison that the suite decided on, primary ones first."""
+    decided = view.suite.config.decided
+    if decided is None:
+        return []
+    found = []
+    families: tuple[tuple[Literal["primary", "secondary"], list[DecidedComparison]], ...] = (
+        ("primary", decided.primary),
+        ("secondary", decided.secondary),
+    )
+    for family, comparisons in families:
+        of_family = [_answer(view, family, one) for one in comparisons]
+        corrected = holm([1.0 if one.p is None else one.p for one in of_family])
+        found += [
+            one if one.p is None else Answer(**{**vars(one), "corrected": p})
+            for one, p in zip(of_family, corrected, strict=True)
+        ]
+    return found
+
+
+def decided_sections(view: View) -> list[Section]:
+    """Return what the suite decided beforehand and what came out; of one that explores, that nothing was decided."""
+    config = view.suite.config
+    if config.kind == "exploration":
+        return [Section("Decided beforehand", legend=UNDECIDED_BEFORE)]
+    if config.decided is None:
+        return []
+    found = answers(view)
+    came = VERDICTS[verdict([one.outcome for one in found if one.family == "primary"])]
+    question, settings = (" ".join(text.split()) for text in (config.decided.question, config.decided.settings))
+    legend = "\n\n".join([f"Question: {question} **{came}**", f"Rule: {RULE}", f"Settings: {settings}"])
+    frame = pd.DataFrame([_row(view, one) for one in found])
+    return [Section("Decided beforehand", frame=frame, legend=legend, name="decided", data=_numbers(view, found))]
+
+
+def _answer(view: View, family: Literal["primary", "secondary"], decided: DecidedComparison) -> Answer:
+    first, second = (_entry(view, decided, method) for method in decided.pair)
+    why_not = _why_not(view, decided, first, second)
+    if why_not or first is None or second is None:
+        return Answer(family, decided, first, second, why_not)
+    compared = compare(first, second, first.metric)
+    p = p_over_seeds(compared.seed_differences) if compared.over == "seeds" else None
+    why_not = "" if p is not None else "one seed tells nothing of others"
+    return Answer(family, decided, first, second, why_not, p, None, compared.difference)
+
+
+def _entry(view: View, decided: DecidedComparison, method: str) -> TableEntry | None:
+    """Return the entry of a comparison's row: by its metric or, if that is not given, by the first of the task."""
+    of_task = [entry for entry in view.entries if (entry.task, entry.method) == (decided.task, method)]
+    return next((entry for entry in of_task if decided.metric in ("", entry.metric)), None)
+
+
+def _why_not(view: View, decided: DecidedComparison, first: TableEntry | None, second: TableEntry | None) -> str:
+    if first is None or second is None:
+        metrics = dict.fromkeys(entry.metric for entry in view.entries if entry.task == decided.task and entry.metric)
+        return f"no metric {decided.metric!r}; the task has {', '.join(metrics) or 'none yet'}"
+    for entry in (first, second):
+        if len(entry.runs) < entry.planned:
+            some = f"{len(entry.runs)} of {entry.planned} runs" if entry.runs else "no run"
+            return f"{some} of {view.method_label(entry.method)}"
+    return "" if on_same_images(first, second) else "not the same images, or seeds"
+
+
+def _row(view: View, answer: Answer) -> dict[str, str]:
+    """Return the row that people read."""
+    first, second = answer.first, answer.second
+    labels = " - ".join(view.method_label(method) for method in answer.decided.pair)
+    row = {
+        "": answer.family,
+        "comparison": labels,
+        "task": view.task_title(first) if first else answer.decided.task,
+        "metric": directed(first) if first else answer.decided.metric,
+        **dict.fromkeys(("difference", "over seeds", "p", "p, Holm"), ""),
+        "outcome": f"not measured: {answer.why_not}" if answer.outcome == "not measured" else answer.outcome,
+    }
+    if first is None or second is None or answer.difference is None:
+        return row
+    compared = compare(first, second, first.metric)
+    return row | {
+        "difference": points(compared.difference, compared.interval, first.unit),
+        "over seeds": interval_points(compared.seed_interval, first.unit) if compared.over == "seeds" else "",
+        "p": "" if answer.p is None else f"{answer.p:.2g}",
+        "p, Holm": "" if answer.corrected is None else f"{answer.corrected:.2g}",
+    }
+
+
+def _numbers(view: View, found: Sequence[Answer]) -> pd.DataFrame:
+    """Return the table for programs, differences in shares or the metric's unit."""
+    rounded = [None if one.difference is None else float(f"{one.difference:.6g}") for one in found]
+    return pd.DataFrame(
+        [
+            {
+                "suite": view.suite.name, "family": one.family, "task": one.decided.task,
+                "metric": one.first.metric if one.first else one.decided.metric,
+                "first": one.decided.pair[0], "second": one.decided.pair[1], "difference": difference,
+                "p": None if one.p is None else float(f"{one.p:.6g}"),
+                "p corrected": None if one.corrected is None else float(f"{one.corrected:.6g}"), "outcome": one.outcome,
+            }
+            for one, difference in zip(found, rounded, strict=True)
+        ]
+    )  # fmt: skip

@@ -1,0 +1,136 @@
+"""What counts as an answer is written down before the first run, and the tables hold it against what came out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_tables import SUITE, recorded, share
+
+from lutbench.errors import UserError
+from lutbench.recipes.loading import load_suite
+from lutbench.recipes.suite import LoadedSuite
+from lutbench.report.decided import answers, decided_sections, holm, p_over_seeds, verdict
+from lutbench.report.sections import View
+from lutbench.report.tables import all_sections, build_tables
+
+DECIDED = """
+[decided]
+question = "Is ours better?"
+settings = "Those of the article."
+primary = [{ pair = ["ours", "theirs"], task = "tuned" }]
+secondary = [{ pair = ["ours", "theirs"], task = "near" }]
+"""
+
+
+def decided(folder: Path, more: str = DECIDED, kind: str = "evidence", seeds: int = 3) -> LoadedSuite:
+    text = SUITE.replace('kind = "exploration"', f'kind = "{kind}"\nseeds = {list(range(seeds))}') + more
+    (folder / "asked.toml").write_text(text)
+    return load_suite(str(folder / "asked.toml"))
+
+
+def sections(loaded: LoadedSuite, folder: Path) -> str:
+    (section,) = decided_sections(View.read(loaded, folder))
+    return section.legend + "\n" + section.frame.to_string()
+
+
+def measured(folder: Path, loaded: LoadedSuite, task: str, ours: Sequence[int], theirs: Sequence[int]) -> None:
+    """Records of both rows, so many of 100 images right with each seed."""
+    for method, right in (("ours", ours), ("theirs", theirs)):
+        for seed, count in enumerate(right):
+            recorded(folder, loaded, f"{task}/{method}/seed{seed}", share(count))
+
+
+def test_evidence_without_a_decision_is_refused_and_exploration_says_that_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected a table \[decided\] with question, settings and primary"):
+        decided(tmp_path, "")
+    loaded = decided(tmp_path, "", "exploration")
+    assert "Nothing was decided before these numbers were seen" in sections(loaded, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('task = "tuned"', 'task = "tune"'), "no run is of that task. Did you mean 'tuned'"),
+        (('["ours", "theirs"], task = "tuned"', '["ours", "their"], task = "tuned"'), "not run for 'their'"),
+        (('task = "near"', 'task = "tuned"'), "every comparison once"),
+        (('["ours", "theirs"], task = "near"', '["ours", "ours"], task = "near"'), "two different rows"),
+        (('primary = [{ pair = ["ours", "theirs"], task = "tuned" }]', "primary = []"), "primary"),
+    ],
+)
+def test_a_decision_that_no_run_can_answer_is_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        decided(tmp_path, DECIDED.replace(*change))
+
+
+def test_what_is_not_measured_is_said_and_nothing_is_concluded(tmp_path: Path) -> None:
+    loaded = decided(tmp_path)
+    text = sections(loaded, tmp_path)
+    assert "It is not answered yet" in text
+    assert "not measured: no run of " in text
+    measured(tmp_path, loaded, "tuned", (80, 81), (70, 70))
+    assert "not measured: 2 of 3 runs of " in sections(loaded, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        ((80, 82, 81), (70, 71, 71), "support it"),
+        ((70, 71, 71), (80, 82, 81), "contradict it"),
+        ((80, 70, 81), (70, 80, 71), "leave it undecided"),
+    ],
+)
+def test_the_verdict_follows_from_the_primary_comparisons_over_seeds(
+    tmp_path: Path, ours: tuple[int, ...], theirs: tuple[int, ...], said: str
+) -> None:
+    loaded = decided(tmp_path)
+    measured(tmp_path, loaded, "tuned", ours, theirs)
+    assert f"The primary comparisons {said}." in sections(loaded, tmp_path)
+
+
+def test_one_seed_answers_nothing(tmp_path: Path) -> None:
+    loaded = decided(tmp_path, seeds=1)
+    measured(tmp_path, loaded, "tuned", (90,), (10,))
+    text = sections(loaded, tmp_path)
+    assert "one seed tells nothing of others" in text
+    assert "It is not answered yet" in text
+
+
+def test_a_metric_that_the_task_lacks_is_named_with_those_that_it_has(tmp_path: Path) -> None:
+    loaded = decided(tmp_path, DECIDED.replace('task = "tuned"', 'task = "tuned", metric = "mIoU"'))
+    measured(tmp_path, loaded, "tuned", (80, 81, 82), (70, 70, 70))
+    assert "no metric 'mIoU'; the task has top-1" in sections(loaded, tmp_path)
+
+
+def test_the_tables_of_evidence_have_the_answers_for_programs_too(tmp_path: Path) -> None:
+    loaded = decided(tmp_path)
+    measured(tmp_path, loaded, "tuned", (80, 82, 81), (70, 71, 71))
+    view = View.read(loaded, tmp_path)
+    files = build_tables(view, all_sections(view))
+    assert "primary,tuned,top-1,ours,theirs,0.103333," in files["decided.csv"]
+    assert "**The primary comparisons support it.**" in files["main.md"]
+    (first, second) = answers(view)
+    assert (first.outcome, second.outcome) == ("for", "not measured")
+
+
+def test_a_family_is_corrected_as_holm_says() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_p_over_seeds_is_that_of_students_t() -> None:
+    from scipy import stats
+
+    differences = np.random.default_rng(0).normal(0.5, 1, 5).tolist()
+    assert p_over_seeds(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=1e-12)
+    assert p_over_seeds([0.1]) is None
+    assert (p_over_seeds([0.0, 0.0]), p_over_seeds([0.1, 0.1])) == (1, 0)
+
+
+def test_support_needs_every_primary_comparison_and_contradiction_one_against_and_none_for() -> None:
+    assert verdict(["for", "for"]) == "support"
+    assert verdict(["for", "open"]) == "undecided"
+    assert verdict(["against", "open"]) == "contradiction"
+    assert verdict(["against", "for"]) == "undecided"
+    assert verdict(["for", "not measured"]) == "not measured"
