@@ -53,7 +53,7 @@ def records(suite: str | Path, results: str | Path = "results") -> pd.DataFrame:
       ``wall_seconds``, ``created``.
 
     Args:
-        suite: ``tiny``, ``camvid``, ``small``, ``paper``, or the name or path of a suite file of your own.
+        suite: ``tiny``, ``camvid``, ``evidence``, ``small``, ``paper``, or the name or path of a suite file of your own.
         results: the folder that ``--results`` names.
 
     Raises:

@@ -6,7 +6,10 @@ from typing import Annotated
 import typer
 
 SuiteName = Annotated[
-    str, typer.Argument(metavar="SUITE", help="tiny, camvid, small or paper; or the path of a suite file (.toml).")
+    str,
+    typer.Argument(
+        metavar="SUITE", help="tiny, camvid, evidence, small or paper; or the path of a suite file (.toml)."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

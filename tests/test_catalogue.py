@@ -115,7 +115,7 @@ def test_a_set_is_told_with_the_suites_that_use_it(tmp_path: Path) -> None:
         return text_of(render_dataset(status_of(find(name), tmp_path)))
 
     assert re.search(r"suites +paper", told("imagenet-c"))
-    assert "suites   camvid, small" in told("camvid")
+    assert "suites   camvid, evidence, small" in told("camvid")
     assert "suites" not in told("food-101")
 
 

@@ -208,7 +208,10 @@ def test_a_command_that_cannot_be_read_ends_with_status_2(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("run", "tny"), "There is no suite 'tny'. Did you mean 'tiny'? Suites here: camvid, paper, small, tiny"),
+        (
+            ("run", "tny"),
+            "There is no suite 'tny'. Did you mean 'tiny'? Suites here: camvid, evidence, evidence-settings, paper, small, tiny",
+        ),
         (("status", "tny"), "Did you mean 'tiny'?"),
         (
             ("tables", "toy.toml", "--data-root", "x"),
