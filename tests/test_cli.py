@@ -210,7 +210,7 @@ def test_a_command_that_cannot_be_read_ends_with_status_2(
     [
         (
             ("run", "tny"),
-            "There is no suite 'tny'. Did you mean 'tiny'? Suites here: camvid, evidence, evidence-settings, paper, small, tiny",
+            "There is no suite 'tny'. Did you mean 'tiny'? Suites here: camvid, evidence, evidence-ablations, evidence-gpu, evidence-settings, paper, small, tiny",
         ),
         (("status", "tny"), "Did you mean 'tiny'?"),
         (

@@ -273,7 +273,7 @@ def test_a_name_that_leads_nowhere_is_refused_with_what_there_is(path: Path, ove
 def test_what_is_no_suite_file_is_refused_with_the_nearest_suite(tmp_path: Path) -> None:
     for name in ("tny", "suites/tiny", str(tmp_path / "tiny.toml")):
         with pytest.raises(
-            UserError, match=r"There is no suite .*Suites here: camvid, evidence, evidence-settings, paper, small, tiny"
+            UserError, match=r"There is no suite .*Suites here: camvid, evidence, evidence-ablations, evidence-gpu, evidence-settings, paper, small, tiny"
         ):
             load_suite(name)
     with pytest.raises(UserError, match="Did you mean 'tiny'"):
@@ -421,7 +421,10 @@ def test_a_set_that_names_nothing_is_refused(path: Path, override: str, told: st
 # The runs
 
 
-@pytest.mark.parametrize("name", ["tiny", "evidence", "evidence-settings", "small", "paper"])
+SHIPPED = ("tiny", "camvid", "evidence", "evidence-ablations", "evidence-gpu", "evidence-settings", "small", "paper")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_suite_that_comes_with_the_repository_loads_and_its_runs_are_in_order(name: str) -> None:
     loaded = load_suite(name)
     names = [planned.name for planned in loaded.runs]
