@@ -273,7 +273,8 @@ def test_a_name_that_leads_nowhere_is_refused_with_what_there_is(path: Path, ove
 def test_what_is_no_suite_file_is_refused_with_the_nearest_suite(tmp_path: Path) -> None:
     for name in ("tny", "suites/tiny", str(tmp_path / "tiny.toml")):
         with pytest.raises(
-            UserError, match=r"There is no suite .*Suites here: camvid, evidence, evidence-ablations, evidence-gpu, evidence-settings, paper, small, tiny"
+            UserError,
+            match=r"There is no suite .*Suites here: camvid, evidence, evidence-ablations, evidence-gpu, evidence-settings, paper, small, tiny",
         ):
             load_suite(name)
     with pytest.raises(UserError, match="Did you mean 'tiny'"):
@@ -440,13 +441,6 @@ def test_a_suite_that_comes_with_the_repository_loads_and_its_runs_are_in_order(
 
 def test_no_suite_of_the_repository_is_left_out_above() -> None:
     assert {file.stem for file in SUITES.glob("*.toml")} == set(SHIPPED)
-        "tiny",
-        "camvid",
-        "evidence",
-        "evidence-settings",
-        "small",
-        "paper",
-    }
 
 
 def test_every_task_is_run_for_its_methods_and_every_seed(path: Path) -> None:
