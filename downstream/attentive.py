@@ -117,6 +117,7 @@ def perform(run: Run[AttentiveRecipe]) -> None:
             outcomes,
             seconds=(once.seconds if once else 0) + logger.seconds + evaluation,
             images_per_second=_images_per_second(once, logger),
+            curve=logger.curve,
             checkpoint=save_weights(head.state_dict(), run.folder / "attentive.safetensors"),
             extra={
                 "loss": logger.losses["loss"],

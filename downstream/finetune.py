@@ -150,6 +150,7 @@ def _evaluate_and_export(run: Run[FinetuneRecipe], classifier: nn.Module, logger
             outcomes,
             seconds=logger.seconds + evaluation,
             images_per_second=logger.images_per_second,
+            curve=logger.curve,
             checkpoint=sha256,
             extra={"loss": logger.losses["loss"], "skipped": logger.skipped},
             files=["classifier.json"],

@@ -88,6 +88,7 @@ def perform(run: Run[LinearRecipe]) -> None:
             outcomes_of(score(head, unseen, labels_of(held_out)), held_out, unseen.index, recipe.metric),
             seconds=sum(of.seconds for of in features) + logger.seconds + time.monotonic() - began,
             images_per_second=logger.images_per_second if recipe.fresh_crops else encoding_rate(features),
+            curve=logger.curve,
             checkpoint=save_weights(head.state_dict(), run.folder / "linear.safetensors"),
             extra={
                 "loss": logger.losses["loss"],

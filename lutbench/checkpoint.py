@@ -168,6 +168,13 @@ class _Closed(BaseModel):
     )
 
 
+class CurveState(_Closed):
+    """See :class:`lutbench.train.curve.CurveRecorder`."""
+
+    losses: list[str] = []
+    parts: list[list[float]] = []
+
+
 class ExtraState(_Closed):
     """What training loops keep, as far as they do."""
 
@@ -181,6 +188,8 @@ class ExtraState(_Closed):
     """See :class:`lutbench.train.logger.TrainingLogger`, like the four before."""
     knn: list[list[float]] = []
     """Of a pre-training that is evaluated on the way: epoch, top-1 in percent, and seconds of each evaluation."""
+    curve: CurveState | None = None
+    """Of the loss curve so far; none in a checkpoint of before there were any."""
 
 
 class Seal(_Closed):

@@ -22,6 +22,7 @@ from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import below, content_sha256, read_sealed
 from lutbench.kinds import KINDS, Kind
+from lutbench.losses import LossCurve
 from lutbench.provenance import Code, Hardware
 from lutbench.recipes.base import SEED_BOUND, Name, check_name
 from lutbench.recipes.suite import run_name
@@ -124,6 +125,8 @@ class Record(_Closed):
     was measured."""
     created: str
     """When the run finished, UTC."""
+    curve: LossCurve | None = None
+    """The losses of its training, at most 200 points; None if it trained nothing, and in records of before there were curves."""
     extra: dict[str, JsonValue] = {}
     """Further values, such as how many images were skipped."""
 

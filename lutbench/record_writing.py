@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import whole_file, write_sealed
+from lutbench.losses import LossCurve
 from lutbench.provenance import code, hardware, packages
 from lutbench.recipes.suite import PlannedRun
 from lutbench.record import Attachment, KeptFile, Record, identity_of, is_file_of, record_path
@@ -30,6 +31,7 @@ def make_record(
     processes: int = 1,
     sources: Mapping[str, str] | None = None,
     extra: Mapping[str, JsonValue] | None = None,
+    curve: LossCurve | None = None,
 ) -> Record:
     """Make the record of a run that has just finished on this machine; ``sources`` are those of :func:`lutbench.sources.sources_of`."""
     return Record(
@@ -52,6 +54,7 @@ def make_record(
         images_per_second=images_per_second,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         extra=dict(extra or {}),
+        curve=curve,
     )
 
 
@@ -125,7 +128,7 @@ def _write(record: Record, contents: Mapping[str, bytes], results_dir: Path) -> 
         with whole_file(path.with_name(file)) as partial:
             partial.write_bytes(content)
     not_said = {
-        name for name in ("made_as", "draw") if not getattr(record, name)
+        name for name in ("made_as", "draw", "curve") if not getattr(record, name)
     }  # as records were before there was any
     write_sealed(path, record.model_dump(mode="json", by_alias=True, exclude=not_said))
     for old in path.parent.glob(f"{path.stem}-*.*"):

@@ -24,6 +24,7 @@ from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import DamagedError, below, remove_partials
 from lutbench.finite import refused_numbers_explained
 from lutbench.kinds import dataset_module
+from lutbench.losses import LossCurve
 from lutbench.models.preprocessing import Preprocessing, preprocessing_for
 from lutbench.progress import console
 from lutbench.recipes.base import RunRecipe, TrainingSubset
@@ -278,6 +279,7 @@ class Run(Generic[R]):
         arrays: Mapping[str, NDArray[Any]] | None = None,
         pictures: Mapping[str, bytes] | None = None,
         files: Sequence[str] = (),
+        curve: LossCurve | None = None,
     ) -> None:
         """Write the record to the results, with a copy in the run's own folder, and mark the run finished.
 
@@ -285,7 +287,7 @@ class Run(Generic[R]):
         that, the measurements; ``seconds`` those of training, encoding and evaluation, see
         :class:`lutbench.record.Record`; ``checkpoint`` is the sha256 of the
         weights that came out; ``arrays`` and ``pictures`` (PNG) are kept with the record; ``files`` are others in the run's
-        folder that will be read again, as they are now.
+        folder that will be read again, as they are now; ``curve`` has the losses of training.
 
         Raises:
             UserError: on a full disk, or if a number is not finite.
@@ -302,6 +304,7 @@ class Run(Generic[R]):
                 processes=accelerator().num_processes,
                 sources=self.sources,
                 extra=extra,
+                curve=curve,
             )
         for folder in (self.folder, self.workspace.results):
             write_record(record, outcomes, folder, arrays=arrays, pictures=pictures)

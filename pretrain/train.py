@@ -142,6 +142,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
             measurements,
             seconds=logger.seconds,
             images_per_second=logger.images_per_second,
+            curve=logger.curve,
             checkpoint=sha256,
             extra={
                 "skipped": logger.skipped,

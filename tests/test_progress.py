@@ -20,7 +20,7 @@ def test_a_run_says_how_far_it_is_between_two_readings_of_its_losses(
     """A step of a large batch may take half a minute on a CPU, and losses are read every twenty."""
     monkeypatch.setattr("lutbench.progress.LINE_EVERY", 0.0)
     schedule = Schedule(images=40, epochs=1, batch=10, micro_batch=10, seed=0)
-    run: Any = SimpleNamespace(name="toy", folder=tmp_path, recipe=SimpleNamespace(log_every=2))
+    run: Any = SimpleNamespace(name="toy", folder=tmp_path, recipe=SimpleNamespace(log_every=2, trackers=[]))
     with TrainingLogger(run, schedule, 0, {}, save_every=100) as logger:
         for step, _ in enumerate(logger.waiting([{"skipped": torch.zeros(10)}] * 3)):
             logger.note(step, {"total": torch.tensor(1.5)}, torch.arange(10))

@@ -91,6 +91,7 @@ def perform(run: Run[DenseLinearRecipe]) -> None:
             outcomes,
             seconds=logger.seconds + time.monotonic() - began,
             images_per_second=logger.images_per_second,
+            curve=logger.curve,
             checkpoint=save_weights(head.state_dict(), run.folder / "linear.safetensors"),
             extra={"loss": logger.losses["loss"]},
         )

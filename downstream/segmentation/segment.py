@@ -87,7 +87,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
         runner.val()
     several = _multi_scale(model, cfg, runner) if recipe.tta else None
     # With evaluations, which logger.seconds leaves out where they end the loop
-    seconds = before + time.monotonic() - began
+    seconds = before + time.monotonic() - began - logger.watched
     if processes.is_main_process:
         dataset: Any = runner.val_dataloader.dataset
         outcomes = _confusions(metric, dataset, val, several)
@@ -96,6 +96,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
             outcomes,
             seconds=seconds,
             images_per_second=logger.images_per_second,
+            curve=logger.curve,
             checkpoint=keep_segmenter(model, cfg, run.folder),
             extra=dict(logger.losses),
             files=[CONFIG],

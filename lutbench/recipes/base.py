@@ -54,6 +54,12 @@ class Later:
     """Marks a field that came after runs were made: at its default it is no part of the identity, which those keep."""
 
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "comet"]
+
+Trackers = Annotated[list[TrackerName], Runtime]
+"""Where a training is watched, see :mod:`lutbench.train.trackers`."""
+
+
 class Recipe(BaseModel):
     """Base of all settings: frozen, strict about types, closed to unknown keys, to infinity and to NaN."""
 

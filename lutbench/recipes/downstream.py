@@ -22,6 +22,7 @@ from lutbench.recipes.base import (
     RunRecipe,
     Runtime,
     Samples,
+    Trackers,
     TrainingSubset,
     WeightsSource,
 )
@@ -64,6 +65,8 @@ class DownstreamRecipe(RunRecipe):
 
     encoder: EncoderSource
     log_every: Annotated[Count, Runtime] = 20
+    trackers: Trackers = Field(default=["tensorboard"])
+    """Where the losses of a training are written, as in pre-training."""
 
     @property
     def source(self) -> EncoderSource:

@@ -23,6 +23,7 @@ from lutbench.recipes.base import (
     RunRecipe,
     Runtime,
     Samples,
+    Trackers,
     Width,
 )
 from lutbench.recipes.shares import Snapshots
@@ -140,6 +141,9 @@ class PretrainRecipe(RunRecipe):
     """Optimiser steps between checkpoints."""
     log_every: Annotated[Count, Runtime] = 20
     """Optimiser steps between readings of the losses."""
+    trackers: Trackers = Field(default=["tensorboard"])
+    """Where losses and what else is seen of the training are written: ``tensorboard`` (files in the run's folder), ``wandb``, ``mlflow``,
+    ``trackio``, ``comet``; the last four come with the extra ``trackers``."""
     compile: Annotated[bool, Runtime] = False
     """Compile the student and the teacher (torch.compile)."""
     snapshots: Annotated[Snapshots, Runtime] = Field([])

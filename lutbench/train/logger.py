@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from lutbench.errors import UserError
 from lutbench.files import write_json
 from lutbench.finite import CAUSES
 from lutbench.interruption import Interrupted, hearing
+from lutbench.losses import LossCurve
 from lutbench.progress import Bar
 from lutbench.train.batches import Schedule
+from lutbench.train.curve import CurveRecorder, write_progress
 from lutbench.train.processes import accelerator, greatest
+from lutbench.train.trackers import Trackers
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from lutbench.run import Run
 
 
@@ -42,6 +46,7 @@ class TrainingLogger:
     def __init__(
         self, run: "Run[Any]", schedule: Schedule, start: int, extra_state: dict[str, Any], save_every: int
     ) -> None:
+        self._run = run
         self.title, self.folder, self.log_every = run.name, run.folder, run.recipe.log_every
         self.schedule, self.start, self.save_every = schedule, start, save_every
         self._kept = extra_state
@@ -56,6 +61,12 @@ class TrainingLogger:
         self._unread: list[list[float]] = extra_state.get("unread", [])
         """Losses of the micro-batches that were collected since the last reading, in the order of their names: a run that was
         stopped between two readings reads afterwards what it would have read."""
+        self._curve = CurveRecorder(schedule.steps, extra_state.get("curve"))
+        self._points = 0
+        self._aside = 0
+        """Blocks within each other whose time is none of the training's."""
+        self.watched = 0.0
+        """Seconds of this start that watching took, trackers and pictures, which are none of the training's."""
         self._notes: list[_Note] = []
         self._skips: list[Tensor] = []
         self._label = ""
@@ -69,9 +80,11 @@ class TrainingLogger:
         main = accelerator().is_main_process
         self._hearing = hearing(self._hear)
         self._hearing.__enter__()
+        self._last = time.monotonic()
+        with self.watching():
+            self._trackers = Trackers(self._run, self.start) if main else None
         self._bar = Bar(self.title, self.schedule.steps, self.start, shown=main)
         self._bar.__enter__()
-        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start) if main else None
         self._last = time.monotonic()
         self._waited_before, self._read_step = self.waited, self.start
         return self
@@ -79,8 +92,9 @@ class TrainingLogger:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Raises Interrupted if a signal came after the last step, to which nobody listened then."""
         self._bar.__exit__(None, None, None)
-        if self._writer:
-            self._writer.close()
+        if self._trackers:
+            with self.watching():
+                self._trackers.close()
         self._hearing.__exit__(None, None, None)
         if kind is None and self._signalled:
             raise Interrupted(self._signalled)
@@ -89,7 +103,12 @@ class TrainingLogger:
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint keeps: what was given, and the log."""
         log = {"losses": self.losses, "seconds": self.seconds, "waited": self.waited, "skipped": self.skipped}
-        return self._kept | log | {"unread": self._unread}
+        return self._kept | log | {"unread": self._unread, "curve": self._curve.state}
+
+    @property
+    def curve(self) -> LossCurve | None:
+        """The losses so far, as a record keeps them."""
+        return self._curve.curve(self.schedule.steps)
 
     @property
     def images_per_second(self) -> float:
@@ -140,20 +159,49 @@ class TrainingLogger:
 
         The time that it takes is none of the training's.
         """
-        self._at_once, began = True, time.monotonic()
+        self._at_once = True
         try:
-            if self._signalled:
-                raise Interrupted(self._signalled)
-            yield
+            with self._untimed():
+                if self._signalled:
+                    raise Interrupted(self._signalled)
+                yield
         finally:
             self._at_once = False
-            self._last += time.monotonic() - began
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Leave the time of a block out of the training's: what is seen of a training on the way is none of it."""
+        began, outermost = time.monotonic(), not self._aside
+        try:
+            with self._untimed():
+                yield
+        finally:
+            if outermost:
+                self.watched += time.monotonic() - began
+
+    @contextmanager
+    def _untimed(self) -> Iterator[None]:
+        """Leave the time of a block out of the training's; once, where such blocks are within each other."""
+        began = time.monotonic()
+        self._aside += 1
+        try:
+            yield
+        finally:
+            self._aside -= 1
+            if not self._aside:
+                self._last += time.monotonic() - began
 
     def log(self, step: int, **scalars: float) -> None:
-        """Write scalars to TensorBoard."""
-        if self._writer:
-            for name, value in scalars.items():
-                self._writer.add_scalar(name.replace("_", " "), value, step)
+        """Write scalars to the trackers."""
+        if self._trackers:
+            with self.watching():
+                self._trackers.log(step, {name.replace("_", " "): value for name, value in scalars.items()})
+
+    def picture(self, step: int, name: str, image: "Image") -> None:
+        """Write a picture to the trackers."""
+        if self._trackers:
+            with self.watching():
+                self._trackers.picture(step, name, image)
 
     def _read(self, done: int, lr: float) -> None:
         names, elapsed, waited = self._collect()
@@ -165,7 +213,15 @@ class TrainingLogger:
         self._label = f"{values_label}  {speed:.0f} images/s  {share:.0%} waiting for data"
         self._bar.update(done, self._label)
         self.log(done, **self.losses, lr=lr, images_per_second=speed, waiting_for_data=share)
+        self._show_curve(done)
         self._read_step = done
+
+    def _show_curve(self, done: int) -> None:
+        """Write the curve for ``lutbench status`` where it has another point."""
+        if self._trackers and (points := done * self._curve.points // self.schedule.steps) > self._points:
+            with self.watching():
+                write_progress(self.folder, self._curve.curve(done))
+            self._points = points
 
     def _collect(self) -> tuple[list[str], float, float]:
         """Take the losses from the device; return their names, and the seconds that passed and were waited since the last time."""
@@ -181,6 +237,8 @@ class TrainingLogger:
         self.seconds += elapsed
         self.skipped += int(everywhere[-1, 0])
         self._unread = [*self._unread, *values.tolist()]
+        for note, row in zip(self._notes, values.tolist(), strict=True):
+            self._curve.add(note.step, names, row)
         self._last, self._waited_before = now, self.waited
         self._notes.clear()
         self._skips.clear()

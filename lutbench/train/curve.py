@@ -1,0 +1,67 @@
+"""The loss curve of a training: at most 200 points, each the mean over as many steps, whatever is logged when."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lutbench.files import write_json
+from lutbench.losses import POINTS, LossCurve
+
+CURVE = "curve.json"
+"""In a run's folder: the curve so far, for ``lutbench status``."""
+
+
+class _Part(NamedTuple):
+    """What was seen of the steps of one point."""
+
+    micro_batches: int
+    sums: tuple[float, ...]
+    """Of each loss over them."""
+
+
+class CurveRecorder:
+    """Adds losses up to a curve. Which steps a point is over depends on the number of steps alone.
+
+    So a curve is the same however often losses are read and checkpoints are saved, and however often the run was interrupted: what a
+    checkpoint keeps of it, :attr:`state`, is the sums, to the last bit.
+    """
+
+    def __init__(self, steps: int, state: Mapping[str, Any] | None = None) -> None:
+        """Of a training of so many ``steps``, from the ``state`` that a checkpoint kept, if there is one."""
+        kept = state or {"losses": [], "parts": []}
+        self.steps, self.points = steps, min(POINTS, steps)
+        self._names: tuple[str, ...] = tuple(kept["losses"])
+        self._parts = {int(row[0]): _Part(int(row[1]), tuple(row[2:])) for row in kept["parts"]}
+
+    def add(self, step: int, names: Sequence[str], losses: Sequence[float]) -> None:
+        """Add the ``losses`` of a micro-batch of ``step``, in the order of their ``names``, which is always the same."""
+        self._names = tuple(names)
+        point = step * self.points // self.steps
+        count, sums = self._parts.get(point, _Part(0, (0.0,) * len(losses)))
+        self._parts[point] = _Part(count + 1, tuple(a + b for a, b in zip(sums, losses, strict=True)))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the names of the losses; and of every point its number, the micro-batches, and the sum of each loss."""
+        parts = [[float(point), float(part.micro_batches), *part.sums] for point, part in sorted(self._parts.items())]
+        return {"losses": list(self._names), "parts": parts}
+
+    def curve(self, done: int) -> LossCurve | None:
+        """Return the points whose steps are all among the first ``done``; None if there are none yet.
+
+        Of a run that began before curves were kept they are those since.
+        """
+        last = {point: -(-(point + 1) * self.steps // self.points) for point in self._parts}  # steps up to its end
+        whole = [point for point in sorted(self._parts) if last[point] <= done]
+        if not whole:
+            return None
+        parts = [self._parts[point] for point in whole]
+        means = zip(*([value / part.micro_batches for value in part.sums] for part in parts), strict=True)
+        losses = {name: list(values) for name, values in zip(self._names, means, strict=True)}
+        return LossCurve(steps=[last[point] for point in whole], losses=losses)
+
+
+def write_progress(folder: Path, curve: LossCurve | None) -> None:
+    """Write the curve so far into a run's folder."""
+    if curve is not None:
+        write_json(folder / CURVE, curve.model_dump())
