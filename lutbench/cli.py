@@ -168,7 +168,7 @@ def tables(
     from lutbench.report.sections import View
     from lutbench.report.tables import all_sections, check_tables, show_tables, write_tables
 
-    view = View.read(loaded, results)
+    view = View.read(loaded, results, reference)
     sections = all_sections(view)
     if check:
         differences = check_tables(view, sections, results)

@@ -1,7 +1,7 @@
 """Why runs cannot be done as they are: found before any compute by ``run``, ``plan`` and ``status`` alike, and told once for each cause."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run
 from lutbench.run_status import waits, weights_problem
 from lutbench.run_weights import FIRST, require_needed
+from lutbench.train.trackers import require_trackers
 
 RUN, NEEDED, KEPT = "\0run\0", "\0needed\0", "\0kept\0"
 """What stands for the names of a run, of the one that it needs and of a snapshot of that, in a paragraph that is the same for several."""
@@ -23,8 +24,10 @@ def check_run(run: Run[Any], chosen: Collection[str], repeated: Collection[str] 
 
     Raises:
         NotRun: if its dataset is optional and absent.
-        UserError: if its data, weights or settings do not go together, or what it needs did not finish, or did not keep what it takes.
+        UserError: if its data, weights or settings do not go together, or what it needs did not finish, or did not keep what it takes;
+            if a tracker that it names is not installed.
     """
+    require_trackers(getattr(run.recipe, "trackers", ()), f"{run.planned.stage}.{run.planned.task}")
     run.planned.kind.module.check(run)
     if run.needs is not None:
         to_come = run.needs.name in chosen and (run.needs.name in repeated or waits(run))
@@ -48,6 +51,28 @@ def refusal(run: Run[Any], chosen: Collection[str]) -> str:
     except UserError as error:
         return str(error)
     return ""
+
+
+def warnings(runs: Iterable[Run[Any]], images: Mapping[str, Mapping[str, int]] | None = None) -> dict[str, str]:
+    """Return by name of the run what a user should know before it, see :meth:`lutbench.recipes.base.RunRecipe.warning`.
+
+    ``images`` has the size of the splits by name of the run; if not given they are counted, as far as they are here.
+    """
+    found = {run.name: run.recipe.warning(_sizes(run) if images is None else images[run.name]) for run in runs}
+    return {name: warning for name, warning in found.items() if warning}
+
+
+def _sizes(run: Run[Any]) -> dict[str, int]:
+    """Return the size of the training split, if it is here."""
+    looking = replace(run, workspace=replace(run.workspace, download=False))
+    try:
+        return (
+            {"train": len(looking.workspace.open(run.recipe.dataset, "train"))}
+            if run.planned.stage == "pretrain"
+            else {}
+        )
+    except UserError:
+        return {}
 
 
 def not_done(suite: LoadedSuite, failed: Mapping[str, str], runs: int, told: Collection[str] = ()) -> str:

@@ -20,7 +20,7 @@ from lutbench.interruption import interruption_explained
 from lutbench.models.preprocessing import IMAGENETS
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.refusals import check_run, not_done, paragraphs
+from lutbench.refusals import check_run, not_done, paragraphs, warnings
 from lutbench.run import Run, open_run
 from lutbench.run_lookup import begun_elsewhere, check_found
 from lutbench.run_status import RunState, progress_of
@@ -81,6 +81,10 @@ def run_suite(
     told = set(failed)
     for line in dict.fromkeys(assumed for run in to_do if (assumed := _assumed(run))):
         console.print(line)
+    warned = warnings(to_do) if accelerator().is_main_process else {}
+    to_come = {run.name for run in to_do if run.name in warned and _is_to_come(run)}
+    for paragraph in paragraphs(suite, {name: text for name, text in warned.items() if name in to_come}):
+        console.print(paragraph)
     workspace.make()
     if accelerator().num_processes > 1:
         # other commands may begin and finish runs meanwhile: one listing for all processes
@@ -134,6 +138,14 @@ def _assumed(run: Run[Any]) -> str:
         f"{table}: images are normalised as ImageNet's: nothing beside {run.weights} says otherwise; if it was trained on others, set mean "
         f"and std in [{table}]."
     )
+
+
+def _is_to_come(run: Run[Any]) -> bool:
+    """Return whether a run has not finished, as far as can be told before the run that it needs has."""
+    try:
+        return run.status().state is not RunState.FINISHED
+    except UserError:
+        return True
 
 
 def _require_not_failed(run: Run[Any], failed: Mapping[str, str]) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 from lutbench.errors import NotRun, UserError, listed
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.refusals import paragraphs, refusal
+from lutbench.reference_curves import departed
+from lutbench.refusals import paragraphs, refusal, warnings
 from lutbench.run import Run, open_run
 from lutbench.run_status import RunState, unknown_because, waits, weights_problem
 from lutbench.run_weights import NotKeptError
@@ -27,7 +28,7 @@ def _result(run: Run[Any], problems: list[str]) -> str:
 
 
 def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
-    """Print every run of the suite with its status, its result and its folder.
+    """Print every run of the suite with its status, its result and its folder; of one in progress whether it leaves the reference's band.
 
     A line each; on a terminal too narrow for that, result and folder below it. Runs that are there for a study alone and have not begun
     are counted in one line for each study: a grid has many.
@@ -37,6 +38,7 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     problems: list[str] = []
     refused, chosen = dict[str, str](), {planned.name for planned in suite.runs}
     edited: dict[tuple[str, ...], int] = {}
+    to_come: list[Run[Any]] = []
     for planned in suite.runs:
         run = open_run(suite, planned, workspace)
         done = False
@@ -48,6 +50,8 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
             problems += status.damage
             rows.append((run.name, state, _result(run, problems), str(status.folder)))
             done = status.state is RunState.FINISHED
+            if (holder or status.state is RunState.RESUMABLE) and (left := departed(run)):
+                problems.append(f"{run.name}: {left}.")
         except NotKeptError:
             rows.append((run.name, CANNOT, "", ""))
         except NotRun as reason:
@@ -61,6 +65,8 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
                 refused[run.name] = str(error)
         if problem := weights_problem(run) if done else refusal(run, chosen):
             refused[run.name] = problem
+        if not done:
+            to_come.append(run)
         if rows[-1][1] == RunState.MISSING and run.name in studied:
             missing[studied[run.name]] += 1
             rows.pop()
@@ -77,5 +83,6 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
         f"By other code, {runs} of {len(suite.runs)} runs; since then changed: {listed(sources)}. --again NAME repeats one."
         for sources, runs in edited.items()
     ]
-    for problem in dict.fromkeys([*problems, *paragraphs(suite, refused), *told]):
+    warned = paragraphs(suite, warnings(to_come))
+    for problem in dict.fromkeys([*problems, *paragraphs(suite, refused), *warned, *told]):
         console.print(f"\n{problem}")

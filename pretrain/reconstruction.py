@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torchvision.transforms.functional import InterpolationMode, resize, to_pil_image
@@ -47,14 +48,23 @@ def reconstruction_grid(student: Student, views: Views, path: Path, count: int =
     Raises:
         UserError: on a full disk.
     """
+    with whole_file(path) as partial:
+        picture_of(student, views, count).save(partial, format="PNG")
+
+
+@torch.no_grad()
+def picture_of(student: Student, views: Views, count: int, most: int | None = None) -> Image:
+    """Return what :func:`reconstruction_grid` writes, as a picture; its pictures have a side of ``most`` pixels at most, if given."""
     shown = Views(view1=views.view1[:count], view2=None, noise=views.noise[:count])
     triples = torch.stack([shown.view1, _masked(student, shown), reconstruct(student, shown)], dim=1)
     pictures = _as_colours(triples.flatten(0, 1))
     side = pictures.shape[-1]
-    pictures = resize(pictures, [side * max(1, -(-READABLE // side))], InterpolationMode.NEAREST)
-    grid = make_grid(pictures, nrow=3 * PER_ROW, padding=4, pad_value=1.0)
-    with whole_file(path) as partial:
-        to_pil_image(grid).save(partial, format="PNG")
+    if most is None:
+        pictures = resize(pictures, [side * max(1, -(-READABLE // side))], InterpolationMode.NEAREST)
+    elif side > most:
+        pictures = resize(pictures, [most], InterpolationMode.BILINEAR, antialias=True)
+    picture: Image = to_pil_image(make_grid(pictures, nrow=3 * PER_ROW, padding=4, pad_value=1.0))
+    return picture
 
 
 def reconstructions(run: Run[PretrainRecipe], images: Tensor, ratios: Sequence[float]) -> Tensor | None:

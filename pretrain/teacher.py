@@ -1,9 +1,8 @@
 """The teacher: a slowly moving average of the student's encoder and projector, and of the mask token that its encoder is shown."""
 
 import copy
-import math
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +12,6 @@ from pretrain.masking import visible_patches
 from pretrain.student import Student
 from pretrain.token_targets import interpolate, match, shares
 from pretrain.views import Views
-
-
-def momentum_at(start: float, step: int, steps: int, schedule: Literal["cosine", "fixed"] = "cosine") -> float:
-    """Return the momentum at optimiser step ``step`` of ``steps``: a half cosine from ``start`` to 1 (release), or ``start``."""
-    if schedule == "fixed":
-        return start
-    return 1 - (1 - start) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 class Teacher(nn.Module):

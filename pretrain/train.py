@@ -2,11 +2,9 @@
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor
-from torch.utils.data import default_collate
 
 from lutbench.checkpoint import newest_step
-from lutbench.data.images import ImageDataset, load_or_next
+from lutbench.data.images import ImageDataset
 from lutbench.data.preflight import preflight
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.models.encoders import export_encoder
@@ -16,22 +14,21 @@ from lutbench.run import Run, row_named
 from lutbench.run_status import RunState
 from lutbench.train.batches import Schedule, stream
 from lutbench.train.logger import TrainingLogger
+from lutbench.train.momentum import momentum_at
 from lutbench.train.processes import accelerator, autocast, reducing
-from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, stepped_rate, weights_digest
 from pretrain.cost import cost, flop_per_image
+from pretrain.health import Watch
 from pretrain.online_knn import OnlineKnn, labelled_splits
+from pretrain.pictured import PICTURED, pictured
 from pretrain.reconstruction import reconstruction_grid
 from pretrain.reconstruction import reconstructions as reconstruct
 from pretrain.snapshots import keep_snapshot, kept_snapshots, snapshot_steps
 from pretrain.student import build_student, parameter_groups
-from pretrain.teacher import Teacher, momentum_at
+from pretrain.teacher import Teacher
 from pretrain.views import PretrainTransform, Views
 
 __all__ = ["check", "cost", "perform", "reconstruct"]  # what lutbench.kinds asks for
-
-PICTURED = 8
-"""Images in the picture grid."""
 
 
 def check(run: Run[PretrainRecipe]) -> None:
@@ -87,7 +84,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
         kept_snapshots(run, snapshots, start)
     elif 0 in snapshots:
         keep_snapshot(run, 0.0, encoders)
-    online = OnlineKnn(run, schedule, extra_state)
+    online, watch = OnlineKnn(run, schedule, extra_state), Watch(run, images)
     model = processes.prepare_model(torch.compile(student) if recipe.compile else student)
     whole_views = torch.compile(teacher) if recipe.compile and teacher else teacher
 
@@ -122,6 +119,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
             if logger.end_step(step, lr, evaluating=done in online.epochs):
                 run.save(done, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
+                watch.measure(done, student, logger)
             online.measure(done, student.encoder, logger)
     check_moved(student, extra_state["digest"])
 
@@ -176,12 +174,3 @@ def rate_at(recipe: PretrainRecipe, step: int, steps: int, warmup: int) -> float
     if recipe.lr_schedule == "step":
         return stepped_rate(step, steps, warmup, recipe.lr)
     return learning_rate(step, steps, warmup, recipe.lr, recipe.min_lr)
-
-
-def pictured(images: ImageDataset, recipe: PretrainRecipe, seed: int) -> dict[str, Tensor]:
-    """Return a batch of a few images for the pictures, spread over the set; views and masks of an epoch never trained on."""
-    transform, samples = PretrainTransform(recipe), []
-    for index in range(0, len(images), max(1, len(images) // PICTURED)):
-        with seeded(RngStream.IMAGE, seed, recipe.epochs + 1, index):
-            samples.append(transform(load_or_next(images, index)[0]))
-    return default_collate(samples[:PICTURED])  # type: ignore[no-any-return]

@@ -771,7 +771,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
     },
 }
 
-LOOKS = {"eval_batch": 8, "workers": 5, "log_every": 3}
+LOOKS: dict[str, Any] = {"eval_batch": 8, "workers": 5, "log_every": 3, "trackers": []}
 WITHOUT_EFFECT: dict[type[Recipe], dict[str, Any]] = {
     DataRecipe: {"label": "Pets", "path": "elsewhere/pets", "metric": "mean per class"},
     EncoderRecipe: {"label": "ViT-toy"},
@@ -784,6 +784,7 @@ WITHOUT_EFFECT: dict[type[Recipe], dict[str, Any]] = {
         "cache": True,
         "snapshots": [0.1, 0.5],
         "snapshot_teacher": True,
+        "trackers": ["wandb"],
         "knn_every": 10,
         "knn_images": 500,
         "knn_neighbours": 5,
@@ -795,9 +796,9 @@ WITHOUT_EFFECT: dict[type[Recipe], dict[str, Any]] = {
     AttentiveRecipe: LOOKS,
     AnalysisRecipe: LOOKS,
     SegmentationDataRecipe: {"label": "Streets", "path": "elsewhere", "palette": [[0, 0, 0], [255, 255, 255]]},
-    SegmentationRecipe: {"workers": 5, "log_every": 3, "val_every": 100, "save_every": 7},
-    DenseLinearRecipe: {"workers": 5, "log_every": 3, "save_every": 7},
-    DenseKnnRecipe: {"workers": 5, "log_every": 3},
+    SegmentationRecipe: {"workers": 5, "log_every": 3, "trackers": [], "val_every": 100, "save_every": 7},
+    DenseLinearRecipe: {"workers": 5, "log_every": 3, "trackers": [], "save_every": 7},
+    DenseKnnRecipe: {"workers": 5, "log_every": 3, "trackers": []},
     RetrievalRecipe: LOOKS,
     RevisitedDataRecipe: {"label": "Oxford", "path": "elsewhere"},
     InstanceRetrievalRecipe: LOOKS,

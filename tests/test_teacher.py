@@ -8,10 +8,11 @@ import torch
 from tiny_student import CONTROLS, random_views, tiny_recipe
 from torch import Tensor, nn
 
+from lutbench.train.momentum import momentum_at
 from pretrain.frameworks.mae import MAE
 from pretrain.masking import visible_patches
 from pretrain.student import Student, build_student
-from pretrain.teacher import Teacher, momentum_at
+from pretrain.teacher import Teacher
 from pretrain.views import Views
 
 

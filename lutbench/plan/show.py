@@ -22,7 +22,7 @@ from lutbench.plan.costs import (
     narrowed,
 )
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
-from lutbench.plan.surveys import missing, survey_all
+from lutbench.plan.surveys import foreseen, missing, survey_all
 from lutbench.progress import console, print_table
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.refusals import paragraphs
@@ -68,6 +68,7 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: Sequ
             "How to get one: lutbench data list NAME. What is counted above is with all of them; a run measures "
             "on the robustness datasets that are there.",
         )
+    told += paragraphs(suite, foreseen(costs, surveys))
     for paragraph in filter(None, [*told, how_to_time(costs)]):
         console.print(f"\n{paragraph}", soft_wrap=False)
 

@@ -10,7 +10,7 @@ from lutbench.files import gigabytes
 from lutbench.plan.costs import DONE, NO_COUNT, Costs, Rates, costs_of, narrowed
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
 from lutbench.plan.show import amount, how_to_time, origins, table_of
-from lutbench.plan.surveys import missing, survey_all
+from lutbench.plan.surveys import foreseen, missing, survey_all
 from lutbench.progress import console, print_table
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.refusals import paragraphs
@@ -45,6 +45,8 @@ def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: S
         causes = len(paragraphs(suite, refused))
         more = f" (and {causes - 1} more)" if causes > 1 else ""
         lines.append(f"Problem{more}: {shorten(problems[0], TOLD, placeholder=' ...')}")
+    if warned := foreseen(costs, surveys):
+        lines.append(f"Warning: {shorten(paragraphs(suite, warned)[0], TOLD, placeholder=' ...')}")
     lines += [_next(suite, costs, bool(known), bool(problems), only), how_to_time(costs)]
     for line in filter(None, lines):
         console.print(line, soft_wrap=False)

@@ -8,7 +8,7 @@ from lutbench.kinds import dataset_module
 from lutbench.plan.costs import DONE, Costs
 from lutbench.progress import tracked
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.refusals import refusal
+from lutbench.refusals import refusal, warnings
 from lutbench.run_status import weights_problem
 from lutbench.workspace import Workspace
 
@@ -45,3 +45,9 @@ def missing(costs: Costs, surveys: Mapping[str, Survey]) -> tuple[dict[str, str]
         if found := found or one.refused:
             refused[run.name] = found
     return known, refused
+
+
+def foreseen(costs: Costs, surveys: Mapping[str, Survey]) -> dict[str, str]:
+    """Return by name of the run, of those to come, what a user should know before it."""
+    images = {one.run.name: surveys[one.run.name].images for one in costs.to_run}
+    return warnings((one.run for one in costs.to_run), images)

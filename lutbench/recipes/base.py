@@ -355,6 +355,13 @@ class RunRecipe(Recipe):
         evaluated = (images[split] for split in self.splits if split != "train")
         return Samples(images["train"] if "train" in self.splits else 0, sum(evaluated))
 
+    def warning(self, images: Mapping[str, int]) -> str:
+        """Return what a user should know before a run of it that can be done and will hardly be what was meant; empty if nothing.
+
+        ``images`` has the size of every split whose size is known.
+        """
+        return ""
+
     def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
         """Return how many checkpoints stay on disk, of which a run keeps the last ``keep``: none, unless a kind saves any.
 

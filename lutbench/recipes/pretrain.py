@@ -27,6 +27,7 @@ from lutbench.recipes.base import (
     Width,
 )
 from lutbench.recipes.shares import Snapshots
+from lutbench.train.momentum import kept_of_the_first_weights
 
 
 def _one_of(known: Mapping[str, str]) -> AfterValidator:
@@ -96,7 +97,8 @@ class PretrainRecipe(RunRecipe):
     teacher_view: Literal["whole", "masked"] = "whole"
     """The teacher sees every patch (paper), or only those that the student sees in that view (control)."""
     momentum: float = Field(0.996, ge=0, le=1)
-    """Teacher momentum at the start (paper). 1 leaves the teacher as it was drawn, 0 makes it the student of the step before."""
+    """Teacher momentum at the start (paper). 1 leaves the teacher as it was drawn, 0 makes it the student of the step before. It is to suit
+    the number of steps, see :func:`lutbench.train.momentum.initial_share`: the paper's is for its 1,600 epochs."""
     momentum_schedule: Annotated[Literal["cosine", "fixed"], Later] = "cosine"
     """Momentum is raised to 1 by a half cosine (paper), or stays (control)."""
     head_depth: Depth = 2
@@ -196,6 +198,13 @@ class PretrainRecipe(RunRecipe):
         """Return the training images, once per epoch, and those that are encoded for k-NN on the way."""
         encoded = sum(min(images[split], self.knn_images) for split in ("train", "val")) if self.knn_every else 0
         return Samples(self.epochs * images["train"], len(self.knn_epochs) * encoded)
+
+    def warning(self, images: Mapping[str, int]) -> str:
+        """Return that the teacher will hardly leave its first random weights, where it is so."""
+        if not self.has_context or "train" not in images:
+            return ""
+        steps = ceil(self.epochs * images["train"] / self.batch)
+        return kept_of_the_first_weights(self.momentum, steps, self.momentum_schedule)
 
     def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
         """Return how many of those saved every ``save_every`` steps, and before every evaluation by k-NN, stay."""

@@ -19,6 +19,7 @@ from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.shares import at_share
 from lutbench.recipes.suite import UNTRAINED, LoadedSuite
 from lutbench.record import Record, read_records
+from lutbench.reference_curves import REFERENCE
 from lutbench.report.entries import TableEntry, entries, row_of
 from lutbench.report.figures import GREYS, PALETTE
 
@@ -83,16 +84,18 @@ class View:
     records: Mapping[str, Record]
     """All, by run name, those included that do not count."""
     entries: Sequence[TableEntry]
+    reference_dir: Path | None = None
+    """The results to compare these with, if there are any."""
 
     @classmethod
-    def read(cls, suite: LoadedSuite, results_dir: Path) -> "View":
-        """Read the records of a suite, each file once.
+    def read(cls, suite: LoadedSuite, results_dir: Path, reference_dir: Path | None = None) -> "View":
+        """Read the records of a suite, each file once; the reference's are in ``reference`` below them if not given.
 
         Raises:
             UserError: if a record is damaged, or as :func:`lutbench.report.entries.entries` does.
         """
         records = read_records(results_dir, suite.name)
-        return cls(suite, records, entries(suite, records))
+        return cls(suite, records, entries(suite, records), reference_dir or results_dir / REFERENCE)
 
     @property
     def note(self) -> str:

@@ -16,6 +16,7 @@ from lutbench.report.compute_table import compute_section
 from lutbench.report.decided import decided_sections
 from lutbench.report.entries import TableEntry
 from lutbench.report.figures import write_figure
+from lutbench.report.loss_curves import loss_sections
 from lutbench.report.render import csv, latex, markdown, terminal
 from lutbench.report.sections import Section, View, not_run
 from lutbench.report.studies import study_sections
@@ -53,6 +54,7 @@ def all_sections(view: View) -> list[Section]:
         *calibration_sections(view),
         *comparison_sections(view),
         compute_section(view),
+        *loss_sections(view),
         Section("Runs", legend="\n".join(runs), links=links, files_only=True),
         Section("Stale records", legend="\n".join(stale)),
         Section(OTHER_CODE, legend=other_code(view)),

@@ -1,0 +1,55 @@
+"""The loss curves of reference records, and whether a run in progress follows them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lutbench.errors import UserError
+from lutbench.files import read_model
+from lutbench.losses import LossCurve, departures, same_training
+from lutbench.record import Record, read_record, record_path
+from lutbench.train.curve import CURVE
+
+if TYPE_CHECKING:
+    from lutbench.run import Run
+
+REFERENCE = "reference"
+"""The folder of the reference's records, tables and figures, in that of the results."""
+
+
+def reference_curves(folder: Path | None, suite: str, run: str, inputs: Mapping[str, Any]) -> list[LossCurve]:
+    """Return the reference's curves of a run, one per seed: of its records in ``folder`` those of one training with the identity ``inputs``.
+
+    They may differ in the seed, and in the bits of what the run starts from. None where there is no folder, or no curve in it.
+    """
+    if folder is None:
+        return []
+    records = _readable(record_path(folder, suite, run).parent)
+    return [one.curve for one in records if one.curve is not None and same_training(one.identity_inputs, inputs)]
+
+
+def departed(run: "Run[Any]") -> str:
+    """Return where the losses of a run in progress have left the band of the reference's; empty if nowhere, or nothing tells.
+
+    The band is that of :mod:`lutbench.losses`, around the reference records of the same suite, run, recipe and data, of all seeds.
+
+    Raises:
+        UserError: if its data or its weights are not here, without which nothing tells which run it is.
+    """
+    curve = read_model(run.folder / CURVE, LossCurve)
+    if curve is None:
+        return ""
+    folder = run.workspace.results / REFERENCE
+    reference = reference_curves(folder, run.planned.suite, run.name, run.identity_inputs)
+    return "; ".join(map(str, departures(curve, reference)))
+
+
+def _readable(folder: Path) -> list[Record]:
+    """Return the records in a folder, of the seeds of one run; those that are damaged, which ``tables`` tells, are left out."""
+    records = []
+    for path in sorted(folder.glob("seed*.json")):
+        try:
+            records.append(read_record(path))
+        except UserError:
+            continue
+    return records

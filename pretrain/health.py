@@ -1,0 +1,98 @@
+"""What is seen of a student at every save: whether its features collapse, and what it reconstructs. Its training knows nothing of it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lutbench.data.images import ImageDataset, is_streamed
+from lutbench.evaluate.feature_statistics import statistics_of
+from lutbench.models.encoders import encode
+from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.run import Run
+from lutbench.train.logger import TrainingLogger
+from lutbench.train.processes import accelerator, autocast
+from pretrain.pictured import PICTURED, pictured
+from pretrain.reconstruction import picture_of
+from pretrain.student import Student
+from pretrain.views import Views
+
+IMAGES = 64
+"""Training images whose features are looked at, evenly spaced (our choice)."""
+
+SHOWN = 4
+"""Of these how many are reconstructed for the trackers."""
+
+SIDE = 96
+"""Greatest side of a picture there, in pixels: a long run saves a thousand times (our choice)."""
+
+LEAST_SPREAD = 0.03
+"""Below it features count as collapsed: a mean cosine of 0.999 (our choice; of the encoders of ``tiny`` it is 0.66 to 0.80)."""
+
+LEAST_RANK = 2.0
+"""Below it too: the features of all images lie on a line (our choice; of the encoders of ``tiny`` it is 8 to 11)."""
+
+
+class Health(NamedTuple):
+    """How far features of different images differ."""
+
+    spread: float
+    """Mean over dimensions of the deviation over images of l2-normalised features, times the root of their number: near 1 where features
+    point everywhere, 0 where all are the same (SimSiam, arXiv 2011.10566, section 4.1)."""
+    mean_cosine: float
+    """Over all pairs of images; 1 where all features point one way."""
+    effective_rank: float
+    """How many directions the centred features use, see :func:`lutbench.evaluate.ranks.effective_rank`; 0 where all are equal."""
+
+    @property
+    def is_collapsed(self) -> bool:
+        """Whether to the encoder all images look alike."""
+        return self.spread < LEAST_SPREAD or self.effective_rank < LEAST_RANK
+
+
+def health_of(features: Tensor) -> Health:
+    """Return the health of features (m, D), m at least 2."""
+    found = statistics_of(features)
+    unit = functional.normalize(features.double(), dim=1)
+    spread = float(unit.std(0, correction=0).mean()) * features.shape[1] ** 0.5
+    return Health(spread, found.mean_cosine, found.effective_rank)
+
+
+class Watch:
+    """Looks at a student at every save, by the same few training images, cropped under keys of an epoch that is never trained on."""
+
+    def __init__(self, run: Run[PretrainRecipe], images: ImageDataset) -> None:
+        """Read the images; of a stream, of which each takes the reading of many, a few."""
+        self.run, self._warned = run, False
+        count = PICTURED if is_streamed(images) else IMAGES
+        views = Views.from_batch(pictured(images, run.recipe, run.seed, count), accelerator().device)
+        self._views = Views(views.view1, None, views.noise)
+
+    @torch.no_grad()
+    def measure(self, done: int, student: Student, logger: TrainingLogger) -> None:
+        """Log health and reconstructions of ``student`` after ``done`` steps, and warn of a collapse; to be called on every process.
+
+        The time is none of the training's; modes and random states are left as they were.
+        """
+        with logger.watching():
+            training = student.training
+            student.eval()
+            with autocast(self.run.recipe.precision):
+                features = encode(student.encoder, self._views.view1, "mean")
+                logger.picture(done, "reconstructions", picture_of(student, self._views, SHOWN, SIDE))
+            student.train(training)
+            if len(features) > 1:
+                health = health_of(features.float())
+                logger.log(done, **health._asdict())
+                self._warn(done, health)
+
+    def _warn(self, done: int, health: Health) -> None:
+        """Say once when the features have collapsed, and again only where they were well meanwhile."""
+        if health.is_collapsed and not self._warned:
+            self.run.log(
+                f"after step {done} the features of different images hardly differ: spread {health.spread:.3f}, mean cosine "
+                f"{health.mean_cosine:.4f}, effective rank {health.effective_rank:.1f}. The encoder has collapsed, or is about to; a lower "
+                "base_lr or context_weight, or a higher momentum may help."
+            )
+        self._warned = health.is_collapsed
