@@ -89,6 +89,13 @@ def tests(session: nox.Session) -> None:
     run(session, "pytest", *session.posargs)
 
 
+@nox.session(reuse_venv=True)
+def trackers(session: nox.Session) -> None:
+    """Test the trackers, offline, in an environment of its own that has their packages; what follows ``--`` goes to pytest."""
+    session.install("-c", "constraints.txt", "-e", ".[dev,trackers]")
+    session.run("pytest", "tests/test_trackers.py", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
     """Check style, formatting and types."""
@@ -102,7 +109,7 @@ def constraints(session: nox.Session) -> None:
     """Write constraints.txt anew from pyproject.toml, with no registry's address in it."""
     session.run(
         "uv", "pip", "compile", "--upgrade", "--no-emit-index-url", "--no-header", "--no-annotate", "--universal",
-        "--extra", "dev", "--extra", "segmentation", "--python-version", "3.11", "pyproject.toml", "-o", "constraints.txt", external=True,
+        "--extra", "dev", "--extra", "segmentation", "--extra", "trackers", "--python-version", "3.11", "pyproject.toml", "-o", "constraints.txt", external=True,
     )  # fmt: skip
 
 

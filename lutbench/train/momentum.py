@@ -3,8 +3,6 @@
 import math
 from typing import Literal
 
-import numpy as np
-
 Schedule = Literal["cosine", "fixed"]
 
 MOSTLY_KEPT = 0.1
@@ -29,6 +27,8 @@ def initial_share(start: float, steps: int, schedule: Schedule = "cosine") -> fl
     """
     if schedule == "fixed":
         return float(start**steps)
+    import numpy as np  # here, because suite files are read without it
+
     momenta = 1 - (1 - start) * (1 + np.cos(np.pi * np.arange(steps) / steps)) / 2
     return float(np.prod(momenta))
 
