@@ -28,15 +28,21 @@ LOGGED = ("total", "mim", "context", "lr", "spread", "mean cosine", "effective r
 """What every tracker is given of a pre-training, beside speeds and pictures."""
 
 
+@pytest.fixture(scope="session")
+def trackio_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests: Trackio asks for it once, when it is imported."""
+    return tmp_path_factory.mktemp("trackio")
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, trackio_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Images and a suite; and no tracker's service or folder of the user's is touched."""
     write_images(tmp_path)
     (tmp_path / "toy.toml").write_text(SUITE)
     for name in [name for name in os.environ if name.startswith(("WANDB", "MLFLOW", "COMET", "TRACKIO"))]:
         monkeypatch.delenv(name)
     for name, value in {
-        "HOME": tmp_path / "home", "WANDB_MODE": "offline", "TRACKIO_DIR": tmp_path / "trackio", "NETRC": tmp_path / "none",
+        "HOME": tmp_path / "home", "WANDB_MODE": "offline", "TRACKIO_DIR": trackio_folder, "NETRC": tmp_path / "none",
         "MLFLOW_TRACKING_URI": (tmp_path / "mlflow").as_uri(), "MLFLOW_ALLOW_FILE_STORE": "true",
         "COMET_START_ONLINE": "0", "COMET_CONFIG": tmp_path / "none",
     }.items():  # fmt: skip
@@ -100,12 +106,13 @@ def mlflow(run: Run[Any]) -> dict[str, dict[int, float]]:
 
 
 def trackio(run: Run[Any]) -> dict[str, dict[int, float]]:
-    """What the database has: a row of JSON per step."""
+    """What the database has: a row of JSON per step, of this run."""
     import sqlite3
 
-    [path] = (run.workspace.data / "trackio").glob("lutbench*.db")
+    [path] = Path(os.environ["TRACKIO_DIR"]).glob("lutbench*.db")
+    name = f"toy/{run.name}/{(run.folder / trackers.NAME).read_text()[:12]}"
     with sqlite3.connect(path) as database:
-        rows = database.execute("SELECT step, metrics FROM metrics").fetchall()
+        rows = database.execute("SELECT step, metrics FROM metrics WHERE run_name = ?", [name]).fetchall()
     found: dict[str, dict[int, float]] = {}
     for step, metrics in rows:
         for name, value in json.loads(metrics).items():
@@ -209,7 +216,7 @@ def test_a_package_that_is_missing_is_told_before_any_compute(folder: Path, monk
     run = tracked(folder, "here", "tensorboard", "wandb", "comet")
     with pytest.raises(
         UserError,
-        match=r"pretrain.lut.trackers: wandb and comet cannot be used: .* pip install -c constraints.txt wandb comet-ml ",
+        match=r"pretrain.lut.trackers: wandb, comet cannot be used: .* pip install -c constraints.txt wandb comet-ml ",
     ):
         check_run(run, [])
     assert "pip install" in refusal(run, []), "status and plan tell it too"
