@@ -4,6 +4,7 @@
 another one, with options of ``lutbench run``.
 """
 
+import os
 import re
 from argparse import ArgumentParser
 from pathlib import Path
@@ -56,11 +57,18 @@ def tables_options(given: list[str]) -> list[str]:
     return [given[0], *(part for name, values in options.items() for value in values for part in (f"--{name}", value))]
 
 
+def jobs_option(given: list[str]) -> list[str]:
+    """Have two runs of ``tiny`` side by side where there are two cores, unless ``--jobs`` is given: each takes one."""
+    counted = any(option.partition("=")[0] == "--jobs" for option in given)
+    return ["--jobs", "2"] if given[0] == "tiny" and not counted and (os.cpu_count() or 1) > 1 else []
+
+
 def add_stage(name: str, about: str) -> None:
     """Make the session that runs one stage of a suite."""
 
     def stage(session: nox.Session) -> None:
-        run(session, "lutbench", "run", *suite_and_options(session), "--stage", name)
+        given = suite_and_options(session)
+        run(session, "lutbench", "run", *given, *jobs_option(given), "--stage", name)
 
     stage.__doc__ = about
     nox.session(stage, name=name, venv_backend="none")

@@ -64,6 +64,15 @@ def run(
     runs: RunsRoot = Path("runs"),
     results: ResultsRoot = Path("results"),
     features: FeatureRoom = 20,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Do N runs side by side, each as soon as what it needs has finished: on a CPU within its cores, on GPUs one run on each, "
+            "and several on one where N is more than there are.",
+        ),
+    ] = 1,
 ) -> None:
     """Run what a suite file says. Finished runs are reused, interrupted ones go on, changed ones start anew."""
     loaded = _load(suite, overrides, results, keep=True)  # first, so that a mistyped name is answered at once
@@ -74,7 +83,7 @@ def run(
     for name, budget in loaded.budgets.items() if os.environ.get("RANK", "0") == "0" else ():
         console.print(budget.sentence(name, with_file=True), soft_wrap=True)
     workspace = Workspace(data_root, runs, results, feature_bytes=round(features * 1e9))
-    run_suite(loaded, stage or [], only or [], workspace, again or [])
+    run_suite(loaded, stage or [], only or [], workspace, again or [], jobs)
 
 
 @app.command()

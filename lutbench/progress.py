@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -32,6 +32,17 @@ NUMBERS = 100
 
 T = TypeVar("T")
 
+Report = Callable[[str, int, int, str], None]
+"""Told a title, the steps done, their total and a text; all empty when that has ended."""
+
+_reports: list[Report] = []
+"""Whom bars report to in place of showing themselves, in a process that has no terminal of its own; one at most."""
+
+
+def report_to(report: Report) -> None:
+    """Have every bar of this process report to ``report``, and show none."""
+    _reports[:] = [report]
+
 
 class Bar:
     """Progress through ``total`` steps, with the time left. ``shown`` is False on all processes but the first."""
@@ -41,7 +52,8 @@ class Bar:
         self.total = total
         self.first = done
         self.started = self.printed = time.monotonic()
-        self.shown = shown and not console.is_terminal
+        self.reports = _reports if shown else []
+        self.shown = shown and not console.is_terminal and not _reports
         self.heading = title if len(title) + NUMBERS > console.width else ""
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -52,7 +64,7 @@ class Bar:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            disable=not (shown and console.is_terminal),
+            disable=not (shown and console.is_terminal) or bool(_reports),
         )
         self.task = self.bar.add_task("" if self.heading else title, total=total, completed=done, text="")
 
@@ -60,16 +72,22 @@ class Bar:
         if self.heading and not self.bar.disable:
             console.print(self.heading, markup=False, emoji=False, highlight=False)
         self.bar.start()
+        for report in self.reports:
+            report(self.title, self.first, self.total, "")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
+        for report in self.reports:
+            report("", 0, 0, "")
 
     def update(self, done: int, text: str = "") -> None:
         """Say that ``done`` steps of the total are done; ``text`` tells how it goes."""
         self.bar.update(self.task, completed=done, text=text)
+        for report in self.reports:
+            report(self.title, done, self.total, text)
         now = time.monotonic()
         finished = done >= self.total
         if self.shown and (now - self.printed >= LINE_EVERY or (finished and now - self.started > 2)):

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -41,7 +41,12 @@ THREADS = torch.get_num_threads()
 
 
 def run_suite(
-    suite: LoadedSuite, stages: Sequence[str], only: Sequence[str], workspace: Workspace, again: Sequence[str] = ()
+    suite: LoadedSuite,
+    stages: Sequence[str],
+    only: Sequence[str],
+    workspace: Workspace,
+    again: Sequence[str] = (),
+    jobs: int = 1,
 ) -> None:
     """Run what was chosen, each run after the one it needs; a run that cannot be done keeps no other from being done.
 
@@ -51,12 +56,21 @@ def run_suite(
     out. A run that another command is at work on is passed over, and looked at again when the others are done. Several
     processes could not agree on what to leave out: there the first error ends the command.
 
+    With several ``jobs`` so many runs are done side by side, see :mod:`lutbench.jobs.side_by_side`.
+
     Raises:
         UserError: at the end, saying which runs were not done and why: data is missing or unfit, an encoder
             cannot be built, a batch does not divide over the processes, a run from outside the choice is
             needed first, or something went wrong in it. At once, if none can be done or a folder cannot be made.
         Halt: at once, if nothing can be saved or the user asked to stop.
     """
+    if jobs > 1 and (processes := accelerator().num_processes) > 1:
+        raise UserError(
+            f"--jobs {jobs}: torchrun started {processes} processes, which do one run at a time together. Leave --jobs out, or start "
+            "lutbench without torchrun, for runs of one process each side by side."
+        )
+    if jobs > 1:
+        torch.set_num_threads(1)  # of the checks: a process whose torch computed on several threads cannot be forked
     runs = [open_run(suite, planned, workspace) for planned in suite.chosen(stages, only)]
     if not runs and accelerator().is_main_process:
         console.print(f"Suite {suite.name} has no runs of stage {' or '.join(stages)}.")
@@ -72,7 +86,7 @@ def run_suite(
             except NotRun as reason:
                 run.log(f"not run: {reason}")
                 continue
-            _require_not_failed(run, failed)
+            require_not_failed(run, failed)
             to_do.append(run)
     if failed and not to_do:
         raise UserError(not_done(suite, failed, len(runs)))
@@ -92,6 +106,28 @@ def run_suite(
         broadcast_object_list(listings)
         workspace.run_folders.clear()
         workspace.run_folders.update(listings[0])
+    if jobs > 1 and len(to_do) > 1:
+        from lutbench.jobs.side_by_side import side_by_side  # here, because it needs this module
+
+        side_by_side(suite, to_do, repeated, failed, told, jobs)
+    else:
+        _in_order(suite, to_do, repeated, failed, told, alone=len(runs) == 1)
+    if failed:
+        raise UserError(not_done(suite, failed, len(runs), told))
+
+
+def _in_order(
+    suite: LoadedSuite,
+    to_do: list[Run[Any]],
+    repeated: Collection[str],
+    failed: dict[str, str],
+    told: set[str],
+    alone: bool,
+) -> None:
+    """Do one run after the other; ``failed`` gets the reason of each that cannot be done, and ``told`` the name if it was printed.
+
+    ``repeated`` are those that are repeated if they have finished; of a run that is ``alone`` the command says why at its end.
+    """
     for at_last in (False, True):
         held: list[Run[Any]] = []
         for run in to_do:
@@ -100,19 +136,22 @@ def run_suite(
                 continue
             with _noted(run, failed):
                 try:
-                    _run(run, failed, run.name in repeated)
+                    run_one(run, failed, run.name in repeated)
                 except Held as reason:
                     if at_last or accelerator().num_processes > 1:
                         raise
                     console.print(f"{reason} It is looked at again when the others are done.")
                     held.append(run)
-            follows = run.needs is not None and run.needs.name in failed  # which is told of that one
-            if run.name in failed and not follows and not at_last and len(runs) > 1:
-                console.print(*paragraphs(suite, {run.name: failed[run.name]}))
-                told.add(run.name)
+            if run.name in failed and not at_last and not alone:
+                tell_failure(suite, run, failed, told)
         to_do = held
-    if failed:
-        raise UserError(not_done(suite, failed, len(runs), told))
+
+
+def tell_failure(suite: LoadedSuite, run: Run[Any], failed: Mapping[str, str], told: set[str]) -> None:
+    """Print why a run failed, unless it follows from another that failed, of which that is told."""
+    if run.needs is None or run.needs.name not in failed:
+        console.print(*paragraphs(suite, {run.name: failed[run.name]}))
+        told.add(run.name)
 
 
 @contextmanager
@@ -148,12 +187,13 @@ def _is_to_come(run: Run[Any]) -> bool:
         return True
 
 
-def _require_not_failed(run: Run[Any], failed: Mapping[str, str]) -> None:
+def require_not_failed(run: Run[Any], failed: Mapping[str, str]) -> None:
+    """Raise UserError if the run that a run needs failed."""
     if run.needs is not None and run.needs.name in failed:
         raise UserError(f"{run.name} needs {run.needs.name}, which cannot be done.")
 
 
-def _run(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
+def run_one(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
     """Perform a run that has not finished, or one that has ``again``.
 
     Raises:
@@ -161,7 +201,7 @@ def _run(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
         UserError: if the run that it needs failed, or something goes wrong in it.
     """
     main = accelerator().is_main_process
-    _require_not_failed(run, failed)
+    require_not_failed(run, failed)
     with lock(run) if main else nullcontext():
         accelerator().wait_for_everyone()
         status = run.status()
@@ -192,7 +232,7 @@ def _run(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
         if main:
             run.start()
         accelerator().wait_for_everyone()
-        with interruption_explained(partial(_kept, run)):
+        with interruption_explained(partial(kept_of, run)):
             perform(run)
         accelerator().wait_for_everyone()
         run.workspace.run_folders.setdefault(run.folder.name, []).append(run.folder)  # for those of the same identity
@@ -232,7 +272,7 @@ def _require_not_begun(run: Run[Any]) -> None:
             raise Held(f"{run.name} is being run already, in {folder}, by {holder}. Wait for it, or stop it first.")
 
 
-def _kept(run: Run[Any]) -> str:
+def kept_of(run: Run[Any]) -> str:
     """Return what is kept of a run that was interrupted, for a message."""
     if progress := progress_of(run):
         return f"{run.name} is {RunState.RESUMABLE} {progress}, and the runs before it are kept."

@@ -79,6 +79,17 @@ class Workspace:
 
         return list_runs(self.runs)
 
+    def list_again(self) -> None:
+        """List the folders of runs anew: other processes finished some since."""
+        from lutbench.run_files import list_runs  # here, because it needs torch
+
+        self.run_folders.clear()
+        self.run_folders.update(list_runs(self.runs))
+
+    def unopened(self) -> "Workspace":
+        """Return the same workspace for another process: nothing is opened yet, and what this one noted is not noted again."""
+        return Workspace(self.data, self.runs, self.results, self.download, self.feature_bytes, set(self._met))
+
     def note(self, text: str) -> None:
         """Print what the user should know of a dataset, once for the command and all its processes."""
         if self.is_first(text) and is_first_process():

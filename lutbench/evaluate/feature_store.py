@@ -1,8 +1,8 @@
 """Features of frozen encoders, kept below ``--runs`` for all probes that take the same, each as ``features/KEY.safetensors``.
 
 KEY is the hash of everything that decides their bits (:func:`lutbench.evaluate.features.feature_inputs`), which the file says too,
-with a sha256 over what it holds. A file is written beside and renamed: it is whole or not there, and of two commands that write
-the same at once the last one wins, with the same bits. The folder holds no more than the bound of the workspace: what was used
+with a sha256 over what it holds. A file is written beside and renamed: it is whole or not there. Of two runs that want the same at once
+one makes them and the other waits (:func:`making`); if both do the last one wins, with the same bits. The folder holds no more than the bound of the workspace: what was used
 longest ago goes first, and the whole folder can be removed at any time.
 """
 
@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -93,6 +94,32 @@ def write_features(folder: Path, some: Sequence[tuple[Mapping[str, Any], Kept]],
     except (OSError, UserError) as error:
         return str(error).partition(". What was saved")[0].rstrip(".")
     return ""
+
+
+@contextmanager
+def making(folder: Path, inputs: Mapping[str, Any]) -> Iterator[bool]:
+    """Make features alone: a run that is about to make the same waits until this one has.
+
+    Yields whether it waited, so that they may be there now. Where no lock can be made nothing is waited for: what is made twice has
+    the same bits.
+    """
+    lock = FileLock(path_of(folder, inputs).with_suffix(".lock"))
+    waited = False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waited = True
+            lock.acquire()
+    except (OSError, NotImplementedError):
+        yield False
+        return
+    try:
+        yield waited
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def _make_room(folder: Path, left: int, spared: set[Path]) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from lutbench.data.images import ImageDataset
 from lutbench.data.subsets import whole_of
-from lutbench.evaluate.feature_store import Kept, read_features, write_features
+from lutbench.evaluate.feature_store import Kept, making, read_features, write_features
 from lutbench.evaluate.inference import Computed, encode_images
 from lutbench.files import DamagedError
 from lutbench.kinds import DATASETS
@@ -75,19 +76,25 @@ def features_of(
     encoded_images = images if pool == "tokens" else whole_of(images)
     found = {number: _kept(run, encoded_images, pool, number) for number in numbers}
     missing = [number for number in numbers if greatest(int(found[number] is None))]  # on any process
-    if missing:
-        model = (encoder or partial(encoder_of, run, recipe.image_size))().to(processes.device).eval()
-        began = time.monotonic()
-        encoded = _encoded(run, encoded_images, pool, missing, model)
-        found |= encoded
-        if processes.is_main_process:
-            inputs = feature_inputs(run, encoded_images, pool)
-            some = [({**inputs, "block": number}, kept) for number, kept in encoded.items()]
-            if reason := write_features(run.workspace.features, some, run.workspace.feature_bytes):
-                run.workspace.note(f"{run.name}: the features of {split} are not kept for other probes: {reason}.")
-        processes.wait_for_everyone()  # so that all of them find the file the next time
-    else:
-        run.log(f"features of {split} are there already, and are not encoded again.")
+    inputs = feature_inputs(run, encoded_images, pool)
+    # several processes make them together, and wait for no other command
+    shared = bool(missing) and processes.num_processes == 1 and run.workspace.feature_bytes > 0
+    with making(run.workspace.features, inputs) if shared else nullcontext(False) as waited:
+        if waited:
+            found |= {number: _kept(run, encoded_images, pool, number) for number in missing}
+            missing = [number for number in missing if found[number] is None]
+        if missing:
+            model = (encoder or partial(encoder_of, run, recipe.image_size))().to(processes.device).eval()
+            began = time.monotonic()
+            encoded = _encoded(run, encoded_images, pool, missing, model)
+            found |= encoded
+            if processes.is_main_process:
+                some = [({**inputs, "block": number}, kept) for number, kept in encoded.items()]
+                if reason := write_features(run.workspace.features, some, run.workspace.feature_bytes):
+                    run.workspace.note(f"{run.name}: the features of {split} are not kept for other probes: {reason}.")
+            processes.wait_for_everyone()  # so that all of them find the file the next time
+        else:
+            run.log(f"features of {split} are there already, and are not encoded again.")
     parts = [found[number] for number in numbers]
     values = torch.cat([part.values for part in parts if part is not None], 1) if len(parts) > 1 else parts[0].values  # type: ignore[union-attr]
     index: NDArray[np.int64] = parts[0].index.numpy()  # type: ignore[union-attr]

@@ -1,0 +1,1 @@
+"""Runs side by side: ``lutbench run SUITE --jobs N``."""

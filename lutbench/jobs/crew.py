@@ -1,0 +1,143 @@
+"""The workers of a command: started, given runs, listened to, and ended."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import connection, get_context
+from multiprocessing.context import ForkContext, ForkProcess, SpawnContext, SpawnProcess
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from lutbench.jobs.worker import Assignment, Gone, Message, Ready, work
+from lutbench.recipes.suite import LoadedSuite
+from lutbench.run import Run
+from lutbench.workspace import Workspace
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+PATIENCE = 10.0
+"""Seconds that a worker without a run has to end."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """A process that performs runs, and the one that it is at."""
+
+    process: ForkProcess | SpawnProcess
+    connection: "Connection[Any, Any]"
+    device: str | None
+    run: Run[Any] | None = None
+    ready: bool = False
+    """Whether it hears signals; before it does, one would end it with a traceback."""
+
+    def give(self, run: Run[Any], again: bool) -> None:
+        """Have it perform a run, which is repeated ``again`` if it has finished."""
+        self.run = run
+        with suppress(OSError):  # it has ended, which is told soon
+            self.connection.send(Assignment(run.name, again))
+
+
+class Crew:
+    """So many workers, until the end of a ``with`` block.
+
+    Where there is no GPU they are forked, in a hundredth of a second, with all that was imported and opened for the checks; that works
+    as long as torch has not computed on several threads in this process. Where there are GPUs they are started anew, since CUDA does not
+    survive a fork: each sees one, and with more workers than GPUs several share one.
+    """
+
+    def __init__(self, suite: LoadedSuite, workspace: Workspace, count: int) -> None:
+        self._suite, self._workspace = suite, workspace
+        devices = visible_devices()
+        self._context: ForkContext | SpawnContext = get_context("spawn") if is_spawned(devices) else get_context("fork")
+        self.workers = [self._start(devices[number % len(devices)] if devices else None) for number in range(count)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End those that wait for a run, and kill any other."""
+        for worker in self.workers:
+            if kind is not None or worker.run is not None or not worker.ready:
+                worker.process.kill()
+            else:
+                with suppress(OSError):
+                    worker.connection.send(None)
+        for worker in self.workers:
+            worker.process.join(PATIENCE)
+            worker.process.kill()
+            worker.process.join()
+
+    @property
+    def idle(self) -> list[Worker]:
+        """The workers that have no run."""
+        return [worker for worker in self.workers if worker.run is None]
+
+    @property
+    def running(self) -> list[Run[Any]]:
+        """The runs that they are at."""
+        return [worker.run for worker in self.workers if worker.run is not None]
+
+    def messages(self, seconds: float) -> Iterator[tuple[Worker, Message]]:
+        """Yield what workers say, as soon as one does or after so many ``seconds``; the last of one that has ended is Gone."""
+        waited = connection.wait(
+            [end for worker in self.workers for end in (worker.connection, worker.process.sentinel)], seconds
+        )
+        for worker in list(self.workers):
+            gone = worker.process.sentinel in waited
+            while worker.connection.poll():
+                try:
+                    message = worker.connection.recv()
+                except (EOFError, OSError):
+                    break
+                worker.ready = worker.ready or isinstance(message, Ready)
+                yield worker, message
+            if gone:
+                worker.process.join()
+                worker.connection.close()
+                self.workers.remove(worker)
+                yield worker, Gone(worker.process.exitcode or 0)
+
+    def replace(self, gone: Worker) -> None:
+        """Start another worker in the place of one that has ended."""
+        self.workers.append(self._start(gone.device))
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on to every worker; those that do not hear any yet are killed."""
+        for worker in self.workers:
+            if not worker.ready:
+                worker.process.kill()
+            elif worker.process.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(worker.process.pid, number)
+
+    def kill(self) -> None:
+        """End every worker at once."""
+        for worker in self.workers:
+            worker.process.kill()
+
+    def _start(self, device: str | None) -> Worker:
+        ours, theirs = self._context.Pipe()
+        workspace = self._workspace if isinstance(self._context, ForkContext) else self._workspace.unopened()
+        process = self._context.Process(target=work, args=(theirs, self._suite, workspace, device, os.getpid()))
+        process.start()
+        theirs.close()
+        return Worker(process, ours, device)
+
+
+def is_spawned(devices: list[str]) -> bool:
+    """Return whether workers are started anew, and not forked: with ``devices``, and on all systems but Linux."""
+    return bool(devices) or sys.platform != "linux"
+
+
+def visible_devices() -> list[str]:
+    """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; CUDA is not begun for it."""
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return named[:count] if named else [str(number) for number in range(count)]

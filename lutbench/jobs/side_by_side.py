@@ -1,0 +1,176 @@
+"""Runs side by side: those that need nothing, or whose needed run has finished, as many at once as there are workers.
+
+What a worker does is what the command would do by itself. Several commands, also on several machines over one file system, share the
+work: a run that another one is at is passed over, waited for at the end, and taken over if that one is killed.
+"""
+
+import signal
+import time
+from collections.abc import Collection
+from typing import Any
+
+from lutbench.errors import Halt, UserError
+from lutbench.interruption import Interrupted, hearing
+from lutbench.jobs.crew import Crew, Worker, visible_devices
+from lutbench.jobs.order import Queue, known_seconds, longest_first
+from lutbench.jobs.view import View
+from lutbench.jobs.worker import Ended, Gone, Line, Message, Step, Stopped
+from lutbench.progress import console
+from lutbench.recipes.suite import LoadedSuite
+from lutbench.run import Run
+from lutbench.stages import THREADS, kept_of, require_not_failed, tell_failure
+
+LOOK_EVERY = 2.0
+"""Seconds between looks at a run that another command is at work on."""
+
+AT_ONCE = 10.0
+"""Seconds that workers have to end after a second Ctrl-C."""
+
+
+def side_by_side(
+    suite: LoadedSuite,
+    to_do: list[Run[Any]],
+    repeated: Collection[str],
+    failed: dict[str, str],
+    told: set[str],
+    jobs: int,
+) -> None:
+    """Do the runs ``to_do``, up to ``jobs`` at once; the others go on if one fails, but those that need it.
+
+    ``failed`` gets the reason of each that cannot be done, in the order of the suite, and ``told`` the name if it was printed;
+    ``repeated`` are those that are repeated if they have finished.
+
+    Raises:
+        Halt: if nothing can be saved, after the others have saved and stopped.
+        Interrupted: after a signal, when all have saved and stopped.
+    """
+    threads = 10**9 if visible_devices() else max(THREADS, jobs)
+    queue = Queue(suite, longest_first(to_do, known_seconds(to_do)), threads, THREADS)
+    with Crew(suite, to_do[0].workspace, min(jobs, len(to_do))) as crew, View(len(to_do)) as view:
+        shift = _Shift(suite, queue, crew, view, repeated, failed, told)
+        with hearing(shift.hear):
+            shift.work()
+    first = dict(failed)
+    failed.clear()
+    failed |= {run.name: first[run.name] for run in suite.runs if run.name in first}
+
+
+class _Shift:
+    """The work of a crew on a queue of runs."""
+
+    def __init__(
+        self,
+        suite: LoadedSuite,
+        queue: Queue,
+        crew: Crew,
+        view: View,
+        repeated: Collection[str],
+        failed: dict[str, str],
+        told: set[str],
+    ) -> None:
+        self.suite, self.queue, self.crew, self.view = suite, queue, crew, view
+        self.repeated, self.failed, self.told = repeated, failed, told
+        self._signal = 0
+        """The signal that ends the command."""
+        self._deadline = float("inf")
+        self._halted = ""
+        self._kept: list[str] = []
+
+    def hear(self, number: int, again: bool) -> None:
+        """Pass a signal on to every worker, which saves and stops; if it comes ``again``, which stops at once."""
+        self._signal = self._signal or number
+        if again:
+            self._deadline = time.monotonic() + AT_ONCE
+        self.crew.signal(number)
+
+    def work(self) -> None:
+        """Do all that can be done."""
+        while self.crew.workers if self._stopping else self.queue.waiting or self.crew.running:
+            if not self._stopping:
+                self._give_out()
+            for worker, message in self.crew.messages(LOOK_EVERY / 4):
+                self._take_in(worker, message)
+            if time.monotonic() > self._deadline:
+                self.crew.kill()
+        if self._halted:
+            raise Halt(self._halted)
+        if self._signal:
+            raise Interrupted(self._signal, " ".join(dict.fromkeys(self._kept)))
+
+    @property
+    def _stopping(self) -> bool:
+        return bool(self._signal or self._halted)
+
+    def _give_out(self) -> None:
+        """Give every idle worker a run that can be begun, and pass over those that need one that failed."""
+        for run in list(self.queue.waiting):
+            try:
+                require_not_failed(run, self.failed)
+            except UserError as reason:
+                self.queue.waiting.remove(run)
+                self.failed[run.name] = str(reason)
+        for worker in self.crew.idle:
+            begun = self.queue.take(self.crew.running, time.monotonic())
+            if begun is None:
+                return
+            self.view.begin(begun.name)
+            worker.give(begun, begun.name in self.repeated)
+
+    def _take_in(self, worker: Worker, message: Message) -> None:
+        """Show what a worker says of its run, or note how that ended."""
+        run = worker.run
+        match message:
+            case Line():
+                self.view.line(message)
+            case Step() if run:
+                self.view.step(run.name, message)
+            case Ended() if run:
+                worker.run = None
+                self._end(run, message)
+            case Stopped():
+                self._note_kept(worker, message.kept)
+            case Gone():
+                self._lose(worker, message.status)
+
+    def _end(self, run: Run[Any], ended: Ended) -> None:
+        """Note that a run is done, failed, or is being done by another command."""
+        self.view.end(run.name, ended.outcome == "done")
+        if ended.outcome == "done":
+            run.workspace.list_again()
+        elif ended.outcome == "held":
+            if run.name not in self.queue.later:
+                console.print(
+                    f"{ended.reason.partition('. Wait for it')[0]}. It is waited for when the others are done."
+                )
+            self.queue.later[run.name] = time.monotonic() + LOOK_EVERY
+            self.queue.waiting.append(run)
+        elif ended.outcome == "halt":
+            self._halted = self._halted or ended.reason
+            self.crew.signal(signal.SIGTERM)
+        else:
+            self.failed[run.name] = ended.reason
+            tell_failure(self.suite, run, self.failed, self.told)
+
+    def _note_kept(self, worker: Worker, kept: str) -> None:
+        """Note what is kept of a run that a signal ended."""
+        if worker.run is not None:
+            self.view.end(worker.run.name, done=False)
+            self._kept.append(kept or kept_of(worker.run))
+            worker.run = None
+
+    def _lose(self, worker: Worker, status: int) -> None:
+        """Note that a worker has ended: as it was told, or because it was killed, in which case another takes its place."""
+        if self._stopping:
+            self._note_kept(worker, "")
+            return
+        if worker.run is not None:
+            run = worker.run
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            reason = (
+                f"{run.name}: the process that performed it {how}, perhaps for want of memory: --jobs with a lower number takes less. What "
+                "was saved is kept."
+            )
+            self._end(run, Ended("failed", reason))
+        if self.queue.waiting:
+            with self.view.paused():
+                self.crew.replace(worker)

@@ -1,0 +1,203 @@
+"""A process that performs runs, one after the other, for the command that started it.
+
+It takes the names of runs over a pipe and does with each what the command would do by itself, :func:`lutbench.stages.run_one`. All that
+it would print, and how far it has come, goes back over the same pipe.
+
+It is a session of its own, so that Ctrl-C on a terminal reaches it through the command alone, and once. If the command is killed it ends.
+"""
+
+import io
+import os
+import signal
+import sys
+import time
+import traceback
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from lutbench.errors import Halt, UserError
+from lutbench.files import explanation
+from lutbench.interruption import Interrupted, hearing, interrupt
+from lutbench.progress import console, report_to
+from lutbench.recipes.suite import LoadedSuite
+from lutbench.run import open_run
+from lutbench.stages import Held, run_one
+from lutbench.workspace import Workspace
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+WATCH_EVERY = 0.5
+"""Seconds between looks at whether the command is still there."""
+
+STEPS_EVERY = 0.2
+"""Least seconds between two messages on how far a run has come."""
+
+Outcome = Literal["done", "held", "failed", "halt"]
+
+
+class Assignment(NamedTuple):
+    """A run to perform."""
+
+    name: str
+    again: bool
+    """Whether it is repeated if it has finished."""
+
+
+class Ready(NamedTuple):
+    """The worker hears signals, and waits for its first run."""
+
+
+class Line(NamedTuple):
+    """A line to print."""
+
+    text: str
+    error: bool
+    """Whether it is for standard error."""
+
+
+class Step(NamedTuple):
+    """How far that which the run is doing has come; without a title it does nothing that is counted."""
+
+    title: str
+    done: int
+    total: int
+    text: str
+
+
+class Ended(NamedTuple):
+    """A run has ended: it is done, another command is at work on it, it failed, or nothing more can be saved; and why."""
+
+    outcome: Outcome
+    reason: str = ""
+
+
+class Stopped(NamedTuple):
+    """A signal ended the worker; what is kept of its run, a sentence, empty where it had none."""
+
+    kept: str
+
+
+class Gone(NamedTuple):
+    """The worker's process has ended; said of it by who waits for it."""
+
+    status: int
+    """Its exit status; the negative number of the signal that killed it."""
+
+
+Message = Ready | Line | Step | Ended | Stopped | Gone
+
+
+def work(
+    connection: "Connection[Any, Any]", suite: LoadedSuite, workspace: Workspace, device: str | None, parent: int
+) -> None:
+    """Perform the runs that ``connection`` names until it names None or a signal comes; the main function of a process.
+
+    ``device`` is the one GPU that it sees, as ``CUDA_VISIBLE_DEVICES`` has it, if there are any; ``parent`` the process to live as
+    long as.
+    """
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    os.setsid()
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
+    sender = _Sender(connection)
+    console.file = sys.stdout = _Lines(sender, error=False)
+    sys.stderr = _Lines(sender, error=True)
+    report_to(_Steps(sender))
+    with hearing(interrupt):
+        try:
+            sender.put(Ready())
+            while (given := connection.recv()) is not None:
+                sender.put(_performed(suite, workspace, given))
+        except Interrupted as stop:
+            sender.put(Stopped(stop.kept))
+        except EOFError:  # the command has ended
+            pass
+    sender.close()
+
+
+def _performed(suite: LoadedSuite, workspace: Workspace, given: Assignment) -> Ended:
+    """Perform one run, unless it has finished; raises Interrupted if a signal came."""
+    workspace.list_again()  # others finished runs meanwhile
+    try:
+        run_one(open_run(suite, suite.run(given.name), workspace), {}, given.again)
+    except Held as reason:
+        return Ended("held", str(reason))
+    except Halt as reason:
+        return Ended("halt", str(reason))
+    except UserError as reason:
+        return Ended("failed", str(reason))
+    except Exception as error:
+        if found := explanation(error):
+            file = f": {name}" if (name := getattr(error, "filename", None)) else ""
+            return Ended("failed", f"{given.name}: {found[0]}{file}. {found[1]}, and give the same command again.")
+        traceback.print_exc()
+        what = f"{type(error).__name__}: {str(error).strip()}".rstrip(" .:")
+        return Ended("failed", f"{given.name} failed: {what}. Where in the code, is printed above.")
+    return Ended("done")
+
+
+def _end_with(parent: int) -> None:
+    """End this process at once when ``parent`` has ended: there is nobody any more for whom to go on."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_EVERY)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Sender:
+    """Sends messages from a thread: signals are heard between any two lines of the main thread, and would break one in its middle."""
+
+    def __init__(self, connection: "Connection[Any, Any]") -> None:
+        self._connection = connection
+        self._messages: SimpleQueue[Message | None] = SimpleQueue()
+        self._thread = Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def put(self, message: Message) -> None:
+        """Send a message after those before it."""
+        self._messages.put(message)
+
+    def close(self) -> None:
+        """Wait until all is sent."""
+        self._messages.put(None)
+        self._thread.join()
+
+    def _send(self) -> None:
+        try:
+            while (message := self._messages.get()) is not None:
+                self._connection.send(message)
+        except OSError:  # the command has ended
+            return
+
+
+class _Lines(io.StringIO):
+    """What stands in for standard output or standard error: every whole line is a message."""
+
+    def __init__(self, sender: _Sender, error: bool) -> None:
+        super().__init__()
+        self._sender, self._error, self._owner, self._rest = sender, error, os.getpid(), ""
+
+    def write(self, text: str) -> int:
+        """Send the lines that are whole now; from a loader's process, which has no such thread, write them at once."""
+        if os.getpid() != self._owner:
+            os.write(2 if self._error else 1, text.encode(errors="backslashreplace"))
+            return len(text)
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._sender.put(Line(line, self._error))
+        return len(text)
+
+
+class _Steps:
+    """Reports how far a run has come, now and then."""
+
+    def __init__(self, sender: _Sender) -> None:
+        self._sender, self._title, self._last = sender, "", 0.0
+
+    def __call__(self, title: str, done: int, total: int, text: str) -> None:
+        """Send a step: the first and the last of its title, and between them at most one every :data:`STEPS_EVERY` seconds."""
+        now = time.monotonic()
+        if title != self._title or done >= total or now - self._last >= STEPS_EVERY:
+            self._title, self._last = title, now
+            self._sender.put(Step(title, done, total, text))
