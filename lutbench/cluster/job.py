@@ -37,8 +37,10 @@ class PerformRun:
     key: str
     """What the run's settings were when it was submitted."""
     overrides: tuple[str, ...]
+    data_root: str
+    """May name variables that a node sets, such as ``$TMPDIR``."""
     options: tuple[str, ...]
-    """Those for the folders of images, runs and results."""
+    """Those for the folders of runs and results."""
     results: str
     folder: str
     """Of all that is known of the suite's jobs."""
@@ -49,7 +51,8 @@ class PerformRun:
     def command(self, environment: "submitit.JobEnvironment | None" = None) -> list[str]:
         """Return what is started on a node of the job: one process, or through torchrun those of this node."""
         changes = [part for override in self.overrides for part in ("--set", override)]
-        run = ["-m", "lutbench", "run", self.suite, "--only", self.run, *self.options, *changes]
+        data = f"--data-root={os.path.expandvars(self.data_root)}"
+        run = ["-m", "lutbench", "run", self.suite, "--only", self.run, data, *self.options, *changes]
         nodes = environment.num_nodes if environment else 1
         if nodes * self.processes == 1:
             return [sys.executable, *run]

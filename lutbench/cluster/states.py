@@ -9,6 +9,9 @@ from lutbench.cluster.jobs import JobEnd, Submitted, job_folder, last_lines, rea
 from lutbench.cluster.slurm import Listed, listed
 from lutbench.recipes.suite import LoadedSuite
 
+TIME_LIMIT = "SIGUSR2"
+"""The signal that submitit has SLURM send before the end of a job's time."""
+
 
 class JobState(NamedTuple):
     """How far the job of a run has come."""
@@ -34,7 +37,7 @@ def job_states(suite: LoadedSuite, runs: Path) -> dict[str, JobState]:
 def _state(one: Submitted, found: Listed | None, end: JobEnd | None, before: Mapping[str, JobState]) -> JobState:
     if found is not None and found.active:
         if found.state in ("PENDING", "REQUEUED"):
-            return JobState(_queued(one, found, end))
+            return JobState(_queued(one, end))
         if found.state == "RUNNING":
             return JobState(f"running on {found.nodes} since {_time(found.since)}, job {one.job}")
         return JobState(f"{found.state.lower()}, job {one.job}")
@@ -52,13 +55,12 @@ def _state(one: Submitted, found: Listed | None, end: JobEnd | None, before: Map
     return _failed(one, found, end)
 
 
-def _queued(one: Submitted, found: Listed, end: JobEnd | None) -> str:
-    """Return how a job is waiting: for a node, for another, or again after it was told to stop."""
-    waiting = f", waits for {one.after}" if one.after and "Dependency" in found.reason else ""
+def _queued(one: Submitted, end: JobEnd | None) -> str:
+    """Return how a job is waiting: for the first time, or again after it was told to stop."""
     if end is not None:
-        by = f"by {end.signal} " if end.signal else ""
-        return f"preempted {by}at {_time(end.when)}, queued again, job {one.job}"
-    return f"queued, job {one.job}{waiting}"
+        how = {"": "ended", TIME_LIMIT: "out of time"}.get(end.signal, f"preempted by {end.signal}")
+        return f"{how} at {_time(end.when)}, queued again, job {one.job}"
+    return f"queued, job {one.job}"
 
 
 def _failed(one: Submitted, found: Listed | None, end: JobEnd | None) -> JobState:

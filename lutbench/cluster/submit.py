@@ -217,7 +217,7 @@ def executor(job: Job, suite: LoadedSuite, folder: Path, kind: type[SlurmExecuto
             if recipe.gpus
             else {}
         ),
-        **({"mem": recipe.memory} if recipe.memory else {}),
+        **({"mem": f"{round(1024 * recipe.memory)}M"} if recipe.memory else {}),
         **({"dependency": job.dependency} if job.dependency else {}),
         **({"setup": recipe.setup} if recipe.setup else {}),
     }
@@ -267,7 +267,10 @@ def _submit(job: Job, suite: LoadedSuite, workspace: Workspace, overrides: Seque
         made = to_be_made.submit_array(perform) if len(perform) > 1 else [to_be_made.submit(perform[0])]
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
         told = [line for line in str(error).splitlines() if "sbatch" in line] or [str(error)]
-        raise UserError(f"{job.title(suite.name)}: SLURM does not take the job: {told[-1].strip()}") from error
+        raise UserError(
+            f"{job.title(suite.name)}: SLURM does not take the job: {told[-1].strip()}. It asks for {_asked(job.recipe)}: change [cluster] in "
+            "the suite file, or give --partition, --gpus, --cpus, --nodes or --time, and submit again; what was submitted stays."
+        ) from error
     job.ids = [one.job_id for one in made]
     for one, run, what in zip(made, job.runs, perform, strict=True):
         after = run.needs.name if run.needs and job.dependency else ""
@@ -280,12 +283,13 @@ def _perform(
 ) -> PerformRun:
     """Return what the job of a run does: all paths absolute, since nobody knows where it is begun."""
     name = suite.given.split(" --set ")[0]
-    folders = {"data-root": workspace.data, "runs": workspace.runs, "results": workspace.results}
+    folders = {"runs": workspace.runs, "results": workspace.results}
     return PerformRun(
         suite=str(Path(name).expanduser().absolute()) if name.endswith(".toml") else name,
         run=run.name,
         key=key_of(suite, run.planned),
         overrides=tuple(overrides),
+        data_root=job.recipe.data_root or str(workspace.data.absolute()),
         options=tuple(f"--{option}={path.absolute()}" for option, path in folders.items()),
         results=str(workspace.results.absolute()),
         folder=str(folder.absolute()),
@@ -337,12 +341,17 @@ def _sentence(job: Job) -> str:
     """Return in a line which job it is, what is in it and what it waits for."""
     names = list_of((run.name for run in job.runs), 8)
     number = job.ids[0] if len(job.runs) == 1 else f"{job.ids[0].partition('_')[0]}, {len(job.runs)} jobs"
-    recipe = job.recipe
-    per_node = (
-        f"{recipe.gpus} GPU{'s' * (recipe.gpus > 1)}" if recipe.gpus else f"{recipe.cpus} core{'s' * (recipe.cpus > 1)}"
+    return f"{number}: {names}; {_asked(job.recipe)}{f'; {job.dependency}' if job.dependency else ''}"
+
+
+def _asked(recipe: ClusterRecipe) -> str:
+    """Return what a job asks for, in a few words."""
+    gpus = [f"{recipe.gpus} GPU{'s' * (recipe.gpus > 1)}"] if recipe.gpus else []
+    nodes = "a node" if recipe.nodes == 1 else f"{recipe.nodes} nodes"
+    parts = [*gpus, f"{recipe.cpus} core{'s' * (recipe.cpus > 1)}"]
+    return (
+        f"{nodes} of {' and '.join(parts)}, for {recipe.time}{f', in {recipe.partition}' if recipe.partition else ''}"
     )
-    where = per_node if recipe.nodes == 1 else f"{recipe.nodes} nodes of {per_node}"
-    return f"{number}: {names}; {where}, {recipe.time}{f'; {job.dependency}' if job.dependency else ''}"
 
 
 def _require_done(suite: LoadedSuite, submission: Submission, tense: str) -> None:

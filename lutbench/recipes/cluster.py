@@ -75,13 +75,16 @@ class ClusterRecipe(Recipe):
     cpus: Annotated[CountOrZero, Runtime] = 0
     """Cores of a node; if 0 one for every process and one for each of its loader processes (``workers``)."""
     memory: Annotated[float, Runtime, Field(ge=0)] = 0
-    """GB of memory of a node; the cluster's default if 0."""
+    """GB of memory of a node, as SLURM counts them; the cluster's default if 0."""
     parallel: Annotated[Count, Runtime] = 256
     """How many runs of one array may go on at once."""
     grace: Annotated[int, Runtime, Field(ge=1, le=3600)] = 120
     """Seconds before the end of its time at which a job is told to save and stop: several steps of training and a checkpoint (our choice)."""
     requeues: Annotated[CountOrZero, Runtime] = 100
     """How often a job that was told to stop is queued again at most, so that one that saves nothing ends some time (our choice)."""
+    data_root: Annotated[str, Runtime] = ""
+    """Where jobs find the images, if not where the command does that submits them: such as ``$TMPDIR/data``, on the disk of a node, where
+    ``setup`` has put them."""
     setup: Annotated[list[str], Runtime] = Field(default_factory=list)
     """Lines of shell before a job begins, on its first node, such as ``module load cuda``."""
     options: Annotated[dict[str, str | int | bool], Runtime] = Field(default_factory=dict)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A real SLURM on this machine alone, as root: two nodes of two cores, node1 and node2, on loopback; no accounts, requeue allowed.
+# A real SLURM on this machine alone, as root: two nodes of two cores, node1 and node2, on loopback; no accounts, requeue allowed. A job in
+# partition urgent takes the place of those in main, the default, which are told and have two minutes to save.
 #   eval "$(tests/slurm/cluster.sh start DIR)"   starts munged, slurmctld and a slurmd for each node, with all they write below DIR, and
 #                                                prints `export SLURM_CONF=...`
 #   tests/slurm/cluster.sh stop DIR              ends those that it started
@@ -33,7 +34,10 @@ SchedulerParameters=bf_interval=1,sched_interval=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 NodeName=node[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[17001-17002] CPUs=2 RealMemory=1000 State=UNKNOWN
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=120
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
 CONF
     if ! munge -n > /dev/null 2>&1; then
         mkdir -p /run/munge && chown munge: /run/munge
