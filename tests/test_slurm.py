@@ -21,6 +21,7 @@ from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, open_run
 from lutbench.run_status import RunState
+from lutbench.stages import Held, lock
 from lutbench.status import show_status
 from lutbench.workspace import Workspace
 from pretrain.train import perform
@@ -215,6 +216,11 @@ def test_a_job_on_two_nodes_that_is_preempted_saves_is_queued_again_once_and_end
     submitted(tmp_path, "pretrain/lut", overrides=changes, nodes=2)
     wait_for(in_its_loop(tmp_path), tmp_path)
     job = job_of(tmp_path, "pretrain/lut/seed0")
+    beside = of(tmp_path, "beside", *changes)  # as on a node that does not see the job's lock
+    holder = {"process": 1, "machine": "elsewhere", "since": "today", "job": job}
+    (beside.home / ".holder.json").write_text(json.dumps(holder))
+    with pytest.raises(Held, match=f"by process 1 on elsewhere since today, job {job}"), lock(beside):
+        pass
     urgent = asked("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
     wait_for(lambda: ended(tmp_path), tmp_path)
     assert (ended(tmp_path)["signal"], ended(tmp_path)["status"], ended(tmp_path)["requeued"]) == ("SIGTERM", 143, True)
@@ -224,7 +230,9 @@ def test_a_job_on_two_nodes_that_is_preempted_saves_is_queued_again_once_and_end
     wait_for(lambda: queue(job)[0] == "COMPLETED", tmp_path)
     assert queue(job) == ("COMPLETED", 1)
     assert made(run) == made(whole)
-    assert json.loads(next(run.workspace.results.rglob("seed0.json")).read_text())["processes"] == 2
+    assert json.loads(next(run.workspace.results.rglob("seed0.json")).read_text())["hardware"]["processes"] == 2
+    with lock(beside):
+        pass
 
 
 def test_what_slurm_does_not_take_is_told_in_its_words(tmp_path: Path) -> None:

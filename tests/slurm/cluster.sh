@@ -29,6 +29,8 @@ MpiDefault=none
 ReturnToService=2
 JobRequeue=1
 KillWait=20
+SlurmdTimeout=0
+UnkillableStepTimeout=300
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=2
 SelectType=select/cons_tres
