@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from lutbench.cli_cluster import submit
 from lutbench.cli_data import data_app
 from lutbench.cli_options import DataRoot, FeatureRoom, Only, Overrides, ResultsRoot, RunsRoot, SuiteName
 from lutbench.errors import UserError
@@ -84,6 +85,9 @@ def run(
         console.print(budget.sentence(name, with_file=True), soft_wrap=True)
     workspace = Workspace(data_root, runs, results, feature_bytes=round(features * 1e9))
     run_suite(loaded, stage or [], only or [], workspace, again or [], jobs)
+
+
+app.command()(submit)
 
 
 @app.command()

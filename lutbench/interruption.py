@@ -1,4 +1,4 @@
-"""Signals that ask a command to end: Ctrl-C, a scheduler's SIGTERM, the SIGHUP of a terminal that closes."""
+"""Signals that ask a command to end: Ctrl-C, a scheduler's SIGTERM, SIGUSR1 or SIGUSR2, the SIGHUP of a terminal that closes."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 _heard: set[int] = set()
 """Those that came so far: signals are the process's, not those of a part of it."""
@@ -39,10 +39,11 @@ def interrupt(number: int, again: bool) -> None:
 
 @contextmanager
 def hearing(handler: Callable[[int, bool], None]) -> Iterator[None]:
-    """Have ``handler(number, again)`` called at the first signal and, with ``again``, whenever one of the same kind comes once more.
+    """Have ``handler(number, again)`` called at the first signal and, with ``again``, whenever Ctrl-C comes once more.
 
-    The first of another kind is passed over: launchers such as nox send SIGTERM soon after Ctrl-C, and nobody asked twice.
-    Signals that are ignored, as under nohup, stay so. In processes that are forked meanwhile, which follow this one, SIGTERM
+    Of another kind, and of every kind but Ctrl-C, those that follow are passed over: launchers such as nox send SIGTERM soon after
+    Ctrl-C, a scheduler sends it to a launcher too, which passes it on, and nobody asked twice. What was held back from a process
+    until it hears is heard from here on. Signals that are ignored, as under nohup, stay so. In processes that are forked meanwhile, which follow this one, SIGTERM
     alone is heard, and ends them.
     """
     owner = os.getpid()
@@ -54,13 +55,14 @@ def hearing(handler: Callable[[int, bool], None]) -> Iterator[None]:
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
-        first, again = not _heard, number in _heard
+        first, again = not _heard, number in _heard and number == signal.SIGINT
         _heard.add(number)
         if first or again:
             handler(number, again)
 
     for number in before:
         signal.signal(number, hear)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
+from lutbench.cluster.slurm import is_active, this_job
 from lutbench.errors import Halt, NotRun, UserError
 from lutbench.files import read_model, write_json
 from lutbench.interruption import interruption_explained
@@ -34,6 +35,8 @@ class Holder(BaseModel):
     process: int | str = "unknown"
     machine: str = "unknown"
     since: str = "unknown"
+    job: str = ""
+    """The job of a cluster that it is a part of."""
 
 
 THREADS = torch.get_num_threads()
@@ -287,6 +290,10 @@ class Held(UserError):
 def lock(run: Run[Any]) -> Iterator[None]:
     """Keep every other command from a run meanwhile, and begin with removing what killed ones left half-written.
 
+    The system frees the lock of a process that is killed. A job waits a while for one, ``LUTBENCH_LOCK_PATIENCE`` seconds: a server of
+    files gives back later what a node held that is gone. Where nodes do not see each other's locks, a job on another node
+    that the scheduler has as running is at work on it still.
+
     Raises:
         Held: naming the process that is at work on it already.
     """
@@ -294,17 +301,29 @@ def lock(run: Run[Any]) -> Iterator[None]:
     file = FileLock(run.home / ".lock")
     holder = run.home / ".holder.json"
     try:
-        file.acquire(timeout=0)
+        file.acquire(timeout=float(os.environ.get("LUTBENCH_LOCK_PATIENCE", "0")))
+        if _goes_on_elsewhere(read_model(holder, Holder)):
+            file.release()
+            raise Timeout(file.lock_file)
     except Timeout:
         raise Held(f"{run.name} is being run already, by {_holder(run.home)}. Wait for it, or stop it first.") from None
     try:
         run.sweep()
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(holder, Holder(process=os.getpid(), machine=platform.node(), since=since).model_dump())
+        write_json(
+            holder, Holder(process=os.getpid(), machine=platform.node(), since=since, job=this_job()).model_dump()
+        )
         yield
     finally:
         holder.unlink(missing_ok=True)
         file.release()
+
+
+def _goes_on_elsewhere(holder: Holder | None) -> bool:
+    """Return whether what a holder left is of a job that is running, on another machine."""
+    if holder is None or holder.job in ("", this_job()) or holder.machine == platform.node():
+        return False
+    return is_active(holder.job)
 
 
 def held_by(run: Run[Any]) -> str:
@@ -327,4 +346,5 @@ def _held(home: Path) -> str:
 
 def _holder(home: Path) -> str:
     who = read_model(home / ".holder.json", Holder) or Holder()
-    return f"process {who.process} on {who.machine} since {who.since}"
+    job = f", job {who.job}" if who.job else ""
+    return f"process {who.process} on {who.machine} since {who.since}{job}"

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+from lutbench.cluster.states import job_states
 from lutbench.errors import NotRun, UserError, listed
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
@@ -39,6 +40,7 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     refused, chosen = dict[str, str](), {planned.name for planned in suite.runs}
     edited: dict[tuple[str, ...], int] = {}
     to_come: list[Run[Any]] = []
+    jobs = job_states(suite, workspace.runs)
     for planned in suite.runs:
         run = open_run(suite, planned, workspace)
         done = False
@@ -67,6 +69,10 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
             refused[run.name] = problem
         if not done:
             to_come.append(run)
+        if not done and (job := jobs.get(run.name)):
+            kept = rows[-1][1] if rows[-1][1].startswith((RunState.RESUMABLE, RunState.STALE)) else ""
+            rows[-1] = (run.name, "; ".join(filter(None, (job.text, kept))), *rows[-1][2:])
+            problems += [job.paragraph] if job.paragraph else []
         if rows[-1][1] == RunState.MISSING and run.name in studied:
             missing[studied[run.name]] += 1
             rows.pop()

@@ -144,8 +144,10 @@ def made_below(folder: Path) -> dict[str, Any]:
     ("sent", "status"),
     [
         ([signal.SIGINT, signal.SIGTERM], 130),  # as nox does
-        ([signal.SIGTERM], 143),
+        ([signal.SIGTERM, signal.SIGTERM], 143),  # of a scheduler, and of what it has started
         ([signal.SIGHUP], 129),
+        ([signal.SIGUSR1], 138),
+        ([signal.SIGUSR2, signal.SIGTERM], 140),
     ],
 )
 def test_a_signal_is_heard_at_the_next_step_and_the_run_goes_on_to_the_same_bits_and_losses(
@@ -169,6 +171,20 @@ def test_a_signal_is_heard_at_the_next_step_and_the_run_goes_on_to_the_same_bits
     assert newest_step(run.checkpoints) == int(found[1]) < 225
     perform(run)
     assert made(run) == made(whole)
+
+
+def test_a_sigterm_to_every_process_loaders_included_saves_too(folder: Path) -> None:
+    """As schedulers send it that know of a job's processes one by one."""
+    process = start(folder, "here", "run", str(folder / "toy.toml"), "--only", "pretrain/lut")
+    wait_for(in_its_loop(folder, "here"), process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_for(lambda: children.read_text().split(), process)
+    workers = [int(worker) for worker in children.read_text().split()]
+    for number in (*workers, process.pid):
+        os.kill(number, signal.SIGTERM)
+    assert re.search(r"pretrain/lut/seed0 stopped at step \d+ of 225, which is saved", paragraph_of(process))
+    assert process.returncode == 143
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()], "they end with their parent"
 
 
 def test_a_second_ctrl_c_stops_at_once_and_a_sigterm_after_the_first_does_not(folder: Path) -> None:

@@ -11,6 +11,7 @@ from lutbench.kinds import KINDS, Kind
 from lutbench.recipes.analysis import AnalysisRecipe
 from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, RunRecipe
+from lutbench.recipes.cluster import ClusterRecipe
 from lutbench.recipes.dense import DenseKnnRecipe, DenseLinearRecipe
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.loading import SUITES, load_suite
@@ -769,6 +770,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "pool": "class",
         "blocks": [6],
     },
+    ClusterRecipe: {},
 }
 
 LOOKS: dict[str, Any] = {"eval_batch": 8, "workers": 5, "log_every": 3, "trackers": []}
@@ -802,6 +804,25 @@ WITHOUT_EFFECT: dict[type[Recipe], dict[str, Any]] = {
     RetrievalRecipe: LOOKS,
     RevisitedDataRecipe: {"label": "Oxford", "path": "elsewhere"},
     InstanceRetrievalRecipe: LOOKS,
+    ClusterRecipe: {
+        "partition": "gpu",
+        "account": "lab",
+        "qos": "high",
+        "constraint": "h100",
+        "time": "2-00:00:00",
+        "nodes": 2,
+        "gpus": 8,
+        "gpu_type": "h100",
+        "processes": 4,
+        "cpus": 88,
+        "memory": 500.0,
+        "parallel": 20,
+        "grace": 300,
+        "requeues": 3,
+        "data_root": "$TMPDIR/data",
+        "setup": ["module load cuda"],
+        "options": {"exclude": "node7"},
+    },
 }
 
 BASE: dict[type[Recipe], dict[str, Any]] = {
@@ -822,6 +843,7 @@ BASE: dict[type[Recipe], dict[str, Any]] = {
     RetrievalRecipe: {"data": PETS, "encoder": SOURCE},
     RevisitedDataRecipe: {"source": "roxford5k"},
     InstanceRetrievalRecipe: {"data": RevisitedDataRecipe(source="roxford5k"), "encoder": SOURCE},
+    ClusterRecipe: {},
 }
 
 

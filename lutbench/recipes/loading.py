@@ -144,7 +144,7 @@ def _override(tables: dict[str, Any], assignment: str) -> None:
         raise UserError(f"--set {assignment[:80]}...: a value that cannot be read: {error}.") from error
     table = tables
     for depth, part in enumerate(parts[:-1]):
-        inner = table.setdefault(part, {}) if parts[0] == "defaults" else table.get(part)
+        inner = table.setdefault(part, {}) if parts[0] in ("defaults", "cluster") else table.get(part)
         if not isinstance(inner, dict):
             known = ", ".join(k for k, v in table.items() if isinstance(v, dict))
             raise UserError(

@@ -9,6 +9,7 @@ One TOML file holds everything that a reader needs to know what is run::
     [robustness.NAME]  a task's classifiers on sets     [classifier.NAME]  a row of those that no run made
     [analysis.NAME]    what is measured inside encoders
     [sweep.NAME]       one of these with several values of a setting, see :mod:`lutbench.recipes.studies`
+    [cluster]          what jobs on SLURM ask for, see :mod:`lutbench.recipes.cluster`
 
 ``data = "NAME"`` and ``encoder = "NAME"`` refer to those tables. Every task is run for every method (or those it
 lists), for every seed; its classifiers are then measured on every robustness dataset. A method can also be what a run made
@@ -28,6 +29,7 @@ from pydantic import Field, model_validator
 from lutbench.errors import unknown
 from lutbench.kinds import STAGES, Kind
 from lutbench.recipes.base import SEED_BOUND, EncoderRecipe, Name, PreprocessingRecipe, Recipe, RunRecipe
+from lutbench.recipes.cluster import ClusterTable
 from lutbench.recipes.decided import Decided
 from lutbench.recipes.equal_compute import Budget
 from lutbench.recipes.robustness import ClassifierTable, RobustnessDatasetRecipe, RobustnessTable
@@ -184,6 +186,8 @@ class Suite(Recipe):
     robustness: dict[Name, RobustnessTable] = Field(default_factory=dict)
     analysis: dict[Name, AnalysisTable] = Field(default_factory=dict)
     sweep: dict[Name, SweepTable] = Field(default_factory=dict)
+    cluster: ClusterTable = Field(default_factory=ClusterTable)
+    """What jobs ask for where the suite is run on a cluster; of no effect on any result."""
 
 
 Row = tuple[str, str, str]

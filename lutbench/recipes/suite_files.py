@@ -247,7 +247,7 @@ def _comparable(tables: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[st
     kinds = _kinds(tables) & _kinds(beside)
     found: dict[str, Any] = {"seeds": tables.get("seeds", [0])}
     for section, named in tables.items():
-        if isinstance(named, dict):
+        if isinstance(named, dict) and section != "cluster":
             shared = kinds if section == "defaults" else _section(section, beside)
             found[section] = {name: values for name, values in named.items() if name in shared}
     return found

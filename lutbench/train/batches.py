@@ -16,6 +16,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import chain, groupby, islice
 from multiprocessing.queues import Queue
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -270,11 +271,22 @@ def send_error(queue: "Queue[Any]", error: Exception, batch: tuple[Any, ...]) ->
 def follow_parent(worker: int) -> None:
     """Leave the process group: what is sent to all of it, a worker does not hear.
 
+    A scheduler sends to every process of a job by itself: so SIGTERM is heard of the parent alone.
     Its errors a worker hands to its parent, those of handing over too; that the parent ends in the middle of a handover is none.
     """
     os.setpgid(0, 0)
     while sent := signal.sigpending() & set(SIGNALS):
         signal.sigwait(sent)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, set(SIGNALS) - {signal.SIGTERM})
+        Thread(target=_end_when_parent_says, daemon=True).start()
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     Queue._on_queue_feeder_error = send_error  # type: ignore[attr-defined]
     sys.excepthook = lambda *_: None
+
+
+def _end_when_parent_says() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(128 + signal.SIGTERM)

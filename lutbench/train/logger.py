@@ -268,7 +268,5 @@ class TrainingLogger:
             raise Interrupted(number)
         self._signalled = number
         if accelerator().is_main_process:
-            name = signal.Signals(number).name
-            os.write(
-                2, f"\n{self.title}: {name}: saves after this step, and stops; once more stops at once.\n".encode()
-            )
+            name, at_once = signal.Signals(number).name, "; once more stops at once" * (number == signal.SIGINT)
+            os.write(2, f"\n{self.title}: {name}: saves after this step, and stops{at_once}.\n".encode())

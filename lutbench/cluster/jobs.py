@@ -1,0 +1,115 @@
+"""Which runs were put on a cluster, as which jobs, and how these ended: small files below ``--runs``, beside the jobs' logs.
+
+::
+
+    runs/jobs/SUITE/runs/RUN/KEY.json   the job that a run was last put into, by what tells its recipe from any other
+    runs/jobs/SUITE/logs/               submitit's: the text given to sbatch, what a job says
+    runs/jobs/SUITE/ends/JOB.json       how a job ended last, as it says itself
+
+Nothing here needs torch or a cluster.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from lutbench.files import below, content_sha256, read_model, write_json
+from lutbench.recipes.suite import LoadedSuite, PlannedRun
+
+TAIL = 8
+"""Lines of a log that are shown of a job that failed."""
+
+
+class Submitted(BaseModel):
+    """A run that was put on the cluster."""
+
+    run: str
+    key: str
+    """See :func:`key_of`."""
+    job: str
+    """``12``, or ``12_0`` in an array."""
+    after: str = ""
+    """The run that it waits for."""
+    when: str = ""
+    out: str = ""
+    err: str = ""
+    """Paths of what it says, and of what it says of errors."""
+
+
+class JobEnd(BaseModel):
+    """How a job ended, and whether it goes on."""
+
+    job: str
+    status: int
+    """Exit status of the run, see docs/cluster.md."""
+    signal: str = ""
+    """The signal by which it was told to stop, if it was."""
+    node: str = ""
+    when: str = ""
+    requeued: bool = False
+    """Whether the job has put itself into the queue again."""
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def job_folder(runs: Path, suite: str) -> Path:
+    """Return the folder of all that is known of a suite's jobs."""
+    return below(runs, "jobs", suite)
+
+
+def key_of(suite: LoadedSuite, planned: PlannedRun) -> str:
+    """Return what tells a run from those of the same name by other settings, before its data or the weights it needs are there."""
+    needs = key_of(suite, suite.run(planned.needs)) if planned.needs else ""
+    kind, recipe = planned.kind.name, planned.recipe
+    values = {"kind": kind, "revision": recipe.revision, "run": planned.name, "recipe": recipe.affecting_results()}
+    return content_sha256({**values, "needs": needs})[:12]
+
+
+def write_submitted(folder: Path, submitted: Submitted) -> None:
+    """Keep which job a run was put into."""
+    path = _path(folder, submitted.run, submitted.key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, submitted.model_dump())
+
+
+def read_submitted(folder: Path, suite: LoadedSuite, runs: Iterable[PlannedRun]) -> dict[str, Submitted]:
+    """Return by name those of the ``runs`` that were put on the cluster by the settings that they have now."""
+    if not (folder / "runs").is_dir():
+        return {}
+    found = {run.name: read_model(_path(folder, run.name, key_of(suite, run)), Submitted) for run in runs}
+    return {name: submitted for name, submitted in found.items() if submitted is not None}
+
+
+def write_end(folder: Path, end: JobEnd) -> None:
+    """Keep how a job ended."""
+    path = below(folder, "ends", f"{end.job}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, end.model_dump())
+
+
+def read_end(folder: Path, job: str) -> JobEnd | None:
+    """Return how a job ended last; None if it did not, or was ended without a word."""
+    return read_model(below(folder, "ends", f"{job}.json"), JobEnd)
+
+
+def last_lines(*files: str, count: int = TAIL) -> list[str]:
+    """Return the last lines of the first of some files that has any but of submitit's own, however long it is."""
+    for file in files:
+        try:
+            with Path(file).open("rb") as log:
+                log.seek(max(0, Path(file).stat().st_size - 16384))
+                lines = log.read().decode(errors="replace").replace("\r", "\n").splitlines()
+        except OSError:
+            continue
+        if told := [line.rstrip() for line in lines if line.strip() and not line.startswith(("submitit ", "srun: "))]:
+            return told[-count:]
+    return []
+
+
+def _path(folder: Path, run: str, key: str) -> Path:
+    return below(folder, "runs", run, f"{key}.json")

@@ -1,0 +1,96 @@
+"""What SLURM says of jobs, by its own commands. Nothing here needs torch."""
+
+import os
+import subprocess
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+PATIENCE = 60
+"""Seconds after which a command of SLURM is no longer waited for (our choice)."""
+
+ENDED = frozenset(
+    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
+)  # fmt: skip
+"""States of jobs that do not go on. Of those that SLURM itself puts into the queue again it says PENDING."""
+
+
+class Listed(NamedTuple):
+    """A job as SLURM lists it."""
+
+    job: str
+    state: str
+    nodes: str = ""
+    since: str = ""
+    """When it began, or is to begin, in the cluster's time."""
+    reason: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether it is running, or will."""
+        return self.state not in ENDED
+
+
+def this_job() -> str:
+    """Return the job that this process is a part of, ``12`` or ``12_0``; empty if it is none."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
+
+
+def listed(jobs: Collection[str]) -> dict[str, Listed]:
+    """Return those of the ``jobs`` that SLURM knows: of those that ended it forgets some after minutes, if it keeps no accounts.
+
+    Nothing is asked if there are none, or there is no SLURM.
+    """
+    if not jobs:
+        return {}
+    numbers = ",".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
+    told = _answer(["squeue", "--noheader", "--array", "--states=all", f"--jobs={numbers}", "--format=%i|%T|%N|%S|%r"])
+    found = {row[0]: Listed(*row) for line in told if len(row := line.split("|")) == 5}
+    if missing := set(jobs) - set(found):
+        told = _answer(
+            [
+                "sacct",
+                "--noheader",
+                "--allocations",
+                "--parsable2",
+                f"--jobs={numbers}",
+                "--format=JobID,State,NodeList,Start",
+            ]
+        )
+        rows = [line.split("|") for line in told]
+        found |= {
+            row[0]: Listed(row[0], row[1].split()[0], *row[2:]) for row in rows if len(row) == 4 and row[0] in missing
+        }
+    return {job: found[job] for job in jobs if job in found}
+
+
+def is_active(job: str) -> bool:
+    """Return whether a job is running, or will."""
+    found = listed([job]).get(job)
+    return found is not None and found.active
+
+
+def requeue(job: str) -> str:
+    """Put a job that is running into the queue again, which ends it now; return why that cannot be, or an empty text.
+
+    Not one that is cancelled, nor one that SLURM ends and queues again by itself.
+    """
+    found = listed([job]).get(job)
+    if found is None or found.state != "RUNNING":
+        return f"SLURM has it as {found.state.lower() if found else 'unknown'}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.CalledProcessError as error:
+        return str(error.stderr or error).strip()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return ""
+
+
+def _answer(command: Sequence[str]) -> Iterable[str]:
+    """Return the lines that a command of SLURM prints; none if it fails or is not there."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.splitlines() if done.returncode == 0 else []

@@ -1,0 +1,91 @@
+"""What ``lutbench status`` says of runs that were put on a cluster."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from lutbench.cluster.jobs import JobEnd, Submitted, job_folder, last_lines, read_end, read_submitted
+from lutbench.cluster.slurm import Listed, listed
+from lutbench.recipes.suite import LoadedSuite
+
+TIME_LIMIT = "SIGUSR2"
+"""The signal that submitit has SLURM send before the end of a job's time."""
+
+
+class JobState(NamedTuple):
+    """How far the job of a run has come."""
+
+    text: str
+    """``queued, job 12``, in place of what the run's folder says."""
+    paragraph: str = ""
+    """Of a job that failed, where and when, and the end of what it said."""
+
+
+def job_states(suite: LoadedSuite, runs: Path) -> dict[str, JobState]:
+    """Return by name the states of those runs of a suite that were put on a cluster; SLURM is asked only if there are any."""
+    folder = job_folder(runs, suite.name)
+    submitted = read_submitted(folder, suite, suite.runs)
+    known = listed({one.job for one in submitted.values()})
+    states: dict[str, JobState] = {}
+    for name, one in submitted.items():  # in the suite's order: what a run needs stands before it
+        end = read_end(folder, one.job)
+        states[name] = _state(one, known.get(one.job), end, states)
+    return states
+
+
+def _state(one: Submitted, found: Listed | None, end: JobEnd | None, before: Mapping[str, JobState]) -> JobState:
+    if found is not None and found.active:
+        if found.state in ("PENDING", "REQUEUED"):
+            return JobState(_queued(one, end))
+        if found.state == "RUNNING":
+            return JobState(f"running on {found.nodes} since {_time(found.since)}, job {one.job}")
+        return JobState(f"{found.state.lower()}, job {one.job}")
+    if end is None and found is None:
+        if one.after in before and before[one.after].text.startswith(("failed", "cancelled")):
+            return JobState(f"cancelled, since {one.after} failed, job {one.job}")
+        return JobState(f"gone: SLURM knows job {one.job} no more")
+    if end is not None and end.signal:
+        return JobState(f"stopped by {end.signal} at {_time(end.when)}, job {one.job}")
+    if end is None and found is not None and found.state == "COMPLETED":
+        return JobState(f"ended, job {one.job}")
+    if end is None and found is not None and found.state == "CANCELLED":
+        because = f", since {one.after} failed" if "Dependency" in found.reason else ""
+        return JobState(f"cancelled{because}, job {one.job}")
+    return _failed(one, found, end)
+
+
+def _queued(one: Submitted, end: JobEnd | None) -> str:
+    """Return how a job is waiting: for the first time, or again after it was told to stop."""
+    if end is not None:
+        how = {"": "ended", TIME_LIMIT: "out of time"}.get(end.signal, f"preempted by {end.signal}")
+        return f"{how} at {_time(end.when)}, queued again, job {one.job}"
+    return f"queued, job {one.job}"
+
+
+def _failed(one: Submitted, found: Listed | None, end: JobEnd | None) -> JobState:
+    state = found.state.lower().replace("_", " ") if found is not None else "failed"
+    status = f", exit status {end.status}" if end is not None else ""
+    where = (
+        f" on {end.node} at {_time(end.when)}"
+        if end is not None
+        else f" on {found.nodes}"
+        if found and found.nodes
+        else ""
+    )
+    lines = last_lines(one.err, one.out)
+    log = (
+        f" The end of {one.err}:\n" + "\n".join(f"    {line}" for line in lines)
+        if lines
+        else f" It said nothing in {one.err}."
+    )
+    return JobState(f"{state}{status}, job {one.job}", f"{one.run}: job {one.job} failed{where}{status}.{log}")
+
+
+def _time(text: str) -> str:
+    """Return a time as this machine's clock has it, to the second; SLURM's is of the cluster's already."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{when.astimezone() if when.tzinfo else when:%Y-%m-%d %H:%M:%S}"
