@@ -28,6 +28,7 @@ from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
+from lutbench.train.sharding import parallel, share
 
 __all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
 
@@ -77,13 +78,14 @@ def perform(run: Run[FinetuneRecipe]) -> None:
     # Classifier, optimiser; from the newest checkpoint, or from the beginning
     classifier = _initial_classifier(run)
     paths = DropPaths.replacing(classifier, run.seed)
+    shared = share({"classifier": classifier}, recipe.shard)["classifier"]
     mixing = Mixing(recipe, len(images.classes), run.seed)
     groups = layer_decay_groups(classifier, recipe)
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.betas[0], recipe.betas[1]), fused=True)
     modules = {"classifier": classifier}
     start, kept = run.restore(modules, optimizer, schedule.steps)
     extra_state = {"digest": weights_digest(classifier)} | kept  # of the initial weights, which a checkpoint keeps
-    model = processes.prepare_model(torch.compile(classifier) if recipe.compile else classifier)
+    model = parallel(classifier, recipe.compile)
 
     # The loop
     crops = stream(images, partial(sample, train_transform(recipe, prepared)), schedule, start, recipe.workers)
@@ -115,10 +117,10 @@ def perform(run: Run[FinetuneRecipe]) -> None:
                 logger.stop_if_asked(step)
             if evaluating:
                 with logger.evaluation():
-                    on_the_way = evaluate(classifier, run.dataset("val"), recipe, prepared, title="")
+                    on_the_way = evaluate(shared.whole(), run.dataset("val"), recipe, prepared, title="")
                 logger.log(step + 1, top_1=100 * int(on_the_way.right().sum()) / len(on_the_way.rank))
     check_moved(classifier, extra_state["digest"])
-    _evaluate_and_export(run, classifier, logger)
+    _evaluate_and_export(run, shared.whole(), logger)
 
 
 def _initial_classifier(run: Run[FinetuneRecipe]) -> nn.Module:

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from lutbench.errors import UserError, listed
 from lutbench.files import DamagedError, read_sealed, whole_folder, write_sealed
-from lutbench.finite import check_finite, not_finite
+from lutbench.finite import not_finite, require_finite
 from lutbench.models.weights import sha256_of
+from lutbench.train.processes import accelerator
+from lutbench.train.sharding import load, load_optimizer, whole
 
 T = TypeVar("T")
 
@@ -42,12 +44,12 @@ class Checkpoint:
     def restore(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
         """Load everything back, strictly. The optimiser's settings are the recipe's, as the loop has them."""
         for name, module in modules.items():
-            module.load_state_dict(self._under(name))
+            load(module, self._under(name))
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in self._under("optimizer").items():
             parameter, entry = key.split(".", 1)
             state.setdefault(int(parameter), {})[entry] = tensor
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        load_optimizer(optimizer, state)
 
     def _under(self, name: str) -> dict[str, Tensor]:
         return {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
@@ -56,17 +58,24 @@ class Checkpoint:
 def finite_state(modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, where: str) -> dict[str, Tensor]:
     """Return the tensors of all modules under ``MODULE.`` and their own names, and of the optimiser under ``optimizer.PARAMETER.``.
 
-    To be called on every process, so that all stop where one must.
+    To be called on every process, so that all stop where one must. Sharded ones are gathered, one by one, to the memory of the first
+    process, and are missing on the others.
 
     Raises:
         UserError: which begins with ``where``, if one is not finite.
     """
-    tensors = {
-        f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()
-    }
+    named = {f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()}
     for parameter, entries in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{parameter}.{entry}": t for entry, t in entries.items()}
-    check_finite(tensors, where)
+        named |= {f"optimizer.{parameter}.{entry}": t for entry, t in entries.items()}
+    tensors, wrong = dict[str, Tensor](), list[str]()
+    for name, tensor in named.items():
+        found = whole(tensor)
+        wrong += not_finite({name: found})
+        if found is tensor:
+            tensors[name] = tensor
+        elif accelerator().is_main_process:
+            tensors[name] = found.cpu()
+    require_finite(wrong, len(named), where)
     return tensors
 
 

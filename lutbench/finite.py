@@ -1,6 +1,6 @@
 """Whether numbers are finite: asked before anything is kept, so that what is kept can be gone back to."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pydantic import ValidationError
@@ -26,9 +26,14 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     Raises:
         UserError: naming the first that are not.
     """
-    if wrong := not_finite(tensors):
+    require_finite(not_finite(tensors), len(tensors), where)
+
+
+def require_finite(wrong: Sequence[str], count: int, where: str) -> None:
+    """Raises UserError, beginning with ``where``, if there are names of tensors, of so many, that are not finite: ``wrong``."""
+    if wrong:
         raise UserError(
-            f"{where}: {len(wrong)} of {len(tensors)} tensors are not finite ({listed(wrong, 3)}), and nothing of them is kept; "
+            f"{where}: {len(wrong)} of {count} tensors are not finite ({listed(wrong, 3)}), and nothing of them is kept; "
             f"what was saved before stays, and the same command goes on from there. {CAUSES}"
         )
 

@@ -1,6 +1,6 @@
 """What is seen of a student at every save: whether its features collapse, and what it reconstructs. Its training knows nothing of it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast
 from pretrain.pictured import PICTURED, pictured
 from pretrain.reconstruction import picture_of
-from pretrain.student import Student
 from pretrain.views import Views
 
 IMAGES = 64
@@ -70,8 +69,8 @@ class Watch:
         self._views = Views(views.view1, None, views.noise)
 
     @torch.no_grad()
-    def measure(self, done: int, student: Student, logger: TrainingLogger) -> None:
-        """Log health and reconstructions of ``student`` after ``done`` steps, and warn of a collapse; to be called on every process.
+    def measure(self, done: int, student: Any, logger: TrainingLogger) -> None:
+        """Log health and reconstructions of a whole :class:`pretrain.student.Student` after ``done`` steps, and warn of a collapse; on every process.
 
         The time is none of the training's; modes and random states are left as they were.
         """

@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lutbench.train.sharding import local
 from pretrain.context import Targets
 from pretrain.masking import visible_patches
 from pretrain.student import Student
@@ -90,15 +91,15 @@ class Teacher(nn.Module):
 
 
 class _Pairs:
-    """The teacher's tensors and the student's that they follow, in the same order."""
+    """The teacher's tensors and the student's that they follow, in the same order; of sharded ones the parts of this process."""
 
     def __init__(self, teacher: Teacher, student: Student) -> None:
         self.student = student
         own, theirs = teacher.state_dict(keep_vars=True), student.state_dict(keep_vars=True)
         averaged = [name for name, tensor in own.items() if tensor.is_floating_point()]
         counted = [name for name in own if name not in averaged]
-        self.averages, self.values = ([of[name] for name in averaged] for of in (own, theirs))
-        self.counters, self.counts = ([of[name] for name in counted] for of in (own, theirs))
+        self.averages, self.values = ([local(of[name]) for name in averaged] for of in (own, theirs))
+        self.counters, self.counts = ([local(of[name]) for name in counted] for of in (own, theirs))
 
     def update(self, momentum: float) -> None:
         torch._foreach_lerp_(self.averages, self.values, 1 - momentum)

@@ -1,5 +1,8 @@
 """Stage 1: pre-training, from photographs to an encoder."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from pydantic import JsonValue
 
@@ -17,6 +20,7 @@ from lutbench.train.logger import TrainingLogger
 from lutbench.train.momentum import momentum_at
 from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, stepped_rate, weights_digest
+from lutbench.train.sharding import Shared, parallel, share
 from pretrain.cost import cost, flop_per_image
 from pretrain.health import Watch
 from pretrain.online_knn import OnlineKnn, labelled_splits
@@ -67,14 +71,14 @@ def perform(run: Run[PretrainRecipe]) -> None:
     # Student, teacher, optimiser
     student = build_student(recipe, run.seed).to(processes.device)
     teacher = Teacher(student) if recipe.has_context else None
+    modules = {"student": student} | ({"teacher": teacher} if teacher else {})
+    shared = share(modules, recipe.shard)
     optimizer = torch.optim.AdamW(
         parameter_groups(student, recipe.weight_decay),
         lr=recipe.lr,
         betas=(recipe.betas[0], recipe.betas[1]),
         fused=True,
     )
-    modules = {"student": student} | ({"teacher": teacher} if teacher else {})
-    encoders = {name.replace("student", "encoder"): module.encoder for name, module in modules.items()}
 
     # From the newest checkpoint, or from the beginning
     start, restored = run.restore(modules, optimizer, schedule.steps)
@@ -83,9 +87,9 @@ def perform(run: Run[PretrainRecipe]) -> None:
     if start:
         kept_snapshots(run, snapshots, start)
     elif 0 in snapshots:
-        keep_snapshot(run, 0.0, encoders)
+        keep_snapshot(run, 0.0, encoders(shared))
     online, watch = OnlineKnn(run, schedule, extra_state), Watch(run, images)
-    model = processes.prepare_model(torch.compile(student) if recipe.compile else student)
+    model = parallel(student, recipe.compile)
     whole_views = torch.compile(teacher) if recipe.compile and teacher else teacher
 
     # The loop
@@ -94,7 +98,8 @@ def perform(run: Run[PretrainRecipe]) -> None:
     student.train()
     with TrainingLogger(run, schedule, start, extra_state, recipe.save_every) as logger:
         waiting = logger.waiting(batches)
-        online.measure(start, student.encoder, logger)  # which may have been due when the run was stopped
+        if start in online.epochs:  # which may have been due when the run was stopped
+            online.measure(start, encoders(shared)["encoder"], logger)
         for step in range(start, schedule.steps):
             lr = rate_at(recipe, step, schedule.steps, warmup)
             set_learning_rate(optimizer, lr)
@@ -115,23 +120,26 @@ def perform(run: Run[PretrainRecipe]) -> None:
                 momentum = momentum_at(recipe.momentum, step, schedule.steps, recipe.momentum_schedule)
                 teacher.update(student, momentum)
             if (done := step + 1) in snapshots:  # before a checkpoint that is behind it
-                keep_snapshot(run, snapshots[done], encoders)
-            if logger.end_step(step, lr, evaluating=done in online.epochs):
+                keep_snapshot(run, snapshots[done], encoders(shared))
+            evaluating = done in online.epochs
+            if logger.end_step(step, lr, evaluating):
                 run.save(done, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
-                watch.measure(done, student, logger)
-            online.measure(done, student.encoder, logger)
+                watch.measure(done, shared["student"].whole(), logger)
+            if evaluating:
+                online.measure(done, encoders(shared)["encoder"], logger)
     check_moved(student, extra_state["digest"])
 
     # What came of it
+    trained: dict[str, Any] = {name: each.whole() for name, each in shared.items()}
     if processes.is_main_process:
-        student.eval()
+        student = trained["student"].eval()
         views = Views.from_batch(pictured(images, recipe, run.seed), processes.device)
         reconstruction_grid(student, views, run.folder / "reconstructions.png", PICTURED)
         sha256 = export_encoder(student.encoder, recipe.encoder, run.folder)
         save_weights(student.decoder.state_dict(), run.folder / "decoder.safetensors")
         if teacher:
-            export_encoder(teacher.encoder, recipe.encoder, run.folder, name="teacher")
+            export_encoder(trained["teacher"].encoder, recipe.encoder, run.folder, name="teacher")
         kept = kept_snapshots(run, snapshots, schedule.steps)
         measurements = [
             Measurement(metric=f"{name} loss", value=value, unit="") for name, value in logger.losses.items()
@@ -158,6 +166,12 @@ def perform(run: Run[PretrainRecipe]) -> None:
                 *(f"{name}.{end}" for name in kept for end in ("json", "safetensors")),
             ],
         )
+
+
+def encoders(shared: Mapping[str, Shared]) -> dict[str, Any]:
+    """Return the encoders of student and teacher, whole, by the names of their exports; to be called on every process."""
+    made: dict[str, Any] = {name: each.whole() for name, each in shared.items()}
+    return {name.replace("student", "encoder"): module.encoder for name, module in made.items()}
 
 
 def schedule_of(recipe: PretrainRecipe, images: int, seed: int) -> Schedule:

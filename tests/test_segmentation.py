@@ -1,9 +1,12 @@
 """Segmentation runs are MMSegmentation's, with the suite's promises: rates, bits, resume, records, export."""
 
+import copy
 import importlib.util
 import json
 import pickle
 import time
+from dataclasses import replace
+from logging import FileHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,20 @@ from toy_runs import SCENES, in_processes, killed_at_a_checkpoint, outcome, perf
 
 pytest.importorskip("mmseg")
 
+from mmcv.cnn.bricks.drop import DropPath as MmcvDropPath
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmseg.apis import inference_model, init_model
 from mmseg.registry import MODELS
 from PIL import Image
+from safetensors.torch import load_file
+from timm.layers.drop import DropPath as TimmDropPath
+from torch import nn
 
 from downstream.segmentation import segment as segmentation
 from downstream.segmentation.checkpoints import newest_sealed, read_checkpoint
 from downstream.segmentation.config import mmseg_config
+from downstream.segmentation.dropout import spread
 from downstream.segmentation.export import export_mmseg
 from downstream.segmentation.pyramid import blocks_of, check_segmentation
 from downstream.segmentation.scores import ConfusionMetric
@@ -31,6 +40,7 @@ from lutbench.files import write_sealed
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.record import read_record
 from lutbench.run import Run
+from lutbench.train.batches import Schedule
 from lutbench.train.processes import accelerator
 
 
@@ -169,9 +179,11 @@ def test_evaluating_on_the_way_changes_nothing(folder: Path) -> None:
     assert performed(scenes_run(folder, "watched", val_every=4)) == alone
 
 
-def test_two_processes_make_the_losses_of_one(folder: Path) -> None:
-    settings = {"dropout": 0.0, "drop_path": 0.0, "log_every": 1, "iterations": 4, "warmup": 1}
-    one = performed(scenes_run(folder, "one", **settings))
+def test_two_processes_make_the_losses_and_weights_of_one(folder: Path) -> None:
+    """With dropout, dropped paths and BatchNorm, whose scale and shift learn."""
+    settings = {"dropout": 0.3, "drop_path": 0.3, "log_every": 1, "iterations": 12, "warmup": 2, "lr": 3e-3}
+    one_run = scenes_run(folder, "one", **settings)
+    one = performed(one_run)
     run = scenes_run(folder, "two", **settings)
 
     def train() -> None:
@@ -179,8 +191,43 @@ def test_two_processes_make_the_losses_of_one(folder: Path) -> None:
         accelerator().wait_for_everyone()
 
     in_processes(train, 2)
-    assert outcome(run)["extra"]["loss"] == pytest.approx(one["extra"]["loss"], rel=1e-5)
+    assert outcome(run)["extra"]["loss"] == pytest.approx(one["extra"]["loss"], rel=1e-4)
     assert outcome(run)["n"] == 5
+    expected, found = (load_file(each.folder / "segmenter.safetensors") for each in (one_run, run))
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, rtol=1e-3, atol=1e-3), name
+        if ".bn." in name and name.endswith("weight"):
+            assert (found[name] - 1).abs().max() > 1e-3, f"{name} did not learn"
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("drop", [nn.Dropout(0.5), nn.Dropout2d(0.5), MmcvDropPath(0.5), TimmDropPath(0.5)])
+def test_what_is_dropped_of_an_image_is_the_same_on_any_number_of_processes(drop: nn.Module, processes: int) -> None:
+    """Every process looks at its own rows, in the order in which its loader brings them."""
+    whole = Schedule(images=8, epochs=1, batch=8, micro_batch=8, seed=0, rank=0, processes=1)
+    images = 1 + torch.rand(8, 3, 2, 2)
+    torch.manual_seed(0)
+    expected = torch.empty_like(images)
+    expected[whole.rows(0)] = drop(images[whole.rows(0)])
+    assert 0 < (expected == 0).float().mean() < 1
+    for rank in range(processes):
+        model = nn.Sequential(nn.Sequential(copy.deepcopy(drop)), nn.Dropout(0.0))
+        schedule = replace(whole, rank=rank, processes=processes)
+        spread(model, schedule)
+        rows = schedule.rows(0)
+        torch.manual_seed(0)
+        torch.testing.assert_close(model(images[rows]), expected[rows])
+        assert torch.equal(model.eval()(images[rows]), images[rows])
+
+
+def test_a_run_of_the_same_name_keeps_no_log_file_of_an_earlier_one_open(folder: Path) -> None:
+    settings = {"iterations": 2, "warmup": 1}
+    performed(scenes_run(folder, "one", **settings))
+    second = scenes_run(folder, "two", **settings)
+    performed(second)
+    logger = MMLogger.get_instance(f"{second.name.replace('/', '-')}-{second.identity[:12]}")
+    written = [Path(one.baseFilename) for one in logger.handlers if isinstance(one, FileHandler)]
+    assert not [path for path in written if not path.is_relative_to(second.folder)]
 
 
 def test_several_scales_are_measured_beside_one(folder: Path) -> None:

@@ -163,7 +163,7 @@ def outcome(run: Run) -> dict[str, Any]:
         "measurements": {m["metric"]: m["value"] for m in record["measurements"]},
         "n": record["measurements"][0]["n"],
         "checkpoint": record["checkpoint"],
-        "outcomes": record["outcomes"]["sha256"],
+        "outcomes": record["outcomes"] and record["outcomes"]["sha256"],
         "extra": record["extra"],
     }
 

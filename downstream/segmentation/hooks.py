@@ -24,7 +24,6 @@ from lutbench.progress import Bar
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Key, Schedule
-from lutbench.train.batchnorm import SyncBatchNorm
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator
 from lutbench.train.randomness import RngStream, reseed
@@ -34,9 +33,9 @@ class SuiteRunner(Runner):
     """A Runner that starts from the weights it is given and loads nothing unsafe."""
 
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
-        """Wrap the model as MMEngine does; on CPUs, which torch's SyncBatchNorm and device numbers are not for, with the suite's."""
+        """Wrap the model as MMEngine does; on CPUs, which have no numbers, without any."""
         if self.distributed and not torch.cuda.is_available():
-            model = MMDistributedDataParallel(module=on_cpus(model), broadcast_buffers=False)
+            model = MMDistributedDataParallel(module=model, broadcast_buffers=False)
         else:
             model = super().wrap_model(model_wrapper_cfg, model)
         return model
@@ -52,17 +51,6 @@ class SuiteRunner(Runner):
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         self._has_loaded = True
         return checkpoint
-
-
-def on_cpus(model: nn.Module) -> nn.Module:
-    """Put the suite's SyncBatchNorm, of the same names and numbers, in the place of torch's."""
-    for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, nn.SyncBatchNorm):
-                norm = SyncBatchNorm(child.num_features, child.eps, child.momentum)
-                norm.load_state_dict(child.state_dict())
-                setattr(module, name, norm)
-    return model
 
 
 @DATASETS.register_module()
@@ -114,10 +102,10 @@ class SuiteHook(Hook):
         self._since = time.monotonic()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed what is random about this step by its key alone."""
+        """Seed what is random about this step by its key alone, the same on every process, see :mod:`downstream.segmentation.dropout`."""
         self.logger.waited += time.monotonic() - self._since
         self._rate = max(group["lr"] for group in runner.optim_wrapper.param_groups)
-        reseed(RngStream.STEP, self.run.seed, batch_idx, accelerator().process_index)
+        reseed(RngStream.STEP, self.run.seed, batch_idx, 0)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Note the losses; save where the logger says so."""

@@ -5,6 +5,7 @@ import copy
 import io
 import time
 from functools import partial
+from logging import FileHandler
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from downstream.segmentation.backbone import load_backbone
 from downstream.segmentation.checkpoints import Sealed, newest_sealed
 from downstream.segmentation.config import mmseg_config
 from downstream.segmentation.confusions import Confusions
+from downstream.segmentation.dropout import spread
 from downstream.segmentation.export import CONFIG, keep_segmenter
 from downstream.segmentation.hooks import KeyedDataset, SuiteHook, SuiteRunner
 from downstream.segmentation.predictions import picture_predictions
@@ -57,6 +59,8 @@ def segment(run: Run[SegmentationRecipe]) -> None:
             disk is full.
     """
     recipe, processes = run.recipe, accelerator()
+    experiment = f"{run.name.replace('/', '-')}-{run.identity[:12]}"
+    _close_log_files(experiment, f"{experiment}-multi-scale")
     MMLogger.get_instance(run.name, log_level="ERROR")  # what is logged before the Runner has its own
     train: SegmentationDataset = run.dataset("train")
     val: SegmentationDataset = run.dataset("val")
@@ -65,6 +69,8 @@ def segment(run: Run[SegmentationRecipe]) -> None:
 
     # Model, from the encoder; the newest checkpoint, if there is one
     model = build_segmenter(cfg, run)
+    if schedule.processes > 1:
+        spread(model, schedule)
     digest = weights_digest(model)
     checkpoint, damage = newest_sealed(run.checkpoints, run.identity, schedule.steps)
     for line in damage:
@@ -76,7 +82,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
     # The loop is MMEngine's
     logger = TrainingLogger(run, schedule, start, extra_state, recipe.save_every)
     metric = ConfusionMetric(ignore_index=cfg.val_evaluator.ignore_index)
-    runner = _runner(run, cfg, model, schedule, logger, metric, checkpoint)
+    runner = _runner(run, cfg, experiment, model, schedule, logger, metric, checkpoint)
     began, before = time.monotonic(), logger.seconds  # of earlier starts
     with logger:
         runner.train()
@@ -115,11 +121,11 @@ def build_segmenter(cfg: Config, run: Run[SegmentationRecipe]) -> nn.Module:
     encoder = encoder_of(run, run.recipe.crop)
     if isinstance(model.backbone, TimmMaps):
         load_maps(model.backbone, encoder)
-        if accelerator().num_processes > 1:
-            synchronise(model.backbone)
     else:
         assert isinstance(encoder, VisionTransformer)
         load_backbone(model.backbone, encoder)
+    if accelerator().num_processes > 1:
+        synchronise(model)  # before there is an optimiser, which holds the parameters themselves
     built: nn.Module = model
     return built
 
@@ -135,6 +141,7 @@ def optimizer_of(model: nn.Module, cfg: Config, recipe: SegmentationRecipe) -> O
 def _runner(
     run: Run[SegmentationRecipe],
     cfg: Config,
+    experiment: str,
     model: nn.Module,
     schedule: Schedule,
     logger: TrainingLogger,
@@ -161,9 +168,18 @@ def _runner(
         load_from=str(checkpoint.path) if checkpoint else None,
         resume=checkpoint is not None,
         randomness={"seed": run.seed},
-        experiment_name=f"{run.name.replace('/', '-')}-{run.identity[:12]}",
+        experiment_name=experiment,
         **_surroundings(cfg),
     )
+
+
+def _close_log_files(*experiments: str) -> None:
+    """Close the log files of earlier runs of these names in this process: MMEngine goes on with their loggers, files and all."""
+    for name in filter(MMLogger.check_instance_created, experiments):
+        logger = MMLogger.get_instance(name)
+        for handler in [one for one in logger.handlers if isinstance(one, FileHandler)]:
+            logger.removeHandler(handler)
+            handler.close()
 
 
 def _surroundings(cfg: Config) -> dict[str, Any]:

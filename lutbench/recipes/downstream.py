@@ -26,7 +26,7 @@ from lutbench.recipes.base import (
     TrainingSubset,
     WeightsSource,
 )
-from lutbench.recipes.pretrain import check_schedule, kept_checkpoints
+from lutbench.recipes.pretrain import check_schedule, check_shard, kept_checkpoints
 from lutbench.recipes.shares import at_share
 
 Pool = Literal["class", "mean"]
@@ -251,6 +251,9 @@ class FinetuneRecipe(ClassificationRecipe):
     save_every: Annotated[Count, Runtime] = 500
     """Optimiser steps between checkpoints."""
     compile: Annotated[bool, Runtime] = False
+    shard: Annotated[bool, Runtime] = False
+    """Share parameters, gradients and the optimiser's state out over the processes (FSDP2), for models that are large beside a
+    GPU's memory; not with ``compile``. With one process it does nothing."""
 
     def samples(self, images: Mapping[str, int]) -> Samples:
         """Return the training images, once per epoch, and those of every evaluation on the way and at the end."""
@@ -278,6 +281,7 @@ class FinetuneRecipe(ClassificationRecipe):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_schedule(self.epochs, self.warmup_epochs, self.batch, self.micro_batch)
+        check_shard(self.shard, self.compile)
         for name in ("batch", "mix_group"):
             if self.mixes and getattr(self, name) % 2:
                 raise ValueError(

@@ -148,6 +148,9 @@ class PretrainRecipe(RunRecipe):
     ``trackio``, ``comet``; the last four come with the extra ``trackers``."""
     compile: Annotated[bool, Runtime] = False
     """Compile the student and the teacher (torch.compile)."""
+    shard: Annotated[bool, Runtime] = False
+    """Share parameters, gradients and the optimiser's state, and the teacher, out over the processes (FSDP2), for models that are large beside a
+    GPU's memory; not with ``compile``. With one process it does nothing."""
     snapshots: Annotated[Snapshots, Runtime] = Field([])
     """Shares of the optimiser steps at which the encoder is kept too; 0 is the initial one."""
     snapshot_teacher: Annotated[bool, Runtime] = False
@@ -247,6 +250,7 @@ class PretrainRecipe(RunRecipe):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_schedule(self.epochs, self.warmup_epochs, self.batch, self.micro_batch)
+        check_shard(self.shard, self.compile)
         if self.cache and self.data.streaming:
             raise ValueError(
                 "cache = true keeps on disk what data.streaming = true shall not: set one of them to false"
@@ -307,6 +311,14 @@ def check_schedule(epochs: int, warmup_epochs: int, batch: int, micro_batch: int
         )
     if micro_batch is not None and batch % micro_batch:
         raise ValueError(f"batch = {batch} is not a multiple of micro_batch = {micro_batch}")
+
+
+def check_shard(shard: bool, compiled: bool) -> None:
+    """Raises ValueError if a model is to be both sharded and compiled."""
+    if shard and compiled:
+        raise ValueError(
+            "shard = true gathers each block as it is needed, which compile = true takes no account of: set one of them to false"
+        )
 
 
 _CONTEXT_FIELDS = (

@@ -62,23 +62,23 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 def synchronise(model: nn.Module) -> None:
-    """Put :class:`SyncBatchNorm`, of the same names and numbers, in the place of a model's own BatchNorm.
+    """Put :class:`SyncBatchNorm`, of the same names and numbers, in the place of a model's own BatchNorm, torch's synchronised one too.
+
+    To be called before an optimiser is made: the parameters are new ones.
 
     Raises:
         UserError: if it has one that does more than to normalise.
     """
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if (
-                isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d)
-                and type(child) in PLAIN
-                and child.affine
-                and child.momentum
-            ):
+            if not isinstance(child, _BatchNorm) or isinstance(child, SyncBatchNorm):
+                continue
+            plain = type(child) in PLAIN or isinstance(child, nn.SyncBatchNorm)
+            if plain and child.affine and child.momentum:
                 norm = SyncBatchNorm(child.num_features, child.eps, child.momentum)
                 norm.load_state_dict(child.state_dict())
-                setattr(module, name, norm)
-            elif isinstance(child, _BatchNorm) and not isinstance(child, SyncBatchNorm | nn.SyncBatchNorm):
+                setattr(module, name, norm.to(child.weight.device))
+            else:
                 raise UserError(
                     f"{type(model).__name__} has layers of kind {type(child).__name__}, whose statistics are those of the images that one "
                     "process has. Start one process to train it."

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lutbench.errors import UserError
+from lutbench.train.sharding import whole
 
 
 def learning_rate(step: int, steps: int, warmup: int, peak: float, floor: float = 0.0) -> float:
@@ -29,9 +30,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def weights_digest(model: nn.Module) -> float:
-    """Return a number that changes when a trainable parameter does: the float64 sum of squares."""
+    """Return a number that changes when a trainable parameter does: the float64 sum of squares; to be called on every process."""
     with torch.no_grad():
-        return float(sum(p.double().square().sum() for p in model.parameters() if p.requires_grad))
+        return float(sum(whole(p).double().square().sum() for p in model.parameters() if p.requires_grad))
 
 
 def check_moved(model: nn.Module, before: float) -> None:
