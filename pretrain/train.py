@@ -15,9 +15,11 @@ from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.run import Run, row_named
 from lutbench.run_status import RunState
 from lutbench.train.batches import Schedule, stream
+from lutbench.train.device import may_wait, on_device
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
+from lutbench.train.regional import checkpoint_blocks, compile_blocks, compiles
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, stepped_rate, weights_digest
 from pretrain.cost import cost, flop_per_image
 from pretrain.online_knn import OnlineKnn, labelled_splits
@@ -88,24 +90,35 @@ def perform(run: Run[PretrainRecipe]) -> None:
     elif 0 in snapshots:
         keep_snapshot(run, 0.0, encoders)
     online = OnlineKnn(run, schedule, extra_state)
-    model = processes.prepare_model(torch.compile(student) if recipe.compile else student)
-    whole_views = torch.compile(teacher) if recipe.compile and teacher else teacher
+
+    # What changes how fast it goes, and how much memory it takes
+    if teacher and recipe.teacher_precision == "bf16":
+        teacher.encode_in_bf16()
+    if recipe.checkpointing:
+        checkpoint_blocks(student.encoder, student.decoder)
+    compiled = compiles(recipe.compile)
+    if compiled:
+        compile_blocks(student.encoder, student.decoder, *([teacher.running_encoder] if teacher else []))
+        student.compile_loss()
+    student.sparse = processes.device.type == "cuda" and student.framework.sparse  # a CPU's bits stay those of before
+    patch_size = student.encoder.patch_embed.patch_size[0] if student.sparse else None
+    model = processes.prepare_model(student)
 
     # The loop
     batches = stream(images, PretrainTransform(recipe), schedule, start, recipe.workers)
     warmup = schedule.steps_in(recipe.warmup_epochs)
     student.train()
     with TrainingLogger(run, schedule, start, extra_state, recipe.save_every) as logger:
-        waiting = logger.waiting(batches)
+        waiting = on_device(logger.waiting(batches))
         online.measure(start, student.encoder, logger)  # which may have been due when the run was stopped
         for step in range(start, schedule.steps):
             lr = rate_at(recipe, step, schedule.steps, warmup)
             set_learning_rate(optimizer, lr)
             for accumulated in range(schedule.micro_batches):
                 batch = next(waiting)
-                views = Views.from_batch(batch, processes.device)
+                views = Views.from_batch(batch, processes.device, patch_size=patch_size, compiled=compiled)
                 with autocast(recipe.precision):
-                    targets = whole_views(views) if whole_views is not None else None
+                    targets = teacher(views) if teacher else None
                 with reducing(model, last=accumulated == schedule.micro_batches - 1), autocast(recipe.precision):
                     losses = model(views, targets)
                     (losses.total / schedule.micro_batches).backward()
@@ -118,9 +131,11 @@ def perform(run: Run[PretrainRecipe]) -> None:
                 momentum = momentum_at(recipe.momentum, step, schedule.steps, recipe.momentum_schedule)
                 teacher.update(student, momentum)
             if (done := step + 1) in snapshots:  # before a checkpoint that is behind it
-                keep_snapshot(run, snapshots[done], encoders)
+                with may_wait():
+                    keep_snapshot(run, snapshots[done], encoders)
             if logger.end_step(step, lr, evaluating=done in online.epochs):
-                run.save(done, modules, optimizer, logger.extra_state)
+                with may_wait():
+                    run.save(done, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
             online.measure(done, student.encoder, logger)
     check_moved(student, extra_state["digest"])
@@ -128,6 +143,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
     # What came of it
     if processes.is_main_process:
         student.eval()
+        student.sparse = False
         views = Views.from_batch(pictured(images, recipe, run.seed), processes.device)
         reconstruction_grid(student, views, run.folder / "reconstructions.png", PICTURED)
         sha256 = export_encoder(student.encoder, recipe.encoder, run.folder)

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, mod
 from lutbench.recipes.base import (
     Batch,
     Betas,
+    Compile,
     Count,
     CountOrZero,
     CropScale,
@@ -247,7 +248,10 @@ class FinetuneRecipe(ClassificationRecipe):
     """Epochs between evaluations on the way, for the curve; only at the end if not given."""
     save_every: Annotated[Count, Runtime] = 500
     """Optimiser steps between checkpoints."""
-    compile: Annotated[bool, Runtime] = False
+    compile: Annotated[Compile, Runtime] = "auto"
+    """Compile the classifier's blocks, or all of one without a row of blocks (torch.compile)."""
+    checkpointing: Annotated[bool, Runtime] = False
+    """Keep a block's input alone for the backward pass, and compute the block again there; of plain Vision Transformers."""
 
     def samples(self, images: Mapping[str, int]) -> Samples:
         """Return the training images, once per epoch, and those of every evaluation on the way and at the end."""

@@ -12,6 +12,7 @@ from lutbench.recipes.base import (
     Batch,
     Betas,
     Border,
+    Compile,
     Count,
     CountOrZero,
     CropScale,
@@ -98,6 +99,9 @@ class PretrainRecipe(RunRecipe):
     """Teacher momentum at the start (paper). 1 leaves the teacher as it was drawn, 0 makes it the student of the step before."""
     momentum_schedule: Annotated[Literal["cosine", "fixed"], Later] = "cosine"
     """Momentum is raised to 1 by a half cosine (paper), or stays (control)."""
+    teacher_precision: Annotated[Literal["student's", "bf16"], Later] = "student's"
+    """What the teacher's encoder computes in: as the student, or in bf16 throughout, norms and sums too, from a copy that its
+    update makes (our choice: less memory traffic)."""
     head_depth: Depth = 2
     """Linear layers in projector and predictor (paper)."""
     head_width: Width = 4096
@@ -140,8 +144,11 @@ class PretrainRecipe(RunRecipe):
     """Optimiser steps between checkpoints."""
     log_every: Annotated[Count, Runtime] = 20
     """Optimiser steps between readings of the losses."""
-    compile: Annotated[bool, Runtime] = False
-    """Compile the student and the teacher (torch.compile)."""
+    compile: Annotated[Compile, Runtime] = "auto"
+    """Compile the blocks of student and teacher, the reconstruction loss and, on a GPU, the changes of colour (torch.compile)."""
+    checkpointing: Annotated[bool, Runtime] = False
+    """Keep a block's input alone for the backward pass, and compute the block again there: a third more compute, for larger
+    micro-batches."""
     snapshots: Annotated[Snapshots, Runtime] = Field([])
     """Shares of the optimiser steps at which the encoder is kept too; 0 is the initial one."""
     snapshot_teacher: Annotated[bool, Runtime] = False
@@ -306,6 +313,7 @@ _CONTEXT_FIELDS = (
     "teacher_view",
     "momentum",
     "momentum_schedule",
+    "teacher_precision",
     "head_depth",
     "head_width",
     "head_norm",
