@@ -19,7 +19,7 @@ from lutbench.train.device import may_wait, on_device
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
-from lutbench.train.regional import checkpoint_blocks, compile_blocks, compiles
+from lutbench.train.regional import blocks_of, checkpoint_blocks, compile_blocks, compiles
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, stepped_rate, weights_digest
 from pretrain.cost import cost, flop_per_image
 from pretrain.online_knn import OnlineKnn, labelled_splits
@@ -95,7 +95,9 @@ def perform(run: Run[PretrainRecipe]) -> None:
     if teacher and recipe.teacher_precision == "bf16":
         teacher.encode_in_bf16()
     if recipe.checkpointing:
-        checkpoint_blocks(student.encoder, student.decoder)
+        checkpoint_blocks(student.encoder)
+        if blocks_of(student.decoder) is not None:
+            checkpoint_blocks(student.decoder)
     compiled = compiles(recipe.compile)
     if compiled:
         compile_blocks(student.encoder, student.decoder, *([teacher.running_encoder] if teacher else []))

@@ -114,7 +114,8 @@ class TrainingLogger:
         values = torch.stack([loss.detach().float() for loss in losses.values()])
         if row >= len(self._losses):
             more = values.new_empty(max(self.log_every * self.schedule.micro_batches, row + 1), len(values))
-            more[:row] = self._losses[:row].to(more)
+            if row:
+                more[:row] = self._losses[:row]
             self._losses = more
         self._losses[row].copy_(values)
         self._notes.append(_Note(step, index))
