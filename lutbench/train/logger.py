@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from lutbench.run import Run
 
 
+ROWS = 256
+"""Micro-batches whose losses the buffer has room for at first; it grows where more come before a reading."""
+
+
 class _Note(NamedTuple):
     """Of one micro-batch the step and the images; its losses are a row of the buffer."""
 
@@ -113,7 +117,7 @@ class TrainingLogger:
         row, self._names = len(self._notes), list(losses)
         values = torch.stack([loss.detach().float() for loss in losses.values()])
         if row >= len(self._losses):
-            more = values.new_empty(max(self.log_every * self.schedule.micro_batches, row + 1), len(values))
+            more = values.new_empty(max(ROWS, 2 * row), len(values))
             if row:
                 more[:row] = self._losses[:row]
             self._losses = more
