@@ -93,8 +93,8 @@ def perform(run: Run[AttentiveRecipe]) -> None:
     # The loop
     def loss_of(batch: Batch) -> Tensor:
         with autocast(recipe.precision):
-            scores = head(batch["features"].to(processes.device))
-        return functional.cross_entropy(scores.float(), batch["label"].to(processes.device))
+            scores = head(batch["features"])
+        return functional.cross_entropy(scores.float(), batch["label"])
 
     warmup = schedule.steps_in(recipe.warmup_epochs)
     logger = train_head(

@@ -24,11 +24,13 @@ from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Schedule, stream
 from lutbench.train.batchnorm import batch_norms, synchronise
+from lutbench.train.device import may_wait, on_device
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
+from lutbench.train.regional import checkpoint_blocks, compile_blocks, compiles
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
-from lutbench.train.sharding import parallel, share
+from lutbench.train.sharding import is_sharded, parallel, share
 
 __all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
 
@@ -85,7 +87,11 @@ def perform(run: Run[FinetuneRecipe]) -> None:
     modules = {"classifier": classifier}
     start, kept = run.restore(modules, optimizer, schedule.steps)
     extra_state = {"digest": weights_digest(classifier)} | kept  # of the initial weights, which a checkpoint keeps
-    model = parallel(classifier, recipe.compile)
+    if recipe.checkpointing:
+        checkpoint_blocks(classifier)
+    if compiles(recipe.compile) and not is_sharded(classifier):
+        compile_blocks(classifier)
+    model = parallel(classifier)
 
     # The loop
     crops = stream(images, partial(sample, train_transform(recipe, prepared)), schedule, start, recipe.workers)
@@ -93,15 +99,14 @@ def perform(run: Run[FinetuneRecipe]) -> None:
     evaluations = evaluation_steps(recipe, schedule)
     classifier.train()
     with TrainingLogger(run, schedule, start, extra_state, recipe.save_every) as logger:
-        batches = logger.waiting(crops)
+        batches = on_device(logger.waiting(crops))
         for step in range(start, schedule.steps):
             lr = learning_rate(step, schedule.steps, warmup, recipe.lr, recipe.min_lr)
             set_learning_rate(optimizer, lr)
             for accumulated in range(schedule.micro_batches):
                 batch = next(batches)
-                pixels, labels = (batch[name].to(processes.device, non_blocking=True) for name in ("image", "label"))
                 rows = schedule.rows(accumulated)
-                pixels, targets = mixing(pixels, labels, step, rows)
+                pixels, targets = mixing(batch["image"], batch["label"], step, rows)
                 paths.draw(step, schedule.batch, rows, processes.device)
                 with reducing(model, last=accumulated == schedule.micro_batches - 1):
                     with autocast(recipe.precision):
@@ -113,7 +118,8 @@ def perform(run: Run[FinetuneRecipe]) -> None:
             optimizer.zero_grad()
             evaluating = step + 1 in evaluations
             if logger.end_step(step, lr, evaluating):
-                run.save(step + 1, modules, optimizer, logger.extra_state)
+                with may_wait():
+                    run.save(step + 1, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
             if evaluating:
                 with logger.evaluation():

@@ -21,6 +21,7 @@ from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Schedule, stream
+from lutbench.train.device import may_wait, moved, on_device
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast
 from lutbench.train.schedule import check_moved, set_learning_rate, weights_digest
@@ -61,7 +62,8 @@ def train_head(
             optimizer.zero_grad()
             logger.note(step, {"loss": loss}, batch["index"])
             if logger.end_step(step, lr):
-                run.save(step + 1, modules, optimizer, logger.extra_state)
+                with may_wait():
+                    run.save(step + 1, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
     check_moved(head, extra_state["digest"])
     _same_on_all_processes(head)
@@ -111,7 +113,7 @@ def feature_batches(
     crops = stream(
         images, partial(sample, linear_transform(recipe, run.preprocessing)), schedule, logger.start, recipe.workers
     )
-    return _encoded_batches(run, logger.waiting(crops), encoding, schedule, logger.start)
+    return _encoded_batches(run, on_device(logger.waiting(crops)), encoding, schedule, logger.start)
 
 
 def _remembered_batches(once: Computed, labels: Tensor, schedule: Schedule, start: int) -> Iterator[Batch]:
@@ -120,8 +122,8 @@ def _remembered_batches(once: Computed, labels: Tensor, schedule: Schedule, star
         rows = torch.tensor([row for _, row in schedule.batch_keys(step)])
         chosen = index[rows]
         yield {
-            "features": once.values[rows],
-            "label": labels[chosen],
+            "features": moved(once.values[rows]),
+            "label": moved(labels[chosen]),
             "index": chosen,
             "skipped": torch.zeros_like(chosen),
         }
@@ -144,7 +146,7 @@ def _encoded_batches(
                 pixels = normalised(batch["image"], processes.device, prepared.mean, prepared.std)
                 parts["features"].append(encoding(pixels))
             for name in ("label", "index"):
-                parts[name].append(batch[name].to(processes.device))
+                parts[name].append(moved(batch[name]))
         yield {name: processes.gather(torch.cat(tensors))[order] for name, tensors in parts.items()}
 
 

@@ -20,6 +20,7 @@ from lutbench.models.probes import linear_probe
 from lutbench.models.weights import save_weights
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
+from lutbench.train.device import moved
 from lutbench.train.processes import accelerator
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import learning_rate
@@ -61,8 +62,8 @@ def perform(run: Run[LinearRecipe]) -> None:
 
     # The loop
     def loss_of(batch: Batch) -> Tensor:
-        scores = head(batch["features"].to(processes.device))
-        return functional.cross_entropy(scores, batch["label"].to(processes.device))
+        scores = head(batch["features"])
+        return functional.cross_entropy(scores, batch["label"])
 
     def encoding(pixels: Tensor) -> Tensor:
         return probe_features(encoder(), pixels, recipe.pooling, recipe.blocks_taken)
@@ -122,12 +123,11 @@ def lars_groups(head: nn.Sequential, weight_decay: float) -> list[dict[str, Any]
 @torch.no_grad()
 def score(head: nn.Module, unseen: Computed, labels: Tensor) -> Tensor:
     """What :func:`rank_of_label` gives of every image in ``unseen``; ``labels`` (n,) are the whole set's."""
-    device = accelerator().device
     head.eval()
     wanted = labels[torch.from_numpy(unseen.index)]
     return torch.cat(
         [
-            rank_of_label(head(features.to(device)), chosen.to(device)).cpu()
+            rank_of_label(head(moved(features)), moved(chosen))
             for features, chosen in zip(torch.split(unseen.values, SCORED), torch.split(wanted, SCORED), strict=True)
         ]
-    )
+    ).cpu()

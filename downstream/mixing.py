@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lutbench.recipes.downstream import FinetuneRecipe
+from lutbench.train.device import moved
 from lutbench.train.randomness import RngStream, generator, seeded
 
 MIX, DROP = 0, 1
@@ -41,7 +42,7 @@ class Mixing:
             return images, targets
         groups = torch.tensor(rows) // self.group
         for group in groups.unique().tolist():
-            found = (groups == group).nonzero()[:, 0].to(images.device, non_blocking=True)
+            found = moved((groups == group).nonzero()[:, 0])
             with seeded(RngStream.STEP, self.seed, step, MIX, group):
                 images[found], targets[found] = self.mixup(images[found], labels[found])
         return images, targets
@@ -92,5 +93,5 @@ class DropPaths:
         rates = torch.tensor([path.rate for path in self.paths])[:, None]
         uniform = torch.from_numpy(generator(RngStream.STEP, self.seed, step, DROP).random((len(self.paths), batch)))
         scales = (uniform[:, list(rows)] >= rates).float() / (1 - rates)
-        for path, scale in zip(self.paths, scales.to(device, non_blocking=True), strict=True):
+        for path, scale in zip(self.paths, moved(scales), strict=True):
             path.scale = scale

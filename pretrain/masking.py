@@ -36,6 +36,12 @@ def visible_count(units: int, mask_ratio: float, views: int) -> int:
     return count
 
 
+def masked_patches(visible: Tensor, patches: int) -> Tensor:
+    """Return the indices (B, patches - K), ascending, of the patches that are not ``visible`` (B, K)."""
+    hidden = torch.ones(len(visible), patches, device=visible.device).scatter(1, visible, 0.0)
+    return hidden.argsort(dim=1, descending=True, stable=True)[:, : patches - visible.shape[1]]
+
+
 def visible_patches(noise: Tensor, count: int, unit: int = 1) -> Visible:
     """Order each image's mask units by ``noise`` (B, N): the first ``count`` are visible in view 1, the next in view 2.
 

@@ -75,10 +75,31 @@ def draw_photometrics() -> Photometrics:
     )
 
 
+def apply_everywhere(pixels: Tensor, drawn: Tensor) -> Tensor:
+    """Return what :func:`apply_in_batch` does, every change made to every image and the drawn one kept: for torch.compile.
+
+    More arithmetic, but it is the same for every batch: a compiler fuses it to a few passes over the pixels, and nothing is chosen on
+    the CPU. ``drawn`` is on the same device. Compiled, a product and a sum may be rounded at once: a grey level now and then.
+    """
+    drawn = drawn.view(-1, 11, 1, 1, 1)
+    images = pixels.float()
+    jittered = drawn[:, 0] > 0
+    for turn in range(4):
+        which = drawn[:, 1 + turn]
+        changed = images
+        for number, adjust in enumerate(_ADJUST_IN_BATCH):
+            changed = torch.where(jittered & (which == number), adjust(images, drawn[:, 5 + number]), changed)
+        images = changed
+    effect, radius = drawn[:, 9], drawn[:, 10]
+    changed = torch.where(effect == 0, _grayscale(images, radius), _solarize(images, radius))
+    return torch.where(effect == 2, _blur(images, radius), changed).to(torch.uint8)
+
+
 def apply_in_batch(pixels: Tensor, drawn: Tensor) -> Tensor:
     """Return view 2 (B, 3, S, S), uint8, with the changes ``drawn``, float32 (B, 11), see :meth:`Photometrics.numbers`.
 
-    ``drawn`` stays on the CPU, where the images of each change are chosen, so that nothing waits for the device.
+    ``drawn`` stays on the CPU, where the images of each change are chosen, so that nothing waits for the device. Only those that a
+    change is drawn for are changed: the way of a CPU; :func:`apply_everywhere` is that of a GPU.
     """
     changed = pixels.float()
     jittered = drawn[:, 0] > 0
@@ -165,8 +186,7 @@ def _blur(images: Tensor, radius: Tensor) -> Tensor:
     The images are shifted and summed term by term: a convolution may sum in another order for another batch.
     """
     whole, weight, edge = _box(radius)
-    # Not the reach of this batch: reading it would wait for the device.
-    reach = int(_box(torch.tensor(BLUR_RADIUS[1]))[0]) + 1
+    reach = REACH  # not that of this batch: reading it would wait for the device
     for axis in (3, 2):
         for _ in range(BLUR_PASSES):
             padding = (reach, reach, 0, 0) if axis == 3 else (0, 0, reach, reach)
@@ -191,6 +211,10 @@ def _box(radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     fraction = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
     weight = 1 / (2 * (whole + fraction) + 1)
     return whole, weight, weight * fraction
+
+
+REACH = int(_box(torch.tensor(BLUR_RADIUS[1]))[0]) + 1
+"""Pixels on either side that the widest box takes something of."""
 
 
 def _grey(images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from lutbench.train.randomness import RngStream, seeded
 from pretrain.context import ContextLoss, Targets, head
 from pretrain.frameworks import build_framework
 from pretrain.frameworks.interface import Framework, Part
-from pretrain.masking import visible_count, visible_patches
+from pretrain.masking import masked_patches, visible_count, visible_patches
 from pretrain.views import Views
 
 
@@ -51,6 +51,9 @@ class Student(nn.Module):
         self.projector = projector
         self.predictor = predictor
         self.context = context
+        self.sparse = False
+        """Compute what the losses read and nothing else, see :class:`Framework`: the same values, summed in another order."""
+        self._mim_loss = framework.loss
         # View 2 is masked where the student sees it, and where a masked teacher does.
         two_views = context is not None and (context.both_directions or context.masked_teacher)
         units = encoder.patch_embed.num_patches // framework.mask_unit**2
@@ -67,9 +70,12 @@ class Student(nn.Module):
         else:
             tokens1 = self.framework.encode(self.encoder, views.view1, visible.view1)
 
-        pixels = self.decoder(tokens1, visible.view1)
+        masked = ()
+        if self.sparse:
+            masked = (masked_patches(visible.view1, self.encoder.patch_embed.num_patches),)
+        pixels = self.decoder(tokens1, visible.view1, *masked)
         with full_precision(pixels.device):
-            mim = self.framework.loss(pixels.float(), views.view1, visible.view1)
+            mim = self._mim_loss(pixels.float(), views.view1, visible.view1, *masked)
         if self.context is None:
             return Losses(mim, mim, None)
 
@@ -79,6 +85,10 @@ class Student(nn.Module):
         with full_precision(pixels.device):
             context = self.context(output1, output2, targets)
             return Losses(mim + self.context.weight * context, mim, context)
+
+    def compile_loss(self) -> None:
+        """Compile the reconstruction loss; blocks are compiled by :func:`lutbench.train.regional.compile_blocks`."""
+        self._mim_loss = torch.compile(self.framework.loss, dynamic=False)
 
     def _predict(self, tokens: Tensor, visible: Tensor) -> Tensor:
         """Return the prediction (R, D) for one view: apart, since BatchNorm's statistics are those of a view."""

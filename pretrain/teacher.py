@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import torch
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
+from lutbench.train.processes import full_precision
 from lutbench.train.sharding import local
 from pretrain.context import Targets
 from pretrain.masking import visible_patches
@@ -38,6 +40,26 @@ class Teacher(nn.Module):
         self.requires_grad_(False)
         self.eval()
         self._pairs: _Pairs | None = None
+        self._bf16: list[VisionTransformer] = []  # in a list, so that it is no part of the state
+
+    def encode_in_bf16(self) -> None:
+        """Encode from here on with a copy of the encoder, as it is now, in bf16; every update makes the copy anew.
+
+        The averages stay float32: bf16 has steps of 1/256 of a value, and would forget what an update adds.
+        """
+        self._bf16 = [copy.deepcopy(self.encoder).to(torch.bfloat16)]
+        self._pairs = None
+
+    @property
+    def running_encoder(self) -> VisionTransformer:
+        """The encoder that :meth:`forward` computes with: the averages, or their copy in bf16."""
+        return self._bf16[0] if self._bf16 else self.encoder
+
+    def _encode(self, images: Tensor, visible: Tensor | None) -> Tensor:
+        if not self._bf16:
+            return self.framework.encode(self.encoder, images, visible)
+        with full_precision(images.device):  # autocast would have the norms in float32
+            return self.framework.encode(self._bf16[0], images.to(torch.bfloat16), visible).float()
 
     @torch.no_grad()
     def forward(self, views: Views) -> Targets:
@@ -49,7 +71,7 @@ class Teacher(nn.Module):
         if self.context.masked_teacher:
             each = visible_patches(views.noise, self.visible_count, self.framework.mask_unit)
             visible = torch.cat(each) if both else each.view2
-        tokens = self.framework.unmasked(self.framework.encode(self.encoder, images, visible), visible)
+        tokens = self.framework.unmasked(self._encode(images, visible), visible)
         if self.context.target == "tokens":
             return self._per_token(tokens, views)
         output = self.projector(self.context.pool(tokens)).float()
@@ -100,8 +122,15 @@ class _Pairs:
         counted = [name for name in own if name not in averaged]
         self.averages, self.values = ([local(of[name]) for name in averaged] for of in (own, theirs))
         self.counters, self.counts = ([local(of[name]) for name in counted] for of in (own, theirs))
+        copied = teacher.running_encoder is not teacher.encoder  # in bf16
+        self.encoder, self.running = (
+            list(encoder.state_dict(keep_vars=True).values()) if copied else []
+            for encoder in (teacher.encoder, teacher.running_encoder)
+        )
 
     def update(self, momentum: float) -> None:
         torch._foreach_lerp_(self.averages, self.values, 1 - momentum)
         if self.counters:
             torch._foreach_copy_(self.counters, self.counts)
+        if self.running:
+            torch._foreach_copy_(self.running, self.encoder)

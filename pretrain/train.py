@@ -16,11 +16,13 @@ from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.run import Run, row_named
 from lutbench.run_status import RunState
 from lutbench.train.batches import Schedule, stream
+from lutbench.train.device import may_wait, on_device
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.momentum import momentum_at
 from lutbench.train.processes import accelerator, autocast, reducing
+from lutbench.train.regional import blocks_of, checkpoint_blocks, compile_blocks, compiles
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, stepped_rate, weights_digest
-from lutbench.train.sharding import Shared, parallel, share
+from lutbench.train.sharding import Shared, is_sharded, parallel, share
 from pretrain.cost import cost, flop_per_image
 from pretrain.health import Watch
 from pretrain.online_knn import OnlineKnn, labelled_splits
@@ -89,15 +91,27 @@ def perform(run: Run[PretrainRecipe]) -> None:
     elif 0 in snapshots:
         keep_snapshot(run, 0.0, encoders(shared))
     online, watch = OnlineKnn(run, schedule, extra_state), Watch(run, images)
-    model = parallel(student, recipe.compile)
-    whole_views = torch.compile(teacher) if recipe.compile and teacher else teacher
+
+    # What changes how fast it goes, and how much memory it takes
+    if teacher and recipe.teacher_precision == "bf16":
+        teacher.encode_in_bf16()
+    if recipe.checkpointing:
+        checkpoint_blocks(student.encoder)
+        if blocks_of(student.decoder) is not None:
+            checkpoint_blocks(student.decoder)
+    if compiled := compiles(recipe.compile) and not is_sharded(student):
+        compile_blocks(student.encoder, student.decoder, *([teacher.running_encoder] if teacher else []))
+        student.compile_loss()
+    student.sparse = processes.device.type == "cuda" and student.framework.sparse  # a CPU's bits stay those of before
+    patch_size = student.encoder.patch_embed.patch_size[0] if student.sparse else None
+    model = parallel(student)
 
     # The loop
     batches = stream(images, PretrainTransform(recipe), schedule, start, recipe.workers)
     warmup = schedule.steps_in(recipe.warmup_epochs)
     student.train()
     with TrainingLogger(run, schedule, start, extra_state, recipe.save_every) as logger:
-        waiting = logger.waiting(batches)
+        waiting = on_device(logger.waiting(batches))
         if start in online.epochs:  # which may have been due when the run was stopped
             online.measure(start, encoders(shared)["encoder"], logger)
         for step in range(start, schedule.steps):
@@ -105,9 +119,9 @@ def perform(run: Run[PretrainRecipe]) -> None:
             set_learning_rate(optimizer, lr)
             for accumulated in range(schedule.micro_batches):
                 batch = next(waiting)
-                views = Views.from_batch(batch, processes.device)
+                views = Views.from_batch(batch, processes.device, patch_size=patch_size, compiled=compiled)
                 with autocast(recipe.precision):
-                    targets = whole_views(views) if whole_views is not None else None
+                    targets = teacher(views) if teacher else None
                 with reducing(model, last=accumulated == schedule.micro_batches - 1), autocast(recipe.precision):
                     losses = model(views, targets)
                     (losses.total / schedule.micro_batches).backward()
@@ -120,12 +134,15 @@ def perform(run: Run[PretrainRecipe]) -> None:
                 momentum = momentum_at(recipe.momentum, step, schedule.steps, recipe.momentum_schedule)
                 teacher.update(student, momentum)
             if (done := step + 1) in snapshots:  # before a checkpoint that is behind it
-                keep_snapshot(run, snapshots[done], encoders(shared))
+                with may_wait():
+                    keep_snapshot(run, snapshots[done], encoders(shared))
             evaluating = done in online.epochs
             if logger.end_step(step, lr, evaluating):
-                run.save(done, modules, optimizer, logger.extra_state)
+                with may_wait():
+                    run.save(done, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
-                watch.measure(done, shared["student"].whole(), logger)
+                with may_wait():
+                    watch.measure(done, shared["student"].whole(), logger)
             if evaluating:
                 online.measure(done, encoders(shared)["encoder"], logger)
     check_moved(student, extra_state["digest"])
@@ -134,6 +151,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
     trained: dict[str, Any] = {name: each.whole() for name, each in shared.items()}
     if processes.is_main_process:
         student = trained["student"].eval()
+        student.sparse = False
         views = Views.from_batch(pictured(images, recipe, run.seed), processes.device)
         reconstruction_grid(student, views, run.folder / "reconstructions.png", PICTURED)
         sha256 = export_encoder(student.encoder, recipe.encoder, run.folder)

@@ -5,22 +5,25 @@ time. View 2 is then changed in colour (``photometrics.py``). With ``crop = "ran
 crop instead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
-from lutbench.data.tensors import normalised, resize_short_side, to_tensor
+from lutbench.data.tensors import normalised, per_channel, resize_short_side, to_tensor
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_vit
 from lutbench.recipes.pretrain import PretrainRecipe
-from pretrain.photometrics import apply_in_batch, draw_photometrics
+from pretrain.frameworks.vit import patchify
+from pretrain.photometrics import apply_everywhere, apply_in_batch, draw_photometrics
 
 BICUBIC = functional.InterpolationMode.BICUBIC
 RANDOM_CROP_RATIO = (3 / 4, 4 / 3)
@@ -93,26 +96,63 @@ class Views:
     """The images and the mask noise of a batch, on the training device, normalised by ImageNet's mean and deviation."""
 
     view1: Tensor
-    """(B, 3, S, S), float32."""
+    """(B, 3, S, S), float32; or its patches (B, N, P * P * 3), see :meth:`from_batch`."""
     view2: Tensor | None
-    """(B, 3, S, S), float32; None without the context loss."""
+    """The same of view 2; None without the context loss."""
     noise: Tensor
     """(B, N), float32."""
     boxes: Tensor | None = None
     """(B, 2, 7), float32: the :class:`Box` of each view; None without per-token targets."""
 
     @classmethod
-    def from_batch(cls, batch: dict[str, Tensor], device: torch.device) -> Self:
-        """Make views of stacked samples of :class:`PretrainTransform`."""
-        view2 = batch.get("view2")
-        if view2 is not None and "photometrics" in batch:
-            view2 = apply_in_batch(view2.to(device, non_blocking=True), batch["photometrics"])
+    def from_batch(
+        cls,
+        batch: dict[str, Tensor],
+        device: torch.device,
+        *,
+        patch_size: int | None = None,
+        compiled: bool = False,
+    ) -> Self:
+        """Make views of stacked samples of :class:`PretrainTransform`: images, or, with ``patch_size``, patches of that side.
+
+        ``compiled``: colours are changed and patches made by a few fused kernels, which torch.compile writes for the device.
+        """
+        view1, view2 = batch["view1"].to(device, non_blocking=True), batch.get("view2")
+        if view2 is not None:
+            view2 = view2.to(device, non_blocking=True)
+            if "photometrics" in batch:
+                view2 = changed(view2, batch["photometrics"], compiled)
+
+        def prepared(pixels: Tensor) -> Tensor:
+            if patch_size is None:
+                return normalised(pixels)
+            values = per_channel(device, IMAGENET_DEFAULT_MEAN), per_channel(device, IMAGENET_DEFAULT_STD)
+            return (compiled_once(normalised_patches) if compiled else normalised_patches)(pixels, *values, patch_size)
+
         return cls(
-            view1=normalised(batch["view1"], device),
-            view2=None if view2 is None else normalised(view2, device),
+            view1=prepared(view1),
+            view2=None if view2 is None else prepared(view2),
             noise=batch["noise"].to(device, non_blocking=True),
             boxes=batch["boxes"].to(device, non_blocking=True) if "boxes" in batch else None,
         )
+
+
+def changed(pixels: Tensor, drawn: Tensor, compiled: bool) -> Tensor:
+    """Return view 2 with its changes of colour, in the way that suits the device, see :mod:`pretrain.photometrics`."""
+    if compiled:
+        return compiled_once(apply_everywhere)(pixels, drawn.to(pixels.device, non_blocking=True))
+    return (apply_everywhere if drawn.is_cuda else apply_in_batch)(pixels, drawn)
+
+
+def normalised_patches(pixels: Tensor, mean: Tensor, std: Tensor, patch_size: int) -> Tensor:
+    """Return float32 patches (B, N, P * P * 3) of uint8 ``pixels`` (B, 3, S, S), by mean and deviation of the channels in bytes."""
+    return patchify((pixels.float() - mean) / std, patch_size)
+
+
+@lru_cache
+def compiled_once(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return ``function`` as torch.compile makes it, for batches of one size, the same each time."""
+    return torch.compile(function, dynamic=False)
 
 
 def padded_crop(image: Image.Image, side: int, padding: int) -> tuple[Image.Image, Box]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lutbench.errors import UserError
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
+from lutbench.train.device import may_wait, moved
 from lutbench.train.randomness import RngStream, generator
 
 Change = Callable[[Tensor, Tensor], Tensor]
@@ -38,7 +39,7 @@ def drop_patches(pixels: Tensor, index: Tensor, tenths: int, grid: int = 14) -> 
         UserError: if the side is not a whole number of patches.
     """
     tiles = _tiles(pixels, grid)
-    dropped = _orders(index, grid)[:, : tenths * grid * grid // 10].to(pixels.device)
+    dropped = moved(_orders(index, grid)[:, : tenths * grid * grid // 10])
     kept = torch.ones(len(pixels), grid * grid, dtype=pixels.dtype, device=pixels.device).scatter_(1, dropped, 0)
     return _joined(tiles * kept[:, :, None, None, None])
 
@@ -50,7 +51,7 @@ def shuffle_tiles(pixels: Tensor, index: Tensor, grid: int) -> Tensor:
         UserError: if the side is not a whole number of tiles.
     """
     tiles = _tiles(pixels, grid)
-    order = _orders(index, grid).to(pixels.device)
+    order = moved(_orders(index, grid))
     return _joined(tiles.gather(1, order[:, :, None, None, None].expand_as(tiles)))
 
 
@@ -70,9 +71,9 @@ def check_grid(side: int, grid: int) -> None:
 
 def _orders(index: Tensor, grid: int) -> Tensor:
     """Return an order (B, grid * grid) of the tiles of every image, from bits that NumPy promises never to change."""
-    keys = [
-        generator(RngStream.OCCLUSION, grid, number).bit_generator.random_raw(grid * grid) for number in index.tolist()
-    ]
+    with may_wait():
+        numbers = index.tolist()
+    keys = [generator(RngStream.OCCLUSION, grid, number).bit_generator.random_raw(grid * grid) for number in numbers]
     return torch.from_numpy(np.argsort(np.stack(keys), axis=1, kind="stable"))
 
 

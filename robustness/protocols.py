@@ -34,6 +34,7 @@ class Asked:
 
     def __init__(self, protocols: Sequence[Protocol], classes: int, device: torch.device) -> None:
         self._asked = [_on_device(protocol, classes, device) for protocol in protocols]
+        self._unanswered = torch.tensor([-1, -1, torch.nan], device=device)  # once: making it would wait for the device
 
     def __call__(self, logits: Tensor, index: Tensor) -> Tensor:
         """Return prediction, rank and highest softmax (B, p, 3), float32, of ``logits`` (B, C) of the images ``index`` (B,).
@@ -44,7 +45,7 @@ class Asked:
         scores = logits.float()
         finite = scores.isfinite().all(1)[:, None, None]
         answers = torch.stack([one(scores, index) for one in self._asked], 1)
-        return answers.where(finite, answers.new_tensor([-1, -1, torch.nan]))
+        return answers.where(finite, self._unanswered)
 
 
 def _on_device(protocol: Protocol, classes: int, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:

@@ -20,6 +20,7 @@ from lutbench.models.weights import save_weights
 from lutbench.recipes.dense import DenseLinearRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Schedule
+from lutbench.train.device import moved
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast
 from lutbench.train.randomness import RngStream, seeded
@@ -144,7 +145,7 @@ def encoded_batches(
     for step, batch in enumerate(crops, logger.start):
         pixels = torch.stack([padded(prepared_pixels(image, run.preprocessing), crop) for image in batch["image"]])
         tokens = torch.cat([encoded(some) for some in pixels.split(at_once)])
-        masks = batch["mask"].to(processes.device)
+        masks = moved(batch["mask"])
         yield {
             "tokens": processes.gather(tokens)[order],
             "mask": processes.gather(masks)[order],

@@ -35,10 +35,10 @@ def normalised(
 ) -> Tensor:
     """Return float32 pixels (..., 3, S, S) from uint8, by a mean and a deviation; on ``device``, or where ``pixels`` are."""
     to = device or pixels.device
-    return pixels.to(to, non_blocking=True).float().sub_(_on(to, mean)).div_(_on(to, std))
+    return pixels.to(to, non_blocking=True).float().sub_(per_channel(to, mean)).div_(per_channel(to, std))
 
 
 @lru_cache
-def _on(device: torch.device, values: Colour) -> Tensor:
+def per_channel(device: torch.device, values: Colour) -> Tensor:
     """Return values in bytes, (3, 1, 1); kept, since making them anew would wait for the device in every step."""
     return torch.tensor(values, device=device).mul(255).view(3, 1, 1)

@@ -29,6 +29,7 @@ from lutbench.progress import Bar
 from lutbench.recipes.base import Metric
 from lutbench.recipes.downstream import Pool
 from lutbench.train.batches import Loader
+from lutbench.train.device import may_wait, moved
 from lutbench.train.processes import accelerator, autocast
 
 
@@ -146,7 +147,7 @@ def decoded_batches(
     with Bar(title, len(order), shown=bool(title) and processes.is_main_process) as bar:
         for number, (pixels, index, whole) in zip(numbers, loader, strict=True):
             counts = whole if number < len(batches) else torch.zeros_like(whole)
-            yield DecodedBatch(pixels.to(device, non_blocking=True), index.to(device), counts.to(device))
+            yield DecodedBatch(moved(pixels), moved(index), moved(counts))
             bar.update(min((number + world) * size, len(order)))
 
 
@@ -159,7 +160,8 @@ def in_order(own: Tensor, order: NDArray[np.int64], recipe: InferenceRecipe) -> 
         own = torch.cat([own, own.new_zeros(share - len(own), *own.shape[1:])])
         gathered: Tensor = processes.gather(own)
         own = gathered.view(world, -1, size, *own.shape[1:]).transpose(0, 1).flatten(0, 2)[: len(order)]
-    return own.cpu()[torch.from_numpy(order.argsort())]
+    with may_wait():
+        return own.cpu()[torch.from_numpy(order.argsort())]
 
 
 def _batch(order: NDArray[np.int64], recipe: InferenceRecipe) -> int:

@@ -48,7 +48,7 @@ def knn_classify(
         votes = vote(similarity, bank_labels[index], classes, temperature)
         result = rank_of_label(votes, chunk_labels, votes / votes.sum(1, keepdim=True))
         voteless = votes.gather(1, chunk_labels[:, None])[:, 0] == 0
-        result[voteless, 1] = classes - 1
+        result[:, 1] = torch.where(voteless, classes - 1, result[:, 1])  # a mask as an index would wait for its device
         results.append(result)
     return torch.cat(results)
 

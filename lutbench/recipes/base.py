@@ -46,6 +46,10 @@ Processes = Annotated[int, Field(ge=0, le=1024)]
 """Threads, or loader processes."""
 
 
+Compile = bool | Literal["auto"]
+"""Whether a network is compiled, block by block; ``auto``: where the device is a GPU. The last bits differ as between devices."""
+
+
 class Runtime:
     """Marks a field that cannot change a result."""
 

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, mod
 from lutbench.recipes.base import (
     Batch,
     Betas,
+    Compile,
     Count,
     CountOrZero,
     CropScale,
@@ -250,10 +251,13 @@ class FinetuneRecipe(ClassificationRecipe):
     """Epochs between evaluations on the way, for the curve; only at the end if not given."""
     save_every: Annotated[Count, Runtime] = 500
     """Optimiser steps between checkpoints."""
-    compile: Annotated[bool, Runtime] = False
     shard: Annotated[bool, Runtime] = False
     """Share parameters, gradients and the optimiser's state out over the processes (FSDP2), for models that are large beside a
     GPU's memory; not with ``compile``. With one process it does nothing."""
+    compile: Annotated[Compile, Runtime] = "auto"
+    """Compile the classifier's blocks, or all of one without a row of blocks (torch.compile)."""
+    checkpointing: Annotated[bool, Runtime] = False
+    """Keep a block's input alone for the backward pass, and compute the block again there; of plain Vision Transformers."""
 
     def samples(self, images: Mapping[str, int]) -> Samples:
         """Return the training images, once per epoch, and those of every evaluation on the way and at the end."""
@@ -281,7 +285,7 @@ class FinetuneRecipe(ClassificationRecipe):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_schedule(self.epochs, self.warmup_epochs, self.batch, self.micro_batch)
-        check_shard(self.shard, self.compile)
+        check_shard(self.shard, self.compile is True)
         for name in ("batch", "mix_group"):
             if self.mixes and getattr(self, name) % 2:
                 raise ValueError(

@@ -12,6 +12,7 @@ from lutbench.recipes.base import (
     Batch,
     Betas,
     Border,
+    Compile,
     Count,
     CountOrZero,
     CropScale,
@@ -101,6 +102,9 @@ class PretrainRecipe(RunRecipe):
     the number of steps, see :func:`lutbench.train.momentum.initial_share`: the paper's is for its 1,600 epochs."""
     momentum_schedule: Annotated[Literal["cosine", "fixed"], Later] = "cosine"
     """Momentum is raised to 1 by a half cosine (paper), or stays (control)."""
+    teacher_precision: Annotated[Literal["student's", "bf16"], Later] = "student's"
+    """What the teacher's encoder computes in: as the student, or in bf16 throughout, norms and sums too, from a copy that its
+    update makes (our choice: less memory traffic)."""
     head_depth: Depth = 2
     """Linear layers in projector and predictor (paper)."""
     head_width: Width = 4096
@@ -146,11 +150,14 @@ class PretrainRecipe(RunRecipe):
     trackers: Trackers = Field(default=["tensorboard"])
     """Where losses and what else is seen of the training are written: ``tensorboard`` (files in the run's folder), ``wandb``, ``mlflow``,
     ``trackio``, ``comet``; the last four come with the extra ``trackers``."""
-    compile: Annotated[bool, Runtime] = False
-    """Compile the student and the teacher (torch.compile)."""
     shard: Annotated[bool, Runtime] = False
     """Share parameters, gradients and the optimiser's state, and the teacher, out over the processes (FSDP2), for models that are large beside a
     GPU's memory; not with ``compile``. With one process it does nothing."""
+    compile: Annotated[Compile, Runtime] = "auto"
+    """Compile the blocks of student and teacher, the reconstruction loss and, on a GPU, the changes of colour (torch.compile)."""
+    checkpointing: Annotated[bool, Runtime] = False
+    """Keep a block's input alone for the backward pass, and compute the block again there: a third more compute, for larger
+    micro-batches."""
     snapshots: Annotated[Snapshots, Runtime] = Field([])
     """Shares of the optimiser steps at which the encoder is kept too; 0 is the initial one."""
     snapshot_teacher: Annotated[bool, Runtime] = False
@@ -250,7 +257,9 @@ class PretrainRecipe(RunRecipe):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_schedule(self.epochs, self.warmup_epochs, self.batch, self.micro_batch)
-        check_shard(self.shard, self.compile)
+        check_shard(self.shard, self.compile is True)
+        if self.shard and self.teacher_precision == "bf16":
+            raise ValueError("shard = true shares the teacher out, of which teacher_precision = 'bf16' keeps a copy: set one of them otherwise")
         if self.cache and self.data.streaming:
             raise ValueError(
                 "cache = true keeps on disk what data.streaming = true shall not: set one of them to false"
@@ -331,6 +340,7 @@ _CONTEXT_FIELDS = (
     "teacher_view",
     "momentum",
     "momentum_schedule",
+    "teacher_precision",
     "head_depth",
     "head_width",
     "head_norm",

@@ -18,6 +18,7 @@ from lutbench.losses import LossCurve
 from lutbench.progress import Bar
 from lutbench.train.batches import Schedule
 from lutbench.train.curve import CurveRecorder, write_progress
+from lutbench.train.device import may_wait
 from lutbench.train.processes import accelerator, greatest
 from lutbench.train.trackers import Trackers
 
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
     from lutbench.run import Run
 
 
+ROWS = 256
+"""Micro-batches whose losses the buffer has room for at first; it grows where more come before a reading."""
+
+
 class _Note(NamedTuple):
-    """The losses of one micro-batch, still on the device, and its images."""
+    """Of one micro-batch the step and the images; its losses are a row of the buffer."""
 
     step: int
-    losses: dict[str, Tensor]
     images: Tensor
 
 
@@ -68,6 +72,9 @@ class TrainingLogger:
         self.watched = 0.0
         """Seconds of this start that watching took, trackers and pictures, which are none of the training's."""
         self._notes: list[_Note] = []
+        self._names: list[str] = []
+        self._losses = torch.empty(0, 0)
+        """A row of losses for each note, on the device: nothing of a step lives on for the sake of the log."""
         self._skips: list[Tensor] = []
         self._label = ""
         self._signalled = 0
@@ -126,7 +133,15 @@ class TrainingLogger:
 
     def note(self, step: int, losses: dict[str, Tensor], index: Tensor) -> None:
         """Keep the losses of one micro-batch until the next reading; ``index`` (B,) names its images."""
-        self._notes.append(_Note(step, {name: loss.detach() for name, loss in losses.items()}, index))
+        row, self._names = len(self._notes), list(losses)
+        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        if row >= len(self._losses):
+            more = values.new_empty(max(ROWS, 2 * row), len(values))
+            if row:
+                more[:row] = self._losses[:row]
+            self._losses = more
+        self._losses[row].copy_(values)
+        self._notes.append(_Note(step, index))
 
     def end_step(self, step: int, lr: float, evaluating: bool = False) -> bool:
         """Read the losses if it is time; return whether to save a checkpoint now: now and then, at the end, or to stop.
@@ -164,7 +179,8 @@ class TrainingLogger:
             with self._untimed():
                 if self._signalled:
                     raise Interrupted(self._signalled)
-                yield
+                with may_wait():  # for what it gives; its own passes do not
+                    yield
         finally:
             self._at_once = False
 
@@ -225,13 +241,14 @@ class TrainingLogger:
 
     def _collect(self) -> tuple[list[str], float, float]:
         """Take the losses from the device; return their names, and the seconds that passed and were waited since the last time."""
-        names = list(self._notes[0].losses)
-        local = torch.stack([torch.stack([note.losses[name].float() for name in names]) for note in self._notes])
+        names, local = self._names, self._losses[: len(self._notes)]
         skips = torch.full((1, len(names)), float(sum(int(s.sum()) for s in self._skips)), device=local.device)
-        everywhere = accelerator().reduce(torch.cat([local, skips]), "sum").cpu()
+        with may_wait():
+            everywhere = accelerator().reduce(torch.cat([local, skips]), "sum").cpu()
         values = everywhere[:-1] / accelerator().num_processes
         if not values.isfinite().all():
-            self._stop_at_non_finite(local.cpu(), names)
+            with may_wait():
+                self._stop_at_non_finite(local.cpu(), names)
         now = time.monotonic()
         elapsed, waited = now - self._last, self.waited - self._waited_before
         self.seconds += elapsed
@@ -246,10 +263,11 @@ class TrainingLogger:
 
     def _stop_at_non_finite(self, values: Tensor, names: list[str]) -> None:
         rank = accelerator().process_index
-        wrong = [note for note, row in zip(self._notes, values, strict=True) if not row.isfinite().all()]
+        found = [(note, row) for note, row in zip(self._notes, values, strict=True) if not row.isfinite().all()]
+        wrong = [note for note, _ in found]
         if wrong:
-            first = wrong[0]
-            losses = {name: str(float(first.losses[name])) for name in names}
+            first, row = found[0]
+            losses = {name: str(value) for name, value in zip(names, row.tolist(), strict=True)}
             report = {"step": first.step + 1, "process": rank, "losses": losses, "images": first.images.tolist()}
             write_json(self.folder / f"non-finite-{rank}.json", report)
         steps = self.schedule.steps

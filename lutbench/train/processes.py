@@ -8,13 +8,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 
 @lru_cache(maxsize=1)
 def accelerator() -> Accelerator:
     """Return the process group of this command: one process under ``python``, many under ``torchrun`` (gloo on CPU)."""
-    return Accelerator(cpu=not torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1)
+    return Accelerator(
+        cpu=not torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1,
+        # Gradients lie in the buckets that are reduced, and are not copied there. Buffers are no broadcast's business: BatchNorm's
+        # are of all processes already. A static graph would save looking for unused parameters, but torch refuses it under no_sync,
+        # which accumulated micro-batches need.
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
+    )
 
 
 def greatest(number: int) -> int:

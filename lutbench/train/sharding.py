@@ -75,11 +75,11 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return [block for found in lists for block in found.children()]
 
 
-def parallel(model: nn.Module, compiled: bool) -> nn.Module:
+def parallel(model: nn.Module) -> nn.Module:
     """Return ``model`` as it is trained: its gradients are averaged over the processes, by accelerate unless it is sharded."""
     if is_sharded(model):
         return model
-    made: nn.Module = accelerator().prepare_model(torch.compile(model) if compiled else model)
+    made: nn.Module = accelerator().prepare_model(model)
     return made
 
 

@@ -22,6 +22,11 @@ class Framework(Protocol):
     masks_in_encoder: bool
     """Whether ``encode`` reads ``decoder`` for patches that are not visible, as for SimMIM's mask token."""
 
+    sparse: bool
+    """Whether ``images`` may also be their patches (B, N, P * P * 3), a grid row by row and in each row, column, channel, and
+    ``decoder`` and ``loss`` take, as a last argument, the ``masked`` patches (B, M) whose pixels alone are made and compared. These
+    are shortcuts of GPUs to the same values; a framework without them is used as on a CPU."""
+
     @property
     def decoder(self) -> nn.Module:
         """Predicts the pixels (B, N, P * P * 3) of all patches from ``encode``'s tokens and ``visible``."""
@@ -32,7 +37,7 @@ class Framework(Protocol):
     def unmasked(self, tokens: Tensor, visible: Tensor | None) -> Tensor:
         """Return the ``tokens`` (B, 1 + K, D) that LUT's heads may read: class token and visible patches."""
 
-    def loss(self, pixels: Tensor, images: Tensor, visible: Tensor) -> Tensor:
+    def loss(self, pixels: Tensor, images: Tensor, visible: Tensor, masked: Tensor | None = None) -> Tensor:
         """Return the reconstruction loss, 0-d, of ``decoder``'s ``pixels`` over the masked patches of ``images``."""
 
     def reconstruct(self, pixels: Tensor, images: Tensor, visible: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from timm.layers import LayerNorm
 from timm.models import VisionTransformer
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lutbench.errors import UserError
 from lutbench.recipes.pretrain import PretrainRecipe
@@ -12,13 +13,15 @@ from lutbench.train.randomness import RngStream, seeded
 from pretrain.frameworks.interface import Part
 from pretrain.frameworks.vit import (
     build_vit,
+    embedded,
     fix_position,
     initialise,
-    patchify,
+    masked_mean,
     shown_again,
     sincos_position,
     standardised,
     take,
+    targets,
 )
 
 
@@ -34,6 +37,7 @@ class MAE:
     mask_unit = 1
     """Patches are masked one by one."""
     masks_in_encoder = False
+    sparse = True
 
     def __init__(
         self,
@@ -58,9 +62,8 @@ class MAE:
         """
         assert encoder.pos_embed is not None
         assert encoder.cls_token is not None
-        patches = encoder.patch_embed(images) + encoder.pos_embed[:, 1:]
-        if visible is not None:
-            patches = take(patches, visible)
+        position = encoder.pos_embed[:, 1:]
+        patches = embedded(encoder, images, visible) + (position if visible is None else take(position, visible))
         class_token = (encoder.cls_token + encoder.pos_embed[:, :1]).expand(len(images), -1, -1)
         tokens: Tensor = encoder.norm_pre(torch.cat([class_token, patches], dim=1))
         tokens = encoder.norm(encoder.blocks(tokens))
@@ -70,17 +73,16 @@ class MAE:
         """Return ``tokens`` as they are: MAE encodes no others."""
         return tokens
 
-    def loss(self, pixels: Tensor, images: Tensor, visible: Tensor) -> Tensor:
+    def loss(self, pixels: Tensor, images: Tensor, visible: Tensor, masked: Tensor | None = None) -> Tensor:
         """Return the mean squared error, 0-d, of ``pixels`` (B, N, P * P * 3) over patches that are not ``visible``.
 
-        With ``normalise_target``, each patch's target has mean 0 and variance 1 (MAE, section 4.1).
+        With ``normalise_target``, each patch's target has mean 0 and variance 1 (MAE, section 4.1). With ``masked`` (B, M), ``pixels``
+        (B, M, P * P * 3) are of these patches alone.
         """
-        target = patchify(images, self.patch_size)
+        target = targets(images, self.patch_size, masked)
         if self.normalise_target:
             target = standardised(target)
-        error = (pixels - target).square().mean(dim=2)
-        masked = torch.ones_like(error).scatter(1, visible, 0.0)
-        return (error * masked).sum() / masked.sum()
+        return masked_mean((pixels - target).square().mean(dim=2), visible, masked)
 
     def reconstruct(self, pixels: Tensor, images: Tensor, visible: Tensor) -> Tensor:
         """Return ``images`` with the patches that are not ``visible`` replaced by ``pixels`` (B, N, P * P * 3)."""
@@ -120,18 +122,48 @@ class Decoder(nn.Module):
         self.embed = nn.Linear(encoder_width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(sincos_position(grid, width), requires_grad=False)
+        kinds = [Block] * (depth - 1) + [LastBlock]
         self.blocks = nn.Sequential(
-            *[Block(width, heads, mlp_ratio, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth)]
+            *[kind(width, heads, mlp_ratio, qkv_bias=True, norm_layer=LayerNorm) for kind in kinds]
         )
         self.norm = LayerNorm(width)
         self.predict = nn.Linear(width, patch_size * patch_size * 3)
 
-    def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Return the pixels (B, N, P * P * 3) of all patches, from ``tokens`` (B, 1 + K, D) of ``visible`` (B, K)."""
+    def forward(self, tokens: Tensor, visible: Tensor, masked: Tensor | None = None) -> Tensor:
+        """Return the pixels (B, N, P * P * 3) of all patches, from ``tokens`` (B, 1 + K, D) of ``visible`` (B, K).
+
+        With ``masked`` (B, M), those of these patches alone (B, M, P * P * 3): what the last block would make of the others is not
+        computed.
+        """
         tokens = self.embed(tokens)
         batch, _, width = tokens.shape
-        masked = self.mask_token.to(tokens.dtype).expand(batch, self.pos_embed.shape[1] - 1, width)
-        patches = masked.scatter(1, visible.unsqueeze(-1).expand(-1, -1, width), tokens[:, 1:])
+        mask_tokens = self.mask_token.to(tokens.dtype).expand(batch, self.pos_embed.shape[1] - 1, width)
+        patches = mask_tokens.scatter(1, visible.unsqueeze(-1).expand(-1, -1, width), tokens[:, 1:])
         tokens = torch.cat([tokens[:, :1], patches], dim=1) + self.pos_embed
+        if masked is not None:
+            *others, last = self.blocks
+            for block in others:
+                tokens = block(tokens)
+            predicted: Tensor = self.predict(self.norm(last(tokens, masked + 1)))  # the class token is the first
+            return predicted
         pixels: Tensor = self.predict(self.norm(self.blocks(tokens)))
         return pixels[:, 1:]
+
+
+class LastBlock(Block):
+    """timm's block, which can leave out the tokens that nothing reads any more: they are attended to, and attend to nothing."""
+
+    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Return the tokens (B, T, D) after the block, or those with the indices ``kept`` (B, M) alone (B, M, D)."""
+        if kept is None:
+            whole: Tensor = super().forward(x)
+            return whole
+        width, attention = x.shape[2], self.attn
+        normed, weight, bias = self.norm1(x), attention.qkv.weight, attention.qkv.bias
+        queries = functional.linear(take(normed, kept), weight[:width], bias[:width])
+        keys, values = functional.linear(normed, weight[width:], bias[width:]).chunk(2, dim=2)
+        heads = [t.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for t in (queries, keys, values)]
+        read = functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        tokens: Tensor = take(x, kept) + attention.proj(read)
+        tokens = tokens + self.mlp(self.norm2(tokens))
+        return tokens

@@ -8,7 +8,17 @@ from lutbench.errors import UserError
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.frameworks.interface import Part
-from pretrain.frameworks.vit import build_vit, fix_position, initialise, patchify, shown_again, standardised, take
+from pretrain.frameworks.vit import (
+    build_vit,
+    embedded,
+    fix_position,
+    initialise,
+    masked_mean,
+    shown_again,
+    standardised,
+    take,
+    targets,
+)
 
 
 class SimMIM:
@@ -23,6 +33,7 @@ class SimMIM:
     """
 
     masks_in_encoder = True
+    sparse = True
 
     def __init__(self, encoder: VisionTransformer, mask_unit: int = 32, *, normalise_target: bool = False) -> None:
         fix_position(encoder)
@@ -38,11 +49,11 @@ class SimMIM:
         """
         assert encoder.pos_embed is not None
         assert encoder.cls_token is not None
-        patches = encoder.patch_embed(images)
+        patches = embedded(encoder, images, visible)
         if visible is not None:
             index = visible.unsqueeze(-1).expand(-1, -1, patches.shape[2])
-            masked = self.decoder.mask_token.to(patches.dtype).expand_as(patches)
-            patches = masked.scatter(1, index, patches.gather(1, index))
+            masked = self.decoder.mask_token.to(patches.dtype).expand(len(images), encoder.patch_embed.num_patches, -1)
+            patches = masked.scatter(1, index, patches)
         tokens = torch.cat([encoder.cls_token.expand(len(images), -1, -1), patches], dim=1) + encoder.pos_embed
         encoded: Tensor = encoder.norm(encoder.blocks(encoder.norm_pre(tokens)))
         return encoded
@@ -51,14 +62,15 @@ class SimMIM:
         """Return the class token and the ``visible`` patches of ``tokens`` (B, 1 + N, D): what LUT's heads may read."""
         return tokens if visible is None else torch.cat([tokens[:, :1], take(tokens[:, 1:], visible)], dim=1)
 
-    def loss(self, pixels: Tensor, images: Tensor, visible: Tensor) -> Tensor:
-        """Return the mean absolute error, 0-d, of ``pixels`` (B, N, P * P * 3) over the pixels that are masked (section 3.4)."""
-        target = patchify(images, self.patch_size)
+    def loss(self, pixels: Tensor, images: Tensor, visible: Tensor, masked: Tensor | None = None) -> Tensor:
+        """Return the mean absolute error, 0-d, of ``pixels`` (B, N, P * P * 3) over the pixels that are masked (section 3.4).
+
+        With ``masked`` (B, M), ``pixels`` (B, M, P * P * 3) are of these patches alone.
+        """
+        target = targets(images, self.patch_size, masked)
         if self.normalise_target:
             target = standardised(target)
-        error = (pixels - target).abs().mean(dim=2)
-        masked = torch.ones_like(error).scatter(1, visible, 0.0)
-        return (error * masked).sum() / masked.sum()
+        return masked_mean((pixels - target).abs().mean(dim=2), visible, masked)
 
     def reconstruct(self, pixels: Tensor, images: Tensor, visible: Tensor) -> Tensor:
         """Return ``images`` with the patches that are not ``visible`` replaced by ``pixels`` (B, N, P * P * 3)."""
@@ -73,9 +85,10 @@ class LinearHead(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.predict = nn.Linear(width, patch_size * patch_size * 3)
 
-    def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Return the pixels (B, N, P * P * 3) of all patches, from ``tokens`` (B, 1 + N, D)."""
-        pixels: Tensor = self.predict(tokens[:, 1:])
+    def forward(self, tokens: Tensor, visible: Tensor, masked: Tensor | None = None) -> Tensor:
+        """Return the pixels (B, N, P * P * 3) of all patches, or (B, M, ...) of the ``masked`` alone, from ``tokens`` (B, 1 + N, D)."""
+        patches = tokens[:, 1:]
+        pixels: Tensor = self.predict(patches if masked is None else take(patches, masked))
         return pixels
 
 

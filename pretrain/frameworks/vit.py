@@ -4,6 +4,7 @@ import torch
 from timm.layers import build_sincos2d_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_vit
@@ -89,6 +90,36 @@ def sincos_position(grid: int, width: int) -> Tensor:
 def take(tokens: Tensor, visible: Tensor) -> Tensor:
     """Return the tokens (B, K, D) with the indices ``visible`` (B, K) out of ``tokens`` (B, N, D)."""
     return torch.take_along_dim(tokens, visible.unsqueeze(-1), dim=1)
+
+
+def embedded(encoder: VisionTransformer, images: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Return the embedded patches (B, K, D), without positions, with the indices ``kept`` (B, K) of ``images``; all if not given.
+
+    Of images (B, 3, S, S) timm's convolution embeds all patches, and some are kept. Of images as patches (B, N, P * P * 3) it is a
+    matrix product on those that are kept alone: the same values but for the order of sums.
+    """
+    if images.ndim == 4:
+        patches: Tensor = encoder.patch_embed(images)
+        return patches if kept is None else take(patches, kept)
+    projection = encoder.patch_embed.proj
+    pixels = images if kept is None else take(images, kept)
+    weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # a patch's row, column, channel, as patchify has them
+    embedding: Tensor = encoder.patch_embed.norm(functional.linear(pixels, weight, projection.bias))
+    return embedding
+
+
+def targets(images: Tensor, patch_size: int, masked: Tensor | None) -> Tensor:
+    """Return the patches (B, N, P * P * 3) of ``images`` (B, 3, S, S), which may be patches already; those ``masked`` (B, M) if given."""
+    patches = patchify(images, patch_size) if images.ndim == 4 else images
+    return patches if masked is None else take(patches, masked)
+
+
+def masked_mean(error: Tensor, visible: Tensor, masked: Tensor | None) -> Tensor:
+    """Return the mean, 0-d, of ``error`` over patches that are not ``visible`` (B, K): (B, N) of all, or (B, N - K) of the ``masked``."""
+    if masked is not None:
+        return error.mean()
+    hidden = torch.ones_like(error).scatter(1, visible, 0.0)
+    return (error * hidden).sum() / hidden.sum()
 
 
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:

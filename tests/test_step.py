@@ -1,0 +1,246 @@
+"""What GPUs do in another way than CPUs gives the same values, and what saves memory or time changes nothing else."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+from tiny_student import CONTROLS, random_views, tiny_recipe
+from torch import Tensor, nn
+
+from lutbench.errors import UserError
+from lutbench.models.encoders import create_encoder
+from lutbench.recipes.base import EncoderRecipe
+from lutbench.train.device import on_device
+from lutbench.train.randomness import seeded
+from lutbench.train.regional import checkpoint_blocks, compile_blocks, compiles
+from pretrain.frameworks.mae import LastBlock
+from pretrain.frameworks.vit import embedded, patchify, take
+from pretrain.masking import masked_patches
+from pretrain.photometrics import apply_everywhere, apply_in_batch, draw_photometrics
+from pretrain.student import Student, build_student
+from pretrain.teacher import Teacher
+from pretrain.views import Views
+
+FRAMEWORKS: dict[str, dict[str, Any]] = {
+    "SimMIM": {"framework": "simmim", "mask_unit": 8},
+    "SimMIM, masked teacher": {"framework": "simmim", "mask_unit": 8, "teacher_view": "masked"},
+    "two blocks in the decoder": {"decoder_depth": 2},
+}
+
+
+def stepped(student: Student, teacher: Teacher | None, views: Views) -> dict[str, Tensor]:
+    """The losses and all gradients of one pass."""
+    student.zero_grad()
+    losses = student(views, teacher(views) if teacher else None)
+    losses.total.backward()
+    found = {name: loss.detach() for name, loss in losses._asdict().items() if loss is not None}
+    return found | {n: p.grad.clone() for n, p in student.named_parameters() if p.grad is not None}
+
+
+def both(changes: dict[str, Any]) -> tuple[Student, Teacher | None]:
+    student = build_student(tiny_recipe(**changes), seed=0)
+    return student, Teacher(student) if student.context else None
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# Shortcuts of GPUs
+
+
+@pytest.mark.parametrize("control", [*CONTROLS, *FRAMEWORKS])
+def test_patches_that_are_kept_and_masked_pixels_alone_give_the_losses_and_gradients_of_all(control: str) -> None:
+    student, teacher = both({**CONTROLS, **FRAMEWORKS}[control])
+    views = random_views()
+    assert views.view2 is not None
+    expected = stepped(student, teacher, views)
+    student.sparse = True
+    found = stepped(
+        student, teacher, Views(patchify(views.view1, 4), patchify(views.view2, 4), views.noise, views.boxes)
+    )
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if not name.endswith("qkv.bias"):  # the keys' bias has no gradient but rounding noise
+            assert (found[name] - value).norm() <= 1e-5 * value.norm() + 1e-7, name
+
+
+def test_masked_pixels_alone_are_predicted_where_that_is_asked_for() -> None:
+    student, _ = both({"context_weight": 0.0, "decoder_depth": 2})
+    shapes = []
+    student.decoder.predict.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1]))
+    for student.sparse in (False, True):
+        student(random_views())
+    assert shapes == [1 + 16, 12]
+
+
+def test_a_matrix_product_on_kept_patches_is_the_convolution_and_then_the_choice() -> None:
+    encoder = both({})[0].encoder
+    with torch.no_grad():
+        encoder.patch_embed.proj.bias.normal_(generator=torch.Generator().manual_seed(0))
+    images, kept = random_views().view1, torch.tensor([[3, 15, 0]] * 6)
+    assert torch.allclose(embedded(encoder, patchify(images, 4)), encoder.patch_embed(images), atol=1e-6)
+    assert torch.allclose(
+        embedded(encoder, patchify(images, 4), kept), take(encoder.patch_embed(images), kept), atol=1e-6
+    )
+    assert torch.equal(embedded(encoder, images, kept), take(encoder.patch_embed(images), kept))
+
+
+def test_the_last_block_gives_of_kept_tokens_what_it_gives_of_all() -> None:
+    block = LastBlock(16, 2, qkv_bias=True)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.normal_(std=0.5, generator=torch.Generator().manual_seed(parameter.numel()))
+    tokens, kept = (
+        torch.randn(3, 9, 16, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([[8, 2], [0, 1], [4, 5]]),
+    )
+    assert torch.allclose(block(tokens, kept), take(block(tokens), kept), atol=1e-5)
+
+
+def test_masked_patches_are_those_that_are_not_visible() -> None:
+    visible = torch.tensor([[5, 0, 3], [1, 2, 4]])
+    assert masked_patches(visible, 6).tolist() == [[1, 2, 4], [0, 3, 5]]
+
+
+def test_changes_of_colour_made_to_all_images_are_those_made_to_chosen_ones_and_one_graph() -> None:
+    crops = [data.astronaut()[17 * n : 17 * n + 48, :48] for n in range(24)]
+    pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+    with seeded(5):
+        drawn = torch.stack([draw_photometrics().numbers() for _ in crops])
+    assert set(drawn[:, 9].tolist()) == {0.0, 1.0, 2.0}
+    expected = apply_in_batch(pixels, drawn)
+    assert torch.equal(apply_everywhere(pixels, drawn), expected)
+    traced = torch.compile(apply_everywhere, backend="aot_eager", fullgraph=True, dynamic=False)
+    assert torch.equal(traced(pixels, drawn), expected)
+
+
+def test_views_as_patches_are_the_patches_of_the_views() -> None:
+    draw = torch.Generator().manual_seed(0)
+    batch = {
+        name: torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=draw) for name in ("view1", "view2")
+    }
+    batch["noise"] = torch.rand(2, 16, generator=draw)
+    images = Views.from_batch(batch, torch.device("cpu"))
+    patches = Views.from_batch(batch, torch.device("cpu"), patch_size=4)
+    assert images.view2 is not None
+    assert patches.view2 is not None
+    assert torch.equal(patches.view1, patchify(images.view1, 4))
+    assert torch.equal(patches.view2, patchify(images.view2, 4))
+
+
+# Compiled, checkpointed
+
+
+def test_blocks_are_compiled_one_by_one_under_their_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    def traced(function: Any, **options: Any) -> Any:
+        compiled.append(function)
+        return torch._dynamo.optimize("eager")(function)
+
+    plain, compiling = (both({"decoder_depth": 2}) for _ in range(2))
+    expected = stepped(*plain, random_views())
+    monkeypatch.setattr(torch, "compile", traced)
+    student, teacher = compiling
+    assert teacher is not None
+    compile_blocks(student.encoder, student.decoder, teacher.encoder)
+    student.compile_loss()
+    assert len(compiled) == 2 + 2 + 2 + 1
+    assert equal(stepped(student, teacher, random_views()), expected)
+    assert list(student.state_dict()) == list(plain[0].state_dict())
+    assert plain[1] is not None
+    assert list(teacher.state_dict()) == list(plain[1].state_dict())
+
+
+def test_auto_compiles_nothing_on_a_cpu() -> None:
+    assert [compiles(setting) for setting in ("auto", True, False)] == [torch.cuda.is_available(), True, False]
+
+
+@pytest.mark.parametrize("changes", [{"decoder_depth": 2}, FRAMEWORKS["SimMIM"]], ids=str)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_checkpointed_blocks_give_the_same_bits_and_are_computed_twice(changes: dict[str, Any], sparse: bool) -> None:
+    student, teacher = both(changes)
+    student.sparse = sparse
+    passes = []
+    student.encoder.blocks[0].norm1.register_forward_hook(lambda *_: passes.append(1))
+    expected = stepped(student, teacher, random_views())
+    assert len(passes) == 1
+    checkpoint_blocks(student.encoder, *([student.decoder] if "framework" not in changes else []))
+    assert equal(stepped(student, teacher, random_views()), expected)
+    assert len(passes) == 3
+    with torch.no_grad():
+        student(random_views(), teacher(random_views()) if teacher else None)
+    assert len(passes) == 4, "nothing is computed again without a backward pass"
+
+
+def test_checkpointing_is_refused_of_what_has_no_row_of_blocks() -> None:
+    with pytest.raises(UserError, match=r"checkpointing = true: expected a network of blocks in a row.*found ResNet"):
+        checkpoint_blocks(create_encoder(EncoderRecipe(model="resnet18")))
+
+
+# The teacher in bf16
+
+
+def test_a_teacher_in_bf16_encodes_with_a_copy_that_every_update_makes_anew() -> None:
+    student, teacher = both({})
+    assert teacher is not None
+    names, views = list(teacher.state_dict()), random_views()
+    expected = teacher(views)
+    teacher.encode_in_bf16()
+    found = teacher(views)
+    assert found.view2.dtype == torch.float32
+    assert 0 < (found.view2 - expected.view2).norm() / expected.view2.norm() < 0.05
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.01)
+    teacher.update(student, 0.5)
+    assert list(teacher.state_dict()) == names
+    assert {t.dtype for t in teacher.state_dict().values() if t.is_floating_point()} == {torch.float32}
+    for name, value in teacher.running_encoder.state_dict().items():
+        assert torch.equal(value, teacher.encoder.state_dict()[name].to(torch.bfloat16)), name
+
+
+# Batches on their way
+
+
+def test_on_a_cpu_batches_come_as_they_are() -> None:
+    batches = [{"view1": torch.zeros(2), "index": torch.arange(2)} for _ in range(3)]
+    assert [id(batch) for batch in on_device(iter(batches))] == [id(batch) for batch in batches]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_batches_arrive_whole_and_names_stay_on_the_host() -> None:
+    sent = [{"view1": torch.full((64, 3, 224, 224), n).pin_memory(), "index": torch.arange(64)} for n in range(8)]
+    for number, batch in enumerate(on_device(iter(sent))):
+        assert batch["view1"].is_cuda
+        assert not batch["index"].is_cuda
+        assert bool((batch["view1"] == number).all())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_compiled_step_on_a_gpu_is_the_step_of_a_cpu() -> None:
+    views = random_views()
+    assert views.view2 is not None
+    expected = stepped(*both({"decoder_depth": 2}), views)
+    student = build_student(tiny_recipe(decoder_depth=2), seed=0).cuda()
+    teacher = Teacher(student)
+    compile_blocks(student.encoder, student.decoder, teacher.encoder)
+    student.compile_loss()
+    student.sparse = True
+    on_gpu = Views(patchify(views.view1, 4).cuda(), patchify(views.view2, 4).cuda(), views.noise.cuda())
+    found = stepped(student, teacher, on_gpu)
+    for name in ("total", "mim", "context"):
+        assert found[name].item() == pytest.approx(expected[name].item(), rel=1e-3)
+
+
+def test_modules_that_are_compiled_are_still_those_that_were_there() -> None:
+    """A decoder of blocks and a model without any: the one is compiled block by block, the other whole."""
+    whole = nn.Sequential(nn.Linear(2, 2))
+    compile_blocks(whole)
+    assert whole._compiled_call_impl is not None
+    assert whole[0]._compiled_call_impl is None
