@@ -1,7 +1,6 @@
 """End-to-end fine-tuning: encoder and a new head, layer by layer at their own rate (MAE, section A.1; release)."""
 
 import time
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,10 +9,10 @@ from timm.optim._param_groups import param_groups_layer_decay
 from torch import nn
 from torch.nn import functional
 
-from downstream.augment import train_transform
+from downstream.augment import classifier_input, train_transform
 from downstream.cost import finetuning as cost
 from downstream.mixing import DropPaths, Mixing
-from downstream.stage import check_classification, check_weights, sample
+from downstream.stage import check_classification, check_weights
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import evaluate
@@ -86,7 +85,7 @@ def perform(run: Run[FinetuneRecipe]) -> None:
     model = processes.prepare_model(torch.compile(classifier) if recipe.compile else classifier)
 
     # The loop
-    crops = stream(images, partial(sample, train_transform(recipe, prepared)), schedule, start, recipe.workers)
+    crops = stream(images, train_transform(recipe, prepared), schedule, start, recipe.workers)
     warmup = schedule.steps_in(recipe.warmup_epochs)
     evaluations = evaluation_steps(recipe, schedule)
     classifier.train()
@@ -97,7 +96,8 @@ def perform(run: Run[FinetuneRecipe]) -> None:
             set_learning_rate(optimizer, lr)
             for accumulated in range(schedule.micro_batches):
                 batch = next(batches)
-                pixels, labels = (batch[name].to(processes.device, non_blocking=True) for name in ("image", "label"))
+                pixels = classifier_input(batch, processes.device, prepared)
+                labels = batch["label"].to(processes.device, non_blocking=True)
                 rows = schedule.rows(accumulated)
                 pixels, targets = mixing(pixels, labels, step, rows)
                 paths.draw(step, schedule.batch, rows, processes.device)

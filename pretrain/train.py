@@ -92,7 +92,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
     whole_views = torch.compile(teacher) if recipe.compile and teacher else teacher
 
     # The loop
-    batches = stream(images, PretrainTransform(recipe), schedule, start, recipe.workers)
+    batches = stream(images, PretrainTransform(recipe), schedule, start, recipe.workers, recipe.form)
     warmup = schedule.steps_in(recipe.warmup_epochs)
     student.train()
     with TrainingLogger(run, schedule, start, extra_state, recipe.save_every) as logger:
@@ -182,5 +182,5 @@ def pictured(images: ImageDataset, recipe: PretrainRecipe, seed: int) -> dict[st
     transform, samples = PretrainTransform(recipe), []
     for index in range(0, len(images), max(1, len(images) // PICTURED)):
         with seeded(RngStream.IMAGE, seed, recipe.epochs + 1, index):
-            samples.append(transform(load_or_next(images, index)[0]))
+            samples.append(transform(load_or_next(images, index, form=recipe.form)[0]))
     return default_collate(samples[:PICTURED])  # type: ignore[no-any-return]
