@@ -529,6 +529,7 @@ PETS = DataRecipe(path="pets")
 STREETS = SegmentationDataRecipe(source="scenes", path="streets", classes=["a", "b"])
 
 IMAGE_TASK: dict[str, Any] = {
+    "resized_by": "torchvision",
     "data": DataRecipe(path="pets", val="test"),
     "encoder": SOURCE.model_copy(update={"kind": "scratch"}),
     "image_size": 32,

@@ -87,11 +87,12 @@ def decode_pixels(content: bytes, name: str, bits: int | None = None) -> Pixels:
 def _jpeg(content: bytes) -> Pixels | None:
     """Return the pixels of a JPEG of three channels; None of any other, and where something is wrong, which Pillow shall name."""
     import torch  # here, so that what only lists files need not wait for it
-    from torchvision.io import decode_jpeg
 
     try:
+        from torchvision.io import decode_jpeg  # which a later torchvision may not have
+
         pixels = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-    except RuntimeError:
+    except (ImportError, RuntimeError):
         return None
     if len(pixels) != 3:
         return None
