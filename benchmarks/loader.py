@@ -16,7 +16,8 @@ The same images go through all ways in one run. Two views of an image:
   does is timed apart.
 - **cache through Pillow**: how this suite read its cache before it read it in place, for comparison.
 
-Everything up to the stacked batch, in one process and one thread, so that times are those of one core. Rounds take turns, and each
+Everything up to the stacked batch, in one process and one thread, so that times are those of one core, as the
+processor counts them. Rounds take turns, and each
 way counts with its fastest; a ratio is the median of those of the rounds, since machines are disturbed. Without ``--folder`` the images
 are JPEGs of 500 x 375 pixels, cut from photographs that ship in scikit-image: ImageNet's mean is about that size.
 """
@@ -56,7 +57,7 @@ from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from lutbench.train.processes import accelerator
 from lutbench.train.randomness import RngStream, generator, reseed
 from pretrain.photometrics import apply_in_batch, draw_photometrics
-from pretrain.views import PretrainTransform, padded_crop
+from pretrain.views import PretrainTransform, padded_crop, upright
 from robustness.preprocessing import all_views
 
 BATCH = 64
@@ -274,18 +275,18 @@ def ratio(rates: dict[str, list[float]], name: str, before: str) -> float:
 
 
 def seconds(load: Load, count: int, among: int) -> float:
-    """What ``count`` images take, stacked in batches."""
+    """The processor's seconds that ``count`` images take, stacked in batches."""
     load(0)
-    start = time.perf_counter()
+    start = time.process_time()
     for first in range(0, count, BATCH):
         default_collate([load(index % among) for index in range(first, first + BATCH)])
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def device_seconds(batch: dict[str, torch.Tensor]) -> float:
     """What changing the colours of one batch takes on the device."""
     device = accelerator().device
-    view2 = batch["view2"].to(device)
+    view2 = upright(batch["view2"], batch["flips"][:, 1], device)
     start = time.perf_counter()
     apply_in_batch(view2, batch["photometrics"]).sum().item()
     return time.perf_counter() - start
