@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +20,12 @@ from analysis.grid import token_grid
 from analysis.similarity import token_similarity
 from analysis.spectrum import GROUPS, Covariances, groups_of, token_rank
 from analysis.uniform import patch_distances
+from lutbench.data.decoding import Pixels
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import normalised, to_tensor
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import check_finite, decoded_batches, in_order, whatever_index
-from lutbench.evaluate.transform import eval_transform
+from lutbench.evaluate.transform import eval_transform, resizable
 from lutbench.models.encoders import encode
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.recipes.analysis import AnalysisRecipe
@@ -82,7 +84,7 @@ def through_images(
     found: dict[str, list[Tensor]] = {}
     transform = eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation)
     see = partial(whatever_index, transform)
-    for batch in decoded_batches(images, see, recipe, title, order):
+    for batch in decoded_batches(images, see, recipe, title, order, recipe.form):
         with autocast(recipe.precision):
             blocks = through_blocks(encoder, normalised(batch.pixels, mean=prepared.mean, std=prepared.std), reduce)
         patches = [tokens[:, grid.prefix :].float() for tokens in blocks.tokens]
@@ -161,15 +163,16 @@ def second_views(
     """
     see = partial(_second_view, recipe.side, prepared.interpolation)
     found = []
-    for batch in decoded_batches(images, see, recipe, title, chosen):
+    for batch in decoded_batches(images, see, recipe, title, chosen, recipe.form):
         with autocast(recipe.precision):
             found.append(encode(encoder, normalised(batch.pixels, mean=prepared.mean, std=prepared.std), "mean"))
     return in_order(torch.cat(found), chosen, recipe)
 
 
-def _second_view(side: int, interpolation: str, image: Image.Image, index: int) -> Tensor:
+def _second_view(side: int, interpolation: str, image: Image.Image | Pixels, index: int) -> Tensor:
+    source: Any = resizable(image, interpolation)
     with seeded(RngStream.VIEW, index):
-        box = transforms.RandomResizedCrop.get_params(image, **CROP)
+        box = transforms.RandomResizedCrop.get_params(source, **CROP)
         flipped = torch.rand(()).item() < 0.5
-    part = functional.resized_crop(image, *box, [side, side], functional.InterpolationMode(interpolation))
+    part = functional.resized_crop(source, *box, [side, side], functional.InterpolationMode(interpolation))
     return to_tensor(functional.horizontal_flip(part) if flipped else part)

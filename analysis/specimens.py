@@ -47,7 +47,10 @@ def specimens(
     """
     recipe, prepared = run.recipe, run.preprocessing
     see = eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation)
-    shown = [see(load_or_next(images, int(index[number]))[0]) for number in evenly_spaced(len(index), SHOWN)]
+    shown = [
+        see(load_or_next(images, int(index[number]), form=recipe.form)[0])
+        for number in evenly_spaced(len(index), SHOWN)
+    ]
     pixels = torch.stack(shown)
     tokens = token_grid(encoder)
     grid, prefix = tokens.side, tokens.prefix

@@ -1,24 +1,32 @@
-"""Two-view images per second and core of the pre-training input pipeline, four ways, on the same images in one run.
+"""Images per second and core of the input pipelines: pre-training's two views, MAE's crop, and what probes and evaluation see.
 
     python benchmarks/loader.py --images 256 --rounds 3
     python benchmarks/loader.py --folder DIR/imagenet-1k/train
 
+The same images go through all ways in one run. Two views of an image:
+
 - **obvious**: decode the JPEG, then resize, crop, flip and change colours of each view by itself, with torchvision on Pillow
   images, to normalised float tensors: what one would first write.
+- **torchvision v2**: the same by torchvision's v2 transforms on uint8 tensors, from its own decoder, the resize shared by both
+  views, colours changed in the loader: what a good user would write. And with the colours left out, as if the device changed them.
 - **files**: this suite's path from the full files: the resize is shared by both views, tensors stay bytes.
-- **cache**: the same from the cache that ``lutbench data prepare`` makes.
-- **cache, colours on the device**: the loader draws the changes of colour and leaves them to the device; what the device
+- **files, by torchvision**: with ``resized_by = "torchvision"``.
+- **cache**: from the cache that ``lutbench data prepare`` makes.
+- **..., colours on the device**: the loader draws the changes of colour and leaves them to the device; what the device
   does is timed apart.
+- **cache through Pillow**: how this suite read its cache before it read it in place, for comparison.
 
-Everything up to the stacked batch, in one process and one thread, so that times are those of one core. Rounds take turns,
-and each way counts with its fastest. Without ``--folder`` the images are JPEGs of 500 x 375 pixels, cut from photographs that
-ship in scikit-image: ImageNet's mean is about that size.
+Everything up to the stacked batch, in one process and one thread, so that times are those of one core, as the
+processor counts them. Rounds take turns, and each
+way counts with its fastest; a ratio is the median of those of the rounds, since machines are disturbed. Without ``--folder`` the images
+are JPEGs of 500 x 375 pixels, cut from photographs that ship in scikit-image: ImageNet's mean is about that size.
 """
 
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,17 +36,29 @@ import typer
 from PIL import Image, ImageFilter
 from torch.utils.data import default_collate
 from torchvision import transforms
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
 
+from downstream.augment import linear_transform
+from downstream.stage import sample
+from lutbench.data.cache import CachedImages
 from lutbench.data.cache_build import make_cache
 from lutbench.data.images import ImageDataset, load_or_next, open_dataset
+from lutbench.data.tensors import to_tensor
 from lutbench.data.toy.photographs import PHOTOGRAPHS, load_photograph
+from lutbench.evaluate.transform import eval_transform
+from lutbench.models.preprocessing import IMAGENETS
 from lutbench.provenance import hardware, packages
-from lutbench.recipes.base import DataRecipe
+from lutbench.recipes.base import DataRecipe, EncoderRecipe, Form
+from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.recipes.probes import LinearRecipe
+from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from lutbench.train.processes import accelerator
 from lutbench.train.randomness import RngStream, generator, reseed
-from pretrain.photometrics import apply_in_batch
-from pretrain.views import PretrainTransform
+from pretrain.photometrics import apply_in_batch, draw_photometrics
+from pretrain.views import PretrainTransform, padded_crop, upright
+from robustness.preprocessing import all_views
 
 BATCH = 64
 QUALITY = 90
@@ -47,10 +67,24 @@ SIZE = (500, 375)
 
 Load = Callable[[int], Any]
 
+FILES, TORCHVISION = "files, colours on the device", "files, by torchvision, colours on the device"
+BEFORE, CACHE = "cache through Pillow, colours on the device", "cache, colours on the device"
+ONE_VIEW = ("MAE's crop", "linear probe", "evaluation", "ImageNet-C")
+OTHERS = [f"{what}, {by}" for by in ("Pillow", "torchvision") for what in ONE_VIEW]
+AIMS = [
+    (CACHE, BEFORE, 5.0),
+    (TORCHVISION, FILES, 2.5),
+    *(
+        (f"{what}, torchvision", f"{what}, Pillow", aim)
+        for what, aim in zip(ONE_VIEW, (2.5, 1.8, 2.4, 2.3), strict=True)
+    ),
+]
+"""A way, what it is compared with, and how many times faster it shall be."""
+
 
 def main(
     images: Annotated[int, typer.Option(min=BATCH, help="How many images each way loads in a round.")] = 256,
-    rounds: Annotated[int, typer.Option(min=1, help="How often; the fastest round counts.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="How often.")] = 3,
     folder: Annotated[
         Path | None, typer.Option(help="A folder of images; JPEGs of 500 x 375 are made if not given.")
     ] = None,
@@ -67,17 +101,22 @@ def main(
         cached = make_cache(some, 224, root)
         ways = {
             "obvious": obvious(some),
-            "files": ours(some, recipe, "loader"),
-            "cache": ours(cached, recipe, "loader"),
-            "cache, colours on the device": ours(cached, recipe, "device"),
-        }
+            "torchvision v2": torchvisions(some, colours=True),
+            "torchvision v2, no colours": torchvisions(some, colours=False),
+            "files": ours(some, recipe),
+            FILES: ours(some, recipe, photometrics_on="device"),
+            TORCHVISION: ours(some, recipe, photometrics_on="device", resized_by="torchvision"),
+            "cache": ours(cached, recipe, cache=True),
+            BEFORE: through_pillow(cached, recipe),
+            CACHE: ours(cached, recipe, cache=True, photometrics_on="device"),
+        } | others(some, recipe, root)
         size = np.mean([files.image(index).size for index in range(min(32, len(files)))], 0)
         count = images // BATCH * BATCH
-        rates = dict.fromkeys(ways, 0.0)
+        rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):
             for name, load in ways.items():
-                rates[name] = max(rates[name], count / seconds(load, count, len(some)))
-        last = default_collate([ways["cache, colours on the device"](index % len(some)) for index in range(BATCH)])
+                rates[name].append(count / seconds(load, count, len(some)))
+        last = default_collate([ways[CACHE](index % len(some)) for index in range(BATCH)])
         device = min(device_seconds(last) for _ in range(rounds + 1))
     versions = ", ".join(f"{name} {packages()[name]}" for name in ("python", "torch", "torchvision", "pillow"))
     print(
@@ -86,8 +125,16 @@ def main(
     print(f"    {' '.join(['python', *sys.argv])}\n")
     print("| two views of an image | images/s | against the obvious way |")
     print("|---|---:|---:|")
-    for name, rate in rates.items():
-        print(f"| {name} | {rate:.0f} | {rate / rates['obvious']:.1f}x |")
+    for name in [name for name in rates if name not in OTHERS]:
+        print(f"| {name} | {max(rates[name]):.0f} | {ratio(rates, name, 'obvious'):.1f}x |")
+    print("\n| one view of an image | images/s |")
+    print("|---|---:|")
+    for name in OTHERS:
+        print(f"| {name} | {max(rates[name]):.0f} |")
+    print("\n| | aim | measured |")
+    print("|---|---:|---:|")
+    for name, before, aim in AIMS:
+        print(f"| {name}, against {before} | {aim:.1f}x | {ratio(rates, name, before):.1f}x |")
     kind = accelerator().device.type
     print(
         f"\nThe changes of colour of a batch on this device ({kind}): {BATCH / device:.0f} images/s, beside the loader."
@@ -142,31 +189,104 @@ def _blurred(image: Image.Image) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(torch.empty(1).uniform_(0.1, 2.0).item()))
 
 
-def ours(images: ImageDataset, data: DataRecipe, on: str) -> Load:
-    """As the suite's loader does it, its seeding included."""
-    transform = PretrainTransform(PretrainRecipe.model_validate({"data": data, "photometrics_on": on}))
+def torchvisions(images: ImageDataset, colours: bool) -> Load:
+    """Both views by torchvision's v2 transforms on uint8 tensors, the resize shared; normalised on the device, as ours."""
+    resize = v2.Resize(224, v2.InterpolationMode.BICUBIC)
+    crop = v2.Compose([v2.RandomCrop(224, padding=4, padding_mode="reflect"), v2.RandomHorizontalFlip()])
+    jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], 0.8)
+    effects = v2.RandomChoice([v2.Grayscale(3), v2.RandomSolarize(128, 1.0), v2.GaussianBlur(9, (0.1, 2.0))])
+    change = v2.Compose([jitter, effects]) if colours else v2.Identity()
 
     def load(index: int) -> dict[str, Any]:
-        image, used, skipped = load_or_next(images, index)
+        content = torch.frombuffer(bytearray(images.content(index)), dtype=torch.uint8)
+        image = resize(decode_image(content, ImageReadMode.RGB))
+        return {"view1": crop(image).contiguous(), "view2": change(crop(image)).contiguous(), "noise": torch.rand(196)}
+
+    return load
+
+
+def ours(images: ImageDataset, data: DataRecipe, **settings: Any) -> Load:
+    """As the suite's loader does it, its seeding included."""
+    recipe = PretrainRecipe.model_validate({"data": data, **settings})
+    return seeded_load(images, PretrainTransform(recipe), recipe.form)
+
+
+def seeded_load(images: ImageDataset, transform: Callable[[Any], dict[str, Any]], form: Form) -> Load:
+    """As the suite's loader does it, by ``transform``."""
+
+    def load(index: int) -> dict[str, Any]:
+        image, used, skipped = load_or_next(images, index, form=form)
         reseed(RngStream.IMAGE, 0, 0, index)
         return {**transform(image), "index": used, "skipped": skipped}
 
     return load
 
 
+def through_pillow(cached: CachedImages, data: DataRecipe) -> Load:
+    """The cache as it was read at first: a row of `datasets`, an image of Pillow's, both views flipped and turned to (3, S, S) here."""
+    recipe = PretrainRecipe.model_validate({"data": data, "photometrics_on": "device"})
+
+    def view(image: Image.Image) -> torch.Tensor:
+        pixels, box = padded_crop(np.asarray(image), 224, recipe.crop_padding)
+        return to_tensor(Image.fromarray(pixels[:, ::-1] if box.flipped else pixels))
+
+    def transform(index: int) -> dict[str, Any]:
+        row = cached.rows[index]
+        image = Image.frombytes("RGB", (row["width"], row["height"]), row["pixels"])
+        reseed(RngStream.IMAGE, 0, 0, index)
+        noise, view1, view2 = torch.rand(196), view(image), view(image)
+        changes = draw_photometrics().numbers()
+        return {"view1": view1, "view2": view2, "noise": noise, "photometrics": changes, "index": index, "skipped": 0}
+
+    return transform
+
+
+def others(images: ImageDataset, data: DataRecipe, root: Path) -> dict[str, Load]:
+    """One view of an image, resized by Pillow and by torchvision: MAE's, a probe's, that of an evaluation and of ImageNet-C."""
+    source = EncoderSource(kind="scratch", architecture=EncoderRecipe())
+    linear = LinearRecipe(data=data, encoder=source)
+    probing, evaluating = linear_transform(linear, IMAGENETS), eval_transform(224, 224 / 256)
+    stored = write_stored(images, root)
+    corrupted = RobustnessDatasetRecipe(path="corrupted", kind="corruptions", preprocessing=["crop"])
+    seeing = partial(all_views, recipe=corrupted, side=224, eval_crop=224 / 256, prepared=IMAGENETS)
+    mae = {"crop": "random", "context_weight": 0.0}
+    found: dict[str, Load] = {}
+    forms: tuple[tuple[Form, str], ...] = (("Pillow", "Pillow"), ("pixels", "torchvision"))
+    for form, by in forms:
+        found[f"MAE's crop, {by}"] = ours(images, data, resized_by=by, **mae)
+        found[f"linear probe, {by}"] = seeded_load(images, partial(sample, probing), form)
+        found[f"evaluation, {by}"] = seeded_load(images, partial(sample, evaluating), form)
+        found[f"ImageNet-C, {by}"] = seeded_load(stored, partial(sample, seeing), form)
+    return found
+
+
+def write_stored(images: ImageDataset, root: Path) -> ImageDataset:
+    """The images as ImageNet-C stores its own: JPEGs of 224 x 224 pixels and quality 85."""
+    (root / "stored").mkdir()
+    for index in range(len(images)):
+        square = images.image(index).resize((224, 224), Image.Resampling.BICUBIC)
+        square.save(root / "stored" / f"{index:05d}.jpg", quality=85)
+    return open_dataset(DataRecipe(label="stored", path="stored", train=""), "train", root)
+
+
+def ratio(rates: dict[str, list[float]], name: str, before: str) -> float:
+    """The median over the rounds of how many times faster a way is than another in the same round."""
+    return float(np.median(np.array(rates[name]) / np.array(rates[before])))
+
+
 def seconds(load: Load, count: int, among: int) -> float:
-    """What ``count`` images take, stacked in batches."""
+    """The processor's seconds that ``count`` images take, stacked in batches."""
     load(0)
-    start = time.perf_counter()
+    start = time.process_time()
     for first in range(0, count, BATCH):
         default_collate([load(index % among) for index in range(first, first + BATCH)])
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def device_seconds(batch: dict[str, torch.Tensor]) -> float:
     """What changing the colours of one batch takes on the device."""
     device = accelerator().device
-    view2 = batch["view2"].to(device)
+    view2 = upright(batch["view2"], batch["flips"][:, 1], device)
     start = time.perf_counter()
     apply_in_batch(view2, batch["photometrics"]).sum().item()
     return time.perf_counter() - start

@@ -96,6 +96,7 @@ def _decode(cell: Condition, recipe: RobustnessRecipe) -> object:
         lambda image: all_views(image, recipe.set, 224, 1.0, IMAGENETS),
         recipe,
         "",
+        form=recipe.form,
     )
 
 

@@ -1,26 +1,36 @@
 """What a classifier sees of an image in training: timm's augmentation, and MAE's linear-probe crops.
 
-All draw from the global generators of Python, NumPy and torch. Training's returns normalised float32 (3, S, S), since
-erasing draws its noise there; the others return uint8, normalised on the device.
+All draw from the global generators of Python, NumPy and torch, and return uint8, normalised on the device. What is erased of an
+image is drawn with the image, and written on the device, since noise is of normalised pixels.
 """
 
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from PIL import Image
 from timm.data import create_transform
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
 from torchvision.transforms import v2
 
-from lutbench.data.tensors import to_tensor
-from lutbench.evaluate.transform import Transform
+from lutbench.data.tensors import Colour, to_tensor
+from lutbench.evaluate.transform import Transform, resizable
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.recipes.probes import LinearRecipe
 
 
-def train_transform(recipe: FinetuneRecipe, prepared: Preprocessing) -> Transform:
+def train_transform(recipe: FinetuneRecipe, prepared: Preprocessing) -> Callable[[Image.Image], dict[str, Tensor]]:
     """Fine-tuning: random resized crop, flip, RandAugment and random erasing with noise, all timm's (as MAE).
 
-    Resized and normalised as the encoder is ``prepared`` for.
+    Resized as the encoder is ``prepared`` for. A sample has ``image``, uint8 (3, S, S), and where some are erased ``erased``, (4,), the
+    rectangle's top, left, height and width, all 0 where there is none, and its ``erased_noise``, float32 (3 * height * width,). See
+    :func:`classifier_input`.
     """
-    transform: Transform = create_transform(
+    augment = create_transform(
         recipe.side,
         is_training=True,
         scale=(recipe.crop_scale[0], recipe.crop_scale[1]),
@@ -28,17 +38,67 @@ def train_transform(recipe: FinetuneRecipe, prepared: Preprocessing) -> Transfor
         color_jitter=0.0,
         auto_augment=recipe.rand_augment or None,
         interpolation=prepared.interpolation,
-        re_prob=recipe.erasing,
-        re_mode="pixel",
+        use_prefetcher=True,  # which leaves pixels in bytes, and erases nothing
         mean=prepared.mean,
         std=prepared.std,
     )
-    return transform
+    erasing = RandomErasing(recipe.erasing, mode="pixel", device="cpu") if recipe.erasing else None
+    return partial(_augmented, augment=augment, erasing=erasing)
+
+
+def _augmented(image: Image.Image, augment: Any, erasing: RandomErasing | None) -> dict[str, Tensor]:
+    pixels = torch.as_tensor(augment(image)).contiguous()
+    if erasing is None:
+        return {"image": pixels}
+    rectangle = _Rectangle(pixels.shape)
+    erasing(rectangle)
+    return {"image": pixels, "erased": torch.tensor(rectangle.place), "erased_noise": rectangle.noise.flatten()}
+
+
+class _Rectangle:
+    """Takes from timm's RandomErasing, in the place of a float32 image of that ``shape``, what it would write there."""
+
+    dtype = torch.float32
+
+    def __init__(self, shape: torch.Size) -> None:
+        self.shape = shape
+        self.place = (0, 0, 0, 0)
+        self.noise = torch.empty(0)
+
+    def size(self) -> torch.Size:
+        return self.shape
+
+    def __setitem__(self, where: tuple[slice, slice, slice], noise: Tensor) -> None:
+        self.place, self.noise = (where[1].start, where[2].start, *noise.shape[1:]), noise
+
+
+def classifier_input(batch: dict[str, Tensor], device: torch.device, prepared: Preprocessing) -> Tensor:
+    """Return what fine-tuning's classifier sees of stacked samples, float32 (B, 3, S, S), normalised and erased on ``device``.
+
+    In timm's order of operations, so that the bits are those of its own transform.
+    """
+    mean, std = _on(device, prepared.mean), _on(device, prepared.std)
+    images = batch["image"].to(device, non_blocking=True).float().div_(255).sub_(mean).div_(std)
+    if "erased" in batch:
+        noise = batch["erased_noise"].to(device, non_blocking=True)
+        first = 0
+        for image, (top, left, height, width) in zip(images, batch["erased"].tolist(), strict=True):
+            last = first + 3 * height * width
+            image[:, top : top + height, left : left + width] = noise[first:last].view(3, height, width)
+            first = last
+    return images
+
+
+@lru_cache
+def _on(device: torch.device, values: Colour) -> Tensor:
+    """Return values (3, 1, 1); kept, since making them anew would wait for the device in every step."""
+    return torch.tensor(values, device=device).view(3, 1, 1)
 
 
 def linear_transform(recipe: LinearRecipe | AttentiveRecipe, prepared: Preprocessing) -> Transform:
     """Probes: random resized crop and flip (MAE, table 10: no other augmentation)."""
     interpolation = v2.InterpolationMode(prepared.interpolation)
     crop = v2.RandomResizedCrop(recipe.side, scale=tuple(recipe.crop_scale), interpolation=interpolation)
-    transform: Transform = v2.Compose([crop, v2.RandomHorizontalFlip(), to_tensor])
+    source = partial(resizable, interpolation=prepared.interpolation)
+    transform: Transform = v2.Compose([source, crop, v2.RandomHorizontalFlip(), to_tensor])
     return transform

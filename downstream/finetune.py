@@ -1,7 +1,6 @@
 """End-to-end fine-tuning: encoder and a new head, layer by layer at their own rate (MAE, section A.1; release)."""
 
 import time
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,10 +9,10 @@ from timm.optim._param_groups import param_groups_layer_decay
 from torch import nn
 from torch.nn import functional
 
-from downstream.augment import train_transform
+from downstream.augment import classifier_input, train_transform
 from downstream.cost import finetuning as cost
 from downstream.mixing import DropPaths, Mixing
-from downstream.stage import check_classification, check_weights, sample
+from downstream.stage import check_classification, check_weights
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
 from lutbench.evaluate.inference import evaluate
@@ -94,7 +93,7 @@ def perform(run: Run[FinetuneRecipe]) -> None:
     model = parallel(classifier)
 
     # The loop
-    crops = stream(images, partial(sample, train_transform(recipe, prepared)), schedule, start, recipe.workers)
+    crops = stream(images, train_transform(recipe, prepared), schedule, start, recipe.workers)
     warmup = schedule.steps_in(recipe.warmup_epochs)
     evaluations = evaluation_steps(recipe, schedule)
     classifier.train()
@@ -105,8 +104,9 @@ def perform(run: Run[FinetuneRecipe]) -> None:
             set_learning_rate(optimizer, lr)
             for accumulated in range(schedule.micro_batches):
                 batch = next(batches)
+                pixels = classifier_input(batch, processes.device, prepared)
                 rows = schedule.rows(accumulated)
-                pixels, targets = mixing(batch["image"], batch["label"], step, rows)
+                pixels, targets = mixing(pixels, batch["label"], step, rows)
                 paths.draw(step, schedule.batch, rows, processes.device)
                 with reducing(model, last=accumulated == schedule.micro_batches - 1):
                     with autocast(recipe.precision):

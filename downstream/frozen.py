@@ -110,9 +110,8 @@ def feature_batches(
     recipe, images = run.recipe, run.dataset("train")
     if once is not None:
         return logger.waiting(_remembered_batches(once, labels_of(images), schedule, logger.start))
-    crops = stream(
-        images, partial(sample, linear_transform(recipe, run.preprocessing)), schedule, logger.start, recipe.workers
-    )
+    transform = partial(sample, linear_transform(recipe, run.preprocessing))
+    crops = stream(images, transform, schedule, logger.start, recipe.workers, recipe.form)
     return _encoded_batches(run, on_device(logger.waiting(crops)), encoding, schedule, logger.start)
 
 

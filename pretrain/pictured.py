@@ -17,5 +17,5 @@ def pictured(images: ImageDataset, recipe: PretrainRecipe, seed: int, count: int
     transform, samples = PretrainTransform(recipe), []
     for index in range(0, len(images), max(1, len(images) // count))[:count]:
         with seeded(RngStream.IMAGE, seed, recipe.epochs + 1, index):
-            samples.append(transform(load_or_next(images, index)[0]))
+            samples.append(transform(load_or_next(images, index, form=recipe.form)[0]))
     return default_collate(samples)  # type: ignore[no-any-return]

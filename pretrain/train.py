@@ -107,7 +107,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
     model = parallel(student)
 
     # The loop
-    batches = stream(images, PretrainTransform(recipe), schedule, start, recipe.workers)
+    batches = stream(images, PretrainTransform(recipe), schedule, start, recipe.workers, recipe.form)
     warmup = schedule.steps_in(recipe.warmup_epochs)
     student.train()
     with TrainingLogger(run, schedule, start, extra_state, recipe.save_every) as logger:

@@ -3,12 +3,14 @@
 Both views: short side resized to S (bicubic), random crop of S x S with 4 px of reflected padding, flipped half of the
 time. View 2 is then changed in colour (``photometrics.py``). With ``crop = "random"`` the crop is MAE's random resized
 crop instead.
+
+The loader cuts, the training device flips: what is shipped are bytes as they lie in an image, (S, S, 3), and a bit.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -18,7 +20,8 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
-from lutbench.data.tensors import normalised, per_channel, resize_short_side, to_tensor
+from lutbench.data.decoding import Pixels
+from lutbench.data.tensors import channels_first, normalised, per_channel, pixels_of, resize_short_side
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_vit
 from lutbench.recipes.pretrain import PretrainRecipe
@@ -46,9 +49,10 @@ class Box(NamedTuple):
 
 
 class PretrainTransform:
-    """Turns an image into ``view1`` and ``view2``, uint8 (3, S, S), and ``noise``, float32 (N,) in [0, 1).
+    """Turns an image into ``view1`` and ``view2``, uint8 (S, S, 3), ``flips``, bool (V,), and ``noise``, float32 (N,) in [0, 1).
 
-    Without the context loss there is no ``view2``. The noise is drawn first, then view 1, then view 2: whatever is done with the
+    An image of Pillow's is resized by Pillow; of pixels (H, W, 3) by torchvision, those from a cache not at all. ``flips`` says which
+    of the V views are to be mirrored yet, see :func:`upright`. Without the context loss there is no ``view2``. The noise is drawn first, then view 1, then view 2: whatever is done with the
     views, all recipes mask alike, and those of one crop see the same view 1. Draws from torch's global generator. Where the
     training device changes the colours, ``view2`` is as cropped, and ``photometrics``, float32 (11,), has the changes.
     With per-token targets, ``boxes``, float32 (2, 7), has the views' :class:`Box` each.
@@ -66,28 +70,30 @@ class PretrainTransform:
                 f"crop_padding = {recipe.crop_padding} pixels cannot be reflected in a crop of {self.side}: give less than half."
             )
 
-    def __call__(self, image: Image.Image) -> dict[str, Tensor]:
+    def __call__(self, image: Image.Image | Pixels) -> dict[str, Tensor]:
         if self.recipe.crop == "simple":  # the resize draws nothing: once for both views
-            image = resize_short_side(image, self.side)
+            image = np.asarray(resize_short_side(image, self.side))
         noise = torch.rand(self.patches)
         view1, box1 = self._crop(image)
-        sample = {"view1": to_tensor(view1), "noise": noise}
+        sample, flips = {"view1": torch.from_numpy(view1), "noise": noise}, [box1.flipped]
         if self.recipe.has_context:
             view2, box2 = self._crop(image)
+            flips.append(box2.flipped)
             if self.recipe.context_target == "tokens":
                 sample["boxes"] = torch.tensor([box1, box2], dtype=torch.float32)
             if self.recipe.photometric:
                 drawn = draw_photometrics()
                 if self.recipe.photometrics_on == "device":
                     sample["photometrics"] = drawn.numbers()
-                else:
-                    view2 = drawn.apply(view2)
-            sample["view2"] = to_tensor(view2)
-        return sample
+                else:  # on the mirrored view: where blurs meet the border, left is not right
+                    view2 = np.array(drawn.apply(Image.fromarray(view2[:, ::-1] if box2.flipped else view2)))
+                    flips[1] = False
+            sample["view2"] = torch.from_numpy(view2)
+        return sample | {"flips": torch.tensor(flips)}
 
-    def _crop(self, image: Image.Image) -> tuple[Image.Image, Box]:
+    def _crop(self, image: Image.Image | Pixels) -> tuple[Pixels, Box]:
         if self.recipe.crop == "simple":
-            return padded_crop(image, self.side, self.recipe.crop_padding)
+            return padded_crop(np.asarray(image), self.side, self.recipe.crop_padding)
         return random_resized_crop(image, self.side, self.recipe.crop_scale)
 
 
@@ -117,11 +123,10 @@ class Views:
 
         ``compiled``: colours are changed and patches made by a few fused kernels, which torch.compile writes for the device.
         """
-        view1, view2 = batch["view1"].to(device, non_blocking=True), batch.get("view2")
-        if view2 is not None:
-            view2 = view2.to(device, non_blocking=True)
-            if "photometrics" in batch:
-                view2 = changed(view2, batch["photometrics"], compiled)
+        view1 = upright(batch["view1"], batch["flips"][:, 0], device)
+        view2 = upright(batch["view2"], batch["flips"][:, 1], device) if "view2" in batch else None
+        if view2 is not None and "photometrics" in batch:
+            view2 = changed(view2, batch["photometrics"], compiled)
 
         def prepared(pixels: Tensor) -> Tensor:
             if patch_size is None:
@@ -155,33 +160,48 @@ def compiled_once(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return torch.compile(function, dynamic=False)
 
 
-def padded_crop(image: Image.Image, side: int, padding: int) -> tuple[Image.Image, Box]:
-    """Return a random square of ``image`` padded by reflection, flipped half of the time, and where it lies. Draws 3 numbers.
+def upright(views: Tensor, flipped: Tensor, device: torch.device) -> Tensor:
+    """Return views (B, S, S, 3), uint8, on ``device`` as (B, 3, S, S), contiguous, those mirrored that are ``flipped`` (B,)."""
+    pixels = views.to(device, non_blocking=True)
+    mirrored = flipped.to(device, non_blocking=True)[:, None, None, None]
+    return torch.where(mirrored, pixels.flip(2), pixels).permute(0, 3, 1, 2).contiguous()
 
-    The same pixels as torchvision's RandomCrop(side, padding, padding_mode="reflect") and a flip, for the same
+
+def padded_crop(image: Pixels, side: int, padding: int) -> tuple[Pixels, Box]:
+    """Return a random square of ``image`` (H, W, 3) padded by reflection, and where it lies. Draws 3 numbers.
+
+    Half of the time it is to be flipped, which is left to who takes it. Then these are the same pixels as torchvision's RandomCrop(side, padding, padding_mode="reflect") and a flip, for the same
     position, but only the crop is padded, by slices: a fifth of the time on a 64 px image.
     """
     down, across, flip = torch.rand(3).tolist()
-    upper, rows, above, below = _span(image.height, side, padding, down)
-    left, columns, before, after = _span(image.width, side, padding, across)
+    image_height, image_width, _ = image.shape
+    upper, rows, above, below = _span(image_height, side, padding, down)
+    left, columns, before, after = _span(image_width, side, padding, across)
     pixels = np.empty((side, side, 3), np.uint8)
-    inside = image.crop((left, upper, left + columns, upper + rows))
-    pixels[above : above + rows, before : before + columns] = np.asarray(inside)
-    pixels[:above] = pixels[above + 1 : 2 * above + 1][::-1]
-    pixels[side - below :] = pixels[side - 2 * below - 1 : side - below - 1][::-1]
-    pixels[:, :before] = pixels[:, before + 1 : 2 * before + 1][:, ::-1]
-    pixels[:, side - after :] = pixels[:, side - 2 * after - 1 : side - after - 1][:, ::-1]
-    box = Box(upper - above, left - before, side, side, flip < FLIP, image.height, image.width)
-    return Image.fromarray(pixels[:, ::-1] if box.flipped else pixels), box
+    pixels[above : above + rows, before : before + columns] = image[upper : upper + rows, left : left + columns]
+    if above:
+        pixels[:above] = pixels[above + 1 : 2 * above + 1][::-1]
+    if below:
+        pixels[side - below :] = pixels[side - 2 * below - 1 : side - below - 1][::-1]
+    if before:
+        pixels[:, :before] = pixels[:, before + 1 : 2 * before + 1][:, ::-1]
+    if after:
+        pixels[:, side - after :] = pixels[:, side - 2 * after - 1 : side - after - 1][:, ::-1]
+    return pixels, Box(upper - above, left - before, side, side, flip < FLIP, image_height, image_width)
 
 
-def random_resized_crop(image: Image.Image, side: int, scale: Sequence[float]) -> tuple[Image.Image, Box]:
-    """Return MAE's crop: a ``scale`` of the area, resized to ``side`` (bicubic), flipped half of the time; and where it lies."""
-    place = RandomResizedCrop.get_params(image, list(scale), list(RANDOM_CROP_RATIO))
-    crop: Image.Image = functional.resized_crop(image, *place, [side, side], BICUBIC)
+def random_resized_crop(image: Image.Image | Pixels, side: int, scale: Sequence[float]) -> tuple[Pixels, Box]:
+    """Return MAE's crop: a ``scale`` of the area, resized to ``side`` (bicubic), and where it lies; half of the time it is to be flipped.
+
+    As :func:`padded_crop` it is not flipped yet. An image of Pillow's is resized by Pillow, pixels (H, W, 3) by torchvision.
+    """
+    source: Any = image if isinstance(image, Image.Image) else channels_first(image)
+    place = RandomResizedCrop.get_params(source, list(scale), list(RANDOM_CROP_RATIO))
+    crop: Any = functional.resized_crop(source, *place, [side, side], BICUBIC)
     upper, left, height, width = place
-    box = Box(upper, left, height, width, torch.rand(1).item() < FLIP, image.height, image.width)
-    return (crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if box.flipped else crop), box
+    image_height, image_width = functional.get_size(source)
+    box = Box(upper, left, height, width, torch.rand(1).item() < FLIP, image_height, image_width)
+    return pixels_of(crop) if isinstance(crop, Tensor) else np.array(crop), box
 
 
 def _span(length: int, side: int, padding: int, share: float) -> tuple[int, int, int, int]:

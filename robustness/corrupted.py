@@ -30,7 +30,7 @@ from lutbench.errors import UserError, listed, nearest
 from lutbench.files import read_json, saving, write_json
 from lutbench.interruption import interruption_explained
 from lutbench.progress import Bar
-from lutbench.train.batches import Loader
+from lutbench.train.loader import Loader
 from robustness.corruptions import CORRUPTIONS, REVISION, SEVERITIES, check_names, constants_for, corrupt, draw_of
 
 PACKAGES = ("numpy", "pillow", "scikit-image", "scipy")

@@ -147,7 +147,7 @@ def measure_conditions(
         eval_crop=recipe.eval_crop,
         prepared=classifier.prepared,
     )
-    computed = over_images(answers, images, views, recipe, title)
+    computed = over_images(answers, images, views, recipe, title, form=recipe.form)
     values, index = computed.values.numpy(), computed.index
     check_finite(np.all(values[..., 0] >= 0, axis=(1, 2, 3)), images, index)
     names = [images.image_name(int(one)) for one in index]

@@ -13,11 +13,11 @@ import torch
 from PIL import Image, ImageOps
 from timm.data.transforms_factory import transforms_imagenet_eval
 from torch import Tensor
-from torchvision.transforms import v2
 
-from lutbench.data.tensors import to_tensor
+from lutbench.data.decoding import Pixels
+from lutbench.data.tensors import channels_first
 from lutbench.errors import UserError
-from lutbench.evaluate.transform import resize_for_crop
+from lutbench.evaluate.transform import centre, resize_for_crop
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.recipes.robustness import Resizing, RobustnessDatasetRecipe
 
@@ -28,7 +28,11 @@ _RESIZED: tuple[Resizing, ...] = ("bicubic", "bilinear")
 
 
 def all_views(
-    image: Image.Image, recipe: RobustnessDatasetRecipe, side: int, eval_crop: float, prepared: Preprocessing
+    image: Image.Image | Pixels,
+    recipe: RobustnessDatasetRecipe,
+    side: int,
+    eval_crop: float,
+    prepared: Preprocessing,
 ) -> Tensor:
     """Return an image preprocessed in every way of the recipe, uint8 (V, 3, S, S), decoded once.
 
@@ -39,24 +43,26 @@ def all_views(
 
 
 def view(
-    image: Image.Image,
+    image: Image.Image | Pixels,
     recipe: RobustnessDatasetRecipe,
     how: Resizing,
     side: int,
     eval_crop: float,
     prepared: Preprocessing,
 ) -> Tensor:
-    """Return an RGB image as uint8 (3, S, S); ``eval_crop`` holds where the recipe has none, ``prepared`` is the classifier's own.
+    """Return an RGB image, Pillow's or pixels (H, W, 3), which torchvision resizes, as uint8 (3, S, S); ``eval_crop`` holds where the recipe has none, ``prepared`` is the classifier's own.
 
     Raises:
         UserError: if too little is left of it, or it is stored at a size at which it is not to be resized.
     """
-    if recipe.border and min(image.size) - 2 * recipe.border < LEAST:
+    width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+    if recipe.border and min(width, height) - 2 * recipe.border < LEAST:
         raise UserError(
-            f"{recipe.name}: border = {recipe.border} pixels on every side leave fewer than {LEAST} of an image of {image.width} x "
-            f"{image.height}. Lower border, or remove such images."
+            f"{recipe.name}: border = {recipe.border} pixels on every side leave fewer than {LEAST} of an image of {width} x "
+            f"{height}. Lower border, or remove such images."
         )
-    inner = ImageOps.crop(image, recipe.border) if recipe.border else image
+    inner = _without_border(image, recipe.border) if recipe.border else image
+    size = (width - 2 * recipe.border, height - 2 * recipe.border)
     if how == "own":
         crop_pct = prepared.crop_pct or eval_crop  # a fine-tuning's own is the run's
         pixels: Tensor = transforms_imagenet_eval(
@@ -66,18 +72,23 @@ def view(
             interpolation=prepared.interpolation,
             mean=prepared.mean,
             use_prefetcher=True,  # which leaves pixels in bytes
-        )(inner)
+        )(inner if isinstance(inner, Image.Image) else Image.fromarray(inner))
         return pixels
     if how in _RESIZED:
-        inner = resize_for_crop(inner, side, recipe.eval_crop or eval_crop, how)
-    elif min(inner.size) < side or (how == "whole" and inner.size != (side, side)):
+        return centre(resize_for_crop(inner, side, recipe.eval_crop or eval_crop, how), side)
+    if min(size) < side or (how == "whole" and size != (side, side)):
         expected = f"{side} x {side}" if how == "whole" else f"at least {side} x {side}"
         raise UserError(
             f"{recipe.name}: expected images of {expected} pixels, which is what the classifier sees, and "
-            f"found one of {inner.size[0]} x {inner.size[1]}. The set's protocol does not resize: measure a classifier for "
+            f"found one of {size[0]} x {size[1]}. The set's protocol does not resize: measure a classifier for "
             'images of that size on it, or set preprocessing = ["bicubic"] and compare with nothing published.'
         )
-    return to_tensor(v2.functional.center_crop(inner, [side, side]))
+    return centre(inner if isinstance(inner, Image.Image) else channels_first(inner), side)
+
+
+def _without_border(image: Image.Image | Pixels, border: int) -> Image.Image | Pixels:
+    """Return what is left of an image where so many pixels are cut off on every side."""
+    return ImageOps.crop(image, border) if isinstance(image, Image.Image) else image[border:-border, border:-border]
 
 
 def preprocessing_label(how: Resizing) -> str:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional
 
-from downstream.augment import linear_transform, train_transform
+from downstream.augment import classifier_input, linear_transform, train_transform
 from lutbench.data.tensors import normalised as on_device
 from lutbench.evaluate.transform import Transform, eval_transform
 from lutbench.models.preprocessing import IMAGENETS
@@ -19,6 +20,8 @@ from lutbench.recipes.base import DataRecipe, EncoderRecipe
 from lutbench.recipes.downstream import ClassificationRecipe, EncoderSource, FinetuneRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.probes import KnnRecipe, LinearRecipe
+from lutbench.train.batches import stacked
+from lutbench.train.loader import together
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.views import PretrainTransform
 
@@ -48,8 +51,18 @@ def normalised(image: Image.Image) -> Tensor:
     return (pixels - MEAN) / STD
 
 
+class Seen:
+    """What the classifier sees of an image in fine-tuning."""
+
+    def __init__(self, recipe: FinetuneRecipe) -> None:
+        self.transform = train_transform(recipe, IMAGENETS)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return classifier_input(stacked([self.transform(image)]), torch.device("cpu"), IMAGENETS)[0]
+
+
 TRANSFORMS: dict[str, Callable[[], Callable[[Image.Image], Tensor]]] = {
-    "train": lambda: train_transform(finetune(erasing=0.9), IMAGENETS),
+    "train": lambda: Seen(finetune(erasing=0.9)),
     "linear": lambda: linear_transform(LinearRecipe(data=DataRecipe(), encoder=SOURCE), IMAGENETS),
     "eval": lambda: eval_transform_of(KnnRecipe(data=DataRecipe(), encoder=SOURCE)),
 }
@@ -91,7 +104,7 @@ def test_training_with_everything_off_is_a_plain_resize() -> None:
     recipe = finetune(rand_augment="", erasing=0.0, crop_scale=[1.0, 1.0], flip=0.0)
     image = picture(96, 96)
     with seeded(0):
-        found = train_transform(recipe, IMAGENETS)(image)
+        found = Seen(recipe)(image)
     torch.testing.assert_close(
         found, normalised(image.resize((48, 48), Image.Resampling.BICUBIC)), atol=1e-6, rtol=1e-6
     )
@@ -102,7 +115,7 @@ def test_flip_is_the_recipes() -> None:
     plain = {"rand_augment": "", "erasing": 0.0, "crop_scale": [1.0, 1.0]}
     mirrored = normalised(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     with seeded(0):
-        found = train_transform(finetune(**plain, flip=1.0), IMAGENETS)(image)
+        found = Seen(finetune(**plain, flip=1.0))(image)
     torch.testing.assert_close(found, mirrored, atol=1e-6, rtol=1e-6)
 
 
@@ -110,16 +123,55 @@ def test_erased_rectangles_hold_noise_that_differs_from_pixel_to_pixel() -> None
     recipe = finetune(rand_augment="", erasing=1.0, crop_scale=[1.0, 1.0], flip=0.0)
     image = Image.new("RGB", (48, 48), (124, 116, 104))  # the mean: 0 when normalised
     with seeded(0):
-        found = train_transform(recipe, IMAGENETS)(image)
+        found = Seen(recipe)(image)
     erased = found[0].abs() > 0.02
     assert 0.01 < erased.float().mean() < 0.4
     assert found[0][erased].unique().numel() > 0.9 * erased.sum()
 
 
+def test_what_is_erased_on_the_device_has_the_bits_of_timms_own_transform() -> None:
+    recipe = finetune(erasing=0.5)
+    timms = create_transform(
+        48, is_training=True, scale=(0.08, 1.0), hflip=0.5, color_jitter=0.0, auto_augment=recipe.rand_augment,
+        interpolation="bicubic", re_prob=0.5, re_mode="pixel", mean=IMAGENETS.mean, std=IMAGENETS.std,
+    )  # fmt: skip
+    ours, samples, expected = train_transform(recipe, IMAGENETS), [], []
+    for key in range(40):
+        with seeded(RngStream.IMAGE, key):
+            expected.append(timms(picture(60, 50)))
+        with seeded(RngStream.IMAGE, key):
+            samples.append(ours(picture(60, 50)))
+    assert all(sample["image"].dtype == torch.uint8 for sample in samples)
+    lengths = [len(sample["erased_noise"]) for sample in samples]
+    assert 10 < sum(length > 0 for length in lengths) < 30, "some are erased"
+    batch = together([stacked(samples[:15]), stacked(samples[15:])])
+    found = classifier_input(batch, torch.device("cpu"), IMAGENETS)
+    assert torch.equal(found, torch.stack(expected))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
+def test_torchvision_resizes_what_is_evaluated_and_probed_within_a_grey_level(interpolation: str) -> None:
+    prepared = IMAGENETS._replace(interpolation=interpolation)
+    evaluating = eval_transform(48, 0.875, interpolation)
+    probing = linear_transform(LinearRecipe(data=DataRecipe(), encoder=SOURCE), prepared)
+    for transform in (evaluating, probing):
+        levels = set()
+        for key in range(20):
+            image = picture(120 + key, 90 + 2 * key)
+            looks = []
+            for form in (image, np.array(image)):
+                with seeded(RngStream.IMAGE, key):
+                    looks.append(transform(form))
+            assert looks[0].shape == looks[1].shape == (3, 48, 48)
+            assert looks[1].is_contiguous()
+            levels.add(int((looks[0].int() - looks[1].int()).abs().max()))
+        assert max(levels) == (0 if interpolation == "lanczos" else 1)
+
+
 def test_rand_augment_changes_images() -> None:
     image = picture(48, 48)
     off = {"erasing": 0.0, "crop_scale": [1.0, 1.0], "flip": 0.0}
-    policy = train_transform(finetune(**off), IMAGENETS)
+    policy = Seen(finetune(**off))
     with seeded(0):
         found = [policy(image) for _ in range(8)]
     assert sum(not torch.allclose(each, normalised(image), atol=1e-5) for each in found) >= 6
@@ -127,7 +179,7 @@ def test_rand_augment_changes_images() -> None:
 
 def test_no_draw_of_the_default_recipe_stops_a_run() -> None:
     """Its posterize asks for 0 bits about once in 600 images, which some versions of Pillow refuse."""
-    transform, image = train_transform(finetune(), IMAGENETS), picture(48, 48)
+    transform, image = Seen(finetune()), picture(48, 48)
     for index in range(5000):
         with seeded(RngStream.IMAGE, 0, 0, index):
             assert transform(image).isfinite().all()
@@ -140,7 +192,7 @@ def test_crops_are_as_small_as_the_recipe_allows() -> None:
     for scale, extent in ((small, (0.0, 0.3)), (large, (0.8, 1.2))):
         off = finetune(rand_augment="", erasing=0.0, crop_scale=scale)
         linear = LinearRecipe(data=DataRecipe(), encoder=SOURCE, crop_scale=scale)
-        for transform in (train_transform(off, IMAGENETS), linear_transform(linear, IMAGENETS)):
+        for transform in (Seen(off), linear_transform(linear, IMAGENETS)):
             with seeded(0):
                 seen = transform(ramp)
             levels = seen if seen.dtype == torch.uint8 else (seen * STD + MEAN) * 255
@@ -211,7 +263,7 @@ def test_transforms_can_be_sent_to_a_worker() -> None:
 )
 def test_every_policy_that_timm_documents_is_taken(policy: str) -> None:
     image = picture(60, 40)
-    transform = train_transform(finetune(rand_augment=policy), IMAGENETS)
+    transform = Seen(finetune(rand_augment=policy))
     assert transform(image).isfinite().all()
 
 

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from lutbench.data.images import open_dataset
 from lutbench.errors import UserError
 from lutbench.recipes.base import DataRecipe
-from lutbench.train.batches import Loader, Schedule, stream
+from lutbench.train.batches import Schedule, stream
+from lutbench.train.loader import Loader
 
 
 def test_every_image_is_seen_once_per_epoch_and_no_step_is_partial() -> None:
@@ -87,7 +88,7 @@ FEW_FILES = """
 import resource, torch
 from torch.utils.data import TensorDataset
 from lutbench.files import explanation
-from lutbench.train.batches import Loader
+from lutbench.train.loader import Loader
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 loader = Loader(TensorDataset(*torch.zeros(4, 64, 100)), batch_size=4, num_workers=2)

@@ -1,6 +1,7 @@
 """Images from the cache are those of the files, bit by bit; what is interrupted, damaged or too large is dealt with."""
 
 import multiprocessing
+import pickle
 import resource
 import shutil
 from collections.abc import Iterator
@@ -65,13 +66,16 @@ def test_a_cached_image_is_the_resized_file_bit_by_bit(images: ImageDataset, tmp
 @pytest.mark.parametrize("on", ["loader", "device"])
 def test_views_from_the_cache_are_those_from_the_files(images: ImageDataset, tmp_path: Path, on: str) -> None:
     encoder = {"model": "vit_tiny_patch16_224", "image_size": SIDE, "patch_size": 4}
-    recipe = read_recipe(PretrainRecipe, {"data": {}, "encoder": encoder, "photometrics_on": on}, "pretrain.lut")
-    transform, cached = PretrainTransform(recipe), make_cache(images, SIDE, tmp_path)
+    read, settings = [], {"data": {}, "encoder": encoder, "photometrics_on": on}
+    for cache_too, source in ((False, images), (True, make_cache(images, SIDE, tmp_path))):
+        recipe = read_recipe(PretrainRecipe, settings | {"cache": cache_too}, "pretrain.lut")
+        read.append((source, recipe.form, PretrainTransform(recipe)))
+    assert [form for _, form, _ in read] == ["Pillow", "pixels"]
     for index in range(COUNT):
         samples = []
-        for source in (images, cached):
+        for source, form, transform in read:
             reseed(0, index)
-            samples.append(transform(load_or_next(source, index)[0]))
+            samples.append(transform(load_or_next(source, index, form=form)[0]))
         assert samples[0].keys() == samples[1].keys()
         assert all(torch.equal(samples[0][name], samples[1][name]) for name in samples[0])
 
@@ -348,9 +352,22 @@ def test_an_image_that_cannot_be_decoded_stops_the_cache_or_is_passed_over(
         make_cache(opened(tmp_path), SIDE, tmp_path)
 
 
-def test_a_cache_is_no_cache_for_crops_of_the_full_image() -> None:
-    with pytest.raises(UserError, match="cache = true"):
-        read_recipe(PretrainRecipe, {"data": {}, "cache": True, "crop": "random"}, "pretrain.mae")
+def test_crops_of_the_full_image_are_read_from_the_files_whatever_is_said_of_a_cache() -> None:
+    for crop, side in (("simple", 224), ("random", None)):
+        recipe = read_recipe(PretrainRecipe, {"data": {}, "cache": True, "crop": crop}, "pretrain.mae")
+        assert recipe.cache_side == side
+
+
+def test_a_cached_image_is_read_where_it_lies_and_nothing_is_copied(images: ImageDataset, tmp_path: Path) -> None:
+    cached = make_cache(images, SIDE, tmp_path)
+    for index in range(COUNT):
+        pixels = cached.pixels(index)
+        assert not pixels.flags.owndata
+        assert not pixels.flags.writeable
+        assert np.array_equal(pixels, np.asarray(resize_short_side(images.image(index), SIDE)))
+    copy = pickle.loads(pickle.dumps(cached))
+    assert len(pickle.dumps(cached)) < 20_000, "a process gets the names of the files, not the pixels"
+    assert np.array_equal(copy.pixels(COUNT - 1), cached.pixels(COUNT - 1))
 
 
 def test_preparing_makes_the_cache_and_again_compares_its_checksums(tmp_path: Path) -> None:

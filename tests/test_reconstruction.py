@@ -14,7 +14,8 @@ from pretrain.views import Views
 
 def test_the_grid_shows_input_masked_and_reconstruction_enlarged(tmp_path: Path) -> None:
     colours = torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    views = Views.from_batch({"view1": colours, "noise": random_views().noise}, torch.device("cpu"))
+    batch = {"view1": colours.permute(0, 2, 3, 1), "flips": torch.zeros(6, 1, dtype=torch.bool)}
+    views = Views.from_batch(batch | {"noise": random_views().noise}, torch.device("cpu"))
     student = build_student(tiny_recipe(context_weight=0.0), seed=0)
     reconstruction_grid(student, views, tmp_path / "grid.png", count=3)
     picture = np.asarray(Image.open(tmp_path / "grid.png"))

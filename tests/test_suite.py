@@ -536,6 +536,7 @@ PETS = DataRecipe(path="pets")
 STREETS = SegmentationDataRecipe(source="scenes", path="streets", classes=["a", "b"])
 
 IMAGE_TASK: dict[str, Any] = {
+    "resized_by": "torchvision",
     "data": DataRecipe(path="pets", val="test"),
     "encoder": SOURCE.model_copy(update={"kind": "scratch"}),
     "image_size": 32,
@@ -597,6 +598,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "crop": "random",
         "crop_padding": 0,
         "crop_scale": [0.67, 1.0],
+        "resized_by": "torchvision",
         "photometric": False,
         "photometrics_on": "device",
         "mask_ratio": 0.5,
@@ -774,13 +776,13 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
     ClusterRecipe: {},
 }
 
-LOOKS: dict[str, Any] = {"eval_batch": 8, "workers": 5, "log_every": 3, "trackers": []}
+LOOKS: dict[str, Any] = {"eval_batch": 8, "workers": 0, "log_every": 3, "trackers": []}
 WITHOUT_EFFECT: dict[type[Recipe], dict[str, Any]] = {
     DataRecipe: {"label": "Pets", "path": "elsewhere/pets", "metric": "mean per class"},
     EncoderRecipe: {"label": "ViT-toy"},
     EncoderSource: {"path": "elsewhere/weights.pth"},
     PretrainRecipe: {
-        "workers": 5,
+        "workers": 0,
         "save_every": 7,
         "log_every": 3,
         "compile": True,
@@ -802,9 +804,9 @@ WITHOUT_EFFECT: dict[type[Recipe], dict[str, Any]] = {
     AttentiveRecipe: LOOKS,
     AnalysisRecipe: LOOKS,
     SegmentationDataRecipe: {"label": "Streets", "path": "elsewhere", "palette": [[0, 0, 0], [255, 255, 255]]},
-    SegmentationRecipe: {"workers": 5, "log_every": 3, "trackers": [], "val_every": 100, "save_every": 7},
-    DenseLinearRecipe: {"workers": 5, "log_every": 3, "trackers": [], "save_every": 7},
-    DenseKnnRecipe: {"workers": 5, "log_every": 3, "trackers": []},
+    SegmentationRecipe: {"workers": 0, "log_every": 3, "trackers": [], "val_every": 100, "save_every": 7},
+    DenseLinearRecipe: {"workers": 0, "log_every": 3, "trackers": [], "save_every": 7},
+    DenseKnnRecipe: {"workers": 0, "log_every": 3, "trackers": []},
     RetrievalRecipe: LOOKS,
     RevisitedDataRecipe: {"label": "Oxford", "path": "elsewhere"},
     InstanceRetrievalRecipe: LOOKS,

@@ -19,7 +19,7 @@ from pretrain.masking import visible_patches
 from pretrain.student import build_student
 from pretrain.teacher import Teacher
 from pretrain.token_targets import interpolate, match, shares
-from pretrain.views import Box, PretrainTransform
+from pretrain.views import Box, PretrainTransform, upright
 
 GRID = 4
 ALL = torch.arange(GRID**2).unsqueeze(0)
@@ -153,7 +153,11 @@ def test_the_boxes_of_real_crops_lead_to_the_same_colours_in_both_views(crop: st
         assert boxes.shape == (2, len(Box._fields))
         flips.add(tuple(boxes[:, 4].tolist()))
         grid, visible = 8, torch.arange(64).unsqueeze(0)
-        views = [sample[name].float().unsqueeze(0) for name in ("view1", "view2")]
+        cut = [sample[name].unsqueeze(0) for name in ("view1", "view2")]
+        views = [
+            upright(view, flip[None], torch.device("cpu")).float()
+            for view, flip in zip(cut, sample["flips"], strict=True)
+        ]
         for first, second in ((0, 1), (1, 0)):
             there = match(boxes[first : first + 1], boxes[second : second + 1], visible, grid)
             here = match(boxes[first : first + 1], boxes[first : first + 1], visible, grid)

@@ -8,17 +8,20 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional
 
+from lutbench.data.decoding import Pixels
 from lutbench.data.tensors import resize_short_side, to_tensor
 from lutbench.errors import UserError
 from lutbench.recipes.base import DataRecipe, EncoderRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.train.randomness import RngStream, seeded
-from pretrain.views import PretrainTransform, Views, padded_crop, random_resized_crop
+from pretrain.photometrics import draw_photometrics
+from pretrain.views import PretrainTransform, Views, padded_crop, random_resized_crop, upright
 
 SIDE = 32
+CPU = torch.device("cpu")
 
 
 def recipe(**changes: object) -> PretrainRecipe:
@@ -34,14 +37,28 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8))
 
 
-def drawn(changes: dict[str, object], image: Image.Image, key: int = 0) -> dict[str, Tensor]:
+def shipped(changes: dict[str, object], image: Image.Image | Pixels, key: int = 0) -> dict[str, Tensor]:
     with seeded(RngStream.IMAGE, key):
         return PretrainTransform(recipe(**changes))(image)
 
 
+def drawn(changes: dict[str, object], image: Image.Image | Pixels, key: int = 0) -> dict[str, Tensor]:
+    """A sample with its views as the device turns them."""
+    sample = shipped(changes, image, key)
+    for flipped, name in zip(sample.pop("flips"), ("view1", "view2"), strict=False):
+        sample[name] = upright(sample[name][None], flipped[None], CPU)[0]
+    return sample
+
+
+def flipped_crop(image: Image.Image, side: int, padding: int) -> Pixels:
+    pixels, box = padded_crop(np.asarray(image), side, padding)
+    return pixels[:, ::-1] if box.flipped else pixels
+
+
 def test_a_sample_holds_two_views_and_one_noise_per_patch() -> None:
-    sample = drawn({}, picture(50, 40))
-    assert sample["view1"].shape == sample["view2"].shape == (3, SIDE, SIDE)
+    sample = shipped({}, picture(50, 40))
+    assert sample["view1"].shape == sample["view2"].shape == (SIDE, SIDE, 3)
+    assert sample["flips"].dtype == torch.bool
     assert sample["view1"].dtype == sample["view2"].dtype == torch.uint8
     assert sample["view1"].is_contiguous()
     assert sample["view2"].is_contiguous()
@@ -106,7 +123,7 @@ def test_the_padded_crop_is_torchvisions(size: tuple[int, int], padding: int) ->
     padded = functional.pad(image, [padding] * 4, padding_mode="reflect") if padding else image
     for key in range(40):
         with seeded(key):
-            found, _ = padded_crop(image, SIDE, padding)
+            found = flipped_crop(image, SIDE, padding)
         with seeded(key):
             down, across, flip = torch.rand(3).tolist()
         upper = int(down * (padded.height - SIDE + 1))
@@ -123,7 +140,7 @@ def test_every_place_of_the_padded_crop_is_drawn_and_half_are_flipped() -> None:
     flipped = 0
     with seeded(0):
         for _ in range(3000):
-            crop = np.asarray(padded_crop(image, SIDE, 2)[0]).astype(int)
+            crop = flipped_crop(image, SIDE, 2).astype(int)
             is_flipped = crop[0, 10, 1] > crop[0, 20, 1]
             flipped += is_flipped
             middle = crop[:, ::-1] if is_flipped else crop
@@ -139,14 +156,15 @@ def test_the_simple_crop_keeps_the_scale_and_resizes_the_short_side() -> None:
     assert small.size == (SIDE, 2 * SIDE)
     with seeded(3):
         torch.rand((SIDE // 8) ** 2)  # the noise
-        expected, _ = padded_crop(small, SIDE, 4)
+        expected = Image.fromarray(flipped_crop(small, SIDE, 4))
     assert torch.equal(drawn_view1(image, 3), to_tensor(expected))
     assert resize_short_side(small, SIDE) is small, "an image of the right size is not resampled"
 
 
 def drawn_view1(image: Image.Image, key: int) -> Tensor:
     with seeded(key):
-        return PretrainTransform(recipe())(image)["view1"]
+        sample = PretrainTransform(recipe())(image)
+    return upright(sample["view1"][None], sample["flips"][:1], CPU)[0]
 
 
 def test_the_random_crop_covers_a_fifth_to_all_of_the_area() -> None:
@@ -174,17 +192,70 @@ def test_two_plain_views_differ_in_their_crops_only() -> None:
 
 
 def test_a_batch_becomes_normalised_views() -> None:
-    samples = [drawn({}, picture(50, 40, seed), seed) for seed in range(2)]
+    samples, expected = ([of({}, picture(50, 40, seed), seed) for seed in range(6)] for of in (shipped, drawn))
     batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+    assert len(batch["flips"][:, 0].unique()) == 2, "some are flipped and some are not"
     normalise = v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    found = Views.from_batch(batch, torch.device("cpu"))
-    assert found.view1.dtype == torch.float32
-    torch.testing.assert_close(found.view1, normalise(batch["view1"] / 255), atol=1e-6, rtol=1e-6)
+    found = Views.from_batch(batch, CPU)
     assert found.view2 is not None
-    torch.testing.assert_close(found.view2, normalise(batch["view2"] / 255), atol=1e-6, rtol=1e-6)
+    for name, view in (("view1", found.view1), ("view2", found.view2)):
+        assert view.dtype == torch.float32
+        assert view.is_contiguous(), "a model's sums have another order in another layout"
+        pixels = torch.stack([sample[name] for sample in expected])
+        torch.testing.assert_close(view, normalise(pixels / 255), atol=1e-6, rtol=1e-6)
     assert torch.equal(found.noise, batch["noise"])
     del batch["view2"]
-    assert Views.from_batch(batch, torch.device("cpu")).view2 is None
+    assert Views.from_batch(batch, CPU).view2 is None
+
+
+@pytest.mark.parametrize("on", ["loader", "device"])
+@pytest.mark.parametrize("crop", ["simple", "random"])
+def test_views_are_what_pillow_alone_makes_of_the_image_bit_by_bit(crop: str, on: str) -> None:
+    for key in range(12):
+        image = picture(70, 45, key)
+        found = drawn({"crop": crop, "photometrics_on": on}, image, key)
+        small = resize_short_side(image, SIDE) if crop == "simple" else image
+
+        def plain(source: Image.Image = small) -> Image.Image:
+            """One view, by Pillow and torchvision."""
+            if crop == "random":
+                place = RandomResizedCrop.get_params(source, [0.2, 1.0], [3 / 4, 4 / 3])
+                view = functional.resized_crop(source, *place, [SIDE, SIDE], functional.InterpolationMode.BICUBIC)
+                flip = torch.rand(1).item()
+            else:
+                down, across, flip = torch.rand(3).tolist()
+                padded = functional.pad(source, [4] * 4, padding_mode="reflect")
+                place = int(down * (padded.height - SIDE + 1)), int(across * (padded.width - SIDE + 1))
+                view = functional.crop(padded, *place, SIDE, SIDE)
+            return functional.horizontal_flip(view) if flip < 0.5 else view
+
+        with seeded(RngStream.IMAGE, key):
+            assert torch.equal(found["noise"], torch.rand((SIDE // 8) ** 2))
+            view1, view2, colours = plain(), plain(), draw_photometrics()
+        assert torch.equal(found["view1"], to_tensor(view1))
+        if on == "device":
+            assert torch.equal(found["view2"], to_tensor(view2))
+            assert torch.equal(found["photometrics"], colours.numbers())
+        else:
+            assert torch.equal(found["view2"], to_tensor(colours.apply(view2)))
+
+
+@pytest.mark.parametrize("crop", ["simple", "random"])
+def test_torchvisions_views_have_the_same_draws_and_differ_by_a_grey_level_at_most(crop: str) -> None:
+    differing = 0
+    for key in range(20):
+        image = picture(90 + key, 60 + 3 * key, key)
+        changes = {"crop": crop, "photometrics_on": "device"}
+        pillows, pixels = shipped(changes, image, key), shipped(changes, np.array(image), key)
+        assert pillows.keys() == pixels.keys()
+        for name in pillows:
+            if name.startswith("view"):
+                difference = (pillows[name].int() - pixels[name].int()).abs()
+                assert difference.max() <= 1
+                differing += int(difference.sum())
+            else:
+                assert torch.equal(pillows[name], pixels[name]), name
+    assert differing, "if nothing differed, no record would have to say who resized"
 
 
 def test_padding_that_cannot_be_reflected_is_refused_at_once() -> None:

@@ -27,7 +27,8 @@ from lutbench.models.preprocessing import Preprocessing
 from lutbench.progress import Bar
 from lutbench.recipes.dense import DenseLinearRecipe, DenseRecipe
 from lutbench.run import Run
-from lutbench.train.batches import FromStep, Loader, Schedule, loader_options
+from lutbench.train.batches import FromStep, Schedule
+from lutbench.train.loader import Loader, loader_options
 from lutbench.train.processes import accelerator
 
 register_all_modules()  # so that configs can name MMSegmentation's components

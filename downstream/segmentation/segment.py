@@ -32,8 +32,9 @@ from lutbench.data.scenes import SegmentationDataset
 from lutbench.models.pretrained import encoder_of
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
-from lutbench.train.batches import FromStep, Loader, Schedule, loader_options
+from lutbench.train.batches import FromStep, Schedule
 from lutbench.train.batchnorm import synchronise
+from lutbench.train.loader import Loader, loader_options
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, precision_of
 from lutbench.train.randomness import RngStream, seeded

@@ -23,7 +23,7 @@ from PIL import Image
 from PIL import __version__ as PILLOW
 from pydantic import BaseModel, ConfigDict
 
-from lutbench.data.decoding import UndecodableImage
+from lutbench.data.decoding import Pixels, UndecodableImage
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import resize_short_side
 from lutbench.data.walking import evenly_spaced
@@ -87,6 +87,8 @@ class CachedImages:
     """(n,) Bytes of the source's encoded images."""
     folder: Path
     rows: datasets.Dataset = field(repr=False)
+    stored: "StoredPixels" = field(repr=False)
+    """The pixels of ``rows``."""
     source: ImageDataset = field(repr=False)
     """The dataset whose images these are, as they are stored."""
 
@@ -99,13 +101,17 @@ class CachedImages:
         Raises:
             UndecodableImage: if it could not be decoded when the cache was made.
         """
-        row = self.rows[index]
-        if not row["height"]:
+        return Image.fromarray(self.pixels(index))
+
+    def pixels(self, index: int) -> Pixels:
+        """Return the pixels (H, W, 3) of :meth:`image`, read-only, where they lie in the mapped file. Raises as that does."""
+        pixels = self.stored[index]
+        if not pixels.size:
             raise UndecodableImage(
                 f"{self.name}, {self.image_name(index)} could not be decoded when its cache, {self.folder}, was made. "
                 f'Replace or remove the image, or set undecodable = "skip" in the data table of the suite file.'
             )
-        return Image.frombytes("RGB", (row["width"], row["height"]), row["pixels"])
+        return pixels
 
     def content(self, index: int) -> bytes:
         """Return the source's image as it is stored."""
@@ -114,6 +120,35 @@ class CachedImages:
     def image_name(self, index: int) -> str:
         """Return the name of the source's image."""
         return self.source.image_name(index)
+
+
+class StoredPixels:
+    """The images of a cache, by index, where they lie in its mapped files: nothing is copied. Sent to a process as its rows are."""
+
+    def __init__(self, rows: datasets.Dataset) -> None:
+        self.rows = rows
+        table = rows.data
+        self._heights, self._widths = (table.column(name).to_numpy() for name in ("height", "width"))
+        chunks = [chunk for chunk in table.column("pixels").chunks if len(chunk)]
+        self._firsts = np.cumsum([0, *map(len, chunks)])
+        self._chunks = [_ends_and_bytes(chunk) for chunk in chunks]
+
+    def __reduce__(self) -> tuple[type["StoredPixels"], tuple[datasets.Dataset]]:
+        return StoredPixels, (self.rows,)
+
+    def __getitem__(self, index: int) -> Pixels:
+        """Return an image (H, W, 3), read-only; without pixels if there is none."""
+        number = int(self._firsts.searchsorted(index, "right")) - 1
+        ends, content = self._chunks[number]
+        row = index - self._firsts[number]
+        return content[ends[row] : ends[row + 1]].reshape(self._heights[index], self._widths[index], 3)
+
+
+def _ends_and_bytes(chunk: pa.BinaryArray) -> tuple[NDArray[np.int32], Pixels]:
+    """Return where each row of an Arrow array begins and, one behind it, ends, (n + 1,), and the bytes of all."""
+    _, ends, content = chunk.buffers()
+    offsets = np.frombuffer(ends, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+    return offsets, np.frombuffer(content, np.uint8) if content else np.empty(0, np.uint8)
 
 
 def cache_fingerprint(images: ImageDataset, side: int) -> str:
@@ -169,6 +204,7 @@ def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | No
             f"{folder} was made with {listed(others)}, and here is Pillow {PILLOW}: should images be decoded or resized differently, "
             "pixels are not those that the files would give. Remove the folder to make it anew."
         )
+    rows = datasets.concatenate_datasets([part for part in parts if part is not None])
     return CachedImages(
         name=images.name,
         split=images.split,
@@ -178,7 +214,8 @@ def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | No
         fingerprint=cache_fingerprint(images, side),
         sizes=images.sizes,
         folder=folder,
-        rows=datasets.concatenate_datasets([part for part in parts if part is not None]),
+        rows=rows,
+        stored=StoredPixels(rows),
         source=images,
     )
 

@@ -12,12 +12,17 @@ Every mode that Pillow reads ends as RGB, by these choices (ours, where librarie
 
 import struct
 import zlib
+from functools import cache
 from io import BytesIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from lutbench.errors import UserError
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) An image, red first."""
 
 WHITE = (255, 255, 255, 255)
 
@@ -64,6 +69,45 @@ def decode(content: bytes, name: str, bits: int | None = None) -> Image.Image:
     except BROKEN as error:
         found = "not an image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UndecodableImage(_advice(name, found)) from error
+
+
+def decode_pixels(content: bytes, name: str, bits: int | None = None) -> Pixels:
+    """Decode the image in ``content`` to the pixels of :func:`decode`, bit by bit, a JPEG in colour without Pillow.
+
+    torchvision decodes these into memory that tensors take as it is. Of all else, and where the two packages' libraries of JPEG
+    differ, the pixels are Pillow's.
+
+    Raises:
+        UndecodableImage: as :func:`decode`.
+    """
+    pixels = _jpeg(content) if content.startswith(b"\xff\xd8") and _jpegs_are_pillows() else None
+    return np.array(decode(content, name, bits)) if pixels is None else pixels
+
+
+def _jpeg(content: bytes) -> Pixels | None:
+    """Return the pixels of a JPEG of three channels; None of any other, and where something is wrong, which Pillow shall name."""
+    import torch  # here, so that what only lists files need not wait for it
+
+    try:
+        from torchvision.io import decode_jpeg  # which a later torchvision may not have
+
+        pixels = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    except (ImportError, RuntimeError):
+        return None
+    if len(pixels) != 3:
+        return None
+    decoded: Pixels = pixels.permute(1, 2, 0).numpy()  # as it lies in memory
+    return decoded
+
+
+@cache
+def _jpegs_are_pillows() -> bool:
+    """Return whether torchvision's decoder gives Pillow's pixels here, of a picture with its colours at half the resolution."""
+    picture = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (5, 7, 3), np.uint8)
+    written = BytesIO()
+    Image.fromarray(picture).resize((61, 43), Image.Resampling.BICUBIC).save(written, "JPEG", quality=80, subsampling=2)
+    found = _jpeg(written.getvalue())
+    return found is not None and np.array_equal(found, np.array(decode(written.getvalue(), "a picture")))
 
 
 def lacks_end(content: bytes, kind: str | None) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lutbench.data.decoding import UndecodableImage, decode
+from lutbench.data.decoding import Pixels, UndecodableImage, decode, decode_pixels
 from lutbench.data.walking import ARCHIVE_LITTER, PassedOver, explained, printable, walk
 from lutbench.errors import UserError, listed, nearest
 from lutbench.progress import tracked
@@ -69,6 +69,12 @@ class FolderImages:
                 "is cut off. Is it as its authors distribute it?"
             )
         return image.crop((0, 0, image.width, image.height - self.banner))
+
+    def pixels(self, index: int) -> Pixels:
+        """Decode an image to the pixels (H, W, 3) of :meth:`image`. Raises as that does."""
+        if self.banner:
+            return np.array(self.image(index))
+        return decode_pixels(self.content(index), os.fsdecode(self._path(index)), self.bits)
 
     def content(self, index: int) -> bytes:
         """Return the file of an image, as it is.

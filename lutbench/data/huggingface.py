@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from lutbench.data.decoding import decode
+from lutbench.data.decoding import Pixels, decode, decode_pixels
 from lutbench.data.folder import fingerprint_of
 from lutbench.data.layout import OTHER_NAMES
 from lutbench.data.walking import evenly_spaced
@@ -60,6 +60,11 @@ class HuggingFaceImages:
         """
         encoded = self.rows[index][self.column]
         return decode(self._read(index, encoded), self._label(index, encoded), self.bits)
+
+    def pixels(self, index: int) -> Pixels:
+        """Return the pixels (H, W, 3) of :meth:`image`. Raises as that does."""
+        encoded = self.rows[index][self.column]
+        return decode_pixels(self._read(index, encoded), self._label(index, encoded), self.bits)
 
     def content(self, index: int) -> bytes:
         """Return the image as its row has it, encoded; empty if there is none.

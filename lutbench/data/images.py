@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from PIL import Image
 from lutbench.data.classes import check_pair as check_pair
 from lutbench.data.classes import class_notes as class_notes
 from lutbench.data.classes import composed
+from lutbench.data.decoding import Pixels
 from lutbench.data.decoding import UndecodableImage as UndecodableImage  # which belongs to the protocol
 from lutbench.data.folder import fingerprint_of, open_folder
 from lutbench.data.held_out import part_of_train
@@ -18,7 +19,7 @@ from lutbench.data.layout import likely_setting
 from lutbench.data.survey import Survey, survey_splits
 from lutbench.data.toy.photographs import BUILT, CropDataset
 from lutbench.errors import UserError
-from lutbench.recipes.base import DataRecipe
+from lutbench.recipes.base import DataRecipe, Form
 
 if TYPE_CHECKING:
     from lutbench.data.folder import FolderImages
@@ -66,6 +67,10 @@ class ImageDataset(Files, Protocol):
 
     def image(self, index: int) -> Image.Image:
         """Decode an image, mode RGB. Raises :class:`UndecodableImage`."""
+        ...
+
+    def pixels(self, index: int) -> Pixels:
+        """Return the pixels (H, W, 3) of :meth:`image`, bit by bit, faster where Pillow is not needed; perhaps read-only."""
         ...
 
 
@@ -146,7 +151,17 @@ def is_streamed(images: ImageDataset) -> "TypeGuard[StreamedImages]":
     return hasattr(images, "contents")
 
 
-def load_or_next(images: ImageDataset, index: int, content: bytes | None = None) -> tuple[Image.Image, int, int]:
+@overload
+def load_or_next(
+    images: ImageDataset, index: int, content: bytes | None = None, form: Literal["Pillow"] = "Pillow"
+) -> tuple[Image.Image, int, int]: ...
+@overload
+def load_or_next(
+    images: ImageDataset, index: int, content: bytes | None = None, form: Form = "Pillow"
+) -> tuple[Any, int, int]: ...
+def load_or_next(
+    images: ImageDataset, index: int, content: bytes | None = None, form: Form = "Pillow"
+) -> tuple[Any, int, int]:
     """Return an image, its index, and how many undecodable ones were passed over on the way to it.
 
     ``content`` is that of a streamed dataset's image ``index``, read already. Where a dataset skips undecodable images, the
@@ -160,8 +175,8 @@ def load_or_next(images: ImageDataset, index: int, content: bytes | None = None)
         used = (index + skipped) % len(images)
         try:
             if content is not None and not skipped and is_streamed(images):
-                return images.decoded(used, content), used, 0
-            return images.image(used), used, skipped
+                return (images.decoded if form == "Pillow" else images.decoded_pixels)(used, content), used, 0
+            return (images.image if form == "Pillow" else images.pixels)(used), used, skipped
         except UndecodableImage:
             if not images.skip_undecodable:
                 raise

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lutbench.data.decoding import Pixels
 from lutbench.data.folder import FolderImages, fingerprint_of
 from lutbench.data.plain_pickle import read_plain_pickle
 from lutbench.data.survey import Survey, survey_splits
@@ -44,6 +45,10 @@ class RevisitedImages(FolderImages):
         """Decode an image, mode RGB, cropped to its box if it has one. Raises as :meth:`FolderImages.image`."""
         image = super().image(index)
         return image if self.boxes is None else image.crop(tuple(self.boxes[index].tolist()))
+
+    def pixels(self, index: int) -> Pixels:
+        """Decode an image to the pixels (H, W, 3) of :meth:`image`."""
+        return super().pixels(index) if self.boxes is None else np.array(self.image(index))
 
 
 class Lists(NamedTuple):

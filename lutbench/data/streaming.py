@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from lutbench.data.decoding import decode
+from lutbench.data.decoding import Pixels, decode, decode_pixels
 from lutbench.data.folder import LISTING_THREADS, fingerprint_of
 from lutbench.data.huggingface import cause_of, require_column, script_refused
 from lutbench.data.walking import in_threads
@@ -84,9 +84,17 @@ class StreamedImages:
         """Return an image, mode RGB, for which its whole row group is read. Raises UndecodableImage."""
         return self.decoded(index, self.content(index))
 
+    def pixels(self, index: int) -> Pixels:
+        """Return the pixels (H, W, 3) of :meth:`image`, as slowly."""
+        return self.decoded_pixels(index, self.content(index))
+
     def decoded(self, index: int, content: bytes) -> Image.Image:
         """Return an image whose content was read already. Raises UndecodableImage."""
         return decode(content, f"{self.name}, {self.image_name(index)}", self.bits)
+
+    def decoded_pixels(self, index: int, content: bytes) -> Pixels:
+        """Return the pixels (H, W, 3) of :meth:`decoded`. Raises UndecodableImage."""
+        return decode_pixels(content, f"{self.name}, {self.image_name(index)}", self.bits)
 
     def content(self, index: int) -> bytes:
         """Return an image as it is stored; its whole row group is read."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lutbench.data.decoding import Pixels
 from lutbench.data.folder import fingerprint_of
 from lutbench.data.survey import Survey
 from lutbench.errors import UserError, listed
@@ -61,6 +62,10 @@ class SubsetImages:
     def image(self, index: int) -> Image.Image:
         """Decode an image, mode RGB. Raises as the whole split does."""
         return self.whole.image(int(self.index[index]))
+
+    def pixels(self, index: int) -> Pixels:
+        """Return the pixels (H, W, 3) of an image. Raises as the whole split does."""
+        return self.whole.pixels(int(self.index[index]))
 
     def content(self, index: int) -> bytes:
         """Return an image as it is stored, encoded."""

@@ -1,6 +1,7 @@
 """Pixels on their way to a model: bytes until they are on its device, a quarter of the size of floats."""
 
 from functools import lru_cache
+from typing import overload
 
 import numpy as np
 import torch
@@ -9,18 +10,41 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from lutbench.data.decoding import Pixels
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """Return uint8 pixels (3, H, W) of an RGB image."""
+
+def to_tensor(image: Image.Image | Tensor) -> Tensor:
+    """Return uint8 pixels (3, H, W), contiguous, of an RGB image, or of pixels as torchvision left them."""
+    if isinstance(image, Tensor):
+        return image.contiguous()
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def resize_short_side(image: Image.Image, side: int) -> Image.Image:
-    """Return ``image`` with a short side of ``side`` pixels, bicubic; itself if it has that already."""
+@overload
+def resize_short_side(image: Image.Image, side: int) -> Image.Image: ...
+@overload
+def resize_short_side(image: Pixels, side: int) -> Pixels: ...
+def resize_short_side(image: Image.Image | Pixels, side: int) -> Image.Image | Pixels:
+    """Return ``image`` with a short side of ``side`` pixels, bicubic, by Pillow or of pixels by torchvision; itself if it has that already."""
+    if isinstance(image, np.ndarray):
+        if min(image.shape[:2]) == side:
+            return image
+        return pixels_of(functional.resize(channels_first(image), [side], functional.InterpolationMode.BICUBIC))
     if min(image.size) == side:
         return image
     resized: Image.Image = functional.resize(image, [side], functional.InterpolationMode.BICUBIC)
     return resized
+
+
+def channels_first(pixels: Pixels) -> Tensor:
+    """Return pixels (H, W, 3) as torchvision takes them, uint8 (3, H, W), without copying what may be written to."""
+    return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)
+
+
+def pixels_of(tensor: Tensor) -> Pixels:
+    """Return uint8 (3, H, W) as pixels (H, W, 3), without copying what torchvision made of :func:`channels_first`."""
+    pixels: Pixels = tensor.permute(1, 2, 0).numpy()
+    return pixels
 
 
 Colour = tuple[float, ...]

@@ -26,10 +26,10 @@ from lutbench.evaluate.transform import eval_transform
 from lutbench.models.encoders import encode
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.progress import Bar
-from lutbench.recipes.base import Metric
+from lutbench.recipes.base import Form, Metric
 from lutbench.recipes.downstream import Pool
-from lutbench.train.batches import Loader
 from lutbench.train.device import may_wait, moved
+from lutbench.train.loader import Flight, bytes_of, loaded
 from lutbench.train.processes import accelerator, autocast
 
 
@@ -51,6 +51,8 @@ class CentreRecipe(InferenceRecipe, Protocol):
     def side(self) -> int: ...
     @property
     def eval_crop(self) -> float: ...
+    @property
+    def form(self) -> Form: ...
 
 
 class EvaluationRecipe(CentreRecipe, Protocol):
@@ -81,14 +83,15 @@ class Computed:
 def over_images(
     function: Callable[[Tensor, Tensor], Tensor],
     images: ImageDataset,
-    transform: Callable[[Image.Image], Tensor],
+    transform: Callable[[Any], Tensor],
     recipe: InferenceRecipe,
     title: str,
     chosen: NDArray[np.int64] | None = None,
+    form: Form = "Pillow",
 ) -> Computed:
     """Compute ``function(pixels, index)`` of every image, or of those ``chosen`` (n,), ascending, on every process, in the set's order.
 
-    ``transform`` gives uint8 pixels. The function gets them, (B, ...), and index (B,) on the device, under the
+    ``transform`` gives uint8 pixels of an image in that ``form``. The function gets them, (B, ...), and index (B,) on the device, under the
     recipe's precision, and returns (B, ...).
     ``title`` names the progress bar; none is shown if it is empty.
 
@@ -97,7 +100,7 @@ def over_images(
     """
     order = np.arange(len(images)) if chosen is None else chosen
     values, decoded = [], []
-    for batch in decoded_batches(images, partial(whatever_index, transform), recipe, title, order):
+    for batch in decoded_batches(images, partial(whatever_index, transform), recipe, title, order, form):
         with autocast(recipe.precision):
             values.append(function(batch.pixels, batch.index))
         decoded.append(batch.counts)
@@ -121,12 +124,13 @@ class DecodedBatch:
 
 def decoded_batches(
     images: ImageDataset,
-    transform: Callable[[Image.Image, int], Tensor],
+    transform: Callable[[Any, int], Tensor],
     recipe: InferenceRecipe,
     title: str,
     order: NDArray[np.int64],
+    form: Form = "Pillow",
 ) -> Iterator[DecodedBatch]:
-    """Yield this process's share of the images ``order`` (n,) of a dataset, as ``transform`` makes them of image and index.
+    """Yield this process's share of the images ``order`` (n,) of a dataset, as ``transform`` makes them of image, in that ``form``, and index.
 
     Every process has as many batches; where there are fewer left than processes, the last comes again and does not count.
     ``title`` names the progress bar; none is shown if it is empty.
@@ -135,15 +139,12 @@ def decoded_batches(
         UserError: if an image cannot be decoded and the set does not skip those.
     """
     processes = accelerator()
-    device, world, size = processes.device, processes.num_processes, _batch(order, recipe)
+    world, size = processes.num_processes, _batch(order, recipe)
     batches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
     numbers = range(processes.process_index, -(-len(batches) // world) * world, world)
-    loader = Loader(
-        _Decoded(images, transform),
-        batch_sampler=[batches[min(number, len(batches) - 1)] for number in numbers],
-        num_workers=recipe.workers,
-        pin_memory=device.type == "cuda",
-    )
+    dataset, workers = _Decoded(images, transform, form), recipe.workers
+    flight = Flight.of(size, bytes_of(dataset[int(order[0])]) if workers else 0, workers)
+    loader = loaded(dataset, [batches[min(number, len(batches) - 1)] for number in numbers], workers, flight)
     with Bar(title, len(order), shown=bool(title) and processes.is_main_process) as bar:
         for number, (pixels, index, whole) in zip(numbers, loader, strict=True):
             counts = whole if number < len(batches) else torch.zeros_like(whole)
@@ -204,6 +205,7 @@ def evaluate(
             eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation),
             recipe,
             title,
+            form=recipe.form,
         )
     classifier.train(training)
     return outcomes_of(computed.values, images, computed.index, recipe.metric)
@@ -235,6 +237,7 @@ def encode_images(
         recipe,
         title,
         chosen,
+        recipe.form,
     )
     check_finite(computed.values.isfinite().flatten(1).all(1).numpy(), images, computed.index, "the encoder's features")
     return computed
@@ -328,18 +331,20 @@ def check_finite(
 class _Decoded(Dataset[tuple[Tensor, int, bool]]):
     """Pixels of the images of a set, which images they are, and whether they could be decoded."""
 
-    def __init__(self, images: ImageDataset, transform: Callable[[Image.Image, int], Tensor]) -> None:
-        self.images, self.transform = images, transform
+    def __init__(self, images: ImageDataset, transform: Callable[[Any, int], Tensor], form: Form) -> None:
+        self.images, self.transform, self.form = images, transform, form
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, bool]:
         try:
-            return self.transform(self.images.image(index), index), index, True
+            image = self.images.image(index) if self.form == "Pillow" else self.images.pixels(index)
+            return self.transform(image, index), index, True
         except UndecodableImage:
             if not self.images.skip_undecodable:
                 raise
-            return self.transform(Image.new("RGB", (64, 64)), index), index, False
+            black = Image.new("RGB", (64, 64))
+            return self.transform(black if self.form == "Pillow" else np.array(black), index), index, False
 
 
-def whatever_index(transform: Callable[[Image.Image], Tensor], image: Image.Image, index: int) -> Tensor:
+def whatever_index(transform: Callable[[Any], Tensor], image: Any, index: int) -> Tensor:
     """Transform an image as a transform of images alone does; a function of a module, so that loaders can send it to workers."""
     return transform(image)

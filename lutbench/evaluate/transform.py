@@ -3,15 +3,20 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lutbench.data.tensors import to_tensor
+from lutbench.data.decoding import Pixels
+from lutbench.data.tensors import channels_first, to_tensor
 
-Transform = Callable[[Image.Image], Tensor]
-"""A function from an RGB image to a tensor (3, S, S)."""
+Transform = Callable[[Any], Tensor]
+"""A function from an RGB image, Pillow's or pixels (H, W, 3), to a tensor (3, S, S)."""
+
+RESIZED_BY_TORCHVISION = ("bicubic", "bilinear")
+"""Interpolations in which it differs from Pillow by a grey level at most; in others Pillow resizes pixels too."""
 
 
 def eval_transform(side: int, eval_crop: float, interpolation: str = "bicubic") -> Transform:
@@ -19,12 +24,31 @@ def eval_transform(side: int, eval_crop: float, interpolation: str = "bicubic") 
     return partial(_centre, side=side, eval_crop=eval_crop, interpolation=interpolation)
 
 
-def _centre(image: Image.Image, side: int, eval_crop: float, interpolation: str) -> Tensor:
-    return to_tensor(v2.functional.center_crop(resize_for_crop(image, side, eval_crop, interpolation), [side, side]))
+def _centre(image: Image.Image | Pixels, side: int, eval_crop: float, interpolation: str) -> Tensor:
+    return centre(resize_for_crop(image, side, eval_crop, interpolation), side)
 
 
-def resize_for_crop(image: Image.Image, side: int, eval_crop: float, interpolation: str = "bicubic") -> Image.Image:
-    """Resize the short side of ``image`` to ``side / eval_crop``, rounded down: 256 for a crop of 224 and 224 / 256."""
+def resize_for_crop(
+    image: Image.Image | Pixels, side: int, eval_crop: float, interpolation: str = "bicubic"
+) -> Image.Image | Tensor:
+    """Resize the short side of ``image`` to ``side / eval_crop``, rounded down: 256 for a crop of 224 and 224 / 256.
+
+    An image of Pillow's is resized by Pillow, pixels (H, W, 3) by torchvision to uint8 (3, h, w).
+    """
     mode = v2.InterpolationMode(interpolation)
-    resized: Image.Image = v2.functional.resize(image, [math.floor(side / eval_crop + 1e-6)], mode)
+    resized: Image.Image | Tensor = v2.functional.resize(
+        resizable(image, interpolation), [math.floor(side / eval_crop + 1e-6)], mode
+    )
     return resized
+
+
+def resizable(image: Image.Image | Pixels, interpolation: str) -> Image.Image | Tensor:
+    """Return an image as what shall resize it takes it: torchvision pixels as uint8 (3, H, W), Pillow its own."""
+    if isinstance(image, Image.Image):
+        return image
+    return channels_first(image) if interpolation in RESIZED_BY_TORCHVISION else Image.fromarray(image)
+
+
+def centre(image: Image.Image | Tensor, side: int) -> Tensor:
+    """Return the middle of an image, uint8 (3, S, S), contiguous; what lies outside of it is black."""
+    return to_tensor(v2.functional.center_crop(image, [side, side]))

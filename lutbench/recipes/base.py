@@ -4,6 +4,7 @@ Fields that affect results are part of a run's identity; fields marked :data:`Ru
 paths) are not. Unknown keys, wrong types and values out of range are refused with the nearest known name.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -282,6 +283,25 @@ class TrainingSubset(NamedTuple):
         return f"{many} of each class, draw {self.draw}"
 
 
+Form = Literal["Pillow", "pixels"]
+"""What images are decoded to: Pillow's, or arrays (H, W, 3) of the same pixels."""
+
+ResizedBy = Annotated[Literal["Pillow", "torchvision"], Later]
+"""What resizes images: Pillow, as libraries expect it, or torchvision, from pixels as they are decoded. That is more than twice as
+fast and differs by a grey level at most (our choice). Where nothing is resized, or an interpolation is neither bicubic nor bilinear, it
+changes nothing."""
+
+
+MOST_WORKERS = 32
+"""Loader processes of one training process at most, where nobody says how many (our choice: more than a GPU needs)."""
+
+
+def default_workers() -> int:
+    """Return the cores that this process may use over the training processes that torchrun started on this machine, at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_WORKERS, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
 class RunRecipe(Recipe):
     """All settings of one run, and what follows from them alone."""
 
@@ -296,8 +316,8 @@ class RunRecipe(Recipe):
     threads: Processes = 0
     """torch's threads on a CPU; 0 takes one per core. The last bits depend on it: give a number where machines with
     different numbers of cores shall agree. One thread and one loader worker suit a toy on two cores."""
-    workers: Annotated[Processes, Runtime] = 2
-    """Loader processes per training process."""
+    workers: Annotated[Processes, Runtime] = Field(default_factory=default_workers)
+    """Loader processes per training process: the cores over the training processes of this machine, if not given."""
 
     @property
     def dataset(self) -> DatasetRecipe:

@@ -17,9 +17,11 @@ from lutbench.recipes.base import (
     CropShare,
     DataRecipe,
     EncoderRecipe,
+    Form,
     Later,
     Metric,
     Pixels,
+    ResizedBy,
     RunRecipe,
     Runtime,
     Samples,
@@ -97,7 +99,14 @@ class ImageTaskRecipe(DownstreamRecipe):
     """Evaluation resizes the short side to image_size / eval_crop and crops the centre. If not given, 224 / 256, and 1 for
     inputs of more than 224 pixels (release, as MAE and DeiT: 256 and 224; crop_pct = 1 above), or what an encoder brings: see
     :func:`lutbench.models.preprocessing.preprocessing_for`."""
+    resized_by: ResizedBy = "Pillow"
+    """What resizes the images that are evaluated or encoded, and the random crops of probes. Fine-tuning's own crops are timm's, of Pillow."""
     eval_batch: Annotated[Batch, Runtime] = 256
+
+    @property
+    def form(self) -> Form:
+        """What its images are decoded to."""
+        return "Pillow" if self.resized_by == "Pillow" else "pixels"
 
     @property
     def side(self) -> int:

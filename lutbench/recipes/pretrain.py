@@ -19,8 +19,10 @@ from lutbench.recipes.base import (
     DataRecipe,
     Depth,
     EncoderRecipe,
+    Form,
     Later,
     Pixels,
+    ResizedBy,
     RunRecipe,
     Runtime,
     Samples,
@@ -58,6 +60,9 @@ class PretrainRecipe(RunRecipe):
     """Pixels of reflected padding of the simple crop (paper)."""
     crop_scale: Annotated[CropScale, Later] = Field([0.2, 1.0])
     """Share of the image's area in the random crop (MAE, section A.1; SimMIM, section 4.1.1: 0.67 to 1)."""
+    resized_by: ResizedBy = "Pillow"
+    """What resizes the crop, or the short side: Pillow, or torchvision, far faster and within a grey level (our choice). No part of
+    it are images that come from a cache, which are resized."""
     photometric: bool = True
     """Colour jitter and one of grayscale, solarize and blur on view 2 (paper)."""
     photometrics_on: Annotated[Literal["loader", "device"], Later] = "loader"
@@ -142,7 +147,7 @@ class PretrainRecipe(RunRecipe):
     cache: Annotated[bool, Runtime] = False
     """Read the images from a cache, resized once to the short side that the simple crop resizes to anyway; it is made if
     it is not there (``lutbench data prepare``). Its fingerprint, with the resampling, takes the data's place in the
-    run's identity."""
+    run's identity. Without effect on ``crop = "random"``, which cuts from full images."""
     save_every: Annotated[Count, Runtime] = 500
     """Optimiser steps between checkpoints."""
     log_every: Annotated[Count, Runtime] = 20
@@ -187,7 +192,12 @@ class PretrainRecipe(RunRecipe):
     @property
     def cache_side(self) -> int | None:
         """Short side of the images in the cache, if it reads from one."""
-        return self.encoder.image_size if self.cache else None
+        return self.encoder.image_size if self.cache and self.crop == "simple" else None
+
+    @property
+    def form(self) -> Form:
+        """What its images are decoded to: where Pillow does not resize them, their pixels."""
+        return "Pillow" if self.cache_side is None and self.resized_by == "Pillow" else "pixels"
 
     @property
     def encoder_exports(self) -> tuple[str, ...]:
@@ -238,6 +248,7 @@ class PretrainRecipe(RunRecipe):
         ):
             fields.pop(name, None)
         without_effect = {
+            "resized_by": self.cache_side is not None,
             "photometrics_on": not self.photometric,
             "crop_scale": self.crop == "simple",
             "min_lr": self.lr_schedule == "step",
@@ -259,14 +270,12 @@ class PretrainRecipe(RunRecipe):
         check_schedule(self.epochs, self.warmup_epochs, self.batch, self.micro_batch)
         check_shard(self.shard, self.compile is True)
         if self.shard and self.teacher_precision == "bf16":
-            raise ValueError("shard = true shares the teacher out, of which teacher_precision = 'bf16' keeps a copy: set one of them otherwise")
+            raise ValueError(
+                "shard = true shares the teacher out, of which teacher_precision = 'bf16' keeps a copy: set one of them otherwise"
+            )
         if self.cache and self.data.streaming:
             raise ValueError(
                 "cache = true keeps on disk what data.streaming = true shall not: set one of them to false"
-            )
-        if self.cache and self.crop != "simple":
-            raise ValueError(
-                "cache = true holds resized images, and crop = 'random' cuts from the full ones: set one of them otherwise"
             )
         if self.knn_every and (self.data.streaming or not self.data.val):
             found = "data.val is empty" if not self.data.val else "data.streaming = true gives no fixed order"

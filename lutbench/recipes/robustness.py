@@ -12,10 +12,12 @@ from lutbench.recipes.base import (
     CropShare,
     DatasetRecipe,
     Depth,
+    Form,
     Later,
     Pixels,
     PreprocessingRecipe,
     Recipe,
+    ResizedBy,
     RunRecipe,
     Runtime,
     Samples,
@@ -26,6 +28,9 @@ from lutbench.recipes.downstream import default_crop
 Resizing = Literal["bicubic", "bilinear", "own", "crop", "whole"]
 """How an image comes to the classifier's size: its short side resized, then the centre; as the classifier's own
 evaluation has it; the centre alone; as it is."""
+
+STORED: tuple[Resizing, ...] = ("crop", "whole")
+"""Those that never resize."""
 
 SEVERITIES = [1, 2, 3, 4, 5]
 
@@ -264,8 +269,16 @@ class RobustnessRecipe(RunRecipe):
     """Side of the input in pixels; the classifier's own if not given."""
     eval_crop: CropShare = Field(default_factory=lambda given: default_crop(given["image_size"] or 224))
     """Where images are resized and the set says nothing; that of the fine-tuning or probe if not given."""
+    resized_by: ResizedBy = "Pillow"
+    """What resizes the images of sets that are preprocessed ``bicubic`` or ``bilinear``."""
     eval_batch: Annotated[Batch, Runtime] = 256
     """Images per batch and process."""
+
+    @property
+    def form(self) -> Form:
+        """What its images are decoded to: their pixels, unless Pillow resizes them."""
+        resized = any(how not in STORED for how in self.set.preprocessing)
+        return "Pillow" if resized and self.resized_by == "Pillow" else "pixels"
 
     @property
     def dataset(self) -> RobustnessDatasetRecipe:
@@ -287,6 +300,13 @@ class RobustnessRecipe(RunRecipe):
     def encoder_label(self) -> str:
         """How tables name the classifier's architecture."""
         return self.classifier.encoder
+
+    def affecting_results(self) -> dict[str, Any]:
+        """Return the fields that affect results: what resizes images where none is, or timm's own transform does, is none of them."""
+        fields = super().affecting_results()
+        if all(how in (*STORED, "own") for how in self.set.preprocessing):
+            fields.pop("resized_by", None)
+        return fields
 
     def samples(self, images: Mapping[str, int]) -> Samples:
         """Return the images of all conditions, in every preprocessing."""

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lutbench.train.processes import accelerator
 
-ON_HOST = ("index", "skipped")
-"""What of a batch stays on the CPU: names of images and counts, which only the log reads."""
+ON_HOST = ("index", "skipped", "erased")
+"""What of a batch stays on the CPU: names of images and counts, which only the log reads, and rectangles, by which the host cuts."""
 
 
 def on_device(batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
