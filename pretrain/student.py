@@ -70,7 +70,7 @@ class Student(nn.Module):
         else:
             tokens1 = self.framework.encode(self.encoder, views.view1, visible.view1)
 
-        masked = ()
+        masked: tuple[Tensor, ...] = ()
         if self.sparse:
             masked = (masked_patches(visible.view1, self.encoder.patch_embed.num_patches),)
         pixels = self.decoder(tokens1, visible.view1, *masked)

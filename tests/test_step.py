@@ -97,7 +97,7 @@ def test_the_last_block_gives_of_kept_tokens_what_it_gives_of_all() -> None:
         torch.randn(3, 9, 16, generator=torch.Generator().manual_seed(0)),
         torch.tensor([[8, 2], [0, 1], [4, 5]]),
     )
-    assert torch.allclose(block(tokens, kept), take(block(tokens), kept), atol=1e-5)
+    assert torch.allclose(block(tokens, kept=kept), take(block(tokens), kept), atol=1e-5)
 
 
 def test_masked_patches_are_those_that_are_not_visible() -> None:

@@ -227,7 +227,10 @@ def correct(bench: Bench) -> None:
         for _ in range(steps):
             base = functional.interpolate(torch.randn(batch, 3, 8, 8, generator=draw), side, mode="bicubic")
             other = base + 0.1 * torch.randn(base.shape, generator=draw)
-            views = Views(base.to(device), other.to(device), torch.rand(batch, patches, generator=draw).to(device))
+            images = [base.to(device), other.to(device)]
+            if student.sparse:
+                images = [patchify(view, student.encoder.patch_embed.patch_size[0]) for view in images]
+            views = Views(images[0], images[1], torch.rand(batch, patches, generator=draw).to(device))
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 made = student(views, teacher(views))
             made.total.backward()

@@ -54,10 +54,10 @@ def blocks_of(network: nn.Module) -> nn.Sequential | None:
     return blocks if isinstance(blocks, nn.Sequential) else None
 
 
-def _checkpointed(forward: Any, *inputs: Any) -> Tensor:
-    """Return ``forward(*inputs)``. What is random is none of its own, so that no generator has to be put back."""
+def _checkpointed(forward: Any, *inputs: Any, **options: Any) -> Tensor:
+    """Return ``forward(*inputs, **options)``. What is random is none of its own, so that no generator has to be put back."""
     if not torch.is_grad_enabled():
-        result: Tensor = forward(*inputs)
+        result: Tensor = forward(*inputs, **options)
         return result
-    again: Tensor = checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)
+    again: Tensor = checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
     return again

@@ -1,5 +1,7 @@
 """The masked autoencoder (arXiv 2111.06377): encode the visible patches, reconstruct the pixels of the others."""
 
+from typing import Any, cast
+
 import torch
 from timm.layers import LayerNorm
 from timm.models import VisionTransformer
@@ -144,7 +146,7 @@ class Decoder(nn.Module):
             *others, last = self.blocks
             for block in others:
                 tokens = block(tokens)
-            predicted: Tensor = self.predict(self.norm(last(tokens, masked + 1)))  # the class token is the first
+            predicted: Tensor = self.predict(self.norm(last(tokens, kept=masked + 1)))  # the class token is the first
             return predicted
         pixels: Tensor = self.predict(self.norm(self.blocks(tokens)))
         return pixels[:, 1:]
@@ -153,12 +155,13 @@ class Decoder(nn.Module):
 class LastBlock(Block):
     """timm's block, which can leave out the tokens that nothing reads any more: they are attended to, and attend to nothing."""
 
-    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Return the tokens (B, T, D) after the block, or those with the indices ``kept`` (B, M) alone (B, M, D)."""
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, kept: Tensor | None = None
+    ) -> Tensor:
+        """Return the tokens (B, T, D) after the block, or those with the indices ``kept`` (B, M) alone (B, M, D), without a mask."""
         if kept is None:
-            whole: Tensor = super().forward(x)
-            return whole
-        width, attention = x.shape[2], self.attn
+            return super().forward(x, attn_mask, is_causal)
+        width, attention = x.shape[2], cast(Any, self.attn)
         normed, weight, bias = self.norm1(x), attention.qkv.weight, attention.qkv.bias
         queries = functional.linear(take(normed, kept), weight[:width], bias[:width])
         keys, values = functional.linear(normed, weight[width:], bias[width:]).chunk(2, dim=2)
