@@ -114,19 +114,19 @@ def _lines(view: View, group: Sequence[Record], reference: Sequence[LossCurve]) 
             view.colour(first.method),
         )
     else:
-        panel, label, colour = "Pre-training", first.task, _colour_of_pretraining(view, first.task)
+        methods = [name for name, method in view.suite.config.method.items() if method.pretrain == first.task]
+        panel, label = "Pre-training", view.method_label(methods[0]) if methods else first.task
+        colour = view.colour(methods[0]) if methods else _spare_colour(view, first.task)
     return [
         _Line(f"{panel}: {loss}" if loss != "loss" else panel, label, colour, loss, own, reference)
         for loss in own[0].losses
     ]
 
 
-def _colour_of_pretraining(view: View, task: str) -> str:
-    """Return the colour of the first method whose encoder it is; of others one of the palette."""
-    methods = view.suite.config.method
-    of_method = [name for name, method in methods.items() if method.pretrain == task]
+def _spare_colour(view: View, task: str) -> str:
+    """Return a colour of the palette for a pre-training that is no method's."""
     others = [run.task for run in view.suite.runs if run.stage == "pretrain"]
-    return view.colour(of_method[0]) if of_method else PALETTE[(len(methods) + others.index(task)) % len(PALETTE)]
+    return PALETTE[(len(view.suite.config.method) + others.index(task)) % len(PALETTE)]
 
 
 def _figure(title: str, lines: Sequence[_Line]) -> "Figure":

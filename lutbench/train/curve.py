@@ -56,9 +56,14 @@ class CurveRecorder:
         if not whole:
             return None
         parts = [self._parts[point] for point in whole]
-        means = zip(*([value / part.micro_batches for value in part.sums] for part in parts), strict=True)
+        means = zip(*([_rounded(value / part.micro_batches) for value in part.sums] for part in parts), strict=True)
         losses = {name: list(values) for name, values in zip(self._names, means, strict=True)}
         return LossCurve(steps=[last[point] for point in whole], losses=losses)
+
+
+def _rounded(value: float) -> float:
+    """Return a value to seven digits: a loss is of float32, which has no more."""
+    return float(f"{value:.7g}")
 
 
 def write_progress(folder: Path, curve: LossCurve | None) -> None:
