@@ -11,7 +11,17 @@ import typer
 
 from lutbench.cli_cluster import submit
 from lutbench.cli_data import data_app
-from lutbench.cli_options import DataRoot, FeatureRoom, Only, Overrides, ResultsRoot, RunsRoot, SuiteName
+from lutbench.cli_options import (
+    DataRoot,
+    FeatureRoom,
+    Only,
+    Overrides,
+    ResultsRoot,
+    RunsRoot,
+    Smoked,
+    SuiteName,
+    with_width,
+)
 from lutbench.errors import UserError
 from lutbench.interruption import Interrupted, hearing, interrupt
 from lutbench.kinds import STAGES, TOOLS
@@ -74,6 +84,7 @@ def run(
             "and several on one where N is more than there are.",
         ),
     ] = 1,
+    smoke: Smoked = None,
 ) -> None:
     """Run what a suite file says. Finished runs are reused, interrupted ones go on, changed ones start anew."""
     loaded = _load(suite, overrides, results, keep=True)  # first, so that a mistyped name is answered at once
@@ -81,9 +92,14 @@ def run(
     from lutbench.stages import run_suite
     from lutbench.workspace import Workspace
 
-    for name, budget in loaded.budgets.items() if os.environ.get("RANK", "0") == "0" else ():
+    for name, budget in loaded.budgets.items() if os.environ.get("RANK", "0") == "0" and smoke is None else ():
         console.print(budget.sentence(name, with_file=True), soft_wrap=True)
     workspace = Workspace(data_root, runs, results, feature_bytes=round(features * 1e9))
+    if smoke is not None:
+        from lutbench.smoking import smoke_suite
+
+        smoke_suite(loaded, stage or [], only or [], workspace, again or [], smoke, jobs)
+        return
     run_suite(loaded, stage or [], only or [], workspace, again or [], jobs)
 
 
@@ -330,6 +346,7 @@ def main() -> None:
     """Entry point of ``lutbench`` and ``python -m lutbench``: what a user can mend, and Ctrl-C, is one paragraph, not a traceback."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     traced = len(arguments) < len(sys.argv) - 1
+    arguments = with_width(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     with hearing(interrupt):

@@ -1,7 +1,7 @@
 """Arguments and options that several commands of the command line have."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -49,3 +49,23 @@ FeatureRoom = Annotated[
 ResultsRoot = Annotated[
     Path, typer.Option("--results", metavar="DIR", envvar="LUTBENCH_RESULTS", help="Folder for records and tables.")
 ]
+WIDTHS = ("own", "toy")
+Smoked = Annotated[
+    Literal["own", "toy"] | None,
+    typer.Option(
+        "--smoke",
+        metavar="[own|toy]",
+        help="Try every run in minutes, on a few images and for a few steps, apart from the real runs and marked: with the suite's own "
+        "encoders, or with toy ones of the same kinds. What of the data is not there is drawn in miniature.",
+    ),
+]
+
+
+def with_width(arguments: list[str]) -> list[str]:
+    """Return arguments in which ``--smoke`` has a width: ``own`` where none follows it."""
+    found = []
+    for place, argument in enumerate(arguments):
+        found.append(argument)
+        if argument == "--smoke" and (place + 1 == len(arguments) or arguments[place + 1] not in WIDTHS):
+            found.append("own")
+    return found

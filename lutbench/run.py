@@ -88,6 +88,7 @@ class Run(Generic[R]):
             "seed": self.seed,
             "recipe": recipe.affecting_results(),
             "data": {split: self.fingerprint(split) for split in recipe.splits},
+            **({"smoke": self.planned.smoke} if self.planned.smoke else {}),
             **weights_inputs(self),
         }
 

@@ -144,7 +144,9 @@ class Workspace:
             UserError: as :meth:`open` and :func:`lutbench.data.subsets.subset_of`.
         """
         key = recipe.model_dump_json(), repr(chosen)
-        found: SubsetImages = self._once(key, lambda: restricted(self.open(recipe, "train"), chosen, self.data))
+        few = getattr(recipe, "few", None) if chosen.file else None
+        whole = recipe.model_copy(update={"few": None}) if few else recipe  # a list names images of the whole split
+        found: SubsetImages = self._once(key, lambda: restricted(self.open(whole, "train"), chosen, self.data, few))
         return found
 
     def _once(self, key: tuple[str, str], opened: Callable[[], Any]) -> Any:

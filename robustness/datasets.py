@@ -1,15 +1,19 @@
 """The door to every robustness dataset: how it is listed, made, surveyed and checked."""
 
+import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from lutbench.data.catalogue import KnownDataset
+from lutbench.data.few import OF_CLASS
 from lutbench.data.folder import FolderImages, open_folder
 from lutbench.data.integrity import SAMPLE
 from lutbench.data.layout import has_image
 from lutbench.data.manifest import IntegrityReport, SplitMetadata
+from lutbench.data.toy.miniatures import CLASSES, WELL_FILLED, is_miniature, miniature, val_name, write_classes
 from lutbench.data.toy.photographs import BUILT
 from lutbench.data.verify import VerifyReport, compare_built, metadata_of, scan_files
 from lutbench.errors import NotRun, UserError
@@ -17,11 +21,12 @@ from lutbench.files import below
 from lutbench.progress import LINE_EVERY, console
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import KNOWN
+from robustness.labels import known_folders
 from robustness.listing import DatasetListing, DatasetState, condition_folders, copied_corruptions, look_for
 from robustness.planning import survey
 from robustness.toy_sets import SETS, RobustnessToyDataset
 
-__all__ = ["built_by", "make", "needs", "open_dataset", "survey", "verify"]
+__all__ = ["built_by", "make", "needs", "open_dataset", "survey", "verify", "write_miniature"]
 
 PER_CONDITION = 8
 """At least so many images of every condition are decoded."""
@@ -48,6 +53,25 @@ def needs(recipe: RobustnessDatasetRecipe, root: Path) -> dict[str, Path]:
     names = recipe.corruptions if recipe.kind == "corruptions" else list(recipe.parts.values())
     found = {name: path / name for name in names or [""]}
     return found | ({recipe.known: root / recipe.known} if recipe.known else {})
+
+
+def write_miniature(recipe: RobustnessDatasetRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> None:
+    """Write those folders of the dataset below ``root`` that are not there, with images of ``side`` pixels and a few images each.
+
+    ``classes`` are those of the classifiers that will be measured on it.
+    """
+    known = known_folders(recipe.labels, recipe.subset)
+    names = known or tuple(classes) or CLASSES
+    if known is not None and set(WELL_FILLED) <= set(known):
+        names = WELL_FILLED  # those that ImageNet's own validation images are of
+    labels = root / recipe.labels
+    if recipe.labels.endswith(".json") and not labels.is_file():
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        labels.write_text(json.dumps({name: name for name in names}), encoding="utf-8")
+    for folder in dict.fromkeys(condition_folders(recipe, root).values()):
+        if not folder.is_dir() or (is_miniature(folder) and not is_miniature(folder, current=True)):
+            with miniature(folder) as home:
+                write_classes(home, names[: len(WELL_FILLED)], side, first=1000, each=OF_CLASS, name=val_name)
 
 
 def built_by(recipe: RobustnessDatasetRecipe) -> RobustnessToyDataset | None:

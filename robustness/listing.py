@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from lutbench.data.few import few_of
 from lutbench.data.folder import FolderImages, open_folder
 from lutbench.data.walking import ARCHIVE_LITTER
 from lutbench.errors import UserError, listed
@@ -131,6 +132,11 @@ def list_condition(recipe: RobustnessDatasetRecipe, condition: str, folder: Path
     Raises:
         UserError: if the folder is missing or not laid out as expected.
     """
+    images = _list_all(recipe, condition, folder)
+    return images if recipe.few is None else images.at(few_of(images, recipe.few))
+
+
+def _list_all(recipe: RobustnessDatasetRecipe, condition: str, folder: Path) -> FolderImages:
     if recipe.source == "corrupted":
         from robustness.corrupted import open_corrupted  # here, because scikit-image takes a second to import
 

@@ -10,18 +10,19 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import numpy as np
 import pytest
 from image_files import picture
 from PIL import Image
 from scipy.io import savemat
-from torchvision.datasets import DTD, Flowers102, Places365
+from torchvision.datasets import DTD, Flowers102
 from torchvision.datasets.utils import calculate_md5
 
 from lutbench.data.catalogue import CATALOGUE
 from lutbench.data.images import ImageDataset, UndecodableImage, check_pair, open_dataset
 from lutbench.data.official import FORMATS, _sizes
 from lutbench.data.prepare import prepare_set
+from lutbench.data.toy.drawn import write_lines
+from lutbench.data.toy.official_sets import WRITERS
 from lutbench.errors import UserError
 from lutbench.recipes.base import DataRecipe
 from lutbench.recipes.loading import load_suite
@@ -29,145 +30,28 @@ from lutbench.recipes.loading import load_suite
 Patch = pytest.MonkeyPatch
 
 
-def jpeg(path: Path, number: int, banner: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    photograph = picture((20 * number % 250, 90, 40), number)
-    whole = Image.new("RGB", (photograph.width, photograph.height + banner))
-    whole.paste(photograph)
-    whole.save(path, quality=95)
-
-
 def lines(path: Path, *texts: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{text}\n" for text in texts))
+    write_lines(path, texts)
 
 
-# The sets as they unpack: in each, six images of three classes; which are for training differs
+def written(name: str, root: Path, patch: Patch) -> None:
+    """A known set as it unpacks: six images of three classes, of Flowers-102 and DTD nine; which are for training differs."""
+    recipe = CATALOGUE[name].recipe
+    assert isinstance(recipe, DataRecipe)
+    WRITERS[recipe.source](root / recipe.path, 1, 12, (recipe.train, recipe.val))
+    if name == "flowers-102":
+        sums = {part: (file, calculate_md5(root / recipe.path / file)) for part, (file, _) in MINE.items()}
+        patch.setattr(Flowers102, "_file_dict", {**Flowers102._file_dict, **sums})
 
 
-def cub(root: Path, patch: Patch) -> None:
-    home = root / "CUB_200_2011"
-    names = ["001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross"]
-    files = [f"{names[k % 3]}/{names[k % 3][4:]}_{k:04d}.jpg" for k in range(6)]
-    for k, file in enumerate(files):
-        jpeg(home / "images" / file, k)
-    lines(home / "classes.txt", *(f"{k + 1} {name}" for k, name in enumerate(names)))
-    lines(home / "images.txt", *(f"{k + 1} {file}" for k, file in enumerate(files)))
-    lines(home / "image_class_labels.txt", *(f"{k + 1} {k % 3 + 1}" for k in reversed(range(6))))
-    lines(home / "train_test_split.txt", *(f"{k + 1} {int(k < 3)}" for k in range(6)))
+MINE = {part: Flowers102._file_dict[part] for part in ("label", "setid")}
+"""Lists of Flowers-102 whose sums torchvision knows."""
 
+SETS = (
+    "cub-200-2011", "stanford-cars", "fgvc-aircraft", "flowers-102", "oxford-pets", "stanford-dogs", "inaturalist-2018", "food-101",
+    "dtd", "places365",
+)  # fmt: skip
 
-def cars(root: Path, patch: Patch) -> None:
-    home, boxes = root / "stanford_cars", dict.fromkeys(("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"), 0)
-
-    def annotations(images: list[int]) -> np.ndarray:
-        rows = [{**boxes, "class": k % 3 + 1, "fname": f"{k:05d}.jpg"} for k in images]
-        kinds = [(name, object) for name in rows[0]]
-        return np.array([tuple(row.values()) for row in rows], dtype=kinds)
-
-    for k in range(6):
-        jpeg(home / ("cars_train" if k < 3 else "cars_test") / f"{k:05d}.jpg", k)
-    (home / "devkit").mkdir()
-    savemat(home / "devkit/cars_meta.mat", {"class_names": np.array(["Acura TL", "BMW M3", "Fiat 500"], object)})
-    savemat(home / "devkit/cars_train_annos.mat", {"annotations": annotations([0, 1, 2])})
-    savemat(home / "cars_test_annos_withlabels.mat", {"annotations": annotations([3, 4, 5])})
-
-
-def aircraft(root: Path, patch: Patch) -> None:
-    home, names = root / "fgvc-aircraft-2013b/data", ["707-320", "A300B4", "DC-3"]
-    for k in range(6):
-        jpeg(home / f"images/{k:07d}.jpg", k, banner=20)
-    lines(home / "variants.txt", *names)
-    lines(home / "images_variant_trainval.txt", *(f"{k:07d} {names[k]}" for k in range(3)))
-    lines(home / "images_variant_test.txt", *(f"{k:07d} {names[k % 3]}" for k in range(3, 6)))
-
-
-def flowers102(root: Path, patch: Patch) -> None:
-    home = root / "flowers-102"
-    for k in range(1, 10):
-        jpeg(home / f"jpg/image_{k:05d}.jpg", k)
-    savemat(home / "setid.mat", {"trnid": [[1, 3, 8]], "valid": [[9, 2, 7]], "tstid": [[4, 5, 6]]})
-    savemat(home / "imagelabels.mat", {"labels": [[1, 2, 3, 1, 2, 3, 1, 2, 3]]})
-    kept = {part: (name, md5) for part, (name, md5) in Flowers102._file_dict.items()}
-    for part in ("label", "setid"):
-        kept[part] = (kept[part][0], calculate_md5(home / kept[part][0]))
-    patch.setattr(Flowers102, "_file_dict", kept)
-
-
-def pets(root: Path, patch: Patch) -> None:
-    home, names = root / "oxford-iiit-pet", ["Abyssinian", "american_bulldog", "Birman"]
-    lists: dict[str, list[str]] = {"trainval": [], "test": []}
-    for k in range(6):
-        jpeg(home / f"images/{names[k % 3]}_{k}.jpg", k)
-        lists["trainval" if k < 3 else "test"].append(f"{names[k % 3]}_{k} {k % 3 + 1} 1 1")
-    for name, texts in lists.items():
-        lines(home / f"annotations/{name}.txt", *texts)
-
-
-def dogs(root: Path, patch: Patch) -> None:
-    home, names = root / "stanford-dogs", ["n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02085936-Maltese_dog"]
-    files = [f"{names[k % 3]}/{names[k % 3][:9]}_{k}.jpg" for k in range(6)]
-    for k, file in enumerate(files):
-        jpeg(home / "Images" / file, k)
-    for split, some in (("train", [0, 1, 2]), ("test", [3, 4, 5])):
-        content = {
-            "file_list": np.array([files[k] for k in some], object)[:, None], "labels": [[k % 3 + 1] for k in some]
-        }  # fmt: skip
-        savemat(home / f"{split}_list.mat", content)
-
-
-def inaturalist(root: Path, patch: Patch, year: int = 2018) -> None:
-    home = root / f"inaturalist-{year}"
-    categories = [{"id": k, "name": name} for k, name in ((7, "Apis mellifera"), (2, "Rana"), (5, "Rana"))]
-    for split, some in (("train", [0, 1, 2]), ("val", [3, 4, 5])):
-        files = {k: f"train_val{year}/Insecta/{(2, 5, 7)[k % 3]}/{k}.jpg" for k in some}
-        for k, file in files.items():
-            jpeg(home / file, k)
-        content = {
-            "images": [{"id": 100 + k, "file_name": file} for k, file in files.items()],
-            "annotations": [{"id": k, "image_id": 100 + k, "category_id": (2, 5, 7)[k % 3]} for k in reversed(some)],
-            "categories": categories,
-        }
-        (home / f"{split}{year}.json").write_text(json.dumps(content))
-
-
-def food101(root: Path, patch: Patch) -> None:
-    home, names = root / "food-101", ["apple_pie", "baby_back_ribs", "baklava"]
-    (home / "meta").mkdir(parents=True)
-    for split, some in (("train", range(3)), ("test", range(3, 6))):
-        for k in some:
-            jpeg(home / f"images/{names[k % 3]}/{k}.jpg", k)
-        (home / f"meta/{split}.json").write_text(json.dumps({names[k % 3]: [f"{names[k % 3]}/{k}"] for k in some}))
-
-
-def dtd(root: Path, patch: Patch) -> None:
-    home, names = root / "dtd/dtd", ["banded", "blotchy", "braided"]
-    files = [f"{names[k % 3]}/{names[k % 3]}_{k:04d}.jpg" for k in range(9)]
-    for k, file in enumerate(files):
-        jpeg(home / "images" / file, k)
-    for part, name in enumerate(("train1", "val1", "test1")):
-        lines(home / f"labels/{name}.txt", *files[3 * part : 3 * part + 3])
-
-
-def places365(root: Path, patch: Patch) -> None:
-    home, names = root / "places365", ["/a/airfield", "/a/alcove", "/b/bar"]
-    for k in range(3):
-        jpeg(home / f"data_large_standard{names[k]}/{k:08d}.jpg", k)
-        jpeg(home / f"val_large/Places365_val_{k:08d}.jpg", 3 + k)
-    lines(home / "categories_places365.txt", *(f"{name} {k}" for k, name in enumerate(names)))
-    lines(home / "places365_train_standard.txt", *(f"{names[k]}/{k:08d}.jpg {k}" for k in range(3)))
-    lines(home / "places365_val.txt", *(f"Places365_val_{k:08d}.jpg {k}" for k in range(3)))
-    sums = {split: (name, calculate_md5(home / name) if (home / name).is_file() else md5)
-            for split, (name, md5) in Places365._FILE_LIST_META.items()}  # fmt: skip
-    patch.setattr(Places365, "_FILE_LIST_META", sums)
-    name = Places365._CATEGORIES_META[0]
-    patch.setattr(Places365, "_CATEGORIES_META", (name, calculate_md5(home / name)))
-
-
-WRITERS: dict[str, Callable[[Path, Patch], None]] = {
-    "cub-200-2011": cub, "stanford-cars": cars, "fgvc-aircraft": aircraft, "flowers-102": flowers102, "oxford-pets": pets,
-    "stanford-dogs": dogs, "inaturalist-2018": inaturalist, "food-101": food101, "dtd": dtd, "places365": places365,
-}  # fmt: skip
 
 CLASSES = {
     "cub-200-2011": ("001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross"),
@@ -190,13 +74,13 @@ def opened(name: str, root: Path) -> tuple[ImageDataset, ImageDataset]:
 
 
 def test_every_official_format_is_tried_below() -> None:
-    sources = {CATALOGUE[name].recipe.source for name in WRITERS}
+    sources = {CATALOGUE[name].recipe.source for name in SETS}
     assert sources == set(FORMATS)
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", SETS)
 def test_a_set_as_it_unpacks_is_opened_with_its_official_split(name: str, tmp_path: Path, monkeypatch: Patch) -> None:
-    WRITERS[name](tmp_path, monkeypatch)
+    written(name, tmp_path, monkeypatch)
     train, val = opened(name, tmp_path)
     check_pair(train, val)
     assert train.classes[:3] == val.classes[:3] == CLASSES[name]
@@ -214,7 +98,7 @@ def test_a_set_as_it_unpacks_is_opened_with_its_official_split(name: str, tmp_pa
 
 
 def test_the_banner_of_aircraft_is_cut_off(tmp_path: Path, monkeypatch: Patch) -> None:
-    aircraft(tmp_path, monkeypatch)
+    written("fgvc-aircraft", tmp_path, monkeypatch)
     train, _ = opened("fgvc-aircraft", tmp_path)
     with Image.open(tmp_path / "fgvc-aircraft-2013b/data" / "images/0000000.jpg") as whole:
         assert whole.size == (12, 32)
@@ -225,7 +109,7 @@ def test_the_banner_of_aircraft_is_cut_off(tmp_path: Path, monkeypatch: Patch) -
 
 
 def test_the_labels_are_those_of_the_lists(tmp_path: Path, monkeypatch: Patch) -> None:
-    flowers102(tmp_path, monkeypatch)
+    written("flowers-102", tmp_path, monkeypatch)
     train, _ = opened("flowers-102", tmp_path)
     assert train.labels is not None
     named = {train.image_name(index): int(train.labels[index]) for index in range(6)}
@@ -233,7 +117,7 @@ def test_the_labels_are_those_of_the_lists(tmp_path: Path, monkeypatch: Patch) -
 
 
 def test_a_changed_label_is_another_fingerprint(tmp_path: Path, monkeypatch: Patch) -> None:
-    cub(tmp_path, monkeypatch)
+    written("cub-200-2011", tmp_path, monkeypatch)
     before = opened("cub-200-2011", tmp_path)[0].fingerprint
     image = next((tmp_path / "CUB_200_2011/images").rglob("*_0000.jpg"))
     image.write_bytes(image.read_bytes() + b" ")
@@ -246,7 +130,7 @@ def test_a_changed_label_is_another_fingerprint(tmp_path: Path, monkeypatch: Pat
 
 
 def test_a_set_half_unpacked_is_counted(tmp_path: Path, monkeypatch: Patch) -> None:
-    dogs(tmp_path, monkeypatch)
+    written("stanford-dogs", tmp_path, monkeypatch)
     for k in (0, 2):
         next((tmp_path / "stanford-dogs/Images").rglob(f"*_{k}.jpg")).unlink()
     with pytest.raises(
@@ -256,14 +140,14 @@ def test_a_set_half_unpacked_is_counted(tmp_path: Path, monkeypatch: Patch) -> N
 
 
 def test_the_wrong_years_inaturalist_is_named(tmp_path: Path, monkeypatch: Patch) -> None:
-    inaturalist(tmp_path, monkeypatch, 2019)
+    written("inaturalist-2019", tmp_path, monkeypatch)
     (tmp_path / "inaturalist-2019").rename(tmp_path / "inaturalist-2018")
     with pytest.raises(UserError, match=r"train2018\.json is missing.* train2019\.json, train_val2019, val2019\.json"):
         opened("inaturalist-2018", tmp_path)
 
 
 def test_a_list_with_what_belongs_to_no_image_is_told(tmp_path: Path, monkeypatch: Patch) -> None:
-    inaturalist(tmp_path, monkeypatch)
+    written("inaturalist-2018", tmp_path, monkeypatch)
     path = tmp_path / "inaturalist-2018/train2018.json"
     good = path.read_text()
 
@@ -287,7 +171,7 @@ def test_a_list_with_what_belongs_to_no_image_is_told(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("line", ["1 1 ", "\ufeff1 1", "1  1"])
 def test_spaces_and_marks_in_cubs_lists_move_no_image(tmp_path: Path, monkeypatch: Patch, line: str) -> None:
-    cub(tmp_path, monkeypatch)
+    written("cub-200-2011", tmp_path, monkeypatch)
     before = opened("cub-200-2011", tmp_path)[0].fingerprint
     path = tmp_path / "CUB_200_2011/train_test_split.txt"
     good = path.read_text()
@@ -299,7 +183,7 @@ def test_spaces_and_marks_in_cubs_lists_move_no_image(tmp_path: Path, monkeypatc
 
 
 def test_an_image_twice_in_a_list_is_refused(tmp_path: Path, monkeypatch: Patch) -> None:
-    cub(tmp_path, monkeypatch)
+    written("cub-200-2011", tmp_path, monkeypatch)
     path = tmp_path / "CUB_200_2011/images.txt"
     first, _, *rest = path.read_text().splitlines()
     lines(path, first, f"2 {first.split()[1]}", *rest)
@@ -312,9 +196,9 @@ def lists_of(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.suffix in (".txt", ".mat", ".json"))
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", SETS)
 def test_every_list_that_is_missing_or_cut_off_is_told(name: str, tmp_path: Path, monkeypatch: Patch) -> None:
-    WRITERS[name](tmp_path, monkeypatch)
+    written(name, tmp_path, monkeypatch)
     lists = lists_of(tmp_path)
     assert len(lists) > 1
     for path in lists:
@@ -331,9 +215,9 @@ def test_every_list_that_is_missing_or_cut_off_is_told(name: str, tmp_path: Path
     opened(name, tmp_path)
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", SETS)
 def test_a_set_is_found_from_within_the_data_root(name: str, tmp_path: Path, monkeypatch: Patch) -> None:
-    WRITERS[name](tmp_path, monkeypatch)
+    written(name, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     for here, there in zip(opened(name, Path()), opened(name, tmp_path), strict=True):
         assert here.fingerprint == there.fingerprint
@@ -341,7 +225,7 @@ def test_a_set_is_found_from_within_the_data_root(name: str, tmp_path: Path, mon
 
 
 def test_a_set_with_an_empty_list_and_overlapping_splits_are_refused(tmp_path: Path, monkeypatch: Patch) -> None:
-    aircraft(tmp_path, monkeypatch)
+    written("fgvc-aircraft", tmp_path, monkeypatch)
     recipe = CATALOGUE["fgvc-aircraft"].recipe
     assert isinstance(recipe, DataRecipe)
     home = tmp_path / "fgvc-aircraft-2013b/data"
@@ -388,7 +272,7 @@ def test_sizes_of_many_images_are_found_in_little_memory(tmp_path: Path) -> None
 
 
 def test_an_image_that_cannot_be_looked_at_is_named(tmp_path: Path, monkeypatch: Patch) -> None:
-    cub(tmp_path, monkeypatch)
+    written("cub-200-2011", tmp_path, monkeypatch)
     path = next((tmp_path / "CUB_200_2011/images").rglob("*_0001.jpg"))
     path.unlink()
     path.symlink_to(path.name)
@@ -399,7 +283,7 @@ def test_an_image_that_cannot_be_looked_at_is_named(tmp_path: Path, monkeypatch:
 def test_a_set_an_unknown_split_and_a_list_that_are_not_there_are_named(tmp_path: Path, monkeypatch: Patch) -> None:
     with pytest.raises(UserError, match="expected its folder at"):
         opened("stanford-cars", tmp_path)
-    food101(tmp_path, monkeypatch)
+    written("food-101", tmp_path, monkeypatch)
     recipe = CATALOGUE["food-101"].recipe
     assert isinstance(recipe, DataRecipe)
     with pytest.raises(UserError, match="Did you mean 'train'"):
@@ -410,7 +294,7 @@ def test_a_set_an_unknown_split_and_a_list_that_are_not_there_are_named(tmp_path
 
 
 def test_a_list_that_is_not_the_published_one_is_refused(tmp_path: Path, monkeypatch: Patch) -> None:
-    flowers102(tmp_path, monkeypatch)
+    written("flowers-102", tmp_path, monkeypatch)
     savemat(tmp_path / "flowers-102/setid.mat", {"trnid": [[1]], "valid": [[2]], "tstid": [[3]]})
     with pytest.raises(UserError, match="not found or corrupted"):
         opened("flowers-102", tmp_path)
@@ -435,7 +319,7 @@ def served() -> Iterator[Callable[[Path], str]]:
 def test_a_set_that_torchvision_can_download_is_downloaded_and_its_checksum_compared(
     tmp_path: Path, monkeypatch: Patch, served: Callable[[Path], str]
 ) -> None:
-    dtd(tmp_path / "there", monkeypatch)
+    written("dtd", tmp_path / "there", monkeypatch)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     archive = Path(shutil.make_archive(str(tmp_path / "dtd-r1.0.1"), "gztar", tmp_path / "there/dtd", "dtd"))
     (tmp_path / "served").mkdir()

@@ -17,6 +17,7 @@ from lutbench.data.catalogue import CATALOGUE, status_of
 from lutbench.data.describe import render_dataset, render_list
 from lutbench.data.plain_pickle import read_plain_pickle
 from lutbench.data.revisited import open_dataset, read_lists
+from lutbench.data.toy.miniatures import write_revisited as write_set
 from lutbench.data.verify import verify
 from lutbench.errors import UserError
 from lutbench.evaluate.queries import QueryScores
@@ -180,33 +181,12 @@ def test_a_query_without_hard_images_does_not_count_for_hard() -> None:
 
 # Revisited Oxford, in its layout
 
-BUILDINGS = ("arch", "dome", "tower")
-
-
-def lists_of(database: list[str], queries: list[str]) -> dict[str, Any]:
-    """Lists as published: names without ending, places as arrays or lists of numbers, a box each."""
-    gnd = []
-    for query in queries:
-        own = [place for place, name in enumerate(database) if name.split("_")[0] == query.split("_")[0]]
-        gnd.append(
-            {"bbx": [4.0, 4.0, 28.0, 20.0], "easy": np.array(own[:2]), "hard": own[2:4], "junk": np.array(own[4:])}
-        )
-    return {"gnd": gnd, "imlist": database, "qimlist": queries}
-
 
 def write_revisited(root: Path, protocol: int = 2) -> Path:
     """A set of three buildings, five photographs each and a query, in the published layout; returns the pickle."""
-    generator, folder = np.random.default_rng(0), root / "roxford5k"
-    (folder / "jpg").mkdir(parents=True)
-    database = [f"{name}_{number:06}" for name in BUILDINGS for number in range(5)]
-    queries = [f"{name}_{9:06}" for name in BUILDINGS]
-    for name in (*database, *queries):
-        pixels = generator.integers(0, 120, (24, 32, 3))
-        pixels[4:20, 4:28, BUILDINGS.index(name.split("_")[0])] += 120
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / "jpg" / f"{name}.jpg", quality=95)
-    path = folder / "gnd_roxford5k.pkl"
-    path.write_bytes(pickle.dumps(lists_of(database, queries), protocol))
-    return path
+    recipe, home = RevisitedDataRecipe(source="roxford5k"), root / "roxford5k"
+    write_set(recipe, home, 24, protocol)
+    return home / recipe.lists
 
 
 def rewritten(path: Path, **changes: Any) -> None:

@@ -96,6 +96,17 @@ class FolderImages:
         """Return the file's name relative to the folder, with forward slashes."""
         return printable(os.fsdecode(self._name(index)))
 
+    def at(self, index: NDArray[np.int64]) -> "FolderImages":
+        """Return the images ``index`` (n,), ascending, with all classes."""
+        return replace(
+            self,
+            labels=None if self.labels is None else self.labels[index],
+            fingerprint=fingerprint_of([*self.classes], self.fingerprint.encode(), index),
+            names=b"".join(map(self._name, index.tolist())),
+            ends=np.cumsum(np.diff(self.ends, prepend=0)[index]),
+            sizes=self.sizes[index],
+        )
+
     def of_classes(self, folders: Collection[str]) -> "FolderImages":
         """Return the images in the class folders ``folders``, in the same order; the other class folders do not count."""
         assert self.labels is not None

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -77,6 +77,16 @@ class HuggingFaceImages:
     def image_name(self, index: int) -> str:
         """Return a name made of the split and the row."""
         return f"{self.split}/{index:08d}"
+
+    def at(self, index: NDArray[np.int64]) -> "HuggingFaceImages":
+        """Return the images ``index`` (n,), ascending, with all classes."""
+        return replace(
+            self,
+            labels=None if self.labels is None else self.labels[index],
+            fingerprint=fingerprint_of([*self.classes], self.fingerprint.encode(), index),
+            rows=self.rows.select(index),
+            sizes=self.sizes[index],
+        )
 
     def _read(self, index: int, encoded: Encoded | None) -> bytes:
         try:

@@ -1,5 +1,6 @@
 """The door to every dataset of images: whatever it comes from, behind it is an :class:`ImageDataset`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, overload
@@ -13,6 +14,7 @@ from lutbench.data.classes import class_notes as class_notes
 from lutbench.data.classes import composed
 from lutbench.data.decoding import Pixels
 from lutbench.data.decoding import UndecodableImage as UndecodableImage  # which belongs to the protocol
+from lutbench.data.few import few_of
 from lutbench.data.folder import fingerprint_of, open_folder
 from lutbench.data.held_out import part_of_train
 from lutbench.data.layout import likely_setting
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from lutbench.workspace import Workspace
 
 Split = Literal["train", "val"]
+
+IMAGENET_CLASSES = 1000
 
 
 class Files(Protocol):
@@ -87,6 +91,8 @@ def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
         whole = open_dataset(recipe.model_copy(update={"held_out": None}), "train", root)
         return part_of_train(whole, split, recipe.held_out)
     opened = _open(recipe, split, root)
+    if recipe.few is not None and not is_streamed(opened):
+        opened = opened.at(few_of(opened, recipe.few))
     if recipe.bits is None:
         return opened
     settings: Any = {"bits": recipe.bits, "fingerprint": fingerprint_of([opened.fingerprint, f"{recipe.bits} bits"])}
@@ -196,3 +202,11 @@ def aligned(train: ImageDataset, val: ImageDataset) -> ImageDataset:
     labels = np.array([label_of.get(composed(name), -1) for name in val.classes], np.int64)[val.labels]
     changed: Any = replace(val, classes=train.classes, labels=labels)  # type: ignore[type-var]
     return changed  # type: ignore[no-any-return]
+
+
+def write_miniature(recipe: DataRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> None:
+    """Write the dataset in miniature below ``root``, with images of ``side`` pixels; a thousand ``classes`` are ImageNet-1k's."""
+    from lutbench.data.toy.miniatures import miniature, write_images
+
+    with miniature(root / recipe.folder) as home:
+        write_images(recipe, home, side, imagenet=len(classes) == IMAGENET_CLASSES)

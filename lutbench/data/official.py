@@ -48,6 +48,9 @@ class Format(NamedTuple):
     """Rows of pixels below every photograph that the set's authors ask to cut off."""
 
 
+MINIATURE = ".miniature"
+"""A file that marks a set in miniature (:mod:`lutbench.data.toy.miniatures`), whose lists cannot have the sums of the published ones."""
+
 STATS_AT_ONCE = 1000
 """Files whose sizes a thread looks up for one task: a task for each of 600,000 files would take 1 GB."""
 
@@ -187,7 +190,10 @@ def _of_torchvision(
             )
         part = split.rstrip("0123456789")
         number = {"partition": int(split[len(part) :])} if part != split else {}
-        made: Any = getattr(torchvision.datasets, kind)(folder.parent, split=part, **number)
+        reader: Any = getattr(torchvision.datasets, kind)
+        if (folder / MINIATURE).is_file() and hasattr(reader, "_file_dict"):
+            reader = _with_own_sums(reader, folder)
+        made = reader(folder.parent, split=part, **number)
         samples = getattr(made, files)
         paths = [sample[0] if isinstance(sample, tuple) else sample for sample in samples]
         labels = made._labels if hasattr(made, "_labels") else [sample[1] for sample in samples]
@@ -196,6 +202,15 @@ def _of_torchvision(
         return Listed(_distinct(made.classes), relative, [int(label) for label in labels])
 
     return Format(read, splits, needs, banner)
+
+
+def _with_own_sums(reader: Any, folder: Path) -> Any:
+    """Return a class of torchvision that takes the lists in ``folder`` for the published ones, of which it knows the sums."""
+    from torchvision.datasets.utils import calculate_md5
+
+    sums = {part: (file, calculate_md5(path) if (path := folder / file).is_file() else md5)
+            for part, (file, md5) in reader._file_dict.items()}  # fmt: skip
+    return type(reader.__name__, (reader,), {"_file_dict": sums})
 
 
 # Read here

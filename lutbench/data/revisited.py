@@ -18,7 +18,7 @@ from lutbench.data.decoding import Pixels
 from lutbench.data.folder import FolderImages, fingerprint_of
 from lutbench.data.plain_pickle import read_plain_pickle
 from lutbench.data.survey import Survey, survey_splits
-from lutbench.data.walking import explained
+from lutbench.data.walking import evenly_spaced, explained
 from lutbench.errors import UserError, listed
 from lutbench.recipes.retrieval import RevisitedDataRecipe
 
@@ -74,6 +74,7 @@ def open_dataset(recipe: RevisitedDataRecipe, split: str, root: Path) -> Revisit
             f"`lutbench data list {recipe.source}` says how to get it."
         )
     lists = read_lists(folder / recipe.lists, name)
+    lists = lists if recipe.few is None else few_lists(lists, recipe.few)
     files = lists.database if split == "database" else lists.queries
     sizes = _sizes(folder / "jpg", files, name, split)
     names = [os.fsencode(f"{file}.jpg") for file in files]
@@ -135,6 +136,28 @@ def read_lists(path: Path, name: str) -> Lists:
     return Lists(database, queries, boxes, relations)
 
 
+def few_lists(lists: Lists, few: int) -> Lists:
+    """Return the lists of a few of the queries, and of so many images of the database: what these are to find, and then the first others."""
+    queries = evenly_spaced(len(lists.queries), max(1, few // 8)).tolist()
+    sought = [
+        place for query in queries for found in lists.relations[query].values() for place in found[: few // 8].tolist()
+    ]
+    kept = sorted(list(dict.fromkeys([*sought, *range(len(lists.database))]))[:few])
+    new_place = {old: new for new, old in enumerate(kept)}
+    return Lists(
+        [lists.database[place] for place in kept],
+        [lists.queries[query] for query in queries],
+        lists.boxes[queries],
+        tuple(
+            {
+                key: np.array([new_place[place] for place in found.tolist() if place in new_place], np.int64)
+                for key, found in lists.relations[query].items()
+            }
+            for query in queries
+        ),
+    )
+
+
 def _names(given: Any) -> list[str]:
     if not isinstance(given, list) or not all(isinstance(name, str) and name and "\0" not in name for name in given):
         raise ValueError("names that are no text")
@@ -182,3 +205,11 @@ def needs(recipe: RevisitedDataRecipe, root: Path) -> dict[str, Path]:
 
 def built_by(recipe: RevisitedDataRecipe) -> None:
     """Return what builds a dataset: nothing does."""
+
+
+def write_miniature(recipe: RevisitedDataRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> None:
+    """Write the dataset in miniature below ``root``, with images that are ``side`` pixels high."""
+    from lutbench.data.toy.miniatures import miniature, write_revisited
+
+    with miniature(root / recipe.folder) as home:
+        write_revisited(recipe, home, side)

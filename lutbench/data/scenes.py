@@ -1,5 +1,6 @@
 """The door to every dataset of images with masks: whatever it comes from, behind it is a :class:`SegmentationDataset`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
     from lutbench.data.manifest import IntegrityReport
     from lutbench.workspace import Workspace
 
-__all__ = ["SegmentationDataset", "built_by", "check_pair", "inspect", "needs", "open_dataset", "survey"]
+__all__ = [
+    "SegmentationDataset",
+    "built_by",
+    "check_pair",
+    "inspect",
+    "needs",
+    "open_dataset",
+    "survey",
+    "write_miniature",
+]
 
 
 def open_dataset(recipe: SegmentationDataRecipe, split: Split, root: Path) -> SegmentationDataset:
@@ -42,7 +52,7 @@ def open_dataset(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Se
         "reduce_zero_label": True,
     }
     dataset, images = list_scenes(recipe.model_copy(update=known), split, root), CATALOGUE["ade20k"].images
-    if len(dataset) != images[split]:
+    if len(dataset) != images[split] and recipe.few is None:
         other = "val" if split == "train" else "train"
         swapped = f" So many has {other}: are the folders swapped?" if len(dataset) == images[other] else ""
         raise UserError(
@@ -115,3 +125,12 @@ def check_pair(train: SegmentationDataset, val: SegmentationDataset) -> None:
             f"{train.name}: train ({train.images.absolute()}) and val ({val.images.absolute()}) are the same images. "
             "Name two folders with train and val."
         )
+
+
+def write_miniature(recipe: SegmentationDataRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> None:
+    """Write the dataset in miniature below ``root``, with images that are ``side`` pixels high."""
+    from lutbench.data.toy.miniatures import miniature, write_scenes
+
+    reduces = recipe.source == "ade20k" or recipe.reduce_zero_label
+    with miniature(root / recipe.folder) as home:
+        write_scenes(recipe, home, side, len(recipe.classes or ade20k_colours()), 0 if reduces else recipe.ignore)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.decoding import Pixels
+from lutbench.data.few import few_of
 from lutbench.data.folder import fingerprint_of
 from lutbench.data.survey import Survey
 from lutbench.errors import UserError, listed
@@ -59,6 +60,15 @@ class SubsetImages:
         """Bits that are used of pixels of more than 8, where that is set."""
         return getattr(self.whole, "bits", None)
 
+    def at(self, index: NDArray[np.int64]) -> "SubsetImages":
+        """Return the images ``index`` (n,), ascending, of the subset, with all classes."""
+        return replace(
+            self,
+            index=self.index[index],
+            labels=None if self.labels is None else self.labels[index],
+            fingerprint=fingerprint_of([*self.classes], self.fingerprint.encode(), index),
+        )
+
     def image(self, index: int) -> Image.Image:
         """Decode an image, mode RGB. Raises as the whole split does."""
         return self.whole.image(int(self.index[index]))
@@ -81,15 +91,15 @@ def whole_of(images: "ImageDataset") -> "ImageDataset":
     return images.whole if type(images) is SubsetImages else images
 
 
-def restricted(images: "ImageDataset", chosen: TrainingSubset, root: Path) -> SubsetImages:
-    """Return the images of a training split that are ``chosen``; their fingerprint tells which they are.
+def restricted(images: "ImageDataset", chosen: TrainingSubset, root: Path, few: int | None = None) -> SubsetImages:
+    """Return the images of a training split that are ``chosen``, or a ``few`` of them; their fingerprint tells which they are.
 
     Raises:
         UserError: as :func:`subset_of`.
     """
     index = subset_of(images, chosen, root)
     assert images.labels is not None
-    return SubsetImages(
+    found = SubsetImages(
         whole=images,
         index=index,
         classes=images.classes,
@@ -97,6 +107,7 @@ def restricted(images: "ImageDataset", chosen: TrainingSubset, root: Path) -> Su
         fingerprint=fingerprint_of(list(images.classes), images.fingerprint.encode(), index),
         skip_undecodable=images.skip_undecodable,
     )
+    return found if few is None else found.at(few_of(found, few))
 
 
 def subset_of(images: "ImageDataset", chosen: TrainingSubset, root: Path) -> NDArray[np.int64]:

@@ -111,6 +111,8 @@ class DatasetRecipe(Recipe):
     source: str
     path: Annotated[str, Runtime] = ""
     """Folder below the data root; a dataset of photographs that ship in packages has its own."""
+    few: Annotated[int | None, Later, Field(ge=2, le=10**6)] = None
+    """Of each split so many images at most are read, some of a few classes: what a smoke run takes, see :mod:`lutbench.smoke`."""
 
     @property
     def splits(self) -> tuple[str, ...]:

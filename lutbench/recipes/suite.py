@@ -234,6 +234,8 @@ class PlannedRun:
     """Name of the run whose encoder it starts from, or whose classifier it measures: a pre-training, a fine-tuning or a linear probe."""
     draw: int = 0
     """Of a task that is run for several draws of its training images, which of them."""
+    smoke: str = ""
+    """Of a smoke run what it is, ``toy``: its identity is that of no measurement; see :mod:`lutbench.smoke`."""
 
     @property
     def stage(self) -> str:
@@ -279,6 +281,8 @@ class LoadedSuite:
     """Curves, and tables of differences, beside the main table."""
     study_rows: frozenset[Row] = frozenset()
     """The rows that are there for studies alone, and have no place in the tables of methods and in comparisons."""
+    smoke: str = ""
+    """Of a suite that is smoked its width, ``own`` or ``toy``, see :mod:`lutbench.smoke`."""
 
     @property
     def studied(self) -> set[str]:

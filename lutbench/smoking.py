@@ -1,0 +1,50 @@
+"""``lutbench run SUITE --smoke``: lay out what is read, run, and make the tables."""
+
+from collections.abc import Sequence
+
+from lutbench.errors import UserError
+from lutbench.recipes.suite import LoadedSuite
+from lutbench.report.sections import View
+from lutbench.report.tables import all_sections, show_tables, write_tables
+from lutbench.smoke import Smoke, Width, smoke_workspace, smoked
+from lutbench.smoke_data import lay_out
+from lutbench.stages import run_suite
+from lutbench.train.processes import accelerator
+from lutbench.workspace import Workspace
+
+
+def smoke_suite(
+    suite: LoadedSuite,
+    stages: Sequence[str],
+    only: Sequence[str],
+    workspace: Workspace,
+    again: Sequence[str],
+    width: Width,
+    jobs: int = 1,
+) -> None:
+    """Smoke the runs of a suite that were chosen, through to tables, apart from the real ones, see :mod:`lutbench.smoke`.
+
+    Raises:
+        UserError: at the end, as :func:`lutbench.stages.run_suite`: with the tables of what could be done.
+    """
+    processes = accelerator()
+    apart = smoke_workspace(workspace, width)
+    smoke = Smoke(width, apart.runs, workspace.data, processes.num_processes)
+    changed = smoked(suite, smoke)
+    changed.chosen(stages, only)  # a mistyped name is answered before anything is written
+    apart.make()
+    if processes.is_main_process:
+        lay_out(changed, smoke)
+    processes.wait_for_everyone()
+    failure: UserError | None = None
+    try:
+        run_suite(changed, stages, only, apart, again, jobs)
+    except UserError as error:
+        failure = error
+    if processes.is_main_process:
+        view = View.read(changed, apart.results)
+        sections = all_sections(view)
+        write_tables(view, sections, apart.results)
+        show_tables(view, sections, apart.results)
+    if failure is not None:
+        raise failure
