@@ -29,6 +29,7 @@ from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import open_run
 from lutbench.run_status import weights_problem
+from lutbench.smoke.mark import refuse_smoke_weights
 from lutbench.workspace import Workspace
 
 
@@ -113,6 +114,7 @@ def try_weights(given: str, choices: Choices) -> Tried:
     """
     path = Path(given).expanduser()
     if path.exists():
+        refuse_smoke_weights(path)
         source, said = _of_file(path, choices)
     elif len(path.parts) > 1 or (path.suffix and not timm.is_model(given.partition(".")[0])):  # timm's may end in .TAG
         raise UserError(

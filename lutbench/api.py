@@ -21,6 +21,7 @@ from lutbench.evaluate.image_names import folder_of_class
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.record import Record, read_records
 from lutbench.record_search import find_record, suites_in
+from lutbench.smoke.mark import refuse_smoke
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,6 +68,8 @@ def records(suite: str | Path, results: str | Path = "results") -> pd.DataFrame:
             f"There are no records of suite {name!r} below {Path(results).absolute()}.{nearest(name, known)} Suites there: "
             f"{listed(known) or 'none'}. Run it: lutbench run {suite}, or say where they are: results=."
         )
+    for record in found.values():
+        refuse_smoke(record.identity_inputs, f"{name}/{record.run}")
     rows = [row for record in found.values() for row in _rows(record)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
@@ -95,6 +98,7 @@ def outcomes(run: str | Path | Record, results: str | Path = "results") -> pd.Da
         UserError: if there is no such record, it has no per-image outcomes (pre-training has none), or they are damaged.
     """
     record = run if isinstance(run, Record) else find_record(str(run), Path(results))
+    refuse_smoke(record.identity_inputs, f"{record.suite}/{record.run}")
     found = record.outcomes
     frame: pd.DataFrame = found.frame()
     if isinstance(found, Outcomes) and (folders := folder_of_class(found.names, found.label)):
@@ -122,9 +126,10 @@ def encoder(run: str | Path, runs: str | Path = "runs") -> "tuple[nn.Module, Tra
         UserError: if there is no such run or it has not finished, it left no model of timm, or its weights are damaged.
     """
     from lutbench.models.hub import exported_model  # here and below, because torch and timm are slow to import
-    from lutbench.run_files import finished_folder
+    from lutbench.run_files import finished_folder, read_started
 
     folder = finished_folder(str(run), Path(runs))
+    refuse_smoke(read_started(folder).document, str(run))
     kept = [folder / f"{name}.safetensors" for name in ("encoder", "classifier")]
     weights = next((path for path in kept if path.with_suffix(".json").is_file() or path.is_file()), None)
     if weights is None:

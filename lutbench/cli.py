@@ -96,7 +96,7 @@ def run(
         console.print(budget.sentence(name, with_file=True), soft_wrap=True)
     workspace = Workspace(data_root, runs, results, feature_bytes=round(features * 1e9))
     if smoke is not None:
-        from lutbench.smoking import smoke_suite
+        from lutbench.smoke.command import smoke_suite
 
         smoke_suite(loaded, stage or [], only or [], workspace, again or [], smoke, jobs)
         return

@@ -12,6 +12,7 @@ from lutbench.models.hub import exported_model, write_timm
 from lutbench.report.evidence import evidence, load_suites, recipe_of
 from lutbench.report.model_card import check_licence, model_card
 from lutbench.run_files import FINISHED, Started, finished_folder, read_started
+from lutbench.smoke.mark import refuse_smoke
 
 Library = Literal["timm", "huggingface", "mmseg"]
 
@@ -36,11 +37,12 @@ def export_run(
     have records and are not this suite's own.
 
     Raises:
-        UserError: if there is no such run, it left nothing that the library loads, what it left is damaged, or ``target`` has
+        UserError: if there is no such run, it is a smoke run, it left nothing that the library loads, what it left is damaged, or ``target`` has
             anything in it.
     """
     folder = finished_folder(run, runs)
     started = read_started(folder)
+    refuse_smoke(started.document, run)
     kind = str(started.document.get("stage"))
     library = library or ("mmseg" if kind == "segmentation" else "timm")
     if licence or suites:

@@ -7,6 +7,7 @@ from lutbench.errors import UserError, listed
 from lutbench.models.export import export_of
 from lutbench.run_files import read_finished
 from lutbench.run_status import RunState
+from lutbench.smoke.mark import refuse_smoke_weights
 
 if TYPE_CHECKING:
     from lutbench.run import Run
@@ -28,7 +29,7 @@ def weights_of(run: "Run[Any]") -> Path | None:
     """Return the file or folder of weights that a run starts from, if there is one.
 
     Raises:
-        UserError: if the user's file is absent, or the run that it needs has not finished.
+        UserError: if the user's file is absent, or a smoke run's, or the run that it needs has not finished.
     """
     source, part = run.recipe.source, run.planned.kind.starts_from
     if source is None:
@@ -44,6 +45,8 @@ def weights_of(run: "Run[Any]") -> Path | None:
             f"{table}.{run.planned.method}.checkpoint: there is no file or folder {weights.absolute()}. A relative path begins at the folder "
             "that the command is given in."
         )
+    if not run.planned.smoke:
+        refuse_smoke_weights(weights)
     return weights
 
 

@@ -19,6 +19,7 @@ from lutbench.recipes.differences import NOT_SET, recipe_of, settings_of
 from lutbench.recipes.suite import PlannedRun
 from lutbench.record import Record, same_number
 from lutbench.report.values import interval_legend
+from lutbench.smoke.mark import MARK, is_smoke
 from lutbench.sources import differing
 
 WORST = 10
@@ -52,6 +53,8 @@ def show_record(record: Record, runs: Path, results: Path) -> bool:
     """Print everything behind a record's numbers; return whether it is whole and its outcomes give its numbers."""
     recipe = recipe_of(record.kind, record.recipe)
     console.print(f"{record.suite}/{record.run}", style="bold")
+    if is_smoke(record.identity_inputs):
+        console.print(MARK)
     _section("Where it comes from", *_facts(_steps(record, results)))
     _section("How images were prepared", *_facts(_prepared(record, recipe)))
     _section("Measured", _measurements(record))

@@ -91,8 +91,9 @@ def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
         whole = open_dataset(recipe.model_copy(update={"held_out": None}), "train", root)
         return part_of_train(whole, split, recipe.held_out)
     opened = _open(recipe, split, root)
-    if recipe.few is not None and not is_streamed(opened):
-        opened = opened.at(few_of(opened, recipe.few))
+    if recipe.few is not None and not recipe.streaming:
+        whole: Any = opened
+        opened = whole.at(few_of(whole, recipe.few))
     if recipe.bits is None:
         return opened
     settings: Any = {"bits": recipe.bits, "fingerprint": fingerprint_of([opened.fingerprint, f"{recipe.bits} bits"])}

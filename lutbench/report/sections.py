@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from lutbench.errors import UserError
 from lutbench.recipes.base import DatasetRecipe
 from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.shares import at_share
 from lutbench.recipes.suite import UNTRAINED, LoadedSuite
-from lutbench.record import Record, read_records
+from lutbench.record import Record, read_records, record_path
 from lutbench.reference_curves import REFERENCE
 from lutbench.report.entries import TableEntry, entries, row_of
 from lutbench.report.figures import GREYS, PALETTE
+from lutbench.smoke.mark import MARK, is_smoke
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,14 +94,23 @@ class View:
         """Read the records of a suite, each file once; the reference's are in ``reference`` below them if not given.
 
         Raises:
-            UserError: if a record is damaged, or as :func:`lutbench.report.entries.entries` does.
+            UserError: if a record is damaged, or a smoke run's where the suite is not smoked, or as :func:`lutbench.report.entries.entries` does.
         """
         records = read_records(results_dir, suite.name)
+        for name, record in records.items():
+            if is_smoke(record.identity_inputs) != bool(suite.smoke):
+                found, wanted = ("no smoke run's", "a smoke") if suite.smoke else ("a smoke run's", "the real")
+                raise UserError(
+                    f"{record_path(results_dir, suite.name, name)}: this record is {found}, and stands among those of {wanted} suite. Remove it, "
+                    "or give another folder as --results."
+                )
         return cls(suite, records, entries(suite, records), reference_dir or results_dir / REFERENCE)
 
     @property
     def note(self) -> str:
         """What has to stand beside every number; empty if nothing."""
+        if self.suite.smoke:
+            return MARK
         return PIPELINE_ONLY if self.suite.config.kind == "pipeline" else ""
 
     def notes_of(self, entry: TableEntry) -> list[str]:

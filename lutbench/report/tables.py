@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +22,7 @@ from lutbench.report.render import csv, latex, markdown, terminal
 from lutbench.report.sections import Section, View, not_run
 from lutbench.report.studies import study_sections
 from lutbench.report.values import footnotes, source_lines, value_legend, value_table, wide_section
+from lutbench.smoke.mark import MARK
 from lutbench.sources import differing
 
 FILES = {"main.md"} | {
@@ -60,7 +62,19 @@ def all_sections(view: View) -> list[Section]:
         Section(OTHER_CODE, legend=other_code(view)),
         Section("Sources", legend="\n".join(source_lines(view))),
     ]
-    return [section for section in sections if not section.is_empty]
+    told = [section for section in sections if not section.is_empty]
+    return [_smoked(section) for section in told] if view.suite.smoke else told
+
+
+def _smoked(section: Section) -> Section:
+    """Return a section of a smoked suite, marked where it has numbers: the table by its title, which files share, and every row of data."""
+    data = section.data
+    if data is not None and "note" not in data:
+        data = data.assign(note=MARK)
+    if section.frame.empty or section.level == 1:
+        return replace(section, data=data)
+    title = f"{section.title} ({MARK.rstrip('.')})" if section.title else MARK.rstrip(".")
+    return replace(section, title=title, data=data)
 
 
 def _main(view: View, among: Sequence[TableEntry]) -> Section:

@@ -24,7 +24,7 @@ def save_drawn(
     image = drawn(label, number, width, height)
     whole = Image.new("RGB", (image.width, image.height + banner))
     whole.paste(image)
-    whole.save(path, **({} if path.suffix == ".png" else {"format": "JPEG", "quality": 95}))
+    whole.save(path, "PNG" if path.suffix == ".png" else "JPEG", quality=95)
 
 
 def write_lines(path: Path, texts: Sequence[str]) -> None:

@@ -25,7 +25,8 @@ from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.smoke import FEW, SIDE, Smoke, datasets_of
+from lutbench.smoke.mark import HOME
+from lutbench.smoke.shortened import FEW, SIDE, Smoke, datasets_of
 
 SCENES = {"train": 8, "val": 4}
 """The first images with masks of each split, which are linked."""
@@ -44,6 +45,7 @@ def lay_out(suite: LoadedSuite, smoke: Smoke) -> None:
     """
     with saving(smoke.home):
         smoke.data.mkdir(parents=True, exist_ok=True)
+        (smoke.home / HOME).touch()
         with FileLock(smoke.home / ".lock"):
             drawn = [*_sets(suite, smoke), *_lists(suite, smoke), *_weights(suite, smoke)]
     if drawn:
@@ -152,9 +154,10 @@ def _classes_asked(suite: LoadedSuite) -> set[str]:
     found = set()
     for run in suite.runs:
         recipe = run.recipe
-        if isinstance(recipe, RobustnessRecipe) and run.needs and recipe.set.labels != "classifier":
-            if not recipe.set.labels.endswith(".json"):
-                found.add(suite.run(run.needs).recipe.dataset.folder)
+        if not isinstance(recipe, RobustnessRecipe) or not run.needs:
+            continue
+        if recipe.set.labels != "classifier" and not recipe.set.labels.endswith(".json"):
+            found.add(suite.run(run.needs).recipe.dataset.folder)
     return found | {"imagenet-1k"}
 
 

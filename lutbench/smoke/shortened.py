@@ -1,14 +1,5 @@
-"""Smoke runs: every run of a suite in minutes, on a few images and for a few steps, to see that all of it can be run.
+"""A suite as it is smoked: a function of its recipes, which read a few images and train for a few steps."""
 
-``lutbench run SUITE --smoke`` takes the suite's own encoders, ``--smoke toy`` small ones of the same kinds. It is the suite's recipes
-that change (:func:`smoked`): what performs them, reads sets and makes tables is what performs, reads and makes the real ones. A set that
-is not there is read in miniature (:mod:`lutbench.smoke_data`).
-
-What comes of it is no measurement: it lies apart, in ``smoke/WIDTH`` below the folders of runs and results, has identities of its
-own, is marked in every table, and is refused wherever a model or a number would be taken away (:func:`refuse_smoke`).
-"""
-
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +16,10 @@ from lutbench.recipes.probes import KnnRecipe, LinearRecipe, LogisticRecipe
 from lutbench.recipes.retrieval import InstanceRetrievalRecipe, RetrievalRecipe
 from lutbench.recipes.robustness import ClassifierSource, RobustnessDatasetRecipe, RobustnessRecipe
 from lutbench.recipes.segmentation import CropsRecipe, SegmentationRecipe, WindowsRecipe
-from lutbench.recipes.suite import LoadedSuite, PlannedRun, Row, Study, StudyPoint
+from lutbench.recipes.suite import LoadedSuite, PlannedRun, Study, StudyPoint
 from lutbench.workspace import Workspace
 
 Width = Literal["own", "toy"]
-
-MARK = "Smoke run: no measurement."
-"""What stands beside every number of a smoke run."""
 
 REVISION = 1
 """Raised whenever smoke runs of before are to be run anew."""
@@ -94,15 +82,6 @@ def smoke_workspace(workspace: Workspace, width: Width) -> SmokeWorkspace:
     home = workspace.runs / "smoke" / width
     results = workspace.results / "smoke" / width
     return SmokeWorkspace(home / "data", home, results, feature_bytes=workspace.feature_bytes, asked=workspace.options)
-
-
-def refuse_smoke(identity_inputs: Mapping[str, Any], what: str) -> None:
-    """Raise UserError if these are the identity inputs of a smoke run, of which ``what`` is would be taken for a measurement's."""
-    if identity_inputs.get("smoke"):
-        raise UserError(
-            f"{what}: a smoke run's, on a few images and for a few steps, which shows that a suite can be run and measures nothing. "
-            "Take that of a real run: lutbench run SUITE, without --smoke."
-        )
 
 
 def smoked(suite: LoadedSuite, smoke: Smoke) -> LoadedSuite:
@@ -353,8 +332,3 @@ def datasets_of(suite: LoadedSuite) -> list[DatasetRecipe]:
     """Return the datasets that the runs of a suite read, each once, those of robustness last."""
     found = {run.recipe.dataset.model_dump_json(): run.recipe.dataset for run in suite.runs}
     return sorted(found.values(), key=lambda recipe: isinstance(recipe, RobustnessDatasetRecipe))
-
-
-__all__ = [
-    "MARK", "Row", "Smoke", "SmokeWorkspace", "Width", "datasets_of", "refuse_smoke", "smoke_workspace", "smoked",
-]  # fmt: skip

@@ -6,8 +6,8 @@ from lutbench.errors import UserError
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.report.sections import View
 from lutbench.report.tables import all_sections, show_tables, write_tables
-from lutbench.smoke import Smoke, Width, smoke_workspace, smoked
-from lutbench.smoke_data import lay_out
+from lutbench.smoke.inputs import lay_out
+from lutbench.smoke.shortened import Smoke, Width, smoke_workspace, smoked
 from lutbench.stages import run_suite
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace

@@ -1,0 +1,45 @@
+"""What tells a smoke run from a measurement, and refuses it where one is wanted."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lutbench.errors import UserError
+from lutbench.files import DamagedError
+from lutbench.run_files import STARTED, read_started
+
+MARK = "Smoke run: no measurement."
+"""What stands beside every number of a smoke run."""
+
+HOME = ".smoke"
+"""A file that marks the folder of smoke runs."""
+
+
+def is_smoke(identity_inputs: Mapping[str, Any]) -> bool:
+    """Return whether these are the identity inputs of a smoke run."""
+    return bool(identity_inputs.get("smoke"))
+
+
+def refuse_smoke(identity_inputs: Mapping[str, Any], what: str) -> None:
+    """Raise UserError if these are the identity inputs of a smoke run; ``what`` of it would be taken for a measurement's."""
+    if is_smoke(identity_inputs):
+        raise _refusal(what)
+
+
+def refuse_smoke_weights(weights: Path) -> None:
+    """Raise UserError if a file or folder of weights is what a smoke run left, or was drawn for one."""
+    if any((folder / HOME).is_file() for folder in weights.absolute().parents):
+        raise _refusal(str(weights))
+    if (weights.parent / STARTED).is_file():
+        try:
+            started = read_started(weights.parent)
+        except DamagedError:
+            return  # a file of this name that is somebody else's
+        refuse_smoke(started.document, str(weights))
+
+
+def _refusal(what: str) -> UserError:
+    return UserError(
+        f"{what}: a smoke run's, on a few images and for a few steps, which shows that a suite can be run and measures nothing. Take that "
+        "of a real run: lutbench run SUITE, without --smoke."
+    )
