@@ -184,8 +184,9 @@ def _lists(suite: LoadedSuite, smoke: Smoke) -> Iterator[str]:
         else:
             dataset = run.recipe.dataset
             images = dataset_module(dataset).open_dataset(dataset, "train", smoke.data)
-            names = [images.image_name(index).rpartition("/")[2] for index in range(len(images))]
-            text = "".join(f"{name}\n" for name in names[:FEW])
+            names = [images.image_name(index) for index in range(len(images))]
+            files = [name.rpartition("/")[2] for name in names]  # as lists of ImageNet have them
+            text = "".join(f"{name}\n" for name in (files if len(set(files)) == len(files) else names)[:FEW])
             path = smoke.data / file
             if path.is_symlink():
                 path.unlink()
