@@ -93,8 +93,8 @@ def tables(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run the tests; what follows ``--`` goes to pytest."""
-    run(session, "pytest", *session.posargs)
+    """Run the tests, the files shared among the cores; what follows ``--`` goes to pytest, such as ``-m gpu -n 0``."""
+    run(session, "pytest", "-n", "auto", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session(reuse_venv=True)

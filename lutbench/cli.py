@@ -88,6 +88,9 @@ def run(
 ) -> None:
     """Run what a suite file says. Finished runs are reused, interrupted ones go on, changed ones start anew."""
     loaded = _load(suite, overrides, results, keep=True)  # first, so that a mistyped name is answered at once
+    from lutbench.allocator import keep_freed_memory
+
+    keep_freed_memory()  # before torch allocates anything
     from lutbench.progress import console
     from lutbench.stages import run_suite
     from lutbench.workspace import Workspace

@@ -37,7 +37,7 @@ from lutbench.run_lookup import find_run
 from lutbench.run_status import RunState, RunStatus, status_of
 from lutbench.run_weights import weights_inputs, weights_of
 from lutbench.sources import MIXED, sources_of
-from lutbench.train.processes import accelerator
+from lutbench.train.processes import accelerator, precision_of
 from lutbench.workspace import Workspace
 
 R = TypeVar("R", bound=RunRecipe, covariant=True)
@@ -229,14 +229,27 @@ class Run(Generic[R]):
     def start(self) -> None:
         """Write down what this folder is of, before anything else is in it.
 
-        Of a run that goes on, sources that changed since count as neither the old nor the new ones.
+        Of a run that goes on, sources that changed since count as neither the old nor the new ones, and the precision is that which it
+        began with.
         """
+        from lutbench.train.precision import precision_at_start  # here, because it needs torch
+
+        precision = precision_at_start(self)
         with suppress(DamagedError):
-            began = read_started(self.folder).sources
+            before = read_started(self.folder)
+            began, precision = before.sources, before.precision
             self.sources |= {
                 path: MIXED for path in {*began, *self.sources} if began and began.get(path) != self.sources.get(path)
             }
-        write_started(self.folder, self.name, self.identity, self.identity_inputs, self.sources)
+        write_started(self.folder, self.name, self.identity, self.identity_inputs, self.sources, precision)
+
+    @property
+    def begun_in(self) -> str:
+        """The precision that it began with; empty if it has not begun, or began before that was kept."""
+        try:
+            return read_started(self.folder).precision
+        except DamagedError:
+            return ""
 
     def set_aside(self) -> Path:
         """Move what there is of it out of the way, so that it is run anew, and return where it stays."""
@@ -304,7 +317,7 @@ class Run(Generic[R]):
                 checkpoint=checkpoint,
                 processes=accelerator().num_processes,
                 sources=self.sources,
-                extra=extra,
+                extra={**(extra or {}), "precision": precision_of(self.recipe.precision)},
                 curve=curve,
             )
         for folder in (self.folder, self.workspace.results):

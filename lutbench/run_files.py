@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
@@ -38,6 +38,8 @@ class Started(_Closed):
     """What the identity is the hash of."""
     sources: dict[str, str] = {}
     """Hashes of the sources that it depends on, see :mod:`lutbench.sources`; runs of before there were any say none."""
+    precision: Literal["", "bf16", "fp32"] = ""
+    """What it computes in, wherever it goes on; runs of before this was kept do not say it."""
 
 
 class Finished(_Closed):
@@ -65,10 +67,17 @@ M = TypeVar("M", Started, Finished, Taken)
 
 
 def write_started(
-    folder: Path, name: str, identity: str, identity_inputs: dict[str, Any], sources: dict[str, str]
+    folder: Path,
+    name: str,
+    identity: str,
+    identity_inputs: dict[str, Any],
+    sources: dict[str, str],
+    precision: Literal["", "bf16", "fp32"] = "",
 ) -> None:
     """Write down what a folder is of."""
-    started = Started(name=name, identity=identity, document=identity_inputs, sources=sources)
+    started = Started(
+        name=name, identity=identity, document=identity_inputs, sources=sources, precision=precision
+    )
     write_sealed(folder / STARTED, started.model_dump())
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("lutbench", "pretrain", "downstream", "robustness", "analysis", "suites")
 
 BOOKKEEPING = re.compile(
-    r"lutbench(\.(errors|files|finite|interruption|kinds|progress|provenance|record\w*|run\w*|sources|stages|workspace"
+    r"lutbench(\.(allocator|errors|files|finite|interruption|kinds|progress|provenance|record\w*|run\w*|sources|stages|workspace"
     r"|plan(\..*)?|data\.(catalogue|integrity|manifest|survey|verify)|models\.licences))?|\w+(\.\w+)*\.(cost|online_knn)"
 )
 """Modules that say where things are, what they cost and what happened, and compute nothing that a result depends on: how a

@@ -25,7 +25,8 @@ from lutbench.refusals import check_run, not_done, paragraphs, warnings
 from lutbench.run import Run, open_run
 from lutbench.run_lookup import begun_elsewhere, check_found
 from lutbench.run_status import RunState, progress_of
-from lutbench.train.processes import accelerator
+from lutbench.train.precision import precision_at_start, processors_multiply_bf16
+from lutbench.train.processes import accelerator, computing_in
 from lutbench.workspace import Workspace
 
 
@@ -232,6 +233,7 @@ def run_one(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
             _require_not_begun(run)
         if status.state is RunState.STALE:
             run.log(f"{status}; runs anew, and the old run stays in {status.folder}")
+        processors_multiply_bf16()  # which all processes agree on
         if main:
             run.start()
         accelerator().wait_for_everyone()
@@ -265,7 +267,11 @@ def _bring_records(run: Run[Any] | None) -> None:
 def perform(run: Run[Any]) -> None:
     """Perform a run, to its record."""
     torch.set_num_threads(run.recipe.threads or THREADS)
-    run.planned.kind.module.perform(run)
+    begun_in, own = run.begun_in, precision_at_start(run)
+    if begun_in not in ("", own):
+        run.log(f"computes in {begun_in}, as it began, and not in {own}, which is what this machine is better at.")
+    with computing_in(begun_in):
+        run.planned.kind.module.perform(run)
 
 
 def _require_not_begun(run: Run[Any]) -> None:

@@ -1,15 +1,48 @@
-"""Tests run on the CPU, with one thread and offline, so that they are exact and need nothing that is not here."""
+"""Tests run on the CPU, with one thread and offline, so that they are exact and need nothing that is not here.
+
+Those marked ``gpu`` need one: ``pytest -m gpu`` runs them, and no other run sees a GPU.
+"""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-
 import pytest
-import torch
 
-torch.set_num_threads(1)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs, before anything imports torch, unless tests on a GPU are what was asked for; compute in one thread."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start too
+    import torch  # here, because it counts GPUs and threads when it is imported
+
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests that are marked ``gpu`` where torch sees none."""
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    asked = config.getoption("markexpr") == "gpu"
+    reason = "torch sees no GPU here" if asked else "needs a GPU, which `pytest -m gpu` uses"
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def signal_mask() -> Iterator[None]:
+    """Begin every test with no signal held back, and fail one that holds any back when it ends: whatever it starts would inherit that."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    yield
+    held = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    assert not held, f"the test left signals blocked: {sorted(held)}"
 
 
 @pytest.fixture(scope="session")

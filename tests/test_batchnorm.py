@@ -68,7 +68,7 @@ def student_step(views: Views, distributed: bool, changes: dict[str, Any]) -> di
 
 def one_of_two(rank: int, port: int) -> dict[str, Tensor]:
     address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(minutes=2))
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(minutes=10))
     module = SyncBatchNorm(5)
     found = normalise(module, SHARES[rank])
     found |= {f"state {name}": value for name, value in module.state_dict().items()}

@@ -142,7 +142,7 @@ def test_processes_that_build_at_once_build_once(built: Path, clean: FolderImage
     processes = [FORK.Process(target=work) for _ in range(3)]
     for process in processes:
         process.start()
-    assert sorted(new.get(timeout=60) for _ in processes) == [False, False, True]
+    assert sorted(new.get(timeout=600) for _ in processes) == [False, False, True]
     for process in processes:
         process.join()
         assert process.exitcode == 0

@@ -143,7 +143,7 @@ def test_processes_that_build_at_once_build_once(tmp_path: Path, small: str) -> 
     for process in processes:
         process.start()
     start.set()
-    assert sorted(new.get(timeout=60) for _ in processes) == [False, False, True]
+    assert sorted(new.get(timeout=600) for _ in processes) == [False, False, True]
     for process in processes:
         process.join()
         assert process.exitcode == 0

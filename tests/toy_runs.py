@@ -189,7 +189,7 @@ def in_processes(function: Callable[[], Any], count: int = 1) -> list[Any]:
     ]
     for worker in workers:
         worker.start()
-    results = dict(queue.get(timeout=120) for _ in workers)
+    results = dict(queue.get(timeout=600) for _ in workers)
     for worker in workers:
         worker.join()
     failures = [result for failed, result in results.values() if failed]
@@ -203,7 +203,7 @@ def killed_at_a_checkpoint(run: Run, step: int) -> None:
     worker = context.Process(target=_enter, args=(lambda: perform(run), context.Queue(), 0, 1, 0))
     worker.start()
     names = f"step-{step:08d}", f"step-{step:08d}.json"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not any((run.checkpoints / name).exists() for name in names):
         assert worker.is_alive(), "ended before the checkpoint"
         assert time.monotonic() < deadline
@@ -215,6 +215,7 @@ def killed_at_a_checkpoint(run: Run, step: int) -> None:
 
 
 def _enter(function: Callable[[], Any], queue: Any, rank: int, count: int, port: int) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever the process that forked this one holds back
     torch.set_num_threads(1)
     if count > 1:
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}

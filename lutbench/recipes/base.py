@@ -314,7 +314,8 @@ class RunRecipe(Recipe):
     """The splits of its dataset that it reads."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto``: bf16 where the GPU has it, else float32. Losses and targets are float32 always (our choice)."""
+    """``auto``: bf16 where the GPU has it or, for ViTs of width 192 and above, the CPU multiplies it (avx512_bf16 or amx_bf16); else
+    float32. A run that has begun keeps what it began with. Losses and targets are float32 always (our choice)."""
     threads: Processes = 0
     """torch's threads on a CPU; 0 takes one per core. The last bits depend on it: give a number where machines with
     different numbers of cores shall agree. One thread and one loader worker suit a toy on two cores."""

@@ -1,7 +1,9 @@
 """One process or many: device, precision and the process group, through accelerate."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -56,10 +58,28 @@ def gathered(rows: Tensor) -> tuple[Tensor, int]:
     return torch.cat(parts), dist.get_rank() * len(rows)
 
 
+_begun_in: ContextVar[str] = ContextVar("_begun_in", default="")
+
+
+@contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Have ``auto`` mean this precision inside the block: that which a run began with, see :mod:`lutbench.train.precision`.
+
+    Empty for a run that began before runs said so: then it is what this machine's device means by it.
+    """
+    before = _begun_in.set(precision)
+    try:
+        yield
+    finally:
+        _begun_in.reset(before)
+
+
 def precision_of(setting: str) -> str:
-    """Return what ``auto`` means here: bf16 where the GPU has it, else fp32 (bf16 is slower on CPUs)."""
+    """Return what ``auto`` means here: what the run that is performed began with; else bf16 where the GPU has it, and fp32 on a CPU."""
     if setting != "auto":
         return setting
+    if begun_in := _begun_in.get():
+        return begun_in
     return "bf16" if accelerator().device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
