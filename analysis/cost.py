@@ -1,7 +1,8 @@
 """What an analysis computes for one image: the forward pass, and the largest products that its measures add."""
 
 from analysis.grid import run_grid
-from lutbench.plan.compute import Cost, transformer
+from lutbench.plan.compute import transformer
+from lutbench.plan.cost import Cost
 from lutbench.recipes.analysis import AnalysisRecipe
 from lutbench.run import Run
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lutbench.errors import UserError
 from lutbench.evaluate.ranks import PowerLawRange, statistics
-from lutbench.evaluate.statistics import LEVEL, Z, draw_counts
+from lutbench.evaluate.statistics import Z, draw_counts, student
 from lutbench.progress import tracked
 from lutbench.train.processes import accelerator, full_precision
 from lutbench.train.randomness import RngStream, generator
@@ -151,9 +151,7 @@ def resampled_statistics(covariances: Covariances, fitted: PowerLawRange) -> NDA
     singular = covariances.resampled(np.concatenate([np.ones((1, groups)), counts]))
     found = np.stack([statistic(singular) for statistic in statistics(fitted).values()])
     value, drawn = found[:, :1], found[:, 1:]
-    from scipy import stats  # here, because it takes half a second to import
-
-    widened = (groups / (groups - 1)) ** 0.5 * float(stats.t.ppf((1 + LEVEL) / 2, groups - 1)) / Z
+    widened = (groups / (groups - 1)) ** 0.5 * student(groups - 1) / Z
     return np.asarray(value + widened * (drawn - value))
 
 

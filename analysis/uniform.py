@@ -5,11 +5,12 @@ An encoder whose attention reaches far may look at what matters there, or at not
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 
 def patch_distances(grid: int, patch_size: int) -> NDArray[np.float64]:
     """Return the distances (N, N) in pixels between the patches of a grid, from centre to centre; N = grid^2, row by row."""
+    from scipy.spatial.distance import cdist  # here, because it takes a while to import
+
     places = np.stack(np.divmod(np.arange(grid**2), grid), 1)
     return np.asarray(patch_size * cdist(places, places))
 

@@ -9,7 +9,8 @@ from downstream.attentive_pool import attentive_head, heads_of
 from lutbench.models.blocks import probe_width
 from lutbench.models.meta import shapes_only
 from lutbench.models.tokens import token_shape
-from lutbench.plan.compute import STEP, Cost, counted, transformer, values
+from lutbench.plan.compute import STEP, counted, transformer, values
+from lutbench.plan.cost import Cost
 from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.recipes.downstream import FinetuneRecipe, ImageTaskRecipe
 from lutbench.recipes.probes import LinearRecipe, LogisticRecipe, ProbeRecipe

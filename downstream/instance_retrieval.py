@@ -19,7 +19,8 @@ from lutbench.evaluate.inference import check_finite, over_images
 from lutbench.evaluate.queries import QueryScores
 from lutbench.models.blocks import probe_features
 from lutbench.models.pretrained import encoder_of
-from lutbench.plan.compute import Cost, transformer
+from lutbench.plan.compute import transformer
+from lutbench.plan.cost import Cost
 from lutbench.recipes.retrieval import InstanceRetrievalRecipe
 from lutbench.run import Run
 from lutbench.train.processes import accelerator

@@ -3,7 +3,6 @@
 A checkpoint is a folder, written beside and renamed, so that it is whole or not there. The newest good one wins.
 """
 
-import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,17 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lutbench.checkpoint_names import KEEP, step_of
 from lutbench.errors import UserError, listed
 from lutbench.files import DamagedError, read_sealed, whole_folder, write_sealed
 from lutbench.finite import not_finite, require_finite
-from lutbench.models.weights import sha256_of
+from lutbench.models.weight_files import sha256_of
 from lutbench.train.processes import accelerator
 from lutbench.train.sharding import load, load_optimizer, whole
 
 T = TypeVar("T")
-
-KEEP = 2
-"""How many checkpoints stay: the newest, and one to fall back on."""
 
 TENSORS, SEAL = "tensors.safetensors", "checkpoint.json"
 
@@ -144,18 +141,6 @@ def newest_whole(folder: Path, paths: Iterable[Path], read: Callable[[Path], T])
             "or remove the folder to start the run from the beginning."
         )
     return None, damage
-
-
-def newest_step(folder: Path) -> int | None:
-    """Return the step of the newest checkpoint, by its name alone: a folder, or the JSON that seals a file."""
-    whole = [path for path in folder.glob("step-*") if path.is_dir() or path.suffix == ".json"]
-    return max((step for path in whole if (step := step_of(path)) is not None), default=None)
-
-
-def step_of(path: Path) -> int | None:
-    """Return the step in the name of a checkpoint or of a file of it; None of anything else."""
-    found = re.fullmatch(r"step-(\d{8,})(\.pth|\.json)?", path.name)
-    return int(found[1]) if found else None
 
 
 def _read(path: Path, identity: str, steps: int) -> Checkpoint:

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
-from torch import Tensor
 
 from lutbench.errors import UserError, listed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CAUSES = (
     "Either the learning rate is too high: lower it. Or an image or a mask is not usable: look at the last ones, and mend or "
@@ -15,12 +18,12 @@ CAUSES = (
 """Why a training ends in numbers that are not finite, and what to do."""
 
 
-def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+def not_finite(tensors: Mapping[str, "Tensor"]) -> list[str]:
     """Return the names of the tensors that hold NaN or infinity; waits for their device."""
     return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
 
 
-def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+def check_finite(tensors: Mapping[str, "Tensor"], where: str) -> None:
     """Check that all ``tensors`` are finite before they are kept; ``where`` begins the message.
 
     Raises:

@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from numpy.typing import NDArray
 from pydantic import JsonValue
-from torch import nn
-from torch.optim import Optimizer
 
-from lutbench.checkpoint import Checkpoint, finite_state, newest_checkpoint, save_checkpoint
 from lutbench.errors import UserError, named
 from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import DamagedError, below, remove_partials
@@ -26,7 +23,7 @@ from lutbench.finite import refused_numbers_explained
 from lutbench.kinds import dataset_module
 from lutbench.losses import LossCurve
 from lutbench.models.preprocessing import Preprocessing, preprocessing_for
-from lutbench.progress import console
+from lutbench.progress import console, is_first_process
 from lutbench.recipes.base import RunRecipe, TrainingSubset
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, identity_of, read_record, record_path
@@ -37,8 +34,11 @@ from lutbench.run_lookup import find_run
 from lutbench.run_status import RunState, RunStatus, status_of
 from lutbench.run_weights import weights_inputs, weights_of
 from lutbench.sources import MIXED, sources_of
-from lutbench.train.processes import accelerator, precision_of
 from lutbench.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
 
 R = TypeVar("R", bound=RunRecipe, covariant=True)
 
@@ -183,7 +183,7 @@ class Run(Generic[R]):
 
     def log(self, text: str) -> None:
         """Print a line about the run, once for all processes."""
-        if accelerator().is_main_process:
+        if is_first_process():
             console.print(f"{self.name}: {text}")
 
     def status(self) -> RunStatus:
@@ -257,8 +257,14 @@ class Run(Generic[R]):
         self.folder.rename(aside)
         return aside
 
-    def restore(self, modules: Mapping[str, nn.Module], optimizer: Optimizer, steps: int) -> tuple[int, dict[str, Any]]:
+    def restore(
+        self, modules: Mapping[str, "nn.Module"], optimizer: "Optimizer", steps: int
+    ) -> tuple[int, dict[str, Any]]:
         """Load the newest whole checkpoint, if there is one; return which of the ``steps`` to go on from, and the extra state."""
+        from lutbench.checkpoint import (
+            newest_checkpoint,  # here, as below: to know how far a run has come needs no torch
+        )
+
         checkpoint, damage = newest_checkpoint(
             self.checkpoints, self.identity, steps, lambda found: found.restore(modules, optimizer)
         )
@@ -270,13 +276,16 @@ class Run(Generic[R]):
         return checkpoint.step, checkpoint.extra_state
 
     def save(
-        self, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer, extra_state: Mapping[str, Any]
+        self, step: int, modules: Mapping[str, "nn.Module"], optimizer: "Optimizer", extra_state: Mapping[str, Any]
     ) -> None:
         """Save a checkpoint, from the first process.
 
         Raises:
             UserError: on every process, if a weight or the optimiser's state is not finite; on a full disk.
         """
+        from lutbench.checkpoint import Checkpoint, finite_state, save_checkpoint
+        from lutbench.train.processes import accelerator
+
         tensors = finite_state(modules, optimizer, f"{self.name}, after step {step}")
         if accelerator().is_main_process:
             save_checkpoint(self.checkpoints, self.identity, Checkpoint(step, tensors, dict(extra_state)))
@@ -306,6 +315,8 @@ class Run(Generic[R]):
         Raises:
             UserError: on a full disk, or if a number is not finite.
         """
+        from lutbench.train.processes import accelerator, precision_of
+
         outcomes = results if isinstance(results, PerImage) else None
         with refused_numbers_explained(self.name):
             record = make_record(

@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from lutbench.errors import UserError, listed, nearest
 from lutbench.files import DamagedError, read_sealed, write_sealed
 from lutbench.kinds import STAGES
-from lutbench.models.weights import sha256_of
+from lutbench.models.weight_files import sha256_of
 from lutbench.recipes.suite import name_matches
 
 STARTED, FINISHED, TAKEN = "run.json", "finished.json", "taken.json"
@@ -75,9 +75,7 @@ def write_started(
     precision: Literal["", "bf16", "fp32"] = "",
 ) -> None:
     """Write down what a folder is of."""
-    started = Started(
-        name=name, identity=identity, document=identity_inputs, sources=sources, precision=precision
-    )
+    started = Started(name=name, identity=identity, document=identity_inputs, sources=sources, precision=precision)
     write_sealed(folder / STARTED, started.model_dump())
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lutbench.errors import UserError
 from lutbench.files import read_sealed, write_sealed
-from lutbench.models.weights import sha256_of
+from lutbench.models.weight_files import sha256_of
 
 SETTLED = 2 * 10**9
 """Nanoseconds that must lie between a file's last change and its hashing: a file system's clock may tick as slowly (FAT's does), and a

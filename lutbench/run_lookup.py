@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lutbench.errors import UserError
 from lutbench.files import DamagedError
-from lutbench.models.weights import sha256_of
+from lutbench.models.weight_files import sha256_of
 from lutbench.record import Record, read_record, record_path
 from lutbench.run_files import FINISHED, STARTED, Finished, read_finished
 

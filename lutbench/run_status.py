@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lutbench.changes import changes
-from lutbench.checkpoint import newest_step
+from lutbench.checkpoint_names import newest_step
 from lutbench.errors import UserError, listed
 from lutbench.files import DamagedError
 from lutbench.run_files import FINISHED, Finished, read_finished, read_started
@@ -149,8 +149,14 @@ def unknown_because(run: "Run[Any]") -> str:
     return "weights not here"
 
 
-def weights_problem(run: "Run[Any]") -> str:
-    """Return why a run cannot start from timm's weights or the user's, as far as names and shapes tell; empty if it can."""
+def weights_problem(run: "Run[Any]", finished: bool = False) -> str:
+    """Return why a run cannot start from timm's weights or the user's, as far as names and shapes tell; empty if it can.
+
+    Nothing is asked of a finished run that starts from weights of the suite, or from none: it did.
+    """
+    source = run.recipe.source
+    if finished and (source is None or source.kind in ("run", "scratch")):
+        return ""
     try:
         getattr(run.planned.kind.module, "check_weights", lambda _: None)(run)
     except UserError as error:

@@ -7,9 +7,13 @@ the version of Python. What was finished by other code is not lost or repeated b
 
 import ast
 import hashlib
+import json
+import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("lutbench", "pretrain", "downstream", "robustness", "analysis", "suites")
 
 BOOKKEEPING = re.compile(
-    r"lutbench(\.(allocator|errors|files|finite|interruption|kinds|progress|provenance|record\w*|run\w*|sources|stages|workspace"
+    r"lutbench(\.(allocator|errors|files|finite|interruption|kinds|locks|progress|provenance|record\w*|run\w*|sources|stages|workspace"
     r"|plan(\..*)?|data\.(catalogue|integrity|manifest|survey|verify)|models\.licences))?|\w+(\.\w+)*\.(cost|online_knn)"
 )
 """Modules that say where things are, what they cost and what happened, and compute nothing that a result depends on: how a
@@ -78,14 +82,59 @@ def _closure(module: str) -> dict[str, str]:
         if path is not None and (name := path.relative_to(ROOT).as_posix()) not in found:
             found[name], imported = _read(path)
             waiting += imported
+    _keep()
     return found
 
 
 @cache
 def _read(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Return the hash of a source, and the modules of this suite that it imports."""
-    tree = ast.parse(path.read_bytes())
-    return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()[:16], tuple(_imported(tree))
+    """Return the hash of a source, and the modules of this suite that it imports; parsed only if its content is not that which was kept."""
+    content, name = path.read_bytes(), path.relative_to(ROOT).as_posix()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if (known := _known().get(name)) and known[0] == sha256:
+        return known[1], tuple(known[2])
+    tree = ast.parse(content)
+    digest, imported = hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()[:16], tuple(_imported(tree))
+    _known()[name] = (sha256, digest, imported)
+    _fresh.add(name)
+    return digest, imported
+
+
+Known = tuple[str, str, tuple[str, ...]]
+"""sha256 of a source's content, its hash, and the modules that it imports."""
+
+_KEPT = Path(cache_from_source(__file__)).with_name("lutbench.sources.json")
+"""Where what was found of sources is kept between commands: beside what Python keeps that it compiled. It may be removed at any time."""
+
+_fresh: set[str] = set()
+"""Names of the sources that were parsed and are not kept yet."""
+
+
+@cache
+def _known() -> dict[str, Known]:
+    """Return what is kept of sources by name; nothing if this module was another when it was kept, or the file cannot be used."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(_KEPT.read_text(encoding="utf-8"))
+        if kept["by"] == _own_sha256():
+            return {name: (sha256, digest, tuple(imported)) for name, (sha256, digest, imported) in kept["of"].items()}
+    return {}
+
+
+def _keep() -> None:
+    """Keep what was parsed, if the folder can be written."""
+    if not _fresh:
+        return
+    partial = _KEPT.with_name(f".{_KEPT.name}.{os.getpid()}")
+    with suppress(OSError):
+        _KEPT.parent.mkdir(exist_ok=True)
+        partial.write_text(json.dumps({"by": _own_sha256(), "of": _known()}), encoding="utf-8")
+        partial.replace(_KEPT)
+    _fresh.clear()
+
+
+@cache
+def _own_sha256() -> str:
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def _file(module: str) -> Path | None:

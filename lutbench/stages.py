@@ -1,23 +1,16 @@
 """What a command does with the runs of a suite: check them, and run them in order."""
 
-import os
-import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
-from pydantic import BaseModel
 
-from lutbench.cluster.slurm import is_active, this_job
 from lutbench.errors import Halt, NotRun, UserError
-from lutbench.files import read_model, write_json
 from lutbench.interruption import interruption_explained
+from lutbench.locks import Held, held_in, lock
 from lutbench.models.preprocessing import IMAGENETS
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
@@ -28,17 +21,6 @@ from lutbench.run_status import RunState, progress_of
 from lutbench.train.precision import precision_at_start, processors_multiply_bf16
 from lutbench.train.processes import accelerator, computing_in
 from lutbench.workspace import Workspace
-
-
-class Holder(BaseModel):
-    """The process that performs a run."""
-
-    process: int | str = "unknown"
-    machine: str = "unknown"
-    since: str = "unknown"
-    job: str = ""
-    """The job of a cluster that it is a part of."""
-
 
 THREADS = torch.get_num_threads()
 """The number that torch chose, from the cores and ``OMP_NUM_THREADS``."""
@@ -277,7 +259,7 @@ def perform(run: Run[Any]) -> None:
 def _require_not_begun(run: Run[Any]) -> None:
     """Raises Held if another command is at work on a run of the same identity, be it of another suite or by another name."""
     for folder in begun_elsewhere(run):
-        if holder := _held(folder.parent):
+        if holder := held_in(folder.parent):
             raise Held(f"{run.name} is being run already, in {folder}, by {holder}. Wait for it, or stop it first.")
 
 
@@ -286,71 +268,3 @@ def kept_of(run: Run[Any]) -> str:
     if progress := progress_of(run):
         return f"{run.name} is {RunState.RESUMABLE} {progress}, and the runs before it are kept."
     return f"Of {run.name} nothing is kept yet; the runs before it are."
-
-
-class Held(UserError):
-    """Another command is at work on a run."""
-
-
-@contextmanager
-def lock(run: Run[Any]) -> Iterator[None]:
-    """Keep every other command from a run meanwhile, and begin with removing what killed ones left half-written.
-
-    The system frees the lock of a process that is killed. A job waits a while for one, ``LUTBENCH_LOCK_PATIENCE`` seconds: a server of
-    files gives back later what a node held that is gone. Where nodes do not see each other's locks, a job on another node
-    that the scheduler has as running is at work on it still.
-
-    Raises:
-        Held: naming the process that is at work on it already.
-    """
-    run.home.mkdir(parents=True, exist_ok=True)
-    file = FileLock(run.home / ".lock")
-    holder = run.home / ".holder.json"
-    try:
-        file.acquire(timeout=float(os.environ.get("LUTBENCH_LOCK_PATIENCE", "0")))
-        if _goes_on_elsewhere(read_model(holder, Holder)):
-            file.release()
-            raise Timeout(file.lock_file)
-    except Timeout:
-        raise Held(f"{run.name} is being run already, by {_holder(run.home)}. Wait for it, or stop it first.") from None
-    try:
-        run.sweep()
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(
-            holder, Holder(process=os.getpid(), machine=platform.node(), since=since, job=this_job()).model_dump()
-        )
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        file.release()
-
-
-def _goes_on_elsewhere(holder: Holder | None) -> bool:
-    """Return whether what a holder left is of a job that is running, on another machine."""
-    if holder is None or holder.job in ("", this_job()) or holder.machine == platform.node():
-        return False
-    return is_active(holder.job)
-
-
-def held_by(run: Run[Any]) -> str:
-    """Return who is at work on a run, ``process 123 on a-machine since ...``; empty if nobody is."""
-    return _held(run.home)
-
-
-def _held(home: Path) -> str:
-    """Return who is at work on the runs of a name, which have this folder; empty if nobody is."""
-    if not (home / ".holder.json").is_file():
-        return ""
-    try:
-        with FileLock(home / ".lock", timeout=0):
-            return ""  # whoever wrote it was killed
-    except Timeout:
-        return _holder(home)
-    except PermissionError:  # a folder of others, in which nobody can tell
-        return ""
-
-
-def _holder(home: Path) -> str:
-    who = read_model(home / ".holder.json", Holder) or Holder()
-    job = f", job {who.job}" if who.job else ""
-    return f"process {who.process} on {who.machine} since {who.since}{job}"

@@ -5,6 +5,7 @@ from typing import Any
 
 from lutbench.cluster.states import job_states
 from lutbench.errors import NotRun, UserError, listed
+from lutbench.locks import held_by
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.reference_curves import departed
@@ -12,7 +13,6 @@ from lutbench.refusals import paragraphs, refusal, warnings
 from lutbench.run import Run, open_run
 from lutbench.run_status import RunState, unknown_because, waits, weights_problem
 from lutbench.run_weights import NotKeptError
-from lutbench.stages import held_by
 from lutbench.workspace import Workspace
 
 CANNOT = "cannot be run"
@@ -65,7 +65,7 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
             rows.append((run.name, state, f"waits for {planned.needs}" if waiting else "", because))
             if not waiting:
                 refused[run.name] = str(error)
-        if problem := weights_problem(run) if done else refusal(run, chosen):
+        if problem := weights_problem(run, finished=True) if done else refusal(run, chosen):
             refused[run.name] = problem
         if not done:
             to_come.append(run)

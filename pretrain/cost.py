@@ -5,7 +5,8 @@ from functools import cache
 import torch
 
 from lutbench.models.meta import shapes_only
-from lutbench.plan.compute import COUNTED, STEP, Cost, count, counted, values
+from lutbench.plan.compute import COUNTED, STEP, count, counted, values
+from lutbench.plan.cost import Cost
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.run import Run
 from pretrain.student import build_student

@@ -10,7 +10,7 @@ from lutbench.files import DamagedError, read_sealed
 from lutbench.finite import check_finite
 from lutbench.models.encoders import export_encoder
 from lutbench.models.export import Export
-from lutbench.models.weights import sha256_of
+from lutbench.models.weight_files import sha256_of
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.shares import at_share
 from lutbench.run import Run

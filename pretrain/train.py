@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from pydantic import JsonValue
 
-from lutbench.checkpoint import newest_step
+from lutbench.checkpoint_names import newest_step
 from lutbench.data.images import ImageDataset
 from lutbench.data.preflight import preflight
 from lutbench.evaluate.outcomes import Measurement

@@ -12,7 +12,7 @@ not comparable with published ones, which were measured on the official files.
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,15 +22,16 @@ from filelock import FileLock
 from PIL import Image
 from torch.utils.data import Dataset
 
-from lutbench.data.folder import FolderImages, open_folder
+from lutbench.data.folder import open_folder
 from lutbench.data.images import ImageDataset, UndecodableImage
 from lutbench.data.toy.build import pixel_digest
 from lutbench.data.toy.photographs import UNCOMPRESSED
-from lutbench.errors import UserError, listed, nearest
-from lutbench.files import read_json, saving, write_json
+from lutbench.errors import UserError, listed
+from lutbench.files import saving, write_json
 from lutbench.interruption import interruption_explained
 from lutbench.progress import Bar
 from lutbench.train.loader import Loader
+from robustness.corrupted_folder import MANIFEST, read_origin
 from robustness.corruptions import CORRUPTIONS, REVISION, SEVERITIES, check_names, constants_for, corrupt, draw_of
 
 PACKAGES = ("numpy", "pillow", "scikit-image", "scipy")
@@ -38,8 +39,6 @@ PACKAGES = ("numpy", "pillow", "scikit-image", "scipy")
 
 RESIZED = 256 / 224
 """Short side that a larger image is resized to, over the side of the crop: as ImageNet-C was made."""
-
-MANIFEST = "manifest.json"
 
 
 def build_corrupted(
@@ -100,34 +99,6 @@ def build_corrupted(
 def _built_so_far(folder: Path, conditions: Sequence[str]) -> str:
     built = sum((folder / condition / MANIFEST).is_file() for condition in conditions)
     return f"In {folder}, {built} of {len(conditions)} conditions are built, and kept."
-
-
-def open_corrupted(folder: Path, corruption: str, severity: int) -> FolderImages:
-    """List a condition. Its fingerprint is the manifest's checksum of the pixels, the same on every machine.
-
-    Raises:
-        UserError: if it is absent, was made by another version of the suite, or its files are not those that were
-            written: one is missing, was added or changed in size. (Pixels changed within the same number of bytes
-            are found by :func:`lutbench.data.toy.build.check_pixels`.)
-    """
-    check_names([corruption], [severity])
-    origin = _read_origin(folder)
-    wanted = f"{corruption}/{severity}"
-    condition = folder / wanted
-    if not (condition / MANIFEST).is_file():
-        present = sorted(path.parent.relative_to(folder).as_posix() for path in folder.glob(f"*/[0-9]/{MANIFEST}"))
-        raise UserError(
-            f"{folder.absolute()} has no {wanted}.{nearest(wanted, present)} There are {listed(present) or 'none'}. "
-            "Build it, by the same command that built these."
-        )
-    metadata = read_json(condition / MANIFEST)
-    images = open_folder(condition, f"{origin['set']}-c", wanted)
-    if images.fingerprint != metadata["files"]:
-        raise UserError(
-            f"{condition.absolute()} is not as it was built: {metadata['images']} images were written and {len(images)} are there, or "
-            "their names or sizes differ. Remove it, and it is built anew by the command that built it."
-        )
-    return replace(images, fingerprint=metadata["pixels"])
 
 
 @dataclass(frozen=True)
@@ -241,7 +212,7 @@ def _begin(folder: Path, origin: dict[str, Any], more: bool) -> None:
             )
         write_json(folder / MANIFEST, {**origin, "packages": packages})
         return
-    begun_from = _read_origin(folder)
+    begun_from = read_origin(folder)
     if differing := _differing(begun_from, origin):
         raise UserError(
             f"{folder.absolute()} holds a corrupted copy of other images: it differs in {differing}. "
@@ -258,23 +229,3 @@ def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Return what of ``now`` was otherwise before, for a message; empty if nothing was."""
     differing = {key: value for key, value in now.items() if before.get(key) != value}
     return listed(f"{key} ({before.get(key)} there, {value} now)" for key, value in differing.items())
-
-
-def _read_origin(folder: Path) -> dict[str, Any]:
-    """Read the folder's manifest.
-
-    Raises:
-        UserError: if there is none, or the conditions were made by another version of the corruptions.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UserError(
-            f"{folder.absolute()} is no corrupted copy that was built here: it has no {MANIFEST}. Build it first."
-        )
-    origin: dict[str, Any] = read_json(path)
-    if origin.get("revision") != REVISION:
-        raise UserError(
-            f"{folder.absolute()} was made by another version of the corruptions ({origin.get('revision')}, now {REVISION}). "
-            "Remove it: it is built anew."
-        )
-    return origin

@@ -5,7 +5,8 @@ from functools import cache
 import timm
 
 from lutbench.models.meta import shapes_only
-from lutbench.plan.compute import Cost, count, transformer
+from lutbench.plan.compute import count, transformer
+from lutbench.plan.cost import Cost
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.run import Run
 from robustness.classifier import size_argument

@@ -5,8 +5,8 @@ gives each of its class folders an answer: the classes that are right for its im
 whose chairs are three of ImageNet's classes; none for an image that is not counted.
 """
 
+import importlib.util
 import json
-import pkgutil
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -47,9 +47,7 @@ class LabelSpace:
 @lru_cache(maxsize=1)
 def imagenet_1k() -> LabelSpace:
     """Return the thousand classes by WordNet identifier, which is also the order of their numbers (timm ships the list)."""
-    from timm.data import ImageNetInfo  # here, because timm takes seconds to import
-
-    return LabelSpace(tuple(ImageNetInfo().label_names()))
+    return LabelSpace(tuple(_of_timm("imagenet_synsets.txt").splitlines()))
 
 
 def label_space(names: Sequence[str]) -> LabelSpace:
@@ -57,7 +55,7 @@ def label_space(names: Sequence[str]) -> LabelSpace:
 
     ImageNet-1k's, also where its classes are named in words, as in its copy on the Hugging Face Hub.
     """
-    from timm.data import ImageNetInfo
+    from timm.data import ImageNetInfo  # here, because timm takes seconds to import
 
     given = tuple(names)
     in_words = tuple(ImageNetInfo().label_descriptions())
@@ -222,6 +220,8 @@ def _is_class(value: Any, classes: int) -> bool:
 
 
 def _of_timm(name: str) -> str:
-    content = pkgutil.get_data("timm.data", f"_info/{name}")
-    assert content is not None, "part of timm since 0.9"
-    return content.decode()
+    """Return the text of a file that timm ships, which is found without importing timm: that takes seconds."""
+    found = importlib.util.find_spec("timm")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    return Path(found.submodule_search_locations[0], "data", "_info", name).read_text(encoding="utf-8")

@@ -17,6 +17,8 @@ from lutbench.data.walking import ARCHIVE_LITTER
 from lutbench.errors import UserError, listed
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import KNOWN, UNKNOWN
+from robustness.corrupted_folder import open_corrupted
+from robustness.corruption_names import CORRUPTIONS
 from robustness.labels import known_folders
 from robustness.toy_sets import SETS
 
@@ -120,8 +122,6 @@ def condition_folders(recipe: RobustnessDatasetRecipe, root: Path) -> dict[str, 
 
 def copied_corruptions(recipe: RobustnessDatasetRecipe) -> list[str]:
     """Return the corruptions of a corrupted copy, the extra ones last."""
-    from robustness.corruptions import CORRUPTIONS  # here, because scikit-image takes a second to import
-
     main = recipe.corruptions or [name for name in CORRUPTIONS if name not in recipe.extra]
     return list(dict.fromkeys([*main, *recipe.extra]))
 
@@ -138,8 +138,6 @@ def list_condition(recipe: RobustnessDatasetRecipe, condition: str, folder: Path
 
 def _list_all(recipe: RobustnessDatasetRecipe, condition: str, folder: Path) -> FolderImages:
     if recipe.source == "corrupted":
-        from robustness.corrupted import open_corrupted  # here, because scikit-image takes a second to import
-
         corruption, level = condition.rsplit("/", 1)
         return open_corrupted(folder.parents[1], corruption, int(level))
     if recipe.source == folder.name:

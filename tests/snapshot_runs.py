@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from toy_runs import TOY, defaults
 
-from lutbench.models.weights import sha256_of
+from lutbench.models.weight_files import sha256_of
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run, open_run

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from lutbench import files
-from lutbench.checkpoint import Checkpoint, finite_state, newest_checkpoint, newest_step, save_checkpoint
+from lutbench.checkpoint import Checkpoint, finite_state, newest_checkpoint, save_checkpoint
+from lutbench.checkpoint_names import newest_step
 from lutbench.errors import UserError
 
 

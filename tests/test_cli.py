@@ -24,10 +24,10 @@ from toy_runs import defaults, write_images
 from lutbench.cli import main
 from lutbench.data.catalogue import CATALOGUE, MEASURED_ON
 from lutbench.errors import UserError
+from lutbench.locks import lock
 from lutbench.provenance import code
 from lutbench.recipes.loading import load_suite
 from lutbench.run import open_run
-from lutbench.stages import lock
 from lutbench.workspace import Workspace
 from pretrain.parity import TOLERANCES
 

@@ -19,11 +19,11 @@ from lutbench.cluster.jobs import JobEnd, Submitted, job_folder, key_of, last_li
 from lutbench.cluster.states import job_states
 from lutbench.cluster.submit import plan_jobs, recipe_for, submit_suite
 from lutbench.errors import UserError
+from lutbench.locks import Held, lock
 from lutbench.recipes.cluster import minutes_of
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import open_run
-from lutbench.stages import Held, lock
 from lutbench.workspace import Workspace
 
 CLUSTER = """

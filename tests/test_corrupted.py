@@ -21,7 +21,8 @@ from lutbench.data.toy.photographs import BUILT
 from lutbench.errors import UserError
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness import corrupted
-from robustness.corrupted import build_corrupted, open_corrupted, prepared
+from robustness.corrupted import build_corrupted, prepared
+from robustness.corrupted_folder import open_corrupted
 from robustness.corruptions import corrupt, draw_of
 from robustness.listing import DatasetState, look_for
 

@@ -20,7 +20,8 @@ from downstream.segmentation.task import check_encoder
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder, encode, export_encoder, geometry_of
 from lutbench.models.pretrained import load_encoder
-from lutbench.models.weights import save_weights, sha256_of
+from lutbench.models.weight_files import sha256_of
+from lutbench.models.weights import save_weights
 from lutbench.recipes.base import DataRecipe, EncoderRecipe
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
 from lutbench.recipes.loading import SUITES

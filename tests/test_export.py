@@ -27,7 +27,7 @@ from lutbench.errors import UserError
 from lutbench.evaluate.transform import eval_transform
 from lutbench.files import write_sealed
 from lutbench.models.encoders import encode
-from lutbench.models.weights import sha256_of
+from lutbench.models.weight_files import sha256_of
 from lutbench.recipes.loading import load_suite
 from lutbench.record import read_records
 from lutbench.run import open_run

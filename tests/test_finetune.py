@@ -22,7 +22,7 @@ from toy_runs import check_same_answers, in_processes, killed_at_a_checkpoint, o
 from downstream import finetune
 from downstream.finetune import build_classifier, evaluation_steps, layer_decay_groups, schedule_of
 from downstream.mixing import DropPath, DropPaths, Mixing, smoothed
-from lutbench.checkpoint import KEEP
+from lutbench.checkpoint_names import KEEP
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder
 from lutbench.models.preprocessing import IMAGENETS

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from toy_runs import CLASSES, SCENES, TOY, in_processes, write_images, write_scenes
 
-from lutbench.checkpoint import newest_step
+from lutbench.checkpoint_names import newest_step
 from lutbench.interruption import Interrupted
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, open_run

@@ -17,7 +17,7 @@ from snapshot_runs import SUITE, killed, opened, the_run, trained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_runs import in_processes, write_images
 
-from lutbench.checkpoint import newest_step
+from lutbench.checkpoint_names import newest_step
 from lutbench.errors import UserError
 from lutbench.interruption import Interrupted
 from lutbench.plan.costs import Rates, costs_of

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from toy_runs import SCENES, write_images, write_scenes
 
-from lutbench.checkpoint import KEEP
+from lutbench.checkpoint_names import KEEP
 from lutbench.data.scenes import SegmentationDataset
 from lutbench.data.survey import HUB, DiskUse
 from lutbench.errors import UserError
@@ -25,7 +25,8 @@ from lutbench.files import gigabytes, write_sealed
 from lutbench.models.encoders import create_encoder
 from lutbench.models.meta import shapes_only
 from lutbench.plan import compute
-from lutbench.plan.compute import Cost, counted
+from lutbench.plan.compute import counted
+from lutbench.plan.cost import Cost
 from lutbench.plan.costs import (
     COUNTED,
     DONE,

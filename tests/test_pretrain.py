@@ -20,12 +20,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from toy_runs import in_processes, killed_at_a_checkpoint
 
-from lutbench.checkpoint import newest_step
+from lutbench.checkpoint_names import newest_step
 from lutbench.errors import UserError
+from lutbench.locks import lock
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, open_run
 from lutbench.run_status import RunState
-from lutbench.stages import lock, run_suite
+from lutbench.stages import run_suite
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 from pretrain.student import build_student

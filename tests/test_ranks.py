@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from lutbench.evaluate.ranks import (
     PowerLawRange,
@@ -76,3 +77,9 @@ def test_every_statistic_takes_the_last_axis_and_does_not_depend_on_scale() -> N
 
 def test_the_range_is_from_a_rank_to_a_share_of_the_width() -> None:
     assert PowerLawRange.of(10, 0.5, 769) == (10, 384)
+
+
+def test_the_effective_rank_has_the_bits_of_scipys_entropy() -> None:
+    singular = -np.sort(-np.random.default_rng(0).gamma(0.3, size=(4, 7, 192)), -1)
+    singular[..., 150:] = 0
+    assert np.array_equal(effective_rank(singular), np.exp(stats.entropy(singular, axis=-1)))

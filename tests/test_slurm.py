@@ -18,10 +18,10 @@ from toy_runs import in_processes, write_images
 from lutbench.checkpoint import newest_step
 from lutbench.cluster.submit import submit_suite
 from lutbench.errors import UserError
+from lutbench.locks import Held, lock
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, open_run
 from lutbench.run_status import RunState
-from lutbench.stages import Held, lock
 from lutbench.status import show_status
 from lutbench.workspace import Workspace
 from pretrain.train import perform

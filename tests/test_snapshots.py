@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from snapshot_runs import NAMES, SUITE, killed, snapshots_of, the_run, trained
 from toy_runs import in_processes, write_images
 
-from lutbench.checkpoint import newest_step
+from lutbench.checkpoint_names import newest_step
 from lutbench.errors import UserError
+from lutbench.locks import lock
 from lutbench.models import encoders, weights
 from lutbench.models.export import export_of
 from lutbench.run import Run
-from lutbench.stages import lock
 from pretrain import snapshots, train
 from pretrain.student import build_student
 

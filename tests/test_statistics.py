@@ -5,11 +5,12 @@ from math import sqrt
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from lutbench.evaluate.statistics import (
     RESAMPLES,
     Interval,
+    Z,
     bootstrap,
     over_seeds,
     paired,
@@ -17,13 +18,12 @@ from lutbench.evaluate.statistics import (
     percentiles,
     resampled,
     resamples,
+    student,
     wilson,
 )
 
 Outcomes = NDArray[np.bool_]
 """(seeds, images)"""
-
-Z = 1.959963984540054
 
 
 def cells(both: int, first_only: int, second_only: int, neither: int) -> tuple[Outcomes, Outcomes]:
@@ -343,3 +343,19 @@ def test_exchanging_the_methods_turns_the_resampled_difference_around() -> None:
 def test_counts_that_cannot_be_paired_are_refused(first: tuple[int, ...], second: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="two equal shapes"):
         resampled(np.zeros(first), np.zeros(second), ratio)
+
+
+def test_intervals_have_the_bits_of_scipys_statistics() -> None:
+    for n in (1, 2, 3, 7, 19, 100, 999, 50_000, 1_281_167):
+        for successes in sorted({0, 1, n // 3, n // 2, n - 1, n}):
+            expected = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+            assert wilson(successes, n) == (float(expected.low), float(expected.high)), (successes, n)
+    assert float(special.ndtri(0.975)) == Z
+    for freedom in (1, 2, 4, 9, 99):
+        assert student(freedom) == float(stats.t.ppf(0.975, freedom))
+
+
+@pytest.mark.parametrize(("successes", "n"), [(-1, 3), (4, 3), (0, 0)])
+def test_what_is_no_share_has_no_interval(successes: int, n: int) -> None:
+    with pytest.raises(ValueError, match="is no share"):
+        wilson(successes, n)

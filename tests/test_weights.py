@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 from lutbench.errors import UserError
-from lutbench.models.weights import read_shapes, read_tensors, read_weights, save_weights, sha256_of
+from lutbench.models.weight_files import sha256_of
+from lutbench.models.weights import read_shapes, read_tensors, read_weights, save_weights
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from lutbench.errors import UserError
 from lutbench.files import check_plain, whole_file
-from lutbench.models.weights import read_weights, save_weights, sha256_of
+from lutbench.models.weight_files import sha256_of
+from lutbench.models.weights import read_weights, save_weights
 from lutbench.recipes.segmentation import Grey
 from lutbench.run_files import FINISHED, read_finished
 

@@ -16,6 +16,7 @@ from lutbench.cluster.jobs import Submitted, job_folder, key_of, now, read_submi
 from lutbench.cluster.slurm import Listed, listed
 from lutbench.errors import NotRun, UserError, unknown
 from lutbench.errors import listed as list_of
+from lutbench.locks import held_by
 from lutbench.progress import console
 from lutbench.recipes.cluster import ClusterRecipe
 from lutbench.recipes.reading import read_recipe
@@ -23,7 +24,6 @@ from lutbench.recipes.suite import LoadedSuite, PlannedRun, name_matches
 from lutbench.refusals import check_run, paragraphs
 from lutbench.run import Run, open_run
 from lutbench.run_status import RunState
-from lutbench.stages import held_by
 from lutbench.workspace import Workspace
 
 

@@ -31,7 +31,7 @@ from lutbench.data.walking import evenly_spaced, in_threads
 from lutbench.errors import UserError
 from lutbench.files import gigabytes, read_json, read_model, whole_file, write_json
 from lutbench.interruption import interruption_explained
-from lutbench.models.weights import sha256_of
+from lutbench.models.weight_files import sha256_of
 from lutbench.progress import PATIENCE, console, is_first_process, tracked
 from lutbench.sources import digest_of
 

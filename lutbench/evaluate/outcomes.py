@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy.sparse import csr_array
 
 from lutbench.arrays import Layout, small_integers
 from lutbench.evaluate.calibration import ECE, NLL, calibration, compare_calibration
@@ -39,6 +38,7 @@ from lutbench.recipes.base import Metric
 
 if TYPE_CHECKING:
     import pandas as pd
+    from scipy.sparse import csr_array
 
 PER_CLASS: Metric = "mean per class"
 
@@ -278,8 +278,10 @@ class Outcomes(PerImage):
             return np.asarray(np.nanmean(right / images, axis=1))
 
     @cached_property
-    def _classes(self) -> csr_array:
+    def _classes(self) -> "csr_array":
         """(n, C) 1 where an image is of a class, of those that occur; sparse, for sets of thousands of classes."""
+        from scipy.sparse import csr_array  # here, because to read records needs none
+
         names, index = np.unique(self.label, return_inverse=True)
         n = len(index)
         return csr_array((np.ones(n), (np.arange(n), index)), shape=(n, len(names)))

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from lutbench.errors import Halt, UserError
 from lutbench.files import explanation
 from lutbench.interruption import Interrupted, hearing, interrupt
+from lutbench.locks import Held
 from lutbench.progress import console, report_to
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import open_run
-from lutbench.stages import Held, run_one
+from lutbench.stages import run_one
 from lutbench.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from lutbench.files import read_json
 from lutbench.models.encoders import geometry_of, is_plain
 from lutbench.models.export import export_of
 from lutbench.models.timm_models import Geometry, timms_own
-from lutbench.models.weights import sha256_of
+from lutbench.models.weight_files import sha256_of
 
 KINDS: dict[str, type | tuple[type, ...]] = {
     "architecture": str,

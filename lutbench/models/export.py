@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lutbench.errors import UserError
 from lutbench.files import content_sha256, read_json, read_sealed
-from lutbench.models.weights import sha256_of
+from lutbench.models.weight_files import sha256_of
 from lutbench.recipes.base import CountOrZero, Depth, Deviation, EncoderRecipe, Mean, Pixels, Width
 from lutbench.run_files import FINISHED, read_finished
 

@@ -8,7 +8,7 @@ import timm
 from safetensors import SafetensorError, safe_open
 
 from lutbench.files import CONTROL, read_json
-from lutbench.models.weights import weight_files
+from lutbench.models.weight_files import weight_files
 
 
 def licence_of(weights: Path) -> str:

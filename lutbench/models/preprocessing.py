@@ -4,23 +4,24 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-from lutbench.data.tensors import Colour
 from lutbench.models.export import export_of
 from lutbench.models.processors import described
-from lutbench.models.timm_models import pools_before_norm
-from lutbench.models.weights import IN_FOLDERS, PICKLES, pooled_norm, read_shapes, sha256_of, without_prefix
+from lutbench.models.weight_files import IN_FOLDERS, PICKLES, sha256_of
 from lutbench.recipes.base import RunRecipe, WeightsSource
 from lutbench.recipes.robustness import ClassifierSource
+
+Colour = tuple[float, ...]
+"""A value of each channel, between 0 and 1."""
+
+IMAGENETS_MEAN, IMAGENETS_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's pixels, as timm and torchvision have them."""
 
 
 class Preprocessing(NamedTuple):
     """How images are prepared for a model. What is not given is ImageNet's, as in LUT, MAE and DeiT."""
 
-    mean: Colour = IMAGENET_DEFAULT_MEAN
-    std: Colour = IMAGENET_DEFAULT_STD
+    mean: Colour = IMAGENETS_MEAN
+    std: Colour = IMAGENETS_STD
     interpolation: str = "bicubic"
     """How they are resized, by timm's names."""
     crop_pct: float | None = None
@@ -121,6 +122,8 @@ def _or_of_others(weights: Path) -> str:
 
 def _timms(name: str) -> Preprocessing:
     """Return how timm prepares images for a model; ImageNet's where it has no such model or knows no weights of it."""
+    import timm  # here, as below: to know how far runs have come needs no models
+
     known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if known is None:
         return IMAGENETS
@@ -132,4 +135,7 @@ def _timms(name: str) -> Preprocessing:
 
 def _pooled_as_mae(name: str, weights: Path) -> bool:
     """Return whether weights have their last norm behind the mean over patches, where timm's model has it before."""
+    from lutbench.models.timm_models import pools_before_norm
+    from lutbench.models.weights import pooled_norm, read_shapes, without_prefix
+
     return pooled_norm(without_prefix(read_shapes(weights))) and not pools_before_norm(name)

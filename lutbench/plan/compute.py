@@ -15,9 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder, feature_width
 from lutbench.models.meta import shapes_only
+from lutbench.plan.cost import NotCountedError
 from lutbench.recipes.base import EncoderRecipe
 
 STEP = 3
@@ -28,23 +28,6 @@ COUNTED = 2
 
 ASPECT = 4 / 3
 """Long side over short side of an image whose size is not known (our choice: the photographs' of most cameras)."""
-
-
-class Cost(NamedTuple):
-    """What one run asks of the machine."""
-
-    train: float = 0
-    """FLOP for an image that is trained on, or encoded for a probe."""
-    evaluate: float = 0
-    """FLOP for an image that is evaluated."""
-    checkpoint: int = 0
-    """Numbers in a checkpoint: weights, the optimiser's two moments of what is trained, and the teacher."""
-    exported: int = 0
-    """Numbers in the weights that stay."""
-
-
-class NotCountedError(UserError):
-    """What a model computes cannot be counted."""
 
 
 class Counted(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lutbench.data.survey import Survey
 from lutbench.errors import UserError
-from lutbench.plan.compute import Cost, NotCountedError
+from lutbench.plan.cost import Cost, NotCountedError
 from lutbench.plan.gpus import Gpu
 from lutbench.plan.rates import measured_alike
 from lutbench.progress import tracked

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lutbench.checkpoint import KEEP
+from lutbench.checkpoint_names import KEEP
 from lutbench.data.survey import DATA, DiskUse, Survey
 from lutbench.plan.compute import ASPECT
 from lutbench.plan.costs import Costs

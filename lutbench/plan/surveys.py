@@ -41,7 +41,8 @@ def missing(costs: Costs, surveys: Mapping[str, Survey]) -> tuple[dict[str, str]
             known.setdefault(survey.known, problem)
         elif problem and not survey.made:
             refused[run.name] = problem
-        found = weights_problem(run) if problem or one.origin == DONE else refusal(run, chosen)
+        done = one.origin == DONE
+        found = weights_problem(run, finished=done) if problem or done else refusal(run, chosen)
         if found := found or one.refused:
             refused[run.name] = found
     return known, refused

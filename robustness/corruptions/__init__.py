@@ -9,14 +9,15 @@ What differs from the scripts that made the published sets, and from files of th
 recompressed as JPEG. Official numbers come from the official files only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lutbench.errors import UserError, nearest
+from lutbench.errors import UserError
 from lutbench.train.randomness import RngStream, generator
+from robustness.corruption_names import CORRUPTIONS, EXTRA, NAMES, REVISION, SEVERITIES, check_names
 from robustness.corruptions import blur, digital, noise, weather
 from robustness.corruptions.constants import Constants, constants_for
 from robustness.corruptions.pixels import Pixels, from_bytes, to_bytes
@@ -34,13 +35,8 @@ __all__ = [
     "draw_of",
 ]
 
-REVISION = 1
-"""Revision of the pixels that the functions make: whoever changes them raises it."""
-
 SMALLEST = 32
 """Side of the smallest images that strengths are published for, in pixels."""
-
-SEVERITIES = (1, 2, 3, 4, 5)
 
 _FUNCTIONS: MappingProxyType[str, Callable[..., Pixels]] = MappingProxyType(
     {
@@ -69,12 +65,6 @@ _FUNCTIONS: MappingProxyType[str, Callable[..., Pixels]] = MappingProxyType(
     }
 )
 
-CORRUPTIONS = tuple(_FUNCTIONS)[:15]
-"""Names of the fifteen, in ImageNet-C's order."""
-
-EXTRA = tuple(_FUNCTIONS)[15:]
-"""Names of the four extra ones: never part of a mean over the fifteen."""
-
 
 def corrupt(
     image: NDArray[np.uint8], name: str, severity: int, draw: np.random.Generator, constants: Constants | None = None
@@ -98,21 +88,4 @@ def corrupt(
 
 def draw_of(name: str, severity: int, index: int) -> np.random.Generator:
     """Return the generator for image ``index`` of a dataset: it depends on these three alone."""
-    return generator(RngStream.CORRUPTION, tuple(_FUNCTIONS).index(name), severity, index)
-
-
-def check_names(corruptions: Sequence[str], severities: Sequence[int]) -> None:
-    """Check that there are such corruptions and severities.
-
-    Raises:
-        UserError: naming the first that is not there, and the nearest name.
-    """
-    for name in corruptions:
-        if name not in _FUNCTIONS:
-            raise UserError(
-                f"There is no corruption {name!r}.{nearest(name, _FUNCTIONS)} There are {', '.join(CORRUPTIONS)}, and "
-                f"extra: {', '.join(EXTRA)}."
-            )
-    for severity in severities:
-        if severity not in SEVERITIES:
-            raise UserError(f"There is no severity {severity!r}: severities are {', '.join(map(str, SEVERITIES))}.")
+    return generator(RngStream.CORRUPTION, NAMES.index(name), severity, index)

@@ -1,0 +1,94 @@
+"""Commands that only read import nothing that computes: they answer at once."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from chained import CHAINED, run_chain
+from toy_runs import write_images
+
+from lutbench.models.preprocessing import IMAGENETS_MEAN, IMAGENETS_STD
+from robustness.corruption_names import NAMES
+from robustness.labels import imagenet_1k
+
+HEAVY = ("accelerate", "datasets", "scipy.stats", "timm", "torch", "torchvision")
+
+MODULES = """
+import atexit, json, sys
+from lutbench.cli import main
+
+sys.argv = ["lutbench", *sys.argv[1:]]
+heavy = %r
+atexit.register(lambda: print(json.dumps([name for name in heavy if name in sys.modules]), file=sys.stderr))
+main()
+"""
+
+
+def heavy_modules(arguments: Sequence[str], folder: Path) -> list[str]:
+    """Which of :data:`HEAVY` a command imports that is given in ``folder``."""
+    program = [sys.executable, "-c", MODULES % (HEAVY,), *arguments]
+    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(program, cwd=folder, capture_output=True, text=True, env={**os.environ, **path})
+    assert done.returncode == 0, done.stderr
+    found: list[str] = json.loads(done.stderr.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a suite of every stage was run."""
+    folder = tmp_path_factory.mktemp("chain")
+    run_chain(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["data", "list", "--data-root", "."],
+        ["data", "list", "imagenet-1k", "--data-root", "."],
+        ["status", "toy.toml", "--data-root", "."],
+        ["plan", "toy.toml", "--data-root", "."],
+        ["plan", "toy.toml", "--summary", "--data-root", "."],
+        ["tables", "toy.toml"],
+        ["tables", "toy.toml", "--check"],
+        ["show", "toy/downstream/near/lut"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_only_reads_what_has_finished_imports_nothing_that_computes(
+    chain: Path, arguments: list[str]
+) -> None:
+    assert heavy_modules(arguments, chain) == []
+
+
+def test_runs_to_come_are_tried_for_real(tmp_path: Path) -> None:
+    """What would stop a run is found by building its model, which needs torch."""
+    write_images(tmp_path)
+    (tmp_path / "toy.toml").write_text(CHAINED)
+    assert "torch" in heavy_modules(["status", "toy.toml", "--data-root", "."], tmp_path)
+
+
+def test_the_colours_of_imagenet_are_timms() -> None:
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    assert (IMAGENETS_MEAN, IMAGENETS_STD) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+
+def test_the_classes_of_imagenet_are_timms() -> None:
+    from timm.data import ImageNetInfo
+
+    assert list(imagenet_1k().names) == ImageNetInfo().label_names()
+
+
+def test_the_names_of_corruptions_are_those_of_the_functions_in_their_order() -> None:
+    from robustness.corruptions import _FUNCTIONS
+
+    assert tuple(_FUNCTIONS) == NAMES
