@@ -237,7 +237,7 @@ class Run(Generic[R]):
         precision = precision_at_start(self)
         with suppress(DamagedError):
             before = read_started(self.folder)
-            began, precision = before.sources, before.precision
+            began, precision = before.sources, before.precision or precision
             self.sources |= {
                 path: MIXED for path in {*began, *self.sources} if began and began.get(path) != self.sources.get(path)
             }

@@ -22,12 +22,12 @@ from lutbench.models.preprocessing import Preprocessing, preprocessing_of
 from lutbench.models.pretrained import check_pretrained, encoder_of, fit, pretrained_model
 from lutbench.models.probes import linear_probe
 from lutbench.models.timm_models import check_name
+from lutbench.models.weight_files import sha256_of
 from lutbench.models.weights import (
     check_kinds,
     pooled_norm,
     read_shapes,
     read_weights,
-    sha256_of,
     unwrapped,
     without_prefix,
 )

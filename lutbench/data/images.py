@@ -88,8 +88,8 @@ def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
         UserError: if it is missing, empty, incomplete or not laid out as expected; says what was looked for where.
     """
     if recipe.held_out:
-        whole = open_dataset(recipe.model_copy(update={"held_out": None}), "train", root)
-        return part_of_train(whole, split, recipe.held_out)
+        train = open_dataset(recipe.model_copy(update={"held_out": None}), "train", root)
+        return part_of_train(train, split, recipe.held_out)
     opened = _open(recipe, split, root)
     if recipe.few is not None and not recipe.streaming:
         whole: Any = opened
