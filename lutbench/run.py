@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from numpy.typing import NDArray
 from pydantic import JsonValue
@@ -234,7 +234,7 @@ class Run(Generic[R]):
         """
         from lutbench.train.precision import precision_at_start  # here, because it needs torch
 
-        precision = precision_at_start(self)
+        precision: Literal["", "bf16", "fp32"] = precision_at_start(self)
         with suppress(DamagedError):
             before = read_started(self.folder)
             began, precision = before.sources, before.precision or precision

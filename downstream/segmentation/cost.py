@@ -8,8 +8,8 @@ from math import ceil
 
 from downstream.segmentation.pyramid import check_segmentation
 from downstream.segmentation.tokens import grid_of
-from lutbench.plan.compute import ASPECT, STEP, Counted, transformer
-from lutbench.plan.cost import Cost
+from lutbench.plan.compute import STEP, Counted, transformer
+from lutbench.plan.cost import ASPECT, Cost
 from lutbench.recipes.dense import DenseKnnRecipe, DenseLinearRecipe
 from lutbench.recipes.segmentation import SegmentationRecipe, WindowsRecipe
 from lutbench.run import Run

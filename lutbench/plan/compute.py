@@ -26,9 +26,6 @@ STEP = 3
 COUNTED = 2
 """Images in the batch that is counted: a batch norm takes no single one."""
 
-ASPECT = 4 / 3
-"""Long side over short side of an image whose size is not known (our choice: the photographs' of most cameras)."""
-
 
 class Counted(NamedTuple):
     """What a model takes."""

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from lutbench.errors import UserError
 
+ASPECT = 4 / 3
+"""Long side over short side of an image whose size is not known (our choice: the photographs' of most cameras)."""
+
 
 class Cost(NamedTuple):
     """What one run asks of the machine."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lutbench.checkpoint_names import KEEP
 from lutbench.data.survey import DATA, DiskUse, Survey
-from lutbench.plan.compute import ASPECT
+from lutbench.plan.cost import ASPECT
 from lutbench.plan.costs import Costs
 from lutbench.workspace import Workspace
 
