@@ -400,7 +400,7 @@ def held(fresh: Path) -> Iterator[int]:
     other = context.Process(target=hold)
     other.start()
     try:
-        assert holds.wait(60)
+        assert holds.wait(600)
         assert other.pid
         yield other.pid
     finally:

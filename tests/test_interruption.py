@@ -272,7 +272,7 @@ def test_an_evaluation_on_the_way_is_stopped_at_once_and_the_run_goes_on_from_it
         assert process.returncode == 130
     again = start(folder, "here", "run", str(folder / "toy.toml"), *options)
     assert "goes on from step 45" in again.communicate(timeout=600)[0]
-    assert whole.wait(60) == again.returncode == 0
+    assert whole.wait(600) == again.returncode == 0
     assert made_below(folder / "here") == made_below(folder / "whole")
 
 
@@ -293,7 +293,7 @@ def test_mmsegmentations_evaluation_is_stopped_at_once_with_its_workers(
     if settings == "val_every = 4":
         whole, again = (start(tmp_path, home, "run", str(tmp_path / "toy.toml")) for home in ("whole", "here"))
         assert "goes on from step 4" in again.communicate(timeout=600)[0]
-        assert whole.wait(60) == again.returncode == 0
+        assert whole.wait(600) == again.returncode == 0
         assert made_below(tmp_path / "here") == made_below(tmp_path / "whole")
 
 
@@ -338,7 +338,7 @@ def test_a_measurement_that_is_stopped_keeps_its_finished_conditions(folder: Pat
     assert process.returncode == 143
     assert len(kept) < 5
     again = start(folder, "here", *line)
-    assert again.wait(60) == 0
+    assert again.wait(600) == 0
     assert kept.items() <= {path: path.stat().st_mtime_ns for path in folder.glob(parts)}.items()
 
 
