@@ -103,7 +103,7 @@ def _read(path: Path) -> tuple[str, tuple[str, ...]]:
 Known = tuple[str, str, tuple[str, ...]]
 """sha256 of a source's content, its hash, and the modules that it imports."""
 
-_KEPT = Path(cache_from_source(__file__)).with_name("lutbench.sources.json")
+_KEPT = Path(cache_from_source(__file__)).with_name("sources.kept")
 """Where what was found of sources is kept between commands: beside what Python keeps that it compiled. It may be removed at any time."""
 
 _fresh: set[str] = set()
