@@ -380,6 +380,10 @@ def test_a_terminal_shows_a_line_for_every_run_and_what_is_said_above(monkeypatc
         view.step("pretrain/lut/seed0", Step("pretrain/lut/seed0", 0, 40, ""))
         view.step("pretrain/lut/seed0", Step("pretrain/lut/seed0", 10, 40, "total 0.5"))
         view.line(Line("pretrain/mae/seed0: [half] done", error=False))
+        view.step("pretrain/mae/seed0", Step("pretrain/mae/seed0 pictures", 3, 7, ""))
+        view.step("pretrain/mae/seed0", Step("", 0, 0, ""))
+        view._live.refresh()
+        assert "/7" not in screen.file.getvalue().rpartition("pretrain/mae/seed0")[2]  # type: ignore[attr-defined]
         view.end("pretrain/mae/seed0", done=True)
         with view.paused():
             pass

@@ -39,6 +39,8 @@ class View:
         )
         self._all = self._live.add_task("all runs", total=total, text="")
         self._tasks: dict[str, TaskID] = {}
+        self._shown: dict[str, str] = {}
+        """What is shown to be done of a run that is running, by its name."""
         self._bars: dict[str, Bar] = {}
 
     def __enter__(self) -> Self:
@@ -59,7 +61,7 @@ class View:
 
     def begin(self, run: str) -> None:
         """Show that a run has begun."""
-        self._tasks[run] = self._live.add_task(run, total=None, text="")
+        self._tasks[run], self._shown[run] = self._live.add_task(run, total=None, text=""), ""
 
     def step(self, run: str, step: Step) -> None:
         """Show how far a run has come with what it is doing; ``step.title`` names the run, and what that is."""
@@ -67,10 +69,12 @@ class View:
         if not console.is_terminal:
             self._print(run, step)
         elif not step.title:
-            self._live.reset(task, total=None, description=run, text="")
-        elif self._live.tasks[self._live.task_ids.index(task)].description == step.title and step.done:
+            self._live.remove_task(task)  # a task that has a total keeps one
+            self.begin(run)
+        elif step.done and self._shown[run] == step.title:
             self._live.update(task, completed=step.done, total=step.total, text=step.text)
         else:
+            self._shown[run] = step.title
             self._live.reset(task, total=step.total, completed=step.done, description=step.title, text=step.text)
 
     def line(self, line: Line) -> None:
