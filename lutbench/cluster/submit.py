@@ -349,9 +349,8 @@ def _asked(recipe: ClusterRecipe) -> str:
     gpus = [f"{recipe.gpus} GPU{'s' * (recipe.gpus > 1)}"] if recipe.gpus else []
     nodes = "a node" if recipe.nodes == 1 else f"{recipe.nodes} nodes"
     parts = [*gpus, f"{recipe.cpus} core{'s' * (recipe.cpus > 1)}"]
-    return (
-        f"{nodes} of {' and '.join(parts)}, for {recipe.time}{f', in {recipe.partition}' if recipe.partition else ''}"
-    )
+    time = f"{recipe.time} minutes" if recipe.time.strip().isdigit() else recipe.time
+    return f"{nodes} of {' and '.join(parts)}, for {time}{f', in {recipe.partition}' if recipe.partition else ''}"
 
 
 def _require_done(suite: LoadedSuite, submission: Submission, tense: str) -> None:
