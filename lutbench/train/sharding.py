@@ -14,15 +14,15 @@ sharded. Nor does mixed precision change: it is autocast's, over float32 paramet
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lutbench.train.processes import accelerator
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ def share(models: Mapping[str, nn.Module], shard: bool) -> dict[str, Shared]:
     processes = accelerator()
     if not shard or processes.num_processes == 1:
         return {name: Shared(model) for name, model in models.items()}
+    # Here, because they take a second to import, and every command would wait for it.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     absent: dict[int, Any] = {
         id(parameter): nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
         for model in models.values()
@@ -85,23 +89,25 @@ def parallel(model: nn.Module) -> nn.Module:
 
 def is_sharded(model: nn.Module) -> bool:
     """Return whether the parameters of ``model`` are shared out over the processes."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return any(_is_shard(parameter) for parameter in model.parameters())
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor whole, of one that is sharded gathered from all processes; to be called on every one of them."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_shard(tensor) else tensor
 
 
 def local(tensor: Tensor) -> Tensor:
     """Return this process's part of a sharded tensor, which is the memory of it; any other itself."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_shard(tensor) else tensor
 
 
 def like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """Return a whole ``tensor`` sharded as a ``parameter`` of its shape is, if it is; without a word to other processes."""
-    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
+    if not _is_shard(parameter) or tensor.shape != parameter.shape:
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(
         tensor.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
     )
@@ -125,3 +131,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping
         for number, entries in state.items()
     }
     optimizer.load_state_dict(optimizer.state_dict() | {"state": shared})
+
+
+def _is_shard(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Return whether a tensor is sharded, which is to be asked without importing what sharded tensors are of."""
+    return hasattr(tensor, "full_tensor")
