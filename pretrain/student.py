@@ -8,6 +8,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.train.batchnorm import SyncBatchNorm, shared_by_processes
 from lutbench.train.processes import full_precision
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.context import ContextLoss, Targets, head
@@ -80,8 +81,10 @@ class Student(nn.Module):
             return Losses(mim, mim, None)
 
         assert targets is not None, "the context loss needs the teacher's outputs"
-        output1 = self._predict(tokens1, visible.view1)
-        output2 = None if tokens2 is None else self._predict(tokens2, visible.view2)
+        pooled = [self.context.pool(self.framework.unmasked(tokens1, visible.view1))]
+        if tokens2 is not None:
+            pooled.append(self.context.pool(self.framework.unmasked(tokens2, visible.view2)))
+        output1, output2 = self._predict(pooled)
         with full_precision(pixels.device):
             context = self.context(output1, output2, targets)
             return Losses(mim + self.context.weight * context, mim, context)
@@ -90,14 +93,21 @@ class Student(nn.Module):
         """Compile the reconstruction loss; blocks are compiled by :func:`lutbench.train.regional.compile_blocks`."""
         self._mim_loss = torch.compile(self.framework.loss, dynamic=False)
 
-    def _predict(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Return the prediction (R, D) for one view: apart, since BatchNorm's statistics are those of a view."""
-        assert self.context is not None
+    def _predict(self, pooled: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the predictions (R, D) for one view or two: BatchNorm's statistics are those of a view, not of both.
+
+        Several processes take both views at once, so that one message has the statistics of both.
+        """
         assert self.projector is not None
         assert self.predictor is not None
-        pooled = self.context.pool(self.framework.unmasked(tokens, visible))
-        prediction: Tensor = self.predictor(self.projector(pooled))
-        return prediction.float()
+        if len(pooled) == 2 and shared_by_processes():
+            for module in (*self.projector, *self.predictor):
+                if isinstance(module, SyncBatchNorm):
+                    module.views = 2
+            first, second = self.predictor(self.projector(torch.cat(pooled))).float().chunk(2)
+            return first, second
+        outputs = [self.predictor(self.projector(one)).float() for one in pooled]
+        return outputs[0], outputs[1] if len(outputs) == 2 else None
 
 
 def build_student(recipe: PretrainRecipe, seed: int) -> Student:

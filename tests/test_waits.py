@@ -18,9 +18,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 PRETRAIN = f"""{TOY}
 {defaults("pretrain", epochs=3, workers=1)}
-[pretrain.lut]
 [method.lut]
 pretrain = "lut"
+[pretrain.lut]
 """
 
 TASKS: dict[str, dict[str, Any]] = {
@@ -98,9 +98,10 @@ def test_robustness_does_not_wait(tmp_path: Path, no_waits: list[str]) -> None:
 
 
 def test_the_dense_probe_does_not_wait(tmp_path: Path, no_waits: list[str]) -> None:
+    """Its loop; tokens of whole scenes go through windows and an evaluation that MMSegmentation scores on the host."""
     pytest.importorskip("mmseg", reason="the extra segmentation is not installed")
     write_scenes(tmp_path)
-    performed(
-        toy_run(tmp_path, suite_text=SCENES.replace('kind = "segmentation"', 'kind = "dense-linear"').split("crop")[0])
-    )
+    suite = SCENES[: SCENES.index("iterations")].replace('kind = "segmentation"\n', "")
+    settings = {"kind": "segmentation-linear", "iterations": 12, "warmup": 2, "batch": 4, "lr": 0.01}
+    performed(toy_run(tmp_path, suite_text=suite, **settings))
     assert "training" in no_waits

@@ -17,25 +17,33 @@ class SyncBatchNorm(_BatchNorm):
     Gradients are right where they are averaged over processes afterwards, as DistributedDataParallel does.
     """
 
+    views = 1
+    """Parts of equal size, one after another in an input, that are normalised each by itself where processes share: what they say of
+    all parts goes in one message."""
+
     def forward(self, input: Tensor) -> Tensor:
         """Normalise ``input`` (B, C, ...); processes may hold unequal shares. Statistics are float32 in mixed precision."""
-        if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if not (self.training and shared_by_processes()):
             return super().forward(input)
         with torch.autocast(input.device.type, enabled=False):
             return self._synchronised(input.float()).to(input.dtype)
 
     def _synchronised(self, x: Tensor) -> Tensor:
-        others = [0, *range(2, x.ndim)]
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        own_count = torch.full((1,), float(x.numel() // x.shape[1]), device=x.device)
-        sums = _sum_over_processes(torch.cat([x.sum(others), own_count]))
+        parts = x.unflatten(0, (self.views, -1))  # (V, B, C, ...)
+        others = [1, *range(3, parts.ndim)]
+        shape = [self.views, 1, -1] + [1] * (x.ndim - 2)
+        of_one = [1, 1, -1] + [1] * (x.ndim - 2)
+        own_count = torch.full((1,), float(x.numel() // x.shape[1] // self.views), device=x.device)
+        sums = _sum_over_processes(torch.cat([parts.sum(others).flatten(), own_count]))
         count = sums[-1].detach()
-        mean = sums[:-1] / count
-        centred = x - mean.view(shape)
+        mean = (sums[:-1] / count).view(self.views, -1)
+        centred = parts - mean.view(shape)
         # A second sum over processes, of squares around the common mean, loses no digits to a large mean.
         variance = _sum_over_processes(centred.square().sum(others)) / count
-        self._track(mean.detach(), variance.detach() * count / (count - 1))
-        return centred * torch.rsqrt(variance + self.eps).view(shape) * self.weight.view(shape) + self.bias.view(shape)
+        for of_view, spread in zip(mean.detach(), variance.detach() * count / (count - 1), strict=True):
+            self._track(of_view, spread)
+        scaled = centred * torch.rsqrt(variance + self.eps).view(shape) * self.weight.view(of_one)
+        return (scaled + self.bias.view(of_one)).flatten(0, 1)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim < 2:
@@ -50,6 +58,11 @@ class SyncBatchNorm(_BatchNorm):
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(unbiased_variance, self.momentum)
         self.num_batches_tracked.add_(1)
+
+
+def shared_by_processes() -> bool:
+    """Return whether this process is one of several."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d)

@@ -160,7 +160,8 @@ class LastBlock(Block):
     ) -> Tensor:
         """Return the tokens (B, T, D) after the block, or those with the indices ``kept`` (B, M) alone (B, M, D), without a mask."""
         if kept is None:
-            return super().forward(x, attn_mask, is_causal)
+            masks: dict[str, Any] = {"attn_mask": attn_mask, "is_causal": is_causal}
+            return super().forward(x, **{name: mask for name, mask in masks.items() if mask})  # older timm has fewer
         width, attention = x.shape[2], cast(Any, self.attn)
         normed, weight, bias = self.norm1(x), attention.qkv.weight, attention.qkv.bias
         queries = functional.linear(take(normed, kept), weight[:width], bias[:width])
