@@ -89,7 +89,7 @@ def perform(run: Run[FinetuneRecipe]) -> None:
     if recipe.checkpointing:
         checkpoint_blocks(classifier)
     if compiles(recipe.compile) and not is_sharded(classifier):
-        compile_blocks(classifier)
+        compile_blocks(classifier, whole=recipe.compile is True)
     model = parallel(classifier)
 
     # The loop

@@ -176,9 +176,11 @@ def test_checkpointed_blocks_give_the_same_bits_and_are_computed_twice(changes: 
     assert len(passes) == 4, "nothing is computed again without a backward pass"
 
 
-def test_checkpointing_is_refused_of_what_has_no_row_of_blocks() -> None:
-    with pytest.raises(UserError, match=r"checkpointing = true: expected a network of blocks in a row.*found ResNet"):
-        checkpoint_blocks(create_encoder(EncoderRecipe(model="resnet18")))
+@pytest.mark.parametrize(("model", "kind"), [("resnet18", "ResNet"), ("efficientnet_b0", "EfficientNet")])
+def test_checkpointing_is_refused_of_what_has_no_row_of_blocks_and_of_batchnorm(model: str, kind: str) -> None:
+    told = f"checkpointing = true: expected blocks in a row without BatchNorm.*found {kind}"
+    with pytest.raises(UserError, match=told):
+        checkpoint_blocks(create_encoder(EncoderRecipe(model=model)))
 
 
 # The teacher in bf16
@@ -238,9 +240,9 @@ def test_a_compiled_step_on_a_gpu_is_the_step_of_a_cpu() -> None:
         assert found[name].item() == pytest.approx(expected[name].item(), rel=1e-3)
 
 
-def test_modules_that_are_compiled_are_still_those_that_were_there() -> None:
-    """A decoder of blocks and a model without any: the one is compiled block by block, the other whole."""
-    whole = nn.Sequential(nn.Linear(2, 2))
-    compile_blocks(whole)
-    assert whole._compiled_call_impl is not None
-    assert whole[0]._compiled_call_impl is None
+def test_a_model_without_blocks_is_compiled_as_a_whole_where_that_is_asked_for() -> None:
+    for whole in (False, True):
+        network = nn.Sequential(nn.Linear(2, 2))
+        compile_blocks(network, whole=whole)
+        assert (network._compiled_call_impl is not None) == whole
+        assert network[0]._compiled_call_impl is None

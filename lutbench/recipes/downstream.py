@@ -264,7 +264,7 @@ class FinetuneRecipe(ClassificationRecipe):
     """Share parameters, gradients and the optimiser's state out over the processes (FSDP2), for models that are large beside a
     GPU's memory; not with ``compile``. With one process it does nothing."""
     compile: Annotated[Compile, Runtime] = "auto"
-    """Compile the classifier's blocks, or all of one without a row of blocks (torch.compile)."""
+    """Compile the classifier's blocks; of one without a row of blocks nothing, or with ``true`` all of it (torch.compile)."""
     checkpointing: Annotated[bool, Runtime] = False
     """Keep a block's input alone for the backward pass, and compute the block again there; of plain Vision Transformers."""
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lutbench.errors import UserError
 from lutbench.recipes.base import Compile
+from lutbench.train.batchnorm import batch_norms
 from lutbench.train.processes import accelerator
 
 
@@ -21,11 +22,11 @@ def compiles(setting: Compile) -> bool:
     return accelerator().device.type == "cuda" if setting == "auto" else setting
 
 
-def compile_blocks(*networks: nn.Module) -> None:
-    """Compile the blocks of networks in place; all of a network that has no row of blocks."""
+def compile_blocks(*networks: nn.Module, whole: bool = False) -> None:
+    """Compile the blocks of networks in place; a network that has no row of blocks stays as it is, or is compiled as a ``whole``."""
     for network in networks:
         blocks = blocks_of(network)
-        for module in (network,) if blocks is None else blocks:
+        for module in ((network,) if whole else ()) if blocks is None else blocks:
             module.compile(dynamic=False)
 
 
@@ -35,13 +36,13 @@ def checkpoint_blocks(*networks: nn.Module) -> None:
     Call it before :func:`compile_blocks`. The bits stay: a block has nothing random but paths that are drawn before the pass.
 
     Raises:
-        UserError: if a network has no row of blocks.
+        UserError: if a network has no row of blocks, or BatchNorm, which would count every batch twice.
     """
     for network in networks:
         blocks = blocks_of(network)
-        if blocks is None:
+        if blocks is None or batch_norms(network):
             raise UserError(
-                f"checkpointing = true: expected a network of blocks in a row, such as a Vision Transformer, found {type(network).__name__}. "
+                f"checkpointing = true: expected blocks in a row without BatchNorm, as a Vision Transformer has them, found {type(network).__name__}. "
                 "Set checkpointing = false, and a smaller micro_batch if the memory does not suffice."
             )
         for block in blocks:
