@@ -79,6 +79,13 @@ for name, about in STAGES.items():
 
 
 @nox.session(venv_backend="none")
+def smoke(session: nox.Session) -> None:
+    """Try every run of a suite in minutes, on a few images and for a few steps, apart from its real runs: through to tables."""
+    given = suite_and_options(session)
+    run(session, "lutbench", "run", *given, *([] if "--smoke" in given else ["--smoke"]))
+
+
+@nox.session(venv_backend="none")
 def results(session: nox.Session) -> None:
     """Collate a suite's records into tables and print them."""
     run(session, "lutbench", "tables", *tables_options(suite_and_options(session)))

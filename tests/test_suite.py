@@ -559,6 +559,7 @@ DENSE: dict[str, Any] = {
 
 AFFECTING: dict[type[Recipe], dict[str, Any]] = {
     DataRecipe: {
+        "few": 24,
         "source": "photographs",
         "train": "training",
         "val": "test",
@@ -709,6 +710,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
         "blocks": [2],
     },
     SegmentationDataRecipe: {
+        "few": 24,
         "source": "mosaics",
         "train": "train",
         "val": "test",
@@ -763,7 +765,7 @@ AFFECTING: dict[type[Recipe], dict[str, Any]] = {
     },
     DenseKnnRecipe: DENSE | {"neighbours": 20, "temperature": 0.1, "bank": 1000},
     RetrievalRecipe: IMAGE_TASK | {"recall_at": [1, 10], "pool": "class", "blocks": [6]},
-    RevisitedDataRecipe: {"source": "rparis6k"},
+    RevisitedDataRecipe: {"source": "rparis6k", "few": 24},
     InstanceRetrievalRecipe: {
         "data": RevisitedDataRecipe(source="rparis6k"),
         "encoder": SOURCE.model_copy(update={"kind": "scratch"}),
