@@ -100,10 +100,8 @@ def files_outside(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("width", ["toy", "own"])
-def test_a_smoke_goes_through_all_stages_to_tables_and_writes_nothing_else(
-    chain: Workspace, tmp_path: Path, width: Width
-) -> None:
+def test_a_smoke_goes_through_all_stages_to_tables_and_writes_nothing_else(chain: Workspace, tmp_path: Path) -> None:
+    width: Width = "toy"
     before = files_outside(tmp_path)
     suite = load_suite("chain.toml")
     smoke_suite(suite, [], [], chain, [], width)
@@ -243,11 +241,10 @@ def test_every_set_that_is_missing_is_written_and_read_by_its_own_reader(tmp_pat
     }
     assert len({name for name, _ in found}) == 30
     assert 0 < min(found.values()) <= max(found.values()) == FEW
-    written = {str(path): path.stat().st_mtime_ns for path in smoke.home.rglob("*") if path.is_file()}
+    mark = smoke.data / "CUB_200_2011/classes.txt"
+    mark.write_text("as it was left")
     lay_out(changed, smoke)
-    assert written == {str(path): path.stat().st_mtime_ns for path in smoke.home.rglob("*") if path.is_file()} | {
-        str(smoke.home / name): written[str(smoke.home / name)] for name in (".lock", ".smoke")
-    }, "what is there is left"
+    assert mark.read_text() == "as it was left", "what is there is not written again"
 
 
 def test_sets_that_are_there_are_linked_and_a_few_of_their_images_read(chain: Workspace) -> None:
@@ -291,7 +288,7 @@ def test_two_processes_smoke_together(chain: Workspace) -> None:
 
     def both() -> None:
         accelerator()
-        smoke_suite(suite, ["pretrain", "downstream"], [], chain, [], "toy")
+        smoke_suite(suite, [], ["pretrain/mae", "tuned/mae"], chain, [], "toy")
 
     in_processes(both, 2)
     tuned = json.loads(next(Path("results/smoke/toy/records").rglob("tuned/mae/seed0.json")).read_text())

@@ -88,12 +88,13 @@ def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
         UserError: if it is missing, empty, incomplete or not laid out as expected; says what was looked for where.
     """
     if recipe.held_out:
-        train = open_dataset(recipe.model_copy(update={"held_out": None}), "train", root)
-        return part_of_train(train, split, recipe.held_out)
+        whole = open_dataset(recipe.model_copy(update={"held_out": None, "few": None}), "train", root)
+        part = part_of_train(whole, split, recipe.held_out)
+        return part if recipe.few is None else part.at(few_of(part, recipe.few))
     opened = _open(recipe, split, root)
     if recipe.few is not None and not recipe.streaming:
-        whole: Any = opened
-        opened = whole.at(few_of(whole, recipe.few))
+        listed: Any = opened
+        opened = listed.at(few_of(listed, recipe.few))
     if recipe.bits is None:
         return opened
     settings: Any = {"bits": recipe.bits, "fingerprint": fingerprint_of([opened.fingerprint, f"{recipe.bits} bits"])}
