@@ -43,7 +43,8 @@ class SyncBatchNorm(_BatchNorm):
         for of_view, spread in zip(mean.detach(), variance.detach() * count / (count - 1), strict=True):
             self._track(of_view, spread)
         scaled = centred * torch.rsqrt(variance + self.eps).view(shape) * self.weight.view(of_one)
-        return (scaled + self.bias.view(of_one)).flatten(0, 1)
+        shifted: Tensor = scaled + self.bias.view(of_one)
+        return shifted.flatten(0, 1)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim < 2:
