@@ -59,7 +59,6 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["plan", "toy.toml", "--summary", "--data-root", "."],
         ["tables", "toy.toml"],
         ["tables", "toy.toml", "--check"],
-        ["show", "toy/downstream/near/lut"],
     ],
     ids=" ".join,
 )
