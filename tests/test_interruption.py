@@ -179,8 +179,13 @@ def test_a_sigterm_to_every_process_loaders_included_saves_too(folder: Path) -> 
     process = start(folder, "here", "run", str(folder / "toy.toml"), "--only", "pretrain/lut")
     wait_for(in_its_loop(folder, "here"), process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait_for(lambda: children.read_text().split(), process)
-    workers = [int(worker) for worker in children.read_text().split()]
+
+    def loaders() -> list[int]:
+        """Those that have left the process group."""
+        return [worker for worker in map(int, children.read_text().split()) if os.getpgid(worker) == worker]
+
+    wait_for(loaders, process)
+    workers = loaders()
     for number in (*workers, process.pid):
         os.kill(number, signal.SIGTERM)
     assert re.search(r"pretrain/lut/seed0 stopped at step \d+ of 225, which is saved", paragraph_of(process))
