@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.datasets import BaseSegDataset
@@ -39,6 +40,11 @@ class SuiteRunner(Runner):
         else:
             model = super().wrap_model(model_wrapper_cfg, model)
         return model
+
+    def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **_: Any) -> MMLogger:
+        """Return a logger that writes to no file: MMEngine never closes one, and a later run of the name would write to it too."""
+        logger: MMLogger = MMLogger.get_instance(self.experiment_name, log_level=log_level)
+        return logger
 
     def _init_model_weights(self) -> None:
         """Leave the model's weights as they are."""

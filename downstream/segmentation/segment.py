@@ -5,7 +5,6 @@ import copy
 import io
 import time
 from functools import partial
-from logging import FileHandler
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +59,6 @@ def segment(run: Run[SegmentationRecipe]) -> None:
             disk is full.
     """
     recipe, processes = run.recipe, accelerator()
-    experiment = f"{run.name.replace('/', '-')}-{run.identity[:12]}"
-    _close_log_files(experiment, f"{experiment}-multi-scale")
     MMLogger.get_instance(run.name, log_level="ERROR")  # what is logged before the Runner has its own
     train: SegmentationDataset = run.dataset("train")
     val: SegmentationDataset = run.dataset("val")
@@ -83,7 +80,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
     # The loop is MMEngine's
     logger = TrainingLogger(run, schedule, start, extra_state, recipe.save_every)
     metric = ConfusionMetric(ignore_index=cfg.val_evaluator.ignore_index)
-    runner = _runner(run, cfg, experiment, model, schedule, logger, metric, checkpoint)
+    runner = _runner(run, cfg, model, schedule, logger, metric, checkpoint)
     began, before = time.monotonic(), logger.seconds  # of earlier starts
     with logger:
         runner.train()
@@ -142,7 +139,6 @@ def optimizer_of(model: nn.Module, cfg: Config, recipe: SegmentationRecipe) -> O
 def _runner(
     run: Run[SegmentationRecipe],
     cfg: Config,
-    experiment: str,
     model: nn.Module,
     schedule: Schedule,
     logger: TrainingLogger,
@@ -169,18 +165,9 @@ def _runner(
         load_from=str(checkpoint.path) if checkpoint else None,
         resume=checkpoint is not None,
         randomness={"seed": run.seed},
-        experiment_name=experiment,
+        experiment_name=f"{run.name.replace('/', '-')}-{run.identity[:12]}",
         **_surroundings(cfg),
     )
-
-
-def _close_log_files(*experiments: str) -> None:
-    """Close the log files of earlier runs of these names in this process: MMEngine goes on with their loggers, files and all."""
-    for name in filter(MMLogger.check_instance_created, experiments):
-        logger = MMLogger.get_instance(name)
-        for handler in [one for one in logger.handlers if isinstance(one, FileHandler)]:
-            logger.removeHandler(handler)
-            handler.close()
 
 
 def _surroundings(cfg: Config) -> dict[str, Any]:
