@@ -1,7 +1,7 @@
 """Online k-NN: how well the student's encoder tells classes apart on the way, without touching its training."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -76,8 +76,8 @@ class OnlineKnn:
                 workers=recipe.workers,
             )
 
-    def measure(self, done: int, encoder: nn.Module, logger: TrainingLogger) -> None:
-        """Evaluate ``encoder`` if that is due after so many steps and was not done before; to be called on every process.
+    def measure(self, done: int, encoder: Callable[[], nn.Module], logger: TrainingLogger) -> None:
+        """Evaluate what ``encoder`` returns if that is due after so many steps and was not done before; to be called on every process.
 
         Raises:
             UserError: if features are not finite, or an image cannot be decoded and the dataset does not skip those.
@@ -87,7 +87,7 @@ class OnlineKnn:
             return
         began = time.monotonic()
         with logger.evaluation():
-            top1 = self._top1(encoder)
+            top1 = self._top1(encoder())
         seconds = time.monotonic() - began
         self.rows.append([float(epoch), top1, seconds])
         logger.log(done, **{METRIC: top1})

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from pydantic import JsonValue
+from torch import nn
 
 from lutbench.checkpoint_names import newest_step
 from lutbench.data.images import ImageDataset
@@ -109,11 +110,15 @@ def perform(run: Run[PretrainRecipe]) -> None:
     # The loop
     batches = stream(images, PretrainTransform(recipe), schedule, start, recipe.workers, recipe.form)
     warmup = schedule.steps_in(recipe.warmup_epochs)
+
+    def encoder() -> nn.Module:
+        made: nn.Module = encoders(shared)["encoder"]
+        return made
+
     student.train()
     with TrainingLogger(run, schedule, start, extra_state, recipe.save_every) as logger:
         waiting = on_device(logger.waiting(batches))
-        if start in online.epochs:  # which may have been due when the run was stopped
-            online.measure(start, encoders(shared)["encoder"], logger)
+        online.measure(start, encoder, logger)  # which may have been due when the run was stopped
         for step in range(start, schedule.steps):
             lr = rate_at(recipe, step, schedule.steps, warmup)
             set_learning_rate(optimizer, lr)
@@ -136,15 +141,13 @@ def perform(run: Run[PretrainRecipe]) -> None:
             if (done := step + 1) in snapshots:  # before a checkpoint that is behind it
                 with may_wait():
                     keep_snapshot(run, snapshots[done], encoders(shared))
-            evaluating = done in online.epochs
-            if logger.end_step(step, lr, evaluating):
+            if logger.end_step(step, lr, evaluating=done in online.epochs):
                 with may_wait():
                     run.save(done, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
                 with may_wait():
                     watch.measure(done, shared["student"].whole(), logger)
-            if evaluating:
-                online.measure(done, encoders(shared)["encoder"], logger)
+            online.measure(done, encoder, logger)
     check_moved(student, extra_state["digest"])
 
     # What came of it
@@ -186,7 +189,7 @@ def perform(run: Run[PretrainRecipe]) -> None:
         )
 
 
-def encoders(shared: Mapping[str, Shared]) -> dict[str, Any]:
+def encoders(shared: Mapping[str, Shared]) -> dict[str, nn.Module]:
     """Return the encoders of student and teacher, whole, by the names of their exports; to be called on every process."""
     made: dict[str, Any] = {name: each.whole() for name, each in shared.items()}
     return {name.replace("student", "encoder"): module.encoder for name, module in made.items()}

@@ -116,7 +116,7 @@ def test_an_evaluation_leaves_modes_and_random_states_as_they_were(folder: Path)
         for done in (0, 7, 7, 8):
             before = {key: tensor.clone() for key, tensor in student.state_dict().items()}
             states.append((random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()))  # noqa: NPY002
-            online.measure(done, student.encoder, logger)
+            online.measure(done, lambda: student.encoder, logger)
             assert all(module.training for module in student.modules())
             assert all(torch.equal(before[key], tensor) for key, tensor in student.state_dict().items())
             assert len(online.rows) == (done >= 7)
@@ -209,7 +209,7 @@ def test_two_processes_measure_what_one_does(folder: Path) -> None:
         online = OnlineKnn(run, schedule, extra_state)
         online.recipe = online.recipe.model_copy(update={"eval_batch": 4})
         with TrainingLogger(run, schedule, 0, extra_state, 8) as logger:
-            online.measure(6, student.encoder, logger)
+            online.measure(6, lambda: student.encoder, logger)
         return [row[:2] for row in online.rows]
 
     [one] = in_processes(lambda: measured("one"), 1)
