@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lutbench.recipes.loading import load_suite
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.report.sections import View
+from lutbench.run import open_run
 from lutbench.smoke.command import smoke_suite
 from lutbench.smoke.inputs import lay_out
 from lutbench.smoke.shortened import FEW, SIDE, Smoke, Width, datasets_of, smoked
@@ -127,7 +129,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     write_images(folder / "data")
     (folder / "short.toml").write_text(
         f'{TOY}[method.mae]\npretrain = "mae"\n[pretrain.mae]\ndata = "toy"\nencoder = "toy"\ncontext_weight = 0.0\n'
-        'crop = "random"\n[downstream.knn]\nkind = "knn"\ndata = "toy"\n'
+        'crop = "random"\nepochs = 1\nwarmup_epochs = 0\nbatch = 10\ndecoder_width = 16\ndecoder_depth = 1\ndecoder_heads = 2\n'
+        '[downstream.knn]\nkind = "knn"\ndata = "toy"\n'
     )
     workspace = Workspace(folder / "data", folder / "runs", folder / "results")
     smoke_suite(load_suite(str(folder / "short.toml")), [], [], workspace, [], "toy")
@@ -177,16 +180,12 @@ def test_the_real_tables_take_no_record_of_a_smoke_nor_the_other_way_round(finis
 
 
 def test_a_smoke_is_another_run_even_where_nothing_else_differs(chain: Workspace) -> None:
-    from lutbench.run import open_run
-
     suite = load_suite("chain.toml")
     changed = smoked(suite, smoke_of(chain, "own"))
     lay_out(changed, smoke_of(chain, "own"))
     planned = changed.runs[0]
     workspace = Workspace(chain.runs / "smoke/own/data", chain.runs, chain.results)
     smoke = open_run(changed, planned, workspace)
-    from dataclasses import replace
-
     unmarked = open_run(changed, replace(planned, smoke=""), workspace)
     assert smoke.identity != unmarked.identity
     assert smoke.identity_inputs == {**unmarked.identity_inputs, "smoke": planned.smoke}
