@@ -63,6 +63,8 @@ TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "comet"]
 
 Trackers = Annotated[list[TrackerName], Runtime]
 """Where a training is watched, see :mod:`lutbench.train.trackers`."""
+Few = Annotated[int | None, Later, Field(ge=2, le=10**6)]
+"""Of each split or condition so many images at most are read, some of a few classes: what smoke runs take, see :mod:`lutbench.smoke`."""
 
 
 class Recipe(BaseModel):
@@ -111,8 +113,6 @@ class DatasetRecipe(Recipe):
     source: str
     path: Annotated[str, Runtime] = ""
     """Folder below the data root; a dataset of photographs that ship in packages has its own."""
-    few: Annotated[int | None, Later, Field(ge=2, le=10**6)] = None
-    """Of each split so many images at most are read, some of a few classes: what a smoke run takes, see :mod:`lutbench.smoke`."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -179,6 +179,7 @@ class DataRecipe(DatasetRecipe):
     held_out: Annotated[float | None, Later, Field(gt=0, lt=1)] = None
     """This share of the training images of each class takes the place of ``val``, and is not trained on: settings are chosen on it,
     and tables print what is measured on the real ``val`` by another suite. See :mod:`lutbench.data.held_out`."""
+    few: Few = None
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lutbench.recipes.base import Batch, Count, DatasetRecipe, Pixels, Runtime
+from lutbench.recipes.base import Batch, Count, DatasetRecipe, Few, Pixels, Runtime
 from lutbench.recipes.downstream import DownstreamRecipe, ImageTaskRecipe
 from lutbench.recipes.probes import FeatureSettings
 
@@ -13,6 +13,7 @@ class RevisitedDataRecipe(DatasetRecipe):
     """Revisited Oxford or Paris as it unpacks: ``PATH/jpg/*.jpg`` and ``PATH/gnd_SOURCE.pkl`` (Radenovic et al. 2018, arXiv 1803.11285)."""
 
     source: Literal["roxford5k", "rparis6k"]
+    few: Few = None
 
     @property
     def splits(self) -> tuple[str, ...]:

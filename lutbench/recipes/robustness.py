@@ -12,6 +12,7 @@ from lutbench.recipes.base import (
     CropShare,
     DatasetRecipe,
     Depth,
+    Few,
     Form,
     Later,
     Pixels,
@@ -120,6 +121,7 @@ class RobustnessDatasetRecipe(DatasetRecipe):
     """How many there must be in every part, or by name of the part; not checked if not given."""
     classes: Annotated[Count | None, Runtime] = None
     """How many class folders there must be in every part; not checked if not given."""
+    few: Few = None
     published: Annotated[dict[str, str], Runtime] = Field(default_factory=dict)
     """Task in lutbench/report/published.toml by what a metric's name says: its first word, the part, or the protocol."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from lutbench.recipes.base import Betas, Count, CountOrZero, DatasetRecipe, Pixels, Runtime, Samples, Width
+from lutbench.recipes.base import Betas, Count, CountOrZero, DatasetRecipe, Few, Pixels, Runtime, Samples, Width
 from lutbench.recipes.downstream import DownstreamRecipe
 
 MULTI_SCALE = 12
@@ -39,6 +39,7 @@ class SegmentationDataRecipe(DatasetRecipe):
     """Whether 0 in a mask means no class and 1 the first one (ADE20K), or 0 the first one."""
     ignore: Grey = 255
     """The value in a mask that counts neither in training nor in evaluation, besides a reduced zero."""
+    few: Few = None
 
     @property
     def folder(self) -> str:
