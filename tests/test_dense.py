@@ -299,13 +299,13 @@ def test_nearest_patches_tell_colours_apart_and_say_how_many_vote(
 ) -> None:
     found = performed(dense_run(folder, **KNN))
     assert found["measurements"]["mIoU"] > 40
-    assert found["extra"] == {"bank": 400}
+    assert found["extra"] == {"bank": 400, "precision": "fp32"}
     assert "400 patches of 10 training images vote" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_bank_is_bounded_and_drawn_by_the_seed(folder: Path) -> None:
     few = performed(dense_run(folder, "few", **{**KNN, "bank": 20}))
-    assert few["extra"] == {"bank": 20}
+    assert few["extra"] == {"bank": 20, "precision": "fp32"}
     again = performed(dense_run(folder, "again", **{**KNN, "bank": 20}))
     assert again == few
     every = performed(dense_run(folder, "every", **{**KNN, "bank": 100_000}))

@@ -60,11 +60,11 @@ def test_the_encoder_is_frozen_and_in_evaluation_mode(folder: Path, monkeypatch:
 @pytest.mark.parametrize("kind", SHORT)
 @pytest.mark.parametrize("changes", [{"workers": 2}, {"eval_batch": 4}])
 def test_workers_and_passes_change_nothing(folder: Path, changes: dict[str, int], kind: str) -> None:
-    runs = (toy_run(folder, home, **SHORT[kind] | more) for home, more in (("a", {}), ("b", changes)))
+    runs = [toy_run(folder, home, **SHORT[kind] | more) for home, more in (("a", {}), ("b", changes))]
     whole, helped = map(performed, runs)
     if "workers" in changes:
         assert helped == whole
-    assert helped["outcomes"] == whole["outcomes"]
+    check_same_answers(*runs)  # some processors round otherwise in a pass of another size
     assert helped["extra"]["loss"] == pytest.approx(whole["extra"]["loss"], rel=ROUNDING[kind])
 
 

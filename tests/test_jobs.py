@@ -21,7 +21,7 @@ from rich.console import Console
 from test_interruption import launch, wait_for
 from toy_runs import TOY, defaults, in_processes, write_images
 
-from lutbench.checkpoint import newest_step
+from lutbench.checkpoint_names import newest_step
 from lutbench.errors import UserError
 from lutbench.jobs.order import Queue, longest_first
 from lutbench.jobs.view import View

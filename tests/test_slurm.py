@@ -15,7 +15,7 @@ from chained import CHAINED
 from test_interruption import SUITE, made
 from toy_runs import in_processes, write_images
 
-from lutbench.checkpoint import newest_step
+from lutbench.checkpoint_names import newest_step
 from lutbench.cluster.submit import submit_suite
 from lutbench.errors import UserError
 from lutbench.locks import Held, lock

@@ -120,8 +120,9 @@ def test_changes_of_colour_made_to_all_images_are_those_made_to_chosen_ones_and_
 def test_views_as_patches_are_the_patches_of_the_views() -> None:
     draw = torch.Generator().manual_seed(0)
     batch = {
-        name: torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=draw) for name in ("view1", "view2")
+        name: torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8, generator=draw) for name in ("view1", "view2")
     }
+    batch["flips"] = torch.tensor([[True, False], [False, True]])
     batch["noise"] = torch.rand(2, 16, generator=draw)
     images = Views.from_batch(batch, torch.device("cpu"))
     patches = Views.from_batch(batch, torch.device("cpu"), patch_size=4)

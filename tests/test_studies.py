@@ -390,6 +390,7 @@ def test_a_sweep_is_run_planned_and_shown_as_any_runs(
         tmp_path,
         '[sweep.weight]\nof = "pretrain.lut"\ncontext_weight = [0.25, 0.5, 1]\ntasks = ["near"]\n',
         "seeds=[0]",
+        "pretrain.lut.momentum=1",  # else status warns of a teacher that stays random
     )
     workspace = Workspace(data=tmp_path, runs=tmp_path / "runs", results=tmp_path / "results")
     for name in ("lutbench.status.console", "lutbench.plan.show.console", "lutbench.progress.console"):

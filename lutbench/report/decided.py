@@ -125,7 +125,7 @@ def decided_sections(view: View) -> list[Section]:
     """Return what the suite decided beforehand and what came out; of one that explores, that nothing was decided."""
     config = view.suite.config
     if config.kind == "exploration":
-        return [Section("Decided beforehand", legend=UNDECIDED_BEFORE)]
+        return [Section(legend=UNDECIDED_BEFORE)]
     if config.decided is None:
         return []
     found = answers(view)

@@ -72,7 +72,7 @@ class ReportedRecipe(_Closed, extra="allow"):
     def differences(self, run: PlannedRun) -> list[str]:
         """Return the settings of ``run``, a run of this kind, that are others: ``finetune.epochs changed from 100 to 50``.
 
-        Not compared are precision and threads, and what the suite file itself says to be the same: the encoder by its label, and
+        Not compared are precision, threads, and which library resizes and changes colours, and what the suite file itself says to be the same: the encoder by its label, and
         the dataset where none is named here.
         """
         model, settings = type(run.recipe), self.model_extra or {}
@@ -217,7 +217,14 @@ def _compared(recipe: RunRecipe) -> dict[str, Any]:
     """Return the settings that are compared, with the learning rate in the place of the rule by which it follows from the batch."""
     fields = recipe.affecting_results()
     rate = {"lr": recipe.lr} if "lr_rule" in fields else {}  # type: ignore[attr-defined]
-    ignored = {"precision", "threads", "data", *(("base_lr", "lr_rule") if rate else ())}
+    ignored = {
+        "precision",
+        "threads",
+        "data",
+        "resized_by",
+        "photometrics_on",
+        *(("base_lr", "lr_rule") if rate else ()),
+    }
     return {name: value for name, value in fields.items() if name not in ignored} | rate
 
 

@@ -48,8 +48,8 @@ def all_sections(view: View) -> list[Section]:
     sections = [
         Section(config.title, 1, legend=view.note),
         Section(legend=config.about.strip(), files_only=True),
-        *decided_sections(view),
-        _main(view, main),
+        *(decided := decided_sections(view)),
+        replace(_main(view, main), title="All tasks" if any(section.title for section in decided) else ""),
         wide_section(view, main),
         *(section for report in dict.fromkeys(reports.values()) if report for section in report.sections(view)),
         *study_sections(view),
