@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -132,13 +133,12 @@ class Slowly(Dataset[Tensor]):
 
 
 def test_signals_sent_to_loader_processes_do_not_stop_them() -> None:
-    batches = iter(Loader(Slowly(), batch_size=1, num_workers=2))
+    batches = iter(Loader(Slowly(), patience=60, batch_size=1, num_workers=2))
     found = [next(batches), next(batches)]
     workers = {int(batch[0, 1]) for batch in found}
     assert len(workers - {os.getpid()}) == 2
-    for worker in workers:
-        for number in SIGNALS:
-            os.kill(worker, number)
+    for number in SIGNALS:  # by another process than their parent, as a scheduler does
+        subprocess.run(["/bin/sh", "-c", f"kill -{int(number)} {' '.join(map(str, workers))}"], check=True)
     found += list(batches)
     assert [int(batch[0, 0]) for batch in found] == list(range(60))
 
@@ -153,6 +153,31 @@ def test_starting_loader_processes_leaves_this_processs_signals_as_they_were(blo
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_a_loader_process_that_is_given_up_ends_at_once_and_without_an_error() -> None:
+    batches = Loader(Endless(), batch_size=1, num_workers=1)
+    began = time.monotonic()
+    coming = iter(batches)
+    worker = int(next(coming))
+    (process,) = [child for child in multiprocessing.active_children() if child.pid == worker]
+    process.terminate()
+    process.join(20)
+    assert process.exitcode == 0
+    assert time.monotonic() - began < 300
+    with suppress(RuntimeError):  # which torch raises for a worker that is missed
+        coming.close()
+
+
+class Endless(Dataset[Tensor]):
+    """Samples of which the second is never made."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Tensor:
+        time.sleep(600 * index)
+        return torch.tensor([os.getpid()])
 
 
 ABANDONED = """

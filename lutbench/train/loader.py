@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -168,12 +169,9 @@ class Loader(DataLoader[Any]):
         """Start the workers, with signals held back in them for good, and here until they have started."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            batches = super().__iter__()
+            return self._explained(super().__iter__())
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for worker in getattr(batches, "_workers", ()):
-            worker._popen.terminate = worker._popen.kill  # it hears no other signal of a parent that gives it up
-        return self._explained(batches)
 
     def _explained(self, batches: Iterator[Any]) -> Iterator[Any]:
         try:
@@ -203,12 +201,13 @@ def send_error(queue: "Queue[Any]", error: Exception, batch: tuple[Any, ...]) ->
 
 
 def follow_parent(worker: int) -> None:
-    """Leave the process group, and hear no signal, as a scheduler may send to every process; end when the parent does.
+    """Leave the process group, and hear no signal but the parent's, as a scheduler may send them to every process; end when the parent does.
 
     Its errors a worker hands to its parent, those of handing over too; that the parent ends in the middle of a handover is none.
     """
     os.setpgid(0, 0)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_end_when_told, daemon=True).start()
     if sys.platform == "linux":  # elsewhere torch looks every few seconds whether the parent is there
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         parent = multiprocessing.parent_process()
@@ -216,3 +215,13 @@ def follow_parent(worker: int) -> None:
             os._exit(1)  # it ended before
     Queue._on_queue_feeder_error = send_error  # type: ignore[attr-defined]
     sys.excepthook = lambda *_: None
+
+
+def _end_when_told() -> None:
+    """Take the signals that are held back, and end at once, as torch's own workers do, at the parent's SIGTERM."""
+    if not hasattr(signal, "sigwaitinfo"):  # macOS: nothing tells who sent one
+        signal.sigwait({signal.SIGTERM})
+        os._exit(0)
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
