@@ -14,6 +14,7 @@ from toy_runs import TOY, in_processes, write_images
 import lutbench
 from lutbench.adding import Choices, add_row
 from lutbench.data.catalogue import CATALOGUE
+from lutbench.data.subsets import whole_of
 from lutbench.errors import NotRun, UserError
 from lutbench.exporting import export_run
 from lutbench.kinds import dataset_module
@@ -259,6 +260,9 @@ def test_sets_that_are_there_are_linked_and_a_few_of_their_images_read(chain: Wo
     assert dataset_module(shifted).open_dataset(shifted, "test", smoke.data).classes == ("amber", "blue", "green")
     listed = (smoke.data / "lists/few.txt").read_text().splitlines()
     assert len(listed) == FEW
+    few = next(run.recipe for run in changed.runs if run.task == "few")
+    subset = Workspace(smoke.data, smoke.home, smoke.home).subset(few.dataset, few.training_subset)
+    assert len(whole_of(subset)) == len(subset) == FEW, "of which features are kept, and no image more is encoded"
 
 
 def test_a_miniature_gives_way_to_the_set_when_that_is_there(chain: Workspace) -> None:

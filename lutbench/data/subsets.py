@@ -6,7 +6,7 @@ seed, and draws nest: the two shots of a draw contain its one shot, and its 10 %
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,11 +60,13 @@ class SubsetImages:
         """Bits that are used of pixels of more than 8, where that is set."""
         return getattr(self.whole, "bits", None)
 
-    def at(self, index: NDArray[np.int64]) -> "SubsetImages":
-        """Return the images ``index`` (n,), ascending, of the subset, with all classes."""
+    def at(self, index: NDArray[np.int64]) -> Self:
+        """Return the images ``index`` (n,), ascending, of the subset, with all classes; as a part of no more images than these."""
+        whole: Any = self.whole
         return replace(
             self,
-            index=self.index[index],
+            whole=whole.at(self.index[index]),
+            index=np.arange(len(index)),
             labels=None if self.labels is None else self.labels[index],
             fingerprint=fingerprint_of([*self.classes], self.fingerprint.encode(), index),
         )
