@@ -46,6 +46,7 @@ class RobustnessOutcomes(PerImage):
 
     layout: ClassVar[Layout] = {
         **CONDITIONS, "kind": (("U",), 0), "gap": (("U",), 1), "extra": (("U",), 1), "alexnet": (("b1",), 0), "cells": (("i8",), 0),
+        "paired_gap": (("b1",), 0),
     }  # fmt: skip
     kind: Kind
     conditions: tuple[ConditionOutcomes, ...]
