@@ -1,6 +1,7 @@
 """Hand-made logits and outcomes give hand-computed numbers on every kind of shifted set."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from lutbench.arrays import read_arrays
 from lutbench.evaluate.statistics import paired, wilson
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes, pack
@@ -339,6 +341,13 @@ def test_a_gap_that_was_kept_before_there_was_a_paired_interval_is_read_as_its_r
     assert RobustnessOutcomes.from_arrays(arrays).measurements() == kept.measurements()
     del arrays["paired_gap"]
     assert RobustnessOutcomes.from_arrays(arrays).measurements()[-1].interval == "Newcombe"
+
+
+def test_a_gap_of_the_same_images_is_read_from_the_file_that_keeps_it() -> None:
+    kept, content = backgrounds(np.arange(40) < 30, np.arange(40) < 20, ("image", "image")), BytesIO()
+    np.savez(content, **kept.arrays())
+    found = RobustnessOutcomes.from_arrays(read_arrays(content.getvalue(), RobustnessOutcomes.layout))
+    assert found.measurements() == kept.measurements()
 
 
 def test_accuracies_of_two_methods_are_compared_image_by_image() -> None:
