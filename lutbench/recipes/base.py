@@ -290,7 +290,7 @@ Form = Literal["Pillow", "pixels"]
 """What images are decoded to: Pillow's, or arrays (H, W, 3) of the same pixels."""
 
 ResizedBy = Annotated[Literal["Pillow", "torchvision"], Later]
-"""What resizes images: Pillow, as libraries expect it, or torchvision, from pixels as they are decoded. That is more than twice as
+"""What resizes images: Pillow, as libraries expect it, or torchvision, from pixels as they are decoded. That is up to twice as
 fast and differs by a grey level at most (our choice). Where nothing is resized, or an interpolation is neither bicubic nor bilinear, it
 changes nothing."""
 
