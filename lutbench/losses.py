@@ -7,6 +7,7 @@ between the seeds' smoothed curves at the point. A run is outside where its own 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, NamedTuple, Self
 
 import numpy as np
@@ -44,7 +45,7 @@ class LossCurve(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if any(b <= a for a, b in zip(self.steps, self.steps[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(self.steps)):
             raise ValueError("steps are to ascend")
         if any(len(values) != len(self.steps) for values in self.losses.values()):
             raise ValueError("there are to be as many losses as steps")

@@ -67,7 +67,7 @@ class Bench:
         return self.device.type == "cuda"
 
     def emit(self, part: str, **values: Any) -> None:
-        """Write one measurement."""
+        """Append a measurement of a ``part`` to ``results.jsonl``, with the seconds since the beginning as ``t``."""
         line = json.dumps({"part": part, "t": round(time.monotonic() - self.started, 1), **values}, default=str)
         with (self.out / "results.jsonl").open("a") as file:
             file.write(line + "\n")

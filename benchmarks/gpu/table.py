@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 def read(results: Path) -> list[Row]:
-    """Return all measurements."""
+    """Return the measurements of ``results.jsonl``, one a line, in the order in which they were made."""
     return [json.loads(line) for line in results.read_text().splitlines()]
 
 

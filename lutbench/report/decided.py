@@ -7,12 +7,13 @@ comparisons are for the first row, with *contradiction* if one is against it and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from lutbench.evaluate.statistics import Comparison
 from lutbench.recipes.decided import DecidedComparison
 from lutbench.report.comparisons import compare, interval_points, on_same_images, points
 from lutbench.report.entries import TableEntry
@@ -51,21 +52,21 @@ class Answer:
     second: TableEntry | None
     why_not: str
     """Why it is not measured; empty if it is."""
+    compared: Comparison | None = None
+    """The two rows on the same images; None if they are not measured."""
     p: float | None = None
-    """Over seeds, two-sided, as it is."""
+    """Over seeds, two-sided, as it is; None of one seed."""
     corrected: float | None = None
     """After Holm's correction within the family, in which what is not measured counts as 1."""
-    difference: float | None = None
-    """The first minus the second, mean over seeds; in shares, or the metric's unit."""
 
     @property
     def outcome(self) -> Outcome:
         """What it says of the first row."""
-        if self.corrected is None or self.difference is None or self.first is None:
+        if self.corrected is None or self.compared is None or self.first is None:
             return "not measured"
         if self.corrected >= LEVEL:
             return "open"
-        return "for" if (self.difference > 0) != self.first.is_lower_better else "against"
+        return "for" if (self.compared.difference > 0) != self.first.is_lower_better else "against"
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -115,8 +116,7 @@ def answers(view: View) -> list[Answer]:
         of_family = [_answer(view, family, one) for one in comparisons]
         corrected = holm([1.0 if one.p is None else one.p for one in of_family])
         found += [
-            one if one.p is None else Answer(**{**vars(one), "corrected": p})
-            for one, p in zip(of_family, corrected, strict=True)
+            one if one.p is None else replace(one, corrected=p) for one, p in zip(of_family, corrected, strict=True)
         ]
     return found
 
@@ -144,7 +144,7 @@ def _answer(view: View, family: Literal["primary", "secondary"], decided: Decide
     compared = compare(first, second, first.metric)
     p = p_over_seeds(compared.seed_differences) if compared.over == "seeds" else None
     why_not = "" if p is not None else "one seed tells nothing of others"
-    return Answer(family, decided, first, second, why_not, p, None, compared.difference)
+    return Answer(family, decided, first, second, why_not, compared, p)
 
 
 def _entry(view: View, decided: DecidedComparison, method: str) -> TableEntry | None:
@@ -166,7 +166,7 @@ def _why_not(view: View, decided: DecidedComparison, first: TableEntry | None, s
 
 def _row(view: View, answer: Answer) -> dict[str, str]:
     """Return the row that people read."""
-    first, second = answer.first, answer.second
+    first, compared = answer.first, answer.compared
     labels = " - ".join(view.method_label(method) for method in answer.decided.pair)
     row = {
         "": answer.family,
@@ -176,9 +176,8 @@ def _row(view: View, answer: Answer) -> dict[str, str]:
         **dict.fromkeys(("difference", "over seeds", "p", "p, Holm"), ""),
         "outcome": f"not measured: {answer.why_not}" if answer.outcome == "not measured" else answer.outcome,
     }
-    if first is None or second is None or answer.difference is None:
+    if first is None or compared is None:
         return row
-    compared = compare(first, second, first.metric)
     return row | {
         "difference": points(compared.difference, compared.interval, first.unit),
         "over seeds": interval_points(compared.seed_interval, first.unit) if compared.over == "seeds" else "",
@@ -189,7 +188,7 @@ def _row(view: View, answer: Answer) -> dict[str, str]:
 
 def _numbers(view: View, found: Sequence[Answer]) -> pd.DataFrame:
     """Return the table for programs, differences in shares or the metric's unit."""
-    rounded = [None if one.difference is None else float(f"{one.difference:.6g}") for one in found]
+    rounded = [None if one.compared is None else float(f"{one.compared.difference:.6g}") for one in found]
     return pd.DataFrame(
         [
             {

@@ -138,7 +138,7 @@ def _figure(title: str, lines: Sequence[_Line]) -> "Figure":
     grid = figure.subplots(ceil(len(panels) / across), across, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    for axes, (name, of_panel) in zip(grid.flat, panels.items(), strict=False):
+    for axes, (name, of_panel) in zip(grid.flat[: len(panels)], panels.items(), strict=True):
         for line in of_panel:
             _draw(axes, line)
         plain_axes(axes)
