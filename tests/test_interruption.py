@@ -218,7 +218,7 @@ def test_a_signal_that_is_ignored_stays_ignored(folder: Path) -> None:
 
 
 def test_of_two_processes_one_hears_a_signal_and_both_stop_at_the_same_step(folder: Path) -> None:
-    changes = ("pretrain.lut.epochs=4", "pretrain.lut.batch=60", "pretrain.lut.workers=0")
+    changes = ("pretrain.lut.epochs=4", "pretrain.lut.batch=60", "pretrain.lut.workers=0", "pretrain.lut.log_every=1")
 
     def stop_this_process() -> None:
         while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL or not in_its_loop(folder, "here")():
