@@ -195,7 +195,7 @@ def test_a_sigterm_to_every_process_loaders_included_saves_too(folder: Path) -> 
 
 def test_a_second_ctrl_c_stops_at_once_and_a_sigterm_after_the_first_does_not(folder: Path) -> None:
     """The one step of this run takes some seconds."""
-    options = ("--only", "pretrain/lut", "--set", "pretrain.lut.batch=7200", "--set", "pretrain.lut.epochs=40")
+    options = ("--only", "pretrain/lut", "--set", "pretrain.lut.batch=7200", "--set", "pretrain.lut.epochs=20")
     process = start(folder, "here", "run", str(folder / "toy.toml"), *options)
     wait_for(in_its_loop(folder, "here"), process)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -218,7 +218,7 @@ def test_a_signal_that_is_ignored_stays_ignored(folder: Path) -> None:
 
 
 def test_of_two_processes_one_hears_a_signal_and_both_stop_at_the_same_step(folder: Path) -> None:
-    changes = ("pretrain.lut.epochs=40", "pretrain.lut.batch=60", "pretrain.lut.workers=0", "pretrain.lut.log_every=1")
+    changes = ("pretrain.lut.epochs=20", "pretrain.lut.batch=60", "pretrain.lut.workers=0", "pretrain.lut.log_every=1")
 
     def stop_this_process() -> None:
         while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL or not in_its_loop(folder, "here")():
@@ -232,7 +232,7 @@ def test_of_two_processes_one_hears_a_signal_and_both_stop_at_the_same_step(fold
         try:
             perform(run)
         except Interrupted as stop:
-            found = re.search(r"at step (\d+) of 120", str(stop))
+            found = re.search(r"at step (\d+) of 60", str(stop))
             assert found
             return stop.number, int(found[1])
         accelerator().wait_for_everyone()
@@ -243,7 +243,7 @@ def test_of_two_processes_one_hears_a_signal_and_both_stop_at_the_same_step(fold
     assert first == second
     assert first[0] == signal.SIGTERM
     run, whole = (pretraining(folder, home, *changes) for home in ("here", "whole"))
-    assert newest_step(run.checkpoints) == first[1] < 120
+    assert newest_step(run.checkpoints) == first[1] < 60
     in_processes(lambda: trained("here", interrupted=False), 2)
     assert made(run) == made(whole)
 

@@ -300,6 +300,8 @@ def test_a_command_that_is_killed_leaves_no_worker_behind(folder: Path) -> None:
     assert len(workers) == 2
     assert process.pid not in workers
     assert all(lives(worker) for worker in workers)
+    assert {os.getsid(worker) for worker in workers} == {process.pid}, "in the command's session, whose share they get"
+    assert process.pid not in {os.getpgid(worker) for worker in workers}, "and not among those that Ctrl-C tells"
     process.kill()
     process.wait()
     deadline = time.monotonic() + 20

@@ -68,7 +68,8 @@ def wait_for(condition: Callable[[], Any], folder: Path) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         logs = "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in folder.rglob("jobs/*/logs/*.err"))
-        assert time.monotonic() < deadline, f"{asked('squeue', '--states=all')}\n{logs}"
+        log = Path(os.environ["SLURM_CONF"]).parent.joinpath("log/slurmctld.log").read_text()[-3000:]
+        assert time.monotonic() < deadline, f"{asked('squeue', '--states=all')}\n{logs}\n{log}"
         time.sleep(0.2)
 
 
@@ -112,13 +113,20 @@ def job_of(folder: Path, run: str) -> str:
     return str(json.loads(path.read_text())["job"])
 
 
+def alive(pattern: str) -> bool:
+    return subprocess.run(["pgrep", "--full", pattern], capture_output=True, check=False).returncode == 0
+
+
 def queue(job: str) -> tuple[str, int]:
-    """The state of a job, and how often it was queued again; it begins at once, where SLURM waits for two minutes."""
+    """The state of a job, and how often it was queued again; it begins at once, where SLURM waits for two minutes.
+
+    But not before what it started is gone, whose end SLURM would take for that of the new start.
+    """
     text = asked("scontrol", "show", "job", job)
     state, restarts = re.search(r"JobState=(\w+)", text), re.search(r"Restarts=(\d+)", text)
     assert state
     assert restarts
-    if state[1] == "PENDING" and "BeginTime" in text:
+    if state[1] == "PENDING" and "BeginTime" in text and not alive(rf"slurmstepd: \[{job}\."):
         asked("scontrol", "update", f"JobId={job}", "StartTime=now")
     return state[1], int(restarts[1])
 

@@ -3,7 +3,8 @@
 It takes the names of runs over a pipe and does with each what the command would do by itself, :func:`lutbench.stages.run_one`. All that
 it would print, and how far it has come, goes back over the same pipe.
 
-It is a session of its own, so that Ctrl-C on a terminal reaches it through the command alone, and once. If the command is killed it ends.
+It is a process group of its own, so that Ctrl-C on a terminal reaches it through the command alone, and once; but of the command's
+session, among which Linux shares out the processor, so that all jobs of a command weigh as one. If the command is killed it ends.
 """
 
 import io
@@ -100,7 +101,7 @@ def work(
     """
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    os.setsid()
+    os.setpgrp()
     Thread(target=_end_with, args=(parent,), daemon=True).start()
     sender = _Sender(connection)
     console.file = sys.stdout = _Lines(sender, error=False)
