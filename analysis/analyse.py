@@ -24,6 +24,7 @@ from lutbench.data.images import ImageDataset, aligned
 from lutbench.data.preflight import preflight
 from lutbench.data.walking import evenly_spaced
 from lutbench.errors import UserError
+from lutbench.evaluate.crop_store import kept_crops
 from lutbench.evaluate.neighbours import check_neighbours
 from lutbench.evaluate.outcomes import names_fingerprint
 from lutbench.evaluate.ranks import PowerLawRange
@@ -99,7 +100,8 @@ def perform(run: Run[AnalysisRecipe]) -> None:
 
     # One pass for all measures, one over second views, one over the neighbours' bank
     began = time.monotonic()
-    found = through_images(encoder, images, chosen, recipe, prepared, run.name, recipe.measures)
+    with kept_crops(run, images) as crops:
+        found = through_images(encoder, images, chosen, recipe, prepared, run.name, recipe.measures, crops)
     rate = len(chosen) / (time.monotonic() - began)
     _check_count(run, len(found.index))  # without those that could not be decoded
     of_views = {}
@@ -182,7 +184,8 @@ def _right_by_depth(
     """Return whether each image's neighbours in the bank vote for its label, by depth; empty but on the first process."""
     recipe, processes = run.recipe, accelerator()
     chosen = evenly_spaced(len(bank), recipe.bank)
-    of_bank = through_images(encoder, bank, chosen, recipe, run.preprocessing, f"{run.name} neighbours", ())
+    with kept_crops(run, bank) as crops:
+        of_bank = through_images(encoder, bank, chosen, recipe, run.preprocessing, f"{run.name} neighbours", (), crops)
     if not processes.is_main_process:
         return {}
     assert images.labels is not None

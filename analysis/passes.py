@@ -24,6 +24,7 @@ from lutbench.data.decoding import Pixels
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import normalised, to_tensor
 from lutbench.errors import UserError
+from lutbench.evaluate.crop_store import Crops
 from lutbench.evaluate.inference import check_finite, decoded_batches, in_order, whatever_index
 from lutbench.evaluate.transform import eval_transform, resizable
 from lutbench.models.encoders import encode
@@ -58,11 +59,12 @@ def through_images(
     prepared: Preprocessing,
     title: str,
     measures: Sequence[str],
+    crops: Crops | None = None,
 ) -> Passed:
     """Take the images ``chosen`` (n,), ascending, of a dataset through an encoder; on every process.
 
     Without measures only features are kept. The network computes in the recipe's precision, everything else in float32, sums in
-    float64. Images go group by group, so that a batch is of few groups.
+    float64. Images go group by group, so that a batch is of few groups. ``crops`` are those that are kept.
 
     Raises:
         UserError: if what comes out is not finite, or an image cannot be decoded and the set does not skip those.
@@ -84,7 +86,7 @@ def through_images(
     found: dict[str, list[Tensor]] = {}
     transform = eval_transform(recipe.side, prepared.crop_pct or recipe.eval_crop, prepared.interpolation)
     see = partial(whatever_index, transform)
-    for batch in decoded_batches(images, see, recipe, title, order, recipe.form):
+    for batch in decoded_batches(images, see, recipe, title, order, recipe.form, crops):
         with autocast(recipe.precision):
             blocks = through_blocks(encoder, normalised(batch.pixels, mean=prepared.mean, std=prepared.std), reduce)
         patches = [tokens[:, grid.prefix :].float() for tokens in blocks.tokens]

@@ -19,6 +19,7 @@ from downstream.frozen import Batch, feature_batches, frozen_encoder, schedule_o
 from downstream.stage import check_classification
 from lutbench.data.images import ImageDataset
 from lutbench.errors import UserError
+from lutbench.evaluate.crop_store import kept_crops
 from lutbench.evaluate.features import Features, features_of, kept_splits
 from lutbench.evaluate.inference import evaluate
 from lutbench.files import gigabytes
@@ -110,7 +111,9 @@ def perform(run: Run[AttentiveRecipe]) -> None:
 
     # What came of it
     began = time.monotonic()
-    outcomes = evaluate(AttentiveClassifier(encoder, head).eval(), held_out, recipe, prepared, f"{run.name} evaluation")
+    classifier = AttentiveClassifier(encoder, head).eval()
+    with kept_crops(run, held_out) as crops:
+        outcomes = evaluate(classifier, held_out, recipe, prepared, f"{run.name} evaluation", crops)
     evaluation = time.monotonic() - began
     if processes.is_main_process:
         run.save_results(

@@ -41,16 +41,16 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which splits were encoded, once for every pass over their images."""
     passes: list[str] = []
 
-    def counting(encoder: Any, images: Any, *others: Any) -> Any:
+    def counting(encoder: Any, images: Any, *others: Any, **named: Any) -> Any:
         passes.append(images.split)
-        return encode_images(encoder, images, *others)
+        return encode_images(encoder, images, *others, **named)
 
     monkeypatch.setattr(features, "encode_images", counting)
     return passes
 
 
 def kept(run: Run) -> list[Path]:
-    return sorted(run.workspace.features.glob("*"))
+    return sorted(run.workspace.features.glob("*.safetensors"))
 
 
 PROBES = f"""{TOY}
@@ -102,7 +102,7 @@ def test_probes_of_one_command_encode_a_set_once_for_each_encoder(
     run_suite(suite, [], [], workspace)
     assert len(suite.runs) == 8
     assert encoded == ["train", "val"] * 2
-    assert len(list(workspace.features.iterdir())) == 4
+    assert sorted(path.suffix for path in workspace.features.iterdir()) == [".crops"] * 2 + [".safetensors"] * 4
     assert capsys.readouterr().out.count("are there already, and are not encoded again") == 6 * 2
     records = [json.loads(path.read_text()) for path in (folder / "results").rglob("seed0.json")]
     by_reading = [record for record in records if record["extra"].get("features_kept") == ["train", "val"]]
@@ -174,6 +174,7 @@ def test_features_of_few_shots_are_rows_of_those_of_the_whole_split(folder: Path
 CHANGES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "pool": ([], {"pool": "class"}),
     "crop": ([], {"eval_crop": 1.0}),
+    "what resizes": ([], {"resized_by": "torchvision"}),
     "size": ([], {"image_size": 24}),
     "precision": ([], {"precision": "bf16"}),
     "batch": ([], {"eval_batch": 4}),

@@ -183,7 +183,7 @@ def test_runs_that_want_the_same_features_encode_them_once(folder: Path, capsys:
     run_suite(suite, [], ["near/scratch", "white/scratch"], workspace, jobs=2)
     kept = [split for _, record in every_extra(folder) for split in record.get("features_kept", [])]
     assert sorted(kept) == ["train", "val"], "each is encoded by one of them, and there for the other"
-    assert sorted(path.suffix for path in workspace.features.iterdir()) == [".safetensors"] * 2
+    assert sorted(path.suffix for path in workspace.features.iterdir()) == [".crops"] * 2 + [".safetensors"] * 2
     assert capsys.readouterr().out.count("are there already, and are not encoded again") == 2
 
 

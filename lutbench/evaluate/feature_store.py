@@ -28,6 +28,9 @@ from lutbench.files import DamagedError, content_sha256, gigabytes, remove_parti
 INPUTS, SHA256 = "inputs", "sha256"
 """What is said in a file beside its tensors."""
 
+CROPS = ".crops"
+"""How files of crops end, which are kept beside features: :mod:`lutbench.evaluate.crop_store`."""
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -84,7 +87,7 @@ def write_features(folder: Path, some: Sequence[tuple[Mapping[str, Any], Kept]],
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_partials(folder, spare_living=True)
-        _make_room(folder, most - needed, {path_of(folder, inputs) for inputs, _ in some})
+        make_room(folder, most - needed, {path_of(folder, inputs) for inputs, _ in some})
         if needed > (free := shutil.disk_usage(folder).free) / 2:
             return f"they are {gigabytes(needed)}, more than half of the {gigabytes(free)} that are free in {folder}"
         for inputs, kept in some:
@@ -122,18 +125,27 @@ def making(folder: Path, inputs: Mapping[str, Any]) -> Iterator[bool]:
         lock.release()
 
 
-def _make_room(folder: Path, left: int, spared: set[Path]) -> None:
-    """Remove what was used longest ago, until the others have no more than ``left`` bytes."""
+def make_room(folder: Path, left: int, spared: set[Path]) -> None:
+    """Remove what was used longest ago, crops before features, until the others have no more than ``left`` bytes."""
     used = []
-    for path in folder.glob("*.safetensors"):
+    for path in [*folder.glob("*.safetensors"), *folder.glob(f"*{CROPS}")]:
         with suppress(FileNotFoundError):  # another command makes room too
             state = path.stat()
-            used.append((state.st_mtime_ns, path.name, state.st_size))
+            used.append((path.suffix != CROPS, state.st_mtime_ns, path.name, state.st_size))
     total = 0
-    for _, name, size in sorted(used, reverse=True):
+    for _, _, name, size in sorted(used, reverse=True):
         total += 0 if folder / name in spared else size
         if total > left:
             (folder / name).unlink(missing_ok=True)
+
+
+def room_taken(folder: Path, names: str) -> int:
+    """Return the bytes of the files in a folder whose names match, such as ``*.safetensors``."""
+    total = 0
+    for path in folder.glob(names):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def _text(inputs: Mapping[str, Any]) -> str:

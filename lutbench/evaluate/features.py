@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lutbench.data.images import ImageDataset
 from lutbench.data.subsets import whole_of
+from lutbench.evaluate.crop_store import crop_inputs, kept_crops
 from lutbench.evaluate.feature_store import Kept, making, read_features, write_features
 from lutbench.evaluate.inference import Computed, encode_images
 from lutbench.files import DamagedError
@@ -129,14 +130,9 @@ def feature_inputs(run: "Run[Any]", images: ImageDataset, pool: Taken) -> dict[s
         "encoder": source.affecting_results(),
         "weights": run.weights_sha256,
         "seed": run.seed if source.kind == "scratch" else None,
-        "data": recipe.data.affecting_results(),
-        "split": images.split,
-        "fingerprint": images.fingerprint,
-        "side": recipe.side,
-        "crop": prepared.crop_pct or recipe.eval_crop,
+        **crop_inputs(run, images),
         "mean": list(prepared.mean),
         "std": list(prepared.std),
-        "interpolation": prepared.interpolation,
         "pool": pool,
         "precision": precision_of(recipe.precision),
         "batch": recipe.eval_batch,
@@ -172,7 +168,9 @@ def _encoded(
         if 4 * len(images) * width * len(every) <= run.workspace.feature_bytes / OF_ALL:
             numbers = list(every)
         take = partial(encode_blocks, pool=pool, numbers=numbers)
-    computed = encode_images(encoder, images, recipe, run.preprocessing, f"{run.name} features of {images.split}", take)
+    title = f"{run.name} features of {images.split}"
+    with kept_crops(run, images) as crops:
+        computed = encode_images(encoder, images, recipe, run.preprocessing, title, take, crops=crops)
     index = torch.from_numpy(computed.index)
     if numbers == [OUTPUT]:
         return {OUTPUT: Kept(computed.values, index)}

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from lutbench.data.images import ImageDataset, UndecodableImage
 from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
+from lutbench.evaluate.crop_store import Crops
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.evaluate.scores import TOP, Scores
 from lutbench.evaluate.transform import eval_transform
@@ -88,10 +89,11 @@ def over_images(
     title: str,
     chosen: NDArray[np.int64] | None = None,
     form: Form = "Pillow",
+    crops: Crops | None = None,
 ) -> Computed:
     """Compute ``function(pixels, index)`` of every image, or of those ``chosen`` (n,), ascending, on every process, in the set's order.
 
-    ``transform`` gives uint8 pixels of an image in that ``form``. The function gets them, (B, ...), and index (B,) on the device, under the
+    ``transform`` gives uint8 pixels of an image in that ``form``; of those whose pixels ``crops`` keep nothing is decoded. The function gets them, (B, ...), and index (B,) on the device, under the
     recipe's precision, and returns (B, ...).
     ``title`` names the progress bar; none is shown if it is empty.
 
@@ -100,7 +102,7 @@ def over_images(
     """
     order = np.arange(len(images)) if chosen is None else chosen
     values, decoded = [], []
-    for batch in decoded_batches(images, partial(whatever_index, transform), recipe, title, order, form):
+    for batch in decoded_batches(images, partial(whatever_index, transform), recipe, title, order, form, crops):
         with autocast(recipe.precision):
             values.append(function(batch.pixels, batch.index))
         decoded.append(batch.counts)
@@ -129,8 +131,11 @@ def decoded_batches(
     title: str,
     order: NDArray[np.int64],
     form: Form = "Pillow",
+    crops: Crops | None = None,
 ) -> Iterator[DecodedBatch]:
     """Yield this process's share of the images ``order`` (n,) of a dataset, as ``transform`` makes them of image, in that ``form``, and index.
+
+    Those whose pixels ``crops`` keep come from there, and the others are kept there.
 
     Every process has as many batches; where there are fewer left than processes, the last comes again and does not count.
     ``title`` names the progress bar; none is shown if it is empty.
@@ -142,7 +147,7 @@ def decoded_batches(
     world, size = processes.num_processes, _batch(order, recipe)
     batches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
     numbers = range(processes.process_index, -(-len(batches) // world) * world, world)
-    dataset, workers = _Decoded(images, transform, form), recipe.workers
+    dataset, workers = _Decoded(images, transform, form, crops), recipe.workers
     flight = Flight.of(size, bytes_of(dataset[int(order[0])]) if workers else 0, workers)
     loader = loaded(dataset, [batches[min(number, len(batches) - 1)] for number in numbers], workers, flight)
     with Bar(title, len(order), shown=bool(title) and processes.is_main_process) as bar:
@@ -186,9 +191,16 @@ def check_classes_left(images: ImageDataset, index: NDArray[np.int64]) -> None:
 
 
 def evaluate(
-    classifier: nn.Module, images: ImageDataset, recipe: EvaluationRecipe, prepared: Preprocessing, title: str
+    classifier: nn.Module,
+    images: ImageDataset,
+    recipe: EvaluationRecipe,
+    prepared: Preprocessing,
+    title: str,
+    crops: Crops | None = None,
 ) -> Outcomes:
     """Classify the centre crop of every image of a labelled dataset, ``prepared`` as in training; on every process.
+
+    ``crops`` are those that are kept.
 
     Raises:
         UserError: if its outputs are not finite, or an image cannot be decoded and the set does not skip those.
@@ -206,6 +218,7 @@ def evaluate(
             recipe,
             title,
             form=recipe.form,
+            crops=crops,
         )
     classifier.train(training)
     return outcomes_of(computed.values, images, computed.index, recipe.metric)
@@ -219,11 +232,12 @@ def encode_images(
     title: str,
     take: Callable[[nn.Module, Tensor], Tensor] | None = None,
     chosen: NDArray[np.int64] | None = None,
+    crops: Crops | None = None,
 ) -> Computed:
     """Encode the centre crop of every image of a dataset, ``prepared`` as in training: features (m, D), float32; on every process.
 
     ``take`` makes features (B, ...) of the encoder and normalised images (B, 3, S, S); :func:`encode` as the recipe pools if not given.
-    Of the images ``chosen`` (n,), ascending, if they are given.
+    Of the images ``chosen`` (n,), ascending, if they are given; ``crops`` are those that are kept.
 
     Raises:
         UserError: if they are not finite, or an image cannot be decoded and the set does not skip those.
@@ -238,6 +252,7 @@ def encode_images(
         title,
         chosen,
         recipe.form,
+        crops,
     )
     check_finite(computed.values.isfinite().flatten(1).all(1).numpy(), images, computed.index, "the encoder's features")
     return computed
@@ -331,18 +346,24 @@ def check_finite(
 class _Decoded(Dataset[tuple[Tensor, int, bool]]):
     """Pixels of the images of a set, which images they are, and whether they could be decoded."""
 
-    def __init__(self, images: ImageDataset, transform: Callable[[Any, int], Tensor], form: Form) -> None:
-        self.images, self.transform, self.form = images, transform, form
+    def __init__(
+        self, images: ImageDataset, transform: Callable[[Any, int], Tensor], form: Form, crops: Crops | None
+    ) -> None:
+        self.images, self.transform, self.form, self.crops = images, transform, form, crops
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, bool]:
+        decoded = partial(self._decoded, index)
         try:
-            image = self.images.image(index) if self.form == "Pillow" else self.images.pixels(index)
-            return self.transform(image, index), index, True
+            return self.crops.crop(index, decoded) if self.crops else decoded(), index, True
         except UndecodableImage:
             if not self.images.skip_undecodable:
                 raise
             black = Image.new("RGB", (64, 64))
             return self.transform(black if self.form == "Pillow" else np.array(black), index), index, False
+
+    def _decoded(self, index: int) -> Tensor:
+        image = self.images.image(index) if self.form == "Pillow" else self.images.pixels(index)
+        return self.transform(image, index)
 
 
 def whatever_index(transform: Callable[[Any], Tensor], image: Any, index: int) -> Tensor:

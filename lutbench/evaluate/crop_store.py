@@ -1,0 +1,164 @@
+"""Crops of images, decoded once for all encoders that see the same, kept below ``--runs`` as ``features/KEY.crops``.
+
+KEY is the hash of everything that decides their bits. A file has a row for every image of a split at a place of its own: a checksum,
+then the pixels. Whatever process decodes an image writes its row, and a row is believed if its checksum is right. So what an interrupted
+command decoded serves the next one, several commands fill one file together, and a damaged row is decoded again.
+
+They share the room of features, :mod:`lutbench.evaluate.feature_store`, and give way to those: what crops save is decoding alone.
+"""
+
+import fcntl
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lutbench.data.images import ImageDataset
+from lutbench.evaluate.feature_store import CROPS, make_room, path_of, room_taken
+from lutbench.kinds import DATASETS
+from lutbench.provenance import hardware, packages
+from lutbench.sources import digest_of
+
+if TYPE_CHECKING:
+    from lutbench.run import Run
+
+SHARE = 2
+"""Crops are kept where a split's take no more than this part of the room for features, half (our choice)."""
+
+CHECKSUM = 4
+"""Bytes of the CRC-32 before a row's pixels. A row that was never written is all zeros, whose CRC-32 is not zero."""
+
+
+class Crops:
+    """The file of a split's crops; every process that it is sent to opens it by itself."""
+
+    def __init__(self, path: Path, side: int) -> None:
+        self.path, self.side = path, side
+        self._row = CHECKSUM + 3 * side**2
+        self._opened: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process is sent: a file that is open in this one is not open there."""
+        return self.__dict__ | {"_opened": None}
+
+    def crop(self, index: int, decoded: Callable[[], Tensor]) -> Tensor:
+        """Return the crop (3, S, S), uint8, of an image: the one that is kept, or what ``decoded()`` returns, which is kept then.
+
+        While one process decodes an image others wait for its row. If the file cannot be read or written the image is decoded.
+        """
+        if (kept := self._read(index)) is not None:
+            return kept
+        with self._alone_at(index):
+            if (kept := self._read(index)) is not None:
+                return kept
+            made = decoded()
+            self._write(index, made)
+            return made
+
+    def size(self, images: int) -> int:
+        """Return the bytes of a file of so many images."""
+        return images * self._row
+
+    def reserve(self, images: int) -> None:
+        """Make room in the file for so many images, which takes none of the disk before they are written. Raises OSError."""
+        if os.fstat(self._file()).st_size != self.size(images):
+            os.truncate(self._file(), self.size(images))
+        os.utime(self._file())  # used now
+
+    def close(self) -> None:
+        """Close the file in this process."""
+        if self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
+
+    def _file(self) -> int:
+        """Return the descriptor of the file in this process."""
+        if self._opened is None:
+            self._opened = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        return self._opened
+
+    def _read(self, index: int) -> Tensor | None:
+        row = torch.empty(self._row, dtype=torch.uint8)
+        content = memoryview(row.numpy())
+        with suppress(OSError):
+            if os.preadv(self._file(), [content], index * self._row) == self._row:
+                pixels = content[CHECKSUM:]
+                if zlib.crc32(pixels).to_bytes(CHECKSUM, "little") == content[:CHECKSUM]:
+                    return row[CHECKSUM:].view(3, self.side, self.side)
+        return None
+
+    def _write(self, index: int, crop: Tensor) -> None:
+        pixels = crop.numpy().tobytes()
+        with suppress(OSError):
+            os.pwrite(self._file(), zlib.crc32(pixels).to_bytes(CHECKSUM, "little") + pixels, index * self._row)
+
+    @contextmanager
+    def _alone_at(self, index: int) -> Iterator[None]:
+        """Keep other processes from a row meanwhile, where the file system has locks; the system frees that of one that is killed."""
+        with suppress(OSError):
+            fcntl.lockf(self._file(), fcntl.LOCK_EX, 1, index * self._row)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                fcntl.lockf(self._file(), fcntl.LOCK_UN, 1, index * self._row)
+
+
+@contextmanager
+def kept_crops(run: "Run[Any]", images: ImageDataset) -> Iterator[Crops | None]:
+    """Open the file of the centre crops of ``images``, as evaluation with the run's recipe takes them, and close it at the end.
+
+    Gives None, so that every image is decoded, if they would take more than their :data:`SHARE`, room that features take, or half of
+    what is free on the disk, or if nothing can be written.
+    """
+    installed = packages()
+    inputs = crop_inputs(run, images) | {
+        "machine": hardware().cpu,
+        "packages": {name: installed.get(name) for name in ("torch", "torchvision", "pillow", "numpy")},
+        "sources": [digest_of("lutbench.evaluate.transform"), digest_of(DATASETS[type(run.recipe.dataset).__name__])],
+    }
+    crops = Crops(path_of(run.workspace.features, inputs).with_suffix(CROPS), run.recipe.side)
+    try:
+        yield crops if _has_room(crops, len(images), run.workspace.feature_bytes) else None
+    finally:
+        crops.close()
+
+
+def crop_inputs(run: "Run[Any]", images: ImageDataset) -> dict[str, Any]:
+    """Return what decides the pixels of the centre crops of ``images``, but the machine and the code."""
+    recipe, prepared = run.recipe, run.preprocessing
+    return {
+        "data": recipe.dataset.affecting_results(),
+        "split": images.split,
+        "fingerprint": images.fingerprint,
+        "side": recipe.side,
+        "crop": prepared.crop_pct or recipe.eval_crop,
+        "interpolation": prepared.interpolation,
+        "form": recipe.form,
+    }
+
+
+def _has_room(crops: Crops, images: int, most: int) -> bool:
+    """Reserve a file of crops, in place of other crops where there are too many; return whether there is room for it.
+
+    ``most`` are the bytes that its folder may have.
+    """
+    folder, size = crops.path.parent, crops.size(images)
+    if size > most / SHARE or size > most - room_taken(folder, "*.safetensors"):
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        make_room(folder, most - size, {crops.path})
+        written = crops.path.stat().st_blocks * 512 if crops.path.exists() else 0
+        if size - written > shutil.disk_usage(folder).free / 2:
+            return False
+        crops.reserve(images)
+    except OSError:
+        return False
+    return True
