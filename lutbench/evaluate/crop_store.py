@@ -85,7 +85,7 @@ class Crops:
 
     def _read(self, index: int) -> Tensor | None:
         row = torch.empty(self._row, dtype=torch.uint8)
-        content = memoryview(row.numpy())
+        content = row.numpy().data
         with suppress(OSError):
             if os.preadv(self._file(), [content], index * self._row) == self._row:
                 pixels = content[CHECKSUM:]
