@@ -43,7 +43,7 @@ FeatureRoom = Annotated[
         metavar="GB",
         min=0,
         envvar="LUTBENCH_FEATURES",
-        help="Room below --runs for features of frozen encoders, which probes share; what was used longest ago goes first.",
+        help="Room below --runs for features of frozen encoders, which probes share, and crops, which encoders do; what was used longest ago goes first.",
     ),
 ]
 ResultsRoot = Annotated[

@@ -34,7 +34,7 @@ class Workspace:
     """Whether a set of the Hugging Face Hub that is not on this machine is downloaded when it is opened, and folders and sets are made
     before a run: not for a command that only looks, such as ``status`` and ``plan``."""
     feature_bytes: int = FEATURE_BYTES
-    """Bytes that the features of frozen encoders may take below ``runs``, see :mod:`lutbench.evaluate.feature_store`."""
+    """Bytes that the features of frozen encoders, and crops, may take below ``runs``, see :mod:`lutbench.evaluate.feature_store`."""
     _met: set[str] = field(default_factory=set, repr=False, compare=False)
     _opened: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
     passed_over: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)

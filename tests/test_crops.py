@@ -256,12 +256,15 @@ def test_other_pixels_are_another_file_and_the_same_pixels_are_not(folder: Path,
         assert (len(crop_files(run)), len(reads.names)) == (number, number * VAL), settings
 
 
-def test_crops_are_kept_where_half_of_the_room_is_theirs_and_features_leave_it(folder: Path) -> None:
+def test_crops_are_kept_where_half_of_the_room_is_theirs_and_features_leave_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     size = VAL * (4 + 3 * 16 * 16)
-    for room, kept in ((0, 0), (2 * size - 1, 0), (2 * size, 1)):
+    for room, kept, told in ((0, 0, 0), (2 * size - 1, 0, 1), (2 * size, 1, 0)):
         run = of_seed(folder, 0, f"room {room}", room=room)
         features_of(run, "val")
         assert len(crop_files(run)) == kept
+        assert capsys.readouterr().out.count("With --features 1 or more their crops, 0.0 MB, are kept for all") == told
     taken = run.workspace.features / "others.safetensors"
     taken.write_bytes(bytes(size + 1))
     features_of(of_seed(folder, 1, f"room {room}", room=room), "val")

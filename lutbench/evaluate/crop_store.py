@@ -13,6 +13,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from lutbench.data.images import ImageDataset
 from lutbench.evaluate.feature_store import CROPS, make_room, path_of, room_taken
+from lutbench.files import gigabytes
 from lutbench.kinds import DATASETS
 from lutbench.provenance import hardware, packages
 from lutbench.sources import digest_of
@@ -115,7 +117,7 @@ def kept_crops(run: "Run[Any]", images: ImageDataset) -> Iterator[Crops | None]:
     """Open the file of the centre crops of ``images``, as evaluation with the run's recipe takes them, and close it at the end.
 
     Gives None, so that every image is decoded, if they would take more than their :data:`SHARE`, room that features take, or half of
-    what is free on the disk, or if nothing can be written.
+    what is free on the disk, or if nothing can be written. The first is noted, since the user can give more room.
     """
     installed = packages()
     inputs = crop_inputs(run, images) | {
@@ -123,9 +125,17 @@ def kept_crops(run: "Run[Any]", images: ImageDataset) -> Iterator[Crops | None]:
         "packages": {name: installed.get(name) for name in ("torch", "torchvision", "pillow", "numpy")},
         "sources": [digest_of("lutbench.evaluate.transform"), digest_of(DATASETS[type(run.recipe.dataset).__name__])],
     }
-    crops = Crops(path_of(run.workspace.features, inputs).with_suffix(CROPS), run.recipe.side)
+    crops, room = (
+        Crops(path_of(run.workspace.features, inputs).with_suffix(CROPS), run.recipe.side),
+        run.workspace.feature_bytes,
+    )
+    if room and (size := crops.size(len(images))) > room / SHARE:
+        run.workspace.note(
+            f"{images.name}: every encoder decodes the images of split {images.split!r} anew. With --features {ceil(SHARE * size / 1e9)} or "
+            f"more their crops, {gigabytes(size)}, are kept for all."
+        )
     try:
-        yield crops if _has_room(crops, len(images), run.workspace.feature_bytes) else None
+        yield crops if _has_room(crops, len(images), room) else None
     finally:
         crops.close()
 
