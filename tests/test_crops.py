@@ -267,6 +267,7 @@ def test_crops_are_kept_where_half_of_the_room_is_theirs_and_features_leave_it(
         assert capsys.readouterr().out.count("With --features 1 or more their crops, 0.0 MB, are kept for all") == told
     taken = run.workspace.features / "others.safetensors"
     taken.write_bytes(bytes(size + 1))
+    os.utime(taken, (1, 1))
     features_of(of_seed(folder, 1, f"room {room}", room=room), "val")
     assert taken.exists(), "features do not go for crops"
     assert crop_files(run) == [], "crops go for features, though they were used later"
