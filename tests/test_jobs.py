@@ -26,6 +26,7 @@ from lutbench.errors import UserError
 from lutbench.jobs.order import Queue, longest_first
 from lutbench.jobs.view import View
 from lutbench.jobs.worker import Line, Step
+from lutbench.recipes import base
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, open_run
 from lutbench.stages import run_suite
@@ -395,6 +396,26 @@ def test_a_terminal_shows_a_line_for_every_run_and_what_is_said_above(monkeypatc
     assert "10/40" in last
     assert "total 0.5" in last
     assert "1/3" in shown
+
+
+# Loader processes
+
+
+def test_runs_side_by_side_share_the_cores_among_their_loader_processes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base.os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    before, of_knn = SUITE.split("[defaults.knn]")
+    of_knn = of_knn.replace("workers = 0\n", "", 1).replace('kind = "knn"\n', 'kind = "knn"\nworkers = 1\n', 1)
+    (folder / "toy.toml").write_text(f"{before}[defaults.knn]{of_knn}")
+    for home, jobs, expected in (("one", 1, 6), ("two", 2, 3)):
+        suite, workspace = opened(folder, home)
+        run_suite(suite, [], ["near/scratch", "white/scratch"], workspace, jobs=jobs)
+        found = records(folder / home)
+        assert found["downstream/white/scratch/seed0"]["recipe"]["workers"] == expected
+        assert found["downstream/near/scratch/seed0"]["recipe"]["workers"] == 1, "the suite says so"
+    identities = {records(folder / home)["downstream/white/scratch/seed0"]["identity"] for home in ("one", "two")}
+    assert len(identities) == 1
 
 
 # nox

@@ -7,6 +7,7 @@ work: a run that another one is at is passed over, waited for at the end, and ta
 import signal
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from lutbench.errors import Halt, UserError
@@ -16,6 +17,8 @@ from lutbench.jobs.order import Queue, known_seconds, longest_first
 from lutbench.jobs.view import View
 from lutbench.jobs.worker import Ended, Gone, Line, Message, Step, Stopped
 from lutbench.progress import console
+from lutbench.provenance import hardware
+from lutbench.recipes.base import MOST_WORKERS
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run
 from lutbench.stages import THREADS, kept_of, require_not_failed, tell_failure
@@ -44,15 +47,31 @@ def side_by_side(
         Halt: if nothing can be saved, after the others have saved and stopped.
         Interrupted: after a signal, when all have saved and stopped.
     """
-    threads = 10**9 if visible_devices() else max(THREADS, jobs)
+    threads, at_once = 10**9 if visible_devices() else max(THREADS, jobs), min(jobs, len(to_do))
     queue = Queue(suite, longest_first(to_do, known_seconds(to_do)), threads, THREADS)
-    with Crew(suite, to_do[0].workspace, min(jobs, len(to_do))) as crew, View(len(to_do)) as view:
+    with Crew(with_shared_cores(suite, at_once), to_do[0].workspace, at_once) as crew, View(len(to_do)) as view:
         shift = _Shift(suite, queue, crew, view, repeated, failed, told)
         with hearing(shift.hear):
             shift.work()
     first = dict(failed)
     failed.clear()
     failed |= {run.name: first[run.name] for run in suite.runs if run.name in first}
+
+
+def with_shared_cores(suite: LoadedSuite, at_once: int) -> LoadedSuite:
+    """Return a suite whose runs, so many of them ``at_once``, have loader processes for their share of the cores, where ``workers`` is not given.
+
+    That is no part of an identity.
+    """
+    cores = hardware(0).cores  # of no GPU, so that CUDA is not begun here
+    share = {"workers": min(MOST_WORKERS, max(1, cores // at_once))}
+    runs = (
+        planned
+        if "workers" in planned.recipe.model_fields_set
+        else replace(planned, recipe=planned.recipe.model_copy(update=share))
+        for planned in suite.runs
+    )
+    return replace(suite, runs=tuple(runs))
 
 
 class _Shift:

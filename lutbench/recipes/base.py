@@ -321,7 +321,8 @@ class RunRecipe(Recipe):
     """torch's threads on a CPU; 0 takes one per core. The last bits depend on it: give a number where machines with
     different numbers of cores shall agree. One thread and one loader worker suit a toy on two cores."""
     workers: Annotated[Processes, Runtime] = Field(default_factory=default_workers)
-    """Loader processes per training process: the cores over the training processes of this machine, if not given."""
+    """Loader processes per training process: the cores over the training processes of this machine, if not given; those of runs side
+    by side (``--jobs``) count."""
 
     @property
     def dataset(self) -> DatasetRecipe:
