@@ -143,7 +143,15 @@ def plan(
     gpu: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Estimate the hours on a GPU, such as h100, a100 or rtx4090, from its data sheet."
+            metavar="NAME",
+            help="Estimate the hours on a GPU, such as h100, a100 or rtx4090, from its data sheet, where it was not measured.",
+        ),
+    ] = None,
+    card: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Take what was measured on this card, see docs/benchmarks.md; if not given, on that of --gpu, or on the only one.",
         ),
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs that each run is spread over.")] = 1,
@@ -159,11 +167,13 @@ def plan(
 
     asked = find_gpu(gpu) if gpu else None
     from lutbench.plan.costs import Rates, read_rates
+    from lutbench.plan.measured import choose_card, measured_cards
     from lutbench.plan.show import show_plan
     from lutbench.plan.summary import show_summary
     from lutbench.workspace import Workspace
 
-    given = Rates(read_rates(loaded, rate or []), flops, gpus, asked)
+    measured = choose_card(measured_cards(), card, gpu, flops)
+    given = Rates(read_rates(loaded, rate or []), flops, gpus, asked, measured, named=card is not None)
     workspace = Workspace(data_root, runs, results, download=False)
     (show_summary if summary else show_plan)(loaded, workspace, given, only or [])
 

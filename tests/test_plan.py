@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -35,19 +35,23 @@ from lutbench.plan.costs import (
     MEASURED,
     NO_COUNT,
     NO_RATE,
+    ON_CARD,
     Costs,
     Rates,
     costs_of,
+    narrowed,
     read_rates,
 )
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
 from lutbench.plan.gpus import find_gpu, known_gpus
-from lutbench.plan.show import amount, duration, how_to_time, show_plan, totals
+from lutbench.plan.measured import Card, choose_card
+from lutbench.plan.show import amount, duration, how_to_time, origins, show_plan, totals
 from lutbench.plan.summary import show_summary
 from lutbench.plan.surveys import missing, survey_all
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.recipes.loading import load_suite
+from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import read_record
@@ -55,6 +59,7 @@ from lutbench.record_writing import write_record
 from lutbench.run import open_run
 from lutbench.stages import run_suite
 from lutbench.workspace import Workspace
+from pretrain.cost import flop_per_image
 
 TRAIN, VAL = 30, 21
 """Images that write_images writes of three classes: ten and seven of each."""
@@ -349,6 +354,77 @@ def test_a_rate_that_was_measured_without_a_gpu_tells_nothing_of_a_named_one(fol
     del record["seal"]
     write_sealed(path, record)
     assert planned(folder, Rates(gpu=find_gpu("a100"))).groups[0].to_run[0].origin == MEASURED
+
+
+def a_card(name: str = "NVIDIA H100 80GB HBM3", **changes: Any) -> Card:
+    """A card on which a ViT-B was pre-trained at 2,000 images/s in batches of 256, and a ViT-S evaluated."""
+    speeds = [
+        {"kind": "pretrain", "model": "vit_base_patch16_224", "batch": 256, "images_per_second": 2000, "flop_per_image": LUT_B},
+        {"kind": "pretrain", "model": "vit_base_patch16_224", "batch": 1024, "images_per_second": 2100, "flop_per_image": LUT_B},
+        {"kind": "pretrain", "model": "vit_base_patch16_224", "batch": 256, "images_per_second": 900, "flop_per_image": LUT_B, "variant": "plain"},
+        {"kind": "robustness", "model": "vit_small_patch16_224", "batch": 256, "images_per_second": 9000, "flop_per_image": 9.2e9},
+    ]  # fmt: skip
+    values = {"card": name, "memory_gib": 79.1, "machine": "16 cores", "cuda": "13.0", "versions": {"torch": "2.15.0"}}
+    values |= {"code": "1.0", "date": "2026-12-01", "command": "python measure.py", "matrix_flops": 8e14}
+    return Card.model_validate(values | {"speeds": speeds} | changes)
+
+
+LUT_B = flop_per_image(PretrainRecipe.model_validate({"data": {}, "encoder": {}}))
+"""FLOP of an image of LUT with ViT-B."""
+
+
+def test_a_measured_card_gives_the_hours_of_its_models_and_what_is_measured_here_wins(tmp_path: Path) -> None:
+    suite, workspace = load_suite("paper"), Workspace(tmp_path, tmp_path / "runs", tmp_path / "results")
+    only = ["pretrain/lut-b/seed0", "pretrain/mae-b/seed0", "pretrain/lut-s/seed0"]
+    suite = narrowed(suite, only)
+    surveys = survey_all(suite, workspace)
+    rates = Rates(gpus=8, gpu=find_gpu("h100"), card=a_card())
+    lut, mae, small = (costs_of(suite, workspace, surveys, rates, [name]).runs[0] for name in only)
+    assert lut.rate == pytest.approx(8 * 2000), "of the steps that runs take, with the slower batch"
+    assert lut.seconds == pytest.approx(lut.images / 16000)
+    assert mae.rate is not None
+    assert mae.rate == pytest.approx(8 * 2000 * LUT_B / mae.cost.train), "as many FLOP/s, and fewer for an image"
+    assert [one.origin for one in (lut, mae, small)] == [ON_CARD, ON_CARD, ESTIMATED]
+    told = " ".join(origins(Costs((lut, mae, small), 8), rates))
+    assert (
+        "The hours of 2 runs are by steps of the same model, measured on NVIDIA H100 80GB HBM3 (2026-12-01, torch 2.15.0"
+        in told
+    )
+    assert "The hours of 1 run are estimated" in told
+    given = replace(rates, given={only[0]: 5.0})
+    assert costs_of(suite, workspace, surveys, given, only[:1]).runs[0].origin == GIVEN
+
+
+def test_the_card_is_the_named_one_or_that_of_the_gpu_or_the_only_one() -> None:
+    one, other = a_card(), a_card("NVIDIA GeForce RTX 4090")
+    assert choose_card([one], None, None, None) == one
+    assert choose_card([one, other], None, None, None) is None, "of two nobody knows which is meant"
+    assert choose_card([one], None, None, 4e14) is None, "who says how fast a GPU is means that"
+    assert choose_card([one, other], None, "rtx4090", None) == other
+    assert choose_card([one, other], None, "a100", None) is None
+    assert choose_card([one, other], "h100", None, 4e14) == one
+    with pytest.raises(UserError, match=r"--card h20: it was not measured\. Known: NVIDIA H100"):
+        choose_card([one, other], "h20", None, None)
+    with pytest.raises(UserError, match="several have that name, NVIDIA H100 80GB HBM3, NVIDIA GeForce RTX 4090"):
+        choose_card([one, other], "nvidia", None, None)
+    with pytest.raises(UserError, match=r"nothing was measured on a GPU yet\. For an estimate give --gpu NAME"):
+        choose_card([], "h100", None, None)
+
+
+def test_what_was_measured_without_a_gpu_tells_nothing_of_a_card_that_is_named(folder: Path) -> None:
+    write_images(folder)
+    suite, workspace = opened(folder)
+    run_suite(suite, ["pretrain"], ["seed0"], workspace)
+    for named, origin in ((False, MEASURED), (True, NO_RATE)):
+        assert planned(folder, Rates(card=a_card(), named=named)).groups[0].to_run[0].origin == origin
+
+
+def test_an_assumed_speed_is_said(folder: Path) -> None:
+    write_images(folder)
+    rates = Rates(flops=4e14)
+    assert "The hours of 6 runs are an assumption: a GPU keeps up 4e+14 FLOP/s (--flops)." in totals(
+        planned(folder, rates).all, rates
+    )
 
 
 def test_a_gpu_that_is_not_in_the_table_names_the_nearest() -> None:

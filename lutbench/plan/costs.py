@@ -9,6 +9,7 @@ from lutbench.data.survey import Survey
 from lutbench.errors import UserError
 from lutbench.plan.cost import Cost, NotCountedError
 from lutbench.plan.gpus import Gpu
+from lutbench.plan.measured import Card
 from lutbench.plan.rates import measured_alike
 from lutbench.progress import tracked
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
@@ -17,7 +18,7 @@ from lutbench.run import Run, open_run, row_named
 from lutbench.run_status import RunState
 from lutbench.workspace import Workspace
 
-DONE, GIVEN, MEASURED, COUNTED, ESTIMATED = "done", "given", "measured", "FLOP", "data sheet"
+DONE, GIVEN, MEASURED, ON_CARD, COUNTED, ESTIMATED = "done", "given", "measured", "card", "FLOP", "data sheet"
 NO_RATE, NO_COUNT, NO_FLOP, CANNOT = "no rate", "size unknown", "FLOP unknown", "cannot be run"
 """Where the time of a run comes from, or why there is none."""
 
@@ -33,7 +34,11 @@ class Rates:
     gpus: int = 1
     """GPUs that a run is spread over. A record's rate is divided by its own GPUs, and multiplied by these."""
     gpu: Gpu | None = None
-    """The GPU that is asked about, for runs that have neither images/s nor ``flops``. What was measured without any is then no answer."""
+    """The GPU that is asked about, for runs whose time nothing else tells. What was measured without any is then no answer."""
+    card: Card | None = None
+    """The card whose measured speeds are taken, before ``flops``, for runs that have no images/s."""
+    named: bool = False
+    """Whether ``card`` was asked for by name: what was measured without a GPU is then no answer either."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,8 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
     except UserError as error:
         return RunCost(run, NO_FLOP if isinstance(error, NotCountedError) else CANNOT, Cost(), refused=str(error))
     rate, hardware, survey = rates.given.get(run.name), "", surveys[run.name]
-    if rate is None and record is not None and (rates.gpu is None or record.hardware.gpus):
+    of_any_machine = rates.gpu is None and not rates.named
+    if rate is None and record is not None and (of_any_machine or record.hardware.gpus):
         assert record.images_per_second is not None
         each = record.images_per_second / max(1, len(record.hardware.gpus))  # processes on a CPU share it
         rate, hardware = each * rates.gpus, str(record.hardware)
@@ -218,6 +224,9 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
     origin, seconds = NO_RATE, None
     if rate is not None:
         origin, seconds = MEASURED if hardware else GIVEN, images / rate
+    elif flop and rates.card is not None and (flops := rates.card.flops(run)) is not None:
+        origin, seconds, hardware = ON_CARD, flop / (flops * rates.gpus), str(rates.card)
+        rate = images / seconds
     elif rates.flops is not None:
         origin, seconds = COUNTED, flop / (rates.flops * rates.gpus)
     elif rates.gpu is not None:

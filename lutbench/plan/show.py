@@ -10,18 +10,21 @@ from lutbench.errors import listed
 from lutbench.files import gigabytes
 from lutbench.plan.costs import (
     CANNOT,
+    COUNTED,
     DONE,
     ESTIMATED,
     MEASURED,
     NO_COUNT,
     NO_FLOP,
     NO_RATE,
+    ON_CARD,
     Costs,
     Rates,
     costs_of,
     narrowed,
 )
 from lutbench.plan.disk import by_disk, disk_uses, rooms_of
+from lutbench.plan.measured import measured_cards
 from lutbench.plan.surveys import foreseen, missing, survey_all
 from lutbench.progress import console, print_table
 from lutbench.recipes.suite import LoadedSuite
@@ -96,8 +99,17 @@ def totals(costs: Costs, rates: Rates) -> list[str]:
 def origins(costs: Costs, rates: Rates) -> list[str]:
     """Return what the hours rest on."""
     lines = []
+    if rates.card and (taken := costs.count(ON_CARD)):
+        lines.append(
+            f"The hours of {_some(taken)} are by steps of the same model, measured on {rates.card}, docs/benchmarks.md, and by the FLOP of "
+            "each: reading images is not part of them."
+        )
+    if rates.flops and (assumed := costs.count(COUNTED)):
+        lines.append(
+            f"The hours of {_some(assumed)} are an assumption: a GPU keeps up {rates.flops:.2g} FLOP/s (--flops)."
+        )
     if rates.gpu and (estimated := costs.count(ESTIMATED)):
-        lines.append(f"The hours of {estimated} runs are {rates.gpu}.")
+        lines.append(f"The hours of {_some(estimated)} are {rates.gpu}.")
     measured = [one for one in costs.runs if one.origin == MEASURED]
     for hardware, runs in Counter(one.hardware for one in measured).items():
         lines.append(f"{_rates(runs)} measured on {hardware}.")
@@ -110,7 +122,13 @@ def how_to_time(costs: Costs) -> str:
     """Return how to get the hours of runs that have none; empty if all have."""
     unrated = costs.count(NO_RATE)
     some = "1 run has" if unrated == 1 else f"{unrated} runs have"
-    return f"{some} no rate. For hours: --gpu h100, --flops 4e14 or --rate NAME=N." if unrated else ""
+    several = len(measured_cards()) > 1 and not costs.count(ON_CARD)
+    options = "--card NAME, --gpu h100" if several else "--gpu h100"
+    return f"{some} no rate. For hours: {options}, --flops 4e14 or --rate NAME=N." if unrated else ""
+
+
+def _some(runs: int) -> str:
+    return "1 run" if runs == 1 else f"{runs} runs"
 
 
 def _rates(runs: int) -> str:

@@ -1,0 +1,120 @@
+"""What was measured on GPUs: ``measured.json``, which ``benchmarks/gpu/measure.py --keep`` writes and ``lutbench plan`` takes hours from.
+
+``docs/benchmarks.md`` shows the same.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+
+from lutbench.errors import UserError, listed, unknown
+from lutbench.files import read_json
+from lutbench.recipes.base import EncoderRecipe
+from lutbench.run import Run
+
+TABLE = Path(__file__).with_name("measured.json")
+
+
+class Speed(BaseModel):
+    """How fast one model went through one kind of step."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+    """The kind of run that takes such steps, see :mod:`lutbench.kinds`."""
+    variant: str = ""
+    """What is other than in a run, such as ``eager``; empty if nothing is."""
+    model: str
+    """timm's name of the encoder, at its own sizes and 224 pixels."""
+    batch: PositiveInt
+    images_per_second: PositiveFloat
+    flop_per_image: PositiveFloat
+    memory_gib: PositiveFloat | None = None
+    """The most that was allocated on the card."""
+
+
+class Card(BaseModel):
+    """A GPU that was measured, by which versions, and how fast it was."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    card: str
+    """Its name, as CUDA has it."""
+    memory_gib: PositiveFloat
+    machine: str
+    """The machine that it was in."""
+    cuda: str
+    versions: dict[str, str]
+    code: str
+    """Version and commit of this suite."""
+    date: str
+    command: str
+    matrix_flops: PositiveFloat | None = None
+    """FLOP/s of large bf16 matrix products."""
+    speeds: tuple[Speed, ...]
+
+    def flops(self, run: Run[Any]) -> float | None:
+        """Return the FLOP/s that it keeps up in the steps of a run; None if none of this kind and model were measured as runs take them.
+
+        Of several batches it is the slowest. Runs of one kind and model take FLOP of the same sort, if not as many: MAE's images are
+        cheaper than LUT's.
+        """
+        of = run.needs if run.needs is not None and run.planned.kind.starts_from == "classifier" else run
+        encoder = getattr(of.recipe, "encoder", None)
+        architecture = encoder if isinstance(encoder, EncoderRecipe) else getattr(encoder, "architecture", None)
+        if architecture is None:
+            return None
+        found = [
+            speed.images_per_second * speed.flop_per_image
+            for speed in self.speeds
+            if (speed.kind, speed.variant) == (run.planned.kind.name, "")
+            and EncoderRecipe(model=speed.model).affecting_results() == architecture.affecting_results()
+        ]
+        return min(found, default=None)
+
+    def __str__(self) -> str:
+        return f"{self.card} ({self.date}, torch {self.versions.get('torch')}, CUDA {self.cuda})"
+
+
+class _Cards(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cards: tuple[Card, ...]
+
+
+def measured_cards(table: Path = TABLE) -> tuple[Card, ...]:
+    """Return every card of the table; none as long as none was measured."""
+    return _Cards.model_validate(read_json(table)).cards
+
+
+def choose_card(cards: Sequence[Card], card: str | None, gpu: str | None, flops: float | None) -> Card | None:
+    """Return the card whose speeds a plan takes: that of ``--card``; of ``--gpu``, if it is there; or the only one, if neither is given.
+
+    Who gives ``--flops`` says how fast a GPU is, and none is taken.
+
+    Raises:
+        UserError: if ``card`` was not measured, or names several.
+    """
+    named = [one for one in cards if (name := card or gpu) and _is_named(one.card, name)]
+    if card is None:
+        candidates = [] if flops is not None else named if gpu else cards
+        return candidates[0] if len(candidates) == 1 else None
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise UserError(f"--card {card}: several have that name, {listed(one.card for one in named)}. Give more of it.")
+    if not cards:
+        raise UserError(
+            f"--card {card}: nothing was measured on a GPU yet. For an estimate give --gpu NAME or --flops NUMBER; "
+            "benchmarks/gpu/measure.py --keep measures a card."
+        )
+    raise unknown(f"--card {card}: it was not measured", card, [one.card for one in cards])
+
+
+def _is_named(card: str, name: str) -> bool:
+    """Return whether a name is a card's, or words of it: ``h100`` and ``rtx4090`` are ``NVIDIA H100 PCIe`` and ``... RTX 4090``."""
+    parts = map(re.escape, re.findall(r"[a-z]+|\d+|\S", name.lower()))
+    return re.search(rf"\b{' ?'.join(parts)}\b", card.lower()) is not None
