@@ -8,7 +8,6 @@ view, which is another forward pass. The resamples of spectra, which come once, 
 The neighbours' bank and vote of ``depth`` are left out as well. Prints a Markdown table with hardware and versions.
 """
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,22 +16,18 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from common import MODELS, heading, write_crops
 
 from analysis.passes import second_views, through_images
 from lutbench.data.images import open_dataset
-from lutbench.data.toy.photographs import PHOTOGRAPHS, load_photograph, square
 from lutbench.evaluate.inference import encode_images
 from lutbench.models.preprocessing import IMAGENETS
 from lutbench.models.pretrained import load_encoder
-from lutbench.provenance import hardware, packages
 from lutbench.recipes.analysis import MEASURES, AnalysisRecipe
 from lutbench.recipes.base import DataRecipe
 from lutbench.recipes.probes import KnnRecipe
 from lutbench.recipes.reading import read_recipe
 from lutbench.train.processes import accelerator, precision_of
-from lutbench.train.randomness import generator
-
-MODELS = {"S": "vit_small_patch16_224", "B": "vit_base_patch16_224", "L": "vit_large_patch16_224"}
 
 
 def main(
@@ -60,7 +55,7 @@ def main(
     plain = read_recipe(KnnRecipe, settings, "benchmark")
     encoder = load_encoder(recipe.encoder).to(accelerator().device)
     with tempfile.TemporaryDirectory() as folder:
-        _write_images(Path(folder) / "train", images)
+        write_crops(Path(folder) / "train", images, ["0", "1"])
         dataset = open_dataset(DataRecipe.model_validate(settings["data"]), "train", Path(folder))
         every = np.arange(len(dataset))
         some = every[: max(1, round(viewed * len(every)))]
@@ -78,10 +73,7 @@ def main(
         rows["all but depth"] = _rate(analyse(*(m for m in MEASURES if m != "depth")), images)
         rows["all"] = _rate(analyse(*MEASURES), images)
     if accelerator().is_main_process:
-        versions = ", ".join(f"{name} {packages()[name]}" for name in ("python", "torch", "timm"))
-        how = f"{precision_of(precision)}; batch {batch}; {workers} workers"
-        print(f"{hardware(accelerator().num_processes)}; {how}; {versions}.\n")
-        print(f"    {' '.join(['python', *sys.argv])}\n")
+        print(heading(f"{precision_of(precision)}; batch {batch}; {workers} workers"))
         print(f"| ViT-{size.upper()}/16 | images/s | times plain |")
         print("|---|---:|---:|")
         for name, rate in rows.items():
@@ -96,17 +88,6 @@ def _rate(go: Callable[[], object], images: int) -> float:
         go()
         taken.append(time.perf_counter() - started)
     return images / min(taken[1:])
-
-
-def _write_images(folder: Path, count: int) -> None:
-    """Crops of photographs in two class folders, JPEG of quality 85."""
-    photographs = [load_photograph(file) for file in PHOTOGRAPHS.values()]
-    draw = generator(0)
-    for number in range(count):
-        picture = photographs[number % len(photographs)]
-        crop = picture.crop(square(draw, (0, 0, *picture.size), (180, 260))).resize((224, 224))
-        (folder / f"{number % 2}").mkdir(parents=True, exist_ok=True)
-        crop.save(folder / f"{number % 2}/{number}.JPEG", quality=85)
 
 
 if __name__ == "__main__":

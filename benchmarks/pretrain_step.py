@@ -22,23 +22,25 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import typer
+from common import MODELS, heading
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from lutbench.provenance import hardware, packages
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.reading import read_recipe
 from lutbench.train.processes import accelerator, autocast, precision_of
-from lutbench.train.regional import compile_blocks
+from lutbench.train.regional import checkpoint_blocks, compile_blocks
 from pretrain.frameworks.interface import Framework
+from pretrain.frameworks.vit import patchify
 from pretrain.student import Student, build_student, parameter_groups
 from pretrain.teacher import Teacher
 from pretrain.views import Views
 
-MODELS = {"S": "vit_small_patch16_224", "B": "vit_base_patch16_224", "L": "vit_large_patch16_224"}
 MOMENTUM = 0.996
 
-Step = Literal["plain", "ours", "ours, compiled"]
+Way = Literal["plain", "ours", "regional", "compiled", "bf16 teacher", "checkpointed"]
+"""How a step is taken: as one would first write it; ours, eagerly; ours compiled block by block, as runs on a GPU are; compiled as a
+whole; block by block with a teacher that computes from a copy in bf16, or with the student's activations computed again."""
 
 
 class Result(NamedTuple):
@@ -64,50 +66,29 @@ def main(
         raise typer.BadParameter(f"{sizes!r}: choose among {', '.join(MODELS)}.", param_hint="--sizes")
     if precision not in ("auto", "fp32", "bf16"):
         raise typer.BadParameter(f"{precision!r}: choose auto, fp32 or bf16.", param_hint="--precision")
-    kinds: list[Step] = ["plain", "ours", "ours, compiled"] if compile else ["plain", "ours"]
+    ways: dict[Way, str] = {"plain": "plain", "ours": "ours"} | ({"regional": "ours, compiled"} if compile else {})
     on_gpu = accelerator().device.type == "cuda"
-    versions = ", ".join(f"{name} {packages()[name]}" for name in ("python", "torch", "timm"))
-    print(f"{hardware()}; {precision_of(precision)}; {versions}.\n")
-    print(f"    {' '.join(['python', *sys.argv])}\n")
+    print(heading(precision_of(precision)))
     print(f"| ViT | step | images/s | against plain | peak {'GPU' if on_gpu else 'resident'} memory, GiB |")
     print("|---|---|---:|---:|---:|")
     for size in chosen:
-        measured = [
-            [_in_own_process(size, kind, batch, steps, warmup, precision) for kind in kinds] for _ in range(rounds)
-        ]
+        measured = [[in_own_process(size, way, batch, steps, warmup, precision) for way in ways] for _ in range(rounds)]
         best = [max(results) for results in zip(*measured, strict=True)]
-        for kind, result in zip(kinds, best, strict=True):
+        for name, result in zip(ways.values(), best, strict=True):
             ratio = result.images_per_second / best[0].images_per_second
-            print(f"| {size} | {kind} | {result.images_per_second:.2f} | {ratio:.2f}x | {result.peak_gib:.2f} |")
+            print(f"| {size} | {name} | {result.images_per_second:.2f} | {ratio:.2f}x | {result.peak_gib:.2f} |")
 
 
-def _in_own_process(*case: Any) -> Result:
+def in_own_process(*case: Any) -> Result:
+    """Measure a case, the arguments of :func:`measure`, in a process that does nothing else."""
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         return pool.submit(measure, *case).result()
 
 
-def measure(size: str, kind: Step, batch: int, steps: int, warmup: int, precision: str) -> Result:
+def measure(size: str, way: Way, batch: int, steps: int, warmup: int, precision: str) -> Result:
     """Time one kind of step in this process."""
-    device = accelerator().device
     recipe = read_recipe(PretrainRecipe, {"data": {}, "encoder": {"model": MODELS[size]}}, "benchmark")
-    student = build_student(recipe, seed=0).to(device)
-    groups = parameter_groups(student, recipe.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
-    view1, view2 = (torch.randn(batch, 3, 224, 224, device=device) for _ in range(2))
-    views = Views(view1, view2, torch.rand(batch, 196, device=device))
-    run_student, run_teacher, update = (_plain if kind == "plain" else _ours)(student)
-    if kind == "ours, compiled":
-        compile_blocks(student.encoder, student.decoder, run_teacher.encoder)
-        student.compile_loss()
-
-    def step() -> None:
-        with autocast(precision):
-            losses = run_student(views, run_teacher(views))
-        losses.total.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        update()
-
+    step, device = lut_step(recipe, way, batch, precision), accelerator().device
     for _ in range(warmup):
         step()
     _wait(device)
@@ -117,6 +98,57 @@ def measure(size: str, kind: Step, batch: int, steps: int, warmup: int, precisio
     _wait(device)
     seconds = time.perf_counter() - start
     return Result(batch * steps / seconds, _peak_bytes(device) / 2**30)
+
+
+def lut_step(
+    recipe: PretrainRecipe,
+    way: Way,
+    batch: int,
+    precision: str = "auto",
+    *,
+    compiles: bool = True,
+    sparse: bool | None = None,
+) -> Callable[[], None]:
+    """Return a step of LUT on random views, which takes teacher, student, optimiser and the teacher's update.
+
+    Without ``compiles`` the ways that compile do not. ``sparse`` is whether the student is shown patches, as on a GPU; there it is if
+    nothing else is said. The plain way never is.
+    """
+    device = accelerator().device
+    student = build_student(recipe, seed=0).to(device)
+    groups = parameter_groups(student, recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
+    student.sparse = way != "plain" and (device.type == "cuda" if sparse is None else sparse)
+    run_student, run_teacher, update = (_plain if way == "plain" else _ours)(student)
+    if way == "bf16 teacher":
+        run_teacher.encode_in_bf16()
+    if way == "checkpointed":
+        checkpoint_blocks(student.encoder, student.decoder)
+    if compiles and way in ("regional", "bf16 teacher", "checkpointed"):
+        compile_blocks(student.encoder, student.decoder, run_teacher.running_encoder)
+        student.compile_loss()
+    if compiles and way == "compiled":
+        run_student, run_teacher = (torch.compile(module, dynamic=False) for module in (student, run_teacher))
+    views = _random_views(student, batch, device)
+
+    def step() -> None:
+        with autocast(precision):
+            losses = run_student(views, run_teacher(views))
+        losses.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        update()
+
+    return step
+
+
+def _random_views(student: Student, batch: int, device: torch.device) -> Views:
+    """Return views of noise, as patches if the student is shown these."""
+    embedding, draw = student.encoder.patch_embed, torch.Generator().manual_seed(0)
+    images = [torch.randn(batch, 3, *embedding.img_size, generator=draw).to(device) for _ in range(2)]
+    if student.sparse:
+        images = [patchify(view, embedding.patch_size[0]) for view in images]
+    return Views(*images, torch.rand(batch, embedding.num_patches, generator=draw).to(device))
 
 
 def _ours(student: Student) -> tuple[Student, Teacher, Callable[[], None]]:

@@ -8,7 +8,6 @@ costs the same. The first condition warms up and is not timed. `torchrun` spread
 Prints a Markdown table with hardware and versions.
 """
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,22 +16,19 @@ from typing import Annotated
 
 import timm
 import typer
+from common import MODELS, heading, write_crops
 
-from lutbench.data.toy.photographs import PHOTOGRAPHS, load_photograph, square
 from lutbench.evaluate.inference import over_images
 from lutbench.models.preprocessing import IMAGENETS
-from lutbench.provenance import hardware, packages
 from lutbench.recipes.reading import read_recipe
 from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
 from lutbench.train.processes import accelerator, precision_of
-from lutbench.train.randomness import generator
 from robustness.classifier import Classifier
 from robustness.conditions import Condition, open_condition
 from robustness.labels import imagenet_1k
 from robustness.measure import measure_conditions
 from robustness.preprocessing import all_views
 
-MODELS = {"S": "vit_small_patch16_224", "B": "vit_base_patch16_224", "L": "vit_large_patch16_224"}
 IMAGES = 50_000
 """Images in every condition of ImageNet-C."""
 CONDITIONS = {"15 corruptions": 75, "with the 4 extra": 95}
@@ -57,7 +53,7 @@ def main(
     settings |= {"eval_batch": batch, "workers": workers, "precision": precision}
     recipe = read_recipe(RobustnessRecipe, settings, "benchmark")
     with tempfile.TemporaryDirectory() as folder:
-        _write_cell(Path(folder), images)
+        write_crops(Path(folder), images, imagenet_1k().names[:10])
         cell = open_condition(shifted, Path(folder), "", imagenet_1k())
         rows = [("decoding alone", _timed(lambda: _decode(cell, recipe), images))]
         for size in chosen:
@@ -65,11 +61,9 @@ def main(
                 timm.create_model(MODELS[size]).to(accelerator().device).eval(),
                 224, imagenet_1k(), IMAGENETS,
             )  # fmt: skip
-            rows.append((f"ViT-{size}/16", _timed(lambda: _classify(classifier, cell, recipe), images)))  # noqa: B023
+            rows.append((f"ViT-{size}/16", _timed(lambda: classify(classifier, cell, recipe), images)))  # noqa: B023
     if main_process:
-        versions = ", ".join(f"{name} {packages()[name]}" for name in ("python", "torch", "timm"))
-        print(f"{hardware(accelerator().num_processes)}; {precision_of(precision)}; {workers} workers; {versions}.\n")
-        print(f"    {' '.join(['python', *sys.argv])}\n")
+        print(heading(f"{precision_of(precision)}; {workers} workers"))
         print(f"| | images/s | {' | '.join(f'ImageNet-C, {name}' for name in CONDITIONS)} |")
         print(f"|---|---:|{'---:|' * len(CONDITIONS)}")
         for name, rate in rows:
@@ -85,7 +79,8 @@ def _timed(go: Callable[[], object], images: int) -> float:
     return images / (time.perf_counter() - started)
 
 
-def _classify(classifier: Classifier, cell: Condition, recipe: RobustnessRecipe) -> object:
+def classify(classifier: Classifier, cell: Condition, recipe: RobustnessRecipe) -> object:
+    """Take the images of a condition through a classifier, to their outcomes."""
     return measure_conditions(classifier, cell, {"": lambda pixels, index: pixels}, recipe, title="")
 
 
@@ -98,18 +93,6 @@ def _decode(cell: Condition, recipe: RobustnessRecipe) -> object:
         "",
         form=recipe.form,
     )
-
-
-def _write_cell(folder: Path, images: int) -> None:
-    """Crops of photographs in class folders, JPEG of quality 85."""
-    photographs = [load_photograph(file) for file in PHOTOGRAPHS.values()]
-    draw = generator(0)
-    for number in range(images):
-        picture = photographs[number % len(photographs)]
-        crop = picture.crop(square(draw, (0, 0, *picture.size), (180, 260))).resize((224, 224))
-        place = folder / imagenet_1k().names[number % 10]
-        place.mkdir(exist_ok=True)
-        crop.save(place / f"{number}.JPEG", quality=85)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,27 @@
-"""What ``results.jsonl`` says, as a summary and as the table of a page."""
+"""What ``results.jsonl`` says, as a summary; and as the table of a card, which ``lutbench plan`` reads and ``docs/benchmarks.md`` shows."""
 
 import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from common import MODELS
+
+from lutbench.files import write_json
+from lutbench.plan.measured import TABLE, Card, measured_cards
+
+PAGE = Path(__file__).parents[2] / "docs/benchmarks.md"
 BEGIN, END = "<!-- the GPU's table begins -->", "<!-- the GPU's table ends -->"
-NONE = "No GPU has been measured yet: no line of this suite has run on one."
+NONE = "Nothing was measured on a GPU yet: no line of this suite has run on one."
 """What the page says until one was."""
+
+KINDS = {"speed": "pretrain", "loop": "pretrain", "fine-tuning": "finetune", "inference": "robustness"}
+"""The kind of run whose images/s a part measures."""
+
+TITLES = {"pretrain": "pre-training", "finetune": "fine-tuning", "robustness": "evaluation from files"}
+VARIANTS = {"regional": "", "ours": "eager"}
+"""How the ways of a step are named; one that is compiled block by block is a run's own."""
 
 Row = dict[str, Any]
 
@@ -25,35 +40,48 @@ def summary(results: Path) -> str:
     return "\n".join([*lines, *(f"ERROR in {row['part']}, {row.get('name')}: {row['error']}" for row in bad)]) + "\n"
 
 
-def table(results: Path, command: str) -> str:
-    """Return the Markdown table of the page: the machine, the versions, the command, and the speed of every step."""
-    rows = read(results)
+def card_of(results: Path, command: str) -> Card | None:
+    """Return the card that was measured; None if there was no GPU."""
+    rows = [row for row in read(results) if "error" not in row]
     env = next((row for row in rows if row["part"] == "env"), {})
-    peak = next((r["tflops"] for r in rows if r["part"] == "peak" and r.get("what") == "matrix product, bf16"), None)
-    versions = ", ".join(f"{name} {env.get('packages', {}).get(name)}" for name in ("python", "torch", "timm"))
-    head = [
-        f"On {env.get('card')} ({env.get('hardware')}), CUDA {env.get('cuda')}, {versions}; bf16 matrix products reach {peak} TFLOP/s:",
-        f"    {command}",
-        "| | ViT | batch | images/s | TFLOP/s | of matrix products | GiB |\n|---|---|---:|---:|---:|---:|---:|",
+    if not env.get("card"):
+        return None
+    peaks = [row["tflops"] * 1e12 for row in rows if row.get("what") == "matrix product, bf16"]
+    speeds = [
+        {
+            "kind": KINDS[row["part"]],
+            "variant": _variant(row),
+            "model": MODELS[row["size"]],
+            "memory_gib": row.get("gib"),
+            **{name: row[name] for name in ("batch", "images_per_second", "flop_per_image")},
+        }
+        for row in rows
+        if row["part"] in KINDS and "flop_per_image" in row
     ]
-    lines = []
-    for row in rows:
-        if row["part"] in ("speed", "fine-tuning") and "error" not in row:
-            tflops = row["tflops"]
-            share = f"{tflops / peak:.0%}" if tflops and peak else ""
-            what = f"pre-training, {row['kind']}" if row["part"] == "speed" else "fine-tuning"
-            lines.append(
-                f"| {what} | {row['size']} | {row['batch']} | {row['images_per_second']:,} | {tflops or ''} | {share} | {row['gib'] or ''} |"
-            )
-        elif row["part"] == "loop" and row.get("what") == "a run":
-            rate = round(row["images_per_second"])
-            what = f"a whole run, {row['waiting_for_data']:.0%} waiting for data"
-            lines.append(f"| {what} | {row['size']} | {row['batch']} | {rate:,} | | | |")
-    return "\n\n".join(head) + "\n" + "\n".join(lines)
+    return Card.model_validate(
+        {
+            "card": env["card"], "memory_gib": env["memory_gib"], "machine": env["hardware"], "cuda": env["cuda"], "code": env["code"],
+            "versions": {name: env["packages"][name] for name in ("python", "torch", "timm")},
+            "date": datetime.now(UTC).date().isoformat(), "command": command, "matrix_flops": next(filter(None, peaks), None), "speeds": speeds,
+        }
+    )  # fmt: skip
 
 
-def write_page(page: Path, results: Path, command: str) -> None:
-    """Put the table into ``page``, between its markers. Of a machine without a GPU the page goes on saying that none was measured.
+def _variant(row: Row) -> str:
+    if row["part"] == "loop":
+        return f"a whole run, {row['waiting_for_data']:.0%} waiting for data"
+    return VARIANTS.get(row.get("way", "regional"), row.get("way", ""))
+
+
+def keep(card: Card, table: Path = TABLE, page: Path = PAGE) -> None:
+    """Put a card into the table, in place of what was measured on one of this name before, and show the table on the page."""
+    cards = sorted([*(one for one in measured_cards(table) if one.card != card.card), card], key=lambda one: one.card)
+    write_json(table, {"cards": [one.model_dump(mode="json") for one in cards]})
+    write_page(page, cards)
+
+
+def write_page(page: Path, cards: Sequence[Card]) -> None:
+    """Put the cards into a page, between its markers.
 
     Raises:
         ValueError: if the page lacks the markers.
@@ -61,6 +89,32 @@ def write_page(page: Path, results: Path, command: str) -> None:
     text = page.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError(f"{page}: expected the lines {BEGIN} and {END}, once each.")
-    measured = any(row["part"] == "env" and row.get("card") for row in read(results))
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{table(results, command) if measured else NONE}\n\n{END}{after}")
+    page.write_text(f"{text.split(BEGIN)[0]}{BEGIN}\n\n{shown(cards)}\n\n{END}{text.split(END)[1]}")
+
+
+def shown(cards: Sequence[Card]) -> str:
+    """Return what the page shows: of every card the machine, the versions, the command, and the speed of every step."""
+    return "\n\n".join(map(_markdown, cards)) or NONE
+
+
+def _markdown(card: Card) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
+    peak = card.matrix_flops
+    reached = f"; bf16 matrix products reach {peak / 1e12:,.1f} TFLOP/s" if peak else ""
+    lines = [
+        f"On {card.card} of {card.memory_gib:g} GiB ({card.machine}), CUDA {card.cuda}, {versions}, lutbench {card.code}, {card.date}{reached}:",
+        "",
+        f"    {card.command}",
+        "",
+        "| | model | batch | images/s | TFLOP/s | of matrix products | GiB |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for speed in card.speeds:
+        what = ", ".join(filter(None, (TITLES[speed.kind], speed.variant)))
+        flops = speed.images_per_second * speed.flop_per_image
+        share = f"{flops / peak:.0%}" if peak else ""
+        lines.append(
+            f"| {what} | `{speed.model}` | {speed.batch} | {speed.images_per_second:,.1f} | {flops / 1e12:,.1f} | {share} | "
+            f"{speed.memory_gib or ''} |"
+        )
+    return "\n".join(lines)
