@@ -22,17 +22,17 @@ way counts with its fastest; a ratio is the median of those of the rounds, since
 are JPEGs of 500 x 375 pixels, cut from photographs that ship in scikit-image: ImageNet's mean is about that size.
 """
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 import typer
+from common import heading
 from PIL import Image, ImageFilter
 from torch.utils.data import default_collate
 from torchvision import transforms
@@ -48,7 +48,6 @@ from lutbench.data.tensors import to_tensor
 from lutbench.data.toy.photographs import PHOTOGRAPHS, load_photograph
 from lutbench.evaluate.transform import eval_transform
 from lutbench.models.preprocessing import IMAGENETS
-from lutbench.provenance import hardware, packages
 from lutbench.recipes.base import DataRecipe, EncoderRecipe, Form
 from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.pretrain import PretrainRecipe
@@ -90,39 +89,9 @@ def main(
     ] = None,
 ) -> None:
     """Measure the ways and print a Markdown table."""
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as temporary:
-        root = Path(temporary)
-        if folder is None:
-            write_photographs(root / "photographs", images)
-        recipe = DataRecipe(label="photographs", path=str((folder or root / "photographs").absolute()), train="")
-        files = open_dataset(recipe, "train", root)
-        some = files if len(files) <= images else first_images(files, images, root)
-        cached = make_cache(some, 224, root)
-        ways = {
-            "obvious": obvious(some),
-            "torchvision v2": torchvisions(some, colours=True),
-            "torchvision v2, no colours": torchvisions(some, colours=False),
-            "files": ours(some, recipe),
-            FILES: ours(some, recipe, photometrics_on="device"),
-            TORCHVISION: ours(some, recipe, photometrics_on="device", resized_by="torchvision"),
-            "cache": ours(cached, recipe, cache=True),
-            BEFORE: through_pillow(cached, recipe),
-            CACHE: ours(cached, recipe, cache=True, photometrics_on="device"),
-        } | others(some, recipe, root)
-        size = np.mean([files.image(index).size for index in range(min(32, len(files)))], 0)
-        count = images // BATCH * BATCH
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, load in ways.items():
-                rates[name].append(count / seconds(load, count, len(some)))
-        last = default_collate([ways[CACHE](index % len(some)) for index in range(BATCH)])
-        device = min(device_seconds(last) for _ in range(rounds + 1))
-    versions = ", ".join(f"{name} {packages()[name]}" for name in ("python", "torch", "torchvision", "pillow"))
-    print(
-        f"{hardware()}; one core; {versions}. Images of {size[0]:.0f} x {size[1]:.0f} pixels, {files.sizes.mean() / 1e3:.0f} KB.\n"
-    )
-    print(f"    {' '.join(['python', *sys.argv])}\n")
+    found = measure(images, rounds, folder)
+    rates = found.rates
+    print(heading("one core", found.images, versions=("python", "torch", "torchvision", "pillow")))
     print("| two views of an image | images/s | against the obvious way |")
     print("|---|---:|---:|")
     for name in [name for name in rates if name not in OTHERS]:
@@ -137,8 +106,57 @@ def main(
         print(f"| {name}, against {before} | {aim:.1f}x | {ratio(rates, name, before):.1f}x |")
     kind = accelerator().device.type
     print(
-        f"\nThe changes of colour of a batch on this device ({kind}): {BATCH / device:.0f} images/s, beside the loader."
+        f"\nThe changes of colour of a batch on this device ({kind}): {found.colours:.0f} images/s, beside the loader."
     )
+
+
+class Measured(NamedTuple):
+    """What was measured."""
+
+    rates: dict[str, list[float]]
+    """Images/s of every way, in every round."""
+    colours: float
+    """Images/s of the changes of colour on the device."""
+    images: str
+    """What the images are, for a heading."""
+
+
+def measure(count: int, rounds: int, folder: Path | None = None) -> Measured:
+    """Measure every way on ``count`` images, those of a ``folder`` or JPEGs that are made."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        if folder is None:
+            write_photographs(root / "photographs", count)
+        recipe = DataRecipe(label="photographs", path=str((folder or root / "photographs").absolute()), train="")
+        files = open_dataset(recipe, "train", root)
+        some = files if len(files) <= count else first_images(files, count, root)
+        cached = make_cache(some, 224, root)
+        ways = two_views(some, cached, recipe) | others(some, recipe, root)
+        width, height = np.mean([files.image(index).size for index in range(min(32, len(files)))], 0)
+        whole = count // BATCH * BATCH
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, load in ways.items():
+                rates[name].append(whole / seconds(load, whole, len(some)))
+        last = default_collate([ways[CACHE](index % len(some)) for index in range(BATCH)])
+        colours = BATCH / min(device_seconds(last) for _ in range(rounds + 1))
+    return Measured(rates, colours, f"images of {width:.0f} x {height:.0f} pixels, {files.sizes.mean() / 1e3:.0f} KB")
+
+
+def two_views(files: ImageDataset, cached: CachedImages, recipe: DataRecipe) -> dict[str, Load]:
+    """Two views of an image, by every way."""
+    return {
+        "obvious": obvious(files),
+        "torchvision v2": torchvisions(files, colours=True),
+        "torchvision v2, no colours": torchvisions(files, colours=False),
+        "files": ours(files, recipe),
+        FILES: ours(files, recipe, photometrics_on="device"),
+        TORCHVISION: ours(files, recipe, photometrics_on="device", resized_by="torchvision"),
+        "cache": ours(cached, recipe, cache=True),
+        BEFORE: through_pillow(cached, recipe),
+        CACHE: ours(cached, recipe, cache=True, photometrics_on="device"),
+    }
 
 
 def write_photographs(folder: Path, count: int) -> None:

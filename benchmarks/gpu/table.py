@@ -52,6 +52,7 @@ def card_of(results: Path, command: str) -> Card | None:
             "kind": KINDS[row["part"]],
             "variant": _variant(row),
             "model": MODELS[row["size"]],
+            "first_step_s": row.get("first_s"),
             "memory_gib": row.get("gib"),
             **{name: row[name] for name in ("batch", "images_per_second", "flop_per_image")},
         }

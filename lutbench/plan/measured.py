@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from lutbench.errors import UserError, listed, unknown
 from lutbench.files import read_json
@@ -32,6 +32,8 @@ class Speed(BaseModel):
     batch: PositiveInt
     images_per_second: PositiveFloat
     flop_per_image: PositiveFloat
+    first_step_s: NonNegativeFloat | None = None
+    """Seconds of the first step, compiling included."""
     memory_gib: PositiveFloat | None = None
     """The most that was allocated on the card."""
 
