@@ -66,14 +66,23 @@ def main(
     if unknown := set(only or ()) - set(PARTS):
         raise typer.BadParameter(f"{', '.join(unknown)}: choose among {', '.join(PARTS)}.", param_hint="--only")
     where = Where(data_root.absolute(), runs.absolute(), results.absolute(), images, rounds)
-    parts = [PARTS[name] for name in only or PARTS] + ([readme_line] if long else [])
+    parts = {name: PARTS[name] for name in only or PARTS} | ({"the README's line": readme_line} if long else {})
+    rows = [aim for name, part in parts.items() for aim in tried(name, part, where)]
     print(heading())
     print("| what | aim | measured | |")
     print("|---|---:|---:|---|")
-    for part in parts:
-        for aim in part(where):
-            met = {None: "not measured", True: "met", False: "**not met**"}[aim.met]
-            print(f"| {aim.what} | {aim.aim} | {aim.measured} | {met} |", flush=True)
+    for row in rows:
+        met = {None: "not measured", True: "met", False: "**not met**"}[row.met]
+        print(f"| {row.what} | {row.aim} | {row.measured} | {met} |")
+
+
+def tried(name: str, part: "Part", where: Where) -> Iterator[Aim]:
+    """Yield the aims of a part; of one that fails, after those that it had measured, that it failed."""
+    print(f"measuring {name}", file=sys.stderr)
+    try:
+        yield from part(where)
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+        yield Aim(name, "", f"failed: {error}")
 
 
 # Loading
@@ -264,7 +273,9 @@ def readme_line(where: Where) -> Iterator[Aim]:
     yield Aim("seconds of the README's line after installation", "100 s", f"{taken:.0f} s", taken <= 100)
 
 
-PARTS: dict[str, Callable[[Where], Iterator[Aim]]] = {
+Part = Callable[[Where], Iterator[Aim]]
+
+PARTS: dict[str, Part] = {
     "feed": feed,
     "reading": reading,
     "allocator": allocator,
