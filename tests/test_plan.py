@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from toy_runs import SCENES, write_images, write_scenes
 
 from lutbench.checkpoint_names import KEEP
+from lutbench.cli import app
 from lutbench.data.scenes import SegmentationDataset
 from lutbench.data.survey import HUB, DiskUse
 from lutbench.errors import UserError
@@ -348,6 +349,8 @@ def test_a_rate_that_was_measured_without_a_gpu_tells_nothing_of_a_named_one(fol
     run_suite(suite, ["pretrain"], ["seed0"], workspace)
     assert planned(folder).groups[0].to_run[0].origin == MEASURED
     assert planned(folder, Rates(gpu=find_gpu("a100"))).groups[0].to_run[0].origin == ESTIMATED
+    assert planned(folder, Rates(card=a_card(), named=True)).groups[0].to_run[0].origin == NO_RATE
+    assert planned(folder, Rates(card=a_card())).groups[0].to_run[0].origin == MEASURED, "nobody asked for the card"
     path = workspace.results / "records/toy/pretrain/lut/seed0.json"
     record = json.loads(path.read_text())
     record["hardware"] |= {"gpus": ["some GPU"]}
@@ -411,12 +414,23 @@ def test_the_card_is_the_named_one_or_that_of_the_gpu_or_the_only_one() -> None:
         choose_card([], "h100", None, None)
 
 
-def test_what_was_measured_without_a_gpu_tells_nothing_of_a_card_that_is_named(folder: Path) -> None:
+def test_the_command_takes_the_card_that_it_is_given(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_images(folder)
-    suite, workspace = opened(folder)
-    run_suite(suite, ["pretrain"], ["seed0"], workspace)
-    for named, origin in ((False, MEASURED), (True, NO_RATE)):
-        assert planned(folder, Rates(card=a_card(), named=named)).groups[0].to_run[0].origin == origin
+    base = 'model = "vit_base_patch16_224"\n'
+    before, toy, after = SUITE.partition(SUITE[SUITE.index('model = "vit_tiny') : SUITE.index("[pretrain.lut]")])
+    assert toy
+    (folder / "toy.toml").write_text(f"{before}{base}{after}")
+    monkeypatch.setattr("lutbench.plan.measured.measured_cards", lambda: (a_card(), a_card("NVIDIA L40S")))
+    arguments = ["plan", str(folder / "toy.toml"), "--only", "pretrain/lut/seed0", "--data-root", str(folder)]
+    for name in ("runs", "results"):
+        arguments += [f"--{name}", str(folder / name)]
+    app([*arguments, "--card", "h100"], standalone_mode=False)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "The hours of 1 run are by steps of the same model, measured on NVIDIA H100 80GB HBM3" in told
+    app(arguments, standalone_mode=False)
+    assert "1 run has no rate. For hours: " in " ".join(capsys.readouterr().out.split()), "of two cards none is taken"
 
 
 def test_an_assumed_speed_is_said(folder: Path) -> None:
