@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lutbench.data.decoding import Pixels, UndecodableImage, decode, decode_pixels
-from lutbench.data.walking import ARCHIVE_LITTER, PassedOver, explained, printable, walk
+from lutbench.data.walking import ARCHIVE_LITTER, PassedOver, explained, in_threads, printable, walk
 from lutbench.errors import UserError, listed, nearest
-from lutbench.progress import tracked
 
 LISTING_THREADS = 8
 """Class folders listed at once; hides the latency of network file systems."""
@@ -156,9 +154,11 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
         others = f": of the files there {loose.passed}" if loose.passed.counts else ""
         raise UserError(_expected(folder, name, split, f"it holds no images{others}"))
     if classes:
-        with ThreadPoolExecutor(LISTING_THREADS) as threads:
-            parts = threads.map(lambda name: _list_files(folder / name, os.fsencode(name) + b"/"), classes)
-            listings = list(tracked(parts, len(classes), f"listing {folder}"))
+
+        def list_class(name: str) -> _Listing:
+            return _list_files(folder / name, os.fsencode(name) + b"/")
+
+        listings = list(in_threads(list_class, classes, f"listing {folder}", threads=LISTING_THREADS))
         empty = [name for name, part in zip(classes, listings, strict=True) if not len(part.ends)]
         if empty:
             passed = PassedOver.total(part.passed for part in listings if not len(part.ends))

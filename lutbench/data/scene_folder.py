@@ -7,7 +7,6 @@ two contents apart. Names may hold folders, ``NAME`` being the path below the sp
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +21,7 @@ from lutbench.data.decoding import BROKEN, UndecodableImage, to_rgb
 from lutbench.data.folder import fingerprint_of
 from lutbench.data.images import Split
 from lutbench.data.layout import likely_setting
-from lutbench.data.walking import IMAGES, explained, printable, walk
+from lutbench.data.walking import IMAGES, explained, in_threads, printable, walk
 from lutbench.errors import UserError, listed, nearest
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 
@@ -171,8 +170,9 @@ def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Seg
         if not folder.is_dir():
             hint = likely_setting(root, recipe.path, part, split, folder.parent.name)
             raise UserError(_expected(recipe, name, split, folder, "there is no such folder", hint))
-    with ThreadPoolExecutor(2) as threads:  # hides some of the latency of a network file system
-        images, masks = threads.map(_list_files, folders, suffixes)
+    images, masks = in_threads(  # hides some of the latency of a network file system
+        lambda index: _list_files(folders[index], suffixes[index]), range(2), f"listing {name} {split}", threads=2
+    )
     for listing in (images, masks):
         if not listing.sizes:
             ends = sorted({"." + other.rpartition(".")[2] for other in listing.others})

@@ -1,11 +1,12 @@
 """Going through the files of a folder, or the images of a dataset: all of them or some, one by one or by threads."""
 
 import os
+from _thread import start_new_thread
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ ARCHIVE_LITTER = "__MACOSX"
 
 KEPT_NAMES = 3
 """Names of passed-over files that are kept of each ending."""
+
+THREADS = min(32, (os.cpu_count() or 1) + 4)
+"""Threads that read and decode, unless it is said how many (as many as ``concurrent.futures`` takes)."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -138,15 +142,62 @@ def in_threads(
     """Yield ``function`` of every item, in order, by threads: reading waits, and Pillow decodes in parallel.
 
     ``at_once`` of them are handed to the threads before the results are taken: it bounds what waits in memory. ``title`` and
-    ``shown`` are those of :func:`lutbench.progress.tracked`.
+    ``shown`` are those of :func:`lutbench.progress.tracked`. The first error, in the order of the items, is raised; what has not
+    been begun by then is left.
+
+    Neither ``concurrent.futures`` nor ``threading`` is used: a signal's handler that raises inside one of their conditions leaves it
+    locked, so that what waits for its threads waits for ever. What is used here is written in C, and has no such moment.
     """
+    return tracked(_in_threads(function, items, threads or THREADS, at_once), len(items), title, shown)
 
-    def results() -> Iterator[R]:
-        with ThreadPoolExecutor(threads) as pool:
-            for first in range(0, len(items), at_once):
-                yield from pool.map(function, items[first : first + at_once])
 
-    return tracked(results(), len(items), title, shown)
+def _in_threads(function: Callable[[T], R], items: Sequence[T], threads: int, at_once: int) -> Iterator[R]:
+    """Yield ``function`` of every item, see :func:`in_threads`; threads that are at work at the end, or at an error, are waited for."""
+    todo, done = SimpleQueue[tuple[int, T] | None](), SimpleQueue[tuple[int, Any, BaseException | None] | None]()
+    begun = 0
+
+    def work() -> None:
+        """Do what is to be done until told that it was all: None, which is passed on as the last result of this thread."""
+        while (order := todo.get()) is not None:
+            index, item = order
+            try:
+                done.put((index, function(item), None))
+            except BaseException as error:  # raised where the results are taken
+                done.put((index, None, error))
+        done.put(None)
+
+    try:
+        for _ in range(min(threads, len(items))):
+            start_new_thread(work, ())
+            begun += 1  # one that a signal keeps from being counted ends as well; it is not waited for
+        for first in range(0, len(items), at_once):
+            indices = range(first, min(first + at_once, len(items)))
+            for index in indices:
+                todo.put((index, items[index]))
+            found = dict[int, tuple[Any, BaseException | None]]()
+            for index in indices:
+                while index not in found:
+                    if (one := done.get()) is not None:
+                        found[one[0]] = one[1:]
+                result, error = found.pop(index)
+                if error is not None:
+                    raise error
+                yield result
+    finally:
+        _drop(todo)
+        for _ in range(threads):
+            todo.put(None)
+        while begun:
+            begun -= done.get() is None
+
+
+def _drop(queue: SimpleQueue[Any]) -> None:
+    """Take everything out of a queue."""
+    try:
+        while True:
+            queue.get_nowait()
+    except Empty:
+        return
 
 
 @contextmanager
