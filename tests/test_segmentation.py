@@ -18,6 +18,7 @@ pytest.importorskip("mmseg")
 
 from mmcv.cnn.bricks.drop import DropPath as MmcvDropPath
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS
 from mmseg.apis import inference_model, init_model
 from mmseg.registry import MODELS
 from PIL import Image
@@ -102,6 +103,28 @@ def test_the_defaults_are_the_config_that_reproduced_mae(folder: Path) -> None:
     assert cfg.train_dataloader.batch_size == 16
     resize = next(step for step in cfg.train_pipeline if step.type == "RandomResize")
     assert (resize.scale, resize.ratio_range) == ((2048, 512), (0.5, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("warmup", "rates"),
+    [
+        (0, [1, 0.8, 0.6, 0.4, 0.2, 0]),
+        (1, [1e-6, 1, 0.75, 0.5, 0.25, 0]),
+        (2, [1e-6, 1, 1, 2 / 3, 1 / 3, 0]),
+        (4, [1e-6, 1 / 3, 2 / 3, 1, 1, 0]),
+    ],
+)
+def test_the_rate_rises_in_the_warm_up_and_falls_to_zero(folder: Path, warmup: int, rates: list[float]) -> None:
+    cfg = config(folder, recipe(iterations=6, warmup=warmup, lr=0.5))
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedulers = [PARAM_SCHEDULERS.build(one, default_args={"optimizer": optimizer}) for one in cfg.param_scheduler]
+    found = []
+    for _ in rates:
+        found.append(optimizer.param_groups[0]["lr"] / 0.5)
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert found == pytest.approx(rates, abs=1e-6)
 
 
 @pytest.mark.parametrize(
