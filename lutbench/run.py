@@ -28,10 +28,10 @@ from lutbench.recipes.base import RunRecipe, TrainingSubset
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, identity_of, read_record, record_path
 from lutbench.record_writing import copy_record, make_record, renamed_record, write_record
-from lutbench.run_files import read_started, write_finished, write_started, write_taken
+from lutbench.run_files import Started, read_started, write_finished, write_started, write_taken
 from lutbench.run_hashes import known_sha256
 from lutbench.run_lookup import find_run
-from lutbench.run_status import RunState, RunStatus, status_of
+from lutbench.run_status import RunState, RunStatus, progress_of, status_of
 from lutbench.run_weights import weights_inputs, weights_of
 from lutbench.sources import MIXED, sources_of
 from lutbench.workspace import Workspace
@@ -230,26 +230,38 @@ class Run(Generic[R]):
         """Write down what this folder is of, before anything else is in it.
 
         Of a run that goes on, sources that changed since count as neither the old nor the new ones, and the precision is that which it
-        began with.
+        began with. One that does not say which has that of a time when ``auto`` was bf16 on GPUs alone, and says so.
         """
         from lutbench.train.precision import precision_at_start  # here, because it needs torch
+        from lutbench.train.processes import precision_of
 
         precision: Literal["", "bf16", "fp32"] = precision_at_start(self)
-        with suppress(DamagedError):
-            before = read_started(self.folder)
-            began, precision = before.sources, before.precision or precision
+        if before := self._begun:
+            precision = before.precision or precision
+            began = before.sources
             self.sources |= {
                 path: MIXED for path in {*began, *self.sources} if began and began.get(path) != self.sources.get(path)
             }
+        if self.recipe.precision == "auto" and not self.begun_in and (progress := progress_of(self)):
+            precision = "bf16" if precision_of("auto") == "bf16" else "fp32"
+            self.log(
+                f"is resumable {progress}, and does not say in which precision it began: goes on in {precision}. Was that another, repeat it "
+                f"with --again {self.name} when it has finished."
+            )
         write_started(self.folder, self.name, self.identity, self.identity_inputs, self.sources, precision)
 
     @property
     def begun_in(self) -> str:
         """The precision that it began with; empty if it has not begun, or began before that was kept."""
+        return self._begun.precision if self._begun else ""
+
+    @property
+    def _begun(self) -> Started | None:
+        """What was written down of it when it began; None if it has not begun, or that is damaged."""
         try:
-            return read_started(self.folder).precision
+            return read_started(self.folder)
         except DamagedError:
-            return ""
+            return None
 
     def set_aside(self) -> Path:
         """Move what there is of it out of the way, so that it is run anew, and return where it stays."""

@@ -4,16 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from toy_runs import performed, toy_run, write_images
+from toy_runs import killed_at_a_checkpoint, performed, toy_run, write_images
 
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, open_run
-from lutbench.run_files import read_started
+from lutbench.run_files import read_started, write_started
 from lutbench.train import precision
 from lutbench.train.precision import MULTIPLIES_BF16, flags_of, precision_at_start
 from lutbench.workspace import Workspace
 
 KNN = {"kind": "knn", "neighbours": 3, "threads": 1}
+FINETUNE = {"kind": "finetune", "epochs": 2, "warmup_epochs": 0, "batch": 10, "save_every": 1, "threads": 1}
 
 
 @pytest.fixture
@@ -100,3 +101,42 @@ def test_a_run_keeps_the_precision_that_it_began_with_on_another_machine(
         performed(run)
         assert recorded(run) == expected
         assert f"computes in {expected}, as it began" in capsys.readouterr().out
+
+
+def test_a_half_finished_run_goes_on_in_the_precision_that_it_began_with_to_the_same_bits(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def began(home: str, on_bf16: bool) -> Run:
+        monkeypatch.setattr(precision, "processors_multiply_bf16", lambda: on_bf16)
+        return toy_run(folder, home, ["encoder.toy.width=192"], **FINETUNE)
+
+    whole = performed(began("whole", on_bf16=True))
+    run = began("here", on_bf16=True)
+    killed_at_a_checkpoint(run, step=2)
+    monkeypatch.setattr(precision, "processors_multiply_bf16", lambda: False)
+    run.start()
+    assert performed(run) == whole
+    assert performed(began("float32", on_bf16=False))["checkpoint"] != whole["checkpoint"]
+
+
+@pytest.mark.usefixtures("multiplies_bf16")
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_half_finished_run_that_does_not_say_its_precision_keeps_what_auto_meant_then(
+    folder: Path, capsys: pytest.CaptureFixture[str], damaged: bool
+) -> None:
+    """One begun before runs said so, on a CPU: in float32, as all were on CPUs."""
+    run = toy_run(folder, "here", ["encoder.toy.width=192"], **FINETUNE)
+
+    def forget() -> None:
+        write_started(run.folder, run.name, run.identity, run.identity_inputs, run.sources)
+        if damaged:
+            (run.folder / "run.json").write_text("{")
+
+    forget()
+    run.start()
+    assert run.begun_in == "bf16", "nothing of it is there that was computed otherwise"
+    forget()
+    (run.checkpoints / "step-00000002").mkdir(parents=True)
+    run.start()
+    assert run.begun_in == "fp32"
+    assert "goes on in fp32" in capsys.readouterr().out

@@ -54,8 +54,8 @@ class Job:
 
     def title(self, suite: str) -> str:
         """Return how SLURM names it: with the suite and what its runs have in common."""
-        names = [run.name.split("/") for run in self.runs]
-        common = [part for part, *others in zip(*names, strict=False) if all(part == other for other in others)]
+        names = [run.name.split("/") for run in self.runs]  # of one stage and task, so of as many parts
+        common = [part for part, *others in zip(*names, strict=True) if all(part == other for other in others)]
         return "/".join([suite, *common])
 
 
