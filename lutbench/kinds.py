@@ -111,7 +111,9 @@ DATASETS: Mapping[str, str] = {
 - ``survey(recipe, workspace)``: what is present and what it takes, see :mod:`lutbench.data.survey`;
 - ``needs(recipe, root)``: the files and folders without which it is not whole, by the names that messages give them;
 - ``built_by(recipe)``: what builds it, if it is the suite's own; else None;
-- ``write_miniature(recipe, root, side, classes)``: write it in miniature, see :mod:`lutbench.smoke.inputs`;
+- ``few_files(recipe, root)``: the files and folders below ``root`` that a smoke run links, none where nothing is there;
+- ``write_miniature(recipe, root, side, classes)``: write it in miniature, see :mod:`lutbench.smoke.inputs`, unless it lies there so;
+  return whether it was written;
 - ``check_pair(train, val)``, if it has both: raises UserError if one does not fit the other;
 - ``verify(known, root, full, report)``, if it has other splits than train and val: what ``lutbench data check`` finds;
 - ``inspect(dataset, scan, full, report)``, if more than images is to be checked, such as masks.

@@ -26,7 +26,7 @@ from robustness.listing import DatasetListing, DatasetState, condition_folders, 
 from robustness.planning import survey
 from robustness.toy_sets import SETS, RobustnessToyDataset
 
-__all__ = ["built_by", "make", "needs", "open_dataset", "survey", "verify", "write_miniature"]
+__all__ = ["built_by", "few_files", "make", "needs", "open_dataset", "survey", "verify", "write_miniature"]
 
 PER_CONDITION = 8
 """At least so many images of every condition are decoded."""
@@ -55,7 +55,14 @@ def needs(recipe: RobustnessDatasetRecipe, root: Path) -> dict[str, Path]:
     return found | ({recipe.known: root / recipe.known} if recipe.known else {})
 
 
-def write_miniature(recipe: RobustnessDatasetRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> None:
+def few_files(recipe: RobustnessDatasetRecipe, root: Path) -> list[Path]:
+    """Return the folders of a dataset that are there, and its labels, for a smoke run, which reads a few images of them."""
+    parts = [part for part in dict.fromkeys(needs(recipe, root).values()) if part.is_dir()]
+    labels = root / recipe.labels
+    return [*parts, *([labels] if parts and labels.suffix == ".json" and labels.is_file() else [])]
+
+
+def write_miniature(recipe: RobustnessDatasetRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> bool:
     """Write those folders of the dataset below ``root`` that are not there, with images of ``side`` pixels and a few images each.
 
     ``classes`` are those of the classifiers that will be measured on it.
@@ -68,10 +75,12 @@ def write_miniature(recipe: RobustnessDatasetRecipe, root: Path, side: int, clas
     if recipe.labels.endswith(".json") and not labels.is_file():
         labels.parent.mkdir(parents=True, exist_ok=True)
         labels.write_text(json.dumps({name: name for name in names}), encoding="utf-8")
-    for folder in dict.fromkeys(condition_folders(recipe, root).values()):
-        if not folder.is_dir() or (is_miniature(folder) and not is_miniature(folder, current=True)):
-            with miniature(folder) as home:
-                write_classes(home, names[: len(WELL_FILLED)], side, first=1000, each=OF_CLASS, name=val_name)
+    folders = dict.fromkeys(condition_folders(recipe, root).values())
+    drawn = [one for one in folders if not one.is_dir() or (is_miniature(one) and not is_miniature(one, current=True))]
+    for folder in drawn:
+        with miniature(folder) as home:
+            write_classes(home, names[: len(WELL_FILLED)], side, first=1000, each=OF_CLASS, name=val_name)
+    return bool(drawn)
 
 
 def built_by(recipe: RobustnessDatasetRecipe) -> RobustnessToyDataset | None:

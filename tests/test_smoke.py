@@ -211,6 +211,20 @@ def test_a_smoked_suite_has_a_run_of_every_kind_and_few_seeds_draws_and_points(t
         assert [study.name for study in changed.studies] == [study.name for study in suite.studies]
 
 
+def test_sets_of_masks_that_the_suite_builds_are_read_in_part_too(tmp_path: Path) -> None:
+    recipe = settings(smoked(load_suite("tiny"), Smoke("toy", tmp_path, tmp_path)))["downstream/mosaics/lut/seed0"].data
+    module = dataset_module(recipe)
+    module.write_miniature(recipe, tmp_path, SIDE)
+    assert [len(module.open_dataset(recipe, split, tmp_path)) for split in ("train", "val")] == [8, 4]
+    assert len(module.few_files(recipe, tmp_path)) == 2 * (8 + 4)
+
+
+def test_so_many_shots_are_as_a_few_images_of_a_class_have(tmp_path: Path) -> None:
+    runs = settings(smoked(load_suite("small"), Smoke("own", tmp_path, tmp_path))).values()
+    kinds = {recipe.kind: recipe.shots for recipe in runs if getattr(recipe, "shots", None)}
+    assert kinds == {"finetune": 2, "logistic": 2}
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 def test_batches_divide_over_processes_in_pairs(tmp_path: Path, processes: int) -> None:
     for recipe in settings(smoked(load_suite("paper"), Smoke("toy", tmp_path, tmp_path, processes))).values():

@@ -206,9 +206,18 @@ def aligned(train: ImageDataset, val: ImageDataset) -> ImageDataset:
     return changed  # type: ignore[no-any-return]
 
 
-def write_miniature(recipe: DataRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> None:
-    """Write the dataset in miniature below ``root``, with images of ``side`` pixels; a thousand ``classes`` are ImageNet-1k's."""
-    from lutbench.data.toy.miniatures import miniature, write_images
+def few_files(recipe: DataRecipe, root: Path) -> list[Path]:
+    """Return the files and folders of a dataset that are there, for a smoke run, which reads a few images of them."""
+    parts = needs(recipe, root).values() if recipe.source == "folder" else [root / recipe.folder]
+    return [part for part in dict.fromkeys(parts) if part.exists()]
 
+
+def write_miniature(recipe: DataRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> bool:
+    """Write the dataset in miniature below ``root``, with images of ``side`` pixels; a thousand ``classes`` are ImageNet-1k's."""
+    from lutbench.data.toy.miniatures import is_miniature, miniature, write_images
+
+    if is_miniature(root / recipe.folder, current=True):
+        return False
     with miniature(root / recipe.folder) as home:
         write_images(recipe, home, side, imagenet=len(classes) == IMAGENET_CLASSES)
+    return True

@@ -207,9 +207,18 @@ def built_by(recipe: RevisitedDataRecipe) -> None:
     """Return what builds a dataset: nothing does."""
 
 
-def write_miniature(recipe: RevisitedDataRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> None:
-    """Write the dataset in miniature below ``root``, with images that are ``side`` pixels high."""
-    from lutbench.data.toy.miniatures import miniature, write_revisited
+def few_files(recipe: RevisitedDataRecipe, root: Path) -> list[Path]:
+    """Return the folder of a dataset if it is there, of which a smoke run reads a few images."""
+    whole = root / recipe.folder
+    return [whole] if whole.exists() else []
 
+
+def write_miniature(recipe: RevisitedDataRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> bool:
+    """Write the dataset in miniature below ``root``, with images that are ``side`` pixels high."""
+    from lutbench.data.toy.miniatures import is_miniature, miniature, write_revisited
+
+    if is_miniature(root / recipe.folder, current=True):
+        return False
     with miniature(root / recipe.folder) as home:
         write_revisited(recipe, home, side)
+    return True

@@ -23,12 +23,16 @@ __all__ = [
     "SegmentationDataset",
     "built_by",
     "check_pair",
+    "few_files",
     "inspect",
     "needs",
     "open_dataset",
     "survey",
     "write_miniature",
 ]
+
+FEW_SCENES: dict[Split, int] = {"train": 8, "val": 4}
+"""Images of each split that a smoke run reads."""
 
 
 def open_dataset(recipe: SegmentationDataRecipe, split: Split, root: Path) -> SegmentationDataset:
@@ -127,10 +131,28 @@ def check_pair(train: SegmentationDataset, val: SegmentationDataset) -> None:
         )
 
 
-def write_miniature(recipe: SegmentationDataRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> None:
-    """Write the dataset in miniature below ``root``, with images that are ``side`` pixels high."""
-    from lutbench.data.toy.miniatures import miniature, write_scenes
+def few_files(recipe: SegmentationDataRecipe, root: Path) -> list[Path]:
+    """Return the first images of each split, with their masks: MMSegmentation takes all that is in a folder."""
+    if not (root / recipe.folder).is_dir():
+        return []
+    found = []
+    for split, count in FEW_SCENES.items():
+        scenes = open_dataset(
+            recipe.model_copy(update={"few": count}), split, root
+        )  # of which as many as there are will do
+        found += [
+            path(index) for index in range(min(count, len(scenes))) for path in (scenes.image_path, scenes.mask_path)
+        ]
+    return found
 
+
+def write_miniature(recipe: SegmentationDataRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> bool:
+    """Write the dataset in miniature below ``root``, with images that are ``side`` pixels high."""
+    from lutbench.data.toy.miniatures import is_miniature, miniature, write_scenes
+
+    if is_miniature(root / recipe.folder, current=True):
+        return False
     reduces = recipe.source == "ade20k" or recipe.reduce_zero_label
     with miniature(root / recipe.folder) as home:
         write_scenes(recipe, home, side, len(recipe.classes or ade20k_colours()), 0 if reduces else recipe.ignore)
+    return True

@@ -5,7 +5,6 @@ All of it lies in the folder of the smoke runs. Nothing is written below the dat
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,9 @@ from lutbench.models.encoders import create_encoder
 from lutbench.models.weights import save_weights
 from lutbench.progress import console
 from lutbench.recipes.base import DatasetRecipe
-from lutbench.recipes.downstream import EncoderSource
-from lutbench.recipes.robustness import RobustnessDatasetRecipe, RobustnessRecipe
-from lutbench.recipes.segmentation import SegmentationDataRecipe
-from lutbench.recipes.suite import LoadedSuite
+from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.smoke.mark import HOME
 from lutbench.smoke.shortened import FEW, SIDE, Smoke, datasets_of
-
-SCENES = {"train": 8, "val": 4}
-"""The first images with masks of each split, which are linked."""
 
 OWN_SIDE = 224
 """Side of the input of encoders of their own width, in pixels, for images that are stored at that size."""
@@ -56,73 +49,29 @@ def lay_out(suite: LoadedSuite, smoke: Smoke) -> None:
 
 
 def _sets(suite: LoadedSuite, smoke: Smoke) -> Iterator[str]:
-    """Lay out every dataset; yield the names of those that are in miniature."""
+    """Lay out every dataset; yield the names of those that are drawn in miniature."""
     asked = _classes_asked(suite)
     for recipe in datasets_of(suite):
-        module, name = dataset_module(recipe), recipe.label or recipe.folder
+        module, home = dataset_module(recipe), smoke.data / recipe.folder
         if recipe.source == "corrupted":
             continue  # made of others that are laid out, when it is first measured
         if module.built_by(recipe) is not None:
-            built = smoke.real / recipe.folder
-            if (built / "manifest.json").is_file():
-                _link(built, smoke.data / recipe.folder)
+            if (smoke.real / recipe.folder / "manifest.json").is_file():
+                _link(smoke.real / recipe.folder, home)
             continue  # else it is built when it is first read
-        with _linked(recipe, smoke) as there:
-            if not there:
-                side = _side(suite, recipe, smoke)
-                module.write_miniature(recipe, smoke.data, side, _classes(suite, recipe, smoke, asked))
-        if not there:
-            yield name
-
-
-@contextmanager
-def _linked(recipe: DatasetRecipe, smoke: Smoke) -> Iterator[bool]:
-    """Link what is there of a dataset, and say whether anything is or a miniature of it lies there already."""
-    home = smoke.data / recipe.folder
-    if isinstance(recipe, RobustnessDatasetRecipe):
-        parts = dataset_module(recipe).needs(recipe, Path())
-        there = _link_parts(parts.values(), smoke)
-        if recipe.labels.endswith(".json") and (smoke.real / recipe.labels).is_file():
-            _link(smoke.real / recipe.labels, smoke.data / recipe.labels)
-        yield bool(there)
-    elif isinstance(recipe, SegmentationDataRecipe):
-        found = (smoke.real / recipe.folder).is_dir()
-        if found:
-            _link_scenes(recipe, smoke)
-        yield found or is_miniature(home, current=True)
-    elif recipe.source == "folder" and (smoke.real / recipe.folder).is_dir():
-        whole = dataset_module(recipe).needs(recipe, Path())
-        if is_miniature(home):
-            shutil.rmtree(home)
-        yield bool(_link_parts(whole.values(), smoke))
-    elif (smoke.real / recipe.folder).exists():
-        _link(smoke.real / recipe.folder, home)
-        yield True
-    else:
-        at_hub = recipe.source == "huggingface" and in_hub_cache(recipe.folder)
-        if home.is_symlink():
+        if parts := module.few_files(recipe, smoke.real):
+            if is_miniature(home) and not home.is_symlink():
+                shutil.rmtree(home)
+            for part in parts:
+                _link(part, smoke.data / part.relative_to(smoke.real))
+            continue
+        if home.is_symlink() and not home.exists():
             home.unlink()
-        yield at_hub or is_miniature(home, current=True)
-
-
-def _link_parts(parts: Any, smoke: Smoke) -> list[Path]:
-    """Link those parts of a dataset, relative to the data root, that are there; return them."""
-    there = [part for part in dict.fromkeys(parts) if (smoke.real / part).is_dir()]
-    for part in there:
-        _link(smoke.real / part, smoke.data / part)
-    return there
-
-
-def _link_scenes(recipe: SegmentationDataRecipe, smoke: Smoke) -> None:
-    """Link the first images with their masks, one by one: MMSegmentation takes all that is in a folder."""
-    home = smoke.data / recipe.folder
-    if is_miniature(home):
-        shutil.rmtree(home)
-    for split, count in SCENES.items():
-        scenes = dataset_module(recipe).open_dataset(recipe.model_copy(update={"few": None}), split, smoke.real)
-        for index in range(min(count, len(scenes))):
-            for path in (scenes.image_path(index), scenes.mask_path(index)):
-                _link(path, smoke.data / path.relative_to(smoke.real))
+        at_hub = recipe.source == "huggingface" and in_hub_cache(recipe.folder)
+        if not at_hub and module.write_miniature(
+            recipe, smoke.data, _side(suite, recipe, smoke), _classes(suite, recipe, smoke, asked)
+        ):
+            yield recipe.label or recipe.folder
 
 
 def _link(target: Path, link: Path) -> None:
@@ -139,35 +88,39 @@ def _link(target: Path, link: Path) -> None:
     link.symlink_to(target.absolute(), target_is_directory=target.is_dir())
 
 
-def _side(suite: LoadedSuite, recipe: DatasetRecipe, smoke: Smoke) -> int:
+def _measured(suite: LoadedSuite, recipe: DatasetRecipe) -> list[PlannedRun]:
+    """Return the runs that measure classifiers on a dataset, none of a dataset that encoders are trained or measured on."""
+    return [run for run in suite.runs if run.kind.starts_from == "classifier" and run.recipe.dataset == recipe]
+
+
+def _side(suite: LoadedSuite, recipe: Any, smoke: Smoke) -> int:
     """Return the side of drawn images in pixels: of those that are stored at the classifiers' size that, of others a quarter more."""
-    exact = isinstance(recipe, RobustnessDatasetRecipe) and {"whole", "crop"} & set(recipe.preprocessing)
     side = SIDE if smoke.toy else OWN_SIDE
-    if exact:
-        of = (run.recipe for run in suite.runs if run.recipe.dataset == recipe)
-        return next((run.image_size for run in of if isinstance(run, RobustnessRecipe) and run.image_size), side)
+    measured: list[Any] = [run.recipe for run in _measured(suite, recipe)]
+    if measured and {"whole", "crop"} & set(recipe.preprocessing):
+        return next((of.image_size for of in measured if of.image_size), side)
     return side * 5 // 4
+
+
+def _has_own_labels(recipe: Any) -> bool:
+    """Return whether the classes of a robustness dataset are those of the classifiers, and not ImageNet-1k's thousand."""
+    labels: str = recipe.labels
+    return labels == "classifier" or labels.endswith(".json")
 
 
 def _classes_asked(suite: LoadedSuite) -> set[str]:
     """Return the folders of the datasets whose classifiers are measured by labels of ImageNet-1k, which are a thousand."""
-    found = set()
-    for run in suite.runs:
-        recipe = run.recipe
-        if not isinstance(recipe, RobustnessRecipe) or not run.needs:
-            continue
-        if recipe.set.labels != "classifier" and not recipe.set.labels.endswith(".json"):
-            found.add(suite.run(run.needs).recipe.dataset.folder)
-    return found | {"imagenet-1k"}
+    measured = (run for run in suite.runs if run.kind.starts_from == "classifier" and run.needs)
+    asked = {run.needs for run in measured if not _has_own_labels(run.recipe.dataset)}
+    return {suite.run(name).recipe.dataset.folder for name in asked if name} | {"imagenet-1k"}
 
 
 def _classes(suite: LoadedSuite, recipe: DatasetRecipe, smoke: Smoke, asked: set[str]) -> Sequence[str]:
     """Return the classes that a miniature has, as far as other sets say: of a robustness dataset those of its classifiers."""
-    if not isinstance(recipe, RobustnessDatasetRecipe):
+    if not (measured := _measured(suite, recipe)):
         return [str(number) for number in range(1000)] if recipe.folder in asked else []
-    needed = (run.needs for run in suite.runs if run.recipe.dataset == recipe and run.needs)
-    name = next(needed, None)
-    if name is None or (recipe.labels not in ("classifier",) and not recipe.labels.endswith(".json")):
+    name = next((run.needs for run in measured if run.needs), None)
+    if name is None or not _has_own_labels(recipe):
         return []
     trained_on = suite.run(name).recipe.dataset
     return list(dataset_module(trained_on).open_dataset(trained_on, "train", smoke.data).classes)
@@ -199,14 +152,14 @@ def _lists(suite: LoadedSuite, smoke: Smoke) -> Iterator[str]:
 def _weights(suite: LoadedSuite, smoke: Smoke) -> Iterator[str]:
     """Draw the weights that runs start from and that are not there, as timm names them; yield what they are in the place of."""
     for run in suite.runs:
-        source = run.recipe.source
+        source: Any = run.recipe.source
         if source is None or source.kind != "checkpoint" or not source.path.startswith(str(smoke.home)):
             continue
         if (path := Path(source.path)).is_file():
             continue
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            if isinstance(source, EncoderSource):
+            if run.kind.starts_from == "encoder":
                 model = create_encoder(source.architecture)
             else:
                 import timm  # here, because it takes seconds to import

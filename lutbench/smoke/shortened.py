@@ -1,21 +1,16 @@
 """A suite as it is smoked: a function of its recipes, which read a few images and train for a few steps."""
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from lutbench.data.catalogue import MEASURED_ON
 from lutbench.errors import UserError
-from lutbench.recipes.analysis import AnalysisRecipe
-from lutbench.recipes.attentive import AttentiveRecipe
+from lutbench.kinds import dataset_module
 from lutbench.recipes.base import DatasetRecipe, EncoderRecipe, RunRecipe, WeightsSource
-from lutbench.recipes.dense import DenseKnnRecipe, DenseLinearRecipe
-from lutbench.recipes.downstream import DownstreamRecipe, EncoderSource, FinetuneRecipe, ImageTaskRecipe
-from lutbench.recipes.pretrain import PretrainRecipe
-from lutbench.recipes.probes import KnnRecipe, LinearRecipe, LogisticRecipe
-from lutbench.recipes.retrieval import InstanceRetrievalRecipe, RetrievalRecipe
-from lutbench.recipes.robustness import ClassifierSource, RobustnessDatasetRecipe, RobustnessRecipe
-from lutbench.recipes.segmentation import CropsRecipe, SegmentationRecipe, WindowsRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun, Study, StudyPoint
 from lutbench.workspace import Workspace
 
@@ -145,34 +140,63 @@ def _shares(runs: list[PlannedRun]) -> dict[str, list[float]]:
 
 def _smoked_recipe(run: PlannedRun, smoke: Smoke, shares: list[float]) -> RunRecipe:
     """Return the settings of a smoke run, checked as those of a suite file are."""
-    recipe = run.recipe
-    changes: dict[str, Any] = {"workers": 0 if smoke.toy else min(recipe.workers, 2)}
-    changes |= {"threads": 1} if smoke.toy else {}
-    changes |= _of_data(recipe, smoke)
-    if isinstance(recipe, PretrainRecipe):
-        changes |= _of_pretraining(recipe, smoke, shares)
-    elif isinstance(recipe, RobustnessRecipe):
-        changes |= _of_robustness(recipe, run, smoke)
-    elif isinstance(recipe, DownstreamRecipe):
-        changes |= {"encoder": _source(recipe.encoder, run, smoke), "log_every": 1}
-        changes |= _of_images(recipe, smoke)
-        changes |= _of_task(recipe, smoke)
-    changed = recipe.model_copy(
-        update={name: value for name, value in changes.items() if name in type(recipe).model_fields}
-    )
-    type(recipe).model_validate(changed.model_dump())  # raises if they do not go together
+    rules = {**SHORT, **(TOY if smoke.toy else {}), **OF_KIND.get(run.kind.name, {})}
+    changes = {
+        name: rule(getattr(run.recipe, name), run, smoke) for name, rule in rules.items() if name in _fields(run.recipe)
+    }
+    if "snapshots" in changes:
+        changes |= {"snapshots": shares, "epochs": _epochs(shares, FEW // smoke.batch)}
+    changed = run.recipe.model_copy(update=changes)
+    type(run.recipe).model_validate(changed.model_dump())  # raises if they do not go together
     return changed
 
 
-def _of_data(recipe: RunRecipe, smoke: Smoke) -> dict[str, Any]:
-    """Return the change of what is read: a few images, and of a robustness dataset a few conditions."""
-    dataset = recipe.dataset
-    if isinstance(dataset, RobustnessDatasetRecipe):
-        return {"set": _few_conditions(dataset, smoke)}
-    return {"data": dataset.model_copy(update={"few": FEW})}
+def _fields(recipe: BaseModel) -> Collection[str]:
+    return type(recipe).model_fields
 
 
-def _few_conditions(dataset: RobustnessDatasetRecipe, smoke: Smoke) -> RobustnessDatasetRecipe:
+def _epochs(shares: list[float], steps: int) -> int:
+    """Return how many epochs of so many steps it takes until no two of these shares, the beginning and the end come to one step."""
+    for epochs in range(1, 10_000):
+        places = [round(share * epochs * max(1, steps)) for share in (0.0, *(share for share in shares if share), 1.0)]
+        if len(set(places)) == len(places):
+            return epochs
+    raise UserError(f"snapshots: the shares {shares} are too near to each other for a smoke run.")
+
+
+# What each setting is in a smoke run
+
+Rule = Callable[[Any, PlannedRun, Smoke], Any]
+"""What a setting is in a smoke run, given the value that it has and the run."""
+
+
+def _always(value: Any) -> Rule:
+    return lambda given, run, smoke: value
+
+
+def _at_most(most: int) -> Rule:
+    return lambda given, run, smoke: None if given is None else min(given, most)
+
+
+def _batch(given: int, run: PlannedRun, smoke: Smoke) -> int:
+    """Return how many images a step has; of large ones, whose training is counted in iterations, two for each process."""
+    return 2 * smoke.processes if "iterations" in _fields(run.recipe) else smoke.batch
+
+
+def _micro_batch(given: int | None, run: PlannedRun, smoke: Smoke) -> int | None:
+    """Return half a batch where a batch was more than one pass."""
+    return smoke.batch // 2 if given and given < run.recipe.batch else None  # type: ignore[attr-defined]
+
+
+def _few(dataset: Any, run: PlannedRun, smoke: Smoke) -> Any:
+    """Return a dataset of which a few images are read; one with masks that the suite builds as another of that layout, to be cut short."""
+    if layout := getattr(dataset_module(dataset).built_by(dataset), "layout", None):
+        known = layout(Path(dataset.folder)).model_dump(exclude={"label"})
+        return type(dataset)(label=dataset.label or dataset.folder, **known | {"few": FEW})
+    return dataset.model_copy(update={"few": FEW})
+
+
+def _few_conditions(dataset: Any, run: PlannedRun, smoke: Smoke) -> Any:
     """Return a robustness dataset with a few images of a few conditions, of which counts are no longer known."""
     changes: dict[str, Any] = {"few": FEW, "images": None, "classes": None}
     if dataset.kind == "corruptions":
@@ -189,121 +213,45 @@ def _few_conditions(dataset: RobustnessDatasetRecipe, smoke: Smoke) -> Robustnes
     return dataset.model_copy(update=changes)
 
 
-def _of_pretraining(recipe: PretrainRecipe, smoke: Smoke, shares: list[float]) -> dict[str, Any]:
-    batch = smoke.batch
-    micro = batch // 2 if recipe.micro_batch and recipe.micro_batch < recipe.batch else None
-    changes: dict[str, Any] = {
-        "epochs": _epochs(shares, FEW // batch), "warmup_epochs": 0, "batch": batch, "micro_batch": micro, "snapshots": shares,
-        "log_every": 1, "knn_every": 1 if recipe.knn_every else None, "knn_images": FEW, "knn_neighbours": 5,
-        "encoder": _architecture(recipe.encoder, smoke),
-    }  # fmt: skip
-    if smoke.toy:
-        changes |= {
-            "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "head_width": 32, "mask_unit": PATCH,
-            "mask_ratio": min(recipe.mask_ratio, 0.9), "compile": False,
-        }  # fmt: skip
-    return changes
+def _image_size(given: int | None, run: PlannedRun, smoke: Smoke) -> int | None:
+    """Return a side that is smaller by as much as the encoder's input; of classifiers that no run made that of the drawn one."""
+    if run.kind.starts_from == "classifier":
+        return SIDE if run.needs is None or (given or 224) <= 224 else 2 * SIDE
+    return given and max(1, round(given / _encoder_of(run).image_size * SIDE / PATCH)) * PATCH
 
 
-def _epochs(shares: list[float], steps: int) -> int:
-    """Return how many epochs of so many steps it takes until no two of these shares, the beginning and the end come to one step."""
-    for epochs in range(1, 10_000):
-        places = [round(share * epochs * max(1, steps)) for share in (0.0, *(share for share in shares if share), 1.0)]
-        if len(set(places)) == len(places):
-            return epochs
-    raise UserError(f"snapshots: the shares {shares} are too near to each other for a smoke run.")
+def _blocks(given: list[int] | None, run: PlannedRun, smoke: Smoke) -> list[int] | None:
+    """Return the blocks of a toy encoder in the place of an encoder's, counted from 1 or back from -1; the last ones stay the last ones."""
+
+    def scaled(block: int) -> int:
+        near = max(1, min(DEPTH, round(abs(block) * DEPTH / (_encoder_of(run).depth or 12))))
+        return block if -DEPTH <= block <= DEPTH else near if block > 0 else -near
+
+    return given and list(dict.fromkeys(map(scaled, given)))
 
 
-def _of_images(recipe: DownstreamRecipe, smoke: Smoke) -> dict[str, Any]:
-    """Return the change of how images are seen: as many at once as are read, at toy width smaller by as much as the encoder's input."""
-    changes: dict[str, Any] = {"eval_batch": FEW}
-    own = recipe.encoder.architecture.image_size
-    if isinstance(recipe, ImageTaskRecipe | InstanceRetrievalRecipe) and recipe.image_size and smoke.toy:
-        changes["image_size"] = max(1, round(recipe.image_size / own * SIDE / PATCH)) * PATCH
-    if isinstance(recipe, WindowsRecipe) and smoke.toy:
-        changes |= {"crop": SIDE, "stride": SIDE * 2 // 3, "scale": [4 * SIDE, SIDE]}
-    if isinstance(recipe, CropsRecipe):
-        batch = max(2 * smoke.processes, 2)
-        changes |= {"iterations": 3, "warmup": 0, "batch": batch, "val_every": None}
-    return changes
+def _encoder_of(run: PlannedRun) -> EncoderRecipe:
+    """Return the architecture of the encoder that a run measures."""
+    architecture: EncoderRecipe = run.recipe.encoder.architecture  # type: ignore[attr-defined]
+    return architecture
 
 
-def _of_task(recipe: DownstreamRecipe, smoke: Smoke) -> dict[str, Any]:
-    """Return the change of a task's own settings."""
-    batch, short = smoke.batch, {"epochs": 1, "warmup_epochs": 0, "batch": smoke.batch}
-    if isinstance(recipe, FinetuneRecipe):
-        micro = batch // 2 if recipe.micro_batch and recipe.micro_batch < recipe.batch else None
-        return {**short, "micro_batch": micro, "mix_group": min(recipe.mix_group, batch), "eval_every": None}
-    if isinstance(recipe, LinearRecipe | AttentiveRecipe):
-        return short | _blocks(recipe, smoke) | ({"heads": None} if smoke.toy else {})
-    if isinstance(recipe, LogisticRecipe):
-        return {"C_grid": [1e-2, 1.0], "halvings": 1, "max_iter": 20, **_few_shots(recipe)} | _blocks(recipe, smoke)
-    if isinstance(recipe, KnnRecipe):
-        return {"neighbours": min(recipe.neighbours, 5), **_few_shots(recipe)} | _blocks(recipe, smoke)
-    if isinstance(recipe, RetrievalRecipe):
-        return {"recall_at": [k for k in recipe.recall_at if k <= 8] or [1]} | _blocks(recipe, smoke)
-    if isinstance(recipe, SegmentationRecipe):
-        toy = {"channels": 16, "auxiliary_channels": 8, "blocks": None} if smoke.toy else {}
-        return {**toy, "save_every": 2}
-    if isinstance(recipe, DenseLinearRecipe | DenseKnnRecipe):
-        return {"bank": 512, "neighbours": 5} | _blocks(recipe, smoke)
-    if isinstance(recipe, AnalysisRecipe):
-        return _of_analysis(recipe, smoke)
-    return _blocks(recipe, smoke)
-
-
-def _few_shots(recipe: Any) -> dict[str, Any]:
-    return {"shots": min(recipe.shots, 2)} if recipe.shots else {}
-
-
-def _blocks(recipe: Any, smoke: Smoke) -> dict[str, Any]:
-    """Return the change of the blocks that are read: at toy width those that there are."""
-    blocks = getattr(recipe, "blocks", None)
-    if not blocks or not smoke.toy:
-        return {}
-    depth = recipe.encoder.architecture.depth or 12
-    return {"blocks": list(dict.fromkeys(_scaled(block, depth) for block in blocks))}
-
-
-def _scaled(block: int, depth: int) -> int:
-    """Return the block of a toy encoder in the place of a block, counted from 1 or back from -1; the last ones stay the last ones."""
-    if -DEPTH <= block <= DEPTH:
-        return block
-    return (1 if block > 0 else -1) * max(1, min(DEPTH, round(abs(block) * DEPTH / depth)))
-
-
-def _of_analysis(recipe: AnalysisRecipe, smoke: Smoke) -> dict[str, Any]:
-    """Return few images, as many as a spectrum needs at toy width; at their own, encoders are wider than that, and it is left out."""
-    changes: dict[str, Any] = {"images": FEW, "bank": FEW, "viewed": 4, "neighbours": 5, "alpha_from": 1}
-    if smoke.toy:
-        return changes | {"blocks": None}
-    measures = [measure for measure in recipe.measures if measure != "spectrum"] or ["attention"]
-    return changes | {"measures": measures}
-
-
-def _of_robustness(recipe: RobustnessRecipe, run: PlannedRun, smoke: Smoke) -> dict[str, Any]:
-    changes: dict[str, Any] = {"classifier": _source(recipe.classifier, run, smoke), "eval_batch": FEW}
-    if smoke.toy:
-        own = 224 if recipe.image_size is None else recipe.image_size
-        changes["image_size"] = SIDE if run.needs is None or own <= 224 else 2 * SIDE
-    return changes
+def _encoder(given: Any, run: PlannedRun, smoke: Smoke) -> Any:
+    """Return a run's encoder: of a pre-training its architecture, else where its weights come from."""
+    return _architecture(given, smoke) if run.recipe.source is None else _source(given, run, smoke)
 
 
 def _source(source: Any, run: PlannedRun, smoke: Smoke) -> Any:
     """Return where the weights come from: those of another run as they are, others drawn where they are not there, and at toy width."""
     changes: dict[str, Any] = {}
-    if isinstance(source, EncoderSource):
-        changes["architecture"] = _architecture(source.architecture, smoke)
-    elif isinstance(source, ClassifierSource) and source.kind != "run" and smoke.toy:
-        changes["model"] = TOY_CLASSIFIER
     if source.kind in ("timm", "checkpoint") and (smoke.toy or not _at_hand(source)):
         path = smoke.home / "weights" / f"{run.method}.safetensors"
-        changes |= {
-            "kind": "checkpoint",
-            "path": str(path),
-            **({"part": ""} if isinstance(source, EncoderSource) else {}),
-        }
-    return source.model_copy(update=changes)
+        changes |= {"kind": "checkpoint", "path": str(path), "part": ""}
+    if "architecture" in _fields(source):
+        changes["architecture"] = _architecture(source.architecture, smoke)
+    elif source.kind != "run" and smoke.toy:
+        changes["model"] = TOY_CLASSIFIER
+    return source.model_copy(update={name: value for name, value in changes.items() if name in _fields(source)})
 
 
 def _at_hand(source: WeightsSource) -> bool:
@@ -328,7 +276,38 @@ def _architecture(recipe: EncoderRecipe, smoke: Smoke) -> EncoderRecipe:
     return recipe.model_copy(update=sizes)
 
 
+SHORT: Mapping[str, Rule] = {
+    "data": _few, "set": _few_conditions, "encoder": _encoder, "classifier": _source,
+    "epochs": _always(1), "warmup_epochs": _always(0), "iterations": _always(3), "warmup": _always(0), "snapshots": _always([]),
+    "batch": _batch, "micro_batch": _micro_batch, "mix_group": lambda given, run, smoke: min(given, smoke.batch),
+    "eval_batch": _always(FEW), "eval_every": _always(None), "val_every": _always(None), "log_every": _always(1),
+    "knn_every": _at_most(1), "knn_images": _always(FEW), "knn_neighbours": _always(5),
+    "neighbours": _at_most(5), "shots": _at_most(2), "C_grid": _always([1e-2, 1.0]), "halvings": _always(1), "max_iter": _always(20),
+    "recall_at": lambda given, run, smoke: [number for number in given if number <= 8] or [1],
+    "bank": _at_most(512), "images": _always(FEW), "viewed": _always(4), "alpha_from": _always(1),
+    "measures": lambda given, run, smoke: [one for one in given if one != "spectrum"] or ["attention"],
+    "workers": _at_most(2),
+}  # fmt: skip
+"""Settings by name, whatever kind of run has them: a new kind whose settings are called as others' are needs none here. Encoders of
+their own width are wider than a few images, of which there is no spectrum."""
+
+TOY: Mapping[str, Rule] = {
+    "workers": _always(0), "threads": _always(1), "compile": _always(False), "image_size": _image_size, "blocks": _blocks,
+    "decoder_width": _always(16), "decoder_depth": _always(1), "decoder_heads": _always(2), "head_width": _always(32),
+    "mask_unit": _always(PATCH), "mask_ratio": lambda given, run, smoke: min(given, 0.9), "measures": lambda given, run, smoke: given,
+    "crop": lambda given, run, smoke: SIDE if "stride" in _fields(run.recipe) else given,  # pre-training has another crop
+    "stride": _always(SIDE * 2 // 3), "scale": _always([4 * SIDE, SIDE]),
+    "channels": _always(16), "auxiliary_channels": _always(8), "heads": _always(None),
+}  # fmt: skip
+"""Those that are others at toy width."""
+
+OF_KIND: Mapping[str, Mapping[str, Rule]] = {
+    "segmentation": {"save_every": _always(2), "blocks": lambda given, run, smoke: None if smoke.toy else given},
+}
+"""Those of one kind: UPerNet's blocks are counted from 0."""
+
+
 def datasets_of(suite: LoadedSuite) -> list[DatasetRecipe]:
     """Return the datasets that the runs of a suite read, each once, those of robustness last."""
     found = {run.recipe.dataset.model_dump_json(): run.recipe.dataset for run in suite.runs}
-    return sorted(found.values(), key=lambda recipe: isinstance(recipe, RobustnessDatasetRecipe))
+    return sorted(found.values(), key=lambda recipe: "test" in recipe.splits)
