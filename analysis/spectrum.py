@@ -1,13 +1,12 @@
 """Singular values of the features of all images, accumulated batch by batch, and what other images would make of their statistics."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from lutbench.data.walking import in_threads
 from lutbench.errors import UserError
 from lutbench.evaluate.ranks import PowerLawRange, statistics
 from lutbench.evaluate.statistics import Z, draw_counts, student
@@ -122,8 +121,11 @@ def _eigenvalues(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
 
     At this size LAPACK's own threads gain nothing, and wait for each other wherever cores are shared.
     """
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return np.stack(list(pool.map(np.linalg.eigvalsh, matrices)))
+    with threadpool_limits(1, "blas"):
+        threads = torch.get_num_threads()
+        return np.stack(
+            list(in_threads(np.linalg.eigvalsh, list(matrices), "eigenvalues", threads=threads, shown=False))
+        )
 
 
 def groups_of(images: int) -> NDArray[np.int64]:

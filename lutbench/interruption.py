@@ -2,11 +2,18 @@
 
 import os
 import signal
+import threading
+import time
+from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+LOCKING = {threading.Condition.__enter__.__code__, threading.Condition.__exit__.__code__}
+"""What takes and gives back the lock of a queue, an event or a semaphore: an exception inside leaves that locked for ever, and what waits
+for it waiting."""
 
 _heard: set[int] = set()
 """Those that came so far: signals are the process's, not those of a part of it."""
@@ -37,6 +44,12 @@ def interrupt(number: int, again: bool) -> None:
     raise Interrupted(number)
 
 
+def _send(number: int) -> None:
+    """Send a signal to this process once more, a moment later."""
+    time.sleep(0.01)
+    os.kill(os.getpid(), number)
+
+
 @contextmanager
 def hearing(handler: Callable[[int, bool], None]) -> Iterator[None]:
     """Have ``handler(number, again)`` called at the first signal and, with ``again``, whenever Ctrl-C comes once more.
@@ -54,6 +67,9 @@ def hearing(handler: Callable[[int, bool], None]) -> Iterator[None]:
         if os.getpid() != owner:
             if number == signal.SIGTERM:
                 os._exit(128 + number)
+            return
+        if frame is not None and frame.f_code in LOCKING:
+            start_new_thread(_send, (number,))
             return
         first, again = not _heard, number in _heard and number == signal.SIGINT
         _heard.add(number)

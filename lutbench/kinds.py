@@ -16,7 +16,8 @@ that the suite did not make, and a fifth where they make an encoder with a decod
                             it was. An image's masks follow from its place among the images and the number of patches alone.
                             None, with a line about it, of a run that kept no decoder
 
-A new kind is a module, a recipe and a line here. A new stage also has a table in :class:`lutbench.recipes.suite.Suite`, whose
+A new kind is a module, a recipe and a line here; what makes a smoke run of it short is known for settings of names that others have, and
+of another name is a line of :data:`lutbench.smoke.shortened.SHORT`. A new stage also has a table in :class:`lutbench.recipes.suite.Suite`, whose
 type says what its tables look like: a ``TaskTable`` names its kind, and starts from nothing or from the encoder of every
 method; a ``RobustnessTable`` names datasets and starts from classifiers; plain settings are those of the stage's first kind.
 """

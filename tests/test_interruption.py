@@ -1,5 +1,6 @@
 """Nothing is lost when a command is stopped: real processes, and real signals as terminals, launchers and schedulers send them."""
 
+import functools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ import pytest
 from PIL import Image
 from toy_runs import CLASSES, SCENES, TOY, in_processes, write_images, write_scenes
 
+from lutbench import interruption
 from lutbench.checkpoint_names import newest_step
-from lutbench.interruption import Interrupted
+from lutbench.interruption import Interrupted, hearing, interrupt
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, open_run
 from lutbench.train.processes import accelerator
@@ -300,6 +303,24 @@ def test_mmsegmentations_evaluation_is_stopped_at_once_with_its_workers(
         assert "goes on from step 4" in again.communicate(timeout=600)[0]
         assert whole.wait(600) == again.returncode == 0
         assert made_below(tmp_path / "here") == made_below(tmp_path / "whole")
+
+
+def test_a_signal_that_comes_while_a_lock_is_taken_leaves_it_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a queue's is, for which other threads wait."""
+    monkeypatch.setattr(interruption, "_heard", set())
+    lock = threading.Lock()
+    lock.acquire()
+    signalled = functools.partial(signal.raise_signal, signal.SIGTERM)  # comes as soon as it is locked
+    methods = {"acquire": lock.acquire, "release": lock.release, "__enter__": signalled, "__exit__": lock.__exit__}
+
+    def take() -> None:
+        with threading.Condition(SimpleNamespace(**methods)):  # type: ignore[arg-type]
+            pass
+        time.sleep(600)
+
+    with pytest.raises(Interrupted), hearing(interrupt):
+        take()
+    assert not lock.locked()
 
 
 # Where nothing is trained
