@@ -49,6 +49,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run makes that reads its images itself and is evaluated at the end alone."""
+    folder = tmp_path_factory.mktemp("alone")
+    write_scenes(folder)
+    return performed(scenes_run(folder))
+
+
+RESUMED = {"iterations": 20, "drop_path": 0.3, "save_every": 1}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run of :data:`RESUMED` makes that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    write_scenes(folder)
+    made: dict[str, Any] = in_processes(lambda: performed(scenes_run(folder, **RESUMED)))[0]
+    return made
+
+
 def scenes_run(folder: Path, home: str = "here", **settings: Any) -> Run:
     return toy_run(folder, home, suite_text="\n".join(without(settings)), **settings)
 
@@ -180,23 +200,20 @@ def test_a_run_learns_and_leaves_record_picture_and_segmenter(folder: Path) -> N
         assert sheet.width > sheet.height > 100
 
 
-def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path) -> None:
-    settings = {"iterations": 30, "drop_path": 0.3, "save_every": 1}
-    whole = in_processes(lambda: performed(scenes_run(folder, "whole", **settings)))[0]
-    run = scenes_run(folder, "killed", **settings)
+def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path, uninterrupted: dict[str, Any]) -> None:
+    run = scenes_run(folder, "killed", **RESUMED)
     killed_at_a_checkpoint(run, step=3)
     killed_at_a_checkpoint(run, step=12)
     assert run.status().state == "resumable"
-    assert in_processes(lambda: performed(run))[0] == whole
+    assert in_processes(lambda: performed(run))[0] == uninterrupted
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_the_number_of_loader_workers_changes_nothing(folder: Path, workers: int) -> None:
-    assert performed(scenes_run(folder, "helped", workers=workers)) == performed(scenes_run(folder, "alone"))
+def test_the_number_of_loader_workers_changes_nothing(folder: Path, alone: dict[str, Any], workers: int) -> None:
+    assert performed(scenes_run(folder, "helped", workers=workers)) == alone
 
 
-def test_evaluating_on_the_way_changes_nothing(folder: Path) -> None:
-    alone = performed(scenes_run(folder, "alone"))
+def test_evaluating_on_the_way_changes_nothing(folder: Path, alone: dict[str, Any]) -> None:
     assert performed(scenes_run(folder, "watched", val_every=4)) == alone
 
 
@@ -304,14 +321,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_images(folde
     assert not (run.folder / "finished.json").exists()
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(folder: Path) -> None:
-    settings = {"iterations": 30, "save_every": 1}
-    whole = in_processes(lambda: performed(scenes_run(folder, "whole", **settings)))[0]
-    run = scenes_run(folder, "killed", **settings)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(folder: Path, uninterrupted: dict[str, Any]) -> None:
+    run = scenes_run(folder, "killed", **RESUMED)
     killed_at_a_checkpoint(run, step=5)
     newest = sorted(run.checkpoints.glob("step-*.json"))[-1].with_suffix(".pth")
     newest.write_bytes(newest.read_bytes()[:-100])
-    assert in_processes(lambda: performed(run))[0] == whole
+    assert in_processes(lambda: performed(run))[0] == uninterrupted
 
 
 def test_what_a_seal_says_is_sealed_and_strangers_are_ignored(folder: Path) -> None:
