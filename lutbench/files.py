@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,20 +140,30 @@ def read_json(path: Path) -> Any:
     Raises:
         NotJsonError: if it is not one.
     """
+    try:
+        return json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:  # not JSON, numbers without end, or nested without end
+        raise _no_json(path, error) from error
+
+
+def _read_text(path: Path) -> str:
+    """Return the text of a file; raises NotJsonError if it is none."""
     if path.exists() and not path.is_file():
         raise NotJsonError(f"{path}: expected a file of JSON, found a folder, pipe or device. Remove it.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         if error.errno not in IN_THE_WAY:
             raise
         raise NotJsonError(
             f"{path}: expected JSON, found no file ({os.strerror(error.errno)}). Move it away."
         ) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers without end, or nested without end
-        raise NotJsonError(
-            f"{path}: expected JSON, found {error}. Remove the file, or restore it from a copy."
-        ) from error
+    except ValueError as error:  # not UTF-8
+        raise _no_json(path, error) from error
+
+
+def _no_json(path: Path, found: Exception) -> NotJsonError:
+    return NotJsonError(f"{path}: expected JSON, found {found}. Remove the file, or restore it from a copy.")
 
 
 def content_sha256(values: Mapping[str, Any]) -> str:
@@ -173,18 +184,16 @@ def read_sealed(path: Path, kind: type[M], remedy: str, older: Callable[[M], boo
         DamagedError: if it is no such file, with the ``remedy``.
         FileNotFoundError: if there is none.
     """
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise DamagedError(f"{path}: expected named values, found {type(values).__name__}. {remedy}")
-    seal = values.pop("seal", None)
+    text = _read_text(path)
     try:
-        check_plain(values)
-        if seal not in (None, content_sha256(values)):
-            raise ValueError("it does not hash to its seal")
-        found = kind.model_validate(values)
-        if seal is None and not older(found):
+        found, sealed = _unsealed(text, kind)
+        if not (sealed or older(found)):
             raise ValueError("it has no seal")
-        return found
+        return found.model_copy()  # what its reader adds to it, such as outcomes, is not kept
+    except _NoJsonError as error:
+        raise _no_json(path, error) from error
+    except _NoValuesError as error:
+        raise DamagedError(f"{path}: expected named values, found {error}. {remedy}") from error
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the whole file"
@@ -195,6 +204,33 @@ def read_sealed(path: Path, kind: type[M], remedy: str, older: Callable[[M], boo
         raise DamagedError(f"{path}: damaged or changed since it was written: {error}. {remedy}") from error
 
 
+class _NoJsonError(Exception):
+    """A text that is no JSON."""
+
+
+class _NoValuesError(Exception):
+    """JSON that is not named values."""
+
+
+@lru_cache(maxsize=512)
+def _unsealed(text: str, kind: type[M]) -> tuple[M, bool]:
+    """Return the ``kind`` that a text of JSON holds, which fits its seal, and whether it has one.
+
+    What is the same text as before is not checked again: a status reads the record of an encoder for every task that starts from it.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:  # not JSON, numbers without end, or nested without end
+        raise _NoJsonError(error) from error
+    if not isinstance(values, dict):
+        raise _NoValuesError(type(values).__name__)
+    seal = values.pop("seal", None)
+    check_plain(values)
+    if seal not in (None, content_sha256(values)):
+        raise ValueError("it does not hash to its seal")
+    return kind.model_validate(values), seal is not None
+
+
 def check_plain(value: Any, where: str = "", depth: int = 0) -> None:
     """Check that what was read from a file of settings or results can be compared, printed and written again.
 
@@ -202,6 +238,8 @@ def check_plain(value: Any, where: str = "", depth: int = 0) -> None:
         ValueError: naming the key of a text with a control character, a number that is not finite or has more than 64 bits,
             or a value that is nested too deep.
     """
+    if _is_plain(value, depth):  # as nearly all are: where a value lies is spelt out only for one that is refused
+        return
     at = f"{where}: " if where else ""
     if isinstance(value, Mapping | list):
         if depth == DEPTH:
@@ -215,6 +253,24 @@ def check_plain(value: Any, where: str = "", depth: int = 0) -> None:
         raise ValueError(f"{at}a whole number of more than 64 bits")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{at}the number {value}, which is not finite")
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Return whether a value of JSON's own types passes :func:`check_plain`; False of one of other types, which may."""
+    kind = type(value)
+    if kind is str:
+        return CONTROL.search(value) is None
+    if kind is float:
+        return math.isfinite(value)
+    if kind is int:
+        return -(2**63) <= value < 2**63
+    if kind is list:
+        return depth < DEPTH and all(_is_plain(inner, depth + 1) for inner in value)
+    if kind is dict:
+        return depth < DEPTH and all(
+            _is_plain(key, depth) and _is_plain(inner, depth + 1) for key, inner in value.items()
+        )
+    return kind is bool or value is None
 
 
 def below(root: Path, *names: str) -> Path:

@@ -29,9 +29,7 @@ from lutbench.recipes.suite import run_name
 
 
 class _Closed(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, validate_by_name=True
-    )
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, allow_inf_nan=False, validate_by_name=True)
 
 
 class KeptFile(_Closed):

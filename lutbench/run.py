@@ -378,6 +378,14 @@ def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> R
     return Run(planned, workspace, needed, suite.given)
 
 
+def open_runs(suite: LoadedSuite, workspace: Workspace) -> dict[str, Run[Any]]:
+    """Return the runs of a suite by name, as :func:`open_run` does: one that several start from is one, whose identity is found out once."""
+    runs: dict[str, Run[Any]] = {}
+    for planned in suite.runs:  # each after the one that it needs
+        runs[planned.name] = Run(planned, workspace, runs[planned.needs] if planned.needs else None, suite.given)
+    return runs
+
+
 def row_named(run: Run[Any]) -> AbstractContextManager[None]:
     """Return what names its table in what is found wrong of a run, and its row where it starts from another's weights."""
     planned = run.planned

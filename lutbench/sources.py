@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.util import cache_from_source
@@ -75,29 +75,33 @@ def digest_of_all() -> str:
 @cache
 def _closure(module: str) -> dict[str, str]:
     """Return the hash of a module's source and of all that it imports of this suite, bookkeeping left out."""
-    found: dict[str, str] = {}
-    waiting = [module]
+    found: dict[Path, str] = {}
+    waiting = [path] if (path := _file(module)) else []
     while waiting:
-        path = _file(waiting.pop())
-        if path is not None and (name := path.relative_to(ROOT).as_posix()) not in found:
-            found[name], imported = _read(path)
+        if (path := waiting.pop()) not in found:
+            found[path], imported = _read(path)
             waiting += imported
     _keep()
-    return found
+    return {path.relative_to(ROOT).as_posix(): digest for path, digest in found.items()}
 
 
 @cache
-def _read(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Return the hash of a source, and the modules of this suite that it imports; parsed only if its content is not that which was kept."""
+def _read(path: Path) -> tuple[str, tuple[Path, ...]]:
+    """Return the hash of a source, and the sources of this suite that it imports; parsed only if its content is not that which was kept."""
     content, name = path.read_bytes(), path.relative_to(ROOT).as_posix()
     sha256 = hashlib.sha256(content).hexdigest()
     if (known := _known().get(name)) and known[0] == sha256:
-        return known[1], tuple(known[2])
+        return known[1], _files(known[2])
     tree = ast.parse(content)
     digest, imported = hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()[:16], tuple(_imported(tree))
     _known()[name] = (sha256, digest, imported)
     _fresh.add(name)
-    return digest, imported
+    return digest, _files(imported)
+
+
+def _files(modules: Iterable[str]) -> tuple[Path, ...]:
+    """Return the sources of modules, of those that have one, each once."""
+    return tuple(dict.fromkeys(path for module in modules if (path := _file(module)) is not None))
 
 
 Known = tuple[str, str, tuple[str, ...]]
@@ -141,8 +145,9 @@ def _file(module: str) -> Path | None:
     """Return the source of a module of this suite; None if it has none, or is bookkeeping."""
     if BOOKKEEPING.fullmatch(module):
         return None
-    path = ROOT.joinpath(*module.split("."))
-    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+    stem = f"{ROOT}{os.sep}{module.replace('.', os.sep)}"  # not by pathlib: every status asks for two thousand
+    found = (f"{stem}{end}" for end in (".py", f"{os.sep}__init__.py"))
+    return next((Path(file) for file in found if os.path.isfile(file)), None)  # noqa: PTH113
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:

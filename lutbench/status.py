@@ -10,7 +10,7 @@ from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.reference_curves import departed
 from lutbench.refusals import paragraphs, refusal, warnings
-from lutbench.run import Run, open_run
+from lutbench.run import Run, open_runs
 from lutbench.run_status import RunState, unknown_because, waits, weights_problem
 from lutbench.run_weights import NotKeptError
 from lutbench.workspace import Workspace
@@ -41,9 +41,9 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     edited: dict[tuple[str, ...], int] = {}
     to_come: list[Run[Any]] = []
     jobs = job_states(suite, workspace.runs)
+    runs = open_runs(suite, workspace)
     for planned in suite.runs:
-        run = open_run(suite, planned, workspace)
-        done = False
+        run, done = runs[planned.name], False
         try:
             status, holder = run.status(), held_by(run)
             state = f"running, by {holder}" if holder else status.short

@@ -23,6 +23,9 @@ from lutbench.errors import UserError, listed, nearest
 LISTING_THREADS = 8
 """Class folders listed at once; hides the latency of network file systems."""
 
+FEW = 64
+"""Up to so many class folders are listed one after another: threads take longer to hand over than a disk to answer."""
+
 
 @dataclass
 class FolderImages:
@@ -145,12 +148,12 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
         raise UserError(_expected(folder, name, split, "there is no such folder", hint))
     classes = _class_folders(folder)
     loose = _list_files(folder, b"", only_here=True)
-    if classes and len(loose.ends):
+    if classes and len(loose.lengths):
         raise UserError(
-            f"{folder.resolve()} holds {len(loose.ends)} images beside the folders {listed(classes)}: it is not clear "
+            f"{folder.resolve()} holds {len(loose.lengths)} images beside the folders {listed(classes)}: it is not clear "
             "whether these are classes. Put every image into a class folder, or all images into one folder without labels."
         )
-    if not classes and not len(loose.ends):
+    if not classes and not len(loose.lengths):
         others = f": of the files there {loose.passed}" if loose.passed.counts else ""
         raise UserError(_expected(folder, name, split, f"it holds no images{others}"))
     if classes:
@@ -158,10 +161,11 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
         def list_class(name: str) -> _Listing:
             return _list_files(folder / name, os.fsencode(name) + b"/")
 
-        listings = list(in_threads(list_class, classes, f"listing {folder}", threads=LISTING_THREADS))
-        empty = [name for name, part in zip(classes, listings, strict=True) if not len(part.ends)]
+        threads = LISTING_THREADS if len(classes) > FEW else 1
+        listings = list(in_threads(list_class, classes, f"listing {folder}", threads=threads))
+        empty = [name for name, part in zip(classes, listings, strict=True) if not len(part.lengths)]
         if empty:
-            passed = PassedOver.total(part.passed for part in listings if not len(part.ends))
+            passed = PassedOver.total(part.passed for part in listings if not len(part.lengths))
             raise UserError(
                 f"{name}: no image in class folder{'s' if len(empty) > 1 else ''} {listed(empty)} of {folder.resolve()}"
                 f"{f' (of the files there {passed})' if passed.counts else ''}. "
@@ -170,14 +174,14 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
     else:
         listings = [loose]
     names = b"".join(part.names for part in listings)
-    lengths = np.concatenate([np.diff(part.ends, prepend=0) for part in listings])
+    lengths = np.concatenate([part.lengths for part in listings])
     sizes = np.concatenate([part.sizes for part in listings])
     return FolderImages(
         name=name,
         split=split,
         folder=folder,
         classes=tuple(map(printable, classes)),
-        labels=np.repeat(np.arange(len(classes)), [len(part.ends) for part in listings]) if classes else None,
+        labels=np.repeat(np.arange(len(classes)), [len(part.lengths) for part in listings]) if classes else None,
         skip_undecodable=skip_undecodable,
         fingerprint=fingerprint_of(classes, names, lengths, sizes),
         names=names,
@@ -206,7 +210,7 @@ def _class_folders(folder: Path) -> list[str]:
 
 class _Listing(NamedTuple):
     names: bytes
-    ends: NDArray[np.int64]
+    lengths: NDArray[np.int64]
     sizes: NDArray[np.int64]
     passed: PassedOver
 
@@ -217,7 +221,7 @@ def _list_files(folder: Path, prefix: bytes, only_here: bool = False) -> _Listin
     names = [name for name, _ in files]
     return _Listing(
         b"".join(names),
-        np.cumsum(np.fromiter(map(len, names), np.int64, len(names))),
+        np.fromiter(map(len, names), np.int64, len(names)),
         np.fromiter((size for _, size in files), np.int64, len(files)),
         passed,
     )

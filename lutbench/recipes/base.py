@@ -70,9 +70,7 @@ Few = Annotated[int | None, Later, Field(ge=2, le=10**6)]
 class Recipe(BaseModel):
     """Base of all settings: frozen, strict about types, closed to unknown keys, to infinity and to NaN."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
     def affecting_results(self) -> dict[str, Any]:
         """Return the fields that affect results, as plain JSON values; subclasses drop what has no effect in context."""
