@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 def patch_distances(grid: int, patch_size: int) -> NDArray[np.float64]:
     """Return the distances (N, N) in pixels between the patches of a grid, from centre to centre; N = grid^2, row by row."""
-    from scipy.spatial.distance import cdist  # here, because it takes a while to import
-
     places = np.stack(np.divmod(np.arange(grid**2), grid), 1)
-    return np.asarray(patch_size * cdist(places, places))
+    squares = np.square(places[:, None] - places).sum(2)  # whole numbers, so that SciPy's cdist has the same bits
+    return patch_size * np.sqrt(squares.astype(np.float64))
 
 
 def uniform_distance(grid: int, patch_size: int) -> float:

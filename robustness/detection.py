@@ -5,6 +5,7 @@ The score is minus the highest softmax probability; images of no known class are
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,8 @@ class Detection:
 
     def resampled_rates(self) -> NDArray[np.float64]:
         """Return the rates (RESAMPLES, 3) on resamples that keep the number of known and of unknown images; the same draws at every call."""
-        drawn = _draws(len(self.known), len(self.unknown))
-        return np.concatenate([self._rates(known, unknown) for known, unknown in drawn])
+        known, unknown = (scores.astype(np.float64).tobytes() for scores in (self.known, self.unknown))
+        return _resampled_rates(known, unknown)
 
     def measurements(self, protocol: str) -> list[Measurement]:
         """Return all three in percent, with percentile intervals of the bootstrap; ``protocol`` follows the names."""
@@ -65,6 +66,16 @@ class Detection:
         auroc = (np.diff(taken, axis=1, prepend=0) * (before + found) / 2).sum(1)
         enough = (20 * true >= 19 * true[:, -1:]).argmax(1)  # in whole numbers, so exactly 95 %
         return np.stack([aupr, auroc, taken[np.arange(len(taken)), enough]], 1)
+
+
+@lru_cache(maxsize=16)
+def _resampled_rates(known: bytes, unknown: bytes) -> NDArray[np.float64]:
+    """Return the rates (RESAMPLES, 3) of scores; kept, as each method is compared with each after it is measured."""
+    scores = Detection(np.frombuffer(known), np.frombuffer(unknown))
+    drawn = _draws(len(scores.known), len(scores.unknown))
+    rates = np.concatenate([scores._rates(*times) for times in drawn])
+    rates.flags.writeable = False
+    return rates
 
 
 def compare_detections(first: Sequence[Detection], second: Sequence[Detection], rate: int) -> Comparison:

@@ -5,6 +5,7 @@ Shares are between 0 and 1; intervals hold 95 %.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import sqrt
 from typing import Literal, NamedTuple
 
@@ -30,6 +31,9 @@ So the value may lie below its interval."""
 
 RESAMPLES = 2000
 """Resamples of a bootstrap: the ends of its intervals are then good to about a tenth of their standard error."""
+
+KEPT_BYTES = 2**24
+"""Bytes that the resamples of one number of images may take to be kept in memory."""
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """A function from sums over images (b, ...), a row per resample, to values (b,) or (b, m)."""
@@ -170,10 +174,22 @@ def resamples(n: int) -> Iterator[NDArray[np.float64]]:
     The same at every call, on every machine and for every version of NumPy, which promises it of the bits that are
     used here and not of its samplers. The remainder favours the first images by less than n / 2^64.
     """
-    bits = np.random.PCG64(np.random.SeedSequence(0))
     at_once = max(1, 2**20 // n)  # 8 MB of weights, and for a million images not more than one row
+    kept = _kept_resamples(n) if RESAMPLES * n <= KEPT_BYTES else None
+    bits = np.random.PCG64(np.random.SeedSequence(0))
     for done in range(0, RESAMPLES, at_once):
-        yield draw_counts(bits, min(at_once, RESAMPLES - done), n)
+        rows = min(at_once, RESAMPLES - done)
+        yield draw_counts(bits, rows, n) if kept is None else kept[done : done + rows].astype(np.float64)
+
+
+@lru_cache(maxsize=8)
+def _kept_resamples(n: int) -> NDArray[np.uint8] | None:
+    """Return the resamples of ``n`` images (RESAMPLES, n), a byte for each number; None if one does not fit into it.
+
+    Tables ask for those of the same few datasets a hundred times, and to draw them takes longer than all else there is to compute.
+    """
+    counts = draw_counts(np.random.PCG64(np.random.SeedSequence(0)), RESAMPLES, n)
+    return counts.astype(np.uint8) if counts.max() < 256 else None
 
 
 def draw_counts(bits: np.random.PCG64, rows: int, n: int) -> NDArray[np.float64]:

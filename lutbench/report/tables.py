@@ -1,6 +1,7 @@
 """Tables and figures from records alone: no data, no GPU, and no number typed by hand."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from lutbench.report.calibration_table import calibration_sections
 from lutbench.report.comparisons import comparison_sections
 from lutbench.report.compute_table import compute_section
 from lutbench.report.decided import decided_sections
+from lutbench.report.drawn import figures_key, is_drawn, note_drawn
 from lutbench.report.entries import TableEntry
 from lutbench.report.figures import write_figure
 from lutbench.report.loss_curves import loss_sections
@@ -126,7 +128,7 @@ def build_tables(view: View, sections: Sequence[Section]) -> dict[str, str]:
     """Return file name to text: Markdown for people, CSV for programs, LaTeX for papers. Empty without records."""
     if not view.has_records:
         return {}
-    texts = {"main.md": markdown(sections, f"../../figures/{view.suite.name}")}
+    texts = {"main.md": build_markdown(view, sections)}
     for name in dict.fromkeys(section.name for section in sections if section.name):
         chosen = [section for section in sections if section.name == name]
         texts |= {
@@ -134,6 +136,21 @@ def build_tables(view: View, sections: Sequence[Section]) -> dict[str, str]:
             f"{name}.tex": latex(chosen, view.suite.config.title, view.note),
         }
     return {name: text for name, text in texts.items() if text}
+
+
+def _names(sections: Sequence[Section]) -> set[str]:
+    """Return the names of the files that :func:`build_tables` makes of sections, where there are records."""
+    tables = {f"{section.name}.tex" for section in sections if section.name and not section.frame.empty}
+    return (
+        {"main.md"}
+        | tables
+        | {f"{section.name}.csv" for section in sections if section.name and section.data is not None}
+    )
+
+
+def build_markdown(view: View, sections: Sequence[Section]) -> str:
+    """Return ``main.md``, which has all sections; the other files have a table each."""
+    return markdown(sections, f"../../figures/{view.suite.name}")
 
 
 def write_tables(view: View, sections: Sequence[Section], results_dir: Path) -> None:
@@ -149,9 +166,13 @@ def write_tables(view: View, sections: Sequence[Section], results_dir: Path) -> 
             partial.write_text(text, encoding="utf-8")
     for name in _files(folder) - set(texts):
         (folder / name).unlink(missing_ok=True)
-    for section in sections:
-        for drawing in section.figures:
-            write_figure(_figures(view, results_dir) / drawing.name, drawing.draw())
+    drawings = [drawing for section in sections for drawing in section.figures]
+    key = figures_key(view) if drawings else ""
+    for drawing in drawings:
+        path = _figures(view, results_dir) / drawing.name
+        if not is_drawn(path, key):
+            write_figure(path, drawing.draw())
+            note_drawn(path, key)
 
 
 def _files(folder: Path) -> set[str]:
@@ -172,21 +193,31 @@ def check_tables(view: View, sections: Sequence[Section], results_dir: Path) -> 
     }
     differences = []
     for name in sorted({*expected, *present}):
-        old, new = present.get(name, ""), expected.get(name, "")
-        if old not in (new, build_tables(view, sections).get(name, "")):
-            lines = difflib.unified_diff(
-                old.splitlines(), new.splitlines(), f"{name} as it is", f"{name} as records say", lineterm=""
-            )
-            differences.append("\n".join(lines))
+        old, new = _of_records(present.get(name, "")), expected.get(name, "")
+        if old == new:
+            continue
+        lines = difflib.unified_diff(
+            old.splitlines(), new.splitlines(), f"{name} as it is", f"{name} as records say", lineterm=""
+        )
+        differences.append("\n".join(lines))
     figures = [_figures(view, results_dir) / drawing.name for section in sections for drawing in section.figures]
     return differences + [f"{path} is missing" for path in figures if not path.is_file()]
+
+
+def _of_records(text: str) -> str:
+    """Return a table as it was written without what it says of the code, which may have been edited since."""
+    return (
+        re.sub(rf"^## {OTHER_CODE}\n.*?(?=^## |\Z)", "", text, flags=re.MULTILINE | re.DOTALL).rstrip("\n") + "\n"
+        if text
+        else ""
+    )
 
 
 def show_tables(view: View, sections: Sequence[Section], results_dir: Path) -> None:
     """Print the tables to the terminal, published values also where nothing was measured."""
     console.print(terminal(sections, console.width))
     if view.has_records:
-        files = sorted(build_tables(view, sections))
+        files = sorted(_names(sections))
         folder = results_dir / "tables" / view.suite.name
         console.print(f"Runs, sources and unrounded numbers: {folder}: {', '.join(files)}")
         if any(section.figures for section in sections):
