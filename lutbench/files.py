@@ -186,6 +186,7 @@ def read_sealed(path: Path, kind: type[M], remedy: str, older: Callable[[M], boo
     """
     text = _read_text(path)
     try:
+        found: M
         found, sealed = _unsealed(text, kind)
         if not (sealed or older(found)):
             raise ValueError("it has no seal")
@@ -263,7 +264,7 @@ def _is_plain(value: Any, depth: int) -> bool:
     if kind is float:
         return math.isfinite(value)
     if kind is int:
-        return -(2**63) <= value < 2**63
+        return bool(-(2**63) <= value < 2**63)
     if kind is list:
         return depth < DEPTH and all(_is_plain(inner, depth + 1) for inner in value)
     if kind is dict:

@@ -62,6 +62,13 @@ def digest_of(module: str) -> str:
     return hashlib.sha256(repr(sorted(_closure(module).items())).encode()).hexdigest()[:16]
 
 
+def digest_of_source(path: Path) -> str:
+    """Return the hash of a source of this suite alone."""
+    digest = _read(path)[0]
+    _keep()
+    return digest
+
+
 def digest_of_all() -> str:
     """Return the sha256, hexadecimal, of all files of the suite's packages as they lie on this disk, by name and content."""
     total = hashlib.sha256()

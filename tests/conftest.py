@@ -36,6 +36,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what commands find out apart from what those of the user kept, see :mod:`lutbench.kept`."""
+    os.environ["LUTBENCH_CACHE"] = str(tmp_path_factory.mktemp("kept"))
+
+
 @pytest.fixture(autouse=True)
 def signal_mask() -> Iterator[None]:
     """Begin every test with no signal held back, and fail one that holds any back when it ends: whatever it starts would inherit that."""

@@ -15,7 +15,8 @@ from lutbench.models.preprocessing import IMAGENETS_MEAN, IMAGENETS_STD
 from robustness.corruption_names import NAMES
 from robustness.labels import imagenet_1k
 
-HEAVY = ("accelerate", "datasets", "scipy.stats", "timm", "torch", "torchvision")
+HEAVY = ("accelerate", "datasets", "mmengine", "scipy.stats", "skimage", "sklearn", "timm", "torch", "torchvision")
+DRAWS = "matplotlib"
 
 MODULES = """
 import atexit, json, sys
@@ -30,7 +31,12 @@ main()
 
 def heavy_modules(arguments: Sequence[str], folder: Path) -> list[str]:
     """Which of :data:`HEAVY` a command imports that is given in ``folder``."""
-    program = [sys.executable, "-c", MODULES % (HEAVY,), *arguments]
+    return [name for name in imported(arguments, folder) if name != DRAWS]
+
+
+def imported(arguments: Sequence[str], folder: Path) -> list[str]:
+    """Which of :data:`HEAVY` and :data:`DRAWS` a command imports that is given in ``folder``."""
+    program = [sys.executable, "-c", MODULES % ((*HEAVY, DRAWS),), *arguments]
     path = {"PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(program, cwd=folder, capture_output=True, text=True, env={**os.environ, **path})
     assert done.returncode == 0, done.stderr
@@ -59,6 +65,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["plan", "toy.toml", "--summary", "--data-root", "."],
         ["tables", "toy.toml"],
         ["tables", "toy.toml", "--check"],
+        ["show", "toy/pretrain/lut/seed0"],
     ],
     ids=" ".join,
 )
@@ -66,6 +73,29 @@ def test_a_command_that_only_reads_what_has_finished_imports_nothing_that_comput
     chain: Path, arguments: list[str]
 ) -> None:
     assert heavy_modules(arguments, chain) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["plan", "paper"], ["tables", "paper"]],
+    ids=" ".join,
+)
+def test_a_command_that_only_reads_imports_nothing_that_computes_where_nothing_has_finished(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    assert heavy_modules(arguments, tmp_path) == []
+
+
+def test_a_figure_is_drawn_again_only_if_its_file_is_not_what_was_drawn(chain: Path) -> None:
+    tables = ["tables", "toy.toml"]
+    heavy_modules(tables, chain)
+    figures = {path: path.read_bytes() for path in (chain / "results/figures/toy").iterdir()}
+    assert figures
+    assert DRAWS not in imported(tables, chain)
+    first = next(iter(figures))
+    first.write_bytes(figures[first][:-1])
+    assert DRAWS in imported(tables, chain)
+    assert {path: path.read_bytes() for path in figures} == figures
 
 
 def test_runs_to_come_are_tried_for_real(tmp_path: Path) -> None:

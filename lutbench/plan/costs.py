@@ -9,9 +9,11 @@ from lutbench.data.survey import Survey
 from lutbench.errors import UserError
 from lutbench.plan.cost import Cost, NotCountedError
 from lutbench.plan.gpus import Gpu
+from lutbench.plan.known import answer
 from lutbench.plan.measured import Card
 from lutbench.plan.rates import measured_alike
 from lutbench.progress import tracked
+from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, read_record, record_path
 from lutbench.run import Run, open_run, row_named
@@ -203,10 +205,9 @@ def is_finished(run: Run[Any], surveys: Mapping[str, Survey]) -> bool:
 def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Record | None) -> RunCost:
     kind = run.planned.kind
     trained = run.needs if run.needs is not None and kind.starts_from == "classifier" else run
-    count = getattr(kind.module, "cost", None)
     try:
         with row_named(run):
-            cost = Cost() if count is None else count(run, surveys[trained.name].classes)
+            cost = _of_one_image(run, surveys[trained.name].classes)
     except UserError as error:
         return RunCost(run, NO_FLOP if isinstance(error, NotCountedError) else CANNOT, Cost(), refused=str(error))
     rate, hardware, survey = rates.given.get(run.name), "", surveys[run.name]
@@ -232,6 +233,32 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
     elif rates.gpu is not None:
         origin, seconds = ESTIMATED, flop / (rates.gpu.flops * rates.gpus)
     return RunCost(run, origin, cost, rate, hardware, images, flop, seconds)
+
+
+def _of_one_image(run: Run[Any], classes: int) -> Cost:
+    """Return what a run asks of the machine with so many classes; a model that nothing is known of is built for it.
+
+    Raises:
+        UserError: if it cannot be.
+    """
+    kind = run.planned.kind
+
+    def find() -> list[float]:
+        count = getattr(kind.module, "cost", None)
+        return list(Cost() if count is None else count(run, classes))
+
+    asked = {"about": "cost", "classes": classes, "run": settings_of(run)}
+    return Cost._make(answer(asked, recipes_of(run), find))
+
+
+def settings_of(run: Run[Any]) -> list[Any]:
+    """Return what a run's model follows from: the module of its kind, its settings, and those of the run that it starts from."""
+    return [run.planned.kind.module_name, *(recipe.affecting_results() for recipe in recipes_of(run))]
+
+
+def recipes_of(run: Run[Any]) -> list[RunRecipe]:
+    """Return the settings of a run, and of the run that it starts from."""
+    return [run.recipe, *([run.needs.recipe] if run.needs else [])]
 
 
 def _is_present(run: Run[Any]) -> bool:

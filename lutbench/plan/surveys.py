@@ -1,14 +1,18 @@
 """The datasets that a suite needs, and which of them are absent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 from lutbench.data.subsets import restricted_survey
 from lutbench.data.survey import Survey
 from lutbench.kinds import dataset_module
-from lutbench.plan.costs import DONE, Costs
+from lutbench.plan.costs import DONE, Costs, settings_of
+from lutbench.plan.known import answer
 from lutbench.progress import tracked
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.refusals import refusal, warnings
+from lutbench.run import Run
 from lutbench.run_status import weights_problem
 from lutbench.workspace import Workspace
 
@@ -34,18 +38,74 @@ def missing(costs: Costs, surveys: Mapping[str, Survey]) -> tuple[dict[str, str]
     """
     known, refused = dict[str, str](), dict[str, str]()
     chosen = {one.run.name for one in costs.runs}
+    absent = {one.run.name: _absent(one.run, surveys[one.run.name]) for one in costs.runs}
+    looked_at = [one.run for one in costs.runs if absent[one.run.name] and one.origin != DONE]
+    of_weights = weights_problems(looked_at) if len(looked_at) == len(costs.to_run) else {}
     for one in costs.runs:
-        run, survey = one.run, surveys[one.run.name]
-        problem = next((survey.problems[split] for split in run.recipe.splits if split in survey.problems), "")
+        run, survey, problem = one.run, surveys[one.run.name], absent[one.run.name]
         if problem and survey.known and not survey.made:
             known.setdefault(survey.known, problem)
         elif problem and not survey.made:
             refused[run.name] = problem
-        done = one.origin == DONE
-        found = weights_problem(run, finished=done) if problem or done else refusal(run, chosen)
+        if run.name in of_weights:
+            found = of_weights[run.name]
+        else:
+            done = one.origin == DONE
+            found = weights_problem(run, finished=done) if problem or done else refusal(run, chosen)
         if found := found or one.refused:
             refused[run.name] = found
     return known, refused
+
+
+def _absent(run: Run[Any], survey: Survey) -> str:
+    """Return what is absent of the data that a run reads; empty if nothing is."""
+    return next((survey.problems[split] for split in run.recipe.splits if split in survey.problems), "")
+
+
+def weights_problems(runs: Sequence[Run[Any]]) -> dict[str, str]:
+    """Return of each run by its name why it cannot start from its weights, see :func:`lutbench.run_status.weights_problem`.
+
+    Of a task none of whose runs starts from a file, it may be known that nothing is wrong: then no model is built.
+    """
+    found: dict[str, str] = {}
+    tasks: dict[tuple[str, str], list[Run[Any]]] = {}
+    for run in runs:
+        tasks.setdefault((run.planned.stage, run.planned.task), []).append(run)
+    for task in tasks.values():
+        found |= _problems_of(task)
+    return found
+
+
+class _SomeProblem(Exception):
+    """Something is wrong, which is not kept as an answer."""
+
+
+def _problems_of(task: Sequence[Run[Any]]) -> dict[str, str]:
+    """Return the same of all runs of a task, which may have to fit each other."""
+    found: dict[str, str] = {}
+
+    def find() -> list[float]:
+        found.update((run.name, weights_problem(run)) for run in task)
+        if any(found.values()):
+            raise _SomeProblem
+        return []
+
+    if any(_tells_of_weights(run) for run in task):
+        with suppress(_SomeProblem):
+            find()
+        return found
+    asked = {"about": "weights", "runs": [[run.planned.method, *settings_of(run)] for run in task]}
+    with suppress(_SomeProblem):
+        answer(asked, [run.recipe for run in task], find)
+    return found or {run.name: "" for run in task}
+
+
+def _tells_of_weights(run: Run[Any]) -> bool:
+    """Return whether a run starts from the user's file, of which nothing is known, or from an encoder whose licence is told."""
+    source = run.recipe.source
+    if source is None or source.kind in ("run", "scratch"):
+        return False
+    return source.kind != "timm" or run.planned.kind.starts_from == "encoder"
 
 
 def foreseen(costs: Costs, surveys: Mapping[str, Survey]) -> dict[str, str]:

@@ -1,0 +1,119 @@
+"""What models compute and whether weights can go into them, known without building them, which needs torch and half a minute.
+
+Both follow from settings, sources and timm's version alone. So every answer is kept between commands (:mod:`lutbench.kept`), and
+those for the suites that the repository ships come with it, in ``counts.json``. They count as long as the sources that define the
+models, and timm, are those of which they were found; for everything else, models are built. After a change of these sources::
+
+    python -m lutbench.plan.known
+
+finds the answers anew, in a minute or two.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lutbench.files import content_sha256, whole_file
+from lutbench.kept import keep, recall
+from lutbench.recipes.base import RunRecipe
+from lutbench.sources import PACKAGES, ROOT, digest_of_all, digest_of_source
+
+SHIPPED = Path(__file__).with_name("counts.json")
+SUITES = ("tiny", "camvid", "small", "paper")
+"""The suites whose answers come with the repository."""
+
+SOURCES = (
+    "pretrain/cost.py", "pretrain/student.py", "pretrain/teacher.py", "pretrain/context.py", "pretrain/masking.py", "pretrain/token_targets.py",
+    "pretrain/frameworks/*.py", "pretrain/context_losses/*.py",
+    "downstream/cost.py", "downstream/attentive_pool.py", "downstream/stage.py", "downstream/segmentation/cost.py",
+    "downstream/segmentation/pyramid.py", "downstream/segmentation/tokens.py", "robustness/cost.py", "robustness/classifier.py",
+    "analysis/cost.py", "analysis/grid.py", "analysis/attention.py", "lutbench/plan/compute.py", "lutbench/train/batchnorm.py",
+    "lutbench/models/blocks.py", "lutbench/models/encoders.py", "lutbench/models/meta.py", "lutbench/models/timm_models.py",
+    "lutbench/models/tokens.py",
+)  # fmt: skip
+"""The sources that define what a model is, and what is counted of it. What settings mean is defined elsewhere, and is in the question."""
+
+Answer = Sequence[float]
+"""Numbers; none where the answer is that nothing is wrong."""
+
+_asked: dict[str, Answer] = {}
+"""The answers that this command gave, by their questions' hashes."""
+
+
+def answer(asked: Mapping[str, Any], recipes: Iterable[RunRecipe], find: Callable[[], Answer]) -> Answer:
+    """Return the answer to a question, found with torch if it is not known. Nothing is kept where ``find`` raises an error.
+
+    ``recipes`` are those it is about: what they name that is no part of this suite has sources that nothing here knows.
+    """
+    key = content_sha256(asked)
+    known = _shipped().get(key[:16])
+    own = all(name.partition(".")[0] in PACKAGES for recipe in recipes for name in recipe.chosen)
+    kept_key = (
+        content_sha256({"question": key, "code": digest_of_all(), "timm": _timm()}) if known is None and own else ""
+    )
+    if known is None and kept_key and isinstance(kept := recall("counts", kept_key), list):
+        known = [number for number in kept if isinstance(number, int | float)]
+    if known is None:
+        known = find()
+        if kept_key:
+            keep("counts", kept_key, list(known))
+    _asked[key[:16]] = known
+    return known
+
+
+def models_digest() -> str:
+    """Return a hash of :data:`SOURCES` and timm's version; comments and formatting do not count."""
+    paths = sorted({path for pattern in SOURCES for path in ROOT.glob(pattern)})
+    found = [(path.relative_to(ROOT).as_posix(), digest_of_source(path)) for path in paths]
+    return hashlib.sha256(repr([found, _timm()]).encode()).hexdigest()
+
+
+@cache
+def _shipped() -> Mapping[str, Answer]:
+    """Return the answers that come with the repository; none where they are of other sources, or of another timm."""
+    if not SHIPPED.is_file():
+        return {}
+    shipped = json.loads(SHIPPED.read_text(encoding="utf-8"))
+    answers: dict[str, Answer] = shipped["answers"]
+    return answers if shipped["of"] == models_digest() else {}
+
+
+@cache
+def _timm() -> str:
+    try:
+        return version("timm")
+    except PackageNotFoundError:
+        return ""
+
+
+def write_shipped() -> None:
+    """Find the answers for :data:`SUITES` anew, and write them."""
+    from tempfile import TemporaryDirectory
+
+    from lutbench.plan.costs import Rates, costs_of
+    from lutbench.plan.surveys import missing, survey_all
+    from lutbench.recipes.loading import load_suite
+    from lutbench.workspace import Workspace
+
+    SHIPPED.unlink(missing_ok=True)
+    with TemporaryDirectory() as empty:
+        at = Path(empty)
+        workspace = Workspace(at / "data", at / "runs", at / "results", download=False)
+        for name in SUITES:
+            suite = load_suite(name, results=workspace.results)
+            surveys = survey_all(suite, workspace)
+            missing(costs_of(suite, workspace, surveys, Rates()), surveys)
+    answers = ",\n".join(f"{json.dumps(key)}: {json.dumps(found)}" for key, found in sorted(_asked.items()))
+    with whole_file(SHIPPED) as partial:
+        partial.write_text(f'{{"of": "{models_digest()}", "answers": {{\n{answers}\n}}}}\n', encoding="utf-8")
+    print(f"{SHIPPED}: {len(_asked)} answers.")
+
+
+if __name__ == "__main__":
+    from lutbench.plan import known
+
+    known.write_shipped()
