@@ -87,8 +87,10 @@ def smoke(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def results(session: nox.Session) -> None:
-    """Collate a suite's records into tables and print them."""
-    run(session, "lutbench", "tables", *tables_options(suite_and_options(session)))
+    """Collate a suite's records into tables and print them; write the report, and say where."""
+    options = tables_options(suite_and_options(session))
+    run(session, "lutbench", "tables", *options)
+    run(session, "lutbench", "report", *options)
 
 
 @nox.session(venv_backend="none")
@@ -117,6 +119,13 @@ def lint(session: nox.Session) -> None:
     run(session, "ruff", "check", ".")
     run(session, "ruff", "format", "--check", ".")
     run(session, "mypy")
+
+
+@nox.session(reuse_venv=True)
+def vega(session: nox.Session) -> None:
+    """Write the script that draws the report's charts anew, in an environment of its own that has the package that it comes from."""
+    session.install("vl-convert-python==1.9.0.post1")
+    session.run("python", "docs/bundle_vega.py")
 
 
 @nox.session(venv_backend="none")

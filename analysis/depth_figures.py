@@ -15,6 +15,7 @@ from analysis.depth_curves import Group, Row, Values, depth_curves, spectrum_cur
 from analysis.pictures import PictureRow, attention_picture, component_picture, reconstruction_picture
 from analysis.uniform import uniform_distance, uniform_entropy
 from lutbench.record import Record
+from lutbench.report.charts import Chart, ChartLine, ChartPanel, Style
 from lutbench.report.comparisons import on_same_images
 from lutbench.report.entries import TableEntry
 from lutbench.report.figures import Point, draw_lines, label_figure, new_figure, plain_axes, seeds_label
@@ -77,8 +78,9 @@ def drawings(view: View, entries: Sequence[TableEntry]) -> list[Drawing]:
         return []
     task, title = measured[0].task, f"{view.suite.config.title}, {view.task_title(measured[0])}"
     figures = _of_numbers(view, measured) | _of_pictures(view, measured)
+    charts = _charts(view, measured)
     return [
-        Drawing(f"{task}-{name}.png", f"{title}: {about}", partial(draw, f"{title}: {about}"))
+        Drawing(f"{task}-{name}.png", f"{title}: {about}", partial(draw, f"{title}: {about}"), charts.get(name))
         for name, (about, draw) in figures.items()
     ]
 
@@ -102,6 +104,86 @@ def _of_numbers(view: View, measured: Sequence[TableEntry]) -> Figures:
         names, pairs = view.method_names(measured), view.suite.config.compare
         made["cka"] = "CKA between blocks", lambda title: cka_figure(title, compared, names, pairs, note)
     return made
+
+
+def _charts(view: View, measured: Sequence[TableEntry]) -> "dict[str, Callable[[], Chart]]":
+    """Return by name the figures that a page can draw itself, as :func:`_of_numbers` has them; heads are in analysis.csv."""
+    groups = groups_of(view, measured)
+    note = "Small dots are heads, of the solid line."
+    return {
+        "attention": lambda: _panels_chart(groups, ATTENTION_PANELS, OF_ATTENTION.replace(note, "").strip()),
+        "features": lambda: _panels_chart(groups, FEATURE_PANELS, OF_FEATURES),
+        "spectra": lambda: spectra_chart(groups),
+    }
+
+
+def _panels_chart(groups: Sequence[Group], panels: Sequence[Panel], about: str) -> Chart:
+    """Return the panels of which something was measured, for every group."""
+    shown = []
+    for group in groups:
+        curves, first = [depth_curves(row.outcomes) for row in group.rows], group.first
+        for panel in panels:
+            if not any(panel.needs in of for of in curves):
+                continue
+            names = [name for name in (panel.solid, panel.dotted) if name]
+            lines = [
+                ChartLine(row.label, row.colour, points, style, _curve_note(name) if len(names) > 1 else "")
+                for name, style in zip(names, DEPTH_STYLES, strict=False)
+                for row, of in zip(group.rows, curves, strict=True)
+                if (points := _points(of, name, first))
+            ]
+            is_radial = panel.solid == "radial"
+            furthest = max((int(x) for line in lines for x in line.points), default=0)
+            at, labels = _ticks(first.blocks, furthest > first.blocks)
+            uniform = of_uniform(first).get(panel.solid)
+            shown.append(
+                ChartPanel(
+                    f"{panel.title[0].upper()}{panel.title[1:]}" + (f", {group.encoder}" if len(groups) > 1 else ""),
+                    "frequency, cycles per patch" if is_radial else "block",
+                    panel.unit,
+                    lines,
+                    {} if is_radial else dict(zip(map(float, at), labels, strict=True)),
+                    uniform,
+                    "" if uniform is None else "uniform attention",
+                    panel.solid in ("distance", "nmi"),
+                )
+            )
+    return Chart(shown, f"{about} {BANDS}")
+
+
+DEPTH_STYLES: Sequence[Style] = ("solid", "dotted")
+
+
+def _points(of: Mapping[str, Values], name: str, first: BlockOutcomes) -> dict[float, Point]:
+    """Return a curve by block or, of amplitudes, by frequency; the output stands behind the last block."""
+    points = of.get(name, np.empty((3, 0)))
+    at = np.arange(1, points.shape[1] + 1) / (first.grid if name == "radial" else 1)
+    return {float(x): Point(*point) for x, point in zip(at, points.T.tolist(), strict=True)}
+
+
+def _curve_note(name: str) -> str:
+    """Return what tells the two curves of a panel apart."""
+    return {
+        "to_itself": "to itself", "to_class": "to the class token", "rank_pooled": "pooled", "rank_tokens": "tokens",
+        "right_pooled": "mean of patches", "right_class": "class token",
+    }.get(name, "")  # fmt: skip
+
+
+def spectra_chart(groups: Sequence[Group]) -> Chart:
+    """Return how fast the singular values of the output fall, of pooled features and of tokens."""
+    shown = []
+    for group in groups:
+        for rows in TOKENS:
+            lines = []
+            for row in group.rows:
+                if row.outcomes[0].has(f"spectrum_{rows}"):
+                    share, values = spectrum_curve(row.outcomes, rows)
+                    points = zip(share.tolist(), values.T.tolist(), strict=True)
+                    lines.append(ChartLine(row.label, row.colour, {x: Point(*point) for x, point in points}))
+            title = "Pooled: mean over patches" if rows == "pooled" else "Tokens: every patch"
+            title += f", {group.encoder}" if len(groups) > 1 else ""
+            shown += [ChartPanel(title, "i / D", "log10 (s_i / s_1)", lines)] if lines else []
+    return Chart(shown, OF_SPECTRA.replace("\n", " "))
 
 
 def _of_pictures(view: View, measured: Sequence[TableEntry]) -> Figures:
@@ -283,10 +365,9 @@ def _draw_heads(axes: "Axes", group: Group, quantity: int) -> None:
 
 def _draw_uniform(axes: "Axes", first: BlockOutcomes, quantity: str) -> None:
     """Draw what attention would give that is the same for all tokens, and distances beside it as shares of that."""
-    distance = uniform_distance(first.grid, first.patch_size)
-    tokens = first.grid**2 + first.has("to_class")
-    of_uniform = {"distance": distance, "nmi": 0.0, "entropy": uniform_entropy(first.grid), "to_itself": 1 / tokens}
-    axes.axhline(of_uniform[quantity], **UNIFORM)
+    values = of_uniform(first)
+    distance = values["distance"]
+    axes.axhline(values[quantity], **UNIFORM)
     if quantity == "distance" and distance:
         axes.set_ylim(0, max(axes.get_ylim()[1], 1.05 * distance))
         shares = axes.secondary_yaxis(
@@ -294,6 +375,17 @@ def _draw_uniform(axes: "Axes", first: BlockOutcomes, quantity: str) -> None:
         )
         shares.set_ylabel("share of uniform", fontsize="small")
         shares.tick_params(labelsize="small")
+
+
+def of_uniform(first: BlockOutcomes) -> dict[str, float]:
+    """Return by quantity what attention gives that is the same for all tokens."""
+    tokens = first.grid**2 + first.has("to_class")
+    return {
+        "distance": uniform_distance(first.grid, first.patch_size),
+        "nmi": 0.0,
+        "entropy": uniform_entropy(first.grid),
+        "to_itself": 1 / tokens,
+    }
 
 
 def _ticks(blocks: int, out: bool, first: int = 1) -> tuple[list[int], list[str]]:

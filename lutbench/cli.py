@@ -22,6 +22,7 @@ from lutbench.cli_options import (
     SuiteName,
     with_width,
 )
+from lutbench.cli_report import report
 from lutbench.errors import UserError
 from lutbench.interruption import Interrupted, hearing, interrupt
 from lutbench.kinds import STAGES, TOOLS
@@ -224,6 +225,9 @@ def tables(
     beside = reference_section(view, results, reference)  # refuses a folder without records before anything is written
     write_tables(view, sections, results)
     show_tables(view, [*sections, *([beside] if beside else [])], results)
+
+
+app.command()(report)
 
 
 @app.command()

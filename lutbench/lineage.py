@@ -20,11 +20,14 @@ class Link(NamedTuple):
     """What is known of it."""
 
 
-def lineage(record: Record, results: Iterable[Path]) -> list[Link]:
-    """Return the steps that lead to a record, the first first and itself last; runs are found by identity in any of ``results``."""
+def lineage(record: Record, results: Iterable[Path], known: Mapping[str, Record] | None = None) -> list[Link]:
+    """Return the steps that lead to a record, the first first and itself last; runs are found by identity in any of ``results``.
+
+    ``known`` are records by identity that were read already, and are looked at first.
+    """
     links, roots, step = [_link(record)], list(results), record
     while run := (started := _started_from(step)).get("run"):
-        before = next((found for root in roots if (found := record_of(run, root))), None)
+        before = (known or {}).get(run) or next((found for root in roots if (found := record_of(run, root))), None)
         if before is None:
             where = " or ".join(str(root / "records") for root in roots)
             missing = {

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutbench.evaluate.statistics import mean_intervals, wilson
+from lutbench.report.charts import Chart, ChartLine, ChartPanel
 from lutbench.report.figures import (
     PALETTE,
     Point,
@@ -113,6 +114,47 @@ def occlusion_figure(title: str, methods: Methods, note: str = "", colours: Sequ
     _from_zero(panels[:1], [of[kind] for of in curves.values() for kind in kinds])
     _label(figure, panels[-1], title, OF_OCCLUSION, note)
     return figure
+
+
+def severity_chart(methods: Methods, colours: Sequence[str] = PALETTE) -> Chart:
+    """Return the panels of :func:`severity_figure` for a page that draws them, the mean over corruptions first."""
+    curves = {seeds_label(label, len(seeds)): severity_curves(seeds) for label, seeds in methods}
+    names = dict.fromkeys(name for of in curves.values() for name in of)
+    extra = methods[0][1][0].extra
+    count = sum(name not in extra and name != MEAN for name in names)
+    panels = []
+    for name in names:
+        label = name.replace("_", " ")
+        title = f"Mean over {count} corruptions" if name == MEAN else f"{label}, extra" if name in extra else label
+        lines = _lines({label: of.get(name, {}) for label, of in curves.items()}, colours)
+        severities = {x: f"{x:g}" for line in lines for x in line.points}
+        panels.append(ChartPanel(title, "severity", "top-1, %", lines, severities, from_zero=True))
+    return Chart(panels, OF_SEVERITY)
+
+
+def occlusion_chart(methods: Methods, colours: Sequence[str] = PALETTE) -> Chart:
+    """Return the panels of :func:`occlusion_figure` for a page that draws them."""
+    curves = {seeds_label(label, len(seeds)): occlusion_curves(seeds) for label, seeds in methods}
+    panels = []
+    for kind in ("drop", "shuffle"):
+        amounts = sorted({amount for of in curves.values() for amount in of[kind]})
+        if amounts:
+            at = {amount: 10 * amount if kind == "drop" else number for number, amount in enumerate(amounts)}
+            moved = {label: {at[x]: point for x, point in of[kind].items()} for label, of in curves.items()}
+            ticks = {float(at[x]): f"{10 * x}" if kind == "drop" else f"{x**2}" for x in amounts}
+            title = "Patches dropped" if kind == "drop" else "Tiles in random order"
+            axis = "patches dropped, %" if kind == "drop" else "tiles"
+            panels.append(ChartPanel(title, axis, "top-1, %", _lines(moved, colours), ticks, from_zero=True))
+    return Chart(panels, OF_OCCLUSION)
+
+
+def _lines(curves: Mapping[str, Mapping[int, Point]], colours: Sequence[str]) -> list[ChartLine]:
+    """Return a line for every label that has points."""
+    return [
+        ChartLine(label, colours[place % len(colours)], {float(x): point for x, point in curve.items()})
+        for place, (label, curve) in enumerate(curves.items())
+        if curve
+    ]
 
 
 def _curve(right: Mapping[int, NDArray[np.bool_]]) -> Curve:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lutbench.record import Record
+from lutbench.report.charts import Chart
 from lutbench.report.comparisons import OVER_SEEDS, compare, interval_points, on_same_images, points
 from lutbench.report.entries import TableEntry, over_runs
-from lutbench.report.sections import Drawing, Section, View, by_task, directed, not_run
+from lutbench.report.sections import ANY, Drawing, Section, View, by_task, directed, not_run
 from lutbench.report.values import interval_legend, value_legend, value_table, wide_section
 from robustness.condition_outcomes import RobustnessOutcomes
-from robustness.curves import Methods, occlusion_figure, severity_figure
+from robustness.curves import Methods, occlusion_chart, occlusion_figure, severity_chart, severity_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +36,7 @@ CORRUPTIONS_LEGEND = (
     "mean but those that count them. Differences are in points, with the percentiles of the same resamples of the images "
     "for both methods."
 )
+SEVERITY = "accuracy against severity"
 OCCLUSION = "accuracy with patches dropped or shuffled"
 COLUMNS = [
     "suite", "table", "set", "method", "encoder", "seed", "metric", "value", "low", "high", "n", "interval", "run", "note",
@@ -59,7 +61,7 @@ def sections(view: View) -> list[Section]:
         not_run(view, robust),
     ]
     occluded = _measured_sets(view, "occlusion")
-    drawings = [_drawing(view, of_set, "occlusion", OCCLUSION, occlusion_figure) for of_set in occluded]
+    drawings = [_drawing(view, of, "occlusion", OCCLUSION, occlusion_figure, occlusion_chart) for of in occluded]
     return [
         Section(
             "Shifted test sets",
@@ -88,12 +90,14 @@ def corruption_sections(view: View) -> list[Section]:
         for encoder in encoders:
             methods = {entry.method: entry for entry in of_set if entry.encoder == encoder}
             heading = ", ".join([title, *([encoder] if len(encoders) > 1 else [])])
-            drawing = _drawing(view, of_set, "severity", "accuracy against severity", severity_figure)
+            drawing = _drawing(view, of_set, "severity", SEVERITY, severity_figure, severity_chart)
             figures = [drawing] if encoder == encoders[-1] else []
             table = _corruption_table(view, methods)
             over_seeds = any(str(column).endswith("over seeds") for column in table)
             legend = " ".join([*([OVER_SEEDS] if over_seeds else []), *view.dataset_notes(methods.values())])
-            made.append(Section(f"{heading}: top-1 error, %", 3, table, legend=legend, figures=figures, name=NAME))
+            behind = {(row, ANY): [entry.row for entry in methods.values()] for row in range(len(table))}
+            title_of_errors = f"{heading}: top-1 error, %"
+            made.append(Section(title_of_errors, 3, table, {}, legend, figures=figures, name=NAME, rows_behind=behind))
     return made
 
 
@@ -130,13 +134,15 @@ def _drawing(
     ending: str,
     about: str,
     draw: "Callable[[str, Methods, str, Sequence[str]], Figure]",
+    chart: Callable[[Methods, Sequence[str]], Chart],
 ) -> Drawing:
     names = view.method_names(of_set)
     title = f"{view.suite.config.title}, {view.task_title(of_set[0])}: {about}"
     methods = [(names[method], _outcomes(entry)) for method, entry in {e.method: e for e in of_set}.items()]
     colours = [view.colour(method) for method in {e.method: e for e in of_set}]
     file = f"{of_set[0].task.replace('/', '-')}-{ending}.png"
-    return Drawing(file, title, lambda: draw(title, methods, "\n".join(view.notes_of(of_set[0])), colours))
+    note = "\n".join(view.notes_of(of_set[0]))
+    return Drawing(file, title, lambda: draw(title, methods, note, colours), lambda: chart(methods, colours))
 
 
 def _corruption_table(view: View, methods: dict[str, TableEntry]) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Pairs of methods on the same images: what of a difference could be these images' doing, and what these seeds'."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,8 +9,9 @@ import pandas as pd
 from lutbench.evaluate.outcomes import decimals
 from lutbench.evaluate.statistics import BASIC, RESAMPLES, Comparison, Interval
 from lutbench.record import Record
+from lutbench.report.charts import Difference, Forest
 from lutbench.report.entries import TableEntry, spread
-from lutbench.report.sections import Section, View, by_task, directed, signed
+from lutbench.report.sections import ANY, Section, View, by_task, directed, signed
 
 PAIRED = (
     "Difference in points with its 95 % interval over images (Bonett and Price); images on which only the first or only the "
@@ -82,9 +83,49 @@ def comparison_sections(view: View) -> list[Section]:
     data = data.astype(dict.fromkeys(WHOLE, "Int64")) if pairs else data  # absent in some rows, and no floats for that
     tables = pair_tables(view, pairs)
     return [
-        Section(title, frame=table, legend=legend, name="comparisons", data=None if place else data)
+        Section(
+            title,
+            frame=table,
+            legend=legend,
+            name="comparisons",
+            data=None if place else data,
+            **behind(of_way(pairs, title)),
+        )
         for place, (title, table, legend) in enumerate(tables)
     ]
+
+
+def of_way(pairs: Iterable[Pair], title: str) -> list[Pair]:
+    """Return the pairs in the table with such a title, in its order."""
+    return [pair for pair in pairs if WAYS[pair.compared.way][0] == title]
+
+
+def behind(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Return what a section has to know of the pairs that are its rows: the runs behind each, and the plot of their differences."""
+    return {
+        "rows_behind": {(place, ANY): [pair.first.row, pair.second.row] for place, pair in enumerate(pairs)},
+        "forest": Forest([_difference(pair) for pair in pairs]),
+    }
+
+
+def _difference(pair: Pair) -> Difference:
+    label = ", ".join(text for name, text in pair.labels.items() if name not in ("task", "metric"))
+    return difference_of(pair.compared, pair.first.unit, pair.labels["task"], pair.labels["metric"], label)
+
+
+def difference_of(compared: Comparison, unit: str, task: str, metric: str, label: str) -> Difference:
+    """Return a comparison as a row of a forest plot, in points or the metric's unit."""
+    factor, ends = _scale(unit), compared.seed_interval
+    return Difference(
+        task,
+        metric,
+        unit,
+        label,
+        factor * compared.difference,
+        (factor * compared.interval.low, factor * compared.interval.high),
+        ends and (factor * ends.low, factor * ends.high),
+        compared.over if ends else "",
+    )
 
 
 def pair_tables(view: View, pairs: Iterable[Pair]) -> list[tuple[str, pd.DataFrame, str]]:

@@ -17,7 +17,7 @@ from lutbench.evaluate.statistics import Comparison
 from lutbench.recipes.decided import DecidedComparison
 from lutbench.report.comparisons import compare, interval_points, on_same_images, points
 from lutbench.report.entries import TableEntry
-from lutbench.report.sections import Section, View, directed
+from lutbench.report.sections import ANY, Section, View, directed
 
 LEVEL = 0.05
 """Probability at most of calling a family's difference one, where there is none in any of its comparisons."""
@@ -133,7 +133,17 @@ def decided_sections(view: View) -> list[Section]:
     question, settings = (" ".join(text.split()) for text in (config.decided.question, config.decided.settings))
     legend = "\n\n".join([f"Question: {question} **{came}**", f"Rule: {RULE}", f"Settings: {settings}"])
     frame = pd.DataFrame([_row(view, one) for one in found])
-    return [Section("Decided beforehand", frame=frame, legend=legend, name="decided", data=_numbers(view, found))]
+    behind = {(row, ANY): [e.row for e in (one.first, one.second) if e] for row, one in enumerate(found)}
+    return [
+        Section(
+            "Decided beforehand",
+            frame=frame,
+            legend=legend,
+            name="decided",
+            data=_numbers(view, found),
+            rows_behind=behind,
+        )
+    ]
 
 
 def _answer(view: View, family: Literal["primary", "secondary"], decided: DecidedComparison) -> Answer:

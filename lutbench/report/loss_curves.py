@@ -7,13 +7,15 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lutbench.errors import listed
 from lutbench.losses import DEVIATIONS, LEAST, LossCurve, band_of, departures, smoothed
 from lutbench.record import Record
 from lutbench.reference_curves import reference_curves
+from lutbench.report.charts import Chart, ChartLine, ChartPanel
 from lutbench.report.entries import outdated
-from lutbench.report.figures import PALETTE, label_figure, new_figure, plain_axes
+from lutbench.report.figures import PALETTE, Point, label_figure, new_figure, plain_axes
 from lutbench.report.sections import Drawing, Section, View
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ LEGEND = (
     f"{DEVIATIONS:g} robust deviations of the points from the smoothed curve or, if that is more, of the seeds' curves, and at least "
     f"{LEAST:.0%}."
 )
+
+
+REFERENCE_DOTTED = "Dotted: the reference."
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,10 @@ def loss_sections(view: View) -> list[Section]:
         lines.setdefault(group[0].stage, []).extend(_lines(view, group, known))
     figures = [
         Drawing(
-            f"losses-{stage}.png", f"Losses, {stage}", partial(_figure, f"{view.suite.config.title}: losses", of_stage)
+            f"losses-{stage}.png",
+            f"Losses, {stage}",
+            partial(_figure, f"{view.suite.config.title}: losses", of_stage),
+            partial(_chart, of_stage),
         )
         for stage, of_stage in lines.items()
         if of_stage
@@ -129,10 +137,39 @@ def _spare_colour(view: View, task: str) -> str:
     return PALETTE[(len(view.suite.config.method) + others.index(task)) % len(PALETTE)]
 
 
-def _figure(title: str, lines: Sequence[_Line]) -> "Figure":
+def _by_panel(lines: Sequence[_Line]) -> dict[str, list[_Line]]:
     panels: dict[str, list[_Line]] = {}
     for line in lines:
         panels.setdefault(line.panel, []).append(line)
+    return panels
+
+
+def _chart(lines: Sequence[_Line]) -> Chart:
+    """Return the lines and bands of the figure for a page that draws them."""
+    panels = [
+        ChartPanel(name, "step", "loss", [drawn for line in of_panel for drawn in _chart_lines(line)])
+        for name, of_panel in _by_panel(lines).items()
+    ]
+    return Chart(panels, REFERENCE_DOTTED if any(line.reference for line in lines) else "")
+
+
+def _chart_lines(line: _Line) -> list[ChartLine]:
+    """Return a line, and the band of its reference, or of its own, around a dotted middle."""
+    alike, mean = _mean(line)
+    values = {
+        float(step): Point(value, value, value) for step, value in zip(alike[0].steps, mean.tolist(), strict=True)
+    }
+    drawn = [ChartLine(line.label, line.colour, values, has_band=False)]
+    if (band := band_of(line.reference or alike, line.loss)) is not None:
+        ends = zip(band.steps, band.middle.tolist(), band.half_width.tolist(), strict=True)
+        around = {float(step): Point(middle, middle - half, middle + half) for step, middle, half in ends}
+        note = "reference" if line.reference else "band"
+        drawn.insert(0, ChartLine(line.label, line.colour, around, "dotted", note))
+    return drawn
+
+
+def _figure(title: str, lines: Sequence[_Line]) -> "Figure":
+    panels = _by_panel(lines)
     across = min(ACROSS, len(panels))
     figure = new_figure(max(5.2, 4.2 * across), 2.8 * ceil(len(panels) / across) + 0.6)
     grid = figure.subplots(ceil(len(panels) / across), across, squeeze=False)
@@ -146,18 +183,23 @@ def _figure(title: str, lines: Sequence[_Line]) -> "Figure":
         axes.set_title(name, fontsize="small")
         axes.set_xlabel("step", fontsize="small")
         axes.legend(fontsize="x-small", frameon=False)
-    dotted = "Dotted: the reference." if any(line.reference for line in lines) else ""
+    dotted = REFERENCE_DOTTED if any(line.reference for line in lines) else ""
     label_figure(figure, title, dotted)
     return figure
 
 
 def _draw(axes: "Axes", line: _Line) -> None:
     """Draw a line with the band of its reference, whose middle is dotted; without one with its own."""
-    alike = [curve for curve in line.own if curve.steps == line.own[0].steps and line.loss in curve.losses]
-    mean = np.mean([smoothed(curve.losses[line.loss]) for curve in alike], axis=0)
+    alike, mean = _mean(line)
     if (band := band_of(line.reference or alike, line.loss)) is not None:
         low, high = band.middle - band.half_width, band.middle + band.half_width
         axes.fill_between(band.steps, low, high, color=line.colour, alpha=0.2, linewidth=0)
         if line.reference:
             axes.plot(band.steps, band.middle, color=line.colour, linestyle=":", linewidth=1.0)
     axes.plot(alike[0].steps, mean, color=line.colour, linewidth=1.2, label=line.label)
+
+
+def _mean(line: _Line) -> tuple[list[LossCurve], NDArray[np.float64]]:
+    """Return the seeds' curves that have the same steps, and the mean of them, smoothed."""
+    alike = [curve for curve in line.own if curve.steps == line.own[0].steps and line.loss in curve.losses]
+    return alike, np.mean([smoothed(curve.losses[line.loss]) for curve in alike], axis=0)

@@ -18,7 +18,7 @@ from lutbench.errors import UserError
 from lutbench.recipes.base import DatasetRecipe
 from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.shares import at_share
-from lutbench.recipes.suite import UNTRAINED, LoadedSuite
+from lutbench.recipes.suite import UNTRAINED, LoadedSuite, Row
 from lutbench.record import Record, read_records, record_path
 from lutbench.reference_curves import REFERENCE
 from lutbench.report.entries import TableEntry, entries, row_of
@@ -27,6 +27,11 @@ from lutbench.smoke.mark import MARK, is_smoke
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from lutbench.report.charts import Chart, Forest
+
+ANY = -1
+"""In place of a column: every one."""
 
 PIPELINE_ONLY = "These numbers show that the pipeline works. They are no evidence about the method."
 
@@ -40,6 +45,8 @@ class Drawing:
     title: str
     draw: Callable[[], "Figure"]
     """Imports matplotlib, which takes a second, when it is called."""
+    chart: "Callable[[], Chart] | None" = None
+    """The same points for a page that draws them itself; None of pictures."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,11 @@ class Section:
     """The table for programs, with unrounded numbers: what is in ``NAME.csv``."""
     files_only: bool = False
     """Whether it is too long or too wide for a terminal."""
+    rows_behind: Mapping[tuple[int, int], Sequence[Row]] = field(default_factory=dict)
+    """Whose runs a cell of the table is made from, by row and column, or by row and :data:`ANY` for all cells of the row; of a table
+    whose column ``runs`` does not say so itself."""
+    forest: "Forest | None" = None
+    """The differences of the table, for a page that draws them."""
 
     @property
     def is_empty(self) -> bool:

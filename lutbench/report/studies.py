@@ -9,11 +9,20 @@ import pandas as pd
 
 from lutbench.recipes.suite import Study, StudyPoint
 from lutbench.recipes.sweeps import in_words, value_text
-from lutbench.report.comparisons import WHOLE, Pair, compare, difference_numbers, on_same_images, pair_tables
+from lutbench.report.comparisons import (
+    WHOLE,
+    Pair,
+    behind,
+    compare,
+    difference_numbers,
+    of_way,
+    on_same_images,
+    pair_tables,
+)
 from lutbench.report.entries import TableEntry
 from lutbench.report.figures import PALETTE
 from lutbench.report.sections import Drawing, Section, View, directed
-from lutbench.report.study_curves import Curve, Panel, study_figure
+from lutbench.report.study_curves import Curve, Panel, study_chart, study_figure
 from lutbench.report.values import interval_legend, ranks, row_numbers, seeds_text
 
 AXES = {"at": "share of the training"}
@@ -122,15 +131,17 @@ def _sections(of: _Measured) -> list[Section]:
     title = f"{of.view.suite.config.title}, {study.title}"
     panels = _panels(of)
     draw = partial(study_figure, title, panels, _words(study.axes[0]), "\n".join(of.view.notes_of(shown[0])))
-    figures = [Drawing(f"{name}.png", title, draw)] if panels else []
+    chart = partial(study_chart, panels, _words(study.axes[0]))
+    figures = [Drawing(f"{name}.png", title, draw, chart)] if panels else []
     data = _data(of, pairs)
     sections = [
         Section(study.title, 2, table, marks, legend, " ".join(notation), figures=figures, name=name, data=data)
     ]
-    for way, (_, differences, about) in enumerate(pair_tables(of.view, [pair for _, pair in pairs])):
+    for way, (kind, differences, about) in enumerate(pair_tables(of.view, [pair for _, pair in pairs])):
         resampled = "" if way == 0 else ", by resampling"
         heading = f"{study.title}, differences to {of.base}{resampled}"
-        sections.append(Section(heading, 3, differences, legend=about, name=name))
+        known = behind(of_way([pair for _, pair in pairs], kind))
+        sections.append(Section(heading, 3, differences, legend=about, name=name, **known))
     return sections
 
 

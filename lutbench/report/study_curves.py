@@ -6,6 +6,7 @@ from math import ceil, log10
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lutbench.evaluate.outcomes import Measurement
+from lutbench.report.charts import Chart, ChartLine, ChartPanel, Style
 from lutbench.report.entries import OF_DRAWS, STUDENT
 from lutbench.report.figures import Point, draw_lines, label_figure, new_figure, plain_axes
 
@@ -22,6 +23,10 @@ CLOSEST = 0.06
 """Two values closer than this share of the axis are not told apart: then all have the same distance."""
 DECADE = 10
 """Where the largest is so many times the smallest, an axis is logarithmic."""
+
+
+SPACINGS = {"log": " (logarithmic)", "even": " (evenly spaced)"}
+"""What the name of an axis says of its kind."""
 
 
 class Curve(NamedTuple):
@@ -73,13 +78,39 @@ def study_figure(title: str, panels: Sequence[Panel], axis: str, note: str = "")
         }
         place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
         grid[0, -1].legend([*handles.values()], [*handles], fontsize="small", frameon=False, **place)
-    measured = [m for panel in panels for curve in panel.curves for m in curve.points.values() if m.interval]
-    named = {STUDENT: "Student's t over seeds", OF_DRAWS: "Student's t over draws of the training images"}
-    over = {named.get(m.interval, "over images, of one seed") for m in measured}
-    bands = f"Bands and bars are 95 % intervals: {' or '.join(sorted(over, reverse=True))}." if over else ""
+    bands = _about_bands([m for panel in panels for curve in panel.curves for m in curve.points.values()])
     ring = "The ring is the base." if any(c.base is not None for panel in panels for c in panel.curves) else ""
     label_figure(figure, title, " ".join(filter(None, (bands, ring))), note)
     return figure
+
+
+def study_chart(panels: Sequence[Panel], axis: str) -> Chart:
+    """Return the panels of :func:`study_figure` for a page that draws them."""
+    shown = []
+    for panel in panels:
+        placed = axis_of(panel.keys)
+        texts = {key: text for curve in panel.curves for key, text in curve.texts.items()}
+        style: Style = "dots" if placed.kind == "categories" else "solid"
+        lines = [
+            ChartLine(
+                curve.label or panel.metric,
+                curve.colour,
+                {placed.positions[key]: _point(measured) for key, measured in curve.points.items()},
+                style,
+            )
+            for curve in panel.curves
+        ]
+        ticks = {x: texts[key] for key, x in placed.positions.items() if key in texts}
+        shown.append(ChartPanel(panel.title, f"{axis}{SPACINGS.get(placed.kind, '')}", panel.metric, lines, ticks))
+    measured = [m for panel in panels for curve in panel.curves for m in curve.points.values()]
+    return Chart(shown, _about_bands(measured))
+
+
+def _about_bands(measured: Sequence[Measurement]) -> str:
+    """Return what the intervals of these values are over; empty where none has one."""
+    named = {STUDENT: "Student's t over seeds", OF_DRAWS: "Student's t over draws of the training images"}
+    over = {named.get(m.interval, "over images, of one seed") for m in measured if m.interval}
+    return f"Bands and bars are 95 % intervals: {' or '.join(sorted(over, reverse=True))}." if over else ""
 
 
 def axis_of(keys: Sequence[Key]) -> Axis:
@@ -122,8 +153,7 @@ def _draw(axes: "Axes", panel: Panel, name: str) -> None:
     if sum(len(texts[key]) for key in shown) > 34:
         axes.tick_params(axis="x", labelrotation=35)
     axes.set_title(panel.title, fontsize="small")
-    spacing = {"log": " (logarithmic)", "even": " (evenly spaced)"}.get(axis.kind, "")
-    axes.set_xlabel(f"{name}{spacing}", fontsize="small")
+    axes.set_xlabel(f"{name}{SPACINGS.get(axis.kind, '')}", fontsize="small")
     axes.set_ylabel(panel.metric, fontsize="small")
     axes.margins(x=0.06)
 

@@ -142,7 +142,13 @@ def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
     intervals = interval_legend(entry.measured for entry in measured)
     half_width = [f"± is half the width of the 95 % interval: {intervals}."] if intervals else []
     legend = " ".join([f"{_percent(measured, 'Values')}.", *half_width, MARKED, *view.dataset_notes(measured)])
-    return Section("Side by side", 3, frame, marks, legend, name="wide", files_only=True)
+    behind = {
+        (row_index, column_index): [row[column].row]
+        for row_index, row in enumerate(rows.values())
+        for column_index, column in enumerate(columns, 2)
+        if column in row
+    }
+    return Section("Side by side", 3, frame, marks, legend, name="wide", files_only=True, rows_behind=behind)
 
 
 def source_lines(view: View) -> list[str]:

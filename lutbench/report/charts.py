@@ -1,0 +1,87 @@
+"""What interactive charts show: the points of a figure, drawn by no library yet. The HTML report draws them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lutbench.report.figures import Point
+
+Style = Literal["solid", "dotted", "dots"]
+"""How a line is drawn; of ``dots`` the points alone, each with a bar for its interval."""
+
+
+@dataclass(frozen=True)
+class ChartLine:
+    """A method in a panel."""
+
+    label: str
+    """What the legend says; lines of one label share a colour, in all panels of a chart."""
+    colour: str
+    points: Mapping[float, Point]
+    """By horizontal position a value with its interval, which is the value itself where there is none."""
+    style: Style = "solid"
+    note: str = ""
+    """What the line is, where a label has several: ``tokens``."""
+    has_band: bool = True
+    """Whether the intervals are drawn."""
+
+
+@dataclass(frozen=True)
+class ChartPanel:
+    """One of the small plots of a chart."""
+
+    title: str
+    x: str
+    y: str
+    lines: Sequence[ChartLine]
+    ticks: Mapping[float, str] = field(default_factory=dict)
+    """What is written at horizontal positions; numbers where a plot wants them if not given."""
+    level: float | None = None
+    """Where a dashed line goes across, such as what uniform attention gives."""
+    level_label: str = ""
+    from_zero: bool = False
+    """Whether the vertical axis begins at 0."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Small plots with a legend in common."""
+
+    panels: Sequence[ChartPanel]
+    note: str = ""
+    """What bands and dots are."""
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """The colour of every label, in the order of the legend."""
+        return {line.label: line.colour for panel in self.panels for line in panel.lines}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row of a forest plot."""
+
+    task: str
+    metric: str
+    unit: str
+    label: str
+    """The pair, ``LUT - MAE``."""
+    value: float
+    over_images: tuple[float, float]
+    over_runs: tuple[float, float] | None = None
+    """Over seeds or draws; None of one."""
+    over: str = ""
+    """What ``over_runs`` is over."""
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Differences with their intervals, task by task, around zero."""
+
+    rows: Sequence[Difference]
+    note: str = "Thick bars: 95 % intervals over images. Thin bars: over seeds or draws, where there are several."
+
+
+def reach(values: Iterable[float]) -> float:
+    """Return how far an axis around zero has to reach to hold all values, a little more than the farthest."""
+    return 1.08 * max((abs(value) for value in values), default=1.0) or 1.0

@@ -1,0 +1,159 @@
+"""Two folders of results on a page: mine beside the reference, yesterday's beside today's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shlex import quote
+
+from lutbench.changes import changes
+from lutbench.errors import UserError, listed
+from lutbench.record import Record, read_records
+from lutbench.record_search import suites_in
+from lutbench.report.charts import Forest
+from lutbench.report.comparisons import difference_of
+from lutbench.report.html.page import Block, Page, block_of, contents_of, names_of, render
+from lutbench.report.html.run_details import RowDetails, run_details
+from lutbench.report.reference import LEGEND, Agreement, agreement_frame, agreement_sentence, compare_with_reference
+from lutbench.report.sections import ANY, Section
+
+BOTH = ("A", "B")
+
+OF_BOTH = LEGEND.replace("Yours minus the reference", "A minus B")
+"""What the table says of its differences."""
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The records of one suite in one of the folders."""
+
+    letter: str
+    folder: Path
+    records: Mapping[str, Record]
+
+
+def comparison_page(first: Path, second: Path, suites: Sequence[str] = ()) -> str:
+    """Return a page that compares the records of two folders of results, suite by suite; of all that both have if none is named.
+
+    Raises:
+        UserError: if a folder has no records, the two have no suite in common, or a record is damaged.
+    """
+    for folder in (first, second):
+        if not suites_in(folder):
+            raise UserError(
+                f"{folder}: expected a folder of results, with records of suites in {folder / 'records'}; found none. Give two such folders, "
+                "or the name of one suite."
+            )
+    shared = [name for name in suites_in(first) if name in suites_in(second)]
+    chosen = list(suites) or shared
+    if missing := [name for name in chosen if name not in shared]:
+        raise UserError(
+            f"There are no records of {listed(missing)} in both folders. Both have {listed(shared) or 'no suite'}."
+        )
+    if not chosen:
+        raise UserError(
+            f"{first} has records of {listed(suites_in(first))}, and {second} of {listed(suites_in(second))}: there is no suite in common."
+        )
+    page, blocks, rows = Page(""), list[Block](), list[RowDetails]()
+    for suite in chosen:
+        sides = [
+            _Side(letter, folder, read_records(folder, suite))
+            for letter, folder in zip(BOTH, (first, second), strict=True)
+        ]
+        made = _rows(sides, len(rows))
+        rows += made.values()
+        anchors = {(suite, name, ""): row.anchor for name, row in made.items()}
+        for section in _sections(suite, sides):
+            names = names_of(anchors, links={name: row.anchor for name, row in made.items()})
+            blocks.append(block_of(len(blocks) + 1, section, page, "", names))
+    return render(
+        "comparison.html.j2",
+        title=f"{first} beside {second}",
+        folders=list(zip(BOTH, (str(first), str(second)), strict=True)),
+        blocks=blocks,
+        contents=contents_of(blocks),
+        rows=rows,
+        specs=page.specs,
+    )
+
+
+def _sections(suite: str, sides: Sequence[_Side]) -> list[Section]:
+    """Return what there is to say of a suite: the runs of one recipe, then those that cannot be compared, and those of one folder."""
+    first, second = (side.records for side in sides)
+    agreements = compare_with_reference(first, second)
+    compared = {one.own.run for one in agreements}
+    found = []
+    if agreements:
+        frame = agreement_frame(agreements).rename(columns={"yours": BOTH[0], "reference": BOTH[1], "": "verdict"})
+        behind = {(row, ANY): [(suite, one.own.run, "")] for row, one in enumerate(agreements)}
+        sentence = agreement_sentence(agreements).replace("with the reference", "with each other")
+        found.append(
+            Section(
+                suite,
+                frame=frame,
+                legend=f"{sentence}\n{OF_BOTH}",
+                name=suite,
+                rows_behind=behind,
+                forest=_forest(agreements),
+            )
+        )
+    others = [name for name in first if name in second and name not in compared]
+    lines = [f"- `{name}`: {_why_not(first[name], second[name])}" for name in others]
+    titles = iter([] if agreements else [suite])
+    if lines:
+        found.append(
+            Section(
+                next(titles, f"{suite}: of other settings, data or weights"), 3 if found else 2, legend="\n".join(lines)
+            )
+        )
+    for side, other in zip(sides, sides[::-1], strict=True):
+        alone = [f"- `{name}`" for name in side.records if name not in other.records]
+        if alone:
+            title = next(titles, f"{suite}: in {side.letter} alone")
+            found.append(Section(title, 3 if found else 2, legend="\n".join(alone)))
+    return found
+
+
+def _forest(agreements: Sequence[Agreement]) -> Forest | None:
+    rows = [
+        difference_of(
+            one.difference,
+            one.measured.unit,
+            one.own.task,
+            one.measured.metric,
+            f"{one.own.method}, seed {one.own.seed}",
+        )
+        for one in agreements
+        if one.difference is not None
+    ]
+    return Forest(rows, "A minus B. Bars: 95 % intervals over images.") if rows else None
+
+
+def _why_not(one: Record, other: Record) -> str:
+    """Return why two records of one name cannot be compared: ``epochs changed from 100 to 50``."""
+    inputs = [
+        {"revision": record.identity_inputs["revision"], **record.identity_inputs["recipe"]} for record in (other, one)
+    ]
+    if changed := changes(*inputs):
+        return f"from B to A, {listed(changed)}"
+    data = one.identity_inputs.get("data") != other.identity_inputs.get("data")
+    return "the data are others" if data else "what they start from is not of one recipe"
+
+
+def _rows(sides: Sequence[_Side], before: int) -> dict[str, RowDetails]:
+    """Return what is behind every run of a suite, in both folders, by name; ``before`` are those of other suites, which have ids too."""
+    names = list(dict.fromkeys(name for side in sides for name in side.records))
+    found = {}
+    for number, name in enumerate(names, before + 1):
+        details = []
+        for side in sides:
+            if (record := side.records.get(name)) is None:
+                continue
+            anchors = {
+                (record.suite, run): f"run-{side.letter}-{before + names.index(run) + 1}" for run in side.records
+            }
+            known = {one.identity: one for one in side.records.values()}
+            repeat = f"lutbench run {quote(record.suite)} --only {quote(name)} --again {quote(name)}"
+            made = run_details(record, side.folder, anchors, known, repeat)
+            details.append(replace(made, name=f"{side.letter}: {made.name}"))
+        found[name] = RowDetails(f"row-{number}", name, (), details)
+    return found

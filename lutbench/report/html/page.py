@@ -1,0 +1,338 @@
+"""A suite's report: the sections that ``lutbench tables`` prints, on a page with charts, pictures, and the runs behind every number.
+
+The page fetches nothing: its policy forbids it, and lets no script run but the two whose hashes it names.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from lutbench.files import whole_file
+from lutbench.provenance import code
+from lutbench.recipes.suite import Row
+from lutbench.report.charts import Chart, Forest
+from lutbench.report.html.grids import GROUPS, Grid, grid_of
+from lutbench.report.html.prose import prose
+from lutbench.report.html.run_details import row_anchors, row_details, run_anchors
+from lutbench.report.html.vega_specs import SHAPES, Spec, chart_specs, forest_specs, shapes
+from lutbench.report.sections import Drawing, Section, View
+from lutbench.report.values import letters
+
+FOLDER = "reports"
+"""Where reports lie in the folder of the results."""
+
+QUALITY = 84
+"""Of pictures, as WebP (our choice): a quarter of the bytes of the PNGs, and nothing to see of it."""
+
+LEFT_OUT = ("Runs",)
+"""Sections that the page has in another form."""
+
+KINDS = {
+    "pipeline": (
+        "Pipeline check",
+        "These numbers show that the pipeline works. Nothing here is evidence about the method.",
+    ),
+    "exploration": (
+        "Exploration",
+        "Nothing was decided before these numbers were seen. They raise questions and settle none: nothing here is evidence.",
+    ),
+    "evidence": ("Evidence", "Question, comparisons and rule were written down before the first run."),
+    "smoke": (
+        "Smoke run",
+        "A trial of every run on a few images, for a few steps. Nothing here is evidence of anything.",
+    ),
+}
+"""What the mark at the top says, by kind of suite."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot that the page draws."""
+
+    title: str
+    spec: str
+    """The key of its specification."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Plots with a legend in common, or a picture."""
+
+    title: str
+    plots: Sequence[Plot] = ()
+    legend: Sequence[tuple[str, str, str]] = ()
+    """Label, colour and mark."""
+    note: str = ""
+    picture: str = ""
+    """A WebP, as base64."""
+    size: tuple[int, int] = (0, 0)
+    is_forest: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """A section as the page shows it."""
+
+    anchor: str
+    title: str
+    level: int
+    grid: Grid | None = None
+    legend: Markup = field(default_factory=Markup)
+    figures: Sequence[Figure] = ()
+    mark: str = ""
+    """What stands beside the title of numbers that are no evidence."""
+
+
+@dataclass
+class Page:
+    """What a page holds besides its blocks; specifications are added as figures are made."""
+
+    title: str
+    specs: dict[str, Spec] = field(default_factory=dict)
+
+    def plot(self, title: str, spec: Spec) -> Plot:
+        """Keep a specification and return its plot."""
+        key = f"plot-{len(self.specs) + 1}"
+        self.specs[key] = spec
+        return Plot(title, key)
+
+
+def report_path(results_dir: Path, suite: str) -> Path:
+    """Return where the report of a suite lies if no other file is named."""
+    return results_dir / FOLDER / f"{suite}.html"
+
+
+def write_report(view: View, sections: Sequence[Section], results_dir: Path, path: Path) -> None:
+    """Write the report of a suite from its sections.
+
+    Raises:
+        UserError: on a full disk.
+    """
+    write_page(path, suite_page(view, sections, results_dir))
+
+
+def write_page(path: Path, html: str) -> None:
+    """Write a page.
+
+    Raises:
+        UserError: on a full disk.
+    """
+    with whole_file(path) as partial:
+        partial.write_text(html, encoding="utf-8", newline="\n")
+
+
+def suite_page(view: View, sections: Sequence[Section], results_dir: Path) -> str:
+    """Return the page of a suite."""
+    config, page = view.suite.config, Page(view.suite.config.title)
+    kind = "smoke" if view.suite.smoke else config.kind
+    mark = KINDS[kind][0] if kind != "evidence" else ""
+    runs = run_anchors(view)
+    footnotes = {f"[{anchor.removeprefix('row-')}]": anchor for anchor in row_anchors(view).values()}
+    footnotes |= {f"[{letter}]": f"source-{letter}" for letter in letters(view).values()}
+    methods = {view.method_label(entry.method): view.colour(entry.method) for entry in view.entries}
+    names = Names(row_anchors(view), footnotes, {**runs, **footnotes}, methods, _pair_colours(view))
+    blocks = [
+        block_of(number, section, page, mark, names)
+        for number, section in enumerate(_wide_first(sections[1:]), 1)
+        if section.title not in (*LEFT_OUT, "Sources") and section.legend.strip() != config.about.strip()
+    ]
+    sources = [(letter, source, _protocols(sections, letter)) for source, letter in letters(view).items()]
+    return render(
+        "suite.html.j2",
+        title=config.title,
+        kind=kind,
+        kind_label=KINDS[kind][0],
+        kind_sentence=KINDS[kind][1],
+        about=prose(_unwrapped(config.about.strip()), {}),
+        has_records=view.has_records,
+        given=view.suite.given,
+        blocks=blocks,
+        contents=contents_of(blocks),
+        rows=row_details(view, results_dir),
+        sources=sources,
+        specs=page.specs,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a page from a template, with its style, its scripts, and the policy that lets only these run."""
+    own, vega = asset("report.js"), asset("vega.min.js")
+    hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in (vega, own))
+    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    specs: Mapping[str, Spec] = values.pop("specs", {})
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            policy=policy,
+            style=Markup(asset("report.css")),
+            script=Markup(own),
+            vega=Markup(vega) if specs else None,
+            specs=_json(specs),
+            code=str(code()),
+            **values,
+        )
+    )
+
+
+@cache
+def asset(name: str) -> str:
+    """Return a file that stands beside this module, with the line ends that hashes are over."""
+    return files("lutbench.report.html").joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("lutbench.report.html"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals |= {"shapes": MARKS, "groups": GROUPS}
+    return made
+
+
+MARKS = dict(
+    zip(
+        SHAPES,
+        (
+            "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.5-3.5h7v7h-7z", "M0-4.6 4 0 0 4.6-4 0z", "M-4 3.4 0-3.6 4 3.4z",
+            "M-1.4-4h2.8v2.6h2.6v2.8h-2.6v2.6h-2.8v-2.6h-2.6v-2.8h2.6z", "M-4-3.4 0 3.6 4-3.4z", "M3.4-4-3.6 0 3.4 4z",
+            "M-3.4-4 3.6 0-3.4 4z",
+        ),
+        strict=True,
+    )
+)  # fmt: skip
+"""The marks of legends, as paths of SVG around 0."""
+
+
+def _sha256(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _json(value: Any) -> Markup:
+    """Return JSON that can stand in a script element: no text in it ends that."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+class Names(NamedTuple):
+    """What texts of a table stand for."""
+
+    anchors: Mapping[Row, str]
+    """The id of what is behind each row of runs."""
+    footnotes: Mapping[str, str]
+    """The id of ``[3]`` and ``[b]``."""
+    links: Mapping[str, str]
+    """The id of names in backticks."""
+    methods: Mapping[str, str]
+    """The colour of a method, by its label."""
+    pairs: Mapping[str, str]
+    """The colour of a pair of methods, by its label."""
+
+
+def names_of(anchors: Mapping[Row, str], links: Mapping[str, str]) -> Names:
+    """Return the names of a page without footnotes and colours of methods."""
+    return Names(anchors, {}, links, {}, {})
+
+
+def _wide_first(sections: Sequence[Section]) -> list[Section]:
+    """Return sections with the wide table of the tasks before the long one, under the title of both."""
+    found = list(sections)
+    for place in range(len(found) - 1):
+        long, wide = found[place : place + 2]
+        if (long.name, wide.name) == ("main", "wide"):
+            title = long.title or "All tasks"
+            found[place : place + 2] = [
+                replace(wide, title=title, level=2),
+                replace(long, title="Value by value", level=3),
+            ]
+    return found
+
+
+def _unwrapped(text: str) -> str:
+    """Return a text with one line for every paragraph; lists, and lines that are indented, stay as they are."""
+    return re.sub(r"(?<=\S)\n(?=[^\s-])", " ", text)
+
+
+def block_of(number: int, section: Section, page: Page, mark: str, names: Names) -> Block:
+    """Return a section as the page shows it; ``mark`` is what stands beside the title of its numbers."""
+    grid = grid_of(section, names.anchors, names.footnotes, names.methods)
+    figures = [*_forest(section.forest, page, names.pairs), *(_figure(drawing, page) for drawing in section.figures)]
+    has_numbers = bool((grid and grid.rows) or figures)
+    legend = prose(section.whole_legend, names.links)
+    return Block(
+        f"section-{number}", section.title, max(2, section.level), grid, legend, figures, mark if has_numbers else ""
+    )
+
+
+def _figure(drawing: Drawing, page: Page) -> Figure:
+    """Return a figure as plots, or as a picture where there are no points to plot."""
+    title = drawing.title.removeprefix(f"{page.title}, ").removeprefix(f"{page.title}: ")
+    title = f"{title[:1].upper()}{title[1:]}"
+    if drawing.chart is not None and (chart := drawing.chart()).panels:
+        return _charted(title, chart, page)
+    content, size = picture(drawing)
+    return Figure(title, picture=base64.b64encode(content).decode(), size=size)
+
+
+def _charted(title: str, chart: Chart, page: Page) -> Figure:
+    plots = [page.plot(panel.title, spec) for panel, spec in zip(chart.panels, chart_specs(chart), strict=True)]
+    marks = shapes(chart.colours)
+    legend = [(label, colour, marks[label]) for label, colour in chart.colours.items()]
+    levels = dict.fromkeys(panel.level_label for panel in chart.panels if panel.level is not None)
+    dashed = [f"Dashed: {', '.join(levels)}."] if levels else []
+    return Figure(title, plots, legend, " ".join([*dashed, chart.note]).strip())
+
+
+def _forest(forest: Forest | None, page: Page, colours: Mapping[str, str]) -> Iterator[Figure]:
+    if forest is not None and forest.rows:
+        labels = list(dict.fromkeys(row.label for row in forest.rows))
+        shades = {label: colours.get(label, "#0072b2") for label in labels}
+        plots = [page.plot(task, spec) for task, spec in forest_specs(forest, shades)]
+        legend = [(label, colour, "circle") for label, colour in shades.items()] if len(labels) > 1 else []
+        yield Figure("Differences, task by task", plots, legend, forest.note, is_forest=True)
+
+
+def _pair_colours(view: View) -> dict[str, str]:
+    """Return the colour of a pair of methods, by its label: that of the first."""
+    return {
+        f"{view.method_label(first)} - {view.method_label(second)}": view.colour(first)
+        for first, second in view.suite.config.compare
+    }
+
+
+def picture(drawing: Drawing) -> tuple[bytes, tuple[int, int]]:
+    """Return a drawing as WebP, and its width and height in pixels."""
+    from PIL import Image  # here, with matplotlib, which takes a second
+
+    drawn = io.BytesIO()
+    drawing.draw().savefig(drawn, format="png", metadata={"Software": None})
+    image = Image.open(drawn).convert("RGB")
+    compressed = io.BytesIO()
+    image.save(compressed, "WEBP", quality=QUALITY, method=4)
+    return compressed.getvalue(), image.size
+
+
+def contents_of(blocks: Sequence[Block]) -> list[tuple[str, str]]:
+    """Return id and title of the blocks that the list of contents names."""
+    return [(block.anchor, block.title) for block in blocks if block.title and block.level == 2]
+
+
+def _protocols(sections: Sequence[Section], letter: str) -> str:
+    """Return what the section of sources says of the one of a letter, behind its name."""
+    lines = [line for section in sections if section.title == "Sources" for line in section.legend.splitlines()]
+    return next((line.partition("] ")[2] for line in lines if line.startswith(f"- [{letter}] ")), "")

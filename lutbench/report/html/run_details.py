@@ -1,0 +1,176 @@
+"""What is behind a number: its chain from data and weights, what it was made by, and the command that repeats it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from shlex import quote
+
+from lutbench.errors import UserError
+from lutbench.lineage import Link, lineage, roots_of
+from lutbench.recipes.suite import LoadedSuite, Row
+from lutbench.record import Record
+from lutbench.report.evidence import unlike_defaults
+from lutbench.report.sections import View
+from lutbench.report.values import row_numbers
+
+MOST = 40
+"""Measurements that are shown of a run; robustness runs have hundreds, which their CSV has."""
+
+Facts = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class ChainStep:
+    """A step from data and weights to a number."""
+
+    kind: str
+    name: str
+    facts: Facts
+    anchor: str = ""
+    """The id of the details of its run; empty if the page has none."""
+
+
+@dataclass(frozen=True)
+class RunDetails:
+    """A run behind numbers."""
+
+    anchor: str
+    name: str
+    measured: Sequence[tuple[str, str]]
+    """Metric and value, with its interval; of many the first."""
+    further: int
+    """How many more were measured."""
+    chain: Sequence[ChainStep]
+    made_by: Facts
+    settings: Sequence[tuple[str, str, str]]
+    """Name, value and default of settings that are not the default."""
+    hashes: Facts
+    repeat: str
+    """The command that repeats it, with what it starts from."""
+    show: str
+    """The command that shows all of it."""
+
+
+@dataclass(frozen=True)
+class RowDetails:
+    """The runs of one row of the tables: of one method on one task, all seeds."""
+
+    anchor: str
+    title: str
+    stale: Sequence[str]
+    runs: Sequence[RunDetails]
+
+
+def row_anchors(view: View) -> dict[Row, str]:
+    """Return the id of every row of runs, by its footnote in the tables."""
+    return {row: f"row-{number}" for row, number in row_numbers(view).items()}
+
+
+def run_anchors(view: View) -> dict[str, str]:
+    """Return the id of every run that has a record."""
+    return {name: f"run-{number}" for number, name in enumerate(view.records, 1)}
+
+
+def row_details(view: View, results_dir: Path) -> list[RowDetails]:
+    """Return what is behind every row that has records; then the pre-trainings."""
+    anchors, runs = row_anchors(view), {(view.suite.name, name): anchor for name, anchor in run_anchors(view).items()}
+    known = {record.identity: record for record in view.records.values()}
+
+    def details(record: Record) -> RunDetails:
+        return run_details(record, results_dir, runs, known, repeat_command(view.suite, record.run))
+
+    found: dict[Row, RowDetails] = {}
+    shown: set[str] = set()
+    for entry in view.entries:
+        if entry.row not in found and (entry.runs or entry.stale):
+            title = f"{view.task_title(entry)}: {view.method_label(entry.method)}, {entry.encoder}"
+            found[entry.row] = RowDetails(
+                anchors[entry.row], title, entry.stale, [details(record) for record in entry.runs]
+            )
+            shown |= {record.run for record in entry.runs}
+    others = [record for name, record in view.records.items() if name not in shown]
+    before = [details(record) for record in others if record.stage == "pretrain"]
+    rest = [details(record) for record in others if record.stage != "pretrain"]
+    apart = (("pretrain", "Pre-training", before), ("other-records", "Records in no table", rest))
+    named = [RowDetails(anchor, title, (), of) for anchor, title, of in apart if of]
+    return [*named[:1], *found.values(), *named[1:]] if before else [*found.values(), *named]
+
+
+def run_details(
+    record: Record,
+    results_dir: Path,
+    anchors: Mapping[tuple[str, str], str],
+    known: Mapping[str, Record],
+    repeat: str,
+) -> RunDetails:
+    """Return what is behind a run's numbers.
+
+    ``anchors`` are the ids of the runs that the page has details of, by suite and run, ``known`` records by identity that were read
+    already, and ``repeat`` is the command that repeats the run.
+    """
+    chain = [_step(link, anchors, known) for link in lineage(record, roots_of(record, results_dir), known)]
+    where = "" if results_dir == Path("results") else f" --results {quote(str(results_dir))}"
+    return RunDetails(
+        anchors[record.suite, record.run],
+        record.run,
+        [(m.metric, m.text(m.unit)) for m in record.measurements[:MOST]],
+        max(0, len(record.measurements) - MOST),
+        chain,
+        list(_made_by(record)),
+        _settings(record),
+        list(_hashes(record)),
+        repeat,
+        f"lutbench show {quote(f'{record.suite}/{record.run}')}{where}",
+    )
+
+
+def repeat_command(suite: LoadedSuite, run: str) -> str:
+    """Return the line that repeats a run of a suite, and first what it starts from if that has not finished."""
+    smoke = f" --smoke {suite.smoke}" if suite.smoke else ""
+    known = {planned.name: planned for planned in suite.runs}
+    names, needs = [run], known[run].needs if run in known else None
+    while needs:
+        names.insert(0, needs)
+        needs = known[needs].needs
+    chosen = " ".join(f"--only {quote(name)}" for name in names)
+    return f"lutbench run {suite.given}{smoke} {chosen} --again {quote(run)}"
+
+
+def _step(link: Link, anchors: Mapping[tuple[str, str], str], known: Mapping[str, Record]) -> ChainStep:
+    suite, _, name = link.name.partition("/")
+    facts, record = dict(link.facts), known.get(link.facts.get("identity", ""))
+    if record is not None:
+        facts |= {"code": str(record.code), "machine": str(record.hardware)}
+    return ChainStep(link.kind, link.name, list(facts.items()), anchors.get((suite, name), ""))
+
+
+def _made_by(record: Record) -> Iterator[tuple[str, str]]:
+    machine = record.hardware
+    yield "code", f"{record.code}{', as committed' if record.code.modified is False else ''}"
+    if record.code.sources:
+        yield "sources", f"{len(record.code.sources)} files that it depends on, with their hashes in the record"
+    yield "machine", f"{machine}; {machine.system}, {machine.memory_gib:g} GiB, {machine.threads} threads"
+    yield "packages", ", ".join(f"{name} {version}" for name, version in record.packages.items())
+    rate = f", {record.images_per_second:,.1f} images/s" if record.images_per_second else ""
+    seconds = record.wall_seconds
+    yield "took", f"{f'{seconds:.1f} s' if seconds < 120 else f'{timedelta(seconds=round(seconds))} h'}{rate}"
+    yield "finished", record.created
+    if record.made_as:
+        yield "made as", record.made_as
+
+
+def _settings(record: Record) -> list[tuple[str, str, str]]:
+    """Return the settings that are not the suite's defaults; none of a record with settings of another version."""
+    try:
+        return [(name, str(value), str(default)) for name, (value, default) in unlike_defaults(record).items()]
+    except (UserError, ValueError):
+        return []
+
+
+def _hashes(record: Record) -> Iterator[tuple[str, str]]:
+    yield "identity", record.identity
+    if record.checkpoint:
+        yield "weights, sha256", record.checkpoint
+    for kept in record.files:
+        yield f"{kept.file}, sha256", kept.sha256
