@@ -147,7 +147,7 @@ def suite_page(view: View, sections: Sequence[Section], results_dir: Path) -> st
         for number, section in enumerate(_wide_first(sections[1:]), 1)
         if section.title not in (*LEFT_OUT, "Sources") and section.legend.strip() != config.about.strip()
     ]
-    sources = [(letter, source, _protocols(sections, letter)) for source, letter in letters(view).items()]
+    sources = [(letter, source, _protocols(sections, f"- [{letter}] {source}: ")) for source, letter in letters(view).items()]
     return render(
         "suite.html.j2",
         title=config.title,
@@ -332,7 +332,7 @@ def contents_of(blocks: Sequence[Block]) -> list[tuple[str, str]]:
     return [(block.anchor, block.title) for block in blocks if block.title and block.level == 2]
 
 
-def _protocols(sections: Sequence[Section], letter: str) -> str:
-    """Return what the section of sources says of the one of a letter, behind its name."""
+def _protocols(sections: Sequence[Section], start: str) -> str:
+    """Return what the section of sources says behind ``start``, a source with its letter."""
     lines = [line for section in sections if section.title == "Sources" for line in section.legend.splitlines()]
-    return next((line.partition("] ")[2] for line in lines if line.startswith(f"- [{letter}] ")), "")
+    return next((line.removeprefix(start) for line in lines if line.startswith(start)), "")
