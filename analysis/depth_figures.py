@@ -138,7 +138,7 @@ def _panels_chart(groups: Sequence[Group], panels: Sequence[Panel], about: str) 
             uniform = of_uniform(first).get(panel.solid)
             shown.append(
                 ChartPanel(
-                    f"{panel.title[0].upper()}{panel.title[1:]}" + (f", {group.encoder}" if len(groups) > 1 else ""),
+                    _sentence(panel.title) + (f", {group.encoder}" if len(groups) > 1 else ""),
                     "frequency, cycles per patch" if is_radial else "block",
                     panel.unit,
                     lines,
@@ -159,6 +159,11 @@ def _points(of: Mapping[str, Values], name: str, first: BlockOutcomes) -> dict[f
     points = of.get(name, np.empty((3, 0)))
     at = np.arange(1, points.shape[1] + 1) / (first.grid if name == "radial" else 1)
     return {float(x): Point(*point) for x, point in zip(at, points.T.tolist(), strict=True)}
+
+
+def _sentence(title: str) -> str:
+    """Return a title with a capital; k-NN keeps its own letter."""
+    return title if title.startswith("k-NN") else f"{title[0].upper()}{title[1:]}"
 
 
 def _curve_note(name: str) -> str:

@@ -28,7 +28,7 @@ LINKED = re.compile(r"\]\(([\w./-]+)\)")
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_path_that_is_named_exists(document: str) -> None:
     text = re.sub(
-        r"\bruns/\S*|results/(?:records|tables|figures)/\S*", "", (ROOT / document).read_text(encoding="utf-8")
+        r"\bruns/\S*|results/(?:records|tables|figures|reports)/\S*", "", (ROOT / document).read_text(encoding="utf-8")
     )
     named = {path.split(":")[0] for path in NAMED.findall(text)}
     linked = {str((ROOT / document).parent.joinpath(link).relative_to(ROOT)) for link in LINKED.findall(text)}

@@ -109,7 +109,8 @@ def behind(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def _difference(pair: Pair) -> Difference:
-    label = ", ".join(text for name, text in pair.labels.items() if name not in ("task", "metric"))
+    told = {name: text for name, text in pair.labels.items() if name not in ("task", "metric")}
+    label = ", ".join(text if name in ("pair", "method") else f"{name} {text}" for name, text in told.items())
     return difference_of(pair.compared, pair.first.unit, pair.labels["task"], pair.labels["metric"], label)
 
 

@@ -147,7 +147,9 @@ def suite_page(view: View, sections: Sequence[Section], results_dir: Path) -> st
         for number, section in enumerate(_wide_first(sections[1:]), 1)
         if section.title not in (*LEFT_OUT, "Sources") and section.legend.strip() != config.about.strip()
     ]
-    sources = [(letter, source, _protocols(sections, f"- [{letter}] {source}: ")) for source, letter in letters(view).items()]
+    sources = [
+        (letter, source, _protocols(sections, f"- [{letter}] {source}: ")) for source, letter in letters(view).items()
+    ]
     return render(
         "suite.html.j2",
         title=config.title,
