@@ -20,7 +20,7 @@ def picture(report: Path) -> Image.Image:
         browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         halves = []
         for theme, anchor in (("light", ".grid[data-name=wide]"), ("dark", "figure:has-text('attention by depth')")):
-            page = browser.new_page(viewport={"width": 1280, "height": 560}, color_scheme=theme)
+            page = browser.new_page(viewport={"width": 1280, "height": 510}, color_scheme=theme)
             page.goto(report.as_uri())
             page.wait_for_selector("html[data-drawn]", state="attached")
             place = page.locator(anchor).first
