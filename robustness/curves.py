@@ -122,20 +122,20 @@ def severity_chart(methods: Methods, colours: Sequence[str] = PALETTE) -> Chart:
     names = dict.fromkeys(name for of in curves.values() for name in of)
     extra = methods[0][1][0].extra
     count = sum(name not in extra and name != MEAN for name in names)
-    panels = []
+    panels, top = [], _top([curve for of in curves.values() for curve in of.values()])
     for name in names:
         label = name.replace("_", " ")
         title = f"Mean over {count} corruptions" if name == MEAN else f"{label}, extra" if name in extra else label
         lines = _lines({label: of.get(name, {}) for label, of in curves.items()}, colours)
         severities = {x: f"{x:g}" for line in lines for x in line.points}
-        panels.append(ChartPanel(title, "severity", "top-1, %", lines, severities, from_zero=True))
+        panels.append(ChartPanel(title, "severity", "top-1, %", lines, severities, from_zero=True, top=top))
     return Chart(panels, OF_SEVERITY)
 
 
 def occlusion_chart(methods: Methods, colours: Sequence[str] = PALETTE) -> Chart:
     """Return the panels of :func:`occlusion_figure` for a page that draws them."""
     curves = {seeds_label(label, len(seeds)): occlusion_curves(seeds) for label, seeds in methods}
-    panels = []
+    panels, top = [], _top([curve for of in curves.values() for curve in of.values()])
     for kind in ("drop", "shuffle"):
         amounts = sorted({amount for of in curves.values() for amount in of[kind]})
         if amounts:
@@ -144,7 +144,7 @@ def occlusion_chart(methods: Methods, colours: Sequence[str] = PALETTE) -> Chart
             ticks = {float(at[x]): f"{10 * x}" if kind == "drop" else f"{x**2}" for x in amounts}
             title = "Patches dropped" if kind == "drop" else "Tiles in random order"
             axis = "patches dropped, %" if kind == "drop" else "tiles"
-            panels.append(ChartPanel(title, axis, "top-1, %", _lines(moved, colours), ticks, from_zero=True))
+            panels.append(ChartPanel(title, axis, "top-1, %", _lines(moved, colours), ticks, from_zero=True, top=top))
     return Chart(panels, OF_OCCLUSION)
 
 
@@ -182,9 +182,14 @@ def _over_seeds(curves: Sequence[Curve]) -> Curve:
 
 def _from_zero(panels: Sequence["Axes"], curves: Sequence[Curve]) -> None:
     """Scale panels to show the whole band of every curve, and zero."""
-    highest = max((point.high for curve in curves for point in curve.values()), default=0.0)
     for axes in panels:
-        axes.set_ylim(0, min(100.0, 1.03 * highest) or 1)
+        axes.set_ylim(0, _top(curves))
+
+
+def _top(curves: Sequence[Curve]) -> float:
+    """Return where an axis ends that shows the whole band of every curve."""
+    highest = max((point.high for curve in curves for point in curve.values()), default=0.0)
+    return min(100.0, 1.03 * highest) or 1.0
 
 
 def _label(figure: "Figure", beside: "Axes", title: str, about: str, note: str) -> None:

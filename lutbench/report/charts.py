@@ -41,6 +41,8 @@ class ChartPanel:
     level_label: str = ""
     from_zero: bool = False
     """Whether the vertical axis begins at 0."""
+    top: float | None = None
+    """Where the vertical axis, from 0, ends, so that panels can be compared; where the lines need it to if not given."""
 
 
 @dataclass(frozen=True)

@@ -142,4 +142,4 @@ def _joined(rows: Sequence[Row], anchors: Mapping[Row, str]) -> str:
 
 def _is_number(cells: Sequence[GridCell]) -> bool:
     told = [cell for cell in cells if cell.text]
-    return sum(_NUMBER.match(cell.text) is not None for cell in told) * 2 > len(told)
+    return sum(cell.text.startswith("[") or _NUMBER.match(cell.text) is not None for cell in told) * 2 > len(told)

@@ -35,6 +35,9 @@ DODGE = 0.14
 HIDDEN = "hidden"
 """The parameter that holds the labels which a reader has switched off."""
 
+PAIR_IN_LINES = "length(datum.label) > 20 ? split(replace(datum.label, ' - ', ' -|'), '|') : datum.label"
+"""A long name of a pair on two lines."""
+
 SHOWN = f"indexof({HIDDEN}, datum.s) < 0"
 
 Spec = dict[str, Any]
@@ -69,7 +72,8 @@ def _panel_spec(panel: ChartPanel, colours: Mapping[str, str]) -> Spec:
         "axis": axis,
         "scale": {"zero": False, "nice": not panel.ticks, "padding": 8},
     }
-    y = {"type": "quantitative", "title": panel.y, "scale": {"zero": panel.from_zero}}
+    vertical = {"zero": panel.from_zero} if panel.top is None else {"domain": [0, panel.top], "nice": False}
+    y = {"type": "quantitative", "title": panel.y, "scale": vertical, "axis": {"tickCount": 5}}
     ends = {"y": {**y, "field": "lo"}, "y2": {"field": "hi"}}
     of_line = {"x": x, "color": _colour(colours), "detail": {"field": "n"}}
     middle = {**of_line, "y": {**y, "field": "y"}}
@@ -156,13 +160,20 @@ def _forest_spec(task: str, rows: Sequence[Difference], colours: Mapping[str, st
         "type": "quantitative",
         "title": ", ".join(filter(None, (title, unit))),
         "scale": {"domain": [-shown_end, shown_end], "nice": False},
-        "axis": {"tickCount": 5, "format": "+~g"},
+        "axis": {"tickCount": 5, "format": "+.4~g"},
     }
     y = {
         "field": "r",
         "type": "nominal",
         "sort": None,
-        "axis": {"title": None, "labelLimit": 150, "ticks": False, "domain": False},
+        "axis": {
+            "title": None,
+            "labelLimit": 170,
+            "labelExpr": PAIR_IN_LINES,
+            "labelLineHeight": 11,
+            "ticks": False,
+            "domain": False,
+        },
     }
     of_row = {"y": y, "color": _colour(colours)}
     layers: list[Spec] = [
