@@ -113,6 +113,15 @@ def trackers(session: nox.Session) -> None:
     session.run("pytest", "tests/test_trackers.py", *session.posargs)
 
 
+@nox.session(reuse_venv=True)
+def docs(session: nox.Session) -> None:
+    """Build the documentation and run its notebooks, warnings as errors, in an environment of its own; says where the site is."""
+    session.install("-c", "constraints.txt", "-e", ".[docs]")
+    site = ROOT / "docs/_build"
+    session.run("sphinx-build", "-W", "--keep-going", "-n", "-q", "-b", "html", "docs", str(site), *session.posargs)
+    session.log(f"The documentation: {(site / 'index.html').as_uri()}")
+
+
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
     """Check style, formatting and types."""
@@ -133,7 +142,7 @@ def constraints(session: nox.Session) -> None:
     """Write constraints.txt anew from pyproject.toml, with no registry's address in it."""
     session.run(
         "uv", "pip", "compile", "--upgrade", "--no-emit-index-url", "--no-header", "--no-annotate", "--universal",
-        "--extra", "dev", "--extra", "segmentation", "--extra", "trackers", "--python-version", "3.11", "pyproject.toml", "-o", "constraints.txt", external=True,
+        "--extra", "dev", "--extra", "segmentation", "--extra", "docs", "--extra", "trackers", "--python-version", "3.11", "pyproject.toml", "-o", "constraints.txt", external=True,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("README.md", "results/README.md", "docs/*.md", "suites/*.toml")
+    for pattern in ("*.md", "results/README.md", "docs/*.md", "suites/*.toml")
     for path in ROOT.glob(pattern)
 )
 
@@ -22,7 +22,8 @@ NAMED = re.compile(
 )
 """A file or a folder of the repository, by its first folder."""
 
-LINKED = re.compile(r"\]\(([\w./-]+)\)")
+LINKED = re.compile(r"\]\((?!generated/)([\w./-]+)\)")
+"""A link to a file; not to those that the build of the documentation makes."""
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -36,16 +37,16 @@ def test_every_path_that_is_named_exists(document: str) -> None:
     assert not missing
 
 
-def test_the_whole_suite_in_the_readme_is_one(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_whole_suite_of_an_analysis_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
     (suite,) = re.findall(r"\n\n(    title = .*\n(?:\n|    .*\n)+)", text)
     (tmp_path / "mine.toml").write_text(dedent(suite), encoding="utf-8")
     runs = load_suite(str(tmp_path / "mine.toml")).runs
     assert [run.name for run in runs] == [f"analysis/looks/{row}/seed0" for row in ("mine", "mae", "untrained")]
 
 
-def test_the_suite_in_the_readme_that_extends_another_is_one(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_suite_that_extends_small_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "docs/own-row.md").read_text(encoding="utf-8")
     (suite,) = re.findall(r"\n\n(    extends = .*\n(?:\n|    .*\n)+)", text)
     (tmp_path / "mine.toml").write_text(dedent(suite), encoding="utf-8")
     found, base = load_suite(str(tmp_path / "mine.toml")), load_suite("small")
@@ -54,7 +55,7 @@ def test_the_suite_in_the_readme_that_extends_another_is_one(tmp_path: Path) -> 
     assert found.config.compare[len(base.config.compare) :] == [["mine", row] for row in ("lut", "mae", "mae-crop")]
 
 
-def blocks(language: str, document: str = "docs/extending.md") -> list[str]:
+def blocks(language: str, document: str) -> list[str]:
     """Return the fenced blocks of a document that are of this language."""
     text = (ROOT / document).read_text(encoding="utf-8")
     return [dedent(block) for block in re.findall(rf"(?ms)^ *```{language}\n(.*?)^ *```", text)]
@@ -70,7 +71,8 @@ def statements(code: str) -> list[str]:
 
 
 def test_the_suites_of_the_guide_are_what_it_says(tmp_path: Path) -> None:
-    sweep, mine = blocks("toml")
+    (sweep,) = blocks("toml", "docs/studies.md")
+    mine, _ = blocks("toml", "docs/extending.md")
     (tmp_path / "sweep.toml").write_text(f'extends = "tiny"\n{sweep}', encoding="utf-8")
     found, base = load_suite(str(tmp_path / "sweep.toml")), load_suite("tiny")
     (study,) = (one for one in found.studies if one.name == "sweep.weight")
@@ -88,7 +90,7 @@ def test_the_suites_of_the_guide_are_what_it_says(tmp_path: Path) -> None:
 
 
 def test_the_code_of_the_guide_is_that_of_the_repository() -> None:
-    loss, loss_table, build, framework_table = blocks("python")
+    loss, loss_table, build, framework_table = blocks("python", "docs/extending.md")
     assert statements(loss) == statements((ROOT / "pretrain/context_losses/infonce.py").read_text(encoding="utf-8"))
     assert set(statements(build)) <= set(
         statements((ROOT / "pretrain/frameworks/simmim.py").read_text(encoding="utf-8"))
@@ -100,8 +102,8 @@ def test_the_code_of_the_guide_is_that_of_the_repository() -> None:
         assert set(lines) <= set(kinds)
 
 
-def test_the_probe_in_the_readme_is_one(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_probe_of_few_labels_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
     (probe,) = re.findall(r"\n\n(    \[downstream\.few\]\n(?:    .*\n)+)", text)
     (tmp_path / "mine.toml").write_text(f'extends = "small"\n{dedent(probe)}', encoding="utf-8")
     runs = [run for run in load_suite(str(tmp_path / "mine.toml")).runs if run.task == "few"]
@@ -112,4 +114,4 @@ def test_the_probe_in_the_readme_is_one(tmp_path: Path) -> None:
 
 
 def test_documents_name_paths_at_all() -> None:
-    assert len(NAMED.findall((ROOT / "README.md").read_text(encoding="utf-8"))) > 20
+    assert len(NAMED.findall((ROOT / "docs/reading.md").read_text(encoding="utf-8"))) > 20

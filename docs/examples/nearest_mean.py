@@ -1,0 +1,43 @@
+"""A task of your own: an image belongs to the class whose mean feature is nearest (nearest class mean, Mensink et al. 2013)."""
+
+import time
+from typing import ClassVar, Literal
+
+from lutbench.recipes.probes import ProbeRecipe
+from lutbench.run import Run
+
+
+class NearestMeanRecipe(ProbeRecipe):
+    """Its settings: those of every probe of classes (data, crop, pooling, blocks), and none of its own."""
+
+    revision: ClassVar[int] = 1
+    kind: Literal["nearest-mean"] = "nearest-mean"
+    pool: Literal["class", "mean"] = "mean"
+
+
+def check(run: Run[NearestMeanRecipe]) -> None:
+    """Find what would stop a run before any compute is spent: images that cannot be read, weights that do not fit."""
+    from downstream.stage import check_classification  # here, because tables need the recipe without torch
+
+    check_classification(run)
+
+
+def perform(run: Run[NearestMeanRecipe]) -> None:
+    """Encode both splits, compare each validation image with the mean of every class, and write the record."""
+    import torch
+    from torch.nn import functional
+
+    from lutbench.evaluate.features import features_of
+    from lutbench.evaluate.inference import labels_of, outcomes_of, rank_of_label
+
+    train, val = run.dataset("train"), run.dataset("val")
+    known, asked = features_of(run, "train"), features_of(run, "val")
+    began = time.monotonic()
+    of_class = functional.one_hot(labels_of(train)[torch.from_numpy(known.index)], len(train.classes)).float()
+    means = of_class.T @ functional.normalize(known.values, dim=1)  # (C, D), of whatever length
+    scores = functional.normalize(asked.values, dim=1) @ functional.normalize(means, dim=1).T
+    ranked = rank_of_label(scores, labels_of(val)[torch.from_numpy(asked.index)])
+    run.save_results(
+        outcomes_of(ranked, val, asked.index, run.recipe.metric),
+        seconds=known.seconds + asked.seconds + time.monotonic() - began,
+    )
