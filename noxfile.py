@@ -27,7 +27,7 @@ ENVIRONMENT = ROOT / ".venv"
 
 
 def run(session: nox.Session, program: str, *arguments: str) -> None:
-    """Run a program of the shared environment, made on first use under constraints.txt.
+    """Run a program of the shared environment, made on first use under constraints.txt, with the Python that LUTBENCH_PYTHON names.
 
     After Ctrl-C it has all the time that it takes to save; a second Ctrl-C stops it at once. When it fails, nox goes on with the
     next session; when it was told to end (SIGHUP, SIGINT, SIGTERM), nox ends too.
@@ -114,10 +114,36 @@ def trackers(session: nox.Session) -> None:
 
 
 @nox.session(reuse_venv=True)
+def newest(session: nox.Session) -> None:
+    """Run the tests with the newest versions of all packages, whatever constraints.txt says, in an environment of its own."""
+    session.install("--upgrade", "-e", ".[dev,segmentation]")
+    session.run("pytest", "-n", "auto", "--dist", "loadfile", *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that pyproject.toml allows, in an environment of its own."""
+    session.install("--resolution", "lowest-direct", "-e", ".[dev,segmentation]")
+    session.run("pytest", "-n", "auto", "--dist", "loadfile", *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the wheel, install it into an empty environment, and smoke suite ``tiny`` with it, away from the clone."""
+    folder = Path(session.create_tmp())
+    session.run("uv", "build", "--wheel", "--clear", "--out-dir", str(folder / "wheel"), external=True)
+    (built,) = (folder / "wheel").glob("*.whl")
+    session.install("-c", "constraints.txt", f"lutbench[segmentation] @ {built.as_uri()}")
+    session.chdir(folder)
+    session.run("lutbench", "doctor")
+    session.run("lutbench", "run", "tiny", "--smoke")
+
+
+@nox.session(reuse_venv=True)
 def docs(session: nox.Session) -> None:
     """Build the documentation and run its notebooks, warnings as errors, in an environment of its own; says where the site is."""
     session.install("-c", "constraints.txt", "-e", ".[docs]")
-    site = ROOT / "docs/_build"
+    site = ROOT / "docs/_build/html"
     session.run("sphinx-build", "-W", "--keep-going", "-n", "-q", "-b", "html", "docs", str(site), *session.posargs)
     session.log(f"The documentation: {(site / 'index.html').as_uri()}")
 
@@ -153,7 +179,8 @@ def _install(session: nox.Session) -> None:
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     if not ENVIRONMENT.is_dir():
-        session.run("uv", "venv", "--python", ">=3.11", str(ENVIRONMENT), external=True)
+        python = os.environ.get("LUTBENCH_PYTHON", ">=3.11")
+        session.run("uv", "venv", "--python", python, str(ENVIRONMENT), external=True)
     options = ("--compile-bytecode", "--python", str(ENVIRONMENT), "-c", "constraints.txt")
     session.run("uv", "pip", "install", *options, "-e", ".[dev,segmentation]", external=True)
     stamp.write_text(wanted)

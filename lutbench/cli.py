@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="lutbench",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -351,6 +350,17 @@ def export(
 
     for line in export_run(run, folder, to, runs=runs, results=results, licence=licence, suites=suite or []):
         print(line)
+
+
+@app.command()
+def doctor(
+    data_root: DataRoot = Path("data"), runs: RunsRoot = Path("runs"), results: ResultsRoot = Path("results")
+) -> None:
+    """Say what is wrong with this installation, and the line that mends it: Python, packages, GPU, disk, folders. Fails if something is."""
+    from lutbench.doctor import examine, show
+
+    if not show(examine(data_root, runs, results)):
+        raise typer.Exit(1)
 
 
 def _load(suite: str, overrides: list[str] | None, results: Path, keep: bool = False) -> "LoadedSuite":
