@@ -144,7 +144,7 @@ def docs(session: nox.Session) -> None:
     """Build the documentation and run its notebooks, warnings as errors, in an environment of its own; says where the site is."""
     session.install("-c", "constraints.txt", "-e", ".[docs]")
     site = ROOT / "docs/_build/html"
-    session.run("sphinx-build", "-W", "--keep-going", "-n", "-q", "-b", "html", "docs", str(site), *session.posargs)
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", str(site), *session.posargs)
     session.log(f"The documentation: {(site / 'index.html').as_uri()}")
 
 

@@ -28,12 +28,16 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 templates_path: list[str] = []
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", ".*")
+]  # docstrings name other libraries, and parts of this one that the reference leaves out
 suppress_warnings = ["myst.header"]  # pages begin at one level and go as deep as they need
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 4
 nb_execution_mode = "force"
-nb_execution_timeout = 120
+nb_execution_timeout = 600  # they take half a minute, on a machine that does nothing else
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 
@@ -53,4 +57,5 @@ html_static_path = ["static"]
 html_css_files = ["lutbench.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True}

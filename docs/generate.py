@@ -1,4 +1,4 @@
-"""Pages of the documentation that follow from the code: every setting, every command, every module.
+"""Pages of the documentation that follow from the code: every setting, every command, every module; and the notebooks.
 
 Settings are read from the recipes, as they check a suite file; commands from the command line itself; modules from their sources,
 without importing them. What is written is MyST Markdown.
@@ -87,8 +87,8 @@ SUITE_PAGES = (
 
 def write_pages(folder: Path) -> None:
     """Write all generated pages into ``folder``, anew; a page that is already as it should be keeps its time, so that it isn't built again."""
-    pages = {**_settings_pages(), **_command_pages(), **_module_pages()}
-    for path in [*folder.rglob("*.md")] if folder.is_dir() else []:
+    pages = {**_settings_pages(), **_command_pages(), **_module_pages(), **_notebooks()}
+    for path in [path for kind in ("*.md", "*.ipynb") for path in folder.rglob(kind)]:
         if path.relative_to(folder).as_posix() not in pages:
             path.unlink()
     for name, text in pages.items():
@@ -96,6 +96,12 @@ def write_pages(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
+
+
+def _notebooks() -> dict[str, str]:
+    """Return the notebooks, which lie beside the documentation, and are run when it is built."""
+    found = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    return {f"notebooks/{path.name}": path.read_text(encoding="utf-8") for path in found}
 
 
 # Settings
@@ -155,11 +161,8 @@ def _settings(table: str, recipe: type[Recipe]) -> Iterator[str]:
             near = next(after, None) or next(before, None)
             text = f"See `{near}`." if near else ""
         default = "required" if field.is_required() else _default(field)
-        effect = "no" if Runtime in field.metadata else "yes"
-        yield (
-            f"::::{{confval}} {table}.{name}\n:type: {_type(shape)}\n:default: {default}\n\n"
-            f"{text}\n\nChanges results: {effect}\n::::"
-        )
+        effect = "*Changes no result.*" if Runtime in field.metadata else "*Changes results.*"
+        yield (f"::::{{confval}} {table}.{name}\n:type: {_type(shape)}\n:default: {default}\n\n{text} {effect}\n::::")
 
 
 def _default(field: Any) -> str:
