@@ -102,6 +102,14 @@ def test_the_code_of_the_guide_is_that_of_the_repository() -> None:
         assert set(lines) <= set(kinds)
 
 
+def test_the_fine_tuning_of_the_tasks_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
+    (task,) = re.findall(r"\n\n(    \[downstream\.tuned\]\n(?:    .*\n)+)", text)
+    (tmp_path / "mine.toml").write_text(f'extends = "small"\n{dedent(task)}', encoding="utf-8")
+    runs = [run for run in load_suite(str(tmp_path / "mine.toml")).runs if run.task == "tuned" and not run.seed]
+    assert [(run.method, run.kind.name) for run in runs] == [("lut", "finetune"), ("mae", "finetune")]
+
+
 def test_the_probe_of_few_labels_is_one(tmp_path: Path) -> None:
     text = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
     (probe,) = re.findall(r"\n\n(    \[downstream\.few\]\n(?:    .*\n)+)", text)

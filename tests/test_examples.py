@@ -77,11 +77,11 @@ def test_the_suites_of_the_page_on_data_are_read(tmp_path: Path) -> None:
     text = (ROOT / "docs/own-data.md").read_text()
     tables = re.findall(r"(?m)(?:^    .*\n|^\n(?=    ))+", text)
     suites = ["\n".join(line[4:] for line in table.splitlines()) for table in tables if "    [data." in table]
-    assert len(suites) == 2
+    assert len(suites) == 3
     encoder = '[encoder.s]\nmodel = "vit_small_patch16_224"\n[method.scratch]\nscratch = true\nencoder = "s"\n'
     head = f'title = "Mine"\nabout = "Mine."\nkind = "exploration"\n{encoder}'
-    known, scenes = (tmp_path / name for name in ("known.toml", "scenes.toml"))
-    known.write_text(f'{head}{suites[0]}\n[downstream.near]\nkind = "knn"\ndata = "birds"\n')
-    scenes.write_text(f"{head}{suites[1]}")
-    assert [run.name for run in load_suite(str(known)).runs] == ["downstream/near/scratch/seed0"]
-    assert [run.name for run in load_suite(str(scenes)).runs] == ["downstream/mine/scratch/seed0"]
+    tasks = [f'[downstream.{name}]\nkind = "knn"\ndata = "{name}"\n' for name in ("mine", "birds")]
+    for place, (suite, task, name) in enumerate(zip(suites, [*tasks, ""], ["mine", "birds", "mine"], strict=True)):
+        file = tmp_path / f"{place}.toml"
+        file.write_text(f"{head}{suite}\n{task}")
+        assert [run.name for run in load_suite(str(file)).runs] == [f"downstream/{name}/scratch/seed0"]
