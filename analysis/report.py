@@ -28,7 +28,7 @@ NAME = "analysis"
 
 UNIFORM = "Uniform attention"
 ENOUGH = 10
-"""Images for each dimension of pooled features that their intervals need, see docs/method.md."""
+"""Images for each dimension of pooled features that their intervals need, see docs/protocols.md."""
 HEADINGS = {
     "attention distance, first third": ("distance, px", "first"),
     "attention distance, last third": ("distance, px", "last"),
@@ -139,7 +139,7 @@ def _section(view: View, of_table: Sequence[TableEntry], several: bool) -> Secti
 
 
 def _few_images(of_table: Iterable[TableEntry]) -> list[str]:
-    """Return a line that says so where images are too few for the intervals of ranks and alpha, see docs/method.md."""
+    """Return a line that says so where images are too few for the intervals of ranks and alpha, see docs/protocols.md."""
     outcomes = [r.outcomes for entry in of_table for r in entry.runs if r.outcomes.has("spectrum_pooled")]
     found = {(one.count, one.measured["spectrum_pooled"].shape[1]) for one in outcomes}
     few = [f"{count:,} images for features {width:,} wide" for count, width in sorted(found) if count < ENOUGH * width]
