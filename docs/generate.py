@@ -5,8 +5,10 @@ without importing them. What is written is MyST Markdown.
 """
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -147,22 +149,39 @@ def _settings_page(page: SettingsPage) -> str:
 
 def _settings(table: str, recipe: type[Recipe]) -> Iterator[str]:
     """Yield an entry for every setting of a recipe, in the order of its source."""
-    schema = recipe.model_json_schema()
+    schema, described = recipe.model_json_schema(), _descriptions(recipe)
     names = list(recipe.model_fields)
     for place, (name, field) in enumerate(recipe.model_fields.items()):
         shape = schema["properties"][name]
-        if field.description:
-            text = markdown(field.description)
+        if name in described:
+            text = markdown(described[name])
         elif names_a_table(shape):
             text = f"The name of {names_a_table(shape)}."
         else:  # one docstring stands below a few settings that it is about
-            after = (other for other in names[place + 1 :] if recipe.model_fields[other].description)
-            before = (other for other in reversed(names[:place]) if recipe.model_fields[other].description)
+            after = (other for other in names[place + 1 :] if other in described)
+            before = (other for other in reversed(names[:place]) if other in described)
             near = next(after, None) or next(before, None)
             text = f"See `{near}`." if near else ""
         default = "required" if field.is_required() else _default(field)
         effect = "*Changes no result.*" if Runtime in field.metadata else "*Changes results.*"
         yield (f"::::{{confval}} {table}.{name}\n:type: {_type(shape)}\n:default: {default}\n\n{text} {effect}\n::::")
+
+
+def _descriptions(recipe: type[Recipe]) -> dict[str, str]:
+    """Return the docstrings below the settings of a recipe and of those that it extends, by the settings' names.
+
+    pydantic can read them too, but then does so whenever a command starts.
+    """
+    found: dict[str, str] = {}
+    for one in reversed(recipe.__mro__):
+        if issubclass(one, Recipe):
+            (body,) = ast.parse(inspect.getsource(one)).body
+            assert isinstance(body, ast.ClassDef)
+            for setting, text in pairwise(body.body):
+                match setting, text:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(docstring))):
+                        found[name] = inspect.cleandoc(docstring)
+    return found
 
 
 def _default(field: Any) -> str:
