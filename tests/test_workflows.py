@@ -60,7 +60,7 @@ def test_a_workflow_only_calls_sessions_that_nox_has(name: str, job: dict[str, A
 
 def test_every_session_that_checks_is_in_a_workflow(sessions: set[str]) -> None:
     called = {match[1] for _, job in jobs() for line in lines_of(job) if (match := re.match(r"nox -s ([a-z]+)", line))}
-    runs = {"pretrain", "downstream", "robustness", "analysis", "results", "constraints"}
+    runs = {"pretrain", "downstream", "robustness", "analysis", "results", "constraints", "vega"}
     assert sessions - runs == called
 
 
