@@ -300,7 +300,7 @@ def test_a_full_or_broken_disk_stops_nothing(folder: Path, monkeypatch: pytest.M
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "pwrite", fails)
+        patched.setattr(os, "pwritev", fails)
         patched.setattr(os, "preadv", fails)
         assert torch.equal(features_of(of_seed(folder, 0), "val").values, expected)
     run = of_seed(folder, 0, "blocked")

@@ -34,7 +34,7 @@ SHARE = 2
 """Crops are kept where a split's take no more than this part of the room for features, half (our choice)."""
 
 CHECKSUM = 4
-"""Bytes of the CRC-32 before a row's pixels. A row that was never written is all zeros, whose CRC-32 is not zero."""
+"""Bytes of the CRC-32 before a row's pixels, all zeros in a row that was never written."""
 
 
 class Crops:
@@ -86,19 +86,20 @@ class Crops:
         return self._opened
 
     def _read(self, index: int) -> Tensor | None:
-        row = torch.empty(self._row, dtype=torch.uint8)
-        content = row.numpy().data
+        start, pixels = index * self._row, torch.empty(3, self.side, self.side, dtype=torch.uint8)
+        content = pixels.numpy().data
         with suppress(OSError):
-            if os.preadv(self._file(), [content], index * self._row) == self._row:
-                pixels = content[CHECKSUM:]
-                if zlib.crc32(pixels).to_bytes(CHECKSUM, "little") == content[:CHECKSUM]:
-                    return row[CHECKSUM:].view(3, self.side, self.side)
+            checksum = os.pread(self._file(), CHECKSUM, start)
+            if any(checksum):  # else it was never written, and what follows need not be read
+                os.preadv(self._file(), [content], start + CHECKSUM)
+                if zlib.crc32(content).to_bytes(CHECKSUM, "little") == checksum:
+                    return pixels
         return None
 
     def _write(self, index: int, crop: Tensor) -> None:
-        pixels = crop.numpy().tobytes()
+        content = crop.numpy().data
         with suppress(OSError):
-            os.pwrite(self._file(), zlib.crc32(pixels).to_bytes(CHECKSUM, "little") + pixels, index * self._row)
+            os.pwritev(self._file(), [zlib.crc32(content).to_bytes(CHECKSUM, "little"), content], index * self._row)
 
     @contextmanager
     def _alone_at(self, index: int) -> Iterator[None]:
