@@ -27,6 +27,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
+smartquotes = False  # of --option they make another one
 templates_path: list[str] = []
 nitpicky = True
 nitpick_ignore_regex = [
@@ -40,6 +41,8 @@ nb_execution_mode = "force"
 nb_execution_timeout = 600  # they take half a minute, on a machine that does nothing else
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_output_stderr = "remove"  # warnings of libraries, with paths of the machine that built the page
+nb_merge_streams = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

@@ -191,7 +191,7 @@ def _default(field: Any) -> str:
     if field.default is None:
         return "not given"
     if isinstance(field.default, Recipe):
-        return "its own defaults"
+        return "the defaults of its table"
     return f"`{toml(field.default)}`"
 
 
