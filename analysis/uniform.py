@@ -11,7 +11,8 @@ def patch_distances(grid: int, patch_size: int) -> NDArray[np.float64]:
     """Return the distances (N, N) in pixels between the patches of a grid, from centre to centre; N = grid^2, row by row."""
     places = np.stack(np.divmod(np.arange(grid**2), grid), 1)
     squares = np.square(places[:, None] - places).sum(2)  # whole numbers, so that SciPy's cdist has the same bits
-    return patch_size * np.sqrt(squares.astype(np.float64))
+    distances: NDArray[np.float64] = patch_size * np.sqrt(squares.astype(np.float64))
+    return distances
 
 
 def uniform_distance(grid: int, patch_size: int) -> float:
