@@ -294,25 +294,51 @@ def test_an_evaluation_on_the_way_is_stopped_at_once_and_the_run_goes_on_from_it
     assert made_below(folder / "here") == made_below(folder / "whole")
 
 
-@pytest.mark.parametrize(("settings", "step"), [("val_every = 4", 4), ("", 12), ("tta = true", 12)])
+EVALUATED = f"{SCENES}workers = 2\nthreads = 1\nval_every = 4\n"
+
+
+@pytest.fixture(scope="module")
+def whole_segmentation(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an uninterrupted segmentation makes that is evaluated on the way."""
+    folder = tmp_path_factory.mktemp("segmentation")
+    write_scenes(folder, val=100)
+    (folder / "toy.toml").write_text(EVALUATED)
+    assert start(folder, "whole", "run", str(folder / "toy.toml")).wait(600) == 0
+    return made_below(folder / "whole")
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_mmsegmentations_evaluation_is_stopped_at_once_with_its_workers(
-    tmp_path: Path, settings: str, step: int, sent: signal.Signals
+def test_mmsegmentations_evaluation_on_the_way_is_stopped_at_once_and_the_run_goes_on_to_the_same_bits(
+    tmp_path: Path, whole_segmentation: dict[str, Any], sent: signal.Signals
 ) -> None:
-    """On the way, and at the end, at the moment when its workers are started."""
+    write_scenes(tmp_path, val=100)
+    (tmp_path / "toy.toml").write_text(EVALUATED)
+    stop_evaluation(tmp_path, step=4, after=0.3, sent=sent)
+    again = start(tmp_path, "here", "run", str(tmp_path / "toy.toml"))
+    assert "goes on from step 4" in again.communicate(timeout=600)[0]
+    assert again.returncode == 0
+    assert made_below(tmp_path / "here") == whole_segmentation
+
+
+@pytest.mark.parametrize("settings", ["", "tta = true"])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_mmsegmentations_evaluation_at_the_end_is_stopped_at_once_with_its_workers(
+    tmp_path: Path, settings: str, sent: signal.Signals
+) -> None:
+    """Without settings at the moment when its workers are started."""
     write_scenes(tmp_path, val=100)
     (tmp_path / "toy.toml").write_text(f"{SCENES}workers = 2\nthreads = 1\n{settings}\n")
-    process = start(tmp_path, "here", "run", str(tmp_path / "toy.toml"))
-    wait_for(lambda: list(tmp_path.glob(f"here/runs/**/step-{step:08d}.json")), process)
-    time.sleep(0.3 if settings else 0.0)
+    stop_evaluation(tmp_path, step=12, after=0.3 if settings else 0.0, sent=sent)
+
+
+def stop_evaluation(folder: Path, step: int, after: float, sent: signal.Signals) -> None:
+    """Stop a segmentation so many seconds after it has saved a step, before the evaluation behind it has ended."""
+    process = start(folder, "here", "run", str(folder / "toy.toml"))
+    wait_for(lambda: list(folder.glob(f"here/runs/**/step-{step:08d}.json")), process)
+    time.sleep(after)
     os.killpg(process.pid, sent)
     assert f"downstream/task/scratch/seed0 is resumable at step {step}, " in paragraph_of(process)
     assert process.returncode == 128 + sent
-    if settings == "val_every = 4":
-        whole, again = (start(tmp_path, home, "run", str(tmp_path / "toy.toml")) for home in ("whole", "here"))
-        assert "goes on from step 4" in again.communicate(timeout=600)[0]
-        assert whole.wait(600) == again.returncode == 0
-        assert made_below(tmp_path / "here") == made_below(tmp_path / "whole")
 
 
 def test_a_signal_that_comes_while_a_lock_is_taken_leaves_it_free(monkeypatch: pytest.MonkeyPatch) -> None:
