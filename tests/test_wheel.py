@@ -1,4 +1,4 @@
-"""The wheel has all that a run needs: installed where the repository is not, it runs every run of suite ``tiny``, shortened."""
+"""The wheel has all that a run needs: installed where the repository is not, it smokes every task of suite ``tiny``."""
 
 import json
 import os
@@ -14,17 +14,11 @@ import pytest
 
 from lutbench.kinds import STAGES
 from lutbench.recipes.loading import load_suite
+from lutbench.smoke.shortened import Smoke, smoked
 from lutbench.sources import digest_of_all
 
 ROOT = Path(__file__).parents[1]
 NO_PACKAGES = {"benchmarks", "data", "docs", "results", "runs", "tests"}
-
-SHORTER = (
-    "defaults.pretrain.data=tiles", "defaults.pretrain.epochs=1", "defaults.pretrain.warmup_epochs=0", "defaults.finetune.epochs=1",
-    "defaults.finetune.warmup_epochs=0", "defaults.linear.epochs=4", "defaults.linear.warmup_epochs=0",
-    "defaults.segmentation.iterations=2", "defaults.segmentation.warmup=1",
-)  # fmt: skip
-"""All runs of the suite, with as few steps as there can be."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +46,7 @@ def test_the_wheel_has_every_file_of_the_packages_and_nothing_else(wheel: Path) 
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_does_every_run_of_tiny_outside_the_clone(
+def test_an_installed_wheel_smokes_every_task_of_tiny_outside_the_clone(
     wheel: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("mmseg", reason="tiny segments with MMSegmentation, of the extra `segmentation`")
@@ -64,20 +58,21 @@ def test_an_installed_wheel_does_every_run_of_tiny_outside_the_clone(
     files = call(work, environment / "bin/python", "-c", show).split()
     assert all(Path(file).is_relative_to(environment) for file in files)
 
-    options = [word for setting in SHORTER for word in ("--set", setting)]
     lutbench = environment / "bin/lutbench"
-    answer = call(work, lutbench, "run", "tiny", "--data-root", str(tiny_data), *options)
-    runs = [run.name for run in load_suite("tiny", SHORTER).runs]
+    answer = call(work, lutbench, "run", "tiny", "--smoke", "toy", "--data-root", str(tiny_data))
+    runs = [run.name for run in smoked(load_suite("tiny"), Smoke("toy", work, tiny_data)).runs]
     assert {name.split("/")[0] for name in runs} == set(STAGES)
     assert [name for name in runs if f"{name}: " not in answer] == []
-    results = work / "results/records/tiny"
+    assert "Fine-tuning" in answer, "the tables of what was run"
+    results = work / "results/smoke/toy/records/tiny"
     assert {path.relative_to(results).with_suffix("").as_posix() for path in results.rglob("*.json")} == set(runs)
     codes = [json.loads(path.read_text())["code"] for path in results.rglob("*.json")]
     assert {(code["commit"], code["digest"]) for code in codes} == {(None, digest_of_all())}, (
         "of the same files as here"
     )
-    assert "other code" not in call(work, lutbench, "status", "tiny", "--data-root", str(tiny_data), *options)
-    assert "Fine-tuning" in call(work, lutbench, "tables", "tiny", *options)
+    assert "pretrain/lut/seed0" in call(work, lutbench, "status", "tiny", "--data-root", str(tiny_data))
+    published = call(work, lutbench, "tables", "tiny", "--results", str(ROOT / "results/reference"), "--check")
+    assert "The tables of tiny are what its records say." in published
 
 
 def install(wheel: Path, environment: Path) -> None:
