@@ -290,9 +290,9 @@ class Opened:
         self.page.on("console", lambda message: self.logged.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.logged.append(str(error)))
         self.page.on("request", lambda request: self.requested.append(request.url))
-        self.page.set_default_timeout(8000)
         self.page.goto(path.as_uri())
         self.page.wait_for_selector("html[data-drawn]", state="attached")
+        self.page.set_default_timeout(10_000)
 
     def texts(self, selector: str) -> list[str]:
         return [str(text) for text in self.page.locator(selector).all_inner_texts()]
