@@ -6,6 +6,7 @@ Those marked ``gpu`` need one: ``pytest -m gpu`` runs them, and no other run see
 import os
 import signal
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session", autouse=True)
-def kept(tmp_path_factory: pytest.TempPathFactory) -> None:
+def kept_by_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Keep what commands find out apart from what those of the user kept, see :mod:`lutbench.kept`."""
-    os.environ["LUTBENCH_CACHE"] = str(tmp_path_factory.mktemp("kept"))
+    folder = tmp_path_factory.mktemp("kept")
+    os.environ["LUTBENCH_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def kept(kept_by_tests: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let no test know what another found out."""
+    os.environ["LUTBENCH_CACHE"] = str(kept_by_tests / sha256(request.node.nodeid.encode()).hexdigest()[:16])
+    yield
+    os.environ["LUTBENCH_CACHE"] = str(kept_by_tests)
 
 
 @pytest.fixture(autouse=True)
