@@ -16,7 +16,10 @@ LOCKING = {threading.Condition.__enter__.__code__, threading.Condition.__exit__.
 for it waiting."""
 
 _heard: set[int] = set()
-"""Those that came so far: signals are the process's, not those of a part of it."""
+"""Those that came so far, as long as any part of the process hears: signals are the process's, not those of a part of it."""
+
+_hearing: list[None] = []
+"""As many as there are blocks, one in another, that hear."""
 
 
 class Interrupted(BaseException):
@@ -76,6 +79,7 @@ def hearing(handler: Callable[[int, bool], None]) -> Iterator[None]:
         if first or again:
             handler(number, again)
 
+    _hearing.append(None)
     for number in before:
         signal.signal(number, hear)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -84,6 +88,9 @@ def hearing(handler: Callable[[int, bool], None]) -> Iterator[None]:
     finally:
         for number, found in before.items():
             signal.signal(number, found)
+        _hearing.pop()
+        if not _hearing:  # what the process does next, as in a notebook, is stopped by a first signal again
+            _heard.clear()
 
 
 @contextmanager

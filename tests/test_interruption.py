@@ -19,7 +19,6 @@ import pytest
 from PIL import Image
 from toy_runs import CLASSES, SCENES, TOY, in_processes, write_images, write_scenes
 
-from lutbench import interruption
 from lutbench.checkpoint_names import newest_step
 from lutbench.interruption import Interrupted, hearing, interrupt
 from lutbench.recipes.loading import load_suite
@@ -341,9 +340,20 @@ def stop_evaluation(folder: Path, step: int, after: float, sent: signal.Signals)
     assert process.returncode == 128 + sent
 
 
-def test_a_signal_that_comes_while_a_lock_is_taken_leaves_it_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_process_does_after_an_interruption_is_stopped_by_a_first_signal_again() -> None:
+    """As in a notebook."""
+    heard: list[tuple[int, bool]] = []
+    for _ in range(2):
+        with hearing(lambda *signal_and_again: heard.append(signal_and_again)):
+            with hearing(lambda *signal_and_again: heard.append(signal_and_again)):
+                signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)  # follows Ctrl-C: nobody asked twice
+            signal.raise_signal(signal.SIGINT)
+    assert heard == [(signal.SIGINT, False), (signal.SIGINT, True)] * 2
+
+
+def test_a_signal_that_comes_while_a_lock_is_taken_leaves_it_free() -> None:
     """As a queue's is, for which other threads wait."""
-    monkeypatch.setattr(interruption, "_heard", set())
     lock = threading.Lock()
     lock.acquire()
     signalled = functools.partial(signal.raise_signal, signal.SIGTERM)  # comes as soon as it is locked

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -100,26 +100,20 @@ def write_features(folder: Path, some: Sequence[tuple[Mapping[str, Any], Kept]],
 
 
 @contextmanager
-def making(folder: Path, inputs: Mapping[str, Any]) -> Iterator[bool]:
+def making(folder: Path, inputs: Mapping[str, Any]) -> Iterator[None]:
     """Make features alone: a run that is about to make the same waits until this one has.
 
-    Yields whether it waited, so that they may be there now. Where no lock can be made nothing is waited for: what is made twice has
-    the same bits.
+    They are to be looked for once more inside. Where no lock can be made nothing is waited for: what is made twice has the same bits.
     """
     lock = FileLock(path_of(folder, inputs).with_suffix(".lock"))
-    waited = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waited = True
-            lock.acquire()
+        lock.acquire()
     except (OSError, NotImplementedError):
-        yield False
+        yield
         return
     try:
-        yield waited
+        yield
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

@@ -80,8 +80,8 @@ def features_of(
     inputs = feature_inputs(run, encoded_images, pool)
     # several processes make them together, and wait for no other command
     shared = bool(missing) and processes.num_processes == 1 and run.workspace.feature_bytes > 0
-    with making(run.workspace.features, inputs) if shared else nullcontext(False) as waited:
-        if waited:
+    with making(run.workspace.features, inputs) if shared else nullcontext():
+        if shared:  # another run may have made them since they were looked for
             found |= {number: _kept(run, encoded_images, pool, number) for number in missing}
             missing = [number for number in missing if found[number] is None]
         if missing:
