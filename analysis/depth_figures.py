@@ -125,10 +125,11 @@ def _panels_chart(groups: Sequence[Group], panels: Sequence[Panel], about: str) 
         for panel in panels:
             if not any(panel.needs in of for of in curves):
                 continue
-            names = [name for name in (panel.solid, panel.dotted) if name]
+            styles: dict[str, Style] = {panel.solid: "solid", panel.dotted: "dotted"}
+            styles.pop("", None)  # of a panel with one line
             lines = [
-                ChartLine(row.label, row.colour, points, style, _curve_note(name) if len(names) > 1 else "")
-                for name, style in zip(names, DEPTH_STYLES, strict=False)
+                ChartLine(row.label, row.colour, points, style, _curve_note(name) if len(styles) > 1 else "")
+                for name, style in styles.items()
                 for row, of in zip(group.rows, curves, strict=True)
                 if (points := _points(of, name, first))
             ]
@@ -149,9 +150,6 @@ def _panels_chart(groups: Sequence[Group], panels: Sequence[Panel], about: str) 
                 )
             )
     return Chart(shown, f"{about} {BANDS}")
-
-
-DEPTH_STYLES: Sequence[Style] = ("solid", "dotted")
 
 
 def _points(of: Mapping[str, Values], name: str, first: BlockOutcomes) -> dict[float, Point]:

@@ -253,15 +253,9 @@ def _training(recipe: SegmentationRecipe, depth: int, backbone: dict[str, Any]) 
     }
     if backbone["type"] == TimmMaps.__name__:
         constructor = {"constructor": TimmLayerDecay.__name__, "paramwise_cfg": {"decay_rate": recipe.layer_decay}}
-    rise = {
-        "type": "LinearLR",
-        "start_factor": 1e-6,
-        "by_epoch": False,
-        "begin": 0,
-        "end": max(
-            2, recipe.warmup
-        ),  # it is at its end in its last iteration: of one alone it would keep its beginning
-    }
+    # LinearLR is at its end in its last iteration: of one alone it would keep its beginning.
+    top = max(2, recipe.warmup)
+    rise = {"type": "LinearLR", "start_factor": 1e-6, "by_epoch": False, "begin": 0, "end": top}
     fall = {
         "type": "PolyLR",
         "eta_min": 0.0,
