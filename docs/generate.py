@@ -40,20 +40,20 @@ SUITE_PAGES = (
     SettingsPage(
         "suite",
         "The suite file",
-        "What stands at the head of a suite file, and the names of its tables.",
+        "The settings at the top of a suite file, and the names of its tables.",
         {"suite": Suite},
     ),
     SettingsPage(
         "rows",
         "Encoders and methods",
-        "`[encoder.NAME]` is an architecture, `[method.NAME]` a row of the tables: where its encoder comes from.",
+        "`[encoder.NAME]` is an architecture. `[method.NAME]` is a row of the tables and states where its encoder comes from.",
         {"encoder": EncoderRecipe, "method": MethodRecipe},
     ),
     SettingsPage(
         "tables",
-        "Tasks, sweeps and what was decided",
-        "Keys that every task has beside the settings of its kind: `[downstream.NAME]`, `[analysis.NAME]`, `[robustness.NAME]`. "
-        "`[sweep.NAME]` varies a setting, `budget` sets epochs by compute, `[decided]` says what will count as an answer.",
+        "Tasks, sweeps and decisions",
+        "Settings that every task has in addition to those of its kind: `[downstream.NAME]`, `[analysis.NAME]`, `[robustness.NAME]`. "
+        "`[sweep.NAME]` varies a setting, `budget` sets epochs by compute, `[decided]` states what will count as an answer.",
         {
             "task": TaskTable,
             "analysis-table": AnalysisTable,
@@ -68,8 +68,8 @@ SUITE_PAGES = (
     SettingsPage(
         "data",
         "Data sets",
-        "`[data.NAME]` is a set to train on and to measure on; `source` says of which of the first three types it is. "
-        "`[shifted.NAME]` is a shifted test set.",
+        "`[data.NAME]` is a data set for training and evaluation; its `source` decides which of the first three groups of settings "
+        "applies. `[shifted.NAME]` is a shifted test set.",
         {
             "data": DataRecipe,
             "scenes": SegmentationDataRecipe,
@@ -80,7 +80,7 @@ SUITE_PAGES = (
     SettingsPage(
         "jobs",
         "Jobs on a cluster",
-        "`[cluster]` and `[cluster.PATTERN]`: what jobs of SLURM ask for. No setting here changes a result. See {doc}`/cluster`.",
+        "`[cluster]` and `[cluster.PATTERN]`: the resources of SLURM jobs. No setting here changes a result. See {doc}`/cluster`.",
         {"cluster": ClusterRecipe},
     ),
 )
@@ -114,7 +114,7 @@ def _settings_pages() -> dict[str, str]:
         SettingsPage(
             f"kind-{kind.name}",
             f"Runs of kind {kind.name}",
-            f"Settings of every run of kind `{kind.name}`, of stage `{kind.stage}`; for all runs of the kind they stand in "
+            f"Settings of every run of kind `{kind.name}` (stage `{kind.stage}`). Set them for all runs of this kind in "
             f"`[defaults.{kind.name}]`. The code is `{kind.module_name.replace('.', '/')}.py`.",
             {kind.name: kind.recipe},
         )
@@ -125,13 +125,13 @@ def _settings_pages() -> dict[str, str]:
     entries = "\n".join(page.file for page in pages)
     written["settings/index.md"] = (
         "# Every setting\n\n"
-        "These pages are made from the code that checks a suite file, so they list every setting there is. A key that is not "
-        "here is refused, with the nearest known name.\n\n"
-        "Each setting says its type, its default, and whether it **changes results**: such a setting is part of the identity "
-        "of a run (see {doc}`/records`), and another value makes another run. The others, as the number of loader "
-        "processes, can be changed at any time. Where a default comes from is said in brackets: *(paper)* is the article on "
-        "LUT or its release, and *our choice* is a decision of this suite.\n\n"
-        "Any of them can be changed for one command: `lutbench run tiny --set pretrain.lut.epochs=4`, or for all runs of a kind, "
+        "These pages are generated from the code that checks a suite file, so they list every setting. Any other key in a suite "
+        "file is an error; the message suggests the nearest known name.\n\n"
+        "Each entry gives the type, the default, and whether the setting **changes results**. A setting that does is part of the "
+        "identity of a run (see {doc}`/records`): another value makes another run. You can change the other settings, such as the "
+        "number of loader processes, at any time. The source of a default is in brackets: *(paper)* is the LUT paper or its "
+        "release, and *our choice* is a decision of this suite.\n\n"
+        "To change a setting for one command: `lutbench run tiny --set pretrain.lut.epochs=4`; for all runs of a kind: "
         "`--set defaults.pretrain.epochs=4`.\n\n"
         f"```{{toctree}}\n:maxdepth: 1\n\n{entries}\n```\n"
     )
@@ -261,7 +261,7 @@ def _command_pages() -> dict[str, str]:
     root: Any = get_command(app)
     parts = [
         "# Every command",
-        "Made from the command line itself; `lutbench COMMAND -h` says the same. How commands work together: {doc}`/running`.",
+        "Generated from the command line; `lutbench COMMAND -h` prints the same. How the commands work together: {doc}`/running`.",
         *_command(root, "lutbench"),
     ]
     return {"commands.md": "\n\n".join(parts) + "\n"}
@@ -326,8 +326,8 @@ def _module_pages() -> dict[str, str]:
     entries = "\n".join(PACKAGES)
     pages["modules/index.md"] = (
         "# Every module\n\n"
-        "What each file of the code is for, and its public functions and classes with the first sentence of what they say. Read "
-        "from the sources. Where to begin: {doc}`/reading`. What is meant to be called from outside: {doc}`/python`.\n\n"
+        "Each file of the code, with its public functions and classes and the first sentence of their docstrings. Generated from "
+        "the sources. Where to start reading: {doc}`/reading`. What you can use from your own code: {doc}`/python`.\n\n"
         f"```{{toctree}}\n:maxdepth: 1\n\n{entries}\n```\n"
     )
     return pages
