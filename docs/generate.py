@@ -67,8 +67,8 @@ SUITE_PAGES = (
     ),
     SettingsPage(
         "data",
-        "Data sets",
-        "`[data.NAME]` is a data set for training and evaluation; its `source` decides which of the first three groups of settings "
+        "Datasets",
+        "`[data.NAME]` is a dataset for training and evaluation; its `source` decides which of the first three groups of settings "
         "applies. `[shifted.NAME]` is a shifted test set.",
         {
             "data": DataRecipe,
