@@ -1,4 +1,4 @@
-"""Pages of the documentation that follow from the code: every setting, every command, every module; and the notebooks.
+"""Pages of the documentation that follow from the code: every setting, command, dataset and module; and the notebooks.
 
 Settings are read from the recipes, as they check a suite file; commands from the command line itself; modules from their sources,
 without importing them. What is written is MyST Markdown.
@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
+from lutbench.data.catalogue import CATALOGUE, KnownDataset
 from lutbench.kinds import KINDS
 from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, Runtime
 from lutbench.recipes.budget import BudgetRecipe
@@ -89,7 +90,7 @@ SUITE_PAGES = (
 
 def write_pages(folder: Path) -> None:
     """Write all generated pages into ``folder``, anew; a page that is already as it should be keeps its time, so that it isn't built again."""
-    pages = {**_settings_pages(), **_command_pages(), **_module_pages(), **_notebooks()}
+    pages = {**_settings_pages(), **_command_pages(), **_dataset_pages(), **_module_pages(), **_notebooks()}
     for path in [path for kind in ("*.md", "*.ipynb") for path in folder.rglob(kind)]:
         if path.relative_to(folder).as_posix() not in pages:
             path.unlink()
@@ -309,6 +310,52 @@ def _definition(term: str, parameter: Any) -> str:
     if variable := getattr(parameter, "envvar", None):
         said.append(f"Environment variable: `{variable}`.")
     return f"{term}{value}\n: {' '.join(said)}"
+
+
+# Datasets
+
+
+def _dataset_pages() -> dict[str, str]:
+    """Return the page of the known datasets, from the catalogue: those to train on and to search in, then the shifted test sets."""
+    known = list(CATALOGUE.values())
+    shifted = [one for one in known if isinstance(one.recipe, RobustnessDatasetRecipe)]
+    parts = [
+        "# Every dataset",
+        "Generated from `lutbench/data/sets.toml`, which the code reads; `lutbench data list NAME` prints the same, and whether a "
+        "dataset is on your disk. DIR is the folder of the dataset below the data root. To use one in a suite file, write "
+        '`known = "NAME"` in its `[data.NAME]` table ({doc}`/own-data`), or list the name in the `sets` of a `[robustness.NAME]` '
+        "({doc}`/tasks`).",
+        "## Datasets for training and evaluation",
+        *(_dataset(one) for one in known if one not in shifted),
+        "## Shifted test sets",
+        "How each protocol is computed: {doc}`/protocols`.",
+        *(_dataset(one) for one in shifted),
+    ]
+    return {"datasets.md": "\n\n".join(parts) + "\n"}
+
+
+def _dataset(known: KnownDataset) -> str:
+    """Return the section of one dataset: a list of its properties, without those that are not known."""
+    counts = ", ".join(f"{count:,} {split}" for split, count in known.images.items())
+    metric, scoring = known.recipe.printed_metric, ""
+    if isinstance(known.recipe, RobustnessDatasetRecipe):
+        counts = known.recipe.image_counts
+        scoring = f"logits: {', '.join(known.recipe.logits)}; preprocessing: {', '.join(known.recipe.preprocessing)}"
+    rows = {
+        "Source": known.paper,
+        "Images": counts,
+        "Classes": f"{known.classes:,}" if known.classes else "",
+        "Splits and metric": known.split,
+        "Printed metric": metric,
+        "Protocol": known.protocol,
+        "Scored with": scoring,
+        "Files": f"`{known.layout}`",
+        "Size on disk": f"{known.gigabytes:g} GB" if known.gigabytes else "",
+        "Licence": known.terms,
+        "How to get it": known.get,
+    }
+    listed = "\n".join(f"- **{name}**: {' '.join(text.split())}" for name, text in rows.items() if text)
+    return f"### {known.name}\n\n{known.title}\n\n{listed}"
 
 
 # Modules

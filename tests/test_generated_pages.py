@@ -8,6 +8,7 @@ import pytest
 from typer.main import get_command
 
 from lutbench.cli import app
+from lutbench.data.catalogue import CATALOGUE
 from lutbench.kinds import KINDS
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +58,13 @@ def test_every_command_is_told_with_its_options(generated: Path) -> None:
         section = text.split(f"## {name}\n")[1].split("\n## ")[0]
         shown = [one for one in command.params if not getattr(one, "hidden", False)]
         assert all(f"`{one.opts[0]}`" in section for one in shown if one.opts[0].startswith("--"))
+
+
+def test_every_known_dataset_has_its_source_and_its_protocol(generated: Path) -> None:
+    sections = (generated / "datasets.md").read_text(encoding="utf-8").split("\n### ")[1:]
+    assert [section.split("\n")[0] for section in sections] == list(CATALOGUE)
+    for section, known in zip(sections, CATALOGUE.values(), strict=True):
+        assert all(" ".join(text.split()) in section for text in (known.paper, known.protocol, known.split, known.get))
 
 
 def test_every_module_with_a_docstring_is_told(generated: Path) -> None:
