@@ -1,4 +1,4 @@
-"""Settings of the attentive probe: one query that attends to the tokens of a frozen encoder. Defaults are V-JEPA's."""
+"""Settings of the attentive probe: one learned query attends to the tokens of a frozen encoder. Defaults are V-JEPA's."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
@@ -11,45 +11,46 @@ from lutbench.recipes.pretrain import check_schedule, kept_checkpoints
 
 
 class AttentiveRecipe(ClassificationRecipe):
-    """Attentive probe (V-JEPA, arXiv 2404.08471; so too CAPI and AIM): AdamW on a cross-attention block and a linear layer.
+    """Attentive probe (V-JEPA, arXiv 2404.08471; also CAPI and AIM): AdamW on a cross-attention block and a linear layer.
 
-    Of what papers sweep over, the learning rate among it, this is one setting.
+    One fixed setting of what papers sweep over, such as the learning rate.
     """
 
     revision: ClassVar[int] = 1
     kind: Literal["attentive"] = "attentive"
     epochs: Count = 20
-    """V-JEPA's release, which gives the next three too, for its frozen evaluation."""
+    """Number of epochs (V-JEPA's released frozen evaluation, as the next three settings)."""
     batch: Batch = 256
+    """Images per optimiser step, summed over processes (V-JEPA)."""
     lr: PositiveFloat = 1e-3
-    """The highest learning rate, whatever the batch; from it a half cosine to 0."""
+    """Peak learning rate, not scaled with the batch; then a half cosine to 0 (V-JEPA)."""
     weight_decay: NonNegativeFloat = 0.01
-    """Decay of parameters with more than one dimension."""
+    """Weight decay; not applied to one-dimensional parameters (V-JEPA)."""
     warmup_epochs: CountOrZero = 0
-    """None (V-JEPA's release)."""
+    """Epochs of linear warm-up from 0; none in V-JEPA's released code."""
     betas: Betas = Field([0.9, 0.999])
-    """Decay rates of AdamW's averages (torch's)."""
+    """AdamW's beta1 and beta2 (PyTorch's defaults)."""
     heads: Depth | None = None
-    """Heads of the attention; one for every 64 features if not given, as ViTs have and V-JEPA's 16 are for ViT-L."""
+    """Attention heads; by default one per 64 features, as in ViTs (V-JEPA's 16 are for ViT-L)."""
     mlp_ratio: float = Field(4.0, gt=0, le=64)
-    """Width of the block's MLP over that of its features (V-JEPA, as ViTs)."""
+    """Hidden width of the block's MLP divided by the width of the features (V-JEPA, as ViTs)."""
     fresh_crops: bool = True
-    """A random resized crop and flip of every image in every epoch, encoded as it comes. False: the centre crops, whose tokens are
-    encoded once and held in memory; far cheaper, for small sets (our choice)."""
+    """True: a new random resized crop and flip of every image in every epoch, each encoded again. False: centre crops, whose tokens
+    are encoded once and kept in memory; far cheaper, for small datasets (our choice)."""
     crop_scale: CropScale = Field([0.08, 1.0])
-    """Area of the random resized crop (as the linear probe's)."""
+    """Area of the random resized crop, as shares of the image's area (as in the linear probe)."""
 
     def affecting_results(self) -> dict[str, Any]:
-        """Return the fields that affect results: without fresh crops no scale of them."""
+        """Return the fields that affect results; ``crop_scale`` only with ``fresh_crops``."""
         fields = super().affecting_results()
         return fields if self.fresh_crops else {name: value for name, value in fields.items() if name != "crop_scale"}
 
     def samples(self, images: Mapping[str, int]) -> Samples:
-        """Return the training images that are encoded, in every epoch anew or once, and the validation images."""
+        """Return the training images that are encoded (once, or in every epoch), and the validation images."""
         return Samples((self.epochs if self.fresh_crops else 1) * images["train"], images["val"])
 
     def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
-        """Return how many of those saved every epoch stay."""
+        """Return how many of the checkpoints saved every epoch stay on disk."""
         return kept_checkpoints(images, keep, self.epochs, self.batch)
 
     @model_validator(mode="after")

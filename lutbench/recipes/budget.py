@@ -1,4 +1,4 @@
-"""Equal compute: the ``budget`` of a pre-training run, which gives it as many epochs as another run's compute is worth.
+"""Equal compute: the ``budget`` of a pre-training run sets its epochs for the same compute as another run.
 
 ::
 
@@ -7,18 +7,18 @@
     crop = "random"
     budget = {like = "lut", unit = "flop"}     # in place of epochs
 
-sets the epochs of ``mae`` so that its FLOP equal those of ``pretrain.lut``, to the nearest whole epoch, and so to within half an
-epoch. What is left is said by ``lutbench run``, ``plan`` and ``tables``.
+sets the epochs of ``mae`` so that its FLOP equal those of ``pretrain.lut``, rounded to whole epochs, so within half an epoch.
+``lutbench run``, ``plan`` and ``tables`` print the remaining difference.
 
-- ``unit = "flop"``, the default: FLOP for an image, forward and backward, of student and teacher, as ``lutbench plan`` counts them
-  (:mod:`pretrain.cost`): from the recipe alone, without data and whatever the machine.
-- ``unit = "seconds"``: images per second of two records of one machine, see :mod:`lutbench.recipes.speeds`.
-- The warm-up is the same share of the run as that of the other, to the nearest epoch, unless the table gives ``warmup_epochs``
-  itself (our choice: a schedule is stretched as a whole, as where papers train longer). The learning rate follows the epochs.
-- The other run may have a budget itself. Both read the same dataset: then images of an epoch are equal, and need not be known.
+- ``unit = "flop"``, the default: FLOP per image, forward and backward, of student and teacher, as ``lutbench plan`` counts them
+  (:mod:`pretrain.cost`). They follow from the recipe alone and do not depend on data or machine.
+- ``unit = "seconds"``: images per second, from two records measured on the same machine, see :mod:`lutbench.recipes.speeds`.
+- The warm-up is the same share of the run as in the other run, rounded to whole epochs, unless the table gives ``warmup_epochs``
+  (our choice: the whole schedule is stretched, as when papers train longer). The learning rate schedule follows the epochs.
+- The other run may have a budget itself. Both must read the same dataset, so that an epoch has the same number of images.
 
-All this happens while the suite file is read. What follows sees plain epochs: a run is the run in which they are typed, and
-changing the other's epochs changes these.
+Budgets are resolved when the suite file is read. After that only the number of epochs counts: the run is the same as one with these
+epochs written in the suite file, and changing the epochs of the other run changes them.
 """
 
 from collections.abc import Mapping
@@ -39,43 +39,43 @@ from lutbench.recipes.suite_tables import AnyData
 
 
 class BudgetRecipe(Recipe):
-    """How long a run is, in the compute of another one."""
+    """Length of a pre-training run, given as the compute of another run."""
 
     like: str
-    """The other pre-training run of the suite."""
+    """Name of the other pre-training run in the suite file."""
     unit: Literal["flop", "seconds"] = "flop"
-    """What of the two is equal."""
+    """Quantity that is equal for both runs: ``flop``, or ``seconds`` measured on one machine."""
 
 
 class MeasuredIn(NamedTuple):
-    """Where speeds are looked for, and for whom."""
+    """Where to look for measured speeds."""
 
     suite: str
     given: str
-    """The suite as the command named it, for messages that say what to run."""
+    """The suite as given on the command line, for messages with commands to run."""
     results: Path
     keep: bool
-    """Whether those that are used are kept, so that later ones change nothing."""
+    """Whether to store the speeds that are used, so that later measurements do not change anything."""
 
 
 def check_places(suite: Suite) -> None:
-    """Check that nothing but a pre-training run has a budget; raises UserError."""
+    """Check that only pre-training runs have a budget; raises UserError."""
     tasks = {f"{stage}.{name}": table for stage in STAGES for name, table in getattr(suite, stage).items()}
     given = {where: table.model_extra or {} for where, table in tasks.items() if not isinstance(table, dict)}
     for where, settings in {**given, **{f"defaults.{kind}": table for kind, table in suite.defaults.items()}}.items():
         if "budget" in settings:
             raise UserError(
-                f"{where}.budget: a budget is what one pre-training run has, in its own table [pretrain.NAME]. Put it there."
+                f"{where}.budget: only pre-training runs can have a budget. Move it to a table [pretrain.NAME], or remove it."
             )
 
 
 def within_budgets(suite: Suite, data: Mapping[str, AnyData], where: MeasuredIn) -> tuple[Suite, dict[str, Budget]]:
-    """Return a suite with epochs in the place of budgets, and what these were; without any it is the suite as it is.
+    """Return the suite with budgets replaced by epochs, and the budgets by name of the run.
 
     Raises:
-        UserError: for a budget that is malformed, stands beside ``epochs``, is like no run, like itself, like one that reads another
-            dataset, or in a circle; that is less than an epoch, or not longer than the warm-up; in seconds, if a speed was not
-            measured.
+        UserError: for a budget that is malformed, given beside ``epochs``, or whose ``like`` is unknown, the run itself, a run on
+            another dataset, or part of a cycle; for one worth less than an epoch, or not longer than the warm-up; for one in seconds
+            without a measured speed.
     """
     budgets = {name: _read(suite, name) for name, table in suite.pretrain.items() if "budget" in table}
     found: dict[str, Budget] = {}
@@ -103,7 +103,7 @@ def within_budgets(suite: Suite, data: Mapping[str, AnyData], where: MeasuredIn)
 def table_within(
     suite: Suite, name: str, table: dict[str, Any], data: Mapping[str, AnyData], where: MeasuredIn
 ) -> tuple[dict[str, Any], dict[str, Budget]]:
-    """Return the table of one more pre-training run with epochs in the place of its budget, and what that was; others stay as they are.
+    """Return the table of one more pre-training run with its budget replaced by epochs, and the budgets.
 
     Raises:
         UserError: as :func:`within_budgets`.
@@ -115,7 +115,7 @@ def table_within(
 
 
 def _read(suite: Suite, name: str) -> BudgetRecipe:
-    """Return the budget of a table, whose run may be like any other."""
+    """Return the budget of a table, checked by itself."""
     table, at = suite.pretrain[name], f"pretrain.{name}.budget"
     given = table["budget"]
     if not isinstance(given, dict):
@@ -123,10 +123,10 @@ def _read(suite: Suite, name: str) -> BudgetRecipe:
     budget = read_recipe(BudgetRecipe, given, at)
     if "epochs" in table:
         raise UserError(
-            f"pretrain.{name}: expected epochs or a budget, which sets them, and found both. Take one of them out."
+            f"pretrain.{name}: expected either epochs or a budget, which sets the epochs, found both. Remove one of them."
         )
     if budget.like == name:
-        raise UserError(f"{at}.like: a run cannot have a budget like its own. Name another run of [pretrain].")
+        raise UserError(f"{at}.like: a run cannot take its budget from itself. Name another pre-training run.")
     if budget.like not in suite.pretrain:
         others = [other for other in suite.pretrain if other != name]
         raise unknown(f"{at}.like: there is no [pretrain.{budget.like}] in the suite file", budget.like, others)
@@ -134,7 +134,7 @@ def _read(suite: Suite, name: str) -> BudgetRecipe:
 
 
 def _in_order(budgets: Mapping[str, BudgetRecipe]) -> list[str]:
-    """Return the names of the runs, each after the one that it is like."""
+    """Return the names of the runs, each after the run that its budget refers to."""
     order: dict[str, None] = {}
     for name in budgets:
         chain = [name]
@@ -142,7 +142,7 @@ def _in_order(budgets: Mapping[str, BudgetRecipe]) -> list[str]:
             if like in chain:
                 way = " -> ".join([*chain[chain.index(like) :], like])
                 raise UserError(
-                    f"pretrain.{like}.budget: the budgets go in a circle, {way}. Give one of these runs epochs instead."
+                    f"pretrain.{like}.budget: the budgets form a cycle, {way}. Give one of these runs epochs instead."
                 )
             chain.append(like)
         order |= dict.fromkeys(reversed(chain))
@@ -153,8 +153,8 @@ def _check_dataset(at: str, like: str, recipe: PretrainRecipe, other: PretrainRe
     one, another = (recipe.data, other.data)
     if not one.same_as(another) or one.affecting_results() != another.affecting_results():
         raise UserError(
-            f"{at}: expected two runs on one dataset, found {one.label or one.folder} and, of pretrain.{like}, "
-            f"{another.label or another.folder}, whose epochs are not of the same images. Give epochs, or name another run."
+            f"{at}: expected two runs on the same dataset, found {one.label or one.folder} here and {another.label or another.folder} "
+            f"in pretrain.{like}. Give epochs instead, or name another run."
         )
 
 
@@ -170,28 +170,28 @@ def _flop(name: str, recipe: PretrainRecipe) -> float:
 
 
 def _epochs(at: str, like: str, exact: float) -> int:
-    """Return the nearest whole number of epochs."""
+    """Return the number of epochs, rounded."""
     if exact < 1:
         raise UserError(
-            f"{at}: the compute of pretrain.{like} is worth {exact:.2g} epochs of this run, and a run has at least one. Give "
-            f"pretrain.{like} more epochs, or this run epochs of its own."
+            f"{at}: the compute of pretrain.{like} is only {exact:.2g} epochs of this run, expected at least 1. Raise the epochs of "
+            f"pretrain.{like}, or give this run epochs instead of a budget."
         )
     return floor(exact + 0.5)
 
 
 def _warmup(at: str, own: Mapping[str, Any], epochs: int, like: str, other: PretrainRecipe) -> Any:
-    """Return the warm-up that a table gives, or the other run's share of the epochs, which leaves an epoch at least."""
+    """Return the table's own ``warmup_epochs``, or the same share of the epochs as in the other run, but less than all epochs."""
     if "warmup_epochs" not in own:
         return min(floor(epochs * other.warmup_epochs / other.epochs + 0.5), epochs - 1)
     given = own["warmup_epochs"]
     if isinstance(given, int) and given >= epochs:
         raise UserError(
-            f"{at}: the compute of pretrain.{like} is worth {epochs} epochs of this run, of which warmup_epochs = {given} leave "
-            "nothing. Make the warm-up shorter, or leave it out: it is then the same share of the run as the other's."
+            f"{at}: the compute of pretrain.{like} is {epochs} epochs of this run, which must be more than warmup_epochs = {given}. "
+            "Lower warmup_epochs, or remove it: the warm-up is then the same share of the run as in the other run."
         )
     return given
 
 
 def _with(suite: Suite, name: str, table: dict[str, Any]) -> Suite:
-    """Return a suite with another table of a pre-training run."""
+    """Return the suite with the table of one pre-training run replaced."""
     return suite.model_copy(update={"pretrain": {**suite.pretrain, name: table}})

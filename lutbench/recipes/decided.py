@@ -1,6 +1,6 @@
-"""``[decided]``: what a suite asks, and what it will count as an answer, written down before its first run.
+"""``[decided]``: the pre-registered question of a suite and the comparisons that answer it, written before its first run.
 
-``kind = "evidence"`` demands it. What is decided is part of no run: it says how to read them.
+Required for ``kind = "evidence"``. It does not change any run or identity; it defines how to read the results.
 """
 
 from collections.abc import Iterable
@@ -16,41 +16,41 @@ if TYPE_CHECKING:
 
 
 class DecidedComparison(Recipe):
-    """Two rows of the tables on one task: the first is expected to be the better one."""
+    """A comparison of two rows of the tables on one task; the first is expected to be better."""
 
     pair: Annotated[list[str], Field(min_length=2, max_length=2)]
     """Names of two methods."""
     task: str
-    """Name of a task in the suite file, or ``TABLE/SET`` of a robustness dataset."""
+    """Name of a task in the suite file, or ``TABLE/SET`` for a robustness dataset."""
     metric: str = ""
-    """The metric that is compared; the first that tables print of the task if not given."""
+    """The metric to compare. By default the first that tables print for the task."""
 
 
 class Decided(Recipe):
-    """The question, the comparisons that answer it, and how settings were chosen. The rule is that of
+    """The question, the comparisons that answer it, and how settings were chosen. The decision rule is
     :func:`lutbench.report.decided.verdict`, the same for all suites."""
 
     question: str
-    """What is asked, in a sentence or two."""
+    """The question, in one or two sentences."""
     settings: str
-    """How settings were chosen, for every row, and on which images."""
+    """How the settings of every row were chosen, and on which images."""
     primary: Annotated[list[DecidedComparison], Field(min_length=1)]
-    """The comparisons that answer the question: all of them together."""
+    """Primary comparisons: together they answer the question."""
     secondary: list[DecidedComparison] = Field(default_factory=list)
-    """What is looked at beside, in a family of its own."""
+    """Secondary comparisons: reported in addition, as a separate family for multiple testing."""
 
 
 def check_decided(suite: "Suite", runs: "Iterable[PlannedRun]") -> None:
-    """Check that a suite decides what its kind demands, and that its runs make every comparison that it decides on.
+    """Check that a suite has ``[decided]`` if its kind requires it, and that its runs cover every comparison.
 
     Raises:
-        UserError: if ``kind = "evidence"`` decides nothing, or a comparison is of a row or a task that no run has, or is there twice.
+        UserError: if ``kind = "evidence"`` has no ``[decided]``, or a comparison names a row or task without runs, or appears twice.
     """
     if suite.decided is None:
         if suite.kind == "evidence":
             raise UserError(
                 'kind = "evidence": expected a table [decided] with question, settings and primary, written before the first run; found '
-                'none. A suite that looks at data without having decided anything is kind = "exploration".'
+                'none. For a suite without decisions made beforehand use kind = "exploration".'
             )
         return
     measured: dict[str, set[str]] = {}
@@ -62,7 +62,7 @@ def check_decided(suite: "Suite", runs: "Iterable[PlannedRun]") -> None:
         for compared in getattr(suite.decided, family):
             where = f"decided.{family}"
             if compared.task not in measured:
-                raise unknown(f"{where}: task = {compared.task!r}: no run is of that task", compared.task, measured)
+                raise unknown(f"{where}: no run has task = {compared.task!r}", compared.task, measured)
             for method in compared.pair:
                 if method not in measured[compared.task]:
                     raise unknown(
@@ -73,6 +73,6 @@ def check_decided(suite: "Suite", runs: "Iterable[PlannedRun]") -> None:
             key = (*sorted(compared.pair), compared.task, compared.metric)
             if key in seen or compared.pair[0] == compared.pair[1]:
                 raise UserError(
-                    f"{where}: {' and '.join(compared.pair)} on {compared.task}: expected two different rows, and every comparison once."
+                    f"{where}: {' and '.join(compared.pair)} on {compared.task}: expected two different rows, and each comparison only once."
                 )
             seen.add(key)

@@ -1,4 +1,4 @@
-"""A run's recipe beside the defaults of its kind, and beside the paper's recipe of the same kind."""
+"""Compare a run's recipe with the defaults of its kind and with the paper's recipe of the same kind."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import PlannedRun
 
 PAPER = "paper"
-"""The suite that has the paper's recipes."""
+"""The suite with the paper's recipes."""
 
 NOT_SET = object()
 
@@ -22,16 +22,16 @@ class Setting(NamedTuple):
     """A setting that affects results."""
 
     name: str
-    """``epochs``, or ``data.source`` of one in a table of its own."""
+    """Such as ``epochs``, or ``data.source`` for a nested setting."""
     value: Any
     default: Any
-    """:data:`NOT_SET` if there is none: it must be given."""
+    """:data:`NOT_SET` if there is no default and the setting is required."""
     paper: Any
-    """:data:`NOT_SET` if the paper's recipe has none."""
+    """:data:`NOT_SET` if the paper's recipe does not have the setting."""
 
 
 def recipe_of(kind: Kind, recipe: Mapping[str, Any]) -> RunRecipe | None:
-    """Return the recipe that a record has kept; None if this version does not take its settings any more."""
+    """Return the recipe stored in a record; None if this version no longer accepts its settings."""
     try:
         return kind.recipe.model_validate_json(json.dumps(recipe))
     except ValidationError:
@@ -41,9 +41,9 @@ def recipe_of(kind: Kind, recipe: Mapping[str, Any]) -> RunRecipe | None:
 def settings_of(
     affecting: Mapping[str, Any], kind: Kind, recipe: RunRecipe | None
 ) -> tuple[list[Setting], PlannedRun | None]:
-    """Return every setting that affects the results of a run, and the run of the paper's suite that it stands beside.
+    """Return every setting that affects the results of a run, and the run of the paper's suite to compare it with.
 
-    ``affecting`` are these settings as the run's identity has them, ``recipe`` the whole recipe, if it can be read.
+    ``affecting`` are these settings as stored in the run's identity; ``recipe`` is the whole recipe, if it can be read.
     """
     paper = nearest_of_paper(kind, affecting)
     theirs = flat(paper.recipe.affecting_results()) if paper else {}
@@ -56,9 +56,9 @@ def settings_of(
 
 
 def nearest_of_paper(kind: Kind, affecting: Mapping[str, Any]) -> PlannedRun | None:
-    """Return the run of the same kind in the paper's suite from which a recipe differs in the fewest settings; the first of several.
+    """Return the run of the same kind in the paper's suite with the fewest different settings; the first if several are equal.
 
-    The kind of pre-training, such as LUT's or MAE's, and the dataset of a robustness run decide in this way.
+    This finds LUT for a LUT run, MAE for an MAE run, and for a robustness run the one with the same dataset.
     """
     own = flat(affecting)
 
@@ -70,7 +70,7 @@ def nearest_of_paper(kind: Kind, affecting: Mapping[str, Any]) -> PlannedRun | N
 
 
 def _defaults(model: type[Recipe], given: Mapping[str, Any], recipe: Recipe | None) -> dict[str, Any]:
-    """Return what the settings of ``model`` are if nobody gives them, tables in those that ``given`` has."""
+    """Return the default values of the settings of ``model``, with nested tables for those that ``given`` has."""
     found: dict[str, Any] = {}
     for name, info in model.model_fields.items():
         kind, inner = info.annotation, given.get(name)

@@ -1,4 +1,4 @@
-"""Settings that tasks share, and those of fine-tuning. Defaults are LUT's ViT-B recipe."""
+"""Settings that all tasks share, and the settings of fine-tuning. Defaults are LUT's recipe for ViT-B."""
 
 import re
 from collections.abc import Mapping
@@ -33,19 +33,19 @@ from lutbench.recipes.pretrain import check_schedule, check_shard, kept_checkpoi
 from lutbench.recipes.shares import at_share
 
 Pool = Literal["class", "mean"]
-"""What is taken of an encoder's tokens: the class token, or the mean over the patches."""
+"""Image feature from the encoder's tokens: the class token, or the mean of the patch tokens."""
 
 
 class EncoderSource(WeightsSource):
-    """An encoder, and where its weights come from: a run of this suite, timm, a checkpoint, or nowhere."""
+    """An encoder and the source of its weights: a run of this suite, timm, a checkpoint, or none (random weights)."""
 
     architecture: EncoderRecipe
     export: Annotated[Literal["encoder", "teacher", "classifier"], Later] = "encoder"
-    """Which of a run's encoders: the student's or the teacher's of a pre-training, or that in a fine-tuning's classifier."""
+    """Which encoder of a run: the student or the teacher of a pre-training, or the encoder of a fine-tuned classifier."""
     at: Annotated[float, Later, Field(ge=0, le=1)] = 1.0
-    """At which share of a pre-training it is that run's; before the end it is one of the run's snapshots."""
+    """Share of the pre-training after which the encoder was saved: 1 is the final encoder, less than 1 a snapshot."""
     part: Annotated[str, Later] = ""
-    """Which of a checkpoint's encoders, such as ``teacher.backbone``; empty for the only one."""
+    """Which encoder of a checkpoint that holds several, such as ``teacher.backbone``; empty if it holds one."""
 
     @property
     def timm_model(self) -> str:
@@ -54,74 +54,77 @@ class EncoderSource(WeightsSource):
 
     @property
     def snapshot_share(self) -> float | None:
-        """At which share of a pre-training it is that run's encoder; None at its end, and of all that no pre-training made."""
+        """Share of the pre-training after which the encoder was saved; None for a final encoder and for one without pre-training here."""
         return self.at if self.at < 1 else None
 
     @property
     def export_name(self) -> str:
-        """Which of a run's exports it is."""
+        """Name of the exported file in the run's folder."""
         return at_share(self.export, self.at)
 
 
 class DownstreamRecipe(RunRecipe):
-    """What every task has that measures an encoder."""
+    """Settings of every task that evaluates an encoder."""
 
     encoder: EncoderSource
     log_every: Annotated[Count, Runtime] = 20
     trackers: Trackers = Field(default=["tensorboard"])
-    """Where the losses of a training are written, as in pre-training."""
+    """Experiment trackers for the training losses, as in pre-training."""
 
     @property
     def source(self) -> EncoderSource:
-        """Where its encoder comes from."""
+        """Where the encoder comes from."""
         return self.encoder
 
     @property
     def encoder_label(self) -> str:
-        """How tables name the architecture."""
+        """Name of the architecture in tables."""
         return self.encoder.architecture.label or self.encoder.architecture.model
 
 
 def default_crop(image_size: int) -> float:
-    """Return what evaluation crops where nothing says so: as the releases, 224 of 256 pixels, above 224 the whole image."""
+    """Return the default ``eval_crop``, as in the released code: 224 / 256, and 1 (no crop) for inputs of more than 224 pixels."""
     return 1.0 if image_size > 224 else 224 / 256
 
 
 class ImageTaskRecipe(DownstreamRecipe):
-    """What every task has that sees the centre of images."""
+    """Settings of every task that evaluates on centre crops."""
 
     data: DataRecipe
     image_size: Pixels | None = None
-    """Side of the input in pixels; the encoder's own if not given. Position embeddings are resized."""
+    """Side length of the input in pixels; by default the encoder's own. Position embeddings are interpolated to fit."""
     eval_crop: CropShare = Field(
         default_factory=lambda given: default_crop(given["image_size"] or given["encoder"].architecture.image_size)
     )
-    """Evaluation resizes the short side to image_size / eval_crop and crops the centre. If not given, 224 / 256, and 1 for
-    inputs of more than 224 pixels (release, as MAE and DeiT: 256 and 224; crop_pct = 1 above), or what an encoder brings: see
+    """Evaluation resizes the short side to image_size / eval_crop and crops the centre. Default: 224 / 256, and 1 for inputs of
+    more than 224 pixels (released code, as MAE and DeiT), unless the weights come with their own ``crop_pct``, see
     :func:`lutbench.models.preprocessing.preprocessing_for`."""
     resized_by: ResizedBy = "Pillow"
-    """What resizes the images that are evaluated or encoded, and the random crops of probes. Fine-tuning's own crops are timm's, of Pillow."""
+    """Library that resizes the images for evaluation and feature extraction, and the random crops of probes. The training crops of
+    fine-tuning always use timm and Pillow."""
     eval_batch: Annotated[Batch, Runtime] = 256
+    """Images per batch and process in evaluation."""
 
     @property
     def form(self) -> Form:
-        """What its images are decoded to."""
+        """What images are decoded to."""
         return "Pillow" if self.resized_by == "Pillow" else "pixels"
 
     @property
     def side(self) -> int:
-        """Side of the input in pixels."""
+        """Side length of the input in pixels."""
         return self.image_size or self.encoder.architecture.image_size
 
     @property
     def prepared_by(self) -> tuple[str, ...]:
-        """What of its weights' preprocessing it applies: the crop too, unless it has one of its own."""
+        """The fields of the weights' preprocessing that the run applies; the crop only if the run does not set its own."""
         return ("mean", "std", "interpolation", "crop_pct")
 
     def crop_for(self, crop_pct: float | None) -> float | None:
-        """Return the ``crop_pct`` of its weights, unless its table has a crop; that of a method's table holds in any case.
+        """Return the ``crop_pct`` to apply, given that of the weights; None if the run uses its own ``eval_crop``.
 
-        Of a run's weights only the latter counts: all encoders of a suite are cropped alike.
+        A ``crop_pct`` in the method's table has priority, then the task's ``eval_crop``, then the weights' own. The latter is
+        ignored for weights made by runs of the suite, so that all encoders of a suite are cropped alike.
         """
         crop = crop_pct if self.source.kind in ("checkpoint", "timm") else self.source.crop_pct
         by_table = "eval_crop" in self.model_fields_set and self.source.crop_pct is None
@@ -129,45 +132,46 @@ class ImageTaskRecipe(DownstreamRecipe):
 
     @property
     def pooling(self) -> Pool:
-        """What it takes of an encoder's tokens."""
+        """How tokens are pooled to an image feature."""
         return "mean"
 
     @property
     def blocks_taken(self) -> tuple[int, ...]:
-        """The blocks after which it takes features; none of the encoder's output."""
+        """The blocks after which features are taken; empty for the encoder's output."""
         return ()
 
     @model_validator(mode="after")
     def _not_streamed(self) -> Self:
         if self.data.streaming:
-            raise ValueError("data.streaming = true is for pre-training: everything else needs images in a fixed order")
+            raise ValueError("data.streaming = true is for pre-training only: tasks need images in a fixed order")
         return self
 
 
 class ClassificationRecipe(ImageTaskRecipe):
-    """What every classification task has: a training split, or a part of it (low-shot), and a metric."""
+    """Settings of every classification task: the training split or a subset of it (low-shot), and the metric."""
 
     shots: Annotated[Count | None, Later] = None
-    """Images of each class that are trained on, drawn at random. All if neither this nor one of the next two is given. Of one draw,
-    the images of fewer shots are among those of more."""
+    """Train on this many images per class, drawn at random. By default on all images (likewise for ``share`` and ``subset``). Within
+    one draw, the images of fewer shots are a subset of those of more shots."""
     share: Annotated[float | None, Later, Field(gt=0, le=1)] = None
-    """The same for a share of the images of each class, at least one; 1 is all. ImageNet's 1 % and 10 % have official lists."""
+    """Train on this share of the images of each class, drawn at random, at least one image; 1 is all. For 1 % and 10 % of ImageNet
+    there are official lists, see ``subset``."""
     subset: Annotated[str, Later] = ""
-    """The same for a file below the data root that lists images, a name a line, such as SimCLR's lists of 1 % and 10 % of ImageNet
-    (``n01440764_10026.JPEG``). What it lists is part of the identity."""
+    """Train on the images listed in this file below the data root, one name per line, such as SimCLR's lists of 1 % and 10 % of
+    ImageNet (``n01440764_10026.JPEG``). The content of the file is part of the identity."""
     draw: Annotated[CountOrZero, Later] = 0
-    """Which images ``shots`` and ``share`` are: the same for every method, and for every seed. ``draws = 5`` in a task's table runs
-    the first five."""
+    """Number of the random draw for ``shots`` and ``share``. A draw selects the same images for every method and seed. ``draws = 5`` in
+    a task's table runs the draws 0 to 4."""
 
     @property
     def training_subset(self) -> TrainingSubset | None:
-        """The part of the training split that it reads; None if it reads all of it."""
+        """The subset of the training split that the run reads; None if it reads the whole split."""
         if self.share == 1 or not (self.shots or self.share or self.subset):
             return None
         return TrainingSubset(self.shots, self.share, self.subset, self.draw)
 
     def affecting_results(self) -> dict[str, Any]:
-        """Return the fields that affect results: of all images no draw, and of a list its name, which on every machine is one."""
+        """Return the fields that affect results: no draw if all images are used, and for a list its file name without the folder."""
         fields = super().affecting_results()
         if self.training_subset is None:
             return {name: value for name, value in fields.items() if name not in ("share", "draw")}
@@ -177,28 +181,30 @@ class ClassificationRecipe(ImageTaskRecipe):
     def _one_subset(self) -> Self:
         given = [name for name in ("shots", "share", "subset") if getattr(self, name)]
         if len(given) > 1:
-            raise ValueError(
-                f"{' and '.join(given)} each say which images are trained on: give one of shots, share and subset"
-            )
+            raise ValueError(f"expected at most one of shots, share and subset, found {' and '.join(given)}")
         if self.draw and given in ([], ["subset"]):
-            why = "a list says itself which images it has" if given else "all images are trained on"
-            raise ValueError(f"draw = {self.draw}: {why}. It goes with shots or share")
+            why = (
+                "subset lists the images, nothing is drawn"
+                if given
+                else "the task trains on all images, nothing is drawn"
+            )
+            raise ValueError(f"draw = {self.draw}: {why}. Use draw with shots or share only")
         return self
 
     @property
     def metric(self) -> Metric:
-        """The metric that the literature prints for the dataset."""
+        """The metric that is usually reported for the dataset."""
         return self.data.metric
 
 
 def _zero_or_more(strength: float) -> float:
     if 0 < strength < 0.01:
-        raise ValueError("0 for none, or at least 0.01: of less, the ratio that is drawn is no number")
+        raise ValueError("expected 0 (off) or at least 0.01: smaller values make the drawn mixing ratio NaN")
     return strength
 
 
 MixingStrength = Annotated[float, Field(ge=0, le=1000), AfterValidator(_zero_or_more)]
-"""Both parameters of the Beta distribution that the ratio of two mixed images is drawn from."""
+"""Alpha of the distribution Beta(alpha, alpha) that the mixing ratio is drawn from; 0 turns it off."""
 
 _DEVIATION = r"mstd\d{1,3}(\.\d{1,4})?"
 POLICIES = {
@@ -206,12 +212,12 @@ POLICIES = {
     "augmix": rf"m(10|\d)|w[1-9]|d[1-9]|b[01]|{_DEVIATION}",
     **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), _DEVIATION),
 }
-"""timm's policies of augmentation, and the settings that may follow each, after dashes, as its documentation lists them. timm
-itself passes over what it does not understand, and takes numbers without bound."""
+"""timm's augmentation policies, and for each a pattern of the settings that may follow after dashes, as in its documentation.
+Checked here because timm ignores settings that it does not know and accepts numbers without bounds."""
 
 
 def check_policy(text: str) -> str:
-    """Return the name of one of timm's :data:`POLICIES` with its settings, or the empty string; raises ValueError for any other."""
+    """Return ``text`` if it is empty or one of timm's :data:`POLICIES` with valid settings; else raise ValueError."""
     name, *settings = text.split("-")
     keys = [re.sub(r"\d.*", "", one) for one in settings]
     allowed = POLICIES.get(name)
@@ -224,7 +230,7 @@ def check_policy(text: str) -> str:
 
 
 class FinetuneRecipe(ClassificationRecipe):
-    """End-to-end fine-tuning (release's FINETUNE document for ViT-B; equals MAE, table 9)."""
+    """End-to-end fine-tuning (the release's FINETUNE document for ViT-B; equal to MAE, table 9)."""
 
     revision: ClassVar[int] = 1
     kind: Literal["finetune"] = "finetune"
@@ -232,13 +238,15 @@ class FinetuneRecipe(ClassificationRecipe):
     warmup_epochs: CountOrZero = 5
     batch: Batch = 1024
     micro_batch: Annotated[Batch | None, Runtime] = None
-    """Images per pass over all processes; the whole batch if not given. Images that are mixed stay together."""
+    """Images per forward pass, summed over processes; by default the whole batch. Images that are mixed with each other stay in one
+    forward pass."""
     base_lr: PositiveFloat = 1e-3
     lr_rule: Literal["sqrt", "linear"] = "sqrt"
-    """``sqrt``: lr = base_lr * sqrt(batch) / 8 (the release). ``linear``: base_lr * batch / 256 (MAE). Equal at 1024."""
+    """Scaling of the peak learning rate with the batch. ``sqrt``: base_lr * sqrt(batch) / 8 (released code). ``linear``:
+    base_lr * batch / 256 (MAE). Both are equal for a batch of 1024."""
     min_lr: NonNegativeFloat = 1e-6
     layer_decay: float = Field(0.75, gt=0, le=1)
-    """A block at depth d of D learns at layer_decay^(D + 1 - d) of the rate."""
+    """Layer-wise learning rate decay: block d of D has the learning rate times layer_decay^(D + 1 - d)."""
     weight_decay: NonNegativeFloat = 0.05
     betas: Betas = Field([0.9, 0.999])
     drop_path: float = Field(0.1, ge=0, lt=1)
@@ -246,34 +254,37 @@ class FinetuneRecipe(ClassificationRecipe):
     mixup: MixingStrength = 0.8
     cutmix: MixingStrength = 1.0
     mix_group: Batch = 32
-    """Images that are mixed by one draw of ratio and box (release, as MAE: what a GPU takes at once). A batch's last may be fewer."""
+    """Number of images that share one mixing ratio and box (released code, as MAE: the images of one GPU's batch). The last group of
+    a batch may be smaller."""
     rand_augment: Annotated[str, AfterValidator(check_policy)] = "rand-m9-mstd0.5-inc1"
-    """timm's name of the policy (:data:`POLICIES`); empty for none."""
+    """Augmentation policy, as timm writes it (:data:`POLICIES`); empty for none."""
     erasing: float = Field(0.25, ge=0, le=1)
     """Probability of random erasing with per-pixel noise."""
     crop_scale: CropScale = Field([0.08, 1.0])
-    """Area of the random resized crop (MAE's and timm's default)."""
+    """Area of the random resized crop, as shares of the image's area (default of MAE and timm)."""
     flip: float = Field(0.5, ge=0, le=1)
     head_std: PositiveFloat = 2e-5
-    """Standard deviation of the classifier's initial weights, normal, truncated."""
+    """Standard deviation of the classifier's initial weights (truncated normal)."""
     eval_every: Annotated[Count | None, Runtime] = None
-    """Epochs between evaluations on the way, for the curve; only at the end if not given."""
+    """Epochs between evaluations during training, for the curve. By default only at the end."""
     save_every: Annotated[Count, Runtime] = 500
     """Optimiser steps between checkpoints."""
     shard: Annotated[bool, Runtime] = False
-    """Share parameters, gradients and the optimiser's state out over the processes (FSDP2), for models that are large beside a
-    GPU's memory; not with ``compile``. With one process it does nothing."""
+    """Shard parameters, gradients and optimiser state over the processes (FSDP2), for models that are too large for one GPU's
+    memory. Not with ``compile``. No effect with one process."""
     compile: Annotated[Compile, Runtime] = "auto"
-    """Compile the classifier's blocks; of one without a row of blocks nothing, or with ``true`` all of it (torch.compile)."""
+    """Compile the classifier block by block (torch.compile). A model without a sequence of blocks is not compiled with ``auto``, and
+    as a whole with ``true``."""
     checkpointing: Annotated[bool, Runtime] = False
-    """Keep a block's input alone for the backward pass, and compute the block again there; of plain Vision Transformers."""
+    """Activation checkpointing: keep only the input of each block and recompute the block in the backward pass. For plain Vision
+    Transformers."""
 
     def samples(self, images: Mapping[str, int]) -> Samples:
-        """Return the training images, once per epoch, and those of every evaluation on the way and at the end."""
+        """Return the training images of all epochs, and the images of all evaluations."""
         return Samples(self.epochs * images["train"], (self._on_the_way + 1) * images["val"])
 
     def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
-        """Return how many of those saved every ``save_every`` steps, and before every evaluation on the way, stay."""
+        """Return how many checkpoints stay; they are saved every ``save_every`` steps and before every evaluation."""
         return min(keep, kept_checkpoints(images, keep, self.epochs, self.batch, self.save_every) + self._on_the_way)
 
     @property
@@ -282,12 +293,12 @@ class FinetuneRecipe(ClassificationRecipe):
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed in pairs."""
+        """Whether mixup or CutMix is used."""
         return self.mixup > 0 or self.cutmix > 0
 
     @property
     def lr(self) -> float:
-        """The highest learning rate of the schedule, before layer decay."""
+        """Peak learning rate of the schedule, before layer decay."""
         scale = self.batch / 256 if self.lr_rule == "linear" else self.batch**0.5 / 8
         return self.base_lr * scale
 
@@ -298,6 +309,6 @@ class FinetuneRecipe(ClassificationRecipe):
         for name in ("batch", "mix_group"):
             if self.mixes and getattr(self, name) % 2:
                 raise ValueError(
-                    f"{name} = {getattr(self, name)} is odd, and mixup pairs images: make it even, or set mixup and cutmix to 0"
+                    f"{name} = {getattr(self, name)}: mixup and CutMix need an even number. Change it, or set mixup and cutmix to 0"
                 )
         return self

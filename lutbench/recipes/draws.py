@@ -1,4 +1,4 @@
-"""``draws`` of a task: one run for each draw of its few training images."""
+"""``draws`` of a task: one run for each random draw of its training images."""
 
 from dataclasses import replace
 
@@ -7,10 +7,10 @@ from lutbench.recipes.suite import PlannedRun
 
 
 def drawn(run: PlannedRun, draws: int, where: str) -> list[PlannedRun]:
-    """Return a run for each of the ``draws`` of its training images that the table ``where`` asks for; of all images there is one.
+    """Return one run for each of the ``draws`` of training images that the table ``where`` requests; one run if all images are used.
 
     Raises:
-        UserError: if the table asks for several of what is not drawn.
+        UserError: if several draws are requested but nothing is drawn.
     """
     recipe, key = run.recipe, f"{where}.draws"
     if draws == 1:
@@ -20,13 +20,12 @@ def drawn(run: PlannedRun, draws: int, where: str) -> list[PlannedRun]:
         return [run]
     if chosen is None:
         raise UserError(
-            f"{key} = {draws}: the task is run on all training images, of which there is nothing to draw. Give it shots = 5 or "
-            "share = 0.01, or leave draws out."
+            f"{key} = {draws}: the task uses all training images, so nothing is drawn. Add shots = 5 or share = 0.01, or remove draws."
         )
     if chosen.file:
-        raise UserError(f"{key} = {draws}: the list {chosen.file} says which images it has, once. Leave draws out.")
+        raise UserError(f"{key} = {draws}: the list {chosen.file} fixes the images, so nothing is drawn. Remove draws.")
     if chosen.draw:
         raise UserError(
-            f"{key} = {draws}: the draws are 0 to {draws - 1}, and draw = {chosen.draw} is one. Leave one of both out."
+            f"{key} = {draws} runs the draws 0 to {draws - 1}, but draw = {chosen.draw} selects one. Remove one of the two."
         )
     return [replace(run, recipe=recipe.model_copy(update={"draw": draw}), draw=draw) for draw in range(draws)]

@@ -1,4 +1,4 @@
-"""From the tables of a suite file to the runs that they make. What a stage's runs start from decides the form of its tables."""
+"""Expand the tables of a suite file into runs. How a table is expanded depends on what its runs start from: data or encoders."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,23 +18,23 @@ from lutbench.recipes.suite_tables import AnyData, Table, labelled, resolved, ta
 
 
 def expand(name: str, suite: Suite, data: Mapping[str, AnyData], study_rows: Collection[Row] = ()) -> list[PlannedRun]:
-    """Return the runs of all stages, each after the one it needs; ``data`` are the suite's datasets.
+    """Return the runs of all stages, each after the run it starts from; ``data`` are the suite's datasets.
 
-    ``study_rows`` are there for studies alone: an analysis adds no untrained encoder for them.
+    ``study_rows`` exist only for studies: an analysis adds no untrained encoder for them.
 
     Raises:
         UserError: for every setting that is unknown, mistyped, out of range or contradictory.
     """
     runs = expand_stages(name, suite, data, STAGES, study_rows)
     for method in suite.method:
-        _origin(suite, method, runs)  # also of those that no table is run for
+        _origin(suite, method, runs)  # checks methods without runs too
     return runs
 
 
 def expand_stages(
     name: str, suite: Suite, data: Mapping[str, AnyData], stages: Sequence[str], study_rows: Collection[Row] = ()
 ) -> list[PlannedRun]:
-    """Return the runs of the first so many stages, as :func:`expand` does."""
+    """Return the runs of the given first stages, as :func:`expand` does."""
     runs: list[PlannedRun] = []
     for stage in stages:
         for task, given in getattr(suite, stage).items():
@@ -49,13 +49,13 @@ def expand_stages(
 
 
 def _from_nothing(name: str, suite: Suite, data: Mapping[str, AnyData], table: Table) -> list[PlannedRun]:
-    """Return the runs of a table that starts from nothing but data, such as pre-training: one for every seed."""
+    """Return the runs of a table that starts from data only, such as pre-training: one per seed."""
     recipe = recipe_from_nothing(suite, data, table)
     return [PlannedRun(name, table.kind, table.task, "", seed, recipe) for seed in suite.seeds]
 
 
 def recipe_from_nothing(suite: Suite, data: Mapping[str, AnyData], table: Table) -> RunRecipe:
-    """Return the recipe of a table that starts from nothing but data."""
+    """Return the recipe of a table that starts from data only."""
     settings = resolved(table.settings, "encoder", suite.encoder, table.where)
     settings = with_data(settings, table.kind.recipe, data, table.where)
     return read_recipe(table.kind.recipe, settings, table.where, also=("budget",))
@@ -80,7 +80,7 @@ def _from_encoders(
     table: Table,
     study_rows: Collection[Row],
 ) -> list[PlannedRun]:
-    """Return the runs of a task: for the encoder of every method, or of those it lists, and with ``at`` for what it was before."""
+    """Return the runs of a task: one per method (or per listed method) and seed; with ``at`` also for its snapshots."""
     runs = []
     for method in methods_of(suite, table):
         shares = () if (table.kind.stage, table.task, method) in study_rows else table.given.at or ()
@@ -92,8 +92,7 @@ def _from_encoders(
                 runs += drawn(run, table.given.draws, table.where)
     if table.given.at and not study_rows_of(runs):
         raise UserError(
-            f"{table.where}.at: expected shares short of 1 of the pre-training of its methods, found none, or no method that a pre-training of "
-            "this suite makes. Leave it out."
+            f"{table.where}.at: expected a share below 1, and a method that a pre-training run of this suite makes; found none. Remove at."
         )
     if isinstance(table.given, AnalysisTable):
         runs += _untrained(suite, [run for run in runs if run.row not in study_rows])
@@ -108,13 +107,15 @@ def recipes_from_encoder(
     method: str,
     shares: Sequence[float] = (),
 ) -> tuple[PlannedRun | None, dict[str, RunRecipe]]:
-    """Return the run of some seed that makes the encoder of a method, if one does, and the recipes of a task for it by row.
+    """Return the run (of any seed) that makes the encoder of a method, if there is one, and the task's recipes by row.
 
-    They are the method's own and, with ``shares`` of its pre-training, those of its snapshots.
+    The rows are the method itself and its snapshots at ``shares`` of the pre-training.
     """
     kind, where = table.kind, table.where
     if "encoder" in table.settings:
-        raise UserError(f"{where}.encoder: a task is run for the encoder of every method; set it in [method.NAME].")
+        raise UserError(
+            f"{where}.encoder: tasks have no encoder setting; they run for the encoders of all methods. Set it in [method.NAME]."
+        )
     if method not in suite.method:
         raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
     settings = with_data(table.settings, kind.recipe, data, where)
@@ -145,10 +146,10 @@ def methods_of(suite: Suite, table: Table) -> Sequence[str]:
 
 
 def _untrained(suite: Suite, runs: Sequence[PlannedRun]) -> Iterator[PlannedRun]:
-    """Yield what a table is besides run for: an untrained encoder of every architecture, unless a method is one.
+    """Yield runs for an untrained encoder of every architecture, unless a method is one already.
 
-    It is named ``untrained``; of several architectures ``untrained-NAME``, where the suite has an [encoder.NAME], and
-    ``untrained-NAME-SIDE`` where one was fine-tuned at another size.
+    Its row is named ``untrained``; with several architectures ``untrained-NAME`` after [encoder.NAME], or ``untrained-NAME-SIDE`` if
+    one was fine-tuned at another input size.
     """
     recipes = {run.recipe.encoder.architecture: run for run in runs}  # type: ignore[attr-defined]
     named = {name: read_recipe(EncoderRecipe, labelled(name, recipe), name) for name, recipe in suite.encoder.items()}
@@ -160,15 +161,15 @@ def _untrained(suite: Suite, runs: Sequence[PlannedRun]) -> Iterator[PlannedRun]
         method = UNTRAINED if len(recipes) == 1 else f"{UNTRAINED}-{_name(architecture, named)}"
         if method in suite.method and not suite.method[method].scratch:
             raise UserError(
-                f"method.{method}: {run.stage}.{run.task} has a row of this name, an untrained encoder, and what the suite file calls so "
-                "is another. Give it another name."
+                f"method.{method}: {run.stage}.{run.task} uses this name for its untrained encoder, but here it is another method. "
+                "Rename the method."
             )
         for seed in suite.seeds:
             yield replace(run, method=method, seed=seed, recipe=recipe, needs=None)
 
 
 def _name(architecture: EncoderRecipe, named: Mapping[str, EncoderRecipe]) -> str:
-    """Return the name of an architecture in the suite file; with its size if it has none there, or has it at another size."""
+    """Return the name of an architecture in the suite file; with the input size appended if not defined there at this size."""
     size = {"image_size": architecture.image_size}
     alike = [name for name, recipe in named.items() if recipe.model_copy(update=size) == architecture]
     exact = [name for name in alike if named[name] == architecture]
@@ -178,9 +179,9 @@ def _name(architecture: EncoderRecipe, named: Mapping[str, EncoderRecipe]) -> st
 def _origin(
     suite: Suite, method: str, before: Sequence[PlannedRun], wanted_by: str = ""
 ) -> tuple[PlannedRun | None, dict[str, Any]]:
-    """Return the run of some seed that makes the encoder of a method, if one does, and the ``encoder`` of a task's recipe.
+    """Return the run (of any seed) that makes the encoder of a method, if there is one, and the ``encoder`` of a task's recipe.
 
-    The run is among those planned ``before`` the task ``wanted_by``.
+    The run is one of those planned ``before`` the task ``wanted_by``.
     """
     row, made_by = suite.method[method], None
     if row.finetuned:
@@ -199,24 +200,28 @@ def _origin(
             **row.preprocessing(),
         }
     if row.pretrain not in suite.pretrain:
-        raise unknown(f"method.{method}.pretrain: no such run {row.pretrain!r}", row.pretrain, suite.pretrain)
+        raise unknown(
+            f"method.{method}.pretrain: there is no [pretrain.{row.pretrain}] in the suite file",
+            row.pretrain,
+            suite.pretrain,
+        )
     made_by = next(run for run in before if (run.stage, run.task) == ("pretrain", row.pretrain))
     pretraining: PretrainRecipe = made_by.recipe  # type: ignore[assignment]
     if row.teacher and not pretraining.has_context:
         raise UserError(
-            f"method.{method}.teacher: pretrain.{row.pretrain} has no context loss (context_weight = 0), and so no teacher. "
-            "Name a run that has one, or leave teacher out."
+            f"method.{method}.teacher: pretrain.{row.pretrain} has no teacher, because it has no context loss (context_weight = 0). "
+            "Use another run, or remove teacher."
         )
     export = "teacher" if row.teacher else "encoder"
     return made_by, {"architecture": pretraining.encoder, "kind": "run", "export": export}
 
 
 def _finetuning(suite: Suite, method: str, named: str, before: Sequence[PlannedRun], wanted_by: str) -> PlannedRun:
-    """Return the run of some seed whose classifier a method names as ``TASK/METHOD``."""
+    """Return the fine-tuning (of any seed) that a method names as ``TASK/METHOD``."""
     where, (task, row) = f"method.{method}.finetuned", named.split("/")
     tunings = [name for name, table in suite.downstream.items() if table.kind == "finetune"]
     if task not in tunings:
-        found = f", but a task of kind {suite.downstream[task].kind}" if task in suite.downstream else ""
+        found = f"; downstream.{task} is of kind {suite.downstream[task].kind}" if task in suite.downstream else ""
         raise unknown(f"{where}: there is no fine-tuning {task!r}{found}", task, tunings)
     rows = methods_of(suite, table_of(suite, "downstream", task, suite.downstream[task]))
     if row not in rows:
@@ -224,7 +229,7 @@ def _finetuning(suite: Suite, method: str, named: str, before: Sequence[PlannedR
     made_by = next((run for run in before if (run.stage, run.task, run.method) == ("downstream", task, row)), None)
     if made_by is None:
         raise UserError(
-            f"{where}: {wanted_by} is run for {method}, which downstream.{task} makes, and a row can be made only by a task "
-            f"above. Take {method} out of the methods of {wanted_by}, or put it below [downstream.{task}]."
+            f"{where}: {wanted_by} needs {method}, which downstream.{task} makes, but comes before it in the suite file. "
+            f"Remove {method} from the methods of {wanted_by}, or move [{wanted_by}] below [downstream.{task}]."
         )
     return made_by

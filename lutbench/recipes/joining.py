@@ -1,18 +1,18 @@
-"""New rows of a suite that extends another, in the tables of what it extends.
+"""How the new methods of a suite that extends another are added to the tables of the extended suite (the base).
 
-A table without ``methods`` has all rows in any case. One that lists them has a new row as well if the new row is like one in
-the list: weights that are there already, or none (``scratch``), and of several architectures the same. So where a suite
-fine-tunes ViT-S and ViT-B by recipes of their own, and trains from scratch by a third, a new ViT-B is fine-tuned as the ViT-B
-are. What a table has no like of, ``like = "NAME"`` in ``[method.NAME]`` decides: it is a row wherever that one is. If nothing
-in what is extended is like a row, it joins every list that it can be run for.
+A table without ``methods`` has all methods anyway. A table that lists ``methods`` gets a new method if the list contains a similar
+one: both pre-trained, or both from ``scratch``, and of the same architecture if there are several. So if the base fine-tunes ViT-S and
+ViT-B with different recipes, and trains from scratch with a third one, a new pre-trained ViT-B is fine-tuned like the other ViT-Bs.
+``like = "NAME"`` in ``[method.NAME]`` overrides this: the method is added wherever method NAME is. If the base has no similar method,
+the new one is added to every list that it can be run for.
 
-- A robustness table has of the new rows only those that its ``tasks`` fine-tune or probe.
-- A table with ``at`` has of the new pre-trained rows only those whose run keeps these snapshots.
-- An analysis has untrained encoders of its own, and not ``scratch``; it has the encoders of fine-tuned classifiers
-  (``finetuned``), which a task has only if it names them.
-- ``like = "none"`` keeps a row out of every table of what is extended, those without ``methods`` included; it is a row of the tables of
-  the extending file alone, and of those whose list names it.
-- A list that the extending file gives itself, or ``--set`` does, is as it says.
+- A robustness table gets only those new methods that its ``tasks`` fine-tune or probe.
+- A table with ``at`` gets only those new pre-trained methods whose run saves these snapshots.
+- An analysis adds untrained encoders itself, so it does not get ``scratch`` methods. It gets the encoders of fine-tuned classifiers
+  (``finetuned``); a task gets these only if it lists them.
+- ``like = "none"`` keeps a method out of all tables of the base, also those without ``methods``. It is then only in tables of the
+  extending file and in lists that name it.
+- A list given in the extending file, or by ``--set``, is not changed.
 """
 
 from collections.abc import Sequence
@@ -26,20 +26,21 @@ from lutbench.recipes.suite import MethodRecipe, Suite
 from lutbench.recipes.suite_files import NewRows, Setting
 
 NONE = "none"
-"""``like = "none"``: a row that joins no table of what is extended."""
+"""``like = "none"``: the method is added to no table of the extended suite."""
 
 
 def join_rows(suite: Suite, new_rows: Sequence[NewRows]) -> Suite:
-    """Return a suite with its new rows in the lists of what it extends.
+    """Return the suite with its new methods and classifiers added to the lists of the extended suite.
 
     Raises:
-        UserError: if ``like`` names no row of what is extended, or nothing tells which of several architectures a row is like.
+        UserError: if ``like`` names no method of the extended suite, or it is unclear which of several architectures a method resembles.
     """
     new = {method for rows in new_rows for method in rows.methods}
     for method, row in suite.method.items():
         if row.like and method not in new:
             raise UserError(
-                f"method.{method}.like: for a new row of a suite that extends another. Name this one in the methods of the tables instead."
+                f"method.{method}.like: only for a new method of a suite that extends another. Remove like, and list the method in the "
+                "methods of the tables instead."
             )
     for rows in new_rows:
         rows = replace(rows, lists=frozenset(at for at in rows.lists if _is_list(suite, at)))
@@ -47,7 +48,7 @@ def join_rows(suite: Suite, new_rows: Sequence[NewRows]) -> Suite:
             if suite.method[method].like != NONE:
                 suite = _with_method(suite, method, rows)
         for setting in sorted(rows.lists):
-            if setting[2] == "classifiers" and _listed(suite, setting):  # none listed: it is about methods alone
+            if setting[2] == "classifiers" and _listed(suite, setting):  # an empty list: the table is for methods only
                 suite = _with(suite, setting, rows.classifiers)
     for setting in sorted({at for rows in new_rows for at in rows.unlisted}):
         alone = {one for rows in new_rows for one in rows.methods if setting in rows.unlisted and _is_alone(suite, one)}
@@ -57,7 +58,7 @@ def join_rows(suite: Suite, new_rows: Sequence[NewRows]) -> Suite:
 
 
 def joined(suite: Suite, new_rows: Sequence[NewRows]) -> str:
-    """Return a sentence on the new methods of the file itself, of ``new_rows`` the last, in tables of what it extends; empty if none is."""
+    """Return a sentence on the file's own new methods (the last of ``new_rows``) in tables of the extended suite; empty if none."""
     methods, tables = set[str](), set[Setting]()
     for rows in new_rows[-1:]:
         for setting in (at for at in rows.lists | rows.unlisted if at[2] == "methods"):
@@ -67,8 +68,8 @@ def joined(suite: Suite, new_rows: Sequence[NewRows]) -> str:
     if not methods:
         return ""
     one, table = len(methods) == 1, f"{len(tables)} table{'s' * (len(tables) > 1)} of {listed(suite.extends)}"
-    stand = "1 method of this file stands" if one else f"{len(methods)} methods of this file stand"
-    return f'{stand} in {table}; like = "{NONE}" in [method.NAME] keeps a row out.'
+    added = "1 method of this file is" if one else f"{len(methods)} methods of this file are"
+    return f'{added} added to {table}; like = "{NONE}" in [method.NAME] prevents it.'
 
 
 def _is_alone(suite: Suite, method: str) -> bool:
@@ -80,7 +81,7 @@ def _with_method(suite: Suite, method: str, rows: NewRows) -> Suite:
     lists = [at for stage in STAGES for at in sorted(rows.lists) if (at[0], at[2]) == (stage, "methods")]
     lists = [at for at in lists if row.like or _can_be_run(row, at[0])]
     alike = _alike(suite, method, rows, lists)
-    for setting in lists:  # in the order of the stages: what is measured follows from what is fine-tuned
+    for setting in lists:  # in the order of the stages: robustness rows follow from fine-tuned ones
         table = getattr(suite, setting[0])[setting[1]]
         if isinstance(table, RobustnessTable) and not any(method in _rows(suite, task) for task in table.tasks):
             continue
@@ -92,7 +93,7 @@ def _with_method(suite: Suite, method: str, rows: NewRows) -> Suite:
 
 
 def _keeps(suite: Suite, row: MethodRecipe, shares: Sequence[float]) -> bool:
-    """Return whether a row has snapshots at ``shares`` of its pre-training, if one of the suite makes it."""
+    """Return whether a method has snapshots at ``shares`` of its pre-training; True if no run of the suite makes it."""
     if not row.pretrain:
         return True
     kept = (suite.defaults.get("pretrain", {}) | suite.pretrain.get(row.pretrain, {})).get("snapshots", [])
@@ -104,12 +105,12 @@ def _can_be_run(row: MethodRecipe, stage: str) -> bool:
 
 
 def _alike(suite: Suite, method: str, rows: NewRows, lists: Sequence[Setting]) -> set[str]:
-    """Return the rows of what is extended beside which a new one stands; none if there are none like it."""
+    """Return the methods of the extended suite that are similar to a new one; empty if there are none."""
     row = suite.method[method]
     if row.like:
         if row.like not in rows.beside:
             raise unknown(
-                f"method.{method}.like: there is no row {row.like!r} in what is extended", row.like, rows.beside
+                f"method.{method}.like: there is no method {row.like!r} in the extended suite", row.like, rows.beside
             )
         return {row.like}
     if row.finetuned:
@@ -124,14 +125,15 @@ def _alike(suite: Suite, method: str, rows: NewRows, lists: Sequence[Setting]) -
     places = [{setting for setting, names in named.items() if names & group} for group in by_architecture.values()]
     if any(one != places[0] for one in places if one):
         raise UserError(
-            f"method.{method}: its encoder is none of those in what {rows.file.stem} extends, and the tables there are each for one of these. "
-            f"Say beside which row it stands: like = {rows.beside[0]!r} in [method.{method}]. Rows: {listed(rows.beside, 20)}."
+            f"method.{method}: its encoder differs from all those in the suite that {rows.file.stem} extends, and the tables there are each for "
+            f"one encoder. Name a method whose tables it is added to: like = {rows.beside[0]!r} in [method.{method}]. Methods: "
+            f"{listed(rows.beside, 20)}."
         )
     return set().union(*by_architecture.values())
 
 
 def _architecture(suite: Suite, row: MethodRecipe) -> str:
-    """Return what tells the architecture of a row from any other's."""
+    """Return a string that identifies the architecture of a method."""
     named: Any = row.encoder
     if row.pretrain:
         named = (suite.defaults.get("pretrain", {}) | suite.pretrain.get(row.pretrain, {})).get("encoder")
@@ -140,12 +142,12 @@ def _architecture(suite: Suite, row: MethodRecipe) -> str:
 
 
 def _rows(suite: Suite, task: str) -> set[str]:
-    """Return the rows that a task is run for."""
+    """Return the methods that a task is run for."""
     return set(_rows_of(suite, ("downstream", task, "methods"))) if task in suite.downstream else set()
 
 
 def _rows_of(suite: Suite, setting: Setting) -> list[str]:
-    """Return the methods that a table is run for, listed or not."""
+    """Return the methods that a table is run for, whether it lists them or not."""
     if not _lists_none(suite, setting):
         return _listed(suite, setting) if _is_list(suite, setting) else []
     if setting[0] == "robustness":
@@ -155,12 +157,12 @@ def _rows_of(suite: Suite, setting: Setting) -> list[str]:
 
 
 def _is_list(suite: Suite, setting: Setting) -> bool:
-    """Return whether a setting is one of the lists that its table may have: what is given elsewhere is refused later."""
+    """Return whether a setting is a list that its table may have; misplaced ones are rejected later."""
     return _is_field(suite, setting) and _listed(suite, setting) is not None
 
 
 def _lists_none(suite: Suite, setting: Setting) -> bool:
-    """Return whether a table could list its rows, and does not."""
+    """Return whether a table could list its methods but does not."""
     return _is_field(suite, setting) and _listed(suite, setting) is None
 
 
@@ -170,7 +172,7 @@ def _is_field(suite: Suite, setting: Setting) -> bool:
 
 
 def _listed(suite: Suite, setting: Setting) -> list[str]:
-    """Return one of a suite's lists of rows."""
+    """Return one of the suite's lists of methods or classifiers."""
     names: list[str] = getattr(getattr(suite, setting[0])[setting[1]], setting[2])
     return names
 

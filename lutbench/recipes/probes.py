@@ -1,4 +1,4 @@
-"""Settings of the probes: what is measured on the features of a frozen encoder. Defaults are those of their papers."""
+"""Settings of the probes: classifiers on the features of a frozen encoder. Defaults are those of the papers."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -11,50 +11,50 @@ from lutbench.recipes.pretrain import check_schedule, kept_checkpoints
 
 
 def _named_once(blocks: list[int]) -> list[int]:
-    """Return the blocks; raises ValueError if one is named twice, or is number 0."""
+    """Return the blocks; raises ValueError for duplicates and for block 0."""
     if 0 in blocks:
-        raise ValueError("expected blocks from 1, the first, or back from -1, the last: there is no block 0")
+        raise ValueError("there is no block 0: expected 1 (the first), 2, ... or -1 (the last), -2, ...")
     if len(set(blocks)) != len(blocks):
-        raise ValueError("one is named twice")
+        raise ValueError("a block appears twice")
     return blocks
 
 
 Blocks = Annotated[
     list[Annotated[int, Field(ge=-1024, le=1024)]], Field(min_length=1, max_length=64), AfterValidator(_named_once)
 ]
-"""Blocks of an encoder: 1 is the first, as in an analysis, and -1 the last."""
+"""Block numbers of an encoder: 1 is the first, as in an analysis, and -1 the last."""
 
 FeatureTransform = Annotated[Literal["none", "centre", "standardise", "whiten"], Later]
-"""What is done to features by the statistics of the training images, see :mod:`lutbench.evaluate.feature_statistics`: nothing;
-the mean is taken off; every feature is divided by its deviation too; or the directions of the features are, so that all vary alike."""
+"""Transform of the features with statistics of the training images, see :mod:`lutbench.evaluate.feature_statistics`. ``none``.
+``centre``: subtract the mean. ``standardise``: also divide each feature by its standard deviation. ``whiten``: PCA whitening."""
 
 
 class FeatureSettings(Recipe):
-    """Which features of a frozen encoder are taken."""
+    """Which features of a frozen encoder are used."""
 
     pool: Pool = "mean"
-    """The mean of the patch tokens, or the class token."""
+    """``mean``: the mean of the patch tokens. ``class``: the class token."""
     blocks: Annotated[Blocks | None, Later] = None
-    """The blocks after which the features are taken, with the encoder's last norm, those of several one behind the other (DINO's and
-    DINOv2's linear evaluations take the class tokens of the last four). The encoder's output if not given."""
+    """Blocks after which features are taken, each followed by the encoder's final norm; features of several blocks are concatenated
+    (the linear evaluations of DINO and DINOv2 use the class tokens of the last four). By default the encoder's output."""
 
     @property
     def pooling(self) -> Pool:
-        """What it takes of an encoder's tokens."""
+        """How tokens are pooled to an image feature."""
         return self.pool
 
     @property
     def blocks_taken(self) -> tuple[int, ...]:
-        """The blocks after which it takes features, as they are given; none of the encoder's output."""
+        """The blocks after which features are taken, as given; empty for the encoder's output."""
         return tuple(self.blocks or ())
 
 
 class ProbeRecipe(FeatureSettings, ClassificationRecipe):
-    """What every classification on the features of a frozen encoder has."""
+    """Settings of every classification task on the features of a frozen encoder."""
 
 
 class LinearRecipe(ProbeRecipe):
-    """Linear probe (MAE, table 10): LARS on one linear layer behind a BatchNorm without affine parameters."""
+    """Linear probe (MAE, table 10): a BatchNorm without affine parameters and one linear layer, trained with LARS."""
 
     revision: ClassVar[int] = 1
     kind: Literal["linear"] = "linear"
@@ -62,27 +62,28 @@ class LinearRecipe(ProbeRecipe):
     warmup_epochs: CountOrZero = 10
     batch: Batch = 16384
     base_lr: PositiveFloat = 0.1
-    """lr = base_lr * batch / 256 (MAE's rule)."""
+    """Peak learning rate = base_lr * batch / 256 (MAE's rule)."""
     weight_decay: NonNegativeFloat = 0.0
     momentum: float = Field(0.9, ge=0, lt=1)
     pool: Pool = "class"
-    """The class token (MAE), or the mean of the patch tokens."""
+    """``class``: the class token (MAE). ``mean``: the mean of the patch tokens."""
     fresh_crops: bool = True
-    """A random resized crop and flip of every image in every epoch (MAE). False: the centre crop, so that features
+    """True: a new random resized crop and flip of every image in every epoch (MAE). False: the centre crop, whose features
     are encoded once; far cheaper, and a little worse (our choice for small suites)."""
     crop_scale: CropScale = Field([0.08, 1.0])
+    """Area of the random resized crop, as shares of the image's area."""
 
     def samples(self, images: Mapping[str, int]) -> Samples:
-        """Return the training images that are encoded, in every epoch anew or once, and the validation images."""
+        """Return the training images that are encoded (once, or in every epoch), and the validation images."""
         return Samples((self.epochs if self.fresh_crops else 1) * images["train"], images["val"])
 
     def checkpoints(self, images: Mapping[str, int], keep: int) -> int:
-        """Return how many of those saved every epoch stay; the last alone where features are encoded once, and training is quick."""
+        """Return how many of the checkpoints saved every epoch stay; without ``fresh_crops`` training is short and keeps only the last."""
         return kept_checkpoints(images, keep, self.epochs, self.batch) if self.fresh_crops else 1
 
     @property
     def lr(self) -> float:
-        """The highest learning rate of the schedule."""
+        """Peak learning rate of the schedule."""
         return self.base_lr * self.batch / 256
 
     @model_validator(mode="after")
@@ -90,61 +91,62 @@ class LinearRecipe(ProbeRecipe):
         check_schedule(self.epochs, self.warmup_epochs, self.batch)
         if self.batch < 2:
             raise ValueError(
-                "batch = 1: the probe's BatchNorm takes mean and deviation of each feature over the batch, and those of one image say "
-                "nothing. Take 2 or more, better hundreds"
+                "batch = 1: the probe's BatchNorm needs at least 2 images per batch, better hundreds, for mean and variance. "
+                "Raise batch"
             )
         return self
 
 
 class KnnRecipe(ProbeRecipe):
-    """Weighted k-nearest-neighbour vote on frozen features (Wu et al. 2018, as DINO evaluates)."""
+    """Weighted k-nearest-neighbour vote on frozen features (Wu et al. 2018, as in DINO's evaluation)."""
 
     revision: ClassVar[int] = 1
     kind: Literal["knn"] = "knn"
     neighbours: Count = 20
     temperature: PositiveFloat = 0.07
     pool: Pool = "mean"
-    """The mean of the patch tokens, or the class token. Our choice: LUT trains the mean."""
+    """``mean``: the mean of the patch tokens (our choice: LUT trains the mean). ``class``: the class token."""
     feature_transform: FeatureTransform = "none"
 
 
 def _ascending(strengths: list[float]) -> list[float]:
-    """Return strengths in ascending order; raises ValueError if one is named twice."""
+    """Return strengths in ascending order; raises ValueError for duplicates."""
     if len(set(strengths)) != len(strengths):
-        raise ValueError("one is named twice")
+        raise ValueError("a value appears twice")
     return sorted(strengths)
 
 
 class LogisticRecipe(ProbeRecipe):
-    """Logistic regression on frozen features, by L-BFGS (CLIP, Radford et al. 2021, section A.3: scikit-learn's, at most 1000 iterations).
+    """Logistic regression on frozen features with L-BFGS (CLIP, Radford et al. 2021, section A.3: scikit-learn, at most 1000 iterations).
 
-    Its strength of regularisation is chosen on a part of the training images that is held out; then it is fitted to all of them. CLIP
-    searches among 96 strengths from 1e-6 to 1e6, in equal steps of the logarithm: the seven of ``C_grid`` first, then halving the
-    gaps beside the best until there are 8 to a decade.
+    The regularisation strength C is chosen on held-out training images; then the classifier is fitted to all training images. As in
+    CLIP, the search covers 96 log-spaced values from 1e-6 to 1e6: first the seven of ``C_grid``, then the gaps around the best value
+    are halved until there are 8 values per decade.
     """
 
     revision: ClassVar[int] = 1
     kind: Literal["logistic"] = "logistic"
     C: PositiveFloat | None = None
-    """scikit-learn's inverse strength of the L2 penalty; searched for if not given."""
+    """Inverse strength of the L2 penalty, as in scikit-learn; by default searched."""
     C_grid: Annotated[list[PositiveFloat], AfterValidator(_ascending)] = Field(
         default_factory=lambda: [1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6], min_length=1, max_length=128
     )
-    """What is tried first (CLIP)."""
+    """Values of C to try first (CLIP)."""
     halvings: Annotated[int, Field(ge=0, le=10)] = 4
-    """How often the gaps on both sides of the best are halved, on the logarithm: 4 make two decades an eighth of one (CLIP)."""
+    """How many times the gaps on both sides of the best value are halved, on a log scale: 4 halvings reduce two decades to an
+    eighth of a decade (CLIP)."""
     held_out: float = Field(0.2, gt=0, le=0.5)
-    """Share of each class's training images that C is chosen on (CLIP takes validation splits, which not every set has; a fifth is our
-    choice). The test images of the set have no part in it."""
+    """Share of each class's training images that is held out to choose C (CLIP uses validation splits, which not every dataset has; a
+    fifth is our choice). Test images are never used."""
     max_iter: Count = 1000
-    """Iterations of L-BFGS at most (CLIP)."""
+    """Maximum number of L-BFGS iterations (CLIP)."""
     tol: PositiveFloat = 1e-4
-    """The largest part of the gradient at which it ends (scikit-learn's)."""
+    """Stop when the largest entry of the gradient is below this value (scikit-learn's default)."""
     pool: Pool = "class"
-    """The class token (CLIP), or the mean of the patch tokens."""
+    """``class``: the class token (CLIP). ``mean``: the mean of the patch tokens."""
     feature_transform: FeatureTransform = "none"
 
     def affecting_results(self) -> dict[str, Any]:
-        """Return the fields that affect results, without those of the search where C is given."""
+        """Return the fields that affect results, without those of the search if C is given."""
         without = set() if self.C is None else {"C_grid", "halvings", "held_out"}
         return {name: value for name, value in super().affecting_results().items() if name not in without}

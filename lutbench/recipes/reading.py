@@ -1,4 +1,4 @@
-"""Reading settings: what is wrong with a table of a suite file is said in its own names."""
+"""Validate settings, with error messages in terms of the suite file's own tables and keys."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,10 +14,10 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def read_recipe(model: type[R], values: Mapping[str, Any], where: str, also: Iterable[str] = ()) -> R:
-    """Check ``values`` against ``model``; ``also`` names what may stand beside them in the suite file.
+    """Validate ``values`` as a ``model``; ``also`` names further keys that the table may have in a suite file.
 
     Raises:
-        UserError: naming each wrong key below ``where``, what was expected and the nearest known name.
+        UserError: with each wrong key below ``where``, what was expected, and the nearest known name.
     """
     try:
         return model.model_validate(values)
@@ -27,19 +27,19 @@ def read_recipe(model: type[R], values: Mapping[str, Any], where: str, also: Ite
 
 def _explain(error: ValidationError, model: type[BaseModel], where: str, also: Iterable[str]) -> Iterator[str]:
     for problem in error.errors():
-        if problem["type"] == "default_factory_not_called":  # it follows from fields of which one is wrong
+        if problem["type"] == "default_factory_not_called":  # the default depends on a field that is wrong itself
             continue
         path = ".".join(str(part) for part in (where, *problem["loc"]) if part != "")
         if problem["type"] == "extra_forbidden":
             owner = _model_at(model, problem["loc"][:-1]) or model
             known = list(dict.fromkeys([*owner.model_fields, *(also if owner is model else ())]))
             hint = nearest(str(problem["loc"][-1]), known) or f" Known: {', '.join(known)}."
-            yield f"{path}: no such setting.{_of_kinds(str(problem['loc'][-1]), owner) or hint}"
+            yield f"{path}: unknown setting.{_of_kinds(str(problem['loc'][-1]), owner) or hint}"
         elif problem["loc"][-1:] == ("[key]",):
             found = str(problem["input"])
             yield f"{'.'.join(map(str, (where, *problem['loc'][:-2]))).strip('.')}: expected a name, found {found[:80]!r}: {_told(problem)}."
         elif problem["type"] == "missing":
-            yield f"{path}: required, and not given."
+            yield f"{path}: required, but missing."
         else:
             found, text = problem["input"], repr(problem["input"])
             shown = (
@@ -51,14 +51,14 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str, also: I
 
 
 def _of_kinds(setting: str, model: type[BaseModel]) -> str:
-    """Return which other kinds of run of the same stage have a setting that the recipe of one kind lacks; empty if none has."""
+    """Return a sentence with the other kinds of the same stage that have a setting; empty if none has it."""
     stage = next((kind.stage for kind in KINDS.values() if kind.recipe is model), None)
     kinds = [name for name, kind in KINDS.items() if kind.stage == stage and setting in kind.recipe.model_fields]
-    return f" It is one of kind {' and '.join(filter(None, (', '.join(kinds[:-1]), kinds[-1])))}." if kinds else ""
+    return f" Kinds that have it: {', '.join(kinds)}." if kinds else ""
 
 
 def _nearest_name(problem: Mapping[str, Any]) -> str:
-    """Return the nearest of the names that a setting takes, where it takes names only and another was found."""
+    """Return a suggestion of the nearest allowed name, if the setting takes one of several names."""
     expected = problem.get("ctx", {}).get("expected") if problem["type"] in ("literal_error", "unknown_name") else ""
     return nearest(str(problem["input"]), re.findall(r"[^\s',]+", expected)) if expected else ""
 
@@ -69,7 +69,7 @@ def _told(problem: Mapping[str, Any]) -> str:
 
 
 def _model_at(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """Return the model that the nested key ``path`` leads to."""
+    """Return the model at the nested key ``path``."""
     found: Any = model
     for part in path:
         if get_origin(found) is dict:

@@ -1,4 +1,4 @@
-"""Settings of the robustness stage: a test set whose images are shifted, and a finished classifier on it."""
+"""Settings of the robustness stage: a trained classifier is evaluated on a test set with a distribution shift."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -27,146 +27,149 @@ from lutbench.recipes.base import (
 from lutbench.recipes.downstream import default_crop
 
 Resizing = Literal["bicubic", "bilinear", "own", "crop", "whole"]
-"""How an image comes to the classifier's size: its short side resized, then the centre; as the classifier's own
-evaluation has it; the centre alone; as it is."""
+"""How an image is brought to the classifier's input size. ``bicubic``, ``bilinear``: resize the short side, then centre crop.
+``own``: as in the classifier's own evaluation. ``crop``: centre crop only. ``whole``: unchanged."""
 
 STORED: tuple[Resizing, ...] = ("crop", "whole")
-"""Those that never resize."""
+"""The options that never resize."""
 
 SEVERITIES = [1, 2, 3, 4, 5]
 
 EXTRA_CORRUPTIONS = ["speckle_noise", "gaussian_blur", "spatter", "saturate"]
-"""Corruptions that ImageNet-C's authors made for validation: reported apart, never part of a mean over the fifteen."""
+"""ImageNet-C's extra corruptions, meant for validation: reported separately, not part of the mean over the fifteen."""
 
 DRAWN_FROST = (
-    "Frost is drawn, not photographed, and changes an image by a fifth more than ImageNet-C's: its error and the means with it "
-    "are this suite's own."
+    "Frost is synthetic here, where ImageNet-C uses photographs, and changes an image by a fifth more: the error on frost, and means "
+    "that include it, are not comparable with published ones."
 )
-"""Mean change at severity 3 and 224 pixels: 82 grey levels, with the official photographs 68 (robustness/corruptions/frost.py)."""
+"""Mean change of a pixel at severity 3 and 224 pixels: 82 grey levels; 68 with the official photographs
+(robustness/corruptions/frost.py)."""
 
 _ONLY_OF = {
     "classes": ("parts", "gap"),
     "corruptions": ("corruptions", "severities", "extra", "alexnet"),
     "occlusion": ("drops", "drop_grid", "shuffles"),
 }
-"""Settings that have no effect on other kinds."""
+"""Settings that have an effect on this kind only."""
 
 NAMED_LABELS = ("classifier", "imagenet-1k", "imagenet-1k-numbers", "imagenet-9", "objectnet", "si-score")
 
 
 class RobustnessDatasetRecipe(DatasetRecipe):
-    """A set on which finished classifiers are measured: a published one or a user's own, ``PATH/CLASS/IMAGE.jpg``."""
+    """A test set on which trained classifiers are evaluated: a published one or your own, ``PATH/CLASS/IMAGE.jpg``."""
 
     source: Annotated[Literal["folder", "corrupted", "photographs-a", "photographs-r", "photographs-o"], Runtime] = (
         "folder"
     )
-    """``folder``: it is there. ``corrupted``: a corrupted copy of ``copy_of``, made at ``path`` before the first run.
-    The others are made of photographs that ship in packages; they are named after the sets whose idea they follow."""
+    """``folder``: the images exist on disk. ``corrupted``: a corrupted copy of ``copy_of``, written to ``path`` before the first run.
+    The others are built from photographs that ship in Python packages, and named after the dataset whose idea they follow."""
     copy_of: Annotated[str, Runtime] = ""
-    """Folder below the data root, of class folders, that a corrupted copy is made of."""
+    """For ``source = "corrupted"``: folder below the data root with class folders, from which the copy is made."""
     copy_side: Annotated[Pixels, Runtime] = 224
-    """Side of a corrupted copy's images in pixels."""
+    """Side length of the images in a corrupted copy, in pixels."""
     copy_per_class: Annotated[Count | None, Runtime] = None
-    """Images of each class in a corrupted copy, evenly spaced; all if not given."""
+    """Number of images per class in a corrupted copy, evenly spaced; by default all."""
     kind: Literal["classes", "corruptions", "detection", "occlusion"] = "classes"
-    """``classes``: accuracy. ``corruptions``: error on every PATH/CORRUPTION/SEVERITY, and means of it. ``detection``:
-    how well images of no class are told from those of ``known``, by how unsure the classifier is. ``occlusion``:
-    accuracy where patches are dropped or shuffled."""
+    """``classes``: accuracy. ``corruptions``: error on every PATH/CORRUPTION/SEVERITY, and mean errors. ``detection``:
+    out-of-distribution detection against the images of ``known``, scored by the classifier's confidence. ``occlusion``:
+    accuracy with patches dropped or shuffled."""
     parts: dict[str, str] = Field(default_factory=lambda: {"": ""})
-    """Name and folder below ``path`` of every part of the set that has an accuracy of its own."""
+    """Parts of the test set for which accuracy is measured separately: name and folder below ``path``."""
     gap: list[str] = Field(default_factory=list)
-    """Two parts: the accuracy on the first minus that on the second is measured too."""
+    """Names of two parts: also measure the accuracy on the first minus that on the second."""
 
     labels: str = "classifier"
-    """What the names of class folders say: ``classifier`` (the classifier's own class names), ``imagenet-1k`` (WordNet
+    """How the names of class folders map to classes: ``classifier`` (the classifier's own class names), ``imagenet-1k`` (WordNet
     identifiers), ``imagenet-1k-numbers`` (0 to 999), ``imagenet-9``, ``objectnet``, ``si-score``, or a JSON file below
-    the data root that gives each folder a class or a list of classes, by name or by number."""
+    the data root that maps each folder to a class or a list of classes, by name or by number."""
     subset: Literal["", "imagenet-a", "imagenet-r", "imagenet-o"] = ""
-    """A published list of ImageNet classes that the set is about; those that its folders name if empty."""
+    """Published list of the ImageNet classes in the test set. If empty, the classes of its folders."""
     logits: list[Literal["all", "subset"]] = Field(["all"], min_length=1)
-    """Which outputs of the classifier compete: all, or only those of the set's classes. The first is what tables print;
-    all are recorded under their names."""
+    """Logits among which the prediction is taken: ``all``, or ``subset``, only those of the test set's classes. Each is recorded
+    under its name; tables print the first."""
     real: str = ""
-    """Label lists of ImageNet's validation images (ReaL) to measure as well: ``timm`` for those that ship in timm, or
-    a JSON file below the data root; none if empty."""
+    """Also measure accuracy on the ReaL labels of ImageNet's validation images: ``timm`` for the labels that ship in timm, or
+    a JSON file below the data root; empty for none."""
 
     preprocessing: list[Resizing] = Field(["bicubic"], min_length=1)
-    """Each is measured and recorded under its name, the first is what tables print. ``own`` has interpolation and crop as
-    the classifier's weights say (timm's ``crop_pct``). ``crop`` and ``whole`` are for images that are stored at the
-    classifier's size."""
+    """How images are brought to the input size. ``bicubic``, ``bilinear``: resize the short side, then centre crop. ``own``:
+    interpolation and crop of the classifier's weights (timm's ``crop_pct``). ``crop`` (centre crop only) and ``whole`` (unchanged):
+    for images stored at the input size. Each is measured and recorded under its name; tables print the first."""
     eval_crop: CropShare | None = None
-    """Where images are resized, side of the crop over the resized short side; the run's if not given."""
+    """If images are resized: side of the centre crop divided by the resized short side. By default the run's."""
     border: Border = 0
-    """Pixels to cut off on every side before anything else (ObjectNet: 2)."""
+    """Pixels to cut off on every side of the original image (ObjectNet: 2)."""
 
     corruptions: list[str] = Field(default_factory=list)
-    """Folders of ``kind = "corruptions"``; all that are there if not given."""
+    """For ``kind = "corruptions"``: the corruption folders; by default all that exist."""
     severities: list[Count] = Field(SEVERITIES, min_length=1)
     extra: list[str] = Field(EXTRA_CORRUPTIONS)
-    """Corruptions that are reported apart, where they are there."""
+    """Corruptions that are reported separately, if they exist."""
     alexnet: bool = False
-    """Measure mCE: errors over AlexNet's. For ImageNet-C's own files only: of other images AlexNet's are unknown."""
+    """Measure mCE, with errors relative to AlexNet's. Only for the original images of ImageNet-C: for others, AlexNet's errors are
+    unknown."""
 
     known: Annotated[str, Runtime] = ""
-    """Of ``kind = "detection"``: folder below the data root with images of known classes, in class folders."""
+    """For ``kind = "detection"``: folder below the data root with in-distribution images, in class folders."""
 
     drops: list[Annotated[int, Field(ge=0, le=9)]] = Field(list(range(10)))
-    """Of ``kind = "occlusion"``: how many tenths of the patches are dropped."""
+    """For ``kind = "occlusion"``: tenths of the patches to drop; 3 means 30 %."""
     drop_grid: Depth = 14
-    """Patches on a side (Naseer et al. 2021: 14)."""
+    """For ``kind = "occlusion"``: patches per side of the grid (Naseer et al. 2021: 14)."""
     shuffles: list[Depth] = Field([2, 4, 8, 14, 16])
-    """Tiles on a side of the images whose tiles are shuffled (the square ones of bytedance/ibot's eval_shuffle.sh)."""
+    """For ``kind = "occlusion"``: tiles per side of the images whose tiles are shuffled (the square grids of bytedance/ibot's
+    eval_shuffle.sh)."""
 
     images: Annotated[Count | dict[str, Count] | None, Runtime] = None
-    """How many there must be in every part, or by name of the part; not checked if not given."""
+    """Expected number of images in every part, or a table with the number for each part; by default not checked."""
     classes: Annotated[Count | None, Runtime] = None
-    """How many class folders there must be in every part; not checked if not given."""
+    """Expected number of class folders in every part; by default not checked."""
     few: Few = None
     published: Annotated[dict[str, str], Runtime] = Field(default_factory=dict)
-    """Task in lutbench/report/published.toml by what a metric's name says: its first word, the part, or the protocol."""
+    """Names of tasks in lutbench/report/published.toml, by a key from the metric's name: its first word, the part, or the protocol."""
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that it has."""
+        """The splits of the dataset."""
         return ("test",)
 
     @property
     def printed_metric(self) -> str:
-        """The metric that tables print first."""
+        """The main metric, which tables print first."""
         if self.kind == "corruptions":
             return "mCE" if self.alexnet else "mean error"
         return "AUPR" if self.kind == "detection" else "top-1"
 
     @property
     def note(self) -> str:
-        """What has to stand beside every number on it: that the suite's own corruptions have another frost."""
+        """A sentence to print beside every number: that frost is synthetic, if the suite made the corruptions itself."""
         return DRAWN_FROST if self.source == "corrupted" and "frost" in (self.corruptions or ["frost"]) else ""
 
     @property
     def image_counts(self) -> str:
-        """How many images its parts have, such as ``75 x 50,000``, or the sum where parts differ; empty if it is not known."""
+        """Number of images, such as ``75 x 50,000``, or the sum if parts differ in size; empty if unknown."""
         if not isinstance(self.images, int):
             return f"{sum(self.images.values()):,}" if self.images else ""
         parts = len(self.corruptions) * len(self.severities) if self.kind == "corruptions" else len(self.parts)
         return f"{parts} x {self.images:,}" if parts > 1 else f"{self.images:,}"
 
     def same_as(self, other: DatasetRecipe) -> bool:
-        """Return whether the two mean one dataset: several share the images of ImageNet, so by name too."""
+        """Return whether both describe the same dataset. Names are compared too, as several datasets share the images of ImageNet."""
         return super().same_as(other) and isinstance(other, RobustnessDatasetRecipe) and self.name == other.name
 
     @property
     def folder(self) -> str:
-        """Where it lies, below the data root."""
+        """Folder of the dataset, relative to the data root."""
         return self.source if self.source.startswith("photographs") else self.path
 
     @property
     def name(self) -> str:
-        """How messages name the set."""
+        """Name of the dataset in messages."""
         return self.label or self.folder
 
     @property
     def occlusions(self) -> dict[str, tuple[Literal["drop", "shuffle"], int]]:
-        """Cells of ``kind = "occlusion"``: ``drop 3/10`` with its tenths, ``shuffle 4x4`` with its tiles on a side."""
+        """Conditions of ``kind = "occlusion"``: ``drop 3/10`` with the tenths, ``shuffle 4x4`` with the tiles per side."""
         dropped = {f"drop {tenths}/10": ("drop", tenths) for tenths in self.drops}
         return {**dropped, **{f"shuffle {side}x{side}": ("shuffle", side) for side in self.shuffles}}  # type: ignore[dict-item]
 
@@ -180,63 +183,63 @@ class RobustnessDatasetRecipe(DatasetRecipe):
     def _consistent(self) -> Self:
         if (self.source == "corrupted") != bool(self.copy_of) or (self.copy_of and self.kind != "corruptions"):
             raise ValueError(
-                'copy_of: name the images for source = "corrupted", kind = "corruptions", and only for that'
+                'copy_of: required for source = "corrupted" with kind = "corruptions", and not allowed otherwise'
             )
         if self.path and self.source.startswith("photographs"):
-            raise ValueError(f'path: a set of source = "{self.source}" has a folder of its own: leave it out')
+            raise ValueError(f'path: source = "{self.source}" has a fixed folder. Remove path')
         if self.labels not in NAMED_LABELS and not self.labels.endswith(".json"):
             raise ValueError(f"labels = {self.labels!r}: expected one of {', '.join(NAMED_LABELS)}, or a .json file")
         if self.subset and not self.labels.startswith("imagenet-1k"):
             raise ValueError(
-                f"subset = {self.subset!r} is a list of ImageNet's classes: set labels = 'imagenet-1k' with it"
+                f"subset = {self.subset!r} is a list of ImageNet classes: it needs labels = 'imagenet-1k' or 'imagenet-1k-numbers'"
             )
         if self.real and self.kind != "classes":
-            raise ValueError('real: for kind = "classes" only')
+            raise ValueError('real: only for kind = "classes"')
         if self.gap and (len(set(self.gap)) != 2 or not set(self.gap) <= set(self.parts)):
             raise ValueError(f"gap: expected two of the parts {', '.join(self.parts)}")
         if self.kind != "classes" and self.parts != {"": ""}:
-            raise ValueError(f'parts: a set of kind = "{self.kind}" has parts of its own: leave them out')
+            raise ValueError(f'parts: only for kind = "classes", found kind = "{self.kind}". Remove parts')
         if (self.kind == "detection") != bool(self.known):
-            raise ValueError('known: name the images of known classes for kind = "detection", and only for that')
+            raise ValueError('known: required for kind = "detection", and not allowed otherwise')
         if self.kind == "corruptions" and (len(self.preprocessing) > 1 or self.logits != ["all"]):
-            raise ValueError('kind = "corruptions" is measured in one preprocessing and over all logits')
+            raise ValueError('kind = "corruptions": expected one preprocessing, and logits = ["all"]')
         if self.alexnet and self.kind != "corruptions":
-            raise ValueError('alexnet: for kind = "corruptions" only')
+            raise ValueError('alexnet: only for kind = "corruptions"')
         if self.kind == "detection" and len(self.logits) > 1:
-            raise ValueError('kind = "detection" is measured over one choice of logits')
+            raise ValueError('kind = "detection": expected one choice of logits')
         for name in ("preprocessing", "logits", "corruptions", "severities", "drops", "shuffles"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
-                raise ValueError(f"{name}: one is named twice")
+                raise ValueError(f"{name}: a value appears twice")
         return self
 
 
 class ClassifierTable(PreprocessingRecipe):
-    """``[classifier.NAME]`` of a suite file: a row of the robustness tables that no run of the suite made."""
+    """``[classifier.NAME]`` of a suite file: a row of the robustness tables with a classifier that was trained elsewhere."""
 
     model: str
     """Name of the model in timm."""
     checkpoint: str = ""
-    """File of its weights; timm's own if empty."""
+    """File with the weights; if empty, timm's pre-trained weights."""
     image_size: Pixels | None = None
-    """Side of the input in pixels; the model's own if not given."""
+    """Side length of the input in pixels; by default the model's own."""
     label: str = ""
-    """How tables name it; its name in the suite file if empty."""
+    """Name of the row in tables. If empty, its name in the suite file."""
     encoder: str = ""
-    """Its architecture, as in lutbench/report/published.toml."""
+    """The architecture's name in lutbench/report/published.toml."""
     published: str = ""
     """The method's name in lutbench/report/published.toml."""
 
 
 class ClassifierSource(WeightsSource):
-    """Where a classifier comes from: a fine-tuning or a linear probe, timm, or a checkpoint of a timm model."""
+    """Where a classifier comes from: a fine-tuning or a linear probe of the suite, timm, or a checkpoint of a timm model."""
 
     kind: Literal["run", "timm", "checkpoint"]
     export: Annotated[Literal["classifier", "linear"], Later] = "classifier"
-    """What a run left: a fine-tuning its classifier, a linear probe the layer behind its frozen encoder."""
+    """Exported file of the run: ``classifier`` of a fine-tuning, or ``linear``, the linear layer of a probe."""
     model: str = ""
-    """Name of the model in timm; a run brings its own."""
+    """Name of the model in timm; not for runs, which define their own."""
     encoder: Annotated[str, Runtime] = ""
-    """How tables name the architecture."""
+    """Name of the architecture in tables."""
 
     @property
     def timm_model(self) -> str:
@@ -245,22 +248,22 @@ class ClassifierSource(WeightsSource):
 
     @property
     def export_name(self) -> str:
-        """What of a run's it is."""
+        """Name of the exported file in the run's folder."""
         return self.export
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.kind == "run") == bool(self.model):
-            raise ValueError("model: name it for timm and checkpoint; a run brings its own")
+            raise ValueError('model: required for kind = "timm" and "checkpoint", not allowed for "run"')
         if (self.kind == "checkpoint") != bool(self.path):
-            raise ValueError("path: name the file of a checkpoint, and only of that")
+            raise ValueError('path: required for kind = "checkpoint", not allowed otherwise')
         if self.export == "linear" and self.kind != "run":
-            raise ValueError("export: a linear layer is a run's")
+            raise ValueError('export = "linear": only for kind = "run"')
         return self
 
 
 class RobustnessRecipe(RunRecipe):
-    """One classifier on one robustness dataset: ``[robustness.NAME]`` has one such run for each of its sets and methods."""
+    """Evaluation of one classifier on one robustness dataset. ``[robustness.NAME]`` makes such a run for each of its sets and methods."""
 
     revision: ClassVar[int] = 1
     splits: ClassVar[tuple[str, ...]] = ("test",)
@@ -268,43 +271,44 @@ class RobustnessRecipe(RunRecipe):
     classifier: ClassifierSource
     set: RobustnessDatasetRecipe
     image_size: Pixels | None = None
-    """Side of the input in pixels; the classifier's own if not given."""
+    """Side length of the input in pixels; by default the classifier's own."""
     eval_crop: CropShare = Field(default_factory=lambda given: default_crop(given["image_size"] or 224))
-    """Where images are resized and the set says nothing; that of the fine-tuning or probe if not given."""
+    """Side of the centre crop divided by the resized short side, for datasets that do not set it. By default that of the fine-tuning
+    or probe."""
     resized_by: ResizedBy = "Pillow"
-    """What resizes the images of sets that are preprocessed ``bicubic`` or ``bilinear``."""
+    """Library that resizes images with ``preprocessing`` ``bicubic`` or ``bilinear``."""
     eval_batch: Annotated[Batch, Runtime] = 256
     """Images per batch and process."""
 
     @property
     def form(self) -> Form:
-        """What its images are decoded to: their pixels, unless Pillow resizes them."""
+        """What images are decoded to: arrays of pixels, unless Pillow resizes them."""
         resized = any(how not in STORED for how in self.set.preprocessing)
         return "Pillow" if resized and self.resized_by == "Pillow" else "pixels"
 
     @property
     def dataset(self) -> RobustnessDatasetRecipe:
-        """The dataset that it reads."""
+        """The dataset that the run reads."""
         return self.set
 
     @property
     def source(self) -> ClassifierSource:
-        """Where its classifier comes from."""
+        """Where the classifier comes from."""
         return self.classifier
 
     @property
     def prepared_by(self) -> tuple[str, ...]:
-        """What of its weights' preprocessing it applies: interpolation and crop are the set's, unless it asks for ``own``."""
+        """The fields of the weights' preprocessing that the run applies; interpolation and crop only with ``own``."""
         own = ("interpolation", "crop_pct", "crop_mode") if "own" in self.set.preprocessing else ()
         return ("mean", "std", *own)
 
     @property
     def encoder_label(self) -> str:
-        """How tables name the classifier's architecture."""
+        """Name of the classifier's architecture in tables."""
         return self.classifier.encoder
 
     def affecting_results(self) -> dict[str, Any]:
-        """Return the fields that affect results: what resizes images where none is, or timm's own transform does, is none of them."""
+        """Return the fields that affect results; ``resized_by`` only if it is used."""
         fields = super().affecting_results()
         if all(how in (*STORED, "own") for how in self.set.preprocessing):
             fields.pop("resized_by", None)
@@ -316,18 +320,18 @@ class RobustnessRecipe(RunRecipe):
 
 
 class RobustnessTable(Recipe, extra="allow"):
-    """``[robustness.NAME]`` of a suite file. The other keys of the table are those of :class:`RobustnessRecipe`."""
+    """``[robustness.NAME]`` of a suite file. Its other keys are settings of :class:`RobustnessRecipe`."""
 
     sets: list[str] = Field(min_length=1)
-    """[shifted.NAME] tables of the suite file, or published sets."""
+    """Names of the test sets: [shifted.NAME] tables of the suite file, or published sets."""
     tasks: list[str] = Field(default_factory=list)
-    """The [downstream.NAME] fine-tunings and linear probes whose classifiers are measured: of a method one of each at most. A probe's
-    are rows ``TABLE/SET/linear-probe``, beside those of the fine-tuned, ``TABLE/SET``."""
+    """Names of the [downstream.NAME] fine-tunings and linear probes whose classifiers are evaluated; for each method at most one
+    fine-tuning and one probe. Task names are ``TABLE/SET`` for fine-tuned classifiers and ``TABLE/SET/linear-probe`` for probes."""
     title: str = ""
-    """What tables put before the sets' names; its name in the suite file if empty."""
+    """Text before the names of the sets in tables. If empty, the table's name in the suite file."""
     methods: list[str] | None = None
-    """The methods it is run for; all that the tasks are run for, if not given."""
+    """Methods to evaluate; by default all methods of the tasks."""
     classifiers: list[str] | None = None
-    """The [classifier.NAME] tables it is run for; all if not given."""
+    """Names of the [classifier.NAME] tables to evaluate; by default all."""
     preprocessing: list[Resizing] | None = Field(None, min_length=1)
-    """How the images of all its sets are preprocessed; as each set says if not given."""
+    """Preprocessing for all sets of this table; by default as each set defines it."""

@@ -1,4 +1,4 @@
-"""Shares of a pre-training at which its encoder is kept, and the names of what was kept at one."""
+"""Snapshots: shares of the pre-training after which the encoder is saved, and the names of the saved files."""
 
 from typing import Annotated
 
@@ -6,30 +6,30 @@ from pydantic import AfterValidator, Field
 
 
 def _ascending(shares: list[float]) -> list[float]:
-    """Return shares as they are; raises ValueError unless they are parts of a run that ascend, each with a name of its own."""
+    """Return ``shares``; raises ValueError unless they are from 0 to 1, ascending, different, and of at most six digits."""
     if not all(0 <= share <= 1 for share in shares):
-        raise ValueError("expected shares of the run, of which 0 is the beginning, 0.5 the middle and 1 the end")
+        raise ValueError("expected shares of the run from 0 to 1: 0 is the start, 0.5 the middle, 1 the end")
     if any(float(f"{share:g}") != share for share in shares):
-        raise ValueError("a share has at most six digits: files and rows are named by it")
+        raise ValueError("expected shares of at most six digits, because files and rows are named after them")
     if shares != sorted(set(shares)):
-        raise ValueError("name every share once, the smallest first")
+        raise ValueError("expected different shares in ascending order")
     return shares
 
 
 def _before_the_end(shares: list[float]) -> list[float]:
-    """Return shares as they are; raises ValueError if the end is among them."""
+    """Return ``shares``; raises ValueError if they contain 1."""
     if 1 in shares:
-        raise ValueError("expected shares short of 1, the end, whose encoder is kept in any case")
+        raise ValueError("expected shares below 1: the final encoder is always saved. Remove 1")
     return shares
 
 
 Snapshots = Annotated[list[float], AfterValidator(_ascending), AfterValidator(_before_the_end)]
-"""Shares of a run short of its end, whose encoder is kept in any case; 0 is the beginning."""
+"""Shares of a run from 0 (start) to below 1. The encoder at the end is always saved."""
 
 At = Annotated[list[float], Field(min_length=1), AfterValidator(_ascending)]
-"""Shares of a run at which its encoder is measured; 1 is the end."""
+"""Shares of a run after which its encoder is evaluated; 1 is the end."""
 
 
 def at_share(name: str, share: float) -> str:
-    """Return what a file or a row of this name is called at a share of the run: ``encoder-at-0.1``; at the end by its own name."""
+    """Return the name of a file or row at a share of the run, such as ``encoder-at-0.1``; at share 1 the name itself."""
     return name if share == 1 else f"{name}-at-{share:g}"

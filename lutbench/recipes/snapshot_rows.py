@@ -1,4 +1,4 @@
-"""Rows of encoders as they were on the way through their pre-training, and the curves that they make: ``at`` of a task."""
+"""Rows for snapshots of encoders during pre-training, and the curves over training that they make: ``at`` of a task."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,44 +13,42 @@ from lutbench.recipes.suite import PlannedRun, Study, StudyPoint, Suite
 def snapshot_sources(
     suite: Suite, method: str, made_by: PlannedRun, source: dict[str, Any], shares: Sequence[float], where: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the row of each of the ``shares`` short of the end, ``METHOD-at-0.1``, with the ``encoder`` of its recipe.
+    """Yield the row name ``METHOD-at-SHARE`` and the ``encoder`` of the recipe for each of the ``shares`` below 1.
 
-    ``source`` is that of the method itself, whose encoder the pre-training ``made_by`` makes.
+    ``source`` is the method's own ``encoder``, which the pre-training ``made_by`` makes.
 
     Raises:
-        UserError: if that run does not keep such a snapshot, or a row of this name is there already.
+        UserError: if that run does not save such a snapshot, or there is a row of this name already.
     """
     recipe, table = made_by.recipe, f"{made_by.stage}.{made_by.task}"
     assert isinstance(recipe, PretrainRecipe)
     earlier = [share for share in shares if share < 1]
     if absent := [share for share in earlier if share not in recipe.snapshots]:
         raise UserError(
-            f"{where}.at: {method} comes from {table}, which keeps no snapshot at {_list(absent)}; those that it keeps: "
-            f"{_list(recipe.snapshots) or 'none'}. Add the share to snapshots in [{table}], or take it out of at."
+            f"{where}.at: {method} comes from {table}, which saves no snapshot at {_list(absent)}. Its snapshots: "
+            f"{_list(recipe.snapshots) or 'none'}. Add the share to snapshots in [{table}], or remove it from at."
         )
     if source["export"] not in recipe.snapshot_exports:
         raise UserError(
-            f"{where}.at: {method} is the teacher of {table}, whose snapshots are of the student alone. Set snapshot_teacher = true in "
-            f"[{table}], or take {method} out of the methods of {where}."
+            f"{where}.at: {method} is the teacher of {table}, but its snapshots contain only the student. Set snapshot_teacher = true in "
+            f"[{table}], or remove {method} from the methods of {where}."
         )
     for share in earlier:
         row = at_share(method, share)
         try:
             check_name(row)
         except ValueError as error:
-            raise UserError(
-                f"{where}.at: {row!r} cannot be the name of a row: {error}. Name {method} otherwise."
-            ) from error
+            raise UserError(f"{where}.at: {row!r} is not a valid name of a row: {error}. Rename {method}.") from error
         if row in suite.method or row in suite.classifier:
             raise UserError(
-                f"{where}.at: the row {row} would be {method} at {share:g} of its pre-training, and what the suite file calls so is another. Give "
-                "that another name."
+                f"{where}.at: the row for {method} at {share:g} of its pre-training would be named {row}, but the suite file has another row of "
+                "this name. Rename that row."
             )
         yield row, {**source, "at": share}
 
 
 def snapshot_studies(suite: Suite, runs: Sequence[PlannedRun]) -> list[Study]:
-    """Return the curve of every task with ``at``: its metrics against the share of the run, a line per method; the end is the base."""
+    """Return a study for every task with ``at``: metrics over the share of the pre-training, one line per method; the end is the base."""
     studies = []
     for stage in ("downstream", "analysis"):
         for task, table in getattr(suite, stage).items():
@@ -73,7 +71,7 @@ def snapshot_studies(suite: Suite, runs: Sequence[PlannedRun]) -> list[Study]:
 
 
 def study_rows_of(runs: Sequence[PlannedRun]) -> frozenset[tuple[str, str, str]]:
-    """Return stage, task and method of the rows that are there for these curves alone."""
+    """Return stage, task and method of the rows that exist only for these curves."""
     return frozenset(
         (run.stage, run.task, run.method)
         for run in runs

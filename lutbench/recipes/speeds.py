@@ -1,13 +1,11 @@
-"""Measured speeds of pre-training, for budgets in seconds: from records of one machine, and then kept.
+"""Measured speeds of pre-training runs, for budgets in seconds.
 
-The speeds of two runs come from their records, those of any seed and of any number of epochs whose other settings are the suite
-file's, first those of this suite and then any other's; the machine is the same if processor, cores, threads, processes and GPUs are.
-They are looked for in the results and, before these, in ``RESULTS/speed``: results of their own for runs of one epoch that are made to
-measure, and disturb no other record.
+The speeds of two runs are read from their records: of any seed and number of epochs, with all other settings as in the suite file; first
+records of this suite, then of others. Both must come from the same machine: equal processor, cores, threads, processes and GPUs. Records
+are searched first in ``RESULTS/speed``, a separate results folder for runs of one epoch made only to measure speed, then in RESULTS.
 
-``lutbench run`` keeps the two speeds that it used, sealed, in ``RESULTS/speed/budgets/RUN-SETTINGS.json``. From then on they
-are the speeds of these settings, whatever is measured later: the epochs of a run that has begun do not change. To measure anew,
-remove the file.
+``lutbench run`` stores the two speeds that it used in ``RESULTS/speed/budgets/RUN-SETTINGS.json``. From then on these speeds are used for
+these settings, whatever is measured later, so that the epochs of a run do not change after it started. Remove the file to measure again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,39 +27,39 @@ from lutbench.record import Record, read_record, record_path
 from lutbench.record_writing import without_machine_paths
 
 FOLDER = "speed"
-"""The folder below the results that has the records of runs that were made to measure, and the speeds that are kept."""
+"""Subfolder of the results with records of speed measurements, and the speeds that are in use."""
 
 LENGTH = ("epochs", "warmup_epochs")
-"""The settings that change how long a run is, and not how fast."""
+"""The settings that change the length of a run but not its speed."""
 
 READING = ("source", "path", "train")
-"""The settings of a dataset that say where its images lie."""
+"""The settings of a dataset that locate its images."""
 
 FEW = 100
-"""Optimiser steps below which a speed is a poor one: a loader that starts, and a machine that is busy for seconds, are much of it (our
-choice: 16 steps gave ratios of two runs that were 1.8 times those of 180)."""
+"""Number of optimiser steps below which a measured speed counts as inaccurate, because loader start-up and short load on the machine
+distort it (our choice: with 16 steps, the speed ratio of two runs was 1.8 times that with 180 steps)."""
 
 
 class Speed(BaseModel):
-    """How fast a run was."""
+    """Measured speed of a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     run: str
     identity: str
-    """Of the run that was measured, as its record has it."""
+    """Identity of the measured run, from its record."""
     images_per_second: PositiveFloat
     steps: int | None = None
-    """Optimiser steps that it was measured over, where the record tells."""
+    """Number of optimiser steps of the measurement, if the record has it."""
 
     @property
     def is_poor(self) -> bool:
-        """Whether that is few."""
+        """Whether the measurement is inaccurate because it has few steps."""
         return self.steps is not None and self.steps < FEW
 
 
 class Speeds(BaseModel):
-    """How fast two runs were on one machine; a file that is kept."""
+    """Speeds of two runs on one machine, as stored in a file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -78,14 +76,13 @@ def seconds_per_image(
     recipes: tuple[PretrainRecipe, PretrainRecipe],
     budgets: Sequence[str],
 ) -> tuple[float, float, str, Path | None, str]:
-    """Return the seconds that two runs take for an image, on which machine that was measured, the file that keeps it, and which of them
-    is poor, a sentence.
+    """Return the seconds per image of two runs, the machine, the file with the speeds, and a warning if a speed is inaccurate.
 
-    ``names`` and ``recipes`` are of the run with the budget and of the other; ``budgets`` names all runs of the suite that have one in
-    seconds, for the command that measures.
+    ``names`` and ``recipes`` are those of the run with the budget and of the other run; ``budgets`` names all runs of the suite with a
+    budget in seconds, for the command that measures.
 
     Raises:
-        UserError: if a run was not measured, or not on the same machine as the other; if a record, or what was kept, is damaged.
+        UserError: if a run was not measured, or not on the same machine as the other; if a record or the file with speeds is damaged.
     """
     settings = [
         without_length(recipe.affecting_results(), without_machine_paths(recipe.model_dump(mode="json")))
@@ -93,7 +90,7 @@ def seconds_per_image(
     ]
     kept = where.results / FOLDER / "budgets" / f"{names[0]}-{content_sha256({'of': settings})[:12]}.json"
     if kept.is_file():
-        speeds = read_sealed(kept, Speeds, "Remove it: the speeds are then taken from the records again.")
+        speeds = read_sealed(kept, Speeds, "Remove the file: the speeds are then read from the records again.")
     else:
         speeds = _measured(where, seeds, names, settings, budgets)
         if where.keep:
@@ -103,10 +100,10 @@ def seconds_per_image(
 
 
 def _poor(speeds: Speeds) -> str:
-    """Return which speeds were measured over few steps; empty if none was."""
+    """Return a warning with the speeds that were measured over few steps; empty if there are none."""
     found = [f"{one.run} over {one.steps}" for one in (speeds.own, speeds.like) if one.is_poor]
     return (
-        f"Its speed is a poor one, measured over few steps ({' and '.join(found)}): measure over {FEW} or more, with more epochs"
+        f"The speed is inaccurate, measured over few steps ({' and '.join(found)}): measure with more epochs, over at least {FEW} steps"
         if found
         else ""
     )
@@ -119,7 +116,7 @@ def _measured(
     settings: Sequence[Mapping[str, Any]],
     budgets: Sequence[str],
 ) -> Speeds:
-    """Return the speeds of the first two records that are of one machine, if there are of those that are not poor."""
+    """Return the speeds from the first two records of the same machine, preferring accurate ones."""
     own, like = (list(_records(where, seeds, name, of)) for name, of in zip(names, settings, strict=True))
     pairs = [
         Speeds(own=_speed(one), like=_speed(other), hardware=one.hardware)
@@ -132,23 +129,23 @@ def _measured(
     missing = [name for name, found in zip(names, (own, like), strict=True) if not found]
     if missing:
         problem = (
-            f"{at}: its unit is seconds, and the speed of {' and '.join(f'pretrain.{name}' for name in missing)} "
-            f"is not known: {places} have no record of these settings, of any number of epochs."
+            f'{at}: unit = "seconds" needs the measured speed of {" and ".join(f"pretrain.{name}" for name in missing)}, '
+            f"but {places} have no record with these settings (of any number of epochs)."
         )
     else:
         problem = (
-            f"{at}: its unit is seconds, and {places} have no records of both runs on one machine, but of pretrain.{names[0]} on "
+            f'{at}: unit = "seconds" needs speeds of both runs measured on the same machine, but {places} have records of pretrain.{names[0]} on '
             f"{own[0].hardware} and of pretrain.{names[1]} on {like[0].hardware}."
         )
     command = _command(where, seeds[0], missing or names, budgets)
     raise UserError(
-        f"{problem} An epoch on the machine that both are for is enough if it has {FEW} steps, with your folders of data and runs: {command}. Or compare FLOP, "
-        'which need no run: unit = "flop".'
+        f"{problem} Measure both on the machine you will use; one epoch is enough if it has {FEW} steps (add your --data-root and --runs): "
+        f'{command}. Or use unit = "flop", which needs no measurement.'
     )
 
 
 def _command(where: MeasuredIn, seed: int, names: Sequence[str], budgets: Sequence[str]) -> str:
-    """Return what measures runs: an epoch of each, and no budget that would have to be known before."""
+    """Return the command that measures the runs: one epoch each, with budgets in seconds replaced by epochs."""
     chosen = [f"--only {run_name('pretrain', name, '', seed)}" for name in names]
     lengths = [
         f"--set pretrain.{name}.epochs=1 --set pretrain.{name}.warmup_epochs=0"
@@ -158,7 +155,7 @@ def _command(where: MeasuredIn, seed: int, names: Sequence[str], budgets: Sequen
 
 
 def _records(where: MeasuredIn, seeds: Sequence[int], name: str, settings: Mapping[str, Any]) -> list[Record]:
-    """Return the records of a run with these settings that tell its speed: those that were made to measure first, then this suite's."""
+    """Return the records of a run with these settings and a speed: speed measurements first, then records of this suite, then others."""
     found = []
     for folder in (where.results / FOLDER, where.results):
         own = [record_path(folder, where.suite, run_name("pretrain", name, "", seed)) for seed in seeds]
@@ -169,21 +166,21 @@ def _records(where: MeasuredIn, seeds: Sequence[int], name: str, settings: Mappi
             except UserError:
                 if path in own:
                     raise
-                continue  # another suite's, which is not asked for
+                continue  # a damaged record of another suite does not matter
             if record.images_per_second and without_length(record.identity_inputs["recipe"], record.recipe) == settings:
                 found.append(record)
     return found
 
 
 def without_length(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the speed of a run depends on: the settings that affect results, and of its ``recipe`` which images it reads, and how."""
+    """Return what the speed of a run depends on: settings that affect results, except its length, and how ``recipe`` reads images."""
     data = recipe.get("data") or {}
     reading = {name: data.get(name) for name in READING} | {"cache": recipe.get("cache", False)}
     return {name: value for name, value in settings.items() if name not in LENGTH} | {"reading": reading}
 
 
 def _machine(hardware: Hardware) -> dict[str, Any]:
-    """Return what tells machines apart: memory does not, of which a system sees a little more or less after an update."""
+    """Return the fields that identify a machine, without memory: a system update can change it slightly."""
     return hardware.model_dump(exclude={"memory_gib"})
 
 

@@ -1,4 +1,4 @@
-"""Sweeps: a pre-training run or a task with several values of a setting, by ordinary tables and runs.
+"""Sweeps: a pre-training run or a task with several values of a setting, expanded to ordinary tables and runs.
 
 ::
 
@@ -7,15 +7,15 @@
     context_weight = [0, 0.1, 0.25, 1]
     tasks = ["photographs-knn", "photographs-linear"]
 
-is read as if the suite had a ``[pretrain.weight-0.1]``, LUT with that weight, a ``[method.weight-0.1]`` and the method in the
-``methods`` of both tasks, and so for the other values. One that affects results as a run that is there already is that run:
-0.25 is ``lut``, 0 is ``mae-crop`` where the suite has it. Several axes make a grid, of ``weight-0.1-0.996``.
+is read as if the suite had a table ``[pretrain.weight-0.1]`` (LUT with that weight), a ``[method.weight-0.1]``, and this method in the
+``methods`` of both tasks; likewise for the other values. A value with the same results as an existing run reuses that run:
+0.25 is ``lut``, 0 is ``mae-crop`` if the suite has it. Several axes make a grid, with names such as ``weight-0.1-0.996``.
 
-A sweep of a task, ``of = "downstream.photographs-knn"`` with ``neighbours = [5, 20]``, makes tasks ``NAME-5`` and ``NAME-20`` for
-the methods of the task. What is made for sweeps alone is in no table of methods, but in a section of the sweep's own.
+A sweep of a task, ``of = "downstream.photographs-knn"`` with ``neighbours = [5, 20]``, makes the tasks ``NAME-5`` and ``NAME-20`` for
+the methods of the task. Rows that exist only for a sweep are not in the tables of methods but in the sweep's own section.
 
-Sweeps are read when what a suite ``extends`` is in it and ``--set`` has changed it, those of pre-training first, so that a
-sweep of a task may name what they make.
+Sweeps are expanded after ``extends`` and ``--set`` are applied, those of pre-training first, so that a sweep of a task can use the
+methods that they make.
 """
 
 import json
@@ -42,31 +42,31 @@ from lutbench.recipes.sweeps import Sweep, in_words, read_sweep, shown, value_te
 
 
 class Priced(NamedTuple):
-    """Pre-training runs whose epochs follow from a budget, see :mod:`lutbench.recipes.budget`; each point of a sweep has its own."""
+    """Pre-training runs with a budget, see :mod:`lutbench.recipes.budget`; each point of a sweep gets its own epochs."""
 
     tables: Mapping[str, dict[str, Any]]
-    """The tables of the suite file, with budgets."""
+    """The tables of the suite file, with their budgets."""
     within: Callable[[Suite, str, dict[str, Any]], tuple[dict[str, Any], dict[str, Budget]]]
     """:func:`lutbench.recipes.budget.table_within`."""
 
 
 class Swept(NamedTuple):
-    """A suite with what its sweeps make."""
+    """A suite with the tables that its sweeps make."""
 
     suite: Suite
     studies: Sequence[Study] = ()
     rows: frozenset[Row] = frozenset()
-    """The rows that are there for sweeps alone."""
+    """The rows that exist only for sweeps."""
     budgets: Mapping[str, Budget] = MappingProxyType({})
-    """Of the runs that sweeps make."""
+    """Budgets of the runs that sweeps make."""
 
 
 def with_sweeps(name: str, suite: Suite, data: Mapping[str, AnyData], priced: Priced) -> Swept:
-    """Return a suite with the tables that its sweeps make; of ``suite`` itself, budgets are epochs already.
+    """Return the suite with the tables that its sweeps make. The budgets of ``suite`` itself are already replaced by epochs.
 
     Raises:
-        UserError: for a sweep of nothing known, over a setting that does not exist or affects nothing, of less than two values,
-            of a value that the recipe refuses, without tasks, or that makes a name which something else has.
+        UserError: for a sweep of something unknown, over a setting that does not exist or does not affect results, with fewer than two
+            values, with an invalid value, without tasks, or whose names are already in use.
     """
     if not suite.sweep:
         return Swept(suite)
@@ -89,11 +89,11 @@ def _of_pretraining(
     priced: Priced,
     budgets: dict[str, Budget],
 ) -> tuple[Suite, Study]:
-    """Return a suite with the pre-training runs and methods of a sweep, which its tasks are run for; add to ``rows`` and ``budgets``."""
+    """Return the suite with a sweep's pre-training runs and methods, added to its tasks; extend ``rows`` and ``budgets``."""
     given = sweep.given
     columns = {column: _task(suite, sweep, column) for column in given.tasks}
     if len(set(columns.values())) < len(given.tasks):
-        raise UserError(f"sweep.{sweep.name}.tasks: one is named twice, in {given.tasks}.")
+        raise UserError(f"sweep.{sweep.name}.tasks: a task appears twice in {given.tasks}. List every task once.")
     identities = {
         _identity(recipe_from_nothing(suite, data, table_of(suite, sweep.stage, task, table))): task
         for task, table in reversed(getattr(suite, sweep.stage).items())  # the first of several that are alike
@@ -109,8 +109,7 @@ def _of_pretraining(
             recipe = recipe_from_nothing(suite, data, table_of(suite, sweep.stage, sweep.task, table))
         if given.teacher and "teacher" not in recipe.encoder_exports:
             raise UserError(
-                f"{sweep.where(values)}: without a context loss there is no teacher, and teacher = true measures it. Leave that out, or "
-                "these values."
+                f"{sweep.where(values)}: there is no teacher without a context loss. Remove teacher = true, or these values."
             )
         identity = _identity(recipe)
         found[shown(values)] = [identity]
@@ -143,7 +142,7 @@ def _of_pretraining(
 
 
 def _of_task(name: str, suite: Suite, data: Mapping[str, AnyData], sweep: Sweep, rows: set[Row]) -> tuple[Suite, Study]:
-    """Return a suite with the tasks of a sweep, and add to ``rows``."""
+    """Return the suite with the tasks of a sweep; extend ``rows``."""
     stage, tables = sweep.stage, getattr(suite, sweep.stage)
     task: TaskTable = tables[sweep.task]
     plain = [
@@ -152,11 +151,11 @@ def _of_task(name: str, suite: Suite, data: Mapping[str, AnyData], sweep: Sweep,
     methods = plain if sweep.given.methods is None else sweep.given.methods
     for place, method in enumerate(methods):
         if method not in suite.method:
-            raise unknown(f"sweep.{sweep.name}.methods: no such method {method!r}", method, suite.method)
+            raise unknown(f"sweep.{sweep.name}.methods: unknown method {method!r}", method, suite.method)
         if method in methods[:place]:
-            raise UserError(f"sweep.{sweep.name}.methods: {method} is named twice.")
+            raise UserError(f"sweep.{sweep.name}.methods: {method} appears twice. List every method once.")
     if not methods:
-        raise UserError(f"sweep.{sweep.name}: {sweep.given.of} is run for no method. Name some in methods.")
+        raise UserError(f"sweep.{sweep.name}: {sweep.given.of} has no methods. List some in methods.")
     tuned = any(suite.method[method].finetuned for method in methods)
     before = expand_stages(name, suite, data, STAGES[: 2 if tuned else 1], rows)
 
@@ -166,7 +165,7 @@ def _of_task(name: str, suite: Suite, data: Mapping[str, AnyData], sweep: Sweep,
     known = {key: identities(table) for key, table in tables.items() if table.kind == task.kind}
     label, found, points = sweep.given.label or task.title or sweep.task, dict[str, Sequence[str]](), []
     for values in sweep.points:
-        table = task.model_copy(update={**values, "at": None})  # its curve is the task's own
+        table = task.model_copy(update={**values, "at": None})  # only the task itself has a curve over snapshots
         with _told(sweep, values):
             identity = identities(table)
         found[shown(values)] = identity
@@ -197,7 +196,7 @@ def _recipe(
 
 @contextmanager
 def _told(sweep: Sweep, values: Mapping[str, Any]) -> Iterator[None]:
-    """Name sweep and values in what is told of a recipe that refuses a value."""
+    """Add the sweep and its values to the message of an error about a recipe."""
     try:
         yield
     except UserError as error:
@@ -205,7 +204,7 @@ def _told(sweep: Sweep, values: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _task(suite: Suite, sweep: Sweep, column: str) -> tuple[str, str]:
-    """Return the stage and the name of a task that a sweep names."""
+    """Return stage and name of a task that a sweep refers to as ``NAME`` or ``STAGE.NAME``."""
     tasks = [
         (stage, task)
         for stage in STAGES
@@ -216,16 +215,16 @@ def _task(suite: Suite, sweep: Sweep, column: str) -> tuple[str, str]:
     where = f"sweep.{sweep.name}.tasks"
     if not fitting:
         raise unknown(
-            f"{where}: there is no task {column!r} that starts from an encoder", column, [t for _, t in tasks]
+            f"{where}: expected a task that evaluates an encoder, found {column!r}", column, [t for _, t in tasks]
         )
     if len(fitting) > 1:
         both = " and ".join(".".join(one) for one in fitting)
-        raise UserError(f"{where}: {column!r} is the name of {both}. Name one of these.")
+        raise UserError(f"{where}: {column!r} is ambiguous: it may be {both}. Write one of these.")
     return fitting[0]
 
 
 def _identity(recipe: RunRecipe) -> str:
-    """Return what tells a recipe from those that give other results; data count by where they lie."""
+    """Return a string that is equal for recipes with equal results; datasets are compared by source and folder."""
     dataset = recipe.dataset
     return json.dumps(
         [type(recipe).__name__, recipe.affecting_results(), dataset.source, dataset.folder], sort_keys=True
@@ -233,12 +232,12 @@ def _identity(recipe: RunRecipe) -> str:
 
 
 def _methods(suite: Suite, run: str, teacher: bool) -> list[str]:
-    """Return the methods that are the encoder of a pre-training run, or that of its teacher."""
+    """Return the methods whose encoder is the student (or the teacher) of a pre-training run."""
     return [name for name, row in suite.method.items() if row.pretrain == run and row.teacher == teacher]
 
 
 def _label(suite: Suite, sweep: Sweep, own: str | None) -> str:
-    """Return how tables name the rows of a sweep of pre-training: as its own, or else as the method that the run's encoder is."""
+    """Return the label for rows of a pre-training sweep: the sweep's own, or that of the method with the run's encoder."""
     if sweep.given.label:
         return sweep.given.label
     method = own or next(iter(_methods(suite, sweep.task, teacher=False)), None)
@@ -247,15 +246,15 @@ def _label(suite: Suite, sweep: Sweep, own: str | None) -> str:
 
 
 def _check_effect(sweep: Sweep, found: Mapping[str, Sequence[str]]) -> None:
-    """Check that every axis makes a difference somewhere; ``found`` are the identities of every point."""
+    """Check that every axis changes results; ``found`` are the identities of all points."""
     points = list(zip(sweep.points, found.values(), strict=True))
     for axis, values in sweep.axes.items():
         pairs = [(one, other) for (a, one), (b, other) in combinations(points, 2) if _differ_in(a, b) == [axis]]
         if all(one == other for one, other in pairs):
             raise UserError(
-                f"sweep.{sweep.name}.{axis}: it changes no result of {sweep.given.of}: all of {shown(values)} make the same run. Some "
-                "settings never do (workers, log_every), others only beside another (head_depth where there is a context loss). Vary "
-                "another, or set that other one."
+                f"sweep.{sweep.name}.{axis}: the values {shown(values)} all give the same results of {sweep.given.of}. Some settings never "
+                "affect results (workers, log_every), others only together with another one (head_depth needs a context loss). Vary "
+                "another setting, or set the one that it needs."
             )
 
 
@@ -268,22 +267,22 @@ def _in_words(values: Mapping[str, Any]) -> str:
 
 
 def _with(suite: Suite, sweep: Sweep, section: str, name: str, table: Any) -> Suite:
-    """Return a suite with a new table.
+    """Return the suite with a new table.
 
     Raises:
-        UserError: if it has one of this name.
+        UserError: if there is a table of this name.
     """
     named = getattr(suite, section)
     if name in named or (section == "method" and name in suite.classifier):
         where = f"{section if name in named else 'classifier'}.{name}"
         raise UserError(
-            f"sweep.{sweep.name}: it makes a [{section}.{name}], and the suite has a [{where}] that is something else. Rename one of the two."
+            f"sweep.{sweep.name}: it would add a table [{section}.{name}], but the suite has another [{where}]. Rename one of the two."
         )
     return suite.model_copy(update={section: {**named, name: table}})
 
 
 def _run_for(suite: Suite, row: Row, rows: set[Row]) -> Suite:
-    """Return a suite in which a task is run for a method, and add the row to ``rows`` if it was not before."""
+    """Return the suite with a method added to a task; if it is new there, add the row to ``rows``."""
     stage, task, method = row
     tables = getattr(suite, stage)
     methods: list[str] = tables[task].methods
@@ -295,7 +294,7 @@ def _run_for(suite: Suite, row: Row, rows: set[Row]) -> Suite:
 
 
 def _with_methods_listed(suite: Suite) -> Suite:
-    """Return a suite whose tables list the methods that they are run for, so that no sweep adds any to them unasked."""
+    """Return the suite with all ``methods`` lists written out, so that methods made by sweeps are not added to every table."""
     for stage in STAGES:
         tables = getattr(suite, stage)
         for task, given in tables.items():

@@ -1,22 +1,22 @@
-"""A suite file: the data sets, pre-training runs, methods and tasks of one experiment, and the runs they make.
+"""A suite file: the datasets, pre-training runs, methods and tasks of one experiment, and the runs they make.
 
-One TOML file holds everything that a reader needs to know what is run::
+One TOML file describes the whole experiment::
 
-    [data.NAME]        an image set                     [encoder.NAME]     an architecture
-    [pretrain.NAME]    a pre-training run               [method.NAME]      an encoder's origin: a row of the tables
+    [data.NAME]        an image dataset                 [encoder.NAME]     an architecture
+    [pretrain.NAME]    a pre-training run               [method.NAME]      an encoder and its origin: a row of the tables
     [downstream.NAME]  a task: a column of the tables   [defaults.pretrain], [defaults.robustness]
     [shifted.NAME]     a shifted test set                   and [defaults.TASK-KIND]
-    [robustness.NAME]  a task's classifiers on sets     [classifier.NAME]  a row of those that no run made
-    [analysis.NAME]    what is measured inside encoders
-    [sweep.NAME]       one of these with several values of a setting, see :mod:`lutbench.recipes.studies`
-    [cluster]          what jobs on SLURM ask for, see :mod:`lutbench.recipes.cluster`
+    [robustness.NAME]  classifiers of tasks on test sets    [classifier.NAME]  a row for a classifier trained elsewhere
+    [analysis.NAME]    measurements on attention and features of encoders
+    [sweep.NAME]       a run or task with several values of a setting, see :mod:`lutbench.recipes.studies`
+    [cluster]          resources of SLURM jobs, see :mod:`lutbench.recipes.cluster`
 
-``data = "NAME"`` and ``encoder = "NAME"`` refer to those tables. Every task is run for every method (or those it
-lists), for every seed; its classifiers are then measured on every robustness dataset. A method can also be what a run made
-beside its encoder: the teacher of a pre-training (``teacher = true``), or the encoder of a fine-tuned classifier
-(``finetuned = "TASK/METHOD"``); and with ``at`` a task is run for what a pre-training had come to on the way. Folders and files are named by the NAMEs.
+``data = "NAME"`` and ``encoder = "NAME"`` refer to those tables. Every task runs for every method (or for those it
+lists) and every seed; its classifiers are then evaluated on every robustness dataset. A method can also be the teacher of a
+pre-training run (``teacher = true``) or the encoder of a fine-tuned classifier (``finetuned = "TASK/METHOD"``). With ``at``, a task also
+runs for snapshots during pre-training. Folders and files are named after the NAMEs.
 
-``extends = "small"`` takes everything of another suite and adds or changes tables, see :mod:`lutbench.recipes.suite_files`.
+``extends = "small"`` includes another suite and adds or changes tables, see :mod:`lutbench.recipes.suite_files`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,113 +36,117 @@ from lutbench.recipes.robustness import ClassifierTable, RobustnessDatasetRecipe
 from lutbench.recipes.shares import At
 
 UNTRAINED = "untrained"
-"""What the names of the rows begin with that an analysis adds: encoders of random weights."""
+"""Prefix of the rows that an analysis adds: encoders with random weights."""
 
 
 ORIGINS = ("pretrain", "timm", "checkpoint", "scratch", "finetuned")
-"""The settings of a method that say where its encoder comes from."""
+"""The settings of a method that define where its encoder comes from."""
 
 
 class MethodRecipe(PreprocessingRecipe):
-    """A row of the tables: where its encoder comes from, exactly one of :data:`ORIGINS`."""
+    """A row of the tables: an encoder and where it comes from. Exactly one of pretrain, timm, checkpoint, scratch and finetuned
+    is given."""
 
     pretrain: str | None = None
-    """A pre-training run of this suite."""
+    """Name of a pre-training run of this suite."""
     teacher: bool = False
-    """The encoder of its momentum teacher in place of the student's; only a run with the context loss has one."""
+    """Use the momentum teacher's encoder instead of the student's. Only runs with the context loss have a teacher."""
     finetuned: str | None = None
-    """A fine-tuning of this suite, ``TASK/METHOD``: the encoder of its classifier, at the size of its input. A task has to name such
-    a row in its ``methods`` to be run for it; an analysis without ``methods`` has it."""
+    """A fine-tuning of this suite, as ``TASK/METHOD``: use the encoder of its classifier, at its input size. Tasks run for such a
+    method only if they list it in ``methods``; an analysis without ``methods`` includes it."""
     timm: bool = False
-    """timm's own pre-trained weights for ``encoder``."""
+    """Use timm's pre-trained weights for ``encoder``."""
     checkpoint: str | None = None
-    """A file with an encoder's weights, or a folder of Hugging Face's form: see :mod:`lutbench.models.formats`."""
+    """File with an encoder's weights, or a folder in Hugging Face's format, see :mod:`lutbench.models.formats`."""
     part: str = ""
-    """Which of the encoders in the checkpoint, such as ``teacher.backbone``, where it has several."""
+    """Which encoder of the checkpoint to use, such as ``teacher.backbone``, if it holds several."""
     scratch: bool = False
-    """No weights: trained from random initial ones on the task itself."""
+    """Train the encoder from random initial weights on the task itself."""
     encoder: str | None = None
-    """The architecture, one of [encoder.NAME]; a run brings its own."""
+    """The architecture, one of [encoder.NAME]. Not for pretrain and finetuned, where the run defines it."""
     pool: Literal["class", "mean"] | None = None
-    """What tasks take of its tokens that say ``pool``, in place of what they say: ``mean`` for an encoder without class token."""
+    """Overrides the setting ``pool`` of tasks for this method, such as ``mean`` for an encoder without class token."""
     label: str = ""
-    """How tables name the method; its name in the suite file if empty."""
+    """Name of the method in tables. If empty, its name in the suite file."""
     published: str = ""
-    """The method's name in lutbench/report/published.toml, for the published value beside the measured one."""
+    """The method's name in lutbench/report/published.toml, to print published values beside the measured ones."""
     like: str = ""
-    """Of a new row in a suite that extends another: the row of that one beside which it stands in every table, see
-    :mod:`lutbench.recipes.joining`; those that it is like if not given, and ``none`` for a row that is in no table of that suite."""
+    """For a new method of a suite that extends another: a method of that suite; the new one is added to the same tables, see
+    :mod:`lutbench.recipes.joining`. By default it is added to the tables of similar methods; ``none`` adds it to no table."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         given = [n for n in ORIGINS if getattr(self, n)]
         if len(given) != 1:
             raise ValueError(
-                f"give exactly one of {', '.join(ORIGINS[:-1])} and {ORIGINS[-1]}, not {', '.join(given) or 'none'}"
+                f"expected exactly one of {', '.join(ORIGINS[:-1])} and {ORIGINS[-1]}, found {', '.join(given) or 'none'}"
             )
         if (self.encoder is None) != (given[0] in ("pretrain", "finetuned")):
             raise ValueError(
-                "encoder names the architecture of timm, checkpoint and scratch; pretrain and finetuned bring their own"
+                "encoder (the architecture) is required for timm, checkpoint and scratch, and not allowed for pretrain and finetuned"
             )
         if self.finetuned and self.finetuned.count("/") != 1:
-            raise ValueError(f"finetuned = {self.finetuned!r}: expected TASK/METHOD, a fine-tuning and a method of it")
-        if self.teacher and given != ["pretrain"]:
-            raise ValueError("teacher = true goes with pretrain: of what else there is, nothing has a teacher")
-        if self.part and given != ["checkpoint"]:
             raise ValueError(
-                f"part = {self.part!r}: it names one of the encoders in a checkpoint, and goes with that alone"
+                f"finetuned = {self.finetuned!r}: expected TASK/METHOD, a fine-tuning and one of its methods"
             )
+        if self.teacher and given != ["pretrain"]:
+            raise ValueError("teacher = true: only together with pretrain")
+        if self.part and given != ["checkpoint"]:
+            raise ValueError(f"part = {self.part!r}: only together with checkpoint")
         if given[0] not in ("timm", "checkpoint") and self.preprocessing():
-            seen = "seen as in that fine-tuning" if given == ["finetuned"] else "normalised as ImageNet's"
+            seen = (
+                "preprocessed as in that fine-tuning"
+                if given == ["finetuned"]
+                else "normalised with ImageNet's mean and std"
+            )
             raise ValueError(
-                f"{', '.join(self.preprocessing())}: given for weights that were trained elsewhere, by timm or in a "
-                f"checkpoint; with {given[0]} images are {seen}"
+                f"{', '.join(self.preprocessing())}: only together with timm or checkpoint; with {given[0]}, images are {seen}"
             )
         return self
 
 
 class TaskTable(Recipe, extra="allow"):
-    """A column of the tables. The other keys of its table are those of the task's recipe."""
+    """A task: a column of the tables. The other keys of its table are settings of the task's kind."""
 
     kind: str
-    """A kind of its stage, such as finetune, linear, knn, logistic or segmentation."""
+    """Kind of the task, such as finetune, linear, knn, logistic or segmentation."""
     title: str = ""
-    """Heading of the column; the task's name in the suite file if empty."""
+    """Heading of the column. If empty, the task's name in the suite file."""
     methods: list[str] | None = None
-    """The methods it is run for. If not given all, but a task not for those that a fine-tuning made: it may be that one."""
+    """The methods that the task runs for. By default all, except (for downstream tasks) methods with ``finetuned``."""
     draws: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Of a task with ``shots`` or a ``share`` of the training images, how many draws of them it is run for, the first ``draw = 0``;
-    tables have their mean."""
+    """For tasks with ``shots`` or ``share``: number of random draws of the training images to run, starting with ``draw = 0``.
+    Tables print the mean over draws."""
     at: At | None = None
-    """Shares of their pre-training, short of its end, at which it is run for methods as well that a run of this suite makes, as rows
-    METHOD-at-SHARE, for a curve. The run has to keep these ``snapshots``; 1, the method itself, is there in any case."""
+    """Also run the task for snapshots of the methods' pre-training runs, at these shares of the training. Their rows are named
+    METHOD-at-SHARE and make a curve. The runs must save these ``snapshots``. 1, the method itself, is always included."""
     published: str = ""
     """The task's name in lutbench/report/published.toml."""
 
 
 class AnalysisTable(TaskTable):
-    """``[analysis.NAME]``: what is measured inside the encoders of methods, and of an untrained one for each architecture."""
+    """``[analysis.NAME]``: measurements on the encoders of methods, and on an untrained encoder of each architecture."""
 
     kind: str = "analysis"
-    """The only kind of its stage."""
+    """The only kind of this stage."""
 
 
 class SweepTable(Recipe, extra="allow"):
     """``[sweep.NAME]``: a pre-training run or a task with several values of a setting. The other keys of its table are the
-    axes, settings of that run or task with a list of values each; of several axes every combination is run."""
+    axes: settings of that run or task, each with a list of values. With several axes, every combination is run."""
 
     of: str
-    """``pretrain.NAME``, or the ``downstream.NAME`` or ``analysis.NAME`` of a task."""
+    """What to vary: ``pretrain.NAME``, ``downstream.NAME`` or ``analysis.NAME``."""
     tasks: list[str] = Field(default_factory=list)
-    """Of a pre-training run, the tasks that every encoder is measured by: ``NAME`` or ``STAGE.NAME``."""
+    """For a pre-training run: the tasks that evaluate every encoder, as ``NAME`` or ``STAGE.NAME``."""
     methods: list[str] | None = None
-    """Of a task, the methods that it is run for; those of the task if not given."""
+    """For a task: the methods it runs for; by default those of the task."""
     teacher: bool = False
-    """Of a pre-training run, measure the encoder of the momentum teacher in place of the student's."""
+    """For a pre-training run: evaluate the momentum teacher's encoder instead of the student's."""
     title: str = ""
-    """Heading of its section; what is varied, and by what, if empty."""
+    """Heading of the section. If empty, made from the run or task and the settings that vary."""
     label: str = ""
-    """How tables name what is varied, before the value; as the suite names it if empty."""
+    """Text before the value in row labels. If empty, the suite's label for the run or task."""
 
     @model_validator(mode="before")
     @classmethod
@@ -151,34 +155,37 @@ class SweepTable(Recipe, extra="allow"):
         for name in plain:
             if isinstance(values, dict) and isinstance(values.get(name), list):
                 raise ValueError(
-                    f"{name} = {values[name]!r}: a list, as of a setting to vary, and {name} is one of the sweep's own keys "
-                    f"({', '.join(cls.model_fields)}), each of which has one value. Vary another setting"
+                    f"{name} = {values[name]!r}: expected one value, found a list. {name} is one of the sweep's own keys "
+                    f"({', '.join(cls.model_fields)}) and cannot be varied. Vary another setting"
                 )
         return values
 
 
 class Suite(Recipe):
-    """A suite file as read; recipes are checked when :func:`lutbench.recipes.loading.load_suite` expands it."""
+    """The content of a suite file. Recipes are validated when :func:`lutbench.recipes.loading.load_suite` expands it."""
 
     title: str
+    """Title of the suite, printed above its tables."""
     about: str
-    """What it shows, on what machine, how long it takes and what to expect."""
+    """What the suite shows, on what machine, how long it takes and which results to expect."""
     kind: Literal["pipeline", "exploration", "evidence"]
-    """``pipeline``: its tables say that they show that the pipeline works, and nothing about the method. ``exploration``: that nothing
-    was decided before they were seen. ``evidence``: what was, which ``decided`` then has to say, and what came out."""
+    """What the numbers can show; tables print it. ``pipeline``: that the pipeline works, nothing about the methods. ``exploration``:
+    nothing was decided before the results were known. ``evidence``: question and comparisons were decided beforehand, in
+    ``decided``, and the tables print the outcome."""
     decided: Decided | None = None
-    """The question, and what will count as an answer, written before the first run."""
+    """The question and the comparisons that answer it, written before the first run."""
     seeds: list[Annotated[int, Field(ge=0, lt=SEED_BOUND)]] = Field([0], min_length=1)
+    """Random seeds: every run is repeated with each of them."""
     compare: list[list[str]] = Field(default_factory=list)
-    """Pairs of methods to compare on the same images, as [first, second]; the untrained rows of an analysis are methods too."""
+    """Pairs of methods to compare image by image, as [first, second]. Untrained encoders of an analysis count as methods too."""
     extends: list[str] = Field(default_factory=list)
-    """Names of the suites that it extends, the nearest first, with those that they extend; all of theirs is in here already, see
+    """Suites that this one includes, the nearest first. Their tables are merged into this suite, see
     :mod:`lutbench.recipes.suite_files`."""
     data: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     encoder: dict[Name, EncoderRecipe] = Field(default_factory=dict)
     method: dict[Name, MethodRecipe] = Field(default_factory=dict)
     defaults: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Settings of each kind of run that hold unless a table says otherwise."""
+    """Default settings for each kind of run; a run's own table overrides them."""
     pretrain: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     downstream: dict[Name, TaskTable] = Field(default_factory=dict)
     classifier: dict[Name, ClassifierTable] = Field(default_factory=dict)
@@ -187,27 +194,26 @@ class Suite(Recipe):
     analysis: dict[Name, AnalysisTable] = Field(default_factory=dict)
     sweep: dict[Name, SweepTable] = Field(default_factory=dict)
     cluster: ClusterTable = Field(default_factory=ClusterTable)
-    """What jobs ask for where the suite is run on a cluster; of no effect on any result."""
+    """Resources of jobs on a SLURM cluster. Does not affect results."""
 
 
 Row = tuple[str, str, str]
-"""Stage, task and method: what the runs of all seeds have in common. Of a pre-training run the method is empty."""
+"""Stage, task and method, the same for the runs of all seeds. The method of a pre-training run is empty."""
 
 
 @dataclass(frozen=True)
 class StudyPoint:
-    """One value of what a study varies, or one combination of values."""
+    """One value, or combination of values, of the settings that a study varies."""
 
     values: Mapping[str, Any]
-    """By axis, as the suite file has them: ``{"context_weight": 0.05}``."""
+    """Values by axis, as in the suite file: ``{"context_weight": 0.05}``."""
     rows: Mapping[tuple[str, str], Row]
-    """By column and series the row that was measured. A column is a task as the suite file names it; a series is the method
-    that is varied."""
+    """Rows by column and series. A column is a task, as named in the suite file; a series is the method that is varied."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """Rows of a suite that differ in a setting: a section of the tables of its own, with curves."""
+    """Rows that differ in one or several settings; shown in a separate section of the tables, with curves."""
 
     name: str
     """``sweep.weight``"""
@@ -215,7 +221,7 @@ class Study:
     axes: tuple[str, ...]
     points: tuple[StudyPoint, ...]
     base: int | None
-    """The place of the point that differences are to; None if it is none of them."""
+    """Index of the point to which differences are printed; None if the unchanged value is not among the points."""
 
 
 @dataclass(frozen=True)
@@ -225,26 +231,26 @@ class PlannedRun:
     suite: str
     kind: Kind
     task: str
-    """The pre-training run's or the task's name in the suite file; ``TABLE/SET`` in robustness, ``TABLE/SET/linear-probe`` of a probe."""
+    """Name of the pre-training run or task in the suite file; in robustness ``TABLE/SET``, or ``TABLE/SET/linear-probe`` for a probe."""
     method: str
-    """The row it belongs to, a method or a classifier; empty for pre-training runs."""
+    """The row: a method or a classifier; empty for pre-training runs."""
     seed: int
     recipe: RunRecipe = field(repr=False)
     needs: str | None = None
-    """Name of the run whose encoder it starts from, or whose classifier it measures: a pre-training, a fine-tuning or a linear probe."""
+    """Name of the run whose encoder or classifier it uses: a pre-training, a fine-tuning or a linear probe."""
     draw: int = 0
-    """Of a task that is run for several draws of its training images, which of them."""
+    """Number of the random draw of training images, for tasks with several draws."""
     smoke: str = ""
-    """Of a smoke run what it is, ``toy``: its identity is that of no measurement; see :mod:`lutbench.smoke`."""
+    """For a smoke run its width, such as ``toy``. Smoke runs have other identities than measurements, see :mod:`lutbench.smoke`."""
 
     @property
     def stage(self) -> str:
-        """The stage that it belongs to."""
+        """The stage of the run."""
         return self.kind.stage
 
     @property
     def row(self) -> Row:
-        """What it has in common with the runs of other seeds."""
+        """Stage, task and method, the same for the runs of other seeds."""
         return self.stage, self.task, self.method
 
     @property
@@ -254,7 +260,7 @@ class PlannedRun:
 
 
 def run_name(stage: str, task: str, method: str, seed: int, draw: int = 0) -> str:
-    """Return the name of a run, such as ``pretrain/lut/seed0`` or, of another draw than the first, ``downstream/knn/lut/seed0-draw1``."""
+    """Return the name of a run, such as ``pretrain/lut/seed0``, or ``downstream/knn/lut/seed0-draw1`` for draws after the first."""
     return "/".join(part for part in (stage, task, method, f"seed{seed}{f'-draw{draw}' if draw else ''}") if part)
 
 
@@ -266,27 +272,27 @@ def name_matches(name: str, pattern: str) -> bool:
 
 @dataclass(frozen=True)
 class LoadedSuite:
-    """A checked suite and the runs it consists of, each after the one it needs."""
+    """A validated suite and its runs, each after the run it starts from."""
 
     name: str
     config: Suite
     runs: tuple[PlannedRun, ...]
     given: str
-    """The suite as the command named it, by name or path, with what ``--set`` changed: for messages that say what to run."""
+    """The suite as given on the command line, by name or path, with ``--set`` options; for messages with commands to run."""
     joined: str = ""
-    """A sentence on the rows of this file that stand in tables of what it extends, see :mod:`lutbench.recipes.joining`; empty if none does."""
+    """A sentence on the methods of this file that were added to tables of the extended suite, see :mod:`lutbench.recipes.joining`."""
     budgets: Mapping[str, Budget] = field(default_factory=dict)
-    """Of the pre-training runs whose epochs follow from another's compute, by their names in the suite file."""
+    """Budgets of the pre-training runs that have one, by their names in the suite file."""
     studies: tuple[Study, ...] = ()
-    """Curves, and tables of differences, beside the main table."""
+    """Studies: curves and tables of differences, in addition to the main table."""
     study_rows: frozenset[Row] = frozenset()
-    """The rows that are there for studies alone, and have no place in the tables of methods and in comparisons."""
+    """The rows that exist only for studies; they are not in the tables of methods and in comparisons."""
     smoke: str = ""
-    """Of a suite that is smoked its width, ``own`` or ``toy``, see :mod:`lutbench.smoke`."""
+    """For a smoke test its width, ``own`` or ``toy``, see :mod:`lutbench.smoke`; else empty."""
 
     @property
     def studied(self) -> set[str]:
-        """The methods that are there for studies alone."""
+        """The methods that exist only for studies."""
         rows = {run.row for run in self.runs}
         return {method for *_, method in rows & self.study_rows} - {method for *_, method in rows - self.study_rows}
 
@@ -297,15 +303,15 @@ class LoadedSuite:
     def chosen(self, stages: Sequence[str] = (), only: Sequence[str] = (), option: str = "--only") -> list[PlannedRun]:
         """Return the runs of the stages whose name, or consecutive parts of it between slashes, match one of the patterns.
 
-        A pattern such as ``sweep.weight`` stands for all runs of that study, those included that they start from. None, whatever the patterns, if the suite has no runs of these stages. ``option`` is what the patterns were given by,
-        for messages.
+        A pattern such as ``sweep.weight`` selects all runs of that study and the runs they start from. If the suite has no runs of these
+        stages, the result is empty for any pattern. ``option`` is the name of the command-line option, for messages.
 
         Raises:
             UserError: if there is no such stage, or a pattern matches nothing.
         """
         for stage in stages:
             if stage not in STAGES:
-                raise unknown(f"--stage {stage}: there is no such stage", stage, STAGES)
+                raise unknown(f"--stage {stage}: unknown stage", stage, STAGES)
         runs = [run for run in self.runs if not stages or run.stage in stages]
         studied = {study.name: self._runs_of(study) for study in self.studies}
 
@@ -316,11 +322,11 @@ class LoadedSuite:
             if runs and not any(matches(run, pattern) for run in runs):
                 known = sorted({*studied, *(part for run in runs for part in run.name.split("/"))})
                 of = f" in stage {' or '.join(stages)}" if stages else ""
-                raise unknown(f"{option} {pattern}: no run of suite {self.name}{of} has that name", pattern, known)
+                raise unknown(f"{option} {pattern}: no run of suite {self.name}{of} matches", pattern, known)
         return [run for run in runs if not only or any(matches(run, pattern) for pattern in only)]
 
     def runs_of_studies(self) -> dict[str, str]:
-        """Return by name of the run the first study of each run that is there for studies alone."""
+        """Return, for each run that exists only for studies, its first study, by name of the run."""
         found = dict[str, str]()
         alone = {run.name for run in self.runs if run.row in self.study_rows}
         for study in self.studies:
@@ -328,9 +334,9 @@ class LoadedSuite:
         return found
 
     def _runs_of(self, study: Study) -> set[str]:
-        """Return the names of the runs of a study, and of those that they start from."""
+        """Return the names of the runs of a study, and of the runs they start from."""
         rows, names = {row for point in study.points for row in point.rows.values()}, set[str]()
-        for run in reversed(self.runs):  # each before the one that it needs
+        for run in reversed(self.runs):  # reversed: each run before the run it starts from
             if run.row in rows or run.name in names:
                 names |= {run.name, *([run.needs] if run.needs else [])}
         return names

@@ -1,17 +1,18 @@
-"""Suite files: where they lie, what is in them, and what ``extends`` takes from others.
+"""Suite files: where they are, how they are read, and how ``extends`` works.
 
 A file with ``extends = "small"`` (a suite that comes with the package, the path of a ``.toml`` relative to the extending
-file, or a list of them) is read as if it had all tables of that suite, and its own put over them:
+file, or a list of them) starts with all tables of that suite, the base; its own tables are then merged into them:
 
-- A table of the same name is merged setting by setting, as ``--set`` would; a value or a list replaces the base's. The
-  ``budget`` of a pre-training run replaces its ``epochs``, and the other way round.
-- ``title``, ``about`` and ``seeds`` are its own if given; else the base's text is said to be the base's. ``compare`` adds pairs to the base's.
-- ``kind`` is the base's, and the weakest of several. What extends a pipeline is one: its tables have the numbers
-  of a pipeline. ``kind = "evidence"`` is refused there, and ``--set kind=evidence`` says it all the same.
-- A new ``[method.NAME]`` is a row of the base's tables too, and a new ``[classifier.NAME]``: see :mod:`lutbench.recipes.joining`.
-- Several bases may define one name only alike, unless the extending file says how it is.
+- Tables of the same name are merged setting by setting, as with ``--set``; a value or a list replaces that of the base. The
+  ``budget`` of a pre-training run replaces its ``epochs``, and vice versa.
+- ``title``, ``about`` and ``seeds`` replace those of the base if given; otherwise ``about`` quotes the base's text. Pairs in
+  ``compare`` are added to those of the base.
+- ``kind`` is that of the base, and with several bases the weakest. A suite that extends a pipeline is a pipeline too, because its
+  tables include the pipeline's numbers: ``kind = "evidence"`` is rejected there. ``--set kind=evidence`` overrides this.
+- A new ``[method.NAME]`` or ``[classifier.NAME]`` is added to the base's tables too, see :mod:`lutbench.recipes.joining`.
+- If several bases define the same name differently, the extending file must define it.
 
-Runs and records are those of the extending suite, by its own name; what a base has finished already is found and used, see
+Runs and records belong to the extending suite, under its own name. Finished runs of a base are found and reused, see
 :mod:`lutbench.run_lookup`.
 """
 
@@ -28,37 +29,37 @@ from lutbench.files import check_plain
 from lutbench.kinds import KINDS
 
 SUITES = Path(str(files("suites")))
-"""Where ``lutbench run tiny`` finds ``tiny.toml``."""
+"""The folder of the shipped suites, where ``lutbench run tiny`` finds ``tiny.toml``."""
 
 WEAKEST_FIRST = ("pipeline", "exploration", "evidence")
-"""The kinds of suites, by what their numbers say of the methods."""
+"""The kinds of suites, ordered by how much their numbers can show about the methods."""
 
 LISTS = ("methods", "classifiers")
-"""The settings of a table that say which rows it has."""
+"""The settings of a table that list its rows."""
 
 LENGTHS = {"epochs": "budget", "budget": "epochs"}
-"""The two settings that say how long a pre-training run is: what extends a suite, or ``--set``, gives one in place of the other."""
+"""The two settings for the length of a pre-training run: in an extending suite or by ``--set``, one replaces the other."""
 
 Setting = tuple[str, str, str]
-"""Where a list of rows stands: ``("downstream", "photos", "methods")``."""
+"""Path of a list of rows: ``("downstream", "photos", "methods")``."""
 
 
 @dataclass(frozen=True)
 class NewRows:
-    """The rows that one file adds to what it extends."""
+    """The methods and classifiers that one file adds to the suite it extends."""
 
     file: Path
     methods: tuple[str, ...]
     classifiers: tuple[str, ...]
     beside: tuple[str, ...]
-    """The methods of what it extends."""
+    """The methods of the extended suite."""
     lists: frozenset[Setting]
-    """The lists of rows in what it extends, but those that this file, or one that extends it, gives itself."""
+    """The lists of rows in the extended suite, except those that this file or one that extends it replaces."""
     unlisted: frozenset[Setting]
-    """Where the other tables there would have theirs, which have all rows because they list none."""
+    """Paths of lists that the other tables there could have; without a list they have all methods."""
 
     def without(self, given: Collection[tuple[str, ...]]) -> "NewRows":
-        """Return them with the lists left as they are that stand at one of these paths, or in a table there."""
+        """Return the new rows without the lists at or below these paths, which then stay unchanged."""
 
         def kept(settings: frozenset[Setting]) -> frozenset[Setting]:
             return frozenset(at for at in settings if not any(at[:depth] in given for depth in (1, 2, 3)))
@@ -68,21 +69,21 @@ class NewRows:
 
 @dataclass(frozen=True)
 class SuiteTables:
-    """The tables of a suite file with all that it extends."""
+    """The merged tables of a suite file and all suites it extends."""
 
     path: Path
     tables: dict[str, Any]
     bases: tuple[str, ...] = ()
-    """The suites that it extends, the nearest first, with those that they extend."""
+    """The suites that it extends, directly or not, the nearest first."""
     new_rows: tuple[NewRows, ...] = ()
-    """Of every file that extends another, those that are extended first."""
+    """The new rows of every extending file, bases first."""
 
 
 def suite_path(name_or_path: str, folder: Path = Path(), where: str = "") -> Path:
-    """Return the suite file of this name, or at this path relative to ``folder``; ``where`` names who asks, for messages.
+    """Return the suite file of this name, or at this path relative to ``folder``; messages begin with ``where``.
 
     Raises:
-        UserError: if there is none, with the nearest that there is.
+        UserError: if it does not exist; the message suggests the nearest existing name.
     """
     by_path = name_or_path.endswith(".toml")
     path = folder / Path(name_or_path).expanduser() if by_path else SUITES / f"{name_or_path}.toml"
@@ -91,17 +92,17 @@ def suite_path(name_or_path: str, folder: Path = Path(), where: str = "") -> Pat
         beside = sorted(file.name for file in (path.parent if by_path else folder).glob("*.toml")) if where else []
         raise UserError(
             f"{where}{'there' if where else 'There'} is no suite {name_or_path!r}.{nearest(name_or_path, [*known, *beside])} "
-            f"Suites here: {', '.join(known)}; or give the path of a .toml file."
+            f"Shipped suites: {', '.join(known)}. Or give the path of a .toml file."
         )
     return path
 
 
 def read_suite(path: Path, before: tuple[Path, ...] = ()) -> SuiteTables:
-    """Read a suite file with all that it extends; ``before`` are the files that extend it.
+    """Read a suite file and all suites it extends; ``before`` are the files that extend it.
 
     Raises:
-        UserError: for a file that cannot be read, ``extends`` of a missing suite, in a circle or of a suite of the same name, and
-            for several that do not fit each other.
+        UserError: for a file that cannot be read; if ``extends`` names a missing suite, forms a cycle or names a suite of the same
+            name; if several bases contradict each other.
     """
     own = _read(path)
     if "extends" not in own:
@@ -113,8 +114,8 @@ def read_suite(path: Path, before: tuple[Path, ...] = ()) -> SuiteTables:
     tables = _together([base.tables for base in bases])
     if tables.get("kind") == "pipeline" and own.get("kind") in ("exploration", "evidence"):
         raise UserError(
-            f"{path}: kind: it extends a pipeline, {listed(base.path.stem for base in bases)}, whose numbers are no evidence and stand in its "
-            f"tables. Leave kind out; if all that makes them none is changed here, say --set kind={own['kind']}."
+            f"{path}: kind = {own['kind']!r} is not allowed, because the suite extends {listed(base.path.stem for base in bases)}, a pipeline, whose "
+            f"numbers are no evidence. Remove kind. If this file changes all that makes them so, use --set kind={own['kind']}."
         )
     given = frozenset(_lists(own))
     new_rows = NewRows(
@@ -128,33 +129,33 @@ def read_suite(path: Path, before: tuple[Path, ...] = ()) -> SuiteTables:
     earlier = {rows.file.resolve(): rows for base in bases for rows in base.new_rows}
     names = dict.fromkeys([*(base.path.stem for base in bases), *(name for base in bases for name in base.bases)])
     if isinstance(about := tables.get("about"), str) and "about" not in own:
-        own["about"] = f"It extends {listed(base.path.stem for base in bases)}, whose own text is:\n\n{about.strip()}\n"
+        own["about"] = f"Extends {listed(base.path.stem for base in bases)}, described as:\n\n{about.strip()}\n"
     return SuiteTables(
         path, _over(tables, own), tuple(names), (*(rows.without(given) for rows in earlier.values()), new_rows)
     )
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Return the tables of a TOML text; raises ValueError, also where tomllib meets its limits."""
+    """Return the tables of a TOML text; raises ValueError, also where tomllib reaches its limits."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         raise
     except (ValueError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
-        raise ValueError("tables or lists nested without end" if deep else "a number of thousands of digits") from error
+        raise ValueError("tables or lists are nested too deeply" if deep else "a number has too many digits") from error
 
 
 def check_texts(tables: Mapping[str, Any], where: str) -> None:
-    """Check that tables can be compared, printed and written again; raises UserError, which begins with ``where``."""
+    """Check that tables can be compared, printed and written again; raises UserError, whose message begins with ``where``."""
     decided = tables.get("decided")
     one_line = {"about": _in_one_line(tables.get("about"))}
-    if isinstance(decided, dict):  # its texts may have several lines too, and no other
+    if isinstance(decided, dict):  # besides ``about``, only texts in [decided] may have several lines
         one_line["decided"] = {key: _in_one_line(value) for key, value in decided.items()}
     try:
         check_plain({**tables, **one_line})
     except ValueError as error:
-        raise UserError(f"{where}: {error}. Change it there.") from error
+        raise UserError(f"{where}: {error}. Correct it there.") from error
 
 
 def _in_one_line(value: Any) -> Any:
@@ -166,34 +167,34 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         tables = parse_toml(path.read_text(encoding="utf-8-sig"))  # with or without a byte-order mark
     except (OSError, ValueError) as error:  # ValueError: not UTF-8 or not TOML
-        raise UserError(f"{path}: not a TOML file that can be read: {error}.") from error
+        raise UserError(f"{path} cannot be read as a TOML file: {error}.") from error
     check_texts(tables, str(path))
     return tables
 
 
 def _extended(given: Any, chain: tuple[Path, ...]) -> list[Path]:
-    """Return the files that the last of a ``chain`` extends, each of which extends the next."""
+    """Return the files that the last file of ``chain`` extends; each file in ``chain`` extends the next."""
     path = chain[-1]
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise UserError(f"{path}: extends: expected a suite, its file or a list of them, found {given!r}.")
+        raise UserError(f"{path}: extends: expected the name or file of a suite, or a list of these, found {given!r}.")
     found = [suite_path(name, path.parent, f"{path}: extends: ") for name in names]
     for base in found:
         way = " -> ".join(file.stem for file in (*chain, base))
         if any(base.resolve() == file.resolve() for file in chain):
-            raise UserError(f"{path}: extends: a suite cannot extend itself, and here {way}. Take one of these out.")
+            raise UserError(f"{path}: extends: a suite cannot extend itself, found {way}. Remove one of these.")
         if base.stem in {file.stem for file in chain}:
             raise UserError(
-                f"{path}: extends: {base} has the name of what extends it ({way}), and with it the same folders of runs and "
+                f"{path}: extends: {base} has the same name as a suite that extends it ({way}), so both would use the same folders for runs and "
                 "results. Rename one of the files."
             )
     if len({base.resolve() for base in found}) < len(found):
-        raise UserError(f"{path}: extends: one suite is named twice, in {given!r}.")
+        raise UserError(f"{path}: extends: a suite appears twice in {given!r}. List every suite once.")
     return found
 
 
 def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a suite's tables with those of one that extends it over them."""
+    """Return the tables of a base merged with those of the suite that extends it."""
     tables = _merged(base, own)
     for name, given in _section("pretrain", own).items():
         for length, other in LENGTHS.items() if isinstance(given, dict) else ():
@@ -211,7 +212,7 @@ def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _together(bases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the tables of several suites that define nothing differently which the extending file leaves open."""
+    """Return the merged tables of several bases, which do not contradict each other."""
     tables = dict(bases[0])
     for base in bases[1:]:
         kinds = {tables.get("kind"), base.get("kind")}
@@ -227,7 +228,7 @@ def _joined(one: Any, other: Any, by: str) -> Any:
 
 
 def _check_alike(one: SuiteTables, other: SuiteTables, own: Mapping[str, Any], path: Path) -> None:
-    """Check that what two suites say of one name is the same, or said by the file at ``path`` that extends both."""
+    """Check that two bases define the same names equally, unless the file at ``path``, which extends both, defines them."""
     settled = {key for key, _ in _leaves(own)}
     values = [dict(_leaves(_comparable(suite.tables, beside.tables))) for suite, beside in ((one, other), (other, one))]
     different = [
@@ -237,13 +238,13 @@ def _check_alike(one: SuiteTables, other: SuiteTables, own: Mapping[str, Any], p
     ]
     if different:
         raise UserError(
-            f"{path}: extends: {one.path.stem} and {other.path.stem} define one name differently: {listed(different, 4)}. Say in "
-            f"{path.name} which it is, or extend one of them."
+            f"{path}: extends: {one.path.stem} and {other.path.stem} contradict each other: {listed(different, 4)}. Set the value in "
+            f"{path.name}, or extend only one of them."
         )
 
 
 def _comparable(tables: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what two suites must not say differently: seeds, the tables of names that both have, and defaults that concern both."""
+    """Return what must be equal in two bases: seeds, tables that both have, and defaults of kinds that both use."""
     kinds = _kinds(tables) & _kinds(beside)
     found: dict[str, Any] = {"seeds": tables.get("seeds", [0])}
     for section, named in tables.items():
@@ -254,7 +255,7 @@ def _comparable(tables: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[st
 
 
 def _kinds(tables: Mapping[str, Any]) -> set[str]:
-    """Return the kinds of run that a suite's tables make."""
+    """Return the kinds of run in a suite's tables."""
     kinds = set()
     for stage in {kind.stage for kind in KINDS.values()}:
         first = next(kind.name for kind in KINDS.values() if kind.stage == stage)
@@ -264,7 +265,7 @@ def _kinds(tables: Mapping[str, Any]) -> set[str]:
 
 
 def _leaves(tables: Mapping[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every setting of nested tables, by its path."""
+    """Yield every setting of nested tables with its path."""
     for key, value in tables.items():
         if isinstance(value, dict):
             yield from _leaves(value, (*before, key))
@@ -277,7 +278,7 @@ def _shown(values: Mapping[tuple[str, ...], Any], key: tuple[str, ...]) -> str:
 
 
 def _lists(tables: Mapping[str, Any]) -> Iterator[Setting]:
-    """Yield the lists of rows that tables have."""
+    """Yield the paths of all lists of rows in the tables."""
     for stage in {kind.stage for kind in KINDS.values()}:
         for task, table in _section(stage, tables).items():
             if isinstance(table, dict):
@@ -285,7 +286,7 @@ def _lists(tables: Mapping[str, Any]) -> Iterator[Setting]:
 
 
 def _unlisted(tables: Mapping[str, Any]) -> Iterator[Setting]:
-    """Yield where tasks could list their methods that do not."""
+    """Yield the paths of the ``methods`` lists that tasks do not have."""
     for stage in {kind.stage for kind in KINDS.values() if kind.starts_from == "encoder"}:
         for task, table in _section(stage, tables).items():
             if isinstance(table, dict) and "methods" not in table:

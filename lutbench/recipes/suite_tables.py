@@ -1,4 +1,4 @@
-"""A table of a suite file that makes runs: its kind, its settings with the suite's defaults, and what the names in it stand for."""
+"""Tables of a suite file that make runs: their kind, their settings with the suite's defaults, and the names they refer to."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ _SHOWS: Mapping[Any, str] = {
     SegmentationDataRecipe: "images with masks",
     RevisitedDataRecipe: "photographs with queries (revisited Oxford or Paris)",
 }
-"""What a set of each type is of, where it is not of images with or without labels."""
+"""Descriptions of the dataset types, for messages; all others are images with or without labels."""
 
 
 class Table(NamedTuple):
@@ -24,25 +24,25 @@ class Table(NamedTuple):
 
     kind: Kind
     task: str
-    """Its name, ``[STAGE.TASK]``."""
+    """Name of the table, the TASK in ``[STAGE.TASK]``."""
     given: Any
-    """The table as the suite's model has it."""
+    """The table as parsed."""
     settings: dict[str, Any]
     """The settings of its runs, with the suite's defaults for the kind."""
 
     @property
     def where(self) -> str:
-        """Its name in messages."""
+        """Name of the table in messages."""
         return f"{self.kind.stage}.{self.task}"
 
 
 def table_of(suite: Suite, stage: str, task: str, given: Any) -> Table:
-    """Return a table with its kind: the one that it names, or the first of its stage where its form names none."""
+    """Return a table with its kind: the one it names, or the first kind of the stage if its tables have no ``kind``."""
     kinds = kinds_of(stage)
     named = isinstance(given, TaskTable)
     kind = given.kind if named else next(iter(kinds))
     if kind not in kinds:
-        raise unknown(f"{stage}.{task}.kind: no such task {kind!r}", kind, kinds)
+        raise unknown(f"{stage}.{task}.kind: unknown kind {kind!r}", kind, kinds)
     own = given if isinstance(given, dict) else given.model_extra or {}
     return Table(kinds[kind], task, given, suite.defaults.get(kind, {}) | ({"kind": kind} if named else {}) | own)
 
@@ -50,14 +50,14 @@ def table_of(suite: Suite, stage: str, task: str, given: Any) -> Table:
 def with_data(
     settings: Mapping[str, Any], model: type[Recipe], data: Mapping[str, AnyData], where: str
 ) -> dict[str, Any]:
-    """Return ``settings`` with the name of a dataset replaced by what it names, which must be what ``model`` works on."""
+    """Return ``settings`` with the name of a dataset replaced by its recipe, which must be of the type that ``model`` needs."""
     name, wanted = settings.get("data"), model.model_fields["data"].annotation
     if isinstance(name, str) and name in data and type(data[name]) is not wanted:
         needs = _SHOWS.get(wanted, "images")
         fitting = [other for other, recipe in data.items() if type(recipe) is wanted]
         raise UserError(
-            f"{where}.data: expected a set of {needs}, found {name}, whose source is {data[name].source}. "
-            f"Fitting sets: {listed(fitting, 20) or 'none'}."
+            f"{where}.data: expected a dataset of {needs}, found {name} with source = {data[name].source!r}. "
+            f"Suitable datasets: {listed(fitting, 20) or 'none'}."
         )
     return resolved(settings, "data", data, where)
 
@@ -65,7 +65,7 @@ def with_data(
 def resolved(
     settings: Mapping[str, Any], key: str, known: Mapping[str, EncoderRecipe | DatasetRecipe], where: str
 ) -> dict[str, Any]:
-    """Return ``settings`` with the name under ``key`` replaced by what it names."""
+    """Return ``settings`` with the name under ``key`` replaced by the table it refers to."""
     name = settings.get(key)
     if not isinstance(name, str):
         return dict(settings)
@@ -75,5 +75,5 @@ def resolved(
 
 
 def labelled(name: str, recipe: EncoderRecipe | DatasetRecipe) -> dict[str, Any]:
-    """Return the settings of an encoder or a dataset, which tables call by its name unless it has a label."""
+    """Return the settings of an encoder or a dataset; its label is its name unless it has one."""
     return {**recipe.model_dump(), "label": recipe.label or name}

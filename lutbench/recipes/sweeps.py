@@ -1,4 +1,4 @@
-"""The table of a sweep, ``[sweep.NAME]``: what it varies and by which values, as far as it tells by itself."""
+"""Read and check ``[sweep.NAME]`` tables: what is varied, and which values it takes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,51 +14,53 @@ from lutbench.recipes.suite_tables import table_of
 
 
 class Sweep(NamedTuple):
-    """A sweep as far as its own table tells."""
+    """A sweep, as its own table defines it."""
 
     name: str
     given: SweepTable
     kind: Kind
     task: str
-    """The run or the task that is varied, ``[STAGE.TASK]``."""
+    """The pre-training run or task that is varied, the TASK in ``[STAGE.TASK]``."""
     axes: Mapping[str, Sequence[Any]]
 
     @property
     def stage(self) -> str:
-        """The stage of what is varied."""
+        """The stage of the pre-training run or task."""
         return self.kind.stage
 
     @property
     def points(self) -> list[dict[str, Any]]:
-        """The combinations of values."""
+        """All combinations of values."""
         return [dict(zip(self.axes, values, strict=True)) for values in product(*self.axes.values())]
 
     def name_of(self, values: Mapping[str, Any]) -> str:
-        """Return what the table is called that a point makes."""
+        """Return the name of the table that a point makes."""
         name = "-".join([self.name, *map(_value_name, values.values())])
         try:
             return check_name(name)
         except ValueError as error:
-            raise UserError(f"{self.where(values)}: it makes runs called {name!r}, and {error}.") from error
+            raise UserError(
+                f"{self.where(values)}: its runs would be named {name!r}, and {error}. Rename the sweep."
+            ) from error
 
     def where(self, values: Mapping[str, Any]) -> str:
-        """Return how messages name a point."""
+        """Return the name of a point in messages."""
         return f"sweep.{self.name}, {', '.join(f'{axis} = {shown(value)}' for axis, value in values.items())}"
 
     def study(self, title: str, points: Sequence[StudyPoint], base: int | None) -> Study:
-        """Return it as the report draws it."""
+        """Return the study for the report."""
         axes = " and ".join(map(in_words, self.axes))
         title = self.given.title or f"{title}: {axes}"
         return Study(f"sweep.{self.name}", title, tuple(self.axes), tuple(points), base)
 
 
 def in_words(axis: str) -> str:
-    """Return how tables and figures name a setting."""
+    """Return the name of a setting in tables and figures."""
     return axis.replace("_", " ")
 
 
 def value_text(value: Any) -> str:
-    """Return a value as tables have it: ``0.05``, ``batch``, ``0.2, 1``."""
+    """Return a value as printed in tables: ``0.05``, ``batch``, ``0.2, 1``."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -73,15 +75,15 @@ def _value_name(value: Any) -> str:
 
 
 def read_sweep(suite: Suite, name: str, table: SweepTable) -> Sweep:
-    """Return a sweep whose axes are settings of what it is of, with two different values each or more."""
+    """Return the sweep of a table, after checking that each axis is a known setting with at least two different values."""
     where = f"sweep.{name}"
     stage, _, task = table.of.partition(".")
     varied = {f"{of}.{key}": given for of in STAGES for key, given in getattr(suite, of).items()}
     varied = {of: given for of, given in varied.items() if not isinstance(given, RobustnessTable)}
     if table.of not in varied:
-        robust = " (classifiers are measured by their fine-tuning: sweep that)" if stage == "robustness" else ""
+        robust = " (to vary classifiers, sweep their fine-tuning)" if stage == "robustness" else ""
         raise unknown(
-            f"{where}.of: expected a pre-training run or a task that starts from an encoder, found {table.of!r}{robust}",
+            f"{where}.of: expected a pre-training run or a task that evaluates an encoder, found {table.of!r}{robust}",
             table.of, varied,
         )  # fmt: skip
     kind = table_of(suite, stage, task, varied[table.of]).kind
@@ -91,34 +93,38 @@ def read_sweep(suite: Suite, name: str, table: SweepTable) -> Sweep:
             also = ", ".join(known)
             hint = nearest(axis, known) or f" Its settings: {also}."
             if axis == "encoder":
-                hint = " A task is run for the encoder of every method: sweep the pre-training run over them."
-            raise UserError(f"{where}.{axis}: {table.of} has no such setting to vary.{hint}")
+                hint = " Tasks run for the encoders of all methods: sweep the pre-training run instead."
+            raise UserError(f"{where}.{axis}: {table.of} has no setting {axis!r} to vary.{hint}")
         if not isinstance(values, list) or len(values) < 2:
             raise UserError(
-                f"{where}.{axis}: expected a list of two or more values, found {values!r}. What has one value is set in [{table.of}]."
+                f"{where}.{axis}: expected a list of at least two values, found {values!r}. Set a single value in [{table.of}]."
             )
         names = [_value_name(value) for value in values]
         if twice := [value for place, value in enumerate(values) if names[place] in names[:place]]:
             raise UserError(
-                f"{where}.{axis}: {shown(twice[0])} is there twice, or what makes the same name. Name every value once."
+                f"{where}.{axis}: {shown(twice[0])} appears twice, or two values give the same name. List every value once."
             )
     if not axes:
         raise UserError(
-            f"{where}: it varies nothing. Give a setting of {table.of} with a list of values: SETTING = [A, B]."
+            f"{where}: nothing varies. Add a setting of {table.of} with a list of values: SETTING = [A, B]."
         )
     nothing = kind.starts_from == "nothing"
     if nothing and not table.tasks:
-        raise UserError(f'{where}.tasks: required: the tasks by which the encoders are measured, such as ["knn"].')
+        raise UserError(
+            f'{where}.tasks: required, but missing. List the tasks that evaluate the encoders, such as ["knn"].'
+        )
     if misplaced := "methods" if nothing and table.methods is not None else "" if nothing else table.tasks and "tasks":
         raise UserError(
-            f"{where}.{misplaced}: {table.of} is a {'pre-training run, measured by tasks' if nothing else 'task, run for methods'}. "
-            f"Give {'tasks' if nothing else 'methods'} instead."
+            f"{where}.{misplaced}: not allowed, because {table.of} is a {'pre-training run' if nothing else 'task'}. "
+            f"Use {'tasks' if nothing else 'methods'} instead."
         )
     if table.teacher and not nothing:
-        raise UserError(f"{where}.teacher: for sweeps of a pre-training run. Name a method that has it in methods.")
+        raise UserError(
+            f"{where}.teacher: only for sweeps of a pre-training run. To evaluate a teacher, list its method in methods."
+        )
     return Sweep(name, table, kind, task, axes)
 
 
 def shown(value: Any) -> str:
-    """Return a value as messages have it, whatever TOML has made of it."""
+    """Return a value as text for messages, whatever its TOML type."""
     return json.dumps(value, default=str, ensure_ascii=False)
