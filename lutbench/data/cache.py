@@ -1,13 +1,12 @@
-"""A set's images resized once and kept as pixels, for pre-training with the simple crop.
+"""A cache of resized images, for pre-training with the simple crop.
 
-That crop resizes the short side to S pixels before anything is drawn, so every epoch would decode and resize every file
-to the same pixels. The cache holds just these, 8-bit RGB, uncompressed (our choice: reading costs nothing, and results
-are those of the files, bit by bit), in Arrow files that are mapped into memory. Of 1000 images of ImageNet's shape
-at S = 224 it takes 200 MB.
+The simple crop resizes the short side to S pixels before any random step, so without a cache every epoch would decode and resize
+every file to the same pixels. The cache stores these pixels as uncompressed 8-bit RGB (our choice: no decoding, and results are bit for
+bit those of the files) in memory-mapped Arrow files. 1000 images with ImageNet's aspect ratios take 200 MB at S = 224.
 
-It lies below the data root in ``.lutbench/cache/``, in a folder named by the files' fingerprint and the side; how it is made is
-in :mod:`lutbench.data.cache_build`. Its fingerprint, which stands in the identity of the runs that read it, is over the source's and
-how it was resized: it can be told without the cache, so a cache may be removed when a run has finished.
+It is stored below the data root in ``.lutbench/cache/``, in a folder named after the dataset's fingerprint and S;
+:mod:`lutbench.data.cache_build` makes it. The cache's own fingerprint, which is part of the identity of runs that read it, is computed from
+the dataset's fingerprint and the resizing. The cache is not needed for that, so it may be removed when a run has finished.
 """
 
 import hashlib
@@ -36,7 +35,7 @@ MAKER = "lutbench.data.cache_build"
 
 HOW = {"resampling": "bicubic", "resized by": "Pillow", "pixels": "8-bit RGB, uncompressed"}
 LOOKED_AT = 8
-"""Images of every file, evenly spaced, that are looked at when a cache is opened."""
+"""Number of images per file, evenly spaced, that are checked when a cache is opened."""
 
 FEATURES = datasets.Features(
     {"pixels": datasets.Value("binary"), "height": datasets.Value("int32"), "width": datasets.Value("int32")}
@@ -44,7 +43,7 @@ FEATURES = datasets.Features(
 
 
 class ShardMetadata(BaseModel):
-    """What is known of one file; written after it."""
+    """Metadata of one Arrow file; written after the file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,13 +53,13 @@ class ShardMetadata(BaseModel):
     bytes: int
     sha256: str
     pillow: str
-    """Version that decoded and resized its images."""
+    """Pillow version that decoded and resized the images."""
     code: str = ""
-    """Hash of the sources that did, see :func:`lutbench.sources.digest_of`; files of before there were any have none."""
+    """Hash of the source code that made the file, see :func:`lutbench.sources.digest_of`; empty for old files."""
 
 
 class CacheMetadata(BaseModel):
-    """``cache.json``, written when all shards are there."""
+    """Content of ``cache.json``, written when all shards are complete."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -68,14 +67,14 @@ class CacheMetadata(BaseModel):
     split: str
     side: int
     source: str
-    """Fingerprint of the files."""
+    """Fingerprint of the dataset."""
     how: dict[str, str]
     shards: list[ShardMetadata]
 
 
 @dataclass
 class CachedImages:
-    """A split of a set, read from its cache. An image that could not be decoded cannot be here either."""
+    """A split of a dataset, read from its cache. Images that could not be decoded have no pixels here."""
 
     name: str
     split: str
@@ -84,19 +83,19 @@ class CachedImages:
     skip_undecodable: bool
     fingerprint: str
     sizes: NDArray[np.int64] = field(repr=False)
-    """(n,) Bytes of the source's encoded images."""
+    """(n,) Bytes of the original, encoded images."""
     folder: Path
     rows: datasets.Dataset = field(repr=False)
     stored: "StoredPixels" = field(repr=False)
     """The pixels of ``rows``."""
     source: ImageDataset = field(repr=False)
-    """The dataset whose images these are, as they are stored."""
+    """The dataset with the original images."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def image(self, index: int) -> Image.Image:
-        """Return an image whose short side is the cache's, mode RGB.
+        """Return a resized image, mode RGB.
 
         Raises:
             UndecodableImage: if it could not be decoded when the cache was made.
@@ -104,26 +103,26 @@ class CachedImages:
         return Image.fromarray(self.pixels(index))
 
     def pixels(self, index: int) -> Pixels:
-        """Return the pixels (H, W, 3) of :meth:`image`, read-only, where they lie in the mapped file. Raises as that does."""
+        """Return the pixels (H, W, 3) of :meth:`image`, a read-only view of the mapped file. Raises the same errors."""
         pixels = self.stored[index]
         if not pixels.size:
             raise UndecodableImage(
-                f"{self.name}, {self.image_name(index)} could not be decoded when its cache, {self.folder}, was made. "
-                f'Replace or remove the image, or set undecodable = "skip" in the data table of the suite file.'
+                f"{self.name}: {self.image_name(index)} could not be decoded when the cache {self.folder} was made. "
+                f'Replace or remove the image, or set undecodable = "skip" in the suite file\'s [data] table to skip such images.'
             )
         return pixels
 
     def content(self, index: int) -> bytes:
-        """Return the source's image as it is stored."""
+        """Return the original, encoded image."""
         return self.source.content(index)
 
     def image_name(self, index: int) -> str:
-        """Return the name of the source's image."""
+        """Return the name of the original image."""
         return self.source.image_name(index)
 
 
 class StoredPixels:
-    """The images of a cache, by index, where they lie in its mapped files: nothing is copied. Sent to a process as its rows are."""
+    """The images of a cache by index, as views of the mapped files without copying. Pickled by its rows."""
 
     def __init__(self, rows: datasets.Dataset) -> None:
         self.rows = rows
@@ -137,7 +136,7 @@ class StoredPixels:
         return StoredPixels, (self.rows,)
 
     def __getitem__(self, index: int) -> Pixels:
-        """Return an image (H, W, 3), read-only; without pixels if there is none."""
+        """Return an image (H, W, 3), read-only; of size 0 if it could not be decoded."""
         number = int(self._firsts.searchsorted(index, "right")) - 1
         ends, content = self._chunks[number]
         row = index - self._firsts[number]
@@ -145,32 +144,32 @@ class StoredPixels:
 
 
 def _ends_and_bytes(chunk: pa.BinaryArray) -> tuple[NDArray[np.int32], Pixels]:
-    """Return where each row of an Arrow array begins and, one behind it, ends, (n + 1,), and the bytes of all."""
+    """Return the offsets (n + 1,) of the rows of an Arrow array, and its bytes."""
     _, ends, content = chunk.buffers()
     offsets = np.frombuffer(ends, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
     return offsets, np.frombuffer(content, np.uint8) if content else np.empty(0, np.uint8)
 
 
 def cache_fingerprint(images: ImageDataset, side: int) -> str:
-    """Return the fingerprint of the cache of ``images``, made or not: hex sha256 over theirs, the side, and how they are resized."""
+    """Return the fingerprint of the cache of ``images``, which need not exist: hex sha256 over theirs, the side, and the resizing."""
     inputs = {**HOW, "short side": side, "source": images.fingerprint}
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def cache_folder(images: ImageDataset, side: int, root: Path) -> Path:
-    """Return the folder of the cache of ``images``, made or not: another one for other files or another side."""
+    """Return the folder of the cache of ``images``, which need not exist; it depends on their fingerprint and the side."""
     return root.absolute() / ".lutbench" / "cache" / f"{side}px-{cache_fingerprint(images, side)[:16]}"
 
 
 def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | None:
-    """Return the cache of ``images``, if it was made; sizes of its files are compared, their checksums are not.
+    """Return the cache of ``images`` if it exists. The sizes of its files are checked, but not their checksums.
 
-    Reading ImageNet's 38 GB for their checksums would take a minute of every start. What a crash or a bad copy leaves of a file at its
-    full size are zeros, and those are looked for in :data:`LOOKED_AT` images of every file.
+    Checksums of ImageNet's 38 GB would take a minute at every start. A crash or a bad copy can leave files of full size filled with zeros;
+    these are found by checking :data:`LOOKED_AT` images of every file.
 
     Raises:
-        UserError: if a file of it is missing, has another size or other rows than were written, has lost some, or cannot be read; or if
-            it holds images that could not be decoded, and the set does not skip those.
+        UserError: if a file is missing, has another size or other rows than written, lost content, or cannot be read; or if the cache
+            holds undecodable images, and the dataset does not skip them.
     """
     folder = cache_folder(images, side, root)
     path = folder / "cache.json"
@@ -178,7 +177,7 @@ def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | No
         return None
     metadata = read_model(path, CacheMetadata)
     if metadata is None:
-        raise UserError(f"{path} is not as written. Remove it; the next run makes it, and what is not whole, again.")
+        raise UserError(f"{path} is damaged. Remove it; the next run makes it and any damaged files again.")
     parts = [_open_shard(folder / shard.file, shard) for shard in metadata.shards]
     first = 0
     for number, (shard, part) in enumerate(zip(metadata.shards, parts, strict=True)):
@@ -188,21 +187,21 @@ def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | No
     wrong = [shard.file for shard, part in zip(metadata.shards, parts, strict=True) if part is None]
     if wrong or sum(shard.images for shard in metadata.shards) != len(images):
         raise UserError(
-            f"{folder}: {listed(wrong) or 'cache.json'} {'are' if len(wrong) > 1 else 'is'} not as written. Of a known set "
-            "`lutbench data prepare` makes again what is damaged; else remove the folder, and the next run makes it anew."
+            f"{folder}: {listed(wrong) or 'cache.json'} {'are' if len(wrong) > 1 else 'is'} damaged. For a known dataset, "
+            "`lutbench data prepare` repairs the cache; otherwise remove the folder, and the next run makes it again."
         )
     undecodable = sum(shard.undecodable for shard in metadata.shards)
     if undecodable and not images.skip_undecodable:
         raise UndecodableImage(
-            f"{images.name}: {undecodable:,} of the images could not be decoded when its cache, {folder}, was made. Set undecodable = "
-            '"skip" in the data table of the suite file; or replace or remove them (`lutbench data check` names them).'
+            f"{images.name}: {undecodable:,} images could not be decoded when the cache {folder} was made. Set undecodable = "
+            '"skip" in the suite file\'s [data] table, or replace or remove these images (`lutbench data check` lists them).'
         )
     others = [f"Pillow {version}" for version in sorted({shard.pillow for shard in metadata.shards} - {PILLOW})]
     others += ["other code"] if {shard.code for shard in metadata.shards} - {"", digest_of(MAKER)} else []
     if others and is_first_process():
         console.print(
-            f"{folder} was made with {listed(others)}, and here is Pillow {PILLOW}: should images be decoded or resized differently, "
-            "pixels are not those that the files would give. Remove the folder to make it anew."
+            f"{folder} was made with {listed(others)}, now Pillow {PILLOW} is installed: pixels may differ from those of freshly decoded "
+            "and resized images. To make the cache again, remove the folder."
         )
     rows = datasets.concatenate_datasets([part for part in parts if part is not None])
     return CachedImages(
@@ -221,7 +220,7 @@ def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | No
 
 
 def _was_lost(rows: datasets.Dataset, first: int, images: ImageDataset, side: int) -> bool:
-    """Return whether an image of a shard, the first of which is ``first``, is all zeros here and is not so in its file."""
+    """Return whether an image of a shard is all zeros in the cache but not in its file; ``first`` is the shard's first index."""
     for row in evenly_spaced(len(rows), LOOKED_AT).tolist():
         try:
             pixels: bytes = rows[row]["pixels"]
@@ -239,7 +238,7 @@ def _was_lost(rows: datasets.Dataset, first: int, images: ImageDataset, side: in
 
 
 def _open_shard(file: Path, metadata: ShardMetadata) -> datasets.Dataset | None:
-    """Return a shard's rows; None if they are not as written."""
+    """Return a shard's rows; None if it is damaged."""
     try:
         if file.stat().st_size != metadata.bytes:
             return None

@@ -1,4 +1,4 @@
-"""Making the cache of a set, and making again what of it is damaged: shard by shard, so that what was interrupted goes on."""
+"""Make and repair the image cache of a dataset, shard by shard, so that an interrupted command can continue."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -36,23 +36,23 @@ from lutbench.progress import PATIENCE, console, is_first_process, tracked
 from lutbench.sources import digest_of
 
 SHARD = 512
-"""Images of one Arrow file: some 100 MB at 224 pixels (our choice: what an interruption may lose)."""
+"""Images per Arrow file: about 100 MB at 224 pixels (our choice: the most that an interruption loses)."""
 SAMPLED = 64
-"""Images whose shape is looked at to tell the size of the whole."""
+"""Number of images whose shapes are read to estimate the size of the cache."""
 
 
 def make_cache(images: ImageDataset, side: int, root: Path) -> CachedImages:
-    """Return the cache of ``images``, made if it is absent; what an interruption left of it is gone on with.
+    """Return the cache of ``images``; make it if it does not exist, or continue an interrupted one. Prints the size first.
 
-    Processes that ask for it at once wait for the one that makes it. Prints the size before it begins.
+    If several processes call it, one makes the cache and the others wait.
 
     Raises:
-        UserError: if an image cannot be decoded and the set does not skip those, or there is no room; what was made
-            until then stays and is used by the next call.
+        UserError: if an image cannot be decoded and the dataset does not skip such images, or there is not enough disk space. Finished
+            shards stay and are used by the next call.
     """
     if len(images) == 0:
-        raise UserError(f"{images.name}: split {images.split!r} has no images to keep in a cache.")
-    if cached := open_cache(images, side, root):  # which needs no permission to write
+        raise UserError(f"{images.name}: split {images.split!r} has no images to cache.")
+    if cached := open_cache(images, side, root):  # needs no write permission
         return cached
     folder = cache_folder(images, side, root)
     with _held(folder):
@@ -64,7 +64,7 @@ def make_cache(images: ImageDataset, side: int, root: Path) -> CachedImages:
 
 
 def repair_cache(images: ImageDataset, side: int, root: Path) -> int | None:
-    """Compare all checksums of a cache, and make again what is damaged: how many files. None if it was not made to its end.
+    """Verify all checksums of a cache and make damaged files again; return their number. None if the cache was incomplete.
 
     Raises:
         UserError: as :func:`make_cache`.
@@ -79,8 +79,8 @@ def repair_cache(images: ImageDataset, side: int, root: Path) -> int | None:
     if not folder.is_dir():
         return None
     with _held(folder):
-        broken = _damaged(suspects, folder.name)  # another process may have mended them meanwhile
-        # Shards first: should this be interrupted, a file that is missing is noticed, and one that is damaged may not be.
+        broken = _damaged(suspects, folder.name)  # another process may have repaired them meanwhile
+        # Remove shards first: after an interruption a missing file is noticed, a damaged one perhaps not.
         for file in broken:
             file.unlink(missing_ok=True)
         if broken or read_model(path, CacheMetadata) is None:
@@ -91,20 +91,20 @@ def repair_cache(images: ImageDataset, side: int, root: Path) -> int | None:
 
 
 def _damaged(files: list[Path], name: str) -> list[Path]:
-    """Return the files that are missing, or do not have the checksum in the metadata beside them."""
+    """Return the files that are missing, or whose checksum differs from the metadata beside them."""
 
     def is_damaged(file: Path) -> bool:
         metadata = read_model(file.with_suffix(".json"), ShardMetadata)
         return metadata is None or not file.is_file() or sha256_of(file) != metadata.sha256
 
     return [
-        file for file in tracked(files, len(files), f"comparing checksums of {name}", shown=True) if is_damaged(file)
+        file for file in tracked(files, len(files), f"verifying checksums of {name}", shown=True) if is_damaged(file)
     ]
 
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Make the folder, and hold it against other processes."""
+    """Make the folder, and lock it against other processes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
@@ -112,12 +112,12 @@ def _held(folder: Path) -> Iterator[None]:
             lock.acquire(timeout=PATIENCE)
         except Timeout:
             if is_first_process():
-                console.print(f"{folder}: another process is at work on this cache; waiting for it.")
+                console.print(f"{folder}: another process is making this cache; waiting for it.")
             lock.acquire()
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written: {error.strerror}. The cache lies below the data root: give one that you may write "
-            "to with --data-root (its sets may be links), or leave the cache out with cache = false."
+            f"{folder} cannot be written: {error.strerror}. The cache is stored below the data root: choose a writable one with "
+            "--data-root (its datasets may be links), or set cache = false."
         ) from error
     try:
         yield
@@ -126,14 +126,14 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def expected_bytes(images: ImageDataset, side: int) -> int:
-    """Return what the cache takes on disk, from the shapes of :data:`SAMPLED` images, evenly spaced."""
+    """Return the expected size of the cache in bytes, estimated from :data:`SAMPLED` images, evenly spaced."""
     sampled = evenly_spaced(len(images), SAMPLED).tolist()
     areas = [area for index in sampled if (area := _area(images, index, side))]
     return int(3 * len(images) * np.mean(areas)) if areas else 0
 
 
 def _area(images: ImageDataset, index: int, side: int) -> float:
-    """Pixels of an image whose short side is ``side``; 0 if it cannot be decoded."""
+    """Return the number of pixels of an image resized to short side ``side``; 0 if it cannot be decoded."""
     try:
         width, height = Image.open(BytesIO(images.content(index))).size
     except BROKEN:
@@ -142,27 +142,27 @@ def _area(images: ImageDataset, index: int, side: int) -> float:
 
 
 def _make(images: ImageDataset, side: int, folder: Path) -> None:
-    """Write the shards that are missing, then ``cache.json``; the folder is held."""
-    for partial in folder.glob(".*.partial-*"):  # of a process that was killed
+    """Write the missing shards, then ``cache.json``. The folder must be locked."""
+    for partial in folder.glob(".*.partial-*"):  # left by a process that was killed
         partial.unlink()
     indices = range(len(images))
     parts = [indices[first : first + SHARD] for first in indices[::SHARD]]
     shards = {folder / f"{number:05d}.arrow": part for number, part in enumerate(parts)}
     missing = {file: part for file, part in shards.items() if not _is_whole(file, len(part))}
-    outdated = {file for file in missing if file.is_file()}  # replaced one by one: they need no more room
+    outdated = {file for file in missing if file.is_file()}  # replaced one by one, so without more disk space
     share = sum(len(part) for file, part in missing.items() if file not in outdated) / len(images)
     wanted, free = int(expected_bytes(images, side) * share), shutil.disk_usage(folder).free
     present = len(shards) - len(missing)
-    already = f", {present} of {len(shards)} files are there already" if present else ""
-    already += f", {len(outdated)} were made otherwise or by another Pillow, and are made anew" if outdated else ""
+    already = f", {present} of {len(shards)} files already made" if present else ""
+    already += f", {len(outdated)} outdated (made by other code or another Pillow) and made again" if outdated else ""
     console.print(
         f"{images.name}: cache of {len(images):,} images of split {images.split!r}, short side {side}: about "
         f"{gigabytes(wanted)} in {folder}; {gigabytes(free)} free{already}"
     )
     if wanted > free:
         raise UserError(
-            f"{folder}: the cache of {images.name} needs about {gigabytes(wanted)}, and {gigabytes(free)} are free. Make "
-            "room, give a data root on a larger disk (its sets may be links), or leave the cache out with cache = false."
+            f"{folder}: the cache of {images.name} needs about {gigabytes(wanted)}, but only {gigabytes(free)} are free. Free disk "
+            "space, use a --data-root on a larger disk (its datasets may be links), or set cache = false."
         )
     title = f"resizing {images.name} {images.split}"
     todo = list(chain(*missing.values()))
@@ -179,11 +179,11 @@ def _make(images: ImageDataset, side: int, folder: Path) -> None:
 
 def _made_so_far(images: ImageDataset, shards: Mapping[Path, range]) -> str:
     made = sum(_is_whole(file, len(part)) for file, part in shards.items())
-    return f"Of the cache of {images.name}, {made} of {len(shards)} files are made, and kept."
+    return f"{made} of {len(shards)} files of the cache of {images.name} are finished and stay on disk."
 
 
 def _is_whole(file: Path, images: int) -> bool:
-    """Return whether a shard was written to its end, with so many images and by this Pillow: never are two mixed."""
+    """Return whether a shard is complete, with this many images, and made by this Pillow and code: versions are never mixed."""
     metadata = read_model(file.with_suffix(".json"), ShardMetadata)
     if metadata is None or not file.is_file():
         return False
@@ -196,7 +196,7 @@ def _is_whole(file: Path, images: int) -> bool:
 
 
 def _resized(images: ImageDataset, index: int, side: int) -> NDArray[np.uint8]:
-    """Return the pixels (H, W, 3) of an image whose short side is ``side``; none (0, 0, 3) of one that is skipped."""
+    """Return the pixels (H, W, 3) of an image resized to short side ``side``; (0, 0, 3) if it is skipped."""
     try:
         return np.asarray(resize_short_side(images.image(index), side))
     except UndecodableImage:
@@ -206,7 +206,7 @@ def _resized(images: ImageDataset, index: int, side: int) -> NDArray[np.uint8]:
 
 
 def _write_shard(path: Path, resized: Iterator[NDArray[np.uint8]], images: int) -> None:
-    """Write the next so many images, then the metadata about the file beside it."""
+    """Write the next ``images`` images to a shard, then its metadata beside it."""
     undecodable = 0
     with whole_file(path) as partial:
         writer = ArrowWriter(path=str(partial), features=FEATURES, writer_batch_size=SHARD)

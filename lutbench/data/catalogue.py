@@ -1,6 +1,6 @@
-"""The datasets that the suite knows: what each holds, how a suite file opens it, where it lies, and how to get it.
+"""The known datasets: their content, recipe, folder, and how to get them.
 
-All facts are in ``sets.toml``. Nothing here reads an image: whether a dataset is whole is for :mod:`lutbench.data.verify`.
+All information is in ``sets.toml``. No image is read here: :mod:`lutbench.data.verify` checks datasets.
 """
 
 import os
@@ -23,52 +23,52 @@ from lutbench.recipes.segmentation import SegmentationDataRecipe
 PRESENT, MISSING, TO_BUILD = "here", "missing", "built on first use"
 
 _ROBUSTNESS = {"labels": "imagenet-1k", "classes": 1000, "eval_crop": 224 / 256}
-"""What holds of a robustness dataset unless sets.toml says otherwise: its images are seen as ImageNet's own are."""
+"""Default settings of the robustness datasets in sets.toml: preprocessing as for ImageNet."""
 
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """A dataset as its authors describe it."""
+    """A known dataset, as described by its authors."""
 
     name: str
     title: str
     recipe: DatasetRecipe
-    """How a suite file opens it, with the metric that the literature prints."""
+    """The recipe that opens it in a suite file, with the metric that is usually reported."""
     paper: str
     terms: str
     get: str
-    """The steps to have it; ``DIR`` stands for its folder."""
+    """The steps to get it; ``DIR`` stands for its folder."""
     layout: str
-    """What lies where on disk."""
+    """Folder layout on disk."""
     classes: int = 0
-    """0 where no number is published."""
+    """0 if no number is published."""
     images: dict[str, int] = field(default_factory=dict)
-    """Images of each split; under ``all`` the sum, for a dataset without a fixed split. Those of a robustness dataset are in
-    its recipe."""
+    """Number of images per split; ``all`` is the sum, for datasets without a fixed split. For robustness datasets it is in the
+    recipe."""
     split: str = ""
-    """Which splits the literature trains and tests on."""
+    """The usual training and test splits."""
     protocol: str = ""
-    """Where the protocol of a robustness dataset was read."""
+    """Source of the protocol of a robustness dataset."""
     gigabytes: float | None = None
-    """Approximate size on disk, unpacked; None where no size could be read, 0 for images of another known dataset."""
+    """Approximate unpacked size on disk in GB; None if unknown, 0 for images of another known dataset."""
     torchvision: str = ""
-    """The class of torchvision that can download it; empty if there is none."""
+    """The torchvision class that can download it; empty if there is none."""
     built: bool = False
     """Whether the suite builds it itself."""
 
 
 @dataclass(frozen=True)
 class DatasetStatus:
-    """Whether a known dataset is present, as far as a glance tells."""
+    """Whether a known dataset is present, judged by its folders alone."""
 
     known: KnownDataset
     state: str
-    """``here``, ``built on first use``, ``on the Hub``, ``missing``, or what of it is missing."""
+    """``here``, ``built on first use``, ``on the Hub``, ``missing``, or which part is missing."""
     path: Path
 
     @property
     def steps(self) -> str:
-        """The steps to have it, with the folder filled in."""
+        """The steps to get it, with the folder filled in."""
         return self.known.get.replace("DIR", str(self.path))
 
 
@@ -92,13 +92,13 @@ def _known(name: str, values: dict[str, Any], model: type[DatasetRecipe], defaul
 
 
 CATALOGUE = {known.name: known for known in _read()}
-"""The known datasets by name: those to train on, those to find images in, then those that finished classifiers are measured on."""
+"""The known datasets by name: those to train on, then those for retrieval, then those for robustness."""
 
 TRAINED_ON = {name: known for name, known in CATALOGUE.items() if "train" in known.recipe.splits}
 """The known datasets to train on."""
 
 SEARCHED = {name: known for name, known in CATALOGUE.items() if "queries" in known.recipe.splits}
-"""The known datasets that images are looked for in."""
+"""The known retrieval datasets."""
 
 MEASURED_ON = {name: known for name, known in CATALOGUE.items() if name not in (*TRAINED_ON, *SEARCHED)}
 """The known robustness datasets."""
@@ -108,15 +108,17 @@ def find(name: str) -> KnownDataset:
     """Return the known dataset of this name.
 
     Raises:
-        UserError: with the nearest name, if there is none.
+        UserError: if there is none; the message suggests the nearest name.
     """
     if name not in CATALOGUE:
-        raise UserError(f"There is no known set {name!r}.{nearest(name, CATALOGUE)} `lutbench data list` names all.")
+        raise UserError(
+            f"There is no known dataset {name!r}.{nearest(name, CATALOGUE)} `lutbench data list` lists all of them."
+        )
     return CATALOGUE[name]
 
 
 def known_by(recipe: DatasetRecipe) -> KnownDataset | None:
-    """Return the known dataset that a suite file's recipe means; None if it is another."""
+    """Return the known dataset that a suite file's recipe describes; None if it is not a known one."""
     return next((known for known in CATALOGUE.values() if known.recipe.same_as(recipe)), None)
 
 
@@ -126,14 +128,14 @@ def location(known: KnownDataset, root: Path) -> Path:
 
 
 def made_by_suite(recipe: DatasetRecipe, root: Path) -> bool:
-    """Return whether the images of a dataset are the suite's own: built, or in the folder of what is, or made from others."""
+    """Return whether the suite made the images: a built dataset, a folder inside one, or a corrupted copy."""
     every = (location(known, root) for known in CATALOGUE.values() if known.built)
     built = [path for path in every if (path / "manifest.json").is_file()]
     return recipe.source == "corrupted" or any(map((root / recipe.folder).absolute().is_relative_to, built))
 
 
 def status_of(known: KnownDataset, root: Path) -> DatasetStatus:
-    """Look whether a dataset is below ``root``: at folders by name, without listing any, so it is instant."""
+    """Return whether a dataset is below ``root``. Only checks that folders exist, without listing them, so it is instant."""
     path = location(known, root)
     try:
         state = _state(known, path, root)
@@ -160,12 +162,12 @@ def _state(known: KnownDataset, path: Path, root: Path) -> str:
 
 
 def present(root: Path) -> list[str]:
-    """Return the names of the known datasets that are below ``root``, whole or in part.
+    """Return the names of the known datasets that are completely or partly below ``root``.
 
-    A robustness dataset that is made of another's images, as ImageNet with patches dropped, is not named beside it.
+    Robustness datasets made of another dataset's images, such as ImageNet with dropped patches, are left out.
 
     Raises:
-        UserError: if none is.
+        UserError: if there are none.
     """
     names = [name for name, known in (TRAINED_ON | SEARCHED).items() if location(known, root).exists()]
     others = {location(known, root) for known in TRAINED_ON.values()}
@@ -175,8 +177,8 @@ def present(root: Path) -> list[str]:
             names.append(name)
     if not names:
         raise UserError(
-            f"None of the known sets is below {root.absolute()}: point --data-root at the folder that holds them. "
-            "`lutbench data list` says what they are and how to get them."
+            f"There is no known dataset below {root.absolute()}. Set --data-root to the folder that holds your datasets; "
+            "`lutbench data list` shows the known datasets and how to get them."
         )
     return names
 

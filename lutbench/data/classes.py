@@ -1,6 +1,6 @@
-"""The classes of a training split and of what is measured: train's define the labels, and val has no others.
+"""Compare the classes of the training and the evaluation split. Those of train define the labels; val must have no others.
 
-Names are compared in Unicode's composed form (NFC): archives of macOS unpack ``é`` as two characters, others as one.
+Names are compared in Unicode's composed form (NFC), because archives from macOS unpack ``é`` as two characters, others as one.
 """
 
 import unicodedata
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 COMPARED = 64
-"""Images, evenly spaced, whose bytes tell whether train and val are the same."""
+"""Number of images, evenly spaced, whose bytes are compared to see whether train and val are the same."""
 
 
 def composed(name: str) -> str:
@@ -27,23 +27,23 @@ def composed(name: str) -> str:
 
 
 def check_pair(train: "ImageDataset", val: "ImageDataset") -> None:
-    """Check that a classifier can be trained on ``train`` and measured on ``val``, which may lack some of the classes.
+    """Check that a classifier can be trained on ``train`` and evaluated on ``val``, which may lack some of the classes.
 
     Raises:
-        UserError: if one has no labels, a class twice, or val images of a class that train does not have; or if all images of
-            train are of one class.
+        UserError: if one has no labels or a class twice, val has a class that train does not have, or all images of train have
+            the same class.
     """
     for images in (train, val):
         if images.labels is None:
             raise UserError(
-                f"{images.name}: split {images.split!r} has no labels, and classification needs them. Sort its images "
-                "into class folders, or name the label column of a Hugging Face set with label_column."
+                f"{images.name}: split {images.split!r} has no labels, but classification needs them. Put its images "
+                "into class folders, or set label_column to the label column of a Hugging Face dataset."
             )
         times = Counter(map(composed, images.classes))
         if twice := [name for name, count in times.items() if count > 1]:
             raise UserError(
-                f"{images.name}: split {images.split!r} has two classes of one name, written with different characters of Unicode "
-                f"for the same letters: {listed(twice)}. Put the images of both into one folder, or rename one."
+                f"{images.name}: split {images.split!r} has two classes with the same name, written with different Unicode "
+                f"characters: {listed(twice)}. Put the images of both into one folder, or rename one."
             )
     known, measured = set(map(composed, train.classes)), set(map(composed, val.classes))
     others = [name for name in _with_images(val) if composed(name) not in known]
@@ -51,42 +51,42 @@ def check_pair(train: "ImageDataset", val: "ImageDataset") -> None:
         lacking = [name for name in train.classes if composed(name) not in measured]
         differences = [f"only in train: {listed(lacking)}"] if lacking else []
         raise UserError(
-            f"{train.name}: train and val must have the same classes, of which val may lack some, but train "
-            f"has {len(train.classes):,} and val {len(val.classes):,}; {'; '.join([*differences, f'only in val: {listed(others)}'])}."
-            f"{_alike(others, train.classes)}{_wrapped(val)}{_wrapped(train)} Was one of them unpacked incompletely, or is it another set's?"
+            f"{train.name}: expected the same classes in train and val (val may lack some), found {len(train.classes):,} in train "
+            f"and {len(val.classes):,} in val; {'; '.join([*differences, f'only in val: {listed(others)}'])}."
+            f"{_alike(others, train.classes)}{_wrapped(val)}{_wrapped(train)} Is one of them incomplete, or from another dataset?"
         )
     if len(present := _with_images(train)) < 2:
         raise UserError(
-            f"{train.name}: all {len(train):,} images of split {train.split!r} are of one class, {listed(map(repr, present))}: there is "
-            f"nothing to learn, and every answer would be right.{_wrapped(train)}{_wrapped(val)} Classification needs two classes or more."
+            f"{train.name}: all {len(train):,} images of split {train.split!r} have the same class, {listed(map(repr, present))}, but "
+            f"classification needs at least two classes.{_wrapped(train)}{_wrapped(val)}"
         )
 
 
 def class_notes(train: "ImageDataset", val: "ImageDataset") -> Iterator[str]:
-    """Yield what the user should know of the classes of two splits that :func:`check_pair` accepts."""
+    """Yield warnings about the classes of two splits that :func:`check_pair` accepts."""
     present = set(map(composed, _with_images(val)))
     if lacking := [name for name in train.classes if composed(name) not in present]:
         yield (
-            f"{val.name}: val has no image of {len(lacking):,} of the {len(train.classes):,} classes of train, and what is measured says "
-            f"nothing of them: {listed(lacking)}."
+            f"{val.name}: val has no images of {len(lacking):,} of train's {len(train.classes):,} classes, so these are not "
+            f"evaluated: {listed(lacking)}."
         )
     present = set(_with_images(train))
     if lacking := [name for name in train.classes if name not in present]:
-        yield f"{train.name}: train has no image of {len(lacking):,} of its {len(train.classes):,} classes: {listed(lacking)}."
+        yield f"{train.name}: train has no images of {len(lacking):,} of its {len(train.classes):,} classes: {listed(lacking)}."
     if pairs := list(_pairs_alike(train.classes)):
-        yield f"{train.name}: classes whose names differ only in case or space: {listed(pairs)}. Are they two?"
+        yield f"{train.name}: classes whose names differ only in case or spaces: {listed(pairs)}. Are these different classes?"
     yield from filter(None, map(_all_wrapped, (train, val)))
     if train.fingerprint == val.fingerprint and _same_bytes(train, val):
-        yield f"{train.name}: train and val are the same images: what is measured is how well they are remembered."
+        yield f"{train.name}: train and val contain the same images, so the evaluation measures memorisation."
 
 
 def _same_bytes(train: "ImageDataset", val: "ImageDataset") -> bool:
-    """Return whether a sample of the images is equal: a fingerprint is over names and sizes, which files of raw pixels share."""
+    """Return whether a sample of the images is equal; fingerprints (of names and sizes) may be equal for different raw-pixel files."""
     return all(train.content(index) == val.content(index) for index in evenly_spaced(len(train), COMPARED).tolist())
 
 
 def _with_images(images: "ImageDataset") -> list[str]:
-    """Return the names of the classes that an image is of."""
+    """Return the names of the classes with at least one image."""
     assert images.labels is not None
     return [images.classes[label] for label in np.unique(images.labels).tolist()]
 
@@ -97,10 +97,10 @@ def _bare(name: str) -> str:
 
 
 def _alike(others: Iterable[str], known: Iterable[str]) -> str:
-    """Return a sentence about names that differ from a known one only in case, space or form; empty if there is none."""
+    """Return a sentence about names that differ from a known one only in case, spaces or Unicode form; empty if there are none."""
     bare = {_bare(name): name for name in known}
     pairs = [f"{name!r} is {bare[_bare(name)]!r}" for name in others if _bare(name) in bare]
-    return f" But for case or space {listed(pairs)}: rename one." if pairs else ""
+    return f" Apart from case or spaces, {listed(pairs)}: rename one of each." if pairs else ""
 
 
 def _pairs_alike(names: Iterable[str]) -> Iterator[str]:
@@ -112,9 +112,9 @@ def _pairs_alike(names: Iterable[str]) -> Iterator[str]:
 
 
 def _all_wrapped(images: Any) -> str:
-    """Return a sentence on class folders that all hold folders of the same names, which may be the classes; empty if they do not.
+    """Return a sentence if all class folders hold subfolders of the same names, which may be the real classes; else empty.
 
-    The first and last image of every class tell: names are sorted.
+    Only the first and last image of every class are inspected, since names are sorted.
     """
     if len(images.classes) < 2 or not hasattr(images, "folder"):
         return ""
@@ -125,14 +125,14 @@ def _all_wrapped(images: Any) -> str:
     if others or not first or not last or first == last:
         return ""
     return (
-        f"{images.name}: every class folder of split {images.split!r} holds folders of the same names, {first} to {last}, and counts as "
-        f"one class. If these are the classes, bring them together in one folder and name that, or name one such as {images.split} = "
-        f'"{images.folder.name}/{images.classes[0]}".'
+        f"{images.name}: every class folder of split {images.split!r} holds subfolders of the same names, {first} to {last}; each class "
+        f"folder counts as one class. If the subfolders are the classes, merge them into one folder per class, or select one class folder "
+        f'as the split, such as {images.split} = "{images.folder.name}/{images.classes[0]}".'
     )
 
 
 def _wrapped(images: Any) -> str:
-    """Return the likely setting where the one class folder of a split holds folders, which may be the classes."""
+    """Return a suggested setting if the only class folder of a split holds subfolders, which may be the real classes."""
     if len(images.classes) != 1 or not hasattr(images, "folder"):
         return ""
     parts = (images.image_name(index).split("/") for index in range(len(images)))
@@ -140,4 +140,4 @@ def _wrapped(images: Any) -> str:
     if not inner:
         return ""
     here = f"{images.folder.name}/{images.classes[0]}"
-    return f' {here} holds the folders {listed(inner)}: if these are the classes, set {images.split} = "{here}".'
+    return f' {here} holds the subfolders {listed(inner)}: if these are the classes, set {images.split} = "{here}".'

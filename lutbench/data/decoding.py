@@ -1,13 +1,13 @@
-"""From the bytes of an image file to 8-bit RGB.
+"""Decode image files to 8-bit RGB.
 
-Every mode that Pillow reads ends as RGB, by these choices (ours, where libraries differ):
+Every Pillow mode is converted to RGB as follows (our choices, where libraries differ):
 
-- transparency (RGBA, LA, PA, palettes with a transparent colour) is laid on white: the colour under a transparent
-  pixel is arbitrary, and dropping the alpha, as torchvision does, would show it;
-- 16-bit grayscale keeps its high byte, as Pillow does for 16-bit RGB; its own conversion would clip at 255. Where fewer
-  bits are used, as by a camera of 12 bits, the high byte is that of the bits that are;
-- floating-point images are refused: their range is unknown;
-- the first frame of an animation; pixels as stored, without EXIF rotation (as torchvision).
+- transparent images (RGBA, LA, PA, palettes with a transparent colour) are composited on white: the colour of a transparent
+  pixel is arbitrary, and dropping the alpha channel, as torchvision does, would show it;
+- 16-bit grayscale keeps the high byte, as Pillow does for 16-bit RGB; Pillow's own conversion would clip at 255. If fewer
+  bits are used (``bits``), for example by a 12-bit camera, the upper 8 of these are kept;
+- floating-point images are rejected, because their range is unknown;
+- of an animation the first frame is used; pixels are as stored, without EXIF rotation (as torchvision).
 """
 
 import struct
@@ -37,17 +37,17 @@ BROKEN = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What Pillow's decoders raise for files that are truncated, damaged or not images."""
+"""Exceptions that Pillow raises for files that are truncated, damaged or not images."""
 
 
 END = {
     "PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "JPEG2000": b"\xff\xd9", "GIF": b";", "WEBP": b"", "AVIF": b"",
 }  # fmt: skip
-"""What the data of a compressed format ends with; empty if with nothing in particular. In others zeros are black pixels."""
+"""End marker of each compressed format; empty if it has none. In uncompressed formats zeros are black pixels."""
 
 ZEROS = 64
-"""Zeros at the end of a compressed file, if they are also an eighth of it, that show that its rest was never written. WEBP
-ends a plain image with a sixteenth of zeros."""
+"""A compressed file with at least this many zero bytes at its end, and at least an eighth of the file, was not written completely.
+(A plain WEBP image can end with a sixteenth of zeros.)"""
 
 
 class UndecodableImage(UserError):
@@ -55,7 +55,7 @@ class UndecodableImage(UserError):
 
 
 def decode(content: bytes, name: str, bits: int | None = None) -> Image.Image:
-    """Decode the image in ``content``, mode RGB. Of grey pixels of more than 8 bits ``bits`` are used; 16 if not given.
+    """Decode the image in ``content`` to mode RGB. ``bits`` is the bit depth of greyscale images with more than 8 bits, by default 16.
 
     Raises:
         UndecodableImage: naming ``name``, if it is empty, truncated, damaged, or of a kind Pillow cannot read.
@@ -72,10 +72,10 @@ def decode(content: bytes, name: str, bits: int | None = None) -> Image.Image:
 
 
 def decode_pixels(content: bytes, name: str, bits: int | None = None) -> Pixels:
-    """Decode the image in ``content`` to the pixels of :func:`decode`, bit by bit, a JPEG in colour without Pillow.
+    """Decode the image in ``content`` to the same pixels as :func:`decode`, bit for bit; colour JPEGs without Pillow.
 
-    torchvision decodes these into memory that tensors take as it is. Of all else, and where the two packages' libraries of JPEG
-    differ, the pixels are Pillow's.
+    torchvision decodes colour JPEGs into memory that tensors can use without a copy. Other images, and all images if the two packages
+    use different JPEG libraries, are decoded with Pillow.
 
     Raises:
         UndecodableImage: as :func:`decode`.
@@ -85,7 +85,7 @@ def decode_pixels(content: bytes, name: str, bits: int | None = None) -> Pixels:
 
 
 def _jpeg(content: bytes) -> Pixels | None:
-    """Return the pixels of a JPEG of three channels; None of any other, and where something is wrong, which Pillow shall name."""
+    """Return the pixels of a JPEG with three channels; None for other images and on errors, which Pillow then reports."""
     import torch  # here, so that what only lists files need not wait for it
 
     try:
@@ -102,7 +102,7 @@ def _jpeg(content: bytes) -> Pixels | None:
 
 @cache
 def _jpegs_are_pillows() -> bool:
-    """Return whether torchvision's decoder gives Pillow's pixels here, of a picture with its colours at half the resolution."""
+    """Return whether torchvision's decoder gives the same pixels as Pillow's, tested on an image with chroma subsampling."""
     picture = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (5, 7, 3), np.uint8)
     written = BytesIO()
     Image.fromarray(picture).resize((61, 43), Image.Resampling.BICUBIC).save(written, "JPEG", quality=80, subsampling=2)
@@ -111,10 +111,10 @@ def _jpegs_are_pillows() -> bool:
 
 
 def lacks_end(content: bytes, kind: str | None) -> bool:
-    """Return whether the end of an image file of a format of Pillow's is missing, though decoders may fill it up and not say so.
+    """Return whether the end of an image file is missing, which decoders may hide by filling in pixels; ``kind`` is Pillow's format.
 
-    A file that was given its length before its content, by a download or a crash, ends with zeros. PNG has its end in a mark,
-    and others have theirs before the zeros that some cameras add.
+    An incomplete download or a crash can leave a file of full length that ends with zeros. PNG always ends with a marker; in other
+    formats some cameras append zeros after the marker.
     """
     if kind == "PNG":
         return END[kind] not in content
@@ -124,7 +124,7 @@ def lacks_end(content: bytes, kind: str | None) -> bool:
 
 
 def to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
-    """Return ``image`` as mode RGB, by the choices above; ``bits`` as for :func:`decode`, and what is above them is white.
+    """Return ``image`` in mode RGB, converted as described above; ``bits`` as for :func:`decode`, higher values become white.
 
     Raises:
         ValueError: for a mode that has no conversion.
@@ -135,7 +135,7 @@ def to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB")
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; convert it to 8 bits")
+        raise ValueError("it has floating-point pixels, whose range is unknown; convert it to 8 bits")
     if image.mode.startswith("I"):
         wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
         return Image.fromarray(np.minimum(wide >> ((bits or 16) - 8), 255).astype(np.uint8)).convert("RGB")
@@ -144,6 +144,6 @@ def to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
 
 def _advice(name: str, found: str) -> str:
     return (
-        f'{name} cannot be decoded: {found}. Replace or remove the file, or set undecodable = "skip" in the data '
-        "table of the suite file to pass over such images and count them."
+        f'{name} cannot be decoded: {found}. Replace or remove the file, or set undecodable = "skip" in the suite file\'s '
+        "[data] table to skip and count such images."
     )

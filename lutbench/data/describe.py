@@ -1,4 +1,4 @@
-"""The known datasets as a table, and everything about one of them."""
+"""Print the known datasets as a table, or everything about one of them."""
 
 import tomllib
 from collections.abc import Iterator
@@ -25,8 +25,8 @@ SPLITS = ("train", "val")
 
 
 def render_list(root: Path) -> RenderableType:
-    """Return the known datasets as tables: those to train on, those to find images in, and those that classifiers are measured on."""
-    sets = _table(("set", "classes", *SPLITS, "metric", "state"), f"Image sets below {root.absolute()}")
+    """Return the known datasets as tables: for training, for retrieval, and for robustness."""
+    sets = _table(("set", "classes", *SPLITS, "metric", "state"), f"Datasets below {root.absolute()}")
     searched = _table(("retrieval set", "images", "metric", "state"))
     measured = _table(("robustness set", "classes", "images", "metric", "state"))
     for name, known in CATALOGUE.items():
@@ -40,12 +40,17 @@ def render_list(root: Path) -> RenderableType:
         else:
             measured.add_row(name, f"{known.classes:,}", _images(known), metric, state)
     return Group(
-        sets, Text(), searched, Text(), measured, Text("\nOne set, and how to get it: lutbench data list NAME")
+        sets,
+        Text(),
+        searched,
+        Text(),
+        measured,
+        Text("\nDetails of a dataset, and how to get it: lutbench data list NAME"),
     )
 
 
 def render_dataset(status: DatasetStatus) -> RenderableType:
-    """Return everything that is known of a dataset as it is printed."""
+    """Return all information about a dataset, ready to print."""
     known = status.known
     grid = Table(box=None, show_header=False, pad_edge=False)
     grid.add_column(no_wrap=True)
@@ -55,9 +60,11 @@ def render_dataset(status: DatasetStatus) -> RenderableType:
             grid.add_row(name, value)
     steps: list[RenderableType] = []
     for line in status.steps.splitlines():
-        command = line.startswith(" ")  # to be copied, so never broken; the rest is prose
+        command = line.startswith(" ")  # a command to copy is never wrapped; other lines are prose
         steps.append(Text(f"  {line}") if command else Padding.indent(Text(line, no_wrap=False, overflow="fold"), 2))
-    then = [] if status.state != PRESENT else [Text(f"\nWhether it is whole: lutbench data check {known.name}")]
+    then = (
+        [] if status.state != PRESENT else [Text(f"\nTo check that it is complete: lutbench data check {known.name}")]
+    )
     title = Text(f"{known.name}: {known.title}\n", style="bold", no_wrap=False, overflow="fold")
     return Group(title, grid, Text("\nHow to get it"), *steps, *then)
 
@@ -89,13 +96,13 @@ def _rows(known: KnownDataset) -> list[tuple[str, str]]:
 
 
 def _images(known: KnownDataset) -> str:
-    """Return the images of each split; of a robustness dataset those of its parts."""
+    """Return the number of images of each split; for a robustness dataset, of its parts."""
     splits = (f"{count:,} {'in all' if split == 'all' else split}" for split, count in known.images.items())
     return known.recipe.image_counts or ", ".join(splits)
 
 
 def _suites_with(known: KnownDataset) -> Iterator[str]:
-    """Yield the shipped suites that use a dataset: in a table of its data, or of robustness."""
+    """Yield the shipped suites that use a dataset, in [data] or [robustness] tables."""
     for path in sorted(SUITES.glob("*.toml")):
         suite = tomllib.loads(path.read_text(encoding="utf-8"))
         opened = (known.recipe.source, known.recipe.path)

@@ -1,4 +1,4 @@
-"""A few images of a split: what a smoke run reads of it."""
+"""Select a few images of a split, for smoke runs."""
 
 from typing import Any
 
@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 from lutbench.data.walking import evenly_spaced
 
 OF_CLASS = 4
-"""Images of each class, where classes have so many: enough to hold one out, and for every query to have something to find."""
+"""Images per class, if classes have that many: enough to hold one out, and for every query to have a match."""
 
 
 def few_of(images: Any, few: int) -> NDArray[np.int64]:
-    """Return which images (n,), ascending, ``few`` of a split are: four of each of a few classes, evenly spaced; of one without labels any.
+    """Return the ascending indices (n,) of about ``few`` images of a split: four of each of a few classes, evenly spaced.
 
-    Where fewer than two classes have four, as many of each as two classes have.
+    If fewer than two classes have four images, use the largest number per class that two classes have. Without labels, the images are
+    evenly spaced in the split.
     """
     if images.labels is None or not len(images.classes):
         return evenly_spaced(len(images), few)

@@ -1,7 +1,7 @@
-"""Images in folders: a class folder for each class, or all images in one folder without labels.
+"""Datasets in folders: one folder per class, or all images in one folder without labels.
 
-The listing is packed (names in one byte string, no Python object per file): ImageNet's 1.28 million files take
-60 MB, and loader processes share them.
+File names are packed into one byte string, without a Python object per file: ImageNet's 1.28 million files take 60 MB, which loader
+processes share.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ from lutbench.data.walking import ARCHIVE_LITTER, PassedOver, explained, in_thre
 from lutbench.errors import UserError, listed, nearest
 
 LISTING_THREADS = 8
-"""Class folders listed at once; hides the latency of network file systems."""
+"""Number of class folders listed in parallel, to hide the latency of network file systems."""
 
 FEW = 64
-"""Up to so many class folders are listed one after another: threads take longer to hand over than a disk to answer."""
+"""Up to this many class folders are listed without threads, which would be slower than the disk."""
 
 
 @dataclass
@@ -39,17 +39,17 @@ class FolderImages:
     skip_undecodable: bool
     fingerprint: str
     names: bytes = field(repr=False)
-    """Names of all files relative to ``folder``, one after another."""
+    """Names of all files relative to ``folder``, concatenated."""
     ends: NDArray[np.int64] = field(repr=False)
     """(n,) The end of each name in ``names``."""
     sizes: NDArray[np.int64] = field(repr=False)
     """(n,) Bytes of each file."""
     banner: int = 0
-    """Rows of pixels at the bottom of every image that are no part of the photograph, and are cut off."""
+    """Rows of pixels to cut off at the bottom of every image: a banner that is not part of the photograph."""
     bits: int | None = None
-    """Bits that are used of pixels of more than 8, see :func:`lutbench.data.decoding.decode`."""
+    """Bit depth of images with more than 8 bits, see :func:`lutbench.data.decoding.decode`."""
     passed_over: PassedOver = field(default_factory=PassedOver, repr=False, compare=False)
-    """Files that were listed and not taken for images."""
+    """Files in the folder that were not recognised as images."""
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -66,19 +66,19 @@ class FolderImages:
             return image
         if image.height <= self.banner:
             raise UndecodableImage(
-                f"{os.fsdecode(self._path(index))} is {image.height} pixels high, of which {self.banner} should be a banner that "
-                "is cut off. Is it as its authors distribute it?"
+                f"{os.fsdecode(self._path(index))} is only {image.height} pixels high, but a banner of {self.banner} pixels is to be cut "
+                "off. Expected the image as distributed by the dataset's authors: download it again."
             )
         return image.crop((0, 0, image.width, image.height - self.banner))
 
     def pixels(self, index: int) -> Pixels:
-        """Decode an image to the pixels (H, W, 3) of :meth:`image`. Raises as that does."""
+        """Decode an image to the pixels (H, W, 3) of :meth:`image`. Raises the same errors."""
         if self.banner:
             return np.array(self.image(index))
         return decode_pixels(self.content(index), os.fsdecode(self._path(index)), self.bits)
 
     def content(self, index: int) -> bytes:
-        """Return the file of an image, as it is.
+        """Return the content of an image file.
 
         Raises:
             UserError: if it cannot be read.
@@ -89,8 +89,8 @@ class FolderImages:
                 return file.read()
         except OSError as error:
             raise UserError(
-                f"{os.fsdecode(path)} cannot be read: {error.strerror}. It was there when the folder was listed: "
-                "was it moved or removed, or is its disk gone? Put it back and give the same command again."
+                f"{os.fsdecode(path)} cannot be read: {error.strerror}. It existed when the folder was listed: it was moved or removed "
+                "since, or its disk is not available. Restore it and run the same command again."
             ) from error
 
     def image_name(self, index: int) -> str:
@@ -98,7 +98,7 @@ class FolderImages:
         return printable(os.fsdecode(self._name(index)))
 
     def at(self, index: NDArray[np.int64]) -> "FolderImages":
-        """Return the images ``index`` (n,), ascending, with all classes."""
+        """Return the subset with the ascending indices ``index`` (n,); all classes are kept."""
         return replace(
             self,
             labels=None if self.labels is None else self.labels[index],
@@ -109,7 +109,7 @@ class FolderImages:
         )
 
     def of_classes(self, folders: Collection[str]) -> "FolderImages":
-        """Return the images in the class folders ``folders``, in the same order; the other class folders do not count."""
+        """Return the images in the class folders ``folders``, in the same order, without the other classes."""
         assert self.labels is not None
         kept = [label for label, name in enumerate(self.classes) if name in folders]
         index = np.flatnonzero(np.isin(self.labels, kept))
@@ -135,14 +135,14 @@ class FolderImages:
 def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool = False, hint: str = "") -> FolderImages:
     """List the images below ``folder``, at any depth below its class folders, following links.
 
-    ``hint`` is what an error says where there is no such folder.
+    ``hint`` is added to the error message if the folder does not exist.
 
-    The fingerprint is the sha256 over class names, file names and file sizes. It notices a file that was added,
-    removed, renamed, moved to another class or changed in size; not pixels changed within the same number of bytes.
+    The fingerprint is the sha256 over class names, file names and file sizes. It changes if a file is added, removed, renamed, moved to
+    another class or changes its size, but not if pixels change within the same number of bytes.
 
     Raises:
-        UserError: if the folder is missing or empty, a class folder holds no image, images lie beside class folders,
-            something cannot be read, or links lead nowhere or round in a circle.
+        UserError: if the folder is missing or empty, a class folder holds no image, there are images beside class folders,
+            something cannot be read, or links are broken or form a cycle.
     """
     if not folder.is_dir():
         raise UserError(_expected(folder, name, split, "there is no such folder", hint))
@@ -150,11 +150,11 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
     loose = _list_files(folder, b"", only_here=True)
     if classes and len(loose.lengths):
         raise UserError(
-            f"{folder.resolve()} holds {len(loose.lengths)} images beside the folders {listed(classes)}: it is not clear "
-            "whether these are classes. Put every image into a class folder, or all images into one folder without labels."
+            f"{folder.resolve()} holds {len(loose.lengths)} images and the folders {listed(classes)}: it is unclear whether the folders "
+            "are classes. Put every image into a class folder, or all images into one folder without subfolders."
         )
     if not classes and not len(loose.lengths):
-        others = f": of the files there {loose.passed}" if loose.passed.counts else ""
+        others = f": of its files, {loose.passed}" if loose.passed.counts else ""
         raise UserError(_expected(folder, name, split, f"it holds no images{others}"))
     if classes:
 
@@ -167,9 +167,9 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
         if empty:
             passed = PassedOver.total(part.passed for part in listings if not len(part.lengths))
             raise UserError(
-                f"{name}: no image in class folder{'s' if len(empty) > 1 else ''} {listed(empty)} of {folder.resolve()}"
-                f"{f' (of the files there {passed})' if passed.counts else ''}. "
-                "Was the set unpacked completely? Fill the folder, or remove it if it is not a class."
+                f"{name}: no images in class folder{'s' if len(empty) > 1 else ''} {listed(empty)} of {folder.resolve()}"
+                f"{f' (of its files, {passed})' if passed.counts else ''}. "
+                "Was the dataset unpacked completely? Add the images, or remove folders that are not classes."
             )
     else:
         listings = [loose]
@@ -192,7 +192,7 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
 
 
 def fingerprint_of(classes: list[str], *parts: bytes | NDArray[np.int64]) -> str:
-    """Return the sha256, in hex, over class names and whatever else tells two datasets apart; the same on every machine."""
+    """Return the hex sha256 over class names and other parts that identify a dataset; the same on every machine."""
     digest = hashlib.sha256(json.dumps(classes).encode())
     for part in parts:
         content = part if isinstance(part, bytes) else part.astype("<i8").tobytes()
@@ -202,7 +202,7 @@ def fingerprint_of(classes: list[str], *parts: bytes | NDArray[np.int64]) -> str
 
 
 def _class_folders(folder: Path) -> list[str]:
-    """Return the names of the folders in ``folder``, hidden ones and what macOS adds to archives left out."""
+    """Return the names of the folders in ``folder``, without hidden ones and those that macOS adds to archives."""
     with os.scandir(folder) as entries:
         names = (entry.name for entry in entries if entry.is_dir())
         return sorted(name for name in names if not name.startswith(".") and name != ARCHIVE_LITTER)
@@ -230,9 +230,9 @@ def _list_files(folder: Path, prefix: bytes, only_here: bool = False) -> _Listin
 def _expected(folder: Path, name: str, split: str, found: str, hint: str = "") -> str:
     beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
     near = hint or nearest(folder.name, beside)
-    siblings = f" Folders beside it: {listed(beside)}.{near}" if beside else hint
+    siblings = f" Existing folders: {listed(beside)}.{near}" if beside else hint
     return (
-        f"{name}: expected the images of split {split!r} in {folder.absolute()}, but {found}.{siblings} The layout is "
-        f"{folder.name}/CLASS/IMAGE.jpg, or {folder.name}/IMAGE.jpg for images without labels. "
-        "Point --data-root at the folder that holds your sets; `lutbench data list` shows the known ones and how to get them."
+        f"{name}: expected the images of split {split!r} in {folder.absolute()}, but {found}.{siblings} Expected layout: "
+        f"{folder.name}/CLASS/IMAGE.jpg, or {folder.name}/IMAGE.jpg for images without labels. Set --data-root to the folder "
+        "that holds your datasets; `lutbench data list` shows the known datasets and how to get them."
     )

@@ -1,7 +1,7 @@
-"""A part of the training split that no run trains on, to choose settings by: the split that tables print stays unseen until they are chosen.
+"""A held-out part of the training split, for choosing settings. The split that final tables report is then not used for the choice.
 
-Which images are held out depends on the share and on the class alone, so they are the same for every method and every seed, and a
-larger share contains a smaller one.
+The held-out images depend only on the share and the class: they are the same for every method and seed, and a larger share contains
+a smaller one.
 """
 
 from dataclasses import dataclass
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 @dataclass
 class HeldOutImages(SubsetImages):
-    """The images of ``train`` that are held out, as ``val``; or all others, as ``train``."""
+    """The held-out images of ``train``, as ``val``; or the remaining ones, as ``train``."""
 
     stands_for: Literal["train", "val"]
 
     @property
     def split(self) -> str:
-        """The name of the split that it stands for."""
+        """Name of the split that it is used as."""
         return self.stands_for
 
 
 def part_of_train(images: "ImageDataset", split: Literal["train", "val"], share: float) -> HeldOutImages:
-    """Return the ``share`` of a training split that is held out, as ``val``, or what is left of it, as ``train``.
+    """Return the held-out ``share`` of a training split (``val``), or the rest of it (``train``).
 
     Raises:
-        UserError: if one of the two would be without images.
+        UserError: if one of the two has no images.
     """
     held_out = held_out_images(images, share)
     index = held_out if split == "val" else np.setdiff1d(np.arange(len(images)), held_out)
     if not 0 < len(held_out) < len(images):
         raise UserError(
-            f"held_out = {share:g}: of the {len(images):,} training images of {images.name} that leaves {len(images) - len(held_out):,} "
-            f"to train on and {len(held_out):,} to choose by. Classes of at least two images are needed, or another share."
+            f"held_out = {share:g}: {images.name} has {len(images):,} training images, of which this leaves {len(images) - len(held_out):,} "
+            f"for training and {len(held_out):,} for evaluation. Change held_out, or use classes with at least two images."
         )
     return HeldOutImages(
         whole=images,
@@ -56,9 +56,9 @@ def part_of_train(images: "ImageDataset", split: Literal["train", "val"], share:
 
 
 def held_out_images(images: "ImageDataset", share: float) -> NDArray[np.int64]:
-    """Return which images (n,), ascending, are held out: of every class its share, at least one, and never the only one.
+    """Return the ascending indices (n,) of the held-out images: the share of every class, at least one, but never the only one.
 
-    Without labels all images are one class.
+    Without labels all images count as one class.
     """
     labels = np.zeros(len(images), np.int64) if images.labels is None else images.labels
     parts = []

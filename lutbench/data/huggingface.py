@@ -1,4 +1,4 @@
-"""Image sets of Hugging Face `datasets`: by name on the Hub, or local (``save_to_disk``, Parquet, Arrow, ImageFolder)."""
+"""Datasets of Hugging Face `datasets`: by name on the Hub, or local (``save_to_disk``, Parquet, Arrow, ImageFolder)."""
 
 import re
 from collections.abc import Sequence
@@ -22,16 +22,16 @@ from lutbench.files import read_json
 from lutbench.recipes.base import DataRecipe
 
 HASHED_IMAGES = 1024
-"""At most this many images, evenly spaced, go into the fingerprint byte by byte."""
+"""Maximum number of images, evenly spaced, whose bytes go into the fingerprint."""
 
 
 Encoded = TypedDict("Encoded", {"bytes": bytes | None, "path": str | None})  # noqa: UP013 - bytes would hide the type
-"""An image as a row has it: its bytes, or the path of its file."""
+"""An image in a row: its bytes, or the path of its file."""
 
 
 @dataclass
 class HuggingFaceImages:
-    """One split of a `datasets` set."""
+    """One split of a Hugging Face dataset."""
 
     name: str
     split: str
@@ -44,7 +44,7 @@ class HuggingFaceImages:
     sizes: NDArray[np.int64] = field(repr=False)
     """(n,) Bytes of each encoded image; -1 for a row without one."""
     folder: Path
-    """The folder from which relative paths of images lead on."""
+    """The folder to which relative image paths refer."""
     bits: int | None = None
     """As for :class:`lutbench.data.folder.FolderImages`."""
 
@@ -62,12 +62,12 @@ class HuggingFaceImages:
         return decode(self._read(index, encoded), self._label(index, encoded), self.bits)
 
     def pixels(self, index: int) -> Pixels:
-        """Return the pixels (H, W, 3) of :meth:`image`. Raises as that does."""
+        """Return the pixels (H, W, 3) of :meth:`image`. Raises the same errors."""
         encoded = self.rows[index][self.column]
         return decode_pixels(self._read(index, encoded), self._label(index, encoded), self.bits)
 
     def content(self, index: int) -> bytes:
-        """Return the image as its row has it, encoded; empty if there is none.
+        """Return the encoded image of a row; empty if there is none.
 
         Raises:
             UserError: if a file that the row names cannot be read.
@@ -79,7 +79,7 @@ class HuggingFaceImages:
         return f"{self.split}/{index:08d}"
 
     def at(self, index: NDArray[np.int64]) -> "HuggingFaceImages":
-        """Return the images ``index`` (n,), ascending, with all classes."""
+        """Return the subset with the ascending indices ``index`` (n,); all classes are kept."""
         return replace(
             self,
             labels=None if self.labels is None else self.labels[index],
@@ -93,7 +93,7 @@ class HuggingFaceImages:
             return _content(encoded, self.folder)
         except OSError as error:
             raise UserError(
-                f"{self._label(index, encoded)} cannot be read: {error.strerror}. Its row names a file: put it back."
+                f"{self._label(index, encoded)} cannot be read: {error.strerror}. The row refers to this file: restore it."
             ) from error
 
     def _label(self, index: int, encoded: Encoded | None) -> str:
@@ -102,15 +102,14 @@ class HuggingFaceImages:
 
 
 def open_huggingface(recipe: DataRecipe, split: str, root: Path) -> HuggingFaceImages:
-    """Open a split: of what lies at ``recipe.path`` below ``root`` if something does, else of the Hub's set of that name.
+    """Open a split of the dataset at ``recipe.path`` below ``root`` if it exists there, else of the dataset of that name on the Hub.
 
     The fingerprint is the sha256 over class names, labels, the byte length of every encoded image and the bytes of at
-    most :data:`HASHED_IMAGES` of them, evenly spaced: equal on every machine and however the rows are stored,
-    which `datasets`' own fingerprint (of files and the calls that made them) is not. A set of more images can change
-    in a single image of the same length without its being noticed.
+    most :data:`HASHED_IMAGES` of them, evenly spaced. It is the same on every machine and for every storage format,
+    unlike the fingerprint of `datasets` itself. In larger datasets, a change to a single image of the same length may go unnoticed.
 
     Raises:
-        UserError: if the set, split or column is not there, or the columns do not hold images and labels.
+        UserError: if the dataset, split or column does not exist, or the columns do not hold images and labels.
     """
     name = recipe.label or recipe.path
     rows = _load(recipe, recipe.train if split == "train" else recipe.val, root)
@@ -121,8 +120,8 @@ def open_huggingface(recipe: DataRecipe, split: str, root: Path) -> HuggingFaceI
     if not _holds_images(kind):
         columns = [column for column, found in rows.features.items() if isinstance(found, datasets.Image)]
         raise UserError(
-            f"{name}: image_column = {recipe.image_column!r} should hold images, their bytes or the paths of their files, and holds "
-            f"{kind}.{f' Images are in {listed(columns)}.' if columns else ''}"
+            f"{name}: image_column = {recipe.image_column!r}: expected images, their bytes or their file paths, found "
+            f"{kind}.{f' Columns with images: {listed(columns)}.' if columns else ''}"
         )
     classes, labels = _labels(rows, recipe.label_column, name)
     rows = rows.select_columns([recipe.image_column]).cast_column(recipe.image_column, datasets.Image(decode=False))
@@ -135,9 +134,9 @@ def open_huggingface(recipe: DataRecipe, split: str, root: Path) -> HuggingFaceI
     except (OSError, ValueError) as error:
         file = getattr(error, "filename", None)
         raise UserError(
-            f"{name}, split {split!r}: image_column = {recipe.image_column!r} names files, and {file or 'one of them'} cannot be read: "
-            f"{getattr(error, 'strerror', None) or error}. Relative paths lead on from {folder}: does it hold the files, and "
-            "is it the column of paths?"
+            f"{name}, split {split!r}: image_column = {recipe.image_column!r} holds file paths, but {file or 'a file'} cannot be read: "
+            f"{getattr(error, 'strerror', None) or error}. Paths are relative to {folder}: check that the files are there, and "
+            "that image_column is the right column."
         ) from error
     return HuggingFaceImages(
         name=name,
@@ -154,7 +153,7 @@ def open_huggingface(recipe: DataRecipe, split: str, root: Path) -> HuggingFaceI
 
 
 def _holds_images(kind: object) -> bool:
-    """Return whether a column is of images, of their bytes, of their files' paths, or of ``{bytes, path}`` without saying that it is of images."""
+    """Return whether a column holds images, image bytes, file paths, or plain ``{bytes, path}`` structures."""
     if isinstance(kind, dict):
         return kind.keys() == {"bytes", "path"}
     return isinstance(kind, datasets.Image) or (
@@ -169,7 +168,7 @@ def _load(recipe: DataRecipe, split: str, root: Path) -> datasets.Dataset:
             return _load_saved(local, split)
         part = split.partition("[")[0]
         if (archive := local / f"{part}.zip").is_file() and not (local / part).exists():
-            # Unpacked first: given the archive itself, datasets 5.2 takes the name of its folder for the class.
+            # Unpack it first: from the archive itself, datasets 5.2 would use the name of its folder as the class.
             unpacked = datasets.DownloadManager().extract(str(archive.absolute()))
             return datasets.load_dataset("imagefolder", data_files={part: f"{unpacked}/**"}, split=split)
         if local.is_dir():
@@ -180,29 +179,29 @@ def _load(recipe: DataRecipe, split: str, root: Path) -> datasets.Dataset:
     except RuntimeError as error:
         raise script_refused(recipe, error) from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        hub = f" (nothing is there), then for {recipe.path!r} on the Hub, which needs a network"
+        hub = f" (which does not exist), then for {recipe.path!r} on the Hub (which needs a network connection)"
         role, cause = "train" if split == recipe.train else "val", cause_of(error)
         others = [name for name in OTHER_NAMES[role] if f"'{name}'" in cause and name != split]
         likely = f' Did you mean {role} = "{others[0]}"?' if others else ""
         raise UserError(
-            f"{recipe.label or recipe.path}: split {split!r} could not be opened: {cause}{likely} Looked for a local set at "
-            f"{local.absolute()}{'' if local.exists() else hub}. Check path, train and val; `lutbench data list` shows the known sets."
+            f"{recipe.label or recipe.path}: split {split!r} could not be opened: {cause}{likely} Looked for a local dataset at "
+            f"{local.absolute()}{'' if local.exists() else hub}. Check path, train and val; `lutbench data list` shows the known datasets."
         ) from error
 
 
 def script_refused(recipe: DataRecipe, error: RuntimeError) -> UserError:
-    """Return the error that a set has no rows to read, but a program that makes them, which `datasets` does not run."""
+    """Return the error for a dataset that consists of a loading script, which `datasets` no longer runs."""
     return UserError(
-        f"{recipe.label or recipe.path}: {recipe.path} could not be opened: {str(error).rstrip('.')}. If a program of its authors "
-        'loads it, take the rows that the Hub has made with that: revision = "refs/convert/parquet" in the suite file; or, of a '
-        "folder, save them as Parquet files."
+        f"{recipe.label or recipe.path}: {recipe.path} could not be opened: {str(error).rstrip('.')}. If the dataset uses a loading script, "
+        'use its Parquet version on the Hub: set revision = "refs/convert/parquet" in the suite file. Convert a local dataset to Parquet '
+        "files."
     )
 
 
 def _load_saved(folder: Path, split: str) -> datasets.Dataset:
-    """Open a split, or a part of it such as ``train[:80%]``, of what ``save_to_disk`` wrote: a dictionary of sets, or one set.
+    """Open a split, or a part such as ``train[:80%]``, of what ``save_to_disk`` wrote: a dictionary of splits, or one split.
 
-    One set is the split that it was when it was saved, ``train`` if none; it is also what an empty name stands for.
+    A single split has the name it was saved with, ``train`` if none; an empty ``split`` also selects it.
 
     Raises:
         ValueError: if there is no such split.
@@ -218,23 +217,23 @@ def _load_saved(folder: Path, split: str) -> datasets.Dataset:
         ranges = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(opened[name]) for name in opened})
     except ValueError:
         only = next(iter(opened))
-        advice = f'. Parts are {only}[:80%] and {only}[80%:]; val = "" is for a set that is only pre-trained on'
-        raise ValueError(f"it is saved with the splits {list(opened)}{advice if len(opened) == 1 else ''}") from None
+        advice = f'. Divide it with {only}[:80%] and {only}[80%:], or set val = "" for pre-training only'
+        raise ValueError(f"it was saved with the splits {list(opened)}{advice if len(opened) == 1 else ''}") from None
     return datasets.concatenate_datasets([opened[r.splitname].select(range(r.from_, r.to)) for r in ranges])
 
 
 def cause_of(error: BaseException) -> str:
-    """Return the innermost cause of an error of `datasets` as a sentence, with a suite's setting in the place of Python's calls."""
+    """Return the innermost cause of an error of `datasets` as a sentence, in terms of suite settings instead of Python calls."""
     while (inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         error = inner
     message = re.split(r"\n?\s*Example of usage", str(error))[0].strip().rstrip(".") or type(error).__name__
     if "onfig name is missing" in message or "BuilderConfig" in message:
-        message += ". Name one of them with config in the data table of the suite file"
+        message += ". Set config to one of them in the suite file's [data] table"
     return " ".join(message.split()) + "."
 
 
 def require_column(columns: Sequence[str], column: str, setting: str, where: str = "the set") -> None:
-    """Raise UserError if ``column``, which the message calls ``setting``, is none of the ``columns`` that are ``where``."""
+    """Raise UserError if ``column`` is not one of ``columns``; the message names the ``setting`` and ``where`` the columns are."""
     if column not in columns:
         raise UserError(
             f"{setting} = {column!r}: {where} has no such column.{nearest(column, columns)} Columns: {', '.join(columns)}."
@@ -242,21 +241,21 @@ def require_column(columns: Sequence[str], column: str, setting: str, where: str
 
 
 def _labels(rows: datasets.Dataset, column: str, name: str) -> tuple[list[str], NDArray[np.int64] | None]:
-    """Class names and labels: of a ClassLabel column its own, of any other its sorted distinct values."""
+    """Return class names and labels; for a column without ClassLabel, the classes are its sorted distinct values."""
     if not column:
         return [], None
     require_column(rows.column_names, column, f"{name}: label_column")
     values = rows.select_columns([column]).with_format("arrow")[:][column]
     kind = rows.features[column]
     if not isinstance(kind, datasets.ClassLabel | datasets.Value) or pa.types.is_floating(values.type):
-        raise UserError(f"{name}: label_column = {column!r} should hold one class per row, and holds {kind}.")
+        raise UserError(f"{name}: label_column = {column!r}: expected one class per row, found {kind}.")
     unknown = values.null_count
     if isinstance(kind, datasets.ClassLabel):
         unknown += pc.sum(pc.less(values, 0)).as_py() or 0
     if unknown:
         raise UserError(
             f"{name}: {unknown} of {len(rows)} rows have no label in column {column!r}. "
-            'Choose a split with labels, or set label_column = "" to use the images without labels.'
+            'Use a split with labels, or set label_column = "" to use the images without labels.'
         )
     if isinstance(kind, datasets.ClassLabel):
         return list(kind.names), values.to_numpy().astype(np.int64)
@@ -265,13 +264,13 @@ def _labels(rows: datasets.Dataset, column: str, name: str) -> tuple[list[str], 
 
 
 def _sizes(rows: datasets.Dataset, column: str, folder: Path) -> NDArray[np.int64]:
-    """Return the bytes (n,) of every encoded image; -1 for a row without one. Raises OSError if a file is not there."""
+    """Return the bytes (n,) of every encoded image; -1 for a row without one. Raises OSError if a file is missing."""
     encoded = rows.with_format("arrow")[:][column] if rows._indices is not None else rows.data.column(column)
     lengths: NDArray[np.int64] = (
         pc.fill_null(pc.binary_length(pc.struct_field(encoded, "bytes")), -1).to_numpy().astype(np.int64)
     )
     paths = pc.struct_field(encoded, "path")
-    for index in np.flatnonzero(lengths < 0):  # rows that name a file instead of holding it
+    for index in np.flatnonzero(lengths < 0):  # rows with a file path instead of bytes
         path = paths[int(index)].as_py()
         lengths[index] = (folder / path).stat().st_size if path else -1
     return lengths

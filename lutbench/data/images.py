@@ -1,4 +1,4 @@
-"""The door to every dataset of images: whatever it comes from, behind it is an :class:`ImageDataset`."""
+"""Open any image dataset; whatever its source, the result is an :class:`ImageDataset`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,7 +35,7 @@ IMAGENET_CLASSES = 1000
 
 
 class Files(Protocol):
-    """One split's images as they are stored, with or without labels or masks."""
+    """The encoded images of one split, with or without labels or masks."""
 
     @property
     def name(self) -> str: ...
@@ -43,13 +43,13 @@ class Files(Protocol):
     def split(self) -> str: ...
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """(n,) Bytes of every encoded image; less than 1 where there is none."""
+        """(n,) Bytes of every encoded image; less than 1 if there is none."""
         ...
 
     def __len__(self) -> int: ...
 
     def content(self, index: int) -> bytes:
-        """Return an image as it is stored, encoded. Raises UserError if it cannot be read."""
+        """Return the encoded image. Raises UserError if it cannot be read."""
         ...
 
     def image_name(self, index: int) -> str:
@@ -65,27 +65,27 @@ class ImageDataset(Files, Protocol):
     labels: NDArray[np.int64] | None
     """(n,) The class of every image, or None."""
     fingerprint: str
-    """Hex digest that tells two contents apart; the same for the same data on every machine."""
+    """Hex digest of the content; the same for the same data on every machine."""
     skip_undecodable: bool
-    """Whether :func:`load_or_next` passes over images that cannot be decoded."""
+    """Whether :func:`load_or_next` skips images that cannot be decoded."""
 
     def image(self, index: int) -> Image.Image:
         """Decode an image, mode RGB. Raises :class:`UndecodableImage`."""
         ...
 
     def pixels(self, index: int) -> Pixels:
-        """Return the pixels (H, W, 3) of :meth:`image`, bit by bit, faster where Pillow is not needed; perhaps read-only."""
+        """Return the same pixels as :meth:`image`, as an array (H, W, 3), possibly read-only; faster if Pillow is not needed."""
         ...
 
 
 def open_dataset(recipe: DataRecipe, split: Split, root: Path) -> ImageDataset:
     """Open one split of a dataset below the data root.
 
-    Nothing is decoded; a dataset that the suite builds itself is built if it is absent. ``bits`` decide pixels, so where they are
-    given they are part of the fingerprint. With ``held_out`` both splits are parts of ``train``.
+    No image is decoded. A dataset that the suite builds is built if it does not exist. ``bits``, if given, is part of the
+    fingerprint, as it changes pixels. With ``held_out`` both splits are parts of ``train``.
 
     Raises:
-        UserError: if it is missing, empty, incomplete or not laid out as expected; says what was looked for where.
+        UserError: if the dataset is missing, empty, incomplete or has another layout; the message says what was expected where.
     """
     if recipe.held_out:
         whole = open_dataset(recipe.model_copy(update={"held_out": None, "few": None}), "train", root)
@@ -106,12 +106,10 @@ def _open(recipe: DataRecipe, split: Split, root: Path) -> "FolderImages | Huggi
     skip = recipe.undecodable == "skip"
     folder = recipe.train if split == "train" else recipe.val
     if split == "val" and not folder:
-        raise UserError(
-            f"{name}: the set has no validation split (val is empty), and this run needs one. Name its folder or split with val."
-        )
+        raise UserError(f"{name}: this run needs a validation split, but val is empty. Set val to its folder or split.")
     if recipe.source == "huggingface" and not recipe.path:
         raise UserError(
-            "path is empty: give the name of the Hugging Face set on the Hub, or its folder below the data root."
+            "path is empty: expected the name of a Hugging Face dataset on the Hub, or its folder below the data root."
         )
     if recipe.streaming:
         from lutbench.data.streaming import open_streamed
@@ -132,13 +130,13 @@ def _open(recipe: DataRecipe, split: Split, root: Path) -> "FolderImages | Huggi
 
 
 def survey(recipe: DataRecipe, workspace: "Workspace") -> Survey:
-    """Return what is known of a dataset before anything runs; one that is streamed takes no room."""
+    """Return what is known about a dataset before a run; a streamed one needs no disk space."""
     found = survey_splits(recipe, workspace, lambda images: int(images.sizes.clip(0).sum()))
     return replace(found, disk=()) if recipe.streaming else found
 
 
 def needs(recipe: DataRecipe, root: Path) -> dict[str, Path]:
-    """Return the files and folders without which a dataset is not whole, by the names that messages give them."""
+    """Return the files and folders that the dataset needs, by their names in messages."""
     splits = [recipe.train, *([recipe.val] if recipe.val and not recipe.held_out else [])]
     names = splits
     if recipe.source != "folder":
@@ -150,12 +148,12 @@ def needs(recipe: DataRecipe, root: Path) -> dict[str, Path]:
 
 
 def built_by(recipe: DataRecipe) -> CropDataset | None:
-    """Return what builds a dataset from photographs; None if it is not the suite's own."""
+    """Return the builder of a dataset made from photographs; None for other datasets."""
     return BUILT.get(recipe.source)
 
 
 def is_streamed(images: ImageDataset) -> "TypeGuard[StreamedImages]":
-    """Return whether images come quickly only in the order of a stream."""
+    """Return whether the dataset is a stream, which is fast only in its own order."""
     return hasattr(images, "contents")
 
 
@@ -170,10 +168,10 @@ def load_or_next(
 def load_or_next(
     images: ImageDataset, index: int, content: bytes | None = None, form: Form = "Pillow"
 ) -> tuple[Any, int, int]:
-    """Return an image, its index, and how many undecodable ones were passed over on the way to it.
+    """Return an image, its index, and how many undecodable images were skipped before it.
 
-    ``content`` is that of a streamed dataset's image ``index``, read already. Where a dataset skips undecodable images, the
-    next decodable one takes the place of such an image.
+    ``content`` is the content of image ``index`` if it was read already (streamed datasets). If the dataset skips undecodable
+    images, the next decodable one replaces them.
 
     Raises:
         UndecodableImage: if the image cannot be decoded and the dataset does not skip.
@@ -189,8 +187,8 @@ def load_or_next(
             if not images.skip_undecodable:
                 raise
     raise UserError(
-        f"{images.name}: not one of the {len(images)} images of split {images.split!r} can be decoded, "
-        f"beginning with {images.image_name(index)}. Is the set unpacked, and in a format that Pillow reads?"
+        f"{images.name}: none of the {len(images)} images of split {images.split!r} can be decoded, "
+        f"starting with {images.image_name(index)}. Check that the dataset is unpacked and in a format that Pillow reads."
     )
 
 
@@ -207,13 +205,13 @@ def aligned(train: ImageDataset, val: ImageDataset) -> ImageDataset:
 
 
 def few_files(recipe: DataRecipe, root: Path) -> list[Path]:
-    """Return the files and folders of a dataset that are there, for a smoke run, which reads a few images of them."""
+    """Return the existing files and folders of a dataset, for smoke runs."""
     parts = needs(recipe, root).values() if recipe.source == "folder" else [root / recipe.folder]
     return [part for part in dict.fromkeys(parts) if part.exists()]
 
 
 def write_miniature(recipe: DataRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> bool:
-    """Write the dataset in miniature below ``root``, with images of ``side`` pixels; a thousand ``classes`` are ImageNet-1k's."""
+    """Write a miniature version of the dataset below ``root``, with images of ``side`` pixels; 1000 ``classes`` mean ImageNet-1k's."""
     from lutbench.data.toy.miniatures import is_miniature, miniature, write_images
 
     if is_miniature(root / recipe.folder, current=True):

@@ -1,4 +1,4 @@
-"""Scans of the files of a dataset: which can be decoded, which are of an unusual kind, and which are in both splits."""
+"""Scan the files of a dataset: find undecodable images, unusual image modes, and images that are in both splits."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,16 +14,16 @@ from lutbench.data.walking import evenly_spaced, in_threads
 from lutbench.errors import UserError, listed
 
 SAMPLE = 256
-"""Images of each split, evenly spaced, that a check looks at if it does not look at all."""
+"""Number of images per split, evenly spaced, that a check decodes if it does not decode all."""
 
 COMPARED = 4096
-"""At most so many training images are read to find a sample's duplicates: 0.5 GB of ImageNet."""
+"""Maximum number of training images read to find duplicates of a sample: 0.5 GB for ImageNet."""
 
 CUT = "cut off"
-"""The kind of images that can be decoded though the end of their file is missing."""
+"""The kind of images that can be decoded although the end of the file is missing."""
 
 DIGEST = "S16"
-"""Half a sha256: ImageNet's digests take 20 MB, and two different files have one only in 2 ** 64 files."""
+"""Half a sha256: the digests of ImageNet take 20 MB, and a collision is expected only among 2 ** 64 files."""
 
 
 @dataclass(frozen=True)
@@ -31,25 +31,25 @@ class Scan:
     """Findings in one split's files."""
 
     indices: NDArray[np.int64]
-    """(n,) The images that were looked at; empty files are not, they are known by their size."""
+    """(n,) Indices of the scanned images; empty files are not scanned."""
     empty: list[str]
-    """Names of all files without a byte."""
+    """Names of all empty files."""
     broken: list[str]
-    """Names of those looked at that cannot be read or decoded."""
+    """Names of the scanned images that cannot be read or decoded."""
     unusual: dict[str, list[str]]
-    """Names of those looked at, by what is unusual about them and no fault."""
+    """Names of the scanned images that are unusual but not faulty, by kind."""
     digests: NDArray[np.bytes_] | None
-    """(n,) Digests of the bytes of those looked at; empty where a file could not be read. None if not asked for."""
+    """(n,) Digests of the scanned files; empty for unreadable files. None if not requested."""
 
     @property
     def undecodable(self) -> list[str]:
-        """Names of all images that are known to be undecodable."""
+        """Names of all images found to be undecodable."""
         return [*self.empty, *self.broken]
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Validation images that are training images too, byte for byte."""
+    """Validation images that are also training images, byte for byte."""
 
     pairs: list[tuple[str, str]]
     """Name in val, and the first such name in train."""
@@ -58,14 +58,14 @@ class Duplicates:
 
     def __str__(self) -> str:
         if not self.pairs:
-            return f"no image is in both splits, byte for byte ({self.compared})"
+            return f"no image is in both splits (byte for byte; {self.compared})"
         named = listed((f"val {val} = train {train}" for val, train in self.pairs), 3)
         many = "images are" if len(self.pairs) > 1 else "image is"
-        return f"{len(self.pairs):,} val {many} in train too, byte for byte ({self.compared}): {named}"
+        return f"{len(self.pairs):,} val {many} also in train (byte for byte; {self.compared}): {named}"
 
 
 def scan(files: Files, count: int | None = None, digests: bool = False) -> Scan:
-    """Decode ``count`` images, evenly spaced, or all; each file is read once."""
+    """Decode ``count`` images, evenly spaced, or all if None. Each file is read once."""
     spaced = evenly_spaced(len(files), count or len(files))
     filled = files.sizes > 0
     indices = spaced[filled[spaced]]
@@ -87,8 +87,8 @@ def scan(files: Files, count: int | None = None, digests: bool = False) -> Scan:
 
 
 def find_duplicates(train: Files, val: Files, scans: tuple[Scan, Scan]) -> Duplicates:
-    """Find the scanned val images that are in train: among all, where digests were taken, else among those of the same
-    number of bytes, at most :data:`COMPARED`.
+    """Find the scanned val images that are also in train. Compares all images if digests were taken, otherwise at most
+    :data:`COMPARED` training images of the same size in bytes.
     """
     in_train, in_val = scans[0].indices, scans[1].indices
     digests = [one.digests for one in scans if one.digests is not None]
@@ -108,7 +108,7 @@ def find_duplicates(train: Files, val: Files, scans: tuple[Scan, Scan]) -> Dupli
 
 
 def _equal(train: NDArray[np.bytes_], val: NDArray[np.bytes_]) -> list[tuple[int, int]]:
-    """Return the indices in val, and the first in train, of equal digests."""
+    """Return pairs of equal digests: the index in val and the first index in train."""
     if not len(train):
         return []
     order = np.argsort(train, kind="stable")
@@ -118,7 +118,7 @@ def _equal(train: NDArray[np.bytes_], val: NDArray[np.bytes_]) -> list[tuple[int
 
 
 def _scan(files: Files, index: int, digest: bool) -> tuple[str | None, bytes]:
-    """Return what is unusual about an image, None if it cannot be decoded; and its digest, if asked for and readable."""
+    """Return what is unusual about an image (None if it cannot be decoded), and its digest if requested and readable."""
     taken = b""
     try:
         content = files.content(index)
@@ -130,7 +130,7 @@ def _scan(files: Files, index: int, digest: bool) -> tuple[str | None, bytes]:
 
 
 def _unusual(content: bytes) -> str:
-    with Image.open(BytesIO(content)) as image:  # the header alone
+    with Image.open(BytesIO(content)) as image:  # reads only the header
         if lacks_end(content, image.format):
             return CUT
         if image.has_transparency_data:
@@ -140,7 +140,7 @@ def _unusual(content: bytes) -> str:
 
 
 def _digests(files: Files, indices: NDArray[np.int64]) -> NDArray[np.bytes_]:
-    """Return the digests (n,) of some images' bytes; empty where a file cannot be read."""
+    """Return the digests (n,) of some images; empty for unreadable files."""
 
     def digest(index: int) -> bytes:
         try:

@@ -1,7 +1,7 @@
-"""Whether every mask of a set can be trained on, said before anything is computed.
+"""Check all masks of a segmentation dataset before training.
 
-A value outside the classes stops a GPU hours into training, with a message that does not name the file; a mask of
-another size than its image trains on the wrong pixels. So every mask is decoded, and every image's header read, once.
+A mask value outside the classes would crash a GPU hours into training without naming the file, and a mask of another size than its
+image would train on wrong pixels. So every mask is decoded, and every image's header read, once.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from lutbench.errors import UserError, listed
 from lutbench.files import DamagedError, read_sealed, write_sealed
 
 REVISION = 3
-"""Revision of the check: raised when it looks for more, so that older stamps no longer count."""
+"""Revision of the check: raised when the check becomes stricter, so that older results are no longer used."""
 
 ENOUGH = 3
-"""Faulty masks after which a check stops."""
+"""The check stops after this many faulty masks."""
 
 
 class Stamp(BaseModel):
-    """A set whose masks can all be trained on."""
+    """Stored result: all masks of a dataset are valid."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -40,23 +40,23 @@ class Stamp(BaseModel):
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in some of a set's masks."""
+    """Findings in some of a dataset's masks."""
 
     scenes: SegmentationDataset
     pixels: NDArray[np.int64]
-    """(256,) of every value."""
+    """(256,) Number of pixels of every mask value."""
     faults: list[str]
-    """Why the first masks that cannot be trained on cannot be."""
+    """Descriptions of the first faulty masks."""
 
     @property
     def absent(self) -> list[str]:
-        """The classes of which no mask has a pixel."""
+        """The classes without pixels in any mask."""
         first = int(self.scenes.reduce_zero_label)
         return [name for value, name in enumerate(self.scenes.classes, first) if not self.pixels[value]]
 
     @property
     def ignored(self) -> str:
-        """What share of the pixels is ignored, and by which value, for messages; empty if none is."""
+        """Share of the ignored pixels by mask value, for messages; empty if none are ignored."""
         values = [0] if self.scenes.reduce_zero_label else []
         shares = {value: self.pixels[value] / max(1, self.pixels.sum()) for value in [*values, self.scenes.ignore]}
         why = {
@@ -71,62 +71,62 @@ class Inspection:
 
     @property
     def lesson(self) -> str:
-        """A paragraph that says that the masks teach nothing: all pixels that count are of one class, or none count; else empty.
+        """An error text if the masks are useless for training: all valid pixels have one class, or there are none; else empty.
 
-        On a split that is only measured one class may be enough.
+        An evaluation split may have only one class.
         """
         present = [name for name in self.scenes.classes if name not in set(self.absent)]
         if len(present) > (self.scenes.split == "train"):
             return ""
-        found = f"every pixel that counts is of one class, {present[0]}" if present else "no pixel counts"
+        found = f"all valid pixels have the same class, {present[0]}" if present else "all pixels are ignored"
         ignored = (
-            f" {self.ignored}. If one of these values is a class, write the masks with the classes' numbers from "
-            f"{int(self.scenes.reduce_zero_label)} on, in the order of classes (255 becomes 1 where masks hold 0 and 255)."
+            f" {self.ignored}. If one of these values is a class, renumber the mask values from "
+            f"{int(self.scenes.reduce_zero_label)}, in the order of classes (for masks with 0 and 255, write 1 instead of 255)."
             if self.ignored
             else ""
         )
         return (
-            f"{self.scenes.name}, split {self.scenes.split!r}: there is nothing to learn or to measure in the masks in "
-            f"{self.scenes.masks.absolute()}: {found}.{ignored}"
+            f"{self.scenes.name}, split {self.scenes.split!r}: the masks in {self.scenes.masks.absolute()} are useless for training and "
+            f"evaluation: {found}.{ignored}"
         )
 
     @property
     def problem(self) -> str:
-        """A paragraph about the masks that cannot be trained on; empty if there is none."""
+        """An error text about the faulty masks; empty if there are none."""
         if not self.faults:
             return ""
         names_of: dict[str, list[str]] = {}
-        for fault in self.faults:  # of several masks one may have
+        for fault in self.faults:  # several masks may have the same fault
             name, _, text = fault.partition(": ")
             names_of.setdefault(text, []).append(name)
         parts = [
-            f"{self.scenes.name}, split {self.scenes.split!r}: masks in {self.scenes.masks.absolute()} that cannot be trained on:",
+            f"{self.scenes.name}, split {self.scenes.split!r}: faulty masks in {self.scenes.masks.absolute()}:",
             *(f"{', '.join(names)}: {text}" for text, names in names_of.items()),
         ]
         if len(self.faults) == ENOUGH:
             parts.append("The check stopped there; there may be more.")
         if self.pixels[~_expected(self.scenes)].any():
             parts.append(
-                f"The values must be those of the {len(self.scenes.classes)} classes that are named: are there more? If one "
-                "value means no class, set ignore to it; if that is 0, and 1 the first class, set reduce_zero_label = true."
+                f"Mask values must be those of the {len(self.scenes.classes)} classes in the suite file. If there are more classes, add them. If a "
+                "value means no class, set ignore to it; if 0 means no class and 1 the first class, set reduce_zero_label = true."
             )
         return " ".join(parts)
 
 
 LONGEST = 32
-"""The greatest side of an image over the other: a thinner one would be left without a pixel when its long side is reduced."""
+"""Maximum aspect ratio of an image: a thinner one would shrink to zero width when resized."""
 
 
 def check_masks(scenes: SegmentationDataset, stamps: Path | None = None) -> list[str]:
-    """Decode every mask and read every image's header; returns the classes of which no mask has a pixel.
+    """Decode every mask and read every image's header; return the classes without pixels in any mask.
 
-    With ``stamps`` the outcome is kept in that folder, and a set that is there by its fingerprint is not read again.
-    Two cores read ADE20K's 22,210 in about a minute.
+    With ``stamps``, the result is stored in that folder, and a dataset with the same fingerprint is not read again.
+    Two cores read ADE20K's 22,210 masks in about a minute.
 
     Raises:
-        UserError: if a mask cannot be read, is not one channel of 1 or 8 bits, has a value that is no class, or differs in
-            size from its image, or is too thin; names the first files, what was found and what was expected. Also if there is nothing to
-            learn: the pixels that count are all of one class, or none count.
+        UserError: if a mask cannot be read, does not have one channel of 1 or 8 bits, has a value outside the classes, differs in size from
+            its image, or is too thin; names the first files, what was expected and what was found. Also if all valid pixels have the same
+            class, or all pixels are ignored.
     """
     stamp = stamps / f"masks-{scenes.fingerprint[:16]}.json" if stamps else None
     known = _read_stamp(stamp) if stamp else None
@@ -147,7 +147,7 @@ def check_masks(scenes: SegmentationDataset, stamps: Path | None = None) -> list
 
 
 def inspect_masks(scenes: SegmentationDataset, indices: Sequence[int]) -> Inspection:
-    """Scan at some of the masks, until enough of them are found faulty."""
+    """Inspect some of the masks; stop after :data:`ENOUGH` faulty ones."""
     pixels = np.zeros(256, np.int64)
     faults: list[str] = []
     expected = _expected(scenes)
@@ -161,7 +161,7 @@ def inspect_masks(scenes: SegmentationDataset, indices: Sequence[int]) -> Inspec
 
 
 def _expected(scenes: SegmentationDataset) -> NDArray[np.bool_]:
-    """Return whether each value may be in a mask file, (256,)."""
+    """Return which values are allowed in a mask file, (256,)."""
     expected = np.zeros(256, bool)
     expected[: len(scenes.classes) + scenes.reduce_zero_label] = True
     expected[scenes.ignore] = True
@@ -169,7 +169,7 @@ def _expected(scenes: SegmentationDataset) -> NDArray[np.bool_]:
 
 
 def _inspect(scenes: SegmentationDataset, index: int, expected: NDArray[np.bool_]) -> tuple[NDArray[np.int64], str]:
-    """Return the pixels (256,) of every value in a mask, and its fault, empty if it has none."""
+    """Return the number of pixels (256,) of every value in a mask, and its fault; empty if it has none."""
     name = scenes.stems[index] + scenes.mask_suffix
     try:
         with opened_mask(scenes.mask_path(index)) as mask:
@@ -177,7 +177,7 @@ def _inspect(scenes: SegmentationDataset, index: int, expected: NDArray[np.bool_
             if mask.mode == "1":
                 pixels[[1, 255]] = pixels[[255, 1]]  # Pillow counts its ones as 255
         with opened(scenes.image_path(index)) as image:
-            sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # OpenCV turns it
+            sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # OpenCV rotates it
             image_size = image.size[::-1] if sideways else image.size
     except UserError as error:
         return np.zeros(256, np.int64), str(error)
@@ -187,10 +187,10 @@ def _inspect(scenes: SegmentationDataset, index: int, expected: NDArray[np.bool_
         values = listed(f"{value} in {pixels[value]:,} pixels" for value in strange)
         fault = f"{name}: expected values {_ranges(expected)}, found {values}."
     elif size != image_size:
-        turned = ", its EXIF orientation applied" if sideways else ""
+        turned = " (after EXIF rotation)" if sideways else ""
         fault = f"{name}: expected the size of its image, {_by(image_size)}{turned}, found {_by(size)}."
     elif max(size) > LONGEST * min(size):
-        fault = f"{name}: expected no side of more than {LONGEST} times the other, found {_by(size)}."
+        fault = f"{name}: expected an aspect ratio of at most {LONGEST}, found {_by(size)}."
     return pixels, fault
 
 

@@ -1,11 +1,10 @@
-"""Sets as their authors unpack them: images beside lists that say which are for training and of which class.
+"""Datasets in their authors' layout: images with list files that give split and class of each.
 
-Where torchvision has a class for a set, that class reads the lists (``download=False``), with its checks of them; CUB,
-Stanford Dogs, the iNaturalists and Places365 are read here. torchvision's INaturalist has no split into train and val, and
-its Places365 takes 1.7 GB to list 1.8 million images. Images are never opened by torchvision: behind the door they are
-:class:`FolderImages` like all others.
+If torchvision has a class for a dataset, that class reads and checks the lists (``download=False``). CUB, Stanford Dogs, the iNaturalist
+datasets and Places365 are read here: torchvision's INaturalist has no split into train and val, and its Places365 needs 1.7 GB of memory
+to list 1.8 million images. Images are never opened by torchvision: the result is a :class:`FolderImages` as for all others.
 
-``path`` of a recipe is the folder that the archive makes, ``train`` and ``val`` name official splits, joined by ``+``.
+``path`` in a recipe is the folder in the archive; ``train`` and ``val`` are names of official splits, which can be joined with ``+``.
 """
 
 import json
@@ -27,68 +26,70 @@ from lutbench.recipes.base import DataRecipe
 
 
 class Listed(NamedTuple):
-    """What the official lists say of one split."""
+    """Content of the official lists for one split."""
 
     classes: Sequence[str]
     files: Sequence[bytes]
-    """Relative to the set's folder, with forward slashes."""
+    """Paths relative to the dataset's folder, with forward slashes."""
     labels: Sequence[int]
 
 
 class Format(NamedTuple):
-    """How the lists of a set are read."""
+    """How to read the lists of a dataset."""
 
     read: Callable[[Path, str], Listed]
-    """From the set's folder and one official split."""
+    """Arguments: the dataset's folder and one official split."""
     splits: Sequence[str]
-    """The official splits; empty where any list that is there is one."""
+    """The official splits; empty if every existing list is one."""
     needs: Callable[[str], Sequence[str]]
-    """Lists and folders of images, relative to the set's folder, without which a split cannot be read."""
+    """Lists and image folders that a split needs, relative to the dataset's folder."""
     banner: int = 0
-    """Rows of pixels below every photograph that the set's authors ask to cut off."""
+    """Rows of pixels at the bottom of every photograph, to cut off as the dataset's authors ask."""
 
 
 MINIATURE = ".miniature"
-"""A file that marks a set in miniature (:mod:`lutbench.data.toy.miniatures`), whose lists cannot have the sums of the published ones."""
+"""A file that marks a miniature dataset (:mod:`lutbench.data.toy.miniatures`), whose lists differ from the published checksums."""
 
 STATS_AT_ONCE = 1000
-"""Files whose sizes a thread looks up for one task: a task for each of 600,000 files would take 1 GB."""
+"""Number of files per thread task when reading file sizes: one task for each of 600,000 files would take 1 GB."""
 
 
 @explained()
 def open_official(recipe: DataRecipe, split: str, root: Path) -> FolderImages:
     """List one split of a dataset in its authors' layout.
 
-    The fingerprint is over class names, labels, file names and sizes, as :func:`open_folder`'s, and over a banner that is cut.
+    The fingerprint is computed from class names, labels, file names and sizes, as in :func:`open_folder`, and the height of the banner.
 
     Raises:
-        UserError: if the set, its lists or a split is not there, a split is empty, or listed images are missing.
+        UserError: if the dataset, its lists or a split does not exist, a split is empty, or listed images are missing.
     """
     folder, name = (root / recipe.path).absolute(), recipe.label or recipe.path or recipe.source
     if not folder.is_dir():
         raise UserError(
-            f"{name}: expected its folder at {folder}, and there is none. Point --data-root at the folder that "
-            "holds your sets; `lutbench data list` shows the known ones and how to get them."
+            f"{name}: expected its folder at {folder}, which does not exist. Set --data-root to the folder that holds your "
+            "datasets; `lutbench data list` shows the known datasets and how to get them."
         )
     form = FORMATS[recipe.source]
     wanted = recipe.train if split == "train" else recipe.val
     named = [part.strip() for part in wanted.split("+")]
     parts = [_read(form, folder, name, part) for part in named]
     if len({tuple(part.classes) for part in parts}) > 1:
-        raise UserError(f"{name}: the lists of {wanted} have different classes. Are they of one version of the set?")
+        raise UserError(
+            f"{name}: the lists of {wanted} have different classes. Take all of them from the same version of the dataset."
+        )
     files = [file for part in parts for file in part.files]
     if twice := [one for one, other in pairwise(sorted(files)) if one == other]:
         raise UserError(
             f"{name}: the lists of {wanted} name {len(twice):,} images more than once, first "
-            f"{printable(os.fsdecode(twice[0]))}. Name splits that do not overlap, and take the lists as they are published."
+            f"{printable(os.fsdecode(twice[0]))}. Choose splits that do not overlap, and use the lists as published."
         )
     labels = np.array([label for part in parts for label in part.labels], np.int64)
     if not files:
-        raise UserError(f"{name}: the list of split {wanted} in {folder} names no image.")
+        raise UserError(f"{name}: the list of split {wanted} in {folder} is empty. Download it again.")
     classes = list(parts[0].classes)
     if labels.min() < 0 or labels.max() >= len(classes):
         raise UserError(
-            f"{name}: the lists of {wanted} have labels from {labels.min()} to {labels.max()}, and {len(classes)} classes."
+            f"{name}: the lists of {wanted} have labels from {labels.min()} to {labels.max()}, expected 0 to {len(classes) - 1}."
         )
     sizes = _sizes(folder, files, name, wanted)
     names, lengths = b"".join(files), np.fromiter(map(len, files), np.int64, len(files))
@@ -112,8 +113,8 @@ def open_official(recipe: DataRecipe, split: str, root: Path) -> FolderImages:
 def _read(form: Format, folder: Path, name: str, part: str) -> Listed:
     if form.splits and part not in form.splits:
         raise UserError(
-            f"{name}: there is no official split {part!r}.{nearest(part, form.splits)} There are "
-            f"{', '.join(form.splits)}; several are joined by '+'."
+            f"{name}: there is no official split {part!r}.{nearest(part, form.splits)} Official splits: "
+            f"{', '.join(form.splits)}. Join several with '+'."
         )
     for needed in form.needs(part):
         path = folder / needed
@@ -121,29 +122,29 @@ def _read(form: Format, folder: Path, name: str, part: str) -> Listed:
             near = next(parent for parent in path.parents if parent.is_dir())
             beside = listed(sorted(p.name for p in near.iterdir())) or "nothing"
             raise UserError(
-                f"{name}: {path} is missing, and split {part!r} needs it. In {near}: {beside}. Was the set unpacked "
-                "completely, and as `lutbench data list` says?"
+                f"{name}: {path} is missing, but split {part!r} needs it. {near} contains: {beside}. Unpack the dataset completely, as "
+                "`lutbench data list` describes."
             )
     try:
         found = form.read(folder, part)
         return found._replace(classes=[*map(printable, found.classes)])
     except (UserError, PermissionError):
         raise
-    except Exception as error:  # json, scipy and torchvision have a dozen ways to fail at a broken list
+    except Exception as error:  # json, scipy and torchvision raise many kinds of errors for a broken list
         message = re.sub(r"\s*You can \w+ download=True to download it\.?", "", str(error)).rstrip(".")
-        what = f"they have no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {message}"
+        what = f"entry {error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {message}"
         raise UserError(
-            f"{name}: the lists of split {part!r} in {folder} cannot be read: {what}. Was the set "
-            "unpacked completely, and is it the version that `lutbench data list` describes?"
+            f"{name}: the lists of split {part!r} in {folder} cannot be read: {what}. Unpack the dataset "
+            "completely, in the version that `lutbench data list` describes."
         ) from error
 
 
 def _sizes(folder: Path, files: Sequence[bytes], name: str, split: str) -> NDArray[np.int64]:
-    """Return the bytes of every listed file (n,).
+    """Return the size in bytes of every listed file (n,).
 
     Raises:
-        UserError: if some are not there, counting them.
-        OSError: if one cannot be looked at.
+        UserError: if some are missing, with their number.
+        OSError: if the size of a file cannot be read.
     """
     home = os.fsencode(folder) + b"/"
 
@@ -163,8 +164,8 @@ def _sizes(folder: Path, files: Sequence[bytes], name: str, split: str) -> NDArr
     if len(missing):
         some = [printable(os.fsdecode(files[index])) for index in missing[:4]]
         raise UserError(
-            f"{name}: {len(missing):,} of the {len(files):,} images that the list of {split} names are not in "
-            f"{folder}, first {', '.join(some)}. Was the set unpacked completely?"
+            f"{name}: {len(missing):,} of the {len(files):,} images listed for {split} are missing in "
+            f"{folder}, such as {', '.join(some)}. Unpack the dataset completely."
         )
     return sizes
 
@@ -175,9 +176,9 @@ def _sizes(folder: Path, files: Sequence[bytes], name: str, split: str) -> NDArr
 def _of_torchvision(
     kind: str, home: str, files: str, splits: Sequence[str], needs: Callable[[str], Sequence[str]], banner: int = 0
 ) -> Format:
-    """Return the format of a torchvision class ``kind``, which wants its folder to be called ``home`` and keeps paths in ``files``.
+    """Return the format of a torchvision class ``kind``, which expects a folder named ``home`` and keeps paths in ``files``.
 
-    A number behind a split is that of DTD's ten partitions.
+    A number after a split selects one of DTD's ten partitions.
     """
 
     def read(folder: Path, split: str) -> Listed:

@@ -1,4 +1,4 @@
-"""Pickles of others' lists, read as plain data: containers, numbers, text, and NumPy's arrays of numbers. Nothing of NumPy's own is called."""
+"""Read pickle files safely, as plain data: containers, numbers, text and NumPy arrays of numbers. No code in the pickle can run."""
 
 import io
 import math
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from lutbench.errors import UserError
 
 NUMBERS = "biuf"
-"""NumPy's kinds of numbers; elements of other kinds could be anything."""
+"""NumPy's numeric kinds; other kinds could hold arbitrary objects."""
 
 
 class _Type:
-    """Stands in for a NumPy type of numbers, such as ``i8``, whose byte order comes behind it."""
+    """Replacement for a numeric NumPy dtype, such as ``i8``, whose byte order is set afterwards."""
 
     def __init__(self, name: str, *_: object) -> None:
         self.dtype = np.dtype(name if isinstance(name, str) and name[:1] in NUMBERS and name[1:].isdigit() else "O")
@@ -28,13 +28,13 @@ class _Type:
             self.dtype = self.dtype.newbyteorder(state[1])
 
     def numbers(self, content: bytes) -> NDArray[Any]:
-        """Return the numbers (n,) that are kept in ``content``, in this machine's byte order."""
+        """Return the numbers (n,) stored in ``content``, in this machine's byte order."""
         found = np.frombuffer(content, self.dtype)
         return found.astype(self.dtype.newbyteorder("="))
 
 
 class PlainArray:
-    """Stands in for a NumPy array of numbers; ``numpy.asarray`` makes it one."""
+    """Replacement for a numeric NumPy array; ``numpy.asarray`` converts it."""
 
     def __init__(self, *_: object) -> None:
         self.values: NDArray[Any] = np.zeros(0)
@@ -44,10 +44,10 @@ class PlainArray:
         self.fill(content, kind, shape, "F" if fortran else "C")
 
     def fill(self, content: bytes, kind: _Type, shape: tuple[int, ...], order: Literal["C", "F"]) -> "PlainArray":
-        """Take the numbers that are kept in ``content``, and return the array."""
+        """Fill the array with the numbers stored in ``content``, and return it."""
         numbers = kind.numbers(content)
         if len(numbers) != math.prod(shape):
-            raise pickle.UnpicklingError("it has an array whose shape is not that of its content")
+            raise pickle.UnpicklingError("it has an array whose shape does not match its content")
         self.values = numbers.reshape(shape, order=order)
         return self
 
@@ -56,61 +56,61 @@ class PlainArray:
 
 
 def _bytes(text: str, encoding: str) -> bytes:
-    """Stand in for ``_codecs.encode``, by which pickles of Python 2's protocol keep bytes."""
+    """Replacement for ``_codecs.encode``, which pickles of Python 2's protocol use for bytes."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it keeps bytes as {encoding!r}")
+        raise pickle.UnpicklingError(f"it stores bytes with encoding {encoding!r}")
     return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
-    """Stand in for ``bytes()``, which the same pickles call for none."""
+    """Replacement for ``bytes()``, which the same pickles use for empty bytes."""
     return b""
 
 
 def _from_buffer(content: bytes, kind: _Type, shape: tuple[int, ...], order: Literal["C", "F"]) -> PlainArray:
-    """Stand in for NumPy's ``_frombuffer``, by which pickles of the newest protocol make arrays."""
+    """Replacement for NumPy's ``_frombuffer``, which pickles of the newest protocol use for arrays."""
     return PlainArray().fill(content, kind, shape, order)
 
 
 def _scalar(kind: _Type, content: bytes) -> Any:
-    """Stand in for NumPy's ``scalar``: a plain number."""
+    """Replacement for NumPy's ``scalar``: a plain number."""
     return kind.numbers(content)[0].item()
 
 
 _STAND_INS: dict[str, Any] = {
     "numpy.dtype": _Type,
-    "numpy.ndarray": "numpy.ndarray",  # which is only named, by what makes one
+    "numpy.ndarray": "numpy.ndarray",  # only passed as an argument, never called
     "_codecs.encode": _bytes,
     "__builtin__.bytes": _no_bytes,
     **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray._reconstruct": PlainArray for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
 }
-"""What stands in for each name that a pickle of plain data has."""
+"""The replacement for each name that a pickle of plain data may contain."""
 
 
 class _Plain(pickle.Unpickler):
-    """Makes what stands in for :data:`_STAND_INS`, and nothing else."""
+    """Unpickler that only knows the names in :data:`_STAND_INS`."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands in for a name; raises UnpicklingError if it is no plain data's."""
+        """Return the replacement for a name; raises UnpicklingError for names that are not plain data."""
         if (found := _STAND_INS.get(f"{module}.{name}")) is None:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which could run code")
+            raise pickle.UnpicklingError(f"it contains {module}.{name}, which could run code")
         return found
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """Return what a pickle holds; nothing in it can run. Arrays are :class:`PlainArray`.
+    """Return the content of a pickle file without running any code in it. Arrays are :class:`PlainArray`.
 
     Raises:
-        UserError: if it cannot be read, is damaged, or names anything but plain data.
+        UserError: if it cannot be read, is damaged, or contains anything but plain data.
     """
     try:
         return _Plain(io.BytesIO(path.read_bytes())).load()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Look after its permissions or its disk.") from error
-    except Exception as error:  # whatever a damaged pickle trips over
+        raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions and its disk.") from error
+    except Exception as error:  # damaged pickles raise many kinds of errors
         raise UserError(
-            f"{path}: expected a pickle of lists, numbers and text alone, but {error or type(error).__name__}. Nothing of it was run. Is it "
-            "the file that its authors publish, downloaded completely? Get it again."
+            f"{path}: expected a pickle with only lists, numbers and text, but {error or type(error).__name__}. No code in it was run. "
+            "Download the file again from its authors."
         ) from error

@@ -1,7 +1,7 @@
-"""The door to revisited Oxford and Paris: a database of photographs, queries with boxes, and what of it each is to find.
+"""Open revisited Oxford and Paris: a database of photographs, queries with boxes, and the correct images for each query.
 
-Layout as published: ``jpg/NAME.jpg`` and a pickle with ``imlist`` and ``qimlist``, names without ending, and ``gnd``, for each query
-its box ``bbx`` and the places in ``imlist`` that are ``easy``, ``hard`` and ``junk``.
+Layout as published: ``jpg/NAME.jpg`` and a pickle with ``imlist`` and ``qimlist`` (names without suffix) and ``gnd``: for each query
+its box ``bbx`` and the indices in ``imlist`` that are ``easy``, ``hard`` and ``junk``.
 """
 
 import os
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from lutbench.workspace import Workspace
 
 RELATIONS = ("easy", "hard", "junk")
-"""What of the database a query has lists of."""
+"""The lists of database images that each query has."""
 
 SOURCE = "http://cmp.felk.cvut.cz/revisitop"
-"""Where the lists are published."""
+"""Web address of the published lists."""
 
 
 @dataclass
@@ -37,12 +37,12 @@ class RevisitedImages(FolderImages):
     """The database, or the queries, which are cropped to their boxes."""
 
     boxes: NDArray[np.float64] | None = field(default=None, repr=False)
-    """(n, 4) Left, upper, right and lower end, in pixels, of what is looked for in each image; None for the database."""
+    """(n, 4) Left, top, right and bottom in pixels of the query object in each image; None for the database."""
     relations: tuple[dict[str, NDArray[np.int64]], ...] = field(default=(), repr=False)
-    """Of each query the places in the database, by :data:`RELATIONS`; empty for the database."""
+    """For each query the indices in the database, by :data:`RELATIONS`; empty for the database."""
 
     def image(self, index: int) -> Image.Image:
-        """Decode an image, mode RGB, cropped to its box if it has one. Raises as :meth:`FolderImages.image`."""
+        """Decode an image, mode RGB, cropped to its box if it has one. Raises the same errors as :meth:`FolderImages.image`."""
         image = super().image(index)
         return image if self.boxes is None else image.crop(tuple(self.boxes[index].tolist()))
 
@@ -52,7 +52,7 @@ class RevisitedImages(FolderImages):
 
 
 class Lists(NamedTuple):
-    """What the published pickle says."""
+    """Content of the published pickle."""
 
     database: list[str]
     queries: list[str]
@@ -62,16 +62,16 @@ class Lists(NamedTuple):
 
 
 def open_dataset(recipe: RevisitedDataRecipe, split: str, root: Path) -> RevisitedImages:
-    """List the ``database`` or the ``queries`` below the data root. Nothing is decoded.
+    """List the ``database`` or the ``queries`` below the data root. No image is decoded.
 
     Raises:
-        UserError: if folder or lists are absent, the lists are not as published, or name images that are not there.
+        UserError: if folder or lists are missing, the lists are not as published, or listed images are missing.
     """
     name, folder = recipe.label or recipe.source, (root / recipe.folder).absolute()
     if not folder.is_dir():
         raise UserError(
-            f"{name}: expected its folder at {folder}, and there is none. Point --data-root at the folder that holds your sets; "
-            f"`lutbench data list {recipe.source}` says how to get it."
+            f"{name}: expected its folder at {folder}, which does not exist. Set --data-root to the folder that holds your datasets; "
+            f"`lutbench data list {recipe.source}` shows how to get it."
         )
     lists = read_lists(folder / recipe.lists, name)
     lists = lists if recipe.few is None else few_lists(lists, recipe.few)
@@ -105,15 +105,15 @@ def open_dataset(recipe: RevisitedDataRecipe, split: str, root: Path) -> Revisit
 
 
 def read_lists(path: Path, name: str) -> Lists:
-    """Return the published lists in a pickle, of which nothing is run.
+    """Return the published lists from a pickle, without running any code in it.
 
     Raises:
-        UserError: if it is absent, or holds something else.
+        UserError: if it is missing or has other content.
     """
     if not path.is_file():
         raise UserError(
-            f"{name}: its lists are missing, {path}: which images are queries, and what each of them is to find. They are published at "
-            f"{SOURCE}/data/datasets/{path.stem.removeprefix('gnd_')}/{path.name} apart from the photographs: download the file and put it there."
+            f"{name}: {path} is missing. It lists the queries and their correct images. It is published separately from the photographs: download "
+            f"{SOURCE}/data/datasets/{path.stem.removeprefix('gnd_')}/{path.name} and put it there."
         )
     content = read_plain_pickle(path)
     try:
@@ -123,21 +123,21 @@ def read_lists(path: Path, name: str) -> Lists:
         if not len(queries) == len(relations) == len(boxes) > 0 or boxes.shape[1:] != (4,) or not database:
             raise ValueError(f"{len(queries)} queries, {len(relations)} lists and boxes of shape {boxes.shape}")
         if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any() or np.abs(boxes).max() > 2**16:
-            raise ValueError("a box that has no area")
+            raise ValueError("a box has no area")
         for query, found in zip(queries, relations, strict=True):
             if len(np.unique(np.concatenate([*found.values()]))) != sum(map(len, found.values())):
-                raise ValueError(f"an image that is in two lists of {query}")
+                raise ValueError(f"an image is in two lists of {query}")
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-        what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(
-            f"{name}: {path} does not hold the lists as they are published (imlist, qimlist and gnd with bbx, easy, hard and junk): {what}. "
-            f"Get it again from {SOURCE}."
+            f"{name}: {path}: expected the published lists (imlist, qimlist and gnd with bbx, easy, hard and junk), but {what}. "
+            f"Download it again from {SOURCE}."
         ) from error
     return Lists(database, queries, boxes, relations)
 
 
 def few_lists(lists: Lists, few: int) -> Lists:
-    """Return the lists of a few of the queries, and of so many images of the database: what these are to find, and then the first others."""
+    """Return the lists for about ``few`` queries and database images: the correct images of these queries, then the first others."""
     queries = evenly_spaced(len(lists.queries), max(1, few // 8)).tolist()
     sought = [
         place for query in queries for found in lists.relations[query].values() for place in found[: few // 8].tolist()
@@ -160,16 +160,16 @@ def few_lists(lists: Lists, few: int) -> Lists:
 
 def _names(given: Any) -> list[str]:
     if not isinstance(given, list) or not all(isinstance(name, str) and name and "\0" not in name for name in given):
-        raise ValueError("names that are no text")
+        raise ValueError("a name is not text")
     if any(name.startswith("/") or ".." in name.split("/") for name in given):
-        raise ValueError("names that lead out of the folder jpg")
+        raise ValueError("a name points outside the folder jpg")
     if len(set(given)) != len(given):
-        raise ValueError("a name that comes twice")
+        raise ValueError("a name appears twice")
     return given
 
 
 def _places(given: Any, database: int) -> NDArray[np.int64]:
-    """Return places in the database as they are listed, which may be as numbers of any kind; an empty list has no kind."""
+    """Return listed indices in the database; they may have any numeric type, and empty lists have none."""
     found = np.asarray(given)
     whole = found.astype(np.int64)
     if (
@@ -177,7 +177,7 @@ def _places(given: Any, database: int) -> NDArray[np.int64]:
         or not np.array_equal(found, whole)
         or (len(whole) and not 0 <= whole.min() <= whole.max() < database)
     ):
-        raise ValueError(f"places that are not 0 to {database - 1}")
+        raise ValueError(f"an index is not in 0 to {database - 1}")
     return whole
 
 
@@ -187,34 +187,34 @@ def _sizes(folder: Path, files: Sequence[str], name: str, split: str) -> NDArray
     missing = [f"{file}.jpg" for file, size in zip(files, sizes, strict=True) if size < 0]
     if missing:
         raise UserError(
-            f"{name}: {len(missing):,} of the {len(files):,} images that the lists name for its {split} are not in {folder}: "
-            f"{listed(missing)}. Was the archive of photographs unpacked completely, all files in that one folder?"
+            f"{name}: {len(missing):,} of the {len(files):,} images listed for its {split} are missing in {folder}: "
+            f"{listed(missing)}. Unpack the photographs completely, all into this folder."
         )
     return np.array(sizes, np.int64)
 
 
 def survey(recipe: RevisitedDataRecipe, workspace: "Workspace") -> Survey:
-    """Return what is known of a dataset before anything runs."""
+    """Return what is known about a dataset before a run."""
     return survey_splits(recipe, workspace, lambda images: int(images.sizes.sum()))
 
 
 def needs(recipe: RevisitedDataRecipe, root: Path) -> dict[str, Path]:
-    """Return the files and folders without which a dataset is not whole, by the names that messages give them."""
+    """Return the files and folders that the dataset needs, by their names in messages."""
     return {part: root / recipe.folder / part for part in ("jpg", recipe.lists)}
 
 
 def built_by(recipe: RevisitedDataRecipe) -> None:
-    """Return what builds a dataset: nothing does."""
+    """Return the builder of a dataset: always None, it cannot be built."""
 
 
 def few_files(recipe: RevisitedDataRecipe, root: Path) -> list[Path]:
-    """Return the folder of a dataset if it is there, of which a smoke run reads a few images."""
+    """Return the folder of a dataset if it exists, for smoke runs."""
     whole = root / recipe.folder
     return [whole] if whole.exists() else []
 
 
 def write_miniature(recipe: RevisitedDataRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> bool:
-    """Write the dataset in miniature below ``root``, with images that are ``side`` pixels high."""
+    """Write a miniature version of the dataset below ``root``, with images of ``side`` pixels in height."""
     from lutbench.data.toy.miniatures import is_miniature, miniature, write_revisited
 
     if is_miniature(root / recipe.folder, current=True):

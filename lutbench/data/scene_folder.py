@@ -1,8 +1,8 @@
 """Images with masks in ADE20K's layout: ``PATH/images/SPLIT/NAME.jpg`` and ``PATH/annotations/SPLIT/NAME.png``.
 
-MMSegmentation reads the files itself. What is here lists the same files in the same order, says what is wrong with
-them before anything is computed, and gives what it takes to describe them to MMSegmentation, to draw them and to tell
-two contents apart. Names may hold folders, ``NAME`` being the path below the split's folder.
+MMSegmentation reads the files itself. This module lists the same files in the same order, reports errors before anything is computed, and
+provides the information for MMSegmentation's configuration, for figures and for the fingerprint. ``NAME`` is the path below the
+split's folder and may contain subfolders.
 """
 
 import os
@@ -26,7 +26,7 @@ from lutbench.errors import UserError, listed, nearest
 from lutbench.recipes.segmentation import SegmentationDataRecipe
 
 IGNORED = 255
-"""In a mask as training sees it: a pixel that counts neither in training nor in evaluation."""
+"""Value of ignored pixels in a mask as used in training and evaluation."""
 
 Colour = tuple[int, int, int]
 """Red, green and blue from 0 to 255."""
@@ -42,24 +42,24 @@ class SegmentationDataset:
     masks: Path
     """Folders of the split's images and masks."""
     image_suffix: str | list[str]
-    """What names of images end in; a list where it may be one of several."""
+    """Suffix of image files; a list if several are possible."""
     mask_suffix: str
     classes: tuple[str, ...]
-    """In the order of the values that training sees."""
+    """Class names in the order of the mask values used in training."""
     palette: tuple[Colour, ...]
-    """A colour for every class."""
+    """One colour per class."""
     reduce_zero_label: bool
-    """Whether a 0 in a mask file means no class and 1 the first one, or 0 the first one."""
+    """True: value 0 in a mask file means no class and 1 is the first class. False: 0 is the first class."""
     ignore: int
-    """The value in a mask file that counts neither in training nor in evaluation, besides a reduced zero."""
+    """Value in a mask file that is ignored in training and evaluation (besides 0, if ``reduce_zero_label``)."""
     fingerprint: str
-    """Hex digest that tells two contents apart; the same for the same data on every machine."""
+    """Hex digest of the content; the same for the same data on every machine."""
     stems: tuple[str, ...] = field(repr=False)
     """File names without suffix, in MMSegmentation's order."""
     sizes: NDArray[np.int64] = field(repr=False, compare=False)
     """(n,) Bytes of each image's file."""
     ends: tuple[str, ...] = field(default=(), repr=False)
-    """The suffix of each image, where it may be one of several."""
+    """The suffix of each image, if several are possible."""
 
     def __len__(self) -> int:
         return len(self.stems)
@@ -73,16 +73,16 @@ class SegmentationDataset:
         return self.masks / (self.stems[index] + self.mask_suffix)
 
     def image_name(self, index: int) -> str:
-        """Return the image's file name below its folder, with forward slashes, as :func:`printable` has it."""
+        """Return the image's path below its folder, with forward slashes, made :func:`printable`."""
         return printable(self._file(index))
 
     def content(self, index: int) -> bytes:
-        """Return the file of an image, as it is. Raises UserError if it cannot be read."""
+        """Return the content of an image file. Raises UserError if it cannot be read."""
         with explained():
             return self.image_path(index).read_bytes()
 
     def image(self, index: int) -> Image.Image:
-        """Decode an image, mode RGB, turned as its EXIF tag says: so OpenCV, and through it MMSegmentation, reads it.
+        """Decode an image, mode RGB, rotated by its EXIF tag, as OpenCV (and so MMSegmentation) does.
 
         Raises:
             UndecodableImage: naming the file.
@@ -91,7 +91,7 @@ class SegmentationDataset:
             return ImageOps.exif_transpose(to_rgb(file))
 
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """Return the class of every pixel (H, W) as training sees it: zero reduced, and 255 where a pixel is ignored.
+        """Return the class of every pixel (H, W) as used in training: after ``reduce_zero_label``, 255 for ignored pixels.
 
         Raises:
             UndecodableImage: naming the file.
@@ -106,7 +106,7 @@ class SegmentationDataset:
 
     @cached_property
     def _classes_of_values(self) -> NDArray[np.uint8]:
-        """(256,) The class as which training sees each value of a mask file."""
+        """Return the class (256,) of each value in a mask file, as used in training."""
         classes = np.arange(256, dtype=np.uint8)
         if self.reduce_zero_label:
             classes = np.roll(classes, 1)  # 0 becomes 255, and any other value one less
@@ -116,10 +116,10 @@ class SegmentationDataset:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file, whose pixels are decoded when they are asked for.
+    """Open an image file; its pixels are decoded when needed.
 
     Raises:
-        UndecodableImage: naming the file, if it cannot be read, also where its pixels are decoded inside the block.
+        UndecodableImage: naming the file, if it cannot be read; also if decoding fails inside the ``with`` block.
     """
     try:
         with Image.open(path) as file:
@@ -127,13 +127,13 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except BROKEN as error:
         found = "not an image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UndecodableImage(
-            f"{path} cannot be decoded: {found}. Replace the file, or remove it with its mask or image."
+            f"{path} cannot be decoded: {found}. Replace the file, or remove both the image and its mask."
         ) from error
 
 
 @contextmanager
 def opened_mask(path: Path) -> Iterator[Image.Image]:
-    """Open the file of a mask, as :func:`opened` does. One of 1 bit has the values 0 and 1, as MMSegmentation reads it.
+    """Open a mask file, as :func:`opened` does. A 1-bit mask has the values 0 and 1, as in MMSegmentation.
 
     Raises:
         UndecodableImage: naming the file, if it cannot be read.
@@ -142,12 +142,12 @@ def opened_mask(path: Path) -> Iterator[Image.Image]:
     with opened(path) as file:
         if file.mode not in ("L", "P", "1"):
             what = {
-                "I": "numbers of 16 or 32 bits: write them as 8 bits, which hold the classes 0 to 255",
-                "L": "grey with transparency: write it without, as one channel",
-                "F": "floating-point numbers: write them as whole ones of 8 bits",
-            }.get(file.mode[0], "colours: write the number of the class in the place of each colour")
+                "I": "16 or 32-bit integers: convert them to 8 bits, enough for classes 0 to 255",
+                "L": "grey with transparency: remove the transparency",
+                "F": "floating-point numbers: convert them to 8-bit integers",
+            }.get(file.mode[0], "colours: replace each colour by the number of its class")
             raise UserError(
-                f"{path}: expected one channel of 8 bits whose values are classes (Pillow's mode L or P; one bit is read as 0 and 1), found mode "
+                f"{path}: expected a mask with one 8-bit channel of class numbers (Pillow mode L or P; 1 bit is read as 0 and 1), found mode "
                 f"{file.mode}, which is {what}."
             )
         yield file
@@ -157,11 +157,11 @@ def opened_mask(path: Path) -> Iterator[Image.Image]:
 def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> SegmentationDataset:
     """List one split of a dataset whose classes ``recipe`` names.
 
-    The fingerprint is the sha256 over classes, the treatment of zero and of the ignored value, and names and sizes of
-    all images and masks; not pixels changed within the same number of bytes.
+    The fingerprint is the sha256 over classes, ``reduce_zero_label``, ``ignore``, and names and sizes of all images and masks. It does
+    not change if pixels change within the same number of bytes.
 
     Raises:
-        UserError: if a folder is missing or empty, images and masks do not pair up, or two images share a name.
+        UserError: if a folder is missing or empty, an image has no mask or a mask no image, or two images have the same name.
     """
     name, part = recipe.label or recipe.path, recipe.train if split == "train" else recipe.val
     folders = [root / recipe.path / kind / part for kind in ("images", "annotations")]
@@ -177,7 +177,7 @@ def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Seg
         if not listing.sizes:
             ends = sorted({"." + other.rpartition(".")[2] for other in listing.others})
             found = f"no file there ends in {listing.suffix}"
-            found += f" (of images, some in {listed(ends)})" if ends else ""
+            found += f" (there are images with {listed(ends)})" if ends else ""
             raise UserError(_expected(recipe, name, split, listing.folder, found))
         _refuse_twins(name, listing)
     _refuse_singles(name, split, images, masks)
@@ -207,7 +207,7 @@ def list_scenes(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Seg
 
 
 def choose_palette(count: int) -> tuple[Colour, ...]:
-    """Return colours for up to 255 classes, all different and none black: those of PASCAL VOC, by the bits of the number."""
+    """Return different colours, none black, for up to 255 classes: PASCAL VOC's colour map, from the bits of the class number."""
     numbers = np.arange(1, count + 1)
     bits = numbers[:, None, None] >> (np.arange(8)[:, None] * 3 + np.arange(3)) & 1  # (count, bit, channel)
     colours = (bits << np.arange(7, -1, -1)[:, None]).sum(1)
@@ -218,11 +218,11 @@ class _Listing(NamedTuple):
     folder: Path
     suffixes: tuple[str, ...]
     sizes: dict[str, int]
-    """Bytes of each file that ends in a suffix, by what comes before it."""
+    """Size in bytes of each file with one of the suffixes, by its name without suffix."""
     ends: dict[str, str]
-    """The suffix of each."""
+    """The suffix of each file."""
     others: list[str]
-    """Files that are images by their names and end otherwise; or as another one of the same name does."""
+    """Image files with another suffix, or with the same name as another file and a different suffix."""
 
     @property
     def suffix(self) -> str:
@@ -231,7 +231,7 @@ class _Listing(NamedTuple):
 
 
 def _list_files(folder: Path, suffixes: tuple[str, ...]) -> _Listing:
-    """List the files that MMSegmentation would find, which also looks into hidden folders."""
+    """List the files that MMSegmentation would find; it also searches hidden folders."""
     listing = _Listing(folder, suffixes, {}, {}, [])
     endings = (*IMAGES, *(os.fsencode(suffix.lower()) for suffix in suffixes))
     for encoded, size in walk(os.fsencode(folder), endings, hidden=True):
@@ -246,14 +246,14 @@ def _list_files(folder: Path, suffixes: tuple[str, ...]) -> _Listing:
 
 
 def _refuse_twins(name: str, listing: _Listing) -> None:
-    """Raise UserError if two images have one name in two formats: it is not clear which is meant."""
-    # Of a suffix such as "_labels.png" the first part belongs to the name.
+    """Raise UserError if two images have the same name in different formats."""
+    # In a suffix such as "_labels.png", the first part belongs to the name.
     names = {stem + end.rpartition(".")[0] for stem, end in listing.ends.items()}
     twins = [other for other in listing.others if other.rpartition(".")[0] in names]
     if twins:
         raise UserError(
-            f"{name}: {len(twins)} images in {listing.folder.absolute()} have the name of another one that ends in "
-            f"{listing.suffix}: {listed(sorted(twins))}. It is not clear which is meant: remove one of each."
+            f"{name}: {len(twins)} images in {listing.folder.absolute()} have the same name as another file that ends in "
+            f"{listing.suffix}: {listed(sorted(twins))}. Remove one of each."
         )
 
 
@@ -266,25 +266,27 @@ def _refuse_singles(name: str, split: str, images: _Listing, masks: _Listing) ->
     ]
     if differences:
         raise UserError(
-            f"{name}, split {split!r}: every image NAME{images.suffixes[0]} in {images.folder.absolute()} needs a mask "
-            f"NAME{masks.suffixes[0]} in {masks.folder.absolute()}, and the other way round. Found {' and '.join(differences)}. "
+            f"{name}, split {split!r}: expected for every image NAME{images.suffixes[0]} in {images.folder.absolute()} a mask "
+            f"NAME{masks.suffixes[0]} in {masks.folder.absolute()}, and vice versa. Found {' and '.join(differences)}. "
             f"{_other_suffixes(images, masks)}"
-            "Was the set unpacked completely? If only the ends of the names differ, set image_suffix and mask_suffix."
+            "Unpack the dataset completely. If only the suffixes differ, set image_suffix and mask_suffix."
         )
 
 
 def _other_suffixes(images: _Listing, masks: _Listing) -> str:
-    """Return the setting under which images of other suffixes belong to masks that have none; empty if none do."""
+    """Return a suggested image_suffix if masks without an image have one with another suffix; else empty."""
     single = masks.sizes.keys() - images.sizes.keys()
     ends = [end for stem, _, end in (other.rpartition(".") for other in images.others) if stem in single]
     if not ends:
         return ""
     suffixes = ", ".join(f'"{suffix}"' for suffix in (*images.suffixes, *sorted({f".{end}" for end in ends})))
-    return f"{len(ends):,} of the masks have an image of another ending: set image_suffix = [{suffixes}]. "
+    return f"{len(ends):,} of the masks have an image with another suffix: set image_suffix = [{suffixes}]. "
 
 
 def _expected(recipe: SegmentationDataRecipe, name: str, split: str, missing: Path, found: str, hint: str = "") -> str:
-    folder = next((above for above in list(missing.parents)[:3] if above.is_dir()), None)  # images, the set's, the root
+    folder = next(
+        (above for above in list(missing.parents)[:3] if above.is_dir()), None
+    )  # images, the dataset, the root
     beside = hint
     if folder:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry != missing)
@@ -292,7 +294,7 @@ def _expected(recipe: SegmentationDataRecipe, name: str, split: str, missing: Pa
         beside = f" Folders in {folder.absolute()}: {listed(names)}.{near}" if names else hint
     part = missing.name
     return (
-        f"{name}: expected split {split!r} in {missing.absolute()}, but {found}.{beside} The layout is "
-        f"images/{part}/NAME{recipe.image_suffixes[0]} with annotations/{part}/NAME{recipe.mask_suffix} below the set's folder. "
-        "Point --data-root at the folder that holds your sets; `lutbench data list` shows the known ones and how to get them."
+        f"{name}: expected split {split!r} in {missing.absolute()}, but {found}.{beside} Expected layout: "
+        f"images/{part}/NAME{recipe.image_suffixes[0]} and annotations/{part}/NAME{recipe.mask_suffix} below the dataset's folder. "
+        "Set --data-root to the folder that holds your datasets; `lutbench data list` shows the known datasets and how to get them."
     )

@@ -1,4 +1,4 @@
-"""The door to every dataset of images with masks: whatever it comes from, behind it is a :class:`SegmentationDataset`."""
+"""Open any dataset of images with masks; whatever its source, the result is a :class:`SegmentationDataset`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,17 +32,17 @@ __all__ = [
 ]
 
 FEW_SCENES: dict[Split, int] = {"train": 8, "val": 4}
-"""Images of each split that a smoke run reads."""
+"""Number of images per split in a smoke run."""
 
 
 def open_dataset(recipe: SegmentationDataRecipe, split: Split, root: Path) -> SegmentationDataset:
-    """List one split of a dataset below the data root; build mosaics if they are absent.
+    """List one split of a dataset below the data root; build mosaics if they do not exist.
 
-    Nothing is decoded: that is for :func:`lutbench.data.masks.check_masks`.
+    No image is decoded; :func:`lutbench.data.masks.check_masks` does that.
 
     Raises:
-        UserError: if a folder is missing or empty, images and masks do not pair up, two images share a name, or ADE20K
-            is not complete; says what was looked for where.
+        UserError: if a folder is missing or empty, an image has no mask or a mask no image, two images have the same name, or ADE20K
+            is incomplete; the message says what was expected where.
     """
     if toy := built_by(recipe):
         return toy.open(split, root)
@@ -58,17 +58,17 @@ def open_dataset(recipe: SegmentationDataRecipe, split: Split, root: Path) -> Se
     dataset, images = list_scenes(recipe.model_copy(update=known), split, root), CATALOGUE["ade20k"].images
     if len(dataset) != images[split] and recipe.few is None:
         other = "val" if split == "train" else "train"
-        swapped = f" So many has {other}: are the folders swapped?" if len(dataset) == images[other] else ""
+        swapped = f" That is the size of {other}: are the folders swapped?" if len(dataset) == images[other] else ""
         raise UserError(
             f"{dataset.name}: expected the {images[split]:,} images of ADE20K's {split} split in "
-            f"{dataset.images.absolute()}, found {len(dataset):,}.{swapped} Was it unpacked completely? "
-            'A part of it is another dataset: give it source = "scenes", with classes and reduce_zero_label = true.'
+            f"{dataset.images.absolute()}, found {len(dataset):,}.{swapped} Unpack it completely. To use a part of "
+            'it, set source = "scenes", classes and reduce_zero_label = true.'
         )
     return dataset
 
 
 def survey(recipe: SegmentationDataRecipe, workspace: "Workspace") -> Survey:
-    """Return what is known of a dataset before anything runs."""
+    """Return what is known about a dataset before a run."""
 
     def size(dataset: SegmentationDataset) -> int:
         return int(dataset.sizes.sum()) + sum(dataset.mask_path(n).stat().st_size for n in range(len(dataset)))
@@ -78,18 +78,18 @@ def survey(recipe: SegmentationDataRecipe, workspace: "Workspace") -> Survey:
 
 
 def built_by(recipe: SegmentationDataRecipe) -> mosaics.MosaicDataset | None:
-    """Return what builds a dataset from photographs; None if it is not the suite's own."""
+    """Return the builder of a dataset made from photographs; None for other datasets."""
     return mosaics.MOSAICS if recipe.source == "mosaics" else None
 
 
 def needs(recipe: SegmentationDataRecipe, root: Path) -> dict[str, Path]:
-    """Return the folders without which a dataset is not whole, by the names that messages give them."""
+    """Return the folders that the dataset needs, by their names in messages."""
     parts = [f"{kind}/{split}" for split in (recipe.train, recipe.val) for kind in ("images", "annotations")]
     return {part: root / recipe.folder / part for part in parts}
 
 
 def inspect(dataset: SegmentationDataset, scan: "Scan", full: bool, report: "IntegrityReport") -> None:
-    """Check the masks of the images that were scanned; if ``full``, also report the classes that no mask has."""
+    """Check the masks of the scanned images; if ``full``, also report classes that are in no mask."""
     from lutbench.data.masks import inspect_masks
 
     masks = inspect_masks(dataset, scan.indices.tolist())
@@ -98,48 +98,46 @@ def inspect(dataset: SegmentationDataset, scan: "Scan", full: bool, report: "Int
         return
     if full and masks.lesson:
         report.problems.append(masks.lesson)
-    report.lines.append(f"{dataset.split}: {len(scan.indices):,} masks looked at fit their images and the classes")
+    report.lines.append(f"{dataset.split}: {len(scan.indices):,} masks checked; all match their images and the classes")
     if full and masks.absent:
-        report.notes.append(f"{dataset.split}: no mask has a pixel of {listed(masks.absent)}.")
+        report.notes.append(f"{dataset.split}: no mask has pixels of {listed(masks.absent)}.")
 
 
 def ade20k_colours() -> dict[str, Colour]:
-    """Return ADE20K's 150 classes in the order of the masks' values, with the colours that its pictures have.
+    """Return ADE20K's 150 classes in the order of the mask values, with ADE20K's colours.
 
-    The same as MMSegmentation's ADE20KDataset has, which is not always installed and takes seconds to import.
+    They equal those of MMSegmentation's ADE20KDataset, which is not always installed and takes seconds to import.
     """
     colours = read_json(Path(__file__).with_name("ade20k.json"))
     return {name: (int(c[1:3], 16), int(c[3:5], 16), int(c[5:], 16)) for name, c in colours.items()}
 
 
 def check_pair(train: SegmentationDataset, val: SegmentationDataset) -> None:
-    """Check that what is trained on ``train`` can be measured on ``val``.
+    """Check that a model trained on ``train`` can be evaluated on ``val``.
 
     Raises:
-        UserError: if their classes or the meaning of their masks' values differ, or they are the same images.
+        UserError: if their classes or the meaning of their mask values differ, or both are the same images.
     """
     for what in ("classes", "reduce_zero_label", "ignore"):
         found = [getattr(dataset, what) for dataset in (train, val)]
         if found[0] != found[1]:
             raise UserError(
-                f"{train.name}: train and val must agree in {what}, but train has {found[0]} and val {found[1]}."
+                f"{train.name}: expected the same {what} in train and val, found {found[0]} in train and {found[1]} in val."
             )
     if train.fingerprint == val.fingerprint:
         raise UserError(
             f"{train.name}: train ({train.images.absolute()}) and val ({val.images.absolute()}) are the same images. "
-            "Name two folders with train and val."
+            "Set train and val to different folders."
         )
 
 
 def few_files(recipe: SegmentationDataRecipe, root: Path) -> list[Path]:
-    """Return the first images of each split, with their masks: MMSegmentation takes all that is in a folder."""
+    """Return the first images of each split with their masks, for smoke runs: MMSegmentation reads all files of a folder."""
     if not (root / recipe.folder).is_dir():
         return []
     found = []
     for split, count in FEW_SCENES.items():
-        scenes = open_dataset(
-            recipe.model_copy(update={"few": count}), split, root
-        )  # of which as many as there are will do
+        scenes = open_dataset(recipe.model_copy(update={"few": count}), split, root)  # if there are fewer, all of them
         found += [
             path(index) for index in range(min(count, len(scenes))) for path in (scenes.image_path, scenes.mask_path)
         ]
@@ -147,7 +145,7 @@ def few_files(recipe: SegmentationDataRecipe, root: Path) -> list[Path]:
 
 
 def write_miniature(recipe: SegmentationDataRecipe, root: Path, side: int, classes: Sequence[str] = ()) -> bool:
-    """Write the dataset in miniature below ``root``, with images that are ``side`` pixels high."""
+    """Write a miniature version of the dataset below ``root``, with images of ``side`` pixels in height."""
     from lutbench.data.toy.miniatures import is_miniature, miniature, write_scenes
 
     if is_miniature(root / recipe.folder, current=True):

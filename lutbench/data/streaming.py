@@ -1,10 +1,10 @@
-"""Hugging Face sets that are larger than the disk, for pre-training: Parquet files, on the Hub or local, read as streams.
+"""Stream Hugging Face datasets that are larger than the disk, for pre-training: Parquet files, on the Hub or local.
 
-A stream cannot be shuffled as a whole. The order of an epoch (our choice, as `datasets` shuffles its streams) is that of the
-files, drawn anew, with their rows passed through a buffer of :data:`BUFFER` images from which the next one is drawn. It
-depends on the seed and the epoch alone: every process and loader worker works out the whole order, which needs no image, and
-reads the row groups that hold images of its own. So neither their number nor an interruption changes what a step
-sees. Reading is multiplied by up to workers times processes, since a row group holds images of many; decoding is not.
+A stream cannot be shuffled as a whole. In every epoch the files are shuffled, and their rows pass through a shuffle buffer of
+:data:`BUFFER` images (our choice, as `datasets` shuffles its streams). The order depends only on the seed and the epoch: every process and
+loader worker computes the whole order, without reading images, and then reads only the row groups with its own images. So neither the number
+of workers nor an interruption changes the images of a step. A row group holds images of many workers, so it may be read up to workers
+times processes times; each image is decoded once.
 """
 
 import json
@@ -32,24 +32,24 @@ from lutbench.recipes.base import DataRecipe
 from lutbench.train.randomness import RngStream, generator
 
 BUFFER = 8192
-"""Images that the next one is drawn from (our choice). The workers of all processes hold so many together: 1 GB of ImageNet."""
+"""Size of the shuffle buffer in images (our choice), summed over the workers of all processes: 1 GB for ImageNet."""
 
 ROWS_AT_ONCE, READ_AT_ONCE = 64, 8 << 20
-"""Rows and bytes of a row group that are in memory at once, as far as its pages allow: a group may be a whole file."""
+"""Maximum rows and bytes of a row group in memory at once, as far as its pages allow: a group may be a whole file."""
 PLACES_AT_ONCE = 1 << 20
-"""Places of an epoch's order that are drawn at once: Python's numbers take ten times the room of an array's."""
+"""Number of positions of an epoch's order that are drawn at once: Python's integers need ten times the memory of an array's."""
 
 
 class ParquetFile(NamedTuple):
-    """One file of a split, as its footer and its file system tell."""
+    """One file of a split, with information from its footer and file system."""
 
     path: str
-    """Local, or ``hf://datasets/NAME@COMMIT/...``."""
+    """Local path, or ``hf://datasets/NAME@COMMIT/...``."""
     name: str
-    """Relative to the set's folder, or with the commit: the same on every machine."""
+    """Path relative to the dataset's folder, or with the commit: the same on every machine."""
     bytes: int
     groups: tuple[int, ...]
-    """Rows of every row group."""
+    """Number of rows in every row group."""
 
     @property
     def rows(self) -> int:
@@ -59,7 +59,7 @@ class ParquetFile(NamedTuple):
 
 @dataclass
 class StreamedImages:
-    """One split of a set in Parquet files, without labels. Any image can be had, but quickly only in a stream's order."""
+    """One split of a dataset in Parquet files, without labels. Random access works but is slow; streaming is fast."""
 
     name: str
     split: str
@@ -77,19 +77,19 @@ class StreamedImages:
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """(n,) -1: known only when an image is read."""
+        """(n,) All -1: sizes are unknown until an image is read."""
         return np.full(len(self), -1)
 
     def image(self, index: int) -> Image.Image:
-        """Return an image, mode RGB, for which its whole row group is read. Raises UndecodableImage."""
+        """Return an image, mode RGB; reads its whole row group. Raises UndecodableImage."""
         return self.decoded(index, self.content(index))
 
     def pixels(self, index: int) -> Pixels:
-        """Return the pixels (H, W, 3) of :meth:`image`, as slowly."""
+        """Return the pixels (H, W, 3) of :meth:`image`; as slow."""
         return self.decoded_pixels(index, self.content(index))
 
     def decoded(self, index: int, content: bytes) -> Image.Image:
-        """Return an image whose content was read already. Raises UndecodableImage."""
+        """Decode an image whose content was read already. Raises UndecodableImage."""
         return decode(content, f"{self.name}, {self.image_name(index)}", self.bits)
 
     def decoded_pixels(self, index: int, content: bytes) -> Pixels:
@@ -97,7 +97,7 @@ class StreamedImages:
         return decode_pixels(content, f"{self.name}, {self.image_name(index)}", self.bits)
 
     def content(self, index: int) -> bytes:
-        """Return an image as it is stored; its whole row group is read."""
+        """Return the encoded image; reads its whole row group."""
         for first, file, group, rows in self._groups(range(len(self.files))):
             if first <= index < first + rows:
                 return self._read(file, group)[index - first]
@@ -108,9 +108,9 @@ class StreamedImages:
         return f"{self.split}/{index:08d}"
 
     def contents(self, seed: int, epoch: int, ranks: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
-        """Index and content of the images of the ranks ``ranks`` (m,), ascending, in an epoch's order.
+        """Yield index and content of the images at the ascending positions ``ranks`` (m,) of an epoch's order.
 
-        Row groups without such an image are not read: going on in the middle of an epoch skips what was read before.
+        Row groups without such images are not read, so resuming in the middle of an epoch does not read earlier images.
         """
         turns, order = _order(tuple(file.rows for file in self.files), seed, epoch)
         wanted = np.zeros(len(order), bool)
@@ -130,12 +130,12 @@ class StreamedImages:
                 return
 
     def first_contents(self, count: int) -> list[bytes]:
-        """Return the first ``count`` images of the first row group, or all of it, as they are stored; the group is read once."""
+        """Return the first ``count`` encoded images of the first row group (or all of it); the group is read once."""
         file, group = next((file, group) for file in self.files for group, rows in enumerate(file.groups) if rows)
         return self._read(file, group, list(range(min(count, file.groups[group]))))
 
     def _groups(self, turns: "list[int] | range") -> Iterator[tuple[int, ParquetFile, int, int]]:
-        """Yield every row group, file by file in turn: index of its first image, its file, its number there, its rows."""
+        """Yield every row group, file by file in the order ``turns``: index of its first image, file, number in the file, rows."""
         firsts = np.cumsum([0, *(file.rows for file in self.files)]).tolist()
         for turn in turns:
             file, first = self.files[turn], firsts[turn]
@@ -144,7 +144,7 @@ class StreamedImages:
                 first += rows
 
     def _read(self, file: ParquetFile, group: int, rows: list[int] | None = None) -> list[bytes]:
-        """Contents of a row group's images, or of some."""
+        """Return the contents of all or some images of a row group."""
         wanted = np.arange(file.groups[group]) if rows is None else np.array(rows)
         contents, first = list[bytes](), 0
         try:
@@ -153,27 +153,27 @@ class StreamedImages:
                 inside = wanted[(first <= wanted) & (wanted < first + len(batch))] - first
                 contents += map(_bytes, batch.column(0).take(pa.array(inside)).to_pylist())
                 first += len(batch)
-        except Exception as error:  # the Hub's client has errors of its own for a network that is gone
+        except Exception as error:  # the Hub's client has its own error types for network failures
             raise UserError(
-                f"{self.name}: {file.path} cannot be read: {type(error).__name__}: {error}. Is the network there, and the file as it was when the "
-                "run began? The same command goes on from the last checkpoint."
+                f"{self.name}: {file.path} cannot be read: {type(error).__name__}: {error}. Check the network connection, and that the file did not "
+                "change since the run started. The same command then resumes from the last checkpoint."
             ) from error
         if len(contents) != len(wanted):
             raise UserError(
-                f"{self.name}: {file.path} is not as it was when the run began: row group {group} has {first} rows and had "
-                f"{file.groups[group]}. Put the file back, or begin the run anew."
+                f"{self.name}: {file.path} changed since the run started: row group {group} has {first} rows, expected "
+                f"{file.groups[group]}. Restore the file, or start the run again."
             )
         return contents
 
 
 def open_streamed(recipe: DataRecipe, split: str, root: Path) -> StreamedImages:
-    """Open a split of the Parquet files at ``recipe.path`` below ``root``, or of the Hub's set of that name.
+    """Open a split of the Parquet files at ``recipe.path`` below ``root``, or of the dataset of that name on the Hub.
 
-    Reads the files' footers and no image. The fingerprint is over names, sizes and row counts of the files, and on the
-    Hub over the commit: it does not notice a local file that changed within the same number of bytes and rows.
+    Reads the files' footers, but no images. The fingerprint is computed from names, sizes and row counts of the files, and on the
+    Hub from the commit; it does not change if a local file changes within the same number of bytes and rows.
 
     Raises:
-        UserError: if set, split or column is not there, or the files are not Parquet.
+        UserError: if dataset, split or column does not exist, or the files are not Parquet.
     """
     name = recipe.label or recipe.path
     local = (root / recipe.path).absolute()
@@ -181,8 +181,8 @@ def open_streamed(recipe: DataRecipe, split: str, root: Path) -> StreamedImages:
     wrong = [path for path in paths if not path.endswith(".parquet")]
     if wrong or not paths:
         raise UserError(
-            f"{name}: a stream is read from Parquet files, and split {split!r} has {wrong[0] if wrong else 'no file'}. Leave out "
-            "streaming, or convert the set: datasets' to_parquet, or the Hub's own revision 'refs/convert/parquet'."
+            f"{name}: streaming needs Parquet files, but split {split!r} has {wrong[0] if wrong else 'no files'}. Remove streaming, "
+            "convert the dataset with to_parquet of datasets, or use the Hub's revision 'refs/convert/parquet'."
         )
     title = f"reading the footers of {name}"
     footer = partial(_footer, local=local, name=name, column=recipe.image_column)
@@ -196,7 +196,7 @@ def open_streamed(recipe: DataRecipe, split: str, root: Path) -> StreamedImages:
 
 
 def _paths(recipe: DataRecipe, split: str, local: Path) -> list[str]:
-    """Return the files of a split, as `datasets` finds them in a folder or on the Hub."""
+    """Return the files of a split that `datasets` finds in a folder or on the Hub."""
     place = str(local) if local.is_dir() else recipe.path
     try:
         revision = None if local.is_dir() else recipe.revision
@@ -206,8 +206,8 @@ def _paths(recipe: DataRecipe, split: str, local: Path) -> list[str]:
         raise script_refused(recipe, error) from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
-            f"{recipe.label or recipe.path}: could not be opened: {cause_of(error)} Looked for a folder of Parquet files "
-            f"at {local}, then for {recipe.path!r} on the Hub, which needs a network."
+            f"{recipe.label or recipe.path} could not be opened: {cause_of(error)} Looked for a folder of Parquet files "
+            f"at {local}, then for {recipe.path!r} on the Hub (which needs a network connection)."
         ) from error
     if split not in found:
         raise UserError(
@@ -217,25 +217,23 @@ def _paths(recipe: DataRecipe, split: str, local: Path) -> list[str]:
 
 
 def _footer(path: str, local: Path, name: str, column: str) -> ParquetFile:
-    """Raises UserError if the file is not whole, or has no column of images' bytes."""
+    """Read the footer of a file. Raises UserError if the file is incomplete, or has no column with image bytes."""
     try:
         with fsspec.open(path) as content:
             footer = pq.ParquetFile(content)
             metadata, schema = footer.metadata, footer.schema_arrow
         size = int(fsspec.core.url_to_fs(path)[0].size(path))
     except pa.ArrowInvalid as error:
-        raise UserError(
-            f"{name}: {path} is not a whole Parquet file: {error}. Was it downloaded completely?"
-        ) from error
+        raise UserError(f"{name}: {path} is not a complete Parquet file: {error}. Download it again.") from error
     except Exception as error:  # as above
         raise UserError(
-            f"{name}: {path} cannot be read: {type(error).__name__}: {error}. Is the network there, or the disk?"
+            f"{name}: {path} cannot be read: {type(error).__name__}: {error}. Check the network connection or the disk."
         ) from error
     require_column(schema.names, column, f"{name}: image_column", path)
     kind = schema.field(column).type
     held = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
     if not (pa.types.is_binary(held) or pa.types.is_large_binary(held)):
-        raise UserError(f"{name}: image_column = {column!r} should hold images' bytes, and holds {kind} in {path}.")
+        raise UserError(f"{name}: image_column = {column!r}: expected image bytes, found {kind} in {path}.")
     relative = path.removeprefix(f"{local}/")
     return ParquetFile(
         path, relative, size, tuple(metadata.row_group(g).num_rows for g in range(metadata.num_row_groups))
@@ -244,13 +242,13 @@ def _footer(path: str, local: Path, name: str, column: str) -> ParquetFile:
 
 @lru_cache(maxsize=2)
 def _opened(path: str, process: int) -> pq.ParquetFile:
-    """Kept while its row groups are read one after another; each process has its own, as they share no place in a file."""
+    """Open a file, cached while its row groups are read one after another; per process, because file positions cannot be shared."""
     return pq.ParquetFile(fsspec.open(path).open(), buffer_size=READ_AT_ONCE)
 
 
 @lru_cache(maxsize=2)
 def _order(rows: tuple[int, ...], seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the files in turn, and the images (n,) in the order in which they leave the buffer."""
+    """Return the order of the files, and the image indices (n,) in the order in which they leave the shuffle buffer."""
     draw = generator(RngStream.ORDER, seed, epoch)
     turns = draw.permutation(len(rows))
     firsts = np.cumsum([0, *rows])
@@ -270,6 +268,6 @@ def _order(rows: tuple[int, ...], seed: int, epoch: int) -> tuple[NDArray[np.int
 
 
 def _bytes(value: Any) -> bytes:
-    """Return the encoded image of a row: a column of `datasets`' images holds ``bytes`` and ``path``."""
+    """Return the encoded image of a row; image columns of `datasets` hold ``bytes`` and ``path``."""
     content = value.get("bytes") if isinstance(value, dict) else value
     return content if isinstance(content, bytes) else b""

@@ -1,7 +1,7 @@
-"""Parts of a training split: so many images of each class, a share of them, or those that a list names.
+"""Subsets of a training split: a number of images per class, a share of each class, or the images in a list file.
 
-Which images are drawn depends on the number of the draw and on the class alone, so they are the same for every method and every
-seed, and draws nest: the two shots of a draw contain its one shot, and its 10 % its 1 %.
+The selection depends only on the number of the draw and the class, so it is the same for every method and seed. Subsets of a draw are
+nested: its two shots include its one shot, and its 10 % include its 1 %.
 """
 
 from dataclasses import dataclass, replace
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class SubsetImages:
-    """Some of the images of a split, in its order and under its names, with all of its classes."""
+    """A subset of the images of a split, in the same order and with the same names and classes."""
 
     whole: "ImageDataset"
     index: NDArray[np.int64]
-    """(n,) Which of its images these are, ascending."""
+    """(n,) Ascending indices in the whole split."""
     classes: tuple[str, ...]
     labels: NDArray[np.int64] | None
     fingerprint: str
@@ -42,12 +42,12 @@ class SubsetImages:
 
     @property
     def name(self) -> str:
-        """What messages call the dataset that this is a part of."""
+        """Name of the whole dataset in messages."""
         return self.whole.name
 
     @property
     def split(self) -> str:
-        """The name of the split that this is a part of, ``train``."""
+        """Name of the whole split, ``train``."""
         return self.whole.split
 
     @property
@@ -57,11 +57,11 @@ class SubsetImages:
 
     @property
     def bits(self) -> int | None:
-        """Bits that are used of pixels of more than 8, where that is set."""
+        """Bit depth of images with more than 8 bits, if set."""
         return getattr(self.whole, "bits", None)
 
     def at(self, index: NDArray[np.int64]) -> Self:
-        """Return the images ``index`` (n,), ascending, of the subset, with all classes; as a part of no more images than these."""
+        """Return the part of the subset with the ascending indices ``index`` (n,); all classes are kept."""
         whole: Any = self.whole
         return replace(
             self,
@@ -72,29 +72,29 @@ class SubsetImages:
         )
 
     def image(self, index: int) -> Image.Image:
-        """Decode an image, mode RGB. Raises as the whole split does."""
+        """Decode an image, mode RGB. Raises the same errors as the whole split."""
         return self.whole.image(int(self.index[index]))
 
     def pixels(self, index: int) -> Pixels:
-        """Return the pixels (H, W, 3) of an image. Raises as the whole split does."""
+        """Return the pixels (H, W, 3) of an image. Raises the same errors as the whole split."""
         return self.whole.pixels(int(self.index[index]))
 
     def content(self, index: int) -> bytes:
-        """Return an image as it is stored, encoded."""
+        """Return the encoded image."""
         return self.whole.content(int(self.index[index]))
 
     def image_name(self, index: int) -> str:
-        """Return the name that the image has in the whole split."""
+        """Return the name of the image in the whole split."""
         return self.whole.image_name(int(self.index[index]))
 
 
 def whole_of(images: "ImageDataset") -> "ImageDataset":
-    """Return the split that few shots, a share or a list are of; of any other dataset itself."""
+    """Return the whole split of a subset; any other dataset unchanged."""
     return images.whole if type(images) is SubsetImages else images
 
 
 def restricted(images: "ImageDataset", chosen: TrainingSubset, root: Path, few: int | None = None) -> SubsetImages:
-    """Return the images of a training split that are ``chosen``, or a ``few`` of them; their fingerprint tells which they are.
+    """Return the subset ``chosen`` of a training split, or a ``few`` images of it. Its fingerprint depends on the selected images.
 
     Raises:
         UserError: as :func:`subset_of`.
@@ -113,18 +113,18 @@ def restricted(images: "ImageDataset", chosen: TrainingSubset, root: Path, few: 
 
 
 def subset_of(images: "ImageDataset", chosen: TrainingSubset, root: Path) -> NDArray[np.int64]:
-    """Return which images (n,), ascending, of a training split are ``chosen``; a list lies below the data root ``root``.
+    """Return the ascending indices (n,) of the subset ``chosen`` of a training split; list files are below the data root ``root``.
 
-    Classes without images stay without; of a share at least one image of every other class is chosen.
+    A share selects at least one image of every class that has images.
 
     Raises:
-        UserError: if the split has no labels, a class has fewer images than ``shots``, or the list is absent, names images that the
-            split lacks, or none.
+        UserError: if the split has no labels, a class has fewer images than ``shots``, or the list is missing, is empty, or names images
+            that are not in the split.
     """
     if images.labels is None:
         raise UserError(
-            f"{images.name}: split {images.split!r} has no labels, and few shots are so many images of each class. Sort its images "
-            "into class folders, or name the label column of a Hugging Face set with label_column."
+            f"{images.name}: split {images.split!r} has no labels, but shots and share select images per class. Put its images "
+            "into class folders, or set label_column to the label column of a Hugging Face dataset."
         )
     if chosen.file:
         return _listed_images(images, root / chosen.file)
@@ -149,15 +149,15 @@ def _check_shots(images: "ImageDataset", counts: NDArray[np.int64], shots: int) 
     fewer = np.flatnonzero((counts > 0) & (counts < shots))
     if len(fewer):
         least = int(fewer[counts[fewer].argmin()])
-        others = f" {len(fewer) - 1:,} more classes have fewer than {shots}." if len(fewer) > 1 else ""
+        others = f" {len(fewer) - 1:,} other classes also have fewer than {shots}." if len(fewer) > 1 else ""
         raise UserError(
-            f"shots = {shots}: class {images.classes[least]!r} of {images.name} has {counts[least]} images in split {images.split!r}. "
-            f"Lower shots to {counts[least]}, or give share = 0.1.{others}"
+            f"shots = {shots}: class {images.classes[least]!r} of {images.name} has only {counts[least]} images in split {images.split!r}. "
+            f"Lower shots to {counts[least]}, or use share = 0.1 instead.{others}"
         )
 
 
 def _listed_images(images: "ImageDataset", path: Path) -> NDArray[np.int64]:
-    """Return the images that a list names: by their names below the split's folder or, without a slash, by those of their files."""
+    """Return the indices of the listed images: by path below the split's folder, or, for names without a slash, by file name."""
     wanted = _names_in(path)
     found: dict[str, int] = {}
     twice: dict[str, str] = {}
@@ -170,55 +170,56 @@ def _listed_images(images: "ImageDataset", path: Path) -> NDArray[np.int64]:
     if twice:
         first, both = next(iter(twice.items()))
         raise UserError(
-            f"{path}: {len(twice):,} of its {len(wanted):,} names are those of several images of {images.name}, the first {first!r} of "
-            f"{both}. Name each with its class folder: CLASS/{first}."
+            f"{path}: {len(twice):,} of its {len(wanted):,} names match several images of {images.name}, such as {first!r}: "
+            f"{both}. Write them with the class folder: CLASS/{first}."
         )
     if lacking := sorted(wanted - found.keys()):
         classes = {name.partition("/")[0] if "/" in name else name.partition("_")[0] for name in lacking}
         others = sorted(classes - set(images.classes)) if classes & set(images.classes) or _are_ids(images) else []
-        of = f" They are of {len(others):,} classes that it has not: {listed(others)}." if others else ""
+        of = f" They belong to {len(others):,} classes that it does not have: {listed(others)}." if others else ""
         raise UserError(
-            f"{path}: {len(lacking):,} of its {len(wanted):,} names are not in split {images.split!r} of {images.name}, the first "
-            f"{lacking[0]!r}.{of} Its images are called {images.image_name(0)!r} and so on. Is the set whole, and is the list its own?"
+            f"{path}: {len(lacking):,} of its {len(wanted):,} names are not in split {images.split!r} of {images.name}, such as "
+            f"{lacking[0]!r}.{of} The split's images have names like {images.image_name(0)!r}. Check that the dataset is complete and "
+            "that the list belongs to it."
         )
     return np.sort(np.fromiter(set(found.values()), np.int64))
 
 
 def _are_ids(images: "ImageDataset") -> bool:
-    """Return whether the files of a set are named by their classes, as ImageNet's: ``n01440764/n01440764_10026.JPEG``."""
+    """Return whether file names begin with the class, as in ImageNet: ``n01440764/n01440764_10026.JPEG``."""
     name = images.image_name(0).rpartition("/")[2]
     return name.partition("_")[0] in images.classes
 
 
 def _names_in(path: Path) -> set[str]:
-    """Return the names in a list, one a line.
+    """Return the names in a list file, one per line.
 
     Raises:
-        UserError: if there is no such list, it is no text, or it is empty.
+        UserError: if the file does not exist, is not text, or is empty.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         raise UserError(
-            f"subset: there is no list {path.absolute()}. It lies below the data root (--data-root); SimCLR's lists of ImageNet are "
-            "imagenet_subsets/1percent.txt and 10percent.txt of its repository, google-research/simclr. Without one, "
-            "share = 0.01 draws as many."
+            f"subset: the list {path.absolute()} does not exist; expected it below the data root (--data-root). SimCLR's lists for ImageNet are "
+            "imagenet_subsets/1percent.txt and 10percent.txt in its repository, google-research/simclr. Without a list, use "
+            "share = 0.01, which draws the same number of images."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(
-            f"subset: {path.absolute()} cannot be read: {why}. Expected the name of an image a line."
+            f"subset: {path.absolute()} cannot be read: {why}. Expected one image name per line."
         ) from error
     if not (names := {line.strip() for line in lines} - {""}):
-        raise UserError(f"subset: {path.absolute()} is empty. Expected the name of an image a line.")
+        raise UserError(f"subset: {path.absolute()} is empty. Expected one image name per line.")
     return names
 
 
 def restricted_survey(survey: Survey, recipe: RunRecipe, workspace: "Workspace", table: str) -> Survey:
-    """Return what a plan needs to know of a dataset, with as many training images as a run reads.
+    """Return the survey of a dataset, with the number of training images that the run reads.
 
-    Where the dataset is not here they are what its published numbers of images and classes give; of a list its lines. What keeps
-    them from being chosen is a problem of the split, which names the run's ``table`` in the suite file.
+    If the dataset is missing, the number is computed from the published numbers of images and classes, or is the length of the list. If
+    the subset cannot be selected, the reason becomes a problem of the split; it names the run's ``table`` in the suite file.
     """
     chosen = recipe.training_subset
     if chosen is None:

@@ -1,6 +1,6 @@
-"""What is known of a dataset before anything runs: from its files where they are present, else from the catalogue.
+"""What is known about a dataset before a run: from its files if they exist, otherwise from the catalogue.
 
-Files are listed. Nothing is made, downloaded or decoded.
+Files are listed, but nothing is built, downloaded or decoded.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from lutbench.workspace import Workspace
 
 DATA, HUB = "data", "HF_HOME"
-"""Folders that hold datasets: the data root, and where `datasets` keeps what it fetches from the Hub."""
+"""Folders with datasets: the data root, and the cache of `datasets` for the Hub."""
 
 
 @dataclass(frozen=True)
 class DiskUse:
-    """Something that takes room on disk."""
+    """Disk space of one item."""
 
     name: str
     folder: str = DATA
-    """The folder that holds it: :data:`DATA`, :data:`HUB`, or another of the suite's."""
+    """The folder that contains it: :data:`DATA`, :data:`HUB`, or another folder of the suite."""
     present: int | None = 0
-    """Bytes that are present; None if it is present and was not measured."""
+    """Bytes that exist; None if it exists but was not measured."""
     to_come: int | None = 0
-    """Bytes that it will take more; None if nothing says."""
+    """Additional bytes that it will need; None if unknown."""
     paths: tuple[Path, ...] = ()
-    """Folders that it fills: what lies within another dataset's is counted with that. If empty, it is counted always."""
+    """Its folders. A folder inside another dataset's is counted only there. If empty, the item is always counted."""
 
     @classmethod
     def dataset(cls, name: str, whole: bool, size: int | None, gigabytes: float | None, *paths: Path) -> "DiskUse":
-        """Return the room of a dataset: ``size`` bytes if it is ``whole``, else what its authors say, if they do."""
+        """Return the disk space of a dataset: ``size`` bytes if it is complete (``whole``), else the published size if known."""
         if whole:
             return cls(name, DATA, size, 0, paths)
         if gigabytes is None:
@@ -45,25 +45,25 @@ class DiskUse:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a plan needs to know of a dataset."""
+    """Information about a dataset for a plan."""
 
     name: str
     images: Mapping[str, int]
-    """Images of every split: listed, else as published. A split of which nothing is known is left out."""
+    """Number of images per split, from its files or as published. Splits of unknown size are left out."""
     problems: Mapping[str, str]
-    """By split why it cannot be used now; a split that can is left out."""
+    """For each split that cannot be used now, the reason."""
     classes: int
-    """Classes: listed, else as published; 0 if nothing is known."""
+    """Number of classes, from its files or as published; 0 if unknown."""
     disk: tuple[DiskUse, ...]
-    """Its files, and those of the datasets whose images it is about."""
+    """Disk space of its files, and of other datasets whose images it uses."""
     made: bool
-    """Whether the suite makes it when it is first used."""
+    """Whether the suite builds it on first use."""
     known: str
-    """Its name in the catalogue; empty if it is not known."""
+    """Its name in the catalogue; empty if it is not a known dataset."""
 
 
 def survey_splits(recipe: DatasetRecipe, workspace: "Workspace", size: Callable[[Any], int]) -> Survey:
-    """Return what is known of a dataset to train on; ``size`` gives the bytes of a split."""
+    """Return the survey of a training dataset; ``size`` returns the bytes of a split."""
     name = recipe.label or recipe.path or recipe.source
     known = known_by(recipe)
     made = bool(known and known.built)
@@ -75,11 +75,11 @@ def survey_splits(recipe: DatasetRecipe, workspace: "Workspace", size: Callable[
     for split in recipe.splits:
         try:
             if made and not (path / "manifest.json").is_file():
-                raise UserError(f"{name}: built when it is first used.")
+                raise UserError(f"{name}: built on first use.")
             opened[split] = offline.open(recipe, split)
             images[split] = len(opened[split])
         except UserError as error:
-            to_fetch = f"not at {path}{', to be fetched from the Hub' if hub else ''}"
+            to_fetch = f"not at {path}{', will be downloaded from the Hub' if hub else ''}"
             problems[split] = to_fetch if known and absent else str(error)
             share = getattr(recipe, "held_out", None)
             of = "train" if share else split

@@ -1,4 +1,4 @@
-"""Pixels on their way to a model: bytes until they are on its device, a quarter of the size of floats."""
+"""Convert images to tensors. Pixels stay uint8, a quarter of the size of float32, until they are on the model's device."""
 
 from functools import lru_cache
 from typing import overload
@@ -14,7 +14,7 @@ from lutbench.data.decoding import Pixels
 
 
 def to_tensor(image: Image.Image | Tensor) -> Tensor:
-    """Return uint8 pixels (3, H, W), contiguous, of an RGB image, or of pixels as torchvision left them."""
+    """Return contiguous uint8 pixels (3, H, W) of an RGB image, or of a tensor from torchvision."""
     if isinstance(image, Tensor):
         return image.contiguous()
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
@@ -25,7 +25,7 @@ def resize_short_side(image: Image.Image, side: int) -> Image.Image: ...
 @overload
 def resize_short_side(image: Pixels, side: int) -> Pixels: ...
 def resize_short_side(image: Image.Image | Pixels, side: int) -> Image.Image | Pixels:
-    """Return ``image`` with a short side of ``side`` pixels, bicubic, by Pillow or of pixels by torchvision; itself if it has that already."""
+    """Resize the short side to ``side`` pixels, bicubic, with Pillow (images) or torchvision (arrays); unchanged if it has that size."""
     if isinstance(image, np.ndarray):
         if min(image.shape[:2]) == side:
             return image
@@ -37,18 +37,18 @@ def resize_short_side(image: Image.Image | Pixels, side: int) -> Image.Image | P
 
 
 def channels_first(pixels: Pixels) -> Tensor:
-    """Return pixels (H, W, 3) as torchvision takes them, uint8 (3, H, W), without copying what may be written to."""
+    """Return pixels (H, W, 3) as a uint8 tensor (3, H, W); without a copy if the array is writable."""
     return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)
 
 
 def pixels_of(tensor: Tensor) -> Pixels:
-    """Return uint8 (3, H, W) as pixels (H, W, 3), without copying what torchvision made of :func:`channels_first`."""
+    """Return a uint8 tensor (3, H, W) as pixels (H, W, 3); without a copy for tensors derived from :func:`channels_first`."""
     pixels: Pixels = tensor.permute(1, 2, 0).numpy()
     return pixels
 
 
 Colour = tuple[float, ...]
-"""A value of each channel, between 0 and 1."""
+"""One value per channel, between 0 and 1."""
 
 
 def normalised(
@@ -57,12 +57,12 @@ def normalised(
     mean: Colour = IMAGENET_DEFAULT_MEAN,
     std: Colour = IMAGENET_DEFAULT_STD,
 ) -> Tensor:
-    """Return float32 pixels (..., 3, S, S) from uint8, by a mean and a deviation; on ``device``, or where ``pixels`` are."""
+    """Return float32 pixels (..., 3, S, S) from uint8, normalised by mean and standard deviation; on ``device`` (default: that of ``pixels``)."""
     to = device or pixels.device
     return pixels.to(to, non_blocking=True).float().sub_(per_channel(to, mean)).div_(per_channel(to, std))
 
 
 @lru_cache
 def per_channel(device: torch.device, values: Colour) -> Tensor:
-    """Return values in bytes, (3, 1, 1); kept, since making them anew would wait for the device in every step."""
+    """Return values on the scale 0 to 255, (3, 1, 1); cached, because creating them in every step would synchronise with the device."""
     return torch.tensor(values, device=device).mul(255).view(3, 1, 1)

@@ -1,4 +1,4 @@
-"""Whether a known dataset is whole: its counts, a sample of its images or all of them, and what is in both splits."""
+"""Check that a known dataset is complete: counts, decoding of some or all images, and duplicates between splits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,26 +19,26 @@ from lutbench.errors import UserError, listed
 from lutbench.kinds import dataset_module
 
 FEWEST = 3
-"""Classes with the fewest images that are named where images are missing."""
+"""Number of classes with the fewest images to list if images are missing."""
 
 
 @dataclass
 class VerifyReport(IntegrityReport):
-    """What a check of a dataset found."""
+    """Findings of a dataset check."""
 
     name: str = ""
     path: str = ""
 
     @property
     def exit_status(self) -> int:
-        """0 if the dataset is whole, else 1."""
+        """0 if the dataset is complete, else 1."""
         return 1 if self.problems else 0
 
 
 def verify(name: str, root: Path, full: bool = False) -> VerifyReport:
-    """Count a dataset's classes and images, compare with what is published, and decode some of them, or all if ``full``.
+    """Count a dataset's classes and images, compare with the published numbers, and decode some images, or all if ``full``.
 
-    Masks are checked with their images. What was found is kept below ``root`` (:mod:`lutbench.data.manifest`).
+    Masks are checked together with their images. The findings are stored below ``root`` (:mod:`lutbench.data.manifest`).
 
     Raises:
         UserError: if there is no known dataset of that name.
@@ -56,8 +56,8 @@ def verify(name: str, root: Path, full: bool = False) -> VerifyReport:
 
 
 def render_report(report: VerifyReport) -> RenderableType:
-    """Return what a check found as it is printed, problems last."""
-    last = "  not whole" if report.problems else "  whole, as far as it was checked"
+    """Return the findings of a check, ready to print, problems last."""
+    last = "  incomplete or damaged" if report.problems else "  complete, as far as checked"
     lines = [
         (f"{report.name}: {report.path}", "bold"),
         *((f"  {line}", "") for line in report.lines),
@@ -104,25 +104,25 @@ def scan_files(files: Files, count: int | None, digests: bool, report: Integrity
     found = scan(files, count, digests)
     split = files.split
     total = len(found.indices) + len(found.empty)
-    report.lines.append(f"{split}: {total - len(found.undecodable):,} of {total:,} images looked at can be decoded")
+    report.lines.append(f"{split}: {total - len(found.undecodable):,} of {total:,} images checked can be decoded")
     if found.broken:
         report.problems.append(f"{split}: {len(found.broken):,} images cannot be decoded: {listed(found.broken)}.")
     if found.empty:
         report.problems.append(f"{split}: {len(found.empty):,} files are empty: {listed(found.empty)}.")
     report.notes += [
-        f"{split}: {len(names):,} images are {kind}, and become RGB when read: {listed(names, 3)}."
+        f"{split}: {len(names):,} images are {kind}; they are converted to RGB: {listed(names, 3)}."
         for kind, names in sorted(found.unusual.items())
         if kind != CUT
     ]
     if cut := found.unusual.get(CUT):
         report.problems.append(
-            f"{split}: the files of {len(cut):,} images are cut off, and the rest black or grey: {listed(cut)}."
+            f"{split}: {len(cut):,} image files are truncated; the missing part is black or grey: {listed(cut)}."
         )
     return found
 
 
 def metadata_of(dataset: Any, found: Scan) -> SplitMetadata:
-    """Return what the manifest keeps of a split."""
+    """Return the metadata of a split for the manifest."""
     return SplitMetadata(
         images=len(dataset),
         classes=len(dataset.classes),
@@ -135,14 +135,14 @@ def metadata_of(dataset: Any, found: Scan) -> SplitMetadata:
 
 
 def compare_built(pinned: str, dataset: Any, full: bool, report: VerifyReport) -> None:
-    """Compare a split that the suite built with the ``pinned`` checksum of its pixels, and if ``full`` the pixels as they are."""
+    """Compare a built split with the ``pinned`` checksum of its pixels; if ``full``, also verify the pixels on disk."""
     if dataset.fingerprint != pinned:
         report.notes.append(
-            f"{dataset.split} has other pixels than the suite's published records: another decoder's version made it."
+            f"{dataset.split} has other pixels than in the suite's published records: it was made with another version of the image decoder."
         )
     if full and check_pixels(dataset) != dataset.fingerprint:
         report.problems.append(
-            f"{dataset.split}: pixels are not those that were written. Remove {report.path}; it is built anew when next used."
+            f"{dataset.split}: pixels changed since they were written. Remove {report.path}; it is built again on next use."
         )
 
 
@@ -169,20 +169,20 @@ def _compare_counts(known: KnownDataset, opened: Mapping[str, Any], report: Veri
 
 
 def _take_for_another(known: KnownDataset, opened: Mapping[str, Any], report: VerifyReport) -> None:
-    """Report if the counts are the expected ones the other way round, or those of another known dataset."""
+    """Report if the counts of train and val are swapped, or are those of another known dataset."""
     found = {split: len(dataset) for split, dataset in opened.items()}
     expected = {split: known.images[split] for split in ("train", "val") if split in known.images}
     if not found or _counts_are(known, found):
         return
     if len(expected) == 2 and found == {"train": expected["val"], "val": expected["train"]}:
         report.problems.append(
-            "train and val are swapped: each has the other's number of images. Exchange their folders or lists."
+            "train and val are probably swapped: each has the other's number of images. Exchange their folders or lists."
         )
     classes = {len(dataset.classes) for dataset in opened.values()}
     like = [other.name for other in CATALOGUE.values() if classes == {other.classes} and _counts_are(other, found)]
     if like:
         report.problems.append(
-            f"These are the numbers of {' or '.join(like)}, not of {known.name}: is it that set that lies in {report.path}?"
+            f"These numbers are those of {' or '.join(like)}, not of {known.name}: is {report.path} that dataset?"
         )
 
 
@@ -198,7 +198,7 @@ def _expect(what: str, found: int, expected: int, report: IntegrityReport, more:
 
 
 def _expect_class_names(known: KnownDataset, dataset: Any, report: IntegrityReport) -> None:
-    """Compare the class folders' names, of the dataset of which they are known."""
+    """Compare the names of class folders, for datasets whose names are known."""
     if known.name != "imagenet-1k":
         return
     from timm.data import ImageNetInfo  # here, because timm takes seconds to import
@@ -207,14 +207,14 @@ def _expect_class_names(known: KnownDataset, dataset: Any, report: IntegrityRepo
     if missing := sorted(expected - present):
         report.problems.append(f"{dataset.split}, missing classes: {listed(missing)}.")
     if others := sorted(present - expected):
-        report.problems.append(f"{dataset.split}, folders that are no class of {known.name}: {listed(others)}.")
+        report.problems.append(f"{dataset.split}, folders that are not classes of {known.name}: {listed(others)}.")
 
 
 def _fewest(dataset: Any) -> str:
-    """Return the classes with the fewest images: where images are missing, one that was unpacked in part stands out."""
+    """Return a sentence with the smallest classes: if images are missing, an incompletely unpacked class stands out."""
     labels = getattr(dataset, "labels", None)
     if labels is None:
         return ""
     counts = np.bincount(labels, minlength=len(dataset.classes))
     fewest = np.argsort(counts, kind="stable")[:FEWEST].tolist()
-    return f" The classes with the fewest: {', '.join(f'{dataset.classes[one]} ({counts[one]:,})' for one in fewest)}."
+    return f" Smallest classes: {', '.join(f'{dataset.classes[one]} ({counts[one]:,})' for one in fewest)}."

@@ -1,4 +1,4 @@
-"""Going through the files of a folder, or the images of a dataset: all of them or some, one by one or by threads."""
+"""Iterate over the files of a folder or the images of a dataset: all or some, serially or in threads."""
 
 import os
 from _thread import start_new_thread
@@ -16,24 +16,24 @@ from lutbench.errors import UserError, listed
 from lutbench.progress import tracked
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Those of torchvision's ImageFolder, in upper or lower case, without torchvision: importing it takes seconds and
-600 MB."""
+"""Image suffixes, as in torchvision's ImageFolder, in upper or lower case. Defined here because importing torchvision takes
+seconds and 600 MB."""
 
 MORE_EXTENSIONS = (
     ".jfif", ".jpe", ".gif", *([".avif"] if features.check("avif") else []), *([".jp2"] if features.check("jpg_2000") else []),
 )  # fmt: skip
-"""Other endings of images that Pillow reads, which torchvision passes over."""
+"""Other image suffixes that Pillow reads but torchvision's ImageFolder ignores."""
 
 IMAGES = tuple(map(os.fsencode, IMG_EXTENSIONS + MORE_EXTENSIONS))
 
 ARCHIVE_LITTER = "__MACOSX"
-"""The folder that macOS adds to a zip archive for what its other file systems cannot hold: no images, and no class."""
+"""Folder that macOS adds to zip archives for metadata; neither images nor a class."""
 
 KEPT_NAMES = 3
-"""Names of passed-over files that are kept of each ending."""
+"""Number of example names stored per suffix of skipped files."""
 
 THREADS = min(32, (os.cpu_count() or 1) + 4)
-"""Threads that read and decode, unless it is said how many (as many as ``concurrent.futures`` takes)."""
+"""Default number of threads for reading and decoding (as in ``concurrent.futures``)."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,15 +41,15 @@ R = TypeVar("R")
 
 @dataclass
 class PassedOver:
-    """The files of a folder that are no images by their names, hidden ones left out."""
+    """Files of a folder without an image suffix, except hidden ones."""
 
     counts: dict[str, int] = field(default_factory=dict)
-    """How many there are, by what their names end in, in lower case; empty where a name has no ending."""
+    """Number of files by lower-case suffix; the key is empty for names without suffix."""
     names: dict[str, list[str]] = field(default_factory=dict)
-    """The first few names of each ending."""
+    """The first few names of each suffix."""
 
     def add(self, name: str, count: int = 1) -> None:
-        """Count a file, or ``count`` files of its ending."""
+        """Count a file, or ``count`` files of the same suffix."""
         ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a name, not a path
         self.counts[ending] = self.counts.get(ending, 0) + count
         self.names[ending] = sorted([*self.names.get(ending, []), name])[:KEPT_NAMES]
@@ -68,7 +68,7 @@ class PassedOver:
 
     def __str__(self) -> str:
         by_count = sorted(self.counts.items(), key=lambda item: -item[1])
-        return listed(f"{count:,} {f'end in {ending}' if ending else 'have no ending'}" for ending, count in by_count)
+        return listed(f"{count:,} {f'end in {ending}' if ending else 'have no suffix'}" for ending, count in by_count)
 
 
 def walk(
@@ -80,15 +80,14 @@ def walk(
     hidden: bool = False,
     passed: PassedOver | None = None,
 ) -> Iterator[tuple[bytes, int]]:
-    """Yield name, with ``prefix``, and bytes of every file below ``folder`` whose name ends so in upper or lower case.
+    """Yield name (with ``prefix``) and size in bytes of every file below ``folder`` that has one of the suffixes, in any case.
 
-    Files whose names begin with a dot are passed over, and, unless ``hidden``, such folders and those of
-    :data:`ARCHIVE_LITTER`; all folders if not ``deep``. Other files are counted in ``passed``; pipes, sockets and devices are
-    no files.
+    Skips files whose names begin with a dot; also such folders and :data:`ARCHIVE_LITTER` unless ``hidden``; all subfolders if not
+    ``deep``. Files with other suffixes are counted in ``passed``. Pipes, sockets and devices are ignored.
 
     Raises:
-        UserError: if a link leads to a folder that it lies in.
-        OSError: if something cannot be read, or a link leads nowhere, see :func:`explained`.
+        UserError: if a link points to a folder that contains it.
+        OSError: if something cannot be read, or a link is broken, see :func:`explained`.
     """
     return _walk(folder, endings, prefix, (os.path.realpath(folder),), deep, hidden, passed or PassedOver())
 
@@ -102,7 +101,7 @@ def _walk(
     hidden: bool,
     passed: PassedOver,
 ) -> Iterator[tuple[bytes, int]]:
-    """Walk; ``above`` are the real folders that ``folder`` lies in, itself the last."""
+    """Implement :func:`walk`; ``above`` are the real paths of the folders that contain ``folder``, and itself."""
     with os.scandir(folder) as entries:
         for entry in entries:
             dotted = entry.name.startswith(b".")
@@ -112,13 +111,15 @@ def _walk(
                 if deep:
                     real = os.path.realpath(entry.path) if entry.is_symlink() else above[-1] + b"/" + entry.name
                     if any((outer + b"/").startswith(real.rstrip(b"/") + b"/") for outer in above):
-                        raise UserError(f"{os.fsdecode(entry.path)} is a link to a folder that it lies in. Remove it.")
+                        raise UserError(
+                            f"{os.fsdecode(entry.path)} is a link to a folder that contains it. Remove the link."
+                        )
                     inside = prefix + entry.name + b"/"
                     yield from _walk(entry.path, endings, inside, (*above, real), deep, hidden, passed)
             elif dotted:
                 continue
             elif not entry.is_file():
-                entry.stat()  # which fails for a link that leads nowhere; a pipe or device is no image, and opening it may wait for ever
+                entry.stat()  # fails for a broken link; pipes and devices are not images, and opening them may block forever
             elif entry.name.lower().endswith(endings):
                 yield prefix + entry.name, entry.stat().st_size
             else:
@@ -126,7 +127,7 @@ def _walk(
 
 
 def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
-    """Return at most ``most`` of the indices of ``count`` items (m,), evenly spaced from the first to the last."""
+    """Return at most ``most`` indices (m,) of ``count`` items, evenly spaced from the first to the last."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
@@ -139,37 +140,36 @@ def in_threads(
     at_once: int = 512,
     shown: bool | None = None,
 ) -> Iterator[R]:
-    """Yield ``function`` of every item, in order, by threads: reading waits, and Pillow decodes in parallel.
+    """Yield ``function(item)`` for every item, in order, computed in threads: reading waits for the disk, and Pillow decodes in parallel.
 
-    ``at_once`` of them are handed to the threads before the results are taken: it bounds what waits in memory. ``title`` and
-    ``shown`` are those of :func:`lutbench.progress.tracked`. The first error, in the order of the items, is raised; what has not
-    been begun by then is left.
+    At most ``at_once`` items are in progress, which bounds the memory. ``title`` and ``shown`` are those of
+    :func:`lutbench.progress.tracked`. The first error in the order of the items is raised; items not yet started are then dropped.
 
-    Neither ``concurrent.futures`` nor ``threading`` is used: a signal's handler that raises inside one of their conditions leaves it
-    locked, so that what waits for its threads waits for ever. What is used here is written in C, and has no such moment.
+    Does not use ``concurrent.futures`` or ``threading``: a signal handler that raises inside one of their condition variables leaves it
+    locked, and waiting for the threads would then block forever. The primitives used here are written in C and have no such problem.
     """
     return tracked(_in_threads(function, items, threads or THREADS, at_once), len(items), title, shown)
 
 
 def _in_threads(function: Callable[[T], R], items: Sequence[T], threads: int, at_once: int) -> Iterator[R]:
-    """Yield ``function`` of every item, see :func:`in_threads`; threads that are at work at the end, or at an error, are waited for."""
+    """Implement :func:`in_threads`; at the end or after an error, wait for the threads that are still working."""
     todo, done = SimpleQueue[tuple[int, T] | None](), SimpleQueue[tuple[int, Any, BaseException | None] | None]()
     begun = 0
 
     def work() -> None:
-        """Do what is to be done until told that it was all: None, which is passed on as the last result of this thread."""
+        """Process tasks until None, which marks the end and is passed on as the last result of this thread."""
         while (order := todo.get()) is not None:
             index, item = order
             try:
                 done.put((index, function(item), None))
-            except BaseException as error:  # raised where the results are taken
+            except BaseException as error:  # raised again where the results are consumed
                 done.put((index, None, error))
         done.put(None)
 
     try:
         for _ in range(min(threads, len(items))):
             start_new_thread(work, ())
-            begun += 1  # one that a signal keeps from being counted ends as well; it is not waited for
+            begun += 1  # a thread not counted because of a signal ends too, but is not waited for
         for first in range(0, len(items), at_once):
             indices = range(first, min(first + at_once, len(items)))
             for index in indices:
@@ -202,16 +202,16 @@ def _drop(queue: SimpleQueue[Any]) -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what the operating system refuses while files are listed into a UserError that names the file."""
+    """Convert an OSError during listing into a UserError that names the file."""
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"{printable(os.fsdecode(error.filename or ''))} cannot be read: {error.strerror}. Remove it if it is a link that leads "
-            "nowhere; or give yourself the permission, or look after its disk."
+            f"{printable(os.fsdecode(error.filename or ''))} cannot be read: {error.strerror}. If it is a broken link, remove it; "
+            "otherwise check its permissions and its disk."
         ) from error
 
 
 def printable(name: str) -> str:
-    """Return a file's name or path as it can be printed and written to JSON: what is not UTF-8 in it as ``\\xe9``."""
+    """Return a file name or path that can be printed and written to JSON: bytes that are not UTF-8 become ``\\xe9``."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
