@@ -272,5 +272,7 @@ def test_the_name_of_the_untrained_row_is_not_given_to_another_encoder(folder: P
             '"scratch"', '"untrained"'
         )
     )
-    with pytest.raises(UserError, match=r"method.untrained: analysis.looks has a row of this name.*another name"):
+    with pytest.raises(
+        UserError, match=r"method.untrained: analysis.looks uses this name for its untrained encoder.*Rename the method"
+    ):
         load_suite(str(path))

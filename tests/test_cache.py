@@ -131,7 +131,7 @@ def test_a_damaged_file_is_noticed_and_made_again(images: ImageDataset, tmp_path
     path = cached.folder / "00001.arrow"
     good = path.read_bytes()
     path.write_bytes(good[:-1])
-    with pytest.raises(UserError, match=r"00001\.arrow is not as written\. .*remove the folder"):
+    with pytest.raises(UserError, match=r"00001\.arrow is damaged\. .*remove the folder"):
         open_cache(images, SIDE, tmp_path)
     path.write_bytes(good[:500] + bytes([good[500] ^ 1]) + good[501:])  # the same size
     assert repair_cache(images, SIDE, tmp_path) == 1
@@ -146,7 +146,7 @@ def test_a_file_that_lost_a_third_at_its_full_size_is_noticed(images: ImageDatas
     content = path.read_bytes()
     length = len(content) // 3
     path.write_bytes(content[: third * length] + bytes(length) + content[(third + 1) * length :])
-    with pytest.raises(UserError, match=r"00001\.arrow is not as written"):
+    with pytest.raises(UserError, match=r"00001\.arrow is damaged"):
         open_cache(images, SIDE, tmp_path)
 
 
@@ -200,7 +200,7 @@ def test_facts_that_are_not_as_written_are_written_again(
     cached = make_cache(images, SIDE, tmp_path)
     (cached.folder / name).write_text(content)
     if name == "cache.json":
-        with pytest.raises(UserError, match="is not as written"):
+        with pytest.raises(UserError, match="is damaged"):
             make_cache(images, SIDE, tmp_path)
     repair_cache(images, SIDE, tmp_path)
     again = make_cache(images, SIDE, tmp_path)
@@ -223,7 +223,7 @@ def test_a_file_with_other_rows_or_of_another_pillow_is_made_again(
         monkeypatch.setattr(module, "PILLOW", "0.1")
     capsys.readouterr()
     assert open_cache(images, SIDE, tmp_path)
-    assert "and here is Pillow 0.1" in capsys.readouterr().out
+    assert "now Pillow 0.1 is installed" in capsys.readouterr().out
     (cached.folder / "00001.arrow").unlink()
     (cached.folder / "cache.json").unlink()
     make_cache(images, SIDE, tmp_path)
@@ -348,7 +348,7 @@ def test_an_image_that_cannot_be_decoded_stops_the_cache_or_is_passed_over(
     with pytest.raises(UserError, match=r"data prepare flowers17 --skip-undecodable"):
         prepare_set("flowers17", tmp_path, SIDE)
     assert prepare_set("flowers17", tmp_path, SIDE, skip_undecodable=True).ready
-    with pytest.raises(UserError, match=r"1 of the images could not be decoded when its cache"):
+    with pytest.raises(UserError, match=r"1 images could not be decoded when the cache"):
         make_cache(opened(tmp_path), SIDE, tmp_path)
 
 
@@ -378,8 +378,8 @@ def test_preparing_makes_the_cache_and_again_compares_its_checksums(tmp_path: Pa
             picture((90, 10 * number, 30), number).save(folder / "0.png")
     told = prepare_set("flowers17", tmp_path, SIDE)
     assert told.ready
-    assert f"cache of short side {SIDE} was made: 4 images" in told.text
-    assert "its checksums are right" in prepare_set("flowers17", tmp_path, SIDE).text
+    assert f"cache with short side {SIDE} was made: 4 images" in told.text
+    assert "its checksums are correct" in prepare_set("flowers17", tmp_path, SIDE).text
     shard = next(tmp_path.rglob("00000.arrow"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
-    assert "damaged files that were made again: 1" in prepare_set("flowers17", tmp_path, SIDE).text
+    assert "(1 damaged files made again)" in prepare_set("flowers17", tmp_path, SIDE).text

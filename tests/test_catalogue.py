@@ -85,7 +85,7 @@ def test_a_data_root_that_is_not_utf_8_is_printed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lutbench", "data", "list", "--data-root", os.fsencode(tmp_path) + b"/\xe9"]
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run(command, env=strict, capture_output=True, text=True, check=True)
-    assert f"Image sets below {tmp_path}/\\udce9" in done.stdout.replace("\n", "")
+    assert f"Datasets below {tmp_path}/\\udce9" in done.stdout.replace("\n", "")
 
 
 def test_the_list_fits_80_columns_with_nothing_cut(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_parts_of_a_shifted_set_that_are_missing_are_seen_at_a_glance(tmp_path: 
 
 
 def test_the_sets_that_are_here_are_named_once(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="None of the known sets is below"):
+    with pytest.raises(UserError, match="There is no known dataset below"):
         present(tmp_path)
     for folder in ("imagenet-1k/val", "imagenet-a", "flowers17"):
         (tmp_path / folder).mkdir(parents=True)

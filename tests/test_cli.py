@@ -228,7 +228,7 @@ def test_a_command_that_cannot_be_read_ends_with_status_2(
         (("status", "toy.toml", "--set", "pretrain.ltu.epochs=3"), "no table pretrain.ltu. Did you mean 'lut'?"),
         (("run", "toy.toml", "--only", "lut", "--only", "mea"), "--only mea: no run of suite toy has that name."),
         (("run", "toy.toml", "--stage", "pretrain", "--only", "toy-knn"), "no run of suite toy in stage pretrain has"),
-        (("run", "toy.toml", "--stage", "downstraem"), "--stage downstraem: there is no such stage."),
+        (("run", "toy.toml", "--stage", "downstraem"), "--stage downstraem: unknown stage."),
         (("run", "toy.toml", "--set", "encoder.toy.model=vit_tiny_patch16_242"), "vit_tiny_patch16_242"),
         (("run", "toy.toml", "--set", "encoder.toy.patch_size=5"), "patch_size"),
         (("parity", "none.npz"), "There is no file none.npz"),
@@ -297,11 +297,11 @@ def spoil_no_val(data: Path) -> None:
     ("spoil", "told"),
     [
         (spoil_nothing_there, "expected the images of split 'train' in DATA/toy/train, but there is no such folder"),
-        (spoil_nothing_there, "Point --data-root at the folder that holds your sets; `lutbench data list` shows"),
+        (spoil_nothing_there, "Set --data-root to the folder that holds your datasets; `lutbench data list` shows"),
         (spoil_empty, "expected the images of split 'train' in DATA/toy/train, but there is no such folder"),
         (
             spoil_class_without_images,
-            "no image in class folder blue of DATA/toy/train. Was the set unpacked completely?",
+            "no images in class folder blue of DATA/toy/train. Was the dataset unpacked completely?",
         ),
     ],
 )
@@ -723,7 +723,7 @@ def test_a_check_of_a_set_that_is_not_whole_fails_and_a_glance_at_the_list_does_
     answer = lutbench("data", "check", "flowers17")
     assert answer.status == 1
     assert "train, classes: expected 17, found 3 (-14)" in answer.out
-    assert "not whole" in answer.out
+    assert "incomplete or damaged" in answer.out
     assert lutbench("data", "list").status == 0
     prepared = lutbench("data", "prepare", "caltech101")
     assert prepared.status == 1
@@ -731,7 +731,7 @@ def test_a_check_of_a_set_that_is_not_whole_fails_and_a_glance_at_the_list_does_
 
 
 def test_without_a_name_every_set_that_is_there_is_checked(fresh: Path, lutbench: Command) -> None:
-    assert "None of the known sets is below" in lutbench("data", "check").err
+    assert "There is no known dataset below" in lutbench("data", "check").err
     (fresh / "data/toy").rename(fresh / "data/flowers17")
     (fresh / "data/caltech101").mkdir()
     answer = lutbench("data", "check")

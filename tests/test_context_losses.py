@@ -112,7 +112,7 @@ def test_negatives_are_those_of_a_pass_so_micro_batches_count() -> None:
 
 
 def test_a_pass_of_one_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="no negatives in a pass of one image"):
+    with pytest.raises(ValueError, match="needs negatives, so at least 2 images per forward pass"):
         tiny_recipe(context_loss="infonce", head_norm="layer", micro_batch=1)
 
 

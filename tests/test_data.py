@@ -78,7 +78,7 @@ def test_a_link_to_a_class_folder_is_followed_and_a_circle_is_named(tmp_path: Pa
     (tmp_path / "set/train/dog").symlink_to(tmp_path / "elsewhere/dog")
     assert len(opened(tmp_path)) == 6
     (tmp_path / "set/train/cat/round").symlink_to(tmp_path / "set/train/cat")
-    with pytest.raises(UserError, match="cat/round is a link to a folder that it lies in"):
+    with pytest.raises(UserError, match="cat/round is a link to a folder that contains it"):
         opened(tmp_path)
 
 
@@ -107,7 +107,7 @@ def test_a_pipe_is_no_image(tmp_path: Path, name: str) -> None:
 def test_a_link_to_a_folder_far_above_is_not_walked(tmp_path: Path, target: str) -> None:
     folder = tree(tmp_path / "set/train", ("cat",)) / "cat"
     (folder / "up").symlink_to(target)
-    with pytest.raises(UserError, match=f"{folder}/up is a link to a folder that it lies in"):
+    with pytest.raises(UserError, match=f"{folder}/up is a link to a folder that contains it"):
         opened(tmp_path)
 
 
@@ -117,7 +117,7 @@ def test_of_a_circle_of_links_through_elsewhere_a_link_is_named(tmp_path: Path) 
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/back").symlink_to(tmp_path / "set")
     (folder / "more").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=f"{folder}/more/back is a link to a folder that it lies in"):
+    with pytest.raises(UserError, match=f"{folder}/more/back is a link to a folder that contains it"):
         opened(tmp_path)
 
 
@@ -165,13 +165,13 @@ def test_an_empty_folder_and_an_empty_class_are_errors(tmp_path: Path) -> None:
     tree(tmp_path / "set/train", ("cat",))
     for name in ("dog", "newt"):
         (tmp_path / "set/train" / name).mkdir()
-    with pytest.raises(UserError, match="no image in class folders dog, newt"):
+    with pytest.raises(UserError, match="no images in class folders dog, newt"):
         opened(tmp_path)
 
 
 def test_images_beside_class_folders_are_an_error(tmp_path: Path) -> None:
     picture(COLOURS["cat"]).save(tree(tmp_path / "set/train") / "stray.png")
-    with pytest.raises(UserError, match="1 images beside the folders cat, dog, newt"):
+    with pytest.raises(UserError, match="1 images and the folders cat, dog, newt"):
         opened(tmp_path)
 
 
@@ -186,7 +186,7 @@ def test_train_and_val_must_have_the_same_classes(tmp_path: Path) -> None:
 
 def test_a_set_without_validation_split_says_so(tmp_path: Path) -> None:
     tree(tmp_path / "set/train")
-    with pytest.raises(UserError, match="no validation split"):
+    with pytest.raises(UserError, match="needs a validation split, but val is empty"):
         opened(tmp_path, "val", val="")
 
 
@@ -385,10 +385,10 @@ def test_labels_that_are_words_or_numbers_become_classes(tmp_path: Path) -> None
         ({"image_column": "img"}, "no such column. Did you mean 'image'?"),
         ({"label_column": "lable"}, "no such column. Did you mean 'label'?"),
         ({"label_column": "hidden"}, "6 of 6 rows have no label"),
-        ({"label_column": "weight"}, "should hold one class per row"),
-        ({"image_column": "weight"}, "should hold images"),
+        ({"label_column": "weight"}, "expected one class per row"),
+        ({"image_column": "weight"}, "expected images, their bytes"),
         ({"train": "training"}, 'Did you mean train = "train"?'),
-        ({"path": "nobody/nothing"}, "nothing is there"),
+        ({"path": "nobody/nothing"}, "which does not exist"),
         ({"path": ""}, "path is empty"),
     ],
 )

@@ -51,9 +51,9 @@ def test_evidence_without_a_decision_is_refused_and_exploration_says_that_there_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (('task = "tuned"', 'task = "tune"'), "no run is of that task. Did you mean 'tuned'"),
+        (('task = "tuned"', 'task = "tune"'), "no run has task = 'tune'. Did you mean 'tuned'"),
         (('["ours", "theirs"], task = "tuned"', '["ours", "their"], task = "tuned"'), "not run for 'their'"),
-        (('task = "near"', 'task = "tuned"'), "every comparison once"),
+        (('task = "near"', 'task = "tuned"'), "each comparison only once"),
         (('["ours", "theirs"], task = "near"', '["ours", "ours"], task = "near"'), "two different rows"),
         (('primary = [{ pair = ["ours", "theirs"], task = "tuned" }]', "primary = []"), "primary"),
     ],

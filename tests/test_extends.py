@@ -114,7 +114,7 @@ def test_a_row_that_is_like_none_is_in_no_table_of_the_base_and_the_others_are_c
     base = {run.name for run in loaded(tmp_path, "base").runs}
     assert {run.name for run in alone.runs if run.task != "own"} == base
     assert joining.joined == (
-        '1 method of this file stands in 4 tables of base; like = "none" in [method.NAME] keeps a row out.'
+        '1 method of this file is added to 4 tables of base; like = "none" in [method.NAME] prevents it.'
     )
     assert alone.joined == ""
 
@@ -131,7 +131,7 @@ def test_a_table_is_merged_setting_by_setting_and_a_list_replaces(tmp_path: Path
     )
     assert [(run.name, run.recipe) for run in suite.runs] == [(run.name, run.recipe) for run in same.runs]
     assert {run.suite for run in suite.runs} == {"mine"}
-    about = "It extends base, whose own text is:\n\nfor tests\n"
+    about = "Extends base, described as:\n\nfor tests\n"
     assert (suite.config.title, suite.config.about, suite.config.extends) == ("toy", about, ["base"])
     assert (suite.given, suite.name) == (str(tmp_path / "mine.toml"), "mine")
 
@@ -231,7 +231,7 @@ def test_of_tables_for_one_architecture_each_a_row_joins_its_own(tmp_path: Path)
     foreign = '[encoder.x]\nmodel = "vit_base_patch14_dinov2"\n[method.other]\ntimm = true\nencoder = "x"\n'
     written(tmp_path, b=f'extends = "paper"\n{foreign}')
     message = refused(tmp_path, "b")
-    assert message.startswith("method.other: its encoder is none of those")
+    assert message.startswith("method.other: its encoder differs from all those")
     assert "like = 'lut-s'" in message
     written(tmp_path, b=f'extends = "paper"\n{foreign}like = "mae-l"\n')
     assert "finetune-l" in {run.task for run in loaded(tmp_path, "b").runs if run.method == "other"}
@@ -249,9 +249,9 @@ def test_new_classifiers_join_the_tables_that_have_some(tmp_path: Path) -> None:
 
 def test_like_is_for_new_rows_and_names_one_that_is_there(tmp_path: Path) -> None:
     written(tmp_path, base=BASE, mine=MINE.replace('"mae"', '"mea"'))
-    assert "method.mine.like: there is no row 'mea' in what is extended. Did you mean 'mae'?" in refused(tmp_path)
+    assert "method.mine.like: there is no method 'mea' in the extended suite. Did you mean 'mae'?" in refused(tmp_path)
     written(tmp_path, base=BASE.replace("[method.scratch]", '[method.scratch]\nlike = "mae"'))
-    assert "method.scratch.like: for a new row of a suite that extends another" in refused(tmp_path, "base")
+    assert "method.scratch.like: only for a new method of a suite that extends another" in refused(tmp_path, "base")
 
 
 @pytest.mark.parametrize(
@@ -260,12 +260,12 @@ def test_like_is_for_new_rows_and_names_one_that_is_there(tmp_path: Path) -> Non
         ('"smal"', "there is no suite 'smal'. Did you mean 'small'?"),
         ('"bass.toml"', "there is no suite 'bass.toml'. Did you mean 'base.toml'?"),
         ('"base"', "there is no suite 'base'. Did you mean 'base.toml'?"),
-        ('"mine.toml"', "a suite cannot extend itself, and here mine -> mine"),
-        ('"other.toml"', "a suite cannot extend itself, and here mine -> other -> third -> mine"),
-        ('"below/mine.toml"', "has the name of what extends it (mine -> mine)"),
-        ("3", "expected a suite, its file or a list of them, found 3"),
-        ("[]", "expected a suite, its file or a list of them, found []"),
-        ('["base.toml", "../{name}/base.toml"]', "one suite is named twice"),
+        ('"mine.toml"', "a suite cannot extend itself, found mine -> mine"),
+        ('"other.toml"', "a suite cannot extend itself, found mine -> other -> third -> mine"),
+        ('"below/mine.toml"', "has the same name as a suite that extends it (mine -> mine)"),
+        ("3", "expected the name or file of a suite, or a list of these, found 3"),
+        ("[]", "expected the name or file of a suite, or a list of these, found []"),
+        ('["base.toml", "../{name}/base.toml"]', "a suite appears twice"),
     ],
 )
 def test_what_cannot_be_extended_is_refused(tmp_path: Path, extends: str, message: str) -> None:
@@ -278,7 +278,7 @@ def test_what_cannot_be_extended_is_refused(tmp_path: Path, extends: str, messag
 
 def test_set_says_nothing_of_what_a_suite_extends(tmp_path: Path) -> None:
     written(tmp_path, base=BASE, mine=MINE)
-    assert "what a suite extends is said in its file" in refused(tmp_path, overrides=["extends=tiny"])
+    assert "extends can only be set in the suite file" in refused(tmp_path, overrides=["extends=tiny"])
     assert "Did you mean 'extends'?" in refused(written(tmp_path, mine=MINE.replace("extends", "extend")))
 
 
@@ -287,7 +287,7 @@ def test_what_extends_a_pipeline_is_one_unless_set_says_so(tmp_path: Path) -> No
     assert loaded(tmp_path).config.kind == "pipeline"
     assert loaded(tmp_path, overrides=["kind=exploration"]).config.kind == "exploration"
     written(tmp_path, mine=f'kind = "exploration"\n{MINE}')
-    assert "it extends a pipeline, base, whose numbers are no evidence" in refused(tmp_path)
+    assert "the suite extends base, a pipeline, whose numbers are no evidence" in refused(tmp_path)
     exploration = BASE.replace('"pipeline"', '"exploration"')
     written(tmp_path, sound=exploration, mine='extends = ["sound.toml", "base.toml"]')
     assert loaded(tmp_path).config.kind == "pipeline", "one of several is"
@@ -321,7 +321,7 @@ def test_two_suites_that_define_a_name_differently_need_one_that_settles_it(
     written(tmp_path, base=BASE, mine=MINE, yours=f'{first}extends = "base.toml"\n{rest}')
     written(tmp_path, both='extends = ["mine.toml", "yours.toml"]\n')
     found = refused(tmp_path, "both")
-    assert found.startswith(f"{tmp_path}/both.toml: extends: mine and yours define one name differently: ")
+    assert found.startswith(f"{tmp_path}/both.toml: extends: mine and yours contradict each other: ")
     assert message in found
     first, rest = (settles, "") if settles.startswith("seeds") else ("", settles)
     written(tmp_path, both=f'{first}extends = ["mine.toml", "yours.toml"]\n{rest}')

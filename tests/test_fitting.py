@@ -197,7 +197,7 @@ def test_part_chooses_one_of_several_encoders_and_tells_runs_apart(
 
 def test_a_part_goes_with_a_checkpoint_alone(folder: Path) -> None:
     (folder / "mine.toml").write_text(f'{TOY}[method.own]\nencoder = "toy"\nscratch = true\npart = "teacher"\n')
-    with pytest.raises(UserError, match="part = 'teacher': it names one of the encoders in a checkpoint"):
+    with pytest.raises(UserError, match="part = 'teacher': only together with checkpoint"):
         load_suite(str(folder / "mine.toml"))
 
 

@@ -38,8 +38,8 @@ def test_every_setting_of_a_kind_is_told_with_its_type_default_and_meaning(gener
         assert not re.search(r":\w+:`", meaning), name
         assert re.sub(r"\*Changes (results|no result)\.\*", "", meaning).strip(), name
     (workers,) = (meaning for name, _, _, meaning in entries if name == f"{kind}.workers")
-    assert workers.startswith("Loader processes per training process: ")
-    assert workers.endswith("count. *Changes no result.*")
+    assert workers.startswith("Loader processes per training process. ")
+    assert workers.endswith("included. *Changes no result.*")
 
 
 def test_a_default_stands_as_a_suite_file_has_it(generated: Path) -> None:

@@ -94,7 +94,7 @@ def test_features_of_the_part_held_out_are_not_those_of_train(folder: Path) -> N
 
 
 def test_a_streamed_set_has_no_images_to_hold_out() -> None:
-    with pytest.raises(ValueError, match="held_out takes images out of a set by their classes"):
+    with pytest.raises(ValueError, match="held_out selects images by class"):
         DataRecipe(source="huggingface", path="x", streaming=True, held_out=0.1)
 
 
@@ -103,5 +103,5 @@ def test_a_set_of_which_nothing_can_be_held_out_is_refused(tmp_path: Path) -> No
     for folder in (tmp_path / "toy" / "train").iterdir():
         for path in sorted(folder.iterdir())[1:]:
             path.unlink()
-    with pytest.raises(UserError, match="Classes of at least two images are needed"):
+    with pytest.raises(UserError, match="use classes with at least two images"):
         part_of_train(training(tmp_path), "val", 0.5)

@@ -422,7 +422,7 @@ def test_a_cache_that_is_being_made_says_how_much_of_it_is_kept(folder: Path) ->
     process = start(folder, "here", *line)
     wait_for(lambda: list(folder.glob(".lutbench/cache/*/00000.json")), process)
     os.killpg(process.pid, signal.SIGINT)
-    assert re.search(r"Of the cache of toy, [1-4] of 5 files are made, and kept\.", paragraph_of(process))
+    assert re.search(r"[1-4] of 5 files of the cache of toy are finished and stay on disk\.", paragraph_of(process))
     assert process.returncode == 130
 
 

@@ -113,7 +113,7 @@ def test_the_robustness_datasets_that_the_suite_builds_are_known_and_whole(tmp_p
         changed.save(path, compress_level=0)
         assert path.stat().st_size == size
         assert any(
-            "pixels are not those that were written" in one for one in verify(name, tmp_path, full=True).problems
+            "pixels changed since they were written" in one for one in verify(name, tmp_path, full=True).problems
         )
 
 

@@ -208,14 +208,14 @@ def test_pixels_changed_within_the_same_size_are_found_by_a_full_check(root: Pat
     files = sorted((tmp_path / "mosaics/images/training").iterdir(), key=lambda file: file.stat().st_size)
     files[-1].write_bytes(files[0].read_bytes().ljust(files[-1].stat().st_size, b"\0"))
     assert verify("mosaics", tmp_path).exit_status == 0
-    assert "train: pixels are not those that were written" in verify("mosaics", tmp_path, full=True).problems[0]
+    assert "train: pixels changed since they were written" in verify("mosaics", tmp_path, full=True).problems[0]
 
 
 def test_a_set_that_is_not_built_is_prepared_and_not_by_a_check(tmp_path: Path, small: MosaicDataset) -> None:
     assert "lutbench data prepare mosaics" in verify("mosaics", tmp_path).problems[0]
     assert not (tmp_path / "mosaics").exists()
     assert "was built" in prepare_set("mosaics", tmp_path).text
-    assert "is there already" in prepare_set("mosaics", tmp_path).text
+    assert "exists already" in prepare_set("mosaics", tmp_path).text
 
 
 def patches(scenes: SegmentationDataset, every: int) -> tuple[np.ndarray, np.ndarray]:

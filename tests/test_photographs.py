@@ -162,7 +162,7 @@ def copy(root: Path, tmp_path: Path) -> Path:
     [
         (lambda folder: (folder / "0003.png").unlink(), r"1 files are missing \(astronaut-ne/0003.png\)"),
         (lambda folder: shutil.rmtree(folder), "100 files are missing"),
-        (lambda folder: [file.unlink() for file in folder.iterdir()], "no image in class folder astronaut-ne"),
+        (lambda folder: [file.unlink() for file in folder.iterdir()], "no images in class folder astronaut-ne"),
         (lambda folder: shutil.copy(folder / "0003.png", folder / "more.png"), "1 files were added"),
         (lambda folder: (folder / "0003.png").write_bytes(b"other"), "changed in size"),
         (lambda folder: shutil.rmtree(folder.parent), "no such folder"),
@@ -182,7 +182,7 @@ def test_pixels_changed_within_the_same_size_are_found_by_a_full_check(copy: Pat
     assert verify("photograph-tiles", copy).exit_status == 0
     report = verify("photograph-tiles", copy, full=True)
     assert report.exit_status == 1
-    assert "pixels are not those that were written" in report.problems[0]
+    assert "pixels changed since they were written" in report.problems[0]
 
 
 def test_a_set_of_another_version_is_not_mistaken_for_this_ones(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_preparing_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     tiny = replace(BUILT["photographs"], photographs=("cat",), counts={"train": 1, "val": 1})
     monkeypatch.setitem(BUILT, "photographs", tiny)
     assert "was built" in prepare_set("photographs", tmp_path).text
-    assert "is there already" in prepare_set("photographs", tmp_path).text
+    assert "exists already" in prepare_set("photographs", tmp_path).text
 
 
 def test_a_photograph_that_is_not_installed_is_named_and_not_downloaded(

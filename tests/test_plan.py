@@ -528,7 +528,7 @@ def test_a_set_on_the_hub_is_said_to_be_fetched(folder: Path) -> None:
     found = planned(folder)
     [use] = [use for name, use in found.disk.items() if "cifar" in name]
     assert (use.folder, use.to_come) == (HUB, 2 * 10**8)
-    assert found.missing[0] == {"cifar-10": f"not at {folder / 'uoft-cs/cifar10'}, to be fetched from the Hub"}
+    assert found.missing[0] == {"cifar-10": f"not at {folder / 'uoft-cs/cifar10'}, will be downloaded from the Hub"}
 
 
 def test_a_set_that_nobody_knows_is_in_no_sum(folder: Path) -> None:

@@ -173,7 +173,7 @@ def test_the_images_of_every_task_are_prepared_as_the_encoder_was_trained(tmp_pa
 
 
 def test_preprocessing_is_refused_for_weights_that_the_suite_makes(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"method.scratch: mean: given for weights that were trained elsewhere"):
+    with pytest.raises(UserError, match=r"method.scratch: mean: only together with timm or checkpoint"):
         toy_run(
             folder, suite_text=SUITE.replace("scratch = true", "scratch = true\nmean = [0.5, 0.5, 0.5]"), kind="knn"
         )

@@ -111,7 +111,7 @@ def test_a_number_of_nearest_images_that_the_set_has_not_is_refused(tmp_path: Pa
     run = class_run(tmp_path, recall_at=[1, 21])
     with pytest.raises(UserError, match=r"recall_at has 21, and each of the 21 images .* lower it to 20"):
         run.planned.kind.module.check(run)
-    with pytest.raises(UserError, match="recall_at: expected ascending numbers"):
+    with pytest.raises(UserError, match="recall_at: expected different numbers in ascending order"):
         class_run(tmp_path, recall_at=[2, 1])
 
 
@@ -299,7 +299,8 @@ def test_two_processes_find_the_bits_of_one(tmp_path: Path) -> None:
 def test_a_set_without_its_lists_is_told_where_they_come_from(tmp_path: Path) -> None:
     write_revisited(tmp_path).unlink()
     with pytest.raises(
-        UserError, match=r"its lists are missing, .*revisitop/data/datasets/roxford5k/gnd_roxford5k\.pkl apart"
+        UserError,
+        match=r"gnd_roxford5k\.pkl is missing.*revisitop/data/datasets/roxford5k/gnd_roxford5k\.pkl and put it there",
     ):
         open_dataset(RevisitedDataRecipe(source="roxford5k"), "queries", tmp_path)
 
@@ -318,14 +319,14 @@ def test_images_that_the_lists_name_and_are_absent_are_counted_and_named(tmp_pat
     ("changes", "told"),
     [
         ({"qimlist": ["arch_000009"]}, "1 queries, 3 lists"),
-        ({"imlist": ["../secret"] * 1}, "names that lead out of the folder"),
-        ({"imlist": [b"bytes"]}, "names that are no text"),
-        ({"gnd": [{"bbx": [0, 0, 1, 1], "easy": [15], "hard": [], "junk": []}] * 3}, "places that are not 0 to 14"),
-        ({"gnd": [{"bbx": [0, 0, 1, 1], "easy": [1.5], "hard": [], "junk": []}] * 3}, "places that are not 0 to 14"),
-        ({"gnd": [{"bbx": [5, 0, 1, 1], "easy": [1], "hard": [], "junk": []}] * 3}, "a box that has no area"),
-        ({"gnd": [{"bbx": [0, 0, 1, 1], "easy": [1], "hard": [1], "junk": []}] * 3}, "an image that is in two lists"),
+        ({"imlist": ["../secret"] * 1}, "a name points outside the folder"),
+        ({"imlist": [b"bytes"]}, "a name is not text"),
+        ({"gnd": [{"bbx": [0, 0, 1, 1], "easy": [15], "hard": [], "junk": []}] * 3}, "an index is not in 0 to 14"),
+        ({"gnd": [{"bbx": [0, 0, 1, 1], "easy": [1.5], "hard": [], "junk": []}] * 3}, "an index is not in 0 to 14"),
+        ({"gnd": [{"bbx": [5, 0, 1, 1], "easy": [1], "hard": [], "junk": []}] * 3}, "a box has no area"),
+        ({"gnd": [{"bbx": [0, 0, 1, 1], "easy": [1], "hard": [1], "junk": []}] * 3}, "an image is in two lists"),
         ({"gnd": [{"bbx": [0, 0, 1, 1], "ok": [1]}] * 3}, "there is no 'easy'"),
-        ({"gnd": "nothing"}, "does not hold the lists"),
+        ({"gnd": "nothing"}, "expected the published lists"),
     ],
 )
 def test_lists_that_are_not_as_published_are_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
@@ -339,14 +340,14 @@ def test_lists_that_are_not_as_published_are_refused(tmp_path: Path, changes: di
 def test_a_damaged_pickle_is_a_paragraph(tmp_path: Path, content: bytes) -> None:
     path = write_revisited(tmp_path)
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"x: .*does not hold the lists|expected a pickle of lists"):
+    with pytest.raises(UserError, match=r"x: .*expected the published lists|expected a pickle with only lists"):
         read_lists(path, "x")
 
 
 def test_classes_where_queries_are_needed_are_refused_and_the_reverse(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"expected a set of photographs with queries .*, found toy"):
+    with pytest.raises(UserError, match=r"expected a dataset of photographs with queries .*, found toy"):
         toy_run(tmp_path, suite_text=f'{TOY}{METHOD}data = "toy"\nkind = "instance-retrieval"')
-    with pytest.raises(UserError, match="expected a set of images, found toy, whose source is roxford5k"):
+    with pytest.raises(UserError, match="expected a dataset of images, found toy with source = 'roxford5k'"):
         toy_run(tmp_path, suite_text=f'{REVISITED}{METHOD}data = "toy"\nkind = "knn"')
 
 

@@ -161,7 +161,7 @@ def test_an_empty_class_folder_is_a_problem_of_its_cell_and_not_a_crash(tmp_path
     (tmp_path / "toy" / "empty").mkdir()
     found = look_for(recipe_of(), tmp_path)
     assert found.state is DatasetState.INCOMPLETE
-    assert "no image in class folder empty" in found.problems[0]
+    assert "no images in class folder empty" in found.problems[0]
 
 
 def test_the_fingerprint_changes_with_the_content_and_with_the_place_only_if_cells_do(tmp_path: Path) -> None:
@@ -406,14 +406,14 @@ def test_both_interpolations_in_use_are_named_where_images_are_resized() -> None
     ("settings", "told"),
     [
         ({"labels": "imagenet"}, "expected one of classifier, imagenet-1k"),
-        ({"subset": "imagenet-a"}, "set labels = 'imagenet-1k' with it"),
-        ({"kind": "occlusion", "real": "timm"}, 'real: for kind = "classes" only'),
+        ({"subset": "imagenet-a"}, "it needs labels = 'imagenet-1k'"),
+        ({"kind": "occlusion", "real": "timm"}, 'real: only for kind = "classes"'),
         ({"gap": ["a", "b"]}, "expected two of the parts"),
-        ({"kind": "corruptions", "parts": {"a": "a"}}, "leave them out"),
-        ({"kind": "detection"}, "name the images of known classes"),
-        ({"known": "val"}, "only for that"),
-        ({"kind": "corruptions", "preprocessing": ["bicubic", "bilinear"]}, "in one preprocessing"),
-        ({"alexnet": True}, 'for kind = "corruptions" only'),
+        ({"kind": "corruptions", "parts": {"a": "a"}}, "Remove parts"),
+        ({"kind": "detection"}, 'known: required for kind = "detection"'),
+        ({"known": "val"}, "not allowed otherwise"),
+        ({"kind": "corruptions", "preprocessing": ["bicubic", "bilinear"]}, "expected one preprocessing"),
+        ({"alexnet": True}, 'only for kind = "corruptions"'),
         ({"preprocessing": ["crop", "crop"]}, "named twice"),
         ({"preprocesing": ["crop"]}, "Did you mean 'preprocessing'"),
         ({"drops": [10]}, "less than or equal to 9"),

@@ -411,7 +411,9 @@ def test_what_was_published_of_fine_tuned_classifiers_does_not_stand_beside_a_pr
 
 def test_two_probes_of_a_method_in_one_table_are_refused(folder: Path) -> None:
     (folder / "toy.toml").write_text(SUITE + PROBE + PROBE.replace("probe]", "again]"))
-    with pytest.raises(UserError, match=r"shifts.tasks: probe and again each probe ours, and a table has one"):
+    with pytest.raises(
+        UserError, match=r"shifts.tasks: probe and again each probe ours, but a table can have only one"
+    ):
         suite(folder, 'robustness.shifts.tasks=["probe", "again"]')
 
 

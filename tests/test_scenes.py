@@ -189,7 +189,7 @@ def test_a_folder_that_is_missing_is_named_with_the_layout_and_what_is_beside_it
 
 def test_a_folder_without_files_of_the_suffix_says_what_it_holds(tmp_path: Path) -> None:
     folder = write_set(tmp_path, suffix=".JPG")
-    with pytest.raises(UserError, match=r"no file there ends in '\.jpg' \(of images, some in \.JPG\)"):
+    with pytest.raises(UserError, match=r"no file there ends in '\.jpg' \(there are images with \.JPG\)"):
         opened(tmp_path)
     for file in (folder / "images/training").iterdir():
         file.unlink()
@@ -217,7 +217,7 @@ def test_images_and_masks_that_do_not_pair_up_are_named_and_counted(tmp_path: Pa
 def test_two_files_of_one_name_are_refused(tmp_path: Path, twin: str) -> None:
     folder = write_set(tmp_path)
     picture().save(folder / twin)
-    with pytest.raises(UserError, match=f"1 images in .* have the name of another one .*{Path(twin).name}"):
+    with pytest.raises(UserError, match=f"1 images in .* have the same name as another file .*{Path(twin).name}"):
         opened(tmp_path)
 
 
@@ -264,31 +264,31 @@ def test_swapped_folders_of_ade20k_are_told(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "set").rename(tmp_path / "ADEChallengeData2016")
     for split, count in (("train", 7), ("val", 3)):
         monkeypatch.setitem(CATALOGUE["ade20k"].images, split, count)
-    with pytest.raises(UserError, match=r"found 3\. So many has val: are the folders swapped\?"):
+    with pytest.raises(UserError, match=r"found 3\. That is the size of val: are the folders swapped\?"):
         open_dataset(SegmentationDataRecipe(source="ade20k"), "train", tmp_path)
 
 
 def test_a_link_to_a_folder_it_lies_in_is_named(tmp_path: Path) -> None:
     folder = write_set(tmp_path)
     (folder / "images/training/round").symlink_to(folder / "images/training")
-    with pytest.raises(UserError, match="round is a link to a folder that it lies in"):
+    with pytest.raises(UserError, match="round is a link to a folder that contains it"):
         opened(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"classes": []}, "name them"),
-        ({"classes": ["cat", "cat"]}, "given twice"),
+        ({"classes": []}, "List the class names"),
+        ({"classes": ["cat", "cat"]}, "a name appears twice"),
         ({"palette": [[1, 2, 3]]}, "1 colours for 3 classes"),
-        ({"ignore": 1}, "the value of class 'dog'"),
-        ({"reduce_zero_label": True, "ignore": 7}, "leave it at 255"),
+        ({"ignore": 1}, "the mask value of class 'dog'"),
+        ({"reduce_zero_label": True, "ignore": 7}, "Leave ignore at 255"),
         ({"classes": [str(k) for k in range(256)]}, "at most 255 classes"),
         ({"classes": [str(k) for k in range(255)], "reduce_zero_label": True}, "at most 254 classes"),
         ({"train": ""}, "at least 1 character"),
         ({"mask_suffix": ""}, "at least 1 character"),
-        ({"source": "ade20k"}, "are known for ade20k"),
-        ({"source": "mosaics", "classes": [], "ignore": 7}, "are known for mosaics"),
+        ({"source": "ade20k"}, "are predefined for ade20k"),
+        ({"source": "mosaics", "classes": [], "ignore": 7}, "are predefined for mosaics"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(changes: dict[str, Any], told: str) -> None:
@@ -300,9 +300,11 @@ def test_train_and_val_must_mean_the_same_and_be_two(tmp_path: Path) -> None:
     write_set(tmp_path)
     train, val = opened(tmp_path), opened(tmp_path, "val")
     check_pair(train, val)
-    with pytest.raises(UserError, match="must agree in classes"):
+    with pytest.raises(UserError, match="expected the same classes in train and val"):
         check_pair(train, opened(tmp_path, "val", classes=["cat", "dog", "toad"]))
-    with pytest.raises(UserError, match="must agree in reduce_zero_label, but train has False and val True"):
+    with pytest.raises(
+        UserError, match="expected the same reduce_zero_label in train and val, found False in train and True in val"
+    ):
         check_pair(train, opened(tmp_path, "val", reduce_zero_label=True))
     with pytest.raises(UserError, match="are the same images"):
         check_pair(train, opened(tmp_path, "val", val="training"))
@@ -375,11 +377,11 @@ def _save_turned(folder: Path) -> None:
             r"1\.png: expected values 0 to 2 and 255, found 3 in \d+ pixels, 4 in \d+ pixels",
         ),
         (_save_mask(Image.new("L", (12, 8), 254)), r"1\.png: expected values 0 to 2 and 255, found 254 in 96 pixels"),
-        (_save_mask(values().convert("RGB")), r"1\.png: expected one channel of 8 bits .* found mode RGB"),
-        (_save_mask(Image.new("I;16", (12, 8))), r"1\.png: expected one channel of 8 bits .* found mode I;16"),
-        (_save_mask(Image.new("LA", (12, 8))), r"1\.png: expected one channel of 8 bits .* found mode LA"),
+        (_save_mask(values().convert("RGB")), r"1\.png: expected a mask with one 8-bit channel .* found mode RGB"),
+        (_save_mask(Image.new("I;16", (12, 8))), r"1\.png: expected a mask with one 8-bit channel .* found mode I;16"),
+        (_save_mask(Image.new("LA", (12, 8))), r"1\.png: expected a mask with one 8-bit channel .* found mode LA"),
         (_save_mask(values(size=(8, 12))), r"1\.png: expected the size of its image, 12 x 8, found 8 x 12"),
-        (_save_turned, r"1\.png: expected the size of its image, 8 x 12, its EXIF orientation applied, found 12 x 8"),
+        (_save_turned, r"1\.png: expected the size of its image, 8 x 12 \(after EXIF rotation\), found 12 x 8"),
         (lambda folder: (folder / "annotations/training/1.png").write_bytes(b""), r"1\.png cannot be decoded: not an"),
         (lambda folder: (folder / "images/training/1.jpg").write_bytes(b"<html>"), r"1\.jpg cannot be decoded: not an"),
         (
@@ -396,7 +398,7 @@ def test_a_mask_that_cannot_be_trained_on_is_named_with_what_was_expected(
     with pytest.raises(UserError, match=told) as error:
         check_masks(opened(tmp_path))
     assert str(folder / "annotations/training") in str(error.value)
-    assert ("are there more?" in str(error.value)) == ("expected values" in told)
+    assert ("If there are more classes" in str(error.value)) == ("expected values" in told)
     assert "2.png" not in str(error.value)
     assert check_masks(opened(tmp_path, "val")) == []
 
@@ -405,7 +407,7 @@ def test_an_image_that_would_be_resized_to_nothing_is_named(tmp_path: Path) -> N
     folder = write_set(tmp_path)
     picture().resize((4000, 2)).save(folder / "images/training/1.jpg")
     Image.new("L", (4000, 2)).save(folder / "annotations/training/1.png")
-    with pytest.raises(UserError, match=r"1\.png: expected no side of more than 32 times the other, found 4000 x 2"):
+    with pytest.raises(UserError, match=r"1\.png: expected an aspect ratio of at most 32, found 4000 x 2"):
         check_masks(opened(tmp_path))
 
 
@@ -421,7 +423,7 @@ def test_a_pipe_in_the_place_of_a_stamp_is_not_waited_for(tmp_path: Path) -> Non
 
 def test_a_wrong_number_of_classes_is_found_at_once(tmp_path: Path) -> None:
     write_set(tmp_path, count=20)
-    with pytest.raises(UserError, match="those of the 2 classes that are named: are there more") as error:
+    with pytest.raises(UserError, match="those of the 2 classes in the suite file. If there are more") as error:
         check_masks(opened(tmp_path, classes=["cat", "dog"]))
     assert str(error.value).count("found 2 in") == 3
     assert "may be more" in str(error.value)

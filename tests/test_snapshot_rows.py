@@ -181,13 +181,13 @@ def test_the_untrained_encoder_is_the_floor_of_frozen_tasks(done: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        (["near.at=[0.25, 0.3, 0.4]"], r"downstream.near.at: lut comes from pretrain.lut, which keeps no snapshot at 0.3, 0.4; those that it keeps: 0, 0.25, 0.55"),
-        (["near.at=[1.5]"], "downstream.near.at: expected shares of the run, of which 0 is the beginning"),
+        (["near.at=[0.25, 0.3, 0.4]"], r"downstream.near.at: lut comes from pretrain.lut, which saves no snapshot at 0.3, 0.4. Its snapshots: 0, 0.25, 0.55"),
+        (["near.at=[1.5]"], "downstream.near.at: expected shares of the run from 0 to 1: 0 is the start"),
         (["near.at=[-0.5]"], "expected shares of the run"),
         (["near.at=[]"], "at least 1 item"),
-        (["near.at=[0.55, 0.25]"], "the smallest first"),
-        (["near.at=[1]"], "downstream.near.at: expected shares short of 1"),
-        (['near.methods=["drawn"]'], "no method that a pre-training of this suite makes"),
+        (["near.at=[0.55, 0.25]"], "expected different shares in ascending order"),
+        (["near.at=[1]"], "downstream.near.at: expected a share below 1"),
+        (['near.methods=["drawn"]'], "a method that a pre-training run of this suite makes; found none"),
     ],
 )  # fmt: skip
 def test_shares_that_cannot_be_measured_are_refused(done: Path, changes: list[str], told: str) -> None:
@@ -196,12 +196,10 @@ def test_shares_that_cannot_be_measured_are_refused(done: Path, changes: list[st
 
 
 def test_a_run_without_snapshots_is_told_with_what_it_keeps(done: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"keeps no snapshot at 0.25; those that it keeps: none. Add the share to snapshots"
-    ):
+    with pytest.raises(UserError, match=r"saves no snapshot at 0.25. Its snapshots: none. Add the share to snapshots"):
         opened(done, "here", "pretrain.mae.snapshots=[]")
     with pytest.raises(
-        UserError, match=r"snapshots are of the student alone. Set snapshot_teacher = true in .pretrain.lut."
+        UserError, match=r"snapshots contain only the student. Set snapshot_teacher = true in .pretrain.lut."
     ):
         opened(done, "here", "pretrain.lut.snapshot_teacher=false")
 

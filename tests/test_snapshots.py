@@ -227,10 +227,10 @@ def test_shares_that_fall_on_one_step_are_refused_before_compute(folder: Path, c
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        (["lut.snapshots=[1]"], "pretrain.lut.snapshots: expected shares short of 1, the end"),
+        (["lut.snapshots=[1]"], "pretrain.lut.snapshots: expected shares below 1: the final encoder"),
         (["lut.snapshots=[-0.1]"], "expected shares of the run"),
-        (["lut.snapshots=[0.5, 0.25]"], "name every share once, the smallest first"),
-        (["lut.snapshots=[0.5, 0.5]"], "name every share once"),
+        (["lut.snapshots=[0.5, 0.25]"], "expected different shares in ascending order"),
+        (["lut.snapshots=[0.5, 0.5]"], "expected different shares in ascending order"),
         (["lut.snapshots=[0.33333333]"], "at most six digits"),
     ],
 )

@@ -154,10 +154,10 @@ def test_a_list_names_images_by_their_files_or_below_the_folder(tmp_path: Path) 
     ("content", "problem"),
     [
         ("n01440764_1.JPEG\nn01440764_99.JPEG\nn01443537_98.JPEG", r"2 of its 3 names are not in split 'train' of imagenet, the first 'n01440764_99"),
-        ("n01440764_1.JPEG\nn07000000_5.JPEG", r"1 of its 2 names .* They are of 1 classes that it has not: n07000000\."),
-        ("other/n01440764_1.JPEG", r"1 of its 1 names .* of 1 classes that it has not: other"),
+        ("n01440764_1.JPEG\nn07000000_5.JPEG", r"1 of its 2 names .* They belong to 1 classes that it does not have: n07000000\."),
+        ("other/n01440764_1.JPEG", r"1 of its 1 names .* to 1 classes that it does not have: other"),
         ("\n  \n", r"1percent\.txt is empty"),
-        (b"\xff\xfe\x00", r"1percent\.txt cannot be read: it is no text in UTF-8"),
+        (b"\xff\xfe\x00", r"1percent\.txt cannot be read: it is not UTF-8 text"),
     ],
 )  # fmt: skip
 def test_a_list_that_does_not_fit_the_set_is_refused(tmp_path: Path, content: str | bytes, problem: str) -> None:
@@ -170,7 +170,7 @@ def test_a_list_that_does_not_fit_the_set_is_refused(tmp_path: Path, content: st
 
 def test_a_list_with_names_that_several_images_have_is_refused(folder: Path) -> None:
     (folder / "few.txt").write_text("amber/0.png\n3.png\n")
-    with pytest.raises(UserError, match=r"1 of its 2 names .* the first '3\.png' of amber/3\.png and blue/3\.png"):
+    with pytest.raises(UserError, match=r"1 of its 2 names .* such as '3\.png': amber/3\.png and blue/3\.png"):
         subset_of(training(folder), TrainingSubset(file="few.txt"), folder)
 
 
@@ -245,7 +245,7 @@ def test_undecodable_images_of_a_subset_are_passed_over(folder: Path) -> None:
     ("lines", "problem"),
     [
         ("shots = 11", r"downstream\.\w+: shots = 11: class 'amber' of toy has 10 images in split 'train'\. Lower shots to 10, .* 2 more classes"),
-        ('subset = "lists/1percent.txt"', r"downstream\.\w+: subset: there is no list .*lists/1percent\.txt"),
+        ('subset = "lists/1percent.txt"', r"downstream\.\w+: subset: the list .*lists/1percent\.txt does not exist"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_chosen_stops_a_run_before_it_begins_and_status_and_plan_tell_it(
@@ -264,16 +264,16 @@ def test_what_cannot_be_chosen_stops_a_run_before_it_begins_and_status_and_plan_
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        ("shots = 2\nshare = 0.5", "shots and share each say which images are trained on"),
+        ("shots = 2\nshare = 0.5", "expected at most one of shots, share and subset, found shots and share"),
         ('share = 0.5\nsubset = "a.txt"', "share and subset each say"),
         ("shots = 0", "shots: input should be greater than 0"),
         ("share = 0.0", "share: input should be greater than 0"),
         ("share = 1.5", "share: input should be less than or equal to 1"),
-        ("draw = 1", "draw = 1: all images are trained on"),
-        ('subset = "a.txt"\ndraw = 1', "draw = 1: a list says itself"),
-        ("draws = 2", "draws = 2: the task is run on all training images"),
-        ('subset = "a.txt"\ndraws = 2', r"draws = 2: the list a\.txt says which images it has, once"),
-        ("shots = 2\ndraw = 1\ndraws = 2", "the draws are 0 to 1, and draw = 1 is one"),
+        ("draw = 1", "draw = 1: the task trains on all images"),
+        ('subset = "a.txt"\ndraw = 1', "draw = 1: subset lists the images"),
+        ("draws = 2", "draws = 2: the task uses all training images"),
+        ('subset = "a.txt"\ndraws = 2', r"draws = 2: the list a\.txt fixes the images"),
+        ("shots = 2\ndraw = 1\ndraws = 2", "draws = 2 runs the draws 0 to 1, but draw = 1 selects one"),
         ("shots = 2\ndraws = 0", "draws: input should be greater than or equal to 1"),
     ],
 )

@@ -277,7 +277,7 @@ def test_the_nearest_tokens_count_between_the_border_and_their_centres() -> None
     ("changes", "told"),
     [
         ({"teacher_view": "masked"}, "teacher_view = 'masked' hides"),
-        ({"context_loss": "infonce"}, "'infonce' tells images apart"),
+        ({"context_loss": "infonce"}, "'infonce' compares whole images"),
     ],
 )
 def test_what_makes_no_sense_with_tokens_is_refused(changes: dict[str, Any], told: str) -> None:

@@ -237,9 +237,7 @@ def _deep(images: Any, looks: list[Look], bits_can_be_set: bool) -> Iterator[str
             f"Set bits = {used} in the suite file's [data] table, or" if bits_can_be_set else "Convert them to 8 bits:"
         )
         rest = (
-            " bits = 16 if they are meant to be as dark as that."
-            if bits_can_be_set
-            else " of 16 bits the upper 8 are kept."
+            " bits = 16 if the images are really that dark." if bits_can_be_set else " the upper 8 of 16 bits are kept."
         )
         raise UserError(f"{found}: read as 16 bits, they would be nearly black. {advice}{rest}")
 

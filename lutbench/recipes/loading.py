@@ -82,7 +82,7 @@ def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows], results
         known = KINDS[key].recipe.model_fields
         for setting in settings:
             if setting not in known:
-                raise UserError(f"defaults.{key}.{setting}: unknown setting.{nearest(setting, known)}")
+                raise UserError(f"defaults.{key}.{setting}: no such setting.{nearest(setting, known)}")
     if both := sorted(set(suite.method) & set(suite.classifier)):
         raise UserError(
             f"classifier.{both[0]}: there is also a method of this name, and both are rows of the tables. Rename one of them."

@@ -34,7 +34,7 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str, also: I
             owner = _model_at(model, problem["loc"][:-1]) or model
             known = list(dict.fromkeys([*owner.model_fields, *(also if owner is model else ())]))
             hint = nearest(str(problem["loc"][-1]), known) or f" Known: {', '.join(known)}."
-            yield f"{path}: unknown setting.{_of_kinds(str(problem['loc'][-1]), owner) or hint}"
+            yield f"{path}: no such setting.{_of_kinds(str(problem['loc'][-1]), owner) or hint}"
         elif problem["loc"][-1:] == ("[key]",):
             found = str(problem["input"])
             yield f"{'.'.join(map(str, (where, *problem['loc'][:-2]))).strip('.')}: expected a name, found {found[:80]!r}: {_told(problem)}."

@@ -39,7 +39,7 @@ EXTRA_CORRUPTIONS = ["speckle_noise", "gaussian_blur", "spatter", "saturate"]
 """ImageNet-C's extra corruptions, meant for validation: reported separately, not part of the mean over the fifteen."""
 
 DRAWN_FROST = (
-    "Frost is synthetic here, where ImageNet-C uses photographs, and changes an image by a fifth more: the error on frost, and means "
+    "Frost is drawn, not photographed, and changes an image by a fifth more than ImageNet-C's: the error on frost, and means "
     "that include it, are not comparable with published ones."
 )
 """Mean change of a pixel at severity 3 and 224 pixels: 82 grey levels; 68 with the official photographs
