@@ -1,1 +1,1 @@
-"""Encoders: timm's Vision Transformers, where their weights come from, and how they are kept."""
+"""Encoders: models of timm, the sources of their weights, and how weights are stored."""

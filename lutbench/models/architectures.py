@@ -1,6 +1,6 @@
-"""Which model of timm weights belong to, by their names and shapes alone.
+"""Find the timm model that fits given weights, from the names and shapes of the tensors alone.
 
-Candidates are made with one block, on the meta device, which takes milliseconds; those that are left over, as they are.
+Candidates are first built with one block on the meta device, which takes milliseconds; the remaining ones are built completely.
 """
 
 import re
@@ -24,16 +24,16 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class _Family(NamedTuple):
-    """Models of timm of one kind."""
+    """A family of timm models."""
 
     modules: tuple[str, ...]
     """Modules of ``timm.models`` that define them."""
     names: str
-    """What their names look like: models that compute otherwise with the same shapes are none of them."""
+    """Pattern of their names; excludes models that compute something else with the same shapes."""
     mark: str
-    """What the name of some tensor looks like in all of them, and in no family above."""
+    """Pattern of a tensor name that occurs in all of them and in no earlier family."""
     shallow: dict[str, Any]
-    """The arguments that make one of a single block, or of one in every stage."""
+    """Arguments that build a model with one block, or one block per stage."""
 
 
 TRANSFORMERS = (
@@ -73,15 +73,16 @@ ON_GRID = re.compile(r"pos_embed|(.*\.)?relative_position_bias_table")
 def architecture_of(
     tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, read_as: str = ""
 ) -> tuple[EncoderRecipe, list[str]]:
-    """Return the model and the sizes that fit weights under timm's names, and sentences about what had to be assumed.
+    """Return the model and sizes that fit weights with timm's names, and sentences about assumptions.
 
-    Tensors of the meta device suffice. ``config`` is what lies beside the weights says, see
-    :func:`lutbench.models.configurations.configuration_beside`: its ``num_attention_heads``, ``image_size`` and ``architecture`` are believed
-    where shapes do not tell. ``read_as`` is what the checkpoint was taken for (:class:`lutbench.models.formats.ForeignEncoder`). A model that timm has at exactly these sizes is preferred.
+    Tensors may be on the meta device. ``config`` is the configuration beside the weights, see
+    :func:`lutbench.models.configurations.configuration_beside`: its ``num_attention_heads``, ``image_size`` and ``architecture`` are used
+    where shapes are ambiguous. ``read_as`` is the detected format (:class:`lutbench.models.formats.ForeignEncoder`). A timm model with
+    exactly these sizes is preferred.
 
     Raises:
-        UserError: with the shapes that were found, if no model fits, or the number of heads cannot be told; if the configuration says
-            what timm's models do not compute.
+        UserError: with the shapes found, if no model fits, or the number of heads is unknown; if the configuration describes something
+            that timm's models do not compute.
     """
     config = {"read_as": read_as, **(config or {})}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not HEADS.fullmatch(name)}
@@ -95,9 +96,9 @@ def architecture_of(
             nearest = _nearest(family, shapes, config)
             break
     raise UserError(
-        f"Expected an encoder that timm has, and found none of these {len(shapes):,} tensors: "
-        f"{listed([f'{name} {shape}' for name, shape in shapes.items()], 6)}. {nearest}Name its architecture as timm does, with "
-        "[encoder.NAME] in the suite file."
+        f"No timm model fits these {len(shapes):,} tensors: "
+        f"{listed([f'{name} {shape}' for name, shape in shapes.items()], 6)}. {nearest}Set the architecture by its timm name, in "
+        "[encoder.NAME] of the suite file."
     )
 
 
@@ -124,13 +125,11 @@ def _sized(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> tuple[
     if not heads:
         heads, as_what = _heads(own, name, width, depth, config["read_as"])
         notes.append(
-            f"The number of heads cannot be seen in weights: {heads} are taken, {as_what}. If these were trained with another, say so: "
-            "lutbench add --heads N, or heads = N in [encoder.NAME]."
+            f"The number of heads is not stored in weights; assumed: {heads}, {as_what}. If the encoder was trained with another number, set "
+            "it: lutbench add --heads N, or heads = N in [encoder.NAME]."
         )
     if not grid and not _image_size(config):
-        notes.append(
-            f"The size of the input cannot be seen in weights: {image_size} pixels are taken, as timm's {name} has."
-        )
+        notes.append(f"The input size is not stored in weights; assumed: {image_size} pixels, as in timm's {name}.")
     given = {"patch_size": patch_size, "width": width, "depth": depth, "heads": heads}
     timms = (own.patch_embed.patch_size[0], own.embed_dim, len(own.blocks), own.blocks[0].attn.num_heads)
     changed: dict[str, Any] = {
@@ -140,14 +139,14 @@ def _sized(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> tuple[
     if changed and not is_plain(recipe):
         said = ", ".join(f"{size} {value}" for size, value in changed.items())
         raise UserError(
-            f"The weights have the names of timm's {timms_own(name)} {name} in other sizes ({said}), and only plain Vision Transformers "
-            "can be made in other sizes. Give weights of a model that timm has."
+            f"The weights are those of timm's {timms_own(name)} {name} with other sizes ({said}), but only plain Vision Transformers "
+            "can be built with other sizes. Use weights of a model that timm has."
         )
     return recipe, notes
 
 
 def _nearest(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> str:
-    """Return which model of a family is most like weights that none fits, and what tells it from them, as a sentence and a space."""
+    """Return a sentence (with a trailing space) about the most similar model of a family and how it differs from the weights."""
     sizes: dict[str, int] = {}
     depth: dict[str, int] = {}
     if family in TRANSFORMERS:
@@ -171,9 +170,11 @@ def _nearest(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> str:
     expected |= {name: given[name] for name in grids if expected[name].shape[-1] == given[name].shape[-1]}
     differing = sizes_that_differ(expected, given) or misfits(expected, given, "model")
     if not differing:
-        differing = f"{listed([f'{name} {shapes[name]}' for name in sorted(grids)], 1)} is not of a square of patches"
+        differing = (
+            f"{listed([f'{name} {shapes[name]}' for name in sorted(grids)], 1)} is not for a square grid of patches"
+        )
     in_sizes = f" of width {sizes['embed_dim']} and depth {depth['depth']}" if sizes else ""
-    return f"The most like them is {nearest}{in_sizes}: {differing[0].lower()}{differing[1:]}. "
+    return f"The most similar model is {nearest}{in_sizes}: {differing[0].lower()}{differing[1:]}. "
 
 
 def _tensors(shapes: Shapes) -> dict[str, Tensor]:
@@ -236,8 +237,8 @@ def _heads(own: Any, name: str, width: int, depth: int, read_as: str) -> tuple[i
     if width % 64 == 0:
         return width // 64, "each 64 wide, as is usual"
     raise UserError(
-        f"The number of heads cannot be seen in weights, and a width of {width} is neither a multiple of 64, which heads usually have, nor "
-        f"that of a model of timm with {depth} blocks. Say how many it was trained with: lutbench add --heads N, or heads = N in "
+        f"The number of heads is not stored in weights, and cannot be guessed: the width {width} is neither a multiple of 64, the usual width "
+        f"of a head, nor that of a timm model with {depth} blocks. Set the number: lutbench add --heads N, or heads = N in "
         "[encoder.NAME] of a suite file."
     )
 
@@ -266,10 +267,7 @@ def _exact(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> tuple[
     known = timm.get_pretrained_cfg(name)
     timms = known.to_dict().get("input_size", (3, 224, 224))[-1] if known else 224
     image_size = timms if family.modules == ("swin_transformer",) else _image_size(config) or timms
-    note = (
-        f"Weights of {listed(others, 8)} have the same shapes, and these are taken for {name}. If they are of another of them, name it: "
-        "--model NAME of lutbench add."
-    )
+    note = f"The shapes fit {name}, but also {listed(others, 8)}; assumed: {name}. If it is another of these, set it: lutbench add --model NAME."
     return EncoderRecipe(model=name, image_size=image_size), [note] if others else []
 
 

@@ -1,4 +1,4 @@
-"""Features after any blocks of an encoder, as probes take them: with the encoder's last norm, pooled, one block behind the other."""
+"""Features after any blocks of an encoder, for probes: normalised with the encoder's final norm, pooled and concatenated."""
 
 import inspect
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from lutbench.recipes.downstream import Pool
 
 
 def probe_features(encoder: nn.Module, images: Tensor, pool: Pool, blocks: Sequence[int] = ()) -> Tensor:
-    """Return the features (B, F), float32, of ``images`` (B, 3, S, S): the encoder's output, or those after ``blocks``, concatenated.
+    """Return the features (B, F), float32, of ``images`` (B, 3, S, S): the encoder's output, or the concatenated features after ``blocks``.
 
     Raises:
         UserError: as :func:`lutbench.models.encoders.encode` and :func:`block_numbers`.
@@ -29,9 +29,9 @@ def probe_features(encoder: nn.Module, images: Tensor, pool: Pool, blocks: Seque
 def encode_blocks(encoder: nn.Module, images: Tensor, pool: Pool, numbers: Sequence[int]) -> Tensor:
     """Return the features (B, n, D), float32, of ``images`` (B, 3, S, S) after each of the blocks ``numbers``, 1 being the first.
 
-    They are timm's ``forward_intermediates(norm=True)``: the tokens after a block through the norm that the encoder has behind its last
-    one, as DINO's and DINOv2's linear evaluations take them. Then class token or mean over the patches and, where an encoder has its
-    norm behind the pooling (``fc_norm``), that norm. So those after the last block are the encoder's output.
+    Uses timm's ``forward_intermediates(norm=True)``: the tokens after a block pass through the encoder's final norm, as in the linear
+    evaluations of DINO and DINOv2. Then the class token or the mean over the patches is taken and, if the encoder has its norm after the
+    pooling (``fc_norm``), that norm is applied. So the features after the last block are the encoder's output.
     """
     model: Any = encoder
     chosen = sorted(numbers)
@@ -54,36 +54,38 @@ def encode_blocks(encoder: nn.Module, images: Tensor, pool: Pool, numbers: Seque
 
 
 def block_numbers(encoder: nn.Module, blocks: Sequence[int]) -> tuple[int, ...]:
-    """Return the numbers of ``blocks`` of an encoder, 1 being the first; -1 is the last, -2 the one before it.
+    """Return the numbers of ``blocks`` of an encoder counted from 1; in ``blocks``, -1 is the last, -2 the one before it.
 
     Raises:
-        UserError: if it has no row of blocks, or not these, or one is named twice.
+        UserError: if the encoder has no sequence of blocks, or not these blocks, or a block appears twice.
     """
     depth = depth_of(encoder)
     numbers = tuple(number if number > 0 else depth + 1 + number for number in blocks)
     if absent := [block for block, number in zip(blocks, numbers, strict=True) if not 1 <= number <= depth]:
         raise UserError(
-            f"blocks = {list(blocks)}: there is no block {absent[0]}, this encoder has {depth}. Name some of 1 to {depth}, or count from "
-            f"the last, -1, to the first, -{depth}."
+            f"blocks = {list(blocks)}: there is no block {absent[0]}; this encoder has {depth} blocks. Use 1 to {depth}, or -1 (the last) to "
+            f"-{depth} (the first)."
         )
     if len(set(numbers)) < len(numbers):
-        raise UserError(f"blocks = {list(blocks)}: of this encoder's {depth} blocks one is named twice. Name it once.")
+        raise UserError(
+            f"blocks = {list(blocks)}: a block of this encoder with {depth} blocks appears twice. List every block once."
+        )
     return numbers
 
 
 def depth_of(encoder: nn.Module) -> int:
-    """Return how many blocks an encoder has in a row.
+    """Return the number of blocks of an encoder.
 
     Raises:
-        UserError: if it is not of blocks in a row, all over the same tokens.
+        UserError: if it is not a sequence of blocks over the same tokens.
     """
     model: Any = encoder
     blocks, forward = getattr(model, "blocks", None), getattr(model, "forward_intermediates", None)
     takes = forward is not None and "return_prefix_tokens" in inspect.signature(forward).parameters
     if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not takes:
         raise UserError(
-            f"blocks: expected a Vision Transformer, found {type(encoder).__name__}, which has no row of blocks whose features could be taken. "
-            "Leave blocks out, or list the other methods in the task's methods."
+            f"blocks: expected a Vision Transformer, found {type(encoder).__name__}, which has no sequence of blocks to take features from. "
+            "Remove blocks, or list only other methods in the task's methods."
         )
     return len(blocks)
 
@@ -110,8 +112,8 @@ def probe_width(architecture: EncoderRecipe, side: int, pool: Pool, blocks: tupl
         numbers = block_numbers(encoder, blocks)
         try:
             return encode_blocks(encoder, torch.empty(1, 3, side, side), pool, numbers).flatten(1).shape[1]
-        except Exception as error:  # whatever the model's own code trips over
+        except Exception as error:  # models raise many kinds of errors
             raise UserError(
-                f"blocks: timm's {type(encoder).__name__} {architecture.model} does not give the features of its blocks "
-                f"({type(error).__name__}: {error}). Leave blocks out, or choose another model."
+                f"blocks: timm's {type(encoder).__name__} {architecture.model} cannot return features of single blocks "
+                f"({type(error).__name__}: {error}). Remove blocks, or choose another model."
             ) from error

@@ -1,4 +1,4 @@
-"""What lies beside weights says of their encoder what no shape shows: its number of heads, activation and epsilon."""
+"""Read the configuration file beside weights, for what shapes do not show: number of heads, activation and epsilon."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,20 +21,20 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "hidden_act": str,
     "layer_norm_eps": (int, float),
 }
-"""What is taken of a configuration, by Hugging Face's names and, of the model, timm's; values of another kind are passed over."""
+"""The entries that are read from a configuration, by Hugging Face's names (for the model, timm's); other types are ignored."""
 
 EPSILONS = (1e-12, 1e-6, 1e-5)
 """Epsilons of layer norms that differ in no result, see :mod:`lutbench.models.converters`."""
 
 
 def configuration_beside(weights: Path, hash_of: Callable[[Path], str] = sha256_of) -> dict[str, Any]:
-    """Return what lies beside a file or folder of weights says of their encoder, by the names of :data:`KINDS`, and the file: ``origin``.
+    """Return the configuration of the encoder from a file beside the weights, by the names of :data:`KINDS`, with the file as ``origin``.
 
-    Read is the export that this suite wrote beside the file, or else the ``config.json`` of Hugging Face's or timm's in the folder. Of a
-    plain ViT that timm's names the heads are known. ``hash_of`` returns the sha256 of a file.
+    The file is the export that this suite wrote beside the weights, or the ``config.json`` of Hugging Face or timm in the folder. If
+    timm's names a plain ViT, its number of heads is included. ``hash_of`` returns the sha256 of a file.
 
     Raises:
-        UserError: if the export is damaged or of other weights, or ``config.json`` is no JSON.
+        UserError: if the export is damaged or belongs to other weights, or ``config.json`` is not JSON.
     """
     if weights.is_file() and (export := export_of(weights, hash_of)):
         plain = {"num_attention_heads": geometry_of(export.recipe).heads} if is_plain(export.recipe) else {}
@@ -78,13 +78,13 @@ def check_activation(said: Mapping[str, Any], shapes: Mapping[str, tuple[int, ..
     timms = _activations(shapes)
     if (activation := said.get("hidden_act", timms[0])) not in timms:
         raise UserError(
-            f"{_beside(said)} says hidden_act = {activation!r}, and timm's encoders with such tensors have {timms[0]!r}: these weights cannot "
-            "be read as they were trained. Give weights of another encoder."
+            f"{_beside(said)} has hidden_act = {activation!r}, but timm's encoders with these tensors use {timms[0]!r}, so they would compute "
+            "something else. Use weights of another encoder."
         )
     if (epsilon := said.get("layer_norm_eps", EPSILONS[0])) not in EPSILONS:
         raise UserError(
-            f"{_beside(said)} says layer_norm_eps = {epsilon:g}, and timm's encoders have 1e-06: these weights cannot be read as they were "
-            "trained. Give weights of another encoder."
+            f"{_beside(said)} has layer_norm_eps = {epsilon:g}, but timm's encoders use 1e-06, so they would compute something else. "
+            "Use weights of another encoder."
         )
 
 
@@ -99,8 +99,8 @@ def check_configuration(said: Mapping[str, Any], encoder: nn.Module, name: str) 
     heads, theirs = getattr(attention, "num_heads", None), said.get("num_attention_heads")
     if heads and theirs and heads != theirs:
         raise UserError(
-            f"{_beside(said)} says that the encoder has {theirs} heads, and the architecture that is named, {name}, has {heads}. Set "
-            f"heads = {theirs} in its [encoder.NAME] (lutbench add: --heads {theirs}) or name a model that has as many; if the file is of other weights, move it away."
+            f"{_beside(said)} has {theirs} heads, but the chosen architecture {name} has {heads}. Set heads = {theirs} in its [encoder.NAME] "
+            f"(lutbench add: --heads {theirs}), or choose a model with {theirs} heads. If the file belongs to other weights, move it away."
         )
 
 

@@ -1,12 +1,11 @@
-"""From the names that other libraries give an encoder's tensors to timm's: one table of renamings and one function each.
+"""Convert tensor names of other libraries to timm's: one table of renamings and one function per library.
 
-Converters are pure functions of named tensors. They change no value but that of the class token of models with registers, and
-work on the meta device too, where tensors have no values. A name that they do not know stays as it is, and so do tensors that cannot
-be joined: loading is strict, and names them.
+Converters are pure functions of named tensors. They change no values except the class token of models with registers, and also
+work on the meta device. Unknown names stay unchanged, as do tensors that cannot be merged: loading is strict and reports them.
 
-Layer norms have an epsilon that no file of weights holds. torchvision, DINOv2, MSN and DINOv3 have timm's own. Hugging Face's
-ViT, ViTMAE, BEiT and I-JEPA say 1e-12, where timm has 1e-6, with which all of these were trained before their weights were brought
-there: of inputs of variance v, outputs differ by a factor of 1 - 5e-7 / v, which bfloat16 cannot show where v is above 3e-4.
+The epsilon of layer norms is not stored with weights. torchvision, DINOv2, MSN and DINOv3 use the same as timm. Hugging Face's
+ViT, ViTMAE, BEiT and I-JEPA use 1e-12 and timm 1e-6, with which all of these models were originally trained. For inputs of variance v,
+outputs differ by a factor of 1 - 5e-7 / v, which is below the precision of bfloat16 if v is above 3e-4.
 """
 
 import re
@@ -18,22 +17,22 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]
 Renaming = tuple[tuple[str, str], ...]
-"""Patterns of names, and what timm calls these; the first that matches the whole name holds."""
+"""Patterns of names with timm's names; the first pattern that matches the whole name is used."""
 
 
 class Dialect(NamedTuple):
     """How a library names the tensors of an encoder."""
 
     name: str
-    """What messages call it."""
+    """Name in messages."""
     patch_embedding: str
-    """What the name of the patch embedding's weight ends in; what stands before it is the encoder's prefix."""
+    """Suffix of the name of the patch embedding's weight; the text before it is the encoder's prefix."""
     convert: Callable[[Mapping[str, Tensor]], Tensors]
-    """From the encoder's tensors, by their names without its prefix, to the same by timm's names."""
+    """Converts the encoder's tensors, named without the prefix, to timm's names."""
     left_out: re.Pattern[str]
-    """Names of what may lie beside the encoder and is no part of it, as a whole: without the prefix where it is below it."""
+    """Pattern of whole names that may accompany the encoder but are not part of it, without the prefix if they have it."""
     also: re.Pattern[str] = re.compile("(?!)")
-    """Names of what is a part of the encoder though it does not lie below its prefix, as a whole; of most there is nothing."""
+    """Pattern of whole names that are part of the encoder although they do not have its prefix; mostly none."""
 
 
 HUGGING_FACE: Renaming = (
@@ -98,7 +97,7 @@ OPENMMLAB: Renaming = (
 
 
 def timm_names(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Return ``tensors`` as they are: MAE, DINO, MoCo v3 and many others have timm's names."""
+    """Return ``tensors`` unchanged: MAE, DINO, MoCo v3 and many others use timm's names."""
     return dict(tensors)
 
 

@@ -1,7 +1,7 @@
-"""Encoders are timm's models, parameter names included: made, asked for features, exported.
+"""Create encoders, extract features and export weights. Encoders are timm models with timm's parameter names.
 
-Plain Vision Transformers can be made in other sizes, pre-trained here, and fine-tuned in MAE's way. Every other model of timm that
-gives features (Vision Transformers with more to them, EVA, BEiT, Swin, ConvNeXt, ResNet, ...) is taken as timm makes it.
+Plain Vision Transformers can have other sizes, can be pre-trained here, and are fine-tuned as in MAE. Every other timm model that
+returns features (other Vision Transformers, EVA, BEiT, Swin, ConvNeXt, ResNet, ...) is used as timm defines it.
 """
 
 from collections.abc import Sequence
@@ -35,14 +35,14 @@ def create_encoder(
     classes: int = 0,
     pooled_norm: bool | None = None,
 ) -> nn.Module:
-    """Return a model with timm's own initial weights: images in, no classifier unless ``classes``.
+    """Return a model with timm's initial weights; without a classifier unless ``classes`` is given.
 
-    A plain ViT has its final LayerNorm last; ``pooled_norm`` moves it behind the mean over patch tokens (timm's ``fc_norm``).
-    Any other model has pooling, norms and classifier as timm makes them, unless ``pooled_norm`` is False: then a norm that timm
-    puts behind the mean is the last of the tokens, as pre-training leaves it (BEiT).
+    A plain ViT ends with its final LayerNorm; ``pooled_norm`` moves it after the mean over patch tokens (timm's ``fc_norm``).
+    Other models have pooling, norms and classifier as in timm, unless ``pooled_norm`` is False: then a norm that timm
+    applies after the mean is applied to the tokens, as in pre-training (BEiT).
 
     Raises:
-        UserError: if timm has no such model, it gives no features, or the sizes do not go together.
+        UserError: if timm has no such model, it returns no features, or the sizes are inconsistent.
     """
     arguments = timm_arguments(recipe, image_size, classes=classes, pooled_norm=pooled_norm)
     if is_plain(recipe):
@@ -50,7 +50,7 @@ def create_encoder(
     elif drop_path:
         if not takes(recipe.model, "drop_path_rate"):
             raise UserError(
-                f"drop_path = {drop_path:g}: timm's {timms_own(recipe.model)} {recipe.model} has no paths that could be dropped. "
+                f"drop_path = {drop_path:g}: timm's {timms_own(recipe.model)} {recipe.model} does not support drop path. "
                 "Set drop_path = 0."
             )
         arguments["drop_path_rate"] = drop_path
@@ -84,8 +84,8 @@ def timm_arguments(
     if not is_plain(recipe):
         if sizes := _own_sizes(recipe):
             raise UserError(
-                f"{', '.join(sizes)}: these sizes are set of plain Vision Transformers, and {recipe.model} is timm's "
-                f"{timms_own(recipe.model)}, which has its own. Leave them out, or choose another model."
+                f"{', '.join(sizes)}: these sizes can only be set for plain Vision Transformers, but {recipe.model} is timm's "
+                f"{timms_own(recipe.model)}. Remove them, or choose another model."
             )
         check_side(recipe.model, image_size)
         before = {"global_pool": "token"} if pooled_norm is False and pools_before_norm(recipe.model) else {}
@@ -94,11 +94,11 @@ def timm_arguments(
     patch_size, width, heads = geometry.patch_size, geometry.width, geometry.heads
     if image_size % patch_size:
         raise UserError(
-            f"image_size = {image_size} is not a whole number of patches of patch_size = {patch_size}: "
-            f"take {max(1, round(image_size / patch_size)) * patch_size}, or another patch_size."
+            f"image_size = {image_size} is not a multiple of patch_size = {patch_size}: "
+            f"use {max(1, round(image_size / patch_size)) * patch_size}, or another patch_size."
         )
     if width % heads:
-        raise UserError(f"width = {width} does not divide over heads = {heads}: change one of them.")
+        raise UserError(f"width = {width} is not divisible by heads = {heads}: change one of them.")
     return {
         "img_size": image_size,
         **{TIMMS_NAMES.get(name, name): value for name, value in _own_sizes(recipe).items()},
@@ -111,11 +111,11 @@ def timm_arguments(
 def encode(encoder: nn.Module, images: Tensor, pool: Pool) -> Tensor:
     """Return the features (B, D), float32, of ``images`` (B, 3, S, S): the class token, or the mean over the patches.
 
-    Of a model that does not give tokens with a known number of prefix tokens, such as a hierarchical one, the mean is timm's own
-    pooling with the norm that belongs to it: ``forward_head(..., pre_logits=True)``.
+    For a model without a known number of prefix tokens, such as a hierarchical one, the mean is timm's own pooling with its norm:
+    ``forward_head(..., pre_logits=True)``.
 
     Raises:
-        UserError: if the class token is asked for and there is none, or timm pools in another way than by a mean.
+        UserError: if the class token is requested but there is none, or timm does not pool by a mean.
     """
     model: Any = encoder
     if pool == "class":
@@ -129,9 +129,9 @@ def encode(encoder: nn.Module, images: Tensor, pool: Pool) -> Tensor:
         features = model.forward_head(found, pre_logits=True)
     else:
         raise UserError(
-            f'pool = "{pool}": timm\'s {type(model).__name__} pools its features in another way'
+            f'pool = "{pool}": timm\'s {type(model).__name__} does not provide these features, as it pools in another way'
             + (f" ({pooling})" if pool == "mean" and pooling else "")
-            + ", so that it has no such features. Choose another model."
+            + ". Choose another model."
         )
     return features.float()
 
@@ -159,7 +159,7 @@ def _own_pooling(encoder: Any) -> str:
 
 @lru_cache
 def feature_width(recipe: EncoderRecipe, image_size: int | None = None, pool: Pool = "mean") -> int:
-    """Return how many features :func:`encode` gives of an image, without computing any.
+    """Return the number of features that :func:`encode` returns per image, without computing any.
 
     Raises:
         UserError: as :func:`create_encoder` and :func:`encode`.
@@ -184,10 +184,10 @@ def export_encoder(
     class_names: Sequence[str] = (),
     prepared: Preprocessing = IMAGENETS,
 ) -> str:
-    """Write ``NAME.safetensors`` and its :class:`lutbench.models.export.Export`, ``NAME.json``; return the former's sha256.
+    """Write ``NAME.safetensors`` and its description ``NAME.json`` (:class:`lutbench.models.export.Export`); return the former's sha256.
 
-    Serves a classifier of :func:`create_encoder` as well; its ``class_names`` are kept. Images are to be ``prepared`` so, and of
-    ``image_size`` if that is not the recipe's; a plain ViT knows its own.
+    Also for classifiers of :func:`create_encoder`, with their ``class_names``. ``prepared`` is the preprocessing of images;
+    ``image_size`` is the input size if it differs from the recipe's (not needed for a plain ViT).
 
     Raises:
         UserError: if a weight is not finite, or on a full disk.
@@ -228,13 +228,13 @@ def geometry_of(recipe: EncoderRecipe) -> Geometry:
     if isinstance(found, str):
         raise UserError(
             f"model = {recipe.model!r}: expected a plain Vision Transformer, found timm's {found}. "
-            "Choose one such as vit_base_patch16_224."
+            "Choose a model such as vit_base_patch16_224."
         )
     return Geometry(**found._asdict() | _own_sizes(recipe))
 
 
 def is_plain(recipe: EncoderRecipe) -> bool:
-    """Return whether a recipe describes a plain ViT: one of blocks in a row, over patches of one size.
+    """Return whether a recipe describes a plain ViT: a sequence of standard blocks over patches of one size.
 
     Raises:
         UserError: if timm has no such model.

@@ -1,4 +1,4 @@
-"""What stands beside weights that this suite exported: which model of timm they are, of which classes, and for which images."""
+"""The description beside exported weights: timm model, classes and image preprocessing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +12,7 @@ from lutbench.models.weight_files import sha256_of
 from lutbench.recipes.base import CountOrZero, Depth, Deviation, EncoderRecipe, Mean, Pixels, Width
 from lutbench.run_files import FINISHED, read_finished
 
-_REMEDY = (
-    "Restore it from a copy, or repeat the run that made it (--again); if the weights are from elsewhere, move it away."
-)
+_REMEDY = "Restore the file from a copy, or repeat the run that made it (--again). If the weights are from elsewhere, move the file away."
 
 
 class _Closed(BaseModel):
@@ -39,7 +37,7 @@ class Arguments(_Closed):
 
 
 class Export(_Closed):
-    """How to load weights with timm; sealed, like what runs leave."""
+    """How to load weights with timm; with a checksum, like all results of runs."""
 
     load: str = ""
     """The call, for readers; nothing executes it."""
@@ -61,9 +59,9 @@ class Export(_Closed):
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         if len(self.class_names) != self.arguments.num_classes:
-            raise ValueError(f"{len(self.class_names):,} class names of {self.arguments.num_classes:,} outputs")
+            raise ValueError(f"{len(self.class_names):,} class names for {self.arguments.num_classes:,} outputs")
         if (self.image_size is None) == (self.arguments.img_size is None):
-            raise ValueError("expected the size of its images once, as image_size or as img_size of the arguments")
+            raise ValueError("expected the input size exactly once, as image_size or as img_size in arguments")
         return self
 
     @property
@@ -94,25 +92,25 @@ class Export(_Closed):
 
 
 def export_of(weights: Path, hash_of: Callable[[Path], str] = sha256_of) -> Export | None:
-    """Return what stands beside weights that this suite exported; None if nothing does, or a stranger's JSON.
+    """Return the description beside exported weights; None if there is none, or a JSON file from elsewhere.
 
-    In the folder of a finished run it must be as the run left it. ``hash_of`` returns the sha256 of the weights.
+    In the folder of a finished run it must be unchanged. ``hash_of`` returns the sha256 of the weights.
 
     Raises:
-        UserError: if it is not as it was written, or describes other weights.
+        UserError: if it was changed, or describes other weights.
     """
     beside = weights.with_suffix(".json")
     finished = read_finished(weights.parent).files if (weights.parent / FINISHED).is_file() else {}
     if not beside.is_file() and beside.name not in finished:
         return None
     if not beside.is_file() or finished.get(beside.name, found := sha256_of(beside)) != found:
-        raise UserError(f"{beside}: missing, or changed since the run that left it finished. {_REMEDY}")
+        raise UserError(f"{beside}: missing, or changed since the run finished. {_REMEDY}")
     values: Any = read_json(beside)
     if not isinstance(values, dict) or values.keys().isdisjoint({"sha256", "seal"}):
         return None
     export = read_sealed(beside, Export, _REMEDY, older=lambda export: not export.timm)
     if export.sha256 != (held := hash_of(weights)):
         raise UserError(
-            f"{beside}: it describes weights of sha256 {export.sha256[:12]}, and those beside it have {held[:12]}. {_REMEDY}"
+            f"{beside}: expected weights with sha256 {export.sha256[:12]} beside it, found {held[:12]}. {_REMEDY}"
         )
     return export

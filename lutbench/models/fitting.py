@@ -1,4 +1,4 @@
-"""Whether weights fit a model: what timm's own filters make of them, which sizes differ, and which names and shapes."""
+"""Check whether weights fit a model: apply timm's checkpoint filters, and report differing sizes, names and shapes."""
 
 import re
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from lutbench.errors import UserError, listed
 
 
 def sizes_that_differ(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Return what tells ``given`` weights of a Vision Transformer from those ``expected`` by size, with the numbers of both.
+    """Return the differences in size between ``given`` weights of a Vision Transformer and the ``expected`` ones, with both numbers.
 
-    Empty if nothing does, or one of them is no Vision Transformer.
+    Empty if there are none, or one of them is not a Vision Transformer.
     """
     wanted, found = _sizes(expected), _sizes(given)
     return ". ".join(
-        f"They have {found[size]}, and it has {wanted[size]}"
+        f"The weights have {found[size]}, the encoder {wanted[size]}"
         for size in wanted
         if size in found and wanted[size] != found[size]
     )
@@ -46,7 +46,7 @@ def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], model: str) -> str:
-    """Return what ``given`` lacks, has beside what the ``model`` takes, or has in another shape or as whole numbers; empty if it fits."""
+    """Return the missing, unexpected and wrongly shaped or typed tensors of ``given`` for the ``model``; empty if all fit."""
     missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     problems = [f"missing: {listed(missing)}"] if missing else []
     problems += [f"not part of the {model}: {listed(unknown)}"] if unknown else []
@@ -64,10 +64,10 @@ def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], model: 
 
 
 def filtered(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return what the ``checkpoint_filter_fn`` of timm's module makes of weights for a ``model`` of it: timm's names, sizes of the model.
+    """Return weights converted by timm's ``checkpoint_filter_fn`` for a ``model``: timm's names and the model's sizes.
 
     Raises:
-        UserError: if it cannot, or would drop biases that are not zero, as of a DINOv3 for timm's model that has none.
+        UserError: if the conversion fails, or would drop non-zero biases, such as those of a DINOv3 for a timm model without them.
     """
     own = getattr(import_module(type(model).__module__), "checkpoint_filter_fn", None)
     if own is None:
@@ -78,15 +78,15 @@ def filtered(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dic
             found: dict[str, Tensor] = own(held, model)
     except Exception as error:  # of names and shapes that it was not written for, whatever these lead to
         raise UserError(
-            f"{where}: the weights do not fit {type(model).__name__}: timm's own conversion of them failed ({type(error).__name__}: {error}). "
-            "Name the architecture that they belong to, or give its weights."
+            f"{where}: the weights do not fit {type(model).__name__}: timm's own conversion failed ({type(error).__name__}: {error}). "
+            "Set the architecture that the weights belong to, or use other weights."
         ) from error
     for name, bias in tensors.items():
         if name.endswith(QKV_BIAS) and "storage_tokens" in tensors and not bias.is_meta:
             kept = name.replace(QKV_BIAS, "q_bias") in found
             if (bias.chunk(3)[1] if kept else bias).any():
                 raise UserError(
-                    f"{where}: {name} is not zero, and the encoder has no such bias. Choose timm's model of the same name with qkvb."
+                    f"{where}: {name} is not zero, but the encoder has no such bias. Choose timm's model of the same name with qkvb."
                 )
     return found
 

@@ -1,8 +1,8 @@
-"""Which encoder lies in somebody's checkpoint, under what names, and what lies beside it.
+"""Find the encoder in a checkpoint from any code base, by the names of its tensors.
 
-Whatever wraps it, every Vision Transformer has a patch embedding, and what stands before the name of that is the encoder's prefix. One
-such prefix is the encoder, of several the user chooses (``part``); what lies outside it is not looked at. Inside it every tensor
-is accounted for: it is the encoder's, or named by a pattern as what may lie beside one, or the strict fit refuses it by its name.
+Every Vision Transformer has a patch embedding; the text before its name is the encoder's prefix. If there are several such prefixes, the
+user chooses one (``part``). Tensors without the prefix are ignored. Every tensor with the prefix must be part of the encoder, or match a
+pattern of parts that are left out (heads, decoders); otherwise the strict loading reports it by name.
 """
 
 import re
@@ -44,16 +44,16 @@ OWN = re.compile(r"(?:fc_norm|attn_pool|head\.norm)\..*")
 
 
 class ForeignEncoder(NamedTuple):
-    """An encoder that was found in a checkpoint."""
+    """An encoder found in a checkpoint."""
 
     tensors: dict[str, Tensor]
-    """Its tensors under timm's names."""
+    """Its tensors, with timm's names."""
     left_out: list[str]
-    """Names, as in the file, of what lies beside it and is no other encoder's."""
+    """Names in the file of tensors that were left out and belong to no other encoder."""
     read_as: str
-    """What it was taken for, such as ``DINO teacher`` or ``timm``."""
+    """The detected format, such as ``DINO teacher`` or ``timm``."""
     resized: str = ""
-    """How its position embedding is made to fit a model, in words; empty if it is as it was."""
+    """How the position embedding was resized, in words; empty if it was not."""
 
     def without(self, names: Collection[str]) -> "ForeignEncoder":
         """Return it without tensors that a model does not take."""
@@ -66,13 +66,14 @@ class ForeignEncoder(NamedTuple):
 
 
 def encoder_in(tensors: Mapping[str, Tensor], where: str, part: str = "", like: Collection[str] = ()) -> ForeignEncoder:
-    """Return the one encoder in ``tensors``, whose names are joined by dots, or that which ``part`` names.
+    """Return the only encoder in ``tensors`` (names joined by dots), or the one that ``part`` selects.
 
-    ``like`` are the names of timm's model; a network without a patch embedding is found by the first of them, or by :data:`MARKS` if nothing is said.
+    ``like`` are the tensor names of the timm model; a network without a patch embedding is found by the first of them, or without
+    ``like`` by :data:`MARKS`.
 
     Raises:
-        UserError: if there is none, or several and no ``part``, or none of that name, all of which are listed; or if its parameters are
-            flattened.
+        UserError: if there is no encoder, or several without ``part``, or none with that name (the message lists all); or if its
+            parameters are flattened.
     """
     names = _unwrapped(tensors)
     found = _encoders(names) or _networks(names, [like] if like else [[mark] for mark in MARKS])
@@ -174,9 +175,9 @@ def _chosen(prefixes: list[str], where: str, part: str) -> str:
     fitting = exact or [prefix for prefix in prefixes if f".{wanted}." in f".{prefix}"]
     if len(fitting) == 1:
         return fitting[0]
-    found = f"found {len(fitting)} that it fits" if fitting else "found none of that name"
+    found = f"found {len(fitting)} that match" if fitting else "found none with that name"
     raise UserError(
-        f'{where}: expected the encoder part = "{part}", {found}. There are: {listed(offered, 8)}. {choose}'
+        f'{where}: expected the encoder part = "{part}", {found}. Encoders in it: {listed(offered, 8)}. {choose}'
     )
 
 
@@ -185,16 +186,16 @@ def _none_found(tensors: Mapping[str, Tensor], where: str, like: Collection[str]
         return _flattened(flat, where)
     tried = ", ".join(f"{dialect.name} ({dialect.patch_embedding})" for dialect in DIALECTS)
     return UserError(
-        f"{where}: expected the weights of one encoder, found no patch embedding by any of the names that are read, {tried}, "
-        f"and not the names of timm's model either ({listed(like, 2)}). "
-        f"The keys begin with {listed(tensors, 4)}. Give a checkpoint of the encoder, under one of these formats' names."
+        f"{where}: expected the weights of one encoder, found no patch embedding with any known name: {tried}, "
+        f"nor the names of the timm model ({listed(like, 2)}). "
+        f"The first keys are {listed(tensors, 4)}. Use a checkpoint of the encoder in one of these formats."
     )
 
 
 def _flattened(names: list[str], where: str) -> UserError:
     return UserError(
-        f"{where}: expected named parameters, found {len(names)} that FSDP flattened ({listed(names, 3)}), whose names and shapes are lost. "
-        "Save the whole state dict where it was trained: torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
+        f"{where}: expected named parameters, found {len(names)} parameters flattened by FSDP ({listed(names, 3)}), without names and shapes. "
+        "Save the full state dict in the training code: torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
         "options=StateDictOptions(full_state_dict=True, cpu_offload=True))."
     )
 

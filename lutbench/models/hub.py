@@ -1,4 +1,4 @@
-"""A run's weights as a folder that ``timm.create_model("local-dir:FOLDER")``, Hugging Face's transformers and the Hub take."""
+"""Write a run's weights as a folder for ``timm.create_model("local-dir:FOLDER")``, Hugging Face transformers and the Hub."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from lutbench.run_files import FINISHED, read_finished
 
 
 class ExportedModel(NamedTuple):
-    """A model of timm with the weights that a finished run ended with."""
+    """A timm model with the final weights of a run."""
 
     model: Any
     """Of the class that timm has for it."""
@@ -33,22 +33,21 @@ class ExportedModel(NamedTuple):
 
 
 def exported_model(folder: Path, name: str) -> ExportedModel:
-    """Return the model whose weights a finished run in ``folder`` ended with, ``NAME.safetensors``.
+    """Return the model with the final weights ``NAME.safetensors`` of the finished run in ``folder``.
 
     Raises:
-        UserError: if they or what describes them are missing, or not as the run left them, or timm makes another model of it.
+        UserError: if the weights or their description are missing or changed, or this timm builds a different model.
     """
     weights, finished = folder / f"{name}.safetensors", read_finished(folder)
     if finished.checkpoint is None:
         raise UserError(
-            f"{folder / FINISHED}: it names no weights, and {name}.safetensors should be some. Run it again."
+            f"{folder / FINISHED}: expected {name}.safetensors among the files of the run, found no weights. Run it again."
         )
     tensors = read_weights(weights, finished.checkpoint)
     description = export_of(weights)
     if description is None:
         raise UserError(
-            f"{weights}: expected {name}.json beside it, which says what model it is, found none. Restore it from a copy, or "
-            "run it again."
+            f"{weights}: expected its description {name}.json beside it, found none. Restore it from a copy, or run it again."
         )
     sizes = description.arguments
     model: Any = create_encoder(
@@ -56,8 +55,8 @@ def exported_model(folder: Path, name: str) -> ExportedModel:
     )
     if problems := misfits(model.state_dict(), tensors, "model"):
         raise UserError(
-            f"{weights}: timm {timm.__version__} makes another {description.model} than the run's timm "
-            f"{description.timm or '(not known)'} did. {problems}. Export it with that version of timm."
+            f"{weights}: timm {timm.__version__} builds {description.model} differently than the timm version of the run, "
+            f"{description.timm or '(unknown)'}. {problems}. Export with that version of timm."
         )
     model.load_state_dict(tensors)
     exported = ExportedModel(model.eval(), description, weights)

@@ -1,4 +1,4 @@
-"""Under which licence weights are, as far as they say it themselves."""
+"""Find the licence of weights, if their files state it."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -12,10 +12,10 @@ from lutbench.models.weight_files import weight_files
 
 
 def licence_of(weights: Path) -> str:
-    """Return the licence of a file or folder of weights; empty if nothing says it.
+    """Return the licence of a file or folder of weights; empty if unknown.
 
-    It is sought in the metadata of safetensors, then beside them: in the front matter of a ``README.md``, as the Hub has it, and in a
-    ``config.json`` of timm's.
+    Looks in the metadata of safetensors, then beside the weights: in the front matter of ``README.md``, as on the Hub, and in timm's
+    ``config.json``.
     """
     file = weight_files(weights)[0]
     for values in (_metadata(file), _front_matter(file.parent / "README.md"), _config(file.parent / "config.json")):

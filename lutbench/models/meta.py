@@ -1,7 +1,7 @@
-"""Modules made and called for their shapes alone: on torch's meta device, whose tensors have no values.
+"""Build and call modules only for their shapes, on PyTorch's meta device, whose tensors have no values.
 
-Drawing initial values, and normalising, is work without effect there, and with the slow kernels of that device most of all
-the work: without it a model of timm is made six times as fast.
+Initialisation and normalisation have no effect there but take most of the time: without them a timm model is built six times as
+fast.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
-"""What people's checkpoints hold beside tensors, by name: plain data, read as nothing at all, so that none of it can run.
+"""Safe placeholders for the objects that checkpoints contain besides tensors, so that no code in them can run.
 
-Nothing but tensors is taken from a file of weights. So what lies beside them is not made again but stood in for: of arguments, paths,
-NumPy's scalars and configurations remains that there was something. A name that is not in this list is refused, whatever it is.
+Only tensors are read from a checkpoint. Arguments, paths, NumPy scalars and configurations are replaced by placeholders. Any name that
+is not in this list is rejected.
 """
 
 from collections.abc import Callable

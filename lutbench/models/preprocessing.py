@@ -1,4 +1,4 @@
-"""How images were prepared that weights were trained on, which is how a model must see them."""
+"""The preprocessing of images that weights were trained with, which a model needs in evaluation too."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,25 +11,26 @@ from lutbench.recipes.base import RunRecipe, WeightsSource
 from lutbench.recipes.robustness import ClassifierSource
 
 Colour = tuple[float, ...]
-"""A value of each channel, between 0 and 1."""
+"""One value per channel, between 0 and 1."""
 
 IMAGENETS_MEAN, IMAGENETS_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's pixels, as timm and torchvision have them."""
 
 
 class Preprocessing(NamedTuple):
-    """How images are prepared for a model. What is not given is ImageNet's, as in LUT, MAE and DeiT."""
+    """Preprocessing of images for a model. Defaults are those of ImageNet, as in LUT, MAE and DeiT."""
 
     mean: Colour = IMAGENETS_MEAN
     std: Colour = IMAGENETS_STD
     interpolation: str = "bicubic"
-    """How they are resized, by timm's names."""
+    """Interpolation for resizing, by timm's name."""
     crop_pct: float | None = None
-    """In evaluation, side of the crop over the resized short side; None where nothing says so, and the task's holds."""
+    """Side of the evaluation crop divided by the resized short side; None if unknown, then the task's own is used."""
+
     crop_mode: str = "center"
-    """timm's: ``center``, ``squash`` (both sides resized) or ``border`` (the long side resized, and padded)."""
-    origin: str = "ImageNet's, as nothing says otherwise"
-    """Where this was read, for messages."""
+    """timm's crop mode: ``center``, ``squash`` (both sides resized) or ``border`` (long side resized, then padded)."""
+    origin: str = "ImageNet's (the default)"
+    """Where these values come from, for messages."""
 
     def unlike_imagenets(self, names: Iterable[str]) -> dict[str, Any]:
         """Return those of the fields ``names`` that differ from ImageNet's, as plain JSON values."""
@@ -38,14 +39,14 @@ class Preprocessing(NamedTuple):
 
     def __str__(self) -> str:
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
-        own = "" if "crop_pct" in self.origin else " unless a task's table says eval_crop"
+        own = "" if "crop_pct" in self.origin else " unless the task sets eval_crop"
         crop = f", cropped to {self.crop_pct:g} of the resized side{own}" if self.crop_pct else ""
         mode = (
             ""
             if self.crop_mode == "center"
-            else f" (timm's crop_mode = {self.crop_mode!r} is followed for classifiers alone)"
+            else f" (timm's crop_mode = {self.crop_mode!r} is used only for classifiers)"
         )
-        return f"normalised by mean ({mean}) and deviation ({std}), resized with {self.interpolation} interpolation{crop}{mode}: {self.origin}"
+        return f"normalised with mean ({mean}) and std ({std}), resized with {self.interpolation} interpolation{crop}{mode}: {self.origin}"
 
 
 IMAGENETS = Preprocessing()
@@ -54,10 +55,10 @@ IMAGENETS = Preprocessing()
 def preprocessing_for(
     recipe: RunRecipe, weights: Path | None, hash_of: Callable[[Path], str] = sha256_of
 ) -> Preprocessing:
-    """Return how a run prepares images for the weights that it starts from; ImageNet's if it starts from none.
+    """Return the preprocessing of a run for the weights that it starts from; ImageNet's if it starts from none.
 
-    Tasks that see the centre of images have a crop for all encoders, ``eval_crop``. The ``crop_pct`` that a method's table gives holds
-    instead; and unless the task's table gives ``eval_crop``, that which lies beside a file of weights, or is timm's of its own.
+    Tasks with centre crops use their ``eval_crop`` for all encoders. A ``crop_pct`` in a method's table overrides it. Unless the task's
+    table gives ``eval_crop``, a ``crop_pct`` in the file beside the weights, or timm's for its own weights, is used instead.
     ``hash_of`` returns the sha256 of a file.
     """
     source = recipe.source
@@ -70,17 +71,16 @@ def preprocessing_for(
 def preprocessing_of(
     source: WeightsSource, weights: Path | None, hash_of: Callable[[Path], str] = sha256_of
 ) -> Preprocessing:
-    """Return how images were prepared for the weights of a source; ``weights`` is their file or folder, if they have one.
+    """Return the preprocessing that the weights of a source were trained with; ``weights`` is their file or folder, if any.
 
     ``hash_of`` returns the sha256 of a file.
 
-    The suite file's settings come first; then the export beside the file, where this suite wrote it; then Hugging Face's or
-    timm's configuration beside it; then, for timm's weights and for a classifier in a file, what timm says of the model that is
-    named. All else is ImageNet's: encoders in files, of which the name tells the architecture alone, and classifiers that
-    MAE's release fine-tuned.
+    Settings in the suite file have priority; then the export that this suite wrote beside the weights; then the configuration of Hugging
+    Face or timm beside them; then, for timm's weights and for classifiers in a file, timm's values for the model. Everything else is
+    ImageNet's: for encoders in files, whose model name tells only the architecture, and for classifiers fine-tuned by MAE's release.
 
     Raises:
-        UserError: if what lies beside the weights is damaged, of other weights, or says what cannot be done.
+        UserError: if the file beside the weights is damaged, belongs to other weights, or has unsupported values.
     """
     is_classifier = isinstance(source, ClassifierSource)
     of_run = source.export_name if source.kind == "run" else ""
@@ -91,22 +91,22 @@ def preprocessing_of(
     elif weights.is_file() and (export := export_of(weights, hash_of)):
         known = Preprocessing(
             tuple(export.mean), tuple(export.std), export.interpolation, export.crop_pct,
-            origin=f"as {weights.with_suffix('.json').name} beside the weights says",
+            origin=f"from {weights.with_suffix('.json').name} beside the weights",
         )  # fmt: skip
     elif found := described(weights):
         values, path = found
-        known = Preprocessing(**values, origin=f"as {path.name} beside the weights says{_or_of_others(weights)}")
+        known = Preprocessing(**values, origin=f"from {path.name} beside the weights{_or_of_others(weights)}")
         known = known._replace(mean=tuple(known.mean), std=tuple(known.std))
     elif is_classifier:
         known = _timms(source.timm_model)
         if known[:-1] != IMAGENETS[:-1] and _pooled_as_mae(source.timm_model, weights):
-            known = Preprocessing(origin="ImageNet's, as the weights pool as those that MAE's release fine-tuned")
+            known = Preprocessing(origin="ImageNet's, because the weights pool like those fine-tuned by MAE's release")
     else:
         known = IMAGENETS
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in source.preprocessing().items()
     }
-    origin = f"{', '.join(given)} as the suite file says, all else {known.origin}"
+    origin = f"{', '.join(given)} from the suite file, everything else {known.origin}"
     return known._replace(**given, origin=origin) if given else known
 
 
@@ -117,7 +117,7 @@ def _or_of_others(weights: Path) -> str:
     others = [
         file for file in weights.parent.iterdir() if file.suffix in (*PICKLES, ".safetensors") and file != weights
     ]
-    return f" ({len(others)} more files of weights lie there, and it may be about one of those)" if others else ""
+    return f" (it may belong to one of {len(others)} other weight files in the folder)" if others else ""
 
 
 def _timms(name: str) -> Preprocessing:
@@ -129,7 +129,7 @@ def _timms(name: str) -> Preprocessing:
         return IMAGENETS
     return Preprocessing(
         tuple(known.mean), tuple(known.std), known.interpolation, known.crop_pct, known.crop_mode,
-        origin=f"as timm says of {name}",
+        origin=f"timm's for {name}",
     )  # fmt: skip
 
 

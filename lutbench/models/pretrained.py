@@ -1,4 +1,4 @@
-"""Where the weights of an encoder come from: a run, timm, anybody's checkpoint, or nowhere."""
+"""Load the weights of an encoder: from a run, from timm, from any checkpoint, or random."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -34,7 +34,7 @@ SCRATCH = 100
 LEFT_OUT = re.compile(
     r"(module\.)?(decoder[._].*|mask_token|(head|head_dist|projector|predictor|fc_norm|attn_pool)\..*)"
 )
-"""What weights may hold besides the model: a decoder, and heads with their norm and pooling."""
+"""Parts of checkpoints that are not loaded: decoders, and heads with their norm and pooling."""
 
 
 def load_encoder(
@@ -47,12 +47,12 @@ def load_encoder(
 ) -> nn.Module:
     """Return the encoder with the weights of its source, for images of ``image_size``.
 
-    ``weights`` is the file of a run's export, or the file or folder of a checkpoint, ``sha256`` what it must be. Position embeddings are
-    resized where the grid differs. Where the last norm comes after pooling (``fc_norm``, as in classifiers), it stays
+    ``weights`` is the file of a run's export, or the file or folder of a checkpoint; ``sha256`` is its expected hash. Position embeddings are
+    interpolated if the patch grid differs. If the last norm comes after pooling (``fc_norm``, as in classifiers), it stays
     there: :func:`encode` applies it.
 
     Raises:
-        UserError: if the weights cannot be had, or do not fit name by name and shape by shape.
+        UserError: if the weights are not available, or names or shapes do not match.
     """
     recipe = source.architecture
     timm_arguments(recipe, image_size)  # refuses what cannot be built before anything is fetched or read
@@ -110,7 +110,7 @@ def _resizing(encoder: Any, tensors: Mapping[str, Tensor]) -> str:
         return ""
     height, width = encoder.patch_embed.grid_size
     side = isqrt(given.shape[1] - (own.shape[1] - height * width))
-    return f"position embedding resized from {side} x {side} patches (a square is assumed) to {height} x {width}"
+    return f"position embedding resized from {side} x {side} patches (assumed to be square) to {height} x {width}"
 
 
 def check_encoder_weights(run: "Run[Any]", image_size: int | None) -> None:
@@ -151,14 +151,14 @@ def encoder_of(run: "Run[Any]", image_size: int | None) -> nn.Module:
 
 
 def fit(model: nn.Module, tensors: Mapping[str, Tensor], where: str, fresh: Iterable[str] = ()) -> None:
-    """Load ``tensors`` into ``model``, strictly, with what :data:`LEFT_OUT` names and timm's classifier left out.
+    """Load ``tensors`` into ``model``, strictly, except for :data:`LEFT_OUT` and timm's classifier.
 
-    Only the position embedding may have another shape: the part that belongs to the grid is resized. Parameters
-    named in ``fresh`` keep the values that they have. Of models that are no plain ViT, timm's own ``checkpoint_filter_fn`` renames and
-    resizes before what it can, such as the relative position biases of BEiT and the published DINOv3.
+    Only the position embedding may have another shape: its grid part is interpolated. Parameters in ``fresh`` keep their values. For
+    models other than plain ViTs, timm's own ``checkpoint_filter_fn`` first renames and resizes what it can, such as the relative position
+    biases of BEiT and the published DINOv3.
 
     Raises:
-        UserError: listing what is missing, what nobody asked for, and what has another shape; first what differs in size.
+        UserError: listing missing, unexpected and wrongly shaped tensors, differences in size first.
     """
     expected = model.state_dict()
     left_out = set(unused(model, tensors))
@@ -166,7 +166,7 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], where: str, fresh: Iter
     if differing := sizes_that_differ(expected, given):
         raise UserError(
             f"{where}: the weights do not fit the encoder {_name_of(model)}. {differing}. "
-            "Name the architecture that they belong to, or give its weights."
+            "Set the architecture that the weights belong to, or use other weights."
         )
     if not isinstance(model, VisionTransformer):
         given = filtered(model, given, where)
@@ -176,7 +176,7 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], where: str, fresh: Iter
     if problems := misfits(expected, given, "model"):
         raise UserError(
             f"{where}: the weights do not fit the encoder. {problems}. "
-            "Name the architecture that they belong to, or give its weights."
+            "Set the architecture that the weights belong to, or use other weights."
         )
     model.load_state_dict(given)  # which converts half precision
 
@@ -204,10 +204,11 @@ def _resized(position: Tensor, model: VisionTransformer, where: str) -> Tensor:
         return position  # which is told as it is
     patches = position.shape[1] - prefix
     if patches < 1 or (int(patches**0.5) ** 2 != patches and patches != grid[0] * grid[1]):
-        beside = f"and {prefix} before them" if prefix else "and none besides"
+        beside = f"and {prefix} prefix tokens" if prefix else "and no prefix tokens"
         raise UserError(
-            f"{where}: the weights do not fit the encoder {_name_of(model)}. They have a position embedding of {position.shape[1]} tokens, and "
-            f"it has one of {grid[0]} x {grid[1]} patches {beside}; only that of a square of patches can be resized. Name the architecture that they belong to, or give its weights."
+            f"{where}: the weights do not fit the encoder {_name_of(model)}. They have a position embedding of {position.shape[1]} tokens, the "
+            f"encoder one of {grid[0]} x {grid[1]} patches {beside}; only square grids can be resized. Set the architecture that the weights "
+            "belong to, or use other weights."
         )
     resized: Tensor = resample_abs_pos_embed(position.float(), list(grid), num_prefix_tokens=prefix)
     return resized
@@ -222,7 +223,7 @@ def check_pretrained(name: str) -> None:
     check_name(name)
     if not timm.is_model_pretrained(name):
         raise UserError(
-            f"model = {name!r}: timm has no pre-trained weights for it. Choose another, or give a checkpoint."
+            f"model = {name!r}: timm has no pre-trained weights for it. Choose another model, or set a checkpoint."
         )
 
 
@@ -238,7 +239,7 @@ def pretrained_model(name: str, **arguments: Any) -> nn.Module:
     except OSError as error:
         raise UserError(
             f"The weights of {name} are not on this machine, and the Hugging Face Hub could not be reached "
-            f"({type(error).__name__}). Connect once, or on a connected machine run "
+            f"({type(error).__name__}). Connect to the network once, or run on a connected machine "
             f'python -c "import timm; timm.create_model({name!r}, pretrained=True)" '
             "and copy its Hugging Face cache (HF_HOME) here."
         ) from error

@@ -1,4 +1,4 @@
-"""The layer behind a frozen encoder, for those who train it and those who measure it."""
+"""The linear layer of a linear probe, for training and for evaluation."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""How images are prepared for weights, as the libraries say that people's weights come from: in a JSON file beside them."""
+"""Read the preprocessing of images from the JSON files that Hugging Face and timm store beside weights."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -93,8 +93,8 @@ def described(weights: Path) -> tuple[dict[str, Any], Path] | None:
         except ValidationError as error:
             problem = error.errors()[0]
             raise UserError(
-                f"{path}: it says how images are prepared for the weights beside it, and {'.'.join(map(str, problem['loc']))} is "
-                f"{problem['input']!r}: {problem['msg']}. Correct it, or move it away and set mean, std, interpolation and crop_pct in the "
-                "suite file."
+                f"{path}: its preprocessing of images is not supported: {'.'.join(map(str, problem['loc']))} = "
+                f"{problem['input']!r}: {problem['msg']}. Correct it, or move the file away and set mean, std, interpolation and crop_pct in "
+                "the suite file."
             ) from error
     return None

@@ -1,4 +1,4 @@
-"""What timm's models are, found out without memory: their kind and sizes, the arguments and images that they take."""
+"""Inspect timm models on the meta device, without memory: type, sizes, arguments and input sizes."""
 
 import inspect
 from functools import lru_cache
@@ -32,7 +32,8 @@ def timms_own(name: str) -> Geometry | str:
     if type(model) is not VisionTransformer:  # a distilled one is another, with two class tokens and two heads
         return type(model).__name__
     if not isinstance(model.patch_embed, PatchEmbed):
-        return f"Vision Transformer with {type(model.patch_embed).__name__} in place of patches"
+        return f"Vision Transformer with {type(model.patch_embed).__name__} instead of patches"
+
     if not hasattr(model.blocks[0], "attn"):
         return f"Vision Transformer whose blocks are {type(model.blocks[0]).__name__}, of parallel parts"
     heads: int = model.blocks[0].get_submodule("attn").num_heads  # type: ignore[assignment]
@@ -49,7 +50,7 @@ def _without_memory(name: str, **arguments: Any) -> nn.Module:
         except Exception as error:  # timm's models have conditions of their own, and exceptions of every kind for them
             asked = "".join(f" with {key} = {value}" for key, value in arguments.items())
             raise UserError(
-                f"model = {name!r}: timm cannot make it{asked} ({_line(error)}). Choose another model, or another image_size."
+                f"model = {name!r}: timm cannot build it{asked} ({_line(error)}). Choose another model, or another image_size."
             ) from error
 
 
@@ -81,7 +82,7 @@ def check_side(name: str, side: int) -> None:
         goes = next((one for one in (*near, own) if not _problem(name, one)), None)
         remedy = "Choose another model." if goes is None else f"Set image_size to {goes}, or choose another model."
         raise UserError(
-            f"image_size = {side}: timm's {timms_own(name)} {name} does not take images of {side} x {side} ({problem}). {remedy}"
+            f"image_size = {side}: timm's {timms_own(name)} {name} does not accept images of {side} x {side} ({problem}). {remedy}"
         )
 
 
@@ -92,7 +93,7 @@ def _problem(name: str, side: int) -> str:
         with shapes_only(), torch.no_grad():
             model: Any = timm.create_model(name, num_classes=0, **size_argument(name, side)).eval()
             if side % (_patch_size(model) or 1):
-                return f"that is not a whole number of patches of {_patch_size(model)}"
+                return f"not a multiple of the patch size {_patch_size(model)}"
             features = model.forward_features(torch.empty(2, 3, side, side))
         return "" if isinstance(features, Tensor) else f"its features are a {type(features).__name__}"
     except Exception as error:  # whatever the model's own code trips over

@@ -1,4 +1,4 @@
-"""The patch tokens of an encoder: what it gives of every place of an image, before any pooling."""
+"""The patch tokens of an encoder, before pooling."""
 
 from functools import lru_cache
 from typing import Any
@@ -23,7 +23,7 @@ def patch_tokens(encoder: nn.Module, images: Tensor) -> Tensor:
     prefix = getattr(model, "num_prefix_tokens", None)
     if not isinstance(prefix, int) or found.ndim != 3:
         raise UserError(
-            f"timm's {type(model).__name__} gives no patch tokens, which the attentive probe attends to, but features of shape "
+            f"expected patch tokens, which the attentive probe needs, but timm's {type(model).__name__} returns features of shape "
             f"{tuple(found.shape[1:])}. Choose a Vision Transformer, or another probe (linear, knn)."
         )
     return found[:, prefix:].float()

@@ -1,4 +1,4 @@
-"""Which files weights are in, and their hashes: what is known of weights without reading them."""
+"""Find the files of weights and compute their hashes, without loading them."""
 
 import hashlib
 from pathlib import Path
@@ -26,15 +26,15 @@ def weight_files(path: Path) -> list[Path]:
         inside = [file.name for file in sorted(path.iterdir())]
         raise UserError(
             f"{path}: expected a folder with {', '.join(IN_FOLDERS[:-1])} or {IN_FOLDERS[-1]}, found {listed(inside, 8) or 'nothing'}. "
-            "Give the file of weights itself."
+            "Give the path of the weight file itself."
         )
     if index := index_of(path):
         files = [index.parent / name for name in sorted(set(weight_map(index).values()))]
     else:
         files = [next((path / name for name in IN_FOLDERS if (path / name).is_file()), path)]
     if absent := [file for file in files if not file.is_file()]:
-        more = f", which {index.name} lists" if index else ""
-        raise UserError(f"There is no file of weights {absent[0]}{more}. Check the path, or make it first.")
+        more = f", which is listed in {index.name}" if index else ""
+        raise UserError(f"There is no weight file {absent[0]}{more}. Check the path, or make the file first.")
     return files
 
 
@@ -56,8 +56,8 @@ def weight_map(index: Path) -> dict[str, str]:
     if isinstance(files, dict) and files and all(isinstance(f, str) and Path(f).name == f for f in files.values()):
         return files
     raise UserError(
-        f"{index}: expected a weight_map from the names of tensors to files beside it, as Hugging Face's libraries write it. "
-        "Fetch or save the folder again."
+        f"{index}: expected a weight_map from tensor names to files beside it, as Hugging Face's libraries write it. "
+        "Download or save the folder again."
     )
 
 

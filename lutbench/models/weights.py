@@ -1,4 +1,4 @@
-"""Files of weights: written whole, read without running anything that is in them."""
+"""Save and load weights. Files are written atomically, and read without running code in them."""
 
 import argparse
 import re
@@ -22,14 +22,14 @@ from lutbench.models.pickled import BESIDE_WEIGHTS
 from lutbench.models.weight_files import IN_FOLDERS, PICKLES, index_of, sha256_of, weight_files, weight_map
 
 WRAPPINGS = ("model", "state_dict")
-"""Where a training script's checkpoint keeps the weights: MAE's, and most others'."""
+"""Keys under which training scripts store the weights in a checkpoint (MAE and most others)."""
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: Path) -> str:
-    """Write safetensors, whole or not at all, and return the file's sha256.
+    """Write safetensors atomically, and return the file's sha256.
 
     Raises:
-        UserError: if a number is not finite, or on a full disk; what stood at ``path`` before is untouched.
+        UserError: if a value is not finite, or the disk is full; an existing file at ``path`` is then unchanged.
     """
     check_finite(tensors, str(path))
     with whole_file(path) as partial:
@@ -38,7 +38,7 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> str:
 
 
 def read_weights(path: Path, expected_sha256: str | None = None) -> dict[str, Tensor]:
-    """Return the weights of one network: those under ``model`` or ``state_dict`` if there are such, or else all.
+    """Return the weights of one network: those under ``model`` or ``state_dict`` if these keys exist, otherwise all.
 
     Raises:
         UserError: as :func:`read_tensors` and :func:`check_values`.
@@ -49,21 +49,20 @@ def read_weights(path: Path, expected_sha256: str | None = None) -> dict[str, Te
 
 
 def read_tensors(path: Path, expected_sha256: str | None = None) -> dict[str, Tensor]:
-    """Return all tensors of a file or a folder of weights, by the names that they have there.
+    """Return all tensors of a file or a folder of weights, by their names there.
 
-    Read are ``.safetensors``, what torch.save wrote (:data:`PICKLES`), and folders as Hugging Face's libraries write them, in
-    one file or in several with an index. Of a pickle, plain data alone is read (:mod:`lutbench.models.pickled`). The names of
-    tensors in mappings in mappings are joined by dots, ``teacher.backbone.norm.weight``; what else a checkpoint holds (epoch, arguments,
-    the optimiser's state by number, lists) is passed over. Values stay on the disk until they are used, but for pickles of
-    torch before 1.6.
+    Reads ``.safetensors``, files of torch.save (:data:`PICKLES`), and folders of Hugging Face's libraries with one file or several and an
+    index. From pickles only plain data is read (:mod:`lutbench.models.pickled`). Names of tensors in nested mappings are joined by dots,
+    such as ``teacher.backbone.norm.weight``; other content (epoch, arguments, optimiser state by number, lists) is skipped. Values stay on
+    disk until they are used, except for pickles of PyTorch before 1.6.
 
     Raises:
-        UserError: if the file is missing, truncated, not what its hash says, not a checkpoint, or would run code.
+        UserError: if the file is missing, truncated, has another hash, is not a checkpoint, or would run code.
     """
     files = weight_files(path)
     if expected_sha256 is not None and (found := sha256_of(path)) != expected_sha256:
         raise UserError(
-            f"{path}: expected sha256 {expected_sha256}, found {found}: the file was damaged or changed. "
+            f"{path}: expected sha256 {expected_sha256}, found {found}: the file is damaged or was changed. "
             "Restore it from a copy, or make it again."
         )
     where = weight_map(index) if (index := index_of(path)) else {}
@@ -75,7 +74,7 @@ def read_tensors(path: Path, expected_sha256: str | None = None) -> dict[str, Te
     }
     if absent := sorted(where.keys() - tensors.keys()):
         raise UserError(
-            f"{index}: its files lack {len(absent)} of the tensors that it lists for them ({listed(absent, 3)}). Fetch or save the folder again."
+            f"{index}: {len(absent)} of the listed tensors are missing in the files ({listed(absent, 3)}). Download or save the folder again."
         )
     return tensors
 
@@ -128,8 +127,8 @@ def _is_odd(tensor: Tensor) -> bool:
 
 def _unusable(names: list[str], of: int, found: str, where: str) -> UserError:
     return UserError(
-        f"{where}: {len(names)} of {of} tensors are {found} ({listed(names, 3)}). Nothing can be measured with "
-        "such weights: save the model's plain state_dict() of a training that went well."
+        f"{where}: {len(names)} of {of} tensors are {found} ({listed(names, 3)}). Such weights cannot be used: "
+        "save the plain state_dict() of a model from a successful training."
     )
 
 
@@ -142,13 +141,13 @@ def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix in PICKLES:
         content = read_pickle(
             path,
-            "Ask its authors for plain weights, or convert it where you trust it: "
+            "Ask its authors for plain weights, or, if you trust the file, convert it: "
             "safetensors.torch.save_file(state_dict, 'weights.safetensors').",
             BESIDE_WEIGHTS,
         )
         return _tensors_in(content, path)
     raise UserError(
-        f"{path}: expected a file of weights ending in .safetensors, {', '.join(PICKLES)}, or a folder with "
+        f"{path}: expected a weight file with suffix .safetensors, {', '.join(PICKLES)}, or a folder with "
         f"{IN_FOLDERS[0]}."
     )
 
@@ -192,8 +191,8 @@ def read_pickle(path: Path, remedy: str, allowed: Iterable[Any] = (argparse.Name
                 r"Unsupported operand 1(4\d|5[0-2])\b", str(error)
             ):  # those that pickle protocols 4 and 5 brought
                 raise UserError(
-                    f"{path}: expected the pickle protocol that torch.save has by itself, found a later one, which cannot be read without "
-                    "running what is in it. Save it again where you trust it: torch.save(torch.load(PATH, weights_only=False), PATH)."
+                    f"{path}: expected torch.save's default pickle protocol, found a later one, which cannot be read without running code in it. "
+                    "If you trust the file, save it again: torch.save(torch.load(PATH, weights_only=False), PATH)."
                 ) from error
             if needed is None:
                 raise _damaged(path, "a checkpoint of torch.save", _last_line(error)) from error
@@ -219,16 +218,16 @@ def _tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
         return tensors
     found = f"the keys {listed(map(str, content), 8)}" if isinstance(content, Mapping) else type(content).__name__
     raise UserError(
-        f"{path}: expected named tensors, bare or under names such as {' and '.join(WRAPPINGS)}, found {found}. "
-        "Save the model's state_dict() and give that."
+        f"{path}: expected named tensors, directly or under keys such as {' and '.join(WRAPPINGS)}, found {found}. "
+        "Save the model's state_dict() and use that file."
     )
 
 
 def _damaged(path: Path, expected: str, found: str) -> UserError:
     size = path.stat().st_size
     return UserError(
-        f"{path}: expected {expected}, found {size} bytes that cannot be read as that ({found}). The file is truncated "
-        "or something else; fetch or save it again."
+        f"{path}: expected {expected}, but its {size} bytes cannot be read as such ({found}). The file is truncated or of another "
+        "type; download or save it again."
     )
 
 
