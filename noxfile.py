@@ -15,10 +15,10 @@ nox.options.default_venv_backend = "uv"
 STAGES = {
     "pretrain": "Pre-train every encoder of a suite.",
     "downstream": "Fine-tune, probe and segment with every encoder of a suite.",
-    "robustness": "Measure a suite's fine-tuned classifiers on shifted test sets.",
-    "analysis": "Measure where a suite's encoders look, the spectrum of their features, and what each block knows.",
+    "robustness": "Evaluate a suite's fine-tuned classifiers on shifted test sets.",
+    "analysis": "Analyse a suite's encoders: attention, the spectrum of the features, k-NN accuracy of each block.",
 }
-"""A session each, in the order in which they are run: the stages of lutbench/kinds.py, each with what it does."""
+"""One session per stage, in the order in which they are run: the stages of lutbench/kinds.py, with a description."""
 
 nox.options.sessions = [*STAGES, "results"]
 
@@ -27,10 +27,10 @@ ENVIRONMENT = ROOT / ".venv"
 
 
 def run(session: nox.Session, program: str, *arguments: str) -> None:
-    """Run a program of the shared environment, made on first use under constraints.txt, with the Python that LUTBENCH_PYTHON names.
+    """Run a program in the shared environment, which is created on first use with constraints.txt and the Python in LUTBENCH_PYTHON.
 
-    After Ctrl-C it has all the time that it takes to save; a second Ctrl-C stops it at once. When it fails, nox goes on with the
-    next session; when it was told to end (SIGHUP, SIGINT, SIGTERM), nox ends too.
+    After Ctrl-C the program has as much time as it needs to save; a second Ctrl-C stops it at once. If it fails, nox continues with
+    the next session; if a signal ended it (SIGHUP, SIGINT, SIGTERM), nox ends too.
     """
     _install(session)
     folder = ENVIRONMENT / ("Scripts" if (ENVIRONMENT / "Scripts").is_dir() else "bin")
@@ -43,13 +43,13 @@ def run(session: nox.Session, program: str, *arguments: str) -> None:
 
 
 def suite_and_options(session: nox.Session) -> list[str]:
-    """What follows ``--``: a suite and options; ``tiny`` if nothing or only options are given."""
+    """Return the suite and options after ``--``; the suite is ``tiny`` if none is given."""
     given = list(session.posargs)
     return given if given and not given[0].startswith("-") else ["tiny", *given]
 
 
 def tables_options(given: list[str]) -> list[str]:
-    """Of a suite and options of ``lutbench run``, those that ``lutbench tables`` takes too: ``--results`` and ``--set``."""
+    """Return the suite and those options of ``lutbench run`` that ``lutbench tables`` accepts too: ``--results`` and ``--set``."""
     parser = ArgumentParser(allow_abbrev=False)
     parser.add_argument("--results", action="append", default=[])
     parser.add_argument("--set", action="append", default=[])
@@ -58,7 +58,7 @@ def tables_options(given: list[str]) -> list[str]:
 
 
 def jobs_option(given: list[str]) -> list[str]:
-    """Have two runs of ``tiny`` side by side where there are two cores, unless ``--jobs`` is given: each takes one."""
+    """Run two runs of ``tiny`` in parallel on two or more cores, unless ``--jobs`` is given: each uses one core."""
     counted = any(option.partition("=")[0] == "--jobs" for option in given)
     return ["--jobs", "2"] if given[0] == "tiny" and not counted and (os.cpu_count() or 1) > 1 else []
 
@@ -80,14 +80,14 @@ for name, about in STAGES.items():
 
 @nox.session(venv_backend="none")
 def smoke(session: nox.Session) -> None:
-    """Try every run of a suite in minutes, on a few images and for a few steps, apart from its real runs: through to tables."""
+    """Test every run of a suite in minutes, with few images and few steps, up to the tables; kept apart from the real runs."""
     given = suite_and_options(session)
     run(session, "lutbench", "run", *given, *([] if "--smoke" in given else ["--smoke"]))
 
 
 @nox.session(venv_backend="none")
 def results(session: nox.Session) -> None:
-    """Collate a suite's records into tables and print them; write the report, and say where."""
+    """Build and print a suite's tables from its records; write the HTML report and print its path."""
     options = tables_options(suite_and_options(session))
     run(session, "lutbench", "tables", *options)
     run(session, "lutbench", "report", *options)
@@ -95,41 +95,41 @@ def results(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tables(session: nox.Session) -> None:
-    """Compare the tables of every suite that come with the repository with the records that they are made from."""
+    """Check that the tables in the repository match the records they are built from."""
     for suite in ("tiny", "camvid", "small", "paper"):
         run(session, "lutbench", "tables", suite, "--check", "--results", "results/reference")
 
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run the tests, the files shared among the cores; what follows ``--`` goes to pytest, such as ``-m gpu -n 0``."""
+    """Run the tests on all cores. Options after ``--`` go to pytest, such as ``-m gpu -n 0``."""
     run(session, "pytest", "-n", "auto", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session(reuse_venv=True)
 def trackers(session: nox.Session) -> None:
-    """Test the trackers, offline, in an environment of its own that has their packages; what follows ``--`` goes to pytest."""
+    """Test the experiment trackers, offline, in a separate environment with their packages. Options after ``--`` go to pytest."""
     session.install("-c", "constraints.txt", "-e", ".[dev,trackers]")
     session.run("pytest", "tests/test_trackers.py", *session.posargs)
 
 
 @nox.session(reuse_venv=True)
 def newest(session: nox.Session) -> None:
-    """Run the tests with the newest versions of all packages, whatever constraints.txt says, in an environment of its own."""
+    """Run the tests with the newest versions of all packages, without constraints.txt, in a separate environment."""
     session.install("--upgrade", "-e", ".[dev,segmentation]")
     session.run("pytest", "-n", "auto", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session(reuse_venv=True)
 def lowest(session: nox.Session) -> None:
-    """Run the tests with the lowest versions that pyproject.toml allows, in an environment of its own."""
+    """Run the tests with the lowest versions that pyproject.toml allows, in a separate environment."""
     session.install("--resolution", "lowest-direct", "-e", ".[dev,segmentation]")
     session.run("pytest", "-n", "auto", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Build the wheel, install it into an empty environment, and smoke suite ``tiny`` with it, away from the clone."""
+    """Build the wheel, install it into an empty environment, and smoke-test suite ``tiny`` with it, outside the clone."""
     folder = Path(session.create_tmp())
     session.run("uv", "build", "--wheel", "--clear", "--out-dir", str(folder / "wheel"), external=True)
     (built,) = (folder / "wheel").glob("*.whl")
@@ -141,7 +141,7 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def docs(session: nox.Session) -> None:
-    """Build the documentation and run its notebooks, warnings as errors, in an environment of its own; says where the site is."""
+    """Build the documentation and run its notebooks, with warnings as errors, in a separate environment; print the path of the site."""
     session.install("-c", "constraints.txt", "-e", ".[docs]")
     site = ROOT / "docs/_build/html"
     session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", str(site), *session.posargs)
@@ -158,14 +158,14 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def vega(session: nox.Session) -> None:
-    """Write the script that draws the report's charts anew, in an environment of its own that has the package that it comes from."""
+    """Rebuild the script that draws the report's charts, in a separate environment with the package it comes from."""
     session.install("vl-convert-python==1.9.0.post1")
     session.run("python", "docs/bundle_vega.py")
 
 
 @nox.session(venv_backend="none")
 def constraints(session: nox.Session) -> None:
-    """Write constraints.txt anew from pyproject.toml, with no registry's address in it."""
+    """Rebuild constraints.txt from pyproject.toml, without the address of a package registry."""
     session.run(
         "uv", "pip", "compile", "--upgrade", "--no-emit-index-url", "--no-header", "--no-annotate", "--universal",
         "--extra", "dev", "--extra", "segmentation", "--extra", "docs", "--extra", "trackers", "--python-version", "3.11", "pyproject.toml", "-o", "constraints.txt", external=True,
@@ -173,7 +173,7 @@ def constraints(session: nox.Session) -> None:
 
 
 def _install(session: nox.Session) -> None:
-    """Bring ``.venv`` in line with pyproject.toml and constraints.txt, if either changed since."""
+    """Update ``.venv`` to pyproject.toml and constraints.txt, if either has changed."""
     wanted = (ROOT / "pyproject.toml").read_text() + (ROOT / "constraints.txt").read_text()
     stamp = ENVIRONMENT / "installed.txt"
     if stamp.is_file() and stamp.read_text() == wanted:

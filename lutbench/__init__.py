@@ -1,6 +1,6 @@
-"""What the stages share: recipes, runs, records, training helpers, encoders, data and the command line.
+"""The code that all stages share: recipes, runs, records, training helpers, encoders, data and the command line.
 
-In Python: :func:`records` and :func:`outcomes` are tables of what was measured, :func:`encoder` a model that a run left.
+In Python: :func:`records` and :func:`outcomes` return tables of the measurements, :func:`encoder` the encoder of a finished run.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ __all__ = ["__version__", "encoder", "outcomes", "records"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import :mod:`lutbench.api` when one of its functions is first asked for: pandas takes long, and most commands do without."""
+    """Import :mod:`lutbench.api` on first use of one of its functions: pandas is slow to import, and most commands do not need it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from lutbench import api

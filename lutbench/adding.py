@@ -1,4 +1,4 @@
-"""``lutbench add``: from somebody's weights to a suite file of a few lines, in which they are a row beside the rows of another suite."""
+"""``lutbench add``: write a short suite file that adds an encoder, given by its weights, as a row to the tables of another suite."""
 
 import json
 import re
@@ -34,44 +34,44 @@ from lutbench.workspace import Workspace
 
 
 class Choices(NamedTuple):
-    """What the user says of an encoder, where it cannot be told or shall be otherwise."""
+    """The user's choices for an encoder, where the weights do not decide or the user wants something else."""
 
     label: str = ""
     model: str = ""
-    """timm's name of the architecture."""
+    """timm name of the architecture."""
     part: str = ""
     """Which of several encoders in the file."""
     image_size: int | None = None
     like: str = ""
-    """The row of the base beside which it stands."""
+    """The row of the base suite whose settings it takes."""
     heads: int | None = None
-    """Of a plain ViT, whose weights do not show it."""
+    """Attention heads of a plain ViT, which its weights do not show."""
 
 
 class Tried(NamedTuple):
-    """An encoder whose weights have been read, loaded, and asked for the features of an image."""
+    """An encoder whose weights were read and loaded, and which has encoded an image."""
 
     source: EncoderSource
     said: list[str]
-    """What was read, and what had to be assumed, in sentences."""
+    """What was read and what was assumed, in sentences."""
     class_token: bool
 
 
 def add_row(given: str, base: str, choices: Choices, file: Path | None = None) -> None:
-    """Try the weights ``given``, a file, a folder or a name of timm's, and write a suite file that extends ``base`` by a row of them.
+    """Load the weights ``given``, a file, a folder or a timm name, and write a suite file that extends ``base`` by a row for them.
 
-    The file is ``file``, or named by the label or the weights, in the current folder. Prints what was read, what was assumed, what
-    the row will be measured by, and the command for it.
+    The file is ``file``, or is named after the label or the weights, in the current folder. Prints what was read, what was assumed,
+    the tasks of the row, and the next command.
 
     Raises:
-        UserError: if there is no such suite or there are no such weights, they cannot be read, the file exists, or the row does not
-            go with the base.
+        UserError: if the suite or the weights do not exist, the weights cannot be read, the file exists already, or the row does not
+            fit the base suite.
     """
     suite = load_suite(base)
     name = _free_name(choices.label or _stem(given), suite)
     path = file or Path(f"{name}.toml")
     if path.exists():
-        raise UserError(f"{path} exists, and is not overwritten. Give another name: --file FILE.toml, or --label.")
+        raise UserError(f"{path} exists already. Choose another name with --file FILE.toml or --label.")
     tried = try_weights(given, choices)
     text = suite_text(given, base, name, suite, tried, choices)
     loaded = _written(path, text)
@@ -84,12 +84,12 @@ def add_row(given: str, base: str, choices: Choices, file: Path | None = None) -
         tried_out = _written(path, apart)
         if f"{table}-{name}" not in _refused(tried_out, name):  # a grid of another size is no fault
             text, loaded = apart, tried_out
-            apart_from[table] = f", and has [{table}-{name}] for it"
+            apart_from[table] = f", and adds the table [{table}-{name}] for it"
         else:
             loaded = _written(path, text)
     if rivals := _pretrained_beside(loaded, suite, name):
         pairs = _toml([[name, rival] for rival in rivals])
-        text = text.replace("\n\n", f"\ncompare = {pairs}\n\n", 1)  # behind the settings that stand before the tables
+        text = text.replace("\n\n", f"\ncompare = {pairs}\n\n", 1)  # after the settings that come before the tables
         loaded = _written(path, text)
     others = _other_sizes(suite, tried.source.architecture)
     for sentence in [
@@ -100,17 +100,15 @@ def add_row(given: str, base: str, choices: Choices, file: Path | None = None) -
         console.print(sentence, soft_wrap=True)
     console.print(f"\n{path}:\n\n{text}", soft_wrap=True, highlight=False, markup=False)
     tasks = dict.fromkeys(f"{run.stage}/{run.task}" for run in loaded.runs if run.method == name)
-    console.print(
-        f"The row is measured by {listed(tasks, 30)}; runs of {base} that have finished are used as they are."
-    )
+    console.print(f"Tasks of the row: {listed(tasks, 30)}. Finished runs of {base} are reused.")
     console.print(f"Next: lutbench run {quote(str(path))} --data-root DIR", soft_wrap=True)
 
 
 def try_weights(given: str, choices: Choices) -> Tried:
-    """Read weights, load them into the model of timm that they belong to, and encode an image.
+    """Read weights, load them into the timm model they belong to, and encode an image.
 
     Raises:
-        UserError: if one of these cannot be done.
+        UserError: if one of these steps fails.
     """
     path = Path(given).expanduser()
     if path.exists():
@@ -118,7 +116,7 @@ def try_weights(given: str, choices: Choices) -> Tried:
         source, said = _of_file(path, choices)
     elif len(path.parts) > 1 or (path.suffix and not timm.is_model(given.partition(".")[0])):  # timm's may end in .TAG
         raise UserError(
-            f"There is no file or folder of weights {given}. Check the path, or give timm's name of a model."
+            f"There is no file or folder of weights {given}. Check the path, or give the name of a timm model."
         )
     else:
         source, said = _of_timm(given, choices)
@@ -130,10 +128,10 @@ def try_weights(given: str, choices: Choices) -> Tried:
         features = encode(model, torch.zeros(1, 3, side, side), "mean")
     if not features.isfinite().all():
         raise UserError(
-            f"{given}: the features of a grey image are not finite. Give weights of a training that went well."
+            f"{given}: the features of a constant image are not finite, so the weights are not usable. Give other weights."
         )
     prepared = preprocessing_of(source, path if path.exists() else None)
-    said.append(f"Images are seen at {side} x {side} pixels, {prepared}.")
+    said.append(f"Image size: {side} x {side} pixels, {prepared}.")
     return Tried(source, said, has_class_token(model))
 
 
@@ -152,14 +150,14 @@ def _of_file(path: Path, choices: Choices) -> tuple[EncoderSource, list[str]]:
         recipe = export.recipe.model_copy(update={"image_size": choices.image_size or export.side})
         _check_heads(recipe, choices)
         said.append(
-            f"Its architecture is timm's {recipe.model}{_sizes(recipe)}, as {path.with_suffix('.json').name} beside the weights says."
+            f"Architecture: timm's {recipe.model}{_sizes(recipe)}, according to {path.with_suffix('.json').name} next to the weights."
         )
     else:
         heads = {"num_attention_heads": choices.heads} if choices.heads else {}
         recipe, assumed = architecture_of(found.tensors, configuration_beside(path) | heads, found.read_as)
         _check_heads(recipe, choices)
         recipe = recipe.model_copy(update={"image_size": choices.image_size or recipe.image_size})
-        said += [f"Its architecture is timm's {recipe.model}{_sizes(recipe)}.", *assumed]
+        said += [f"Architecture: timm's {recipe.model}{_sizes(recipe)}.", *assumed]
     with shapes_only():
         found = fitted(found, str(path), recipe)[1]
     said.insert(0, f"{path}, {found}{f', licence: {licence}' if licence else ''}.")
@@ -171,12 +169,12 @@ def _of_timm(name: str, choices: Choices) -> tuple[EncoderSource, list[str]]:
     check_pretrained(name)
     licence = timms_licence(name)
     recipe = _named(name, choices)
-    said = [f"timm's weights of {name}{f', licence: {licence}' if licence else ''}."]
+    said = [f"Weights: timm's {name}{f', licence: {licence}' if licence else ''}."]
     return EncoderSource(architecture=recipe, kind="timm"), said
 
 
 def _named(model: str, choices: Choices) -> EncoderRecipe:
-    """Return the architecture that is timm's ``model``, with the heads and the size of images that were chosen."""
+    """Return the architecture of the timm ``model``, with the chosen number of heads and image size."""
     recipe = EncoderRecipe(model=model, image_size=choices.image_size or _own_size(model))
     if choices.heads and not (is_plain(recipe) and geometry_of(recipe).heads == choices.heads):
         recipe = recipe.model_copy(update={"heads": choices.heads})
@@ -185,24 +183,24 @@ def _named(model: str, choices: Choices) -> EncoderRecipe:
 
 
 def _check_heads(recipe: EncoderRecipe, choices: Choices) -> None:
-    """Raises UserError if an architecture cannot have the heads that were chosen."""
+    """Raise UserError if an architecture cannot have the chosen number of heads."""
     if not choices.heads:
         return
     if not is_plain(recipe):
         raise UserError(
-            f"--heads is for plain Vision Transformers, and these are the weights of a {recipe.model}. Leave it out."
+            f"--heads is for plain Vision Transformers, but these are the weights of a {recipe.model}. Leave it out."
         )
     sizes = geometry_of(recipe)
     if sizes.width % choices.heads:
         raise UserError(
-            f"--heads {choices.heads}: expected a number that divides the width, {sizes.width}. Give another."
+            f"--heads {choices.heads}: expected a divisor of the width, {sizes.width}. Give another number."
         )
     if sizes.heads != choices.heads:
-        raise UserError(f"--heads {choices.heads}: the weights show that there are {sizes.heads}. Leave it out.")
+        raise UserError(f"--heads {choices.heads}: the weights have {sizes.heads} heads. Leave --heads out.")
 
 
 def suite_text(given: str, base: str, name: str, suite: LoadedSuite, tried: Tried, choices: Choices) -> str:
-    """Return the suite file: what it extends, its title, the architecture if the base has no such, and the row."""
+    """Return the text of the suite file: its base, its title, the architecture if the base does not have it, and the row."""
     recipe = tried.source.architecture
     same = (key for key, known in suite.config.encoder.items() if is_same(known, recipe))
     encoder = next(same, "")
@@ -223,13 +221,13 @@ def suite_text(given: str, base: str, name: str, suite: LoadedSuite, tried: Trie
 
 
 def _refused(loaded: LoadedSuite, name: str) -> dict[str, str]:
-    """Return the tables of a suite that a row cannot be measured by, with the reason: by itself, or beside the others there."""
+    """Return the tables of a suite that cannot have the row, with the reason: its own, or that it does not fit the other rows."""
     nowhere = Workspace(Path("data"), Path("runs"), Path("results"), download=False)
     tables = {(run.stage, run.task) for run in loaded.runs if run.method == name}
     found: dict[str, str] = {}
     for planned in loaded.runs:
         if (planned.stage, planned.task) in tables and planned.kind.starts_from == "encoder":
-            with console.capture():  # what was read, which is told once
+            with console.capture():  # what was read is printed once only
                 problem = weights_problem(open_run(loaded, planned, nowhere))
             if problem and planned.method == name:
                 found.setdefault(f"{planned.stage}.{planned.task}", problem)
@@ -237,7 +235,7 @@ def _refused(loaded: LoadedSuite, name: str) -> dict[str, str]:
 
 
 def _table_apart(suite: LoadedSuite, table: str, name: str, label: str) -> str:
-    """Return a table like one of the base's analyses, for one row alone."""
+    """Return a copy of one of the base's analysis tables, for one row only."""
     task = table.partition(".")[2]
     given = suite.config.analysis[task].model_dump(exclude_unset=True, exclude={"kind", "methods"})
     title = f"{given.get('title') or task}: {label}"
@@ -245,13 +243,13 @@ def _table_apart(suite: LoadedSuite, table: str, name: str, label: str) -> str:
 
 
 def _rows(base: LoadedSuite, table: str) -> list[str]:
-    """Return the rows of a table of the base, without those that an analysis adds."""
+    """Return the rows of a table of the base, without those that a study adds."""
     runs = (run for run in base.runs if f"{run.stage}.{run.task}" == table and run.row not in base.study_rows)
     return list(dict.fromkeys(run.method for run in runs if run.method in base.config.method))
 
 
 def _pretrained_beside(loaded: LoadedSuite, base: LoadedSuite, name: str) -> list[str]:
-    """Return the rows of the base that a suite pre-trained and that share a table with the new row."""
+    """Return the rows of the base that a suite pre-trains and that share a table with the new row."""
     tables = {(run.stage, run.task) for run in loaded.runs if run.method == name}
     beside = {run.method for run in base.runs if (run.stage, run.task) in tables and run.row not in base.study_rows}
     rows = base.config.method.items()
@@ -259,7 +257,7 @@ def _pretrained_beside(loaded: LoadedSuite, base: LoadedSuite, name: str) -> lis
 
 
 def _other_sizes(base: LoadedSuite, own: EncoderRecipe) -> list[str]:
-    """Return a sentence if the base's encoders see images of another size than a new plain ViT, with what that costs."""
+    """Return a sentence about cost if the image size of the base's encoders differs from that of a new plain ViT."""
     seen = sorted({recipe.image_size for recipe in base.config.encoder.values()})
     if not seen or own.image_size in seen or not is_plain(own):
         return []
@@ -270,11 +268,13 @@ def _other_sizes(base: LoadedSuite, own: EncoderRecipe) -> list[str]:
     ratio = (own.image_size // patch) ** 2 / (side // patch) ** 2
     costs = f"{ratio:.3g} times cheaper" if ratio > 1 else f"{1 / ratio:.3g} times as expensive"
     sizes = listed([f"{size} x {size}" for size in seen])
-    return [f"The encoders of {base.name} see {sizes}: --image-size {side} is about {costs}, by the number of patches."]
+    return [
+        f"The encoders of {base.name} use {sizes} pixels: --image-size {side} is about {costs}, by the number of patches."
+    ]
 
 
 def is_same(one: EncoderRecipe, other: EncoderRecipe) -> bool:
-    """Return whether two recipes make the same encoder, by whatever names of timm's."""
+    """Return whether two recipes build the same encoder, even under different timm names."""
     if one.image_size != other.image_size or not (is_plain(one) and is_plain(other)):
         return one.affecting_results() == other.affecting_results()
     with shapes_only():
@@ -284,7 +284,7 @@ def is_same(one: EncoderRecipe, other: EncoderRecipe) -> bool:
 
 
 def _written(path: Path, text: str) -> LoadedSuite:
-    """Write a suite file, over one of before, and return the suite, which goes with what it extends, or leave no file."""
+    """Write a suite file, replacing an earlier one, and return the loaded suite; remove the file if it does not load."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
     try:
@@ -299,12 +299,12 @@ def _table(title: str, values: Mapping[str, Any]) -> str:
 
 
 def _toml(value: Any) -> str:
-    """Return a plain value as TOML, of which JSON's strings, numbers and truth values are a part."""
+    """Return a plain value as TOML; for strings, numbers and booleans that is the same as JSON."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def _stem(given: str) -> str:
-    """Return what weights are called: their folder's name where the file has one that says nothing."""
+    """Return a name for weights: the file's name, or the folder's if the file has a generic name."""
     path = Path(given).expanduser()
     if not path.exists():
         return given.partition(".")[0]
@@ -314,7 +314,7 @@ def _stem(given: str) -> str:
 
 
 def _free_name(text: str, suite: LoadedSuite) -> str:
-    """Return a name for folders made of a text, which no row of the suite has, nor the suite itself."""
+    """Return a folder name made from a text, which neither a row of the suite nor the suite itself has."""
     name = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:48] or "mine"
     taken = {*suite.config.method, *suite.config.classifier, *suite.config.encoder, suite.name, *suite.config.extends}
     numbered = (f"{name}-{number}" for number in range(2, 1000))
@@ -322,13 +322,13 @@ def _free_name(text: str, suite: LoadedSuite) -> str:
 
 
 def _own_size(model: str) -> int:
-    """Return the side of the images that timm's weights of a model were trained on, or of the model as timm makes it."""
+    """Return the image size of timm's weights of a model, or the default size if there are none."""
     known = timm.get_pretrained_cfg(model)
     return int(known.input_size[-1]) if known else EncoderRecipe().image_size
 
 
 def _sizes(recipe: EncoderRecipe) -> str:
-    """Return what a recipe changes of timm's model, in brackets."""
+    """Return the sizes that a recipe changes in a timm model, in brackets."""
     changed = recipe.model_dump(include={"patch_size", "width", "depth", "heads"}, exclude_none=True)
     sizes = ", ".join(f"{key.removesuffix('_size')} {value}" for key, value in changed.items())
     return f" ({sizes})" if sizes else ""

@@ -1,4 +1,4 @@
-"""The suite in Python: what was measured as tables of pandas, and the models that runs left, ready for use.
+"""The suite in Python: the measurements as pandas tables, and the trained models, ready for use.
 
 >>> import lutbench
 >>> measured = lutbench.records("small")                      # a row per measurement
@@ -7,7 +7,7 @@
 >>> encoder, transform = lutbench.encoder("small/pretrain/lut/seed0")
 >>> encoder(transform(image)[None])                           # features (1, D) of a PIL image
 
-A mistake raises :class:`lutbench.errors.UserError`, which says what was expected, what was found and what to do.
+Errors of use raise :class:`lutbench.errors.UserError`, whose message says what was expected, what was found and what to do.
 """
 
 from functools import partial
@@ -39,23 +39,23 @@ COLUMNS: dict[str, str] = {
 
 
 def records(suite: str | Path, results: str | Path = "results") -> pd.DataFrame:
-    """Return what was measured in a suite, a row per measurement, the first of each run being the one that tables print.
+    """Return the measurements of a suite, one row each; the first row of each run is the number printed in the tables.
 
-    Every record is read with all its files and checked: a number that its outcomes do not give is refused. The columns are
+    Every record is read and checked with all its files; a number that does not follow from its outcomes is an error. The columns are
 
     - ``suite``, ``stage``, ``kind`` (``knn``, ``finetune``, ...), ``task``, ``method`` (empty for pre-training), ``seed``, ``draw`` (0 unless a
       task has several);
     - ``metric``, ``value``, ``low`` and ``high`` (ends of the 95 % interval over images), ``interval`` (its method), ``unit``
-      (``%``, or empty for a plain number), ``n`` (images that it is over);
-    - ``data`` (the dataset as tables name it) and ``split`` (the one that was evaluated; of a pre-training ``train``);
-    - ``run`` (its name, ``SUITE/STAGE/...``, as :func:`outcomes` and :func:`encoder` take it), ``identity`` (the sha256 of all that
-      determines the result), ``checkpoint`` (the sha256 of the weights that it ended with; of an evaluation those it measured);
+      (``%``, or empty for a plain number), ``n`` (number of images);
+    - ``data`` (the dataset as in the tables) and ``split`` (the evaluated split; for pre-training ``train``);
+    - ``run`` (its name, ``SUITE/STAGE/...``, the argument of :func:`outcomes` and :func:`encoder`), ``identity`` (the sha256 of everything
+      that determines the result), ``checkpoint`` (the sha256 of the final weights; for an evaluation, of the evaluated weights);
     - ``code`` (the git commit, or else the version), ``modified`` (whether files differed from the commit), ``hardware``,
       ``wall_seconds``, ``created``.
 
     Args:
-        suite: ``tiny``, ``camvid``, ``evidence``, ``small``, ``paper``, or the name or path of a suite file of your own.
-        results: the folder that ``--results`` names.
+        suite: ``tiny``, ``camvid``, ``evidence``, ``small``, ``paper``, or the name or path of your own suite file.
+        results: the results folder, as for ``--results``.
 
     Raises:
         UserError: if there are no records of the suite, or one is damaged.
@@ -65,8 +65,8 @@ def records(suite: str | Path, results: str | Path = "results") -> pd.DataFrame:
     if not found:
         known = suites_in(Path(results))
         raise UserError(
-            f"There are no records of suite {name!r} below {Path(results).absolute()}.{nearest(name, known)} Suites there: "
-            f"{listed(known) or 'none'}. Run it: lutbench run {suite}, or say where they are: results=."
+            f"There are no records of suite {name!r} below {Path(results).absolute()}.{nearest(name, known)} Suites found: "
+            f"{listed(known) or 'none'}. Run the suite (lutbench run {suite}), or give another results folder (results=)."
         )
     for record in found.values():
         refuse_smoke(record.identity_inputs, f"{name}/{record.run}")
@@ -75,24 +75,24 @@ def records(suite: str | Path, results: str | Path = "results") -> pd.DataFrame:
 
 
 def outcomes(run: str | Path | Record, results: str | Path = "results") -> pd.DataFrame:
-    """Return what a run did on every image, in the set's order, with the images' names.
+    """Return the result of a run on every image, in the order of the dataset, with the image names.
 
-    The columns are ``image`` (its name below the split's folder; ``row 17`` in records of before names were kept) and
+    The columns are ``image`` (its path below the split's folder; ``row 17`` in records of earlier versions) and
 
-    - of a classification (fine-tuning, linear probe, k-NN): ``label`` and ``prediction`` (numbers of classes), ``rank`` (of the
-      label among the classes in descending order of score, 0 where it is the prediction), ``right``; ``log_probability`` (of the
-      label, natural; not of k-NN), ``confidence`` (the prediction's probability), ``top1`` to ``top5`` and ``top1_probability`` to
-      ``top5_probability`` (the most likely classes), in records of since they are kept; and where the images lie in
-      a folder for each class, ``label_name`` and ``prediction_name``, of a class without images none;
-    - of a segmentation, a row per image, label and prediction that occurs: ``label`` and ``prediction`` (names), ``pixels``;
-    - of robustness, a row per condition, protocol and image: ``condition``, ``preprocessing``, ``protocol``, and those of a
-      classification; ``score`` where it is kept;
-    - of an analysis: under its metric every quantity that is a mean over images.
+    - for classification (fine-tuning, linear probe, k-NN): ``label`` and ``prediction`` (class numbers), ``rank`` (of the
+      label among the classes in descending order of score, 0 if it is the prediction), ``right``; ``log_probability`` (natural
+      logarithm, of the label; not for k-NN), ``confidence`` (the prediction's probability), ``top1`` to ``top5`` and
+      ``top1_probability`` to ``top5_probability`` (the most likely classes; missing in records of earlier versions); and, if there is
+      a folder for each class, ``label_name`` and ``prediction_name``, missing for a class without images;
+    - for segmentation, a row per image and pair of label and prediction that occurs: ``label`` and ``prediction`` (names), ``pixels``;
+    - for robustness, a row per condition, protocol and image: ``condition``, ``preprocessing``, ``protocol``, and the columns of
+      classification; ``score`` if it was saved;
+    - for an analysis, a column for every metric that is a mean over images.
 
     Args:
-        run: ``small/downstream/knn/lut/seed0``, consecutive parts of such a name that no other run has, the path of a record's
+        run: ``small/downstream/knn/lut/seed0``, consecutive parts of such a name that match one run only, the path of a record's
             JSON, or a :class:`lutbench.record.Record`.
-        results: the folder that ``--results`` names.
+        results: the results folder, as for ``--results``.
 
     Raises:
         UserError: if there is no such record, it has no per-image outcomes (pre-training has none), or they are damaged.
@@ -108,22 +108,21 @@ def outcomes(run: str | Path | Record, results: str | Path = "results") -> pd.Da
 
 
 def encoder(run: str | Path, runs: str | Path = "runs") -> "tuple[nn.Module, Transform]":
-    """Return the model that a finished run left, a timm model on the CPU in eval mode, and the transform of its images.
+    """Return the model of a finished run, a timm model on the CPU in eval mode, and the transform for its images.
 
-    Of a pre-training it is the encoder, ``model(images)`` (B, 3, S, S) -> (B, D), the class token where it has one (timm's pooling;
-    ``model.forward_features(images)`` gives all tokens); of a fine-tuning the classifier, (B, C), whose classes are in
-    ``model.class_names``. The transform takes a PIL image to a float tensor (3, S, S): resized, the centre
-    cropped, normalised. Of a fine-tuning it is that of the suite's own evaluation. Of a pre-training it has the crop that tasks have by
-    default (224 of 256; above 224 pixels the whole short side), and a task may crop otherwise: ``eval_crop``, which
-    ``lutbench show`` prints of its runs.
+    For a pre-training this is the encoder, ``model(images)`` (B, 3, S, S) -> (B, D), the class token if it has one (timm's pooling;
+    ``model.forward_features(images)`` gives all tokens); for a fine-tuning, the classifier, (B, C), with its classes in
+    ``model.class_names``. The transform maps a PIL image to a float tensor (3, S, S): resize, centre crop, normalise. For a
+    fine-tuning it is the transform of the suite's own evaluation. For a pre-training it has the default crop of the tasks (224 of
+    256; above 224 pixels the whole short side); a task may use another one, ``eval_crop``, which ``lutbench show`` prints.
 
     Args:
-        run: ``small/pretrain/lut/seed0`` or ``small/downstream/finetune/lut/seed0``, consecutive parts of such a name that no other
-            finished run has, or the run's folder.
-        runs: the folder that ``--runs`` names.
+        run: ``small/pretrain/lut/seed0`` or ``small/downstream/finetune/lut/seed0``, consecutive parts of such a name that match one
+            finished run only, or the run's folder.
+        runs: the folder of the runs, as for ``--runs``.
 
     Raises:
-        UserError: if there is no such run or it has not finished, it left no model of timm, or its weights are damaged.
+        UserError: if there is no such run or it has not finished, it has no timm model, or its weights are damaged.
     """
     from lutbench.models.hub import exported_model  # here and below, because torch and timm are slow to import
     from lutbench.run_files import finished_folder, read_started
@@ -133,7 +132,7 @@ def encoder(run: str | Path, runs: str | Path = "runs") -> "tuple[nn.Module, Tra
     kept = [folder / f"{name}.safetensors" for name in ("encoder", "classifier")]
     weights = next((path for path in kept if path.with_suffix(".json").is_file() or path.is_file()), None)
     if weights is None:
-        raise UserError(f"{folder}: this run left no model of timm. {_other_model(folder)}")
+        raise UserError(f"{folder}: this run has no timm model. {_other_model(folder)}")
     exported = exported_model(folder, weights.stem)
     export = exported.description
     exported.model.class_names = list(export.class_names)
@@ -162,16 +161,16 @@ def _rows(record: Record) -> list[dict[str, Any]]:
 
 
 def _other_model(folder: Path) -> str:
-    """Return where there is one instead."""
+    """Return which run has a model instead."""
     if (folder / "segmenter.safetensors").is_file():
-        return "Of a segmentation, take its pre-training's encoder, or the segmenter: lutbench export RUN DIR."
-    return "Name the pre-training that it starts from, or the fine-tuning that it measures: lutbench show RUN says which that is."
+        return "For a segmentation run, load the encoder of its pre-training, or export the segmenter: lutbench export RUN DIR."
+    return "Give the pre-training it starts from, or the fine-tuning it evaluates; lutbench show RUN prints it."
 
 
 def _prepared(
     image: "Image.Image", side: int, crop: float, interpolation: str, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> "Tensor":
-    """Return an image (3, side, side) as a model takes it; a function of a module, so that loaders can send it to workers."""
+    """Return an image (3, side, side) as the model expects it; a module-level function, so that data loaders can pickle it."""
     from lutbench.data.decoding import to_rgb
     from lutbench.data.tensors import normalised
     from lutbench.evaluate.transform import eval_transform

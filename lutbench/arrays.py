@@ -1,7 +1,7 @@
-"""Arrays that are read from files: what a file says that it holds is looked at before any of it is unpacked.
+"""Read arrays from files; the headers are checked before any data is decompressed.
 
-A few bytes of a zip can stand for gigabytes, and a header can claim any shape. So the names, types, shapes and sizes must be
-those that the reader's layout has, if it has one, and together no more than :data:`MAX_BYTES`.
+A few bytes of a zip file can expand to gigabytes, and a header can claim any shape. So names, types, shapes and sizes must match the
+reader's layout, if it has one, and the total size must not exceed :data:`MAX_BYTES`.
 """
 
 import io
@@ -16,23 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 Layout = Mapping[str, tuple[tuple[str, ...], int]]
-"""Of every array by name its types, as NumPy's codes begin (``i2``, ``f4``; ``U`` is text), and its number of dimensions.
-``#.label`` stands for ``0.label``, ``1.label`` and so on."""
+"""For every array, by name: its allowed types, as the beginnings of NumPy type codes (``i2``, ``f4``; ``U`` is text), and its number of
+dimensions. ``#.label`` stands for ``0.label``, ``1.label`` and so on."""
 
 MAX_BYTES = 2**28
-"""Of all arrays of a file, and of the file: ten times what the largest published set, ImageNet-C, needs."""
+"""Limit for a file and for all arrays in it: ten times what ImageNet-C, the largest published dataset here, needs."""
 
 MAX_ARRAYS = 2**14
-"""Of a file: ImageNet-C has 95 conditions of 8 arrays."""
+"""Maximum number of arrays in a file: ImageNet-C has 95 conditions of 8 arrays."""
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def read_arrays(content: bytes, layout: Layout | None = None) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an ``.npz`` file by name, not to be written to; without a layout whatever arrays it has.
+    """Return the arrays of an ``.npz`` file by name, read-only; without a layout, any arrays are accepted.
 
     Raises:
-        ValueError: saying what was found instead of arrays of this layout.
+        ValueError: with what was found instead of arrays of this layout.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive, ExitStack() as opened:
@@ -56,7 +56,7 @@ def read_arrays(content: bytes, layout: Layout | None = None) -> dict[str, NDArr
 
 
 def read_array(content: bytes) -> NDArray[Any]:
-    """Return the array of numbers in an ``.npy`` file, not to be written to.
+    """Return the array of numbers in an ``.npy`` file, read-only.
 
     Raises:
         ValueError: if it holds anything else.
@@ -69,7 +69,7 @@ def read_array(content: bytes) -> NDArray[Any]:
 
 
 def _expected(name: str, layout: Layout) -> tuple[tuple[str, ...], int] | None:
-    """Return what the layout has of an array; None if it has none of the name."""
+    """Return the layout of an array; None if the name is not in it."""
     number, dot, rest = name.partition(".")
     return layout.get(f"#.{rest}" if dot and number.isdecimal() and number.isascii() else name)
 
@@ -91,10 +91,10 @@ def _data(file: IO[bytes], shape: tuple[int, ...], fortran: bool, dtype: np.dtyp
 
 
 def small_integers(values: NDArray[Any]) -> NDArray[np.integer[Any]]:
-    """Return whole numbers as files are to have them: int16 where that holds all of them, else int32.
+    """Return integers in the type they are saved in: int16 if all values fit, else int32.
 
     Raises:
-        ValueError: if they are not of a type of whole numbers.
+        ValueError: if they are not of an integer type.
     """
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(f"expected whole numbers, found {values.dtype}")

@@ -1,4 +1,4 @@
-"""In which settings two recipes, or two runs' identity inputs, differ."""
+"""The settings in which two recipes, or the identity inputs of two runs, differ."""
 
 import re
 from collections.abc import Mapping
@@ -8,8 +8,7 @@ from typing import Any
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return the fields in which two identity inputs or recipes differ: ``epochs changed from 10 to 20``.
 
-    What the recipe says of how images are prepared for an encoder is among what that comes to, ``encoder.preprocessing``, again,
-    and is told once.
+    The preprocessing settings of a recipe appear a second time in ``encoder.preprocessing``, the values in effect; they are listed once.
     """
     before, after = flat(old), flat(new)
     changed = [key for key in {**before, **after} if before.get(key, flat) != after.get(key, flat)]
@@ -29,5 +28,5 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as messages have it: of a sha256 the first 12 digits."""
+    """Return a value for a message; a sha256 is cut to 12 digits."""
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(value))

@@ -1,6 +1,7 @@
-"""Checkpoints: every tensor in one safetensors file, and a JSON that describes and seals it by hash. No pickles.
+"""Checkpoints: all tensors in one safetensors file, and a JSON file that describes it and holds its hash. No pickles.
 
-A checkpoint is a folder, written beside and renamed, so that it is whole or not there. The newest good one wins.
+A checkpoint is a folder that is written under a temporary name and then renamed, so it is complete or absent. A run resumes from the
+newest intact one.
 """
 
 import shutil
@@ -30,13 +31,13 @@ TENSORS, SEAL = "tensors.safetensors", "checkpoint.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on after ``step`` optimiser steps."""
+    """What a run needs to resume after ``step`` optimiser steps."""
 
     step: int
     tensors: dict[str, Tensor]
     """What :func:`finite_state` returned."""
     extra_state: dict[str, Any]
-    """Plain values that the loop keeps: what is needed to go on, and nothing that the step determines."""
+    """Plain values that the loop needs to resume, and that do not follow from the step."""
 
     def restore(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
         """Load everything back, strictly. The optimiser's settings are the recipe's, as the loop has them."""
@@ -53,9 +54,9 @@ class Checkpoint:
 
 
 def finite_state(modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, where: str) -> dict[str, Tensor]:
-    """Return the tensors of all modules under ``MODULE.`` and their own names, and of the optimiser under ``optimizer.PARAMETER.``.
+    """Return the tensors of all modules by ``MODULE.NAME``, and of the optimiser by ``optimizer.PARAMETER.ENTRY``.
 
-    To be called on every process, so that all stop where one must. Sharded ones are gathered, one by one, to the memory of the first
+    Call this on every process, so that all stop if one must. Sharded tensors are gathered, one by one, to the memory of the first
     process, and are missing on the others.
 
     Raises:
@@ -77,7 +78,7 @@ def finite_state(modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimi
 
 
 def save_checkpoint(folder: Path, identity: str, checkpoint: Checkpoint) -> None:
-    """Save under ``folder`` as ``step-NNNNNNNN``, in the place of one that is damaged, and remove all but the last few.
+    """Save under ``folder`` as ``step-NNNNNNNN``, replacing a damaged one of that step, and remove all but the last few.
 
     Raises:
         UserError: on a full disk; earlier checkpoints are untouched.
@@ -92,7 +93,7 @@ def save_checkpoint(folder: Path, identity: str, checkpoint: Checkpoint) -> None
 def keep_last(folder: Path, step: int) -> None:
     """Remove all checkpoints but the last few up to ``step``, which was saved just now.
 
-    Later ones are damaged: the run would have gone on from them.
+    Later ones are damaged: else the run would have resumed from them.
     """
     steps = {path: found for path in folder.iterdir() if (found := step_of(path)) is not None}
     kept = sorted({found for found in steps.values() if found <= step})[-KEEP:]
@@ -106,7 +107,7 @@ def keep_last(folder: Path, step: int) -> None:
 def newest_checkpoint(
     folder: Path, identity: str, steps: int, restore: Callable[[Checkpoint], None] = lambda _: None
 ) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest checkpoint of a run of so many ``steps`` that is whole and can be restored, and a line about each newer one.
+    """Return the newest intact checkpoint of a run of ``steps`` steps, and a line about each newer, damaged one.
 
     Raises:
         UserError: if a checkpoint belongs to another recipe, or if there are checkpoints and all are damaged.
@@ -121,9 +122,9 @@ def newest_checkpoint(
 
 
 def newest_whole(folder: Path, paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[T | None, list[str]]:
-    """Return what ``read`` makes of the newest checkpoint among ``paths`` that is whole, and a line about each damaged one after it.
+    """Return what ``read`` returns for the newest intact checkpoint among ``paths``, and a line about each newer, damaged one.
 
-    Other files and folders that lie there are none of its business.
+    Paths that are not named like a checkpoint are ignored.
 
     Raises:
         UserError: if ``read`` does, or if there are checkpoints and all are damaged.
@@ -151,7 +152,7 @@ def _read(path: Path, identity: str, steps: int) -> Checkpoint:
 
 
 def check_usable(tensors: Mapping[str, Tensor]) -> None:
-    """Raises ValueError if what was read of a checkpoint is not finite: it would end the run once more."""
+    """Raise ValueError if a tensor of a checkpoint is not finite: the run would end again."""
     if wrong := not_finite(tensors):
         raise ValueError(f"not finite: {listed(wrong, 3)}")
 
@@ -170,10 +171,10 @@ class CurveState(_Closed):
 
 
 class ExtraState(_Closed):
-    """What training loops keep, as far as they do."""
+    """The values that training loops keep; each loop keeps some of them."""
 
     digest: float = 0.0
-    """Of the initial weights, see :func:`lutbench.train.schedule.weights_digest`."""
+    """Digest of the initial weights, see :func:`lutbench.train.schedule.weights_digest`."""
     losses: dict[str, float] = {}
     seconds: NonNegativeFloat = 0.0
     waited: NonNegativeFloat = 0.0
@@ -181,32 +182,32 @@ class ExtraState(_Closed):
     unread: list[list[float]] = []
     """See :class:`lutbench.train.logger.TrainingLogger`, like the four before."""
     knn: list[list[float]] = []
-    """Of a pre-training that is evaluated on the way: epoch, top-1 in percent, and seconds of each evaluation."""
+    """For a pre-training that is evaluated during training: epoch, top-1 in percent, and seconds of each evaluation."""
     curve: CurveState | None = None
-    """Of the loss curve so far; none in a checkpoint of before there were any."""
+    """The loss curve so far; None in checkpoints of earlier versions."""
 
 
 class Seal(_Closed):
-    """What the JSON of a checkpoint says."""
+    """The JSON file of a checkpoint."""
 
     identity: str
     """Identity of the run."""
     step: PositiveInt
     sha256: str
-    """Of the file of tensors."""
+    """sha256 of the tensors file."""
     extra_state: ExtraState = Field(alias="facts")
     param_groups: Any = None
-    """Of earlier versions: the optimiser's settings, which follow from the recipe and the step."""
+    """The optimiser's settings in checkpoints of earlier versions; now they follow from the recipe and the step."""
 
 
 def write_seal(path: Path, tensors: Path, identity: str, step: int, extra_state: Mapping[str, Any]) -> None:
-    """Write the JSON that seals a file of ``tensors``, and itself."""
+    """Write the JSON file with the hash of the file ``tensors``, and with its own hash."""
     said = {"identity": identity, "step": step, "sha256": sha256_of(tensors), "facts": dict(extra_state)}
     write_sealed(path, said)
 
 
 def read_seal(path: Path, tensors: Path, checkpoint: Path, identity: str, steps: int) -> Seal:
-    """Return what the JSON at ``path`` says of ``tensors``, both of ``checkpoint`` of a run of so many ``steps``.
+    """Read the JSON file at ``path`` and verify the file ``tensors``, both of ``checkpoint`` of a run of ``steps`` steps.
 
     Raises:
         UserError: if the checkpoint belongs to another recipe.

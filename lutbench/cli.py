@@ -40,14 +40,14 @@ app.add_typer(data_app, name="data")
 
 
 @app.callback(
-    invoke_without_command=True, epilog="--traceback, anywhere in a command: show where in the code an error came from."
+    invoke_without_command=True, epilog="Add --traceback to any command to see the Python traceback of an error."
 )
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print version and git commit, as records have them.")
+        bool, typer.Option("--version", help="Print the version and the git commit, as in the records.")
     ] = False,
 ) -> None:
-    """Pre-train LUT and MAE, measure the encoders, and print the paper's tables beside what was measured."""
+    """Pre-train LUT and MAE, evaluate the encoders, and print the measured results beside the paper's."""
     if version:
         from lutbench.provenance import code
 
@@ -60,14 +60,16 @@ def run(
     suite: SuiteName,
     stage: Annotated[
         list[str] | None,
-        typer.Option(help=f"{', '.join(STAGES[:-1])} or {STAGES[-1]}; all stages if not given. May be repeated."),
+        typer.Option(
+            help=f"Run only this stage: {', '.join(STAGES[:-1])} or {STAGES[-1]}. Default: all. May be repeated."
+        ),
     ] = None,
     only: Only = None,
     again: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Repeat these runs if they have finished, as after a change of the code; NAME as for --only. May be repeated.",
+            help="Repeat these runs even if they have finished, for example after a code change. NAME: as in --only. May be repeated.",
         ),
     ] = None,
     overrides: Overrides = None,
@@ -80,13 +82,13 @@ def run(
         typer.Option(
             min=1,
             metavar="N",
-            help="Do N runs side by side, each as soon as what it needs has finished: on a CPU within its cores, on GPUs one run on each, "
-            "and several on one where N is more than there are.",
+            help="Do N runs in parallel. A run starts when the runs it depends on have finished. On a CPU, the runs share the cores. With "
+            "GPUs, each run has one GPU; if N is larger than the number of GPUs, several runs share one.",
         ),
     ] = 1,
     smoke: Smoked = None,
 ) -> None:
-    """Run what a suite file says. Finished runs are reused, interrupted ones go on, changed ones start anew."""
+    """Run a suite. Finished runs are reused, interrupted runs resume, runs with changed settings start from the beginning."""
     loaded = _load(suite, overrides, results, keep=True)  # first, so that a mistyped name is answered at once
     from lutbench.allocator import keep_freed_memory
 
@@ -117,7 +119,7 @@ def status(
     runs: RunsRoot = Path("runs"),
     results: ResultsRoot = Path("results"),
 ) -> None:
-    """Show every run of a suite: finished, resumable, stale because a setting changed, or missing; its result and folder."""
+    """Show the status of every run of a suite (finished, resumable, stale or missing), its result and its folder."""
     loaded = _load(suite, overrides, results)
     from lutbench.status import show_status
     from lutbench.workspace import Workspace
@@ -133,35 +135,36 @@ def plan(
         list[str] | None,
         typer.Option(
             metavar="NAME=NUMBER",
-            help="Images/s of all GPUs of a run together; NAME as for --only, such as pretrain/lut. May be repeated.",
+            help="Speed of these runs in images/s, summed over all GPUs of a run. NAME: as in --only, such as pretrain/lut. May be "
+            "repeated.",
         ),
     ] = None,
     flops: Annotated[
         float | None,
-        typer.Option(min=1, help="FLOP/s that one GPU keeps up, for runs without a rate: 4e14 of an H100 is much."),
+        typer.Option(min=1, help="Sustained FLOP/s of one GPU, for runs without a --rate. 4e14 is high for an H100."),
     ] = None,
     gpu: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Estimate the hours on a GPU, such as h100, a100 or rtx4090, from its data sheet, where it was not measured.",
+            help="Estimate the hours on this GPU, such as h100, a100 or rtx4090. Uses its data sheet for runs without a measured speed.",
         ),
     ] = None,
     card: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Take what was measured on this card, see docs/benchmarks.md; if not given, on that of --gpu, or on the only one.",
+            help="Use the speeds measured on this GPU model, see docs/benchmarks.md. Default: that of --gpu, or the only one measured.",
         ),
     ] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs that each run is spread over.")] = 1,
-    summary: Annotated[bool, typer.Option("--summary", help="Show what fits a screen: a row per stage.")] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs per run.")] = 1,
+    summary: Annotated[bool, typer.Option("--summary", help="Show one row per stage only.")] = False,
     overrides: Overrides = None,
     data_root: DataRoot = Path("data"),
     runs: RunsRoot = Path("runs"),
     results: ResultsRoot = Path("results"),
 ) -> None:
-    """Show what a suite, or a part of it, will cost, before anything runs: images, hours, disk, and what is missing."""
+    """Show what a suite will need before it runs: images, hours, disk space, and missing data or weights."""
     loaded = _load(suite, overrides, results)
     from lutbench.plan.gpus import find_gpu
 
@@ -182,7 +185,7 @@ def plan(
 def tables(
     suite: SuiteName,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; fail if the tables there differ from the records.")
+        bool, typer.Option("--check", help="Write nothing; fail if the existing tables differ from the records.")
     ] = False,
     overrides: Overrides = None,
     results: ResultsRoot = Path("results"),
@@ -190,7 +193,7 @@ def tables(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Records to compare these with, of the same recipes; RESULTS/reference if not given, as the repository has.",
+            help="Results folder to compare with, runs of the same settings only. Default: RESULTS/reference.",
         ),
     ] = None,
     data_root: Annotated[Path | None, typer.Option(hidden=True)] = None,
@@ -198,12 +201,12 @@ def tables(
 ) -> None:
     """Rebuild a suite's tables from its records and the published numbers. Needs no data and no GPU.
 
-    Where there are reference records of the same recipes, says how these compare with them.
+    Also compares the records with the reference records of the same settings, if there are any.
     """
     for option, folder in (("--data-root", data_root), ("--runs", runs)):
         if folder is not None:
             raise UserError(
-                f"{option} {folder}: tables are made from records alone, in --results, and need no images and no runs. Leave {option} out."
+                f"{option} {folder}: tables are built only from the records in --results, not from images or runs. Leave {option} out."
             )
     loaded = _load(suite, overrides, results)
     from lutbench.report.reference import reference_section
@@ -216,10 +219,8 @@ def tables(
         differences = check_tables(view, sections, results)
         if differences:
             print("\n".join(differences))
-            raise UserError(
-                f"The tables of {suite} are not what its records say. Rebuild them: lutbench tables {suite}."
-            )
-        print(f"The tables of {suite} are what its records say.")
+            raise UserError(f"The tables of {suite} do not match its records. Rebuild them: lutbench tables {suite}.")
+        print(f"The tables of {suite} match its records.")
         return
     beside = reference_section(view, results, reference)  # refuses a folder without records before anything is written
     write_tables(view, sections, results)
@@ -235,7 +236,7 @@ def show(
         str,
         typer.Argument(
             metavar="RUN",
-            help="SUITE/RUN, such as tiny/downstream/photographs-knn/lut/seed0, or a part of it that no other run has, such as "
+            help="SUITE/RUN, such as tiny/downstream/photographs-knn/lut/seed0; or a part of it that matches one run only, such as "
             "photographs-knn/lut; or the path of a record.",
         ),
     ],
@@ -243,12 +244,14 @@ def show(
     results: ResultsRoot = Path("results"),
     data_root: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Show everything behind a run's numbers: what it came from, its recipe, code and machine, and what it is most wrong about.
+    """Show what is behind the numbers of a run: its inputs, settings, code, machine and worst mistakes.
 
-    Fails if its record is not whole, or its outcomes do not give its numbers.
+    Fails if the record is damaged, or if its numbers do not follow from its per-image outcomes.
     """
     if data_root is not None:
-        raise UserError(f"--data-root {data_root}: a record is shown as it is, without images. Leave --data-root out.")
+        raise UserError(
+            f"--data-root {data_root}: this command reads the record only, not the images. Leave --data-root out."
+        )
     from lutbench.record_search import find_record
     from lutbench.show import show_record
 
@@ -261,32 +264,37 @@ def add(
     weights: Annotated[
         str,
         typer.Argument(
-            metavar="FILE_OR_NAME", help="A file or folder of weights, or timm's name of a model that has some."
+            metavar="FILE_OR_NAME", help="A file or folder of weights, or the name of a pre-trained timm model."
         ),
     ],
-    to: Annotated[str, typer.Option(metavar="SUITE", help="The suite whose tables the row is for, by name or file.")],
-    label: Annotated[str, typer.Option(help="How tables name the row; the file's name if not given.")] = "",
+    to: Annotated[str, typer.Option(metavar="SUITE", help="Suite whose tables get the new row: its name or file.")],
+    label: Annotated[str, typer.Option(help="Name of the row in the tables. Default: the file's name.")] = "",
     part: Annotated[
-        str, typer.Option(metavar="NAME", help="Which of several encoders in the file, such as teacher.backbone.")
+        str, typer.Option(metavar="NAME", help="Encoder to take if the file has several, such as teacher.backbone.")
     ] = "",
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="timm's name of the architecture, if the weights do not tell it.")
+        str, typer.Option(metavar="NAME", help="timm name of the architecture, if the weights do not show it.")
     ] = "",
     image_size: Annotated[
-        int | None, typer.Option(min=1, metavar="PIXELS", help="Side of the images that it sees; its own if not given.")
+        int | None, typer.Option(min=1, metavar="PIXELS", help="Image size. Default: the encoder's own.")
     ] = None,
     like: Annotated[
-        str, typer.Option(metavar="METHOD", help="The row of the suite beside which it stands, if that is not clear.")
+        str,
+        typer.Option(
+            metavar="METHOD", help="Row of the suite whose settings it takes, if there is more than one choice."
+        ),
     ] = "",
     heads: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="How many heads a plain ViT has, which its weights do not show."),
+        typer.Option(
+            min=1, metavar="N", help="Number of attention heads of a plain ViT, which its weights do not show."
+        ),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="The suite file to write; named by the label if not given.")
+        Path | None, typer.Option(metavar="FILE.toml", help="Suite file to write. Default: named after the label.")
     ] = None,
 ) -> None:
-    """Make somebody's encoder a row of a suite's tables: try the weights, say what was read, and write a suite file of a few lines."""
+    """Add an encoder as a row to a suite's tables: load the weights, show what was read, and write a short suite file."""
     from lutbench.adding import Choices, add_row
 
     add_row(weights, to, Choices(label, model, part, image_size, like, heads), file)
@@ -297,11 +305,12 @@ def parity(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE.npz", help="Steps of the published model; its geometry is read from the shapes in the file."
+            metavar="FILE.npz",
+            help="Recorded training steps of the published model. The model's size is read from the array shapes.",
         ),
     ],
 ) -> None:
-    """Compare the LUT step with recorded steps of the published model: losses, outputs, gradients, weights."""
+    """Compare this LUT training step with recorded steps of the published model: losses, outputs, gradients, weights."""
     from lutbench.progress import print_table
 
     parity = import_module(TOOLS["parity"])
@@ -317,35 +326,35 @@ def export(
         str,
         typer.Argument(
             metavar="RUN",
-            help="A finished run: tiny/pretrain/lut/seed0, parts of that which no other has, or its folder.",
+            help="A finished run: its name, such as tiny/pretrain/lut/seed0, a part that matches one run only, or its folder.",
         ),
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder to write to.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder, new or empty.")],
     to: Annotated[
         Literal["timm", "huggingface", "mmseg"] | None,
         typer.Option(
-            help="What shall load it: timm (encoders and classifiers), the Hugging Face Hub and transformers, with a model card made "
-            "from the records, or MMSegmentation (segmenters; backbones for your own configs). If not given, mmseg for a segmenter, "
-            "else timm.",
+            help="Target library: timm (encoders, classifiers); huggingface (Hub and transformers, with a model card built from the "
+            "records); mmseg (segmenters, or backbones for your own configs). Default: mmseg for a segmenter, else timm.",
         ),
     ] = None,
     licence: Annotated[
         str,
         typer.Option(
             metavar="ID",
-            help="Licence of the weights in the model card, such as cc-by-4.0; none is stated if not given.",
+            help="Licence of the weights for the model card, such as cc-by-4.0. Default: none is stated.",
         ),
     ] = "",
     suite: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FILE", help="Suite file that the model card's records are of, if it is elsewhere. May be repeated."
+            metavar="FILE",
+            help="Suite file of the records in the model card, if it is not in its usual place. May be repeated.",
         ),
     ] = None,
     runs: RunsRoot = Path("runs"),
     results: ResultsRoot = Path("results"),
 ) -> None:
-    """Take a finished run's model away, for libraries that know nothing of this suite; prints the lines that load it."""
+    """Export the model of a finished run for use in other libraries. Prints the code that loads it."""
     from lutbench.exporting import export_run
 
     for line in export_run(run, folder, to, runs=runs, results=results, licence=licence, suites=suite or []):
@@ -356,7 +365,7 @@ def export(
 def doctor(
     data_root: DataRoot = Path("data"), runs: RunsRoot = Path("runs"), results: ResultsRoot = Path("results")
 ) -> None:
-    """Say what is wrong with this installation, and the line that mends it: Python, packages, GPU, disk, folders. Fails if something is."""
+    """Check the installation (Python, packages, GPU, disk, folders) and print a command that fixes each problem. Fails if there is one."""
     from lutbench.doctor import examine, show
 
     if not show(examine(data_root, runs, results)):
@@ -370,7 +379,7 @@ def _load(suite: str, overrides: list[str] | None, results: Path, keep: bool = F
 
 
 def main() -> None:
-    """Entry point of ``lutbench`` and ``python -m lutbench``: what a user can mend, and Ctrl-C, is one paragraph, not a traceback."""
+    """Entry point of ``lutbench`` and ``python -m lutbench``: user errors and Ctrl-C print one paragraph, not a traceback."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     traced = len(arguments) < len(sys.argv) - 1
     arguments = with_width(arguments)
@@ -393,7 +402,7 @@ def main() -> None:
                 raise
             file = f": {name}" if (name := getattr(error, "filename", None)) else ""
             print(
-                f"lutbench: {f'{found[0]}{file}. {found[1]}, and give the same command again.' if found else error}",
+                f"lutbench: {f'{found[0]}{file}. {found[1]}, and repeat the command.' if found else error}",
                 file=sys.stderr,
             )
             sys.exit(1)

@@ -13,33 +13,35 @@ def submit(
     suite: SuiteName,
     stage: Annotated[
         list[str] | None,
-        typer.Option(help=f"{', '.join(STAGES[:-1])} or {STAGES[-1]}; all stages if not given. May be repeated."),
+        typer.Option(
+            help=f"Submit only this stage: {', '.join(STAGES[:-1])} or {STAGES[-1]}. Default: all. May be repeated."
+        ),
     ] = None,
     only: Only = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Submit nothing; show the jobs and what sbatch would be given.")
+        bool, typer.Option("--dry-run", help="Submit nothing; show the jobs and the sbatch scripts.")
     ] = False,
     partition: Annotated[str | None, typer.Option(help="Partition of the cluster.")] = None,
-    account: Annotated[str | None, typer.Option(help="Account that the time is taken from.")] = None,
+    account: Annotated[str | None, typer.Option(help="Account to charge.")] = None,
     qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
-    constraint: Annotated[str | None, typer.Option(help="Features that the nodes must have.")] = None,
+    constraint: Annotated[str | None, typer.Option(help="Required node features.")] = None,
     time: Annotated[
         str | None,
-        typer.Option(help="After how long a job is ended, to be queued again and go on: 2-00:00:00, 12:00:00."),
+        typer.Option(help="Time limit of a job, such as 2-00:00:00 or 12:00:00. Then it is queued again and resumes."),
     ] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes of one run.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of a node, with a process on each.")] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="Processes of a node, if not one for each GPU.")] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="Cores of a node.")] = None,
-    memory: Annotated[float | None, typer.Option(min=0, metavar="GB", help="Memory of a node.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes per run.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs per node, one process on each.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Processes per node. Default: one per GPU.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores per node.")] = None,
+    memory: Annotated[float | None, typer.Option(min=0, metavar="GB", help="Memory per node.")] = None,
     overrides: Overrides = None,
     data_root: DataRoot = Path("data"),
     runs: RunsRoot = Path("runs"),
     results: ResultsRoot = Path("results"),
 ) -> None:
-    """Put every run of a suite that is not finished on SLURM, after what it needs; what is queued or running stays what it is.
+    """Submit the unfinished runs of a suite to SLURM, each after the runs it depends on. Queued and running jobs are left alone.
 
-    What jobs ask for is said by [cluster] of the suite file; these options go over it for all runs that are chosen.
+    The table "cluster" of the suite file sets the resources of the jobs. The options of this command override it.
     """
     from lutbench.recipes.loading import load_suite
 

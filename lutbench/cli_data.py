@@ -1,4 +1,4 @@
-"""``lutbench data``: the commands about image sets."""
+"""``lutbench data``: the commands about datasets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,16 +8,16 @@ import typer
 from lutbench.cli_options import DataRoot
 
 data_app = typer.Typer(
-    help="The image sets that the suite knows: what is there, whether it is whole, how to get it.", no_args_is_help=True
+    help="Datasets: which are present, whether they are complete, how to get them.", no_args_is_help=True
 )
 
 
 @data_app.command("list")
 def data_list(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Everything about this set.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show the details of this dataset.")] = None,
     data_root: DataRoot = Path("data"),
 ) -> None:
-    """List every known set: classes, images, metric, whether it is present; or of one set also how to get it."""
+    """List the known datasets: classes, images, metric, and whether they are present. With NAME, also how to get it."""
     from lutbench.data.catalogue import find, status_of
     from lutbench.data.describe import render_dataset, render_list
     from lutbench.progress import console
@@ -27,15 +27,17 @@ def data_list(
 
 @data_app.command("check")
 def data_check(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Every set that is there if not given.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Dataset to check. Default: every dataset present.")
+    ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Decode every image and compare all of train and val, not a sample.")
+        bool, typer.Option("--full", help="Decode every image and compare all of train and val, not only a sample.")
     ] = False,
     data_root: DataRoot = Path("data"),
 ) -> None:
-    """Count a set's images and classes, decode some, name what is missing, broken or in both splits; fails if the set is not whole.
+    """Check a dataset: count images and classes, decode a sample, find images that are missing, broken or in both splits.
 
-    What was found is kept in DIR/.lutbench/NAME.json, and compared with the next time.
+    Fails if the dataset is not complete. Saves the result in DIR/.lutbench/NAME.json and compares it with the next check.
     """
     from lutbench.data.catalogue import present
     from lutbench.data.verify import render_report, verify
@@ -53,32 +55,33 @@ def data_check(
 @data_app.command("prepare")
 def data_prepare(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Every set that the suite builds if not given.")
+        str | None,
+        typer.Argument(metavar="NAME", help="Dataset to prepare. Default: every dataset that lutbench builds itself."),
     ] = None,
     side: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Short side of the cache in pixels; 224 if not given, and no cache for sets that the suite builds.",
+            help="Short side of the cached images in pixels. Default: 224; no cache for datasets that lutbench builds itself.",
         ),
     ] = None,
     download: Annotated[
         bool,
-        typer.Option("--download", help="Download a set that is not there, where torchvision can; needs a network."),
+        typer.Option("--download", help="Download a missing dataset, if torchvision can. Needs a network."),
     ] = False,
     skip_undecodable: Annotated[
         bool,
         typer.Option(
             "--skip-undecodable",
-            help='Leave images out of the cache that cannot be decoded, for runs whose data has undecodable = "skip".',
+            help='Leave images that cannot be decoded out of the cache, for runs whose dataset has undecodable = "skip".',
         ),
     ] = False,
     data_root: DataRoot = Path("data"),
 ) -> None:
-    """Build a set that the suite builds; of others, make the cache that pre-training reads with cache = true.
+    """Prepare a dataset: build it if lutbench builds it itself, else build the cache that pre-training reads with cache = true.
 
-    Its training images, resized once, as bytes: large, and read many times as fast as files. Goes on where it stopped;
-    of a cache that is there the checksums are compared. Of a set that is not there, says how to get it.
+    The cache has the training images, resized once, as raw bytes: large, but much faster to read than image files. An
+    interrupted build resumes. The checksums of an existing cache are verified. For a missing dataset, prints how to get it.
     """
     from lutbench.data.catalogue import CATALOGUE
     from lutbench.data.prepare import prepare_set

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands of the command line have."""
+"""Arguments and options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ import typer
 SuiteName = Annotated[
     str,
     typer.Argument(
-        metavar="SUITE", help="tiny, camvid, evidence, small or paper; or the path of a suite file (.toml)."
+        metavar="SUITE", help="tiny, camvid, evidence, small or paper, or the path of a suite file (.toml)."
     ),
 ]
 Overrides = Annotated[
@@ -20,20 +20,20 @@ Overrides = Annotated[
     ),
 ]
 DataRoot = Annotated[
-    Path, typer.Option("--data-root", metavar="DIR", envvar="LUTBENCH_DATA", help="Folder that holds the image sets.")
+    Path, typer.Option("--data-root", metavar="DIR", envvar="LUTBENCH_DATA", help="Folder of the datasets.")
 ]
 RunsRoot = Annotated[
     Path,
     typer.Option(
-        "--runs", metavar="DIR", envvar="LUTBENCH_RUNS", help="Folder for checkpoints, weights, logs and pictures."
+        "--runs", metavar="DIR", envvar="LUTBENCH_RUNS", help="Folder of checkpoints, weights, logs and pictures."
     ),
 ]
 Only = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="Runs whose name, or consecutive parts of it, match, such as lut, 'photographs-*' or photographs-knn/lut; or a study, "
-        "such as sweep.weight, with what it starts from. May be repeated.",
+        help="Only runs with this name, or these consecutive parts of it, such as lut, 'photographs-*' or photographs-knn/lut; or a "
+        "study, such as sweep.weight, with the runs it depends on. May be repeated.",
     ),
 ]
 FeatureRoom = Annotated[
@@ -43,11 +43,12 @@ FeatureRoom = Annotated[
         metavar="GB",
         min=0,
         envvar="LUTBENCH_FEATURES",
-        help="Room below --runs for features of frozen encoders, which probes share, and crops, which encoders do; what was used longest ago goes first.",
+        help="Disk space in --runs for cached features of frozen encoders, shared by probes, and cached crops, shared by encoders. The "
+        "least recently used are removed first.",
     ),
 ]
 ResultsRoot = Annotated[
-    Path, typer.Option("--results", metavar="DIR", envvar="LUTBENCH_RESULTS", help="Folder for records and tables.")
+    Path, typer.Option("--results", metavar="DIR", envvar="LUTBENCH_RESULTS", help="Folder of records and tables.")
 ]
 WIDTHS = ("own", "toy")
 Smoked = Annotated[
@@ -55,14 +56,14 @@ Smoked = Annotated[
     typer.Option(
         "--smoke",
         metavar="[own|toy]",
-        help="Try every run in minutes, on a few images and for a few steps, apart from the real runs and marked: with the suite's own "
-        "encoders, or with toy ones of the same kinds. What of the data is not there is drawn in miniature.",
+        help="Test every run in minutes, with few images and few steps: own uses the suite's encoders, toy small ones of the same kind. "
+        "Missing datasets are replaced by tiny synthetic ones. The results are marked and kept apart from real runs.",
     ),
 ]
 
 
 def with_width(arguments: list[str]) -> list[str]:
-    """Return arguments in which ``--smoke`` has a width: ``own`` where none follows it."""
+    """Return the arguments with ``own`` added after a ``--smoke`` that has no value."""
     found = []
     for place, argument in enumerate(arguments):
         found.append(argument)

@@ -1,4 +1,4 @@
-"""``lutbench report``: a suite on a page, or two folders of results beside each other."""
+"""``lutbench report``: one HTML page for a suite, or for the comparison of two results folders."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,21 +14,21 @@ def report(
         list[str],
         typer.Argument(
             metavar="SUITE | A B",
-            help="A suite: tiny, camvid, evidence, small or paper, or the path of a suite file (.toml). Or two folders of results to compare, "
-            "such as results results/reference.",
+            help="A suite: tiny, camvid, evidence, small or paper, or the path of a suite file (.toml). Or two results folders to "
+            "compare, such as results results/reference.",
         ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.html",
-            help="The file to write; reports/SUITE.html, or reports/comparison.html, in the (first) folder of results if not given.",
+            help="File to write. Default: reports/SUITE.html or reports/comparison.html in the (first) results folder.",
         ),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--suite", metavar="NAME", help="Of two folders, the suites to compare; all if not given. May be repeated."
+            "--suite", metavar="NAME", help="With two folders: compare only this suite. Default: all. May be repeated."
         ),
     ] = None,
     overrides: Overrides = None,
@@ -36,22 +36,22 @@ def report(
     reference: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Records whose loss curves stand behind these; RESULTS/reference if not given."
+            metavar="DIR", help="Results folder for the reference band of the loss curves. Default: RESULTS/reference."
         ),
     ] = None,
 ) -> None:
-    """Write a suite's tables, charts and pictures as one HTML file, with what is behind every number. Needs no data, GPU or network.
+    """Write the tables, charts and pictures of a suite as one HTML file, with the origin of every number. Needs no data, GPU or network.
 
-    With two folders of results, how their records compare.
+    With two results folders, compare their records instead.
     """
     if len(names) > 2:
         raise UserError(
-            f"report: expected one suite or two folders of results, found {len(names)} names: {' '.join(names)}."
+            f"report: expected one suite or two results folders, found {len(names)} names: {' '.join(names)}."
         )
     if len(names) == 2:
         if overrides or reference:
             raise UserError(
-                "report: --set and --reference are for one suite; two folders are compared by what their records say."
+                "report: --set and --reference are for one suite, not for two results folders. Leave them out."
             )
         first, second = map(Path, names)
         from lutbench.report.html.folder_comparison import comparison_page
@@ -61,12 +61,11 @@ def report(
         write_page(path, comparison_page(first, second, only or []))
     else:
         if only:
-            raise UserError(
-                "report: --suite is for two folders of results. Give the one suite as it is: lutbench report SUITE."
-            )
+            raise UserError("report: --suite is for two results folders. For one suite: lutbench report SUITE.")
         if Path(names[0]).is_dir() and (Path(names[0]) / "records").is_dir():
             raise UserError(
-                f"{names[0]} is a folder of results. Name the suite, and the folder by --results; or give a second folder to compare it with."
+                f"{names[0]} is a results folder. For the report of a suite: lutbench report SUITE --results {names[0]}. To compare two "
+                f"results folders, give both."
             )
         from lutbench.recipes.loading import load_suite
 

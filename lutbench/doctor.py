@@ -1,7 +1,7 @@
-"""``lutbench doctor``: what is wrong with an installation, and the line that mends it.
+"""``lutbench doctor``: check an installation, and print a command that fixes each problem.
 
-Nothing of the suite that computes is imported here: torch and what stands on it are tried in a process of their own, so that a library
-that cannot be imported, or that ends the process, is a finding and not a crash.
+torch and the libraries on top of it are imported in a separate process, so that a library that cannot be imported, or that ends the
+process, is reported instead of crashing this command.
 """
 
 import fcntl
@@ -25,10 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 OLDEST_PYTHON = (3, 11)
 ROOM = 2 * 10**9
-"""Bytes that have to be free for runs and results: what suite ``tiny`` writes, and as much again (our choice)."""
+"""Bytes that must be free for runs and results: twice what suite ``tiny`` writes (our choice)."""
 
 PATIENCE = 300.0
-"""Seconds that the libraries may take to be imported, on a slow disk."""
+"""Time limit for the imports in seconds; disks can be slow."""
 
 PROBES: Mapping[str, str] = {
     "torch": "import torch; found = [torch.__version__, torch.version.cuda or torch.version.hip or '']",
@@ -37,7 +37,7 @@ PROBES: Mapping[str, str] = {
     "timm": "import timm; found = [timm.__version__]",
     "MMSegmentation": "import mmseg; from mmseg.models.backbones import MAE; found = [mmseg.__version__]",
 }
-"""What is tried of each library, in this order; ``found`` is what is told of it."""
+"""Code that tests each library, in this order; ``found`` is what is shown."""
 
 PROBE = """
 import json, sys
@@ -52,18 +52,18 @@ for name, code in json.loads(sys.argv[1]).items():
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one thing."""
+    """The result of one check."""
 
     about: str
     status: Literal["ok", "note", "wrong"]
-    """``note``: nothing that stops a run of ``tiny``, and worth to know."""
+    """``note``: does not stop a run of ``tiny``, but worth knowing."""
     text: str
     mend: str = ""
-    """The line that mends it."""
+    """The command that fixes it."""
 
 
 def examine(data_root: Path, runs: Path, results: Path) -> Iterator[Finding]:
-    """Yield what is found of Python, packages, libraries, GPU, disk and folders, in this order."""
+    """Check Python, packages, libraries, GPU, disk and folders, in this order."""
     yield python_finding(sys.version_info[:2])
     needed = requirements()
     installed = {normalised(one.metadata["Name"]): one.version for one in distributions() if one.metadata["Name"]}
@@ -78,12 +78,12 @@ def examine(data_root: Path, runs: Path, results: Path) -> Iterator[Finding]:
 
 def python_finding(version: tuple[int, int]) -> Finding:
     """Return whether this Python is new enough."""
-    told = f"{platform.python_version()}, {sys.executable}"
+    version_text = f"{platform.python_version()}, {sys.executable}"
     if version >= OLDEST_PYTHON:
-        return Finding("Python", "ok", told)
+        return Finding("Python", "ok", version_text)
     wanted = ".".join(map(str, OLDEST_PYTHON))
     mend = f"uv venv --python {wanted} .venv && uv pip install --python .venv -c constraints.txt -e '.[segmentation]'"
-    return Finding("Python", "wrong", f"{told}: the suite needs {wanted} or newer.", mend)
+    return Finding("Python", "wrong", f"{version_text}: {wanted} or newer is required.", mend)
 
 
 def requirements() -> list[str]:
@@ -108,7 +108,9 @@ def package_findings(needed: Iterable[str], installed: Mapping[str, str]) -> Ite
     try:
         from packaging.requirements import Requirement
     except ImportError:
-        yield Finding("packages", "wrong", "packaging is missing, which tells versions.", install("."))
+        yield Finding(
+            "packages", "wrong", "The package 'packaging', which compares versions, is missing.", install(".")
+        )
         return
     wrong = []
     count = 0
@@ -118,11 +120,11 @@ def package_findings(needed: Iterable[str], installed: Mapping[str, str]) -> Ite
         if version is None:
             wrong.append(f"{requirement.name} is missing")
         elif not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} is {version}, needed is {requirement.specifier}")
+            wrong.append(f"{requirement.name} is {version}, but {requirement.specifier} is required")
     if wrong:
         yield Finding("packages", "wrong", f"{'; '.join(wrong)}.", install("."))
     else:
-        yield Finding("packages", "ok", f"all {count} that the suite needs")
+        yield Finding("packages", "ok", f"all {count} required packages are installed")
 
 
 def constraint_finding(constraints: str, needed: Iterable[str], installed: Mapping[str, str]) -> Finding:
@@ -135,8 +137,8 @@ def constraint_finding(constraints: str, needed: Iterable[str], installed: Mappi
         if name in installed and name in tested and installed[name].split("+")[0] != tested[name]
     ]
     if not others:
-        return Finding("versions", "ok", "those of constraints.txt")
-    text = f"Not those that the tests are run with (in brackets), so that last digits may differ: {', '.join(others)}."
+        return Finding("versions", "ok", "as in constraints.txt")
+    text = f"Different from the tested versions (in brackets), so the last digits of results may differ: {', '.join(others)}."
     return Finding("versions", "note", text, install("."))
 
 
@@ -150,22 +152,22 @@ def install(what: str) -> str:
 
 
 def probed(probes: Mapping[str, str]) -> dict[str, tuple[list[str], str]]:
-    """Return by library what it says of itself, and the error if it cannot be imported; without those after which the process ended."""
+    """Return the result and the error of each test, up to the one that ended the process."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", PROBE, json.dumps(dict(probes))],
             capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
-        lines, ended = done.stdout, f"the process ended with status {done.returncode} while it was imported"
+        lines, ended = done.stdout, f"the process ended with exit status {done.returncode} during the import"
     except subprocess.TimeoutExpired as slow:
         lines = slow.stdout.decode() if isinstance(slow.stdout, bytes) else slow.stdout or ""
-        ended = f"it was not imported within {PATIENCE:.0f} seconds"
+        ended = f"the import took longer than {PATIENCE:.0f} seconds"
     answers: dict[str, tuple[list[str], str]] = {}
     for line in lines.splitlines():
         try:
             name, found, error = json.loads(line)
         except ValueError:
-            continue  # what a library prints when it is imported
+            continue  # printed by a library during its import
         answers[name] = (found, error)
     for name in probes:
         if name not in answers:
@@ -183,10 +185,10 @@ def library_findings(
     answers: Mapping[str, tuple[list[str], str]], driver: bool, segmentation: bool
 ) -> Iterator[Finding]:
     """Yield what :func:`probed` found; ``driver`` says whether a GPU should be seen, ``segmentation`` whether MMSegmentation is installed."""
-    nothing: tuple[list[str], str] = ([], "not tried, after the one before")
+    nothing: tuple[list[str], str] = ([], "not tested, because the library before it failed")
     (torch, *_), error = answers.get("torch", nothing)[0] or [""], answers.get("torch", nothing)[1]
     if error:
-        yield Finding("torch", "wrong", f"It cannot be imported. {shortened(error)}", install("."))
+        yield Finding("torch", "wrong", f"cannot be imported: {shortened(error)}", install("."))
         return
     yield Finding("torch", "ok", torch)
     gpus, error = answers.get("GPU", nothing)
@@ -194,32 +196,32 @@ def library_findings(
         yield Finding("GPU", "ok", "; ".join(gpus))
     elif driver:
         cuda = (answers["torch"][0][1:] or [""])[0]
-        built = f"is built for CUDA {cuda}, which may be newer than the driver" if cuda else "is built for CPUs"
-        mend = "nvidia-smi    # shows the driver's CUDA; https://pytorch.org/get-started has the line for it"
+        built = (
+            f"is built for CUDA {cuda}, which may be newer than the driver supports" if cuda else "is built for CPUs"
+        )
+        mend = "nvidia-smi    # shows the driver's CUDA version; https://pytorch.org/get-started has the matching pip command"
         yield Finding(
             "GPU",
             "wrong",
-            f"There is a driver, and torch sees no GPU: torch {torch} {built}. {shortened(error)}".strip(),
+            f"A driver is installed, but torch finds no GPU: torch {torch} {built}. {shortened(error)}".strip(),
             mend,
         )
     else:
-        yield Finding("GPU", "note", "None: runs are on the CPU. Suite tiny needs no more.")
+        yield Finding("GPU", "note", "None found; runs use the CPU. That is enough for suite tiny.")
     for name in ("torchvision", "timm"):
         (version, *_), error = answers.get(name, nothing)[0] or [""], answers.get(name, nothing)[1]
         if error:
-            yield Finding(name, "wrong", f"It cannot be imported. {shortened(error)}", install("."))
+            yield Finding(name, "wrong", f"cannot be imported: {shortened(error)}", install("."))
         else:
             yield Finding(name, "ok", version)
     found, error = answers.get("MMSegmentation", nothing)
     if not error:
         yield Finding("MMSegmentation", "ok", found[0])
     elif segmentation:
-        yield Finding(
-            "MMSegmentation", "wrong", f"It cannot be imported. {shortened(error)}", install(".[segmentation]")
-        )
+        yield Finding("MMSegmentation", "wrong", f"cannot be imported: {shortened(error)}", install(".[segmentation]"))
     else:
         yield Finding(
-            "MMSegmentation", "note", "Not installed: tasks of kind segmentation need it.", install(".[segmentation]")
+            "MMSegmentation", "note", "Not installed. Tasks of kind segmentation need it.", install(".[segmentation]")
         )
 
 
@@ -229,13 +231,13 @@ def shortened(error: str) -> str:
 
 
 def folder_findings(option: str, folder: Path) -> Iterator[Finding]:
-    """Yield whether a folder can be written and locked, and whether there is room; a folder that is not there is made by a run."""
+    """Check that a folder can be written and locked, and has enough space; runs create a folder that does not exist."""
     there = folder.absolute()
     while not there.exists():
         there = there.parent
     about = f"{option} {folder}"
     if not there.is_dir():
-        yield Finding(about, "wrong", f"{there} is a file.", f"mv {there} {there}.old")
+        yield Finding(about, "wrong", f"{there} is a file, not a folder.", f"mv {there} {there}.old")
         return
     owned = option != "--data-root"
     try:
@@ -244,27 +246,27 @@ def folder_findings(option: str, folder: Path) -> Iterator[Finding]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except PermissionError:
         status: Literal["note", "wrong"] = "wrong" if owned else "note"
-        why = (
-            "" if owned else " Sets that the suite builds, and caches, need that; images that are there are only read."
-        )
+        why = "" if owned else " Existing images are only read; datasets that lutbench builds, and caches, are written."
         yield Finding(
             about,
             status,
-            f"{there} cannot be written.{why}",
-            f"lutbench run tiny {option} FOLDER    # one that you may write",
+            f"No permission to write to {there}.{why}",
+            f"lutbench run tiny {option} FOLDER    # choose one you can write to",
         )
         return
     except OSError as error:
-        mend = f"lutbench run tiny {option} FOLDER    # one on another disk; Lustre has to be mounted with flock"
-        yield Finding(about, "wrong", f"In {there} a file cannot be written and locked: {error.strerror}.", mend)
+        mend = f"lutbench run tiny {option} FOLDER    # choose one on another disk; mount Lustre with the option flock"
+        yield Finding(about, "wrong", f"Cannot write and lock a file in {there}: {error.strerror}.", mend)
         return
     free = shutil.disk_usage(there).free
     room = f"{free / 1e9:,.1f} GB free"
     if owned and free < ROOM:
-        text = f"{room} in {there}: suite tiny and its checkpoints want {ROOM / 1e9:.0f} GB."
-        yield Finding(about, "wrong", text, f"lutbench run tiny {option} FOLDER    # one on a disk with more room")
+        text = f"{room} in {there}, but suite tiny and its checkpoints need {ROOM / 1e9:.0f} GB."
+        yield Finding(
+            about, "wrong", text, f"lutbench run tiny {option} FOLDER    # choose one on a disk with more space"
+        )
     else:
-        absent = "" if folder.exists() else ", not there yet"
+        absent = "" if folder.exists() else " (does not exist yet)"
         yield Finding(about, "ok", f"can be written{absent}, {room}")
 
 
@@ -272,12 +274,12 @@ SIGNS = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
 
 
 def show(findings: Iterable[Finding]) -> bool:
-    """Print findings as they come, with the lines that mend them; return whether all is well."""
+    """Print findings as they arrive, with the commands that fix them; return whether nothing is wrong."""
     wrong = 0
     for finding in findings:
         wrong += finding.status == "wrong"
         print(f"{SIGNS[finding.status]}  {finding.about}: {finding.text}", flush=True)
         if finding.mend:
-            print(f"       {'mend' if finding.status == 'wrong' else 'if you want'}: {finding.mend}", flush=True)
-    print("Nothing is wrong." if not wrong else f"{wrong} thing{'s are' if wrong > 1 else ' is'} wrong.")
+            print(f"       {'fix' if finding.status == 'wrong' else 'optional'}: {finding.mend}", flush=True)
+    print("No problems found." if not wrong else f"{wrong} problem{'s' if wrong > 1 else ''} found.")
     return not wrong

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, told in one paragraph."""
+"""Errors that a user can fix, printed as one paragraph."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -6,14 +6,14 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what was expected, what was found and what to do.
+    """An error that the user can fix. The message says what was expected, what was found and what to do.
 
     The command line prints the message alone; ``--traceback`` shows where it came from.
     """
 
 
 class Halt(UserError):
-    """An error after which no further run is begun: there is no room to save it, or the user asked to stop."""
+    """An error after which no further run is started: the disk is full, or the user asked to stop."""
 
 
 class NotRun(UserError):
@@ -21,12 +21,12 @@ class NotRun(UserError):
 
 
 MANY = 20
-"""Names from which a list of all is more than one reads, where one of them is near."""
+"""Number of names above which an error lists only the nearest one."""
 
 
 @contextmanager
 def named(table: str, row: str = "") -> Iterator[None]:
-    """Put the name of a table of the suite file, and of a row, before what a :class:`UserError` says, unless it begins with the table."""
+    """Put the name of a table of the suite file, and of a row, before the message of a :class:`UserError`, unless it is there already."""
     try:
         yield
     except UserError as error:
@@ -42,7 +42,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(problem: str, name: object, known: Iterable[str]) -> UserError:
-    """Return the error that a name is none of those known: the problem, the nearest of them, and all, unless one is near and they are many."""
+    """Return the error for an unknown name: the problem, the nearest known name, and all of them unless there are too many."""
     names = list(known)
     suggestion = nearest(str(name), names)
     all_names = "" if suggestion and len(names) > MANY else f" Known: {', '.join(names) or 'none'}."

@@ -1,4 +1,4 @@
-"""``lutbench export``: a finished run's model in a folder that other libraries load, with nothing of this suite in it."""
+"""``lutbench export``: write a finished run's model to a folder that other libraries load without this suite."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,7 +17,7 @@ from lutbench.smoke.mark import refuse_smoke
 Library = Literal["timm", "huggingface", "mmseg"]
 
 MODELS = {"pretrain": "encoder", "finetune": "classifier"}
-"""The kinds of runs that leave a model of timm, and the NAME of its ``NAME.safetensors``."""
+"""The kinds of runs that produce a timm model, and the NAME of its ``NAME.safetensors``."""
 
 
 def export_run(
@@ -30,15 +30,15 @@ def export_run(
     licence: str = "",
     suites: Sequence[str] = (),
 ) -> list[str]:
-    """Write a finished run's model into the new folder ``target``, and return lines that say how to load it.
+    """Write a finished run's model into the new folder ``target``, and return the lines of code that load it.
 
-    Without a ``library`` a segmenter is for MMSegmentation, all else for timm. What huggingface adds is a model card, from the
-    records in ``results``, with the ``licence`` of the weights if they have one; ``suites`` are files of those suites that
-    have records and are not this suite's own.
+    The default ``library`` is MMSegmentation for a segmenter, else timm. ``huggingface`` adds a model card, from the records in
+    ``results``, with the ``licence`` of the weights if one is given; ``suites`` are the files of suites that have records but are
+    not shipped with lutbench.
 
     Raises:
-        UserError: if there is no such run, it is a smoke run, it left nothing that the library loads, what it left is damaged, or ``target`` has
-            anything in it.
+        UserError: if there is no such run, it is a smoke run, it has no model for the library, the model is damaged, or ``target`` is
+            not empty.
     """
     folder = finished_folder(run, runs)
     started = read_started(folder)
@@ -81,7 +81,7 @@ def export_run(
 
 
 def _segmenter(folder: Path, target: Path) -> list[str]:
-    """Write a segmenter for MMSegmentation; return lines that say how to load it."""
+    """Write a segmenter for MMSegmentation; return the lines of code that load it."""
     with new_folder(target) as partial:
         config, checkpoint = import_module(TOOLS["export"]).export_mmseg(folder, partial)
     first = (target / config.name).read_text(encoding="utf-8").splitlines()[0]
@@ -91,34 +91,34 @@ def _segmenter(folder: Path, target: Path) -> list[str]:
 
 
 def _only_for_cards(library: Library) -> None:
-    """Raises UserError if what was given is for a model card and there will be none."""
+    """Raise UserError if options of the model card were given, but the library has none."""
     if library != "huggingface":
         raise UserError(
-            f"--licence and --suite are for a model card, which --to {library} has not. Leave them out, or give --to huggingface."
+            f"--licence and --suite are for the model card, but --to {library} writes none. Leave them out, or give --to huggingface."
         )
 
 
 def _nothing_to_export(started: Started, kind: str, library: Library, runs: Path) -> UserError:
-    """Return why a run has nothing for a library, and what to export instead."""
+    """Return the error for a run without a model for the library, with what to export instead."""
     if kind == "segmentation":
         return UserError(
-            f"{started.name}: its model is MMSegmentation's, which {library} has not. Give --to mmseg, or export the encoder that it "
+            f"{started.name}: its model is one of MMSegmentation, which {library} cannot load. Give --to mmseg, or export the encoder it "
             f"started from.{_before(started, runs)}"
         )
     why = (
-        "its weights are those of one linear layer on the features of another run's encoder"
+        "it trains only one linear layer on the features of another run's encoder"
         if kind in ("linear", "segmentation-linear")
-        else "it leaves no model of its own"
+        else "it trains no model"
     )
     exporting = [name for name in KINDS if name in (*MODELS, "segmentation")]
     return UserError(
-        f"{started.name}: a run of kind {kind} has nothing to export: {why}. Runs that have are of the kinds {', '.join(exporting)}."
+        f"{started.name}: a run of kind {kind} has nothing to export: {why}. Kinds of runs that can be exported: {', '.join(exporting)}."
         f"{_before(started, runs)}"
     )
 
 
 def _before(started: Started, runs: Path) -> str:
-    """Return the name of the run that a run started from, as a sentence; empty if it is not below ``runs``."""
+    """Return a sentence with the name of the run that a run started from; empty if it is not below ``runs``."""
     weights = started.document.get("encoder") or started.document.get("classifier") or {}
     identity = str(weights.get("run") or "none")
     found = next(runs.glob(f"**/{identity[:12]}/{FINISHED}"), None)

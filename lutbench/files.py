@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and JSON that is believed only if it is as it was written."""
+"""Atomic writes (a file is complete or absent), and sealed JSON: files that are accepted only if they match their own hash."""
 
 import errno
 import hashlib
@@ -21,18 +21,18 @@ M = TypeVar("M", bound=BaseModel)
 
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
-"""Characters that steer a terminal or break lines, that turn the direction of what follows or cannot be seen, and halves of characters."""
+"""Control characters, line breaks, characters that change the text direction or are invisible, and lone surrogates."""
 
 DEPTH = 32
-"""How deep tables and lists may be nested: far more than any setting or record is."""
+"""Maximum nesting of tables and lists, far more than any setting or record has."""
 
 
 class DamagedError(UserError):
-    """A file that is not as the suite wrote it."""
+    """A file that has changed since the suite wrote it."""
 
 
 class NotJsonError(DamagedError):
-    """A file that should hold JSON and does not."""
+    """A file that should hold JSON but does not."""
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Write to the path given inside the block; it becomes ``path`` when the block ends without an error.
 
     Raises:
-        Halt: on a full disk and the like, see :func:`saving`; what stood at ``path`` before is untouched.
+        Halt: on a full disk and the like, see :func:`saving`; an earlier ``path`` is unchanged.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
@@ -50,7 +50,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             _sync(partial)
             partial.replace(path)
     finally:
-        with suppress(OSError):  # what went wrong first is what is reported
+        with suppress(OSError):  # report the first error, not this one
             partial.unlink(missing_ok=True)
 
 
@@ -59,7 +59,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Fill the folder given inside the block; it becomes ``path`` when the block ends without an error.
 
     Raises:
-        Halt: on a full disk and the like, see :func:`saving`; what stood at ``path`` before is untouched.
+        Halt: on a full disk and the like, see :func:`saving`; an earlier ``path`` is unchanged.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -79,27 +79,27 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Fill the folder given inside the block, as :func:`whole_folder` does, where nothing is yet that could be lost.
+    """Fill the folder given inside the block, as :func:`whole_folder` does, but never replace an existing file or folder.
 
     Raises:
-        UserError: before the block, if ``path`` is a file, or a folder with anything in it.
+        UserError: before the block, if ``path`` is a file, or a folder that is not empty.
         Halt: on a full disk and the like.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: expected the name of a new or empty folder, found a file. Give another folder.")
     if path.is_dir() and (found := sorted(file.name for file in path.iterdir())):
         raise UserError(
-            f"{path}: expected a new or empty folder, found one with {listed(found, 3)} in it, and nothing is overwritten. "
-            "Give another folder, or remove this one."
+            f"{path}: expected a new or empty folder, found one with {listed(found, 3)} in it. "
+            "Give another folder, or remove this one. Nothing was overwritten."
         )
     with whole_folder(path.resolve()) as partial:
         yield partial
 
 
 def remove_partials(folder: Path, names: str = "*", *, spare_living: bool = False) -> None:
-    """Remove the files and folders below ``folder``, of names like ``names``, that killed processes left half-written.
+    """Remove half-written files and folders below ``folder``, with names like ``names``, that killed processes left.
 
-    The caller sees to it that nobody writes any. With ``spare_living`` those of living processes of this machine stay.
+    The caller makes sure that no process is writing them. ``spare_living`` keeps those of running processes on this machine.
     """
     for partial in list(folder.rglob(f".{names}.partial-*")):
         if spare_living and _lives(partial.name.rpartition("-")[2]):
@@ -111,7 +111,7 @@ def remove_partials(folder: Path, names: str = "*", *, spare_living: bool = Fals
 
 
 def _lives(process: str) -> bool:
-    """Return whether a process of this number lives on this machine, other than this one."""
+    """Return whether another process with this number is running on this machine."""
     try:
         os.kill(int(process), 0)
     except (ValueError, ProcessLookupError):
@@ -122,14 +122,14 @@ def _lives(process: str) -> bool:
 
 
 def gigabytes(count: int | None) -> str:
-    """Return ``1.3 GB`` of a number of bytes, or ``unknown``."""
+    """Format a number of bytes: ``1.3 GB``, or ``unknown`` for None."""
     if count is None:
         return "unknown"
     return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON, whole or not at all."""
+    """Write ``value`` as JSON, atomically."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -138,18 +138,18 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        NotJsonError: if it is not one.
+        NotJsonError: if it is not JSON.
     """
     try:
         return json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:  # not JSON, numbers without end, or nested without end
+    except (ValueError, RecursionError) as error:  # not JSON, numbers too long, or nested too deep
         raise _no_json(path, error) from error
 
 
 def _read_text(path: Path) -> str:
-    """Return the text of a file; raises NotJsonError if it is none."""
+    """Return the text of a file; raises NotJsonError if it is not a text file."""
     if path.exists() and not path.is_file():
-        raise NotJsonError(f"{path}: expected a file of JSON, found a folder, pipe or device. Remove it.")
+        raise NotJsonError(f"{path}: expected a JSON file, found a folder, pipe or device. Remove it.")
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -163,26 +163,26 @@ def _read_text(path: Path) -> str:
 
 
 def _no_json(path: Path, found: Exception) -> NotJsonError:
-    return NotJsonError(f"{path}: expected JSON, found {found}. Remove the file, or restore it from a copy.")
+    return NotJsonError(f"{path}: expected JSON, found {found}. Remove the file, or restore it from a backup.")
 
 
 def content_sha256(values: Mapping[str, Any]) -> str:
-    """Return the sha256, hexadecimal, of plain values, whatever the order of their keys."""
+    """Return the hexadecimal sha256 of plain values, independent of the order of their keys."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
-    """Write ``values`` as JSON with a ``seal``, the hash of all the rest, whole or not at all."""
+    """Write ``values`` as JSON with a ``seal``, the hash of all other values, atomically."""
     write_json(path, {**values, "seal": content_sha256(values)})
 
 
 def read_sealed(path: Path, kind: type[M], remedy: str, older: Callable[[M], bool] = lambda _: False) -> M:
-    """Return the ``kind`` that a JSON file holds, which must fit its seal; it may lack one if it is ``older`` than seals are.
+    """Read a ``kind`` from a JSON file that must match its seal; a file may lack the seal if it is ``older`` than seals.
 
     Raises:
-        DamagedError: if it is no such file, with the ``remedy``.
-        FileNotFoundError: if there is none.
+        DamagedError: if the file is damaged or of another kind; the message ends with the ``remedy``.
+        FileNotFoundError: if the file does not exist.
     """
     text = _read_text(path)
     try:
@@ -190,7 +190,7 @@ def read_sealed(path: Path, kind: type[M], remedy: str, older: Callable[[M], boo
         found, sealed = _unsealed(text, kind)
         if not (sealed or older(found)):
             raise ValueError("it has no seal")
-        return found.model_copy()  # what its reader adds to it, such as outcomes, is not kept
+        return found.model_copy()  # so that what the reader adds, such as outcomes, is not cached
     except _NoJsonError as error:
         raise _no_json(path, error) from error
     except _NoValuesError as error:
@@ -199,47 +199,47 @@ def read_sealed(path: Path, kind: type[M], remedy: str, older: Callable[[M], boo
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the whole file"
         raise DamagedError(
-            f"{path}: damaged, changed or of another version: {where}: {problem['msg']}. {remedy}"
+            f"{path}: damaged, changed or written by another version: {where}: {problem['msg']}. {remedy}"
         ) from error
     except ValueError as error:
         raise DamagedError(f"{path}: damaged or changed since it was written: {error}. {remedy}") from error
 
 
 class _NoJsonError(Exception):
-    """A text that is no JSON."""
+    """A text that is not JSON."""
 
 
 class _NoValuesError(Exception):
-    """JSON that is not named values."""
+    """JSON that is not an object with named values."""
 
 
 @lru_cache(maxsize=512)
 def _unsealed(text: str, kind: type[M]) -> tuple[M, bool]:
-    """Return the ``kind`` that a text of JSON holds, which fits its seal, and whether it has one.
+    """Parse a ``kind`` from JSON, verify its seal, and return it and whether it has a seal.
 
-    What is the same text as before is not checked again: a status reads the record of an encoder for every task that starts from it.
+    Results are cached: ``status`` reads the record of an encoder once for every task that starts from it.
     """
     try:
         values = json.loads(text)
-    except (ValueError, RecursionError) as error:  # not JSON, numbers without end, or nested without end
+    except (ValueError, RecursionError) as error:  # not JSON, numbers too long, or nested too deep
         raise _NoJsonError(error) from error
     if not isinstance(values, dict):
         raise _NoValuesError(type(values).__name__)
     seal = values.pop("seal", None)
     check_plain(values)
     if seal not in (None, content_sha256(values)):
-        raise ValueError("it does not hash to its seal")
+        raise ValueError("its hash does not match its seal")
     return kind.model_validate(values), seal is not None
 
 
 def check_plain(value: Any, where: str = "", depth: int = 0) -> None:
-    """Check that what was read from a file of settings or results can be compared, printed and written again.
+    """Check that values read from a file of settings or results can be compared, printed and written again.
 
     Raises:
-        ValueError: naming the key of a text with a control character, a number that is not finite or has more than 64 bits,
-            or a value that is nested too deep.
+        ValueError: with the key of a text with a control character, a number that is not finite or has more than 64 bits, or a
+            value that is nested too deep.
     """
-    if _is_plain(value, depth):  # as nearly all are: where a value lies is spelt out only for one that is refused
+    if _is_plain(value, depth):  # nearly all are; the key is worked out only for a value that is refused
         return
     at = f"{where}: " if where else ""
     if isinstance(value, Mapping | list):
@@ -251,13 +251,13 @@ def check_plain(value: Any, where: str = "", depth: int = 0) -> None:
     elif isinstance(value, str) and (found := CONTROL.search(value)):
         raise ValueError(f"{at}the control character {found[0]!r} in {value[:60]!r}")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ValueError(f"{at}a whole number of more than 64 bits")
+        raise ValueError(f"{at}an integer of more than 64 bits")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{at}the number {value}, which is not finite")
 
 
 def _is_plain(value: Any, depth: int) -> bool:
-    """Return whether a value of JSON's own types passes :func:`check_plain`; False of one of other types, which may."""
+    """Return whether a value of JSON types passes :func:`check_plain`; False for other types, which still may pass."""
     kind = type(value)
     if kind is str:
         return CONTROL.search(value) is None
@@ -283,13 +283,13 @@ def below(root: Path, *names: str) -> Path:
     parts = [part for name in names for part in name.split("/")]
     if any(part in ("", ".", "..") or "\\" in part or CONTROL.search(part) for part in parts):
         raise UserError(
-            f"{'/'.join(names)!r} is no name of anything below {root}, and nothing is read or written there."
+            f"{'/'.join(names)!r} is not a valid path below {root}. Nothing outside that folder is read or written."
         )
     return root.joinpath(*parts)
 
 
 def read_model(path: Path, kind: type[M]) -> M | None:
-    """Read a JSON file that holds a ``kind``; None if it is not there, cannot be read, or holds something else."""
+    """Read a ``kind`` from a JSON file; None if the file does not exist, cannot be read, or holds something else."""
     try:
         return kind.model_validate(read_json(path))
     except (OSError, NotJsonError, ValidationError):
@@ -307,49 +307,52 @@ def _sync(path: Path) -> None:
 SYSTEM_ERRORS = {
     errno.ENOSPC: ("The disk is full", "Free some space"),
     errno.EDQUOT: ("Your quota on this disk is used up", "Free some space"),
-    errno.EFBIG: ("A file may not become that large here", "Raise the limit (ulimit -f), or take another disk"),
-    errno.EROFS: ("The disk cannot be written to", "Mount it writable, or name another folder"),
+    errno.EFBIG: (
+        "The file is larger than this disk or your limit allows",
+        "Raise the limit (ulimit -f), or use another disk",
+    ),
+    errno.EROFS: ("The disk is read-only", "Mount it writable, or choose another folder"),
     errno.EMFILE: ("Too many files are open", "Raise the limit (ulimit -n), or lower workers"),
     errno.ENFILE: ("Too many files are open on this machine", "Close some programs, or lower workers"),
-    errno.ENAMETOOLONG: ("The path is too long for this disk", "Name a folder with a shorter path"),
-    errno.ENOENT: ("A file or folder is gone", "Put it back"),
-    errno.EACCES: ("Permission denied", "Give yourself the permission, or name another folder"),
-    errno.EIO: ("The disk reports an error", "Look after it"),
+    errno.ENAMETOOLONG: ("The path is too long for this disk", "Choose a folder with a shorter path"),
+    errno.ENOENT: ("A file or folder is missing", "Restore it"),
+    errno.EACCES: ("Permission denied", "Give yourself the permission, or choose another folder"),
+    errno.EIO: ("The disk reports an input/output error", "Check the disk"),
 }
-"""What the operating system's errors mean, and what to do."""
+"""What errors of the operating system mean, and what to do."""
 
 IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
-"""What the errors mean that concern one path and no other: another run can be saved all the same."""
+"""Errors that concern one path only: other runs can still be saved."""
 
 
 @contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses while ``path`` is written, whoever reports it, into a paragraph.
+    """Turn an error of the operating system while ``path`` is written, from any library, into a message for the user.
 
     Raises:
-        UserError: if something else stands in its place.
-        Halt: saying why, and that what was saved before is whole.
+        UserError: if another file or folder is in the way.
+        Halt: with the reason, and that everything saved before is intact.
     """
     try:
         yield
     except Exception as error:
         if isinstance(error, OSError) and error.errno in IN_THE_WAY:
             raise UserError(
-                f"{path} could not be saved ({os.strerror(error.errno)}): another file, folder or link is in its place, or in that "
-                "of a folder it lies in. Move that away, and give the same command again."
+                f"{path} could not be saved ({os.strerror(error.errno)}): another file, folder or link is in the way, at this path or at "
+                "one of its parent folders. Move it away, and repeat the command."
             ) from error
         if found := explanation(error):
             what, remedy = found
             raise Halt(
-                f"{what}: {path} could not be saved. What was saved before is whole. {remedy}, and give the same command again."
+                f"{what}: {path} could not be saved. Everything saved before is intact. {remedy}, and repeat the command."
             ) from error
         raise
 
 
 def explanation(error: BaseException) -> tuple[str, str] | None:
-    """Return what an error of the operating system means and what to do; None if it is of another kind, or explained.
+    """Return what an error of the operating system means and what to do; None for other errors, and for those already explained.
 
-    Libraries such as safetensors and torch's loader report some as errors of their own, which have the number in the text.
+    Libraries such as safetensors and torch's loader report some of them as their own errors, with the number in the text.
     """
     number = error.errno if isinstance(error, OSError) else None
     if number is None and not isinstance(error, UserError):
@@ -358,4 +361,4 @@ def explanation(error: BaseException) -> tuple[str, str] | None:
         number = int(named[1]) if named else next(texts, None)
     if number is None:
         return None
-    return SYSTEM_ERRORS.get(number, (os.strerror(number), "Mend that"))
+    return SYSTEM_ERRORS.get(number, (os.strerror(number), "Fix that"))

@@ -1,4 +1,4 @@
-"""Whether numbers are finite: asked before anything is kept, so that what is kept can be gone back to."""
+"""Checks that numbers are finite, made before anything is saved, so that a run can always resume from what was saved."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CAUSES = (
-    "Either the learning rate is too high: lower it. Or an image or a mask is not usable: look at the last ones, and mend or "
-    "remove what is wrong."
+    "Either the learning rate is too high: lower it. Or an image or a mask is not usable: look at the last ones, and repair or "
+    "remove it."
 )
-"""Why a training ends in numbers that are not finite, and what to do."""
+"""Why training ends in numbers that are not finite, and what to do."""
 
 
 def not_finite(tensors: Mapping[str, "Tensor"]) -> list[str]:
@@ -24,26 +24,26 @@ def not_finite(tensors: Mapping[str, "Tensor"]) -> list[str]:
 
 
 def check_finite(tensors: Mapping[str, "Tensor"], where: str) -> None:
-    """Check that all ``tensors`` are finite before they are kept; ``where`` begins the message.
+    """Check that all ``tensors`` are finite before they are saved; ``where`` begins the message.
 
     Raises:
-        UserError: naming the first that are not.
+        UserError: with the names of the first that are not.
     """
     require_finite(not_finite(tensors), len(tensors), where)
 
 
 def require_finite(wrong: Sequence[str], count: int, where: str) -> None:
-    """Raises UserError, beginning with ``where``, if there are names of tensors, of so many, that are not finite: ``wrong``."""
+    """Raise UserError, beginning with ``where``, if any of ``count`` tensors are not finite: those named in ``wrong``."""
     if wrong:
         raise UserError(
-            f"{where}: {len(wrong)} of {count} tensors are not finite ({listed(wrong, 3)}), and nothing of them is kept; "
-            f"what was saved before stays, and the same command goes on from there. {CAUSES}"
+            f"{where}: {len(wrong)} of {count} tensors are not finite ({listed(wrong, 3)}). They are not saved; what was saved before "
+            f"is kept, and repeating the command resumes from there. {CAUSES}"
         )
 
 
 @contextmanager
 def refused_numbers_explained(where: str) -> Iterator[None]:
-    """Turn the refusal of a number, as a measurement or in a record, into a UserError that begins with ``where``."""
+    """Turn the validation error of a number that is not finite into a UserError that begins with ``where``."""
     try:
         yield
     except ValidationError as error:
@@ -52,5 +52,5 @@ def refused_numbers_explained(where: str) -> Iterator[None]:
             raise
         field = ".".join(map(str, problem["loc"]))
         raise UserError(
-            f"{where}: no record is written, because a number of it is not finite ({field} is {problem['input']}). {CAUSES}"
+            f"{where}: no record was written, because a number in it is not finite ({field} is {problem['input']}). {CAUSES}"
         ) from error

@@ -12,20 +12,19 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 LOCKING = {threading.Condition.__enter__.__code__, threading.Condition.__exit__.__code__}
-"""What takes and gives back the lock of a queue, an event or a semaphore: an exception inside leaves that locked for ever, and what waits
-for it waiting."""
+"""Code that takes and releases the lock of a queue, an event or a semaphore: an exception inside would leave it locked for ever."""
 
 _heard: set[int] = set()
-"""Those that came so far, as long as any part of the process hears: signals are the process's, not those of a part of it."""
+"""The signals received so far while any block is listening: signals go to the process, not to a part of it."""
 
 _hearing: list[None] = []
-"""As many as there are blocks, one in another, that hear."""
+"""One entry for each nested block that is listening."""
 
 
 class Interrupted(BaseException):
-    """A signal asks the command to end; ``kept`` says what is kept, in a sentence.
+    """A signal asks the command to end; ``kept`` is a sentence about what is kept.
 
-    No Exception, so that nothing that handles errors takes it for one.
+    It is not an Exception, so that code that handles errors does not catch it.
     """
 
     def __init__(self, number: int, kept: str = "") -> None:
@@ -33,40 +32,39 @@ class Interrupted(BaseException):
         self.number, self.kept = number, kept
 
     def __str__(self) -> str:
-        kept = self.kept or "What was finished before is kept."
-        return f"Stopped by {signal.Signals(self.number).name}. {kept} Give the same command again to go on."
+        kept = self.kept or "Finished runs are kept."
+        return f"Stopped by {signal.Signals(self.number).name}. {kept} Repeat the same command to continue."
 
     @property
     def exit_status(self) -> int:
-        """What shells expect of a command that a signal ended: 130 after Ctrl-C."""
+        """The exit status that shells expect after a signal: 130 after Ctrl-C."""
         return 128 + self.number
 
 
 def interrupt(number: int, again: bool) -> None:
-    """Raises Interrupted: what to do about a signal where nothing has to be saved first."""
+    """Raise Interrupted: the handler where nothing has to be saved first."""
     raise Interrupted(number)
 
 
 def _send(number: int) -> None:
-    """Send a signal to this process once more, a moment later."""
+    """Send a signal to this process again, a moment later."""
     time.sleep(0.01)
     os.kill(os.getpid(), number)
 
 
 @contextmanager
 def hearing(handler: Callable[[int, bool], None]) -> Iterator[None]:
-    """Have ``handler(number, again)`` called at the first signal and, with ``again``, whenever Ctrl-C comes once more.
+    """Call ``handler(number, again)`` at the first signal and, with ``again``, at every further Ctrl-C.
 
-    Of another kind, and of every kind but Ctrl-C, those that follow are passed over: launchers such as nox send SIGTERM soon after
-    Ctrl-C, a scheduler sends it to a launcher too, which passes it on, and nobody asked twice. What was held back from a process
-    until it hears is heard from here on. Signals that are ignored, as under nohup, stay so. In processes that are forked meanwhile, which follow this one, SIGTERM
-    alone is heard, and ends them.
+    All other signals after the first are ignored: launchers such as nox send SIGTERM soon after Ctrl-C, and a scheduler may send it
+    both to the process and to its launcher, which passes it on. Signals that were blocked until now are unblocked. Signals that are
+    ignored, as under nohup, stay ignored. Processes forked inside the block react to SIGTERM only, which ends them.
     """
     owner = os.getpid()
     before = {number: found for number in SIGNALS if (found := signal.getsignal(number)) != signal.SIG_IGN}
 
     def hear(number: int, frame: FrameType | None) -> None:
-        """Pass a signal on, unless this is another process or it follows the first of another kind."""
+        """Call the handler, unless this is a forked process or another signal came before."""
         if os.getpid() != owner:
             if number == signal.SIGTERM:
                 os._exit(128 + number)
@@ -89,13 +87,13 @@ def hearing(handler: Callable[[int, bool], None]) -> Iterator[None]:
         for number, found in before.items():
             signal.signal(number, found)
         _hearing.pop()
-        if not _hearing:  # what the process does next, as in a notebook, is stopped by a first signal again
+        if not _hearing:  # later work of the process, as in a notebook, is stopped by its first signal again
             _heard.clear()
 
 
 @contextmanager
 def interruption_explained(kept: Callable[[], str]) -> Iterator[None]:
-    """Have an interruption of the block say what ``kept()`` returns, unless it says already what is kept."""
+    """Add the sentence that ``kept()`` returns to an interruption of the block, unless it has one already."""
     try:
         yield
     except Interrupted as stop:

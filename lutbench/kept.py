@@ -1,7 +1,7 @@
-"""What commands find out and need not find out again, kept between them in a folder that may be removed at any time.
+"""A cache of computed values that commands share, in a folder that may be removed at any time.
 
-An entry is named by a hash of all that it follows from, the code included, so that it is never out of date, only of no use any more.
-It is sealed, so that one that is damaged counts as none; and written whole, so that commands at once do not disturb each other.
+An entry is named by a hash of everything it depends on, the code included, so it can be unused but never out of date. Entries are
+sealed, so that damaged ones are ignored, and written atomically, so that several commands can use the cache at the same time.
 """
 
 import os
@@ -14,11 +14,11 @@ from lutbench.errors import UserError
 from lutbench.files import read_sealed, write_sealed
 
 MOST = 4000
-"""Entries of one sort that are kept, of a few hundred bytes each; the oldest give way to later ones, a quarter of them at once."""
+"""Maximum number of entries of one sort, a few hundred bytes each. Above it, the oldest quarter is removed."""
 
 
 class Entry(BaseModel):
-    """An entry's file."""
+    """The file of an entry."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -27,7 +27,7 @@ class Entry(BaseModel):
 
 
 def kept_folder() -> Path:
-    """Return where entries are kept: ``$LUTBENCH_CACHE``, or ``lutbench`` in the user's folder of caches."""
+    """Return the cache folder: ``$LUTBENCH_CACHE``, or ``lutbench`` in the user's cache folder."""
     if own := os.environ.get("LUTBENCH_CACHE"):
         return Path(own)
     caches = os.environ.get("XDG_CACHE_HOME")
@@ -35,7 +35,7 @@ def kept_folder() -> Path:
 
 
 def recall(sort: str, key: str) -> JsonValue:
-    """Return what is kept under a key, 64 hexadecimal digits; None if nothing is, or it is damaged."""
+    """Return the value of a key, 64 hexadecimal digits; None if there is none, or it is damaged."""
     with suppress(OSError, RuntimeError, UserError):  # RuntimeError: a user without a home
         entry = read_sealed(_path(sort, key), Entry, "")
         return entry.value if entry.key == key else None
@@ -43,7 +43,7 @@ def recall(sort: str, key: str) -> JsonValue:
 
 
 def keep(sort: str, key: str, value: JsonValue) -> None:
-    """Keep a value under a key; nothing is kept where the folder cannot be written."""
+    """Store a value under a key; does nothing if the folder cannot be written."""
     with suppress(OSError, RuntimeError, UserError):
         path = _path(sort, key)
         write_sealed(path, Entry(key=key, value=value).model_dump())

@@ -1,25 +1,25 @@
 """Every kind of run, declared once; and every kind of dataset.
 
-The one place through which the suite knows its stages. What a declaration names is imported when it is used, so that help
+This is the only place that connects the suite with its stages. The modules named here are imported when they are used, so that help
 and tables need no torch.
 
-A kind's module has two functions, a third where its runs multiply matrices, a fourth where they may start from weights
-that the suite did not make, and a fifth where they make an encoder with a decoder::
+The module of a kind has two functions; a third if its runs compute with a model, a fourth if they may start from weights
+that the suite did not train, and a fifth if they train an encoder with a decoder::
 
-    check(run)              find what would stop the run before any compute is spent; raises UserError, or NotRun
-    perform(run)            do it: write the record, finish the run
-    cost(run, classes)      what one image of it costs, see lutbench.plan.compute.Cost
-    check_weights(run)      the part of check that needs those weights and no data, which status and plan tell too
+    check(run)              check that the run can start, before any compute is spent; raises UserError, or NotRun
+    perform(run)            do the run: write the record, mark the run finished
+    cost(run, classes)      the cost of one image, see lutbench.plan.compute.Cost
+    check_weights(run)      the part of check that needs those weights but no data; status and plan call it too
     reconstruct(run, images, ratios)
-                            what the decoder of a finished run makes of images (B, 3, S, S) of the run's size, uint8, of
-                            which such shares of the patches are masked: (len(ratios), B, 3, S, S), uint8, what is visible as
-                            it was. An image's masks follow from its place among the images and the number of patches alone.
-                            None, with a line about it, of a run that kept no decoder
+                            the reconstructions by the decoder of a finished run. images: (B, 3, S, S), uint8, of the run's
+                            size; ratios: the mask ratios. Returns (len(ratios), B, 3, S, S), uint8, with visible patches
+                            unchanged. An image's masks depend only on its index and on the number of patches. Returns None,
+                            and logs that, for a run that kept no decoder
 
-A new kind is a module, a recipe and a line here; what makes a smoke run of it short is known for settings of names that others have, and
-of another name is a line of :data:`lutbench.smoke.shortened.SHORT`. A new stage also has a table in :class:`lutbench.recipes.suite.Suite`, whose
-type says what its tables look like: a ``TaskTable`` names its kind, and starts from nothing or from the encoder of every
-method; a ``RobustnessTable`` names datasets and starts from classifiers; plain settings are those of the stage's first kind.
+A new kind is a module, a recipe and a line here. Its smoke runs shorten all settings whose names other kinds have too; a setting with a
+new name needs a line in :data:`lutbench.smoke.shortened.SHORT`. A new stage also has a table in :class:`lutbench.recipes.suite.Suite`, whose
+type defines the tables of the stage: a ``TaskTable`` names its kind, and starts from nothing or from the encoder of every
+method; a ``RobustnessTable`` names datasets and starts from classifiers; plain settings belong to the stage's first kind.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lutbench.recipes.base import Recipe, RunRecipe
 
 StartsFrom = Literal["nothing", "encoder", "classifier"]
-"""What goes into a run: nothing but data, the encoder of a method, or the classifier that a fine-tuning or a linear probe left."""
+"""What a run starts from besides data: nothing, the encoder of a method, or the classifier of a fine-tuning or linear probe."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Kind:
     """A kind of run. All names are dotted: ``module`` or ``module:attribute``."""
 
     name: str
-    """``kind = "NAME"`` in a suite file, and what the identity of its runs begins with."""
+    """``kind = "NAME"`` in a suite file, and the first part of the identity of its runs."""
     stage: str
     recipe_name: str
     module_name: str
@@ -49,7 +49,7 @@ class Kind:
     outcomes_name: str = ""
     """The type of its per-image outcomes, see :class:`lutbench.evaluate.outcomes.PerImage`; empty if it has none."""
     report_name: str = ""
-    """A module with ``sections(view)``: what tables say of its runs beside the rows that every kind has."""
+    """A module with ``sections(view)``: sections of the tables besides the main table that every kind is in."""
 
     @property
     def recipe(self) -> "type[RunRecipe]":
@@ -69,7 +69,7 @@ class Kind:
 
     @property
     def report(self) -> ModuleType | None:
-        """The module that has more to say in the tables, if there is one."""
+        """The module with further sections of the tables, if there is one."""
         return import_module(self.report_name) if self.report_name else None
 
 
@@ -106,25 +106,25 @@ DATASETS: Mapping[str, str] = {
     "RevisitedDataRecipe": "lutbench.data.revisited",
     "RobustnessDatasetRecipe": "robustness.datasets",
 }
-"""The module behind each type of dataset, by the name of its recipe's type. It has
+"""The module of each type of dataset, by the name of its recipe's type. It has
 
-- ``open_dataset(recipe, split, root)``: one split, whose content is told by a ``fingerprint``; raises UserError or NotRun;
-- ``survey(recipe, workspace)``: what is present and what it takes, see :mod:`lutbench.data.survey`;
-- ``needs(recipe, root)``: the files and folders without which it is not whole, by the names that messages give them;
-- ``built_by(recipe)``: what builds it, if it is the suite's own; else None;
-- ``few_files(recipe, root)``: the files and folders below ``root`` that a smoke run links, none where nothing is there;
-- ``write_miniature(recipe, root, side, classes)``: write it in miniature, see :mod:`lutbench.smoke.inputs`, unless it lies there so;
-  return whether it was written;
-- ``check_pair(train, val)``, if it has both: raises UserError if one does not fit the other;
-- ``verify(known, root, full, report)``, if it has other splits than train and val: what ``lutbench data check`` finds;
-- ``inspect(dataset, scan, full, report)``, if more than images is to be checked, such as masks.
+- ``open_dataset(recipe, split, root)``: open one split; its ``fingerprint`` identifies the content; raises UserError or NotRun;
+- ``survey(recipe, workspace)``: what is present and how large it is, see :mod:`lutbench.data.survey`;
+- ``needs(recipe, root)``: the required files and folders, by the names that messages give them;
+- ``built_by(recipe)``: what builds it, if lutbench builds it itself; else None;
+- ``few_files(recipe, root)``: the files and folders below ``root`` that a smoke run links, none if the dataset is absent;
+- ``write_miniature(recipe, root, side, classes)``: write a miniature of it, see :mod:`lutbench.smoke.inputs`, unless there is one
+  already; return whether it was written;
+- ``check_pair(train, val)``, if it has both splits: raises UserError if they do not fit together;
+- ``verify(known, root, full, report)``, if it has splits other than train and val: the checks of ``lutbench data check``;
+- ``inspect(dataset, scan, full, report)``, if it has more than images to check, such as masks.
 """
 
 FRAMEWORKS: Mapping[str, str] = {
     "mae": "pretrain.frameworks.mae:build_mae",
     "simmim": "pretrain.frameworks.simmim:build_simmim",
 }
-"""What builds each framework of masked image modelling, by its name in a recipe, see :func:`pretrain.frameworks.build_framework`."""
+"""The function that builds each framework of masked image modelling, see :func:`pretrain.frameworks.build_framework`."""
 
 CONTEXT_LOSSES: Mapping[str, str] = {
     "cosine": "pretrain.context_losses.distances:cosine",
@@ -132,7 +132,7 @@ CONTEXT_LOSSES: Mapping[str, str] = {
     "smooth_l1": "pretrain.context_losses.distances:smooth_l1",
     "infonce": "pretrain.context_losses.infonce:infonce",
 }
-"""What builds each form of the context loss, by its name in a recipe, see :func:`pretrain.context_losses.build_loss`."""
+"""The function that builds each form of the context loss, see :func:`pretrain.context_losses.build_loss`."""
 
 TOOLS: Mapping[str, str] = {
     "parity": "pretrain.parity",
@@ -141,8 +141,8 @@ TOOLS: Mapping[str, str] = {
     "vitmae": "pretrain.vitmae",
     "flop": "pretrain.cost",
 }
-"""The stage's module behind what a command of the command line does, by a name of that: ``export``, ``backbone`` and ``vitmae`` are
-parts of ``export``, and ``flop`` has ``flop_per_image(recipe)``, which budgets of pre-training runs compare."""
+"""Modules of stages that commands use: ``parity`` by that command; ``export``, ``backbone`` and ``vitmae`` by ``lutbench export``;
+``flop`` has ``flop_per_image(recipe)``, which budgets of pre-training runs compare."""
 
 
 def kinds_of(stage: str) -> dict[str, Kind]:

@@ -1,4 +1,4 @@
-"""Where a number comes from: the runs that a run was made from, one from the other, with their data, as far as records tell."""
+"""Where a number comes from: the chain of runs that led to it, with their data, as far as the records show."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,17 +13,17 @@ class Link(NamedTuple):
     """A step from data and weights to a number."""
 
     kind: str
-    """A kind of run; ``weights`` of no run; ``missing``, a run without a record."""
+    """The kind of the run; ``weights`` for weights from outside the suite; ``missing`` for a run without a record."""
     name: str
-    """``SUITE/RUN``, or what the weights are."""
+    """``SUITE/RUN``, or a description of the weights."""
     facts: dict[str, str]
-    """What is known of it."""
+    """Its details, by name."""
 
 
 def lineage(record: Record, results: Iterable[Path], known: Mapping[str, Record] | None = None) -> list[Link]:
-    """Return the steps that lead to a record, the first first and itself last; runs are found by identity in any of ``results``.
+    """Return the steps that lead to a record, in order, the record itself last; runs are found by identity in any of ``results``.
 
-    ``known`` are records by identity that were read already, and are looked at first.
+    ``known`` has records that were read already, by identity; they are searched first.
     """
     links, roots, step = [_link(record)], list(results), record
     while run := (started := _started_from(step)).get("run"):
@@ -33,23 +33,23 @@ def lineage(record: Record, results: Iterable[Path], known: Mapping[str, Record]
             missing = {
                 "identity": run,
                 **_weights_of(step),
-                "record": f"missing: there is none of this identity in {where}",
+                "record": f"missing: no record of this identity in {where}",
             }
             return [Link("missing", f"the run that the {step.kind.name} run started from", missing), *links]
         kept = _weights_of(step)
-        made = {"teacher": None, **_snapshots(before)}  # of its teacher a record says nothing
+        made = {"teacher": None, **_snapshots(before)}  # records do not have the hash of the teacher
         if (expected := next((made[name] for name in kept if name in made), before.checkpoint)) not in (
             None,
             started.get("sha256"),
         ):
-            kept["but"] = f"its record has other weights, {expected}: it was repeated since"
+            kept["but"] = f"its record now has other weights, {expected}: the run was repeated since then"
         links.insert(0, _link(before, kept))
         step = before
     return ([] if step.kind.starts_from == "nothing" else [_outside(step)]) + links
 
 
 def roots_of(record: Record, results: Path) -> list[Path]:
-    """Return the folders of results to look for a record's runs in: those given, and those that it was read from."""
+    """Return the results folders in which to search the runs of a record: the given one, and the one it was read from."""
     parents = record.folder.parents
     depth = record.run.count("/") + 1
     own = parents[depth] if len(parents) > depth else record.folder
@@ -58,25 +58,25 @@ def roots_of(record: Record, results: Path) -> list[Path]:
 
 
 def described(value: Any) -> str:
-    """Return the dataset of a recipe as tables name it."""
+    """Return the name of a recipe's dataset, as in the tables."""
     data = value.get("data") or value.get("set") or {}
     return str(data.get("label") or data.get("path") or data.get("source", ""))
 
 
 def _started_from(record: Record) -> dict[str, Any]:
-    """Return what a record's identity says of the weights that its run started from."""
+    """Return the identity inputs of a record about the weights that its run started from."""
     found: dict[str, Any] = record.identity_inputs.get(record.kind.starts_from) or {}
     return found
 
 
 def _source(record: Record) -> dict[str, Any]:
-    """Return what a record's recipe says of the weights that its run started from."""
+    """Return the settings of a record about the weights that its run started from."""
     found: dict[str, Any] = record.recipe.get(record.kind.starts_from) or {}
     return found
 
 
 def _weights_of(record: Record) -> dict[str, str]:
-    """Return the sha256 of the weights that a run started from, by what they are: encoder, teacher or classifier, or a snapshot."""
+    """Return the sha256 of the weights that a run started from, under their name: encoder, teacher, classifier or a snapshot."""
     sha256, source = _started_from(record).get("sha256"), _source(record)
     return {at_share(source.get("export", record.kind.starts_from), source.get("at", 1)): sha256} if sha256 else {}
 
@@ -88,14 +88,14 @@ def _snapshots(record: Record) -> dict[str, Any]:
 
 
 def _link(record: Record, weights: Mapping[str, str] | None = None) -> Link:
-    """Return the step that a run is; ``weights`` are those that the next one took from it."""
+    """Return the step of a run; ``weights`` are those that the next step took from it."""
     splits = ", ".join(f"{split} {digest[:12]}" for split, digest in record.identity_inputs.get("data", {}).items())
     facts = {"identity": record.identity, "data": f"{described(record.recipe)}: {splits}", **(weights or {})}
     return Link(record.kind.name, f"{record.suite}/{record.run}", facts)
 
 
 def _outside(record: Record) -> Link:
-    """Return the weights that a run started from which no run of the suite made."""
+    """Return the step of weights from outside the suite."""
     source = _source(record)
     model = source.get("model") or (source.get("architecture") or {}).get("model", "")
     of = {"scratch": "random weights", "timm": "timm's weights", "checkpoint": f"{source.get('path')}, weights"}

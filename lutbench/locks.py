@@ -1,4 +1,4 @@
-"""Locks: a run is one command's at a time, and who is at work on it can be told."""
+"""Locks: only one command at a time performs a run, and others can see which one."""
 
 import os
 import platform
@@ -26,23 +26,23 @@ class Holder(BaseModel):
     machine: str = "unknown"
     since: str = "unknown"
     job: str = ""
-    """The job of a cluster that it is a part of."""
+    """The cluster job it is a part of."""
 
 
 class Held(UserError):
-    """Another command is at work on a run."""
+    """Another command is performing the run."""
 
 
 @contextmanager
 def lock(run: "Run[Any]") -> Iterator[None]:
-    """Keep every other command from a run meanwhile, and begin with removing what killed ones left half-written.
+    """Lock a run against all other commands, and first remove half-written files that killed ones left.
 
-    The system frees the lock of a process that is killed. A job waits a while for one, ``LUTBENCH_LOCK_PATIENCE`` seconds: a server of
-    files gives back later what a node held that is gone. Where nodes do not see each other's locks, a job on another node
-    that the scheduler has as running is at work on it still.
+    The system releases the lock of a killed process. A job waits up to ``LUTBENCH_LOCK_PATIENCE`` seconds for the lock: a file server
+    releases the locks of a lost node with a delay. Where nodes do not see each other's locks, a job on another node that the scheduler
+    lists as running still holds the run.
 
     Raises:
-        Held: naming the process that is at work on it already.
+        Held: with the process that is performing the run.
     """
     run.home.mkdir(parents=True, exist_ok=True)
     file = FileLock(run.home / ".lock")
@@ -53,7 +53,7 @@ def lock(run: "Run[Any]") -> Iterator[None]:
             file.release()
             raise Timeout(file.lock_file)
     except Timeout:
-        raise Held(f"{run.name} is being run already, by {_holder(run.home)}. Wait for it, or stop it first.") from None
+        raise Held(f"{run.name} is being run already, by {_holder(run.home)}. Wait for it, or stop it.") from None
     try:
         run.sweep()
         since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -66,19 +66,19 @@ def lock(run: "Run[Any]") -> Iterator[None]:
 
 
 def _goes_on_elsewhere(holder: Holder | None) -> bool:
-    """Return whether what a holder left is of a job that is running, on another machine."""
+    """Return whether the holder is a job that is running on another machine."""
     if holder is None or holder.job in ("", this_job()) or holder.machine == platform.node():
         return False
     return is_active(holder.job)
 
 
 def held_by(run: "Run[Any]") -> str:
-    """Return who is at work on a run, ``process 123 on a-machine since ...``; empty if nobody is."""
+    """Return which process is performing a run, ``process 123 on a-machine since ...``; empty if none is."""
     return held_in(run.home)
 
 
 def held_in(home: Path) -> str:
-    """Return who is at work on the runs of a name, which have this folder; empty if nobody is."""
+    """Return which process is performing a run in the folder of a run name; empty if none is."""
     if not (home / ".holder.json").is_file():
         return ""
     try:
@@ -86,7 +86,7 @@ def held_in(home: Path) -> str:
             return ""  # whoever wrote it was killed
     except Timeout:
         return _holder(home)
-    except PermissionError:  # a folder of others, in which nobody can tell
+    except PermissionError:  # another user's folder
         return ""
 
 

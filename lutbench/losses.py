@@ -1,9 +1,10 @@
-"""Loss curves, and the band around a reference's in which another run of the same recipe is expected.
+"""Loss curves, and the reference band in which another run of the same recipe is expected.
 
-The band is our choice. A curve is smoothed by a running median. The band's middle is the mean of the smoothed curves of the
-reference's seeds; its half width is three deviations, at least :data:`LEAST` of the middle. The deviation is the larger one of two: that of
-the points from their smoothed curve, over all of it, robust (1.4826 times the median of the absolute values); and, of several seeds, that
-between the seeds' smoothed curves at the point. A run is outside where its own smoothed curve is: so no single step puts it there.
+The band is our choice. A curve is smoothed by a running median. The middle of the band is the mean of the smoothed curves of the
+reference seeds; its half width is three standard deviations, but at least :data:`LEAST` of the middle. The standard deviation is the
+larger of two: that of the points around their smoothed curve, estimated robustly over the whole curve (1.4826 times the median absolute
+value); and, with several seeds, that between the smoothed curves of the seeds at the point. A run is outside where its smoothed curve is,
+so a single step cannot put it there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 POINTS = 200
-"""Points of a curve at most."""
+"""Maximum number of points of a curve."""
 
 WINDOW = 7
 """Points that the running median is over, fewer at the ends (our choice)."""
@@ -24,11 +25,11 @@ DEVIATIONS = 3.0
 """Deviations from the middle to the edge of the band (our choice)."""
 
 LEAST = 0.02
-"""Least half width as a share of the middle (our choice): of large batches the points hardly scatter, and another seed or machine gives
-another curve nevertheless."""
+"""Minimum half width as a share of the middle (our choice): with large batches the points hardly scatter, but another seed or machine still
+gives another curve."""
 
 FEWEST = 5
-"""Points that a run needs before anything is said of it (our choice)."""
+"""Minimum number of points before a run is compared (our choice)."""
 
 Values = NDArray[np.float64]
 
@@ -41,7 +42,7 @@ class LossCurve(BaseModel):
     steps: Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1, max_length=POINTS)]
     """Optimiser steps done at the end of each point, ascending."""
     losses: dict[str, list[float]]
-    """By name the values, as many as points."""
+    """The values of each loss by name, one per point."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -86,10 +87,9 @@ def smoothed(values: Sequence[float] | Values) -> Values:
 
 
 def band_of(curves: Sequence[LossCurve], loss: str, until: int | None = None) -> Band | None:
-    """Return the band of a ``loss`` around the reference's ``curves``, one per seed; None if they have no such loss at the same steps.
+    """Return the band of a ``loss`` around the reference ``curves``, one per seed; None if they do not have this loss at the same steps.
 
-    With ``until`` it is the part up to that step, whose last points are smoothed without those after them: as those of a run that is at
-    this step.
+    With ``until``, return the part up to that step, smoothed without the later points, as for a run that is at this step.
     """
     having = [curve for curve in curves if loss in curve.losses]
     if not having or any(curve.steps != having[0].steps for curve in having):
@@ -106,7 +106,7 @@ def band_of(curves: Sequence[LossCurve], loss: str, until: int | None = None) ->
 
 
 def departures(curve: LossCurve, reference: Sequence[LossCurve]) -> list[Departure]:
-    """Return the losses whose smoothed curve is outside the reference's band at its end, and since when; none of too short a curve."""
+    """Return the losses whose smoothed curve ends outside the reference band, and since when; empty if the curve is too short."""
     found = []
     for loss, values in curve.losses.items():
         band = band_of(reference, loss, until=curve.steps[-1])
@@ -123,5 +123,5 @@ def departures(curve: LossCurve, reference: Sequence[LossCurve]) -> list[Departu
 
 
 def same_training(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-    """Return whether two runs' identity inputs are of one training but for its seed and the bits of what it starts from."""
+    """Return whether two runs' identity inputs describe the same training except for the seed and the bits of the initial weights."""
     return all(one.get(part) == other.get(part) for part in ("stage", "revision", "recipe", "data"))

@@ -1,4 +1,4 @@
-"""What a person sees while something runs: a bar on a terminal, a line now and then elsewhere."""
+"""Progress output: a progress bar on a terminal, a line every few seconds elsewhere."""
 
 import os
 import time
@@ -28,15 +28,15 @@ PATIENCE = 2.0
 """Seconds before the bar of something that may be quick is shown."""
 
 NUMBERS = 100
-"""Columns that a bar takes with all that stands behind its title; where there are fewer, the title has a line of its own."""
+"""Width of a bar without its title, in columns; on a narrower terminal, the title gets its own line."""
 
 T = TypeVar("T")
 
 Report = Callable[[str, int, int, str], None]
-"""Told a title, the steps done, their total and a text; all empty when that has ended."""
+"""Called with a title, the steps done, their total and a text; all are empty at the end."""
 
 _reports: list[Report] = []
-"""Whom bars report to in place of showing themselves, in a process that has no terminal of its own; one at most."""
+"""The function that bars report to instead of printing, in a process without a terminal; one at most."""
 
 
 def report_to(report: Report) -> None:
@@ -84,7 +84,7 @@ class Bar:
             report("", 0, 0, "")
 
     def update(self, done: int, text: str = "") -> None:
-        """Say that ``done`` steps of the total are done; ``text`` tells how it goes."""
+        """Show that ``done`` steps of the total are done; ``text`` is shown beside it, such as the loss."""
         self.bar.update(self.task, completed=done, text=text)
         for report in self.reports:
             report(self.title, done, self.total, text)
@@ -98,7 +98,7 @@ class Bar:
 
 
 def is_first_process() -> bool:
-    """Return whether this is the only process of the command, or that which speaks for all of ``torchrun``."""
+    """Return whether this is the only process of the command, or the first process of ``torchrun``, which prints for all."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -1,4 +1,4 @@
-"""What a number was made with: code, packages and hardware. No paths, no names of hosts or users."""
+"""The code, packages and hardware that a number was made with. No paths, no names of hosts or users."""
 
 import os
 import platform
@@ -42,12 +42,12 @@ class Code(BaseModel):
     modified: bool | None = None
     """Whether Python files, suite files or constraints differed from the commit; None without one."""
     digest: str | None = None
-    """sha256 of all files of the package as it is installed, where there is no commit."""
+    """sha256 of all installed files of the package, if there is no commit."""
     sources: dict[str, str] = {}
-    """Hashes of the sources that the run depends on, see :mod:`lutbench.sources`; older records say none."""
+    """Hashes of the source files that the run depends on, see :mod:`lutbench.sources`; empty in older records."""
 
     def __str__(self) -> str:
-        where = f"installed files {self.digest[:10]}" if self.digest else "no commit known"
+        where = f"installed files {self.digest[:10]}" if self.digest else "commit unknown"
         commit = f"commit {self.commit[:10]}" if self.commit else where
         return f"{self.version}, {commit}{' with uncommitted changes' if self.modified else ''}"
 
@@ -81,7 +81,7 @@ def code() -> Code:
     if not _git(here.parent, "ls-files", here.name):
         return Code(version=__version__, digest=digest_of_all())
     root = Path(_git(here.parent, "rev-parse", "--show-toplevel") or here.parent)
-    # Records and tables are left out: they change by being made, and nothing depends on them.
+    # Records and tables are left out: every run changes them, and no result depends on them.
     changes = _git(
         root, "status", "--porcelain", "--", "*.py", "suites", "pyproject.toml", "constraints.txt", ":!tests"
     )
@@ -101,7 +101,7 @@ def packages() -> dict[str, str]:
 
 
 def hardware(processes: int = 1) -> Hardware:
-    """Return this machine; of GPUs, the ``processes`` first, if torch can use any."""
+    """Return this machine, with the first ``processes`` GPUs if torch can use any."""
     import torch  # here, because tables read records without torch
 
     gpus = []
@@ -120,8 +120,8 @@ def hardware(processes: int = 1) -> Hardware:
 
 
 def _cpu() -> str:
-    """Return the model's name, with family and model where they are known: names such as "AMD EPYC" stand for processors of several
-    generations, on which the same program ends with other last bits."""
+    """Return the CPU's name, with family and model number if known: names such as "AMD EPYC" stand for several generations of
+    processors, on which the last bits of results differ."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         lines = info.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()

@@ -1,8 +1,8 @@
-"""Records: what a finished run measured, with everything that is needed to trace and repeat it.
+"""Records: the measurements of a finished run, with everything needed to trace and repeat it.
 
-One JSON per run. Beside it, each named with its hash, lie every image's outcome (``.npz``), so that two methods can be
-compared on the same images, and arrays (``.npy``) and pictures (``.png``) where a number is not enough. Tables are made
-from these files alone.
+There is one JSON file per run. Next to it, named with their hashes, are the per-image outcomes (``.npz``), so that two methods can be
+compared on the same images, and arrays (``.npy``) and pictures (``.png``) where a number is not enough. Tables are built from
+these files only.
 """
 
 import hashlib
@@ -36,12 +36,12 @@ class KeptFile(_Closed):
     """A file that belongs to a record."""
 
     file: str = Field(pattern=r"^[^/\\]+\.(npz|npy|png)$")
-    """Name, in the record's folder."""
+    """File name in the record's folder."""
     sha256: str
 
 
 class Attachment(KeptFile):
-    """An array or a picture that a run leaves where a number is not enough, such as a spectrum."""
+    """An array or a picture that belongs to a record, such as a spectrum."""
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
     kind: Literal["array", "picture"]
@@ -54,8 +54,8 @@ def _names(text: str) -> str:
 
 
 class _Weights(BaseModel):
-    """What a run started from: the run that made it, its hash, the content of a classifier's export beside it, and how images
-    are prepared for it if not as ImageNet's."""
+    """The weights that a run started from: the run that made them, their hash, the description of an exported classifier, and the
+    preprocessing if it is not ImageNet's."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -66,7 +66,7 @@ class _Weights(BaseModel):
 
 
 class _IdentityInputs(BaseModel):
-    """What runs have among their identity inputs, besides stage and seed, which are compared with the record's."""
+    """The identity inputs of a run, besides stage and seed, which are compared with the record's."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -94,37 +94,37 @@ class Record(_Closed):
     """Empty for pre-training runs."""
     seed: int = Field(ge=0, lt=SEED_BOUND)
     draw: int = Field(default=0, ge=0)
-    """Of a task that is run for several draws of its training images, which of them."""
+    """Number of the draw, for a task with several draws of its training images."""
     run: str
     """The run's name, unique in the suite."""
     made_as: Annotated[str, AfterValidator(_names)] | None = None
-    """``SUITE/RUN``, where another suite or under another name made it: the run of this identity was found, and not repeated."""
+    """``SUITE/RUN`` of the run that was reused: another suite, or another name, had finished a run of this identity."""
     identity: str = Field(pattern="^[0-9a-f]{64}$")
     """sha256 of the identity inputs."""
     identity_inputs: Annotated[dict[str, Any], AfterValidator(_checked_inputs)] = Field(alias="document")
     """What determines the result: the kind of run (under ``stage``) and its revision, the settings that affect results,
     the seed, the fingerprints of the data, and the identity and sha256 of the encoder or classifier that went in."""
     recipe: dict[str, Any]
-    """Every setting, those that cannot affect results included; of absolute paths the last part only."""
+    """Every setting, including those that cannot affect results; absolute paths are cut to their last part."""
     measurements: list[Measurement] = Field(min_length=1)
-    """The first is the one that tables print."""
+    """The first one is printed in the tables."""
     outcomes_file: KeptFile | None = Field(default=None, alias="outcomes")
     attachments: list[Attachment] = []
     checkpoint: str | None = None
-    """sha256 of the weights that the run ended with; None if it made none."""
+    """sha256 of the final weights; None if the run has none."""
     code: Code
     packages: dict[str, str]
     hardware: Hardware
     wall_seconds: NonNegativeFloat
-    """Seconds of training, encoding and the evaluation at the end, over all starts of the run; without loading weights. Of
-    features that another run had left, those of reading them."""
+    """Seconds of training, encoding and the final evaluation, summed over all starts of the run, without loading weights. If its
+    features came from the cache, the time of reading them counts instead of encoding."""
     images_per_second: NonNegativeFloat | None = None
-    """None where it encoded no image, as its features were kept already (``features_kept`` in :attr:`extra`): a plan needs a rate that
-    was measured."""
+    """None if it encoded no image because its features came from the cache (``features_kept`` in :attr:`extra`): ``plan`` needs a
+    measured rate."""
     created: str
     """When the run finished, UTC."""
     curve: LossCurve | None = None
-    """The losses of its training, at most 200 points; None if it trained nothing, and in records of before there were curves."""
+    """The training losses, at most 200 points; None if it trained nothing, and in records of earlier versions."""
     extra: dict[str, JsonValue] = {}
     """Further values, such as how many images were skipped."""
 
@@ -141,14 +141,13 @@ class Record(_Closed):
 
     @cached_property
     def outcomes(self) -> Any:
-        """The per-image outcomes, of the type that its kind has (:class:`PerImage`); read once, when first asked for.
+        """The per-image outcomes, of the type of its kind (:class:`PerImage`); read on first access.
 
         Raises:
-            UserError: if there are none, the file is missing, its hash is not the record's, or it holds anything but outcomes of
-                its kind.
+            UserError: if there are none, the file is missing or damaged, or its contents are not outcomes of this kind.
         """
         if self.outcomes_file is None:
-            raise UserError(f"{self.run}: its record has no per-image outcomes.")
+            raise UserError(f"{self.run}: the record has no per-image outcomes.")
         content, kind = self.content(self.outcomes_file), self.kind.outcomes
         try:
             return kind.from_arrays(read_arrays(content, kind.layout))
@@ -163,7 +162,7 @@ class Record(_Closed):
         """Read an attached array.
 
         Raises:
-            UserError: if there is none of this name, the file is missing, its hash is not the record's, or it holds no array.
+            UserError: if there is no array of this name, or the file is missing, damaged or not an array.
         """
         content = self._attached(name, "array")
         try:
@@ -186,14 +185,14 @@ class Record(_Closed):
         """Read one of its files.
 
         Raises:
-            UserError: if it is missing, larger than any file of a record is, or its hash is not the record's.
+            UserError: if it is missing, damaged, or too large for a file of a record.
         """
         path = self._path(kept)
         try:
             if (size := path.stat().st_size) > MAX_BYTES:
-                raise UserError(f"{path}: damaged or changed: it has {size:,} bytes. {_remedy(self.run)}")
+                raise UserError(f"{path}: damaged or changed: {size:,} bytes is too large. {_remedy(self.run)}")
             content = path.read_bytes()
-        except (FileNotFoundError, IsADirectoryError) as error:  # also one that a run replaces just now
+        except (FileNotFoundError, IsADirectoryError) as error:  # perhaps a run is replacing it
             what = "per-image outcomes" if kept == self.outcomes_file else "files"
             raise UserError(f"{path}: the {what} of {self.run} are missing. {_remedy(self.run)}") from error
         found = hashlib.sha256(content).hexdigest()
@@ -206,12 +205,12 @@ class Record(_Closed):
     def _attached(self, name: str, kind: str) -> bytes:
         found = next((one for one in self.attachments if (one.name, one.kind) == (name, kind)), None)
         if found is None:
-            raise UserError(f"{self.run}: its record has no {kind} {name!r}.")
+            raise UserError(f"{self.run}: the record has no {kind} {name!r}.")
         return self.content(found)
 
     @property
     def folder(self) -> Path:
-        """Where it was read, and its files are."""
+        """The folder of the record and its files."""
         assert self._folder is not None, "a record that was not read has no files yet"
         return self._folder
 
@@ -220,12 +219,12 @@ class Record(_Closed):
 
 
 def identity_of(identity_inputs: Mapping[str, Any]) -> str:
-    """Return the sha256, hexadecimal, of what determines a run's result, whatever the order of its keys."""
+    """Return the hexadecimal sha256 of the identity inputs, independent of the order of their keys."""
     return content_sha256(identity_inputs)
 
 
 def record_path(results_dir: Path, suite: str, run: str) -> Path:
-    """Return where the record of a run lies: ``records/SUITE/RUN.json``, such as ``.../downstream/TASK/METHOD/seed0.json``.
+    """Return the path of a run's record: ``records/SUITE/RUN.json``, such as ``.../downstream/TASK/METHOD/seed0.json``.
 
     Raises:
         UserError: if that is not below ``records``.
@@ -234,10 +233,10 @@ def record_path(results_dir: Path, suite: str, run: str) -> Path:
 
 
 def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
-    """Read all records of a suite, by run name, each checked against itself and its outcomes.
+    """Read all records of a suite, by run name; each is checked for consistency with its seal, identity and outcomes.
 
     Raises:
-        UserError: naming the file that is damaged, edited, misplaced or missing.
+        UserError: with the file that is damaged, edited, misplaced or missing.
     """
     records = {}
     for path in sorted((results_dir / "records" / suite).rglob("*.json")):
@@ -247,10 +246,10 @@ def read_records(results_dir: Path, suite: str) -> dict[str, Record]:
 
 
 def read_whole(path: Path, results_dir: Path, suite: str) -> Record:
-    """Read a record, checked against itself and all its files. A run may replace them meanwhile: then the new ones are read.
+    """Read a record and check it and all its files. If a run replaces them meanwhile, the new ones are read.
 
     Raises:
-        UserError: naming the file that is damaged, edited, misplaced or missing.
+        UserError: with the file that is damaged, edited, misplaced or missing.
     """
     while True:
         before = _version(path)
@@ -258,7 +257,7 @@ def read_whole(path: Path, results_dir: Path, suite: str) -> Record:
             record = read_record(path, path.relative_to(results_dir / "records" / suite).with_suffix("").as_posix())
             if record_path(results_dir, suite, record.run) != path or record.suite != suite:
                 raise UserError(
-                    f"{path}: this is the record of {record.run} of suite {record.suite}, in the wrong place. "
+                    f"{path}: this is the record of run {record.run} of suite {record.suite}, in the wrong folder. "
                     f"Move it to {record_path(results_dir, record.suite, record.run)}."
                 )
             if record.outcomes_file is not None:
@@ -272,7 +271,7 @@ def read_whole(path: Path, results_dir: Path, suite: str) -> Record:
 
 
 def _version(path: Path) -> tuple[int, int]:
-    """Return what tells a file from the one that takes its place."""
+    """Return what distinguishes a file from one that replaces it."""
     state = path.stat()
     return state.st_ino, state.st_mtime_ns
 
@@ -280,31 +279,31 @@ def _version(path: Path) -> tuple[int, int]:
 def read_record(path: Path, run: str = "it") -> Record:
     """Read one record, checked against its own seal, identity and name; its outcomes are not read.
 
-    A record of before there were seals has none, and is checked against the rest. ``run`` is its name, for messages.
+    Records of earlier versions have no seal; everything else is checked. ``run`` is its name, for messages.
 
     Raises:
-        UserError: if it is damaged, was edited, or is of another format.
+        UserError: if it is damaged, was edited, or has another format.
     """
     record = read_sealed(path, Record, _remedy(run), older=lambda record: not record.code.sources)
     kind, seed = str(record.identity_inputs.get("stage")), record.identity_inputs.get("seed")
     name, wrong = run_name(record.stage, record.task, record.method, record.seed, record.draw), ""
     if identity_of(record.identity_inputs) != record.identity:
-        wrong = "its document was changed: it does not hash to its identity"
+        wrong = "'document' was changed: its hash does not match the identity"
     elif record.run != name:
-        wrong = f"it says that it is {record.run}, but its stage, task, method, seed and draw are those of {name}"
+        wrong = f"its run name is {record.run}, but its stage, task, method, seed and draw are those of {name}"
     elif kind not in KINDS:
-        wrong = f"it is of kind {kind!r}, which this version does not know; it knows {', '.join(KINDS)}"
+        wrong = f"unknown kind of run {kind!r}; this version knows {', '.join(KINDS)}"
     elif (seed, KINDS[kind].stage) != (record.seed, record.stage):
         wrong = (
-            f"it says that it is a run of {record.stage} with seed {record.seed}, but its document is that of a run of kind "
+            f"its stage is {record.stage} and its seed {record.seed}, but 'document' is that of a run of kind "
             f"{kind} with seed {seed}"
         )
     elif foreign := [
         kept.file for kept in record.files if not is_file_of(kept.file, run_name("", "", "", record.seed, record.draw))
     ]:
-        wrong = f"it names {foreign[0]}, which is no file of a record {path.name}"
+        wrong = f"it lists the file {foreign[0]}, which does not belong to a record {path.name}"
     elif KINDS[kind].outcomes_name and record.outcomes_file is None:
-        wrong = f"it names no per-image outcomes, as every {kind} run has"
+        wrong = f"it lists no per-image outcomes, but every {kind} run has them"
     if wrong:
         raise UserError(f"{path}: {wrong}. {_remedy(record.run)}")
     record._folder = path.parent
@@ -312,25 +311,27 @@ def read_record(path: Path, run: str = "it") -> Record:
 
 
 def is_file_of(file: str, stem: str) -> bool:
-    """Return whether a file is named as those beside the record ``STEM.json``, and not as those of another draw's, ``STEM-draw1.json``."""
+    """Return whether a file name belongs to the record ``STEM.json``, and not to that of another draw, ``STEM-draw1.json``."""
     return re.match(rf"{re.escape(stem)}-(?!draw\d+[-.])", file) is not None
 
 
 def _check_measurements(record: Record, outcomes: PerImage, path: Path) -> None:
-    """Check that every number in a record is what its outcomes say, and that none is left out or put in."""
+    """Check that the numbers in a record are exactly those that follow from its outcomes."""
     try:
         counts = outcomes.measurements()
-    except (ArithmeticError, LookupError, ValueError) as error:  # outcomes that no run leaves
-        raise UserError(f"{path}: its outcomes cannot be measured: {error}. {_remedy(record.run)}") from error
+    except (ArithmeticError, LookupError, ValueError) as error:  # no run writes such outcomes
+        raise UserError(
+            f"{path}: no numbers can be computed from its outcomes: {error}. {_remedy(record.run)}"
+        ) from error
     for written, counted in zip_longest(record.measurements, counts):
         if written is None or counted is None or not same_number(written, counted):
             raise UserError(
-                f"{path}: it says {_label(written)} where its outcomes give {_label(counted)}. {_remedy(record.run)}"
+                f"{path}: the record has {_label(written)}, but its outcomes give {_label(counted)}. {_remedy(record.run)}"
             )
 
 
 def same_number(written: Measurement, counted: Measurement) -> bool:
-    """Return whether they are equal, but for the last digits of floating point, which another SciPy may change."""
+    """Return whether two measurements are equal up to the last digits, which may differ between versions of SciPy."""
     found, expected = (np.array([m.value, m.low, m.high], float) for m in (written, counted))  # None becomes NaN
     rest = written.model_copy(update={name: getattr(counted, name) for name in ("value", "low", "high")})
     return rest == counted and np.allclose(found, expected, rtol=0, atol=1e-9, equal_nan=True)
@@ -343,4 +344,4 @@ def _label(m: Measurement | None) -> str:
 
 
 def _remedy(run: str) -> str:
-    return f"Restore it from a copy (git), or remove it with its record and run {run} again."
+    return f"Restore it from a backup (git), or remove it together with its record and repeat run {run}."

@@ -1,4 +1,4 @@
-"""Finding a record: by its name or a part of it, by its path, or by the identity of its run."""
+"""Find a record by its name or a part of it, by its path, or by the identity of its run."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,17 +10,17 @@ from lutbench.record import Record, read_record
 
 
 def find_record(run: str, results: Path) -> Record:
-    """Return the record that ``run`` names: ``SUITE/RUN``, consecutive parts of that which no other has, or the path of its JSON.
+    """Return the record that ``run`` names: ``SUITE/RUN``, consecutive parts of it that match one run only, or the path of its JSON.
 
-    Records of one identity are of one run, which several suites may have: of them it is the one that was made under its own name.
+    Records with the same identity, from several suites, are one run; the one of the suite that performed it is returned.
 
     Raises:
-        UserError: if there is none or there are several, or it is damaged.
+        UserError: if no record matches, several do, or it is damaged.
     """
     if run.endswith(".json"):
         path = Path(run).expanduser()
         if not path.is_file():
-            raise UserError(f"There is no record {path.absolute()}. Check the path, or name the run: SUITE/RUN.")
+            raise UserError(f"There is no record {path.absolute()}. Check the path, or give the run's name: SUITE/RUN.")
         return read_record(path)
     wanted = run.strip("/")
     paths = {path.relative_to(results / "records").with_suffix("").as_posix(): path for path in _files(results)}
@@ -28,22 +28,20 @@ def find_record(run: str, results: Path) -> Record:
     if not found:
         where = (results / "records").absolute()
         raise UserError(
-            f"There is no record of a run {run!r} below {where}.{nearest(wanted, paths)} Records there: {listed(paths) or 'none'}. "
-            "Others lie where --results, or results=, says."
+            f"There is no record of a run {run!r} below {where}.{nearest(wanted, paths)} Records found: {listed(paths) or 'none'}. "
+            "Set another results folder with --results (in Python: results=)."
         )
     if len(found) > 1:
-        with suppress(UserError):  # one that is damaged says no identity to rely on
+        with suppress(UserError):  # the identity of a damaged record is not reliable
             named = [read_record(paths[name], name) for name in found]
             if len({record.identity for record in named}) == 1:
                 return next((record for record in named if record.made_as is None), named[0])
-        raise UserError(
-            f"{run!r} could be {len(found)} records: {listed(found, 12)}. Name more of the one that is meant."
-        )
+        raise UserError(f"{run!r} matches {len(found)} records: {listed(found, 12)}. Give more of the name.")
     return read_record(paths[found[0]], found[0])
 
 
 def record_of(identity: str, results: Path) -> Record | None:
-    """Return the record of the run of an ``identity``, in whatever suite, first in that which made it; None if none is whole."""
+    """Return the record of the run of an ``identity``, from any suite, preferably the one that performed it; None if there is no intact one."""
     taken = None
     for path in _files(results):
         if f'"identity": "{identity}"' in path.read_text(encoding="utf-8", errors="replace"):
@@ -59,7 +57,7 @@ def record_of(identity: str, results: Path) -> Record | None:
 
 
 def suites_in(results: Path) -> list[str]:
-    """Return the suites that there are records of."""
+    """Return the suites that have records."""
     return sorted({path.relative_to(results / "records").parts[0] for path in _files(results)})
 
 

@@ -1,4 +1,4 @@
-"""Making the record of a run that has just finished, and writing it with all its files: whole, or not at all."""
+"""Make the record of a run that has just finished, and write it with all its files, atomically."""
 
 import hashlib
 import io
@@ -68,8 +68,8 @@ def write_record(
 ) -> Path:
     """Write a record with its per-image outcomes, arrays and pictures (PNG), and return the record's path.
 
-    A record that stood there is replaced at once or not at all: files are named by their hash, so the old ones stay whole
-    until the new JSON is in place.
+    An earlier record is replaced atomically: files are named by their hash, so the old ones stay intact until the new JSON is in
+    place.
 
     Raises:
         UserError: on a full disk.
@@ -94,7 +94,7 @@ def write_record(
 
 
 def renamed_record(record: Record, planned: PlannedRun) -> Record:
-    """Return the record of a run of the same identity under the name of ``planned``, with what it was made as."""
+    """Return the record of a run of the same identity under the name of ``planned``, with its original name in ``made_as``."""
     names: dict[str, Any] = {
         "suite": planned.suite,
         "stage": planned.stage,
@@ -106,7 +106,7 @@ def renamed_record(record: Record, planned: PlannedRun) -> Record:
 
 
 def copy_record(record: Record, results_dir: Path) -> Path:
-    """Write a record that was read, with all its files, to other results, or under the name that it has now.
+    """Write a record that was read, with all its files, to another results folder or under its new name.
 
     Raises:
         UserError: on a full disk, or if one of its files is damaged.
@@ -138,7 +138,7 @@ def _write(record: Record, contents: Mapping[str, bytes], results_dir: Path) -> 
 
 
 def _packed(outcomes: PerImage) -> bytes:
-    """Return outcomes as ``.npz``: the same outcomes always make the same bytes, as NumPy writes no times into it."""
+    """Return outcomes as ``.npz``; equal outcomes give equal bytes, because NumPy writes no timestamps."""
     content = io.BytesIO()
     np.savez_compressed(content, **outcomes.arrays())  # type: ignore[arg-type]
     return content.getvalue()
@@ -151,7 +151,7 @@ def _array_bytes(array: NDArray[Any]) -> bytes:
 
 
 def without_machine_paths(value: Any) -> Any:
-    """Return settings with the names of files and folders in place of their absolute paths, which are those of a machine."""
+    """Return settings with absolute paths, which depend on the machine, cut to file or folder names."""
     if isinstance(value, dict):
         return {key: without_machine_paths(inner) for key, inner in value.items()}
     if isinstance(value, str) and (PurePath(value).is_absolute() or value.startswith("~")):

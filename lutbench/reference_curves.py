@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from lutbench.run import Run
 
 REFERENCE = "reference"
-"""The folder of the reference's records, tables and figures, in that of the results."""
+"""The folder of the reference records, tables and figures, inside the results folder."""
 
 
 def reference_curves(folder: Path | None, suite: str, run: str, inputs: Mapping[str, Any]) -> list[LossCurve]:
-    """Return the reference's curves of a run, one per seed: of its records in ``folder`` those of one training with the identity ``inputs``.
+    """Return the reference loss curves of a run, one per seed, from the records in ``folder`` that match the identity ``inputs``.
 
-    They may differ in the seed, and in the bits of what the run starts from. None where there is no folder, or no curve in it.
+    They may differ in the seed and in the bits of the weights that the run starts from. Empty without a folder or curves.
     """
     if folder is None:
         return []
@@ -29,12 +29,12 @@ def reference_curves(folder: Path | None, suite: str, run: str, inputs: Mapping[
 
 
 def departed(run: "Run[Any]") -> str:
-    """Return where the losses of a run in progress have left the band of the reference's; empty if nowhere, or nothing tells.
+    """Return where the losses of a run in progress left the reference band; empty if they did not, or there is no reference.
 
     The band is that of :mod:`lutbench.losses`, around the reference records of the same suite, run, recipe and data, of all seeds.
 
     Raises:
-        UserError: if its data or its weights are not here, without which nothing tells which run it is.
+        UserError: if its data or weights are absent, without which its identity cannot be computed.
     """
     curve = read_model(run.folder / CURVE, LossCurve)
     if curve is None:
@@ -45,7 +45,7 @@ def departed(run: "Run[Any]") -> str:
 
 
 def _readable(folder: Path) -> list[Record]:
-    """Return the records in a folder, of the seeds of one run; those that are damaged, which ``tables`` tells, are left out."""
+    """Return the records of all seeds of a run in a folder; damaged ones, which ``tables`` reports, are left out."""
     records = []
     for path in sorted(folder.glob("seed*.json")):
         try:

@@ -1,4 +1,4 @@
-"""Why runs cannot be done as they are: found before any compute by ``run``, ``plan`` and ``status`` alike, and told once for each cause."""
+"""Reasons why runs cannot start, found before any compute by ``run``, ``plan`` and ``status`` alike, and reported once per cause."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -14,18 +14,18 @@ from lutbench.run_weights import FIRST, require_needed
 from lutbench.train.trackers import require_trackers
 
 RUN, NEEDED, KEPT = "\0run\0", "\0needed\0", "\0kept\0"
-"""What stands for the names of a run, of the one that it needs and of a snapshot of that, in a paragraph that is the same for several."""
+"""Placeholders for the names of a run, of the run it depends on and of a snapshot of that one, in a paragraph that several runs share."""
 
 SNAPSHOT = re.compile(r"\b(encoder|teacher)-at-[\d.]*\d")
 
 
 def check_run(run: Run[Any], chosen: Collection[str], repeated: Collection[str] = ()) -> None:
-    """Find what would stop a run before any compute is spent; the run that it needs is to come if it is ``chosen`` too.
+    """Check that a run can start, before any compute is spent; the run it depends on may still be missing if it is ``chosen`` too.
 
     Raises:
         NotRun: if its dataset is optional and absent.
-        UserError: if its data, weights or settings do not go together, or what it needs did not finish, or did not keep what it takes;
-            if a tracker that it names is not installed.
+        UserError: if its data, weights and settings do not fit together; if the run it depends on did not finish, or did not keep the
+            weights that it takes; if a tracker that it names is not installed.
     """
     require_trackers(getattr(run.recipe, "trackers", ()), f"{run.planned.stage}.{run.planned.task}")
     run.planned.kind.module.check(run)
@@ -36,10 +36,7 @@ def check_run(run: Run[Any], chosen: Collection[str], repeated: Collection[str] 
 
 
 def refusal(run: Run[Any], chosen: Collection[str]) -> str:
-    """Return why ``lutbench run`` would refuse a run, a paragraph; empty if it would not. Nothing is made or decoded for it.
-
-    What should be known of weights is noted; what there is to say of data, a run says.
-    """
+    """Return in a paragraph why ``lutbench run`` would refuse a run; empty if it would not. Builds and decodes nothing."""
     if problem := weights_problem(run):
         return problem
     looking = replace(run, workspace=replace(run.workspace, download=False))
@@ -54,16 +51,16 @@ def refusal(run: Run[Any], chosen: Collection[str]) -> str:
 
 
 def warnings(runs: Iterable[Run[Any]], images: Mapping[str, Mapping[str, int]] | None = None) -> dict[str, str]:
-    """Return by name of the run what a user should know before it, see :meth:`lutbench.recipes.base.RunRecipe.warning`.
+    """Return the warnings of the runs by name, see :meth:`lutbench.recipes.base.RunRecipe.warning`.
 
-    ``images`` has the size of the splits by name of the run; if not given they are counted, as far as they are here.
+    ``images`` has the split sizes by run name; if it is None, the splits that are present are counted.
     """
     found = {run.name: run.recipe.warning(_sizes(run) if images is None else images[run.name]) for run in runs}
     return {name: warning for name, warning in found.items() if warning}
 
 
 def _sizes(run: Run[Any]) -> dict[str, int]:
-    """Return the size of the training split, if it is here."""
+    """Return the size of the training split, if it is present."""
     looking = replace(run, workspace=replace(run.workspace, download=False))
     try:
         return (
@@ -76,16 +73,16 @@ def _sizes(run: Run[Any]) -> dict[str, int]:
 
 
 def not_done(suite: LoadedSuite, failed: Mapping[str, str], runs: int, told: Collection[str] = ()) -> str:
-    """Return which of so many runs cannot be done, and why, in a paragraph for each cause that was not ``told`` before."""
+    """Return which of so many runs failed, and why, in a paragraph for each cause that was not ``told`` before."""
     if not told and len(failed) == runs and len(set(failed.values())) == 1:
         return next(iter(failed.values()))
-    before = [f"{listed(name for name in failed if name in told)}: as told above."] if told else []
+    before = [f"{listed(name for name in failed if name in told)}: see above."] if told else []
     later = {name: reason for name, reason in failed.items() if name not in told}
-    return "\n".join([f"{len(failed)} of {runs} runs cannot be done.", *before, *paragraphs(suite, later)])
+    return "\n".join([f"{len(failed)} of {runs} runs cannot be completed.", *before, *paragraphs(suite, later)])
 
 
 def paragraphs(suite: LoadedSuite, failed: Mapping[str, str]) -> list[str]:
-    """Return a paragraph for each cause, with the runs that cannot be done for it; ``failed`` has a reason for each by name."""
+    """Return a paragraph for each cause, with the runs that it stops; ``failed`` has the reason for each run by name."""
     needs = {run.name: run.needs or "" for run in suite.runs}
     causes: dict[str, list[str]] = {}
     for name, reason in failed.items():
@@ -105,13 +102,13 @@ def paragraphs(suite: LoadedSuite, failed: Mapping[str, str]) -> list[str]:
 
 
 def _named(reason: str, name: str, by: str) -> str:
-    """Return a paragraph with another word in the place of a run's name, and not of a longer one that begins or ends so."""
+    """Replace a run's name in a paragraph, but not where it is a part of a longer name."""
     return re.sub(rf"(?<![\w./-]){re.escape(name)}(?![\w/-])", by, reason) if name else reason
 
 
 def _study(suite: LoadedSuite, cause: str, names: Collection[str]) -> str:
-    """Return how to run the studies that want for a run before, with all that they start from; empty if none does."""
+    """Return how to run the studies whose runs lack another run, with everything they depend on; empty if there are none."""
     studied = suite.runs_of_studies() if FIRST in cause else {}
     studies = list(dict.fromkeys(studied[name] for name in names if name in studied))
     only = " ".join(f"--only {study}" for study in studies)
-    return f" With all that it starts from, a study is run by its name: {only}." if only else ""
+    return f" To run a study with all the runs it depends on, name the study: {only}." if only else ""

@@ -1,8 +1,8 @@
-"""A run: its identity, its folder, and what of it is present already.
+"""A run: its identity, its folder, and how far it has come.
 
 The identity is a hash over everything that determines the result: the kind of run and its revision, the settings that
-affect results, the seed, the data and the weights that go in. A run's folder is named by it, so a changed recipe never
-overwrites, resumes or passes for another.
+affect results, the seed, the data and the input weights. A run's folder is named after it, so a run with a changed recipe
+never overwrites, resumes or replaces another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ R = TypeVar("R", bound=RunRecipe, covariant=True)
 
 @dataclass
 class Run(Generic[R]):
-    """A planned run in a workspace, with the run whose encoder or classifier it takes."""
+    """A planned run in a workspace, with the run whose encoder or classifier it starts from."""
 
     planned: PlannedRun
     workspace: Workspace
@@ -65,7 +65,7 @@ class Run(Generic[R]):
 
     @property
     def command(self) -> str:
-        """What ``lutbench run`` is to be given for this suite and these folders, for messages that say what to run."""
+        """The arguments of ``lutbench run`` for this suite and these folders, for messages that say what to run."""
         return f"{self.given}{self.workspace.options}"
 
     @property
@@ -79,7 +79,7 @@ class Run(Generic[R]):
 
         Raises:
             NotRun: if its dataset is absent and optional.
-            UserError: if its data or a file of weights is absent, or the run that it needs has not finished or left none.
+            UserError: if its data or a file of weights is absent, or the run it depends on has not finished or left no weights.
         """
         recipe = self.recipe
         return {
@@ -99,7 +99,7 @@ class Run(Generic[R]):
 
     @cached_property
     def sources(self) -> dict[str, str]:
-        """Hashes of the sources that it depends on, as they are when this is first asked for."""
+        """Hashes of the source files that it depends on, taken on first access."""
         return sources_of(self.planned)
 
     @property
@@ -115,16 +115,16 @@ class Run(Generic[R]):
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """How the images were prepared that the weights were trained on that it starts from; ImageNet's if there are none."""
+        """The preprocessing that its initial weights were trained with; ImageNet's if there are none."""
         return preprocessing_for(self.recipe, self.weights if self.recipe.source else None, self.hash_of)
 
     def hash_of(self, weights: Path) -> str:
-        """Return the sha256 of a file of weights; of one that did not change not read again, see :mod:`lutbench.run_hashes`."""
+        """Return the sha256 of a file of weights; unchanged files are not read again, see :mod:`lutbench.run_hashes`."""
         return known_sha256(weights, self.workspace.runs / "checked")
 
     @property
     def home(self) -> Path:
-        """The folder of all runs of this name, whatever their recipe."""
+        """The folder of all runs of this name, with any recipe."""
         return below(self.workspace.runs, self.planned.suite, self.name)
 
     @property
@@ -134,7 +134,7 @@ class Run(Generic[R]):
 
     @property
     def finished_in(self) -> Path:
-        """The folder in which what it made is to be read: another's if it was found there, see :mod:`lutbench.run_lookup`."""
+        """The folder to read its results from; another run's if it was found there, see :mod:`lutbench.run_lookup`."""
         status = self.status()
         return status.folder if status.state is RunState.FINISHED else self.folder
 
@@ -145,13 +145,13 @@ class Run(Generic[R]):
 
     @property
     def parts(self) -> Path:
-        """The folder of those parts of its result that are finished, for runs whose result has parts."""
+        """The folder of the finished parts of its result, for runs whose result has parts."""
         return self.folder / "cells"
 
     def dataset(self, split: str) -> Any:
-        """Open one split of the recipe's dataset, of the type that its module gives; listed once per command.
+        """Open one split of the recipe's dataset, as its module does; files are listed once per command.
 
-        Of train it is the part that the recipe reads. Labels of val are in the numbering of train, which defines the classes.
+        The training split is the subset that the recipe reads. Labels of val follow the class numbers of train.
         """
         recipe = self.recipe
         if recipe.cache_side is not None:
@@ -165,12 +165,12 @@ class Run(Generic[R]):
         return opened
 
     def _subset(self, chosen: TrainingSubset) -> Any:
-        self.workspace.open(self.recipe.dataset, "train")  # what is wrong of the whole names no task
+        self.workspace.open(self.recipe.dataset, "train")  # an error in the whole split names no task
         with named(f"{self.planned.stage}.{self.planned.task}"):
             return self.workspace.subset(self.recipe.dataset, chosen)
 
     def fingerprint(self, split: str) -> str:
-        """Return what tells the content of a split from any other; of a cache it is known without the cache."""
+        """Return a hash of the content of a split; that of a cache is known before the cache exists."""
         recipe, side = self.recipe, self.recipe.cache_side
         if split == "train" and recipe.training_subset is not None:
             return str(self._subset(recipe.training_subset).fingerprint)
@@ -191,7 +191,7 @@ class Run(Generic[R]):
         return status_of(self)
 
     def record(self, folder: Path) -> Record | None:
-        """Return its record in ``folder``, the results or its own, without its files; None if there is none of this run.
+        """Return its record in ``folder``, the results or its own, without the record's files; None if there is none.
 
         Raises:
             UserError: if it is damaged.
@@ -202,11 +202,11 @@ class Run(Generic[R]):
         return record if own else None
 
     def result(self) -> str:
-        """Return its record in a line, ``top-1 81.2 % [79.4, 82.9]``: the metrics that its kind names for this, or the first; all
-        numbers if they have no interval.
+        """Return its result in a line, ``top-1 81.2 % [79.4, 82.9]``: the metrics that its kind chooses, or the first; all numbers
+        if they have no interval.
 
-        Empty if neither the results nor another run's folder have a record of this identity; raises UserError if the results have a
-        damaged one.
+        Empty if neither the results nor another run's folder has a record of this identity. Raises UserError if the record in the
+        results is damaged.
         """
         if (record := self.record(self.workspace.results)) is None and (found := find_run(self)[0]):
             record = found.record
@@ -219,7 +219,7 @@ class Run(Generic[R]):
         return ", ".join(f"{m.metric} {m.value:.3f}{m.unit}" for m in record.measurements)
 
     def sweep(self) -> None:
-        """Remove what killed processes left half-written of it; to be called while no other command may run it."""
+        """Remove half-written files that killed processes left; call this only while the run is locked."""
         remove_partials(self.home)
         record = record_path(self.workspace.results, self.planned.suite, self.name)
         remove_partials(
@@ -227,10 +227,10 @@ class Run(Generic[R]):
         )  # another's runs may go to these results
 
     def start(self) -> None:
-        """Write down what this folder is of, before anything else is in it.
+        """Write down which run this folder is of, before anything else is written to it.
 
-        Of a run that goes on, sources that changed since count as neither the old nor the new ones, and the precision is that which it
-        began with. One that does not say which has that of a time when ``auto`` was bf16 on GPUs alone, and says so.
+        If a run resumes, source files that changed since its start are marked as mixed, and it keeps the precision it began with. A
+        run of an earlier version, whose folder does not have the precision, resumes in the current one and logs that.
         """
         from lutbench.train.precision import precision_at_start  # here, because it needs torch
         from lutbench.train.processes import precision_of
@@ -245,26 +245,26 @@ class Run(Generic[R]):
         if self.recipe.precision == "auto" and not self.begun_in and (progress := progress_of(self)):
             precision = "bf16" if precision_of("auto") == "bf16" else "fp32"
             self.log(
-                f"is resumable {progress}, and does not say in which precision it began: goes on in {precision}. Was that another, repeat it "
-                f"with --again {self.name} when it has finished."
+                f"is resumable {progress}; the precision it began with was not saved, so it continues in {precision}. If it began in "
+                f"another one, repeat it with --again {self.name} after it has finished."
             )
         write_started(self.folder, self.name, self.identity, self.identity_inputs, self.sources, precision)
 
     @property
     def begun_in(self) -> str:
-        """The precision that it began with; empty if it has not begun, or began before that was kept."""
+        """The precision that it began with; empty if it has not begun, or its version did not save it."""
         return self._begun.precision if self._begun else ""
 
     @property
     def _begun(self) -> Started | None:
-        """What was written down of it when it began; None if it has not begun, or that is damaged."""
+        """The contents of its ``run.json``; None if it has not begun, or the file is damaged."""
         try:
             return read_started(self.folder)
         except DamagedError:
             return None
 
     def set_aside(self) -> Path:
-        """Move what there is of it out of the way, so that it is run anew, and return where it stays."""
+        """Rename its folder, so that the run starts from the beginning, and return the new path."""
         aside = self.folder.with_name(f"{self.folder.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
         self.folder.rename(aside)
         return aside
@@ -272,9 +272,9 @@ class Run(Generic[R]):
     def restore(
         self, modules: Mapping[str, "nn.Module"], optimizer: "Optimizer", steps: int
     ) -> tuple[int, dict[str, Any]]:
-        """Load the newest whole checkpoint, if there is one; return which of the ``steps`` to go on from, and the extra state."""
+        """Load the newest intact checkpoint, if there is one; return the step to resume from, and the extra state."""
         from lutbench.checkpoint import (
-            newest_checkpoint,  # here, as below: to know how far a run has come needs no torch
+            newest_checkpoint,  # here, as below: the status of a run needs no torch
         )
 
         checkpoint, damage = newest_checkpoint(
@@ -284,7 +284,7 @@ class Run(Generic[R]):
             self.log(f"{line}.")
         if checkpoint is None:
             return 0, {}
-        self.log(f"goes on from step {checkpoint.step}.")
+        self.log(f"resumes from step {checkpoint.step}.")
         return checkpoint.step, checkpoint.extra_state
 
     def save(
@@ -318,11 +318,10 @@ class Run(Generic[R]):
     ) -> None:
         """Write the record to the results, with a copy in the run's own folder, and mark the run finished.
 
-        To be called from the first process. ``results`` are what happened on every image or, for a kind without
-        that, the measurements; ``seconds`` those of training, encoding and evaluation, see
-        :class:`lutbench.record.Record`; ``checkpoint`` is the sha256 of the
-        weights that came out; ``arrays`` and ``pictures`` (PNG) are kept with the record; ``files`` are others in the run's
-        folder that will be read again, as they are now; ``curve`` has the losses of training.
+        Call this from the first process only. ``results`` are the per-image outcomes or, for a kind without them, the
+        measurements; ``seconds`` is the time of training, encoding and evaluation, see :class:`lutbench.record.Record`;
+        ``checkpoint`` is the sha256 of the final weights; ``arrays`` and ``pictures`` (PNG) are kept with the record; ``files``
+        are other files in the run's folder that will be read again, and are hashed now; ``curve`` has the training losses.
 
         Raises:
             UserError: on a full disk, or if a number is not finite.
@@ -347,13 +346,14 @@ class Run(Generic[R]):
             write_record(record, outcomes, folder, arrays=arrays, pictures=pictures)
         write_finished(self.folder, self.identity, checkpoint, self.sources, files)
         if skipped := (extra or {}).get("skipped"):
-            self.log(f"images passed over because they cannot be decoded: {skipped:,}.")
+            self.log(f"images skipped because they cannot be decoded: {skipped:,}.")
 
     def restore_record(self) -> None:
-        """Put the record of this finished run into the results, unless it is there, whole, with all its files.
+        """Copy the record of this finished run to the results, unless it is there already, intact and with all its files.
 
-        It or a file was removed or damaged, another recipe's stands in its place, or the results are kept elsewhere now. If it was
-        found in another run's folder, it is that one's record under its own name, and its own folder says where it is.
+        It may be missing there because it was removed or damaged, replaced by the record of another recipe, or because the results
+        folder is a new one. If the run was found in another run's folder, that record is copied under this run's name, and this run's
+        folder gets a reference to the other one.
 
         Raises:
             UserError: if the record in the run's folder is damaged too; on a full disk.
@@ -373,13 +373,13 @@ class Run(Generic[R]):
 
 
 def open_run(suite: LoadedSuite, planned: PlannedRun, workspace: Workspace) -> Run[Any]:
-    """Return a run of a suite with the run that it needs. Nothing is opened: its identity is found out when asked for."""
+    """Return a run of a suite with the run it depends on. Opens nothing: the identity is computed on first access."""
     needed = open_run(suite, suite.run(planned.needs), workspace) if planned.needs else None
     return Run(planned, workspace, needed, suite.given)
 
 
 def open_runs(suite: LoadedSuite, workspace: Workspace) -> dict[str, Run[Any]]:
-    """Return the runs of a suite by name, as :func:`open_run` does: one that several start from is one, whose identity is found out once."""
+    """Return the runs of a suite by name, like :func:`open_run`; a run that several depend on is one object with one identity."""
     runs: dict[str, Run[Any]] = {}
     for planned in suite.runs:  # each after the one that it needs
         runs[planned.name] = Run(planned, workspace, runs[planned.needs] if planned.needs else None, suite.given)
@@ -387,7 +387,7 @@ def open_runs(suite: LoadedSuite, workspace: Workspace) -> dict[str, Run[Any]]:
 
 
 def row_named(run: Run[Any]) -> AbstractContextManager[None]:
-    """Return what names its table in what is found wrong of a run, and its row where it starts from another's weights."""
+    """Return a context that puts the run's table, and its row if it starts from weights, before the message of an error."""
     planned = run.planned
     row = "" if planned.kind.starts_from == "nothing" else f", row {planned.method}"
     return named(f"{planned.stage}.{planned.task}", row)

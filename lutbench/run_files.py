@@ -1,6 +1,6 @@
-"""What a run's folder says of the run: ``run.json`` from its start on, ``finished.json`` from its end on. Both are sealed.
+"""The files that describe a run in its folder: ``run.json``, written at its start, and ``finished.json``, written at its end.
 
-So is ``taken.json``, which a folder has instead of a run that was found finished in another folder.
+A folder with ``taken.json`` refers to another folder that holds the finished run. All three are sealed, see :mod:`lutbench.files`.
 """
 
 import os
@@ -20,7 +20,7 @@ from lutbench.recipes.suite import name_matches
 STARTED, FINISHED, TAKEN = "run.json", "finished.json", "taken.json"
 
 DEPTH = 4
-"""Folders between that of a stage and that of a run at most: table, dataset, row and seed, in robustness."""
+"""Maximum number of folder levels between a stage and a run: table, dataset, row and seed, in robustness."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -37,30 +37,30 @@ class Started(_Closed):
     document: dict[str, Any]
     """What the identity is the hash of."""
     sources: dict[str, str] = {}
-    """Hashes of the sources that it depends on, see :mod:`lutbench.sources`; runs of before there were any say none."""
+    """Hashes of the source files that it depends on, see :mod:`lutbench.sources`; empty for runs of earlier versions."""
     precision: Literal["", "bf16", "fp32"] = ""
-    """What it computes in, wherever it goes on; runs of before this was kept do not say it."""
+    """The precision it computes in, also after it resumes; empty for runs of earlier versions."""
 
 
 class Finished(_Closed):
     """A run that has finished."""
 
     identity: Sha256 | None = None
-    """The run's; runs of before there were seals do not say it."""
+    """The run's identity; None for runs of earlier versions."""
     checkpoint: Sha256 | None = Field(validation_alias=AliasChoices("checkpoint", "encoder"))
-    """sha256 of the weights that it ended with; None if it made none."""
+    """sha256 of its final weights; None if it has none."""
     sources: dict[str, str] = {}
-    """As those of :class:`Started`."""
+    """As in :class:`Started`."""
     files: dict[str, Sha256] = {}
-    """sha256 of further files in its folder that are read again."""
+    """sha256 of other files in its folder that are read later."""
 
 
 class Taken(_Closed):
-    """A run that another folder holds."""
+    """A run whose results are in another folder."""
 
     identity: Sha256
     folder: str
-    """That of the run, relative to the one that says this."""
+    """The run's folder, relative to the folder of this file."""
 
 
 M = TypeVar("M", Started, Finished, Taken)
@@ -74,7 +74,7 @@ def write_started(
     sources: dict[str, str],
     precision: Literal["", "bf16", "fp32"] = "",
 ) -> None:
-    """Write down what a folder is of."""
+    """Write ``run.json``."""
     started = Started(name=name, identity=identity, document=identity_inputs, sources=sources, precision=precision)
     write_sealed(folder / STARTED, started.model_dump())
 
@@ -82,44 +82,44 @@ def write_started(
 def write_finished(
     folder: Path, identity: str, checkpoint: str | None, sources: dict[str, str], files: Iterable[str]
 ) -> None:
-    """Mark a run finished."""
+    """Write ``finished.json``, which marks a run finished."""
     hashes = {file: sha256_of(folder / file) for file in files}
     finished = Finished(identity=identity, checkpoint=checkpoint, sources=sources, files=hashes)
     write_sealed(folder / FINISHED, finished.model_dump())
 
 
 def read_started(folder: Path) -> Started:
-    """Read what a folder is of.
+    """Read ``run.json``.
 
     Raises:
-        DamagedError: if that is not there, or not as it was written.
+        DamagedError: if it is missing or damaged.
     """
     return _read(folder / STARTED, Started)
 
 
 def read_finished(folder: Path, identity: str | None = None) -> Finished:
-    """Read what a run left that has finished; it has this ``identity``, if one is given.
+    """Read ``finished.json``, and check its ``identity`` if one is given.
 
     Raises:
-        DamagedError: if it is not as it was written, or another run's.
+        DamagedError: if it is missing or damaged, or belongs to another run.
     """
     path = folder / FINISHED
     finished = _read(path, Finished)
     if identity is not None and finished.identity not in (None, identity):
-        raise DamagedError(f"{path}: it is that of another run, {str(finished.identity)[:12]}. {_REMEDY}")
+        raise DamagedError(f"{path}: it belongs to another run, {str(finished.identity)[:12]}. {_REMEDY}")
     return finished
 
 
 def write_taken(folder: Path, identity: str, found: Path) -> None:
-    """Write down in a run's ``folder`` that the run of this identity is the one that was found in another."""
+    """Write ``taken.json`` in a run's ``folder``: the run of this identity is in the folder ``found``."""
     relative = os.path.relpath(found.resolve(), folder.resolve())
     write_sealed(folder / TAKEN, Taken(identity=identity, folder=Path(relative).as_posix()).model_dump())
 
 
 def list_runs(runs: Path) -> dict[str, list[Path]]:
-    """Return the folders of runs below ``runs``, whichever suite's, by the beginning of the identity that they are named by.
+    """Return the folders of all runs below ``runs``, of any suite, by the first 12 characters of their identity.
 
-    They are found by their names, ``SUITE/STAGE/.../seed0/IDENTITY``: nothing is opened, and no run's folder is listed.
+    They are found by their names, ``SUITE/STAGE/.../seed0/IDENTITY``: no file is opened, and no run's folder is listed.
     """
     found: dict[str, list[Path]] = {}
     for suite in _folders(runs):
@@ -138,7 +138,7 @@ def list_runs(runs: Path) -> dict[str, list[Path]]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder; none if it is not there or may not be read."""
+    """Return the subfolders of a folder; none if it does not exist or cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return [Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
@@ -147,13 +147,13 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def finished_folder(name: str, runs: Path) -> Path:
-    """Return the folder of a finished run, by itself or by its name below ``runs``; of several recipes the latest.
+    """Return the folder of a finished run, given as a folder or by its name below ``runs``; the latest if there are several recipes.
 
-    The name is ``SUITE/NAME``, or consecutive parts of that which no other run has; names of one identity are those of one run. The
-    folder may be another suite's, where that made the run of this name.
+    The name is ``SUITE/NAME``, or consecutive parts of it that match one run only; several names of one identity are one run. The
+    folder may be in another suite, if that suite did the run.
 
     Raises:
-        UserError: if there is none, or there are several; names those that there are.
+        UserError: if no run matches, or several do; lists them.
     """
     for home in (Path(name), runs / name):
         if folder := _latest(home):
@@ -164,16 +164,14 @@ def finished_folder(name: str, runs: Path) -> Path:
     if len({folder.name for folder in found.values()}) == 1:  # the identity
         return next(iter(found.values()))
     if found:
-        raise UserError(
-            f"{name!r} could be {len(found)} runs: {listed(found, 12)}. Name more of the one that is meant."
-        )
+        raise UserError(f"{name!r} matches {len(found)} runs: {listed(found, 12)}. Give more of the name.")
     raise UserError(
-        f"There is no finished run {name!r} in {runs.absolute()}.{nearest(name, known)} Finished there: {listed(known) or 'none'}."
+        f"There is no finished run {name!r} in {runs.absolute()}.{nearest(name, known)} Finished runs: {listed(known) or 'none'}."
     )
 
 
 def _latest(home: Path) -> Path | None:
-    """Return the folder of the latest finished run of a name, whose folder, or that of one of its runs, is ``home``; None without."""
+    """Return the folder of the latest finished run in ``home``, a run's folder or the folder of all runs of a name; None if there is none."""
     ends = [path for at in (home, *_folders(home)) for path in (at / FINISHED, at / TAKEN) if path.is_file()]
     for end in sorted(ends, key=lambda path: (path.parent == home, path.stat().st_mtime), reverse=True):
         folder = end.parent if end.name == FINISHED else end.parent / _read(end, Taken).folder
@@ -182,11 +180,11 @@ def _latest(home: Path) -> Path | None:
     return None
 
 
-_REMEDY = "Restore it from a copy; without it the run counts as not finished."
+_REMEDY = "Restore it from a backup; without it the run counts as not finished."
 
 
 def _read(path: Path, kind: type[M]) -> M:
     try:
         return read_sealed(path, kind, _REMEDY, older=lambda values: not getattr(values, "sources", True))
     except FileNotFoundError as error:
-        raise DamagedError(f"{path}: it is missing. {_REMEDY}") from error
+        raise DamagedError(f"{path}: the file is missing. {_REMEDY}") from error

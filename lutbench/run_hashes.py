@@ -1,7 +1,7 @@
-"""sha256 of weights, kept between commands: a file that did not change is not read again to plan or to show a status.
+"""A cache of sha256 sums of weight files, so that ``plan`` and ``status`` do not read an unchanged file again.
 
-Kept in a folder, a sealed file for each, and believed while name, size, times and inode are what they were. A run that takes
-the weights reads them against the hash all the same, so it cannot start from others than its identity says.
+There is a sealed file for each sum, valid while name, size, times and inode of the weight file stay the same. A run that starts from
+the weights still verifies the hash when it loads them, so it cannot start from weights that do not match its identity.
 """
 
 import hashlib
@@ -16,25 +16,25 @@ from lutbench.files import read_sealed, write_sealed
 from lutbench.models.weight_files import sha256_of
 
 SETTLED = 2 * 10**9
-"""Nanoseconds that must lie between a file's last change and its hashing: a file system's clock may tick as slowly (FAT's does), and a
-change within the same tick could not be seen. Git keeps the same distance."""
+"""Minimum time between a file's last change and its hashing, in nanoseconds: timestamps may be as coarse as that (FAT), and a change
+within one tick would go unnoticed. Git does the same."""
 
 
 class Stamp(BaseModel):
-    """A hash, and the state that the file or folder was in."""
+    """A hash, and the state of the file or folder it is of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     path: str
-    """For readers."""
+    """For human readers only."""
     state: str
     sha256: str
 
 
 def known_sha256(path: Path, stamps: Path) -> str:
-    """Return the sha256 of a file or folder of weights, from ``stamps`` if it is in the state of which they keep it.
+    """Return the sha256 of a file or folder of weights, from the cache ``stamps`` if it has not changed since.
 
-    A folder that cannot be written to keeps nothing.
+    Nothing is cached if ``stamps`` cannot be written.
     """
     stamp = stamps / f"weights-{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]}.json"
     (state, changed), now = _state(path), time.time_ns()
@@ -50,9 +50,9 @@ def known_sha256(path: Path, stamps: Path) -> str:
 
 
 def _state(path: Path) -> tuple[str, int]:
-    """Return what tells a change of a file, or of any in a folder, and when the last was, in nanoseconds since 1970.
+    """Return a hash of the state of a file, or of all files in a folder, and the time of the last change in nanoseconds since 1970.
 
-    The time of the inode's change is part of it: unlike that of the content's it cannot be set back.
+    It includes the inode's change time (ctime), which, unlike the modification time, cannot be set back.
     """
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     stats = [(str(file.absolute()), file.stat()) for file in files]

@@ -1,10 +1,9 @@
-"""Runs that another suite has finished, or this one under another name: found by their identity, and not repeated.
+"""Find runs that another suite has finished, or this suite under another name, by their identity, so that they are not repeated.
 
-Two runs with one identity have the same result, whatever they are called. So of a run that has not finished in its own
-folder, every other folder below ``--runs`` that is named by its identity is looked at: if a run has finished there and is
-whole, it is this run, its weights are read there, and its record is brought into the results under this run's name.
-Nothing is ever written to another run's folder. One that is damaged is passed over, and so is one that was interrupted: to go on
-there is for the suite whose it is.
+Two runs with the same identity have the same result, whatever their names. So if a run has not finished in its own folder, every
+other folder below ``--runs`` that is named after its identity is checked. If an intact, finished run is found, its weights are read
+there, and its record is copied to the results under this run's name. Nothing is ever written to another run's folder. Damaged and
+interrupted runs are skipped: only their own suite resumes them.
 """
 
 from collections.abc import Iterator
@@ -30,14 +29,14 @@ class FoundRun(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is called there, ``SUITE/RUN``."""
+        """Its name there, ``SUITE/RUN``."""
         return f"{self.record.suite}/{self.record.run}"
 
 
 def find_run(run: "Run[Any]") -> tuple[FoundRun | None, list[str]]:
-    """Return the finished run of the same identity in another folder, if there is one, and what is damaged of others.
+    """Return a finished run of the same identity in another folder, if there is one, and messages about damaged ones.
 
-    Of several the first by path. Its weights and the files of its record are not read: see :func:`check_found`.
+    If there are several, the first by path. Does not read its weights and the files of its record: see :func:`check_found`.
     """
     damage: list[str] = []
     for folder in _others(run):
@@ -49,12 +48,12 @@ def find_run(run: "Run[Any]") -> tuple[FoundRun | None, list[str]]:
             finished = read_finished(folder, run.identity)
             return FoundRun(folder, finished, _record(run, folder, finished.checkpoint)), damage
         except DamagedError as error:
-            damage.append(f"{error} So that run is not taken for this one.")
+            damage.append(f"{error} So that run is not reused.")
     return None, damage
 
 
 def check_found(run: "Run[Any]") -> None:
-    """Read all of the run that was found for a run, and pass it over if it is damaged, and so on with the next."""
+    """Read all files of the run that was found in place of a run; if it is damaged, skip it and check the next."""
     while (found := find_run(run)[0]) is not None:
         try:
             for kept in found.record.files:
@@ -73,20 +72,20 @@ def begun_elsewhere(run: "Run[Any]") -> Iterator[Path]:
 
 
 def _others(run: "Run[Any]") -> list[Path]:
-    """Return the folders that may hold a run of this identity, but its own: also where that has two paths, by a link."""
+    """Return the folders that may hold a run of this identity, except its own, also if a link gives that a second path."""
     folders, own = run.workspace.run_folders.get(run.identity[:12], []), run.folder.resolve()
     return [folder for folder in folders if folder.resolve() != own]
 
 
 def _record(run: "Run[Any]", folder: Path, checkpoint: str | None) -> Record:
-    """Return the whole record of a finished run, from its folder or else the results; its files are not read.
+    """Return the record of a finished run, from its folder or else from the results; the record's files are not read.
 
     Raises:
-        DamagedError: if neither has one of this identity, with these weights.
+        DamagedError: if neither has an intact one of this identity, with these weights.
     """
     suite, *name, _ = folder.relative_to(run.workspace.runs).parts
     kept = sorted((folder / "records").rglob("*.json"))
-    problem = "there is none"
+    problem = "no record found"
     for path in (*kept, record_path(run.workspace.results, suite, "/".join(name))):
         try:
             record = read_record(path, "/".join(name))
@@ -97,18 +96,16 @@ def _record(run: "Run[Any]", folder: Path, checkpoint: str | None) -> Record:
             continue
         if (record.identity, record.checkpoint) == (run.identity, checkpoint):
             return record
-        problem = f"{path} is another run's"
-    raise DamagedError(
-        f"{folder / FINISHED}: it says that the run has finished, and no whole record says so: {problem}."
-    )
+        problem = f"{path} belongs to another run"
+    raise DamagedError(f"{folder / FINISHED} says that the run has finished, but it has no intact record: {problem}.")
 
 
 def _check_weights(run: "Run[Any]", found: FoundRun) -> None:
-    """Check what a run left, if it did not end with the weights that it began with; raises DamagedError."""
+    """Check the files that a run left, unless it ended with the weights it started from; raises DamagedError."""
     files = found.finished.files
     left = {*files, *(path.name for path in found.folder.glob("*.safetensors"))}
     hashes = {name: sha256_of(path) for name in sorted(left) if (path := found.folder / name).is_file()}
     wrong = [name for name, sha256 in files.items() if hashes.get(name) != sha256]
     if wrong or found.finished.checkpoint not in (None, run.weights_sha256, *hashes.values()):
-        what = wrong[0] if wrong else "the weights that it ended with"
-        raise DamagedError(f"{found.folder}: {what}: missing, or not what {FINISHED} says of it.")
+        what = wrong[0] if wrong else "final weights"
+        raise DamagedError(f"{found.folder}: {what}: missing, or the sha256 differs from the one in {FINISHED}.")

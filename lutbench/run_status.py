@@ -1,4 +1,4 @@
-"""How far a run has come, as its folder says, or another of the same identity."""
+"""How far a run has come, according to its folder, or another folder of the same identity."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,42 +26,42 @@ class RunState(StrEnum):
     STALE = "stale"
     MISSING = "missing"
     UNKNOWN = "unknown"
-    """Only where the data or the weights that it needs are not here, without which nothing tells which run it is."""
+    """Its data or weights are absent, without which its identity cannot be computed."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How far a run has come, since when or why, and the folder that holds it."""
+    """How far a run has come, the details, and the folder that holds it."""
 
     state: RunState
     detail: str
     folder: Path
     damage: tuple[str, ...] = ()
-    """What was passed over because it is damaged, a paragraph each."""
+    """A message about each damaged run that was skipped."""
     edited: str = ""
-    """Of a finished run, the name of the run that other code than this finished: its own, or one that it starts from."""
+    """If the code has changed since a run finished, the name of that run: this one, or one that it depends on."""
     sources: tuple[str, ...] = ()
-    """Which of its sources are others now, where other code finished it."""
+    """The source files that have changed since it finished."""
     made_as: str = ""
-    """Of a run that was found in another folder than its own, what it is called there, ``SUITE/RUN``."""
+    """The name of a run that was found in another folder than its own, ``SUITE/RUN``."""
 
     def __str__(self) -> str:
         return f"{self.short} ({listed(self.sources)})" if self.sources else self.short
 
     @property
     def short(self) -> str:
-        """The same without the sources that changed."""
+        """The status without the changed source files."""
         return " ".join(filter(None, (self.state, self.made_as and f"as {self.made_as}", self.detail)))
 
     @property
     def counted(self) -> str:
-        """Since when or why, with the number of the sources that changed: ``by other code (13 files)``."""
+        """The details with the number of changed source files: ``with different code (13 files)``."""
         files = len(self.sources)
         return f"{self.detail} ({files} file{'s' * (files > 1)})" if files else self.detail
 
 
 def status_of(run: "Run[Any]") -> RunStatus:
-    """Return whether a run is finished, and by which code, resumable at a step, stale because a field changed, or missing."""
+    """Return whether a run is finished (and with which code), resumable at a step, stale because a setting changed, or missing."""
     damage: list[str] = []
     if (run.folder / FINISHED).is_file():
         try:
@@ -80,7 +80,7 @@ def status_of(run: "Run[Any]") -> RunStatus:
     for other in sorted(finished, key=lambda folder: (folder / FINISHED).stat().st_mtime, reverse=True):
         try:
             read_finished(other)
-            if changed := changes(read_started(other).document, run.identity_inputs):  # else it was to be repeated
+            if changed := changes(read_started(other).document, run.identity_inputs):  # else --again repeats it
                 return RunStatus(RunState.STALE, f"because {', '.join(changed)}", other, tuple(damage))
         except DamagedError as error:
             damage.append(str(error))
@@ -88,7 +88,7 @@ def status_of(run: "Run[Any]") -> RunStatus:
 
 
 def progress_of(run: "Run[Any]") -> str:
-    """Return what there is in its own folder to go on from, ``at step 200`` or ``after 3 parts``; empty if nothing."""
+    """Return where a run can resume in its own folder, ``at step 200`` or ``after 3 parts``; empty if it cannot."""
     if (step := newest_step(run.checkpoints)) is not None:
         return f"at step {step}"
     parts = sum(1 for _ in run.parts.glob("*.npz"))
@@ -96,28 +96,28 @@ def progress_of(run: "Run[Any]") -> str:
 
 
 def _finished(run: "Run[Any]", left: Finished, folder: Path) -> RunStatus:
-    """Return the status of a run that has finished in ``folder``, and by which code."""
+    """Return the status of a run that has finished in ``folder``, and with which code."""
     others, edited = differing(left.sources, run.planned), run.name
-    detail = "by other code" if others else ""
+    detail = "with different code" if others else ""
     if not others and run.needs is not None and (before := status_of(run.needs)).edited:
         detail, others, edited = f"after {run.needs.name}, {before.detail}", list(before.sources), before.edited
     return RunStatus(RunState.FINISHED, detail, folder, edited=edited if detail else "", sources=tuple(others))
 
 
 def _check_recorded(run: "Run[Any]", checkpoint: str | None) -> None:
-    """Raises DamagedError if neither the run's folder nor the results have a whole record of it, with these weights."""
+    """Raise DamagedError if neither the run's folder nor the results have an intact record of it, with these weights."""
     for folder in (run.folder, run.workspace.results):
         with suppress(UserError):
             if (record := run.record(folder)) and record.checkpoint == checkpoint:
                 return
     raise DamagedError(
-        f"{run.folder / FINISHED}: it says that the run has finished, and there is no whole record of that, neither beside it nor in "
-        f"{run.workspace.results}. Restore one from a copy; without it the run counts as not finished."
+        f"{run.folder / FINISHED} says that the run has finished, but there is no intact record of it, neither in its folder nor in "
+        f"{run.workspace.results}. Restore one from a backup; without it the run counts as not finished."
     )
 
 
 def waits(run: "Run[Any]") -> bool:
-    """Return whether the run that it needs has not finished, which is reason enough and told of that one."""
+    """Return whether the run it depends on has not finished; that run's status then says why."""
     try:
         return run.needs is not None and run.needs.status().state is not RunState.FINISHED
     except UserError:
@@ -125,9 +125,9 @@ def waits(run: "Run[Any]") -> bool:
 
 
 def unknown_because(run: "Run[Any]") -> str:
-    """Return in a few words why nothing tells which run a run is, and so how far it has come; empty if it has surely not begun.
+    """Return in a few words why a run's identity, and so its status, cannot be computed; empty if the run has certainly not begun.
 
-    That is so where no run lies below ``--runs``, or the run that it needs has not finished.
+    It has not begun if there is no run below ``--runs``, or the run it depends on has not finished.
     """
     if not run.workspace.run_folders:
         return ""
@@ -142,17 +142,17 @@ def unknown_because(run: "Run[Any]") -> str:
         for split in run.recipe.splits:
             run.fingerprint(split)
     except UserError:
-        return "data not here" if not (run.workspace.data / dataset.folder).exists() else "data not as expected"
+        return "data not found" if not (run.workspace.data / dataset.folder).exists() else "data not as expected"
     with suppress(UserError):
         if (weights := run.weights) is not None and weights.exists():
             return "weights not as expected"
-    return "weights not here"
+    return "weights not found"
 
 
 def weights_problem(run: "Run[Any]", finished: bool = False) -> str:
-    """Return why a run cannot start from timm's weights or the user's, as far as names and shapes tell; empty if it can.
+    """Return why a run cannot start from timm's or the user's weights, judged by tensor names and shapes; empty if it can.
 
-    Nothing is asked of a finished run that starts from weights of the suite, or from none: it did.
+    A finished run that starts from a run of the suite, or from scratch, is not checked.
     """
     source = run.recipe.source
     if finished and (source is None or source.kind in ("run", "scratch")):

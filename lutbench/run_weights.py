@@ -1,4 +1,4 @@
-"""What a run starts from: weights that another run left, or a file, or none."""
+"""The weights that a run starts from: those of another run, a file, or none."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 class NotKeptError(UserError):
-    """A run finished before runs kept such weights, or its settings were not to."""
+    """A run did not keep such weights: its version could not, or its settings did not ask for them."""
 
 
 FIRST = "First run"
-"""What begins the end of a paragraph on a run that wants for another one."""
+"""Begins the last sentence of a message about a run that lacks another one."""
 
 BESIDE = ("teacher", "decoder")
-"""The NAMEs of the ``NAME.safetensors`` that a pre-training keeps beside the encoder, which is the checkpoint of its record; beside
-these its snapshots, ``encoder-at-0.1``."""
+"""The NAMEs of the ``NAME.safetensors`` files that a pre-training keeps beside its encoder (the checkpoint in its record) and its
+snapshots, such as ``encoder-at-0.1``."""
 
 
 def weights_of(run: "Run[Any]") -> Path | None:
     """Return the file or folder of weights that a run starts from, if there is one.
 
     Raises:
-        UserError: if the user's file is absent, or a smoke run's, or the run that it needs has not finished.
+        UserError: if the user's file is absent or from a smoke run, or the run it depends on has not finished.
     """
     source, part = run.recipe.source, run.planned.kind.starts_from
     if source is None:
@@ -42,8 +42,8 @@ def weights_of(run: "Run[Any]") -> Path | None:
     if not weights.exists():
         table = "classifier" if part == "classifier" else "method"
         raise UserError(
-            f"{table}.{run.planned.method}.checkpoint: there is no file or folder {weights.absolute()}. A relative path begins at the folder "
-            "that the command is given in."
+            f"{table}.{run.planned.method}.checkpoint: there is no file or folder {weights.absolute()}. Relative paths start from the "
+            "current folder of the command."
         )
     if not run.planned.smoke:
         refuse_smoke_weights(weights)
@@ -51,10 +51,10 @@ def weights_of(run: "Run[Any]") -> Path | None:
 
 
 def weights_inputs(run: "Run[Any]") -> dict[str, Any]:
-    """Return what tells the weights that a run starts from, with how images were prepared for them, from any others.
+    """Return what identifies the weights that a run starts from: their hash, and how images are prepared for them.
 
     Raises:
-        UserError: if a file of weights is absent, or the run that it needs has not finished, or left no such weights.
+        UserError: if a file of weights is absent, or the run it depends on has not finished, or left no such weights.
     """
     part = run.planned.kind.starts_from
     if run.needs is not None:
@@ -73,16 +73,16 @@ def weights_inputs(run: "Run[Any]") -> dict[str, Any]:
 
 
 def require_needed(run: "Run[Any]") -> None:
-    """Check that the run has finished whose encoder or classifier a run takes, and left it.
+    """Check that the run it depends on has finished, and kept the encoder or classifier.
 
     Raises:
-        UserError: if it has not, with the command that runs it.
+        UserError: if it has not, with the command to run.
     """
     if run.needs is None:
         return
     status, other = run.needs.status(), run.needs.planned
     if status.state is not RunState.FINISHED:
-        uses = "measures the classifier" if run.planned.kind.starts_from == "classifier" else "starts from the encoder"
+        uses = "evaluates the classifier" if run.planned.kind.starts_from == "classifier" else "starts from the encoder"
         raise UserError(
             f"{run.name} {uses} of {other.name}, which is {status}. "
             f"{FIRST}: nox -s {other.stage} -- {run.command} (or: lutbench run {run.command} --stage {other.stage})."
@@ -94,8 +94,8 @@ def weights_made(run: "Run[Any]", name: str) -> str:
     """Return the sha256 of the ``NAME.safetensors`` that a finished run left.
 
     Raises:
-        NotKeptError: if it finished before such runs kept them, or without such a snapshot.
-        UserError: if it made none, or what it left is damaged.
+        NotKeptError: if its version did not keep such weights, or it has no such snapshot.
+        UserError: if it has no weights, or they are damaged.
     """
     folder = run.finished_in
     finished = read_finished(folder, run.identity)
@@ -105,14 +105,14 @@ def weights_made(run: "Run[Any]", name: str) -> str:
         if share:
             kept = [file.removesuffix(".safetensors") for file in finished.files if file.startswith(f"{export}-at-")]
             raise NotKeptError(
-                f"{run.name} finished without keeping {name}, what it was at that share of the run, which is past: {folder} "
-                f"has {listed([file for file in kept if not file.endswith('.json')]) or 'none on the way'}. Repeat it to have one: "
+                f"{run.name} finished without keeping {name}, its snapshot at that share of the run. Snapshots in {folder}: "
+                f"{listed([file for file in kept if not file.endswith('.json')]) or 'none'}. To get it, repeat the run: "
                 f"lutbench run {run.command} --again {run.name}."
             )
         if name in BESIDE:
             raise NotKeptError(
-                f"{folder}: {run.name} finished before such runs kept their {name}, so there is none. Repeat it to have one: "
+                f"{folder}: {run.name} has no {name}: it was made by an earlier version that did not keep it. To get it, repeat the run: "
                 f"lutbench run {run.command} --again {run.name}."
             )
-        raise UserError(f"{folder}: the run finished without weights. Remove the folder, and run it again.")
+        raise UserError(f"{folder}: the run finished without weights. Remove the folder, and repeat the run.")
     return made

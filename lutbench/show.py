@@ -1,4 +1,4 @@
-"""Everything behind a run's numbers, on a page: where they come from, whether they follow from what is kept, and what went wrong."""
+"""``lutbench show``: what is behind a run's numbers: their origin, whether they follow from the outcomes, and the worst mistakes."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -23,44 +23,44 @@ from lutbench.smoke.mark import MARK, is_smoke
 from lutbench.sources import differing
 
 WORST = 10
-"""Images that a run is most wrong about."""
+"""Number of images listed under the worst mistakes."""
 
 IN_WORDS = {
-    "skipped": "images passed over because they cannot be decoded",
+    "skipped": "images skipped because they cannot be decoded",
     "waiting_for_data": "share of the time spent waiting for data",
-    "training_images": "images of the training set",
-    "flop_per_image": "FLOP for an image that is trained on",
+    "training_images": "training images",
+    "flop_per_image": "FLOP per training image",
     "loss": "loss at the end of training",
-    "head": "that of the head",
-    "auxiliary": "that of the auxiliary head",
-    "drawn blocks": "blocks drawn",
-    "marked": "patch marked in pictures, row and column",
-    "mask ratios": "shares of patches hidden for reconstructions",
-    "features_kept": "splits whose features another run had encoded",
-    "mean_cosine": "mean cosine of the training images' features",
-    "effective_rank": "effective rank of them",
-    "held_out_top_1": "top-1 of each on the training images held out, %",
-    "held_out_images": "how many those are",
-    "first query": "attention drawn besides that of the marked patch",
+    "head": "loss of the head",
+    "auxiliary": "loss of the auxiliary head",
+    "drawn blocks": "blocks shown in the pictures",
+    "marked": "patch marked in the pictures, row and column",
+    "mask ratios": "mask ratios of the reconstructions",
+    "features_kept": "splits whose features came from the cache",
+    "mean_cosine": "mean cosine similarity of the training features",
+    "effective_rank": "effective rank of the training features",
+    "held_out_top_1": "top-1 of each choice on held-out training images, %",
+    "held_out_images": "number of held-out training images",
+    "first query": "second query whose attention is shown, besides the marked patch",
 }
-"""What a record keeps besides its measurements."""
+"""Labels of the further values in a record, besides its measurements."""
 
 SHARES = ("waiting_for_data", "mask ratios")
-"""Those of them that are shares, printed in percent."""
+"""Those of them that are printed in percent."""
 
 
 def show_record(record: Record, runs: Path, results: Path) -> bool:
-    """Print everything behind a record's numbers; return whether it is whole and its outcomes give its numbers."""
+    """Print what is behind a record's numbers; return whether its files are intact and its numbers follow from its outcomes."""
     recipe = recipe_of(record.kind, record.recipe)
     console.print(f"{record.suite}/{record.run}", style="bold")
     if is_smoke(record.identity_inputs):
         console.print(MARK)
-    _section("Where it comes from", *_facts(_steps(record, results)))
-    _section("How images were prepared", *_facts(_prepared(record, recipe)))
-    _section("Measured", _measurements(record))
+    _section("Origin", *_facts(_steps(record, results)))
+    _section("Image preprocessing", *_facts(_prepared(record, recipe)))
+    _section("Results", _measurements(record))
     sound = _show_outcomes(record)
-    _section("Recipe", *_recipe(record, recipe))
-    _section("Made by", *_facts(_origin(record, recipe)))
+    _section("Settings", *_recipe(record, recipe))
+    _section("Code and machine", *_facts(_origin(record, recipe)))
     _section("Files", *_facts(_files(record, runs)))
     return sound and all(_whole(record, kept) == "" for kept in record.files)
 
@@ -75,7 +75,7 @@ def _section(title: str, *parts: Table | str) -> None:
 
 
 def _facts(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield what is known by name, folded to the terminal; hashes and paths stay whole."""
+    """Yield names and texts, wrapped to the width of the terminal; hashes and paths are not broken."""
     kept = list(rows)
     indent = max(len(name) for name, _ in kept) + 2
     whole = {"break_long_words": False, "break_on_hyphens": False}
@@ -84,7 +84,7 @@ def _facts(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def _table(*columns: tuple[str, int], right: Iterable[str] = ()) -> Table:
-    """Return a table without lines, of columns with a heading and a greatest width, or none."""
+    """Return a table without lines; each column has a heading and a maximum width (0: none)."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=any(name for name, _ in columns), header_style="dim")
     for name, width in columns:
         table.add_column(
@@ -104,7 +104,7 @@ def _steps(record: Record, results: Path) -> Iterator[tuple[str, str]]:
 
 
 def _prepared(record: Record, recipe: RunRecipe | None) -> Iterator[tuple[str, str]]:
-    """Yield how images were normalised, resized and cropped in evaluation, as far as this kind of run leaves it open."""
+    """Yield how images were normalised, resized and cropped in evaluation, as far as that can differ for this kind of run."""
     weights = record.identity_inputs.get(record.kind.starts_from) or {}
     other = weights.get("preprocessing") or {}
     applied = recipe.prepared_by if recipe else ("mean", "std", "interpolation")
@@ -124,8 +124,8 @@ def _prepared(record: Record, recipe: RunRecipe | None) -> Iterator[tuple[str, s
         crops = own if resizings == ["own"] else crops | own
     for name, crop in crops.items():
         if crop:
-            whole = "the whole short side" if crop == 1 else f"{crop:.4g} of the resized short side"
-            yield name, f"in evaluation the centre, {whole}"
+            part = "the whole short side" if crop == 1 else f"{crop:.4g} of the resized short side"
+            yield name, f"centre crop in evaluation, {part}"
     if mode := other.get("crop_mode"):
         yield "crop mode", f"timm's {mode}"
 
@@ -139,45 +139,45 @@ def _measurements(record: Record) -> Table:
 
 
 def _show_outcomes(record: Record) -> bool:
-    """Print whether the numbers follow from the outcomes, and what was most wrong; return whether they do, or there are none."""
+    """Print whether the numbers follow from the outcomes, and the worst mistakes; return whether they do, or there are no outcomes."""
     legend = interval_legend(record.measurements)
     if legend:
         console.print(fill(f"Intervals: {legend}.", console.width))
     if outside := [m.metric for m in record.measurements if _is_outside(m)]:
         console.print(
             fill(
-                f"Outside its interval: {', '.join(outside)}. Few images distort such a value, which its interval makes up for, and the value "
-                "does not.",
+                f"Outside its interval: {', '.join(outside)}. With few images such a value is biased; the interval corrects for the bias, the "
+                "value does not.",
                 console.width,
             )
         )
     if record.outcomes_file is None:
-        console.print("It keeps no per-image outcomes, from which to compute its numbers again.", soft_wrap=False)
+        console.print("The record has no per-image outcomes, so its numbers cannot be recomputed.", soft_wrap=False)
         return True
     try:
         outcomes = record.outcomes
         counted: list[Measurement] = outcomes.measurements()
     except (UserError, ArithmeticError, LookupError, ValueError) as error:
-        console.print(f"Its numbers cannot be computed again: {error}", soft_wrap=False)
+        console.print(f"The numbers cannot be recomputed: {error}", soft_wrap=False)
         return False
     differences = list(_differences(record.measurements, counted))
     if differences:
-        console.print(f"Computed again from its outcomes now, {len(differences)} differ:", style="red", soft_wrap=False)
+        console.print(f"Recomputed from the outcomes: {len(differences)} differ:", style="red", soft_wrap=False)
         for line in differences:
             console.print(f"  {line}", soft_wrap=False)
     else:
-        console.print(f"Computed again from its outcomes now: all {len(counted)} are equal.", soft_wrap=False)
+        console.print(f"Recomputed from the outcomes: all {len(counted)} are equal.", soft_wrap=False)
     sentence, worst = outcomes.most_wrong(WORST)
     if sentence:
         names = "" if any(name.endswith("names") for name in outcomes.arrays()) else (
-            " Its record is of before the names of images were kept, so that they are told by their rows in the set, from 0."
+            " The record has no image names (it is from an earlier version), so images are numbered by their row in the dataset, from 0."
         )  # fmt: skip
         table = _table(("image", 46), *((str(name), 0) for name in worst.columns[1:]), right=worst.columns)
         table.columns[0].justify = "left"
         for row in worst.itertuples(index=False):
             table.add_row(*(_plain(value) for value in row))
-        none = "None: every image is right."
-        _section("Most wrong about", table if len(worst) else none, fill(f"{sentence}{names}", console.width))
+        none = "None: every image is correct."
+        _section("Worst mistakes", table if len(worst) else none, fill(f"{sentence}{names}", console.width))
     return not differences
 
 
@@ -196,9 +196,9 @@ def _differences(written: list[Measurement], counted: list[Measurement]) -> Iter
 
 
 def _recipe(record: Record, recipe: RunRecipe | None) -> tuple[Table, str]:
-    """Return every setting that affects results; beside it what it is by default and in the paper's suite, where that differs."""
+    """Return every setting that affects results, with its default and its value in the paper's suite where they differ."""
     rows, paper = settings_of(record.identity_inputs["recipe"], record.kind, recipe)
-    table = _table(("setting", 0), ("here", 22), ("elsewhere", 32))
+    table = _table(("setting", 0), ("value", 22), ("other values", 32))
     shown: list[str] = []
     for row in rows:
         *tables, name = row.name.split(".")
@@ -215,11 +215,11 @@ def _recipe(record: Record, recipe: RunRecipe | None) -> tuple[Table, str]:
             _setting(row.value),
             "\n".join(f"{of}: {value}" for of, value in differing.items()),
         )
-    legend = "All settings that affect results; elsewhere: the default where it differs"
+    legend = "All settings that affect results. Other values: the default where it differs"
     if paper:
         legend += (
-            f", and what the paper's run {paper.suite}/{paper.name} has. Of the paper's {paper.kind.name} runs it is the one that differs from "
-            "this in the fewest settings"
+            f", and the value in the run {paper.suite}/{paper.name}, which is the {paper.kind.name} run of suite paper that differs from this "
+            "run in the fewest settings"
         )
     return table, fill(f"{legend}.", console.width)
 
@@ -239,7 +239,7 @@ def _origin(record: Record, recipe: RunRecipe | None) -> Iterator[tuple[str, str
     yield (
         "packages",
         ", ".join(
-            f"{name} {version}" + (f" (here now {others[name]})" if name in others else "")
+            f"{name} {version}" + (f" (now {others[name]})" if name in others else "")
             for name, version in record.packages.items()
         ),
     )
@@ -258,14 +258,16 @@ def _origin(record: Record, recipe: RunRecipe | None) -> Iterator[tuple[str, str
 
 
 def _sources(record: Record, recipe: RunRecipe | None) -> str:
-    """Return which sources that a run depends on were changed since."""
+    """Return which source files that a run depends on have changed since it finished."""
     if not record.code.sources:
-        return "not known: the record is of before runs kept the hashes of their sources"
+        return "not known: the record is from an earlier version, without hashes of the source files"
     if recipe is None:
-        return "not comparable: its settings are none that this version takes"
+        return "not comparable: this version does not accept its settings"
     planned = PlannedRun(record.suite, record.kind, record.task, record.method, record.seed, recipe, draw=record.draw)
     changed = differing(record.code.sources, planned)
-    return f"{len(record.code.sources)}, " + (f"changed since: {listed(changed)}" if changed else "none changed since")
+    return f"{len(record.code.sources)} files, " + (
+        f"changed since then: {listed(changed)}" if changed else "none changed since then"
+    )
 
 
 def _files(record: Record, runs: Path) -> Iterator[tuple[str, str]]:
@@ -277,7 +279,7 @@ def _files(record: Record, runs: Path) -> Iterator[tuple[str, str]]:
         yield what, f"{kept.file}{size}{problem}"
     folder = runs / record.suite / record.run / record.identity[:12]
     if not folder.is_dir():
-        yield "run", f"{folder} is not there (--runs says where runs are)"
+        yield "run", f"{folder} not found (set the folder of the runs with --runs)"
         return
     yield "run", str(folder)
     for path in sorted(folder.iterdir()):
@@ -294,14 +296,14 @@ def _whole(record: Record, kept: Any) -> str:
 
 
 def _setting(value: Any) -> str:
-    """Return a setting as suite files have it, a text without quotation marks."""
+    """Return a setting as in suite files, text without quotation marks."""
     if value is None:
         return "not set"
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
 def _rounded(value: Any, share: bool = False) -> str:
-    """Return a value that a record keeps, with three digits of what is no whole number; a share in percent."""
+    """Return a value of a record with three digits, an integer as it is, a share in percent."""
     if isinstance(value, list):
         return ", ".join(_rounded(one, share) for one in value)
     if share and isinstance(value, float | int):
@@ -310,6 +312,6 @@ def _rounded(value: Any, share: bool = False) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Return a cell; a name of a file on one line, whatever characters it has."""
+    """Return a table cell; unprintable characters in file names are escaped."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if text.isprintable() else repr(text)

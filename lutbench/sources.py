@@ -1,8 +1,9 @@
-"""Which of this suite's own sources a run depends on, and whether they are those that an earlier run was made by.
+"""The source files of lutbench that a run depends on, and whether they have changed since an earlier run.
 
-Settings tell when a recipe changed, but not when somebody edits the loss. So a finished run keeps a hash of every source
-that its kind imports, directly or not. Hashes are of the syntax tree: comments, docstrings and formatting do not count, nor does
-the version of Python. What was finished by other code is not lost or repeated by itself, but said wherever its number is shown.
+Settings show when a recipe changes, but not when somebody edits the loss. So a finished run keeps a hash of every source file that
+its kind imports, directly or indirectly. The hash is of the syntax tree: comments, docstrings, formatting and the version of Python
+do not matter. Runs that finished with different code are kept and not repeated automatically, but marked wherever their numbers are
+shown.
 """
 
 import ast
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from lutbench.recipes.suite import PlannedRun
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The folder that holds the suite's packages, in a checkout as where it is installed."""
+"""The parent folder of the suite's packages, in a checkout or in an installation."""
 
 PACKAGES = ("lutbench", "pretrain", "downstream", "robustness", "analysis", "suites")
 
@@ -31,16 +32,15 @@ BOOKKEEPING = re.compile(
     r"lutbench(\.(allocator|errors|files|finite|interruption|kinds|locks|progress|provenance|record\w*|run\w*|sources|stages|workspace"
     r"|plan(\..*)?|data\.(catalogue|integrity|manifest|survey|verify)|models\.licences))?|\w+(\.\w+)*\.(cost|online_knn)"
 )
-"""Modules that say where things are, what they cost and what happened, and compute nothing that a result depends on: how a
-pre-training does on the way neither."""
+"""Modules that results do not depend on: paths, costs, logs, and the evaluation during pre-training."""
 
 
 MIXED = "changed on the way"
-"""In place of the hash of a source that was another when a run went on than when it began."""
+"""Replaces the hash of a source file that changed between the start of a run and its continuation."""
 
 
 def sources_of(planned: "PlannedRun") -> dict[str, str]:
-    """Return the hashes of the sources that a run depends on, by path below :data:`ROOT`, such as ``pretrain/context.py``."""
+    """Return the hashes of the source files that a run depends on, by path below :data:`ROOT`, such as ``pretrain/context.py``."""
     kind = planned.kind
     roots = [kind.module_name, kind.recipe_name.partition(":")[0], DATASETS[type(planned.recipe.dataset).__name__]]
     roots += ["lutbench.data.cache_build"] if planned.recipe.cache_side else []
@@ -49,16 +49,16 @@ def sources_of(planned: "PlannedRun") -> dict[str, str]:
 
 
 def differing(before: Mapping[str, str], planned: "PlannedRun") -> list[str]:
-    """Return which sources of a run are not what they were, such as ``pretrain/context.py``; none if all are.
+    """Return the source files of a run that have changed, such as ``pretrain/context.py``; empty if none has.
 
-    ``before`` are its hashes at the time; runs of before there were any have none, of which nothing is said.
+    ``before`` has the earlier hashes; for runs of earlier versions, which have none, the result is empty.
     """
     now = sources_of(planned)
     return [path for path in sorted({*before, *now}) if before.get(path) != now.get(path)] if before else []
 
 
 def digest_of(module: str) -> str:
-    """Return a hash of a module's source and of all that it imports of this suite, bookkeeping left out."""
+    """Return a hash of a module's source and of everything that it imports from this suite, without bookkeeping."""
     return hashlib.sha256(repr(sorted(_closure(module).items())).encode()).hexdigest()[:16]
 
 
@@ -70,7 +70,7 @@ def digest_of_source(path: Path) -> str:
 
 
 def digest_of_all() -> str:
-    """Return the sha256, hexadecimal, of all files of the suite's packages as they lie on this disk, by name and content."""
+    """Return the hexadecimal sha256 of all files of the suite's packages on this disk, by name and content."""
     total = hashlib.sha256()
     for path in sorted(
         path for package in PACKAGES for end in ("py", "toml") for path in (ROOT / package).rglob(f"*.{end}")
@@ -94,7 +94,7 @@ def _closure(module: str) -> dict[str, str]:
 
 @cache
 def _read(path: Path) -> tuple[str, tuple[Path, ...]]:
-    """Return the hash of a source, and the sources of this suite that it imports; parsed only if its content is not that which was kept."""
+    """Return the hash of a source file, and the source files of this suite that it imports; parses only files that changed since the last time."""
     content, name = path.read_bytes(), path.relative_to(ROOT).as_posix()
     sha256 = hashlib.sha256(content).hexdigest()
     if (known := _known().get(name)) and known[0] == sha256:
@@ -115,15 +115,15 @@ Known = tuple[str, str, tuple[str, ...]]
 """sha256 of a source's content, its hash, and the modules that it imports."""
 
 _KEPT = Path(cache_from_source(__file__)).with_name("sources.kept")
-"""Where what was found of sources is kept between commands: beside what Python keeps that it compiled. It may be removed at any time."""
+"""A cache of the hashes between commands, beside Python's compiled files. It may be removed at any time."""
 
 _fresh: set[str] = set()
-"""Names of the sources that were parsed and are not kept yet."""
+"""Names of the source files that were parsed and are not cached yet."""
 
 
 @cache
 def _known() -> dict[str, Known]:
-    """Return what is kept of sources by name; nothing if this module was another when it was kept, or the file cannot be used."""
+    """Return the cached hashes by name; empty if this module has changed since, or the file cannot be read."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(_KEPT.read_text(encoding="utf-8"))
         if kept["by"] == _own_sha256():
@@ -132,7 +132,7 @@ def _known() -> dict[str, Known]:
 
 
 def _keep() -> None:
-    """Keep what was parsed, if the folder can be written."""
+    """Save the cache, if the folder can be written."""
     if not _fresh:
         return
     partial = _KEPT.with_name(f".{_KEPT.name}.{os.getpid()}")
@@ -149,7 +149,7 @@ def _own_sha256() -> str:
 
 
 def _file(module: str) -> Path | None:
-    """Return the source of a module of this suite; None if it has none, or is bookkeeping."""
+    """Return the source file of a module of this suite; None if it has none, or is bookkeeping."""
     if BOOKKEEPING.fullmatch(module):
         return None
     stem = f"{ROOT}{os.sep}{module.replace('.', os.sep)}"  # not by pathlib: every status asks for two thousand
@@ -171,7 +171,7 @@ def _imported(tree: ast.AST) -> Iterator[str]:
 
 
 def _plain(node: object) -> object:
-    """Return a syntax tree as nested lists, without docstrings and places, and without what is empty: later Pythons have more fields."""
+    """Return a syntax tree as nested lists, without docstrings, line numbers and empty fields: later Pythons have more fields."""
     if isinstance(node, list):
         return [_plain(item) for item in node if not _is_docstring(item)]
     if isinstance(node, ast.AST):
@@ -181,5 +181,5 @@ def _plain(node: object) -> object:
 
 
 def _is_docstring(node: object) -> bool:
-    """Return whether a statement is a bare string, which documents what it is below."""
+    """Return whether a statement is a bare string, that is, documentation."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -1,4 +1,4 @@
-"""What a command does with the runs of a suite: check them, and run them in order."""
+"""Check the runs of a suite, and run them in order."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -23,7 +23,7 @@ from lutbench.train.processes import accelerator, computing_in
 from lutbench.workspace import Workspace
 
 THREADS = torch.get_num_threads()
-"""The number that torch chose, from the cores and ``OMP_NUM_THREADS``."""
+"""The number of threads that torch chose, from the cores and ``OMP_NUM_THREADS``."""
 
 
 def run_suite(
@@ -34,29 +34,29 @@ def run_suite(
     again: Sequence[str] = (),
     jobs: int = 1,
 ) -> None:
-    """Run what was chosen, each run after the one it needs; a run that cannot be done keeps no other from being done.
+    """Run the chosen runs, each after the run it depends on; a run that fails does not stop the others.
 
-    Of those that have finished, the ones that ``again`` names are repeated, and what there is of them is set aside.
+    Finished runs that ``again`` names are repeated; their old folders are renamed and kept.
 
-    What would stop a run is looked for before the first one begins. Runs on an optional dataset that is absent are left
-    out. A run that another command is at work on is passed over, and looked at again when the others are done. Several
-    processes could not agree on what to leave out: there the first error ends the command.
+    All runs are checked before the first one starts. Runs on an optional dataset that is absent are left out. A run that
+    another command is running is skipped, and tried again after the others. Several processes cannot agree on what to skip,
+    so there the first error ends the command.
 
-    With several ``jobs`` so many runs are done side by side, see :mod:`lutbench.jobs.side_by_side`.
+    With ``jobs`` > 1, that many runs go in parallel, see :mod:`lutbench.jobs.side_by_side`.
 
     Raises:
-        UserError: at the end, saying which runs were not done and why: data is missing or unfit, an encoder
-            cannot be built, a batch does not divide over the processes, a run from outside the choice is
-            needed first, or something went wrong in it. At once, if none can be done or a folder cannot be made.
+        UserError: at the end, with the runs that were not completed and the reasons: data is missing or does not fit, an encoder
+            cannot be built, a batch does not divide over the processes, a run that was not chosen has to run first, or an
+            error occurred. At once, if no run can start or a folder cannot be created.
         Halt: at once, if nothing can be saved or the user asked to stop.
     """
     if jobs > 1 and (processes := accelerator().num_processes) > 1:
         raise UserError(
-            f"--jobs {jobs}: torchrun started {processes} processes, which do one run at a time together. Leave --jobs out, or start "
-            "lutbench without torchrun, for runs of one process each side by side."
+            f"--jobs {jobs}: torchrun started {processes} processes, which do one run at a time together. Leave --jobs out; or start "
+            "lutbench without torchrun, to do runs of one process each in parallel."
         )
     if jobs > 1:
-        torch.set_num_threads(1)  # of the checks: a process whose torch computed on several threads cannot be forked
+        torch.set_num_threads(1)  # for the checks: a process whose torch computed on several threads cannot be forked
     runs = [open_run(suite, planned, workspace) for planned in suite.chosen(stages, only)]
     if not runs and accelerator().is_main_process:
         console.print(f"Suite {suite.name} has no runs of stage {' or '.join(stages)}.")
@@ -68,7 +68,7 @@ def run_suite(
         with _noted(run, failed):
             try:
                 check_run(run, names, repeated)
-                run.sources  # noqa: B018 - as they are now that they have been imported
+                run.sources  # noqa: B018 - hash them now, just after they were imported
             except NotRun as reason:
                 run.log(f"not run: {reason}")
                 continue
@@ -87,7 +87,7 @@ def run_suite(
         console.print(paragraph)
     workspace.make()
     if accelerator().num_processes > 1:
-        # other commands may begin and finish runs meanwhile: one listing for all processes
+        # other commands may start and finish runs meanwhile: all processes use the same list
         listings = [dict(workspace.run_folders)]
         broadcast_object_list(listings)
         workspace.run_folders.clear()
@@ -110,9 +110,9 @@ def _in_order(
     told: set[str],
     alone: bool,
 ) -> None:
-    """Do one run after the other; ``failed`` gets the reason of each that cannot be done, and ``told`` the name if it was printed.
+    """Do one run after the other; ``failed`` gets the reason of each failure, and ``told`` the names of those that were printed.
 
-    ``repeated`` are those that are repeated if they have finished; of a run that is ``alone`` the command says why at its end.
+    Finished runs in ``repeated`` are repeated. The error of a run that is ``alone`` is not printed here: it ends the command.
     """
     for at_last in (False, True):
         held: list[Run[Any]] = []
@@ -126,7 +126,7 @@ def _in_order(
                 except Held as reason:
                     if at_last or accelerator().num_processes > 1:
                         raise
-                    console.print(f"{reason} It is looked at again when the others are done.")
+                    console.print(f"{reason} It is tried again after the other runs.")
                     held.append(run)
             if run.name in failed and not at_last and not alone:
                 tell_failure(suite, run, failed, told)
@@ -134,7 +134,7 @@ def _in_order(
 
 
 def tell_failure(suite: LoadedSuite, run: Run[Any], failed: Mapping[str, str], told: set[str]) -> None:
-    """Print why a run failed, unless it follows from another that failed, of which that is told."""
+    """Print why a run failed, unless the run it depends on failed: that one's reason is printed."""
     if run.needs is None or run.needs.name not in failed:
         console.print(*paragraphs(suite, {run.name: failed[run.name]}))
         told.add(run.name)
@@ -142,7 +142,7 @@ def tell_failure(suite: LoadedSuite, run: Run[Any], failed: Mapping[str, str], t
 
 @contextmanager
 def _noted(run: Run[Any], failed: dict[str, str]) -> Iterator[None]:
-    """Note why a run cannot be done, and go on with the others; of several processes none goes on alone."""
+    """Note why a run failed, and continue with the others; with several processes, raise the error instead."""
     try:
         yield
     except UserError as error:
@@ -152,7 +152,7 @@ def _noted(run: Run[Any], failed: dict[str, str]) -> Iterator[None]:
 
 
 def _assumed(run: Run[Any]) -> str:
-    """Return what is taken of images because nothing says how a user's encoder has to have them; empty if something does."""
+    """Return a note that ImageNet's normalisation is assumed for a user's encoder; empty if its normalisation is known."""
     source = run.recipe.source
     if source is None or source.kind != "checkpoint" or run.planned.kind.starts_from != "encoder":
         return ""
@@ -160,13 +160,13 @@ def _assumed(run: Run[Any]) -> str:
         return ""
     table = f"method.{run.planned.method}"
     return (
-        f"{table}: images are normalised as ImageNet's: nothing beside {run.weights} says otherwise; if it was trained on others, set mean "
-        f"and std in [{table}]."
+        f"{table}: images are normalised with ImageNet's mean and std, because {run.weights} does not say how its images were normalised. "
+        f"If it was trained with other values, set mean and std in [{table}]."
     )
 
 
 def _is_to_come(run: Run[Any]) -> bool:
-    """Return whether a run has not finished, as far as can be told before the run that it needs has."""
+    """Return whether a run has not finished; True if that is not known before the run it depends on has finished."""
     try:
         return run.status().state is not RunState.FINISHED
     except UserError:
@@ -174,17 +174,17 @@ def _is_to_come(run: Run[Any]) -> bool:
 
 
 def require_not_failed(run: Run[Any], failed: Mapping[str, str]) -> None:
-    """Raise UserError if the run that a run needs failed."""
+    """Raise UserError if the run that a run depends on failed."""
     if run.needs is not None and run.needs.name in failed:
-        raise UserError(f"{run.name} needs {run.needs.name}, which cannot be done.")
+        raise UserError(f"{run.name} needs {run.needs.name}, which cannot be completed.")
 
 
 def run_one(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
-    """Perform a run that has not finished, or one that has ``again``.
+    """Perform a run that has not finished; with ``again``, also one that has.
 
     Raises:
-        Held: if another command is at work on it.
-        UserError: if the run that it needs failed, or something goes wrong in it.
+        Held: if another command is running it.
+        UserError: if the run it depends on failed, or an error occurs in it.
     """
     main = accelerator().is_main_process
     require_not_failed(run, failed)
@@ -203,19 +203,19 @@ def run_one(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
                 run.restore_record()
             as_made = f", as {status.made_as}" if status.made_as else ""
             other = f" {status.counted}" if status.detail else ""
-            hint = f"; to repeat that: --again {status.edited}" if status.edited else ""
+            hint = f"; to repeat it: --again {status.edited}" if status.edited else ""
             run.log(f"finished already{as_made}{other}; {run.result()} ({status.folder}){hint}")
             return
         if status.made_as:
-            run.log(f"runs anew in a folder of its own, and {status.made_as} stays in {status.folder}")
+            run.log(f"runs again in its own folder; {status.made_as} stays in {status.folder}")
         elif status.state is RunState.FINISHED:
             aside = run.set_aside() if main else run.folder
-            run.log(f"runs anew, and what there was stays in {aside}")
+            run.log(f"runs again; the old run stays in {aside}")
         elif main:
             _require_not_begun(run)
         if status.state is RunState.STALE:
-            run.log(f"{status}; runs anew, and the old run stays in {status.folder}")
-        processors_multiply_bf16()  # which all processes agree on
+            run.log(f"{status}; runs again; the old run stays in {status.folder}")
+        processors_multiply_bf16()  # all processes must agree on this
         if main:
             run.start()
         accelerator().wait_for_everyone()
@@ -227,9 +227,9 @@ def run_one(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
 
 
 def _bring_records(run: Run[Any] | None) -> None:
-    """Put the records of a finished run and of those that it starts from into the results, if they are not there: tables ask.
+    """Copy the records of a finished run and of the runs it depends on to the results, if they are not there: tables need them.
 
-    What cannot be brought is told, and keeps nothing from being done but on a full disk.
+    A record that cannot be copied is logged; only a full disk stops the command.
     """
     if run is None:
         return
@@ -251,20 +251,20 @@ def perform(run: Run[Any]) -> None:
     torch.set_num_threads(run.recipe.threads or THREADS)
     begun_in, own = run.begun_in, precision_at_start(run)
     if begun_in not in ("", own):
-        run.log(f"computes in {begun_in}, as it began, and not in {own}, which is what this machine is better at.")
+        run.log(f"continues in {begun_in}, the precision it began with; a new run on this machine would use {own}.")
     with computing_in(begun_in):
         run.planned.kind.module.perform(run)
 
 
 def _require_not_begun(run: Run[Any]) -> None:
-    """Raises Held if another command is at work on a run of the same identity, be it of another suite or by another name."""
+    """Raise Held if another command is running a run of the same identity, from another suite or under another name."""
     for folder in begun_elsewhere(run):
         if holder := held_in(folder.parent):
             raise Held(f"{run.name} is being run already, in {folder}, by {holder}. Wait for it, or stop it first.")
 
 
 def kept_of(run: Run[Any]) -> str:
-    """Return what is kept of a run that was interrupted, for a message."""
+    """Return a sentence about what is kept of an interrupted run."""
     if progress := progress_of(run):
-        return f"{run.name} is {RunState.RESUMABLE} {progress}, and the runs before it are kept."
-    return f"Of {run.name} nothing is kept yet; the runs before it are."
+        return f"{run.name} is {RunState.RESUMABLE} {progress}; finished runs are kept."
+    return f"{run.name} has saved nothing yet; finished runs are kept."

@@ -1,4 +1,4 @@
-"""Shows how far the runs of a suite have come."""
+"""``lutbench status``: how far the runs of a suite have come."""
 
 from collections import Counter
 from typing import Any
@@ -15,12 +15,12 @@ from lutbench.run_status import RunState, unknown_because, waits, weights_proble
 from lutbench.run_weights import NotKeptError
 from lutbench.workspace import Workspace
 
-CANNOT = "cannot be run"
-"""What stands in place of how far a run has come that takes what a finished one did not keep."""
+CANNOT = "cannot run"
+"""The status of a run that needs weights which a finished run did not keep."""
 
 
 def _result(run: Run[Any], problems: list[str]) -> str:
-    """Return a run's result; empty if its record is damaged, which is added to the problems."""
+    """Return a run's result; if its record is damaged, add that to ``problems`` and return the empty string."""
     try:
         return run.result()
     except UserError as error:
@@ -29,10 +29,10 @@ def _result(run: Run[Any], problems: list[str]) -> str:
 
 
 def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
-    """Print every run of the suite with its status, its result and its folder; of one in progress whether it leaves the reference's band.
+    """Print every run of the suite with its status, result and folder, and whether the loss of a run in progress leaves the reference band.
 
-    A line each; on a terminal too narrow for that, result and folder below it. Runs that are there for a study alone and have not begun
-    are counted in one line for each study: a grid has many.
+    One line per run; on a narrow terminal, result and folder below it. Missing runs that belong to a study only are counted in one
+    line per study: a grid has many.
     """
     rows: list[tuple[str, ...]] = []
     studied, missing = suite.runs_of_studies(), Counter[str]()
@@ -62,7 +62,7 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
         except UserError as error:
             state = RunState.UNKNOWN if (because := unknown_because(run)) else RunState.MISSING
             waiting = not because and waits(run)
-            rows.append((run.name, state, f"waits for {planned.needs}" if waiting else "", because))
+            rows.append((run.name, state, f"needs {planned.needs}" if waiting else "", because))
             if not waiting:
                 refused[run.name] = str(error)
         if problem := weights_problem(run, finished=True) if done else refusal(run, chosen):
@@ -76,7 +76,7 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
         if rows[-1][1] == RunState.MISSING and run.name in studied:
             missing[studied[run.name]] += 1
             rows.pop()
-    rows += [(study, RunState.MISSING, f"{count} of its own runs", "") for study, count in missing.items()]
+    rows += [(study, RunState.MISSING, f"{count} runs of this study", "") for study, count in missing.items()]
     console.print(f"Suite {suite.name}")
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
     narrow = console.is_terminal and sum(widths) - 2 > console.width
@@ -86,7 +86,7 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
         else:
             console.print("".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip())
     told = [
-        f"By other code, {runs} of {len(suite.runs)} runs; since then changed: {listed(sources)}. --again NAME repeats one."
+        f"{runs} of {len(suite.runs)} runs finished with different code. Changed since then: {listed(sources)}. Repeat a run with --again NAME."
         for sources, runs in edited.items()
     ]
     warned = paragraphs(suite, warnings(to_come))

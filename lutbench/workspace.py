@@ -1,4 +1,4 @@
-"""Where a command finds images, runs and results, and the sets that it has opened."""
+"""The folders of datasets, runs and results, and the datasets that a command has opened."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ FEATURE_BYTES = 20 * 10**9
 
 @dataclass(frozen=True)
 class Workspace:
-    """The three folders of the suite, and the image sets opened so far."""
+    """The three folders of the suite, and the datasets opened so far."""
 
     data: Path
     """Folder of the datasets."""
@@ -31,36 +31,36 @@ class Workspace:
     results: Path
     """Folder of records and tables."""
     download: bool = True
-    """Whether a set of the Hugging Face Hub that is not on this machine is downloaded when it is opened, and folders and sets are made
-    before a run: not for a command that only looks, such as ``status`` and ``plan``."""
+    """Whether opening a missing dataset of the Hugging Face Hub downloads it, and missing folders and built-in datasets are created:
+    not in commands that only read, such as ``status`` and ``plan``."""
     feature_bytes: int = FEATURE_BYTES
     """Bytes that the features of frozen encoders, and crops, may take below ``runs``, see :mod:`lutbench.evaluate.feature_store`."""
     _met: set[str] = field(default_factory=set, repr=False, compare=False)
     _opened: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
     passed_over: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
-    """Folders of runs that are not taken for finished, with what is wrong with each."""
+    """Folders of damaged runs, with what is wrong with each."""
 
     def make(self) -> None:
-        """Make the folders of runs and results.
+        """Create the folders of runs and results.
 
         Raises:
-            UserError: if one cannot be made or written to.
+            UserError: if one cannot be created or written to.
         """
         for option, folder in (("--runs", self.runs), ("--results", self.results)):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(
-                    f"{option} {folder}: cannot be made a folder: {error.strerror}. Give another place."
+                    f"{option} {folder}: the folder cannot be created: {error.strerror}. Choose another folder."
                 ) from error
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise UserError(
-                    f"{option} {folder}: nothing can be written there. Change its permissions, or give another place."
+                    f"{option} {folder}: no permission to write there. Change its permissions, or choose another folder."
                 )
 
     @property
     def options(self) -> str:
-        """What a command is to be given for these folders, ``" --data-root DIR"``; empty for those that it takes in any case."""
+        """The command-line options for these folders, ``" --data-root DIR"``; empty for default folders."""
         given = (("data-root", self.data, "data"), ("runs", self.runs, "runs"), ("results", self.results, "results"))
         return "".join(f" --{name} {quote(str(folder))}" for name, folder, usual in given if folder != Path(usual))
 
@@ -71,35 +71,35 @@ class Workspace:
 
     @cached_property
     def run_folders(self) -> dict[str, list[Path]]:
-        """The folders of runs below ``runs``, whichever suite's, by the 12 digits of the identity that they are named by.
+        """The folders of all runs below ``runs``, of any suite, by the first 12 digits of the identity.
 
-        Listed once for the command; a run that finishes later is added.
+        Listed once per command; runs that finish later are added.
         """
         from lutbench.run_files import list_runs  # here, because it needs torch
 
         return list_runs(self.runs)
 
     def list_again(self) -> None:
-        """List the folders of runs anew: other processes finished some since."""
+        """List the folders of runs again, because other processes may have finished some."""
         from lutbench.run_files import list_runs  # here, because it needs torch
 
         self.run_folders.clear()
         self.run_folders.update(list_runs(self.runs))
 
     def unopened(self) -> "Workspace":
-        """Return the same workspace for another process: nothing is opened yet, and what this one noted is not noted again."""
+        """Return the same workspace for another process: no dataset is open yet, and notes are not printed again."""
         return Workspace(self.data, self.runs, self.results, self.download, self.feature_bytes, set(self._met))
 
     def note(self, text: str) -> None:
-        """Print what the user should know of a dataset, once for the command and all its processes."""
+        """Print a note about a dataset, once per command and for all its processes."""
         if self.is_first(text) and is_first_process():
             console.print(text)
 
     def look(self, what: str, notes: Callable[[], Iterable[str]]) -> None:
-        """Print ``notes`` about ``what``, which are asked for once for the command; an error stops every run that comes to it.
+        """Print the ``notes`` about ``what``, computed once per command; an error stops every run that needs it.
 
         Raises:
-            UserError: as ``notes`` does.
+            UserError: if ``notes`` does.
         """
         key = what, "looked at"
         if key not in self._opened:
@@ -113,21 +113,21 @@ class Workspace:
             raise self._opened[key]
 
     def is_first(self, what: str) -> bool:
-        """Return whether this command comes to ``what`` for the first time."""
+        """Return whether this is the first call with ``what`` in this command."""
         first = what not in self._met
         self._met.add(what)
         return first
 
     def first_said(self, what: str, value: Any) -> Any:
-        """Return what was said of ``what`` when this command came to it for the first time: ``value``, if that is now."""
+        """Return the ``value`` of the first call with ``what`` in this command."""
         return self._opened.setdefault((what, "said"), value)
 
     def open(self, recipe: Recipe, split: str) -> Any:
-        """Open one split of a dataset, of the type that the module behind it gives; listed once per command.
+        """Open one split of a dataset, as its module does; files are listed once per command.
 
         Raises:
             NotRun: if it is absent and optional.
-            UserError: if it is absent or unfit, or would have to be downloaded and ``download`` is False.
+            UserError: if it is absent or not as expected, or would have to be downloaded and ``download`` is False.
         """
 
         def listed() -> Any:
@@ -138,7 +138,7 @@ class Workspace:
         return self._once((recipe.model_dump_json(), split), listed)
 
     def subset(self, recipe: Recipe, chosen: TrainingSubset) -> SubsetImages:
-        """Return a part of the training images, of whatever recipe; found out once per command.
+        """Return a subset of the training images of a recipe; computed once per command.
 
         Raises:
             UserError: as :meth:`open` and :func:`lutbench.data.subsets.subset_of`.
@@ -150,21 +150,21 @@ class Workspace:
         return found
 
     def _once(self, key: tuple[str, str], opened: Callable[[], Any]) -> Any:
-        """Return what ``opened`` gives under a key, asked for once per command."""
+        """Return the result of ``opened``, called once per key and command."""
         if key not in self._opened:
             try:
                 self._opened[key] = opened()
-            except UserError as error:  # kept too: looking for it again would take as long
+            except UserError as error:  # kept too: another try would take as long
                 self._opened[key] = error
         if isinstance(self._opened[key], UserError):
             raise self._opened[key]
         return self._opened[key]
 
     def cached(self, recipe: Recipe, side: int) -> ImageDataset:
-        """Return the training images in their cache of short side ``side``, which is made if it is absent.
+        """Return the training images in their cache of short side ``side``, which is built if it is absent.
 
         Raises:
-            UserError: if it is not whole, or cannot be made.
+            UserError: if it is damaged, or cannot be built.
         """
         from lutbench.data.cache_build import make_cache  # here, because datasets takes a second to import
 
@@ -179,6 +179,6 @@ def refuse_to_download(recipe: Any, root: Path) -> None:
     """Raise UserError if a dataset would have to be downloaded from the Hub."""
     if recipe.source == "huggingface" and not (root / recipe.path).exists() and not in_hub_cache(recipe.path):
         raise UserError(
-            f"{recipe.label or recipe.path} is not at {(root / recipe.path).absolute()}: it is downloaded from the Hugging Face "
-            "Hub when it is first used."
+            f"{recipe.label or recipe.path} is not at {(root / recipe.path).absolute()}. It will be downloaded from the Hugging Face "
+            "Hub when a run first uses it."
         )

@@ -117,7 +117,7 @@ def test_a_network_without_patches_is_told_by_its_shapes() -> None:
     model = timm.create_model("resnet10t", num_classes=10)
     torch.save({"state_dict": {f"module.{name}": t for name, t in model.state_dict().items()}}, "res.pth.tar")
     told = added("res.pth.tar", "--image-size", "64")
-    assert "Its architecture is timm's resnet10t" in told
+    assert "Architecture: timm's resnet10t" in told
     written = tomllib.loads(Path("res.toml").read_text())
     assert written["encoder"]["res"] == {"label": "resnet10t", "model": "resnet10t", "image_size": 64}
     assert "--image-size" not in told, "the ratio is told of patches"
@@ -141,7 +141,7 @@ def test_an_encoder_of_other_patches_has_an_analysis_of_its_own() -> None:
 def test_heads_that_cannot_be_seen_are_asked_for_and_can_be_said() -> None:
     save_file(vit(embed_dim=96, num_heads=3), "narrow.safetensors")
     refused("narrow.safetensors", r"lutbench add --heads N, or heads = N in \[encoder\.NAME\]")
-    refused("narrow.safetensors", "--heads 5: expected a number that divides the width, 96", heads=5)
+    refused("narrow.safetensors", "--heads 5: expected a divisor of the width, 96", heads=5)
     added("narrow.safetensors", "--heads", "3")
     encoder = tomllib.loads(Path("narrow.toml").read_text())["encoder"]["narrow"]
     assert (encoder["width"], encoder["heads"]) == (96, 3)

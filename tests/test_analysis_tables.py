@@ -538,8 +538,8 @@ def test_differences_of_what_is_no_percentage_are_in_its_unit(full: Path) -> Non
     assert rows["attention distance, px"]["difference"].startswith("-16.0 [-17.")
     assert rows["NMI"]["difference"].startswith("+0.108")
     assert rows["NMI"]["over seeds"] == "[-0.02, +0.24]"
-    assert "Difference in points, of what is no percentage in the unit beside the metric" in other.legend
-    assert "Of what is no mean over images, effective rank and alpha," in other.legend
+    assert "Difference in points, or in the unit beside the metric if it is not a percentage," in other.legend
+    assert "For metrics that are not a mean over images, effective rank and alpha," in other.legend
     assert neighbours.frame["metric"].tolist() == ["k-NN top-1, best depth ↑"]
     assert neighbours.frame["difference"].item().startswith("+58.0 [")
     assert neighbours.legend.startswith("Difference in points with")
@@ -617,7 +617,7 @@ def against_reference(folder: Path, own: BlockOutcomes, reference: BlockOutcomes
 
 
 @pytest.mark.parametrize(
-    ("factor", "verdict"), [(1.0, "same bits"), (1.019, "within what another machine changes"), (1.021, "different")]
+    ("factor", "verdict"), [(1.0, "same bits"), (1.019, "within machine variation"), (1.021, "different")]
 )
 def test_what_is_no_percentage_may_differ_by_two_hundredths_of_the_reference(
     folder: Path, factor: float, verdict: str
@@ -640,14 +640,14 @@ def test_the_metric_decides_that_differs_most_of_what_it_may(folder: Path) -> No
         "distance": np.float32(1.01) * reference.measured["distance"],
     }
     found = against_reference(folder, replace(reference, measured={**reference.measured, **changed}), reference)
-    assert (found.verdict, found.measured.metric) == ("within what another machine changes", "NMI")
+    assert (found.verdict, found.measured.metric) == ("within machine variation", "NMI")
 
 
 def test_a_larger_difference_that_could_be_these_images_agrees(folder: Path) -> None:
     reference, own = (analysed(nmi, measures=("attention",)) for nmi in (90.0, 90.0))
     noisy = around(0.17, BLOCKS, seed=9, spread=2) + np.float32(0.01)
     own = replace(own, measured={**own.measured, "nmi": noisy})
-    assert against_reference(folder, own, reference).verdict == "within what another machine changes"
+    assert against_reference(folder, own, reference).verdict == "within machine variation"
 
 
 def test_the_result_of_a_run_is_told_in_one_line(folder: Path) -> None:

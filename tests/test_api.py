@@ -139,7 +139,7 @@ def test_outcomes_of_conditions_and_of_analyses_have_their_columns(chain: Path) 
 
 
 def test_a_name_of_no_run_or_of_several_is_told_with_those_there_are(chain: Path) -> None:
-    with pytest.raises(UserError, match="'lut' could be 5 records: toy/analysis/looks/lut/seed0, "):
+    with pytest.raises(UserError, match="'lut' matches 5 records: toy/analysis/looks/lut/seed0, "):
         lutbench.outcomes("lut", chain / "results")
     with pytest.raises(
         UserError, match=r"no record of a run 'toy/downstream/neer/lut/seed0'.*Did you mean 'toy/downstream/near"
@@ -194,7 +194,7 @@ def test_a_transform_goes_to_loader_processes_and_takes_any_mode(chain: Path) ->
 
 
 def test_what_is_no_model_of_timm_or_not_as_it_was_left_is_refused_with_what_to_do(chain: Path, copied: Path) -> None:
-    with pytest.raises(UserError, match=r"left no model of timm\. Name the pre-training that it starts from"):
+    with pytest.raises(UserError, match=r"has no timm model\. Give the pre-training it starts from"):
         lutbench.encoder("toy/downstream/near/lut/seed0", chain / "runs")
     with pytest.raises(
         UserError, match=r"no finished run 'toy/pretrain/lut/seed1'.* Did you mean 'toy/pretrain/lut/seed0'"

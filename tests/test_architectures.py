@@ -234,9 +234,9 @@ def test_heads_are_those_that_this_suites_export_says(tmp_path: Path) -> None:
     export_encoder(create_encoder(recipe), recipe, tmp_path)
     tried = try_weights(str(tmp_path / "encoder.safetensors"), Choices())
     assert tried.source.architecture == recipe
-    assert "as encoder.json beside the weights says" in tried.said[1]
+    assert "according to encoder.json next to the weights" in tried.said[1]
     assert "cannot be seen" not in " ".join(tried.said)
-    with pytest.raises(UserError, match="--heads 4: the weights show that there are 2"):
+    with pytest.raises(UserError, match="--heads 4: the weights have 2 heads"):
         try_weights(str(tmp_path / "encoder.safetensors"), Choices(heads=4))
     assert configuration_beside(tmp_path / "encoder.safetensors")["num_attention_heads"] == 2
 

@@ -279,7 +279,7 @@ def test_tables_have_calibration_in_sections_of_its_own_and_nowhere_else(measure
     assert made.data[made.data["metric"] == NLL]["value"].tolist() == [
         m.value for name in ("scratch", "other") if (m := view.records[f"downstream/linear/{name}/seed0"].measured(NLL))
     ]
-    for title in ("", "The same images, right or wrong", "Shifted test sets"):
+    for title in ("", "Differences on the same images", "Shifted test sets"):
         for one in (one for one in all_sections(view) if one.title == title):
             assert not [text for text in one.frame.to_numpy().ravel() if ECE in str(text) or NLL in str(text)]
 

@@ -154,11 +154,11 @@ def line_of(text: str, beginning: str) -> str:
         (("run",), "Run what a suite file says."),
         (("status",), "finished, resumable, stale"),
         (("tables",), "Rebuild a suite's tables from its records"),
-        (("parity",), "Compare the LUT step with recorded steps"),
-        (("data",), "The image sets that the suite knows"),
-        (("data", "list"), "List every known set"),
-        (("data", "check"), "Count a set's images and classes"),
-        (("data", "prepare"), "Build a set that the suite builds"),
+        (("parity",), "Compare this LUT training step with recorded steps"),
+        (("data",), "Datasets: which are present"),
+        (("data", "list"), "List the known datasets"),
+        (("data", "check"), "Check a dataset: count images"),
+        (("data", "prepare"), "Prepare a dataset: build it"),
     ],
 )
 @pytest.mark.parametrize("option", ["--help", "-h"])
@@ -215,9 +215,12 @@ def test_a_command_that_cannot_be_read_ends_with_status_2(
         (("status", "tny"), "Did you mean 'tiny'?"),
         (
             ("tables", "toy.toml", "--data-root", "x"),
-            "--data-root x: tables are made from records alone, in --results, and need no images",
+            "--data-root x: tables are built only from the records in --results",
         ),
-        (("show", "toy-knn/lut", "--data-root", "x"), "--data-root x: a record is shown as it is, without images."),
+        (
+            ("show", "toy-knn/lut", "--data-root", "x"),
+            "--data-root x: this command reads the record only, not the images.",
+        ),
         (
             ("plan", "toy.toml", "--only", "toy-kn"),
             "--only toy-kn: no run of suite toy has that name. Did you mean 'toy-knn'?",
@@ -330,9 +333,9 @@ def test_runs_that_cannot_be_done_are_told_before_the_others_which_are_done_and_
     spoil(fresh / "data")
     answer = lutbench("run", "toy.toml")
     assert answer.status == 1
-    assert answer.out.startswith("3 of 5 runs cannot be done.\ndownstream/toy-finetune/lut/seed0, ")
-    assert answer.err.startswith("lutbench: 3 of 5 runs cannot be done.\ndownstream/toy-finetune/lut/seed0, ")
-    assert answer.err.endswith(": as told above.\n")
+    assert answer.out.startswith("3 of 5 runs cannot be completed.\ndownstream/toy-finetune/lut/seed0, ")
+    assert answer.err.startswith("lutbench: 3 of 5 runs cannot be completed.\ndownstream/toy-finetune/lut/seed0, ")
+    assert answer.err.endswith(": see above.\n")
     assert (answer.out + answer.err).count(told.replace("DATA", str(fresh))) == 1
     done = sorted(str(path.relative_to(fresh / "runs/toy").parents[1]) for path in fresh.rglob("finished.json"))
     assert done == ["pretrain/lut/seed0", "pretrain/mae/seed0"]
@@ -343,8 +346,8 @@ def test_what_needs_a_run_that_went_wrong_is_not_done_and_the_rest_is(fresh: Pat
     assert answer.status == 1
     assert "pretrain/lut/seed0: a loss was not finite at step" in answer.out
     assert answer.err == (
-        "lutbench: 3 of 5 runs cannot be done.\npretrain/lut/seed0: as told above.\ndownstream/toy-finetune/lut/seed0, "
-        "downstream/toy-knn/lut/seed0: each needs pretrain/lut/seed0, which cannot be done.\n"
+        "lutbench: 3 of 5 runs cannot be completed.\npretrain/lut/seed0: see above.\ndownstream/toy-finetune/lut/seed0, "
+        "downstream/toy-knn/lut/seed0: each needs pretrain/lut/seed0, which cannot be completed.\n"
     )
     done = sorted(str(path.relative_to(fresh / "runs/toy").parents[1]) for path in fresh.rglob("finished.json"))
     assert done == ["downstream/toy-knn/mae/seed0", "pretrain/mae/seed0"]
@@ -356,7 +359,7 @@ def test_a_file_where_a_folder_belongs_is_named_before_anything_is_run(
 ) -> None:
     answer = lutbench("run", "toy.toml", option, "toy.toml")
     assert answer.status == 1
-    assert answer.err.startswith(f"lutbench: {option} toy.toml: cannot be made a folder")
+    assert answer.err.startswith(f"lutbench: {option} toy.toml: the folder cannot be created")
     assert not list(fresh.rglob("*.safetensors"))
 
 
@@ -372,7 +375,7 @@ def test_a_task_without_its_encoder_says_what_to_run_first(fresh: Path, lutbench
     answer = lutbench("run", "toy.toml", "--stage", "downstream")
     assert answer.status == 1
     assert answer.err.startswith(
-        "lutbench: 3 of 3 runs cannot be done.\ndownstream/toy-finetune/lut/seed0, downstream/toy-knn/lut/seed0, "
+        "lutbench: 3 of 3 runs cannot be completed.\ndownstream/toy-finetune/lut/seed0, downstream/toy-knn/lut/seed0, "
     )
     assert (
         "starts from the encoder of the run before it (pretrain/lut/seed0, pretrain/mae/seed0), which is missing"
@@ -432,8 +435,10 @@ def test_a_run_that_another_process_holds_is_left_to_it(fresh: Path, lutbench: C
 def test_what_needs_no_held_run_is_done_meanwhile(fresh: Path, lutbench: Command, held: int) -> None:
     answer = lutbench("run", "toy.toml")
     assert answer.status == 1
-    assert "It is looked at again when the others are done." in answer.out
-    assert answer.err.startswith("lutbench: 3 of 5 runs cannot be done.\npretrain/lut/seed0 is being run already, by ")
+    assert "It is tried again after the other runs." in answer.out
+    assert answer.err.startswith(
+        "lutbench: 3 of 5 runs cannot be completed.\npretrain/lut/seed0 is being run already, by "
+    )
     done = sorted(str(path.relative_to(fresh / "runs/toy").parents[1]) for path in fresh.rglob("finished.json"))
     assert done == ["downstream/toy-knn/mae/seed0", "pretrain/mae/seed0"]
 
@@ -512,8 +517,8 @@ def test_status_of_what_was_never_run_is_missing_and_says_what_is_waited_for(fre
     assert (answer.status, answer.err) == (0, "")
     for name in RUNS[:2]:
         assert re.match(rf"{name} +missing\b", line_of(answer.out, name))
-    assert "waits for pretrain/lut/seed0" in line_of(answer.out, "downstream/toy-finetune/lut/seed0")
-    assert "waits for pretrain/mae/seed0" in line_of(answer.out, "downstream/toy-knn/mae/seed0")
+    assert "needs pretrain/lut/seed0" in line_of(answer.out, "downstream/toy-finetune/lut/seed0")
+    assert "needs pretrain/mae/seed0" in line_of(answer.out, "downstream/toy-knn/mae/seed0")
     assert not (fresh / "runs").exists()
 
 
@@ -541,7 +546,7 @@ def test_status_shows_a_damaged_record_of_a_run_that_needs_another(finished: Pat
     path.write_text(path.read_text().replace('"wall_seconds": ', '"wall_seconds": 1'))
     told = lutbench("status", "toy.toml").out
     assert line_of(told, RUNS[3]).split()[1] == "finished"
-    assert "waits for" not in told
+    assert "needs" not in told
     assert f"{path}: damaged or changed since it was written" in told
     assert f"run {RUNS[3]} again" in told
 
@@ -549,7 +554,7 @@ def test_status_shows_a_damaged_record_of_a_run_that_needs_another(finished: Pat
 def test_status_of_a_changed_run_is_stale_because_of_the_field(finished: Path, lutbench: Command) -> None:
     answer = lutbench("status", "toy.toml", "--set", "pretrain.lut.epochs=3")
     assert "stale because recipe.epochs changed from 2 to 3" in line_of(answer.out, "pretrain/lut/seed0")
-    assert "waits for pretrain/lut/seed0" in line_of(answer.out, "downstream/toy-knn/lut/seed0")
+    assert "needs pretrain/lut/seed0" in line_of(answer.out, "downstream/toy-knn/lut/seed0")
     for name in ("pretrain/mae/seed0", "downstream/toy-knn/mae/seed0"):
         assert "finished" in line_of(answer.out, name)
 
@@ -570,7 +575,7 @@ def test_a_run_that_is_told_to_stop_saves_and_the_same_line_goes_on(fresh: Path,
     process.join()
     told = (fresh / "err.txt").read_text()
     stopped = re.fullmatch(
-        r"lutbench: Stopped by SIGTERM\. .* at step (\d+) of 75, which is saved\. .*same command again.*\n", told
+        r"lutbench: Stopped by SIGTERM\. .* at step (\d+) of 75, which is saved\. .*same command to continue.*\n", told
     )
     assert stopped, told
     assert process.exitcode == 128 + signal.SIGTERM
@@ -579,7 +584,7 @@ def test_a_run_that_is_told_to_stop_saves_and_the_same_line_goes_on(fresh: Path,
     assert f" resumable at step {stopped[1]} " in line_of(status.out, "pretrain/lut/seed0")
     again = lutbench(*line, *settings[:2])
     assert again.status == 0
-    assert f"pretrain/lut/seed0: goes on from step {stopped[1]}." in again.out
+    assert f"pretrain/lut/seed0: resumes from step {stopped[1]}." in again.out
     assert " finished " in line_of(lutbench("status", "toy.toml", *settings).out, "pretrain/lut/seed0")
 
 
@@ -616,8 +621,8 @@ def test_a_table_edited_by_hand_fails_the_check_with_a_diff(finished: Path, lutb
     before = files(finished)
     answer = lutbench("tables", "toy.toml", "--check")
     assert answer.status == 1
-    assert answer.err.startswith("lutbench: The tables of toy.toml are not what its records say.")
-    assert "--- main.md as it is" in answer.out
+    assert answer.err.startswith("lutbench: The tables of toy.toml do not match its records.")
+    assert "--- main.md in the folder" in answer.out
     assert re.search(r"^-.*SOTA", answer.out, re.MULTILINE)
     assert re.search(r"^\+.*LUT", answer.out, re.MULTILINE)
     assert files(finished) == before
@@ -648,14 +653,14 @@ def test_a_reference_without_records_is_named_before_anything_is_written(finishe
     before = files(finished)
     answer = lutbench("tables", "toy.toml", "--reference", "empty")
     assert (answer.status, answer.out) == (1, "")
-    assert answer.err.startswith("lutbench: --reference empty: there are no records of suite toy below it.")
+    assert answer.err.startswith("lutbench: --reference empty: there are no records of suite toy in this folder.")
     assert files(finished) == before
 
 
 def test_without_records_nothing_is_written(fresh: Path, lutbench: Command) -> None:
     answer = lutbench("tables", "toy.toml")
     assert answer.status == 0
-    assert "No task was measured yet" in answer.out
+    assert "There are no results yet" in answer.out
     assert not (fresh / "results").exists()
 
 

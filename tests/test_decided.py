@@ -66,7 +66,7 @@ def test_a_decision_that_no_run_can_answer_is_refused(tmp_path: Path, change: tu
 def test_what_is_not_measured_is_said_and_nothing_is_concluded(tmp_path: Path) -> None:
     loaded = decided(tmp_path)
     text = sections(loaded, tmp_path)
-    assert "It is not answered yet" in text
+    assert "No verdict yet" in text
     assert "not measured: no run of " in text
     measured(tmp_path, loaded, "tuned", (80, 81), (70, 70))
     assert "not measured: 2 of 3 runs of " in sections(loaded, tmp_path)
@@ -75,9 +75,9 @@ def test_what_is_not_measured_is_said_and_nothing_is_concluded(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("ours", "theirs", "said"),
     [
-        ((80, 82, 81), (70, 71, 71), "support it"),
-        ((70, 71, 71), (80, 82, 81), "contradict it"),
-        ((80, 70, 81), (70, 80, 71), "leave it undecided"),
+        ((80, 82, 81), (70, 71, 71), "support"),
+        ((70, 71, 71), (80, 82, 81), "contradiction"),
+        ((80, 70, 81), (70, 80, 71), "undecided"),
     ],
 )
 def test_the_verdict_follows_from_the_primary_comparisons_over_seeds(
@@ -85,15 +85,15 @@ def test_the_verdict_follows_from_the_primary_comparisons_over_seeds(
 ) -> None:
     loaded = decided(tmp_path)
     measured(tmp_path, loaded, "tuned", ours, theirs)
-    assert f"The primary comparisons {said}." in sections(loaded, tmp_path)
+    assert f"Verdict: {said}." in sections(loaded, tmp_path)
 
 
 def test_one_seed_answers_nothing(tmp_path: Path) -> None:
     loaded = decided(tmp_path, seeds=1)
     measured(tmp_path, loaded, "tuned", (90,), (10,))
     text = sections(loaded, tmp_path)
-    assert "one seed tells nothing of others" in text
-    assert "It is not answered yet" in text
+    assert "several seeds are needed" in text
+    assert "No verdict yet" in text
 
 
 def test_a_metric_that_the_task_lacks_is_named_with_those_that_it_has(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_the_tables_of_evidence_have_the_answers_for_programs_too(tmp_path: Path
     view = View.read(loaded, tmp_path)
     files = build_tables(view, all_sections(view))
     assert "primary,tuned,top-1,ours,theirs,0.103333," in files["decided.csv"]
-    assert "**The primary comparisons support it.**" in files["main.md"]
+    assert "**Verdict: support.**" in files["main.md"]
     (first, second) = answers(view)
     assert (first.outcome, second.outcome) == ("for", "not measured")
 

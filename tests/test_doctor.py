@@ -58,7 +58,7 @@ def test_torch_that_cannot_be_imported_is_told_with_the_line_that_mends_it(tmp_p
 
 def test_a_library_that_ends_its_process_is_a_finding() -> None:
     answers = probed({"torch": "import os; os._exit(77)", "timm": "found = ['1']"})
-    assert answers == {"torch": ([], "the process ended with status 77 while it was imported")}
+    assert answers == {"torch": ([], "the process ended with exit status 77 during the import")}
 
 
 def test_what_libraries_print_is_no_answer() -> None:
@@ -68,7 +68,7 @@ def test_what_libraries_print_is_no_answer() -> None:
 def test_a_machine_on_which_all_is_well_has_nothing_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert {finding.status for finding in found(FINE).values()} == {"ok"}
     assert show(found(FINE).values())
-    assert capsys.readouterr().out.endswith("Nothing is wrong.\n")
+    assert capsys.readouterr().out.endswith("No problems found.\n")
 
 
 def test_a_gpu_that_torch_does_not_see_is_wrong_where_there_is_a_driver() -> None:
@@ -91,7 +91,7 @@ def test_missing_and_old_packages_are_named() -> None:
         ["numpy>=2", "torch>=2.11", "pandas[extra]>=2.2"], {"numpy": "1.26.4", "pandas": "2.2"}
     )
     assert finding.status == "wrong"
-    assert finding.text == "numpy is 1.26.4, needed is >=2; torch is missing."
+    assert finding.text == "numpy is 1.26.4, but >=2 is required; torch is missing."
     assert finding.mend.endswith('-c constraints.txt -e "."')
 
 
@@ -122,7 +122,7 @@ def test_a_folder_that_is_a_file_is_wrong_and_one_to_come_is_not(tmp_path: Path)
     assert finding.mend.startswith("mv ")
     (finding,) = folder_findings("--runs", tmp_path / "to/come")
     assert finding.status == "ok"
-    assert "not there yet" in finding.text
+    assert "does not exist yet" in finding.text
     assert not (tmp_path / "to").exists()
 
 

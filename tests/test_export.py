@@ -351,7 +351,7 @@ def test_the_results_of_a_classifier_are_its_own_and_its_card_tells_the_pre_trai
     card = card_of(done, "toy/downstream/tuned/lut/seed0", tmp_path / "away")
     assert "downstream/nearest" not in card.text
     assert "robustness/shifted/dropped/lut/seed0" in card.text
-    assert card.text.index("How the encoder was pre-trained") < card.text.index("How it was fine-tuned")
+    assert card.text.index("Pre-training of the encoder") < card.text.index("## Fine-tuning")
     assert read_records(done / "results", "toy")["pretrain/lut/seed0"].identity[:12] in card.text
 
 
@@ -380,7 +380,7 @@ def test_a_card_of_a_toy_suite_says_so_and_keeps_its_numbers_out_of_the_hubs_ind
 def test_the_licence_is_the_users_and_is_not_made_up(done: Path, tmp_path: Path) -> None:
     silent = card_of(done, "toy/pretrain/mae/seed0", tmp_path / "silent")
     assert "license" not in silent.data.to_dict()
-    assert "Of the weights none is stated here" in silent.text
+    assert "No licence is stated for the weights" in silent.text
     card = card_of(done, "toy/pretrain/mae/seed0", tmp_path / "said", "--licence", "cc-by-4.0")
     assert card.data.license == "cc-by-4.0"
     assert "The weights: cc-by-4.0." in card.text
@@ -421,7 +421,7 @@ def test_weights_of_another_run_of_the_same_name_have_no_results_of_this_one(don
     shutil.rmtree(record.parents[2])
     shutil.rmtree(folder / "results/records/toy/robustness")
     card = card_of(folder, "toy/pretrain/lut/seed0", tmp_path / "away")
-    assert "have nothing that was measured with these weights" in card.text
+    assert "have no results of these weights" in card.text
     damaged = shutil.copytree(done, tmp_path / "damaged") / "results/records/toy/downstream/nearest/lut/seed0.json"
     damaged.write_text(damaged.read_text().replace('"value": ', '"value": 1'))
     with pytest.raises(UserError, match=r"seed0\.json: damaged or changed"):
@@ -436,7 +436,7 @@ def test_a_number_that_its_outcomes_do_not_give_is_not_published(done: Path, tmp
     del values["seal"]
     values["measurements"][0]["value"] = 99.9
     write_sealed(path, values)
-    with pytest.raises(UserError, match=r"it says top-1 99\.9 .* where its outcomes give"):
+    with pytest.raises(UserError, match=r"the record has top-1 99\.9 .*, but its outcomes give"):
         card_of(folder, "toy/pretrain/lut/seed0", tmp_path / "away")
 
 
@@ -479,7 +479,7 @@ def test_a_segmenter_goes_to_mmsegmentation_unless_something_else_is_asked(
     target = export(tmp_path / "here", name, tmp_path / "away")
     assert "checkpoint.pth', device='cpu')  # or 'cuda:0'" in capsys.readouterr().out.replace("\n", "")
     assert sorted(file.name for file in target.iterdir()) == ["checkpoint.pth", "config.py"]
-    with pytest.raises(UserError, match=r"which timm has not\. Give --to mmseg"):
+    with pytest.raises(UserError, match=r"which timm cannot load\. Give --to mmseg"):
         export(tmp_path / "here", name, tmp_path / "other", "--to", "timm")
 
 

@@ -405,9 +405,9 @@ def test_the_tables_have_the_rows_of_both_and_say_what_was_made_as_what(there: P
     theirs = build_tables(loaded(there, "base"), there / "results")["main.md"]
     assert tuned in theirs
     assert mine not in theirs
-    assert "made as `base/downstream/tuned/mae/seed0`" in calibrated
+    assert "reused from `base/downstream/tuned/mae/seed0`" in calibrated
     assert "stale" not in (tables + calibrated).lower()
-    assert "made as" not in theirs
+    assert "reused from" not in theirs
 
 
 COMMANDS = """
@@ -510,9 +510,9 @@ def test_a_short_name_that_several_suites_have_is_the_run_of_the_one_that_made_i
     assert len(lutbench.outcomes("near/mae", results))
     shutil.rmtree(results / "records/base")
     assert find_record("near/mae", results).suite == "another", "the first"
-    with pytest.raises(UserError, match=r"'near' could be \d records"):
+    with pytest.raises(UserError, match=r"'near' matches \d records"):
         find_record("near", results)
-    with pytest.raises(UserError, match=r"'near' could be \d runs: another/downstream/near/mae/seed0, .*Name more"):
+    with pytest.raises(UserError, match=r"'near' matches \d runs: another/downstream/near/mae/seed0, .*Give more"):
         finished_folder("near", runs)
     with pytest.raises(UserError, match=r"no finished run 'near/mea' .* Finished there: another/"):
         finished_folder("near/mea", runs)
@@ -542,7 +542,7 @@ def test_again_runs_anew_in_a_folder_of_its_own(
     made = opened(there, performed[0], "base").record(there / "results")
     assert made is not None
     assert record.measurements == made.measurements
-    assert "runs anew in a folder of its own, and base/downstream/tuned/mae/seed0 stays in" in capsys.readouterr().out
+    assert "runs again in its own folder; base/downstream/tuned/mae/seed0 stays in" in capsys.readouterr().out
 
 
 def test_what_was_taken_is_found_by_its_name_here(there: Path) -> None:
@@ -559,11 +559,11 @@ def test_what_was_taken_is_found_by_its_name_here(there: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("end", "it does not hash to its seal"),
-        ("weights", "the weights that it ended with: missing, or not what finished.json says of it"),
-        ("no weights", "the weights that it ended with: missing"),
-        ("decoder", "decoder.safetensors: missing, or not what finished.json says of it"),
-        ("record", "no whole record says so"),
+        ("end", "its hash does not match its seal"),
+        ("weights", "final weights: missing, or the sha256 differs from the one in finished.json"),
+        ("no weights", "final weights: missing"),
+        ("decoder", "decoder.safetensors: missing, or the sha256 differs from the one in finished.json"),
+        ("record", "it has no intact record"),
         ("outcomes", "damaged or changed"),
     ],
 )
@@ -592,7 +592,7 @@ def test_a_damaged_run_elsewhere_is_not_taken_and_said(
     assert state_of(made) == before
     told = " ".join(capsys.readouterr().out.split())
     assert message in told
-    assert "So that run is not taken for this one." in told
+    assert "So that run is not reused." in told
     run = opened(there, name)
     assert run.finished_in == run.folder
 

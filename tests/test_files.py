@@ -51,14 +51,14 @@ def told_under(limit: int, value: int, folder: Path, open_files: int = 0) -> str
 def test_a_file_that_is_too_large_for_the_limit_leaves_the_one_before(tmp_path: Path) -> None:
     told = told_under(resource.RLIMIT_FSIZE, MEGABYTE, tmp_path)
     assert told.startswith(
-        "A file may not become that large here: weights.bin could not be saved. What was saved before "
+        "The file is larger than this disk or your limit allows: weights.bin could not be saved. What was saved before "
     )
 
 
 def test_too_many_open_files_are_said_to_be_that(tmp_path: Path) -> None:
     told = told_under(resource.RLIMIT_NOFILE, 64, tmp_path, open_files=80)
     assert told.startswith("Too many files are open: weights.bin could not be saved.")
-    assert "lower workers, and give the same command again." in told
+    assert "lower workers, and repeat the command." in told
 
 
 def test_a_path_that_is_too_long_is_said_to_be_that(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_folder_that_is_removed_while_it_is_written_to_is_said_to_be_gone(tmp_
             partial.write_text("{}")
             shutil.rmtree(tmp_path / "runs")
 
-    with pytest.raises(Halt, match=r"^A file or folder is gone: .*one\.json could not be saved"):
+    with pytest.raises(Halt, match=r"^A file or folder is missing: .*one\.json could not be saved"):
         write()
 
 
@@ -114,7 +114,7 @@ def test_what_stands_in_the_place_of_a_file_or_folder_concerns_that_one_alone(
 
 
 def test_a_folder_in_the_place_of_json_is_damage(tmp_path: Path) -> None:
-    with pytest.raises(DamagedError, match=r"expected a file of JSON, found a folder"):
+    with pytest.raises(DamagedError, match=r"expected a JSON file, found a folder"):
         read_json(tmp_path)
 
 
@@ -143,7 +143,7 @@ def test_a_users_mistake_inside_the_block_stays_what_it_is(tmp_path: Path) -> No
         (OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "The disk is full"),
         (RuntimeError("unable to open shared memory object: Too many open files (24)"), "Too many files are open"),
-        (OSError(errno.EROFS, "Read-only file system"), "The disk cannot be written to"),
+        (OSError(errno.EROFS, "Read-only file system"), "The disk is read-only"),
         (OSError(errno.ELOOP, "Too many levels of symbolic links"), os.strerror(errno.ELOOP)),
     ],
 )

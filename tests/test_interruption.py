@@ -214,7 +214,7 @@ def test_a_second_ctrl_c_stops_at_once_and_a_sigterm_after_the_first_does_not(fo
         time.sleep(0.3)
         assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
-    assert "Of pretrain/lut/seed0 nothing is kept yet" in paragraph_of(process)
+    assert "pretrain/lut/seed0 has saved nothing yet" in paragraph_of(process)
     assert process.returncode == 130
     assert not list(folder.glob("here/runs/**/step-*"))
 
@@ -268,7 +268,7 @@ def test_after_its_last_step_a_run_is_saved_so_that_its_evaluation_can_be_stoppe
     assert re.search(r"downstream/tune/scratch/seed0 (is resumable|stopped) at step 23", paragraph_of(process))
     assert process.returncode == 130
     again = start(folder, "here", "run", str(folder / "toy.toml"), *options)
-    assert "goes on from step 23" in again.communicate(timeout=600)[0]
+    assert "resumes from step 23" in again.communicate(timeout=600)[0]
     assert again.returncode == 0
 
 
@@ -288,7 +288,7 @@ def test_an_evaluation_on_the_way_is_stopped_at_once_and_the_run_goes_on_from_it
         assert f"downstream/tune/scratch/seed0 is resumable at step {step}, " in paragraph_of(process)
         assert process.returncode == 130
     again = start(folder, "here", "run", str(folder / "toy.toml"), *options)
-    assert "goes on from step 45" in again.communicate(timeout=600)[0]
+    assert "resumes from step 45" in again.communicate(timeout=600)[0]
     assert whole.wait(600) == again.returncode == 0
     assert made_below(folder / "here") == made_below(folder / "whole")
 
@@ -314,7 +314,7 @@ def test_mmsegmentations_evaluation_on_the_way_is_stopped_at_once_and_the_run_go
     (tmp_path / "toy.toml").write_text(EVALUATED)
     stop_evaluation(tmp_path, step=4, after=0.3, sent=sent)
     again = start(tmp_path, "here", "run", str(tmp_path / "toy.toml"))
-    assert "goes on from step 4" in again.communicate(timeout=600)[0]
+    assert "resumes from step 4" in again.communicate(timeout=600)[0]
     assert again.returncode == 0
     assert made_below(tmp_path / "here") == whole_segmentation
 
@@ -376,7 +376,7 @@ def test_a_probe_that_is_stopped_says_that_nothing_is_kept(folder: Path) -> None
     wait_for(lambda: list(folder.glob("here/runs/toy/downstream/knn/scratch/seed0/*/run.json")), process)
     time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
-    assert "Of downstream/knn/scratch/seed0 nothing is kept yet" in paragraph_of(process)
+    assert "downstream/knn/scratch/seed0 has saved nothing yet" in paragraph_of(process)
     assert process.returncode == 130
     assert not list(folder.glob("here/results/**/*.json"))
 

@@ -204,10 +204,10 @@ def test_a_run_that_fails_stops_no_other_and_what_needs_it_is_told_as_not_done(
         run_suite(suite, [], [], workspace, jobs=2)
     lost = [run.name for run in suite.runs if "/lut/" in run.name]
     assert str(error.value).startswith(
-        f"{len(lost)} of {len(suite.runs)} runs cannot be done.\npretrain/lut/seed0: as told above"
+        f"{len(lost)} of {len(suite.runs)} runs cannot be completed.\npretrain/lut/seed0: see above"
     )
     assert str(error.value).endswith(
-        "each needs the run before it (pretrain/lut/seed0, downstream/tuned/lut/seed0), which cannot be done."
+        "each needs the run before it (pretrain/lut/seed0, downstream/tuned/lut/seed0), which cannot be completed."
     )
     assert "pretrain/lut/seed0: a loss was not finite" in capsys.readouterr().out
     assert sorted(records(folder)) == sorted(run.name for run in suite.runs if "/lut/" not in run.name)
@@ -221,7 +221,7 @@ def test_a_worker_that_is_killed_is_told_of_and_another_takes_its_place(folder: 
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "pretrain/lut/seed0: the process that performed it was killed by signal 9" in out
-    assert "5 of 14 runs cannot be done" in err
+    assert "5 of 14 runs cannot be completed" in err
     assert len([name for name in records(folder) if "/lut/" not in name]) == len(records(folder)) == 9
 
 
@@ -266,13 +266,13 @@ def test_a_signal_has_every_worker_save_and_all_go_on_to_the_same_bits(
     assert process.returncode == 130, err
     (told,) = (line for line in err.splitlines() if line and ": saves after this step" not in line)
     assert told.startswith("lutbench: Stopped by SIGINT. ")
-    assert told.endswith("Give the same command again to go on.")
+    assert told.endswith("Repeat the same command to continue.")
     for planned in suite.runs[:2]:
         found = re.search(rf"{planned.name} stopped at step (\d+) of 90, which is saved\.", told)
         assert found, told
         assert newest_step(open_run(suite, planned, workspace).checkpoints) == int(found[1])
     run_suite(suite, ["pretrain"], [], workspace, jobs=2)
-    assert capsys.readouterr().out.count("goes on from step") == 2
+    assert capsys.readouterr().out.count("resumes from step") == 2
     run_suite(suite, ["pretrain"], [], opened(folder, "whole")[1])
     assert records(folder / "here") == records(folder / "whole")
 
@@ -289,8 +289,8 @@ def test_a_second_ctrl_c_stops_at_once_and_a_sigterm_after_the_first_does_not(fo
     os.kill(process.pid, signal.SIGINT)
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert "Of pretrain/lut/seed0 nothing is kept yet" in err
-    assert "Of pretrain/mae/seed0 nothing is kept yet" in err
+    assert "pretrain/lut/seed0 has saved nothing yet" in err
+    assert "pretrain/mae/seed0 has saved nothing yet" in err
     assert not list(folder.glob("here/runs/**/step-*"))
 
 

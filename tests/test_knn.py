@@ -157,6 +157,6 @@ def test_a_number_that_is_not_finite_makes_no_record(tmp_path: Path) -> None:
     run = toy_run(tmp_path, kind="knn", neighbours=3)
     performed(run)
     shutil.rmtree(run.workspace.results)
-    with pytest.raises(UserError, match=r"no record is written, .*extra\.loss.* is nan.*learning rate"):
+    with pytest.raises(UserError, match=r"no record was written, .*extra\.loss.* is nan.*learning rate"):
         run.save_results([Measurement(metric="loss", value=1.0)], seconds=1.0, extra={"loss": math.nan})
     assert not run.workspace.results.exists()

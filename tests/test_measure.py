@@ -230,10 +230,10 @@ def rewritten(path: Path, **changes: Any) -> None:
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-40]), "no whole .npz file"),
         (lambda path: path.write_bytes(b""), "no whole .npz file"),
-        (lambda path: rewritten(path, **{"0.rank": np.zeros((1, 6), np.int16)}), "it does not hash to its seal"),
-        (lambda path: rewritten(path, seconds=np.array(1e9)), "it does not hash to its seal"),
+        (lambda path: rewritten(path, **{"0.rank": np.zeros((1, 6), np.int16)}), "its hash does not match its seal"),
+        (lambda path: rewritten(path, seconds=np.array(1e9)), "its hash does not match its seal"),
         (lambda path: rewritten(path, seal=None), "it has no seal"),
-        (lambda path: rewritten(path, ways=np.array(10**15)), "it does not hash to its seal"),
+        (lambda path: rewritten(path, ways=np.array(10**15)), "its hash does not match its seal"),
         (lambda path: path.write_bytes(path.with_name("dark-1.npz").read_bytes()), "it is of another condition"),
     ],
 )
@@ -317,10 +317,10 @@ def test_a_set_whose_classes_the_classifier_does_not_have_is_named_before_anythi
     write_shifted(tmp_path)
     (tmp_path / "broken" / "dark" / "2" / CLASSES[0]).rename(tmp_path / "broken" / "dark" / "2" / "purple")
     (tmp_path / "broken" / "dark" / "1" / CLASSES[0]).rename(tmp_path / "broken" / "dark" / "1" / "purple")
-    with pytest.raises(UserError, match="as told above"):
+    with pytest.raises(UserError, match="see above"):
         run_suite(suite_of(tmp_path), [], [], workspace_of(tmp_path))
     said = [line for line in capsys.readouterr().out.splitlines() if "not run" not in line]
-    assert said[0] == "1 of 7 runs cannot be done."
+    assert said[0] == "1 of 7 runs cannot be completed."
     assert said[1].startswith("robustness/shift/broken/scratch/seed0: 1 of 3 class folders are not among")
     assert not list(tmp_path.glob("runs/*/robustness/shift/broken/*/*/*/finished.json"))
     assert len(list(tmp_path.glob("runs/*/robustness/shift/*/*/*/*/finished.json"))) == 4, "the others are measured"
@@ -329,7 +329,7 @@ def test_a_set_whose_classes_the_classifier_does_not_have_is_named_before_anythi
 def test_the_classifier_comes_before_its_robustness(tmp_path: Path) -> None:
     write_shifted(tmp_path)
     with pytest.raises(
-        UserError, match=r"measures the classifier of downstream/task/scratch/seed0.*--stage downstream"
+        UserError, match=r"evaluates the classifier of downstream/task/scratch/seed0.*--stage downstream"
     ):
         run_suite(suite_of(tmp_path), ["robustness"], ["plain"], workspace_of(tmp_path))
 
@@ -426,7 +426,7 @@ def test_a_description_of_a_classifier_is_believed_only_as_it_was_written(
     if told == "seal" and how in ("resealed", "as of before"):  # then it is said nowhere what was there before
         assert classifier_beside(tuned).space.names == CLASSES[::-1]
         return
-    told = {"in its run": "changed since the run", "edited": "does not hash to its seal"}.get(how, told)
+    told = {"in its run": "changed since the run", "edited": "its hash does not match its seal"}.get(how, told)
     with pytest.raises(UserError, match="no seal" if how == "without a seal" and told == "seal" else None) as caught:
         classifier_beside(tuned)
     assert told in str(caught.value) or "it has no seal" in str(caught.value)

@@ -792,7 +792,7 @@ def test_a_row_that_cannot_be_run_is_told_and_the_others_are_planned(
     (folder / "toy.toml").write_text(SUITE + row + table)
     show_plan(*opened(folder), Rates())
     told = " ".join(capsys.readouterr().out.split())
-    assert "4 runs cannot be done as they are, see below: they are in no sum." in told, "two seeds, and untrained ones"
+    assert "4 runs cannot run as they are, see below: they are in no sum." in told, "two seeds, and untrained ones"
     assert "analysis.inside, row net: an analysis looks at the tokens of a square grid" in told
     assert "net 2 cannot be run" in told
     assert "lut 2 of 2" not in told

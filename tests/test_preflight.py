@@ -183,7 +183,7 @@ def test_images_that_were_passed_over_are_counted_in_the_terminal(
     (tmp_path / "toy/train/amber/0.png").write_bytes(b"")
     done = performed(toy_run(tmp_path, kind="knn", neighbours=3))
     assert done["extra"]["skipped"] == 1
-    assert "images passed over because they cannot be decoded: 1." in capsys.readouterr().out
+    assert "images skipped because they cannot be decoded: 1." in capsys.readouterr().out
 
 
 def test_val_is_looked_at_though_its_files_have_the_names_and_sizes_of_trains(tmp_path: Path) -> None:

@@ -285,7 +285,7 @@ def test_what_is_assumed_of_an_encoder_in_a_file_is_said_once(tmp_path: Path, we
         run_suite(load_suite(str(file)), [], [], Workspace(tmp_path, tmp_path / "runs", tmp_path / "results"))
         return " ".join(capsys.readouterr().out.split())
 
-    line = "method.hers: images are normalised as ImageNet's: nothing beside"
+    line = "method.hers: images are normalised with ImageNet's mean and std, because"
     assert said().count(line) == 1
     beside(weights, PROCESSOR)
     assert line not in said()

@@ -198,7 +198,7 @@ def test_a_primary_value_comes_with_source_setting_and_note(small: Callable[...,
         (
             '{ "ViT-B/16" = ["base"] }',
             '{ "ViT-L/16" = ["base"] }',
-            r"in mae: a recipe for ViT-L/16, of which there is no value",
+            r"in mae: a recipe for ViT-L/16, which has no value",
         ),
         ('["base"]', "[]", r"no entry uses the recipe base"),
         ('kind = "finetune"', 'kind = "finetuned"', r"recipe\.base\.kind: no such kind .*'finetuned'.*'finetune'"),
@@ -245,8 +245,10 @@ def test_values_by_another_recipe_than_the_papers_suite_has_are_known_as_such() 
         assert why(found[task, "mae-b"]) == NOT_KNOWN
         assert "not published" in found[task, "mae-b"].published.note  # type: ignore[union-attr]
     assert why(found["ade20k-l", "mae-l"]) == why(found["finetune-s", "lut-s"]) == NOT_KNOWN
-    assert why(found["linear-l", "mae-l"]) == "From its recipe to the run's, linear.epochs changed from 90 to 50."
-    drop_path = "From its recipe to the run's, finetune.drop_path changed from 0.1 to 0.2."
+    assert (
+        why(found["linear-l", "mae-l"]) == "Its recipe differs (published to run): linear.epochs changed from 90 to 50."
+    )
+    drop_path = "Its recipe differs (published to run): finetune.drop_path changed from 0.1 to 0.2."
     assert why(found["imagenet/imagenet-a", "mae-l"]) == drop_path
 
 

@@ -189,9 +189,9 @@ def test_a_class_that_is_in_one_image_alone_has_no_interval_and_its_record_comes
         (lambda r: r["measurements"][0].update(low=40.0), r"says mIoU 41\.3.*interval 40\.0 to"),
         (lambda r: r["measurements"][3].update(value=99.0), r"says mIoU, multi-scale 99\.0"),
         (lambda r: r["measurements"][4].update(metric="IoU dog"), r"says IoU dog .* give IoU sky"),
-        (lambda r: r["measurements"].pop(), "says nothing where its outcomes give IoU sea"),
+        (lambda r: r["measurements"].pop(), "the record has nothing, but its outcomes give IoU sea"),
         (lambda r: r["measurements"].append(r["measurements"][0]), "says mIoU .* give nothing"),
-        (lambda r: r.update(outcomes=None), "names no per-image outcomes, as every segmentation run has"),
+        (lambda r: r.update(outcomes=None), "lists no per-image outcomes, but every segmentation run has them"),
     ],
 )
 def test_an_edited_record_of_a_segmentation_is_refused(
@@ -229,23 +229,23 @@ def test_outcomes_of_another_kind_of_task_are_refused(tmp_path: Path, made: PerI
         (lambda r: r["measurements"][0].update(interval="exact"), r"\(exact\) where .* \(Wilson\)"),
         (lambda r: r["measurements"][0].update(low=None, high=None), "interval None to None"),
         (lambda r: r["measurements"].pop(0), r"says top-5 .* give top-1"),
-        (lambda r: r["measurements"].pop(1), "says nothing where its outcomes give top-5"),
+        (lambda r: r["measurements"].pop(1), "the record has nothing, but its outcomes give top-5"),
         (lambda r: r["measurements"].reverse(), r"says top-5 .* give top-1"),
         (lambda r: r["measurements"].append(r["measurements"][0] | {"value": 99.0}), r"top-1 99\.0 .* give nothing"),
-        (lambda r: r.update(outcomes=None), "names no per-image outcomes, as every knn run has"),
+        (lambda r: r.update(outcomes=None), "lists no per-image outcomes, but every knn run has them"),
         (lambda r: r["outcomes"].update(file="../task/other.npz"), r"outcomes\.file"),
         (lambda r: r["outcomes"].update(images="a" * 64), r"outcomes\.images"),
         (
             lambda r: r["outcomes"].update(file="seed1-000000000000.npz"),
-            "names seed1-0.*, which is no file of a record",
+            "lists the file seed1-0.*, which does not belong to a record",
         ),
         (
             lambda r: r.update(suite="../../escape"),
-            "damaged, changed or of another version: suite: .*a name has at most",
+            "damaged, changed or written by another version: suite: .*a name has at most",
         ),
         (lambda r: r.update(task="../../../../escape"), "version: task: .*a name has at most"),
         (lambda r: r.update(method="../escape"), "version: method.*a name has at most"),
-        (lambda r: r.update(run="../../../../escape"), "it says that it is .*escape, but"),
+        (lambda r: r.update(run="../../../../escape"), "its run name is .*escape, but"),
         (lambda r: r.update(seed=10**15), "version: seed: "),
         (
             lambda r: r["measurements"][0].update(value=float("nan")),
@@ -254,7 +254,7 @@ def test_outcomes_of_another_kind_of_task_are_refused(tmp_path: Path, made: PerI
         (lambda r: r["measurements"][0].update(metric="\x1b[31mtop-1"), r"metric: the control character '\\x1b'"),
         (lambda r: r["hardware"].update(cpu="\x1b]0;x"), r"hardware\.cpu: the control character"),
         (lambda r: r["extra"].update(deep=nested(200)), "nested more than 32 deep"),
-        (lambda r: r["extra"].update(large=2**70), r"extra\.large: a whole number of more than 64 bits"),
+        (lambda r: r["extra"].update(large=2**70), r"extra\.large: an integer of more than 64 bits"),
         (lambda r: r["document"].update(recipe=7), r"version: document\.recipe"),
         (lambda r: r["document"].pop("revision"), r"version: document\.revision"),
         (lambda r: r["document"].update(encoder=[1]), r"version: document\.encoder"),
@@ -272,24 +272,27 @@ def test_outcomes_of_another_kind_of_task_are_refused(tmp_path: Path, made: PerI
         (lambda r: r.update(stage="pretrain"), r"are those of pretrain/task/mine/seed0"),
         (lambda r: r.update(run="downstream/task/other/seed0"), r"it is downstream/task/other/seed0"),
         (lambda r: r["measurements"].clear(), "measurements"),
-        (lambda r: r.update(identity="f" * 64), "does not hash to its identity"),
-        (lambda r: r["document"]["recipe"].update(neighbours=21), "does not hash to its identity"),
-        (lambda r: r["document"]["data"].update(val="ce"), "does not hash to its identity"),
+        (lambda r: r.update(identity="f" * 64), "its hash does not match the identity"),
+        (lambda r: r["document"]["recipe"].update(neighbours=21), "its hash does not match the identity"),
+        (lambda r: r["document"]["data"].update(val="ce"), "its hash does not match the identity"),
         (
             lambda r: r["document"].update(stage="other") or r.update(identity=identity_of(r["document"])),
-            "it is of kind 'other', which this version does not know; it knows pretrain, finetune",
+            "unknown kind of run 'other'; this version knows pretrain, finetune",
         ),
         (
             lambda r: r["measurements"][0].update(value=math.nan),
             r"measurements\.0\.value: the number nan, which is not finite",
         ),
         (lambda r: r.update(extra={"loss": math.inf}), r"extra\.loss: the number inf, which is not finite"),
-        (lambda r: r.update(format=2), "damaged, changed or of another version: format"),
-        (lambda r: r.update(wall_seconds=-1.0), "damaged, changed or of another version: wall_seconds"),
-        (lambda r: r.update(images_per_second=-0.5), "damaged, changed or of another version: images_per_second"),
+        (lambda r: r.update(format=2), "damaged, changed or written by another version: format"),
+        (lambda r: r.update(wall_seconds=-1.0), "damaged, changed or written by another version: wall_seconds"),
+        (
+            lambda r: r.update(images_per_second=-0.5),
+            "damaged, changed or written by another version: images_per_second",
+        ),
         (lambda r: r["extra"].update(label="a\u200bb"), r"extra\.label: the control character"),
-        (lambda r: r.update(remark="better"), "damaged, changed or of another version: remark"),
-        (lambda r: r.pop("checkpoint") and r.pop("seed"), "damaged, changed or of another version: seed"),
+        (lambda r: r.update(remark="better"), "damaged, changed or written by another version: remark"),
+        (lambda r: r.pop("checkpoint") and r.pop("seed"), "damaged, changed or written by another version: seed"),
     ],
 )
 def test_an_edited_record_is_refused_by_name(tmp_path: Path, change: Callable[[Any], object], message: str) -> None:
@@ -326,7 +329,7 @@ def test_a_record_is_sealed_as_a_whole_whatever_proves_its_numbers(
     assert len(read_records(tmp_path, "toy")) == 1
     edit(path, change, sealed=False)
     with pytest.raises(
-        UserError, match="damaged or changed since it was written: it does not hash to its seal"
+        UserError, match="damaged or changed since it was written: its hash does not match its seal"
     ) as refused:
         read_records(tmp_path, "toy")
     assert str(refused.value).startswith(f"{path}: ")
@@ -372,7 +375,7 @@ def test_a_record_that_says_what_only_sealed_ones_do_has_not_lost_its_seal_by_ag
     ("content", "told"),
     [
         (b"no zip", "expected the outcomes of a run of kind knn, found no whole .npz file"),
-        (b"\0" * (MAX_BYTES + 1), r"damaged or changed: it has 268,435,457 bytes"),
+        (b"\0" * (MAX_BYTES + 1), r"damaged or changed: 268,435,457 bytes is too large"),
     ],
 )
 def test_outcomes_with_an_adapted_hash_are_refused_by_name(tmp_path: Path, content: bytes, told: str) -> None:
@@ -395,10 +398,10 @@ def test_no_record_is_written_or_looked_for_outside_the_results(tmp_path: Path) 
         ("toy", "a\\..\\b"),
         ("", "a"),
     ):
-        with pytest.raises(UserError, match="no name of anything below"):
+        with pytest.raises(UserError, match="not a valid path below"):
             record_path(tmp_path, suite, run)
     record = read_record(written(tmp_path / "one", 0, 7))
-    with pytest.raises(UserError, match="no name of anything below"):
+    with pytest.raises(UserError, match="not a valid path below"):
         copy_record(record.model_copy(update={"run": "../../../../escape"}), tmp_path / "two")
     assert not (tmp_path / "two").exists()
 
@@ -433,7 +436,7 @@ def test_a_record_in_the_place_of_another_is_refused_by_name(tmp_path: Path) -> 
     path = written(tmp_path, 0, 7)
     moved = path.with_name("seed1.json")
     path.rename(moved)
-    with pytest.raises(UserError, match="in the wrong place") as refused:
+    with pytest.raises(UserError, match="in the wrong folder") as refused:
         read_records(tmp_path, "toy")
     assert str(refused.value).startswith(f"{moved}: ")
     assert f"Move it to {path}." in str(refused.value)
@@ -442,7 +445,7 @@ def test_a_record_in_the_place_of_another_is_refused_by_name(tmp_path: Path) -> 
 def test_a_record_of_another_suite_is_refused(tmp_path: Path) -> None:
     written(tmp_path, 0, 7)
     (tmp_path / "records" / "toy").rename(tmp_path / "records" / "paper")
-    with pytest.raises(UserError, match="of suite toy, in the wrong place"):
+    with pytest.raises(UserError, match="of suite toy, in the wrong folder"):
         read_records(tmp_path, "paper")
 
 

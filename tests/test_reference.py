@@ -29,7 +29,7 @@ TUNED, LOSSES, OCCLUSION = (
     "pretrain/lut/seed0",
     "robustness/photographs/occlusion/lut/seed0",
 )
-WITHIN = "within what another machine changes"
+WITHIN = "within machine variation"
 
 
 @pytest.fixture(scope="module")

@@ -63,12 +63,12 @@ def test_runs_that_want_for_others_are_told_in_one_paragraph_and_where_their_stu
     with pytest.raises(UserError) as error:
         run_suite(suite, [], ["near/weight-*"], workspace)
     head, told = str(error.value).splitlines()
-    assert head == "2 of 2 runs cannot be done."
+    assert head == "2 of 2 runs cannot be completed."
     assert told.startswith(
         f"{NEAR('weight-0.1')}, {NEAR('weight-0.5')}: each starts from the encoder of the run before it (pretrain/"
     )
     assert "which is missing. First run: " in told
-    assert told.endswith("a study is run by its name: --only sweep.weight.")
+    assert told.endswith("name the study: --only sweep.weight.")
     show_plan(suite, workspace, Rates(), ["near/weight-*"])
     assert "".join(told.split()) in "".join(capsys.readouterr().out.split()), "as run has it"
     show_plan(suite, workspace, Rates(), ["sweep.weight"])
@@ -84,7 +84,7 @@ def test_one_cause_is_one_paragraph_and_names_within_names_are_left(tmp_path: Pa
     same = {NEAR(name): f"{NEAR(name)} is full." for name in ("lut", "teacher")}
     assert paragraphs(suite, same) == [f"{NEAR('lut')}, {NEAR('teacher')}: each is full."]
     assert not_done(suite, same, 5, told={NEAR("lut")}).splitlines() == [
-        "2 of 5 runs cannot be done.",
-        f"{NEAR('lut')}: as told above.",
+        "2 of 5 runs cannot be completed.",
+        f"{NEAR('lut')}: see above.",
         f"{NEAR('teacher')} is full.",
     ]

@@ -181,7 +181,7 @@ def test_the_page_names_no_file_and_no_server_that_a_browser_would_fetch(page: s
 
 
 def test_the_page_says_at_the_top_and_beside_every_table_that_nothing_is_evidence(page: str) -> None:
-    assert "Nothing here is evidence about the method." in page
+    assert "They are no evidence about the method." in page
     with_numbers = re.findall(r'<section id="section-\d+".*?</section>', page, re.DOTALL)
     assert all('class="mark">Pipeline check' in one for one in with_numbers if "<tbody>" in one or "<figure" in one)
 
@@ -211,7 +211,7 @@ def test_a_suite_without_records_has_a_page_of_published_numbers_that_says_so(tm
     (tmp_path / "toy.toml").write_text(SUITE)
     view = View.read(load_suite(str(tmp_path / "toy.toml")), tmp_path)
     found = suite_page(view, all_sections(view), tmp_path)
-    assert "Nothing was measured yet" in found
+    assert "There are no results yet" in found
     assert "84.2" in found
 
 
@@ -262,11 +262,11 @@ def test_records_of_other_settings_are_named_with_what_is_other(results: Path, t
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (("a", "b", "c"), "expected one suite or two folders of results, found 3 names"),
-        (("RESULTS",), "is a folder of results. Name the suite"),
-        (("RESULTS", "EMPTY"), "expected a folder of results, with records of suites"),
-        (("RESULTS", "RESULTS", "--suite", "tiny"), "no records of tiny in both folders"),
-        (("tiny", "--suite", "tiny"), "--suite is for two folders"),
+        (("a", "b", "c"), "expected one suite or two results folders, found 3 names"),
+        (("RESULTS",), "is a results folder. For the report of a suite"),
+        (("RESULTS", "EMPTY"), "expected a results folder, with records in"),
+        (("RESULTS", "RESULTS", "--suite", "tiny"), "Not both folders have records of tiny"),
+        (("tiny", "--suite", "tiny"), "--suite is for two results folders"),
     ],
 )
 def test_what_cannot_be_reported_is_answered_with_what_to_give(

@@ -378,7 +378,7 @@ def test_a_corrupted_copy_is_written_below_the_data_root_alone(tmp_path: Path, p
     write(root / "clean", ["cat"])
     settings = {"source": "corrupted", "copy_of": "clean", "kind": "corruptions", "copy_side": 32}
     recipe = recipe_of(**settings, path=path.format(absolute=tmp_path / "outside"))
-    with pytest.raises(UserError, match=r"is no name of anything below .*data"):
+    with pytest.raises(UserError, match=r"is not a valid path below .*data"):
         make(recipe, root)
     assert [file.name for file in tmp_path.iterdir()] == ["data"]
     assert [file.name for file in root.iterdir()] == ["clean"]

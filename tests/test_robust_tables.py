@@ -321,7 +321,7 @@ def test_a_value_is_stale_if_the_fine_tuning_that_made_its_classifier_is(folder:
 
     tuned(folder, changed, "ours")
     text = build_tables(changed, folder)["main.md"]
-    assert "stale: its classifier is not that of the record of downstream/tuned/ours/seed0" in text
+    assert "stale: its classifier is not the one in the record of downstream/tuned/ours/seed0" in text
 
     (folder / "records/toy/downstream/tuned/ours/seed0.json").unlink()
     assert (
@@ -598,7 +598,7 @@ def test_frost_that_is_drawn_is_said_to_be_wherever_its_numbers_stand(folder: Pa
 
 
 def test_side_by_side_the_lowest_error_and_the_highest_accuracy_are_bold(files: dict[str, str]) -> None:
-    tables = files["main.md"].split("### Side by side")
+    tables = files["main.md"].split("### One row per method")
     (lut, mae, deit) = (
         next(line for line in tables[2].splitlines() if line.startswith(f"| {name} "))
         for name in ("LUT", "MAE", "DeiT")
@@ -629,8 +629,8 @@ def test_two_methods_are_compared_on_every_set_and_printed_metric(view: View, fi
     differences = dict(zip(drawn.frame["metric"], drawn.frame["difference"], strict=True))
     assert differences["mean error, 2 corruptions ↓"].startswith("-1.0 [")
     assert differences["mean top-1, patches dropped ↑"].startswith("+4.5 [")  # 0 to 9 images of 100
-    assert "with the percentiles of 2000 resamples" in drawn.legend
-    text = files["main.md"].split("## The same images, right or wrong")[1]
+    assert "percentiles of 2000 resamples" in drawn.legend
+    text = files["main.md"].split("## Differences on the same images")[1]
     assert text.index("Bonett and Price") < text.index("+4.5 [")
 
 

@@ -304,19 +304,21 @@ def test_a_run_of_before_there_were_teachers_says_how_to_have_one_before_anythin
 ) -> None:
     without_later_files(the_run(folder, PRETRAINED))
     suite, workspace = opened(folder)
-    told = f"finished before such runs kept their teacher, so there is none. Repeat it to have one: lutbench run {suite.given}{workspace.options} --again {PRETRAINED}."
-    with pytest.raises(UserError, match="as told above"):
+    told = f"has no teacher: it was made by an earlier version that did not keep it. To get it, repeat the run: lutbench run {suite.given}{workspace.options} --again {PRETRAINED}."
+    with pytest.raises(UserError, match="see above"):
         run_suite(suite, [], [], workspace)
     shown = capsys.readouterr().out
     assert " ".join(told.split()) in " ".join(shown.split())
-    assert shown.index("1 of 8 runs cannot be done") < shown.index("finished already"), "before any other is looked at"
+    assert shown.index("1 of 8 runs cannot be completed") < shown.index("finished already"), (
+        "before any other is looked at"
+    )
     show_status(suite, workspace)
     shown = capsys.readouterr().out
     assert f"{OF_TEACHER}" in shown
     assert " ".join(told.split()) in " ".join(shown.split())
     show_plan(suite, workspace, Rates())
     assert "1 runs to go, 7 finished" in capsys.readouterr().out
-    with pytest.raises(UserError, match="finished before such runs kept their teacher"):
+    with pytest.raises(UserError, match="has no teacher: it was made by an earlier version"):
         run_suite(suite, ["downstream"], ["lut-teacher"], workspace)
     capsys.readouterr()
     run_suite(suite, [], [], workspace, again=[PRETRAINED])
@@ -397,7 +399,8 @@ def test_a_run_of_before_there_were_decoders_has_none_and_says_so(
     assert train.reconstruct(run, pixels(), RATIOS) is None
     shown = " ".join(capsys.readouterr().out.split())
     assert (
-        "finished before such runs kept their decoder, so there is none. Repeat it to have one: lutbench run" in shown
+        "has no decoder: it was made by an earlier version that did not keep it. To get it, repeat the run: lutbench run"
+        in shown
     )
     assert f"--again {PRETRAINED}" in shown
 

@@ -467,7 +467,7 @@ def test_exporting_executes_nothing_and_refuses_a_config_that_was_changed(folder
         export_mmseg(run.folder, folder / "away")
     finished.write_text("{}")
     with pytest.raises(
-        UserError, match=r"finished\.json: damaged, changed or of another version: checkpoint: Field required"
+        UserError, match=r"finished\.json: damaged, changed or written by another version: checkpoint: Field required"
     ):
         export_mmseg(run.folder, folder / "away")
 

@@ -173,10 +173,10 @@ def test_the_real_tables_take_no_record_of_a_smoke_nor_the_other_way_round(finis
     changed = smoked(suite, smoke_of(finished))
     assert not View.read(suite, finished.results).has_records
     assert View.read(changed, finished.results / "smoke/toy").has_records
-    with pytest.raises(UserError, match="a smoke run's, and stands among those of the real suite"):
+    with pytest.raises(UserError, match="of a smoke run, but this folder is for real runs"):
         View.read(suite, finished.results / "smoke/toy")
     run_suite(suite, ["pretrain"], [], Workspace(finished.data, tmp_path / "runs", tmp_path / "results"))
-    with pytest.raises(UserError, match="no smoke run's, and stands among those of a smoke suite"):
+    with pytest.raises(UserError, match="of a real run, but this folder is for smoke runs"):
         View.read(changed, tmp_path / "results")
 
 

@@ -127,7 +127,7 @@ def test_a_snapshot_of_another_run_of_that_identity_is_told(done: Path) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("lutbench.lineage.record_of", lambda *_: other)
         [link, _] = lineage(row, [workspace.results])
-    assert link.facts["but"] == f"its record has other weights, {'f' * 64}: it was repeated since"
+    assert link.facts["but"] == f"its record now has other weights, {'f' * 64}: the run was repeated since then"
 
 
 def test_reconstructions_are_of_the_end_alone(done: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_run_that_finished_without_snapshots_says_so_and_what_to_do(
     suite, workspace = opened(tmp_path)
     command = f"lutbench run {suite.given}{workspace.options} --again pretrain/lut/seed0."
     capsys.readouterr()
-    with pytest.raises(UserError, match="as told above"):
+    with pytest.raises(UserError, match="see above"):
         run_suite(suite, ["downstream"], ["near"], workspace)
     said = [" ".join(capsys.readouterr().out.split())]
     for show in (show_status, lambda *of: show_plan(*of, Rates(), ["near"])):
@@ -238,7 +238,7 @@ def test_a_run_that_finished_without_snapshots_says_so_and_what_to_do(
         assert one.count("pretrain/lut/seed0 finished without keeping encoder-at-0, ") == 1, "all snapshots in one"
         assert "has encoder-at-0.55. Repeat it" in one
         assert "".join(command.split()) in "".join(one.split()), "with the folders that were given"
-    assert "downstream/near/lut-at-0/seed0 cannot be run" in said[1]
+    assert "downstream/near/lut-at-0/seed0 cannot run" in said[1]
     assert "not here" not in said[1]
     run_suite(suite, [], ["near", "pretrain/lut"], workspace, again=["pretrain/lut"])
     assert the_run(tmp_path, name=f"{NEAR}/lut-teacher-at-0/seed0").status().state is RunState.FINISHED

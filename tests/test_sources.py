@@ -108,21 +108,21 @@ def test_what_other_code_finished_is_said_everywhere_and_repeated_when_asked(
     edit("recipe.temperature,", "2 * recipe.temperature,")
     capsys.readouterr()
     show_status(load_suite(suite), run.workspace)
-    assert "finished by other code  top-1" in (said := capsys.readouterr().out)
-    assert f"By other code, 1 of 1 runs; since then changed: {EDITED}." in said
+    assert "finished with different code  top-1" in (said := capsys.readouterr().out)
+    assert f"1 of 1 runs finished with different code. Changed since then: {EDITED}." in said
     again(run)
-    assert "finished already by other code (1 file); top-1" in (said := capsys.readouterr().out)
-    assert said.rstrip().endswith(f"to repeat that: --again {NAME}")
+    assert "finished already with different code (1 file); top-1" in (said := capsys.readouterr().out)
+    assert said.rstrip().endswith(f"to repeat it: --again {NAME}")
     cli.tables(suite, check=True, results=results)  # the code is no matter of the records
     cli.tables(suite, results=results)
-    assert re.search(rf"Made by other code\n.*`?{NAME}`?: {EDITED}", capsys.readouterr().out, re.DOTALL)
+    assert re.search(rf"Finished with different code\n.*`?{NAME}`?: {EDITED}", capsys.readouterr().out, re.DOTALL)
     cli.tables(suite, check=True, results=results)
     before = (run.folder / "finished.json").read_bytes()
 
     again(run, "task/scratch")
     said = capsys.readouterr().out
     (aside,) = (path for path in run.home.iterdir() if path.name.startswith(f"{run.folder.name}-"))
-    assert f"runs anew, and what there was stays in {aside}" in said
+    assert f"runs again; the old run stays in {aside}" in said
     assert (aside / "finished.json").read_bytes() == before
     assert str(run.status()) == "finished"
     record = json.loads((results / f"records/toy/{NAME}.json").read_text())
@@ -164,8 +164,8 @@ def test_what_starts_from_a_run_of_other_code_says_so(
     capsys.readouterr()
     run_suite(loaded, [], [], workspace)
     first, second = capsys.readouterr().out.splitlines()
-    assert "finished already by other code (1 file); " in first
-    assert "finished already after pretrain/mine/seed0, by other code (1 file); " in second
+    assert "finished already with different code (1 file); " in first
+    assert "finished already after pretrain/mine/seed0, with different code (1 file); " in second
     assert second.endswith("--again pretrain/mine/seed0")
     cli.tables(str(suite), results=workspace.results)
     assert re.search(
@@ -193,7 +193,7 @@ def test_runs_of_the_same_changed_files_are_told_together(
         cli.tables(str(suite), results=workspace.results)
         capsys.readouterr()
         text = (workspace.results / "tables/four/main.md").read_text()
-        return [line for line in text.split("## Made by other code")[1].splitlines() if line.startswith("- ")]
+        return [line for line in text.split("## Finished with different code")[1].splitlines() if line.startswith("- ")]
 
     assert told() == [f"- `downstream/*` (4 runs): {EDITED}, downstream/stage.py"]
     run_suite(loaded, [], ["second/two"], workspace, ["second/two"])
@@ -224,9 +224,9 @@ def test_a_run_that_goes_on_with_other_code_counts_as_made_by_neither(
     edit("import torch\n", "import torch as torch\n")
     gone_on = toy_run(tmp_path, kind="knn", neighbours=1)
     performed(gone_on)
-    assert str(gone_on.status()) == f"finished by other code ({EDITED})"
+    assert str(gone_on.status()) == f"finished with different code ({EDITED})"
     edit("import torch as torch\n", "import torch\n")
-    assert str(gone_on.status()) == f"finished by other code ({EDITED})"
+    assert str(gone_on.status()) == f"finished with different code ({EDITED})"
 
 
 def test_again_names_a_run(run: Run) -> None:

@@ -52,13 +52,13 @@ def test_a_file_and_a_wide_terminal_have_a_run_in_a_line(
     ("change", "told"),
     [
         (lambda values: values.clear(), "checkpoint: Field required"),
-        (lambda values: values.update(checkpoint="a" * 64), "it does not hash to its seal"),
-        (lambda values: values.update(identity="a" * 64), "it does not hash to its seal"),
-        (lambda values: resealed(values, identity="a" * 64), "it is that of another run, aaaaaaaaaaaa"),
+        (lambda values: values.update(checkpoint="a" * 64), "its hash does not match its seal"),
+        (lambda values: values.update(identity="a" * 64), "its hash does not match its seal"),
+        (lambda values: resealed(values, identity="a" * 64), "it belongs to another run, aaaaaaaaaaaa"),
         (lambda values: resealed(values, checkpoint="../x"), "checkpoint: String should match"),
         (lambda values: resealed(values, note="\x1b[31m"), "the control character"),
         (lambda values: values.pop("seal"), "it has no seal"),
-        (lambda values: resealed(values, checkpoint="a" * 64), "there is no whole record of that"),
+        (lambda values: resealed(values, checkpoint="a" * 64), "there is no intact record of it"),
         (None, "expected JSON"),
     ],
 )
@@ -99,9 +99,7 @@ def test_a_run_that_finished_before_there_were_seals_is_finished(tmp_path: Path)
     for old in ({"checkpoint": None}, {"encoder": None}):
         finished.write_text(json.dumps(old))
         assert run.status().state is RunState.MISSING, "nothing says what it measured"
-        assert (
-            run.status().damage[0].startswith(f"{finished}: it says that the run has finished, and there is no whole")
-        )
+        assert run.status().damage[0].startswith(f"{finished} says that the run has finished, but there is no intact")
     performed(run)
     for copy in (run.folder, run.workspace.results):  # either is enough
         finished.write_text(json.dumps(old))
@@ -137,7 +135,7 @@ def test_the_record_of_another_run_in_a_runs_folder_is_not_brought_back(tmp_path
     shutil.copytree(runs[0].folder / "records", runs[1].folder / "records")
     shutil.rmtree(runs[1].workspace.results)
     assert runs[1].status().state is RunState.STALE
-    assert "there is no whole record" in runs[1].status().damage[0]
+    assert "there is no intact record" in runs[1].status().damage[0]
     runs[1].restore_record()
     assert not runs[1].workspace.results.exists()
 
@@ -182,7 +180,7 @@ def test_a_run_has_no_folder_outside_that_of_the_runs(tmp_path: Path) -> None:
     write_images(tmp_path, train=2, val=1)
     run = toy_run(tmp_path, kind="knn", neighbours=1)
     for change in ({"suite": "../x"}, {"task": "../../x"}, {"method": "/x"}):
-        with pytest.raises(UserError, match="no name of anything below"):
+        with pytest.raises(UserError, match="not a valid path below"):
             _ = replace(run, planned=replace(run.planned, **change)).home
 
 
@@ -215,12 +213,12 @@ def test_a_run_whose_data_or_weights_are_not_here_is_unknown(
     assert lines(suite, fresh, capsys)[taken][0] == "missing", "nothing was run there"
     performed(run)
     assert lines(suite, run.workspace, capsys)[NAME][0] == "finished"
-    assert lines(suite, run.workspace, capsys)[taken] == ["unknown", "weights not here"]
+    assert lines(suite, run.workspace, capsys)[taken] == ["unknown", "weights not found"]
     weights.write_bytes(b"not weights")
     assert lines(suite, run.workspace, capsys)[taken][0] == "missing", "any file has a hash"
     (tmp_path / "toy").rename(tmp_path / "elsewhere")
     workspace = Workspace(tmp_path, run.workspace.runs, run.workspace.results)
-    assert lines(suite, workspace, capsys)[NAME] == ["unknown", "data not here"]
+    assert lines(suite, workspace, capsys)[NAME] == ["unknown", "data not found"]
     (tmp_path / "toy").mkdir()
     workspace = Workspace(tmp_path, run.workspace.runs, run.workspace.results)
     assert lines(suite, workspace, capsys)[NAME] == ["unknown", "data not as expected"]

@@ -169,7 +169,7 @@ def test_with_several_seeds_the_differences_say_how_many_are_for_them(tmp_path: 
     rows = {(row["task"], row["context weight"]): row for row in differences.frame.to_dict("records")}
     assert rows["k-NN", "0"]["seeds"] == "3 : 0"
     assert rows["k-NN", "0.05"]["seeds"] == "2 : 1"
-    assert "Seeds: how many are for the difference" in differences.legend
+    assert "Seeds: the number of seeds whose difference has the same sign" in differences.legend
     main = next(section for section in sections(loaded, tmp_path) if section.name == "comparisons")
     assert list(main.frame["seeds"]) == ["3 : 0"]
     numbers = pd.read_csv(io.StringIO(build_tables(loaded, tmp_path)["comparisons.csv"]))
@@ -214,7 +214,7 @@ def test_the_files_of_a_sweep_are_written_checked_and_removed_with_it(
     assert (tmp_path / "figures/toy/sweep-weight.png").stat().st_size > 10_000
     assert check_tables(swept, tmp_path) == []
     (folder / "sweep-weight.csv").write_text("edited")
-    assert "sweep-weight.csv as it is" in check_tables(swept, tmp_path)[0]
+    assert "sweep-weight.csv in the folder" in check_tables(swept, tmp_path)[0]
     (folder / "sweep-of-mine.txt").write_text("nobody's business")
 
     show_tables(swept, tmp_path)
@@ -236,7 +236,7 @@ def test_what_was_not_run_is_told_and_stale_is_stale(tmp_path: Path) -> None:
     )
     table, _ = of_study(loaded, tmp_path)
     assert table.frame[("Linear probe", "top-1 ↑")][3] == ""
-    assert "Not run: Linear probe of 1." in table.legend
+    assert "Not run: Linear probe with 1." in table.legend
     changed = load_suite(str(tmp_path / "toy.toml"), ["defaults.knn.neighbours=7"])
     table, *_ = of_study(changed, tmp_path)
     assert (
@@ -379,7 +379,7 @@ def test_snapshots_have_the_label_of_their_method(tmp_path: Path) -> None:
 def test_the_terminal_does_not_explain_brackets_and_bold(
     swept: LoadedSuite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "In brackets the 95 % interval" in build_tables(swept, tmp_path)["main.md"]
+    assert "In brackets: 95 % interval" in build_tables(swept, tmp_path)["main.md"]
     show_tables(swept, tmp_path)
     told = " ".join(capsys.readouterr().out.split())
     assert "The base is 0.25." in told
@@ -396,4 +396,4 @@ def test_what_an_extended_suite_has_finished_is_not_here_before_it_is_brought(tm
     text = build_tables(mine, tmp_path)["main.md"]
     told = re.search(r"^Not run: .*", text, re.MULTILINE)
     assert told is not None
-    assert told[0].endswith(f" What toy has finished is brought here by `lutbench run {tmp_path / 'mine.toml'}`.")
+    assert told[0].endswith(f" `lutbench run {tmp_path / 'mine.toml'}` also copies finished runs of toy.")

@@ -219,11 +219,11 @@ def test_a_value_by_another_recipe_has_a_mark_and_its_note_and_no_difference(fol
     assert (found["measured"], found["published"], found["difference"]) == ("80.0", "83.6 [b]*", "")
     files = build_tables(loaded, folder)
     other = "finetune.epochs changed from 100 to 20, finetune.warmup_epochs changed from 5 to 1."
-    note = f"[b]* ViT-B/16: 1600 epochs, normalised pixels. From its recipe to the run's, {other}"
+    note = f"[b]* ViT-B/16: 1600 epochs, normalised pixels. Its recipe differs (published to run): {other}"
     assert note in files["main.md"].split("## ")[0]
     assert note.replace("_", r"\_") in files["main.tex"]
     (_, mae) = pd.read_csv(io.StringIO(files["main.csv"])).to_dict("records")
-    assert (mae["published"], mae["published recipe"]) == (83.6, f"From its recipe to the run's, {other}")
+    assert (mae["published"], mae["published recipe"]) == (83.6, f"Its recipe differs (published to run): {other}")
 
 
 def test_sources_are_listed_under_the_letters_of_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,7 +311,7 @@ def test_a_value_is_stale_if_the_run_that_its_encoder_comes_from_is(
 
     recorded(folder, changed, "pretrain/lut/seed0", None)
     assert row(folder, changed, "near", "mine")["measured"] == "stale", "its encoder is of the first epochs still"
-    assert "stale: its encoder is not that of the record of pretrain/lut" in build_tables(changed, folder)["main.md"]
+    assert "stale: its encoder is not the one in the record of pretrain/lut" in build_tables(changed, folder)["main.md"]
 
     (folder / "records/toy/pretrain/lut/seed0.json").unlink()
     assert "pretrain/lut/seed0, has no record" in build_tables(loaded, folder)["main.md"]
@@ -486,7 +486,7 @@ def test_the_three_files_tell_the_same(folder: Path) -> None:
         assert "Not run: near with LUT_100%." in text, "a row without any number is named below"
 
 
-# --- Side by side
+# --- One row per method
 
 
 WIDE = """
@@ -526,7 +526,7 @@ def columns(text: str, start: str) -> list[list[str]]:
 
 
 def test_beside_the_long_table_there_is_one_with_a_row_per_method_and_a_column_per_task(several: Path) -> None:
-    text = build_tables(suite(several), several)["main.md"].split("### Side by side")[1].split("## ")[0]
+    text = build_tables(suite(several), several)["main.md"].split("### One row per method")[1].split("## ")[0]
     assert columns(text, "method") == [["method", "encoder", "Fine-tuning, top-1 ↑", "near, top-1 ↑"]]
     # Wilson's interval of 80 of 100 is 71.1 to 86.7, of 90 82.6 to 94.5; of 95 88.8 to 97.8; of 30, 20 and 10 likewise.
     assert columns(text, "LUT_100%") == [
@@ -536,7 +536,7 @@ def test_beside_the_long_table_there_is_one_with_a_row_per_method_and_a_column_p
     assert columns(text, "MAE") == [["MAE", "ViT-B/16", "**90.0** ± 6.0", ""]]
     assert columns(text, "Third") == [["Third", "ViT-B/16", "<u>80.0</u> ± 7.8", "<u>20.0</u> ± 7.8"]]
     assert "never" not in text, "a method without any value"
-    assert "± is half the width of the 95 % interval: Wilson's over images." in text
+    assert "±: half the width of the 95 % interval, Wilson's over images." in text
 
 
 def test_the_wide_table_is_for_papers_too(several: Path) -> None:
@@ -552,7 +552,7 @@ def test_the_wide_table_is_for_papers_too(several: Path) -> None:
 def test_the_terminal_has_the_long_table_alone(several: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show_tables(suite(several), several)
     shown = capsys.readouterr().out
-    assert "Side by side" not in shown
+    assert "One row per method" not in shown
     assert not re.search(r"±|\*\*|<u>", shown)
 
 
@@ -601,7 +601,7 @@ def test_with_one_seed_nothing_is_said_over_seeds(folder: Path) -> None:
         recorded(folder, loaded, f"tuned/{method}/seed0", share(80))
     (compared,) = comparison_sections(View.read(loaded, folder))
     assert "over seeds" not in compared.frame
-    assert "not what another training run would" in compared.legend
+    assert "not over training runs" in compared.legend
     files = build_tables(loaded, folder)
     assert not [name for name, text in files.items() if "ver seeds:" in text]
     (listed,) = pd.read_csv(io.StringIO(files["comparisons.csv"])).to_dict("records")
@@ -638,7 +638,7 @@ def test_a_kind_without_outcomes_in_a_stage_of_its_own_has_its_rows_and_no_compa
         for label, value, number, rest in (("LUT_100%", "1900", 5, ["", ""]), ("MAE", "30", 6, ["", ""]))
     ]
     assert "in percent, but for images." in texts["main.md"]
-    wide = texts["main.md"].split("### Side by side")[1]
+    wide = texts["main.md"].split("### One row per method")[1]
     assert columns(wide, "LUT_100%") == [["LUT_100%", "ViT-B/16", "1900"]], "nobody knows which is the best"
     assert "comparisons.csv" not in texts
     assert not [text for text in texts.values() if "same images" in text]
@@ -822,9 +822,9 @@ def test_tables_that_were_written_pass_their_check_and_edited_ones_are_named(fol
     (tables / "main.md").write_text(before.replace("80.0", "81.0"))
     (tables / "main.tex").unlink()
     edited, missing = check_tables(loaded, folder)
-    assert "main.md as it is" in edited
+    assert "main.md in the folder" in edited
     assert any(line.startswith("-") and "81.0" in line for line in edited.splitlines())
-    assert "main.tex as records say" in missing
+    assert "main.tex from the records" in missing
     write_tables(loaded, folder)
     assert (tables / "main.md").read_text() == before
     recorded(folder, loaded, "near/theirs/seed0", share(1))
@@ -848,7 +848,7 @@ def test_without_records_there_are_no_files_and_the_terminal_says_what_to_run(
 def test_a_suite_without_tasks_has_no_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "toy.toml").write_text(SUITE[: SUITE.index("[downstream.tuned]")])
     show_tables(suite(folder), folder)
-    assert "No task was measured yet" in capsys.readouterr().out
+    assert "There are no results yet" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -876,7 +876,7 @@ def test_lines_that_are_indented_stay_as_they_are_written_in_markdown() -> None:
 
 def test_a_latex_table_has_a_label_of_its_own_and_is_no_wider_than_the_page() -> None:
     frame = pd.DataFrame({"method": ["LUT"]})
-    text = latex([Section("Side by side", 3, frame), Section("Side by side", 3, frame)], "Toy & co", "")
+    text = latex([Section("One row per method", 3, frame), Section("One row per method", 3, frame)], "Toy & co", "")
     assert [line for line in text.splitlines() if "label" in line] == [
         rf"\label{{tab:toy-co-side-by-side-{number}}}" for number in (1, 2)
     ]

@@ -342,7 +342,7 @@ def test_tables_draw_the_curves_with_the_reference_and_name_what_left_its_band(f
     assert [len(one.lines) for one in axes[:3]] == [1, 1, 1]
     as_reference(run)
     beside = losses()
-    assert "the reference's records" in beside.legend
+    assert "the reference records" in beside.legend
     assert "outside" not in beside.legend.split("expected")[1]
     assert [len(one.lines) for one in beside.figures[0].draw().axes[:3]] == [2, 2, 2]
     record = record_of(run)
@@ -350,7 +350,7 @@ def test_tables_draw_the_curves_with_the_reference_and_name_what_left_its_band(f
     worse = {name: [3 * value for value in values] for name, values in record.curve.losses.items()}
     changed = record.model_copy(update={"curve": LossCurve(steps=record.curve.steps, losses=worse)})
     copy_record(changed, workspace.results)
-    assert f"Runs that ended outside the reference's band: `{NAME}` (total loss outside" in losses().legend
+    assert f"Runs that ended outside the reference band: `{NAME}` (total loss outside" in losses().legend
 
 
 def test_records_without_curves_have_no_section(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_an_installed_wheel_smokes_every_task_of_tiny_outside_the_clone(
     )
     assert "pretrain/lut/seed0" in call(work, lutbench, "status", "tiny", "--data-root", str(tiny_data))
     published = call(work, lutbench, "tables", "tiny", "--results", str(ROOT / "results/reference"), "--check")
-    assert "The tables of tiny are what its records say." in published
+    assert "The tables of tiny match its records." in published
 
 
 def install(wheel: Path, environment: Path) -> None:

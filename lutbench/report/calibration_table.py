@@ -1,7 +1,6 @@
-"""Whether classifiers are right as often as they are sure: ECE and NLL of every method on every task, and of pairs of methods.
+"""Calibration of classifiers: ECE and NLL of every method on every task, and of pairs of methods.
 
-They stand in sections of their own: in the main table they would have a row for every one of its rows, and among the comparisons one for
-each of theirs, and no method is chosen by them.
+They have separate sections, because they would double the rows of the main table and of the comparisons, and no method is chosen by them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,21 +36,21 @@ COLUMNS = [
 """Of calibration.csv."""
 
 LEGEND = (
-    f"Lower is better (↓). ECE, in percent: expected calibration error of the confidence in the prediction, the mean over {BINS} bins of "
-    "equal width, weighed by their images, of how far mean confidence and accuracy are apart (Guo et al. 2017). NLL, in nats: mean negative "
-    "logarithm of the label's probability. 95 % intervals: {}. ECE of few images is too high, which its interval makes up for and the value "
-    "does not, so that the value may lie outside."
+    f"Lower is better (↓). ECE, in percent: expected calibration error, the gap between mean confidence and accuracy, averaged over {BINS} "
+    "confidence bins of equal width weighted by their number of images (Guo et al. 2017). NLL, in nats: mean negative log-likelihood of "
+    "the label. 95 % intervals: {}. With few images ECE is biased upwards; the interval corrects for the bias, the value does not, so the "
+    "value may be outside its interval."
 )
 SMOOTHED = (
-    "Trained with label smoothing, mixup or cutmix: {}. These ask a classifier to be less sure than it could be, and ECE and NLL rise "
-    "with them whatever the encoder: compare such tasks with each other, and not with a probe."
+    "Trained with label smoothing, mixup or cutmix: {}. These lower the confidence of a classifier and raise ECE and NLL with any "
+    "encoder, so compare such tasks with each other, not with a probe."
 )
-VOTES = "Of k-NN the confidence is the share of the votes; it has no NLL, which a label without votes makes infinite."
+VOTES = "For k-NN, the confidence is the share of the votes; it has no NLL, which would be infinite for a label without votes."
 PAIRS = (
-    "Differences, of ECE in points and of NLL in nats, with the percentiles of the same resamples of the images for both methods; of "
-    "several seeds their mean."
+    "Differences of ECE in points and of NLL in nats; intervals are percentiles of resamples of the images, the same for both methods. "
+    "With several seeds, the mean over seeds."
 )
-SEEDS = "Over seeds, or over draws: Student's t on the differences between runs with the same seed and draw."
+SEEDS = "Over seeds or draws: Student's t interval of the differences between runs with the same seed and draw."
 
 
 class _Calibrated(NamedTuple):

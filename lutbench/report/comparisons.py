@@ -1,4 +1,4 @@
-"""Pairs of methods on the same images: what of a difference could be these images' doing, and what these seeds'."""
+"""Pairs of methods on the same images: the uncertainty of a difference over images, and over seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,36 +14,39 @@ from lutbench.report.entries import TableEntry, spread
 from lutbench.report.sections import ANY, Section, View, by_task, directed, signed
 
 PAIRED = (
-    "Difference in points with its 95 % interval over images (Bonett and Price); images on which only the first or only the "
-    "second method is right (of several seeds, right in more of them); p, two-sided, of the same statistic as the interval."
+    "Difference in points with its 95 % interval over images (Bonett and Price); the number of images that only the first or only "
+    "the second method gets right (with several seeds: gets right with more seeds); two-sided p of the same statistic as the interval."
 )
 RESAMPLED = (
-    f"Difference in points (of several seeds, their mean), with the percentiles of {RESAMPLES} resamples of the images, the "
-    f"same for both methods, as its 95 % interval over images; p, two-sided, from the same, {2 / RESAMPLES:.2g} at the least."
+    f"Difference in points (with several seeds, their mean) with its 95 % interval over images: percentiles of {RESAMPLES} resamples of "
+    f"the images, the same for both methods; two-sided p from the same resamples, at least {2 / RESAMPLES:.2g}."
 )
-NOT_OTHER_RUNS = "Interval and p tell what other images would change, not what another training run would."
+NOT_OTHER_RUNS = "The interval and p describe the variation over images, not over training runs."
 OVER_SEEDS = (
     "Over seeds: the 95 % interval of the same difference, Student's t on the differences between runs with the same seed. It "
-    "tells what other training runs would change, on these images; the interval over images and p tell what other images "
-    "would change, for these runs. There is none where all seeds agree, as of weights that no run of the suite made. For LUT against MAE, and any two ways of training, the interval over seeds is the one "
-    "that counts."
+    "describes the variation over training runs, on these images; the interval over images and p describe the variation over images, "
+    "for these runs. It is missing if all seeds give the same number, as for weights that were not trained here. For LUT against MAE, "
+    "and for any two training methods, the interval over seeds is the one that counts."
 )
 OVER_DRAWS = (
     "Over draws: the same for one seed and several draws of the training images, from the differences between runs on the same draw. It "
-    "tells what other draws would change. Where there are several seeds, the mean over draws of each is what is compared."
+    "describes the variation over draws. With several seeds, the means over draws are compared, seed by seed."
 )
 SEEDS = (
-    "Seeds: how many are for the difference, since theirs has its sign, and how many against it. Runs of one seed begin from the same "
-    "first weights, where these have the same shapes, and are masked alike, so that they make pairs."
+    "Seeds: the number of seeds whose difference has the same sign, and the number with the opposite sign. Runs with the same seed start "
+    "from the same initial weights (where the shapes are the same) and use the same masks, so they form pairs."
 )
-IN_UNIT = "Difference in points, of what is no percentage in the unit beside the metric"
+IN_UNIT = "Difference in points, or in the unit beside the metric if it is not a percentage,"
 SPECTRA = (
-    "Of what is no mean over images, {}, the percentiles are those of the resamples that the records keep, reflected at the difference "
-    "(basic bootstrap); they are fewer, so that p is never as small. Such a difference may lie outside its interval, which makes up "
-    "for what few images distort, and the difference does not."
+    "For metrics that are not a mean over images, {}, the interval is a basic bootstrap (percentiles reflected at the difference) from the "
+    "resamples in the records; these are fewer, so the smallest possible p is larger. Such a difference may be outside its interval: "
+    "with few images it is biased; the interval corrects for the bias, the difference does not."
 )
 WHOLE = ("seeds for", "seeds against")
-WAYS = {"paired": ("The same images, right or wrong", PAIRED), "resampled": ("The same images, resampled", RESAMPLED)}
+WAYS = {
+    "paired": ("Differences on the same images", PAIRED),
+    "resampled": ("Differences on the same images, by resampling", RESAMPLED),
+}
 """Title and legend of pairs by the way in which they are compared."""
 
 

@@ -1,7 +1,7 @@
-"""What pre-training took: epochs, FLOP and hours of every run, beside those of the run whose compute it was given.
+"""The compute of pre-training: epochs, FLOP and hours of every run, beside those of the run whose compute budget it has.
 
-All of it is from records: FLOP for an image and the number of images are counted when a run ends, hours are those of its training.
-Records of before that have no FLOP, and empty cells.
+Everything is from records: FLOP per image and the number of images are counted when a run ends; hours are those of its training.
+Records of earlier versions have no FLOP; their cells are empty.
 """
 
 from collections import Counter
@@ -17,13 +17,13 @@ from lutbench.report.entries import outdated
 from lutbench.report.sections import Section, View
 
 FLOP = (
-    "FLOP of a run, forward and backward, student and teacher: matrix products, convolutions and attention, counted from the recipe. "
-    "Where there are none, the record is of before they were kept."
+    "FLOP of a run, forward and backward, student and teacher: matrix products, convolutions and attention, counted from the recipe; "
+    "missing in records of earlier versions."
 )
 SLOWER = 2
 """By how much the hours that two runs on one machine take for a FLOP may differ before a sentence says so (our choice: idle, they differed
 by less between LUT, MAE and SimMIM)."""
-HOURS = "Hours of the training loop, waiting for data included, on all its GPUs at once{}."
+HOURS = "Hours: wall-clock time of the training loop, including waiting for data{}."
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,11 @@ def _doubts(view: View, spent: Sequence[_Spent], labels: Mapping[str, str]) -> l
     for one in spent:
         flop, hours = _ratios(view, one, spent)
         if flop and hours and not 1 / SLOWER < hours / flop < SLOWER:
-            doubtful.append(f"{labels[one.planned.task]} ({hours / flop:.2g} times the hours for a FLOP)")
+            doubtful.append(f"{labels[one.planned.task]} ({hours / flop:.2g} times the hours per FLOP)")
     if not doubtful:
         return []
     return [
-        f"A ratio of hours far from that of FLOP may be of a machine that was busy with other work during one of the two runs: {'; '.join(doubtful)}."
+        f"If the ratio of hours differs much from that of FLOP, the machine may have been busy with other work during one run: {'; '.join(doubtful)}."
     ]
 
 

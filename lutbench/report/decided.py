@@ -1,4 +1,4 @@
-"""What was decided before the first run, and what came out: differences over seeds, Holm's correction, and a verdict by a rule.
+"""Comparisons that were fixed before the first run, and their results: differences over seeds, Holm's correction, and a verdict by a rule.
 
 The rule is one for all suites. A comparison is **for** the first row if it is ahead and Student's t on the differences between runs
 with the same seed, two-sided, gives p below 0.05 after Holm's correction (Scandinavian Journal of Statistics 6, 1979) within its
@@ -25,20 +25,20 @@ LEVEL = 0.05
 Outcome = Literal["for", "against", "open", "not measured"]
 
 RULE = (
-    "A comparison is for the first row if that is ahead, and against it if it is behind, where Student's t on the differences between "
-    "runs with the same seed, two-sided, gives p below 0.05 after Holm's correction within primary, or within secondary, comparisons; "
-    "else it is open. All primary comparisons for it are support; one against it and none for it is contradiction; "
-    "anything else is undecided."
+    "Student's t on the differences between runs with the same seed gives a two-sided p, with Holm's correction within the primary and "
+    "within the secondary comparisons. If p is below 0.05, a comparison is for the first row if that row is better, and against it if it "
+    "is worse; else it is open. The verdict is support if all primary comparisons are for the first row, contradiction if at least one is "
+    "against it and none for it, and undecided otherwise."
 )
 UNDECIDED_BEFORE = (
-    "Nothing was decided before these numbers were seen: they raise questions, and settle none. Choosing what to look at afterwards "
-    "makes any p too small."
+    "Nothing was decided before these numbers were seen: they suggest hypotheses but are no evidence for them. Comparisons that are "
+    "chosen afterwards have p values that are too small."
 )
 VERDICTS = {
-    "support": "The primary comparisons support it.",
-    "contradiction": "The primary comparisons contradict it.",
-    "undecided": "The primary comparisons leave it undecided.",
-    "not measured": "It is not answered yet: not every primary comparison is measured.",
+    "support": "Verdict: support.",
+    "contradiction": "Verdict: contradiction.",
+    "undecided": "Verdict: undecided.",
+    "not measured": "No verdict yet: not all primary comparisons were measured.",
 }
 
 
@@ -136,7 +136,7 @@ def decided_sections(view: View) -> list[Section]:
     behind = {(row, ANY): [e.row for e in (one.first, one.second) if e] for row, one in enumerate(found)}
     return [
         Section(
-            "Decided beforehand",
+            "Comparisons decided beforehand",
             frame=frame,
             legend=legend,
             name="decided",
@@ -153,7 +153,7 @@ def _answer(view: View, family: Literal["primary", "secondary"], decided: Decide
         return Answer(family, decided, first, second, why_not)
     compared = compare(first, second, first.metric)
     p = p_over_seeds(compared.seed_differences) if compared.over == "seeds" else None
-    why_not = "" if p is not None else "one seed tells nothing of others"
+    why_not = "" if p is not None else "several seeds are needed"
     return Answer(family, decided, first, second, why_not, compared, p)
 
 
@@ -171,7 +171,7 @@ def _why_not(view: View, decided: DecidedComparison, first: TableEntry | None, s
         if len(entry.runs) < entry.planned:
             some = f"{len(entry.runs)} of {entry.planned} runs" if entry.runs else "no run"
             return f"{some} of {view.method_label(entry.method)}"
-    return "" if on_same_images(first, second) else "not the same images, or seeds"
+    return "" if on_same_images(first, second) else "not the same images or seeds"
 
 
 def _row(view: View, answer: Answer) -> dict[str, str]:

@@ -210,9 +210,9 @@ def outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record])
     if changed or run.needs is None:
         return changed[0] if changed else ""
     if run.needs not in records:
-        return f"its {part}'s run, {run.needs}, has no record in these results; `--only {run.needs}` makes it or brings it back"
+        return f"the run of its {part}, {run.needs}, has no record in these results; `--only {run.needs}` restores or makes it"
     if (record.identity_inputs.get(part) or {}).get("run") != records[run.needs].identity:
-        return f"its {part} is not that of the record of {run.needs}"
+        return f"its {part} is not the one in the record of {run.needs}"
     reason = outdated(suite, suite.run(run.needs), records)
     return f"{run.needs}: {reason}" if reason else ""
 
@@ -241,8 +241,8 @@ def _published_tasks(
         fitting = [metric for metric in of_part if metric.split(", ")[0] == kind]
         if of_part and not fitting:
             raise UserError(
-                f"{suite.name}: {where}.published: {task} is in {kind}, and {repr(part) if part else 'the task'} is "
-                f"measured in {of_part[0].split(', ')[0]}. Name a published task in that, or none."
+                f"{suite.name}: {where}.published: the metric of {task} is {kind}, but {repr(part) if part else 'the task'} is "
+                f"measured in {of_part[0].split(', ')[0]}. Name a published task with that metric, or none."
             )
         for metric in fitting if metrics else [kind if part in ("", kind) else f"{kind}, {part}"]:
             found.setdefault(metric, task)

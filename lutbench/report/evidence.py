@@ -1,4 +1,4 @@
-"""What records say of the weights that a run left: how they were made, and what was measured with them."""
+"""The records about the weights of a run: how they were trained, and the results that were measured with them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,8 +46,8 @@ def evidence(folder: Path, results_dir: Path) -> Evidence:
     own = _kept(folder, identity) or next((record for record, _ in records if record.identity == identity), None)
     if own is None or own.checkpoint != read_finished(folder).checkpoint:
         raise UserError(
-            f"{folder}: expected a record of the weights that the run left, found none there and none in {results_dir / 'records'}. "
-            "Name the folder that has it (--results), or restore it from a copy."
+            f"{folder}: expected a record of the run's weights, found none in this folder and none in {results_dir / 'records'}. "
+            "Give the results folder that has it (--results), or restore it from a backup."
         )
     before = _started_from(own, "encoder")
     direct = [record for record, _ in records if _matches(_started_from(record, "encoder"), own)]
@@ -78,8 +78,8 @@ def recipe_of(record: Record) -> RunRecipe:
     except ValidationError as error:
         problem = error.errors()[0]
         raise UserError(
-            f"{record.suite}/{record.run}: its record has settings of another version of this suite "
-            f"({'.'.join(map(str, problem['loc']))}: {problem['msg']}). Export it with the version that made it, {record.code}."
+            f"{record.suite}/{record.run}: the record has settings of another version of lutbench "
+            f"({'.'.join(map(str, problem['loc']))}: {problem['msg']}). Export the run with the version that made it, {record.code}."
         ) from error
     return recipe
 
@@ -114,8 +114,8 @@ def load_suites(names: Sequence[str], given: Sequence[str], results: Path) -> di
             except UserError:
                 if not Path(f"{name}.toml").is_file():
                     raise UserError(
-                        f"There are records of suite {name!r}, and a model card has to say whether the suite is evidence or tries the "
-                        f"pipeline. Its file is not here: give it, --suite PATH/{name}.toml. Records are of {listed(names)}."
+                        f"There are records of suite {name!r}, but its file was not found. The model card needs it to state whether the suite is "
+                        f"evidence or a pipeline check. Give it: --suite PATH/{name}.toml. Suites with records: {listed(names)}."
                     ) from None
                 found[name] = load_suite(f"{name}.toml", results=results).config
     return {name: found[name] for name in names}

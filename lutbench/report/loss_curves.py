@@ -26,10 +26,10 @@ ACROSS = 3
 """Panels beside each other."""
 
 LEGEND = (
-    "Losses over optimiser steps, each point the mean over as many steps (at most 200 points), smoothed by a running median; the mean over "
-    "seeds. Bands are where another run of the same recipe is expected, around {whose}: "
-    f"{DEVIATIONS:g} robust deviations of the points from the smoothed curve or, if that is more, of the seeds' curves, and at least "
-    f"{LEAST:.0%}."
+    "Training losses over optimiser steps (at most 200 points, each the mean over the steps since the previous point), smoothed by a "
+    "running median; mean over seeds. Bands show where another run of the same recipe is expected, around {whose}: "
+    f"{DEVIATIONS:g} robust standard deviations of the points around the smoothed curve or, if that is more, of the curves of the seeds, "
+    f"and at least {LEAST:.0%}."
 )
 
 
@@ -74,9 +74,9 @@ def loss_sections(view: View) -> list[Section]:
     if not figures:
         return []
     has_reference = any(line.reference for of_stage in lines.values() for line in of_stage)
-    legend = LEGEND.format(whose="the reference's records of the same recipe" if has_reference else "these records")
+    legend = LEGEND.format(whose="the reference records of the same recipe" if has_reference else "these records")
     left = [f"`{name}` ({told})" for name, told in _left(view, counting).items()]
-    outside = f" Runs that ended outside the reference's band: {listed(left)}." if left else ""
+    outside = f" Runs that ended outside the reference band: {listed(left)}." if left else ""
     return [Section("Losses", legend=f"{legend}{outside}", figures=figures)]
 
 

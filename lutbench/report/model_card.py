@@ -122,8 +122,8 @@ def _what(evidence: Evidence, description: Export) -> str:
     model = f"timm's {description.model} with {', '.join(f'{name} = {value}' for name, value in sizes.items())}"
     return (
         f"{kind}{f', by {method}' if method else ''}: `{own.run}` of suite {own.suite}, seed {own.seed}. "
-        f"It is {model}. Everything here was written from the records of lutbench; the weights have the sha256 `{own.checkpoint}`, "
-        f"their run the identity `{own.identity}`."
+        f"It is {model}. This card was written from the records of lutbench. sha256 of the weights: `{own.checkpoint}`; "
+        f"identity of the run: `{own.identity}`."
     )
 
 
@@ -151,7 +151,7 @@ def _tags(evidence: Evidence) -> list[str]:
 
 def _toys_note(toys: Sequence[str]) -> list[str]:
     """Return what has to stand beside every number of suites of toys."""
-    return [f"Suite {' and '.join(toys)} tries the pipeline on toys. {PIPELINE_ONLY}"] if toys else []
+    return [f"Suite {' and '.join(toys)} tests the pipeline with toy models and data. {PIPELINE_ONLY}"] if toys else []
 
 
 def _printed(record: Record) -> list[Measurement]:
@@ -186,11 +186,11 @@ def _task_name(record: Record) -> str:
 def _results_legend(measured: Measured, seed: int) -> str:
     """Return what the intervals are, and what has to stand beside numbers on a dataset."""
     if not measured:
-        return "The records that this card was made from have nothing that was measured with these weights."
+        return "The records that this card was made from have no results of these weights."
     intervals = interval_legend(m for _, found in measured for m in found)
     datasets = (recipe_of(record).dataset for record, _ in measured)
     notes = dict.fromkeys(f"{dataset.label}: {dataset.note}" for dataset in datasets if dataset.note)
-    seeds = f"Everything was run once, with seed {seed}: what another seed would change is in no interval."
+    seeds = f"Everything was run once, with seed {seed}; the intervals do not include the variation over seeds."
     return "\n\n".join([f"Intervals: {intervals}. {seeds}" if intervals else seeds, *notes])
 
 
@@ -200,9 +200,9 @@ def _trained(evidence: Evidence) -> Iterator[tuple[Record, str]]:
     if before is not None:
         yield (
             before,
-            "How the encoder was pre-trained" if before.kind.name == "pretrain" else "How its encoder was made",
+            "Pre-training of the encoder" if before.kind.name == "pretrain" else "Training of the encoder",
         )
-    yield own, "How it was pre-trained" if own.kind.name == "pretrain" else "How it was fine-tuned"
+    yield own, "Pre-training" if own.kind.name == "pretrain" else "Fine-tuning"
 
 
 def _training(record: Record, title: str) -> Section:
@@ -228,8 +228,8 @@ def _training(record: Record, title: str) -> Section:
     frame = pd.DataFrame([{"what": name, "as the record says": text} for name, text in rows.items() if text])
     unlike = unlike_defaults(record).items()
     settings = ", ".join(f"`{name}` = {value!r} ({default!r})" for name, (value, default) in unlike)
-    told = f"Settings that are not the suite's defaults, which are in brackets: {settings}." if unlike else ""
-    return Section(title, frame=frame, legend=told or "All settings are the suite's defaults.")
+    told = f"Settings that differ from lutbench's defaults (in brackets): {settings}." if unlike else ""
+    return Section(title, frame=frame, legend=told or "All settings are lutbench's defaults.")
 
 
 def _origin(record: Record, recipe: RunRecipe) -> str:
@@ -249,14 +249,12 @@ def _licence(evidence: Evidence, licence: str) -> str:
     weights = (
         f"The weights: {licence}."
         if licence
-        else "Of the weights none is stated here: that is for those to do who made them."
+        else "No licence is stated for the weights: that is up to those who trained them."
     )
     datasets = {
         recipe.dataset.label: _terms(recipe.dataset) for recipe in (recipe_of(r) for r, _ in _trained(evidence))
     }
-    terms = [
-        f"The images of {label}, on which they were trained: {found}." for label, found in datasets.items() if found
-    ]
+    terms = [f"The training images, {label}: {found}." for label, found in datasets.items() if found]
     return " ".join([weights, "The code that trained them, lutbench: Apache-2.0.", *terms])
 
 
@@ -304,7 +302,7 @@ def _eval_results(record: Record, measured: Sequence[Measurement]) -> Iterator[E
 def _loading(description: Export, crop_pct: float, transformers: str) -> str:
     """Return the calls that load the folder, and how images are prepared."""
     auto = "AutoModelForImageClassification" if description.class_names else "AutoModel"
-    calls = f"""In these lines, FOLDER is the folder of this file, and USER/NAME its name on the Hub.
+    calls = f"""FOLDER is the folder of this file, USER/NAME its name on the Hub.
 
 ```python
 import timm
@@ -321,7 +319,7 @@ processor = AutoImageProcessor.from_pretrained("FOLDER")
 ```
 """
     beside = {
-        "ViTMAEForPreTraining": """Encoder and decoder, as transformers' own model of MAE:
+        "ViTMAEForPreTraining": """Encoder and decoder, as the MAE model of transformers:
 
 ```python
 from transformers import AutoImageProcessor, ViTMAEForPreTraining
@@ -330,7 +328,7 @@ model = ViTMAEForPreTraining.from_pretrained("FOLDER/vitmae")  # or "USER/NAME",
 processor = AutoImageProcessor.from_pretrained("FOLDER/vitmae")
 ```
 """,
-        "ViTModel": """And as transformers' own ViT, whose pooling layer these weights have not:
+        "ViTModel": """And as transformers' own ViT; these weights do not include its pooling layer:
 
 ```python
 from transformers import ViTModel
@@ -342,7 +340,7 @@ model = ViTModel.from_pretrained("FOLDER/vit", add_pooling_layer=False)  # or "U
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (description.mean, description.std))
     side = description.side
     prepared = (
-        f"Images: the short side resized to {int(side / crop_pct + 1e-6)} pixels ({description.interpolation}), the centre of {side} x {side} "
-        f"cut out, values from 0 to 1 normalised by mean ({mean}) and standard deviation ({std})."
+        f"Preprocessing: resize the short side to {int(side / crop_pct + 1e-6)} pixels ({description.interpolation}), crop the centre of {side} x {side}, "
+        f"scale values to 0 to 1, normalise with mean ({mean}) and standard deviation ({std})."
     )
     return "\n".join(part for part in (calls, beside, prepared) if part)

@@ -1,7 +1,7 @@
-"""The literature's numbers from ``published.toml``, each with its source. Nothing here was measured by this suite.
+"""Numbers from the literature, from ``published.toml``, each with its source. Nothing here was measured by this suite.
 
-A number can be compared with a run's where both are by the same recipe. So values name the recipes that they are by, as far
-as these were read, and a run is compared with them setting by setting: see :meth:`Published.value`.
+A published number can be compared with a run if both have the same recipe. So values name their recipes, as far as these are known,
+and a run is compared with them setting by setting: see :meth:`Published.value`.
 """
 
 import tomllib
@@ -22,14 +22,14 @@ from lutbench.recipes.suite import PlannedRun
 
 PUBLISHED = Path(__file__).with_name("published.toml")
 
-NOT_KNOWN = "Its recipe is another, or was not read."
+NOT_KNOWN = "Its recipe is different or unknown."
 
 PROTOCOLS = {
     "pretrain": "pre-trained for {0} epochs",
     "finetune": "fine-tuned for {0} epochs at {1} px",
     "linear": "linear probe of {0} epochs at {1} px",
     "segmentation": "UPerNet for {0} iterations on crops of {1} px",
-    "robustness": "images prepared as the weights' own in timm",
+    "robustness": "images preprocessed as in timm for these weights",
 }
 """How tables name what recipes do, by kind: its length, and the side of the images, which is in the encoder's name where it is not 224."""
 
@@ -106,7 +106,7 @@ class Reported(_Closed):
     setting: str = ""
     """How the run differs from the method's own recipe."""
     note: str = ""
-    """What else a reader has to know."""
+    """Further information for readers."""
 
     @property
     def recipe_names(self) -> list[str]:
@@ -134,7 +134,7 @@ class PublishedValue:
     @property
     def settings(self) -> str:
         """What is known of the settings behind it."""
-        return self.by_recipes or " ".join(filter(None, (self.setting, self.note))).rstrip(".") or "settings not read"
+        return self.by_recipes or " ".join(filter(None, (self.setting, self.note))).rstrip(".") or "settings unknown"
 
 
 class Published(_Closed):
@@ -185,7 +185,7 @@ class Published(_Closed):
                 found += recipe.differences(by_kind[recipe.kind])
             elif source and source.kind == "scratch":
                 found.append(f"there is no {recipe.kind} run")
-        return f"From its recipe to the run's, {listed(found)}." if found else ""
+        return f"Its recipe differs (published to run): {listed(found)}." if found else ""
 
 
 def load_published(path: Path = PUBLISHED) -> Published:
@@ -243,20 +243,18 @@ def _check(published: Published) -> None:
         for kind, named in (("task", entry.task), ("source", entry.source)):
             if named not in defined[kind]:
                 hint = nearest(named, defined[kind])
-                raise UserError(f"{name}: there is no such {kind}.{hint} Define it, or mend the name.")
+                raise UserError(f"{name}: there is no such {kind}.{hint} Define it, or correct the name.")
         for named in entry.recipe_names:
             if named not in published.recipe:
                 hint = nearest(named, published.recipe)
-                raise UserError(f"{name}: there is no recipe {named!r}.{hint} Define it, or mend the name.")
+                raise UserError(f"{name}: there is no recipe {named!r}.{hint} Define it, or correct the name.")
         if unknown := sorted(set(entry.recipe) - set(entry.values)):
-            raise UserError(
-                f"{name}: a recipe for {listed(unknown)}, of which there is no value. Mend the encoder's name."
-            )
+            raise UserError(f"{name}: a recipe for {listed(unknown)}, which has no value. Correct the encoder's name.")
         for encoder, value in entry.values.items():
             if published.task[entry.task].unit == "%" and not 0 <= value <= 100:
                 raise UserError(
                     f"{name}: {encoder} has {value}, expected percent between 0 and 100. "
-                    "Mend the value, or the task's unit."
+                    "Correct the value, or the task's unit."
                 )
             if entry.secondary:
                 continue
@@ -264,7 +262,7 @@ def _check(published: Published) -> None:
             if first is not entry:
                 raise UserError(
                     f"{name}: a second primary value for {encoder}, {value}; {first.source} has "
-                    f"{first.values[encoder]}. Mark all but the method's own report `secondary = true`."
+                    f"{first.values[encoder]}. Mark all except the method's own report with `secondary = true`."
                 )
     used = {(kind, getattr(entry, kind)) for entry in published.reported for kind in defined}
     used |= {("recipe", name) for entry in published.reported for name in entry.recipe_names}

@@ -1,16 +1,16 @@
-"""How a user's records compare with those that come with the repository: the proof that an installation works.
+"""Compare a user's records with those that come with the repository, to show that an installation works.
 
-Two machines do not end training with the same bits: another processor or library adds in another order. So the records of
+Training on two machines does not give the same bits: other processors and libraries add in a different order. So the records of
 runs with the same recipe, seed and data are compared image by image. The verdict is
 
-- ``same bits``: all measurements, and the hashes of all files of the record, are equal; or, where one of the two is of before
-  records kept the names of images, the outcomes but for these;
-- ``within what another machine changes``: the difference is at most :data:`POINTS`, of what is no percentage :data:`SHARE` of the
-  value, or its 95 % interval over images holds 0; of numbers without per-image outcomes, such as losses, it is at most
-  :data:`LOSS` of the value. This holds for every metric that tables print, and for every one of a kind without per-image
+- ``same bits``: all measurements, and the hashes of all files of the record, are equal (in records of earlier versions, apart from
+  the image names, which they do not have);
+- ``within machine variation``: the difference is at most :data:`POINTS` (for a percentage) or :data:`SHARE` of the value (for other
+  metrics), or its 95 % interval over images contains 0; for numbers without per-image outcomes, such as losses, it is at most
+  :data:`LOSS` of the value. This must hold for every metric in the tables, and for every metric of a kind without per-image
   outcomes;
-- ``different``: anything else, such as other versions of packages, or a defect. A training of many epochs may come out so on
-  a sound installation too: rounding grows with every step, until another machine is as good as another seed.
+- ``different``: anything else, such as other versions of packages, or a defect. A training of many epochs may end like this on a
+  correct installation too: rounding errors grow with every step, until another machine acts like another seed.
 """
 
 import sys
@@ -32,23 +32,23 @@ from lutbench.record import Record, read_records
 from lutbench.report.comparisons import points
 from lutbench.report.sections import Section, View, signed
 
-Verdict = Literal["same bits", "within what another machine changes", "different"]
+Verdict = Literal["same bits", "within machine variation", "different"]
 SAME, WITHIN, DIFFERENT = get_args(Verdict)
 
 POINTS = 1.0
-"""Percentage points. Our choice: of all that tables print of the 24 runs of ``tiny``, nothing differed by more than 0.56 between
-two generations of AMD EPYC, while another seed moves it by several."""
+"""Percentage points. Our choice: in the tables of the 24 runs of ``tiny``, nothing differed by more than 0.56 between two generations of
+AMD EPYC, while another seed changes values by several points."""
 
 SHARE = 0.02
-"""Share of the reference's value, of a distance, a rank and the like. Our choice: they move with the weights, as percentages do."""
+"""Share of the reference's value, for distances, ranks and the like. Our choice: they vary with the weights, as percentages do."""
 
 LOSS = 1e-3
 """Share of the reference's value. Our choice: the losses of ``tiny`` differed by at most 8.4e-5 between the same machines."""
 
 LEGEND = (
-    "Yours minus the reference, with its 95 % interval over images, in the metric that differs most. Within what another "
-    f"machine changes: at most {POINTS:g} point, {SHARE:.0%} of what is no percentage, or an interval that holds 0; of losses at "
-    f"most {LOSS:.1%}. Another processor adds in another order, and training carries the last bits on."
+    "Yours minus the reference, with its 95 % interval over images, in the metric that differs most. Within machine variation: "
+    f"at most {POINTS:g} point ({SHARE:.0%} of the value if it is not a percentage), or an interval that contains 0; for losses, at "
+    f"most {LOSS:.1%}. Another processor adds in a different order, and training amplifies the differences in the last bits."
 )
 
 
@@ -58,7 +58,7 @@ CALIBRATION = (ECE.split(", ")[0], NLL)
 
 @dataclass(frozen=True)
 class Agreement:
-    """A record beside the reference record of the same recipe, seed and data."""
+    """A record and the reference record of the same recipe, seed and data."""
 
     own: Record
     measured: Measurement
@@ -102,7 +102,9 @@ def reference_section(view: View, results_dir: Path, reference_dir: Path | None 
     suites = [view.suite.name, *view.suite.config.extends]
     references = [read_records(reference_dir or results_dir / "reference", suite) for suite in suites]
     if reference_dir is not None and not any(references):
-        raise UserError(f"--reference {reference_dir}: there are no records of suite {' or '.join(suites)} below it.")
+        raise UserError(
+            f"--reference {reference_dir}: there are no records of suite {' or '.join(suites)} in this folder. Give another results folder."
+        )
     found: dict[str, Agreement] = {}
     for reference in references:  # the suite's own before those of what it extends
         for agreement in compare_with_reference(view.records, reference):
@@ -111,7 +113,7 @@ def reference_section(view: View, results_dir: Path, reference_dir: Path | None 
     if not agreements:
         return None
     legend = f"{agreement_sentence(agreements)} {LEGEND}"
-    return Section("Beside the reference records", frame=agreement_frame(agreements), legend=legend)
+    return Section("Comparison with the reference records", frame=agreement_frame(agreements), legend=legend)
 
 
 def agreement_frame(agreements: Iterable[Agreement]) -> pd.DataFrame:

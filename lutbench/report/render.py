@@ -101,7 +101,7 @@ def terminal(sections: Sequence[Section], width: int) -> str:
         if section.files_only:
             continue
         frame = section.frame.replace(_VALUE_WITH_INTERVAL, r"\1", regex=True)
-        dropped = [] if frame.equals(section.frame) else ["The intervals are in main.md."]
+        dropped = [] if frame.equals(section.frame) else ["Intervals: see main.md."]
         lines += ["", section.title] if section.title else []
         lines += _table(frame)
         lines += [fill(line, width) for line in [*section.legend.splitlines(), *dropped] if line]

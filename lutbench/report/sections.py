@@ -1,7 +1,7 @@
-"""Sections: what a suite has to say, whatever it is printed in; and the view of its records that they are made from.
+"""Sections: the parts of a suite's tables and report, in any format; and the view of the records that they are built from.
 
-A kind of run with more to say than a row per method has a module with ``sections(view)``, see :class:`lutbench.kinds.Kind`.
-If the module has ``OWN_ROWS = True``, these sections have the rows of its runs too; else they stand in the main table.
+A kind of run that shows more than one row per method has a module with ``sections(view)``, see :class:`lutbench.kinds.Kind`.
+If the module has ``OWN_ROWS = True``, its sections contain the rows of its runs too; else the rows are in the main table.
 """
 
 from collections import Counter
@@ -111,10 +111,10 @@ class View:
         records = read_records(results_dir, suite.name)
         for name, record in records.items():
             if is_smoke(record.identity_inputs) != bool(suite.smoke):
-                found, wanted = ("no smoke run's", "a smoke") if suite.smoke else ("a smoke run's", "the real")
+                found, wanted = ("of a real run", "smoke runs") if suite.smoke else ("of a smoke run", "real runs")
                 raise UserError(
-                    f"{record_path(results_dir, suite.name, name)}: this record is {found}, and stands among those of {wanted} suite. Remove it, "
-                    "or give another folder as --results."
+                    f"{record_path(results_dir, suite.name, name)}: this record is {found}, but this folder is for {wanted}. Remove it, "
+                    "or choose another folder with --results."
                 )
         return cls(suite, records, entries(suite, records), reference_dir or results_dir / REFERENCE)
 

@@ -28,7 +28,7 @@ from lutbench.report.values import interval_legend, ranks, row_numbers, seeds_te
 AXES = {"at": "share of the training"}
 """How tables and figures name an axis that is no setting of a recipe."""
 
-MARKED = "Of the values of one method in a column the best is bold and the second underlined, which says nothing of whether the difference could be chance."
+MARKED = "In each column, the best value of a method is bold and its second best underlined; this does not mean that the difference is significant."
 
 Column = tuple[str, str]
 """A task, as the study names it, and a metric."""
@@ -125,7 +125,7 @@ def _sections(of: _Measured) -> list[Section]:
     table, marks = _table(of)
     shown = list(of.entries.values())
     intervals = interval_legend(entry.measured for entry in shown)
-    notation = [*([f"In brackets the 95 % interval: {intervals}."] if intervals else []), *([MARKED] if marks else [])]
+    notation = [*([f"In brackets: 95 % interval, {intervals}."] if intervals else []), *([MARKED] if marks else [])]
     of_base = [f"The base is {of.base}."] if of.base else []
     legend = " ".join([*of_base, *_not_run(of), *of.view.dataset_notes(shown)])
     title = f"{of.view.suite.config.title}, {study.title}"
@@ -186,7 +186,7 @@ def _not_run(of: _Measured) -> list[str]:
             if (place, series, task) not in known:
                 name = [of.names[series]] if len(of.series) > 1 else []
                 missing.setdefault(of.title(task, stage), {})[" ".join([*name, ", ".join(of.values(point))])] = None
-    return [f"Not run: {task} of {'; '.join(points)}." for task, points in missing.items()]
+    return [f"Not run: {task} with {'; '.join(points)}." for task, points in missing.items()]
 
 
 def _pairs(of: _Measured) -> Iterator[tuple[tuple[int, str, str, str], Pair]]:

@@ -32,12 +32,12 @@ FILES = {"main.md"} | {
     for name in ("main", "wide", "calibration", "comparisons", "compute", "decided", *KINDS)
     for end in ("csv", "tex")
 }
-"""What a suite's folder of tables may hold, with the files of studies; other files in it are nobody's business."""
+"""The files in a suite's folder of tables, besides those of studies; other files in it are left alone."""
 
 STUDIES = tuple(f"{kind}-*.{end}" for kind in ("sweep", "at") for end in ("csv", "tex"))
 """The files of studies, whatever they are named, such as ``sweep-weight.csv``."""
 
-OTHER_CODE = "Made by other code"
+OTHER_CODE = "Finished with different code"
 
 
 def all_sections(view: View) -> list[Section]:
@@ -84,13 +84,15 @@ def _main(view: View, among: Sequence[TableEntry]) -> Section:
     shown = [entry for entry in among if entry.is_told]
     left_out = not_run(view, among) if view.has_records else ""  # without any, show_tables says what to run
     if left_out and view.suite.config.extends:
-        left_out += f" What {listed(view.suite.config.extends)} has finished is brought here by `lutbench run {view.suite.given}`."
+        left_out += (
+            f" `lutbench run {view.suite.given}` also copies finished runs of {listed(view.suite.config.extends)}."
+        )
     legend = "\n\n".join(filter(None, (value_legend(view, shown), left_out)))
     return Section(frame=value_table(view, shown), legend=legend, name="main", data=_tidy(view))
 
 
 def other_code(view: View) -> str:
-    """Return which runs were finished by other sources than those that are here now, and which start from one of them."""
+    """Return which runs finished with source files that have changed since, and which runs start from one of them."""
     made: dict[tuple[str, ...], list[str]] = {}
     concerned: set[str | None] = set()
     for planned in view.suite.runs:  # each after the one that it starts from
@@ -104,7 +106,7 @@ def other_code(view: View) -> str:
     for files, names in made.items():
         told = [f"`{pattern}`" for pattern in _patterns(names, view.records)]
         count = f" ({len(names)} runs)" if len(names) > len(told) else ""
-        lines.append(f"- {listed(told, 6)}{count}: {listed(files) or 'start from one of these'}")
+        lines.append(f"- {listed(told, 6)}{count}: {listed(files) or 'start from one of these runs'}")
     return "\n".join([*lines, f"\n`lutbench run {view.suite.given} --again NAME` repeats a run."] if lines else [])
 
 
@@ -181,10 +183,10 @@ def _files(folder: Path) -> set[str]:
 
 
 def check_tables(view: View, sections: Sequence[Section], results_dir: Path) -> list[str]:
-    """Return a unified diff for every table that differs from what its records say, and every figure that is missing.
+    """Return a unified diff for every table that does not match its records, and every figure that is missing.
 
-    Empty if there are none. What is in a figure is not compared: its pixels depend on matplotlib's version. Nor is whether the code
-    was edited since, which is no matter of the records.
+    Empty if there are none. The contents of figures are not compared: their pixels depend on matplotlib's version. Nor is whether the
+    code has changed since, which does not depend on the records.
     """
     folder = results_dir / "tables" / view.suite.name
     expected = build_tables(view, [section for section in sections if section.title != OTHER_CODE])
@@ -197,7 +199,7 @@ def check_tables(view: View, sections: Sequence[Section], results_dir: Path) -> 
         if old == new:
             continue
         lines = difflib.unified_diff(
-            old.splitlines(), new.splitlines(), f"{name} as it is", f"{name} as records say", lineterm=""
+            old.splitlines(), new.splitlines(), f"{name} in the folder", f"{name} from the records", lineterm=""
         )
         differences.append("\n".join(lines))
     figures = [_figures(view, results_dir) / drawing.name for section in sections for drawing in section.figures]
@@ -225,7 +227,7 @@ def show_tables(view: View, sections: Sequence[Section], results_dir: Path) -> N
     else:
         stages = " ".join(dict.fromkeys(run.stage for run in view.suite.runs))
         where = "" if results_dir == Path("results") else f" --results {results_dir}"
-        console.print(f"No task was measured yet. Run: nox -s {stages} results -- {view.suite.given}{where}")
+        console.print(f"There are no results yet. Run: nox -s {stages} results -- {view.suite.given}{where}")
 
 
 def _figures(view: View, results_dir: Path) -> Path:

@@ -25,12 +25,12 @@ INTERVALS = {
 """How legends name the methods of intervals, in their order."""
 
 PUBLISHED = (
-    "Published values are those of the method's own report, or of a re-run by the run's own recipe. A difference is measured minus "
-    "published; there is none where the published value is not known to be by the recipe of the run (*)."
+    "Published values are from the method's own paper, or from a re-run with the recipe of this run. Difference: measured minus "
+    "published, given only if the published value is known to have the recipe of this run; others are marked *."
 )
 MARKED = (
-    "Of the methods of one encoder the best value is bold and the second underlined, which says nothing of whether the "
-    "difference could be chance."
+    "Among the methods with the same encoder, the best value is bold and the second best underlined; this does not mean that the "
+    "difference is significant."
 )
 
 
@@ -108,7 +108,7 @@ def interval_legend(measured: Iterable[Measurement | None]) -> str:
     seeds, draws = (INTERVALS[name] if metrics.pop(name) else "" for name in (STUDENT, OF_DRAWS))
     found = {INTERVALS.get(name, name): f" ({', '.join(of)})" for name, of in metrics.items() if of}
     images = " and ".join(name + (of if len(found) > 1 else "") for name, of in found.items())
-    cases = {images: "for one seed or seeds that agree", seeds: "for more", draws: "for several draws"}
+    cases = {images: "for one seed or equal seeds", seeds: "for several seeds", draws: "for several draws"}
     told = {text: case for text, case in cases.items() if text}
     return ", ".join(told if len(told) == 1 else (f"{text} {case}" for text, case in told.items()))
 
@@ -140,7 +140,7 @@ def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
         for row_index, rank in ranks({i: row[column] for i, row in enumerate(rows.values()) if column in row}).items()
     }
     intervals = interval_legend(entry.measured for entry in measured)
-    half_width = [f"± is half the width of the 95 % interval: {intervals}."] if intervals else []
+    half_width = [f"±: half the width of the 95 % interval, {intervals}."] if intervals else []
     legend = " ".join([f"{_percent(measured, 'Values')}.", *half_width, MARKED, *view.dataset_notes(measured)])
     behind = {
         (row_index, column_index): [row[column].row]
@@ -148,7 +148,7 @@ def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
         for column_index, column in enumerate(columns, 2)
         if column in row
     }
-    return Section("Side by side", 3, frame, marks, legend, name="wide", files_only=True, rows_behind=behind)
+    return Section("One row per method", 3, frame, marks, legend, name="wide", files_only=True, rows_behind=behind)
 
 
 def source_lines(view: View) -> list[str]:
@@ -187,7 +187,7 @@ def footnotes(view: View) -> tuple[list[str], list[str]]:
             first = r.measurements[0]
             value = f"{first.metric} {number_text(first.value, first.unit)} {first.unit}".rstrip()
             made = f"{value}, {r.wall_seconds:.0f} s on {r.hardware}, code {r.code}"
-            made += f", made as `{r.made_as}`" if r.made_as else ""
+            made += f", reused from `{r.made_as}`" if r.made_as else ""
             runs[f"- [{numbers[entry.row]}] `{r.run}` {r.identity[:12]}: {made}"] = None
         stale |= {f"- [{numbers[entry.row]}] {reason}": None for reason in entry.stale}
     return list(runs), list(stale)
@@ -210,7 +210,7 @@ def _source_mark(value: PublishedValue, marks: Mapping[str, str]) -> str:
 
 def _percent(shown: Sequence[TableEntry], what: str) -> str:
     plain = dict.fromkeys(entry.metric for entry in shown if entry.unit != "%")
-    return f"{what} in percent" + (f", but for {', '.join(plain)}" if plain else "")
+    return f"{what} in percent" + (f", except {', '.join(plain)}" if plain else "")
 
 
 def _with_half_width(entry: TableEntry | None) -> str:

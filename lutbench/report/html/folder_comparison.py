@@ -1,4 +1,4 @@
-"""Two folders of results on a page: mine beside the reference, yesterday's beside today's."""
+"""A page that compares two results folders: mine and the reference, yesterday's and today's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,18 +40,16 @@ def comparison_page(first: Path, second: Path, suites: Sequence[str] = ()) -> st
     for folder in (first, second):
         if not suites_in(folder):
             raise UserError(
-                f"{folder}: expected a folder of results, with records of suites in {folder / 'records'}; found none. Give two such folders, "
+                f"{folder}: expected a results folder, with records in {folder / 'records'}; found none. Give two results folders, "
                 "or the name of one suite."
             )
     shared = [name for name in suites_in(first) if name in suites_in(second)]
     chosen = list(suites) or shared
     if missing := [name for name in chosen if name not in shared]:
-        raise UserError(
-            f"There are no records of {listed(missing)} in both folders. Both have {listed(shared) or 'no suite'}."
-        )
+        raise UserError(f"Not both folders have records of {listed(missing)}. In both: {listed(shared) or 'no suite'}.")
     if not chosen:
         raise UserError(
-            f"{first} has records of {listed(suites_in(first))}, and {second} of {listed(suites_in(second))}: there is no suite in common."
+            f"{first} has records of {listed(suites_in(first))}, and {second} of {listed(suites_in(second))}: they have no suite in common."
         )
     page, blocks, rows = Page(""), list[Block](), list[RowDetails]()
     for suite in chosen:
@@ -67,7 +65,7 @@ def comparison_page(first: Path, second: Path, suites: Sequence[str] = ()) -> st
             blocks.append(block_of(len(blocks) + 1, section, page, "", names))
     return render(
         "comparison.html.j2",
-        title=f"{first} beside {second}",
+        title=f"{first} and {second}",
         folders=list(zip(BOTH, (str(first), str(second)), strict=True)),
         blocks=blocks,
         contents=contents_of(blocks),
@@ -102,13 +100,15 @@ def _sections(suite: str, sides: Sequence[_Side]) -> list[Section]:
     if lines:
         found.append(
             Section(
-                next(titles, f"{suite}: of other settings, data or weights"), 3 if found else 2, legend="\n".join(lines)
+                next(titles, f"{suite}: different settings, data or weights"),
+                3 if found else 2,
+                legend="\n".join(lines),
             )
         )
     for side, other in zip(sides, sides[::-1], strict=True):
         alone = [f"- `{name}`" for name in side.records if name not in other.records]
         if alone:
-            title = next(titles, f"{suite}: in {side.letter} alone")
+            title = next(titles, f"{suite}: only in {side.letter}")
             found.append(Section(title, 3 if found else 2, legend="\n".join(alone)))
     return found
 
@@ -136,7 +136,7 @@ def _why_not(one: Record, other: Record) -> str:
     if changed := changes(*inputs):
         return f"from B to A, {listed(changed)}"
     data = one.identity_inputs.get("data") != other.identity_inputs.get("data")
-    return "the data are others" if data else "what they start from is not of one recipe"
+    return "different data" if data else "they start from runs of different recipes"
 
 
 def _rows(sides: Sequence[_Side], before: int) -> dict[str, RowDetails]:

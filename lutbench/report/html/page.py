@@ -41,19 +41,19 @@ LEFT_OUT = ("Runs",)
 KINDS = {
     "pipeline": (
         "Pipeline check",
-        "These numbers show that the pipeline works. Nothing here is evidence about the method.",
+        "These numbers show that the pipeline works. They are no evidence about the method.",
     ),
     "exploration": (
         "Exploration",
-        "Nothing was decided before these numbers were seen. They raise questions and settle none: nothing here is evidence.",
+        "Nothing was decided before these numbers were seen. They suggest hypotheses but are no evidence for them.",
     ),
-    "evidence": ("Evidence", "Question, comparisons and rule were written down before the first run."),
+    "evidence": ("Evidence", "The question, the comparisons and the decision rule were fixed before the first run."),
     "smoke": (
         "Smoke run",
-        "A trial of every run on a few images, for a few steps. Nothing here is evidence of anything.",
+        "A test of every run with few images and few steps. These numbers are no evidence.",
     ),
 }
-"""What the mark at the top says, by kind of suite."""
+"""Label and sentence at the top of the page, by kind of suite."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def _wide_first(sections: Sequence[Section]) -> list[Section]:
             title = long.title or "All tasks"
             found[place : place + 2] = [
                 replace(wide, title=title, level=2),
-                replace(long, title="Value by value", level=3),
+                replace(long, title="One row per value", level=3),
             ]
     return found
 
@@ -306,7 +306,7 @@ def _forest(forest: Forest | None, page: Page, colours: Mapping[str, str]) -> It
         shades = {label: colours.get(label, "#0072b2") for label in labels}
         plots = [page.plot(task, spec) for task, spec in forest_specs(forest, shades)]
         legend = [(label, colour, "circle") for label, colour in shades.items()] if len(labels) > 1 else []
-        yield Figure("Differences, task by task", plots, legend, forest.note, is_forest=True)
+        yield Figure("Differences by task", plots, legend, forest.note, is_forest=True)
 
 
 def _pair_colours(view: View) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What is behind a number: its chain from data and weights, what it was made by, and the command that repeats it."""
+"""What is behind a number: its chain from data and weights, its code and machine, and the command that repeats it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def row_details(view: View, results_dir: Path) -> list[RowDetails]:
     others = [record for name, record in view.records.items() if name not in shown]
     before = [details(record) for record in others if record.stage == "pretrain"]
     rest = [details(record) for record in others if record.stage != "pretrain"]
-    apart = (("pretrain", "Pre-training", before), ("other-records", "Records in no table", rest))
+    apart = (("pretrain", "Pre-training", before), ("other-records", "Records that are in no table", rest))
     named = [RowDetails(anchor, title, (), of) for anchor, title, of in apart if of]
     return [*named[:1], *found.values(), *named[1:]] if before else [*found.values(), *named]
 
@@ -149,7 +149,7 @@ def _made_by(record: Record) -> Iterator[tuple[str, str]]:
     machine = record.hardware
     yield "code", f"{record.code}{', as committed' if record.code.modified is False else ''}"
     if record.code.sources:
-        yield "sources", f"{len(record.code.sources)} files that it depends on, with their hashes in the record"
+        yield "sources", f"{len(record.code.sources)} source files, with hashes in the record"
     yield "machine", f"{machine}; {machine.system}, {machine.memory_gib:g} GiB, {machine.threads} threads"
     yield "packages", ", ".join(f"{name} {version}" for name, version in record.packages.items())
     rate = f", {record.images_per_second:,.1f} images/s" if record.images_per_second else ""
@@ -157,7 +157,7 @@ def _made_by(record: Record) -> Iterator[tuple[str, str]]:
     yield "took", f"{f'{seconds:.1f} s' if seconds < 120 else f'{timedelta(seconds=round(seconds))} h'}{rate}"
     yield "finished", record.created
     if record.made_as:
-        yield "made as", record.made_as
+        yield "reused from", record.made_as
 
 
 def _settings(record: Record) -> list[tuple[str, str, str]]:

@@ -149,7 +149,7 @@ def _forest_spec(task: str, rows: Sequence[Difference], colours: Mapping[str, st
             "hi": row.over_images[1],
             **({"slo": row.over_runs[0], "shi": row.over_runs[1]} if row.over_runs else {}),
             "t": _with_ends(row.value, *row.over_images),
-            "u": _with_ends(None, *row.over_runs) if row.over_runs else "one run of each",
+            "u": _with_ends(None, *row.over_runs) if row.over_runs else "one run each",
         }
         for row in rows
     ]
@@ -195,7 +195,7 @@ def _forest_spec(task: str, rows: Sequence[Difference], colours: Mapping[str, st
                 "encoding": {**of_row, "x": {**x, "field": "slo"}, "x2": {"field": "shi"}},
             }
         )
-    tooltip = [("r", "pair"), ("t", "difference, over images"), ("u", "over seeds or draws")]
+    tooltip = [("r", "pair"), ("t", "difference, interval over images"), ("u", "interval over seeds or draws")]
     layers.append(
         {
             "mark": {"type": "point", "filled": True, "size": 52, "opacity": 1, "aria": False},
