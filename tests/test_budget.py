@@ -180,7 +180,7 @@ def test_a_budget_needs_no_data_and_the_plan_says_what_it_gave(
     show_summary(suite, workspace(folder), Rates())
     out = " ".join(capsys.readouterr().out.split())
     assert f"Equal FLOP: mae {recipe(suite, 'mae').epochs} epochs as lut 8 (" in out
-    assert "4 runs are on sets of unknown size: they are in no sum." in out
+    assert "4 runs use datasets of unknown size: not in the sums." in out
 
 
 def test_the_plan_counts_equal_flop(folder: Path) -> None:

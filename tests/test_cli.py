@@ -151,8 +151,8 @@ def line_of(text: str, beginning: str) -> str:
     ("command", "told"),
     [
         ((), "Pre-train LUT and MAE, measure the encoders"),
-        (("run",), "Run what a suite file says."),
-        (("status",), "finished, resumable, stale"),
+        (("run",), "Run a suite. Finished runs are reused"),
+        (("status",), "finished, resumable, stale or missing"),
         (("tables",), "Rebuild a suite's tables from its records"),
         (("parity",), "Compare this LUT training step with recorded steps"),
         (("data",), "Datasets: which are present"),

@@ -100,7 +100,7 @@ def test_a_setting_that_is_none_is_refused_with_the_nearest(tmp_path: Path, more
 def test_a_table_of_no_run_is_refused_where_jobs_are_made(tmp_path: Path) -> None:
     suite = suite_in(tmp_path, "[cluster.pretrian]\ngpus = 8\n")
     with pytest.raises(
-        UserError, match=r"cluster\.pretrian: it is no setting, and no run .* Did you mean 'pretrain'\?"
+        UserError, match=r"cluster\.pretrian: this is neither a setting nor .* Did you mean 'pretrain'\?"
     ):
         plan_jobs(suite, workspace(tmp_path), [], [], {})
 
@@ -216,7 +216,7 @@ def test_what_cannot_be_done_is_told_and_what_needs_it_is_not_submitted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     suite = suite_in(tmp_path, "", "[0]")
-    with pytest.raises(UserError, match=r"1 run cannot be done, and would be not submitted\.\n.*pretrain/lut/seed0"):
+    with pytest.raises(UserError, match=r"1 run cannot run, and would be not submitted\.\n.*pretrain/lut/seed0"):
         submit_suite(suite, workspace(tmp_path), [], ["near/lut"], {}, [], dry_run=True)
     (tmp_path / "toy/train").rename(tmp_path / "toy/gone")
     submission = plan_jobs(
@@ -227,7 +227,7 @@ def test_what_cannot_be_done_is_told_and_what_needs_it_is_not_submitted(
 
 
 def test_without_slurm_it_is_said_what_can_be_done(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"There is no SLURM here: .*--dry-run"):
+    with pytest.raises(UserError, match=r"SLURM not found: .*--dry-run"):
         submit_suite(suite_in(tmp_path, "", "[0]"), workspace(tmp_path), [], ["pretrain/lut"], {}, [], dry_run=False)
 
 
@@ -250,7 +250,7 @@ def test_how_jobs_ended_is_known_without_slurm(tmp_path: Path) -> None:
     assert states[names[0]].text == "failed, exit status 1, job 0"
     assert states[names[0]].paragraph.endswith("\n    ".join(["", *(f"line {number}" for number in range(12, 20))]))
     assert states[names[1]].text == f"cancelled, since {names[0]} failed, job 1"
-    assert states[names[2]].text == "gone: SLURM knows job 2 no more"
+    assert states[names[2]].text == "unknown: SLURM no longer lists job 2"
     write_end(folder, JobEnd(job="2", status=143, signal="SIGTERM", when="2026-01-01T12:00:00+00:00"))
     assert job_states(suite, tmp_path / "runs")[names[2]].text.startswith("stopped by SIGTERM at 2026-01-0")
     changed = load_suite(str(tmp_path / "toy.toml"), ["pretrain.lut.epochs=7"])
@@ -345,7 +345,7 @@ def test_a_job_whose_suite_file_changed_since_does_nothing(tmp_path: Path) -> No
     assert perform._changed() == ""
     text = (tmp_path / "toy.toml").read_text()
     (tmp_path / "toy.toml").write_text(text.replace("epochs = 1", "epochs = 3", 1))
-    assert "says something else of this run than when it was submitted" in perform._changed()
+    assert "its settings in the suite file have changed since it was submitted" in perform._changed()
 
 
 def test_images_on_the_disk_of_a_node_are_found_by_what_the_node_sets(

@@ -432,7 +432,7 @@ def test_the_command_line_runs_shows_and_plans_it(there: Path) -> None:
     status, plan, run, tables, anew, _ = found.stdout.split("----\n")
     assert status.count("finished as base/") == len(THEIRS) + len(RENAMED)
     assert status.count("missing") == len(NEW)
-    assert "3 runs to go, 7 finished" in plan
+    assert "3 runs to do, 7 finished" in plan
     assert "pretrain/mae/seed0: finished already, as base/pretrain/mae/seed0; total loss" in run
     assert f"({opened(there, 'pretrain/mae/seed0', 'base').folder})" in run
     assert "MAE" in tables

@@ -220,7 +220,7 @@ def test_a_worker_that_is_killed_is_told_of_and_another_takes_its_place(folder: 
     os.kill(holders(folder)["pretrain/lut/seed0"], signal.SIGKILL)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "pretrain/lut/seed0: the process that performed it was killed by signal 9" in out
+    assert "pretrain/lut/seed0: its process was killed by signal 9" in out
     assert "5 of 14 runs cannot be completed" in err
     assert len([name for name in records(folder) if "/lut/" not in name]) == len(records(folder)) == 9
 

@@ -164,7 +164,7 @@ def test_images_and_hours_are_those_of_the_hand(folder: Path) -> None:
     assert found.seconds == pytest.approx(seconds)
     assert found.gpu_hours == pytest.approx(8 * seconds / 3600)
     assert {cost.origin for cost in found.to_run} == {GIVEN}
-    assert f"6 runs to go, 0 finished; {sum(n for n in images.values() if n):,} images" in totals(found, Rates())[0]
+    assert f"6 runs to do, 0 finished; {sum(n for n in images.values() if n):,} images" in totals(found, Rates())[0]
 
 
 PROBES = """
@@ -338,7 +338,9 @@ def test_a_named_gpu_gives_hours_by_its_data_sheet_and_what_is_known_better_wins
     assert {cost.origin for cost in found.to_run} == {ESTIMATED}
     assert found.seconds == pytest.approx(found.flop / gpu.flops / 8)
     [line] = [line for line in totals(found, Rates(gpu=gpu)) if "estimated" in line]
-    assert "6 runs are estimated: 35 % of the data sheet's rate, never measured (NVIDIA H100 SXM: 989.5 TFLOP/s" in line
+    assert (
+        "6 runs are estimated, not measured: 35 % of the peak in the data sheet (NVIDIA H100 SXM: 989.5 TFLOP/s" in line
+    )
     rates = Rates(read_rates(opened(folder)[0], ["tuned=0.5"]), flops=1e9, gpu=gpu)
     assert [cost.origin for cost in planned(folder, rates).all.to_run] == [COUNTED] * 2 + [GIVEN] * 2 + [COUNTED] * 2
 
@@ -390,7 +392,7 @@ def test_a_measured_card_gives_the_hours_of_its_models_and_what_is_measured_here
     assert [one.origin for one in (lut, mae, small)] == [ON_CARD, ON_CARD, ESTIMATED]
     told = " ".join(origins(Costs((lut, mae, small), 8), rates))
     assert (
-        "The hours of 2 runs are by steps of the same model, measured on NVIDIA H100 80GB HBM3 (2026-12-01, torch 2.15.0"
+        "The hours of 2 runs follow from training steps of the same model, measured on NVIDIA H100 80GB HBM3 (2026-12-01, torch 2.15.0"
         in told
     )
     assert "The hours of 1 run are estimated" in told
@@ -406,11 +408,11 @@ def test_the_card_is_the_named_one_or_that_of_the_gpu_or_the_only_one() -> None:
     assert choose_card([one, other], None, "rtx4090", None) == other
     assert choose_card([one, other], None, "a100", None) is None
     assert choose_card([one, other], "h100", None, 4e14) == one
-    with pytest.raises(UserError, match=r"--card h20: it was not measured\. Known: NVIDIA H100"):
+    with pytest.raises(UserError, match=r"--card h20: this GPU was not measured\. Known: NVIDIA H100"):
         choose_card([one, other], "h20", None, None)
-    with pytest.raises(UserError, match="several have that name, NVIDIA H100 80GB HBM3, NVIDIA GeForce RTX 4090"):
+    with pytest.raises(UserError, match="matches several GPUs: NVIDIA H100 80GB HBM3, NVIDIA GeForce RTX 4090"):
         choose_card([one, other], "nvidia", None, None)
-    with pytest.raises(UserError, match=r"nothing was measured on a GPU yet\. For an estimate give --gpu NAME"):
+    with pytest.raises(UserError, match=r"no GPU has been measured yet\. For an estimate, give --gpu NAME"):
         choose_card([], "h100", None, None)
 
 
@@ -428,21 +430,21 @@ def test_the_command_takes_the_card_that_it_is_given(
         arguments += [f"--{name}", str(folder / name)]
     app([*arguments, "--card", "h100"], standalone_mode=False)
     told = " ".join(capsys.readouterr().out.split())
-    assert "The hours of 1 run are by steps of the same model, measured on NVIDIA H100 80GB HBM3" in told
+    assert "The hours of 1 run follow from training steps of the same model, measured on NVIDIA H100 80GB HBM3" in told
     app(arguments, standalone_mode=False)
-    assert "1 run has no rate. For hours: " in " ".join(capsys.readouterr().out.split()), "of two cards none is taken"
+    assert "1 run has no known speed. To estimate hours: " in " ".join(capsys.readouterr().out.split()), (
+        "of two cards none is taken"
+    )
 
 
 def test_an_assumed_speed_is_said(folder: Path) -> None:
     write_images(folder)
     rates = Rates(flops=4e14)
-    assert "The hours of 6 runs are an assumption: a GPU keeps up 4e+14 FLOP/s (--flops)." in totals(
-        planned(folder, rates).all, rates
-    )
+    assert "The hours of 6 runs assume 4e+14 FLOP/s per GPU (--flops)." in totals(planned(folder, rates).all, rates)
 
 
 def test_a_gpu_that_is_not_in_the_table_names_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"--gpu h10: not in the table.*Did you mean 'h100'.*Known: a100, "):
+    with pytest.raises(UserError, match=r"--gpu h10: unknown GPU.*Did you mean 'h100'.*Known: a100, "):
         find_gpu("h10")
 
 
@@ -535,7 +537,7 @@ def test_a_set_that_nobody_knows_is_in_no_sum(folder: Path) -> None:
     _, found, _, (known_sets, told) = planned(folder)
     assert {cost.origin for cost in found.to_run} == {NO_COUNT}
     assert found.images == 0
-    assert any("6 runs are on sets of unknown size" in line for line in totals(found, Rates()))
+    assert any("6 runs use missing datasets of unknown size" in line for line in totals(found, Rates()))
     assert known_sets == {}
     assert any("expected the images" in paragraph for paragraph in told.values())
 
@@ -558,7 +560,7 @@ def test_a_finished_run_costs_nothing_and_tells_its_speed(folder: Path) -> None:
     assert eight.seconds == pytest.approx(group.seconds * 4 / 8), "measured on four, planned on eight"
     assert eight.gpu_hours == pytest.approx(4 * group.seconds / 3600)
     assert [line.split(" was ")[0] for line in totals(found.all, Rates()) if "measured on" in line] == [
-        "The rate of 1 run"
+        "The speed of 1 run"
     ]
     again = planned(folder, None, "pretrain.lut.epochs=5")
     assert again.groups[0].count(DONE) == 0, "a changed run is to be run"
@@ -653,7 +655,7 @@ def test_checkpoints_take_the_room_that_was_planned(folder: Path, save_every: in
     files = list((folder / "runs").rglob("tensors.safetensors"))
     there = sum(tensor.nbytes for file in files for tensor in load_file(file).values())
     assert len(files) == kept
-    assert there == pytest.approx(disk[f"checkpoints, the last {KEEP} of each run"].to_come, rel=0.01)
+    assert there == pytest.approx(disk[f"checkpoints (last {KEEP} of each run"].to_come, rel=0.01)
     left = [*(folder / "runs").rglob("*coder.safetensors"), *(folder / "runs").rglob("teacher.safetensors")]
     exported = sum(tensor.nbytes for file in left for tensor in load_file(file).values())
     assert len(left) == 3
@@ -732,12 +734,12 @@ def test_the_summary_of_the_largest_suite_fits_a_screen(
     assert len(lines) <= 24 + 3 * len(str(tmp_path)) // 80, "three times it names the folder"
     assert max(map(len, lines)) <= 80
     out = " ".join(lines)
-    assert "30 data sets are missing: imagenet-1k, " in out
+    assert "30 datasets are missing: imagenet-1k, " in out
     assert "Problem: method.own.checkpoint: there is no file" in out.replace("Problem (and 1 more)", "Problem")
     assert "Next: lutbench data list NAME says how" in out
     costs = costs_of(suite, workspace, survey_all(suite, workspace), rates)
     [row] = [line.split() for line in lines if line.startswith("all ")]
-    assert "9 runs are on sets of unknown size: they are in no sum." in out, "of lists that are not here"
+    assert "9 runs use datasets of unknown size: not in the sums." in out, "of lists that are not here"
     hours = [f"{costs.gpu_hours:,.1f}+", f"{costs.gpu_hours / 8 / 24:,.1f}+"]
     assert row == [
         "all",
@@ -757,7 +759,7 @@ def test_the_summary_says_what_is_done_and_what_comes_next(folder: Path, capsys:
     show_summary(suite, workspace, Rates())
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert any(line.startswith("pretrain 1 of 2 ") for line in lines)
-    assert "+ of 1 of the 5 runs alone." in lines
+    assert "+: sum over 1 of the 5 runs only." in lines
     assert f"Next:lutbenchrun{suite.given}." in "".join("".join(lines).split()), "wherever lines are broken"
     run_suite(suite, [], [], workspace)
     capsys.readouterr()
@@ -773,7 +775,7 @@ def test_rows_without_hours_are_empty_and_the_last_line_says_how_to_get_them(
     write_images(folder)
     show_plan(*opened(folder), Rates())
     *above, last = capsys.readouterr().out.rstrip().splitlines()
-    assert last == "6 runs have no rate. For hours: --gpu h100, --flops 4e14 or --rate NAME=N."
+    assert last == "6 runs have no known speed. To estimate hours: --gpu h100, --flops 4e14 or --rate NAME=N."
     assert "no rate" not in "".join(above)
 
 
@@ -792,9 +794,9 @@ def test_a_row_that_cannot_be_run_is_told_and_the_others_are_planned(
     (folder / "toy.toml").write_text(SUITE + row + table)
     show_plan(*opened(folder), Rates())
     told = " ".join(capsys.readouterr().out.split())
-    assert "4 runs cannot run as they are, see below: they are in no sum." in told, "two seeds, and untrained ones"
+    assert "4 runs cannot run, see below. They are not in the sums." in told, "two seeds, and untrained ones"
     assert "analysis.inside, row net: an analysis looks at the tokens of a square grid" in told
-    assert "net 2 cannot be run" in told
+    assert "net 2 cannot run" in told
     assert "lut 2 of 2" not in told
     assert "neighbours lut 2 102 " in told, "30 and 21 images, twice"
 
@@ -811,7 +813,7 @@ def test_what_cannot_be_counted_is_told_and_no_reason_not_to_run(
     show_plan(*opened(folder), Rates())
     compute._encoder.cache_clear()
     told = " ".join(capsys.readouterr().out.split())
-    assert "The FLOP of 4 runs cannot be counted, see below: they are in no sum." in told
+    assert "The FLOP of 4 runs cannot be counted, see below. They are not in the sums." in told
     assert "vit_tiny_patch16_224': its FLOP cannot be counted (AssertionError: Expected gradient function" in told
 
 

@@ -317,7 +317,7 @@ def test_a_run_of_before_there_were_teachers_says_how_to_have_one_before_anythin
     assert f"{OF_TEACHER}" in shown
     assert " ".join(told.split()) in " ".join(shown.split())
     show_plan(suite, workspace, Rates())
-    assert "1 runs to go, 7 finished" in capsys.readouterr().out
+    assert "1 runs to do, 7 finished" in capsys.readouterr().out
     with pytest.raises(UserError, match="has no teacher: it was made by an earlier version"):
         run_suite(suite, ["downstream"], ["lut-teacher"], workspace)
     capsys.readouterr()

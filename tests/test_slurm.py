@@ -207,7 +207,7 @@ def test_a_job_that_hears_sigusr1_saves_at_the_next_step_and_is_queued_again_to_
     assert (ended(tmp_path)["signal"], ended(tmp_path)["status"], ended(tmp_path)["requeued"]) == ("SIGUSR1", 138, True)
     run = of(tmp_path, "here")
     assert (newest_step(run.checkpoints) or 0) in range(1, 112)
-    preempted = rf"preempted by SIGUSR1 at \S+ \S+, queued again, job {job}; resumable at step \d+$"
+    preempted = rf"preempted by SIGUSR1 at \S+ \S+, requeued, job {job}; resumable at step \d+$"
     wait_for(lambda: re.match(preempted, states(tmp_path, capsys)[0][name]), tmp_path)
     wait_for(lambda: queue(job)[0] == "COMPLETED", tmp_path)
     assert made(run) == made(whole)
@@ -248,6 +248,6 @@ def test_what_slurm_does_not_take_is_told_in_its_words(tmp_path: Path) -> None:
     (tmp_path / "toy.toml").write_text(LONG)
     with pytest.raises(
         UserError,
-        match=r"SLURM does not take the job: .*[Pp]artition.* It asks for a node of 1 core, for 1-00:00:00, in none: ",
+        match=r"SLURM refused the job: .*[Pp]artition.* It requested 1 node with 1 core, for 1-00:00:00, in none: ",
     ):
         submitted(tmp_path, "pretrain/lut", partition="none", cpus=1)

@@ -117,10 +117,10 @@ def test_a_smoke_goes_through_all_stages_to_tables_and_writes_nothing_else(chain
     texts = {path.name: path.read_text() for path in tables.iterdir()}
     assert {"main.md", "main.csv", "main.tex", "sweep-weight.csv", "analysis.csv"} <= set(texts)
     for name, text in texts.items():
-        assert "smoke run: no measurement" in text.lower(), name
+        assert "smoke run: not a measurement" in text.lower(), name
     for name in (name for name in texts if name.endswith(".csv")):
         rows = texts[name].splitlines()
-        assert all("Smoke run: no measurement." in row for row in rows[1:]), name
+        assert all("Smoke run: not a measurement." in row for row in rows[1:]), name
 
 
 @pytest.fixture(scope="module")

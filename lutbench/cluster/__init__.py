@@ -1,1 +1,1 @@
-"""Runs as jobs of a SLURM cluster, through submitit."""
+"""Run a suite as jobs of a SLURM cluster, through submitit."""

@@ -1,4 +1,4 @@
-"""What a job does on each of its nodes: start the run, pass signals on, and put the job into the queue again if it was told to stop."""
+"""What a job does on each of its nodes: start the run, forward signals, and requeue the job if a signal asked it to stop."""
 
 import os
 import platform
@@ -90,9 +90,7 @@ class PerformRun:
         planned = next((run for run in suite.runs if run.name == self.run), None)
         if planned is not None and key_of(suite, planned) == self.key:
             return ""
-        return (
-            f"{self.run}: the suite file says something else of this run than when it was submitted. Submit it again."
-        )
+        return f"{self.run}: its settings in the suite file have changed since it was submitted. Submit it again."
 
     def _end(self, status: int, told: int) -> None:
         """Note how the run ended, and if it was told to stop, put the job into the queue again.
@@ -103,12 +101,15 @@ class PerformRun:
         name = signal.Signals(told).name if told else ""
         end = JobEnd(job=job, status=status, signal=name, node=platform.node(), when=now())
         if told and restarts >= self.requeues:
-            print(f"lutbench: job {job} was queued again {restarts} times, and is not once more.", file=sys.stderr)
+            print(
+                f"lutbench: job {job} was requeued {restarts} times, the maximum, and is not requeued again.",
+                file=sys.stderr,
+            )
         elif told:
             write_end(Path(self.folder), end.model_copy(update={"requeued": True}))  # before SLURM ends this process
             if not (problem := requeue(job)):
                 return
-            print(f"lutbench: job {job} does not queue itself again: {problem}.", file=sys.stderr)
+            print(f"lutbench: job {job} could not be requeued: {problem}.", file=sys.stderr)
         write_end(Path(self.folder), end)
 
 

@@ -1,10 +1,10 @@
-"""Which runs were put on a cluster, as which jobs, and how these ended: small files below ``--runs``, beside the jobs' logs.
+"""Which runs were submitted to a cluster, as which jobs, and how these ended: small files below ``--runs``, beside the jobs' logs.
 
 ::
 
-    runs/jobs/SUITE/runs/RUN/KEY.json   the job that a run was last put into, by what tells its recipe from any other
-    runs/jobs/SUITE/logs/               submitit's: the text given to sbatch, what a job says
-    runs/jobs/SUITE/ends/JOB.json       how a job ended last, as it says itself
+    runs/jobs/SUITE/runs/RUN/KEY.json   the last job of a run; KEY is a hash of its settings
+    runs/jobs/SUITE/logs/               written by submitit: sbatch scripts and the output of jobs
+    runs/jobs/SUITE/ends/JOB.json       how a job last ended, written by the job itself
 
 Nothing here needs torch or a cluster.
 """

@@ -1,7 +1,7 @@
-"""``python -m lutbench.cluster.launch``, with the arguments of torchrun: torchrun, as a job has to have it.
+"""``python -m lutbench.cluster.launch``: torchrun, with the same arguments, adapted to jobs.
 
-Signals pass it by: the processes that it starts hear them, and end when they have saved; torchrun would end them first.
-It ends with the exit status of the process that failed first, of which torchrun says 1 in any case.
+It ignores signals: the processes that it starts handle them, and end after they have saved; torchrun would end them before that.
+Its exit status is that of the process that failed first; torchrun's is always 1.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""What SLURM says of jobs, by its own commands. Nothing here needs torch."""
+"""Ask SLURM about jobs, through its own commands. Nothing here needs torch."""
 
 import os
 import subprocess
@@ -77,7 +77,7 @@ def requeue(job: str) -> str:
     """
     found = listed([job]).get(job)
     if found is None or found.state != "RUNNING":
-        return f"SLURM has it as {found.state.lower() if found else 'unknown'}"
+        return f"its state in SLURM is {found.state.lower() if found else 'unknown'}"
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.CalledProcessError as error:

@@ -1,4 +1,4 @@
-"""What ``lutbench status`` says of runs that were put on a cluster."""
+"""What ``lutbench status`` shows for runs that were submitted to a cluster."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -43,14 +43,14 @@ def _state(one: Submitted, found: Listed | None, end: JobEnd | None, before: Map
         return JobState(f"{found.state.lower()}, job {one.job}")
     if end is None and found is None:
         if one.after in before and before[one.after].text.startswith(("failed", "cancelled")):
-            return JobState(f"cancelled, since {one.after} failed, job {one.job}")
-        return JobState(f"gone: SLURM knows job {one.job} no more")
+            return JobState(f"cancelled, because {one.after} failed, job {one.job}")
+        return JobState(f"unknown: SLURM no longer lists job {one.job}")
     if end is not None and end.signal:
         return JobState(f"stopped by {end.signal} at {_time(end.when)}, job {one.job}")
     if end is None and found is not None and found.state == "COMPLETED":
         return JobState(f"ended, job {one.job}")
     if end is None and found is not None and found.state == "CANCELLED":
-        because = f", since {one.after} failed" if "Dependency" in found.reason else ""
+        because = f", because {one.after} failed" if "Dependency" in found.reason else ""
         return JobState(f"cancelled{because}, job {one.job}")
     return _failed(one, found, end)
 
@@ -59,7 +59,7 @@ def _queued(one: Submitted, end: JobEnd | None) -> str:
     """Return how a job is waiting: for the first time, or again after it was told to stop."""
     if end is not None:
         how = {"": "ended", TIME_LIMIT: "out of time"}.get(end.signal, f"preempted by {end.signal}")
-        return f"{how} at {_time(end.when)}, queued again, job {one.job}"
+        return f"{how} at {_time(end.when)}, requeued, job {one.job}"
     return f"queued, job {one.job}"
 
 
@@ -74,11 +74,7 @@ def _failed(one: Submitted, found: Listed | None, end: JobEnd | None) -> JobStat
         else ""
     )
     lines = last_lines(one.err, one.out)
-    log = (
-        f" The end of {one.err}:\n" + "\n".join(f"    {line}" for line in lines)
-        if lines
-        else f" It said nothing in {one.err}."
-    )
+    log = f" The end of {one.err}:\n" + "\n".join(f"    {line}" for line in lines) if lines else f" {one.err} is empty."
     return JobState(f"{state}{status}, job {one.job}", f"{one.run}: job {one.job} failed{where}{status}.{log}")
 
 

@@ -1,4 +1,4 @@
-"""``lutbench submit``: every run of a suite that is not finished becomes a job of SLURM, after the job that it needs."""
+"""``lutbench submit``: every unfinished run of a suite becomes a SLURM job, after the job it depends on."""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -79,13 +79,13 @@ def submit_suite(
     overrides: Sequence[str],
     dry_run: bool,
 ) -> None:
-    """Put the chosen runs that are not finished on the cluster, or show with ``dry_run`` what would be.
+    """Submit the chosen, unfinished runs to the cluster; with ``dry_run``, only show the jobs.
 
-    ``changes`` are settings of :class:`lutbench.recipes.cluster.ClusterRecipe` that go over those of the suite, ``overrides`` what the
-    suite was changed by.
+    ``changes`` are settings of :class:`lutbench.recipes.cluster.ClusterRecipe` that override those of the suite; ``overrides`` are the
+    changes of the suite's own settings.
 
     Raises:
-        UserError: if some runs cannot be done, at the end; if there is no SLURM, or it refuses a job.
+        UserError: if some runs cannot run, at the end; if there is no SLURM, or it refuses a job.
     """
     folder = job_folder(workspace.runs, suite.name)
     if dry_run:
@@ -128,7 +128,7 @@ def plan_jobs(
         coming = {*active, *(other.name for other in to_submit)}
         try:
             if run.needs is not None and run.needs.name in submission.refused:
-                raise UserError(f"{run.name} needs {run.needs.name}, which cannot be done.")
+                raise UserError(f"{run.name} needs {run.needs.name}, which cannot run.")
             with console.capture():  # what there is to say of data, the run says
                 check_run(replace(run, workspace=replace(workspace, download=False)), coming)
         except NotRun as reason:
@@ -208,7 +208,7 @@ def executor(job: Job, suite: LoadedSuite, folder: Path, kind: type[SlurmExecuto
         made = kind(logs, max_num_timeout=recipe.requeues)
     except RuntimeError as error:
         raise UserError(
-            f"There is no SLURM here: {error}. Submit from a machine of the cluster, or see the jobs with --dry-run."
+            f"SLURM not found: {error}. Submit from a node of the cluster, or show the jobs with --dry-run."
         ) from error
     asked = {
         **{name: value for name in ("partition", "account", "qos", "constraint") if (value := getattr(recipe, name))},
@@ -268,8 +268,8 @@ def _submit(job: Job, suite: LoadedSuite, workspace: Workspace, overrides: Seque
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
         told = [line for line in str(error).splitlines() if "sbatch" in line] or [str(error)]
         raise UserError(
-            f"{job.title(suite.name)}: SLURM does not take the job: {told[-1].strip()}. It asks for {_asked(job.recipe)}: change [cluster] in "
-            "the suite file, or give --partition, --gpus, --cpus, --nodes or --time, and submit again; what was submitted stays."
+            f"{job.title(suite.name)}: SLURM refused the job: {told[-1].strip()}. It requested {_asked(job.recipe)}. Change [cluster] in "
+            "the suite file, or give --partition, --gpus, --cpus, --nodes or --time, and submit again. Jobs already submitted are kept."
         ) from error
     job.ids = [one.job_id for one in made]
     for one, run, what in zip(made, job.runs, perform, strict=True):
@@ -321,7 +321,9 @@ def _require_tables_used(suite: LoadedSuite) -> None:
                 {part for run in suite.runs for part in run.name.split("/")} | set(ClusterRecipe.model_fields)
             )
             raise unknown(
-                f"cluster.{pattern}: it is no setting, and no run of suite {suite.name} has that name", pattern, known
+                f"cluster.{pattern}: this is neither a setting nor the name of a run of suite {suite.name}",
+                pattern,
+                known,
             )
 
 
@@ -334,7 +336,7 @@ def _show(submission: Submission) -> None:
         if because != "finished":
             console.print(f"{name}: {because}")
     if not submission.jobs and not submission.refused:
-        console.print("Nothing is left to submit.")
+        console.print("There is nothing to submit.")
 
 
 def _sentence(job: Job) -> str:
@@ -347,15 +349,15 @@ def _sentence(job: Job) -> str:
 def _asked(recipe: ClusterRecipe) -> str:
     """Return what a job asks for, in a few words."""
     gpus = [f"{recipe.gpus} GPU{'s' * (recipe.gpus > 1)}"] if recipe.gpus else []
-    nodes = "a node" if recipe.nodes == 1 else f"{recipe.nodes} nodes"
+    nodes = "1 node" if recipe.nodes == 1 else f"{recipe.nodes} nodes"
     parts = [*gpus, f"{recipe.cpus} core{'s' * (recipe.cpus > 1)}"]
     time = f"{recipe.time} minutes" if recipe.time.strip().isdigit() else recipe.time
-    return f"{nodes} of {' and '.join(parts)}, for {time}{f', in {recipe.partition}' if recipe.partition else ''}"
+    return f"{nodes} with {' and '.join(parts)}, for {time}{f', in {recipe.partition}' if recipe.partition else ''}"
 
 
 def _require_done(suite: LoadedSuite, submission: Submission, tense: str) -> None:
     """Raises UserError if some runs could not be submitted, with the reasons."""
     if submission.refused:
         many = len(submission.refused)
-        head = f"{many} run{'s' * (many > 1)} cannot be done, and {tense} not submitted."
+        head = f"{many} run{'s' * (many > 1)} cannot run, and {tense} not submitted."
         raise UserError("\n".join([head, *paragraphs(suite, submission.refused)]))

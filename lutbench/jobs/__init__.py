@@ -1,1 +1,1 @@
-"""Runs side by side: ``lutbench run SUITE --jobs N``."""
+"""Runs in parallel: ``lutbench run SUITE --jobs N``."""

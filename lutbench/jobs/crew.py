@@ -1,4 +1,4 @@
-"""The workers of a command: started, given runs, listened to, and ended."""
+"""The worker processes of a command: start them, give them runs, receive their messages, end them."""
 
 import os
 import sys
@@ -26,14 +26,14 @@ PATIENCE = 10.0
 
 @dataclass(eq=False)
 class Worker:
-    """A process that performs runs, and the one that it is at."""
+    """A process that performs runs, and its current run."""
 
     process: ForkProcess | SpawnProcess
     connection: "Connection[Any, Any]"
     device: str | None
     run: Run[Any] | None = None
     ready: bool = False
-    """Whether it hears signals; before it does, one would end it with a traceback."""
+    """Whether it handles signals already; before that, a signal would end it with a traceback."""
 
     def give(self, run: Run[Any], again: bool) -> None:
         """Have it perform a run, which is repeated ``again`` if it has finished."""
@@ -43,11 +43,11 @@ class Worker:
 
 
 class Crew:
-    """So many workers, until the end of a ``with`` block.
+    """``count`` workers, until the end of a ``with`` block.
 
-    Where there is no GPU they are forked, in a hundredth of a second, with all that was imported and opened for the checks; that works
-    as long as torch has not computed on several threads in this process. Where there are GPUs they are started anew, since CUDA does not
-    survive a fork: each sees one, and with more workers than GPUs several share one.
+    Without a GPU they are forked, in a hundredth of a second, with everything that was imported and opened for the checks; that works
+    as long as torch has not computed on several threads in this process. With GPUs they are spawned, because CUDA does not survive a
+    fork: each sees one GPU, and if there are more workers than GPUs, several share one.
     """
 
     def __init__(self, suite: LoadedSuite, workspace: Workspace, count: int) -> None:

@@ -1,4 +1,4 @@
-"""In which order runs side by side are begun."""
+"""The order in which parallel runs are started."""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress

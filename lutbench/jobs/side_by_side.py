@@ -1,7 +1,7 @@
-"""Runs side by side: those that need nothing, or whose needed run has finished, as many at once as there are workers.
+"""Runs in parallel: a run starts as soon as the run it depends on has finished and a worker is free.
 
-What a worker does is what the command would do by itself. Several commands, also on several machines over one file system, share the
-work: a run that another one is at is passed over, waited for at the end, and taken over if that one is killed.
+A worker does the same as the command without ``--jobs``. Several commands can share the work, also on several machines over one file
+system: a run that another command is performing is skipped, waited for at the end, and taken over if that command is killed.
 """
 
 import signal
@@ -38,10 +38,10 @@ def side_by_side(
     told: set[str],
     jobs: int,
 ) -> None:
-    """Do the runs ``to_do``, up to ``jobs`` at once; the others go on if one fails, but those that need it.
+    """Do the runs ``to_do``, up to ``jobs`` at once; if one fails, all others continue except those that depend on it.
 
-    ``failed`` gets the reason of each that cannot be done, in the order of the suite, and ``told`` the name if it was printed;
-    ``repeated`` are those that are repeated if they have finished.
+    ``failed`` gets the reason of each failure, in the order of the suite, and ``told`` the names of those that were printed. Finished
+    runs in ``repeated`` are repeated.
 
     Raises:
         Halt: if nothing can be saved, after the others have saved and stopped.
@@ -159,7 +159,7 @@ class _Shift:
         elif ended.outcome == "held":
             if run.name not in self.queue.later:
                 console.print(
-                    f"{ended.reason.partition('. Wait for it')[0]}. It is waited for when the others are done."
+                    f"{ended.reason.partition('. Wait for it')[0]}. This command waits for it after the other runs."
                 )
             self.queue.later[run.name] = time.monotonic() + LOOK_EVERY
             self.queue.waiting.append(run)
@@ -184,9 +184,9 @@ class _Shift:
             return
         if worker.run is not None:
             run = worker.run
-            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
             reason = (
-                f"{run.name}: the process that performed it {how}, perhaps for want of memory: --jobs with a lower number takes less. What "
+                f"{run.name}: its process {how}, perhaps because there was not enough memory: a smaller number of --jobs needs less. What "
                 "was saved is kept."
             )
             self._end(run, Ended("failed", reason))

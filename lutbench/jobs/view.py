@@ -1,4 +1,4 @@
-"""What a person sees of runs side by side: on a terminal a line for each that is running, elsewhere lines now and then, and what they say."""
+"""Progress of parallel runs: on a terminal a line for each current run, elsewhere a line now and then; and their messages."""
 
 import sys
 from collections.abc import Iterator

@@ -1,10 +1,10 @@
 """A process that performs runs, one after the other, for the command that started it.
 
-It takes the names of runs over a pipe and does with each what the command would do by itself, :func:`lutbench.stages.run_one`. All that
-it would print, and how far it has come, goes back over the same pipe.
+It receives the names of runs over a pipe and performs each as the command without ``--jobs`` would, :func:`lutbench.stages.run_one`. Its
+output and progress go back over the same pipe.
 
-It is a process group of its own, so that Ctrl-C on a terminal reaches it through the command alone, and once; but of the command's
-session, among which Linux shares out the processor, so that all jobs of a command weigh as one. If the command is killed it ends.
+It has its own process group, so that Ctrl-C on a terminal reaches it only through the command, and once; but it stays in the command's
+session, among which Linux divides CPU time, so that all jobs of a command count as one. If the command is killed, it ends.
 """
 
 import io
@@ -133,10 +133,10 @@ def _performed(suite: LoadedSuite, workspace: Workspace, given: Assignment) -> E
     except Exception as error:
         if found := explanation(error):
             file = f": {name}" if (name := getattr(error, "filename", None)) else ""
-            return Ended("failed", f"{given.name}: {found[0]}{file}. {found[1]}, and give the same command again.")
+            return Ended("failed", f"{given.name}: {found[0]}{file}. {found[1]}, and repeat the command.")
         traceback.print_exc()
         what = f"{type(error).__name__}: {str(error).strip()}".rstrip(" .:")
-        return Ended("failed", f"{given.name} failed: {what}. Where in the code, is printed above.")
+        return Ended("failed", f"{given.name} failed: {what}. The traceback is printed above.")
     return Ended("done")
 
 

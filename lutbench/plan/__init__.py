@@ -1,7 +1,6 @@
-"""What a suite will cost, before anything of it runs: ``lutbench plan SUITE``.
+"""``lutbench plan SUITE``: what a suite will cost, before it runs.
 
-``surveys.py`` asks every dataset what is known of it, ``costs.py`` every kind of run how many images it takes and, with the
-tools of ``compute.py``, what one of them costs, to put both together with measured or given speeds; ``disk.py`` sums up
-what is kept, ``gpus.py`` knows GPUs by their data sheets and ``measured.py`` those that were measured; ``show.py`` prints it all,
-and ``summary.py`` a screen of it.
+``surveys.py`` collects what is known about every dataset. ``costs.py`` gets the number of images from every kind of run and, with
+``compute.py``, the cost of one image, and combines them with measured or given speeds. ``disk.py`` sums up disk space, ``gpus.py`` has
+GPUs by their data sheets, and ``measured.py`` the measured ones. ``show.py`` prints the plan, ``summary.py`` a short version.
 """

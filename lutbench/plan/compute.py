@@ -1,7 +1,7 @@
-"""What a run computes for one image and what it keeps: counted on modules without memory, nothing is trained.
+"""The FLOP per image and the number of weights of a model, counted on the meta device without training or memory.
 
-Matrix products, convolutions and attention are counted; the rest is small beside them. What a kind of run makes of these
-numbers is its own ``cost(run, classes)``, see :mod:`lutbench.kinds`.
+Matrix products, convolutions and attention are counted; the rest is small. Each kind of run has its own ``cost(run, classes)``, which
+uses these numbers, see :mod:`lutbench.kinds`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,14 +21,14 @@ from lutbench.plan.cost import NotCountedError
 from lutbench.recipes.base import EncoderRecipe
 
 STEP = 3
-"""Forward and backward pass over the forward pass alone: the backward multiplies twice where the forward does once."""
+"""FLOP of forward and backward pass over those of the forward pass: the backward pass has two matrix products for each of the forward pass."""
 
 COUNTED = 2
 """Images in the batch that is counted: a batch norm takes no single one."""
 
 
 class Counted(NamedTuple):
-    """What a model takes."""
+    """The size of a model."""
 
     flop: float
     """FLOP of the forward pass of one image."""

@@ -1,25 +1,25 @@
-"""What one run asks of the machine, in numbers."""
+"""The resources that one run needs, in numbers."""
 
 from typing import NamedTuple
 
 from lutbench.errors import UserError
 
 ASPECT = 4 / 3
-"""Long side over short side of an image whose size is not known (our choice: the photographs' of most cameras)."""
+"""Aspect ratio of an image of unknown size (our choice: that of most cameras)."""
 
 
 class Cost(NamedTuple):
-    """What one run asks of the machine."""
+    """The resources that one run needs."""
 
     train: float = 0
-    """FLOP for an image that is trained on, or encoded for a probe."""
+    """FLOP per training image, or per image that is encoded for a probe."""
     evaluate: float = 0
-    """FLOP for an image that is evaluated."""
+    """FLOP per evaluated image."""
     checkpoint: int = 0
-    """Numbers in a checkpoint: weights, the optimiser's two moments of what is trained, and the teacher."""
+    """Numbers in a checkpoint: weights, the two moments of the optimiser, and the teacher."""
     exported: int = 0
-    """Numbers in the weights that stay."""
+    """Numbers in the weights that are kept."""
 
 
 class NotCountedError(UserError):
-    """What a model computes cannot be counted."""
+    """The FLOP of a model cannot be counted."""

@@ -1,4 +1,4 @@
-"""What the runs of a suite will cost: images, time and compute of every group of seeds. Nothing is run."""
+"""The costs of the runs of a suite: images, time and compute of every group of seeds. Nothing is run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,31 +21,31 @@ from lutbench.run_status import RunState
 from lutbench.workspace import Workspace
 
 DONE, GIVEN, MEASURED, ON_CARD, COUNTED, ESTIMATED = "done", "given", "measured", "card", "FLOP", "data sheet"
-NO_RATE, NO_COUNT, NO_FLOP, CANNOT = "no rate", "size unknown", "FLOP unknown", "cannot be run"
+NO_RATE, NO_COUNT, NO_FLOP, CANNOT = "no rate", "size unknown", "FLOP unknown", "cannot run"
 """Where the time of a run comes from, or why there is none."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What is known of speed beside the records."""
+    """Sources of speed besides the records."""
 
     given: Mapping[str, float] = field(default_factory=dict)
     """Images/s of all GPUs of a run together, by name of the run."""
     flops: float | None = None
-    """FLOP/s that one GPU keeps up; for runs that have no images/s."""
+    """Sustained FLOP/s of one GPU, for runs without images/s."""
     gpus: int = 1
-    """GPUs that a run is spread over. A record's rate is divided by its own GPUs, and multiplied by these."""
+    """GPUs per run. A record's rate is divided by its own number of GPUs, and multiplied by this one."""
     gpu: Gpu | None = None
-    """The GPU that is asked about, for runs whose time nothing else tells. What was measured without any is then no answer."""
+    """The GPU to estimate for, for runs without any other rate. Rates measured on a CPU are then ignored."""
     card: Card | None = None
     """The card whose measured speeds are taken, before ``flops``, for runs that have no images/s."""
     named: bool = False
-    """Whether ``card`` was asked for by name: what was measured without a GPU is then no answer either."""
+    """Whether ``card`` was given by name: rates measured on a CPU are then ignored too."""
 
 
 @dataclass(frozen=True)
 class RunCost:
-    """What a run will cost; nothing more if it has finished."""
+    """What a run will cost; zero if it has finished."""
 
     run: Run[Any]
     origin: str
@@ -62,7 +62,7 @@ class RunCost:
     seconds: float | None = None
     """The time that it will take; None where nothing tells it."""
     refused: str = ""
-    """Why it cannot be run as it is, or not counted, a paragraph."""
+    """Why it cannot run or cannot be counted, a paragraph."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a suite takes on disk: what of it is present, what is still to come, and whether it fits."""
+"""Disk space of a suite: what is present, what is still needed, and whether it fits."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,7 +38,7 @@ def disk_uses(costs: Costs, surveys: Mapping[str, Survey], workspace: Workspace)
         exported += VALUE * one.cost.exported
     if costs.to_run:
         uses += [
-            DiskUse(f"checkpoints, the last {KEEP} of each run", RUNS, 0, checkpoints),
+            DiskUse(f"checkpoints (last {KEEP} of each run)", RUNS, 0, checkpoints),
             DiskUse("weights of encoders, decoders, classifiers and segmenters", RUNS, 0, exported),
         ]
     return uses
@@ -55,7 +55,7 @@ def rooms_of(workspace: Workspace) -> list[Room]:
 
 
 def by_disk(uses: Iterable[DiskUse], rooms: list[Room]) -> Iterator[tuple[list[Room], int, int]]:
-    """Yield for every disk the folders on it, the bytes to come as far as they are known, and the bytes free."""
+    """Yield for every disk the folders on it, the bytes still needed as far as known, and the free bytes."""
     for device in dict.fromkeys(room.device for room in rooms):
         on_it = [room for room in rooms if room.device == device]
         names = {room.name for room in on_it}

@@ -1,4 +1,4 @@
-"""What a run is assumed to reach on a named GPU: a share of what its data sheet says, until something was measured there."""
+"""The assumed speed of a run on a named GPU: a share of the peak in its data sheet, until it has been measured."""
 
 import tomllib
 from pathlib import Path
@@ -27,7 +27,7 @@ class Gpu(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"estimated: {self.share * 100:g} % of the data sheet's rate, never measured "
+            f"estimated, not measured: {self.share * 100:g} % of the peak in the data sheet "
             f"({self.model}: {self.tflops:g} TFLOP/s, dense bf16)"
         )
 
@@ -47,6 +47,6 @@ def find_gpu(name: str) -> Gpu:
     known = known_gpus()
     if (gpu := known.get(name.lower())) is None:
         raise unknown(
-            f"--gpu {name}: not in the table; give what it keeps up with --flops, or name another", name, known
+            f"--gpu {name}: unknown GPU; give its sustained FLOP/s with --flops, or choose another one", name, known
         )
     return gpu

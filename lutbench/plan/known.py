@@ -1,12 +1,12 @@
-"""What models compute and whether weights can go into them, known without building them, which needs torch and half a minute.
+"""The FLOP of models, and whether weights fit them, without building the models, which needs torch and half a minute.
 
-Both follow from settings, sources and timm's version alone. So every answer is kept between commands (:mod:`lutbench.kept`), and
-those for the suites that the repository ships come with it, in ``counts.json``. They count as long as the sources that define the
-models, and timm, are those of which they were found; for everything else, models are built. After a change of these sources::
+Both depend only on settings, source files and timm's version. So every answer is cached between commands (:mod:`lutbench.kept`), and
+the answers for the suites in the repository come with it, in ``counts.json``. They are valid as long as the source files that define the
+models, and timm, are the same; for everything else, models are built. After a change of these source files::
 
     python -m lutbench.plan.known
 
-finds the answers anew, in a minute or two.
+computes the answers again, in a minute or two.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
-"""What was measured on GPUs: ``measured.json``, which ``benchmarks/gpu/measure.py --keep`` writes and ``lutbench plan`` takes hours from.
+"""Speeds measured on GPUs: ``measured.json``, written by ``benchmarks/gpu/measure.py --keep`` and read by ``lutbench plan``.
 
-``docs/benchmarks.md`` shows the same.
+``docs/benchmarks.md`` shows the same numbers.
 """
 
 import re
@@ -107,13 +107,15 @@ def choose_card(cards: Sequence[Card], card: str | None, gpu: str | None, flops:
     if len(named) == 1:
         return named[0]
     if named:
-        raise UserError(f"--card {card}: several have that name, {listed(one.card for one in named)}. Give more of it.")
+        raise UserError(
+            f"--card {card} matches several GPUs: {listed(one.card for one in named)}. Give more of the name."
+        )
     if not cards:
         raise UserError(
-            f"--card {card}: nothing was measured on a GPU yet. For an estimate give --gpu NAME or --flops NUMBER; "
-            "benchmarks/gpu/measure.py --keep measures a card."
+            f"--card {card}: no GPU has been measured yet. For an estimate, give --gpu NAME or --flops NUMBER; "
+            "benchmarks/gpu/measure.py --keep measures a GPU."
         )
-    raise unknown(f"--card {card}: it was not measured", card, [one.card for one in cards])
+    raise unknown(f"--card {card}: this GPU was not measured", card, [one.card for one in cards])
 
 
 def _is_named(card: str, name: str) -> bool:

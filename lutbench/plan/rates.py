@@ -1,4 +1,4 @@
-"""Images per second of runs that have finished on this machine with the same settings, under whatever name, of whatever suite."""
+"""Images per second of finished runs on this machine with the same settings, from any suite and under any name."""
 
 from collections.abc import Callable, Mapping
 from functools import cache

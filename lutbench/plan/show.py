@@ -1,4 +1,4 @@
-"""Prints the plan: a row per group of seeds below its stage's sum, then totals, disk, and what is missing."""
+"""Prints the plan: a row per group of seeds below the sum of its stage, then totals, disk space, and what is missing."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -56,20 +56,20 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: Sequ
     print_table(_disk(uses))
     for rooms, wanted, free in by_disk(uses, rooms_of(workspace)):
         folders = listed([f"{room.name} ({room.path})" for room in rooms])
-        console.print(f"{folders}: {gigabytes(wanted)} to come, {gigabytes(free)} free.")
+        console.print(f"{folders}: {gigabytes(wanted)} needed, {gigabytes(free)} free.")
         if wanted > free:
-            console.print("It will not fit.", style="red")
+            console.print("This will not fit.", style="red")
     known, refused = missing(costs, surveys)
     told = paragraphs(suite, refused)
     if known:
-        table = table_of([f"\nmissing sets ({len(known)})", ""])
+        table = table_of([f"\nmissing datasets ({len(known)})", ""])
         for name, problem in known.items():
             table.add_row(name, problem)
         print_table(table)
         told.insert(
             0,
-            "How to get one: lutbench data list NAME. What is counted above is with all of them; a run measures "
-            "on the robustness datasets that are there.",
+            "How to get a dataset: lutbench data list NAME. The numbers above include all of them; runs on missing robustness datasets "
+            "are left out.",
         )
     told += paragraphs(suite, foreseen(costs, surveys))
     for paragraph in filter(None, [*told, how_to_time(costs)]):
@@ -79,19 +79,19 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: Sequ
 def totals(costs: Costs, rates: Rates) -> list[str]:
     """Return the sums below the table, what they leave out, and what they rest on."""
     to_run, timed = len(costs.to_run), len(costs.timed)
-    lines = [f"{to_run} runs to go, {costs.count(DONE)} finished; {costs.images:,} images, {costs.flop:.2g} FLOP."]
+    lines = [f"{to_run} runs to do, {costs.count(DONE)} finished; {costs.images:,} images, {costs.flop:.2g} FLOP."]
     if timed:
         machine = "one GPU, or the CPU" if costs.gpus == 1 else f"{costs.gpus} GPUs"
-        which = "" if timed == to_run else f", of {timed} of the {to_run} runs"
+        which = "" if timed == to_run else f", for {timed} of the {to_run} runs"
         lines.append(
             f"{duration(costs.seconds)} one after another on {machine}: {costs.gpu_hours:,.2f} GPU-hours{which}."
         )
     if uncounted := costs.count(NO_FLOP):
-        lines.append(f"The FLOP of {uncounted} runs cannot be counted, see below: they are in no sum.")
+        lines.append(f"The FLOP of {uncounted} runs cannot be counted, see below. They are not in the sums.")
     if refused := costs.count(CANNOT):
-        lines.append(f"{refused} runs cannot be done as they are, see below: they are in no sum.")
+        lines.append(f"{refused} runs cannot run, see below. They are not in the sums.")
     if uncounted := costs.count(NO_COUNT):
-        lines.append(f"{uncounted} runs are on sets of unknown size, which are not there: they are in no sum.")
+        lines.append(f"{uncounted} runs use missing datasets of unknown size. They are not in the sums.")
     lines += origins(costs, rates)
     return lines
 
@@ -101,20 +101,18 @@ def origins(costs: Costs, rates: Rates) -> list[str]:
     lines = []
     if rates.card and (taken := costs.count(ON_CARD)):
         lines.append(
-            f"The hours of {_some(taken)} are by steps of the same model, measured on {rates.card}, docs/benchmarks.md, and by the FLOP of "
-            "each: reading images is not part of them."
+            f"The hours of {_some(taken)} follow from training steps of the same model, measured on {rates.card} (docs/benchmarks.md) and "
+            "scaled by FLOP; they do not include reading images."
         )
     if rates.flops and (assumed := costs.count(COUNTED)):
-        lines.append(
-            f"The hours of {_some(assumed)} are an assumption: a GPU keeps up {rates.flops:.2g} FLOP/s (--flops)."
-        )
+        lines.append(f"The hours of {_some(assumed)} assume {rates.flops:.2g} FLOP/s per GPU (--flops).")
     if rates.gpu and (estimated := costs.count(ESTIMATED)):
         lines.append(f"The hours of {_some(estimated)} are {rates.gpu}.")
     measured = [one for one in costs.runs if one.origin == MEASURED]
     for hardware, runs in Counter(one.hardware for one in measured).items():
         lines.append(f"{_rates(runs)} measured on {hardware}.")
     if any(one.cost.train > one.cost.evaluate > 0 for one in measured):
-        lines.append("Evaluating an image is taken to be as slow as training on one, which was measured.")
+        lines.append("Evaluating an image is assumed to take as long as training on one, which was measured.")
     return lines
 
 
@@ -124,7 +122,7 @@ def how_to_time(costs: Costs) -> str:
     some = "1 run has" if unrated == 1 else f"{unrated} runs have"
     several = len(measured_cards()) > 1 and not costs.count(ON_CARD)
     options = "--card NAME, --gpu h100" if several else "--gpu h100"
-    return f"{some} no rate. For hours: {options}, --flops 4e14 or --rate NAME=N." if unrated else ""
+    return f"{some} no known speed. To estimate hours: {options}, --flops 4e14 or --rate NAME=N." if unrated else ""
 
 
 def _some(runs: int) -> str:
@@ -132,7 +130,7 @@ def _some(runs: int) -> str:
 
 
 def _rates(runs: int) -> str:
-    return "The rate of 1 run was" if runs == 1 else f"Rates of {runs} runs were"
+    return "The speed of 1 run was" if runs == 1 else f"The speeds of {runs} runs were"
 
 
 def duration(seconds: float) -> str:
@@ -149,7 +147,7 @@ def amount(count: int) -> str:
 
 def _runs(costs: Costs, studied: Mapping[str, str]) -> Table:
     """Return a row for the seeds of each task and method, and one for all that is there for a study alone, by name of the run."""
-    table = table_of(["run"], ["to go", "images", "FLOP", "images/s", "time"])
+    table = table_of(["run"], ["to do", "images", "FLOP", "images/s", "time"])
     table.columns[0].max_width, table.columns[0].overflow = NAMES, "fold"
     for stage, part in costs.by("stage").items():
         time = duration(part.seconds) if part.timed else ""
@@ -185,7 +183,7 @@ def _cells(group: Costs) -> Sequence[str]:
 
 
 def _disk(uses: Sequence[DiskUse]) -> Table:
-    table = table_of(["\ndisk", "\nin"], ["\nthere", "\nto come"])
+    table = table_of(["\ndisk space", "\nfolder"], ["\npresent", "\nneeded"])
     for use in uses:
         present = "yes" if use.present is None else gigabytes(use.present) if use.present else ""
         to_come = "" if use.to_come == 0 else gigabytes(use.to_come)

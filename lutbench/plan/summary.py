@@ -1,4 +1,4 @@
-"""Prints a screen of the plan: a row per stage, then disk, what is missing, and what to do next."""
+"""Prints a short plan: a row per stage, then disk space, what is missing, and what to do next."""
 
 from collections.abc import Mapping, Sequence
 from shlex import quote
@@ -55,14 +55,14 @@ def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: S
 def _missing(known: Mapping[str, str]) -> str:
     """Return which known datasets are missing; of a single one what of it."""
     if len(known) > 1:
-        return f"{len(known)} data sets are missing: {listed(known, NAMED)}."
+        return f"{len(known)} datasets are missing: {listed(known, NAMED)}."
     ((name, problem),) = known.items()
-    return f"1 data set is missing, {name}: {shorten(problem.removeprefix(f'{name}: '), TOLD, placeholder=' ...')}"
+    return f"1 dataset is missing, {name}: {shorten(problem.removeprefix(f'{name}: '), TOLD, placeholder=' ...')}"
 
 
 def _print_stages(costs: Costs) -> None:
     machine = "1 GPU" if costs.gpus == 1 else f"{costs.gpus} GPUs"
-    table = table_of(["stage"], ["to go", "images", "FLOP", "GPU hours", f"days on {machine}"])
+    table = table_of(["stage"], ["to do", "images", "FLOP", "GPU hours", f"days on {machine}"])
     for stage, part in [*costs.by("stage").items(), ("all", costs)]:
         to_run = len(part.to_run)
         hours = (_tenths(part.gpu_hours), _tenths(part.seconds / 86400)) if part.timed else ("", "")
@@ -77,17 +77,17 @@ def _print_stages(costs: Costs) -> None:
     print_table(table)
     timed, to_run = len(costs.timed), len(costs.to_run)
     if 0 < timed < to_run:
-        console.print(f"+ of {timed} of the {to_run} runs alone.", soft_wrap=False)
+        console.print(f"+: sum over {timed} of the {to_run} runs only.", soft_wrap=False)
     if uncounted := costs.count(NO_COUNT):
-        some, they = ("1 run is on a set", "it is") if uncounted == 1 else (f"{uncounted} runs are on sets", "they are")
-        console.print(f"{some} of unknown size: {they} in no sum.", soft_wrap=False)
+        some = "1 run uses a dataset" if uncounted == 1 else f"{uncounted} runs use datasets"
+        console.print(f"{some} of unknown size: not in the sums.", soft_wrap=False)
 
 
 def _budgets(suite: LoadedSuite) -> list[str]:
     """Return a line on the runs whose epochs follow from another's FLOP, and one on seconds; none without any."""
     found: dict[str, list[str]] = {}
     for name, one in suite.budgets.items():
-        said = f"{name} {one.epochs:,} epochs as {one.like} {one.like_epochs:,} ({100 * one.excess:+.1f} %)"
+        said = f"{name} {one.epochs:,} epochs, {one.like} {one.like_epochs:,} ({100 * one.excess:+.1f} %)"
         found.setdefault("FLOP" if one.unit == "flop" else one.unit, []).append(said)
     poor = [f"pretrain.{name}: {one.poor}." for name, one in suite.budgets.items() if one.poor]
     return [*(f"Equal {unit}: {listed(said, 3)}." for unit, said in found.items()), *poor[:1]]
@@ -102,10 +102,10 @@ def _disk(uses: Sequence[DiskUse], workspace: Workspace) -> list[str]:
     lines = []
     for rooms, wanted, free in by_disk(uses, rooms_of(workspace)):
         folders = listed([room.name for room in rooms])
-        fits = "" if wanted <= free else ": it will not fit"
-        lines.append(f"Disk of {folders}: {gigabytes(wanted)} to come, {gigabytes(free)} free{fits}.")
+        fits = "" if wanted <= free else ": this will not fit"
+        lines.append(f"Disk space for {folders}: {gigabytes(wanted)} needed, {gigabytes(free)} free{fits}.")
     if fetched := sum(use.to_come or 0 for use in uses if use.folder == HUB):
-        lines.append(f"{HUB}: {gigabytes(fetched)} to come.")
+        lines.append(f"{HUB}: {gigabytes(fetched)} needed.")
     return lines
 
 
@@ -113,7 +113,7 @@ def _next(suite: LoadedSuite, costs: Costs, missing_sets: bool, problems: bool, 
     given = " ".join([suite.given, *(f"--only {quote(pattern)}" for pattern in only)])
     if costs.count(DONE) == len(costs.runs):
         return f"All runs have finished. Next: lutbench tables {suite.given}."
-    steps = ["lutbench data list NAME says how to get a data set"] if missing_sets else []
-    steps += ["mend the problems"] if problems else []
+    steps = ["get the missing datasets (lutbench data list NAME says how)"] if missing_sets else []
+    steps += ["fix the problems"] if problems else []
     steps.append(f"lutbench run {given}")
-    return f"Next: {', then '.join(steps)}. Every run, data set and problem: lutbench plan {given}."
+    return f"Next: {', then '.join(steps)}. All details: lutbench plan {given}."

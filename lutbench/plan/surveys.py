@@ -32,9 +32,9 @@ def survey_all(suite: LoadedSuite, workspace: Workspace) -> dict[str, Survey]:
 
 
 def missing(costs: Costs, surveys: Mapping[str, Survey]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what is absent that the suite does not make itself, and why runs cannot be done as they are.
+    """Return the missing datasets that lutbench does not build itself, and the reasons why runs cannot run.
 
-    Known datasets by name, each with what it lacks or where it was looked for; and a paragraph for everything else, by name of the run.
+    Known datasets by name, each with what is missing or where it was expected; and a paragraph for everything else, by name of the run.
     """
     known, refused = dict[str, str](), dict[str, str]()
     chosen = {one.run.name for one in costs.runs}

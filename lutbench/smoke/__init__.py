@@ -1,9 +1,9 @@
-"""Smoke runs: every run of a suite in minutes, on a few images and for a few steps, to see that all of it can be run.
+"""Smoke runs: every run of a suite in minutes, with few images and few steps, to check that all of it works.
 
-``lutbench run SUITE --smoke`` takes the suite's own encoders, ``--smoke toy`` small ones of the same kinds. It is the suite's recipes
-that change (:mod:`lutbench.smoke.shortened`): what performs them, reads sets and makes tables is what performs, reads and makes the real
-ones. A set that is not there is read in miniature (:mod:`lutbench.smoke.inputs`).
+``lutbench run SUITE --smoke`` uses the suite's own encoders, ``--smoke toy`` small ones of the same kind. Only the suite's recipes
+change (:mod:`lutbench.smoke.shortened`); the code that performs runs, reads datasets and builds tables is that of real runs. A missing
+dataset is replaced by a miniature one (:mod:`lutbench.smoke.inputs`).
 
-What comes of it is no measurement: it lies apart, in ``smoke/WIDTH`` below the folders of runs and results, has identities of its
-own, is marked in every table, and is refused wherever a model or a number would be taken away (:mod:`lutbench.smoke.mark`).
+The results are not measurements: they are kept apart, in ``smoke/WIDTH`` below the folders of runs and results, have their own
+identities, are marked in every table, and are refused by every command that exports a model or a number (:mod:`lutbench.smoke.mark`).
 """

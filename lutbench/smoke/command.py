@@ -1,4 +1,4 @@
-"""``lutbench run SUITE --smoke``: lay out what is read, run, and make the tables."""
+"""``lutbench run SUITE --smoke``: prepare the inputs, run, and build the tables."""
 
 from collections.abc import Sequence
 
@@ -22,10 +22,10 @@ def smoke_suite(
     width: Width,
     jobs: int = 1,
 ) -> None:
-    """Smoke the runs of a suite that were chosen, through to tables, apart from the real ones, see :mod:`lutbench.smoke`.
+    """Do smoke runs of the chosen runs of a suite, up to the tables, apart from real runs, see :mod:`lutbench.smoke`.
 
     Raises:
-        UserError: at the end, as :func:`lutbench.stages.run_suite`: with the tables of what could be done.
+        UserError: at the end, like :func:`lutbench.stages.run_suite`, after the tables of the completed runs.
     """
     processes = accelerator()
     apart = smoke_workspace(workspace, width)

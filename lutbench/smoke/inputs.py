@@ -1,6 +1,6 @@
-"""What smoke runs read: links to what of a suite's sets is there, miniatures of what is not, and weights drawn at random.
+"""The inputs of smoke runs: links to a suite's datasets that are present, miniatures of missing ones, and random weights.
 
-All of it lies in the folder of the smoke runs. Nothing is written below the data root, and nothing through a link.
+All of them are in the folder of the smoke runs. Nothing is written below the data root, and nothing through a link.
 """
 
 import shutil
@@ -43,7 +43,7 @@ def lay_out(suite: LoadedSuite, smoke: Smoke) -> None:
             drawn = [*_sets(suite, smoke), *_lists(suite, smoke), *_weights(suite, smoke)]
     if drawn:
         console.print(
-            f"Not below {smoke.real}, and drawn for the smoke run, in miniature: {listed(dict.fromkeys(drawn), 40)}.",
+            f"Not found in {smoke.real}, and replaced by miniatures for the smoke run: {listed(dict.fromkeys(drawn), 40)}.",
             soft_wrap=True,
         )
 
@@ -84,7 +84,9 @@ def _link(target: Path, link: Path) -> None:
         shutil.rmtree(link)
     link.parent.mkdir(parents=True, exist_ok=True)
     if not link.parent.resolve().is_relative_to(link.parents[0].absolute()):
-        raise UserError(f"{link} would lie behind a link, outside of the smoke runs. Remove {link.parents[0]}.")
+        raise UserError(
+            f"{link} would be behind a link, outside the folder of the smoke runs. Remove {link.parents[0]}."
+        )
     link.symlink_to(target.absolute(), target_is_directory=target.is_dir())
 
 

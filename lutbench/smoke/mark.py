@@ -1,4 +1,4 @@
-"""What tells a smoke run from a measurement, and refuses it where one is wanted."""
+"""The mark of smoke runs, and their refusal where a measurement is needed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from lutbench.errors import UserError
 from lutbench.files import DamagedError
 
-MARK = "Smoke run: no measurement."
+MARK = "Smoke run: not a measurement."
 """What stands beside every number of a smoke run."""
 
 HOME = ".smoke"
@@ -41,6 +41,6 @@ def refuse_smoke_weights(weights: Path) -> None:
 
 def _refusal(what: str) -> UserError:
     return UserError(
-        f"{what}: a smoke run's, on a few images and for a few steps, which shows that a suite can be run and measures nothing. Take that "
-        "of a real run: lutbench run SUITE, without --smoke."
+        f"{what}: this is from a smoke run, which only tests a suite with few images and few steps and measures nothing. Use that of a real "
+        "run instead: lutbench run SUITE, without --smoke."
     )

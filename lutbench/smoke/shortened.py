@@ -1,4 +1,4 @@
-"""A suite as it is smoked: a function of its recipes, which read a few images and train for a few steps."""
+"""The suite of a smoke run: its recipes, changed to few images and few steps."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from lutbench.workspace import Workspace
 Width = Literal["own", "toy"]
 
 REVISION = 1
-"""Raised whenever smoke runs of before are to be run anew."""
+"""Raised whenever earlier smoke runs have to be repeated."""
 
 FEW = 24
 """Images of each split, database or condition that are read: more than the toy encoders are wide, for their spectra."""
@@ -100,7 +100,7 @@ def smoked(suite: LoadedSuite, smoke: Smoke) -> LoadedSuite:
         replace(run, recipe=_smoked_recipe(run, smoke, shares.get(run.name, [])), smoke=stamp) for run in reversed(kept)
     ]
     config = suite.config.model_copy(
-        update={"title": f"{suite.config.title} (smoke run, no measurement)", "seeds": [seed]}
+        update={"title": f"{suite.config.title} (smoke run, not a measurement)", "seeds": [seed]}
     )
     flag = "--smoke" if smoke.width == "own" else f"--smoke {smoke.width}"
     return replace(
@@ -161,7 +161,7 @@ def _epochs(shares: list[float], steps: int) -> int:
         places = [round(share * epochs * max(1, steps)) for share in (0.0, *(share for share in shares if share), 1.0)]
         if len(set(places)) == len(places):
             return epochs
-    raise UserError(f"snapshots: the shares {shares} are too near to each other for a smoke run.")
+    raise UserError(f"snapshots: the shares {shares} are too close to each other for a smoke run.")
 
 
 # What each setting is in a smoke run
