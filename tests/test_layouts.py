@@ -195,7 +195,7 @@ def test_folders_without_splits_and_other_names_of_splits_are_recognised(tmp_pat
         opened(tmp_path, "val", source="folder")
     (tmp_path / "loose").mkdir()
     picture(COLOURS["cat"]).save(tmp_path / "loose/0.png")
-    with pytest.raises(UserError, match='has images but no splits: .* set train = "" and val = ""'):
+    with pytest.raises(UserError, match=r'has images but no splits: .* set train = "" and val = ""'):
         opened(tmp_path, source="folder", path="loose")
     assert len(opened(tmp_path, source="folder", path="loose", train="")) == 1
 
