@@ -8,7 +8,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -352,10 +352,20 @@ def _dataset(known: KnownDataset) -> str:
         "Files": f"`{known.layout}`",
         "Size on disk": f"{known.gigabytes:g} GB" if known.gigabytes else "",
         "Licence": known.terms,
-        "How to get it": known.get,
     }
-    listed = "\n".join(f"- **{name}**: {' '.join(text.split())}" for name, text in rows.items() if text)
-    return f"### {known.name}\n\n{known.title}\n\n{listed}"
+    listed = "\n".join(f"- **{name}**: {_plain(' '.join(text.split()))}" for name, text in rows.items() if text)
+    steps = "\n\n".join(
+        f"```sh\n{inspect.cleandoc(text)}\n```" if command else _plain(text)  # as lutbench.data.describe prints them
+        for command, lines in groupby(known.get.strip("\n").splitlines(), lambda line: line.startswith(" "))
+        for text in ["\n".join(lines)]
+        if text.strip()
+    )
+    return f"### {known.name}\n\n{known.title}\n\n{listed}\n\n**How to get it**\n\n{steps}"
+
+
+def _plain(text: str) -> str:
+    """Return text that Markdown shows as it is: an asterisk, as in ``*.jpg``, begins no emphasis; code keeps its own."""
+    return "`".join(part if place % 2 else part.replace("*", r"\*") for place, part in enumerate(text.split("`")))
 
 
 # Modules
