@@ -36,7 +36,7 @@ COPIED = (
     "LICENSE",
 )
 
-STAGE = '''"""How many images of each class a dataset has."""
+STAGE = '''"""Count the images of each class of a dataset."""
 
 import io
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -60,13 +60,13 @@ class CountRecipe(ClassificationRecipe):
 
 
 def check(run: "Run[CountRecipe]") -> None:
-    """Find out whether there is anything to count."""
+    """Raise an error if the images cannot be read."""
     run.dataset("train")
 
 
 def perform(run: "Run[CountRecipe]") -> None:
-    """Encode and count, and write the record with the counts as an array and as a picture with a pixel per class."""
-    from lutbench.evaluate.inference import encode_images  # here, because tables need the recipe without torch
+    """Encode and count the images; write a record with the counts as an array and as a picture with one pixel per class."""
+    from lutbench.evaluate.inference import encode_images  # imported here, so that tables can read the recipe without torch
     from lutbench.models.pretrained import encoder_of
 
     images = run.dataset("train")

@@ -1,4 +1,4 @@
-"""A task of your own: an image belongs to the class whose mean feature is nearest (nearest class mean, Mensink et al. 2013)."""
+"""An example task: assign each image to the class whose mean feature is nearest (nearest class mean, Mensink et al. 2013)."""
 
 import time
 from typing import ClassVar, Literal
@@ -8,7 +8,7 @@ from lutbench.run import Run
 
 
 class NearestMeanRecipe(ProbeRecipe):
-    """Its settings: those of every probe of classes (data, crop, pooling, blocks), and none of its own."""
+    """The settings of every classification probe (data, crop, pooling, blocks); this task adds none."""
 
     revision: ClassVar[int] = 1
     kind: Literal["nearest-mean"] = "nearest-mean"
@@ -16,8 +16,8 @@ class NearestMeanRecipe(ProbeRecipe):
 
 
 def check(run: Run[NearestMeanRecipe]) -> None:
-    """Find what would stop a run before any compute is spent: images that cannot be read, weights that do not fit."""
-    from downstream.stage import check_classification  # here, because tables need the recipe without torch
+    """Raise an error for anything that would stop the run, before any compute: unreadable images, weights that do not fit."""
+    from downstream.stage import check_classification  # imported here, so that tables can read the recipe without torch
 
     check_classification(run)
 
@@ -34,7 +34,7 @@ def perform(run: Run[NearestMeanRecipe]) -> None:
     known, asked = features_of(run, "train"), features_of(run, "val")
     began = time.monotonic()
     of_class = functional.one_hot(labels_of(train)[torch.from_numpy(known.index)], len(train.classes)).float()
-    means = of_class.T @ functional.normalize(known.values, dim=1)  # (C, D), of whatever length
+    means = of_class.T @ functional.normalize(known.values, dim=1)  # (C, D), not normalised
     scores = functional.normalize(asked.values, dim=1) @ functional.normalize(means, dim=1).T
     ranked = rank_of_label(scores, labels_of(val)[torch.from_numpy(asked.index)])
     run.save_results(
