@@ -45,7 +45,7 @@ def test_a_dino_teacher_becomes_a_row_of_every_table_in_which_it_can_be() -> Non
     torch.save({"teacher": teacher | {"head.last.weight": torch.zeros(2)}, "epoch": 1}, "mine.pth")
     told = added("mine.pth", "--label", "My DINO")
     assert "mine.pth, read as: DINO teacher, 54 tensors, 1 left out." in told
-    assert "heads cannot be seen" in told
+    assert "The number of heads is not stored" in told
     assert "48 x 48 pixels, normalised by mean (0.485, 0.456, 0.406)" in told
     assert "resized with bicubic interpolation" in told
     assert "Next: lutbench run my-dino.toml" in told
@@ -233,7 +233,7 @@ def test_what_cannot_be_a_row_leaves_no_file() -> None:
     )
     refused("two.pth", r"found 2: student\.backbone, teacher\.backbone.*--part student\.backbone")
     save_file({name: tensor for name, tensor in state.items() if "norm2" not in name}, "broken.safetensors")
-    refused("broken.safetensors", "none of these 44 tensors")
+    refused("broken.safetensors", "No timm model fits these 44 tensors")
     refused("broken.safetensors", r"do not fit", model="vit_tiny_patch16_224")
     state["blocks.0.norm1.bias"][0] = float("nan")
     save_file(state, "nan.safetensors")

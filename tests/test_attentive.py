@@ -132,7 +132,7 @@ def test_a_model_without_tokens_is_refused_by_row(folder: Path, model: str) -> N
     (folder / "toy.toml").write_text(f'{TOY}{rows}[downstream.task]\ndata = "toy"\nkind = "attentive"\n')
     suite = load_suite(str(folder / "toy.toml"))
     run = open_run(suite, suite.runs[0], Workspace(folder, folder / "runs", folder / "results"))
-    with pytest.raises(UserError, match=r"downstream\.task, row other: timm's \w+ gives no patch tokens"):
+    with pytest.raises(UserError, match=r"downstream\.task, row other: expected patch tokens, which the attentive probe needs, but timm's"):
         attentive.check_weights(run)
 
 

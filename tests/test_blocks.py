@@ -56,9 +56,9 @@ def test_those_of_the_last_block_are_the_encoders_output(model: str, pool: Any) 
 @pytest.mark.parametrize(
     ("blocks", "told"),
     [
-        ([3], r"blocks = \[3\]: there is no block 3, this encoder has 2\. Name some of 1 to 2"),
+        ([3], r"blocks = \[3\]: there is no block 3, this encoder has 2 blocks\. Use 1 to 2"),
         ([-3], r"there is no block -3, this encoder has 2"),
-        ([2, -1], r"of this encoder's 2 blocks one is named twice"),
+        ([2, -1], r"a block of this encoder with 2 blocks appears twice"),
     ],
 )
 def test_blocks_that_are_not_there_are_refused_before_compute(tmp_path: Path, blocks: list[int], told: str) -> None:
@@ -89,7 +89,7 @@ def test_a_model_of_timm_that_trips_over_its_own_code_is_refused_by_name() -> No
     recipe = EncoderRecipe(model="vit_relpos_small_patch16_224")
     with pytest.raises(
         UserError,
-        match=r"VisionTransformerRelPos vit_relpos_small_patch16_224 does not give the features of its blocks",
+        match=r"VisionTransformerRelPos vit_relpos_small_patch16_224 cannot return features of single blocks",
     ):
         probe_width(recipe, 224, "mean", (1,))
 

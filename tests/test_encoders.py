@@ -80,10 +80,10 @@ def test_the_recipe_changes_the_geometry_and_nothing_else() -> None:
         ({"model": "vit_bse_patch16_224"}, "no such model. Did you mean 'vit_base_patch16_224'"),
         ({"model": "vit_base_patch16_224.mea"}, "no such weights. Did you mean 'vit_base_patch16_224.mae'"),
         ({"model": "resnet50"}, "patch_size, width, depth, heads: .* resnet50 is timm's ResNet, .* Leave them out"),
-        ({"model": "vit_base_r50_s16_224"}, "Vision Transformer with HybridEmbed in place of patches"),
+        ({"model": "vit_base_r50_s16_224"}, "Vision Transformer with HybridEmbed instead of patches"),
         ({"image_size": 30}, "image_size = 30 .* patch_size = 8: take 32"),
-        ({"heads": 5}, "width = 24 does not divide over heads = 5"),
-        ({"width": None, "heads": 5}, "width = 192 does not divide over heads = 5"),
+        ({"heads": 5}, "width = 24 is not divisible by heads = 5"),
+        ({"width": None, "heads": 5}, "width = 192 is not divisible by heads = 5"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_a_remedy(changes: dict[str, Any], told: str) -> None:
@@ -196,10 +196,10 @@ def test_only_named_parts_may_be_left_out(tmp_path: Path, name: str) -> None:
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     path = saved(trained().state_dict(), tmp_path)
-    with pytest.raises(UserError, match=r"They have 2 blocks, and it has 3 blocks"):
+    with pytest.raises(UserError, match=r"The weights have 2 blocks, the encoder 3 blocks"):
         load_encoder(source("checkpoint", TINY.model_copy(update={"depth": 3})), path)
     with pytest.raises(
-        UserError, match=r"encoder vit_tiny_patch16_224\. They have a width of 24, and it has a width of 48\."
+        UserError, match=r"encoder vit_tiny_patch16_224\. The weights have a width of 24, the encoder a width of 48\."
     ):
         load_encoder(source("checkpoint", TINY.model_copy(update={"width": 48})), path)
 

@@ -93,7 +93,7 @@ def text(path: Path) -> None:
 
 
 FILES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "width.safetensors": (encoder_of_another_width, "They have a width of 32, and it has a width of 16."),
+    "width.safetensors": (encoder_of_another_width, "The weights have a width of 32, the encoder a width of 16."),
     "whole.safetensors": (of_whole_numbers, "expected floating-point numbers, found int64"),
     "complex.safetensors": (of_whole_numbers, "expected floating-point numbers, found complex64"),
     "conv.pth": (of_another_network, "expected the weights of one encoder"),
@@ -118,7 +118,7 @@ def test_a_checkpoint_that_does_not_fit_a_segmenters_encoder(folder: Path, capsy
     path = folder / "width4.safetensors"
     encoder_of_another_width(path)
     mine = SCENES.replace("scratch = true", f'checkpoint = "{path}"')
-    assert "They have a width of 32, and it has a width of 16." in told(folder, mine, capsys)
+    assert "The weights have a width of 32, the encoder a width of 16." in told(folder, mine, capsys)
 
 
 def test_a_checkpoint_is_read_once_however_many_runs_start_from_it(
@@ -254,9 +254,9 @@ def test_a_classifier_of_which_timm_has_no_weights(folder: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ({"num_attention_heads": 4}, "config.json beside the weights says that the encoder has 4 heads"),
-        ({"hidden_act": "silu"}, "config.json beside the weights says hidden_act = 'silu'"),
-        ({"layer_norm_eps": 0.01}, "config.json beside the weights says layer_norm_eps = 0.01"),
+        ({"num_attention_heads": 4}, "config.json beside the weights has 4 heads"),
+        ({"hidden_act": "silu"}, "config.json beside the weights has hidden_act = 'silu'"),
+        ({"layer_norm_eps": 0.01}, "config.json beside the weights has layer_norm_eps = 0.01"),
     ],
 )
 def test_a_configuration_that_says_another_computation_than_the_architecture(
@@ -278,5 +278,5 @@ def test_a_position_embedding_that_is_resized_is_told_with_both_grids(
     task = '[downstream.task]\ndata = "toy"\nkind = "knn"\n'
     mine = f"{OWN.format(folder / 'own.safetensors')}{task}"
     assert "resized" not in noted(folder, mine, capsys)
-    resized = "0 left out, position embedding resized from 4 x 4 patches (a square is assumed) to 8 x 8"
+    resized = "0 left out, position embedding resized from 4 x 4 patches (assumed to be square) to 8 x 8"
     assert resized in noted(folder, f"{mine}image_size = 32\n", capsys)

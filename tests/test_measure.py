@@ -388,14 +388,14 @@ def classifier_beside(export: Path) -> Classifier:
 
 CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda values: values["class_names"].reverse(), "seal"),
-    (lambda values: values.pop("class_names"), "0 class names of 3 outputs"),
-    (lambda values: values.update(class_names=["a", "b", "c", "d", "e"]), "5 class names of 3 outputs"),
+    (lambda values: values.pop("class_names"), "0 class names for 3 outputs"),
+    (lambda values: values.update(class_names=["a", "b", "c", "d", "e"]), "5 class names for 3 outputs"),
     (lambda values: values.update(class_names=[1, 2, 3]), "class_names.0"),
     (lambda values: values.update(arguments=[]), "arguments"),
     (lambda values: values["arguments"].update(checkpoint_path="/etc/passwd"), "arguments.checkpoint_path"),
     (lambda values: values["arguments"].update(depth=100_000), "arguments.depth"),
-    (lambda values: values["arguments"].update(num_heads=5), "does not divide over heads"),
-    (lambda values: values.update(model="resnet50"), "these sizes are set of plain Vision Transformers"),
+    (lambda values: values["arguments"].update(num_heads=5), "is not divisible by heads"),
+    (lambda values: values.update(model="resnet50"), "these sizes can only be set for plain Vision Transformers"),
     (lambda values: values.update(model="hf-hub:timm/vit_tiny_patch16_224"), "has no such model"),
     (lambda values: values.update(model=5), "model"),
     (lambda values: values.pop("mean"), "mean"),
@@ -403,7 +403,7 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda values: values.update(mean=[0.5, 0.5]), "mean"),
     (lambda values: values.update(std=[0.0, 0.5, 0.5]), "std.0"),
     (lambda values: values.update(interpolation=5), "interpolation"),
-    (lambda values: values.update(sha256="0" * 64), "describes weights of sha256 000000000000"),
+    (lambda values: values.update(sha256="0" * 64), "expected weights with sha256 000000000000"),
 ]
 
 

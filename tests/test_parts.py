@@ -108,7 +108,7 @@ def test_several_encoders_are_listed_by_the_names_that_choose_one() -> None:
         assert torch.equal(encoder_in(TWO, "here", part).tensors["norm.bias"], VIT["norm.bias"])
 
 
-@pytest.mark.parametrize(("part", "found"), [("ema", "none of that name"), ("backbone", "2 that it fits")])
+@pytest.mark.parametrize(("part", "found"), [("ema", "none with that name"), ("backbone", "2 that match")])
 def test_a_part_that_is_not_there_or_fits_several_is_told_with_those_that_are(part: str, found: str) -> None:
     message = told(TWO, part)
     assert f'expected the encoder part = "{part}", found {found}' in message
@@ -130,7 +130,7 @@ def test_an_encoder_outside_of_all_wrappings_is_chosen_by_a_dot() -> None:
 def test_parameters_that_fsdp_flattened_are_refused_by_name_with_what_to_do() -> None:
     flat = {f"_fsdp_wrapped_module.blocks.{i}._fsdp_wrapped_module._flat_param": torch.zeros(9) for i in range(2)}
     for message in (told(flat), told(under("_fsdp_wrapped_module.", VIT) | flat)):
-        assert "found 2 that FSDP flattened (_fsdp_wrapped_module.blocks.0._fsdp_wrapped_module._flat_param" in message
+        assert "found 2 parameters flattened by FSDP (_fsdp_wrapped_module.blocks.0._fsdp_wrapped_module._flat_param" in message
         assert "full_state_dict=True" in message
     assert encoder_in(under("teacher.", VIT) | under("student.", flat), "here").tensors.keys() == VIT.keys()
 
@@ -147,15 +147,15 @@ def test_of_a_checkpoint_without_encoder_the_formats_that_were_tried_are_told_an
 @pytest.mark.parametrize(
     ("weights", "architecture", "message"),
     [
-        (VIT, {"patch_size": 16}, "They have patches of 8 pixels, and it has patches of 16 pixels."),
-        (VIT, {"width": 48}, "They have a width of 24, and it has a width of 48."),
-        (VIT, {"depth": 5}, "They have 2 blocks, and it has 5 blocks."),
-        (random_vit(hidden=64), {}, "They have MLPs of 64 hidden units, and it has MLPs of 96 hidden units."),
-        (IJEPA, {}, "They have no class token, and it has a class token."),
-        (WITH_REGISTERS, {"model": "vit_small_patch14_dinov2"}, "They have 4 registers, and it has 0 registers."),
+        (VIT, {"patch_size": 16}, "The weights have patches of 8 pixels, the encoder patches of 16 pixels."),
+        (VIT, {"width": 48}, "The weights have a width of 24, the encoder a width of 48."),
+        (VIT, {"depth": 5}, "The weights have 2 blocks, the encoder 5 blocks."),
+        (random_vit(hidden=64), {}, "The weights have MLPs of 64 hidden units, the encoder MLPs of 96 hidden units."),
+        (IJEPA, {}, "The weights have no class token, the encoder a class token."),
+        (WITH_REGISTERS, {"model": "vit_small_patch14_dinov2"}, "The weights have 4 registers, the encoder 0 registers."),
         (
             VIT | {"pos_embed": torch.zeros(1, 21, 24)}, {},
-            "They have a position embedding of 21 tokens, and it has one of 4 x 4 patches and 1 before them;",
+            "They have a position embedding of 21 tokens, the encoder one of 4 x 4 patches and 1 prefix tokens;",
         ),
         (DINOv2, {}, "not part of the model: blocks.0.ls1.gamma"),
     ],

@@ -202,7 +202,7 @@ def test_timms_weights_bring_their_own_and_the_suite_file_overrides_it() -> None
     source = EncoderSource(architecture=EncoderRecipe(model="vit_base_patch16_224.augreg_in21k"), kind="timm")
     found = preprocessing_of(source, None)
     assert (found.mean, found.std, found.interpolation) == (HALF, HALF, "bicubic")
-    assert "timm says of vit_base_patch16_224.augreg_in21k" in str(found)
+    assert "timm's for vit_base_patch16_224.augreg_in21k" in str(found)
     given = preprocessing_of(source.model_copy(update={"mean": [0.1, 0.2, 0.3]}), None)
     assert (given.mean, given.std) == ((0.1, 0.2, 0.3), HALF)
     assert preprocessing_of(EncoderSource(architecture=TOY, kind="scratch"), None) == IMAGENETS
@@ -381,7 +381,7 @@ sets = ["clean", "fog"]
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         run_suite(load_suite(str(data / "toy.toml")), [], [], workspace)
-    assert f"as timm says of {name}" in " ".join(said.getvalue().split())
+    assert f"timm's for {name}" in " ".join(said.getvalue().split())
 
     config = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())  # type: ignore[union-attr]
 

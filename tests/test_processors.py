@@ -78,7 +78,7 @@ def test_the_processors_of_hugging_face_are_followed(weights: Path, processor: s
     found = prepared_for(weights)
     names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
     assert found[:4] == ((0.5, 0.4, 0.3), (0.5, 0.25, 0.2), names[theirs.resample], crop)
-    assert "as preprocessor_config.json beside the weights says" in str(found)
+    assert "from preprocessor_config.json beside the weights" in str(found)
     smooth = np.add.outer(np.linspace(0, 120, 300), np.linspace(0, 120, 300))[..., None] + [0, 5, 10]
     image = Image.fromarray(smooth.astype(np.uint8))
     pixels = eval_transform(224, found.crop_pct or 1.0, found.interpolation)(image)[None]
@@ -114,7 +114,7 @@ def test_their_units_become_pixels_between_0_and_1(weights: Path, change: dict[s
 )
 def test_what_cannot_be_followed_is_refused(weights: Path, change: dict[str, Any], told: str) -> None:
     beside(weights, PROCESSOR | change)
-    with pytest.raises(UserError, match=r"preprocessor_config\.json: it says how images are prepared") as refused:
+    with pytest.raises(UserError, match=r"preprocessor_config\.json: its preprocessing of images is not supported") as refused:
         prepared_for(weights)
     assert told in str(refused.value)
 
@@ -293,7 +293,7 @@ def test_what_is_assumed_of_an_encoder_in_a_file_is_said_once(tmp_path: Path, we
     beside(weights, PROCESSOR | {"resample": 2})
     out = said()
     assert out.count(text) == 1
-    assert "cropped to 0.8 of the resized side unless a task's table says eval_crop: as preprocessor_config.json" in out
+    assert "cropped to 0.8 of the resized side unless the task sets eval_crop: from preprocessor_config.json" in out
     suite = load_suite(str(file))
     show_plan(suite, Workspace(tmp_path, tmp_path / "runs", tmp_path / "results"), Rates())
     assert " ".join(capsys.readouterr().out.split()).count(text) == 1
@@ -304,10 +304,10 @@ def test_of_several_files_beside_one_configuration_it_is_said_that_it_may_be_abo
     other, third = weights.with_name("vit-a.pth"), weights.with_name("vit-b.pt")
     for path in (other, third):
         path.write_bytes(weights.read_bytes())
-    assert "2 more files of weights lie there, and it may be about one of those" in str(prepared_for(other))
-    assert "more files" not in str(prepared_for(weights))
-    assert "more files" not in str(prepared_for(weights.parent))
-    assert "mean as the suite file says, all else as preproc" in str(prepared_for(weights, mean=[0.9] * 3))
+    assert "it may belong to one of 2 other weight files in the folder" in str(prepared_for(other))
+    assert "other weight files" not in str(prepared_for(weights))
+    assert "other weight files" not in str(prepared_for(weights.parent))
+    assert "mean from the suite file, everything else from preproc" in str(prepared_for(weights, mean=[0.9] * 3))
 
 
 def test_timms_configurations_of_before_are_flat(weights: Path) -> None:
@@ -321,7 +321,7 @@ def test_timms_crop_mode_is_followed_for_a_classifier_and_of_an_encoder_it_is_sa
     for mode in ("squash", "border"):
         beside(weights, {"pretrained_cfg": TIMMS["pretrained_cfg"] | {"crop_mode": mode}}, "config.json")
         assert prepared_for(weights).crop_mode == mode
-        assert f"crop_mode = '{mode}' is followed for classifiers alone" in str(prepared_for(weights))
+        assert f"crop_mode = '{mode}' is used only for classifiers" in str(prepared_for(weights))
     beside(weights, {"pretrained_cfg": TIMMS["pretrained_cfg"] | {"crop_mode": "none"}}, "config.json")
     with pytest.raises(UserError, match="crop_mode is 'none'"):
         prepared_for(weights)

@@ -331,7 +331,7 @@ def test_a_teacher_that_was_changed_is_refused(folder: Path) -> None:
     assert run.weights is not None
     run.weights.write_bytes(run.weights.read_bytes()[:-1] + b"x")
     with pytest.raises(
-        UserError, match=r"teacher.safetensors: expected sha256 \w+, found \w+: the file was damaged or changed"
+        UserError, match=r"teacher.safetensors: expected sha256 \w+, found \w+: the file is damaged or was changed"
     ):
         encoder_of(the_run(folder, OF_TEACHER), None)
 

@@ -423,7 +423,7 @@ def test_a_pipe_in_the_place_of_a_stamp_is_not_waited_for(tmp_path: Path) -> Non
 
 def test_a_wrong_number_of_classes_is_found_at_once(tmp_path: Path) -> None:
     write_set(tmp_path, count=20)
-    with pytest.raises(UserError, match=r"those of the 2 classes in the suite file. If there are more") as error:
+    with pytest.raises(UserError, match=r"those of the 2 classes in the suite file\. If there are more") as error:
         check_masks(opened(tmp_path, classes=["cat", "dog"]))
     assert str(error.value).count("found 2 in") == 3
     assert "may be more" in str(error.value)

@@ -252,6 +252,6 @@ def test_a_snapshot_that_was_changed_is_not_taken(tmp_path: Path) -> None:
     path = the_run(tmp_path).folder / "encoder-at-0.25.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(
-        UserError, match=r"encoder-at-0.25.safetensors: expected sha256 \w+, found \w+: the file was damaged"
+        UserError, match=r"encoder-at-0.25.safetensors: expected sha256 \w+, found \w+: the file is damaged"
     ):
         encoder_of(the_run(tmp_path, name=f"{NEAR}/lut-at-0.25/seed0"), None)

@@ -346,7 +346,7 @@ def one(**settings: Any) -> str:
         (one(tasks=["shifted"]), "sweep.x.tasks: expected a task that evaluates an encoder, found 'shifted'."),
         (one(tasks=None), "sweep.x.tasks: required"),
         (one(tasks=[]), "sweep.x.tasks: required"),
-        (one(tasks=["near", "downstream.near"]), "sweep.x.tasks: one is named twice"),
+        (one(tasks=["near", "downstream.near"]), "sweep.x.tasks: a task appears twice"),
         (one(context_weight=None), "sweep.x: nothing varies."),
         (one(of="pretrain.lutt"), "sweep.x.of: expected a pre-training run or a task that evaluates an encoder, found 'pretrain.lutt'. Did you mean 'pretrain.lut'?"),
         (one(of="robustness.shifted"), "sweep.x.of: expected a pre-training run or a task that evaluates an encoder"),

@@ -164,7 +164,7 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, name: str) -> Non
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no file of weights .*gone\.pth"):
+    with pytest.raises(UserError, match=r"no weight file .*gone\.pth"):
         read_weights(tmp_path / "gone.pth")
 
 
@@ -288,7 +288,7 @@ def test_a_tensor_in_two_files_is_that_of_the_file_that_the_index_says(tmp_path:
     save_weights(both, folder / SHARDS[1])
     assert_same(read_weights(folder))
     save_weights({"nobodys": torch.zeros(1)}, folder / SHARDS[0])
-    with pytest.raises(UserError, match=rf"lack 1 of the tensors that it lists for them \({first}\)"):
+    with pytest.raises(UserError, match=rf"1 of the listed tensors are missing in the files \({first}\)"):
         read_weights(folder)
     save_weights({first: WEIGHTS[first], "unlisted": torch.zeros(1)}, folder / SHARDS[0])
     assert "unlisted" in read_weights(folder), "which a strict fit names"
@@ -298,11 +298,11 @@ def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:
     folder = in_folder(tmp_path / "vit", *SHARDS)
     (folder / SHARDS[1]).rename(folder / "elsewhere")
     with pytest.raises(
-        UserError, match=rf"no file of weights .*{SHARDS[1]}, which model\.safetensors\.index\.json lists"
+        UserError, match=rf"no weight file .*{SHARDS[1]}, which is listed in model\.safetensors\.index\.json"
     ):
         read_weights(folder)
     save_weights({"other": WEIGHTS["b"]}, folder / SHARDS[1])
-    with pytest.raises(UserError, match=r"index\.json: its files lack 1 of the tensors that it lists for them \(b\)"):
+    with pytest.raises(UserError, match=r"index\.json: 1 of the listed tensors are missing in the files \(b\)"):
         read_weights(folder)
     for wrong in ("{}", '{"weight_map": {"b": "../b.safetensors"}}', '{"weight_map": {}}', "[]"):
         (folder / "model.safetensors.index.json").write_text(wrong)
@@ -310,7 +310,7 @@ def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:
             read_weights(folder)
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        UserError, match=r"empty: expected a folder with model\.safetensors, .*found nothing\. Give the file"
+        UserError, match=r"empty: expected a folder with model\.safetensors, .*found nothing\. Give the path"
     ):
         read_weights(tmp_path / "empty")
 
