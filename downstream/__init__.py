@@ -1,2 +1,2 @@
-"""Stage 2: what an encoder is worth. Fine-tuning, linear probe and k-nearest neighbours on labelled images, semantic
-segmentation on images with masks."""
+"""Stage 2: downstream tasks. Fine-tuning, probes and retrieval on labelled images, semantic segmentation on images with
+masks."""

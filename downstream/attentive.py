@@ -1,7 +1,7 @@
-"""Attentive probe: one query attends to the patch tokens of a frozen encoder, trained by AdamW (V-JEPA, arXiv 2404.08471).
+"""Attentive probe: one learned query attends to the patch tokens of a frozen encoder, trained with AdamW (V-JEPA, arXiv 2404.08471).
 
-It measures what mean and class token leave out: encoders that were never trained to put a summary into one vector, such as MAE's,
-gain most by it.
+It uses information that the mean and the class token lose: encoders that are not trained to summarise an image in one vector, such as
+MAE's, gain most.
 """
 
 import time
@@ -34,8 +34,8 @@ from lutbench.train.schedule import learning_rate
 __all__ = ["check", "check_weights", "cost", "perform"]  # what lutbench.kinds asks for
 
 HELD = 4 * 10**9
-"""Bytes of tokens that a process holds at most, where they are encoded once; while they are put in order three times as many (our
-choice: 6,600 images of a ViT-B/16 at 224)."""
+"""Maximum bytes of tokens that a process keeps in memory if they are encoded once; three times as many temporarily (our choice: 6,600
+images of a ViT-B/16 at 224)."""
 
 
 def check(run: Run[AttentiveRecipe]) -> None:
@@ -52,8 +52,8 @@ def check(run: Run[AttentiveRecipe]) -> None:
     tokens, width = token_shape(recipe.encoder.architecture, recipe.side)
     if not recipe.fresh_crops and (size := 4 * images * tokens * width) > HELD:
         raise UserError(
-            f"fresh_crops = false: the tokens of {images:,} images, {tokens} of {width} numbers each, are {gigabytes(size)}, and at most "
-            f"{gigabytes(HELD)} of them are held in memory. Set fresh_crops = true, or train on fewer images (shots, share)."
+            f"fresh_crops = false: the tokens of {images:,} images ({tokens} x {width} numbers each) need {gigabytes(size)}, but at most "
+            f"{gigabytes(HELD)} are kept in memory. Set fresh_crops = true, or train on fewer images (shots, share)."
         )
 
 

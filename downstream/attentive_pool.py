@@ -1,4 +1,4 @@
-"""What is trained of an attentive probe: a query that attends to the patch tokens of a frozen encoder, and a linear layer."""
+"""The trainable part of an attentive probe: a query that attends to the patch tokens of a frozen encoder, and a linear layer."""
 
 from collections import OrderedDict
 from functools import partial
@@ -47,7 +47,7 @@ def heads_of(recipe: AttentiveRecipe, width: int) -> int:
     own = next(heads for heads in range(max(1, width // 64), 0, -1) if width % heads == 0)
     if recipe.heads and width % recipe.heads:
         raise UserError(
-            f"heads = {recipe.heads} do not divide the {width} features of a token. Leave heads out, which takes {own}."
+            f"heads = {recipe.heads} must divide the width {width} of a token. Remove heads (the default is {own}), or change it."
         )
     return recipe.heads or own
 

@@ -1,7 +1,7 @@
-"""What a classifier sees of an image in training: timm's augmentation, and MAE's linear-probe crops.
+"""Training augmentation of classifiers: timm's augmentation for fine-tuning, and MAE's linear-probe crops.
 
-All draw from the global generators of Python, NumPy and torch, and return uint8, normalised on the device. What is erased of an
-image is drawn with the image, and written on the device, since noise is of normalised pixels.
+All draw from the global random generators of Python, NumPy and PyTorch, and return uint8 pixels, which are normalised on the device. The
+rectangles of random erasing are drawn with the image but applied on the device, because the noise is for normalised pixels.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""What fine-tuning, the probes and nearest neighbours compute for one image.
+"""FLOP per image of fine-tuning, the probes and k-NN.
 
-The layer of a linear probe and the comparison of neighbours are left out: they are small beside the encoder.
+The linear layer of probes and the comparison of neighbours are ignored: they are small compared with the encoder.
 """
 
 import torch

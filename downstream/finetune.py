@@ -1,4 +1,4 @@
-"""End-to-end fine-tuning: encoder and a new head, layer by layer at their own rate (MAE, section A.1; release)."""
+"""End-to-end fine-tuning of the encoder and a new head, with layer-wise learning rate decay (MAE, section A.1; released code)."""
 
 import time
 from typing import Any
@@ -56,9 +56,9 @@ def check(run: Run[FinetuneRecipe]) -> None:
     schedule = schedule_of(run.recipe, len(run.dataset("train")), run.seed)
     if batch_norms(classifier) and schedule.micro_batches > 1:
         raise UserError(
-            f"micro_batch = {schedule.micro_batch}: {run.recipe.encoder.architecture.model} has BatchNorm, whose statistics would be those "
-            f"of {schedule.micro_batch} images in place of batch = {run.recipe.batch}, and other results come of it. Leave micro_batch "
-            "out, or lower batch."
+            f"micro_batch = {schedule.micro_batch}: {run.recipe.encoder.architecture.model} has BatchNorm, whose statistics would be over "
+            f"{schedule.micro_batch} images instead of batch = {run.recipe.batch}, which changes results. Remove micro_batch, or lower "
+            "batch."
         )
 
 
@@ -183,8 +183,8 @@ def build_classifier(encoder: nn.Module, recipe: FinetuneRecipe, classes: int, s
         )
         if isinstance(classifier.fc_norm, nn.Identity):
             raise UserError(
-                f"model = {recipe.encoder.architecture.model!r}: timm makes it without a last norm, and fine-tuning puts one "
-                "behind the mean over patches. Choose another for fine-tuning, or probe it (linear, knn)."
+                f"model = {recipe.encoder.architecture.model!r}: timm builds it without a final norm, but fine-tuning needs one after the mean "
+                "over patches. Choose another model for fine-tuning, or use a probe (linear, knn)."
             )
         assert isinstance(classifier.head, nn.Linear)
         trunc_normal_(classifier.head.weight, std=recipe.head_std)
@@ -201,8 +201,8 @@ def _with_timms_head(encoder: nn.Module, recipe: FinetuneRecipe, classes: int, s
         head = classifier.get_classifier()
         if not isinstance(head, nn.Linear):
             raise UserError(
-                f"model = {architecture.model!r}: its classifier in timm is of kind {type(head).__name__}, and fine-tuning expects one "
-                "linear layer. Choose another for fine-tuning, or probe it (linear, knn)."
+                f"model = {architecture.model!r}: expected a classifier of one linear layer, found {type(head).__name__} in timm. "
+                "Choose another model for fine-tuning, or use a probe (linear, knn)."
             )
         trunc_normal_(head.weight, std=recipe.head_std)
         nn.init.zeros_(head.bias)
@@ -239,8 +239,8 @@ def schedule_of(recipe: FinetuneRecipe, images: int, seed: int) -> Schedule:
     schedule = Schedule(images, recipe.epochs, recipe.batch, recipe.micro_batch or recipe.batch, seed)
     if recipe.mixes and (schedule.micro_batch // schedule.processes) % 2:
         raise UserError(
-            f"micro_batch = {schedule.micro_batch} over {schedule.processes} processes gives each an odd number of "
-            f"images, and mixup pairs them: set batch and micro_batch to multiples of {2 * schedule.processes}, "
+            f"micro_batch = {schedule.micro_batch} on {schedule.processes} processes gives each an odd number of images, but mixup and "
+            f"CutMix need an even number: set batch and micro_batch to multiples of {2 * schedule.processes}, "
             "or mixup and cutmix to 0."
         )
     return schedule

@@ -1,7 +1,7 @@
-"""A head is trained on a frozen encoder: the loop of all probes, and its batches, encoded as they come or once.
+"""Train a head on a frozen encoder: the training loop of all probes, with features computed every epoch or once.
 
-Every process trains the same head on the whole batch of features: only encoding is spread, so that nothing depends on the number of
-processes.
+Every process trains the same head on the whole batch of features. Only the encoding is distributed, so results do not depend on the number
+of processes.
 """
 
 from collections.abc import Callable, Iterator

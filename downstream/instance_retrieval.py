@@ -49,7 +49,7 @@ def check(run: Run[InstanceRetrievalRecipe]) -> None:
     for name, (wanted, _) in PROTOCOLS.items():
         if not any(len(found[part]) for found in queries.relations for part in wanted):
             raise UserError(
-                f"{queries.name}: by its lists no query has an image to find under protocol {name}. Are they as published?"
+                f"{queries.name}: no query has a correct image under protocol {name}. Use the lists as published."
             )
     preflight(run, run.dataset("database"), queries, bits_can_be_set=False)
 

@@ -171,8 +171,8 @@ def held_out_rows(labels: NDArray[np.int64], share: float, seed: int) -> NDArray
         held_out[rows[: min(len(rows) - 1, max(1, round(share * len(rows))))]] = True
     if not held_out.any():
         raise UserError(
-            "C is chosen on training images that are held out, and no class has two, of which one could be. Set C, such as C = 1.0, or give "
-            "more images."
+            "C is chosen on held-out training images, but no class has at least two images. Set C, such as C = 1.0, or use more "
+            "images."
         )
     return held_out
 
@@ -219,7 +219,7 @@ def _told(fit: Fit, strength: float, search: Search | None, recipe: LogisticReci
     chosen = ""
     if search:
         share = 100 * search.right[strength] / search.images
-        chosen = f", the best of {len(search.right)} on {search.images:,} held-out training images ({share:.1f} %)"
+        chosen = f", the best of {len(search.right)} values on {search.images:,} held-out training images ({share:.1f} %)"
     if fit.converged:
         return f"C = {strength:g}{chosen}; converged after {fit.iterations} iterations."
-    return f"C = {strength:g}{chosen}; not converged after {fit.iterations} iterations: raise max_iter = {recipe.max_iter}, or transform features."
+    return f"C = {strength:g}{chosen}; not converged after {fit.iterations} iterations: raise max_iter = {recipe.max_iter}, or set feature_transform."

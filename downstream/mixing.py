@@ -1,7 +1,7 @@
-"""What is random about one fine-tuning step as a whole: mixing images, and dropping paths.
+"""Randomness of a whole fine-tuning step: mixup and CutMix, and drop path.
 
-Both are drawn under (seed, step), paths for the whole batch and mixing for every group of its images, so that they do not
-depend on how the batch is cut into passes and spread over processes.
+Both are drawn from the key (seed, step), drop path for the whole batch and mixing for every group of its images, so they do not depend on how
+the batch is divided into forward passes and processes.
 """
 
 from collections.abc import Sequence

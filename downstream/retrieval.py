@@ -1,4 +1,4 @@
-"""Retrieval on a set with classes: the nearest images, by the cosine of frozen features, of every validation image among the others."""
+"""Class retrieval: for every validation image, the nearest others by cosine similarity of frozen features."""
 
 import time
 
@@ -39,22 +39,22 @@ def check(run: Run[RetrievalRecipe]) -> None:
     images: ImageDataset = run.dataset("val")
     if images.labels is None:
         raise UserError(
-            f"{images.name}: retrieval looks for images of the same class, and split {images.split!r} has no class folders."
+            f"{images.name}: retrieval needs class labels, but split {images.split!r} has none. Put its images into class folders."
         )
     single = int((np.bincount(images.labels[images.labels >= 0]) == 1).sum())
     if len(np.unique(images.labels)) == len(images):
         raise UserError(
-            f"{images.name}: every class of split {images.split!r} has one image, and a query would have no other to find. Retrieval needs "
-            "two of a class at least."
+            f"{images.name}: every class of split {images.split!r} has only one image, so queries have nothing to find. Retrieval needs at "
+            "least two images of a class."
         )
     if (most := max(run.recipe.recall_at)) >= len(images):
         raise UserError(
-            f"recall_at has {most}, and each of the {len(images)} images of {images.name}, split {images.split!r}, is looked for among "
-            f"{len(images) - 1} others: lower it to {len(images) - 1} at most, better far below."
+            f"recall_at = {most} is too large: split {images.split!r} of {images.name} has {len(images)} images, so a query has {len(images) - 1} "
+            "others. Use a much smaller number."
         )
     if single:
         run.workspace.note(
-            f"{images.name}: {single:,} classes of split {images.split!r} have one image, which is not a query."
+            f"{images.name}: {single:,} classes of split {images.split!r} have only one image; these images are not queries."
         )
     preflight(run, images, by_class=True)
 

@@ -1,4 +1,4 @@
-"""What every classification task begins with."""
+"""Checks that all classification tasks share."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""What a model does on every image of a dataset, and how sure a number is."""
+"""Evaluate a model on every image of a dataset, and compute metrics with confidence intervals."""

@@ -1,13 +1,13 @@
-"""Calibration: whether a classifier is right as often as it is sure.
+"""Calibration: does a classifier's confidence agree with its accuracy?
 
-- ECE, the expected calibration error (Naeini et al. 2015; Guo et al. 2017, equation 3): predictions are put in 15 bins of equal width by
-  their confidence, ((m - 1) / 15, m / 15]; of each bin the mean confidence and the share that is right differ, and ECE is the mean of these
-  differences, absolute, over images. In percent.
-- NLL, the mean of the negative natural logarithm of the label's probability, in nats.
+- ECE, the expected calibration error (Naeini et al. 2015; Guo et al. 2017, equation 3), in percent: predictions are sorted into 15 bins of
+  equal width by confidence, ((m - 1) / 15, m / 15]; ECE is the absolute difference between mean confidence and accuracy in a bin, averaged
+  over images.
+- NLL, the mean negative natural logarithm of the label's probability, in nats.
 
-Of few images ECE is too high: chance makes every bin differ, and the absolute values do not cancel; on resamples it is higher by as much
-again. So its interval is reflected (:data:`lutbench.evaluate.statistics.BASIC`), and ends at 0. Where a classifier is calibrated, the
-percentiles themselves leave out 0 for any number of images.
+ECE is biased upwards for few images: random differences in the bins do not cancel in absolute values. On bootstrap resamples it is higher
+by the same amount again, so the interval is reflected (:data:`lutbench.evaluate.statistics.BASIC`) and clipped at 0. Plain percentiles
+would exclude 0 for a calibrated classifier, whatever the number of images.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ NLL = "NLL"
 
 
 class Calibrated(NamedTuple):
-    """A number with its 95 % interval over images: the fields of a :class:`lutbench.evaluate.outcomes.Measurement`."""
+    """A metric with its 95 % interval over images; the fields of a :class:`lutbench.evaluate.outcomes.Measurement`."""
 
     metric: str
     value: float
@@ -39,7 +39,7 @@ class Calibrated(NamedTuple):
 
 
 def differences(confidence: ArrayLike, right: ArrayLike) -> NDArray[np.float64]:
-    """Return (n, BINS) by how much the ``confidence`` (n,) of each image is above what came of it, 1 or 0, in its bin; 0 in the others."""
+    """Return (n, BINS) the ``confidence`` (n,) of each image minus its correctness (1 or 0) in its bin; 0 in other bins."""
     sure = np.asarray(confidence, np.float64)
     made = np.zeros((len(sure), BINS))
     bins = (np.ceil(sure * BINS).astype(np.int64) - 1).clip(0, BINS - 1)
@@ -53,7 +53,7 @@ def ece(sums: NDArray[np.float64], n: int) -> NDArray[np.float64]:
 
 
 def calibration(scores: Scores | None, right: NDArray[np.bool_]) -> list[Calibrated]:
-    """Return ECE in percent and, where the label's probability was kept, NLL, each with its interval; nothing without scores."""
+    """Return ECE in percent and, if the label's probability is known, NLL, with intervals; empty without scores."""
     if scores is None:
         return []
     has_nll, n = scores.log_probability is not None, len(right)
@@ -70,7 +70,7 @@ def calibration(scores: Scores | None, right: NDArray[np.bool_]) -> list[Calibra
 
 
 def reflected(value: float, ends: NDArray[np.float64]) -> Interval:
-    """Return the interval of a number that is never below 0 from the percentiles (2,) of resamples, which are as far above it as itself is."""
+    """Return the reflected interval of a non-negative number from the percentiles (2,) of its resamples."""
     low, high = np.clip(2 * value - ends[::-1], 0, None).tolist()
     return Interval(low, high)
 
@@ -84,7 +84,7 @@ def summed(scores: Scores | None, right: NDArray[np.bool_], metric: str) -> NDAr
     if scores is not None and metric == ECE:
         return differences(scores.confidence, right)
     if scores is None or scores.log_probability is None:
-        raise ValueError(f"there is no {metric}: no probabilities were kept that it follows from")
+        raise ValueError(f"{metric} cannot be computed: the record has no probabilities")
     return -scores.log_probability.astype(np.float64)[:, None]
 
 

@@ -1,10 +1,10 @@
-"""Crops of images, decoded once for all encoders that see the same, kept below ``--runs`` as ``features/KEY.crops``.
+"""Cache of decoded centre crops, shared by all encoders with the same preprocessing; stored below ``--runs`` as ``features/KEY.crops``.
 
-KEY is the hash of everything that decides their bits. A file has a row for every image of a split at a place of its own: a checksum,
-then the pixels. Whatever process decodes an image writes its row, and a row is believed if its checksum is right. So what an interrupted
-command decoded serves the next one, several commands fill one file together, and a damaged row is decoded again.
+KEY is the hash of everything that determines the pixels. A file has a fixed row for every image of a split: a checksum and the pixels. The
+process that decodes an image writes its row; rows with a wrong checksum are ignored. So a later command can use what an interrupted one
+decoded, several commands can fill one file together, and a damaged row is decoded again.
 
-They share the room of features, :mod:`lutbench.evaluate.feature_store`, and give way to those: what crops save is decoding alone.
+Crops share the disk space limit of features (:mod:`lutbench.evaluate.feature_store`) and are removed first, as they only save decoding.
 """
 
 import fcntl
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lutbench.run import Run
 
 SHARE = 2
-"""Crops are kept where a split's take no more than this part of the room for features, half (our choice)."""
+"""The crops of a split are cached if they need at most this share of the space for features (our choice)."""
 
 CHECKSUM = 4
 """Bytes of the CRC-32 before a row's pixels, all zeros in a row that was never written."""
@@ -132,8 +132,8 @@ def kept_crops(run: "Run[Any]", images: ImageDataset) -> Iterator[Crops | None]:
     )
     if room and (size := crops.size(len(images))) > room / SHARE:
         run.workspace.note(
-            f"{images.name}: every encoder decodes the images of split {images.split!r} anew. With --features {ceil(SHARE * size / 1e9)} or "
-            f"more their crops, {gigabytes(size)}, are kept for all."
+            f"{images.name}: every encoder decodes the images of split {images.split!r} again. With --features {ceil(SHARE * size / 1e9)} or "
+            f"more, their crops ({gigabytes(size)}) are cached and shared by all encoders."
         )
     try:
         yield crops if _has_room(crops, len(images), room) else None

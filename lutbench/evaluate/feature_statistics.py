@@ -1,7 +1,7 @@
-"""What the features of the training images are like together, and features centred, standardised or whitened by that. All in float64.
+"""Statistics of the training features, and centring, standardising or whitening with them. All in float64.
 
-Pooled features of masked autoencoders lie in a narrow cone: their cosines are near 1 and few directions have most of the variance.
-Nearest neighbours and penalised regressions then see little else.
+Pooled features of masked autoencoders lie in a narrow cone: their cosines are near 1, and few directions have most of the variance, which
+then dominate k-NN and regularised regression.
 """
 
 from typing import NamedTuple
@@ -16,9 +16,8 @@ from lutbench.evaluate.ranks import effective_rank
 from lutbench.train.processes import accelerator
 
 FLOOR = 1e-6
-"""Directions whose variance is below this share of the largest are left out in whitening (our choice): features of bfloat16 are known to
-2^-9, so that what varies less is rounding, which whitening would make as large as all else. Of fewer images than features the
-directions that no image has are left out by it too."""
+"""Whitening drops directions whose variance is below this share of the largest (our choice): bfloat16 features have a precision of 2^-9, so
+smaller variation is rounding noise, which whitening would amplify. With fewer images than features this also drops empty directions."""
 
 ROWS = 65536
 """Images that are gone through at once, whatever the size of the set."""
@@ -90,15 +89,15 @@ def statistics_of(features: Tensor) -> FeatureStatistics:
 
 
 def transform_of(statistics: FeatureStatistics, name: str) -> Transform | None:
-    """Return what ``feature_transform = name`` does, by the statistics of the training images; None of ``none``.
+    """Return the transform for ``feature_transform = name`` from statistics of the training images; None for ``none``.
 
-    - ``centre``: the mean is taken off.
-    - ``standardise``: and every feature is divided by its deviation; one that does not vary is left as it is, as scikit-learn does.
-    - ``whiten``: and features are turned to the eigenvectors of their covariance, and each is divided by its deviation: all directions
-      vary alike and none with another. Those below :data:`FLOOR` are left out.
+    - ``centre``: subtract the mean.
+    - ``standardise``: also divide every feature by its standard deviation; constant features stay unchanged, as in scikit-learn.
+    - ``whiten``: PCA whitening: subtract the mean, project on the eigenvectors of the covariance, and divide by the standard deviations.
+      Directions below :data:`FLOOR` are dropped.
 
     Raises:
-        UserError: if there is nothing to whiten, as all images have the same features.
+        UserError: if all images have the same features, so that whitening is impossible.
     """
     mean, covariance = statistics.mean, statistics.covariance
     if name == "none":
@@ -113,7 +112,7 @@ def transform_of(statistics: FeatureStatistics, name: str) -> Transform | None:
     kept = variances > FLOOR * variances[-1].clamp(min=1e-300)
     if not kept.any():
         raise UserError(
-            'feature_transform = "whiten": the features of all training images are the same, and no direction is left. Is the encoder the '
-            "one that is meant?"
+            'feature_transform = "whiten": the features of all training images are equal, so they cannot be whitened. Check the encoder '
+            "and its weights."
         )
     return Transform(mean, directions[:, kept] / variances[kept].sqrt())

@@ -1,9 +1,9 @@
-"""Features of frozen encoders, kept below ``--runs`` for all probes that take the same, each as ``features/KEY.safetensors``.
+"""Cache of features of frozen encoders, shared by probes; stored below ``--runs`` as ``features/KEY.safetensors``.
 
-KEY is the hash of everything that decides their bits (:func:`lutbench.evaluate.features.feature_inputs`), which the file says too,
-with a sha256 over what it holds. A file is written beside and renamed: it is whole or not there. Of two runs that want the same at once
-one makes them and the other waits (:func:`making`); if both do the last one wins, with the same bits. The folder holds no more than the bound of the workspace: what was used
-longest ago goes first, and the whole folder can be removed at any time.
+KEY is the hash of everything that determines the features (:func:`lutbench.evaluate.features.feature_inputs`); the file contains these
+inputs too, and a sha256 over its content. Files are written atomically. If two runs need the same features at once, one computes them and
+the other waits (:func:`making`); if both compute them, the last file wins, with the same bits. The size of the folder is limited: the least
+recently used files are removed first. The whole folder can be removed at any time.
 """
 
 import hashlib
@@ -61,9 +61,9 @@ def read_features(folder: Path, inputs: Mapping[str, Any]) -> Kept | None:
             said = file.metadata() or {}
             kept = Kept(file.get_tensor("values").clone(), file.get_tensor("index").clone())
         if said.get(INPUTS) != _text(inputs):
-            raise ValueError("it is of other features")
+            raise ValueError("it contains other features")
         if said.get(SHA256) != _sha256(kept):
-            raise ValueError("it does not hash to its seal")
+            raise ValueError("its checksum is wrong")
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
@@ -74,22 +74,22 @@ def read_features(folder: Path, inputs: Mapping[str, Any]) -> Kept | None:
 
 
 def write_features(folder: Path, some: Sequence[tuple[Mapping[str, Any], Kept]], most: int) -> str:
-    """Keep features with their inputs, in place of those that were used longest ago where there are more than ``most`` bytes.
+    """Store features with their inputs; remove the least recently used ones if the folder exceeds ``most`` bytes.
 
-    Returns why they are not kept, a clause; empty if they are, or ``most`` is 0. They are not where they alone have more bytes, or would take more than
-    half of what is free on the disk, which checkpoints need more.
+    Returns the reason, a clause, if they are not stored: they alone exceed ``most``, or would need more than half of the free disk space,
+    which checkpoints need more. Empty if they are stored, or ``most`` is 0.
     """
     if not most:
         return ""  # as the user wants it
     needed = sum(kept.values.nbytes + kept.index.nbytes for _, kept in some)
     if needed > most:
-        return f"they are {gigabytes(needed)}, and --features allows {gigabytes(most)}"
+        return f"they need {gigabytes(needed)}, but --features allows only {gigabytes(most)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_partials(folder, spare_living=True)
         make_room(folder, most - needed, {path_of(folder, inputs) for inputs, _ in some})
         if needed > (free := shutil.disk_usage(folder).free) / 2:
-            return f"they are {gigabytes(needed)}, more than half of the {gigabytes(free)} that are free in {folder}"
+            return f"they need {gigabytes(needed)}, more than half of the {gigabytes(free)} free in {folder}"
         for inputs, kept in some:
             tensors = {"values": kept.values.contiguous(), "index": kept.index}
             with whole_file(path_of(folder, inputs)) as partial:
@@ -101,9 +101,9 @@ def write_features(folder: Path, some: Sequence[tuple[Mapping[str, Any], Kept]],
 
 @contextmanager
 def making(folder: Path, inputs: Mapping[str, Any]) -> Iterator[None]:
-    """Make features alone: a run that is about to make the same waits until this one has.
+    """Lock features while they are computed: another run that needs the same waits.
 
-    They are to be looked for once more inside. Where no lock can be made nothing is waited for: what is made twice has the same bits.
+    Inside the block, check again whether they exist by now. If no lock can be made, nothing waits: computing twice gives the same bits.
     """
     lock = FileLock(path_of(folder, inputs).with_suffix(".lock"))
     try:
@@ -120,7 +120,7 @@ def making(folder: Path, inputs: Mapping[str, Any]) -> Iterator[None]:
 
 
 def make_room(folder: Path, left: int, spared: set[Path]) -> None:
-    """Remove what was used longest ago, crops before features, until the others have no more than ``left`` bytes."""
+    """Remove the least recently used files, crops before features, until at most ``left`` bytes remain."""
     used = []
     for path in [*folder.glob("*.safetensors"), *folder.glob(f"*{CROPS}")]:
         with suppress(FileNotFoundError):  # another command makes room too

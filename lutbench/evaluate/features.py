@@ -1,4 +1,4 @@
-"""The features of a frozen encoder, encoded once for all probes that take the same: see :mod:`lutbench.evaluate.feature_store`."""
+"""Features of a frozen encoder, computed once and shared by probes, see :mod:`lutbench.evaluate.feature_store`."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -57,17 +57,17 @@ class Features(Computed):
 def features_of(
     run: "Run[Any]", split: str, pool: Taken | None = None, encoder: Callable[[], nn.Module] | None = None
 ) -> Features:
-    """Return what a probe takes of the centre crop of every image of a split: features (m, F); on every process.
+    """Return the features (m, F) of the centre crop of every image of a split, for a probe; on every process.
 
-    Of the recipe's encoder, crop, blocks and pooling; ``pool`` in place of the recipe's. ``"tokens"`` are the output's patch tokens
-    (m, N, D). The encoder is made, by ``encoder`` if that is given, only if features are not kept that another run left. A block is
-    kept by itself, and one pass encodes all blocks if they take little (:data:`OF_ALL`), so that a sweep over blocks encodes once.
-    Few shots are rows of the features of the whole split, so that all draws are encoded once; their tokens, which take far more
-    room, are encoded by themselves. The bits are the same, kept or not.
+    Uses the recipe's encoder, crop, blocks and pooling (or ``pool``); ``"tokens"`` are the output's patch tokens (m, N, D). The encoder is
+    loaded (by ``encoder`` if given) only if the features are not in the cache. Every block is stored separately, and one forward pass
+    stores all blocks if they are small (:data:`OF_ALL`), so that a sweep over blocks encodes once. For low-shot tasks, the features of the
+    whole split are stored, so that all draws encode once; tokens, which are much larger, only for the subset. Cached and computed
+    features have the same bits.
 
     Raises:
         UserError: if the encoder's weights do not fit, it has no such blocks or tokens, its features are not finite, or an image cannot
-            be decoded and the set does not skip those.
+            be decoded and the dataset does not skip such images.
     """
     recipe, processes = run.recipe, accelerator()
     pool = pool or recipe.pooling
@@ -92,10 +92,10 @@ def features_of(
             if processes.is_main_process:
                 some = [({**inputs, "block": number}, kept) for number, kept in encoded.items()]
                 if reason := write_features(run.workspace.features, some, run.workspace.feature_bytes):
-                    run.workspace.note(f"{run.name}: the features of {split} are not kept for other probes: {reason}.")
+                    run.workspace.note(f"{run.name}: the features of {split} are not cached for other probes: {reason}.")
             processes.wait_for_everyone()  # so that all of them find the file the next time
         else:
-            run.log(f"features of {split} are there already, and are not encoded again.")
+            run.log(f"features of {split} are in the cache and are not computed again.")
     parts = [found[number] for number in numbers]
     values = torch.cat([part.values for part in parts if part is not None], 1) if len(parts) > 1 else parts[0].values  # type: ignore[union-attr]
     index: NDArray[np.int64] = parts[0].index.numpy()  # type: ignore[union-attr]
@@ -148,7 +148,7 @@ def _kept(run: "Run[Any]", images: ImageDataset, pool: Taken, number: int) -> Ke
     try:
         return read_features(run.workspace.features, {**feature_inputs(run, images, pool), "block": number})
     except DamagedError as error:
-        run.log(f"{error} Its images are encoded anew.")
+        run.log(f"{error} The images are encoded again.")
         return None
 
 

@@ -1,4 +1,4 @@
-"""The names of a set's images beside what happened on each of them: which image an outcome is of, whoever reads it later.
+"""Store the names of images with the outcomes on them, so that readers know which image an outcome belongs to.
 
 They are one array of bytes in a file of outcomes: every name as UTF-8, with a zero byte behind it, which no name of a file has.
 Records of before names were kept have none; their images are told by their rows in the set.
@@ -54,7 +54,7 @@ def unpacked_names(arrays: Mapping[str, NDArray[Any]], n: int, images: str, key:
 def _names(content: bytes, n: int, images: str) -> tuple[str, ...]:
     hashed = hashlib.sha256(content.replace(b"\0", b"\n")).hexdigest()  # as names_fingerprint has it
     if hashed != images or content.count(b"\0") != n or not content.endswith(b"\0"):
-        raise ValueError("names that are not those of the images: they do not hash to their fingerprint")
+        raise ValueError("the names of the images do not match their fingerprint")
     return tuple(content.decode()[:-1].split("\0"))
 
 
@@ -90,4 +90,4 @@ def check_same_images(outcomes: Iterable[OnImages]) -> None:
             pairs = enumerate(zip(first.names, other.names, strict=False))  # of more images in one the counts are told
             differing = (f"row {row} is {one!r} and {two!r}" for row, (one, two) in pairs if one != two)
             found = next(differing, f"{len(first.names):,} and {len(other.names):,} images")
-        raise ValueError(f"the methods were measured on other images: {found}")
+        raise ValueError(f"the methods were measured on different images: {found}")

@@ -1,7 +1,7 @@
-"""A model on every image of a dataset: a classifier's outcomes, an encoder's features, or anything else computed from them.
+"""Run a model on every image of a dataset: a classifier, an encoder, or any other function of the images.
 
-Images go in batches of the same content whatever the number of processes, so that results have the same bits: process r of w takes
-batches r, r + w, r + 2w ...; results are put back in the set's order.
+The content of the batches does not depend on the number of processes, so results have the same bits: process r of w computes the batches
+r, r + w, r + 2w, ...; results are returned in the order of the dataset.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ from lutbench.train.processes import accelerator, autocast
 
 
 class InferenceRecipe(Protocol):
-    """The settings of inference that any recipe may have: batch and workers cannot change a result, but for a probability's last bits."""
+    """Settings of inference. Batch and workers do not change results, except the last bits of probabilities."""
 
     @property
     def precision(self) -> str: ...
@@ -46,7 +46,7 @@ class InferenceRecipe(Protocol):
 
 
 class CentreRecipe(InferenceRecipe, Protocol):
-    """The same with what is seen of an image."""
+    """The same, with the crop."""
 
     @property
     def side(self) -> int: ...
@@ -57,14 +57,14 @@ class CentreRecipe(InferenceRecipe, Protocol):
 
 
 class EvaluationRecipe(CentreRecipe, Protocol):
-    """The same with the metric that tables print."""
+    """The same, with the main metric."""
 
     @property
     def metric(self) -> Metric: ...
 
 
 class FeatureRecipe(CentreRecipe, Protocol):
-    """The same with what is taken of an encoder's tokens."""
+    """The same, with the pooling of an encoder's tokens."""
 
     @property
     def pool(self) -> Pool: ...
@@ -183,10 +183,10 @@ def check_classes_left(images: ImageDataset, index: NDArray[np.int64]) -> None:
     labels = np.zeros(len(images)) if images.labels is None else images.labels
     left = np.unique(labels[index])
     if len(index) == 0 or len(left) < min(2, len(np.unique(labels))):
-        of = f", and these are of one class, {images.classes[int(left[0])]!r}" if len(index) else ""
+        of = f", all of class {images.classes[int(left[0])]!r}" if len(index) else ""
         raise UserError(
-            f"{images.name}: {len(index):,} of {len(images):,} images of split {images.split!r} could be decoded{of}: there is nothing "
-            "to tell apart. Restore the others."
+            f"{images.name}: only {len(index):,} of {len(images):,} images of split {images.split!r} could be decoded{of}, but "
+            "classification needs at least two classes. Restore the other images."
         )
 
 
@@ -339,7 +339,7 @@ def check_finite(
         first = images.image_name(int(index[~finite][0]))
         raise UserError(
             f"{images.name}: {what} are not finite for {(~finite).sum()} of {len(finite)} images, "
-            f"first for {first}. Training went wrong, or the weights are not usable."
+            f"such as {first}. The training diverged, or the weights are unusable."
         )
 
 

@@ -1,4 +1,4 @@
-"""The vote of the nearest neighbours (Wu et al. 2018, section 3.4): of the task k-NN, and of every depth of an analysed encoder."""
+"""Weighted k-nearest-neighbour vote (Wu et al. 2018, section 3.4), for the task k-NN and for k-NN by depth in an analysis."""
 
 import torch
 from torch import Tensor
@@ -18,12 +18,12 @@ def check_neighbours(neighbours: int, images: ImageDataset, bank: int | None = N
     """Check that there are as many images as neighbours, and at most ``bank``. Raises UserError if there are fewer."""
     if bank is not None and bank < min(neighbours, len(images)):
         raise UserError(
-            f"neighbours = {neighbours}, and they are looked for among bank = {bank} training images: lower neighbours, or raise bank."
+            f"neighbours = {neighbours} must not be more than bank = {bank}, the number of training images searched: lower neighbours or raise bank."
         )
     if neighbours > len(images):
         raise UserError(
-            f"neighbours = {neighbours}, and the training split of {images.name} has {len(images)} images: "
-            "lower neighbours, or give more images."
+            f"neighbours = {neighbours}, but the training split of {images.name} has only {len(images)} images: "
+            "lower neighbours, or use more images."
         )
 
 

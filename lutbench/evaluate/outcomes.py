@@ -1,4 +1,4 @@
-"""What a classifier did on every image of a set, and the measurements that follow from it."""
+"""Outcomes of a classifier on every image of a dataset, and the metrics computed from them."""
 
 import hashlib
 import math
@@ -77,7 +77,7 @@ class Measurement(BaseModel):
 
 
 class PerImage(ABC):
-    """What a run did on every image, from which its measurements follow. Each kind of task has its own type."""
+    """Outcomes of a run on every image, from which its metrics are computed. Each kind of task has its own type."""
 
     LOWER: ClassVar[tuple[str, ...]] = ()
     """The metrics, by what their names begin with, of which lower values are better."""
@@ -145,7 +145,7 @@ class PerImage(ABC):
 
 @dataclass(frozen=True)
 class Outcomes(PerImage):
-    """How a classifier did on every image of a set, in the set's order."""
+    """Outcomes of a classifier on every image of a dataset, in the order of the dataset."""
 
     LOWER: ClassVar[tuple[str, ...]] = ("ECE", NLL)
 
@@ -169,7 +169,7 @@ class Outcomes(PerImage):
     names: tuple[str, ...] = ()
     """The images' names, below the split's folder or by row; empty in records of before they were kept."""
     scores: Scores | None = None
-    """What it thought of the classes; None in records of before that was kept, which then say nothing of calibration."""
+    """Probabilities of the classes; None in old records without them, for which calibration is unknown."""
 
     @classmethod
     def of(cls, label: ArrayLike, prediction: ArrayLike, rank: ArrayLike, names: Iterable[str]) -> "Outcomes":
@@ -186,7 +186,7 @@ class Outcomes(PerImage):
                 f"found {labels.shape}, {predictions.shape} and {ranks.shape}"
             )
         if ((labels == predictions) != (ranks == 0)).any():
-            raise ValueError("rank must be 0 exactly where the prediction is the label: take both from one ordering")
+            raise ValueError("rank must be 0 exactly where the prediction is the label: compute both from the same ordering")
         return cls(labels, predictions, ranks, names_fingerprint(listed), names=tuple(listed))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -263,7 +263,7 @@ class Outcomes(PerImage):
             columns.append("confidence")
             wrong["confidence"] = wrong["confidence"].round(3)
         return (
-            "Most wrong are images of whose label the score has the highest rank: so many classes were thought more likely.",
+            "Most wrong: images with the highest rank, the number of classes that scored higher than the label.",
             wrong.rename(columns={"label": "class", "prediction": "predicted"})[columns],
         )
 

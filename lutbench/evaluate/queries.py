@@ -1,4 +1,4 @@
-"""What a retrieval found for every query, and the measurements that follow from it: means over the queries of scores between 0 and 1."""
+"""Outcomes of a retrieval for every query, and its metrics: means over queries of scores between 0 and 1."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,7 +120,7 @@ class QueryScores(PerImage):
         """Return the queries with the lowest score of the finest kind, an average precision."""
         metric = next((one for one in self.metrics if one.startswith("mAP")), self.metrics[0])
         found = self.frame()[["image", metric]].dropna().nsmallest(count, metric)
-        return f"Most wrong are queries with the lowest {metric.removeprefix('m')}, between 0 and 1.", found.round(3)
+        return f"Most wrong: queries with the lowest {metric.removeprefix('m')} (0 to 1).", found.round(3)
 
 
 def _means(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
-"""How many directions features use, from their singular values: effective rank, participation ratio, power law, components.
+"""Measures of the dimensionality of features, from their singular values: effective rank, participation ratio, power law, components.
 
-All take the last axis as the singular values, in descending order, of centred features, and keep the others.
+The last axis of all inputs holds the singular values of centred features, in descending order; other axes are kept.
 """
 
 from collections.abc import Callable

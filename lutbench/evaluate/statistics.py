@@ -1,6 +1,6 @@
-"""How sure a number is: one seed, several seeds, and two methods on the same images.
+"""Confidence intervals: for one seed, for several seeds, and for the difference of two methods on the same images.
 
-Shares are between 0 and 1; intervals hold 95 %.
+Shares are between 0 and 1; all intervals are 95 % confidence intervals.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -64,9 +64,9 @@ def wilson(successes: int, n: int) -> Interval:
 
 
 def over_seeds(values: Sequence[float]) -> Interval:
-    """Student's t interval of the mean of two or more seeds: what other seeds would change, on the same test images.
+    """Student's t interval of the mean over two or more seeds: the uncertainty from the choice of seeds, on the same test images.
 
-    In the unit of ``values``. Wide for two seeds (12.7 standard errors), and it should be.
+    In the unit of ``values``. For two seeds it is wide, as it should be (12.7 standard errors).
 
     Raises:
         ValueError: for fewer than two values.

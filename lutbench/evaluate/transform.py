@@ -1,4 +1,4 @@
-"""What a model sees of an image in evaluation: the centre, at the model's size."""
+"""Preprocessing of images in evaluation: resize and centre crop to the model's input size."""
 
 import math
 from collections.abc import Callable
