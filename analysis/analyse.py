@@ -1,4 +1,4 @@
-"""Stage 4: what is inside an encoder, from one pass over the images for all measures."""
+"""Stage 4: analysis of an encoder's attention and features, with one pass over the images for all measures."""
 
 import time
 from functools import lru_cache
@@ -57,7 +57,7 @@ def check(run: Run[AnalysisRecipe]) -> None:
     if bank is None and "depth" in recipe.measures:
         if recipe.measures == ["depth"]:
             raise UserError(
-                f'{run.name}: {_without_neighbours(run)} Nothing else is in measures = ["depth"]: name others too.'
+                f'{run.name}: {_without_neighbours(run)} measures = ["depth"] then has nothing to measure: add others.'
             )
         run.workspace.note(f"{run.planned.stage}/{run.planned.task}: {_without_neighbours(run)}")
     if bank is not None:
@@ -72,8 +72,8 @@ def check_weights(run: Run[AnalysisRecipe]) -> None:
     _check_readable(recipe.encoder.architecture, recipe.side)
     if above := [block for block in recipe.blocks or [] if block > grid.depth]:
         raise UserError(
-            f"analysis.{run.planned.task}: blocks = {recipe.blocks}, and {recipe.encoder_label} has {grid.depth} blocks, counted "
-            f"from 1: there is no block {above[0]}. Name others, or leave blocks out."
+            f"analysis.{run.planned.task}: blocks = {recipe.blocks}: there is no block {above[0]}; {recipe.encoder_label} has {grid.depth} "
+            "blocks, counted from 1. Change blocks, or remove it."
         )
     _check_grid(run, grid.patch_size)
     check_encoder_weights(run, recipe.image_size)
@@ -213,7 +213,7 @@ def _images(run: Run[AnalysisRecipe]) -> tuple[ImageDataset, ImageDataset | None
         bank: ImageDataset = run.workspace.open(recipe.dataset, "train")
     except UserError as error:
         raise UserError(
-            f'{error} Nearest neighbours are looked for in train: without it, leave "depth" out of the measures of '
+            f'{error} k-NN searches neighbours in train. Without train, remove "depth" from the measures of '
             f"analysis.{run.planned.task}."
         ) from error
     return (images, None) if images.labels is None else (aligned(bank, images), bank)
@@ -222,15 +222,15 @@ def _images(run: Run[AnalysisRecipe]) -> tuple[ImageDataset, ImageDataset | None
 def _without_neighbours(run: Run[AnalysisRecipe]) -> str:
     """Return why nearest neighbours are left out."""
     if run.recipe.split == "train":
-        return 'split = "train" has the images among which neighbours would be looked for, so that they are left out.'
-    return f"{run.recipe.data.label or run.recipe.data.path} has no labels, so that nearest neighbours are left out."
+        return 'k-NN is skipped, because split = "train" would search neighbours among the analysed images themselves.'
+    return f"k-NN is skipped, because {run.recipe.data.label or run.recipe.data.path} has no labels."
 
 
 def _check_count(run: Run[AnalysisRecipe], images: int) -> None:
     """Check that so many images are enough for what is measured. Raises UserError if they are not."""
     if images < 2:
         raise UserError(
-            f"{run.name}: an analysis needs at least 2 images, and {images} is analysed: take more (images, split, or another dataset)."
+            f"{run.name}: an analysis needs at least 2 images, found {images}. Use more images (settings images, split or data)."
         )
     if "spectrum" in run.recipe.measures:
         check_enough(images, run_grid(run).width, fitted(run))
@@ -247,13 +247,13 @@ def _check_grid(run: Run[AnalysisRecipe], patch_size: int) -> None:
     side, table = run.recipe.side, f"{run.planned.stage}.{run.planned.task}"
     if side == patch_size:
         raise UserError(
-            f"{run.name}: an image of {side} pixels is a single patch, of which nothing here can be measured: expected at least two on a "
-            f"side. Set image_size to {2 * side} or more."
+            f"{run.name}: an image of {side} pixels is a single patch; expected at least two patches per side. Set image_size to {2 * side} or "
+            "more."
         )
     row, other, patches = run.workspace.first_said(f"{table} grid", (run.planned.method, side, patch_size))
     if (other, patches) != (side, patch_size):
         raise UserError(
-            f"{table}: expected one size of images and patches, found {row} with {other} pixels in patches of {patches}, and "
-            f"{run.planned.method} with {side} in patches of {patch_size}. What is measured depends on the grid: give each size an "
-            "[analysis.NAME] of its own, with the methods that have it."
+            f"{table}: expected the same image and patch size for all methods, found {row} with images of {other} and patches of {patches} pixels, "
+            f"and {run.planned.method} with {side} and {patch_size}. Measurements depend on the patch grid: use a separate "
+            "[analysis.NAME] table for each size."
         )

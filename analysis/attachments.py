@@ -1,4 +1,4 @@
-"""What a record of an analysis has attached fits its outcomes, so that tables and figures can be made of it."""
+"""Check that the arrays attached to a record of an analysis match its outcomes, so that tables and figures can use them."""
 
 import io
 from typing import Any
@@ -27,8 +27,8 @@ def check_attachments(record: Record) -> None:
                 fits = False
             if not fits:
                 raise UserError(
-                    f"{record.run}: its record has {kept.name}, of shape {array.shape}, such as no analysis of {record.outcomes.blocks} blocks "
-                    f"leaves. Restore it from a copy (git), or remove it and run {record.run} again."
+                    f"{record.run}: its record has {kept.name} with unexpected shape {array.shape} for an analysis of {record.outcomes.blocks} "
+                    f"blocks. Restore the record from a copy (git), or remove it and run {record.run} again."
                 )
 
 

@@ -1,4 +1,4 @@
-"""Where an encoder looks: one pass through its blocks, and the attention of each, read as the block computes it."""
+"""Attention of every block of an encoder, captured during one forward pass, and its statistics."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,7 +15,7 @@ from lutbench.train.processes import full_precision
 T = TypeVar("T")
 
 SMALLEST = 1e-32
-"""Is added to attention before its rows are divided by their sums, so that a row of zeros becomes uniform (that of cl-vs-mim, Park et al. 2023)."""
+"""Added to attention before rows are normalised, so that a row of zeros becomes uniform (value of cl-vs-mim, Park et al. 2023)."""
 
 
 class Blocks(NamedTuple, Generic[T]):
@@ -42,7 +42,7 @@ def through_blocks(encoder: nn.Module, images: Tensor, reduce: Callable[[Tensor]
     blocks = getattr(encoder, "blocks", None)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList):
         raise UserError(
-            f"Expected a Vision Transformer, found {type(encoder).__name__}, which has no row of blocks to look into. "
+            f"Expected a Vision Transformer, found {type(encoder).__name__}, which has no sequence of blocks. "
             "Analyse another encoder."
         )
     tokens: list[Tensor] = []
@@ -181,8 +181,8 @@ class _Reading(TorchFunctionMode, Generic[T]):
 
     def _refused(self, found: str) -> UserError:
         return UserError(
-            f"{self.model}: expected of block {self.begun} ({type(self.block).__name__}) one attention over all {self.tokens} tokens of an "
-            f"image, found {found}. Analyse another encoder."
+            f"{self.model}: expected one attention over all {self.tokens} tokens of an image in block {self.begun} "
+            f"({type(self.block).__name__}), found {found}. Analyse another encoder."
         )
 
 

@@ -1,7 +1,7 @@
-"""What an analysis found on every image, block by block, and the numbers that follow from it.
+"""Results of an analysis for every image and block, and the metrics computed from them.
 
-Quantities that are means over images are kept of every image, so that two encoders are compared on the same ones. A spectrum is
-one for all images: of it are kept the singular values, and its statistics on resamples of the images.
+Quantities that are means over images are stored per image, so that two encoders can be compared image by image. A spectrum belongs to all
+images together: its singular values are stored, with its statistics on resamples of the images.
 """
 # ruff: noqa: PD011 - values are a quantity's, not a table's
 

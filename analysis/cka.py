@@ -1,7 +1,7 @@
-"""How alike the features of two blocks are, of one encoder or of two: linear CKA, from Gram matrices of small groups of images.
+"""Linear CKA, the similarity of the features of two blocks of one or two encoders, from Gram matrices of minibatches.
 
-Kornblith et al. 2019; in minibatches by Nguyen, Raghu and Kornblith 2021, section 2. A Gram matrix says all that CKA needs of some
-features and does not depend on their width, so that encoders are compared by what was kept of each, without its weights.
+Kornblith et al. 2019; minibatch version of Nguyen, Raghu and Kornblith 2021, section 2. CKA needs only Gram matrices, which do not depend on
+the width of the features, so encoders can be compared from stored matrices, without their weights.
 """
 
 import numpy as np
@@ -45,8 +45,8 @@ def check_enough_for_cka(images: int) -> None:
     """Check that there are images enough. Raises UserError for fewer than 4."""
     if images < FEWEST:
         raise UserError(
-            f"How alike blocks are needs at least {FEWEST} images, and {images} are analysed: take more (images, split, or another "
-            'dataset), or leave "depth" out of measures.'
+            f"CKA between blocks needs at least {FEWEST} images, found {images}. Use more images (settings images, split or data), or remove "
+            '"depth" from measures.'
         )
 
 

@@ -1,4 +1,4 @@
-"""What an analysis computes for one image: the forward pass, and the largest products that its measures add."""
+"""FLOP per image of an analysis: the forward pass, and the largest matrix products of its measures."""
 
 from analysis.grid import run_grid
 from lutbench.plan.compute import transformer

@@ -1,4 +1,4 @@
-"""At which depth of an encoder a label is easiest to read: the vote of the nearest neighbours by the features of every block."""
+"""k-NN accuracy by depth: the vote of the nearest neighbours with the features of every block."""
 
 from itertools import product
 

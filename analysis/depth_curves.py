@@ -1,4 +1,4 @@
-"""What figures of an analysis show against depth, with intervals: from the outcomes of one encoder, of one seed or several."""
+"""Curves over depth for the figures of an analysis, with intervals, for one or several seeds of an encoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -1,6 +1,6 @@
-"""Figures of an analysis: attention and features against depth, spectra of the output, how alike blocks are, and pictures.
+"""Figures of an analysis: attention and features over depth, spectra of the output, CKA between blocks, and pictures.
 
-Encoders of different architectures stand below each other; a method's colour is that of all figures of the suite.
+Different architectures are drawn one below the other; a method has the same colour in all figures of the suite.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,20 +26,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 UNIFORM: Mapping[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.1, "label": "uniform attention"}
-BANDS = "Bands are 95 % intervals: bootstrap over images for one seed, Student's t over seeds for more."
-OF_ATTENTION = (
-    "Attention as far as uniform attention with NMI near 0 selects nothing. Small dots are heads, of the solid line."
-)
-OF_FEATURES = (
-    "out: the output after the last norm. A bar at its effective rank is a basic bootstrap over images, of one seed."
-)
+BANDS = "Bands: 95 % intervals, by a bootstrap over images for one seed, over seeds (Student's t) for several."
+OF_ATTENTION = "Attention that reaches as far as uniform attention, with NMI near 0, selects nothing. Small dots: single heads, for the solid line."
+OF_FEATURES = "out: the output after the final norm. The bar at its effective rank is a basic bootstrap over images, for one seed."
 OF_SPECTRA = (
-    "s: singular values of the centred features of all images, in descending order; D: the width. n images have n - 1 pooled\n"
-    "values at most, and those below 1e-6 of the first are rounding. Bands are 95 % intervals over seeds, where there are several."
+    "s: singular values of the centred features of all images, in descending order; D: the width. n images have at most n - 1 pooled\n"
+    "values; values below 1e-6 of the first are rounding errors. Bands: 95 % intervals over seeds, if there are several."
 )
 OF_CKA = (
-    "Linear CKA of the mean over patches, unbiased, over minibatches (Nguyen et al. 2021); of several seeds the mean.\n"
-    "1: equal up to rotation and scale; 0: nothing in common. out: the output after the last norm."
+    "Linear CKA of the mean over patches, unbiased, over minibatches (Nguyen et al. 2021); mean over seeds.\n"
+    "1: equal up to rotation and scale; 0: nothing in common. out: the output after the final norm."
 )
 
 
@@ -109,7 +105,7 @@ def _of_numbers(view: View, measured: Sequence[TableEntry]) -> Figures:
 def _charts(view: View, measured: Sequence[TableEntry]) -> "dict[str, Callable[[], Chart]]":
     """Return by name the figures that a page can draw itself, as :func:`_of_numbers` has them; heads are in analysis.csv."""
     groups = groups_of(view, measured)
-    note = "Small dots are heads, of the solid line."
+    note = "Small dots: single heads, for the solid line."
     return {
         "attention": lambda: _panels_chart(groups, ATTENTION_PANELS, OF_ATTENTION.replace(note, "").strip()),
         "features": lambda: _panels_chart(groups, FEATURE_PANELS, OF_FEATURES),
@@ -191,7 +187,7 @@ def spectra_chart(groups: Sequence[Group]) -> Chart:
 
 def _of_pictures(view: View, measured: Sequence[TableEntry]) -> Figures:
     several = any(len(entry.runs) > 1 for entry in measured)
-    note = "\n".join(["Of several seeds the first."] * several + view.notes_of(measured[0]))
+    note = "\n".join(["The first of several seeds."] * several + view.notes_of(measured[0]))
     names = view.method_names(measured)
     records = {names[entry.method]: entry.runs[0] for entry in measured}
 

@@ -1,4 +1,4 @@
-"""How much of each frequency is in the patch tokens of an image, seen as a map over the grid."""
+"""Fourier analysis of the patch tokens of an image, as feature maps over the patch grid."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What every measure of this stage needs of an encoder: a row of blocks, each over the same tokens, patches in a square grid."""
+"""Requirements of the analysis on an encoder: a sequence of blocks over the same tokens, with patches in a square grid."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -70,7 +70,6 @@ def run_grid(run: Run[AnalysisRecipe]) -> TokenGrid:
 
 def _refused(encoder: nn.Module) -> UserError:
     return UserError(
-        f"an analysis looks at the tokens of a square grid of patches in every block of a row, and timm's {type(encoder).__name__} has no "
-        "such blocks: nothing of it would be comparable with a Vision Transformer's attention, spectra or depths. Take the row out of "
-        "methods, or choose another encoder."
+        f"an analysis needs a sequence of blocks over the tokens of a square patch grid, as in a Vision Transformer, but timm's "
+        f"{type(encoder).__name__} has no such blocks. Remove the method from methods, or choose another encoder."
     )

@@ -1,4 +1,4 @@
-"""Images through an encoder, once for all measures: what each block does with each image, and sums over all of them."""
+"""Forward passes for all measures at once: per-image statistics of every block, and sums over all images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -106,7 +106,7 @@ def through_images(
     values, index = {name: of[kept] for name, of in values.items()}, chosen[kept.numpy()]
     if len(index) == 0:
         raise UserError(
-            f"{images.name}: none of {len(chosen):,} images of split {images.split!r} could be decoded. Restore them."
+            f"{images.name}: none of the {len(chosen):,} selected images of split {images.split!r} can be decoded. Restore them."
         )
     for of in values.values():
         check_finite(of.isfinite().flatten(1).all(1).numpy(), images, index, "the encoder's features or attention")

@@ -1,7 +1,7 @@
-"""Pictures of an analysis: images, what attends to what in them, their features as colours, and their reconstructions.
+"""Pictures of an analysis: images, attention maps, principal components of features, and reconstructions.
 
-A record keeps small arrays, of eight images that are the same for all encoders; the pictures are drawn from these alone, for one
-encoder or for all of a table side by side.
+A record stores small arrays for eight images, the same for all encoders. The pictures are drawn from these arrays alone, for one encoder or
+for all encoders of a table.
 """
 
 import io
@@ -32,16 +32,16 @@ BLUE_TO_RED = ("#4a7fc1", "#ffffff", "#c43c39")
 """Below, at and above uniform attention: told apart by colour-blind readers, and light enough to show the image below them."""
 
 OF_ATTENTION = (
-    "Attention, the mean over heads, to each patch, divided by the mean over all patches; one scale for all. Where nothing is selected "
-    "the image stays grey.\nThe marked patch has a frame."
+    "Attention to each patch, mean over heads, divided by the mean over all patches; the same scale everywhere. Uniform attention leaves "
+    "the image grey.\nThe marked patch has a frame."
 )
 OF_COMPONENTS = (
     "The first three principal components of all patches of these images, as red, green and blue, from the 1st to the 99th "
-    "percentile each. Colours of different encoders cannot be compared, their outlines can."
+    "percentile each. Compare outlines, not colours, between encoders."
 )
 OF_RECONSTRUCTIONS = (
-    "Visible patches are the image's own; the same are masked for all encoders that mask in units of one size.\nWhere targets were normalised per patch, masked ones "
-    "have the mean and deviation of the image's: coarse colours are given, not predicted."
+    "Visible patches show the original image; encoders with the same mask unit have the same mask.\nIf targets were normalised per patch, the "
+    "mean and standard deviation of masked patches are taken from the image: coarse colours are given, not predicted."
 )
 
 
@@ -143,7 +143,7 @@ def attention_picture(title: str, rows: Sequence[PictureRow], drawn: Sequence[in
     ticks = [2.0**power for power in range(-3, 4)]
     bar.set_ticks(ticks, labels=["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     bar.minorticks_off()
-    bar.set_label("attention, times uniform attention", fontsize="small")
+    bar.set_label("attention / uniform attention", fontsize="small")
     return figure
 
 

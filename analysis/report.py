@@ -1,4 +1,4 @@
-"""What tables say of the insides of encoders: a row per method, the floor below them, and all that was measured by block and head."""
+"""Tables of an analysis: a row per method, a baseline below them, and all measurements by block and head."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
@@ -47,25 +47,25 @@ HEADINGS = {
 }  # fmt: skip
 """Of the columns, in one or two lines, by the metric."""
 MEANINGS = {
-    "attention distance": "Distance: how far a query looks, in pixels from the centre of its patch to that of another, weighted by its "
-    "attention; mean over heads and over the first third, the last third and all of the blocks. Of uniform: the mean over all blocks "
-    "divided by what attention spread evenly over the same grid of patches gives; 1: as far as that, above 1: farther patches are preferred.",
-    "NMI": "NMI, mean over heads and all blocks: what the query says of where it looks, between 0, if all queries look alike, and 1, if each looks at a key of its own.",
-    "effective rank, pooled": "Effective rank: how many directions the output's features use, exp of the entropy of their singular values; of an "
-    "image's mean over its patches (pooled), and of every patch (tokens). It may lie below its interval: few images have too "
-    "low a rank, which the interval makes up for and the value does not.",
-    "alpha, pooled": "Alpha: how fast the variances of the pooled features fall with their rank i, as i^-alpha. It too may lie outside its interval.",
-    "k-NN top-1, best depth": "k-NN: the block whose pooled features nearest neighbours tell the class from best, and their top-1 accuracy there in "
-    "percent; it was chosen on the same images, so that this is optimistic.",
-    "highest frequency, last block": "Highest frequency: the logarithm of the amplitude of the highest frequency that the grid of patches has, over "
-    "that of frequency 0, in the last block.",
-    "token similarity": "Token similarity: mean cosine of all pairs of patches of an image, of the output.",
-    "alignment": "Alignment: the mean squared distance of two views of an image. Uniformity: how evenly images spread over the sphere. Lower is "
-    "better for both.",
+    "attention distance": "Distance: attention distance, the mean distance in pixels between the centres of the query's and the key's patch, "
+    "weighted by attention; mean over heads and over the first third, the last third and all of the blocks. Of uniform: the mean over all "
+    "blocks divided by the distance of uniform attention on the same patch grid; 1: as far, above 1: distant patches are preferred.",
+    "NMI": "NMI: normalised mutual information of query and key, mean over heads and blocks; 0: all queries attend to the same keys, 1: each query attends to a different key.",
+    "effective rank, pooled": "Effective rank: number of directions that the output's features use, exp of the entropy of their singular values; for the "
+    "mean over the patches of an image (pooled), and for single patches (tokens). The value may be below its interval: with few images it "
+    "is biased downwards, which only the interval corrects.",
+    "alpha, pooled": "Alpha: exponent of the power law i^-alpha of the variances of the pooled features. It too may be outside its interval.",
+    "k-NN top-1, best depth": "k-NN: the block with the best k-NN accuracy of its pooled features, and this top-1 accuracy in percent; the block "
+    "was chosen on the same images, so the value is optimistic.",
+    "highest frequency, last block": "Highest frequency: log amplitude of the highest frequency of the patch grid, relative to frequency 0, in "
+    "the last block.",
+    "token similarity": "Token similarity: mean cosine over all pairs of patches of an image, in the output.",
+    "alignment": "Alignment: mean squared distance between two views of an image. Uniformity: how evenly images are spread over the sphere. Lower "
+    "is better for both.",
 }
-"""A sentence or two on a column or several, by the first metric of theirs that tells whether they are there."""
+"""Explanations of columns, by the metric whose presence decides whether they are printed."""
 FLOOR = (
-    "The untrained encoder and uniform attention are the floor: an encoder whose attention reaches as far as uniform attention and "
+    "The untrained encoder and uniform attention are baselines: an encoder whose attention distance is that of uniform attention and "
     "whose NMI is near 0 selects nothing."
 )
 FILES = "Every block and head, and spectra, are in analysis.csv."
@@ -146,8 +146,8 @@ def _few_images(of_table: Iterable[TableEntry]) -> list[str]:
     if not few:
         return []
     return [
-        f"{' and '.join(few)}: with fewer than {ENOUGH} images for each dimension, pooled effective ranks and alpha are those of these "
-        "images, to be compared with each other only, and their intervals may be too narrow."
+        f"{' and '.join(few)}: with fewer than {ENOUGH} images per dimension, pooled effective ranks and alpha hold only for these images: "
+        "compare them only with each other; their intervals may be too narrow."
     ]
 
 

@@ -1,4 +1,4 @@
-"""How alike tokens and images are: patches of one image, two views of an image, different images."""
+"""Similarity of features: between patches of an image, two views of an image, and different images."""
 
 import torch
 from torch import Tensor

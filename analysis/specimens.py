@@ -1,4 +1,4 @@
-"""Eight images as an encoder sees them: what is drawn of every encoder side by side, kept as arrays in its record."""
+"""Arrays for the pictures of eight images, the same for all encoders, stored in the record."""
 
 from functools import partial
 from typing import Any, NamedTuple

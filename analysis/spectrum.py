@@ -1,4 +1,4 @@
-"""Singular values of the features of all images, accumulated batch by batch, and what other images would make of their statistics."""
+"""Singular values of the features of all images, accumulated batch by batch, and resampling intervals of their statistics."""
 
 import numpy as np
 import torch
@@ -88,15 +88,15 @@ class Covariances:
         assert self.shift is not None, "rows were added"
         if not self.second.isfinite().all():
             raise UserError(
-                "The encoder's features are not finite, so that they have no singular values. Training went wrong, or the weights are "
-                "not usable."
+                "The encoder's features are not finite, so they have no singular values. The training diverged, or the weights are "
+                "unusable."
             )
         values: NDArray[np.float64] = self._singular_values(torch.ones_like(self.count)[None])[0]
         of_rounding = torch.finfo(torch.float32).eps * float(self.count.sum().sqrt() * self.shift.norm())
         if values[0] <= of_rounding:
             raise UserError(
-                "The encoder's features are the same for all images, so that they have no spectrum. Training went wrong, or the weights "
-                "are not usable."
+                "The encoder's features are equal for all images, so they have no spectrum. The training collapsed, or the weights are "
+                "unusable."
             )
         return values
 
@@ -185,12 +185,12 @@ def check_enough(images: int, width: int, fitted: PowerLawRange) -> None:
     ranks = fitted.last - fitted.first + 1
     if ranks < FEWEST_RANKS:
         raise UserError(
-            f"A power law needs at least {FEWEST_RANKS} ranks, and of features that are {width} wide alpha_from and alpha_to leave "
-            f'{max(0, ranks)}, from {fitted.first} to {fitted.last}: lower alpha_from, raise alpha_to, or leave "spectrum" out of measures.'
+            f"The power-law fit needs at least {FEWEST_RANKS} ranks, but with features of width {width}, alpha_from and alpha_to leave "
+            f'{max(0, ranks)}, from {fitted.first} to {fitted.last}. Lower alpha_from, raise alpha_to, or remove "spectrum" from measures.'
         )
     needed = max(width, 2 * fitted.last) + 1
     if images < needed:
         raise UserError(
-            f"A spectrum of features that are {width} wide needs at least {needed:,} images, and {images:,} are analysed: take more "
-            '(images, split, or another dataset), or leave "spectrum" out of measures.'
+            f"A spectrum of features of width {width} needs at least {needed:,} images, found {images:,}. Use more images (settings images, split "
+            'or data), or remove "spectrum" from measures.'
         )

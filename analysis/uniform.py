@@ -1,6 +1,6 @@
-"""What attention would give that is spread evenly over a grid of patches: the line without which no distance says anything.
+"""Attention distance and entropy of uniform attention over a patch grid: the baseline for attention distances.
 
-An encoder whose attention reaches far may look at what matters there, or at nothing in particular.
+An encoder whose attention reaches far may attend to relevant distant patches, or to nothing in particular.
 """
 
 import numpy as np

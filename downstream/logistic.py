@@ -219,7 +219,9 @@ def _told(fit: Fit, strength: float, search: Search | None, recipe: LogisticReci
     chosen = ""
     if search:
         share = 100 * search.right[strength] / search.images
-        chosen = f", the best of {len(search.right)} values on {search.images:,} held-out training images ({share:.1f} %)"
+        chosen = (
+            f", the best of {len(search.right)} values on {search.images:,} held-out training images ({share:.1f} %)"
+        )
     if fit.converged:
         return f"C = {strength:g}{chosen}; converged after {fit.iterations} iterations."
     return f"C = {strength:g}{chosen}; not converged after {fit.iterations} iterations: raise max_iter = {recipe.max_iter}, or set feature_transform."

@@ -1,1 +1,1 @@
-"""Stage 3: classifiers of stage 2, or any of timm, on shifted test sets. Inference only."""
+"""Stage 3: evaluate classifiers of stage 2, or of timm, on shifted test sets. Inference only."""

@@ -1,4 +1,4 @@
-"""A classifier to be measured: a fine-tuning's, a linear probe's with its encoder, one of timm's, or a checkpoint of a timm model."""
+"""Load the classifier to evaluate: of a fine-tuning, a linear probe with its encoder, timm, or a checkpoint of a timm model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ from robustness.labels import LabelSpace, imagenet_1k, label_space
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model in evaluation mode on this process's device, and what it needs to know of pixels and classes."""
+    """A model in evaluation mode on this process's device, with its preprocessing and classes."""
 
     model: nn.Module
     side: int
@@ -148,9 +148,9 @@ def _side_and_space(
         return image_size or export.side, label_space(export.class_names)
     if model.num_classes != len(imagenet_1k().names):
         raise UserError(
-            f"{where}: expected a classifier of ImageNet-1k's 1,000 classes, found {model.num_classes:,} outputs, and nothing says "
-            "which classes they are. Of other classifiers those can be measured that this suite fine-tuned: "
-            "their export names its classes."
+            f"{where}: expected a classifier for the 1,000 classes of ImageNet-1k, found {model.num_classes:,} outputs with unknown "
+            "classes. Other classifiers can be evaluated only if this suite fine-tuned them, because their export "
+            "contains the class names."
         )
     return image_size or int(_trained_on(source.model).get("input_size", (3, 224, 224))[-1]), imagenet_1k()
 
@@ -166,12 +166,12 @@ def _model_with(
     tensors = without_prefix(tensors)
     if export:
         if not export.class_names:
-            raise UserError(f"{weights}: expected a classifier, found the export of an encoder, which has no classes.")
+            raise UserError(f"{weights}: expected a classifier, found an exported encoder, which has no classes.")
         pools, classes = export.arguments.fc_norm or None, len(export.class_names)
         model: nn.Module = create_encoder(export.recipe, image_size, classes=classes, pooled_norm=pools)
     elif source.kind == "run":
         raise UserError(
-            f"{weights.with_suffix('.json')}: missing, or not what a fine-tuning leaves. Restore it from a copy, or repeat "
+            f"{weights.with_suffix('.json')}: missing, or not written by a fine-tuning. Restore it from a copy, or repeat "
             "that run (--again)."
         )
     else:
@@ -196,7 +196,7 @@ def _model_of(name: str, image_size: int | None, tensors: dict[str, Tensor]) -> 
 def _load_strictly(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     if problems := misfits(model.state_dict(), tensors, "model"):
         raise UserError(
-            f"{where}: the weights do not fit {type(model).__name__}. {problems}. Name the model that they belong to."
+            f"{where}: the weights do not fit {type(model).__name__}. {problems}. Set model to the one that the weights belong to."
         )
     model.load_state_dict(tensors)
 

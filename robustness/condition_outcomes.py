@@ -1,6 +1,6 @@
-"""What a classifier did on every image of a robustness dataset, from which all its numbers follow.
+"""Outcomes of a classifier on every image of a robustness dataset, and the metrics computed from them.
 
-A set consists of conditions, see :mod:`robustness.kept_conditions`.
+A dataset consists of conditions, see :mod:`robustness.kept_conditions`.
 """
 
 import re
@@ -158,7 +158,7 @@ class RobustnessOutcomes(PerImage):
         """Compare accuracies and single errors by what is right on each image, means, gaps and detections by a bootstrap over images."""
         both = [*first, *second]
         if len({tuple((of.condition, of.preprocessing) for of in one.conditions) for one in both}) != 1:
-            raise ValueError("the methods were measured on other images: in other conditions")
+            raise ValueError("the methods were measured on different conditions")
         for conditions in zip(*(one.conditions for one in both), strict=True):
             check_same_images(conditions)
         if first[0].kind == "detection":

@@ -1,4 +1,4 @@
-"""A condition of a robustness dataset, opened for a classifier: its images, and what is asked of every one."""
+"""Open a condition of a robustness dataset for a classifier: its images, their labels and the protocols."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +96,7 @@ def _competing(
 
 def _real(recipe: RobustnessDatasetRecipe, root: Path, images: ImageDataset, space: LabelSpace) -> Protocol:
     if not space.imagenet:
-        raise UserError(f'real = {recipe.real!r}: ReaL\'s labels are for classifiers of ImageNet-1k. Set real = "".')
+        raise UserError(f'real = {recipe.real!r}: ReaL labels need a classifier of ImageNet-1k. Set real = "".')
     every = real_labels(None if recipe.real == "timm" else root / recipe.real)
     numbers = val_numbers(images.image_name(index) for index in range(len(images)))
     unlike = {answer: index for index, answer in enumerate(dict.fromkeys(every))}

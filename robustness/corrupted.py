@@ -1,13 +1,12 @@
-"""The corrupted copy of a labelled dataset, on disk: made once, the same on every machine, laid out as ImageNet-C is.
+"""Write a corrupted copy of a labelled dataset to disk, once; the same on every machine, in the layout of ImageNet-C.
 
-``FOLDER/CORRUPTION/SEVERITY/CLASS/IMAGE.png``. Every corruption at one severity is a condition. A condition is whole or absent;
-an interrupted build goes on with the conditions that are missing, and conditions can be added later. FOLDER/manifest.json says what
-the images come from and with which packages they were made, CONDITION/manifest.json how strong the corruption is, and a checksum
-of the condition's pixels.
+``FOLDER/CORRUPTION/SEVERITY/CLASS/IMAGE.png``. Every corruption at one severity is a condition. Conditions are written atomically; an
+interrupted build continues with the missing ones, and conditions can be added later. FOLDER/manifest.json contains the source of the images
+and the package versions, CONDITION/manifest.json the strength of the corruption and a checksum of the pixels.
 
-The images are stored without loss: ImageNet-C's and Tiny-ImageNet-C's JPEG of quality 85 is a corruption of its own,
-which the clean images would not have, and a JPEG's pixels depend on who reads it. So errors on these copies are
-not comparable with published ones, which were measured on the official files.
+Images are stored losslessly: the JPEGs of quality 85 in ImageNet-C and Tiny-ImageNet-C are an additional corruption, which clean images do
+not have, and the pixels of a JPEG depend on the decoder. So errors on these copies are not comparable with published ones, which were
+measured on the official files.
 """
 
 import shutil
@@ -98,7 +97,7 @@ def build_corrupted(
 
 def _built_so_far(folder: Path, conditions: Sequence[str]) -> str:
     built = sum((folder / condition / MANIFEST).is_file() for condition in conditions)
-    return f"In {folder}, {built} of {len(conditions)} conditions are built, and kept."
+    return f"{built} of {len(conditions)} conditions in {folder} are finished and stay on disk."
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,9 @@ class _Conditions(Dataset[UserError | OSError | None]):
     def __getitem__(self, number: int) -> UserError | OSError | None:
         target = self.folder / self.conditions[number]
         if target.exists():
-            return UserError(f"{target.absolute()} has no {MANIFEST}, so it was not built here. Remove or rename it.")
+            return UserError(
+                f"{target.absolute()} has no {MANIFEST}, so it was not written by this suite. Remove or rename it."
+            )
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # left by a build that was killed: our parent holds the lock
         try:
@@ -172,10 +173,10 @@ def _targets(images: ImageDataset, per_class: int | None) -> dict[str, int]:
     """Return the index of each image by its file's name in a condition, in the order in which a folder is listed."""
     if images.labels is None:
         raise UserError(
-            f"{images.name}: split {images.split!r} has no labels, and a corrupted copy needs class folders."
+            f"{images.name}: split {images.split!r} has no labels, but a corrupted copy needs class folders."
         )
     if bad := [name for name in images.classes if "/" in name or name.startswith(".")]:
-        raise UserError(f"{images.name}: {listed(bad)} cannot be the name of a class folder. Rename the class.")
+        raise UserError(f"{images.name}: {listed(bad)}: not a valid name of a class folder. Rename the class.")
     targets: dict[str, int] = {}
     for label, cls in sorted(enumerate(images.classes), key=lambda item: item[1]):
         own = np.flatnonzero(images.labels == label)
@@ -184,8 +185,8 @@ def _targets(images: ImageDataset, per_class: int | None) -> dict[str, int]:
         named = {f"{cls}/{_stem(images.image_name(index), cls)}.png": index for index in own.tolist()}
         if len(named) < len(own):
             raise UserError(
-                f"{images.name}: {len(own) - len(named)} images of class {cls} have the name of another but for the suffix "
-                "or folder, and would be one file in a corrupted copy. Rename them."
+                f"{images.name}: {len(own) - len(named)} images of class {cls} have the same name as another except for the suffix "
+                "or folder, and would be the same file in a corrupted copy. Rename them."
             )
         targets.update(sorted(named.items()))
     return targets
@@ -208,7 +209,7 @@ def _begin(folder: Path, origin: dict[str, Any], more: bool) -> None:
     if not (folder / MANIFEST).is_file():
         if folder.exists() and any(folder.iterdir()):
             raise UserError(
-                f"{folder.absolute()} is not empty, and was not built here: it has no {MANIFEST}. Name another folder."
+                f"{folder.absolute()} is not empty and has no {MANIFEST}, so it was not written by this suite. Use another folder."
             )
         write_json(folder / MANIFEST, {**origin, "packages": packages})
         return
@@ -216,16 +217,16 @@ def _begin(folder: Path, origin: dict[str, Any], more: bool) -> None:
     if differing := _differing(begun_from, origin):
         raise UserError(
             f"{folder.absolute()} holds a corrupted copy of other images: it differs in {differing}. "
-            "Remove it, or name another folder."
+            "Remove it, or use another folder."
         )
     if more and (differing := _differing(begun_from["packages"], packages)):
         raise UserError(
-            f"{folder.absolute()} was begun with other versions of {differing}, which may make other pixels. "
-            "Install those, or remove the folder: it is built anew."
+            f"{folder.absolute()} was started with other versions of {differing}, which may give other pixels. "
+            "Install those versions, or remove the folder to build it again."
         )
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Return what of ``now`` was otherwise before, for a message; empty if nothing was."""
     differing = {key: value for key, value in now.items() if before.get(key) != value}
-    return listed(f"{key} ({before.get(key)} there, {value} now)" for key, value in differing.items())
+    return listed(f"{key} ({before.get(key)} before, {value} now)" for key, value in differing.items())

@@ -1,4 +1,4 @@
-"""A corrupted copy as it lies on disk, see :mod:`robustness.corrupted`, which makes it: listing one needs nothing that corrupts."""
+"""Open a corrupted copy on disk, without the code that makes one, :mod:`robustness.corrupted`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,15 +27,15 @@ def open_corrupted(folder: Path, corruption: str, severity: int) -> FolderImages
     if not (condition / MANIFEST).is_file():
         present = sorted(path.parent.relative_to(folder).as_posix() for path in folder.glob(f"*/[0-9]/{MANIFEST}"))
         raise UserError(
-            f"{folder.absolute()} has no {wanted}.{nearest(wanted, present)} There are {listed(present) or 'none'}. "
-            "Build it, by the same command that built these."
+            f"{folder.absolute()} has no {wanted}.{nearest(wanted, present)} Existing: {listed(present) or 'none'}. "
+            "Build it with the same command as these."
         )
     metadata = read_json(condition / MANIFEST)
     images = open_folder(condition, f"{origin['set']}-c", wanted)
     if images.fingerprint != metadata["files"]:
         raise UserError(
-            f"{condition.absolute()} is not as it was built: {metadata['images']} images were written and {len(images)} are there, or "
-            "their names or sizes differ. Remove it, and it is built anew by the command that built it."
+            f"{condition.absolute()} was changed: expected the {metadata['images']} images that were written, found {len(images)}, or other "
+            "names or sizes. Remove it; the same command builds it again."
         )
     return replace(images, fingerprint=metadata["pixels"])
 
@@ -49,12 +49,12 @@ def read_origin(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(
-            f"{folder.absolute()} is no corrupted copy that was built here: it has no {MANIFEST}. Build it first."
+            f"{folder.absolute()} has no {MANIFEST}, so it is not a corrupted copy written by this suite. Build it first."
         )
     origin: dict[str, Any] = read_json(path)
     if origin.get("revision") != REVISION:
         raise UserError(
             f"{folder.absolute()} was made by another version of the corruptions ({origin.get('revision')}, now {REVISION}). "
-            "Remove it: it is built anew."
+            "Remove it to build it again."
         )
     return origin

@@ -31,7 +31,7 @@ def check_names(corruptions: Sequence[str], severities: Sequence[int]) -> None:
     for name in corruptions:
         if name not in NAMES:
             raise UserError(
-                f"There is no corruption {name!r}.{nearest(name, NAMES)} There are {', '.join(CORRUPTIONS)}, and "
+                f"There is no corruption {name!r}.{nearest(name, NAMES)} Corruptions: {', '.join(CORRUPTIONS)}; "
                 f"extra: {', '.join(EXTRA)}."
             )
     for severity in severities:

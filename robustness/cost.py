@@ -1,4 +1,4 @@
-"""What measuring a classifier computes for one image."""
+"""FLOP per image of evaluating a classifier."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""Curves of robustness datasets: accuracy against the severity of corruptions, and against how much of the image is missing."""
+"""Curves of robustness datasets: accuracy over the severity of corruptions, and over the amount of occlusion."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,8 @@ MEAN = "mean"
 COLUMNS = 5
 """Of small panels."""
 
-ABOUT = "Bands are 95 % intervals: over images for one seed ({}), Student's t over seeds for more."
-OF_SEVERITY = ABOUT.format("Wilson's; of the mean over corruptions a bootstrap")
+ABOUT = "Bands: 95 % intervals, over images for one seed ({}), over seeds (Student's t) for several."
+OF_SEVERITY = ABOUT.format("Wilson; bootstrap for the mean over corruptions")
 OF_OCCLUSION = ABOUT.format("Wilson's")
 
 
@@ -109,7 +109,7 @@ def occlusion_figure(title: str, methods: Methods, note: str = "", colours: Sequ
         draw_lines(axes, moved, colours)
         ticks = [f"{10 * amount}" if kind == "drop" else f"{amount**2}" for amount in amounts]
         axes.set_xticks(list(at.values()), ticks)
-        axes.set_xlabel("patches dropped, %" if kind == "drop" else "tiles, in random order")
+        axes.set_xlabel("patches dropped, %" if kind == "drop" else "number of shuffled tiles")
     panels[0].set_ylabel("top-1, %")
     _from_zero(panels[:1], [of[kind] for of in curves.values() for kind in kinds])
     _label(figure, panels[-1], title, OF_OCCLUSION, note)
@@ -142,8 +142,8 @@ def occlusion_chart(methods: Methods, colours: Sequence[str] = PALETTE) -> Chart
             at = {amount: 10 * amount if kind == "drop" else number for number, amount in enumerate(amounts)}
             moved = {label: {at[x]: point for x, point in of[kind].items()} for label, of in curves.items()}
             ticks = {float(at[x]): f"{10 * x}" if kind == "drop" else f"{x**2}" for x in amounts}
-            title = "Patches dropped" if kind == "drop" else "Tiles in random order"
-            axis = "patches dropped, %" if kind == "drop" else "tiles"
+            title = "Patches dropped" if kind == "drop" else "Tiles shuffled"
+            axis = "patches dropped, %" if kind == "drop" else "number of tiles"
             panels.append(ChartPanel(title, axis, "top-1, %", _lines(moved, colours), ticks, from_zero=True, top=top))
     return Chart(panels, OF_OCCLUSION)
 

@@ -1,4 +1,4 @@
-"""The door to every robustness dataset: how it is listed, made, surveyed and checked."""
+"""List, build, survey and check robustness datasets."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def open_dataset(recipe: RobustnessDatasetRecipe, split: str, root: Path) -> Dat
     """
     found = look_for(recipe, root)
     if found.state is DatasetState.ABSENT and recipe.source != "folder":
-        raise UserError(f"{found.name} is not at {found.path} yet: it is made when it is first measured.")
+        raise UserError(f"{found.name} does not exist at {found.path} yet: it is built on first use.")
     if found.state is DatasetState.ABSENT:
         raise NotRun(f"{found.name} is not at {found.path}: {found.problems[0]}")
     return found
@@ -106,8 +106,8 @@ def make(recipe: RobustnessDatasetRecipe, root: Path) -> bool:
     beside = [target.parent, *(folder for folder in target.parent.glob("*/") if folder != target)]
     if target.parent != root and any(map(has_image, filter(Path.is_dir, beside))):
         raise UserError(
-            f"{recipe.name}: path = {recipe.path!r} would write corrupted images among others' images, which {target.parent} holds. Give "
-            "the copy a folder of its own below the data root."
+            f"{recipe.name}: path = {recipe.path!r} would write corrupted images into {target.parent}, which holds another dataset. Use "
+            "a separate folder below the data root."
         )
     from robustness.corrupted import build_corrupted  # here, because scikit-image takes a second to import
 
@@ -147,7 +147,7 @@ def verify(known: KnownDataset, root: Path, full: bool, report: VerifyReport) ->
         if time.monotonic() - printed > LINE_EVERY:  # ImageNet-C has 75 conditions, of some seconds each
             printed = time.monotonic()
             count = metadata[condition].looked_at
-            console.print(f"{known.name} {condition}: looked at {count:,} of {len(images):,} images")
+            console.print(f"{known.name} {condition}: checked {count:,} of {len(images):,} images")
 
     listing = look_for(recipe, root, visit)
     if listing.state is DatasetState.ABSENT:
@@ -159,6 +159,6 @@ def verify(known: KnownDataset, root: Path, full: bool, report: VerifyReport) ->
         f"{images:,} images{parts}, {len(listing.classes):,} classes, fingerprint {listing.fingerprint[:12]}"
     )
     broken = sum(one.undecodable for one in metadata.values())
-    report.lines.append(f"{looked_at - broken:,} of {looked_at:,} images looked at can be decoded")
+    report.lines.append(f"{looked_at - broken:,} of {looked_at:,} images checked can be decoded")
     report.problems += listing.problems
     return metadata, listing.fingerprint

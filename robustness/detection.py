@@ -1,6 +1,6 @@
-"""How well a classifier's unsureness tells images of no known class from images of known ones (ImageNet-O).
+"""Out-of-distribution detection by a classifier's confidence (ImageNet-O).
 
-The score is minus the highest softmax probability; images of no known class are the positives (Hendrycks et al. 2021).
+The score is the negative maximum softmax probability; out-of-distribution images are the positives (Hendrycks et al. 2021).
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,12 +18,12 @@ NAMES = ("AUPR", "AUROC", "FPR95")
 
 @dataclass(frozen=True)
 class Detection:
-    """Scores of images of known classes and of none, higher for those that look like none."""
+    """Scores of in-distribution and out-of-distribution images; higher means more likely out-of-distribution."""
 
     known: NDArray[np.float64]
-    """(k,) Scores of images of known classes."""
+    """(k,) Scores of in-distribution images."""
     unknown: NDArray[np.float64]
-    """(u,) Scores of images of no known class."""
+    """(u,) Scores of out-of-distribution images."""
 
     def rates(self) -> NDArray[np.float64]:
         """Return AUPR, AUROC and FPR95 (3,), between 0 and 1.

@@ -1,4 +1,4 @@
-"""A robustness dataset image by image: what a classifier said of each, and of which it was wrong in most conditions."""
+"""Per-image results on a robustness dataset: predictions, and the images that are wrong in most conditions."""
 
 from collections.abc import Sequence
 
@@ -37,7 +37,7 @@ def most_wrong(conditions: Sequence[ConditionOutcomes], count: int) -> tuple[str
             pd.DataFrame({"image": labelled_names(o.names, len(o.score)), "score": o.score}) for o in of_nothing
         )
         return (
-            "Most wrong are images of no known class with the highest score, the softmax of a class that they are taken for.",
+            "Most wrong: out-of-distribution images with the highest confidence (softmax of the predicted class).",
             scored.nlargest(count, "score").round(3),
         )
     counted = [
@@ -55,7 +55,7 @@ def most_wrong(conditions: Sequence[ConditionOutcomes], count: int) -> tuple[str
     sums = pd.concat(counted).groupby(["images", "image"], sort=False, as_index=False).sum()
     sums = sums[sums["wrong in"] > 0].assign(**{"mean rank": lambda rows: (rows["mean rank"] / rows["of"]).round(1)})
     return (
-        "Most wrong are images that are wrong in most of the conditions in which they are; of as many, those whose right answer has "
-        "the most classes before it, in the mean over these conditions.",
+        "Most wrong: images that are wrong in most of their conditions; among equals, those with the highest mean rank of the "
+        "correct class over these conditions.",
         sums.sort_values(["wrong in", "mean rank"], ascending=False, kind="stable").head(count).drop(columns="images"),
     )

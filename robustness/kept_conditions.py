@@ -1,4 +1,4 @@
-"""What is kept of one condition of a robustness dataset: a part of it, a corruption at a severity, a share of dropped patches.
+"""Stored outcomes of one condition of a robustness dataset: a part of it, a corruption at a severity, a share of dropped patches.
 
 Of every image are kept its label and, under every protocol (which outputs compete, which answers are right), the prediction and
 the index of the first right answer: 4 bytes a protocol, before compression 28 MB for ImageNet-C with its extras. Names of images

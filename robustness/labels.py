@@ -1,8 +1,8 @@
-"""What the folders of a test set say in the classes that a classifier knows.
+"""Map the class folders of a test set to the classes of a classifier.
 
-A classifier's outputs stand for the classes of a :class:`LabelSpace`, in its order; ImageNet-1k's thousand are one. A set
-gives each of its class folders an answer: the classes that are right for its images. Mostly one; several in ObjectNet,
-whose chairs are three of ImageNet's classes; none for an image that is not counted.
+The outputs of a classifier are the classes of a :class:`LabelSpace`, in its order; ImageNet-1k is one. A test set maps each of its class
+folders to an answer: the classes that are correct for its images. Usually one; several in ObjectNet, whose chairs are three ImageNet
+classes; none for images that are not counted.
 """
 
 import importlib.util
@@ -82,7 +82,7 @@ def real_labels(file: Path | None = None) -> tuple[Answer, ...]:
         UserError: if ``file`` does not hold 50,000 lists of classes.
     """
     if file and not file.is_file():
-        raise UserError(f"{file}: there is no such file.")
+        raise UserError(f"{file}: this file does not exist. Check the path, which is relative to the data root.")
     lists = read_json(file) if file else json.loads(_of_timm("imagenet_real_labels.json"))
     whole = isinstance(lists, list) and len(lists) == VAL_IMAGES
     if not whole or not all(isinstance(one, list) and all(_is_class(c, 1000) for c in one) for one in lists):
@@ -104,8 +104,8 @@ def val_numbers(names: Iterable[str]) -> NDArray[np.int64]:
         found = _VAL_NAME.search(name)
         if not found or not 1 <= int(found[1]) <= VAL_IMAGES:
             raise UserError(
-                f"{name}: ReaL's labels belong to the images ILSVRC2012_val_00000001 to ILSVRC2012_val_00050000, and "
-                'this is none of them. Restore the original file names, or set real = "".'
+                f"{name}: ReaL labels are for images named ILSVRC2012_val_00000001 to ILSVRC2012_val_00050000, but this image has "
+                'another name. Restore the original file names, or set real = "".'
             )
         numbers.append(int(found[1]) - 1)
     return np.array(numbers, np.int64)
@@ -135,9 +135,9 @@ def answers_of(labels: str, folders: Sequence[str], space: LabelSpace, file: Pat
         answers = _imagenet_answers(labels)
     else:
         raise UserError(
-            f"The set's labels are classes of ImageNet-1k ({labels}), and the classifier has {len(space.names)} classes of its "
-            f'own: {listed(space.names, 3)}. Measure a classifier of ImageNet-1k on it, or say by labels = "MAP.json" '
-            "which of its classes each folder is."
+            f"The test set has labels of ImageNet-1k ({labels}), but the classifier has {len(space.names)} other classes: "
+            f'{listed(space.names, 3)}. Use a classifier of ImageNet-1k, or set labels = "MAP.json" to map each folder to '
+            "one of the classifier's classes."
         )
     answers = {composed(name): answer for name, answer in answers.items()}
     folders = [*map(composed, folders)]
@@ -145,7 +145,7 @@ def answers_of(labels: str, folders: Sequence[str], space: LabelSpace, file: Pat
     if unknown:
         raise UserError(
             f"{len(unknown)} of {len(folders)} class folders are not among {of}: {listed(unknown)}."
-            f"{nearest(unknown[0], answers)} Rename them, or say by labels what their names mean."
+            f"{nearest(unknown[0], answers)} Rename them, or set labels to the meaning of their names."
         )
     return tuple(answers[folder] for folder in folders)
 
@@ -182,7 +182,9 @@ def _imagenet_answers(labels: str) -> dict[str, Answer]:
 def _own_map(file: Path, space: LabelSpace) -> dict[str, Answer]:
     """Read a user's JSON file: of every folder a class, or a list of classes, by name or by number."""
     if not file.is_file():
-        raise UserError(f"labels: there is no file {file}. It gives each class folder a class, or a list of classes.")
+        raise UserError(
+            f"labels: the file {file} does not exist. Expected a JSON file that maps each class folder to a class or a list of classes."
+        )
     found = read_json(file)
     if not isinstance(found, dict):
         raise UserError(
@@ -202,7 +204,7 @@ def _answer(classes: Any, space: LabelSpace, where: str) -> Answer:
         else:
             hint = nearest(one, by_name) if isinstance(one, str) else ""
             raise UserError(
-                f"{where}: the classifier has no class {one!r}.{hint} It has {len(space.names)} classes, to be given by "
+                f"{where}: the classifier has no class {one!r}.{hint} Give one of its {len(space.names)} classes by "
                 f"name ({listed(space.names, 3)}) or by number from 0."
             )
     return tuple(sorted(answer))

@@ -1,8 +1,7 @@
-"""What of a robustness dataset is on disk, listed one condition at a time.
+"""List a robustness dataset on disk, one condition at a time.
 
-A condition is a folder of class folders: a part of the dataset, or CORRUPTION/SEVERITY. Listing is all that happens before
-anything runs: images, classes, parts and severities are counted, and what is missing is named. A dataset of which nothing
-is present is ``not run``: a state, not an error.
+A condition is a folder with class folders: a part of the dataset, or CORRUPTION/SEVERITY. Before a run, images, classes, parts and
+severities are counted, and missing ones are reported. A dataset that does not exist at all is ``not run``: a state, not an error.
 """
 
 import hashlib
@@ -55,7 +54,7 @@ class DatasetListing:
         """
         if self.state is not DatasetState.WHOLE:
             rest = len(self.problems) - 6
-            problems = " ".join(self.problems[:6]) + (f" And {rest} problems more." if rest > 0 else "")
+            problems = " ".join(self.problems[:6]) + (f" And {rest} more problems." if rest > 0 else "")
             raise UserError(f"{self.name}: {self.state} at {self.path}: {problems}")
 
 
@@ -72,7 +71,7 @@ def look_for(recipe: RobustnessDatasetRecipe, root: Path, visit: Visitor | None 
     folders = condition_folders(recipe, root)
     missing = [condition for condition, folder in folders.items() if not folder.is_dir()]
     if not path.is_dir() or len(missing) == len(folders):
-        what = f"nothing of it is there ({_grouped(recipe, missing)})." if path.is_dir() else "there is no such folder."
+        what = f"all of it is missing ({_grouped(recipe, missing)})." if path.is_dir() else "the folder does not exist."
         return DatasetListing(name, path, DatasetState.ABSENT, (what,), {}, (), "")
     problems = [f"missing: {_grouped(recipe, missing)}."] if missing else []
     images, classes, fingerprints, order = {}, set[str](), [], {}
@@ -95,7 +94,7 @@ def look_for(recipe: RobustnessDatasetRecipe, root: Path, visit: Visitor | None 
         problems += _unexpected(recipe, condition, found)
     others = [condition for condition, digest in order.items() if digest != next(iter(order.values()))]
     if others:
-        problems.append(f"{listed(others)}: not the same images as {next(iter(order))}, as corruptions of one set are.")
+        problems.append(f"{listed(others)}: expected the same images as in {next(iter(order))}, found others.")
     state = DatasetState.INCOMPLETE if problems else DatasetState.WHOLE
     digest = hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()
     return DatasetListing(name, path, state, tuple(problems), images, tuple(sorted(classes)), digest)
@@ -160,9 +159,9 @@ def _unexpected(recipe: RobustnessDatasetRecipe, condition: str, found: FolderIm
     if not unlabelled and recipe.classes is not None and len(found.classes) != recipe.classes:
         absent = [name for name in known if name not in set(found.classes)] if known else []
         named = f"; missing: {listed(absent)}" if absent else ""
-        yield f"{prefix}{recipe.classes:,} classes expected, {len(found.classes):,} found{named}."
+        yield f"{prefix}expected {recipe.classes:,} classes, found {len(found.classes):,}{named}."
     if images is not None and len(found) != images:
-        yield f"{prefix}{images:,} images expected, {len(found):,} found ({len(found) - images:+,})."
+        yield f"{prefix}expected {images:,} images, found {len(found):,} ({len(found) - images:+,})."
 
 
 def _grouped(recipe: RobustnessDatasetRecipe, conditions: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""A classifier on a robustness dataset: every image once, every condition kept as soon as it is measured."""
+"""Evaluate a classifier on a robustness dataset: every image once; every condition is stored as soon as it is finished."""
 
 import hashlib
 import time
@@ -199,7 +199,7 @@ def _intact(run: Run[RobustnessRecipe], name: str) -> bool:
     try:
         _read(run, name)
     except (KeyError, ValueError) as error:
-        run.log(f"{path}: damaged or changed, and measured again: {error}.")
+        run.log(f"{path}: damaged or changed, so it is measured again: {error}.")
         return False
     return True
 
@@ -217,9 +217,9 @@ def _read(run: Run[RobustnessRecipe], name: str) -> tuple[tuple[ConditionOutcome
     if missing := {"ways", "seconds", "seal"} - arrays.keys():
         raise ValueError(f"it has no {', '.join(sorted(missing))}")
     if str(arrays.pop("seal")) != _seal(arrays, run):
-        raise ValueError("it does not hash to its seal, or is another run's")
+        raise ValueError("its checksum is wrong, or it belongs to another run")
     ways = unpack(arrays, int(arrays["ways"]))
     expected = [(name, preprocessing_label(how)) for how in run.recipe.set.preprocessing]
     if [(one.condition, one.preprocessing) for one in ways] != expected:
-        raise ValueError("it is of another condition")
+        raise ValueError("it belongs to another condition")
     return ways, float(arrays["seconds"])

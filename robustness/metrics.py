@@ -1,7 +1,7 @@
-"""Numbers on robustness datasets, from what a classifier did on every image: accuracies, corruption errors, their intervals.
+"""Metrics on robustness datasets, from per-image outcomes: accuracies, corruption errors, and their intervals.
 
-Every number here is a statistic of sums over images, so one bootstrap gives all their intervals and two methods are
-compared on the same resamples. Shares are between 0 and 1 until they become measurements, which are in percent.
+Every metric is a statistic of sums over images, so one bootstrap gives all intervals, and two methods are compared on the same
+resamples. Shares are between 0 and 1 here; measurements are in percent.
 """
 
 from collections.abc import Mapping, Sequence

@@ -64,8 +64,8 @@ def check_grid(side: int, grid: int) -> None:
     if side % grid:
         fitting = [n for n in range(2, side + 1) if side % n == 0 and n <= 2 * grid]
         raise UserError(
-            f"Images of {side} x {side} pixels do not divide into {grid} x {grid} patches. "
-            f"Set drop_grid and shuffles to some of {', '.join(map(str, fitting))}."
+            f"Images of {side} x {side} pixels cannot be divided into {grid} x {grid} patches. "
+            f"Set drop_grid and shuffles to values among {', '.join(map(str, fitting))}."
         )
 
 

@@ -1,4 +1,4 @@
-"""What is known of a robustness dataset before anything runs, see :mod:`lutbench.data.survey`."""
+"""Survey of a robustness dataset before a run, see :mod:`lutbench.data.survey`."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,12 +1,12 @@
-"""From an image of a set to the square that a classifier sees, by the set's own protocol; uint8 (3, S, S).
+"""Preprocess an image of a test set to the classifier's input, uint8 (3, S, S), by the protocol of the test set.
 
-- ``bicubic``, ``bilinear``: short side to S / eval_crop, then the middle S x S. MAE and timm resize bicubic, torchvision
-  and with it the code of ImageNet-A, -R and -O bilinear.
-- ``own``: interpolation and crop as the classifier's weights say, by timm's own transform, for numbers beside timm's.
-- ``crop``: the middle S x S of an image that is stored larger or at that size (hendrycks/robustness ImageNet-C/test.py).
-- ``whole``: the image as it is (ImageNet-9, Stylized-ImageNet).
+- ``bicubic``, ``bilinear``: resize the short side to S / eval_crop, then centre crop S x S. MAE and timm resize bicubic; torchvision,
+  and so the code of ImageNet-A, -R and -O, bilinear.
+- ``own``: interpolation and crop of the classifier's weights, with timm's own transform, to compare with timm's numbers.
+- ``crop``: centre crop S x S of an image stored at that size or larger (hendrycks/robustness ImageNet-C/test.py).
+- ``whole``: the unchanged image (ImageNet-9, Stylized-ImageNet).
 
-The last two never resize, so they refuse images that are stored at another size than the classifier's.
+The last two never resize, so they reject images of an unsuitable size.
 """
 
 import torch
@@ -58,7 +58,7 @@ def view(
     width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
     if recipe.border and min(width, height) - 2 * recipe.border < LEAST:
         raise UserError(
-            f"{recipe.name}: border = {recipe.border} pixels on every side leave fewer than {LEAST} of an image of {width} x "
+            f"{recipe.name}: border = {recipe.border} pixels on every side leaves fewer than {LEAST} pixels of an image of {width} x "
             f"{height}. Lower border, or remove such images."
         )
     inner = _without_border(image, recipe.border) if recipe.border else image
@@ -79,9 +79,9 @@ def view(
     if min(size) < side or (how == "whole" and size != (side, side)):
         expected = f"{side} x {side}" if how == "whole" else f"at least {side} x {side}"
         raise UserError(
-            f"{recipe.name}: expected images of {expected} pixels, which is what the classifier sees, and "
-            f"found one of {size[0]} x {size[1]}. The set's protocol does not resize: measure a classifier for "
-            'images of that size on it, or set preprocessing = ["bicubic"] and compare with nothing published.'
+            f"{recipe.name}: expected images of {expected} pixels, the classifier's input size, found one of "
+            f"{size[0]} x {size[1]}. The protocol of this test set does not resize: use a classifier for images of that "
+            'size, or set preprocessing = ["bicubic"]; results are then not comparable with published ones.'
         )
     return centre(inner if isinstance(inner, Image.Image) else channels_first(inner), side)
 

@@ -1,7 +1,7 @@
-"""What is asked of every image of a condition, and a batch of logits reduced to the answers.
+"""Protocols of a condition, and how a batch of logits is evaluated under all of them.
 
-A protocol says which of the classifier's outputs compete and which answers are right: 1000 logits or the 200 of
-ImageNet-A's classes, ImageNet's own labels or ReaL's. All protocols of a condition are answered from the same logits.
+A protocol defines which logits compete and which classes are correct: all 1000 logits or the 200 of ImageNet-A's classes, ImageNet's own
+labels or ReaL's. All protocols of a condition are evaluated from the same logits.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
-"""What tables say of shifted test sets: every method on every set, every corruption, curves, and all that was measured.
+"""Tables of shifted test sets: every method on every set, every corruption, curves, and all measurements.
 
-Sets are in rows, and in each set and metric a row per method, published value beside measured one: the paper's sets have
-some thirty printed metrics, which as columns alone would be read nowhere.
+Sets and metrics are in rows, with one row per method, published beside measured values: the paper's sets have about thirty printed metrics,
+too many for columns.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,12 +28,12 @@ NAME = "robustness"
 """Of the kind of run, and of the files robustness.csv and robustness.tex."""
 
 LEGEND = (
-    "Higher (↑) or lower (↓) is better. What follows a metric's name is the part of the set and the protocol: which of the "
-    "classifier's outputs compete, and how images were resized. Other protocols and severities are in robustness.csv."
+    "Higher (↑) or lower (↓) is better. After the metric's name follow the part of the test set and the protocol: which "
+    "logits compete, and how images were resized. Other protocols and severities are in robustness.csv."
 )
 CORRUPTIONS_LEGEND = (
-    "Top-1 error in percent, lower is better, mean over severities, with its 95 % interval: {}. Extra corruptions are in no "
-    "mean but those that count them. Differences are in points, with the percentiles of the same resamples of the images "
+    "Top-1 error in percent (lower is better), mean over severities, with its 95 % interval: {}. Extra corruptions are not part "
+    "of the mean. Differences are in percentage points, with percentile intervals over resamples of the images, the same "
     "for both methods."
 )
 SEVERITY = "accuracy against severity"

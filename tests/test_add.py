@@ -122,7 +122,7 @@ def test_a_network_without_patches_is_told_by_its_shapes() -> None:
     assert written["encoder"]["res"] == {"label": "resnet10t", "model": "resnet10t", "image_size": 64}
     assert "--image-size" not in told, "the ratio is told of patches"
     assert written["method"]["res"]["pool"] == "mean"
-    assert "analysis.looks, row res: an analysis looks at the tokens" in told
+    assert "analysis.looks, row res: an analysis needs a sequence of blocks" in told
     assert "So res.toml leaves it out of analysis.looks." in told
     assert written["analysis"] == {"looks": {"methods": ["lut", "mae", "lut-tuned"]}}
     looked = {run.method for run in load_suite("res.toml").runs if run.stage == "analysis"}

@@ -158,7 +158,7 @@ def test_without_labels_everything_but_neighbours_is_measured(folder: Path, caps
                 path.rmdir()
     run = analysis_run(folder)
     check(run)
-    assert "no labels, so that nearest neighbours are left out" in capsys.readouterr().out
+    assert "has no labels." in capsys.readouterr().out
     assert {"distance", "amplitude", "similarity", "alignment", "spectrum_pooled"} <= set(analysed(run).measured)
     assert not record_of(run).outcomes.has("right_pooled")
     assert record_of(run).array("grams").shape == (3, 1, 210)
@@ -169,7 +169,7 @@ def test_a_set_without_train_is_analysed_without_depth(folder: Path) -> None:
     (folder / "toy.toml").write_text(SUITE)
     suite = load_suite(str(folder / "toy.toml"))
     workspace = Workspace(data=folder, runs=folder / "runs", results=folder / "results")
-    with pytest.raises(UserError, match=r"train.*leave \"depth\" out of the measures of analysis\.looks"):
+    with pytest.raises(UserError, match=r"train.*remove \"depth\" from the measures of analysis\.looks"):
         check(open_run(suite, suite.runs[0], workspace))
     measures = ["attention", "spectrum", "fourier", "similarity"]
     run = analysis_run(folder, measures=measures)
@@ -194,10 +194,10 @@ def test_on_train_there_are_no_neighbours(folder: Path) -> None:
         ({"alpha_from": 10}, "alpha_from"),
         ({"neighbours": 31}, "neighbours = 31"),
         ({"viewed": 1}, "viewed"),
-        ({"images": 1, "measures": ["attention"]}, "at least 2 images, and 1 is analysed"),
+        ({"images": 1, "measures": ["attention"]}, "at least 2 images, found 1"),
         ({"image_size": 4, "measures": ["attention"]}, "an image of 4 pixels is a single patch.*Set image_size to 8"),
-        ({"split": "train", "measures": ["depth"]}, 'split = "train" has the images.*Nothing else is in measures'),
-        ({"neighbours": 6, "bank": 5}, "neighbours = 6, and they are looked for among bank = 5"),
+        ({"split": "train", "measures": ["depth"]}, 'split = "train" would search.*then has nothing to measure'),
+        ({"neighbours": 6, "bank": 5}, "neighbours = 6 must not be more than bank = 5"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_compute(folder: Path, settings: dict[str, Any], message: str) -> None:
@@ -229,7 +229,7 @@ def test_encoders_of_other_patches_need_a_table_of_their_own(folder: Path) -> No
     workspace = Workspace(data=folder, runs=folder / "runs", results=folder / "results")
     first, second = (open_run(suite, planned, workspace) for planned in suite.runs)
     check(first)
-    with pytest.raises(UserError, match=r"scratch with 16 pixels in patches of 4, and fine with 16 in patches of 2"):
+    with pytest.raises(UserError, match=r"scratch with images of 16 and patches of 4 pixels, and fine with 16 and 2"):
         check(second)
 
 

@@ -244,7 +244,7 @@ def test_attention_is_drawn_with_what_uniform_attention_would_give_and_the_sente
     figures: Mapping[str, tuple[str, Figure]], full: Path
 ) -> None:
     _, figure = figures["looks-attention.png"]
-    assert "Attention as far as uniform attention with NMI near 0 selects nothing." in figure.get_supxlabel()
+    assert "Attention that reaches as far as uniform attention, with NMI near 0, selects nothing." in figure.get_supxlabel()
     assert legend(figure) == [["LUT", "MAE", "Untrained", "uniform attention"]]
     expected = {"distance": uniform_distance(4, 12), "NMI": 0, "entropy": uniform_entropy(4), "to itself": 1 / 17}
     for title, value in expected.items():
@@ -365,8 +365,8 @@ def test_several_seeds_are_one_line_and_pictures_are_of_the_first(tmp_path: Path
     made = drawn(tmp_path, several)
     _, figure = made["looks-attention.png"]
     assert legend(figure) == [["LUT, 3 seeds", "uniform attention"]]
-    assert "Of several seeds the first." in made["looks-maps-1.png"][1].get_supxlabel()
-    assert "Of several seeds the first." not in figure.get_supxlabel()
+    assert "The first of several seeds." in made["looks-maps-1.png"][1].get_supxlabel()
+    assert "The first of several seeds." not in figure.get_supxlabel()
     values = np.asarray(made["looks-cka.png"][1].axes[0].get_images()[0].get_array())
     assert np.allclose(np.diag(values), 1)
 

@@ -255,7 +255,7 @@ def test_too_few_images_for_the_intervals_of_ranks_are_told(
     loaded = suite(folder, "seeds=[0]")
     recorded(folder, loaded, "looks/ours/seed0", analysed(measures=("spectrum",)))
     legend = section(loaded, folder, "analysis").legend
-    assert (f"50 images for features 16 wide: with fewer than {enough} images for each dimension" in legend) is few
+    assert (f"50 images for features 16 wide: with fewer than {enough} images per dimension" in legend) is few
 
 
 def test_uniform_attention_is_always_there_with_the_distance_of_the_grid_and_nothing_but_attention(
@@ -387,8 +387,8 @@ def test_the_legend_says_how_intervals_are_made_and_what_the_floor_is_for(full: 
         f"{INTERVALS[BASIC]} (effective rank, alpha) for one seed or seeds that agree, Student's t over seeds for more."
         in legend
     )
-    assert "attention reaches as far as uniform attention and whose NMI is near 0 selects nothing." in legend
-    assert "It may lie below its interval" in legend
+    assert "attention distance is that of uniform attention and whose NMI is near 0 selects nothing." in legend
+    assert "The value may be below its interval" in legend
     assert "chosen on the same images" in legend
 
 

@@ -111,7 +111,11 @@ def test_sizes_that_do_not_go_are_refused_with_numbers(model: str, changes: dict
     [
         ("resnet10t", "class", 'no class token. Set pool = "mean"'),
         ("vit_base_patch16_gap_224", "class", 'no class token. Set pool = "mean"'),
-        ("pit_ti_224", "mean", r"PoolingVisionTransformer does not provide these features, as it pools in another way \(token\)"),
+        (
+            "pit_ti_224",
+            "mean",
+            r"PoolingVisionTransformer does not provide these features, as it pools in another way \(token\)",
+        ),
     ],
 )
 def test_features_that_an_encoder_has_not_are_refused_before_any_compute(model: str, pool: Any, told: str) -> None:
@@ -213,7 +217,9 @@ def test_what_a_fine_tuning_cannot_do_is_refused_by_name(tmp_path: Path) -> None
     write_images(tmp_path)
     no_paths = tuning("resnet10t", encoder={"architecture": {"model": "vgg11", "image_size": 32}, "kind": "scratch"})
     with (
-        pytest.raises(UserError, match=r"drop_path = 0\.1: timm's VGG vgg11 does not support drop path.* Set drop_path = 0"),
+        pytest.raises(
+            UserError, match=r"drop_path = 0\.1: timm's VGG vgg11 does not support drop path.* Set drop_path = 0"
+        ),
         torch.device("meta"),
     ):
         build_classifier(create_encoder(no_paths.encoder.architecture), no_paths, 3, seed=0)
@@ -362,7 +368,7 @@ def test_an_analysis_of_an_encoder_without_blocks_over_one_grid_is_refused(model
         methods=["scratch"],
     )
     with pytest.raises(
-        UserError, match=r"analysis\.looks, row scratch: .* has no such blocks.* Take the row out of methods"
+        UserError, match=r"analysis\.looks, row scratch: .* has no such blocks.* Remove the method from methods"
     ):
         run.planned.kind.module.check(run)
 

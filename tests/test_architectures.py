@@ -287,9 +287,7 @@ def test_a_model_that_is_named_has_the_heads_of_the_configuration(tmp_path: Path
         depth=12,
         num_heads=6,
     )
-    with pytest.raises(
-        UserError, match=r"config\.json beside the weights has 6 heads, .*vit_tiny_patch16_224, has 3"
-    ):
+    with pytest.raises(UserError, match=r"config\.json beside the weights has 6 heads, .*vit_tiny_patch16_224, has 3"):
         try_weights(str(path), Choices(model="vit_tiny_patch16_224"))
 
 

@@ -61,7 +61,7 @@ def test_what_no_run_leaves_is_refused_by_name(
     tmp_path: Path, name: str, change: Callable[[Any], NDArray[Any]]
 ) -> None:
     array = analysed.arrays(analysed.outcomes(4, 4, 16), 3, 2, PIXELS)[name]
-    with pytest.raises(UserError, match=f"its record has {name}, of shape .* such as no analysis of 4 blocks leaves"):
+    with pytest.raises(UserError, match=f"its record has {name} with unexpected shape .* for an analysis of 4 blocks"):
         check_attachments(recorded(tmp_path, **{name: change(array)}))
 
 

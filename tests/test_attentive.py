@@ -77,7 +77,7 @@ def test_its_weights_follow_from_the_seed() -> None:
 def test_a_head_for_every_64_features_unless_heads_are_given(folder: Path) -> None:
     recipe = recipe_of(toy_run(folder, kind="attentive"))
     assert [heads_of(recipe, width) for width in (1024, 768, 192, 64, 16, 200)] == [16, 12, 3, 1, 1, 2]
-    with pytest.raises(UserError, match="heads = 7 do not divide the 64 features of a token"):
+    with pytest.raises(UserError, match="heads = 7 must divide the width 64 of a token"):
         heads_of(recipe.model_copy(update={"heads": 7}), 64)
 
 
@@ -132,7 +132,10 @@ def test_a_model_without_tokens_is_refused_by_row(folder: Path, model: str) -> N
     (folder / "toy.toml").write_text(f'{TOY}{rows}[downstream.task]\ndata = "toy"\nkind = "attentive"\n')
     suite = load_suite(str(folder / "toy.toml"))
     run = open_run(suite, suite.runs[0], Workspace(folder, folder / "runs", folder / "results"))
-    with pytest.raises(UserError, match=r"downstream\.task, row other: expected patch tokens, which the attentive probe needs, but timm's"):
+    with pytest.raises(
+        UserError,
+        match=r"downstream\.task, row other: expected patch tokens, which the attentive probe needs, but timm's",
+    ):
         attentive.check_weights(run)
 
 
@@ -144,7 +147,7 @@ def test_tokens_that_would_not_fit_memory_are_refused_before_they_are_encoded(
     monkeypatch.setattr(attentive, "HELD", size)
     attentive.check(once)
     monkeypatch.setattr(attentive, "HELD", size - 1)
-    with pytest.raises(UserError, match="fresh_crops = false: the tokens of 30 images, 16 of 16 numbers each, are"):
+    with pytest.raises(UserError, match=r"fresh_crops = false: the tokens of 30 images \(16 x 16 numbers each\) need"):
         attentive.check(once)
     attentive.check(fresh)
     attentive.check(toy_run(folder, **SHORT | {"fresh_crops": False, "shots": 9}))

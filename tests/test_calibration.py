@@ -127,9 +127,9 @@ def test_methods_are_compared_in_both_on_the_same_images() -> None:
         assert compared.way == "resampled"
         assert Outcomes.compare([good, bad], [bad, good], metric).difference == pytest.approx(0)
     votes = replace(good, scores=replace(good.scores, log_probability=None))
-    with pytest.raises(ValueError, match="there is no NLL: no probabilities were kept"):
+    with pytest.raises(ValueError, match="NLL cannot be computed: the record has no probabilities"):
         Outcomes.compare([good], [votes], NLL)
-    with pytest.raises(ValueError, match="there is no ECE, 15 bins: no probabilities were kept"):
+    with pytest.raises(ValueError, match="ECE, 15 bins cannot be computed: the record has no probabilities"):
         Outcomes.compare([good], [replace(good, scores=None)], ECE)
 
 

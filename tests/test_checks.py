@@ -114,7 +114,7 @@ def test_a_check_of_a_sample_decodes_evenly_spaced_images(tmp_path: Path, monkey
     (folder / "train/c9/image_0059.jpg").write_bytes(b"broken")  # the last of the last class in order of names
     report = verify("flowers17", tmp_path)
     assert "1 images cannot be decoded: c9/image_0059.jpg" in " ".join(report.problems)
-    assert any("4 of 5 images looked at" in line for line in report.lines)
+    assert any("4 of 5 images checked" in line for line in report.lines)
     train = open_folder(folder / "train", "flowers17", "train")
     assert integrity.scan(train, 5).indices.tolist() == [0, 254, 509, 764, 1019]
 
@@ -242,7 +242,7 @@ def test_an_empty_file_is_found_even_where_only_a_sample_is_decoded(
     (folder / "val/c2/image_0003.jpg").write_bytes(whole[:900])
     report = verify("flowers17", tmp_path, full=True)
     assert "val: 1 images cannot be decoded: c2/image_0003.jpg." in report.problems
-    assert "train: 1,019 of 1,020 images looked at can be decoded" in report.lines
+    assert "train: 1,019 of 1,020 images checked can be decoded" in report.lines
 
 
 def test_links_in_a_circle_are_a_problem_and_names_that_are_not_utf_8_are_none(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_a_shifted_set_is_checked_by_its_name(tmp_path: Path, monkeypatch: pytes
     shutil.rmtree(folder / "n01531178")
     found = told(verify("imagenet-a", tmp_path))
     assert "n01498041/0.jpg" in found
-    assert "200 classes expected, 199 found; missing: n01531178" in found
+    assert "expected 200 classes, found 199; missing: n01531178" in found
 
 
 def test_every_part_of_a_shifted_set_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +385,7 @@ def test_every_part_of_a_shifted_set_is_looked_at(tmp_path: Path, monkeypatch: p
     (tmp_path / "imagenet-c/snow/2/n01440764/0.JPEG").write_bytes(b"broken")
     report = verify("imagenet-c", tmp_path)
     assert "4,000 images in 4 parts, 1,000 classes" in report.lines[0]
-    assert report.lines[1] == "255 of 256 images looked at can be decoded"
+    assert report.lines[1] == "255 of 256 images checked can be decoded"
     assert report.problems == ["snow/2: 1 images cannot be decoded: n01440764/0.JPEG."]
 
 

@@ -153,13 +153,13 @@ def test_processes_that_build_at_once_build_once(built: Path, clean: FolderImage
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda cell: (cell / "cat/0003.png").unlink(), "12 images were written and 11 are there"),
-        (lambda cell: shutil.copy(cell / "cat/0003.png", cell / "cat/more.png"), "12 images were written and 13"),
-        (lambda cell: (cell / "cat/0003.png").write_bytes(b"other"), "their names or sizes differ"),
-        (lambda cell: (cell / "cat/0003.png").rename(cell / "cat/0009.png"), "their names or sizes differ"),
+        (lambda cell: (cell / "cat/0003.png").unlink(), "12 images that were written, found 11"),
+        (lambda cell: shutil.copy(cell / "cat/0003.png", cell / "cat/more.png"), "12 images that were written, found 13"),
+        (lambda cell: (cell / "cat/0003.png").write_bytes(b"other"), "or other names or sizes"),
+        (lambda cell: (cell / "cat/0003.png").rename(cell / "cat/0009.png"), "or other names or sizes"),
         (lambda cell: (cell / "manifest.json").unlink(), r"has no frost/5.* Build it"),
         (lambda cell: shutil.rmtree(cell), r"has no frost/5\. Did you mean 'frost/2'\?"),
-        (lambda cell: (cell.parents[1] / "manifest.json").unlink(), "is no corrupted copy"),
+        (lambda cell: (cell.parents[1] / "manifest.json").unlink(), "it is not a corrupted copy"),
         (lambda cell: set_to(cell.parents[1] / "manifest.json", "revision", 0), "another version of the corruptions"),
     ],
 )
@@ -202,13 +202,13 @@ def test_a_copy_of_other_images_is_not_added_to(
 def test_cells_of_other_package_versions_are_not_mixed(copy: Path, clean: FolderImages) -> None:
     set_to(copy / "manifest.json", "packages", {"numpy": "1.0"})
     assert not build_corrupted(clean, copy, NAMES, [2, 5], side=64), "whole, so nothing is to be mixed"
-    with pytest.raises(UserError, match=r"begun with other versions of numpy \(1.0 there, "):
+    with pytest.raises(UserError, match=r"started with other versions of numpy \(1.0 before, "):
         build_corrupted(clean, copy, ["fog"], [1], side=64)
 
 
 def test_a_folder_with_something_else_is_left_alone(clean: FolderImages, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("chapter 1")
-    with pytest.raises(UserError, match="not empty, and was not built here"):
+    with pytest.raises(UserError, match=r"is not empty and has no manifest\.json"):
         build_corrupted(clean, tmp_path, ["fog"], [1], side=64)
     assert contents(tmp_path) == {"thesis.txt": b"chapter 1"}
 
@@ -298,8 +298,8 @@ def test_sets_without_folders_get_class_folders_by_their_labels(tmp_path: Path) 
     ("images", "told"),
     [
         (Listed(["x"], None), "has no labels"),
-        (Listed(["a/x.png", "a/x.jpg"], np.array([0, 0]), ("a",)), "1 images of class a have the name of another"),
-        (Listed(["x"], np.array([0]), ("a/b",)), "a/b cannot be the name of a class folder"),
+        (Listed(["a/x.png", "a/x.jpg"], np.array([0, 0]), ("a",)), "1 images of class a have the same name as another"),
+        (Listed(["x"], np.array([0]), ("a/b",)), "a/b: not a valid name of a class folder"),
     ],
 )
 def test_sets_that_cannot_be_laid_out_are_refused(images: Listed, told: str, tmp_path: Path) -> None:

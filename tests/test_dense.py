@@ -319,7 +319,7 @@ def test_a_bank_of_fewer_patches_than_images_is_refused(folder: Path) -> None:
 
 
 def test_more_neighbours_than_the_bank_holds_are_refused() -> None:
-    with pytest.raises(ValueError, match="neighbours = 30 are looked for among bank = 20"):
+    with pytest.raises(ValueError, match="neighbours = 30 must not be more than bank = 20"):
         DenseKnnRecipe.model_validate(recipe(bank=20))
 
 

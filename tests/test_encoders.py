@@ -334,7 +334,7 @@ def test_a_vision_transformer_without_a_last_norm_is_refused_for_fine_tuning_alo
     assert usable("vit_intern300m_patch14_448")
     source = EncoderSource(architecture=EncoderRecipe(model="vit_intern300m_patch14_448", depth=1), kind="scratch")
     tuning = FinetuneRecipe(data=DataRecipe(), encoder=source, image_size=56)
-    with pytest.raises(UserError, match="without a last norm"), torch.device("meta"):
+    with pytest.raises(UserError, match="without a final norm"), torch.device("meta"):
         build_classifier(create_encoder(source.architecture, 56), tuning, 3, seed=0)
 
 

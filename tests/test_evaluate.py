@@ -62,7 +62,7 @@ def test_scores_that_are_not_finite_stop_the_evaluation_and_name_the_image(folde
     scores = torch.zeros(21, 3)
     scores[4, 1] = bad
     places = rank_of_label(scores, torch.zeros(21, dtype=torch.long))
-    with pytest.raises(UserError, match=f"not finite for 1 of 21 images, first for {images.image_name(4)}"):
+    with pytest.raises(UserError, match=f"not finite for 1 of 21 images, such as {images.image_name(4)}"):
         outcomes_of(places, images, np.arange(21))
 
 

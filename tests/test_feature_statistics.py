@@ -97,7 +97,7 @@ def test_a_layer_on_transformed_features_is_folded_into_one_on_features() -> Non
 def test_equal_features_have_no_direction_to_whiten() -> None:
     statistics = statistics_of(torch.ones(5, 3))
     assert (statistics.effective_rank, statistics.mean_cosine) == (0.0, pytest.approx(1.0))
-    with pytest.raises(UserError, match="features of all training images are the same"):
+    with pytest.raises(UserError, match="features of all training images are equal"):
         transform_of(statistics, "whiten")
 
 

@@ -103,7 +103,7 @@ def test_probes_of_one_command_encode_a_set_once_for_each_encoder(
     assert len(suite.runs) == 8
     assert encoded == ["train", "val"] * 2
     assert sorted(path.suffix for path in workspace.features.iterdir()) == [".crops"] * 2 + [".safetensors"] * 4
-    assert capsys.readouterr().out.count("are there already, and are not encoded again") == 6 * 2
+    assert capsys.readouterr().out.count("are in the cache and are not computed again") == 6 * 2
     records = [json.loads(path.read_text()) for path in (folder / "results").rglob("seed0.json")]
     by_reading = [record for record in records if record["extra"].get("features_kept") == ["train", "val"]]
     assert [record["images_per_second"] for record in by_reading] == [None] * 6, (
@@ -243,7 +243,7 @@ def test_a_flipped_byte_is_told_and_the_images_are_encoded_anew(
     assert second == {name: value for name, value in first.items() if name != "extra"}
     said = capsys.readouterr().out
     assert f"{damaged}: damaged or changed since it was written" in said
-    assert "Its images are encoded anew." in said
+    assert "The images are encoded again." in said
     performed(run)
     assert encoded == ["train", "val", "train"], "mended"
 
@@ -263,7 +263,7 @@ def test_half_a_file_and_an_empty_one_are_not_believed(folder: Path) -> None:
     assert found is not None
     assert torch.equal(found.values, whole.values)
     path.rename(path_of(folder / "features", {"of": "another"}))
-    with pytest.raises(DamagedError, match="of other features"):
+    with pytest.raises(DamagedError, match="contains other features"):
         read_features(folder / "features", {"of": "another"})
 
 
@@ -280,7 +280,7 @@ def test_what_was_used_longest_ago_goes_first_where_the_room_is_used_up(tmp_path
     size = path_of(tmp_path, {"number": 0}).stat().st_size
     assert write_features(tmp_path, [some(4)], 2 * size + 900) == ""
     assert {number for number in range(5) if path_of(tmp_path, {"number": number}).exists()} == {0, 3, 4}
-    assert "they are 0.0 MB, and --features allows" in write_features(tmp_path, [some(5)], 799)
+    assert "they need 0.0 MB, but --features allows" in write_features(tmp_path, [some(5)], 799)
     assert {number for number in range(6) if path_of(tmp_path, {"number": number}).exists()} == {0, 3, 4}
 
 
@@ -291,7 +291,7 @@ def test_features_larger_than_the_room_are_encoded_and_not_kept(
     run.workspace = Workspace(run.workspace.data, run.workspace.runs, run.workspace.results, feature_bytes=1600)
     performed(run)
     said = capsys.readouterr().out
-    assert "the features of train are not kept for other probes: they are 0.0 MB, and --features allows 0.0 MB" in said
+    assert "the features of train are not cached for other probes: they need 0.0 MB, but --features allows only 0.0 MB" in said
     assert len(kept(run)) == 1, "those of val"
     performed(run)
     assert encoded == ["train", "val", "train"]
@@ -303,7 +303,7 @@ def test_a_folder_that_cannot_be_written_keeps_nothing_and_stops_nothing(
     run = toy_run(folder, **KNN)
     run.workspace.features.write_text("in the way")
     performed(run)
-    assert "are not kept for other probes" in capsys.readouterr().out
+    assert "are not cached for other probes" in capsys.readouterr().out
 
 
 def test_what_killed_commands_left_half_written_is_removed_and_what_living_ones_write_is_not(tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_a_steps_gradient_does_not_depend_on_how_the_batch_is_cut(micro_batch: i
 
 def test_an_image_without_a_partner_to_mix_with_is_refused_before_anything_is_computed(folder: Path) -> None:
     run = toy_run(folder, **SHORT | {"batch": 6, "micro_batch": 3})
-    with pytest.raises(UserError, match="odd number of images, and mixup pairs them"):
+    with pytest.raises(UserError, match="odd number of images, but mixup"):
         performed(run)
     settings = run.planned.recipe
     assert isinstance(settings, FinetuneRecipe)

@@ -243,7 +243,7 @@ def test_a_checkpoint_that_does_not_fit_a_classifier(
 def test_a_classifier_of_unknown_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_file(timm.create_model("resnet18", num_classes=7).state_dict(), folder / "seven.safetensors")
     source = f'model = "resnet18"\ncheckpoint = "{folder / "seven.safetensors"}"\n'
-    assert "found 7 outputs, and nothing says which" in told(folder, f"{TOY}{CLASSIFIERS}{source}", capsys)
+    assert "found 7 outputs with unknown classes" in told(folder, f"{TOY}{CLASSIFIERS}{source}", capsys)
 
 
 def test_a_classifier_of_which_timm_has_no_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -185,7 +185,7 @@ def test_runs_that_want_the_same_features_encode_them_once(folder: Path, capsys:
     kept = [split for _, record in every_extra(folder) for split in record.get("features_kept", [])]
     assert sorted(kept) == ["train", "val"], "each is encoded by one of them, and there for the other"
     assert sorted(path.suffix for path in workspace.features.iterdir()) == [".crops"] * 2 + [".safetensors"] * 2
-    assert capsys.readouterr().out.count("are there already, and are not encoded again") == 2
+    assert capsys.readouterr().out.count("are in the cache and are not computed again") == 2
 
 
 def every_extra(folder: Path) -> list[tuple[str, dict[str, Any]]]:

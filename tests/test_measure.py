@@ -234,7 +234,7 @@ def rewritten(path: Path, **changes: Any) -> None:
         (lambda path: rewritten(path, seconds=np.array(1e9)), "its hash does not match its seal"),
         (lambda path: rewritten(path, seal=None), "it has no seal"),
         (lambda path: rewritten(path, ways=np.array(10**15)), "its hash does not match its seal"),
-        (lambda path: path.write_bytes(path.with_name("dark-1.npz").read_bytes()), "it is of another condition"),
+        (lambda path: path.write_bytes(path.with_name("dark-1.npz").read_bytes()), "it belongs to another condition"),
     ],
 )
 def test_a_part_that_is_not_as_it_was_kept_is_named_and_measured_again(
@@ -245,7 +245,7 @@ def test_a_part_that_is_not_as_it_was_kept_is_named_and_measured_again(
     damage(part)
     assert part.read_bytes() != stood
     perform(run)
-    assert f"{part}: damaged or changed, and measured again: {told}" in " ".join(capsys.readouterr().out.split())
+    assert f"{part}: damaged or changed, so it is measured again: {told}" in " ".join(capsys.readouterr().out.split())
     after = outcomes_of(measured[0], "broken")
     assert [m.model_dump() for m in after.measurements()] == [m.model_dump() for m in before.measurements()]
 
@@ -353,7 +353,7 @@ def test_a_checkpoint_of_imagenet_is_measured_as_timm_has_it(tmp_path: Path) -> 
     assert (loaded.side, loaded.space) == (32, imagenet_1k())
     model = timm.create_model("vit_tiny_patch16_224", num_classes=7).eval()
     save_file(model.state_dict(), path)
-    with pytest.raises(UserError, match="1,000 classes, found 7 outputs"):
+    with pytest.raises(UserError, match="1,000 classes of ImageNet-1k, found 7 outputs"):
         load_classifier(source, None, path)
 
 
@@ -438,7 +438,7 @@ def test_a_run_whose_classifier_has_lost_its_description_measures_nothing(tuned:
     with pytest.raises(UserError, match=r"classifier.json: missing, or changed since the run"):
         load_classifier(ClassifierSource(kind="run"), None, weights)
     (tuned.parent / "finished.json").unlink()
-    with pytest.raises(UserError, match=r"classifier.json: missing, or not what a fine-tuning leaves"):
+    with pytest.raises(UserError, match=r"classifier.json: missing, or not written by a fine-tuning"):
         load_classifier(ClassifierSource(kind="run"), None, weights)
 
 
@@ -454,7 +454,7 @@ def test_a_strangers_json_beside_weights_says_nothing_of_them(tmp_path: Path, co
 def test_the_export_of_an_encoder_is_no_classifier(tmp_path: Path) -> None:
     recipe = EncoderRecipe(model="vit_tiny_patch16_224", image_size=16, patch_size=4, width=16, depth=2, heads=2)
     export_encoder(create_encoder(recipe), recipe, tmp_path)
-    with pytest.raises(UserError, match="found the export of an encoder, which has no classes"):
+    with pytest.raises(UserError, match="found an exported encoder, which has no classes"):
         classifier_beside(tmp_path / "encoder.json")
 
 

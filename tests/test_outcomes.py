@@ -185,9 +185,9 @@ def test_outcomes_of_every_kind_keep_the_names_of_their_images(kind: int) -> Non
 def test_names_that_are_not_those_of_the_images_are_refused(kind: int) -> None:
     one, other = (every_kind(names)[kind] for names in (NAMES, (*NAMES[:3], "dog/2.png")))
     (key,) = [key for key in one.arrays() if key.endswith("names")]
-    with pytest.raises(ValueError, match="names that are not those of the images"):
+    with pytest.raises(ValueError, match="the names of the images do not match"):
         type(one).from_arrays({**one.arrays(), key: other.arrays()[key]})
-    with pytest.raises(ValueError, match="names that are not those of the images"):
+    with pytest.raises(ValueError, match="the names of the images do not match"):
         type(one).from_arrays({**one.arrays(), key: one.arrays()[key][:-1]})
 
 

@@ -130,7 +130,10 @@ def test_an_encoder_outside_of_all_wrappings_is_chosen_by_a_dot() -> None:
 def test_parameters_that_fsdp_flattened_are_refused_by_name_with_what_to_do() -> None:
     flat = {f"_fsdp_wrapped_module.blocks.{i}._fsdp_wrapped_module._flat_param": torch.zeros(9) for i in range(2)}
     for message in (told(flat), told(under("_fsdp_wrapped_module.", VIT) | flat)):
-        assert "found 2 parameters flattened by FSDP (_fsdp_wrapped_module.blocks.0._fsdp_wrapped_module._flat_param" in message
+        assert (
+            "found 2 parameters flattened by FSDP (_fsdp_wrapped_module.blocks.0._fsdp_wrapped_module._flat_param"
+            in message
+        )
         assert "full_state_dict=True" in message
     assert encoder_in(under("teacher.", VIT) | under("student.", flat), "here").tensors.keys() == VIT.keys()
 

@@ -110,6 +110,5 @@ def test_weights_that_do_not_fit_are_told_at_every_plan(tmp_path: Path) -> None:
     runs = [open_run(suite, planned, workspace) for planned in suite.runs if planned.task == "photographs-knn"]
     for _ in range(2):
         assert (
-            "width = 64 is not divisible by heads = 3"
-            in weights_problems(runs)["downstream/photographs-knn/lut/seed0"]
+            "width = 64 is not divisible by heads = 3" in weights_problems(runs)["downstream/photographs-knn/lut/seed0"]
         )

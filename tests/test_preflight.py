@@ -288,7 +288,7 @@ def test_classes_that_cannot_be_decoded_leave_nothing_to_tell_apart(
     with pytest.raises(UserError, match=r"in 2 of 3 classes: blue, green\. At most one class is left"):
         check_classification(run)
     images = run.dataset(split)
-    with pytest.raises(UserError, match="could be decoded, and these are of one class, 'amber'"):
+    with pytest.raises(UserError, match="could be decoded, all of class 'amber'"):
         evaluate_by_index(images, run)
 
 

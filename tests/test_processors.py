@@ -114,7 +114,9 @@ def test_their_units_become_pixels_between_0_and_1(weights: Path, change: dict[s
 )
 def test_what_cannot_be_followed_is_refused(weights: Path, change: dict[str, Any], told: str) -> None:
     beside(weights, PROCESSOR | change)
-    with pytest.raises(UserError, match=r"preprocessor_config\.json: its preprocessing of images is not supported") as refused:
+    with pytest.raises(
+        UserError, match=r"preprocessor_config\.json: its preprocessing of images is not supported"
+    ) as refused:
         prepared_for(weights)
     assert told in str(refused.value)
 

@@ -102,14 +102,14 @@ def test_two_processes_and_other_workers_find_the_bits_of_one(tmp_path: Path) ->
 def test_a_set_whose_classes_have_one_image_each_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path, val=1)
     run = class_run(tmp_path, recall_at=[1])
-    with pytest.raises(UserError, match="every class of split 'val' has one image"):
+    with pytest.raises(UserError, match="every class of split 'val' has only one image"):
         run.planned.kind.module.check(run)
 
 
 def test_a_number_of_nearest_images_that_the_set_has_not_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path)
     run = class_run(tmp_path, recall_at=[1, 21])
-    with pytest.raises(UserError, match=r"recall_at has 21, and each of the 21 images .* lower it to 20"):
+    with pytest.raises(UserError, match=r"recall_at = 21 is too large: .* has 21 images, so a query has 20"):
         run.planned.kind.module.check(run)
     with pytest.raises(UserError, match="recall_at: expected different numbers in ascending order"):
         class_run(tmp_path, recall_at=[2, 1])
@@ -362,7 +362,7 @@ def test_the_sets_are_known_and_checked(tmp_path: Path, capsys: pytest.CaptureFi
     assert status_of(known, tmp_path).state == "here"
     report = verify("roxford5k", tmp_path)
     assert "database, images: expected 4,993, found 15 (-4,978)." in report.problems
-    assert "queries: 3 of 3 images looked at can be decoded" in report.lines
+    assert "queries: 3 of 3 images checked can be decoded" in report.lines
     path.unlink()
     assert status_of(known, tmp_path).state == "gnd_roxford5k.pkl is missing"
     from lutbench.progress import console

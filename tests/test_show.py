@@ -216,7 +216,7 @@ def test_the_images_that_a_run_is_most_wrong_about_come_by_name(show: Show) -> N
     assert lines[0].split() == ["image", "class", "predicted", "rank", "confidence"]
     assert sorted(line.split()[0] for line in lines[1:5]) == [f"blue/amber{number}.png" for number in range(4)]
     assert [line.split()[1:3] for line in lines[1:5]] == [["blue", "amber"]] * 4
-    assert lines[5].startswith("Most wrong are images of whose label the score has the highest rank")
+    assert lines[5].startswith("Most wrong: images with the highest rank")
     assert "no image names" not in joined(lines)
     shifted = part(show("shift/hidden")[1], "Worst mistakes")
     assert shifted[0].split() == ["image", "wrong", "in", "of", "mean", "rank"]

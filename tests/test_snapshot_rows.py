@@ -208,7 +208,7 @@ def test_a_run_without_snapshots_is_told_with_what_it_keeps(done: Path) -> None:
     ("more", "told"),
     [
         ('[method."lut-at-0.25"]\nscratch = true\nencoder = "toy"', "the row lut-at-0.25 would be lut at 0.25 of its pre-training"),
-        (f"[method.{'m' * 60}]\npretrain = 'lut'\n[downstream.long]\nkind = 'knn'\ndata = 'toy'\nmethods = ['{'m' * 60}']\nat = [0.25]", "cannot be the name of a row"),
+        (f"[method.{'m' * 60}]\npretrain = 'lut'\n[downstream.long]\nkind = 'knn'\ndata = 'toy'\nmethods = ['{'m' * 60}']\nat = [0.25]", "is not a valid name of a row"),
     ],
 )  # fmt: skip
 def test_names_that_do_not_do_are_refused(tmp_path: Path, more: str, told: str) -> None:

@@ -210,7 +210,7 @@ def test_equal_tokens_have_no_direction_and_two_kinds_of_tokens_one() -> None:
 
 def test_features_without_a_spectrum_are_refused() -> None:
     group = np.zeros(50, np.int64)
-    with pytest.raises(UserError, match="the same for all images"):
+    with pytest.raises(UserError, match="equal for all images"):
         accumulated(torch.full((50, 8), 0.3), group).singular_values()
     features = drawn(12, 50, 8)
     features[7, 3] = math.nan
@@ -221,7 +221,7 @@ def test_features_without_a_spectrum_are_refused() -> None:
 def test_too_few_images_are_refused_with_the_number_that_is_needed() -> None:
     fitted = PowerLawRange.of(10, 0.5, 768)
     check_enough(769, 768, fitted)
-    with pytest.raises(UserError, match=r"768 wide needs at least 769 images, and 768 are analysed"):
+    with pytest.raises(UserError, match=r"width 768 needs at least 769 images, found 768"):
         check_enough(768, 768, fitted)
     with pytest.raises(UserError, match=r"at least 1,537 images"):
         check_enough(1536, 768, PowerLawRange.of(10, 1.0, 768))
@@ -230,5 +230,5 @@ def test_too_few_images_are_refused_with_the_number_that_is_needed() -> None:
 @pytest.mark.parametrize(("width", "left"), [(22, 2), (16, 0)])
 def test_an_encoder_too_narrow_for_the_fitted_ranks_is_refused(width: int, left: int) -> None:
     check_enough(1000, 24, PowerLawRange.of(10, 0.5, 24))
-    with pytest.raises(UserError, match=rf"at least 3 ranks.* leave {left}, from 10 to {width // 2}: lower alpha_from"):
+    with pytest.raises(UserError, match=rf"at least 3 ranks.* leave {left}, from 10 to {width // 2}. Lower alpha_from"):
         check_enough(1000, width, PowerLawRange.of(10, 0.5, width))

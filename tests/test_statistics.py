@@ -357,5 +357,5 @@ def test_intervals_have_the_bits_of_scipys_statistics() -> None:
 
 @pytest.mark.parametrize(("successes", "n"), [(-1, 3), (4, 3), (0, 0)])
 def test_what_is_no_share_has_no_interval(successes: int, n: int) -> None:
-    with pytest.raises(ValueError, match="is no share"):
+    with pytest.raises(ValueError, match="is not a share"):
         wilson(successes, n)

@@ -92,7 +92,9 @@ def features_of(
             if processes.is_main_process:
                 some = [({**inputs, "block": number}, kept) for number, kept in encoded.items()]
                 if reason := write_features(run.workspace.features, some, run.workspace.feature_bytes):
-                    run.workspace.note(f"{run.name}: the features of {split} are not cached for other probes: {reason}.")
+                    run.workspace.note(
+                        f"{run.name}: the features of {split} are not cached for other probes: {reason}."
+                    )
             processes.wait_for_everyone()  # so that all of them find the file the next time
         else:
             run.log(f"features of {split} are in the cache and are not computed again.")

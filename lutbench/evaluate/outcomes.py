@@ -186,7 +186,9 @@ class Outcomes(PerImage):
                 f"found {labels.shape}, {predictions.shape} and {ranks.shape}"
             )
         if ((labels == predictions) != (ranks == 0)).any():
-            raise ValueError("rank must be 0 exactly where the prediction is the label: compute both from the same ordering")
+            raise ValueError(
+                "rank must be 0 exactly where the prediction is the label: compute both from the same ordering"
+            )
         return cls(labels, predictions, ranks, names_fingerprint(listed), names=tuple(listed))
 
     def arrays(self) -> dict[str, NDArray[Any]]:

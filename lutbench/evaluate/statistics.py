@@ -47,15 +47,15 @@ class Interval(NamedTuple):
 
 
 def wilson(successes: int, n: int) -> Interval:
-    """Wilson's score interval of a share ``successes / n``: what another sample of ``n`` test images would change.
+    """Wilson's score interval of a share ``successes / n``: the uncertainty from the sample of ``n`` test images.
 
-    It knows nothing of another training run. Source: Wilson 1927, without continuity correction.
+    It does not include the variation between training runs. Source: Wilson 1927, without continuity correction.
 
     Raises:
         ValueError: if it is no share.
     """
     if not 0 <= successes <= n or n < 1:
-        raise ValueError(f"{successes} of {n} is no share")
+        raise ValueError(f"{successes} of {n} is not a share between 0 and 1")
     # As scipy.stats computes it, in the same order, so that bits are the same: to import that takes half a second.
     share, whole = successes / n, 2 * (n + Z**2)
     centre = (2 * n * share + Z**2) / whole
