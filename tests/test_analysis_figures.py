@@ -244,7 +244,10 @@ def test_attention_is_drawn_with_what_uniform_attention_would_give_and_the_sente
     figures: Mapping[str, tuple[str, Figure]], full: Path
 ) -> None:
     _, figure = figures["looks-attention.png"]
-    assert "Attention that reaches as far as uniform attention, with NMI near 0, selects nothing." in figure.get_supxlabel()
+    assert (
+        "Attention that reaches as far as uniform attention, with NMI near 0, selects nothing."
+        in figure.get_supxlabel()
+    )
     assert legend(figure) == [["LUT", "MAE", "Untrained", "uniform attention"]]
     expected = {"distance": uniform_distance(4, 12), "NMI": 0, "entropy": uniform_entropy(4), "to itself": 1 / 17}
     for title, value in expected.items():

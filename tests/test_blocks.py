@@ -80,7 +80,8 @@ def test_encoders_without_blocks_in_a_row_are_refused(tmp_path: Path, model: str
     write_images(tmp_path)
     suite = SUITE.replace(TOY[TOY.index("[encoder.toy]") :], f'[encoder.toy]\nmodel = "{model}"\nimage_size = 224\n')
     with pytest.raises(
-        UserError, match=r"task, row scratch: blocks: expected a Vision Transformer, found \w+, which has no sequence of blocks"
+        UserError,
+        match=r"task, row scratch: blocks: expected a Vision Transformer, found \w+, which has no sequence of blocks",
     ):
         knn.check_weights(toy_run(tmp_path, suite_text=suite, **KNN | {"blocks": [1]}))
 

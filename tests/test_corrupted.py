@@ -154,7 +154,10 @@ def test_processes_that_build_at_once_build_once(built: Path, clean: FolderImage
     ("spoil", "told"),
     [
         (lambda cell: (cell / "cat/0003.png").unlink(), "12 images that were written, found 11"),
-        (lambda cell: shutil.copy(cell / "cat/0003.png", cell / "cat/more.png"), "12 images that were written, found 13"),
+        (
+            lambda cell: shutil.copy(cell / "cat/0003.png", cell / "cat/more.png"),
+            "12 images that were written, found 13",
+        ),
         (lambda cell: (cell / "cat/0003.png").write_bytes(b"other"), "or other names or sizes"),
         (lambda cell: (cell / "cat/0003.png").rename(cell / "cat/0009.png"), "or other names or sizes"),
         (lambda cell: (cell / "manifest.json").unlink(), r"has no frost/5.* Build it"),

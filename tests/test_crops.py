@@ -264,7 +264,10 @@ def test_crops_are_kept_where_half_of_the_room_is_theirs_and_features_leave_it(
         run = of_seed(folder, 0, f"room {room}", room=room)
         features_of(run, "val")
         assert len(crop_files(run)) == kept
-        assert capsys.readouterr().out.count("With --features 1 or more, their crops (0.0 MB) are cached and shared") == told
+        assert (
+            capsys.readouterr().out.count("With --features 1 or more, their crops (0.0 MB) are cached and shared")
+            == told
+        )
     taken = run.workspace.features / "others.safetensors"
     taken.write_bytes(bytes(size + 1))
     os.utime(taken, (1, 1))

@@ -291,7 +291,10 @@ def test_features_larger_than_the_room_are_encoded_and_not_kept(
     run.workspace = Workspace(run.workspace.data, run.workspace.runs, run.workspace.results, feature_bytes=1600)
     performed(run)
     said = capsys.readouterr().out
-    assert "the features of train are not cached for other probes: they need 0.0 MB, but --features allows only 0.0 MB" in said
+    assert (
+        "the features of train are not cached for other probes: they need 0.0 MB, but --features allows only 0.0 MB"
+        in said
+    )
     assert len(kept(run)) == 1, "those of val"
     performed(run)
     assert encoded == ["train", "val", "train"]

@@ -145,9 +145,7 @@ def test_features_that_are_not_finite_are_no_result_and_name_the_first_image(tmp
     save_file(weights, tmp_path / "weights.safetensors")
     suite = SUITE.replace("scratch = true", f'checkpoint = "{tmp_path}/weights.safetensors"')
     run = toy_run(tmp_path, "second", suite_text=suite, kind="knn", neighbours=3)
-    with pytest.raises(
-        UserError, match=r"the encoder's features are not finite for 30 of 30 images, such as \S+\.png"
-    ):
+    with pytest.raises(UserError, match=r"the encoder's features are not finite for 30 of 30 images, such as \S+\.png"):
         performed(run)
     assert not list(run.workspace.results.rglob("*.json"))
 

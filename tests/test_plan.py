@@ -795,7 +795,10 @@ def test_a_row_that_cannot_be_run_is_told_and_the_others_are_planned(
     show_plan(*opened(folder), Rates())
     told = " ".join(capsys.readouterr().out.split())
     assert "4 runs cannot run, see below. They are not in the sums." in told, "two seeds, and untrained ones"
-    assert "analysis.inside, row net: an analysis needs a sequence of blocks over the tokens of a square patch grid" in told
+    assert (
+        "analysis.inside, row net: an analysis needs a sequence of blocks over the tokens of a square patch grid"
+        in told
+    )
     assert "net 2 cannot run" in told
     assert "lut 2 of 2" not in told
     assert "neighbours lut 2 102 " in told, "30 and 21 images, twice"
