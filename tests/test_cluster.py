@@ -249,7 +249,7 @@ def test_how_jobs_ended_is_known_without_slurm(tmp_path: Path) -> None:
     states = job_states(suite, tmp_path / "runs")
     assert states[names[0]].text == "failed, exit status 1, job 0"
     assert states[names[0]].paragraph.endswith("\n    ".join(["", *(f"line {number}" for number in range(12, 20))]))
-    assert states[names[1]].text == f"cancelled, since {names[0]} failed, job 1"
+    assert states[names[1]].text == f"cancelled, because {names[0]} failed, job 1"
     assert states[names[2]].text == "unknown: SLURM no longer lists job 2"
     write_end(folder, JobEnd(job="2", status=143, signal="SIGTERM", when="2026-01-01T12:00:00+00:00"))
     assert job_states(suite, tmp_path / "runs")[names[2]].text.startswith("stopped by SIGTERM at 2026-01-0")

@@ -655,7 +655,7 @@ def test_checkpoints_take_the_room_that_was_planned(folder: Path, save_every: in
     files = list((folder / "runs").rglob("tensors.safetensors"))
     there = sum(tensor.nbytes for file in files for tensor in load_file(file).values())
     assert len(files) == kept
-    assert there == pytest.approx(disk[f"checkpoints (last {KEEP} of each run"].to_come, rel=0.01)
+    assert there == pytest.approx(disk[f"checkpoints (last {KEEP} of each run)"].to_come, rel=0.01)
     left = [*(folder / "runs").rglob("*coder.safetensors"), *(folder / "runs").rglob("teacher.safetensors")]
     exported = sum(tensor.nbytes for file in left for tensor in load_file(file).values())
     assert len(left) == 3
