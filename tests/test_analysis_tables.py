@@ -384,7 +384,7 @@ def test_the_legend_says_how_intervals_are_made_and_what_the_floor_is_for(full: 
     legend = section(suite(full), full, "analysis").whole_legend
     assert INTERVALS[BASIC] == "percentiles of resamples of the images, reflected at the value"
     assert (
-        f"{INTERVALS[BASIC]} (effective rank, alpha) for one seed or seeds that agree, Student's t over seeds for more."
+        f"{INTERVALS[BASIC]} (effective rank, alpha) for one seed or seeds with the same result, Student's t over seeds for several seeds."
         in legend
     )
     assert "attention distance is that of uniform attention and whose NMI is near 0 selects nothing." in legend
@@ -538,7 +538,7 @@ def test_differences_of_what_is_no_percentage_are_in_its_unit(full: Path) -> Non
     assert rows["attention distance, px"]["difference"].startswith("-16.0 [-17.")
     assert rows["NMI"]["difference"].startswith("+0.108")
     assert rows["NMI"]["over seeds"] == "[-0.02, +0.24]"
-    assert "Difference in points, or in the unit beside the metric if it is not a percentage," in other.legend
+    assert "Difference in points (if the metric is not a percentage: in the unit beside it)" in other.legend
     assert "For metrics that are not a mean over images, effective rank and alpha," in other.legend
     assert neighbours.frame["metric"].tolist() == ["k-NN top-1, best depth ↑"]
     assert neighbours.frame["difference"].item().startswith("+58.0 [")

@@ -630,7 +630,7 @@ def test_two_methods_are_compared_on_every_set_and_printed_metric(view: View, fi
     assert differences["mean error, 2 corruptions ↓"].startswith("-1.0 [")
     assert differences["mean top-1, patches dropped ↑"].startswith("+4.5 [")  # 0 to 9 images of 100
     assert "percentiles of 2000 resamples" in drawn.legend
-    text = files["main.md"].split("## Differences on the same images")[1]
+    text = files["main.md"].split("## Differences on the same images\n")[1]
     assert text.index("Bonett and Price") < text.index("+4.5 [")
 
 

@@ -376,7 +376,7 @@ def test_two_segmentations_are_compared_by_resampling_the_images_in_a_table_of_t
     assert found["difference"] == "+6.7 [+6.7, +6.7]"  # 80 / 120 - 75 / 125, the same in every image
     assert found["p"] == "0.001"
     assert "only 1st" not in found
-    text = build_tables(loaded, segmented)["main.md"].split("## The same images, right or wrong")[1]
+    text = build_tables(loaded, segmented)["main.md"].split("## Differences on the same images\n")[1]
     assert (
         text.index("Bonett and Price")
         < text.index("+6.7 [+6.7, +6.7]")

@@ -18,8 +18,8 @@ PAIRED = (
     "the second method gets right (with several seeds: gets right with more seeds); two-sided p of the same statistic as the interval."
 )
 RESAMPLED = (
-    f"Difference in points (with several seeds, their mean) with its 95 % interval over images: percentiles of {RESAMPLES} resamples of "
-    f"the images, the same for both methods; two-sided p from the same resamples, at least {2 / RESAMPLES:.2g}."
+    f"Difference in points with its 95 % interval over images: percentiles of {RESAMPLES} resamples of the images, the same for both "
+    f"methods; two-sided p from the same resamples, at least {2 / RESAMPLES:.2g}. With several seeds, the mean over seeds."
 )
 NOT_OTHER_RUNS = "The interval and p describe the variation over images, not over training runs."
 OVER_SEEDS = (
@@ -36,7 +36,7 @@ SEEDS = (
     "Seeds: the number of seeds whose difference has the same sign, and the number with the opposite sign. Runs with the same seed start "
     "from the same initial weights (where the shapes are the same) and use the same masks, so they form pairs."
 )
-IN_UNIT = "Difference in points, or in the unit beside the metric if it is not a percentage,"
+IN_UNIT = "Difference in points (if the metric is not a percentage: in the unit beside it)"
 SPECTRA = (
     "For metrics that are not a mean over images, {}, the interval is a basic bootstrap (percentiles reflected at the difference) from the "
     "resamples in the records; these are fewer, so the smallest possible p is larger. Such a difference may be outside its interval: "

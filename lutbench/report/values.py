@@ -108,7 +108,11 @@ def interval_legend(measured: Iterable[Measurement | None]) -> str:
     seeds, draws = (INTERVALS[name] if metrics.pop(name) else "" for name in (STUDENT, OF_DRAWS))
     found = {INTERVALS.get(name, name): f" ({', '.join(of)})" for name, of in metrics.items() if of}
     images = " and ".join(name + (of if len(found) > 1 else "") for name, of in found.items())
-    cases = {images: "for one seed or equal seeds", seeds: "for several seeds", draws: "for several draws"}
+    cases = {
+        images: "for one seed or seeds with the same result",
+        seeds: "for several seeds",
+        draws: "for several draws",
+    }
     told = {text: case for text, case in cases.items() if text}
     return ", ".join(told if len(told) == 1 else (f"{text} {case}" for text, case in told.items()))
 
