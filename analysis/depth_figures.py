@@ -3,7 +3,7 @@
 Different architectures are drawn one below the other; a method has the same colour in all figures of the suite.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +15,7 @@ from analysis.depth_curves import Group, Row, Values, depth_curves, spectrum_cur
 from analysis.pictures import PictureRow, attention_picture, component_picture, reconstruction_picture
 from analysis.uniform import uniform_distance, uniform_entropy
 from lutbench.record import Record
-from lutbench.report.charts import Chart, ChartLine, ChartPanel, Style
+from lutbench.report.charts import Chart, ChartLine, ChartPanel, MapPanel, Style
 from lutbench.report.comparisons import on_same_images
 from lutbench.report.entries import TableEntry
 from lutbench.report.figures import Point, draw_lines, label_figure, new_figure, plain_axes, seeds_label
@@ -96,7 +96,7 @@ def _of_numbers(view: View, measured: Sequence[TableEntry]) -> Figures:
         made["features"] = "features by depth", lambda title: features_figure(title, groups, note)
     if "spectrum_pooled" in has:
         made["spectra"] = "spectra of the output", lambda title: spectra_figure(title, groups, note)
-    if compared := [entry for entry in measured if all(_has(record, "grams") for record in entry.runs)]:
+    if compared := _with_grams(measured):
         names, pairs = view.method_names(measured), view.suite.config.compare
         made["cka"] = "CKA between blocks", lambda title: cka_figure(title, compared, names, pairs, note)
     return made
@@ -110,6 +110,7 @@ def _charts(view: View, measured: Sequence[TableEntry]) -> "dict[str, Callable[[
         "attention": lambda: _panels_chart(groups, ATTENTION_PANELS, OF_ATTENTION.replace(note, "").strip()),
         "features": lambda: _panels_chart(groups, FEATURE_PANELS, OF_FEATURES),
         "spectra": lambda: spectra_chart(groups),
+        "cka": lambda: cka_chart(view, measured),
     }
 
 
@@ -183,6 +184,24 @@ def spectra_chart(groups: Sequence[Group]) -> Chart:
             title += f", {group.encoder}" if len(groups) > 1 else ""
             shown += [ChartPanel(title, "i / D", "log10 (s_i / s_1)", lines)] if lines else []
     return Chart(shown, OF_SPECTRA.replace("\n", " "))
+
+
+def cka_chart(view: View, measured: Sequence[TableEntry]) -> Chart:
+    """Return how alike all blocks are, as :func:`cka_figure` draws it."""
+    names = view.method_names(measured)
+    panels = []
+    for one, other, alike in cka_of_pairs(_with_grams(measured), view.suite.config.compare):
+        first, second = names[one.method], names[other.method]
+        title = first if one is other else f"{first} and {second}"
+        x, y = ("block", "block") if one is other else (f"{second}, block", f"{first}, block")
+        rows, columns = ([*map(str, range(1, size)), "out"] for size in alike.shape)
+        panels.append(MapPanel(title, x, y, "linear CKA", columns, rows, alike.tolist()))
+    return Chart(panels, OF_CKA.replace("\n", " "))
+
+
+def _with_grams(measured: Sequence[TableEntry]) -> list[TableEntry]:
+    """Return the entries all of whose runs kept what CKA is computed from."""
+    return [entry for entry in measured if all(_has(record, "grams") for record in entry.runs)]
 
 
 def _of_pictures(view: View, measured: Sequence[TableEntry]) -> Figures:
@@ -285,24 +304,13 @@ def cka_figure(
     title: str, measured: Sequence[TableEntry], names: Mapping[str, str], pairs: Sequence[Sequence[str]], note: str = ""
 ) -> "Figure":
     """Draw how alike all blocks are: of every encoder among themselves, and of the suite's pairs on the same images."""
-    from analysis.cka import cka
-
-    entries = {entry.method: entry for entry in measured}
-    shown = [(entry, entry) for entry in measured]
-    shown += [
-        (entries[one], entries[other])
-        for one, other in pairs
-        if one in entries and other in entries and on_same_images(entries[one], entries[other])
-    ]
-    grams = {method: [record.array("grams") for record in entry.runs] for method, entry in entries.items()}
+    shown = list(cka_of_pairs(measured, pairs))
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     figure = new_figure(1.2 + 3 * columns, 1.2 + 3.05 * rows)
     figure.set_layout_engine("compressed")  # for axes whose shape is given
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for (one, other), axes in zip(shown, panels[: len(shown)], strict=True):
-        seeds = zip(grams[one.method], grams[other.method], strict=True)
-        alike = np.mean([cka(first, second) for first, second in seeds], 0)
+    for (one, other, alike), axes in zip(shown, panels[: len(shown)], strict=True):
         image = axes.imshow(alike, origin="lower", vmin=0, vmax=1, cmap="viridis")
         first, second = names[one.method], names[other.method]
         axes.set_title(first if one is other else f"{first} and {second}", fontsize="small")
@@ -315,6 +323,25 @@ def cka_figure(
     bar.set_label("linear CKA", fontsize="small")
     label_figure(figure, title, OF_CKA, note)
     return figure
+
+
+def cka_of_pairs(
+    measured: Sequence[TableEntry], pairs: Sequence[Sequence[str]]
+) -> Iterator[tuple[TableEntry, TableEntry, Values]]:
+    """Yield the mean CKA over seeds (L1 + 1, L2 + 1) of every encoder with itself, then of the suite's pairs on the same images."""
+    from analysis.cka import cka
+
+    entries = {entry.method: entry for entry in measured}
+    shown = [(entry, entry) for entry in measured]
+    shown += [
+        (entries[one], entries[other])
+        for one, other in pairs
+        if one in entries and other in entries and on_same_images(entries[one], entries[other])
+    ]
+    grams = {method: [record.array("grams") for record in entry.runs] for method, entry in entries.items()}
+    for one, other in shown:
+        seeds = zip(grams[one.method], grams[other.method], strict=True)
+        yield one, other, np.mean([cka(first, second) for first, second in seeds], 0)
 
 
 def _panels_figure(title: str, groups: Sequence[Group], panels: Sequence[Panel], columns: int, *below: str) -> "Figure":

@@ -1,4 +1,4 @@
-"""What tables say of segmentations: a figure with the IoU of every class, method beside method."""
+"""What tables say of segmentations: a figure and a chart with the IoU of every class, method beside method."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -8,6 +8,7 @@ import numpy as np
 
 from downstream.segmentation.confusions import IOU_OF
 from lutbench.record import Record
+from lutbench.report.charts import CategoryPanel, Chart, ChartLine
 from lutbench.report.figures import PALETTE, Point, label_figure, new_figure, over_seeds_point, plain_axes, seeds_label
 from lutbench.report.sections import Drawing, Section, View, by_task
 
@@ -38,26 +39,17 @@ def sections(view: View) -> list[Section]:
         measured = [entry for entry in of_task if entry.runs]
         methods = [(names[entry.method], entry.runs) for entry in measured]
         if methods:
-            draw = partial(class_figure, title, methods, view.note, [view.colour(entry.method) for entry in measured])
-            drawings.append(Drawing(f"{of_task[0].task}-iou.png", title, draw))
+            colours = [view.colour(entry.method) for entry in measured]
+            draw = partial(class_figure, title, methods, view.note, colours)
+            drawings.append(Drawing(f"{of_task[0].task}-iou.png", title, draw, partial(class_chart, methods, colours)))
     return [Section("Classes", figures=drawings, files_only=True)]
 
 
 def class_figure(title: str, methods: Methods, note: str = "", colours: Sequence[str] = PALETTE) -> "Figure":
-    """Draw a bar for every class and method, the first method's best classes on top.
-
-    Of more than :data:`MOST_CLASSES` classes those are shown in which the first two methods differ most, and the title
-    says so.
-    """
+    """Draw a bar for every class and method, in the order of :func:`chosen_classes`; where not all are shown, the title says so."""
     bars = [class_bars(records) for _, records in methods]
-    classes = list(dict.fromkeys(name for of in bars for name in of))
-    shown = most_different(bars, classes) if len(classes) > MOST_CLASSES else classes
-    if len(shown) < len(classes):
-        chosen = (
-            f"in which {methods[0][0]} and {methods[1][0]} differ most" if len(methods) > 1 else "with the highest IoU"
-        )
-        title = f"{title}\nThe {len(shown)} of {len(classes)} classes {chosen}"
-    shown = sorted(shown, key=lambda name: -bars[0].get(name, NOTHING).value)
+    shown, choice = chosen_classes(methods, bars)
+    title = "\n".join(filter(None, (title, choice)))
 
     thickness = 0.8 / len(methods)
     labels = [_label(*method) for method in methods]
@@ -84,6 +76,39 @@ def class_figure(title: str, methods: Methods, note: str = "", colours: Sequence
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize="small", frameon=False)
     label_figure(figure, title, ABOUT, note)
     return figure
+
+
+def class_chart(methods: Methods, colours: Sequence[str]) -> Chart:
+    """Return the same as :func:`class_figure` for a page that draws it."""
+    bars = [class_bars(records) for _, records in methods]
+    shown, choice = chosen_classes(methods, bars)
+    lines = [
+        ChartLine(
+            seeds_label(name, len(records)),
+            colour,
+            {float(place): of[cls] for place, cls in enumerate(shown) if cls in of},
+            "dots",
+        )
+        for (name, records), of, colour in zip(methods, bars, colours, strict=True)
+    ]
+    top = min(100.0, 1.05 * max(bar.high for of in bars for bar in of.values()) or 1)
+    panel = CategoryPanel(choice or f"{len(shown)} classes", "IoU, %", shown, lines, top)
+    return Chart([panel], ABOUT.replace("Lines", "Bars"))
+
+
+def chosen_classes(methods: Methods, bars: Sequence[Mapping[str, Point]]) -> tuple[list[str], str]:
+    """Return the classes that are shown, the first method's best before others, and which of them these are.
+
+    Of more than :data:`MOST_CLASSES` classes those in which the first two methods differ most; empty text where all are shown.
+    """
+    classes, choice = list(dict.fromkeys(name for of in bars for name in of)), ""
+    shown = most_different(bars, classes) if len(classes) > MOST_CLASSES else classes
+    if len(shown) < len(classes):
+        differ = (
+            f"in which {methods[0][0]} and {methods[1][0]} differ most" if len(methods) > 1 else "with the highest IoU"
+        )
+        choice = f"The {len(shown)} of {len(classes)} classes {differ}"
+    return sorted(shown, key=lambda name: -bars[0].get(name, NOTHING).value), choice
 
 
 def class_bars(records: Sequence[Record]) -> dict[str, Point]:

@@ -46,17 +46,51 @@ class ChartPanel:
 
 
 @dataclass(frozen=True)
+class CategoryPanel:
+    """Values by category, one category below the other: of every method a dot with a bar for its interval."""
+
+    title: str
+    x: str
+    categories: Sequence[str]
+    """From the top."""
+    lines: Sequence[ChartLine]
+    """Their points are by the category's place, from 0; a category that has no value of a method has no point."""
+    top: float | None = None
+    """Where the axis, from 0, ends; where the points need it to if not given."""
+
+
+@dataclass(frozen=True)
+class MapPanel:
+    """A number for every pair of a row and a column, as colours."""
+
+    title: str
+    x: str
+    y: str
+    value: str
+    """What the numbers are."""
+    columns: Sequence[str]
+    """From the left."""
+    rows: Sequence[str]
+    """From the bottom."""
+    values: Sequence[Sequence[float]]
+    """Row by row; NaN where there is none."""
+    ends: tuple[float, float] = (0.0, 1.0)
+    """The values of the first and of the last colour."""
+
+
+@dataclass(frozen=True)
 class Chart:
     """Small plots with a legend in common."""
 
-    panels: Sequence[ChartPanel]
+    panels: Sequence[ChartPanel | CategoryPanel | MapPanel]
     note: str = ""
     """What bands and dots are."""
 
     @property
     def colours(self) -> dict[str, str]:
         """The colour of every label, in the order of the legend."""
-        return {line.label: line.colour for panel in self.panels for line in panel.lines}
+        with_lines = [panel for panel in self.panels if not isinstance(panel, MapPanel)]
+        return {line.label: line.colour for panel in with_lines for line in panel.lines}
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from markupsafe import Markup
 from lutbench.files import whole_file
 from lutbench.provenance import code
 from lutbench.recipes.suite import Row
-from lutbench.report.charts import Chart, Forest
+from lutbench.report.charts import CategoryPanel, Chart, ChartPanel, Forest
 from lutbench.report.html.grids import GROUPS, Grid, grid_of
+from lutbench.report.html.panel_specs import chart_specs
 from lutbench.report.html.prose import prose
 from lutbench.report.html.run_details import row_anchors, row_details, run_anchors
-from lutbench.report.html.vega_specs import SHAPES, Spec, chart_specs, forest_specs, shapes
+from lutbench.report.html.vega_specs import SHAPES, Spec, forest_specs, shapes
 from lutbench.report.sections import Drawing, Section, View
 from lutbench.report.values import letters
 
@@ -78,6 +79,8 @@ class Figure:
     """A WebP, as base64."""
     size: tuple[int, int] = (0, 0)
     is_forest: bool = False
+    is_tall: bool = False
+    """Whether it has many rows, and takes the width of a text."""
 
 
 @dataclass(frozen=True)
@@ -295,9 +298,12 @@ def _charted(title: str, chart: Chart, page: Page) -> Figure:
     plots = [page.plot(panel.title, spec) for panel, spec in zip(chart.panels, chart_specs(chart), strict=True)]
     marks = shapes(chart.colours)
     legend = [(label, colour, marks[label]) for label, colour in chart.colours.items()]
-    levels = dict.fromkeys(panel.level_label for panel in chart.panels if panel.level is not None)
+    levels = dict.fromkeys(
+        panel.level_label for panel in chart.panels if isinstance(panel, ChartPanel) and panel.level is not None
+    )
     dashed = [f"Dashed: {', '.join(levels)}."] if levels else []
-    return Figure(title, plots, legend, " ".join([*dashed, chart.note]).strip())
+    is_tall = any(isinstance(panel, CategoryPanel) for panel in chart.panels)
+    return Figure(title, plots, legend, " ".join([*dashed, chart.note]).strip(), is_tall=is_tall)
 
 
 def _forest(forest: Forest | None, page: Page, colours: Mapping[str, str]) -> Iterator[Figure]:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lutbench.report.charts import Chart, ChartLine, ChartPanel, Difference, Forest, reach
+from lutbench.report.charts import ChartLine, ChartPanel, Difference, Forest, reach
 from lutbench.report.figures import Point
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
@@ -48,12 +48,8 @@ def shapes(labels: Iterable[str]) -> dict[str, str]:
     return {label: SHAPES[place % len(SHAPES)] for place, label in enumerate(labels)}
 
 
-def chart_specs(chart: Chart) -> list[Spec]:
-    """Return a specification for every panel, which share the colours and marks of labels."""
-    return [_panel_spec(panel, chart.colours) for panel in chart.panels]
-
-
-def _panel_spec(panel: ChartPanel, colours: Mapping[str, str]) -> Spec:
+def lines_spec(panel: ChartPanel, colours: Mapping[str, str]) -> Spec:
+    """Return the specification of lines."""
     dotted = [line for line in panel.lines if line.style == "dots"]
     values = [
         _value(line, x + DODGE * (dotted.index(line) - (len(dotted) - 1) / 2) if line in dotted else x, x, point, panel)
@@ -75,7 +71,7 @@ def _panel_spec(panel: ChartPanel, colours: Mapping[str, str]) -> Spec:
     vertical = {"zero": panel.from_zero} if panel.top is None else {"domain": [0, panel.top], "nice": False}
     y = {"type": "quantitative", "title": panel.y, "scale": vertical, "axis": {"tickCount": 5}}
     ends = {"y": {**y, "field": "lo"}, "y2": {"field": "hi"}}
-    of_line = {"x": x, "color": _colour(colours), "detail": {"field": "n"}}
+    of_line = {"x": x, "color": colour_of(colours), "detail": {"field": "n"}}
     middle = {**of_line, "y": {**y, "field": "y"}}
     layers: list[Spec] = []
     if any(line.has_band and line.style != "dots" for line in panel.lines):
@@ -106,7 +102,7 @@ def _panel_spec(panel: ChartPanel, colours: Mapping[str, str]) -> Spec:
             "mark": {"type": "point", "filled": True, "size": 34, "opacity": 0 if is_dense else 1, "aria": False},
             "encoding": {
                 **middle,
-                "shape": {"field": "s", "type": "nominal", "legend": None, "scale": _scale(shapes(colours))},
+                "shape": {"field": "s", "type": "nominal", "legend": None, "scale": scale_of(shapes(colours))},
                 "tooltip": [
                     {"field": "s", "title": "row"},
                     *([{"field": "n", "title": "line"}] if any(line.note for line in panel.lines) else []),
@@ -121,7 +117,7 @@ def _panel_spec(panel: ChartPanel, colours: Mapping[str, str]) -> Spec:
         layers.append(
             {"data": {"values": [{"level": panel.level}]}, "mark": level, "encoding": {"y": {**y, "field": "level"}}}
         )
-    return _plot(f"{panel.title}: {panel.y} against {panel.x}", values, layers, HEIGHT)
+    return plot(f"{panel.title}: {panel.y} against {panel.x}", values, layers, HEIGHT)
 
 
 def forest_specs(forest: Forest, colours: Mapping[str, str]) -> list[tuple[str, Spec]]:
@@ -148,8 +144,8 @@ def _forest_spec(task: str, rows: Sequence[Difference], colours: Mapping[str, st
             "lo": row.over_images[0],
             "hi": row.over_images[1],
             **({"slo": row.over_runs[0], "shi": row.over_runs[1]} if row.over_runs else {}),
-            "t": _with_ends(row.value, *row.over_images),
-            "u": _with_ends(None, *row.over_runs) if row.over_runs else "one run each",
+            "t": with_ends(row.value, *row.over_images),
+            "u": with_ends(None, *row.over_runs) if row.over_runs else "one run each",
         }
         for row in rows
     ]
@@ -175,7 +171,7 @@ def _forest_spec(task: str, rows: Sequence[Difference], colours: Mapping[str, st
             "domain": False,
         },
     }
-    of_row = {"y": y, "color": _colour(colours)}
+    of_row = {"y": y, "color": colour_of(colours)}
     layers: list[Spec] = [
         {
             "data": {"values": [{"zero": 0}]},
@@ -206,12 +202,13 @@ def _forest_spec(task: str, rows: Sequence[Difference], colours: Mapping[str, st
             },
         }
     )
-    return _plot(
+    return plot(
         f"{task}: differences with their intervals", values, layers, AXIS + ROW * len({value["r"] for value in values})
     )
 
 
-def _plot(description: str, values: Sequence[Spec], layers: Sequence[Spec], height: int) -> Spec:
+def plot(description: str, values: Sequence[Spec], layers: Sequence[Spec], height: int) -> Spec:
+    """Return the specification of layers over the same ``values``, those left out whose label ``s`` is switched off."""
     return {
         "$schema": SCHEMA,
         "description": description,
@@ -231,29 +228,31 @@ def _value(line: ChartLine, at: float, x: float, point: Point, panel: ChartPanel
         "n": line.note,
         "d": line.style,
         "b": int(line.has_band),
-        "x": _short(at),
-        "y": _short(point.value),
-        "lo": _short(point.low),
-        "hi": _short(point.high),
+        "x": short(at),
+        "y": short(point.value),
+        "lo": short(point.low),
+        "hi": short(point.high),
         "p": panel.ticks.get(x, f"{x:g}"),
-        "t": _with_ends(point.value, point.low, point.high) if has_interval else f"{point.value:.4g}",
+        "t": with_ends(point.value, point.low, point.high) if has_interval else f"{point.value:.4g}",
     }
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
     """Return a value with the digits that a screen can show."""
     return float(f"{value:.6g}")
 
 
-def _with_ends(value: float | None, low: float, high: float) -> str:
+def with_ends(value: float | None, low: float, high: float) -> str:
     """Return ``79.5 [77.7, 81.3]``."""
     ends = f"[{low:.4g}, {high:.4g}]"
     return ends if value is None else f"{value:.4g} {ends}"
 
 
-def _colour(colours: Mapping[str, str]) -> Spec:
-    return {"field": "s", "type": "nominal", "legend": None, "scale": _scale(colours)}
+def colour_of(colours: Mapping[str, str]) -> Spec:
+    """Return how marks have the colours of their labels."""
+    return {"field": "s", "type": "nominal", "legend": None, "scale": scale_of(colours)}
 
 
-def _scale(by_label: Mapping[str, str]) -> Spec:
+def scale_of(by_label: Mapping[str, str]) -> Spec:
+    """Return the scale that gives every label its own."""
     return {"domain": list(by_label), "range": list(by_label.values())}
