@@ -48,13 +48,14 @@ def suite_and_options(session: nox.Session) -> list[str]:
     return given if given and not given[0].startswith("-") else ["tiny", *given]
 
 
-def tables_options(given: list[str]) -> list[str]:
-    """Return the suite and those options of ``lutbench run`` that ``lutbench tables`` accepts too: ``--results`` and ``--set``."""
+def tables_options(given: list[str], *others: str) -> list[str]:
+    """Return the suite and those options of ``lutbench run`` that ``lutbench tables`` accepts too: ``--results`` and ``--set``; and ``others``."""
     parser = ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--results", action="append", default=[])
-    parser.add_argument("--set", action="append", default=[])
+    for option in ("results", "set", *others):
+        parser.add_argument(f"--{option}", action="append", default=[])
     options = vars(parser.parse_known_args(given[1:])[0])
-    return [given[0], *(part for name, values in options.items() for value in values for part in (f"--{name}", value))]
+    named = [(f"--{name.replace('_', '-')}", value) for name, values in options.items() for value in values]
+    return [given[0], *(part for pair in named for part in pair)]
 
 
 def jobs_option(given: list[str]) -> list[str]:
@@ -88,9 +89,9 @@ def smoke(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def results(session: nox.Session) -> None:
     """Build and print a suite's tables from its records; write the HTML report and print its path."""
-    options = tables_options(suite_and_options(session))
-    run(session, "lutbench", "tables", *options)
-    run(session, "lutbench", "report", *options)
+    given = suite_and_options(session)
+    run(session, "lutbench", "tables", *tables_options(given))
+    run(session, "lutbench", "report", *tables_options(given, "data-root", "runs"))
 
 
 @nox.session(venv_backend="none")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lutbench.cli_options import Overrides, ResultsRoot
+from lutbench.cli_options import DataRoot, Overrides, ResultsRoot, RunsRoot
 from lutbench.errors import UserError
 
 
@@ -32,6 +32,8 @@ def report(
         ),
     ] = None,
     overrides: Overrides = None,
+    data: DataRoot = Path("data"),
+    runs: RunsRoot = Path("runs"),
     results: ResultsRoot = Path("results"),
     reference: Annotated[
         Path | None,
@@ -42,7 +44,7 @@ def report(
 ) -> None:
     """Write the tables, charts and pictures of a suite as one HTML file, with the origin of every number. Needs no data, GPU or network.
 
-    With two results folders, compare their records instead.
+    Images and predicted masks are shown if --data-root and --runs contain those of the records. With two results folders, compare their records instead.
     """
     if len(names) > 2:
         raise UserError(
@@ -70,13 +72,14 @@ def report(
         from lutbench.recipes.loading import load_suite
 
         suite = load_suite(names[0], overrides or [], results)
+        from lutbench.report.galleries import AtHand
         from lutbench.report.html.page import report_path, write_report
         from lutbench.report.sections import View
         from lutbench.report.tables import all_sections
 
         view = View.read(suite, results, reference)
         path = output or report_path(results, suite.name)
-        write_report(view, all_sections(view), results, path)
+        write_report(view, all_sections(view), results, path, AtHand(data, runs))
     from lutbench.progress import console
 
     console.print(

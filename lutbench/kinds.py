@@ -49,7 +49,8 @@ class Kind:
     outcomes_name: str = ""
     """The type of its per-image outcomes, see :class:`lutbench.evaluate.outcomes.PerImage`; empty if it has none."""
     report_name: str = ""
-    """A module with ``sections(view)``: sections of the tables besides the main table that every kind is in."""
+    """A module with ``sections(view)``: sections of the tables besides the main table that every kind is in. Optional:
+    ``galleries(view, at_hand)``, pictures for the report, see :mod:`lutbench.report.galleries`."""
 
     @property
     def recipe(self) -> "type[RunRecipe]":

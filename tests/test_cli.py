@@ -813,3 +813,5 @@ def test_nox_collates_the_results_where_they_were_written(monkeypatch: pytest.Mo
     assert options([*given, "--set", "a.b=1"])[-4:] == ["--set", "seeds=[0]", "--set", "a.b=1"]
     assert options(["small", "--results=there"]) == ["small", "--results", "there"]
     assert options(given[:3]) == ["small"]
+    pictured = options([*given, "--runs", "elsewhere"], "data-root", "runs")
+    assert pictured[-4:] == ["--data-root", "sets", "--runs", "elsewhere"], "the report's pictures are read there"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -136,6 +137,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = Workspace(folder / "data", folder / "runs", folder / "results")
     smoke_suite(load_suite(str(folder / "short.toml")), [], [], workspace, [], "toy")
     return workspace
+
+
+def test_the_report_of_a_smoke_is_marked_at_the_top_and_beside_all_that_it_shows(finished: Workspace) -> None:
+    page = (finished.results / "smoke/toy/reports/short.html").read_text(encoding="utf-8")
+    assert "<strong>Smoke run.</strong> A trial of every run on a few images" in page
+    shown = [
+        one for one in re.findall(r"<section id=.*?</section>", page, re.DOTALL) if re.search("<tbody>|<figure", one)
+    ]
+    assert len(shown) > 3
+    for section in shown:
+        assert re.search(r'<h\d>[^\n]*<span class="mark">Smoke run</span></h\d>', section), section[:200]
+    assert set(re.findall(r'data-mark="([^"]*)"', page)) == {"Smoke run"}, "what is copied of a table"
+    assert not re.search(r'class="mark">(?!Smoke run<)', page)
+    assert not re.search("kind kind-(?!smoke)", page)
 
 
 def test_models_and_numbers_of_a_smoke_are_refused(

@@ -10,6 +10,7 @@ from downstream.segmentation.confusions import IOU_OF
 from lutbench.record import Record
 from lutbench.report.charts import CategoryPanel, Chart, ChartLine
 from lutbench.report.figures import PALETTE, Point, label_figure, new_figure, over_seeds_point, plain_axes, seeds_label
+from lutbench.report.galleries import AtHand, GallerySection
 from lutbench.report.sections import Drawing, Section, View, by_task
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ def sections(view: View) -> list[Section]:
             draw = partial(class_figure, title, methods, view.note, colours)
             drawings.append(Drawing(f"{of_task[0].task}-iou.png", title, draw, partial(class_chart, methods, colours)))
     return [Section("Classes", figures=drawings, files_only=True)]
+
+
+def galleries(view: View, at_hand: AtHand) -> GallerySection | None:
+    """Return the predictions of all methods beside the ground truth, for every task with results."""
+    from downstream.segmentation.predicted_gallery import predicted_section  # only the report needs it
+
+    return predicted_section(view, by_task(entry for kind in KINDS for entry in view.of_kind(kind)), at_hand)
 
 
 def class_figure(title: str, methods: Methods, note: str = "", colours: Sequence[str] = PALETTE) -> "Figure":

@@ -1,9 +1,12 @@
-"""``lutbench run SUITE --smoke``: prepare the inputs, run, and build the tables."""
+"""``lutbench run SUITE --smoke``: prepare the inputs, run, and build the tables and the report."""
 
 from collections.abc import Sequence
 
 from lutbench.errors import UserError
+from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
+from lutbench.report.galleries import AtHand
+from lutbench.report.html.page import report_path, write_report
 from lutbench.report.sections import View
 from lutbench.report.tables import all_sections, show_tables, write_tables
 from lutbench.smoke.inputs import lay_out
@@ -22,7 +25,7 @@ def smoke_suite(
     width: Width,
     jobs: int = 1,
 ) -> None:
-    """Do smoke runs of the chosen runs of a suite, up to the tables, apart from real runs, see :mod:`lutbench.smoke`.
+    """Do smoke runs of the chosen runs of a suite, up to the tables and the report, apart from real runs, see :mod:`lutbench.smoke`.
 
     Raises:
         UserError: at the end, like :func:`lutbench.stages.run_suite`, after the tables of the completed runs.
@@ -46,5 +49,8 @@ def smoke_suite(
         sections = all_sections(view)
         write_tables(view, sections, apart.results)
         show_tables(view, sections, apart.results)
+        path = report_path(apart.results, changed.name)
+        write_report(view, sections, apart.results, path, AtHand(apart.data, apart.runs))
+        console.print(f"Report: {path}", soft_wrap=True)
     if failure is not None:
         raise failure

@@ -21,7 +21,9 @@ from markupsafe import Markup
 from lutbench.files import whole_file
 from lutbench.provenance import code
 from lutbench.recipes.suite import Row
+from lutbench.report.alone_right import alone_section
 from lutbench.report.charts import CategoryPanel, Chart, ChartPanel, Forest
+from lutbench.report.galleries import AtHand, Gallery, GallerySection
 from lutbench.report.html.grids import GROUPS, Grid, grid_of
 from lutbench.report.html.panel_specs import chart_specs
 from lutbench.report.html.prose import prose
@@ -35,6 +37,8 @@ FOLDER = "reports"
 
 QUALITY = 84
 """Of pictures, as WebP (our choice): a quarter of the bytes of the PNGs, and nothing to see of it."""
+
+NOTHING_AT_HAND = AtHand()
 
 LEFT_OUT = ("Runs",)
 """Sections that the page has in another form."""
@@ -95,6 +99,7 @@ class Block:
     figures: Sequence[Figure] = ()
     mark: str = ""
     """What stands beside the title of numbers that are no evidence."""
+    galleries: Sequence[Gallery] = ()
 
 
 @dataclass
@@ -116,13 +121,15 @@ def report_path(results_dir: Path, suite: str) -> Path:
     return results_dir / FOLDER / f"{suite}.html"
 
 
-def write_report(view: View, sections: Sequence[Section], results_dir: Path, path: Path) -> None:
-    """Write the report of a suite from its sections.
+def write_report(
+    view: View, sections: Sequence[Section], results_dir: Path, path: Path, at_hand: AtHand = NOTHING_AT_HAND
+) -> None:
+    """Write the report of a suite from its sections, with images from the folders ``at_hand``.
 
     Raises:
         UserError: on a full disk.
     """
-    write_page(path, suite_page(view, sections, results_dir))
+    write_page(path, suite_page(view, sections, results_dir, at_hand))
 
 
 def write_page(path: Path, html: str) -> None:
@@ -135,7 +142,7 @@ def write_page(path: Path, html: str) -> None:
         partial.write_text(html, encoding="utf-8", newline="\n")
 
 
-def suite_page(view: View, sections: Sequence[Section], results_dir: Path) -> str:
+def suite_page(view: View, sections: Sequence[Section], results_dir: Path, at_hand: AtHand = NOTHING_AT_HAND) -> str:
     """Return the page of a suite."""
     config, page = view.suite.config, Page(view.suite.config.title)
     kind = "smoke" if view.suite.smoke else config.kind
@@ -150,6 +157,16 @@ def suite_page(view: View, sections: Sequence[Section], results_dir: Path) -> st
         for number, section in enumerate(_wide_first(sections[1:]), 1)
         if section.title not in (*LEFT_OUT, "Sources") and section.legend.strip() != config.about.strip()
     ]
+    galleries = [
+        Block(
+            f"gallery-{number}", one.title, 2, legend=prose(one.legend, names.links), mark=mark, galleries=one.galleries
+        )
+        for number, one in enumerate(_galleries(view, at_hand), 1)
+    ]
+    place = next(
+        (place for place, block in enumerate(blocks) if block.grid and block.grid.name == "compute"), len(blocks)
+    )
+    blocks[place:place] = galleries  # before the sections about the runs themselves
     sources = [
         (letter, source, _protocols(sections, f"- [{letter}] {source}: ")) for source, letter in letters(view).items()
     ]
@@ -168,6 +185,15 @@ def suite_page(view: View, sections: Sequence[Section], results_dir: Path) -> st
         sources=sources,
         specs=page.specs,
     )
+
+
+def _galleries(view: View, at_hand: AtHand) -> Iterator[GallerySection]:
+    """Yield the sections with galleries: those of the suite's kinds of run, then the images that only one method classifies correctly."""
+    for report in dict.fromkeys(run.kind.report for run in view.suite.runs):
+        if (galleries := getattr(report, "galleries", None)) and (made := galleries(view, at_hand)):
+            yield made
+    if alone := alone_section(view, at_hand):
+        yield alone
 
 
 def render(template: str, **values: Any) -> str:
