@@ -29,6 +29,8 @@ from lutbench.report.html.panel_specs import chart_specs
 from lutbench.report.sections import Drawing, Section, View
 from lutbench.report.tables import all_sections
 
+ROOT = Path(__file__).parents[1]
+
 SUITE = """
 title = "Toys"
 about = "for tests"
@@ -251,6 +253,14 @@ def test_images_are_not_shown_that_are_others_than_the_runs_saw(home: Path, tmp_
     assert "the images in the data root differ from those of these runs" in section.legend
 
 
+def test_a_dataset_that_the_suite_builds_is_not_built_for_a_report(tmp_path: Path) -> None:
+    view = View.read(load_suite("tiny"), ROOT / "results/reference")
+    section = alone_section(view, AtHand(tmp_path))
+    assert section is not None
+    assert "(not found in the data root)" in section.legend
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- Predictions beside the ground truth
 
 
@@ -405,6 +415,14 @@ def test_charts_by_category_and_maps_are_drawn_and_have_their_numbers(opened: An
     opened.charts.wait_for_function("() => document.querySelectorAll('.mark-symbol path').length === 2")
     opened.charts.locator(".numbers summary").click()
     assert opened.charts.locator(".numbers tbody tr").count() == 8
+
+
+def test_a_print_of_the_dark_page_is_black_on_white_and_has_no_controls(opened: Any) -> None:
+    opened.toy.emulate_media(media="print", color_scheme="dark")
+    assert opened.toy.evaluate("() => getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert opened.toy.locator(".shot-row img").first.is_visible()
+    assert not any(opened.toy.locator(one).first.is_visible() for one in (".tools", ".top", "nav", "td.hide"))
+    opened.toy.emulate_media(media="screen", color_scheme="light")
 
 
 def test_galleries_fit_a_narrow_screen_and_axe_finds_nothing_serious(opened: Any) -> None:
