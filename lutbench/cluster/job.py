@@ -23,33 +23,33 @@ LOOK_EVERY = 0.2
 """Seconds between looks at the run's processes."""
 
 LOCK_PATIENCE = "180"
-"""Seconds for which a job waits for a run that another command is at work on: an NFS server gives back the locks of a node that
-is gone after some 90 seconds."""
+"""Seconds for which a job waits for a run that another command holds: an NFS server releases the locks of a lost node after about 90
+seconds."""
 
 
 @dataclass(frozen=True)
 class PerformRun:
-    """A run as a job, which submitit keeps in a file until it is performed."""
+    """A run as a job; submitit keeps it in a file until the job starts."""
 
     suite: str
-    """As ``lutbench run`` takes it, a path absolute."""
+    """As in ``lutbench run``; paths are absolute."""
     run: str
     key: str
-    """What the run's settings were when it was submitted."""
+    """Hash of the run's settings when it was submitted."""
     overrides: tuple[str, ...]
     data_root: str
-    """May name variables that a node sets, such as ``$TMPDIR``."""
+    """May contain variables that a node sets, such as ``$TMPDIR``."""
     options: tuple[str, ...]
-    """Those for the folders of runs and results."""
+    """The options for the folders of runs and results."""
     results: str
     folder: str
-    """Of all that is known of the suite's jobs."""
+    """Folder of the files about the suite's jobs."""
     processes: int = 1
     """Processes of each node."""
     requeues: int = 0
 
     def command(self, environment: "submitit.JobEnvironment | None" = None) -> list[str]:
-        """Return what is started on a node of the job: one process, or through torchrun those of this node."""
+        """Return the command that a node of the job starts: one process, or several through torchrun."""
         changes = [part for override in self.overrides for part in ("--set", override)]
         data = f"--data-root={os.path.expandvars(self.data_root)}"
         run = ["-m", "lutbench", "run", self.suite, "--only", self.run, data, *self.options, *changes]
@@ -81,7 +81,7 @@ class PerformRun:
         sys.exit(status)
 
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
-        """Return what submitit puts into the queue again where a signal comes before the run has begun: the same."""
+        """Return what submitit requeues if a signal comes before the run has started: this job."""
         return submitit.helpers.DelayedSubmission(self)
 
     def _changed(self) -> str:
@@ -93,9 +93,9 @@ class PerformRun:
         return f"{self.run}: its settings in the suite file have changed since it was submitted. Submit it again."
 
     def _end(self, status: int, told: int) -> None:
-        """Note how the run ended, and if it was told to stop, put the job into the queue again.
+        """Note how the run ended, and requeue the job if a signal asked it to stop.
 
-        The first node's part of a job alone does so, once for all nodes.
+        Only the first node of a job does this, once for all nodes.
         """
         job, restarts = this_job(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         name = signal.Signals(told).name if told else ""
@@ -114,7 +114,7 @@ class PerformRun:
 
 
 def rendezvous(environment: "submitit.JobEnvironment | None") -> Sequence[str]:
-    """Return how the nodes of a job find each other, as torchrun takes it: at the first, by a port that follows from the job's number."""
+    """Return torchrun's rendezvous options: the nodes meet at the first node, on a port derived from the job's number."""
     if environment is None or environment.num_nodes == 1:
         return ["--standalone"]
     host = os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or environment.hostnames[0]
@@ -126,9 +126,9 @@ def rendezvous(environment: "submitit.JobEnvironment | None") -> Sequence[str]:
 def watched(command: Sequence[str]) -> tuple[int, int]:
     """Start a run and wait for it; return its exit status and the first signal that came, or 0.
 
-    A scheduler may tell this process alone or all that it started. So a signal is passed on, once, to each process that
-    performs the run, and not to those that these have started; a run takes those that come twice for one. Ctrl-C, of which a
-    second stops at once, is passed on as SIGTERM.
+    A scheduler may signal this process only, or all processes that it started. So a signal is forwarded, once, to each process that
+    performs the run, but not to their child processes; a run treats a repeated signal as one. Ctrl-C is forwarded as SIGTERM, because
+    a second Ctrl-C would stop the run at once.
     """
     heard: list[int] = []
 

@@ -19,11 +19,11 @@ from lutbench.files import below, content_sha256, read_model, write_json
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 
 TAIL = 8
-"""Lines of a log that are shown of a job that failed."""
+"""Number of lines shown from the log of a failed job."""
 
 
 class Submitted(BaseModel):
-    """A run that was put on the cluster."""
+    """A run that was submitted to the cluster."""
 
     run: str
     key: str
@@ -31,25 +31,25 @@ class Submitted(BaseModel):
     job: str
     """``12``, or ``12_0`` in an array."""
     after: str = ""
-    """The run that it waits for."""
+    """The run it depends on."""
     when: str = ""
     out: str = ""
     err: str = ""
-    """Paths of what it says, and of what it says of errors."""
+    """Paths of its standard output and standard error."""
 
 
 class JobEnd(BaseModel):
-    """How a job ended, and whether it goes on."""
+    """How a job ended, and whether it was requeued."""
 
     job: str
     status: int
     """Exit status of the run, see docs/cluster.md."""
     signal: str = ""
-    """The signal by which it was told to stop, if it was."""
+    """The signal that asked it to stop, if any."""
     node: str = ""
     when: str = ""
     requeued: bool = False
-    """Whether the job has put itself into the queue again."""
+    """Whether the job requeued itself."""
 
 
 def now() -> str:
@@ -58,12 +58,12 @@ def now() -> str:
 
 
 def job_folder(runs: Path, suite: str) -> Path:
-    """Return the folder of all that is known of a suite's jobs."""
+    """Return the folder of the files about a suite's jobs."""
     return below(runs, "jobs", suite)
 
 
 def key_of(suite: LoadedSuite, planned: PlannedRun) -> str:
-    """Return what tells a run from those of the same name by other settings, before its data or the weights it needs are there."""
+    """Return a hash of a run's settings and dependencies, which can be computed before its data and weights exist."""
     needs = key_of(suite, suite.run(planned.needs)) if planned.needs else ""
     kind, recipe = planned.kind.name, planned.recipe
     values = {"kind": kind, "revision": recipe.revision, "run": planned.name, "recipe": recipe.affecting_results()}
@@ -71,14 +71,14 @@ def key_of(suite: LoadedSuite, planned: PlannedRun) -> str:
 
 
 def write_submitted(folder: Path, submitted: Submitted) -> None:
-    """Keep which job a run was put into."""
+    """Save the job of a run."""
     path = _path(folder, submitted.run, submitted.key)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, submitted.model_dump())
 
 
 def read_submitted(folder: Path, suite: LoadedSuite, runs: Iterable[PlannedRun]) -> dict[str, Submitted]:
-    """Return by name those of the ``runs`` that were put on the cluster by the settings that they have now."""
+    """Return, by name, those of the ``runs`` that were submitted with their current settings."""
     if not (folder / "runs").is_dir():
         return {}
     found = {run.name: read_model(_path(folder, run.name, key_of(suite, run)), Submitted) for run in runs}
@@ -86,19 +86,19 @@ def read_submitted(folder: Path, suite: LoadedSuite, runs: Iterable[PlannedRun])
 
 
 def write_end(folder: Path, end: JobEnd) -> None:
-    """Keep how a job ended."""
+    """Save how a job ended."""
     path = below(folder, "ends", f"{end.job}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, end.model_dump())
 
 
 def read_end(folder: Path, job: str) -> JobEnd | None:
-    """Return how a job ended last; None if it did not, or was ended without a word."""
+    """Return how a job last ended; None if it has not ended, or was killed before it could save that."""
     return read_model(below(folder, "ends", f"{job}.json"), JobEnd)
 
 
 def last_lines(*files: str, count: int = TAIL) -> list[str]:
-    """Return the last lines of the first of some files that has any but of submitit's own, however long it is."""
+    """Return the last lines of the first file that has lines other than submitit's own; also for very long files."""
     for file in files:
         try:
             with Path(file).open("rb") as log:

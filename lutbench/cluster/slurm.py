@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 PATIENCE = 60
-"""Seconds after which a command of SLURM is no longer waited for (our choice)."""
+"""Timeout for SLURM's commands, in seconds (our choice)."""
 
 ENDED = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
 )  # fmt: skip
-"""States of jobs that do not go on. Of those that SLURM itself puts into the queue again it says PENDING."""
+"""States of jobs that have ended. Jobs that SLURM requeues itself are PENDING."""
 
 
 class Listed(NamedTuple):
@@ -21,25 +21,25 @@ class Listed(NamedTuple):
     state: str
     nodes: str = ""
     since: str = ""
-    """When it began, or is to begin, in the cluster's time."""
+    """Start time or expected start time, in the cluster's time zone."""
     reason: str = ""
 
     @property
     def active(self) -> bool:
-        """Whether it is running, or will."""
+        """Whether it is running or waiting."""
         return self.state not in ENDED
 
 
 def this_job() -> str:
-    """Return the job that this process is a part of, ``12`` or ``12_0``; empty if it is none."""
+    """Return the job that this process is a part of, ``12`` or ``12_0``; empty outside jobs."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 
 
 def listed(jobs: Collection[str]) -> dict[str, Listed]:
-    """Return those of the ``jobs`` that SLURM knows: of those that ended it forgets some after minutes, if it keeps no accounts.
+    """Return those of the ``jobs`` that SLURM knows; without accounting it forgets ended jobs after some minutes.
 
-    Nothing is asked if there are none, or there is no SLURM.
+    Empty if there are no jobs or there is no SLURM.
     """
     if not jobs:
         return {}
@@ -65,15 +65,15 @@ def listed(jobs: Collection[str]) -> dict[str, Listed]:
 
 
 def is_active(job: str) -> bool:
-    """Return whether a job is running, or will."""
+    """Return whether a job is running or waiting."""
     found = listed([job]).get(job)
     return found is not None and found.active
 
 
 def requeue(job: str) -> str:
-    """Put a job that is running into the queue again, which ends it now; return why that cannot be, or an empty text.
+    """Requeue a running job, which ends it now; return why that is not possible, or the empty string.
 
-    Not one that is cancelled, nor one that SLURM ends and queues again by itself.
+    Cancelled jobs, and jobs that SLURM ends and requeues itself, are not requeued.
     """
     found = listed([job]).get(job)
     if found is None or found.state != "RUNNING":
@@ -88,7 +88,7 @@ def requeue(job: str) -> str:
 
 
 def _answer(command: Sequence[str]) -> Iterable[str]:
-    """Return the lines that a command of SLURM prints; none if it fails or is not there."""
+    """Return the lines that a SLURM command prints; empty if it fails or does not exist."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except (OSError, subprocess.TimeoutExpired):

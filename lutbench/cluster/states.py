@@ -10,20 +10,20 @@ from lutbench.cluster.slurm import Listed, listed
 from lutbench.recipes.suite import LoadedSuite
 
 TIME_LIMIT = "SIGUSR2"
-"""The signal that submitit has SLURM send before the end of a job's time."""
+"""The signal that SLURM sends before a job's time limit, requested by submitit."""
 
 
 class JobState(NamedTuple):
-    """How far the job of a run has come."""
+    """The state of the job of a run."""
 
     text: str
-    """``queued, job 12``, in place of what the run's folder says."""
+    """``queued, job 12``, shown instead of the status from the run's folder."""
     paragraph: str = ""
-    """Of a job that failed, where and when, and the end of what it said."""
+    """For a failed job: where and when it failed, and the end of its log."""
 
 
 def job_states(suite: LoadedSuite, runs: Path) -> dict[str, JobState]:
-    """Return by name the states of those runs of a suite that were put on a cluster; SLURM is asked only if there are any."""
+    """Return, by name, the states of the runs of a suite that were submitted to a cluster; asks SLURM only if there are any."""
     folder = job_folder(runs, suite.name)
     submitted = read_submitted(folder, suite, suite.runs)
     known = listed({one.job for one in submitted.values()})
@@ -56,7 +56,7 @@ def _state(one: Submitted, found: Listed | None, end: JobEnd | None, before: Map
 
 
 def _queued(one: Submitted, end: JobEnd | None) -> str:
-    """Return how a job is waiting: for the first time, or again after it was told to stop."""
+    """Return why a job is waiting: for the first time, or again after a signal asked it to stop."""
     if end is not None:
         how = {"": "ended", TIME_LIMIT: "out of time"}.get(end.signal, f"preempted by {end.signal}")
         return f"{how} at {_time(end.when)}, requeued, job {one.job}"
@@ -79,7 +79,7 @@ def _failed(one: Submitted, found: Listed | None, end: JobEnd | None) -> JobStat
 
 
 def _time(text: str) -> str:
-    """Return a time as this machine's clock has it, to the second; SLURM's is of the cluster's already."""
+    """Return a time in this machine's time zone, to the second; SLURM's times are in the cluster's already."""
     try:
         when = datetime.fromisoformat(text)
     except ValueError:

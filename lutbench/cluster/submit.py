@@ -29,21 +29,21 @@ from lutbench.workspace import Workspace
 
 @dataclass
 class Job:
-    """Runs that are submitted together, as one job or an array of jobs, with what they ask for and wait for."""
+    """Runs that are submitted together, as one job or an array of jobs, with their resources and dependencies."""
 
     runs: list[Run[Any]]
     recipe: ClusterRecipe
     needs: "Job | None" = None
-    """The job, of those submitted now, that they start from: each from the one at its place there, or all from ``place``."""
+    """The job, among those submitted now, that they depend on: each on the run at the same index there, or all on ``place``."""
     place: int | None = None
     waits_for: str = ""
-    """A job that was submitted before, from which all of them start."""
+    """A job that was submitted before, on which all of them depend."""
     ids: list[str] = field(default_factory=list)
-    """SLURM's numbers, a run each."""
+    """SLURM's job numbers, one per run."""
 
     @property
     def dependency(self) -> str:
-        """What sbatch is told to wait for; empty if nothing."""
+        """The dependency for sbatch; empty if there is none."""
         if self.waits_for:
             return f"afterok:{self.waits_for}"
         if self.needs is None:
@@ -53,7 +53,7 @@ class Job:
         return f"aftercorr:{self.needs.ids[0].partition('_')[0]}"  # afterok, for each the one at its place
 
     def title(self, suite: str) -> str:
-        """Return how SLURM names it: with the suite and what its runs have in common."""
+        """Return its name in SLURM: the suite and the common parts of its runs' names."""
         names = [run.name.split("/") for run in self.runs]  # of one stage and task, so of as many parts
         common = [part for part, *others in zip(*names, strict=True) if all(part == other for other in others)]
         return "/".join([suite, *common])
@@ -61,13 +61,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Submission:
-    """What becomes of the runs that were chosen."""
+    """What happens to the chosen runs."""
 
     jobs: list[Job]
     left: dict[str, str]
     """Runs that are not submitted, and why: finished, queued or running already, or on an optional dataset that is absent."""
     refused: dict[str, str]
-    """Runs that cannot be done as they are, with the reason."""
+    """Runs that cannot run, with the reason."""
 
 
 def submit_suite(
@@ -112,7 +112,7 @@ def submit_suite(
 def plan_jobs(
     suite: LoadedSuite, workspace: Workspace, stages: Sequence[str], only: Sequence[str], changes: Mapping[str, Any]
 ) -> Submission:
-    """Return what becomes of the chosen runs: those of one task are one array of jobs, where they ask for the same and wait alike."""
+    """Return what happens to the chosen runs: runs of one task with the same resources and dependencies become one job array."""
     _require_tables_used(suite)
     chosen = suite.chosen(stages, only)
     submitted = read_submitted(job_folder(workspace.runs, suite.name), suite, suite.runs)
@@ -144,7 +144,7 @@ def plan_jobs(
 
 
 def recipe_for(suite: LoadedSuite, run: PlannedRun, changes: Mapping[str, Any]) -> ClusterRecipe:
-    """Return what the job of a run asks for: what [cluster] says, over it each of its tables that matches, over these ``changes``."""
+    """Return the resources of a run's job: those of [cluster], overridden by each of its matching tables, then by ``changes``."""
     table = suite.config.cluster
     settings = table.model_dump(exclude_unset=True, exclude={"runs"})
     for pattern, own in table.runs.items():
@@ -156,10 +156,10 @@ def recipe_for(suite: LoadedSuite, run: PlannedRun, changes: Mapping[str, Any]) 
 
 
 def group(runs: Sequence[Run[Any]], active: Mapping[str, str], recipe_of: Any) -> list[Job]:
-    """Return the jobs of runs, each after the one it needs; ``active`` are jobs by run that were submitted before.
+    """Return the jobs of runs, each after the one it depends on; ``active`` has the jobs that were submitted before, by run.
 
-    Runs of one task that ask for the same are one array if they wait for nothing, for one job, or each for the one at its place
-    in one array; else one array for each job that they wait for.
+    Runs of one task with the same resources become one array if they depend on nothing, on one job, or each on the run at its index in
+    one array; else one array for each job that they depend on.
     """
     together: dict[Any, list[Run[Any]]] = {}
     places: dict[str, tuple[Job, int]] = {}
@@ -243,16 +243,16 @@ def executor(job: Job, suite: LoadedSuite, folder: Path, kind: type[SlurmExecuto
 
 
 class _Drafts(SlurmExecutor):
-    """Makes the texts of jobs where there is no SLURM."""
+    """Writes the scripts of jobs on machines without SLURM."""
 
     @classmethod
     def affinity(cls) -> int:
-        """Return that it can be used."""
+        """Return 1: this executor can be used."""
         return 1
 
 
 def sbatch_text(job: Job, suite: LoadedSuite, folder: Path) -> str:
-    """Return the text that sbatch is given for a job."""
+    """Return the sbatch script of a job."""
     drafted = executor(job, suite, folder, _Drafts)
     if len(job.runs) > 1:
         drafted.parameters["map_count"] = len(job.runs)
@@ -260,7 +260,7 @@ def sbatch_text(job: Job, suite: LoadedSuite, folder: Path) -> str:
 
 
 def _submit(job: Job, suite: LoadedSuite, workspace: Workspace, overrides: Sequence[str], folder: Path) -> None:
-    """Put a job on the cluster, and keep which job each of its runs is."""
+    """Submit a job, and save the job number of each of its runs."""
     perform = [_perform(run, job, suite, workspace, overrides, folder) for run in job.runs]
     to_be_made = executor(job, suite, folder)
     try:
@@ -281,7 +281,7 @@ def _submit(job: Job, suite: LoadedSuite, workspace: Workspace, overrides: Seque
 def _perform(
     run: Run[Any], job: Job, suite: LoadedSuite, workspace: Workspace, overrides: Sequence[str], folder: Path
 ) -> PerformRun:
-    """Return what the job of a run does: all paths absolute, since nobody knows where it is begun."""
+    """Return what the job of a run does; all paths are absolute, because a job may start in any folder."""
     name = suite.given.split(" --set ")[0]
     folders = {"runs": workspace.runs, "results": workspace.results}
     return PerformRun(
@@ -299,7 +299,7 @@ def _perform(
 
 
 def _left(run: Run[Any], active: Mapping[str, Listed]) -> str:
-    """Return why a run is not submitted that needs no job, or has one; empty if it needs one."""
+    """Return why a run needs no job, or has one already; empty if it needs one."""
     try:
         if run.status().state is RunState.FINISHED:
             return "finished"
@@ -314,7 +314,7 @@ def _left(run: Run[Any], active: Mapping[str, Listed]) -> str:
 
 
 def _require_tables_used(suite: LoadedSuite) -> None:
-    """Raises UserError if a table below [cluster] is of no run."""
+    """Raise UserError if a table below [cluster] matches no run."""
     for pattern in suite.config.cluster.runs:
         if not any(name_matches(run.name, pattern) for run in suite.runs):
             known = sorted(
@@ -340,14 +340,14 @@ def _show(submission: Submission) -> None:
 
 
 def _sentence(job: Job) -> str:
-    """Return in a line which job it is, what is in it and what it waits for."""
+    """Return a line with the number of a job, its runs and its dependency."""
     names = list_of((run.name for run in job.runs), 8)
     number = job.ids[0] if len(job.runs) == 1 else f"{job.ids[0].partition('_')[0]}, {len(job.runs)} jobs"
     return f"{number}: {names}; {_asked(job.recipe)}{f'; {job.dependency}' if job.dependency else ''}"
 
 
 def _asked(recipe: ClusterRecipe) -> str:
-    """Return what a job asks for, in a few words."""
+    """Return the resources of a job in a few words."""
     gpus = [f"{recipe.gpus} GPU{'s' * (recipe.gpus > 1)}"] if recipe.gpus else []
     nodes = "1 node" if recipe.nodes == 1 else f"{recipe.nodes} nodes"
     parts = [*gpus, f"{recipe.cpus} core{'s' * (recipe.cpus > 1)}"]
@@ -356,7 +356,7 @@ def _asked(recipe: ClusterRecipe) -> str:
 
 
 def _require_done(suite: LoadedSuite, submission: Submission, tense: str) -> None:
-    """Raises UserError if some runs could not be submitted, with the reasons."""
+    """Raise UserError with the reasons if some runs could not be submitted."""
     if submission.refused:
         many = len(submission.refused)
         head = f"{many} run{'s' * (many > 1)} cannot run, and {tense} not submitted."

@@ -62,7 +62,7 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End those that wait for a run, and kill any other."""
+        """End the idle workers, and kill all others."""
         for worker in self.workers:
             if kind is not None or worker.run is not None or not worker.ready:
                 worker.process.kill()
@@ -85,7 +85,7 @@ class Crew:
         return [worker.run for worker in self.workers if worker.run is not None]
 
     def messages(self, seconds: float) -> Iterator[tuple[Worker, Message]]:
-        """Yield what workers say, as soon as one does or after so many ``seconds``; the last of one that has ended is Gone."""
+        """Yield messages of workers as they arrive, or nothing after ``seconds``; the last message of a worker that has ended is Gone."""
         waited = connection.wait(
             [end for worker in self.workers for end in (worker.connection, worker.process.sentinel)], seconds
         )
@@ -109,7 +109,7 @@ class Crew:
         self.workers.append(self._start(gone.device))
 
     def signal(self, number: int) -> None:
-        """Pass a signal on to every worker; those that do not hear any yet are killed."""
+        """Forward a signal to every worker; those that do not handle signals yet are killed."""
         for worker in self.workers:
             if not worker.ready:
                 worker.process.kill()
@@ -132,12 +132,12 @@ class Crew:
 
 
 def is_spawned(devices: list[str]) -> bool:
-    """Return whether workers are started anew, and not forked: with ``devices``, and on all systems but Linux."""
+    """Return whether workers are spawned instead of forked: with ``devices``, and on all systems except Linux."""
     return bool(devices) or sys.platform != "linux"
 
 
 def visible_devices() -> list[str]:
-    """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; CUDA is not begun for it."""
+    """Return the GPUs that this process may use, named as in ``CUDA_VISIBLE_DEVICES``, without initialising CUDA."""
     count = torch.cuda.device_count()
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named[:count] if named else [str(number) for number in range(count)]

@@ -17,9 +17,9 @@ REFERENCE = "reference"
 
 
 def longest_first(runs: Sequence[Run[Any]], seconds: Mapping[str, float]) -> list[Run[Any]]:
-    """Return the runs, those first that have most to come after them: their own seconds and those of the longest chain that waits for them.
+    """Return the runs, sorted by the length in seconds of the longest chain that starts with them (critical path first).
 
-    A run whose seconds are not known takes as many as the others on average; those with as much to come stay in the order of the suite.
+    A run of unknown duration counts as the average; ties stay in the order of the suite.
     """
     usual = fmean(seconds.values()) if seconds else 1.0
     to_come: dict[str, float] = {}
@@ -30,7 +30,7 @@ def longest_first(runs: Sequence[Run[Any]], seconds: Mapping[str, float]) -> lis
 
 
 def known_seconds(runs: Sequence[Run[Any]]) -> dict[str, float]:
-    """Return how long runs took, of those of which the results or the reference beside them have a record, of whatever recipe."""
+    """Return how many seconds runs took, for those with a record of any recipe in the results or in the reference."""
     found = {}
     for run in runs:
         for results in (run.workspace.results, run.workspace.results / REFERENCE):
@@ -42,24 +42,24 @@ def known_seconds(runs: Sequence[Run[Any]]) -> dict[str, float]:
 
 @dataclass
 class Queue:
-    """The runs that are still to be begun, in the order in which they are wanted, and which of them can be begun now."""
+    """The runs that have not started yet, in the preferred order, and which of them can start now."""
 
     suite: LoadedSuite
     waiting: list[Run[Any]]
     threads: int
-    """How many threads runs may have together; a run that has more is begun alone. Those of a run are its recipe's in any case: its
-    last bits depend on it."""
+    """Total number of threads of the current runs; a run that needs more starts alone. The threads of a run are always those of its
+    recipe: its last bits depend on them."""
     all_threads: int
-    """Threads of a run whose recipe gives no number."""
+    """Threads of a run whose recipe does not set them."""
     later: dict[str, float] = field(default_factory=dict)
-    """Runs that another command is at work on, with the time from which they are looked at again."""
+    """Runs that another command is performing, with the time of the next check."""
     _identities: dict[str, str] = field(default_factory=dict)
 
     def take(self, running: Collection[Run[Any]], now: float) -> Run[Any] | None:
-        """Return the run to begin beside those ``running``, which waits no more; None if none can be.
+        """Return the next run to start besides those ``running``, and remove it from the queue; None if none can start.
 
-        What it needs has finished; none with its identity is running, since that is the same run by another name; and one whose
-        features another may be encoding comes after those for which that is not so.
+        The run it depends on has finished, and no run with the same identity (the same run under another name) is running. Runs whose
+        features another run may be encoding right now come last.
         """
         unfinished = {run.name for run in (*self.waiting, *running)}
         free = self.threads - sum(map(self._threads, running))
@@ -83,7 +83,7 @@ class Queue:
         return run.recipe.threads or self.all_threads
 
     def _identity(self, run: Run[Any]) -> str:
-        """Return the identity of a run whose needed one has finished; its name if that cannot be found out, which it says itself."""
+        """Return the identity of a run whose dependency has finished; its name if the identity cannot be computed."""
         if run.name not in self._identities:
             self._identities[run.name] = run.name
             with suppress(UserError):
@@ -92,7 +92,7 @@ class Queue:
 
 
 def _features(run: Run[Any]) -> tuple[str, str] | None:
-    """Return what runs have in common that take features of one encoder on one dataset; None of a run that trains the encoder."""
+    """Return a key shared by runs that use the same encoder's features on the same dataset; None for a run that trains the encoder."""
     if not isinstance(run.recipe, FeatureSettings):
         return None
     return f"{run.planned.method} {run.seed}", run.planned.recipe.dataset.model_dump_json()

@@ -24,10 +24,10 @@ from lutbench.run import Run
 from lutbench.stages import THREADS, kept_of, require_not_failed, tell_failure
 
 LOOK_EVERY = 2.0
-"""Seconds between looks at a run that another command is at work on."""
+"""Seconds between checks of a run that another command is performing."""
 
 AT_ONCE = 10.0
-"""Seconds that workers have to end after a second Ctrl-C."""
+"""Seconds that workers have to end after a second Ctrl-C, before they are killed."""
 
 
 def side_by_side(
@@ -59,9 +59,9 @@ def side_by_side(
 
 
 def with_shared_cores(suite: LoadedSuite, at_once: int) -> LoadedSuite:
-    """Return a suite whose runs, so many of them ``at_once``, have loader processes for their share of the cores, where ``workers`` is not given.
+    """Return a suite whose runs, ``at_once`` in parallel, have as many loader processes as their share of the cores, unless ``workers`` is set.
 
-    That is no part of an identity.
+    The number of loader processes is not part of an identity.
     """
     cores = hardware(0).cores  # of no GPU, so that CUDA is not begun here
     share = {"workers": min(MOST_WORKERS, max(1, cores // at_once))}
@@ -96,14 +96,14 @@ class _Shift:
         self._kept: list[str] = []
 
     def hear(self, number: int, again: bool) -> None:
-        """Pass a signal on to every worker, which saves and stops; if it comes ``again``, which stops at once."""
+        """Forward a signal to every worker, which saves and stops; ``again``: a second one, at which it stops at once."""
         self._signal = self._signal or number
         if again:
             self._deadline = time.monotonic() + AT_ONCE
         self.crew.signal(number)
 
     def work(self) -> None:
-        """Do all that can be done."""
+        """Do all runs that can run."""
         while self.crew.workers if self._stopping else self.queue.waiting or self.crew.running:
             if not self._stopping:
                 self._give_out()
@@ -121,7 +121,7 @@ class _Shift:
         return bool(self._signal or self._halted)
 
     def _give_out(self) -> None:
-        """Give every idle worker a run that can be begun, and pass over those that need one that failed."""
+        """Give every idle worker a run that can start, and drop runs that depend on a failed one."""
         for run in list(self.queue.waiting):
             try:
                 require_not_failed(run, self.failed)
@@ -136,7 +136,7 @@ class _Shift:
             worker.give(begun, begun.name in self.repeated)
 
     def _take_in(self, worker: Worker, message: Message) -> None:
-        """Show what a worker says of its run, or note how that ended."""
+        """Show a message of a worker about its run, or note how the run ended."""
         run = worker.run
         match message:
             case Line():
@@ -178,7 +178,7 @@ class _Shift:
             worker.run = None
 
     def _lose(self, worker: Worker, status: int) -> None:
-        """Note that a worker has ended: as it was told, or because it was killed, in which case another takes its place."""
+        """Note that a worker has ended: on request, or because it was killed, in which case another replaces it."""
         if self._stopping:
             self._note_kept(worker, "")
             return

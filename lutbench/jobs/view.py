@@ -40,7 +40,7 @@ class View:
         self._all = self._live.add_task("all runs", total=total, text="")
         self._tasks: dict[str, TaskID] = {}
         self._shown: dict[str, str] = {}
-        """What is shown to be done of a run that is running, by its name."""
+        """The current step of each run, by name."""
         self._bars: dict[str, Bar] = {}
 
     def __enter__(self) -> Self:
@@ -54,7 +54,7 @@ class View:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Show nothing meanwhile, and have no thread that does."""
+        """Stop the live view and its thread inside the block."""
         self._live.stop()
         yield
         self._live.start()
@@ -78,14 +78,14 @@ class View:
             self._live.reset(task, total=step.total, completed=step.done, description=step.title, text=step.text)
 
     def line(self, line: Line) -> None:
-        """Print what a run says."""
+        """Print a message of a run."""
         if line.error:
             print(line.text, file=sys.stderr)
         else:
             console.print(line.text)
 
     def end(self, run: str, done: bool) -> None:
-        """Show a run no more; it counts if it is ``done``."""
+        """Remove a run from the view; it counts as completed if it is ``done``."""
         self._live.remove_task(self._tasks.pop(run))
         self._bars.pop(run, None)
         self._live.advance(self._all, int(done))
@@ -100,7 +100,7 @@ class View:
 
 
 class _Counted(ProgressColumn):
-    """A column that is empty of a run that is doing nothing that is counted."""
+    """A column that is empty while a run has no step with a known total."""
 
     def __init__(self, column: ProgressColumn, after: str = "") -> None:
         super().__init__()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 WATCH_EVERY = 0.5
-"""Seconds between looks at whether the command is still there."""
+"""Seconds between checks that the command is still alive."""
 
 STEPS_EVERY = 0.2
 """Least seconds between two messages on how far a run has come."""
@@ -48,7 +48,7 @@ class Assignment(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """The worker hears signals, and waits for its first run."""
+    """The worker handles signals now, and waits for its first run."""
 
 
 class Line(NamedTuple):
@@ -60,7 +60,7 @@ class Line(NamedTuple):
 
 
 class Step(NamedTuple):
-    """How far that which the run is doing has come; without a title it does nothing that is counted."""
+    """Progress of the current step of a run; without a title, there is none."""
 
     title: str
     done: int
@@ -69,20 +69,20 @@ class Step(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A run has ended: it is done, another command is at work on it, it failed, or nothing more can be saved; and why."""
+    """A run has ended: done, being performed by another command, failed, or nothing more can be saved; with the reason."""
 
     outcome: Outcome
     reason: str = ""
 
 
 class Stopped(NamedTuple):
-    """A signal ended the worker; what is kept of its run, a sentence, empty where it had none."""
+    """A signal ended the worker; ``kept`` is a sentence about what is kept of its run, empty if it had none."""
 
     kept: str
 
 
 class Gone(NamedTuple):
-    """The worker's process has ended; said of it by who waits for it."""
+    """The worker's process has ended; this message comes from the process that waits for it."""
 
     status: int
     """Its exit status; the negative number of the signal that killed it."""
@@ -94,10 +94,10 @@ Message = Ready | Line | Step | Ended | Stopped | Gone
 def work(
     connection: "Connection[Any, Any]", suite: LoadedSuite, workspace: Workspace, device: str | None, parent: int
 ) -> None:
-    """Perform the runs that ``connection`` names until it names None or a signal comes; the main function of a process.
+    """Perform the runs received over ``connection``, until None or a signal comes; the main function of a worker process.
 
-    ``device`` is the one GPU that it sees, as ``CUDA_VISIBLE_DEVICES`` has it, if there are any; ``parent`` the process to live as
-    long as.
+    ``device`` is the GPU that it sees, named as in ``CUDA_VISIBLE_DEVICES``, if there are GPUs; the worker ends with the process
+    ``parent``.
     """
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
@@ -141,7 +141,7 @@ def _performed(suite: LoadedSuite, workspace: Workspace, given: Assignment) -> E
 
 
 def _end_with(parent: int) -> None:
-    """End this process at once when ``parent`` has ended: there is nobody any more for whom to go on."""
+    """End this process at once when ``parent`` has ended."""
     while os.getppid() == parent:
         time.sleep(WATCH_EVERY)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -174,14 +174,14 @@ class _Sender:
 
 
 class _Lines(io.StringIO):
-    """What stands in for standard output or standard error: every whole line is a message."""
+    """Replaces standard output or standard error: every complete line becomes a message."""
 
     def __init__(self, sender: _Sender, error: bool) -> None:
         super().__init__()
         self._sender, self._error, self._owner, self._rest = sender, error, os.getpid(), ""
 
     def write(self, text: str) -> int:
-        """Send the lines that are whole now; from a loader's process, which has no such thread, write them at once."""
+        """Send the lines that are complete; in a loader process, which has no sender thread, write them directly."""
         if os.getpid() != self._owner:
             os.write(2 if self._error else 1, text.encode(errors="backslashreplace"))
             return len(text)

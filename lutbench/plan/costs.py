@@ -187,7 +187,7 @@ def read_rates(suite: LoadedSuite, given: Sequence[str]) -> dict[str, float]:
 def is_finished(run: Run[Any], surveys: Mapping[str, Survey]) -> bool:
     """Return whether a run of this recipe, on the data that is present, has finished.
 
-    Without its data, or without the run that it needs, a run has no identity: it is to be run.
+    Without its data, or without the run it depends on, a run has no identity, so it has not finished.
     """
     if not run.workspace.run_folders:
         return False  # nothing has been run, and no file of weights need be hashed to know it
@@ -236,7 +236,7 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
 
 
 def _of_one_image(run: Run[Any], classes: int) -> Cost:
-    """Return what a run asks of the machine with so many classes; a model that nothing is known of is built for it.
+    """Return the cost of one image of a run with so many classes; the model is built if its cost is not known yet.
 
     Raises:
         UserError: if it cannot be.
@@ -252,7 +252,7 @@ def _of_one_image(run: Run[Any], classes: int) -> Cost:
 
 
 def settings_of(run: Run[Any]) -> list[Any]:
-    """Return what a run's model follows from: the module of its kind, its settings, and those of the run that it starts from."""
+    """Return what determines a run's model: the module of its kind, its settings, and those of the run it starts from."""
     return [run.planned.kind.module_name, *(recipe.affecting_results() for recipe in recipes_of(run))]
 
 

@@ -59,10 +59,10 @@ class Card(BaseModel):
     speeds: tuple[Speed, ...]
 
     def flops(self, run: Run[Any]) -> float | None:
-        """Return the FLOP/s that it keeps up in the steps of a run; None if none of this kind and model were measured as runs take them.
+        """Return its sustained FLOP/s in the steps of a run; None if no steps of this kind and model were measured.
 
-        Of several batches it is the slowest. Runs of one kind and model take FLOP of the same sort, if not as many: MAE's images are
-        cheaper than LUT's.
+        With several batch sizes, the slowest one counts. Runs of one kind and model have the same kind of FLOP, but not the same number:
+        MAE's images are cheaper than LUT's.
         """
         of = run.needs if run.needs is not None and run.planned.kind.starts_from == "classifier" else run
         encoder = getattr(of.recipe, "encoder", None)
@@ -93,9 +93,9 @@ def measured_cards(table: Path = TABLE) -> tuple[Card, ...]:
 
 
 def choose_card(cards: Sequence[Card], card: str | None, gpu: str | None, flops: float | None) -> Card | None:
-    """Return the card whose speeds a plan takes: that of ``--card``; of ``--gpu``, if it is there; or the only one, if neither is given.
+    """Return the measured GPU whose speeds a plan uses: ``--card``; else ``--gpu``, if it was measured; else the only measured one.
 
-    Who gives ``--flops`` says how fast a GPU is, and none is taken.
+    With ``--flops``, which gives the speed itself, none is used.
 
     Raises:
         UserError: if ``card`` was not measured, or names several.

@@ -61,10 +61,9 @@ class Pair(NamedTuple):
 
 
 def comparison_sections(view: View) -> list[Section]:
-    """Return the suite's pairs of methods on the same images, in a table for each way of comparing that has rows.
+    """Return the suite's pairs of methods on the same images, in one table for each way of comparison.
 
-    A pair is left out where the two were not run with the same seeds, or not measured on the same images; and of tasks that a
-    method is run for in a study alone, unless there are no others.
+    A pair is left out if the two were not run with the same seeds or not measured on the same images.
     """
     pairs: list[Pair] = []
     studied = view.suite.studied
@@ -104,7 +103,7 @@ def of_way(pairs: Iterable[Pair], title: str) -> list[Pair]:
 
 
 def behind(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Return what a section has to know of the pairs that are its rows: the runs behind each, and the plot of their differences."""
+    """Return fields of a section for the pairs in its rows: the runs behind each pair, and the plot of the differences."""
     return {
         "rows_behind": {(place, ANY): [pair.first.row, pair.second.row] for place, pair in enumerate(pairs)},
         "forest": Forest([_difference(pair) for pair in pairs]),
@@ -133,7 +132,7 @@ def difference_of(compared: Comparison, unit: str, task: str, metric: str, label
 
 
 def pair_tables(view: View, pairs: Iterable[Pair]) -> list[tuple[str, pd.DataFrame, str]]:
-    """Return title, table and legend of the pairs that were compared in each way, those ways left out that none was."""
+    """Return title, table and legend for each way of comparison that has pairs."""
     tables, kept = [], list(pairs)
     for way, (title, legend) in WAYS.items():
         of_way = [pair for pair in kept if pair.compared.way == way]
@@ -161,9 +160,9 @@ def on_same_images(first: TableEntry, second: TableEntry) -> bool:
 
 
 def _together(first: TableEntry, second: TableEntry) -> tuple[list[Record], list[Record]] | None:
-    """Return the runs of two entries by seed and draw; None if one has others than the other.
+    """Return the runs of two entries, matched by seed and draw; None if their seeds or draws differ.
 
-    Where one has a single run of each seed, as a task on all training images, that run stands beside every draw of the other.
+    If one has a single run per seed, as a task on all training images has, that run is matched with every draw of the other.
     """
     several = max(first, second, key=lambda entry: entry.draws)
     keys = [(r.seed, r.draw) for r in several.runs]
@@ -189,13 +188,13 @@ def compare(first: TableEntry, second: TableEntry, metric: str) -> Comparison:
 
 
 def points(difference: float, interval: Interval, unit: str = "%") -> str:
-    """Return ``+1.2 [+0.2, +2.2]`` of shares; of what is no percentage in its unit, see :func:`decimals`."""
+    """Return ``+1.2 [+0.2, +2.2]`` for shares; for other metrics in their unit, see :func:`decimals`."""
     digits = decimals(unit, difference, (interval.high - interval.low) / 2)
     return f"{signed(difference * _scale(unit), digits)} {interval_points(interval, unit)}"
 
 
 def interval_points(interval: Interval | None, unit: str = "%") -> str:
-    """Return ``[+0.2, +2.2]`` of shares, of what is no percentage in its unit; empty without an interval."""
+    """Return ``[+0.2, +2.2]`` for shares, for other metrics in their unit; empty without an interval."""
     if interval is None:
         return ""
     digits = decimals(unit, max(map(abs, interval)), (interval.high - interval.low) / 2)
@@ -203,7 +202,7 @@ def interval_points(interval: Interval | None, unit: str = "%") -> str:
 
 
 def _scale(unit: str) -> int:
-    """Return what differences are multiplied by, which are between shares where the unit is percent."""
+    """Return the factor for printed differences: 100 if the unit is percent, because the differences are between shares."""
     return 100 if unit == "%" else 1
 
 
@@ -214,7 +213,7 @@ def _is_reflected(entry: TableEntry) -> bool:
 
 
 def _only(compared: Comparison) -> list[str]:
-    """Return how many images only the first and only the second is right on; empty where they are not counted."""
+    """Return the number of images that only the first and only the second gets right; empty if they are not counted."""
     return ["" if count is None else str(count) for count in (compared.first_only, compared.second_only)]
 
 

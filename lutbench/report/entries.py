@@ -1,7 +1,7 @@
-"""Table entries: one method on one task by one metric, measured and published.
+"""Table entries: one method on one task in one metric, measured and published.
 
-A value counts only while its record's settings and revision, and those of the runs that its encoder or its classifier
-comes from, are those of the suite file and of the code; else the entry is stale, and says why.
+A value counts only if the settings and revision of its record, and of the runs that its encoder or classifier comes from, match the
+suite file and the code; else the entry is stale, with the reason.
 Published values come from ``published.toml``, for the encoder of the same name.
 """
 
@@ -31,7 +31,7 @@ OF_DRAWS = "Student's t, draws"
 
 @dataclass(frozen=True)
 class TableEntry:
-    """One method on one task, by one metric."""
+    """One method on one task, in one metric."""
 
     kind: Kind
     task: str
@@ -40,22 +40,22 @@ class TableEntry:
     """Its name in the suite file, or that of a classifier."""
     encoder: str
     planned: int
-    """Runs that the suite file asks for: a seed each, and a draw each of what has several."""
+    """Number of runs in the suite file: one per seed and draw."""
     metric: str = ""
-    """Empty where nothing tells it: without a record or a published value."""
+    """Empty if it is unknown: without a record or a published value."""
     measured: Measurement | None = None
-    """The mean over seeds, of a task of several draws that of their means."""
+    """The mean over seeds; with several draws, the mean over seeds of the means over draws."""
     runs: tuple[Record, ...] = ()
     """The records that it is the mean of, one per seed and draw."""
     stale: tuple[str, ...] = ()
-    """The runs whose records are present and do not count, each with the reason."""
+    """The runs whose records exist but do not count, each with the reason."""
     published: PublishedValue | None = None
     draws: int = 1
     """Draws of the training images that the suite file asks for, with each seed."""
 
     @property
     def row(self) -> tuple[str, str, str]:
-        """Stage, task and method: entries of one row are of the same runs, by several metrics."""
+        """Stage, task and method: the entries of a row come from the same runs, in several metrics."""
         return self.kind.stage, self.task, self.method
 
     @property
@@ -65,7 +65,7 @@ class TableEntry:
 
     @property
     def is_told(self) -> bool:
-        """Whether a table has anything to print of it: a measured or a published value, or that its record is stale."""
+        """Whether tables print it: it has a measured or published value, or a stale record."""
         return bool(self.measured or self.stale or self.published)
 
     @property
@@ -83,14 +83,14 @@ class TableEntry:
 
     @property
     def column(self) -> tuple[str, str, str]:
-        """Stage, task and metric: entries of one column are to be compared."""
+        """Stage, task and metric: the entries of a column are compared with each other."""
         return self.kind.stage, self.task, self.metric
 
 
 def entries(suite: LoadedSuite, records: Mapping[str, Record]) -> list[TableEntry]:
-    """Return every entry of the suite but those of pre-training: task by task, metric by metric, method by method.
+    """Return every entry of the suite except those of pre-training: task by task, metric by metric, method by method.
 
-    A task has the metrics that its records print; without any those that its settings or its published values name.
+    A task has the metrics that its records print; without records, those in its settings or published values.
 
     Raises:
         UserError: if a ``published`` name in the suite file is not in published.toml, or is that of another metric.
@@ -115,11 +115,12 @@ def method_order(suite: LoadedSuite, methods: Iterable[str]) -> list[str]:
 
 
 def over_runs(measured: Sequence[Measurement], seeds: Sequence[int] | None = None) -> Measurement:
-    """Return the mean of one metric over seeds, with Student's interval; of one seed its own, with that over images.
+    """Return the mean of one metric over seeds, with Student's t interval; for one seed, its own value with the interval over images.
 
-    So too where every seed gave the same number, as of weights that no seed has made: the spread of that says nothing. ``seeds`` are
-    those of the measurements, each its own if not given: what has the same is of several draws of the training images, whose mean
-    counts as one. Where that is the same for all seeds, or there is one, the interval is over draws.
+    If every seed gave the same number, as for weights that do not depend on the seed, the interval is the one over images too.
+    ``seeds`` are the seeds of the measurements (default: all different); measurements with the same seed are draws of the training
+    images, and their mean counts as one value. If these means are the same for all seeds, or there is one seed, the interval is over
+    draws.
     """
     values, over = spread([m.value for m in measured], seeds or range(len(measured)))
     if len(values) == 1:
@@ -132,9 +133,9 @@ def over_runs(measured: Sequence[Measurement], seeds: Sequence[int] | None = Non
 
 
 def spread(values: Sequence[float], seeds: Sequence[int]) -> tuple[list[float], Literal["seeds", "draws"]]:
-    """Return the means of the ``values`` of each seed or, where that is one number, the values of the first seed's draws.
+    """Return the mean of the ``values`` of each seed; if these are all the same number, the values of the first seed's draws.
 
-    One value alone where those agree too.
+    If those are the same too, return one value only.
     """
     of_seed: dict[int, list[float]] = {}
     for value, seed in zip(values, seeds, strict=True):
@@ -185,7 +186,7 @@ def _of_task(
 
 
 def _printed(record: Record, recipe: RunRecipe) -> list[str]:
-    """Return the metrics that tables print: the one that the settings choose now, those of the outcomes, or the first."""
+    """Return the metrics that tables print: the one in the current settings, those of the outcomes, or the first."""
     if record.outcomes_file is None:
         return [record.measurements[0].metric]
     metrics: list[str] = [recipe.metric] if recipe.metric else record.outcomes.printed()
@@ -193,7 +194,7 @@ def _printed(record: Record, recipe: RunRecipe) -> list[str]:
 
 
 def _measured(record: Record, metric: str, recipe: RunRecipe) -> Measurement | None:
-    """Return what was measured; in a metric that was chosen after the run, what follows from its outcomes."""
+    """Return the measurement in a metric; if the metric was chosen after the run, compute it from the outcomes."""
     found = record.measured(metric)
     if found is None and metric == recipe.metric:
         found = record.outcomes.measurement(metric)
@@ -201,7 +202,7 @@ def _measured(record: Record, metric: str, recipe: RunRecipe) -> Measurement | N
 
 
 def outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record]) -> str:
-    """Return why the record of a run is not that of the suite file's settings, performed by this code; empty if it is."""
+    """Return why the record of a run does not match the suite file's settings and the revision of this code; empty if it does."""
     record, part = records[run.name], run.kind.starts_from
     changed = changes(
         {"revision": record.identity_inputs["revision"], **record.identity_inputs["recipe"]},
@@ -220,7 +221,7 @@ def outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record])
 def _published_tasks(
     suite: LoadedSuite, run: PlannedRun, metrics: Sequence[str], published: Published
 ) -> dict[str, str]:
-    """Return the published task of each metric that has one; of all that are named where no metric is known."""
+    """Return the published task of each metric that has one; if no metric is known, of all published tasks that are named."""
     table = getattr(suite.config, run.stage).get(run.task)
     if table is None:  # the task is a dataset of a table, and the dataset names what was published of its parts
         where, named = f"shifted.{run.task.split('/')[1]}", run.recipe.dataset.published  # type: ignore[attr-defined]

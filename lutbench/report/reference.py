@@ -53,7 +53,7 @@ LEGEND = (
 
 
 CALIBRATION = (ECE.split(", ")[0], NLL)
-"""What the names of measurements begin with that records of before scores were kept have not."""
+"""The beginnings of the names of measurements that records of earlier versions, without scores, do not have."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Agreement:
 
     own: Record
     measured: Measurement
-    """What the own record says in the metric that decides: of several that tables print the one that differs most."""
+    """The own measurement in the deciding metric: among those in the tables, the one that differs most."""
     expected: Measurement
-    """What the reference says in this metric."""
+    """The reference's measurement in this metric."""
     difference: Comparison | None
     """Own minus reference, image by image; None for the same bits, without per-image outcomes, or over other images."""
     verdict: Verdict
@@ -77,10 +77,10 @@ class Agreement:
 
 
 def compare_with_reference(own: Mapping[str, Record], reference: Mapping[str, Record]) -> list[Agreement]:
-    """Compare the records that both have of the same recipe, kind, revision, seed and data.
+    """Compare the records of runs with the same recipe, kind, revision, seed and data in both results.
 
-    The encoder or classifier that a run starts from may differ in its bits, and so may the identities; but it comes from a
-    run of which the same holds, or from the same file.
+    The encoder or classifier that a run starts from may differ in its bits, and so may the identities; but it must come from a run for
+    which the same holds, or from the same file.
     """
     own_runs, reference_runs = ({record.identity: record for record in side.values()} for side in (own, reference))
     return [
@@ -91,13 +91,13 @@ def compare_with_reference(own: Mapping[str, Record], reference: Mapping[str, Re
 
 
 def reference_section(view: View, results_dir: Path, reference_dir: Path | None = None) -> Section | None:
-    """Return how the records of a suite compare with those in ``reference_dir``; None if no two can be compared.
+    """Return the comparison of a suite's records with those in ``reference_dir``; None if there is nothing to compare.
 
-    It is ``reference`` below the results, if not given and present. Of a suite that extends others, the rows that are theirs are
-    compared with their reference records.
+    The default folder is ``reference`` in the results folder, if it exists. Rows that come from another suite, which this one extends,
+    are compared with that suite's reference records.
 
     Raises:
-        UserError: if a reference record is damaged, or there is none in the folder that was given.
+        UserError: if a reference record is damaged, or the given folder has no records of the suite.
     """
     suites = [view.suite.name, *view.suite.config.extends]
     references = [read_records(reference_dir or results_dir / "reference", suite) for suite in suites]

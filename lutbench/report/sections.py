@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lutbench.report.charts import Chart, Forest
 
 ANY = -1
-"""In place of a column: every one."""
+"""Stands for all columns."""
 
 PIPELINE_ONLY = "These numbers show that the pipeline works. They are no evidence about the method."
 
@@ -46,7 +46,7 @@ class Drawing:
     draw: Callable[[], "Figure"]
     """Imports matplotlib, which takes a second, when it is called."""
     chart: "Callable[[], Chart] | None" = None
-    """The same points for a page that draws them itself; None of pictures."""
+    """The same points for the HTML report, which draws them itself; None for pictures."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +57,27 @@ class Section:
     level: int = 2
     """Level of the heading; 1 is that of the suite's title."""
     frame: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """The table as people read it: text, of which columns have a heading of one line or of two."""
+    """The table for readers, as text; column headings have one or two lines."""
     marks: Mapping[tuple[int, int], int] = field(default_factory=dict)
-    """The best value of a column, 1, and the second, 2, by row and column of the table."""
+    """1 for the best value of a column and 2 for the second best, by row and column of the table."""
     legend: str = ""
     """Paragraphs below the table."""
     notation: str = ""
-    """What begins the legend in files alone: what brackets, bold and underlined values are, which a terminal has not."""
+    """The beginning of the legend in files: the meaning of brackets, bold and underlined values, which a terminal does not show."""
     links: Mapping[str, str] = field(default_factory=dict)
-    """The files that names in backticks in the legend stand for, relative to the folder of the suite's tables."""
+    """The files that names in backticks in the legend link to, relative to the folder of the suite's tables."""
     figures: Sequence[Drawing] = ()
     name: str = ""
-    """Of the files that have the section alone, ``NAME.tex`` and ``NAME.csv``; several sections may share them."""
+    """Name of the section's own files, ``NAME.tex`` and ``NAME.csv``; several sections may share them."""
     data: pd.DataFrame | None = None
-    """The table for programs, with unrounded numbers: what is in ``NAME.csv``."""
+    """The table for programs, with unrounded numbers: the contents of ``NAME.csv``."""
     files_only: bool = False
     """Whether it is too long or too wide for a terminal."""
     rows_behind: Mapping[tuple[int, int], Sequence[Row]] = field(default_factory=dict)
-    """Whose runs a cell of the table is made from, by row and column, or by row and :data:`ANY` for all cells of the row; of a table
-    whose column ``runs`` does not say so itself."""
+    """The rows of runs behind each cell, by row and column, or by row and :data:`ANY` for all cells of the row; for tables without a
+    column ``runs``."""
     forest: "Forest | None" = None
-    """The differences of the table, for a page that draws them."""
+    """The differences in the table, for the chart of the HTML report."""
 
     @property
     def is_empty(self) -> bool:
@@ -96,7 +96,7 @@ class View:
 
     suite: LoadedSuite
     records: Mapping[str, Record]
-    """All, by run name, those included that do not count."""
+    """All records by run name, including stale ones."""
     entries: Sequence[TableEntry]
     reference_dir: Path | None = None
     """The results to compare these with, if there are any."""
@@ -120,17 +120,17 @@ class View:
 
     @property
     def note(self) -> str:
-        """What has to stand beside every number; empty if nothing."""
+        """A note that must accompany every number; empty if there is none."""
         if self.suite.smoke:
             return MARK
         return PIPELINE_ONLY if self.suite.config.kind == "pipeline" else ""
 
     def notes_of(self, entry: TableEntry) -> list[str]:
-        """Return what has to stand beside every number of an entry: the suite's note, and the dataset's."""
+        """Return the notes that must accompany every number of an entry: the suite's and the dataset's."""
         return [note for note in (self.note, self._dataset(entry).note) if note]
 
     def dataset_notes(self, shown: Iterable[TableEntry]) -> list[str]:
-        """Return what has to stand beside the numbers on the datasets of these entries, each once: ``Toys-C: Frost is drawn.``"""
+        """Return the notes of the datasets of these entries, each once: ``Toys-C: Frost is drawn.``"""
         noted = {self.task_title(entry): self._dataset(entry).note for entry in shown}
         return [f"{title}: {note}" for title, note in noted.items() if note]
 
@@ -140,20 +140,20 @@ class View:
 
     @property
     def has_records(self) -> bool:
-        """Whether anything was measured, be it stale."""
+        """Whether there are any results, even stale ones."""
         return any(entry.runs or entry.stale for entry in self.entries)
 
     def of_kind(self, name: str) -> list[TableEntry]:
-        """Return the entries of a kind of run, without the rows that are there for studies alone."""
+        """Return the entries of a kind of run, without rows that only studies have."""
         return [entry for entry in self.of_methods if entry.kind.name == name]
 
     @property
     def of_methods(self) -> list[TableEntry]:
-        """The entries of the tables of methods: without the rows that are there for studies alone."""
+        """The entries of the tables of methods, without rows that only studies have."""
         return [entry for entry in self.entries if entry.row not in self.suite.study_rows]
 
     def task_title(self, entry: TableEntry) -> str:
-        """Return how tables name a task; a dataset of a table with the table's title, where the suite has several."""
+        """Return the name of a task in the tables; for a dataset of a table, with the table's title if the suite has several tables."""
         tables = getattr(self.suite.config, entry.kind.stage)
         table = entry.task if entry.task in tables else entry.task.split("/")[0]
         title: str = getattr(tables[table], "title", "") or table
@@ -164,7 +164,7 @@ class View:
         return dataset if len(tables) == 1 else f"{title}, {dataset}"
 
     def method_label(self, method: str) -> str:
-        """Return how tables name a method or a classifier."""
+        """Return the name of a method or a classifier in the tables."""
         if method in self._snapshots:
             of, share = self._snapshots[method]
             return f"{self.method_label(of)}, at {100 * share:g} %"
@@ -191,9 +191,9 @@ class View:
         return colours[among.index(method) % len(colours)]
 
     def method_names(self, shown: Iterable[TableEntry]) -> dict[str, str]:
-        """Return how methods are told apart without a column for the encoder.
+        """Return unique names of methods for places without an encoder column.
 
-        By their labels; where two have the same, with the encoder: LUT with ViT-S/16 and with ViT-B/16.
+        These are their labels; if two are the same, with the encoder: LUT with ViT-S/16 and with ViT-B/16.
         """
         encoders = {entry.method: entry.encoder for entry in shown}
         names = {method: self.method_label(method) for method in encoders}
@@ -218,9 +218,9 @@ def by_task(shown: Iterable[TableEntry]) -> list[list[TableEntry]]:
 
 
 def not_run(view: View, among: Iterable[TableEntry]) -> str:
-    """Return ``Not run: ImageNet-A; ImageNet-R with MAE, DeiT.`` of these entries; empty if all were run.
+    """Return ``Not run: ImageNet-A; ImageNet-R with MAE, DeiT.`` for these entries; empty if all were run.
 
-    Where a name of a row has a comma, semicolons separate the rows, and every task of which some were run has a sentence of its own.
+    If the name of a row contains a comma, semicolons separate the rows, and every task that was run in part has its own sentence.
     """
     missing: list[tuple[str, list[str]]] = []
     for of_task in by_task(among):
@@ -239,12 +239,12 @@ def not_run(view: View, among: Iterable[TableEntry]) -> str:
 
 
 def directed(entry: TableEntry) -> str:
-    """Return an entry's metric with an arrow that says which values are better; of a plain number nobody knows, and it has its unit."""
+    """Return an entry's metric with an arrow for the better direction; a plain number, which has none, gets its unit instead."""
     if entry.unit != "%" or not entry.metric:
         return ", ".join(filter(None, (entry.metric, entry.unit if entry.metric else "")))
     return f"{entry.metric} {'↓' if entry.is_lower_better else '↑'}"
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """Return a difference with its sign; what is rounded to zero is ``+0.0``."""
+    """Return a difference with its sign; zero is ``+0.0``."""
     return f"{round(value, digits) + 0.0:+.{digits}f}"

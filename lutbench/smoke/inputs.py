@@ -29,12 +29,12 @@ OWN_SIDE = 224
 
 
 def lay_out(suite: LoadedSuite, smoke: Smoke) -> None:
-    """Lay out the sets, lists and weights that the runs of a smoked suite read; what is there as it should be is left.
+    """Prepare the datasets, lists and weights that the runs of a smoke suite read; existing valid ones are kept.
 
-    Processes that lay out at once wait for one.
+    If several processes call this at the same time, they wait for each other.
 
     Raises:
-        UserError: if a set that is there cannot be listed, or nothing can be written.
+        UserError: if an existing dataset cannot be listed, or the folder cannot be written.
     """
     with saving(smoke.home):
         smoke.data.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from lutbench.errors import UserError
 from lutbench.files import DamagedError
 
 MARK = "Smoke run: not a measurement."
-"""What stands beside every number of a smoke run."""
+"""The note beside every number of a smoke run."""
 
 HOME = ".smoke"
 """A file that marks the folder of smoke runs."""
@@ -20,7 +20,7 @@ def is_smoke(identity_inputs: Mapping[str, Any]) -> bool:
 
 
 def refuse_smoke(identity_inputs: Mapping[str, Any], what: str) -> None:
-    """Raise UserError if these are the identity inputs of a smoke run; ``what`` of it would be taken for a measurement's."""
+    """Raise UserError if these are the identity inputs of a smoke run; ``what`` is the thing that must not be used as a measurement."""
     if is_smoke(identity_inputs):
         raise _refusal(what)
 

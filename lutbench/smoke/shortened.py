@@ -34,7 +34,7 @@ TOY_CLASSIFIER = "deit_tiny_patch16_224"
 
 @dataclass(frozen=True)
 class Smoke:
-    """How a suite is smoked."""
+    """The settings of a smoke run of a suite."""
 
     width: Width
     home: Path
@@ -80,9 +80,9 @@ def smoke_workspace(workspace: Workspace, width: Width) -> SmokeWorkspace:
 
 
 def smoked(suite: LoadedSuite, smoke: Smoke) -> LoadedSuite:
-    """Return a suite with the same kinds of runs, on a few images and for a few steps; of its seeds and sweeps a part.
+    """Return a suite with the same kinds of runs, with few images and few steps, and only some of its seeds and studies.
 
-    The first seed, two draws, of every study its base and another point.
+    It has the first seed, two draws, and for every study its base and one other point.
     """
     seed = suite.config.seeds[0]
     runs = [run for run in suite.runs if run.seed == seed and run.draw < 2]
