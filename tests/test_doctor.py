@@ -51,9 +51,9 @@ def test_torch_that_cannot_be_imported_is_told_with_the_line_that_mends_it(tmp_p
     lines = done.stdout.splitlines()
     (place,) = (number for number, line in enumerate(lines) if line.startswith("WRONG  torch: "))
     assert "libcudart.so.12: cannot open shared object file" in lines[place]
-    assert lines[place + 1].startswith("       mend: ")
+    assert lines[place + 1].startswith("       fix: ")
     assert "install" in lines[place + 1]
-    assert lines[-1] == "1 thing is wrong."
+    assert lines[-1] == "1 problem found."
 
 
 def test_a_library_that_ends_its_process_is_a_finding() -> None:
@@ -138,7 +138,7 @@ def test_a_disk_without_room_is_wrong(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("lutbench.doctor.ROOM", 10**18)
     (finding,) = folder_findings("--results", tmp_path)
     assert finding.status == "wrong"
-    assert "more room" in finding.mend
+    assert "more space" in finding.mend
     (finding,) = folder_findings("--data-root", tmp_path)
     assert finding.status == "ok"
 

@@ -51,7 +51,7 @@ def told_under(limit: int, value: int, folder: Path, open_files: int = 0) -> str
 def test_a_file_that_is_too_large_for_the_limit_leaves_the_one_before(tmp_path: Path) -> None:
     told = told_under(resource.RLIMIT_FSIZE, MEGABYTE, tmp_path)
     assert told.startswith(
-        "The file is larger than this disk or your limit allows: weights.bin could not be saved. What was saved before "
+        "The file is larger than this disk or your limit allows: weights.bin could not be saved. Everything saved before "
     )
 
 

@@ -178,19 +178,19 @@ def test_a_class_that_is_in_one_image_alone_has_no_interval_and_its_record_comes
     assert back is not None
     assert (back.n, back.low, back.high, back.interval) == (1, None, None, "")
     edit(path, lambda r: r["measurements"][-1].update(low=50.0))
-    with pytest.raises(UserError, match=r"says IoU dog .* interval 50\.0 to None"):
+    with pytest.raises(UserError, match=r"has IoU dog .* interval 50\.0 to None"):
         read_records(tmp_path, "toy")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r["measurements"][0].update(value=99.0), r"says mIoU 99\.0 % over 2 images.* give mIoU 41\.35"),
-        (lambda r: r["measurements"][0].update(low=40.0), r"says mIoU 41\.3.*interval 40\.0 to"),
-        (lambda r: r["measurements"][3].update(value=99.0), r"says mIoU, multi-scale 99\.0"),
-        (lambda r: r["measurements"][4].update(metric="IoU dog"), r"says IoU dog .* give IoU sky"),
+        (lambda r: r["measurements"][0].update(value=99.0), r"has mIoU 99\.0 % over 2 images.* give mIoU 41\.35"),
+        (lambda r: r["measurements"][0].update(low=40.0), r"has mIoU 41\.3.*interval 40\.0 to"),
+        (lambda r: r["measurements"][3].update(value=99.0), r"has mIoU, multi-scale 99\.0"),
+        (lambda r: r["measurements"][4].update(metric="IoU dog"), r"has IoU dog .* give IoU sky"),
         (lambda r: r["measurements"].pop(), "the record has nothing, but its outcomes give IoU sea"),
-        (lambda r: r["measurements"].append(r["measurements"][0]), "says mIoU .* give nothing"),
+        (lambda r: r["measurements"].append(r["measurements"][0]), "has mIoU .* give nothing"),
         (lambda r: r.update(outcomes=None), "lists no per-image outcomes, but every segmentation run has them"),
     ],
 )
@@ -220,17 +220,17 @@ def test_outcomes_of_another_kind_of_task_are_refused(tmp_path: Path, made: PerI
     [
         (
             lambda r: r["measurements"][0].update(value=99.0),
-            r"says top-1 99\.0 % over 4 images.* give top-1 50\.0 % over 4",
+            r"has top-1 99\.0 % over 4 images.* give top-1 50\.0 % over 4",
         ),
-        (lambda r: r["measurements"][1].update(value=99.0), r"says top-5 99\.0 % over 4"),
-        (lambda r: r["measurements"][0].update(n=4000), r"says top-1 50\.0 % over 4000 images"),
+        (lambda r: r["measurements"][1].update(value=99.0), r"has top-5 99\.0 % over 4"),
+        (lambda r: r["measurements"][0].update(n=4000), r"has top-1 50\.0 % over 4000 images"),
         (lambda r: r["measurements"][0].update(low=49.0), r"interval 49\.0 to"),
         (lambda r: r["measurements"][1].update(high=75.1), r"to 75\.1 "),
-        (lambda r: r["measurements"][0].update(interval="exact"), r"\(exact\) where .* \(Wilson\)"),
+        (lambda r: r["measurements"][0].update(interval="exact"), r"\(exact\), but .* \(Wilson\)"),
         (lambda r: r["measurements"][0].update(low=None, high=None), "interval None to None"),
-        (lambda r: r["measurements"].pop(0), r"says top-5 .* give top-1"),
+        (lambda r: r["measurements"].pop(0), r"has top-5 .* give top-1"),
         (lambda r: r["measurements"].pop(1), "the record has nothing, but its outcomes give top-5"),
-        (lambda r: r["measurements"].reverse(), r"says top-5 .* give top-1"),
+        (lambda r: r["measurements"].reverse(), r"has top-5 .* give top-1"),
         (lambda r: r["measurements"].append(r["measurements"][0] | {"value": 99.0}), r"top-1 99\.0 .* give nothing"),
         (lambda r: r.update(outcomes=None), "lists no per-image outcomes, but every knn run has them"),
         (lambda r: r["outcomes"].update(file="../task/other.npz"), r"outcomes\.file"),
@@ -261,16 +261,16 @@ def test_outcomes_of_another_kind_of_task_are_refused(tmp_path: Path, made: PerI
         (lambda r: r.update(seed=1), r"are those of downstream/task/mine/seed1"),
         (
             lambda r: r.update(seed=1, run="downstream/task/mine/seed1"),
-            r"a run of downstream with seed 1, .* of kind knn with seed 0",
+            r"its stage is downstream and its seed 1, .* of kind knn with seed 0",
         ),
         (
             lambda r: r.update(stage="pretrain", run="pretrain/task/mine/seed0"),
-            r"a run of pretrain .* that of a run of kind knn",
+            r"its stage is pretrain .* that of a run of kind knn",
         ),
         (lambda r: r.update(task="other"), r"are those of downstream/other/mine/seed0"),
         (lambda r: r.update(method="other"), r"are those of downstream/task/other/seed0"),
         (lambda r: r.update(stage="pretrain"), r"are those of pretrain/task/mine/seed0"),
-        (lambda r: r.update(run="downstream/task/other/seed0"), r"it is downstream/task/other/seed0"),
+        (lambda r: r.update(run="downstream/task/other/seed0"), r"its run name is downstream/task/other/seed0"),
         (lambda r: r["measurements"].clear(), "measurements"),
         (lambda r: r.update(identity="f" * 64), "its hash does not match the identity"),
         (lambda r: r["document"]["recipe"].update(neighbours=21), "its hash does not match the identity"),
@@ -302,7 +302,7 @@ def test_an_edited_record_is_refused_by_name(tmp_path: Path, change: Callable[[A
         read_records(tmp_path, "toy")
     assert str(refused.value).startswith(f"{path}: ")
     assert "Restore it" in str(refused.value)
-    assert "seed0 again" not in str(refused.value).replace("/seed0 again", "")  # which is no run's name
+    assert "repeat run seed0" not in str(refused.value)  # which is no run's name
 
 
 def nested(depth: int) -> list[Any]:
@@ -352,7 +352,7 @@ def test_a_record_of_before_there_were_seals_is_read_and_its_numbers_are_compare
     assert read_records(tmp_path, "toy")["downstream/task/mine/seed0"].measurements[0].value == 50.0
     values["measurements"][0]["value"] = 99.0
     path.write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r"says top-1 99\.0"):
+    with pytest.raises(UserError, match=r"has top-1 99\.0"):
         read_records(tmp_path, "toy")
 
 
@@ -368,7 +368,7 @@ def test_a_record_that_says_what_only_sealed_ones_do_has_not_lost_its_seal_by_ag
     path.write_text(json.dumps(values))
     with pytest.raises(UserError, match="it has no seal") as refused:
         read_records(tmp_path, "toy")
-    assert f"run {record.run} again" in str(refused.value)
+    assert f"repeat run {record.run}." in str(refused.value)
 
 
 @pytest.mark.parametrize(

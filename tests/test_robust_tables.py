@@ -325,7 +325,7 @@ def test_a_value_is_stale_if_the_fine_tuning_that_made_its_classifier_is(folder:
 
     (folder / "records/toy/downstream/tuned/ours/seed0.json").unlink()
     assert (
-        "stale: its classifier's run, downstream/tuned/ours/seed0, has no record"
+        "stale: the run of its classifier, downstream/tuned/ours/seed0, has no record"
         in build_tables(loaded, folder)["main.md"]
     )
 
@@ -453,7 +453,7 @@ def test_sets_of_several_tables_are_told_apart_by_the_tables_title(folder: Path)
         ),
         (
             'shifted.adversarial.published={"200 classes" = "imagenet-c/finetune/mce"}',
-            r"adversarial\.published: imagenet-c/finetune/mce is in mCE, and '200 classes' is measured in top-1",
+            r"adversarial\.published: the metric of imagenet-c/finetune/mce is mCE, but '200 classes' is measured in top-1",
         ),
     ],
 )
@@ -708,7 +708,7 @@ def test_a_check_names_edited_leftover_and_missing_files_and_no_others(folder: P
         text = (tables / name).read_text()
         (tables / name).write_text(text.replace("67.5", "77.5"))
         (edited,) = check_tables(loaded, folder)
-        assert f"{name} as it is" in edited
+        assert f"{name} in the folder" in edited
         (tables / name).unlink()
         assert len(check_tables(loaded, folder)) == 1
         (tables / name).write_text(text)

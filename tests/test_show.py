@@ -318,7 +318,7 @@ def test_shipped_records_of_every_kind_are_shown(show: Show, kind: str, tmp_path
     status, text = show("/".join(SHIPPED[kind]), REFERENCE, tmp_path)
     assert status == 0
     assert "all " in text or kind == "pretrain"
-    for title in ("Origin", "Measured", "Recipe", "Made by", "Files"):
+    for title in ("Origin", "Results", "Settings", "Code and machine", "Files"):
         assert part(text, title)
 
 

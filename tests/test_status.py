@@ -168,7 +168,7 @@ def test_what_is_damaged_in_the_results_is_mended_from_the_runs_folder(
     assert "99.0" not in shown
     if ending == ".json" and damage in ("edited", "seal"):
         assert str(file) in shown
-        assert f"run {NAME} again" in shown or damage == "edited"
+        assert f"repeat run {NAME}." in shown or damage == "edited"
     if damage == "folder":
         file.rmdir()
     run_suite(suite, [], [], run.workspace)

@@ -415,7 +415,9 @@ def test_a_published_value_in_another_metric_is_refused(segmented: Path) -> None
     loaded = suite(segmented, "downstream.masks.published=ade20k/upernet/macc", "method.theirs.published=iBOT")
     View.read(loaded, segmented)
     recorded(segmented, loaded, "masks/theirs/seed0", streets(60, 70))
-    with pytest.raises(UserError, match=r"masks\.published: ade20k/upernet/macc is in mAcc, .* measured in mIoU"):
+    with pytest.raises(
+        UserError, match=r"masks\.published: the metric of ade20k/upernet/macc is mAcc, .* measured in mIoU"
+    ):
         View.read(loaded, segmented)
 
 
@@ -637,7 +639,7 @@ def test_a_kind_without_outcomes_in_a_stage_of_its_own_has_its_rows_and_no_compa
         ["Images", label, "ViT-B/16", "images", value, "", "1", *rest, f"[{number}]"]
         for label, value, number, rest in (("LUT_100%", "1900", 5, ["", ""]), ("MAE", "30", 6, ["", ""]))
     ]
-    assert "in percent, but for images." in texts["main.md"]
+    assert "in percent, except images." in texts["main.md"]
     wide = texts["main.md"].split("### One row per method")[1]
     assert columns(wide, "LUT_100%") == [["LUT_100%", "ViT-B/16", "1900"]], "nobody knows which is the best"
     assert "comparisons.csv" not in texts
@@ -878,6 +880,6 @@ def test_a_latex_table_has_a_label_of_its_own_and_is_no_wider_than_the_page() ->
     frame = pd.DataFrame({"method": ["LUT"]})
     text = latex([Section("One row per method", 3, frame), Section("One row per method", 3, frame)], "Toy & co", "")
     assert [line for line in text.splitlines() if "label" in line] == [
-        rf"\label{{tab:toy-co-side-by-side-{number}}}" for number in (1, 2)
+        rf"\label{{tab:toy-co-one-row-per-method-{number}}}" for number in (1, 2)
     ]
     assert text.count(r"\begin{adjustbox}{max width=\linewidth}") == text.count(r"\end{adjustbox}") == 2
