@@ -146,7 +146,7 @@ def test_a_dry_run_shows_what_sbatch_is_given_and_leaves_nothing(
     jobs = drafted(tmp_path, suite_in(tmp_path), capsys, "pretrain/lut", "tuned")
     asked = [sorted(re.findall(r"#SBATCH --(\S+)", job)) for job in jobs]
     assert jobs[0].startswith(
-        "JOB1, 2 jobs: pretrain/lut/seed0, pretrain/lut/seed1; 2 nodes of 8 GPUs and 8 cores, for 12:00:00, in gpu\n"
+        "JOB1, 2 jobs: pretrain/lut/seed0, pretrain/lut/seed1; 2 nodes with 8 GPUs and 8 cores, for 12:00:00, in gpu\n"
     )
     for wanted in (
         *(
@@ -185,7 +185,7 @@ def test_seeds_are_arrays_each_of_which_waits_for_its_own_and_of_which_a_part_wa
         """What each job waits for, by the runs in it."""
         found = {}
         for job in drafted(tmp_path, suite, capsys, *only):
-            title = re.match(r"JOB\d+(?:, \d jobs)?: (.*); a node of .*? for [^;\n]*(?:; (.*))?", job)
+            title = re.match(r"JOB\d+(?:, \d jobs)?: (.*); 1 node with .*? for [^;\n]*(?:; (.*))?", job)
             assert title
             found[title[1]] = title[2] or ""
         return found

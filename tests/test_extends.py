@@ -514,7 +514,7 @@ def test_a_short_name_that_several_suites_have_is_the_run_of_the_one_that_made_i
         find_record("near", results)
     with pytest.raises(UserError, match=r"'near' matches \d runs: another/downstream/near/mae/seed0, .*Give more"):
         finished_folder("near", runs)
-    with pytest.raises(UserError, match=r"no finished run 'near/mea' .* Finished there: another/"):
+    with pytest.raises(UserError, match=r"no finished run 'near/mea' .* Finished runs: another/"):
         finished_folder("near/mea", runs)
 
 

@@ -100,7 +100,7 @@ def test_a_run_keeps_the_precision_that_it_began_with_on_another_machine(
         run.start()
         performed(run)
         assert recorded(run) == expected
-        assert f"computes in {expected}, as it began" in capsys.readouterr().out
+        assert f"continues in {expected}, the precision it began with" in capsys.readouterr().out
 
 
 def test_a_half_finished_run_goes_on_in_the_precision_that_it_began_with_to_the_same_bits(
@@ -139,4 +139,4 @@ def test_a_half_finished_run_that_does_not_say_its_precision_keeps_what_auto_mea
     (run.checkpoints / "step-00000002").mkdir(parents=True)
     run.start()
     assert run.begun_in == "fp32"
-    assert "goes on in fp32" in capsys.readouterr().out
+    assert "continues in fp32" in capsys.readouterr().out
