@@ -1,4 +1,4 @@
-"""The broader-context loss: what a sparse view encodes must agree with the whole other view (paper)."""
+"""The broader-context loss: features of a sparse view must agree with the teacher's features of the whole other view (paper)."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -12,9 +12,9 @@ from pretrain.context_losses.distances import cosine_distance
 
 
 class Targets(NamedTuple):
-    """The teacher's outputs, (R, D) each; view 1's is None where nothing is compared with it.
+    """The teacher's outputs, (R, D) each; None for view 1 if it is not a target.
 
-    R is B, or with per-token targets B * K, a row for each visible patch of the student's *other* view, see
+    R is B, or with per-token targets B * K: one row per visible patch of the student's *other* view, see
     :mod:`pretrain.token_targets`; ``shares`` (B * K,) are then the weights of the rows in the loss.
     """
 
@@ -36,7 +36,7 @@ class ContextLoss:
 
     @classmethod
     def from_recipe(cls, recipe: PretrainRecipe) -> "ContextLoss | None":
-        """Return the loss that a recipe asks for; None where it has none."""
+        """Return the context loss of a recipe; None if it has none."""
         if not recipe.has_context:
             return None
         return cls(
@@ -48,15 +48,15 @@ class ContextLoss:
         )
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Return what the heads read of ``tokens`` (B, 1 + K, D): the mean over patches or the class token (B, D), or patches (B * K, D)."""
+        """Return the input of the heads from ``tokens`` (B, 1 + K, D): the mean over patches or the class token (B, D), or the patches (B * K, D)."""
         if self.target == "tokens":
             return tokens[:, 1:].flatten(0, 1)
         return tokens[:, 1:].mean(dim=1) if self.target == "pooled" else tokens[:, 0]
 
     def __call__(self, student1: Tensor, student2: Tensor | None, targets: Targets) -> Tensor:
-        """Return the mean distance, 0-d, of the student's outputs (R, D) to the teacher's of the other view.
+        """Return the mean distance, 0-d, between the student's outputs (R, D) and the teacher's for the other view.
 
-        With view 2 of the student, the mean of both directions (release); else only sparse view 1 against view 2.
+        With the student's view 2, the mean of both directions (released code); otherwise only sparse view 1 with view 2.
         """
         forth = self._mean(student1, targets.view2, targets.shares2)
         if student2 is None:

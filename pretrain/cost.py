@@ -1,4 +1,4 @@
-"""What pre-training computes for one image: its own student and teacher, run on tensors without memory."""
+"""FLOP per image of pre-training, measured by running student and teacher on the meta device."""
 
 from functools import cache
 
@@ -15,7 +15,7 @@ from pretrain.views import Box, Views
 
 
 def cost(run: Run[PretrainRecipe], classes: int) -> Cost:
-    """Return what ``run`` asks of the machine, whatever the number of ``classes``.
+    """Return the compute and memory of ``run``; ``classes`` is not used.
 
     Raises:
         UserError: if its student cannot be built.
@@ -24,7 +24,7 @@ def cost(run: Run[PretrainRecipe], classes: int) -> Cost:
 
 
 def flop_per_image(recipe: PretrainRecipe) -> float:
-    """Return the FLOP for one image that is trained on: the same whatever the length of the run, the data and the machine.
+    """Return the FLOP per training image; independent of the length of the run, the data and the machine.
 
     Raises:
         UserError: if its student cannot be built.

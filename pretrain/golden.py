@@ -1,4 +1,4 @@
-"""Golden files: numbers that the published model gave for a few steps of LUT, and the geometry that they imply.
+"""Golden files: numbers that the published model computed for a few steps of LUT, and the geometry that they imply.
 
 An ``.npz`` holds ``meta/*`` (settings), ``init/NAME`` (the student before step 0), ``decays`` (the teacher's momentum
 at each step), ``stepS/*`` (views, noise, losses and outputs of step S), ``grad0/NAME`` (gradients of step 0), and
@@ -32,20 +32,20 @@ _PUBLISHED_PREFIXES = {
 }
 
 _NOT_COMPARED = r"final_teacher/(decoder_.*|mask_token|predictor\..*|.*\.num_batches_tracked)"
-"""Entries without a right value: the published teacher's decoder, predictor and counters, which nothing reads."""
+"""Entries without a meaningful value: the published teacher's decoder, predictor and counters, which are never used."""
 
 
 def published_name(name: str) -> str:
-    """Return what the published model calls the student's parameter or buffer ``name``."""
+    """Return the published model's name of the student's parameter or buffer ``name``."""
     prefix = next(prefix for prefix in _PUBLISHED_PREFIXES if name.startswith(prefix))
     return _PUBLISHED_PREFIXES[prefix] + name.removeprefix(prefix)
 
 
 class GoldenFile:
-    """A golden file. Every entry is checked when it is read: that it is there, and that it has the shape that follows.
+    """A golden file. When an entry is read, its existence and shape are checked.
 
     Raises:
-        UserError: if the file is missing or is no ``.npz`` of arrays; from each method, if an entry is not as expected.
+        UserError: if the file is missing or is not an ``.npz`` of arrays; in every method, if an entry is not as expected.
     """
 
     def __init__(self, path: Path) -> None:

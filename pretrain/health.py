@@ -1,4 +1,4 @@
-"""What is seen of a student at every save: whether its features collapse, and what it reconstructs. Its training knows nothing of it."""
+"""Monitor a student at every checkpoint: do its features collapse, and what does it reconstruct? This does not affect the training."""
 
 from typing import Any, NamedTuple
 
@@ -18,13 +18,13 @@ from pretrain.reconstruction import picture_of
 from pretrain.views import Views
 
 IMAGES = 64
-"""Training images whose features are looked at, evenly spaced (our choice)."""
+"""Number of training images whose features are monitored, evenly spaced (our choice)."""
 
 SHOWN = 4
-"""Of these how many are reconstructed for the trackers."""
+"""Number of these images that are reconstructed for the trackers."""
 
 SIDE = 96
-"""Greatest side of a picture there, in pixels: a long run saves a thousand times (our choice)."""
+"""Maximum side of these pictures in pixels: a long run saves a thousand times (our choice)."""
 
 LEAST_SPREAD = 0.03
 """Below it features count as collapsed: a mean cosine of 0.999 (our choice; of the encoders of ``tiny`` it is 0.66 to 0.80)."""
@@ -34,19 +34,19 @@ LEAST_RANK = 2.0
 
 
 class Health(NamedTuple):
-    """How far features of different images differ."""
+    """How much the features of different images differ."""
 
     spread: float
-    """Mean over dimensions of the deviation over images of l2-normalised features, times the root of their number: near 1 where features
-    point everywhere, 0 where all are the same (SimSiam, arXiv 2011.10566, section 4.1)."""
+    """Standard deviation over images of l2-normalised features, mean over dimensions, times the square root of the number of dimensions: near
+    1 if features point in all directions, 0 if all are equal (SimSiam, arXiv 2011.10566, section 4.1)."""
     mean_cosine: float
-    """Over all pairs of images; 1 where all features point one way."""
+    """Mean cosine over all pairs of images; 1 if all features have the same direction."""
     effective_rank: float
-    """How many directions the centred features use, see :func:`lutbench.evaluate.ranks.effective_rank`; 0 where all are equal."""
+    """Effective rank of the centred features, see :func:`lutbench.evaluate.ranks.effective_rank`; 0 if all are equal."""
 
     @property
     def is_collapsed(self) -> bool:
-        """Whether to the encoder all images look alike."""
+        """Whether the features of all images are nearly equal."""
         return self.spread < LEAST_SPREAD or self.effective_rank < LEAST_RANK
 
 
@@ -59,10 +59,10 @@ def health_of(features: Tensor) -> Health:
 
 
 class Watch:
-    """Looks at a student at every save, by the same few training images, cropped under keys of an epoch that is never trained on."""
+    """Monitors a student at every checkpoint on the same few training images, with crops of an epoch that is never trained on."""
 
     def __init__(self, run: Run[PretrainRecipe], images: ImageDataset) -> None:
-        """Read the images; of a stream, of which each takes the reading of many, a few."""
+        """Read the images; fewer for a stream, where reading one image means reading many."""
         self.run, self._warned = run, False
         count = PICTURED if is_streamed(images) else IMAGES
         views = Views.from_batch(pictured(images, run.recipe, run.seed, count), accelerator().device)
@@ -70,9 +70,9 @@ class Watch:
 
     @torch.no_grad()
     def measure(self, done: int, student: Any, logger: TrainingLogger) -> None:
-        """Log health and reconstructions of a whole :class:`pretrain.student.Student` after ``done`` steps, and warn of a collapse; on every process.
+        """Log health and reconstructions of an unsharded :class:`pretrain.student.Student` after ``done`` steps, and warn of a collapse.
 
-        The time is none of the training's; modes and random states are left as they were.
+        Call it on every process. The time does not count as training time; modes and random states are restored.
         """
         with logger.watching():
             training = student.training
@@ -87,7 +87,7 @@ class Watch:
                 self._warn(done, health)
 
     def _warn(self, done: int, health: Health) -> None:
-        """Say once when the features have collapsed, and again only where they were well meanwhile."""
+        """Warn once when the features have collapsed, and again only if they recovered in between."""
         if health.is_collapsed and not self._warned:
             self.run.log(
                 f"after step {done} the features of different images hardly differ: spread {health.spread:.3f}, mean cosine "

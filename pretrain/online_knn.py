@@ -1,4 +1,4 @@
-"""Online k-NN: how well the student's encoder tells classes apart on the way, without touching its training."""
+"""Online k-NN: evaluate the student's encoder with k-NN during training, without affecting the training."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ METRIC = "online k-NN top-1"
 
 
 def labelled_splits(run: Run[PretrainRecipe]) -> tuple[ImageDataset, ImageDataset]:
-    """Return the splits that k-NN on the way reads, as they lie on disk: the labelled training images, and the validation images.
+    """Return the splits for online k-NN, from the original files: the labelled training images and the validation images.
 
     Raises:
         UserError: if there is no validation split, there are no labels, or fewer images than neighbours.
@@ -49,20 +49,20 @@ def labelled_splits(run: Run[PretrainRecipe]) -> tuple[ImageDataset, ImageDatase
 
 
 class OnlineKnn:
-    """Evaluations of an encoder at the ends of some epochs, and what came of them.
+    """Evaluations of an encoder at the end of some epochs, and their results.
 
-    Weighted k-NN as the task ``knn`` has it by its defaults: the centre of each image, the mean over its patches. What was measured
-    is kept with the checkpoints: an evaluation that was not when a run was stopped is made when it goes on, and none is made twice.
+    Weighted k-NN with the defaults of the task ``knn``: centre crops, mean over patches. Results are stored in checkpoints: an evaluation
+    that was due when a run was stopped is made when it resumes, and none is made twice.
     """
 
     def __init__(self, run: Run[PretrainRecipe], schedule: Schedule, extra_state: dict[str, Any]) -> None:
-        """``extra_state`` is what checkpoints keep; what is measured is written into it."""
+        """``extra_state`` is stored in checkpoints; results are written into it."""
         recipe = run.recipe
         self.run = run
         self.epochs = {
             min(schedule.steps, -(-epoch * schedule.images // schedule.batch)): epoch for epoch in recipe.knn_epochs
         }
-        """After which optimiser step an evaluation is due, and the epoch that has ended then."""
+        """The optimiser steps after which an evaluation is due, with the epoch that ends there."""
         self.rows: list[list[float]] = []
         """Epoch, top-1 in percent, and seconds of each evaluation."""
         if recipe.knn_every:
@@ -112,7 +112,7 @@ class OnlineKnn:
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What the record keeps: the epochs (n,), and top-1 (n,) in percent after each; nothing where nothing was measured."""
+        """Arrays for the record: the epochs (n,), and top-1 (n,) in percent after each; empty if nothing was measured."""
         if not self.rows:
             return {}
         epochs, top1, _ = np.array(self.rows).T
@@ -120,7 +120,7 @@ class OnlineKnn:
 
     @property
     def extra(self) -> Mapping[str, float]:
-        """What the record says beside: the last top-1 in percent, and the seconds that all evaluations took, of which no other time counts any."""
+        """Values for the record: the last top-1 in percent, and the seconds of all evaluations, which are part of no other time."""
         if not self.rows:
             return {}
         return {METRIC: self.rows[-1][1], "seconds of online k-NN": sum(row[2] for row in self.rows)}

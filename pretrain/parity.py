@@ -1,7 +1,7 @@
-"""The steps of a golden file, taken by the code that pre-training runs and compared with the file's numbers.
+"""Run the steps of a golden file with the pre-training code, and compare with the file's numbers.
 
-In float32 on the CPU. What is compared covers the method from masking to the teacher's update: a change to any of it
-shows in the weights after the last step.
+In float32 on the CPU. The comparison covers the whole method from masking to the teacher's update: any change shows in the weights after
+the last step.
 """
 
 import math
@@ -23,12 +23,12 @@ from pretrain.student import parameter_groups
 from pretrain.teacher import Teacher
 
 TOLERANCES = {"losses": 1e-5, "outputs": 1e-4, "gradients": 1e-4, "student weights": 1e-3, "teacher weights": 1e-3}
-"""Largest norm(ours - file) / norm(file). Sums in another order differ by less; AdamW magnifies what they differ."""
+"""Maximum of norm(ours - file) / norm(file). Another order of sums gives smaller differences, which AdamW amplifies."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How well the tensors of one kind agree: the one that agrees worst."""
+    """Agreement of the tensors of one kind: the largest difference."""
 
     kind: str
     """One of :data:`TOLERANCES`."""

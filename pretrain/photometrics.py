@@ -1,9 +1,9 @@
-"""The colour changes of view 2 (release): jitter, 4 times of 5, then always one of grayscale, solarisation and blur.
+"""The colour augmentation of view 2 (released code): colour jitter with probability 0.8, then one of grayscale, solarisation and blur.
 
-The numbers are drawn per image, where the image is loaded; the changes are made there with Pillow, or in batches on the
-training device. :func:`apply_in_batch` computes what Pillow does, with its rounding to whole grey levels after every
-change, in the same order for every image: an image's pixels do not depend on the batch that it is in. It differs from
-Pillow where float32 does, by a grey level now and then, and where blurs meet the border.
+Parameters are drawn per image in the loader; the augmentation is applied there with Pillow, or in batches on the training device.
+:func:`apply_in_batch` computes the same as Pillow, with rounding to whole grey levels after every operation, in the same order for every
+image, so that an image's pixels do not depend on its batch. Differences to Pillow: occasionally one grey level, from float32, and the
+blur at borders.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ BLUR_PASSES = 3
 
 @dataclass(frozen=True)
 class Photometrics:
-    """The colour changes drawn for one view 2."""
+    """The colour augmentation drawn for one view 2."""
 
     jittered: bool
     order: tuple[int, ...]
@@ -60,9 +60,9 @@ class Photometrics:
 
 
 def draw_photometrics() -> Photometrics:
-    """Draw all numbers, those that will not be used too: later draws do not depend on which are.
+    """Draw all numbers, also unused ones, so that later draws do not depend on which are used.
 
-    Draws from torch's global generator.
+    Draws from PyTorch's global generator.
     """
     order, *factors = ColorJitter.get_params(*COLOUR_RANGES)
     jitter, effect, blur = torch.rand(3).tolist()
@@ -76,10 +76,10 @@ def draw_photometrics() -> Photometrics:
 
 
 def apply_everywhere(pixels: Tensor, drawn: Tensor) -> Tensor:
-    """Return what :func:`apply_in_batch` does, every change made to every image and the drawn one kept: for torch.compile.
+    """Compute the same as :func:`apply_in_batch`, by applying every operation to every image and selecting the drawn ones: for torch.compile.
 
-    More arithmetic, but it is the same for every batch: a compiler fuses it to a few passes over the pixels, and nothing is chosen on
-    the CPU. ``drawn`` is on the same device. Compiled, a product and a sum may be rounded at once: a grey level now and then.
+    This is more arithmetic, but the same for every batch: a compiler fuses it into a few kernels, and nothing is selected on the CPU.
+    ``drawn`` is on the same device. Compiled code may round a product and a sum together: occasionally one grey level.
     """
     drawn = drawn.view(-1, 11, 1, 1, 1)
     images = pixels.float()
@@ -96,10 +96,10 @@ def apply_everywhere(pixels: Tensor, drawn: Tensor) -> Tensor:
 
 
 def apply_in_batch(pixels: Tensor, drawn: Tensor) -> Tensor:
-    """Return view 2 (B, 3, S, S), uint8, with the changes ``drawn``, float32 (B, 11), see :meth:`Photometrics.numbers`.
+    """Return view 2 (B, 3, S, S), uint8, with the augmentation ``drawn``, float32 (B, 11), see :meth:`Photometrics.numbers`.
 
-    ``drawn`` stays on the CPU, where the images of each change are chosen, so that nothing waits for the device. Only those that a
-    change is drawn for are changed: the way of a CPU; :func:`apply_everywhere` is that of a GPU.
+    ``drawn`` stays on the CPU, where the images for each operation are selected, so that nothing waits for the device. Every operation is
+    applied only to the images it is drawn for, which suits a CPU; :func:`apply_everywhere` suits a GPU.
     """
     changed = pixels.float()
     jittered = drawn[:, 0] > 0

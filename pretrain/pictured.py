@@ -1,4 +1,4 @@
-"""The few training images by which a student is looked at: at every save, and in the pictures at the end."""
+"""The few training images for monitoring a student at every checkpoint and for the pictures at the end."""
 
 from torch import Tensor
 from torch.utils.data import default_collate

@@ -32,7 +32,7 @@ PER_ROW = 2
 
 @torch.no_grad()
 def reconstruct(student: Student, views: Views, count: int | None = None) -> Tensor:
-    """Return view 1 (B, 3, S, S), normalised as it came, its masked patches replaced by what the student predicts.
+    """Return view 1 (B, 3, S, S), normalised like the input, with masked patches replaced by the student's predictions.
 
     ``count`` mask units are visible, as many as in training if not given.
     """
@@ -68,14 +68,14 @@ def picture_of(student: Student, views: Views, count: int, most: int | None = No
 
 
 def reconstructions(run: Run[PretrainRecipe], images: Tensor, ratios: Sequence[float]) -> Tensor | None:
-    """Return what the student of a finished run makes of ``images`` (B, 3, S, S), uint8, masked by each of the ``ratios``.
+    """Return the reconstructions by a finished run's student of ``images`` (B, 3, S, S), uint8, masked with each of the ``ratios``.
 
-    They are (len(ratios), B, 3, S, S), uint8, on the CPU: the patches that are visible as they were, at least one. The masks
-    are the same for all runs of as many patches, and what a lower ratio masks, a higher one does too. The network computes in
-    float32. None, with a line that says so, of a run that finished before runs kept their decoders.
+    They are (len(ratios), B, 3, S, S), uint8, on the CPU; visible patches (at least one) are unchanged. Masks are the same for all runs with
+    the same number of patches, and nested: a higher ratio masks everything that a lower one does. The network computes in float32. None,
+    with a log line, for old runs without a stored decoder.
 
     Raises:
-        UserError: if encoder or decoder are not those that the run left.
+        UserError: if encoder or decoder were changed since the run finished.
     """
     student = _student_of(run)
     if student is None:

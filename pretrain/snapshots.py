@@ -1,4 +1,4 @@
-"""Snapshots: the encoder as it is on the way through a pre-training, kept like the one that it ends with."""
+"""Snapshots: encoders saved during pre-training, in the same format as the final encoder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +18,10 @@ from lutbench.train.processes import accelerator
 
 
 def snapshot_steps(recipe: PretrainRecipe, steps: int) -> dict[int, float]:
-    """Return after which of a run's optimiser ``steps`` a snapshot is taken, each with its share of the run.
+    """Return the optimiser steps (of ``steps``) after which a snapshot is taken, each with its share of the run.
 
     Raises:
-        UserError: if two shares, of which the beginning and the end are two, come to the same step.
+        UserError: if two shares, including the start and the end, fall on the same step.
     """
     found: dict[int, float] = {0: 0.0}
     for share in (*(share for share in recipe.snapshots if share), 1.0):
@@ -36,9 +36,9 @@ def snapshot_steps(recipe: PretrainRecipe, steps: int) -> dict[int, float]:
 
 
 def keep_snapshot(run: Run[PretrainRecipe], share: float, encoders: Mapping[str, nn.Module]) -> None:
-    """Write what the run keeps of its ``encoders``, by name, as exports such as ``encoder-at-0.1``; to be called on every process.
+    """Write a snapshot of the run's ``encoders``, by name, as exports such as ``encoder-at-0.1``; call it on every process.
 
-    A run that goes on from before this step writes the same once more.
+    A run that resumes from an earlier step writes the same snapshot again.
 
     Raises:
         UserError: on every process, if a weight is not finite; on a full disk.
@@ -51,10 +51,10 @@ def keep_snapshot(run: Run[PretrainRecipe], share: float, encoders: Mapping[str,
 
 
 def kept_snapshots(run: Run[PretrainRecipe], snapshots: Mapping[int, float], done: int) -> dict[str, str]:
-    """Return the sha256, by name, of the snapshots that a run has kept after so many steps; every file of them is read.
+    """Return the sha256, by name, of the snapshots that a run has saved after ``done`` steps; reads every file.
 
     Raises:
-        UserError: if one is missing or not as it was written: nothing can make it afterwards.
+        UserError: if one is missing or was changed, as it cannot be made again later.
     """
     found: dict[str, str] = {}
     for step, share in snapshots.items():

@@ -1,4 +1,4 @@
-"""The student: a masked image modelling framework with, for LUT, two heads that speak for its unmasked tokens."""
+"""The student: a masked image modelling framework and, for LUT, projector and predictor for its unmasked tokens."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ class Losses(NamedTuple):
 
 
 class Student(nn.Module):
-    """What is trained. Without ``context`` it is the framework alone, and there are no heads.
+    """The trained model. Without ``context`` it is only the framework, without heads.
 
     ``encoder.state_dict()`` loads strictly into the same model of timm.
 
@@ -53,7 +53,7 @@ class Student(nn.Module):
         self.predictor = predictor
         self.context = context
         self.sparse = False
-        """Compute what the losses read and nothing else, see :class:`Framework`: the same values, summed in another order."""
+        """Compute only what the losses need, see :class:`Framework`: the same values, summed in another order."""
         self._mim_loss = framework.loss
         # View 2 is masked where the student sees it, and where a masked teacher does.
         two_views = context is not None and (context.both_directions or context.masked_teacher)
@@ -94,9 +94,9 @@ class Student(nn.Module):
         self._mim_loss = torch.compile(self.framework.loss, dynamic=False)
 
     def _predict(self, pooled: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Return the predictions (R, D) for one view or two: BatchNorm's statistics are those of a view, not of both.
+        """Return the predictions (R, D) for one or two views. BatchNorm statistics are per view.
 
-        Several processes take both views at once, so that one message has the statistics of both.
+        With several processes both views are computed together, so that one message synchronises the statistics of both.
         """
         assert self.projector is not None
         assert self.predictor is not None
@@ -111,10 +111,10 @@ class Student(nn.Module):
 
 
 def build_student(recipe: PretrainRecipe, seed: int) -> Student:
-    """Return the student of a recipe, with initial weights that depend on ``seed`` alone.
+    """Return the student of a recipe, with initial weights that depend only on ``seed``.
 
     Raises:
-        UserError: if encoder, decoder and mask ratio do not go together.
+        UserError: if encoder, decoder and mask ratio are inconsistent.
     """
     encoder, framework = build_framework(recipe, seed)
     heads: dict[str, Any] = {}
@@ -126,6 +126,6 @@ def build_student(recipe: PretrainRecipe, seed: int) -> Student:
 
 
 def parameter_groups(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the optimiser's groups: no decay on biases and 1-D parameters, but on class and mask token (paper)."""
+    """Return the optimiser's groups: no weight decay for biases and 1-D parameters, but for class and mask token (paper)."""
     groups: list[dict[str, Any]] = param_groups_weight_decay(student, weight_decay)
     return groups

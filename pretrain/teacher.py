@@ -1,4 +1,4 @@
-"""The teacher: a slowly moving average of the student's encoder and projector, and of the mask token that its encoder is shown."""
+"""The momentum teacher: an exponential moving average of the student's encoder and projector, and of the mask token if needed."""
 
 import copy
 from collections.abc import Callable
@@ -21,8 +21,8 @@ class Teacher(nn.Module):
     """An encoder and a projector that start as copies of the student's and follow them.
 
     No gradients, and always in evaluation mode, so that its BatchNorm uses the averaged running statistics. It has no
-    predictor and no decoder, which it would never use, but where its own views are masked by what the framework has there (SimMIM's
-    mask token): then the decoder is averaged too.
+    predictor and no decoder, except if its own views are masked with a mask token of the framework (SimMIM): then the decoder, which holds
+    the mask token, is averaged too.
     """
 
     def __init__(self, student: Student) -> None:
@@ -43,9 +43,9 @@ class Teacher(nn.Module):
         self._bf16: list[VisionTransformer] = []  # in a list, so that it is no part of the state
 
     def encode_in_bf16(self) -> None:
-        """Encode from here on with a copy of the encoder, as it is now, in bf16; every update makes the copy anew.
+        """From now on encode with a bf16 copy of the encoder; every update makes the copy again.
 
-        The averages stay float32: bf16 has steps of 1/256 of a value, and would forget what an update adds.
+        The averages stay in float32: bf16 has a relative precision of 1/256, so small updates would be lost.
         """
         self._bf16 = [copy.deepcopy(self.encoder).to(torch.bfloat16)]
         self._pairs = None
@@ -63,7 +63,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Views) -> Targets:
-        """Return the targets of a batch, encoded at once: of whole views, or as sparse as the student's (control)."""
+        """Return the targets of a batch: for whole views, or for views masked like the student's (control)."""
         assert views.view2 is not None, "the context loss needs view 2"
         both = self.context.both_directions
         images = torch.cat([views.view1, views.view2]) if both else views.view2
@@ -99,9 +99,9 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def update(self, student: Student, momentum: float) -> None:
-        """Move the teacher: teacher <- momentum * teacher + (1 - momentum) * student: parameters and floating buffers; others are copied.
+        """Update the teacher: teacher <- momentum * teacher + (1 - momentum) * student, for parameters and float buffers; others are copied.
 
-        The lists of tensors are made once: after the first update, ``student`` may not move to another device.
+        The lists of tensors are made once, so ``student`` must not move to another device after the first update.
         """
         if self._pairs is None or self._pairs.student is not student:
             self._pairs = _Pairs(self, student)

@@ -1,10 +1,9 @@
-"""Per-token targets (control): what the teacher has at the place of the image that a token of the student's other view shows.
+"""Per-token targets (control): the teacher's features at the position in the image that a token of the student's other view shows.
 
-Both views are crops of one image, of which :mod:`pretrain.views` hands on where they lie. The centre of a visible patch of one
-view is a point of the image; where it lies inside the other view, the teacher's patch tokens there are interpolated bilinearly
-to it, and that is the token's target. Points in the reflected padding of a view are outside the image and are left out: what is
-seen there is another place's mirror image. Matching by place, as VICRegL (arXiv 2210.01571) and PixPro (arXiv 2011.10043) do for
-convolutional maps; the form is our choice.
+Both views are crops of the same image; :mod:`pretrain.views` provides their boxes. The centre of a visible patch of one view is a point in the
+image. If it is inside the other view, the token's target is the bilinear interpolation of the teacher's patch tokens at this point. Points in
+the reflection padding of a view are outside the image and are ignored, as they show the mirror image of another position. Position-based
+matching as in VICRegL (arXiv 2210.01571) and PixPro (arXiv 2011.10043) for convolutional feature maps; the form is our choice.
 """
 
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from torch.nn import functional
 
 
 class Matches(NamedTuple):
-    """Where the visible patches of one view lie in the other."""
+    """Positions of the visible patches of one view in the other view."""
 
     places: Tensor
     """(B, K, 2), float32: across and down, from -1 to 1 inside the other view, as ``grid_sample`` takes them."""

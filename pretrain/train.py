@@ -1,4 +1,4 @@
-"""Stage 1: pre-training, from photographs to an encoder."""
+"""Stage 1: pre-training of an encoder on images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -58,10 +58,10 @@ def check(run: Run[PretrainRecipe]) -> None:
 
 
 def perform(run: Run[PretrainRecipe]) -> None:
-    """Train the run's student, with a teacher where the recipe has the context loss, and export its encoder.
+    """Train the run's student, with a teacher if the recipe has the context loss, and export its encoder.
 
-    Leaves in the run's folder: ``encoder.safetensors`` and ``encoder.json`` for timm, with a teacher the same of its encoder,
-    snapshots of either, ``decoder.safetensors``, ``reconstructions.png``, TensorBoard scalars and the record.
+    Writes to the run's folder: ``encoder.safetensors`` and ``encoder.json`` for timm, the same for the teacher's encoder if there is one,
+    snapshots of both, ``decoder.safetensors``, ``reconstructions.png`` and TensorBoard scalars; and the record to the results.
 
     Raises:
         UserError: if a loss or a weight is not finite, nothing moved, an image cannot be decoded, the disk is full, or a snapshot

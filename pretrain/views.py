@@ -1,10 +1,10 @@
-"""Two views of an image (release), and one noise per patch from which the mask is drawn.
+"""Two views of an image (released code), and one random number per patch from which the mask follows.
 
-Both views: short side resized to S (bicubic), random crop of S x S with 4 px of reflected padding, flipped half of the
-time. View 2 is then changed in colour (``photometrics.py``). With ``crop = "random"`` the crop is MAE's random resized
+Both views: short side resized to S (bicubic), random crop S x S with 4 pixels of reflection padding, horizontal flip with probability
+0.5. View 2 then gets the colour augmentation (``photometrics.py``). With ``crop = "random"`` the crop is MAE's random resized
 crop instead.
 
-The loader cuts, the training device flips: what is shipped are bytes as they lie in an image, (S, S, 3), and a bit.
+The loader crops, the training device flips: the loader sends pixels (S, S, 3) and one bit for the flip.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ FLIP = 0.5
 
 
 class Box(NamedTuple):
-    """Where a view lies in its image: in the one that is cropped, which for the simple crop is the resized one."""
+    """Position of a view in its image; for the simple crop, in the resized image."""
 
     upper: int
     left: int
@@ -49,16 +49,16 @@ class Box(NamedTuple):
 
 
 class PretrainTransform:
-    """Turns an image into ``view1`` and ``view2``, uint8 (S, S, 3), ``flips``, bool (V,), and ``noise``, float32 (N,) in [0, 1).
+    """Convert an image to ``view1`` and ``view2``, uint8 (S, S, 3), ``flips``, bool (V,), and ``noise``, float32 (N,) in [0, 1).
 
-    An image of Pillow's is resized by Pillow; of pixels (H, W, 3) by torchvision, those from a cache not at all. ``flips`` says which
-    of the V views are to be mirrored yet, see :func:`upright`. Without the context loss there is no ``view2``. The noise is drawn first, then view 1, then view 2: whatever is done with the
-    views, all recipes mask alike, and those of one crop see the same view 1. Draws from torch's global generator. Where the
-    training device changes the colours, ``view2`` is as cropped, and ``photometrics``, float32 (11,), has the changes.
-    With per-token targets, ``boxes``, float32 (2, 7), has the views' :class:`Box` each.
+    Pillow images are resized with Pillow, arrays (H, W, 3) with torchvision, and those from a cache not at all. ``flips`` says which of the V
+    views must still be flipped, see :func:`upright`. Without the context loss there is no ``view2``. The noise is drawn first, then view 1,
+    then view 2, so that all recipes have the same masks, and recipes with the same crop the same view 1. Draws from PyTorch's global
+    generator. If the colour augmentation runs on the training device, ``view2`` is the plain crop, and ``photometrics``, float32 (11,),
+    holds the parameters. With per-token targets, ``boxes``, float32 (2, 7), holds the :class:`Box` of each view.
 
     Raises:
-        UserError: when made, if the crop is too small for its padding.
+        UserError: on construction, if the crop is too small for its padding.
     """
 
     def __init__(self, recipe: PretrainRecipe) -> None:

@@ -1,8 +1,7 @@
-"""A pre-trained encoder, and its decoder, as Hugging Face's transformers reads them: ViTMAE, or ViT where no decoder was kept.
+"""Write a pre-trained encoder and its decoder for Hugging Face transformers: ViTMAE, or ViT without a stored decoder.
 
-Nothing here needs transformers: its names and settings are those of the models that it has on the Hub, which every version
-of it reads. ViTMAE computes what MAE here does: the same patches in the same order for the same noise, norms with
-epsilon 1e-6, positions as they are in the weights.
+This does not need transformers: names and settings are those of its models on the Hub, which every version reads. ViTMAE computes the same
+as MAE here: the same patches in the same order for the same noise, norms with epsilon 1e-6, positions from the weights.
 """
 
 import json

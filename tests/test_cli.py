@@ -210,7 +210,7 @@ def test_a_command_that_cannot_be_read_ends_with_status_2(
     [
         (
             ("run", "tny"),
-            "There is no suite 'tny'. Did you mean 'tiny'? Suites here: camvid, evidence, evidence-ablations, evidence-gpu, evidence-settings, paper, small, tiny",
+            "There is no suite 'tny'. Did you mean 'tiny'? Shipped suites: camvid, evidence, evidence-ablations, evidence-gpu, evidence-settings, paper, small, tiny",
         ),
         (("status", "tny"), "Did you mean 'tiny'?"),
         (
@@ -223,13 +223,13 @@ def test_a_command_that_cannot_be_read_ends_with_status_2(
         ),
         (
             ("plan", "toy.toml", "--only", "toy-kn"),
-            "--only toy-kn: no run of suite toy has that name. Did you mean 'toy-knn'?",
+            "--only toy-kn: no run of suite toy matches. Did you mean 'toy-knn'?",
         ),
         (("tables", "tny"), "Did you mean 'tiny'?"),
         (("run", "toy.toml", "--set", "defaults.pretrain.epchs=3"), "no such setting. Did you mean 'epochs'?"),
         (("run", "toy.toml", "--set", "pretrain.lut"), "expected PATH=VALUE"),
         (("status", "toy.toml", "--set", "pretrain.ltu.epochs=3"), "no table pretrain.ltu. Did you mean 'lut'?"),
-        (("run", "toy.toml", "--only", "lut", "--only", "mea"), "--only mea: no run of suite toy has that name."),
+        (("run", "toy.toml", "--only", "lut", "--only", "mea"), "--only mea: no run of suite toy matches."),
         (("run", "toy.toml", "--stage", "pretrain", "--only", "toy-knn"), "no run of suite toy in stage pretrain has"),
         (("run", "toy.toml", "--stage", "downstraem"), "--stage downstraem: unknown stage."),
         (("run", "toy.toml", "--set", "encoder.toy.model=vit_tiny_patch16_242"), "vit_tiny_patch16_242"),

@@ -230,7 +230,7 @@ def test_a_run_that_goes_on_with_other_code_counts_as_made_by_neither(
 
 
 def test_again_names_a_run(run: Run) -> None:
-    with pytest.raises(UserError, match=r"--again tusk: no run of suite toy has that name.*task"):
+    with pytest.raises(UserError, match=r"--again tusk: no run of suite toy matches.*task"):
         again(run, "tusk")
 
 

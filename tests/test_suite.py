@@ -203,7 +203,7 @@ def test_what_is_required_and_not_there_is_named(path: Path) -> None:
     ("override", "told"),
     [
         ("pretrain.lut.warmup_epochs=6", "pretrain.lut: warmup_epochs = 6 must be less than epochs = 6"),
-        ("pretrain.lut.micro_batch=1", "pretrain.lut: BatchNorm in the heads needs at least 2 images per forward pass"),
+        ("pretrain.lut.micro_batch=1", "pretrain.lut: the heads' BatchNorm needs at least 2 images per forward pass"),
         ("pretrain.lut.micro_batch=3", "pretrain.lut: batch = 8 is not a multiple of micro_batch = 3"),
         ("pretrain.lut.micro_batch=16", "pretrain.lut: batch = 8 is not a multiple of micro_batch = 16"),
         (
@@ -263,7 +263,7 @@ def test_an_odd_batch_is_fine_where_nothing_pairs_images(path: Path) -> None:
             "method.lut.pretrain=lit",
             "method.lut.pretrain: there is no [pretrain.lit] in the suite file. Did you mean 'lut'? Known: lut, mae.",
         ),
-        ('downstream.pets-knn.methods=["mea"]', "pets-knn.methods: no such method 'mea'. Did you mean 'mae'?"),
+        ('downstream.pets-knn.methods=["mea"]', "pets-knn.methods: unknown method 'mea'. Did you mean 'mae'?"),
         (
             'downstream.pets-knn={kind="segmentation", data="pets"}',
             "pets-knn.data: expected a dataset of images with masks, found pets with",
@@ -272,7 +272,7 @@ def test_an_odd_batch_is_fine_where_nothing_pairs_images(path: Path) -> None:
             "data.pets.source=mosaics",
             "pretrain.lut.data: expected a dataset of images, found pets with source = 'mosaics'.",
         ),
-        ("data.pets.source=mosaic", "data.pets.source: there is no 'mosaic'. Did you mean 'mosaics'?"),
+        ("data.pets.source=mosaic", "data.pets.source: unknown source 'mosaic'. Did you mean 'mosaics'?"),
         ('compare=[["lut"]]', "compare: expected pairs of methods such as ['lut', 'mae'], found ['lut']."),
         ('compare=[["lut", "mae", "scratch"]]', "compare: expected pairs"),
         ('compare=[["lut", "lut"]]', "compare: expected pairs"),
@@ -287,7 +287,7 @@ def test_what_is_no_suite_file_is_refused_with_the_nearest_suite(tmp_path: Path)
     for name in ("tny", "suites/tiny", str(tmp_path / "tiny.toml")):
         with pytest.raises(
             UserError,
-            match=r"There is no suite .*Suites here: camvid, evidence, evidence-ablations, evidence-gpu, evidence-settings, paper, small, tiny",
+            match=r"There is no suite .*Shipped suites: camvid, evidence, evidence-ablations, evidence-gpu, evidence-settings, paper, small, tiny",
         ):
             load_suite(name)
     with pytest.raises(UserError, match="Did you mean 'tiny'"):
@@ -419,7 +419,7 @@ def test_a_runs_own_setting_goes_before_the_default_and_the_last_set_before_the_
         ("pretrain.lut.epochs", "expected PATH=VALUE, such as pretrain.lut.epochs=20."),
         ("=20", "expected PATH=VALUE"),
         ("pretrain..epochs=20", "expected PATH=VALUE"),
-        ("pretrain.ltu.epochs=20", "no table pretrain.ltu. Did you mean 'lut'? Tables there: lut, mae."),
+        ("pretrain.ltu.epochs=20", "no table pretrain.ltu. Did you mean 'lut'? Tables: lut, mae."),
         ("pretain.lut.epochs=20", "no table pretain. Did you mean 'pretrain'?"),
         ("pretrain.mae.crop.x=20", "no table pretrain.mae.crop."),
         ("defaults.pretrain.epochs.x=20", "no table defaults.pretrain.epochs."),
@@ -523,7 +523,7 @@ def test_choices_add_up_within_the_stages_and_keep_the_order(path: Path) -> None
         (
             [],
             ["ltu"],
-            "--only ltu: no run of suite toy has that name. Did you mean 'lut'? Known: birds-knn, downstream",
+            "--only ltu: no run of suite toy matches. Did you mean 'lut'? Known: birds-knn, downstream",
         ),
         ([], ["lut", "ltu"], "--only ltu"),
         ([], ["pets"], "Did you mean 'pets-knn'"),

@@ -117,7 +117,7 @@ def recipes_from_encoder(
             f"{where}.encoder: tasks have no encoder setting; they run for the encoders of all methods. Set it in [method.NAME]."
         )
     if method not in suite.method:
-        raise unknown(f"{where}.methods: no such method {method!r}", method, suite.method)
+        raise unknown(f"{where}.methods: unknown method {method!r}", method, suite.method)
     settings = with_data(table.settings, kind.recipe, data, where)
     made_by, source = _origin(suite, method, before, where)
     rows = {method: source}

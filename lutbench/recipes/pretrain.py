@@ -289,7 +289,7 @@ class PretrainRecipe(RunRecipe):
             )
         if self.has_context and self.head_norm == "batch" and (self.micro_batch or self.batch) < 2:
             raise ValueError(
-                "BatchNorm in the heads needs at least 2 images per forward pass: set batch and micro_batch to at least 2, "
+                "the heads' BatchNorm needs at least 2 images per forward pass: set batch and micro_batch to at least 2, "
                 "or head_norm to 'layer'"
             )
         if self.has_context:

@@ -1,1 +1,1 @@
-"""What training loops share: which images make a step, the schedule, the log, processes, randomness."""
+"""Code that all training loops share: data order, learning rate schedule, logging, processes, randomness."""

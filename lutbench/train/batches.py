@@ -1,8 +1,8 @@
-"""Which images make which optimiser step, on which process, and the stream that brings them.
+"""The images of every optimiser step on every process, and the loader that delivers them.
 
-A run is one stream of images: the epochs' shuffled orders one after another, cut into full batches. The last
-batch is filled from the order of the next epoch, so no step is ever partial and no image is left out; with fewer
-images than the batch holds, a step still happens. Which images a step sees depends on (seed, step) alone.
+A run is one stream of images: the shuffled orders of the epochs, one after another, divided into full batches. The last
+batch is filled from the order of the next epoch, so no step is partial and no image is left out; this also works with fewer
+images than a batch. The images of a step depend only on (seed, step).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from lutbench.data.streaming import StreamedImages
 
 Key = tuple[int, int]
-"""(epoch, image index): one sample of one image, and the key of all that is random about it."""
+"""(epoch, image index): one sample of an image, and the key of its random draws."""
 
 RAGGED = ("erased_noise",)
-"""What of samples is of another length in each, and lies one behind the other in a batch."""
+"""Entries of samples with varying length, which are concatenated in a batch instead of stacked."""
 
 BLANK = 256
 """Side in pixels of the image that is made for the size of samples."""
@@ -45,12 +45,12 @@ def _epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a stream of images becomes optimiser steps.
+    """How a stream of images is divided into optimiser steps.
 
-    A step's batch is cut into ``micro_batches`` of ``micro_batch`` images, whose gradients are accumulated, each spread over
-    the processes. Images 2k and 2k + 1 of a batch stay on one process and in one micro-batch, first and last, second and last
-    but one ... of what that process gets, so that a flip of it (timm's Mixup) pairs the same images however the
-    batch is cut.
+    A step's batch is divided into ``micro_batches`` of ``micro_batch`` images, whose gradients are accumulated; each micro-batch is divided
+    over the processes. Images 2k and 2k + 1 of a batch stay on one process and in one micro-batch, where they are placed first and last,
+    second and second-to-last, and so on. So timm's Mixup, which pairs a batch with its reversed order, pairs the same images however the
+    batch is divided.
 
     Raises:
         UserError: if a micro-batch does not divide over the processes.

@@ -1,4 +1,4 @@
-"""BatchNorm over the images of all processes, on CPU and GPU alike (torch's SyncBatchNorm refuses CPU tensors)."""
+"""Synchronised BatchNorm over all processes, on CPU and GPU (PyTorch's SyncBatchNorm does not support CPU tensors)."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from lutbench.errors import UserError
 
 
 class SyncBatchNorm(_BatchNorm):
-    """``nn.BatchNorm1d`` or ``2d`` whose statistics, in training, are those of the batches of all processes together.
+    """``nn.BatchNorm1d`` or ``2d`` whose training statistics are over the batches of all processes.
 
-    Names of parameters and buffers are those of torch's, and with one process or in evaluation it is that.
-    Gradients are right where they are averaged over processes afterwards, as DistributedDataParallel does.
+    Names of parameters and buffers are as in PyTorch; with one process or in evaluation the behaviour is too.
+    Gradients are correct if they are averaged over processes afterwards, as DistributedDataParallel does.
     """
 
     views = 1
@@ -71,17 +71,17 @@ PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """Return the layers of a model that normalise by what is in the batch."""
+    """Return the layers of a model that normalise with statistics of the batch."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def synchronise(model: nn.Module) -> None:
-    """Put :class:`SyncBatchNorm`, of the same names and numbers, in the place of a model's own BatchNorm, torch's synchronised one too.
+    """Replace every BatchNorm of a model (also PyTorch's synchronised one) by :class:`SyncBatchNorm` with the same names and values.
 
-    To be called before an optimiser is made: the parameters are new ones.
+    Call it before creating the optimiser, as the parameters are new objects.
 
     Raises:
-        UserError: if it has one that does more than to normalise.
+        UserError: if a BatchNorm layer of the model does more than normalise.
     """
     for module in list(model.modules()):
         for name, child in module.named_children():

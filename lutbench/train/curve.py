@@ -1,4 +1,4 @@
-"""The loss curve of a training: at most 200 points, each the mean over as many steps, whatever is logged when."""
+"""The loss curve of a training: at most 200 points, each a mean over equally many steps, independent of logging intervals."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,11 +8,11 @@ from lutbench.files import write_json
 from lutbench.losses import POINTS, LossCurve
 
 CURVE = "curve.json"
-"""In a run's folder: the curve so far, for ``lutbench status``."""
+"""File in a run's folder with the curve so far, for ``lutbench status``."""
 
 
 class _Part(NamedTuple):
-    """What was seen of the steps of one point."""
+    """Sums over the steps of one point."""
 
     micro_batches: int
     sums: tuple[float, ...]
@@ -20,10 +20,10 @@ class _Part(NamedTuple):
 
 
 class CurveRecorder:
-    """Adds losses up to a curve. Which steps a point is over depends on the number of steps alone.
+    """Accumulate losses to a curve. The steps of a point depend only on the total number of steps.
 
-    So a curve is the same however often losses are read and checkpoints are saved, and however often the run was interrupted: what a
-    checkpoint keeps of it, :attr:`state`, is the sums, to the last bit.
+    So a curve does not depend on the intervals of logging and checkpoints or on interruptions: a checkpoint stores the exact sums,
+    :attr:`state`.
     """
 
     def __init__(self, steps: int, state: Mapping[str, Any] | None = None) -> None:

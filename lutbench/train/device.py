@@ -1,7 +1,7 @@
-"""Batches on their way to the device, and where the host may wait for it: nowhere in a training step.
+"""Copy batches to the device, and mark where the host may wait for the device: never within a training step.
 
-A host that runs ahead of its GPU has the next step's work ready when this one ends. Whatever reads a number back (a loss to be
-printed, a checkpoint, results) waits, and says so by :func:`may_wait`; any other wait ends a test, see ``tests/test_waits.py``.
+If the host runs ahead of its GPU, the work of the next step is ready when the current step ends. Code that reads numbers back (a loss to
+print, a checkpoint, results) must wait and is marked with :func:`may_wait`; any other wait fails a test, see ``tests/test_waits.py``.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,14 +13,13 @@ from torch import Tensor
 from lutbench.train.processes import accelerator
 
 ON_HOST = ("index", "skipped", "erased")
-"""What of a batch stays on the CPU: names of images and counts, which only the log reads, and rectangles, by which the host cuts."""
+"""Entries of a batch that stay on the CPU: image indices and counts, which only the log reads, and rectangles, used on the host."""
 
 
 def on_device(batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
     """Yield ``batches`` with all but :data:`ON_HOST` on this process's device; on a CPU as they come.
 
-    They are copied on a stream of their own, from pinned memory: while the GPU computes one step, the host, which is ahead of it, has
-    the next batch copied.
+    They are copied on a separate CUDA stream from pinned memory, so the next batch is copied while the GPU computes the current step.
     """
     device = accelerator().device
     if device.type != "cuda":
@@ -48,7 +47,7 @@ def moved(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def may_wait() -> Iterator[None]:
-    """Mark what waits for the device on purpose, where ``torch.cuda.set_sync_debug_mode`` finds what does by mistake."""
+    """Mark an intended wait for the device; ``torch.cuda.set_sync_debug_mode`` reports unintended ones."""
     if accelerator().device.type != "cuda":
         yield
         return

@@ -1,7 +1,7 @@
-"""The processes that load images beside a loop: how much they hold ready, how they end, and batches put together of what they bring.
+"""Loader processes: how much they prefetch, how they end, and how batches are assembled.
 
-A batch is loaded in units of at most :data:`UNIT` images, so that all processes work on the first one, and as many units are under
-way as :data:`IN_FLIGHT` bytes hold, whatever the size of a batch.
+A batch is loaded in units of at most :data:`UNIT` images, so that all loader processes work on the first batch together. The number of
+prefetched units is limited by :data:`IN_FLIGHT` bytes, whatever the batch size.
 """
 
 import ctypes
@@ -28,16 +28,16 @@ from lutbench.interruption import SIGNALS
 from lutbench.train.processes import accelerator
 
 UNIT = 64
-"""Images at most that a loader process makes in one go (our choice: half a second of decoding)."""
+"""Maximum number of images per unit of work of a loader process (our choice: half a second of decoding)."""
 
 IN_FLIGHT = 2**30
-"""Bytes at most that a training process's loaders hold ready or are making (our choice: 3,400 pairs of views of 224 pixels)."""
+"""Maximum bytes that the loaders of a training process prefetch (our choice: 3,400 pairs of views of 224 pixels)."""
 
 UNITS = 8
-"""Units at most that one loader process is ahead (our choice): of small images, more would only take longer to begin."""
+"""Maximum number of units that a loader process prefetches (our choice): for small images, more would only delay the start."""
 
 PATIENCE = 1800.0
-"""Seconds after which a batch is no longer waited for: a worker lives on that could not hand over its own (our choice)."""
+"""Timeout in seconds for a batch: a worker that failed to hand over a batch may stay alive (our choice)."""
 
 OPEN_FILES = 65536
 """Far more than loaders keep open; Linux's usual limit is 1,024."""
@@ -47,12 +47,12 @@ PR_SET_PDEATHSIG = 1
 
 
 class Flight(NamedTuple):
-    """How a batch is cut, and how far loader processes are ahead."""
+    """How a batch is divided into units, and how many units loader processes prefetch."""
 
     unit: int
-    """Images that one of them makes in one go."""
+    """Images per unit."""
     ahead: int
-    """Units that each has ready or is making."""
+    """Units that each loader process prefetches."""
 
     @classmethod
     def of(cls, batch: int, sample_bytes: int, workers: int) -> "Flight":

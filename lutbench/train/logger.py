@@ -40,11 +40,11 @@ class _Note(NamedTuple):
 
 
 class TrainingLogger:
-    """Progress, losses, speed and time spent waiting for data, read every few steps and nowhere else.
+    """Progress, losses, speed and time spent waiting for data, updated every few steps.
 
-    Losses stay on the device between readings, so that no step waits for the device. A reading averages them over
-    micro-batches, steps and processes, prints and logs them, and stops the run if one is not finite. Signals are heard at
-    the end of every step, by all processes at the same one; during evaluations on the way at once.
+    Losses stay on the device between log entries, so that no step waits for the device. For a log entry they are averaged over
+    micro-batches, steps and processes, printed and logged; the run stops if one is not finite. Signals are handled at
+    the end of a step, by all processes at the same step; during evaluations immediately.
     """
 
     def __init__(
@@ -55,16 +55,16 @@ class TrainingLogger:
         self.schedule, self.start, self.save_every = schedule, start, save_every
         self._kept = extra_state
         self.losses: dict[str, float] = extra_state.get("losses", {})
-        """Mean of each loss over the steps of the last reading."""
+        """Mean of each loss over the steps of the last log entry."""
         self.seconds: float = extra_state.get("seconds", 0.0)
-        """Seconds spent in the loop, over all interruptions."""
+        """Seconds spent in the training loop, summed over interruptions."""
         self.waited: float = extra_state.get("waited", 0.0)
         """Seconds of those spent waiting for data."""
         self.skipped: int = extra_state.get("skipped", 0)
-        """Number of undecodable images that were passed over."""
+        """Number of undecodable images that were skipped."""
         self._unread: list[list[float]] = extra_state.get("unread", [])
-        """Losses of the micro-batches that were collected since the last reading, in the order of their names: a run that was
-        stopped between two readings reads afterwards what it would have read."""
+        """Losses of the micro-batches since the last log entry, in the order of their names, so that a run stopped between two log
+        entries logs the same values after it resumes."""
         self._curve = CurveRecorder(schedule.steps, extra_state.get("curve"))
         self._points = 0
         self._aside = 0
@@ -132,7 +132,7 @@ class TrainingLogger:
             before = time.monotonic()
 
     def note(self, step: int, losses: dict[str, Tensor], index: Tensor) -> None:
-        """Keep the losses of one micro-batch until the next reading; ``index`` (B,) names its images."""
+        """Store the losses of one micro-batch until the next log entry; ``index`` (B,) are its images."""
         row, self._names = len(self._notes), list(losses)
         values = torch.stack([loss.detach().float() for loss in losses.values()])
         if row >= len(self._losses):
@@ -144,9 +144,9 @@ class TrainingLogger:
         self._notes.append(_Note(step, index))
 
     def end_step(self, step: int, lr: float, evaluating: bool = False) -> bool:
-        """Read the losses if it is time; return whether to save a checkpoint now: now and then, at the end, or to stop.
+        """Log the losses if it is time; return whether to save a checkpoint now: at intervals, at the end, or before stopping.
 
-        Also where an evaluation follows, during which the run may be stopped at any moment, see :meth:`evaluation`.
+        Also before an evaluation, during which the run may be stopped at any moment, see :meth:`evaluation`.
 
         Raises:
             UserError: if a loss was not finite; the step and the images' indices are saved in the run's folder.
@@ -170,9 +170,9 @@ class TrainingLogger:
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Stop the run at once if a signal comes, or came already: of an evaluation on the way nothing has to be saved.
+        """Stop the run immediately if a signal arrives or has arrived: an evaluation during training has nothing to save.
 
-        The time that it takes is none of the training's.
+        Its time does not count as training time.
         """
         self._at_once = True
         try:
@@ -186,7 +186,7 @@ class TrainingLogger:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Leave the time of a block out of the training's: what is seen of a training on the way is none of it."""
+        """Exclude the time of a block from the training time, for evaluations and pictures during training."""
         began, outermost = time.monotonic(), not self._aside
         try:
             with self._untimed():
@@ -197,7 +197,7 @@ class TrainingLogger:
 
     @contextmanager
     def _untimed(self) -> Iterator[None]:
-        """Leave the time of a block out of the training's; once, where such blocks are within each other."""
+        """Exclude the time of a block from the training time; nested blocks count once."""
         began = time.monotonic()
         self._aside += 1
         try:

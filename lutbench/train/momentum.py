@@ -1,4 +1,4 @@
-"""The teacher's momentum at every step, and how much of its first weights is left at the end. Needs no torch."""
+"""The teacher's momentum at every step, and the share of its initial weights that remains at the end. Does not import PyTorch."""
 
 import math
 from typing import Literal
@@ -6,11 +6,11 @@ from typing import Literal
 Schedule = Literal["cosine", "fixed"]
 
 MOSTLY_KEPT = 0.1
-"""A share of the first weights above which users are warned (our choice)."""
+"""Remaining share of the initial weights above which users are warned (our choice)."""
 
 ENOUGH = 21
-"""``(1 - momentum) * steps`` of a cosine that leaves e^-10.5, 3 in 100,000, of the first weights: what a warning proposes (our choice; the
-paper's 0.996 over its 1,600 epochs of ImageNet-1K has 2,000)."""
+"""``(1 - momentum) * steps`` of a cosine schedule that leaves e^-10.5, 3 in 100,000, of the initial weights: the value that a warning
+suggests (our choice; the paper's 0.996 over 1,600 epochs of ImageNet-1K has 2,000)."""
 
 
 def momentum_at(start: float, step: int, steps: int, schedule: Schedule = "cosine") -> float:
@@ -21,9 +21,9 @@ def momentum_at(start: float, step: int, steps: int, schedule: Schedule = "cosin
 
 
 def initial_share(start: float, steps: int, schedule: Schedule = "cosine") -> float:
-    """Return which share of the teacher's last weights its first ones are: the product of the momenta of all ``steps``.
+    """Return the share of the teacher's initial weights in its final ones: the product of the momenta of all ``steps``.
 
-    About ``exp(-(1 - start) * steps / 2)`` of a cosine.
+    About ``exp(-(1 - start) * steps / 2)`` for a cosine schedule.
     """
     if schedule == "fixed":
         return float(start**steps)
@@ -34,9 +34,9 @@ def initial_share(start: float, steps: int, schedule: Schedule = "cosine") -> fl
 
 
 def kept_of_the_first_weights(start: float, steps: int, schedule: Schedule) -> str:
-    """Return what is to be said of a teacher that will end as its first random weights, to a share; empty where there is little to say.
+    """Return a warning if a large share of the teacher's random initial weights would remain at the end; else empty.
 
-    Of a momentum of 1 nothing: it is set to keep the teacher as it was drawn.
+    No warning for a momentum of 1, which keeps the initial weights on purpose.
     """
     if start == 1 or (share := initial_share(start, steps, schedule)) <= MOSTLY_KEPT:
         return ""

@@ -1,4 +1,4 @@
-"""What ``precision = "auto"`` means on a machine, for a run: decided when the run begins, and kept by it from then on."""
+"""The meaning of ``precision = "auto"``: decided when a run starts, from the machine, and kept when it resumes."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -19,14 +19,14 @@ WIDTH = 192
 1.3 to 1.6 times as long in float32 at width 192 and above, and narrower ones were no faster)."""
 
 MULTIPLIES_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
-"""Flags of Linux's /proc/cpuinfo of processors that multiply bf16 themselves; others convert, which is slower than float32."""
+"""CPU flags in Linux's /proc/cpuinfo for native bf16 multiplication; other CPUs convert, which is slower than float32."""
 
 
 def precision_at_start(run: "Run[Any]") -> Precision:
-    """Return what a run computes in that begins on this machine, as its recipe says.
+    """Return the precision of a run that starts on this machine.
 
-    Of ``auto`` that is bf16 where the GPU has it or, for a plain ViT of :data:`WIDTH` and above, the processors of all processes have;
-    else float32. Of several processes it is asked for by all at once.
+    ``auto`` is bf16 if the GPU supports it or, for a plain ViT of width :data:`WIDTH` or more, if the CPUs of all processes do;
+    else float32. With several processes, all must call it at the same time.
     """
     setting = run.recipe.precision
     if setting == "auto" and processors_multiply_bf16() and (_width(run) or 0) >= WIDTH:

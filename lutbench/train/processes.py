@@ -27,9 +27,9 @@ def accelerator() -> Accelerator:
 
 
 def greatest(number: int) -> int:
-    """Return the greatest ``number`` of all processes: agreed on between CPUs, so that no device is waited for.
+    """Return the maximum ``number`` over all processes, exchanged between CPUs, so that nothing waits for a device.
 
-    Some 0.1 ms where the processes are in step.
+    About 0.1 ms if the processes are in step.
     """
     if accelerator().num_processes == 1:
         return number
@@ -45,9 +45,10 @@ def _cpu_group() -> Any:
 
 
 def gathered(rows: Tensor) -> tuple[Tensor, int]:
-    """Return the ``rows`` (R, ...) of all processes, which have as many each, in order of rank, and the place of this one's first.
+    """Return the ``rows`` (R, ...) of all processes in the order of ranks, and the index of this process's first row.
 
-    No gradient goes through it. With one process, and on the meta device, they are the rows themselves.
+    All processes must have the same number of rows. No gradient passes through. With one process, and on the meta device, returns the rows
+    themselves.
     """
     rows = rows.detach()
     together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
@@ -63,9 +64,9 @@ _begun_in: ContextVar[str] = ContextVar("_begun_in", default="")
 
 @contextmanager
 def computing_in(precision: str) -> Iterator[None]:
-    """Have ``auto`` mean this precision inside the block: that which a run began with, see :mod:`lutbench.train.precision`.
+    """Let ``auto`` mean this precision inside the block: the one a run started with, see :mod:`lutbench.train.precision`.
 
-    Empty for a run that began before runs said so: then it is what this machine's device means by it.
+    Empty for old runs without this information: then ``auto`` depends on this machine.
     """
     before = _begun_in.set(precision)
     try:
@@ -75,7 +76,7 @@ def computing_in(precision: str) -> Iterator[None]:
 
 
 def precision_of(setting: str) -> str:
-    """Return what ``auto`` means here: what the run that is performed began with; else bf16 where the GPU has it, and fp32 on a CPU."""
+    """Return the meaning of ``auto``: the precision that the current run started with; else bf16 if the GPU supports it, and fp32 on a CPU."""
     if setting != "auto":
         return setting
     if begun_in := _begun_in.get():
@@ -95,6 +96,6 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
 
 
 def reducing(model: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Average the gradients over the processes in the last pass of a step only, not in every accumulated one."""
+    """Average the gradients over the processes only in the last forward pass of a step, not in every accumulated one."""
     context: AbstractContextManager[None] = nullcontext() if last else accelerator().no_sync(model)
     return context

@@ -1,8 +1,7 @@
-"""All randomness comes from a key, never from a state that was left behind.
+"""Random numbers are always drawn from a key, never from the state of a generator.
 
-What is random about one image is drawn under the key (seed, epoch, image index), what is random about one
-optimiser step under (seed, step). Results therefore do not depend on the number of workers, processes or
-interruptions, and a checkpoint holds no generator state.
+Random draws for an image use the key (seed, epoch, image index), those for an optimiser step (seed, step). So results do not depend on
+the number of workers or processes or on interruptions, and checkpoints contain no generator state.
 """
 
 import random
@@ -14,7 +13,7 @@ import numpy as np
 
 
 class RngStream(IntEnum):
-    """What a key is for, so that equal numbers used for two purposes give unrelated draws."""
+    """The purpose of a key, its first number, so that equal numbers used for two purposes give independent draws."""
 
     WEIGHTS = 1
     """Initial weights: (WEIGHTS, seed, part)."""
@@ -50,7 +49,7 @@ def generator(*key: int) -> np.random.Generator:
 
 
 def reseed(*key: int) -> None:
-    """Seed Python's, NumPy's and torch's global generators: what libraries draw from here on depends on ``key`` alone.
+    """Seed the global generators of Python, NumPy and PyTorch, so that the draws of libraries depend only on ``key``.
 
     CUDA's generators are seeded only if CUDA is in use in this process.
     """

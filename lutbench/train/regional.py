@@ -1,7 +1,7 @@
-"""Block by block: compiling a network, and keeping no more of it for the backward pass than its blocks' inputs.
+"""Regional compilation and activation checkpointing, block by block.
 
-All blocks of a network are alike, so that a compiler compiles one: seconds, where a whole network takes minutes. Between them
-DistributedDataParallel averages gradients while others are computed. Neither changes modules, nor names of parameters.
+All blocks of a network are equal, so only one is compiled: this takes seconds, a whole network minutes. DistributedDataParallel can average
+the gradients of a block while those of others are computed. Modules and parameter names do not change.
 """
 
 from functools import partial
@@ -18,12 +18,12 @@ from lutbench.train.processes import accelerator
 
 
 def compiles(setting: Compile) -> bool:
-    """Return what a recipe's ``compile`` means here: ``auto`` compiles for a GPU, and not for a CPU, where it wins less than it takes."""
+    """Return the meaning of a recipe's ``compile``: ``auto`` compiles for a GPU, but not for a CPU, where compiling takes longer than it saves."""
     return accelerator().device.type == "cuda" if setting == "auto" else setting
 
 
 def compile_blocks(*networks: nn.Module, whole: bool = False) -> None:
-    """Compile the blocks of networks in place; a network that has no row of blocks stays as it is, or is compiled as a ``whole``."""
+    """Compile the blocks of networks in place; a network without a sequence of blocks is not compiled, or as a ``whole``."""
     for network in networks:
         blocks = blocks_of(network)
         for module in ((network,) if whole else ()) if blocks is None else blocks:
@@ -31,12 +31,13 @@ def compile_blocks(*networks: nn.Module, whole: bool = False) -> None:
 
 
 def checkpoint_blocks(*networks: nn.Module) -> None:
-    """Let the blocks of networks keep their input alone for the backward pass, in place, and compute the rest again there.
+    """Activation checkpointing, in place: blocks keep only their input and are recomputed in the backward pass.
 
-    Call it before :func:`compile_blocks`. The bits stay: a block has nothing random but paths that are drawn before the pass.
+    Call it before :func:`compile_blocks`. Results keep the same bits: blocks have no randomness except drop path, which is drawn before the
+    forward pass.
 
     Raises:
-        UserError: if a network has no row of blocks, or BatchNorm, which would count every batch twice.
+        UserError: if a network has no sequence of blocks, or has BatchNorm, which would count every batch twice.
     """
     for network in networks:
         blocks = blocks_of(network)

@@ -1,4 +1,4 @@
-"""The learning rate at every step, and whether training moved anything."""
+"""Learning rate schedules, and a check that training changed the weights."""
 
 import math
 
@@ -24,7 +24,7 @@ def stepped_rate(step: int, steps: int, warmup: int, peak: float) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group its rate: ``lr`` times the group's ``lr_scale`` (layer decay), where it has one."""
+    """Set the learning rate of every parameter group: ``lr``, times the group's ``lr_scale`` (layer decay) if it has one."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 

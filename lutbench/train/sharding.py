@@ -1,14 +1,13 @@
-"""Parameters, gradients, the optimiser's state and the teacher shared out over the processes, by torch's FSDP2 (``shard = true``).
+"""Shard parameters, gradients, optimiser state and the teacher over the processes, with PyTorch's FSDP2 (``shard = true``).
 
-Every block of a model is gathered whole just before it computes and let go again afterwards; what is outside of blocks is one
-group more. Each process keeps and updates its own part of every parameter, so the memory that a model takes falls with the number
-of processes. What is computed does not change: with sharding, without it, or on another number of processes a run is the same but
-for the order in which floats are added, and its checkpoints are the same files.
+The parameters of a block are gathered just before it computes and freed afterwards; everything outside blocks is one more group. Each
+process stores and updates its own part of every parameter, so memory decreases with the number of processes. Results do not change: with
+or without sharding, or on another number of processes, a run is the same except for the order of floating-point sums, and its checkpoints
+are the same files.
 
-torch's ``fully_shard`` is called here, and not accelerate's FSDP2 plugin: that makes the optimiser anew from the sharded
-parameters, which loses the groups of layer decay that were given to it, and hands back a model and an optimiser of its own to go
-through. Here the model stays the one that it was, parameter by parameter under its own name, and its optimiser is made after it was
-sharded. Nor does mixed precision change: it is autocast's, over float32 parameters, as in a run that is not sharded.
+This calls PyTorch's ``fully_shard`` and not accelerate's FSDP2 plugin, which creates the optimiser again from the sharded parameters (and
+so loses the groups of layer decay) and returns its own model and optimiser. Here the model and its parameter names stay the same, and the
+optimiser is created after sharding. Mixed precision is autocast over float32 parameters, as in a run without sharding.
 """
 
 import copy
@@ -27,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shared:
-    """A model that trains, and how to have it whole: for evaluation, pictures and export."""
+    """A model in training, and how to get it unsharded, for evaluation, pictures and export."""
 
     model: nn.Module
     outline: nn.Module | None = None
     """A copy of a sharded model whose parameters are on the meta device; None if the model is whole."""
 
     def whole(self) -> nn.Module:
-        """Return the model itself or, of a sharded one, a copy that no training changes, whole; to be called on every process."""
+        """Return the model itself or, if it is sharded, an unsharded copy; call it on every process."""
         if self.outline is None:
             return self.model
         made = copy.deepcopy(self.outline)
@@ -45,10 +44,9 @@ class Shared:
 
 
 def share(models: Mapping[str, nn.Module], shard: bool) -> dict[str, Shared]:
-    """Return ``models`` by their names, their parameters shared out over the processes if ``shard`` says so and there are several.
+    """Return ``models`` by name, with parameters sharded over the processes if ``shard`` is set and there are several.
 
-    To be called before there is an optimiser. A model's own forward gathers what it needs; a part of it other than a block cannot be
-    called alone.
+    Call it before creating an optimiser. A model's forward gathers what it needs; parts of it, except blocks, cannot be called alone.
     """
     processes = accelerator()
     if not shard or processes.num_processes == 1:
@@ -88,12 +86,12 @@ def parallel(model: nn.Module) -> nn.Module:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Return whether the parameters of ``model`` are shared out over the processes."""
+    """Return whether the parameters of ``model`` are sharded over the processes."""
     return any(_is_shard(parameter) for parameter in model.parameters())
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor whole, of one that is sharded gathered from all processes; to be called on every one of them."""
+    """Return the whole tensor, gathered from all processes if it is sharded; call it on every process."""
     return tensor.full_tensor() if _is_shard(tensor) else tensor
 
 

@@ -1,6 +1,6 @@
-"""Where a training is watched: TensorBoard's files and, where asked, experiment trackers, through accelerate's classes for them.
+"""Log a training to TensorBoard files and other experiment trackers, through accelerate's tracker classes.
 
-A tracker that fails is left out from there on, and said to be: it stops no training.
+A tracker that fails is disabled with a message; the training continues.
 """
 
 import os
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from lutbench.run import Run
 
 PROJECT = "lutbench"
-"""The project, or experiment, of all runs in a tracker, unless its own environment variable says otherwise."""
+"""Name of the project (or experiment) in a tracker, unless the tracker's own environment variable sets another."""
 
 NAME = "tracker-id.txt"
-"""In a run's folder: the name under which trackers know it, so that a run that goes on is the same one there."""
+"""File in a run's folder with its id in trackers, so that a resumed run continues the same one there."""
 
 PACKAGES: Mapping[str, tuple[str, str]] = {
     "tensorboard": ("tensorboard", "tensorboard"),
@@ -39,7 +39,7 @@ PACKAGES: Mapping[str, tuple[str, str]] = {
 
 
 def require_trackers(names: Sequence[str], where: str) -> None:
-    """Find before any compute whether the packages of these trackers are installed; ``where`` is the table that names them.
+    """Check before a run that the packages of these trackers are installed; ``where`` is the table of the setting.
 
     Raises:
         UserError: naming those that are not, with the line that installs them.
