@@ -239,7 +239,7 @@ def test_what_cannot_be_a_row_leaves_no_file() -> None:
     save_file(state, "nan.safetensors")
     refused("nan.safetensors", "not finite")
     save_file(vit(), "fine.safetensors")
-    refused("fine.safetensors", "no row 'maee'", like="maee")
+    refused("fine.safetensors", "no method 'maee'", like="maee")
 
 
 def test_nothing_is_overwritten() -> None:

@@ -141,11 +141,11 @@ def test_a_few_images_may_be_of_one_class(folder: Path) -> None:
 def test_too_few_images_that_can_be_decoded_are_not_analysed(folder: Path) -> None:
     for number in range(5):
         (folder / "toy/val/amber" / f"{number}.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="needs at least 17 images, and 16 are analysed"):
+    with pytest.raises(UserError, match="needs at least 17 images, found 16"):
         perform(analysis_run(folder))
     for path in (folder / "toy/val").glob("*/*"):
         path.write_bytes(b"no image")
-    with pytest.raises(UserError, match="none of 21 images of split 'val' could be decoded"):
+    with pytest.raises(UserError, match="none of the 21 selected images of split 'val' can be decoded"):
         perform(analysis_run(folder))
 
 

@@ -217,7 +217,7 @@ def test_a_suite_without_a_budget_is_read_without_torch(folder: Path) -> None:
         (['pretrain.mae.budget={like = "mae"}'], "pretrain.mae.budget.like: a run cannot take its budget from itself"),
         (['pretrain.lut.budget={like = "mae"}'], "form a cycle, mae -> lut -> mae"),
         (["pretrain.lut.data=others"], "expected two runs on the same dataset, found toy here and others in pretrain.lut"),
-        (["pretrain.mae.epochs=1", "pretrain.mae.warmup_epochs=0", 'pretrain.lut.budget={like = "mae"}'], "is worth 0."),
+        (["pretrain.mae.epochs=1", "pretrain.mae.warmup_epochs=0", 'pretrain.lut.budget={like = "mae"}'], "is only 0."),
         (["pretrain.mae.warmup_epochs=500"], "must be more than warmup_epochs = 500"),
         (["pretrain.mae.budgt=1"], "pretrain.mae.budgt: no such setting. Did you mean 'budget'?"),
         (["pretrain.mae.batch=-1"], "pretrain.mae.batch: input should be greater than 0"),

@@ -111,7 +111,7 @@ def test_features_that_are_the_same_for_all_images_have_none() -> None:
 
 def test_fewer_images_than_the_estimator_needs_are_refused() -> None:
     assert grams(features(12, 4)).shape == (3, 1, 6)
-    with pytest.raises(UserError, match="needs at least 4 images, and 3 are analysed"):
+    with pytest.raises(UserError, match="needs at least 4 images, found 3"):
         grams(features(12, 3))
 
 

@@ -74,7 +74,9 @@ def test_a_single_saved_dataset_is_a_split_and_can_be_divided(tmp_path: Path) ->
     parts = {"train": "train[:75%]", "val": "train[75%:]"}
     check(opened(tmp_path, **parts), 3)
     assert opened(tmp_path, "val", **parts).content(0) == encoded(pictures()[3], "png")
-    with pytest.raises(UserError, match=r"saved with the splits \['train'\]\. Parts are train\[:80%\] .* val = \"\""):
+    with pytest.raises(
+        UserError, match=r"saved with the splits \['train'\]\. Divide it with train\[:80%\] .* val = \"\""
+    ):
         opened(tmp_path, "val")
     datasets.DatasetDict(train=rows(), extra=rows(2)).save_to_disk(tmp_path / "two")
     assert len(opened(tmp_path, path="two", train="train+extra")) == 6

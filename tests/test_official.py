@@ -359,12 +359,14 @@ data = "birds"
     assert data.affecting_results() == expected.affecting_results()
     assert data.path == "birds"
     suite.write_text(text.replace("cub-200-2011", "cub-2011"))
-    with pytest.raises(UserError, match=r"no set 'cub-2011' for \[data\.NAME\]\. Did you mean 'cub-200-2011'"):
+    with pytest.raises(
+        UserError, match=r"no known dataset 'cub-2011' for \[data\.NAME\]\. Did you mean 'cub-200-2011'"
+    ):
         load_suite(str(suite))
     suite.write_text(text.replace("cub-200-2011", "imagenet-a"))
     with pytest.raises(UserError, match=r"'imagenet-a' is a robustness dataset"):
         load_suite(str(suite))
-    for wrong, told in (("3", "no set 3"), ("[]", r"no set \[\]")):
+    for wrong, told in (("3", "no known dataset 3"), ("[]", r"no known dataset \[\]")):
         suite.write_text(text.replace('"cub-200-2011"', wrong))
         with pytest.raises(UserError, match=told):
             load_suite(str(suite))

@@ -70,7 +70,7 @@ def test_images_that_are_not_read_are_counted_and_named(tmp_path: Path) -> None:
         (folder / f"{k}.heic").write_bytes(b"\0\0\0\x18ftypheic")
         Image.fromarray(noise(k)).save(folder / f"scan-{k}", format="PNG")
     (said,) = passed_over(opened(tmp_path))
-    assert "4 images, and 10 other files" in said
+    assert "4 images; 10 other image files" in said
     assert "5 that end in .heic, which the installed Pillow does not read (0.heic)" in said
     assert "5 that have no suffix, but are images by their content (scan-0)" in said
 
@@ -141,7 +141,7 @@ def test_the_bits_that_are_used_are_part_of_what_tells_contents_apart(tmp_path: 
 def test_images_of_one_colour_are_named_and_stop_a_run_if_nearly_all_are(tmp_path: Path) -> None:
     folder = fill(tmp_path, lambda k: Image.fromarray(noise(k, 256 if k else 3)), count=20)
     (said,) = check_images(opened(tmp_path))
-    assert "1 of 20 images" in said
+    assert "1 of 20 sampled images" in said
     assert "000.png" in said
     for number in range(19):
         Image.new("RGBA", (12, 12), (number, 0, 0, 0)).save(folder / f"{number:03d}.png")
@@ -241,7 +241,7 @@ def test_images_that_decode_without_their_end_are_named_and_stop_a_run_if_nearly
     (folder / "003.webp").write_bytes(cut)
     assert opened(tmp_path).image(3).size == (64, 64)
     (said,) = check_images(opened(tmp_path))
-    assert "1 of 20 images" in said
+    assert "1 of 20 sampled images" in said
     assert "are truncated files. They can be decoded" in said
     assert "003.webp" in said
     for file in folder.iterdir():

@@ -291,7 +291,7 @@ def test_what_is_assumed_of_an_encoder_in_a_file_is_said_once(tmp_path: Path, we
     assert said().count(line) == 1
     beside(weights, PROCESSOR)
     assert line not in said()
-    text = "method.hers: images are normalised by mean (0.5, 0.4, 0.3) and deviation (0.5, 0.25, 0.2), resized with bilinear interpolation, "
+    text = "method.hers: images are normalised with mean (0.5, 0.4, 0.3) and std (0.5, 0.25, 0.2), resized with bilinear interpolation, "
     beside(weights, PROCESSOR | {"resample": 2})
     out = said()
     assert out.count(text) == 1

@@ -29,9 +29,9 @@ def opened(folder: Path, text: str) -> tuple[LoadedSuite, Workspace]:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ('kind = "knn"\nneighbours = 4\nshots = 1', "neighbours = 4, and the training split of toy has 3 images"),
+        ('kind = "knn"\nneighbours = 4\nshots = 1', "neighbours = 4, but the training split of toy has only 3 images"),
         ('kind = "linear"\nshots = 11', "shots = 11: class 'amber' of toy has 10 images"),
-        ('kind = "retrieval"\nrecall_at = [500]', "recall_at has 500"),
+        ('kind = "retrieval"\nrecall_at = [500]', "recall_at = 500"),
         ('kind = "attentive"\nheads = 5', "heads = 5"),
     ],
 )

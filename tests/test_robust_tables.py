@@ -355,8 +355,8 @@ def test_two_fine_tunings_of_a_method_in_one_table_are_refused_with_the_way_out(
     with pytest.raises(UserError) as refused:
         suite(folder, both)
     assert str(refused.value) == (
-        "robustness.shifts.tasks: tuned and longer each fine-tune ours, and a table has one classifier of a method. "
-        "Name one of these tasks in it, and the others in a [robustness.NAME] of their own."
+        "robustness.shifts.tasks: tuned and longer each fine-tune ours, but a table can have only one such classifier per method. "
+        "Keep one of these tasks here, and use another [robustness.NAME] table for the others."
     )
     assert suite(folder, both, 'robustness.shifts.methods=["theirs"]'), "of this method there is one"
     (folder / "toy.toml").write_text(SUITE + more + apart)

@@ -280,7 +280,7 @@ def test_a_link_to_a_folder_it_lies_in_is_named(tmp_path: Path) -> None:
     [
         ({"classes": []}, "List the class names"),
         ({"classes": ["cat", "cat"]}, "a name appears twice"),
-        ({"palette": [[1, 2, 3]]}, "1 colours for 3 classes"),
+        ({"palette": [[1, 2, 3]]}, "expected 3 colours, one per class, found 1"),
         ({"ignore": 1}, "the mask value of class 'dog'"),
         ({"reduce_zero_label": True, "ignore": 7}, "Leave ignore at 255"),
         ({"classes": [str(k) for k in range(256)]}, "at most 255 classes"),

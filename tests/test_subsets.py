@@ -265,7 +265,7 @@ def test_what_cannot_be_chosen_stops_a_run_before_it_begins_and_status_and_plan_
     ("lines", "problem"),
     [
         ("shots = 2\nshare = 0.5", "expected at most one of shots, share and subset, found shots and share"),
-        ('share = 0.5\nsubset = "a.txt"', "share and subset each say"),
+        ('share = 0.5\nsubset = "a.txt"', "found share and subset"),
         ("shots = 0", "shots: input should be greater than 0"),
         ("share = 0.0", "share: input should be greater than 0"),
         ("share = 1.5", "share: input should be less than or equal to 1"),
