@@ -46,7 +46,7 @@ def test_a_dino_teacher_becomes_a_row_of_every_table_in_which_it_can_be() -> Non
     told = added("mine.pth", "--label", "My DINO")
     assert "mine.pth, read as: DINO teacher, 54 tensors, 1 left out." in told
     assert "The number of heads is not stored" in told
-    assert "48 x 48 pixels, normalised by mean (0.485, 0.456, 0.406)" in told
+    assert "48 x 48 pixels, normalised with mean (0.485, 0.456, 0.406)" in told
     assert "resized with bicubic interpolation" in told
     assert "Next: lutbench run my-dino.toml" in told
     written = tomllib.loads(Path("my-dino.toml").read_text())

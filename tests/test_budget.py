@@ -173,7 +173,7 @@ def test_a_budget_needs_no_data_and_the_plan_says_what_it_gave(
     suite = loaded(folder)
     said = suite.budgets["mae"].sentence("mae")
     assert said.startswith(
-        f"pretrain.mae: {recipe(suite, 'mae').epochs} epochs, for the FLOP of the 8 of pretrain.lut ("
+        f"pretrain.mae: {recipe(suite, 'mae').epochs} epochs, for the same FLOP as 8 epochs of pretrain.lut ("
     )
     show_plan(suite, workspace(folder), Rates())
     assert said in " ".join(capsys.readouterr().out.split())

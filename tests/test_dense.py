@@ -111,7 +111,7 @@ def test_an_encoder_without_a_grid_of_tokens_is_refused_by_its_row(folder: Path,
     ("settings", "told"),
     [
         ({"blocks": [2, 13]}, r"blocks = \[2, 13\]: there is no block 13, this encoder has 12"),
-        ({"crop": 500}, "500 is not a whole number of patches"),
+        ({"crop": 500}, "500 is not a multiple of the patch size"),
     ],
 )
 def test_a_block_or_crop_that_cannot_be_is_refused(settings: dict[str, Any], told: str) -> None:
@@ -314,7 +314,9 @@ def test_the_bank_is_bounded_and_drawn_by_the_seed(folder: Path) -> None:
 
 def test_a_bank_of_fewer_patches_than_images_is_refused(folder: Path) -> None:
     run = dense_run(folder, **{**KNN, "bank": 9})
-    with pytest.raises(UserError, match=r"bank = 9 patches, as many of each image, .* has 10 images: set bank to 10"):
+    with pytest.raises(
+        UserError, match=r"bank = 9 patches are less than one for each of the 10 training images of .*: set bank to 10"
+    ):
         run.planned.kind.module.check(run)
 
 

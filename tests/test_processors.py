@@ -325,7 +325,7 @@ def test_timms_crop_mode_is_followed_for_a_classifier_and_of_an_encoder_it_is_sa
         assert prepared_for(weights).crop_mode == mode
         assert f"crop_mode = '{mode}' is used only for classifiers" in str(prepared_for(weights))
     beside(weights, {"pretrained_cfg": TIMMS["pretrained_cfg"] | {"crop_mode": "none"}}, "config.json")
-    with pytest.raises(UserError, match="crop_mode is 'none'"):
+    with pytest.raises(UserError, match="crop_mode = 'none'"):
         prepared_for(weights)
     beside(weights, TIMMS, "config.json")
     assert "crop_mode" not in str(prepared_for(weights))

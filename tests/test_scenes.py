@@ -98,7 +98,7 @@ def test_the_suffixes_may_hold_a_part_of_the_name(tmp_path: Path) -> None:
     picture().save(tmp_path / "set/annotations/training/ulm/000.jpg")
     opened(tmp_path, image_suffix="_photo.png", mask_suffix="_labels.png")
     picture().save(tmp_path / "set/annotations/training/ulm/000_labels.jpg")
-    with pytest.raises(UserError, match=r"1 images .* ulm/000_labels\.jpg\. It is not clear"):
+    with pytest.raises(UserError, match=r"1 images .* ulm/000_labels\.jpg\. Remove one of each"):
         opened(tmp_path, image_suffix="_photo.png", mask_suffix="_labels.png")
 
 

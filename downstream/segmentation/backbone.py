@@ -98,7 +98,7 @@ def load_backbone(backbone: BaseModule, encoder: VisionTransformer) -> None:
     if problems := misfits(expected, given, "backbone"):
         raise UserError(
             f"The encoder does not fit MMSegmentation's MAE backbone. {problems}. "
-            "It takes plain Vision Transformers with a class token and biases in attention; choose such an encoder."
+            "Choose a plain Vision Transformer with a class token and biases in attention."
         )
     backbone.load_state_dict(given)
 

@@ -30,7 +30,7 @@ def write_backbone(encoder: VisionTransformer, description: Export, folder: Path
     """
     if importlib.util.find_spec("mmseg") is None:
         raise UserError(
-            "An export of a backbone is tried with MMSegmentation, and mmseg cannot be found. Install it: "
+            "Exporting a backbone needs MMSegmentation, but mmseg is not installed. Install it: "
             'python -m pip install -c constraints.txt -e ".[segmentation]".'
         )
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # they print what optional packages they miss
@@ -44,8 +44,8 @@ def write_backbone(encoder: VisionTransformer, description: Export, folder: Path
     geometry = geometry_of(description.recipe)
     if geometry.depth < LEVELS:
         raise UserError(
-            f"A backbone hands the output of {LEVELS} blocks to the pyramid, and the encoder has {geometry.depth}. Export an "
-            "encoder of at least as many."
+            f"A backbone needs at least {LEVELS} blocks for the feature pyramid, but the encoder has {geometry.depth}. Export an "
+            "encoder with more blocks."
         )
     settings = mae_settings(description.recipe, description.side, blocks_of(None, geometry.depth), drop_path=0.1)
     with warnings.catch_warnings():

@@ -50,6 +50,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     content: dict[str, Any] = read_pickle(
         path,
-        "It is not one of the suite's checkpoints, or was changed: remove it, and the run goes on from the one before.",
+        "It is not a checkpoint of this suite, or was changed: remove it, and the run resumes from the previous one.",
     )
     return content

@@ -75,8 +75,8 @@ def backbone_config(recipe: SegmentationRecipe, pyramid: Pyramid) -> dict[str, A
         return {"type": "MAE", **settings}
     if recipe.layer_scale != 1:
         raise UserError(
-            f"layer_scale = {recipe.layer_scale:g}: MMSegmentation's MAE backbone adds it, which does not compute what "
-            f"{architecture.model} does, so that this suite's is used. Leave it out."
+            f"layer_scale = {recipe.layer_scale:g}: only for MMSegmentation's MAE backbone, but {architecture.model} uses this suite's "
+            "backbone. Remove layer_scale."
         )
     arguments = maps_arguments(architecture, recipe.crop, recipe.drop_path)
     return {

@@ -1,4 +1,4 @@
-"""What a segmentation did on every image of a set, and the measurements that follow from it.
+"""Outcomes of a segmentation on every image of a dataset, and the metrics computed from them.
 
 Kept per image are the pixels of every pair of label and prediction that occurs. IoU, unlike accuracy, is no mean over
 images: intersections and unions are summed over all of them first, as ADE20K's and MMSegmentation's is.
@@ -158,8 +158,8 @@ class Confusions(PerImage):
         right = _share(areas[:, 0].sum(-1), areas[:, 1].sum(-1))
         found = pd.DataFrame({"image": names, "mIoU": 100 * mean_iou(areas), "right": 100 * right})
         return (
-            "Most wrong are images with the lowest mean IoU over the classes that are in the image's labels or predictions; right are "
-            "so many of its pixels, both in percent.",
+            "Most wrong: images with the lowest mean IoU over the classes in their labels or predictions, with their pixel accuracy, both "
+            "in percent.",
             found.dropna().nsmallest(count, "mIoU").round(1),
         )
 

@@ -1,4 +1,4 @@
-"""What segmentation computes for one image: an encoder, and UPerNet from the shapes of its convolutions; or a dense probe.
+"""FLOP per image of segmentation: the encoder, and UPerNet (from the shapes of its convolutions) or a dense probe.
 
 UPerNet is counted by hand so that a plan needs no MMSegmentation; a test compares it with MMSegmentation's own modules.
 """

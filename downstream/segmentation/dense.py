@@ -1,4 +1,4 @@
-"""What the dense probes share: windows that slide over an image, and what is checked before."""
+"""Code that the dense probes share: sliding windows, and checks before a run."""
 
 from collections.abc import Callable, Iterator
 

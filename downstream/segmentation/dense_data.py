@@ -105,7 +105,7 @@ def evaluated(run: Run[DenseRecipe], scores: Scores) -> Confusions | None:
         predicted = predict(sample)
         if (predicted < 0).any():
             raise UserError(
-                f"{scenes.image_path(index)}: the probe's scores are not finite. Training went wrong, or the weights are not usable."
+                f"{scenes.image_path(index)}: the probe's scores are not finite. The training diverged, or the weights are unusable."
             )
         label = mask_of(sample, ignored(scenes)).to(device, torch.long)
         found.append((index, pairs_of(label, predicted, classes, IGNORED)))

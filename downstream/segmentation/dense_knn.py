@@ -35,8 +35,8 @@ def check(run: Run[DenseKnnRecipe]) -> None:
     images = len(run.dataset("train"))
     if run.recipe.bank < images:
         raise UserError(
-            f"bank = {run.recipe.bank} patches, as many of each image, and the training split of {run.dataset('train').name} has {images:,} "
-            f"images: set bank to {images} or more."
+            f"bank = {run.recipe.bank} patches are less than one for each of the {images:,} training images of "
+            f"{run.dataset('train').name}: set bank to {images} or more."
         )
 
 
@@ -103,7 +103,7 @@ def patches_of(run: Run[DenseKnnRecipe], encoded: Any) -> tuple[Tensor, Tensor]:
     voting = shares.sum(1) > 0
     if not tokens.isfinite().all():
         raise UserError(
-            f"{run.name}: the encoder's tokens are not finite. Its training went wrong, or the weights are not usable."
+            f"{run.name}: the encoder's tokens are not finite. The training diverged, or the weights are unusable."
         )
     return tokens[voting].to(device), shares[voting].to(device)
 

@@ -40,7 +40,7 @@ def check(run: Run[DenseLinearRecipe]) -> None:
     check_dense(run)
     if run.recipe.batch % (processes := accelerator().num_processes):
         raise UserError(
-            f"batch = {run.recipe.batch} images per iteration do not divide over {processes} processes: set it to a "
+            f"batch = {run.recipe.batch} is not divisible by {processes} processes: set it to a "
             f"multiple of {processes}, or start another number of processes."
         )
 

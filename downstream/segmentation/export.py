@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "segmenter.py", "segmenter.safetensors"
 
-NEEDS_SUITE = "# Its backbone is one of timm's, which this suite brings into MMSegmentation: where it is loaded, install lutbench too.\n"
+NEEDS_SUITE = "# The backbone is a timm model, which lutbench adds to MMSegmentation: install lutbench where you load this config.\n"
 """What the config of a segmenter begins with that MMSegmentation has no backbone for."""
 
 
@@ -59,11 +59,13 @@ def export_mmseg(folder: Path, target: Path) -> tuple[Path, Path]:
     if not (folder / CONFIG).is_file() or not (folder / FINISHED).is_file():
         raise UserError(
             f"{folder}: expected the folder of a finished segmentation run, with {CONFIG} in it. `lutbench status SUITE` "
-            "says where finished runs lie."
+            "shows finished runs."
         )
     finished = read_finished(folder)
     if finished.checkpoint is None:
-        raise UserError(f"{folder / FINISHED}: it names no weights, as that of a segmentation does. Run it again.")
+        raise UserError(
+            f"{folder / FINISHED}: expected the weights of a segmentation among the files of the run, found none. Run it again."
+        )
     # A run of before configs were sealed has no hash of its config: that it holds nothing but data must do.
     if finished.files.get(CONFIG, found := sha256_of(folder / CONFIG)) != found:
         raise UserError(
@@ -80,7 +82,7 @@ def export_mmseg(folder: Path, target: Path) -> tuple[Path, Path]:
         with whole_file(checkpoint) as partial:
             torch.save({"state_dict": tensors, "meta": {"dataset_meta": meta.model_dump()}}, partial)
     except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror or error}. Give another folder.") from error
+        raise UserError(f"{target} cannot be written: {error.strerror or error}. Use another folder.") from error
     return config, checkpoint
 
 
@@ -97,7 +99,7 @@ def _metainfo(text: str, path: Path) -> Metainfo:
     except (SyntaxError, ValueError, LookupError, TypeError, RecursionError, MemoryError) as error:
         told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise UserError(
-            f"{path}: expected a config of MMSegmentation with nothing but values in it, found something else ({told}). "
+            f"{path}: expected a config of MMSegmentation with only values in it, found other content ({told}). "
             "It was damaged or changed: restore it from a copy, or run it again."
         ) from error
 
@@ -107,7 +109,7 @@ def _settings(text: str) -> dict[str, Any]:
     settings = {}
     for line in ast.parse(text).body:
         if not isinstance(line, ast.Assign) or not isinstance(line.targets[0], ast.Name) or len(line.targets) > 1:
-            raise ValueError(f"line {line.lineno} is no setting")
+            raise ValueError(f"line {line.lineno} is not a setting")
         settings[line.targets[0].id] = _value(line.value)
     return settings
 

@@ -1,4 +1,4 @@
-"""The four maps of an encoder that UPerNet takes: of four blocks, which a neck scales, or of the stages at strides 4, 8, 16 and 32."""
+"""The four feature maps for UPerNet: outputs of four blocks, rescaled by a neck, or of the stages with strides 4, 8, 16 and 32."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ def check_segmentation(recipe: SegmentationRecipe, processes: int = 1) -> Pyrami
     found = _pyramid_of(recipe.encoder.architecture, recipe.crop, tuple(recipe.blocks) if recipe.blocks else None)
     if recipe.batch % processes:
         raise UserError(
-            f"batch = {recipe.batch} images per iteration do not divide over {processes} processes: set it to a "
+            f"batch = {recipe.batch} is not divisible by {processes} processes: set it to a "
             f"multiple of {processes}, or start another number of processes."
         )
     return found
@@ -63,8 +63,8 @@ def _pyramid_of(architecture: EncoderRecipe, crop: int, blocks: tuple[int, ...] 
         geometry = geometry_of(architecture)
         if crop % geometry.patch_size:
             raise UserError(
-                f"crop = {crop} is not a whole number of patches of {geometry.patch_size} pixels: "
-                f"take {max(1, round(crop / geometry.patch_size)) * geometry.patch_size}."
+                f"crop = {crop} is not a multiple of the patch size {geometry.patch_size}: "
+                f"use {max(1, round(crop / geometry.patch_size)) * geometry.patch_size}."
             )
         indices = _checked_blocks(blocks, geometry.depth)
         return Pyramid(
@@ -82,8 +82,8 @@ def _pyramid_of(architecture: EncoderRecipe, crop: int, blocks: tuple[int, ...] 
     elif set(STRIDES) <= set(strides):
         if blocks is not None:
             raise UserError(
-                f"blocks = {list(blocks)}: {architecture.model} is hierarchical, and UPerNet takes the maps of its stages at strides "
-                f"{listed(map(str, STRIDES))}. Leave blocks out."
+                f"blocks = {list(blocks)}: {architecture.model} is hierarchical, so UPerNet uses the maps of its stages at strides "
+                f"{listed(map(str, STRIDES))}. Remove blocks."
             )
         indices = [strides.index(stride) for stride in STRIDES]
     else:
@@ -128,14 +128,14 @@ def _checked_blocks(blocks: tuple[int, ...] | None, depth: int) -> list[int]:
     indices = blocks_of(blocks, depth)
     if indices[-1] >= depth:
         raise UserError(
-            f"The pyramid takes the output of four blocks, and the encoder has {depth}: "
-            + ("name other blocks." if depth >= LEVELS else "take an encoder of at least four.")
+            f"The pyramid needs the outputs of four blocks, but the encoder has {depth}: "
+            + ("change blocks." if depth >= LEVELS else "use an encoder with at least four blocks.")
         )
     return indices
 
 
 def _no_maps(architecture: EncoderRecipe, found: str) -> UserError:
     return UserError(
-        f"model = {architecture.model!r}: UPerNet takes four maps of an encoder, of blocks over one grid or at strides "
-        f"{listed(map(str, STRIDES))}, and timm gives {found}. Take its row out of methods of this task, or choose another encoder."
+        f"model = {architecture.model!r}: UPerNet needs four feature maps, of blocks on the same grid or at strides "
+        f"{listed(map(str, STRIDES))}, but timm returns {found}. Remove the method from methods of this task, or choose another encoder."
     )

@@ -1,4 +1,4 @@
-"""What tables say of segmentations: a figure and a chart with the IoU of every class, method beside method."""
+"""Figure and interactive chart for segmentation tasks: the IoU of every class, for all methods."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST_CLASSES = 30
 """More would not be read."""
 
-ABOUT = "Lines are 95 % intervals: bootstrap over images for one seed, Student's t over seeds for more."
+ABOUT = "Lines: 95 % intervals, by a bootstrap over images for one seed, over seeds (Student's t) for several."
 
 KINDS = ("segmentation", "segmentation-linear", "segmentation-knn")
 """The kinds of run whose outcomes are the confusions of pixels."""

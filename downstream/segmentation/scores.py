@@ -29,8 +29,8 @@ class ConfusionMetric(IoUMetric):
         for sample in data_samples:
             if "seg_logits" in sample and not sample["seg_logits"]["data"].isfinite().all():
                 raise UserError(
-                    f"{sample['img_path']}: the segmenter's outputs are not finite. Training went wrong, or the weights are "
-                    "not usable."
+                    f"{sample['img_path']}: the segmenter's outputs are not finite. The training diverged, or the weights are "
+                    "unusable."
                 )
             prediction = sample["pred_sem_seg"]["data"].squeeze()
             label = sample["gt_sem_seg"]["data"].squeeze().to(prediction)

@@ -1,4 +1,4 @@
-"""UPerNet on an encoder: MMSegmentation's Runner trains and tests it, and its outcome becomes a record."""
+"""Train and test UPerNet on an encoder with MMSegmentation's Runner, and write the record."""
 
 import contextlib
 import copy
@@ -75,7 +75,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
         run.log(line)
     start, extra_state = (checkpoint.step, checkpoint.extra_state) if checkpoint else (0, {})
     if checkpoint:
-        run.log(f"goes on from step {start}.")
+        run.log(f"resumes from step {start}.")
 
     # The loop is MMEngine's
     logger = TrainingLogger(run, schedule, start, extra_state, recipe.save_every)

@@ -42,8 +42,8 @@ def check_installed(run: Run[Any]) -> None:
     missing = [name for name in ("mmcv", "mmengine", "mmseg") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"{run.name} needs MMSegmentation, and {listed(missing)} cannot be found. Install it: "
-            'python -m pip install -c constraints.txt -e ".[segmentation]" (nox does so by itself).'
+            f"{run.name} needs MMSegmentation, but {listed(missing)} is not installed. Install it: "
+            'python -m pip install -c constraints.txt -e ".[segmentation]" (nox does this automatically).'
         )
 
 
@@ -65,7 +65,7 @@ def check_data(run: Run[WindowsRecipe]) -> None:
         for dataset in (train, val):
             absent = check_masks(dataset, run.workspace.runs / "checked")
             if absent:
-                run.workspace.note(f"{dataset.name}: no mask of split {dataset.split} has a pixel of {listed(absent)}.")
+                run.workspace.note(f"{dataset.name}: no mask of split {dataset.split} has pixels of {listed(absent)}.")
     accelerator().wait_for_everyone()
 
 

@@ -45,7 +45,9 @@ def load_maps(backbone: TimmMaps, encoder: nn.Module) -> None:
     expected = backbone.maps.model.state_dict()
     given = {name: tensor for name, tensor in encoder.state_dict().items() if name in expected}
     if problems := misfits(expected, given, "backbone"):
-        raise UserError(f"The encoder does not fit timm's maps of it. {problems}. Choose another encoder.")
+        raise UserError(
+            f"The encoder's weights do not fit timm's feature extraction model. {problems}. Choose another encoder."
+        )
     backbone.maps.model.load_state_dict(given)
 
 

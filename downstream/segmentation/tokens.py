@@ -1,4 +1,4 @@
-"""The tokens of an encoder's patches on their grid, which dense probes take."""
+"""The patch tokens of an encoder on their grid, for dense probes."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -59,8 +59,8 @@ def _grid(architecture: EncoderRecipe, crop: int, blocks: tuple[int, ...] | None
 
 def _no_tokens(architecture: EncoderRecipe, found: str) -> UserError:
     return UserError(
-        f"model = {architecture.model!r}: a dense probe takes the tokens of patches on one grid, as Vision Transformers have, and {found}. "
-        "Take its row out of methods of this task, or choose another encoder."
+        f"model = {architecture.model!r}: a dense probe needs patch tokens on one grid, as in Vision Transformers, but {found}. "
+        "Remove the method from methods of this task, or choose another encoder."
     )
 
 

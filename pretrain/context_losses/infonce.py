@@ -1,4 +1,4 @@
-"""InfoNCE: the teacher's output of the same image has to be told from those of all others (van den Oord et al., arXiv 1807.03748)."""
+"""InfoNCE: identify the teacher's output for the same image among those for all other images (van den Oord et al., arXiv 1807.03748)."""
 
 from functools import partial
 

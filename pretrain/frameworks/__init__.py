@@ -1,6 +1,6 @@
 """Masked image modelling, one framework per file; LUT's second loss goes around any of them.
 
-A new framework is a file with what :class:`pretrain.frameworks.interface.Framework` asks for and a function that builds it,
+A new framework is a file with an implementation of :class:`pretrain.frameworks.interface.Framework` and a function that builds it,
 and a line in :data:`lutbench.kinds.FRAMEWORKS`.
 """
 

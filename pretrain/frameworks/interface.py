@@ -1,4 +1,4 @@
-"""What LUT needs of a masked image modelling framework, and nothing else of it."""
+"""The interface of a masked image modelling framework, as far as LUT needs it."""
 
 from enum import IntEnum
 from typing import Protocol
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class Framework(Protocol):
-    """How an encoder is shown a masked view, and what the pixels of the masked patches are predicted with.
+    """How an encoder processes a masked view, and how the pixels of masked patches are predicted.
 
-    It holds all that is trained apart from the encoder in ``decoder``, and is itself no module: the student registers
+    All trained parts except the encoder are in ``decoder``. The framework itself is not a module: the student registers
     encoder and decoder, and student and teacher, whose encoders differ, share the framework.
 
     B images of N patches, of which K are visible; D is the encoder's width. ``visible`` (B, K) are indices of patches
