@@ -103,7 +103,9 @@ def test_every_kind_of_vision_transformer_has_a_grid_of_tokens(model: str) -> No
 @pytest.mark.parametrize("settings", [LINEAR, KNN])
 def test_an_encoder_without_a_grid_of_tokens_is_refused_by_its_row(folder: Path, model: str, settings: Any) -> None:
     run = dense_run(folder, model=model, **settings, crop=64, stride=64)
-    with pytest.raises(UserError, match=r"downstream\.task, row scratch: model = .* the tokens of patches on one grid"):
+    with pytest.raises(
+        UserError, match=r"downstream\.task, row scratch: model = .* a dense probe needs patch tokens on one grid"
+    ):
         run.planned.kind.module.check(run)
 
 

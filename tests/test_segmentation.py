@@ -170,9 +170,9 @@ def test_the_four_blocks_are_distinct_and_end_with_the_last(depth: int) -> None:
     ("settings", "told"),
     [
         ({"crop": 500}, "crop = 500 is not a multiple of the patch size 16: use 496"),
-        ({"architecture": {"depth": 3}}, "the encoder has 3: take an encoder of at least four"),
-        ({"blocks": [3, 5, 7, 12]}, "the encoder has 12: name other blocks"),
-        ({"model": "pit_ti_224"}, "maps at strides 8, 16, 32. Take its row out of methods"),
+        ({"architecture": {"depth": 3}}, "the encoder has 3: use an encoder with at least four"),
+        ({"blocks": [3, 5, 7, 12]}, "the encoder has 12: change blocks"),
+        ({"model": "pit_ti_224"}, "maps at strides 8, 16, 32. Remove the method from methods"),
     ],
 )
 def test_sizes_that_do_not_go_together_are_refused(settings: dict[str, Any], told: str) -> None:
@@ -530,5 +530,5 @@ def test_without_mmsegmentation_the_line_that_installs_it_is_told(
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mmseg" else find(name))
-    with pytest.raises(UserError, match=r"mmseg cannot be found.*pip install .*\[segmentation\]"):
+    with pytest.raises(UserError, match=r"mmseg is not installed.*pip install .*\[segmentation\]"):
         lutbench(folder, "run")
