@@ -95,7 +95,7 @@ def write_features(folder: Path, some: Sequence[tuple[Mapping[str, Any], Kept]],
             with whole_file(path_of(folder, inputs)) as partial:
                 save_file(tensors, partial, {INPUTS: _text(inputs), SHA256: _sha256(kept)})
     except (OSError, UserError) as error:
-        return str(error).partition(". What was saved")[0].rstrip(".")
+        return str(error).partition(". Everything saved before")[0].rstrip(".")
     return ""
 
 
