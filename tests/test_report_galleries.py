@@ -397,6 +397,7 @@ def opened(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
         found = SimpleNamespace(logged=[])
         for name in ("charts", "toy"):
             one = browser.new_page(viewport={"width": 1280, "height": 900})
+            one.set_default_timeout(120_000)  # of a machine that has much else to do
             one.on("console", lambda message: found.logged.append(f"{message.type}: {message.text}"))
             one.on("pageerror", lambda error: found.logged.append(str(error)))
             one.goto((folder / f"{name}.html").as_uri())
