@@ -224,10 +224,10 @@ def test_of_many_images_as_many_as_fit_are_shown_and_all_counted(home: Path, tmp
         made = Outcomes.of(labels, labels if right else 1 - labels, np.full(16, int(not right)), names)
         for seed in (0, 1):
             keep(tmp_path / "many", f"downstream/near/{method}/seed{seed}", "knn", made, {})
-    _, (lut, mae) = near(tmp_path / "many", AtHand())
+    section, (lut,) = near(tmp_path / "many", AtHand())
     assert lut.detail == f"16 of 16 images, {MOST} of them here"
     assert len(lut.shots) == MOST
-    assert (mae.detail, list(mae.shots)) == ("none of 16 images", [])
+    assert section.galleries[0].note == "No such image among 16: MAE."
 
 
 def test_without_the_data_images_are_named_and_a_line_says_how_to_see_them(home: Path, tmp_path: Path) -> None:

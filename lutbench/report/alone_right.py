@@ -64,9 +64,12 @@ def _gallery(view: View, of_task: Sequence[TableEntry], images: "_Images") -> Ga
     alone = alone_right({method: [one.right() for one in runs] for method, runs in outcomes.items()})
     names, labels = labelled_names(first.names, len(first.label)), view.method_names(entries)
     classes = _Classes(first)
-    rows = []
+    rows, without = [], []
     for entry in entries:
         index = alone[entry.method]
+        if not len(index):
+            without.append(labels[entry.method])
+            continue
         chosen = index[spread_out(len(index), MOST)].tolist()
         pictures = images.pictures(entry, [names[place] for place in chosen])
         others = [runs[0].prediction for method, runs in outcomes.items() if method != entry.method]
@@ -77,10 +80,11 @@ def _gallery(view: View, of_task: Sequence[TableEntry], images: "_Images") -> Ga
             if not picture:
                 caption = f"{names[place]} ({caption})"
             shots.append(Shot(caption, f"others: {listed(taken, 3)}", picture, (side, side)))
-        counted = f"{len(index):,} of {len(names):,} images" if len(index) else f"none of {len(names):,} images"
         shown = f", {len(shots)} of them here" if len(index) > len(shots) else ""
-        rows.append(ShotRow(labels[entry.method], counted + shown, shots, view.colour(entry.method)))
-    return Gallery(view.task_title(entries[0]), rows)
+        counted = f"{len(index):,} of {len(names):,} images{shown}"
+        rows.append(ShotRow(labels[entry.method], counted, shots, view.colour(entry.method)))
+    note = f"No such image among {len(names):,}: {'; '.join(without)}." if without else ""
+    return Gallery(view.task_title(entries[0]), rows, note=note)
 
 
 def _comparable(view: View, of_task: Sequence[TableEntry]) -> list[TableEntry]:
@@ -89,8 +93,7 @@ def _comparable(view: View, of_task: Sequence[TableEntry]) -> list[TableEntry]:
     Snapshots are one pre-training run at several times, not methods of their own.
     """
     entries = [entry for entry in {e.method: e for e in of_task}.values() if entry.runs]
-    planned = (_planned(view, entry) for entry in entries)
-    sources = [run.recipe.source for run in planned]
+    sources = [run.recipe.source for run in view.suite.runs if (run.stage, run.task) == of_task[0].row[:2]]
     if any(isinstance(source, EncoderSource) and source.at < 1 for source in sources):
         return []
     kept = [e for e in entries if e.kind.outcomes is Outcomes and all(run.outcomes_file for run in e.runs)]
