@@ -22,6 +22,7 @@ from lutbench.kinds import dataset_module
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from lutbench.recipes.suite import LoadedSuite
+from lutbench.report.html.page import KINDS
 from lutbench.report.sections import View
 from lutbench.run import open_run
 from lutbench.smoke.command import smoke_suite
@@ -141,7 +142,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 def test_the_report_of_a_smoke_is_marked_at_the_top_and_beside_all_that_it_shows(finished: Workspace) -> None:
     page = (finished.results / "smoke/toy/reports/short.html").read_text(encoding="utf-8")
-    assert "<strong>Smoke run.</strong> A trial of every run on a few images" in page
+    label, sentence = KINDS["smoke"]
+    assert f"<strong>{label}.</strong> {sentence}" in page
     shown = [
         one for one in re.findall(r"<section id=.*?</section>", page, re.DOTALL) if re.search("<tbody>|<figure", one)
     ]
