@@ -132,7 +132,7 @@ def test_a_network_without_patches_is_told_by_its_shapes() -> None:
 def test_an_encoder_of_other_patches_has_an_analysis_of_its_own() -> None:
     save_file(vit(img_size=48), "other.safetensors")
     told = added("other.safetensors")
-    assert "leaves it out of analysis.looks, and has [analysis.looks-other] for it." in told
+    assert "leaves it out of analysis.looks, and adds the table [analysis.looks-other] for it." in told
     suite = load_suite("other.toml")
     looked = {run.task: run.recipe for run in suite.runs if run.stage == "analysis" and run.method in ("lut", "other")}
     assert looked["looks-other"].model_dump(exclude={"encoder"}) == looked["looks"].model_dump(exclude={"encoder"})
@@ -179,7 +179,7 @@ def test_the_size_that_the_bases_encoders_see_is_told_with_what_it_saves() -> No
     save_file(vit(img_size=224), "large.safetensors")
     told = added("large.safetensors")
     assert (
-        "The encoders of tiny see 48 x 48: --image-size 48 is about 21.8 times cheaper, by the number of patches."
+        "The encoders of tiny use 48 x 48 pixels: --image-size 48 is about 21.8 times cheaper, by the number of patches."
         in told
     )
     same = added("large.safetensors", "--image-size", "48", "--file", "same.toml")

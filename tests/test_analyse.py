@@ -189,7 +189,7 @@ def test_on_train_there_are_no_neighbours(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"blocks": [2, 3]}, r"analysis\.looks: blocks = \[2, 3\], and toy has 2 blocks.*there is no block 3"),
+        ({"blocks": [2, 3]}, r"analysis\.looks: blocks = \[2, 3\]: there is no block 3; toy has 2 blocks"),
         ({"images": 16}, "17"),
         ({"alpha_from": 10}, "alpha_from"),
         ({"neighbours": 31}, "neighbours = 31"),

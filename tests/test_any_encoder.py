@@ -96,9 +96,9 @@ def test_class_features_are_what_timms_classifier_takes_where_it_pools_by_the_cl
 @pytest.mark.parametrize(
     ("model", "changes", "told"),
     [
-        ("resnet10t", {"depth": 4, "width": 32}, "width, depth: .* resnet10t is timm's ResNet, .* Leave them out"),
+        ("resnet10t", {"depth": 4, "width": 32}, "width, depth: .* resnet10t is timm's ResNet. Remove them"),
         ("small_swin", {"image_size": 66}, r"image_size = 66: timm's SwinTransformer .* 66 x 66 .*Set image_size to 64"),
-        ("small_eva", {"image_size": 30}, "image_size = 30: .* patches of 14.* Set image_size to 28"),
+        ("small_eva", {"image_size": 30}, "image_size = 30: .* patch size 14.* Set image_size to 28"),
     ],
 )  # fmt: skip
 def test_sizes_that_do_not_go_are_refused_with_numbers(model: str, changes: dict[str, Any], told: str) -> None:

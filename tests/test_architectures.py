@@ -164,7 +164,7 @@ def test_the_number_of_heads_is_the_configurations_else_by_convention_and_that_i
     assert architecture_of(tensors, {"num_attention_heads": 12})[1] == []
     assert "each 64 wide" in architecture_of(weights("vit_small_patch16_224", depth=5))[1][0]
     assert architecture_of(weights("beit_base_patch16_224"))[1] == [], "its tables show them"
-    with pytest.raises(UserError, match=r"a width of 48 is neither a multiple of 64.*\[encoder.NAME\]"):
+    with pytest.raises(UserError, match=r"the width 48 is neither a multiple of 64.*\[encoder.NAME\]"):
         architecture_of(weights("vit_tiny_patch16_224", embed_dim=48, num_heads=3))
     narrow = weights("vit_tiny_patch16_224", embed_dim=48, num_heads=3, depth=2)
     assert found(narrow, {"num_attention_heads": 3}) == {
@@ -287,7 +287,7 @@ def test_a_model_that_is_named_has_the_heads_of_the_configuration(tmp_path: Path
         depth=12,
         num_heads=6,
     )
-    with pytest.raises(UserError, match=r"config\.json beside the weights has 6 heads, .*vit_tiny_patch16_224, has 3"):
+    with pytest.raises(UserError, match=r"config\.json beside the weights has 6 heads, .*vit_tiny_patch16_224 has 3"):
         try_weights(str(path), Choices(model="vit_tiny_patch16_224"))
 
 
@@ -302,7 +302,7 @@ def test_a_model_that_is_named_has_the_heads_of_the_configuration(tmp_path: Path
 )
 def test_another_activation_than_timms_is_refused(model: str, activation: str, timms: str) -> None:
     tensors = weights(model)
-    with pytest.raises(UserError, match=f"hidden_act = '{activation}', and .* have '{timms}'"):
+    with pytest.raises(UserError, match=f"hidden_act = '{activation}', but .* use '{timms}'"):
         architecture_of(tensors, {"hidden_act": activation})
     assert architecture_of(tensors, {"hidden_act": timms})
 

@@ -56,8 +56,8 @@ def test_those_of_the_last_block_are_the_encoders_output(model: str, pool: Any) 
 @pytest.mark.parametrize(
     ("blocks", "told"),
     [
-        ([3], r"blocks = \[3\]: there is no block 3, this encoder has 2 blocks\. Use 1 to 2"),
-        ([-3], r"there is no block -3, this encoder has 2"),
+        ([3], r"blocks = \[3\]: there is no block 3; this encoder has 2 blocks\. Use 1 to 2"),
+        ([-3], r"there is no block -3; this encoder has 2"),
         ([2, -1], r"a block of this encoder with 2 blocks appears twice"),
     ],
 )
@@ -68,7 +68,7 @@ def test_blocks_that_are_not_there_are_refused_before_compute(tmp_path: Path, bl
 
 
 @pytest.mark.parametrize(
-    ("blocks", "told"), [([1, 1], "named twice"), ([0], "there is no block 0"), ([], "at least 1")]
+    ("blocks", "told"), [([1, 1], "appears twice"), ([0], "there is no block 0"), ([], "at least 1")]
 )
 def test_blocks_that_no_encoder_has_are_refused_in_the_suite_file(tmp_path: Path, blocks: list[int], told: str) -> None:
     with pytest.raises(UserError, match=told):

@@ -179,7 +179,7 @@ def test_a_budget_needs_no_data_and_the_plan_says_what_it_gave(
     assert said in " ".join(capsys.readouterr().out.split())
     show_summary(suite, workspace(folder), Rates())
     out = " ".join(capsys.readouterr().out.split())
-    assert f"Equal FLOP: mae {recipe(suite, 'mae').epochs} epochs as lut 8 (" in out
+    assert f"Equal FLOP: mae {recipe(suite, 'mae').epochs} epochs = lut 8 (" in out
     assert "4 runs use datasets of unknown size: not in the sums." in out
 
 
@@ -317,7 +317,7 @@ def test_kept_speeds_are_of_the_settings_that_were_measured(folder: Path) -> Non
     for name, rate in (("lut", 100.0), ("mae", 175.0)):
         measure(folder, name, rate)
     loaded(folder, SECONDS, keep=True)
-    assert "is not known" in refused(folder, SECONDS, "defaults.pretrain.decoder_depth=2")
+    assert "needs the measured speed" in refused(folder, SECONDS, "defaults.pretrain.decoder_depth=2")
     for name, rate in (("lut", 100.0), ("mae", 400.0)):
         measure(folder, name, rate, decoder_depth=2)
     deeper = loaded(folder, SECONDS, "defaults.pretrain.decoder_depth=2", keep=True)
@@ -363,7 +363,7 @@ def test_kept_speeds_that_somebody_edited_are_refused(folder: Path) -> None:
     values = json.loads(kept.read_text())
     values["own"]["images_per_second"] = 500.0
     kept.write_text(json.dumps(values))
-    assert "hash does not match its seal. Remove it" in refused(folder, SECONDS)
+    assert "hash does not match its seal. Remove the file" in refused(folder, SECONDS)
 
 
 # Tables

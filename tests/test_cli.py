@@ -230,7 +230,7 @@ def test_a_command_that_cannot_be_read_ends_with_status_2(
         (("run", "toy.toml", "--set", "pretrain.lut"), "expected PATH=VALUE"),
         (("status", "toy.toml", "--set", "pretrain.ltu.epochs=3"), "no table pretrain.ltu. Did you mean 'lut'?"),
         (("run", "toy.toml", "--only", "lut", "--only", "mea"), "--only mea: no run of suite toy matches."),
-        (("run", "toy.toml", "--stage", "pretrain", "--only", "toy-knn"), "no run of suite toy in stage pretrain has"),
+        (("run", "toy.toml", "--stage", "pretrain", "--only", "toy-knn"), "no run of suite toy in stage pretrain matches"),
         (("run", "toy.toml", "--stage", "downstraem"), "--stage downstraem: unknown stage."),
         (("run", "toy.toml", "--set", "encoder.toy.model=vit_tiny_patch16_242"), "vit_tiny_patch16_242"),
         (("run", "toy.toml", "--set", "encoder.toy.patch_size=5"), "patch_size"),
@@ -548,7 +548,7 @@ def test_status_shows_a_damaged_record_of_a_run_that_needs_another(finished: Pat
     assert line_of(told, RUNS[3]).split()[1] == "finished"
     assert "needs" not in told
     assert f"{path}: damaged or changed since it was written" in told
-    assert f"run {RUNS[3]} again" in told
+    assert f"repeat run {RUNS[3]}" in told
 
 
 def test_status_of_a_changed_run_is_stale_because_of_the_field(finished: Path, lutbench: Command) -> None:

@@ -126,7 +126,7 @@ def test_an_interrupted_build_leaves_whole_cells_and_goes_on(
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert (folder / "gaussian_noise/5").is_dir()
-    with pytest.raises(UserError, match=r"has no frost/2\..* There are contrast/2, contrast/5, "):
+    with pytest.raises(UserError, match=r"has no frost/2\..* Existing: contrast/2, contrast/5, "):
         open_corrupted(folder, "frost", 2)
 
     monkeypatch.setattr(corrupted, "corrupt", corrupt)
@@ -188,8 +188,8 @@ def test_the_fingerprint_is_of_the_pixels(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"side": 48}, r"other images: it differs in side \(64 there, 48 now\)"),
-        ({"side": 64, "per_class": 2}, r"per_class \(None there, 2 now\)"),
+        ({"side": 48}, r"other images: it differs in side \(64 before, 48 now\)"),
+        ({"side": 64, "per_class": 2}, r"per_class \(None before, 2 now\)"),
     ],
 )
 def test_a_copy_of_other_images_is_not_added_to(

@@ -282,7 +282,7 @@ def test_an_undecodable_image_stops_or_gives_its_place_to_the_next(tmp_path: Pat
     assert load_or_next(images, 3)[1:] == (3, 0)
     for file in folder.rglob("*.png"):
         file.write_bytes(b"")
-    with pytest.raises(UserError, match="not one of the 6 images"):
+    with pytest.raises(UserError, match="none of the 6 images"):
         load_or_next(images, 4)
 
 

@@ -112,7 +112,7 @@ def test_an_encoder_without_a_grid_of_tokens_is_refused_by_its_row(folder: Path,
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"blocks": [2, 13]}, r"blocks = \[2, 13\]: there is no block 13, this encoder has 12"),
+        ({"blocks": [2, 13]}, r"blocks = \[2, 13\]: there is no block 13; this encoder has 12"),
         ({"crop": 500}, "500 is not a multiple of patch_size"),
     ],
 )

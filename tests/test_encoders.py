@@ -79,9 +79,9 @@ def test_the_recipe_changes_the_geometry_and_nothing_else() -> None:
     [
         ({"model": "vit_bse_patch16_224"}, "no such model. Did you mean 'vit_base_patch16_224'"),
         ({"model": "vit_base_patch16_224.mea"}, "no such weights. Did you mean 'vit_base_patch16_224.mae'"),
-        ({"model": "resnet50"}, "patch_size, width, depth, heads: .* resnet50 is timm's ResNet, .* Leave them out"),
+        ({"model": "resnet50"}, "patch_size, width, depth, heads: .* resnet50 is timm's ResNet. Remove them"),
         ({"model": "vit_base_r50_s16_224"}, "Vision Transformer with HybridEmbed instead of patches"),
-        ({"image_size": 30}, "image_size = 30 .* patch_size = 8: take 32"),
+        ({"image_size": 30}, "image_size = 30 .* patch_size = 8: use 32"),
         ({"heads": 5}, "width = 24 is not divisible by heads = 5"),
         ({"width": None, "heads": 5}, "width = 192 is not divisible by heads = 5"),
     ],

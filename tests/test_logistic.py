@@ -186,7 +186,7 @@ def test_settings_of_the_search_are_no_part_of_the_identity_where_c_is_given(fol
     ("settings", "told"),
     [
         ({"C": 0.0}, "greater than 0"),
-        ({"C_grid": [1.0, 1.0]}, "named twice"),
+        ({"C_grid": [1.0, 1.0]}, "appears twice"),
         ({"C_grid": []}, "at least 1"),
         ({"held_out": 0.6}, "less than or equal to 0.5"),
         ({"feature_transform": "sphere"}, "'none', 'centre', 'standardise' or 'whiten'"),

@@ -153,7 +153,7 @@ def test_corruptions_of_other_images_are_found_before_they_run(tmp_path: Path) -
     for cell, stem in (("fog/1", ""), ("fog/2", ""), ("snow/1", "other"), ("snow/2", "")):
         write(tmp_path / "toy" / cell, OWN.names, stem=stem)
     [problem] = look_for(recipe_of(kind="corruptions", severities=[1, 2]), tmp_path).problems
-    assert problem.startswith("snow/1: not the same images as fog/1")
+    assert problem.startswith("snow/1: expected the same images as in fog/1")
 
 
 def test_an_empty_class_folder_is_a_problem_of_its_cell_and_not_a_crash(tmp_path: Path) -> None:
@@ -414,7 +414,7 @@ def test_both_interpolations_in_use_are_named_where_images_are_resized() -> None
         ({"known": "val"}, "not allowed otherwise"),
         ({"kind": "corruptions", "preprocessing": ["bicubic", "bilinear"]}, "expected one preprocessing"),
         ({"alexnet": True}, 'only for kind = "corruptions"'),
-        ({"preprocessing": ["crop", "crop"]}, "named twice"),
+        ({"preprocessing": ["crop", "crop"]}, "appears twice"),
         ({"preprocesing": ["crop"]}, "Did you mean 'preprocessing'"),
         ({"drops": [10]}, "less than or equal to 9"),
     ],

@@ -87,7 +87,7 @@ def _budgets(suite: LoadedSuite) -> list[str]:
     """Return a line on the runs whose epochs follow from another's FLOP, and one on seconds; none without any."""
     found: dict[str, list[str]] = {}
     for name, one in suite.budgets.items():
-        said = f"{name} {one.epochs:,} epochs, {one.like} {one.like_epochs:,} ({100 * one.excess:+.1f} %)"
+        said = f"{name} {one.epochs:,} epochs = {one.like} {one.like_epochs:,} ({100 * one.excess:+.1f} %)"
         found.setdefault("FLOP" if one.unit == "flop" else one.unit, []).append(said)
     poor = [f"pretrain.{name}: {one.poor}." for name, one in suite.budgets.items() if one.poor]
     return [*(f"Equal {unit}: {listed(said, 3)}." for unit, said in found.items()), *poor[:1]]
