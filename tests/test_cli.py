@@ -230,7 +230,10 @@ def test_a_command_that_cannot_be_read_ends_with_status_2(
         (("run", "toy.toml", "--set", "pretrain.lut"), "expected PATH=VALUE"),
         (("status", "toy.toml", "--set", "pretrain.ltu.epochs=3"), "no table pretrain.ltu. Did you mean 'lut'?"),
         (("run", "toy.toml", "--only", "lut", "--only", "mea"), "--only mea: no run of suite toy matches."),
-        (("run", "toy.toml", "--stage", "pretrain", "--only", "toy-knn"), "no run of suite toy in stage pretrain matches"),
+        (
+            ("run", "toy.toml", "--stage", "pretrain", "--only", "toy-knn"),
+            "no run of suite toy in stage pretrain matches",
+        ),
         (("run", "toy.toml", "--stage", "downstraem"), "--stage downstraem: unknown stage."),
         (("run", "toy.toml", "--set", "encoder.toy.model=vit_tiny_patch16_242"), "vit_tiny_patch16_242"),
         (("run", "toy.toml", "--set", "encoder.toy.patch_size=5"), "patch_size"),

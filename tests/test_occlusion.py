@@ -92,7 +92,7 @@ def test_the_input_is_left_as_it_was() -> None:
 def test_a_side_that_is_no_whole_number_of_patches_is_refused() -> None:
     with pytest.raises(UserError, match=r"48 x 48 pixels cannot be divided into 14 x 14 .* 2, 3, 4, 6, 8, 12, 16, 24"):
         drop_patches(images(1, 48), torch.tensor([0]), 5)
-    with pytest.raises(UserError, match="do not divide into 5 x 5"):
+    with pytest.raises(UserError, match="cannot be divided into 5 x 5"):
         shuffle_tiles(images(), torch.arange(4), 5)
 
 

@@ -343,5 +343,5 @@ def test_shapes_are_read_again_when_a_file_has_changed(tmp_path: Path) -> None:
 
 def test_a_pickle_of_a_protocol_that_torch_does_not_read_safely_says_what_to_do(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, path := tmp_path / "late.pth", pickle_protocol=4)
-    with pytest.raises(UserError, match=r"later one.*Save it again"):
+    with pytest.raises(UserError, match=r"later one.*save it again"):
         read_weights(path)

@@ -94,9 +94,8 @@ def _neck(width: int, grid: int) -> Iterator[Counted]:
 
 def _head(widths: list[int], sides: list[int], channels: int, classes: int) -> Iterator[Counted]:
     fine, coarse = [side**2 for side in sides[:-1]], sides[-1] ** 2
-    for width, positions in zip(
-        widths[:-1], fine, strict=True
-    ):  # a lateral convolution and one of the pyramid for each
+    # a lateral convolution and one of the pyramid for each
+    for width, positions in zip(widths[:-1], fine, strict=True):
         yield _convolution(width, channels, 1, positions, 4 * channels)
         yield _convolution(channels, channels, 3, positions, 4 * channels)
     for pooled in POOLED:

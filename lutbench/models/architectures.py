@@ -251,9 +251,8 @@ def _exact(family: _Family, shapes: Shapes, config: Mapping[str, Any]) -> tuple[
     first = {name: shape for name, shape in shapes.items() if not LATER.search(name)}
     same: list[str] = []
     for name in _names(family, config):
-        if (
-            same and re.findall(r"\d+", name)[:1] != re.findall(r"\d+", same[0])[:1]
-        ):  # of another depth, which saves making it
+        # of another depth: it need not be made
+        if same and re.findall(r"\d+", name)[:1] != re.findall(r"\d+", same[0])[:1]:
             continue
         if (model := _made(name, **family.shallow)) is None or _shapes_of(model) != first:
             continue

@@ -115,8 +115,7 @@ def _activations(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
         return "silu", "swish"
     if "layer1.0.conv1.weight" in shapes:
         return ("relu",)
-    if (
-        first[0] and first[0] == 2 * second[-1]
-    ):  # DINOv2's SwiGLU, of which Hugging Face does not ask what hidden_act says
+    # DINOv2's SwiGLU, for which Hugging Face ignores hidden_act
+    if first[0] and first[0] == 2 * second[-1]:
         return "silu", "swish", "gelu"
     return ("gelu",)

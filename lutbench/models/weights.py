@@ -187,9 +187,8 @@ def read_pickle(path: Path, remedy: str, allowed: Iterable[Any] = (argparse.Name
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except Exception as error:  # torch's unpickler lets through whatever a damaged pickle trips over
             needed = re.search(r"GLOBAL (\S+)", str(error))
-            if re.search(
-                r"Unsupported operand 1(4\d|5[0-2])\b", str(error)
-            ):  # those that pickle protocols 4 and 5 brought
+            # operands that pickle protocols 4 and 5 added
+            if re.search(r"Unsupported operand 1(4\d|5[0-2])\b", str(error)):
                 raise UserError(
                     f"{path}: expected torch.save's default pickle protocol, found a later one, which cannot be read without running code in it. "
                     "If you trust the file, save it again: torch.save(torch.load(PATH, weights_only=False), PATH)."

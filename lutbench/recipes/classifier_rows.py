@@ -36,9 +36,8 @@ def from_classifiers(name: str, suite: Suite, before: Sequence[PlannedRun], tabl
             recipe = read_recipe(kind.recipe, values, where, also=RobustnessTable.model_fields)
             row_of = f"{task}/{probe}" if probe else task
             runs.append(PlannedRun(name, kind, row_of, run.method, run.seed, recipe, run.name))
-        for (
-            row
-        ) in rows:  # not trained by the suite, so without a seed of its own: recorded under the suite's first seed
+        for row in rows:
+            # not trained by the suite, so without a seed: recorded under the suite's first seed
             values = {**settings, **_classifier_settings(suite, row, where)}
             recipe = read_recipe(kind.recipe, values, where, also=RobustnessTable.model_fields)
             runs.append(PlannedRun(name, kind, task, row, suite.seeds[0], recipe))

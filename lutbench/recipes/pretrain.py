@@ -263,9 +263,8 @@ class PretrainRecipe(RunRecipe):
         }
         for name in (name for name, unused in without_effect.items() if unused):
             fields.pop(name, None)
-        if (
-            self.framework == "simmim" and fields.get("teacher_view") == "masked"
-        ):  # in older code this case used the student's mask token
+        # in older code this case used the student's mask token
+        if self.framework == "simmim" and fields.get("teacher_view") == "masked":
             fields["teacher_view"] = "masked, with an average of the mask token"
         return fields
 

@@ -225,9 +225,8 @@ def _published_tasks(
     table = getattr(suite.config, run.stage).get(run.task)
     if table is None:  # the task is a dataset of a table, and the dataset names what was published of its parts
         where, named = f"shifted.{run.task.split('/')[1]}", run.recipe.dataset.published  # type: ignore[attr-defined]
-        if (
-            run.task.count("/") > 1
-        ):  # a probe's protocol is another than that of the fine-tuned, which the dataset names
+        # a probe's protocol differs from that of the fine-tuned classifiers, which the dataset names
+        if run.task.count("/") > 1:
             probed = {part: task.replace("/finetune/", "/linear/") for part, task in named.items()}
             named = {part: task for part, task in probed.items() if task in published.task and "/linear/" in task}
     else:
