@@ -133,7 +133,7 @@ def paragraph_of(process: "subprocess.Popen[str]") -> str:
     err = process.communicate(timeout=600)[1]
     lines = [line for line in err.splitlines() if line and ": saves after this step" not in line]
     assert len(lines) == 1, err
-    assert "again" in lines[0]
+    assert "Repeat the same command to continue." in lines[0]
     return lines[0]
 
 
