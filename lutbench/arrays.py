@@ -52,7 +52,7 @@ def read_arrays(content: bytes, layout: Layout | None = None) -> dict[str, NDArr
                     raise ValueError(f"an array {name!r} of shape {shape} and type {dtype}")
             return {name: _data(files[name], *headers[name]) for name in members}
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
-        raise ValueError(f"no whole .npz file ({error})") from error
+        raise ValueError(f"not a complete .npz file ({error})") from error
 
 
 def read_array(content: bytes) -> NDArray[Any]:

@@ -135,10 +135,10 @@ def newest_whole(folder: Path, paths: Iterable[Path], read: Callable[[Path], T])
         try:
             return read(path), damage
         except (OSError, DamagedError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            damage.append(f"{path.name} is damaged ({str(error).rstrip('. ')}) and is passed over")
+            damage.append(f"{path.name} is damaged ({str(error).rstrip('. ')}) and is skipped")
     if damage:
         raise UserError(
-            f"No checkpoint in {folder} is whole: {'; '.join(damage)}. Restore one from a copy, "
+            f"No checkpoint in {folder} is intact: {'; '.join(damage)}. Restore one from a backup, "
             "or remove the folder to start the run from the beginning."
         )
     return None, damage
@@ -217,7 +217,7 @@ def read_seal(path: Path, tensors: Path, checkpoint: Path, identity: str, steps:
     if seal.identity != identity:
         raise UserError(
             f"{checkpoint} belongs to another recipe: expected identity {identity[:12]}, found {seal.identity[:12]}. "
-            "Move it away, or run the recipe that it belongs to."
+            "Move it away, or run the recipe it belongs to."
         )
     if seal.step != step_of(checkpoint) or seal.step > steps:
         raise ValueError(f"it says that it is of step {seal.step}, of {steps}")

@@ -47,9 +47,9 @@ class LossCurve(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if any(later <= earlier for earlier, later in pairwise(self.steps)):
-            raise ValueError("steps are to ascend")
+            raise ValueError("steps must ascend")
         if any(len(values) != len(self.steps) for values in self.losses.values()):
-            raise ValueError("there are to be as many losses as steps")
+            raise ValueError("there must be as many losses as steps")
         return self
 
 

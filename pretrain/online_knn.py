@@ -36,14 +36,14 @@ def labelled_splits(run: Run[PretrainRecipe]) -> tuple[ImageDataset, ImageDatase
     train: ImageDataset = run.workspace.open(recipe.dataset, "train")
     if train.labels is None:
         raise UserError(
-            f"{where}.knn_every: k-NN on the way needs labels, and {train.name} has none. Leave knn_every out, or pre-train on a set of "
-            "class folders."
+            f"{where}.knn_every: k-NN during pre-training needs labels, but {train.name} has none. Remove knn_every, or pre-train on a dataset "
+            "with class folders."
         )
     held_out: ImageDataset = aligned(train, run.workspace.open(recipe.dataset, "val"))
     if recipe.knn_neighbours > (found := min(len(train), recipe.knn_images)):
         raise UserError(
-            f"{where}.knn_neighbours = {recipe.knn_neighbours}, and they are looked for among {found} training images (of {len(train)}, "
-            f"knn_images = {recipe.knn_images} at most). Lower it, or take more images."
+            f"{where}.knn_neighbours = {recipe.knn_neighbours}, but only {found} training images to search (of {len(train)}; "
+            f"knn_images = {recipe.knn_images} at most). Lower it, or use more images."
         )
     return train, held_out
 

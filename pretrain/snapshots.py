@@ -28,8 +28,8 @@ def snapshot_steps(recipe: PretrainRecipe, steps: int) -> dict[int, float]:
         step = round(share * steps)
         if step in found:
             raise UserError(
-                f"snapshots: the shares {found[step]:g} and {share:g} of {steps} optimiser steps are both step {step}, and each is to be "
-                "an encoder of its own (0 is the beginning, 1 the end). Take one out, or train longer."
+                f"snapshots: the shares {found[step]:g} and {share:g} of {steps} optimiser steps are both step {step}, but every snapshot "
+                "needs a different step (0 is the start, 1 the end). Remove one, or train longer."
             )
         found[step] = share
     return {step: share for step, share in found.items() if share in recipe.snapshots}
@@ -68,8 +68,8 @@ def kept_snapshots(run: Run[PretrainRecipe], snapshots: Mapping[int, float], don
             except (FileNotFoundError, DamagedError) as error:
                 why = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
                 raise UserError(
-                    f"{weights}: {run.name} has come to step {done} and should have kept this at step {step}, {share:g} of the run: {why}. It "
-                    f"cannot be made afterwards. Take it out of the run's snapshots, or remove {run.checkpoints} to begin anew."
+                    f"{weights}: {run.name} has reached step {done} and should have saved this at step {step}, {share:g} of the run: {why}. It "
+                    f"cannot be made afterwards. Remove it from the run's snapshots, or remove {run.checkpoints} to start from the beginning."
                 ) from error
     return found
 

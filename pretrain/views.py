@@ -67,7 +67,7 @@ class PretrainTransform:
         self.recipe, self.side = recipe, recipe.encoder.image_size
         if recipe.crop_padding * 2 >= self.side:
             raise UserError(
-                f"crop_padding = {recipe.crop_padding} pixels cannot be reflected in a crop of {self.side}: give less than half."
+                f"crop_padding = {recipe.crop_padding} pixels cannot be reflected in a crop of {self.side}: set it to less than half."
             )
 
     def __call__(self, image: Image.Image | Pixels) -> dict[str, Tensor]:

@@ -327,7 +327,7 @@ def test_batch_norms_are_put_over_processes_with_the_same_names_and_numbers() ->
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     with torch.no_grad():
         assert torch.equal(ours.train()(images("resnet10t")), theirs.train()(images("resnet10t")))
-    with pytest.raises(UserError, match=r"EfficientNet has layers of kind BatchNormAct2d.* Start one process"):
+    with pytest.raises(UserError, match=r"EfficientNet has layers of kind BatchNormAct2d.* Use one process"):
         synchronise(timm.create_model("efficientnet_b0"))
 
 

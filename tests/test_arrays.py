@@ -84,9 +84,9 @@ def _saved(array: NDArray[Any]) -> bytes:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "no whole .npz file"),
-        (b"PK not a zip", "no whole .npz file"),
-        (npz(label=np.arange(9, dtype=np.int16))[:-30], "no whole .npz file"),
+        (b"", "not a complete .npz file"),
+        (b"PK not a zip", "not a complete .npz file"),
+        (npz(label=np.arange(9, dtype=np.int16))[:-30], "not a complete .npz file"),
         (npz(other=np.arange(9)), "arrays other"),
         (npz(**{"x.score": np.zeros(3, np.float32)}), "arrays x.score"),
         (npz(**{"1.2.score": np.zeros(3, np.float32)}), "arrays 1.2.score"),

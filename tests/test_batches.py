@@ -64,7 +64,7 @@ def test_however_a_batch_is_cut_a_flip_pairs_the_same_images(micro_batch: int, p
 
 
 def test_passes_that_do_not_divide_over_the_processes_are_refused() -> None:
-    with pytest.raises(UserError, match="do not divide over 4 processes"):
+    with pytest.raises(UserError, match="cannot be divided among 4 processes"):
         Schedule(images=10, epochs=1, batch=6, micro_batch=6, seed=0, rank=0, processes=4)
 
 

@@ -65,7 +65,7 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path
 def test_if_all_are_damaged_the_run_does_not_start_over_in_silence(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (tmp_path / "step-00000001" / "tensors.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"No checkpoint in .* is whole"):
+    with pytest.raises(UserError, match=r"No checkpoint in .* is intact"):
         newest(tmp_path)
 
 

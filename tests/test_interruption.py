@@ -431,6 +431,6 @@ def test_a_set_that_is_being_built_leaves_nothing_half_built(tmp_path: Path) -> 
     process = launch(line)
     wait_for((tmp_path / ".photographs.partial").is_dir, process)
     os.killpg(process.pid, signal.SIGINT)
-    assert "photographs was being built, and nothing of it is kept." in paragraph_of(process)
+    assert "photographs was being built; the unfinished copy is removed." in paragraph_of(process)
     assert process.returncode == 130
     assert {path.name for path in tmp_path.iterdir()} <= {".photographs.lock"}

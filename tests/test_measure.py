@@ -228,8 +228,8 @@ def rewritten(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-40]), "no whole .npz file"),
-        (lambda path: path.write_bytes(b""), "no whole .npz file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-40]), "not a complete .npz file"),
+        (lambda path: path.write_bytes(b""), "not a complete .npz file"),
         (lambda path: rewritten(path, **{"0.rank": np.zeros((1, 6), np.int16)}), "its hash does not match its seal"),
         (lambda path: rewritten(path, seconds=np.array(1e9)), "its hash does not match its seal"),
         (lambda path: rewritten(path, seal=None), "it has no seal"),

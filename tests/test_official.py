@@ -162,7 +162,7 @@ def test_a_list_with_what_belongs_to_no_image_is_told(tmp_path: Path, monkeypatc
             lambda content, name=name: content["images"][0].update(file_name=name)
         )
     assert "1 of the 3 images" in told(lambda content: content["images"][0].update(file_name="a\0.jpg"))
-    assert "they have no 'annotations'" in told(lambda content: content.pop("annotations"))
+    assert "entry 'annotations' is missing" in told(lambda content: content.pop("annotations"))
     assert "they have no 100" in told(lambda content: content["annotations"].pop())
     assert "they have no 9" in told(lambda content: content["annotations"][0].update(category_id=9))
 
@@ -176,7 +176,7 @@ def test_spaces_and_marks_in_cubs_lists_move_no_image(tmp_path: Path, monkeypatc
     path.write_text(line + "\r\n" + good.partition("\n")[2])
     assert opened("cub-200-2011", tmp_path)[0].fingerprint == before
     path.write_text(good.replace("1 1", "1 7"))
-    with pytest.raises(UserError, match="they have no '7'"):
+    with pytest.raises(UserError, match="entry '7' is missing"):
         opened("cub-200-2011", tmp_path)
 
 

@@ -286,10 +286,10 @@ def unlabelled(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "spoil", "told"),
     [
-        ((), unlabelled, r"pretrain.lut.knn_every: k-NN on the way needs labels, and toy has none"),
+        ((), unlabelled, r"pretrain.lut.knn_every: k-NN during pre-training needs labels, but toy has none"),
         (('data.toy.val=""',), None, r"knn_every needs a training and a validation split.*data.val is empty"),
         (('data.toy.val="other"',), None, "other"),
-        ((f"{LUT}.knn_neighbours=31",), None, "knn_neighbours = 31, and they are looked for among 30 training images"),
+        ((f"{LUT}.knn_neighbours=31",), None, "knn_neighbours = 31, but only 30 training images to search"),
         ((f"{LUT}.knn_images=2",), None, r"knn_neighbours = 3, .* among 2 training images \(of 30, knn_images = 2 at most\)"),
         ((f"{LUT}.knn_every=0",), None, "knn_every: input should be greater than 0"),
         (('data.toy.source="huggingface"', "data.toy.undecodable='stop'", "data.toy.streaming=true"), None, "has no fixed order"),

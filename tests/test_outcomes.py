@@ -196,7 +196,7 @@ def test_a_comparison_on_other_images_names_the_first_that_differs(kind: int) ->
     one, other = (every_kind(names)[kind] for names in (NAMES, (*NAMES[:3], "dog/2.png")))
     metric = one.measurements()[0].metric
     assert type(one).compare([one], [without_names(one)], metric).difference == 0
-    with pytest.raises(ValueError, match=r"other images: row 3 is 'dog/ .png' and 'dog/2.png'"):
+    with pytest.raises(ValueError, match=r"different images: row 3 is 'dog/ .png' and 'dog/2.png'"):
         type(one).compare([one], [other], metric)
     with pytest.raises(ValueError, match=r"other images: .* are the fingerprints of their names"):
         type(one).compare([one], [without_names(other)], metric)

@@ -413,5 +413,5 @@ def test_a_last_update_that_ruins_the_weights_finishes_nothing_and_the_checkpoin
 
 
 def test_a_batch_that_does_not_divide_over_the_processes_stops_before_compute(folder: Path) -> None:
-    with pytest.raises(AssertionError, match="do not divide over 2 processes"):
+    with pytest.raises(AssertionError, match="cannot be divided among 2 processes"):
         in_processes(lambda: trained(toy(folder, "odd", "pretrain.lut.batch=7")), 2)

@@ -374,7 +374,7 @@ def test_a_record_that_says_what_only_sealed_ones_do_has_not_lost_its_seal_by_ag
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"no zip", "expected the outcomes of a run of kind knn, found no whole .npz file"),
+        (b"no zip", "expected the outcomes of a run of kind knn, found not a complete .npz file"),
         (b"\0" * (MAX_BYTES + 1), r"damaged or changed: 268,435,457 bytes is too large"),
     ],
 )

@@ -346,7 +346,7 @@ def test_what_a_seal_says_is_sealed_and_strangers_are_ignored(folder: Path) -> N
         values = json.loads((before := run.checkpoints / "step-00000004.json").read_text())
         kept = before.read_text()
         write_sealed(before, {name: value for name, value in values.items() if name != "seal"} | {"facts": facts})
-        with pytest.raises(UserError, match=r"No checkpoint in .* is whole"):
+        with pytest.raises(UserError, match=r"No checkpoint in .* is intact"):
             newest_sealed(run.checkpoints, run.identity, 6)
         before.write_text(kept)
     assert performed(run) == whole

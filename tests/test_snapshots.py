@@ -179,7 +179,7 @@ def test_a_snapshot_that_was_lost_stops_a_run_before_it_goes_on_and_says_what_to
 def test_snapshots_asked_for_when_their_steps_are_past_are_refused(folder: Path) -> None:
     killed(the_run(folder, "here", f"{LUT}.snapshots=[0.55]"), after_the_third)
     with pytest.raises(
-        UserError, match=r"encoder-at-0.safetensors: .* has come to step 8 and should have kept this at step 0"
+        UserError, match=r"encoder-at-0.safetensors: .* has reached step 8 and should have saved this at step 0"
     ):
         train.check(the_run(folder))
     later = the_run(folder, "here", f"{LUT}.snapshots=[0.55, 0.75]")

@@ -179,7 +179,7 @@ def test_checkpointed_blocks_give_the_same_bits_and_are_computed_twice(changes: 
 
 @pytest.mark.parametrize(("model", "kind"), [("resnet18", "ResNet"), ("efficientnet_b0", "EfficientNet")])
 def test_checkpointing_is_refused_of_what_has_no_row_of_blocks_and_of_batchnorm(model: str, kind: str) -> None:
-    told = f"checkpointing = true: expected blocks in a row without BatchNorm.*found {kind}"
+    told = f"checkpointing = true: expected a sequence of blocks without BatchNorm.*found {kind}"
     with pytest.raises(UserError, match=told):
         checkpoint_blocks(create_encoder(EncoderRecipe(model=model)))
 

@@ -192,9 +192,7 @@ def test_a_tracker_that_fails_stops_no_training_and_is_told_once(
     monkeypatch.setattr(trackers._TensorBoard, "log", fail)
     assert trained(run) == expected
     told = capsys.readouterr().out
-    assert (
-        told.count("tracker tensorboard failed, and the training goes on without it: the service does not answer") == 1
-    )
+    assert told.count("tracker tensorboard failed; training continues without it: the service does not answer") == 1
     assert len(calls) == 1, "it is left alone from there on"
 
 
@@ -207,7 +205,7 @@ def test_a_tracker_that_cannot_be_started_stops_no_training(
     monkeypatch.setitem(trackers.STARTS, "wandb", fail)  # type: ignore[arg-type]
     run = tracked(folder, "with", "wandb", "tensorboard")
     trained(run)
-    assert "tracker wandb failed, and the training goes on without it: no key" in capsys.readouterr().out
+    assert "tracker wandb failed; training continues without it: no key" in capsys.readouterr().out
     assert 20 in tensorboard(run)["total"]
 
 

@@ -391,7 +391,7 @@ def test_it_is_about_what_the_formula_says() -> None:
 
 def test_what_is_proposed_leaves_next_to_nothing_and_one_that_was_asked_to_stay_is_not_warned_of() -> None:
     told = kept_of_the_first_weights(0.996, 179, "cosine")
-    assert told.startswith("the teacher ends as 70 % the random weights")
+    assert told.startswith("at the end, 70 % of the teacher would still be its random initial weights")
     assert "0.88 would leave" in told
     assert not kept_of_the_first_weights(0.88, 179, "cosine")
     assert not kept_of_the_first_weights(1.0, 179, "fixed")

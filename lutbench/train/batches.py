@@ -68,8 +68,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.micro_batch % self.processes:
             raise UserError(
-                f"micro_batch = {self.micro_batch} images do not divide over {self.processes} processes: "
-                f"set batch and micro_batch to multiples of {self.processes}, or start another number of processes."
+                f"micro_batch = {self.micro_batch} images cannot be divided among {self.processes} processes: "
+                f"set batch and micro_batch to multiples of {self.processes}, or start a different number of processes."
             )
 
     @classmethod

@@ -94,8 +94,8 @@ def synchronise(model: nn.Module) -> None:
                 setattr(module, name, norm.to(child.weight.device))
             else:
                 raise UserError(
-                    f"{type(model).__name__} has layers of kind {type(child).__name__}, whose statistics are those of the images that one "
-                    "process has. Start one process to train it."
+                    f"{type(model).__name__} has layers of kind {type(child).__name__}, which compute statistics over the images of one "
+                    "process only. Use one process to train it."
                 )
 
 

@@ -180,9 +180,9 @@ class Loader(DataLoader[Any]):
             if "DataLoader timed out" not in str(error):
                 raise
             raise UserError(
-                f"No batch came from the {self.num_workers} loader processes in {self.timeout:,.0f} seconds. Does the disk answer? Too "
+                f"No batch came from the {self.num_workers} loader processes in {self.timeout:,.0f} seconds. Does the disk respond? Too "
                 "many open files can be the cause: raise the limit (ulimit -n), or set workers = 0 to read without loader processes. "
-                "The same command goes on from what was saved."
+                "The same command resumes from the last checkpoint."
             ) from error
 
 

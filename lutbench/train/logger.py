@@ -278,7 +278,7 @@ class TrainingLogger:
         )
         raise UserError(
             f"{self.title}: a loss was not finite at {where}. {CAUSES} The losses and the images' indices are in "
-            f"{self.folder}/non-finite-*.json. What was saved before stays, and the same command goes on from there."
+            f"{self.folder}/non-finite-*.json. Everything saved before is kept; the same command resumes from there."
         )
 
     def _hear(self, number: int, again: bool) -> None:

@@ -45,8 +45,8 @@ def kept_of_the_first_weights(start: float, steps: int, schedule: Schedule) -> s
         digits = max(2, 1 + math.ceil(-math.log10(enough / steps)))
         advice = f"{1 - enough / steps:.{digits}g} would leave {initial_share(1 - enough / steps, steps, schedule):.2g}"
     else:
-        advice = "so short a run has no use for a teacher"
+        advice = "so short a run does not need a teacher"
     return (
-        f"the teacher ends as {100 * share:.0f} % the random weights that it began with: momentum = {start:g} is for longer runs than "
-        f"{steps:,} steps; {advice}."
+        f"at the end, {100 * share:.0f} % of the teacher would still be its random initial weights: momentum = {start:g} suits runs of "
+        f"more than {steps:,} steps; {advice}."
     )

@@ -43,7 +43,7 @@ def checkpoint_blocks(*networks: nn.Module) -> None:
         blocks = blocks_of(network)
         if blocks is None or batch_norms(network):
             raise UserError(
-                f"checkpointing = true: expected blocks in a row without BatchNorm, as a Vision Transformer has them, found {type(network).__name__}. "
+                f"checkpointing = true: expected a sequence of blocks without BatchNorm, as in a Vision Transformer, found {type(network).__name__}. "
                 "Set checkpointing = false, and a smaller micro_batch if the memory does not suffice."
             )
         for block in blocks:

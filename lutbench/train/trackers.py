@@ -93,7 +93,7 @@ class Trackers:
         """Leave a tracker out, and say so."""
         self._open.pop(name, None)
         found = " ".join(str(error).split()) or type(error).__name__
-        self._run.log(f"tracker {name} failed, and the training goes on without it: {found[:300]}")
+        self._run.log(f"tracker {name} failed; training continues without it: {found[:300]}")
 
     def _each(self, do: Callable[[_Tracker], None]) -> None:
         for name, tracker in list(self._open.items()):

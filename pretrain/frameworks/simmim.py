@@ -114,7 +114,7 @@ def units_of(mask_unit: int, patch_size: int, grid: int) -> int:
         way = (
             f"Set mask_unit to {' or '.join(map(str, fitting))}"
             if fitting
-            else "Of one patch nothing stays visible: take a smaller patch_size"
+            else "With one patch nothing stays visible: use a smaller patch_size"
         )
         default = " (the default, SimMIM's)" if mask_unit == PretrainRecipe.model_fields["mask_unit"].default else ""
         raise UserError(

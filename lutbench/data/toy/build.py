@@ -67,7 +67,9 @@ class ToyDataset(Generic[D]):
                 partial = root / f".{self.name}.partial"
                 shutil.rmtree(partial, ignore_errors=True)  # left by a build that was killed: we hold the lock
                 try:
-                    with interruption_explained(lambda: f"{self.name} was being built, and nothing of it is kept."):
+                    with interruption_explained(
+                        lambda: f"{self.name} was being built; the unfinished copy is removed."
+                    ):
                         splits = self.write(partial, root)
                     packages = {name: version(name) for name in ("numpy", "pillow", "scikit-image", "scikit-learn")}
                     manifest = {"set": self.name, "recipe": self.recipe(), "packages": packages, "splits": splits}
@@ -147,7 +149,7 @@ def _changed(folder: Path, split: str, expected: Iterable[str], found: Iterable[
 
 def _rebuild(folder: Path) -> str:
     """Return what to do about a dataset that is no longer as it was built."""
-    return f"Remove or rename {folder.absolute()}; the set is built anew, in seconds, when it is next used."
+    return f"Remove or rename {folder.absolute()}; the dataset is built again, in seconds, at its next use."
 
 
 def pixel_digest(images: Iterable[tuple[str, Image.Image]]) -> str:
