@@ -112,11 +112,11 @@ def test_several_encoders_are_listed_by_the_names_that_choose_one() -> None:
 def test_a_part_that_is_not_there_or_fits_several_is_told_with_those_that_are(part: str, found: str) -> None:
     message = told(TWO, part)
     assert f'expected the encoder part = "{part}", found {found}' in message
-    assert "There are: student.backbone, teacher.backbone." in message
+    assert "Encoders in it: student.backbone, teacher.backbone." in message
 
 
 def test_a_part_is_not_passed_over_where_there_is_one_encoder_alone() -> None:
-    assert "There are: backbone." in told(under("backbone.", VIT), "teacher")
+    assert "Encoders in it: backbone." in told(under("backbone.", VIT), "teacher")
 
 
 def test_an_encoder_outside_of_all_wrappings_is_chosen_by_a_dot() -> None:

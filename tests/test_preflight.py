@@ -155,7 +155,9 @@ def test_damaged_images_in_the_sample_stop_a_run_or_are_counted(tmp_path: Path) 
     folder = fill(tmp_path, lambda k: Image.fromarray(noise(k)), count=200)
     (folder / "000.png").write_bytes((folder / "000.png").read_bytes()[:60])
     (folder / "199.png").write_bytes(b"")
-    with pytest.raises(UndecodableImage, match=rf"2 of {SAMPLE} images .*000\.png cannot be decoded.*Others: 199\.png"):
+    with pytest.raises(
+        UndecodableImage, match=rf"2 of {SAMPLE} sampled images .*000\.png cannot be decoded.*Others: 199\.png"
+    ):
         check_images(opened(tmp_path))
     (said,) = check_images(opened(tmp_path, undecodable="skip"))
     assert "2 of 64" in said
