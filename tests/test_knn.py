@@ -133,7 +133,7 @@ def performed_on_one(run: knn.Run) -> None:
 
 def test_fewer_images_than_neighbours_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path, train=6)
-    with pytest.raises(UserError, match=r"neighbours = 20, .* has 18 images"):
+    with pytest.raises(UserError, match=r"neighbours = 20, .* has only 18 images"):
         performed(toy_run(tmp_path, kind="knn"))
 
 

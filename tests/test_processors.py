@@ -105,11 +105,11 @@ def test_their_units_become_pixels_between_0_and_1(weights: Path, change: dict[s
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"resample": 4}, 'interpolation is "Pillow\'s filter 4"'),
-        ({"image_mean": [0.5]}, "mean is"),
-        ({"image_std": [0.5, 0.0, 0.5]}, "std.1 is 0.0"),
-        ({"crop_size": 1}, "crop_pct is 0.05"),
-        ({"image_mean": "ImageNet's"}, "image_mean is"),
+        ({"resample": 4}, 'interpolation = "Pillow\'s filter 4"'),
+        ({"image_mean": [0.5]}, "mean = "),
+        ({"image_std": [0.5, 0.0, 0.5]}, "std.1 = 0.0"),
+        ({"crop_size": 1}, "crop_pct = 0.05"),
+        ({"image_mean": "ImageNet's"}, "image_mean = "),
     ],
 )
 def test_what_cannot_be_followed_is_refused(weights: Path, change: dict[str, Any], told: str) -> None:

@@ -30,7 +30,7 @@ def opened(folder: Path, text: str) -> tuple[LoadedSuite, Workspace]:
     ("settings", "told"),
     [
         ('kind = "knn"\nneighbours = 4\nshots = 1', "neighbours = 4, but the training split of toy has only 3 images"),
-        ('kind = "linear"\nshots = 11', "shots = 11: class 'amber' of toy has 10 images"),
+        ('kind = "linear"\nshots = 11', "shots = 11: class 'amber' of toy has only 10 images"),
         ('kind = "retrieval"\nrecall_at = [500]', "recall_at = 500"),
         ('kind = "attentive"\nheads = 5', "heads = 5"),
     ],

@@ -246,7 +246,7 @@ def test_two_folders_are_compared_run_by_run(results: Path, tmp_path: Path, caps
     assert changed[5].startswith("+20.0 [")
     assert changed[6] == "different"
     assert {row[6] for row in cells if row is not changed} == {"same bits"}
-    assert "in A alone" in found
+    assert "only in A" in found
     assert "downstream/near/ours/seed0" in found
 
 

@@ -193,7 +193,7 @@ def test_a_map_that_names_no_class_is_refused(tmp_path: Path, content: object, t
 
 
 def test_a_missing_map_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no file .*map\.json"):
+    with pytest.raises(UserError, match=r"the file .*map\.json does not exist"):
         answers("map.json", "a", file=tmp_path / "map.json")
 
 

@@ -391,7 +391,7 @@ def test_detections_of_two_methods_are_compared_on_the_same_resamples() -> None:
 def test_only_outcomes_of_the_same_images_and_an_existing_metric_are_compared() -> None:
     one = RobustnessOutcomes("accuracy", (outcomes_of(np.arange(9) < 4),))
     other = RobustnessOutcomes("accuracy", (outcomes_of(np.arange(9) < 4, names="another"),))
-    with pytest.raises(ValueError, match="other images"):
+    with pytest.raises(ValueError, match="different images"):
         RobustnessOutcomes.compare([one], [other], "top-1, 2 classes")
     with pytest.raises(ValueError, match="there is no top-1, 3"):
         RobustnessOutcomes.compare([one], [one], "top-1, 3 classes")

@@ -88,7 +88,7 @@ def test_a_set_that_is_absent_is_not_run_and_that_is_no_error(tmp_path: Path, na
     found = look_for(MEASURED_ON[name].recipe, tmp_path)
     assert found.state is DatasetState.ABSENT
     assert str(found.state) == "not run"
-    assert "no such folder" in found.problems[0]
+    assert "the folder does not exist" in found.problems[0]
     with pytest.raises(UserError, match=f"not run at .*{tmp_path.name}"):
         found.require()
 
@@ -367,7 +367,9 @@ def test_objectnets_red_border_is_cut_off_before_anything_else() -> None:
 def test_a_border_that_leaves_nothing_of_an_image_is_refused_with_its_size() -> None:
     image = Image.new("RGB", (104, 84))
     for border in (35, 42, 8192):
-        with pytest.raises(UserError, match=rf"border = {border} pixels .* fewer than 16 of an image of 104 x 84"):
+        with pytest.raises(
+            UserError, match=rf"border = {border} pixels .* fewer than 16 pixels of an image of 104 x 84"
+        ):
             all_views(image, recipe_of(border=border), 40, 224 / 256, IMAGENETS)
     assert all_views(image, recipe_of(border=34), 40, 224 / 256, IMAGENETS).shape == (1, 3, 40, 40)
 

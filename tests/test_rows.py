@@ -207,12 +207,12 @@ def test_a_task_without_methods_is_not_run_for_rows_that_a_fine_tuning_made(done
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        (["method.lut-teacher.pretrain=mae"], r"method.lut-teacher.teacher: pretrain.mae has no context loss"),
+        (["method.lut-teacher.pretrain=mae"], r"method.lut-teacher.teacher: pretrain.mae has no teacher, because it has no context loss"),
         (
             ["method.lut-teacher.pretrain=mae", "downstream.neighbours.methods=['lut']"],
-            r"method.lut-teacher.teacher: pretrain.mae has no context loss",
+            r"method.lut-teacher.teacher: pretrain.mae has no teacher, because it has no context loss",
         ),
-        (["pretrain.lut.context_weight=0.0"], r"method.lut-teacher.teacher: pretrain.lut has no context loss"),
+        (["pretrain.lut.context_weight=0.0"], r"method.lut-teacher.teacher: pretrain.lut has no teacher, because it has no context loss"),
         (["method.drawn.teacher=true"], r"method.drawn: teacher = true: only together with pretrain"),
         (["method.lut-tuned.teacher=true"], r"method.lut-tuned: teacher = true: only together with pretrain"),
         (["method.lut.finetuned=tuned/lut"], r"method.lut: expected exactly one of .*, found pretrain, finetuned"),
@@ -269,7 +269,7 @@ def test_a_change_of_the_first_of_three_makes_the_last_stale(folder: Path, capsy
     assert stale == [f"`{OF_TUNED}` stale: {TUNED}: {PRETRAINED}: mask_ratio changed from 0.75 to 0.5"], "in tables"
     show_status(suite, workspace)
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [OF_TUNED, "missing", "waits", "for", TUNED] in shown
+    assert [OF_TUNED, "missing", "needs", TUNED] in shown
     run_suite(suite, ["pretrain"], ["lut"], workspace)
     run_suite(suite, ["downstream"], ["tuned/lut"], workspace)
     status = the_run(folder, OF_TUNED, change).status()

@@ -172,7 +172,7 @@ def test_a_folder_that_is_missing_is_named_with_the_layout_and_what_is_beside_it
     for told in (
         str(tmp_path / "set/images/train"),
         "training, validation. Did you mean 'training'?",
-        "images/train/NAME.jpg with annotations/train/NAME.png",
+        "images/train/NAME.jpg and annotations/train/NAME.png",
         "lutbench data list",
     ):
         assert told in str(error.value)

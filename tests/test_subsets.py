@@ -244,7 +244,7 @@ def test_undecodable_images_of_a_subset_are_passed_over(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        ("shots = 11", r"downstream\.\w+: shots = 11: class 'amber' of toy has 10 images in split 'train'\. Lower shots to 10, .* 2 more classes"),
+        ("shots = 11", r"downstream\.\w+: shots = 11: class 'amber' of toy has only 10 images in split 'train'\. Lower shots to 10, .* 2 other classes"),
         ('subset = "lists/1percent.txt"', r"downstream\.\w+: subset: the list .*lists/1percent\.txt does not exist"),
     ],
 )  # fmt: skip
