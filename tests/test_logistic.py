@@ -153,7 +153,7 @@ def test_what_was_tried_and_whether_it_converged_is_told_and_recorded(
     assert found["held_out_images"] == 6
     assert found["C"] in found["C_tried"]
     said = capsys.readouterr().out
-    assert f"C = {found['C']:g}, the best of {len(found['C_tried'])} on 6 held-out training images" in said
+    assert f"C = {found['C']:g}, the best of {len(found['C_tried'])} values on 6 held-out training images" in said
     assert "converged after" in said
     found = performed(toy_run(folder, "short", **SHORT, C=1e4, max_iter=3))["extra"]
     assert (found["converged"], found["iterations"]) == (False, 3)

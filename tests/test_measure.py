@@ -230,10 +230,13 @@ def rewritten(path: Path, **changes: Any) -> None:
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-40]), "not a complete .npz file"),
         (lambda path: path.write_bytes(b""), "not a complete .npz file"),
-        (lambda path: rewritten(path, **{"0.rank": np.zeros((1, 6), np.int16)}), "its hash does not match its seal"),
-        (lambda path: rewritten(path, seconds=np.array(1e9)), "its hash does not match its seal"),
+        (
+            lambda path: rewritten(path, **{"0.rank": np.zeros((1, 6), np.int16)}),
+            "its checksum is wrong, or it belongs to another run",
+        ),
+        (lambda path: rewritten(path, seconds=np.array(1e9)), "its checksum is wrong, or it belongs to another run"),
         (lambda path: rewritten(path, seal=None), "it has no seal"),
-        (lambda path: rewritten(path, ways=np.array(10**15)), "its hash does not match its seal"),
+        (lambda path: rewritten(path, ways=np.array(10**15)), "its checksum is wrong, or it belongs to another run"),
         (lambda path: path.write_bytes(path.with_name("dark-1.npz").read_bytes()), "it belongs to another condition"),
     ],
 )

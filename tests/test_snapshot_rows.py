@@ -207,7 +207,7 @@ def test_a_run_without_snapshots_is_told_with_what_it_keeps(done: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ('[method."lut-at-0.25"]\nscratch = true\nencoder = "toy"', "the row lut-at-0.25 would be lut at 0.25 of its pre-training"),
+        ('[method."lut-at-0.25"]\nscratch = true\nencoder = "toy"', "the row for lut at 0.25 of its pre-training would be named lut-at-0.25"),
         (f"[method.{'m' * 60}]\npretrain = 'lut'\n[downstream.long]\nkind = 'knn'\ndata = 'toy'\nmethods = ['{'m' * 60}']\nat = [0.25]", "is not a valid name of a row"),
     ],
 )  # fmt: skip
@@ -236,7 +236,7 @@ def test_a_run_that_finished_without_snapshots_says_so_and_what_to_do(
         said.append(" ".join(capsys.readouterr().out.split()))
     for one in said:
         assert one.count("pretrain/lut/seed0 finished without keeping encoder-at-0, ") == 1, "all snapshots in one"
-        assert "has encoder-at-0.55. Repeat it" in one
+        assert "encoder-at-0.55. To get it, repeat the run" in one
         assert "".join(command.split()) in "".join(one.split()), "with the folders that were given"
     assert "downstream/near/lut-at-0/seed0 cannot run" in said[1]
     assert "not here" not in said[1]
