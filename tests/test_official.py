@@ -163,8 +163,8 @@ def test_a_list_with_what_belongs_to_no_image_is_told(tmp_path: Path, monkeypatc
         )
     assert "1 of the 3 images" in told(lambda content: content["images"][0].update(file_name="a\0.jpg"))
     assert "entry 'annotations' is missing" in told(lambda content: content.pop("annotations"))
-    assert "they have no 100" in told(lambda content: content["annotations"].pop())
-    assert "they have no 9" in told(lambda content: content["annotations"][0].update(category_id=9))
+    assert "entry 100 is missing" in told(lambda content: content["annotations"].pop())
+    assert "entry 9 is missing" in told(lambda content: content["annotations"][0].update(category_id=9))
 
 
 @pytest.mark.parametrize("line", ["1 1 ", "\ufeff1 1", "1  1"])

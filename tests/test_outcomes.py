@@ -198,7 +198,7 @@ def test_a_comparison_on_other_images_names_the_first_that_differs(kind: int) ->
     assert type(one).compare([one], [without_names(one)], metric).difference == 0
     with pytest.raises(ValueError, match=r"different images: row 3 is 'dog/ .png' and 'dog/2.png'"):
         type(one).compare([one], [other], metric)
-    with pytest.raises(ValueError, match=r"other images: .* are the fingerprints of their names"):
+    with pytest.raises(ValueError, match=r"different images: .* are the fingerprints of their names"):
         type(one).compare([one], [without_names(other)], metric)
 
 

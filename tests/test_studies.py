@@ -408,7 +408,7 @@ def test_a_sweep_is_run_planned_and_shown_as_any_runs(
 
     plan, status = shown()
     assert [words[1] for words in line(plan, "sweep.weight")] == ["2", "2"], "pre-training, then k-NN"
-    assert line(status, "sweep.weight") == [["sweep.weight", "missing", "4", "of", "its", "own", "runs"]]
+    assert line(status, "sweep.weight") == [["sweep.weight", "missing", "4", "runs", "of", "this", "study"]]
     assert "weight-0.5" not in status
 
     run_suite(loaded, [], ["sweep.weight"], workspace)

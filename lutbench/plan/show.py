@@ -122,7 +122,7 @@ def how_to_time(costs: Costs) -> str:
     some = "1 run has" if unrated == 1 else f"{unrated} runs have"
     several = len(measured_cards()) > 1 and not costs.count(ON_CARD)
     options = "--card NAME, --gpu h100" if several else "--gpu h100"
-    return f"{some} no known speed. For hours: {options}, --flops 4e14 or --rate NAME=N." if unrated else ""
+    return f"{some} no speed. For hours: {options}, --flops 4e14 or --rate NAME=N." if unrated else ""
 
 
 def _some(runs: int) -> str:
