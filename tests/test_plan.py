@@ -432,9 +432,7 @@ def test_the_command_takes_the_card_that_it_is_given(
     told = " ".join(capsys.readouterr().out.split())
     assert "The hours of 1 run follow from training steps of the same model, measured on NVIDIA H100 80GB HBM3" in told
     app(arguments, standalone_mode=False)
-    assert "1 run has no speed. For hours: " in " ".join(capsys.readouterr().out.split()), (
-        "of two cards none is taken"
-    )
+    assert "1 run has no speed. For hours: " in " ".join(capsys.readouterr().out.split()), "of two cards none is taken"
 
 
 def test_an_assumed_speed_is_said(folder: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_list_names_images_by_their_files_or_below_the_folder(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("n01440764_1.JPEG\nn01440764_99.JPEG\nn01443537_98.JPEG", r"2 of its 3 names are not in split 'train' of imagenet, the first 'n01440764_99"),
+        ("n01440764_1.JPEG\nn01440764_99.JPEG\nn01443537_98.JPEG", r"2 of its 3 names are not in split 'train' of imagenet, such as 'n01440764_99"),
         ("n01440764_1.JPEG\nn07000000_5.JPEG", r"1 of its 2 names .* They belong to 1 classes that it does not have: n07000000\."),
         ("other/n01440764_1.JPEG", r"1 of its 1 names .* to 1 classes that it does not have: other"),
         ("\n  \n", r"1percent\.txt is empty"),

@@ -294,7 +294,7 @@ def test_what_is_no_suite_file_is_refused_with_the_nearest_suite(tmp_path: Path)
         load_suite("tny")
     for content in (b"a = [", b"title = caf\xe9"):
         (tmp_path / "broken.toml").write_bytes(content)
-        with pytest.raises(UserError, match=r"broken\.toml: not a TOML file"):
+        with pytest.raises(UserError, match=r"broken\.toml cannot be read as a TOML file"):
             load_suite(str(tmp_path / "broken.toml"))
 
 

@@ -98,7 +98,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, name: str, left: int) -> None
     else:
         torch.save({"model": WEIGHTS}, path, _use_new_zipfile_serialization=name != "old.pth")
     path.write_bytes(path.read_bytes()[:left])
-    with pytest.raises(UserError, match=rf"{name}: expected .* found {path.stat().st_size} bytes.*truncated"):
+    with pytest.raises(UserError, match=rf"{name}: expected .* its {path.stat().st_size} bytes .*truncated"):
         read_weights(path)
 
 
