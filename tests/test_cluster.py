@@ -146,7 +146,7 @@ def test_a_dry_run_shows_what_sbatch_is_given_and_leaves_nothing(
     jobs = drafted(tmp_path, suite_in(tmp_path), capsys, "pretrain/lut", "tuned")
     asked = [sorted(re.findall(r"#SBATCH --(\S+)", job)) for job in jobs]
     assert jobs[0].startswith(
-        "JOB1, 2 jobs: pretrain/lut/seed0, pretrain/lut/seed1; 2 nodes with 8 GPUs and 8 cores, for 12:00:00, in gpu\n"
+        "JOB1, 2 jobs: pretrain/lut/seed0, pretrain/lut/seed1; 2 nodes with 8 GPUs and 8 cores, for 12:00:00, in partition gpu\n"
     )
     for wanted in (
         *(

@@ -248,6 +248,6 @@ def test_what_slurm_does_not_take_is_told_in_its_words(tmp_path: Path) -> None:
     (tmp_path / "toy.toml").write_text(LONG)
     with pytest.raises(
         UserError,
-        match=r"SLURM refused the job: .*[Pp]artition.* It requested 1 node with 1 core, for 1-00:00:00, in none: ",
+        match=r"SLURM refused the job: .*[Pp]artition.* It requested 1 node with 1 core, for 1-00:00:00, in partition none\. ",
     ):
         submitted(tmp_path, "pretrain/lut", partition="none", cpus=1)

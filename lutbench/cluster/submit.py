@@ -352,7 +352,7 @@ def _asked(recipe: ClusterRecipe) -> str:
     nodes = "1 node" if recipe.nodes == 1 else f"{recipe.nodes} nodes"
     parts = [*gpus, f"{recipe.cpus} core{'s' * (recipe.cpus > 1)}"]
     time = f"{recipe.time} minutes" if recipe.time.strip().isdigit() else recipe.time
-    return f"{nodes} with {' and '.join(parts)}, for {time}{f', in {recipe.partition}' if recipe.partition else ''}"
+    return f"{nodes} with {' and '.join(parts)}, for {time}{f', in partition {recipe.partition}' if recipe.partition else ''}"
 
 
 def _require_done(suite: LoadedSuite, submission: Submission, tense: str) -> None:
