@@ -113,7 +113,7 @@ def test_what_is_no_file_of_these_arrays_is_refused(content: bytes, told: str) -
 def test_a_damaged_byte_is_noticed() -> None:
     content = bytearray(npz(label=np.arange(200, dtype=np.int16)))
     content[120] ^= 255
-    with pytest.raises(ValueError, match=r"no whole \.npz file"):
+    with pytest.raises(ValueError, match=r"not a complete \.npz file"):
         read_arrays(bytes(content), LAYOUT)
 
 
