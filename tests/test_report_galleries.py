@@ -1,7 +1,6 @@
 """Galleries of the report: images that one method alone gets right, predictions beside the ground truth; and the charts that were pictures."""
 
 import base64
-import inspect
 import io
 import shutil
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from downstream.segmentation import predicted_gallery, predictions
+from downstream.segmentation import predictions
 from downstream.segmentation.confusions import Confusions
 from downstream.segmentation.predicted_gallery import cut
 from lutbench.data.folder import open_folder
@@ -274,13 +273,6 @@ def test_what_a_run_leaves_is_cut_into_the_scenes_that_it_is_made_of(tmp_path: P
         for shown, colour in ((truth, [255, 0, 0]), (prediction, [0, 0, 255])):
             veiled = 0.6 * np.array(colour) + 0.4 * own
             assert np.abs(np.asarray(shown)[80, 40] - veiled).max() <= 1
-
-
-def test_its_sizes_are_those_that_runs_draw_with() -> None:
-    ours = predicted_gallery.HEIGHT, predicted_gallery.GAP, predicted_gallery.ACROSS
-    assert ours == (predictions.HEIGHT, predictions.GAP, 3 * predictions.PER_ROW)
-    drawn = inspect.signature(predictions.picture_predictions).parameters["count"].default
-    assert drawn == predicted_gallery.COUNT
 
 
 @pytest.mark.parametrize("size", [(1000, 100), (989, 496), (988, 332), (4, 496)])

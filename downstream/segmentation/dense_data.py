@@ -19,6 +19,7 @@ from downstream.segmentation.dense import Scores, padded, slide
 from downstream.segmentation.hooks import KeyedDataset
 from downstream.segmentation.predictions import picture_predictions
 from downstream.segmentation.scores import pairs_of
+from downstream.segmentation.sheet import FILE
 from lutbench.data.scene_folder import IGNORED
 from lutbench.data.scenes import SegmentationDataset
 from lutbench.data.tensors import normalised
@@ -113,5 +114,5 @@ def evaluated(run: Run[DenseRecipe], scores: Scores) -> Confusions | None:
     if not accelerator().is_main_process:
         return None
     dataset: Any = DATASETS.build(dataset_config(scenes, whole(recipe)))
-    picture_predictions(predict, dataset, scenes, run.folder / "predictions.png")
+    picture_predictions(predict, dataset, scenes, run.folder / FILE)
     return Confusions.of(counts, scenes.classes, [scenes.image_name(index) for index in range(len(scenes))])

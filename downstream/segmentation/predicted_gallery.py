@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from downstream.segmentation.confusions import Confusions, mean_iou
+from downstream.segmentation.sheet import ACROSS, COUNT, FILE, GAP, HEIGHT, pictured
 from lutbench.data.scene_folder import choose_palette
 from lutbench.data.scenes import ade20k_colours
 from lutbench.data.toy.mosaics import PALETTE
@@ -23,10 +24,6 @@ from lutbench.record import Record
 from lutbench.report.entries import TableEntry
 from lutbench.report.galleries import AtHand, Gallery, GallerySection, Shot, ShotRow, packed_picture, spread_out
 from lutbench.report.sections import View
-
-FILE = "predictions.png"
-HEIGHT, GAP, ACROSS, COUNT = 160, 4, 6, 6
-"""Height of a cell and gap between cells in pixels, cells in a row, images: the values of predictions.py, which imports torch."""
 
 MOST_PIXELS = 2**25
 """Larger files are not decoded: no run writes them."""
@@ -53,9 +50,8 @@ def predicted_section(view: View, tasks: Sequence[Sequence[TableEntry]], at_hand
         absent = [names[method] for method, scenes in pictures.items() if not scenes]
         shown = [entry for entry in measured if pictures[entry.method]]
         if absent:
-            missing[f"{view.task_title(measured[0])} ({listed(absent)})" if shown else view.task_title(measured[0])] = (
-                None
-            )
+            title = view.task_title(measured[0])
+            missing[f"{title} ({listed(absent)})" if shown else title] = None
         if shown:
             found.append(_gallery(view, shown, pictures, names))
     if not found and not missing:
@@ -121,12 +117,12 @@ def _gallery(
     view: View, shown: Sequence[TableEntry], pictures: Mapping[str, Sequence[Scene]], names: Mapping[str, str]
 ) -> Gallery:
     first: Confusions = shown[0].runs[0].outcomes
-    pictured = np.linspace(0, first.n - 1, min(COUNT, first.n)).astype(int)  # as predictions.py chooses them
+    indices = pictured(first.n)
     same = [entry for entry in shown if entry.runs[0].outcomes.images == first.images]
     scores = {entry.method: _scores(entry.runs[0].outcomes) for entry in same}
     rows = []
-    for place in spread_out(len(pictured), SHOWN):
-        index = int(pictured[place])
+    for place in spread_out(len(indices), SHOWN):
+        index = indices[place]
         image, truth, _ = pictures[shown[0].method][place]
         shots = [_shot("image", image), _shot("ground truth", truth)]
         for entry in same:
@@ -136,7 +132,7 @@ def _gallery(
             shots.append(_shot(names[entry.method], prediction, detail, view.colour(entry.method)))
         rows.append(ShotRow(first.names[index] if first.names else f"row {index}", "", shots))
     recipe: Any = next(run for run in view.suite.runs if run.row == shown[0].row).recipe
-    return Gallery(view.task_title(shown[0]), rows, _legend(first, recipe.dataset, pictured))
+    return Gallery(view.task_title(shown[0]), rows, _legend(first, recipe.dataset, indices))
 
 
 def _shot(caption: str, picture: Image.Image, detail: str = "", colour: str = "") -> Shot:
@@ -148,9 +144,9 @@ def _scores(outcomes: Confusions) -> NDArray[np.float64]:
     return 100 * mean_iou(outcomes.areas())
 
 
-def _legend(outcomes: Confusions, recipe: Any, pictured: NDArray[np.int64]) -> list[tuple[str, str]]:
+def _legend(outcomes: Confusions, recipe: Any, indices: Sequence[int]) -> list[tuple[str, str]]:
     """Return the classes in the labels or predictions of the pictured images, with their colours."""
-    own = np.isin(outcomes.image, pictured)
+    own = np.isin(outcomes.image, indices)
     present = np.unique(np.concatenate([outcomes.label[own], outcomes.prediction[own]])).tolist()
     palette = colours_of(recipe, len(outcomes.classes))
     return [(outcomes.classes[number], "#{:02x}{:02x}{:02x}".format(*palette[number])) for number in present]

@@ -12,23 +12,23 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pad, to_pil_image
 from torchvision.utils import make_grid
 
+from downstream.segmentation.sheet import ACROSS, COUNT, GAP, HEIGHT, pictured
 from lutbench.data.scenes import SegmentationDataset
 from lutbench.data.tensors import to_tensor
 from lutbench.files import whole_file
 
-HEIGHT = 160
-"""Height of every picture, in pixels."""
-GAP = 4
 WHITE = 255
-PER_ROW = 2
-"""Images, of three pictures each, side by side."""
 VEIL = 0.6
 """Share of a class's colour over the image."""
 
 
 @torch.no_grad()
 def picture_predictions(
-    predict: Callable[[dict[str, Any]], Tensor], dataset: Any, scenes: SegmentationDataset, path: Path, count: int = 6
+    predict: Callable[[dict[str, Any]], Tensor],
+    dataset: Any,
+    scenes: SegmentationDataset,
+    path: Path,
+    count: int = COUNT,
 ) -> None:
     """Write a PNG of ``count`` images, evenly spaced over the set. Ignored pixels keep the image's own colours.
 
@@ -39,7 +39,7 @@ def picture_predictions(
     """
     palette = np.array(scenes.palette, np.uint8)
     pictures = []
-    for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist():
+    for index in pictured(len(dataset), count):
         sample = dataset[index]
         truth = sample["data_samples"].gt_sem_seg.data.squeeze().cpu().numpy()
         prediction = predict(sample).cpu().numpy()
@@ -49,7 +49,7 @@ def picture_predictions(
         pictures += [_scaled(Image.fromarray(pixels)) for pixels in (np.asarray(image), *coloured)]
     width = max(picture.width for picture in pictures)
     padded = [pad(to_tensor(picture), [0, 0, width - picture.width, 0], fill=WHITE) for picture in pictures]
-    grid = make_grid(padded, nrow=3 * PER_ROW, padding=GAP, pad_value=WHITE)
+    grid = make_grid(padded, nrow=ACROSS, padding=GAP, pad_value=WHITE)
     with whole_file(path) as partial:
         to_pil_image(grid).save(partial, format="PNG")
 

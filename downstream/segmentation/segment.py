@@ -26,6 +26,7 @@ from downstream.segmentation.export import CONFIG, keep_segmenter
 from downstream.segmentation.hooks import KeyedDataset, SuiteHook, SuiteRunner
 from downstream.segmentation.predictions import picture_predictions
 from downstream.segmentation.scores import ConfusionMetric
+from downstream.segmentation.sheet import FILE
 from downstream.segmentation.timm_backbone import TimmMaps, load_maps
 from lutbench.data.scenes import SegmentationDataset
 from lutbench.models.pretrained import encoder_of
@@ -95,7 +96,7 @@ def segment(run: Run[SegmentationRecipe]) -> None:
     if processes.is_main_process:
         dataset: Any = runner.val_dataloader.dataset
         outcomes = _confusions(metric, dataset, val, several)
-        picture_predictions(partial(_predicted, model.eval()), dataset, val, run.folder / "predictions.png")
+        picture_predictions(partial(_predicted, model.eval()), dataset, val, run.folder / FILE)
         run.save_results(
             outcomes,
             seconds=seconds,
