@@ -1,9 +1,9 @@
 """The source files of lutbench that a run depends on, and whether they have changed since an earlier run.
 
 Settings show when a recipe changes, but not when somebody edits the loss. So a finished run keeps a hash of every source file that
-its kind imports, directly or indirectly. The hash is of the syntax tree: comments, docstrings, formatting and the version of Python
-do not matter. Runs that finished with different code are kept and not repeated automatically, but marked wherever their numbers are
-shown.
+its kind imports, directly or indirectly. The hash is of the syntax tree: comments, docstrings, formatting, the texts of errors and
+the version of Python do not matter. Runs that finished with different code are kept and not repeated automatically, but marked
+wherever their numbers are shown.
 """
 
 import ast
@@ -170,16 +170,29 @@ def _imported(tree: ast.AST) -> Iterator[str]:
         yield from _imported(child)
 
 
-def _plain(node: object) -> object:
-    """Return a syntax tree as nested lists, without docstrings, line numbers and empty fields: later Pythons have more fields."""
+def _plain(node: object, raised: bool = False) -> object:
+    """Return a syntax tree as nested lists, without docstrings, line numbers and empty fields: later Pythons have more fields.
+
+    Texts within a ``raise`` are left out too: what an error says changes no result.
+    """
     if isinstance(node, list):
-        return [_plain(item) for item in node if not _is_docstring(item)]
+        return [_plain(item, raised) for item in node if not _is_docstring(item)]
     if isinstance(node, ast.AST):
+        raised = raised or isinstance(node, ast.Raise)
+        if raised and _is_text(node):
+            return "text"
         fields = ((name, getattr(node, name, None)) for name in node._fields)
-        return [type(node).__name__, *((name, _plain(value)) for name, value in fields if value not in (None, []))]
+        return [
+            type(node).__name__,
+            *((name, _plain(value, raised)) for name, value in fields if value not in (None, [])),
+        ]
     return repr(node)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
 def _is_docstring(node: object) -> bool:
     """Return whether a statement is a bare string, that is, documentation."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and _is_text(node.value)

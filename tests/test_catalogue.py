@@ -107,7 +107,7 @@ def test_one_set_is_told_with_every_step_to_get_it(tmp_path: Path, name: str) ->
     assert f"state{status.state.replace(' ', '')}" in together
     for fact in (known.paper, known.terms):
         assert "".join(fact.split()) in together
-    assert "layoutDIR/" in together or "layoutaHuggingFaceset" in together
+    assert "layoutDIR/" in together or "layoutthedatasetofthatnameontheHuggingFaceHub" in together
 
 
 def test_a_set_is_told_with_the_suites_that_use_it(tmp_path: Path) -> None:

@@ -285,7 +285,7 @@ def test_an_evaluation_on_the_way_is_stopped_at_once_and_the_run_goes_on_from_it
         wait_for(lambda saved=step: list(folder.glob(f"here/runs/**/step-{saved:08d}")), process)  # type: ignore[misc]
         time.sleep(0.3)
         os.killpg(process.pid, signal.SIGINT)
-        assert f"downstream/tune/scratch/seed0 is resumable at step {step}, " in paragraph_of(process)
+        assert f"downstream/tune/scratch/seed0 is resumable at step {step}; " in paragraph_of(process)
         assert process.returncode == 130
     again = start(folder, "here", "run", str(folder / "toy.toml"), *options)
     assert "resumes from step 45" in again.communicate(timeout=600)[0]
@@ -336,7 +336,7 @@ def stop_evaluation(folder: Path, step: int, after: float, sent: signal.Signals)
     wait_for(lambda: list(folder.glob(f"here/runs/**/step-{step:08d}.json")), process)
     time.sleep(after)
     os.killpg(process.pid, sent)
-    assert f"downstream/task/scratch/seed0 is resumable at step {step}, " in paragraph_of(process)
+    assert f"downstream/task/scratch/seed0 is resumable at step {step}; " in paragraph_of(process)
     assert process.returncode == 128 + sent
 
 

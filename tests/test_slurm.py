@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -117,17 +118,25 @@ def alive(pattern: str) -> bool:
     return subprocess.run(["pgrep", "--full", pattern], capture_output=True, check=False).returncode == 0
 
 
+def far(text: str) -> bool:
+    """Whether the start of a job is more than ten seconds away."""
+    start = re.search(r"StartTime=(\S+)", text)
+    assert start
+    return datetime.fromisoformat(start[1]) > datetime.now() + timedelta(seconds=10)
+
+
 def queue(job: str) -> tuple[str, int]:
     """The state of a job, and how often it was queued again; it begins at once, where SLURM waits for two minutes.
 
-    But not before what it started is gone, whose end SLURM would take for that of the new start.
+    But not before what it started is gone, whose end SLURM would take for that of the new start, nor in the second in which
+    SLURM revoked the old start's credential, which would refuse the new one.
     """
     text = asked("scontrol", "show", "job", job)
     state, restarts = re.search(r"JobState=(\w+)", text), re.search(r"Restarts=(\d+)", text)
     assert state
     assert restarts
-    if state[1] == "PENDING" and "BeginTime" in text and not alive(rf"slurmstepd: \[{job}\."):
-        asked("scontrol", "update", f"JobId={job}", "StartTime=now")
+    if state[1] == "PENDING" and "BeginTime" in text and far(text) and not alive(rf"slurmstepd: \[{job}\."):
+        asked("scontrol", "update", f"JobId={job}", "StartTime=now+2")
     return state[1], int(restarts[1])
 
 

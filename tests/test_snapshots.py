@@ -169,7 +169,7 @@ def test_a_snapshot_that_was_lost_stops_a_run_before_it_goes_on_and_says_what_to
     for begin in (train.check, trained):
         with pytest.raises(
             UserError,
-            match=rf"encoder-at-0.25.*has come to step 8 and .* at step 5, 0.25 of the run: .*{told}.*Take it out of",
+            match=rf"encoder-at-0.25.*has reached step 8 and .* at step 5, 0.25 of the run: .*{told}.*Remove it from",
         ) as error:
             begin(run)
     assert str(run.checkpoints) in str(error.value)

@@ -100,6 +100,15 @@ def test_comments_formatting_and_docstrings_do_not_count(
     assert str(run.status()) == "finished"
 
 
+def test_what_an_error_says_does_not_count_but_what_raises_it_does(run: Run, edit: Callable[..., None]) -> None:
+    edit(
+        "must not be more than bank = {bank}, the number", "exceeds bank, the number", "lutbench/evaluate/neighbours.py"
+    )
+    assert str(run.status()) == "finished"
+    edit("neighbours > len(images)", "neighbours >= len(images)", "lutbench/evaluate/neighbours.py")
+    assert run.status().sources == ("lutbench/evaluate/neighbours.py",)
+
+
 def test_what_other_code_finished_is_said_everywhere_and_repeated_when_asked(
     run: Run, edit: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

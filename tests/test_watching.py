@@ -414,7 +414,7 @@ def test_the_suites_that_are_shipped_with_records_have_a_momentum_for_their_step
 def test_plan_status_and_run_warn_of_it_before_any_compute(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change = f"{LUT}.momentum=0.99"
     suite, workspace = opened(folder, "here", change)
-    warned = f"{NAME}: the teacher ends as {100 * initial_share(0.99, 20):.0f} % the random weights"
+    warned = f"{NAME}: at the end, {100 * initial_share(0.99, 20):.0f} % of the teacher would still be its random initial weights"
     show_plan(suite, workspace, Rates())
     assert warned in " ".join(capsys.readouterr().out.split())
     assert warned in shown(folder, "here", capsys, change)
@@ -422,7 +422,7 @@ def test_plan_status_and_run_warn_of_it_before_any_compute(folder: Path, capsys:
     told = capsys.readouterr().out
     assert told.index(warned) < told.index("total loss")
     assert warned not in shown(folder, "here", capsys, change), "what has finished is not warned of"
-    assert "random weights" not in shown(folder, "other", capsys, f"{LUT}.momentum=0.0")
+    assert "random initial weights" not in shown(folder, "other", capsys, f"{LUT}.momentum=0.0")
     assert "pretrain/mae" not in warned
 
 
