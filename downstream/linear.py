@@ -122,7 +122,7 @@ def lars_groups(head: nn.Sequential, weight_decay: float) -> list[dict[str, Any]
 
 @torch.no_grad()
 def score(head: nn.Module, unseen: Computed, labels: Tensor) -> Tensor:
-    """What :func:`rank_of_label` gives of every image in ``unseen``; ``labels`` (n,) are the whole set's."""
+    """Return the rank of the label of every image in ``unseen``, see :func:`rank_of_label`; ``labels`` (n,) are those of the whole split."""
     head.eval()
     wanted = labels[torch.from_numpy(unseen.index)]
     return torch.cat(

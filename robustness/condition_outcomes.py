@@ -209,7 +209,7 @@ class RobustnessOutcomes(PerImage):
                 yield share(_metric_name("top-1", one.condition, protocol, one.preprocessing), one.right(index))
 
     def _calibrations(self) -> Iterator[Quantity]:
-        """Of the first preprocessing and protocol, which tables print, where the records keep how sure the classifier was."""
+        """Yield the calibration error of every condition whose scores were kept, for the first preprocessing and protocol, as tables print."""
         for one in self.conditions:
             if len(one.score) and one.preprocessing == self.conditions[0].preprocessing:
                 named = _metric_name(ECE, one.condition, one.protocols[0], one.preprocessing)

@@ -27,7 +27,7 @@ class CurveRecorder:
     """
 
     def __init__(self, steps: int, state: Mapping[str, Any] | None = None) -> None:
-        """Of a training of so many ``steps``, from the ``state`` that a checkpoint kept, if there is one."""
+        """Start the curve of a training of ``steps`` steps, or continue it from the ``state`` of a checkpoint."""
         kept = state or {"losses": [], "parts": []}
         self.steps, self.points = steps, min(POINTS, steps)
         self._names: tuple[str, ...] = tuple(kept["losses"])

@@ -63,7 +63,7 @@ class Trackers:
     """The trackers that a run's recipe names, started; none on other processes than the first."""
 
     def __init__(self, run: "Run[Any]", start: int) -> None:
-        """Of a run that begins, or goes on, at step ``start``."""
+        """Start the trackers of a run that begins or continues at step ``start``."""
         self._run = run
         self._open: dict[str, _Tracker] = {}
         names = list(dict.fromkeys(run.recipe.trackers))
