@@ -18,6 +18,7 @@ DECIDED = """
 [decided]
 question = "Is ours better?"
 settings = "Those of the article."
+seeds = 3
 primary = [{ pair = ["ours", "theirs"], task = "tuned" }]
 secondary = [{ pair = ["ours", "theirs"], task = "near" }]
 """
@@ -42,7 +43,7 @@ def measured(folder: Path, loaded: LoadedSuite, task: str, ours: Sequence[int], 
 
 
 def test_evidence_without_a_decision_is_refused_and_exploration_says_that_there_is_none(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"expected a table \[decided\] with question, settings and primary"):
+    with pytest.raises(UserError, match=r"expected a table \[decided\] with question, settings, seeds and primary"):
         decided(tmp_path, "")
     loaded = decided(tmp_path, "", "exploration")
     assert "Nothing was decided before these numbers were seen" in sections(loaded, tmp_path)
@@ -88,12 +89,18 @@ def test_the_verdict_follows_from_the_primary_comparisons_over_seeds(
     assert f"Verdict: {said}." in sections(loaded, tmp_path)
 
 
-def test_one_seed_answers_nothing(tmp_path: Path) -> None:
-    loaded = decided(tmp_path, seeds=1)
-    measured(tmp_path, loaded, "tuned", (90,), (10,))
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+def test_another_number_of_seeds_than_was_decided_on_answers_nothing(tmp_path: Path, seeds: int) -> None:
+    loaded = decided(tmp_path, seeds=seeds)
+    measured(tmp_path, loaded, "tuned", (90, 91, 89, 90)[:seeds], (10, 11, 10, 10)[:seeds])
     text = sections(loaded, tmp_path)
-    assert "several seeds are needed" in text
+    assert f"3 seeds were decided on, {seeds} measured" in text
     assert "No verdict yet" in text
+
+
+def test_a_decision_on_one_seed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"decided\.seeds"):
+        decided(tmp_path, DECIDED.replace("seeds = 3", "seeds = 1"))
 
 
 def test_a_metric_that_the_task_lacks_is_named_with_those_that_it_has(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ class Decided(Recipe):
     """The question, in one or two sentences."""
     settings: str
     """How the settings of every row were chosen, and on which images."""
+    seeds: Annotated[int, Field(ge=2)]
+    """The number of seeds. With fewer or more there is no verdict, so that nobody stops when the result suits."""
     primary: Annotated[list[DecidedComparison], Field(min_length=1)]
     """Primary comparisons: together they answer the question."""
     secondary: list[DecidedComparison] = Field(default_factory=list)
@@ -49,7 +51,7 @@ def check_decided(suite: "Suite", runs: "Iterable[PlannedRun]") -> None:
     if suite.decided is None:
         if suite.kind == "evidence":
             raise UserError(
-                'kind = "evidence": expected a table [decided] with question, settings and primary, written before the first run; found '
+                'kind = "evidence": expected a table [decided] with question, settings, seeds and primary, written before the first run; found '
                 'none. For a suite without decisions made beforehand use kind = "exploration".'
             )
         return

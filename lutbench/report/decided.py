@@ -113,7 +113,7 @@ def answers(view: View) -> list[Answer]:
         ("secondary", decided.secondary),
     )
     for family, comparisons in families:
-        of_family = [_answer(view, family, one) for one in comparisons]
+        of_family = [_answer(view, family, one, decided.seeds) for one in comparisons]
         corrected = holm([1.0 if one.p is None else one.p for one in of_family])
         found += [
             one if one.p is None else replace(one, corrected=p) for one, p in zip(of_family, corrected, strict=True)
@@ -146,15 +146,13 @@ def decided_sections(view: View) -> list[Section]:
     ]
 
 
-def _answer(view: View, family: Literal["primary", "secondary"], decided: DecidedComparison) -> Answer:
+def _answer(view: View, family: Literal["primary", "secondary"], decided: DecidedComparison, seeds: int) -> Answer:
     first, second = (_entry(view, decided, method) for method in decided.pair)
-    why_not = _why_not(view, decided, first, second)
+    why_not = _why_not(view, decided, first, second, seeds)
     if why_not or first is None or second is None:
         return Answer(family, decided, first, second, why_not)
     compared = compare(first, second, first.metric)
-    p = p_over_seeds(compared.seed_differences) if compared.over == "seeds" else None
-    why_not = "" if p is not None else "several seeds are needed"
-    return Answer(family, decided, first, second, why_not, compared, p)
+    return Answer(family, decided, first, second, "", compared, p_over_seeds(compared.seed_differences))
 
 
 def _entry(view: View, decided: DecidedComparison, method: str) -> TableEntry | None:
@@ -163,7 +161,10 @@ def _entry(view: View, decided: DecidedComparison, method: str) -> TableEntry | 
     return next((entry for entry in of_task if decided.metric in ("", entry.metric)), None)
 
 
-def _why_not(view: View, decided: DecidedComparison, first: TableEntry | None, second: TableEntry | None) -> str:
+def _why_not(
+    view: View, decided: DecidedComparison, first: TableEntry | None, second: TableEntry | None, seeds: int
+) -> str:
+    """Return why there is no answer yet, or none from this number of seeds; empty if there is one."""
     if first is None or second is None:
         metrics = dict.fromkeys(entry.metric for entry in view.entries if entry.task == decided.task and entry.metric)
         return f"no metric {decided.metric!r}; the task has {', '.join(metrics) or 'none yet'}"
@@ -171,6 +172,8 @@ def _why_not(view: View, decided: DecidedComparison, first: TableEntry | None, s
         if len(entry.runs) < entry.planned:
             some = f"{len(entry.runs)} of {entry.planned} runs" if entry.runs else "no run"
             return f"{some} of {view.method_label(entry.method)}"
+        if len(entry.runs) != seeds:
+            return f"{seeds} seeds were decided on, {len(entry.runs)} measured"
     return "" if on_same_images(first, second) else "not the same images or seeds"
 
 
