@@ -119,8 +119,8 @@ def alive(pattern: str) -> bool:
 
 
 def far(text: str) -> bool:
-    """Whether the start of a job is more than ten seconds away."""
-    start = re.search(r"StartTime=(\S+)", text)
+    """Whether a job may start in ten seconds at the earliest."""
+    start = re.search(r"EligibleTime=(\S+)", text)
     assert start
     return datetime.fromisoformat(start[1]) > datetime.now() + timedelta(seconds=10)
 
