@@ -3,7 +3,8 @@
 The rule is one for all suites. A comparison is **for** the first row if it is ahead and Student's t on the differences between runs
 with the same seed, two-sided, gives p below 0.05 after Holm's correction (Scandinavian Journal of Statistics 6, 1979) within its
 family; **against** it if it is behind and p is as low; else **open**. The question is answered with *support* if all primary
-comparisons are for the first row, with *contradiction* if one is against it and none for it, and is *undecided* otherwise.
+comparisons are for the first row, with *contradiction* if one is against it and none for it, and is *undecided* otherwise. There is
+no answer from another number of seeds than was decided on.
 """
 
 from collections.abc import Sequence
