@@ -95,6 +95,7 @@ def test_another_number_of_seeds_than_was_decided_on_answers_nothing(tmp_path: P
     measured(tmp_path, loaded, "tuned", (90, 91, 89, 90)[:seeds], (10, 11, 10, 10)[:seeds])
     text = sections(loaded, tmp_path)
     assert f"3 seeds were decided on, {seeds} measured" in text
+    assert "Rule: 3 seeds, no more and no fewer." in text
     assert "No verdict yet" in text
 
 

@@ -132,7 +132,13 @@ def decided_sections(view: View) -> list[Section]:
     found = answers(view)
     came = VERDICTS[verdict([one.outcome for one in found if one.family == "primary"])]
     question, settings = (" ".join(text.split()) for text in (config.decided.question, config.decided.settings))
-    legend = "\n\n".join([f"Question: {question} **{came}**", f"Rule: {RULE}", f"Settings: {settings}"])
+    legend = "\n\n".join(
+        [
+            f"Question: {question} **{came}**",
+            f"Rule: {config.decided.seeds} seeds, no more and no fewer. {RULE}",
+            f"Settings: {settings}",
+        ]
+    )
     frame = pd.DataFrame([_row(view, one) for one in found])
     behind = {(row, ANY): [e.row for e in (one.first, one.second) if e] for row, one in enumerate(found)}
     return [
