@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, No
 
 from lutbench.arrays import MAX_BYTES, read_array, read_arrays
 from lutbench.errors import UserError
+from lutbench.evaluate import statistics
 from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import below, content_sha256, read_sealed
 from lutbench.kinds import KINDS, Kind
@@ -223,6 +224,11 @@ def identity_of(identity_inputs: Mapping[str, Any]) -> str:
     return content_sha256(identity_inputs)
 
 
+KEPT_BYTES = 2**25
+"""Bytes that the resamples of a number of images may take in a command that reads records. A run needs them once; tables need those of
+the same few datasets for every record and pair, and drawing them takes longer than all else: 10,000 images are 20 MB."""
+
+
 def record_path(results_dir: Path, suite: str, run: str) -> Path:
     """Return the path of a run's record: ``records/SUITE/RUN.json``, such as ``.../downstream/TASK/METHOD/seed0.json``.
 
@@ -251,6 +257,7 @@ def read_whole(path: Path, results_dir: Path, suite: str) -> Record:
     Raises:
         UserError: with the file that is damaged, edited, misplaced or missing.
     """
+    statistics.KEPT_BYTES = KEPT_BYTES
     while True:
         before = _version(path)
         try:
