@@ -55,12 +55,7 @@ def report(
             raise UserError(
                 "report: --set and --reference are for one suite, not for two results folders. Leave them out."
             )
-        first, second = map(Path, names)
-        from lutbench.report.html.folder_comparison import comparison_page
-        from lutbench.report.html.page import FOLDER, write_page
-
-        path = output or first / FOLDER / "comparison.html"
-        write_page(path, comparison_page(first, second, only or []))
+        path = _report_folders(Path(names[0]), Path(names[1]), only or [], output)
     else:
         if only:
             raise UserError("report: --suite is for two results folders. For one suite: lutbench report SUITE.")
@@ -69,20 +64,38 @@ def report(
                 f"{names[0]} is a results folder. For the report of a suite: lutbench report SUITE --results {names[0]}. To compare two "
                 f"results folders, give both."
             )
-        from lutbench.recipes.loading import load_suite
-
-        suite = load_suite(names[0], overrides or [], results)
-        from lutbench.report.galleries import AtHand
-        from lutbench.report.html.page import report_path, write_report
-        from lutbench.report.sections import View
-        from lutbench.report.tables import all_sections
-
-        view = View.read(suite, results, reference)
-        path = output or report_path(results, suite.name)
-        write_report(view, all_sections(view), results, path, AtHand(data, runs))
+        path = _report_suite(names[0], overrides or [], data, runs, results, reference, output)
     from lutbench.progress import console
 
     console.print(
         f"Report: {path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser: {path.absolute().as_uri()}",
         soft_wrap=True,
     )
+
+
+def _report_folders(first: Path, second: Path, suites: list[str], output: Path | None) -> Path:
+    """Write the comparison of two results folders; return the path of the page."""
+    from lutbench.report.html.folder_comparison import comparison_page
+    from lutbench.report.html.page import FOLDER, write_page
+
+    path = output or first / FOLDER / "comparison.html"
+    write_page(path, comparison_page(first, second, suites))
+    return path
+
+
+def _report_suite(
+    name: str, overrides: list[str], data: Path, runs: Path, results: Path, reference: Path | None, output: Path | None
+) -> Path:
+    """Write the report of a suite; return the path of the page."""
+    from lutbench.recipes.loading import load_suite
+
+    suite = load_suite(name, overrides, results)
+    from lutbench.report.galleries import AtHand
+    from lutbench.report.html.page import report_path, write_report
+    from lutbench.report.sections import View
+    from lutbench.report.tables import all_sections
+
+    view = View.read(suite, results, reference)
+    path = output or report_path(results, suite.name)
+    write_report(view, all_sections(view), results, path, AtHand(data, runs))
+    return path
