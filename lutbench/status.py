@@ -1,9 +1,11 @@
 """``lutbench status``: how far the runs of a suite have come."""
 
 from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from lutbench.cluster.states import job_states
+from lutbench.cluster.states import JobState, job_states
 from lutbench.errors import NotRun, UserError, listed
 from lutbench.locks import held_by
 from lutbench.progress import console
@@ -19,13 +21,21 @@ CANNOT = "cannot run"
 """The status of a run that needs weights which a finished run did not keep."""
 
 
-def _result(run: Run[Any], problems: list[str]) -> str:
-    """Return a run's result; if its record is damaged, add that to ``problems`` and return the empty string."""
-    try:
-        return run.result()
-    except UserError as error:
-        problems.append(str(error))
-        return ""
+@dataclass
+class _Row:
+    """A run in the list, and what is said of it below the list."""
+
+    name: str
+    state: str
+    result: str = ""
+    folder: str = ""
+    """Or why the status is unknown."""
+    is_finished: bool = False
+    sources: tuple[str, ...] = ()
+    """The source files that have changed since it finished."""
+    problems: list[str] = field(default_factory=list)
+    refused: str = ""
+    """Why it cannot run."""
 
 
 def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
@@ -34,61 +44,71 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
     One line per run; on a narrow terminal, result and folder below it. Missing runs that belong to a study only are counted in one
     line per study: a grid has many.
     """
-    rows: list[tuple[str, ...]] = []
-    studied, missing = suite.runs_of_studies(), Counter[str]()
-    problems: list[str] = []
-    refused, chosen = dict[str, str](), {planned.name for planned in suite.runs}
-    edited: dict[tuple[str, ...], int] = {}
-    to_come: list[Run[Any]] = []
-    jobs = job_states(suite, workspace.runs)
-    runs = open_runs(suite, workspace)
-    for planned in suite.runs:
-        run, done = runs[planned.name], False
-        try:
-            status, holder = run.status(), held_by(run)
-            state = f"running, by {holder}" if holder else status.short
-            if status.sources:
-                edited[status.sources] = edited.get(status.sources, 0) + 1
-            problems += status.damage
-            rows.append((run.name, state, _result(run, problems), str(status.folder)))
-            done = status.state is RunState.FINISHED
-            if (holder or status.state is RunState.RESUMABLE) and (left := departed(run)):
-                problems.append(f"{run.name}: {left}.")
-        except NotKeptError:
-            rows.append((run.name, CANNOT, "", ""))
-        except NotRun as reason:
-            rows.append((run.name, "not run", "", ""))
-            problems.append(str(reason))
-        except UserError as error:
-            state = RunState.UNKNOWN if (because := unknown_because(run)) else RunState.MISSING
-            waiting = not because and waits(run)
-            rows.append((run.name, state, f"needs {planned.needs}" if waiting else "", because))
-            if not waiting:
-                refused[run.name] = str(error)
-        if problem := weights_problem(run, finished=True) if done else refusal(run, chosen):
-            refused[run.name] = problem
-        if not done:
-            to_come.append(run)
-        if not done and (job := jobs.get(run.name)):
-            kept = rows[-1][1] if rows[-1][1].startswith((RunState.RESUMABLE, RunState.STALE)) else ""
-            rows[-1] = (run.name, "; ".join(filter(None, (job.text, kept))), *rows[-1][2:])
-            problems += [job.paragraph] if job.paragraph else []
-        if rows[-1][1] == RunState.MISSING and run.name in studied:
-            missing[studied[run.name]] += 1
-            rows.pop()
-    rows += [(study, RunState.MISSING, f"{count} runs of this study", "") for study, count in missing.items()]
-    console.print(f"Suite {suite.name}")
-    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
-    narrow = console.is_terminal and sum(widths) - 2 > console.width
+    jobs, runs, studied = job_states(suite, workspace.runs), open_runs(suite, workspace), suite.runs_of_studies()
+    rows = [_row(run, runs, jobs.get(name)) for name, run in runs.items()]
+    lines, missing = [], Counter[str]()
     for row in rows:
-        if narrow:
-            console.print("\n    ".join(part for part in (f"{row[0]}  {row[1]}", *row[2:]) if part))
+        if row.state == RunState.MISSING and row.name in studied:
+            missing[studied[row.name]] += 1
         else:
-            console.print("".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip())
+            lines.append((row.name, row.state, row.result, row.folder))
+    lines += [(study, RunState.MISSING, f"{count} runs of this study", "") for study, count in missing.items()]
+    console.print(f"Suite {suite.name}")
+    _print_lines(lines)
+    edited = Counter(row.sources for row in rows if row.sources)
     told = [
-        f"{runs} of {len(suite.runs)} runs finished with different code. Changed since then: {listed(sources)}. Repeat a run with --again NAME."
-        for sources, runs in edited.items()
+        f"{count} of {len(suite.runs)} runs finished with different code. Changed since then: {listed(sources)}. Repeat a run with --again NAME."
+        for sources, count in edited.items()
     ]
-    warned = paragraphs(suite, warnings(to_come))
-    for problem in dict.fromkeys([*problems, *paragraphs(suite, refused), *warned, *told]):
+    problems = [problem for row in rows for problem in row.problems]
+    refused = paragraphs(suite, {row.name: row.refused for row in rows if row.refused})
+    warned = paragraphs(suite, warnings(runs[row.name] for row in rows if not row.is_finished))
+    for problem in dict.fromkeys([*problems, *refused, *warned, *told]):
         console.print(f"\n{problem}")
+
+
+def _row(run: Run[Any], chosen: Collection[str], job: JobState | None) -> _Row:
+    """Return what is said of a run: how far it has come, the state of its job on a cluster, and why it cannot run."""
+    row = _row_of_folder(run)
+    if problem := weights_problem(run, finished=True) if row.is_finished else refusal(run, chosen):
+        row.refused = problem
+    if job is not None and not row.is_finished:
+        kept = row.state if row.state.startswith((RunState.RESUMABLE, RunState.STALE)) else ""
+        row.state = "; ".join(filter(None, (job.text, kept)))
+        row.problems += [job.paragraph] if job.paragraph else []
+    return row
+
+
+def _row_of_folder(run: Run[Any]) -> _Row:
+    """Return how far a run has come, according to its folder."""
+    try:
+        status, holder = run.status(), held_by(run)
+        row = _Row(run.name, f"running, by {holder}" if holder else status.short, folder=str(status.folder))
+        row.is_finished, row.sources, row.problems = status.state is RunState.FINISHED, status.sources, [*status.damage]
+        try:
+            row.result = run.result()
+        except UserError as error:  # its record is damaged
+            row.problems.append(str(error))
+        if (holder or status.state is RunState.RESUMABLE) and (left := departed(run)):
+            row.problems.append(f"{run.name}: {left}.")
+        return row
+    except NotKeptError:
+        return _Row(run.name, CANNOT)
+    except NotRun as reason:
+        return _Row(run.name, "not run", problems=[str(reason)])
+    except UserError as error:
+        if because := unknown_because(run):
+            return _Row(run.name, RunState.UNKNOWN, folder=because, refused=str(error))
+        if waits(run):
+            return _Row(run.name, RunState.MISSING, f"needs {run.planned.needs}")
+        return _Row(run.name, RunState.MISSING, refused=str(error))
+
+
+def _print_lines(lines: Sequence[tuple[str, str, str, str]]) -> None:
+    widths = [max(map(len, column)) + 2 for column in zip(*lines, strict=True)]
+    narrow = console.is_terminal and sum(widths) - 2 > console.width
+    for line in lines:
+        if narrow:
+            console.print("\n    ".join(part for part in (f"{line[0]}  {line[1]}", *line[2:]) if part))
+        else:
+            console.print("".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip())
