@@ -26,7 +26,7 @@ def lineage(record: Record, results: Iterable[Path], known: Mapping[str, Record]
     ``known`` has records that were read already, by identity; they are searched first.
     """
     links, roots, step = [_link(record)], list(results), record
-    while run := (started := _started_from(step)).get("run"):
+    while run := (started := started_from(step)).get("run"):
         before = (known or {}).get(run) or next((found for root in roots if (found := record_of(run, root))), None)
         if before is None:
             where = " or ".join(str(root / "records") for root in roots)
@@ -63,8 +63,8 @@ def described(value: Any) -> str:
     return str(data.get("label") or data.get("path") or data.get("source", ""))
 
 
-def _started_from(record: Record) -> dict[str, Any]:
-    """Return the identity inputs of a record about the weights that its run started from."""
+def started_from(record: Record) -> dict[str, Any]:
+    """Return the identity inputs of a record about the weights that its run started from; empty if it started from none."""
     found: dict[str, Any] = record.identity_inputs.get(record.kind.starts_from) or {}
     return found
 
@@ -77,7 +77,7 @@ def _source(record: Record) -> dict[str, Any]:
 
 def _weights_of(record: Record) -> dict[str, str]:
     """Return the sha256 of the weights that a run started from, under their name: encoder, teacher, classifier or a snapshot."""
-    sha256, source = _started_from(record).get("sha256"), _source(record)
+    sha256, source = started_from(record).get("sha256"), _source(record)
     return {at_share(source.get("export", record.kind.starts_from), source.get("at", 1)): sha256} if sha256 else {}
 
 
@@ -99,7 +99,7 @@ def _outside(record: Record) -> Link:
     source = _source(record)
     model = source.get("model") or (source.get("architecture") or {}).get("model", "")
     of = {"scratch": "random weights", "timm": "timm's weights", "checkpoint": f"{source.get('path')}, weights"}
-    sha256 = _started_from(record).get("sha256")
+    sha256 = started_from(record).get("sha256")
     return Link(
         "weights", f"{of.get(source.get('kind', ''), 'weights')} of {model}", {"sha256": sha256} if sha256 else {}
     )

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lutbench.errors import UserError, listed
 from lutbench.evaluate.outcomes import Measurement
-from lutbench.lineage import lineage, roots_of
+from lutbench.lineage import lineage, roots_of, started_from
 from lutbench.progress import console, print_table
 from lutbench.provenance import packages
 from lutbench.recipes.base import RunRecipe
@@ -105,8 +105,7 @@ def _steps(record: Record, results: Path) -> Iterator[tuple[str, str]]:
 
 def _prepared(record: Record, recipe: RunRecipe | None) -> Iterator[tuple[str, str]]:
     """Yield how images were normalised, resized and cropped in evaluation, as far as that can differ for this kind of run."""
-    weights = record.identity_inputs.get(record.kind.starts_from) or {}
-    other = weights.get("preprocessing") or {}
+    other = started_from(record).get("preprocessing") or {}
     applied = recipe.prepared_by if recipe else ("mean", "std", "interpolation")
     for name in ("mean", "std", "interpolation"):
         if name in other:

@@ -16,6 +16,7 @@ from lutbench.errors import UserError, nearest
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.statistics import over_seeds
 from lutbench.kinds import KINDS, Kind
+from lutbench.lineage import started_from
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.robustness import ClassifierTable
 from lutbench.recipes.suite import LoadedSuite, MethodRecipe, PlannedRun
@@ -212,7 +213,7 @@ def outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record])
         return changed[0] if changed else ""
     if run.needs not in records:
         return f"the run of its {part}, {run.needs}, has no record in these results; `--only {run.needs}` restores or makes it"
-    if (record.identity_inputs.get(part) or {}).get("run") != records[run.needs].identity:
+    if started_from(record).get("run") != records[run.needs].identity:
         return f"its {part} is not the one in the record of {run.needs}"
     reason = outdated(suite, suite.run(run.needs), records)
     return f"{run.needs}: {reason}" if reason else ""

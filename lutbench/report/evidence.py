@@ -1,12 +1,13 @@
 """The records about the weights of a run: how they were trained, and the results that were measured with them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from lutbench.errors import UserError, listed
+from lutbench.lineage import started_from
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import Suite
@@ -49,22 +50,16 @@ def evidence(folder: Path, results_dir: Path) -> Evidence:
             f"{folder}: expected a record of the run's weights, found none in this folder and none in {results_dir / 'records'}. "
             "Give the results folder that has it (--results), or restore it from a backup."
         )
-    before = _started_from(own, "encoder")
-    direct = [record for record, _ in records if _matches(_started_from(record, "encoder"), own)]
-    classifiers = [record for record in (own, *direct) if record.kind.name in ("finetune", "linear")]
+    before = next((record for record, _ in records if _starts_from(own, record)), None)
+    made = [own, *(record for record, _ in records if _starts_from(record, own))]  # of these, some are classifiers
     measured = {
         record.identity: read_whole(path, results_dir, record.suite)
         for record, path in records
-        if record.stage in MEASURED
-        and (
-            record.identity == identity
-            or record in direct
-            or any(_matches(_started_from(record, "classifier"), one) for one in classifiers)
-        )
+        if record.stage in MEASURED and (record.identity == identity or any(_starts_from(record, one) for one in made))
     }
     if own.stage in MEASURED:
         measured.setdefault(identity, own)
-    return Evidence(own, next((r for r, _ in records if _matches(before, r)), None), list(measured.values()))
+    return Evidence(own, before, list(measured.values()))
 
 
 def recipe_of(record: Record) -> RunRecipe:
@@ -141,12 +136,7 @@ def _kept(folder: Path, identity: str) -> Record | None:
     return next((record for record in kept if record.identity == identity), None)
 
 
-def _started_from(record: Record, part: str) -> Mapping[str, Any]:
-    """Return what a run started from, the ``encoder`` or the ``classifier`` among its identity inputs."""
-    found: Mapping[str, Any] = record.identity_inputs.get(part) or {}
-    return found
-
-
-def _matches(weights: Mapping[str, Any], record: Record) -> bool:
-    """Return whether ``weights`` that a run started from are those that the run of ``record`` ended with."""
-    return weights.get("run") == record.identity and weights.get("sha256") == record.checkpoint
+def _starts_from(record: Record, maker: Record) -> bool:
+    """Return whether a run started from the weights that the run of ``maker`` ended with."""
+    weights = started_from(record)
+    return weights.get("run") == maker.identity and weights.get("sha256") == maker.checkpoint

@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from lutbench.data.catalogue import TRAINED_ON
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Measurement
+from lutbench.lineage import started_from
 from lutbench.models.export import Export
 from lutbench.recipes.base import DatasetRecipe, RunRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
@@ -234,7 +235,7 @@ def _training(record: Record, title: str) -> Section:
 
 def _origin(record: Record, recipe: RunRecipe) -> str:
     """Return what a run started from."""
-    weights, source = record.identity_inputs.get("encoder") or {}, recipe.source
+    weights, source = started_from(record), recipe.source
     if source is None:
         return ""
     if source.kind == "run":

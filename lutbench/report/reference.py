@@ -28,6 +28,7 @@ from lutbench.evaluate.image_names import KEY
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.scores import SCORES
 from lutbench.evaluate.statistics import Comparison
+from lutbench.lineage import started_from
 from lutbench.record import Record, read_records
 from lutbench.report.comparisons import points
 from lutbench.report.sections import Section, View, signed
@@ -151,9 +152,8 @@ def agreement_sentence(agreements: Sequence[Agreement]) -> str:
 
 def _inputs(record: Record, runs: Mapping[str, Record]) -> dict[str, Any]:
     """Return the identity inputs, with those of the run that it starts from in place of that run's identity and weights."""
-    inputs, part = dict(record.identity_inputs), record.kind.starts_from
-    needed = runs.get((inputs.get(part) or {}).get("run", ""))
-    return inputs if needed is None else {**inputs, part: _inputs(needed, runs)}
+    inputs, needed = dict(record.identity_inputs), runs.get(started_from(record).get("run", ""))
+    return inputs if needed is None else {**inputs, record.kind.starts_from: _inputs(needed, runs)}
 
 
 def _compare(own: Record, reference: Record) -> Agreement:
