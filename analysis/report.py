@@ -16,7 +16,7 @@ from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.ranks import statistics
 from lutbench.evaluate.statistics import BOOTSTRAP, mean_intervals, wilson
 from lutbench.record import Record
-from lutbench.report.entries import TableEntry, method_order
+from lutbench.report.entries import TableEntry, method_order, run_ids
 from lutbench.report.sections import Section, View, by_task, not_run
 from lutbench.report.values import interval_legend, row_numbers
 
@@ -211,8 +211,7 @@ def every_measurement(view: View) -> pd.DataFrame:
     for of_table in by_task(analysed):
         about = {"suite": view.suite.name, "table": of_table[0].task}
         for entry, r in {r.run: (e, r) for e in of_table for r in e.runs}.values():
-            of_run = {"method": entry.method, "encoder": entry.encoder, "seed": r.seed}
-            of_run["run"] = f"{r.run}@{r.identity[:12]}"
+            of_run = {"method": entry.method, "encoder": entry.encoder, "seed": r.seed, "run": run_ids([r])}
             note = " ".join(view.notes_of(entry))
             for row in _of_record(r):
                 output = "after the last block: the output" if row.get("block") == r.outcomes.blocks + 1 else ""

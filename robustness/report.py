@@ -12,7 +12,7 @@ import pandas as pd
 from lutbench.record import Record
 from lutbench.report.charts import Chart
 from lutbench.report.comparisons import OVER_SEEDS, compare, interval_points, on_same_images, points
-from lutbench.report.entries import TableEntry, over_runs
+from lutbench.report.entries import TableEntry, over_runs, run_ids
 from lutbench.report.sections import ANY, Drawing, Section, View, by_task, directed, not_run
 from lutbench.report.values import interval_legend, value_legend, value_table, wide_section
 from robustness.condition_outcomes import RobustnessOutcomes
@@ -111,7 +111,7 @@ def every_measurement(view: View) -> pd.DataFrame:
             {
                 "suite": view.suite.name, "table": table, "set": dataset, "method": entry.method,
                 "encoder": entry.encoder, "seed": r.seed, **measurement.model_dump(),
-                "run": f"{r.run}@{r.identity[:12]}", "note": " ".join(view.notes_of(entry)),
+                "run": run_ids([r]), "note": " ".join(view.notes_of(entry)),
             }
             for measurement in r.measurements
         ]  # fmt: skip

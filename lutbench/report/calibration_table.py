@@ -11,7 +11,7 @@ import pandas as pd
 from lutbench.evaluate.calibration import BINS, ECE, NLL
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.report.comparisons import compare, interval_points, on_same_images, points
-from lutbench.report.entries import TableEntry, over_runs
+from lutbench.report.entries import TableEntry, over_runs, run_ids
 from lutbench.report.sections import Section, View, by_task
 from lutbench.report.values import interval_legend, row_numbers, seeds_text
 
@@ -154,7 +154,7 @@ def _tidy(view: View, rows: Sequence[_Calibrated]) -> pd.DataFrame:
             {
                 "suite": view.suite.name, "task": row.entry.task, "method": row.entry.method, "encoder": row.entry.encoder,
                 **m.model_dump(include=set(COLUMNS)), "metric": row.metric if name == ECE else NLL,
-                "seeds": len({r.seed for r in row.entry.runs}), "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in row.entry.runs),
+                "seeds": row.entry.seeds, "runs": run_ids(row.entry.runs),
                 "note": " ".join(view.notes_of(row.entry)),
             }
             for row in rows

@@ -250,7 +250,7 @@ def _numbers(view: View, pair: Pair) -> dict[str, Any]:
     first, second = pair.first, pair.second
     return {
         "suite": view.suite.name, "task": first.task, "metric": first.metric, "first": first.method, "second": second.method,
-        **difference_numbers(pair.compared, first.unit, len({r.seed for r in first.runs})), "note": " ".join(view.notes_of(first)),
+        **difference_numbers(pair.compared, first.unit, first.seeds), "note": " ".join(view.notes_of(first)),
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lutbench.recipes.suite import PlannedRun
 from lutbench.record import Record
-from lutbench.report.entries import outdated
+from lutbench.report.entries import outdated, run_ids
 from lutbench.report.sections import Section, View
 
 FLOP = (
@@ -189,7 +189,7 @@ def _numbers(view: View, one: _Spent, spent: Sequence[_Spent]) -> Mapping[str, A
         "like": budget.like if budget else "", "unit": budget.unit if budget else "",
         "flop ratio": None if flop is None else float(f"{flop:.6g}"),
         "hours ratio": None if hours is None else float(f"{hours:.6g}"),
-        "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in one.records), "note": view.note,
+        "runs": run_ids(one.records), "note": view.note,
     }  # fmt: skip
 
 

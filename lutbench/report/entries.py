@@ -60,6 +60,11 @@ class TableEntry:
         return self.kind.stage, self.task, self.method
 
     @property
+    def seeds(self) -> int:
+        """Number of seeds that were run."""
+        return len({record.seed for record in self.runs})
+
+    @property
     def unit(self) -> str:
         """The unit of what was measured; percent if nothing was."""
         return self.measured.unit if self.measured else "%"
@@ -113,6 +118,11 @@ def method_order(suite: LoadedSuite, methods: Iterable[str]) -> list[str]:
     """Return ``methods`` in the suite file's order, and behind them classifiers."""
     known = [*suite.config.method, *suite.config.classifier]
     return sorted(methods, key=lambda method: known.index(method) if method in known else len(known))
+
+
+def run_ids(records: Iterable[Record]) -> str:
+    """Return how tables for programs name runs: ``downstream/knn/lut/seed0@0123456789ab``, with the beginning of the identity."""
+    return " ".join(f"{record.run}@{record.identity[:12]}" for record in records)
 
 
 def over_runs(measured: Sequence[Measurement], seeds: Sequence[int] | None = None) -> Measurement:

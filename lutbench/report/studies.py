@@ -19,7 +19,7 @@ from lutbench.report.comparisons import (
     on_same_images,
     pair_tables,
 )
-from lutbench.report.entries import TableEntry
+from lutbench.report.entries import TableEntry, run_ids
 from lutbench.report.figures import PALETTE
 from lutbench.report.sections import Drawing, Section, View, directed
 from lutbench.report.study_curves import Curve, Panel, study_chart, study_figure
@@ -226,8 +226,8 @@ def _data(of: _Measured, pairs: Sequence[tuple[tuple[int, str, str, str], Pair]]
                 **{axis: _plain(_given(of.study.points[place], axis)) for axis in of.study.axes},
                 "base": place == of.study.base, "series": series, "column": task, "task": entry.task,
                 "method": entry.method, "encoder": entry.encoder, "metric": metric,
-                **entry.measured.model_dump(include={"value", "low", "high", "unit"}), "seeds": len({r.seed for r in entry.runs}),
-                **numbers, "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in entry.runs),
+                **entry.measured.model_dump(include={"value", "low", "high", "unit"}), "seeds": entry.seeds,
+                **numbers, "runs": run_ids(entry.runs),
                 "note": " ".join(of.view.notes_of(entry)),
             }
         )  # fmt: skip

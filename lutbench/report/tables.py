@@ -17,7 +17,7 @@ from lutbench.report.comparisons import comparison_sections
 from lutbench.report.compute_table import compute_section
 from lutbench.report.decided import decided_sections
 from lutbench.report.drawn import figures_key, is_drawn, note_drawn
-from lutbench.report.entries import TableEntry
+from lutbench.report.entries import TableEntry, run_ids
 from lutbench.report.figures import write_figure
 from lutbench.report.loss_curves import loss_sections
 from lutbench.report.render import csv, latex, markdown, terminal
@@ -242,11 +242,11 @@ def _tidy(view: View) -> pd.DataFrame:
                 "suite": view.suite.name, "task": entry.task, "method": entry.method, "encoder": entry.encoder,
                 "metric": entry.metric, **dict.fromkeys(("value", "low", "high")),
                 **(entry.measured.model_dump(include={"value", "low", "high"}) if entry.measured else {}),
-                "seeds": len({r.seed for r in entry.runs}), **({"draws": str(entry.draws)} if entry.draws > 1 else {}), "published": entry.published.value if entry.published else None,
+                "seeds": entry.seeds, **({"draws": str(entry.draws)} if entry.draws > 1 else {}), "published": entry.published.value if entry.published else None,
                 "published in": entry.published.source if entry.published else "",
                 "published protocol": f"{entry.published.protocol}: {entry.published.settings}" if entry.published else "",
                 "published recipe": (entry.published.other_recipe or "the run's") if entry.published else "",
-                "runs": " ".join(f"{r.run}@{r.identity[:12]}" for r in entry.runs),
+                "runs": run_ids(entry.runs),
                 "note": " ".join(view.notes_of(entry)),
             }
             for entry in view.entries
