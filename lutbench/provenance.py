@@ -51,6 +51,11 @@ class Code(BaseModel):
         commit = f"commit {self.commit[:10]}" if self.commit else where
         return f"{self.version}, {commit}{' with uncommitted changes' if self.modified else ''}"
 
+    @property
+    def details(self) -> str:
+        """The code, and whether it ran as it was committed."""
+        return f"{self}{', as committed' if self.modified is False else ''}"
+
 
 class Hardware(BaseModel):
     """The machine of one process, and how many processes there were."""
@@ -72,6 +77,11 @@ class Hardware(BaseModel):
         kinds = [f"{self.gpus.count(gpu)} x {gpu}" for gpu in dict.fromkeys(self.gpus)]
         machine = " + ".join(kinds) or f"{self.cpu}, {self.cores} cores"
         return machine if self.processes == 1 else f"{machine}, {self.processes} processes"
+
+    @property
+    def details(self) -> str:
+        """The machine, with its system, its memory and torch's threads."""
+        return f"{self}; {self.system}, {self.memory_gib:g} GiB, {self.threads} threads"
 
 
 def code() -> Code:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -18,7 +17,7 @@ from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.differences import NOT_SET, recipe_of, settings_of
 from lutbench.recipes.suite import PlannedRun
 from lutbench.record import Record, same_number
-from lutbench.report.values import interval_legend
+from lutbench.report.values import interval_legend, took_text
 from lutbench.smoke.mark import MARK, is_smoke
 from lutbench.sources import differing
 
@@ -224,36 +223,23 @@ def _recipe(record: Record, recipe: RunRecipe | None) -> tuple[Table, str]:
 
 
 def _origin(record: Record, recipe: RunRecipe | None) -> Iterator[tuple[str, str]]:
-    code, machine = record.code, record.hardware
-    clean = {True: "", False: ", as committed", None: ""}[code.modified]
-    yield "code", f"{code}{clean}"
+    yield "code", record.code.details
     yield "sources", _sources(record, recipe)
-    yield "machine", f"{machine}; {machine.system}, {machine.memory_gib:g} GiB, {machine.threads} threads"
+    yield "machine", record.hardware.details
     installed = packages()
-    others = {
-        name: installed.get(name, "not installed")
+    versions = [
+        f"{name} {version}"
+        + (f" (now {installed.get(name, 'not installed')})" if installed.get(name) != version else "")
         for name, version in record.packages.items()
-        if installed.get(name) != version
-    }
-    yield (
-        "packages",
-        ", ".join(
-            f"{name} {version}" + (f" (now {others[name]})" if name in others else "")
-            for name, version in record.packages.items()
-        ),
-    )
-    rate = f", {record.images_per_second:,.1f} images/s" if record.images_per_second else ""
-    seconds = record.wall_seconds
-    took = f"{seconds:.1f} s" if seconds < 120 else f"{timedelta(seconds=round(seconds))} h"
-    yield "took", f"{took}{rate}; finished {record.created}"
-    if record.extra:
-        yield (
-            "also",
-            "; ".join(
-                f"{IN_WORDS.get(name, name.replace('_', ' '))}: {_rounded(value, name in SHARES)}"
-                for name, value in record.extra.items()
-            ),
-        )
+    ]
+    yield "packages", ", ".join(versions)
+    yield "took", f"{took_text(record)}; finished {record.created}"
+    further = [
+        f"{IN_WORDS.get(name, name.replace('_', ' '))}: {_rounded(value, name in SHARES)}"
+        for name, value in record.extra.items()
+    ]
+    if further:
+        yield "also", "; ".join(further)
 
 
 def _sources(record: Record, recipe: RunRecipe | None) -> str:

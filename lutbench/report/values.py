@@ -1,6 +1,7 @@
 """The tables of values: the long one with published values beside measured ones, and the wide one that papers print."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from itertools import count, product
 from string import ascii_lowercase
 
@@ -8,6 +9,7 @@ import pandas as pd
 
 from lutbench.evaluate.outcomes import Measurement, decimals
 from lutbench.evaluate.statistics import BASIC, BOOTSTRAP, QUERIES, RESAMPLES
+from lutbench.record import Record
 from lutbench.report.entries import OF_DRAWS, STUDENT, TableEntry, method_order
 from lutbench.report.published import NOT_KNOWN, PublishedValue
 from lutbench.report.sections import Section, View, directed, signed
@@ -205,6 +207,13 @@ def row_numbers(view: View) -> dict[tuple[str, str, str], int]:
 def number_text(value: float, unit: str) -> str:
     """Return a value as tables print it without its interval: ``78.1`` percent, ``1900`` images."""
     return f"{value:.{decimals(unit, value)}f}"
+
+
+def took_text(record: Record) -> str:
+    """Return how long a run took, and how fast it was: ``12.3 s, 45.6 images/s``."""
+    seconds, rate = record.wall_seconds, record.images_per_second
+    time = f"{seconds:.1f} s" if seconds < 120 else f"{timedelta(seconds=round(seconds))} h"
+    return f"{time}, {rate:,.1f} images/s" if rate else time
 
 
 def _source_mark(value: PublishedValue, marks: Mapping[str, str]) -> str:

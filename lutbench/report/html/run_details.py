@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from shlex import quote
 
@@ -12,7 +11,7 @@ from lutbench.recipes.suite import LoadedSuite, Row
 from lutbench.record import Record
 from lutbench.report.evidence import unlike_defaults
 from lutbench.report.sections import View
-from lutbench.report.values import row_numbers
+from lutbench.report.values import row_numbers, took_text
 
 MOST = 40
 """Measurements that are shown of a run; robustness runs have hundreds, which their CSV has."""
@@ -146,15 +145,12 @@ def _step(link: Link, anchors: Mapping[tuple[str, str], str], known: Mapping[str
 
 
 def _made_by(record: Record) -> Iterator[tuple[str, str]]:
-    machine = record.hardware
-    yield "code", f"{record.code}{', as committed' if record.code.modified is False else ''}"
+    yield "code", record.code.details
     if record.code.sources:
         yield "sources", f"{len(record.code.sources)} source files, with hashes in the record"
-    yield "machine", f"{machine}; {machine.system}, {machine.memory_gib:g} GiB, {machine.threads} threads"
+    yield "machine", record.hardware.details
     yield "packages", ", ".join(f"{name} {version}" for name, version in record.packages.items())
-    rate = f", {record.images_per_second:,.1f} images/s" if record.images_per_second else ""
-    seconds = record.wall_seconds
-    yield "took", f"{f'{seconds:.1f} s' if seconds < 120 else f'{timedelta(seconds=round(seconds))} h'}{rate}"
+    yield "took", took_text(record)
     yield "finished", record.created
     if record.made_as:
         yield "reused from", record.made_as
