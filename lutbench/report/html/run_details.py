@@ -91,9 +91,12 @@ def row_details(view: View, results_dir: Path) -> list[RowDetails]:
     others = [record for name, record in view.records.items() if name not in shown]
     before = [details(record) for record in others if record.stage == "pretrain"]
     rest = [details(record) for record in others if record.stage != "pretrain"]
-    apart = (("pretrain", "Pre-training", before), ("other-records", "Records that are in no table", rest))
-    named = [RowDetails(anchor, title, (), of) for anchor, title, of in apart if of]
-    return [*named[:1], *found.values(), *named[1:]] if before else [*found.values(), *named]
+    rows = [
+        RowDetails("pretrain", "Pre-training", (), before),
+        *found.values(),
+        RowDetails("other-records", "Records that are in no table", (), rest),
+    ]
+    return [row for row in rows if row.runs or row.stale]
 
 
 def run_details(
