@@ -70,10 +70,10 @@ class GallerySection:
     galleries: Sequence[Gallery]
 
 
-def packed_picture(image: Image.Image) -> str:
+def packed_picture(image: Image.Image, quality: int = QUALITY) -> str:
     """Return an image as WebP, as base64."""
     content = io.BytesIO()
-    image.convert("RGB").save(content, "WEBP", quality=QUALITY, method=4)
+    image.convert("RGB").save(content, "WEBP", quality=quality, method=4)
     return base64.b64encode(content.getvalue()).decode()
 
 

@@ -17,19 +17,20 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+from PIL import Image
 
 from lutbench.files import whole_file
 from lutbench.provenance import code
 from lutbench.recipes.suite import Row
 from lutbench.report.alone_right import alone_section
 from lutbench.report.charts import CategoryPanel, Chart, ChartPanel, Forest
-from lutbench.report.galleries import AtHand, Gallery, GallerySection
+from lutbench.report.galleries import AtHand, Gallery, GallerySection, packed_picture
 from lutbench.report.html.grids import GROUPS, Grid, grid_of
 from lutbench.report.html.panel_specs import chart_specs
 from lutbench.report.html.prose import prose
 from lutbench.report.html.run_details import row_anchors, row_details, run_anchors
 from lutbench.report.html.vega_specs import SHAPES, Spec, forest_specs, shapes
-from lutbench.report.sections import Drawing, Section, View
+from lutbench.report.sections import PIPELINE_ONLY, Drawing, Section, View
 from lutbench.report.values import letters
 
 FOLDER = "reports"
@@ -44,10 +45,7 @@ LEFT_OUT = ("Runs",)
 """Sections that the page has in another form."""
 
 KINDS = {
-    "pipeline": (
-        "Pipeline check",
-        "These numbers show that the pipeline works. They are no evidence about the method.",
-    ),
+    "pipeline": ("Pipeline check", PIPELINE_ONLY),
     "exploration": (
         "Exploration",
         "Nothing was decided before these numbers were seen. They suggest hypotheses but are no evidence for them.",
@@ -121,9 +119,7 @@ def report_path(results_dir: Path, suite: str) -> Path:
     return results_dir / FOLDER / f"{suite}.html"
 
 
-def write_report(
-    view: View, sections: Sequence[Section], results_dir: Path, path: Path, at_hand: AtHand = NOTHING_AT_HAND
-) -> None:
+def write_report(view: View, sections: Sequence[Section], results_dir: Path, path: Path, at_hand: AtHand) -> None:
     """Write the report of a suite from its sections, with images from the folders ``at_hand``.
 
     Raises:
@@ -316,8 +312,10 @@ def _figure(drawing: Drawing, page: Page) -> Figure:
     title = f"{title[:1].upper()}{title[1:]}"
     if drawing.chart is not None and (chart := drawing.chart()).panels:
         return _charted(title, chart, page)
-    content, size = picture(drawing)
-    return Figure(title, picture=base64.b64encode(content).decode(), size=size)
+    drawn = io.BytesIO()
+    drawing.draw().savefig(drawn, format="png", metadata={"Software": None})
+    image = Image.open(drawn)
+    return Figure(title, picture=packed_picture(image, QUALITY), size=image.size)
 
 
 def _charted(title: str, chart: Chart, page: Page) -> Figure:
@@ -347,18 +345,6 @@ def _pair_colours(view: View) -> dict[str, str]:
         f"{view.method_label(first)} - {view.method_label(second)}": view.colour(first)
         for first, second in view.suite.config.compare
     }
-
-
-def picture(drawing: Drawing) -> tuple[bytes, tuple[int, int]]:
-    """Return a drawing as WebP, and its width and height in pixels."""
-    from PIL import Image  # here, with matplotlib, which takes a second
-
-    drawn = io.BytesIO()
-    drawing.draw().savefig(drawn, format="png", metadata={"Software": None})
-    image = Image.open(drawn).convert("RGB")
-    compressed = io.BytesIO()
-    image.save(compressed, "WEBP", quality=QUALITY, method=4)
-    return compressed.getvalue(), image.size
 
 
 def contents_of(blocks: Sequence[Block]) -> list[tuple[str, str]]:
