@@ -131,8 +131,7 @@ def _gallery(
             detail = "" if np.isnan(score) else f"mIoU {score:.1f} %"
             shots.append(_shot(names[entry.method], prediction, detail, view.colour(entry.method)))
         rows.append(ShotRow(first.names[index] if first.names else f"row {index}", "", shots))
-    recipe: Any = next(run for run in view.suite.runs if run.row == shown[0].row).recipe
-    return Gallery(view.task_title(shown[0]), rows, _legend(first, recipe.dataset, indices))
+    return Gallery(view.task_title(shown[0]), rows, _legend(first, view.dataset(shown[0]), indices))
 
 
 def _shot(caption: str, picture: Image.Image, detail: str = "", colour: str = "") -> Shot:

@@ -13,7 +13,6 @@ from lutbench.errors import UserError, listed
 from lutbench.evaluate.image_names import folder_of_class, labelled_names
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.recipes.downstream import EncoderSource
-from lutbench.recipes.suite import PlannedRun
 from lutbench.record import Record
 from lutbench.report.entries import TableEntry
 from lutbench.report.galleries import AtHand, Gallery, GallerySection, Shot, ShotRow, packed_picture, spread_out
@@ -101,10 +100,6 @@ def _comparable(view: View, of_task: Sequence[TableEntry]) -> list[TableEntry]:
     return [entry for entry, of in zip(kept, images, strict=True) if of == images[0] and len(of) == 1]
 
 
-def _planned(view: View, entry: TableEntry) -> PlannedRun:
-    return next(run for run in view.suite.runs if run.row == entry.row)
-
-
 class _Classes:
     """The names of a task's classes: those of the folders that contain the images, or numbers."""
 
@@ -132,7 +127,7 @@ class _Images:
 
     def pictures(self, entry: TableEntry, names: Sequence[str]) -> list[tuple[str, int]]:
         """Return images as on the page, each with its side in pixels, cropped as in the evaluation of the row; empty texts if they are not there."""
-        recipe: Any = _planned(self.view, entry).recipe
+        recipe: Any = next(run for run in self.view.suite.runs if run.row == entry.row).recipe
         if not names:
             return []
         try:

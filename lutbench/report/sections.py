@@ -127,14 +127,14 @@ class View:
 
     def notes_of(self, entry: TableEntry) -> list[str]:
         """Return the notes that must accompany every number of an entry: the suite's and the dataset's."""
-        return [note for note in (self.note, self._dataset(entry).note) if note]
+        return [note for note in (self.note, self.dataset(entry).note) if note]
 
     def dataset_notes(self, shown: Iterable[TableEntry]) -> list[str]:
         """Return the notes of the datasets of these entries, each once: ``Toys-C: Frost is drawn.``"""
-        noted = {self.task_title(entry): self._dataset(entry).note for entry in shown}
+        noted = {self.task_title(entry): self.dataset(entry).note for entry in shown}
         return [f"{title}: {note}" for title, note in noted.items() if note]
 
-    def _dataset(self, entry: TableEntry) -> DatasetRecipe:
+    def dataset(self, entry: TableEntry) -> DatasetRecipe:
         """Return the dataset that the runs of an entry read."""
         return next(r for r in self.suite.runs if (r.stage, r.task) == (entry.kind.stage, entry.task)).recipe.dataset
 
@@ -160,7 +160,7 @@ class View:
         if table == entry.task:
             return title
         _, _, *probe = entry.task.split("/")  # of robustness, see lutbench.recipes.classifier_rows.PROBES
-        dataset = ", ".join([self._dataset(entry).label, *(name.replace("-", " ") for name in probe)])
+        dataset = ", ".join([self.dataset(entry).label, *(name.replace("-", " ") for name in probe)])
         return dataset if len(tables) == 1 else f"{title}, {dataset}"
 
     def method_label(self, method: str) -> str:
