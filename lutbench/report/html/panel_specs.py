@@ -4,7 +4,20 @@ import math
 from collections.abc import Mapping
 
 from lutbench.report.charts import CategoryPanel, Chart, ChartPanel, MapPanel
-from lutbench.report.html.vega_specs import AXIS, Spec, colour_of, lines_spec, plot, scale_of, shapes, short, with_ends
+from lutbench.report.html.vega_specs import (
+    AXIS,
+    INTERVAL,
+    Spec,
+    by_label,
+    dot,
+    lines_spec,
+    mark,
+    plot,
+    point_text,
+    shapes,
+    short,
+    tooltip,
+)
 
 PER_DOT, BETWEEN = 8, 7
 """Pixels for each dot of a category, and between categories."""
@@ -34,7 +47,7 @@ def categories_spec(panel: CategoryPanel, colours: Mapping[str, str]) -> Spec:
             "x": short(point.value),
             "lo": short(point.low),
             "hi": short(point.high),
-            "t": with_ends(point.value, point.low, point.high) if point.low < point.high else f"{point.value:.4g}",
+            "t": point_text(point),
         }
         for line in panel.lines
         for place, point in line.points.items()
@@ -48,24 +61,22 @@ def categories_spec(panel: CategoryPanel, colours: Mapping[str, str]) -> Spec:
             "axis": {"title": None, "ticks": False, "domain": False, "labelLimit": 130, "labelOverlap": False},
         },
         "yOffset": {"field": "s", "type": "nominal", "scale": {"domain": labels}},
-        "color": colour_of(colours),
+        "color": by_label(colours),
     }
     ends = {"zero": True} if panel.top is None else {"domain": [0, panel.top], "nice": False}
     x = {"type": "quantitative", "title": panel.x, "scale": ends, "axis": {"tickCount": 5}}
     layers: list[Spec] = [
         {
-            "mark": {"type": "rule", "strokeWidth": 3, "opacity": 0.4, "aria": False},
+            "mark": INTERVAL,
             "encoding": {**of_row, "x": {**x, "field": "lo"}, "x2": {"field": "hi"}},
         },
         {
-            "mark": {"type": "point", "filled": True, "size": 34, "opacity": 1, "aria": False},
+            "mark": dot(34),
             "encoding": {
                 **of_row,
                 "x": {**x, "field": "x"},
-                "shape": {"field": "s", "type": "nominal", "legend": None, "scale": scale_of(shapes(colours))},
-                "tooltip": [
-                    {"field": field, "title": name} for field, name in (("s", "row"), ("p", "class"), ("t", panel.x))
-                ],
+                "shape": by_label(shapes(colours)),
+                "tooltip": tooltip({"s": "row", "p": "class", "t": panel.x}),
             },
         },
     ]
@@ -86,9 +97,8 @@ def map_spec(panel: MapPanel) -> Spec:
         "title": panel.value, "orient": "bottom", "gradientThickness": 8, "gradientLength": 120, "tickCount": 3,
         "titleOrient": "left", "titleFontWeight": "normal", "titleFontSize": 11, "labelFontSize": 11, "offset": 6,
     }  # fmt: skip
-    told = [("y", panel.y), ("x", panel.x), ("t", panel.value)]
     layer: Spec = {
-        "mark": {"type": "rect", "aria": False},
+        "mark": mark("rect"),
         "encoding": {
             "x": _axis("x", panel.x, list(panel.columns), axis),
             "y": _axis("y", panel.y, list(reversed(panel.rows)), axis),
@@ -98,7 +108,7 @@ def map_spec(panel: MapPanel) -> Spec:
                 "scale": {"scheme": "viridis", "domain": list(panel.ends), "clamp": True},
                 "legend": legend,
             },
-            "tooltip": [{"field": field, "title": name} for field, name in told],
+            "tooltip": tooltip({"y": panel.y, "x": panel.x, "t": panel.value}),
         },
     }
     return plot(f"{panel.title}: {panel.value} of {panel.y} and {panel.x}", values, [layer], MAP_HEIGHT)

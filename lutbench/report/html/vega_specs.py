@@ -56,33 +56,16 @@ def lines_spec(panel: ChartPanel, colours: Mapping[str, str]) -> Spec:
         for line in panel.lines
         for x, point in line.points.items()
     ]
-    axis: Spec = {"title": panel.x, "grid": False}
-    if panel.ticks:
-        places, texts = json.dumps([*panel.ticks]), json.dumps([*panel.ticks.values()])
-        axis |= {"values": list(panel.ticks), "labelExpr": f"({texts})[indexof({places}, datum.value)]"}
-    else:
-        axis |= {"tickCount": 5}
-    x = {
-        "field": "x",
-        "type": "quantitative",
-        "axis": axis,
-        "scale": {"zero": False, "nice": not panel.ticks, "padding": 8},
-    }
     vertical = {"zero": panel.from_zero} if panel.top is None else {"domain": [0, panel.top], "nice": False}
     y = {"type": "quantitative", "title": panel.y, "scale": vertical, "axis": {"tickCount": 5}}
-    ends = {"y": {**y, "field": "lo"}, "y2": {"field": "hi"}}
-    of_line = {"x": x, "color": colour_of(colours), "detail": {"field": "n"}}
+    of_line = {"x": _positions(panel), "color": by_label(colours), "detail": {"field": "n"}}
+    ends = {**of_line, "y": {**y, "field": "lo"}, "y2": {"field": "hi"}}
     middle = {**of_line, "y": {**y, "field": "y"}}
     layers: list[Spec] = []
     if any(line.has_band and line.style != "dots" for line in panel.lines):
-        band = {"mark": {"type": "area", "opacity": 0.16, "aria": False}, "encoding": {**of_line, **ends}}
-        layers.append({"transform": [{"filter": "datum.b"}], **band})
+        layers.append({"transform": [{"filter": "datum.b"}], "mark": mark("area", opacity=0.16), "encoding": ends})
     if dotted:
-        bars = {
-            "mark": {"type": "rule", "strokeWidth": 3, "opacity": 0.4, "aria": False},
-            "encoding": {**of_line, **ends},
-        }
-        layers.append({"transform": [{"filter": "datum.d == 'dots'"}], **bars})
+        layers.append({"transform": [{"filter": "datum.d == 'dots'"}], "mark": INTERVAL, "encoding": ends})
     dash = {
         "field": "d",
         "type": "nominal",
@@ -92,32 +75,34 @@ def lines_spec(panel: ChartPanel, colours: Mapping[str, str]) -> Spec:
     layers.append(
         {
             "transform": [{"filter": "datum.d != 'dots'"}],
-            "mark": {"type": "line", "strokeWidth": 1.6, "aria": False},
+            "mark": mark("line", strokeWidth=1.6),
             "encoding": {**middle, "strokeDash": dash},
         }
     )
     is_dense = any(len(line.points) > DENSE for line in panel.lines)
-    layers.append(
-        {
-            "mark": {"type": "point", "filled": True, "size": 34, "opacity": 0 if is_dense else 1, "aria": False},
-            "encoding": {
-                **middle,
-                "shape": {"field": "s", "type": "nominal", "legend": None, "scale": scale_of(shapes(colours))},
-                "tooltip": [
-                    {"field": "s", "title": "row"},
-                    *([{"field": "n", "title": "line"}] if any(line.note for line in panel.lines) else []),
-                    {"field": "p", "title": panel.x},
-                    {"field": "t", "title": panel.y},
-                ],
-            },
-        }
-    )
+    told = {"s": "row", "n": "line", "p": panel.x, "t": panel.y}
+    if not any(line.note for line in panel.lines):
+        del told["n"]
+    shown = {"shape": by_label(shapes(colours)), "tooltip": tooltip(told)}
+    layers.append({"mark": dot(34, opacity=0 if is_dense else 1), "encoding": {**middle, **shown}})
     if panel.level is not None:
-        level = {"type": "rule", "strokeDash": [5, 4], "strokeWidth": 1.2, "color": "currentColor", "aria": False}
+        level = mark("rule", strokeDash=[5, 4], strokeWidth=1.2, color="currentColor")
         layers.append(
             {"data": {"values": [{"level": panel.level}]}, "mark": level, "encoding": {"y": {**y, "field": "level"}}}
         )
     return plot(f"{panel.title}: {panel.y} against {panel.x}", values, layers, HEIGHT)
+
+
+def _positions(panel: ChartPanel) -> Spec:
+    """Return the horizontal axis of a panel, with its own ticks if it has any."""
+    axis: Spec = {"title": panel.x, "grid": False}
+    if panel.ticks:
+        places, texts = json.dumps([*panel.ticks]), json.dumps([*panel.ticks.values()])
+        axis |= {"values": list(panel.ticks), "labelExpr": f"({texts})[indexof({places}, datum.value)]"}
+    else:
+        axis |= {"tickCount": 5}
+    scale = {"zero": False, "nice": not panel.ticks, "padding": 8}
+    return {"field": "x", "type": "quantitative", "axis": axis, "scale": scale}
 
 
 def forest_specs(forest: Forest, colours: Mapping[str, str]) -> list[tuple[str, Spec]]:
@@ -171,15 +156,15 @@ def _forest_spec(task: str, rows: Sequence[Difference], colours: Mapping[str, st
             "domain": False,
         },
     }
-    of_row = {"y": y, "color": colour_of(colours)}
+    of_row = {"y": y, "color": by_label(colours)}
     layers: list[Spec] = [
         {
             "data": {"values": [{"zero": 0}]},
-            "mark": {"type": "rule", "color": "currentColor", "strokeOpacity": 0.6, "aria": False},
+            "mark": mark("rule", color="currentColor", strokeOpacity=0.6),
             "encoding": {"x": {**x, "field": "zero"}},
         },
         {
-            "mark": {"type": "rule", "strokeWidth": 7, "opacity": 0.35, "aria": False},
+            "mark": mark("rule", strokeWidth=7, opacity=0.35),
             "encoding": {**of_row, "x": {**x, "field": "lo"}, "x2": {"field": "hi"}},
         },
     ]
@@ -187,21 +172,12 @@ def _forest_spec(task: str, rows: Sequence[Difference], colours: Mapping[str, st
         layers.append(
             {
                 "transform": [{"filter": "isValid(datum.slo)"}],
-                "mark": {"type": "rule", "strokeWidth": 1.4, "aria": False},
+                "mark": mark("rule", strokeWidth=1.4),
                 "encoding": {**of_row, "x": {**x, "field": "slo"}, "x2": {"field": "shi"}},
             }
         )
-    tooltip = [("r", "pair"), ("t", "difference, interval over images"), ("u", "interval over seeds or draws")]
-    layers.append(
-        {
-            "mark": {"type": "point", "filled": True, "size": 52, "opacity": 1, "aria": False},
-            "encoding": {
-                **of_row,
-                "x": {**x, "field": "x"},
-                "tooltip": [{"field": field, "title": name} for field, name in tooltip],
-            },
-        }
-    )
+    told = {"r": "pair", "t": "difference, interval over images", "u": "interval over seeds or draws"}
+    layers.append({"mark": dot(52), "encoding": {**of_row, "x": {**x, "field": "x"}, "tooltip": tooltip(told)}})
     return plot(
         f"{task}: differences with their intervals", values, layers, AXIS + ROW * len({value["r"] for value in values})
     )
@@ -222,7 +198,6 @@ def plot(description: str, values: Sequence[Spec], layers: Sequence[Spec], heigh
 
 
 def _value(line: ChartLine, at: float, x: float, point: Point, panel: ChartPanel) -> Spec:
-    has_interval = line.has_band and point.low < point.high
     return {
         "s": line.label,
         "n": line.note,
@@ -233,8 +208,27 @@ def _value(line: ChartLine, at: float, x: float, point: Point, panel: ChartPanel
         "lo": short(point.low),
         "hi": short(point.high),
         "p": panel.ticks.get(x, f"{x:g}"),
-        "t": with_ends(point.value, point.low, point.high) if has_interval else f"{point.value:.4g}",
+        "t": point_text(point) if line.has_band else f"{point.value:.4g}",
     }
+
+
+def mark(kind: str, **style: Any) -> Spec:
+    """Return a mark that is no text for screen readers: the page has all numbers of a chart in a table."""
+    return {"type": kind, **style, "aria": False}
+
+
+def dot(size: int, opacity: int = 1) -> Spec:
+    """Return the mark of a value, of an area in square pixels."""
+    return mark("point", filled=True, size=size, opacity=opacity)
+
+
+INTERVAL = mark("rule", strokeWidth=3, opacity=0.4)
+"""The mark of an interval behind a dot."""
+
+
+def tooltip(told: Mapping[str, str]) -> list[Spec]:
+    """Return what stands beside a mark at the pointer: the names of fields, each with the title of its text."""
+    return [{"field": field, "title": title} for field, title in told.items()]
 
 
 def short(value: float) -> float:
@@ -248,11 +242,12 @@ def with_ends(value: float | None, low: float, high: float) -> str:
     return ends if value is None else f"{value:.4g} {ends}"
 
 
-def colour_of(colours: Mapping[str, str]) -> Spec:
-    """Return how marks have the colours of their labels."""
-    return {"field": "s", "type": "nominal", "legend": None, "scale": scale_of(colours)}
+def point_text(point: Point) -> str:
+    """Return a value with its interval, if that is one: ``79.5 [77.7, 81.3]``."""
+    return with_ends(point.value, point.low, point.high) if point.low < point.high else f"{point.value:.4g}"
 
 
-def scale_of(by_label: Mapping[str, str]) -> Spec:
-    """Return the scale that gives every label its own."""
-    return {"domain": list(by_label), "range": list(by_label.values())}
+def by_label(own: Mapping[str, str]) -> Spec:
+    """Return how marks get the colour, or the shape, of their label."""
+    scale = {"domain": list(own), "range": list(own.values())}
+    return {"field": "s", "type": "nominal", "legend": None, "scale": scale}
