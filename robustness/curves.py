@@ -1,6 +1,6 @@
 """Curves of robustness datasets: accuracy over the severity of corruptions, and over the amount of occlusion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,34 +61,31 @@ def occlusion_curves(seeds: Sequence[RobustnessOutcomes]) -> dict[str, Curve]:
 
 def severity_figure(title: str, methods: Methods, note: str = "", colours: Sequence[str] = PALETTE) -> "Figure":
     """Draw the mean over corruptions against severity, a line per method, and a small panel for every corruption."""
-    curves = {seeds_label(label, len(seeds)): severity_curves(seeds) for label, seeds in methods}
-    names = list(dict.fromkeys(name for of in curves.values() for name in of if name != MEAN))
-    extra = methods[0][1][0].extra
-    count = sum(name not in extra for name in names)
-    rows = -(-len(names) // COLUMNS)
+    curves, extra = _by_name(methods, severity_curves), methods[0][1][0].extra
+    mean = curves.pop(MEAN, {label: {} for of in curves.values() for label in of})
+    rows = -(-len(curves) // COLUMNS)
     figure = new_figure(8.5, 4.4 + 1.45 * rows)
     parts: Any = figure.subfigures(2, 1, height_ratios=[3.2, 0.5 + 1.45 * rows])
     above, below = parts
     large = above.subplots()
-    draw_lines(large, {label: of.get(MEAN, {}) for label, of in curves.items()}, colours)
-    large.set_title(f"Mean over {count} corruption{'s' if count > 1 else ''}", fontsize="small")
+    draw_lines(large, mean, colours)
+    large.set_title(_panel_title(MEAN, curves, extra), fontsize="small")
     large.set_ylabel("top-1, %")
     large.set_xlabel("severity")
-    grid = below.subplots(rows, min(COLUMNS, len(names)), sharex=True, sharey=True, squeeze=False).ravel()
-    panels, spare = grid[: len(names)], grid[len(names) :]
-    for axes, name in zip(panels, names, strict=True):
-        draw_lines(axes, {label: of.get(name, {}) for label, of in curves.items()}, colours, small=True)
-        label = name.replace("_", " ")
-        axes.set_title(f"{label}, extra" if name in extra else label, fontsize="x-small", pad=3)
+    grid = below.subplots(rows, min(COLUMNS, len(curves)), sharex=True, sharey=True, squeeze=False).ravel()
+    panels, spare = grid[: len(curves)], grid[len(curves) :]
+    for axes, (name, of) in zip(panels, curves.items(), strict=True):
+        draw_lines(axes, of, colours, small=True)
+        axes.set_title(_panel_title(name, curves, extra), fontsize="x-small", pad=3)
     for axes in spare:
         axes.remove()
-    severities = sorted({severity for of in curves.values() for curve in of.values() for severity in curve})
+    severities = sorted({severity for of in (mean, *curves.values()) for curve in of.values() for severity in curve})
     for axes in (large, *panels):
         axes.set_xticks(severities)
     for axes in panels[-COLUMNS:]:
         axes.tick_params(labelbottom=True)  # also of a panel with nothing below it
-    _from_zero([large], [of.get(MEAN, {}) for of in curves.values()])
-    _from_zero(panels[:1], [curve for of in curves.values() for curve in of.values()])
+    large.set_ylim(0, _top([mean]))
+    panels[0].set_ylim(0, _top([mean, *curves.values()]))
     below.supxlabel("severity", fontsize="small")
     below.supylabel("top-1, %", fontsize="small")
     _label(figure, large, title, OF_SEVERITY, note)
@@ -97,58 +94,74 @@ def severity_figure(title: str, methods: Methods, note: str = "", colours: Seque
 
 def occlusion_figure(title: str, methods: Methods, note: str = "", colours: Sequence[str] = PALETTE) -> "Figure":
     """Draw top-1 against the share of dropped patches, and beside it against the number of shuffled tiles."""
-    curves = {seeds_label(label, len(seeds)): occlusion_curves(seeds) for label, seeds in methods}
-    kinds = [kind for kind in ("drop", "shuffle") if any(of[kind] for of in curves.values())]
+    curves = {kind: of for kind, of in _by_name(methods, occlusion_curves).items() if any(of.values())}
     figure = new_figure(8.5, 4.2)
-    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    for axes, kind in zip(panels, kinds, strict=True):
-        amounts = sorted({amount for of in curves.values() for amount in of[kind]})
-        # Tiles are at even steps: 14 x 14 and 16 x 16 would lie on each other, and 2 x 2 at the edge.
-        at = {amount: 10 * amount if kind == "drop" else number for number, amount in enumerate(amounts)}
-        moved = {label: {at[amount]: point for amount, point in of[kind].items()} for label, of in curves.items()}
-        draw_lines(axes, moved, colours)
-        ticks = [f"{10 * amount}" if kind == "drop" else f"{amount**2}" for amount in amounts]
-        axes.set_xticks(list(at.values()), ticks)
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    for axes, (kind, of) in zip(panels, curves.items(), strict=True):
+        placed, ticks = _placed(kind, of)
+        draw_lines(axes, placed, colours)
+        axes.set_xticks(list(ticks), list(ticks.values()))
         axes.set_xlabel("patches dropped, %" if kind == "drop" else "number of shuffled tiles")
     panels[0].set_ylabel("top-1, %")
-    _from_zero(panels[:1], [of[kind] for of in curves.values() for kind in kinds])
+    panels[0].set_ylim(0, _top(curves.values()))
     _label(figure, panels[-1], title, OF_OCCLUSION, note)
     return figure
 
 
-def severity_chart(methods: Methods, colours: Sequence[str] = PALETTE) -> Chart:
+def severity_chart(methods: Methods, colours: Sequence[str]) -> Chart:
     """Return the panels of :func:`severity_figure` for a page that draws them, the mean over corruptions first."""
-    curves = {seeds_label(label, len(seeds)): severity_curves(seeds) for label, seeds in methods}
-    names = dict.fromkeys(name for of in curves.values() for name in of)
-    extra = methods[0][1][0].extra
-    count = sum(name not in extra and name != MEAN for name in names)
-    panels, top = [], _top([curve for of in curves.values() for curve in of.values()])
-    for name in names:
-        label = name.replace("_", " ")
-        title = f"Mean over {count} corruptions" if name == MEAN else f"{label}, extra" if name in extra else label
-        lines = _lines({label: of.get(name, {}) for label, of in curves.items()}, colours)
+    curves, extra = _by_name(methods, severity_curves), methods[0][1][0].extra
+    panels, top = [], _top(curves.values())
+    for name, of in curves.items():
+        title, lines = _panel_title(name, curves, extra), _lines(of, colours)
         severities = {x: f"{x:g}" for line in lines for x in line.points}
         panels.append(ChartPanel(title, "severity", "top-1, %", lines, severities, from_zero=True, top=top))
     return Chart(panels, OF_SEVERITY)
 
 
-def occlusion_chart(methods: Methods, colours: Sequence[str] = PALETTE) -> Chart:
+def occlusion_chart(methods: Methods, colours: Sequence[str]) -> Chart:
     """Return the panels of :func:`occlusion_figure` for a page that draws them."""
-    curves = {seeds_label(label, len(seeds)): occlusion_curves(seeds) for label, seeds in methods}
-    panels, top = [], _top([curve for of in curves.values() for curve in of.values()])
-    for kind in ("drop", "shuffle"):
-        amounts = sorted({amount for of in curves.values() for amount in of[kind]})
-        if amounts:
-            at = {amount: 10 * amount if kind == "drop" else number for number, amount in enumerate(amounts)}
-            moved = {label: {at[x]: point for x, point in of[kind].items()} for label, of in curves.items()}
-            ticks = {float(at[x]): f"{10 * x}" if kind == "drop" else f"{x**2}" for x in amounts}
-            title = "Patches dropped" if kind == "drop" else "Tiles shuffled"
-            axis = "patches dropped, %" if kind == "drop" else "number of tiles"
-            panels.append(ChartPanel(title, axis, "top-1, %", _lines(moved, colours), ticks, from_zero=True, top=top))
+    curves = {kind: of for kind, of in _by_name(methods, occlusion_curves).items() if any(of.values())}
+    panels, top = [], _top(curves.values())
+    for kind, of in curves.items():
+        placed, ticks = _placed(kind, of)
+        title = "Patches dropped" if kind == "drop" else "Tiles shuffled"
+        axis = "patches dropped, %" if kind == "drop" else "number of tiles"
+        labels = {float(x): text for x, text in ticks.items()}
+        panels.append(ChartPanel(title, axis, "top-1, %", _lines(placed, colours), labels, from_zero=True, top=top))
     return Chart(panels, OF_OCCLUSION)
 
 
-def _lines(curves: Mapping[str, Mapping[int, Point]], colours: Sequence[str]) -> list[ChartLine]:
+def _by_name(
+    methods: Methods, curves: Callable[[Sequence[RobustnessOutcomes]], dict[str, Curve]]
+) -> dict[str, dict[str, Curve]]:
+    """Return by name the curves of all methods, by what the legend says of these; empty ones where a method has none."""
+    each = {seeds_label(label, len(seeds)): curves(seeds) for label, seeds in methods}
+    names = dict.fromkeys(name for of in each.values() for name in of)
+    return {name: {label: of.get(name, {}) for label, of in each.items()} for name in names}
+
+
+def _panel_title(name: str, names: Iterable[str], extra: Container[str]) -> str:
+    """Return what stands above the panel of a corruption, or of the mean over those of ``names`` that are not extra."""
+    if name == MEAN:
+        count = sum(other not in extra for other in names if other != MEAN)
+        return f"Mean over {count} corruption{'s' if count > 1 else ''}"
+    label = name.replace("_", " ")
+    return f"{label}, extra" if name in extra else label
+
+
+def _placed(kind: str, curves: Mapping[str, Curve]) -> tuple[dict[str, Curve], dict[int, str]]:
+    """Return the curves of a kind of occlusion by their places on an axis, and what is written at each place.
+
+    Tiles are at even steps: 14 x 14 and 16 x 16 would lie on each other, and 2 x 2 at the edge.
+    """
+    amounts = sorted({amount for curve in curves.values() for amount in curve})
+    at = {amount: 10 * amount if kind == "drop" else number for number, amount in enumerate(amounts)}
+    ticks = {at[amount]: f"{10 * amount}" if kind == "drop" else f"{amount**2}" for amount in amounts}
+    return {label: {at[amount]: point for amount, point in of.items()} for label, of in curves.items()}, ticks
+
+
+def _lines(curves: Mapping[str, Curve], colours: Sequence[str]) -> list[ChartLine]:
     """Return a line for every label that has points."""
     return [
         ChartLine(label, colours[place % len(colours)], {float(x): point for x, point in curve.items()})
@@ -180,15 +193,9 @@ def _over_seeds(curves: Sequence[Curve]) -> Curve:
     return {x: over_seeds_point([curve[x] for curve in curves]) for x in shared}
 
 
-def _from_zero(panels: Sequence["Axes"], curves: Sequence[Curve]) -> None:
-    """Scale panels to show the whole band of every curve, and zero."""
-    for axes in panels:
-        axes.set_ylim(0, _top(curves))
-
-
-def _top(curves: Sequence[Curve]) -> float:
-    """Return where an axis ends that shows the whole band of every curve."""
-    highest = max((point.high for curve in curves for point in curve.values()), default=0.0)
+def _top(panels: Iterable[Mapping[str, Curve]]) -> float:
+    """Return where an axis from 0 ends that shows the whole band of every curve."""
+    highest = max((point.high for of in panels for curve in of.values() for point in curve.values()), default=0.0)
     return min(100.0, 1.03 * highest) or 1.0
 
 
