@@ -18,7 +18,7 @@ from lutbench.evaluate.statistics import BOOTSTRAP, mean_intervals, wilson
 from lutbench.record import Record
 from lutbench.report.entries import TableEntry, method_order, run_ids
 from lutbench.report.sections import Section, View, by_task, not_run
-from lutbench.report.values import interval_legend, row_numbers
+from lutbench.report.values import interval_legend, row_numbers, seeds_text
 
 OWN_ROWS = True
 """The main table leaves the rows of analyses to the sections of this module."""
@@ -157,9 +157,7 @@ def _row(view: View, entries: Mapping[str, TableEntry], shown: Sequence[str]) ->
     cells = [_depth(first) if metric == "best depth" else _cell(entries.get(metric)) for metric in shown]
     if first.stale and not any(entry.runs for entry in entries.values()):
         cells = ["stale" for _ in shown]
-    seeds = ""
-    if first.planned > 1 and first.runs:
-        seeds = f"{len(first.runs)} of {first.planned}" if len(first.runs) < first.planned else str(first.planned)
+    seeds = seeds_text(first) if first.planned > 1 and first.runs else ""
     return [view.method_label(first.method), first.encoder, *cells, seeds, f"[{row_numbers(view)[first.row]}]"]
 
 

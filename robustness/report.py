@@ -180,7 +180,4 @@ def _corruption_rows(records: Sequence[Record]) -> list[tuple[str, str]]:
 
 def _value(records: Sequence[Record], metric: str) -> str:
     measured = [m for record in records if (m := record.measured(metric))]
-    if not measured:
-        return ""
-    mean = over_runs(measured)
-    return f"{mean.value:.1f} [{mean.low:.1f}, {mean.high:.1f}]"
+    return over_runs(measured).text() if measured else ""
