@@ -8,7 +8,7 @@ import numpy as np
 
 from downstream.segmentation.confusions import IOU_OF
 from lutbench.record import Record
-from lutbench.report.charts import CategoryPanel, Chart, ChartLine
+from lutbench.report.charts import CategoryPanel, Chart, ChartLine, point_of
 from lutbench.report.figures import PALETTE, Point, label_figure, new_figure, over_seeds_point, plain_axes, seeds_label
 from lutbench.report.galleries import AtHand, GallerySection
 from lutbench.report.sections import Drawing, Section, View, by_task
@@ -77,7 +77,7 @@ def class_figure(title: str, methods: Methods, note: str = "", colours: Sequence
         )
     axes.set_yticks(range(len(shown)), shown)
     axes.set_ylim(len(shown) - 0.5, -0.5)
-    axes.set_xlim(0, min(100.0, 1.05 * max(bar.high for of in bars for bar in of.values()) or 1))
+    axes.set_xlim(0, _top(bars))
     axes.set_xlabel("IoU, %")
     plain_axes(axes, "x")
     columns = 1 if sum(map(len, labels)) > 80 else len(methods)
@@ -99,9 +99,13 @@ def class_chart(methods: Methods, colours: Sequence[str]) -> Chart:
         )
         for (name, records), of, colour in zip(methods, bars, colours, strict=True)
     ]
-    top = min(100.0, 1.05 * max(bar.high for of in bars for bar in of.values()) or 1)
-    panel = CategoryPanel(choice or f"{len(shown)} classes", "IoU, %", shown, lines, top)
+    panel = CategoryPanel(choice or f"{len(shown)} classes", "IoU, %", shown, lines, _top(bars))
     return Chart([panel], ABOUT.replace("Lines", "Bars"))
+
+
+def _top(bars: Sequence[Mapping[str, Point]]) -> float:
+    """Return where an axis from 0 ends that shows the whole interval of every bar."""
+    return min(100.0, 1.05 * max(bar.high for of in bars for bar in of.values()) or 1)
 
 
 def chosen_classes(methods: Methods, bars: Sequence[Mapping[str, Point]]) -> tuple[list[str], str]:
@@ -125,8 +129,7 @@ def class_bars(records: Sequence[Record]) -> dict[str, Point]:
     for record in records:
         for m in record.measurements:
             if m.metric.startswith(IOU_OF):
-                low, high = (m.value if end is None else end for end in (m.low, m.high))
-                measured.setdefault(m.metric.removeprefix(IOU_OF), []).append(Point(m.value, low, high))
+                measured.setdefault(m.metric.removeprefix(IOU_OF), []).append(point_of(m))
     return {name: over_seeds_point(points) for name, points in measured.items()}
 
 

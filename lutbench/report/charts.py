@@ -4,10 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lutbench.evaluate.outcomes import Measurement
 from lutbench.report.figures import Point
 
 Style = Literal["solid", "dotted", "dots"]
 """How a line is drawn; of ``dots`` the points alone, each with a bar for its interval."""
+
+
+def point_of(measured: Measurement) -> Point:
+    """Return a value with its interval, which is the value itself where there is none."""
+    low, high = (measured.value if end is None else end for end in (measured.low, measured.high))
+    return Point(measured.value, low, high)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from math import ceil, log10
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lutbench.evaluate.outcomes import Measurement
-from lutbench.report.charts import Chart, ChartLine, ChartPanel, Style
+from lutbench.report.charts import Chart, ChartLine, ChartPanel, Style, point_of
 from lutbench.report.entries import OF_DRAWS, STUDENT
-from lutbench.report.figures import Point, draw_lines, label_figure, new_figure, plain_axes
+from lutbench.report.figures import draw_lines, label_figure, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +95,7 @@ def study_chart(panels: Sequence[Panel], axis: str) -> Chart:
             ChartLine(
                 curve.label or panel.metric,
                 curve.colour,
-                {placed.positions[key]: _point(measured) for key, measured in curve.points.items()},
+                {placed.positions[key]: point_of(measured) for key, measured in curve.points.items()},
                 style,
             )
             for curve in panel.curves
@@ -162,7 +162,7 @@ def _draw_curve(axes: "Axes", curve: Curve, axis: Axis) -> None:
     """Draw a line with a band; to a 0 that has a place of its own it is dashed."""
     keys = [key for key in axis.positions if key in curve.points]
     apart = axis.zero_apart and keys[0] == 0
-    line = {axis.positions[key]: _point(curve.points[key]) for key in keys[apart:]}
+    line = {axis.positions[key]: point_of(curve.points[key]) for key in keys[apart:]}
     draw_lines(axes, {curve.label: line}, [curve.colour])
     if apart:
         zero = axis.positions[keys[0]]
@@ -184,7 +184,7 @@ def _draw_bars(axes: "Axes", curve: Curve, positions: dict[Key, float]) -> None:
 
 
 def _draw_bar(axes: "Axes", x: float, measured: Measurement, colour: str, label: str | None = None) -> None:
-    value, low, high = _point(measured)
+    value, low, high = point_of(measured)
     axes.plot([x, x], [low, high], color=colour, linewidth=2.5, alpha=0.35, solid_capstyle="butt")
     axes.plot([x], [value], color=colour, marker="o", markersize=3.5, linewidth=0, label=label)
 
@@ -193,10 +193,3 @@ def _draw_ring(axes: "Axes", curve: Curve, positions: dict[Key, float]) -> None:
     if curve.base is not None and curve.base in curve.points:
         ring: dict[str, Any] = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "linewidth": 0}
         axes.plot([positions[curve.base]], [curve.points[curve.base].value], color=curve.colour, **ring)
-
-
-def _point(measured: Measurement) -> Point:
-    """Return a value with its interval, which is the value where there is none."""
-    low = measured.value if measured.low is None else measured.low
-    high = measured.value if measured.high is None else measured.high
-    return Point(measured.value, low, high)
