@@ -52,6 +52,11 @@ class Panel(NamedTuple):
     """The values of the first axis, in the order of the study."""
     curves: Sequence[Curve]
 
+    @property
+    def texts(self) -> dict[Key, str]:
+        """How the values are written that any curve has."""
+        return {key: text for curve in self.curves for key, text in curve.texts.items()}
+
 
 class Axis(NamedTuple):
     """Where values lie on a horizontal axis."""
@@ -60,6 +65,10 @@ class Axis(NamedTuple):
     positions: dict[Key, float]
     zero_apart: bool = False
     """Whether 0, which has no logarithm, has a place of its own at the left."""
+
+    def titled(self, name: str) -> str:
+        """Return the name of the axis, with what it says of its kind."""
+        return f"{name}{SPACINGS.get(self.kind, '')}"
 
 
 def study_figure(title: str, panels: Sequence[Panel], axis: str, note: str = "") -> "Figure":
@@ -78,9 +87,8 @@ def study_figure(title: str, panels: Sequence[Panel], axis: str, note: str = "")
         }
         place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
         grid[0, -1].legend([*handles.values()], [*handles], fontsize="small", frameon=False, **place)
-    bands = _about_bands([m for panel in panels for curve in panel.curves for m in curve.points.values()])
     ring = "The ring is the base." if any(c.base is not None for panel in panels for c in panel.curves) else ""
-    label_figure(figure, title, " ".join(filter(None, (bands, ring))), note)
+    label_figure(figure, title, " ".join(filter(None, (_about_bands(panels), ring))), note)
     return figure
 
 
@@ -88,8 +96,7 @@ def study_chart(panels: Sequence[Panel], axis: str) -> Chart:
     """Return the panels of :func:`study_figure` for a page that draws them."""
     shown = []
     for panel in panels:
-        placed = axis_of(panel.keys)
-        texts = {key: text for curve in panel.curves for key, text in curve.texts.items()}
+        placed, texts = axis_of(panel.keys), panel.texts
         style: Style = "dots" if placed.kind == "categories" else "solid"
         lines = [
             ChartLine(
@@ -101,13 +108,13 @@ def study_chart(panels: Sequence[Panel], axis: str) -> Chart:
             for curve in panel.curves
         ]
         ticks = {x: texts[key] for key, x in placed.positions.items() if key in texts}
-        shown.append(ChartPanel(panel.title, f"{axis}{SPACINGS.get(placed.kind, '')}", panel.metric, lines, ticks))
+        shown.append(ChartPanel(panel.title, placed.titled(axis), panel.metric, lines, ticks))
+    return Chart(shown, _about_bands(panels))
+
+
+def _about_bands(panels: Sequence[Panel]) -> str:
+    """Return what the intervals of the values are over; empty where none has one."""
     measured = [m for panel in panels for curve in panel.curves for m in curve.points.values()]
-    return Chart(shown, _about_bands(measured))
-
-
-def _about_bands(measured: Sequence[Measurement]) -> str:
-    """Return what the intervals of these values are over; empty where none has one."""
     named = {STUDENT: "Student's t over seeds", OF_DRAWS: "Student's t over draws of the training images"}
     over = {named.get(m.interval, "over images, of one seed") for m in measured if m.interval}
     return f"Bands and bars are 95 % intervals: {' or '.join(sorted(over, reverse=True))}." if over else ""
@@ -147,13 +154,13 @@ def _draw(axes: "Axes", panel: Panel, name: str) -> None:
             _draw_bars(axes, curve, {key: x + shift for key, x in axis.positions.items()})
         else:
             _draw_curve(axes, curve, axis)
-    texts = {key: text for curve in panel.curves for key, text in curve.texts.items()}
+    texts = panel.texts
     shown = [key for key in axis.positions if key in texts]
     axes.set_xticks([axis.positions[key] for key in shown], [texts[key] for key in shown], fontsize="small")
     if sum(len(texts[key]) for key in shown) > 34:
         axes.tick_params(axis="x", labelrotation=35)
     axes.set_title(panel.title, fontsize="small")
-    axes.set_xlabel(f"{name}{SPACINGS.get(axis.kind, '')}", fontsize="small")
+    axes.set_xlabel(axis.titled(name), fontsize="small")
     axes.set_ylabel(panel.metric, fontsize="small")
     axes.margins(x=0.06)
 
