@@ -76,7 +76,8 @@ def report(
 def _report_folders(first: Path, second: Path, suites: list[str], output: Path | None) -> Path:
     """Write the comparison of two results folders; return the path of the page."""
     from lutbench.report.html.folder_comparison import comparison_page
-    from lutbench.report.html.page import FOLDER, write_page
+    from lutbench.report.html.page import FOLDER
+    from lutbench.report.html.rendering import write_page
 
     path = output or first / FOLDER / "comparison.html"
     write_page(path, comparison_page(first, second, suites))

@@ -23,8 +23,9 @@ from lutbench.report.alone_right import MOST, alone_right, alone_section
 from lutbench.report.charts import CategoryPanel, Chart, ChartLine, MapPanel
 from lutbench.report.figures import Point, new_figure
 from lutbench.report.galleries import AtHand, GallerySection, spread_out
-from lutbench.report.html.page import Page, block_of, names_of, render, suite_page
+from lutbench.report.html.page import Page, block_of, names_of, suite_page
 from lutbench.report.html.panel_specs import chart_specs
+from lutbench.report.html.rendering import render
 from lutbench.report.sections import Drawing, Section, View
 from lutbench.report.tables import all_sections
 

@@ -11,7 +11,8 @@ from lutbench.record import Record, read_records
 from lutbench.record_search import suites_in
 from lutbench.report.charts import Forest
 from lutbench.report.comparisons import difference_of
-from lutbench.report.html.page import Block, Page, block_of, contents_of, names_of, render
+from lutbench.report.html.page import Block, Page, block_of, contents_of, names_of
+from lutbench.report.html.rendering import render
 from lutbench.report.html.run_details import RowDetails, run_details
 from lutbench.report.reference import LEGEND, Agreement, agreement_frame, agreement_sentence, compare_with_reference
 from lutbench.report.sections import ANY, Section

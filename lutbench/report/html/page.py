@@ -1,35 +1,25 @@
-"""A suite's report: the sections that ``lutbench tables`` prints, on a page with charts, pictures, and the runs behind every number.
+"""A suite's report: the sections that ``lutbench tables`` prints, on a page with charts, pictures, and the runs behind every number."""
 
-The page fetches nothing: its policy forbids it, and lets no script run but the two whose hashes it names.
-"""
-
-import base64
-import hashlib
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from PIL import Image
 
-from lutbench.files import whole_file
-from lutbench.provenance import code
 from lutbench.recipes.suite import Row
 from lutbench.report.alone_right import alone_section
 from lutbench.report.charts import CategoryPanel, Chart, ChartPanel, Forest
 from lutbench.report.galleries import AtHand, Gallery, GallerySection, packed_picture
-from lutbench.report.html.grids import GROUPS, Grid, grid_of
+from lutbench.report.html.grids import Grid, grid_of
 from lutbench.report.html.panel_specs import chart_specs
 from lutbench.report.html.prose import prose
+from lutbench.report.html.rendering import render, write_page
 from lutbench.report.html.run_details import row_anchors, row_details, run_anchors
-from lutbench.report.html.vega_specs import SHAPES, Spec, forest_specs, shapes
+from lutbench.report.html.vega_specs import Spec, forest_specs, shapes
 from lutbench.report.sections import PIPELINE_ONLY, Drawing, Section, View
 from lutbench.report.values import letters
 
@@ -128,16 +118,6 @@ def write_report(view: View, sections: Sequence[Section], results_dir: Path, pat
     write_page(path, suite_page(view, sections, results_dir, at_hand))
 
 
-def write_page(path: Path, html: str) -> None:
-    """Write a page.
-
-    Raises:
-        UserError: on a full disk.
-    """
-    with whole_file(path) as partial:
-        partial.write_text(html, encoding="utf-8", newline="\n")
-
-
 def suite_page(view: View, sections: Sequence[Section], results_dir: Path, at_hand: AtHand = NOTHING_AT_HAND) -> str:
     """Return the page of a suite."""
     config, page = view.suite.config, Page(view.suite.config.title)
@@ -190,70 +170,6 @@ def _galleries(view: View, at_hand: AtHand) -> Iterator[GallerySection]:
             yield made
     if alone := alone_section(view, at_hand):
         yield alone
-
-
-def render(template: str, **values: Any) -> str:
-    """Return a page from a template, with its style, its scripts, and the policy that lets only these run."""
-    own, vega = asset("report.js"), asset("vega.min.js")
-    hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in (vega, own))
-    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
-    specs: Mapping[str, Spec] = values.pop("specs", {})
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            policy=policy,
-            style=Markup(asset("report.css")),
-            script=Markup(own),
-            vega=Markup(vega) if specs else None,
-            specs=_json(specs),
-            code=str(code()),
-            **values,
-        )
-    )
-
-
-@cache
-def asset(name: str) -> str:
-    """Return a file that stands beside this module, with the line ends that hashes are over."""
-    return files("lutbench.report.html").joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")
-
-
-@cache
-def _environment() -> Environment:
-    made = Environment(
-        loader=PackageLoader("lutbench.report.html"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.globals |= {"shapes": MARKS, "groups": GROUPS}
-    return made
-
-
-MARKS = dict(
-    zip(
-        SHAPES,
-        (
-            "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.5-3.5h7v7h-7z", "M0-4.6 4 0 0 4.6-4 0z", "M-4 3.4 0-3.6 4 3.4z",
-            "M-1.4-4h2.8v2.6h2.6v2.8h-2.6v2.6h-2.8v-2.6h-2.6v-2.8h2.6z", "M-4-3.4 0 3.6 4-3.4z", "M3.4-4-3.6 0 3.4 4z",
-            "M-3.4-4 3.6 0-3.4 4z",
-        ),
-        strict=True,
-    )
-)  # fmt: skip
-"""The marks of legends, as paths of SVG around 0."""
-
-
-def _sha256(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _json(value: Any) -> Markup:
-    """Return JSON that can stand in a script element: no text in it ends that."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 class Names(NamedTuple):
