@@ -23,7 +23,7 @@ from lutbench.report.loss_curves import loss_sections
 from lutbench.report.render import csv, latex, markdown, terminal
 from lutbench.report.sections import Section, View, not_run
 from lutbench.report.studies import study_sections
-from lutbench.report.values import footnotes, source_lines, value_legend, value_table, wide_section
+from lutbench.report.values import footnotes, sources, value_legend, value_table, wide_section
 from lutbench.smoke.mark import MARK
 from lutbench.sources import differing
 
@@ -62,7 +62,7 @@ def all_sections(view: View) -> list[Section]:
         Section("Runs", legend="\n".join(runs), links=links, files_only=True),
         Section("Stale records", legend="\n".join(stale)),
         Section(OTHER_CODE, legend=other_code(view)),
-        Section("Sources", legend="\n".join(source_lines(view))),
+        Section("Sources", legend="\n".join(f"- [{letter}] {text}: {told}" for letter, text, told in sources(view))),
     ]
     told = [section for section in sections if not section.is_empty]
     return [_smoked(section) for section in told] if view.suite.smoke else told

@@ -157,8 +157,8 @@ def wide_section(view: View, shown: Sequence[TableEntry]) -> Section:
     return Section("One row per method", 3, frame, marks, legend, name="wide", files_only=True, rows_behind=behind)
 
 
-def source_lines(view: View) -> list[str]:
-    """Return a line for every source of a published value, with the protocols of the values that are shown of it.
+def sources(view: View) -> list[tuple[str, str, str]]:
+    """Return letter and text of every source of a published value, and the protocols of the values that are shown of it.
 
     A protocol is what was measured and, by encoder, what is known of the settings.
     """
@@ -166,15 +166,15 @@ def source_lines(view: View) -> list[str]:
     for entry in view.entries:
         if value := entry.published:
             found[value.source].setdefault(value.protocol, {}).setdefault(value.settings, {})[entry.encoder] = None
-    lines = []
+    described = []
     for source, letter in letters(view).items():
         tasks: dict[str, list[str]] = {}
         for task, of in found[source].items():
             told = "; ".join(f"{', '.join(encoders)}: {settings}" for settings, encoders in of.items())
             tasks.setdefault(told, []).append(task)
         protocols = "; ".join(f"{'; '.join(of)} ({told})" for told, of in tasks.items())
-        lines.append(f"- [{letter}] {source}: {protocols}")
-    return lines
+        described.append((letter, source, protocols))
+    return described
 
 
 def letters(view: View) -> dict[str, str]:

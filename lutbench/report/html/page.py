@@ -21,7 +21,7 @@ from lutbench.report.html.rendering import render, write_page
 from lutbench.report.html.run_details import row_anchors, row_details, run_anchors
 from lutbench.report.html.vega_specs import Spec, forest_specs, shapes
 from lutbench.report.sections import PIPELINE_ONLY, Drawing, Section, View
-from lutbench.report.values import letters
+from lutbench.report.values import letters, sources
 
 FOLDER = "reports"
 """Where reports lie in the folder of the results."""
@@ -31,7 +31,7 @@ QUALITY = 84
 
 NOTHING_AT_HAND = AtHand()
 
-LEFT_OUT = ("Runs",)
+LEFT_OUT = ("Runs", "Sources")
 """Sections that the page has in another form."""
 
 KINDS = {
@@ -131,21 +131,14 @@ def suite_page(view: View, sections: Sequence[Section], results_dir: Path, at_ha
     blocks = [
         block_of(number, section, page, mark, names)
         for number, section in enumerate(_wide_first(sections[1:]), 1)
-        if section.title not in (*LEFT_OUT, "Sources") and section.legend.strip() != config.about.strip()
+        if section.title not in LEFT_OUT and section.legend.strip() != config.about.strip()
     ]
-    galleries = [
-        Block(
-            f"gallery-{number}", one.title, 2, legend=prose(one.legend, names.links), mark=mark, galleries=one.galleries
-        )
+    of_runs = (place for place, block in enumerate(blocks) if block.grid and block.grid.name == "compute")
+    place = next(of_runs, len(blocks))
+    blocks[place:place] = [
+        Block(f"gallery-{number}", one.title, 2, None, prose(one.legend, names.links), (), mark, one.galleries)
         for number, one in enumerate(_galleries(view, at_hand), 1)
-    ]
-    place = next(
-        (place for place, block in enumerate(blocks) if block.grid and block.grid.name == "compute"), len(blocks)
-    )
-    blocks[place:place] = galleries  # before the sections about the runs themselves
-    sources = [
-        (letter, source, _protocols(sections, f"- [{letter}] {source}: ")) for source, letter in letters(view).items()
-    ]
+    ]  # before the sections about the runs themselves
     return render(
         "suite.html.j2",
         title=config.title,
@@ -158,7 +151,7 @@ def suite_page(view: View, sections: Sequence[Section], results_dir: Path, at_ha
         blocks=blocks,
         contents=contents_of(blocks),
         rows=row_details(view, results_dir),
-        sources=sources,
+        sources=sources(view),
         specs=page.specs,
     )
 
@@ -266,9 +259,3 @@ def _pair_colours(view: View) -> dict[str, str]:
 def contents_of(blocks: Sequence[Block]) -> list[tuple[str, str]]:
     """Return id and title of the blocks that the list of contents names."""
     return [(block.anchor, block.title) for block in blocks if block.title and block.level == 2]
-
-
-def _protocols(sections: Sequence[Section], start: str) -> str:
-    """Return what the section of sources says behind ``start``, a source with its letter."""
-    lines = [line for section in sections if section.title == "Sources" for line in section.legend.splitlines()]
-    return next((line.removeprefix(start) for line in lines if line.startswith(start)), "")
