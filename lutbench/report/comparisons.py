@@ -10,7 +10,7 @@ from lutbench.evaluate.outcomes import decimals
 from lutbench.evaluate.statistics import BASIC, RESAMPLES, Comparison, Interval
 from lutbench.record import Record
 from lutbench.report.charts import Difference, Forest
-from lutbench.report.entries import TableEntry, spread
+from lutbench.report.entries import TableEntry, six_digits, spread
 from lutbench.report.sections import ANY, Section, View, by_task, directed, signed
 
 PAIRED = (
@@ -229,7 +229,7 @@ def _text(compared: Comparison, unit: str) -> dict[str, str]:
 
 
 def difference_numbers(compared: Comparison, unit: str, seeds: int) -> dict[str, Any]:
-    """Return a comparison for programs, in points or the metric's unit: of more digits than here every version of SciPy has its own."""
+    """Return a comparison for programs, in points or the metric's unit."""
     ends: tuple[float | None, float | None] = compared.seed_interval or (None, None)
     of_draws = dict(zip(("low over draws", "high over draws"), ends, strict=True)) if compared.over == "draws" else {}
     (low, high), (first_only, second_only) = (None, None) if of_draws else ends, _only(compared)
@@ -239,9 +239,9 @@ def difference_numbers(compared: Comparison, unit: str, seeds: int) -> dict[str,
         "low over seeds": low, "high over seeds": high, **of_draws,
     }  # fmt: skip
     return {
-        **{name: None if share is None else _rounded(share, unit) for name, share in shares.items()},
+        **{name: _rounded(share, unit) for name, share in shares.items()},
         "seeds": seeds, "seeds for": seeds_for, "seeds against": seeds_against,
-        "only first": first_only, "only second": second_only, "p": float(f"{compared.p:.6g}"), "images": compared.images,
+        "only first": first_only, "only second": second_only, "p": six_digits(compared.p), "images": compared.images,
     }  # fmt: skip
 
 
@@ -254,5 +254,5 @@ def _numbers(view: View, pair: Pair) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rounded(difference: float, unit: str) -> float:
-    return round(100 * difference, 6) if unit == "%" else float(f"{difference:.6g}")
+def _rounded(difference: float | None, unit: str) -> float | None:
+    return six_digits(difference) if difference is None or unit != "%" else round(100 * difference, 6)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lutbench.recipes.suite import PlannedRun
 from lutbench.record import Record
-from lutbench.report.entries import outdated, run_ids
+from lutbench.report.entries import outdated, run_ids, six_digits
 from lutbench.report.sections import Section, View
 
 FLOP = (
@@ -184,11 +184,10 @@ def _numbers(view: View, one: _Spent, spent: Sequence[_Spent]) -> Mapping[str, A
         "suite": view.suite.name, "pretraining": one.planned.task, "methods": " ".join(_methods(view, one)),
         "encoder": _encoder(one), "epochs": one.epochs, "flop per image": one.extra("flop_per_image"),
         "training images": one.extra("training_images"), "flop": one.flop,
-        "hours": None if one.hours is None else float(f"{one.hours:.6g}"), "seeds": len(one.records),
+        "hours": six_digits(one.hours), "seeds": len(one.records),
         "gpus": len(one.records[0].hardware.gpus) if one.records else None, "machine": one.machine,
         "like": budget.like if budget else "", "unit": budget.unit if budget else "",
-        "flop ratio": None if flop is None else float(f"{flop:.6g}"),
-        "hours ratio": None if hours is None else float(f"{hours:.6g}"),
+        "flop ratio": six_digits(flop), "hours ratio": six_digits(hours),
         "runs": run_ids(one.records), "note": view.note,
     }  # fmt: skip
 

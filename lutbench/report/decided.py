@@ -17,7 +17,7 @@ import pandas as pd
 from lutbench.evaluate.statistics import Comparison
 from lutbench.recipes.decided import DecidedComparison
 from lutbench.report.comparisons import compare, interval_points, on_same_images, points
-from lutbench.report.entries import TableEntry
+from lutbench.report.entries import TableEntry, six_digits
 from lutbench.report.sections import ANY, Section, View, directed
 
 LEVEL = 0.05
@@ -208,16 +208,15 @@ def _row(view: View, answer: Answer) -> dict[str, str]:
 
 def _numbers(view: View, found: Sequence[Answer]) -> pd.DataFrame:
     """Return the table for programs, differences in shares or the metric's unit."""
-    rounded = [None if one.compared is None else float(f"{one.compared.difference:.6g}") for one in found]
     return pd.DataFrame(
         [
             {
                 "suite": view.suite.name, "family": one.family, "task": one.decided.task,
                 "metric": one.first.metric if one.first else one.decided.metric,
-                "first": one.decided.pair[0], "second": one.decided.pair[1], "difference": difference,
-                "p": None if one.p is None else float(f"{one.p:.6g}"),
-                "p corrected": None if one.corrected is None else float(f"{one.corrected:.6g}"), "outcome": one.outcome,
+                "first": one.decided.pair[0], "second": one.decided.pair[1],
+                "difference": six_digits(one.compared.difference if one.compared else None),
+                "p": six_digits(one.p), "p corrected": six_digits(one.corrected), "outcome": one.outcome,
             }
-            for one, difference in zip(found, rounded, strict=True)
+            for one in found
         ]
     )  # fmt: skip

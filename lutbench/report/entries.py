@@ -125,6 +125,11 @@ def run_ids(records: Iterable[Record]) -> str:
     return " ".join(f"{record.run}@{record.identity[:12]}" for record in records)
 
 
+def six_digits(value: float | None) -> float | None:
+    """Return a number for programs with six significant digits: of more, every version of SciPy has its own."""
+    return None if value is None else float(f"{value:.6g}")
+
+
 def over_runs(measured: Sequence[Measurement], seeds: Sequence[int] | None = None) -> Measurement:
     """Return the mean of one metric over seeds, with Student's t interval; for one seed, its own value with the interval over images.
 
