@@ -33,6 +33,9 @@ MARKED = "In each column, the best value of a method is bold and its second best
 Column = tuple[str, str]
 """A task, as the study names it, and a metric."""
 
+Cell = tuple[int, str, str, str]
+"""Place of a point, series, task and metric."""
+
 
 @dataclass(frozen=True)
 class _Measured:
@@ -42,8 +45,8 @@ class _Measured:
     study: Study
 
     @cached_property
-    def entries(self) -> Mapping[tuple[int, str, str, str], TableEntry]:
-        """The entries by place of the point, series, task and metric: those with a value, and of stale records."""
+    def entries(self) -> Mapping[Cell, TableEntry]:
+        """The entries with a value, and those of stale records."""
         by_row: dict[tuple[str, str, str], list[TableEntry]] = {}
         for entry in self.view.entries:
             by_row.setdefault(entry.row, []).append(entry)
@@ -72,6 +75,10 @@ class _Measured:
         """How the series are called."""
         labels = {series: self.view.method_label(series) for series in self.series}
         return labels if len(set(labels.values())) == len(labels) else {series: series for series in self.series}
+
+    def named(self, series: str) -> list[str]:
+        """Return the name of a series if there are several, else nothing."""
+        return [self.names[series]] if len(self.series) > 1 else []
 
     def heading(self, column: Column) -> tuple[str, str]:
         """Return a column's heading: the task's title and the metric."""
@@ -151,7 +158,7 @@ def _words(axis: str) -> str:
 
 def _table(of: _Measured) -> tuple[pd.DataFrame, dict[tuple[int, int], int]]:
     """Return a row per series and point, and the best of every column."""
-    numbers, several = row_numbers(of.view), len(of.series) > 1
+    numbers = row_numbers(of.view)
     planned = max(entry.planned for entry in of.entries.values())
     rows, places = [], []
     for series in of.series:
@@ -163,10 +170,9 @@ def _table(of: _Measured) -> tuple[pd.DataFrame, dict[tuple[int, int], int]]:
                 continue  # see _not_run
             counted = " or ".join(dict.fromkeys(seeds_text(entry) for entry in found)) if planned > 1 else ""
             runs = " ".join(f"[{number}]" for number in dict.fromkeys(numbers[entry.row] for entry in found))
-            lead = [of.names[series], *of.values(point)] if several else of.values(point)
-            rows.append([*lead, *cells, counted, runs])
+            rows.append([*of.named(series), *of.values(point), *cells, counted, runs])
             places.append((place, series))
-    left = [("method", "")] * several + [(_words(axis), "") for axis in of.study.axes]
+    left = [("method", "")] * (len(of.series) > 1) + [(_words(axis), "") for axis in of.study.axes]
     headings = [*left, *map(of.heading, of.columns), ("seeds", ""), ("runs", "")]
     frame = pd.DataFrame(rows, columns=pd.MultiIndex.from_tuples(headings))
     marks: dict[tuple[int, int], int] = {}
@@ -184,40 +190,40 @@ def _not_run(of: _Measured) -> list[str]:
     for place, point in enumerate(of.study.points):
         for (task, series), (stage, *_) in point.rows.items():
             if (place, series, task) not in known:
-                name = [of.names[series]] if len(of.series) > 1 else []
-                missing.setdefault(of.title(task, stage), {})[" ".join([*name, ", ".join(of.values(point))])] = None
+                name = " ".join([*of.named(series), ", ".join(of.values(point))])
+                missing.setdefault(of.title(task, stage), {})[name] = None
     return [f"Not run: {task} with {'; '.join(points)}." for task, points in missing.items()]
 
 
-def _pairs(of: _Measured) -> Iterator[tuple[tuple[int, str, str, str], Pair]]:
-    """Yield every entry that can be compared with the base's of the same series, by its key, column by column."""
+def _pairs(of: _Measured) -> Iterator[tuple[Cell, Pair]]:
+    """Yield every entry that can be compared with the base's of the same series, by its cell, column by column."""
     if of.study.base is None:
         return
     for task, metric in of.columns:
         for series in of.series:
             base = of.entries.get((of.study.base, series, task, metric))
             for place, point in enumerate(of.study.points):
-                key = (place, series, task, metric)
-                entry = of.entries.get(key)
+                cell = (place, series, task, metric)
+                entry = of.entries.get(cell)
                 if entry is None or base is None or entry.row == base.row or not on_same_images(entry, base):
                     continue
                 title, direction = of.heading((task, metric))
                 labels = {"task": title, "metric": direction}
                 labels |= {"method": of.names[series]} if len(of.series) > 1 else {}
                 labels |= dict(zip(map(_words, of.study.axes), of.values(point), strict=True))
-                yield key, Pair(entry, base, compare(entry, base, metric), labels)
+                yield cell, Pair(entry, base, compare(entry, base, metric), labels)
 
 
-def _data(of: _Measured, pairs: Sequence[tuple[tuple[int, str, str, str], Pair]]) -> pd.DataFrame:
+def _data(of: _Measured, pairs: Sequence[tuple[Cell, Pair]]) -> pd.DataFrame:
     """Return a row per value for programs, with its difference to the base."""
-    compared = {key: difference_numbers(pair.compared, pair.first.unit, 0) for key, pair in pairs}
+    compared = {cell: difference_numbers(pair.compared, pair.first.unit, 0) for cell, pair in pairs}
     rows = []
-    for key, entry in of.entries.items():
-        place, series, task, metric = key
+    for cell, entry in of.entries.items():
+        place, series, task, metric = cell
         if entry.measured is None:
             continue
         numbers = {
-            f"difference: {name}" if name != "difference" else name: n for name, n in compared.get(key, {}).items()
+            f"difference: {name}" if name != "difference" else name: n for name, n in compared.get(cell, {}).items()
         }
         numbers.pop("difference: seeds", None)
         rows.append(
@@ -253,7 +259,7 @@ def _panels(of: _Measured) -> list[Panel]:
                 if entry is None or entry.measured is None:
                     continue
                 rest = tuple(f"{_words(axis)} {of.value(axis, _given(point, axis))}" for axis in further)
-                label = ", ".join([*([of.names[series]] if len(of.series) > 1 else []), *rest])
+                label = ", ".join([*of.named(series), *rest])
                 curve = curves.setdefault(
                     (series, rest), Curve(label, {}, {}, None, of.colour(series, len(curves), bool(further)))
                 )
