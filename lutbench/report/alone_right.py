@@ -62,7 +62,12 @@ def _gallery(view: View, of_task: Sequence[TableEntry], images: "_Images") -> Ga
     first = outcomes[entries[0].method][0]
     alone = alone_right({method: [one.right() for one in runs] for method, runs in outcomes.items()})
     names, labels = labelled_names(first.names, len(first.label)), view.method_names(entries)
-    classes = _Classes(first)
+    folders = folder_of_class(first.names, first.label)
+
+    def named(label: int) -> str:
+        """Return the name of a class: that of the folder that contains its images, or its number."""
+        return folders.get(label) or f"class {label}"
+
     rows, without = [], []
     for entry in entries:
         index = alone[entry.method]
@@ -74,8 +79,8 @@ def _gallery(view: View, of_task: Sequence[TableEntry], images: "_Images") -> Ga
         others = [runs[0].prediction for method, runs in outcomes.items() if method != entry.method]
         shots = []
         for place, (picture, side) in zip(chosen, pictures, strict=True):
-            taken = dict.fromkeys(classes.name(int(prediction[place])) for prediction in others)
-            caption = classes.name(int(first.label[place]))
+            taken = dict.fromkeys(named(int(prediction[place])) for prediction in others)
+            caption = named(int(first.label[place]))
             if not picture:
                 caption = f"{names[place]} ({caption})"
             shots.append(Shot(caption, f"others: {listed(taken, 3)}", picture, (side, side)))
@@ -100,16 +105,6 @@ def _comparable(view: View, of_task: Sequence[TableEntry]) -> list[TableEntry]:
     return [entry for entry, of in zip(kept, images, strict=True) if of == images[0] and len(of) == 1]
 
 
-class _Classes:
-    """The names of a task's classes: those of the folders that contain the images, or numbers."""
-
-    def __init__(self, outcomes: Outcomes) -> None:
-        self.folders = folder_of_class(outcomes.names, outcomes.label)
-
-    def name(self, number: int) -> str:
-        return self.folders.get(number) or f"class {number}"
-
-
 class _Images:
     """The validation images of the suite's tasks, as far as they are there, and the reasons why others are not."""
 
@@ -128,8 +123,6 @@ class _Images:
     def pictures(self, entry: TableEntry, names: Sequence[str]) -> list[tuple[str, int]]:
         """Return images as on the page, each with its side in pixels, cropped as in the evaluation of the row; empty texts if they are not there."""
         recipe: Any = next(run for run in self.view.suite.runs if run.row == entry.row).recipe
-        if not names:
-            return []
         try:
             images = self._open(recipe.dataset, entry.runs[0])
             return [_thumb(images.image(place), recipe.side, recipe.eval_crop) for place in self._placed(images, names)]
