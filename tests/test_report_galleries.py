@@ -23,7 +23,7 @@ from lutbench.report.alone_right import MOST, alone_right, alone_section
 from lutbench.report.charts import CategoryPanel, Chart, ChartLine, MapPanel
 from lutbench.report.figures import Point, new_figure
 from lutbench.report.galleries import AtHand, GallerySection, spread_out
-from lutbench.report.html.page import Page, block_of, names_of, suite_page
+from lutbench.report.html.page import Names, Page, block_of, suite_page
 from lutbench.report.html.panel_specs import chart_specs
 from lutbench.report.html.rendering import render
 from lutbench.report.sections import Drawing, Section, View
@@ -380,7 +380,7 @@ def opened(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
     folder = tmp_path_factory.mktemp("pages")
     holder = Page("Toys")
     section = Section("Charts", figures=[Drawing("c.png", "By class", lambda: new_figure(1, 1), lambda: CHART)])
-    blocks = [block_of(1, section, holder, "", names_of({}, {}))]
+    blocks = [block_of(1, section, holder, "", Names())]
     (folder / "charts.html").write_text(
         render("comparison.html.j2", title="Toys", folders=[], blocks=blocks, contents=[], rows=[], specs=holder.specs), encoding="utf-8"
     )  # fmt: skip

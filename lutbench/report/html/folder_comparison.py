@@ -11,7 +11,7 @@ from lutbench.record import Record, read_records
 from lutbench.record_search import suites_in
 from lutbench.report.charts import Forest
 from lutbench.report.comparisons import difference_of
-from lutbench.report.html.page import Block, Page, block_of, contents_of, names_of
+from lutbench.report.html.page import Block, Names, Page, block_of, contents_of
 from lutbench.report.html.rendering import render
 from lutbench.report.html.run_details import RowDetails, run_details
 from lutbench.report.reference import LEGEND, Agreement, agreement_frame, agreement_sentence, compare_with_reference
@@ -62,7 +62,7 @@ def comparison_page(first: Path, second: Path, suites: Sequence[str] = ()) -> st
         rows += made.values()
         anchors = {(suite, name, ""): row.anchor for name, row in made.items()}
         for section in _sections(suite, sides):
-            names = names_of(anchors, links={name: row.anchor for name, row in made.items()})
+            names = Names(anchors, links={name: row.anchor for name, row in made.items()})
             blocks.append(block_of(len(blocks) + 1, section, page, "", names))
     return render(
         "comparison.html.j2",

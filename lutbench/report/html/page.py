@@ -123,11 +123,10 @@ def suite_page(view: View, sections: Sequence[Section], results_dir: Path, at_ha
     config, page = view.suite.config, Page(view.suite.config.title)
     kind = "smoke" if view.suite.smoke else config.kind
     mark = KINDS[kind][0] if kind != "evidence" else ""
-    runs = run_anchors(view)
     footnotes = {f"[{anchor.removeprefix('row-')}]": anchor for anchor in row_anchors(view).values()}
     footnotes |= {f"[{letter}]": f"source-{letter}" for letter in letters(view).values()}
     methods = {view.method_label(entry.method): view.colour(entry.method) for entry in view.entries}
-    names = Names(row_anchors(view), footnotes, {**runs, **footnotes}, methods, _pair_colours(view))
+    names = Names(row_anchors(view), {**run_anchors(view), **footnotes}, footnotes, methods, _pair_colours(view))
     blocks = [
         block_of(number, section, page, mark, names)
         for number, section in enumerate(_wide_first(sections[1:]), 1)
@@ -168,21 +167,16 @@ def _galleries(view: View, at_hand: AtHand) -> Iterator[GallerySection]:
 class Names(NamedTuple):
     """What texts of a table stand for."""
 
-    anchors: Mapping[Row, str]
+    anchors: Mapping[Row, str] = {}
     """The id of what is behind each row of runs."""
-    footnotes: Mapping[str, str]
-    """The id of ``[3]`` and ``[b]``."""
-    links: Mapping[str, str]
+    links: Mapping[str, str] = {}
     """The id of names in backticks."""
-    methods: Mapping[str, str]
+    footnotes: Mapping[str, str] = {}
+    """The id of ``[3]`` and ``[b]``."""
+    methods: Mapping[str, str] = {}
     """The colour of a method, by its label."""
-    pairs: Mapping[str, str]
+    pairs: Mapping[str, str] = {}
     """The colour of a pair of methods, by its label."""
-
-
-def names_of(anchors: Mapping[Row, str], links: Mapping[str, str]) -> Names:
-    """Return the names of a page without footnotes and colours of methods."""
-    return Names(anchors, {}, links, {}, {})
 
 
 def _wide_first(sections: Sequence[Section]) -> list[Section]:
