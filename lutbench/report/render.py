@@ -7,7 +7,7 @@ from textwrap import dedent, fill
 
 import pandas as pd
 
-from lutbench.report.sections import Section
+from lutbench.report.sections import Section, heading_lines
 
 PAGE = 40
 """Rows of a table that fit on a page."""
@@ -43,8 +43,7 @@ def markdown(sections: Sequence[Section], figures: str) -> str:
     parts = []
     for section in sections:
         frame = _marked(section, "**{}**", "<u>{}</u>", _plain_markdown)
-        names = [", ".join(filter(None, name)) if isinstance(name, tuple) else name for name in frame]
-        frame.columns = pd.Index([_plain_markdown(str(name)) for name in names])
+        frame.columns = pd.Index([_plain_markdown(", ".join(filter(None, heading_lines(name)))) for name in frame])
         parts += [f"{'#' * section.level} {_plain_markdown(section.title)}" if section.title else ""]
         parts += ["" if frame.empty else frame.to_markdown(index=False, disable_numparse=True)]
         parts += [_linked(_legend(section.whole_legend), section.links)]
@@ -77,7 +76,7 @@ def latex(sections: Sequence[Section], title: str, note: str) -> str:
         heading = ": ".join(filter(None, (title, section.title)))
         caption = " ".join(filter(None, (f"{heading}.", " ".join(section.whole_legend.split()), note))).translate(LATEX)
         frame = _marked(section, r"\textbf{{{}}}", r"\underline{{{}}}", lambda text: text.translate(LATEX))
-        frame = frame.loc[:, [name not in ("runs", ("runs", "")) for name in frame]]
+        frame = frame.loc[:, [heading_lines(name)[1] != "runs" for name in frame]]
         frame = frame.rename(columns=lambda name: str(name).translate(LATEX))
         longtable = len(frame) > PAGE
         label = f"tab:{re.sub('[^a-z0-9]+', '-', heading.lower()).strip('-')}-{len(tables) + 1}"
@@ -116,8 +115,7 @@ def _table(frame: pd.DataFrame) -> list[str]:
     if frame.empty:
         return []
     frame = frame.loc[:, (frame != "").any()]
-    named = [name if isinstance(name, tuple) and name[1] else ("", name) for name in frame]
-    named = [(above, name[0] if isinstance(name, tuple) else name) for above, name in named]
+    named = [heading_lines(name) for name in frame]
     frame = frame.set_axis([name for _, name in named], axis=1)
     groups = [name for name in ("task", "metric") if name in frame]
     tasks = list(frame.groupby(groups, sort=False)) if groups else [((), frame)]
@@ -126,7 +124,7 @@ def _table(frame: pd.DataFrame) -> list[str]:
         shared += ["encoder"]
     left_out = {*shared, "runs"}  # footnotes are in the files
     kept = [index for index, (_, name) in enumerate(named) if name not in left_out]
-    columns = [[str(named[index][1]), *frame.iloc[:, index]] for index in kept]
+    columns = [[named[index][1], *frame.iloc[:, index]] for index in kept]
     widths = [max(map(len, column)) for column in columns]
     above = []
     for text, of in groupby(range(len(kept)), key=lambda column: named[kept[column]][0]):

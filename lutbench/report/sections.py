@@ -217,6 +217,14 @@ def by_task(shown: Iterable[TableEntry]) -> list[list[TableEntry]]:
     return [list(of_task) for _, of_task in groupby(shown, key=lambda entry: entry.row[:2])]
 
 
+def heading_lines(name: object) -> tuple[str, str]:
+    """Return the upper and the lower line of a column's heading; the upper one is empty if there is one line only."""
+    if isinstance(name, tuple):
+        above, below = (str(part) for part in name)
+        return (above, below) if below else ("", above)
+    return "", str(name)
+
+
 def not_run(view: View, among: Iterable[TableEntry]) -> str:
     """Return ``Not run: ImageNet-A; ImageNet-R with MAE, DeiT.`` for these entries; empty if all were run.
 

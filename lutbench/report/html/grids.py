@@ -10,7 +10,7 @@ from itertools import groupby
 import pandas as pd
 
 from lutbench.recipes.suite import Row
-from lutbench.report.sections import ANY, Section
+from lutbench.report.sections import ANY, Section, heading_lines
 
 RUNS = "runs"
 """The column of footnotes, which a page has no need of: its numbers are links."""
@@ -76,8 +76,8 @@ def grid_of(
     if frame.empty:
         return Grid(section.name, [], [], [], [], csv) if csv else None
     kept = [column for column in range(frame.shape[1]) if _is_kept(frame, column)]
-    heads = [_head(frame.columns[column]) for column in kept]
-    footnote_column = next((c for c, name in enumerate(frame) if _head(name)[1] == RUNS), None)
+    heads = [heading_lines(frame.columns[column]) for column in kept]
+    footnote_column = next((c for c, name in enumerate(frame) if heading_lines(name)[1] == RUNS), None)
     rows: list[list[GridCell]] = []
     for number, texts in enumerate(frame.astype(str).itertuples(index=False, name=None)):
         of_row = _ids(texts[footnote_column], footnotes) if footnote_column is not None else ""
@@ -107,15 +107,7 @@ def packed(text: str) -> str:
 
 
 def _is_kept(frame: pd.DataFrame, column: int) -> bool:
-    return _head(frame.columns[column])[1] != RUNS and bool((frame.iloc[:, column].astype(str) != "").any())
-
-
-def _head(name: object) -> tuple[str, str]:
-    """Return the upper and the lower line of a heading."""
-    if isinstance(name, tuple):
-        above, below = (str(part) for part in name)
-        return (above, below) if below else ("", above)
-    return "", str(name)
+    return heading_lines(frame.columns[column])[1] != RUNS and bool((frame.iloc[:, column].astype(str) != "").any())
 
 
 def _cell(
