@@ -1,6 +1,6 @@
 """Pairs of methods on the same images: the uncertainty of a difference over images, and over seeds."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -83,31 +83,10 @@ def comparison_sections(view: View) -> list[Section]:
                 pairs.append(Pair(one, other, compare(one, other, metric), labels))
     data = pd.DataFrame([_numbers(view, pair) for pair in pairs])
     data = data.astype(dict.fromkeys(WHOLE, "Int64")) if pairs else data  # absent in some rows, and no floats for that
-    tables = pair_tables(view, pairs)
     return [
-        Section(
-            title,
-            frame=table,
-            legend=legend,
-            name="comparisons",
-            data=None if place else data,
-            **behind(of_way(pairs, title)),
-        )
-        for place, (title, table, legend) in enumerate(tables)
+        replace(section, name="comparisons", data=None if place else data)
+        for place, section in enumerate(pair_sections(view, pairs))
     ]
-
-
-def of_way(pairs: Iterable[Pair], title: str) -> list[Pair]:
-    """Return the pairs in the table with such a title, in its order."""
-    return [pair for pair in pairs if WAYS[pair.compared.way][0] == title]
-
-
-def behind(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Return fields of a section for the pairs in its rows: the runs behind each pair, and the plot of the differences."""
-    return {
-        "rows_behind": {(place, ANY): [pair.first.row, pair.second.row] for place, pair in enumerate(pairs)},
-        "forest": Forest([_difference(pair) for pair in pairs]),
-    }
 
 
 def _difference(pair: Pair) -> Difference:
@@ -131,11 +110,11 @@ def difference_of(compared: Comparison, unit: str, task: str, metric: str, label
     )
 
 
-def pair_tables(view: View, pairs: Iterable[Pair]) -> list[tuple[str, pd.DataFrame, str]]:
-    """Return title, table and legend for each way of comparison that has pairs."""
-    tables, kept = [], list(pairs)
+def pair_sections(view: View, pairs: Sequence[Pair]) -> list[Section]:
+    """Return a section for each way of comparison that has pairs: a row for each, the runs behind it, and the plot of the differences."""
+    sections = []
     for way, (title, legend) in WAYS.items():
-        of_way = [pair for pair in kept if pair.compared.way == way]
+        of_way = [pair for pair in pairs if pair.compared.way == way]
         if not of_way:
             continue
         shown = [pair.first for pair in of_way]
@@ -147,8 +126,11 @@ def pair_tables(view: View, pairs: Iterable[Pair]) -> list[tuple[str, pd.DataFra
             legend = legend.replace("Difference in points", IN_UNIT)
         reflected = dict.fromkeys(entry.metric.split(", ")[0] for entry in shown if _is_reflected(entry))
         spectra = [SPECTRA.format(" and ".join(reflected))] if reflected else []
-        tables.append((title, table, " ".join([legend, *spectra, *over_seeds, *view.dataset_notes(shown)])))
-    return tables
+        legend = " ".join([legend, *spectra, *over_seeds, *view.dataset_notes(shown)])
+        behind = {(place, ANY): [pair.first.row, pair.second.row] for place, pair in enumerate(of_way)}
+        forest = Forest([_difference(pair) for pair in of_way])
+        sections.append(Section(title, frame=table, legend=legend, rows_behind=behind, forest=forest))
+    return sections
 
 
 def on_same_images(first: TableEntry, second: TableEntry) -> bool:

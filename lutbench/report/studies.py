@@ -1,7 +1,7 @@
 """Studies: rows that differ in a setting, in a table with differences to the base, and as curves."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,12 +12,10 @@ from lutbench.recipes.sweeps import in_words, value_text
 from lutbench.report.comparisons import (
     WHOLE,
     Pair,
-    behind,
     compare,
     difference_numbers,
-    of_way,
     on_same_images,
-    pair_tables,
+    pair_sections,
 )
 from lutbench.report.entries import TableEntry, run_ids
 from lutbench.report.figures import PALETTE
@@ -144,11 +142,10 @@ def _sections(of: _Measured) -> list[Section]:
     sections = [
         Section(study.title, 2, table, marks, legend, " ".join(notation), figures=figures, name=name, data=data)
     ]
-    for way, (kind, differences, about) in enumerate(pair_tables(of.view, [pair for _, pair in pairs])):
+    for way, differences in enumerate(pair_sections(of.view, [pair for _, pair in pairs])):
         resampled = "" if way == 0 else ", by resampling"
         heading = f"{study.title}, differences to {of.base}{resampled}"
-        known = behind(of_way([pair for _, pair in pairs], kind))
-        sections.append(Section(heading, 3, differences, legend=about, name=name, **known))
+        sections.append(replace(differences, title=heading, level=3, name=name))
     return sections
 
 
