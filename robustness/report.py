@@ -52,7 +52,7 @@ def sections(view: View) -> list[Section]:
     robust = view.of_kind(NAME)
     if not robust:
         return []
-    shown = [entry for entry in robust if entry.is_told]
+    shown = [entry for entry in robust if entry.is_printed]
     table = value_table(view, shown)
     if shown:
         table["metric"] = [directed(entry) for entry in shown]

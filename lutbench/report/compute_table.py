@@ -41,7 +41,7 @@ class _Spent:
         return str(self.records[0].hardware) if self.records else ""
 
     @property
-    def is_told(self) -> bool:
+    def is_printed(self) -> bool:
         """Whether there is anything to print of it but what is planned."""
         return bool(self.records) or self.stale
 
@@ -78,11 +78,11 @@ def compute_section(view: View) -> Section:
         return Section()
     machines = list(dict.fromkeys(one.machine for one in spent if one.machine))
     labels = _labels(view, spent)
-    frame = pd.DataFrame([_text(view, one, spent, labels, len(machines) > 1) for one in spent if one.is_told])
+    frame = pd.DataFrame([_text(view, one, spent, labels, len(machines) > 1) for one in spent if one.is_printed])
     on = f", on {machines[0]}" if len(machines) == 1 else ""
     flop = [FLOP] if any(one.flop for one in spent) else []
     budgets = (budget.sentence(name, labels=labels) for name, budget in view.suite.budgets.items())
-    missing = "; ".join(dict.fromkeys(labels[one.planned.task] for one in spent if not one.is_told))
+    missing = "; ".join(dict.fromkeys(labels[one.planned.task] for one in spent if not one.is_printed))
     sentences = [
         *flop,
         HOURS.format(on),

@@ -70,7 +70,7 @@ class TableEntry:
         return self.measured.unit if self.measured else "%"
 
     @property
-    def is_told(self) -> bool:
+    def is_printed(self) -> bool:
         """Whether tables print it: it has a measured or published value, or a stale record."""
         return bool(self.measured or self.stale or self.published)
 

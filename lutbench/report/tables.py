@@ -81,7 +81,7 @@ def _smoked(section: Section) -> Section:
 
 def _main(view: View, among: Sequence[TableEntry]) -> Section:
     """Return the table of the tasks, with a line for the rows that it leaves out because nothing is known of them."""
-    shown = [entry for entry in among if entry.is_told]
+    shown = [entry for entry in among if entry.is_printed]
     left_out = not_run(view, among) if view.has_records else ""  # without any, show_tables says what to run
     if left_out and view.suite.config.extends:
         left_out += (
