@@ -61,7 +61,7 @@ def _drawing(
     chart: Callable[[], Chart] | None = None,
 ) -> Drawing:
     """Return a figure of a table: its name, what it shows, what draws it under a title, and the chart of the same points."""
-    title = f"{view.suite.config.title}, {view.task_title(measured[0])}: {about}"
+    title = view.figure_title(measured[0], about)
     return Drawing(f"{measured[0].task}-{name}.png", title, partial(draw, title), chart)
 
 

@@ -5,6 +5,7 @@ too many for columns.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -90,14 +91,13 @@ def corruption_sections(view: View) -> list[Section]:
         for encoder in encoders:
             methods = {entry.method: entry for entry in of_set if entry.encoder == encoder}
             heading = ", ".join([title, *([encoder] if len(encoders) > 1 else [])])
-            drawing = _drawing(view, of_set, "severity", SEVERITY, severity_figure, severity_chart)
-            figures = [drawing] if encoder == encoders[-1] else []
             table = _corruption_table(view, methods)
             over_seeds = any(str(column).endswith("over seeds") for column in table)
             legend = " ".join([*([OVER_SEEDS] if over_seeds else []), *view.dataset_notes(methods.values())])
             behind = {(row, ANY): [entry.row for entry in methods.values()] for row in range(len(table))}
-            title_of_errors = f"{heading}: top-1 error, %"
-            made.append(Section(title_of_errors, 3, table, {}, legend, figures=figures, name=NAME, rows_behind=behind))
+            made.append(Section(f"{heading}: top-1 error, %", 3, table, {}, legend, name=NAME, rows_behind=behind))
+        drawing = _drawing(view, of_set, "severity", SEVERITY, severity_figure, severity_chart)
+        made[-1] = replace(made[-1], figures=[drawing])  # of all encoders
     return made
 
 
@@ -136,10 +136,10 @@ def _drawing(
     draw: "Callable[[str, Methods, str, Sequence[str]], Figure]",
     chart: Callable[[Methods, Sequence[str]], Chart],
 ) -> Drawing:
-    names = view.method_names(of_set)
-    title = f"{view.suite.config.title}, {view.task_title(of_set[0])}: {about}"
-    methods = [(names[method], _outcomes(entry)) for method, entry in {e.method: e for e in of_set}.items()]
-    colours = [view.colour(method) for method in {e.method: e for e in of_set}]
+    names, entries = view.method_names(of_set), {entry.method: entry for entry in of_set}
+    title = view.figure_title(of_set[0], about)
+    methods = [(names[method], _outcomes(entry)) for method, entry in entries.items()]
+    colours = [view.colour(method) for method in entries]
     file = f"{of_set[0].task.replace('/', '-')}-{ending}.png"
     note = "\n".join(view.notes_of(of_set[0]))
     return Drawing(file, title, lambda: draw(title, methods, note, colours), lambda: chart(methods, colours))

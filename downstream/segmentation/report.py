@@ -35,7 +35,7 @@ def sections(view: View) -> list[Section]:
     """Return a section with a figure for every task that was measured."""
     drawings = []
     for of_task in by_task(entry for kind in KINDS for entry in view.of_kind(kind)):
-        title = f"{view.suite.config.title}, {view.task_title(of_task[0])}: IoU per class"
+        title = view.figure_title(of_task[0], "IoU per class")
         names = view.method_names(of_task)
         measured = [entry for entry in of_task if entry.runs]
         methods = [(names[entry.method], entry.runs) for entry in measured]

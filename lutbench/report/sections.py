@@ -163,6 +163,10 @@ class View:
         dataset = ", ".join([self.dataset(entry).label, *(name.replace("-", " ") for name in probe)])
         return dataset if len(tables) == 1 else f"{title}, {dataset}"
 
+    def figure_title(self, entry: TableEntry, about: str) -> str:
+        """Return the title of a figure of an entry's task: suite, task, and what it shows."""
+        return f"{self.suite.config.title}, {self.task_title(entry)}: {about}"
+
     def method_label(self, method: str) -> str:
         """Return the name of a method or a classifier in the tables."""
         if method in self._snapshots:
