@@ -87,13 +87,9 @@ def grid_of(
             own = _joined(section.rows_behind.get((number, column), ()), anchors) or of_row
             text = texts[column]
             above_it = rows[-1][len(row)].text if rows else None
-            row.append(_cell(text, head, above, own, section.marks.get((number, column), 0), above_it, footnotes))
-        rows.append(
-            [
-                replace(c, colour=colours.get(c.text, "")) if h == "method" else c
-                for c, (_, h) in zip(row, heads, strict=True)
-            ]
-        )
+            cell = _cell(text, head, above, own, section.marks.get((number, column), 0), above_it, footnotes)
+            row.append(replace(cell, colour=colours.get(text, "")) if head == "method" else cell)
+        rows.append(row)
     upper = [(text, len([*of])) for text, of in groupby(above for above, _ in heads)]
     is_number = [_is_number([row[place] for row in rows]) for place in range(len(kept))]
     return Grid(
