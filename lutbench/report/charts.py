@@ -116,6 +116,11 @@ class Difference:
     over: str = ""
     """What ``over_runs`` is over."""
 
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """The ends of its intervals."""
+        return *self.over_images, *(self.over_runs or ())
+
 
 @dataclass(frozen=True)
 class Forest:
@@ -127,4 +132,4 @@ class Forest:
 
 def reach(values: Iterable[float]) -> float:
     """Return how far an axis around zero has to reach to hold all values, a little more than the farthest."""
-    return 1.08 * max((abs(value) for value in values), default=1.0) or 1.0
+    return 1.08 * max(abs(value) for value in values) or 1.0

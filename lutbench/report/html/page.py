@@ -234,7 +234,7 @@ def _charted(title: str, chart: Chart, page: Page) -> Figure:
 
 
 def _forest(forest: Forest | None, page: Page, colours: Mapping[str, str]) -> Iterator[Figure]:
-    if forest is not None and forest.rows:
+    if forest is not None:
         labels = list(dict.fromkeys(row.label for row in forest.rows))
         shades = {label: colours.get(label, "#0072b2") for label in labels}
         plots = [page.plot(task, spec) for task, spec in forest_specs(forest, shades)]

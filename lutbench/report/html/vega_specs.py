@@ -106,20 +106,19 @@ def _positions(panel: ChartPanel) -> Spec:
 
 
 def forest_specs(forest: Forest, colours: Mapping[str, str]) -> list[tuple[str, Spec]]:
-    """Return a title and a specification for every task and unit; those of one unit have the same axis. ``colours`` are by label."""
+    """Return a title and a specification for every task and unit; those in points have the same axis. ``colours`` are by label."""
     tasks: dict[tuple[str, str], list[Difference]] = {}
     for row in forest.rows:
         tasks.setdefault((row.task, row.unit), []).append(row)
-    ends = {
-        unit: reach(
-            end for row in forest.rows if row.unit == unit for end in (*row.over_images, *(row.over_runs or ()))
-        )
-        for unit in {row.unit for row in forest.rows if row.unit == "%"}
-    }
-    return [(task, _forest_spec(task, rows, colours, ends.get(unit))) for (task, unit), rows in tasks.items()]
+    in_points = [row for row in forest.rows if row.unit == "%"]
+    found = []
+    for (task, unit), rows in tasks.items():
+        end = reach(end for row in (in_points if unit == "%" else rows) for end in row.ends)
+        found.append((task, _forest_spec(task, rows, colours, end)))
+    return found
 
 
-def _forest_spec(task: str, rows: Sequence[Difference], colours: Mapping[str, str], end: float | None) -> Spec:
+def _forest_spec(task: str, rows: Sequence[Difference], colours: Mapping[str, str], end: float) -> Spec:
     several = len({row.metric for row in rows}) > 1
     values = [
         {
@@ -136,11 +135,10 @@ def _forest_spec(task: str, rows: Sequence[Difference], colours: Mapping[str, st
     ]
     unit = "points" if rows[0].unit == "%" else rows[0].unit
     title = f"{rows[0].metric}, difference" if not several else "difference"
-    shown_end = end or reach(x for row in rows for x in (*row.over_images, *(row.over_runs or ())))
     x = {
         "type": "quantitative",
         "title": ", ".join(filter(None, (title, unit))),
-        "scale": {"domain": [-shown_end, shown_end], "nice": False},
+        "scale": {"domain": [-end, end], "nice": False},
         "axis": {"tickCount": 5, "format": "+.4~g"},
     }
     y = {
