@@ -113,8 +113,6 @@ class Difference:
     over_images: tuple[float, float]
     over_runs: tuple[float, float] | None = None
     """Over seeds or draws; None of one."""
-    over: str = ""
-    """What ``over_runs`` is over."""
 
     @property
     def ends(self) -> tuple[float, ...]:

@@ -106,7 +106,6 @@ def difference_of(compared: Comparison, unit: str, task: str, metric: str, label
         factor * compared.difference,
         (factor * compared.interval.low, factor * compared.interval.high),
         ends and (factor * ends.low, factor * ends.high),
-        compared.over if ends else "",
     )
 
 
