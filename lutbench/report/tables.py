@@ -127,10 +127,13 @@ def _patterns(names: Sequence[str], among: Iterable[str]) -> list[str]:
 
 
 def build_tables(view: View, sections: Sequence[Section]) -> dict[str, str]:
-    """Return file name to text: Markdown for people, CSV for programs, LaTeX for papers. Empty without records."""
+    """Return file name to text: Markdown of all sections for people; of each table CSV for programs, LaTeX for papers.
+
+    Empty without records.
+    """
     if not view.has_records:
         return {}
-    texts = {"main.md": build_markdown(view, sections)}
+    texts = {"main.md": markdown(sections, f"../../figures/{view.suite.name}")}
     for name in dict.fromkeys(section.name for section in sections if section.name):
         chosen = [section for section in sections if section.name == name]
         texts |= {
@@ -148,11 +151,6 @@ def _names(sections: Sequence[Section]) -> set[str]:
         | tables
         | {f"{section.name}.csv" for section in sections if section.name and section.data is not None}
     )
-
-
-def build_markdown(view: View, sections: Sequence[Section]) -> str:
-    """Return ``main.md``, which has all sections; the other files have a table each."""
-    return markdown(sections, f"../../figures/{view.suite.name}")
 
 
 def write_tables(view: View, sections: Sequence[Section], results_dir: Path) -> None:
