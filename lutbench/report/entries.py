@@ -180,24 +180,23 @@ def _of_task(
         for method, runs in rows.items():
             if metric not in printed.get(method, metrics):
                 continue
-            encoder = runs[0].recipe.encoder_label
             found = [
                 (records[run.name], measured)
                 for run in current[method]
                 if (measured := _measured(records[run.name], metric, run.recipe))
             ]
             yield TableEntry(
-                first.kind,
-                first.task,
-                method,
-                encoder,
-                len(runs),
-                metric,
-                over_runs([measured for _, measured in found], [record.seed for record, _ in found]) if found else None,
-                tuple(record for record, _ in found),
-                tuple(f"`{run.name}` stale: {reasons[run.name]}" for run in runs if reasons.get(run.name)),
-                _published_value(suite, method, published_tasks.get(metric, ""), runs[0], published),
-                len({run.draw for run in runs}),
+                kind=first.kind,
+                task=first.task,
+                method=method,
+                encoder=runs[0].recipe.encoder_label,
+                planned=len(runs),
+                metric=metric,
+                measured=over_runs([m for _, m in found], [record.seed for record, _ in found]) if found else None,
+                runs=tuple(record for record, _ in found),
+                stale=tuple(f"`{run.name}` stale: {reasons[run.name]}" for run in runs if reasons.get(run.name)),
+                published=_published_value(suite, method, published_tasks.get(metric, ""), runs[0], published),
+                draws=len({run.draw for run in runs}),
             )
 
 

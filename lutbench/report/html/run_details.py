@@ -111,19 +111,18 @@ def run_details(
     ``anchors`` are the ids of the runs that the page has details of, by suite and run, ``known`` records by identity that were read
     already, and ``repeat`` is the command that repeats the run.
     """
-    chain = [_step(link, anchors, known) for link in lineage(record, roots_of(record, results_dir), known)]
     where = "" if results_dir == Path("results") else f" --results {quote(str(results_dir))}"
     return RunDetails(
-        anchors[record.suite, record.run],
-        record.run,
-        [(m.metric, m.text(m.unit)) for m in record.measurements[:MOST]],
-        max(0, len(record.measurements) - MOST),
-        chain,
-        list(_made_by(record)),
-        _settings(record),
-        list(_hashes(record)),
-        repeat,
-        f"lutbench show {quote(f'{record.suite}/{record.run}')}{where}",
+        anchor=anchors[record.suite, record.run],
+        name=record.run,
+        measured=[(m.metric, m.text(m.unit)) for m in record.measurements[:MOST]],
+        further=max(0, len(record.measurements) - MOST),
+        chain=[_step(link, anchors, known) for link in lineage(record, roots_of(record, results_dir), known)],
+        made_by=list(_made_by(record)),
+        settings=_settings(record),
+        hashes=list(_hashes(record)),
+        repeat=repeat,
+        show=f"lutbench show {quote(f'{record.suite}/{record.run}')}{where}",
     )
 
 
