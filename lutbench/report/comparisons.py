@@ -209,19 +209,24 @@ def _text(compared: Comparison, unit: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def difference_numbers(compared: Comparison, unit: str, seeds: int) -> dict[str, Any]:
-    """Return a comparison for programs, in points or the metric's unit."""
+def difference_numbers(compared: Comparison, unit: str) -> dict[str, float | None]:
+    """Return a difference and the ends of its intervals for programs, in points or the metric's unit."""
     ends: tuple[float | None, float | None] = compared.seed_interval or (None, None)
     of_draws = dict(zip(("low over draws", "high over draws"), ends, strict=True)) if compared.over == "draws" else {}
-    (low, high), (first_only, second_only) = (None, None) if of_draws else ends, _only(compared)
-    seeds_for, seeds_against = compared.seeds_for_and_against or (None, None)
+    low, high = (None, None) if of_draws else ends
     shares = {
         "difference": compared.difference, "low": compared.interval.low, "high": compared.interval.high,
         "low over seeds": low, "high over seeds": high, **of_draws,
     }  # fmt: skip
+    return {name: _rounded(share, unit) for name, share in shares.items()}
+
+
+def counted_numbers(compared: Comparison) -> dict[str, Any]:
+    """Return what a comparison counted, and its p, for programs."""
+    seeds_for, seeds_against = compared.seeds_for_and_against or (None, None)
+    first_only, second_only = _only(compared)
     return {
-        **{name: _rounded(share, unit) for name, share in shares.items()},
-        "seeds": seeds, "seeds for": seeds_for, "seeds against": seeds_against,
+        "seeds for": seeds_for, "seeds against": seeds_against,
         "only first": first_only, "only second": second_only, "p": six_digits(compared.p), "images": compared.images,
     }  # fmt: skip
 
@@ -231,7 +236,8 @@ def _numbers(view: View, pair: Pair) -> dict[str, Any]:
     first, second = pair.first, pair.second
     return {
         "suite": view.suite.name, "task": first.task, "metric": first.metric, "first": first.method, "second": second.method,
-        **difference_numbers(pair.compared, first.unit, first.seeds), "note": " ".join(view.notes_of(first)),
+        **difference_numbers(pair.compared, first.unit), "seeds": first.seeds, **counted_numbers(pair.compared),
+        "note": " ".join(view.notes_of(first)),
     }  # fmt: skip
 
 

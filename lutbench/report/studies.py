@@ -13,6 +13,7 @@ from lutbench.report.comparisons import (
     WHOLE,
     Pair,
     compare,
+    counted_numbers,
     difference_numbers,
     on_same_images,
     pair_sections,
@@ -213,7 +214,10 @@ def _pairs(of: _Measured) -> Iterator[tuple[Cell, Pair]]:
 
 def _data(of: _Measured, pairs: Sequence[tuple[Cell, Pair]]) -> pd.DataFrame:
     """Return a row per value for programs, with its difference to the base."""
-    compared = {cell: difference_numbers(pair.compared, pair.first.unit, 0) for cell, pair in pairs}
+    compared = {
+        cell: difference_numbers(pair.compared, pair.first.unit) | counted_numbers(pair.compared)
+        for cell, pair in pairs
+    }
     rows = []
     for cell, entry in of.entries.items():
         place, series, task, metric = cell
@@ -222,7 +226,6 @@ def _data(of: _Measured, pairs: Sequence[tuple[Cell, Pair]]) -> pd.DataFrame:
         numbers = {
             f"difference: {name}" if name != "difference" else name: n for name, n in compared.get(cell, {}).items()
         }
-        numbers.pop("difference: seeds", None)
         rows.append(
             {
                 "suite": of.view.suite.name, "study": of.study.name,
