@@ -96,21 +96,15 @@ def _sections(suite: str, sides: Sequence[_Side]) -> list[Section]:
             )
         )
     others = [name for name in first if name in second and name not in compared]
-    lines = [f"- `{name}`: {_why_not(first[name], second[name])}" for name in others]
-    titles = iter([] if agreements else [suite])
-    if lines:
-        found.append(
-            Section(
-                next(titles, f"{suite}: different settings, data or weights"),
-                3 if found else 2,
-                legend="\n".join(lines),
-            )
-        )
+    lists = {
+        "different settings, data or weights": [f"- `{name}`: {_why_not(first[name], second[name])}" for name in others]
+    }
     for side, other in zip(sides, sides[::-1], strict=True):
-        alone = [f"- `{name}`" for name in side.records if name not in other.records]
-        if alone:
-            title = next(titles, f"{suite}: only in {side.letter}")
-            found.append(Section(title, 3 if found else 2, legend="\n".join(alone)))
+        lists[f"only in {side.letter}"] = [f"- `{name}`" for name in side.records if name not in other.records]
+    for about, lines in lists.items():
+        if lines:
+            title, level = (f"{suite}: {about}", 3) if found else (suite, 2)
+            found.append(Section(title, level, legend="\n".join(lines)))
     return found
 
 
