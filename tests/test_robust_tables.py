@@ -24,7 +24,7 @@ from lutbench.report.comparisons import comparison_sections
 from lutbench.report.figures import PALETTE
 from lutbench.report.sections import View, not_run
 from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes
-from robustness.curves import occlusion_curves, occlusion_figure, severity_curves, severity_figure
+from robustness.curves import occlusion_curves, occlusion_figure, severity_chart, severity_curves, severity_figure
 from robustness.metrics import ALEXNET_ERROR
 from robustness.report import corruption_sections, sections
 
@@ -831,6 +831,13 @@ def test_the_severity_figure_has_a_panel_for_every_corruption_on_one_scale(folde
     assert "No evidence." in figure.get_supxlabel()
     bands = [path.get_extents().ymax for axes in panels for band in axes.collections for path in band.get_paths()]
     assert max(bands) <= panels[0].get_ylim()[1], "no band is cut off"
+
+
+def test_the_chart_has_the_panels_of_the_figure_and_a_mean_over_one_corruption_says_one(folder: Path) -> None:
+    methods = [("LUT", [robust(suite(folder), "corrupted", corrupted(10, ["fog", "saturate"]))])]
+    titles = [panel.title for panel in severity_chart(methods, PALETTE).panels]
+    assert titles == ["Mean over 1 corruption", "fog", "saturate, extra"]
+    assert titles == [axes.get_title() for axes in severity_figure("Toys", methods).axes]
 
 
 def test_figures_are_written_and_the_tables_lead_to_them(folder: Path) -> None:
