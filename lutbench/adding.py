@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from lutbench.models.weights import read_shapes
 from lutbench.progress import console
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.downstream import EncoderSource
-from lutbench.recipes.loading import load_suite
+from lutbench.recipes.loading import load_draft, load_suite
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import open_run
 from lutbench.run_status import weights_problem
@@ -64,43 +64,39 @@ def add_row(given: str, base: str, choices: Choices, file: Path | None = None) -
     the tasks of the row, and the next command.
 
     Raises:
-        UserError: if the suite or the weights do not exist, the weights cannot be read, the file exists already, or the row does not
-            fit the base suite.
+        UserError: if the suite or the weights do not exist, the weights cannot be read, the file exists already or is no suite file,
+            or the row does not fit the base suite.
     """
     suite = load_suite(base)
     name = _free_name(choices.label or _stem(given), suite)
-    path = file or Path(f"{name}.toml")
+    path = (file or Path(f"{name}.toml")).expanduser()
+    if path.suffix != ".toml":
+        raise UserError(f"--file {path}: expected the name of a suite file, which ends in .toml. Give another one.")
     if path.exists():
         raise UserError(f"{path} exists already. Choose another name with --file FILE.toml or --label.")
     tried = try_weights(given, choices)
     text = suite_text(given, base, name, suite, tried, choices)
-    loaded = _written(path, text)
-    refused, apart_from = _refused(loaded, name), dict[str, str]()
-    if refused:
-        text += "".join(f"\n{_table(table, {'methods': _rows(suite, table)})}\n" for table in refused)
-        loaded = _written(path, text)
-    for table in [table for table in refused if table.startswith("analysis.")]:
-        apart = text + _table_apart(suite, table, name, choices.label or name)
-        tried_out = _written(path, apart)
-        if f"{table}-{name}" not in _refused(tried_out, name):  # a grid of another size is no fault
-            text, loaded = apart, tried_out
-            apart_from[table] = f", and adds the table [{table}-{name}] for it"
-        else:
-            loaded = _written(path, text)
-    if rivals := _pretrained_beside(loaded, suite, name):
+    refused = _refused(load_draft(text, path), name)
+    text += "".join(f"\n{_table(table, {'methods': _rows(suite, table)})}\n" for table in refused)
+    left_out = [f"{why} So {path.name} leaves it out of {table}" for table, why in refused.items()]
+    for place, table in enumerate(refused):
+        if table.startswith("analysis."):
+            apart = text + _table_apart(suite, table, name, choices.label or name)
+            if f"{table}-{name}" not in _refused(load_draft(apart, path), name):  # a grid of another size is no fault
+                text = apart
+                left_out[place] += f", and adds the table [{table}-{name}] for it"
+    tasks = _tasks_of(load_draft(text, path), name)
+    if rivals := _pretrained_beside(tasks, suite):
         pairs = _toml([[name, rival] for rival in rivals])
         text = text.replace("\n\n", f"\ncompare = {pairs}\n\n", 1)  # after the settings that come before the tables
-        loaded = _written(path, text)
-    others = _other_sizes(suite, tried.source.architecture)
-    for sentence in [
-        *tried.said,
-        *others,
-        *(f"{why} So {path.name} leaves it out of {at}{apart_from.get(at, '')}." for at, why in refused.items()),
-    ]:
+    load_draft(text, path)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    for sentence in [*tried.said, *_other_sizes(suite, tried.source.architecture), *(f"{one}." for one in left_out)]:
         console.print(sentence, soft_wrap=True)
     console.print(f"\n{path}:\n\n{text}", soft_wrap=True, highlight=False, markup=False)
-    tasks = dict.fromkeys(f"{run.stage}/{run.task}" for run in loaded.runs if run.method == name)
-    console.print(f"Tasks of the row: {listed(tasks, 30)}. Finished runs of {base} are reused.")
+    names = [f"{stage}/{task}" for stage, task in tasks]
+    console.print(f"Tasks of the row: {listed(names, 30)}. Finished runs of {base} are reused.")
     console.print(f"Next: lutbench run {quote(str(path))} --data-root DIR", soft_wrap=True)
 
 
@@ -220,13 +216,18 @@ def suite_text(given: str, base: str, name: str, suite: LoadedSuite, tried: Trie
     return "\n\n".join(parts) + "\n"
 
 
+def _tasks_of(loaded: LoadedSuite, name: str) -> list[tuple[str, str]]:
+    """Return the stage and name of every task that has the row, in the order of the suite."""
+    return list(dict.fromkeys((run.stage, run.task) for run in loaded.runs if run.method == name))
+
+
 def _refused(loaded: LoadedSuite, name: str) -> dict[str, str]:
     """Return the tables of a suite that cannot have the row, with the reason: its own, or that it does not fit the other rows."""
     nowhere = Workspace(Path("data"), Path("runs"), Path("results"), download=False)
-    tables = {(run.stage, run.task) for run in loaded.runs if run.method == name}
+    tasks = _tasks_of(loaded, name)
     found: dict[str, str] = {}
     for planned in loaded.runs:
-        if (planned.stage, planned.task) in tables and planned.kind.starts_from == "encoder":
+        if (planned.stage, planned.task) in tasks and planned.kind.starts_from == "encoder":
             with console.capture():  # what was read is printed once only
                 problem = weights_problem(open_run(loaded, planned, nowhere))
             if problem and planned.method == name:
@@ -248,10 +249,9 @@ def _rows(base: LoadedSuite, table: str) -> list[str]:
     return list(dict.fromkeys(run.method for run in runs if run.method in base.config.method))
 
 
-def _pretrained_beside(loaded: LoadedSuite, base: LoadedSuite, name: str) -> list[str]:
-    """Return the rows of the base that a suite pre-trains and that share a table with the new row."""
-    tables = {(run.stage, run.task) for run in loaded.runs if run.method == name}
-    beside = {run.method for run in base.runs if (run.stage, run.task) in tables and run.row not in base.study_rows}
+def _pretrained_beside(tasks: Collection[tuple[str, str]], base: LoadedSuite) -> list[str]:
+    """Return the rows of the base that a suite pre-trains and that have one of the ``tasks``."""
+    beside = {run.method for run in base.runs if (run.stage, run.task) in tasks and run.row not in base.study_rows}
     rows = base.config.method.items()
     return [method for method, row in rows if method in beside and row.pretrain and not row.teacher]
 
@@ -281,17 +281,6 @@ def is_same(one: EncoderRecipe, other: EncoderRecipe) -> bool:
         states = [create_encoder(recipe).state_dict() for recipe in (one, other)]
     shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
     return geometry_of(one) == geometry_of(other) and shapes[0] == shapes[1]
-
-
-def _written(path: Path, text: str) -> LoadedSuite:
-    """Write a suite file, replacing an earlier one, and return the loaded suite; remove the file if it does not load."""
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-    try:
-        return load_suite(str(path))
-    except UserError:
-        path.unlink()
-        raise
 
 
 def _table(title: str, values: Mapping[str, Any]) -> str:

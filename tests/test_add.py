@@ -249,3 +249,9 @@ def test_nothing_is_overwritten() -> None:
     Path("mine.safetensors").write_bytes(b"these would be refused if they were read")
     refused("mine.safetensors", "mine.toml exists")
     assert Path("mine.toml").read_text() == "precious"
+
+
+def test_the_file_is_a_suite_file() -> None:
+    with pytest.raises(UserError, match=r"--file tiny: expected the name of a suite file, which ends in \.toml"):
+        add_row("mine.safetensors", "tiny", Choices(), Path("tiny"))
+    assert not list(Path().iterdir())

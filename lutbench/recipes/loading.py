@@ -34,7 +34,7 @@ from lutbench.recipes.suite_files import (
 )
 from lutbench.recipes.suite_tables import AnyData
 
-__all__ = ["SUITES", "load_suite"]
+__all__ = ["SUITES", "load_draft", "load_suite"]
 
 SOURCES: dict[str, type[AnyData]] = {
     source: recipe
@@ -65,6 +65,16 @@ def load_suite(
     new_rows = [rows.without(changed) for rows in found.new_rows]
     given = " ".join([name_or_path, *(f"--set {quote(override)}" for override in overrides)])
     return _expand(given, found, new_rows, results, keep)
+
+
+def load_draft(text: str, path: Path) -> LoadedSuite:
+    """Load the suite that a file at ``path`` with this ``text`` would be; nothing is written.
+
+    Raises:
+        UserError: as :func:`load_suite`.
+    """
+    found = read_suite(path, text=text)
+    return _expand(str(path), found, found.new_rows, Path("results"), keep=False)
 
 
 def _expand(given: str, found: SuiteTables, new_rows: Sequence[NewRows], results: Path, keep: bool) -> LoadedSuite:

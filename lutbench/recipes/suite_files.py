@@ -97,14 +97,14 @@ def suite_path(name_or_path: str, folder: Path = Path(), where: str = "") -> Pat
     return path
 
 
-def read_suite(path: Path, before: tuple[Path, ...] = ()) -> SuiteTables:
-    """Read a suite file and all suites it extends; ``before`` are the files that extend it.
+def read_suite(path: Path, before: tuple[Path, ...] = (), text: str | None = None) -> SuiteTables:
+    """Read a suite file, or the ``text`` that one is to have, and all suites it extends; ``before`` are the files that extend it.
 
     Raises:
         UserError: for a file that cannot be read; if ``extends`` names a missing suite, forms a cycle or names a suite of the same
             name; if several bases contradict each other.
     """
-    own = _read(path)
+    own = _read(path, text)
     if "extends" not in own:
         return SuiteTables(path, own)
     chain = (*before, path)
@@ -163,9 +163,11 @@ def _in_one_line(value: Any) -> Any:
     return value.replace("\n", " ").replace("\t", " ") if isinstance(value, str) else value
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, text: str | None = None) -> dict[str, Any]:
     try:
-        tables = parse_toml(path.read_text(encoding="utf-8-sig"))  # with or without a byte-order mark
+        tables = parse_toml(
+            path.read_text(encoding="utf-8-sig") if text is None else text
+        )  # -sig: a byte-order mark may stand first
     except (OSError, ValueError) as error:  # ValueError: not UTF-8 or not TOML
         raise UserError(f"{path} cannot be read as a TOML file: {error}.") from error
     check_texts(tables, str(path))
