@@ -21,6 +21,7 @@ from lutbench.evaluate.image_names import folder_of_class
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.record import Record, read_records
 from lutbench.record_search import find_record, suites_in
+from lutbench.run_files import finished_folder, read_started
 from lutbench.smoke.mark import refuse_smoke
 
 if TYPE_CHECKING:
@@ -124,8 +125,7 @@ def encoder(run: str | Path, runs: str | Path = "runs") -> "tuple[nn.Module, Tra
     Raises:
         UserError: if there is no such run or it has not finished, it has no timm model, or its weights are damaged.
     """
-    from lutbench.models.hub import exported_model  # here and below, because torch and timm are slow to import
-    from lutbench.run_files import finished_folder, read_started
+    from lutbench.models.hub import exported_model  # here, because torch and timm are slow to import
 
     folder = finished_folder(str(run), Path(runs))
     refuse_smoke(read_started(folder).document, str(run))

@@ -39,10 +39,9 @@ def refusal(run: Run[Any], chosen: Collection[str]) -> str:
     """Return in a paragraph why ``lutbench run`` would refuse a run; empty if it would not. Builds and decodes nothing."""
     if problem := weights_problem(run):
         return problem
-    looking = replace(run, workspace=replace(run.workspace, download=False))
     try:
         with console.capture():
-            check_run(looking, chosen)
+            check_run(replace(run, workspace=run.workspace.offline()), chosen)
     except NotRun:
         return ""
     except UserError as error:
@@ -61,13 +60,10 @@ def warnings(runs: Iterable[Run[Any]], images: Mapping[str, Mapping[str, int]] |
 
 def _sizes(run: Run[Any]) -> dict[str, int]:
     """Return the size of the training split, if it is present."""
-    looking = replace(run, workspace=replace(run.workspace, download=False))
+    if run.planned.stage != "pretrain":
+        return {}
     try:
-        return (
-            {"train": len(looking.workspace.open(run.recipe.dataset, "train"))}
-            if run.planned.stage == "pretrain"
-            else {}
-        )
+        return {"train": len(run.workspace.offline().open(run.recipe.dataset, "train"))}
     except UserError:
         return {}
 

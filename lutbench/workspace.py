@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, Self
 
 from lutbench.data.catalogue import in_hub_cache
 from lutbench.data.images import ImageDataset
@@ -15,6 +14,7 @@ from lutbench.errors import UserError
 from lutbench.kinds import dataset_module
 from lutbench.progress import console, is_first_process
 from lutbench.recipes.base import Recipe, TrainingSubset
+from lutbench.run_files import list_runs
 
 FEATURE_BYTES = 20 * 10**9
 """20 GB (our choice): of ImageNet-1K the features of five ViT-B, or of three ViT-L."""
@@ -69,26 +69,26 @@ class Workspace:
         """The folder of the features of frozen encoders."""
         return self.runs / "features"
 
-    @cached_property
+    @property
     def run_folders(self) -> dict[str, list[Path]]:
         """The folders of all runs below ``runs``, of any suite, by the first 12 digits of the identity.
 
         Listed once per command; runs that finish later are added.
         """
-        from lutbench.run_files import list_runs  # here, because it needs torch
-
-        return list_runs(self.runs)
+        folders: dict[str, list[Path]] = self._once(("runs", "listed"), lambda: list_runs(self.runs))
+        return folders
 
     def list_again(self) -> None:
-        """List the folders of runs again, because other processes may have finished some."""
-        from lutbench.run_files import list_runs  # here, because it needs torch
+        """List the folders of runs again when they are next needed, because other processes may have finished some."""
+        self._opened.pop(("runs", "listed"), None)
 
-        self.run_folders.clear()
-        self.run_folders.update(list_runs(self.runs))
+    def offline(self) -> Self:
+        """Return the same workspace for a look at what is present, which downloads and creates nothing."""
+        return replace(self, download=False)
 
-    def unopened(self) -> "Workspace":
+    def unopened(self) -> Self:
         """Return the same workspace for another process: no dataset is open yet, and notes are not printed again."""
-        return Workspace(self.data, self.runs, self.results, self.download, self.feature_bytes, set(self._met))
+        return replace(self, _met=set(self._met), _opened={}, passed_over={})
 
     def note(self, text: str) -> None:
         """Print a note about a dataset, once per command and for all its processes."""
@@ -101,16 +101,12 @@ class Workspace:
         Raises:
             UserError: if ``notes`` does.
         """
-        key = what, "looked at"
-        if key not in self._opened:
-            self._opened[key] = None
-            try:
-                for note in notes():
-                    self.note(note)
-            except UserError as error:
-                self._opened[key] = error
-        if self._opened[key] is not None:
-            raise self._opened[key]
+
+        def looked() -> None:
+            for note in notes():
+                self.note(note)
+
+        self._once((what, "looked at"), looked)
 
     def is_first(self, what: str) -> bool:
         """Return whether this is the first call with ``what`` in this command."""
@@ -169,9 +165,7 @@ class Workspace:
         from lutbench.data.cache_build import make_cache  # here, because datasets takes a second to import
 
         key = recipe.model_dump_json(), f"cache {side}"
-        if key not in self._opened:
-            self._opened[key] = make_cache(self.open(recipe, "train"), side, self.data)
-        opened: ImageDataset = self._opened[key]
+        opened: ImageDataset = self._once(key, lambda: make_cache(self.open(recipe, "train"), side, self.data))
         return opened
 
 

@@ -683,7 +683,7 @@ def test_runs_are_listed_once_for_a_command_and_never_opened(there: Path, monkey
         monkeypatch.setattr(os, "scandir", scan)
         return found
 
-    monkeypatch.setattr("lutbench.run_files.list_runs", listed)
+    monkeypatch.setattr("lutbench.workspace.list_runs", listed)
     run_suite(loaded(there), [], [], workspace(there))
     assert len(calls) == 1
     made = [opened(there, name, "base").folder for name in THEIRS]

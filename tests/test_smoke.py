@@ -27,7 +27,7 @@ from lutbench.report.sections import View
 from lutbench.run import open_run
 from lutbench.smoke.command import smoke_suite
 from lutbench.smoke.inputs import lay_out
-from lutbench.smoke.shortened import FEW, SIDE, Smoke, Width, datasets_of, smoked
+from lutbench.smoke.shortened import FEW, SIDE, Smoke, Width, datasets_of, smoke_workspace, smoked
 from lutbench.stages import run_suite
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
@@ -347,3 +347,8 @@ def test_toy_encoders_are_small_and_own_ones_the_suites(tmp_path: Path) -> None:
     own = settings(smoked(suite, Smoke("own", tmp_path, tmp_path)))["pretrain/lut-l/seed0"]
     assert (toy.encoder.image_size, toy.encoder.width) == (SIDE, 20)
     assert own.encoder == settings(suite)["pretrain/lut-l/seed0"].encoder
+
+
+def test_messages_of_another_process_name_the_folders_that_the_command_was_given() -> None:
+    apart = smoke_workspace(Workspace(Path("images"), Path("kept"), Path("results")), "toy")
+    assert apart.unopened().options == apart.options == " --data-root images --runs kept"

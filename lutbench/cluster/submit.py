@@ -130,7 +130,7 @@ def plan_jobs(
             if run.needs is not None and run.needs.name in submission.refused:
                 raise UserError(f"{run.name} needs {run.needs.name}, which cannot run.")
             with console.capture():  # what there is to say of data, the run says
-                check_run(replace(run, workspace=replace(workspace, download=False)), coming)
+                check_run(replace(run, workspace=workspace.offline()), coming)
         except NotRun as reason:
             submission.left[run.name] = f"not run: {reason}"
         except UserError as error:

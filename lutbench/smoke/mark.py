@@ -6,6 +6,7 @@ from typing import Any
 
 from lutbench.errors import UserError
 from lutbench.files import DamagedError
+from lutbench.run_files import STARTED, read_started
 
 MARK = "Smoke run: not a measurement."
 """The note beside every number of a smoke run."""
@@ -27,8 +28,6 @@ def refuse_smoke(identity_inputs: Mapping[str, Any], what: str) -> None:
 
 def refuse_smoke_weights(weights: Path) -> None:
     """Raise UserError if a file or folder of weights is what a smoke run left, or was drawn for one."""
-    from lutbench.run_files import STARTED, read_started  # here, because it needs torch, and tables do without
-
     if any((folder / HOME).is_file() for folder in weights.absolute().parents):
         raise _refusal(str(weights))
     if (weights.parent / STARTED).is_file():
