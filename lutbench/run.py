@@ -24,7 +24,7 @@ from lutbench.kinds import dataset_module
 from lutbench.losses import LossCurve
 from lutbench.models.preprocessing import Preprocessing, preprocessing_for
 from lutbench.progress import console, is_first_process
-from lutbench.recipes.base import RunRecipe, TrainingSubset
+from lutbench.recipes.base import EncoderRecipe, RunRecipe, TrainingSubset
 from lutbench.recipes.suite import LoadedSuite, PlannedRun
 from lutbench.record import Record, identity_of, read_record, record_path
 from lutbench.record_writing import copy_record, make_record, renamed_record, write_record
@@ -72,6 +72,17 @@ class Run(Generic[R]):
     def recipe(self) -> R:
         """The settings of the run, of its kind's type."""
         return cast(R, self.planned.recipe)
+
+    @property
+    def trained(self) -> "Run[Any]":
+        """The run that trained the model which it computes with: itself, unless it only evaluates the classifier of another run."""
+        return self.needs if self.needs is not None and self.planned.kind.starts_from == "classifier" else self
+
+    @property
+    def architecture(self) -> EncoderRecipe | None:
+        """The architecture of the encoder that it computes with; None for a classifier that no run trained."""
+        encoder = getattr(self.trained.recipe, "encoder", None)
+        return encoder if isinstance(encoder, EncoderRecipe) else getattr(encoder, "architecture", None)
 
     @cached_property
     def identity_inputs(self) -> dict[str, Any]:

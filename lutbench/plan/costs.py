@@ -203,11 +203,9 @@ def is_finished(run: Run[Any], surveys: Mapping[str, Survey]) -> bool:
 
 
 def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Record | None) -> RunCost:
-    kind = run.planned.kind
-    trained = run.needs if run.needs is not None and kind.starts_from == "classifier" else run
     try:
         with row_named(run):
-            cost = _of_one_image(run, surveys[trained.name].classes)
+            cost = _of_one_image(run, surveys[run.trained.name].classes)
     except UserError as error:
         return RunCost(run, NO_FLOP if isinstance(error, NotCountedError) else CANNOT, Cost(), refused=str(error))
     rate, hardware, survey = rates.given.get(run.name), "", surveys[run.name]

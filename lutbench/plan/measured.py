@@ -64,10 +64,7 @@ class Card(BaseModel):
         With several batch sizes, the slowest one counts. Runs of one kind and model have the same kind of FLOP, but not the same number:
         MAE's images are cheaper than LUT's.
         """
-        of = run.needs if run.needs is not None and run.planned.kind.starts_from == "classifier" else run
-        encoder = getattr(of.recipe, "encoder", None)
-        architecture = encoder if isinstance(encoder, EncoderRecipe) else getattr(encoder, "architecture", None)
-        if architecture is None:
+        if (architecture := run.architecture) is None:
             return None
         found = [
             speed.images_per_second * speed.flop_per_image

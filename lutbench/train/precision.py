@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lutbench.errors import UserError
 from lutbench.models.encoders import geometry_of, is_plain
-from lutbench.recipes.base import EncoderRecipe
 from lutbench.train.processes import greatest, precision_of
 
 if TYPE_CHECKING:
@@ -50,9 +49,7 @@ def flags_of(info: Path) -> frozenset[str]:
 
 def _width(run: "Run[Any]") -> int | None:
     """Return the width of the plain ViT that a run computes with; None of other models, and of classifiers that no run made."""
-    of = run.needs if run.needs is not None and run.planned.kind.starts_from == "classifier" else run
-    encoder = getattr(of.recipe, "encoder", None)
-    architecture = encoder if isinstance(encoder, EncoderRecipe) else getattr(encoder, "architecture", None)
+    architecture = run.architecture
     try:
         return geometry_of(architecture).width if architecture is not None and is_plain(architecture) else None
     except UserError:  # the run's own check says so
