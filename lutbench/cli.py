@@ -26,6 +26,7 @@ from lutbench.cli_report import report
 from lutbench.errors import UserError
 from lutbench.interruption import Interrupted, hearing, interrupt
 from lutbench.kinds import STAGES, TOOLS
+from lutbench.system_errors import message
 
 if TYPE_CHECKING:
     from lutbench.recipes.suite import LoadedSuite
@@ -395,14 +396,8 @@ def main() -> None:
                 print(f"lutbench: {stop}", file=sys.stderr)
             sys.exit(stop.exit_status)
         except Exception as error:
-            from lutbench.files import explanation  # here, because it needs pydantic
-
-            found = explanation(error)
-            if traced or not (found or isinstance(error, UserError)):
+            text = message(error) or (str(error) if isinstance(error, UserError) else "")
+            if traced or not text:
                 raise
-            file = f": {name}" if (name := getattr(error, "filename", None)) else ""
-            print(
-                f"lutbench: {f'{found[0]}{file}. {found[1]}, and repeat the command.' if found else error}",
-                file=sys.stderr,
-            )
+            print(f"lutbench: {text}", file=sys.stderr)
             sys.exit(1)

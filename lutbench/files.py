@@ -1,6 +1,5 @@
 """Atomic writes (a file is complete or absent), and sealed JSON: files that are accepted only if they match their own hash."""
 
-import errno
 import hashlib
 import json
 import math
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from lutbench.errors import Halt, UserError, listed
+from lutbench.system_errors import IN_THE_WAY, explanation
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -304,27 +304,6 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-SYSTEM_ERRORS = {
-    errno.ENOSPC: ("The disk is full", "Free some space"),
-    errno.EDQUOT: ("Your quota on this disk is used up", "Free some space"),
-    errno.EFBIG: (
-        "The file is larger than this disk or your limit allows",
-        "Raise the limit (ulimit -f), or use another disk",
-    ),
-    errno.EROFS: ("The disk is read-only", "Mount it writable, or choose another folder"),
-    errno.EMFILE: ("Too many files are open", "Raise the limit (ulimit -n), or lower workers"),
-    errno.ENFILE: ("Too many files are open on this machine", "Close some programs, or lower workers"),
-    errno.ENAMETOOLONG: ("The path is too long for this disk", "Choose a folder with a shorter path"),
-    errno.ENOENT: ("A file or folder is missing", "Restore it"),
-    errno.EACCES: ("Permission denied", "Give yourself the permission, or choose another folder"),
-    errno.EIO: ("The disk reports an input/output error", "Check the disk"),
-}
-"""What errors of the operating system mean, and what to do."""
-
-IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
-"""Errors that concern one path only: other runs can still be saved."""
-
-
 @contextmanager
 def saving(path: Path) -> Iterator[None]:
     """Turn an error of the operating system while ``path`` is written, from any library, into a message for the user.
@@ -347,18 +326,3 @@ def saving(path: Path) -> Iterator[None]:
                 f"{what}: {path} could not be saved. Everything saved before is intact. {remedy}, and repeat the command."
             ) from error
         raise
-
-
-def explanation(error: BaseException) -> tuple[str, str] | None:
-    """Return what an error of the operating system means and what to do; None for other errors, and for those already explained.
-
-    Libraries such as safetensors and torch's loader report some of them as their own errors, with the number in the text.
-    """
-    number = error.errno if isinstance(error, OSError) else None
-    if number is None and not isinstance(error, UserError):
-        named = re.search(r"os error (\d+)", str(error))
-        texts = (known for known in SYSTEM_ERRORS if os.strerror(known) in str(error))
-        number = int(named[1]) if named else next(texts, None)
-    if number is None:
-        return None
-    return SYSTEM_ERRORS.get(number, (os.strerror(number), "Fix that"))

@@ -87,7 +87,7 @@ def test_a_batch_that_does_not_come_ends_in_an_error_that_says_so() -> None:
 FEW_FILES = """
 import resource, torch
 from torch.utils.data import TensorDataset
-from lutbench.files import explanation
+from lutbench.system_errors import explanation
 from lutbench.train.loader import Loader
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))

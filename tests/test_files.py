@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from lutbench.errors import Halt, UserError, listed
-from lutbench.files import DamagedError, check_plain, explanation, read_json, whole_file, whole_folder, write_json
+from lutbench.files import DamagedError, check_plain, read_json, whole_file, whole_folder, write_json
+from lutbench.system_errors import explanation
 
 MEGABYTE = 2**20
 

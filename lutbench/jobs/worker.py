@@ -18,13 +18,13 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lutbench.errors import Halt, UserError
-from lutbench.files import explanation
 from lutbench.interruption import Interrupted, hearing, interrupt
 from lutbench.locks import Held
 from lutbench.progress import console, report_to
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import open_run
 from lutbench.stages import run_one
+from lutbench.system_errors import message
 from lutbench.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -131,9 +131,8 @@ def _performed(suite: LoadedSuite, workspace: Workspace, given: Assignment) -> E
     except UserError as reason:
         return Ended("failed", str(reason))
     except Exception as error:
-        if found := explanation(error):
-            file = f": {name}" if (name := getattr(error, "filename", None)) else ""
-            return Ended("failed", f"{given.name}: {found[0]}{file}. {found[1]}, and repeat the command.")
+        if text := message(error):
+            return Ended("failed", f"{given.name}: {text}")
         traceback.print_exc()
         what = f"{type(error).__name__}: {str(error).strip()}".rstrip(" .:")
         return Ended("failed", f"{given.name} failed: {what}. The traceback is printed above.")
