@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lutbench.errors import NotRun, UserError, listed
@@ -68,13 +68,37 @@ def _sizes(run: Run[Any]) -> dict[str, int]:
         return {}
 
 
-def not_done(suite: LoadedSuite, failed: Mapping[str, str], runs: int, told: Collection[str] = ()) -> str:
-    """Return which of so many runs failed, and why, in a paragraph for each cause that was not ``told`` before."""
-    if not told and len(failed) == runs and len(set(failed.values())) == 1:
-        return next(iter(failed.values()))
-    before = [f"{listed(name for name in failed if name in told)}: see above."] if told else []
-    later = {name: reason for name, reason in failed.items() if name not in told}
-    return "\n".join([f"{len(failed)} of {runs} runs cannot be completed.", *before, *paragraphs(suite, later)])
+@dataclass
+class Failures:
+    """The runs of a command that cannot be completed, and why."""
+
+    suite: LoadedSuite
+    reasons: dict[str, str] = field(default_factory=dict)
+    """The reason for each run, by name."""
+    told: set[str] = field(default_factory=set)
+    """The names of those whose reasons have been printed."""
+
+    def check_needed(self, run: Run[Any]) -> None:
+        """Raise UserError if the run that a run depends on failed."""
+        if run.needs is not None and run.needs.name in self.reasons:
+            raise UserError(f"{run.name} needs {run.needs.name}, which cannot be completed.")
+
+    def tell(self, run: Run[Any]) -> None:
+        """Print why a run failed, unless the run it depends on failed: that one's reason is printed."""
+        if run.needs is None or run.needs.name not in self.reasons:
+            console.print(*paragraphs(self.suite, {run.name: self.reasons[run.name]}))
+            self.told.add(run.name)
+
+    def summary(self, runs: int) -> str:
+        """Return which of so many runs failed, and why, in a paragraph for each cause that has not been printed."""
+        reasons = self.reasons
+        if not self.told and len(reasons) == runs and len(set(reasons.values())) == 1:
+            return next(iter(reasons.values()))
+        before = [f"{listed(name for name in reasons if name in self.told)}: see above."] if self.told else []
+        later = {name: reason for name, reason in reasons.items() if name not in self.told}
+        return "\n".join(
+            [f"{len(reasons)} of {runs} runs cannot be completed.", *before, *paragraphs(self.suite, later)]
+        )
 
 
 def paragraphs(suite: LoadedSuite, failed: Mapping[str, str]) -> list[str]:

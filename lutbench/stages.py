@@ -1,6 +1,6 @@
 """Check the runs of a suite, and run them in order."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from lutbench.locks import Held, held_in, lock
 from lutbench.models.preprocessing import IMAGENETS
 from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.refusals import check_run, not_done, paragraphs, warnings
+from lutbench.refusals import Failures, check_run, paragraphs, warnings
 from lutbench.run import Run, open_run
 from lutbench.run_lookup import begun_elsewhere, check_found
 from lutbench.run_status import RunState, progress_of
@@ -60,59 +60,67 @@ def run_suite(
     runs = [open_run(suite, planned, workspace) for planned in suite.chosen(stages, only)]
     if not runs and accelerator().is_main_process:
         console.print(f"Suite {suite.name} has no runs of stage {' or '.join(stages)}.")
-    names = {run.name for run in runs}
     repeated = {planned.name for planned in suite.chosen(stages, again, "--again")} if again else set()
-    failed: dict[str, str] = {}
-    to_do: list[Run[Any]] = []
+    failures = Failures(suite)
+    to_do = _startable(runs, repeated, failures)
+    if failures.reasons and not to_do:
+        raise UserError(failures.summary(len(runs)))
+    if failures.reasons:
+        console.print(failures.summary(len(runs)))
+        failures.told |= set(failures.reasons)
+    _print_notes(suite, to_do)
+    workspace.make()
+    _share_run_folders(workspace)
+    if jobs > 1 and len(to_do) > 1:
+        from lutbench.jobs.side_by_side import side_by_side  # here, because it needs this module
+
+        side_by_side(to_do, repeated, failures, jobs)
+    else:
+        _in_order(to_do, repeated, failures, alone=len(runs) == 1)
+    if failures.reasons:
+        raise UserError(failures.summary(len(runs)))
+
+
+def _startable(runs: Sequence[Run[Any]], repeated: Collection[str], failures: Failures) -> list[Run[Any]]:
+    """Check the runs, and return those that can start; runs on an optional dataset that is absent are logged."""
+    names = {run.name for run in runs}
+    to_do = []
     for run in runs:
-        with _noted(run, failed):
+        with _noted(run, failures):
             try:
                 check_run(run, names, repeated)
                 run.sources  # noqa: B018 - hash them now, just after they were imported
             except NotRun as reason:
                 run.log(f"not run: {reason}")
                 continue
-            require_not_failed(run, failed)
+            failures.check_needed(run)
             to_do.append(run)
-    if failed and not to_do:
-        raise UserError(not_done(suite, failed, len(runs)))
-    if failed:
-        console.print(not_done(suite, failed, len(runs)))
-    told = set(failed)
+    return to_do
+
+
+def _print_notes(suite: LoadedSuite, to_do: Sequence[Run[Any]]) -> None:
+    """Print what is assumed about the weights of the runs, and the warnings of those that have not finished."""
     for line in dict.fromkeys(assumed for run in to_do if (assumed := _assumed(run))):
         console.print(line)
     warned = warnings(to_do) if accelerator().is_main_process else {}
     to_come = {run.name for run in to_do if run.name in warned and _is_to_come(run)}
     for paragraph in paragraphs(suite, {name: text for name, text in warned.items() if name in to_come}):
         console.print(paragraph)
-    workspace.make()
+
+
+def _share_run_folders(workspace: Workspace) -> None:
+    """Give all processes the first one's list of run folders: other commands may start and finish runs meanwhile."""
     if accelerator().num_processes > 1:
-        # other commands may start and finish runs meanwhile: all processes use the same list
         listings = [dict(workspace.run_folders)]
         broadcast_object_list(listings)
         workspace.run_folders.clear()
         workspace.run_folders.update(listings[0])
-    if jobs > 1 and len(to_do) > 1:
-        from lutbench.jobs.side_by_side import side_by_side  # here, because it needs this module
-
-        side_by_side(suite, to_do, repeated, failed, told, jobs)
-    else:
-        _in_order(suite, to_do, repeated, failed, told, alone=len(runs) == 1)
-    if failed:
-        raise UserError(not_done(suite, failed, len(runs), told))
 
 
-def _in_order(
-    suite: LoadedSuite,
-    to_do: list[Run[Any]],
-    repeated: Collection[str],
-    failed: dict[str, str],
-    told: set[str],
-    alone: bool,
-) -> None:
-    """Do one run after the other; ``failed`` gets the reason of each failure, and ``told`` the names of those that were printed.
+def _in_order(to_do: list[Run[Any]], repeated: Collection[str], failures: Failures, alone: bool) -> None:
+    """Do one run after the other; finished runs in ``repeated`` are repeated.
 
-    Finished runs in ``repeated`` are repeated. The error of a run that is ``alone`` is not printed here: it ends the command.
+    The error of a run that is ``alone`` is not printed here: it ends the command.
     """
     for at_last in (False, True):
         held: list[Run[Any]] = []
@@ -120,35 +128,29 @@ def _in_order(
             if run.needs is not None and run.needs.name in {other.name for other in held}:
                 held.append(run)
                 continue
-            with _noted(run, failed):
+            with _noted(run, failures):
                 try:
-                    run_one(run, failed, run.name in repeated)
+                    failures.check_needed(run)
+                    run_one(run, run.name in repeated)
                 except Held as reason:
                     if at_last or accelerator().num_processes > 1:
                         raise
                     console.print(f"{reason} It is tried again after the other runs.")
                     held.append(run)
-            if run.name in failed and not at_last and not alone:
-                tell_failure(suite, run, failed, told)
+            if run.name in failures.reasons and not at_last and not alone:
+                failures.tell(run)
         to_do = held
 
 
-def tell_failure(suite: LoadedSuite, run: Run[Any], failed: Mapping[str, str], told: set[str]) -> None:
-    """Print why a run failed, unless the run it depends on failed: that one's reason is printed."""
-    if run.needs is None or run.needs.name not in failed:
-        console.print(*paragraphs(suite, {run.name: failed[run.name]}))
-        told.add(run.name)
-
-
 @contextmanager
-def _noted(run: Run[Any], failed: dict[str, str]) -> Iterator[None]:
+def _noted(run: Run[Any], failures: Failures) -> Iterator[None]:
     """Note why a run failed, and continue with the others; with several processes, raise the error instead."""
     try:
         yield
     except UserError as error:
         if isinstance(error, Halt) or accelerator().num_processes > 1:
             raise
-        failed[run.name] = str(error)
+        failures.reasons[run.name] = str(error)
 
 
 def _assumed(run: Run[Any]) -> str:
@@ -173,21 +175,14 @@ def _is_to_come(run: Run[Any]) -> bool:
         return True
 
 
-def require_not_failed(run: Run[Any], failed: Mapping[str, str]) -> None:
-    """Raise UserError if the run that a run depends on failed."""
-    if run.needs is not None and run.needs.name in failed:
-        raise UserError(f"{run.name} needs {run.needs.name}, which cannot be completed.")
-
-
-def run_one(run: Run[Any], failed: Mapping[str, str], again: bool) -> None:
+def run_one(run: Run[Any], again: bool) -> None:
     """Perform a run that has not finished; with ``again``, also one that has.
 
     Raises:
         Held: if another command is running it.
-        UserError: if the run it depends on failed, or an error occurs in it.
+        UserError: if an error occurs in it.
     """
     main = accelerator().is_main_process
-    require_not_failed(run, failed)
     with lock(run) if main else nullcontext():
         accelerator().wait_for_everyone()
         status = run.status()

@@ -12,7 +12,7 @@ from lutbench.plan.show import show_plan
 from lutbench.plan.summary import show_summary
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
-from lutbench.refusals import not_done, paragraphs
+from lutbench.refusals import Failures, paragraphs
 from lutbench.stages import run_suite
 from lutbench.status import show_status
 from lutbench.workspace import Workspace
@@ -83,7 +83,7 @@ def test_one_cause_is_one_paragraph_and_names_within_names_are_left(tmp_path: Pa
     assert len(paragraphs(suite, failed)) == 2, "other draws are other runs"
     same = {NEAR(name): f"{NEAR(name)} is full." for name in ("lut", "teacher")}
     assert paragraphs(suite, same) == [f"{NEAR('lut')}, {NEAR('teacher')}: each is full."]
-    assert not_done(suite, same, 5, told={NEAR("lut")}).splitlines() == [
+    assert Failures(suite, same, told={NEAR("lut")}).summary(5).splitlines() == [
         "2 of 5 runs cannot be completed.",
         f"{NEAR('lut')}: see above.",
         f"{NEAR('teacher')} is full.",

@@ -20,8 +20,9 @@ from lutbench.progress import console
 from lutbench.provenance import hardware
 from lutbench.recipes.base import MOST_WORKERS
 from lutbench.recipes.suite import LoadedSuite
+from lutbench.refusals import Failures
 from lutbench.run import Run
-from lutbench.stages import THREADS, kept_of, require_not_failed, tell_failure
+from lutbench.stages import THREADS, kept_of
 
 LOOK_EVERY = 2.0
 """Seconds between checks of a run that another command is performing."""
@@ -30,32 +31,23 @@ AT_ONCE = 10.0
 """Seconds that workers have to end after a second Ctrl-C, before they are killed."""
 
 
-def side_by_side(
-    suite: LoadedSuite,
-    to_do: list[Run[Any]],
-    repeated: Collection[str],
-    failed: dict[str, str],
-    told: set[str],
-    jobs: int,
-) -> None:
+def side_by_side(to_do: list[Run[Any]], repeated: Collection[str], failures: Failures, jobs: int) -> None:
     """Do the runs ``to_do``, up to ``jobs`` at once; if one fails, all others continue except those that depend on it.
 
-    ``failed`` gets the reason of each failure, in the order of the suite, and ``told`` the names of those that were printed. Finished
-    runs in ``repeated`` are repeated.
+    Finished runs in ``repeated`` are repeated. Afterwards, the ``failures`` are in the order of the suite.
 
     Raises:
         Halt: if nothing can be saved, after the others have saved and stopped.
         Interrupted: after a signal, when all have saved and stopped.
     """
+    suite = failures.suite
     threads, at_once = 10**9 if visible_devices() else max(THREADS, jobs), min(jobs, len(to_do))
     queue = Queue(suite, longest_first(to_do, known_seconds(to_do)), threads, THREADS)
     with Crew(with_shared_cores(suite, at_once), to_do[0].workspace, at_once) as crew, View(len(to_do)) as view:
-        shift = _Shift(suite, queue, crew, view, repeated, failed, told)
+        shift = _Shift(queue, crew, view, repeated, failures)
         with hearing(shift.hear):
             shift.work()
-    first = dict(failed)
-    failed.clear()
-    failed |= {run.name: first[run.name] for run in suite.runs if run.name in first}
+    failures.reasons = {run.name: reason for run in suite.runs if (reason := failures.reasons.get(run.name))}
 
 
 def with_shared_cores(suite: LoadedSuite, at_once: int) -> LoadedSuite:
@@ -77,18 +69,8 @@ def with_shared_cores(suite: LoadedSuite, at_once: int) -> LoadedSuite:
 class _Shift:
     """The work of a crew on a queue of runs."""
 
-    def __init__(
-        self,
-        suite: LoadedSuite,
-        queue: Queue,
-        crew: Crew,
-        view: View,
-        repeated: Collection[str],
-        failed: dict[str, str],
-        told: set[str],
-    ) -> None:
-        self.suite, self.queue, self.crew, self.view = suite, queue, crew, view
-        self.repeated, self.failed, self.told = repeated, failed, told
+    def __init__(self, queue: Queue, crew: Crew, view: View, repeated: Collection[str], failures: Failures) -> None:
+        self.queue, self.crew, self.view, self.repeated, self.failures = queue, crew, view, repeated, failures
         self._signal = 0
         """The signal that ends the command."""
         self._deadline = float("inf")
@@ -124,10 +106,10 @@ class _Shift:
         """Give every idle worker a run that can start, and drop runs that depend on a failed one."""
         for run in list(self.queue.waiting):
             try:
-                require_not_failed(run, self.failed)
+                self.failures.check_needed(run)
             except UserError as reason:
                 self.queue.waiting.remove(run)
-                self.failed[run.name] = str(reason)
+                self.failures.reasons[run.name] = str(reason)
         for worker in self.crew.idle:
             begun = self.queue.take(self.crew.running, time.monotonic())
             if begun is None:
@@ -167,8 +149,8 @@ class _Shift:
             self._halted = self._halted or ended.reason
             self.crew.signal(signal.SIGTERM)
         else:
-            self.failed[run.name] = ended.reason
-            tell_failure(self.suite, run, self.failed, self.told)
+            self.failures.reasons[run.name] = ended.reason
+            self.failures.tell(run)
 
     def _note_kept(self, worker: Worker, kept: str) -> None:
         """Note what is kept of a run that a signal ended."""

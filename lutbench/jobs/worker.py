@@ -123,7 +123,7 @@ def _performed(suite: LoadedSuite, workspace: Workspace, given: Assignment) -> E
     """Perform one run, unless it has finished; raises Interrupted if a signal came."""
     workspace.list_again()  # others finished runs meanwhile
     try:
-        run_one(open_run(suite, suite.run(given.name), workspace), {}, given.again)
+        run_one(open_run(suite, suite.run(given.name), workspace), given.again)
     except Held as reason:
         return Ended("held", str(reason))
     except Halt as reason:
