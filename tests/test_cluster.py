@@ -15,7 +15,9 @@ import pytest
 from chained import CHAINED
 from toy_runs import TOY, defaults, write_images
 
+from lutbench.cluster.job_arrays import Job
 from lutbench.cluster.jobs import JobEnd, Submitted, job_folder, key_of, last_lines, write_end, write_submitted
+from lutbench.cluster.sbatch import perform_run
 from lutbench.cluster.states import job_states
 from lutbench.cluster.submit import plan_jobs, recipe_for, submit_suite
 from lutbench.errors import UserError
@@ -336,12 +338,10 @@ def test_torchrun_as_a_job_has_it_passes_signals_by_and_ends_as_its_processes_do
 
 
 def test_a_job_whose_suite_file_changed_since_does_nothing(tmp_path: Path) -> None:
-    from lutbench.cluster.submit import Job, _perform
-
     suite = suite_in(tmp_path, "", "[0]")
     run = open_run(suite, suite.runs[0], workspace(tmp_path))
     job = Job([run], recipe_for(suite, run.planned, {}))
-    perform = _perform(run, job, suite, workspace(tmp_path), [], tmp_path / "jobs")
+    perform = perform_run(run, job, suite, workspace(tmp_path), [], tmp_path / "jobs")
     assert perform._changed() == ""
     text = (tmp_path / "toy.toml").read_text()
     (tmp_path / "toy.toml").write_text(text.replace("epochs = 1", "epochs = 3", 1))
@@ -351,11 +351,9 @@ def test_a_job_whose_suite_file_changed_since_does_nothing(tmp_path: Path) -> No
 def test_images_on_the_disk_of_a_node_are_found_by_what_the_node_sets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lutbench.cluster.submit import Job, _perform
-
     suite = suite_in(tmp_path, '[cluster]\ndata_root = "$SCRATCH/images"\n', "[0]")
     run = open_run(suite, suite.runs[0], workspace(tmp_path))
-    perform = _perform(
+    perform = perform_run(
         run, Job([run], recipe_for(suite, run.planned, {})), suite, workspace(tmp_path), [], tmp_path / "jobs"
     )
     monkeypatch.setenv("SCRATCH", "/local/7")

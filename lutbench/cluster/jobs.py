@@ -72,9 +72,7 @@ def key_of(suite: LoadedSuite, planned: PlannedRun) -> str:
 
 def write_submitted(folder: Path, submitted: Submitted) -> None:
     """Save the job of a run."""
-    path = _path(folder, submitted.run, submitted.key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, submitted.model_dump())
+    write_json(_path(folder, submitted.run, submitted.key), submitted.model_dump())
 
 
 def read_submitted(folder: Path, suite: LoadedSuite, runs: Iterable[PlannedRun]) -> dict[str, Submitted]:
@@ -87,14 +85,12 @@ def read_submitted(folder: Path, suite: LoadedSuite, runs: Iterable[PlannedRun])
 
 def write_end(folder: Path, end: JobEnd) -> None:
     """Save how a job ended."""
-    path = below(folder, "ends", f"{end.job}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, end.model_dump())
+    write_json(_end_path(folder, end.job), end.model_dump())
 
 
 def read_end(folder: Path, job: str) -> JobEnd | None:
     """Return how a job last ended; None if it has not ended, or was killed before it could save that."""
-    return read_model(below(folder, "ends", f"{job}.json"), JobEnd)
+    return read_model(_end_path(folder, job), JobEnd)
 
 
 def last_lines(*files: str, count: int = TAIL) -> list[str]:
@@ -113,3 +109,7 @@ def last_lines(*files: str, count: int = TAIL) -> list[str]:
 
 def _path(folder: Path, run: str, key: str) -> Path:
     return below(folder, "runs", run, f"{key}.json")
+
+
+def _end_path(folder: Path, job: str) -> Path:
+    return below(folder, "ends", f"{job}.json")
