@@ -10,10 +10,8 @@ from lutbench.errors import UserError
 from lutbench.recipes.probes import FeatureSettings
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import read_record, record_path
+from lutbench.reference_curves import REFERENCE
 from lutbench.run import Run, open_run
-
-REFERENCE = "reference"
-"""The folder below the results that has the records that come with the repository."""
 
 
 def longest_first(runs: Sequence[Run[Any]], seconds: Mapping[str, float]) -> list[Run[Any]]:
