@@ -186,43 +186,42 @@ def library_findings(
 ) -> Iterator[Finding]:
     """Yield what :func:`probed` found; ``driver`` says whether a GPU should be seen, ``segmentation`` whether MMSegmentation is installed."""
     nothing: tuple[list[str], str] = ([], "not tested, because the library before it failed")
-    (torch, *_), error = answers.get("torch", nothing)[0] or [""], answers.get("torch", nothing)[1]
-    if error:
-        yield Finding("torch", "wrong", f"cannot be imported: {shortened(error)}", install("."))
-        return
-    yield Finding("torch", "ok", torch)
-    gpus, error = answers.get("GPU", nothing)
-    if gpus:
-        yield Finding("GPU", "ok", "; ".join(gpus))
-    elif driver:
-        cuda = (answers["torch"][0][1:] or [""])[0]
-        built = (
-            f"is built for CUDA {cuda}, which may be newer than the driver supports" if cuda else "is built for CPUs"
-        )
-        mend = "nvidia-smi    # shows the driver's CUDA version; https://pytorch.org/get-started has the matching pip command"
-        yield Finding(
-            "GPU",
-            "wrong",
-            f"A driver is installed, but torch finds no GPU: torch {torch} {built}. {shortened(error)}".strip(),
-            mend,
-        )
-    else:
-        yield Finding("GPU", "note", "None found; runs use the CPU. That is enough for suite tiny.")
-    for name in ("torchvision", "timm"):
-        (version, *_), error = answers.get(name, nothing)[0] or [""], answers.get(name, nothing)[1]
+    answers = {name: answers.get(name, nothing) for name in PROBES}
+
+    def imported(name: str, package: str = ".") -> Finding:
+        found, error = answers[name]
         if error:
-            yield Finding(name, "wrong", f"cannot be imported: {shortened(error)}", install("."))
-        else:
-            yield Finding(name, "ok", version)
-    found, error = answers.get("MMSegmentation", nothing)
-    if not error:
-        yield Finding("MMSegmentation", "ok", found[0])
-    elif segmentation:
-        yield Finding("MMSegmentation", "wrong", f"cannot be imported: {shortened(error)}", install(".[segmentation]"))
-    else:
+            return Finding(name, "wrong", f"cannot be imported: {shortened(error)}", install(package))
+        return Finding(name, "ok", found[0])
+
+    yield imported("torch")
+    if answers["torch"][1]:
+        return
+    yield _gpu_finding(answers["torch"][0], *answers["GPU"], driver)
+    yield imported("torchvision")
+    yield imported("timm")
+    if answers["MMSegmentation"][1] and not segmentation:
         yield Finding(
             "MMSegmentation", "note", "Not installed. Tasks of kind segmentation need it.", install(".[segmentation]")
         )
+    else:
+        yield imported("MMSegmentation", ".[segmentation]")
+
+
+def _gpu_finding(torch: list[str], gpus: list[str], error: str, driver: bool) -> Finding:
+    """Return which GPUs torch found; ``torch`` is its version and, if it is built for GPUs, that of CUDA or ROCm."""
+    if gpus:
+        return Finding("GPU", "ok", "; ".join(gpus))
+    if not driver:
+        return Finding("GPU", "note", "None found; runs use the CPU. That is enough for suite tiny.")
+    version, cuda = [*torch, ""][:2]
+    built = f"is built for CUDA {cuda}, which may be newer than the driver supports" if cuda else "is built for CPUs"
+    return Finding(
+        "GPU",
+        "wrong",
+        f"A driver is installed, but torch finds no GPU: torch {version} {built}. {shortened(error)}".strip(),
+        "nvidia-smi    # shows the driver's CUDA version; https://pytorch.org/get-started has the matching pip command",
+    )
 
 
 def shortened(error: str) -> str:
