@@ -1,6 +1,6 @@
-"""Find a record by its name or a part of it, by its path, or by the identity of its run."""
+"""Find a record by its name or a part of it, by its path, or by the identity of its run; and read those that are intact."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,18 +42,25 @@ def find_record(run: str, results: Path) -> Record:
 
 def record_of(identity: str, results: Path) -> Record | None:
     """Return the record of the run of an ``identity``, from any suite, preferably the one that performed it; None if there is no intact one."""
-    taken = None
-    for path in _files(results):
-        if f'"identity": "{identity}"' in path.read_text(encoding="utf-8", errors="replace"):
-            try:
-                record = read_record(path)
-            except UserError:
-                continue
-            if record.identity == identity and record.made_as is None:
-                return record
-            if record.identity == identity:
-                taken = taken or record
+    wanted, taken = f'"identity": "{identity}"', None
+    for record in intact_records(
+        path for path in _files(results) if wanted in path.read_text(encoding="utf-8", errors="replace")
+    ):
+        if record.identity == identity and record.made_as is None:
+            return record
+        if record.identity == identity:
+            taken = taken or record
     return taken
+
+
+def intact_records(paths: Iterable[Path]) -> Iterator[Record]:
+    """Yield the records at ``paths`` that :func:`read_record` accepts; the others are left out: ``tables`` reports them."""
+    for path in paths:
+        try:
+            record = read_record(path)
+        except UserError:
+            continue
+        yield record
 
 
 def suites_in(results: Path) -> list[str]:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lutbench.errors import UserError
 from lutbench.files import read_model
 from lutbench.losses import LossCurve, departures, same_training
-from lutbench.record import Record, read_record, record_path
+from lutbench.record import record_path
+from lutbench.record_search import intact_records
 from lutbench.train.curve import CURVE
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def reference_curves(folder: Path | None, suite: str, run: str, inputs: Mapping[
     """
     if folder is None:
         return []
-    records = _readable(record_path(folder, suite, run).parent)
+    records = intact_records(sorted(record_path(folder, suite, run).parent.glob("seed*.json")))
     return [one.curve for one in records if one.curve is not None and same_training(one.identity_inputs, inputs)]
 
 
@@ -42,14 +42,3 @@ def departed(run: "Run[Any]") -> str:
     folder = run.workspace.results / REFERENCE
     reference = reference_curves(folder, run.planned.suite, run.name, run.identity_inputs)
     return "; ".join(map(str, departures(curve, reference)))
-
-
-def _readable(folder: Path) -> list[Record]:
-    """Return the records of all seeds of a run in a folder; damaged ones, which ``tables`` reports, are left out."""
-    records = []
-    for path in sorted(folder.glob("seed*.json")):
-        try:
-            records.append(read_record(path))
-        except UserError:
-            continue
-    return records

@@ -5,11 +5,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lutbench.errors import UserError
 from lutbench.files import content_sha256
 from lutbench.provenance import Hardware, hardware
 from lutbench.recipes.speeds import FOLDER, without_length
-from lutbench.record import Record, read_record
+from lutbench.record import Record
+from lutbench.record_search import intact_records
 from lutbench.record_writing import without_machine_paths
 from lutbench.run import Run
 
@@ -28,11 +28,8 @@ def measured_alike(results: Path) -> Callable[[Run[Any]], Record | None]:
     def all_records() -> Mapping[str, Record]:
         """Return the record that tells a speed on this machine, by what tells the speed of a run from any other's."""
         found: dict[str, Record] = {}
-        for path in [*sorted(results.glob("records/**/*.json")), *sorted((results / FOLDER).glob("records/**/*.json"))]:
-            try:
-                record = read_record(path)
-            except UserError:  # another suite's, maybe, and no reason not to plan: whose it is will say so
-                continue
+        paths = (path for folder in (results, results / FOLDER) for path in sorted(folder.glob("records/**/*.json")))
+        for record in intact_records(paths):
             if record.images_per_second and _is_here(record.hardware):
                 recipe = record.identity_inputs["recipe"]
                 label = record.recipe.get("classifier", {}).get("encoder", "")
