@@ -201,13 +201,16 @@ def suite_text(given: str, base: str, name: str, suite: LoadedSuite, tried: Trie
     same = (key for key, known in suite.config.encoder.items() if is_same(known, recipe))
     encoder = next(same, "")
     label = choices.label or name
-    row: dict[str, Any] = {"label": label}
-    row |= {"checkpoint": given} if tried.source.kind == "checkpoint" else {"timm": True}
-    row |= {"part": choices.part} if choices.part else {}
-    row |= {"encoder": encoder or name}
-    row |= {} if tried.class_token else {"pool": "mean"}
-    row |= {"like": choices.like} if choices.like else {}
-    tables = {f"method.{name}": row}
+    row = {
+        "label": label,
+        "checkpoint": given if tried.source.kind == "checkpoint" else "",
+        "timm": tried.source.kind == "timm",
+        "part": choices.part,
+        "encoder": encoder or name,
+        "pool": "" if tried.class_token else "mean",
+        "like": choices.like,
+    }
+    tables: dict[str, Any] = {f"method.{name}": {key: value for key, value in row.items() if value}}
     if not encoder:
         named = {"label": f"{recipe.model}{_sizes(recipe)}"}
         tables = {f"encoder.{name}": named | recipe.model_dump(exclude_none=True, exclude={"label"})} | tables
