@@ -35,13 +35,7 @@ def make_record(
 ) -> Record:
     """Make the record of a run that has just finished on this machine; ``sources`` are those of :func:`lutbench.sources.sources_of`."""
     return Record(
-        suite=planned.suite,
-        stage=planned.stage,
-        task=planned.task,
-        method=planned.method,
-        seed=planned.seed,
-        draw=planned.draw,
-        run=planned.name,
+        **_names(planned),
         identity=identity_of(identity_inputs),
         document=dict(identity_inputs),
         recipe=without_machine_paths(planned.recipe.model_dump(mode="json")),
@@ -95,14 +89,14 @@ def write_record(
 
 def renamed_record(record: Record, planned: PlannedRun) -> Record:
     """Return the record of a run of the same identity under the name of ``planned``, with its original name in ``made_as``."""
-    names: dict[str, Any] = {
-        "suite": planned.suite,
-        "stage": planned.stage,
-        "task": planned.task,
-        "method": planned.method,
-    }
     made_as = record.made_as or f"{record.suite}/{record.run}"
-    return record.model_copy(update={**names, "draw": planned.draw, "run": planned.name, "made_as": made_as})
+    return record.model_copy(update={**_names(planned), "made_as": made_as})
+
+
+def _names(planned: PlannedRun) -> dict[str, Any]:
+    """Return the fields of a record that say which run of a suite it is of."""
+    names = ("suite", "stage", "task", "method", "seed", "draw")
+    return {**{name: getattr(planned, name) for name in names}, "run": planned.name}
 
 
 def copy_record(record: Record, results_dir: Path) -> Path:
