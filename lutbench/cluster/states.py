@@ -47,11 +47,12 @@ def _state(one: Submitted, found: Listed | None, end: JobEnd | None, before: Map
         return JobState(f"unknown: SLURM no longer lists job {one.job}")
     if end is not None and end.signal:
         return JobState(f"stopped by {end.signal} at {_time(end.when)}, job {one.job}")
-    if end is None and found is not None and found.state == "COMPLETED":
-        return JobState(f"ended, job {one.job}")
-    if end is None and found is not None and found.state == "CANCELLED":
-        because = f", because {one.after} failed" if "Dependency" in found.reason else ""
-        return JobState(f"cancelled{because}, job {one.job}")
+    if end is None and found is not None:
+        if found.state == "COMPLETED":
+            return JobState(f"ended, job {one.job}")
+        if found.state == "CANCELLED":
+            because = f", because {one.after} failed" if "Dependency" in found.reason else ""
+            return JobState(f"cancelled{because}, job {one.job}")
     return _failed(one, found, end)
 
 
@@ -66,13 +67,9 @@ def _queued(one: Submitted, end: JobEnd | None) -> str:
 def _failed(one: Submitted, found: Listed | None, end: JobEnd | None) -> JobState:
     state = found.state.lower().replace("_", " ") if found is not None else "failed"
     status = f", exit status {end.status}" if end is not None else ""
-    where = (
-        f" on {end.node} at {_time(end.when)}"
-        if end is not None
-        else f" on {found.nodes}"
-        if found and found.nodes
-        else ""
-    )
+    where = f" on {found.nodes}" if found is not None and found.nodes else ""
+    if end is not None:
+        where = f" on {end.node} at {_time(end.when)}"
     lines = last_lines(one.err, one.out)
     log = f" The end of {one.err}:\n" + "\n".join(f"    {line}" for line in lines) if lines else f" {one.err} is empty."
     return JobState(f"{state}{status}, job {one.job}", f"{one.run}: job {one.job} failed{where}{status}.{log}")
