@@ -18,6 +18,8 @@ from importlib.util import cache_from_source
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lutbench.errors import UserError
+from lutbench.files import whole_file
 from lutbench.kinds import DATASETS
 
 if TYPE_CHECKING:
@@ -133,14 +135,10 @@ def _known() -> dict[str, Known]:
 
 def _keep() -> None:
     """Save the cache, if the folder can be written."""
-    if not _fresh:
-        return
-    partial = _KEPT.with_name(f".{_KEPT.name}.{os.getpid()}")
-    with suppress(OSError):
-        _KEPT.parent.mkdir(exist_ok=True)
-        partial.write_text(json.dumps({"by": _own_sha256(), "of": _known()}), encoding="utf-8")
-        partial.replace(_KEPT)
-    _fresh.clear()
+    if _fresh:
+        with suppress(OSError, UserError), whole_file(_KEPT) as partial:
+            partial.write_text(json.dumps({"by": _own_sha256(), "of": _known()}), encoding="utf-8")
+        _fresh.clear()
 
 
 @cache
