@@ -1,9 +1,11 @@
 """Arguments and options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, get_args
 
 import typer
+
+from lutbench.smoke import Width
 
 SuiteName = Annotated[
     str,
@@ -50,9 +52,8 @@ FeatureRoom = Annotated[
 ResultsRoot = Annotated[
     Path, typer.Option("--results", metavar="DIR", envvar="LUTBENCH_RESULTS", help="Folder of records and tables.")
 ]
-WIDTHS = ("own", "toy")
 Smoked = Annotated[
-    Literal["own", "toy"] | None,
+    Width | None,
     typer.Option(
         "--smoke",
         metavar="[own|toy]",
@@ -67,6 +68,6 @@ def with_width(arguments: list[str]) -> list[str]:
     found = []
     for place, argument in enumerate(arguments):
         found.append(argument)
-        if argument == "--smoke" and (place + 1 == len(arguments) or arguments[place + 1] not in WIDTHS):
+        if argument == "--smoke" and (place + 1 == len(arguments) or arguments[place + 1] not in get_args(Width)):
             found.append("own")
     return found

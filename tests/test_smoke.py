@@ -25,9 +25,10 @@ from lutbench.recipes.suite import LoadedSuite
 from lutbench.report.html.page import KINDS
 from lutbench.report.sections import View
 from lutbench.run import open_run
+from lutbench.smoke import Width
 from lutbench.smoke.command import smoke_suite
 from lutbench.smoke.inputs import lay_out
-from lutbench.smoke.shortened import FEW, SIDE, Smoke, Width, datasets_of, smoke_workspace, smoked
+from lutbench.smoke.shortened import FEW, SIDE, Smoke, datasets_of, smoke_workspace, smoked
 from lutbench.stages import run_suite
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace

@@ -9,8 +9,9 @@ from lutbench.report.galleries import AtHand
 from lutbench.report.html.page import report_path, write_report
 from lutbench.report.sections import View
 from lutbench.report.tables import all_sections, show_tables, write_tables
+from lutbench.smoke import Width
 from lutbench.smoke.inputs import lay_out
-from lutbench.smoke.shortened import Smoke, Width, smoke_workspace, smoked
+from lutbench.smoke.shortened import Smoke, smoke_workspace, smoked
 from lutbench.stages import run_suite
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace

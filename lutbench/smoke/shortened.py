@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -12,9 +12,8 @@ from lutbench.errors import UserError
 from lutbench.kinds import dataset_module
 from lutbench.recipes.base import DatasetRecipe, EncoderRecipe, RunRecipe, WeightsSource
 from lutbench.recipes.suite import LoadedSuite, PlannedRun, Study, StudyPoint
+from lutbench.smoke import Width
 from lutbench.workspace import Workspace
-
-Width = Literal["own", "toy"]
 
 REVISION = 1
 """Raised whenever earlier smoke runs have to be repeated."""
