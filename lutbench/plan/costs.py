@@ -14,7 +14,7 @@ from lutbench.plan.measured import Card
 from lutbench.plan.rates import measured_alike
 from lutbench.progress import tracked
 from lutbench.recipes.base import RunRecipe
-from lutbench.recipes.suite import LoadedSuite, PlannedRun
+from lutbench.recipes.suite import LoadedSuite, PlannedRun, Row
 from lutbench.record import Record, read_record, record_path
 from lutbench.run import Run, open_run, row_named
 from lutbench.run_status import RunState
@@ -144,11 +144,11 @@ def costs_of(
     Raises:
         UserError: if a record is damaged.
     """
-    records: dict[str, Record] = {}
+    of_run, of_row = dict[str, Record](), dict[Row, Record]()
     for planned in suite.runs:
         if (record := _record(planned, workspace)) is not None:
-            records[planned.name] = record
-            records.setdefault(_without_seed(planned), record)  # for the seeds that have none
+            of_run[planned.name] = record
+            of_row.setdefault(planned.row, record)  # for the seeds that have none
     costs, alike = [], measured_alike(workspace.results)
     chosen = suite.chosen(only=only)
     for planned in tracked(chosen, len(chosen), "counting"):
@@ -156,7 +156,7 @@ def costs_of(
         if is_finished(run, surveys):
             costs.append(RunCost(run, DONE, Cost()))
             continue
-        record = records.get(planned.name) or records.get(_without_seed(planned)) or alike(run)
+        record = of_run.get(planned.name) or of_row.get(planned.row) or alike(run)
         costs.append(_cost(run, surveys, rates, record))
     return Costs(tuple(costs), rates.gpus)
 
@@ -266,10 +266,6 @@ def _is_present(run: Run[Any]) -> bool:
     except UserError:
         return False
     return True
-
-
-def _without_seed(run: PlannedRun) -> str:
-    return run.name.rpartition("/")[0]
 
 
 def _record(planned: PlannedRun, workspace: Workspace) -> Record | None:
