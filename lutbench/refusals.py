@@ -10,7 +10,7 @@ from lutbench.progress import console
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run
 from lutbench.run_status import waits, weights_problem
-from lutbench.run_weights import FIRST, require_needed
+from lutbench.run_weights import FIRST, needed_weights
 from lutbench.train.trackers import require_trackers
 
 RUN, NEEDED, KEPT = "\0run\0", "\0needed\0", "\0kept\0"
@@ -32,7 +32,7 @@ def check_run(run: Run[Any], chosen: Collection[str], repeated: Collection[str] 
     if run.needs is not None:
         to_come = run.needs.name in chosen and (run.needs.name in repeated or waits(run))
         if not to_come:
-            require_needed(run)
+            needed_weights(run, run.needs)
 
 
 def refusal(run: Run[Any], chosen: Collection[str]) -> str:

@@ -58,8 +58,8 @@ def weights_inputs(run: "Run[Any]") -> dict[str, Any]:
     """
     part = run.planned.kind.starts_from
     if run.needs is not None:
-        require_needed(run)
-        return {part: {"run": run.needs.identity, "sha256": weights_made(run.needs, run.recipe.source.export_name)}}
+        sha256 = needed_weights(run, run.needs)
+        return {part: {"run": run.needs.identity, "sha256": sha256}}
     inputs: dict[str, Any] = {}
     if (weights := run.weights) is not None:
         inputs[part] = {"sha256": run.hash_of(weights)}
@@ -72,22 +72,20 @@ def weights_inputs(run: "Run[Any]") -> dict[str, Any]:
     return inputs
 
 
-def require_needed(run: "Run[Any]") -> None:
-    """Check that the run it depends on has finished, and kept the encoder or classifier.
+def needed_weights(run: "Run[Any]", needs: "Run[Any]") -> str:
+    """Return the sha256 of the encoder or classifier that a run takes from the run it ``needs``.
 
     Raises:
-        UserError: if it has not, with the command to run.
+        UserError: if that one has not finished, with the command to run, or did not keep these weights.
     """
-    if run.needs is None:
-        return
-    status, other = run.needs.status(), run.needs.planned
+    status, other = needs.status(), needs.planned
     if status.state is not RunState.FINISHED:
         uses = "evaluates the classifier" if run.planned.kind.starts_from == "classifier" else "starts from the encoder"
         raise UserError(
             f"{run.name} {uses} of {other.name}, which is {status}. "
             f"{FIRST}: nox -s {other.stage} -- {run.command} (or: lutbench run {run.command} --stage {other.stage})."
         )
-    weights_made(run.needs, run.recipe.source.export_name)
+    return weights_made(needs, run.recipe.source.export_name)
 
 
 def weights_made(run: "Run[Any]", name: str) -> str:
