@@ -93,7 +93,7 @@ def read_end(folder: Path, job: str) -> JobEnd | None:
     return read_model(_end_path(folder, job), JobEnd)
 
 
-def last_lines(*files: str, count: int = TAIL) -> list[str]:
+def last_lines(*files: str) -> list[str]:
     """Return the last lines of the first file that has lines other than submitit's own; also for very long files."""
     for file in files:
         try:
@@ -103,7 +103,7 @@ def last_lines(*files: str, count: int = TAIL) -> list[str]:
         except OSError:
             continue
         if told := [line.rstrip() for line in lines if line.strip() and not line.startswith(("submitit ", "srun: "))]:
-            return told[-count:]
+            return told[-TAIL:]
     return []
 
 
