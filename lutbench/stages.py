@@ -100,9 +100,11 @@ def _startable(runs: Sequence[Run[Any]], repeated: Collection[str], failures: Fa
 
 def _print_notes(suite: LoadedSuite, to_do: Sequence[Run[Any]]) -> None:
     """Print what is assumed about the weights of the runs, and the warnings of those that have not finished."""
+    if not accelerator().is_main_process:
+        return
     for line in dict.fromkeys(assumed for run in to_do if (assumed := _assumed(run))):
         console.print(line)
-    warned = warnings(to_do) if accelerator().is_main_process else {}
+    warned = warnings(to_do)
     to_come = {run.name for run in to_do if run.name in warned and _is_to_come(run)}
     for paragraph in paragraphs(suite, {name: text for name, text in warned.items() if name in to_come}):
         console.print(paragraph)
@@ -158,7 +160,7 @@ def _assumed(run: Run[Any]) -> str:
     source = run.recipe.source
     if source is None or source.kind != "checkpoint" or run.planned.kind.starts_from != "encoder":
         return ""
-    if run.preprocessing.origin != IMAGENETS.origin or not accelerator().is_main_process:
+    if run.preprocessing.origin != IMAGENETS.origin:
         return ""
     table = f"method.{run.planned.method}"
     return (

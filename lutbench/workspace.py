@@ -35,7 +35,7 @@ class Workspace:
     not in commands that only read, such as ``status`` and ``plan``."""
     feature_bytes: int = FEATURE_BYTES
     """Bytes that the features of frozen encoders, and crops, may take below ``runs``, see :mod:`lutbench.evaluate.feature_store`."""
-    _met: set[str] = field(default_factory=set, repr=False, compare=False)
+    _noted: set[str] = field(default_factory=set, repr=False, compare=False)
     _opened: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
     passed_over: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
     """Folders of damaged runs, with what is wrong with each."""
@@ -88,12 +88,13 @@ class Workspace:
 
     def unopened(self) -> Self:
         """Return the same workspace for another process: no dataset is open yet, and notes are not printed again."""
-        return replace(self, _met=set(self._met), _opened={}, passed_over={})
+        return replace(self, _noted=set(self._noted), _opened={}, passed_over={})
 
     def note(self, text: str) -> None:
         """Print a note about a dataset, once per command and for all its processes."""
-        if self.is_first(text) and is_first_process():
+        if text not in self._noted and is_first_process():
             console.print(text)
+        self._noted.add(text)
 
     def look(self, what: str, notes: Callable[[], Iterable[str]]) -> None:
         """Print the ``notes`` about ``what``, computed once per command; an error stops every run that needs it.
@@ -107,12 +108,6 @@ class Workspace:
                 self.note(note)
 
         self._once((what, "looked at"), looked)
-
-    def is_first(self, what: str) -> bool:
-        """Return whether this is the first call with ``what`` in this command."""
-        first = what not in self._met
-        self._met.add(what)
-        return first
 
     def first_said(self, what: str, value: Any) -> Any:
         """Return the ``value`` of the first call with ``what`` in this command."""
