@@ -40,7 +40,7 @@ class Rates:
     card: Card | None = None
     """The card whose measured speeds are taken, before ``flops``, for runs that have no images/s."""
     named: bool = False
-    """Whether ``card`` was given by name: rates measured on a CPU are then ignored too."""
+    """Whether ``card`` was given by name: rates measured on a CPU are then ignored."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +56,25 @@ class RunCost:
     hardware: str = ""
     """The machine that the rate was measured on; empty if it was given."""
     images: int = 0
-    """Images that go through the network; 0 where they are not known."""
+    """Number of images that go through the network; 0 if it is not known."""
     flop: float = 0
-    """FLOP for those images."""
+    """FLOP of those images."""
     seconds: float | None = None
-    """The time that it will take; None where nothing tells it."""
+    """The time that it will take; None if nothing is known about its speed."""
     refused: str = ""
-    """Why it cannot run or cannot be counted, a paragraph."""
+    """A paragraph that says why it cannot run, or why its FLOP cannot be counted; empty if neither is the case."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What some runs will cost together: the seeds of a task with one method, a stage, or a suite."""
+    """The costs of some runs together: of the seeds of a method in a task, of a stage, or of a suite."""
 
     runs: tuple[RunCost, ...]
     gpus: int = 1
-    """GPUs that each run is spread over."""
+    """GPUs per run."""
 
     def by(self, part: Literal["stage", "task", "method"]) -> "dict[str, Costs]":
-        """Return the costs of every stage, task or method apart."""
+        """Return the costs of each stage, task or method, by its name."""
         groups: dict[str, list[RunCost]] = {}
         for one in self.runs:
             groups.setdefault(getattr(one.run.planned, part), []).append(one)
@@ -102,33 +102,33 @@ class Costs:
 
     @property
     def seconds(self) -> float:
-        """Time of the runs for which it is known, one after another."""
+        """Sum of the times that are known."""
         return sum(one.seconds or 0 for one in self.runs)
 
     @property
     def gpu_hours(self) -> float:
-        """Time of those runs on so many GPUs at once."""
+        """GPU-hours of the runs whose time is known."""
         return self.seconds / 3600 * self.gpus
 
     @property
     def rate(self) -> float | None:
-        """Images/s over the runs that have a rate."""
+        """Images/s over all runs that have a rate: their harmonic mean."""
         rated = [one.rate for one in self.runs if one.rate is not None]
         return len(rated) / sum(1 / rate for rate in rated) if rated else None
 
     def count(self, origin: str) -> int:
-        """Return how many runs have their time, or lack it, for this reason."""
+        """Return how many runs have their time from this origin, or lack it for this reason."""
         return sum(one.origin == origin for one in self.runs)
 
 
 def narrowed(suite: LoadedSuite, only: Sequence[str]) -> LoadedSuite:
-    """Return a suite of the runs that ``only`` chooses, and of those that they start from; all if it is empty.
+    """Return the suite with only the runs that ``only`` chooses and the runs they depend on; all if it is empty.
 
     Raises:
         UserError: if a pattern matches nothing.
     """
     wanted = {run.name for run in suite.chosen(only=only)}
-    for run in reversed(suite.runs):  # each before the one that it needs
+    for run in reversed(suite.runs):  # each comes before the run it depends on
         if run.name in wanted and run.needs:
             wanted.add(run.needs)
     runs = tuple(run for run in suite.runs if run.name in wanted)
@@ -139,7 +139,7 @@ def narrowed(suite: LoadedSuite, only: Sequence[str]) -> LoadedSuite:
 def costs_of(
     suite: LoadedSuite, workspace: Workspace, surveys: Mapping[str, Survey], rates: Rates, only: Sequence[str] = ()
 ) -> Costs:
-    """Return what the runs of a suite will cost, or those that ``only`` chooses; ``surveys`` are of their datasets, by name of the run.
+    """Return the costs of the runs of a suite, or of those that ``only`` chooses; ``surveys`` describe their datasets, by name of the run.
 
     Raises:
         UserError: if a record is damaged.
@@ -162,10 +162,10 @@ def costs_of(
 
 
 def read_rates(suite: LoadedSuite, given: Sequence[str]) -> dict[str, float]:
-    """Return ``NAME=IMAGES_PER_SECOND`` of the command line as the rate of every run that NAME matches; a later one wins.
+    """Return the rate of each run that a ``NAME=IMAGES_PER_SECOND`` of the command line matches, by name; later ones override earlier ones.
 
     Raises:
-        UserError: if one is not of this form, or matches no run.
+        UserError: if one has another form, or matches no run.
     """
     rates: dict[str, float] = {}
     for text in given:
@@ -185,16 +185,16 @@ def read_rates(suite: LoadedSuite, given: Sequence[str]) -> dict[str, float]:
 
 
 def is_finished(run: Run[Any], surveys: Mapping[str, Survey]) -> bool:
-    """Return whether a run of this recipe, on the data that is present, has finished.
+    """Return whether a run has finished, with this recipe and on the data that is present.
 
     Without its data, or without the run it depends on, a run has no identity, so it has not finished.
     """
     if not run.workspace.run_folders:
-        return False  # nothing has been run, and no file of weights need be hashed to know it
+        return False  # nothing has been run; this spares hashing the files of weights
     one: Run[Any] | None = run
     while one is not None:
         if any(split in surveys[one.name].problems for split in one.recipe.splits):
-            return False  # and to open it could be to make it
+            return False  # opening it could build it
         one = one.needs
     try:
         return run.status().state is RunState.FINISHED
@@ -216,7 +216,7 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
         rate, hardware = each * rates.gpus, str(record.hardware)
     try:
         train, evaluate = run.recipe.samples(survey.images)
-    except KeyError:  # the size of a split is not known, or is that of a part which cannot be had
+    except KeyError:  # the size of a split is not known, or its part cannot be read
         refused = "" if survey.known or survey.made or not _is_present(run) else survey.problems.get("train", "")
         return RunCost(run, CANNOT if refused else NO_COUNT, cost, rate, hardware, refused=refused)
     images, flop = train + evaluate, cost.train * train + cost.evaluate * evaluate
@@ -234,10 +234,10 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
 
 
 def _of_one_image(run: Run[Any], classes: int) -> Cost:
-    """Return the cost of one image of a run with so many classes; the model is built if its cost is not known yet.
+    """Return the cost of one image of a run with so many classes; the model is built only if its cost is not known yet.
 
     Raises:
-        UserError: if it cannot be.
+        UserError: if the model cannot be built or counted.
     """
     kind = run.planned.kind
 
@@ -250,17 +250,17 @@ def _of_one_image(run: Run[Any], classes: int) -> Cost:
 
 
 def settings_of(run: Run[Any]) -> list[Any]:
-    """Return what determines a run's model: the module of its kind, its settings, and those of the run it starts from."""
+    """Return what determines the model of a run: the module of its kind, its settings, and those of the run it depends on."""
     return [run.planned.kind.module_name, *(recipe.affecting_results() for recipe in recipes_of(run))]
 
 
 def recipes_of(run: Run[Any]) -> list[RunRecipe]:
-    """Return the settings of a run, and of the run that it starts from."""
+    """Return the recipe of a run, and that of the run it depends on."""
     return [run.recipe, *([run.needs.recipe] if run.needs else [])]
 
 
 def _is_present(run: Run[Any]) -> bool:
-    """Return whether the dataset is here of which a run takes a part."""
+    """Return whether the training split that a run reads a part of is present."""
     try:
         run.workspace.open(run.recipe.dataset, "train")
     except UserError:
@@ -269,7 +269,7 @@ def _is_present(run: Run[Any]) -> bool:
 
 
 def _record(planned: PlannedRun, workspace: Workspace) -> Record | None:
-    """Return the record of a run of this name, whatever its recipe, if it has a rate."""
+    """Return the record of the run of this name, with any recipe, if it has a rate."""
     path = record_path(workspace.results, planned.suite, planned.name)
     record = read_record(path, planned.name) if path.is_file() else None
     return record if record is not None and record.images_per_second else None

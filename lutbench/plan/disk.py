@@ -1,4 +1,4 @@
-"""Disk space of a suite: what is present, what is still needed, and whether it fits."""
+"""The disk space that a suite uses and still needs."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,12 +15,12 @@ VALUE = 4
 """Bytes of a number: weights and moments are kept in float32."""
 
 RUNS, RESULTS = "runs", "results"
-"""The folders of the suite beside that of the data."""
+"""Names of the folders besides that of the data."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """One of the suite's three folders, or that in which it will be made."""
+    """One of the three folders of a suite, and the disk it is on."""
 
     name: str
     path: Path
@@ -29,7 +29,7 @@ class Room:
 
 
 def disk_uses(costs: Costs, surveys: Mapping[str, Survey], workspace: Workspace) -> list[DiskUse]:
-    """Return datasets, caches, checkpoints and the weights that stay. Records are small and left out."""
+    """Return the uses by datasets, caches, checkpoints and final weights; records are small and left out."""
     uses = [*_datasets(surveys.values()), *_caches(costs, surveys, workspace)]
     checkpoints = exported = 0
     for one in costs.to_run:
@@ -45,7 +45,7 @@ def disk_uses(costs: Costs, surveys: Mapping[str, Survey], workspace: Workspace)
 
 
 def rooms_of(workspace: Workspace) -> list[Room]:
-    """Return the three folders with their free space."""
+    """Return the three folders with the free space of their disks; they need not exist yet."""
     rooms = []
     for name, folder in ((DATA, workspace.data), (RUNS, workspace.runs), (RESULTS, workspace.results)):
         path = folder.absolute()
@@ -55,7 +55,7 @@ def rooms_of(workspace: Workspace) -> list[Room]:
 
 
 def by_disk(uses: Iterable[DiskUse], rooms: list[Room]) -> Iterator[tuple[list[Room], int, int]]:
-    """Yield for every disk the folders on it, the bytes still needed as far as known, and the free bytes."""
+    """Yield for each disk the folders on it, the bytes still needed as far as known, and the free bytes."""
     for device in dict.fromkeys(room.device for room in rooms):
         on_it = [room for room in rooms if room.device == device]
         names = {room.name for room in on_it}
@@ -63,11 +63,11 @@ def by_disk(uses: Iterable[DiskUse], rooms: list[Room]) -> Iterator[tuple[list[R
 
 
 def _datasets(surveys: Iterable[Survey]) -> Iterable[DiskUse]:
-    """Return the room of all datasets; what lies within another's folders is part of it."""
+    """Return the uses by datasets; one inside the folder of another is a part of it and not listed."""
     found: dict[tuple[Path, ...] | str, DiskUse] = {}
     for use in (use for survey in surveys for use in survey.disk):
         key = use.paths or use.name
-        if key in found:  # two recipes of one dataset, of which one may have more splits
+        if key in found:  # two recipes of one dataset; one may read more splits
             found[key] = max(found[key], use, key=lambda use: (use.to_come != 0, use.present or 0))
             continue
         filled = [path for other in found.values() for path in other.paths]
@@ -77,7 +77,7 @@ def _datasets(surveys: Iterable[Survey]) -> Iterable[DiskUse]:
 
 
 def _caches(costs: Costs, surveys: Mapping[str, Survey], workspace: Workspace) -> Iterator[DiskUse]:
-    """Yield the caches of the runs that have not finished: a finished one needs its cache no more."""
+    """Yield the caches of the runs that have not finished; finished runs no longer need theirs."""
     cached = {
         (one.run.recipe.dataset.model_dump_json(), side): one.run
         for one in costs.to_run

@@ -1,4 +1,4 @@
-"""The assumed speed of a run on a named GPU: a share of the peak in its data sheet, until it has been measured."""
+"""Estimated speeds of GPUs that were not measured: a share of the peak in the data sheet, see ``gpus.toml``."""
 
 import tomllib
 from pathlib import Path
@@ -16,13 +16,13 @@ class Gpu(NamedTuple):
     tflops: float
     """TFLOP/s of dense bf16 matrix products, the peak."""
     source: str
-    """Where the vendor says so."""
+    """The vendor's document."""
     share: float
-    """The share of the peak that a run is assumed to keep up."""
+    """The share of the peak that a run is assumed to reach."""
 
     @property
     def flops(self) -> float:
-        """FLOP/s that a run is assumed to keep up."""
+        """FLOP/s that a run is assumed to reach."""
         return self.share * self.tflops * 1e12
 
     def __str__(self) -> str:
@@ -33,16 +33,16 @@ class Gpu(NamedTuple):
 
 
 def known_gpus() -> dict[str, Gpu]:
-    """Return every GPU of the table, by the name that ``--gpu`` takes."""
+    """Return the GPUs of the table, by their names for ``--gpu``."""
     table: dict[str, Any] = tomllib.loads(TABLE.read_text(encoding="utf-8"))
     return {name: Gpu(**gpu, share=table["share"]) for name, gpu in table["gpu"].items()}
 
 
 def find_gpu(name: str) -> Gpu:
-    """Return a GPU by its name, in whatever case.
+    """Return a GPU by its name, in upper or lower case.
 
     Raises:
-        UserError: if the table has none of it.
+        UserError: if the table does not have it.
     """
     known = known_gpus()
     if (gpu := known.get(name.lower())) is None:

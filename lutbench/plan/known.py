@@ -1,8 +1,8 @@
 """The FLOP of models, and whether weights fit them, without building the models, which needs torch and half a minute.
 
 Both depend only on settings, source files and timm's version. So every answer is cached between commands (:mod:`lutbench.kept`), and
-the answers for the suites in the repository come with it, in ``counts.json``. They are valid as long as the source files that define the
-models, and timm, are the same; for everything else, models are built. After a change of these source files::
+the answers for the suites in the repository are shipped with it, in ``counts.json``. They are valid as long as the source files that
+define the models, and timm, are the same; otherwise models are built. After a change of these source files::
 
     python -m lutbench.plan.known
 
@@ -24,7 +24,7 @@ from lutbench.sources import PACKAGES, ROOT, digest_of_all, digest_of_source
 
 SHIPPED = Path(__file__).with_name("counts.json")
 SUITES = ("tiny", "camvid", "small", "paper")
-"""The suites whose answers come with the repository."""
+"""The suites whose answers are shipped."""
 
 SOURCES = (
     "pretrain/cost.py", "pretrain/student.py", "pretrain/teacher.py", "pretrain/context.py", "pretrain/masking.py", "pretrain/token_targets.py",
@@ -35,19 +35,20 @@ SOURCES = (
     "lutbench/models/blocks.py", "lutbench/models/encoders.py", "lutbench/models/meta.py", "lutbench/models/timm_models.py",
     "lutbench/models/tokens.py",
 )  # fmt: skip
-"""The sources that define what a model is, and what is counted of it. What settings mean is defined elsewhere, and is in the question."""
+"""The source files that define the models and what is counted. The settings of a model are part of the question."""
 
 Answer = Sequence[float]
-"""Numbers; none where the answer is that nothing is wrong."""
+"""Numbers; empty if the answer is that nothing is wrong."""
 
 _asked: dict[str, Answer] = {}
-"""The answers that this command gave, by their questions' hashes."""
+"""The answers of this command, by the hash of the question."""
 
 
 def answer(asked: Mapping[str, Any], recipes: Iterable[RunRecipe], find: Callable[[], Answer]) -> Answer:
-    """Return the answer to a question, found with torch if it is not known. Nothing is kept where ``find`` raises an error.
+    """Return the answer to a question; ``find`` computes it, with torch, if it is not known. Nothing is cached if ``find`` raises an error.
 
-    ``recipes`` are those it is about: what they name that is no part of this suite has sources that nothing here knows.
+    ``recipes`` are those that the question is about. If they name code outside this suite, whose sources are not hashed, the answer is
+    not cached.
     """
     key = content_sha256(asked)
     known = _shipped().get(key[:16])
@@ -66,7 +67,7 @@ def answer(asked: Mapping[str, Any], recipes: Iterable[RunRecipe], find: Callabl
 
 
 def models_digest() -> str:
-    """Return a hash of :data:`SOURCES` and timm's version; comments and formatting do not count."""
+    """Return a hash of :data:`SOURCES`, without comments and formatting, and of timm's version."""
     paths = sorted({path for pattern in SOURCES for path in ROOT.glob(pattern)})
     found = [(path.relative_to(ROOT).as_posix(), digest_of_source(path)) for path in paths]
     return hashlib.sha256(repr([found, _timm()]).encode()).hexdigest()
@@ -74,7 +75,7 @@ def models_digest() -> str:
 
 @cache
 def _shipped() -> Mapping[str, Answer]:
-    """Return the answers that come with the repository; none where they are of other sources, or of another timm."""
+    """Return the shipped answers; empty if they are of other source files or of another version of timm."""
     if not SHIPPED.is_file():
         return {}
     shipped = json.loads(SHIPPED.read_text(encoding="utf-8"))
@@ -91,7 +92,7 @@ def _timm() -> str:
 
 
 def write_shipped() -> None:
-    """Find the answers for :data:`SUITES` anew, and write them."""
+    """Compute the answers for :data:`SUITES`, and write ``counts.json``."""
     from tempfile import TemporaryDirectory
 
     from lutbench.plan.costs import Rates, costs_of

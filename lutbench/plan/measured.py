@@ -19,14 +19,14 @@ TABLE = Path(__file__).with_name("measured.json")
 
 
 class Speed(BaseModel):
-    """How fast one model went through one kind of step."""
+    """The measured speed of one model in one kind of step."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: str
-    """The kind of run that takes such steps, see :mod:`lutbench.kinds`."""
+    """The kind of run that has such steps, see :mod:`lutbench.kinds`."""
     variant: str = ""
-    """What is other than in a run, such as ``eager``; empty if nothing is."""
+    """How the step differed from that of a run, such as ``eager``; empty if it did not."""
     model: str
     """timm's name of the encoder, at its own sizes and 224 pixels."""
     batch: PositiveInt
@@ -35,16 +35,16 @@ class Speed(BaseModel):
     first_step_s: NonNegativeFloat | None = None
     """Seconds of the first step, compiling included."""
     memory_gib: PositiveFloat | None = None
-    """The most that was allocated on the card."""
+    """Peak of the memory allocated on the GPU."""
 
 
 class Card(BaseModel):
-    """A GPU that was measured, by which versions, and how fast it was."""
+    """A measured GPU: its speeds, and the versions they were measured with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     card: str
-    """Its name, as CUDA has it."""
+    """Its name in CUDA."""
     memory_gib: PositiveFloat
     machine: str
     """The machine that it was in."""
@@ -85,7 +85,7 @@ class _Cards(BaseModel):
 
 
 def measured_cards(table: Path = TABLE) -> tuple[Card, ...]:
-    """Return every card of the table; none as long as none was measured."""
+    """Return the measured GPUs."""
     return _Cards.model_validate(read_json(table)).cards
 
 
@@ -116,6 +116,6 @@ def choose_card(cards: Sequence[Card], card: str | None, gpu: str | None, flops:
 
 
 def _is_named(card: str, name: str) -> bool:
-    """Return whether a name is a card's, or words of it: ``h100`` and ``rtx4090`` are ``NVIDIA H100 PCIe`` and ``... RTX 4090``."""
+    """Return whether a name is that of a GPU or a part of it: ``h100`` and ``rtx4090`` match ``NVIDIA H100 PCIe`` and ``... RTX 4090``."""
     parts = map(re.escape, re.findall(r"[a-z]+|\d+|\S", name.lower()))
     return re.search(rf"\b{' ?'.join(parts)}\b", card.lower()) is not None

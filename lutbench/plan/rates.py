@@ -14,19 +14,19 @@ from lutbench.record_writing import without_machine_paths
 from lutbench.run import Run
 
 PART = ("shots", "share", "subset", "draw")
-"""The settings that say how many images a run reads, and not how fast."""
+"""Settings that change how many images a run reads, but not how fast."""
 
 
 def measured_alike(results: Path) -> Callable[[Run[Any]], Record | None]:
-    """Return what finds the record that tells the speed of a run; the records are read when it is first asked.
+    """Return a function that finds the record with the speed of a run, or None; it reads the records on its first call.
 
-    It is of the same kind, settings and architecture on this machine, whatever its length, seed and weights; of several the one that
-    took longest, whose speed is the surest.
+    The record is of a run of the same kind, settings and architecture on this machine, of any length, seed and weights. If there are
+    several, it is the one that took longest, because its speed is the most certain.
     """
 
     @cache
     def all_records() -> Mapping[str, Record]:
-        """Return the record that tells a speed on this machine, by what tells the speed of a run from any other's."""
+        """Return the records of this machine that have a speed, by the key of their settings."""
         found: dict[str, Record] = {}
         paths = (path for folder in (results, results / FOLDER) for path in sorted(folder.glob("records/**/*.json")))
         for record in intact_records(paths):
@@ -47,14 +47,14 @@ def measured_alike(results: Path) -> Callable[[Run[Any]], Record | None]:
 
 
 def _key(kind: str, recipe: Mapping[str, Any], label: str) -> str:
-    """Return what tells the speed of a run from any other's; ``label`` is that of the architecture of a classifier."""
+    """Return a hash of everything that the speed of a run depends on; ``label`` is that of a classifier's architecture."""
     settings = {name: value for name, value in recipe.items() if name not in PART}
-    if "architecture" in (encoder := settings.get("encoder", {})):  # and not where its weights come from
+    if "architecture" in (encoder := settings.get("encoder", {})):  # where its weights come from does not matter
         settings["encoder"] = encoder["architecture"]
     return content_sha256({"kind": kind, "settings": settings, "classifier": label})
 
 
 def _is_here(one: Hardware) -> bool:
-    """Return whether a record was made on this machine, with as many processes as it may have had."""
+    """Return whether a record was made on this machine, with any number of processes."""
     here = hardware(one.processes)
     return all(getattr(one, name) == getattr(here, name) for name in ("system", "cpu", "cores", "gpus"))

@@ -1,4 +1,4 @@
-"""Prints the plan: a row per group of seeds below the sum of its stage, then totals, disk space, and what is missing."""
+"""Print the plan: a row per group of seeds below the sum of its stage, then totals, disk space, and what is missing."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,11 +32,11 @@ from lutbench.refusals import paragraphs
 from lutbench.workspace import Workspace
 
 NAMES = 32
-"""Columns of the names of runs, of which longer ones have a second line, so that the table has 80."""
+"""Maximum width of the column of names, so that the table has 80 columns; longer names are wrapped."""
 
 
 def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: Sequence[str] = ()) -> None:
-    """Print what the suite will cost, or those of its runs that ``only`` chooses, as ``run`` does.
+    """Print the costs of a suite, or of the runs that ``only`` chooses, and what keeps runs from starting.
 
     Raises:
         UserError: if a record is damaged, or ``only`` chooses no run.
@@ -77,7 +77,7 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: Sequ
 
 
 def totals(costs: Costs, rates: Rates) -> list[str]:
-    """Return the sums below the table, what they leave out, and what they rest on."""
+    """Return the sums below the table, what they leave out, and what they are based on."""
     to_run, timed = len(costs.to_run), len(costs.timed)
     lines = [f"{to_run} runs to do, {costs.count(DONE)} finished; {costs.images:,} images, {costs.flop:.2g} FLOP."]
     if timed:
@@ -97,7 +97,7 @@ def totals(costs: Costs, rates: Rates) -> list[str]:
 
 
 def origins(costs: Costs, rates: Rates) -> list[str]:
-    """Return what the hours rest on."""
+    """Return what the hours are based on."""
     lines = []
     if rates.card and (taken := costs.count(ON_CARD)):
         lines.append(
@@ -117,7 +117,7 @@ def origins(costs: Costs, rates: Rates) -> list[str]:
 
 
 def how_to_time(costs: Costs) -> str:
-    """Return how to get the hours of runs that have none; empty if all have."""
+    """Return how to get hours for the runs without a speed; empty if all runs have one."""
     unrated = costs.count(NO_RATE)
     some = "1 run has" if unrated == 1 else f"{unrated} runs have"
     several = len(measured_cards()) > 1 and not costs.count(ON_CARD)
@@ -146,7 +146,7 @@ def amount(count: int) -> str:
 
 
 def _runs(costs: Costs, studied: Mapping[str, str]) -> Table:
-    """Return a row for the seeds of each task and method, and one for all that is there for a study alone, by name of the run."""
+    """Return a table with a row for the seeds of each task and method, and one for each study; ``studied`` has the study of a run, by name."""
     table = table_of(["run"], ["to do", "images", "FLOP", "images/s", "time"])
     table.columns[0].max_width, table.columns[0].overflow = NAMES, "fold"
     for stage, part in costs.by("stage").items():
@@ -192,7 +192,7 @@ def _disk(uses: Sequence[DiskUse]) -> Table:
 
 
 def table_of(left: Sequence[str], right: Sequence[str] = ()) -> Table:
-    """Return a table without lines, of columns to the left and to the right."""
+    """Return a table without lines, with the titles of columns that are aligned left and right."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in (*left, *right):
         table.add_column(column, justify="right" if column in right else "left")

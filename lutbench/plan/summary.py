@@ -1,4 +1,4 @@
-"""Prints a short plan: a row per stage, then disk space, what is missing, and what to do next."""
+"""Print a short plan: a row per stage, then disk space, what is missing, and what to do next."""
 
 from collections.abc import Mapping, Sequence
 from shlex import quote
@@ -17,14 +17,14 @@ from lutbench.refusals import paragraphs
 from lutbench.workspace import Workspace
 
 NAMED = 6
-"""Missing datasets that are named."""
+"""Maximum number of missing datasets that are named."""
 
 TOLD = 230
-"""Characters of the first of several problems."""
+"""Maximum length of a problem or a warning, in characters."""
 
 
 def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: Sequence[str] = ()) -> None:
-    """Print what the suite will cost, or what ``only`` chooses of it, on a screen of 24 lines and 80 columns.
+    """Print the costs of a suite, or of the runs that ``only`` chooses, on a screen of 24 lines and 80 columns.
 
     Raises:
         UserError: if a record is damaged, or ``only`` chooses no run.
@@ -33,7 +33,7 @@ def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: S
     surveys = survey_all(suite, workspace)
     costs = costs_of(suite, workspace, surveys, rates, only)
     uses = disk_uses(costs, surveys, workspace)
-    with console.capture():  # notes about the weights of every row, which the whole plan has
+    with console.capture():  # notes about the weights of each row, which the long plan prints
         known, refused = missing(costs, surveys)
     problems = list(dict.fromkeys(refused.values()))
     console.print(suite.config.title, style="bold")
@@ -53,7 +53,7 @@ def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: S
 
 
 def _missing(known: Mapping[str, str]) -> str:
-    """Return which known datasets are missing; of a single one what of it."""
+    """Return which known datasets are missing; if it is only one, also what is missing of it."""
     if len(known) > 1:
         return f"{len(known)} datasets are missing: {listed(known, NAMED)}."
     ((name, problem),) = known.items()
@@ -84,7 +84,7 @@ def _print_stages(costs: Costs) -> None:
 
 
 def _budgets(suite: LoadedSuite) -> list[str]:
-    """Return a line on the runs whose epochs follow from another's FLOP, and one on seconds; none without any."""
+    """Return a line for each unit of budgets, with the runs whose epochs follow from those of another run; and the first poor match."""
     found: dict[str, list[str]] = {}
     for name, one in suite.budgets.items():
         said = f"{name} {one.epochs:,} epochs = {one.like} {one.like_epochs:,} ({100 * one.excess:+.1f} %)"
@@ -98,7 +98,7 @@ def _tenths(number: float) -> str:
 
 
 def _disk(uses: Sequence[DiskUse], workspace: Workspace) -> list[str]:
-    """Return a line for every disk, and one for the cache of the Hugging Face Hub, whose disk is not looked at."""
+    """Return a line for each disk, and one for the cache of the Hugging Face Hub, whose disk is not examined."""
     lines = []
     for rooms, wanted, free in by_disk(uses, rooms_of(workspace)):
         folders = listed([room.name for room in rooms])

@@ -18,7 +18,7 @@ from lutbench.workspace import Workspace
 
 
 def survey_all(suite: LoadedSuite, workspace: Workspace) -> dict[str, Survey]:
-    """Return what is known of the dataset of every run, by the run's name, or of the part that it reads; each dataset is listed once."""
+    """Return the survey of the dataset, or the part of it, that each run reads, by name of the run; files are listed once per dataset."""
     different = {run.recipe.dataset.model_dump_json(): run.recipe.dataset for run in suite.runs}
     surveys = {
         key: dataset_module(recipe).survey(recipe, workspace)
@@ -32,9 +32,10 @@ def survey_all(suite: LoadedSuite, workspace: Workspace) -> dict[str, Survey]:
 
 
 def missing(costs: Costs, surveys: Mapping[str, Survey]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the missing datasets that lutbench does not build itself, and the reasons why runs cannot run.
+    """Return the missing datasets that lutbench does not build itself, and the reasons why runs cannot start.
 
-    Known datasets by name, each with what is missing or where it was expected; and a paragraph for everything else, by name of the run.
+    The first are the known datasets, by name, each with what is missing or where it was expected; the second has a paragraph for
+    everything else, by name of the run.
     """
     known, refused = dict[str, str](), dict[str, str]()
     chosen = {one.run.name for one in costs.runs}
@@ -58,14 +59,14 @@ def missing(costs: Costs, surveys: Mapping[str, Survey]) -> tuple[dict[str, str]
 
 
 def _absent(run: Run[Any], survey: Survey) -> str:
-    """Return what is absent of the data that a run reads; empty if nothing is."""
+    """Return what is missing of the data that a run reads; empty if nothing is."""
     return next((survey.problems[split] for split in run.recipe.splits if split in survey.problems), "")
 
 
 def weights_problems(runs: Sequence[Run[Any]]) -> dict[str, str]:
-    """Return of each run by its name why it cannot start from its weights, see :func:`lutbench.run_status.weights_problem`.
+    """Return why each run cannot start from its weights, by name; empty if it can. See :func:`lutbench.run_status.weights_problem`.
 
-    Of a task none of whose runs starts from a file, it may be known that nothing is wrong: then no model is built.
+    If no run of a task starts from a file, the answer may be known already, and no model is built.
     """
     found: dict[str, str] = {}
     tasks: dict[tuple[str, str], list[Run[Any]]] = {}
@@ -77,11 +78,11 @@ def weights_problems(runs: Sequence[Run[Any]]) -> dict[str, str]:
 
 
 class _SomeProblem(Exception):
-    """Something is wrong, which is not kept as an answer."""
+    """There is a problem, so the answer is not cached."""
 
 
 def _problems_of(task: Sequence[Run[Any]]) -> dict[str, str]:
-    """Return the same of all runs of a task, which may have to fit each other."""
+    """Return the same for the runs of one task, whose encoders may have to fit each other."""
     found: dict[str, str] = {}
 
     def find() -> list[float]:
@@ -101,7 +102,7 @@ def _problems_of(task: Sequence[Run[Any]]) -> dict[str, str]:
 
 
 def _tells_of_weights(run: Run[Any]) -> bool:
-    """Return whether a run starts from the user's file, of which nothing is known, or from an encoder whose licence is told."""
+    """Return whether a run starts from a file of the user, or prints the licence of the encoder it starts from: these are always checked."""
     source = run.recipe.source
     if source is None or source.kind in ("run", "scratch"):
         return False
@@ -109,6 +110,6 @@ def _tells_of_weights(run: Run[Any]) -> bool:
 
 
 def foreseen(costs: Costs, surveys: Mapping[str, Survey]) -> dict[str, str]:
-    """Return by name of the run, of those to come, what a user should know before it."""
+    """Return the warnings of the runs that have not finished, by name."""
     images = {one.run.name: surveys[one.run.name].images for one in costs.to_run}
     return warnings((one.run for one in costs.to_run), images)
