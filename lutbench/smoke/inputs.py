@@ -25,7 +25,7 @@ from lutbench.smoke.mark import HOME
 from lutbench.smoke.shortened import FEW, SIDE, Smoke, datasets_of
 
 OWN_SIDE = 224
-"""Side of the input of encoders of their own width, in pixels, for images that are stored at that size."""
+"""Input size in pixels that is assumed for encoders of their own width."""
 
 
 def lay_out(suite: LoadedSuite, smoke: Smoke) -> None:
@@ -49,16 +49,16 @@ def lay_out(suite: LoadedSuite, smoke: Smoke) -> None:
 
 
 def _sets(suite: LoadedSuite, smoke: Smoke) -> Iterator[str]:
-    """Lay out every dataset; yield the names of those that are drawn in miniature."""
+    """Link every dataset that is present, and write miniatures of the others; yield the names of the miniatures."""
     asked = _classes_asked(suite)
     for recipe in datasets_of(suite):
         module, home = dataset_module(recipe), smoke.data / recipe.folder
         if recipe.source == "corrupted":
-            continue  # made of others that are laid out, when it is first measured
+            continue  # it is made from another dataset when it is first measured
         if module.built_by(recipe) is not None:
             if (smoke.real / recipe.folder / "manifest.json").is_file():
                 _link(smoke.real / recipe.folder, home)
-            continue  # else it is built when it is first read
+            continue  # otherwise it is built when it is first read
         if parts := module.few_files(recipe, smoke.real):
             if is_miniature(home) and not home.is_symlink():
                 shutil.rmtree(home)
@@ -75,7 +75,7 @@ def _sets(suite: LoadedSuite, smoke: Smoke) -> Iterator[str]:
 
 
 def _link(target: Path, link: Path) -> None:
-    """Make a link to what is there, in the place of an older one or of a miniature; nothing where a folder above is a link to it."""
+    """Make a link to ``target``, replacing an older link or a miniature; nothing if the path leads to ``target`` already."""
     if link.exists() and link.resolve() == target.resolve():
         return
     if link.is_symlink():
@@ -91,12 +91,12 @@ def _link(target: Path, link: Path) -> None:
 
 
 def _measured(suite: LoadedSuite, recipe: DatasetRecipe) -> list[PlannedRun]:
-    """Return the runs that measure classifiers on a dataset, none of a dataset that encoders are trained or measured on."""
+    """Return the runs that evaluate classifiers on a dataset; empty if only encoders are trained or evaluated on it."""
     return [run for run in suite.runs if run.kind.starts_from == "classifier" and run.recipe.dataset == recipe]
 
 
 def _side(suite: LoadedSuite, recipe: Any, smoke: Smoke) -> int:
-    """Return the side of drawn images in pixels: of those that are stored at the classifiers' size that, of others a quarter more."""
+    """Return the side of a miniature's images in pixels: the classifiers' input size if they are stored at it, otherwise a quarter more."""
     side = SIDE if smoke.toy else OWN_SIDE
     measured: list[Any] = [run.recipe for run in _measured(suite, recipe)]
     if measured and {"whole", "crop"} & set(recipe.preprocessing):
@@ -111,14 +111,14 @@ def _has_own_labels(recipe: Any) -> bool:
 
 
 def _classes_asked(suite: LoadedSuite) -> set[str]:
-    """Return the folders of the datasets whose classifiers are measured by labels of ImageNet-1k, which are a thousand."""
+    """Return the folders of the datasets whose classifiers are evaluated with labels of ImageNet-1k, which need a thousand classes."""
     measured = (run for run in suite.runs if run.kind.starts_from == "classifier" and run.needs)
     asked = {run.needs for run in measured if not _has_own_labels(run.recipe.dataset)}
     return {suite.run(name).recipe.dataset.folder for name in asked if name} | {"imagenet-1k"}
 
 
 def _classes(suite: LoadedSuite, recipe: DatasetRecipe, smoke: Smoke, asked: set[str]) -> Sequence[str]:
-    """Return the classes that a miniature has, as far as other sets say: of a robustness dataset those of its classifiers."""
+    """Return the classes of a miniature, if other datasets determine them: those of the classifiers for a robustness dataset."""
     if not (measured := _measured(suite, recipe)):
         return [str(number) for number in range(1000)] if recipe.folder in asked else []
     name = next((run.needs for run in measured if run.needs), None)
@@ -129,7 +129,7 @@ def _classes(suite: LoadedSuite, recipe: DatasetRecipe, smoke: Smoke, asked: set
 
 
 def _lists(suite: LoadedSuite, smoke: Smoke) -> Iterator[str]:
-    """Lay out the lists of training images that runs name; yield those that are drawn up here."""
+    """Link the lists of training images that runs name, and write the missing ones; yield the names of the latter."""
     for run in suite.runs:
         file = run.recipe.training_subset.file if run.recipe.training_subset else ""
         if not file:
@@ -140,7 +140,7 @@ def _lists(suite: LoadedSuite, smoke: Smoke) -> Iterator[str]:
             dataset = run.recipe.dataset
             images = dataset_module(dataset).open_dataset(dataset, "train", smoke.data)
             names = [images.image_name(index) for index in range(len(images))]
-            files = [name.rpartition("/")[2] for name in names]  # as lists of ImageNet have them
+            files = [name.rpartition("/")[2] for name in names]  # as in the lists of ImageNet
             text = "".join(f"{name}\n" for name in (files if len(set(files)) == len(files) else names)[:FEW])
             path = smoke.data / file
             if path.is_symlink():
@@ -152,7 +152,7 @@ def _lists(suite: LoadedSuite, smoke: Smoke) -> Iterator[str]:
 
 
 def _weights(suite: LoadedSuite, smoke: Smoke) -> Iterator[str]:
-    """Draw the weights that runs start from and that are not there, as timm names them; yield what they are in the place of."""
+    """Write random weights, with timm's names, where runs start from weights that are missing; yield what they replace."""
     for run in suite.runs:
         source: Any = run.recipe.source
         if source is None or source.kind != "checkpoint" or not source.path.startswith(str(smoke.home)):

@@ -19,16 +19,16 @@ REVISION = 1
 """Raised whenever earlier smoke runs have to be repeated."""
 
 FEW = 24
-"""Images of each split, database or condition that are read: more than the toy encoders are wide, for their spectra."""
+"""Images that are read of each split, database or condition: more than the width of the toy encoders, for their spectra."""
 
 BATCH = 8
-"""Images per step where that many divide over the processes in pairs, twice."""
+"""Images per step, if they divide over the processes in pairs, twice."""
 
 SIDE, PATCH, DEPTH, HEADS = 32, 8, 4, 2
-"""Of toy encoders: side of the input and of a patch in pixels, blocks (UPerNet takes maps of four), heads."""
+"""Toy encoders: side of the input and of a patch in pixels, number of blocks (UPerNet takes the maps of four) and of heads."""
 
 TOY_CLASSIFIER = "deit_tiny_patch16_224"
-"""timm's model in the place of released classifiers at toy width, for the same input as the toy encoders."""
+"""The model of timm that replaces released classifiers at toy width; it has the input size of the toy encoders."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Smoke:
 
     width: Width
     home: Path
-    """The folder of its runs, with the data and the weights that are laid out for them."""
+    """The folder of its runs, with the datasets and weights prepared for them."""
     real: Path
-    """The data root, of which only what is there is read."""
+    """The data root of real runs, which is only read."""
     processes: int = 1
 
     @property
@@ -49,7 +49,7 @@ class Smoke:
 
     @property
     def batch(self) -> int:
-        """Images per step: a multiple of four times the processes, so that half of them still are pairs on every process."""
+        """Images per step: a multiple of four times the processes, so that half a batch still has pairs on every process."""
         unit = 4 * self.processes
         return -(-BATCH // unit) * unit
 
@@ -61,18 +61,18 @@ class Smoke:
 
 @dataclass(frozen=True)
 class SmokeWorkspace(Workspace):
-    """The folders of smoke runs; messages name those that the command was given."""
+    """The folders of smoke runs; messages name the folders given to the command."""
 
     asked: str = ""
 
     @property
     def options(self) -> str:
-        """What a command is to be given for the folders that it was given."""
+        """The command-line options for the folders given to the command."""
         return self.asked
 
 
 def smoke_workspace(workspace: Workspace, width: Width) -> SmokeWorkspace:
-    """Return the folders of smoke runs of this width, apart from the ``workspace`` of the real ones."""
+    """Return the folders of smoke runs of this width, separate from the ``workspace`` of real runs."""
     home = workspace.runs / "smoke" / width
     results = workspace.results / "smoke" / width
     return SmokeWorkspace(home / "data", home, results, feature_bytes=workspace.feature_bytes, asked=workspace.options)
@@ -88,7 +88,7 @@ def smoked(suite: LoadedSuite, smoke: Smoke) -> LoadedSuite:
     studies = [_of_two_points(study) for study in suite.studies]
     rows = {row for study in studies for point in study.points for row in point.rows.values()}
     wanted, kept = set[str](), list[PlannedRun]()
-    for run in reversed(runs):  # each before the one that it needs
+    for run in reversed(runs):  # each comes before the run it depends on
         pretrains_a_study = run.row in suite.study_rows and run.kind.starts_from == "nothing"
         if run.name in wanted or (not pretrains_a_study and (run.row in rows or run.row not in suite.study_rows)):
             kept.append(run)
@@ -114,7 +114,7 @@ def smoked(suite: LoadedSuite, smoke: Smoke) -> LoadedSuite:
 
 
 def _of_two_points(study: Study) -> Study:
-    """Return a study with its base and one more point: on the way through a pre-training that which is nearest to the middle."""
+    """Return a study with its base and one other point: the last one, or of snapshots the one nearest to the middle of the training."""
     if len(study.points) <= 2:
         return study
     base = study.base if study.base is not None else 0
@@ -128,7 +128,7 @@ def _of_two_points(study: Study) -> Study:
 
 
 def _shares(runs: list[PlannedRun]) -> dict[str, list[float]]:
-    """Return at which shares of every pre-training, by its name, an encoder of it is measured, short of the end."""
+    """Return the shares of each pre-training, by name, at which a snapshot of its encoder is evaluated."""
     found: dict[str, set[float]] = {}
     for run in runs:
         source = run.recipe.source
@@ -138,7 +138,7 @@ def _shares(runs: list[PlannedRun]) -> dict[str, list[float]]:
 
 
 def _smoked_recipe(run: PlannedRun, smoke: Smoke, shares: list[float]) -> RunRecipe:
-    """Return the settings of a smoke run, checked as those of a suite file are."""
+    """Return the settings of a smoke run, validated like those of a suite file."""
     rules = {**SHORT, **(TOY if smoke.toy else {}), **OF_KIND.get(run.kind.name, {})}
     changes = {
         name: rule(getattr(run.recipe, name), run, smoke) for name, rule in rules.items() if name in _fields(run.recipe)
@@ -146,7 +146,7 @@ def _smoked_recipe(run: PlannedRun, smoke: Smoke, shares: list[float]) -> RunRec
     if "snapshots" in changes:
         changes |= {"snapshots": shares, "epochs": _epochs(shares, FEW // smoke.batch)}
     changed = run.recipe.model_copy(update=changes)
-    type(run.recipe).model_validate(changed.model_dump())  # raises if they do not go together
+    type(run.recipe).model_validate(changed.model_dump())  # raises an error if they contradict each other
     return changed
 
 
@@ -155,7 +155,7 @@ def _fields(recipe: BaseModel) -> Collection[str]:
 
 
 def _epochs(shares: list[float], steps: int) -> int:
-    """Return how many epochs of so many steps it takes until no two of these shares, the beginning and the end come to one step."""
+    """Return the smallest number of epochs in which the beginning, these shares and the end fall on different steps."""
     for epochs in range(1, 10_000):
         places = [round(share * epochs * max(1, steps)) for share in (0.0, *(share for share in shares if share), 1.0)]
         if len(set(places)) == len(places):
@@ -163,10 +163,10 @@ def _epochs(shares: list[float], steps: int) -> int:
     raise UserError(f"snapshots: the shares {shares} are too close to each other for a smoke run.")
 
 
-# What each setting is in a smoke run
+# The rules of the settings
 
 Rule = Callable[[Any, PlannedRun, Smoke], Any]
-"""What a setting is in a smoke run, given the value that it has and the run."""
+"""A function of a setting's value and its run that returns the value in the smoke run."""
 
 
 def _always(value: Any) -> Rule:
@@ -178,17 +178,17 @@ def _at_most(most: int) -> Rule:
 
 
 def _batch(given: int, run: PlannedRun, smoke: Smoke) -> int:
-    """Return how many images a step has; of large ones, whose training is counted in iterations, two for each process."""
+    """Return the images per step; two per process for segmentation, whose training is counted in iterations and whose images are large."""
     return 2 * smoke.processes if "iterations" in _fields(run.recipe) else smoke.batch
 
 
 def _micro_batch(given: int | None, run: PlannedRun, smoke: Smoke) -> int | None:
-    """Return half a batch where a batch was more than one pass."""
+    """Return half a batch if a batch had several micro-batches."""
     return smoke.batch // 2 if given and given < run.recipe.batch else None  # type: ignore[attr-defined]
 
 
 def _few(dataset: Any, run: PlannedRun, smoke: Smoke) -> Any:
-    """Return a dataset of which a few images are read; one with masks that the suite builds as another of that layout, to be cut short."""
+    """Return a dataset of which a few images are read. One with masks that lutbench builds becomes a folder of the same layout."""
     if layout := getattr(dataset_module(dataset).built_by(dataset), "layout", None):
         known = layout(Path(dataset.folder)).model_dump(exclude={"label"})
         return type(dataset)(label=dataset.label or dataset.folder, **known | {"few": FEW})
@@ -196,7 +196,7 @@ def _few(dataset: Any, run: PlannedRun, smoke: Smoke) -> Any:
 
 
 def _few_conditions(dataset: Any, run: PlannedRun, smoke: Smoke) -> Any:
-    """Return a robustness dataset with a few images of a few conditions, of which counts are no longer known."""
+    """Return a robustness dataset with a few images of a few conditions, without the known counts."""
     changes: dict[str, Any] = {"few": FEW, "images": None, "classes": None}
     if dataset.kind == "corruptions":
         known: Any = MEASURED_ON["imagenet-c"].recipe
@@ -208,19 +208,19 @@ def _few_conditions(dataset: Any, run: PlannedRun, smoke: Smoke) -> Any:
         changes |= {"drops": dataset.drops[::5], "shuffles": dataset.shuffles[:2]}
         changes |= {"drop_grid": SIDE // PATCH, "shuffles": [2, 4]} if smoke.toy else {}
     if smoke.toy and "whole" in dataset.preprocessing and (smoke.real / dataset.folder).is_dir():
-        changes["preprocessing"] = ["bilinear"]  # images that are there are stored at another size
+        changes["preprocessing"] = ["bilinear"]  # present images are stored at another size
     return dataset.model_copy(update=changes)
 
 
 def _image_size(given: int | None, run: PlannedRun, smoke: Smoke) -> int | None:
-    """Return a side that is smaller by as much as the encoder's input; of classifiers that no run made that of the drawn one."""
+    """Return an image size scaled like the encoder's input; for a released classifier, that of the one that replaces it."""
     if run.kind.starts_from == "classifier":
         return SIDE if run.needs is None or (given or 224) <= 224 else 2 * SIDE
     return given and max(1, round(given / _encoder_of(run).image_size * SIDE / PATCH)) * PATCH
 
 
 def _blocks(given: list[int] | None, run: PlannedRun, smoke: Smoke) -> list[int] | None:
-    """Return the blocks of a toy encoder in the place of an encoder's, counted from 1 or back from -1; the last ones stay the last ones."""
+    """Return the blocks of a toy encoder that replace those of an encoder, counted from 1, or back from -1; the last ones stay the last."""
 
     def scaled(block: int) -> int:
         near = max(1, min(DEPTH, round(abs(block) * DEPTH / (_encoder_of(run).depth or 12))))
@@ -230,18 +230,18 @@ def _blocks(given: list[int] | None, run: PlannedRun, smoke: Smoke) -> list[int]
 
 
 def _encoder_of(run: PlannedRun) -> EncoderRecipe:
-    """Return the architecture of the encoder that a run measures."""
+    """Return the architecture of the encoder that a run evaluates."""
     architecture: EncoderRecipe = run.recipe.encoder.architecture  # type: ignore[attr-defined]
     return architecture
 
 
 def _encoder(given: Any, run: PlannedRun, smoke: Smoke) -> Any:
-    """Return a run's encoder: of a pre-training its architecture, else where its weights come from."""
+    """Return the encoder of a run: the architecture for a pre-training, otherwise the source of its weights."""
     return _architecture(given, smoke) if run.recipe.source is None else _source(given, run, smoke)
 
 
 def _source(source: Any, run: PlannedRun, smoke: Smoke) -> Any:
-    """Return where the weights come from: those of another run as they are, others drawn where they are not there, and at toy width."""
+    """Return the source of the weights: unchanged for those of another run; random weights for missing ones, and always at toy width."""
     changes: dict[str, Any] = {}
     if source.kind in ("timm", "checkpoint") and (smoke.toy or not _at_hand(source)):
         path = smoke.home / "weights" / f"{run.method}.safetensors"
@@ -254,7 +254,7 @@ def _source(source: Any, run: PlannedRun, smoke: Smoke) -> Any:
 
 
 def _at_hand(source: WeightsSource) -> bool:
-    """Return whether weights are on this machine: a file of the user's, or timm's in the cache of the Hugging Face Hub."""
+    """Return whether weights are on this machine: a file of the user, or timm's in the cache of the Hugging Face Hub."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     if source.kind == "checkpoint":
@@ -263,7 +263,7 @@ def _at_hand(source: WeightsSource) -> bool:
 
 
 def _architecture(recipe: EncoderRecipe, smoke: Smoke) -> EncoderRecipe:
-    """Return an encoder at the width of the smoke: at toy width a plain ViT becomes a small one, the wider the wider it was."""
+    """Return an encoder at the width of the smoke run: at toy width, a plain ViT becomes one of three small ones, by its own width."""
     if not smoke.toy:
         return recipe
     from lutbench.models.encoders import geometry_of, is_plain  # here, because timm takes seconds to import
@@ -287,8 +287,8 @@ SHORT: Mapping[str, Rule] = {
     "measures": lambda given, run, smoke: [one for one in given if one != "spectrum"] or ["attention"],
     "workers": _at_most(2),
 }  # fmt: skip
-"""Settings by name, whatever kind of run has them: a new kind whose settings are called as others' are needs none here. Encoders of
-their own width are wider than a few images, of which there is no spectrum."""
+"""The rules by name of the setting, for all kinds of runs: a new kind whose settings have names of other kinds needs no rule. Encoders of
+their own width are wider than a few images, whose features have no spectrum then."""
 
 TOY: Mapping[str, Rule] = {
     "workers": _always(0), "threads": _always(1), "compile": _always(False), "image_size": _image_size, "blocks": _blocks,
@@ -298,15 +298,15 @@ TOY: Mapping[str, Rule] = {
     "stride": _always(SIDE * 2 // 3), "scale": _always([4 * SIDE, SIDE]),
     "channels": _always(16), "auxiliary_channels": _always(8), "heads": _always(None),
 }  # fmt: skip
-"""Those that are others at toy width."""
+"""The rules that differ at toy width."""
 
 OF_KIND: Mapping[str, Mapping[str, Rule]] = {
     "segmentation": {"save_every": _always(2), "blocks": lambda given, run, smoke: None if smoke.toy else given},
 }
-"""Those of one kind: UPerNet's blocks are counted from 0."""
+"""The rules of single kinds: UPerNet's blocks are counted from 0."""
 
 
 def datasets_of(suite: LoadedSuite) -> list[DatasetRecipe]:
-    """Return the datasets that the runs of a suite read, each once, those of robustness last."""
+    """Return the datasets of a suite's runs, each once; robustness datasets come last."""
     found = {run.recipe.dataset.model_dump_json(): run.recipe.dataset for run in suite.runs}
     return sorted(found.values(), key=lambda recipe: "test" in recipe.splits)
