@@ -79,12 +79,12 @@ def add_row(given: str, base: str, choices: Choices, file: Path | None = None) -
     refused = _refused(load_draft(text, path), name)
     text += "".join(f"\n{_table(table, {'methods': _rows(suite, table)})}\n" for table in refused)
     left_out = [f"{why} So {path.name} leaves it out of {table}" for table, why in refused.items()]
-    for place, table in enumerate(refused):
+    for index, table in enumerate(refused):
         if table.startswith("analysis."):
             apart = text + _table_apart(suite, table, name, choices.label or name)
             if f"{table}-{name}" not in _refused(load_draft(apart, path), name):  # a grid of another size is no fault
                 text = apart
-                left_out[place] += f", and adds the table [{table}-{name}] for it"
+                left_out[index] += f", and adds the table [{table}-{name}] for it"
     tasks = _tasks_of(load_draft(text, path), name)
     if rivals := _pretrained_beside(tasks, suite):
         pairs = _toml([[name, rival] for rival in rivals])

@@ -16,9 +16,9 @@ from chained import CHAINED
 from toy_runs import TOY, defaults, write_images
 
 from lutbench.cluster.job_arrays import Job
-from lutbench.cluster.jobs import JobEnd, Submitted, job_folder, key_of, last_lines, write_end, write_submitted
 from lutbench.cluster.sbatch import perform_run
 from lutbench.cluster.states import job_states
+from lutbench.cluster.submissions import JobEnd, Submitted, job_folder, key_of, last_lines, write_end, write_submitted
 from lutbench.cluster.submit import plan_jobs, recipe_for, submit_suite
 from lutbench.errors import UserError
 from lutbench.locks import Held, lock

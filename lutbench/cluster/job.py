@@ -14,8 +14,8 @@ from types import FrameType
 
 import submitit
 
-from lutbench.cluster.jobs import JobEnd, key_of, now, write_end
 from lutbench.cluster.slurm import requeue, this_job
+from lutbench.cluster.submissions import JobEnd, key_of, now, write_end
 from lutbench.interruption import SIGNALS
 from lutbench.recipes.loading import load_suite
 

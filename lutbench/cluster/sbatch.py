@@ -10,7 +10,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from lutbench.cluster.job import PerformRun
 from lutbench.cluster.job_arrays import Job
-from lutbench.cluster.jobs import Submitted, key_of, now, write_submitted
+from lutbench.cluster.submissions import Submitted, key_of, now, write_submitted
 from lutbench.errors import UserError
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.run import Run

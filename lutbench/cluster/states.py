@@ -5,8 +5,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from lutbench.cluster.jobs import JobEnd, Submitted, job_folder, last_lines, read_end, read_submitted
 from lutbench.cluster.slurm import Listed, listed
+from lutbench.cluster.submissions import JobEnd, Submitted, job_folder, last_lines, read_end, read_submitted
 from lutbench.recipes.suite import LoadedSuite
 
 TIME_LIMIT = "SIGUSR2"

@@ -7,9 +7,9 @@ from typing import Any
 from filelock import FileLock
 
 from lutbench.cluster.job_arrays import Job, group
-from lutbench.cluster.jobs import job_folder, read_submitted
 from lutbench.cluster.sbatch import sbatch_text, submit_job
 from lutbench.cluster.slurm import Listed, listed
+from lutbench.cluster.submissions import job_folder, read_submitted
 from lutbench.errors import NotRun, UserError, unknown
 from lutbench.errors import listed as list_of
 from lutbench.locks import held_by
