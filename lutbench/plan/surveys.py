@@ -44,10 +44,11 @@ def missing(costs: Costs, surveys: Mapping[str, Survey]) -> tuple[dict[str, str]
     of_weights = weights_problems(looked_at) if len(looked_at) == len(costs.to_run) else {}
     for one in costs.runs:
         run, survey, problem = one.run, surveys[one.run.name], absent[one.run.name]
-        if problem and survey.known and not survey.made:
-            known.setdefault(survey.known, problem)
-        elif problem and not survey.made:
-            refused[run.name] = problem
+        if problem and not survey.made:
+            if survey.known:
+                known.setdefault(survey.known, problem)
+            else:
+                refused[run.name] = problem
         if run.name in of_weights:
             found = of_weights[run.name]
         else:
