@@ -13,12 +13,13 @@ import timm
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from downstream.finetune import build_classifier, layer_decay_groups
 from downstream.segmentation.task import check_encoder
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_encoder, encode, export_encoder, geometry_of
+from lutbench.models.meta import shapes_only
 from lutbench.models.pretrained import load_encoder
 from lutbench.models.weight_files import sha256_of
 from lutbench.models.weights import save_weights
@@ -277,21 +278,22 @@ def refused(check: Callable[[], object]) -> bool:
     return True
 
 
-def usable(model: str) -> bool:
-    """Whether a model is an encoder for all of classification, and for segmentation or refused for that; refused if not."""
-    recipe = EncoderRecipe(model=model, depth=4)  # blocks are alike, and UPerNet wants four
+def usable(model: str, **sizes: int) -> bool:
+    """Whether a model, of other sizes if given, is an encoder for all of classification, and for segmentation or refused for that."""
+    recipe = EncoderRecipe(model=model, depth=4, **sizes)  # blocks are alike, and UPerNet wants four
     if refused(lambda: geometry_of(recipe)):
         return False
     geometry = geometry_of(recipe)
     side = 4 * geometry.patch_size
     source = EncoderSource(architecture=recipe, kind="scratch")
     tuning = FinetuneRecipe(data=DataRecipe(), encoder=source, image_size=side)
-    with torch.device("meta"):
+    built: list[nn.Module] = []
+    with shapes_only():
         encoder, pixels = create_encoder(recipe, side).eval(), torch.empty(2, 3, side, side)
         assert encode(encoder, pixels, "mean").shape == (2, geometry.width)
         assert refused(lambda: encode(encoder, pixels, "class")) != geometry.class_token
-        if not refused(lambda: build_classifier(encoder, tuning, 3, seed=0)):
-            classifier = build_classifier(encoder, tuning, 3, seed=0).eval()
+        if not refused(lambda: built.append(build_classifier(encoder, tuning, 3, seed=0))):
+            classifier = built[0].eval()
             assert classifier(pixels).shape == (2, 3)
             grouped = [p for group in layer_decay_groups(classifier, tuning) for p in group["params"]]
             assert len(grouped) == sum(p.requires_grad for p in classifier.parameters())
@@ -340,4 +342,5 @@ def test_a_vision_transformer_without_a_last_norm_is_refused_for_fine_tuning_alo
 
 @pytest.mark.slow
 def test_every_vision_transformer_of_timm_is_usable_or_refused_in_a_paragraph() -> None:
-    assert sum(map(usable, VITS)) > 100
+    """Of few channels, which decide nothing and take time where one block is computed, to compare it with MMSegmentation's."""
+    assert sum(usable(model, width=48, heads=3) for model in VITS) > 100
