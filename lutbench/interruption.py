@@ -1,5 +1,6 @@
 """Signals that ask a command to end: Ctrl-C, a scheduler's SIGTERM, SIGUSR1 or SIGUSR2, the SIGHUP of a terminal that closes."""
 
+import logging
 import os
 import signal
 import threading
@@ -13,6 +14,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 
 LOCKING = {threading.Condition.__enter__.__code__, threading.Condition.__exit__.__code__}
 """Code that takes and releases the lock of a queue, an event or a semaphore: an exception inside would leave it locked for ever."""
+
+LOCKING |= {hook.__code__ for name in ("_acquireLock", "_releaseLock") if (hook := getattr(logging, name, None))}
+"""Of Python up to 3.12, which calls these around every fork, and there prints an exception instead of raising it."""
 
 _heard: set[int] = set()
 """The signals received so far while any block is listening: signals go to the process, not to a part of it."""

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import os
 import re
 import signal
@@ -366,6 +367,25 @@ def test_a_signal_that_comes_while_a_lock_is_taken_leaves_it_free() -> None:
     with pytest.raises(Interrupted), hearing(interrupt):
         take()
     assert not lock.locked()
+
+
+@pytest.mark.skipif(not hasattr(logging, "_releaseLock"), reason="this Python runs no code of its own around a fork")
+def test_a_signal_that_comes_while_a_process_is_forked_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the processes of a loader are, which is when Python takes the lock of logging and releases it."""
+    signalled = functools.partial(signal.raise_signal, signal.SIGTERM)
+    methods = {"acquire": lambda: None, "release": signalled, "_at_fork_reinit": lambda: None}
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        time.sleep(60)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(logging, "_lock", SimpleNamespace(**methods))
+        with pytest.raises(Interrupted), hearing(interrupt):
+            fork()
 
 
 # Where nothing is trained
