@@ -18,6 +18,7 @@ from PIL import Image
 
 from lutbench.files import whole_file
 from lutbench.recipes.loading import load_suite
+from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import read_record
 from lutbench.run import Run, open_run
 from lutbench.stages import perform
@@ -26,21 +27,43 @@ from lutbench.workspace import Workspace
 
 CLASSES = ("amber", "blue", "green")
 
-TOY = """
+HEAD = """
 title = "toy"
 about = "for tests"
 kind = "pipeline"
-[data.toy]
+"""
+
+
+def encoder(name: str = "toy", depth: int = 2, patch_size: int = 4) -> str:
+    """The table of an encoder of a suite: a Vision Transformer of 16 channels, for images of 16 x 16."""
+    sizes = f"image_size = 16\npatch_size = {patch_size}\nwidth = 16\ndepth = {depth}\nheads = 2"
+    return f'[encoder.{name}]\nmodel = "vit_tiny_patch16_224"\n{sizes}'
+
+
+SCRATCH = '''[method.scratch]
+scratch = true
+encoder = "toy"'''
+"""A row with random weights."""
+
+HIDDEN = """[shifted.hidden]
+path = "toy/val"
+kind = "occlusion"
+drops = [0, 5]
+drop_grid = 4
+shuffles = [2]"""
+"""A test set with images half hidden, or with their quarters in another order."""
+
+NARROW = """decoder_width = 16
+decoder_depth = 1
+decoder_heads = 2
+head_width = 24"""
+"""Settings of a pre-training that make all beside the encoder small."""
+
+TOY = f"""{HEAD}[data.toy]
 source = "folder"
 path = "toy"
 undecodable = "skip"
-[encoder.toy]
-model = "vit_tiny_patch16_224"
-image_size = 16
-patch_size = 4
-width = 16
-depth = 2
-heads = 2
+{encoder()}
 """
 """A dataset and an encoder; methods and tasks are to follow."""
 
@@ -62,9 +85,7 @@ def defaults(kind: str, **changes: Any) -> str:
 
 
 SUITE = f"""{TOY}
-[method.scratch]
-scratch = true
-encoder = "toy"
+{SCRATCH}
 [downstream.task]
 data = "toy"
 """
@@ -82,25 +103,13 @@ def write_images(folder: Path, train: int = 10, val: int = 7) -> None:
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / "toy" / split / name / f"{number}.png")
 
 
-SCENES = """
-title = "toy"
-about = "for tests"
-kind = "pipeline"
-[data.toy]
+SCENES = f"""{HEAD}[data.toy]
 source = "scenes"
 path = "scenes"
 classes = ["ground", "amber", "blue"]
 reduce_zero_label = true
-[encoder.toy]
-model = "vit_tiny_patch16_224"
-image_size = 16
-patch_size = 4
-width = 16
-depth = 4
-heads = 2
-[method.scratch]
-scratch = true
-encoder = "toy"
+{encoder(depth=4)}
+{SCRATCH}
 [downstream.task]
 data = "toy"
 kind = "segmentation"
@@ -150,6 +159,18 @@ def toy_run(
     return run
 
 
+def opened(folder: Path, home: str = "here", *changes: str) -> tuple[LoadedSuite, Workspace]:
+    """The suite ``toy.toml`` of ``folder``, with the data there, and all that its runs write below ``folder / home``."""
+    suite = load_suite(str(folder / "toy.toml"), changes)
+    return suite, Workspace(folder, folder / home / "runs", folder / home / "results")
+
+
+def the_run(folder: Path, home: str = "here", *changes: str, name: str = "") -> Run:
+    """The run of that name, or the first, of the suite that :func:`opened` opens."""
+    suite, workspace = opened(folder, home, *changes)
+    return open_run(suite, suite.run(name) if name else suite.runs[0], workspace)
+
+
 def performed(run: Run) -> dict[str, Any]:
     """Perform a run in this process; what a test compares of two runs, as plain values."""
     perform(run)
@@ -195,6 +216,18 @@ def in_processes(function: Callable[[], Any], count: int = 1) -> list[Any]:
     failures = [result for failed, result in results.values() if failed]
     assert not failures, failures[0]
     return [results[rank][1] for rank in range(count)]
+
+
+def performed_by(run: Run, processes: int) -> dict[str, Any]:
+    """Perform a run in so many processes of their own, as a command does; what a test compares of two runs, as plain values."""
+
+    def together() -> None:
+        accelerator()  # first: it sets the number of threads, and the run's own comes after it
+        perform(run)
+        accelerator().wait_for_everyone()
+
+    in_processes(together, processes)
+    return outcome(run)
 
 
 def killed_at_a_checkpoint(run: Run, step: int) -> None:
