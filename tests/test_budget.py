@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from commands import Command
 from reported import build_tables, section
-from toy_runs import write_images
+from toy_runs import NARROW, write_images
 
 from lutbench.errors import UserError
 from lutbench.plan.costs import Costs, Rates, costs_of
@@ -27,7 +28,7 @@ from lutbench.stages import run_suite
 from lutbench.workspace import Workspace
 from pretrain.cost import flop_per_image
 
-SUITE = """
+SUITE = f"""
 title = "toy"
 about = "for tests"
 kind = "exploration"
@@ -49,14 +50,11 @@ encoder = "toy"
 epochs = 8
 warmup_epochs = 2
 batch = 10
-decoder_width = 16
-decoder_depth = 1
-decoder_heads = 2
-head_width = 24
+{NARROW}
 workers = 0
 [pretrain.mae]
 context_weight = 0.0
-budget = {like = "lut"}
+budget = {{like = "lut"}}
 [pretrain.lut]
 [method.lut]
 label = "LUT"
@@ -269,7 +267,7 @@ def test_the_command_that_a_refusal_names_measures_what_is_missing(folder: Path)
     assert "needs the measured speed of pretrain.mae and pretrain.lut, but" in told
     command = told[told.index("lutbench run") : told.index(". Or use unit")]
     arguments = [*shlex.split(command)[1:], "--data-root", str(folder), "--runs", str(folder / "runs")]
-    subprocess.run([sys.executable, "-m", "lutbench", *arguments], check=True, capture_output=True)
+    assert Command(*arguments).wait() == 0
     suite = loaded(folder, SECONDS, long)
     assert [path.parts[-2] for path in sorted((folder / "results").rglob("seed0.json"))] == ["lut", "mae"]
     assert not (folder / "results/records").exists(), "the suite's own records are left alone"

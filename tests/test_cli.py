@@ -17,9 +17,10 @@ from types import SimpleNamespace
 from typing import NamedTuple
 from unittest.mock import MagicMock
 
+import commands
 import numpy as np
 import pytest
-from toy_runs import defaults, write_images
+from toy_runs import defaults, encoder, write_images
 
 from lutbench.cli import main
 from lutbench.data.catalogue import CATALOGUE, MEASURED_ON
@@ -41,13 +42,7 @@ kind = "pipeline"
 compare = [["lut", "mae"]]
 [data.toy]
 path = "toy"
-[encoder.toy]
-model = "vit_tiny_patch16_224"
-image_size = 16
-patch_size = 4
-width = 16
-depth = 2
-heads = 2
+{encoder()}
 {defaults("pretrain", epochs=2, warmup_epochs=1, batch=8, base_lr=0.01)}
 {defaults("finetune", epochs=2, warmup_epochs=1, batch=8, threads=1)}
 {defaults("knn", neighbours=3, threads=1)}
@@ -565,23 +560,15 @@ def test_status_of_a_changed_run_is_stale_because_of_the_field(finished: Path, l
 def test_a_run_that_is_told_to_stop_saves_and_the_same_line_goes_on(fresh: Path, lutbench: Command) -> None:
     line = ["run", "toy.toml", "--only", "pretrain/lut"]
     settings = ["--set", "pretrain.lut.epochs=20", "--set", "pretrain.lut.save_every=1"]
-    checkpoints = f"{fresh}/runs/toy/pretrain/lut/seed0/*/checkpoints/step-*"
-    process = multiprocessing.get_context("fork").Process(target=into_files, args=(fresh, [*line, *settings]))
-    process.start()
-    deadline = time.monotonic() + 600
-    while not list(Path("/").glob(checkpoints[1:])):
-        assert process.is_alive(), (fresh / "err.txt").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGTERM)
-    process.join()
-    told = (fresh / "err.txt").read_text()
+    command = commands.Command(*line, *settings)
+    commands.wait_for(lambda: list(fresh.glob("runs/toy/pretrain/lut/seed0/*/checkpoints/step-*")), command)
+    os.kill(command.pid, signal.SIGTERM)
+    told = commands.paragraph_of(command)
     stopped = re.fullmatch(
-        r"lutbench: Stopped by SIGTERM\. .* at step (\d+) of 75, which is saved\. .*same command to continue.*\n", told
+        r"lutbench: Stopped by SIGTERM\. .* at step (\d+) of 75, which is saved\. .*same command to continue.*", told
     )
     assert stopped, told
-    assert process.exitcode == 128 + signal.SIGTERM
+    assert command.returncode == 128 + signal.SIGTERM
 
     status = lutbench("status", "toy.toml", *settings)
     assert f" resumable at step {stopped[1]} " in line_of(status.out, "pretrain/lut/seed0")
@@ -589,17 +576,6 @@ def test_a_run_that_is_told_to_stop_saves_and_the_same_line_goes_on(fresh: Path,
     assert again.status == 0
     assert f"pretrain/lut/seed0: resumes from step {stopped[1]}." in again.out
     assert " finished " in line_of(lutbench("status", "toy.toml", *settings).out, "pretrain/lut/seed0")
-
-
-def into_files(folder: Path, arguments: list[str]) -> None:
-    """The command line in a process of its own, with what it prints in files."""
-    sys.stdout, sys.stderr = (folder / "out.txt").open("w"), (folder / "err.txt").open("w")
-    sys.argv = ["lutbench", *arguments]
-    try:
-        main()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
 
 
 # Tables

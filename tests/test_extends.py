@@ -3,15 +3,14 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from commands import Command
 from filelock import FileLock
 from reported import build_tables
-from toy_runs import TOY, defaults, in_processes, write_images
+from toy_runs import SCRATCH, TOY, defaults, in_processes, write_images
 
 import lutbench
 from lutbench import stages
@@ -39,9 +38,7 @@ crop = "random"
 [method.mae]
 label = "MAE"
 pretrain = "mae"
-[method.scratch]
-scratch = true
-encoder = "toy"
+{SCRATCH}
 [downstream.tuned]
 kind = "finetune"
 methods = ["mae"]
@@ -410,26 +407,17 @@ def test_the_tables_have_the_rows_of_both_and_say_what_was_made_as_what(there: P
     assert "reused from" not in theirs
 
 
-COMMANDS = """
-import sys
-from lutbench.cli import app
-for arguments in sys.argv[1:]:
-    app(arguments.split("\\n"), standalone_mode=False)
-    print("----")
-"""
-
-
 def test_the_command_line_runs_shows_and_plans_it(there: Path) -> None:
     options = ["--data-root", str(there), "--runs", str(there / "runs"), "--results", str(there / "fresh")]
     changed = [*options, "--set", "pretrain.mae.epochs=2", "--only", "pretrain/mae"]
     commands = [("status", options), ("plan", options), ("run", options), ("tables", options[-2:]), ("run", changed)]
-    calls = ["\n".join([command, str(there / "mine.toml"), *more]) for command, more in commands]
     before = state_of(there / "runs/base")
-    found = subprocess.run(
-        [sys.executable, "-c", COMMANDS, *calls], cwd=Path(__file__).parents[1], capture_output=True, text=True
-    )
-    assert found.returncode == 0, found.stdout + found.stderr
-    status, plan, run, tables, anew, _ = found.stdout.split("----\n")
+    answers = []
+    for name, more in commands:
+        done = Command(name, str(there / "mine.toml"), *more)
+        assert done.wait() == 0, done.communicate()
+        answers.append(done.communicate()[0])
+    status, plan, run, tables, anew = answers
     assert status.count("finished as base/") == len(THEIRS) + len(RENAMED)
     assert status.count("missing") == len(NEW)
     assert "3 runs to do, 7 finished" in plan

@@ -6,26 +6,23 @@ import logging
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import Command, paragraph_of, start, wait_for
 from PIL import Image
-from toy_runs import CLASSES, SCENES, TOY, in_processes, write_images, write_scenes
+from toy_runs import CLASSES, NARROW, SCENES, SCRATCH, TOY, in_processes, the_run, write_images, write_scenes
 
 from lutbench.checkpoint_names import newest_step
 from lutbench.interruption import Interrupted, hearing, interrupt
-from lutbench.recipes.loading import load_suite
-from lutbench.run import Run, open_run
+from lutbench.run import Run
 from lutbench.train.processes import accelerator
-from lutbench.workspace import Workspace
 from pretrain.train import perform
 
 SUITE = f"""{TOY}
@@ -39,17 +36,12 @@ epochs = 10
 warmup_epochs = 1
 batch = 8
 base_lr = 1e-3
-decoder_width = 16
-decoder_depth = 1
-decoder_heads = 2
-head_width = 24
+{NARROW}
 save_every = 10000
 log_every = 10000
 workers = 1
 threads = 1
-[method.scratch]
-scratch = true
-encoder = "toy"
+{SCRATCH}
 [downstream.knn]
 data = "toy"
 kind = "knn"
@@ -96,46 +88,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def pretraining(folder: Path, home: str, *changes: str) -> Run:
-    suite = load_suite(str(folder / "toy.toml"), changes)
-    workspace = Workspace(folder, folder / home / "runs", folder / home / "results")
-    run = open_run(suite, suite.runs[0], workspace)
+    run = the_run(folder, home, *changes)
     run.start()
     return run
 
 
-def start(folder: Path, home: str, *options: str, ignored: Sequence[int] = ()) -> "subprocess.Popen[str]":
-    """The command line in a session of its own, with some signals ignored."""
-    places = ["--data-root", str(folder), "--runs", str(folder / home / "runs")]
-    line = [sys.executable, "-m", "lutbench", *options, *places, "--results", str(folder / home / "results")]
-    return launch(line, ignored)
-
-
-def launch(line: Sequence[str], ignored: Sequence[int] = ()) -> "subprocess.Popen[str]":
-    def hear() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whatever these tests were started by
-            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-    return subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear
-    )
-
-
-def wait_for(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 600
-    while not condition():
-        assert process.poll() is None, f"ended before it could be stopped: {process.communicate()}"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-def paragraph_of(process: "subprocess.Popen[str]") -> str:
-    """What it tells the user at the end, which is one paragraph and no traceback."""
-    err = process.communicate(timeout=600)[1]
-    lines = [line for line in err.splitlines() if line and ": saves after this step" not in line]
-    assert len(lines) == 1, err
-    assert "Repeat the same command to continue." in lines[0]
-    return lines[0]
+def children_of(process: Command) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def in_its_loop(folder: Path, home: str) -> Callable[[], Any]:
@@ -168,7 +127,7 @@ def made_below(folder: Path) -> dict[str, Any]:
 def test_a_signal_is_heard_at_the_next_step_and_the_run_goes_on_to_the_same_bits_and_losses(
     folder: Path, whole: dict[str, Any], sent: list[int], status: int
 ) -> None:
-    process = start(folder, "here", "run", str(folder / "toy.toml"), "--only", "pretrain/lut")
+    process = start(folder, "here", "--only", "pretrain/lut")
     wait_for(in_its_loop(folder, "here"), process)
     for number in sent:
         os.killpg(process.pid, number)
@@ -188,13 +147,12 @@ def test_a_signal_is_heard_at_the_next_step_and_the_run_goes_on_to_the_same_bits
 
 def test_a_sigterm_to_every_process_loaders_included_saves_too(folder: Path) -> None:
     """As schedulers send it that know of a job's processes one by one."""
-    process = start(folder, "here", "run", str(folder / "toy.toml"), "--only", "pretrain/lut")
+    process = start(folder, "here", "--only", "pretrain/lut")
     wait_for(in_its_loop(folder, "here"), process)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
     def loaders() -> list[int]:
         """Those that have left the process group."""
-        return [worker for worker in map(int, children.read_text().split()) if os.getpgid(worker) == worker]
+        return [worker for worker in children_of(process) if os.getpgid(worker) == worker]
 
     wait_for(loaders, process)
     workers = loaders()
@@ -208,12 +166,12 @@ def test_a_sigterm_to_every_process_loaders_included_saves_too(folder: Path) -> 
 def test_a_second_ctrl_c_stops_at_once_and_a_sigterm_after_the_first_does_not(folder: Path) -> None:
     """The one step of this run takes some seconds."""
     options = ("--only", "pretrain/lut", "--set", "pretrain.lut.batch=7200", "--set", "pretrain.lut.epochs=20")
-    process = start(folder, "here", "run", str(folder / "toy.toml"), *options)
+    process = start(folder, "here", *options)
     wait_for(in_its_loop(folder, "here"), process)
     for number in (signal.SIGINT, signal.SIGTERM):
         os.killpg(process.pid, number)
         time.sleep(0.3)
-        assert process.poll() is None
+        assert process.returncode is None
     os.killpg(process.pid, signal.SIGINT)
     assert "pretrain/lut/seed0 has saved nothing yet" in paragraph_of(process)
     assert process.returncode == 130
@@ -223,15 +181,15 @@ def test_a_second_ctrl_c_stops_at_once_and_a_sigterm_after_the_first_does_not(fo
 def test_a_signal_that_is_ignored_stays_ignored(folder: Path) -> None:
     """As nohup has it."""
     options = ("--only", "pretrain/lut", "--set", "pretrain.lut.epochs=4")
-    process = start(folder, "here", "run", str(folder / "toy.toml"), *options, ignored=[signal.SIGHUP])
+    process = start(folder, "here", *options, ignored=[signal.SIGHUP])
     wait_for(in_its_loop(folder, "here"), process)
     os.killpg(process.pid, signal.SIGHUP)
-    assert process.communicate(timeout=600)[1] == ""
+    assert process.communicate()[1] == ""
     assert process.returncode == 0
 
 
 def test_of_two_processes_one_hears_a_signal_and_both_stop_at_the_same_step(folder: Path) -> None:
-    changes = ("pretrain.lut.epochs=20", "pretrain.lut.batch=60", "pretrain.lut.workers=0", "pretrain.lut.log_every=1")
+    changes = ("pretrain.lut.epochs=10", "pretrain.lut.batch=60", "pretrain.lut.workers=0", "pretrain.lut.log_every=1")
 
     def stop_this_process() -> None:
         while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL or not in_its_loop(folder, "here")():
@@ -245,7 +203,7 @@ def test_of_two_processes_one_hears_a_signal_and_both_stop_at_the_same_step(fold
         try:
             perform(run)
         except Interrupted as stop:
-            found = re.search(r"at step (\d+) of 60", str(stop))
+            found = re.search(r"at step (\d+) of 30", str(stop))
             assert found
             return stop.number, int(found[1])
         accelerator().wait_for_everyone()
@@ -256,20 +214,20 @@ def test_of_two_processes_one_hears_a_signal_and_both_stop_at_the_same_step(fold
     assert first == second
     assert first[0] == signal.SIGTERM
     run, whole = (pretraining(folder, home, *changes) for home in ("here", "whole"))
-    assert newest_step(run.checkpoints) == first[1] < 60
+    assert newest_step(run.checkpoints) == first[1] < 30
     in_processes(lambda: trained("here", interrupted=False), 2)
     assert made(run) == made(whole)
 
 
 def test_after_its_last_step_a_run_is_saved_so_that_its_evaluation_can_be_stopped(folder: Path) -> None:
     options = ("--only", "tune", "--stage", "downstream", "--set", "downstream.tune.eval_batch=1")
-    process = start(folder, "here", "run", str(folder / "toy.toml"), *options)
+    process = start(folder, "here", *options)
     wait_for(lambda: list(folder.glob("here/runs/**/step-00000023")), process)
     os.killpg(process.pid, signal.SIGINT)
     assert re.search(r"downstream/tune/scratch/seed0 (is resumable|stopped) at step 23", paragraph_of(process))
     assert process.returncode == 130
-    again = start(folder, "here", "run", str(folder / "toy.toml"), *options)
-    assert "resumes from step 23" in again.communicate(timeout=600)[0]
+    again = start(folder, "here", *options)
+    assert "resumes from step 23" in again.communicate()[0]
     assert again.returncode == 0
 
 
@@ -279,18 +237,18 @@ def test_an_evaluation_on_the_way_is_stopped_at_once_and_the_run_goes_on_from_it
         (folder / f"toy/val/amber/link{number}.png").hardlink_to(folder / "toy/val/amber/0.png")
     options = ("--only", "tune", "--stage", "downstream", "--set", "downstream.tune.eval_batch=1")
     options += ("--set", "downstream.tune.epochs=3", "--set", "downstream.tune.workers=2")
-    whole = start(folder, "whole", "run", str(folder / "toy.toml"), *options)
+    whole = start(folder, "whole", *options)
     options += ("--set", "downstream.tune.eval_every=1")
     for step in (22, 45):
-        process = start(folder, "here", "run", str(folder / "toy.toml"), *options)
+        process = start(folder, "here", *options)
         wait_for(lambda saved=step: list(folder.glob(f"here/runs/**/step-{saved:08d}")), process)  # type: ignore[misc]
         time.sleep(0.3)
         os.killpg(process.pid, signal.SIGINT)
         assert f"downstream/tune/scratch/seed0 is resumable at step {step}; " in paragraph_of(process)
         assert process.returncode == 130
-    again = start(folder, "here", "run", str(folder / "toy.toml"), *options)
-    assert "resumes from step 45" in again.communicate(timeout=600)[0]
-    assert whole.wait(600) == again.returncode == 0
+    again = start(folder, "here", *options)
+    assert "resumes from step 45" in again.communicate()[0]
+    assert whole.wait() == again.returncode == 0
     assert made_below(folder / "here") == made_below(folder / "whole")
 
 
@@ -301,21 +259,21 @@ EVALUATED = f"{SCENES}workers = 2\nthreads = 1\nval_every = 4\n"
 def whole_segmentation(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What an uninterrupted segmentation makes that is evaluated on the way."""
     folder = tmp_path_factory.mktemp("segmentation")
-    write_scenes(folder, val=100)
+    write_scenes(folder, val=50)
     (folder / "toy.toml").write_text(EVALUATED)
-    assert start(folder, "whole", "run", str(folder / "toy.toml")).wait(600) == 0
+    assert start(folder, "whole").wait() == 0
     return made_below(folder / "whole")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_mmsegmentations_evaluation_on_the_way_is_stopped_at_once_and_the_run_goes_on_to_the_same_bits(
-    tmp_path: Path, whole_segmentation: dict[str, Any], sent: signal.Signals
+    tmp_path: Path, whole_segmentation: dict[str, Any]
 ) -> None:
-    write_scenes(tmp_path, val=100)
+    write_scenes(tmp_path, val=50)
     (tmp_path / "toy.toml").write_text(EVALUATED)
-    stop_evaluation(tmp_path, step=4, after=0.3, sent=sent)
-    again = start(tmp_path, "here", "run", str(tmp_path / "toy.toml"))
-    assert "resumes from step 4" in again.communicate(timeout=600)[0]
+    for step, sent in ((4, signal.SIGINT), (8, signal.SIGTERM)):
+        stop_evaluation(tmp_path, step, after=0.3, sent=sent, loaders=4)  # two of training, and two of evaluation
+    again = start(tmp_path, "here")
+    assert "resumes from step 8" in again.communicate()[0]
     assert again.returncode == 0
     assert made_below(tmp_path / "here") == whole_segmentation
 
@@ -331,10 +289,11 @@ def test_mmsegmentations_evaluation_at_the_end_is_stopped_at_once_with_its_worke
     stop_evaluation(tmp_path, step=12, after=0.3 if settings else 0.0, sent=sent)
 
 
-def stop_evaluation(folder: Path, step: int, after: float, sent: signal.Signals) -> None:
-    """Stop a segmentation so many seconds after it has saved a step, before the evaluation behind it has ended."""
-    process = start(folder, "here", "run", str(folder / "toy.toml"))
+def stop_evaluation(folder: Path, step: int, after: float, sent: signal.Signals, loaders: int = 0) -> None:
+    """Stop a segmentation so many seconds after it has saved a step and has so many loaders, before the evaluation has ended."""
+    process = start(folder, "here")
     wait_for(lambda: list(folder.glob(f"here/runs/**/step-{step:08d}.json")), process)
+    wait_for(lambda: len(children_of(process)) >= loaders, process)
     time.sleep(after)
     os.killpg(process.pid, sent)
     assert f"downstream/task/scratch/seed0 is resumable at step {step}; " in paragraph_of(process)
@@ -392,7 +351,7 @@ def test_a_signal_that_comes_while_a_process_is_forked_is_not_lost(monkeypatch: 
 
 
 def test_a_probe_that_is_stopped_says_that_nothing_is_kept(folder: Path) -> None:
-    process = start(folder, "here", "run", str(folder / "toy.toml"), "--only", "knn")
+    process = start(folder, "here", "--only", "knn")
     wait_for(lambda: list(folder.glob("here/runs/toy/downstream/knn/scratch/seed0/*/run.json")), process)
     time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
@@ -409,17 +368,8 @@ def test_a_measurement_that_is_stopped_keeps_its_finished_conditions(folder: Pat
             place.mkdir(parents=True)
             for number in range(60):
                 Image.fromarray(generator.integers(0, 200, (20, 20, 3), np.uint8)).save(place / f"{number}.png")
-    line = [
-        "run",
-        str(folder / "toy.toml"),
-        "--only",
-        "tune",
-        "--only",
-        "shift",
-        "--set",
-        "defaults.robustness.eval_batch=1",
-    ]
-    process = start(folder, "here", *line)
+    options = ("--only", "tune", "--only", "shift", "--set", "defaults.robustness.eval_batch=1")
+    process = start(folder, "here", *options)
     parts = "here/runs/toy/robustness/**/cells/*.npz"
     wait_for(lambda: list(folder.glob(parts)), process)
     os.killpg(process.pid, signal.SIGTERM)
@@ -428,8 +378,8 @@ def test_a_measurement_that_is_stopped_keeps_its_finished_conditions(folder: Pat
     assert f"is resumable after {len(kept)} part" in told
     assert process.returncode == 143
     assert len(kept) < 5
-    again = start(folder, "here", *line)
-    assert again.wait(600) == 0
+    again = start(folder, "here", *options)
+    assert again.wait() == 0
     assert kept.items() <= {path: path.stat().st_mtime_ns for path in folder.glob(parts)}.items()
 
 
@@ -438,8 +388,7 @@ def test_a_cache_that_is_being_made_says_how_much_of_it_is_kept(folder: Path) ->
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (150, 150, 3), np.uint8)).save(big)
     for number in range(2100):
         (folder / f"toy/train/amber/link{number}.png").hardlink_to(big)
-    line = ["run", str(folder / "toy.toml"), "--only", "pretrain/lut", "--set", "pretrain.lut.cache=true"]
-    process = start(folder, "here", *line)
+    process = start(folder, "here", "--only", "pretrain/lut", "--set", "pretrain.lut.cache=true")
     wait_for(lambda: list(folder.glob(".lutbench/cache/*/00000.json")), process)
     os.killpg(process.pid, signal.SIGINT)
     assert re.search(r"[1-4] of 5 files of the cache of toy are finished and stay on disk\.", paragraph_of(process))
@@ -447,8 +396,7 @@ def test_a_cache_that_is_being_made_says_how_much_of_it_is_kept(folder: Path) ->
 
 
 def test_a_set_that_is_being_built_leaves_nothing_half_built(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "lutbench", "data", "prepare", "photographs", "--data-root", str(tmp_path)]
-    process = launch(line)
+    process = Command("data", "prepare", "photographs", "--data-root", str(tmp_path))
     wait_for((tmp_path / ".photographs.partial").is_dir, process)
     os.killpg(process.pid, signal.SIGINT)
     assert "photographs was being built; the unfinished copy is removed." in paragraph_of(process)

@@ -5,7 +5,6 @@ import os
 import re
 import runpy
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,9 +16,9 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from commands import start, wait_for
 from rich.console import Console
-from test_interruption import launch, wait_for
-from toy_runs import TOY, defaults, in_processes, write_images
+from toy_runs import HIDDEN, SCRATCH, TOY, defaults, in_processes, opened, write_images
 
 from lutbench.checkpoint_names import newest_step
 from lutbench.errors import UserError
@@ -27,10 +26,8 @@ from lutbench.jobs.order import Queue, longest_first
 from lutbench.jobs.view import View
 from lutbench.jobs.worker import Line, Step
 from lutbench.recipes import base
-from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, open_run
 from lutbench.stages import run_suite
-from lutbench.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,9 +45,7 @@ context_weight = 0.0
 pretrain = "lut"
 [method.mae]
 pretrain = "mae"
-[method.scratch]
-scratch = true
-encoder = "toy"
+{SCRATCH}
 [downstream.tuned]
 kind = "finetune"
 [downstream.near]
@@ -58,12 +53,7 @@ kind = "knn"
 [downstream.white]
 kind = "knn"
 feature_transform = "whiten"
-[shifted.hidden]
-path = "toy/val"
-kind = "occlusion"
-drops = [0, 5]
-drop_grid = 4
-shuffles = [2]
+{HIDDEN}
 [robustness.shift]
 tasks = ["tuned"]
 sets = ["hidden"]
@@ -83,11 +73,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opened(folder: Path, home: str, *changes: str) -> tuple[Any, Workspace]:
-    suite = load_suite(str(folder / "toy.toml"), changes)
-    return suite, Workspace(folder, folder / home / "runs", folder / home / "results")
-
-
 def records(folder: Path) -> dict[str, dict[str, Any]]:
     """What was measured, by run."""
     found = {}
@@ -99,14 +84,6 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
             record["extra"].pop(name, None)
         found[record["run"]] = record
     return found
-
-
-def start(folder: Path, home: str, *options: str, changes: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
-    """The command line with ``--jobs 2`` in a session of its own."""
-    line = [sys.executable, "-m", "lutbench", "run", str(folder / "toy.toml"), "--jobs", "2", *options]
-    line += [part for change in changes for part in ("--set", change)]
-    places = ("--data-root", str(folder), "--runs", str(folder / home / "runs"))
-    return launch([*line, *places, "--results", str(folder / home / "results")])
 
 
 def holders(folder: Path) -> dict[str, int]:
@@ -214,11 +191,11 @@ def test_a_run_that_fails_stops_no_other_and_what_needs_it_is_told_as_not_done(
 
 
 def test_a_worker_that_is_killed_is_told_of_and_another_takes_its_place(folder: Path) -> None:
-    process = start(folder, "here", changes=LONG[:1])
+    process = start(folder, "here", "--jobs", "2", changes=LONG[:1])
     wait_for(both_in_their_loops(folder), process)
     wait_for(lambda: "pretrain/lut/seed0" in holders(folder), process)
     os.kill(holders(folder)["pretrain/lut/seed0"], signal.SIGKILL)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate()
     assert process.returncode == 1
     assert "pretrain/lut/seed0: its process was killed by signal 9" in out
     assert "5 of 14 runs cannot be completed" in err
@@ -227,8 +204,8 @@ def test_a_worker_that_is_killed_is_told_of_and_another_takes_its_place(folder: 
 
 def test_two_commands_share_the_work(folder: Path) -> None:
     """Each waits for what the other is at, and both end when all is done."""
-    commands = [start(folder, "here") for _ in range(2)]
-    told = [command.communicate(timeout=180) for command in commands]
+    commands = [start(folder, "here", "--jobs", "2") for _ in range(2)]
+    told = [command.communicate() for command in commands]
     assert [command.returncode for command in commands] == [0, 0], told
     names = [run.name for run in opened(folder, "here")[0].runs]
     for name in names:
@@ -258,11 +235,11 @@ def test_a_signal_has_every_worker_save_and_all_go_on_to_the_same_bits(
     """As nox has it after Ctrl-C: SIGTERM follows SIGINT, and is no second Ctrl-C."""
     changes = ("pretrain.lut.epochs=30", "pretrain.mae.epochs=30")
     suite, workspace = opened(folder, "here", *changes)
-    process = start(folder, "here", "--stage", "pretrain", changes=changes)
+    process = start(folder, "here", "--jobs", "2", "--stage", "pretrain", changes=changes)
     wait_for(both_in_their_loops(folder), process)
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(process.pid, number)
-    err = process.communicate(timeout=60)[1]
+    err = process.communicate()[1]
     assert process.returncode == 130, err
     (told,) = (line for line in err.splitlines() if line and ": saves after this step" not in line)
     assert told.startswith("lutbench: Stopped by SIGINT. ")
@@ -280,14 +257,14 @@ def test_a_signal_has_every_worker_save_and_all_go_on_to_the_same_bits(
 def test_a_second_ctrl_c_stops_at_once_and_a_sigterm_after_the_first_does_not(folder: Path) -> None:
     """The one step of these runs takes some seconds."""
     changes = tuple(f"pretrain.{name}.{setting}" for name in ("lut", "mae") for setting in ("batch=7200", "epochs=240"))
-    process = start(folder, "here", "--stage", "pretrain", changes=changes)
+    process = start(folder, "here", "--jobs", "2", "--stage", "pretrain", changes=changes)
     wait_for(both_in_their_loops(folder), process)
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(process.pid, number)
         time.sleep(0.3)
-        assert process.poll() is None
+        assert process.returncode is None
     os.kill(process.pid, signal.SIGINT)
-    err = process.communicate(timeout=60)[1]
+    err = process.communicate()[1]
     assert process.returncode == 130
     assert "pretrain/lut/seed0 has saved nothing yet" in err
     assert "pretrain/mae/seed0 has saved nothing yet" in err
@@ -295,7 +272,7 @@ def test_a_second_ctrl_c_stops_at_once_and_a_sigterm_after_the_first_does_not(fo
 
 
 def test_a_command_that_is_killed_leaves_no_worker_behind(folder: Path) -> None:
-    process = start(folder, "here", "--stage", "pretrain", changes=LONG)
+    process = start(folder, "here", "--jobs", "2", "--stage", "pretrain", changes=LONG)
     wait_for(both_in_their_loops(folder), process)
     workers = list(holders(folder).values())
     assert len(workers) == 2

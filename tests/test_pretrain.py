@@ -2,13 +2,7 @@
 
 import functools
 import json
-import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +12,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from toy_runs import in_processes, killed_at_a_checkpoint
+from toy_runs import HEAD, NARROW, encoder, in_processes, killed_at_a_checkpoint, the_run
 
 from lutbench.checkpoint_names import newest_step
 from lutbench.errors import UserError
@@ -32,19 +26,9 @@ from lutbench.workspace import Workspace
 from pretrain.student import build_student
 from pretrain.train import perform, rate_at
 
-SUITE = """
-title = "toy"
-about = "for tests"
-kind = "pipeline"
-[data.toy]
+SUITE = f"""{HEAD}[data.toy]
 path = "toy"
-[encoder.toy]
-model = "vit_tiny_patch16_224"
-image_size = 16
-patch_size = 4
-width = 16
-depth = 2
-heads = 2
+{encoder()}
 [pretrain.lut]
 data = "toy"
 encoder = "toy"
@@ -52,10 +36,7 @@ epochs = 6
 warmup_epochs = 1
 batch = 8
 base_lr = 1e-2
-decoder_width = 16
-decoder_depth = 1
-decoder_heads = 2
-head_width = 24
+{NARROW}
 save_every = 5
 log_every = 5
 workers = 0
@@ -75,22 +56,26 @@ CONTROLS = {
 """LUT's controls, as far as they keep something between steps or look at other images."""
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """27 unlabelled images, so that the last batch of 8 is not full."""
+def laid_out(folder: Path) -> Path:
+    """27 unlabelled images, so that the last batch of 8 is not full, and the suite."""
     generator = np.random.default_rng(0)
-    (tmp_path / "toy" / "train").mkdir(parents=True)
+    (folder / "toy" / "train").mkdir(parents=True)
     for number in range(27):
         pixels = generator.integers(0, 255, (20, 24, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "toy" / "train" / f"{number}.png")
-    (tmp_path / "toy.toml").write_text(SUITE)
-    return tmp_path
+        Image.fromarray(pixels).save(folder / "toy" / "train" / f"{number}.png")
+    (folder / "toy.toml").write_text(SUITE)
+    return folder
 
 
-def toy(folder: Path, home: str, *changes: str) -> Run:
-    suite = load_suite(str(folder / "toy.toml"), changes)
-    workspace = Workspace(folder, folder / home / "runs", folder / home / "results")
-    return open_run(suite, suite.runs[0], workspace)
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return laid_out(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What comes of the suite's run, as it is."""
+    return trained(the_run(laid_out(tmp_path_factory.mktemp("plain")), "plain"))
 
 
 def trained(run: Run) -> dict[str, Any]:
@@ -106,85 +91,37 @@ def made(run: Run) -> dict[str, Any]:
     return {"weights": record["checkpoint"], "losses": {m["metric"]: m["value"] for m in record["measurements"]}}
 
 
-def command(folder: Path, home: str, *options: str) -> list[str]:
-    places = ["--data-root", str(folder), "--runs", str(folder / home / "runs")]
-    return [
-        *(sys.executable, "-m", "lutbench", "run", str(folder / "toy.toml"), *places),
-        *("--results", str(folder / home / "results"), *options),
-    ]
-
-
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path, framework: str) -> None:
-    changes = ("pretrain.lut.save_every=1", *FRAMEWORKS[framework])
-    whole = trained(toy(folder, "whole", *changes))
-    run = toy(folder, "killed", *changes)
-    again = command(folder, "killed", *(part for change in changes for part in ("--set", change)))
-    for step in (3, 9):
-        process = subprocess.Popen(again, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-        while (newest_step(run.checkpoints) or 0) < step:
-            assert process.poll() is None, "ended before it could be killed"
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+@pytest.mark.parametrize("method", [*FRAMEWORKS, *CONTROLS])
+def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path, method: str) -> None:
+    changes = ("pretrain.lut.save_every=1", "pretrain.lut.epochs=3", *(FRAMEWORKS | CONTROLS)[method])
+    whole, run = the_run(folder, "whole", *changes), the_run(folder, "killed", *changes)
+    run.start()
+    for step in (3, 7):
+        killed_at_a_checkpoint(run, step)
         assert run.status().state is RunState.RESUMABLE
-    run_again = trained(run)
-    assert run_again == whole
+    assert trained(run) == trained(whole)
     teachers = [
-        {k: t for k, t in load_file(p / "tensors.safetensors").items() if k.startswith("teacher.")}
-        for p in (newest(toy(folder, "whole", *changes)), newest(run))
+        {name: t for name, t in load_file(newest(one) / "tensors.safetensors").items() if name.startswith("teacher.")}
+        for one in (whole, run)
     ]
     assert teachers[0].keys() == teachers[1].keys() != set()
-    assert all(torch.equal(teachers[0][key], teachers[1][key]) for key in teachers[0])
+    assert all(torch.equal(tensor, teachers[1][name]) for name, tensor in teachers[0].items())
 
 
-@pytest.mark.parametrize("control", CONTROLS)
-def test_a_killed_control_started_again_ends_with_the_same_bits(folder: Path, control: str) -> None:
-    changes = ("pretrain.lut.save_every=1", "pretrain.lut.epochs=3", *CONTROLS[control])
-    whole, run = trained(toy(folder, "whole", *changes)), toy(folder, "killed", *changes)
-    run.start()
-    killed_at_a_checkpoint(run, 4)
-    assert run.status().state is RunState.RESUMABLE
-    assert trained(run) == whole
-
-
-def test_a_compiled_run_ends_as_one_that_is_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_run_ends_as_one_that_is_not(
+    folder: Path, plain: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By torch.compile's own tracing; what its compilers make of the trace is theirs to test, and takes a minute."""
-    plain = trained(toy(folder, "plain"))
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    assert trained(toy(folder, "compiled", "pretrain.lut.compile=true")) == plain
-
-
-def test_a_signal_to_the_whole_group_lets_the_run_save_though_its_workers_get_it_too(folder: Path) -> None:
-    """As Ctrl-C and schedulers send it."""
-    changes = ("pretrain.lut.save_every=1", "pretrain.lut.workers=2")
-    whole = trained(toy(folder, "whole", *changes))
-    run = toy(folder, "stopped", *changes)
-    line = command(folder, "stopped", *(word for change in changes for word in ("--set", change)))
-    process = subprocess.Popen(
-        line, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while (newest_step(run.checkpoints) or 0) < 2:
-        assert process.poll() is None, "ended before it could be stopped"
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGTERM)
-    told = process.communicate()[1]
-    assert process.returncode == 128 + signal.SIGTERM
-    assert re.search(r"^lutbench: Stopped by SIGTERM\. \S+ stopped at step \d+ of 21, which is saved\.", told, re.M), (
-        told
-    )
-    assert f"step {newest_step(run.checkpoints)} of" in told
-    assert trained(run) == whole
+    assert trained(the_run(folder, "compiled", "pretrain.lut.compile=true")) == plain
 
 
 def newest(run: Run) -> Path:
     return max(run.checkpoints.glob("step-*"))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_the_number_of_loader_workers_changes_nothing(folder: Path, workers: int) -> None:
-    alone = trained(toy(folder, "alone"))
-    assert trained(toy(folder, "helped", f"pretrain.lut.workers={workers}")) == alone
+def test_the_number_of_loader_workers_changes_nothing(folder: Path, plain: dict[str, Any]) -> None:
+    assert trained(the_run(folder, "helped", "pretrain.lut.workers=3")) == plain
 
 
 @pytest.mark.parametrize(
@@ -202,14 +139,16 @@ def test_the_number_of_loader_workers_changes_nothing(folder: Path, workers: int
     ],
 )
 def test_what_does_not_go_together_is_found_before_anything_is_computed(folder: Path, change: str, told: str) -> None:
-    run = toy(folder, "checked", f"pretrain.lut.{change}")
+    run = the_run(folder, "checked", f"pretrain.lut.{change}")
     with pytest.raises(UserError, match=told):
         run.planned.kind.module.check(run)
     assert not run.workspace.runs.exists()
 
 
-def test_a_run_from_the_cache_is_that_from_the_files_under_an_identity_of_its_own(folder: Path) -> None:
-    files = toy(folder, "files")
+def test_a_run_from_the_cache_is_that_from_the_files_under_an_identity_of_its_own(
+    folder: Path, plain: dict[str, Any]
+) -> None:
+    files = the_run(folder, "files")
     suite = load_suite(str(folder / "toy.toml"), ("pretrain.lut.cache=true",))
     workspace = Workspace(folder, folder / "cached/runs", folder / "cached/results")
     before = open_run(suite, suite.runs[0], workspace)
@@ -217,7 +156,7 @@ def test_a_run_from_the_cache_is_that_from_the_files_under_an_identity_of_its_ow
     run_suite(suite, [], [], workspace)
     cached = open_run(suite, suite.runs[0], workspace)
     assert cached.identity == before.identity, "known before the cache is made"
-    assert made(cached) == trained(files)
+    assert made(cached) == plain
     assert cached.identity != files.identity
     assert cached.identity_inputs["recipe"] == files.identity_inputs["recipe"]
     assert cached.identity_inputs["data"] != files.identity_inputs["data"]
@@ -228,7 +167,10 @@ def test_a_run_from_the_cache_is_that_from_the_files_under_an_identity_of_its_ow
 
 def test_colours_changed_on_the_device_make_another_run_of_nearly_the_same_losses(folder: Path) -> None:
     short = ("pretrain.lut.epochs=2",)
-    loader, device = toy(folder, "loader", *short), toy(folder, "device", *short, "pretrain.lut.photometrics_on=device")
+    loader, device = (
+        the_run(folder, "loader", *short),
+        the_run(folder, "device", *short, "pretrain.lut.photometrics_on=device"),
+    )
     assert loader.identity != device.identity
     one, other = trained(loader), trained(device)
     for name, value in one["losses"].items():
@@ -243,8 +185,8 @@ def test_two_processes_make_the_losses_of_one(folder: Path, method: str) -> None
         "pretrain.lut.epochs=2",
         "pretrain.lut.warmup_epochs=0",
     )
-    one = trained(toy(folder, "one", *short))
-    two = in_processes(lambda: trained(toy(folder, "two", *short)), 2)
+    one = trained(the_run(folder, "one", *short))
+    two = in_processes(lambda: trained(the_run(folder, "two", *short)), 2)
     rel = 1e-4 if method == "clipped, in steps" else 1e-5  # whose rate stays high: it makes more of the last bits
     for name, value in one["losses"].items():
         assert two[0]["losses"][name] == pytest.approx(value, rel=rel), name
@@ -253,8 +195,8 @@ def test_two_processes_make_the_losses_of_one(folder: Path, method: str) -> None
 def test_a_second_view_for_nothing_leaves_the_encoder_of_mae_at_the_cost_of_lut(folder: Path) -> None:
     """Up to rounding: a batch of both views is multiplied in other blocks."""
     weightless = "pretrain.lut.context_weight=0.0"
-    lut, mae = toy(folder, "lut"), toy(folder, "mae", weightless)
-    paid = toy(folder, "paid", weightless, "pretrain.lut.second_view=always")
+    lut, mae = the_run(folder, "lut"), the_run(folder, "mae", weightless)
+    paid = the_run(folder, "paid", weightless, "pretrain.lut.second_view=always")
     losses = [trained(run)["losses"] for run in (mae, paid)]
     assert losses[1].keys() - losses[0].keys() == {"context loss"}
     assert losses[1]["total loss"] == losses[1]["mim loss"] == pytest.approx(losses[0]["mim loss"], rel=1e-5)
@@ -271,13 +213,13 @@ def test_a_second_view_for_nothing_leaves_the_encoder_of_mae_at_the_cost_of_lut(
 
 
 def test_where_the_loss_has_a_weight_its_second_view_is_there_anyway(folder: Path) -> None:
-    assert toy(folder, "here", "pretrain.lut.second_view=always").identity == toy(folder, "here").identity
+    assert the_run(folder, "here", "pretrain.lut.second_view=always").identity == the_run(folder, "here").identity
 
 
 def test_a_teacher_of_fixed_momentum_zero_ends_as_the_student(folder: Path) -> None:
     for schedule, same in (("fixed", True), ("cosine", False)):
         changes = ("pretrain.lut.epochs=2", "pretrain.lut.momentum=0.0", f"pretrain.lut.momentum_schedule={schedule}")
-        trained(run := toy(folder, schedule, *changes))
+        trained(run := the_run(folder, schedule, *changes))
         student, teacher = (load_file(run.folder / f"{name}.safetensors") for name in ("encoder", "teacher"))
         assert all(torch.equal(value, teacher[name]) for name, value in student.items()) is same
 
@@ -292,16 +234,16 @@ def test_gradients_are_shortened_to_their_greatest_norm(folder: Path, monkeypatc
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    trained(toy(folder, "free", "pretrain.lut.epochs=2"))
+    trained(the_run(folder, "free", "pretrain.lut.epochs=2"))
     free, norms[:] = norms[:], []
     bound = sorted(free)[len(free) // 2]
-    trained(toy(folder, "clipped", "pretrain.lut.epochs=2", f"pretrain.lut.clip_gradient={bound}"))
+    trained(the_run(folder, "clipped", "pretrain.lut.epochs=2", f"pretrain.lut.clip_gradient={bound}"))
     assert max(norms) <= bound * (1 + 1e-4) < max(free)
     assert norms[0] == pytest.approx(min(free[0], bound), rel=1e-4)
 
 
 def test_the_stepped_rate_is_constant_and_a_tenth_at_the_end(folder: Path) -> None:
-    recipe: Any = toy(folder, "here", "pretrain.lut.lr_schedule=step").planned.recipe
+    recipe: Any = the_run(folder, "here", "pretrain.lut.lr_schedule=step").planned.recipe
     rates = [rate_at(recipe, step, 80, 10) for step in range(80)]
     assert rates[:10] == pytest.approx([recipe.lr * step / 10 for step in range(10)])
     assert rates[10:70] == [recipe.lr] * 60
@@ -309,7 +251,7 @@ def test_the_stepped_rate_is_constant_and_a_tenth_at_the_end(folder: Path) -> No
 
 
 def test_the_last_images_make_a_step_too(folder: Path) -> None:
-    run = toy(folder, "short", "pretrain.lut.epochs=1", "pretrain.lut.warmup_epochs=0", "pretrain.lut.batch=64")
+    run = the_run(folder, "short", "pretrain.lut.epochs=1", "pretrain.lut.warmup_epochs=0", "pretrain.lut.batch=64")
     before = made_weights(run)
     trained(run)
     assert not torch.equal(before, load_file(run.folder / "encoder.safetensors")["blocks.0.attn.qkv.weight"])
@@ -320,14 +262,14 @@ def made_weights(run: Run) -> torch.Tensor:
 
 
 def test_a_run_in_which_nothing_moves_is_an_error(folder: Path) -> None:
-    run = toy(folder, "still", "pretrain.lut.base_lr=1e-300", "pretrain.lut.weight_decay=0.0")
+    run = the_run(folder, "still", "pretrain.lut.base_lr=1e-300", "pretrain.lut.weight_decay=0.0")
     with pytest.raises(UserError, match="No parameter moved"):
         trained(run)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_timm_loads_the_exported_encoder_strictly_with_the_same_features(folder: Path, framework: str) -> None:
-    run = toy(folder, "exported", *FRAMEWORKS[framework])
+    run = the_run(folder, "exported", *FRAMEWORKS[framework])
     trained(run)
     described = json.loads((run.folder / "encoder.json").read_text())
     text = json.dumps(described)
@@ -347,36 +289,9 @@ def test_timm_loads_the_exported_encoder_strictly_with_the_same_features(folder:
     assert all(torch.equal(tensors[name], value) for name, value in model.state_dict().items())
 
 
-def test_a_second_command_says_that_the_run_is_finished(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    suite = load_suite(str(folder / "toy.toml"))
-    workspace = Workspace(folder, folder / "runs", folder / "results")
-    run_suite(suite, [], [], workspace)
-    capsys.readouterr()
-    run_suite(suite, [], [], workspace)
-    assert "finished already" in capsys.readouterr().out
-
-
-def test_a_changed_recipe_is_stale_and_says_which_field_changed(folder: Path) -> None:
-    trained(toy(folder, "here"))
-    status = toy(folder, "here", "pretrain.lut.momentum=0.9").status()
-    assert status.state is RunState.STALE
-    assert "recipe.momentum changed from 0.996 to 0.9" in status.detail
-    assert toy(folder, "here", "pretrain.lut.workers=2").status().state is RunState.FINISHED
-
-
-def test_a_run_that_is_held_says_by_whom(folder: Path) -> None:
-    run = toy(folder, "held")
-    with (
-        lock(run),
-        pytest.raises(UserError, match=f"run already, by process {os.getpid()}"),
-        lock(toy(folder, "held")),
-    ):
-        pass
-
-
 def test_what_killed_processes_left_half_written_is_swept_while_the_run_is_held(folder: Path) -> None:
     """But not what a living process writes to the same results, as process 1 does here, nor another seed's."""
-    run = toy(folder, "here")
+    run = the_run(folder, "here")
     records = folder / "here/results/records/toy/pretrain/lut"
     dead, living = [str(run.folder / ".encoder.safetensors.partial-1")], [str(records / ".seed0.json.partial-1")]
     dead += [str(records / f".seed0{ending}.partial-999999999") for ending in (".json", "-1a2b.npz")]
@@ -392,7 +307,7 @@ def test_what_killed_processes_left_half_written_is_swept_while_the_run_is_held(
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(folder: Path) -> None:
-    run = toy(folder, "burst", "pretrain.lut.base_lr=1e38")
+    run = the_run(folder, "burst", "pretrain.lut.base_lr=1e38")
     with pytest.raises(UserError, match=r"not finite.*learning rate.* image") as error:
         trained(run)
     report = json.loads((run.folder / "non-finite-0.json").read_text())
@@ -403,7 +318,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(folder: Pa
 def test_a_last_update_that_ruins_the_weights_finishes_nothing_and_the_checkpoint_before_stays(folder: Path) -> None:
     """Two steps, the first at a rate of 0; the loss of the last is taken before its update, and is finite."""
     settings = {"base_lr": 1e300, "epochs": 2, "batch": 27, "save_every": 1}
-    run = toy(folder, "ruined", *(f"pretrain.lut.{name}={value}" for name, value in settings.items()))
+    run = the_run(folder, "ruined", *(f"pretrain.lut.{name}={value}" for name, value in settings.items()))
     for _ in range(2):
         with pytest.raises(UserError, match=r"pretrain/lut/seed0, after step 2: .* not finite .*learning rate.* image"):
             trained(run)
@@ -414,4 +329,4 @@ def test_a_last_update_that_ruins_the_weights_finishes_nothing_and_the_checkpoin
 
 def test_a_batch_that_does_not_divide_over_the_processes_stops_before_compute(folder: Path) -> None:
     with pytest.raises(AssertionError, match="cannot be divided among 2 processes"):
-        in_processes(lambda: trained(toy(folder, "odd", "pretrain.lut.batch=7")), 2)
+        in_processes(lambda: trained(the_run(folder, "odd", "pretrain.lut.batch=7")), 2)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from chained import CHAINED
-from test_interruption import SUITE, made
+from test_interruption import SUITE, made, pretraining
 from toy_runs import in_processes, write_images
 
 from lutbench.checkpoint_names import newest_step
@@ -21,7 +21,7 @@ from lutbench.cluster.submit import submit_suite
 from lutbench.errors import UserError
 from lutbench.locks import Held, lock
 from lutbench.recipes.loading import load_suite
-from lutbench.run import Run, open_run
+from lutbench.run import open_run
 from lutbench.run_status import RunState
 from lutbench.status import show_status
 from lutbench.workspace import Workspace
@@ -90,14 +90,6 @@ def states(folder: Path, capsys: pytest.CaptureFixture[str], *overrides: str) ->
     out = capsys.readouterr().out
     columns = [re.split(r"  +", line) for line in out.splitlines() if "/seed" in line and not line.startswith(" ")]
     return {row[0]: row[1] for row in columns if len(row) > 1}, out
-
-
-def of(folder: Path, home: str, *overrides: str) -> Run:
-    """The pre-training of the suite, ready to be performed in this process."""
-    suite = load_suite(str(folder / "toy.toml"), overrides)
-    run = open_run(suite, suite.runs[0], Workspace(folder, folder / home / "runs", folder / home / "results"))
-    run.start()
-    return run
 
 
 def in_its_loop(folder: Path) -> Callable[[], Any]:
@@ -206,7 +198,7 @@ def test_a_job_that_hears_sigusr1_saves_at_the_next_step_and_is_queued_again_to_
     """Losses are read once, at the end, and loader processes hear the signal too."""
     write_images(tmp_path, train=60, val=20)
     (tmp_path / "toy.toml").write_text(LONG)
-    whole = of(tmp_path, "whole")
+    whole = pretraining(tmp_path, "whole")
     perform(whole)
     submitted(tmp_path, "pretrain/lut")
     wait_for(in_its_loop(tmp_path), tmp_path)
@@ -214,7 +206,7 @@ def test_a_job_that_hears_sigusr1_saves_at_the_next_step_and_is_queued_again_to_
     asked("scancel", "--signal=USR1", job)
     wait_for(lambda: ended(tmp_path), tmp_path)
     assert (ended(tmp_path)["signal"], ended(tmp_path)["status"], ended(tmp_path)["requeued"]) == ("SIGUSR1", 138, True)
-    run = of(tmp_path, "here")
+    run = pretraining(tmp_path, "here")
     assert (newest_step(run.checkpoints) or 0) in range(1, 112)
     preempted = rf"preempted by SIGUSR1 at \S+ \S+, requeued, job {job}; resumable at step \d+$"
     wait_for(lambda: re.match(preempted, states(tmp_path, capsys)[0][name]), tmp_path)
@@ -228,12 +220,12 @@ def test_a_job_on_two_nodes_that_is_preempted_saves_is_queued_again_once_and_end
     write_images(tmp_path, train=60, val=20)
     (tmp_path / "toy.toml").write_text(LONG)
     changes = ("pretrain.lut.workers=0", "pretrain.lut.batch=20", "pretrain.lut.epochs=10")
-    whole = of(tmp_path, "whole", *changes)
+    whole = pretraining(tmp_path, "whole", *changes)
     in_processes(lambda: perform(whole), 2)
     submitted(tmp_path, "pretrain/lut", overrides=changes, nodes=2)
     wait_for(in_its_loop(tmp_path), tmp_path)
     job = job_of(tmp_path, "pretrain/lut/seed0")
-    beside = of(tmp_path, "beside", *changes)  # as on a node that does not see the job's lock
+    beside = pretraining(tmp_path, "beside", *changes)  # as on a node that does not see the job's lock
     holder = {"process": 1, "machine": "elsewhere", "since": "today", "job": job}
     (beside.home / ".holder.json").write_text(json.dumps(holder))
     with pytest.raises(Held, match=f"by process 1 on elsewhere since today, job {job}"), lock(beside):
@@ -241,7 +233,7 @@ def test_a_job_on_two_nodes_that_is_preempted_saves_is_queued_again_once_and_end
     urgent = asked("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
     wait_for(lambda: ended(tmp_path), tmp_path)
     assert (ended(tmp_path)["signal"], ended(tmp_path)["status"], ended(tmp_path)["requeued"]) == ("SIGTERM", 143, True)
-    run = of(tmp_path, "here", *changes)
+    run = pretraining(tmp_path, "here", *changes)
     assert (newest_step(run.checkpoints) or 0) in range(1, 90)
     wait_for(lambda: queue(urgent.split()[-1])[0] == "COMPLETED", tmp_path)
     wait_for(lambda: queue(job)[0] == "COMPLETED", tmp_path)

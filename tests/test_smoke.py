@@ -1,15 +1,13 @@
 """A smoke run goes through all of a suite in little time, and nobody can take it for a measurement."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Command
 from toy_runs import TOY, in_processes, write_images
 
 import lutbench
@@ -332,14 +330,12 @@ def test_two_processes_smoke_together(chain: Workspace) -> None:
 
 
 def test_the_command_takes_a_width_or_none(chain: Workspace) -> None:
-    command = [sys.executable, "-m", "lutbench", "run", "chain.toml", "--only", "pretrain/mae", "--data-root", "data"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    line = ("run", "chain.toml", "--only", "pretrain/mae", "--data-root", "data")
     for given, width in ((["--smoke"], "own"), (["--smoke", "toy"], "toy")):
-        done = subprocess.run([*command, *given], env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        done = Command(*line, *given)
+        assert done.wait() == 0, done.communicate()
         assert Path(f"results/smoke/{width}/records/chain/pretrain/mae/seed0.json").is_file()
-    refused = subprocess.run([*command, "--smoke=huge"], env=environment, capture_output=True, text=True, check=False)
-    assert refused.returncode != 0
+    assert Command(*line, "--smoke=huge").wait() == 2
 
 
 def test_toy_encoders_are_small_and_own_ones_the_suites(tmp_path: Path) -> None:
