@@ -10,7 +10,7 @@ import small_models  # noqa: F401  (registers them)
 import timm
 import torch
 from torch import Tensor, nn
-from toy_runs import SCENES, SUITE, in_processes, outcome, performed, toy_run, write_images, write_scenes
+from toy_runs import HEAD, SCENES, SUITE, performed, performed_by, toy_run, write_images, write_scenes
 
 from analysis.grid import grid_of, token_grid
 from downstream.finetune import build_classifier, layer_decay_groups
@@ -23,9 +23,7 @@ from lutbench.models.weights import save_weights
 from lutbench.plan.compute import transformer
 from lutbench.recipes.base import DataRecipe, EncoderRecipe
 from lutbench.recipes.downstream import EncoderSource, FinetuneRecipe
-from lutbench.stages import perform
 from lutbench.train.batchnorm import SyncBatchNorm, batch_norms, synchronise
-from lutbench.train.processes import accelerator
 
 ENCODERS = {
     "resnet10t": 32,
@@ -254,11 +252,7 @@ scratch = true
 encoder = "{name}"
 """
 
-TASKS = """
-title = "toy"
-about = "for tests"
-kind = "pipeline"
-[data.toy]
+TASKS = f"""{HEAD}[data.toy]
 source = "folder"
 path = "toy"
 [defaults.finetune]
@@ -336,16 +330,11 @@ def test_a_fine_tuning_in_two_processes_gives_what_one_gives(tmp_path: Path) -> 
     write_images(tmp_path, train=4, val=3)
     plain: dict[str, Any] = {"mixup": 0.0, "cutmix": 0.0, "rand_augment": "", "threads": 1}
     settings = {"kind": "finetune", "epochs": 1, "warmup_epochs": 0, "batch": 4, "drop_path": 0.2, **plain}
-
-    def trained_in(home: str) -> Any:
-        run = toy_run(tmp_path, home, suite_text=of("resnet10t", 32), **settings)
-        perform(run)
-        accelerator().wait_for_everyone()
-        return outcome(run)["extra"]["loss"]
-
-    [alone] = in_processes(lambda: trained_in("alone"))
-    together = in_processes(lambda: trained_in("together"), 2)
-    assert together[0] == pytest.approx(alone, rel=1e-3)
+    alone, together = (
+        performed_by(toy_run(tmp_path, f"in {count}", suite_text=of("resnet10t", 32), **settings), count)
+        for count in (1, 2)
+    )
+    assert together["extra"]["loss"] == pytest.approx(alone["extra"]["loss"], rel=1e-3)
 
 
 # Analysis

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_runs import SUITE, TOY, in_processes, performed, toy_run, write_images
+from toy_runs import SUITE, TOY, performed_by, toy_run, write_images
 
 from downstream import knn
 from lutbench.errors import UserError
@@ -100,5 +100,5 @@ def test_a_linear_probe_takes_blocks(tmp_path: Path, fresh_crops: bool) -> None:
     write_images(tmp_path)
     settings = {"kind": "linear", "epochs": 20, "warmup_epochs": 1, "batch": 12, "base_lr": 20.0, "pool": "mean"}
     run = toy_run(tmp_path, **settings, fresh_crops=fresh_crops, crop_scale=[0.5, 1.0], blocks=[1, 2])
-    found = in_processes(lambda: performed(run))[0]
+    found = performed_by(run, 1)
     assert found["measurements"]["top-1"] > 60, "three colours are easily told apart"

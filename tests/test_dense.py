@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy_runs import SCENES, in_processes, killed_at_a_checkpoint, outcome, performed, toy_run, write_scenes
+from toy_runs import SCENES, killed_at_a_checkpoint, performed, performed_by, toy_run, write_scenes
 
 pytest.importorskip("mmseg")
 
@@ -22,8 +22,6 @@ from lutbench.models.encoders import create_encoder
 from lutbench.plan.compute import count
 from lutbench.recipes.dense import DenseKnnRecipe, DenseLinearRecipe
 from lutbench.run import Run
-from lutbench.stages import perform as performed_by_all
-from lutbench.train.processes import accelerator
 
 LINEAR = {"threads": 1, "kind": "segmentation-linear", "iterations": 12, "warmup": 2, "batch": 4, "lr": 0.01}
 KNN = {"threads": 1, "kind": "segmentation-knn", "neighbours": 5, "bank": 400}
@@ -250,26 +248,18 @@ def test_the_number_of_loader_workers_changes_nothing(folder: Path, settings: di
 
 @pytest.mark.parametrize("settings", [LINEAR, KNN])
 def test_two_processes_make_the_bits_of_one(folder: Path, settings: dict[str, Any]) -> None:
-    one = in_processes(lambda: performed(dense_run(folder, "one", **settings)))[0]
-    run = dense_run(folder, "two", **settings)
-
-    def both() -> None:
-        accelerator()  # which chooses a number of threads, that of the recipe comes behind it
-        performed_by_all(run)
-        accelerator().wait_for_everyone()
-
-    in_processes(both, 2)
-    assert outcome(run) == one
+    one = performed_by(dense_run(folder, "one", **settings), 1)
+    assert performed_by(dense_run(folder, "two", **settings), 2) == one
 
 
 def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path) -> None:
     settings = {**LINEAR, "iterations": 30, "save_every": 1}
-    whole = in_processes(lambda: performed(dense_run(folder, "whole", **settings)))[0]
+    whole = performed_by(dense_run(folder, "whole", **settings), 1)
     run = dense_run(folder, "killed", **settings)
     killed_at_a_checkpoint(run, step=3)
     killed_at_a_checkpoint(run, step=12)
     assert run.status().state == "resumable"
-    assert in_processes(lambda: performed(run))[0] == whole
+    assert performed_by(run, 1) == whole
 
 
 def test_a_run_in_which_nothing_can_move_is_an_error(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from toy_runs import SUITE, TOY, in_processes, outcome, performed, toy_run, write_images
+from toy_runs import SUITE, TOY, encoder, in_processes, performed, performed_by, toy_run
 
 from lutbench.evaluate import features
 from lutbench.evaluate.feature_store import Kept, path_of, read_features, write_features
@@ -22,18 +22,12 @@ from lutbench.files import DamagedError
 from lutbench.models.pretrained import encoder_of
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run
-from lutbench.stages import perform, run_suite
+from lutbench.stages import run_suite
 from lutbench.status import show_status
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
 KNN: dict[str, Any] = {"kind": "knn", "neighbours": 5, "threads": 1}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
@@ -60,13 +54,7 @@ encoder = "toy"
 [method.second]
 scratch = true
 encoder = "other"
-[encoder.other]
-model = "vit_tiny_patch16_224"
-image_size = 16
-patch_size = 8
-width = 16
-depth = 2
-heads = 2
+{encoder("other", patch_size=8)}
 [downstream.knn]
 kind = "knn"
 data = "toy"
@@ -339,17 +327,11 @@ def write_often(folder: Path) -> None:
         assert write_features(folder, [some(1)], 10**6) == ""
 
 
-def performed_by_all(run: Run) -> None:
-    accelerator()  # first, as a command does: it sets the number of threads
-    perform(run)
-
-
 def test_two_processes_agree_on_what_is_there(folder: Path) -> None:
     """Also where one of them cannot read it."""
-    alone = in_processes(lambda: performed(toy_run(folder, "one", **KNN)))[0]
+    alone = performed_by(toy_run(folder, "one", **KNN), 1)
     run = toy_run(folder, "two", **KNN)
-    in_processes(lambda: performed_by_all(run), 2)
-    assert outcome(run) == alone
+    assert performed_by(run, 2) == alone
     assert len(kept(run)) == 2
     shutil.rmtree(run.workspace.results)
 
@@ -363,8 +345,7 @@ def test_two_processes_agree_on_what_is_there(folder: Path) -> None:
         return [own.kept, own.values.shape == (21, 16)]
 
     assert in_processes(with_one_blind, 2) == [[False, True]] * 2
-    in_processes(lambda: performed_by_all(run), 2)
-    found = outcome(run)
+    found = performed_by(run, 2)
     assert found["extra"].pop("features_kept") == ["train", "val"]
     assert found == alone
 

@@ -17,7 +17,7 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
-from toy_runs import check_same_answers, in_processes, killed_at_a_checkpoint, outcome, performed, toy_run, write_images
+from toy_runs import check_same_answers, killed_at_a_checkpoint, performed, performed_by, toy_run, write_images
 
 from downstream import finetune
 from downstream.finetune import build_classifier, evaluation_steps, layer_decay_groups, schedule_of
@@ -31,7 +31,6 @@ from lutbench.recipes.downstream import FinetuneRecipe
 from lutbench.record import read_record
 from lutbench.run import Run
 from lutbench.train.batches import Schedule
-from lutbench.train.processes import accelerator
 from lutbench.train.schedule import learning_rate, set_learning_rate
 
 SHORT: dict[str, Any] = {"kind": "finetune", "epochs": 4, "warmup_epochs": 1, "batch": 8, "base_lr": 2e-3}
@@ -39,12 +38,6 @@ SHORT: dict[str, Any] = {"kind": "finetune", "epochs": 4, "warmup_epochs": 1, "b
 
 CUTS = [(8, 1), (4, 1), (2, 1), (8, 2), (4, 2), (8, 4)]
 """Images per pass, and processes, for a batch of 8."""
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path)
-    return tmp_path
 
 
 def recipe(**settings: Any) -> FinetuneRecipe:
@@ -286,17 +279,16 @@ def test_evaluating_on_the_way_changes_nothing(folder: Path) -> None:
 
 def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path) -> None:
     settings = SHORT | {"epochs": 8, "save_every": 1}
-    whole = in_processes(lambda: performed(toy_run(folder, "whole", **settings)))[0]
+    whole = performed_by(toy_run(folder, "whole", **settings), 1)
     run = toy_run(folder, "killed", **settings)
     killed_at_a_checkpoint(run, step=3)
     killed_at_a_checkpoint(run, step=12)
-    assert in_processes(lambda: performed(run))[0] == whole
+    assert performed_by(run, 1) == whole
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_the_number_of_loader_workers_changes_nothing(folder: Path, workers: int) -> None:
+def test_the_number_of_loader_workers_changes_nothing(folder: Path) -> None:
     alone = performed(toy_run(folder, "alone", **SHORT))
-    assert performed(toy_run(folder, "helped", **SHORT | {"workers": workers})) == alone
+    assert performed(toy_run(folder, "helped", **SHORT | {"workers": 3})) == alone
 
 
 def test_two_processes_and_passes_make_the_losses_of_one(folder: Path) -> None:
@@ -304,13 +296,7 @@ def test_two_processes_and_passes_make_the_losses_of_one(folder: Path) -> None:
     alone = toy_run(folder, "one", **settings)
     one = performed(alone)
     run = toy_run(folder, "two", **settings | {"micro_batch": 4})
-
-    def tune() -> None:
-        finetune.perform(run)
-        accelerator().wait_for_everyone()
-
-    in_processes(tune, 2)
-    two = outcome(run)
+    two = performed_by(run, 2)
     assert two["extra"]["loss"] == pytest.approx(one["extra"]["loss"], rel=1e-5)
     check_same_answers(alone, run)
 

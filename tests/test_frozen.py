@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_runs import check_same_answers, in_processes, killed_at_a_checkpoint, performed, toy_run, write_images
+from toy_runs import check_same_answers, killed_at_a_checkpoint, performed, performed_by, toy_run
 
 from downstream import frozen
 from lutbench.errors import UserError
-from lutbench.train.processes import accelerator
 
 SHORT: dict[str, dict[str, Any]] = {
     "linear": {"kind": "linear", "epochs": 4, "warmup_epochs": 1, "batch": 12, "base_lr": 20.0},
@@ -19,12 +18,6 @@ SHORT: dict[str, dict[str, Any]] = {
 }
 ROUNDING = {"linear": 1e-5, "attentive": 1e-4}
 """How far losses and weights may differ where batches are multiplied in other parts."""
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize("fresh_crops", [True, False])
@@ -75,10 +68,10 @@ def test_a_killed_probe_started_again_ends_with_the_same_bits(
     folder: Path, kind: str, epochs: int, fresh_crops: bool
 ) -> None:
     settings = SHORT[kind] | {"epochs": epochs, "fresh_crops": fresh_crops}
-    whole = in_processes(lambda: performed(toy_run(folder, "whole", **settings)))[0]
+    whole = performed_by(toy_run(folder, "whole", **settings), 1)
     run = toy_run(folder, "killed", **settings)
     killed_at_a_checkpoint(run, step=6)
-    again = in_processes(lambda: performed(run))[0]
+    again = performed_by(run, 1)
     if not fresh_crops:
         assert again["extra"].pop("features_kept") == ["train"]
     assert again == whole
@@ -89,12 +82,7 @@ def test_a_killed_probe_started_again_ends_with_the_same_bits(
 def test_two_processes_make_the_head_of_one(folder: Path, kind: str, fresh_crops: bool) -> None:
     one, two = (toy_run(folder, home, **SHORT[kind] | {"fresh_crops": fresh_crops}) for home in ("one", "two"))
     performed(one)
-
-    def probe() -> None:
-        two.planned.kind.module.perform(two)
-        accelerator().wait_for_everyone()
-
-    in_processes(probe, 2)
+    performed_by(two, 2)
     weights = [load_file(run.folder / f"{kind}.safetensors") for run in (one, two)]
     for name, tensor in weights[0].items():
         rtol = ROUNDING[kind]

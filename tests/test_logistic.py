@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
-from toy_runs import in_processes, outcome, performed, toy_run, write_images
+from toy_runs import outcome, performed, performed_by, toy_run, write_images
 
 from downstream import logistic
 from downstream.logistic import fitted, held_out_rows, layer, score, searched
@@ -23,16 +23,8 @@ from lutbench.plan.costs import Rates, costs_of
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.probes import LogisticRecipe
 from lutbench.run import Run
-from lutbench.stages import perform
-from lutbench.train.processes import accelerator
 
 SHORT: dict[str, Any] = {"kind": "logistic", "pool": "mean", "threads": 1}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path)
-    return tmp_path
 
 
 def recipe_of(run: Run) -> LogisticRecipe:
@@ -161,16 +153,9 @@ def test_what_was_tried_and_whether_it_converged_is_told_and_recorded(
 
 
 def test_two_runs_and_two_processes_have_the_same_bits(folder: Path) -> None:
-    one = in_processes(lambda: performed(toy_run(folder, "one", **SHORT)))[0]
-    assert in_processes(lambda: performed(toy_run(folder, "two", **SHORT)))[0] == one
-    run = toy_run(folder, "three", **SHORT)
-    in_processes(lambda: performed_by_all(run), 2)
-    assert outcome(run) == one
-
-
-def performed_by_all(run: Run) -> None:
-    accelerator()  # first, as a command does: it sets the number of threads
-    perform(run)
+    one = performed_by(toy_run(folder, "one", **SHORT), 1)
+    assert performed_by(toy_run(folder, "two", **SHORT), 1) == one
+    assert performed_by(toy_run(folder, "three", **SHORT), 2) == one
 
 
 def test_settings_of_the_search_are_no_part_of_the_identity_where_c_is_given(folder: Path) -> None:

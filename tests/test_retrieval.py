@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_runs import TOY, in_processes, outcome, performed, toy_run, write_images
+from toy_runs import SCRATCH, TOY, performed, performed_by, toy_run, write_images
 
 from downstream.instance_retrieval import average_precision, precision_at, protocol_scores, ranks_of
 from downstream.retrieval import class_scores
@@ -23,13 +23,9 @@ from lutbench.errors import UserError
 from lutbench.evaluate.queries import QueryScores
 from lutbench.recipes.retrieval import RevisitedDataRecipe
 from lutbench.run import Run
-from lutbench.stages import perform as performed_by_all
-from lutbench.train.processes import accelerator
 
-METHOD = """
-[method.scratch]
-scratch = true
-encoder = "toy"
+METHOD = f"""
+{SCRATCH}
 [downstream.task]
 """
 
@@ -86,17 +82,9 @@ def test_a_run_on_classes_keeps_the_scores_of_every_query(tmp_path: Path) -> Non
 
 def test_two_processes_and_other_workers_find_the_bits_of_one(tmp_path: Path) -> None:
     write_images(tmp_path)
-    one = in_processes(lambda: performed(class_run(tmp_path, "one", eval_batch=4)))[0]
-    assert in_processes(lambda: performed(class_run(tmp_path, "helped", eval_batch=4, workers=2)))[0] == one
-    run = class_run(tmp_path, "two", eval_batch=4)
-
-    def both() -> None:
-        accelerator()
-        performed_by_all(run)
-        accelerator().wait_for_everyone()
-
-    in_processes(both, 2)
-    assert outcome(run) == one
+    one = performed_by(class_run(tmp_path, "one", eval_batch=4), 1)
+    assert performed_by(class_run(tmp_path, "helped", eval_batch=4, workers=2), 1) == one
+    assert performed_by(class_run(tmp_path, "two", eval_batch=4), 2) == one
 
 
 def test_a_set_whose_classes_have_one_image_each_is_refused(tmp_path: Path) -> None:
@@ -281,16 +269,8 @@ def test_a_run_finds_the_buildings_and_keeps_every_querys_precision(tmp_path: Pa
 
 def test_two_processes_find_the_bits_of_one(tmp_path: Path) -> None:
     write_revisited(tmp_path)
-    one = in_processes(lambda: performed(instance_run(tmp_path, "one", eval_batch=4)))[0]
-    run = instance_run(tmp_path, "two", eval_batch=4)
-
-    def both() -> None:
-        accelerator()
-        performed_by_all(run)
-        accelerator().wait_for_everyone()
-
-    in_processes(both, 2)
-    assert outcome(run) == one
+    one = performed_by(instance_run(tmp_path, "one", eval_batch=4), 1)
+    assert performed_by(instance_run(tmp_path, "two", eval_batch=4), 2) == one
 
 
 # Bad input

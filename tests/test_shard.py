@@ -8,7 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
-from toy_runs import TOY, check_same_answers, defaults, in_processes, outcome, performed, toy_run, write_images
+from toy_runs import (
+    SCRATCH,
+    TOY,
+    check_same_answers,
+    defaults,
+    in_processes,
+    outcome,
+    performed,
+    performed_by,
+    toy_run,
+    write_images,
+)
 
 from downstream.finetune import build_classifier, layer_decay_groups
 from lutbench.checkpoint import finite_state
@@ -24,9 +35,7 @@ LUT = f"""{TOY}
 snapshots = [0.5]
 """
 TUNED = f"""{TOY}
-[method.scratch]
-scratch = true
-encoder = "toy"
+{SCRATCH}
 {defaults("finetune", batch=8, micro_batch=4, epochs=3, base_lr=1e-3, save_every=5, head_std=0.02, drop_path=0.3, layer_decay=0.6)}
 [downstream.task]
 kind = "finetune"
@@ -116,7 +125,7 @@ def test_a_checkpoint_has_the_names_shapes_and_values_of_one_that_is_not_sharded
 
 @pytest.mark.parametrize("kind", SUITES)
 def test_on_one_process_it_does_nothing(folder: Path, kind: str) -> None:
-    asked = in_processes(lambda: performed(toy(folder, f"asked {kind}", kind, shard=True)))[0]
+    asked = performed_by(toy(folder, f"asked {kind}", kind, shard=True), 1)
     one = outcome(toy(folder, f"one {kind}", kind, shard=False))
     for extra in (asked["extra"], one["extra"]):
         for seconds in ("waiting_for_data", "seconds of online k-NN"):
