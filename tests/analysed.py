@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hand_made import keep
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -14,7 +15,6 @@ from analysis.uniform import uniform_distance, uniform_entropy
 from lutbench.evaluate.ranks import PowerLawRange, statistics
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import Record
-from lutbench.record_writing import make_record, write_record
 
 IMAGES = 40
 """That an invented encoder was analysed on."""
@@ -106,15 +106,7 @@ def recorded(
 ) -> Record:
     """Keep the record that the analysis ``looks`` of a method would leave."""
     planned = loaded.run(f"analysis/looks/{method}/seed{seed}")
-    document = {
-        "stage": "analysis",
-        "revision": planned.recipe.revision,
-        "seed": seed,
-        "recipe": planned.recipe.affecting_results(),
-    }
-    extra: dict[str, Any] = {
+    extra = {
         "drawn blocks": list(drawn), "marked": [1, 2], "mask ratios": [0.5, 0.75, 0.9], "skipped": 0
     }  # fmt: skip
-    record = make_record(planned, document, found.measurements(), wall_seconds=61.4, extra=extra)
-    write_record(record, found, folder, arrays=kept, pictures={"images": strip(pixels)})
-    return record
+    return keep(folder, planned, found, arrays=kept, pictures={"images": strip(pixels)}, extra=extra)

@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 from skimage.color import rgb2lab
 
-import lutbench.record_writing
 from analysis.block_outcomes import BlockOutcomes
 from analysis.depth_curves import depth_curves, spectrum_curve
 from analysis.depth_figures import drawings
@@ -78,14 +77,6 @@ BOTH = 'analysis.looks.methods=["ours", "theirs", "large"]'
 ROWS = {"ours": 0.05, "theirs": 0.6, "untrained": 0.01}
 """The rows of one architecture, and how much each selects."""
 tiny = functools.partial(outcomes, 4, 4, 12)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _machine_seen_once() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        for name in ("code", "hardware", "packages"):
-            patched.setattr(lutbench.record_writing, name, functools.cache(getattr(lutbench.record_writing, name)))
-        yield
 
 
 def suite(folder: Path, *changes: str) -> LoadedSuite:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hand_made import keep
 from numpy.typing import NDArray
 from reported import build_tables, check_tables, section, sections, show_tables, write_tables
 
@@ -22,7 +23,6 @@ from lutbench.evaluate.statistics import BASIC, Interval, over_seeds
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import Record, read_records
-from lutbench.record_writing import make_record, write_record
 from lutbench.report.comparisons import comparison_sections, interval_points, points
 from lutbench.report.reference import Agreement, agreement_frame, compare_with_reference
 from lutbench.report.render import terminal
@@ -130,18 +130,8 @@ def heads(outcomes: BlockOutcomes) -> NDArray[np.float64]:
 
 def recorded(folder: Path, loaded: LoadedSuite, name: str, outcomes: BlockOutcomes) -> Record:
     """Keep a record as the run of that name would leave it."""
-    planned = loaded.run(f"analysis/{name}")
-    recipe = planned.recipe
-    document = {
-        "stage": "analysis",
-        "revision": recipe.revision,
-        "seed": planned.seed,
-        "recipe": recipe.affecting_results(),
-    }
-    record = make_record(planned, document, outcomes.measurements(), wall_seconds=61.4)
     arrays = {"heads": heads(outcomes)} if outcomes.has("distance") else {}
-    write_record(record, outcomes, folder, arrays=arrays)
-    return record
+    return keep(folder, loaded.run(f"analysis/{name}"), outcomes, arrays=arrays)
 
 
 def full_suite(folder: Path) -> LoadedSuite:

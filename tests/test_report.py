@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import analysed
 import numpy as np
 import pandas as pd
 import pytest
+from hand_made import answers, keep
 
 from lutbench import cli
 from lutbench.errors import UserError
@@ -23,7 +23,6 @@ from lutbench.evaluate.outcomes import Outcomes
 from lutbench.losses import LossCurve
 from lutbench.recipes.loading import load_suite
 from lutbench.record import Record, read_records
-from lutbench.record_writing import make_record, write_record
 from lutbench.report.html.page import suite_page
 from lutbench.report.sections import View
 from lutbench.report.tables import all_sections
@@ -89,9 +88,7 @@ RIGHT = {"ours": (80, 84), "theirs": (78, 76)}
 
 
 def classified(right: int) -> Outcomes:
-    hits = np.arange(100) < right
-    names = (f"{number}.png" for number in range(100))
-    return Outcomes.of(np.ones(100, int), np.where(hits, 1, 2), np.where(hits, 0, 3), names)
+    return answers(np.arange(100) < right)
 
 
 def corrupted(right: int) -> list[ConditionOutcomes]:
@@ -109,17 +106,11 @@ def recorded(folder: Path, name: str, kind: str, made: Any, before: Record | Non
     loaded = load_suite(str(folder / "toy.toml"))
     planned = loaded.run(name)
     outcomes = RobustnessOutcomes.of(planned.recipe.set, made) if kind == "robustness" else made  # type: ignore[attr-defined]
-    inputs = {
-        "stage": kind, "revision": planned.recipe.revision, "seed": planned.seed, "recipe": planned.recipe.affecting_results(),
-        **({"classifier": {"run": before.identity}} if before else {}),
-    }  # fmt: skip
+    inputs = {"classifier": {"run": before.identity}} if before else {}
     curve = LossCurve(steps=[*range(10, 110, 10)], losses={"loss": [2 / step for step in range(1, 11)]})
-    record = make_record(
-        planned, inputs, outcomes.measurements(), wall_seconds=61.4, curve=curve if kind == "finetune" else None,
-        extra={"note": HOSTILE},
-    )  # fmt: skip
-    write_record(record, outcomes, folder)
-    return record
+    return keep(
+        folder, planned, outcomes, curve=curve if kind == "finetune" else None, extra={"note": HOSTILE}, **inputs
+    )
 
 
 @pytest.fixture(scope="module")
@@ -299,17 +290,10 @@ class Opened:
 
 
 @pytest.fixture(scope="module")
-def opened(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright, of the extra `dev`, drives the browser")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("there is no Chromium here: `apt-get install chromium`, or any other way to have it on PATH")
+def opened(page: str, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Opened:
     path = tmp_path_factory.mktemp("page") / "toy.html"
     path.write_text(page, encoding="utf-8")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield Opened(browser, path)
-        browser.close()
+    return Opened(browser, path)
 
 
 WIDE = '.grid[data-name="wide"] >> nth=0'

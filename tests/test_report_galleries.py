@@ -3,13 +3,13 @@
 import base64
 import io
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hand_made import keep
 from PIL import Image
 
 from downstream.segmentation import predictions
@@ -18,7 +18,6 @@ from downstream.segmentation.predicted_gallery import cut
 from lutbench.data.folder import open_folder
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.recipes.loading import load_suite
-from lutbench.record_writing import make_record, write_record
 from lutbench.report.alone_right import MOST, alone_right, alone_section
 from lutbench.report.charts import CategoryPanel, Chart, ChartLine, MapPanel
 from lutbench.report.figures import Point, new_figure
@@ -95,16 +94,6 @@ def write_images(folder: Path) -> None:
     (folder / "train").mkdir()
 
 
-def keep(folder: Path, name: str, kind: str, outcomes: Any, data: dict[str, str]) -> Any:
-    planned = load_suite(str(folder / "toy.toml")).run(name)
-    inputs = {
-        "stage": kind, "revision": planned.recipe.revision, "seed": planned.seed, "recipe": planned.recipe.affecting_results(), "data": data,
-    }  # fmt: skip
-    record = make_record(planned, inputs, outcomes.measurements(), wall_seconds=1.0)
-    write_record(record, outcomes, folder)
-    return record
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Records of two methods; their images below ``data``, and what their segmentations left below ``runs``."""
@@ -114,15 +103,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = open_folder(folder / "data/toys/val", "Toys", "val")
     assert images.labels is not None
     names = [images.image_name(place) for place in range(len(images))]
+    loaded = load_suite(str(folder / "toy.toml"))
     for method, seeds in RIGHT.items():
         for seed, right in enumerate(seeds):
             hits = np.isin(np.arange(len(images)), right)
             taken = np.where(hits, images.labels, 1 - images.labels)
             made = Outcomes.of(images.labels, taken, np.where(hits, 0, 1), names)
-            keep(folder, f"downstream/near/{method}/seed{seed}", "knn", made, {"val": images.fingerprint})
+            keep(folder, loaded.run(f"downstream/near/{method}/seed{seed}"), made, data={"val": images.fingerprint})
             pixels = np.array([[0, 0, 500 + 100 * seed], [0, 1, 12]])
             scenes = Confusions.of([pixels] * 6, ["sky", "<b>road</b>"], [f"{number}.jpg" for number in range(6)])
-            record = keep(folder, f"downstream/masks/{method}/seed{seed}", "segmentation", scenes, {})
+            record = keep(folder, loaded.run(f"downstream/masks/{method}/seed{seed}"), scenes)
             left = folder / "runs/toy" / record.run / record.identity[:12]
             left.mkdir(parents=True)
             write_predictions(left / "predictions.png", prediction=0 if method == "lut" else 1)
@@ -218,12 +208,13 @@ def test_images_that_one_method_alone_gets_right_are_shown_as_the_evaluation_cro
 
 def test_of_many_images_as_many_as_fit_are_shown_and_all_counted(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home, tmp_path / "many")
+    loaded = load_suite(str(tmp_path / "many/toy.toml"))
     names = [f"{cls}/{number}.png" for cls in CLASSES for number in range(EACH)]
     labels = np.repeat([0, 1], EACH)
     for method, right in (("lut", True), ("mae", False)):
         made = Outcomes.of(labels, labels if right else 1 - labels, np.full(16, int(not right)), names)
         for seed in (0, 1):
-            keep(tmp_path / "many", f"downstream/near/{method}/seed{seed}", "knn", made, {})
+            keep(tmp_path / "many", loaded.run(f"downstream/near/{method}/seed{seed}"), made)
     section, (lut,) = near(tmp_path / "many", AtHand())
     assert lut.detail == f"16 of 16 images, {MOST} of them here"
     assert len(lut.shots) == MOST
@@ -371,12 +362,8 @@ def test_galleries_are_on_the_page_with_the_mark_of_what_is_no_evidence(page: st
 
 
 @pytest.fixture(scope="module")
-def opened(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def opened(page: str, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A page with the charts, and the page of the suite, in Chromium, with what both logged."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright, of the extra `dev`, drives the browser")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("there is no Chromium here: `apt-get install chromium`, or any other way to have it on PATH")
     folder = tmp_path_factory.mktemp("pages")
     holder = Page("Toys")
     section = Section("Charts", figures=[Drawing("c.png", "By class", lambda: new_figure(1, 1), lambda: CHART)])
@@ -385,19 +372,16 @@ def opened(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
         render("comparison.html.j2", title="Toys", folders=[], blocks=blocks, contents=[], rows=[], specs=holder.specs), encoding="utf-8"
     )  # fmt: skip
     (folder / "toy.html").write_text(page, encoding="utf-8")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        found = SimpleNamespace(logged=[])
-        for name in ("charts", "toy"):
-            one = browser.new_page(viewport={"width": 1280, "height": 900})
-            one.set_default_timeout(120_000)  # of a machine that has much else to do
-            one.on("console", lambda message: found.logged.append(f"{message.type}: {message.text}"))
-            one.on("pageerror", lambda error: found.logged.append(str(error)))
-            one.goto((folder / f"{name}.html").as_uri())
-            one.wait_for_selector("html[data-drawn]", state="attached")
-            setattr(found, name, one)
-        yield found
-        browser.close()
+    found = SimpleNamespace(logged=[])
+    for name in ("charts", "toy"):
+        one = browser.new_page(viewport={"width": 1280, "height": 900})
+        one.set_default_timeout(120_000)  # of a machine that has much else to do
+        one.on("console", lambda message: found.logged.append(f"{message.type}: {message.text}"))
+        one.on("pageerror", lambda error: found.logged.append(str(error)))
+        one.goto((folder / f"{name}.html").as_uri())
+        one.wait_for_selector("html[data-drawn]", state="attached")
+        setattr(found, name, one)
+    return found
 
 
 def test_charts_by_category_and_maps_are_drawn_and_have_their_numbers(opened: Any) -> None:

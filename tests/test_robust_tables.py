@@ -1,25 +1,23 @@
 """Tables and curves of shifted test sets say what records say: hand-made outcomes, and what a hand computes from them."""
 
-import functools
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hand_made import answers, keep
 from matplotlib.figure import Figure
 from reported import build_tables, check_tables, section, show_tables, write_tables
 
-import lutbench.record_writing
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.robustness import RobustnessRecipe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import Record, read_records
-from lutbench.record_writing import make_record, write_record
 from lutbench.report.comparisons import comparison_sections
 from lutbench.report.figures import PALETTE
 from lutbench.report.sections import View, not_run
@@ -88,15 +86,6 @@ METHODS = ("ours", "theirs", "supervised")
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "toy.toml").write_text(SUITE)
     return tmp_path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _machine_seen_once() -> Iterator[None]:
-    """What a record says of this machine takes a tenth of a second each time."""
-    with pytest.MonkeyPatch.context() as patched:
-        for name in ("code", "hardware", "packages"):
-            patched.setattr(lutbench.record_writing, name, functools.cache(getattr(lutbench.record_writing, name)))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -184,33 +173,20 @@ def recorded(
 ) -> Record:
     """Keep a record as the run of that name would leave it; ``classifier`` is that of the run before it."""
     planned = next(run for run in loaded.runs if run.name in (name, f"robustness/shifts/{name}"))
-    recipe = planned.recipe
-    document = {
-        "stage": "robustness" if isinstance(recipe, RobustnessRecipe) else "finetune",
-        "revision": recipe.revision,
-        "seed": planned.seed,
-        "recipe": recipe.affecting_results(),
-    }
-    if isinstance(recipe, RobustnessRecipe):
-        assert not isinstance(made, Outcomes)
-        outcomes: RobustnessOutcomes | Outcomes = RobustnessOutcomes.of(recipe.set, made)
-        if planned.needs:
-            document["classifier"] = {
-                "run": (classifier or tuned(folder, loaded, planned.method, planned.seed)).identity
-            }
-    else:
+    if not isinstance(planned.recipe, RobustnessRecipe):
         assert isinstance(made, Outcomes)
-        outcomes = made
-    record = make_record(planned, document, outcomes.measurements(), wall_seconds=61.4)
-    write_record(record, outcomes, folder)
-    return record
+        return keep(folder, planned, made)
+    assert not isinstance(made, Outcomes)
+    inputs = {}
+    if planned.needs:
+        before = classifier or tuned(folder, loaded, planned.method, planned.seed)
+        inputs["classifier"] = {"run": before.identity}
+    return keep(folder, planned, RobustnessOutcomes.of(planned.recipe.set, made), **inputs)
 
 
 def tuned(folder: Path, loaded: LoadedSuite, method: str, seed: int = 0) -> Record:
     """The record of a fine-tuning: 80 of 100 images are right."""
-    hits = np.array(first(80))
-    made = Outcomes.of(np.ones(100, int), np.where(hits, 1, 2), np.where(hits, 0, 3), (f"{n}.png" for n in range(100)))
-    return recorded(folder, loaded, f"downstream/tuned/{method}/seed{seed}", made)
+    return recorded(folder, loaded, f"downstream/tuned/{method}/seed{seed}", answers(first(80)))
 
 
 def rows(folder: Path, loaded: LoadedSuite, task: str, method: str) -> list[dict[str, str]]:

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hand_made import answers, keep
 from matplotlib.axes import Axes
 from reported import build_tables, check_tables, sections, show_tables, write_tables
 
-from lutbench.evaluate.outcomes import Measurement, Outcomes
+from lutbench.evaluate.outcomes import Outcomes
 from lutbench.evaluate.statistics import paired
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite, Study, StudyPoint
 from lutbench.record import Record
-from lutbench.record_writing import make_record, write_record
 from lutbench.report.sections import Section, View
 from lutbench.report.studies import study_sections
 from lutbench.report.study_curves import axis_of
@@ -73,9 +73,7 @@ def outcomes(right: float, seed: int) -> Outcomes:
     """So large a share of the images is right: the easier ones, but for a few that a seed draws."""
     generator = np.random.default_rng(seed)
     hard = np.linspace(0, 1, IMAGES) + generator.normal(0, 0.03, IMAGES)
-    hits = hard < right
-    names = (f"image{number}.png" for number in range(IMAGES))
-    return Outcomes.of(np.ones(IMAGES, int), np.where(hits, 1, 2), np.where(hits, 0, 3), names)
+    return answers(hard < right)
 
 
 def written(folder: Path, text: str, *changes: str) -> LoadedSuite:
@@ -87,22 +85,14 @@ def recorded(folder: Path, loaded: LoadedSuite, share: Callable[[str, str, int],
     """Keep records of all runs as they would leave them; ``share`` says how many images are right by task, method and seed."""
     made: dict[str, Record] = {}
     for planned in loaded.runs:
-        document: dict[str, Any] = {
-            "stage": planned.kind.name,
-            "revision": planned.recipe.revision,
-            "seed": planned.seed,
-            "recipe": planned.recipe.affecting_results(),
-        }
-        right = None
+        found, inputs = None, {}
         if planned.stage == "downstream":
             right = share(planned.task, planned.method, planned.seed)
             if right is None:
                 continue
-            document["encoder"] = planned.needs and {"run": made[planned.needs].identity}
-        kept = None if right is None else outcomes(right, planned.seed)
-        measured = kept.measurements() if kept else [Measurement(metric="total loss", value=0.5, unit="")]
-        made[planned.name] = make_record(planned, document, measured, wall_seconds=1)
-        write_record(made[planned.name], kept, folder)
+            found = outcomes(right, planned.seed)
+            inputs = {"encoder": planned.needs and {"run": made[planned.needs].identity}}
+        made[planned.name] = keep(folder, planned, found, **inputs)
 
 
 SHARES = {"mae-crop": 0.60, "weight-0.05": 0.65, "lut": 0.70, "weight-1": 0.62}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hand_made import answers, keep
 from markdown_it import MarkdownIt
 from matplotlib.colors import to_hex
 from reported import build_tables, check_tables, section, show_tables, write_tables
@@ -28,7 +29,7 @@ from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.probes import KnnRecipe
 from lutbench.recipes.suite import LoadedSuite, Suite, TaskTable
 from lutbench.record import PerImage, Record
-from lutbench.record_writing import make_record, write_record
+from lutbench.record_writing import make_record
 from lutbench.report import tables
 from lutbench.report.comparisons import comparison_sections
 from lutbench.report.entries import TableEntry, entries
@@ -95,13 +96,7 @@ def suite(folder: Path, *changes: str) -> LoadedSuite:
 
 
 def outcomes(*right: bool, names: str = "image") -> Outcomes:
-    hits = np.array(right)
-    return Outcomes.of(
-        np.ones(len(hits), int),
-        np.where(hits, 1, 2),
-        np.where(hits, 0, 3),
-        (f"{names}{number}.png" for number in range(len(hits))),
-    )
+    return answers(right, names)
 
 
 def share(count: int, of: int = 100) -> Outcomes:
@@ -119,17 +114,7 @@ def recorded(
 ) -> Record:
     """Keep a record as the run of that name would leave it; ``encoder`` is that of the run before it."""
     planned = next(run for run in loaded.runs if run.name in (name, f"downstream/{name}"))
-    document = {
-        "stage": planned.stage if made is None else planned.recipe.model_dump()["kind"],
-        "revision": planned.recipe.revision,
-        "seed": planned.seed,
-        "recipe": planned.recipe.affecting_results(),
-        "encoder": encoder and {"run": encoder.identity},
-    }
-    measured = [Measurement(metric="total loss", value=0.5, unit="")] if made is None else made.measurements()
-    record = make_record(planned, document, measured, wall_seconds=61.4)
-    write_record(record, made, folder)
-    return record
+    return keep(folder, planned, made, encoder=encoder and {"run": encoder.identity})
 
 
 def row(folder: Path, loaded: LoadedSuite, task: str, method: str) -> dict[str, str]:
