@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from chained import run_chain
 from PIL import Image
 
 import lutbench
@@ -20,13 +19,6 @@ from lutbench.errors import UserError
 from lutbench.record import read_record, record_path
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("chain")
-    run_chain(folder)
-    return folder
 
 
 @pytest.fixture

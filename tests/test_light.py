@@ -46,7 +46,7 @@ def imported(arguments: Sequence[str], folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a suite of every stage was run."""
+    """A folder in which a suite of every stage was run, and in which tables are written."""
     folder = tmp_path_factory.mktemp("chain")
     run_chain(folder)
     return folder

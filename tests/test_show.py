@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chained import run_chain
 
 from lutbench.cli import main
 from lutbench.evaluate.outcomes import PER_CLASS
@@ -20,13 +19,6 @@ from lutbench.record_writing import write_record
 REFERENCE = Path(__file__).parents[1] / "results/reference"
 
 Show = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("chain")
-    run_chain(folder)
-    return folder
 
 
 @pytest.fixture

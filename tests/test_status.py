@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chained import run_chain
 from rich.console import Console
 from toy_runs import SUITE, performed, toy_run, write_images
 
@@ -225,12 +224,12 @@ def test_a_run_whose_data_or_weights_are_not_here_is_unknown(
 
 
 def test_what_starts_from_a_run_whose_data_are_not_here_is_unknown_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_chain(tmp_path)
-    (tmp_path / "toy/train").rename(tmp_path / "toy/gone")
-    workspace = Workspace(tmp_path, tmp_path / "runs", tmp_path / "results")
-    shown = lines(str(tmp_path / "toy.toml"), workspace, capsys)
+    folder = Path(shutil.copytree(chain, tmp_path / "copy"))
+    (folder / "toy/train").rename(folder / "toy/gone")
+    workspace = Workspace(folder, folder / "runs", folder / "results")
+    shown = lines(str(folder / "toy.toml"), workspace, capsys)
     for run in ("pretrain/lut", "downstream/tuned/lut", "robustness/shift/hidden/lut", "analysis/looks/lut"):
         assert shown[f"{run}/seed0"] == ["unknown", "data not as expected"]
 
