@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from toy_runs import TOY, defaults, write_images
+from toy_runs import HIDDEN, SCRATCH, TOY, defaults, write_images
 
 from lutbench.recipes.loading import load_suite
 from lutbench.stages import run_suite
@@ -25,20 +25,13 @@ pretrain = "lut"
 [method.teacher]
 pretrain = "lut"
 teacher = true
-[method.scratch]
-scratch = true
-encoder = "toy"
+{SCRATCH}
 [downstream.tuned]
 kind = "finetune"
 methods = ["lut"]
 [downstream.near]
 kind = "knn"
-[shifted.hidden]
-path = "toy/val"
-kind = "occlusion"
-drops = [0, 5]
-drop_grid = 4
-shuffles = [2]
+{HIDDEN}
 [robustness.shift]
 tasks = ["tuned"]
 sets = ["hidden"]

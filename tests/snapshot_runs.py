@@ -5,18 +5,14 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from toy_runs import TOY, defaults
 
 from lutbench.models.weight_files import sha256_of
-from lutbench.recipes.loading import load_suite
-from lutbench.recipes.suite import LoadedSuite
-from lutbench.run import Run, open_run
+from lutbench.run import Run
 from lutbench.stages import perform
-from lutbench.workspace import Workspace
 
 SUITE = f"""{TOY}
 {defaults("pretrain", epochs=6, warmup_epochs=1, batch=9, base_lr=0.01, momentum=0.5, save_every=8)}
@@ -40,16 +36,6 @@ encoder = "toy"
 """For 30 images, and so 20 steps: the snapshots are of steps 0, 5 and 11, the checkpoints of 8, 16 and 20."""
 
 NAMES = [f"{export}-at-{share}" for share in ("0", "0.25", "0.55") for export in ("encoder", "teacher")]
-
-
-def opened(folder: Path, home: str = "here", *changes: str) -> tuple[LoadedSuite, Workspace]:
-    suite = load_suite(str(folder / "toy.toml"), changes)
-    return suite, Workspace(folder, folder / home / "runs", folder / home / "results")
-
-
-def the_run(folder: Path, home: str = "here", *changes: str, name: str = "pretrain/lut/seed0") -> Run:
-    suite, workspace = opened(folder, home, *changes)
-    return open_run(suite, suite.run(name), workspace)
 
 
 def trained(run: Run) -> dict[str, Any]:

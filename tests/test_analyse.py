@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_runs import TOY, in_processes, toy_run, write_images
+from toy_runs import SCRATCH, TOY, encoder, in_processes, toy_run
 
 from analysis.analyse import check
 from analysis.block_outcomes import ATTENTION, VIEWS, BlockOutcomes
@@ -23,9 +23,7 @@ from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
 SUITE = f"""{TOY}
-[method.scratch]
-scratch = true
-encoder = "toy"
+{SCRATCH}
 [analysis.looks]
 data = "toy"
 methods = ["scratch"]
@@ -34,12 +32,6 @@ neighbours = 5
 """
 
 NAME = "analysis/looks/scratch/seed0"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path)
-    return tmp_path
 
 
 def analysis_run(folder: Path, home: str = "here", **settings: Any) -> Run:
@@ -206,14 +198,8 @@ def test_what_cannot_be_measured_is_said_before_compute(folder: Path, settings: 
         check(analysis_run(folder, suite_text=text, **settings))
 
 
-MIXED = """
-[encoder.fine]
-model = "vit_tiny_patch16_224"
-image_size = 16
-patch_size = 2
-width = 16
-depth = 2
-heads = 2
+MIXED = f"""
+{encoder("fine", patch_size=2)}
 [method.fine]
 scratch = true
 encoder = "fine"
@@ -235,14 +221,8 @@ def test_encoders_of_other_patches_need_a_table_of_their_own(folder: Path) -> No
 
 def test_an_untrained_encoder_of_every_architecture_is_a_row(folder: Path) -> None:
 
-    methods = """
-[encoder.deep]
-model = "vit_tiny_patch16_224"
-image_size = 16
-patch_size = 4
-width = 16
-depth = 3
-heads = 2
+    methods = f"""
+{encoder("deep", depth=3)}
 [pretrain.mae]
 data = "toy"
 encoder = "toy"

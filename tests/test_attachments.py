@@ -8,6 +8,7 @@ import analysed
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from toy_runs import HEAD
 
 from analysis.attachments import check_attachments
 from analysis.block_outcomes import BlockOutcomes
@@ -15,11 +16,7 @@ from lutbench.errors import UserError
 from lutbench.recipes.loading import load_suite
 from lutbench.record import Record, read_records
 
-SUITE = """
-title = "toy"
-about = "for tests"
-kind = "pipeline"
-[data.toy]
+SUITE = f"""{HEAD}[data.toy]
 path = "toy"
 [encoder.b]
 model = "vit_base_patch16_224"

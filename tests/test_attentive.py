@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
-from toy_runs import SUITE, TOY, performed, toy_run, write_images
+from toy_runs import SUITE, TOY, performed, toy_run
 
 from downstream import attentive, frozen
 from downstream.attentive_pool import AttentiveClassifier, attentive_head, heads_of
@@ -25,12 +25,6 @@ from lutbench.run import Run, open_run
 from lutbench.workspace import Workspace
 
 SHORT: dict[str, Any] = {"kind": "attentive", "epochs": 4, "batch": 12, "lr": 5e-3}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path)
-    return tmp_path
 
 
 def recipe_of(run: Run) -> AttentiveRecipe:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from toy_runs import SUITE, write_images
+from toy_runs import SUITE, encoder, write_images
 
 from lutbench.api import outcomes as images_of
 from lutbench.arrays import read_arrays
@@ -199,14 +199,8 @@ def test_a_label_that_is_elsewhere_than_at_its_rank_is_refused() -> None:
 # --- Runs and tables
 
 
-PROBED = """
-[encoder.shallow]
-model = "vit_tiny_patch16_224"
-image_size = 16
-patch_size = 4
-width = 16
-depth = 1
-heads = 2
+PROBED = f"""
+{encoder("shallow", depth=1)}
 [method.other]
 scratch = true
 encoder = "shallow"

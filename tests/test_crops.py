@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy_runs import TOY, performed, toy_run, write_images
+from toy_runs import TOY, performed, toy_run
 
 from lutbench.data.folder import FolderImages
 from lutbench.evaluate import inference
@@ -27,12 +27,6 @@ from lutbench.workspace import Workspace
 KNN: dict[str, Any] = {"kind": "knn", "neighbours": 5, "threads": 1}
 TRAIN, VAL = 30, 21
 """Images of each split."""
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path)
-    return tmp_path
 
 
 class Reads:

@@ -21,12 +21,6 @@ from lutbench.run import Run
 from lutbench.train.processes import accelerator
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path)
-    return tmp_path
-
-
 def recipe_of(run: Run) -> ClassificationRecipe:
     assert isinstance(run.planned.recipe, ClassificationRecipe)
     return run.planned.recipe

@@ -29,12 +29,6 @@ data = "toy"
 HELD_OUT = TOY.replace("[data.toy]", "[data.toy]\nheld_out = 0.25")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path)
-    return tmp_path
-
-
 def training(folder: Path) -> ImageDataset:
     return open_folder(folder / "toy" / "train", "toy", "train")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from timm.optim import Lars
 from torch import nn
-from toy_runs import performed, toy_run, write_images
+from toy_runs import performed, toy_run
 
 from downstream import linear
 from downstream.frozen import schedule_of
@@ -18,12 +18,6 @@ from lutbench.recipes.probes import LinearRecipe
 from lutbench.run import Run
 
 SHORT: dict[str, Any] = {"kind": "linear", "epochs": 4, "warmup_epochs": 1, "batch": 12, "base_lr": 20.0}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path)
-    return tmp_path
 
 
 def recipe_of(run: Run) -> LinearRecipe:

@@ -15,7 +15,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from toy_runs import CLASSES, SUITE, in_processes, write_images
+from toy_runs import CLASSES, HIDDEN, SUITE, in_processes, write_images
 
 from lutbench.errors import NotRun, UserError
 from lutbench.files import content_sha256, write_sealed
@@ -36,7 +36,7 @@ from robustness.condition_outcomes import RobustnessOutcomes
 from robustness.labels import imagenet_1k
 from robustness.measure import perform
 
-SHIFTED = """
+SHIFTED = f"""
 kind = "finetune"
 epochs = 1
 warmup_epochs = 0
@@ -68,12 +68,7 @@ kind = "corruptions"
 corruptions = ["fog", "contrast"]
 extra = []
 severities = [5]
-[shifted.hidden]
-path = "toy/val"
-kind = "occlusion"
-drops = [0, 5]
-drop_grid = 4
-shuffles = [2]
+{HIDDEN}
 [shifted.unknown]
 path = "other"
 kind = "detection"

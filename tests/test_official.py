@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import DTD, Flowers102
 from torchvision.datasets.utils import calculate_md5
+from toy_runs import HEAD
 
 from lutbench.data.catalogue import CATALOGUE
 from lutbench.data.images import ImageDataset, UndecodableImage, check_pair, open_dataset
@@ -337,11 +338,7 @@ def test_a_set_that_torchvision_can_download_is_downloaded_and_its_checksum_comp
 
 
 def test_a_suite_names_a_known_set_in_one_line(tmp_path: Path) -> None:
-    text = """
-title = "toy"
-about = "for tests"
-kind = "pipeline"
-[data.birds]
+    text = f"""{HEAD}[data.birds]
 known = "cub-200-2011"
 path = "birds"
 [encoder.b]

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from snapshot_runs import SUITE, killed, opened, the_run, trained
+from snapshot_runs import SUITE, killed, trained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy_runs import in_processes, write_images
+from toy_runs import in_processes, opened, the_run, write_images
 
 from lutbench.checkpoint_names import newest_step
 from lutbench.errors import UserError

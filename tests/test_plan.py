@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from toy_runs import SCENES, write_images, write_scenes
+from toy_runs import HEAD, NARROW, SCENES, encoder, write_images, write_scenes
 
 from lutbench.checkpoint_names import KEEP
 from lutbench.cli import app
@@ -65,30 +65,17 @@ from pretrain.cost import flop_per_image
 TRAIN, VAL = 30, 21
 """Images that write_images writes of three classes: ten and seven of each."""
 
-SUITE = """
-title = "toy"
-about = "for tests"
-kind = "pipeline"
-seeds = [0, 1]
+SUITE = f"""{HEAD}seeds = [0, 1]
 [data.toy]
 path = "toy"
-[encoder.toy]
-model = "vit_tiny_patch16_224"
-image_size = 16
-patch_size = 4
-width = 16
-depth = 1
-heads = 2
+{encoder(depth=1)}
 [pretrain.lut]
 data = "toy"
 encoder = "toy"
 epochs = 4
 warmup_epochs = 1
 batch = 10
-decoder_width = 16
-decoder_depth = 1
-decoder_heads = 2
-head_width = 24
+{NARROW}
 workers = 0
 [method.lut]
 pretrain = "lut"

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from toy_runs import killed_at_a_checkpoint, performed, toy_run, write_images
+from toy_runs import killed_at_a_checkpoint, performed, toy_run
 
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run, open_run
@@ -15,12 +15,6 @@ from lutbench.workspace import Workspace
 
 KNN = {"kind": "knn", "neighbours": 3, "threads": 1}
 FINETUNE = {"kind": "finetune", "epochs": 2, "warmup_epochs": 0, "batch": 10, "save_every": 1, "threads": 1}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

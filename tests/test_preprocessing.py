@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from timm.data import create_dataset, create_loader, create_transform, resolve_data_config
 from timm.models import VisionTransformer
 from torch import Tensor
-from toy_runs import SCENES, SUITE, performed, toy_run, write_images, write_scenes
+from toy_runs import HEAD, SCENES, SUITE, performed, toy_run, write_scenes
 
 from downstream.augment import classifier_input, linear_transform, train_transform
 from downstream.segmentation.config import mmseg_config
@@ -52,12 +52,6 @@ checkpoint = "{path}"
 encoder = "toy"
 """
 SETTINGS = f"mean = {list(HALF)}\nstd = {list(HALF)}\n"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path)
-    return tmp_path
 
 
 def toy_encoder() -> VisionTransformer:
@@ -350,11 +344,7 @@ def test_a_classifier_of_imagenet_scores_as_in_a_plain_loop_of_timm_also_corrupt
     (data / "sample/val").mkdir(parents=True)
     for folder in sorted((Path(SAMPLE) / "val").iterdir())[::4]:
         (data / "sample/val" / folder.name).symlink_to(folder.absolute())
-    (data / "toy.toml").write_text(f"""
-title = "toy"
-about = "for tests"
-kind = "pipeline"
-[defaults.robustness]
+    (data / "toy.toml").write_text(f"""{HEAD}[defaults.robustness]
 eval_batch = 50
 workers = 0
 [classifier.lite0]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from snapshot_runs import SUITE, opened, the_run
-from toy_runs import write_images
+from snapshot_runs import SUITE
+from toy_runs import opened, the_run, write_images
 
 from lutbench.errors import UserError
 from lutbench.lineage import lineage

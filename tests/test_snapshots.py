@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from snapshot_runs import NAMES, SUITE, killed, snapshots_of, the_run, trained
-from toy_runs import in_processes, write_images
+from snapshot_runs import NAMES, SUITE, killed, snapshots_of, trained
+from toy_runs import in_processes, the_run, write_images
 
 from lutbench.checkpoint_names import newest_step
 from lutbench.errors import UserError

@@ -12,6 +12,7 @@ import torch
 from image_files import encoded, picture
 from numpy.typing import NDArray
 from torch import Tensor
+from toy_runs import HEAD, NARROW, encoder
 
 from lutbench.data import streaming
 from lutbench.data.images import ImageDataset, UndecodableImage, open_dataset
@@ -277,31 +278,18 @@ def test_what_cannot_be_streamed_is_said(root: Path) -> None:
         read_recipe(KnnRecipe, {"data": streamed, "encoder": source}, "downstream.knn")
 
 
-SUITE = """
-title = "toy"
-about = "for tests"
-kind = "pipeline"
-[data.toy]
+SUITE = f"""{HEAD}[data.toy]
 source = "huggingface"
 path = "set"
 streaming = true
-[encoder.toy]
-model = "vit_tiny_patch16_224"
-image_size = 16
-patch_size = 4
-width = 16
-depth = 2
-heads = 2
+{encoder()}
 [pretrain.lut]
 data = "toy"
 encoder = "toy"
 epochs = 2
 warmup_epochs = 0
 batch = 8
-decoder_width = 16
-decoder_depth = 1
-decoder_heads = 2
-head_width = 24
+{NARROW}
 workers = 0
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from toy_runs import TOY, performed, toy_run, write_images
+from toy_runs import TOY, encoder, performed, toy_run
 
 from downstream import finetune
 from lutbench.data.folder import open_folder
@@ -42,13 +42,7 @@ encoder = "toy"
 [method.two]
 scratch = true
 encoder = "toy2"
-[encoder.toy2]
-model = "vit_tiny_patch16_224"
-image_size = 16
-patch_size = 8
-width = 16
-depth = 2
-heads = 2
+{encoder("toy2", patch_size=8)}
 [defaults.knn]
 neighbours = 2
 workers = 0
@@ -57,12 +51,6 @@ threads = 1
 kind = "knn"
 data = "toy"
 """
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path)
-    return tmp_path
 
 
 def training(folder: Path) -> ImageDataset:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
+from toy_runs import HEAD, SCRATCH
 
 from lutbench.errors import UserError
 from lutbench.kinds import KINDS, Kind
@@ -22,11 +23,7 @@ from lutbench.recipes.segmentation import SegmentationDataRecipe, SegmentationRe
 from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import identity_of
 
-SUITE = """
-title = "toy"
-about = "for tests"
-kind = "pipeline"
-seeds = [0, 1]
+SUITE = f"""{HEAD}seeds = [0, 1]
 compare = [["lut", "mae"]]
 
 [data.pets]
@@ -61,9 +58,7 @@ crop = "random"
 pretrain = "lut"
 [method.mae]
 pretrain = "mae"
-[method.scratch]
-scratch = true
-encoder = "toy"
+{SCRATCH}
 
 [downstream.pets-finetune]
 kind = "finetune"
@@ -301,11 +296,12 @@ def test_what_is_no_suite_file_is_refused_with_the_nearest_suite(tmp_path: Path)
 # Names, text and sizes
 
 
+TABLES = ("data", "encoder", "pretrain", "method", "downstream", "classifier", "shifted", "robustness")
+NAMES = ("../../../../escape", "/tmp/x", ".hidden", "..", "x" * 65, "a b", "", "caf\u00e9", "a\\\\b")
+
+
 @pytest.mark.parametrize(
-    "name", ["../../../../escape", "a/b", "/tmp/x", ".hidden", "..", "x" * 65, "a b", "", "caf\u00e9", "a\\\\b"]
-)
-@pytest.mark.parametrize(
-    "table", ["data", "encoder", "pretrain", "method", "downstream", "classifier", "shifted", "robustness"]
+    ("table", "name"), [*((table, "a/b") for table in TABLES), *(("data", name) for name in NAMES)]
 )
 def test_a_name_that_is_no_name_of_a_folder_is_refused(path: Path, table: str, name: str) -> None:
     found = refused(path, more=f'[{table}."{name}"]')

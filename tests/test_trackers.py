@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from snapshot_runs import SUITE, opened, the_run, trained
+from snapshot_runs import SUITE, trained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy_runs import write_images
+from toy_runs import opened, the_run, write_images
 
 from lutbench.errors import UserError
 from lutbench.record import read_records
@@ -236,7 +236,7 @@ def test_what_trackers_take_is_none_of_the_trainings_time(folder: Path, monkeypa
     plain = trackers._TensorBoard.log
 
     def slow(*arguments: Any) -> None:
-        time.sleep(1.5)
+        time.sleep(0.5)
         plain(*arguments)
 
     monkeypatch.setattr(trackers._TensorBoard, "log", slow)
@@ -244,8 +244,7 @@ def test_what_trackers_take_is_none_of_the_trainings_time(folder: Path, monkeypa
     began = time.monotonic()
     trained(run)
     record = read_records(run.workspace.results, "toy")["pretrain/lut/seed0"]
-    assert time.monotonic() - began > 6 * 1.5 + 3 * 1.5
-    assert record.wall_seconds < 6
+    assert time.monotonic() - began > record.wall_seconds + 9 * 0.5, "it logs six times, and pictures three times"
     assert record.images_per_second is not None
     assert record.images_per_second == pytest.approx(180 / record.wall_seconds, rel=1e-6)
 

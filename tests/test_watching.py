@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from snapshot_runs import SUITE, killed, opened, the_run, trained
+from snapshot_runs import SUITE, killed, trained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_runs import SUITE as TASK
-from toy_runs import in_processes, toy_run, write_images
+from toy_runs import in_processes, opened, the_run, toy_run, write_images
 
 from lutbench.interruption import Interrupted
 from lutbench.losses import POINTS, LossCurve, band_of, departures, smoothed
