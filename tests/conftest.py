@@ -118,7 +118,7 @@ def built_once(tmp_path_factory: pytest.TempPathFactory, name: str, build: Calla
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with all that suite ``tiny`` reads, as the checks before its runs build it; to be read only."""
+    """A data root with all that suite ``tiny`` reads, as the checks before its runs build it: every set that the suite can build."""
     from lutbench.recipes.loading import load_suite
     from lutbench.run import open_run
     from lutbench.workspace import Workspace

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -99,11 +100,13 @@ def test_the_sets_that_the_suite_builds_hold_what_the_catalogue_says() -> None:
     assert built == counts | {"mosaics": (len(MOSAICS.classes), MOSAICS.counts)}
 
 
-def test_the_robustness_datasets_that_the_suite_builds_are_known_and_whole(tmp_path: Path) -> None:
+def test_the_robustness_datasets_that_the_suite_builds_are_known_and_whole(tiny_data: Path, tmp_path: Path) -> None:
     own = [name for name, known in MEASURED_ON.items() if known.built]
     assert own == list(SETS)
+    shutil.copytree(tiny_data / "photographs", tmp_path / "photographs")  # whose classes photographs-o has none of
     for name in own:
-        assert "was built" in prepare_set(name, tmp_path).text
+        shutil.copytree(tiny_data / name, tmp_path / name)
+        assert "exists already" in prepare_set(name, tmp_path).text
         report = verify(name, tmp_path, full=True)
         assert (report.problems, report.notes) == ([], []), name
         path = next((tmp_path / name).rglob("*.png"))
@@ -115,6 +118,7 @@ def test_the_robustness_datasets_that_the_suite_builds_are_known_and_whole(tmp_p
         assert any(
             "pixels changed since they were written" in one for one in verify(name, tmp_path, full=True).problems
         )
+    assert "was built" in prepare_set("photographs-o", tmp_path / "anew").text
 
 
 @pytest.mark.parametrize("name", MEASURED_ON)

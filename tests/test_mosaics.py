@@ -25,14 +25,6 @@ SPLITS = ("train", "val")
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with the set."""
-    folder = tmp_path_factory.mktemp("data")
-    assert mosaics.MOSAICS.build(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def photographs() -> dict[int, Image.Image]:
     """By their values in the masks."""
     return {value: load_photograph(PHOTOGRAPHS[name]) for value, name in enumerate(MOSAICS.photographs)}
@@ -51,13 +43,15 @@ def plan(photographs: dict[int, Image.Image], split: str, number: int) -> list[R
     return regions(MOSAICS, split, number, boxes)  # type: ignore[arg-type]
 
 
-def test_the_pixels_are_those_of_the_published_records(root: Path) -> None:
-    manifest = json.loads((root / "mosaics/manifest.json").read_text())
+def test_the_pixels_are_those_of_the_published_records(tiny_data: Path) -> None:
+    manifest = json.loads((tiny_data / "mosaics/manifest.json").read_text())
     assert {split: facts["pixels"] for split, facts in manifest["splits"].items()} == MOSAICS.pixels
 
 
-def test_the_set_is_laid_out_as_ade20k_and_opens_like_any(root: Path) -> None:
-    train, val = (open_dataset(SegmentationDataRecipe(source="mosaics"), split, root) for split in ("train", "val"))
+def test_the_set_is_laid_out_as_ade20k_and_opens_like_any(tiny_data: Path) -> None:
+    train, val = (
+        open_dataset(SegmentationDataRecipe(source="mosaics"), split, tiny_data) for split in ("train", "val")
+    )
     check_pair(train, val)
     assert (len(train), len(val)) == (600, 150)
     assert train.reduce_zero_label
@@ -66,14 +60,14 @@ def test_the_set_is_laid_out_as_ade20k_and_opens_like_any(root: Path) -> None:
     for scenes in (train, val):
         assert check_masks(scenes) == [], "every class is in both splits"
         assert (scenes.image(0).size, scenes.image(0).mode) == ((96, 96), "RGB")
-    assert (root / "mosaics/images/training/0000.png").is_file()
-    assert (root / "mosaics/annotations/validation/0149.png").is_file()
+    assert (tiny_data / "mosaics/images/training/0000.png").is_file()
+    assert (tiny_data / "mosaics/annotations/validation/0149.png").is_file()
 
 
 def test_masks_are_exact_and_every_pixel_is_from_the_photograph_of_its_class(
-    root: Path, photographs: dict[int, Image.Image]
+    tiny_data: Path, photographs: dict[int, Image.Image]
 ) -> None:
-    scenes = mosaics.MOSAICS.open("train", root)
+    scenes = mosaics.MOSAICS.open("train", tiny_data)
     numbers = set()
     for index in range(60):
         parts = plan(photographs, "train", index)
@@ -96,8 +90,8 @@ def test_masks_are_exact_and_every_pixel_is_from_the_photograph_of_its_class(
     assert numbers == {2, 3, 4}
 
 
-def test_zero_is_the_photograph_that_is_no_class(root: Path) -> None:
-    scenes = mosaics.MOSAICS.open("val", root)
+def test_zero_is_the_photograph_that_is_no_class(tiny_data: Path) -> None:
+    scenes = mosaics.MOSAICS.open("val", tiny_data)
     assert MOSAICS.photographs[0] == "rocket"
     assert "rocket" not in scenes.classes
     shares = (
@@ -136,12 +130,12 @@ def test_a_second_build_has_the_same_pixels(
     assert not mosaics.MOSAICS.build(tmp_path / "a"), "what is there is not built again"
 
 
-def test_an_image_does_not_depend_on_how_many_there_are(root: Path, tmp_path: Path, small: MosaicDataset) -> None:
+def test_an_image_does_not_depend_on_how_many_there_are(tiny_data: Path, tmp_path: Path, small: MosaicDataset) -> None:
     mosaics.MOSAICS.build(tmp_path)
     for kind in ("images", "annotations"):
         for number in range(4):
             path = f"mosaics/{kind}/training/{number:04d}.png"
-            assert (tmp_path / path).read_bytes() == (root / path).read_bytes()
+            assert (tmp_path / path).read_bytes() == (tiny_data / path).read_bytes()
 
 
 def test_a_build_that_fails_leaves_nothing_that_could_be_taken_for_a_set(
@@ -201,8 +195,8 @@ def test_a_set_of_another_version_is_not_mistaken_for_this_ones(
         mosaics.MOSAICS.open("val", tmp_path)
 
 
-def test_pixels_changed_within_the_same_size_are_found_by_a_full_check(root: Path, tmp_path: Path) -> None:
-    shutil.copytree(root / "mosaics", tmp_path / "mosaics")
+def test_pixels_changed_within_the_same_size_are_found_by_a_full_check(tiny_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_data / "mosaics", tmp_path / "mosaics")
     report = verify("mosaics", tmp_path, full=True)
     assert (report.exit_status, report.problems, report.notes) == (0, [], [])
     files = sorted((tmp_path / "mosaics/images/training").iterdir(), key=lambda file: file.stat().st_size)
@@ -233,6 +227,6 @@ def patches(scenes: SegmentationDataset, every: int) -> tuple[np.ndarray, np.nda
     return np.stack(found), np.array(classes)
 
 
-def test_the_classes_can_be_told_from_pixels_but_not_well(root: Path) -> None:
-    model = RidgeClassifier(alpha=10).fit(*patches(mosaics.MOSAICS.open("train", root), 4))
-    assert 0.5 < model.score(*patches(mosaics.MOSAICS.open("val", root), 2)) < 0.9
+def test_the_classes_can_be_told_from_pixels_but_not_well(tiny_data: Path) -> None:
+    model = RidgeClassifier(alpha=10).fit(*patches(mosaics.MOSAICS.open("train", tiny_data), 4))
+    assert 0.5 < model.score(*patches(mosaics.MOSAICS.open("val", tiny_data), 2)) < 0.9

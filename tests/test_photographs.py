@@ -27,15 +27,6 @@ from lutbench.recipes.base import DataRecipe
 FORK = multiprocessing.get_context("fork")
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with both sets."""
-    folder = tmp_path_factory.mktemp("data")
-    for name in BUILT:
-        BUILT[name].build(folder)
-    return folder
-
-
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a set that is built in no time."""
@@ -45,14 +36,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_the_pixels_are_those_of_the_published_records(root: Path, name: str) -> None:
-    manifest = json.loads((root / name / "manifest.json").read_text())
+def test_the_pixels_are_those_of_the_published_records(tiny_data: Path, name: str) -> None:
+    manifest = json.loads((tiny_data / name / "manifest.json").read_text())
     assert {split: facts["pixels"] for split, facts in manifest["splits"].items()} == BUILT[name].pixels
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_a_set_is_laid_out_as_imagenet_and_opens_like_any(root: Path, name: str) -> None:
-    train, val = (open_dataset(DataRecipe(source=name), split, root) for split in ("train", "val"))
+def test_a_set_is_laid_out_as_imagenet_and_opens_like_any(tiny_data: Path, name: str) -> None:
+    train, val = (open_dataset(DataRecipe(source=name), split, tiny_data) for split in ("train", "val"))
     check_pair(train, val)
     built = BUILT[name]
     assert train.classes == val.classes == built.classes
@@ -62,7 +53,7 @@ def test_a_set_is_laid_out_as_imagenet_and_opens_like_any(root: Path, name: str)
         assert set(np.bincount(images.labels)) == {built.counts[images.split]}
         image = images.image(len(images) - 1)
         assert (image.size, image.mode) == ((64, 64), "RGB")
-        assert (root / name / images.split / images.image_name(0)).is_file()
+        assert (tiny_data / name / images.split / images.image_name(0)).is_file()
     assert train.fingerprint == built.pixels["train"] != val.fingerprint
 
 
@@ -151,9 +142,9 @@ def test_processes_that_build_at_once_build_once(tmp_path: Path, small: str) -> 
 
 
 @pytest.fixture
-def copy(root: Path, tmp_path: Path) -> Path:
-    """A data root with a copy of the tiles that a test may spoil."""
-    shutil.copytree(root / "photograph-tiles", tmp_path / "photograph-tiles")
+def copy(tiny_data: Path, tmp_path: Path) -> Path:
+    """A data tiny_data with a copy of the tiles that a test may spoil."""
+    shutil.copytree(tiny_data / "photograph-tiles", tmp_path / "photograph-tiles")
     return tmp_path
 
 
@@ -192,8 +183,8 @@ def test_a_set_of_another_version_is_not_mistaken_for_this_ones(copy: Path, monk
         BUILT["photograph-tiles"].open("val", copy)
 
 
-def test_a_full_check_of_a_whole_set_passes(root: Path) -> None:
-    report = verify("photograph-tiles", root, full=True)
+def test_a_full_check_of_a_whole_set_passes(copy: Path) -> None:
+    report = verify("photograph-tiles", copy, full=True)
     assert (report.exit_status, report.problems, report.notes) == (0, [], [])
 
 
@@ -242,10 +233,10 @@ def pixels_of(root: Path, name: str, split: str, every: int) -> tuple[np.ndarray
     return np.stack(small), images.labels[list(indices)]
 
 
-def test_the_tasks_can_be_learnt_from_pixels_but_not_well_and_the_tiles_less(root: Path) -> None:
+def test_the_tasks_can_be_learnt_from_pixels_but_not_well_and_the_tiles_less(tiny_data: Path) -> None:
     accuracy = {}
     for name in BUILT:
-        model = RidgeClassifier(alpha=100).fit(*pixels_of(root, name, "train", 4))
-        accuracy[name] = model.score(*pixels_of(root, name, "val", 2))
+        model = RidgeClassifier(alpha=100).fit(*pixels_of(tiny_data, name, "train", 4))
+        accuracy[name] = model.score(*pixels_of(tiny_data, name, "val", 2))
     assert 0.25 < accuracy["photographs"] < 0.6
     assert 2 / 24 < accuracy["photograph-tiles"] < accuracy["photographs"] - 0.05
