@@ -23,9 +23,6 @@ from lutbench.recipes.base import RunRecipe
 from lutbench.sources import PACKAGES, ROOT, digest_of_all, digest_of_source
 
 SHIPPED = Path(__file__).with_name("counts.json")
-SUITES = ("tiny", "camvid", "small", "paper")
-"""The suites whose answers are shipped."""
-
 SOURCES = (
     "pretrain/cost.py", "pretrain/student.py", "pretrain/teacher.py", "pretrain/context.py", "pretrain/masking.py", "pretrain/token_targets.py",
     "pretrain/frameworks/*.py", "pretrain/context_losses/*.py",
@@ -92,20 +89,20 @@ def _timm() -> str:
 
 
 def write_shipped() -> None:
-    """Compute the answers for :data:`SUITES`, and write ``counts.json``."""
+    """Compute the answers for all suites in the repository, and write ``counts.json``."""
     from tempfile import TemporaryDirectory
 
     from lutbench.plan.costs import Rates, costs_of
     from lutbench.plan.surveys import missing, survey_all
-    from lutbench.recipes.loading import load_suite
+    from lutbench.recipes.loading import SUITES, load_suite
     from lutbench.workspace import Workspace
 
     SHIPPED.unlink(missing_ok=True)
     with TemporaryDirectory() as empty:
         at = Path(empty)
         workspace = Workspace(at / "data", at / "runs", at / "results", download=False)
-        for name in SUITES:
-            suite = load_suite(name, results=workspace.results)
+        for path in sorted(SUITES.glob("*.toml")):
+            suite = load_suite(path.stem, results=workspace.results)
             surveys = survey_all(suite, workspace)
             missing(costs_of(suite, workspace, surveys, Rates()), surveys)
     answers = ",\n".join(f"{json.dumps(key)}: {json.dumps(found)}" for key, found in sorted(_asked.items()))
