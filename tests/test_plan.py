@@ -37,6 +37,7 @@ from lutbench.plan.costs import (
     NO_COUNT,
     NO_RATE,
     ON_CARD,
+    REPEATED,
     Costs,
     Rates,
     costs_of,
@@ -568,6 +569,26 @@ def test_a_run_of_another_suite_with_equal_settings_on_this_machine_tells_the_sp
     )
     write_record(elsewhere, None, folder / "results")
     assert planned(folder).groups[0].count(NO_RATE) == 2, "another machine's"
+
+
+def test_a_run_without_a_speed_takes_as_long_as_another_seed_on_this_machine(folder: Path) -> None:
+    """Such as a probe whose features were at hand."""
+    write_images(folder)
+    suite, workspace = opened(folder)
+    run_suite(suite, ["pretrain"], ["seed0"], workspace)
+    path = workspace.results / "records/toy/pretrain/lut/seed0.json"
+    record = json.loads(path.read_text())
+    del record["seal"]
+    write_sealed(path, record | {"images_per_second": None, "wall_seconds": 12.5})
+    found = planned(folder)
+    assert (found.groups[0].to_run[0].origin, found.groups[0].seconds) == (REPEATED, 12.5)
+    [line] = [line for line in totals(found.all, Rates()) if "another seed" in line]
+    assert line.startswith("The hours of 1 run are those of another seed or draw, on ")
+    assert planned(folder, None, "pretrain.lut.epochs=5").groups[0].count(NO_RATE) == 2, "another run's"
+    assert planned(folder, Rates(gpus=8)).groups[0].count(NO_RATE) == 1, "on eight GPUs"
+    assert planned(folder, Rates(gpu=find_gpu("a100"))).groups[0].to_run[0].origin == ESTIMATED
+    write_sealed(path, record | {"images_per_second": None, "hardware": record["hardware"] | {"cpu": "CPU B"}})
+    assert planned(folder).groups[0].count(NO_RATE) == 1, "another machine's"
 
 
 def test_a_set_of_corruptions_that_are_neither_named_nor_present_is_of_unknown_size(folder: Path) -> None:

@@ -11,7 +11,7 @@ from lutbench.plan.cost import Cost, NotCountedError
 from lutbench.plan.gpus import Gpu
 from lutbench.plan.known import answer
 from lutbench.plan.measured import Card
-from lutbench.plan.rates import measured_alike
+from lutbench.plan.rates import is_repeated, measured_alike
 from lutbench.progress import tracked
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.suite import LoadedSuite, PlannedRun, Row
@@ -20,7 +20,8 @@ from lutbench.run import Run, open_run, row_named
 from lutbench.run_status import RunState
 from lutbench.workspace import Workspace
 
-DONE, GIVEN, MEASURED, ON_CARD, COUNTED, ESTIMATED = "done", "given", "measured", "card", "FLOP", "data sheet"
+DONE, GIVEN, MEASURED, REPEATED = "done", "given", "measured", "another seed"
+ON_CARD, COUNTED, ESTIMATED = "card", "FLOP", "data sheet"
 NO_RATE, NO_COUNT, NO_FLOP, CANNOT = "no rate", "size unknown", "FLOP unknown", "cannot run"
 """Where the time of a run comes from, or why there is none."""
 
@@ -144,11 +145,15 @@ def costs_of(
     Raises:
         UserError: if a record is damaged.
     """
-    of_run, of_row = dict[str, Record](), dict[Row, Record]()
+    of_run, of_row, unrated = dict[str, Record](), dict[Row, Record](), dict[Row, Record]()
     for planned in suite.runs:
-        if (record := _record(planned, workspace)) is not None:
+        if (record := _record(planned, workspace)) is None:
+            continue
+        if record.images_per_second:
             of_run[planned.name] = record
             of_row.setdefault(planned.row, record)  # for the seeds that have none
+        else:
+            unrated.setdefault(planned.row, record)
     costs, alike = [], measured_alike(workspace.results)
     chosen = suite.chosen(only=only)
     for planned in tracked(chosen, len(chosen), "counting"):
@@ -157,7 +162,7 @@ def costs_of(
             costs.append(RunCost(run, DONE, Cost()))
             continue
         record = of_run.get(planned.name) or of_row.get(planned.row) or alike(run)
-        costs.append(_cost(run, surveys, rates, record))
+        costs.append(_cost(run, surveys, rates, record, unrated.get(planned.row)))
     return Costs(tuple(costs), rates.gpus)
 
 
@@ -202,7 +207,10 @@ def is_finished(run: Run[Any], surveys: Mapping[str, Survey]) -> bool:
         return False
 
 
-def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Record | None) -> RunCost:
+def _cost(
+    run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Record | None, unrated: Record | None
+) -> RunCost:
+    """Return the cost of a run, from a ``record`` that has its speed, or from one of its row that has only its time."""
     try:
         with row_named(run):
             cost = _of_one_image(run, surveys[run.trained.name].classes)
@@ -223,6 +231,8 @@ def _cost(run: Run[Any], surveys: Mapping[str, Survey], rates: Rates, record: Re
     origin, seconds = NO_RATE, None
     if rate is not None:
         origin, seconds = MEASURED if hardware else GIVEN, images / rate
+    elif unrated is not None and of_any_machine and is_repeated(run, unrated, rates.gpus):
+        origin, seconds, hardware = REPEATED, unrated.wall_seconds, str(unrated.hardware)
     elif flop and rates.card is not None and (flops := rates.card.flops(run)) is not None:
         origin, seconds, hardware = ON_CARD, flop / (flops * rates.gpus), str(rates.card)
         rate = images / seconds
@@ -269,7 +279,6 @@ def _is_present(run: Run[Any]) -> bool:
 
 
 def _record(planned: PlannedRun, workspace: Workspace) -> Record | None:
-    """Return the record of the run of this name, with any recipe, if it has a rate."""
+    """Return the record of the run of this name, with any recipe."""
     path = record_path(workspace.results, planned.suite, planned.name)
-    record = read_record(path, planned.name) if path.is_file() else None
-    return record if record is not None and record.images_per_second else None
+    return read_record(path, planned.name) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Images per second of finished runs on this machine with the same settings, from any suite and under any name."""
+"""Finished runs on this machine with the same settings: images per second, from any suite and under any name, and time."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -44,6 +44,13 @@ def measured_alike(results: Path) -> Callable[[Run[Any]], Record | None]:
         return all_records().get(_key(kind.name, without_length(recipe.affecting_results(), own), label))
 
     return find
+
+
+def is_repeated(run: Run[Any], record: Record, gpus: int) -> bool:
+    """Return whether a record is of a run with the same settings, but for seed and draw, on this machine with as many GPUs."""
+    done, own = record.identity_inputs["recipe"], run.recipe.affecting_results()
+    same = content_sha256({**done, "draw": None}) == content_sha256({**own, "draw": None})
+    return same and _is_here(record.hardware) and max(1, len(record.hardware.gpus)) == gpus
 
 
 def _key(kind: str, recipe: Mapping[str, Any], label: str) -> str:

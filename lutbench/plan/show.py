@@ -18,6 +18,7 @@ from lutbench.plan.costs import (
     NO_FLOP,
     NO_RATE,
     ON_CARD,
+    REPEATED,
     Costs,
     Rates,
     costs_of,
@@ -111,6 +112,8 @@ def origins(costs: Costs, rates: Rates) -> list[str]:
     measured = [one for one in costs.runs if one.origin == MEASURED]
     for hardware, runs in Counter(one.hardware for one in measured).items():
         lines.append(f"{_rates(runs)} measured on {hardware}.")
+    for hardware, runs in Counter(one.hardware for one in costs.runs if one.origin == REPEATED).items():
+        lines.append(f"The hours of {_some(runs)} are those of another seed or draw, on {hardware}.")
     if any(one.cost.train > one.cost.evaluate > 0 for one in measured):
         lines.append("Evaluating an image is assumed to take as long as training on one, which was measured.")
     return lines
