@@ -425,7 +425,9 @@ def test_a_published_number_opens_its_source(opened: Opened) -> None:
 def test_the_numbers_of_a_chart_are_there_as_a_table(opened: Opened) -> None:
     chart = opened.page.locator("figure", has_text="attention by depth")
     chart.locator(".numbers summary").click()
-    assert chart.locator(".numbers tbody tr").count() > 20
+    rows = chart.locator(".numbers tbody tr")
+    rows.first.wait_for(state="attached")  # the browser tells the page a moment later that it was opened
+    assert rows.count() > 20
     chart.locator(".numbers summary").click()
 
 
