@@ -120,13 +120,11 @@ class Workspace:
             NotRun: if it is absent and optional.
             UserError: if it is absent or not as expected, or would have to be downloaded and ``download`` is False.
         """
-
-        def listed() -> Any:
-            if not self.download:
-                refuse_to_download(recipe, self.data)
-            return dataset_module(recipe).open_dataset(recipe, split, self.data)
-
-        return self._once((recipe.model_dump_json(), split), listed)
+        if not self.download:  # asked each time: a refusal must not keep a run of the same command from downloading
+            refuse_to_download(recipe, self.data)
+        return self._once(
+            (recipe.model_dump_json(), split), lambda: dataset_module(recipe).open_dataset(recipe, split, self.data)
+        )
 
     def subset(self, recipe: Recipe, chosen: TrainingSubset) -> SubsetImages:
         """Return a subset of the training images of a recipe; computed once per command.

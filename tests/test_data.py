@@ -16,6 +16,7 @@ from lutbench.data.decoding import decode
 from lutbench.data.images import ImageDataset, UndecodableImage, check_pair, load_or_next, open_dataset
 from lutbench.errors import UserError
 from lutbench.recipes.base import DataRecipe
+from lutbench.workspace import Workspace
 
 
 def opened(root: Path, split: str = "train", **changes: object) -> ImageDataset:
@@ -327,6 +328,15 @@ def saved(root: Path, kind: str) -> dict[str, object]:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{k}.png").write_bytes(encoded(picture(COLOURS["dog"], k), "png"))
     return {"path": kind}
+
+
+def test_a_look_that_downloads_nothing_keeps_no_run_of_the_same_command_from_downloading(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, tmp_path / "runs", tmp_path / "results")
+    recipe = DataRecipe.model_validate({"path": "parquet", "source": "huggingface", "val": "validation"})
+    with pytest.raises(UserError, match="It will be downloaded from the Hugging Face Hub when a run first uses it"):
+        workspace.offline().open(recipe, "train")
+    saved(tmp_path, "parquet")
+    assert len(workspace.open(recipe, "train")) == 6
 
 
 @pytest.mark.parametrize("kind", ["save_to_disk", "one split", "parquet", "file.parquet", "imagefolder"])

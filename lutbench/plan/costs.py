@@ -55,7 +55,7 @@ class RunCost:
     rate: float | None = None
     """Images/s; None if none was given or measured."""
     hardware: str = ""
-    """The machine that the rate was measured on; empty if it was given."""
+    """The machine that the rate or the time was measured on; empty if it was given."""
     images: int = 0
     """Number of images that go through the network; 0 if it is not known."""
     flop: float = 0
