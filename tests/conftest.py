@@ -147,6 +147,7 @@ def browser() -> Iterator[Any]:
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         pytest.skip("there is no Chromium here: `apt-get install chromium`, or any other way to have it on PATH")
+    playwright.expect.set_options(timeout=120_000)  # of a machine that has much else to do
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser

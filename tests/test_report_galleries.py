@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hand_made import keep
 from PIL import Image
+from playwright.sync_api import expect
 
 from downstream.segmentation import predictions
 from downstream.segmentation.confusions import Confusions
@@ -390,9 +391,9 @@ def test_charts_by_category_and_maps_are_drawn_and_have_their_numbers(opened: An
     assert dots.locator(".mark-symbol path").count() == 3
     assert field.locator(".mark-rect.role-mark path").count() == 5, "no square where there is no number"
     opened.charts.locator(".legend button", has_text="MAE").click()
-    opened.charts.wait_for_function("() => document.querySelectorAll('.mark-symbol path').length === 2")
+    expect(dots.locator(".mark-symbol path")).to_have_count(2)
     opened.charts.locator(".numbers summary").click()
-    assert opened.charts.locator(".numbers tbody tr").count() == 8
+    expect(opened.charts.locator(".numbers tbody tr")).to_have_count(8)
 
 
 def test_a_print_of_the_dark_page_is_black_on_white_and_has_no_controls(opened: Any) -> None:
