@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import time
 import zipfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -66,13 +67,10 @@ def tensorboard(run: Run[Any]) -> dict[str, dict[int, float]]:
 
 
 def wandb(run: Run[Any]) -> dict[str, dict[int, float]]:
-    """What the offline file has: LevelDB's log of messages, of which those of the history are rows."""
-    from wandb.proto import wandb_internal_pb2
-
+    """What the offline files have: LevelDB's logs of messages, of which those of the history are rows."""
     values: dict[str, dict[int, float]] = {}
     for path in run.folder.glob("wandb/offline-run-*/*.wandb"):
-        for content in messages(path.read_bytes()):
-            history = wandb_internal_pb2.Record.FromString(content).history
+        for history in (record.history for record in records_of_wandb(path)):
             row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in history.item}
             for name, value in row.items():
                 if isinstance(value, int | float):
@@ -80,14 +78,29 @@ def wandb(run: Run[Any]) -> dict[str, dict[int, float]]:
     return values
 
 
+def records_of_wandb(path: Path, patience: float = 60.0) -> list[Any]:
+    """The records of a file, when it is whole: the process that writes it may do so a moment after the run has finished."""
+    from wandb.proto import wandb_internal_pb2
+
+    end = time.monotonic() + patience
+    while True:
+        records = [wandb_internal_pb2.Record.FromString(content) for content in messages(path.read_bytes())]
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        assert time.monotonic() < end, f"{path} has no end: {len(records)} records"
+        time.sleep(0.1)
+
+
 def messages(log: bytes, header: int = 7, block: int = 32768) -> Iterator[bytes]:
-    """The messages of a log: in blocks, of which what is too short for a header is left over, parts with checksum, length and kind."""
+    """The whole messages of a log: in blocks, of which what is too short for a header is left over, parts with checksum, length and kind."""
     place, parts = header, b""
     while place + header <= len(log):
         if block - place % block < header:
             place += block - place % block
             continue
         length, kind = struct.unpack("<HB", log[place + 4 : place + header])
+        if place + header + length > len(log):
+            return
         parts += log[place + header : place + header + length]
         place += header + length
         if kind in (1, 4):  # whole, or the last part
