@@ -97,7 +97,11 @@ def add_row(given: str, base: str, choices: Choices, file: Path | None = None) -
     console.print(f"\n{path}:\n\n{text}", soft_wrap=True, highlight=False, markup=False)
     names = [f"{stage}/{task}" for stage, task in tasks]
     console.print(f"Tasks of the row: {listed(names, 30)}. Finished runs of {base} are reused.")
-    console.print(f"Next: lutbench run {quote(str(path))} --data-root DIR", soft_wrap=True)
+    console.print(
+        f"Next: lutbench run {quote(str(path))} --only {name} --data-root DIR\nWithout --only, it also performs what of {base} has not "
+        "finished.",
+        soft_wrap=True,
+    )
 
 
 def try_weights(given: str, choices: Choices) -> Tried:

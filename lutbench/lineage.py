@@ -26,7 +26,7 @@ def lineage(record: Record, results: Iterable[Path], known: Mapping[str, Record]
     ``known`` has records that were read already, by identity; they are searched first.
     """
     links, roots, step = [_link(record)], list(results), record
-    while run := (started := started_from(step)).get("run"):
+    while run := started_from(step).get("run"):
         before = (known or {}).get(run) or next((found for root in roots if (found := record_of(run, root))), None)
         if before is None:
             where = " or ".join(str(root / "records") for root in roots)
@@ -37,11 +37,7 @@ def lineage(record: Record, results: Iterable[Path], known: Mapping[str, Record]
             }
             return [Link("missing", f"the run that the {step.kind.name} run started from", missing), *links]
         kept = _weights_of(step)
-        made = {"teacher": None, **_snapshots(before)}  # records do not have the hash of the teacher
-        if (expected := next((made[name] for name in kept if name in made), before.checkpoint)) not in (
-            None,
-            started.get("sha256"),
-        ):
+        if expected := other_weights(step, before):
             kept["but"] = f"its record now has other weights, {expected}: the run was repeated since then"
         links.insert(0, _link(before, kept))
         step = before
@@ -67,6 +63,16 @@ def started_from(record: Record) -> dict[str, Any]:
     """Return the identity inputs of a record about the weights that its run started from; empty if it started from none."""
     found: dict[str, Any] = record.identity_inputs.get(record.kind.starts_from) or {}
     return found
+
+
+def other_weights(record: Record, before: Record) -> str:
+    """Return the sha256 of the weights that ``before``, the run that a record started from, has now; empty if they are those it took.
+
+    Empty too of a teacher, whose hash no record has.
+    """
+    made = {"teacher": None, **_snapshots(before)}
+    expected = next((made[name] for name in _weights_of(record) if name in made), before.checkpoint)
+    return "" if expected in (None, started_from(record).get("sha256")) else str(expected)
 
 
 def _source(record: Record) -> dict[str, Any]:

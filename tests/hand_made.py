@@ -29,6 +29,7 @@ def keep(
     pictures: Mapping[str, bytes] | None = None,
     curve: LossCurve | None = None,
     extra: Mapping[str, Any] | None = None,
+    checkpoint: str | None = None,
     **inputs: Any,
 ) -> Record:
     """Keep a record as a run would leave it; ``inputs`` is what its identity rests on beside the recipe, such as the run before it."""
@@ -40,6 +41,8 @@ def keep(
     }
     loss = Measurement(metric="total loss", value=0.5, unit="")
     measured = [loss] if outcomes is None else outcomes.measurements()
-    record = make_record(planned, document | inputs, measured, wall_seconds=61.4, curve=curve, extra=extra)
+    record = make_record(
+        planned, document | inputs, measured, wall_seconds=61.4, curve=curve, extra=extra, checkpoint=checkpoint
+    )
     write_record(record, outcomes, folder, arrays=arrays, pictures=pictures)
     return record

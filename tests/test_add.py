@@ -48,7 +48,10 @@ def test_a_dino_teacher_becomes_a_row_of_every_table_in_which_it_can_be() -> Non
     assert "The number of heads is not stored" in told
     assert "48 x 48 pixels, normalised with mean (0.485, 0.456, 0.406)" in told
     assert "resized with bicubic interpolation" in told
-    assert "Next: lutbench run my-dino.toml" in told
+    assert (
+        "Next: lutbench run my-dino.toml --only my-dino --data-root DIR Without --only, it also performs what of tiny"
+        in told
+    )
     written = tomllib.loads(Path("my-dino.toml").read_text())
     model = written["encoder"]["my-dino"]["model"]
     label = f"{model} (patch 12, width 64, depth 4, heads 1)"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hand_made import keep
 from test_tables import SUITE, recorded, share
 
 from lutbench.errors import UserError
@@ -18,7 +19,7 @@ DECIDED = """
 [decided]
 question = "Is ours better?"
 settings = "Those of the article."
-seeds = 3
+seeds = [0, 1, 2]
 primary = [{ pair = ["ours", "theirs"], task = "tuned" }]
 secondary = [{ pair = ["ours", "theirs"], task = "near" }]
 """
@@ -94,14 +95,74 @@ def test_another_number_of_seeds_than_was_decided_on_answers_nothing(tmp_path: P
     loaded = decided(tmp_path, seeds=seeds)
     measured(tmp_path, loaded, "tuned", (90, 91, 89, 90)[:seeds], (10, 11, 10, 10)[:seeds])
     text = sections(loaded, tmp_path)
-    assert f"3 seeds were decided on, {seeds} measured" in text
-    assert "Rule: 3 seeds, no more and no fewer." in text
+    assert f"seeds 0, 1, 2 were decided on, {', '.join(map(str, range(seeds)))} measured" in text
+    assert "Rule: seeds 0, 1, 2, no more and no fewer." in text
     assert "No verdict yet" in text
 
 
-def test_a_decision_on_one_seed_is_refused(tmp_path: Path) -> None:
+def test_as_many_seeds_of_which_one_is_another_answer_nothing(tmp_path: Path) -> None:
+    loaded = decided(tmp_path, DECIDED.replace("[0, 1, 2]", "[0, 1, 3]"))
+    measured(tmp_path, loaded, "tuned", (90, 91, 89), (10, 11, 10))
+    text = sections(loaded, tmp_path)
+    assert "seeds 0, 1, 3 were decided on, 0, 1, 2 measured" in text
+    assert "No verdict yet" in text
+
+
+@pytest.mark.parametrize("seeds", ["[1]", "[0, 1, 1]"])
+def test_a_decision_on_one_seed_or_on_one_twice_is_refused(tmp_path: Path, seeds: str) -> None:
     with pytest.raises(UserError, match=r"decided\.seeds"):
-        decided(tmp_path, DECIDED.replace("seeds = 3", "seeds = 1"))
+        decided(tmp_path, DECIDED.replace("[0, 1, 2]", seeds))
+
+
+def test_no_command_changes_what_was_decided(tmp_path: Path) -> None:
+    decided(tmp_path)
+    with pytest.raises(UserError, match="no command changes it"):
+        load_suite(str(tmp_path / "asked.toml"), ["decided.seeds=[0, 1]"])
+
+
+def test_draws_of_a_seed_count_as_one(tmp_path: Path) -> None:
+    few = '[downstream.near]\nkind = "knn"\nshots = 1\ndraws = 2'
+    decided(tmp_path)
+    (tmp_path / "asked.toml").write_text(
+        (tmp_path / "asked.toml").read_text().replace('[downstream.near]\nkind = "knn"', few)
+    )
+    loaded = load_suite(str(tmp_path / "asked.toml"))
+    for method, counts in (("ours", (50, 52, 54, 56, 58, 60)), ("theirs", (40, 41, 45, 44, 46, 50))):
+        names = [f"near/{method}/seed{seed}{draw}" for seed in range(3) for draw in ("", "-draw1")]
+        for name, count in zip(names, counts, strict=True):
+            recorded(tmp_path, loaded, name, share(count))
+    (_, few_labels) = answers(View.read(loaded, tmp_path))
+    assert few_labels.compared is not None
+    assert few_labels.p == pytest.approx(p_over_seeds([0.105, 0.105, 0.11]))
+
+
+def test_the_same_difference_with_every_seed_is_an_answer(tmp_path: Path) -> None:
+    loaded = decided(tmp_path)
+    measured(tmp_path, loaded, "tuned", (80, 81, 79), (70, 71, 69))
+    measured(tmp_path, loaded, "near", (80, 81, 79), (80, 81, 79))
+    (tuned, near) = answers(View.read(loaded, tmp_path))
+    assert (tuned.p, tuned.outcome) == (0, "for")
+    assert (near.p, near.outcome) == (1, "open")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_rows_that_were_measured_on_other_copies_of_the_data_are_not_compared(tmp_path: Path, split: str) -> None:
+    loaded = decided(tmp_path)
+    for number, run in enumerate(run for run in loaded.runs if run.task == "tuned"):
+        data = {"train": "t", "val": "v"} | ({split: "other"} if number == 0 else {})
+        keep(tmp_path, run, share(80 + number), data=data)
+    text = sections(loaded, tmp_path)
+    assert "No verdict yet" in text
+    why = {"train": "its runs have different copies of ImageNet-1K, train", "val": "not the same images or seeds"}
+    assert f"not measured: {why[split]}" in text
+
+
+def test_the_machine_and_packages_behind_a_verdict_are_told(tmp_path: Path) -> None:
+    loaded = decided(tmp_path)
+    assert "behind these comparisons" not in sections(loaded, tmp_path)
+    measured(tmp_path, loaded, "tuned", (80, 82, 81), (70, 71, 71))
+    assert "The 6 runs behind these comparisons were made on " in sections(loaded, tmp_path)
+    assert ", with the same packages." in sections(loaded, tmp_path)
 
 
 def test_a_metric_that_the_task_lacks_is_named_with_those_that_it_has(tmp_path: Path) -> None:
@@ -115,7 +176,7 @@ def test_the_tables_of_evidence_have_the_answers_for_programs_too(tmp_path: Path
     measured(tmp_path, loaded, "tuned", (80, 82, 81), (70, 71, 71))
     view = View.read(loaded, tmp_path)
     files = build_tables(view, all_sections(view))
-    assert "primary,tuned,top-1,ours,theirs,0.103333," in files["decided.csv"]
+    assert "primary,tuned,top-1,ours,theirs,10.333333," in files["decided.csv"]
     assert "**Verdict: support.**" in files["main.md"]
     (first, second) = answers(view)
     assert (first.outcome, second.outcome) == ("for", "not measured")

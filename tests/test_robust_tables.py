@@ -170,8 +170,9 @@ def recorded(
     name: str,
     made: Sequence[ConditionOutcomes] | Outcomes,
     classifier: Record | None = None,
+    sha256: str = "",
 ) -> Record:
-    """Keep a record as the run of that name would leave it; ``classifier`` is that of the run before it."""
+    """Keep a record as the run of that name would leave it; ``classifier`` is that of the run before it, ``sha256`` that of its weights."""
     planned = next(run for run in loaded.runs if run.name in (name, f"robustness/shifts/{name}"))
     if not isinstance(planned.recipe, RobustnessRecipe):
         assert isinstance(made, Outcomes)
@@ -180,7 +181,7 @@ def recorded(
     inputs = {}
     if planned.needs:
         before = classifier or tuned(folder, loaded, planned.method, planned.seed)
-        inputs["classifier"] = {"run": before.identity}
+        inputs["classifier"] = {"run": before.identity} | ({"sha256": sha256} if sha256 else {})
     return keep(folder, planned, RobustnessOutcomes.of(planned.recipe.set, made), **inputs)
 
 
@@ -298,6 +299,13 @@ def test_a_value_is_stale_if_the_fine_tuning_that_made_its_classifier_is(folder:
     tuned(folder, changed, "ours")
     text = build_tables(changed, folder)["main.md"]
     assert "stale: its classifier is not the one in the record of downstream/tuned/ours/seed0" in text
+
+    tuned_run = next(run for run in changed.runs if run.name == "downstream/tuned/ours/seed0")
+    again = keep(folder, tuned_run, answers([1] * 10), checkpoint="b" * 64)
+    for sha256, expected in (("a" * 64, True), ("b" * 64, False)):
+        recorded(folder, changed, "adversarial/ours/seed0", adversarial(30, 40), again, sha256)
+        repeated = "its classifier has other weights than the record of downstream/tuned/ours/seed0, which was repeated"
+        assert (repeated in build_tables(changed, folder)["main.md"]) == expected
 
     (folder / "records/toy/downstream/tuned/ours/seed0.json").unlink()
     assert (

@@ -499,6 +499,18 @@ def test_only_chooses_by_name_glob_part_or_consecutive_parts(path: Path, only: s
     assert [run.name for run in loaded.chosen([], [only])] == wanted != []
 
 
+def test_a_seed_is_all_of_its_draws_and_a_whole_name_is_one_run(path: Path) -> None:
+    loaded = load_suite(str(path), ["downstream.pets-knn.shots=1", "downstream.pets-knn.draws=3"])
+    every, seed1 = loaded.chosen(["downstream"], ["pets-knn/lut"]), "downstream/pets-knn/lut/seed1"
+    assert len(every) == 2 * 3
+    draws = [seed1, f"{seed1}-draw1", f"{seed1}-draw2"]
+    for pattern in ("pets-knn/lut/seed1", "lut/seed1", "seed1"):
+        assert [run.name for run in loaded.chosen([], [pattern]) if run in every] == draws
+    for name in draws:
+        assert [run.name for run in loaded.chosen([], [name])] == [name]
+    assert [run.name for run in loaded.chosen([], ["lut/seed1-draw2"])] == draws[2:]
+
+
 def test_choices_add_up_within_the_stages_and_keep_the_order(path: Path) -> None:
     loaded = load_suite(str(path))
     assert loaded.chosen() == list(loaded.runs)

@@ -631,6 +631,22 @@ def test_a_kind_without_outcomes_in_a_stage_of_its_own_has_its_rows_and_no_compa
     assert not [text for text in texts.values() if "same images" in text]
 
 
+def test_a_logistic_regression_at_the_end_of_its_grid_or_not_converged_is_told(folder: Path) -> None:
+    change = "downstream.near={kind = 'logistic', data = 'toys', C_grid = [0.1, 1.0, 10.0]}"
+    loaded = suite(folder, change, "seeds=[0, 1]")
+    told: dict[str, tuple[float, bool]] = {
+        "ours/seed0": (10.0, True),
+        "ours/seed1": (1.0, True),
+        "theirs/seed0": (1.0, False),
+    }
+    for name, (strength, converged) in told.items():
+        run = loaded.run(f"downstream/near/{name}")
+        keep(folder, run, share(80), extra={"C": strength, "converged": converged})
+    legend = section(loaded, folder, "main").legend
+    assert "C is an end of its grid: near with LUT_100% (1 of 2 runs)." in legend
+    assert "Not converged: near with MAE (1 of 1 runs)." in legend
+
+
 def test_every_file_of_the_records_is_read_once(
     segmented: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

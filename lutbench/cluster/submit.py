@@ -16,7 +16,7 @@ from lutbench.locks import held_by
 from lutbench.progress import console
 from lutbench.recipes.cluster import ClusterRecipe
 from lutbench.recipes.reading import read_recipe
-from lutbench.recipes.suite import LoadedSuite, PlannedRun, name_matches
+from lutbench.recipes.suite import LoadedSuite, PlannedRun, is_selected
 from lutbench.refusals import check_run, paragraphs
 from lutbench.run import Run, open_run
 from lutbench.run_status import RunState
@@ -111,7 +111,7 @@ def recipe_for(suite: LoadedSuite, run: PlannedRun, changes: Mapping[str, Any]) 
     table = suite.config.cluster
     settings = table.model_dump(exclude_unset=True, exclude={"runs"})
     for pattern, own in table.runs.items():
-        if name_matches(run.name, pattern):
+        if is_selected(run, pattern):
             settings |= own.model_dump(exclude_unset=True)
     recipe = read_recipe(ClusterRecipe, settings | dict(changes), "cluster")
     cores = recipe.processes_per_node * (1 + run.recipe.workers)
@@ -136,7 +136,7 @@ def _left(run: Run[Any], active: Mapping[str, Listed]) -> str:
 def _require_tables_used(suite: LoadedSuite) -> None:
     """Raise UserError if a table below [cluster] matches no run."""
     for pattern in suite.config.cluster.runs:
-        if not any(name_matches(run.name, pattern) for run in suite.runs):
+        if not any(is_selected(run, pattern) for run in suite.runs):
             known = sorted(
                 {part for run in suite.runs for part in run.name.split("/")} | set(ClusterRecipe.model_fields)
             )

@@ -23,7 +23,7 @@ class DecidedComparison(Recipe):
     task: str
     """Name of a task in the suite file, or ``TABLE/SET`` for a robustness dataset."""
     metric: str = ""
-    """The metric to compare. By default the first that tables print for the task."""
+    """The metric to compare. By default the first that tables print for the task, whatever the settings of its data make that."""
 
 
 class Decided(Recipe):
@@ -34,8 +34,8 @@ class Decided(Recipe):
     """The question, in one or two sentences."""
     settings: str
     """How the settings of every row were chosen, and on which images."""
-    seeds: Annotated[int, Field(ge=2)]
-    """The number of seeds. With fewer or more there is no verdict, so that nobody stops when the result suits."""
+    seeds: Annotated[list[int], Field(min_length=2)]
+    """The seeds. With fewer, more or others there is no verdict, so that nobody stops when the result suits, or chooses among seeds."""
     primary: Annotated[list[DecidedComparison], Field(min_length=1)]
     """Primary comparisons: together they answer the question."""
     secondary: list[DecidedComparison] = Field(default_factory=list)
@@ -55,6 +55,8 @@ def check_decided(suite: "Suite", runs: "Iterable[PlannedRun]") -> None:
                 'none. For a suite without decisions made beforehand use kind = "exploration".'
             )
         return
+    if len(set(suite.decided.seeds)) != len(suite.decided.seeds):
+        raise UserError(f"decided.seeds: expected each seed once, found {suite.decided.seeds}.")
     measured: dict[str, set[str]] = {}
     for run in runs:
         if run.method:

@@ -148,6 +148,11 @@ def _override(tables: dict[str, Any], assignment: str) -> None:
         raise UserError(f"--set {assignment}: expected PATH=VALUE, such as pretrain.lut.epochs=20.")
     if parts[0] == "extends":
         raise UserError(f"--set {assignment}: extends can only be set in the suite file. Change it there.")
+    if parts[0] == "decided":
+        raise UserError(
+            f"--set {assignment}: what was decided before the first run stands in the suite file, and no command changes it. To ask "
+            "another question, write another suite file."
+        )
     try:
         value = parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -270,6 +270,15 @@ def name_matches(name: str, pattern: str) -> bool:
     return any(fnmatch("/".join(parts[i : i + length]), pattern) for i in range(len(parts) - length + 1))
 
 
+def is_selected(run: PlannedRun, pattern: str) -> bool:
+    """Return whether ``pattern`` selects a run: by :func:`name_matches`, and with the first draw of a seed also the other draws.
+
+    Only the whole name of the first draw is of that run alone.
+    """
+    first = run_name(run.stage, run.task, run.method, run.seed)
+    return name_matches(run.name, pattern) or (bool(run.draw) and pattern != first and name_matches(first, pattern))
+
+
 @dataclass(frozen=True)
 class LoadedSuite:
     """A validated suite and its runs, each after the run it starts from."""
@@ -303,8 +312,9 @@ class LoadedSuite:
     def chosen(self, stages: Sequence[str] = (), only: Sequence[str] = (), option: str = "--only") -> list[PlannedRun]:
         """Return the runs of the stages whose name, or consecutive parts of it between slashes, match one of the patterns.
 
-        A pattern such as ``sweep.weight`` selects all runs of that study and the runs they start from. If the suite has no runs of these
-        stages, the result is empty for any pattern. ``option`` is the name of the command-line option, for messages.
+        A pattern such as ``sweep.weight`` selects all runs of that study and the runs they start from; ``seed0`` also selects the draws
+        of that seed, see :func:`is_selected`. If the suite has no runs of these stages, the result is empty for any pattern. ``option``
+        is the name of the command-line option, for messages.
 
         Raises:
             UserError: if there is no such stage, or a pattern matches nothing.
@@ -316,7 +326,7 @@ class LoadedSuite:
         studied = {study.name: self._runs_of(study) for study in self.studies}
 
         def matches(run: PlannedRun, pattern: str) -> bool:
-            return run.name in studied.get(pattern, ()) or name_matches(run.name, pattern)
+            return run.name in studied.get(pattern, ()) or is_selected(run, pattern)
 
         for pattern in only:
             if runs and not any(matches(run, pattern) for run in runs):

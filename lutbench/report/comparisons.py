@@ -25,8 +25,8 @@ NOT_OTHER_RUNS = "The interval and p describe the variation over images, not ove
 OVER_SEEDS = (
     "Over seeds: the 95 % interval of the same difference, Student's t on the differences between runs with the same seed. It "
     "describes the variation over training runs, on these images; the interval over images and p describe the variation over images, "
-    "for these runs. It is missing if all seeds give the same number, as for weights that were not trained here. For LUT against MAE, "
-    "and for any two training methods, the interval over seeds is the one that counts."
+    "for these runs. It is missing with one seed, and if all seeds give the same difference, as for weights that were not trained here. "
+    "For LUT against MAE, and for any two training methods, the interval over seeds is the one that counts."
 )
 OVER_DRAWS = (
     "Over draws: the same for one seed and several draws of the training images, from the differences between runs on the same draw. It "
@@ -133,11 +133,21 @@ def pair_sections(view: View, pairs: Sequence[Pair]) -> list[Section]:
 
 
 def on_same_images(first: TableEntry, second: TableEntry) -> bool:
-    """Return whether two entries were measured with the same seeds and draws on the same images, of which the outcomes are known."""
+    """Return whether two entries were measured with the same seeds and draws on the same images, of which the outcomes are known.
+
+    The same images have the same names, in copies of the data with the same fingerprint. Training images may be others, as in a sweep
+    over their number.
+    """
     runs = [*first.runs, *second.runs]
-    if not runs or _together(first, second) is None:
+    if not runs or _together(first, second) is None or any(_measured_on(r) != _measured_on(runs[0]) for r in runs):
         return False
     return all(r.outcomes_file for r in runs) and len({r.outcomes.images for r in runs}) == 1
+
+
+def _measured_on(record: Record) -> dict[str, str]:
+    """Return the fingerprints of a run's data but that of its training images, by split."""
+    data: Mapping[str, str] = record.identity_inputs.get("data") or {}
+    return {split: digest for split, digest in data.items() if split != "train"}
 
 
 def _together(first: TableEntry, second: TableEntry) -> tuple[list[Record], list[Record]] | None:

@@ -4,9 +4,10 @@ The rule is one for all suites. A comparison is **for** the first row if it is a
 with the same seed, two-sided, gives p below 0.05 after Holm's correction (Scandinavian Journal of Statistics 6, 1979) within its
 family; **against** it if it is behind and p is as low; else **open**. The question is answered with *support* if all primary
 comparisons are for the first row, with *contradiction* if one is against it and none for it, and is *undecided* otherwise. There is
-no answer from another number of seeds than was decided on.
+no answer from other seeds than were decided on.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,9 +15,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from lutbench.errors import listed
 from lutbench.evaluate.statistics import Comparison
+from lutbench.lineage import described
 from lutbench.recipes.decided import DecidedComparison
-from lutbench.report.comparisons import compare, interval_points, on_same_images, points
+from lutbench.record import Record
+from lutbench.report.comparisons import compare, difference_numbers, interval_points, on_same_images, points
 from lutbench.report.entries import TableEntry, six_digits
 from lutbench.report.sections import ANY, Section, View, directed
 
@@ -56,7 +60,7 @@ class Answer:
     compared: Comparison | None = None
     """The two rows on the same images; None if they are not measured."""
     p: float | None = None
-    """Over seeds, two-sided, as it is; None of one seed."""
+    """Over seeds, two-sided, as it is; None if they are not measured."""
     corrected: float | None = None
     """After Holm's correction within the family, in which what is not measured counts as 1."""
 
@@ -82,15 +86,15 @@ def holm(p: Sequence[float]) -> list[float]:
 def p_over_seeds(differences: Sequence[float]) -> float | None:
     """Return the two-sided p of Student's t on differences (n,) between runs with the same seed; None of fewer than two.
 
-    Differences that are all the same are 1 where they are 0, and else 0: no spread was seen.
+    Of differences that are all the same, to twelve decimals, p is 1 where they are 0, and else 0: no spread was seen.
     """
     if len(differences) < 2:
         return None
     from scipy.special import stdtr
 
+    if len(same := {round(one, 12) for one in differences}) == 1:
+        return float(same == {0})
     mean, error = float(np.mean(differences)), float(np.std(differences, ddof=1)) / len(differences) ** 0.5
-    if error == 0:
-        return float(mean == 0)
     return float(2 * stdtr(len(differences) - 1, -abs(mean / error)))
 
 
@@ -135,8 +139,9 @@ def decided_sections(view: View) -> list[Section]:
     legend = "\n\n".join(
         [
             f"Question: {question} **{came}**",
-            f"Rule: {config.decided.seeds} seeds, no more and no fewer. {RULE}",
+            f"Rule: seeds {_numbered(config.decided.seeds)}, no more and no fewer. {RULE}",
             f"Settings: {settings}",
+            *filter(None, [_made_on(view, found)]),
         ]
     )
     frame = pd.DataFrame([_row(view, one) for one in found])
@@ -153,13 +158,18 @@ def decided_sections(view: View) -> list[Section]:
     ]
 
 
-def _answer(view: View, family: Literal["primary", "secondary"], decided: DecidedComparison, seeds: int) -> Answer:
+def _answer(
+    view: View, family: Literal["primary", "secondary"], decided: DecidedComparison, seeds: Sequence[int]
+) -> Answer:
     first, second = (_entry(view, decided, method) for method in decided.pair)
     why_not = _why_not(view, decided, first, second, seeds)
     if why_not or first is None or second is None:
         return Answer(family, decided, first, second, why_not)
     compared = compare(first, second, first.metric)
-    return Answer(family, decided, first, second, "", compared, p_over_seeds(compared.seed_differences))
+    differences = compared.seed_differences
+    if compared.over != "seeds" or len(differences) == 1:  # `compare` says so where all seeds differ by the same
+        differences = (compared.difference,) * len(seeds)
+    return Answer(family, decided, first, second, "", compared, p_over_seeds(differences))
 
 
 def _entry(view: View, decided: DecidedComparison, method: str) -> TableEntry | None:
@@ -169,9 +179,9 @@ def _entry(view: View, decided: DecidedComparison, method: str) -> TableEntry | 
 
 
 def _why_not(
-    view: View, decided: DecidedComparison, first: TableEntry | None, second: TableEntry | None, seeds: int
+    view: View, decided: DecidedComparison, first: TableEntry | None, second: TableEntry | None, seeds: Sequence[int]
 ) -> str:
-    """Return why there is no answer yet, or none from this number of seeds; empty if there is one."""
+    """Return why there is no answer yet, or none from these seeds; empty if there is one."""
     if first is None or second is None:
         metrics = dict.fromkeys(entry.metric for entry in view.entries if entry.task == decided.task and entry.metric)
         return f"no metric {decided.metric!r}; the task has {', '.join(metrics) or 'none yet'}"
@@ -179,9 +189,50 @@ def _why_not(
         if len(entry.runs) < entry.planned:
             some = f"{len(entry.runs)} of {entry.planned} runs" if entry.runs else "no run"
             return f"{some} of {view.method_label(entry.method)}"
-        if len(entry.runs) != seeds:
-            return f"{seeds} seeds were decided on, {len(entry.runs)} measured"
-    return "" if on_same_images(first, second) else "not the same images or seeds"
+        measured = sorted({record.seed for record in entry.runs})
+        if measured != sorted(seeds):
+            return f"seeds {_numbered(seeds)} were decided on, {_numbered(measured)} measured"
+    if not on_same_images(first, second):
+        return "not the same images or seeds"
+    return _other_copies([record for entry in (first, second) for record in _behind(view, entry)])
+
+
+def _numbered(seeds: Sequence[int]) -> str:
+    return listed(map(str, seeds), 12)
+
+
+def _behind(view: View, entry: TableEntry) -> list[Record]:
+    """Return the records of an entry, and those of the runs that they started from."""
+    found, names = [], dict.fromkeys(record.run for record in entry.runs)
+    for planned in reversed(view.suite.runs):  # each before the one that it starts from
+        if planned.name in names and planned.name in view.records:
+            found.append(view.records[planned.name])
+            names |= dict.fromkeys([planned.needs] if planned.needs else [])
+    return found
+
+
+def _other_copies(records: Sequence[Record]) -> str:
+    """Return which dataset runs of one kind and draw, with the same settings of data, have in different copies; empty if there is none."""
+    copies: dict[tuple[str, ...], set[str]] = {}
+    for record in records:
+        settings = json.dumps(record.identity_inputs["recipe"].get("data"), sort_keys=True)
+        for split, digest in (record.identity_inputs.get("data") or {}).items():
+            key = (described(record.recipe), split, record.kind.name, str(record.draw), settings)
+            copies.setdefault(key, set()).add(digest)
+    differing = dict.fromkeys(f"{name}, {split}" for (name, split, *_), found in copies.items() if len(found) > 1)
+    return f"its runs have different copies of {listed(differing)}" if differing else ""
+
+
+def _made_on(view: View, found: Sequence[Answer]) -> str:
+    """Return on which processors and with which packages the runs behind the answers were made; empty without any."""
+    rows = {entry.row: entry for one in found if one.compared for entry in (one.first, one.second) if entry}
+    records = {record.run: record for entry in rows.values() for record in _behind(view, entry)}.values()
+    if not records:
+        return ""
+    machines = dict.fromkeys(str(one.hardware) for one in records)
+    packages = {tuple(sorted(one.packages.items())) for one in records}
+    told = "the same packages" if len(packages) == 1 else f"{len(packages)} sets of packages, which the records list"
+    return f"The {len(records)} runs behind these comparisons were made on {listed(machines, 4)}, with {told}."
 
 
 def _row(view: View, answer: Answer) -> dict[str, str]:
@@ -193,13 +244,14 @@ def _row(view: View, answer: Answer) -> dict[str, str]:
         "comparison": labels,
         "task": view.task_title(first) if first else answer.decided.task,
         "metric": directed(first) if first else answer.decided.metric,
-        **dict.fromkeys(("difference", "over seeds", "p", "p, Holm"), ""),
+        **dict.fromkeys(("difference", "over images", "over seeds", "p", "p, Holm"), ""),
         "outcome": f"not measured: {answer.why_not}" if answer.outcome == "not measured" else answer.outcome,
     }
     if first is None or compared is None:
         return row
     return row | {
-        "difference": points(compared.difference, compared.interval, first.unit),
+        "difference": points(compared.difference, compared.interval, first.unit).partition(" ")[0],
+        "over images": interval_points(compared.interval, first.unit),
         "over seeds": interval_points(compared.seed_interval, first.unit) if compared.over == "seeds" else "",
         "p": "" if answer.p is None else f"{answer.p:.2g}",
         "p, Holm": "" if answer.corrected is None else f"{answer.corrected:.2g}",
@@ -207,14 +259,14 @@ def _row(view: View, answer: Answer) -> dict[str, str]:
 
 
 def _numbers(view: View, found: Sequence[Answer]) -> pd.DataFrame:
-    """Return the table for programs, differences in shares or the metric's unit."""
+    """Return the table for programs, differences and the ends of their intervals in points or the metric's unit."""
     return pd.DataFrame(
         [
             {
                 "suite": view.suite.name, "family": one.family, "task": one.decided.task,
                 "metric": one.first.metric if one.first else one.decided.metric,
                 "first": one.decided.pair[0], "second": one.decided.pair[1],
-                "difference": six_digits(one.compared.difference if one.compared else None),
+                **(difference_numbers(one.compared, one.first.unit) if one.compared and one.first else {}),
                 "p": six_digits(one.p), "p corrected": six_digits(one.corrected), "outcome": one.outcome,
             }
             for one in found

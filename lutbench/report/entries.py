@@ -16,7 +16,7 @@ from lutbench.errors import UserError, nearest
 from lutbench.evaluate.outcomes import Measurement
 from lutbench.evaluate.statistics import over_seeds
 from lutbench.kinds import KINDS, Kind
-from lutbench.lineage import started_from
+from lutbench.lineage import other_weights, started_from
 from lutbench.recipes.base import RunRecipe
 from lutbench.recipes.robustness import ClassifierTable
 from lutbench.recipes.suite import LoadedSuite, MethodRecipe, PlannedRun
@@ -151,15 +151,19 @@ def over_runs(measured: Sequence[Measurement], seeds: Sequence[int] | None = Non
 def spread(values: Sequence[float], seeds: Sequence[int]) -> tuple[list[float], Literal["seeds", "draws"]]:
     """Return the mean of the ``values`` of each seed; if these are all the same number, the values of the first seed's draws.
 
-    If those are the same too, return one value only.
+    If those are the same too, return one value only. Sums of the same counts differ in their last bits: they are the same number.
     """
     of_seed: dict[int, list[float]] = {}
     for value, seed in zip(values, seeds, strict=True):
         of_seed.setdefault(seed, []).append(value)
     means, draws = [float(np.mean(of)) for of in of_seed.values()], next(iter(of_seed.values()))
-    if len(set(means)) > 1:
+    if _differ(means):
         return means, "seeds"
-    return (draws, "draws") if len(set(draws)) > 1 else (draws[:1], "seeds")
+    return (draws, "draws") if _differ(draws) else (draws[:1], "seeds")
+
+
+def _differ(values: Sequence[float]) -> bool:
+    return len({round(value, 12) for value in values}) > 1
 
 
 def _of_task(
@@ -229,6 +233,8 @@ def outdated(suite: LoadedSuite, run: PlannedRun, records: Mapping[str, Record])
         return f"the run of its {part}, {run.needs}, has no record in these results; `--only {run.needs}` restores or makes it"
     if started_from(record).get("run") != records[run.needs].identity:
         return f"its {part} is not the one in the record of {run.needs}"
+    if other_weights(record, records[run.needs]):
+        return f"its {part} has other weights than the record of {run.needs}, which was repeated since then"
     reason = outdated(suite, suite.run(run.needs), records)
     return f"{run.needs}: {reason}" if reason else ""
 

@@ -87,7 +87,7 @@ def value_legend(view: View, shown: Sequence[TableEntry]) -> str:
     published = [entry for entry in shown if entry.published]
     if published:
         sentences.append(PUBLISHED)
-    return "\n".join([" ".join(sentences), *published_notes(view, published)]).strip()
+    return "\n".join([" ".join(sentences), *published_notes(view, published), *fit_notes(view, shown)]).strip()
 
 
 def published_notes(view: View, shown: Iterable[TableEntry]) -> list[str]:
@@ -99,6 +99,22 @@ def published_notes(view: View, shown: Iterable[TableEntry]) -> list[str]:
             said = " ".join(f"{text.rstrip('.')}." for text in (value.setting, value.note, known) if text)
             encoders.setdefault((_source_mark(value, marks), said), {})[entry.encoder] = None
     return [f"{mark} {', '.join(of)}: {said}" for (mark, said), of in encoders.items() if said]
+
+
+def fit_notes(view: View, shown: Iterable[TableEntry]) -> list[str]:
+    """Return a line each for logistic regressions whose C is an end of its grid, and for those that did not converge."""
+    limits: dict[str, dict[str, None]] = {}
+    for entry in shown:
+        grids = [(record.extra, record.recipe.get("C_grid")) for record in entry.runs]
+        cases = {
+            "C is an end of its grid": sum(extra.get("C") in (min(grid), max(grid)) for extra, grid in grids if grid),
+            "Not converged": sum(extra.get("converged") is False for extra, _ in grids),
+        }
+        for case, runs in cases.items():
+            if runs:
+                name = f"{view.task_title(entry)} with {view.method_label(entry.method)} ({runs} of {len(entry.runs)} runs)"
+                limits.setdefault(case, {})[name] = None
+    return [f"{case}: {'; '.join(names)}." for case, names in limits.items()]
 
 
 def interval_legend(measured: Iterable[Measurement | None]) -> str:
