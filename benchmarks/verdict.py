@@ -9,7 +9,7 @@ import numpy as np
 
 from lutbench.report.decided import LEVEL, Outcome, holm, p_over_seeds, verdict
 
-SEEDS, PRIMARY, DRAWS = 5, 2, 10_000
+SEEDS, PRIMARY, DRAWS = 5, 2, 20_000
 EFFECTS = (0.0, 1.0, 1.5, 2.0, 3.0)
 CORRELATIONS = (0.0, 0.8)
 
@@ -39,7 +39,7 @@ def main() -> None:
     for effect in EFFECTS:
         found = [share("support", effect, r) for r in CORRELATIONS]
         found += [share("contradiction", -effect, r) for r in CORRELATIONS]
-        print(f"| {effect:g} | {' | '.join(f'{100 * one:.1f} %' for one in found)} |")
+        print(f"| {effect:g} | {' | '.join(f'{100 * one:.0f} %' for one in found)} |")
 
 
 if __name__ == "__main__":
