@@ -143,7 +143,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, where it is there."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright, of the extra `dev`, drives the browser")
+    from playwright import sync_api as playwright
+
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         pytest.skip("there is no Chromium here: `apt-get install chromium`, or any other way to have it on PATH")

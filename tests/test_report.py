@@ -319,6 +319,7 @@ def test_a_method_that_is_switched_off_in_a_legend_leaves_all_plots_of_the_chart
     chart = opened.page.locator("figure", has_text="attention by depth")
     lines = chart.locator(".mark-line path")
     before = lines.count()
+    assert before > 0
     button = chart.locator(".legend button", has_text="LUT").first
     button.click()
     expect(button).to_have_attribute("aria-pressed", "false")
