@@ -62,7 +62,8 @@ def hearing(handler: Callable[[int, bool], None]) -> Iterator[None]:
 
     All other signals after the first are ignored: launchers such as nox send SIGTERM soon after Ctrl-C, and a scheduler may send it
     both to the process and to its launcher, which passes it on. Signals that were blocked until now are unblocked. Signals that are
-    ignored, as under nohup, stay ignored. Processes forked inside the block react to SIGTERM only, which ends them.
+    ignored, as under nohup, stay ignored. Signals that the main thread blocks inside the block wait until it unblocks them, though
+    the system may hand them to another thread. Processes forked inside the block react to SIGTERM only, which ends them.
     """
     owner = os.getpid()
     before = {number: found for number in SIGNALS if (found := signal.getsignal(number)) != signal.SIG_IGN}
@@ -73,7 +74,8 @@ def hearing(handler: Callable[[int, bool], None]) -> Iterator[None]:
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
-        if frame is not None and frame.f_code in LOCKING:
+        held_back = number in signal.pthread_sigmask(signal.SIG_BLOCK, ())  # by this thread; another one received it
+        if held_back or (frame is not None and frame.f_code in LOCKING):
             start_new_thread(_send, (number,))
             return
         first, again = not _heard, number in _heard and number == signal.SIGINT

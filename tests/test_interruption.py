@@ -328,6 +328,34 @@ def test_a_signal_that_comes_while_a_lock_is_taken_leaves_it_free() -> None:
     assert not lock.locked()
 
 
+def test_a_signal_that_the_main_thread_blocks_waits_though_another_thread_receives_it() -> None:
+    """As while the processes of a loader start: half a loader cannot be ended, and torch's threads receive signals too."""
+    heard: list[int] = []
+    begun, ended = threading.Event(), threading.Event()
+
+    def receive() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        begun.set()
+        ended.wait()  # meanwhile this thread receives all that are sent again
+
+    thread = threading.Thread(target=receive)
+    with hearing(lambda number, again: heard.append(number)):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        thread.start()
+        begun.wait()
+        time.sleep(0.1)
+        early = list(heard)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        limit = time.monotonic() + 60
+        while not heard and time.monotonic() < limit:
+            time.sleep(0.01)
+        ended.set()
+        thread.join()
+    assert not early
+    assert heard == [signal.SIGTERM]
+
+
 @pytest.mark.skipif(not hasattr(logging, "_releaseLock"), reason="this Python runs no code of its own around a fork")
 def test_a_signal_that_comes_while_a_process_is_forked_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the processes of a loader are, which is when Python takes the lock of logging and releases it."""
