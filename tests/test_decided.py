@@ -157,6 +157,26 @@ def test_rows_that_were_measured_on_other_copies_of_the_data_are_not_compared(tm
     assert f"not measured: {why[split]}" in text
 
 
+@pytest.mark.parametrize("cached", ["cache", "another cache"])
+def test_a_cache_is_no_other_copy_than_its_files_but_than_another_cache(tmp_path: Path, cached: str) -> None:
+    loaded = load_suite("evidence")
+    pairs = {"lut": cached, "mae-crop": "cache", "mae-equal": "files"}  # the last one's crop is not that of the cache
+    trained = {}
+    for run in loaded.runs:
+        if run.stage == "pretrain" and run.task in pairs:
+            trained[run.name] = keep(tmp_path, run, None, data={"train": pairs[run.task]})
+        elif run.task == "caltech101-whitened" and run.method in pairs:
+            encoder = {"run": trained[str(run.needs)].identity}
+            keep(tmp_path, run, share(50 + run.seed), data={"train": "t", "val": "v"}, encoder=encoder)
+    why_not = {
+        one.decided.pair[1]: one.why_not
+        for one in answers(View.read(loaded, tmp_path))
+        if one.decided.task == "caltech101-whitened" and one.decided.pair[1] in pairs
+    }
+    other = "" if cached == "cache" else "its runs have different copies of Caltech-101, train"
+    assert why_not == {"mae-equal": "", "mae-crop": other}
+
+
 def test_the_machine_and_packages_behind_a_verdict_are_told(tmp_path: Path) -> None:
     loaded = decided(tmp_path)
     assert "behind these comparisons" not in sections(loaded, tmp_path)

@@ -212,12 +212,16 @@ def _behind(view: View, entry: TableEntry) -> list[Record]:
 
 
 def _other_copies(records: Sequence[Record]) -> str:
-    """Return which dataset runs of one kind and draw, with the same settings of data, have in different copies; empty if there is none."""
+    """Return which dataset runs of one kind and draw, with the same settings of data, have in different copies; empty if there is none.
+
+    Fingerprints of caches are compared with those of caches for the same size, not with those of the files.
+    """
     copies: dict[tuple[str, ...], set[str]] = {}
     for record in records:
         settings = json.dumps(record.identity_inputs["recipe"].get("data"), sort_keys=True)
+        side = getattr(record.kind.recipe.model_validate(record.recipe), "cache_side", None)
         for split, digest in (record.identity_inputs.get("data") or {}).items():
-            key = (described(record.recipe), split, record.kind.name, str(record.draw), settings)
+            key = (described(record.recipe), split, record.kind.name, str(record.draw), settings, str(side))
             copies.setdefault(key, set()).add(digest)
     differing = dict.fromkeys(f"{name}, {split}" for (name, split, *_), found in copies.items() if len(found) > 1)
     return f"its runs have different copies of {listed(differing)}" if differing else ""
