@@ -1,6 +1,7 @@
 """Curves of robustness datasets: accuracy over the severity of corruptions, and over the amount of occlusion."""
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,9 @@ MEAN = "mean"
 
 COLUMNS = 5
 """Of small panels."""
+
+CHARACTERS = 130
+"""In a line below a figure."""
 
 ABOUT = "Bands: 95 % intervals, over images for one seed ({}), over seeds (Student's t) for several."
 OF_SEVERITY = ABOUT.format("Wilson; bootstrap for the mean over corruptions")
@@ -202,4 +206,4 @@ def _top(panels: Iterable[Mapping[str, Curve]]) -> float:
 def _label(figure: "Figure", beside: "Axes", title: str, about: str, note: str) -> None:
     """Write title, what the bands are, and the legend, right of a panel: nine methods' would hide lines in it."""
     beside.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", frameon=False)
-    label_figure(figure, title, about, note)
+    label_figure(figure, title, about, fill(note, CHARACTERS))

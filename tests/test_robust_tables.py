@@ -805,7 +805,7 @@ def test_the_severity_figure_has_a_panel_for_every_corruption_on_one_scale(folde
     methods = [
         (label, [robust(loaded, "corrupted", corrupted(5 + n, names))]) for n, label in enumerate(("LUT", "MAE"))
     ]
-    figure = severity_figure("Toys", methods, "No evidence.")
+    figure = severity_figure("Toys", methods, "No evidence. " + "These are toys. " * 20)
     large, *panels = figure.axes
     assert [axes.get_title() for axes in panels] == [*names[:5], "saturate, extra"]
     assert large.get_title() == "Mean over 5 corruptions"
@@ -815,6 +815,9 @@ def test_the_severity_figure_has_a_panel_for_every_corruption_on_one_scale(folde
     assert "No evidence." in figure.get_supxlabel()
     bands = [path.get_extents().ymax for axes in panels for band in axes.collections for path in band.get_paths()]
     assert max(bands) <= panels[0].get_ylim()[1], "no band is cut off"
+    figure.draw_without_rendering()
+    (below,) = (text for text in figure.texts if "No evidence." in text.get_text())
+    assert figure.bbox.x0 <= below.get_window_extent().x0 < below.get_window_extent().x1 <= figure.bbox.x1
 
 
 def test_the_chart_has_the_panels_of_the_figure_and_a_mean_over_one_corruption_says_one(folder: Path) -> None:

@@ -1,0 +1,48 @@
+"""What docs/evidence.md and the README say came out is what the tables of the records say."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TABLES = ROOT / "results/reference/tables/evidence"
+
+
+def rows(text: str) -> list[tuple[str, ...]]:
+    """Return the rows of every Markdown table of a text, without padding, headers included."""
+    lines = (line.strip() for line in text.splitlines())
+    cells = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines if line.startswith("|")]
+    return [row for row in cells if any(cell.strip(":-") for cell in row)]
+
+
+def section(document: str, title: str) -> str:
+    """Return the text below a heading, up to the next one of the same level."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    (found,) = re.findall(rf"(?ms)^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text)
+    return str(found)
+
+
+def primary() -> list[str]:
+    """Return the differences of the primary comparisons in points, each with its interval over seeds, as texts."""
+    frame = pd.read_csv(TABLES / "decided.csv")
+    return [
+        f"{one['difference']:+.1f} points [{one['low over seeds']:+.1f}, {one['high over seeds']:+.1f}]"
+        for _, one in frame[frame["family"] == "primary"].iterrows()
+    ]
+
+
+def test_the_page_has_every_decided_comparison_as_the_tables_print_it() -> None:
+    name = "Comparisons decided beforehand"
+    printed = rows(section("results/reference/tables/evidence/main.md", name))
+    assert len(printed) == 1 + 14
+    assert rows(section("docs/evidence.md", "What came out"))[: len(printed)] == printed
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/evidence.md"])
+def test_the_verdict_and_the_primary_differences_are_those_of_the_tables(document: str) -> None:
+    (verdict,) = re.findall(r"\*\*Verdict: (\w+)\.\*\*", (TABLES / "main.md").read_text(encoding="utf-8"))
+    text = " ".join((ROOT / document).read_text(encoding="utf-8").split())
+    assert f"verdict is **{verdict}**" in text
+    assert [one for one in primary() if one not in text] == []
