@@ -326,6 +326,8 @@ def test_a_sweep_of_a_task_has_a_series_for_each_method(tmp_path: Path) -> None:
     recorded(tmp_path, loaded, lambda task, method, _: 0.5 if task == "k-5" else 0.6)
     table, differences = of_study(loaded, tmp_path)
     assert table.title == "k-NN: neighbours"
+    (axes,) = panels(table)
+    assert axes.get_title() == "", "the figure's has it"
     assert list(table.frame)[:3] == [("method", ""), ("neighbours", ""), ("k-NN", "top-1 ↑")]
     assert (len(table.frame), len(differences.frame)) == (4, 2)
     assert "k-5" not in next(s for s in sections(loaded, tmp_path) if s.name == "main").frame["task"].to_list()

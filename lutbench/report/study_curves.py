@@ -72,7 +72,7 @@ class Axis(NamedTuple):
 
 
 def study_figure(title: str, panels: Sequence[Panel], axis: str, note: str = "") -> "Figure":
-    """Draw the panels of a study, whose first axis is named ``axis``."""
+    """Draw the panels of a study, whose first axis is named ``axis``. A panel's title is not repeated if ``title`` contains it."""
     across = min(ACROSS, len(panels))
     down = ceil(len(panels) / across)
     figure = new_figure(max(5.2, 3.6 * across), 2.9 * down + 0.9)
@@ -81,6 +81,7 @@ def study_figure(title: str, panels: Sequence[Panel], axis: str, note: str = "")
         axes.set_axis_off()
     for axes, panel in zip(grid.flat[: len(panels)], panels, strict=True):
         _draw(axes, panel, axis)
+        axes.set_title("" if panel.title in title else panel.title, fontsize="small")
     if any(curve.label for panel in panels for curve in panel.curves):
         handles = {
             name: handle for axes in grid.flat for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
@@ -159,7 +160,6 @@ def _draw(axes: "Axes", panel: Panel, name: str) -> None:
     axes.set_xticks([axis.positions[key] for key in shown], [texts[key] for key in shown], fontsize="small")
     if sum(len(texts[key]) for key in shown) > 34:
         axes.tick_params(axis="x", labelrotation=35)
-    axes.set_title(panel.title, fontsize="small")
     axes.set_xlabel(axis.titled(name), fontsize="small")
     axes.set_ylabel(panel.metric, fontsize="small")
     axes.margins(x=0.06)
