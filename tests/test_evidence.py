@@ -40,6 +40,18 @@ def test_the_page_has_every_decided_comparison_as_the_tables_print_it() -> None:
     assert rows(section("docs/evidence.md", "What came out"))[: len(printed)] == printed
 
 
+def test_every_difference_in_the_words_is_one_of_the_tables() -> None:
+    frame = pd.read_csv(TABLES / "comparisons.csv")
+    printed = {
+        (f"{one['difference']:+.1f}", f"{one['low over seeds']:+.1f}", f"{one['high over seeds']:+.1f}")
+        for _, one in frame.iterrows()
+    }
+    words = " ".join(section("docs/evidence.md", "What came out").split())
+    said = re.findall(r"([+-]\d+\.\d) \[([+-]\d+\.\d), ([+-]\d+\.\d)\]", words)
+    assert len(said) == 9
+    assert [one for one in said if one not in printed] == []
+
+
 @pytest.mark.parametrize("document", ["README.md", "docs/evidence.md"])
 def test_the_verdict_and_the_primary_differences_are_those_of_the_tables(document: str) -> None:
     (verdict,) = re.findall(r"\*\*Verdict: (\w+)\.\*\*", (TABLES / "main.md").read_text(encoding="utf-8"))
