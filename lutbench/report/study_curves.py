@@ -72,16 +72,17 @@ class Axis(NamedTuple):
 
 
 def study_figure(title: str, panels: Sequence[Panel], axis: str, note: str = "") -> "Figure":
-    """Draw the panels of a study, whose first axis is named ``axis``. A panel's title is not repeated if ``title`` contains it."""
+    """Draw the panels of a study, whose first axis is named ``axis``. Titles of panels are left out if ``title`` has them all."""
     across = min(ACROSS, len(panels))
     down = ceil(len(panels) / across)
     figure = new_figure(max(5.2, 3.6 * across), 2.9 * down + 0.9)
     grid = figure.subplots(down, across, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
+    is_titled = any(panel.title not in title for panel in panels)
     for axes, panel in zip(grid.flat[: len(panels)], panels, strict=True):
         _draw(axes, panel, axis)
-        axes.set_title("" if panel.title in title else panel.title, fontsize="small")
+        axes.set_title(panel.title if is_titled else "", fontsize="small")
     if any(curve.label for panel in panels for curve in panel.curves):
         handles = {
             name: handle for axes in grid.flat for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
