@@ -97,7 +97,7 @@ def results(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tables(session: nox.Session) -> None:
     """Check that the tables in the repository match the records they are built from."""
-    for suite in ("tiny", "camvid", "evidence", "evidence-settings", "small", "paper"):
+    for suite in ("tiny", "camvid", "evidence", "evidence-settings", "evidence-ablations", "small", "paper"):
         run(session, "lutbench", "tables", suite, "--check", "--results", "results/reference")
 
 

@@ -1,6 +1,7 @@
-"""What docs/evidence.md and the README say came out is what the tables of the records say."""
+"""What docs/evidence.md and the README say came out is what the tables made from the records say."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -60,3 +61,39 @@ def test_the_verdict_and_the_primary_differences_are_those_of_the_tables(documen
     text = " ".join((ROOT / document).read_text(encoding="utf-8").split())
     assert f"verdict is **{verdict}**" in text
     assert [one for one in said_of_whitened() if one not in text] == []
+
+
+def test_the_ablations_on_the_page_are_all_differences_of_the_tables() -> None:
+    tables = [pd.read_csv(path) for path in sorted(TABLES.with_name("evidence-ablations").glob("sweep-*.csv"))]
+    varied = pd.concat([one[~one["base"]] for one in tables])
+    bounds = ["difference: low over seeds", "difference: high over seeds"]
+    printed = Counter(
+        f"{points(one['difference'])} [{points(one[bounds[0]])}, {points(one[bounds[1]])}]"
+        for _, one in varied.iterrows()
+    )
+    page = section("docs/evidence.md", "Ablations at 12 epochs")
+    assert Counter(cell for row in rows(page)[1:] for cell in row[3:]) == printed
+    excluded = int((varied[bounds[0]] * varied[bounds[1]] > 0).sum())
+    assert (len(varied), excluded) == (26, 4)
+    assert "Of the 26 intervals four exclude 0" in page
+
+
+def test_the_accuracies_in_the_words_on_ablations_are_those_of_the_tables() -> None:
+    folder, page = (
+        TABLES.with_name("evidence-ablations"),
+        " ".join(section("docs/evidence.md", "Ablations at 12 epochs").split()),
+    )
+    weight, direction = (pd.read_csv(folder / f"sweep-{name}.csv") for name in ("weight", "direction"))
+    base, without = (weight[weight["context_weight"] == value]["value"] for value in (0.25, 0))
+    one = direction[~direction["base"]]["value"]
+    caltech, cifar = (f"{value:.1f}" for value in base)
+    assert f"The base has top-1 {caltech} % on Caltech-101 and {cifar} % on CIFAR-10." in page
+    texts = [" and ".join(f"{value:.1f}" for value in values) for values in (one, without)]
+    assert f"{texts[0]} % against {texts[1]} %" in page
+    compute = pd.read_csv(folder / "compute.csv").set_index("pretraining")["flop"]
+    assert f"for {100 * compute['weight-0'] / compute['lut-12']:.0f} % of the FLOP" in page
+
+
+def points(difference: float) -> str:
+    """Return a difference as tables print it, which know no negative zero."""
+    return f"{round(difference, 1) + 0.0:+.1f}"

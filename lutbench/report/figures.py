@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PALETTE = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9",  # Okabe and Ito 2008, all but black and yellow
     "#332288", "#882255", "#999933",  # Tol 2021, "muted": indigo, wine and olive
-    "#f0e442",  # Okabe and Ito's yellow, which is pale on white, last
+    "#aa00ff",  # our own, a violet that stands out on white and on black; Okabe and Ito's yellow is pale on white
 )  # fmt: skip
 """Colours of methods, in their order in the suite: readers who see two of the three primary colours tell them apart."""
 
