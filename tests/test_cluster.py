@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from chained import CHAINED
+from processes import children_of
 from toy_runs import TOY, defaults, write_images
 
 from lutbench.cluster.job_arrays import Job
@@ -300,12 +301,11 @@ def test_a_signal_to_a_job_reaches_the_run_once_whenever_it_comes(tmp_path: Path
     (tmp_path / "child.py").write_text(CHILD)
     command = [sys.executable, str(tmp_path / "child.py"), str(tmp_path / "started")]
     job = subprocess.Popen([sys.executable, "-c", JOB, *command], stdout=subprocess.PIPE, text=True)
-    child = Path(f"/proc/{job.pid}/task/{job.pid}/children")
     deadline = time.monotonic() + 60
-    while not (child.read_text().strip() if early else (tmp_path / "started").exists()):
+    while not (children_of(job.pid) if early else (tmp_path / "started").exists()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    for process in (job.pid, int(child.read_text().split()[0]), job.pid):
+    for process in (job.pid, children_of(job.pid)[0], job.pid):
         os.kill(process, signal.SIGTERM)
     out, _ = job.communicate(timeout=60)
     assert out.split() == ["101", str(int(signal.SIGTERM))]
@@ -331,7 +331,7 @@ def test_torchrun_as_a_job_has_it_passes_signals_by_and_ends_as_its_processes_do
         assert time.monotonic() < deadline
         assert job.poll() is None
         time.sleep(0.05)
-    launcher = int(Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()[0])
+    launcher = children_of(job.pid)[0]
     for process in (launcher, job.pid):
         os.kill(process, signal.SIGUSR1)
     out, _ = job.communicate(timeout=120)

@@ -131,7 +131,7 @@ def test_a_folder_that_may_not_be_written_is_wrong(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     (finding,) = folder_findings("--results", tmp_path)
     assert finding.status == "wrong"
-    assert "cannot be written" in finding.text
+    assert "No permission to write to" in finding.text
 
 
 def test_a_disk_without_room_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from commands import Command, paragraph_of, start, wait_for
 from PIL import Image
+from processes import children_of
 from toy_runs import CLASSES, NARROW, SCENES, SCRATCH, TOY, in_processes, the_run, write_images, write_scenes
 
 from lutbench.checkpoint_names import newest_step
@@ -93,10 +95,6 @@ def pretraining(folder: Path, home: str, *changes: str) -> Run:
     return run
 
 
-def children_of(process: Command) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-
-
 def in_its_loop(folder: Path, home: str) -> Callable[[], Any]:
     return lambda: list((folder / home).glob("runs/toy/pretrain/lut/seed0/*/tensorboard/*"))
 
@@ -152,7 +150,7 @@ def test_a_sigterm_to_every_process_loaders_included_saves_too(folder: Path) -> 
 
     def loaders() -> list[int]:
         """Those that have left the process group."""
-        return [worker for worker in children_of(process) if os.getpgid(worker) == worker]
+        return [worker for worker in children_of(process.pid) if os.getpgid(worker) == worker]
 
     wait_for(loaders, process)
     workers = loaders()
@@ -160,7 +158,7 @@ def test_a_sigterm_to_every_process_loaders_included_saves_too(folder: Path) -> 
         os.kill(number, signal.SIGTERM)
     assert re.search(r"pretrain/lut/seed0 stopped at step \d+ of 225, which is saved", paragraph_of(process))
     assert process.returncode == 143
-    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()], "they end with their parent"
+    assert not [worker for worker in workers if psutil.pid_exists(worker)], "they end with their parent"
 
 
 def test_a_second_ctrl_c_stops_at_once_and_a_sigterm_after_the_first_does_not(folder: Path) -> None:
@@ -293,7 +291,7 @@ def stop_evaluation(folder: Path, step: int, after: float, sent: signal.Signals,
     """Stop a segmentation so many seconds after it has saved a step and has so many loaders, before the evaluation has ended."""
     process = start(folder, "here")
     wait_for(lambda: list(folder.glob(f"here/runs/**/step-{step:08d}.json")), process)
-    wait_for(lambda: len(children_of(process)) >= loaders, process)
+    wait_for(lambda: len(children_of(process.pid)) >= loaders, process)
     time.sleep(after)
     os.killpg(process.pid, sent)
     assert f"downstream/task/scratch/seed0 is resumable at step {step}; " in paragraph_of(process)

@@ -17,6 +17,7 @@ from unittest.mock import MagicMock
 
 import pytest
 from commands import start, wait_for
+from processes import lives
 from rich.console import Console
 from toy_runs import HIDDEN, SCRATCH, TOY, defaults, in_processes, opened, write_images
 
@@ -96,14 +97,6 @@ def holders(folder: Path) -> dict[str, int]:
 def both_in_their_loops(folder: Path) -> Callable[[], bool]:
     loops = "here/runs/toy/pretrain/{}/seed0/*/tensorboard/*"
     return lambda: all(list(folder.glob(loops.format(name))) for name in ("lut", "mae"))
-
-
-def lives(process: int) -> bool:
-    """Whether there is such a process, one that has ended and was not waited for left out."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 # What comes out

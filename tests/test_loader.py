@@ -15,6 +15,7 @@ import pytest
 import torch
 from image_files import tree
 from PIL import Image
+from processes import lives
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -198,13 +199,6 @@ print(int(next(batches)), int(next(batches)), flush=True)
 """
 
 
-def gone(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().split()[2] == "Z"
-    except OSError:
-        return True
-
-
 def wait_for(true: Callable[[], bool], seconds: float = 20) -> bool:
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
@@ -227,7 +221,7 @@ def test_loader_processes_end_with_the_process_that_started_them_and_leave_nothi
         workers = [int(number) for number in process.stdout.readline().split()]
         assert len(workers) == 2
         process.wait(60)
-    assert wait_for(lambda: all(map(gone, workers)))
+    assert wait_for(lambda: all(not lives(worker) for worker in workers))
     assert shared_memory() <= before
 
 

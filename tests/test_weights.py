@@ -7,7 +7,6 @@ import json
 import operator
 import os
 import pickle
-import re
 import sys
 import types
 from pathlib import Path, PureWindowsPath
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import resident
 from safetensors.torch import save_file
 
 from lutbench.errors import UserError
@@ -325,12 +325,6 @@ def test_shapes_are_read_without_the_values(tmp_path: Path, name: str) -> None:
     assert {tuple(shape.shape) for shape in shapes.values()} == {(64, 1024, 1024)}
     assert all(shape.is_meta for shape in shapes.values())
     assert resident() - before < 32 * 2**20  # of 256 MiB
-
-
-def resident() -> int:
-    """Bytes of this process that are in memory."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0])
 
 
 def test_shapes_are_read_again_when_a_file_has_changed(tmp_path: Path) -> None:
