@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from downstream.augment import linear_transform
 from downstream.stage import sample
 from lutbench.data.tensors import normalised
+from lutbench.evaluate.crop_store import fresh_crops
 from lutbench.evaluate.features import Features
 from lutbench.evaluate.inference import Computed, labels_of
 from lutbench.models.pretrained import encoder_of
@@ -107,12 +108,9 @@ def feature_batches(
 
     They are those of ``once``, or of fresh crops, of which ``encoding`` takes normalised images (B, 3, S, S) to features (B, ...).
     """
-    recipe, images = run.recipe, run.dataset("train")
     if once is not None:
-        return logger.waiting(_remembered_batches(once, labels_of(images), schedule, logger.start))
-    transform = partial(sample, linear_transform(recipe, run.preprocessing))
-    crops = stream(images, transform, schedule, logger.start, recipe.workers, recipe.form)
-    return _encoded_batches(run, on_device(logger.waiting(crops)), encoding, schedule, logger.start)
+        return logger.waiting(_remembered_batches(once, labels_of(run.dataset("train")), schedule, logger.start))
+    return _encoded_batches(run, encoding, schedule, logger)
 
 
 def _remembered_batches(once: Computed, labels: Tensor, schedule: Schedule, start: int) -> Iterator[Batch]:
@@ -130,23 +128,27 @@ def _remembered_batches(once: Computed, labels: Tensor, schedule: Schedule, star
 
 def _encoded_batches(
     run: Run[LinearRecipe] | Run[AttentiveRecipe],
-    crops: Iterator[Batch],
     encoding: Callable[[Tensor], Tensor],
     schedule: Schedule,
-    start: int,
+    logger: TrainingLogger,
 ) -> Iterator[Batch]:
     """Yield the whole batch of each step, from this process's micro-batches and the others'."""
-    processes, prepared, order = accelerator(), run.preprocessing, gathered_order(schedule)
-    for _ in range(start, schedule.steps):
-        parts: dict[str, list[Tensor]] = {"features": [], "label": [], "index": []}
-        for _ in range(schedule.micro_batches):
-            batch = next(crops)
-            with torch.no_grad(), autocast(run.recipe.precision):
-                pixels = normalised(batch["image"], processes.device, prepared.mean, prepared.std)
-                parts["features"].append(encoding(pixels))
-            for name in ("label", "index"):
-                parts[name].append(moved(batch[name]))
-        yield {name: processes.gather(torch.cat(tensors))[order] for name, tensors in parts.items()}
+    recipe, images, prepared = run.recipe, run.dataset("train"), run.preprocessing
+    processes, order = accelerator(), gathered_order(schedule)
+    transform = partial(sample, linear_transform(recipe, prepared))
+    with fresh_crops(run, images) as kept:
+        crops = stream(images, transform, schedule, logger.start, recipe.workers, recipe.form, kept)
+        batches = on_device(logger.waiting(crops))
+        for _ in range(logger.start, schedule.steps):
+            parts: dict[str, list[Tensor]] = {"features": [], "label": [], "index": []}
+            for _ in range(schedule.micro_batches):
+                batch = next(batches)
+                with torch.no_grad(), autocast(recipe.precision):
+                    pixels = normalised(batch["image"], processes.device, prepared.mean, prepared.std)
+                    parts["features"].append(encoding(pixels))
+                for name in ("label", "index"):
+                    parts[name].append(moved(batch[name]))
+            yield {name: processes.gather(torch.cat(tensors))[order] for name, tensors in parts.items()}
 
 
 def gathered_order(schedule: Schedule) -> Tensor:

@@ -1,6 +1,7 @@
 """Images are decoded once for all encoders that see the same of them; a crop that is kept has the bits of one that is decoded."""
 
 import errno
+import json
 import multiprocessing
 import os
 import pickle
@@ -22,6 +23,7 @@ from lutbench.evaluate.transform import eval_transform
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run
 from lutbench.stages import run_suite
+from lutbench.train.batches import _Samples
 from lutbench.workspace import Workspace
 
 KNN: dict[str, Any] = {"kind": "knn", "neighbours": 5, "threads": 1}
@@ -327,3 +329,112 @@ def test_a_probe_has_the_same_record_whether_its_crops_were_there_or_not(folder:
     before = len(reads.names)
     assert performed(of_seed(folder, 0, "two")) == first
     assert len(reads.names) == before, "nothing was decoded"
+
+
+# Random crops
+
+
+FRESH = (
+    SUITE[: SUITE.index("[defaults.attentive]")]
+    + """
+[downstream.linear]
+kind = "linear"
+data = "toy"
+workers = 0
+epochs = 3
+warmup_epochs = 1
+batch = 10
+trackers = []
+[downstream.attentive]
+kind = "attentive"
+data = "toy"
+workers = 0
+epochs = 2
+warmup_epochs = 0
+batch = 10
+heads = 2
+trackers = []
+"""
+)
+
+
+@pytest.fixture
+def made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Reads:
+    """Which random crops were made of a decoded image."""
+    noted, seen = Reads(folder / "made.txt"), _Samples._seen
+
+    def seeing(samples: _Samples, epoch: int, index: int, image: Any) -> dict[str, Any]:
+        noted.note(f"{epoch}/{index}")
+        return seen(samples, epoch, index, image)
+
+    monkeypatch.setattr(_Samples, "_seen", seeing)
+    return noted
+
+
+def run_fresh(folder: Path, home: str, room: int, *changes: str) -> dict[str, Any]:
+    """Run four probes with fresh crops, of two encoders; what their records measured, by run."""
+    (folder / "suite.toml").write_text(FRESH)
+    suite = load_suite(str(folder / "suite.toml"), changes)
+    place = Workspace(folder, folder / home / "runs", folder / home / "results", feature_bytes=room)
+    run_suite(suite, [], [], place)
+    found = {}
+    for path in sorted(place.results.rglob("seed0.json")):
+        record = json.loads(path.read_text())
+        values = {one["metric"]: one["value"] for one in record["measurements"]}
+        found[str(path.relative_to(place.results))] = values, record["checkpoint"], record["outcomes"]["sha256"]
+    assert len(found) == 4
+    return found
+
+
+def epoch_files(folder: Path, home: str) -> int:
+    """How many files of crops there are but that of val."""
+    return len(list((folder / home).rglob("*.crops"))) - 1
+
+
+@pytest.mark.parametrize("changes", [(), ("downstream.linear.workers=1",)], ids=["plain", "a loader process"])
+def test_probes_of_several_encoders_decode_the_crops_of_an_epoch_once(
+    folder: Path, made: Reads, changes: tuple[str, ...]
+) -> None:
+    alone = run_fresh(folder, "alone", 0, *changes)
+    assert len(made.names) == 2 * (3 + 2) * TRAIN
+    before = len(made.names)
+    assert run_fresh(folder, "together", 10**9, *changes) == alone
+    assert len(made.names) - before == 3 * TRAIN, "three epochs, for all four probes"
+    assert epoch_files(folder, "together") == 3
+    firsts = {values[1] for name, values in alone.items() if "/first/" in name}
+    assert not firsts & {values[1] for name, values in alone.items() if "/second/" in name}
+
+
+def test_with_room_for_fewer_epochs_the_first_are_kept_and_the_last_pass(folder: Path, made: Reads) -> None:
+    size = TRAIN * (4 + 3 * 16 * 16)
+    alone = run_fresh(folder, "alone", 0, "downstream.linear.epochs=6")
+    before = len(made.names)
+    assert run_fresh(folder, "together", 8 * size, "downstream.linear.epochs=6") == alone
+    assert epoch_files(folder, "together") == 4
+    assert len(made.names) - before == (6 + 2) * TRAIN, (
+        "two epochs are kept and two of the first probe had not passed when the next came to them"
+    )
+
+
+def test_an_epoch_without_room_is_decoded_and_the_user_told(
+    folder: Path, made: Reads, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = TRAIN * (4 + 3 * 16 * 16)
+    run_fresh(folder, "here", 2 * size - 1)
+    assert len(made.names) == 2 * (3 + 2) * TRAIN
+    told = " ".join(capsys.readouterr().out.split())
+    assert "With --features 1 or more, the crops of an epoch (0.0 MB) are cached and shared by encoders whose" in told
+
+
+def test_an_image_that_cannot_be_decoded_is_replaced_whether_its_crop_would_be_kept_or_not(folder: Path) -> None:
+    (folder / "toy" / "train" / "blue" / "3.png").write_bytes(b"")
+    assert run_fresh(folder, "together", 10**9) == run_fresh(folder, "alone", 0)
+
+
+def test_crops_of_another_seed_or_scale_are_other_files(folder: Path) -> None:
+    for change in ("seeds=[0]", "seeds=[1]", "downstream.linear.crop_scale=[0.5, 1]"):
+        (folder / "suite.toml").write_text(FRESH)
+        suite = load_suite(str(folder / "suite.toml"), [change])
+        place = Workspace(folder, folder / "here/runs", folder / "here/results")
+        run_suite(suite, [], ["downstream/linear/first"], place)
+    assert epoch_files(folder, "here") == 9

@@ -1,6 +1,7 @@
-"""Cache of decoded centre crops, shared by all encoders with the same preprocessing; stored below ``--runs`` as ``features/KEY.crops``.
+"""Cache of decoded crops, shared by all encoders with the same preprocessing; stored below ``--runs`` as ``features/KEY.crops``.
 
-KEY is the hash of everything that determines the pixels. A file has a fixed row for every image of a split: a checksum and the pixels. The
+KEY is the hash of everything that determines the pixels. Of centre crops there is one file for a split, of the random crops that a probe
+takes anew in every epoch one file for an epoch. A file has a fixed row for every image: a checksum and the pixels. The
 process that decodes an image writes its row; rows with a wrong checksum are ignored. So a later command can use what an interrupted one
 decoded, several commands can fill one file together, and a damaged row is decoded again.
 
@@ -11,7 +12,7 @@ import fcntl
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import ceil
 from pathlib import Path
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 SHARE = 2
 """The crops of a split are cached if they need at most this share of the space for features (our choice)."""
+
+PASSING = 2
+"""Epochs whose crops are cached for a while where those of all epochs need too much space: runs side by side are in one or two."""
 
 CHECKSUM = 4
 """Bytes of the CRC-32 before a row's pixels, all zeros in a row that was never written."""
@@ -113,6 +117,73 @@ class Crops:
                 fcntl.lockf(self._file(), fcntl.LOCK_UN, 1, index * self._row)
 
 
+class FreshCrops:
+    """The files of the random crops of a training set, one for every epoch, under the hash of ``inputs`` and the epoch.
+
+    With space for at least so many epochs as a probe has, all are kept. With less, the first are kept, for probes that train later, and
+    of the others the last :data:`PASSING`, for those that train at the same time.
+    """
+
+    def __init__(self, folder: Path, inputs: Mapping[str, Any], side: int, images: int, room: int) -> None:
+        self._folder, self._inputs, self._side, self._images, self._room = folder, inputs, side, images, room
+        self.epochs = room // SHARE // Crops(folder, side).size(images)
+        self._opened: dict[int, Crops | None] = {}
+
+    def crop(self, epoch: int, index: int, decoded: Callable[[], Tensor]) -> Tensor:
+        """Return the crop (3, S, S), uint8, of an image in an epoch, as :meth:`Crops.crop` does."""
+        if epoch not in self._opened:
+            self._open(epoch)
+        crops = self._opened[epoch]
+        return decoded() if crops is None else crops.crop(index, decoded)
+
+    def close(self) -> None:
+        """Close the files in this process."""
+        for crops in self._opened.values():
+            if crops is not None:
+                crops.close()
+        self._opened.clear()
+
+    def _open(self, epoch: int) -> None:
+        """Open the file of an epoch if there is room. Whoever still has the file that is removed for it reads it to its end."""
+        passing = min(PASSING, self.epochs)
+        if len(self._opened) >= PASSING:
+            self.close()
+        if epoch >= self.epochs:
+            self._path(epoch - passing).unlink(missing_ok=True)
+        crops = Crops(self._path(epoch), self._side)
+        self._opened[epoch] = crops if _has_room(crops, self._images, self._room) else None
+
+    def _path(self, epoch: int) -> Path:
+        return path_of(self._folder, {**self._inputs, "epoch": epoch}).with_suffix(CROPS)
+
+
+@contextmanager
+def fresh_crops(run: "Run[Any]", images: ImageDataset) -> Iterator[FreshCrops | None]:
+    """Give the random crops of ``images`` that a probe with the run's recipe and seed takes, to share them with other encoders.
+
+    Gives None, so that every probe decodes, if there is no space for one epoch; this is noted, since the user can give more.
+    """
+    recipe, room = run.recipe, run.workspace.feature_bytes
+    inputs = crop_inputs(run, images) | {
+        "crop": list(recipe.crop_scale),
+        "interpolation": run.preprocessing.interpolation,
+        "seed": run.seed,
+        **_made_by("downstream.augment", recipe),
+    }
+    crops = FreshCrops(run.workspace.features, inputs, recipe.side, len(images), room)
+    if room and not crops.epochs:
+        size = Crops(run.workspace.features, recipe.side).size(len(images))
+        run.workspace.note(
+            f"{images.name}: every encoder decodes the images of split {images.split!r} again in every epoch. With --features "
+            f"{ceil(PASSING * SHARE * size / 1e9)} or more, the crops of an epoch ({gigabytes(size)}) are cached and shared by encoders whose "
+            f"probes train at the same time; with {ceil(SHARE * recipe.epochs * size / 1e9)}, by all encoders."
+        )
+    try:
+        yield crops if crops.epochs else None
+    finally:
+        crops.close()
+
+
 @contextmanager
 def kept_crops(run: "Run[Any]", images: ImageDataset) -> Iterator[Crops | None]:
     """Open the file of the centre crops of ``images``, as evaluation with the run's recipe takes them, and close it at the end.
@@ -120,12 +191,7 @@ def kept_crops(run: "Run[Any]", images: ImageDataset) -> Iterator[Crops | None]:
     Gives None, so that every image is decoded, if they would take more than their :data:`SHARE`, room that features take, or half of
     what is free on the disk, or if nothing can be written. The first is noted, since the user can give more room.
     """
-    installed = packages()
-    inputs = crop_inputs(run, images) | {
-        "machine": hardware().cpu,
-        "packages": {name: installed.get(name) for name in ("torch", "torchvision", "pillow", "numpy")},
-        "sources": [digest_of("lutbench.evaluate.transform"), digest_of(DATASETS[type(run.recipe.dataset).__name__])],
-    }
+    inputs = crop_inputs(run, images) | _made_by("lutbench.evaluate.transform", run.recipe)
     crops, room = (
         Crops(path_of(run.workspace.features, inputs).with_suffix(CROPS), run.recipe.side),
         run.workspace.feature_bytes,
@@ -152,6 +218,16 @@ def crop_inputs(run: "Run[Any]", images: ImageDataset) -> dict[str, Any]:
         "crop": prepared.crop_pct or recipe.eval_crop,
         "interpolation": prepared.interpolation,
         "form": recipe.form,
+    }
+
+
+def _made_by(module: str, recipe: Any) -> dict[str, Any]:
+    """Return the machine, packages and code that make crops by the transform of a module."""
+    installed = packages()
+    return {
+        "machine": hardware().cpu,
+        "packages": {name: installed.get(name) for name in ("torch", "torchvision", "pillow", "numpy")},
+        "sources": [digest_of(module), digest_of(DATASETS[type(recipe.dataset).__name__])],
     }
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate, get_worker_info
 
-from lutbench.data.images import ImageDataset, is_streamed, load_or_next
+from lutbench.data.images import ImageDataset, UndecodableImage, is_streamed, load_or_next
 from lutbench.errors import UserError
 from lutbench.recipes.base import Form
 from lutbench.train.loader import Flight, bytes_of, cut, loaded, loaded_stream
@@ -27,6 +27,7 @@ from lutbench.train.randomness import RngStream, generator, reseed, seeded
 
 if TYPE_CHECKING:
     from lutbench.data.streaming import StreamedImages
+    from lutbench.evaluate.crop_store import FreshCrops
 
 Key = tuple[int, int]
 """(epoch, image index): one sample of an image, and the key of its random draws."""
@@ -177,12 +178,18 @@ class _Samples(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, images: ImageDataset, transform: Callable[[Any], dict[str, Tensor]], seed: int, form: Form
+        self,
+        images: ImageDataset,
+        transform: Callable[[Any], dict[str, Tensor]],
+        seed: int,
+        form: Form,
+        crops: "FreshCrops | None" = None,
     ) -> None:
         self.images = images
         self.transform = transform
         self.seed = seed
         self.form = form
+        self.crops = crops
 
     @property
     def size(self) -> int:
@@ -196,12 +203,33 @@ class _Samples(Dataset[dict[str, Any]]):
 
     def sample(self, epoch: int, index: int, content: bytes | None = None) -> dict[str, Any]:
         """Return the sample of an image, whose ``content`` may have been read already."""
-        image, used, skipped = load_or_next(self.images, index, content, self.form)
-        reseed(RngStream.IMAGE, self.seed, epoch, index)
-        made: dict[str, Any] = {**self.transform(image), "index": used, "skipped": skipped}
+        made = self._kept(epoch, index) if content is None else None
+        if made is None:
+            image, used, skipped = load_or_next(self.images, index, content, self.form)
+            made = {**self._seen(epoch, index, image), "index": used, "skipped": skipped}
         if self.images.labels is not None:
-            made["label"] = int(self.images.labels[used])
+            made["label"] = int(self.images.labels[made["index"]])
         return made
+
+    def _seen(self, epoch: int, index: int, image: Any) -> dict[str, Any]:
+        """Return an image transformed under its key."""
+        reseed(RngStream.IMAGE, self.seed, epoch, index)
+        return self.transform(image)
+
+    def _kept(self, epoch: int, index: int) -> dict[str, Any] | None:
+        """Return a sample whose crop is shared; None if no crops are, or if the image cannot be decoded, so that another replaces it."""
+        if self.crops is None:
+            return None
+
+        def decoded() -> Tensor:
+            image = (self.images.image if self.form == "Pillow" else self.images.pixels)(index)
+            made: Tensor = self._seen(epoch, index, image)["image"]
+            return made
+
+        try:
+            return {"image": self.crops.crop(epoch, index, decoded), "index": index, "skipped": 0}
+        except UndecodableImage:
+            return None
 
 
 def stream(
@@ -211,13 +239,15 @@ def stream(
     start: int = 0,
     workers: int = 0,
     form: Form = "Pillow",
+    crops: "FreshCrops | None" = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Return this process's micro-batches from step ``start`` on, ``schedule.micro_batches`` for every optimiser step.
 
     Every batch is a dict of stacked tensors: what ``transform`` returns of images in that ``form``, and ``index`` (B,) into ``images``,
-    ``skipped`` (B,) how many undecodable images were passed over, and ``label`` (B,) where there are labels.
+    ``skipped`` (B,) how many undecodable images were passed over, and ``label`` (B,) where there are labels. If ``transform`` returns
+    the pixels ``image`` alone they come from ``crops``, where these are given, and those that it makes are kept there.
     """
-    samples = _Samples(images, transform, schedule.seed, form)
+    samples = _Samples(images, transform, schedule.seed, form, crops)
     share = schedule.micro_batch // schedule.processes
     flight = Flight.of(share, samples.size if workers else 0, workers)
     if is_streamed(images):
