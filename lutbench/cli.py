@@ -84,16 +84,14 @@ def run(
             min=1,
             metavar="N",
             help="Do N runs in parallel. A run starts when the runs it depends on have finished. On a CPU, the runs share the cores. With "
-            "GPUs, each run has one GPU; if N is larger than the number of GPUs, several runs share one.",
+            "GPUs, each run has one GPU; if N is larger than the number of GPUs, several runs share one and its memory: runs for which "
+            "it is not enough fail, and the others continue.",
         ),
     ] = 1,
     smoke: Smoked = None,
 ) -> None:
     """Run a suite. Finished runs are reused, interrupted runs resume, runs with changed settings start from the beginning."""
     loaded = _load(suite, overrides, results, keep=True)  # first, so that a mistyped name is answered at once
-    from lutbench.allocator import keep_freed_memory
-
-    keep_freed_memory()  # before torch allocates anything
     from lutbench.progress import console
     from lutbench.stages import run_suite
     from lutbench.workspace import Workspace

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 
+from lutbench.allocator import keep_freed_memory
 from lutbench.errors import Halt, NotRun, UserError
 from lutbench.interruption import interruption_explained
 from lutbench.locks import Held, held_in, lock
@@ -76,6 +77,8 @@ def run_suite(
 
         side_by_side(to_do, repeated, failures, jobs)
     else:
+        if unused := _unused_devices(to_do):
+            console.print(unused)
         _in_order(to_do, repeated, failures, alone=len(runs) == 1)
     if failures.reasons:
         raise UserError(failures.summary(len(runs)))
@@ -108,6 +111,15 @@ def _print_notes(suite: LoadedSuite, to_do: Sequence[Run[Any]]) -> None:
     to_come = {run.name for run in to_do if run.name in warned and _is_to_come(run)}
     for paragraph in paragraphs(suite, {name: text for name, text in warned.items() if name in to_come}):
         console.print(paragraph)
+
+
+def _unused_devices(to_do: Sequence[Run[Any]]) -> str:
+    """Return a line about the GPUs that --jobs would use besides the first one; empty if there are none, or with several processes."""
+    if (devices := torch.cuda.device_count()) < 2 or accelerator().num_processes > 1:
+        return ""
+    jobs = min(devices, sum(map(_is_to_come, to_do)))
+    used = "all" if jobs == devices else f"{jobs} of them"
+    return f"{devices} GPUs are visible, and one is used; --jobs {jobs} would use {used}." if jobs > 1 else ""
 
 
 def _share_run_folders(workspace: Workspace) -> None:
@@ -245,6 +257,7 @@ def _bring_records(run: Run[Any] | None) -> None:
 
 def perform(run: Run[Any]) -> None:
     """Perform a run, to its record."""
+    keep_freed_memory()
     torch.set_num_threads(run.recipe.threads or THREADS)
     begun_in, own = run.begun_in, precision_at_start(run)
     if begun_in not in ("", own):

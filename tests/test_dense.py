@@ -13,6 +13,7 @@ pytest.importorskip("mmseg")
 from PIL import Image
 from torch.nn import functional
 
+from downstream.segmentation import dense_data
 from downstream.segmentation.dense import corners, padded, slide, windows_of
 from downstream.segmentation.dense_knn import class_counts, patch_votes
 from downstream.segmentation.dense_linear import dense_head, loss_of, polynomial_rate
@@ -22,6 +23,8 @@ from lutbench.models.encoders import create_encoder
 from lutbench.plan.compute import count
 from lutbench.recipes.dense import DenseKnnRecipe, DenseLinearRecipe
 from lutbench.run import Run
+from lutbench.train.batches import Schedule
+from lutbench.train.loader import bytes_of
 
 LINEAR = {"threads": 1, "kind": "segmentation-linear", "iterations": 12, "warmup": 2, "batch": 4, "lr": 0.01}
 KNN = {"threads": 1, "kind": "segmentation-knn", "neighbours": 5, "bank": 400}
@@ -250,6 +253,20 @@ def test_the_number_of_loader_workers_changes_nothing(folder: Path, settings: di
 def test_two_processes_make_the_bits_of_one(folder: Path, settings: dict[str, Any]) -> None:
     one = performed_by(dense_run(folder, "one", **settings), 1)
     assert performed_by(dense_run(folder, "two", **settings), 2) == one
+
+
+def test_no_more_bytes_of_training_crops_are_under_way_than_allowed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, schedule = dense_run(folder, **LINEAR), Schedule.of_iterations(10, 12, 4, 0)
+    most = 4 * 16 * 16 * dense_data.PIXEL_BYTES
+    batches = list(dense_data.training_crops(run.dataset("train"), run.recipe, schedule, 0))
+    assert max(bytes_of(batch["image"]) + bytes_of(batch["mask"]) for batch in batches) == most
+    made: dict[str, Any] = {}
+    monkeypatch.setattr("lutbench.train.loader.IN_FLIGHT", 2 * most)
+    monkeypatch.setattr(dense_data, "Loader", lambda dataset, **options: made.update(options) or [])
+    dense_data.training_crops(run.dataset("train"), run.recipe.model_copy(update={"workers": 3}), schedule, 0)
+    assert (made["num_workers"], made["prefetch_factor"]) == (2, 1)
 
 
 def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import runpy
 import signal
 import sys
@@ -15,7 +16,9 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
+import torch
 from commands import start, wait_for
 from processes import lives
 from rich.console import Console
@@ -23,6 +26,8 @@ from toy_runs import HIDDEN, SCRATCH, TOY, defaults, in_processes, opened, write
 
 from lutbench.checkpoint_names import newest_step
 from lutbench.errors import UserError
+from lutbench.jobs import worker
+from lutbench.jobs.crew import Crew, visible_devices
 from lutbench.jobs.order import Queue, longest_first
 from lutbench.jobs.view import View
 from lutbench.jobs.worker import Line, Step
@@ -111,18 +116,139 @@ def test_side_by_side_leaves_the_records_that_one_after_the_other_leaves(folder:
     assert one == three
 
 
+def faults() -> int:
+    """Page faults of an array of 128 MB that is written to and freed."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def working_on_arrays(*arguments: Any) -> None:
+    """A worker whose k-NN runs allocate two large arrays, of which the first is freed, and print the page faults of the second."""
+    from downstream import knn
+
+    def perform(run: Run[Any]) -> None:
+        faults()
+        print(f"faults {faults()}")
+        knn_performs(run)
+
+    knn_performs = knn.perform
+    knn.perform = perform
+    worker.work(*arguments)
+
+
 @pytest.mark.slow
 def test_workers_that_are_started_anew_do_the_same_as_forked_ones(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As where there are GPUs."""
+    """As where there are GPUs. Both keep freed memory."""
+    monkeypatch.setattr("lutbench.jobs.crew.work", working_on_arrays)
     for home, spawned in (("forked", False), ("spawned", True)):
         monkeypatch.setattr("lutbench.jobs.crew.is_spawned", lambda devices, spawned=spawned: spawned)
         suite, workspace = opened(folder, home)
         run_suite(suite, [], ["tuned/scratch", "near/scratch", "shift/*/scratch"], workspace, jobs=2)
+        (found,) = re.findall(r"faults (\d+)", capsys.readouterr().out)
+        assert int(found) < 100 or "CS_GNU_LIBC_VERSION" not in os.confstr_names
     forked, spawned = records(folder / "forked"), records(folder / "spawned")
     assert len(forked) == 3
     assert forked == spawned
+
+
+# GPUs
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "expected"),
+    [
+        (None, 3, ["0", "1", "2"]),
+        ("2,3", 2, ["2", "3"]),
+        ("GPU-8b4c, GPU-11aa", 2, ["GPU-8b4c", "GPU-11aa"]),
+        ("3,-1,2", 1, ["3"]),  # CUDA reads up to the first that does not exist
+        ("", 0, []),
+        (None, 0, []),
+    ],
+)
+def test_the_gpus_are_those_that_the_user_made_visible(
+    named: str | None, count: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_devices() == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("named", [None, "2,GPU-8b4c"])
+def test_each_worker_sees_one_gpu_from_its_first_moment_on(
+    named: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If there are more workers than GPUs, they take turns; one that takes the place of another sees the same."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+
+    def seen() -> list[str]:
+        """What the environment of each worker said when its program began."""
+        found = []
+        for of in crew.workers:
+            while b"spawn_main" not in Path(f"/proc/{of.process.pid}/cmdline").read_bytes():
+                time.sleep(0.001)
+            lines = Path(f"/proc/{of.process.pid}/environ").read_text().split("\0")
+            found += [line.partition("=")[2] for line in lines if line.startswith("CUDA_VISIBLE_DEVICES=")]
+        return found
+
+    expected = [*(named or "0,1").split(",")] * 2
+    with Crew(*opened(folder), count=4) as crew:
+        assert [of.device for of in crew.workers] == expected
+        assert seen() == expected
+        gone = crew.workers.pop(1)
+        gone.process.kill()
+        crew.replace(gone)
+        assert seen() == [expected[0], *expected[2:], expected[1]]
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == named
+
+
+def test_on_gpus_the_threads_of_runs_are_not_counted(folder: Path) -> None:
+    suite, workspace = opened(folder, "here", "downstream.tuned.threads=64")
+    near, tuned = (
+        open_run(suite, suite.run(f"downstream/{name}/scratch/seed0"), workspace) for name in ("near", "tuned")
+    )
+    assert Queue(suite, [tuned], threads=2, all_threads=2).take([near], 0.0) is None
+    assert Queue(suite, [tuned], threads=None, all_threads=2).take([near], 0.0) is tuned
+
+
+def test_gpus_that_are_not_used_are_named_with_the_option_that_uses_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite, workspace = opened(folder, "here")
+
+    def line(*only: str, devices: int = 8) -> str:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+        capsys.readouterr()
+        run_suite(suite, [], only, workspace)
+        return "".join(of for of in capsys.readouterr().out.splitlines() if "--jobs" in of)
+
+    monkeypatch.setattr("lutbench.stages.run_one", lambda run, again: None)
+    assert line(devices=1) == ""
+    assert line() == "8 GPUs are visible, and one is used; --jobs 8 would use all."
+    assert line("pretrain") == "8 GPUs are visible, and one is used; --jobs 2 would use 2 of them."
+    assert line("near/scratch") == ""
+
+
+def test_a_run_without_enough_memory_on_its_gpu_fails_and_the_others_continue(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(run: Run[Any]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("downstream.finetune.perform", full)
+    suite, workspace = opened(folder, "here")
+    with pytest.raises(UserError) as error:
+        run_suite(suite, [], ["tuned/scratch", "near/scratch"], workspace, jobs=2)
+    assert "downstream/tuned/scratch/seed0" in str(error.value)
+    assert list(records(folder)) == ["downstream/near/scratch/seed0"]
 
 
 def test_independent_runs_are_done_at_once_and_dependent_ones_after_what_they_need(folder: Path) -> None:

@@ -25,7 +25,7 @@ from lutbench.recipes import base
 from lutbench.recipes.base import DataRecipe, default_workers
 from lutbench.train import loader
 from lutbench.train.batches import Schedule, stream
-from lutbench.train.loader import IN_FLIGHT, UNIT, Flight, Loader, cut, loaded
+from lutbench.train.loader import IN_FLIGHT, UNIT, Flight, Loader, cut, loaded, loader_options
 
 VIEWS = 2 * 3 * 224 * 224
 """Bytes of the two views of an image."""
@@ -53,6 +53,25 @@ def test_no_more_bytes_are_under_way_than_allowed_whatever_the_batch(batch: int,
     assert 1 <= flight.unit <= min(UNIT, batch)
     assert flight.ahead >= 1
     assert workers * flight.unit * flight.ahead * sample <= max(IN_FLIGHT, workers * sample)
+
+
+@pytest.mark.parametrize("batch", [1_000, 46_000_000, 2**30, 2**32])
+@pytest.mark.parametrize("workers", [1, 8, 32])
+def test_no_more_bytes_of_whole_batches_are_under_way_than_allowed(batch: int, workers: int) -> None:
+    options = loader_options(workers, batch)
+    assert 1 <= options["num_workers"] <= workers
+    assert 1 <= options["prefetch_factor"] <= 2
+    assert options["num_workers"] * options["prefetch_factor"] * batch <= max(IN_FLIGHT, batch)
+
+
+def test_whole_batches_that_are_small_are_prefetched_two_for_each_worker() -> None:
+    assert loader_options(32, 1_000) | {"pin_memory": False} == {
+        "num_workers": 32,
+        "prefetch_factor": 2,
+        "pin_memory": False,
+    }
+    assert loader_options(0, 1_000)["num_workers"] == 0
+    assert "prefetch_factor" not in loader_options(0, 1_000)
 
 
 def test_a_batch_is_cut_into_few_units_of_nearly_one_size() -> None:

@@ -12,6 +12,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 from toy_runs import HEAD, NARROW, encoder, in_processes, killed_at_a_checkpoint, the_run
 
 from lutbench.checkpoint_names import newest_step
@@ -22,6 +23,7 @@ from lutbench.run import Run, open_run
 from lutbench.run_status import RunState
 from lutbench.stages import run_suite
 from lutbench.train.processes import accelerator
+from lutbench.train.sharding import parallel
 from lutbench.workspace import Workspace
 from pretrain.student import build_student
 from pretrain.train import perform, rate_at
@@ -325,6 +327,27 @@ def test_a_last_update_that_ruins_the_weights_finishes_nothing_and_the_checkpoin
         assert newest_step(run.checkpoints) == 1
     assert not (run.folder / "finished.json").exists()
     assert not list(run.folder.glob("encoder*"))
+
+
+def test_gradients_are_reduced_where_they_lie_and_nothing_else_is_looked_for_or_sent() -> None:
+    def found() -> tuple[int, list[float], list[float], bool]:
+        """How many memories the gradients lie in, one of them, the buffers, and whether the graph is searched."""
+        accelerator()
+        torch.manual_seed(0)
+        rank = accelerator().process_index
+        model = parallel(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval())
+        model.module[1].running_mean.fill_(rank)
+        model(torch.eye(3) * (1 + rank)).square().sum().backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        memories = {gradient.untyped_storage().data_ptr() for gradient in gradients if gradient is not None}
+        buffers = model.module[1].running_mean.tolist()
+        return len(memories), model.module[0].weight.grad.tolist(), buffers, model.find_unused_parameters
+
+    one, two = in_processes(found, 2)
+    assert one[0] == two[0] == 1
+    assert one[1] == two[1]
+    assert (one[2], two[2]) == ([0] * 4, [1] * 4)
+    assert not one[3]
 
 
 def test_a_batch_that_does_not_divide_over_the_processes_stops_before_compute(folder: Path) -> None:

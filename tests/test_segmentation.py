@@ -39,6 +39,7 @@ from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.record import read_record
 from lutbench.run import Run
 from lutbench.train.batches import Schedule
+from lutbench.train.loader import bytes_of
 
 
 @pytest.fixture
@@ -224,6 +225,21 @@ def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path, uninte
 
 def test_the_number_of_loader_workers_changes_nothing(folder: Path, alone: dict[str, Any]) -> None:
     assert performed(scenes_run(folder, "helped", workers=3)) == alone
+
+
+def test_no_more_bytes_of_training_crops_are_under_way_than_allowed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, schedule = scenes_run(folder), Schedule.of_iterations(10, 12, 4, 0)
+    settings: Any = run.recipe
+    most = 4 * 16 * 16 * segmentation.PIXEL_BYTES
+    batches = list(segmentation._train_loader(config(folder, settings), schedule, 0, settings))
+    masks = [[sample.gt_sem_seg.data for sample in batch["data_samples"]] for batch in batches]
+    assert max(bytes_of(batch["inputs"]) + bytes_of(of) for batch, of in zip(batches, masks, strict=True)) == most
+    monkeypatch.setattr("lutbench.train.loader.IN_FLIGHT", 2 * most)
+    helped = settings.model_copy(update={"workers": 3})
+    loader = segmentation._train_loader(config(folder, settings), schedule, 0, helped)
+    assert (loader.num_workers, loader.prefetch_factor) == (2, 1)
 
 
 def test_evaluating_on_the_way_changes_nothing(folder: Path, alone: dict[str, Any]) -> None:

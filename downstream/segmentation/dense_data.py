@@ -34,6 +34,9 @@ from lutbench.train.processes import accelerator
 
 register_all_modules()  # so that configs can name MMSegmentation's components
 
+PIXEL_BYTES = 3 + 1
+"""Bytes of a pixel of a training crop: three colours, and the class as uint8."""
+
 
 def training_crops(
     scenes: SegmentationDataset, recipe: DenseLinearRecipe, schedule: Schedule, start: int
@@ -45,9 +48,8 @@ def training_crops(
     """
     dataset = KeyedDataset(DATASETS.build(dataset_config(scenes, crops(recipe, scenes))), schedule.seed)
     together = partial(_batch, crop=recipe.crop, ignore=ignored(scenes))
-    return iter(
-        Loader(dataset, batch_sampler=FromStep(schedule, start), collate_fn=together, **loader_options(recipe.workers))
-    )
+    options = loader_options(recipe.workers, schedule.micro_batch // schedule.processes * recipe.crop**2 * PIXEL_BYTES)
+    return iter(Loader(dataset, batch_sampler=FromStep(schedule, start), collate_fn=together, **options))
 
 
 def _batch(samples: Sequence[dict[str, Any]], crop: int, ignore: int) -> dict[str, Any]:

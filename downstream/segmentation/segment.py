@@ -45,6 +45,9 @@ register_all_modules()  # so that configs can name MMSegmentation's components
 QUIET = {"runtime_info": None, "timer": None, "sampler_seed": None, "logger": None}
 """MMEngine's hooks that the suite's take the place of. Its history of every loss would grow with the run."""
 
+PIXEL_BYTES = 3 + 8
+"""Bytes of a pixel of a training crop: three colours, and the class as int64."""
+
 DECODER = 103
 """The last number of the key under which the weights of neck and heads are drawn."""
 
@@ -151,7 +154,7 @@ def _runner(
     return SuiteRunner(
         model=model,
         work_dir=str(run.checkpoints),
-        train_dataloader=_train_loader(cfg, schedule, logger.start, recipe.workers),
+        train_dataloader=_train_loader(cfg, schedule, logger.start, recipe),
         val_dataloader=_evaluation_loader(cfg.val_dataloader),
         train_cfg={
             **cfg.train_cfg,
@@ -177,10 +180,11 @@ def _surroundings(cfg: Config) -> dict[str, Any]:
     return {"env_cfg": cfg.env_cfg, "log_level": "ERROR", "launcher": launcher, "default_scope": "mmseg"}
 
 
-def _train_loader(cfg: Config, schedule: Schedule, start: int, workers: int) -> Loader:
+def _train_loader(cfg: Config, schedule: Schedule, start: int, recipe: SegmentationRecipe) -> Loader:
     dataset = KeyedDataset(DATASETS.build(cfg.train_dataloader.dataset), schedule.seed)
     batches = FromStep(schedule, start)
-    return Loader(dataset, batch_sampler=batches, collate_fn=pseudo_collate, **loader_options(workers))
+    options = loader_options(recipe.workers, schedule.micro_batch // schedule.processes * recipe.crop**2 * PIXEL_BYTES)
+    return Loader(dataset, batch_sampler=batches, collate_fn=pseudo_collate, **options)
 
 
 def _evaluation_loader(cfg: Config) -> Loader:

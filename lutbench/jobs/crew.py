@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from multiprocessing.context import ForkContext, ForkProcess, SpawnContext, SpawnProcess
@@ -31,6 +31,7 @@ class Worker:
     process: ForkProcess | SpawnProcess
     connection: "Connection[Any, Any]"
     device: str | None
+    """The only GPU that it sees, named as in ``CUDA_VISIBLE_DEVICES``; None if there is none."""
     run: Run[Any] | None = None
     ready: bool = False
     """Whether it handles signals already; before that, a signal would end it with a traceback."""
@@ -47,7 +48,8 @@ class Crew:
 
     Without a GPU they are forked, in a hundredth of a second, with everything that was imported and opened for the checks; that works
     as long as torch has not computed on several threads in this process. With GPUs they are spawned, because CUDA does not survive a
-    fork: each sees one GPU, and if there are more workers than GPUs, several share one.
+    fork: each sees one GPU, and if there are more workers than GPUs, several share one. Nothing divides the GPU's memory among them: a
+    run that does not get enough fails, and the others continue.
     """
 
     def __init__(self, suite: LoadedSuite, workspace: Workspace, count: int) -> None:
@@ -125,8 +127,9 @@ class Crew:
     def _start(self, device: str | None) -> Worker:
         ours, theirs = self._context.Pipe()
         workspace = self._workspace if isinstance(self._context, ForkContext) else self._workspace.unopened()
-        process = self._context.Process(target=work, args=(theirs, self._suite, workspace, device, os.getpid()))
-        process.start()
+        process = self._context.Process(target=work, args=(theirs, self._suite, workspace, os.getpid()))
+        with _seeing(device):
+            process.start()
         theirs.close()
         return Worker(process, ours, device)
 
@@ -134,6 +137,21 @@ class Crew:
 def is_spawned(devices: list[str]) -> bool:
     """Return whether workers are spawned instead of forked: with ``devices``, and on all systems except Linux."""
     return bool(devices) or sys.platform != "linux"
+
+
+@contextmanager
+def _seeing(device: str | None) -> Iterator[None]:
+    """Let processes that are spawned in the block see only this GPU, from their first moment on: whatever they import may ask CUDA."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    try:
+        yield
+    finally:
+        if device is not None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 def visible_devices() -> list[str]:

@@ -44,9 +44,9 @@ class Queue:
 
     suite: LoadedSuite
     waiting: list[Run[Any]]
-    threads: int
+    threads: int | None
     """Total number of threads of the current runs; a run that needs more starts alone. The threads of a run are always those of its
-    recipe: its last bits depend on them."""
+    recipe: its last bits depend on them. None where runs compute on GPUs: their threads on the CPU are not counted."""
     all_threads: int
     """Threads of a run whose recipe does not set them."""
     later: dict[str, float] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Queue:
         features another run may be encoding right now come last.
         """
         unfinished = {run.name for run in (*self.waiting, *running)}
-        free = self.threads - sum(map(self._threads, running))
+        taken = sum(map(self._threads, running))
         identities = {self._identity(run) for run in running}
         shared = {key for run in running if (key := _features(run))}
         able = [
@@ -68,7 +68,7 @@ class Queue:
             for run in self.waiting
             if (run.needs is None or run.needs.name not in unfinished)
             and self.later.get(run.name, 0.0) <= now
-            and (not running or self._threads(run) <= free)
+            and (not running or self.threads is None or taken + self._threads(run) <= self.threads)
             and (not running or self._identity(run) not in identities)
         ]
         if not able:

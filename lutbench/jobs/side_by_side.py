@@ -41,7 +41,7 @@ def side_by_side(to_do: list[Run[Any]], repeated: Collection[str], failures: Fai
         Interrupted: after a signal, when all have saved and stopped.
     """
     suite = failures.suite
-    threads, at_once = 10**9 if visible_devices() else max(THREADS, jobs), min(jobs, len(to_do))
+    threads, at_once = None if visible_devices() else max(THREADS, jobs), min(jobs, len(to_do))
     queue = Queue(suite, longest_first(to_do, known_seconds(to_do)), threads, THREADS)
     with Crew(with_shared_cores(suite, at_once), to_do[0].workspace, at_once) as crew, View(len(to_do)) as view:
         shift = _Shift(queue, crew, view, repeated, failures)

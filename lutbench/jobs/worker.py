@@ -17,6 +17,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import torch
+
 from lutbench.errors import Halt, UserError
 from lutbench.interruption import Interrupted, hearing, interrupt
 from lutbench.locks import Held
@@ -91,16 +93,11 @@ class Gone(NamedTuple):
 Message = Ready | Line | Step | Ended | Stopped | Gone
 
 
-def work(
-    connection: "Connection[Any, Any]", suite: LoadedSuite, workspace: Workspace, device: str | None, parent: int
-) -> None:
+def work(connection: "Connection[Any, Any]", suite: LoadedSuite, workspace: Workspace, parent: int) -> None:
     """Perform the runs received over ``connection``, until None or a signal comes; the main function of a worker process.
 
-    ``device`` is the GPU that it sees, named as in ``CUDA_VISIBLE_DEVICES``, if there are GPUs; the worker ends with the process
-    ``parent``.
+    The worker ends with the process ``parent``.
     """
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
     os.setpgrp()
     Thread(target=_end_with, args=(parent,), daemon=True).start()
     sender = _Sender(connection)
@@ -112,6 +109,7 @@ def work(
             sender.put(Ready())
             while (given := connection.recv()) is not None:
                 sender.put(_performed(suite, workspace, given))
+                torch.cuda.empty_cache()  # for the other workers on this GPU
         except Interrupted as stop:
             sender.put(Stopped(stop.kept))
         except EOFError:  # the command has ended
@@ -130,6 +128,11 @@ def _performed(suite: LoadedSuite, workspace: Workspace, given: Assignment) -> E
         return Ended("halt", str(reason))
     except UserError as reason:
         return Ended("failed", str(reason))
+    except torch.OutOfMemoryError as error:
+        return Ended(
+            "failed",
+            f"{given.name}: the memory of its GPU is full. Fewer --jobs need less. What was saved is kept. ({error})",
+        )
     except Exception as error:
         if text := message(error):
             return Ended("failed", f"{given.name}: {text}")

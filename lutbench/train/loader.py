@@ -147,10 +147,16 @@ def bytes_of(sample: Any) -> int:
     return sample.nbytes if isinstance(sample, Tensor) else 8
 
 
-def loader_options(workers: int) -> dict[str, Any]:
-    """Return the arguments of a :class:`Loader` of whole batches with so many ``workers``, each two ahead (our choice)."""
+def loader_options(workers: int, batch_bytes: int) -> dict[str, Any]:
+    """Return the arguments of a :class:`Loader` of whole batches of at most so many bytes.
+
+    Each worker prefetches two (our choice); one, or there are fewer workers, if :data:`IN_FLIGHT` does not hold as many.
+    """
+    most = max(1, IN_FLIGHT // batch_bytes)
+    workers = min(workers, most)
     pin_memory = accelerator().device.type == "cuda"
-    return {"num_workers": workers, "pin_memory": pin_memory} | ({"prefetch_factor": 2} if workers else {})
+    ahead = {"prefetch_factor": min(2, most // workers)} if workers else {}
+    return {"num_workers": workers, "pin_memory": pin_memory} | ahead
 
 
 class Loader(DataLoader[Any]):

@@ -20,8 +20,8 @@ def accelerator() -> Accelerator:
     return Accelerator(
         cpu=not torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1,
         # Gradients lie in the buckets that are reduced, and are not copied there. Buffers are no broadcast's business: BatchNorm's
-        # are of all processes already. A static graph would save looking for unused parameters, but torch refuses it under no_sync,
-        # which accumulated micro-batches need.
+        # are of all processes already. Nothing looks for unused parameters, so a static graph would save nothing; it would reduce
+        # the first step's gradients only after its backward pass, and torch refuses it under no_sync, which micro-batches need.
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
     )
 
