@@ -22,7 +22,7 @@ _ONLY_OF: dict[Measure, tuple[str, ...]] = {
 def _in_order(measures: list[Measure]) -> list[Measure]:
     """Return measures in a fixed order, so that the identity does not depend on it; raises ValueError for duplicates."""
     if len(set(measures)) != len(measures):
-        raise ValueError("a measure appears twice")
+        raise ValueError("a measure appears twice. List every measure once")
     return sorted(measures, key=MEASURES.index)
 
 
@@ -90,5 +90,5 @@ class AnalysisRecipe(ImageTaskRecipe):
     @model_validator(mode="after")
     def _blocks_once(self) -> Self:
         if self.blocks is not None and len(set(self.blocks)) != len(self.blocks):
-            raise ValueError("blocks: a block appears twice")
+            raise ValueError("blocks: a block appears twice. List every block once")
         return self

@@ -341,7 +341,7 @@ def check_schedule(epochs: int, warmup_epochs: int, batch: int, micro_batch: int
             f"warmup_epochs = {warmup_epochs} must be less than epochs = {epochs}: lower warmup_epochs or raise epochs"
         )
     if micro_batch is not None and batch % micro_batch:
-        raise ValueError(f"batch = {batch} is not a multiple of micro_batch = {micro_batch}")
+        raise ValueError(f"batch = {batch} is not a multiple of micro_batch = {micro_batch}: change one of them")
 
 
 def check_shard(shard: bool, compiled: bool) -> None:

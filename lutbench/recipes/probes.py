@@ -15,7 +15,7 @@ def _named_once(blocks: list[int]) -> list[int]:
     if 0 in blocks:
         raise ValueError("there is no block 0: expected 1 (the first), 2, ... or -1 (the last), -2, ...")
     if len(set(blocks)) != len(blocks):
-        raise ValueError("a block appears twice")
+        raise ValueError("a block appears twice. List every block once")
     return blocks
 
 
@@ -133,7 +133,7 @@ class KnnRecipe(ProbeRecipe):
 def _ascending(strengths: list[float]) -> list[float]:
     """Return strengths in ascending order; raises ValueError for duplicates."""
     if len(set(strengths)) != len(strengths):
-        raise ValueError("a value appears twice")
+        raise ValueError("a value appears twice. List every value once")
     return sorted(strengths)
 
 

@@ -201,9 +201,9 @@ class RobustnessDatasetRecipe(DatasetRecipe):
                 f"subset = {self.subset!r} is a list of ImageNet classes: it needs labels = 'imagenet-1k' or 'imagenet-1k-numbers'"
             )
         if self.real and self.kind != "classes":
-            raise ValueError('real: only for kind = "classes"')
+            raise ValueError(f'real: only for kind = "classes", found kind = "{self.kind}". Remove real')
         if self.gap and (len(set(self.gap)) != 2 or not set(self.gap) <= set(self.parts)):
-            raise ValueError(f"gap: expected two of the parts {', '.join(self.parts)}")
+            raise ValueError(f"gap: expected two of the parts {', '.join(self.parts)}, found {', '.join(self.gap)}")
         if self.kind != "classes" and self.parts != {"": ""}:
             raise ValueError(f'parts: only for kind = "classes", found kind = "{self.kind}". Remove parts')
         if (self.kind == "detection") != bool(self.known):
@@ -211,12 +211,12 @@ class RobustnessDatasetRecipe(DatasetRecipe):
         if self.kind == "corruptions" and (len(self.preprocessing) > 1 or self.logits != ["all"]):
             raise ValueError('kind = "corruptions": expected one preprocessing, and logits = ["all"]')
         if self.alexnet and self.kind != "corruptions":
-            raise ValueError('alexnet: only for kind = "corruptions"')
+            raise ValueError(f'alexnet: only for kind = "corruptions", found kind = "{self.kind}". Remove alexnet')
         if self.kind == "detection" and len(self.logits) > 1:
             raise ValueError('kind = "detection": expected one choice of logits')
         for name in ("preprocessing", "logits", "corruptions", "severities", "drops", "shuffles"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
-                raise ValueError(f"{name}: a value appears twice")
+                raise ValueError(f"{name}: a value appears twice. List every value once")
         return self
 
 

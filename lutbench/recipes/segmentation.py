@@ -79,7 +79,7 @@ class SegmentationDataRecipe(DatasetRecipe):
                 "image_suffix: one suffix ends with another one, so file names are ambiguous. Remove one of them"
             )
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes: a name appears twice")
+            raise ValueError("classes: a name appears twice. List every class once")
         if self.reduce_zero_label and self.ignore != 255:
             raise ValueError(
                 "ignore: with reduce_zero_label = true, the values 0 and 255 are ignored. Leave ignore at 255"

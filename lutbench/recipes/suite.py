@@ -93,9 +93,9 @@ class MethodRecipe(PreprocessingRecipe):
                 f"finetuned = {self.finetuned!r}: expected TASK/METHOD, a fine-tuning and one of its methods"
             )
         if self.teacher and given != ["pretrain"]:
-            raise ValueError("teacher = true: only together with pretrain")
+            raise ValueError("teacher = true: only together with pretrain. Remove teacher, or set pretrain")
         if self.part and given != ["checkpoint"]:
-            raise ValueError(f"part = {self.part!r}: only together with checkpoint")
+            raise ValueError(f"part = {self.part!r}: only together with checkpoint. Remove part, or set checkpoint")
         if given[0] not in ("timm", "checkpoint") and self.preprocessing():
             seen = (
                 "preprocessed as in that fine-tuning"
