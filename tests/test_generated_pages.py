@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -363,6 +364,20 @@ def test_every_module_with_a_docstring_is_told(generated: Path) -> None:
         "analysis/analyse.py",
     ):
         assert f"## {path}\n" in text
+
+
+def test_the_reference_has_every_module_that_the_guide_its_example_and_the_notebooks_use(generated: Path) -> None:
+    text = (generated / "reference.md").read_text(encoding="utf-8")
+    listed = re.findall(r"(?m)^## (\S+)$", text)
+    named = re.findall(
+        r"`((?:lutbench|pretrain|downstream)/[\w/]+)\.py`", (ROOT / "docs/extending.md").read_text("utf-8")
+    )
+    assert len(named) > 8
+    assert {name.replace("/", ".") for name in named} <= set(listed)
+    example = (ROOT / "docs/examples/nearest_mean.py").read_text(encoding="utf-8")
+    assert set(re.findall(r"(?m)^ *from ((?:lutbench|downstream)[\w.]+) import", example)) <= set(listed)
+    assert {"lutbench.evaluate.statistics", "lutbench.record_search", "lutbench.models.pretrained"} <= set(listed)
+    assert all(find_spec(name) for name in listed)
 
 
 def test_pages_of_what_is_no_more_are_removed(generated: Path) -> None:
