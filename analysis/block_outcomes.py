@@ -140,9 +140,9 @@ class BlockOutcomes(PerImage):
             or min(self.count, self.grid - 1, self.patch_size) < 1
             or sizes.get("images", {self.count}) != {self.count}
         ):
-            raise ValueError(f"arrays of lengths that do not go together: {sizes}")
+            raise ValueError(f"arrays whose lengths do not match: {sizes}")
         if len(spectra) > 1 or sizes.get("kinds", {2}) != {2} or sizes.get("statistics", {4}) != {4}:
-            raise ValueError("a spectrum without the other, or without its resamples")
+            raise ValueError("one of the two spectra, or their resamples, missing")
         if True in spectra and not all((self.measured[f"spectrum_{rows}"][:, 0] > 0).all() for rows in TOKENS):
             raise ValueError("a spectrum of zeros")
         if True in spectra and not 0 < self.fitted.first < self.fitted.last <= max(sizes["width"]):

@@ -98,8 +98,8 @@ def add_row(given: str, base: str, choices: Choices, file: Path | None = None) -
     names = [f"{stage}/{task}" for stage, task in tasks]
     console.print(f"Tasks of the row: {listed(names, 30)}. Finished runs of {base} are reused.")
     console.print(
-        f"Next: lutbench run {quote(str(path))} --only {name} --data-root DIR\nWithout --only, it also performs what of {base} has not "
-        "finished.",
+        f"Next: lutbench run {quote(str(path))} --only {name} --data-root DIR\nWithout --only, it also does the runs of {base} that "
+        "have not finished.",
         soft_wrap=True,
     )
 

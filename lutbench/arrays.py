@@ -39,11 +39,13 @@ def read_arrays(content: bytes, layout: Layout | None = None) -> dict[str, NDArr
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             total = sum(member.file_size for member in members.values())
             if len(members) != len(archive.infolist()) or len(members) > MAX_ARRAYS or total > MAX_BYTES:
-                raise ValueError(f"{len(archive.infolist())} arrays of {total} bytes together, or two of one name")
+                raise ValueError(
+                    f"{len(archive.infolist())} arrays of {total} bytes together, more than expected, or two arrays with the same name"
+                )
             if layout is not None and any(_expected(name, layout) is None for name in members):
                 raise ValueError(f"arrays {', '.join(members)}"[:300])
             if any(one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for one in members.values()):
-                raise ValueError("a way of packing that NumPy does not have")
+                raise ValueError("a compression that NumPy does not write")
             files = {name: opened.enter_context(archive.open(member)) for name, member in members.items()}
             headers = {name: _header(files[name], members[name].file_size) for name in members}
             for name, (shape, _, dtype) in headers.items():
@@ -78,7 +80,7 @@ def _header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype
     """Return the shape, whether it is in Fortran's order, and the type of the array in a file of so many bytes."""
     read = _HEADERS.get(np.lib.format.read_magic(file))
     if read is None:
-        raise ValueError("a version of NumPy's format that no array here needs")
+        raise ValueError("an unknown version of NumPy's format")
     shape, fortran, dtype = read(file)
     bytes_said = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or dtype.hasobject or bytes_said != size - file.tell():

@@ -220,7 +220,7 @@ def read_seal(path: Path, tensors: Path, checkpoint: Path, identity: str, steps:
             "Move it away, or run the recipe it belongs to."
         )
     if seal.step != step_of(checkpoint) or seal.step > steps:
-        raise ValueError(f"it says that it is of step {seal.step}, of {steps}")
+        raise ValueError(f"it states step {seal.step} of {steps}, which does not fit its name or the run")
     if (found := sha256_of(tensors)) != seal.sha256:
         raise ValueError(f"expected sha256 {seal.sha256[:12]}, found {found[:12]}")
     return seal

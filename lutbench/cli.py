@@ -20,6 +20,7 @@ from lutbench.cli_options import (
     RunsRoot,
     Smoked,
     SuiteName,
+    suite_names,
     with_width,
 )
 from lutbench.cli_report import report
@@ -48,7 +49,7 @@ def _options(
         bool, typer.Option("--version", help="Print the version and the git commit, as in the records.")
     ] = False,
 ) -> None:
-    """Pre-train LUT and MAE, evaluate the encoders, and print the measured results beside the paper's."""
+    """Pre-train encoders with LUT (Learning with Unmasked Tokens) and MAE (masked autoencoders), evaluate them, and print the measured results beside published ones."""
     if version:
         from lutbench.provenance import code
 
@@ -266,7 +267,14 @@ def add(
             metavar="FILE_OR_NAME", help="A file or folder of weights, or the name of a pre-trained timm model."
         ),
     ],
-    to: Annotated[str, typer.Option(metavar="SUITE", help="Suite whose tables get the new row: its name or file.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="SUITE",
+            help="Suite whose tables get the new row: its name or file.",
+            autocompletion=suite_names,
+        ),
+    ],
     label: Annotated[str, typer.Option(help="Name of the row in the tables. Default: the file's name.")] = "",
     part: Annotated[
         str, typer.Option(metavar="NAME", help="Encoder to take if the file has several, such as teacher.backbone.")

@@ -7,10 +7,24 @@ import typer
 
 from lutbench.smoke import Width
 
+
+def suite_names(incomplete: str) -> list[str]:
+    """Return the shipped suites and the suite files of the current folder that begin with ``incomplete``, for shell completion."""
+    from importlib.resources import files
+
+    shipped = sorted(
+        path.name.removesuffix(".toml") for path in files("suites").iterdir() if path.name.endswith(".toml")
+    )
+    beside = sorted(path.name for path in Path().glob("*.toml") if path.name != "pyproject.toml")
+    return [name for name in (*shipped, *beside) if name.startswith(incomplete)]
+
+
 SuiteName = Annotated[
     str,
     typer.Argument(
-        metavar="SUITE", help="tiny, camvid, evidence, small or paper, or the path of a suite file (.toml)."
+        metavar="SUITE",
+        help="tiny, camvid, evidence, small or paper, or the path of a suite file (.toml).",
+        autocompletion=suite_names,
     ),
 ]
 Overrides = Annotated[

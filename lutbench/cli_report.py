@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lutbench.cli_options import DataRoot, Overrides, ResultsRoot, RunsRoot
+from lutbench.cli_options import DataRoot, Overrides, ResultsRoot, RunsRoot, suite_names
 from lutbench.errors import UserError
 
 
@@ -16,6 +16,7 @@ def report(
             metavar="SUITE | A B",
             help="A suite: tiny, camvid, evidence, small or paper, or the path of a suite file (.toml). Or two results folders to "
             "compare, such as results results/reference.",
+            autocompletion=suite_names,
         ),
     ],
     output: Annotated[

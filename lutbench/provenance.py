@@ -81,7 +81,7 @@ class Hardware(BaseModel):
     @property
     def details(self) -> str:
         """The machine, with its system, its memory and torch's threads."""
-        return f"{self}; {self.system}, {self.memory_gib:g} GiB, {self.threads} threads"
+        return f"{self}; {self.system}, {self.memory_gib:g} GiB, {self.threads} thread{'s' * (self.threads != 1)}"
 
 
 def code() -> Code:

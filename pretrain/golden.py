@@ -120,7 +120,7 @@ class GoldenFile:
     def check_all_read(self) -> None:
         """Raise UserError if the file has entries that nothing asked for."""
         if self._unread:
-            raise UserError(f"entries unknown: {listed(sorted(self._unread))}.")
+            raise UserError(f"unknown entries: {listed(sorted(self._unread))}.")
 
     def _array(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
         """Return an entry of ``shape``, in which None stands for any size."""
@@ -141,7 +141,7 @@ class GoldenFile:
         """Return depth, attention heads and MLP ratio of the encoder's or the decoder's blocks."""
         heads = int(self.number(heads_name))
         if heads < 1 or width % heads:
-            raise UserError(f"a width of {width} does not divide into {heads_name} = {heads} heads.")
+            raise UserError(f"the width {width} is not a multiple of {heads_name} = {heads}.")
         hidden = len(self._array(f"init/{blocks}.0.mlp.fc1.weight", (None, width)))
         depth = self._count(rf"init/{blocks}\.\d+\.mlp\.fc1\.weight", dimensions=2)
         return depth, heads, (hidden + 0.5) / width  # timm multiplies by the width and rounds down
@@ -153,7 +153,7 @@ class GoldenFile:
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
-            raise ValueError(f"{size:,} bytes, and {MAX_BYTES:,} is the most")
+            raise ValueError(f"{size:,} bytes, more than the maximum of {MAX_BYTES:,}")
         arrays = read_arrays(path.read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}: give the path of a golden file (.npz) of the LUT step.") from error

@@ -31,7 +31,8 @@ def visible_count(units: int, mask_ratio: float, views: int) -> int:
     if views * count > units:
         raise UserError(
             f"mask_ratio = {mask_ratio} leaves {count} of {units} patches visible in each view, so that two views "
-            "cannot see different patches. Set mask_ratio to at least 0.5, or compare one direction with whole views."
+            "cannot see different patches. Set mask_ratio to at least 0.5, or set both_directions = false and "
+            "teacher_view = 'whole', which need one view only."
         )
     return count
 

@@ -82,19 +82,21 @@ class RobustnessOutcomes(PerImage):
         """
         times = Counter((condition.condition, condition.preprocessing) for condition in self.conditions)
         if not times or max(times.values()) > 1:
-            raise ValueError("expected conditions, each once in every preprocessing")
+            raise ValueError("no condition, or one that appears twice in the same preprocessing")
         pattern = _NAMES_OF.get(self.kind, ".*")
         if unlike := [name for name, _ in times if not re.fullmatch(pattern, name)]:
-            raise ValueError(f"{unlike[0]!r} is no condition of {self.kind}")
+            raise ValueError(f"{unlike[0]!r} is not a condition of {self.kind}")
         if len(self.gap) not in (0, 2) or not set(self.gap) <= {name for name, _ in times}:
             raise ValueError(f"there is no gap between {' and '.join(self.gap)}")
         if self.kind in ("corruptions", "occlusion") and len({condition.images for condition in self.conditions}) != 1:
-            raise ValueError("corruptions and occlusions are of the same images, and these conditions have others")
+            raise ValueError(
+                "conditions with different images, but corruptions and occlusions are all of the same images"
+            )
         if self.kind == "detection":
             if {condition.condition for condition in self.conditions} != {KNOWN, UNKNOWN}:
-                raise ValueError(f"a detection has the conditions {KNOWN} and {UNKNOWN}")
+                raise ValueError(f"conditions of a detection other than {KNOWN} and {UNKNOWN}")
             if any(len(condition.score) != len(condition.label) for condition in self.conditions):
-                raise ValueError("a detection needs the score of every image")
+                raise ValueError("a detection without a score for every image")
 
     @property
     def images(self) -> str:

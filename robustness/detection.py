@@ -85,7 +85,7 @@ def compare_detections(first: Sequence[Detection], second: Sequence[Detection], 
         ValueError: if they are not of as many seeds and images.
     """
     if len(first) != len(second) or len({(len(one.known), len(one.unknown)) for one in (*first, *second)}) != 1:
-        raise ValueError("expected as many seeds and the same images of both methods")
+        raise ValueError("expected the same number of seeds and the same images for both methods")
     by_seed = tuple(float(a.rates()[rate] - b.rates()[rate]) for a, b in zip(first, second, strict=True))
     drawn = np.mean(
         [a.resampled_rates()[:, rate] - b.resampled_rates()[:, rate] for a, b in zip(first, second, strict=True)],

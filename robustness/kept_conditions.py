@@ -62,7 +62,9 @@ class ConditionOutcomes:
         listed, values, labels = list(names), np.asarray(answers), np.asarray(label, np.int64)
         expected = (len(listed), len(protocols), 3)
         if values.shape != expected or labels.shape != (len(listed),):
-            raise ValueError(f"expected answers {expected} and a label each, found {values.shape} and {labels.shape}")
+            raise ValueError(
+                f"expected answers of shape {expected} and one label per image, found {values.shape} and {labels.shape}"
+            )
         if (values[..., 0] < 0).any():
             raise ValueError("a prediction is negative: the classifier's outputs were not finite")
         prediction, rank = (small_integers(values[..., k].T.astype(np.int64, order="C")) for k in (0, 1))
@@ -111,7 +113,7 @@ def unpack(arrays: Mapping[str, NDArray[Any]], count: int) -> tuple[ConditionOut
         ValueError: if there are others, lengths differ, or a value is none that can occur.
     """
     if sum(1 for name in arrays if "." in name and not name.endswith(f".{KEY}")) != count * len(_KEYS):
-        raise ValueError(f"arrays of another number of conditions than {count}")
+        raise ValueError(f"arrays that are not those of {count} conditions")
 
     def one(number: int) -> ConditionOutcomes:
         """Return the condition whose arrays' names begin with ``number``."""

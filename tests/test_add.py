@@ -49,7 +49,7 @@ def test_a_dino_teacher_becomes_a_row_of_every_table_in_which_it_can_be() -> Non
     assert "48 x 48 pixels, normalised with mean (0.485, 0.456, 0.406)" in told
     assert "resized with bicubic interpolation" in told
     assert (
-        "Next: lutbench run my-dino.toml --only my-dino --data-root DIR Without --only, it also performs what of tiny"
+        "Next: lutbench run my-dino.toml --only my-dino --data-root DIR Without --only, it also does the runs of tiny"
         in told
     )
     written = tomllib.loads(Path("my-dino.toml").read_text())

@@ -145,7 +145,7 @@ def line_of(text: str, beginning: str) -> str:
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ((), "Pre-train LUT and MAE, evaluate the encoders"),
+        ((), "Pre-train encoders with LUT (Learning with Unmasked Tokens) and MAE (masked autoencoders)"),
         (("run",), "Run a suite. Finished runs are reused"),
         (("status",), "finished, resumable, stale or missing"),
         (("tables",), "Rebuild a suite's tables from its records"),

@@ -137,10 +137,10 @@ def test_pairs_of_images_are_known_by_their_names() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([[0, 5, 1]], "not the pixels by label and prediction of 5 classes"),
-        ([[-1, 0, 1]], "not the pixels"),
-        ([[0, 0, 0]], "not the pixels"),
-        ([[0, 1, 3], [0, 1, 2]], "not the pixels"),
+        ([[0, 5, 1]], "expected the numbers of pixels by label and prediction of 5 classes"),
+        ([[-1, 0, 1]], "expected the numbers of pixels"),
+        ([[0, 0, 0]], "expected the numbers of pixels"),
+        ([[0, 1, 3], [0, 1, 2]], "expected the numbers of pixels"),
         ([[1, 0, 3], [0, 1, 2]], "ascending"),
         ([], "no pixel of any image"),
     ],

@@ -116,7 +116,7 @@ def test_a_decision_on_one_seed_or_on_one_twice_is_refused(tmp_path: Path, seeds
 
 def test_no_command_changes_what_was_decided(tmp_path: Path) -> None:
     decided(tmp_path)
-    with pytest.raises(UserError, match="no command changes it"):
+    with pytest.raises(UserError, match="cannot be changed by a command"):
         load_suite(str(tmp_path / "asked.toml"), ["decided.seeds=[0, 1]"])
 
 

@@ -153,3 +153,32 @@ def test_completion_is_offered() -> None:
     answered = CliRunner(env={"_LUTBENCH_COMPLETE": "complete_bash", "COMP_WORDS": "lutbench doc", "COMP_CWORD": "1"})
     result = answered.invoke(app, [], prog_name="lutbench")
     assert result.output.split() == ["doctor"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("run t", ["tiny"]),
+        ("tables mi", ["mine.toml"]),
+        ("report evidence-", ["evidence-ablations", "evidence-gpu", "evidence-settings"]),
+        ("add mine.pth --to sm", ["small"]),
+    ],
+)
+def test_the_names_of_suites_are_completed_without_importing_anything_slow(
+    typed: str, offered: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.toml").touch()
+    asked = {
+        "_LUTBENCH_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"lutbench {typed}",
+        "COMP_CWORD": str(len(typed.split())),
+    }
+    code = (
+        "import sys; from lutbench.cli import app\n"
+        "try: app([], prog_name='lutbench')\n"
+        "finally: sys.stderr.write(' '.join(sys.modules))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **asked}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.stdout.split() == offered
+    assert not set(ended.stderr.split()) & {"torch", "timm", "pandas", "datasets", "matplotlib"}

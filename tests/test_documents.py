@@ -6,7 +6,11 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from typer.main import get_command
 
+from lutbench.cli import app
+from lutbench.kinds import KINDS
+from lutbench.recipes.base import Recipe
 from lutbench.recipes.loading import load_suite
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +123,30 @@ def test_the_probe_of_few_labels_is_one(tmp_path: Path) -> None:
         (row, draw) for row in ("lut", "mae") for draw in range(3)
     ]
     assert {run.kind.name for run in runs} == {"attentive"}
+
+
+@pytest.mark.parametrize("document", [document for document in DOCUMENTS if document.endswith(".md")])
+def test_every_command_and_option_that_is_named_exists(document: str) -> None:
+    commands = dict(get_command(app).commands)  # type: ignore[attr-defined]
+    commands |= {f"data {name}": command for name, command in commands.pop("data").commands.items()}
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for line in re.findall(r"(?:^    |`|/|-m )lutbench ([a-z][^\n`]*)", text, re.MULTILINE):
+        name = next((name for name in commands if re.match(rf"{name}\b", line)), "")
+        assert name, line
+        known = {flag for option in commands[name].params for flag in (*option.opts, *option.secondary_opts)}
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)) <= known, line
+
+
+def all_recipes(base: type[Recipe] = Recipe) -> set[type[Recipe]]:
+    return {base, *(one for below in base.__subclasses__() for one in all_recipes(below))}
+
+
+@pytest.mark.parametrize("document", [document for document in DOCUMENTS if document.startswith("docs/")])
+def test_every_setting_that_is_named_exists(document: str) -> None:
+    assert all(kind.recipe for kind in KINDS.values())
+    known = {name for recipe in all_recipes() for name in recipe.model_fields} | {"known", "budget"}
+    known |= {"visible"}  # an argument of a framework, in docs/extending.md
+    assert set(re.findall(r"`(\w+) = ", (ROOT / document).read_text(encoding="utf-8"))) <= known
 
 
 def test_documents_name_paths_at_all() -> None:

@@ -1,4 +1,4 @@
-"""Pages of the documentation that follow from the code: every setting, command, dataset and module; and the notebooks.
+"""Pages of the documentation that follow from the code: every setting, command, dataset and module; the reference of modules; the notebooks.
 
 Settings are read from the recipes, as they check a suite file; commands from the command line itself; modules from their sources,
 without importing them. What is written is MyST Markdown.
@@ -9,6 +9,7 @@ from pathlib import Path
 from generate.commands import command_pages
 from generate.datasets import dataset_pages
 from generate.modules import ROOT, module_pages
+from generate.reference import reference_pages
 from generate.settings import settings_pages
 
 __all__ = ["write_pages"]
@@ -16,7 +17,14 @@ __all__ = ["write_pages"]
 
 def write_pages(folder: Path) -> None:
     """Write all generated pages into ``folder``, anew; a page that is already as it should be keeps its time, so that it isn't built again."""
-    pages = {**settings_pages(), **command_pages(), **dataset_pages(), **module_pages(), **_notebooks()}
+    pages = {
+        **settings_pages(),
+        **command_pages(),
+        **dataset_pages(),
+        **module_pages(),
+        **reference_pages(),
+        **_notebooks(),
+    }
     for path in [path for kind in ("*.md", "*.ipynb") for path in folder.rglob(kind)]:
         if path.relative_to(folder).as_posix() not in pages:
             path.unlink()

@@ -1,14 +1,18 @@
-"""The pages of every setting, from the recipes."""
+"""The pages of every setting, from the recipes.
+
+The docstring below a setting says what it is. The source of its default is the docstring's last sentence, ``Source: MAE, table 1.``;
+without one, the paragraph ``Source of the defaults: ...`` of the class that sets the default.
+"""
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from generate.markup import markdown, toml
 from lutbench.kinds import KINDS
-from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, Runtime
+from lutbench.recipes.base import DataRecipe, EncoderRecipe, Recipe, Runtime, default_workers
 from lutbench.recipes.budget import BudgetRecipe
 from lutbench.recipes.cluster import ClusterRecipe
 from lutbench.recipes.decided import Decided, DecidedComparison
@@ -61,7 +65,8 @@ SUITE_PAGES = (
         "data",
         "Datasets",
         "`[data.NAME]` is a dataset for training and evaluation; its `source` decides which of the first three groups of settings "
-        "applies. `[shifted.NAME]` is a shifted test set.",
+        'applies. `known = "NAME"` starts from the settings of a dataset of {doc}`/generated/datasets`. `[shifted.NAME]` is a shifted '
+        "test set.",
         {
             "data": DataRecipe,
             "scenes": SegmentationDataRecipe,
@@ -77,6 +82,30 @@ SUITE_PAGES = (
     ),
 )
 """Pages of settings beside one for each kind of run."""
+
+CHANGES = "*Changes results.*"
+CHANGES_NONE = "*Changes no result.*"
+CHOOSES = "*Chooses which runs there are; changes the result of none.*"
+TABLE = "*A table: see its settings.*"
+
+EFFECTS: Mapping[type[Recipe], Mapping[str, str]] = {
+    Suite: {
+        **dict.fromkeys(("title", "about", "kind", "decided", "compare", "cluster"), CHANGES_NONE),
+        "seeds": CHOOSES,
+        **dict.fromkeys(
+            ("data", "encoder", "method", "defaults", "pretrain", "downstream", "classifier", "shifted", "robustness", "analysis", "sweep"),
+            TABLE,
+        ),
+    },
+    MethodRecipe: {**dict.fromkeys(("label", "published"), CHANGES_NONE), "like": CHOOSES},
+    TaskTable: {**dict.fromkeys(("title", "published"), CHANGES_NONE), **dict.fromkeys(("methods", "draws", "at"), CHOOSES)},
+    RobustnessTable: {"title": CHANGES_NONE, **dict.fromkeys(("sets", "tasks", "methods", "classifiers"), CHOOSES)},
+    ClassifierTable: dict.fromkeys(("label", "encoder", "published"), CHANGES_NONE),
+    SweepTable: {**dict.fromkeys(("title", "label"), CHANGES_NONE), **dict.fromkeys(("tasks", "methods"), CHOOSES)},
+    Decided: dict.fromkeys(Decided.model_fields, CHANGES_NONE),
+    DecidedComparison: dict.fromkeys(DecidedComparison.model_fields, CHANGES_NONE),
+}  # fmt: skip
+"""What the settings of tables do that are not settings of a run; those not listed change results."""
 
 
 def settings_pages() -> dict[str, str]:
@@ -98,10 +127,10 @@ def settings_pages() -> dict[str, str]:
         "# Every setting\n\n"
         "These pages are generated from the code that checks a suite file, so they list every setting. Any other key in a suite "
         "file is an error; the message suggests the nearest known name.\n\n"
-        "Each entry gives the type, the default, and whether the setting **changes results**. A setting that does is part of the "
-        "identity of a run (see {doc}`/records`): another value makes another run. You can change the other settings, such as the "
-        "number of loader processes, at any time. The source of a default is in brackets: *(paper)* is the LUT paper or its "
-        "release, and *our choice* is a decision of this suite.\n\n"
+        "Each entry gives the type, the default, the source of the default, and what the setting **changes**. A setting that changes "
+        "results is part of the identity of a run (see {doc}`/records`): another value makes another run. You can change the other "
+        "settings, such as the number of loader processes, at any time. *Our choice* is a decision of this suite. On the page of "
+        "pre-training, *(paper)* is LUT with its released code and documents.\n\n"
         "To change a setting for one command: `lutbench run tiny --set pretrain.lut.epochs=4`; for all runs of a kind: "
         "`--set defaults.pretrain.epochs=4`.\n\n"
         f"```{{toctree}}\n:maxdepth: 1\n\n{entries}\n```\n"
@@ -112,58 +141,82 @@ def settings_pages() -> dict[str, str]:
 def _settings_page(page: SettingsPage) -> str:
     parts = [f"# {page.title}", page.about]
     for name, recipe in page.tables.items():
-        if len(page.tables) > 1:
-            parts += [f"## {name}", markdown(recipe.__doc__ or "")]
-        parts += _settings(name, recipe)
+        parts += [f"## {name}"] if len(page.tables) > 1 else []
+        parts += [markdown(recipe.__doc__ or ""), *_settings(name, recipe)]
     return "\n\n".join(parts) + "\n"
 
 
 def _settings(table: str, recipe: type[Recipe]) -> Iterator[str]:
     """Yield an entry for every setting of a recipe, in the order of its source."""
     schema, described = recipe.model_json_schema(), _descriptions(recipe)
-    names = list(recipe.model_fields)
-    for place, (name, field) in enumerate(recipe.model_fields.items()):
-        shape = schema["properties"][name]
-        if name in described:
-            text = markdown(described[name])
-        elif _names_a_table(shape):
-            text = f"The name of {_names_a_table(shape)}."
-        else:  # one docstring stands below a few settings that it is about
-            after = (other for other in names[place + 1 :] if other in described)
-            before = (other for other in reversed(names[:place]) if other in described)
-            near = next(after, None) or next(before, None)
-            text = f"See `{near}`." if near else ""
+    for name, field in recipe.model_fields.items():
+        shape, (text, source) = schema["properties"][name], described[name]
         default = "required" if field.is_required() else _default(field)
-        effect = "*Changes no result.*" if Runtime in field.metadata else "*Changes results.*"
-        yield (f"::::{{confval}} {table}.{name}\n:type: {_type(shape)}\n:default: {default}\n\n{text} {effect}\n::::")
+        effect = _effect(recipe, name)
+        cited = f" Source: {'you set it' if field.is_required() else markdown(source)}." if effect == CHANGES else ""
+        yield (
+            f"::::{{confval}} {table}.{name}\n:type: {_type(shape)}\n:default: {default}\n\n"
+            f"{markdown(text)} {effect}{cited}\n::::"
+        )
 
 
-def _descriptions(recipe: type[Recipe]) -> dict[str, str]:
-    """Return the docstrings below the settings of a recipe and of those that it extends, by the settings' names.
+def _effect(recipe: type[Recipe], name: str) -> str:
+    """Return what a setting changes."""
+    if Runtime in recipe.model_fields[name].metadata:
+        return CHANGES_NONE
+    listed = next((EFFECTS[one] for one in recipe.__mro__ if one in EFFECTS), {})
+    return listed.get(name, CHANGES)
 
-    pydantic can read them too, but then does so whenever a command starts.
+
+def _descriptions(recipe: type[Recipe]) -> dict[str, tuple[str, str]]:
+    """Return by setting its docstring without the source, and the source of its default, without full stop.
+
+    Both are of the last of the recipe and those that it extends that has them. pydantic can read docstrings too, but then does so
+    whenever a command starts.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for one in reversed(recipe.__mro__):
         if issubclass(one, Recipe):
             (body,) = ast.parse(inspect.getsource(one)).body
             assert isinstance(body, ast.ClassDef)
-            for setting, text in pairwise(body.body):
-                match setting, text:
-                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(docstring))):
-                        found[name] = inspect.cleandoc(docstring)
-    return found
+            of_class = _source(SOURCE_OF_DEFAULTS, one.__doc__ or "")
+            for setting, below in zip(body.body, [*body.body[1:], None], strict=True):
+                if isinstance(setting, ast.AnnAssign) and isinstance(setting.target, ast.Name):
+                    name, text = setting.target.id, _text(below)
+                    sources[name] = _source(SOURCE, text) or of_class
+                    texts[name] = SOURCE.sub("", text) or texts.get(name, "")
+    return {name: (texts[name], sources[name]) for name in recipe.model_fields}
+
+
+SOURCE = re.compile(r"(?:^|\s+)Source: (.+?)\.?\s*$", re.DOTALL)
+SOURCE_OF_DEFAULTS = re.compile(r"^\s*Source of the defaults: (.+?)\.?\s*$", re.DOTALL | re.MULTILINE)
+
+
+def _source(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return re.sub(r"\s+", " ", found[1]) if found else ""
+
+
+def _text(below: ast.stmt | None) -> str:
+    """Return the docstring that a statement is; empty if it is none."""
+    match below:
+        case ast.Expr(value=ast.Constant(value=str(docstring))):
+            return inspect.cleandoc(docstring)
+    return ""
 
 
 def _default(field: Any) -> str:
-    if field.default_factory is not None:
-        made = field.default_factory.__name__
-        return {"list": "`[]`", "dict": "no table"}.get(made, "depends on other settings or on the machine")
-    if field.default is None:
+    if field.default_factory is default_workers:
+        return "depends on the machine"
+    if field.default_factory_takes_validated_data:
+        return "depends on other settings"
+    value = field.get_default(call_default_factory=True)
+    if value is None:
         return "not given"
-    if isinstance(field.default, Recipe):
+    if isinstance(value, Recipe):
         return "the defaults of its table"
-    return f"`{toml(field.default)}`"
+    return "no table" if value == {} else f"`{toml(value)}`"
 
 
 def _names_a_table(schema: Mapping[str, Any]) -> str:

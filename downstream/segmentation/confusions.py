@@ -79,7 +79,9 @@ class Confusions(PerImage):
             label, prediction, pixels = one.T.astype(np.int64)
             known = ((one[:, :2] >= 0) & (one[:, :2] < len(classes))).all()
             if not known or (pixels < 1).any() or (np.diff(label * len(classes) + prediction) < 1).any():
-                raise ValueError(f"{name}: not the pixels by label and prediction of {len(classes)} classes, ascending")
+                raise ValueError(
+                    f"{name}: expected the numbers of pixels by label and prediction of {len(classes)} classes, in ascending order"
+                )
             rows.append(np.stack([np.full(len(one), index), label, prediction, pixels]))
         image, label, prediction, count = np.concatenate(rows, 1)
         if not len(count):
@@ -108,14 +110,16 @@ class Confusions(PerImage):
         classes, n, images = tuple(arrays["classes"].tolist()), int(arrays["n"]), fingerprint_text(arrays["images"])
         check_plain(list(classes), "classes")
         if len(set(classes)) != len(classes) or not 0 < n * len(classes) <= MAX_AREAS:
-            raise ValueError(f"{n} images of {len(classes)} classes, of which each needs a name of its own")
+            raise ValueError(
+                f"{n} images of {len(classes)} classes, which are too many or none, or two classes with the same name"
+            )
         names = unpacked_names(arrays, n, images)
 
         def scale(prefix: str, multi_scale: "Confusions | None" = None) -> "Confusions":
             """Return the counts of the arrays whose names begin with ``prefix``."""
             image, label, prediction, count = (arrays[prefix + name] for name in _COUNTS)
             if not len(image) == len(label) == len(prediction) == len(count) > 0:
-                raise ValueError("counts of which each array has another length, or none")
+                raise ValueError("arrays of counts that differ in length or are empty")
             for values, first, bound in (
                 (image, 0, n),
                 (label, 0, len(classes)),
@@ -123,12 +127,10 @@ class Confusions(PerImage):
                 (count, 1, 2**40),
             ):
                 if values.min() < first or values.max() >= bound:
-                    raise ValueError(
-                        f"numbers from {values.min()} to {values.max()} where {first} to {bound - 1} can be"
-                    )
+                    raise ValueError(f"numbers from {values.min()} to {values.max()}, outside {first} to {bound - 1}")
             pair = (image.astype(np.int64) * len(classes) + label) * len(classes) + prediction
             if (np.diff(pair) < 1).any():
-                raise ValueError("pairs of label and prediction that come twice, or are not ascending")
+                raise ValueError("pairs of label and prediction that appear twice, or are not in ascending order")
             return cls(image, label, prediction, count, n, classes, images, multi_scale, names)
 
         return scale("", scale("multi_scale_") if "multi_scale_count" in arrays else None)
@@ -137,7 +139,7 @@ class Confusions(PerImage):
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
         """Compare mIoU by a bootstrap over images."""
         if metric != "mIoU":
-            raise ValueError(f"there is no comparison by {metric}")
+            raise ValueError(f"methods cannot be compared by {metric}, only by mIoU")
         check_same_images([*first, *second])
         areas = [np.stack([one.areas() for one in seeds]) for seeds in (first, second)]
         return resampled(areas[0], areas[1], mean_iou)

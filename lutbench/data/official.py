@@ -187,7 +187,7 @@ def _of_torchvision(
 
         if folder.name != home:
             raise UserError(
-                f"{folder}: torchvision reads this set, and wants its folder to be called {home}. Rename it."
+                f"{folder}: torchvision, which reads this dataset, expects its folder to be named {home}. Rename the folder."
             )
         part = split.rstrip("0123456789")
         number = {"partition": int(split[len(part) :])} if part != split else {}

@@ -211,7 +211,8 @@ class Outcomes(PerImage):
             or ((label == prediction) != (rank == 0)).any()
         ):
             raise ValueError(
-                "a label, prediction or rank below 0, or a rank that is 0 elsewhere than where the prediction is right"
+                "a negative label, prediction or rank, or an image whose rank is 0 although its prediction is wrong, or "
+                "not 0 although it is right"
             )
         images = fingerprint_text(arrays["images"])
         names = unpacked_names(arrays, len(label), images)

@@ -45,7 +45,7 @@ class QueryScores(PerImage):
         queries = tuple(names)
         made = cls(scores, tuple(metrics), shown, names_fingerprint(queries), queries)
         if len(queries) != len(scores):
-            raise ValueError(f"{len(scores)} rows of scores of {len(queries)} queries")
+            raise ValueError(f"{len(scores)} rows of scores for {len(queries)} queries")
         made._check()
         return made
 
@@ -53,7 +53,7 @@ class QueryScores(PerImage):
         known = ~np.isnan(self.scores)
         if self.scores.ndim != 2 or self.scores.shape[1] != len(self.metrics) or not known.any(0).all():
             raise ValueError(
-                f"scores of shape {self.scores.shape} by {len(self.metrics)} metrics, of which each needs one at least"
+                f"scores of shape {self.scores.shape} for {len(self.metrics)} metrics, or a metric without any score"
             )
         if ((self.scores[known] < 0) | (self.scores[known] > 1)).any() or not 0 < self.shown <= len(self.metrics):
             raise ValueError("a score that is not between 0 and 1, or more metrics shown than there are")
@@ -98,7 +98,7 @@ class QueryScores(PerImage):
         """Compare the means of a score by a bootstrap over queries."""
         check_same_images([*first, *second])
         if any(metric not in one.metrics for one in (*first, *second)):
-            raise ValueError(f"there is no comparison by {metric}")
+            raise ValueError(f"methods cannot be compared by {metric}: it was not measured")
         counted = [
             np.stack([one._counted()[:, :, one.metrics.index(metric)] for one in seeds]) for seeds in (first, second)
         ]

@@ -22,15 +22,19 @@ _ONLY_OF: dict[Measure, tuple[str, ...]] = {
 def _in_order(measures: list[Measure]) -> list[Measure]:
     """Return measures in a fixed order, so that the identity does not depend on it; raises ValueError for duplicates."""
     if len(set(measures)) != len(measures):
-        raise ValueError("a measure appears twice")
+        raise ValueError("a measure appears twice. List every measure once")
     return sorted(measures, key=MEASURES.index)
 
 
 class AnalysisRecipe(ImageTaskRecipe):
-    """Measurements on an encoder, block by block, on the same images for every encoder of a table."""
+    """Measurements on an encoder, block by block, on the same images for every encoder of a table.
+
+    Source of the defaults: our choice. The source of each measure is in docs/protocols.md.
+    """
 
     revision: ClassVar[int] = 1
     kind: Literal["analysis"] = "analysis"
+    """The kind of this run."""
     split: Literal["train", "val"] = "val"
     """The split whose images are analysed."""
     images: Count | None = None
@@ -42,17 +46,19 @@ class AnalysisRecipe(ImageTaskRecipe):
     amplitudes over the patch grid. ``depth``: k-NN accuracy after every block, and CKA between blocks. ``similarity``: between
     the patches of an image, and between two views of it."""
     alpha_from: Count = 10
+    """First rank of the power-law fit to the singular values. Source: our choice, as the first few singular values are large."""
     alpha_to: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Range of the power-law fit to the singular values: from this rank (``alpha_from``) to this share of the width (``alpha_to``).
-    Our choice: the first few singular values are large, the last are noise."""
+    """Last rank of the power-law fit to the singular values, as a share of the width. Source: our choice, as the last ones are
+    noise."""
     neighbours: Count = 20
+    """Number of neighbours of the k-NN vote after every block. Source: Wu et al. 2018, as in the task ``knn``."""
     temperature: PositiveFloat = 0.07
-    """Number of neighbours and temperature, as in the task ``knn``."""
+    """Temperature of the k-NN vote after every block. Source: Wu et al. 2018, as in the task ``knn``."""
     bank: Count = 20_000
-    """Number of training images among which neighbours are searched, evenly spaced (our choice: two features per image and block
-    are kept, 1.6 GB for a ViT-B)."""
+    """Number of training images among which neighbours are searched, evenly spaced. Two features per image and block are kept,
+    1.6 GB for a ViT-B."""
     viewed: Annotated[int, Field(ge=2, le=10**9)] = 1000
-    """Number of images that are compared with a second view, evenly spaced among the analysed ones (our choice)."""
+    """Number of images that are compared with a second view, evenly spaced among the analysed ones."""
     blocks: list[Depth] | None = Field(None, min_length=1, max_length=4)
     """Blocks whose attention maps are drawn, counted from 1; by default the middle and the last block."""
     eval_batch: Annotated[Batch, Runtime] = 64
@@ -84,5 +90,5 @@ class AnalysisRecipe(ImageTaskRecipe):
     @model_validator(mode="after")
     def _blocks_once(self) -> Self:
         if self.blocks is not None and len(set(self.blocks)) != len(self.blocks):
-            raise ValueError("blocks: a block appears twice")
+            raise ValueError("blocks: a block appears twice. List every block once")
         return self

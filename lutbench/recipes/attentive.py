@@ -11,34 +11,37 @@ from lutbench.recipes.pretrain import check_schedule, kept_checkpoints
 
 
 class AttentiveRecipe(ClassificationRecipe):
-    """Attentive probe (V-JEPA, arXiv 2404.08471; also CAPI and AIM): AdamW on a cross-attention block and a linear layer.
+    """Attentive probe (also CAPI and AIM): AdamW on a cross-attention block and a linear layer.
 
     One fixed setting of what papers sweep over, such as the learning rate.
+
+    Source of the defaults: V-JEPA (arXiv 2404.08471), its released frozen evaluation.
     """
 
     revision: ClassVar[int] = 1
     kind: Literal["attentive"] = "attentive"
+    """The kind of this task."""
     epochs: Count = 20
-    """Number of epochs (V-JEPA's released frozen evaluation, as the next three settings)."""
+    """Number of epochs."""
     batch: Batch = 256
-    """Images per optimiser step, summed over processes (V-JEPA)."""
+    """Images per optimiser step, summed over processes."""
     lr: PositiveFloat = 1e-3
-    """Peak learning rate, not scaled with the batch; then a half cosine to 0 (V-JEPA)."""
+    """Peak learning rate, not scaled with the batch; then a half cosine to 0."""
     weight_decay: NonNegativeFloat = 0.01
-    """Weight decay; not applied to one-dimensional parameters (V-JEPA)."""
+    """Weight decay; not applied to one-dimensional parameters."""
     warmup_epochs: CountOrZero = 0
-    """Epochs of linear warm-up from 0; none in V-JEPA's released code."""
+    """Epochs of linear warm-up from 0."""
     betas: Betas = Field([0.9, 0.999])
-    """AdamW's beta1 and beta2 (PyTorch's defaults)."""
+    """AdamW's beta1 and beta2. Source: default of PyTorch."""
     heads: Depth | None = None
-    """Attention heads; by default one per 64 features, as in ViTs (V-JEPA's 16 are for ViT-L)."""
+    """Attention heads; by default one per 64 features, as in ViTs: V-JEPA's 16 for ViT-L."""
     mlp_ratio: float = Field(4.0, gt=0, le=64)
-    """Hidden width of the block's MLP divided by the width of the features (V-JEPA, as ViTs)."""
+    """Hidden width of the block's MLP divided by the width of the features."""
     fresh_crops: bool = True
-    """True: a new random resized crop and flip of every image in every epoch, each encoded again. False: centre crops, whose tokens
-    are encoded once and kept in memory; far cheaper, for small datasets (our choice)."""
+    """True: a new random resized crop and flip of every image in every epoch, each encoded again. False: centre crops, whose
+    tokens are encoded once and kept in memory; far cheaper, for small datasets. Source: our choice, as in the linear probe."""
     crop_scale: CropScale = Field([0.08, 1.0])
-    """Area of the random resized crop, as shares of the image's area (as in the linear probe)."""
+    """Area of the random resized crop, as shares of the image's area. Source: our choice, as in the linear probe."""
 
     def affecting_results(self) -> dict[str, Any]:
         """Return the fields that affect results; ``crop_scale`` only with ``fresh_crops``."""

@@ -92,27 +92,37 @@ class Recipe(BaseModel):
 
 
 class EncoderRecipe(Recipe):
-    """A Vision Transformer from timm, by name, with optional changes of its size."""
+    """A Vision Transformer from timm, by name, with optional changes of its size.
+
+    Source of the defaults: LUT's release, ViT-B.
+    """
 
     label: Annotated[str, Runtime] = ""
     """Name of the architecture in tables, such as ``ViT-B/16``. If empty, the model's name."""
     model: str = "vit_base_patch16_224"
-    """Name in timm (paper: ViT-S/B/L with patch 16)."""
+    """Name of the model in timm. LUT's release has ViT-S, ViT-B and ViT-L with patches of 16 pixels."""
     image_size: Pixels = 224
-    """Side length of the square input in pixels (paper)."""
+    """Side length of the square input in pixels."""
     patch_size: Pixels | None = None
-    """Side length of a patch in pixels. By default as timm defines the model; the same holds for the next three settings."""
+    """Side length of a patch in pixels; by default as timm defines the model. Source: timm."""
     width: Width | None = None
+    """Number of features of a token; by default as timm defines the model. Source: timm."""
     depth: Depth | None = None
+    """Number of transformer blocks; by default as timm defines the model. Source: timm."""
     heads: Depth | None = None
+    """Attention heads of a block; by default as timm defines the model. Source: timm."""
 
 
 class DatasetRecipe(Recipe):
-    """A dataset: its type and its folder."""
+    """A dataset: its type and its folder.
+
+    Source of the defaults: our choice.
+    """
 
     label: Annotated[str, Runtime] = ""
     """Name of the dataset in tables. If empty, its name in the suite file."""
     source: str
+    """Layout of the dataset on disk, or what builds it."""
     path: Annotated[str, Runtime] = ""
     """Folder below the data root. Not needed for datasets built from photographs that ship in Python packages."""
 
@@ -147,7 +157,10 @@ class DatasetRecipe(Recipe):
 
 
 class DataRecipe(DatasetRecipe):
-    """An image dataset with a training and a validation split."""
+    """An image dataset with a training and a validation split.
+
+    Source of the defaults: our choice.
+    """
 
     source: Literal[
         "folder", "huggingface", "photographs", "photograph-tiles",
@@ -164,8 +177,9 @@ class DataRecipe(DatasetRecipe):
     val: str = "val"
     """Name of the validation split or folder. May be empty for a dataset that is used only for pre-training."""
     image_column: str = "image"
+    """Column of a Hugging Face dataset with the images."""
     label_column: str = "label"
-    """Columns of a Hugging Face dataset. An empty label column means no labels."""
+    """Column of a Hugging Face dataset with the labels; empty for a dataset without labels."""
     revision: str | None = None
     """Git revision of a dataset on the Hub, to pin its version."""
     undecodable: Literal["stop", "skip"] = "stop"
@@ -183,6 +197,8 @@ class DataRecipe(DatasetRecipe):
     """Hold out this share of each class's training images and use them in place of ``val``. For choosing settings; final numbers
     are measured on the real ``val`` by another suite. See :mod:`lutbench.data.held_out`."""
     few: Few = None
+    """Read at most this many images of each split, taken from a few classes; by default all. For smoke runs, see
+    :mod:`lutbench.smoke`."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -223,11 +239,14 @@ class PreprocessingRecipe(Recipe):
     """Preprocessing of the images that weights were trained on. What is not given is read from the weights' configuration.
 
     See :func:`lutbench.models.preprocessing.preprocessing_of`.
+
+    Source of the defaults: the weights, as their training used them.
     """
 
     mean: Annotated[Mean | None, Later] = None
+    """Mean that is subtracted from pixels in [0, 1], one value per channel."""
     std: Annotated[Deviation | None, Later] = None
-    """Mean and standard deviation for normalising pixels, one value per channel."""
+    """Standard deviation by which pixels are then divided, one value per channel."""
     interpolation: Annotated[Literal["bicubic", "bilinear", "lanczos", "nearest"] | None, Later] = None
     """Interpolation for resizing images."""
     crop_pct: Annotated[CropShare | None, Later] = None
@@ -310,7 +329,10 @@ def default_workers() -> int:
 
 
 class RunRecipe(Recipe):
-    """All settings of one run, and what follows from the settings alone."""
+    """All settings of one run, and what follows from the settings alone.
+
+    Source of the defaults: our choice.
+    """
 
     revision: ClassVar[int]
     """Revision of the code for this kind of run. Raised when results change for the same settings; finished runs and records of an

@@ -39,7 +39,10 @@ from lutbench.recipes.suite_tables import AnyData
 
 
 class BudgetRecipe(Recipe):
-    """Length of a pre-training run, given as the compute of another run."""
+    """Length of a pre-training run, given as the compute of another run.
+
+    Source of the defaults: our choice.
+    """
 
     like: str
     """Name of the other pre-training run in the suite file."""

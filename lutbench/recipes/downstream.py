@@ -64,10 +64,15 @@ class EncoderSource(WeightsSource):
 
 
 class DownstreamRecipe(RunRecipe):
-    """Settings of every task that evaluates an encoder."""
+    """Settings of every task that evaluates an encoder.
+
+    Source of the defaults: our choice.
+    """
 
     encoder: EncoderSource
+    """The encoder to evaluate: one of the suite's methods."""
     log_every: Annotated[Count, Runtime] = 20
+    """Optimiser steps between log entries."""
     trackers: Trackers = Field(default=["tensorboard"])
     """Experiment trackers for the training losses, as in pre-training."""
 
@@ -88,17 +93,21 @@ def default_crop(image_size: int) -> float:
 
 
 class ImageTaskRecipe(DownstreamRecipe):
-    """Settings of every task that evaluates on centre crops."""
+    """Settings of every task that evaluates on centre crops.
+
+    Source of the defaults: our choice.
+    """
 
     data: DataRecipe
+    """The images and labels of the task."""
     image_size: Pixels | None = None
     """Side length of the input in pixels; by default the encoder's own. Position embeddings are interpolated to fit."""
     eval_crop: CropShare = Field(
         default_factory=lambda given: default_crop(given["image_size"] or given["encoder"].architecture.image_size)
     )
     """Evaluation resizes the short side to image_size / eval_crop and crops the centre. Default: 224 / 256, and 1 for inputs of
-    more than 224 pixels (released code, as MAE and DeiT), unless the weights come with their own ``crop_pct``, see
-    :func:`lutbench.models.preprocessing.preprocessing_for`."""
+    more than 224 pixels, unless the weights come with their own ``crop_pct``, see
+    :func:`lutbench.models.preprocessing.preprocessing_for`. Source: released code of LUT, as MAE and DeiT."""
     resized_by: ResizedBy = "Pillow"
     """Library that resizes the images for evaluation and feature extraction, and the random crops of probes. The training crops of
     fine-tuning always use timm and Pillow."""
@@ -148,7 +157,10 @@ class ImageTaskRecipe(DownstreamRecipe):
 
 
 class ClassificationRecipe(ImageTaskRecipe):
-    """Settings of every classification task: the training split or a subset of it (low-shot), and the metric."""
+    """Settings of every classification task: the training split or a subset of it (low-shot), and the metric.
+
+    Source of the defaults: our choice.
+    """
 
     shots: Annotated[Count | None, Later] = None
     """Train on this many images per class, drawn at random. By default on all images (likewise for ``share`` and ``subset``). Within
@@ -230,39 +242,55 @@ def check_policy(text: str) -> str:
 
 
 class FinetuneRecipe(ClassificationRecipe):
-    """End-to-end fine-tuning (the release's FINETUNE document for ViT-B; equal to MAE, table 9)."""
+    """End-to-end fine-tuning of the encoder with a classifier.
+
+    Source of the defaults: LUT's documents (FINETUNE.md), ViT-B; equal to MAE, table 9.
+    """
 
     revision: ClassVar[int] = 1
     kind: Literal["finetune"] = "finetune"
+    """The kind of this task."""
     epochs: Count = 100
+    """Number of epochs."""
     warmup_epochs: CountOrZero = 5
+    """Epochs of linear warm-up from 0; then a half cosine to ``min_lr``, updated every step."""
     batch: Batch = 1024
+    """Images per optimiser step, summed over processes and micro-batches."""
     micro_batch: Annotated[Batch | None, Runtime] = None
     """Images per forward pass, summed over processes; by default the whole batch. Images that are mixed with each other stay in one
     forward pass."""
     base_lr: PositiveFloat = 1e-3
+    """Learning rate that ``lr_rule`` scales with the batch; the peak learning rate is 4e-3 at the default batch."""
     lr_rule: Literal["sqrt", "linear"] = "sqrt"
     """Scaling of the peak learning rate with the batch. ``sqrt``: base_lr * sqrt(batch) / 8 (released code). ``linear``:
     base_lr * batch / 256 (MAE). Both are equal for a batch of 1024."""
     min_lr: NonNegativeFloat = 1e-6
+    """Learning rate at the end of the cosine."""
     layer_decay: float = Field(0.75, gt=0, le=1)
     """Layer-wise learning rate decay: block d of D has the learning rate times layer_decay^(D + 1 - d)."""
     weight_decay: NonNegativeFloat = 0.05
+    """Weight decay; not applied to one-dimensional parameters, class token and positions."""
     betas: Betas = Field([0.9, 0.999])
+    """AdamW's beta1 and beta2."""
     drop_path: float = Field(0.1, ge=0, lt=1)
+    """Probability of stochastic depth at the last block; it grows linearly from 0 at the first."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """Share of the target that is spread evenly over all classes."""
     mixup: MixingStrength = 0.8
+    """Alpha of Mixup, whose mixing ratio is drawn from Beta(alpha, alpha); 0 turns it off."""
     cutmix: MixingStrength = 1.0
+    """Alpha of CutMix, whose mixing ratio is drawn from Beta(alpha, alpha); 0 turns it off."""
     mix_group: Batch = 32
-    """Number of images that share one mixing ratio and box (released code, as MAE: the images of one GPU's batch). The last group of
-    a batch may be smaller."""
+    """Number of images that share one mixing ratio and box. The last group of a batch may be smaller. Source: released code of
+    LUT, as MAE: the images of one GPU's micro-batch."""
     rand_augment: Annotated[str, AfterValidator(check_policy)] = "rand-m9-mstd0.5-inc1"
     """Augmentation policy, as timm writes it (:data:`POLICIES`); empty for none."""
     erasing: float = Field(0.25, ge=0, le=1)
     """Probability of random erasing with per-pixel noise."""
     crop_scale: CropScale = Field([0.08, 1.0])
-    """Area of the random resized crop, as shares of the image's area (default of MAE and timm)."""
+    """Area of the random resized crop, as shares of the image's area. Source: default of MAE's code and timm."""
     flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a horizontal flip. Source: default of timm."""
     head_std: PositiveFloat = 2e-5
     """Standard deviation of the classifier's initial weights (truncated normal)."""
     eval_every: Annotated[Count | None, Runtime] = None

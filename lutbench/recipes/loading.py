@@ -150,8 +150,8 @@ def _override(tables: dict[str, Any], assignment: str) -> None:
         raise UserError(f"--set {assignment}: extends can only be set in the suite file. Change it there.")
     if parts[0] == "decided":
         raise UserError(
-            f"--set {assignment}: what was decided before the first run stands in the suite file, and no command changes it. To ask "
-            "another question, write another suite file."
+            f"--set {assignment}: [decided] is written before the first run and cannot be changed by a command. To ask another question, "
+            "write another suite file."
         )
     try:
         value = parse_toml(f"value = {text}")["value"]

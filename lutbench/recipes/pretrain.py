@@ -45,12 +45,17 @@ def _one_of(known: Mapping[str, str]) -> AfterValidator:
 
 
 class PretrainRecipe(RunRecipe):
-    """One pre-training run. "Paper" means LUT (arXiv 2310.13593, with its released code and documents), "MAE" arXiv 2111.06377."""
+    """One pre-training run. "Paper" means LUT (arXiv 2310.13593, with its released code and documents), "MAE" arXiv 2111.06377.
+
+    Source of the defaults: LUT's documents (PRETRAIN.md) and released code.
+    """
 
     revision: ClassVar[int] = 2
     splits: ClassVar[tuple[str, ...]] = ("train",)
     data: DataRecipe
+    """The images to train on."""
     encoder: EncoderRecipe = EncoderRecipe()
+    """The architecture to train."""
 
     # Views
     crop: Literal["simple", "random"] = "simple"
@@ -59,41 +64,43 @@ class PretrainRecipe(RunRecipe):
     crop_padding: Border = 4
     """Reflection padding of the simple crop, in pixels per side (paper)."""
     crop_scale: Annotated[CropScale, Later] = Field([0.2, 1.0])
-    """Area of the random crop, as shares of the image's area (MAE, section A.1; SimMIM, section 4.1.1: 0.67 to 1)."""
+    """Area of the random crop, as shares of the image's area (SimMIM, section 4.1.1: 0.67 to 1). Source: MAE, section A.1."""
     resized_by: ResizedBy = "Pillow"
-    """Library that resizes the crop or the short side: Pillow, or torchvision, far faster; pixels differ by at most one grey level
-    (our choice). No effect on images from a cache, which are resized already."""
+    """Library that resizes the crop or the short side: Pillow, or torchvision, far faster; pixels differ by at most one grey
+    level. No effect on images from a cache, which are resized already. Source: our choice."""
     photometric: bool = True
     """Apply colour jitter and one of grayscale, solarize and blur to view 2 (paper)."""
     photometrics_on: Annotated[Literal["loader", "device"], Later] = "loader"
     """Where the colour augmentation of view 2 runs: in the loader processes with Pillow, or in batches on the training device.
-    Both use the same random draws; ``device`` is far faster and differs by rounding (our choice)."""
+    Both use the same random draws; ``device`` is far faster and differs by rounding. Source: our choice."""
 
     # Masked image modelling
     framework: Annotated[str, _one_of(FRAMEWORKS), Later] = "mae"
     """``mae``: the masked autoencoder. ``simmim``: SimMIM (arXiv 2111.09886), whose encoder also sees mask tokens."""
     mask_ratio: float = Field(default_factory=lambda given: 0.6 if given["framework"] == "simmim" else 0.75, gt=0, lt=1)
-    """Share of the patches that are masked: 0.75 for MAE (section 3), 0.6 for SimMIM (section 4.1.2)."""
+    """Share of the patches that are masked: 0.75 for MAE, 0.6 for SimMIM. Source: MAE, section 3; SimMIM, section 4.1.2."""
     mask_unit: Annotated[Pixels, Later] = 32
-    """Side length in pixels of the squares that SimMIM masks (section 4.1.2). MAE masks single patches."""
+    """Side length in pixels of the squares that SimMIM masks. MAE masks single patches. Source: SimMIM, section 4.1.2."""
     decoder_width: Width = 512
+    """Number of features of a token in MAE's decoder, the same for every encoder. Source: MAE, table 1."""
     decoder_depth: Depth = 8
+    """Number of transformer blocks of MAE's decoder, the same for every encoder. Source: MAE, table 1."""
     decoder_heads: Depth = 16
-    """Size of the decoder, the same for every encoder (MAE, table 1)."""
+    """Attention heads of a block of MAE's decoder, the same for every encoder."""
     normalise_target: bool = Field(default_factory=lambda given: given["framework"] != "simmim")
-    """Normalise the target pixels per patch (MAE, section 4.1). SimMIM predicts unnormalised pixels."""
+    """Normalise the target pixels per patch, as MAE. SimMIM predicts unnormalised pixels. Source: MAE, section 4.1."""
 
     # Broader context: the loss on unmasked tokens
     context_weight: NonNegativeFloat = 0.25
     """Weight of the context loss (paper). With 0 there is no second view, no heads and no teacher: MAE."""
     second_view: Annotated[Literal["needed", "always"], Later] = "needed"
     """``always``: load view 2 and compute the context loss even at weight 0. This is MAE with LUT's crop at LUT's computational
-    cost (control)."""
+    cost (control). Source: our choice."""
     context_loss: Annotated[str, _one_of(CONTEXT_LOSSES)] = "cosine"
     """``cosine``: 2 - 2 cos (paper). Mean squared or smooth-L1 distance of the unnormalised outputs (controls, our choice of form).
     ``infonce``: InfoNCE over the images of one forward pass on all processes (control)."""
     context_temperature: Annotated[PositiveFloat, Later] = 0.2
-    """Temperature of InfoNCE (MoCo v3, arXiv 2104.02057, for ViTs)."""
+    """Temperature of InfoNCE. Source: MoCo v3 (arXiv 2104.02057), for ViTs."""
     context_target: Literal["pooled", "class", "tokens"] = "pooled"
     """Input of the heads. ``pooled``: the mean of the patch tokens (paper). ``class``: the class token (control, our choice).
     ``tokens``: every patch token, compared with the teacher's features at the same position in the image (control, our choice of
@@ -110,8 +117,8 @@ class PretrainRecipe(RunRecipe):
     momentum_schedule: Annotated[Literal["cosine", "fixed"], Later] = "cosine"
     """``cosine``: raise the momentum to 1 along a half cosine (paper). ``fixed``: keep it constant (control)."""
     teacher_precision: Annotated[Literal["student's", "bf16"], Later] = "student's"
-    """Precision of the teacher's encoder. ``student's``: as the student. ``bf16``: all operations in bf16, norms and sums included,
-    from a bf16 copy that each update writes (our choice: less memory traffic)."""
+    """Precision of the teacher's encoder. ``student's``: as the student. ``bf16``: all operations in bf16, norms and sums
+    included, from a bf16 copy that each update writes, for less memory traffic. Source: our choice."""
     head_depth: Depth = 2
     """Number of linear layers in projector and predictor (paper)."""
     head_width: Width = 4096
@@ -128,9 +135,11 @@ class PretrainRecipe(RunRecipe):
     batch: Batch = 4096
     """Images per optimiser step, summed over processes and micro-batches (paper: 8 x 128 x 4)."""
     micro_batch: Batch | None = None
-    """Images per forward pass, summed over processes; by default the whole batch. It affects results if the heads have BatchNorm,
-    whose statistics are over these images (paper: 8 x 128 = 1024), or with InfoNCE, whose negatives are among them."""
+    """Images per forward pass, summed over processes; by default the whole batch (paper: 8 x 128 = 1024). It affects results if
+    the heads have BatchNorm, whose statistics are over these images, or with InfoNCE, whose negatives are among them. Source: our
+    choice."""
     base_lr: PositiveFloat = 1.5e-4
+    """Learning rate that ``lr_rule`` scales with the batch; the peak learning rate is 2.4e-3 at the default batch."""
     lr_rule: Literal["sqrt", "linear"] = "sqrt"
     """Scaling of the peak learning rate with the batch. ``sqrt``: base_lr * sqrt(batch) / 4 (released code). ``linear``:
     base_lr * batch / 256 (MAE). Both are equal for a batch of 4096."""
@@ -332,7 +341,7 @@ def check_schedule(epochs: int, warmup_epochs: int, batch: int, micro_batch: int
             f"warmup_epochs = {warmup_epochs} must be less than epochs = {epochs}: lower warmup_epochs or raise epochs"
         )
     if micro_batch is not None and batch % micro_batch:
-        raise ValueError(f"batch = {batch} is not a multiple of micro_batch = {micro_batch}")
+        raise ValueError(f"batch = {batch} is not a multiple of micro_batch = {micro_batch}: change one of them")
 
 
 def check_shard(shard: bool, compiled: bool) -> None:

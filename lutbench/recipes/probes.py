@@ -15,7 +15,7 @@ def _named_once(blocks: list[int]) -> list[int]:
     if 0 in blocks:
         raise ValueError("there is no block 0: expected 1 (the first), 2, ... or -1 (the last), -2, ...")
     if len(set(blocks)) != len(blocks):
-        raise ValueError("a block appears twice")
+        raise ValueError("a block appears twice. List every block once")
     return blocks
 
 
@@ -30,10 +30,13 @@ FeatureTransform = Annotated[Literal["none", "centre", "standardise", "whiten"],
 
 
 class FeatureSettings(Recipe):
-    """Which features of a frozen encoder are used."""
+    """Which features of a frozen encoder are used.
+
+    Source of the defaults: our choice.
+    """
 
     pool: Pool = "mean"
-    """``mean``: the mean of the patch tokens. ``class``: the class token."""
+    """Features of an image. ``mean``: the mean of the patch tokens, which LUT trains. ``class``: the class token."""
     blocks: Annotated[Blocks | None, Later] = None
     """Blocks after which features are taken, each followed by the encoder's final norm; features of several blocks are concatenated
     (the linear evaluations of DINO and DINOv2 use the class tokens of the last four). By default the encoder's output."""
@@ -54,24 +57,33 @@ class ProbeRecipe(FeatureSettings, ClassificationRecipe):
 
 
 class LinearRecipe(ProbeRecipe):
-    """Linear probe (MAE, table 10): a BatchNorm without affine parameters and one linear layer, trained with LARS."""
+    """Linear probe: a BatchNorm without affine parameters and one linear layer on frozen features, trained with LARS.
+
+    Source of the defaults: MAE, table 10.
+    """
 
     revision: ClassVar[int] = 1
     kind: Literal["linear"] = "linear"
+    """The kind of this task."""
     epochs: Count = 90
+    """Number of epochs."""
     warmup_epochs: CountOrZero = 10
+    """Epochs of linear warm-up from 0; then a half cosine to 0, updated every step."""
     batch: Batch = 16384
+    """Images per optimiser step, summed over processes."""
     base_lr: PositiveFloat = 0.1
     """Peak learning rate = base_lr * batch / 256 (MAE's rule)."""
     weight_decay: NonNegativeFloat = 0.0
+    """Weight decay of the linear layer."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of LARS."""
     pool: Pool = "class"
-    """``class``: the class token (MAE). ``mean``: the mean of the patch tokens."""
+    """Features of an image. ``class``: the class token. ``mean``: the mean of the patch tokens. Source: MAE's released code."""
     fresh_crops: bool = True
-    """True: a new random resized crop and flip of every image in every epoch (MAE). False: the centre crop, whose features
-    are encoded once; far cheaper, and a little worse (our choice for small suites)."""
+    """True: a new random resized crop and flip of every image in every epoch. False: the centre crop, whose features are encoded
+    once; far cheaper, and a little worse (our choice for small suites)."""
     crop_scale: CropScale = Field([0.08, 1.0])
-    """Area of the random resized crop, as shares of the image's area."""
+    """Area of the random resized crop, as shares of the image's area. Source: default of torchvision's random resized crop."""
 
     def samples(self, images: Mapping[str, int]) -> Samples:
         """Return the training images that are encoded (once, or in every epoch), and the validation images."""
@@ -98,53 +110,67 @@ class LinearRecipe(ProbeRecipe):
 
 
 class KnnRecipe(ProbeRecipe):
-    """Weighted k-nearest-neighbour vote on frozen features (Wu et al. 2018, as in DINO's evaluation)."""
+    """Weighted k-nearest-neighbour vote on frozen features.
+
+    Source of the defaults: Wu et al. 2018, as in DINO's evaluation.
+    """
 
     revision: ClassVar[int] = 1
     kind: Literal["knn"] = "knn"
+    """The kind of this task."""
     neighbours: Count = 20
+    """Number of training images that vote for the class of an image."""
     temperature: PositiveFloat = 0.07
+    """A neighbour with cosine similarity s votes with weight exp(s / temperature)."""
     pool: Pool = "mean"
-    """``mean``: the mean of the patch tokens (our choice: LUT trains the mean). ``class``: the class token."""
+    """Features of an image. ``mean``: the mean of the patch tokens. ``class``: the class token (DINO). Source: our choice,
+    because LUT trains the mean."""
     feature_transform: FeatureTransform = "none"
+    """Transform of the features with statistics of the training images. ``centre``: subtract the mean. ``standardise``: also
+    divide each feature by its standard deviation. ``whiten``: PCA whitening. Source: our choice."""
 
 
 def _ascending(strengths: list[float]) -> list[float]:
     """Return strengths in ascending order; raises ValueError for duplicates."""
     if len(set(strengths)) != len(strengths):
-        raise ValueError("a value appears twice")
+        raise ValueError("a value appears twice. List every value once")
     return sorted(strengths)
 
 
 class LogisticRecipe(ProbeRecipe):
-    """Logistic regression on frozen features with L-BFGS (CLIP, Radford et al. 2021, section A.3: scikit-learn, at most 1000 iterations).
+    """Logistic regression on frozen features with L-BFGS, scikit-learn's.
 
-    The regularisation strength C is chosen on held-out training images; then the classifier is fitted to all training images. As in
-    CLIP, the search covers 96 log-spaced values from 1e-6 to 1e6: first the seven of ``C_grid``, then the gaps around the best value
-    are halved until there are 8 values per decade.
+    The regularisation strength C is chosen on held-out training images; then the classifier is fitted to all training images. As
+    in CLIP, the search covers 96 log-spaced values from 1e-6 to 1e6: first the seven of ``C_grid``, then the gaps around the best
+    value are halved until there are 8 values per decade.
+
+    Source of the defaults: CLIP (Radford et al. 2021), section A.3.
     """
 
     revision: ClassVar[int] = 1
     kind: Literal["logistic"] = "logistic"
+    """The kind of this task."""
     C: PositiveFloat | None = None
     """Inverse strength of the L2 penalty, as in scikit-learn; by default searched."""
     C_grid: Annotated[list[PositiveFloat], AfterValidator(_ascending)] = Field(
         default_factory=lambda: [1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6], min_length=1, max_length=128
     )
-    """Values of C to try first (CLIP)."""
+    """Values of C to try first."""
     halvings: Annotated[int, Field(ge=0, le=10)] = 4
     """How many times the gaps on both sides of the best value are halved, on a log scale: 4 halvings reduce two decades to an
-    eighth of a decade (CLIP)."""
+    eighth of a decade."""
     held_out: float = Field(0.2, gt=0, le=0.5)
-    """Share of each class's training images that is held out to choose C (CLIP uses validation splits, which not every dataset has; a
-    fifth is our choice). Test images are never used."""
+    """Share of each class's training images that is held out to choose C. Test images are never used. Source: our choice, a
+    fifth; CLIP uses validation splits, which not every dataset has."""
     max_iter: Count = 1000
-    """Maximum number of L-BFGS iterations (CLIP)."""
+    """Maximum number of L-BFGS iterations."""
     tol: PositiveFloat = 1e-4
-    """Stop when the largest entry of the gradient is below this value (scikit-learn's default)."""
+    """Stop when the largest entry of the gradient is below this value. Source: default of scikit-learn."""
     pool: Pool = "class"
-    """``class``: the class token (CLIP). ``mean``: the mean of the patch tokens."""
+    """Features of an image. ``class``: the class token, as CLIP. ``mean``: the mean of the patch tokens."""
     feature_transform: FeatureTransform = "none"
+    """Transform of the features with statistics of the training images. ``centre``: subtract the mean. ``standardise``: also
+    divide each feature by its standard deviation. ``whiten``: PCA whitening. Source: our choice."""
 
     def affecting_results(self) -> dict[str, Any]:
         """Return the fields that affect results, without those of the search if C is given."""

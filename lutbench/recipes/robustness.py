@@ -56,7 +56,11 @@ NAMED_LABELS = ("classifier", "imagenet-1k", "imagenet-1k-numbers", "imagenet-9"
 
 
 class RobustnessDatasetRecipe(DatasetRecipe):
-    """A test set on which trained classifiers are evaluated: a published one or your own, ``PATH/CLASS/IMAGE.jpg``."""
+    """A test set on which trained classifiers are evaluated: a published one or your own, ``PATH/CLASS/IMAGE.jpg``.
+
+    Source of the defaults: our choice. Published sets state their own values, with the source of each, in
+    ``lutbench/data/sets.toml``.
+    """
 
     source: Annotated[Literal["folder", "corrupted", "photographs-a", "photographs-r", "photographs-o"], Runtime] = (
         "folder"
@@ -103,8 +107,10 @@ class RobustnessDatasetRecipe(DatasetRecipe):
     corruptions: list[str] = Field(default_factory=list)
     """For ``kind = "corruptions"``: the corruption folders; by default all that exist."""
     severities: list[Count] = Field(SEVERITIES, min_length=1)
+    """For ``kind = "corruptions"``: the severities, which are the names of the folders in a corruption. Source: ImageNet-C."""
     extra: list[str] = Field(EXTRA_CORRUPTIONS)
-    """Corruptions that are reported separately, if they exist."""
+    """Corruptions that are reported separately, if they exist. Source: ImageNet-C, whose four extra corruptions are for
+    validation."""
     alexnet: bool = False
     """Measure mCE, with errors relative to AlexNet's. Only for the original images of ImageNet-C: for others, AlexNet's errors are
     unknown."""
@@ -113,18 +119,19 @@ class RobustnessDatasetRecipe(DatasetRecipe):
     """For ``kind = "detection"``: folder below the data root with in-distribution images, in class folders."""
 
     drops: list[Annotated[int, Field(ge=0, le=9)]] = Field(list(range(10)))
-    """For ``kind = "occlusion"``: tenths of the patches to drop; 3 means 30 %."""
+    """For ``kind = "occlusion"``: tenths of the patches to drop; 3 means 30 %. Source: Naseer et al. 2021, their released code."""
     drop_grid: Depth = 14
-    """For ``kind = "occlusion"``: patches per side of the grid (Naseer et al. 2021: 14)."""
+    """For ``kind = "occlusion"``: patches per side of the grid. Source: Naseer et al. 2021."""
     shuffles: list[Depth] = Field([2, 4, 8, 14, 16])
-    """For ``kind = "occlusion"``: tiles per side of the images whose tiles are shuffled (the square grids of bytedance/ibot's
-    eval_shuffle.sh)."""
+    """For ``kind = "occlusion"``: tiles per side of the images whose tiles are shuffled. Source: the square grids of
+    bytedance/ibot's eval_shuffle.sh."""
 
     images: Annotated[Count | dict[str, Count] | None, Runtime] = None
     """Expected number of images in every part, or a table with the number for each part; by default not checked."""
     classes: Annotated[Count | None, Runtime] = None
     """Expected number of class folders in every part; by default not checked."""
     few: Few = None
+    """Read at most this many images of each condition; by default all. For smoke runs, see :mod:`lutbench.smoke`."""
     published: Annotated[dict[str, str], Runtime] = Field(default_factory=dict)
     """Names of tasks in lutbench/report/published.toml, by a key from the metric's name: its first word, the part, or the protocol."""
 
@@ -194,9 +201,9 @@ class RobustnessDatasetRecipe(DatasetRecipe):
                 f"subset = {self.subset!r} is a list of ImageNet classes: it needs labels = 'imagenet-1k' or 'imagenet-1k-numbers'"
             )
         if self.real and self.kind != "classes":
-            raise ValueError('real: only for kind = "classes"')
+            raise ValueError(f'real: only for kind = "classes", found kind = "{self.kind}". Remove real')
         if self.gap and (len(set(self.gap)) != 2 or not set(self.gap) <= set(self.parts)):
-            raise ValueError(f"gap: expected two of the parts {', '.join(self.parts)}")
+            raise ValueError(f"gap: expected two of the parts {', '.join(self.parts)}, found {', '.join(self.gap)}")
         if self.kind != "classes" and self.parts != {"": ""}:
             raise ValueError(f'parts: only for kind = "classes", found kind = "{self.kind}". Remove parts')
         if (self.kind == "detection") != bool(self.known):
@@ -204,17 +211,20 @@ class RobustnessDatasetRecipe(DatasetRecipe):
         if self.kind == "corruptions" and (len(self.preprocessing) > 1 or self.logits != ["all"]):
             raise ValueError('kind = "corruptions": expected one preprocessing, and logits = ["all"]')
         if self.alexnet and self.kind != "corruptions":
-            raise ValueError('alexnet: only for kind = "corruptions"')
+            raise ValueError(f'alexnet: only for kind = "corruptions", found kind = "{self.kind}". Remove alexnet')
         if self.kind == "detection" and len(self.logits) > 1:
             raise ValueError('kind = "detection": expected one choice of logits')
         for name in ("preprocessing", "logits", "corruptions", "severities", "drops", "shuffles"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
-                raise ValueError(f"{name}: a value appears twice")
+                raise ValueError(f"{name}: a value appears twice. List every value once")
         return self
 
 
 class ClassifierTable(PreprocessingRecipe):
-    """``[classifier.NAME]`` of a suite file: a row of the robustness tables with a classifier that was trained elsewhere."""
+    """``[classifier.NAME]`` of a suite file: a row of the robustness tables with a classifier that was trained elsewhere.
+
+    Source of the defaults: our choice.
+    """
 
     model: str
     """Name of the model in timm."""
@@ -263,13 +273,20 @@ class ClassifierSource(WeightsSource):
 
 
 class RobustnessRecipe(RunRecipe):
-    """Evaluation of one classifier on one robustness dataset. ``[robustness.NAME]`` makes such a run for each of its sets and methods."""
+    """Evaluation of one classifier on one robustness dataset. ``[robustness.NAME]`` makes such a run for each of its sets and
+    methods.
+
+    Source of the defaults: our choice.
+    """
 
     revision: ClassVar[int] = 1
     splits: ClassVar[tuple[str, ...]] = ("test",)
     kind: Literal["robustness"] = "robustness"
+    """The kind of this run."""
     classifier: ClassifierSource
+    """The classifier to evaluate: of a fine-tuning or linear probe of the suite, or of a ``[classifier.NAME]``."""
     set: RobustnessDatasetRecipe
+    """The test set to evaluate on."""
     image_size: Pixels | None = None
     """Side length of the input in pixels; by default the classifier's own."""
     eval_crop: CropShare = Field(default_factory=lambda given: default_crop(given["image_size"] or 224))
@@ -320,7 +337,10 @@ class RobustnessRecipe(RunRecipe):
 
 
 class RobustnessTable(Recipe, extra="allow"):
-    """``[robustness.NAME]`` of a suite file. Its other keys are settings of :class:`RobustnessRecipe`."""
+    """``[robustness.NAME]`` of a suite file. Its other keys are settings of :class:`RobustnessRecipe`.
+
+    Source of the defaults: our choice.
+    """
 
     sets: list[str] = Field(min_length=1)
     """Names of the test sets: [shifted.NAME] tables of the suite file, or published sets."""

@@ -17,18 +17,22 @@ Suffix = Annotated[str, Field(min_length=1)]
 
 
 class SegmentationDataRecipe(DatasetRecipe):
-    """Images and masks in ADE20K's layout: ``PATH/images/SPLIT/NAME.jpg`` and ``PATH/annotations/SPLIT/NAME.png``."""
+    """Images and masks in ADE20K's layout: ``PATH/images/SPLIT/NAME.jpg`` and ``PATH/annotations/SPLIT/NAME.png``.
+
+    Source of the defaults: our choice, as ADE20K's archive names its files.
+    """
 
     source: Literal["scenes", "ade20k", "mosaics"]
     """``scenes``: any dataset in this layout. ``ade20k``: ADE20K, with its 150 classes, colours and image counts.
     ``mosaics``: built from photographs that ship in Python packages."""
     train: str = Field(default="training", min_length=1)
+    """Folder name of the training split."""
     val: str = Field(default="validation", min_length=1)
-    """Folder names of the splits."""
+    """Folder name of the validation split."""
     image_suffix: Suffix | Annotated[list[Suffix], Field(min_length=1)] = ".jpg"
+    """File name suffix of the images, or a list of possible suffixes: ``[".jpg", ".jpeg"]``. Predefined for ``mosaics``."""
     mask_suffix: Suffix = ".png"
-    """File name suffixes: the mask of ``NAME.jpg`` is ``NAME.png``. Images may have one of several suffixes:
-    ``[".jpg", ".jpeg"]``. Predefined for ``mosaics``."""
+    """File name suffix of the masks: the mask of ``NAME.jpg`` is ``NAME.png``."""
     classes: list[str] = Field(default_factory=list)
     """Class names in the order of the mask values. Predefined for ``ade20k`` and ``mosaics``."""
     palette: Annotated[list[Annotated[list[Grey], Field(min_length=3, max_length=3)]], Runtime] = Field(
@@ -40,6 +44,7 @@ class SegmentationDataRecipe(DatasetRecipe):
     ignore: Grey = 255
     """Mask value that is ignored in training and evaluation (besides 0, if ``reduce_zero_label``)."""
     few: Few = None
+    """Read at most this many images of each split; by default all. For smoke runs, see :mod:`lutbench.smoke`."""
 
     @property
     def folder(self) -> str:
@@ -74,7 +79,7 @@ class SegmentationDataRecipe(DatasetRecipe):
                 "image_suffix: one suffix ends with another one, so file names are ambiguous. Remove one of them"
             )
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes: a name appears twice")
+            raise ValueError("classes: a name appears twice. List every class once")
         if self.reduce_zero_label and self.ignore != 255:
             raise ValueError(
                 "ignore: with reduce_zero_label = true, the values 0 and 255 are ignored. Leave ignore at 255"
@@ -89,13 +94,17 @@ class SegmentationDataRecipe(DatasetRecipe):
 
 
 class WindowsRecipe(DownstreamRecipe):
-    """Evaluation of images with masks: the whole image is resized, then a sliding window moves over it."""
+    """Evaluation of images with masks: the whole image is resized, then a sliding window moves over it.
+
+    Source of the defaults: MMSegmentation's config mae-base_upernet_8xb2-amp-160k_ade20k-512x512.
+    """
 
     data: SegmentationDataRecipe
+    """The images and masks of the task."""
     crop: Pixels = 512
     """Side length of the training crops and of the sliding window at test time, in pixels."""
     stride: Pixels = 341
-    """Stride of the sliding window in pixels (MMSegmentation's released configs, and implus/mae_segmentation)."""
+    """Stride of the sliding window in pixels. Source: MMSegmentation's released configs, and implus/mae_segmentation."""
     scale: list[Pixels] = Field([2048, 512], min_length=2, max_length=2)
     """Images are resized with their aspect ratio kept: long side at most the first number, short side at most the second."""
 
@@ -121,16 +130,21 @@ class WindowsRecipe(DownstreamRecipe):
 
 
 class CropsRecipe(WindowsRecipe):
-    """Training on random crops of randomly resized images; the length of the training is given in iterations."""
+    """Training on random crops of randomly resized images; the length of the training is given in iterations.
+
+    Source of the defaults: MMSegmentation's config mae-base_upernet_8xb2-amp-160k_ade20k-512x512.
+    """
 
     ratio: list[PositiveFloat] = Field([0.5, 2.0], min_length=2, max_length=2)
     """Range of the random resize in training, in multiples of ``scale``."""
     cat_max_ratio: float = Field(0.75, gt=0, le=1)
     """If one class covers more than this share of a crop, the crop is drawn again, up to ten times."""
     flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a horizontal flip in training."""
     photometric: bool = True
     """Use colour augmentation in training (MMSegmentation's PhotoMetricDistortion)."""
     iterations: Count
+    """Number of optimiser steps."""
     warmup: CountOrZero = 1500
     """Iterations of linear warm-up, from 1e-6 times the learning rate."""
     save_every: Annotated[Count, Runtime] = 2000
@@ -156,23 +170,29 @@ class CropsRecipe(WindowsRecipe):
 class SegmentationRecipe(CropsRecipe):
     """UPerNet on top of the encoder, trained with MMSegmentation.
 
-    Defaults are the recipe that reproduced MAE's ViT-B with 48.1 mIoU on ADE20K: MMSegmentation's config
-    mae-base_upernet_8xb2-amp-160k_ade20k-512x512 and implus/mae_segmentation.
+    Defaults are the recipe that reproduced MAE's ViT-B with 48.1 mIoU on ADE20K.
+
+    Source of the defaults: MMSegmentation's config mae-base_upernet_8xb2-amp-160k_ade20k-512x512, and implus/mae_segmentation.
     """
 
     revision: ClassVar[int] = 1
     kind: Literal["segmentation"] = "segmentation"
+    """The kind of this task."""
     iterations: Count = 160_000
     batch: int = Field(16, ge=2, le=2**17)
     """Images per iteration, summed over processes; at least 2, for the BatchNorm in the head."""
     lr: PositiveFloat = 1e-4
+    """Peak learning rate."""
     power: PositiveFloat = 1.0
     """Exponent of the polynomial decay of the learning rate to 0."""
     betas: Betas = Field([0.9, 0.999])
+    """AdamW's beta1 and beta2."""
     weight_decay: NonNegativeFloat = 0.05
+    """Weight decay; which parameters it is applied to is MMSegmentation's, see docs/protocols.md."""
     layer_decay: float = Field(0.65, gt=0, le=1)
     """Layer-wise learning rate decay: block d of D has the learning rate times layer_decay^(D + 1 - d)."""
     drop_path: float = Field(0.1, ge=0, lt=1)
+    """Probability of stochastic depth at the last block; it grows linearly from 0 at the first."""
     layer_scale: PositiveFloat = 1.0
     """Initial value of LayerScale, which is added to the pre-trained encoder."""
 
@@ -182,14 +202,15 @@ class SegmentationRecipe(CropsRecipe):
     channels: Width | None = None
     """Channels of UPerHead; by default the encoder's width (768 for ViT-B)."""
     auxiliary_channels: Width = 256
+    """Channels of the auxiliary FCN head."""
     auxiliary_weight: NonNegativeFloat = 0.4
     """Loss weight of the auxiliary FCN head on the second-to-last level of the pyramid."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout before the classifiers of both heads."""
 
     tta: bool = False
-    """Test-time augmentation: also evaluate with six scales from 0.5 to 1.75 and flips, recorded as ``mIoU, multi-scale``; takes about
-    twelve times as long. Scales are limited so that the short side is never smaller than the crop (BEiT's min_size)."""
+    """Test-time augmentation: also evaluate with six scales from 0.5 to 1.75 and flips, recorded as ``mIoU, multi-scale``; takes
+    about twelve times as long. Scales are limited so that the short side is never smaller than the crop (BEiT's min_size)."""
     val_every: Annotated[Count | None, Runtime] = None
     """Iterations between evaluations during training, for the curve. By default only at the end."""
 

@@ -45,7 +45,10 @@ ORIGINS = ("pretrain", "timm", "checkpoint", "scratch", "finetuned")
 
 class MethodRecipe(PreprocessingRecipe):
     """A row of the tables: an encoder and where it comes from. Exactly one of pretrain, timm, checkpoint, scratch and finetuned
-    is given."""
+    is given.
+
+    Source of the defaults: our choice.
+    """
 
     pretrain: str | None = None
     """Name of a pre-training run of this suite."""
@@ -90,9 +93,9 @@ class MethodRecipe(PreprocessingRecipe):
                 f"finetuned = {self.finetuned!r}: expected TASK/METHOD, a fine-tuning and one of its methods"
             )
         if self.teacher and given != ["pretrain"]:
-            raise ValueError("teacher = true: only together with pretrain")
+            raise ValueError("teacher = true: only together with pretrain. Remove teacher, or set pretrain")
         if self.part and given != ["checkpoint"]:
-            raise ValueError(f"part = {self.part!r}: only together with checkpoint")
+            raise ValueError(f"part = {self.part!r}: only together with checkpoint. Remove part, or set checkpoint")
         if given[0] not in ("timm", "checkpoint") and self.preprocessing():
             seen = (
                 "preprocessed as in that fine-tuning"
@@ -106,7 +109,10 @@ class MethodRecipe(PreprocessingRecipe):
 
 
 class TaskTable(Recipe, extra="allow"):
-    """A task: a column of the tables. The other keys of its table are settings of the task's kind."""
+    """A task: a column of the tables. The other keys of its table are settings of the task's kind.
+
+    Source of the defaults: our choice.
+    """
 
     kind: str
     """Kind of the task, such as finetune, linear, knn, logistic or segmentation."""
@@ -125,15 +131,21 @@ class TaskTable(Recipe, extra="allow"):
 
 
 class AnalysisTable(TaskTable):
-    """``[analysis.NAME]``: measurements on the encoders of methods, and on an untrained encoder of each architecture."""
+    """``[analysis.NAME]``: measurements on the encoders of methods, and on an untrained encoder of each architecture.
+
+    Source of the defaults: our choice.
+    """
 
     kind: str = "analysis"
     """The only kind of this stage."""
 
 
 class SweepTable(Recipe, extra="allow"):
-    """``[sweep.NAME]``: a pre-training run or a task with several values of a setting. The other keys of its table are the
-    axes: settings of that run or task, each with a list of values. With several axes, every combination is run."""
+    """``[sweep.NAME]``: a pre-training run or a task with several values of a setting. The other keys of its table are the axes:
+    settings of that run or task, each with a list of values. With several axes, every combination is run.
+
+    Source of the defaults: our choice.
+    """
 
     of: str
     """What to vary: ``pretrain.NAME``, ``downstream.NAME`` or ``analysis.NAME``."""
@@ -162,7 +174,10 @@ class SweepTable(Recipe, extra="allow"):
 
 
 class Suite(Recipe):
-    """The content of a suite file. Recipes are validated when :func:`lutbench.recipes.loading.load_suite` expands it."""
+    """The content of a suite file. Recipes are validated when :func:`lutbench.recipes.loading.load_suite` expands it.
+
+    Source of the defaults: our choice.
+    """
 
     title: str
     """Title of the suite, printed above its tables."""
@@ -182,19 +197,29 @@ class Suite(Recipe):
     """Suites that this one includes, the nearest first. Their tables are merged into this suite, see
     :mod:`lutbench.recipes.suite_files`."""
     data: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    """``[data.NAME]``: datasets for training and evaluation."""
     encoder: dict[Name, EncoderRecipe] = Field(default_factory=dict)
+    """``[encoder.NAME]``: architectures."""
     method: dict[Name, MethodRecipe] = Field(default_factory=dict)
+    """``[method.NAME]``: rows of the tables."""
     defaults: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Default settings for each kind of run; a run's own table overrides them."""
+    """``[defaults.KIND]``: settings of all runs of a kind; a run's own table overrides them."""
     pretrain: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    """``[pretrain.NAME]``: pre-training runs."""
     downstream: dict[Name, TaskTable] = Field(default_factory=dict)
+    """``[downstream.NAME]``: tasks, which evaluate encoders."""
     classifier: dict[Name, ClassifierTable] = Field(default_factory=dict)
+    """``[classifier.NAME]``: rows of the robustness tables, for classifiers that were trained elsewhere."""
     shifted: dict[Name, RobustnessDatasetRecipe] = Field(default_factory=dict)
+    """``[shifted.NAME]``: shifted test sets."""
     robustness: dict[Name, RobustnessTable] = Field(default_factory=dict)
+    """``[robustness.NAME]``: evaluations of trained classifiers on shifted test sets."""
     analysis: dict[Name, AnalysisTable] = Field(default_factory=dict)
+    """``[analysis.NAME]``: measurements on attention and features of encoders."""
     sweep: dict[Name, SweepTable] = Field(default_factory=dict)
+    """``[sweep.NAME]``: runs or tasks with several values of a setting."""
     cluster: ClusterTable = Field(default_factory=ClusterTable)
-    """Resources of jobs on a SLURM cluster. Does not affect results."""
+    """``[cluster]``: resources of jobs on a SLURM cluster."""
 
 
 Row = tuple[str, str, str]

@@ -115,7 +115,7 @@ def read_suite(path: Path, before: tuple[Path, ...] = (), text: str | None = Non
     if tables.get("kind") == "pipeline" and own.get("kind") in ("exploration", "evidence"):
         raise UserError(
             f"{path}: kind = {own['kind']!r} is not allowed, because the suite extends {listed(base.path.stem for base in bases)}, a pipeline, whose "
-            f"numbers are no evidence. Remove kind. If this file changes all that makes them so, use --set kind={own['kind']}."
+            f"numbers are no evidence. Remove kind. If this file replaces every setting that makes it a pipeline, use --set kind={own['kind']}."
         )
     given = frozenset(_lists(own))
     new_rows = NewRows(

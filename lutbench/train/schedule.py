@@ -39,6 +39,6 @@ def check_moved(model: nn.Module, before: float) -> None:
     """Raises UserError if no parameter differs from when ``before`` was taken by :func:`weights_digest`."""
     if weights_digest(model) == before:
         raise UserError(
-            "No parameter moved during the whole run, so there is nothing to keep: the learning rate was 0, or too small "
+            "No weight changed during the whole run, so there is nothing to save: the learning rate was 0, or too small "
             "to change a float32 weight, at every step. Raise base_lr, train longer, or shorten warmup_epochs."
         )
