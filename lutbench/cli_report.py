@@ -28,7 +28,9 @@ def report(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--suite", metavar="NAME", help="With two folders: compare only this suite. Default: all. May be repeated."
+            "--suite",
+            metavar="SUITE",
+            help="With two folders: compare only this suite, a name or the path of its file (.toml). Default: all. May be repeated.",
         ),
     ] = None,
     overrides: Overrides = None,
@@ -55,7 +57,7 @@ def report(
             raise UserError(
                 "report: --set and --reference are for one suite, not for two results folders. Leave them out."
             )
-        path = _report_folders(Path(names[0]), Path(names[1]), only or [], output)
+        path = _report_folders(Path(names[0]), Path(names[1]), only or [], data, runs, output)
     else:
         if only:
             raise UserError("report: --suite is for two results folders. For one suite: lutbench report SUITE.")
@@ -73,14 +75,14 @@ def report(
     )
 
 
-def _report_folders(first: Path, second: Path, suites: list[str], output: Path | None) -> Path:
+def _report_folders(first: Path, second: Path, suites: list[str], data: Path, runs: Path, output: Path | None) -> Path:
     """Write the comparison of two results folders; return the path of the page."""
     from lutbench.report.html.folder_comparison import comparison_page
     from lutbench.report.html.page import FOLDER
     from lutbench.report.html.rendering import write_page
 
     path = output or first / FOLDER / "comparison.html"
-    write_page(path, comparison_page(first, second, suites))
+    write_page(path, comparison_page(first, second, suites, data, runs))
     return path
 
 
@@ -95,8 +97,10 @@ def _report_suite(
     from lutbench.report.html.page import report_path, write_report
     from lutbench.report.sections import View
     from lutbench.report.tables import all_sections
+    from lutbench.workspace import Workspace
 
     view = View.read(suite, results, reference)
     path = output or report_path(results, suite.name)
-    write_report(view, all_sections(view), results, path, AtHand(data, runs))
+    options = Workspace(data, runs, results).options
+    write_report(view, all_sections(view), results, path, AtHand(data, runs), options)
     return path

@@ -370,7 +370,7 @@ def opened(page: str, browser: Any, tmp_path_factory: pytest.TempPathFactory) ->
     section = Section("Charts", figures=[Drawing("c.png", "By class", lambda: new_figure(1, 1), lambda: CHART)])
     blocks = [block_of(1, section, holder, "", Names())]
     (folder / "charts.html").write_text(
-        render("comparison.html.j2", title="Toys", folders=[], blocks=blocks, contents=[], rows=[], specs=holder.specs), encoding="utf-8"
+        render("comparison.html.j2", title="Toys", folders=[], kinds=[], blocks=blocks, contents=[], rows=[], specs=holder.specs), encoding="utf-8"
     )  # fmt: skip
     (folder / "toy.html").write_text(page, encoding="utf-8")
     found = SimpleNamespace(logged=[])

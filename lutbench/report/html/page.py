@@ -45,6 +45,10 @@ KINDS = {
         "Smoke run",
         "A test of every run with few images and few steps. These numbers are no evidence.",
     ),
+    "unknown": (
+        "Unknown kind",
+        "The file of this suite, which says whether its numbers are evidence, was not found. Take them for none.",
+    ),
 }
 """Label and sentence at the top of the page, by kind of suite."""
 
@@ -104,25 +108,37 @@ class Page:
         return Plot(title, key)
 
 
+def mark_of(kind: str) -> str:
+    """Return what stands beside the numbers of a kind of suite; empty for evidence."""
+    return "" if kind == "evidence" else KINDS[kind][0]
+
+
 def report_path(results_dir: Path, suite: str) -> Path:
     """Return where the report of a suite lies if no other file is named."""
     return results_dir / FOLDER / f"{suite}.html"
 
 
-def write_report(view: View, sections: Sequence[Section], results_dir: Path, path: Path, at_hand: AtHand) -> None:
-    """Write the report of a suite from its sections, with images from the folders ``at_hand``.
+def write_report(
+    view: View, sections: Sequence[Section], results_dir: Path, path: Path, at_hand: AtHand, options: str
+) -> None:
+    """Write the report of a suite, see :func:`suite_page`.
 
     Raises:
         UserError: on a full disk.
     """
-    write_page(path, suite_page(view, sections, results_dir, at_hand))
+    write_page(path, suite_page(view, sections, results_dir, at_hand, options))
 
 
-def suite_page(view: View, sections: Sequence[Section], results_dir: Path, at_hand: AtHand = NOTHING_AT_HAND) -> str:
-    """Return the page of a suite."""
+def suite_page(
+    view: View, sections: Sequence[Section], results_dir: Path, at_hand: AtHand = NOTHING_AT_HAND, options: str = ""
+) -> str:
+    """Return the page of a suite, with images from the folders ``at_hand``.
+
+    ``options`` are those with which commands name the folders of the results, see :attr:`lutbench.workspace.Workspace.options`.
+    """
     config, page = view.suite.config, Page(view.suite.config.title)
     kind = "smoke" if view.suite.smoke else config.kind
-    mark = KINDS[kind][0] if kind != "evidence" else ""
+    mark = mark_of(kind)
     footnotes = {f"[{anchor.removeprefix('row-')}]": anchor for anchor in row_anchors(view).values()}
     footnotes |= {f"[{letter}]": f"source-{letter}" for letter in letters(view).values()}
     methods = {view.method_label(entry.method): view.colour(entry.method) for entry in view.entries}
@@ -149,7 +165,7 @@ def suite_page(view: View, sections: Sequence[Section], results_dir: Path, at_ha
         given=view.suite.given,
         blocks=blocks,
         contents=contents_of(blocks),
-        rows=row_details(view, results_dir),
+        rows=row_details(view, results_dir, options),
         sources=sources(view),
         specs=page.specs,
     )
