@@ -29,12 +29,12 @@ NAME = "robustness"
 """Of the kind of run, and of the files robustness.csv and robustness.tex."""
 
 LEGEND = (
-    "Higher (↑) or lower (↓) is better. After the metric's name follow the part of the test set and the protocol: which "
-    "logits compete, and how images were resized. Other protocols and severities are in robustness.csv."
+    "Higher (↑) or lower (↓) is better. After the metric's name follow the part of the test set and the protocol: among which classes the "
+    "classifier chooses, and how images were resized. Other protocols and severities are in robustness.csv."
 )
 CORRUPTIONS_LEGEND = (
     "Top-1 error in percent (lower is better), mean over severities, with its 95 % interval: {}. Extra corruptions are not part "
-    "of the mean. Differences are in percentage points, with percentile intervals over resamples of the images, the same "
+    "of the mean. Differences are in percentage points; their intervals are percentiles of resamples of the images, the same "
     "for both methods."
 )
 SEVERITY = "accuracy against severity"

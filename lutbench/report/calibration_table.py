@@ -36,10 +36,10 @@ COLUMNS = [
 """Of calibration.csv."""
 
 LEGEND = (
-    f"Lower is better (↓). ECE, in percent: expected calibration error, the gap between mean confidence and accuracy, averaged over {BINS} "
-    "confidence bins of equal width weighted by their number of images (Guo et al. 2017). NLL, in nats: mean negative log-likelihood of "
-    "the label. 95 % intervals: {}. With few images ECE is biased upwards; the interval corrects for the bias, the value does not, so the "
-    "value may be outside its interval."
+    f"Lower is better (↓). ECE, expected calibration error, in percent: images are put into {BINS} bins of equal width by the confidence of "
+    "the classifier; ECE is the mean over bins, weighted by their number of images, of the gap between mean confidence and accuracy (Guo et "
+    "al. 2017). NLL, negative log-likelihood: the mean of -ln of the probability of the correct class; 0 is the best. 95 % intervals: {}. "
+    "With few images ECE is too high; its interval is corrected for that, the value is not, so the value may be outside its interval."
 )
 SMOOTHED = (
     "Trained with label smoothing, mixup or cutmix: {}. These lower the confidence of a classifier and raise ECE and NLL with any "
@@ -47,8 +47,8 @@ SMOOTHED = (
 )
 VOTES = "For k-NN, the confidence is the share of the votes; it has no NLL, which would be infinite for a label without votes."
 PAIRS = (
-    "Differences of ECE in points and of NLL in nats; intervals are percentiles of resamples of the images, the same for both methods. "
-    "With several seeds, the mean over seeds."
+    "The first method minus the second: ECE in points, NLL as it is. Intervals: percentiles of resamples of the images, the same for both "
+    "methods. With several seeds, the mean over seeds."
 )
 SEEDS = "Over seeds or draws: Student's t interval of the differences between runs with the same seed and draw."
 
@@ -76,7 +76,7 @@ def calibration_sections(view: View) -> list[Section]:
                 "method": view.method_label(row.entry.method),
                 "encoder": row.entry.encoder,
                 "ECE, % ↓": row.measured[ECE].text(),
-                "NLL, nats ↓": row.measured[NLL].text() if NLL in row.measured else "",
+                "NLL ↓": row.measured[NLL].text() if NLL in row.measured else "",
                 "seeds": seeds_text(row.entry),
                 "runs": f"[{numbers[row.entry.row]}]",
             }

@@ -26,11 +26,14 @@ ACROSS = 3
 """Panels beside each other."""
 
 LEGEND = (
-    "Training losses over optimiser steps (at most 200 points, each the mean over the steps since the previous point), smoothed by a "
-    "running median; mean over seeds. Bands show where another run of the same recipe is expected, around {whose}: "
-    f"{DEVIATIONS:g} robust standard deviations of the points around the smoothed curve or, if that is more, of the curves of the seeds, "
-    f"and at least {LEAST:.0%}."
+    "Training loss at each step of the optimiser: at most 200 points, each the mean since the point before, smoothed by a running median; "
+    "mean over seeds. Bands show where the loss of another run of the same recipe is expected, around {whose}. On either side they are "
+    f"{DEVIATIONS:g} robust standard deviations wide, of the points around the smoothed curve or, if that is more, of the seeds around each "
+    f"other; and at least {LEAST:.0%} of the loss."
 )
+
+LOSSES = {"total": "total loss", "mim": "loss on masked patches", "context": "context loss"}
+"""What the losses of a pre-training are, by their names in records."""
 
 
 REFERENCE_DOTTED = "Dotted: the reference."
@@ -126,7 +129,9 @@ def _lines(view: View, group: Sequence[Record], reference: Sequence[LossCurve]) 
         panel, label = "Pre-training", view.method_label(methods[0]) if methods else first.task
         colour = view.colour(methods[0]) if methods else _spare_colour(view, first.task)
     return [
-        _Line(f"{panel}: {loss}" if loss != "loss" else panel, label, colour, loss, own, reference)
+        _Line(
+            f"{panel}: {LOSSES.get(loss, loss)}" if loss != "loss" else panel, label, colour, loss, own, reference, runs
+        )
         for loss in own[0].losses
     ]
 
