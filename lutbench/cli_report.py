@@ -8,6 +8,9 @@ import typer
 from lutbench.cli_options import DataRoot, Overrides, ResultsRoot, RunsRoot
 from lutbench.errors import UserError
 
+LARGE = 15_000_000
+"""Bytes beyond which the command says that a page is large."""
+
 
 def report(
     names: Annotated[
@@ -69,10 +72,16 @@ def report(
         path = _report_suite(names[0], overrides or [], data, runs, results, reference, output)
     from lutbench.progress import console
 
+    size = path.stat().st_size
     console.print(
-        f"Report: {path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser: {path.absolute().as_uri()}",
-        soft_wrap=True,
+        f"Report: {path} ({size / 1e6:.1f} MB); open it in a browser: {path.absolute().as_uri()}", soft_wrap=True
     )
+    if size > LARGE:
+        console.print(
+            f"The page is larger than {LARGE / 1e6:.0f} MB: a browser may take long to open it, and mail servers may refuse it. A suite "
+            "file with fewer tasks or methods has a smaller one.",
+            soft_wrap=True,
+        )
 
 
 def _report_folders(first: Path, second: Path, suites: list[str], data: Path, runs: Path, output: Path | None) -> Path:
