@@ -93,7 +93,9 @@ def groups_of(view: View, measured: Sequence[TableEntry]) -> list[Group]:
             runs = _distinct(entry.runs)
             heads = [record.array("heads") for record in runs if has_array(record, "heads")]
             label = seeds_label(names[entry.method], len(runs))
-            rows.append(Row(label, view.colour(entry.method), [record.outcomes for record in runs], heads))
+            rows.append(
+                Row(label, view.colour(entry.method), [r.outcomes for r in runs], heads, [r.run for r in entry.runs])
+            )
         groups.append(Group(encoder, rows))
     return groups
 
@@ -146,6 +148,8 @@ class Alike(NamedTuple):
     """The names of the axes: columns are blocks of the second encoder, rows are blocks of the first."""
     values: Values
     """(L1 + 1, L2 + 1) The mean of CKA over seeds."""
+    runs: Sequence[str]
+    """The names of the runs behind it."""
 
 
 def keeping_grams(measured: Sequence[TableEntry]) -> list[TableEntry]:
@@ -164,8 +168,9 @@ def alike_blocks(view: View, measured: Sequence[TableEntry]) -> Iterator[Alike]:
     for one, other in [*((method, method) for method in entries), *on_same]:
         seeds = zip(grams[one], grams[other], strict=True)
         alike = np.mean([cka(first, second) for first, second in seeds], 0)
+        runs = [record.run for method in dict.fromkeys((one, other)) for record in entries[method].runs]
         if one == other:
-            yield Alike(names[one], "block", "block", alike)
+            yield Alike(names[one], "block", "block", alike, runs)
         else:
             title = f"{names[one]} and {names[other]}"
-            yield Alike(title, f"{names[other]}, block", f"{names[one]}, block", alike)
+            yield Alike(title, f"{names[other]}, block", f"{names[one]}, block", alike, runs)

@@ -17,7 +17,7 @@ from lutbench.report.entries import TableEntry, over_runs, run_ids
 from lutbench.report.sections import ANY, Drawing, Section, View, by_task, directed, not_run
 from lutbench.report.values import interval_legend, value_legend, value_table, wide_section
 from robustness.condition_outcomes import RobustnessOutcomes
-from robustness.curves import Methods, occlusion_chart, occlusion_figure, severity_chart, severity_figure
+from robustness.curves import Methods, Runs, occlusion_chart, occlusion_figure, severity_chart, severity_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,15 +134,16 @@ def _drawing(
     ending: str,
     about: str,
     draw: "Callable[[str, Methods, str, Sequence[str]], Figure]",
-    chart: Callable[[Methods, Sequence[str]], Chart],
+    chart: Callable[[Methods, Sequence[str], Runs], Chart],
 ) -> Drawing:
     names, entries = view.method_names(of_set), {entry.method: entry for entry in of_set}
     title = view.figure_title(of_set[0], about)
     methods = [(names[method], _outcomes(entry)) for method, entry in entries.items()]
     colours = [view.colour(method) for method in entries]
+    runs = [[record.run for record in entry.runs] for entry in entries.values()]
     file = f"{of_set[0].task.replace('/', '-')}-{ending}.png"
     note = "\n".join(view.notes_of(of_set[0]))
-    return Drawing(file, title, lambda: draw(title, methods, note, colours), lambda: chart(methods, colours))
+    return Drawing(file, title, lambda: draw(title, methods, note, colours), lambda: chart(methods, colours, runs))
 
 
 def _corruption_table(view: View, methods: dict[str, TableEntry]) -> pd.DataFrame:

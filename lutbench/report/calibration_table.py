@@ -10,9 +10,10 @@ import pandas as pd
 
 from lutbench.evaluate.calibration import BINS, ECE, NLL
 from lutbench.evaluate.outcomes import Measurement
+from lutbench.recipes.suite import Row
 from lutbench.report.comparisons import compare, interval_points, on_same_images, points
 from lutbench.report.entries import TableEntry, over_runs, run_ids
-from lutbench.report.sections import Section, View, by_task
+from lutbench.report.sections import ANY, Section, View, by_task
 from lutbench.report.values import interval_legend, row_numbers, seeds_text
 
 NAME = "calibration"
@@ -125,7 +126,8 @@ def _is_smoothed(view: View, entry: TableEntry) -> bool:
 def _pairs(view: View, rows: Sequence[_Calibrated]) -> Section:
     """Return the differences of the suite's pairs of methods that were measured on the same images."""
     found = {(row.entry.row[:2], row.metric, row.entry.method): row for row in rows}
-    made = []
+    made: list[dict[str, str]] = []
+    behind: dict[tuple[int, int], list[Row]] = {}
     for task, metric in dict.fromkeys(key[:2] for key in found):
         of_task = [row.entry for key, row in found.items() if key[:2] == (task, metric)]
         for methods in view.suite.config.compare:
@@ -140,11 +142,14 @@ def _pairs(view: View, rows: Sequence[_Calibrated]) -> Section:
                     unit, title = pair[0].measured[name].unit, name.split(",")[0]
                     cells[title] = points(compared.difference, compared.interval, unit)
                     cells[f"{title}, over {compared.over}"] = interval_points(compared.seed_interval, unit)
+            behind[len(made), ANY] = [one.row, other.row]
             made.append(cells | {"images": str(compared.images)})
     table = pd.DataFrame(made).fillna("")
     table = table.loc[:, (table != "").any()]
     legend = " ".join([PAIRS, *([SEEDS] if any(", over " in str(column) for column in table) else [])])
-    return Section("Calibration, pairs on the same images", 3, table, legend=legend, name=NAME) if made else Section()
+    if not made:
+        return Section()
+    return Section("Calibration, pairs on the same images", 3, table, legend=legend, name=NAME, rows_behind=behind)
 
 
 def _tidy(view: View, rows: Sequence[_Calibrated]) -> pd.DataFrame:

@@ -94,10 +94,13 @@ def comparison_sections(view: View) -> list[Section]:
 def _difference(pair: Pair) -> Difference:
     told = {name: text for name, text in pair.labels.items() if name not in ("task", "metric")}
     label = ", ".join(text if name in ("pair", "method") else f"{name} {text}" for name, text in told.items())
-    return difference_of(pair.compared, pair.first.unit, pair.labels["task"], pair.labels["metric"], label)
+    runs = [record.run for entry in (pair.first, pair.second) for record in entry.runs]
+    return difference_of(pair.compared, pair.first.unit, pair.labels["task"], pair.labels["metric"], label, runs)
 
 
-def difference_of(compared: Comparison, unit: str, task: str, metric: str, label: str) -> Difference:
+def difference_of(
+    compared: Comparison, unit: str, task: str, metric: str, label: str, runs: Sequence[str]
+) -> Difference:
     """Return a comparison as a row of a forest plot, in points or the metric's unit."""
     factor, ends = _scale(unit), compared.seed_interval
     return Difference(
@@ -108,6 +111,7 @@ def difference_of(compared: Comparison, unit: str, task: str, metric: str, label
         factor * compared.difference,
         (factor * compared.interval.low, factor * compared.interval.high),
         ends and (factor * ends.low, factor * ends.high),
+        runs,
     )
 
 

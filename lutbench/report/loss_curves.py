@@ -51,6 +51,8 @@ class _Line:
     """One per seed."""
     reference: Sequence[LossCurve]
     """The reference's, of the same recipe; none where there are none."""
+    runs: Sequence[str]
+    """The names of the runs behind it."""
 
 
 def loss_sections(view: View) -> list[Section]:
@@ -128,6 +130,7 @@ def _lines(view: View, group: Sequence[Record], reference: Sequence[LossCurve]) 
         methods = [name for name, method in view.suite.config.method.items() if method.pretrain == first.task]
         panel, label = "Pre-training", view.method_label(methods[0]) if methods else first.task
         colour = view.colour(methods[0]) if methods else _spare_colour(view, first.task)
+    runs = [record.run for record in group]
     return [
         _Line(
             f"{panel}: {LOSSES.get(loss, loss)}" if loss != "loss" else panel, label, colour, loss, own, reference, runs
@@ -164,12 +167,12 @@ def _chart_lines(line: _Line) -> list[ChartLine]:
     values = {
         float(step): Point(value, value, value) for step, value in zip(alike[0].steps, mean.tolist(), strict=True)
     }
-    drawn = [ChartLine(line.label, line.colour, values, has_band=False)]
+    drawn = [ChartLine(line.label, line.colour, values, has_band=False, runs=line.runs)]
     if (band := band_of(line.reference or alike, line.loss)) is not None:
         ends = zip(band.steps, band.middle.tolist(), band.half_width.tolist(), strict=True)
         around = {float(step): Point(middle, middle - half, middle + half) for step, middle, half in ends}
         note = "reference" if line.reference else "band"
-        drawn.insert(0, ChartLine(line.label, line.colour, around, "dotted", note))
+        drawn.insert(0, ChartLine(line.label, line.colour, around, "dotted", note, runs=line.runs))
     return drawn
 
 

@@ -88,6 +88,7 @@ def comparison_page(
         contents=contents_of(blocks),
         rows=rows,
         specs=page.specs,
+        anchors={},
     )
 
 
@@ -139,6 +140,7 @@ def _forest(agreements: Sequence[Agreement]) -> Forest | None:
             one.own.task,
             one.measured.metric,
             f"{one.own.method}, seed {one.own.seed}",
+            [one.own.run],
         )
         for one in agreements
         if one.difference is not None

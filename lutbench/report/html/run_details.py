@@ -63,8 +63,11 @@ class RowDetails:
 
 
 def row_anchors(view: View) -> dict[Row, str]:
-    """Return the id of every row of runs, by its footnote in the tables."""
-    return {row: f"row-{number}" for row, number in row_numbers(view).items()}
+    """Return the id of every row of runs, by its footnote in the tables; then those of pre-trainings, which have none."""
+    pretrained = [run.row for run in view.suite.runs if run.stage == "pretrain" and run.name in view.records]
+    return {row: f"row-{number}" for row, number in row_numbers(view).items()} | {
+        row: f"pretrain-{number}" for number, row in enumerate(dict.fromkeys(pretrained), 1)
+    }
 
 
 def run_anchors(view: View) -> dict[str, str]:
@@ -90,10 +93,16 @@ def row_details(view: View, results_dir: Path, options: str) -> list[RowDetails]
             )
             shown |= {record.run for record in entry.runs}
     others = [record for name, record in view.records.items() if name not in shown]
-    before = [details(record) for record in others if record.stage == "pretrain"]
-    rest = [details(record) for record in others if record.stage != "pretrain"]
+    before: dict[Row, list[RunDetails]] = {}
+    rest = []
+    for record in others:
+        row = (record.stage, record.task, record.method)
+        if record.stage == "pretrain" and row in anchors:
+            before.setdefault(row, []).append(details(record))
+        else:
+            rest.append(details(record))
     rows = [
-        RowDetails("pretrain", "Pre-training", (), before),
+        *(RowDetails(anchors[row], f"Pre-training: {row[1]}", (), runs) for row, runs in before.items()),
         *found.values(),
         RowDetails("other-records", "Records that are in no table", (), rest),
     ]
@@ -150,7 +159,10 @@ def _made_by(record: Record) -> Iterator[tuple[str, str]]:
 def _settings(record: Record) -> list[tuple[str, str, str]]:
     """Return the settings that are not the suite's defaults; none of a record with settings of another version."""
     try:
-        return [(name, str(value), str(default)) for name, (value, default) in unlike_defaults(record).items()]
+        return [
+            (name, str(value) or "none", str(default) or "none")
+            for name, (value, default) in unlike_defaults(record).items()
+        ]
     except (UserError, ValueError):
         return []
 
