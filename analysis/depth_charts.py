@@ -51,7 +51,7 @@ def _lines(group: Group, curves: Sequence[Mapping[str, Values]], panel: Panel) -
     for name, style, note in zip((panel.solid, panel.dotted), styles, panel.notes, strict=True):
         for row, of in zip(group.rows, curves, strict=True):
             if points := points_of(of, name, group.first):
-                yield ChartLine(row.label, row.colour, points, style, note)
+                yield ChartLine(row.label, row.colour, points, style, note, runs=row.runs)
 
 
 def _sentence(title: str) -> str:
@@ -69,7 +69,8 @@ def spectra_chart(groups: Sequence[Group]) -> Chart:
                 if row.outcomes[0].has(f"spectrum_{rows}"):
                     share, values = spectrum_curve(row.outcomes, rows)
                     points = zip(share.tolist(), values.T.tolist(), strict=True)
-                    lines.append(ChartLine(row.label, row.colour, {x: Point(*point) for x, point in points}))
+                    by_share = {x: Point(*point) for x, point in points}
+                    lines.append(ChartLine(row.label, row.colour, by_share, runs=row.runs))
             ending = f", {group.encoder}" if len(groups) > 1 else ""
             shown += [ChartPanel(_sentence(title) + ending, SHARE, FALL, lines)] if lines else []
     return Chart(shown, OF_SPECTRA.replace("\n", " "))
@@ -78,7 +79,7 @@ def spectra_chart(groups: Sequence[Group]) -> Chart:
 def cka_chart(view: View, measured: Sequence[TableEntry]) -> Chart:
     """Return how alike all blocks are, of every encoder and of the suite's pairs."""
     panels = []
-    for title, x, y, values in alike_blocks(view, measured):
+    for title, x, y, values, runs in alike_blocks(view, measured):
         rows, columns = ([*map(str, range(1, size)), "out"] for size in values.shape)
-        panels.append(MapPanel(title, x, y, "linear CKA", columns, rows, values.tolist()))
+        panels.append(MapPanel(title, x, y, "linear CKA", columns, rows, values.tolist(), runs=runs))
     return Chart(panels, OF_CKA.replace("\n", " "))

@@ -30,6 +30,8 @@ class Row(NamedTuple):
     """One per seed."""
     heads: Sequence[NDArray[np.float64]] = ()
     """(5, L, H) The quantities of attention by head, one per seed."""
+    runs: Sequence[str] = ()
+    """The names of the runs behind it."""
 
 
 class Group(NamedTuple):

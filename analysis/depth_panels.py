@@ -15,21 +15,22 @@ from lutbench.report.entries import TableEntry
 from lutbench.report.figures import Point, seeds_label
 from lutbench.report.sections import View
 
-BANDS = "Bands: 95 % intervals, by a bootstrap over images for one seed, over seeds (Student's t) for several."
+BANDS = "Bands show 95 % intervals: over images (bootstrap) for one seed, over seeds (Student's t) for several."
 OF_ATTENTION = "Attention that reaches as far as uniform attention, with NMI near 0, selects nothing."
-OF_FEATURES = "out: the output after the final norm. The bar at its effective rank is a basic bootstrap over images, for one seed."
+OF_FEATURES = "out: the output after the final norm. The bar at its effective rank, with one seed, is the 95 % interval over images."
 OF_SPECTRA = (
-    "s: singular values of the centred features of all images, in descending order; D: the width. n images have at most n - 1 pooled\n"
-    "values; values below 1e-6 of the first are rounding errors. Bands: 95 % intervals over seeds, if there are several."
+    "The singular values of the centred features of all images, the largest first. A line that falls fast: few directions have most of the\n"
+    "variation. Pooled features have fewer values than there are images. Values below 1e-6 of the largest are rounding errors.\n"
+    "Bands: 95 % intervals over seeds, if there are several."
 )
 OF_CKA = (
-    "Linear CKA of the mean over patches, unbiased, over minibatches (Nguyen et al. 2021); mean over seeds.\n"
-    "1: equal up to rotation and scale; 0: nothing in common. out: the output after the final norm."
+    "How alike the features of two blocks are: linear CKA of the mean over patches, by the unbiased estimate over minibatches (Nguyen et al.\n"
+    "2021); mean over seeds. 1: equal up to rotation and scale; 0: nothing in common. out: the output after the final norm."
 )
 
 SPECTRA = {"pooled": "pooled: mean over patches", "tokens": "tokens: every patch"}
 """The panels of the spectra of the output, by the rows that the singular values are of."""
-SHARE, FALL = "i / D", "log10 (s_i / s_1)"
+SHARE, FALL = "number of the value / width of the features", "log10 (value / largest value)"
 """Their axes."""
 
 
@@ -92,7 +93,9 @@ def groups_of(view: View, measured: Sequence[TableEntry]) -> list[Group]:
             runs = _distinct(entry.runs)
             heads = [record.array("heads") for record in runs if has_array(record, "heads")]
             label = seeds_label(names[entry.method], len(runs))
-            rows.append(Row(label, view.colour(entry.method), [record.outcomes for record in runs], heads))
+            rows.append(
+                Row(label, view.colour(entry.method), [r.outcomes for r in runs], heads, [r.run for r in entry.runs])
+            )
         groups.append(Group(encoder, rows))
     return groups
 
@@ -145,6 +148,8 @@ class Alike(NamedTuple):
     """The names of the axes: columns are blocks of the second encoder, rows are blocks of the first."""
     values: Values
     """(L1 + 1, L2 + 1) The mean of CKA over seeds."""
+    runs: Sequence[str]
+    """The names of the runs behind it."""
 
 
 def keeping_grams(measured: Sequence[TableEntry]) -> list[TableEntry]:
@@ -163,8 +168,9 @@ def alike_blocks(view: View, measured: Sequence[TableEntry]) -> Iterator[Alike]:
     for one, other in [*((method, method) for method in entries), *on_same]:
         seeds = zip(grams[one], grams[other], strict=True)
         alike = np.mean([cka(first, second) for first, second in seeds], 0)
+        runs = [record.run for method in dict.fromkeys((one, other)) for record in entries[method].runs]
         if one == other:
-            yield Alike(names[one], "block", "block", alike)
+            yield Alike(names[one], "block", "block", alike, runs)
         else:
             title = f"{names[one]} and {names[other]}"
-            yield Alike(title, f"{names[other]}, block", f"{names[one]}, block", alike)
+            yield Alike(title, f"{names[other]}, block", f"{names[one]}, block", alike, runs)

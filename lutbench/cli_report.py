@@ -8,6 +8,9 @@ import typer
 from lutbench.cli_options import DataRoot, Overrides, ResultsRoot, RunsRoot, suite_names
 from lutbench.errors import UserError
 
+LARGE = 15_000_000
+"""Bytes beyond which the command says that a page is large."""
+
 
 def report(
     names: Annotated[
@@ -29,7 +32,9 @@ def report(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--suite", metavar="NAME", help="With two folders: compare only this suite. Default: all. May be repeated."
+            "--suite",
+            metavar="SUITE",
+            help="With two folders: compare only this suite, a name or the path of its file (.toml). Default: all. May be repeated.",
         ),
     ] = None,
     overrides: Overrides = None,
@@ -56,7 +61,7 @@ def report(
             raise UserError(
                 "report: --set and --reference are for one suite, not for two results folders. Leave them out."
             )
-        path = _report_folders(Path(names[0]), Path(names[1]), only or [], output)
+        path = _report_folders(Path(names[0]), Path(names[1]), only or [], data, runs, output)
     else:
         if only:
             raise UserError("report: --suite is for two results folders. For one suite: lutbench report SUITE.")
@@ -68,20 +73,26 @@ def report(
         path = _report_suite(names[0], overrides or [], data, runs, results, reference, output)
     from lutbench.progress import console
 
+    size = path.stat().st_size
     console.print(
-        f"Report: {path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser: {path.absolute().as_uri()}",
-        soft_wrap=True,
+        f"Report: {path} ({size / 1e6:.1f} MB); open it in a browser: {path.absolute().as_uri()}", soft_wrap=True
     )
+    if size > LARGE:
+        console.print(
+            f"The page is larger than {LARGE / 1e6:.0f} MB: a browser may take long to open it, and mail servers may refuse it. A suite "
+            "file with fewer tasks or methods has a smaller one.",
+            soft_wrap=True,
+        )
 
 
-def _report_folders(first: Path, second: Path, suites: list[str], output: Path | None) -> Path:
+def _report_folders(first: Path, second: Path, suites: list[str], data: Path, runs: Path, output: Path | None) -> Path:
     """Write the comparison of two results folders; return the path of the page."""
     from lutbench.report.html.folder_comparison import comparison_page
     from lutbench.report.html.page import FOLDER
     from lutbench.report.html.rendering import write_page
 
     path = output or first / FOLDER / "comparison.html"
-    write_page(path, comparison_page(first, second, suites))
+    write_page(path, comparison_page(first, second, suites, data, runs))
     return path
 
 
@@ -96,8 +107,10 @@ def _report_suite(
     from lutbench.report.html.page import report_path, write_report
     from lutbench.report.sections import View
     from lutbench.report.tables import all_sections
+    from lutbench.workspace import Workspace
 
     view = View.read(suite, results, reference)
     path = output or report_path(results, suite.name)
-    write_report(view, all_sections(view), results, path, AtHand(data, runs))
+    options = Workspace(data, runs, results).options
+    write_report(view, all_sections(view), results, path, AtHand(data, runs), options)
     return path

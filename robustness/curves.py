@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Methods = Sequence[tuple[str, Sequence[RobustnessOutcomes]]]
 """Every method's name, and its outcomes, one per seed."""
 
+Runs = Sequence[Sequence[str]]
+"""Of every method the names of the runs behind it."""
+
 MEAN = "mean"
 
 COLUMNS = 5
@@ -112,18 +115,18 @@ def occlusion_figure(title: str, methods: Methods, note: str = "", colours: Sequ
     return figure
 
 
-def severity_chart(methods: Methods, colours: Sequence[str]) -> Chart:
+def severity_chart(methods: Methods, colours: Sequence[str], runs: Runs) -> Chart:
     """Return the panels of :func:`severity_figure` for a page that draws them, the mean over corruptions first."""
     curves, extra = _by_name(methods, severity_curves), methods[0][1][0].extra
     panels, top = [], _top(curves.values())
     for name, of in curves.items():
-        title, lines = _panel_title(name, curves, extra), _lines(of, colours)
+        title, lines = _panel_title(name, curves, extra), _lines(of, colours, runs)
         severities = {x: f"{x:g}" for line in lines for x in line.points}
         panels.append(ChartPanel(title, "severity", "top-1, %", lines, severities, from_zero=True, top=top))
     return Chart(panels, OF_SEVERITY)
 
 
-def occlusion_chart(methods: Methods, colours: Sequence[str]) -> Chart:
+def occlusion_chart(methods: Methods, colours: Sequence[str], runs: Runs) -> Chart:
     """Return the panels of :func:`occlusion_figure` for a page that draws them."""
     curves = {kind: of for kind, of in _by_name(methods, occlusion_curves).items() if any(of.values())}
     panels, top = [], _top(curves.values())
@@ -132,7 +135,9 @@ def occlusion_chart(methods: Methods, colours: Sequence[str]) -> Chart:
         title = "Patches dropped" if kind == "drop" else "Tiles shuffled"
         axis = "patches dropped, %" if kind == "drop" else "number of tiles"
         labels = {float(x): text for x, text in ticks.items()}
-        panels.append(ChartPanel(title, axis, "top-1, %", _lines(placed, colours), labels, from_zero=True, top=top))
+        panels.append(
+            ChartPanel(title, axis, "top-1, %", _lines(placed, colours, runs), labels, from_zero=True, top=top)
+        )
     return Chart(panels, OF_OCCLUSION)
 
 
@@ -165,11 +170,11 @@ def _placed(kind: str, curves: Mapping[str, Curve]) -> tuple[dict[str, Curve], d
     return {label: {at[amount]: point for amount, point in of.items()} for label, of in curves.items()}, ticks
 
 
-def _lines(curves: Mapping[str, Curve], colours: Sequence[str]) -> list[ChartLine]:
+def _lines(curves: Mapping[str, Curve], colours: Sequence[str], runs: Runs) -> list[ChartLine]:
     """Return a line for every label that has points."""
     return [
-        ChartLine(label, colours[place % len(colours)], {float(x): point for x, point in curve.items()})
-        for place, (label, curve) in enumerate(curves.items())
+        ChartLine(label, colours[place % len(colours)], {float(x): point for x, point in curve.items()}, runs=of)
+        for place, ((label, curve), of) in enumerate(zip(curves.items(), runs, strict=True))
         if curve
     ]
 

@@ -17,7 +17,7 @@ from lutbench.report.entries import TableEntry, over_runs, run_ids
 from lutbench.report.sections import ANY, Drawing, Section, View, by_task, directed, not_run
 from lutbench.report.values import interval_legend, value_legend, value_table, wide_section
 from robustness.condition_outcomes import RobustnessOutcomes
-from robustness.curves import Methods, occlusion_chart, occlusion_figure, severity_chart, severity_figure
+from robustness.curves import Methods, Runs, occlusion_chart, occlusion_figure, severity_chart, severity_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,12 +29,12 @@ NAME = "robustness"
 """Of the kind of run, and of the files robustness.csv and robustness.tex."""
 
 LEGEND = (
-    "Higher (↑) or lower (↓) is better. After the metric's name follow the part of the test set and the protocol: which "
-    "logits compete, and how images were resized. Other protocols and severities are in robustness.csv."
+    "Higher (↑) or lower (↓) is better. After the metric's name follow the part of the test set and the protocol: among which classes the "
+    "classifier chooses, and how images were resized. Other protocols and severities are in robustness.csv."
 )
 CORRUPTIONS_LEGEND = (
     "Top-1 error in percent (lower is better), mean over severities, with its 95 % interval: {}. Extra corruptions are not part "
-    "of the mean. Differences are in percentage points, with percentile intervals over resamples of the images, the same "
+    "of the mean. Differences are in percentage points; their intervals are percentiles of resamples of the images, the same "
     "for both methods."
 )
 SEVERITY = "accuracy against severity"
@@ -134,15 +134,16 @@ def _drawing(
     ending: str,
     about: str,
     draw: "Callable[[str, Methods, str, Sequence[str]], Figure]",
-    chart: Callable[[Methods, Sequence[str]], Chart],
+    chart: Callable[[Methods, Sequence[str], Runs], Chart],
 ) -> Drawing:
     names, entries = view.method_names(of_set), {entry.method: entry for entry in of_set}
     title = view.figure_title(of_set[0], about)
     methods = [(names[method], _outcomes(entry)) for method, entry in entries.items()]
     colours = [view.colour(method) for method in entries]
+    runs = [[record.run for record in entry.runs] for entry in entries.values()]
     file = f"{of_set[0].task.replace('/', '-')}-{ending}.png"
     note = "\n".join(view.notes_of(of_set[0]))
-    return Drawing(file, title, lambda: draw(title, methods, note, colours), lambda: chart(methods, colours))
+    return Drawing(file, title, lambda: draw(title, methods, note, colours), lambda: chart(methods, colours, runs))
 
 
 def _corruption_table(view: View, methods: dict[str, TableEntry]) -> pd.DataFrame:

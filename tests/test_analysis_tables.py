@@ -372,7 +372,7 @@ def test_several_analyses_have_a_table_each_with_its_title(folder: Path) -> None
 
 def test_the_legend_says_how_intervals_are_made_and_what_the_floor_is_for(full: Path) -> None:
     legend = section(suite(full), full, "analysis").whole_legend
-    assert INTERVALS[BASIC] == "percentiles of resamples of the images, reflected at the value"
+    assert INTERVALS[BASIC] == "resamples of the images, corrected for bias"
     assert (
         f"{INTERVALS[BASIC]} (effective rank, alpha) for one seed or seeds with the same result, Student's t over seeds for several seeds."
         in legend

@@ -263,9 +263,9 @@ def test_tables_have_calibration_in_sections_of_its_own_and_nowhere_else(measure
     record = view.records["downstream/linear/other/seed0"]
     row = made.frame[(made.frame["task"] == "Linear") & (made.frame["method"] == "other")].iloc[0]
     expected = [record.measured(metric) for metric in (ECE, NLL)]
-    assert [row["ECE, % ↓"], row["NLL, nats ↓"]] == [m.text() for m in expected if m]
+    assert [row["ECE, % ↓"], row["NLL ↓"]] == [m.text() for m in expected if m]
     votes = made.frame[made.frame["task"] == "task"]
-    assert votes["NLL, nats ↓"].tolist() == ["", ""]
+    assert votes["NLL ↓"].tolist() == ["", ""]
     assert "the share of the votes" in made.legend
     assert "smoothing" not in made.legend, "nothing was fine-tuned"
     assert made.data is not None

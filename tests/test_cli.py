@@ -784,6 +784,19 @@ def test_what_follows_two_dashes_is_a_suite_and_options(
     assert runpy.run_path(str(ROOT / "noxfile.py"))["suite_and_options"](session) == expected
 
 
+def test_nox_prints_the_tables_and_writes_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    nox = MagicMock()
+    nox.session.side_effect = lambda function=None, **options: function or (lambda decorated: decorated)
+    monkeypatch.setitem(sys.modules, "nox", nox)
+    results, called = runpy.run_path(str(ROOT / "noxfile.py"))["results"], []
+    monkeypatch.setitem(results.__globals__, "run", lambda session, *line: called.append(" ".join(line)))
+    results(SimpleNamespace(posargs=("small", "--results", "there", "--data-root", "sets", "--runs", "elsewhere")))
+    assert called == [
+        "lutbench tables small --results there",
+        "lutbench report small --results there --data-root sets --runs elsewhere",
+    ]
+
+
 def test_nox_collates_the_results_where_they_were_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nox", MagicMock())
     options = runpy.run_path(str(ROOT / "noxfile.py"))["tables_options"]

@@ -2,8 +2,10 @@
 
 import base64
 import gzip
+import html
 import io
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,10 +17,11 @@ import analysed
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from hand_made import answers, keep
 from playwright.sync_api import expect
 
-from lutbench import cli
+from lutbench import cli, cli_report
 from lutbench.errors import UserError
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.losses import LossCurve
@@ -185,13 +188,111 @@ def test_the_csv_behind_a_table_has_the_same_bytes_as_that_of_the_tables(page: s
     assert expected.to_csv(index=False) in kept
 
 
-def test_every_number_is_a_link_to_what_is_behind_it(page: str) -> None:
-    ids = {attributes["id"] for _, attributes in Tags(page).found if "id" in attributes}
-    behind = [attributes["data-behind"] or "" for _, attributes in Tags(page).found if "data-behind" in attributes]
-    assert len(behind) > 40
-    assert {one for of in behind for one in of.split()} <= ids
-    wide = page.split('data-name="wide"')[1].split("</table>")[0]
-    assert not re.findall(r"<td[^>]*number[^>]*><span>\d", wide), "no number of the wide table is without a link"
+@pytest.fixture(scope="module")
+def real() -> str:
+    """The page of the records of ``tiny`` that come with the repository."""
+    results = ROOT / "results/reference"
+    view = View.read(load_suite("tiny"), results)
+    return suite_page(view, all_sections(view), results)
+
+
+TEXTS = {"method", "encoder", "task", "metric", "pair", "run", "machine", "like", "corruption"}
+"""Columns that say what a row is of."""
+
+
+def test_every_number_of_every_table_is_a_link_to_what_is_behind_it(page: str, real: str) -> None:
+    for one in (page, real):
+        ids = {attributes["id"] for _, attributes in Tags(one).found if "id" in attributes}
+        behind = [attributes["data-behind"] or "" for _, attributes in Tags(one).found if "data-behind" in attributes]
+        assert len(behind) > 40
+        assert {name for of in behind for name in of.split()} <= ids
+    names = re.findall(r'<div class="grid" data-name="([^"]+)"', real)
+    assert {"main", "wide", "robustness", "calibration", "comparisons", "compute", "analysis", "sweep-weight"} <= {
+        *names
+    }
+    without = []
+    for table in re.findall(r'<div class="grid" .*?</table>', real, re.DOTALL):
+        heads = [re.sub("<.*?>", "", head) for head in re.findall(r'<th scope="col".*?</th>', table, re.DOTALL)]
+        for row in re.findall(r"<tr>(.*?)</tr>", table.split("<tbody>")[1], re.DOTALL):
+            cells = dict(zip(heads, re.findall(r"<td.*?</td>", row, re.DOTALL), strict=False))
+            if "uniform attention" in row.lower():
+                continue  # which nobody measured
+            numbers = {head: cell for head, cell in cells.items() if re.search(r'data-text="\[?[+-]?\d', cell)}
+            without += [
+                (head, cell) for head, cell in numbers.items() if head not in TEXTS and "data-behind" not in cell
+            ]
+    assert without == []
+
+
+def test_the_page_of_a_suite_is_small(real: str) -> None:
+    size = len(real.encode())
+    runs = re.findall(r'<details class="run".*?\n</details>', real, re.DOTALL)
+    assert len(runs) == 42
+    assert sum(len(run.encode()) for run in runs) < 4500 * len(runs), "small has 591 of them"
+    assert size < 2_200_000, "of these, 0.9 MB draw the charts"
+
+
+def test_a_large_page_is_called_large(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = (str(results / "toy.toml"), "--results", str(results), "--output", str(tmp_path / "report.html"))
+    command(*line)
+    told = capsys.readouterr().out
+    assert re.search(r"\(\d\.\d MB\)", told)
+    assert "larger than" not in told
+    monkeypatch.setattr(cli_report, "LARGE", 1_000_000)
+    command(*line)
+    assert "larger than 1 MB" in capsys.readouterr().out
+
+
+def test_pictures_have_their_captions_as_text(real: str) -> None:
+    figures = re.findall(r'<figure class="gallery">.*?</figure>', real, re.DOTALL)
+    assert len(figures) == 4
+    for figure in figures:
+        title = re.findall(r"<figcaption>(.*?)</figcaption>", figure)[0]
+        (alt,) = re.findall(r' alt="(.*?)"', figure)
+        (note,) = re.findall(r'<p class="note">(.*?)</p>', figure, re.DOTALL)
+        assert alt.startswith(f"{title}. Each column is one image. Lines, from the top: images; LUT")
+        assert "Lines, from the top: images; LUT" in note
+    assert "Uniform attention leaves the image grey." in figures[0]
+    assert "Colours: attention / uniform attention." in figures[0]
+
+
+def repeats(page: str) -> list[dict[str, Any]]:
+    """What `lutbench run` is asked for by the commands of a page that repeat its runs."""
+    lines = re.findall(r'<h4>Repeat it</h4>\s*<pre tabindex="0">(.*?)</pre>', page, re.DOTALL)
+    asked = []
+    for line in lines:
+        program, name, *arguments = shlex.split(html.unescape(line))
+        assert (program, name) == ("lutbench", "run")
+        run = typer.main.get_command(cli.app).commands["run"]  # type: ignore[attr-defined]
+        asked.append(run.make_context("run", arguments).params)
+    return asked
+
+
+def test_the_command_that_repeats_a_run_is_whole(results: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "my suites/toy.toml"
+    suite.parent.mkdir()
+    shutil.copy(results / "toy.toml", suite)
+    folders = {"results": results, "data_root": tmp_path / "my data", "runs": tmp_path / "my runs"}
+    options = [part for name, folder in folders.items() for part in (f"--{name.replace('_', '-')}", str(folder))]
+    changes = ['title="Toys & more"', "kind=exploration"]
+    sets = [part for change in changes for part in ("--set", change)]
+    command(str(suite), *options, *sets, "--output", str(tmp_path / "report.html"))
+    asked = repeats((tmp_path / "report.html").read_text())
+    assert len(asked) == len(read_records(results, "toy"))
+    for one in asked:
+        assert {name: one[name] for name in folders} == folders
+        assert (one["suite"], one["overrides"], one["smoke"]) == (str(suite), changes, None)
+        assert one["again"] == one["only"][-1:]
+    (shifted,) = (one["only"] for one in asked if one["again"] == ["robustness/shifts/corrupted/ours/seed1"])
+    assert shifted == ["downstream/tuned/ours/seed1", "robustness/shifts/corrupted/ours/seed1"]
+
+
+def test_with_default_folders_the_command_names_none(page: str) -> None:
+    assert {(one["results"], one["data_root"], one["runs"]) for one in repeats(page)} == {
+        (Path("results"), Path("data"), Path("runs"))
+    }
 
 
 def test_the_same_records_make_the_same_page(page: str, results: Path) -> None:
@@ -205,6 +306,15 @@ def test_a_suite_without_records_has_a_page_of_published_numbers_that_says_so(tm
     found = suite_page(view, all_sections(view), tmp_path)
     assert "There are no results yet" in found
     assert "84.2" in found
+
+
+def test_a_list_of_files_in_what_a_suite_is_about_ends_where_the_text_goes_on(tmp_path: Path) -> None:
+    view = View.read(load_suite("evidence"), tmp_path)
+    found = suite_page(view, all_sections(view), tmp_path)
+    about = found.split('<div class="prose about">')[1].split("</div>")[0]
+    (files,) = re.findall("<pre>(.*?)</pre>", about, re.DOTALL)
+    assert all(line.lstrip().startswith("DIR/") for line in files.splitlines()), files
+    assert "<p>The images of Caltech-101 and Flowers-17" in about
 
 
 # --- The command
@@ -249,6 +359,44 @@ def test_records_of_other_settings_are_named_with_what_is_other(results: Path, t
     recorded(other, "downstream/near/ours/seed0", "knn", classified(60))
     command(str(results), str(other), "--output", str(tmp_path / "both.html"))
     assert "neighbours changed from 7 to 20" in (tmp_path / "both.html").read_text()
+
+
+def test_the_commands_of_a_comparison_have_the_settings_and_folders_of_each_side(results: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "toy.toml").write_text(f"{SUITE}[defaults.knn]\nneighbours = 7\n")
+    recorded(other, "downstream/near/ours/seed0", "knn", classified(60))
+    given, run = str(results / "toy.toml"), "downstream/near/ours/seed0"
+    line = [str(results), str(other), "--output", str(tmp_path / "both.html"), "--data-root", "d", "--runs", "r"]
+    command(*line, "--suite", given)
+    asked = [one for one in repeats((tmp_path / "both.html").read_text()) if one["again"] == [run]]
+    for one, folder in zip(asked, (results, other), strict=True):
+        assert (one["suite"], one["only"], one["results"]) == (given, [run], folder)
+        assert (one["data_root"], one["runs"]) == (Path("d"), Path("r"))
+        planned = load_suite(one["suite"], one["overrides"] or ()).run(run)
+        assert planned.recipe.affecting_results() == read_records(folder, "toy")[run].identity_inputs["recipe"]
+    assert [[*one["overrides"]] for one in asked] == [[], ["downstream.near.neighbours=7"]]
+    command(*line)
+    assert "The file of this suite was not found." in (tmp_path / "both.html").read_text()
+
+
+def test_nox_leaves_the_report(results: Path, tmp_path: Path) -> None:
+    if (nox := shutil.which("nox")) is None:
+        pytest.skip("nox has an environment of its own")
+    for name in ("noxfile.py", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    program = tmp_path / ".venv/bin/lutbench"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m lutbench "$@"\n')
+    program.chmod(0o755)
+    installed = (tmp_path / "pyproject.toml").read_text() + (tmp_path / "constraints.txt").read_text()
+    (tmp_path / ".venv/installed.txt").write_text(installed)
+    shutil.copytree(results, tmp_path / "results")
+    line = [nox, "-f", str(tmp_path / "noxfile.py"), "-s", "results", "--", "results/toy.toml"]
+    ended = subprocess.run(line, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "results/reports/toy.html").read_text().startswith("<!doctype html>")
+    assert "Report: results/reports/toy.html" in ended.stdout
 
 
 @pytest.mark.parametrize(
@@ -310,6 +458,8 @@ def test_every_chart_is_drawn_with_the_colours_of_its_methods(opened: Opened) ->
     plots = opened.page.locator(".plot")
     assert plots.count() > 15
     assert opened.page.locator(".plot svg").count() == plots.count()
+    linked = """async () => (Object.values(await unpacked)).flatMap(one => one.data.values).every(one => one.k)"""
+    assert opened.page.evaluate(linked), "every value knows its runs"
     losses = opened.page.locator("figure", has_text="Losses, downstream")
     strokes = losses.locator("svg path[stroke]").evaluate_all("all => all.map(one => one.getAttribute('stroke'))")
     assert {"#0072b2", "#e69f00"} <= {stroke.lower() for stroke in strokes}
@@ -424,6 +574,10 @@ def test_the_numbers_of_a_chart_are_there_as_a_table(opened: Opened) -> None:
     rows = chart.locator(".numbers tbody tr")
     expect(rows).not_to_have_count(0)  # the browser tells the page a moment later that it was opened
     assert rows.count() > 20
+    assert rows.locator("a[data-behind]").count() == rows.count()
+    rows.locator("a").first.click()
+    expect(opened.page.locator("#drawer")).to_contain_text("--only analysis/looks/ours/seed0")
+    opened.page.keyboard.press("Escape")
     chart.locator(".numbers summary").click()
 
 
@@ -441,13 +595,43 @@ def test_no_width_makes_the_page_itself_scroll_sideways(opened: Opened, width: i
     assert opened.page.evaluate("() => document.documentElement.scrollWidth") <= width
 
 
+def serious(page: Any) -> list[tuple[str, str]]:
+    """What axe-core finds on a page that is serious."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is in the extra `dev`")
+    found = axe.Axe().run(page).response["violations"]
+    return [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")]
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious(opened: Opened, theme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is in the extra `dev`")
     opened.page.set_viewport_size({"width": 1280, "height": 900})
     opened.page.locator(f'[data-theme-choice="{theme}"]').click()
     ground = opened.page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 23, 26)"}[theme]
-    found = axe.Axe().run(opened.page).response["violations"]
-    serious = [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")]
-    assert serious == []
+    assert serious(opened.page) == []
+    opened.page.evaluate("() => document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    expect(opened.page.locator(".numbers tbody tr").first).to_be_visible()
+    assert serious(opened.page) == [], "with the details of runs and the numbers of charts"
+    opened.page.locator("a[data-behind]").first.click()
+    expect(opened.page.locator("#drawer")).to_be_visible()
+    assert serious(opened.page) == [], "with the drawer"
+    opened.page.keyboard.press("Escape")
+    opened.page.evaluate("() => document.querySelectorAll('main details').forEach(one => { one.open = false; })")
+
+
+def test_a_comparison_says_what_its_numbers_are_and_is_as_usable(results: Path, browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "both.html"
+    command(str(results), str(results), "--suite", str(results / "toy.toml"), "--output", str(path))
+    both = Opened(browser, path)
+    assert both.logged == []
+    assert [url.partition(":")[0] for url in both.requested if not url.startswith("data:")] == ["file"]
+    assert "They are no evidence about the method." in both.page.locator("header.title").inner_text()
+    assert both.texts("h2 .mark") == ["Pipeline check"]
+    both.page.evaluate("() => { navigator.clipboard.writeText = async text => { window.copied = text; }; }")
+    both.page.locator("[data-action=markdown]").first.click()
+    assert "Pipeline check: no evidence about the method." in both.page.evaluate("() => window.copied")
+    assert serious(both.page) == []
+    both.page.locator("td a[data-behind]").first.click()
+    expect(both.page.locator("#drawer")).to_contain_text("--only")
+    assert serious(both.page) == []
+    both.page.close()

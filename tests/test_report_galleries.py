@@ -19,6 +19,7 @@ from downstream.segmentation.predicted_gallery import cut
 from lutbench.data.folder import open_folder
 from lutbench.evaluate.outcomes import Outcomes
 from lutbench.recipes.loading import load_suite
+from lutbench.report import alone_right as alone_right_module
 from lutbench.report.alone_right import MOST, alone_right, alone_section
 from lutbench.report.charts import CategoryPanel, Chart, ChartLine, MapPanel
 from lutbench.report.figures import Point, new_figure
@@ -222,6 +223,16 @@ def test_of_many_images_as_many_as_fit_are_shown_and_all_counted(home: Path, tmp
     assert section.galleries[0].note == "No such image among 16: MAE."
 
 
+def test_with_many_methods_and_tasks_each_has_fewer_images_and_the_page_says_so(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone_right_module, "PICTURES", 2)
+    section, (lut, mae) = near(home, AtHand(home / "data"))
+    assert [len(lut.shots), len(mae.shots)] == [1, 1]
+    assert lut.detail == "2 of 16 images, 1 of them here"
+    assert "No more than 1 for each of the 2 methods and tasks, to keep the page small." in section.legend
+
+
 def test_without_the_data_images_are_named_and_a_line_says_how_to_see_them(home: Path, tmp_path: Path) -> None:
     for at_hand, why in (
         (AtHand(), "no data root was given"),
@@ -334,7 +345,7 @@ CHART = Chart(
 
 
 def test_a_chart_by_category_and_a_map_have_the_values_of_their_panels() -> None:
-    categories, field = chart_specs(CHART)
+    categories, field = chart_specs(CHART, {"downstream/masks/lut/seed0": "run-1"})
     assert [(one["s"], one["p"], one["x"], one["t"]) for one in categories["data"]["values"]] == [
         ("LUT", "sky", 80, "80 [70, 90]"),
         ("LUT", "</script><b>road</b>", 30, "30"),
@@ -370,7 +381,7 @@ def opened(page: str, browser: Any, tmp_path_factory: pytest.TempPathFactory) ->
     section = Section("Charts", figures=[Drawing("c.png", "By class", lambda: new_figure(1, 1), lambda: CHART)])
     blocks = [block_of(1, section, holder, "", Names())]
     (folder / "charts.html").write_text(
-        render("comparison.html.j2", title="Toys", folders=[], blocks=blocks, contents=[], rows=[], specs=holder.specs), encoding="utf-8"
+        render("comparison.html.j2", title="Toys", folders=[], kinds=[], blocks=blocks, contents=[], rows=[], specs=holder.specs), encoding="utf-8"
     )  # fmt: skip
     (folder / "toy.html").write_text(page, encoding="utf-8")
     found = SimpleNamespace(logged=[])
@@ -397,11 +408,22 @@ def test_charts_by_category_and_maps_are_drawn_and_have_their_numbers(opened: An
 
 
 def test_a_print_of_the_dark_page_is_black_on_white_and_has_no_controls(opened: Any) -> None:
+    opened.toy.locator('[data-theme-choice="dark"]').click()
     opened.toy.emulate_media(media="print", color_scheme="dark")
     assert opened.toy.evaluate("() => getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert opened.toy.locator(".shot-row img").first.is_visible()
     assert not any(opened.toy.locator(one).first.is_visible() for one in (".tools", ".top", "nav", "td.hide"))
+    ink = "() => getComputedStyle(document.querySelector('.shot-row p')).color"
+    assert opened.toy.evaluate(ink) == "rgb(29, 28, 26)"
     opened.toy.emulate_media(media="screen", color_scheme="light")
+    opened.toy.locator('[data-theme-choice="auto"]').click()
+
+
+def test_a_number_of_a_gallery_opens_the_runs_behind_it(opened: Any) -> None:
+    for text, run in (("2 of 16 images", "downstream/near/mae/seed1"), ("mIoU 48.8 %", "downstream/masks/lut/seed0")):
+        opened.toy.locator(".shots a", has_text=text).first.click()
+        expect(opened.toy.locator("#drawer")).to_contain_text(f"--again {run}")
+        opened.toy.keyboard.press("Escape")
 
 
 def test_galleries_fit_a_narrow_screen_and_axe_finds_nothing_serious(opened: Any) -> None:
@@ -409,6 +431,7 @@ def test_galleries_fit_a_narrow_screen_and_axe_finds_nothing_serious(opened: Any
     assert opened.toy.evaluate("() => document.documentElement.scrollWidth") <= 320
     assert opened.toy.locator(".shot-row img").count() == 19
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is in the extra `dev`")
-    for one in (opened.toy, opened.charts):
+    for one, theme in ((opened.toy, "light"), (opened.toy, "dark"), (opened.charts, "light"), (opened.charts, "dark")):
+        one.locator(f'[data-theme-choice="{theme}"]').click()
         found = axe.Axe().run(one).response["violations"]
         assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []

@@ -822,7 +822,7 @@ def test_the_severity_figure_has_a_panel_for_every_corruption_on_one_scale(folde
 
 def test_the_chart_has_the_panels_of_the_figure_and_a_mean_over_one_corruption_says_one(folder: Path) -> None:
     methods = [("LUT", [robust(suite(folder), "corrupted", corrupted(10, ["fog", "saturate"]))])]
-    titles = [panel.title for panel in severity_chart(methods, PALETTE).panels]
+    titles = [panel.title for panel in severity_chart(methods, PALETTE, [[]] * len(methods)).panels]
     assert titles == ["Mean over 1 corruption", "fog", "saturate, extra"]
     assert titles == [axes.get_title() for axes in severity_figure("Toys", methods).axes]
 

@@ -337,7 +337,7 @@ def test_tables_draw_the_curves_with_the_reference_and_name_what_left_its_band(f
     assert "around these records" in alone.legend
     axes = alone.figures[0].draw().axes
     assert [one.get_title() for one in axes if one.get_title()] == [
-        "Pre-training: total", "Pre-training: mim", "Pre-training: context",
+        "Pre-training: total loss", "Pre-training: loss on masked patches", "Pre-training: context loss",
     ]  # fmt: skip
     assert [len(one.lines) for one in axes[:3]] == [1, 1, 1]
     as_reference(run)

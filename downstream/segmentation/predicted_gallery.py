@@ -129,13 +129,13 @@ def _gallery(
             prediction = pictures[entry.method][place][2]
             score = scores[entry.method][index]
             detail = "" if np.isnan(score) else f"mIoU {score:.1f} %"
-            shots.append(_shot(names[entry.method], prediction, detail, view.colour(entry.method)))
+            shots.append(_shot(names[entry.method], prediction, detail, view.colour(entry.method), [entry.runs[0].run]))
         rows.append(ShotRow(first.names[index] if first.names else f"row {index}", "", shots))
     return Gallery(view.task_title(shown[0]), rows, _legend(first, view.dataset(shown[0]), indices))
 
 
-def _shot(caption: str, picture: Image.Image, detail: str = "", colour: str = "") -> Shot:
-    return Shot(caption, detail, packed_picture(picture), picture.size, colour)
+def _shot(caption: str, picture: Image.Image, detail: str = "", colour: str = "", runs: Sequence[str] = ()) -> Shot:
+    return Shot(caption, detail, packed_picture(picture), picture.size, colour, runs)
 
 
 def _scores(outcomes: Confusions) -> NDArray[np.float64]:

@@ -96,6 +96,7 @@ def class_chart(methods: Methods, colours: Sequence[str]) -> Chart:
             colour,
             {float(place): of[cls] for place, cls in enumerate(shown) if cls in of},
             "dots",
+            runs=[record.run for record in records],
         )
         for (name, records), of, colour in zip(methods, bars, colours, strict=True)
     ]

@@ -20,7 +20,10 @@ from lutbench.report.sections import View, by_task
 from lutbench.workspace import Workspace
 
 MOST = 6
-"""Images shown for each method and task (our choice: a megabyte for the fifty rows of ``small``)."""
+"""Images shown for each method and task at most (our choice)."""
+
+PICTURES = 600
+"""Images shown of all methods and tasks together (our choice: 2.5 MB of the page); with many rows, each has fewer than :data:`MOST`."""
 
 SIDE = 96
 """Side of an image on the page, in pixels."""
@@ -29,7 +32,7 @@ TITLE = "Images that only one method classifies correctly"
 
 ABOUT = (
     "Classified correctly by all runs of one method (all seeds and draws), and by no run of any other method of the task. If there are more "
-    f"than {MOST}, those shown are evenly spaced in the dataset's order; nobody chose them. The predictions of the others are those of "
+    "than {most}, those shown are evenly spaced in the dataset's order; nobody chose them. The predictions of the others are those of "
     "their first runs."
 )
 
@@ -41,10 +44,16 @@ def alone_section(view: View, at_hand: AtHand) -> GallerySection | None:
         UserError: if the outcomes of a record are missing or damaged.
     """
     images = _Images(view, at_hand)
-    found = [made for of_task in by_task(view.of_methods) if (made := _gallery(view, of_task, images))]
-    if not found:
+    tasks = [entries for of_task in by_task(view.of_methods) if len(entries := _comparable(view, of_task)) > 1]
+    if not tasks:
         return None
-    return GallerySection(TITLE, "\n\n".join(filter(None, (ABOUT, images.left_out))), found)
+    rows = sum(map(len, tasks))
+    most = max(1, min(MOST, PICTURES // rows))
+    found = [_gallery(view, entries, images, most) for entries in tasks]
+    few = (
+        f"No more than {most} for each of the {rows} methods and tasks, to keep the page small." if most < MOST else ""
+    )
+    return GallerySection(TITLE, "\n\n".join(filter(None, (ABOUT.format(most=most), few, images.left_out))), found)
 
 
 def alone_right(right: Mapping[str, Sequence[NDArray[np.bool_]]]) -> dict[str, NDArray[np.int64]]:
@@ -54,10 +63,7 @@ def alone_right(right: Mapping[str, Sequence[NDArray[np.bool_]]]) -> dict[str, N
     return {method: np.flatnonzero(np.all(runs, 0) & (times == 1)) for method, runs in right.items()}
 
 
-def _gallery(view: View, of_task: Sequence[TableEntry], images: "_Images") -> Gallery | None:
-    entries = _comparable(view, of_task)
-    if len(entries) < 2:
-        return None
+def _gallery(view: View, entries: Sequence[TableEntry], images: "_Images", most: int) -> Gallery:
     outcomes: dict[str, list[Outcomes]] = {entry.method: [run.outcomes for run in entry.runs] for entry in entries}
     first = outcomes[entries[0].method][0]
     alone = alone_right({method: [one.right() for one in runs] for method, runs in outcomes.items()})
@@ -74,7 +80,7 @@ def _gallery(view: View, of_task: Sequence[TableEntry], images: "_Images") -> Ga
         if not len(index):
             without.append(labels[entry.method])
             continue
-        chosen = index[spread_out(len(index), MOST)].tolist()
+        chosen = index[spread_out(len(index), most)].tolist()
         pictures = images.pictures(entry, [names[place] for place in chosen])
         others = [runs[0].prediction for method, runs in outcomes.items() if method != entry.method]
         shots = []
@@ -86,7 +92,8 @@ def _gallery(view: View, of_task: Sequence[TableEntry], images: "_Images") -> Ga
             shots.append(Shot(caption, f"others: {listed(taken, 3)}", picture, (side, side)))
         shown = f", {len(shots)} of them here" if len(index) > len(shots) else ""
         counted = f"{len(index):,} of {len(names):,} images{shown}"
-        rows.append(ShotRow(labels[entry.method], counted, shots, view.colour(entry.method)))
+        runs = [run.run for of in entries for run in of.runs]
+        rows.append(ShotRow(labels[entry.method], counted, shots, view.colour(entry.method), runs))
     note = f"No such image among {len(names):,}: {'; '.join(without)}." if without else ""
     return Gallery(view.task_title(entries[0]), rows, note=note)
 

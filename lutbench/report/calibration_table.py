@@ -10,9 +10,10 @@ import pandas as pd
 
 from lutbench.evaluate.calibration import BINS, ECE, NLL
 from lutbench.evaluate.outcomes import Measurement
+from lutbench.recipes.suite import Row
 from lutbench.report.comparisons import compare, interval_points, on_same_images, points
 from lutbench.report.entries import TableEntry, over_runs, run_ids
-from lutbench.report.sections import Section, View, by_task
+from lutbench.report.sections import ANY, Section, View, by_task
 from lutbench.report.values import interval_legend, row_numbers, seeds_text
 
 NAME = "calibration"
@@ -36,10 +37,10 @@ COLUMNS = [
 """Of calibration.csv."""
 
 LEGEND = (
-    f"Lower is better (↓). ECE, in percent: expected calibration error, the gap between mean confidence and accuracy, averaged over {BINS} "
-    "confidence bins of equal width weighted by their number of images (Guo et al. 2017). NLL, in nats: mean negative log-likelihood of "
-    "the label. 95 % intervals: {}. With few images ECE is biased upwards; the interval corrects for the bias, the value does not, so the "
-    "value may be outside its interval."
+    f"Lower is better (↓). ECE, expected calibration error, in percent: images are put into {BINS} bins of equal width by the confidence of "
+    "the classifier; ECE is the mean over bins, weighted by their number of images, of the gap between mean confidence and accuracy (Guo et "
+    "al. 2017). NLL, negative log-likelihood: the mean of -ln of the probability of the correct class; 0 is the best. 95 % intervals: {}. "
+    "With few images ECE is too high; its interval is corrected for that, the value is not, so the value may be outside its interval."
 )
 SMOOTHED = (
     "Trained with label smoothing, mixup or cutmix: {}. These lower the confidence of a classifier and raise ECE and NLL with any "
@@ -47,8 +48,8 @@ SMOOTHED = (
 )
 VOTES = "For k-NN, the confidence is the share of the votes; it has no NLL, which would be infinite for a label without votes."
 PAIRS = (
-    "Differences of ECE in points and of NLL in nats; intervals are percentiles of resamples of the images, the same for both methods. "
-    "With several seeds, the mean over seeds."
+    "The first method minus the second: ECE in points, NLL as it is. Intervals: percentiles of resamples of the images, the same for both "
+    "methods. With several seeds, the mean over seeds."
 )
 SEEDS = "Over seeds or draws: Student's t interval of the differences between runs with the same seed and draw."
 
@@ -76,7 +77,7 @@ def calibration_sections(view: View) -> list[Section]:
                 "method": view.method_label(row.entry.method),
                 "encoder": row.entry.encoder,
                 "ECE, % ↓": row.measured[ECE].text(),
-                "NLL, nats ↓": row.measured[NLL].text() if NLL in row.measured else "",
+                "NLL ↓": row.measured[NLL].text() if NLL in row.measured else "",
                 "seeds": seeds_text(row.entry),
                 "runs": f"[{numbers[row.entry.row]}]",
             }
@@ -125,7 +126,8 @@ def _is_smoothed(view: View, entry: TableEntry) -> bool:
 def _pairs(view: View, rows: Sequence[_Calibrated]) -> Section:
     """Return the differences of the suite's pairs of methods that were measured on the same images."""
     found = {(row.entry.row[:2], row.metric, row.entry.method): row for row in rows}
-    made = []
+    made: list[dict[str, str]] = []
+    behind: dict[tuple[int, int], list[Row]] = {}
     for task, metric in dict.fromkeys(key[:2] for key in found):
         of_task = [row.entry for key, row in found.items() if key[:2] == (task, metric)]
         for methods in view.suite.config.compare:
@@ -140,11 +142,14 @@ def _pairs(view: View, rows: Sequence[_Calibrated]) -> Section:
                     unit, title = pair[0].measured[name].unit, name.split(",")[0]
                     cells[title] = points(compared.difference, compared.interval, unit)
                     cells[f"{title}, over {compared.over}"] = interval_points(compared.seed_interval, unit)
+            behind[len(made), ANY] = [one.row, other.row]
             made.append(cells | {"images": str(compared.images)})
     table = pd.DataFrame(made).fillna("")
     table = table.loc[:, (table != "").any()]
     legend = " ".join([PAIRS, *([SEEDS] if any(", over " in str(column) for column in table) else [])])
-    return Section("Calibration, pairs on the same images", 3, table, legend=legend, name=NAME) if made else Section()
+    if not made:
+        return Section()
+    return Section("Calibration, pairs on the same images", 3, table, legend=legend, name=NAME, rows_behind=behind)
 
 
 def _tidy(view: View, rows: Sequence[_Calibrated]) -> pd.DataFrame:

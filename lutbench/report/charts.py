@@ -31,6 +31,10 @@ class ChartLine:
     """What the line is, where a label has several: ``tokens``."""
     has_band: bool = True
     """Whether the intervals are drawn."""
+    runs: Sequence[str] = ()
+    """The names of the runs behind it."""
+    runs_at: Mapping[float, Sequence[str]] = field(default_factory=dict)
+    """By horizontal position the runs behind a point, where points are of different runs."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ class MapPanel:
     """Row by row; NaN where there is none."""
     ends: tuple[float, float] = (0.0, 1.0)
     """The values of the first and of the last colour."""
+    runs: Sequence[str] = ()
+    """The names of the runs behind it."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,8 @@ class Difference:
     over_images: tuple[float, float]
     over_runs: tuple[float, float] | None = None
     """Over seeds or draws; None of one."""
+    runs: Sequence[str] = ()
+    """The names of the runs behind it."""
 
     @property
     def ends(self) -> tuple[float, ...]:

@@ -14,12 +14,14 @@ from lutbench.report.entries import TableEntry, six_digits, spread
 from lutbench.report.sections import ANY, Section, View, by_task, directed, signed
 
 PAIRED = (
-    "Difference in points with its 95 % interval over images (Bonett and Price); the number of images that only the first or only "
-    "the second method gets right (with several seeds: gets right with more seeds); two-sided p of the same statistic as the interval."
+    "Difference in points: the first method minus the second, with its 95 % interval over images (by Bonett and Price, see "
+    "docs/statistics.md). Only 1st, only 2nd: the number of images that only this method classifies correctly (with several seeds: with "
+    "more seeds than the other). p is two-sided; it is below 0.05 exactly if the interval does not contain 0."
 )
 RESAMPLED = (
-    f"Difference in points with its 95 % interval over images: percentiles of {RESAMPLES} resamples of the images, the same for both "
-    f"methods; two-sided p from the same resamples, at least {2 / RESAMPLES:.2g}. With several seeds, the mean over seeds."
+    f"Difference in points: the first method minus the second, with its 95 % interval over images: percentiles of {RESAMPLES} resamples of "
+    f"the images, the same for both methods. p is two-sided, from the same resamples, and at least {2 / RESAMPLES:.2g}. With several seeds, "
+    "the mean over seeds."
 )
 NOT_OTHER_RUNS = "The interval and p describe the variation over images, not over training runs."
 OVER_SEEDS = (
@@ -38,9 +40,9 @@ SEEDS = (
 )
 IN_UNIT = "Difference in points (if the metric is not a percentage: in the unit beside it)"
 SPECTRA = (
-    "For metrics that are not a mean over images, {}, the interval is a basic bootstrap (percentiles reflected at the difference) from the "
-    "resamples in the records; these are fewer, so the smallest possible p is larger. Such a difference may be outside its interval: "
-    "with few images it is biased; the interval corrects for the bias, the difference does not."
+    "Metrics that are not a mean over images, {}, are biased with few images. Their intervals correct for the bias (basic bootstrap, from the "
+    "resamples in the records), the differences do not: a difference may be outside its interval. There are fewer of these resamples, so the "
+    "smallest possible p is larger."
 )
 WHOLE = ("seeds for", "seeds against")
 WAYS = {
@@ -92,10 +94,13 @@ def comparison_sections(view: View) -> list[Section]:
 def _difference(pair: Pair) -> Difference:
     told = {name: text for name, text in pair.labels.items() if name not in ("task", "metric")}
     label = ", ".join(text if name in ("pair", "method") else f"{name} {text}" for name, text in told.items())
-    return difference_of(pair.compared, pair.first.unit, pair.labels["task"], pair.labels["metric"], label)
+    runs = [record.run for entry in (pair.first, pair.second) for record in entry.runs]
+    return difference_of(pair.compared, pair.first.unit, pair.labels["task"], pair.labels["metric"], label, runs)
 
 
-def difference_of(compared: Comparison, unit: str, task: str, metric: str, label: str) -> Difference:
+def difference_of(
+    compared: Comparison, unit: str, task: str, metric: str, label: str, runs: Sequence[str]
+) -> Difference:
     """Return a comparison as a row of a forest plot, in points or the metric's unit."""
     factor, ends = _scale(unit), compared.seed_interval
     return Difference(
@@ -106,6 +111,7 @@ def difference_of(compared: Comparison, unit: str, task: str, metric: str, label
         factor * compared.difference,
         (factor * compared.interval.low, factor * compared.interval.high),
         ends and (factor * ends.low, factor * ends.high),
+        runs,
     )
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from lutbench.recipes.suite import PlannedRun
+from lutbench.recipes.suite import PlannedRun, Row
 from lutbench.record import Record
 from lutbench.report.entries import outdated, run_ids, six_digits
-from lutbench.report.sections import Section, View
+from lutbench.report.sections import ANY, Section, View
 
 FLOP = (
     "FLOP of a run, forward and backward, student and teacher: matrix products, convolutions and attention, counted from the recipe; "
@@ -78,7 +78,8 @@ def compute_section(view: View) -> Section:
         return Section()
     machines = list(dict.fromkeys(one.machine for one in spent if one.machine))
     labels = _labels(view, spent)
-    frame = pd.DataFrame([_text(view, one, spent, labels, len(machines) > 1) for one in spent if one.is_printed])
+    shown = [one for one in spent if one.is_printed]
+    frame = pd.DataFrame([_text(view, one, spent, labels, len(machines) > 1) for one in shown])
     on = f", on {machines[0]}" if len(machines) == 1 else ""
     flop = [FLOP] if any(one.flop for one in spent) else []
     budgets = (budget.sentence(name, labels=labels) for name, budget in view.suite.budgets.items())
@@ -92,13 +93,26 @@ def compute_section(view: View) -> Section:
     ]
     data = pd.DataFrame([_numbers(view, one, spent) for one in spent])
     empty = [name for name in ("FLOP", "GPUs", "seeds") if not (frame[name] != "").any()]
+    frame = frame.drop(columns=empty)
     return Section(
         "Compute of pre-training",
-        frame=frame.drop(columns=empty),
+        frame=frame,
         legend=" ".join(sentences),
         name="compute",
         data=data,
+        rows_behind=_behind(view, shown, [str(column) for column in frame]),
     )
+
+
+def _behind(view: View, shown: Sequence[_Spent], columns: Sequence[str]) -> dict[tuple[int, int], list[Row]]:
+    """Return the rows of runs behind each row of the table; ratios have those of both runs."""
+    found: dict[tuple[int, int], list[Row]] = {}
+    for number, one in enumerate(shown):
+        found[number, ANY] = [one.planned.row]
+        if budget := view.suite.budgets.get(one.planned.task):
+            ratios = (place for place, name in enumerate(columns) if name.endswith("ratio"))
+            found |= {(number, place): [one.planned.row, ("pretrain", budget.like, "")] for place in ratios}
+    return found
 
 
 def _by_machine(view: View, runs: Sequence[PlannedRun]) -> list[_Spent]:

@@ -37,6 +37,8 @@ class Shot:
     size: tuple[int, int] = (0, 0)
     colour: str = ""
     """Colour of the method whose prediction this is."""
+    runs: Sequence[str] = ()
+    """The names of the runs behind its number."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class ShotRow:
     shots: Sequence[Shot]
     colour: str = ""
     """Colour of their method."""
+    runs: Sequence[str] = ()
+    """The names of the runs behind its number."""
 
 
 @dataclass(frozen=True)
@@ -81,4 +85,4 @@ def spread_out(count: int, most: int) -> list[int]:
     """Return at most ``most`` of the numbers below ``count``: ascending, evenly spaced from the first to the last."""
     if count <= most:
         return list(range(count))
-    return [round(place * (count - 1) / (most - 1)) for place in range(most)]
+    return [round(place * (count - 1) / max(1, most - 1)) for place in range(most)]

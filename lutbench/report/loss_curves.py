@@ -26,11 +26,14 @@ ACROSS = 3
 """Panels beside each other."""
 
 LEGEND = (
-    "Training losses over optimiser steps (at most 200 points, each the mean over the steps since the previous point), smoothed by a "
-    "running median; mean over seeds. Bands show where another run of the same recipe is expected, around {whose}: "
-    f"{DEVIATIONS:g} robust standard deviations of the points around the smoothed curve or, if that is more, of the curves of the seeds, "
-    f"and at least {LEAST:.0%}."
+    "Training loss at each step of the optimiser: at most 200 points, each the mean since the point before, smoothed by a running median; "
+    "mean over seeds. Bands show where the loss of another run of the same recipe is expected, around {whose}. On either side they are "
+    f"{DEVIATIONS:g} robust standard deviations wide, of the points around the smoothed curve or, if that is more, of the seeds around each "
+    f"other; and at least {LEAST:.0%} of the loss."
 )
+
+LOSSES = {"total": "total loss", "mim": "loss on masked patches", "context": "context loss"}
+"""What the losses of a pre-training are, by their names in records."""
 
 
 REFERENCE_DOTTED = "Dotted: the reference."
@@ -48,6 +51,8 @@ class _Line:
     """One per seed."""
     reference: Sequence[LossCurve]
     """The reference's, of the same recipe; none where there are none."""
+    runs: Sequence[str]
+    """The names of the runs behind it."""
 
 
 def loss_sections(view: View) -> list[Section]:
@@ -125,8 +130,11 @@ def _lines(view: View, group: Sequence[Record], reference: Sequence[LossCurve]) 
         methods = [name for name, method in view.suite.config.method.items() if method.pretrain == first.task]
         panel, label = "Pre-training", view.method_label(methods[0]) if methods else first.task
         colour = view.colour(methods[0]) if methods else _spare_colour(view, first.task)
+    runs = [record.run for record in group]
     return [
-        _Line(f"{panel}: {loss}" if loss != "loss" else panel, label, colour, loss, own, reference)
+        _Line(
+            f"{panel}: {LOSSES.get(loss, loss)}" if loss != "loss" else panel, label, colour, loss, own, reference, runs
+        )
         for loss in own[0].losses
     ]
 
@@ -159,12 +167,12 @@ def _chart_lines(line: _Line) -> list[ChartLine]:
     values = {
         float(step): Point(value, value, value) for step, value in zip(alike[0].steps, mean.tolist(), strict=True)
     }
-    drawn = [ChartLine(line.label, line.colour, values, has_band=False)]
+    drawn = [ChartLine(line.label, line.colour, values, has_band=False, runs=line.runs)]
     if (band := band_of(line.reference or alike, line.loss)) is not None:
         ends = zip(band.steps, band.middle.tolist(), band.half_width.tolist(), strict=True)
         around = {float(step): Point(middle, middle - half, middle + half) for step, middle, half in ends}
         note = "reference" if line.reference else "band"
-        drawn.insert(0, ChartLine(line.label, line.colour, around, "dotted", note))
+        drawn.insert(0, ChartLine(line.label, line.colour, around, "dotted", note, runs=line.runs))
     return drawn
 
 

@@ -261,11 +261,12 @@ def _panels(of: _Measured) -> list[Panel]:
                 rest = tuple(f"{_words(axis)} {of.value(axis, _given(point, axis))}" for axis in further)
                 label = ", ".join([*of.named(series), *rest])
                 curve = curves.setdefault(
-                    (series, rest), Curve(label, {}, {}, None, of.colour(series, len(curves), bool(further)))
+                    (series, rest), Curve(label, {}, {}, None, of.colour(series, len(curves), bool(further)), {})
                 )
                 value = _given(point, first)
                 curve.points[_key(value)] = entry.measured
                 curve.texts[_key(value)] = of.value(first, value)
+                curve.runs[_key(value)] = [record.run for record in entry.runs]
                 if place == of.study.base:
                     curves[series, rest] = curve._replace(base=_key(value))
         if any(len(curve.points) > 1 for curve in curves.values()):

@@ -40,6 +40,8 @@ class Curve(NamedTuple):
     base: Key | None
     """The value that differences are to."""
     colour: str
+    runs: dict[Key, list[str]]
+    """The names of the runs behind the values."""
 
 
 class Panel(NamedTuple):
@@ -106,6 +108,7 @@ def study_chart(panels: Sequence[Panel], axis: str) -> Chart:
                 curve.colour,
                 {placed.positions[key]: point_of(measured) for key, measured in curve.points.items()},
                 style,
+                runs_at={placed.positions[key]: runs for key, runs in curve.runs.items()},
             )
             for curve in panel.curves
         ]

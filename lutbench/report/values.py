@@ -20,7 +20,7 @@ INTERVALS = {
     "Bonett-Price": "Bonett and Price's over images",
     BOOTSTRAP: f"percentiles of {RESAMPLES} resamples of the images",
     QUERIES: f"percentiles of {RESAMPLES} resamples of the queries",
-    BASIC: "percentiles of resamples of the images, reflected at the value",
+    BASIC: "resamples of the images, corrected for bias",
     STUDENT: f"{STUDENT} over seeds",
     OF_DRAWS: f"{STUDENT} over draws of the training images",
 }

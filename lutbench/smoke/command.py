@@ -51,7 +51,7 @@ def smoke_suite(
         write_tables(view, sections, apart.results)
         show_tables(view, sections, apart.results)
         path = report_path(apart.results, changed.name)
-        write_report(view, sections, apart.results, path, AtHand(apart.data, apart.runs))
+        write_report(view, sections, apart.results, path, AtHand(apart.data, apart.runs), apart.options)
         console.print(f"Report: {path}", soft_wrap=True)
     if failure is not None:
         raise failure

@@ -3,19 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
 
 from lutbench.changes import changes
 from lutbench.errors import UserError, listed
+from lutbench.recipes.suite import LoadedSuite
 from lutbench.record import Record, read_records
 from lutbench.record_search import suites_in
 from lutbench.report.charts import Forest
 from lutbench.report.comparisons import difference_of
-from lutbench.report.html.page import Block, Names, Page, block_of, contents_of
+from lutbench.report.html.page import KINDS, Block, Names, Page, block_of, contents_of, mark_of
 from lutbench.report.html.rendering import render
+from lutbench.report.html.repeat_commands import repeat_of_record, suite_or_none
 from lutbench.report.html.run_details import RowDetails, run_details
 from lutbench.report.reference import LEGEND, Agreement, agreement_frame, agreement_sentence, compare_with_reference
 from lutbench.report.sections import ANY, Section
+from lutbench.smoke.mark import is_smoke
+from lutbench.workspace import Workspace
 
 BOTH = ("A", "B")
 
@@ -30,10 +33,20 @@ class _Side:
     letter: str
     folder: Path
     records: Mapping[str, Record]
+    options: str
+    """The options with which commands name its folders."""
 
 
-def comparison_page(first: Path, second: Path, suites: Sequence[str] = ()) -> str:
+def comparison_page(
+    first: Path,
+    second: Path,
+    suites: Sequence[str] = (),
+    data: Path = Path("data"),
+    runs: Path = Path("runs"),
+) -> str:
     """Return a page that compares the records of two folders of results, suite by suite; of all that both have if none is named.
+
+    A suite is a name, or the path of a suite file. ``data`` and ``runs`` are the folders that the commands on the page name.
 
     Raises:
         UserError: if a folder has no records, the two have no suite in common, or a record is damaged.
@@ -45,34 +58,45 @@ def comparison_page(first: Path, second: Path, suites: Sequence[str] = ()) -> st
                 "or the name of one suite."
             )
     shared = [name for name in suites_in(first) if name in suites_in(second)]
-    chosen = list(suites) or shared
+    chosen = {Path(name).stem if name.endswith(".toml") else name: name for name in suites or shared}
     if missing := [name for name in chosen if name not in shared]:
         raise UserError(f"Not both folders have records of {listed(missing)}. In both: {listed(shared) or 'no suite'}.")
     if not chosen:
         raise UserError(
             f"{first} has records of {listed(suites_in(first))}, and {second} of {listed(suites_in(second))}: they have no suite in common."
         )
-    page, blocks, rows = Page(""), list[Block](), list[RowDetails]()
-    for suite in chosen:
+    page, blocks, rows, kinds = Page(""), list[Block](), list[RowDetails](), dict[str, str]()
+    for name, given in chosen.items():
         sides = [
-            _Side(letter, folder, read_records(folder, suite))
+            _Side(letter, folder, read_records(folder, name), Workspace(data, runs, folder).options)
             for letter, folder in zip(BOTH, (first, second), strict=True)
         ]
-        made = _rows(sides, len(rows))
+        suite = suite_or_none(given, (), first)
+        kinds[name] = _kind(suite, sides)
+        made = _rows(sides, suite, len(rows))
         rows += made.values()
-        anchors = {(suite, name, ""): row.anchor for name, row in made.items()}
-        for section in _sections(suite, sides):
-            names = Names(anchors, links={name: row.anchor for name, row in made.items()})
-            blocks.append(block_of(len(blocks) + 1, section, page, "", names))
+        anchors = {(name, run, ""): row.anchor for run, row in made.items()}
+        for section in _sections(name, sides):
+            names = Names(anchors, links={run: row.anchor for run, row in made.items()})
+            blocks.append(block_of(len(blocks) + 1, section, page, mark_of(kinds[name]), names))
     return render(
         "comparison.html.j2",
         title=f"{first} and {second}",
         folders=list(zip(BOTH, (str(first), str(second)), strict=True)),
+        kinds=[(name, kind, *KINDS[kind]) for name, kind in kinds.items()],
         blocks=blocks,
         contents=contents_of(blocks),
         rows=rows,
         specs=page.specs,
+        anchors={},
     )
+
+
+def _kind(suite: LoadedSuite | None, sides: Sequence[_Side]) -> str:
+    """Return the kind of a suite, as in :data:`KINDS`."""
+    if any(is_smoke(record.identity_inputs) for side in sides for record in side.records.values()):
+        return "smoke"
+    return suite.config.kind if suite else "unknown"
 
 
 def _sections(suite: str, sides: Sequence[_Side]) -> list[Section]:
@@ -116,6 +140,7 @@ def _forest(agreements: Sequence[Agreement]) -> Forest | None:
             one.own.task,
             one.measured.metric,
             f"{one.own.method}, seed {one.own.seed}",
+            [one.own.run],
         )
         for one in agreements
         if one.difference is not None
@@ -134,7 +159,7 @@ def _why_not(one: Record, other: Record) -> str:
     return "different data" if data else "they start from runs of different recipes"
 
 
-def _rows(sides: Sequence[_Side], before: int) -> dict[str, RowDetails]:
+def _rows(sides: Sequence[_Side], suite: LoadedSuite | None, before: int) -> dict[str, RowDetails]:
     """Return what is behind every run of a suite, in both folders, by name; ``before`` are those of other suites, which have ids too."""
     names = list(dict.fromkeys(name for side in sides for name in side.records))
     found = {}
@@ -147,7 +172,7 @@ def _rows(sides: Sequence[_Side], before: int) -> dict[str, RowDetails]:
                 (record.suite, run): f"run-{side.letter}-{before + names.index(run) + 1}" for run in side.records
             }
             known = {one.identity: one for one in side.records.values()}
-            repeat = f"lutbench run {quote(record.suite)} --only {quote(name)} --again {quote(name)}"
+            repeat = repeat_of_record(record, known, suite, side.folder, side.options)
             made = run_details(record, side.folder, anchors, known, repeat)
             details.append(replace(made, name=f"{side.letter}: {made.name}"))
         found[name] = RowDetails(f"row-{number}", name, (), details)

@@ -20,9 +20,14 @@ _NUMBER = re.compile(r"^([+-]?\d[\d,.]*(?:e[+-]?\d+)?%?)( .*)?$")
 
 _FOOTNOTE = re.compile(r"\[(\d+|[a-z]+)\]")
 
-_PLAIN = {"seeds", "images", "only 1st", "only 2nd", "95 % interval", "encoder", "method", "task", "metric", "pair"}
-"""Columns whose numbers are no measurements with a chain of their own."""
+_MEASURED = re.compile(r"^\[?[+-]?\d")
+"""How a text begins that is a number, a count or an interval."""
 
+_WORDS = {"encoder", "method", "task", "metric", "pair", "comparison", "run", "machine", "like", "corruption"}
+"""Columns that say what a row is of, also where a name begins with a digit."""
+
+_WHOLE = {"seeds", "95 % interval"}
+"""Columns whose texts are not a number and what stands behind it: ``2 of 3``, ``77.1 to 79.5``."""
 
 GROUPS = ("task", "encoder", "metric", "comparison")
 """Columns in which rows that belong together have the same text."""
@@ -109,11 +114,11 @@ def _is_kept(frame: pd.DataFrame, column: int) -> bool:
 def _cell(
     text: str, head: str, above: str, behind: str, rank: int, above_it: str | None, footnotes: Mapping[str, str]
 ) -> GridCell:
-    found = _NUMBER.match(text)
-    is_measured = (found is not None or text == "stale") and head not in _PLAIN
+    found = None if head in _WORDS | _WHOLE else _NUMBER.match(text)
+    is_measured = (_MEASURED.match(text) is not None or text == "stale") and head not in _WORDS
     if head == "published" and not above:
         behind = _ids(text, footnotes)
-    main, rest = (found[1], (found[2] or "").strip()) if found and head not in _PLAIN else (text, "")
+    main, rest = (found[1], (found[2] or "").strip()) if found else (text, "")
     return GridCell(
         text, main, rest, rank, behind if is_measured else "", head in GROUPS and bool(text) and text == above_it
     )

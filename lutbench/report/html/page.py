@@ -1,11 +1,10 @@
 """A suite's report: the sections that ``lutbench tables`` prints, on a page with charts, pictures, and the runs behind every number."""
 
 import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 from PIL import Image
@@ -21,13 +20,20 @@ from lutbench.report.html.rendering import render, write_page
 from lutbench.report.html.run_details import row_anchors, row_details, run_anchors
 from lutbench.report.html.vega_specs import Spec, forest_specs, shapes
 from lutbench.report.sections import PIPELINE_ONLY, Drawing, Section, View
-from lutbench.report.values import letters, sources
+from lutbench.report.values import letters, row_numbers, sources
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as MatplotlibFigure
 
 FOLDER = "reports"
 """Where reports lie in the folder of the results."""
 
-QUALITY = 84
-"""Of pictures, as WebP (our choice): a quarter of the bytes of the PNGs, and nothing to see of it."""
+QUALITIES = (84, 60, 35)
+"""Of pictures, as WebP (our choice): at the first a quarter of the bytes of the PNGs, and nothing to see of it; the others for those that
+are larger than :data:`PICTURE_BYTES`."""
+
+PICTURE_BYTES = 500_000
+"""Bytes of a picture on the page (our choice: small has about ten)."""
 
 NOTHING_AT_HAND = AtHand()
 
@@ -44,6 +50,10 @@ KINDS = {
     "smoke": (
         "Smoke run",
         "A test of every run with few images and few steps. These numbers are no evidence.",
+    ),
+    "unknown": (
+        "Unknown kind",
+        "The file of this suite, which says whether its numbers are evidence, was not found. Take them for none.",
     ),
 }
 """Label and sentence at the top of the page, by kind of suite."""
@@ -70,6 +80,8 @@ class Figure:
     picture: str = ""
     """A WebP, as base64."""
     size: tuple[int, int] = (0, 0)
+    alt: str = ""
+    """What the picture shows, for those who cannot see it."""
     is_forest: bool = False
     is_tall: bool = False
     """Whether it has many rows, and takes the width of a text."""
@@ -104,26 +116,38 @@ class Page:
         return Plot(title, key)
 
 
+def mark_of(kind: str) -> str:
+    """Return what stands beside the numbers of a kind of suite; empty for evidence."""
+    return "" if kind == "evidence" else KINDS[kind][0]
+
+
 def report_path(results_dir: Path, suite: str) -> Path:
     """Return where the report of a suite lies if no other file is named."""
     return results_dir / FOLDER / f"{suite}.html"
 
 
-def write_report(view: View, sections: Sequence[Section], results_dir: Path, path: Path, at_hand: AtHand) -> None:
-    """Write the report of a suite from its sections, with images from the folders ``at_hand``.
+def write_report(
+    view: View, sections: Sequence[Section], results_dir: Path, path: Path, at_hand: AtHand, options: str
+) -> None:
+    """Write the report of a suite, see :func:`suite_page`.
 
     Raises:
         UserError: on a full disk.
     """
-    write_page(path, suite_page(view, sections, results_dir, at_hand))
+    write_page(path, suite_page(view, sections, results_dir, at_hand, options))
 
 
-def suite_page(view: View, sections: Sequence[Section], results_dir: Path, at_hand: AtHand = NOTHING_AT_HAND) -> str:
-    """Return the page of a suite."""
+def suite_page(
+    view: View, sections: Sequence[Section], results_dir: Path, at_hand: AtHand = NOTHING_AT_HAND, options: str = ""
+) -> str:
+    """Return the page of a suite, with images from the folders ``at_hand``.
+
+    ``options`` are those with which commands name the folders of the results, see :attr:`lutbench.workspace.Workspace.options`.
+    """
     config, page = view.suite.config, Page(view.suite.config.title)
     kind = "smoke" if view.suite.smoke else config.kind
-    mark = KINDS[kind][0] if kind != "evidence" else ""
-    footnotes = {f"[{anchor.removeprefix('row-')}]": anchor for anchor in row_anchors(view).values()}
+    mark = mark_of(kind)
+    footnotes = {f"[{number}]": f"row-{number}" for number in row_numbers(view).values()}
     footnotes |= {f"[{letter}]": f"source-{letter}" for letter in letters(view).values()}
     methods = {view.method_label(entry.method): view.colour(entry.method) for entry in view.entries}
     names = Names(row_anchors(view), {**run_anchors(view), **footnotes}, footnotes, methods, _pair_colours(view))
@@ -149,9 +173,10 @@ def suite_page(view: View, sections: Sequence[Section], results_dir: Path, at_ha
         given=view.suite.given,
         blocks=blocks,
         contents=contents_of(blocks),
-        rows=row_details(view, results_dir),
+        rows=row_details(view, results_dir, options),
         sources=sources(view),
         specs=page.specs,
+        anchors=names.links,
     )
 
 
@@ -195,13 +220,17 @@ def _wide_first(sections: Sequence[Section]) -> list[Section]:
 
 def _unwrapped(text: str) -> str:
     """Return a text with one line for every paragraph; lists, and lines that are indented, stay as they are."""
-    return re.sub(r"(?<=\S)\n(?=[^\s-])", " ", text)
+    found: list[str] = []
+    for line in text.splitlines():
+        goes_on = found and found[-1] and not found[-1].startswith(" ") and line and not line.startswith((" ", "- "))
+        found[-1:] = [f"{found[-1]} {line}"] if goes_on else [*found[-1:], line]
+    return "\n".join(found)
 
 
 def block_of(number: int, section: Section, page: Page, mark: str, names: Names) -> Block:
     """Return a section as the page shows it; ``mark`` is what stands beside the title of its numbers."""
     grid = grid_of(section, names.anchors, names.footnotes, names.methods)
-    figures = [*_forest(section.forest, page, names.pairs), *(_figure(drawing, page) for drawing in section.figures)]
+    figures = [*_forest(section.forest, page, names), *(_figure(drawing, page, names) for drawing in section.figures)]
     has_numbers = bool((grid and grid.rows) or figures)
     legend = prose(section.whole_legend, names.links)
     return Block(
@@ -209,20 +238,43 @@ def block_of(number: int, section: Section, page: Page, mark: str, names: Names)
     )
 
 
-def _figure(drawing: Drawing, page: Page) -> Figure:
+def _figure(drawing: Drawing, page: Page, names: Names) -> Figure:
     """Return a figure as plots, or as a picture where there are no points to plot."""
     title = drawing.title.removeprefix(f"{page.title}, ").removeprefix(f"{page.title}: ")
     title = f"{title[:1].upper()}{title[1:]}"
     if drawing.chart is not None and (chart := drawing.chart()).panels:
-        return _charted(title, chart, page)
-    drawn = io.BytesIO()
-    drawing.draw().savefig(drawn, format="png", metadata={"Software": None})
-    image = Image.open(drawn)
-    return Figure(title, picture=packed_picture(image, QUALITY), size=image.size)
+        return _charted(title, chart, page, names)
+    return _pictured(title, drawing.draw(), has_lines=drawing.chart is None)
 
 
-def _charted(title: str, chart: Chart, page: Page) -> Figure:
-    plots = [page.plot(panel.title, spec) for panel, spec in zip(chart.panels, chart_specs(chart), strict=True)]
+def _pictured(title: str, drawn: "MatplotlibFigure", has_lines: bool) -> Figure:
+    """Return a picture, without the title and the text below it, which the page has as text; so have those who cannot see it.
+
+    ``has_lines``: it is one of images in lines and columns, see :mod:`analysis.pictures`.
+    """
+    lines = [label.get_text().replace("\n", ", ") for label in drawn.axes[0].get_yticklabels() if has_lines]
+    columns = "Each column is one image." if lines else ""
+    shown = f"Lines, from the top: {'; '.join(lines)}." if lines else ""
+    scales = [f"Colours: {axes.get_xlabel()}." for axes in drawn.axes[1:] if axes.get_xlabel()]
+    note = " ".join(filter(None, [columns, shown, *scales, drawn.get_supxlabel().replace("\n", " ")]))
+    drawn.suptitle("")
+    drawn.supxlabel("")
+    content = io.BytesIO()
+    drawn.savefig(content, format="png", metadata={"Software": None})
+    image = Image.open(content)
+    for quality in QUALITIES:
+        picture = packed_picture(image, quality)
+        if len(picture) <= PICTURE_BYTES:
+            break
+    if quality != QUALITIES[0]:
+        note += " Shown with less detail, to keep the page small; the file in the folder figures/ has all of it."
+    alt = " ".join(filter(None, [f"{title}.", columns, shown]))
+    return Figure(title, note=note, picture=picture, size=image.size, alt=alt)
+
+
+def _charted(title: str, chart: Chart, page: Page, names: Names) -> Figure:
+    specs = chart_specs(chart, names.links)
+    plots = [page.plot(panel.title, spec) for panel, spec in zip(chart.panels, specs, strict=True)]
     marks = shapes(chart.colours)
     legend = [(label, colour, marks[label]) for label, colour in chart.colours.items()]
     levels = dict.fromkeys(
@@ -233,11 +285,11 @@ def _charted(title: str, chart: Chart, page: Page) -> Figure:
     return Figure(title, plots, legend, " ".join([*dashed, chart.note]).strip(), is_tall=is_tall)
 
 
-def _forest(forest: Forest | None, page: Page, colours: Mapping[str, str]) -> Iterator[Figure]:
+def _forest(forest: Forest | None, page: Page, names: Names) -> Iterator[Figure]:
     if forest is not None:
         labels = list(dict.fromkeys(row.label for row in forest.rows))
-        shades = {label: colours.get(label, "#0072b2") for label in labels}
-        plots = [page.plot(task, spec) for task, spec in forest_specs(forest, shades)]
+        shades = {label: names.pairs.get(label, "#0072b2") for label in labels}
+        plots = [page.plot(task, spec) for task, spec in forest_specs(forest, shades, names.links)]
         legend = [(label, colour, "circle") for label, colour in shades.items()] if len(labels) > 1 else []
         yield Figure("Differences by task", plots, legend, forest.note, is_forest=True)
 

@@ -10,6 +10,7 @@ from lutbench.report.html.vega_specs import (
     Spec,
     by_label,
     dot,
+    ids,
     lines_spec,
     mark,
     plot,
@@ -26,18 +27,20 @@ MAP_HEIGHT = 270
 """Of a map with its axes and its scale of colours, in pixels: about as high as panels are wide."""
 
 
-def chart_specs(chart: Chart) -> list[Spec]:
-    """Return a specification for every panel, which share the colours and marks of labels."""
-    return [_spec(panel, chart.colours) for panel in chart.panels]
+def chart_specs(chart: Chart, anchors: Mapping[str, str]) -> list[Spec]:
+    """Return a specification for every panel, which share the colours and marks of labels; ``anchors`` are ids by the name of a run."""
+    return [_spec(panel, chart.colours, anchors) for panel in chart.panels]
 
 
-def _spec(panel: ChartPanel | CategoryPanel | MapPanel, colours: Mapping[str, str]) -> Spec:
+def _spec(panel: ChartPanel | CategoryPanel | MapPanel, colours: Mapping[str, str], anchors: Mapping[str, str]) -> Spec:
     if isinstance(panel, MapPanel):
-        return map_spec(panel)
-    return categories_spec(panel, colours) if isinstance(panel, CategoryPanel) else lines_spec(panel, colours)
+        return map_spec(panel, anchors)
+    if isinstance(panel, CategoryPanel):
+        return categories_spec(panel, colours, anchors)
+    return lines_spec(panel, colours, anchors)
 
 
-def categories_spec(panel: CategoryPanel, colours: Mapping[str, str]) -> Spec:
+def categories_spec(panel: CategoryPanel, colours: Mapping[str, str], anchors: Mapping[str, str]) -> Spec:
     """Return the specification of dots with their intervals, category by category."""
     values = [
         {
@@ -48,6 +51,7 @@ def categories_spec(panel: CategoryPanel, colours: Mapping[str, str]) -> Spec:
             "lo": short(point.low),
             "hi": short(point.high),
             "t": point_text(point),
+            "k": ids(line.runs, anchors),
         }
         for line in panel.lines
         for place, point in line.points.items()
@@ -81,13 +85,14 @@ def categories_spec(panel: CategoryPanel, colours: Mapping[str, str]) -> Spec:
         },
     ]
     height = AXIS + len(panel.categories) * (BETWEEN + PER_DOT * len(labels))
-    return plot(f"{panel.title}: {panel.x} by category", values, layers, height)
+    return plot(f"{panel.title}: {panel.x} by category", values, layers, height, "class", panel.x)
 
 
-def map_spec(panel: MapPanel) -> Spec:
+def map_spec(panel: MapPanel, anchors: Mapping[str, str]) -> Spec:
     """Return the specification of a field of colours: a square for every pair of a row and a column."""
+    behind = ids(panel.runs, anchors)
     values = [
-        {"s": panel.title, "n": "", "x": column, "y": row, "v": short(value), "p": f"{row}, {column}", "t": f"{value:.3f}"}
+        {"s": panel.title, "n": "", "x": column, "y": row, "v": short(value), "p": f"{panel.y} {row}; {panel.x} {column}", "t": f"{value:.3f}", "k": behind}
         for row, of_row in zip(panel.rows, panel.values, strict=True)
         for column, value in zip(panel.columns, of_row, strict=True)
         if not math.isnan(value)
@@ -111,7 +116,14 @@ def map_spec(panel: MapPanel) -> Spec:
             "tooltip": tooltip({"y": panel.y, "x": panel.x, "t": panel.value}),
         },
     }
-    return plot(f"{panel.title}: {panel.value} of {panel.y} and {panel.x}", values, [layer], MAP_HEIGHT)
+    return plot(
+        f"{panel.title}: {panel.value} of {panel.y} and {panel.x}",
+        values,
+        [layer],
+        MAP_HEIGHT,
+        "",
+        panel.value,
+    )
 
 
 def _axis(field: str, title: str, names: list[str], axis: Spec) -> Spec:

@@ -17,8 +17,8 @@ from markupsafe import Markup
 
 from lutbench.files import whole_file
 from lutbench.provenance import code
-from lutbench.report.html.grids import GROUPS
-from lutbench.report.html.vega_specs import SHAPES, Spec
+from lutbench.report.html.grids import GROUPS, packed
+from lutbench.report.html.vega_specs import SHAPES, Spec, ids
 
 MARKS = dict(
     zip(
@@ -60,7 +60,7 @@ def render(template: str, *, specs: Mapping[str, Spec], **values: Any) -> str:
             style=Markup(asset("report.css")),
             script=Markup(own),
             vega=Markup(vega) if specs else None,
-            specs=_json(specs),
+            specs=packed(_json(specs)),
             code=str(code()),
             **values,
         )
@@ -82,7 +82,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= {"shapes": MARKS, "groups": GROUPS}
+    made.globals |= {"shapes": MARKS, "groups": GROUPS, "ids": ids}
     return made
 
 
@@ -90,7 +90,5 @@ def _sha256(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _json(value: Any) -> Markup:
-    """Return JSON that can stand in a script element: no text in it ends that."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -233,7 +233,7 @@ function openDrawer(ids, title) {
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a[data-behind]");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
-  if (openDrawer(link.dataset.behind, `Behind ${link.closest("td") ? link.closest("td").dataset.text : link.textContent}`)) event.preventDefault();
+  if (openDrawer(link.dataset.behind, `Behind ${link.closest("td")?.dataset.text ?? link.textContent}`)) event.preventDefault();
 });
 document.getElementById("drawer-close").addEventListener("click", () => drawer.close());
 drawer.addEventListener("click", (event) => { if (event.target === drawer) drawer.close(); });
@@ -247,7 +247,7 @@ openTarget();
 
 // Charts --------------------------------------------------------------------------------------------------------------
 
-const specs = JSON.parse(document.getElementById("specs").textContent);
+const unpacked = unpack(document.getElementById("specs").textContent).then(JSON.parse);
 const ink = "currentColor";
 const config = {
   background: "transparent",
@@ -259,7 +259,7 @@ const config = {
   },
 };
 
-async function draw(figure) {
+async function draw(figure, specs) {
   const hidden = new Set();
   const views = [];
   for (const element of all(".plot", figure)) {
@@ -277,19 +277,25 @@ async function draw(figure) {
   }
 }
 
-function numbersOf(figure) {
+function numbersOf(figure, specs) {
   const table = make("table");
   const head = table.createTHead().insertRow();
   const isForest = figure.classList.contains("forest");
-  const names = isForest ? ["task", "pair", "difference", "over seeds or draws"] : ["plot", "row", "line", "at", "value"];
+  const panels = all(".panel", figure).map((panel) => ({ title: panel.querySelector(".panel-title").textContent, ...specs[panel.querySelector(".plot").dataset.spec] }));
+  const hasCurves = panels.some((panel) => panel.data.values.some((value) => value.n));
+  const names = isForest
+    ? ["task", "pair", "what is given", "value, interval over images", "interval over seeds or draws"]
+    : ["plot", "method", ...(hasCurves ? ["curve"] : []), "position", "what is given", "value, with its interval if there is one"];
   for (const name of names) head.append(make("th", name, { scope: "col" }));
   const body = table.createTBody();
-  for (const panel of all(".panel", figure)) {
-    const title = panel.querySelector(".panel-title").textContent;
-    for (const value of specs[panel.querySelector(".plot").dataset.spec].data.values) {
+  for (const { title, data, usermeta } of panels) {
+    for (const value of data.values) {
       const row = body.insertRow();
-      const cells = isForest ? [title, value.r, value.t, value.u] : [title, value.s, value.n, value.p, value.t];
-      for (const cell of cells) row.insertCell().textContent = cell;
+      const linked = (text) => (value.k ? make("a", text, { href: `#${value.k.split(" ")[0]}`, "data-behind": value.k }) : text);
+      const cells = isForest
+        ? [title, value.r, usermeta.quantity, linked(value.t), value.u]
+        : [title, value.s, ...(hasCurves ? [value.n] : []), `${usermeta.place} ${value.p}`.trim(), usermeta.quantity, linked(value.t)];
+      for (const cell of cells) row.insertCell().append(cell);
     }
   }
   const scroll = make("div", "", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Numbers of the chart" });
@@ -298,14 +304,16 @@ function numbersOf(figure) {
 }
 
 for (const details of all(".numbers")) {
-  details.addEventListener("toggle", () => {
-    if (details.open && !details.querySelector("table")) details.querySelector("div").append(numbersOf(details.closest("figure")));
+  details.addEventListener("toggle", async () => {
+    const specs = await unpacked;
+    if (details.open && !details.querySelector("table")) details.querySelector("div").append(numbersOf(details.closest("figure"), specs));
   });
 }
 
 const drawn = (async () => {
+  const specs = await unpacked;
   for (const figure of all("figure")) {
-    if (figure.querySelector(".plot")) await draw(figure);
+    if (figure.querySelector(".plot")) await draw(figure, specs);
   }
   document.documentElement.dataset.drawn = "1";
 })();

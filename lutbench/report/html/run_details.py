@@ -7,9 +7,10 @@ from shlex import quote
 
 from lutbench.errors import UserError
 from lutbench.lineage import Link, lineage, roots_of
-from lutbench.recipes.suite import LoadedSuite, Row
+from lutbench.recipes.suite import Row
 from lutbench.record import Record
 from lutbench.report.evidence import unlike_defaults
+from lutbench.report.html.repeat_commands import Repeat, repeat_command
 from lutbench.report.sections import View
 from lutbench.report.values import row_numbers, took_text
 
@@ -45,8 +46,8 @@ class RunDetails:
     settings: Sequence[tuple[str, str, str]]
     """Name, value and default of settings that are not the default."""
     hashes: Facts
-    repeat: str
-    """The command that repeats it, with what it starts from."""
+    repeat: Repeat
+    """How to repeat it, with what it starts from."""
     show: str
     """The command that shows all of it."""
 
@@ -62,8 +63,11 @@ class RowDetails:
 
 
 def row_anchors(view: View) -> dict[Row, str]:
-    """Return the id of every row of runs, by its footnote in the tables."""
-    return {row: f"row-{number}" for row, number in row_numbers(view).items()}
+    """Return the id of every row of runs, by its footnote in the tables; then those of pre-trainings, which have none."""
+    pretrained = [run.row for run in view.suite.runs if run.stage == "pretrain" and run.name in view.records]
+    return {row: f"row-{number}" for row, number in row_numbers(view).items()} | {
+        row: f"pretrain-{number}" for number, row in enumerate(dict.fromkeys(pretrained), 1)
+    }
 
 
 def run_anchors(view: View) -> dict[str, str]:
@@ -71,13 +75,13 @@ def run_anchors(view: View) -> dict[str, str]:
     return {name: f"run-{number}" for number, name in enumerate(view.records, 1)}
 
 
-def row_details(view: View, results_dir: Path) -> list[RowDetails]:
-    """Return what is behind every row that has records; then the pre-trainings."""
+def row_details(view: View, results_dir: Path, options: str) -> list[RowDetails]:
+    """Return what is behind every row that has records; then the pre-trainings. ``options`` are those of commands for the folders."""
     anchors, runs = row_anchors(view), {(view.suite.name, name): anchor for name, anchor in run_anchors(view).items()}
     known = {record.identity: record for record in view.records.values()}
 
     def details(record: Record) -> RunDetails:
-        return run_details(record, results_dir, runs, known, repeat_command(view.suite, record.run))
+        return run_details(record, results_dir, runs, known, Repeat(repeat_command(view.suite, record.run, options)))
 
     found: dict[Row, RowDetails] = {}
     shown: set[str] = set()
@@ -89,10 +93,16 @@ def row_details(view: View, results_dir: Path) -> list[RowDetails]:
             )
             shown |= {record.run for record in entry.runs}
     others = [record for name, record in view.records.items() if name not in shown]
-    before = [details(record) for record in others if record.stage == "pretrain"]
-    rest = [details(record) for record in others if record.stage != "pretrain"]
+    before: dict[Row, list[RunDetails]] = {}
+    rest = []
+    for record in others:
+        row = (record.stage, record.task, record.method)
+        if record.stage == "pretrain" and row in anchors:
+            before.setdefault(row, []).append(details(record))
+        else:
+            rest.append(details(record))
     rows = [
-        RowDetails("pretrain", "Pre-training", (), before),
+        *(RowDetails(anchors[row], f"Pre-training: {row[1]}", (), runs) for row, runs in before.items()),
         *found.values(),
         RowDetails("other-records", "Records that are in no table", (), rest),
     ]
@@ -104,12 +114,12 @@ def run_details(
     results_dir: Path,
     anchors: Mapping[tuple[str, str], str],
     known: Mapping[str, Record],
-    repeat: str,
+    repeat: Repeat,
 ) -> RunDetails:
     """Return what is behind a run's numbers.
 
     ``anchors`` are the ids of the runs that the page has details of, by suite and run, ``known`` records by identity that were read
-    already, and ``repeat`` is the command that repeats the run.
+    already, and ``repeat`` is how to repeat the run.
     """
     where = "" if results_dir == Path("results") else f" --results {quote(str(results_dir))}"
     return RunDetails(
@@ -124,18 +134,6 @@ def run_details(
         repeat=repeat,
         show=f"lutbench show {quote(f'{record.suite}/{record.run}')}{where}",
     )
-
-
-def repeat_command(suite: LoadedSuite, run: str) -> str:
-    """Return the line that repeats a run of a suite, and first what it starts from if that has not finished."""
-    smoke = f" --smoke {suite.smoke}" if suite.smoke else ""
-    known = {planned.name: planned for planned in suite.runs}
-    names, needs = [run], known[run].needs if run in known else None
-    while needs:
-        names.insert(0, needs)
-        needs = known[needs].needs
-    chosen = " ".join(f"--only {quote(name)}" for name in names)
-    return f"lutbench run {suite.given}{smoke} {chosen} --again {quote(run)}"
 
 
 def _step(link: Link, anchors: Mapping[tuple[str, str], str], known: Mapping[str, Record]) -> ChainStep:
@@ -161,7 +159,10 @@ def _made_by(record: Record) -> Iterator[tuple[str, str]]:
 def _settings(record: Record) -> list[tuple[str, str, str]]:
     """Return the settings that are not the suite's defaults; none of a record with settings of another version."""
     try:
-        return [(name, str(value), str(default)) for name, (value, default) in unlike_defaults(record).items()]
+        return [
+            (name, str(value) or "none", str(default) or "none")
+            for name, (value, default) in unlike_defaults(record).items()
+        ]
     except (UserError, ValueError):
         return []
 

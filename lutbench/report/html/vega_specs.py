@@ -48,11 +48,12 @@ def shapes(labels: Iterable[str]) -> dict[str, str]:
     return {label: SHAPES[place % len(SHAPES)] for place, label in enumerate(labels)}
 
 
-def lines_spec(panel: ChartPanel, colours: Mapping[str, str]) -> Spec:
+def lines_spec(panel: ChartPanel, colours: Mapping[str, str], anchors: Mapping[str, str]) -> Spec:
     """Return the specification of lines."""
     dotted = [line for line in panel.lines if line.style == "dots"]
     values = [
         _value(line, x + DODGE * (dotted.index(line) - (len(dotted) - 1) / 2) if line in dotted else x, x, point, panel)
+        | {"k": ids(line.runs_at.get(x, line.runs), anchors)}
         for line in panel.lines
         for x, point in line.points.items()
     ]
@@ -90,7 +91,7 @@ def lines_spec(panel: ChartPanel, colours: Mapping[str, str]) -> Spec:
         layers.append(
             {"data": {"values": [{"level": panel.level}]}, "mark": level, "encoding": {"y": {**y, "field": "level"}}}
         )
-    return plot(f"{panel.title}: {panel.y} against {panel.x}", values, layers, HEIGHT)
+    return plot(f"{panel.title}: {panel.y} against {panel.x}", values, layers, HEIGHT, panel.x, panel.y)
 
 
 def _positions(panel: ChartPanel) -> Spec:
@@ -105,8 +106,9 @@ def _positions(panel: ChartPanel) -> Spec:
     return {"field": "x", "type": "quantitative", "axis": axis, "scale": scale}
 
 
-def forest_specs(forest: Forest, colours: Mapping[str, str]) -> list[tuple[str, Spec]]:
-    """Return a title and a specification for every task and unit; those in points have the same axis. ``colours`` are by label."""
+def forest_specs(forest: Forest, colours: Mapping[str, str], anchors: Mapping[str, str]) -> list[tuple[str, Spec]]:
+    """Return a title and a specification for every task and unit; those in points have the same axis. ``colours`` are by label, and
+    ``anchors`` are ids by the name of a run."""
     tasks: dict[tuple[str, str], list[Difference]] = {}
     for row in forest.rows:
         tasks.setdefault((row.task, row.unit), []).append(row)
@@ -114,11 +116,13 @@ def forest_specs(forest: Forest, colours: Mapping[str, str]) -> list[tuple[str, 
     found = []
     for (task, unit), rows in tasks.items():
         end = reach(end for row in (in_points if unit == "%" else rows) for end in row.ends)
-        found.append((task, _forest_spec(task, rows, colours, end)))
+        found.append((task, _forest_spec(task, rows, colours, anchors, end)))
     return found
 
 
-def _forest_spec(task: str, rows: Sequence[Difference], colours: Mapping[str, str], end: float) -> Spec:
+def _forest_spec(
+    task: str, rows: Sequence[Difference], colours: Mapping[str, str], anchors: Mapping[str, str], end: float
+) -> Spec:
     several = len({row.metric for row in rows}) > 1
     values = [
         {
@@ -130,6 +134,7 @@ def _forest_spec(task: str, rows: Sequence[Difference], colours: Mapping[str, st
             **({"slo": row.over_runs[0], "shi": row.over_runs[1]} if row.over_runs else {}),
             "t": with_ends(row.value, *row.over_images),
             "u": with_ends(None, *row.over_runs) if row.over_runs else "one run each",
+            "k": ids(row.runs, anchors),
         }
         for row in rows
     ]
@@ -176,16 +181,21 @@ def _forest_spec(task: str, rows: Sequence[Difference], colours: Mapping[str, st
         )
     told = {"r": "pair", "t": "difference, interval over images", "u": "interval over seeds or draws"}
     layers.append({"mark": dot(52), "encoding": {**of_row, "x": {**x, "field": "x"}, "tooltip": tooltip(told)}})
-    return plot(
-        f"{task}: differences with their intervals", values, layers, AXIS + ROW * len({value["r"] for value in values})
-    )
+    height = AXIS + ROW * len({value["r"] for value in values})
+    return plot(f"{task}: differences with their intervals", values, layers, height, "pair", str(x["title"]))
 
 
-def plot(description: str, values: Sequence[Spec], layers: Sequence[Spec], height: int) -> Spec:
-    """Return the specification of layers over the same ``values``, those left out whose label ``s`` is switched off."""
+def plot(
+    description: str, values: Sequence[Spec], layers: Sequence[Spec], height: int, place: str, quantity: str
+) -> Spec:
+    """Return the specification of layers over the same ``values``, those left out whose label ``s`` is switched off.
+
+    ``place`` and ``quantity`` are what the table of the numbers calls their places and the values.
+    """
     return {
         "$schema": SCHEMA,
         "description": description,
+        "usermeta": {"place": place, "quantity": quantity},
         "width": "container",
         "height": height,
         "params": [{"name": HIDDEN, "value": []}],
@@ -227,6 +237,11 @@ INTERVAL = mark("rule", strokeWidth=3, opacity=0.4)
 def tooltip(told: Mapping[str, str]) -> list[Spec]:
     """Return what stands beside a mark at the pointer: the names of fields, each with the title of its text."""
     return [{"field": field, "title": title} for field, title in told.items()]
+
+
+def ids(runs: Sequence[str], anchors: Mapping[str, str]) -> str:
+    """Return the ids of what is behind a value, with spaces between them; ``anchors`` are by the name of a run."""
+    return " ".join(dict.fromkeys(anchors[run] for run in runs if run in anchors))
 
 
 def short(value: float) -> float:
