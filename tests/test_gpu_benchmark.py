@@ -53,6 +53,7 @@ def test_what_it_checks_holds_on_a_cpu(results: Path) -> None:
     found = {row["what"]: row for row in rows(results) if "what" in row}
     assert found["golden parity"]["passed"]
     assert found["losses, device against CPU, float32"]["relative"] == ["0.0e+00", "0.0e+00"]
+    assert found["compiled for steps of fine-tuning"]["past_limit"] == 0
     assert found["the same bits"]["repeated"]
     assert found["the same bits"]["resumed"]
     assert found["colours, all images"]["mean_difference"] == found["colours, chosen images"]["mean_difference"] < 0.1

@@ -1,5 +1,7 @@
 """What GPUs do in another way than CPUs gives the same values, and what saves memory or time changes nothing else."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,17 +10,21 @@ import torch
 from skimage import data
 from tiny_student import CONTROLS, random_views, tiny_recipe
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+from toy_runs import TOY, defaults, performed, toy_run, write_images
 
 from lutbench.errors import UserError
-from lutbench.models.encoders import create_encoder
+from lutbench.models.encoders import create_encoder, encode
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.train.device import on_device
 from lutbench.train.randomness import seeded
-from lutbench.train.regional import checkpoint_blocks, compile_blocks, compiles
+from lutbench.train.regional import checkpoint_blocks, compile_blocks, compiles, not_compiled
 from pretrain.frameworks.mae import LastBlock
 from pretrain.frameworks.vit import embedded, patchify, take
 from pretrain.masking import masked_patches
 from pretrain.photometrics import apply_everywhere, apply_in_batch, draw_photometrics
+from pretrain.reconstruction import reconstruct
 from pretrain.student import Student, build_student
 from pretrain.teacher import Teacher
 from pretrain.views import Views
@@ -154,6 +160,67 @@ def test_blocks_are_compiled_one_by_one_under_their_own_names(monkeypatch: pytes
     assert list(student.state_dict()) == list(plain[0].state_dict())
     assert plain[1] is not None
     assert list(teacher.state_dict()) == list(plain[1].state_dict())
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBackend]:
+    """Counts the graphs that are made, for which no code is written; one beyond PyTorch's limit is an error."""
+    counter, compile = CompileCounterWithBackend("aot_eager"), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile(function, backend=counter, **options))
+    torch.compiler.reset()
+    counters.clear()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield counter
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_all_blocks_share_their_graphs_and_passes_beside_the_training_make_none(
+    graphs: CompileCounterWithBackend, checkpointed: bool
+) -> None:
+    recipe = tiny_recipe(decoder_depth=8)
+    deep = recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"depth": 12})})
+    student, views = build_student(deep, seed=0), random_views()
+    teacher, student.sparse = Teacher(student), True
+    assert views.view2 is not None
+    patches = Views(patchify(views.view1, 4), patchify(views.view2, 4), views.noise)
+    expected = stepped(student, teacher, patches)
+    if checkpointed:
+        checkpoint_blocks(student.encoder, student.decoder)
+    compile_blocks(student.encoder, student.decoder, teacher.encoder)
+    for _ in range(2):
+        found = stepped(student, teacher, patches)
+        assert graphs.frame_count == 4, "the teacher's, the student's, the decoder's, and that of its last block"
+    assert torch.allclose(found["total"], expected["total"], rtol=1e-5)
+    assert counters["frames"]["ok"] == counters["frames"]["total"] == 4
+    with torch.no_grad(), not_compiled():
+        for batch in range(1, 10):
+            encode(student.encoder, random_views(batch).view1, "mean")
+            reconstruct(student, random_views(batch))
+    stepped(student, teacher, patches)
+    assert graphs.frame_count == 4
+
+
+def test_a_run_starts_without_the_graphs_of_earlier_runs(graphs: CompileCounterWithBackend) -> None:
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for width in (24, 48):
+            network = create_encoder(tiny_recipe().encoder.model_copy(update={"width": width}))
+            compile_blocks(network)
+            network(random_views().view1)
+    assert graphs.frame_count == 2
+
+
+@pytest.mark.slow
+def test_a_run_compiles_its_training_alone(tmp_path: Path, graphs: CompileCounterWithBackend) -> None:
+    write_images(tmp_path)
+    settings = {"epochs": 3, "compile": True, "knn_every": 1, "knn_neighbours": 2, "save_every": 1}
+    text = f"{TOY}\n{defaults('pretrain', **settings)}\n[method.lut]\npretrain = 'lut'\n[pretrain.lut]\n"
+    performed(toy_run(tmp_path, suite_text=text))
+    made = graphs.frame_count
+    assert made == 4, "of the teacher's, the student's and the decoder's blocks, and of the loss"
+    performed(toy_run(tmp_path, kind="finetune", epochs=2, warmup_epochs=1, batch=10, eval_every=1, compile=True))
+    assert graphs.frame_count == made + 2, "of the first block, which drops no path, and of the others"
 
 
 def test_auto_compiles_nothing_on_a_cpu() -> None:
