@@ -27,7 +27,7 @@ from lutbench.train.device import may_wait, on_device
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast, reducing
 from lutbench.train.randomness import RngStream, seeded
-from lutbench.train.regional import checkpoint_blocks, compile_blocks, compiles
+from lutbench.train.regional import checkpoint_blocks, compile_blocks, compiles, not_compiled
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, weights_digest
 from lutbench.train.sharding import is_sharded, parallel, share
 
@@ -122,7 +122,7 @@ def perform(run: Run[FinetuneRecipe]) -> None:
                     run.save(step + 1, modules, optimizer, logger.extra_state)
                 logger.stop_if_asked(step)
             if evaluating:
-                with logger.evaluation():
+                with logger.evaluation(), not_compiled():
                     on_the_way = evaluate(shared.whole(), run.dataset("val"), recipe, prepared, title="")
                 logger.log(step + 1, top_1=100 * int(on_the_way.right().sum()) / len(on_the_way.rank))
     check_moved(classifier, extra_state["digest"])
@@ -142,7 +142,8 @@ def _evaluate_and_export(run: Run[FinetuneRecipe], classifier: nn.Module, logger
     """Write the record of a trained classifier, and the classifier for timm."""
     recipe, prepared = run.recipe, run.preprocessing
     began = time.monotonic()
-    outcomes = evaluate(classifier, run.dataset("val"), recipe, prepared, f"{run.name} evaluation")
+    with not_compiled():
+        outcomes = evaluate(classifier, run.dataset("val"), recipe, prepared, f"{run.name} evaluation")
     evaluation = time.monotonic() - began
     if accelerator().is_main_process:
         sha256 = export_encoder(

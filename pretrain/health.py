@@ -13,6 +13,7 @@ from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.run import Run
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator, autocast
+from lutbench.train.regional import not_compiled
 from pretrain.pictured import PICTURED, pictured
 from pretrain.reconstruction import picture_of
 from pretrain.views import Views
@@ -77,7 +78,7 @@ class Watch:
         with logger.watching():
             training = student.training
             student.eval()
-            with autocast(self.run.recipe.precision):
+            with autocast(self.run.recipe.precision), not_compiled():
                 features = encode(student.encoder, self._views.view1, "mean")
                 logger.picture(done, "reconstructions", picture_of(student, self._views, SHOWN, SIDE))
             student.train(training)

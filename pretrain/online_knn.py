@@ -22,6 +22,7 @@ from lutbench.run import Run
 from lutbench.train.batches import Schedule
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator
+from lutbench.train.regional import not_compiled
 
 METRIC = "online k-NN top-1"
 
@@ -86,7 +87,7 @@ class OnlineKnn:
         if epoch is None or epoch in (row[0] for row in self.rows):
             return
         began = time.monotonic()
-        with logger.evaluation():
+        with logger.evaluation(), not_compiled():
             top1 = self._top1(encoder())
         seconds = time.monotonic() - began
         self.rows.append([float(epoch), top1, seconds])

@@ -21,7 +21,7 @@ from lutbench.train.device import may_wait, on_device
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.momentum import momentum_at
 from lutbench.train.processes import accelerator, autocast, reducing
-from lutbench.train.regional import blocks_of, checkpoint_blocks, compile_blocks, compiles
+from lutbench.train.regional import blocks_of, checkpoint_blocks, compile_blocks, compiles, not_compiled
 from lutbench.train.schedule import check_moved, learning_rate, set_learning_rate, stepped_rate, weights_digest
 from lutbench.train.sharding import Shared, is_sharded, parallel, share
 from pretrain.cost import cost, flop_per_image
@@ -156,7 +156,8 @@ def perform(run: Run[PretrainRecipe]) -> None:
         student = trained["student"].eval()
         student.sparse = False
         views = Views.from_batch(pictured(images, recipe, run.seed), processes.device)
-        reconstruction_grid(student, views, run.folder / "reconstructions.png", PICTURED)
+        with not_compiled():
+            reconstruction_grid(student, views, run.folder / "reconstructions.png", PICTURED)
         sha256 = export_encoder(student.encoder, recipe.encoder, run.folder)
         save_weights(student.decoder.state_dict(), run.folder / "decoder.safetensors")
         if teacher:

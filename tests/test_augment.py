@@ -26,6 +26,7 @@ from lutbench.train.loader import together
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.views import PretrainTransform
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 BICUBIC = functional.InterpolationMode.BICUBIC
@@ -130,7 +131,8 @@ def test_erased_rectangles_hold_noise_that_differs_from_pixel_to_pixel() -> None
     assert found[0][erased].unique().numel() > 0.9 * erased.sum()
 
 
-def test_what_is_erased_on_the_device_has_the_bits_of_timms_own_transform() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_erased_on_the_device_is_what_timms_own_transform_erases(device: str) -> None:
     recipe = finetune(erasing=0.5)
     timms = create_transform(
         48, is_training=True, scale=(0.08, 1.0), hflip=0.5, color_jitter=0.0, auto_augment=recipe.rand_augment,
@@ -146,8 +148,8 @@ def test_what_is_erased_on_the_device_has_the_bits_of_timms_own_transform() -> N
     lengths = [len(sample["erased_noise"]) for sample in samples]
     assert 10 < sum(length > 0 for length in lengths) < 30, "some are erased"
     batch = together([stacked(samples[:15]), stacked(samples[15:])])
-    found = classifier_input(batch, torch.device("cpu"), IMAGENETS)
-    assert torch.equal(found, torch.stack(expected))
+    found = classifier_input(batch, torch.device(device), IMAGENETS).cpu()
+    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=0 if device == "cpu" else 1e-6)
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])

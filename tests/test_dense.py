@@ -193,6 +193,38 @@ def test_scores_that_are_not_finite_are_told_by_no_class() -> None:
 # The linear probe
 
 
+def test_pixels_are_counted_as_masks_pair_them_and_those_without_a_prediction_apart() -> None:
+    from downstream.segmentation.dense_data import counted
+    from downstream.segmentation.scores import pairs_of, rows_of
+
+    draw = torch.Generator().manual_seed(0)
+    label, predicted = (torch.randint(0, 3, (5, 7), generator=draw) for _ in range(2))
+    label[0, :4] = 255
+    pixels = counted(label.to(torch.uint8), predicted, 3)
+    assert rows_of(pixels[:-2].numpy(), 3).tolist() == pairs_of(label, predicted, 3, 255).tolist()
+    assert pixels[-2:].tolist() == [4, 0]
+    predicted[0, 0] = -1
+    assert counted(label.to(torch.uint8), predicted, 3)[-2:].tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("together", [1, 64])
+def test_the_first_image_whose_scores_are_not_finite_is_named(
+    folder: Path, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from downstream.segmentation import dense_data
+
+    monkeypatch.setattr(dense_data, "TOGETHER", together)
+    passed: list[int] = []
+
+    def scores(windows: torch.Tensor) -> torch.Tensor:
+        passed.append(1)
+        return torch.full((len(windows), 3, 4, 4), torch.nan if len(passed) in (2, 4) else 0.0)
+
+    with pytest.raises(UserError, match=r"validation/1\.jpg: the probe's scores are not finite"):
+        dense_data.evaluated(dense_run(folder, **LINEAR), scores)
+    assert len(passed) == (2 if together == 1 else 5)
+
+
 def test_the_linear_defaults_are_those_of_dinov2s_heads() -> None:
     found = linear()
     assert (found.iterations, found.warmup, found.batch, found.lr, found.weight_decay) == (40_000, 1500, 16, 1e-3, 1e-4)

@@ -53,6 +53,7 @@ def test_what_it_checks_holds_on_a_cpu(results: Path) -> None:
     found = {row["what"]: row for row in rows(results) if "what" in row}
     assert found["golden parity"]["passed"]
     assert found["losses, device against CPU, float32"]["relative"] == ["0.0e+00", "0.0e+00"]
+    assert found["compiled for steps of fine-tuning"]["past_limit"] == 0
     assert found["the same bits"]["repeated"]
     assert found["the same bits"]["resumed"]
     assert found["colours, all images"]["mean_difference"] == found["colours, chosen images"]["mean_difference"] < 0.1
@@ -64,8 +65,9 @@ def test_what_a_run_measures_is_a_card_where_there_is_one(results: Path, table: 
     with_card = [row | ({"card": "a card", "memory_gib": 80} if row["part"] == "env" else {}) for row in rows(results)]
     (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, with_card)))
     card = table.card_of(tmp_path / "results.jsonl", "")
-    found = {(speed.kind, speed.variant.partition(",")[0]) for speed in card.speeds}
-    of_pretraining = {("pretrain", way) for way in ("plain", "bf16 teacher", "checkpointed", "a whole run")}
+    found = {(speed.kind, speed.variant) for speed in card.speeds}
+    of_runs = ("a whole run from files", "a whole run from cache")
+    of_pretraining = {("pretrain", way) for way in ("plain", "bf16 teacher", "checkpointed", *of_runs)}
     assert found == {*of_pretraining, ("finetune", ""), ("robustness", "")}
 
 
@@ -77,7 +79,7 @@ def test_what_is_kept_of_a_card_is_read_back_and_shown(tmp_path: Path, table: Mo
         {"part": "speed", "way": "ours", "size": "B", "batch": 256, "images_per_second": 2000.4, "flop_per_image": 1.5e11, "gib": 31.5},
         {"part": "speed", "way": "regional", "size": "B", "batch": 256, "images_per_second": 2250.4, "flop_per_image": 1.5e11, "gib": 31.5},
         {"part": "speed", "name": "compiled L 128", "error": "OutOfMemoryError: no"},
-        {"part": "loop", "what": "a run", "size": "S", "batch": 256, "images_per_second": 3999.7, "flop_per_image": 5e10, "waiting_for_data": 0.02},
+        {"part": "loop", "what": "a run", "size": "S", "batch": 256, "images_per_second": 3999.7, "flop_per_image": 5e10, "source": "files", "waiting_for_data": 0.02},
     ]  # fmt: skip
     kept, page = tmp_path / "measured.json", tmp_path / "page.md"
     kept.write_text('{"cards": []}')
@@ -98,7 +100,7 @@ def test_what_is_kept_of_a_card_is_read_back_and_shown(tmp_path: Path, table: Mo
     assert "torch 2.15.0" in text
     assert "| pre-training | `vit_base_patch16_224` | 256 | 2,250.4 | 337.6 | 42% | 31.5 |" in text
     assert (
-        "| pre-training, a whole run, 2% waiting for data | `vit_small_patch16_224` | 256 | 3,999.7 | 200.0 | 25% |  |"
+        "| pre-training, a whole run from files, 2% waiting for data | `vit_small_patch16_224` | 256 | 3,999.7 | 200.0 | 25% |  |"
         in text
     )
     assert "ERROR in speed, compiled L 128: OutOfMemoryError: no" in table.summary(tmp_path / "results.jsonl")

@@ -1,5 +1,8 @@
 """What GPUs do in another way than CPUs gives the same values, and what saves memory or time changes nothing else."""
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,20 +11,28 @@ import torch
 from skimage import data
 from tiny_student import CONTROLS, random_views, tiny_recipe
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+from toy_runs import TOY, defaults, performed, toy_run, write_images
 
+from downstream.mixing import DropPaths
 from lutbench.errors import UserError
-from lutbench.models.encoders import create_encoder
+from lutbench.models.encoders import create_encoder, encode
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.train.device import on_device
+from lutbench.train.processes import accelerator
 from lutbench.train.randomness import seeded
-from lutbench.train.regional import checkpoint_blocks, compile_blocks, compiles
+from lutbench.train.regional import checkpoint_blocks, compile_blocks, compiles, not_compiled
 from pretrain.frameworks.mae import LastBlock
 from pretrain.frameworks.vit import embedded, patchify, take
 from pretrain.masking import masked_patches
 from pretrain.photometrics import apply_everywhere, apply_in_batch, draw_photometrics
+from pretrain.reconstruction import reconstruct
 from pretrain.student import Student, build_student
 from pretrain.teacher import Teacher
 from pretrain.views import Views
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 FRAMEWORKS: dict[str, dict[str, Any]] = {
     "SimMIM": {"framework": "simmim", "mask_unit": 8},
@@ -42,6 +53,10 @@ def stepped(student: Student, teacher: Teacher | None, views: Views) -> dict[str
 def both(changes: dict[str, Any]) -> tuple[Student, Teacher | None]:
     student = build_student(tiny_recipe(**changes), seed=0)
     return student, Teacher(student) if student.context else None
+
+
+def views_on(device: str) -> Views:
+    return Views(**{name: part.to(device) for name, part in vars(random_views()).items()})
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -105,16 +120,19 @@ def test_masked_patches_are_those_that_are_not_visible() -> None:
     assert masked_patches(visible, 6).tolist() == [[1, 2, 4], [0, 3, 5]]
 
 
-def test_changes_of_colour_made_to_all_images_are_those_made_to_chosen_ones_and_one_graph() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_changes_of_colour_made_to_all_images_are_those_made_to_chosen_ones_and_one_graph(device: str) -> None:
     crops = [data.astronaut()[17 * n : 17 * n + 48, :48] for n in range(24)]
     pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
     with seeded(5):
         drawn = torch.stack([draw_photometrics().numbers() for _ in crops])
     assert set(drawn[:, 9].tolist()) == {0.0, 1.0, 2.0}
     expected = apply_in_batch(pixels, drawn)
-    assert torch.equal(apply_everywhere(pixels, drawn), expected)
-    traced = torch.compile(apply_everywhere, backend="aot_eager", fullgraph=True, dynamic=False)
-    assert torch.equal(traced(pixels, drawn), expected)
+    backend = "aot_eager" if device == "cpu" else "inductor"
+    traced = torch.compile(apply_everywhere, backend=backend, fullgraph=True, dynamic=False)
+    for way in (apply_everywhere, traced):
+        found = way(pixels.to(device), drawn.to(device)).cpu()
+        assert (found.int() - expected.int()).abs().float().mean() <= (0 if device == "cpu" else 0.1)
 
 
 def test_views_as_patches_are_the_patches_of_the_views() -> None:
@@ -156,24 +174,123 @@ def test_blocks_are_compiled_one_by_one_under_their_own_names(monkeypatch: pytes
     assert list(teacher.state_dict()) == list(plain[1].state_dict())
 
 
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBackend]:
+    """Counts the graphs that are made, for which no code is written; one beyond PyTorch's limit is an error."""
+    counter, compile = CompileCounterWithBackend("aot_eager"), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile(function, backend=counter, **options))
+    torch.compiler.reset()
+    counters.clear()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield counter
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_all_blocks_share_their_graphs_and_passes_beside_the_training_make_none(
+    graphs: CompileCounterWithBackend, checkpointed: bool
+) -> None:
+    recipe = tiny_recipe(decoder_depth=8)
+    deep = recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"depth": 12})})
+    student, views = build_student(deep, seed=0), random_views()
+    teacher, student.sparse = Teacher(student), True
+    assert views.view2 is not None
+    patches = Views(patchify(views.view1, 4), patchify(views.view2, 4), views.noise)
+    expected = stepped(student, teacher, patches)
+    if checkpointed:
+        checkpoint_blocks(student.encoder, student.decoder)
+    compile_blocks(student.encoder, student.decoder, teacher.encoder)
+    for _ in range(2):
+        found = stepped(student, teacher, patches)
+        assert graphs.frame_count == 4, "the teacher's, the student's, the decoder's, and that of its last block"
+    assert torch.allclose(found["total"], expected["total"], rtol=1e-5)
+    assert counters["frames"]["ok"] == counters["frames"]["total"] == 4
+    with torch.no_grad(), not_compiled():
+        for batch in range(1, 10):
+            encode(student.encoder, random_views(batch).view1, "mean")
+            reconstruct(student, random_views(batch))
+    stepped(student, teacher, patches)
+    assert graphs.frame_count == 4
+
+
+def test_a_run_starts_without_the_graphs_of_earlier_runs(graphs: CompileCounterWithBackend) -> None:
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for width in (24, 48):
+            network = create_encoder(tiny_recipe().encoder.model_copy(update={"width": width}))
+            compile_blocks(network)
+            network(random_views().view1)
+    assert graphs.frame_count == 2
+
+
+@pytest.mark.slow
+def test_a_run_compiles_its_training_alone(tmp_path: Path, graphs: CompileCounterWithBackend) -> None:
+    write_images(tmp_path)
+    settings = {"epochs": 3, "compile": True, "knn_every": 1, "knn_neighbours": 2, "save_every": 1}
+    text = f"{TOY}\n{defaults('pretrain', **settings)}\n[method.lut]\npretrain = 'lut'\n[pretrain.lut]\n"
+    performed(toy_run(tmp_path, suite_text=text))
+    made = graphs.frame_count
+    assert made == 4, "of the teacher's, the student's and the decoder's blocks, and of the loss"
+    performed(toy_run(tmp_path, kind="finetune", epochs=2, warmup_epochs=1, batch=10, eval_every=1, compile=True))
+    assert graphs.frame_count == made + 2, "of the first block, which drops no path, and of the others"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_compiled_classifier_is_trained_as_one_that_is_not(device: str, request: pytest.FixtureRequest) -> None:
+    if device == "cpu":
+        request.getfixturevalue("graphs")  # writes no code
+    architecture, gradients = tiny_recipe().encoder, []
+    for compiled in (False, True):
+        with seeded(0):
+            classifier = create_encoder(architecture, None, 0.5, classes=3).to(device).train()
+        paths = DropPaths.replacing(classifier, 0)
+        if compiled:
+            compile_blocks(classifier)
+        for step in range(2):
+            classifier.zero_grad()
+            paths.draw(step, 6, range(6), torch.device(device))
+            classifier(random_views().view1.to(device)).square().mean().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in classifier.parameters()]))
+    assert (gradients[1] - gradients[0]).norm() <= 1e-3 * gradients[0].norm()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_resumed_run_has_the_bits_of_an_unbroken_one_on_its_device(tmp_path: Path, device: str) -> None:
+    assert accelerator().device.type == device
+    write_images(tmp_path)
+    text = f"{TOY}\n{defaults('pretrain', epochs=2, save_every=2)}\n[method.lut]\npretrain = 'lut'\n[pretrain.lut]\n"
+    run = toy_run(tmp_path, suite_text=text)
+    expected = performed(run)["checkpoint"]
+    newest = max(run.checkpoints.glob("step-*[0-9]"))
+    shutil.rmtree(newest)
+    assert list(run.checkpoints.glob("step-*[0-9]")), "one is left to resume from"
+    assert performed(run)["checkpoint"] == expected
+
+
 def test_auto_compiles_nothing_on_a_cpu() -> None:
     assert [compiles(setting) for setting in ("auto", True, False)] == [torch.cuda.is_available(), True, False]
 
 
 @pytest.mark.parametrize("changes", [{"decoder_depth": 2}, FRAMEWORKS["SimMIM"]], ids=str)
 @pytest.mark.parametrize("sparse", [False, True])
-def test_checkpointed_blocks_give_the_same_bits_and_are_computed_twice(changes: dict[str, Any], sparse: bool) -> None:
-    student, teacher = both(changes)
+@pytest.mark.parametrize("device", DEVICES)
+def test_checkpointed_blocks_give_the_same_bits_and_are_computed_twice(
+    changes: dict[str, Any], sparse: bool, device: str
+) -> None:
+    student, teacher = (network and network.to(device) for network in both(changes))
+    assert student is not None
+    views = views_on(device)
     student.sparse = sparse
     passes = []
     student.encoder.blocks[0].norm1.register_forward_hook(lambda *_: passes.append(1))
-    expected = stepped(student, teacher, random_views())
+    expected = stepped(student, teacher, views)
     assert len(passes) == 1
     checkpoint_blocks(student.encoder, *([student.decoder] if "framework" not in changes else []))
-    assert equal(stepped(student, teacher, random_views()), expected)
+    assert equal(stepped(student, teacher, views), expected)
     assert len(passes) == 3
     with torch.no_grad():
-        student(random_views(), teacher(random_views()) if teacher else None)
+        student(views, teacher(views) if teacher else None)
     assert len(passes) == 4, "nothing is computed again without a backward pass"
 
 
@@ -187,10 +304,11 @@ def test_checkpointing_is_refused_of_what_has_no_row_of_blocks_and_of_batchnorm(
 # The teacher in bf16
 
 
-def test_a_teacher_in_bf16_encodes_with_a_copy_that_every_update_makes_anew() -> None:
-    student, teacher = both({})
-    assert teacher is not None
-    names, views = list(teacher.state_dict()), random_views()
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_teacher_in_bf16_encodes_with_a_copy_that_every_update_makes_anew(device: str) -> None:
+    student = both({})[0].to(device)
+    teacher = Teacher(student)
+    names, views = list(teacher.state_dict()), views_on(device)
     expected = teacher(views)
     teacher.encode_in_bf16()
     found = teacher(views)

@@ -1,4 +1,4 @@
-"""Whether the device computes what a CPU does: golden parity, losses, changes of colour; and where a step waits for it."""
+"""Whether the device computes what a CPU does: golden parity, losses, changes of colour; where a step waits for it, and what it compiles."""
 
 import warnings
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from bench import Bench, Step, recipe_of
 from pretrain_step import lut_step
 from speed import finetune_step
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.nn import functional
 
 from lutbench.data.tensors import to_tensor
@@ -26,7 +27,7 @@ GOLDEN = Path(__file__).parents[2] / "tests/fixtures/lut_steps.npz"
 
 
 def correct(bench: Bench) -> None:
-    """The device against the CPU, bf16 against float32, golden parity, changes of colour, what waits for the device."""
+    """The device against the CPU, bf16 against float32, golden parity, changes of colour, what waits for the device, graphs."""
     with bench.section("correct", "golden parity"):
         _golden_parity(bench)
     with bench.section("correct", "device against CPU"):
@@ -47,6 +48,18 @@ def correct(bench: Bench) -> None:
             with bench.section("correct", f"waits, {name}"):
                 step()
                 bench.emit("correct", what=f"waits for the device, a step of {name}", where=_waits(step))
+    made: dict[str, Callable[[], Step]] = {
+        "pre-training": lambda: lut_step(recipe_of(bench, "S"), "regional", 32, compiles=bench.cuda),
+        "pre-training, checkpointed": lambda: lut_step(recipe_of(bench, "S"), "checkpointed", 32, compiles=bench.cuda),
+        "fine-tuning": lambda: finetune_step(bench, "S", 32),
+    }
+    for name, make in made.items():
+        with bench.section("correct", f"graphs, {name}"):
+            counters.clear()
+            step = make()
+            for _ in range(2):
+                step()
+            bench.emit("correct", what=f"compiled for steps of {name}", **_graphs())
 
 
 def _golden_parity(bench: Bench) -> None:
@@ -124,6 +137,12 @@ def _colours(bench: Bench) -> None:
             "correct", what=f"colours, {name}", batch=count, mean_difference=round(float(apart.mean()), 4),
             largest=int(apart.max()), ms=round(1e3 * took, 2),
         )  # fmt: skip
+
+
+def _graphs() -> dict[str, int]:
+    """Return how many graphs were made, and how many were not since their function had too many; such blocks run without compiling."""
+    past_limit = sum(count for why, count in counters["unimplemented"].items() if "recompile limit" in why)
+    return {"graphs": counters["stats"]["unique_graphs"], "past_limit": past_limit}
 
 
 def _waits(step: Step) -> dict[str, int]:

@@ -31,7 +31,7 @@ from whole_runs import loop
 PARTS: dict[str, tuple[Callable[[Bench], None], int]] = {
     "env": (env, 10),
     "peak": (peak, 30),
-    "correct": (correct, 90),
+    "correct": (correct, 110),
     "speed": (speed, 150),
     "trace": (trace, 40),
     "data": (data, 50),

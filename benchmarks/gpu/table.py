@@ -9,7 +9,7 @@ from typing import Any
 from common import MODELS
 
 from lutbench.files import write_json
-from lutbench.plan.measured import TABLE, Card, measured_cards
+from lutbench.plan.measured import TABLE, WHOLE_RUN, Card, measured_cards
 
 PAGE = Path(__file__).parents[2] / "docs/benchmarks.md"
 BEGIN, END = "<!-- the GPU's table begins -->", "<!-- the GPU's table ends -->"
@@ -51,6 +51,7 @@ def card_of(results: Path, command: str) -> Card | None:
         {
             "kind": KINDS[row["part"]],
             "variant": _variant(row),
+            "waiting_for_data": row.get("waiting_for_data"),
             "model": MODELS[row["size"]],
             "first_step_s": row.get("first_s"),
             "memory_gib": row.get("gib"),
@@ -70,7 +71,7 @@ def card_of(results: Path, command: str) -> Card | None:
 
 def _variant(row: Row) -> str:
     if row["part"] == "loop":
-        return f"a whole run, {row['waiting_for_data']:.0%} waiting for data"
+        return f"{WHOLE_RUN} from {row['source']}"
     return VARIANTS.get(row.get("way", "regional"), row.get("way", ""))
 
 
@@ -111,7 +112,8 @@ def _markdown(card: Card) -> str:
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for speed in card.speeds:
-        what = ", ".join(filter(None, (TITLES[speed.kind], speed.variant)))
+        waiting = None if speed.waiting_for_data is None else f"{speed.waiting_for_data:.0%} waiting for data"
+        what = ", ".join(filter(None, (TITLES[speed.kind], speed.variant, waiting)))
         flops = speed.images_per_second * speed.flop_per_image
         share = f"{flops / peak:.0%}" if peak else ""
         lines.append(

@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from bench import TOY_ENCODER, TOY_HEADS, Bench, photographs
+from feeding import FAST
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from lutbench.recipes.loading import load_suite
@@ -45,23 +48,33 @@ def loop(bench: Bench) -> None:
         with bench.section("loop", "resume"):
             _same_bits(bench, root)
         cores = len(os.sched_getaffinity(0))
-        of_all = {"photometrics_on": "device", "warmup_epochs": 1, "log_every": 10, "save_every": 10**5}
-        sizes: dict[str, dict[str, Any]] = {
-            "S": {"batch": 256, "epochs": 40, "cache": True, "workers": cores},
-            "B": {"batch": 256, "epochs": 16, "workers": cores},
-        }
+        of_all = {**FAST, "warmup_epochs": 1, "log_every": 10, "save_every": 10**5, "workers": cores}
+        runs: list[tuple[str, str, dict[str, Any]]] = [
+            ("B", "files", {"batch": 256, "epochs": 16}),
+            ("S", "files", {"batch": 256, "epochs": 40}),
+            ("L", "files", {"batch": 128, "epochs": 8}),
+            ("S", "cache", {"batch": 256, "epochs": 40}),
+        ]
         if bench.toy:
-            sizes = {"S": {**TOY_HEADS, "batch": 4, "epochs": 2, "workers": 0}}
-        for size, settings in sizes.items():
-            with bench.section("loop", size):
-                run = _performed(root, size, bench.encoder(size), of_all | settings)
-                record = run.record(run.workspace.results)
-                assert record is not None
-                waiting = record.extra["waiting_for_data"]
+            of_all |= {**TOY_HEADS, "workers": 0}
+            runs = [("S", source, {"batch": 4, "epochs": 2}) for source in ("files", "cache")]
+        for size, source, settings in runs:
+            with bench.section("loop", f"{size} from {source}"):
+                settings = of_all | settings | {"cache": source == "cache"}
+                run = _performed(root, f"{size}-{source}", bench.encoder(size), settings)
+                speed, waiting = (_steady(run, name) for name in ("images per second", "waiting for data"))
                 bench.emit(
-                    "loop", what="a run", size=size, batch=settings["batch"], images_per_second=record.images_per_second,
-                    waiting_for_data=waiting, flop_per_image=flop_per_image(run.recipe),
+                    "loop", what="a run", size=size, source=source, batch=settings["batch"], images_per_second=round(speed, 1),
+                    waiting_for_data=round(waiting, 4), flop_per_image=flop_per_image(run.recipe),
                 )  # fmt: skip
+
+
+def _steady(run: Run[Any], name: str) -> float:
+    """Return the median of what a run logged in the second half of its steps: compiling is done, what was loaded meanwhile is used up."""
+    logged = EventAccumulator(str(run.folder / "tensorboard"))
+    logged.Reload()
+    values = [event.value for event in logged.Scalars(name)]
+    return statistics.median(values[len(values) // 2 :])
 
 
 def _same_bits(bench: Bench, root: Path) -> None:

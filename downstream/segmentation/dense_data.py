@@ -18,7 +18,7 @@ from downstream.segmentation.confusions import Confusions
 from downstream.segmentation.dense import Scores, padded, slide
 from downstream.segmentation.hooks import KeyedDataset
 from downstream.segmentation.predictions import picture_predictions
-from downstream.segmentation.scores import pairs_of
+from downstream.segmentation.scores import rows_of
 from downstream.segmentation.sheet import FILE
 from lutbench.data.scene_folder import IGNORED
 from lutbench.data.scenes import SegmentationDataset
@@ -29,8 +29,12 @@ from lutbench.progress import Bar
 from lutbench.recipes.dense import DenseLinearRecipe, DenseRecipe
 from lutbench.run import Run
 from lutbench.train.batches import FromStep, Schedule
+from lutbench.train.device import may_wait, moved
 from lutbench.train.loader import Loader, loader_options
 from lutbench.train.processes import accelerator
+
+TOGETHER = 64
+"""Number of images whose counts are read back from the device at once (our choice: 11 MB for 150 classes)."""
 
 register_all_modules()  # so that configs can name MMSegmentation's components
 
@@ -96,25 +100,47 @@ def evaluated(run: Run[DenseRecipe], scores: Scores) -> Confusions | None:
         UserError: if scores are not finite.
     """
     recipe, scenes = run.recipe, run.dataset("val")
-    device, classes = accelerator().device, len(scenes.classes)
+    classes = len(scenes.classes)
     found: list[tuple[int, NDArray[np.int64]]] = []
+    unread: list[tuple[int, Tensor]] = []
 
     def predict(sample: dict[str, Any]) -> Tensor:
         """Return the classes (H, W) of the mask's size."""
         height, width = mask_of(sample, ignored(scenes)).shape
         return slide(prepared_pixels(pixels_of(sample), run.preprocessing), scores, recipe, (height, width))
 
+    def read() -> None:
+        """Move the counts that are still on the device to those that were found."""
+        with may_wait():
+            counts = torch.stack([one for _, one in unread]).cpu().numpy()
+        for (index, _), of_image in zip(unread, counts, strict=True):
+            if of_image[-1]:
+                raise UserError(
+                    f"{scenes.image_path(index)}: the probe's scores are not finite. The training diverged, or the weights are unusable."
+                )
+            found.append((index, rows_of(of_image[:-2], classes)))
+        unread.clear()
+
     for index, sample in own_images(scenes, whole(recipe), recipe, f"{run.name} evaluation"):
-        predicted = predict(sample)
-        if (predicted < 0).any():
-            raise UserError(
-                f"{scenes.image_path(index)}: the probe's scores are not finite. The training diverged, or the weights are unusable."
-            )
-        label = mask_of(sample, ignored(scenes)).to(device, torch.long)
-        found.append((index, pairs_of(label, predicted, classes, IGNORED)))
+        label = moved(mask_of(sample, ignored(scenes)))
+        unread.append((index, counted(label, predict(sample), classes)))
+        if len(unread) == TOGETHER:
+            read()
+    if unread:
+        read()
     counts = [one for _, one in sorted(gather_object(found), key=lambda pair: pair[0])]
     if not accelerator().is_main_process:
         return None
     dataset: Any = DATASETS.build(dataset_config(scenes, whole(recipe)))
     picture_predictions(predict, dataset, scenes, run.folder / FILE)
     return Confusions.of(counts, scenes.classes, [scenes.image_name(index) for index in range(len(scenes))])
+
+
+def counted(label: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """Return the pixels (C C + 2,) of each pair of label and prediction of an image, (H, W) both; without waiting for the device.
+
+    The last but one counts ignored pixels, the last those without a prediction, -1.
+    """
+    pair = (label.long() * classes + predicted).where(label != IGNORED, classes**2)
+    pair = pair.where(predicted >= 0, classes**2 + 1).flatten()
+    return pair.new_zeros(classes**2 + 2).scatter_add_(0, pair, torch.ones_like(pair))

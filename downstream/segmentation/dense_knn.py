@@ -19,6 +19,7 @@ from lutbench.evaluate.neighbours import QUERIES, nearest_neighbours
 from lutbench.models.pretrained import encoder_of
 from lutbench.recipes.dense import DenseKnnRecipe
 from lutbench.run import Run
+from lutbench.train.device import moved
 from lutbench.train.processes import accelerator, autocast
 from lutbench.train.randomness import RngStream, generator
 
@@ -94,8 +95,8 @@ def patches_of(run: Run[DenseKnnRecipe], encoded: Any) -> tuple[Tensor, Tensor]:
         drawn = generator(RngStream.IMAGE, run.seed, 0, index).permutation(labelled)[:each]
         chosen = torch.from_numpy(np.sort(drawn))
         image = padded(prepared_pixels(pixels_of(sample), run.preprocessing), recipe.crop)
-        tokens = encoded(windows_of(image, recipe))[chosen.to(device)]
-        of_image = torch.cat([tokens, functional.normalize(counts[chosen].float(), p=1, dim=1).to(device)], 1)
+        tokens = encoded(windows_of(image, recipe))[moved(chosen)]
+        of_image = torch.cat([tokens, moved(functional.normalize(counts[chosen].float(), p=1, dim=1))], 1)
         rows.append(functional.pad(of_image, (0, 0, 0, each - len(of_image))))
     empty = torch.zeros(0, each, grid.width + classes, device=device)
     found = in_order(torch.cat([empty, *(row[None] for row in rows)]), np.arange(len(scenes)), recipe).flatten(0, 1)

@@ -48,6 +48,11 @@ def pairs_of(label: torch.Tensor, prediction: torch.Tensor, classes: int, ignore
     """Return rows (k, 3) of label, prediction and pixels of an image, (H, W) both, for the pairs that occur; without ``ignored`` labels."""
     counted = label != ignored
     pairs = torch.bincount(label[counted] * classes + prediction[counted], minlength=classes * classes).cpu().numpy()
+    return rows_of(pairs, classes)
+
+
+def rows_of(pairs: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """Return rows (k, 3) of label, prediction and pixels for the pairs that occur, from the pixels (C C,) of each."""
     kept = np.flatnonzero(pairs)
     return np.stack([kept // classes, kept % classes, pairs[kept]], 1)
 

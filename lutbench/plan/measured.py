@@ -17,6 +17,10 @@ from lutbench.run import Run
 
 TABLE = Path(__file__).with_name("measured.json")
 
+WHOLE_RUN = "a whole run"
+"""How the variant of a speed begins that is a run's with real loading, not that of steps on the same data; `` from files`` or `` from cache``
+follows."""
+
 
 class Speed(BaseModel):
     """The measured speed of one model in one kind of step."""
@@ -36,6 +40,8 @@ class Speed(BaseModel):
     """Seconds of the first step, compiling included."""
     memory_gib: PositiveFloat | None = None
     """Peak of the memory allocated on the GPU."""
+    waiting_for_data: NonNegativeFloat | None = None
+    """Share of a whole run's time in which it waited for data."""
 
 
 class Card(BaseModel):

@@ -2,8 +2,13 @@
 
 All blocks of a network are equal, so only one is compiled: this takes seconds, a whole network minutes. DistributedDataParallel can average
 the gradients of a block while those of others are computed. Modules and parameter names do not change.
+
+PyTorch keeps at most eight graphs of one function (``torch._dynamo.config.recompile_limit``) and runs what would need a ninth without
+compiling. A block's function is the same in every network of a process, and a shape that differs takes another graph. So training alone is
+compiled, see :func:`not_compiled`, and every run starts with no graphs.
 """
 
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -23,11 +28,21 @@ def compiles(setting: Compile) -> bool:
 
 
 def compile_blocks(*networks: nn.Module, whole: bool = False) -> None:
-    """Compile the blocks of networks in place; a network without a sequence of blocks is not compiled, or as a ``whole``."""
+    """Compile the blocks of networks in place; a network without a sequence of blocks is not compiled, or as a ``whole``.
+
+    Graphs of earlier runs in this process are removed, so call it once in a run.
+    """
+    torch.compiler.reset()
     for network in networks:
         blocks = blocks_of(network)
         for module in ((network,) if whole else ()) if blocks is None else blocks:
             module.compile(dynamic=False)
+
+
+def not_compiled() -> AbstractContextManager[None]:
+    """Return a context in which nothing is compiled, for passes beside the training: their batches would each take graphs of their own."""
+    context: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return context
 
 
 def checkpoint_blocks(*networks: nn.Module) -> None:
