@@ -108,7 +108,9 @@ def refused(tmp_path: Path, entries: dict[str, np.ndarray]) -> str:
 
 
 def test_an_unknown_entry_is_refused_by_name(tmp_path: Path, entries: dict[str, np.ndarray]) -> None:
-    assert "unknown entries: final/blocks.0.gamma" in refused(tmp_path, {**entries, "final/blocks.0.gamma": np.zeros(3)})
+    assert "unknown entries: final/blocks.0.gamma" in refused(
+        tmp_path, {**entries, "final/blocks.0.gamma": np.zeros(3)}
+    )
 
 
 @pytest.mark.parametrize(
