@@ -27,7 +27,7 @@ are JPEGs of 500 x 375 pixels, cut from photographs that ship in scikit-image: I
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -57,6 +57,7 @@ from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
+from lutbench.train.batches import stacked
 from lutbench.train.processes import accelerator
 from lutbench.train.randomness import RngStream, generator, reseed
 from pretrain.photometrics import apply_in_batch, draw_photometrics
@@ -68,7 +69,8 @@ QUALITY = 90
 """Of the JPEGs that are made: files of some 70 KB, ImageNet's mean is 110 KB."""
 SIZE = (500, 375)
 
-Load = Callable[[int], Any]
+Load = Callable[[Sequence[int]], Any]
+"""The batch of some images."""
 
 FILES, TORCHVISION = "files, colours on the device", "files, by torchvision, colours on the device"
 BEFORE, CACHE = "cache through Pillow, colours on the device", "cache, colours on the device"
@@ -150,7 +152,7 @@ def measure(count: int, rounds: int, folder: Path | None = None) -> Measured:
         for _ in range(rounds):
             for name, load in ways.items():
                 rates[name].append(whole / seconds(load, whole, len(some)))
-        last = default_collate([ways[CACHE](index % len(some)) for index in range(BATCH)])
+        last = ways[CACHE]([index % len(some) for index in range(BATCH)])
         colours = BATCH / min(device_seconds(last) for _ in range(rounds + 1))
     return Measured(rates, colours, f"images of {width:.0f} x {height:.0f} pixels, {files.sizes.mean() / 1e3:.0f} KB")
 
@@ -211,7 +213,12 @@ def obvious(images: ImageDataset) -> Load:
         image = images.image(index)
         return {"view1": view1(image), "view2": view2(image), "noise": torch.rand(196)}
 
-    return load
+    return collated(load)
+
+
+def collated(load: Callable[[int], Any]) -> Load:
+    """Batches of what is loaded image by image, by torch's own collation."""
+    return lambda indices: default_collate([load(index) for index in indices])
 
 
 def _blurred(image: Image.Image) -> Image.Image:
@@ -231,7 +238,7 @@ def torchvisions(images: ImageDataset, colours: bool) -> Load:
         image = resize(decode_image(content, ImageReadMode.RGB))
         return {"view1": crop(image).contiguous(), "view2": change(crop(image)).contiguous(), "noise": torch.rand(196)}
 
-    return load
+    return collated(load)
 
 
 def ours(images: ImageDataset, data: DataRecipe, **settings: Any) -> Load:
@@ -243,7 +250,7 @@ def ours(images: ImageDataset, data: DataRecipe, **settings: Any) -> Load:
 def evaluated(images: ImageDataset, transform: Callable[[Any], torch.Tensor], form: Form) -> Load:
     """As an evaluation loads: it draws nothing, and so seeds nothing."""
     decoded = images.image if form == "Pillow" else images.pixels
-    return lambda index: (transform(decoded(index)), index, True)
+    return collated(lambda index: (transform(decoded(index)), index, True))
 
 
 def seeded_load(images: ImageDataset, transform: Callable[[Any], dict[str, Any]], form: Form) -> Load:
@@ -254,7 +261,7 @@ def seeded_load(images: ImageDataset, transform: Callable[[Any], dict[str, Any]]
         reseed(RngStream.IMAGE, 0, 0, index)
         return {**transform(image), "index": used, "skipped": skipped}
 
-    return load
+    return lambda indices: stacked(map(load, indices), len(indices))
 
 
 def through_pillow(cached: CachedImages, data: DataRecipe) -> Load:
@@ -273,7 +280,7 @@ def through_pillow(cached: CachedImages, data: DataRecipe) -> Load:
         changes = draw_photometrics().numbers()
         return {"view1": view1, "view2": view2, "noise": noise, "photometrics": changes, "index": index, "skipped": 0}
 
-    return transform
+    return collated(transform)
 
 
 def others(images: ImageDataset, data: DataRecipe, root: Path) -> dict[str, Load]:
@@ -297,7 +304,7 @@ def others(images: ImageDataset, data: DataRecipe, root: Path) -> dict[str, Load
 
 def decoding(images: ImageDataset) -> Load:
     """Nothing but reading and decoding."""
-    return lambda index: len(images.pixels(index))
+    return lambda indices: [len(images.pixels(index)) for index in indices]
 
 
 def write_stored(images: ImageDataset, root: Path) -> ImageDataset:
@@ -316,10 +323,10 @@ def ratio(rates: dict[str, list[float]], name: str, before: str) -> float:
 
 def seconds(load: Load, count: int, among: int) -> float:
     """The processor's seconds that ``count`` images take, stacked in batches."""
-    load(0)
+    load([0])
     start = time.process_time()
     for first in range(0, count, BATCH):
-        default_collate([load(index % among) for index in range(first, first + BATCH)])
+        load([index % among for index in range(first, first + BATCH)])
     return time.process_time() - start
 
 

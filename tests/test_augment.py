@@ -59,7 +59,7 @@ class Seen:
         self.transform = train_transform(recipe, IMAGENETS)
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return classifier_input(stacked([self.transform(image)]), torch.device("cpu"), IMAGENETS)[0]
+        return classifier_input(stacked([self.transform(image)], 1), torch.device("cpu"), IMAGENETS)[0]
 
 
 TRANSFORMS: dict[str, Callable[[], Callable[[Image.Image], Tensor]]] = {
@@ -145,7 +145,7 @@ def test_what_is_erased_on_the_device_has_the_bits_of_timms_own_transform() -> N
     assert all(sample["image"].dtype == torch.uint8 for sample in samples)
     lengths = [len(sample["erased_noise"]) for sample in samples]
     assert 10 < sum(length > 0 for length in lengths) < 30, "some are erased"
-    batch = together([stacked(samples[:15]), stacked(samples[15:])])
+    batch = together([stacked(samples[:15], 15), stacked(samples[15:], 25)])
     found = classifier_input(batch, torch.device("cpu"), IMAGENETS)
     assert torch.equal(found, torch.stack(expected))
 
