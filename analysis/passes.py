@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torchvision import transforms
-from torchvision.transforms.v2 import functional
 
 from analysis.attention import Blocks, attention_statistics, through_blocks
 from analysis.block_outcomes import TOKENS
@@ -22,18 +19,19 @@ from analysis.spectrum import GROUPS, Covariances, groups_of, token_rank
 from analysis.uniform import patch_distances
 from lutbench.data.decoding import Pixels
 from lutbench.data.images import ImageDataset
+from lutbench.data.random_crop import random_resized_crop
 from lutbench.data.tensors import normalised, to_tensor
 from lutbench.errors import UserError
 from lutbench.evaluate.crop_store import Crops
 from lutbench.evaluate.inference import check_finite, decoded_batches, in_order, whatever_index
-from lutbench.evaluate.transform import eval_transform, resizable
+from lutbench.evaluate.transform import eval_transform
 from lutbench.models.encoders import encode
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.recipes.analysis import AnalysisRecipe
 from lutbench.train.processes import accelerator, autocast
 from lutbench.train.randomness import RngStream, seeded
 
-CROP: dict[str, list[float]] = {"scale": [0.2, 1.0], "ratio": [3 / 4, 4 / 3]}
+SCALE = (0.2, 1.0)
 """The second view: MAE's crop, of 20 to 100 % of the area, and a flip (our choice: they change where things are, not what they are)."""
 
 
@@ -172,9 +170,6 @@ def second_views(
 
 
 def _second_view(side: int, interpolation: str, image: Image.Image | Pixels, index: int) -> Tensor:
-    source: Any = resizable(image, interpolation)
     with seeded(RngStream.VIEW, index):
-        box = transforms.RandomResizedCrop.get_params(source, **CROP)
-        flipped = torch.rand(()).item() < 0.5
-    part = functional.resized_crop(source, *box, [side, side], functional.InterpolationMode(interpolation))
-    return to_tensor(functional.horizontal_flip(part) if flipped else part)
+        pixels, box = random_resized_crop(image, side, SCALE, interpolation)
+    return to_tensor(pixels[:, ::-1] if box.flipped else pixels)

@@ -16,15 +16,18 @@ The same images go through all ways in one run. Two views of an image:
   does is timed apart.
 - **cache through Pillow**: how this suite read its cache before it read it in place, for comparison.
 
+The same pixels need the same decoding, so no way from files can be faster than **decoding alone**, reading included: each aim stands
+beside how many times faster that is.
+
 Everything up to the stacked batch, in one process and one thread, so that times are those of one core, as the
-processor counts them. Rounds take turns, and each
+processor counts them; malloc keeps freed memory, as in ``lutbench run``. Rounds take turns, and each
 way counts with its fastest; a ratio is the median of those of the rounds, since machines are disturbed. Without ``--folder`` the images
 are JPEGs of 500 x 375 pixels, cut from photographs that ship in scikit-image: ImageNet's mean is about that size.
 """
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -41,6 +44,7 @@ from torchvision.transforms import v2
 
 from downstream.augment import linear_transform
 from downstream.stage import sample
+from lutbench.allocator import keep_freed_memory
 from lutbench.data.cache import CachedImages
 from lutbench.data.cache_build import make_cache
 from lutbench.data.images import ImageDataset, load_or_next, open_dataset
@@ -53,6 +57,7 @@ from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
+from lutbench.train.batches import stacked
 from lutbench.train.processes import accelerator
 from lutbench.train.randomness import RngStream, generator, reseed
 from pretrain.photometrics import apply_in_batch, draw_photometrics
@@ -64,12 +69,14 @@ QUALITY = 90
 """Of the JPEGs that are made: files of some 70 KB, ImageNet's mean is 110 KB."""
 SIZE = (500, 375)
 
-Load = Callable[[int], Any]
+Load = Callable[[Sequence[int]], Any]
+"""The batch of some images."""
 
 FILES, TORCHVISION = "files, colours on the device", "files, by torchvision, colours on the device"
 BEFORE, CACHE = "cache through Pillow, colours on the device", "cache, colours on the device"
 ONE_VIEW = ("MAE's crop", "linear probe", "evaluation", "ImageNet-C")
 OTHERS = [f"{what}, {by}" for by in ("Pillow", "torchvision") for what in ONE_VIEW]
+DECODING, DECODING_STORED = "decoding alone", "decoding ImageNet-C alone"
 AIMS = [
     (CACHE, BEFORE, 5.0),
     (TORCHVISION, FILES, 2.5),
@@ -79,6 +86,10 @@ AIMS = [
     ),
 ]
 """A way, what it is compared with, and how many times faster it shall be."""
+BOUNDS = {TORCHVISION: DECODING, **{f"{what}, torchvision": DECODING for what in ONE_VIEW}} | {
+    "ImageNet-C, torchvision": DECODING_STORED
+}
+"""What remains of a way if everything but the decoding took no time."""
 
 
 def main(
@@ -94,16 +105,17 @@ def main(
     print(heading("one core", found.images, versions=("python", "torch", "torchvision", "pillow")))
     print("| two views of an image | images/s | against the obvious way |")
     print("|---|---:|---:|")
-    for name in [name for name in rates if name not in OTHERS]:
+    for name in [name for name in rates if name not in (*OTHERS, DECODING, DECODING_STORED)]:
         print(f"| {name} | {max(rates[name]):.0f} | {ratio(rates, name, 'obvious'):.1f}x |")
     print("\n| one view of an image | images/s |")
     print("|---|---:|")
-    for name in OTHERS:
+    for name in (*OTHERS, DECODING, DECODING_STORED):
         print(f"| {name} | {max(rates[name]):.0f} |")
-    print("\n| | aim | measured |")
-    print("|---|---:|---:|")
+    print("\n| | aim | measured | decoding alone |")
+    print("|---|---:|---:|---:|")
     for name, before, aim in AIMS:
-        print(f"| {name}, against {before} | {aim:.1f}x | {ratio(rates, name, before):.1f}x |")
+        bound = f"{ratio(rates, BOUNDS[name], before):.1f}x" if name in BOUNDS else ""
+        print(f"| {name}, against {before} | {aim:.1f}x | {ratio(rates, name, before):.1f}x | {bound} |")
     kind = accelerator().device.type
     print(
         f"\nThe changes of colour of a batch on this device ({kind}): {found.colours:.0f} images/s, beside the loader."
@@ -123,6 +135,7 @@ class Measured(NamedTuple):
 
 def measure(count: int, rounds: int, folder: Path | None = None) -> Measured:
     """Measure every way on ``count`` images, those of a ``folder`` or JPEGs that are made."""
+    keep_freed_memory()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
@@ -139,7 +152,7 @@ def measure(count: int, rounds: int, folder: Path | None = None) -> Measured:
         for _ in range(rounds):
             for name, load in ways.items():
                 rates[name].append(whole / seconds(load, whole, len(some)))
-        last = default_collate([ways[CACHE](index % len(some)) for index in range(BATCH)])
+        last = ways[CACHE]([index % len(some) for index in range(BATCH)])
         colours = BATCH / min(device_seconds(last) for _ in range(rounds + 1))
     return Measured(rates, colours, f"images of {width:.0f} x {height:.0f} pixels, {files.sizes.mean() / 1e3:.0f} KB")
 
@@ -200,7 +213,12 @@ def obvious(images: ImageDataset) -> Load:
         image = images.image(index)
         return {"view1": view1(image), "view2": view2(image), "noise": torch.rand(196)}
 
-    return load
+    return collated(load)
+
+
+def collated(load: Callable[[int], Any]) -> Load:
+    """Batches of what is loaded image by image, by torch's own collation."""
+    return lambda indices: default_collate([load(index) for index in indices])
 
 
 def _blurred(image: Image.Image) -> Image.Image:
@@ -220,13 +238,19 @@ def torchvisions(images: ImageDataset, colours: bool) -> Load:
         image = resize(decode_image(content, ImageReadMode.RGB))
         return {"view1": crop(image).contiguous(), "view2": change(crop(image)).contiguous(), "noise": torch.rand(196)}
 
-    return load
+    return collated(load)
 
 
 def ours(images: ImageDataset, data: DataRecipe, **settings: Any) -> Load:
     """As the suite's loader does it, its seeding included."""
     recipe = PretrainRecipe.model_validate({"data": data, **settings})
     return seeded_load(images, PretrainTransform(recipe), recipe.form)
+
+
+def evaluated(images: ImageDataset, transform: Callable[[Any], torch.Tensor], form: Form) -> Load:
+    """As an evaluation loads: it draws nothing, and so seeds nothing."""
+    decoded = images.image if form == "Pillow" else images.pixels
+    return collated(lambda index: (transform(decoded(index)), index, True))
 
 
 def seeded_load(images: ImageDataset, transform: Callable[[Any], dict[str, Any]], form: Form) -> Load:
@@ -237,7 +261,7 @@ def seeded_load(images: ImageDataset, transform: Callable[[Any], dict[str, Any]]
         reseed(RngStream.IMAGE, 0, 0, index)
         return {**transform(image), "index": used, "skipped": skipped}
 
-    return load
+    return lambda indices: stacked(map(load, indices), len(indices))
 
 
 def through_pillow(cached: CachedImages, data: DataRecipe) -> Load:
@@ -256,7 +280,7 @@ def through_pillow(cached: CachedImages, data: DataRecipe) -> Load:
         changes = draw_photometrics().numbers()
         return {"view1": view1, "view2": view2, "noise": noise, "photometrics": changes, "index": index, "skipped": 0}
 
-    return transform
+    return collated(transform)
 
 
 def others(images: ImageDataset, data: DataRecipe, root: Path) -> dict[str, Load]:
@@ -273,9 +297,14 @@ def others(images: ImageDataset, data: DataRecipe, root: Path) -> dict[str, Load
     for form, by in forms:
         found[f"MAE's crop, {by}"] = ours(images, data, resized_by=by, **mae)
         found[f"linear probe, {by}"] = seeded_load(images, partial(sample, probing), form)
-        found[f"evaluation, {by}"] = seeded_load(images, partial(sample, evaluating), form)
-        found[f"ImageNet-C, {by}"] = seeded_load(stored, partial(sample, seeing), form)
-    return found
+        found[f"evaluation, {by}"] = evaluated(images, evaluating, form)
+        found[f"ImageNet-C, {by}"] = evaluated(stored, seeing, form)
+    return found | {DECODING: decoding(images), DECODING_STORED: decoding(stored)}
+
+
+def decoding(images: ImageDataset) -> Load:
+    """Nothing but reading and decoding."""
+    return lambda indices: [len(images.pixels(index)) for index in indices]
 
 
 def write_stored(images: ImageDataset, root: Path) -> ImageDataset:
@@ -294,10 +323,10 @@ def ratio(rates: dict[str, list[float]], name: str, before: str) -> float:
 
 def seconds(load: Load, count: int, among: int) -> float:
     """The processor's seconds that ``count`` images take, stacked in batches."""
-    load(0)
+    load([0])
     start = time.process_time()
     for first in range(0, count, BATCH):
-        default_collate([load(index % among) for index in range(first, first + BATCH)])
+        load([index % among for index in range(first, first + BATCH)])
     return time.process_time() - start
 
 

@@ -4,7 +4,7 @@ All draw from the global random generators of Python, NumPy and PyTorch, and ret
 rectangles of random erasing are drawn with the image but applied on the device, because the noise is for normalised pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -13,10 +13,11 @@ from PIL import Image
 from timm.data import create_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
-from torchvision.transforms import v2
 
+from lutbench.data.decoding import Pixels
+from lutbench.data.random_crop import random_resized_crop
 from lutbench.data.tensors import Colour, to_tensor
-from lutbench.evaluate.transform import Transform, resizable
+from lutbench.evaluate.transform import Transform
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.recipes.downstream import FinetuneRecipe
@@ -97,8 +98,9 @@ def _on(device: torch.device, values: Colour) -> Tensor:
 
 def linear_transform(recipe: LinearRecipe | AttentiveRecipe, prepared: Preprocessing) -> Transform:
     """Probes: random resized crop and flip (MAE, table 10: no other augmentation)."""
-    interpolation = v2.InterpolationMode(prepared.interpolation)
-    crop = v2.RandomResizedCrop(recipe.side, scale=tuple(recipe.crop_scale), interpolation=interpolation)
-    source = partial(resizable, interpolation=prepared.interpolation)
-    transform: Transform = v2.Compose([source, crop, v2.RandomHorizontalFlip(), to_tensor])
-    return transform
+    return partial(_cropped, side=recipe.side, scale=recipe.crop_scale, interpolation=prepared.interpolation)
+
+
+def _cropped(image: Image.Image | Pixels, side: int, scale: Sequence[float], interpolation: str) -> Tensor:
+    pixels, box = random_resized_crop(image, side, scale, interpolation)
+    return to_tensor(pixels[:, ::-1] if box.flipped else pixels)

@@ -7,45 +7,26 @@ crop instead.
 The loader crops, the training device flips: the loader sends pixels (S, S, 3) and one bit for the flip.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
-from torchvision.transforms import RandomResizedCrop
-from torchvision.transforms.v2 import functional
 
 from lutbench.data.decoding import Pixels
-from lutbench.data.tensors import channels_first, normalised, per_channel, pixels_of, resize_short_side
+from lutbench.data.random_crop import FLIP, random_resized_crop
+from lutbench.data.random_crop import Box as Box
+from lutbench.data.tensors import normalised, per_channel, resize_short_side
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_vit
 from lutbench.recipes.pretrain import PretrainRecipe
 from pretrain.frameworks.vit import patchify
 from pretrain.photometrics import apply_everywhere, apply_in_batch, draw_photometrics
-
-BICUBIC = functional.InterpolationMode.BICUBIC
-RANDOM_CROP_RATIO = (3 / 4, 4 / 3)
-"""Aspect ratio of the random resized crop (MAE: torchvision's default; SimMIM, section 4.1.1)."""
-FLIP = 0.5
-"""Probability of a horizontal flip (release)."""
-
-
-class Box(NamedTuple):
-    """Position of a view in its image; for the simple crop, in the resized image."""
-
-    upper: int
-    left: int
-    height: int
-    width: int
-    """In pixels; in padding, less than 0 or more than the image's."""
-    flipped: bool
-    image_height: int
-    image_width: int
 
 
 class PretrainTransform:
@@ -188,20 +169,6 @@ def padded_crop(image: Pixels, side: int, padding: int) -> tuple[Pixels, Box]:
     if after:
         pixels[:, side - after :] = pixels[:, side - 2 * after - 1 : side - after - 1][:, ::-1]
     return pixels, Box(upper - above, left - before, side, side, flip < FLIP, image_height, image_width)
-
-
-def random_resized_crop(image: Image.Image | Pixels, side: int, scale: Sequence[float]) -> tuple[Pixels, Box]:
-    """Return MAE's crop: a ``scale`` of the area, resized to ``side`` (bicubic), and where it lies; half of the time it is to be flipped.
-
-    As :func:`padded_crop` it is not flipped yet. An image of Pillow's is resized by Pillow, pixels (H, W, 3) by torchvision.
-    """
-    source: Any = image if isinstance(image, Image.Image) else channels_first(image)
-    place = RandomResizedCrop.get_params(source, list(scale), list(RANDOM_CROP_RATIO))
-    crop: Any = functional.resized_crop(source, *place, [side, side], BICUBIC)
-    upper, left, height, width = place
-    image_height, image_width = functional.get_size(source)
-    box = Box(upper, left, height, width, torch.rand(1).item() < FLIP, image_height, image_width)
-    return pixels_of(crop) if isinstance(crop, Tensor) else np.array(crop), box
 
 
 def _span(length: int, side: int, padding: int, share: float) -> tuple[int, int, int, int]:

@@ -130,10 +130,11 @@ def measure_conditions(
     asked = Asked(condition.protocols, len(classifier.space.names), accelerator().device)
 
     def answers(pixels: Tensor, index: Tensor) -> Tensor:
-        """Return the answers (B, changes, views, protocols, 3) to uint8 pixels (B, views, 3, S, S)."""
+        """Return the answers (B, changes, views, protocols, 3) to uint8 pixels (B, views, S, S, 3)."""
+        preprocessed = pixels.permute(0, 1, 4, 2, 3).contiguous().unbind(1)
         return torch.stack(
             [
-                torch.stack([asked(classifier(change(view, index)), index) for view in pixels.unbind(1)], 1)
+                torch.stack([asked(classifier(change(view, index)), index) for view in preprocessed], 1)
                 for change in changes.values()
             ],
             1,

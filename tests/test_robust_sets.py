@@ -312,7 +312,7 @@ def test_images_stored_at_224_pixels_are_not_resized() -> None:
     for name in ("imagenet-c", "imagenet-9", "stylized-imagenet"):
         recipe = MEASURED_ON[name].recipe
         [pixels] = all_views(stored, recipe, 224, 0.5, IMAGENETS)
-        assert torch.equal(pixels, to_tensor(stored)), name
+        assert torch.equal(pixels.permute(2, 0, 1), to_tensor(stored)), name
         assert pixels.dtype == torch.uint8
         assert preprocessing_label(recipe.preprocessing[0]) == ""
 
@@ -321,7 +321,7 @@ def test_a_stored_size_that_is_not_the_classifiers_is_refused_before_it_runs(tmp
     write(tmp_path / "toy", OWN.names)
     larger = Image.new("RGB", (256, 256))
     crop, whole = recipe_of(preprocessing=["crop"]), recipe_of(preprocessing=["whole"])
-    assert all_views(larger, crop, 224, 1.0, IMAGENETS).shape == (1, 3, 224, 224)
+    assert all_views(larger, crop, 224, 1.0, IMAGENETS).shape == (1, 224, 224, 3)
     with pytest.raises(UserError, match="expected images of 224 x 224 pixels"):
         all_views(larger, whole, 224, 1.0, IMAGENETS)
     for recipe in (crop, whole):
@@ -337,7 +337,7 @@ def test_bicubic_is_what_fine_tuning_evaluates_on_and_bilinear_is_not() -> None:
         encoder=EncoderSource(architecture=EncoderRecipe(image_size=32), kind="scratch"), data=DataRecipe()
     )
     recipe = recipe_of(preprocessing=["bicubic", "bilinear"])
-    bicubic, bilinear = all_views(image, recipe, 32, tuned.eval_crop, IMAGENETS)
+    bicubic, bilinear = all_views(image, recipe, 32, tuned.eval_crop, IMAGENETS).permute(0, 3, 1, 2)
     assert torch.equal(bicubic, eval_transform_of(tuned)(image))
     assert not torch.equal(bicubic, bilinear)
     assert (bicubic.float() - bilinear.float()).abs().mean() < 30
@@ -371,7 +371,7 @@ def test_a_border_that_leaves_nothing_of_an_image_is_refused_with_its_size() -> 
             UserError, match=rf"border = {border} pixels .* fewer than 16 pixels of an image of 104 x 84"
         ):
             all_views(image, recipe_of(border=border), 40, 224 / 256, IMAGENETS)
-    assert all_views(image, recipe_of(border=34), 40, 224 / 256, IMAGENETS).shape == (1, 3, 40, 40)
+    assert all_views(image, recipe_of(border=34), 40, 224 / 256, IMAGENETS).shape == (1, 40, 40, 3)
 
 
 @pytest.mark.parametrize("path", ["../outside", "inside/../../outside", ".", "", "{absolute}"])

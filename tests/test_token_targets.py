@@ -12,6 +12,7 @@ from tiny_student import random_views, tiny_recipe
 from torch import Tensor
 from torch.nn import functional
 
+from lutbench.data.random_crop import Box
 from lutbench.recipes.base import DataRecipe, EncoderRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.train.randomness import seeded
@@ -19,7 +20,7 @@ from pretrain.masking import visible_patches
 from pretrain.student import build_student
 from pretrain.teacher import Teacher
 from pretrain.token_targets import interpolate, match, shares
-from pretrain.views import Box, PretrainTransform, upright
+from pretrain.views import PretrainTransform, upright
 
 GRID = 4
 ALL = torch.arange(GRID**2).unsqueeze(0)

@@ -12,13 +12,14 @@ from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional
 
 from lutbench.data.decoding import Pixels
+from lutbench.data.random_crop import random_resized_crop
 from lutbench.data.tensors import resize_short_side, to_tensor
 from lutbench.errors import UserError
 from lutbench.recipes.base import DataRecipe, EncoderRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.photometrics import draw_photometrics
-from pretrain.views import PretrainTransform, Views, padded_crop, random_resized_crop, upright
+from pretrain.views import PretrainTransform, Views, padded_crop, upright
 
 SIDE = 32
 CPU = torch.device("cpu")

@@ -12,12 +12,15 @@ from torchvision.transforms.v2 import functional
 
 from lutbench.data.decoding import Pixels
 
+RESIZED_BY_TORCHVISION = ("bicubic", "bilinear")
+"""Interpolations in which it differs from Pillow by a grey level at most; in others Pillow resizes pixels too."""
 
-def to_tensor(image: Image.Image | Tensor) -> Tensor:
-    """Return contiguous uint8 pixels (3, H, W) of an RGB image, or of a tensor from torchvision."""
+
+def to_tensor(image: Image.Image | Pixels | Tensor) -> Tensor:
+    """Return contiguous uint8 pixels (3, H, W) of an RGB image, of pixels (H, W, 3), or of a tensor from torchvision."""
     if isinstance(image, Tensor):
         return image.contiguous()
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 
 
 @overload
@@ -39,6 +42,13 @@ def resize_short_side(image: Image.Image | Pixels, side: int) -> Image.Image | P
 def channels_first(pixels: Pixels) -> Tensor:
     """Return pixels (H, W, 3) as a uint8 tensor (3, H, W); without a copy if the array is writable."""
     return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)
+
+
+def resizable(image: Image.Image | Pixels, interpolation: str) -> Image.Image | Tensor:
+    """Return an image as what shall resize it takes it: torchvision pixels as uint8 (3, H, W), Pillow its own."""
+    if isinstance(image, Image.Image):
+        return image
+    return channels_first(image) if interpolation in RESIZED_BY_TORCHVISION else Image.fromarray(image)
 
 
 def pixels_of(tensor: Tensor) -> Pixels:

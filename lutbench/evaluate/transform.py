@@ -10,13 +10,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from lutbench.data.decoding import Pixels
-from lutbench.data.tensors import channels_first, to_tensor
+from lutbench.data.tensors import resizable, to_tensor
 
 Transform = Callable[[Any], Tensor]
 """A function from an RGB image, Pillow's or pixels (H, W, 3), to a tensor (3, S, S)."""
-
-RESIZED_BY_TORCHVISION = ("bicubic", "bilinear")
-"""Interpolations in which it differs from Pillow by a grey level at most; in others Pillow resizes pixels too."""
 
 
 def eval_transform(side: int, eval_crop: float, interpolation: str = "bicubic") -> Transform:
@@ -40,13 +37,6 @@ def resize_for_crop(
         resizable(image, interpolation), [math.floor(side / eval_crop + 1e-6)], mode
     )
     return resized
-
-
-def resizable(image: Image.Image | Pixels, interpolation: str) -> Image.Image | Tensor:
-    """Return an image as what shall resize it takes it: torchvision pixels as uint8 (3, H, W), Pillow its own."""
-    if isinstance(image, Image.Image):
-        return image
-    return channels_first(image) if interpolation in RESIZED_BY_TORCHVISION else Image.fromarray(image)
 
 
 def centre(image: Image.Image | Tensor, side: int) -> Tensor:

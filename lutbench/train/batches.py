@@ -5,7 +5,8 @@ batch is filled from the order of the next epoch, so no step is partial and no i
 images than a batch. The images of a step depend only on (seed, step).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate, default_convert, get_worker_info
 
 from lutbench.data.images import ImageDataset, UndecodableImage, is_streamed, load_or_next
 from lutbench.errors import UserError
@@ -153,7 +154,7 @@ class _StreamedSamples(IterableDataset[dict[str, Tensor]]):
                 epoch = position // self.schedule.images
                 index, content = next(coming)
                 taken[position] = self.samples.sample(epoch, index, content)
-            yield stacked([taken[position] for position in positions])
+            yield stacked((taken[position] for position in positions), len(positions))
 
     def _units(self) -> Iterator[Sequence[int]]:
         """Yield the positions of every unit of this worker."""
@@ -198,8 +199,8 @@ class _Samples(Dataset[dict[str, Any]]):
         with seeded(RngStream.IMAGE, self.seed):
             return bytes_of(self.transform(blank if self.form == "Pillow" else np.array(blank)))
 
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        return self.sample(*key)
+    def __getitems__(self, keys: Sequence[Key]) -> dict[str, Tensor]:
+        return stacked((self.sample(*key) for key in keys), len(keys))
 
     def sample(self, epoch: int, index: int, content: bytes | None = None) -> dict[str, Any]:
         """Return the sample of an image, whose ``content`` may have been read already."""
@@ -254,11 +255,32 @@ def stream(
         unit = flight.unit if workers else share
         counts = [len(cut(range(share), unit))] * len(FromStep(schedule, start))
         return loaded_stream(_StreamedSamples(samples, images, schedule, start, unit), counts, workers, flight)
-    return loaded(samples, FromStep(schedule, start), workers, flight, stacked)
+    return loaded(samples, FromStep(schedule, start), workers, flight, default_convert)
 
 
-def stacked(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Return samples as a batch: stacked, but for what is :data:`RAGGED`, which lies in one row."""
-    ragged = [name for name in samples[0] if name in RAGGED]
-    rows = {name: torch.cat([sample.pop(name) for sample in samples]) for name in ragged}
-    return {**default_collate(samples), **rows}
+def stacked(samples: Iterable[dict[str, Any]], count: int) -> dict[str, Tensor]:
+    """Return ``count`` samples as a batch: stacked, but for what is :data:`RAGGED`, which lies in one row.
+
+    Pixels are copied into the batch as each sample comes: it is in the processor's cache then, and leaves its memory to the next one.
+    """
+    pixels: dict[str, Tensor] = {}
+    others: list[dict[str, Any]] = []
+    for row, sample in enumerate(samples):
+        others.append({})
+        for name, value in sample.items():
+            if not isinstance(value, Tensor) or value.dtype != torch.uint8:
+                others[row][name] = value
+                continue
+            if not row:
+                pixels[name] = _room(count, *value.shape)
+            pixels[name][row] = value
+    ragged = {name: torch.cat([sample.pop(name) for sample in others]) for name in RAGGED if name in others[0]}
+    return {**pixels, **default_collate(others), **ragged}
+
+
+def _room(*shape: int) -> Tensor:
+    """Return room for pixels; in a loader process in shared memory, as torch's own collation does."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    shared: torch.UntypedStorage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
