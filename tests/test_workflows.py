@@ -3,6 +3,7 @@
 import re
 import runpy
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from lutbench import __version__
+from lutbench.cli import app
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -67,6 +69,37 @@ def test_every_session_that_checks_is_in_a_workflow(sessions: set[str]) -> None:
 def test_every_suite_is_smoked() -> None:
     smoked = read(ROOT / ".github/workflows/ci.yml")["jobs"]["smoke"]["strategy"]["matrix"]["suite"]
     assert sorted(smoked) == sorted(path.stem for path in (ROOT / "suites").glob("*.toml"))
+
+
+def test_tests_run_on_linux_and_macos_with_every_python_that_is_allowed() -> None:
+    matrix = read(ROOT / ".github/workflows/ci.yml")["jobs"]["tests"]["strategy"]["matrix"]
+    assert {system.partition("-")[0] for system in matrix["os"]} == {"ubuntu", "macos"}
+    lowest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    assert matrix["python"] == [f"3.{minor}" for minor in range(int(lowest.split(".")[1]), 15)]
+
+
+def test_the_lowest_and_the_newest_packages_are_tried_every_week() -> None:
+    weekly = read(ROOT / ".github/workflows/weekly.yml")
+    assert weekly[True]["schedule"], "YAML reads on as true"
+    assert weekly["jobs"]["dependencies"]["strategy"]["matrix"]["session"] == ["lowest", "newest"]
+
+
+def test_dependabot_looks_at_packages_and_actions() -> None:
+    updates = read(ROOT / ".github/dependabot.yml")["updates"]
+    assert {update["package-ecosystem"] for update in updates} == {"pip", "github-actions"}
+    assert all((ROOT / update["directory"].lstrip("/") / "pyproject.toml").is_file() for update in updates)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda path: path.stem
+)
+def test_a_template_asks_and_names_commands_that_exist(path: Path) -> None:
+    template = read(path)
+    assert template["name"]
+    assert template["description"]
+    assert any(field["validations"]["required"] for field in template["body"] if "validations" in field)
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert set(re.findall(r"lutbench ([a-z]+)", path.read_text(encoding="utf-8"))) <= commands
 
 
 def test_the_hooks_before_a_commit_are_programs_of_the_environment() -> None:
