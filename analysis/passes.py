@@ -28,6 +28,7 @@ from lutbench.evaluate.transform import eval_transform
 from lutbench.models.encoders import encode
 from lutbench.models.preprocessing import Preprocessing
 from lutbench.recipes.analysis import AnalysisRecipe
+from lutbench.train.device import may_wait
 from lutbench.train.processes import accelerator, autocast
 from lutbench.train.randomness import RngStream, seeded
 
@@ -91,13 +92,15 @@ def through_images(
         pooled = _pooled(encoder, [of.mean(1) for of in patches])
         now = {"counts": batch.counts} | _values(encoder, blocks, patches, pooled, grid.class_token, measures)
         if "spectrum" in measures:
-            group = torch.from_numpy(groups[np.searchsorted(chosen, batch.index.cpu().numpy())])
-            group[~batch.counts.cpu()] = -1
+            with may_wait():
+                group = torch.from_numpy(groups[np.searchsorted(chosen, batch.index.cpu().numpy())])
+                group[~batch.counts.cpu()] = -1
             for rows, features in zip(TOKENS, (pooled, patches), strict=True):
                 for covariances, of in zip(spectra[rows], features, strict=True):
                     covariances.add(of, group if covariances is spectra[rows][-1] else group.clamp(max=0))
-        for name, value in now.items():
-            found.setdefault(name, []).append(value if spread else value.cpu())  # processes gather on their devices
+        with may_wait():  # for values of a batch: those of all images would need too much memory of the device
+            for name, value in now.items():
+                found.setdefault(name, []).append(value if spread else value.cpu())  # processes gather on their devices
 
     values = {name: in_order(torch.cat(of), order, recipe) for name, of in found.items()}
     kept = values.pop("counts")

@@ -11,6 +11,7 @@ from lutbench.errors import UserError
 from lutbench.evaluate.ranks import PowerLawRange, statistics
 from lutbench.evaluate.statistics import Z, draw_counts, student
 from lutbench.progress import tracked
+from lutbench.train.device import moved
 from lutbench.train.processes import accelerator, full_precision
 from lutbench.train.randomness import RngStream, generator
 
@@ -49,7 +50,7 @@ class Covariances:
         left out, such as those that only fill up a process's share.
         """
         for one in group[group >= 0].unique().tolist():
-            chosen = (group == one).nonzero()[:, 0].to(features.device)
+            chosen = moved((group == one).nonzero()[:, 0])
             rows = features[chosen].flatten(0, -2).to(self.device, torch.float64)
             if self.shift is None:
                 self.shift = rows.mean(0)
@@ -66,16 +67,16 @@ class Covariances:
         own = torch.zeros_like(self.total[0]) if self.shift is None else self.shift
         rows = self.count.sum()
         shift = processes.reduce(own * rows, "sum") / processes.reduce(rows, "sum")
-        moved = Covariances(self.total.shape[1], len(self.count), self.device)
-        moved.shift = shift
+        shifted = Covariances(self.total.shape[1], len(self.count), self.device)
+        shifted.shift = shift
         by = own - shift
         crossed = self.total[:, :, None] * by
-        moved.count = processes.reduce(self.count, "sum")
-        moved.total = processes.reduce(self.total + self.count[:, None] * by, "sum")
-        moved.second = processes.reduce(
+        shifted.count = processes.reduce(self.count, "sum")
+        shifted.total = processes.reduce(self.total + self.count[:, None] * by, "sum")
+        shifted.second = processes.reduce(
             self.second + crossed + crossed.mT + self.count[:, None, None] * torch.outer(by, by), "sum"
         )
-        return moved
+        return shifted
 
     def singular_values(self) -> NDArray[np.float64]:
         """Return the singular values (D,) of all rows, centred, in descending order.

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from tiny_student import TINY_ENCODER
-from toy_runs import CLASSES, SCENES, TOY, defaults, performed, toy_run, write_images, write_scenes
+from toy_runs import CLASSES, SCENES, SCRATCH, TOY, defaults, performed, toy_run, write_images, write_scenes
 
+from analysis import passes
 from lutbench.evaluate import inference
 from lutbench.models.encoders import create_encoder
 from lutbench.models.preprocessing import IMAGENETS
@@ -37,6 +38,16 @@ TASKS: dict[str, dict[str, Any]] = {
     "logistic": {"kind": "logistic"},
     "retrieval": {"kind": "retrieval"},
 }
+
+ANALYSIS = f"""{TOY}
+{SCRATCH}
+[analysis.looks]
+data = "toy"
+methods = ["scratch"]
+alpha_from = 2
+neighbours = 5
+eval_batch = 8
+"""
 
 DENSE: dict[str, dict[str, Any]] = {
     "segmentation-linear": {"iterations": 12, "warmup": 2, "batch": 4, "lr": 0.01},
@@ -80,7 +91,8 @@ def no_waits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(TrainingLogger, "end_step", watch_from_here)
     monkeypatch.setattr(TrainingLogger, "__exit__", no_more)
-    monkeypatch.setattr(inference, "decoded_batches", watched_batches)
+    for module in (inference, passes):
+        monkeypatch.setattr(module, "decoded_batches", watched_batches)
     yield watched
     torch.cuda.set_sync_debug_mode("default")
 
@@ -106,6 +118,12 @@ def test_no_task_waits(tmp_path: Path, no_waits: list[str], task: str) -> None:
     write_images(tmp_path)
     performed(toy_run(tmp_path, **TASKS[task], **({} if task == "finetune" else {"eval_batch": 8})))
     assert ("training" if task in ("finetune", "attentive") or "linear" in task else "inference") in no_waits
+
+
+def test_an_analysis_waits_only_for_what_it_keeps(tmp_path: Path, no_waits: list[str]) -> None:
+    write_images(tmp_path)
+    performed(toy_run(tmp_path, suite_text=ANALYSIS))
+    assert "inference" in no_waits
 
 
 def test_robustness_does_not_wait(tmp_path: Path, no_waits: list[str]) -> None:
