@@ -116,6 +116,6 @@ def paragraph_of(command: Command) -> str:
     """What it tells the user at the end, which is one paragraph and no traceback."""
     err = command.communicate()[1]
     lines = [line for line in err.splitlines() if line and ": saves after this step" not in line]
-    assert len(lines) == 1, err
+    assert len(lines) == 1, f"status {command.returncode}: {err}"
     assert "Repeat the same command to continue." in lines[0]
     return lines[0]

@@ -529,10 +529,10 @@ def test_differences_of_what_is_no_percentage_are_in_its_unit(full: Path) -> Non
     assert rows["NMI"]["difference"].startswith("+0.108")
     assert rows["NMI"]["over seeds"] == "[-0.02, +0.24]"
     assert "Difference in points (if the metric is not a percentage: in the unit beside it)" in other.legend
-    assert "For metrics that are not a mean over images, effective rank and alpha," in other.legend
+    assert "Metrics that are not a mean over images, effective rank and alpha, are biased" in other.legend
     assert neighbours.frame["metric"].tolist() == ["k-NN top-1, best depth ↑"]
     assert neighbours.frame["difference"].item().startswith("+58.0 [")
-    assert neighbours.legend.startswith("Difference in points with")
+    assert neighbours.legend.startswith("Difference in points: ")
     assert "unit" not in neighbours.legend
     data = neighbours.data
     assert data is not None

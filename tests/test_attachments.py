@@ -72,7 +72,7 @@ def test_maps_without_the_images_that_they_are_of_are_refused(tmp_path: Path) ->
 def test_outcomes_of_no_block_and_spectra_of_zeros_are_none() -> None:
     arrays = analysed.outcomes(4, 4, 16).arrays()
     about = {name: arrays[name] for name in ("images", "count", "grid", "patch_size", "fitted")}
-    with pytest.raises(ValueError, match="do not go together"):
+    with pytest.raises(ValueError, match="whose lengths do not match"):
         BlockOutcomes.from_arrays({**about, "alignment": np.ones(3, np.float32)})
     arrays["spectrum_pooled"] = arrays["spectrum_pooled"] * 0
     with pytest.raises(ValueError, match="a spectrum of zeros"):

@@ -197,7 +197,7 @@ def test_a_step_beyond_the_runs_last_is_damage(tmp_path: Path) -> None:
     checkpoint, [line] = newest(tmp_path, steps=1)
     assert checkpoint is not None
     assert checkpoint.step == 1
-    assert "step 2, of 1" in line
+    assert "it states step 2 of 1" in line
 
 
 def test_strangers_beside_checkpoints_are_left_alone(tmp_path: Path) -> None:

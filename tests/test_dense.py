@@ -312,7 +312,7 @@ def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path) -> Non
 
 
 def test_a_run_in_which_nothing_can_move_is_an_error(folder: Path) -> None:
-    with pytest.raises(UserError, match="No parameter moved"):
+    with pytest.raises(UserError, match="No weight changed"):
         performed(dense_run(folder, **{**LINEAR, "lr": 1e-45, "weight_decay": 0.0, "iterations": 2, "warmup": 0}))
 
 

@@ -303,7 +303,7 @@ def test_two_processes_and_passes_make_the_losses_of_one(folder: Path) -> None:
 
 def test_a_run_in_which_nothing_can_move_is_an_error(folder: Path) -> None:
     run = toy_run(folder, **SHORT | {"base_lr": 1e-45, "min_lr": 0.0})
-    with pytest.raises(UserError, match="No parameter moved"):
+    with pytest.raises(UserError, match="No weight changed"):
         performed(run)
 
 

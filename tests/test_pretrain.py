@@ -265,7 +265,7 @@ def made_weights(run: Run) -> torch.Tensor:
 
 def test_a_run_in_which_nothing_moves_is_an_error(folder: Path) -> None:
     run = the_run(folder, "still", "pretrain.lut.base_lr=1e-300", "pretrain.lut.weight_decay=0.0")
-    with pytest.raises(UserError, match="No parameter moved"):
+    with pytest.raises(UserError, match="No weight changed"):
         trained(run)
 
 

@@ -316,7 +316,7 @@ def test_the_runs_seconds_hold_its_evaluation(scaled: Run) -> None:
 
 
 def test_a_run_in_which_nothing_can_move_is_an_error(folder: Path) -> None:
-    with pytest.raises(UserError, match="No parameter moved"):
+    with pytest.raises(UserError, match="No weight changed"):
         performed(scenes_run(folder, lr=1e-45, iterations=2, warmup=0))
 
 
