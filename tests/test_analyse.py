@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_runs import SCRATCH, TOY, encoder, in_processes, toy_run
+from toy_runs import LOOKS, TOY, encoder, in_processes, toy_run
 
 from analysis.analyse import check
 from analysis.block_outcomes import ATTENTION, VIEWS, BlockOutcomes
@@ -22,20 +22,11 @@ from lutbench.stages import perform
 from lutbench.train.processes import accelerator
 from lutbench.workspace import Workspace
 
-SUITE = f"""{TOY}
-{SCRATCH}
-[analysis.looks]
-data = "toy"
-methods = ["scratch"]
-alpha_from = 2
-neighbours = 5
-"""
-
 NAME = "analysis/looks/scratch/seed0"
 
 
 def analysis_run(folder: Path, home: str = "here", **settings: Any) -> Run:
-    return toy_run(folder, home, suite_text=settings.pop("suite_text", SUITE), threads=1, **settings)
+    return toy_run(folder, home, suite_text=settings.pop("suite_text", LOOKS), threads=1, **settings)
 
 
 def record_of(run: Run) -> Record:
@@ -158,7 +149,7 @@ def test_without_labels_everything_but_neighbours_is_measured(folder: Path, caps
 
 def test_a_set_without_train_is_analysed_without_depth(folder: Path) -> None:
     (folder / "toy/train").rename(folder / "elsewhere")
-    (folder / "toy.toml").write_text(SUITE)
+    (folder / "toy.toml").write_text(LOOKS)
     suite = load_suite(str(folder / "toy.toml"))
     workspace = Workspace(data=folder, runs=folder / "runs", results=folder / "results")
     with pytest.raises(UserError, match=r"train.*remove \"depth\" from the measures of analysis\.looks"):
@@ -193,7 +184,7 @@ def test_on_train_there_are_no_neighbours(folder: Path) -> None:
     ],
 )
 def test_what_cannot_be_measured_is_said_before_compute(folder: Path, settings: dict[str, Any], message: str) -> None:
-    text = "\n".join(line for line in SUITE.splitlines() if line.split(" = ")[0] not in settings)
+    text = "\n".join(line for line in LOOKS.splitlines() if line.split(" = ")[0] not in settings)
     with pytest.raises(UserError, match=message):
         check(analysis_run(folder, suite_text=text, **settings))
 
@@ -209,7 +200,7 @@ encoder = "fine"
 def test_encoders_of_other_patches_need_a_table_of_their_own(folder: Path) -> None:
 
     (folder / "mixed.toml").write_text(
-        SUITE.replace("[analysis", f"{MIXED}[analysis").replace('["scratch"]', '["scratch", "fine"]')
+        LOOKS.replace("[analysis", f"{MIXED}[analysis").replace('["scratch"]', '["scratch", "fine"]')
     )
     suite = load_suite(str(folder / "mixed.toml"))
     workspace = Workspace(data=folder, runs=folder / "runs", results=folder / "results")
@@ -235,12 +226,12 @@ pretrain = "mae"
 pretrain = "deep"
 [analysis"""
     path = folder / "rows.toml"
-    path.write_text(SUITE.replace("[analysis", methods).replace('methods = ["scratch"]', ""))
+    path.write_text(LOOKS.replace("[analysis", methods).replace('methods = ["scratch"]', ""))
     rows = [run.name.split("/")[2] for run in load_suite(str(path)).runs if run.stage == "analysis"]
     assert rows == ["mae", "deep", "untrained-toy", "untrained-deep"]
-    path.write_text(SUITE.replace("[analysis", methods).replace('["scratch"]', '["mae"]'))
+    path.write_text(LOOKS.replace("[analysis", methods).replace('["scratch"]', '["mae"]'))
     assert [run.method for run in load_suite(str(path)).runs if run.stage == "analysis"] == ["mae", "untrained"]
-    path.write_text(SUITE.replace("[analysis", methods).replace('["scratch"]', '["mae", "scratch"]'))
+    path.write_text(LOOKS.replace("[analysis", methods).replace('["scratch"]', '["mae", "scratch"]'))
     assert [run.method for run in load_suite(str(path)).runs if run.stage == "analysis"] == ["mae", "scratch"]
 
 
@@ -248,7 +239,7 @@ def test_the_name_of_the_untrained_row_is_not_given_to_another_encoder(folder: P
 
     path = folder / "named.toml"
     path.write_text(
-        SUITE.replace("[method.scratch]\nscratch = true", "[method.untrained]\ntimm = true").replace(
+        LOOKS.replace("[method.scratch]\nscratch = true", "[method.untrained]\ntimm = true").replace(
             '"scratch"', '"untrained"'
         )
     )

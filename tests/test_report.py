@@ -214,7 +214,7 @@ def test_every_number_of_every_table_is_a_link_to_what_is_behind_it(page: str, r
     for table in re.findall(r'<div class="grid" .*?</table>', real, re.DOTALL):
         heads = [re.sub("<.*?>", "", head) for head in re.findall(r'<th scope="col".*?</th>', table, re.DOTALL)]
         for row in re.findall(r"<tr>(.*?)</tr>", table.split("<tbody>")[1], re.DOTALL):
-            cells = dict(zip(heads, re.findall(r"<td.*?</td>", row, re.DOTALL), strict=False))
+            cells = dict(zip(heads, re.findall(r"<td(?! class=.hide).*?</td>", row, re.DOTALL), strict=True))
             if "uniform attention" in row.lower():
                 continue  # which nobody measured
             numbers = {head: cell for head, cell in cells.items() if re.search(r'data-text="\[?[+-]?\d', cell)}

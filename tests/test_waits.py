@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_student import TINY_ENCODER
-from toy_runs import CLASSES, SCENES, SCRATCH, TOY, defaults, performed, toy_run, write_images, write_scenes
+from toy_runs import CLASSES, LOOKS, SCENES, TOY, defaults, performed, toy_run, write_images, write_scenes
 
 from analysis import passes
 from lutbench.evaluate import inference
@@ -38,16 +38,6 @@ TASKS: dict[str, dict[str, Any]] = {
     "logistic": {"kind": "logistic"},
     "retrieval": {"kind": "retrieval"},
 }
-
-ANALYSIS = f"""{TOY}
-{SCRATCH}
-[analysis.looks]
-data = "toy"
-methods = ["scratch"]
-alpha_from = 2
-neighbours = 5
-eval_batch = 8
-"""
 
 DENSE: dict[str, dict[str, Any]] = {
     "segmentation-linear": {"iterations": 12, "warmup": 2, "batch": 4, "lr": 0.01},
@@ -122,7 +112,7 @@ def test_no_task_waits(tmp_path: Path, no_waits: list[str], task: str) -> None:
 
 def test_an_analysis_waits_only_for_what_it_keeps(tmp_path: Path, no_waits: list[str]) -> None:
     write_images(tmp_path)
-    performed(toy_run(tmp_path, suite_text=ANALYSIS))
+    performed(toy_run(tmp_path, suite_text=LOOKS, eval_batch=8))
     assert "inference" in no_waits
 
 

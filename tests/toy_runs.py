@@ -141,6 +141,17 @@ def write_scenes(folder: Path, train: int = 10, val: int = 5) -> None:
             Image.fromarray(mask).save(folder / f"scenes/annotations/{split}/{number}.png")
 
 
+LOOKS = f"""{TOY}
+{SCRATCH}
+[analysis.looks]
+data = "toy"
+methods = ["scratch"]
+alpha_from = 2
+neighbours = 5
+"""
+"""A suite of one analysis, of an encoder that nothing was trained of."""
+
+
 def toy_run(
     folder: Path, home: str = "here", changes: Sequence[str] = (), suite_text: str = SUITE, **settings: Any
 ) -> Run:

@@ -120,8 +120,8 @@ class Crops:
 class FreshCrops:
     """The files of the random crops of a training set, one for every epoch, under the hash of ``inputs`` and the epoch.
 
-    With space for at least so many epochs as a probe has, all are kept. With less, the first are kept, for probes that train later, and
-    of the others the last :data:`PASSING`, for those that train at the same time.
+    With space for one epoch more than a probe has, into which its last batch may reach, all are kept. With less, the first are kept, for
+    probes that train later, and of the others the last :data:`PASSING`, for those that train at the same time.
     """
 
     def __init__(self, folder: Path, inputs: Mapping[str, Any], side: int, images: int, room: int) -> None:
@@ -176,7 +176,7 @@ def fresh_crops(run: "Run[Any]", images: ImageDataset) -> Iterator[FreshCrops | 
         run.workspace.note(
             f"{images.name}: every encoder decodes the images of split {images.split!r} again in every epoch. With --features "
             f"{ceil(PASSING * SHARE * size / 1e9)} or more, the crops of an epoch ({gigabytes(size)}) are cached and shared by encoders whose "
-            f"probes train at the same time; with {ceil(SHARE * recipe.epochs * size / 1e9)}, by all encoders."
+            f"probes train at the same time; with {ceil(SHARE * (recipe.epochs + 1) * size / 1e9)}, by all encoders."
         )
     try:
         yield crops if crops.epochs else None
