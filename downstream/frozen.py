@@ -16,7 +16,7 @@ from downstream.stage import sample
 from lutbench.data.tensors import normalised
 from lutbench.evaluate.crop_store import fresh_crops
 from lutbench.evaluate.features import Features
-from lutbench.evaluate.inference import Computed, labels_of
+from lutbench.evaluate.inference import Computed, batch_size, labels_of
 from lutbench.models.pretrained import encoder_of
 from lutbench.recipes.attentive import AttentiveRecipe
 from lutbench.recipes.probes import LinearRecipe
@@ -92,7 +92,7 @@ def schedule_of(recipe: LinearRecipe | AttentiveRecipe, images: int, seed: int) 
     batch, world = recipe.batch, accelerator().num_processes
     if not recipe.fresh_crops:  # nothing is left to spread
         return Schedule(images, recipe.epochs, batch, batch, seed, rank=0, processes=1)
-    sizes = range(world, min(batch, recipe.eval_batch * world) + 1, world)
+    sizes = range(world, min(batch, batch_size(recipe) * world) + 1, world)
     micro_batch = max((size for size in sizes if batch % size == 0), default=batch)
     return Schedule(images, recipe.epochs, batch, micro_batch, seed)
 

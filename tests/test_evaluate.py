@@ -11,7 +11,7 @@ from toy_runs import in_processes, toy_run, write_images
 
 from lutbench.data.tensors import normalised
 from lutbench.errors import UserError
-from lutbench.evaluate.inference import encode_images, evaluate, outcomes_of, over_images, rank_of_label
+from lutbench.evaluate.inference import batch_size, encode_images, evaluate, outcomes_of, over_images, rank_of_label
 from lutbench.evaluate.outcomes import names_fingerprint
 from lutbench.evaluate.transform import eval_transform
 from lutbench.models.encoders import create_encoder
@@ -77,6 +77,11 @@ def test_outcomes_are_those_of_every_image_in_the_order_of_the_set(folder: Path)
 @pytest.mark.parametrize("eval_batch", [1, 4, 21, 64])
 def test_the_batch_size_changes_no_outcome(folder: Path, eval_batch: int) -> None:
     assert outcomes(toy_run(folder, kind="knn", eval_batch=eval_batch)) == outcomes(toy_run(folder, kind="knn"))
+
+
+def test_batches_suit_a_cpu_unless_the_recipe_says_otherwise(folder: Path) -> None:
+    sizes = [batch_size(recipe_of(toy_run(folder, kind="knn", **given))) for given in ({}, {"eval_batch": 256})]
+    assert sizes == [32, 256]
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -17,7 +17,7 @@ from lutbench.data.images import ImageDataset
 from lutbench.data.subsets import whole_of
 from lutbench.evaluate.crop_store import crop_inputs, kept_crops
 from lutbench.evaluate.feature_store import Kept, making, read_features, write_features
-from lutbench.evaluate.inference import Computed, encode_images
+from lutbench.evaluate.inference import Computed, batch_size, encode_images
 from lutbench.files import DamagedError
 from lutbench.kinds import DATASETS
 from lutbench.models.blocks import blocks_taken, depth_of, encode_blocks
@@ -137,7 +137,7 @@ def feature_inputs(run: "Run[Any]", images: ImageDataset, pool: Taken) -> dict[s
         "std": list(prepared.std),
         "pool": pool,
         "precision": precision_of(recipe.precision),
-        "batch": recipe.eval_batch,
+        "batch": batch_size(recipe),
         "threads": torch.get_num_threads(),
         "device": [device.type, machine.cpu, *machine.gpus],
         "packages": {name: installed.get(name) for name in ("torch", "torchvision", "timm", "pillow", "numpy")},

@@ -40,7 +40,7 @@ class InferenceRecipe(Protocol):
     @property
     def precision(self) -> str: ...
     @property
-    def eval_batch(self) -> int: ...
+    def eval_batch(self) -> int | None: ...
     @property
     def workers(self) -> int: ...
 
@@ -144,7 +144,7 @@ def decoded_batches(
         UserError: if an image cannot be decoded and the set does not skip those.
     """
     processes = accelerator()
-    world, size = processes.num_processes, _batch(order, recipe)
+    world, size = processes.num_processes, min(batch_size(recipe), len(order))
     batches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
     numbers = range(processes.process_index, -(-len(batches) // world) * world, world)
     dataset, workers = _Decoded(images, transform, form, crops), recipe.workers
@@ -159,7 +159,7 @@ def decoded_batches(
 
 def in_order(own: Tensor, order: NDArray[np.int64], recipe: InferenceRecipe) -> Tensor:
     """Return the rows (n, ...) of all processes by ascending index, on the CPU, from those of this process's :func:`decoded_batches`."""
-    processes, size = accelerator(), _batch(order, recipe)
+    processes, size = accelerator(), min(batch_size(recipe), len(order))
     world = processes.num_processes
     if world > 1:
         share = -(-len(order) // size // world) * size
@@ -170,8 +170,9 @@ def in_order(own: Tensor, order: NDArray[np.int64], recipe: InferenceRecipe) -> 
         return own.cpu()[torch.from_numpy(order.argsort())]
 
 
-def _batch(order: NDArray[np.int64], recipe: InferenceRecipe) -> int:
-    return min(recipe.eval_batch, len(order))
+def batch_size(recipe: InferenceRecipe) -> int:
+    """Return the images of a batch on a process: the recipe's, or the default of this process's device."""
+    return recipe.eval_batch or (32 if accelerator().device.type == "cpu" else 256)
 
 
 def check_classes_left(images: ImageDataset, index: NDArray[np.int64]) -> None:

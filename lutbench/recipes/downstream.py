@@ -111,8 +111,9 @@ class ImageTaskRecipe(DownstreamRecipe):
     resized_by: ResizedBy = "Pillow"
     """Library that resizes the images for evaluation and feature extraction, and the random crops of probes. The training crops of
     fine-tuning always use timm and Pillow."""
-    eval_batch: Annotated[Batch, Runtime] = 256
-    """Images per batch and process in evaluation."""
+    eval_batch: Annotated[Batch | None, Runtime] = None
+    """Images per batch and process in evaluation; by default 32 on a CPU, whose caches hold the values of few images, and 256 on a
+    GPU. Source: our choice, measured in docs/benchmarks.md."""
 
     @property
     def form(self) -> Form:

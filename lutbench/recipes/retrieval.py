@@ -82,8 +82,9 @@ class InstanceRetrievalRecipe(FeatureSettings, DownstreamRecipe):
     image_size: Pixels | None = None
     """Side length of the input in pixels; by default the encoder's own. Images and query boxes are resized to a square without
     cropping. Source: our choice, as encoders take square inputs; papers keep the aspect ratio."""
-    eval_batch: Annotated[Batch, Runtime] = 256
-    """Images per batch and process."""
+    eval_batch: Annotated[Batch | None, Runtime] = None
+    """Images per batch and process; by default 32 on a CPU, whose caches hold the values of few images, and 256 on a GPU. Source: our
+    choice, measured in docs/benchmarks.md."""
 
     @property
     def side(self) -> int:

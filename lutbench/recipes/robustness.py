@@ -294,8 +294,9 @@ class RobustnessRecipe(RunRecipe):
     or probe."""
     resized_by: ResizedBy = "Pillow"
     """Library that resizes images with ``preprocessing`` ``bicubic`` or ``bilinear``."""
-    eval_batch: Annotated[Batch, Runtime] = 256
-    """Images per batch and process."""
+    eval_batch: Annotated[Batch | None, Runtime] = None
+    """Images per batch and process; by default 32 on a CPU, whose caches hold the values of few images, and 256 on a GPU. Source: our
+    choice, measured in docs/benchmarks.md."""
 
     @property
     def form(self) -> Form:
