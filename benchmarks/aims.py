@@ -95,7 +95,11 @@ def feed(where: Where) -> Iterator[Aim]:
     rates = measure(where.images, where.rounds).rates
     for name, before, aim in AIMS:
         found = ratio(rates, name, before)
-        bound = f", {ratio(rates, BOUNDS[name], before):.1f}x if only decoding remained" if name in BOUNDS else ""
+        bound = (
+            f", {ratio(rates, BOUNDS[name], before):.1f}x if only decoding and resizing remained"
+            if name in BOUNDS
+            else ""
+        )
         yield Aim(f"images/s, {name}, against {before}", f"{aim:.1f}x", f"{found:.1f}x{bound}", found >= aim)
 
 

@@ -15,6 +15,9 @@ from lutbench.evaluate.statistics import BOOTSTRAP, RESAMPLES, Comparison, compa
 
 NAMES = ("AUPR", "AUROC", "FPR95")
 
+AT_ONCE = 32
+"""Resamples that are rated together: so few that they stay in the processor's caches, which takes half the time."""
+
 
 @dataclass(frozen=True)
 class Detection:
@@ -72,8 +75,13 @@ class Detection:
 def _resampled_rates(known: bytes, unknown: bytes) -> NDArray[np.float64]:
     """Return the rates (RESAMPLES, 3) of scores; kept, as each method is compared with each after it is measured."""
     scores = Detection(np.frombuffer(known), np.frombuffer(unknown))
-    drawn = _draws(len(scores.known), len(scores.unknown))
-    rates = np.concatenate([scores._rates(*times) for times in drawn])
+    rates = np.concatenate(
+        [
+            scores._rates(known_times[first : first + AT_ONCE], unknown_times[first : first + AT_ONCE])
+            for known_times, unknown_times in _draws(len(scores.known), len(scores.unknown))
+            for first in range(0, len(known_times), AT_ONCE)
+        ]
+    )
     rates.flags.writeable = False
     return rates
 
