@@ -44,6 +44,8 @@ setup = ["module load cuda"]
 nodes = 2
 """
 
+GUIDE = (Path(__file__).parents[1] / "docs/cluster.md").read_text()
+
 
 @pytest.fixture(autouse=True)
 def _no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -213,6 +215,37 @@ def test_seeds_are_arrays_each_of_which_waits_for_its_own_and_of_which_a_part_wa
         "downstream/near/teacher/seed1": "afterok:JOB1",
         "downstream/near/scratch/seed1": "",
     }
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_small_tests_of_the_guide_make_the_jobs_that_it_says(number: int, tiny_data: Path, tmp_path: Path) -> None:
+    lines = [line for line in GUIDE.splitlines() if line.startswith("    lutbench submit tiny ")]
+    assert len(lines) == 2
+    folders = ["--dry-run", "--data-root", str(tiny_data), "--runs", str(tmp_path / "runs")]
+    done = subprocess.run(
+        [sys.executable, "-m", *lines[number].split(), *folders], capture_output=True, text=True, check=True
+    )
+    jobs = re.findall(r"(?m)^JOB\d+(?:, \d+ jobs)?: ([^;\n]*); ([^;\n]*)", done.stdout)
+    if number == 0:
+        named = {name for names, _ in jobs for name in names.split(", ")}
+        assert named == {run.name for run in load_suite("tiny").runs}
+        assert {request for _, request in jobs} == {"1 node with 1 core, for 30 minutes"}
+    else:
+        ((names, request),) = jobs
+        assert (names, request.split(",")[0]) == ("pretrain/lut/seed0", "2 nodes with 1 core")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_table_of_the_guide_asks_for_what_it_says(tmp_path: Path) -> None:
+    (table,) = re.findall(r"(?ms)^```toml\n(\[cluster\].*?)^```", GUIDE)
+    (tmp_path / "mine.toml").write_text(f'extends = "paper"\n{table}')
+    suite = load_suite(str(tmp_path / "mine.toml"))
+    runs = ("pretrain/lut-l/seed0", "pretrain/lut-b/seed0", next(r.name for r in suite.runs if r.stage == "robustness"))
+    large, base, shifted = (recipe_for(suite, suite.run(name), {}) for name in runs)
+    assert (large.nodes, large.gpus, large.constraint, large.partition) == (2, 8, "h100", "gpu")
+    assert (base.nodes, base.gpus, base.constraint) == (1, 8, "")
+    assert (shifted.parallel, shifted.gpus, shifted.options) == (20, 1, {"exclude": "node7"})
+    assert [minutes_of(one.time) for one in (large, shifted)] == [2880, 720]
 
 
 def test_what_cannot_be_done_is_told_and_what_needs_it_is_not_submitted(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_retrieval import instance_run, write_revisited
 from tiny_student import TINY_ENCODER
 from toy_runs import CLASSES, LOOKS, SCENES, TOY, defaults, performed, toy_run, write_images, write_scenes
 
@@ -135,6 +136,12 @@ def test_robustness_does_not_wait(tmp_path: Path, no_waits: list[str]) -> None:
         classifier, open_condition(shifted, tmp_path, "", space), {"": lambda view, _: view}, recipe, ""
     )
     assert len(measured) == 1
+    assert "inference" in no_waits
+
+
+def test_retrieval_of_instances_does_not_wait(tmp_path: Path, no_waits: list[str]) -> None:
+    write_revisited(tmp_path)
+    performed(instance_run(tmp_path, eval_batch=4))
     assert "inference" in no_waits
 
 
