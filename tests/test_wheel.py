@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -79,13 +80,16 @@ def install(wheel: Path, environment: Path) -> None:
     """Make an environment with the wheel, and beside it the packages of this one, so that nothing is downloaded.
 
     A folder named in a ``.pth`` file brings its packages and not its own ``.pth`` files: not the repository, which is installed
-    there as editable.
+    there as editable. But setuptools' is brought: from 3.12 on Python has no distutils, which MMEngine imports.
     """
     venv.create(environment, with_pip=True)
     python = environment / "bin/python"
     call(environment, python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", str(wheel))
     (site,) = environment.glob("lib/python*/site-packages")
-    (site / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    others = Path(sysconfig.get_path("purelib"))
+    (site / "0.pth").write_text(f"{others}\n")  # they are read in this order
+    for shim in others.glob("distutils-precedence.pth"):
+        shutil.copy(shim, site)
 
 
 def call(folder: Path, program: Path, *arguments: str) -> str:
