@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +12,6 @@ from lutbench.run import Run
 from lutbench.run_status import waits, weights_problem
 from lutbench.run_weights import FIRST, needed_weights
 from lutbench.train.trackers import require_trackers
-from lutbench.tried import could_start, remember
 
 RUN, NEEDED, KEPT = "\0run\0", "\0needed\0", "\0kept\0"
 """Placeholders for the names of a run, of the run it depends on and of a snapshot of that one, in a paragraph that several runs share."""
@@ -31,11 +29,6 @@ def check_run(run: Run[Any], chosen: Collection[str], repeated: Collection[str] 
     """
     require_trackers(getattr(run.recipe, "trackers", ()), f"{run.planned.stage}.{run.planned.task}")
     run.planned.kind.module.check(run)
-    _check_needed(run, chosen, repeated)
-
-
-def _check_needed(run: Run[Any], chosen: Collection[str], repeated: Collection[str] = ()) -> None:
-    """Check that the run that a run depends on is ``chosen`` too, or finished and kept the weights; see :func:`check_run`."""
     if run.needs is not None:
         to_come = run.needs.name in chosen and (run.needs.name in repeated or waits(run))
         if not to_come:
@@ -43,22 +36,16 @@ def _check_needed(run: Run[Any], chosen: Collection[str], repeated: Collection[s
 
 
 def refusal(run: Run[Any], chosen: Collection[str]) -> str:
-    """Return in a paragraph why ``lutbench run`` would refuse a run; empty if it would not. Builds and decodes nothing.
-
-    What passed before is not tried again, see :mod:`lutbench.tried`.
-    """
-    offline = replace(run, workspace=run.workspace.offline())
+    """Return in a paragraph why ``lutbench run`` would refuse a run; empty if it would not. Builds and decodes nothing."""
+    if problem := weights_problem(run):
+        return problem
     try:
-        if could_start(offline):
-            _check_needed(offline, chosen)
-            return ""
-        if problem := weights_problem(run):
-            return problem
-        with console.capture(), suppress(NotRun):
-            check_run(offline, chosen)
+        with console.capture():
+            check_run(replace(run, workspace=run.workspace.offline()), chosen)
+    except NotRun:
+        return ""
     except UserError as error:
         return str(error)
-    remember(offline)
     return ""
 
 
