@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from lutbench.data.cache_place import cache_fingerprint
 from lutbench.errors import UserError, named
 from lutbench.evaluate.outcomes import Measurement, PerImage
 from lutbench.files import DamagedError, below, remove_partials
@@ -188,8 +189,6 @@ class Run(Generic[R]):
         dataset = self.workspace.open(recipe.dataset, split)
         if side is None:
             return str(dataset.fingerprint)
-        from lutbench.data.cache import cache_fingerprint  # here, because datasets takes a second to import
-
         return cache_fingerprint(dataset, side)
 
     def log(self, text: str) -> None:

@@ -16,8 +16,9 @@ from image_files import COLOURS, picture
 from torch.utils.data import DataLoader
 
 from lutbench.data import cache, cache_build
-from lutbench.data.cache import cache_folder, open_cache
-from lutbench.data.cache_build import expected_bytes, make_cache, repair_cache
+from lutbench.data.cache import open_cache
+from lutbench.data.cache_build import make_cache, repair_cache
+from lutbench.data.cache_place import HOW, cache_folder, expected_bytes
 from lutbench.data.images import ImageDataset, UndecodableImage, load_or_next, open_dataset
 from lutbench.data.prepare import prepare_set
 from lutbench.data.tensors import resize_short_side
@@ -250,7 +251,7 @@ def test_another_resampling_is_another_fingerprint_and_another_size_of_files_is_
     monkeypatch.setattr(cache_build, "SHARD", 7)
     assert make_cache(images, SIDE, tmp_path).fingerprint == first.fingerprint
     assert make_cache(opened(tmp_path, label="My set"), SIDE, tmp_path).folder == first.folder
-    monkeypatch.setitem(cache.HOW, "resampling", "nearest")
+    monkeypatch.setitem(HOW, "resampling", "nearest")
     assert make_cache(images, SIDE, tmp_path).fingerprint != first.fingerprint
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 from chained import CHAINED, run_chain
-from toy_runs import write_images
+from toy_runs import TOY, defaults, write_images
 
 from lutbench.models.preprocessing import IMAGENETS_MEAN, IMAGENETS_STD
+from lutbench.recipes.loading import load_suite
+from lutbench.stages import run_suite
+from lutbench.workspace import Workspace
 from robustness.corruption_names import NAMES
 from robustness.labels import imagenet_1k
 
@@ -73,6 +76,18 @@ def test_a_command_that_only_reads_what_has_finished_imports_nothing_that_comput
     chain: Path, arguments: list[str]
 ) -> None:
     assert heavy_modules(arguments, chain) == []
+
+
+def test_status_of_a_run_that_read_a_cache_imports_nothing_that_computes(tmp_path: Path) -> None:
+    """The cache's fingerprint is a part of the run's identity, and its reader imports PyTorch."""
+    write_images(tmp_path)
+    text = f'{TOY}{defaults("pretrain", cache=True)}\n[pretrain.lut]\n[method.lut]\npretrain = "lut"\n'
+    (tmp_path / "toy.toml").write_text(text)
+    run_suite(
+        load_suite(str(tmp_path / "toy.toml")), [], [], Workspace(tmp_path, tmp_path / "runs", tmp_path / "results")
+    )
+    for command in ("status", "plan"):
+        assert heavy_modules([command, "toy.toml", "--data-root", "."], tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from PIL import Image
 from toy_runs import TOY, performed, toy_run, write_images
 
 from downstream.stage import check_classification
-from lutbench.data.cache import cache_fingerprint
+from lutbench.data.cache_place import cache_fingerprint
 from lutbench.data.classes import class_notes
 from lutbench.data.decoding import lacks_end
 from lutbench.data.images import UndecodableImage, aligned, check_pair, open_dataset

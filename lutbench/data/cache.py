@@ -5,12 +5,10 @@ every file to the same pixels. The cache stores these pixels as uncompressed 8-b
 bit those of the files) in memory-mapped Arrow files. 1000 images with ImageNet's aspect ratios take 200 MB at S = 224.
 
 It is stored below the data root in ``.lutbench/cache/``, in a folder named after the dataset's fingerprint and S;
-:mod:`lutbench.data.cache_build` makes it. The cache's own fingerprint, which is part of the identity of runs that read it, is computed from
+:mod:`lutbench.data.cache_build` makes it, and :mod:`lutbench.data.cache_place` knows where. The cache's own fingerprint, which is part of the identity of runs that read it, is computed from
 the dataset's fingerprint and the resizing. The cache is not needed for that, so it may be removed when a run has finished.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from PIL import Image
 from PIL import __version__ as PILLOW
 from pydantic import BaseModel, ConfigDict
 
+from lutbench.data.cache_place import cache_fingerprint, cache_folder
 from lutbench.data.decoding import Pixels, UndecodableImage
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import resize_short_side
@@ -33,7 +32,6 @@ from lutbench.sources import digest_of
 
 MAKER = "lutbench.data.cache_build"
 
-HOW = {"resampling": "bicubic", "resized by": "Pillow", "pixels": "8-bit RGB, uncompressed"}
 LOOKED_AT = 8
 """Number of images per file, evenly spaced, that are checked when a cache is opened."""
 
@@ -148,17 +146,6 @@ def _ends_and_bytes(chunk: pa.BinaryArray) -> tuple[NDArray[np.int32], Pixels]:
     _, ends, content = chunk.buffers()
     offsets = np.frombuffer(ends, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
     return offsets, np.frombuffer(content, np.uint8) if content else np.empty(0, np.uint8)
-
-
-def cache_fingerprint(images: ImageDataset, side: int) -> str:
-    """Return the fingerprint of the cache of ``images``, which need not exist: hex sha256 over theirs, the side, and the resizing."""
-    inputs = {**HOW, "short side": side, "source": images.fingerprint}
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-
-
-def cache_folder(images: ImageDataset, side: int, root: Path) -> Path:
-    """Return the folder of the cache of ``images``, which need not exist; it depends on their fingerprint and the side."""
-    return root.absolute() / ".lutbench" / "cache" / f"{side}px-{cache_fingerprint(images, side)[:16]}"
 
 
 def open_cache(images: ImageDataset, side: int, root: Path) -> CachedImages | None:

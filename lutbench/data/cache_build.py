@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
 from itertools import chain
 from pathlib import Path
 
@@ -11,23 +10,21 @@ import numpy as np
 from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from PIL import Image
 from PIL import __version__ as PILLOW
 
 from lutbench.data.cache import (
     FEATURES,
-    HOW,
     MAKER,
     CachedImages,
     CacheMetadata,
     ShardMetadata,
-    cache_folder,
     open_cache,
 )
-from lutbench.data.decoding import BROKEN, UndecodableImage
+from lutbench.data.cache_place import HOW, cache_folder, expected_bytes
+from lutbench.data.decoding import UndecodableImage
 from lutbench.data.images import ImageDataset
 from lutbench.data.tensors import resize_short_side
-from lutbench.data.walking import evenly_spaced, in_threads
+from lutbench.data.walking import in_threads
 from lutbench.errors import UserError
 from lutbench.files import gigabytes, read_json, read_model, whole_file, write_json
 from lutbench.interruption import interruption_explained
@@ -37,8 +34,6 @@ from lutbench.sources import digest_of
 
 SHARD = 512
 """Images per Arrow file: about 100 MB at 224 pixels (our choice: the most that an interruption loses)."""
-SAMPLED = 64
-"""Number of images whose shapes are read to estimate the size of the cache."""
 
 
 def make_cache(images: ImageDataset, side: int, root: Path) -> CachedImages:
@@ -123,22 +118,6 @@ def _held(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def expected_bytes(images: ImageDataset, side: int) -> int:
-    """Return the expected size of the cache in bytes, estimated from :data:`SAMPLED` images, evenly spaced."""
-    sampled = evenly_spaced(len(images), SAMPLED).tolist()
-    areas = [area for index in sampled if (area := _area(images, index, side))]
-    return int(3 * len(images) * np.mean(areas)) if areas else 0
-
-
-def _area(images: ImageDataset, index: int, side: int) -> float:
-    """Return the number of pixels of an image resized to short side ``side``; 0 if it cannot be decoded."""
-    try:
-        width, height = Image.open(BytesIO(images.content(index))).size
-    except BROKEN:
-        return 0.0
-    return side * side * max(width, height) / min(width, height)
 
 
 def _make(images: ImageDataset, side: int, folder: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lutbench.checkpoint_names import KEEP
+from lutbench.data.cache_place import cache_folder, expected_bytes
 from lutbench.data.survey import DATA, DiskUse, Survey
 from lutbench.plan.cost import ASPECT
 from lutbench.plan.costs import Costs
@@ -90,9 +91,6 @@ def _caches(costs: Costs, surveys: Mapping[str, Survey], workspace: Workspace) -
             count = survey.images.get("train")
             yield DiskUse(name, DATA, 0, None if count is None else round(count * 3 * side * side * ASPECT))
             continue
-        from lutbench.data.cache import cache_folder  # here: datasets takes a second to import
-        from lutbench.data.cache_build import expected_bytes
-
         images = workspace.open(dataset, "train")
         folder = cache_folder(images, side, workspace.data)
         present = sum(file.stat().st_size for file in folder.glob("*.arrow"))
