@@ -3,8 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from toy_runs import toy_run, write_images
+
+from lutbench import stages
 
 FAULTS = """
 import resource, sys
@@ -33,3 +37,12 @@ def page_faults(how: str) -> int:
 def test_a_large_block_that_was_freed_is_not_faulted_in_again() -> None:
     assert page_faults("told") < 100
     assert page_faults("not told") > page_faults("told") + 50
+
+
+def test_a_run_tells_it_before_it_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    write_images(tmp_path)
+    run = toy_run(tmp_path, kind="knn")
+    monkeypatch.setattr(stages, "keep_freed_memory", lambda: told.append(not list(run.workspace.results.rglob("*"))))
+    stages.perform(run)
+    assert told == [True]

@@ -11,8 +11,10 @@ import torch.multiprocessing as mp
 from tiny_student import random_views, tiny_recipe
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from toy_runs import in_processes
 
 from lutbench.train.batchnorm import SyncBatchNorm
+from lutbench.train.processes import accelerator
 from pretrain.student import build_student
 from pretrain.teacher import Teacher
 from pretrain.views import Views
@@ -135,3 +137,11 @@ def test_one_process_is_torchs_own_in_names_and_bits() -> None:
     assert all(torch.equal(value, expected[name]) for name, value in normalise(ours, slice(0, 7)).items())
     assert list(ours.state_dict()) == list(torchs.state_dict())
     assert all(torch.equal(value, torchs.state_dict()[name]) for name, value in ours.state_dict().items())
+
+
+def test_gradients_lie_where_they_are_reduced_and_buffers_are_not_sent() -> None:
+    def settings() -> list[bool]:
+        model = accelerator().prepare(nn.Linear(3, 3))
+        return [model.gradient_as_bucket_view, model.broadcast_buffers]
+
+    assert in_processes(settings, 2) == [[True, False]] * 2

@@ -226,7 +226,7 @@ def test_the_small_tests_of_the_guide_make_the_jobs_that_it_says(number: int, ti
         [sys.executable, "-m", *lines[number].split(), *folders], capture_output=True, text=True, check=True
     )
     jobs = re.findall(r"(?m)^JOB\d+(?:, \d+ jobs)?: ([^;\n]*); ([^;\n]*)", done.stdout)
-    if number == 0:
+    if number == 1:
         named = {name for names, _ in jobs for name in names.split(", ")}
         assert named == {run.name for run in load_suite("tiny").runs}
         assert {request for _, request in jobs} == {"1 node with 1 core, for 30 minutes"}

@@ -377,6 +377,7 @@ def test_a_record_that_says_what_only_sealed_ones_do_has_not_lost_its_seal_by_ag
         (b"no zip", "expected the outcomes of a run of kind knn, found not a complete .npz file"),
         (b"\0" * (MAX_BYTES + 1), r"damaged or changed: 268,435,457 bytes is too large"),
     ],
+    ids=["no zip", "too large"],
 )
 def test_outcomes_with_an_adapted_hash_are_refused_by_name(tmp_path: Path, content: bytes, told: str) -> None:
     path = written(tmp_path, 0, 7)

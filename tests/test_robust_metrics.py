@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lutbench.arrays import read_arrays
-from lutbench.evaluate.statistics import paired, wilson
+from lutbench.evaluate.statistics import RESAMPLES, paired, wilson
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
 from robustness.condition_outcomes import ConditionOutcomes, RobustnessOutcomes, pack
 from robustness.corruptions import CORRUPTIONS, EXTRA
-from robustness.detection import Detection, _draws, compare_detections
+from robustness.detection import AT_ONCE, Detection, _draws, compare_detections
 from robustness.labels import Answer, answers_of, imagenet_1k, imagenet_subset, real_labels
 from robustness.metrics import (
     ALEXNET_ERROR,
@@ -258,10 +258,10 @@ def test_resampled_detections_are_scikit_learns_on_the_images_that_were_drawn() 
     generator = np.random.default_rng(0)
     known, unknown = generator.normal(0, 1, 30).round(1), generator.normal(0.7, 1, 12).round(1)
     drawn = Detection(known, unknown).resampled_rates()
-    [(times_known, times_unknown), *_] = _draws(30, 12)
+    [(times_known, times_unknown)] = _draws(30, 12)
     assert (times_known.sum(1) == 30).all()
     assert (times_unknown.sum(1) == 12).all()
-    for row in range(5):
+    for row in (*range(4), AT_ONCE - 1, AT_ONCE, RESAMPLES - 1):
         again = [np.repeat(s, t[row].astype(int)) for s, t in ((known, times_known), (unknown, times_unknown))]
         positive, scores = np.repeat([0, 1], [30, 12]), np.concatenate(again)
         assert drawn[row, 0] == pytest.approx(average_precision_score(positive, scores), abs=1e-12)

@@ -254,6 +254,7 @@ def test_two_processes_make_the_losses_and_weights_of_one(folder: Path) -> None:
     run = scenes_run(folder, "two", **settings)
     two = performed_by(run, 2)
     assert two["extra"]["loss"] == pytest.approx(one["extra"]["loss"], rel=1e-4)
+    assert two["measurements"]["mIoU"] == pytest.approx(one["measurements"]["mIoU"], abs=0.02)
     assert two["n"] == 5
     expected, found = (load_file(each.folder / "segmenter.safetensors") for each in (one_run, run))
     for name, tensor in expected.items():

@@ -34,12 +34,22 @@ class SuiteRunner(Runner):
     """A Runner that starts from the weights it is given and loads nothing unsafe."""
 
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
-        """Wrap the model as MMEngine does; on CPUs, which have no numbers, without any."""
-        if self.distributed and not torch.cuda.is_available():
-            model = MMDistributedDataParallel(module=model, broadcast_buffers=False)
-        else:
-            model = super().wrap_model(model_wrapper_cfg, model)
-        return model
+        """Wrap the model as MMEngine does, but on CPUs too, and with gradients in the buckets that are reduced."""
+        wrapped: nn.Module
+        if not self.distributed:
+            wrapped = super().wrap_model(model_wrapper_cfg, model)
+            return wrapped
+        device = accelerator().device
+        wrapped = MMDistributedDataParallel(
+            module=model.to(device),
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+        return wrapped
+
+    def _log_env(self, env_cfg: Any) -> None:
+        """Log nothing of the machine: the record has it. MMEngine would call compilers for a second, and import distutils."""
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **_: Any) -> MMLogger:
         """Return a logger that writes to no file: MMEngine never closes one, and a later run of the name would write to it too."""
