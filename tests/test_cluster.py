@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,7 +28,9 @@ from lutbench.locks import Held, lock
 from lutbench.recipes.cluster import minutes_of
 from lutbench.recipes.loading import load_suite
 from lutbench.recipes.suite import LoadedSuite
+from lutbench.record import read_records
 from lutbench.run import open_run
+from lutbench.stages import run_suite
 from lutbench.workspace import Workspace
 
 CLUSTER = """
@@ -246,6 +250,35 @@ def test_the_table_of_the_guide_asks_for_what_it_says(tmp_path: Path) -> None:
     assert (base.nodes, base.gpus, base.constraint) == (1, 8, "")
     assert (shifted.parallel, shifted.gpus, shifted.options) == (20, 1, {"exclude": "node7"})
     assert [minutes_of(one.time) for one in (large, shifted)] == [2880, 720]
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_guide_for_two_machines_make_the_run_of_one_process(tmp_path: Path) -> None:
+    """As they stand, with the numbers of this machine: one process on each "machine", a suite of toys, a free port."""
+    suite = suite_in(tmp_path, "", "[0]")
+    run_suite(suite, [], ["pretrain/lut"], workspace(tmp_path))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    changes = {"FIRST": "127.0.0.1", "29500": port, "--nproc-per-node 8": "--nproc-per-node 1"}
+    changes |= {"paper": str(tmp_path / "toy.toml"), "lut-l": "lut", "DIR": str(tmp_path)}
+    lines = [line.strip() for line in GUIDE.splitlines() if line.startswith("    torchrun --nnodes 2")]
+    assert len(lines) == 2
+    started = []
+    for line in lines:
+        for before, after in changes.items():
+            assert before in line
+            line = line.replace(before, after)
+        folders = [f"--{name}={tmp_path / 'two' / name}" for name in ("runs", "results")]
+        command = [sys.executable, "-m", "torch.distributed.run", *shlex.split(line)[1:], *folders]
+        started.append(subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
+    assert [one.wait(300) for one in started] == [0, 0]
+    one, two = (
+        {m.metric: m.value for m in read_records(folder, "toy")["pretrain/lut/seed0"].measurements}
+        for folder in (tmp_path / "results", tmp_path / "two/results")
+    )
+    assert len(one) >= 3
+    assert two == pytest.approx(one, rel=1e-4)
 
 
 def test_what_cannot_be_done_is_told_and_what_needs_it_is_not_submitted(
