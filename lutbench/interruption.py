@@ -3,12 +3,14 @@
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -18,8 +20,14 @@ LOCKING = {threading.Condition.__enter__.__code__, threading.Condition.__exit__.
 LOCKING |= {hook.__code__ for name in ("_acquireLock", "_releaseLock") if (hook := getattr(logging, name, None))}
 """Of Python up to 3.12, which calls these around every fork, and there prints an exception instead of raising it."""
 
+INSIST = 0.5
+"""Seconds after which an interruption that was lost on its way is raised again."""
+
 _heard: set[int] = set()
 """The signals received so far while any block is listening: signals go to the process, not to a part of it."""
+
+_raised: list["Interrupted"] = []
+"""The last interruption that was raised while any block is listening, if there was one."""
 
 _hearing: list[None] = []
 """One entry for each nested block that is listening."""
@@ -48,6 +56,25 @@ class Interrupted(BaseException):
 def interrupt(number: int, again: bool) -> None:
     """Raise Interrupted: the handler where nothing has to be saved first."""
     raise Interrupted(number)
+
+
+def _insist(stop: Interrupted) -> None:
+    """Raise an interruption again if it was lost: a library that tries something may catch all exceptions, this one too.
+
+    It is lost if the main thread is not handling it, in an ``except`` or ``finally``, though the block that listens goes on.
+    """
+    while True:
+        time.sleep(INSIST)
+        if stop not in _raised:  # nobody listens any more, or another one came
+            return
+        found: Any = sys._current_exceptions().get(threading.main_thread().ident or 0)
+        handled = found[1] if isinstance(found, tuple) else found  # a tuple up to Python 3.11
+        while handled is not None and handled is not stop:
+            handled = handled.__context__
+        if handled is None:
+            _heard.clear()
+            os.kill(os.getpid(), stop.number)
+            return
 
 
 def _send(number: int) -> None:
@@ -81,7 +108,12 @@ def hearing(handler: Callable[[int, bool], None]) -> Iterator[None]:
         first, again = not _heard, number in _heard and number == signal.SIGINT
         _heard.add(number)
         if first or again:
-            handler(number, again)
+            try:
+                handler(number, again)
+            except Interrupted as stop:
+                _raised[:] = [stop]
+                start_new_thread(_insist, (stop,))
+                raise
 
     _hearing.append(None)
     for number in before:
@@ -95,6 +127,7 @@ def hearing(handler: Callable[[int, bool], None]) -> Iterator[None]:
         _hearing.pop()
         if not _hearing:  # later work of the process, as in a notebook, is stopped by its first signal again
             _heard.clear()
+            _raised.clear()
 
 
 @contextmanager

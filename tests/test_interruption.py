@@ -8,7 +8,8 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -324,6 +325,47 @@ def test_a_signal_that_comes_while_a_lock_is_taken_leaves_it_free() -> None:
     with pytest.raises(Interrupted), hearing(interrupt):
         take()
     assert not lock.locked()
+
+
+def test_an_interruption_that_a_library_catches_is_raised_again() -> None:
+    def swallowed() -> None:
+        with suppress(BaseException):  # as libraries do
+            signal.raise_signal(signal.SIGTERM)
+        time.sleep(600)
+
+    with pytest.raises(Interrupted) as stopped, hearing(interrupt):
+        swallowed()
+    assert stopped.value.number == signal.SIGTERM
+
+
+def test_what_has_to_be_done_after_an_interruption_is_not_interrupted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lutbench.interruption.INSIST", 0.01)
+    done: list[str] = []
+
+    @contextmanager
+    def saving() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with suppress(KeyError):
+                raise KeyError  # which is handled meanwhile
+            time.sleep(0.1)
+            done.append("saved")
+
+    def work() -> None:
+        try:
+            with saving():
+                signal.raise_signal(signal.SIGTERM)
+        except Interrupted as stop:
+            time.sleep(0.1)
+            raise Interrupted(stop.number, "kept") from stop
+        finally:
+            time.sleep(0.1)
+            done.append("ended")
+
+    with pytest.raises(Interrupted), hearing(interrupt):
+        work()
+    assert done == ["saved", "ended"]
 
 
 def test_a_signal_that_the_main_thread_blocks_waits_though_another_thread_receives_it() -> None:
