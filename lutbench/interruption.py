@@ -20,8 +20,9 @@ LOCKING = {threading.Condition.__enter__.__code__, threading.Condition.__exit__.
 LOCKING |= {hook.__code__ for name in ("_acquireLock", "_releaseLock") if (hook := getattr(logging, name, None))}
 """Of Python up to 3.12, which calls these around every fork, and there prints an exception instead of raising it."""
 
-INSIST = 0.5
-"""Seconds after which an interruption that was lost on its way is raised again."""
+INSIST = 5.0
+"""Seconds after which an interruption that was lost on its way is raised again: longer than what a generator that is closed by it waits
+for, which cannot be told from a loss."""
 
 _heard: set[int] = set()
 """The signals received so far while any block is listening: signals go to the process, not to a part of it."""

@@ -327,7 +327,9 @@ def test_a_signal_that_comes_while_a_lock_is_taken_leaves_it_free() -> None:
     assert not lock.locked()
 
 
-def test_an_interruption_that_a_library_catches_is_raised_again() -> None:
+def test_an_interruption_that_a_library_catches_is_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lutbench.interruption.INSIST", 0.01)
+
     def swallowed() -> None:
         with suppress(BaseException):  # as libraries do
             signal.raise_signal(signal.SIGTERM)

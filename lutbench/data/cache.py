@@ -5,8 +5,9 @@ every file to the same pixels. The cache stores these pixels as uncompressed 8-b
 bit those of the files) in memory-mapped Arrow files. 1000 images with ImageNet's aspect ratios take 200 MB at S = 224.
 
 It is stored below the data root in ``.lutbench/cache/``, in a folder named after the dataset's fingerprint and S;
-:mod:`lutbench.data.cache_build` makes it, and :mod:`lutbench.data.cache_place` knows where. The cache's own fingerprint, which is part of the identity of runs that read it, is computed from
-the dataset's fingerprint and the resizing. The cache is not needed for that, so it may be removed when a run has finished.
+:mod:`lutbench.data.cache_build` makes it. The cache's own fingerprint (:mod:`lutbench.data.cache_place`), which is part of the identity
+of runs that read it, is computed from the dataset's fingerprint and the resizing. The cache is not needed for that, so it may be removed
+when a run has finished.
 """
 
 from dataclasses import dataclass, field
