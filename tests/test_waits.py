@@ -1,8 +1,8 @@
 """No loop waits for the GPU: with ``torch.cuda.set_sync_debug_mode("error")`` a wait that is not marked is an error.
 
 What is marked by ``lutbench.train.device.may_wait`` reads something back on purpose: the log, a checkpoint, results. On a CPU, where nothing
-can wait, the same runs show that the loops are those that are watched. UPerNet is not among them: MMEngine's own loop waits once a step,
-for its gradient scaler and where it moves the batch.
+can wait, the same runs show that the loops are those that are watched. UPerNet is not among them: MMSegmentation's accuracy and MMEngine's
+gradient scaler wait in every step.
 """
 
 from collections.abc import Iterator
