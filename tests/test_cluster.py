@@ -227,7 +227,10 @@ def test_the_small_tests_of_the_guide_make_the_jobs_that_it_says(number: int, ti
     assert len(lines) == 2
     folders = ["--dry-run", "--data-root", str(tiny_data), "--runs", str(tmp_path / "runs")]
     done = subprocess.run(
-        [sys.executable, "-m", *lines[number].split(), *folders], capture_output=True, text=True, check=True
+        [sys.executable, "-m", *shlex.split(lines[number], comments=True), *folders],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     jobs = re.findall(r"(?m)^JOB\d+(?:, \d+ jobs)?: ([^;\n]*); ([^;\n]*)", done.stdout)
     if number == 1:
