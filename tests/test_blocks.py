@@ -98,7 +98,7 @@ def test_a_model_of_timm_that_trips_over_its_own_code_is_refused_by_name() -> No
 @pytest.mark.parametrize("fresh_crops", [True, False])
 def test_a_linear_probe_takes_blocks(tmp_path: Path, fresh_crops: bool) -> None:
     write_images(tmp_path)
-    settings = {"kind": "linear", "epochs": 20, "warmup_epochs": 1, "batch": 12, "base_lr": 20.0, "pool": "mean"}
+    settings = {"kind": "linear", "epochs": 60, "warmup_epochs": 1, "batch": 12, "base_lr": 20.0, "pool": "mean"}
     run = toy_run(tmp_path, **settings, fresh_crops=fresh_crops, crop_scale=[0.5, 1.0], blocks=[1, 2])
     found = performed_by(run, 1)
     assert found["measurements"]["top-1"] > 60, "three colours are easily told apart"
