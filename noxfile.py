@@ -131,7 +131,7 @@ def lowest(session: nox.Session) -> None:
 @nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel, install it into an empty environment, and smoke-test suite ``tiny`` with it, outside the clone."""
-    folder = Path(session.create_tmp())
+    folder = Path(session.create_tmp()).absolute()
     session.run("uv", "build", "--wheel", "--clear", "--out-dir", str(folder / "wheel"), external=True)
     (built,) = (folder / "wheel").glob("*.whl")
     session.install("-c", "constraints.txt", f"lutbench[segmentation] @ {built.as_uri()}")
