@@ -1,5 +1,6 @@
 """Batches are put together from units of bounded size; loader processes hear no signal, and end with the process that started them."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -141,6 +142,55 @@ def test_an_error_in_a_loader_process_is_told_in_this_one(images: ImageDataset, 
     schedule = Schedule(images=len(images), epochs=1, batch=len(images), micro_batch=len(images), seed=0)
     with pytest.raises(Exception, match=f"{broken.name} cannot be decoded"):
         list(stream(images, look, schedule, workers=2))
+
+
+class Dropped:
+    """Garbage of this process: a cycle, which notes where it is finalised."""
+
+    def __init__(self, notes: Path) -> None:
+        self.itself, self.notes = self, notes
+
+    def __del__(self) -> None:
+        (self.notes / str(os.getpid())).touch()
+
+
+class Collecting(Dataset[int]):
+    """A sample that collects garbage."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        return gc.collect() and os.getpid()
+
+
+def test_loader_processes_finalise_nothing_that_this_process_dropped(tmp_path: Path) -> None:
+    gc.disable()
+    try:
+        Dropped(tmp_path)
+        workers = {int(batch) for batch in Loader(Collecting(), batch_size=None, num_workers=2)}
+        assert len(workers - {os.getpid()}) == 2
+        assert not list(tmp_path.iterdir())
+        gc.collect()
+        assert [file.name for file in tmp_path.iterdir()] == [str(os.getpid())]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(("unit", "processes"), [(4, 1), (2, 2), (1, 3)])
+def test_there_are_no_more_loader_processes_than_units(unit: int, processes: int) -> None:
+    before = {process.pid for process in multiprocessing.active_children()}
+    coming = loaded(Pairs(), [[(0, 0), (0, 1), (0, 2), (0, 3)]], 3, Flight(unit, 1))
+    assert len({process.pid for process in multiprocessing.active_children()} - before) == processes
+    assert next(coming).tolist() == [0, 1, 2, 3]
+    assert next(coming, None) is None
+
+
+class Pairs(Dataset[int]):
+    """The second of every key."""
+
+    def __getitem__(self, key: tuple[int, int]) -> int:
+        return key[1]
 
 
 class Slowly(Dataset[Tensor]):

@@ -5,6 +5,7 @@ prefetched units is limited by :data:`IN_FLIGHT` bytes, whatever the batch size.
 """
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import resource
@@ -14,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import pairwise
+from itertools import islice, pairwise
 from multiprocessing.queues import Queue
 from typing import Any, NamedTuple
 
@@ -77,6 +78,7 @@ class _Units(Sampler[Sequence[Any]]):
         self.counts: deque[int] = deque()
 
     def __iter__(self) -> Iterator[Sequence[Any]]:
+        self.counts.clear()
         for batch in self.batches:
             units = cut(batch, self.unit)
             self.counts.append(len(units))
@@ -164,19 +166,31 @@ class Loader(DataLoader[Any]):
 
     A batch is waited for ``patience`` seconds, :data:`PATIENCE` if not given; 0 for those that may take any time. Workers hand
     tensors over by open files, so as many may be open from here on as the system allows. They end with the process that started them.
+
+    There are no more workers than units to load. One without would have a queue that nothing was put into, and for such a queue torch
+    starts a thread when it shuts down. If the garbage collector does that, both close the queue's files, and the second may close a
+    file that was opened meanwhile, such as the memory of another loader's batch.
     """
 
     def __init__(self, dataset: Dataset[Any], patience: float | None = None, **options: Any) -> None:
         raise_file_limit()
         timeout = (PATIENCE if patience is None else patience) if options.get("num_workers") else 0
         super().__init__(dataset, worker_init_fn=follow_parent, timeout=timeout, **options)
+        if self.num_workers:
+            units = self.sampler if self.batch_sampler is None else self.batch_sampler
+            self.num_workers = max(1, sum(1 for _ in islice(units, self.num_workers)))
 
     def __iter__(self) -> Any:
-        """Start the workers, with signals held back in them for good, and here until they have started."""
+        """Start the workers, with signals held back in them for good, and here until they have started.
+
+        Workers never collect what is garbage here: finalizers would end what this process still uses, or close files twice.
+        """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        gc.freeze()
         try:
             return self._explained(super().__iter__())
         finally:
+            gc.unfreeze()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _explained(self, batches: Iterator[Any]) -> Iterator[Any]:
