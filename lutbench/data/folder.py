@@ -161,8 +161,10 @@ def open_folder(folder: Path, name: str, split: str, *, skip_undecodable: bool =
         def list_class(name: str) -> _Listing:
             return _list_files(folder / name, os.fsencode(name) + b"/")
 
-        threads = LISTING_THREADS if len(classes) > FEW else 1
-        listings = list(in_threads(list_class, classes, f"listing {folder}", threads=threads))
+        if len(classes) > FEW:
+            listings = list(in_threads(list_class, classes, f"listing {folder}", threads=LISTING_THREADS))
+        else:
+            listings = [list_class(name) for name in classes]
         empty = [name for name, part in zip(classes, listings, strict=True) if not len(part.lengths)]
         if empty:
             passed = PassedOver.total(part.passed for part in listings if not len(part.lengths))

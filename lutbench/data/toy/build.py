@@ -79,7 +79,7 @@ class ToyDataset(Generic[D]):
                     shutil.rmtree(partial, ignore_errors=True)
         except OSError as error:
             raise UserError(
-                f"{folder.absolute()} could not be built: {error.strerror or error}. It takes up to 120 MB: give a data "
+                f"{folder.absolute()} could not be built: {error.strerror or error}. It takes up to 60 MB: give a data "
                 "root with room that you may write to, with --data-root."
             ) from error
         # Not an error: another version of Pillow or of the packages may decode a JPEG one grey level apart, and the run is
