@@ -27,7 +27,7 @@ def section(document: str, title: str) -> str:
 
 def said_of_whitened() -> list[str]:
     """Return how the primary differences are written, each with its interval over seeds, and both at equal epochs."""
-    frame = pd.read_csv(TABLES / "decided.csv", float_precision="round_trip")
+    frame = pd.read_csv(TABLES / "decided.csv")
     primary = [
         f"{one['difference']:+.1f} points [{one['low over seeds']:+.1f}, {one['high over seeds']:+.1f}]"
         for _, one in frame[frame["family"] == "primary"].iterrows()
@@ -44,7 +44,7 @@ def test_the_page_has_every_decided_comparison_as_the_tables_print_it() -> None:
 
 
 def test_every_difference_in_the_words_is_one_of_the_tables() -> None:
-    frame = pd.read_csv(TABLES / "comparisons.csv", float_precision="round_trip")
+    frame = pd.read_csv(TABLES / "comparisons.csv")
     printed = {
         (f"{one['difference']:+.1f}", f"{one['low over seeds']:+.1f}", f"{one['high over seeds']:+.1f}")
         for _, one in frame.iterrows()
@@ -64,10 +64,7 @@ def test_the_verdict_and_the_primary_differences_are_those_of_the_tables(documen
 
 
 def test_the_ablations_on_the_page_are_all_differences_of_the_tables() -> None:
-    tables = [
-        pd.read_csv(path, float_precision="round_trip")
-        for path in sorted(TABLES.with_name("evidence-ablations").glob("sweep-*.csv"))
-    ]
+    tables = [pd.read_csv(path) for path in sorted(TABLES.with_name("evidence-ablations").glob("sweep-*.csv"))]
     varied = pd.concat([one[~one["base"]] for one in tables])
     bounds = ["difference: low over seeds", "difference: high over seeds"]
     printed = Counter(
@@ -86,9 +83,7 @@ def test_the_accuracies_in_the_words_on_ablations_are_those_of_the_tables() -> N
         TABLES.with_name("evidence-ablations"),
         " ".join(section("docs/evidence.md", "Ablations at 12 epochs").split()),
     )
-    weight, direction = (
-        pd.read_csv(folder / f"sweep-{name}.csv", float_precision="round_trip") for name in ("weight", "direction")
-    )
+    weight, direction = (pd.read_csv(folder / f"sweep-{name}.csv") for name in ("weight", "direction"))
     base, without = (weight[weight["context_weight"] == value]["value"] for value in (0.25, 0))
     one = direction[~direction["base"]]["value"]
     caltech, cifar = (f"{value:.1f}" for value in base)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributed.tensor import DTensor
 from toy_runs import (
     SCRATCH,
@@ -121,6 +122,18 @@ def test_a_checkpoint_has_the_names_shapes_and_values_of_one_that_is_not_sharded
     expected, found = (load_file(run.checkpoints / "step-00000010" / "tensors.safetensors") for run in (one, two))
     assert any(name.startswith("optimizer.") for name in found)
     check_equal(found, expected)
+
+
+def test_the_health_of_a_sharded_student_is_that_of_one_process(folder: Path) -> None:
+    logged = []
+    for home in ("one", "two"):
+        found = EventAccumulator(str(toy(folder, f"{home} pretrain", "pretrain", shard=False).folder / "tensorboard"))
+        found.Reload()
+        names = ("spread", "mean cosine", "effective rank")
+        logged.append({(name, event.step): event.value for name in names for event in found.Scalars(name)})
+    one, two = logged
+    assert {step for _, step in one} == {5, 8, 10, 12}
+    assert two == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", SUITES)
