@@ -47,7 +47,7 @@ from downstream.stage import sample
 from lutbench.allocator import keep_freed_memory
 from lutbench.data.cache import CachedImages
 from lutbench.data.cache_build import make_cache
-from lutbench.data.images import ImageDataset, load_or_next, open_dataset
+from lutbench.data.images import ImageDataset, open_dataset
 from lutbench.data.random_crop import random_resized_crop
 from lutbench.data.tensors import resize_short_side, to_tensor
 from lutbench.data.toy.photographs import PHOTOGRAPHS, load_photograph
@@ -58,7 +58,7 @@ from lutbench.recipes.downstream import EncoderSource
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.probes import LinearRecipe
 from lutbench.recipes.robustness import RobustnessDatasetRecipe
-from lutbench.train.batches import stacked
+from lutbench.train.batches import Samples
 from lutbench.train.processes import accelerator
 from lutbench.train.randomness import RngStream, generator, reseed
 from pretrain.photometrics import apply_in_batch, draw_photometrics
@@ -238,7 +238,7 @@ def torchvisions(images: ImageDataset, colours: bool) -> Load:
 
 
 def ours(images: ImageDataset, data: DataRecipe, **settings: Any) -> Load:
-    """As the suite's loader does it, its seeding included."""
+    """As the suite pre-trains."""
     recipe = PretrainRecipe.model_validate({"data": data, **settings})
     return seeded_load(images, PretrainTransform(recipe), recipe.form)
 
@@ -250,14 +250,9 @@ def evaluated(images: ImageDataset, transform: Callable[[Any], torch.Tensor], fo
 
 
 def seeded_load(images: ImageDataset, transform: Callable[[Any], dict[str, Any]], form: Form) -> Load:
-    """As the suite's loader does it, by ``transform``."""
-
-    def load(index: int) -> dict[str, Any]:
-        image, used, skipped = load_or_next(images, index, form=form)
-        reseed(RngStream.IMAGE, 0, 0, index)
-        return {**transform(image), "index": used, "skipped": skipped}
-
-    return lambda indices: stacked(map(load, indices), len(indices))
+    """As the suite's loader does it, its seeding included."""
+    samples = Samples(images, transform, 0, form)
+    return lambda indices: samples.__getitems__([(0, index) for index in indices])
 
 
 def through_pillow(cached: CachedImages, data: DataRecipe) -> Load:
@@ -265,7 +260,8 @@ def through_pillow(cached: CachedImages, data: DataRecipe) -> Load:
     recipe = PretrainRecipe.model_validate({"data": data, "photometrics_on": "device"})
 
     def view(image: Image.Image) -> torch.Tensor:
-        pixels, box = padded_crop(np.asarray(image), 224, recipe.crop_padding)
+        pixels = np.empty((224, 224, 3), np.uint8)
+        box = padded_crop(np.asarray(image), pixels, recipe.crop_padding)
         return to_tensor(Image.fromarray(pixels[:, ::-1] if box.flipped else pixels))
 
     def transform(index: int) -> dict[str, Any]:

@@ -25,11 +25,12 @@ from lutbench.data.tensors import normalised, per_channel, resize_short_side
 from lutbench.errors import UserError
 from lutbench.models.encoders import create_vit
 from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.train.batches import Rows, RowTransform
 from pretrain.frameworks.vit import patchify
 from pretrain.photometrics import apply_everywhere, apply_in_batch, draw_photometrics
 
 
-class PretrainTransform:
+class PretrainTransform(RowTransform):
     """Convert an image to ``view1`` and ``view2``, uint8 (S, S, 3), ``flips``, bool (V,), and ``noise``, float32 (N,) in [0, 1).
 
     Pillow images are resized with Pillow, arrays (H, W, 3) with torchvision, and those from a cache not at all. ``flips`` says which of the V
@@ -51,14 +52,14 @@ class PretrainTransform:
                 f"crop_padding = {recipe.crop_padding} pixels cannot be reflected in a crop of {self.side}: set it to less than half."
             )
 
-    def __call__(self, image: Image.Image | Pixels) -> dict[str, Tensor]:
+    def __call__(self, image: Image.Image | Pixels, rows: Rows | None = None) -> dict[str, Tensor]:
         if self.recipe.crop == "simple":  # the resize draws nothing: once for both views
             image = np.asarray(resize_short_side(image, self.side))
         noise = torch.rand(self.patches)
-        view1, box1 = self._crop(image)
+        view1, box1 = self._crop(image, "view1", rows)
         sample, flips = {"view1": torch.from_numpy(view1), "noise": noise}, [box1.flipped]
         if self.recipe.has_context:
-            view2, box2 = self._crop(image)
+            view2, box2 = self._crop(image, "view2", rows)
             flips.append(box2.flipped)
             if self.recipe.context_target == "tokens":
                 sample["boxes"] = torch.tensor([box1, box2], dtype=torch.float32)
@@ -70,11 +71,12 @@ class PretrainTransform:
                     view2 = np.array(drawn.apply(Image.fromarray(view2[:, ::-1] if box2.flipped else view2)))
                     flips[1] = False
             sample["view2"] = torch.from_numpy(view2)
-        return sample | {"flips": torch.tensor(flips)}
+        return sample | {"flips": torch.from_numpy(np.array(flips))}
 
-    def _crop(self, image: Image.Image | Pixels) -> tuple[Pixels, Box]:
+    def _crop(self, image: Image.Image | Pixels, name: str, rows: Rows | None) -> tuple[Pixels, Box]:
         if self.recipe.crop == "simple":
-            return padded_crop(np.asarray(image), self.side, self.recipe.crop_padding)
+            pixels = rows.of(name, self.side, self.side, 3) if rows else np.empty((self.side, self.side, 3), np.uint8)
+            return pixels, padded_crop(np.asarray(image), pixels, self.recipe.crop_padding)
         return random_resized_crop(image, self.side, self.recipe.crop_scale)
 
 
@@ -148,17 +150,18 @@ def upright(views: Tensor, flipped: Tensor, device: torch.device) -> Tensor:
     return torch.where(mirrored, pixels.flip(2), pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def padded_crop(image: Pixels, side: int, padding: int) -> tuple[Pixels, Box]:
-    """Return a random square of ``image`` (H, W, 3) padded by reflection, and where it lies. Draws 3 numbers.
+def padded_crop(image: Pixels, pixels: Pixels, padding: int) -> Box:
+    """Fill ``pixels`` (S, S, 3) with a random square of ``image`` (H, W, 3), padded by reflection; return where it lies. Draws 3 numbers.
 
-    Half of the time it is to be flipped, which is left to who takes it. Then these are the same pixels as torchvision's RandomCrop(side, padding, padding_mode="reflect") and a flip, for the same
-    position, but only the crop is padded, by slices: a fifth of the time on a 64 px image.
+    Half of the time it is to be flipped, which is left to who takes it. Then these are the same pixels as those of torchvision's
+    RandomCrop(side, padding, padding_mode="reflect") and a flip, for the same position, but only the crop is padded, by slices: a fifth
+    of the time on a 64 px image.
     """
+    side = len(pixels)
     down, across, flip = torch.rand(3).tolist()
     image_height, image_width, _ = image.shape
     upper, rows, above, below = _span(image_height, side, padding, down)
     left, columns, before, after = _span(image_width, side, padding, across)
-    pixels = np.empty((side, side, 3), np.uint8)
     pixels[above : above + rows, before : before + columns] = image[upper : upper + rows, left : left + columns]
     if above:
         pixels[:above] = pixels[above + 1 : 2 * above + 1][::-1]
@@ -168,7 +171,7 @@ def padded_crop(image: Pixels, side: int, padding: int) -> tuple[Pixels, Box]:
         pixels[:, :before] = pixels[:, before + 1 : 2 * before + 1][:, ::-1]
     if after:
         pixels[:, side - after :] = pixels[:, side - 2 * after - 1 : side - after - 1][:, ::-1]
-    return pixels, Box(upper - above, left - before, side, side, flip < FLIP, image_height, image_width)
+    return Box(upper - above, left - before, side, side, flip < FLIP, image_height, image_width)
 
 
 def _span(length: int, side: int, padding: int, share: float) -> tuple[int, int, int, int]:

@@ -21,7 +21,7 @@ from lutbench.recipes.base import DataRecipe, EncoderRecipe
 from lutbench.recipes.downstream import ClassificationRecipe, EncoderSource, FinetuneRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
 from lutbench.recipes.probes import KnnRecipe, LinearRecipe
-from lutbench.train.batches import stacked
+from lutbench.train.batches import Rows, stacked
 from lutbench.train.loader import together
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.views import PretrainTransform
@@ -60,7 +60,7 @@ class Seen:
         self.transform = train_transform(recipe, IMAGENETS)
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return classifier_input(stacked([self.transform(image)], 1), torch.device("cpu"), IMAGENETS)[0]
+        return classifier_input(stacked([self.transform(image)], Rows(1)), torch.device("cpu"), IMAGENETS)[0]
 
 
 TRANSFORMS: dict[str, Callable[[], Callable[[Image.Image], Tensor]]] = {
@@ -147,7 +147,7 @@ def test_what_is_erased_on_the_device_is_what_timms_own_transform_erases(device:
     assert all(sample["image"].dtype == torch.uint8 for sample in samples)
     lengths = [len(sample["erased_noise"]) for sample in samples]
     assert 10 < sum(length > 0 for length in lengths) < 30, "some are erased"
-    batch = together([stacked(samples[:15], 15), stacked(samples[15:], 25)])
+    batch = together([stacked(samples[:15], Rows(15)), stacked(samples[15:], Rows(25))])
     found = classifier_input(batch, torch.device(device), IMAGENETS).cpu()
     torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=0 if device == "cpu" else 1e-6)
 

@@ -23,7 +23,7 @@ from lutbench.evaluate.transform import eval_transform
 from lutbench.recipes.loading import load_suite
 from lutbench.run import Run
 from lutbench.stages import run_suite
-from lutbench.train.batches import _Samples
+from lutbench.train.batches import Samples
 from lutbench.workspace import Workspace
 
 KNN: dict[str, Any] = {"kind": "knn", "neighbours": 5, "threads": 1}
@@ -361,13 +361,13 @@ trackers = []
 @pytest.fixture
 def made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Reads:
     """Which random crops were made of a decoded image."""
-    noted, seen = Reads(folder / "made.txt"), _Samples._seen
+    noted, seen = Reads(folder / "made.txt"), Samples._seen
 
-    def seeing(samples: _Samples, epoch: int, index: int, image: Any) -> dict[str, Any]:
+    def seeing(samples: Samples, epoch: int, index: int, image: Any, *rows: Any) -> dict[str, Any]:
         noted.note(f"{epoch}/{index}")
-        return seen(samples, epoch, index, image)
+        return seen(samples, epoch, index, image, *rows)
 
-    monkeypatch.setattr(_Samples, "_seen", seeing)
+    monkeypatch.setattr(Samples, "_seen", seeing)
     return noted
 
 

@@ -36,7 +36,7 @@ from lutbench.recipes.robustness import ClassifierSource, RobustnessDatasetRecip
 from lutbench.record import read_record, record_path
 from lutbench.run import open_run
 from lutbench.stages import run_suite
-from lutbench.train.batches import stacked
+from lutbench.train.batches import Rows, stacked
 from lutbench.workspace import Workspace
 from robustness.classifier import load_classifier
 from robustness.condition_outcomes import RobustnessOutcomes
@@ -145,7 +145,7 @@ def test_the_images_of_every_task_are_prepared_as_the_encoder_was_trained(tmp_pa
     grey = Image.new("RGB", (40, 40), (191, 191, 191))
     off: dict[str, Any] = {"rand_augment": "", "erasing": 0.0, "flip": 0.0}
     tuning = train_transform(FinetuneRecipe(data=data, encoder=source, **off), prepared)(grey)
-    seen = classifier_input(stacked([tuning], 1), torch.device("cpu"), prepared)[0]
+    seen = classifier_input(stacked([tuning], Rows(1)), torch.device("cpu"), prepared)[0]
     assert torch.allclose(seen, torch.full((3, 16, 16), 191 / 255 * 2 - 1), atol=1e-6)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
     whole = LinearRecipe(data=data, encoder=source, crop_scale=[1.0, 1.0])

@@ -2,6 +2,7 @@
 
 import pickle
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from lutbench.data.tensors import resize_short_side, to_tensor
 from lutbench.errors import UserError
 from lutbench.recipes.base import DataRecipe, EncoderRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
+from lutbench.train.batches import Rows, stacked
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.photometrics import draw_photometrics
 from pretrain.views import PretrainTransform, Views, padded_crop, upright
@@ -52,7 +54,8 @@ def drawn(changes: dict[str, object], image: Image.Image | Pixels, key: int = 0)
 
 
 def flipped_crop(image: Image.Image, side: int, padding: int) -> Pixels:
-    pixels, box = padded_crop(np.asarray(image), side, padding)
+    pixels = np.empty((side, side, 3), np.uint8)
+    box = padded_crop(np.asarray(image), pixels, padding)
     return pixels[:, ::-1] if box.flipped else pixels
 
 
@@ -115,6 +118,32 @@ def test_a_pickled_transform_draws_the_same() -> None:
     with seeded(5):
         found = copy(image)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("photometrics_on", ["device", "loader"])
+@pytest.mark.parametrize("crop", ["simple", "random"])
+def test_a_batch_holds_the_samples_and_simple_crops_are_written_into_it(crop: str, photometrics_on: str) -> None:
+    transform = PretrainTransform(recipe(crop=crop, photometrics_on=photometrics_on))
+    images = [picture(50, 40, seed) for seed in range(3)]
+    rows, samples = Rows(3), []
+
+    def made() -> Iterator[dict[str, Tensor]]:
+        for number, image in enumerate(images):
+            with seeded(RngStream.IMAGE, number):
+                samples.append(transform(image, rows))
+            yield samples[-1]
+
+    batch = stacked(made(), rows)
+    for number, image in enumerate(images):
+        with seeded(RngStream.IMAGE, number):
+            expected = transform(image)
+        assert expected.keys() == batch.keys()
+        assert all(torch.equal(batch[name][number], expected[name]) for name in expected)
+        in_place = {
+            name for name in ("view1", "view2") if samples[number][name].data_ptr() == batch[name][number].data_ptr()
+        }
+        written = {"view1", "view2"} if photometrics_on == "device" else {"view1"}
+        assert in_place == (written if crop == "simple" else set())
 
 
 @pytest.mark.parametrize("size", [(32, 32), (45, 32), (32, 60)])

@@ -6,6 +6,7 @@ images than a batch. The images of a step depend only on (seed, step).
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -19,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate, default_convert, get_worker_info
 
+from lutbench.data.decoding import Pixels
 from lutbench.data.images import ImageDataset, UndecodableImage, is_streamed, load_or_next
 from lutbench.errors import UserError
 from lutbench.recipes.base import Form
@@ -137,9 +139,7 @@ class _StreamedSamples(IterableDataset[dict[str, Tensor]]):
     An image that cannot be decoded gives its place to the next one in the set.
     """
 
-    def __init__(
-        self, samples: "_Samples", images: "StreamedImages", schedule: Schedule, start: int, unit: int
-    ) -> None:
+    def __init__(self, samples: "Samples", images: "StreamedImages", schedule: Schedule, start: int, unit: int) -> None:
         self.samples = samples
         self.images = images
         self.schedule = schedule
@@ -154,7 +154,7 @@ class _StreamedSamples(IterableDataset[dict[str, Tensor]]):
                 epoch = position // self.schedule.images
                 index, content = next(coming)
                 taken[position] = self.samples.sample(epoch, index, content)
-            yield stacked((taken[position] for position in positions), len(positions))
+            yield stacked((taken[position] for position in positions), Rows(len(positions)))
 
     def _units(self) -> Iterator[Sequence[int]]:
         """Yield the positions of every unit of this worker."""
@@ -172,7 +172,7 @@ class _StreamedSamples(IterableDataset[dict[str, Tensor]]):
             yield from self.images.contents(self.schedule.seed, epoch, ranks)
 
 
-class _Samples(Dataset[dict[str, Any]]):
+class Samples(Dataset[dict[str, Any]]):
     """One image by one: decoded and transformed under its own key.
 
     The generators are not put back: nothing draws without a key, and keeping NumPy's state costs as much as a crop.
@@ -200,22 +200,25 @@ class _Samples(Dataset[dict[str, Any]]):
             return bytes_of(self.transform(blank if self.form == "Pillow" else np.array(blank)))
 
     def __getitems__(self, keys: Sequence[Key]) -> dict[str, Tensor]:
-        return stacked((self.sample(*key) for key in keys), len(keys))
+        rows = Rows(len(keys))
+        return stacked((self.sample(*key, rows=rows) for key in keys), rows)
 
-    def sample(self, epoch: int, index: int, content: bytes | None = None) -> dict[str, Any]:
-        """Return the sample of an image, whose ``content`` may have been read already."""
+    def sample(
+        self, epoch: int, index: int, content: bytes | None = None, rows: "Rows | None" = None
+    ) -> dict[str, Any]:
+        """Return the sample of an image, whose ``content`` may have been read already; its pixels may lie in ``rows``."""
         made = self._kept(epoch, index) if content is None else None
         if made is None:
             image, used, skipped = load_or_next(self.images, index, content, self.form)
-            made = {**self._seen(epoch, index, image), "index": used, "skipped": skipped}
+            made = {**self._seen(epoch, index, image, rows), "index": used, "skipped": skipped}
         if self.images.labels is not None:
             made["label"] = int(self.images.labels[made["index"]])
         return made
 
-    def _seen(self, epoch: int, index: int, image: Any) -> dict[str, Any]:
+    def _seen(self, epoch: int, index: int, image: Any, rows: "Rows | None" = None) -> dict[str, Any]:
         """Return an image transformed under its key."""
         reseed(RngStream.IMAGE, self.seed, epoch, index)
-        return self.transform(image)
+        return self.transform(image, rows) if isinstance(self.transform, RowTransform) else self.transform(image)
 
     def _kept(self, epoch: int, index: int) -> dict[str, Any] | None:
         """Return a sample whose crop is shared; None if no crops are, or if the image cannot be decoded, so that another replaces it."""
@@ -248,7 +251,7 @@ def stream(
     ``skipped`` (B,) how many undecodable images were passed over, and ``label`` (B,) where there are labels. If ``transform`` returns
     the pixels ``image`` alone they come from ``crops``, where these are given, and those that it makes are kept there.
     """
-    samples = _Samples(images, transform, schedule.seed, form, crops)
+    samples = Samples(images, transform, schedule.seed, form, crops)
     share = schedule.micro_batch // schedule.processes
     flight = Flight.of(share, samples.size if workers else 0, workers)
     if is_streamed(images):
@@ -258,24 +261,56 @@ def stream(
     return loaded(samples, FromStep(schedule, start), workers, flight, default_convert)
 
 
-def stacked(samples: Iterable[dict[str, Any]], count: int) -> dict[str, Tensor]:
-    """Return ``count`` samples as a batch: stacked, but for what is :data:`RAGGED`, which lies in one row.
+class Rows:
+    """The uint8 pixels of a batch of ``count`` samples, by name; a transform that writes a sample's into its row saves copying them."""
 
-    Pixels are copied into the batch as each sample comes: it is in the processor's cache then, and leaves its memory to the next one.
+    def __init__(self, count: int) -> None:
+        self.batch: dict[str, Tensor] = {}
+        self.row = 0
+        """The row of the sample that is made now."""
+        self._count = count
+        self._arrays: dict[str, Pixels] = {}
+
+    def of(self, name: str, *shape: int) -> Pixels:
+        """Return the sample's row, of that shape; what it holds is undefined."""
+        if name not in self.batch:
+            self.batch[name] = _room(self._count, *shape)
+            self._arrays[name] = self.batch[name].numpy()
+        row: Pixels = self._arrays[name][self.row]
+        return row
+
+    def put(self, name: str, pixels: Tensor) -> None:
+        """Copy pixels into the sample's row, unless they were written there."""
+        self.of(name, *pixels.shape)
+        row = self.batch[name][self.row]
+        if row.data_ptr() != pixels.data_ptr():
+            row.copy_(pixels)
+
+
+class RowTransform(ABC):
+    """A transform that writes pixels into their row of a batch."""
+
+    @abstractmethod
+    def __call__(self, image: Any, rows: Rows | None = None) -> dict[str, Tensor]:
+        """Return a sample, whose pixels may lie in ``rows``."""
+
+
+def stacked(samples: Iterable[dict[str, Any]], rows: Rows) -> dict[str, Tensor]:
+    """Return samples as a batch: stacked, but for what is :data:`RAGGED`, which lies in one row. Pixels lie in ``rows``.
+
+    Pixels are put there as each sample comes: it is in the processor's cache then, and leaves its memory to the next one.
     """
-    pixels: dict[str, Tensor] = {}
     others: list[dict[str, Any]] = []
-    for row, sample in enumerate(samples):
+    for number, sample in enumerate(samples):
         others.append({})
         for name, value in sample.items():
-            if not isinstance(value, Tensor) or value.dtype != torch.uint8:
-                others[row][name] = value
-                continue
-            if not row:
-                pixels[name] = _room(count, *value.shape)
-            pixels[name][row] = value
+            if isinstance(value, Tensor) and value.dtype == torch.uint8:
+                rows.put(name, value)
+            else:
+                others[number][name] = value
+        rows.row = number + 1
     ragged = {name: torch.cat([sample.pop(name) for sample in others]) for name in RAGGED if name in others[0]}
-    return {**pixels, **default_collate(others), **ragged}
+    return {**rows.batch, **default_collate(others), **ragged}
 
 
 def _room(*shape: int) -> Tensor:
