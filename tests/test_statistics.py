@@ -12,6 +12,7 @@ from lutbench.evaluate.statistics import (
     Interval,
     Z,
     bootstrap,
+    compare_resampled,
     over_seeds,
     paired,
     paired_difference,
@@ -359,3 +360,10 @@ def test_intervals_have_the_bits_of_scipys_statistics() -> None:
 def test_what_is_no_share_has_no_interval(successes: int, n: int) -> None:
     with pytest.raises(ValueError, match="is not a share"):
         wilson(successes, n)
+
+
+def test_a_difference_that_is_only_rounding_is_on_no_side() -> None:
+    drawn = np.repeat([0.01, 0.0, -0.01], [1500, 400, 100])
+    for rounding in (1e-17, -1e-17):
+        noisy = np.where(drawn == 0, rounding, drawn)
+        assert compare_resampled(10, [0.005], noisy) == compare_resampled(10, [0.005], drawn)
