@@ -68,7 +68,7 @@ def wrong_for_pixels(root: Path) -> Drawn:
     known, asked = _small(train), _small(val)
     lengths = (known**2).sum(1)
     nearest = np.concatenate(
-        [(lengths - 2 * part @ known.T).argmin(1) for part in np.array_split(asked, 8)]  # 8: 20 MB at a time
+        [(lengths - 2 * part @ known.T).argmin(1) for part in np.array_split(asked, 8)]  # a few MB at a time
     )
     wrong = train.labels[nearest] != val.labels
     for label in range(len(val.classes)):

@@ -6,10 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,7 +165,8 @@ class Collecting(Dataset[int]):
         return 2
 
     def __getitem__(self, index: int) -> int:
-        return gc.collect() and os.getpid()
+        gc.collect()
+        return os.getpid()
 
 
 def test_loader_processes_finalise_nothing_that_this_process_dropped(tmp_path: Path) -> None:
@@ -177,13 +182,30 @@ def test_loader_processes_finalise_nothing_that_this_process_dropped(tmp_path: P
         gc.enable()
 
 
-@pytest.mark.parametrize(("unit", "processes"), [(4, 1), (2, 2), (1, 3)])
-def test_there_are_no_more_loader_processes_than_units(unit: int, processes: int) -> None:
-    before = {process.pid for process in multiprocessing.active_children()}
-    coming = loaded(Pairs(), [[(0, 0), (0, 1), (0, 2), (0, 3)]], 3, Flight(unit, 1))
-    assert len({process.pid for process in multiprocessing.active_children()} - before) == processes
-    assert next(coming).tolist() == [0, 1, 2, 3]
-    assert next(coming, None) is None
+def test_the_garbage_collector_closes_no_file_that_the_end_of_a_loader_closes_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two workers one has nothing to load, so that nothing was put into its queue before its end."""
+    closed = Counter[int]()
+    close = Connection._close  # type: ignore[attr-defined]
+
+    def slowly(connection: Any) -> None:
+        closed[id(connection)] += 1
+        if closed[id(connection)] == 1:
+            close(connection)
+        time.sleep(0.2 if threading.current_thread() is threading.main_thread() else 2)
+
+    coming = loaded(Pairs(), [[(0, 0), (0, 1)]], 2, Flight(2, 1))
+    assert next(coming).tolist() == [0, 1]
+    ends = {thread.name for thread in threading.enumerate()}
+    monkeypatch.setattr(Connection, "_close", slowly)
+    itself: list[Any] = [coming]
+    itself.append(itself)
+    del coming, itself
+    gc.collect()
+    assert wait_for(lambda: {thread.name for thread in threading.enumerate()} < ends)
+    assert max(closed.values()) == 1
+    assert len(closed) >= 6, "both ends of three queues"
 
 
 class Pairs(Dataset[int]):

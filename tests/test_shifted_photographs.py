@@ -31,19 +31,20 @@ def test_crops_of_a_are_those_whose_nearest_training_crop_is_of_another_class(ti
     names = {chosen.image_name(index) for index in range(len(chosen))}
     known = np.stack([_blocks(train.image(index)) for index in range(0, len(train))])
     wrong: dict[int, int] = {}
-    for index in range(3, len(val), 50):
+    for index in range(3, len(val), 23):  # of every class, in all bands
         distances = np.square(known - _blocks(val.image(index))).sum(1)
-        right = train.labels[distances.argmin()] == val.labels[index]
+        of_class = train.labels == val.labels[index]
+        own, other = distances[of_class].min(), distances[~of_class].min()
         if val.image_name(index) in names:
-            assert not right, val.image_name(index)
-        elif not right:
+            assert other < 1.05 * own, val.image_name(index)  # Pillow rounds twice, see _blocks
+        elif other < 0.95 * own:
             wrong[int(val.labels[index])] = wrong.get(int(val.labels[index]), 0) + 1
     counts = dict(zip(chosen.classes, np.bincount(chosen.labels), strict=True))  # type: ignore[arg-type]
     assert all(counts[val.classes[label]] == MOST_WRONG for label in wrong), "one was left out though there was room"
 
 
 def _blocks(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """Means over blocks of 4 x 4, rounded as Pillow's box filter rounds them."""
+    """Means over blocks of 4 x 4, rounded once; Pillow's box filter rounds those of rows too."""
     pixels = np.asarray(image, np.int64).reshape(16, 4, 16, 4, 3).sum((1, 3))
     return ((pixels + 8) // 16).ravel()
 

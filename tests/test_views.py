@@ -3,22 +3,25 @@
 import pickle
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from image_files import tree
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional
 
 from lutbench.data.decoding import Pixels
+from lutbench.data.images import open_dataset
 from lutbench.data.random_crop import random_resized_crop
 from lutbench.data.tensors import resize_short_side, to_tensor
 from lutbench.errors import UserError
 from lutbench.recipes.base import DataRecipe, EncoderRecipe
 from lutbench.recipes.pretrain import PretrainRecipe
-from lutbench.train.batches import Rows, stacked
+from lutbench.train.batches import FromStep, Rows, Samples, Schedule, stacked, stream
 from lutbench.train.randomness import RngStream, seeded
 from pretrain.photometrics import draw_photometrics
 from pretrain.views import PretrainTransform, Views, padded_crop, upright
@@ -120,6 +123,29 @@ def test_a_pickled_transform_draws_the_same() -> None:
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "changes", [{}, {"photometrics_on": "device"}, {"crop": "random"}, {"context_weight": 0.0}], ids=str
+)
+def test_a_loader_brings_the_samples_of_single_images_though_one_cannot_be_decoded(
+    changes: dict[str, object], workers: int, tmp_path: Path
+) -> None:
+    tree(tmp_path / "set" / "train")
+    broken = sorted((tmp_path / "set").rglob("*.png"))[1]
+    broken.write_bytes(broken.read_bytes()[:40])
+    images = open_dataset(DataRecipe(path="set", undecodable="skip"), "train", tmp_path)
+    transform, schedule = PretrainTransform(recipe(**changes)), Schedule(len(images), 2, 4, 4, seed=3)
+    samples = Samples(images, transform, 3, "Pillow")
+    skipped = 0
+    for keys, batch in zip(FromStep(schedule, 0), stream(images, transform, schedule, workers=workers), strict=True):
+        for row, key in enumerate(keys):
+            expected = samples.sample(*key)
+            assert batch.keys() == expected.keys()
+            assert all(torch.equal(batch[name][row], torch.as_tensor(value)) for name, value in expected.items())
+            skipped += expected["skipped"]
+    assert skipped >= 2, "once an epoch"
+
+
 @pytest.mark.parametrize("photometrics_on", ["device", "loader"])
 @pytest.mark.parametrize("crop", ["simple", "random"])
 def test_a_batch_holds_the_samples_and_simple_crops_are_written_into_it(crop: str, photometrics_on: str) -> None:
@@ -144,6 +170,21 @@ def test_a_batch_holds_the_samples_and_simple_crops_are_written_into_it(crop: st
         }
         written = {"view1", "view2"} if photometrics_on == "device" else {"view1"}
         assert in_place == (written if crop == "simple" else set())
+
+
+def test_pixels_written_in_another_order_are_copied_and_those_of_a_later_sample_alone_are_refused() -> None:
+    rows = Rows(2)
+    turned = torch.from_numpy(rows.of("image", 4, 4, 3)).permute(2, 0, 1)
+    turned.copy_(torch.arange(48).view(3, 4, 4))
+    with pytest.raises(RuntimeError):  # it is of another shape
+        rows.put("image", turned)
+    square = torch.from_numpy(rows.of("other", 4, 4))
+    square.copy_(torch.arange(16).view(4, 4))
+    rows.put("other", square.T.clone())
+    assert torch.equal(rows.batch["other"][0], torch.arange(16, dtype=torch.uint8).view(4, 4).T)
+    rows.row = 1
+    with pytest.raises(KeyError, match="late"):
+        rows.put("late", square)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (45, 32), (32, 60)])

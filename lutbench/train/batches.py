@@ -280,10 +280,16 @@ class Rows:
         return row
 
     def put(self, name: str, pixels: Tensor) -> None:
-        """Copy pixels into the sample's row, unless they were written there."""
+        """Copy pixels into the sample's row, unless they were written there.
+
+        Raises:
+            KeyError: if samples before this one have no such pixels.
+        """
+        if self.row and name not in self.batch:
+            raise KeyError(name)
         self.of(name, *pixels.shape)
         row = self.batch[name][self.row]
-        if row.data_ptr() != pixels.data_ptr():
+        if row.data_ptr() != pixels.data_ptr() or row.stride() != pixels.stride():
             row.copy_(pixels)
 
 

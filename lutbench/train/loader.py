@@ -12,10 +12,11 @@ import resource
 import signal
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice, pairwise
+from itertools import pairwise
 from multiprocessing.queues import Queue
 from typing import Any, NamedTuple
 
@@ -78,7 +79,6 @@ class _Units(Sampler[Sequence[Any]]):
         self.counts: deque[int] = deque()
 
     def __iter__(self) -> Iterator[Sequence[Any]]:
-        self.counts.clear()
         for batch in self.batches:
             units = cut(batch, self.unit)
             self.counts.append(len(units))
@@ -165,32 +165,36 @@ class Loader(DataLoader[Any]):
     """A DataLoader whose workers leave signals, from their first moment on, to the process that needs them to save.
 
     A batch is waited for ``patience`` seconds, :data:`PATIENCE` if not given; 0 for those that may take any time. Workers hand
-    tensors over by open files, so as many may be open from here on as the system allows. They end with the process that started them.
-
-    There are no more workers than units to load. One without would have a queue that nothing was put into, and for such a queue torch
-    starts a thread when it shuts down. If the garbage collector does that, both close the queue's files, and the second may close a
-    file that was opened meanwhile, such as the memory of another loader's batch.
+    tensors over by open files, so as many may be open from here on as the system allows. They end with the process that started them,
+    of which they are forks on Linux, whatever is usual there: they share what it has in memory.
     """
 
     def __init__(self, dataset: Dataset[Any], patience: float | None = None, **options: Any) -> None:
         raise_file_limit()
-        timeout = (PATIENCE if patience is None else patience) if options.get("num_workers") else 0
+        timeout = 0.0
+        if options.get("num_workers"):
+            timeout = PATIENCE if patience is None else patience
+            if sys.platform == "linux":
+                options.setdefault("multiprocessing_context", "fork")
         super().__init__(dataset, worker_init_fn=follow_parent, timeout=timeout, **options)
-        if self.num_workers:
-            units = self.sampler if self.batch_sampler is None else self.batch_sampler
-            self.num_workers = max(1, sum(1 for _ in islice(units, self.num_workers)))
 
     def __iter__(self) -> Any:
         """Start the workers, with signals held back in them for good, and here until they have started.
 
-        Workers never collect what is garbage here: finalizers would end what this process still uses, or close files twice.
+        What torch returns is kept from the garbage collector until it is let go of here: to end workers it starts threads that close
+        the files of queues, which the collector would close too. Closed twice, such a file may be another one that was opened between,
+        as the memory of a batch is. For the same reason workers never collect what was garbage here, see :func:`follow_parent`.
         """
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        gc.freeze()
+        before, collects = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS), gc.isenabled()
+        gc.disable()
         try:
-            return self._explained(super().__iter__())
+            units = super().__iter__()
+            coming = self._explained(units)
+            weakref.finalize(coming, lambda units: None, units)
+            return coming
         finally:
-            gc.unfreeze()
+            if collects:
+                gc.enable()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _explained(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -223,8 +227,11 @@ def send_error(queue: "Queue[Any]", error: Exception, batch: tuple[Any, ...]) ->
 def follow_parent(worker: int) -> None:
     """Leave the process group, and hear no signal but the parent's, as a scheduler may send them to every process; end when the parent does.
 
-    Its errors a worker hands to its parent, those of handing over too; that the parent ends in the middle of a handover is none.
+    Its errors a worker hands to its parent, those of handing over too; that the parent ends in the middle of a handover is none. What was
+    garbage in the parent is never collected here, where finalizers would close what this process uses.
     """
+    gc.freeze()
+    gc.enable()
     os.setpgid(0, 0)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_end_when_told, daemon=True).start()
