@@ -4,7 +4,8 @@
 A photograph (or quarter) is cut into bands, by turns for training and validation, with gaps between them, so that no
 pixel is in both splits. Crops are squares of varied side, resized to 64 x 64 (our choice: objects then have no fixed size,
 as in real sets; with 300 training crops of each class, a raw 10-epoch ViT gets 91 % of crops right that are all of side 64,
-84 % of those of varied side). They say that a pipeline works and hardly anything about a method: train and validation crops share a photographer, a light and a camera.
+84 % of those of varied side). They say that a pipeline works and hardly anything about a method: train and validation
+crops share a photographer, a light and a camera.
 
 On disk they are laid out as ImageNet is, ``SET/{train,val}/CLASS/0000.png``, with a ``manifest.json``.
 """
