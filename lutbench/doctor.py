@@ -39,6 +39,9 @@ PROBES: Mapping[str, str] = {
 }
 """Code that tests each library, in this order; ``found`` is what is shown."""
 
+SYSTEM_LIBRARIES = "apt-get install libgl1 libglib2.0-0 libxcb1    # what OpenCV needs; other systems than Debian have other names"
+"""For a library of the operating system that is missing: OpenCV's, which slim images of containers lack."""
+
 PROBE = """
 import json, sys
 for name, code in json.loads(sys.argv[1]).items():
@@ -191,7 +194,9 @@ def library_findings(
     def imported(name: str, package: str = ".") -> Finding:
         found, error = answers[name]
         if error:
-            return Finding(name, "wrong", f"cannot be imported: {shortened(error)}", install(package))
+            opencv = name == "MMSegmentation" and "cannot open shared object file" in error
+            mend = SYSTEM_LIBRARIES if opencv else install(package)
+            return Finding(name, "wrong", f"cannot be imported: {shortened(error)}", mend)
         return Finding(name, "ok", found[0])
 
     yield imported("torch")

@@ -56,6 +56,14 @@ def test_torch_that_cannot_be_imported_is_told_with_the_line_that_mends_it(tmp_p
     assert lines[-1] == "1 problem found."
 
 
+def test_a_library_of_the_system_that_opencv_lacks_is_named_with_its_package() -> None:
+    missing = "ImportError: libxcb.so.1: cannot open shared object file: No such file or directory"
+    finding = found({**FINE, "MMSegmentation": ([], missing)})["MMSegmentation"]
+    assert (finding.status, finding.text) == ("wrong", f"cannot be imported: {missing}")
+    assert "apt-get install" in finding.mend
+    assert "libxcb1" in finding.mend
+
+
 def test_a_library_that_ends_its_process_is_a_finding() -> None:
     answers = probed({"torch": "import os; os._exit(77)", "timm": "found = ['1']"})
     assert answers == {"torch": ([], "the process ended with exit status 77 during the import")}
