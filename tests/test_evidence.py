@@ -25,9 +25,16 @@ def section(document: str, title: str) -> str:
     return str(found)
 
 
+def read(path: Path) -> pd.DataFrame:
+    """Return a table with the very numbers that it has: pandas rounds some of them in the last digit."""
+    header = path.read_text(encoding="utf-8").partition("\n")[0].split(",")
+    numbers = [name for name in header if name in ("difference", "value") or "over seeds" in name]
+    return pd.read_csv(path, converters=dict.fromkeys(numbers, lambda text: float(text or "nan")))
+
+
 def said_of_whitened() -> list[str]:
     """Return how the primary differences are written, each with its interval over seeds, and both at equal epochs."""
-    frame = pd.read_csv(TABLES / "decided.csv")
+    frame = read(TABLES / "decided.csv")
     primary = [
         f"{one['difference']:+.1f} points [{one['low over seeds']:+.1f}, {one['high over seeds']:+.1f}]"
         for _, one in frame[frame["family"] == "primary"].iterrows()
@@ -44,7 +51,7 @@ def test_the_page_has_every_decided_comparison_as_the_tables_print_it() -> None:
 
 
 def test_every_difference_in_the_words_is_one_of_the_tables() -> None:
-    frame = pd.read_csv(TABLES / "comparisons.csv")
+    frame = read(TABLES / "comparisons.csv")
     printed = {
         (f"{one['difference']:+.1f}", f"{one['low over seeds']:+.1f}", f"{one['high over seeds']:+.1f}")
         for _, one in frame.iterrows()
@@ -64,7 +71,7 @@ def test_the_verdict_and_the_primary_differences_are_those_of_the_tables(documen
 
 
 def test_the_ablations_on_the_page_are_all_differences_of_the_tables() -> None:
-    tables = [pd.read_csv(path) for path in sorted(TABLES.with_name("evidence-ablations").glob("sweep-*.csv"))]
+    tables = [read(path) for path in sorted(TABLES.with_name("evidence-ablations").glob("sweep-*.csv"))]
     varied = pd.concat([one[~one["base"]] for one in tables])
     bounds = ["difference: low over seeds", "difference: high over seeds"]
     printed = Counter(
@@ -83,7 +90,7 @@ def test_the_accuracies_in_the_words_on_ablations_are_those_of_the_tables() -> N
         TABLES.with_name("evidence-ablations"),
         " ".join(section("docs/evidence.md", "Ablations at 12 epochs").split()),
     )
-    weight, direction = (pd.read_csv(folder / f"sweep-{name}.csv") for name in ("weight", "direction"))
+    weight, direction = (read(folder / f"sweep-{name}.csv") for name in ("weight", "direction"))
     base, without = (weight[weight["context_weight"] == value]["value"] for value in (0.25, 0))
     one = direction[~direction["base"]]["value"]
     caltech, cifar = (f"{value:.1f}" for value in base)
