@@ -147,18 +147,29 @@ def status_of(known: KnownDataset, root: Path) -> DatasetStatus:
 def _state(known: KnownDataset, path: Path, root: Path) -> str:
     recipe = known.recipe
     if recipe.source == "huggingface":
-        return PRESENT if path.exists() or in_hub_cache(recipe.path) else "on the Hub"
-    if not path.exists():
+        return PRESENT if _exists(path) or in_hub_cache(recipe.path) else "on the Hub"
+    if not _exists(path):
         return TO_BUILD if known.built else MISSING
     if known.built:
         return PRESENT
     needs = dataset_module(recipe).needs(recipe, root)
-    missing = [label for label, needed in needs.items() if not needed.exists()]
+    missing = [label for label, needed in needs.items() if not _exists(needed)]
     if not missing:
         return PRESENT
     if len(missing) == len(needs):
         return MISSING
     return f"{listed(missing, 1)} {'is' if len(missing) == 1 else 'are'} missing"
+
+
+def _exists(path: Path) -> bool:
+    """Return whether a path exists. Raises PermissionError if that may not be known, where Python 3.14's ``Path.exists`` says no."""
+    try:
+        path.stat()
+    except PermissionError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def present(root: Path) -> list[str]:
