@@ -39,7 +39,9 @@ PROBES: Mapping[str, str] = {
 }
 """Code that tests each library, in this order; ``found`` is what is shown."""
 
-SYSTEM_LIBRARIES = "apt-get install libgl1 libglib2.0-0 libxcb1    # what OpenCV needs; other systems than Debian have other names"
+SYSTEM_LIBRARIES = (
+    "apt-get install libgl1 libglib2.0-0 libxcb1    # what OpenCV needs; other systems than Debian have other names"
+)
 """For a library of the operating system that is missing: OpenCV's, which slim images of containers lack."""
 
 PROBE = """

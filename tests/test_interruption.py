@@ -315,7 +315,13 @@ def test_a_signal_that_comes_while_a_lock_is_taken_leaves_it_free() -> None:
     lock = threading.Lock()
     lock.acquire()
     signalled = functools.partial(signal.raise_signal, signal.SIGTERM)  # comes as soon as it is locked
-    methods = {"acquire": lock.acquire, "release": lock.release, "__enter__": signalled, "__exit__": lock.__exit__, "locked": lock.locked}
+    methods = {
+        "acquire": lock.acquire,
+        "release": lock.release,
+        "__enter__": signalled,
+        "__exit__": lock.__exit__,
+        "locked": lock.locked,
+    }
 
     def take() -> None:
         with threading.Condition(SimpleNamespace(**methods)):  # type: ignore[arg-type]

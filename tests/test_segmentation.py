@@ -215,6 +215,29 @@ def test_a_run_learns_and_leaves_record_picture_and_segmenter(folder: Path) -> N
         assert sheet.width > sheet.height > 100
 
 
+def test_a_run_computes_in_bfloat16_where_it_is_asked_to_on_a_cpu_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products = set[torch.dtype]()
+    linear = torch.nn.functional.linear
+
+    def multiplied(*arguments: Any) -> torch.Tensor:
+        made = linear(*arguments)
+        if torch.is_grad_enabled():
+            products.add(made.dtype)
+        return made
+
+    monkeypatch.setattr(torch.nn.functional, "linear", multiplied)
+    brief = {"iterations": 12, "warmup": 2, "save_every": 1000}
+    half = performed(scenes_run(folder, "bf16", precision="bf16", **brief))
+    assert products == {torch.bfloat16}
+    products.clear()
+    full = performed(scenes_run(folder, "fp32", precision="fp32", **brief))
+    assert products == {torch.float32}
+    assert half["extra"]["loss"] != full["extra"]["loss"]
+    assert half["extra"]["loss"] == pytest.approx(full["extra"]["loss"], rel=0.05)
+
+
 def test_a_killed_run_started_again_ends_with_the_same_bits(folder: Path, uninterrupted: dict[str, Any]) -> None:
     run = scenes_run(folder, "killed", **RESUMED)
     killed_at_a_checkpoint(run, step=3)

@@ -1,8 +1,8 @@
 """No loop waits for the GPU: with ``torch.cuda.set_sync_debug_mode("error")`` a wait that is not marked is an error.
 
 What is marked by ``lutbench.train.device.may_wait`` reads something back on purpose: the log, a checkpoint, results. On a CPU, where nothing
-can wait, the same runs show that the loops are those that are watched. UPerNet is not among them: MMSegmentation's accuracy and MMEngine's
-gradient scaler wait in every step.
+can wait, the same runs show that the loops are those that are watched. UPerNet is not among them: MMSegmentation's accuracy waits in
+every step.
 """
 
 from collections.abc import Iterator

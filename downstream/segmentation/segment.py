@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from lutbench.train.batches import FromStep, Schedule
 from lutbench.train.batchnorm import synchronise
 from lutbench.train.loader import Loader, loader_options
 from lutbench.train.logger import TrainingLogger
-from lutbench.train.processes import accelerator, precision_of
+from lutbench.train.processes import accelerator, autocast, precision_of
 from lutbench.train.randomness import RngStream, seeded
 from lutbench.train.schedule import check_moved, weights_digest
 
@@ -134,10 +135,22 @@ def build_segmenter(cfg: Config, run: Run[SegmentationRecipe]) -> nn.Module:
 
 def optimizer_of(model: nn.Module, cfg: Config, recipe: SegmentationRecipe) -> OptimWrapper:
     """AdamW with a rate for every depth, by MMSegmentation's constructor, under the recipe's precision."""
-    amp = {"type": "AmpOptimWrapper", "dtype": "bfloat16", "loss_scale": 1.0}
-    settings = {**cfg.optim_wrapper, **(amp if precision_of(recipe.precision) == "bf16" else {})}
+    settings = {**cfg.optim_wrapper, **({"type": InBfloat16} if precision_of(recipe.precision) == "bf16" else {})}
     with contextlib.redirect_stdout(io.StringIO()):  # it prints every parameter's name
         return build_optim_wrapper(model, settings)
+
+
+class InBfloat16(OptimWrapper):
+    """Forward passes in bfloat16, on any device.
+
+    MMEngine's AmpOptimWrapper needs a GPU, and scales gradients, which bfloat16 does not need and which waits in every step.
+    """
+
+    @contextlib.contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Compute the block as MMEngine would, in bfloat16."""
+        with super().optim_context(model), autocast("bf16"):
+            yield
 
 
 def _runner(
