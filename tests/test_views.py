@@ -51,7 +51,8 @@ def shipped(changes: dict[str, object], image: Image.Image | Pixels, key: int = 
 def drawn(changes: dict[str, object], image: Image.Image | Pixels, key: int = 0) -> dict[str, Tensor]:
     """A sample with its views as the device turns them."""
     sample = shipped(changes, image, key)
-    for flipped, name in zip(sample.pop("flips"), ("view1", "view2"), strict=False):
+    views = [name for name in ("view1", "view2") if name in sample]
+    for flipped, name in zip(sample.pop("flips"), views, strict=True):
         sample[name] = upright(sample[name][None], flipped[None], CPU)[0]
     return sample
 

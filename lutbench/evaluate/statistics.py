@@ -259,9 +259,7 @@ def compare_resampled(images: int, by_seed: Sequence[float], drawn: NDArray[np.f
       2 / (RESAMPLES + 1).
     """
     low, high = percentiles(drawn)
-    known = drawn[~np.isnan(drawn)].round(
-        12
-    )  # else equal sums differ by their rounding, which differs between machines
+    known = drawn[~np.isnan(drawn)].round(12)  # or equal sums would differ by rounding, and otherwise on each machine
     fewer = min(int((known <= 0).sum()), int((known >= 0).sum()))
     return Comparison(
         images=images,
