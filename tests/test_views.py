@@ -173,6 +173,21 @@ def test_a_batch_holds_the_samples_and_simple_crops_are_written_into_it(crop: st
         assert in_place == (written if crop == "simple" else set())
 
 
+def test_a_loader_lets_simple_crops_be_written_into_its_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path / "set" / "train")
+    images = open_dataset(DataRecipe(path="set"), "train", tmp_path)
+    samples = Samples(images, PretrainTransform(recipe(photometrics_on="device")), 3, "Pillow")
+    put, copied = Rows.put, []
+
+    def noting(rows: Rows, name: str, pixels: Tensor) -> None:
+        copied.append(rows.batch[name][rows.row].data_ptr() != pixels.data_ptr())
+        put(rows, name, pixels)
+
+    monkeypatch.setattr(Rows, "put", noting)
+    samples.__getitems__([(0, 0), (0, 1), (0, 2)])
+    assert copied == [False] * 6
+
+
 def test_pixels_written_in_another_order_are_copied_and_those_of_a_later_sample_alone_are_refused() -> None:
     rows = Rows(2)
     turned = torch.from_numpy(rows.of("image", 4, 4, 3)).permute(2, 0, 1)
