@@ -1,5 +1,31 @@
-"""``python -m lutbench``, which is also what ``torchrun -m lutbench`` starts."""
+"""``lutbench`` and ``python -m lutbench``, which is also what ``torchrun -m lutbench`` starts: the command line in its own process."""
+
+import sys
+from typing import NoReturn
 
 from lutbench.cli import main
+from lutbench.garbage import end_process, search_rarely
 
-main()
+
+def command() -> NoReturn:
+    """Perform the command of ``sys.argv``, and end the process with its exit status."""
+    search_rarely()
+    end_process(_status())
+
+
+def _status() -> int:
+    """Return the exit status of the command; of one that crashed 1, with its traceback printed."""
+    try:
+        main()
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    command()

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("lutbench", "pretrain", "downstream", "robustness", "analysis", "suites")
 
 BOOKKEEPING = re.compile(
-    r"lutbench(\.(allocator|errors|files|finite|interruption|kinds|locks|progress|provenance|record\w*|run\w*|sources|stages|system_errors|workspace"
+    r"lutbench(\.(allocator|errors|files|finite|garbage|interruption|kinds|locks|progress|provenance|record\w*|run\w*|sources|stages|system_errors|workspace"
     r"|plan(\..*)?|data\.(catalogue|integrity|manifest|survey|verify)|models\.licences))?|\w+(\.\w+)*\.(cost|online_knn)"
 )
 """Modules that results do not depend on: paths, costs, logs, and the evaluation during pre-training."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -57,8 +57,17 @@ def write_figure(path: Path, figure: "Figure") -> None:
         UserError: on a full disk.
     """
     with whole_file(path) as partial:
-        # No version of matplotlib in the file: the same records make the same bytes as long as the drawing is the same.
-        figure.savefig(partial, format="png", metadata={"Software": None})
+        draw_png(figure, partial)
+
+
+def draw_png(figure: "Figure", file: "Path | IO[bytes]") -> None:
+    """Draw a figure as a PNG, once: ``savefig`` would draw it twice, first for its layout.
+
+    The file does not name the version of matplotlib: the same records make the same bytes as long as the drawing is the same.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
 
 
 def draw_lines(

@@ -12,6 +12,7 @@ from PIL import Image
 from lutbench.recipes.suite import Row
 from lutbench.report.alone_right import alone_section
 from lutbench.report.charts import CategoryPanel, Chart, ChartPanel, Forest
+from lutbench.report.figures import draw_png
 from lutbench.report.galleries import AtHand, Gallery, GallerySection, packed_picture
 from lutbench.report.html.grids import Grid, grid_of
 from lutbench.report.html.panel_specs import chart_specs
@@ -260,7 +261,7 @@ def _pictured(title: str, drawn: "MatplotlibFigure", has_lines: bool) -> Figure:
     drawn.suptitle("")
     drawn.supxlabel("")
     content = io.BytesIO()
-    drawn.savefig(content, format="png", metadata={"Software": None})
+    draw_png(drawn, content)
     image = Image.open(content)
     for quality in QUALITIES:
         picture = packed_picture(image, quality)
