@@ -19,8 +19,10 @@ pytest.importorskip("mmseg")
 from mmcv.cnn.bricks.drop import DropPath as MmcvDropPath
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.structures import PixelData
 from mmseg.apis import inference_model, init_model
 from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 from PIL import Image
 from safetensors.torch import load_file
 from timm.layers.drop import DropPath as TimmDropPath
@@ -267,6 +269,20 @@ def test_no_more_bytes_of_training_crops_are_under_way_than_allowed(
 
 def test_evaluating_on_the_way_changes_nothing(folder: Path, alone: dict[str, Any]) -> None:
     assert performed(scenes_run(folder, "watched", val_every=6)) == alone
+
+
+def test_a_heads_loss_is_the_librarys_without_its_accuracy(folder: Path) -> None:
+    run = scenes_run(folder)
+    model: Any = segmentation.build_segmenter(config(folder, run.recipe), run)
+    masks = torch.randint(3, (2, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+    masks[:, :, :2] = 255
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=mask)) for mask in masks]
+    for head in (model.decode_head, model.auxiliary_head):
+        logits = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+        librarys = type(head).loss_by_feat(head, logits, samples)
+        assert librarys.pop("acc_seg") > 0
+        assert head.loss_by_feat(logits, samples) == librarys
+        assert librarys["loss_ce"] > 0
 
 
 def test_two_processes_make_the_losses_and_weights_of_one(folder: Path) -> None:

@@ -1,8 +1,7 @@
 """No loop waits for the GPU: with ``torch.cuda.set_sync_debug_mode("error")`` a wait that is not marked is an error.
 
 What is marked by ``lutbench.train.device.may_wait`` reads something back on purpose: the log, a checkpoint, results. On a CPU, where nothing
-can wait, the same runs show that the loops are those that are watched. UPerNet is not among them: MMSegmentation's accuracy waits in
-every step.
+can wait, the same runs show that the loops are those that are watched.
 """
 
 from collections.abc import Iterator
@@ -144,6 +143,13 @@ def test_retrieval_of_instances_does_not_wait(tmp_path: Path, no_waits: list[str
     write_revisited(tmp_path)
     performed(instance_run(tmp_path, eval_batch=4))
     assert "inference" in no_waits
+
+
+def test_upernet_does_not_wait(tmp_path: Path, no_waits: list[str]) -> None:
+    pytest.importorskip("mmseg", reason="the extra segmentation is not installed")
+    write_scenes(tmp_path)
+    performed(toy_run(tmp_path, suite_text=SCENES, val_every=4))
+    assert "training" in no_waits
 
 
 @pytest.mark.parametrize("kind", DENSE)

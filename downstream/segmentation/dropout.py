@@ -4,6 +4,7 @@ What is random in a step is drawn in the order of the forward pass, from generat
 process draws for all images of the batch, in the order in which one process alone would have them, and takes what its own get.
 """
 
+import torch
 from mmcv.cnn.bricks.drop import DropPath as MmcvDropPath
 from timm.layers.drop import DropPath as TimmDropPath
 from torch import Tensor, nn
@@ -19,7 +20,9 @@ class WholeBatchDrop(nn.Module):
 
     def __init__(self, drop: nn.Module, batch: int, places: list[int]) -> None:
         super().__init__()
-        self.drop, self.batch, self.places = drop, batch, places
+        self.drop, self.batch = drop, batch
+        self.places: Tensor  # not a list, which would be copied to the GPU in every step, and waited for
+        self.register_buffer("places", torch.tensor(places), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` (B, ...) of this process's B images with some of it dropped, and the rest enlarged; in evaluation ``x``."""

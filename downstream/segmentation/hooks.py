@@ -25,6 +25,7 @@ from lutbench.progress import Bar
 from lutbench.recipes.segmentation import SegmentationRecipe
 from lutbench.run import Run
 from lutbench.train.batches import Key, Schedule
+from lutbench.train.device import may_wait, moved
 from lutbench.train.logger import TrainingLogger
 from lutbench.train.processes import accelerator
 from lutbench.train.randomness import RngStream, reseed
@@ -118,7 +119,13 @@ class SuiteHook(Hook):
         self._since = time.monotonic()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed what is random about this step by its key alone, the same on every process, see :mod:`downstream.segmentation.dropout`."""
+        """Copy the batch to the device without waiting, as MMEngine would not, and seed what is random about this step by its key alone.
+
+        The key is the same on every process, see :mod:`downstream.segmentation.dropout`.
+        """
+        data_batch["inputs"] = list(map(moved, data_batch["inputs"]))
+        for sample in data_batch["data_samples"]:
+            sample.gt_sem_seg.data = moved(sample.gt_sem_seg.data)
         self.logger.waited += time.monotonic() - self._since
         self._rate = max(group["lr"] for group in runner.optim_wrapper.param_groups)
         reseed(RngStream.STEP, self.run.seed, batch_idx, 0)
@@ -131,7 +138,8 @@ class SuiteHook(Hook):
         self.logger.note(batch_idx, losses, torch.tensor([keys[row][1] for row in rows]))
         every = self.run.recipe.val_every
         if self.logger.end_step(batch_idx, self._rate, every is not None and (batch_idx + 1) % every == 0):
-            self._save(runner, batch_idx + 1)
+            with may_wait():
+                self._save(runner, batch_idx + 1)
         self.logger.stop_if_asked(batch_idx)
         self._since = time.monotonic()
 
