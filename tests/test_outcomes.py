@@ -65,6 +65,18 @@ def test_thousands_of_classes_need_little_memory() -> None:
     assert one._classes.data.nbytes < 2**20
 
 
+def test_two_methods_are_compared_by_the_metric_that_is_asked_for() -> None:
+    names = [f"cat/{number}.png" for number in range(4)]
+    one, other = (Outcomes.of([0] * 4, np.minimum(ranks, 1), ranks, names) for ranks in ([0, 0, 3, 9], [0, 7, 3, 9]))
+    assert Outcomes.compare([one], [other], "top-1").difference == pytest.approx(1 / 4)
+    assert Outcomes.compare([one], [other], "top-5").difference == pytest.approx(1 / 4)
+    later = Outcomes.of([0] * 4, [0, 1, 1, 1], [0, 3, 3, 9], names)
+    assert Outcomes.compare([one], [later], "top-1").difference == pytest.approx(1 / 4)
+    assert Outcomes.compare([one], [later], "top-5").difference == 0
+    with pytest.raises(ValueError, match="there is no mIoU"):
+        Outcomes.compare([one], [other], "mIoU")
+
+
 def test_two_methods_are_compared_in_mean_per_class_on_the_same_images() -> None:
     labels = [0] * 60 + [1] * 20
     first = outcomes(labels, [0] * 60 + [1] * 10 + [0] * 10)

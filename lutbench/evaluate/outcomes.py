@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 PER_CLASS: Metric = "mean per class"
 
+AMONG = {"top-1": 1, "top-5": 5}
+"""Metrics for which an image is right if its label is among the first so many classes."""
+
 
 class Measurement(BaseModel):
     """One number, which is finite."""
@@ -230,7 +233,7 @@ class Outcomes(PerImage):
         """
         first = [self._mean_per_class()] if self.metric == PER_CLASS else []
         made = (Measurement(**one._asdict()) for one in calibration(self.scores, self.right()))
-        return [*first, *(self._accuracy(k) for k in (1, 5)), *made]
+        return [*first, *map(self._accuracy, AMONG), *made]
 
     def measurement(self, metric: str) -> Measurement | None:
         """Return the measurement of ``metric``, be it recorded or not: the mean per class can always be had."""
@@ -238,14 +241,16 @@ class Outcomes(PerImage):
 
     @classmethod
     def compare(cls, first: Sequence[Self], second: Sequence[Self], metric: str) -> Comparison:
-        """Compare top-1 by what is right on each image; the mean per class, ECE and NLL by a bootstrap over images."""
+        """Compare top-1 or top-5 by what is right on each image; the mean per class, ECE and NLL by a bootstrap over images."""
         check_same_images([*first, *second])
         if metric in (ECE, NLL):
             one, other = ([(run.scores, run.right()) for run in seeds] for seeds in (first, second))
             return compare_calibration(one, other, metric)
         if metric == PER_CLASS:
             return compare_per_class(first, second)
-        return paired(*(np.stack([one.right() for one in seeds]) for seeds in (first, second)))
+        if metric not in AMONG:
+            raise ValueError(f"there is no {metric}")
+        return paired(*(np.stack([one.right(AMONG[metric]) for one in seeds]) for seeds in (first, second)))
 
     def frame(self) -> "pd.DataFrame":
         """Return a row per image: ``image``, ``label``, ``prediction``, ``rank``, whether it is ``right``, and scores if kept."""
@@ -298,11 +303,11 @@ class Outcomes(PerImage):
             metric=PER_CLASS, value=100 * value, n=n, low=100 * float(low), high=100 * float(high), interval=BOOTSTRAP
         )  # fmt: skip
 
-    def _accuracy(self, among: int) -> Measurement:
-        n, right = len(self.rank), int(self.right(among).sum())
+    def _accuracy(self, metric: str) -> Measurement:
+        n, right = len(self.rank), int(self.right(AMONG[metric]).sum())
         low, high = wilson(right, n)
         return Measurement(
-            metric=f"top-{among}", value=100 * right / n, n=n, low=100 * low, high=100 * high, interval="Wilson"
+            metric=metric, value=100 * right / n, n=n, low=100 * low, high=100 * high, interval="Wilson"
         )
 
 
