@@ -123,13 +123,14 @@ COMMANDS = {
 }
 
 IN_ONE_PROCESS = f"""
-import contextlib, io, json, runpy, sys, traceback
+import contextlib, io, json, sys, traceback
+from lutbench.cli import main
 answers = {{}}
 for name, arguments in {COMMANDS!r}.items():
     sys.argv = ["lutbench", *arguments]
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         try:
-            runpy.run_module("lutbench", run_name="__main__", alter_sys=True)
+            main()
         except SystemExit as ended:
             status = ended.code or 0
         except Exception:
@@ -138,7 +139,7 @@ for name, arguments in {COMMANDS!r}.items():
     answers[name] = [status, out.getvalue(), err.getvalue()]
 print(json.dumps(answers))
 """
-"""``python -m lutbench`` for one line after the other, in a process that imports torch once."""
+"""The command line for one line after the other, in a process that imports torch once."""
 
 READ = """
 import sys

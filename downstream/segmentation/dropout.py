@@ -21,8 +21,7 @@ class WholeBatchDrop(nn.Module):
     def __init__(self, drop: nn.Module, batch: int, places: list[int]) -> None:
         super().__init__()
         self.drop, self.batch = drop, batch
-        self.places: Tensor  # not a list, which would be copied to the GPU in every step, and waited for
-        self.register_buffer("places", torch.tensor(places), persistent=False)
+        self.places = torch.tensor(places)  # no buffer: processes have different ones
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` (B, ...) of this process's B images with some of it dropped, and the rest enlarged; in evaluation ``x``."""
@@ -33,6 +32,7 @@ class WholeBatchDrop(nn.Module):
             shape = list(x.shape[1:])
         else:  # of every channel, or of every image
             shape = [x.shape[1] if isinstance(self.drop, nn.Dropout2d) else 1, *[1] * (x.ndim - 2)]
+        self.places = self.places.to(x.device)  # copied, and waited for, in the first step alone
         factors: Tensor = self.drop(x.new_ones(self.batch, *shape))
         return x * factors[self.places]
 

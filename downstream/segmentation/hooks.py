@@ -27,7 +27,7 @@ from lutbench.run import Run
 from lutbench.train.batches import Key, Schedule
 from lutbench.train.device import may_wait, moved
 from lutbench.train.logger import TrainingLogger
-from lutbench.train.processes import accelerator
+from lutbench.train.processes import DDP_OPTIONS, accelerator
 from lutbench.train.randomness import RngStream, reseed
 
 
@@ -44,8 +44,7 @@ class SuiteRunner(Runner):
         wrapped = MMDistributedDataParallel(
             module=model.to(device),
             device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
+            **DDP_OPTIONS,
         )
         return wrapped
 

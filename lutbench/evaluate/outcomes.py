@@ -306,9 +306,7 @@ class Outcomes(PerImage):
     def _accuracy(self, metric: str) -> Measurement:
         n, right = len(self.rank), int(self.right(AMONG[metric]).sum())
         low, high = wilson(right, n)
-        return Measurement(
-            metric=metric, value=100 * right / n, n=n, low=100 * low, high=100 * high, interval="Wilson"
-        )
+        return Measurement(metric=metric, value=100 * right / n, n=n, low=100 * low, high=100 * high, interval="Wilson")
 
 
 def compare_per_class(first: Sequence[Outcomes], second: Sequence[Outcomes]) -> Comparison:

@@ -67,7 +67,8 @@ def draw_png(figure: "Figure", file: "Path | IO[bytes]") -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(file, metadata={"Software": None})
 
 
 def draw_lines(

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -12,18 +13,35 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel as DDP
+
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in signature(DDP).parameters else "broadcast_buffers"
+"""The name since torch 2.13, and before."""
+
+DDP_OPTIONS = {"gradient_as_bucket_view": True, _SYNC_BUFFERS: False}
+"""Options of torch's DistributedDataParallel for all training.
+
+Gradients lie in the buckets that are reduced, and are not copied there. Buffers are not sent before every forward pass, because
+BatchNorm's are of all processes already. Nothing looks for unused parameters, so a static graph would save nothing; it would reduce
+the first step's gradients only after its backward pass, and torch refuses it under no_sync, which micro-batches need.
+"""
+
+
+class _Options(DistributedDataParallelKwargs):  # type: ignore[misc]
+    """:data:`DDP_OPTIONS` for accelerate, which does not know the later name."""
+
+    def to_kwargs(self) -> dict[str, bool]:
+        """Return the arguments of DistributedDataParallel."""
+        return DDP_OPTIONS
 
 
 @lru_cache(maxsize=1)
 def accelerator() -> Accelerator:
     """Return the process group of this command: one process under ``python``, many under ``torchrun`` (gloo on CPU)."""
-    return Accelerator(
-        cpu=not torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1,
-        # Gradients lie in the buckets that are reduced, and are not copied there. Buffers are no broadcast's business: BatchNorm's
-        # are of all processes already. Nothing looks for unused parameters, so a static graph would save nothing; it would reduce
-        # the first step's gradients only after its backward pass, and torch refuses it under no_sync, which micro-batches need.
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
-    )
+    cpu = not torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    made = Accelerator(cpu=cpu)
+    made.ddp_handler = _Options()  # set here, because it would not be accepted as one of its own
+    return made
 
 
 def greatest(number: int) -> int:
