@@ -9,6 +9,7 @@ import pytest
 import small_models  # noqa: F401  (registers them)
 import timm
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from toy_runs import HEAD, SCENES, SUITE, performed, performed_by, toy_run, write_images, write_scenes
 
@@ -197,6 +198,14 @@ def test_a_classifier_is_timms_own_on_the_encoders_features(model: str) -> None:
     first = next(iter(dict(classifier.named_parameters()).values()))
     of_first = [g["lr_scale"] for g in layer_decay_groups(classifier, settings) if any(p is first for p in g["params"])]
     assert of_first == [min(scales)]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_a_models_own_drop_path_is_replaced_by_the_recipes(rate: float) -> None:
+    """Of timm's Swin it is 0.1."""
+    own, made = timm.create_model("small_swin"), create_encoder(recipe("small_swin"), drop_path=rate)
+    rates = [max([0, *(m.drop_prob for m in of.modules() if isinstance(m, DropPath))]) for of in (own, made)]
+    assert rates == pytest.approx([0.1, rate])
 
 
 def test_an_export_of_any_encoder_is_read_back(tmp_path: Path) -> None:

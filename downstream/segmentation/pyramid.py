@@ -9,6 +9,7 @@ import torch
 from lutbench.errors import UserError, listed
 from lutbench.models.encoders import create_encoder, geometry_of, is_plain, timm_arguments
 from lutbench.models.meta import shapes_only
+from lutbench.models.timm_models import takes
 from lutbench.recipes.base import EncoderRecipe
 from lutbench.recipes.segmentation import SegmentationRecipe
 
@@ -111,7 +112,7 @@ def maps_of(architecture: EncoderRecipe, crop: int, indices: list[int], drop_pat
 
 def maps_arguments(architecture: EncoderRecipe, crop: int, drop_path: float) -> dict[str, Any]:
     """Return the arguments of ``timm.create_model(architecture.model, out_indices=..., ...)`` in :func:`maps_of`."""
-    paths = {"drop_path_rate": drop_path} if drop_path else {}
+    paths = {"drop_path_rate": drop_path} if drop_path or takes(architecture.model, "drop_path_rate") else {}
     return {**timm_arguments(architecture, crop), "features_only": True, "feature_cls": "getter", **paths}
 
 

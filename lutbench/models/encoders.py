@@ -45,15 +45,13 @@ def create_encoder(
         UserError: if timm has no such model, it returns no features, or the sizes are inconsistent.
     """
     arguments = timm_arguments(recipe, image_size, classes=classes, pooled_norm=pooled_norm)
-    if is_plain(recipe):
-        arguments["drop_path_rate"] = drop_path
+    if is_plain(recipe) or takes(recipe.model, "drop_path_rate"):
+        arguments["drop_path_rate"] = drop_path  # 0 too: of some models, such as Swin, timm's default is not 0
     elif drop_path:
-        if not takes(recipe.model, "drop_path_rate"):
-            raise UserError(
-                f"drop_path = {drop_path:g}: timm's {timms_own(recipe.model)} {recipe.model} does not support drop path. "
-                "Set drop_path = 0."
-            )
-        arguments["drop_path_rate"] = drop_path
+        raise UserError(
+            f"drop_path = {drop_path:g}: timm's {timms_own(recipe.model)} {recipe.model} does not support drop path. "
+            "Set drop_path = 0."
+        )
     return timm.create_model(recipe.model, **arguments)
 
 
