@@ -4,12 +4,12 @@ import sys
 from typing import NoReturn
 
 from lutbench.cli import main
-from lutbench.garbage import end_process, search_rarely
+from lutbench.garbage import collect_rarely, end_process
 
 
 def command() -> NoReturn:
     """Perform the command of ``sys.argv``, and end the process with its exit status."""
-    search_rarely()
+    collect_rarely()
     end_process(_status())
 
 
@@ -18,10 +18,11 @@ def _status() -> int:
     try:
         main()
     except SystemExit as ended:
-        if isinstance(ended.code, str):
-            print(ended.code, file=sys.stderr)
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BaseException:
+        if isinstance(ended.code, int | None):
+            return ended.code or 0
+        print(ended.code, file=sys.stderr)
+        return 1
+    except Exception:
         sys.excepthook(*sys.exc_info())
         return 1
     return 0

@@ -386,7 +386,7 @@ def _load(suite: str, overrides: list[str] | None, results: Path, keep: bool = F
 
 
 def main() -> None:
-    """Entry point of ``lutbench`` and ``python -m lutbench``: user errors and Ctrl-C print one paragraph, not a traceback."""
+    """Perform the command of ``sys.argv``: user errors and Ctrl-C print one paragraph, not a traceback. It ends with SystemExit."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     traced = len(arguments) < len(sys.argv) - 1
     arguments = with_width(arguments)

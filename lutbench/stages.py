@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 
 from lutbench.allocator import keep_freed_memory
 from lutbench.errors import Halt, NotRun, UserError
-from lutbench.garbage import search_as_usual
+from lutbench.garbage import collect_as_usual
 from lutbench.interruption import interruption_explained
 from lutbench.locks import Held, held_in, lock
 from lutbench.models.preprocessing import IMAGENETS
@@ -73,7 +73,7 @@ def run_suite(
     _print_notes(suite, to_do)
     workspace.make()
     _share_run_folders(workspace)
-    search_as_usual()
+    collect_as_usual()
     if jobs > 1 and len(to_do) > 1:
         from lutbench.jobs.side_by_side import side_by_side  # here, because it needs this module
 

@@ -11,11 +11,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from tiny_student import random_views, tiny_recipe
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
 from toy_runs import in_processes
 
 from lutbench.train.batchnorm import SyncBatchNorm
 from lutbench.train.processes import accelerator
+from lutbench.train.regional import compile_blocks
 from pretrain.student import build_student
 from pretrain.teacher import Teacher
 from pretrain.views import Views
@@ -153,3 +155,37 @@ def test_gradients_lie_where_they_are_reduced_and_buffers_are_not_sent() -> None
         ]
 
     assert in_processes(settings, 2) == [[True, False, []]] * 2
+
+
+def test_the_statistics_of_both_views_go_in_the_same_messages() -> None:
+    """Two messages for each BatchNorm: the sums, and the squares around their mean."""
+
+    def messages() -> list[int]:
+        accelerator()  # the process group
+        student, views, reduce, sent = build_student(tiny_recipe(), seed=0), random_views(batch=8), dist.all_reduce, []
+        targets = Teacher(student)(views)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dist, "all_reduce", lambda tensor: (sent.append(len(tensor)), reduce(tensor)))
+            student(views, targets)
+        return [len(sent), sum(isinstance(module, SyncBatchNorm) for module in student.modules())]
+
+    (sent, norms), other = in_processes(messages, 2)
+    assert norms > 0
+    assert [sent, norms] == other == [2 * norms, norms]
+
+
+def test_compiled_blocks_train_inside_distributed_data_parallel() -> None:
+    def step(compiled: bool) -> list[float]:
+        student, views = build_student(tiny_recipe(), seed=0), random_views(batch=8)
+        targets, graphs, compile = Teacher(student)(views), CompileCounterWithBackend("aot_eager"), torch.compile
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "compile", lambda function, **options: compile(function, backend=graphs, **options))
+            if compiled:
+                compile_blocks(student.encoder, student.decoder)
+            accelerator().prepare(student)(views, targets).total.backward()
+        assert bool(graphs.frame_count) == compiled
+        return [float(p.grad.norm()) for p in student.parameters() if p.grad is not None]
+
+    first, second = in_processes(lambda: [step(False), step(True)], 2)
+    assert first[1] == pytest.approx(first[0], rel=1e-5)
+    assert first == second

@@ -1,4 +1,4 @@
-"""Python searches for garbage rarely while libraries are imported; a command's process ends like any other, but at once."""
+"""Garbage is collected rarely while libraries are imported; a command's process ends like any other, but at once."""
 
 import gc
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from toy_runs import TOY, defaults, write_images
 
-from lutbench.garbage import RARE, USUAL, search_as_usual, search_rarely
+from lutbench.garbage import RARE, USUAL, collect_as_usual, collect_rarely
 from lutbench.recipes.loading import load_suite
 from lutbench.stages import run_suite
 from lutbench.workspace import Workspace
@@ -42,24 +42,24 @@ def python(program: str, *arguments: str, stdout: int = subprocess.PIPE) -> "sub
 
 
 @pytest.mark.usefixtures("thresholds")
-def test_what_exists_before_runs_is_never_searched_again() -> None:
-    search_as_usual()
+def test_collections_never_go_through_what_existed_before_runs() -> None:
+    collect_as_usual()
     assert gc.get_freeze_count() == 0  # nothing changed before
-    search_rarely()
-    assert gc.get_threshold() == RARE
-    search_as_usual()
+    collect_rarely()
+    assert gc.get_threshold()[0] == RARE[0]
+    collect_as_usual()
     assert gc.get_threshold() == USUAL
     assert gc.get_freeze_count() > 100_000
     frozen = gc.get_freeze_count()
-    search_as_usual()
+    collect_as_usual()
     assert gc.get_freeze_count() == frozen
 
 
 @pytest.mark.usefixtures("thresholds")
-def test_runs_are_searched_as_usual(tmp_path: Path) -> None:
+def test_runs_collect_as_usual(tmp_path: Path) -> None:
     write_images(tmp_path)
     (tmp_path / "toy.toml").write_text(PRETRAIN)
-    search_rarely()
+    collect_rarely()
     suite = load_suite(str(tmp_path / "toy.toml"), [])
     run_suite(suite, ["pretrain"], [], Workspace(tmp_path, tmp_path / "runs", tmp_path / "results"))
     assert gc.get_threshold() == USUAL
@@ -86,10 +86,26 @@ def test_a_process_ends_after_its_threads_and_exit_functions_with_all_output() -
 def test_output_that_nobody_reads_is_an_exit_status() -> None:
     reads, writes = os.pipe()
     os.close(reads)
-    done = python("from lutbench.garbage import end_process; print('printed'); end_process(0)", stdout=writes)
+    done = python(PRINTS, stdout=writes)
     os.close(writes)
     assert done.returncode == 120
 
+
+@pytest.mark.parametrize("closed", ["sys.stdout.close()", "sys.stdout = None", "sys.stderr = None"])
+def test_a_stream_that_is_closed_is_no_error(closed: str) -> None:
+    done = python(f"import sys; {closed}; {PRINTS.partition(';')[0]}; end_process(0)")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_profile_is_written() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cProfile", "-m", "lutbench", "--version"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "function calls" in done.stdout
+
+
+PRINTS = "from lutbench.garbage import end_process; print('printed'); end_process(0)"
 
 COMMAND = """
 import sys
@@ -108,6 +124,7 @@ lutbench.__main__.command()
         ("sys.exit()", 0, ""),
         ("sys.exit(75)", 75, ""),
         ("sys.exit('a sentence')", 1, "a sentence\n"),
+        ("sys.exit(1.5)", 1, "1.5\n"),
         ("raise ValueError('a defect')", 1, "ValueError: a defect\n"),
     ],
 )

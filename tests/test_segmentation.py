@@ -27,6 +27,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.layers.drop import DropPath as TimmDropPath
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from downstream.segmentation import segment as segmentation
 from downstream.segmentation.checkpoints import newest_sealed, read_checkpoint
@@ -283,6 +284,53 @@ def test_a_heads_loss_is_the_librarys_without_its_accuracy(folder: Path) -> None
         assert librarys.pop("acc_seg") > 0
         assert head.loss_by_feat(logits, samples) == librarys
         assert librarys["loss_ce"] > 0
+
+
+class HostReads(TorchDispatchMode):
+    """Counts operations for which a host waits for its GPU: a number is read, a shape depends on values, a list becomes a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(operation)
+        by_mask = name.startswith("aten.index.") and any(of is not None and of.dtype == torch.bool for of in args[1])
+        if by_mask or any(
+            part in name for part in ("_local_scalar", "nonzero", "masked_select", "unique", "lift_fresh")
+        ):
+            self.found.append(name)
+        return operation(*args, **(kwargs or {}))
+
+
+def test_a_training_step_reads_nothing_that_a_gpu_computed(folder: Path) -> None:
+    run = scenes_run(folder, dropout=0.3, drop_path=0.3)
+    cfg = config(folder, run.recipe)
+    model: Any = segmentation.build_segmenter(cfg, run).train()
+    optimizer = segmentation.optimizer_of(model, cfg, run.recipe)
+    schedule = Schedule.of_iterations(10, 12, 4, 0)
+    batch = next(iter(segmentation._train_loader(cfg, schedule, 0, run.recipe)))
+    with HostReads() as reads:
+        model.train_step(batch, optimizer)
+    assert reads.found == []
+    librarys: Any = MODELS.build(cfg.model).train()
+    with HostReads() as reads:
+        librarys.train_step(batch, segmentation.optimizer_of(librarys, cfg, run.recipe))
+    assert {name.split(".")[1] for name in reads.found} == {"lift_fresh", "index"}
+
+
+def test_images_are_prepared_as_the_library_does(folder: Path) -> None:
+    run = scenes_run(folder)
+    cfg = config(folder, run.recipe)
+    own: Any = segmentation.build_segmenter(cfg, run).data_preprocessor
+    librarys = MODELS.build(cfg.model.data_preprocessor)
+    for training in (True, False):
+        images = [torch.randint(256, (3, 16, 16), dtype=torch.uint8) for _ in range(2)]
+        samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.ones(1, 16, 16))) for _ in images]
+        found, expected = (
+            of({"inputs": images, "data_samples": samples}, training)["inputs"] for of in (own, librarys)
+        )
+        assert torch.equal(found, expected)
 
 
 def test_two_processes_make_the_losses_and_weights_of_one(folder: Path) -> None:

@@ -118,14 +118,14 @@ class SuiteHook(Hook):
         self._since = time.monotonic()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Copy the batch to the device without waiting, as MMEngine would not, and seed what is random about this step by its key alone.
+        """Copy the batch to the device without waiting for it; MMEngine would wait. Seed what is random about this step by its key alone.
 
         The key is the same on every process, see :mod:`downstream.segmentation.dropout`.
         """
+        self.logger.waited += time.monotonic() - self._since
         data_batch["inputs"] = list(map(moved, data_batch["inputs"]))
         for sample in data_batch["data_samples"]:
             sample.gt_sem_seg.data = moved(sample.gt_sem_seg.data)
-        self.logger.waited += time.monotonic() - self._since
         self._rate = max(group["lr"] for group in runner.optim_wrapper.param_groups)
         reseed(RngStream.STEP, self.run.seed, batch_idx, 0)
 

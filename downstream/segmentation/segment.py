@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmseg.models import SegDataPreProcessor
 from mmseg.models.utils import resize
 from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
@@ -124,6 +125,9 @@ def build_segmenter(cfg: Config, run: Run[SegmentationRecipe]) -> nn.Module:
     with seeded(RngStream.WEIGHTS, run.seed, DECODER):
         model = MODELS.build(cfg.model)
         model.init_weights()
+    model.data_preprocessor = Preprocessor(
+        **{name: of for name, of in cfg.model.data_preprocessor.items() if name != "type"}
+    )
     for head in (model.decode_head, model.auxiliary_head):
         head.loss_by_feat = partial(losses_of, head)
     encoder = encoder_of(run, run.recipe.crop)
@@ -136,6 +140,22 @@ def build_segmenter(cfg: Config, run: Run[SegmentationRecipe]) -> nn.Module:
         synchronise(model)  # before there is an optimiser, which holds the parameters themselves
     built: nn.Module = model
     return built
+
+
+class Preprocessor(SegDataPreProcessor):
+    """MMSegmentation's own, but colours are reversed by ``flip``: its list of indices would be copied to a GPU and waited for, per image."""
+
+    def __init__(self, *, bgr_to_rgb: bool, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.bgr_to_rgb = bgr_to_rgb
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """Return ``inputs``, normalised and padded images (B, 3, H, W), and their ``data_samples``."""
+        data = self.cast_data(data)
+        if self.bgr_to_rgb:
+            data["inputs"] = [image.flip(0) for image in data["inputs"]]
+        prepared: dict[str, Any] = super().forward(data, training)
+        return prepared
 
 
 def losses_of(head: Any, logits: Tensor, samples: list[SegDataSample]) -> dict[str, Tensor]:

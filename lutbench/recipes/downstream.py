@@ -242,6 +242,15 @@ def check_policy(text: str) -> str:
     return text
 
 
+OWN_DROP_PATH = ("cpubone", "efficientformerv2", "fasternet", "focalnet", "nest", "nextvit", "swin", "tiny_vit")
+"""How the names of timm's models begin whose own ``drop_path_rate`` is not 0."""
+
+
+def exact_drop_path(model: str, drop_path: float) -> dict[str, str]:
+    """Return the ``drop_path`` for ``affecting_results`` where 0 has another effect than in older code, which then kept timm's own rate."""
+    return {"drop_path": "none"} if drop_path == 0 and model.startswith(OWN_DROP_PATH) else {}
+
+
 class FinetuneRecipe(ClassificationRecipe):
     """End-to-end fine-tuning of the encoder with a classifier.
 
@@ -307,6 +316,10 @@ class FinetuneRecipe(ClassificationRecipe):
     checkpointing: Annotated[bool, Runtime] = False
     """Activation checkpointing: keep only the input of each block and recompute the block in the backward pass. For plain Vision
     Transformers."""
+
+    def affecting_results(self) -> dict[str, Any]:
+        """Return the fields that affect results; ``drop_path`` of 0 differs from that of older code for some models."""
+        return super().affecting_results() | exact_drop_path(self.encoder.architecture.model, self.drop_path)
 
     def samples(self, images: Mapping[str, int]) -> Samples:
         """Return the training images of all epochs, and the images of all evaluations."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from lutbench.recipes.base import Betas, Count, CountOrZero, DatasetRecipe, Few, Pixels, Runtime, Samples, Width
-from lutbench.recipes.downstream import DownstreamRecipe
+from lutbench.recipes.downstream import DownstreamRecipe, exact_drop_path
 
 MULTI_SCALE = 12
 """Forward passes per image in an evaluation with ``tta``: six scales, each with and without flip."""
@@ -215,9 +215,12 @@ class SegmentationRecipe(CropsRecipe):
     """Iterations between evaluations during training, for the curve. By default only at the end."""
 
     def affecting_results(self) -> dict[str, Any]:
-        """Return the fields that affect results; ``tta`` differs from that of older code, where images could be smaller than the crop."""
-        fields = super().affecting_results()
-        return fields | ({"tta": "at least the crop"} if self.tta else {})
+        """Return the fields that affect results; where older code did something else by the same settings, they differ from its.
+
+        With ``tta`` images could be smaller than the crop; see also :func:`exact_drop_path`.
+        """
+        tta = {"tta": "at least the crop"} if self.tta else {}
+        return super().affecting_results() | tta | exact_drop_path(self.encoder.architecture.model, self.drop_path)
 
     def samples(self, images: Mapping[str, int]) -> Samples:
         """Return the images of all batches, and the validation images of every evaluation and scale."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in signature(DDP).parameters else "broadcast_buffers"
-"""The name since torch 2.13, and before."""
+"""The name since torch 2.13, with which buffers are still sent once, at the start; and the name before, with which they are not."""
 
 DDP_OPTIONS = {"gradient_as_bucket_view": True, _SYNC_BUFFERS: False}
 """Options of torch's DistributedDataParallel for all training.
@@ -32,7 +32,7 @@ class _Options(DistributedDataParallelKwargs):  # type: ignore[misc]
 
     def to_kwargs(self) -> dict[str, bool]:
         """Return the arguments of DistributedDataParallel."""
-        return DDP_OPTIONS
+        return dict(DDP_OPTIONS)
 
 
 @lru_cache(maxsize=1)
