@@ -12,6 +12,7 @@ import typer
 from lutbench.cli_cluster import submit
 from lutbench.cli_data import data_app
 from lutbench.cli_options import (
+    Check,
     DataRoot,
     FeatureRoom,
     Only,
@@ -114,6 +115,7 @@ app.command()(submit)
 @app.command()
 def status(
     suite: SuiteName,
+    check: Check = False,
     overrides: Overrides = None,
     data_root: DataRoot = Path("data"),
     runs: RunsRoot = Path("runs"),
@@ -124,7 +126,7 @@ def status(
     from lutbench.status import show_status
     from lutbench.workspace import Workspace
 
-    show_status(loaded, Workspace(data_root, runs, results, download=False))
+    show_status(loaded, Workspace(data_root, runs, results, download=False), check)
 
 
 @app.command()
@@ -159,6 +161,7 @@ def plan(
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs per run.")] = 1,
     summary: Annotated[bool, typer.Option("--summary", help="Show one row per stage only.")] = False,
+    check: Check = False,
     overrides: Overrides = None,
     data_root: DataRoot = Path("data"),
     runs: RunsRoot = Path("runs"),
@@ -178,7 +181,7 @@ def plan(
     measured = choose_card(measured_cards(), card, gpu, flops)
     given = Rates(read_rates(loaded, rate or []), flops, gpus, asked, measured, named=card is not None)
     workspace = Workspace(data_root, runs, results, download=False)
-    (show_summary if summary else show_plan)(loaded, workspace, given, only or [])
+    (show_summary if summary else show_plan)(loaded, workspace, given, only or [], check)
 
 
 @app.command()

@@ -66,6 +66,13 @@ FeatureRoom = Annotated[
 ResultsRoot = Annotated[
     Path, typer.Option("--results", metavar="DIR", envvar="LUTBENCH_RESULTS", help="Folder of records and tables.")
 ]
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check",
+        help="Also find what would stop the runs to come, as lutbench run does before it starts. Builds their models: takes seconds.",
+    ),
+]
 Smoked = Annotated[
     Width | None,
     typer.Option(

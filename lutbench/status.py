@@ -38,14 +38,14 @@ class _Row:
     """Why it cannot run."""
 
 
-def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
+def show_status(suite: LoadedSuite, workspace: Workspace, check: bool = False) -> None:
     """Print every run of the suite with its status, result and folder, and whether the loss of a run in progress leaves the reference band.
 
     One line per run; on a narrow terminal, result and folder below it. Missing runs that belong to a study only are counted in one
-    line per study: a grid has many.
+    line per study: a grid has many. ``check``: find also what would stop the runs to come, for which their models are built.
     """
     jobs, runs, studied = job_states(suite, workspace.runs), open_runs(suite, workspace), suite.runs_of_studies()
-    rows = [_row(run, runs, jobs.get(name)) for name, run in runs.items()]
+    rows = [_row(run, runs, jobs.get(name), check) for name, run in runs.items()]
     lines, missing = [], Counter[str]()
     for row in rows:
         if row.state == RunState.MISSING and row.name in studied:
@@ -67,11 +67,11 @@ def show_status(suite: LoadedSuite, workspace: Workspace) -> None:
         console.print(f"\n{problem}")
 
 
-def _row(run: Run[Any], chosen: Collection[str], job: JobState | None) -> _Row:
+def _row(run: Run[Any], chosen: Collection[str], job: JobState | None, check: bool) -> _Row:
     """Return what is said of a run: how far it has come, the state of its job on a cluster, and why it cannot run."""
     row = _row_of_folder(run)
-    if problem := weights_problem(run, finished=True) if row.is_finished else refusal(run, chosen):
-        row.refused = problem
+    tried = check and not row.is_finished
+    row.refused = (refusal(run, chosen) if tried else weights_problem(run, finished=True)) or row.refused
     if job is not None and not row.is_finished:
         kept = row.state if row.state.startswith((RunState.RESUMABLE, RunState.STALE)) else ""
         row.state = "; ".join(filter(None, (job.text, kept)))
@@ -92,8 +92,8 @@ def _row_of_folder(run: Run[Any]) -> _Row:
         if (holder or status.state is RunState.RESUMABLE) and (left := departed(run)):
             row.problems.append(f"{run.name}: {left}.")
         return row
-    except NotKeptError:
-        return _Row(run.name, CANNOT)
+    except NotKeptError as error:
+        return _Row(run.name, CANNOT, refused=str(error))
     except NotRun as reason:
         return _Row(run.name, "not run", problems=[str(reason)])
     except UserError as error:

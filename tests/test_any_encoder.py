@@ -208,6 +208,23 @@ def test_a_models_own_drop_path_is_replaced_by_the_recipes(rate: float) -> None:
     assert rates == pytest.approx([0.1, rate])
 
 
+@pytest.mark.parametrize(
+    "model",
+    ["cpubone_b2_bfrobust", "efficientformerv2_l", "fasternet_s", "focalnet_tiny_srf", "nest_tiny", "nextvit_small", "swin_tiny_patch4_window7_224", "tiny_vit_21m_224"],
+)  # fmt: skip
+def test_no_drop_path_has_an_identity_of_its_own_where_older_code_kept_the_models(model: str) -> None:
+    with torch.device("meta"):
+        rates = [module.drop_prob for module in timm.create_model(model).modules() if isinstance(module, DropPath)]
+    assert max(rates) > 0
+    architecture = {"architecture": {"model": model}, "kind": "scratch"}
+    found = [tuning("resnet10t", encoder=architecture, drop_path=rate).affecting_results() for rate in (0.0, 0.1)]
+    assert [of["drop_path"] for of in found] == ["none", 0.1]
+
+
+def test_no_drop_path_is_as_it_was_where_the_models_own_is_0() -> None:
+    assert tuning("resnet10t", drop_path=0.0).affecting_results()["drop_path"] == 0
+
+
 def test_an_export_of_any_encoder_is_read_back(tmp_path: Path) -> None:
     for model in ("resnet10t", "small_swin"):
         export_encoder(trained(model, classes=3), recipe(model), tmp_path, class_names=["a", "b", "c"], image_size=64)

@@ -112,3 +112,11 @@ def test_the_same_records_make_the_same_file_and_a_note_is_in_it(tmp_path: Path)
     one, two, noted = ((tmp_path / name).read_bytes() for name in ("one.png", "two.png", "noted.png"))
     assert one == two != noted
     assert "No evidence." in class_figure("Toys", methods, "No evidence.").get_supxlabel()
+
+
+def test_a_figure_has_the_bytes_that_matplotlib_itself_would_write(tmp_path: Path) -> None:
+    """Which draws it twice."""
+    figures = [class_figure("Toys", [("LUT", [record(many(9, 10))]), ("MAE", [record(many(9))])]) for _ in range(2)]
+    write_figure(tmp_path / "own.png", figures[0])
+    figures[1].savefig(tmp_path / "matplotlib.png", metadata={"Software": None})
+    assert (tmp_path / "own.png").read_bytes() == (tmp_path / "matplotlib.png").read_bytes()

@@ -45,12 +45,12 @@ def test_what_run_refuses_plan_and_status_tell_before_it(
     reason = "".join(str(error.value).split())
     assert "".join(told.split()) in reason
     capsys.readouterr()
-    for show in (show_status, lambda *of: show_plan(*of, Rates())):
-        show(suite, workspace)
+    for show in (show_status, lambda *of, check: show_plan(*of, Rates(), check=check)):
+        show(suite, workspace, check=True)
         said = capsys.readouterr().out
         assert "".join(said.split()).count(reason) == 1
         assert "unknown size" not in said
-    show_summary(suite, workspace, Rates())
+    show_summary(suite, workspace, Rates(), check=True)
     assert "Problem: " in capsys.readouterr().out
     assert not (tmp_path / "runs").exists(), "nothing is made to look"
 
@@ -69,9 +69,9 @@ def test_runs_that_want_for_others_are_told_in_one_paragraph_and_where_their_stu
     )
     assert "which is missing. First run: " in told
     assert told.endswith("name the study: --only sweep.weight.")
-    show_plan(suite, workspace, Rates(), ["near/weight-*"])
+    show_plan(suite, workspace, Rates(), ["near/weight-*"], check=True)
     assert "".join(told.split()) in "".join(capsys.readouterr().out.split()), "as run has it"
-    show_plan(suite, workspace, Rates(), ["sweep.weight"])
+    show_plan(suite, workspace, Rates(), ["sweep.weight"], check=True)
     said = capsys.readouterr().out
     assert "First run" not in said
     assert "tuned" not in said

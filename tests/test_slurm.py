@@ -244,6 +244,27 @@ def test_a_job_on_two_nodes_that_is_preempted_saves_is_queued_again_once_and_end
         pass
 
 
+def test_a_job_reads_the_images_that_its_setup_copied_to_its_node(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the lines of docs/cluster.md; those of the shared disk are gone when the job starts."""
+    write_images(tmp_path)
+    disk, shared, packed = tmp_path / "scratch/images", tmp_path / "toy", tmp_path / "images.tar"
+    subprocess.run(["tar", "-cf", packed, "-C", tmp_path, "toy"], check=True)
+    page = (Path(__file__).parents[1] / "docs/cluster.md").read_text()
+    [table] = re.findall(r"^\[cluster\.pretrain\]\nsetup = .*\ndata_root = .*\n", page, re.M)
+    table = table.replace("/scratch/images", str(disk)).replace("/datasets/imagenet-1k.tar", str(packed))
+    table = table.replace("setup = [", f"""setup = ["mv {shared} {shared}-gone", """)
+    (tmp_path / "toy.toml").write_text(f"{LONG}{table}")
+    submitted(tmp_path, "pretrain/lut", overrides=["pretrain.lut.epochs=2"])
+    job = job_of(tmp_path, "pretrain/lut/seed0")
+    wait_for(lambda: queue(job)[0] in ("COMPLETED", "FAILED"), tmp_path)
+    Path(f"{shared}-gone").rename(shared)
+    told, out = states(tmp_path, capsys, "pretrain.lut.epochs=2")
+    assert told["pretrain/lut/seed0"] == "finished", out
+    assert (disk / "toy/train").is_dir()
+
+
 def test_what_slurm_does_not_take_is_told_in_its_words(tmp_path: Path) -> None:
     write_images(tmp_path)
     (tmp_path / "toy.toml").write_text(LONG)

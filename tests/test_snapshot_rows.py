@@ -231,8 +231,8 @@ def test_a_run_that_finished_without_snapshots_says_so_and_what_to_do(
     with pytest.raises(UserError, match="see above"):
         run_suite(suite, ["downstream"], ["near"], workspace)
     said = [" ".join(capsys.readouterr().out.split())]
-    for show in (show_status, lambda *of: show_plan(*of, Rates(), ["near"])):
-        show(suite, workspace)
+    for show in (show_status, lambda *of, check: show_plan(*of, Rates(), ["near"], check)):
+        show(suite, workspace, check=True)
         said.append(" ".join(capsys.readouterr().out.split()))
     for one in said:
         assert one.count("pretrain/lut/seed0 finished without keeping encoder-at-0, ") == 1, "all snapshots in one"

@@ -36,8 +36,12 @@ NAMES = 32
 """Maximum width of the column of names, so that the table has 80 columns; longer names are wrapped."""
 
 
-def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: Sequence[str] = ()) -> None:
+def show_plan(
+    suite: LoadedSuite, workspace: Workspace, rates: Rates, only: Sequence[str] = (), check: bool = False
+) -> None:
     """Print the costs of a suite, or of the runs that ``only`` chooses, and what keeps runs from starting.
+
+    ``check``: also what is found by building their models.
 
     Raises:
         UserError: if a record is damaged, or ``only`` chooses no run.
@@ -60,7 +64,7 @@ def show_plan(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: Sequ
         console.print(f"{folders}: {gigabytes(wanted)} needed, {gigabytes(free)} free.")
         if wanted > free:
             console.print("This will not fit.", style="red")
-    known, refused = missing(costs, surveys)
+    known, refused = missing(costs, surveys, check)
     told = paragraphs(suite, refused)
     if known:
         table = table_of([f"\nmissing datasets ({len(known)})", ""])

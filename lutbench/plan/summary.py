@@ -23,8 +23,12 @@ TOLD = 230
 """Maximum length of a problem or a warning, in characters."""
 
 
-def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: Sequence[str] = ()) -> None:
+def show_summary(
+    suite: LoadedSuite, workspace: Workspace, rates: Rates, only: Sequence[str] = (), check: bool = False
+) -> None:
     """Print the costs of a suite, or of the runs that ``only`` chooses, on a screen of 24 lines and 80 columns.
+
+    ``check`` as for :func:`lutbench.plan.show.show_plan`.
 
     Raises:
         UserError: if a record is damaged, or ``only`` chooses no run.
@@ -34,7 +38,7 @@ def show_summary(suite: LoadedSuite, workspace: Workspace, rates: Rates, only: S
     costs = costs_of(suite, workspace, surveys, rates, only)
     uses = disk_uses(costs, surveys, workspace)
     with console.capture():  # notes about the weights of each row, which the long plan prints
-        known, refused = missing(costs, surveys)
+        known, refused = missing(costs, surveys, check)
     problems = list(dict.fromkeys(refused.values()))
     console.print(suite.config.title, style="bold")
     _print_stages(costs)

@@ -31,16 +31,17 @@ def survey_all(suite: LoadedSuite, workspace: Workspace) -> dict[str, Survey]:
     }
 
 
-def missing(costs: Costs, surveys: Mapping[str, Survey]) -> tuple[dict[str, str], dict[str, str]]:
+def missing(costs: Costs, surveys: Mapping[str, Survey], check: bool = False) -> tuple[dict[str, str], dict[str, str]]:
     """Return the missing datasets that lutbench does not build itself, and the reasons why runs cannot start.
 
     The first are the known datasets, by name, each with what is missing or where it was expected; the second has a paragraph for
-    everything else, by name of the run.
+    everything else, by name of the run. ``check``: find also what would stop runs whose data is present, for which their models are
+    built.
     """
     known, refused = dict[str, str](), dict[str, str]()
     chosen = {one.run.name for one in costs.runs}
     absent = {one.run.name: _absent(one.run, surveys[one.run.name]) for one in costs.runs}
-    looked_at = [one.run for one in costs.runs if absent[one.run.name] and one.origin != DONE]
+    looked_at = [one.run for one in costs.runs if (absent[one.run.name] or not check) and one.origin != DONE]
     of_weights = weights_problems(looked_at) if len(looked_at) == len(costs.to_run) else {}
     for one in costs.runs:
         run, survey, problem = one.run, surveys[one.run.name], absent[one.run.name]
@@ -53,7 +54,7 @@ def missing(costs: Costs, surveys: Mapping[str, Survey]) -> tuple[dict[str, str]
             found = of_weights[run.name]
         else:
             done = one.origin == DONE
-            found = weights_problem(run, finished=done) if problem or done else refusal(run, chosen)
+            found = weights_problem(run, finished=done) if problem or done or not check else refusal(run, chosen)
         if found := found or one.refused:
             refused[run.name] = found
     return known, refused
